@@ -1,0 +1,21 @@
+"""The bounds that the producer and the workers must agree on, with the reason for each number."""
+
+from __future__ import annotations
+
+#: Seconds after which Redis hands an unacknowledged message to another worker. It must exceed the longest stay of a
+#: task in a worker: the wait behind what is prefetched, plus its deadline.
+VISIBILITY_TIMEOUT = 600
+
+#: The longest deadline of one delivery, in seconds. A quarter of the visibility timeout leaves room for the tasks
+#: that a worker prefetched ahead of it.
+MAX_DEADLINE = VISIBILITY_TIMEOUT / 4
+
+#: Tasks that a worker reserves ahead for each slot: enough that a slot never waits for Redis, few enough that the
+#: last of them begins long before the visibility timeout.
+PREFETCH = 2
+
+#: Download slots of a worker process, unless ``--concurrency`` says otherwise.
+CONCURRENCY = 16
+
+#: Seconds that a run's record stays in Redis without its producer renewing it.
+RECORD_LIFETIME = 7 * 24 * 3600

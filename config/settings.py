@@ -1,0 +1,79 @@
+"""The environment of a process: the only place where it is read.
+
+A worker's operator decides by these variables where the worker may connect to and where it may write; no message
+can widen them. Each is written ``IMAGEFLEET_NAME`` in the environment; lists are separated by commas.
+
+To add a setting: a field here with its description, the module that takes it as an argument, and
+``docs/settings.md``, which ``make docs`` writes from the descriptions.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from config import bounds
+
+REDIS_CONF = Path(__file__).with_name("redis.conf")
+
+
+class SettingsError(ValueError):
+    """A variable of the environment holds what it cannot hold; the message names it."""
+
+
+class Settings(BaseSettings):
+    """What the environment says, checked; frozen."""
+
+    model_config = SettingsConfigDict(env_prefix="IMAGEFLEET_", frozen=True, env_ignore_empty=True)
+
+    broker_url: str | None = Field(
+        None, description="The Redis that holds the tasks: redis://, rediss:// or redis+socket://."
+    )
+    allow_networks: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="What a worker may connect to besides public addresses: networks, addresses or host names, "
+        "each with an optional :port.",
+    )
+    store_roots: Annotated[tuple[Path, ...], NoDecode] = Field(
+        (), description="The folders below which a worker may write. None are allowed until this is set."
+    )
+    ca_bundle: Path | None = Field(
+        None, description="Certificates to trust for https in place of the usual ones (a PEM file)."
+    )
+    prefetch: int = Field(
+        bounds.PREFETCH, ge=1, le=64, description="Tasks that a worker reserves ahead, for each of its slots."
+    )
+
+    @field_validator("allow_networks", "store_roots", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("store_roots")
+    @classmethod
+    def _absolute(cls, roots: tuple[Path, ...]) -> tuple[Path, ...]:
+        for root in roots:
+            if not root.is_absolute():
+                raise ValueError(f"{root} is not an absolute path")
+        return tuple(Path(root).resolve() for root in roots)
+
+
+@cache
+def settings() -> Settings:
+    """Return this process's settings, read once.
+
+    Raises:
+        SettingsError: a variable does not hold what it should.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = "IMAGEFLEET_" + "_".join(str(part) for part in first["loc"]).upper()
+        raise SettingsError(f"{name}: {first['msg']}") from error

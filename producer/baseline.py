@@ -1,0 +1,80 @@
+"""The baselines: the same images by a plain loop and by plain threads, without Celery.
+
+They fetch, save and collect by the same functions and under the same limits as the fleet, so that what differs is only
+who does the work.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby
+
+from tasks import plan
+from tasks.collect import collect
+from tasks.download import Downloader
+from tasks.fetch import fetch
+from tasks.model import ImageRequest, Outcome, RunOptions
+from tasks.storage import Store
+
+#: Tells how an image ended, as soon as it has.
+Listener = Callable[[Outcome], None]
+
+
+def one_by_one(
+    requests: Sequence[ImageRequest],
+    run: RunOptions,
+    store: Store,
+    downloader: Downloader,
+    listener: Listener,
+) -> float:
+    """Fetch the images one after the other; return the seconds from the first to the last shard's manifest."""
+    started = time.monotonic()
+    outcomes = (fetch(request.url, request.index, run, store, downloader) for request in requests)
+    return _finish(started, requests, _told(outcomes, listener), run, store)
+
+
+def by_threads(
+    requests: Sequence[ImageRequest],
+    run: RunOptions,
+    store: Store,
+    downloader: Downloader,
+    listener: Listener,
+    threads: int,
+) -> float:
+    """Fetch the images by up to ``threads`` threads; return the seconds as `one_by_one` does."""
+    started = time.monotonic()
+    with ThreadPoolExecutor(min(threads, len(requests)), thread_name_prefix="baseline") as pool:
+        try:
+            outcomes = pool.map(
+                lambda request: fetch(request.url, request.index, run, store, downloader), requests
+            )
+            return _finish(started, requests, _told(outcomes, listener), run, store)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _told(outcomes: Iterable[Outcome], listener: Listener) -> list[Outcome]:
+    ended = []
+    for outcome in outcomes:
+        listener(outcome)
+        ended.append(outcome)
+    return ended
+
+
+def _finish(
+    started: float,
+    requests: Sequence[ImageRequest],
+    outcomes: Sequence[Outcome],
+    run: RunOptions,
+    store: Store,
+) -> float:
+    """Write plan and manifests, so that the folder is what a fleet's run leaves."""
+    pairs = zip(requests, outcomes, strict=True)
+    for shard, group in groupby(pairs, lambda pair: pair[0].index // run.shard_size):
+        members = list(group)
+        store.create_durably(plan.name(shard), plan.encode([request for request, _ in members]))
+        collect(shard, [outcome for _, outcome in members], run, store)
+    return time.monotonic() - started

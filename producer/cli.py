@@ -1,0 +1,479 @@
+"""The commands; the only module that prints.
+
+What a command needs is imported when it runs: `producer --help` and a wrong option answer at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial, reduce
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+import click
+from rich.console import Console
+
+from config import VERSION, bounds
+from tasks.errors import Fault, UsageFault
+from tasks.model import FetchOptions
+
+if TYPE_CHECKING:
+    from producer.comparison import Comparison
+    from producer.dispatch import Progress
+    from producer.live import Display
+    from producer.local import Fleet
+    from producer.run import Crew
+    from producer.runfile import Options
+    from tasks.model import ImageRequest
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+#: How wide text may be where there is no terminal to say it.
+_PLAIN_WIDTH = 160
+_INTERRUPTED = 130
+
+
+class _Size(click.ParamType[int]):
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        from pydantic import ByteSize, TypeAdapter, ValidationError
+
+        try:
+            count = int(TypeAdapter(ByteSize).validate_python(value))
+        except ValidationError:
+            self.fail(f"{value!r} is no size, such as 500KiB or 64MiB", param, ctx)
+        if count < 1:
+            self.fail("a size has to be at least one byte", param, ctx)
+        return count
+
+
+class _Duration(click.ParamType[float]):
+    name = "duration"
+
+    def __init__(self, least: float = 0.001) -> None:
+        self._least = least
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        text = str(value).strip().lower()
+        units = {"ms": 0.001, "s": 1.0, "m": 60.0}
+        unit = next((unit for unit in units if text.endswith(unit)), "")
+        try:
+            seconds = float(text.removesuffix(unit)) * units.get(unit, 1.0)
+        except ValueError:
+            self.fail(f"{value!r} is no duration, such as 300ms, 10 or 2m", param, ctx)
+        if not self._least <= seconds < float("inf"):
+            self.fail(f"it has to be at least {self._least:g} s", param, ctx)
+        return seconds
+
+
+def _together(*decorators: Callable[[Any], Any]) -> Callable[[_F], _F]:
+    return lambda function: reduce(lambda inner, wrap: wrap(inner), reversed(decorators), function)
+
+
+_defaults = FetchOptions()
+fetch_options = _together(
+    click.option(
+        "--timeout",
+        type=_Duration(),
+        default=_defaults.timeout,
+        show_default=True,
+        help="Seconds for connecting, and for each wait on a server.",
+    ),
+    click.option(
+        "--deadline",
+        type=_Duration(),
+        default=_defaults.deadline,
+        show_default=True,
+        help=f"Seconds for one image in all: attempts, waits and saving. At most {bounds.MAX_DEADLINE:g}.",
+    ),
+    click.option(
+        "--max-bytes", type=_Size(), default="64MiB", show_default=True, help="The largest image that is kept."
+    ),
+    click.option(
+        "--retries",
+        type=click.IntRange(0, 10),
+        default=_defaults.retries,
+        show_default=True,
+        help="Attempts after the first, for failures that another attempt may mend.",
+    ),
+)
+run_options = _together(
+    click.option(
+        "--shard-size",
+        type=click.IntRange(1, 10_000),
+        default=1000,
+        show_default=True,
+        help="Images that form one chord and one manifest.",
+    ),
+    click.option(
+        "--window", type=click.IntRange(1, 1000), default=8, show_default=True, help="Shards in flight at once."
+    ),
+)
+fleet_options = _together(
+    click.option("--workers", type=click.IntRange(1, 256), help="Worker processes of a local fleet.  [default: the cores]"),
+    click.option(
+        "--concurrency",
+        type=click.IntRange(1, 256),
+        default=bounds.CONCURRENCY,
+        show_default=True,
+        help="Download slots of each worker process of a local fleet.",
+    ),
+)
+broker_option = click.option(
+    "--broker",
+    metavar="URL",
+    help="Use the Redis at this URL, and the workers that are connected to it, instead of a local fleet.  "
+    "[default: IMAGEFLEET_BROKER_URL]",
+)
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object on standard output, and nothing else there."
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(VERSION, prog_name="imagefleet")
+@click.option("--debug", is_flag=True, help="Show tracebacks.")
+def cli(debug: bool) -> None:
+    """Download images by a fleet of Celery workers."""
+
+
+@cli.command()
+@click.argument("source")
+@click.option(
+    "--out", required=True, type=click.Path(path_type=Path), help="The folder for images, manifests and run.json."
+)
+@run_options
+@fetch_options
+@fleet_options
+@broker_option
+@json_option
+def run(source: str, out: Path, broker: str | None, as_json: bool, **options: Any) -> None:
+    """Download every image of SOURCE: a text file of one URL on each line, or - for standard input."""
+    from producer import report, sources
+    from producer.live import Display
+    from producer.run import Run, nonempty, output
+
+    frozen = _run_options(options)
+    requests = nonempty(sources.read(source), source)
+    store = output(out)
+    with (
+        _crew(broker, options, [store.root], as_json) as crew,
+        Display(_console(sys.stderr), quiet=as_json) as display,
+    ):
+        finished = Run(requests, source, store, frozen).execute(crew, partial(_show_run, display))
+    if as_json:
+        facts = {"run_id": finished.run_id, "source": source, "out": str(finished.out), **finished.totals()}
+        click.echo(json.dumps(facts))
+    else:
+        _console(sys.stdout).print(report.of_run(finished))
+
+
+@cli.command()
+@click.argument("source")
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="The folder for the three ways' folders and the chart.",
+)
+@click.option(
+    "--threads", type=click.IntRange(1, 1024), default=32, show_default=True, help="Threads of the second way, at most."
+)
+@run_options
+@fetch_options
+@fleet_options
+@broker_option
+@json_option
+def compare(source: str, out: Path, broker: str | None, as_json: bool, **options: Any) -> None:
+    """Download SOURCE three ways: one by one, by threads, and by the fleet; show the times side by side."""
+    from config.settings import settings
+    from producer import sources
+    from producer.run import nonempty
+
+    requests = list(nonempty(sources.read(source), source))
+    allow = settings().allow_networks
+    comparison = _compare(requests, source, out, options, broker, allow, as_json)
+    _tell_comparison(comparison, out, as_json)
+
+
+@cli.command()
+@click.option("--images", type=click.IntRange(1, 100_000), default=10, show_default=True, help="Images to download.")
+@click.option(
+    "--latency",
+    type=_Duration(0.0),
+    default="300ms",
+    show_default=True,
+    help="How long the demo server waits before it answers.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="The folder for the pictures and the chart.  [default: a new imagefleet-demo folder here]",
+)
+@click.option(
+    "--threads", type=click.IntRange(1, 1024), default=32, show_default=True, help="Threads of the second way, at most."
+)
+@fleet_options
+@json_option
+def demo(images: int, latency: float, out: Path | None, as_json: bool, **options: Any) -> None:
+    """Serve demo images on this machine and download them three ways. Needs no network, Redis or Docker."""
+    from producer.demo_process import DemoProcess
+    from tasks.model import ImageRequest
+
+    place = out or _new_folder("imagefleet-demo")
+    options = _with_defaults(options)
+    with DemoProcess(latency) as server:
+        _note(f"{images} images, served at {server.url} after {latency * 1000:.0f} ms each", as_json)
+        kinds = ("jpg", "png", "webp", "gif")
+        requests = [
+            ImageRequest(index, f"{server.url}/images/{index}.{kinds[index % len(kinds)]}") for index in range(images)
+        ]
+        comparison = _compare(requests, server.url, place, options, None, [server.address], as_json)
+    _tell_comparison(comparison, place, as_json)
+
+
+@cli.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen at.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8765, show_default=True, help="0 for any free port.")
+@click.option(
+    "--latency", type=_Duration(0.0), default="0ms", show_default=True, help="How long to wait before each picture."
+)
+@click.option("--width", type=click.IntRange(1, 4096), default=400, show_default=True, help="Pixels.")
+@click.option("--height", type=click.IntRange(1, 4096), default=200, show_default=True, help="Pixels.")
+def serve(host: str, port: int, latency: float, width: int, height: int) -> None:
+    """Run the demo image server alone, until Ctrl-C."""
+    from producer.demo import DemoError, DemoOptions, serve
+
+    def announce(url: str) -> None:
+        address = url.removeprefix("http://")
+        click.echo(f"Serving demo images at {url}  (routes: {url}/ , a list: {url}/list?count=10)")
+        click.echo(f"Workers may fetch from it with IMAGEFLEET_ALLOW_NETWORKS={address}")
+
+    try:
+        serve(DemoOptions(host, port, latency, width, height), announce)
+    except DemoError as error:
+        raise UsageFault(
+            f"The demo server can't listen at {host}:{port}", str(error), "Choose another --port, or 0 for any."
+        ) from error
+
+
+@cli.command()
+@click.option(
+    "--store-root",
+    "store_roots",
+    multiple=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="A folder below which the workers may write; may be given again.  [default: this folder]",
+)
+@fleet_options
+def fleet(store_roots: tuple[Path, ...], **options: Any) -> None:
+    """Keep a local fleet up until Ctrl-C, for any number of runs."""
+    roots = [root.resolve() for root in store_roots or (Path(),)]
+    with _local_fleet(options, roots) as kept:
+        click.echo(f"The fleet is up after {kept.startup_seconds:.2f} s: {_sized(kept)}.")
+        click.echo(f"It may write below {', '.join(str(root) for root in roots)}.")
+        click.echo("Use it from another terminal with")
+        click.echo(f"  producer run SOURCE --out OUT --broker {kept.broker_url}")
+        click.echo("Ctrl-C ends it.")
+        try:
+            while True:
+                kept.check()
+                time.sleep(0.5)
+        except KeyboardInterrupt:
+            _note("Ending the fleet …", quiet=False)
+
+
+def main() -> NoReturn:
+    """Run the command line, and exit with its status."""
+    # A polite end is an end like Ctrl-C: everything that was started is ended.
+    signal.signal(signal.SIGTERM, _interrupt)
+    debug = "--debug" in sys.argv[1:2]
+    try:
+        sys.exit(cli(standalone_mode=False))
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except Fault as fault:
+        if debug:
+            raise
+        from producer import report
+
+        _console(sys.stderr).print(report.of_fault(fault))
+        sys.exit(fault.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        _note("Interrupted. Images and manifests that are saved stay where they are.", quiet=False)
+        sys.exit(_INTERRUPTED)
+    except BrokenPipeError:
+        # Whoever read our output has had enough; Python would complain again when it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except Exception as error:
+        if debug:
+            raise
+        from producer import report
+
+        told = Fault(
+            "The command failed for a reason that it does not know",
+            f"{type(error).__name__}: {error}",
+            "Run it again as `producer --debug …`, and report what it shows.",
+        )
+        _console(sys.stderr).print(report.of_fault(told))
+        sys.exit(told.exit_code)
+
+
+def _compare(
+    requests: Sequence[ImageRequest],
+    source: str,
+    out: Path,
+    options: dict[str, Any],
+    broker: str | None,
+    allow: Sequence[str],
+    quiet: bool,
+) -> Comparison:
+    from config.settings import settings
+    from producer import comparison
+    from producer.live import Display
+    from producer.run import output
+    from tasks.download import Downloader
+    from tasks.guard import Guard
+    from tasks.session import Sessions
+
+    frozen = _run_options(options)
+    root = output(out).root
+    places = comparison.stores(root)
+    downloader = Downloader(Sessions(Guard(allow), settings().ca_bundle))
+    with (
+        _crew(broker, options, [places[comparison.FLEET].root], quiet, allow) as crew,
+        Display(_console(sys.stderr), quiet) as display,
+    ):
+        return comparison.compare(
+            requests,
+            source,
+            places,
+            frozen,
+            options["threads"],
+            downloader,
+            crew,
+            lambda way, ended: display.show(way, ended, len(requests)),
+        )
+
+
+def _tell_comparison(comparison: Comparison, out: Path, as_json: bool) -> None:
+    from producer import chart, report
+
+    picture, numbers = out / "comparison.svg", out / "comparison.json"
+    chart.draw(comparison, picture)
+    facts = {**comparison.to_json(), "out": str(out.resolve()), "chart": str(picture.resolve())}
+    numbers.write_text(json.dumps(facts, indent=2) + "\n")
+    if as_json:
+        click.echo(json.dumps(facts))
+        return
+    console = _console(sys.stdout)
+    console.print(report.of_comparison(comparison))
+    console.print(f"Images are in {out}, a folder for each way; the chart is {picture}.", highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def _crew(
+    broker: str | None,
+    options: dict[str, Any],
+    roots: Sequence[Path],
+    quiet: bool,
+    allow: Sequence[str] | None = None,
+) -> Iterator[Crew]:
+    """Give the fleet that does the work: the one at the broker, or one of our own for as long as it is needed."""
+    from config.settings import settings
+    from producer.run import crew_at, crew_of
+
+    url = broker or settings().broker_url
+    if url is None:
+        with _local_fleet(options, roots, allow) as fleet:
+            yield crew_of(fleet)
+        return
+    crew = crew_at(url)
+    if not crew.workers:
+        _note(
+            "No worker has answered at the broker; the run waits for one. Start it with\n"
+            "  celery -A tasks worker  (with IMAGEFLEET_BROKER_URL and IMAGEFLEET_STORE_ROOTS set)",
+            quiet=False,
+        )
+    yield crew
+
+
+@contextmanager
+def _local_fleet(
+    options: dict[str, Any], roots: Sequence[Path], allow: Sequence[str] | None = None
+) -> Iterator[Fleet]:
+    from producer.local import Fleet, FleetSize
+
+    size = FleetSize(options["workers"] or os.cpu_count() or 1, options["concurrency"])
+    with Fleet(size, roots, allow) as fleet:
+        yield fleet
+
+
+def _with_defaults(options: dict[str, Any]) -> dict[str, Any]:
+    from producer.runfile import Options
+
+    frozen = Options()
+    fetch = frozen.fetch
+    return {
+        "shard_size": frozen.shard_size,
+        "window": frozen.window,
+        **{name: getattr(fetch, name) for name in ("timeout", "deadline", "max_bytes", "retries")},
+        **options,
+    }
+
+
+def _run_options(options: dict[str, Any]) -> Options:
+    from producer.runfile import Options
+
+    if options["deadline"] > bounds.MAX_DEADLINE:
+        raise click.BadParameter(
+            f"more than {bounds.MAX_DEADLINE:g} s is a quarter of the time after which Redis hands a task to another "
+            "worker; it would be done twice",
+            param_hint="--deadline",
+        )
+    names = ("timeout", "deadline", "max_bytes", "retries")
+    fetch = replace(FetchOptions(), **{name: options[name] for name in names})
+    return Options(fetch, options["shard_size"], options["window"])
+
+
+def _show_run(display: Display, progress: Progress) -> None:
+    from producer.report import size
+
+    note = f"{size(progress.bytes)}, {progress.failed:,} failed"
+    total = progress.planned if progress.plan_complete else None
+    display.show("images", progress.success + progress.failed, total, note)
+
+
+def _sized(fleet: Fleet) -> str:
+    return f"{fleet.size.workers} workers with {fleet.size.concurrency} slots each"
+
+
+def _new_folder(name: str) -> Path:
+    """Return a folder here that is not there yet: ``name``, or ``name-2`` and so on."""
+    numbers = iter(range(2, 1_000_000))
+    folder = Path(name)
+    while folder.exists():
+        folder = Path(f"{name}-{next(numbers)}")
+    return folder
+
+
+def _console(stream: Any) -> Console:
+    return Console(file=stream, width=None if stream.isatty() else _PLAIN_WIDTH)
+
+
+def _note(text: str, quiet: bool) -> None:
+    if not quiet:
+        click.echo(text, err=True)
+
+
+def _interrupt(*_: object) -> NoReturn:
+    raise KeyboardInterrupt

@@ -1,0 +1,138 @@
+"""One list, three ways: one by one, by threads, by the fleet; each into a folder of its own, each timed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from producer import baseline
+from producer.run import Crew, Run
+from producer.runfile import Options, RunFile
+from producer.summary import COLUMNS, Summary, summarise
+from tasks import manifest
+from tasks.download import Downloader
+from tasks.model import ImageRequest, RunOptions
+from tasks.storage import Store
+
+#: Tells which way is under way, and how many images have ended in it.
+Listener = Callable[[str, int], None]
+
+ONE_BY_ONE, THREADS, FLEET = "one by one", "threads", "fleet"
+#: The name of each way's folder.
+FOLDERS = {ONE_BY_ONE: "one-by-one", THREADS: "threads", FLEET: "fleet"}
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How one of the ways went; ``slots`` is how many images it had under way at once."""
+
+    name: str
+    slots: int
+    wall_seconds: float
+    summary: Summary
+    out: Path
+
+    @property
+    def images_per_second(self) -> float:
+        """Images that ended, in whatever way, for each second of the wall clock."""
+        return self.summary.total / self.wall_seconds if self.wall_seconds else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """The ways, in the order in which they went."""
+
+    source: str
+    ways: tuple[Way, ...]
+    startup_seconds: float
+
+    def speedup(self, way: Way) -> float:
+        """Return how many times as fast as one by one a way was."""
+        return self.ways[0].wall_seconds / way.wall_seconds if way.wall_seconds else 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the numbers as JSON's own types."""
+        return {
+            "source": self.source,
+            "startup_seconds": round(self.startup_seconds, 3),
+            "ways": [
+                {
+                    "name": way.name,
+                    "slots": way.slots,
+                    "wall_seconds": round(way.wall_seconds, 3),
+                    "images_per_second": round(way.images_per_second, 2),
+                    "speedup": round(self.speedup(way), 2),
+                    "total": way.summary.total,
+                    "success": way.summary.success,
+                    "failed": way.summary.failed,
+                    "reasons": way.summary.reasons,
+                    "bytes": way.summary.bytes,
+                    "out": str(way.out),
+                }
+                for way in self.ways
+            ],
+        }
+
+
+def stores(root: Path) -> dict[str, Store]:
+    """Return the Stores of the three ways below a folder.
+
+    Raises:
+        UsageFault: one of them holds a run.
+    """
+    found = {name: Store(root / folder) for name, folder in FOLDERS.items()}
+    for store in found.values():
+        RunFile.refuse_another(store)
+    return found
+
+
+def compare(
+    requests: Sequence[ImageRequest],
+    source: str,
+    places: dict[str, Store],
+    options: Options,
+    threads: int,
+    downloader: Downloader,
+    crew: Crew,
+    listener: Listener,
+) -> Comparison:
+    """Fetch the list three ways, one after the other.
+
+    Raises:
+        Fault: one of them could not go on.
+    """
+    ways = []
+    slots = {ONE_BY_ONE: 1, THREADS: min(threads, len(requests))}
+    for name, step in {
+        ONE_BY_ONE: baseline.one_by_one,
+        THREADS: partial(baseline.by_threads, threads=threads),
+    }.items():
+        store = places[name]
+        store.root.mkdir(parents=True, exist_ok=True)
+        run = RunOptions(str(store.root), options.shard_size, options.fetch)
+        ended = _Counter(name, listener)
+        seconds = step(requests, run, store, downloader, ended.add)
+        shards = range(-(-len(requests) // options.shard_size))
+        ways.append(Way(name, slots[name], seconds, summarise(_manifests(store, shards)), store.root))
+    places[FLEET].root.mkdir(parents=True, exist_ok=True)
+    fleet = Run(iter(requests), source, places[FLEET], options)
+    report = fleet.execute(crew, lambda progress: listener(FLEET, progress.success + progress.failed))
+    ways.append(Way(FLEET, crew.concurrency, report.wall_seconds, report.summary, report.out))
+    return Comparison(source, tuple(ways), crew.startup_seconds)
+
+
+class _Counter:
+    def __init__(self, name: str, listener: Listener) -> None:
+        self._name, self._listener, self._count = name, listener, 0
+
+    def add(self, _: object) -> None:
+        self._count += 1
+        self._listener(self._name, self._count)
+
+
+def _manifests(store: Store, shards: range) -> Iterator[Any]:
+    for shard in shards:
+        yield manifest.decode(store.read(manifest.name(shard)), COLUMNS)

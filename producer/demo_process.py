@@ -1,0 +1,55 @@
+"""The demo image server in a process of its own, so that it takes no time from whoever downloads from it."""
+
+from __future__ import annotations
+
+import sys
+import time
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Self
+
+from producer.keeping import Keeping
+from tasks.errors import Fault
+
+_PATIENCE = 20.0
+_GRACE = 2.0
+
+
+class DemoProcess:
+    """A running demo server on a free port of 127.0.0.1; a context manager that starts it and ends it."""
+
+    def __init__(self, latency: float = 0.0) -> None:
+        """Take the seconds that it waits before each picture."""
+        self._latency = latency
+        self.url = ""
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            keeping = stack.enter_context(Keeping())
+            argv = [sys.executable, "-m", "producer.demo", "--port", "0", "--latency", str(self._latency)]
+            keeping.start("demo server", argv, {}, _GRACE)
+            ends = time.monotonic() + _PATIENCE
+            while not (line := _first_line(keeping)):
+                keeping.check()
+                if time.monotonic() > ends:
+                    raise Fault("The demo server does not answer", "it did not start in time", "Run it again.")
+                time.sleep(0.01)
+            self.url = line
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    @property
+    def address(self) -> str:
+        """Its address and port, as IMAGEFLEET_ALLOW_NETWORKS takes them."""
+        return self.url.removeprefix("http://")
+
+
+def _first_line(keeping: Keeping) -> str:
+    log = keeping.log("demo server")
+    text = log.read_text() if log.exists() else ""
+    return text.partition("\n")[0].strip() if "\n" in text else ""

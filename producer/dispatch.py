@@ -1,0 +1,246 @@
+"""A run's shards as chords: sent as the plan grows, a window of them in flight, each watched until its manifest stands.
+
+A chord is a task for each image and one for the shard. What ``chord().apply_async`` would send is sent here task by
+task in batches of one producer, which is several times as fast; all ids follow from the run and the image, so that a
+batch that failed half way can be sent again: Celery counts a chord's parts by their ids.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, TypeVar, cast
+
+import redis
+from celery import Signature
+from kombu.exceptions import OperationalError
+
+from config import bounds
+from producer.sharding import Planner
+from tasks import keys, manifest, plan
+from tasks.celery import COLLECT_SHARD, FETCH_IMAGE, app
+from tasks.errors import Fault
+from tasks.model import ImageRequest, RunOptions, key_of, shard_name
+from tasks.storage import Store
+from tasks.urls import MAX_LENGTH, masked
+
+_T = TypeVar("_T")
+_log = logging.getLogger(__name__)
+_BATCH = 500
+#: Seconds that one wait for finished shards takes; also how often the listener hears of progress.
+_TICK = 0.25
+#: Seconds between two looks for manifests whose signal was lost.
+_LOOK = 3.0
+#: Seconds within which a manifest has to be seen here once a worker says that it stands.
+_VISIBLE = 30.0
+#: Seconds for which a Redis that is away is waited for.
+_AWAY = 120.0
+#: The longest URL in what Flower shows of a task, in characters.
+_SHOWN = 120
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a run is. ``planned`` grows while ``plan_complete`` is false; counts are of images."""
+
+    success: int
+    failed: int
+    bytes: int
+    planned: int
+    plan_complete: bool
+
+
+@dataclass(slots=True)
+class Timing:
+    """When the first task was sent and when the last shard's manifest stood; seconds of the monotonic clock."""
+
+    first_sent: float = 0.0
+    last_done: float = 0.0
+
+    @property
+    def wall_seconds(self) -> float:
+        """The time in between."""
+        return self.last_done - self.first_sent
+
+
+@dataclass(slots=True)
+class _InFlight:
+    """A shard that was sent; ``signalled`` is when a worker said that its manifest stands."""
+
+    shard: int
+    sent: float = field(default_factory=time.monotonic)
+    signalled: float | None = None
+
+
+class Dispatcher:
+    """Sends one run and sees it through."""
+
+    def __init__(
+        self, run_id: str, options: RunOptions, store: Store, planner: Planner, server: redis.Redis
+    ) -> None:
+        self._run_id, self._options = run_id, options
+        self._store, self._planner, self._server = store, planner, server
+        self._flying: dict[int, _InFlight] = {}
+        self._looked = 0.0
+        self._renewed = 0.0
+        #: Shards sent so far: the number of the next one.
+        self._sent = 0
+
+    def run(self, window: int, check: Callable[[], None], listener: Callable[[Progress], None]) -> Timing:
+        """Send every shard of the plan and wait for all their manifests.
+
+        Args:
+            window: how many shards may be in flight.
+            check: called again and again; it raises when the fleet is no more.
+            listener: told how far the run is, a few times a second.
+
+        Raises:
+            Fault: the run can't go on. What is collected stays.
+        """
+        timing = Timing()
+        try:
+            self._renew_record()
+            while True:
+                while len(self._flying) < window and self._sent < self._planner.shards:
+                    timing.first_sent = timing.first_sent or time.monotonic()
+                    self._send(self._sent, check)
+                if self._planner.closed and not self._flying and self._sent == self._planner.shards:
+                    break
+                self._wait(timing, check)
+                listener(self._progress())
+            if self._planner.error is not None:
+                raise self._planner.error
+        finally:
+            # Without its record, what is still queued of a run that ended early is dropped, unfetched.
+            with suppress(redis.RedisError):
+                self._server.delete(*keys.of_run(self._run_id))
+        return timing
+
+    def _wait(self, timing: Timing, check: Callable[[], None]) -> None:
+        """Wait a moment for shards to finish, or for the plan to grow."""
+        check()
+        self._guarded(self._renew_record, check)
+        if not self._flying:
+            self._planner.wait(self._sent, _TICK)
+            return
+        for message in self._guarded(self._signals, check):
+            shard = message["shard"]
+            if "error" in message:
+                raise Fault(
+                    f"Shard {shard_name(shard)} could not be collected",
+                    message["error"],
+                    "Mend what is said there, and run again with another --out. Manifests that stand are whole.",
+                )
+            if shard in self._flying:
+                self._flying[shard].signalled = time.monotonic()
+        look_at_all = time.monotonic() - self._looked > _LOOK
+        if look_at_all:
+            self._looked = time.monotonic()
+        for flying in list(self._flying.values()):
+            if flying.signalled or look_at_all:
+                self._land(flying, timing)
+
+    def _land(self, flying: _InFlight, timing: Timing) -> None:
+        """Take a shard out of the window if its manifest stands."""
+        if self._store.exists(manifest.name(flying.shard)):
+            del self._flying[flying.shard]
+            timing.last_done = time.monotonic()
+        elif flying.signalled and time.monotonic() - flying.signalled > _VISIBLE:
+            raise Fault(
+                f"The manifest of shard {shard_name(flying.shard)} is not to be seen",
+                f"a worker says that it stands, and {self._store.root} does not hold it here",
+                "Give workers and producer the same shared folder under the same path.",
+            )
+
+    def _signals(self) -> list[dict[str, Any]]:
+        key = keys.done(self._run_id)
+        first = cast("list[str] | None", self._server.blpop([key], timeout=_TICK))
+        if first is None:
+            return []
+        more = cast("list[str] | None", self._server.lpop(key, 1000))
+        return [json.loads(item) for item in [first[1], *(more or [])]]
+
+    def _progress(self) -> Progress:
+        try:
+            moved = cast("dict[str, str]", self._server.hgetall(keys.moved(self._run_id)))
+        except redis.RedisError:
+            moved = {}
+        planned = self._planner.rows
+        success, failed = int(moved.get("success", 0)), int(moved.get("failed", 0))
+        size = int(moved.get("bytes", 0))
+        return Progress(min(success, planned), min(failed, planned), size, planned, self._planner.closed)
+
+    def _renew_record(self) -> None:
+        """Put the run's options where workers read them, at the start and each hour."""
+        if self._renewed and time.monotonic() - self._renewed < 3600:
+            return
+        record = json.dumps(self._options.to_json())
+        self._server.set(keys.run(self._run_id), record, ex=bounds.RECORD_LIFETIME)
+        self._renewed = time.monotonic()
+
+    def _send(self, shard: int, check: Callable[[], None]) -> None:
+        requests = plan.requests(plan.decode(self._store.read(plan.name(shard))))
+        self._flying[shard] = _InFlight(shard)
+        self._sent = shard + 1
+        self._guarded(lambda: self._publish(shard, requests), check)
+
+    def _publish(self, shard: int, requests: list[ImageRequest]) -> None:
+        group = f"{self._run_id}.{shard_name(shard)}"
+        body = dict(
+            Signature(
+                COLLECT_SHARD,
+                kwargs={"run_id": self._run_id, "shard": shard},
+                options={"task_id": f"{group}.collect"},
+                app=app,
+            )
+        )
+        app.backend.set_chord_size(group, len(requests))
+        with app.producer_or_acquire() as producer, producer.batch(_BATCH):
+            for place, request in enumerate(requests):
+                offset = request.index - shard * self._options.shard_size
+                # A URL that is too long is refused by the worker all the same: one character over the limit tells.
+                url = request.url[: MAX_LENGTH + 1]
+                app.send_task(
+                    FETCH_IMAGE,
+                    args=(self._run_id, request.index, url),
+                    task_id=f"{self._run_id}.{key_of(shard, offset, self._options.shard_size)}",
+                    group_id=group,
+                    group_index=place,
+                    chord=body,
+                    producer=producer,
+                    retry=False,
+                    ignore_result=True,
+                    argsrepr=masked(url)[:_SHOWN],
+                    kwargsrepr="{}",
+                )
+
+    def _guarded(self, step: Callable[[], _T], check: Callable[[], None]) -> _T:
+        """Do a step that needs Redis, and wait for a Redis that is away; steps may be done twice.
+
+        Raises:
+            Fault: it is away for too long.
+        """
+        ends = time.monotonic() + _AWAY
+        while True:
+            try:
+                return step()
+            except (redis.ConnectionError, redis.TimeoutError, OperationalError) as error:
+                check()
+                if time.monotonic() > ends:
+                    raise Fault(
+                        "Redis is away",
+                        f"it has not answered for {_AWAY:.0f} s ({error})",
+                        "Start it again, then run again with another --out. Manifests that stand are whole.",
+                    ) from error
+                _log.warning("waiting for Redis: %s", error)
+                time.sleep(1)
+
+
+def online_workers() -> list[int]:
+    """Return the slots of each worker that answers within a second."""
+    stats = app.control.inspect(timeout=1.0).stats() or {}
+    return [worker["pool"]["max-concurrency"] for worker in stats.values()]

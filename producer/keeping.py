@@ -1,0 +1,146 @@
+"""The producer's end of a keeper: processes that are started by it, and surely end with it.
+
+See ``producer/keeper.py`` for the process at the other end of the pipe.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from producer import keeper
+from tasks.errors import Fault
+
+#: Where the packages of the application are: the current folder of what is started.
+ROOT = Path(keeper.__file__).parent.parent
+#: The longest path of a Unix socket is 104 bytes on some systems.
+_SOCKET_PATH_LIMIT = 100
+
+
+class Keeping:
+    """A private folder and the processes that live with it; a context manager that ends them and removes it."""
+
+    def __init__(self) -> None:
+        self.folder = _private_folder()
+        #: The process ids of what was started, by name.
+        self.pids: dict[str, int] = {}
+        self._exits: dict[str, str] = {}
+        self._lock = threading.Lock()
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", keeper.__file__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            bufsize=1,
+            start_new_session=True,
+        )
+        self._listener = threading.Thread(target=self._listen, name="keeper", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._listener.start()
+        self.remove_at_end(self.folder)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # Closing the pipe is the whole of it: the keeper does the same when we are killed.
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.close()
+        self._process.wait()
+        self._listener.join()
+        self._process.stdout.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def start(self, name: str, argv: Sequence[str], env: Mapping[str, str], grace: float) -> None:
+        """Start a process; its output goes to a log in the folder, and ``grace`` is the seconds it has to end."""
+        self._tell(
+            {
+                "start": name,
+                "argv": list(argv),
+                "env": dict(env),
+                "cwd": str(ROOT),
+                "log": str(self.log(name)),
+                "grace": grace,
+            }
+        )
+
+    def remove_at_end(self, *folders: Path) -> None:
+        """Have folders removed once all processes have ended."""
+        self._tell({"remove": [str(folder) for folder in folders]})
+
+    def check(self) -> None:
+        """Make sure that all processes are alive.
+
+        Raises:
+            Fault: one of them has ended.
+        """
+        with self._lock:
+            ended = next(iter(self._exits.items()), None)
+        if ended is not None:
+            name, how = ended
+            raise Fault(
+                f"A process that this command started has ended: {name}",
+                f"{how}; its last words were: {self.last_words(name)}",
+                "What is saved stays. Look at the words above, and at the machine's memory and disk.",
+            )
+
+    def log(self, name: str) -> Path:
+        """Return where a process's output goes."""
+        return self.folder / f"{name}.log"
+
+    def last_words(self, name: str) -> str:
+        """Return the last lines of a process's output."""
+        try:
+            lines = self.log(name).read_text(errors="replace").strip().splitlines()
+        except OSError:
+            return "none"
+        return " / ".join(line.strip() for line in lines[-3:]) or "none"
+
+    def _tell(self, command: dict[str, Any]) -> None:
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(command) + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError as error:
+            raise Fault(
+                "The process that keeps the local fleet has ended",
+                "it was killed, or could not start",
+                "Run the command again.",
+            ) from error
+
+    def _listen(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            report = json.loads(line)
+            with self._lock:
+                if "started" in report:
+                    self.pids[report["started"]] = report["pid"]
+                elif "exited" in report:
+                    self._exits[report["exited"]] = _how(report["code"])
+                elif "failed" in report:
+                    self._exits[report["failed"]] = f"it could not be started ({report['error']})"
+        with self._lock:
+            self._exits["keeper"] = "its output closed"
+
+
+def _private_folder() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="imagefleet-"))
+    if len(os.fsencode(folder / "redis.sock")) > _SOCKET_PATH_LIMIT:
+        folder.rmdir()
+        folder = Path(tempfile.mkdtemp(prefix="imagefleet-", dir="/tmp"))  # noqa: S108  # short, and made private
+    return folder
+
+
+def _how(code: int) -> str:
+    return f"it was ended by signal {-code}" if code < 0 else f"it exited with status {code}"

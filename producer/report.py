@@ -1,0 +1,75 @@
+"""A run's or a comparison's numbers as terminal text. Prints nothing itself."""
+
+from __future__ import annotations
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from producer.comparison import Comparison
+from producer.run import Report
+from tasks.errors import Fault
+
+
+def size(count: float) -> str:
+    """Return a number of bytes in the unit that fits, by powers of 1024."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"
+
+
+def of_run(report: Report) -> RenderableType:
+    """Return what is shown after a run."""
+    summary = report.summary
+    grid = Table.grid(padding=(0, 2))
+    grid.add_row("Total Execution Time", Text(f"{report.wall_seconds:.2f} seconds", "bold"))
+    grid.add_row("Images per second", f"{report.images_per_second:,.1f}")
+    grid.add_row("Images", f"{summary.total:,} in {summary.shards:,} {'shard' if summary.shards == 1 else 'shards'}")
+    for status, count in summary.statuses.items():
+        grid.add_row(f"  {status}", f"{count:,}")
+    for reason, count in summary.reasons.items():
+        grid.add_row(f"    {reason}", f"{count:,}")
+    grid.add_row("Saved", size(summary.bytes))
+    grid.add_row("Fleet", f"{report.workers} workers, {report.concurrency} slots; up in {report.startup_seconds:.2f} s")
+    grid.add_row("Images are in", Text(f"{report.out}/00000/ …"))
+    grid.add_row("Manifests are in", Text(f"{report.out}/00000.parquet …"))
+    if summary.failed:
+        grid.add_row("Failures are", "the manifests' rows whose status is not success; reason and error_message say why")
+    return grid
+
+
+def of_comparison(comparison: Comparison) -> RenderableType:
+    """Return the table of a comparison."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("way")
+    for heading in ("at once", "Total Execution Time", "images/s", "speed-up", "saved", "failed"):
+        table.add_column(heading, justify="right")
+    for way in comparison.ways:
+        table.add_row(
+            way.name,
+            str(way.slots),
+            f"{way.wall_seconds:.2f} seconds",
+            f"{way.images_per_second:,.1f}",
+            f"{comparison.speedup(way):.1f} x",
+            f"{way.summary.success:,}",
+            f"{way.summary.failed:,}",
+        )
+    started = Text(f"The fleet's start-up of {comparison.startup_seconds:.2f} s is not part of its time.", "dim")
+    reasons = [
+        Text(f"{way.name}: {count} x {reason}", "yellow")
+        for way in comparison.ways
+        for reason, count in way.summary.reasons.items()
+    ]
+    return Group(table, started, *reasons)
+
+
+def of_fault(fault: Fault) -> RenderableType:
+    """Return what is shown of a fault: what happened, why, and what to do."""
+    grid = Table.grid(padding=(0, 1))
+    grid.add_row(Text("Error:", "bold red"), Text(fault.what))
+    grid.add_row(Text("Why:", "bold"), Text(fault.why))
+    grid.add_row(Text("To do:", "bold"), Text(fault.todo))
+    return grid

@@ -1,0 +1,71 @@
+"""A Source, read lazily: a text file with one URL on each line, or standard input.
+
+Blank lines and lines that begin with ``#`` are skipped and surrounding space is stripped; a byte order mark and CRLF
+are accepted. Every other line is a request, also one that can't be a URL: it gets its Outcome like all others.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import IO
+
+from tasks.errors import UsageFault
+from tasks.model import ImageRequest
+
+STANDARD_INPUT = "-"
+#: The longest part of a line that is kept, in bytes. No URL is as long; the rest of such a line is skipped.
+_LINE_LIMIT = 1024 * 1024
+_BOM = b"\xef\xbb\xbf"
+_BINARY_PROBE = 8192
+
+
+def read(source: str) -> Iterator[ImageRequest]:
+    """Yield the requests of a Source, in order, reading as far as they are asked for.
+
+    Args:
+        source: a file's path, or ``-`` for standard input.
+
+    Raises:
+        UsageFault: it does not exist, can't be read, or is no text. Raised at the first request.
+    """
+    try:
+        with _opened(source) as stream:
+            index = 0
+            for line in _lines(stream, source):
+                url = line.decode("utf-8", errors="replace").strip()
+                if url and not url.startswith("#"):
+                    yield ImageRequest(index, url)
+                    index += 1
+    except OSError as error:
+        raise UsageFault(
+            f"The list {source} can't be read",
+            error.strerror or str(error),
+            "Give the path of a text file with one URL on each line, or - for standard input.",
+        ) from error
+
+
+def _opened(source: str) -> nullcontext[IO[bytes]] | IO[bytes]:
+    if source == STANDARD_INPUT:
+        return nullcontext(sys.stdin.buffer)
+    return Path(source).open("rb")
+
+
+def _lines(stream: IO[bytes], source: str) -> Iterator[bytes]:
+    """Yield the lines, each cut to the limit."""
+    first = True
+    while line := stream.readline(_LINE_LIMIT):
+        if first:
+            if b"\0" in line[:_BINARY_PROBE]:
+                raise UsageFault(
+                    f"The list {source} is no text",
+                    "it holds zero bytes, as binary files and UTF-16 text do",
+                    "Give a text file in UTF-8 with one URL on each line.",
+                )
+            line, first = line.removeprefix(_BOM), False
+        whole = line
+        while not whole.endswith(b"\n") and (rest := stream.readline(_LINE_LIMIT)):
+            whole = rest
+        yield line

@@ -1,0 +1,56 @@
+"""A run's numbers, computed from its manifests. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+#: The columns of a manifest that a Summary is computed from.
+COLUMNS = ["status", "reason", "bytes"]
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """Counts of images by status and by reason, and the bytes that were saved."""
+
+    statuses: dict[str, int]
+    reasons: dict[str, int]
+    bytes: int
+    shards: int
+
+    @property
+    def total(self) -> int:
+        """All images."""
+        return sum(self.statuses.values())
+
+    @property
+    def success(self) -> int:
+        """The images that were saved."""
+        return self.statuses.get("success", 0)
+
+    @property
+    def failed(self) -> int:
+        """The images that were not saved."""
+        return self.total - self.success
+
+
+def summarise(manifests: Iterable[pa.Table]) -> Summary:
+    """Return the Summary of a run's manifests, read one after the other; each has at least `COLUMNS`."""
+    statuses: Counter[str] = Counter()
+    reasons: Counter[str] = Counter()
+    size = shards = 0
+    for table in manifests:
+        shards += 1
+        statuses.update(_counts(table["status"]))
+        reasons.update(_counts(table["reason"]))
+        size += pc.sum(table["bytes"]).as_py() or 0
+    return Summary(dict(statuses.most_common()), dict(reasons.most_common()), size, shards)
+
+
+def _counts(column: Any) -> dict[str, int]:
+    return {item["values"]: item["counts"] for item in column.drop_null().value_counts().to_pylist()}

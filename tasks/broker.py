@@ -1,0 +1,99 @@
+"""The Redis server behind a broker URL: a client for our own keys, and whether it is fit to hold a run.
+
+Celery and kombu read the same URL for themselves. The forms that both sides know are
+``redis://[user:password@]host:port/db``, ``rediss://…?ssl_cert_reqs=required`` and ``redis+socket:///path``.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+from urllib.parse import parse_qs, urlsplit
+
+import redis
+
+from tasks.errors import Fault, UsageFault
+from tasks.urls import masked
+
+_SCHEMES = ("redis", "rediss", "redis+socket")
+#: Seconds for one command of ours; those that wait on purpose add their own wait.
+_TIMEOUT = 10.0
+
+
+def check_url(url: str) -> str:
+    """Return the URL if it is one that we can use safely.
+
+    Raises:
+        UsageFault: an unknown scheme, or TLS that would not be verified.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in _SCHEMES:
+        raise UsageFault(
+            f"The broker URL {masked(url)} can't be used",
+            f"its scheme is none of {', '.join(name + '://' for name in _SCHEMES)}",
+            "Give the URL of a Redis server, such as redis://localhost:6379/0.",
+        )
+    if parts.scheme == "rediss" and parse_qs(parts.query).get("ssl_cert_reqs") not in (
+        ["required"],
+        ["CERT_REQUIRED"],
+    ):
+        raise UsageFault(
+            f"The broker URL {masked(url)} would not be verified",
+            "without ssl_cert_reqs=required any server's certificate is accepted",
+            "Add ?ssl_cert_reqs=required to the URL (and ssl_ca_certs=FILE for a CA of your own).",
+        )
+    return url
+
+
+def client(url: str) -> redis.Redis:
+    """Return a client for the server behind a broker URL; it connects at the first command."""
+    parts = urlsplit(check_url(url))
+    options: dict[str, Any] = {
+        "decode_responses": True,
+        "socket_timeout": _TIMEOUT,
+        "health_check_interval": 30,
+    }
+    if parts.scheme == "redis+socket":
+        query = parse_qs(parts.query)
+        return redis.Redis(
+            unix_socket_path=parts.path,
+            db=int(query.get("virtual_host", ["0"])[0]),
+            username=parts.username,
+            password=parts.password,
+            **options,
+        )
+    return redis.Redis.from_url(url, socket_connect_timeout=_TIMEOUT, **options)
+
+
+def check_server(server: redis.Redis, url: str) -> None:
+    """Make sure that the server answers and never evicts a key.
+
+    Raises:
+        Fault: it can't be reached, refuses the password, or may evict what is queued.
+    """
+    shown = masked(url)
+    try:
+        policy = cast("dict[str, Any]", server.info("memory")).get("maxmemory_policy", "noeviction")
+    except redis.AuthenticationError as error:
+        raise _refused(shown, error) from error
+    except (redis.ConnectionError, redis.TimeoutError) as error:
+        raise Fault(
+            f"The broker {shown} can't be reached",
+            str(error) or "no answer",
+            "Start Redis there, or check the address; without --broker a local one is started for you.",
+        ) from error
+    except redis.ResponseError as error:
+        raise _refused(shown, error) from error
+    if policy != "noeviction":
+        raise Fault(
+            f"The broker {shown} may drop queued images",
+            f"its maxmemory-policy is {policy}, which evicts keys when memory is short",
+            "Set `maxmemory-policy noeviction` (config/redis.conf has the settings that imagefleet is run with).",
+        )
+
+
+def _refused(shown: str, error: Exception) -> Fault:
+    return Fault(
+        f"The broker {shown} refuses us",
+        str(error),
+        "Check the user and the password in the URL: redis://user:password@host:6379/0.",
+    )

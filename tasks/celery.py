@@ -1,0 +1,104 @@
+"""The Celery app, and its configuration with the reason for each setting.
+
+Workers start with ``celery -A tasks worker``; what they need beyond their size stands here, so that the plain command
+is right. Celery, kombu and redis-py are pinned: these settings were measured on those versions.
+"""
+
+from __future__ import annotations
+
+from celery import Celery
+from kombu import Exchange, Queue
+
+from config import bounds
+from config.settings import settings
+from tasks import broker
+
+#: Where the images of all runs wait.
+IMAGES = "imagefleet.images"
+#: Where finished chords' bodies wait: of its own, or a body would wait behind every image that is queued.
+SHARDS = "imagefleet.shards"
+#: The tasks' names, as they stand in messages.
+FETCH_IMAGE = "tasks.jobs.fetch_image"
+COLLECT_SHARD = "tasks.jobs.collect_shard"
+
+_DEFAULT_BROKER = "redis://localhost:6379/0"
+#: Connections that one process may hold: its slots, and room for the consumer, events, remote control and chords.
+_CONNECTIONS = 512
+
+_TRANSPORT_OPTIONS = {
+    "visibility_timeout": bounds.VISIBILITY_TIMEOUT,
+    # A lost worker's messages are looked for every 10 s by whichever worker comes first.
+    "unacked_restore_interval": 10,
+    "unacked_restore_throttle": 1,
+    # One list for each queue: we use no priorities, and each step would be one more list to look at.
+    "priority_steps": [0],
+    "max_connections": _CONNECTIONS,
+    "socket_timeout": 30,
+    "health_check_interval": 30,
+}
+#: What a Unix socket has no use for, and redis-py refuses there.
+_TCP_OPTIONS = {"socket_connect_timeout": 10, "socket_keepalive": True}
+
+app = Celery("imagefleet", include=["tasks.jobs"], set_as_current=True)
+app.conf.update(
+    # JSON alone: a message can hold no code.
+    task_serializer="json",
+    result_serializer="json",
+    accept_content=["json"],
+    result_accept_content=["json"],
+    # A task is acknowledged when it is done, so that a worker that dies gives its tasks back.
+    task_acks_late=True,
+    task_reject_on_worker_lost=True,
+    # Results live in manifests. A chord's part reaches its body all the same.
+    task_ignore_result=True,
+    task_store_errors_even_if_ignored=False,
+    task_queues=[
+        Queue(IMAGES, Exchange(IMAGES), routing_key=IMAGES),
+        Queue(SHARDS, Exchange(SHARDS), routing_key=SHARDS),
+    ],
+    task_default_queue=IMAGES,
+    task_default_exchange=IMAGES,
+    task_default_routing_key=IMAGES,
+    task_create_missing_queues=False,
+    task_routes={FETCH_IMAGE: {"queue": IMAGES}, COLLECT_SHARD: {"queue": SHARDS}},
+    task_publish_retry_policy={"max_retries": 10, "interval_start": 0.1, "interval_step": 0.5, "interval_max": 3},
+    # prefork would need a process for each download, and gevent loses tasks on Redis.
+    worker_pool="threads",
+    worker_concurrency=bounds.CONCURRENCY,
+    worker_prefetch_multiplier=settings().prefetch,
+    # Soft and cold shutdowns fail with threads; the warm one finishes what runs.
+    worker_soft_shutdown_timeout=0,
+    worker_deduplicate_successful_tasks=False,
+    worker_cancel_long_running_tasks_on_connection_loss=False,
+    worker_hijack_root_logger=True,
+    worker_detect_quorum_queues=False,
+    # A worker outlives its broker's restarts.
+    broker_connection_retry_on_startup=True,
+    broker_connection_max_retries=None,
+    broker_pool_limit=16,
+    redis_max_connections=_CONNECTIONS,
+    redis_socket_timeout=30.0,
+    redis_socket_connect_timeout=10.0,
+    redis_retry_on_timeout=True,
+    redis_backend_health_check_interval=30,
+    result_chord_join_timeout=3.0,
+    # What is left of a chord whose run was given up goes after a day.
+    result_expires=24 * 3600,
+)
+
+
+def use_broker(url: str) -> None:
+    """Let the app talk to this Redis, for tasks and for chords; to be called before its first connection.
+
+    Raises:
+        UsageFault: the URL is not one that can be used safely.
+    """
+    broker.check_url(url)
+    app.conf.broker_url = url
+    app.conf.result_backend = url
+    tcp = not url.startswith("redis+socket:")
+    app.conf.broker_transport_options = {**_TRANSPORT_OPTIONS, **(_TCP_OPTIONS if tcp else {})}
+    app.conf.redis_socket_keepalive = tcp
+
+
+use_broker(settings().broker_url or _DEFAULT_BROKER)

@@ -1,0 +1,258 @@
+"""A URL's bytes: streamed under a byte cap and a deadline, redirects followed hop by hop, retried where it may help.
+
+This is the only place where a download is tried again.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import http.client
+import random
+import ssl
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import requests
+import urllib3
+from requests import Response
+
+from tasks import urls
+from tasks.errors import (
+    BadResponse,
+    ConnectFailed,
+    EmptyBody,
+    FetchError,
+    HttpFailed,
+    HttpRefused,
+    InvalidUrl,
+    RateLimited,
+    TimedOut,
+    TlsFailed,
+    TooLarge,
+    TooManyRedirects,
+    Truncated,
+)
+from tasks.model import FetchOptions
+from tasks.session import Deadline, GuardedAdapter, Sessions
+
+_BLOCK = 64 * 1024
+#: A refused request's body is read to its end up to this size, which keeps the connection for the next image.
+_DRAIN = 64 * 1024
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_MAX_BACKOFF = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Download:
+    """What came: the body, and what the last response said of it."""
+
+    body: bytes
+    http_status: int
+    #: Where it came from after redirects, masked; None if it came from where it was asked for.
+    final_url: str | None
+    etag: str | None
+    last_modified: str | None
+
+
+class Downloader:
+    """Downloads for one process; any number of threads may call it."""
+
+    def __init__(self, sessions: Sessions, sleep: Callable[[float], None] = time.sleep) -> None:
+        self._sessions = sessions
+        self._sleep = sleep
+
+    def download(
+        self, url: str, options: FetchOptions, deadline: Deadline, on_attempt: Callable[[], None]
+    ) -> Download:
+        """Return what the URL serves, after as many attempts as the options and the deadline allow.
+
+        Args:
+            url: as it stands in the Source.
+            options: limits and retries.
+            deadline: of all attempts together.
+            on_attempt: called before each attempt.
+
+        Raises:
+            FetchError: of the last attempt.
+        """
+        target = urls.parse(url)
+        retry = 0
+        while True:
+            on_attempt()
+            try:
+                return self._attempt(target, options, deadline)
+            except FetchError as error:
+                wait = backoff(retry, options.backoff, error.retry_after)
+                if not error.retryable or retry >= options.retries or wait >= deadline.remaining:
+                    raise
+            self._sleep(wait)
+            retry += 1
+
+    def _attempt(self, url: urls.Url, options: FetchOptions, deadline: Deadline) -> Download:
+        adapter = self._sessions.adapter()
+        start, seen = url, {url.text}
+        for _ in range(options.max_redirects + 1):
+            response = _get(adapter, url, deadline)
+            if response.status_code not in _REDIRECTS:
+                try:
+                    body = _body(response, url, options, deadline)
+                finally:
+                    response.close()
+                return Download(
+                    body,
+                    response.status_code,
+                    None if url == start else urls.masked(url.text),
+                    response.headers.get("ETag"),
+                    response.headers.get("Last-Modified"),
+                )
+            url = _next_hop(response, url, deadline)
+            if url.text in seen:
+                raise TooManyRedirects(
+                    f"the redirect to {urls.masked(url.text)} is a loop", http_status=response.status_code
+                )
+            seen.add(url.text)
+        raise TooManyRedirects(
+            f"more than {options.max_redirects} redirects", http_status=response.status_code
+        )
+
+
+def backoff(retry: int, base: float, retry_after: float | None = None) -> float:
+    """Return the seconds to wait before a retry: half to whole of ``base * 2**retry``, at most 30.
+
+    The random part keeps images that failed together from coming back together. A server's Retry-After, in seconds,
+    counts where it is longer.
+    """
+    wait = min(base * 2**retry, _MAX_BACKOFF) * random.uniform(0.5, 1)  # noqa: S311  # not for secrets
+    return max(wait, retry_after or 0.0)
+
+
+def _get(adapter: GuardedAdapter, url: urls.Url, deadline: Deadline) -> Response:
+    try:
+        return adapter.get(url, deadline)
+    except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+        raise _translated(error, url) from error
+    except (ValueError, http.client.HTTPException) as error:
+        raise BadResponse(f"{url.host} answered with what is not HTTP: {error}") from error
+
+
+def _next_hop(response: Response, url: urls.Url, deadline: Deadline) -> urls.Url:
+    location = response.headers.get("Location")
+    status = response.status_code
+    _drain(response, deadline)
+    if not location:
+        raise TooManyRedirects(f"HTTP {status} without a Location", http_status=status)
+    try:
+        return urls.join(url, location)
+    except InvalidUrl as error:
+        raise TooManyRedirects(f"HTTP {status} leads to no URL: {error}", http_status=status) from error
+
+
+def _body(response: Response, url: urls.Url, options: FetchOptions, deadline: Deadline) -> bytes:
+    status = response.status_code
+    if status != http.HTTPStatus.OK:
+        _drain(response, deadline)
+        raise _refusal(response)
+    announced = response.headers.get("Content-Length", "")
+    if announced and not (announced.isascii() and announced.isdigit()):
+        raise BadResponse(f"the Content-Length is no number: {announced[:40]!r}", http_status=status)
+    if announced and int(announced) > options.max_bytes:
+        raise TooLarge(
+            f"the body has {announced} bytes, more than {options.max_bytes}", http_status=status
+        )
+    blocks: list[bytes] = []
+    size = 0
+    try:
+        while block := response.raw.read1(_BLOCK, decode_content=True):
+            size += len(block)
+            if size > options.max_bytes:
+                raise TooLarge(f"the body has more than {options.max_bytes} bytes", http_status=status)
+            blocks.append(block)
+    except urllib3.exceptions.DecodeError as error:
+        raise BadResponse(f"the body is not encoded as it says: {error}", http_status=status) from error
+    except (urllib3.exceptions.HTTPError, OSError) as error:
+        failure = _translated(error, url)
+        failure.http_status = status
+        raise failure from error
+    except (ValueError, http.client.HTTPException) as error:
+        # http.client raises a bare ValueError for a chunk size that is no number.
+        raise Truncated(f"the body broke off after {size} bytes", http_status=status) from error
+    if size == 0:
+        raise EmptyBody("the body is empty", http_status=status)
+    return b"".join(blocks)
+
+
+def _refusal(response: Response) -> FetchError:
+    status = response.status_code
+    text = f"HTTP {status} {response.reason or ''}".strip()
+    retry_after = parse_retry_after(response.headers.get("Retry-After"))
+    if status == http.HTTPStatus.TOO_MANY_REQUESTS:
+        return RateLimited(text, http_status=status, retry_after=retry_after)
+    if 400 <= status < 500:
+        return HttpRefused(text, http_status=status)
+    if 500 <= status < 600:
+        return HttpFailed(text, http_status=status, retry_after=retry_after)
+    if status == http.HTTPStatus.NO_CONTENT:
+        return EmptyBody(text, http_status=status)
+    return BadResponse(f"{text}, which nobody asked for", http_status=status)
+
+
+def parse_retry_after(value: str | None) -> float | None:
+    """Return the seconds that a Retry-After header asks to wait, in either of its forms (RFC 9110, 10.2.3)."""
+    if not value:
+        return None
+    value = value.strip()
+    if value.isascii() and value.isdigit():
+        return float(value[:9])
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+    except ValueError:
+        return None
+
+
+def _drain(response: Response, deadline: Deadline) -> None:
+    """Read a short body that nobody wants, so that the connection can be used again; close it otherwise."""
+    size = 0
+    try:
+        if response.headers.get("Content-Length", "").isdigit():
+            while size <= _DRAIN and deadline.remaining > 0:
+                block = response.raw.read1(_BLOCK, decode_content=False)
+                if not block:
+                    return
+                size += len(block)
+    except (urllib3.exceptions.HTTPError, OSError, ValueError, http.client.HTTPException):
+        pass
+    response.close()
+
+
+def _translated(error: Exception, url: urls.Url) -> FetchError:
+    """Return what an exception of requests, urllib3 or the socket means for the image."""
+    causes = list(_causes(error))
+    where = f"{url.host} port {url.port}"
+    for cause in causes:
+        if isinstance(cause, TimeoutError | requests.Timeout | urllib3.exceptions.TimeoutError):
+            return TimedOut(f"{where} kept us waiting too long")
+        if isinstance(cause, ssl.SSLError):
+            return TlsFailed(f"{where}: {cause.reason or cause}".replace("_", " ").lower())
+        if isinstance(cause, http.client.IncompleteRead | urllib3.exceptions.IncompleteRead):
+            return Truncated(f"{where} ended the body early")
+        if isinstance(cause, urllib3.exceptions.InvalidHeader):
+            return BadResponse(f"{where} sent a bad header: {cause}")
+        if isinstance(cause, http.client.RemoteDisconnected):
+            return ConnectFailed(f"{where} closed the connection without an answer")
+        if isinstance(cause, http.client.HTTPException):
+            return BadResponse(f"{where} answered with what is not HTTP: {cause or type(cause).__name__}")
+    for cause in causes:
+        if isinstance(cause, urllib3.exceptions.ProtocolError):
+            return Truncated(f"{where} broke the connection off")
+    return ConnectFailed(f"{where}: {causes[-1]}")
+
+
+def _causes(error: BaseException | None) -> list[BaseException]:
+    found: list[BaseException] = []
+    while error is not None and error not in found:
+        found.append(error)
+        inner = next((item for item in error.args if isinstance(item, BaseException)), None)
+        error = getattr(error, "reason", None) if isinstance(error, urllib3.exceptions.MaxRetryError) else inner
+        error = error or found[-1].__cause__ or found[-1].__context__
+    return found

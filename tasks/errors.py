@@ -1,0 +1,205 @@
+"""What can go wrong: with one image (`FetchError`), or with a whole command (`Fault`).
+
+A FetchError becomes an Outcome; each class knows its reason and whether another attempt may mend it. A Fault ends a
+command; it says what happened, why, and what to do.
+
+::
+
+    FetchError
+    ├── InvalidUrl         invalid_url       what is written there is no URL that can be fetched
+    ├── BlockedAddress     blocked_address   the operator's policy refuses the address
+    ├── DnsFailed          dns               the name has no address
+    │   └── DnsUnavailable dns               the resolver did not answer          (retried)
+    ├── ConnectFailed      connect           nobody listens, or nobody answers    (retried)
+    ├── TlsFailed          tls               the certificate or handshake is bad
+    ├── TimedOut           timeout           too slow: one wait or the deadline   (retried)
+    ├── HttpRefused        http_4xx          404 and its kind
+    ├── HttpFailed         http_5xx          500 and its kind                     (retried)
+    ├── RateLimited        rate_limited      429                                  (retried)
+    ├── TooManyRedirects   redirects         more hops than allowed, or a loop
+    ├── BadResponse        bad_response      not HTTP, or not an answer to this request
+    ├── TooLarge           too_large         more bytes than allowed
+    ├── EmptyBody          empty             an answer without a body
+    ├── Truncated          truncated         the body ended early                 (retried)
+    ├── NotAnImage         not_image         HTML, text, or nothing known
+    ├── Undecodable        undecodable       says that it is an image, and is broken
+    ├── TooManyPixels      too_many_pixels   larger than allowed, before any decoding
+    ├── StorageFailed      storage           the bytes could not be saved
+    ├── Cancelled          cancelled         its run has ended
+    └── Internal           internal          a fault of ours
+
+    Fault                  exit status 1     of ours, or of what we run on
+    └── UsageFault         exit status 2     of what we were told
+
+Exceptions of other libraries are translated once, where they enter: ``guard`` and ``download`` translate those of the
+network, ``images`` those of Pillow, ``storage`` those of the file system.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from tasks.model import Reason
+
+
+class FetchError(Exception):
+    """An image that could not be had. Its text is fit to be shown: it holds no secret."""
+
+    reason: ClassVar[Reason]
+    #: Whether another attempt may mend it.
+    retryable: ClassVar[bool] = False
+
+    def __init__(
+        self, message: str, *, http_status: int | None = None, retry_after: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.http_status = http_status
+        #: Seconds that the server asked us to wait, if it did.
+        self.retry_after = retry_after
+
+
+class Fault(Exception):
+    """A command that cannot go on: what happened, why, and what to do next, a sentence each."""
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, what: str, why: str, todo: str) -> None:
+        super().__init__(f"{what}: {why}")
+        self.what, self.why, self.todo = what, why, todo
+
+
+class UsageFault(Fault):
+    """A command that was told something it cannot use."""
+
+    exit_code = 2
+
+
+class InvalidUrl(FetchError):
+    """What is written there is no URL that can be fetched."""
+
+    reason = Reason.INVALID_URL
+
+
+class BlockedAddress(FetchError):
+    """The operator's policy refuses the address."""
+
+    reason = Reason.BLOCKED_ADDRESS
+
+
+class DnsFailed(FetchError):
+    """The host's name has no address."""
+
+    reason = Reason.DNS
+
+
+class DnsUnavailable(DnsFailed):
+    """The resolver did not answer; it may do so later."""
+
+    retryable = True
+
+
+class ConnectFailed(FetchError):
+    """Nobody listens there, or the connection broke before an answer."""
+
+    reason = Reason.CONNECT
+    retryable = True
+
+
+class TlsFailed(FetchError):
+    """The handshake failed, or the certificate is not to be trusted."""
+
+    reason = Reason.TLS
+
+
+class TimedOut(FetchError):
+    """One wait took longer than the timeout, or all together longer than the deadline."""
+
+    reason = Reason.TIMEOUT
+    retryable = True
+
+
+class HttpRefused(FetchError):
+    """The server says that the request is wrong: 404 and its kind."""
+
+    reason = Reason.HTTP_4XX
+
+
+class HttpFailed(FetchError):
+    """The server says that it failed: 500 and its kind."""
+
+    reason = Reason.HTTP_5XX
+    retryable = True
+
+
+class RateLimited(FetchError):
+    """The server asks us to slow down: 429."""
+
+    reason = Reason.RATE_LIMITED
+    retryable = True
+
+
+class TooManyRedirects(FetchError):
+    """More hops than allowed, a loop, or a redirect that leads nowhere."""
+
+    reason = Reason.REDIRECTS
+
+
+class BadResponse(FetchError):
+    """What came is not HTTP, or not an answer to this request."""
+
+    reason = Reason.BAD_RESPONSE
+
+
+class TooLarge(FetchError):
+    """The body is larger than allowed."""
+
+    reason = Reason.TOO_LARGE
+
+
+class EmptyBody(FetchError):
+    """The answer has no body."""
+
+    reason = Reason.EMPTY
+
+
+class Truncated(FetchError):
+    """The body ended before its announced end."""
+
+    reason = Reason.TRUNCATED
+    retryable = True
+
+
+class NotAnImage(FetchError):
+    """The body is no image of a known format."""
+
+    reason = Reason.NOT_IMAGE
+
+
+class Undecodable(FetchError):
+    """The body says that it is an image, and is broken."""
+
+    reason = Reason.UNDECODABLE
+
+
+class TooManyPixels(FetchError):
+    """The image says that it is larger than allowed; it was not decoded."""
+
+    reason = Reason.TOO_MANY_PIXELS
+
+
+class StorageFailed(FetchError):
+    """The bytes could not be saved, or may not be saved there."""
+
+    reason = Reason.STORAGE
+
+
+class Cancelled(FetchError):
+    """The run that this image belongs to has ended."""
+
+    reason = Reason.CANCELLED
+
+
+class Internal(FetchError):
+    """A fault of ours; the worker's log has its traceback."""
+
+    reason = Reason.INTERNAL

@@ -1,0 +1,134 @@
+"""One request to one Outcome: download, verify, save. Knows no Celery.
+
+The fleet, the baselines and the tests all fetch by this function.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import time
+from dataclasses import replace
+from functools import cache
+
+from tasks import images, manifest
+from tasks.download import Download, Downloader
+from tasks.errors import FetchError, Internal
+from tasks.images import ImageInfo
+from tasks.model import MESSAGE_LIMIT, Outcome, RunOptions, Status, key_of, shard_name
+from tasks.session import Deadline
+from tasks.storage import Store
+from tasks.urls import masked
+
+_log = logging.getLogger(__name__)
+#: The longest ETag, Last-Modified or final URL that an Outcome carries: it stays under 1 KB.
+_HEADER_LIMIT = 120
+_URL_LIMIT = 240
+
+
+def fetch(url: str, index: int, run: RunOptions, store: Store, downloader: Downloader) -> Outcome:
+    """Fetch one image and save it; return its Outcome whatever happens.
+
+    Args:
+        url: as it stands in the Source.
+        index: its place in the Source, from 0.
+        run: the run's options.
+        store: the run's output folder.
+        downloader: the process's own.
+    """
+    attempts = 0
+
+    def count_attempt() -> None:
+        nonlocal attempts
+        attempts += 1
+
+    started = time.monotonic()
+    shard, offset = divmod(index, run.shard_size)
+    key = key_of(shard, offset, run.shard_size)
+    deadline = Deadline(run.fetch.timeout, run.fetch.deadline)
+    try:
+        download = downloader.download(url, run.fetch, deadline, count_attempt)
+        info = images.inspect(download.body, run.fetch.max_pixels)
+        outcome = _saved(shard, key, download, info, run, store)
+    except FetchError as error:
+        outcome = failed(key, error)
+    except MemoryError as error:
+        outcome = failed(key, Internal(f"out of memory: {error}"))
+    except Exception as error:
+        _log.exception("a fault of ours at %s", masked(url)[:_URL_LIMIT])
+        outcome = failed(key, Internal(f"{type(error).__name__}: {error}"))
+    return replace(outcome, attempts=attempts, fetch_seconds=round(time.monotonic() - started, 4))
+
+
+def failed(key: str, error: FetchError) -> Outcome:
+    """Return the Outcome that an error stands for."""
+    return Outcome(
+        key,
+        error.reason.status,
+        error.reason,
+        error_message=masked(str(error))[:MESSAGE_LIMIT],
+        http_status=error.http_status,
+        finished_at=round(time.time(), 3),
+        worker=worker_name(),
+    )
+
+
+@cache
+def worker_name() -> str:
+    """Return what an Outcome's ``worker`` says: this host and process."""
+    return f"{socket.gethostname()[:60]}:{os.getpid()}"
+
+
+def _saved(
+    shard: int, key: str, download: Download, info: ImageInfo, run: RunOptions, store: Store
+) -> Outcome:
+    name = f"{shard_name(shard)}/{key}.{info.extension}"
+    if not store.create(name, download.body):
+        standing = store.read(name)
+        if standing != download.body:
+            # Another delivery of this task was first, and the URL served another picture to it.
+            return _described(key, name, standing, images.inspect(standing, run.fetch.max_pixels), recovered=True)
+    elif store.exists(manifest.name(shard)):
+        _withdraw_unnamed(shard, name, store)
+    outcome = _described(key, name, download.body, info)
+    return replace(
+        outcome,
+        http_status=download.http_status,
+        final_url=_short(download.final_url, _URL_LIMIT),
+        etag=_short(download.etag, _HEADER_LIMIT),
+        last_modified=_short(download.last_modified, _HEADER_LIMIT),
+    )
+
+
+def _described(key: str, name: str, body: bytes, info: ImageInfo, recovered: bool = False) -> Outcome:
+    return Outcome(
+        key,
+        Status.SUCCESS,
+        path=name,
+        width=info.width,
+        height=info.height,
+        original_width=info.width,
+        original_height=info.height,
+        format=info.format,
+        bytes=len(body),
+        sha256=images.digest(body),
+        finished_at=round(time.time(), 3),
+        worker=worker_name(),
+        recovered=recovered,
+    )
+
+
+def _withdraw_unnamed(shard: int, name: str, store: Store) -> None:
+    """Take a file back that came after its shard's manifest, unless the manifest names it.
+
+    Whoever writes a manifest removes strays after it has its name, and here a file has its name before the manifest is
+    looked for: whichever comes second sees the other.
+    """
+    paths = manifest.decode(store.read(manifest.name(shard)), ["path"])["path"].to_pylist()
+    if name not in paths:
+        store.remove(name)
+
+
+def _short(value: str | None, limit: int) -> str | None:
+    return value if value is None else value[:limit]

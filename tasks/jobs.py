@@ -1,0 +1,157 @@
+"""The Celery tasks: one for each image, and one for each shard when its images are done."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Mapping
+from functools import cache
+from typing import Any, cast
+
+import redis
+from celery.signals import worker_init
+
+from config import bounds
+from config.settings import settings
+from tasks import broker, keys, manifest
+from tasks.celery import COLLECT_SHARD, FETCH_IMAGE, app
+from tasks.collect import Incomplete, collect
+from tasks.download import Downloader
+from tasks.errors import Cancelled, FetchError, StorageFailed
+from tasks.fetch import failed, fetch
+from tasks.guard import Guard
+from tasks.manifest import BadManifest
+from tasks.model import Outcome, RunOptions, key_of
+from tasks.plan import BadPlan
+from tasks.progress import Progress
+from tasks.session import Sessions
+from tasks.storage import Store
+
+_log = logging.getLogger(__name__)
+#: Seconds for which a run's options are taken from memory: so long may a run that was given up go on.
+_FRESH = 5.0
+#: Seconds between two tries to reach a Redis that is away.
+_RECONNECT = 1.0
+
+
+class Runs:
+    """The options of the runs that this worker has met, read from Redis and kept for a few seconds."""
+
+    def __init__(self, server: redis.Redis) -> None:
+        self._server = server
+        self._known: dict[str, tuple[float, RunOptions]] = {}
+
+    def options(self, run_id: str) -> RunOptions:
+        """Return a run's options.
+
+        Raises:
+            Cancelled: the run has ended, or was given up.
+        """
+        read_at, run = self._known.get(run_id, (0.0, None))
+        if run is None or time.monotonic() - read_at > _FRESH:
+            record = self._record(run_id)
+            if record is None:
+                self._known.pop(run_id, None)
+                raise Cancelled("the run that this image belongs to has ended")
+            run = RunOptions.from_json(json.loads(record))
+            self._known[run_id] = (time.monotonic(), run)
+        return run
+
+    def _record(self, run_id: str) -> str | None:
+        # A header task that raises would fail its chord, and without Redis this worker has nothing else to do: wait.
+        while True:
+            try:
+                return cast("str | None", self._server.get(keys.run(run_id)))
+            except (redis.ConnectionError, redis.TimeoutError) as error:
+                _log.warning("waiting for Redis: %s", error)
+                time.sleep(_RECONNECT)
+
+
+@cache
+def _server() -> redis.Redis:
+    return broker.client(app.conf.broker_url)
+
+
+@cache
+def _runs() -> Runs:
+    return Runs(_server())
+
+
+@cache
+def _downloader() -> Downloader:
+    return Downloader(Sessions(Guard(settings().allow_networks), settings().ca_bundle))
+
+
+@cache
+def _progress() -> Progress:
+    return Progress(_server)
+
+
+@cache
+def _store(out: str) -> Store:
+    return Store.below(out, settings().store_roots)
+
+
+@worker_init.connect
+def _prepare(**_: Any) -> None:
+    """Build what all tasks share before the first of them: a wrong setting is seen when the worker starts."""
+    _downloader()
+    _progress()
+    _runs()
+    if not settings().store_roots:
+        _log.warning(
+            "IMAGEFLEET_STORE_ROOTS is not set, so this worker may save nothing: every image will fail with 'storage'"
+        )
+
+
+@app.task(name=FETCH_IMAGE, acks_late=True, ignore_result=True)
+def fetch_image(run_id: str, index: int, url: str) -> dict[str, Any]:
+    """Fetch one image of a run; return its Outcome as JSON, and raise nothing.
+
+    Args:
+        run_id: the run, whose options stand in Redis.
+        index: the image's place in the Source, from 0.
+        url: as it stands in the Source.
+    """
+    try:
+        run = _runs().options(run_id)
+    except FetchError as error:
+        return failed(str(index), error).to_json()
+    shard, offset = divmod(index, run.shard_size)
+    try:
+        store = _store(run.out)
+        if store.exists(manifest.name(shard)):
+            raise Cancelled("its shard is done already")
+    except FetchError as error:
+        outcome = failed(key_of(shard, offset, run.shard_size), error)
+    else:
+        outcome = fetch(url, index, run, store, _downloader())
+    _progress().add(run_id, outcome)
+    return outcome.to_json()
+
+
+@app.task(name=COLLECT_SHARD, acks_late=True, ignore_result=True)
+def collect_shard(outcomes: list[Mapping[str, Any]], run_id: str, shard: int) -> None:
+    """Write a shard's manifest from its Outcomes, and tell the producer; the body of the shard's chord.
+
+    A shard that can't be collected is told to the producer as well, with what is wrong: it decides what to do.
+    """
+    try:
+        run = _runs().options(run_id)
+    except Cancelled:
+        _log.info("run %s has ended: shard %d is not collected", run_id, shard)
+        return
+    message: dict[str, Any] = {"shard": shard}
+    try:
+        collect(shard, [Outcome.from_json(outcome) for outcome in outcomes], run, _store(run.out))
+    except (StorageFailed, BadPlan, BadManifest, Incomplete) as error:
+        _log.error("shard %d of run %s can't be collected: %s", shard, run_id, error)
+        message["error"] = str(error)
+    except Exception as error:
+        _log.exception("a fault of ours at shard %d of run %s", shard, run_id)
+        message["error"] = f"{type(error).__name__}: {error}"
+    pipe = _server().pipeline()
+    pipe.rpush(keys.done(run_id), json.dumps(message))
+    pipe.expire(keys.done(run_id), bounds.RECORD_LIFETIME)
+    pipe.execute()

@@ -1,0 +1,93 @@
+"""A shard's Outcomes as Parquet, and back: the manifest, a run's ledger. Pure.
+
+One row a request, in index order: the Source's own columns (``url`` first), then the columns of an Outcome. Those that
+img2dataset also writes mean what they mean there. Null where nothing is known.
+
+To add a column: a field of `Outcome` in ``tasks/model.py``, its type in `_TYPES` here.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tasks.model import OUTCOME_FIELDS, Outcome, shard_name
+
+_TYPES: dict[str, pa.DataType] = {
+    "width": pa.int32(),
+    "height": pa.int32(),
+    "original_width": pa.int32(),
+    "original_height": pa.int32(),
+    "bytes": pa.int64(),
+    "http_status": pa.int16(),
+    "attempts": pa.int16(),
+    "fetch_seconds": pa.float64(),
+    "finished_at": pa.timestamp("ms", "UTC"),
+    "recovered": pa.bool_(),
+}
+
+
+class BadManifest(ValueError):
+    """A manifest is not what was written."""
+
+
+def name(shard: int) -> str:
+    """Return the name of a shard's manifest, relative to the run's folder."""
+    return f"{shard_name(shard)}.parquet"
+
+
+def stats_name(shard: int) -> str:
+    """Return the name of a shard's stats file, relative to the run's folder."""
+    return f"{shard_name(shard)}_stats.json"
+
+
+def encode(plan: pa.Table, outcomes: Sequence[Outcome]) -> bytes:
+    """Return the Parquet file of a shard: the plan's columns joined with the Outcomes, row by row."""
+    table = plan.drop_columns(["index"])
+    for field in OUTCOME_FIELDS:
+        values = [getattr(outcome, field) for outcome in outcomes]
+        if field == "finished_at":
+            values = [round(value * 1000) for value in values]
+        column = pa.array(values, _TYPES.get(field, pa.string()))
+        if field in table.column_names:
+            # A Source may have a column of the same name; ours keeps the name that tools look for.
+            table = table.rename_columns(
+                [f"source_{known}" if known == field else known for known in table.column_names]
+            )
+        table = table.append_column(field, column)
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    return bytes(sink.getvalue())
+
+
+def decode(body: bytes, columns: list[str] | None = None) -> pa.Table:
+    """Return a manifest as a table, or only some of its columns.
+
+    Raises:
+        BadManifest: it is no manifest, or broken.
+    """
+    try:
+        return pq.read_table(pa.BufferReader(body), columns=columns)
+    except (pa.ArrowException, OSError) as error:
+        raise BadManifest(f"not a whole Parquet file: {error}") from error
+
+
+def stats(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """Return what img2dataset writes beside a shard: counts, times in seconds since the epoch, reasons counted."""
+    statuses = Counter(str(outcome.status) for outcome in outcomes)
+    start = min(outcome.finished_at - outcome.fetch_seconds for outcome in outcomes)
+    end = max(outcome.finished_at for outcome in outcomes)
+    return {
+        "count": len(outcomes),
+        "successes": statuses["success"],
+        "failed_to_download": statuses["failed_to_download"],
+        "failed_to_resize": statuses["failed_to_resize"],
+        "duration": end - start,
+        "start_time": start,
+        "end_time": end,
+        "status_dict": dict(Counter(str(outcome.reason or outcome.status) for outcome in outcomes)),
+    }

@@ -1,0 +1,178 @@
+"""The values that travel: an image's request, its outcome, and the options of a run.
+
+All are frozen, hold nothing but JSON's own types, and do no I/O.
+
+To add a reason: a member of `Reason` here, an error class in ``tasks/errors.py`` that carries it, a route in
+``producer/demo.py`` that provokes it, and a row in ``tests/integration/test_faults.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from enum import StrEnum
+from typing import Any, Self
+
+#: The longest error message that an `Outcome` carries, in characters.
+MESSAGE_LIMIT = 200
+#: The longest ``final_url``, ``etag`` or ``last_modified`` that an `Outcome` carries: an Outcome stays under 1 KB.
+HEADER_LIMIT = 200
+
+
+class Status(StrEnum):
+    """How a request ended, in the words of img2dataset."""
+
+    SUCCESS = "success"
+    FAILED_TO_DOWNLOAD = "failed_to_download"
+    FAILED_TO_RESIZE = "failed_to_resize"
+
+
+class Reason(StrEnum):
+    """Why a request failed: a closed list. Free text goes to ``error_message``."""
+
+    INVALID_URL = "invalid_url"
+    BLOCKED_ADDRESS = "blocked_address"
+    DNS = "dns"
+    CONNECT = "connect"
+    TLS = "tls"
+    TIMEOUT = "timeout"
+    HTTP_4XX = "http_4xx"
+    HTTP_5XX = "http_5xx"
+    RATE_LIMITED = "rate_limited"
+    REDIRECTS = "redirects"
+    BAD_RESPONSE = "bad_response"
+    TOO_LARGE = "too_large"
+    EMPTY = "empty"
+    TRUNCATED = "truncated"
+    STORAGE = "storage"
+    CANCELLED = "cancelled"
+    INTERNAL = "internal"
+    NOT_IMAGE = "not_image"
+    UNDECODABLE = "undecodable"
+    TOO_MANY_PIXELS = "too_many_pixels"
+
+    @property
+    def status(self) -> Status:
+        """The status that goes with this reason."""
+        if self in _IMAGE_REASONS:
+            return Status.FAILED_TO_RESIZE
+        return Status.FAILED_TO_DOWNLOAD
+
+
+_IMAGE_REASONS = frozenset({Reason.NOT_IMAGE, Reason.UNDECODABLE, Reason.TOO_MANY_PIXELS})
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRequest:
+    """One row of a Source: a URL, its place (from 0), and the row's other columns."""
+
+    index: int
+    url: str
+    columns: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class FetchOptions:
+    """How one image is fetched: the same for every image of a run. Times in seconds, sizes in bytes."""
+
+    #: For connecting, and for each wait on the socket.
+    timeout: float = 10.0
+    #: For all attempts of one delivery together: waits, redirects and saving included.
+    deadline: float = 60.0
+    max_bytes: int = 64 * 1024 * 1024
+    #: Attempts after the first, for reasons that another attempt may mend.
+    retries: int = 2
+    #: The wait before the first retry; it doubles with each, and a random half is taken off.
+    backoff: float = 0.5
+    max_redirects: int = 5
+    max_pixels: int = 100_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """What a worker has to know of a run: where it writes, how it fetches, how its keys are counted."""
+
+    out: str
+    shard_size: int
+    fetch: FetchOptions = FetchOptions()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the options as JSON's own types."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """Return the options that `to_json` wrote; fields that this version does not know are left out."""
+        known = {name.name for name in fields(FetchOptions)}
+        fetch = FetchOptions(**{name: item for name, item in value["fetch"].items() if name in known})
+        return cls(out=value["out"], shard_size=value["shard_size"], fetch=fetch)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The one final record of a request; under 1 KB as JSON.
+
+    ``finished_at`` is in seconds since the epoch, ``fetch_seconds`` is the time of all attempts, ``bytes`` is the
+    size of the saved file, and ``path`` is relative to the run's output folder.
+    """
+
+    key: str
+    status: Status
+    reason: Reason | None = None
+    error_message: str | None = None
+    path: str | None = None
+    width: int | None = None
+    height: int | None = None
+    original_width: int | None = None
+    original_height: int | None = None
+    format: str | None = None
+    bytes: int | None = None
+    sha256: str | None = None
+    exif: str | None = None
+    http_status: int | None = None
+    final_url: str | None = None
+    etag: str | None = None
+    last_modified: str | None = None
+    attempts: int = 0
+    fetch_seconds: float = 0.0
+    finished_at: float = 0.0
+    worker: str | None = None
+    recovered: bool = False
+
+    @property
+    def ok(self) -> bool:
+        """Whether the image was saved."""
+        return self.status is Status.SUCCESS
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the Outcome as JSON's own types, without the fields that say nothing: it crosses Redis."""
+        values = ((name, getattr(self, name)) for name in OUTCOME_FIELDS)
+        return {name: value for name, value in values if value is not None and value is not False}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """Return the Outcome that `to_json` wrote; fields that this version does not know are left out."""
+        known = {name: item for name, item in value.items() if name in _OUTCOME_NAMES}
+        known["status"] = Status(known["status"])
+        if known.get("reason") is not None:
+            known["reason"] = Reason(known["reason"])
+        return cls(**known)
+
+
+OUTCOME_FIELDS = tuple(item.name for item in fields(Outcome))
+_OUTCOME_NAMES = frozenset(OUTCOME_FIELDS)
+
+
+def key_of(shard: int, offset: int, shard_size: int) -> str:
+    """Return an image's key: its shard in five digits and its place in the shard.
+
+    The place has as many digits as the largest place needs, as img2dataset writes it: with 1,000 images a shard, image
+    7 of shard 3 is ``00003007``.
+    """
+    digits = len(str(max(shard_size - 1, 1)))
+    return f"{shard:05d}{offset:0{digits}d}"
+
+
+def shard_name(shard: int) -> str:
+    """Return a shard's name: its number in five digits, more where it needs more."""
+    return f"{shard:05d}"

@@ -1,0 +1,61 @@
+"""A shard's requests as Parquet, and back: the plan, which outlives the Source. Pure.
+
+One file a shard, one row a request in index order: ``index`` (int64, from 0 over the whole Source), ``url`` (string),
+then the Source's other columns as they came.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tasks.model import ImageRequest, shard_name
+
+FOLDER = ".plan"
+
+
+class BadPlan(ValueError):
+    """A file of the plan is not what was written."""
+
+
+def name(shard: int) -> str:
+    """Return the name of a shard's plan, relative to the run's folder."""
+    return f"{FOLDER}/{shard_name(shard)}.parquet"
+
+
+def encode(requests: Sequence[ImageRequest]) -> bytes:
+    """Return the Parquet file of a shard's requests."""
+    columns: dict[str, list[object]] = {
+        "index": [request.index for request in requests],
+        "url": [request.url for request in requests],
+    }
+    for column in requests[0].columns:
+        columns[column] = [request.columns.get(column) for request in requests]
+    schema = {"index": pa.int64(), "url": pa.string()}
+    table = pa.table({key: pa.array(values, schema.get(key)) for key, values in columns.items()})
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd", write_statistics=False)
+    return bytes(sink.getvalue())
+
+
+def decode(body: bytes) -> pa.Table:
+    """Return a shard's plan as a table of its rows.
+
+    Raises:
+        BadPlan: it is no plan, or broken.
+    """
+    try:
+        table = pq.read_table(pa.BufferReader(body))
+    except (pa.ArrowException, OSError) as error:
+        raise BadPlan(f"not a whole Parquet file: {error}") from error
+    if table.column_names[:2] != ["index", "url"] or table.num_rows == 0:
+        raise BadPlan("not a plan: its first columns are not index and url")
+    return table
+
+
+def requests(table: pa.Table) -> list[ImageRequest]:
+    """Return the requests of a decoded plan, without their other columns: those stay in the plan."""
+    indexes, urls = table["index"].to_pylist(), table["url"].to_pylist()
+    return [ImageRequest(index, url) for index, url in zip(indexes, urls, strict=True)]

@@ -1,0 +1,68 @@
+"""What this process has done, added up and flushed to Redis a few times a second.
+
+The cost does not grow with the images: an image adds to numbers in memory, and however many there were, a flush is one
+round trip. The numbers are for the eye; a task that ran twice counts twice. The record is in the manifests.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import Counter
+from collections.abc import Callable
+
+import redis
+
+from config import bounds
+from tasks import keys
+from tasks.model import Outcome
+
+_log = logging.getLogger(__name__)
+#: Seconds between two flushes.
+_INTERVAL = 0.25
+
+
+class Progress:
+    """The sums of one process, by run; any thread may add to them."""
+
+    def __init__(self, connect: Callable[[], redis.Redis]) -> None:
+        """Take what gives a client; it is called from the flushing thread, at the first flush."""
+        self._connect = connect
+        self._lock = threading.Lock()
+        self._sums: dict[str, Counter[str]] = {}
+        self._pending = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def add(self, run_id: str, outcome: Outcome) -> None:
+        """Count one image that has ended."""
+        with self._lock:
+            sums = self._sums.setdefault(run_id, Counter())
+            sums["success" if outcome.ok else "failed"] += 1
+            sums["bytes"] += outcome.bytes or 0
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._flush_often, name="progress", daemon=True)
+                self._thread.start()
+        self._pending.set()
+
+    def _flush_often(self) -> None:
+        server = self._connect()
+        pause = threading.Event()
+        while self._pending.wait():
+            pause.wait(_INTERVAL)
+            self._pending.clear()
+            with self._lock:
+                sums, self._sums = self._sums, {}
+            try:
+                self._flush(server, sums)
+            except redis.RedisError as error:
+                _log.warning("progress could not be shown: %s", error)
+
+    @staticmethod
+    def _flush(server: redis.Redis, sums: dict[str, Counter[str]]) -> None:
+        pipe = server.pipeline(transaction=False)
+        for run_id, counts in sums.items():
+            key = keys.moved(run_id)
+            for name, value in counts.items():
+                pipe.hincrby(key, name, value)
+            pipe.expire(key, bounds.RECORD_LIFETIME)
+        pipe.execute()

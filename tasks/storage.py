@@ -1,0 +1,207 @@
+"""Where bytes go: a run's folder, in which a file is whole or absent, and the first writer wins.
+
+A file is written under a temporary name in ``.tmp`` and then given its final name by ``link``, which fails where the
+name is taken. Where the file system has no hard links, an exclusive lock file stands in for that: slower, and the name
+appears by ``rename``. Neither syncs: that is done once for a shard, before its manifest is written.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from time import monotonic, sleep
+
+from tasks.errors import StorageFailed
+
+TEMPORARY = ".tmp"
+_NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV})
+#: Seconds after which a claimed name without a file counts as left by a writer that died.
+_CLAIM_LIFETIME = 5.0
+#: What only its owner may read: URLs stand there as they were given, with their secrets.
+PRIVATE = 0o600
+PUBLIC = 0o666
+
+
+class Store:
+    """A run's output folder on a local or shared file system. Names are relative, with ``/`` between parts."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @classmethod
+    def below(cls, root: str, allowed: Iterable[Path]) -> Store:
+        """Return the Store at ``root``, if it is one of the allowed folders or below one.
+
+        Raises:
+            StorageFailed: it is not; links in the path count for what they point at.
+        """
+        path = Path(root)
+        real = path.resolve()
+        if not path.is_absolute() or not any(real.is_relative_to(base) for base in allowed):
+            raise StorageFailed(
+                f"this worker may not write to {root} (its operator can allow it with IMAGEFLEET_STORE_ROOTS)"
+            )
+        return cls(real)
+
+    def path(self, name: str) -> Path:
+        """Return where a name is on the file system."""
+        return self.root / name
+
+    def exists(self, name: str) -> bool:
+        """Tell whether a file of this name stands."""
+        return os.path.exists(self.path(name))  # noqa: PTH110  # on the hot path; Path.exists costs twice as much
+
+    def read(self, name: str) -> bytes:
+        """Return a file's bytes.
+
+        Raises:
+            StorageFailed: it can't be read.
+        """
+        try:
+            return self.path(name).read_bytes()
+        except OSError as error:
+            raise _failed("read", name, error) from error
+
+    def create(self, name: str, body: bytes, mode: int = PUBLIC) -> bool:
+        """Save bytes under a name that nobody has taken; return False, and change nothing, if somebody has.
+
+        Raises:
+            StorageFailed: they can't be saved; nothing of them is left.
+        """
+        try:
+            with self._written(name, body, mode) as temporary:
+                return self._claim(temporary, self.path(name))
+        except OSError as error:
+            raise _failed("save", name, error) from error
+
+    def replace(self, name: str, body: bytes, mode: int = PRIVATE) -> None:
+        """Save bytes under a name, durably, in place of what was there.
+
+        Raises:
+            StorageFailed: they can't be saved; what was there still stands.
+        """
+        try:
+            with self._written(name, body, mode, sync=True) as temporary:
+                os.replace(temporary, self.path(name))  # noqa: PTH105  # the temporary name is a str
+            _sync_folder(self.path(name).parent)
+        except OSError as error:
+            raise _failed("save", name, error) from error
+
+    def create_durably(self, name: str, body: bytes) -> bool:
+        """Save private bytes under a free name, on the disk before they have it; return False if it is taken.
+
+        Raises:
+            StorageFailed: they can't be saved; nothing of them is left.
+        """
+        try:
+            with self._written(name, body, PRIVATE, sync=True) as temporary:
+                created = self._claim(temporary, self.path(name))
+            _sync_folder(self.path(name).parent)
+        except OSError as error:
+            raise _failed("save", name, error) from error
+        return created
+
+    def names(self, folder: str) -> list[str]:
+        """Return the names of the files in a folder; none where the folder does not exist."""
+        try:
+            return [f"{folder}/{entry.name}" for entry in os.scandir(self.path(folder))]
+        except FileNotFoundError:
+            return []
+
+    def remove(self, name: str) -> None:
+        """Remove a file, if it is there."""
+        self.path(name).unlink(missing_ok=True)
+
+    def sync(self, folder: str, names: Iterable[str]) -> None:
+        """Put the named files and their folder on the disk.
+
+        Raises:
+            StorageFailed: one can't be.
+        """
+        try:
+            for name in names:
+                _sync_file(self.path(name))
+            with suppress(FileNotFoundError):
+                _sync_folder(self.path(folder))
+        except OSError as error:
+            raise _failed("sync", folder, error) from error
+
+    @contextmanager
+    def _written(self, name: str, body: bytes, mode: int, sync: bool = False) -> Iterator[str]:
+        temporary = f"{self.root}/{TEMPORARY}/{secrets.token_hex(8)}"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        try:
+            descriptor = os.open(temporary, flags, mode)
+        except FileNotFoundError:
+            os.makedirs(f"{self.root}/{TEMPORARY}", exist_ok=True)  # noqa: PTH103  # the temporary name is a str
+            descriptor = os.open(temporary, flags, mode)
+        try:
+            try:
+                rest = memoryview(body)
+                while rest:
+                    rest = rest[os.write(descriptor, rest) :]
+                if sync:
+                    os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            yield temporary
+        finally:
+            with suppress(FileNotFoundError):
+                os.unlink(temporary)  # noqa: PTH108  # the temporary name is a str
+
+    def _claim(self, temporary: str, target: Path) -> bool:
+        """Give a temporary file its name, if the name is free."""
+        for attempt in (1, 2):
+            try:
+                os.link(temporary, target)
+            except FileExistsError:
+                return False
+            except FileNotFoundError:
+                if attempt == 2:
+                    raise
+                target.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                if error.errno not in _NO_LINKS:
+                    raise
+                return self._claim_without_links(temporary, target)
+            else:
+                return True
+        raise AssertionError("unreachable")
+
+    @staticmethod
+    def _claim_without_links(temporary: str, target: Path) -> bool:
+        """Claim a name by an exclusive file beside it; what is left of these goes with the shard's clean-up."""
+        claim = target.with_name(f".{target.name}.claim")
+        try:
+            os.close(os.open(claim, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE))
+        except FileExistsError:
+            # The other writer has a rename to do. If it takes this long, it died in between.
+            ends = monotonic() + _CLAIM_LIFETIME
+            while monotonic() < ends:
+                if target.exists():
+                    return False
+                sleep(0.01)
+        if target.exists():
+            return False
+        os.rename(temporary, target)  # noqa: PTH104  # the temporary name is a str
+        return True
+
+
+def _sync_file(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+# A folder is opened and synced as a file is.
+_sync_folder = _sync_file
+
+
+def _failed(verb: str, name: str, error: OSError) -> StorageFailed:
+    return StorageFailed(f"could not {verb} {name}: {error.strerror or error}")

@@ -1,0 +1,141 @@
+"""A URL, read as browsers read it: normalised for fetching, and masked for showing. Pure.
+
+The normal form follows the WHATWG URL Standard where a list of images can differ from it: surrounding space goes,
+spaces and non-ASCII characters are percent-encoded, backslashes are slashes, international host names become ASCII
+(IDNA 2008 with the UTS 46 mapping), a default port and the fragment go.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass
+from urllib.parse import quote, urljoin, urlsplit
+
+import idna
+
+from tasks.errors import InvalidUrl
+
+#: The longest URL that is fetched, in characters; servers refuse longer ones too.
+MAX_LENGTH = 8192
+_PORTS = {"http": 80, "https": 443}
+#: What may stand unescaped in a path or query. ``%`` is among them: what is escaped already stays as it is.
+_PATH_SAFE = "!$%&'()*+,-./:;=@_~"
+_QUERY_SAFE = _PATH_SAFE + "?[]|^`{}\\"
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_HOST = re.compile(r"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*\.?")
+_SECRET = re.compile(
+    r"(?i)([?&;](?:[^=&;#]*(?:token|signature|secret|password|passwd|credential|api[_-]?key|access[_-]?key)[^=&;#]*"
+    r"|sig|key|auth|hash|pwd|pass|policy))=[^&;#]*"
+)
+_USERINFO = re.compile(r"^([^/?#]*?//)[^/?#]*@")
+
+
+@dataclass(frozen=True, slots=True)
+class Url:
+    """A URL that can be fetched, in its parts. ``target`` is path and query; ``userinfo`` is never in ``text``."""
+
+    scheme: str
+    host: str
+    port: int
+    target: str
+    userinfo: str | None = None
+
+    @property
+    def text(self) -> str:
+        """The normal form, without userinfo."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        port = "" if self.port == _PORTS[self.scheme] else f":{self.port}"
+        return f"{self.scheme}://{host}{port}{self.target}"
+
+
+def parse(url: str) -> Url:
+    """Return the URL in its parts, normalised.
+
+    Raises:
+        InvalidUrl: it can't be fetched; the message names the part that is wrong.
+    """
+    url = url.strip(" \t\r\n\f\v\x00")
+    if not url:
+        raise InvalidUrl("the URL is empty")
+    if len(url) > MAX_LENGTH:
+        raise InvalidUrl(f"the URL is longer than {MAX_LENGTH} characters")
+    if _CONTROL.search(url):
+        raise InvalidUrl("the URL holds a control character")
+    if "\ufffd" in url:
+        raise InvalidUrl("the URL holds bytes that are not UTF-8")
+    scheme, separator, rest = url.partition(":")
+    scheme = scheme.lower()
+    if not separator or not re.fullmatch(r"[a-z][a-z0-9+.-]*", scheme):
+        raise InvalidUrl("the URL has no scheme: it must begin with http:// or https://")
+    if scheme not in _PORTS:
+        raise InvalidUrl(f"the scheme {scheme[:20]}: is not fetched, only http and https are")
+    rest, _, query = rest.partition("#")[0].partition("?")
+    authority, path = _split(rest)
+    userinfo, _, hostport = authority.rpartition("@")
+    host, port = _host_and_port(scheme, hostport)
+    target = quote(path, safe=_PATH_SAFE) or "/"
+    if query:
+        target += "?" + quote(query, safe=_QUERY_SAFE)
+    return Url(scheme, host, port, target, userinfo or None)
+
+
+def join(base: Url, location: str) -> Url:
+    """Return where a redirect from ``base`` leads; its host gets no userinfo of another.
+
+    Raises:
+        InvalidUrl: it leads to nothing that can be fetched.
+    """
+    # Servers send a Location as raw bytes, which http.client reads as Latin-1; browsers take them for UTF-8.
+    try:
+        location = location.encode("latin-1").decode()
+    except UnicodeError:
+        pass
+    try:
+        return parse(urljoin(base.text, location.strip()))
+    except ValueError as error:
+        raise InvalidUrl(f"the redirect leads to no URL: {error}") from error
+
+
+def masked(url: str) -> str:
+    """Return the URL fit to be shown: without userinfo, secret parameters and control characters."""
+    shown = _CONTROL.sub("\ufffd", url)
+    shown = _USERINFO.sub(r"\1***@", shown)
+    return _SECRET.sub(r"\1=***", shown)
+
+
+def _split(rest: str) -> tuple[str, str]:
+    rest = rest.replace("\\", "/")
+    if not rest.startswith("//"):
+        raise InvalidUrl("the URL has no host: // is missing after the scheme")
+    authority, slash, path = rest.lstrip("/").partition("/")
+    return authority, slash + path
+
+
+def _host_and_port(scheme: str, hostport: str) -> tuple[str, int]:
+    try:
+        parts = urlsplit(f"//{hostport}")
+        name, port = parts.hostname, parts.port
+    except ValueError as error:
+        raise InvalidUrl(f"the host or port is wrong: {error}") from error
+    if not name:
+        raise InvalidUrl("the URL has no host")
+    if port == 0:
+        raise InvalidUrl("the port is 0")
+    return _host(name), port or _PORTS[scheme]
+
+
+def _host(name: str) -> str:
+    if ":" in name:
+        try:
+            return str(ipaddress.IPv6Address(name))
+        except ValueError as error:
+            raise InvalidUrl(f"the host is no IPv6 address: {error}") from error
+    if not name.isascii():
+        try:
+            name = idna.encode(name, uts46=True).decode()
+        except idna.IDNAError as error:
+            raise InvalidUrl(f"the host name is not valid: {error}") from error
+    if len(name) > 253 or not _HOST.fullmatch(name):
+        raise InvalidUrl("the host name is not valid")
+    return name

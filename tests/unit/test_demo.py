@@ -1,0 +1,627 @@
+"""The demo server answers each route as its sentence says, and survives its clients."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import http.client
+import io
+import json
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from PIL import Image
+
+from producer import demo
+from producer.demo import ROUTES, DemoError, DemoOptions, DemoServer, picture
+
+ROOT = Path(__file__).parents[2]
+FORMATS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP", "gif": "GIF"}
+PATIENCE = 5.0  # seconds until a condition that should come true at once is given up
+QUIET = 0.05  # seconds without a byte that count as silence
+
+
+class Answer(NamedTuple):
+    """What came back for a request."""
+
+    status: int
+    headers: http.client.HTTPMessage
+    body: bytes
+
+
+@contextmanager
+def running(options: DemoOptions | None = None) -> Iterator[DemoServer]:
+    """A server with an event loop in a thread; it must leave neither tasks nor complaints behind."""
+    loop = asyncio.new_event_loop()
+    complaints: list[dict[str, Any]] = []
+    loop.set_exception_handler(lambda _, complaint: complaints.append(complaint))
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    server = DemoServer(options)
+    try:
+        asyncio.run_coroutine_threadsafe(server.start(), loop).result(PATIENCE)
+        yield server
+    finally:
+        asyncio.run_coroutine_threadsafe(server.stop(), loop).result(PATIENCE)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(PATIENCE)
+        left = asyncio.all_tasks(loop)
+        loop.run_until_complete(loop.shutdown_default_executor())
+        loop.close()
+    assert not left
+    assert not complaints
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[DemoServer]:
+    """One server for the tests that only ask."""
+    with running() as server:
+        yield server
+
+
+def fetch(server: DemoServer, path: str, method: str = "GET", **headers: str) -> Answer:
+    """One request on a connection of its own."""
+    connection = http.client.HTTPConnection(*server.address, timeout=PATIENCE)
+    try:
+        connection.request(method, path, headers=headers)
+        response = connection.getresponse()
+        return Answer(response.status, response.headers, response.read())
+    finally:
+        connection.close()
+
+
+@contextmanager
+def connected(server: DemoServer, sent: bytes) -> Iterator[socket.socket]:
+    """A raw connection over which `sent` was sent."""
+    with socket.create_connection(server.address, PATIENCE) as client:
+        client.sendall(sent)
+        yield client
+
+
+def get(path: str) -> bytes:
+    """The bytes of a minimal request."""
+    return f"GET {path} HTTP/1.1\r\nHost: demo\r\n\r\n".encode()
+
+
+def read_all(client: socket.socket) -> bytes:
+    """Everything until the server closes."""
+    return b"".join(iter(lambda: client.recv(65536), b""))
+
+
+def read_until_quiet(client: socket.socket, size: int) -> bytes:
+    """`size` bytes, or more if more follow without a pause; the connection must stay open."""
+    received = b""
+    while len(received) < size or select.select([client], [], [], QUIET)[0]:
+        data = client.recv(65536)
+        assert data, "the server closed the connection"
+        received += data
+    return received
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    """Return as soon as `condition` holds."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, "the condition never came true"
+        time.sleep(0.001)
+
+
+def decoded(body: bytes) -> Image.Image:
+    """The picture in `body`, all of its pixels read."""
+    image = Image.open(io.BytesIO(body))
+    image.load()
+    return image
+
+
+# --- Pictures ---
+
+
+@pytest.mark.parametrize("extension", FORMATS)
+def test_picture_is_served_in_each_format(server: DemoServer, extension: str) -> None:
+    """A picture has the format, type, size and validators that its URL promises."""
+    answer = fetch(server, f"/images/17.{extension}")
+    image = decoded(answer.body)
+    assert (answer.status, image.format, image.size) == (200, FORMATS[extension], (400, 200))
+    assert answer.headers["Content-Type"] == f"image/{FORMATS[extension].lower()}"
+    assert answer.headers["Content-Length"] == str(len(answer.body))
+    assert answer.headers["ETag"].startswith('"')
+    assert answer.headers["Last-Modified"].endswith("GMT")
+    assert answer.body == picture(17, format=FORMATS[extension].lower())
+
+
+def test_picture_depends_on_its_number_alone() -> None:
+    """A number gives the same bytes each time, and no two numbers give the same."""
+    assert picture(5) == picture(5)
+    assert len({picture(number, 64, 32) for number in (*range(60), 10**90)}) == 61
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1), (3, 2), (1200, 900)])
+def test_picture_has_the_size_asked_for(size: tuple[int, int]) -> None:
+    """Every size within the limits can be drawn."""
+    assert decoded(picture(8, *size)).size == size
+
+
+@pytest.mark.parametrize(
+    "arguments", [(-1, 1, 1, "png"), (0, 0, 1, "png"), (0, 1, 4097, "png"), (0, 1, 1, "bmp")]
+)
+def test_picture_refuses_what_it_cannot_draw(arguments: tuple[int, int, int, str]) -> None:
+    """A number, a size or a format out of range is a ValueError."""
+    with pytest.raises(ValueError, match="must be"):
+        picture(*arguments)
+
+
+def test_query_sets_the_size(server: DemoServer) -> None:
+    """The query's width and height win over the server's."""
+    assert decoded(fetch(server, "/images/3.png?width=31&height=17").body).size == (31, 17)
+
+
+@pytest.mark.parametrize("query", ["width=0", "height=4097", "width=wide", "width=nan", "latency=-1"])
+def test_query_out_of_range_is_refused(server: DemoServer, query: str) -> None:
+    """A query that cannot be obeyed is answered 400, with the limits."""
+    answer = fetch(server, f"/images/3.png?{query}")
+    assert answer.status == 400
+    assert b"must be a number" in answer.body
+
+
+@pytest.mark.parametrize(
+    "path", ["/images", "/images/-1.jpg", "/images/1.bmp", "/images/x/1.jpg", "/nowhere"]
+)
+def test_other_paths_are_not_found(server: DemoServer, path: str) -> None:
+    """A path that names no picture and no route is answered 404."""
+    assert fetch(server, path).status == 404
+
+
+def test_head_is_the_answer_without_its_body(server: DemoServer) -> None:
+    """HEAD gives the headers of GET, for a picture that is drawn now and for one that is kept."""
+    cold = fetch(server, "/images/23.webp", "HEAD")
+    warm = fetch(server, "/images/23.webp", "HEAD")
+    whole = fetch(server, "/images/23.webp")
+    assert cold.body == warm.body == b""
+    assert cold.headers.items() == warm.headers.items() == whole.headers.items()
+
+
+def test_latency_delays_pictures_only() -> None:
+    """The server's latency comes before a picture, kept or not, and nothing else; a URL may change it."""
+    with running(DemoOptions(latency=0.04, width=20, height=10)) as server:
+        for path, least, most in (
+            ("/images/0.jpg", 0.04, PATIENCE),
+            ("/images/0.jpg", 0.04, PATIENCE),
+            ("/images/0.jpg?latency=0.08", 0.08, PATIENCE),
+            ("/images/0.jpg?latency=0", 0.0, 0.04),
+            ("/healthcheck", 0.0, 0.04),
+        ):
+            begun = time.monotonic()
+            assert fetch(server, path).status == 200
+            assert least <= time.monotonic() - begun < most
+
+
+def test_cold_picture_is_drawn_once_and_blocks_nobody(
+    server: DemoServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two clients share one drawing, and a third is answered while it goes on."""
+    begun, may_end, drawings = threading.Event(), threading.Event(), []
+
+    def slow_picture(*arguments: Any) -> bytes:
+        drawings.append(arguments)
+        begun.set()
+        assert may_end.wait(PATIENCE)
+        return b"drawn"
+
+    monkeypatch.setattr(demo, "picture", slow_picture)
+    path = "/images/1.gif?width=77"
+    with connected(server, get(path)) as first, connected(server, get(path)) as second:
+        assert begun.wait(PATIENCE)
+        assert fetch(server, "/healthcheck").body == b"ok\n"
+        assert not select.select([first, second], [], [], 0)[0]
+        may_end.set()
+        assert read_until_quiet(first, 1).endswith(b"drawn")
+        assert read_until_quiet(second, 1).endswith(b"drawn")
+    assert drawings == [(1, 77, 200, "gif")]
+
+
+def test_kept_pictures_stay_within_their_bound() -> None:
+    """What was not asked for the longest goes first; what is larger than the bound is not kept."""
+    kept = demo._Kept(10)
+    one, two, three, four = (demo._Wanted(number, 1, 1, "png") for number in range(4))
+    drawn = demo._Drawn(b"12345", 0, "image/png")
+    kept.put(one, drawn)
+    kept.put(two, drawn)
+    assert kept.get(one) is drawn
+    kept.put(three, drawn)
+    assert [kept.get(wanted) for wanted in (one, two, three)] == [drawn, None, drawn]
+    kept.put(four, drawn._replace(response=b"x" * 11))
+    assert kept.get(four) is None
+
+
+# --- Lists, counts, the index ---
+
+
+def test_list_has_absolute_urls_in_four_formats(server: DemoServer) -> None:
+    """The list's URLs are on the host that it was asked at, and lead to pictures."""
+    lines = fetch(server, "/list?count=6", Host="images.test:81").body.decode().splitlines()
+    assert lines[:2] == ["http://images.test:81/images/0.jpg", "http://images.test:81/images/1.png"]
+    assert [line.rpartition(".")[2] for line in lines] == [*FORMATS, "jpg", "png"]
+    with connected(server, b"GET /list?count=1 HTTP/1.0\r\n\r\n") as client:
+        assert read_all(client).endswith(f"{server.url}/images/0.jpg\n".encode())
+
+
+def test_changing_is_never_the_same_twice(server: DemoServer) -> None:
+    """Each hit brings another picture, and the formats take turns."""
+    answers = [fetch(server, "/changing/same.jpg") for _ in range(5)]
+    assert len({answer.body for answer in answers}) == 5
+    assert len({answer.headers["Content-Type"] for answer in answers}) == 4
+
+
+def test_stats_count_by_route() -> None:
+    """Each request counts for its route, whatever follows the route's name."""
+    with running(DemoOptions(width=10, height=10)) as server:
+        for path in ("/images/1.jpg", "/images/1.jpg", "/fault/gone/1", "/fault/gone/2?x", "/nowhere"):
+            fetch(server, path)
+        with connected(server, b"?\r\n\r\n") as client:
+            read_all(client)
+        counts = json.loads(fetch(server, "/stats").body)
+    assert counts == {"/images": 2, "/fault/gone": 2, "unknown": 1, "refused": 1, "/stats": 1}
+
+
+def test_index_lists_every_route(server: DemoServer) -> None:
+    """The page at / names all routes, and each has a sentence."""
+    page = fetch(server, "/").body.decode()
+    assert all(f'href="{name}"' in page for name in ROUTES)
+    assert all(sentence.endswith(".") and "\n" not in sentence for sentence in ROUTES.values())
+
+
+# --- Faults ---
+
+
+@pytest.mark.parametrize(
+    ("fault", "status"),
+    [
+        ("not-found", 404),
+        ("forbidden", 403),
+        ("gone", 410),
+        ("rate-limited", 429),
+        ("server-error", 500),
+        ("no-content", 204),
+        ("not-modified", 304),
+    ],
+)
+def test_status_fault(server: DemoServer, fault: str, status: int) -> None:
+    """The route answers its status whatever follows its name, and the connection stays usable."""
+    connection = http.client.HTTPConnection(*server.address, timeout=PATIENCE)
+    for path in (f"/fault/{fault}", f"/fault/{fault}/any/17.jpg"):
+        connection.request("GET", path)
+        response = connection.getresponse()
+        response.read()
+        assert response.status == status
+        assert not response.will_close
+    connection.close()
+
+
+def test_rate_limit_says_when_to_come_back(server: DemoServer) -> None:
+    """Retry-After is 1 second, or what the query says."""
+    assert fetch(server, "/fault/rate-limited").headers["Retry-After"] == "1"
+    assert fetch(server, "/fault/rate-limited?after=7").headers["Retry-After"] == "7"
+
+
+@pytest.mark.parametrize(("fault", "status"), [("rate-limited", 429), ("server-error", 500)])
+def test_once_fault_is_over_at_the_second_hit(server: DemoServer, fault: str, status: int) -> None:
+    """Each URL fails once, by itself, and then gives its picture."""
+    for path in (f"/fault/{fault}-once/4.png", f"/fault/{fault}-once/5.png"):
+        assert fetch(server, path).status == status
+        assert decoded(fetch(server, path).body).format == "PNG"
+
+
+def test_drop_closes_without_a_word(server: DemoServer) -> None:
+    """Not a byte comes back, and drop-once gives the picture at the second hit."""
+    for path in ("/fault/drop/1.jpg", "/fault/drop-once/1.jpg"):
+        with pytest.raises(http.client.RemoteDisconnected):
+            fetch(server, path)
+    assert decoded(fetch(server, "/fault/drop-once/1.jpg").body).format == "JPEG"
+
+
+def test_silent_never_answers(server: DemoServer) -> None:
+    """The request is taken, and nothing comes back."""
+    with connected(server, get("/fault/silent")) as client:
+        assert not select.select([client], [], [], QUIET)[0]
+
+
+def test_stall_stops_in_the_middle(server: DemoServer) -> None:
+    """The headers and half of the body arrive, then nothing; the connection stays open."""
+    whole = fetch(server, "/images/2.jpg")
+    with connected(server, get("/fault/stall/2.jpg")) as client:
+        head, _, body = read_until_quiet(client, len(whole.body) // 2).partition(b"\r\n\r\n")
+    assert f"Content-Length: {len(whole.body)}".encode() in head
+    assert body == whole.body[: len(whole.body) // 2]
+
+
+def test_drip_sends_a_byte_and_waits(server: DemoServer) -> None:
+    """After the headers the picture comes byte by byte, a second apart."""
+    with connected(server, get("/fault/drip/2.jpg")) as client:
+        received = read_until_quiet(client, 1)
+    assert received.endswith(b"\r\n\r\n\xff")
+
+
+def test_slow_header_sends_the_status_and_waits(server: DemoServer) -> None:
+    """After the status line the headers come byte by byte, a second apart."""
+    with connected(server, get("/fault/slow-header")) as client:
+        assert read_until_quiet(client, 1) == b"HTTP/1.1 200 OK\r\n"
+
+
+def test_truncated_closes_too_early(server: DemoServer) -> None:
+    """The body ends halfway through its declared length."""
+    with pytest.raises(http.client.IncompleteRead) as caught:
+        fetch(server, "/fault/truncated/2.jpg")
+    assert abs(len(caught.value.partial) - (caught.value.expected or 0)) <= 1
+
+
+@pytest.mark.parametrize(("query", "lengths"), [("", 1), ("?conflicting", 2)])
+def test_wrong_length_cannot_be_trusted(server: DemoServer, query: str, lengths: int) -> None:
+    """The Content-Length is not a number, or there are two; then comes the whole picture."""
+    with connected(server, get(f"/fault/wrong-length/2.jpg{query}")) as client:
+        head, _, body = read_all(client).partition(b"\r\n\r\n")
+    assert head.count(b"Content-Length: ") == lengths
+    assert (b"Content-Length: abc" in head) == (lengths == 1)
+    assert body == picture(2)
+
+
+def test_bad_chunk_breaks_in_the_middle(server: DemoServer) -> None:
+    """A client that reads chunks finds a size that is no number."""
+    with pytest.raises((http.client.IncompleteRead, ValueError)):
+        fetch(server, "/fault/bad-chunk/2.jpg")
+
+
+def test_huge_header_comes_before_the_picture(server: DemoServer) -> None:
+    """The head has more than 1 MiB, and the picture follows it."""
+    with connected(
+        server, get("/fault/huge-header/2.jpg").replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+    ) as c:
+        head, _, body = read_all(c).partition(b"\r\n\r\n")
+    assert len(head) > 1024**2
+    assert body == picture(2)
+
+
+def test_partial_is_half_of_a_picture(server: DemoServer) -> None:
+    """Status 206 comes with the range that was sent."""
+    answer = fetch(server, "/fault/partial/2.jpg")
+    whole = picture(2)
+    assert answer.status == 206
+    assert answer.body == whole[: len(whole) // 2]
+    assert answer.headers["Content-Range"] == f"bytes 0-{len(answer.body) - 1}/{len(whole)}"
+
+
+def test_gzip_is_a_picture_once_unpacked(server: DemoServer) -> None:
+    """The body is the picture in gzip, and says so."""
+    answer = fetch(server, "/fault/gzip/2.jpg")
+    assert answer.headers["Content-Encoding"] == "gzip"
+    assert gzip.decompress(answer.body) == picture(2)
+
+
+def test_gzip_bomb_is_valid_and_large(server: DemoServer) -> None:
+    """About 1 MiB inflates to 1 GiB exactly, checksum included."""
+    answer = fetch(server, "/fault/gzip-bomb")
+    assert answer.headers["Content-Encoding"] == "gzip"
+    assert len(answer.body) == int(answer.headers["Content-Length"]) < 1.1 * 1024**2
+    inflate = zlib.decompressobj(wbits=31)
+    size = sum(
+        len(inflate.decompress(answer.body[at : at + 4096])) for at in range(0, len(answer.body), 4096)
+    )
+    assert inflate.eof
+    assert size == 1024**3
+
+
+def test_huge_has_the_size_asked_for(server: DemoServer) -> None:
+    """The body has as many bytes as the query says, declared or not."""
+    declared = fetch(server, "/fault/huge?bytes=200001")
+    undeclared = fetch(server, "/fault/huge?bytes=200001&declared=no")
+    assert len(declared.body) == len(undeclared.body) == 200001
+    assert declared.headers["Content-Length"] == "200001"
+    assert "Content-Length" not in undeclared.headers
+
+
+def test_huge_waits_for_its_reader(server: DemoServer) -> None:
+    """A client that does not read is sent no more than the sockets hold, and the others are served."""
+    with connected(server, get("/fault/huge")) as client:
+        wait_for(lambda: any(not connection._writable.is_set() for connection in server.connections))
+        assert max(c._transport.get_write_buffer_size() for c in server.connections) < 256 * 1024
+        assert fetch(server, "/healthcheck").status == 200
+        assert client.recv(100).startswith(b"HTTP/1.1 200 OK")
+
+
+def test_bodies_that_are_no_picture(server: DemoServer) -> None:
+    """Each is answered 200, and Pillow takes none of them."""
+    for path, content_type in (
+        ("html", "image/jpeg"),
+        ("json", "application/json"),
+        ("empty", "image/jpeg"),
+        ("broken-image/1.jpg", "image/jpeg"),
+        ("broken-image/1.png", "image/png"),
+    ):
+        answer = fetch(server, f"/fault/{path}")
+        assert (answer.status, answer.headers["Content-Type"]) == (200, content_type)
+        with pytest.raises(OSError, match="(?i)cannot identify|broken|truncated"):
+            decoded(answer.body)
+
+
+def test_big_pixels_is_a_bomb_for_decoders(server: DemoServer) -> None:
+    """A hundred bytes declare so many pixels that Pillow refuses them."""
+    answer = fetch(server, "/fault/big-pixels")
+    assert len(answer.body) < 200
+    with pytest.raises(Image.DecompressionBombError, match="2500000000 pixels"):
+        Image.open(io.BytesIO(answer.body))
+
+
+@pytest.mark.parametrize(
+    ("path", "location"),
+    [
+        ("/fault/redirect/9.png", "/images/9.png"),
+        ("/fault/redirect", "/images/0.jpg"),
+        ("/fault/redirect-loop/9.png?x=1", "/fault/redirect-loop/9.png?x=1"),
+        ("/fault/redirect-to?url=http://169.254.169.254/latest?a=b", "http://169.254.169.254/latest?a=b"),
+        ("/fault/redirect-to?url=/a%0d%0aX-Evil:%20yes", "/a%0D%0AX-Evil:%20yes"),
+        ("/fault/redirect-chain/9.png", "/fault/redirect-chain/9.png?hops=2"),
+        ("/fault/redirect-chain/9.png?hops=1", "/fault/redirect-chain/9.png?hops=0"),
+    ],
+)
+def test_redirects(server: DemoServer, path: str, location: str) -> None:
+    """Status 302 leads where the route says, and cannot be used to write headers."""
+    answer = fetch(server, path)
+    assert (answer.status, answer.headers["Location"]) == (302, location)
+    assert "X-Evil" not in answer.headers
+
+
+def test_redirect_chain_ends_in_the_picture(server: DemoServer) -> None:
+    """After as many hops as asked for comes the picture."""
+    assert fetch(server, "/fault/redirect-chain/9.png?hops=0").body == picture(9, format="png")
+    assert fetch(server, "/fault/redirect-to").status == 400
+
+
+# --- Clients ---
+
+
+def test_requests_sent_ahead_are_answered_in_order(server: DemoServer) -> None:
+    """Requests that arrive together get their answers one after the other, also when some take longer."""
+    fetch(server, "/images/40.jpg?latency=0")
+    paths = ("/images/41.jpg?latency=0.02", "/images/40.jpg", "/healthcheck", "/fault/gone", "/images/40.jpg")
+    with connected(server, b"".join(map(get, paths)) + get("/fault/drop")) as client:
+        received = read_all(client)
+    begins = [received.index(part) for part in (picture(41), picture(40), b"\r\n\r\nok\n", b"\r\n\r\n410\n")]
+    assert begins == sorted(begins)
+    assert received.endswith(picture(40))
+
+
+@pytest.mark.parametrize("path", ["/images/42.jpg", "/healthcheck"])
+@pytest.mark.parametrize("ending", ["HTTP/1.0", "HTTP/1.1\r\nConnection: close"])
+def test_connection_closes_when_the_client_says_so(server: DemoServer, path: str, ending: str) -> None:
+    """A client of HTTP/1.0, or one that asks for it, gets its answer and then the end."""
+    fetch(server, path)
+    with connected(server, f"GET {path} {ending}\r\n\r\n".encode()) as client:
+        assert read_all(client).startswith(b"HTTP/1.1 200 OK")
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"hello\r\n\r\n", 400),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400),
+        (b"GET http://elsewhere/ HTTP/1.1\r\n\r\n", 400),
+        (b"GET / HTTP/2.0\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nno colon\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nContent-Length: 5\r\n\r\nhello", 400),
+        (b"POST / HTTP/1.1\r\n\r\n", 405),
+        (b"GET /" + b"x" * 1_000_000, 431),
+        (b"GET / HTTP/1.1\r\nX: " + b"x" * 1_000_000 + b"\r\n\r\n", 431),
+    ],
+)
+def test_garbage_is_answered_and_the_connection_ended(server: DemoServer, sent: bytes, status: int) -> None:
+    """What is no request gets a status that says so, even while the client is still sending."""
+    with connected(server, sent) as client:
+        assert read_all(client).startswith(f"HTTP/1.1 {status} ".encode())
+
+
+def test_client_that_floods_is_cut_off(server: DemoServer) -> None:
+    """What a client sends ahead, while it is being answered, is bounded."""
+    with connected(server, get("/fault/silent")) as client, pytest.raises(ConnectionError):
+        client.sendall(get("/healthcheck") * 1_000_000)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/fault/stall",
+        "/fault/silent",
+        "/fault/drip",
+        "/fault/slow-header",
+        "/fault/huge",
+        "/images/0.jpg?latency=9",
+    ],
+)
+def test_client_that_leaves_is_forgotten(path: str) -> None:
+    """A client that goes away in the middle takes its task along, without a complaint."""
+    with running() as server:
+        with connected(server, get(path)):
+            wait_for(lambda: any(connection.answering for connection in server.connections))
+        wait_for(lambda: not server.connections)
+
+
+# --- Starting and stopping ---
+
+
+def test_stop_ends_what_is_going_on() -> None:
+    """Connections that would last for ever end within a second of stop()."""
+    paths = ("/fault/stall", "/fault/silent", "/fault/drip", "/fault/slow-header", "/fault/huge")
+    with running() as server:
+        clients = [socket.create_connection(server.address, PATIENCE) for _ in paths]
+        for client, path in zip(clients, paths, strict=True):
+            client.sendall(get(path))
+        idle = socket.create_connection(server.address, PATIENCE)
+        wait_for(lambda: sum(connection.answering is not None for connection in server.connections) == 5)
+        wait_for(lambda: len(server.connections) == 6)
+        begun = time.monotonic()
+    assert time.monotonic() - begun < 1.0
+    for client in (*clients, idle):
+        with client, suppress(ConnectionError):  # reset or closed, but not a timeout
+            read_all(client)
+
+
+def test_taken_port_is_an_error_that_names_it() -> None:
+    """Two servers cannot have one port, and the second says which."""
+    with running() as server, pytest.raises(DemoError, match=f"{server.address[1]}: address already in use"):
+        asyncio.run(DemoServer(DemoOptions(port=server.address[1])).start())
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "x" * 70 + ".invalid"])
+def test_foreign_host_is_an_error_that_names_it(host: str) -> None:
+    """An address that is not this machine's, or is no name at all, cannot be listened on."""
+    with pytest.raises(DemoError, match=host):
+        asyncio.run(DemoServer(DemoOptions(host=host)).start())
+
+
+@pytest.mark.parametrize(
+    "values", [{"host": ""}, {"port": 65536}, {"latency": -1}, {"latency": float("nan")}, {"width": 0}]
+)
+def test_options_out_of_range_are_refused(values: dict[str, Any]) -> None:
+    """Options are checked when they are made."""
+    with pytest.raises(ValueError, match="must"):
+        DemoOptions(**values)
+
+
+def demo_process(*arguments: str) -> subprocess.Popen[str]:
+    """`python -m producer.demo` in a process of its own."""
+    command = [sys.executable, "-m", "producer.demo", *arguments]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_process_announces_itself_and_ends_in_silence(number: signal.Signals) -> None:
+    """The process prints its URL, draws what this one draws, and ends on a signal though a client waits."""
+    with demo_process("--width", "50", "--height", "40") as process:
+        assert process.stdout is not None
+        host, _, port = process.stdout.readline().strip().removeprefix("http://").partition(":")
+        with socket.create_connection((host, int(port)), PATIENCE) as client:
+            client.sendall(b"GET /images/6.png HTTP/1.0\r\n\r\n")
+            assert read_all(client).endswith(picture(6, 50, 40, "png"))
+        with socket.create_connection((host, int(port)), PATIENCE) as client:
+            client.sendall(get("/fault/stall"))
+            assert client.recv(1) == b"H"
+            process.send_signal(number)
+            assert process.wait(PATIENCE) == 0
+        assert process.communicate() == ("", "")
+
+
+def test_process_explains_why_it_cannot_start(server: DemoServer) -> None:
+    """A taken port ends the process with one line and status 1."""
+    with demo_process("--port", str(server.address[1])) as process:
+        output, errors = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, output, errors.count("\n")) == (1, "", 1)
+    assert "address already in use" in errors
