@@ -47,9 +47,7 @@ def by_threads(
     started = time.monotonic()
     with ThreadPoolExecutor(min(threads, len(requests)), thread_name_prefix="baseline") as pool:
         try:
-            outcomes = pool.map(
-                lambda request: fetch(request.url, request.index, run, store, downloader), requests
-            )
+            outcomes = pool.map(lambda request: fetch(request.url, request.index, run, store, downloader), requests)
             return _finish(started, requests, _told(outcomes, listener), run, store)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)

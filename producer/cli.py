@@ -94,7 +94,11 @@ fetch_options = _together(
         help=f"Seconds for one image in all: attempts, waits and saving. At most {bounds.MAX_DEADLINE:g}.",
     ),
     click.option(
-        "--max-bytes", type=_Size(), default="64MiB", show_default=True, help="The largest image that is kept."
+        "--max-bytes",
+        type=_Size(),
+        default="64MiB",
+        show_default=True,
+        help="The largest image that is kept.",
     ),
     click.option(
         "--retries",
@@ -113,11 +117,19 @@ run_options = _together(
         help="Images that form one chord and one manifest.",
     ),
     click.option(
-        "--window", type=click.IntRange(1, 1000), default=8, show_default=True, help="Shards in flight at once."
+        "--window",
+        type=click.IntRange(1, 1000),
+        default=8,
+        show_default=True,
+        help="Shards in flight at once.",
     ),
 )
 fleet_options = _together(
-    click.option("--workers", type=click.IntRange(1, 256), help="Worker processes of a local fleet.  [default: the cores]"),
+    click.option(
+        "--workers",
+        type=click.IntRange(1, 256),
+        help="Worker processes of a local fleet.  [default: the cores]",
+    ),
     click.option(
         "--concurrency",
         type=click.IntRange(1, 256),
@@ -133,7 +145,10 @@ broker_option = click.option(
     "[default: IMAGEFLEET_BROKER_URL]",
 )
 json_option = click.option(
-    "--json", "as_json", is_flag=True, help="Print one JSON object on standard output, and nothing else there."
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Print one JSON object on standard output, and nothing else there.",
 )
 
 
@@ -147,7 +162,10 @@ def cli(debug: bool) -> None:
 @cli.command()
 @click.argument("source")
 @click.option(
-    "--out", required=True, type=click.Path(path_type=Path), help="The folder for images, manifests and run.json."
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="The folder for images, manifests and run.json.",
 )
 @run_options
 @fetch_options
@@ -184,7 +202,11 @@ def run(source: str, out: Path, broker: str | None, as_json: bool, **options: An
     help="The folder for the three ways' folders and the chart.",
 )
 @click.option(
-    "--threads", type=click.IntRange(1, 1024), default=32, show_default=True, help="Threads of the second way, at most."
+    "--threads",
+    type=click.IntRange(1, 1024),
+    default=32,
+    show_default=True,
+    help="Threads of the second way, at most.",
 )
 @run_options
 @fetch_options
@@ -218,7 +240,11 @@ def compare(source: str, out: Path, broker: str | None, as_json: bool, **options
     help="The folder for the pictures and the chart.  [default: a new imagefleet-demo folder here]",
 )
 @click.option(
-    "--threads", type=click.IntRange(1, 1024), default=32, show_default=True, help="Threads of the second way, at most."
+    "--threads",
+    type=click.IntRange(1, 1024),
+    default=32,
+    show_default=True,
+    help="Threads of the second way, at most.",
 )
 @fleet_options
 @json_option
@@ -243,7 +269,11 @@ def demo(images: int, latency: float, out: Path | None, as_json: bool, **options
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen at.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8765, show_default=True, help="0 for any free port.")
 @click.option(
-    "--latency", type=_Duration(0.0), default="0ms", show_default=True, help="How long to wait before each picture."
+    "--latency",
+    type=_Duration(0.0),
+    default="0ms",
+    show_default=True,
+    help="How long to wait before each picture.",
 )
 @click.option("--width", type=click.IntRange(1, 4096), default=400, show_default=True, help="Pixels.")
 @click.option("--height", type=click.IntRange(1, 4096), default=200, show_default=True, help="Pixels.")
@@ -260,7 +290,9 @@ def serve(host: str, port: int, latency: float, width: int, height: int) -> None
         serve(DemoOptions(host, port, latency, width, height), announce)
     except DemoError as error:
         raise UsageFault(
-            f"The demo server can't listen at {host}:{port}", str(error), "Choose another --port, or 0 for any."
+            f"The demo server can't listen at {host}:{port}",
+            str(error),
+            "Choose another --port, or 0 for any.",
         ) from error
 
 
@@ -377,7 +409,11 @@ def _tell_comparison(comparison: Comparison, out: Path, as_json: bool) -> None:
         return
     console = _console(sys.stdout)
     console.print(report.of_comparison(comparison))
-    console.print(f"Images are in {out}, a folder for each way; the chart is {picture}.", highlight=False, soft_wrap=True)
+    console.print(
+        f"Images are in {out}, a folder for each way; the chart is {picture}.",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 @contextmanager
@@ -408,9 +444,7 @@ def _crew(
 
 
 @contextmanager
-def _local_fleet(
-    options: dict[str, Any], roots: Sequence[Path], allow: Sequence[str] | None = None
-) -> Iterator[Fleet]:
+def _local_fleet(options: dict[str, Any], roots: Sequence[Path], allow: Sequence[str] | None = None) -> Iterator[Fleet]:
     from producer.local import Fleet, FleetSize
 
     size = FleetSize(options["workers"] or os.cpu_count() or 1, options["concurrency"])

@@ -106,10 +106,11 @@ def compare(
     """
     ways = []
     slots = {ONE_BY_ONE: 1, THREADS: min(threads, len(requests))}
-    for name, step in {
+    steps: dict[str, Callable[..., float]] = {
         ONE_BY_ONE: baseline.one_by_one,
         THREADS: partial(baseline.by_threads, threads=threads),
-    }.items():
+    }
+    for name, step in steps.items():
         store = places[name]
         store.root.mkdir(parents=True, exist_ok=True)
         run = RunOptions(str(store.root), options.shard_size, options.fetch)

@@ -587,9 +587,7 @@ async def _never() -> NoReturn:
 async def _index(server: DemoServer, request: _Request) -> _Reply:
     """This list, with a few pictures."""
     samples = "".join(f'<img src="/images/{n}.jpg?width=200&amp;height=100" alt="">' for n in range(6))
-    rows = "".join(
-        f'<tr><td><a href="{name}">{name}</a><td>{html.escape(text)}' for name, text in ROUTES.items()
-    )
+    rows = "".join(f'<tr><td><a href="{name}">{name}</a><td>{html.escape(text)}' for name, text in ROUTES.items())
     page = (
         '<!doctype html><html lang="en"><meta charset="utf-8"><title>imagefleet demo images</title>'
         "<style>body{font:16px system-ui;margin:2em}td{padding:.2em 1em .2em 0}img{margin-right:4px}</style>"
@@ -760,8 +758,7 @@ def _big_png() -> bytes:
     header = struct.pack(">IIBBBBB", 50_000, 50_000, 8, 0, 0, 0, 0)  # 8 bits of grey
     chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(bytes(50_001))), (b"IEND", b""))
     return _PNG_SIGNATURE + b"".join(
-        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-        for name, data in chunks
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks
     )
 
 
@@ -867,9 +864,7 @@ async def _redirect_chain(server: DemoServer, request: _Request) -> _Reply:
     return _redirect(f"{request.path}?hops={hops - 1}") if hops else await _whole(server, request)
 
 
-ROUTES: Mapping[str, str] = MappingProxyType(
-    {name: handler.__doc__ or "" for name, handler in _HANDLERS.items()}
-)
+ROUTES: Mapping[str, str] = MappingProxyType({name: handler.__doc__ or "" for name, handler in _HANDLERS.items()})
 """Each route and what it does, in one sentence; a route is also every path below it."""
 
 

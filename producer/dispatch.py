@@ -79,9 +79,7 @@ class _InFlight:
 class Dispatcher:
     """Sends one run and sees it through."""
 
-    def __init__(
-        self, run_id: str, options: RunOptions, store: Store, planner: Planner, server: redis.Redis
-    ) -> None:
+    def __init__(self, run_id: str, options: RunOptions, store: Store, planner: Planner, server: redis.Redis) -> None:
         self._run_id, self._options = run_id, options
         self._store, self._planner, self._server = store, planner, server
         self._flying: dict[int, _InFlight] = {}

@@ -82,7 +82,7 @@ class Keeper:
         name = command["start"]
         try:
             with Path(command["log"]).open("ab") as log:
-                process = subprocess.Popen(  # noqa: S603  # the owner's own commands
+                process = subprocess.Popen(
                     command["argv"],
                     env={**os.environ, **command.get("env", {})},
                     cwd=command.get("cwd"),

@@ -138,7 +138,7 @@ def _private_folder() -> Path:
     folder = Path(tempfile.mkdtemp(prefix="imagefleet-"))
     if len(os.fsencode(folder / "redis.sock")) > _SOCKET_PATH_LIMIT:
         folder.rmdir()
-        folder = Path(tempfile.mkdtemp(prefix="imagefleet-", dir="/tmp"))  # noqa: S108  # short, and made private
+        folder = Path(tempfile.mkdtemp(prefix="imagefleet-", dir="/tmp"))  # short
     return folder
 
 

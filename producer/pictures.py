@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from PIL import Image, ImageDraw
@@ -30,6 +30,7 @@ FORMATS = tuple(_ENCODING)
 """The formats a picture can have, by Pillow's names in lower case."""
 
 Colour = tuple[int, int, int]
+Point = tuple[float, float]
 Ridge = Callable[[float], float]
 
 
@@ -92,19 +93,40 @@ def picture(index: int, width: int = 400, height: int = 200, format: str = "jpeg
 
 def _scene(index: int, width: int, height: int) -> Image.Image:
     """The scene of `index` as an RGB image of the given size in pixels."""
-    # Edges are smoothed by drawing at twice the size, except where that would take hundreds of megabytes.
-    scale = 2 if width * height <= 1_000_000 else 1
     # A string seeds through SHA-512: neighbouring numbers share nothing, and no number is too large.
     dice = random.Random(str(index))  # noqa: S311 - it decorates, it guards nothing
     mood = _tinted(_MOODS[index % len(_MOODS)], dice)
-    canvas = _gradient((width * scale, height * scale), mood.zenith, mood.horizon, depth=0.75)
+    canvas = _gradient((width, height), mood.zenith, mood.horizon, depth=0.75)
     if mood.stars:
         _draw_stars(canvas, dice)
     _draw_sun(canvas, mood, dice)
     layers = dice.randint(4, 6)
     for layer in range(layers):
         _draw_layer(canvas, mood, layer / (layers - 1), dice)
-    return canvas.reduce(scale) if scale > 1 else canvas
+    return canvas
+
+
+class _Stencil:
+    """A shape to paint a canvas through, cut out finer than the canvas so that its edges come out smooth."""
+
+    def __init__(self, canvas: Image.Image) -> None:
+        self._canvas = canvas
+        self._fineness = 2 if canvas.width * canvas.height <= 4_000_000 else 1
+        self._mask = Image.new("L", (canvas.width * self._fineness, canvas.height * self._fineness))
+        self._cut = ImageDraw.Draw(self._mask)
+
+    def disc(self, x: float, y: float, radius: float, opacity: int = 255) -> None:
+        unit = self._mask.height
+        self._cut.ellipse([unit * at for at in (x - radius, y - radius, x + radius, y + radius)], opacity)
+
+    def polygon(self, corners: Iterable[Point]) -> None:
+        unit = self._mask.height
+        self._cut.polygon([(x * unit, y * unit) for x, y in corners], 255)
+
+    def paint(self, paint: Colour | Image.Image, top: int = 0) -> None:
+        """Paint what has been cut out, from the row `top` down."""
+        mask = self._mask.reduce(self._fineness) if self._fineness > 1 else self._mask
+        self._canvas.paste(paint, (0, top), mask.crop((0, top, mask.width, mask.height)))
 
 
 def _mix(first: Colour, second: Colour, share: float) -> Colour:
@@ -128,32 +150,32 @@ def _tinted(mood: _Mood, dice: random.Random) -> _Mood:
 def _gradient(size: tuple[int, int], top: Colour, bottom: Colour, depth: float = 1.0) -> Image.Image:
     """An RGB image that goes from `top` to `bottom` over the first `depth` (a share of its height)."""
     width, height = size
-    # 64 colours are mixed here; Pillow mixes the ones in between, many times faster.
-    column = Image.new("RGB", (1, 64))
-    column.putdata([_mix(top, bottom, min(1.0, row / 63 / depth)) for row in range(64)])
+    # 33 colours are mixed here; Pillow mixes the ones in between, many times faster.
+    column = Image.new("RGB", (1, 33))
+    column.putdata([_mix(top, bottom, min(1.0, row / 32 / depth)) for row in range(33)])
     column = column.resize((1, height), Image.Resampling.BILINEAR)
     return column.resize((width, height), Image.Resampling.NEAREST)
 
 
 def _draw_stars(canvas: Image.Image, dice: random.Random) -> None:
-    draw = ImageDraw.Draw(canvas)
-    unit = canvas.height
+    stencil = _Stencil(canvas)
     for _ in range(dice.randint(50, 90)):
-        x, y = dice.random() * canvas.width, dice.random() ** 1.5 * unit * 0.6
-        radius = dice.uniform(0.0015, 0.005) * unit
-        brightness = dice.randint(150, 255)
-        draw.ellipse((x - radius, y - radius, x + radius, y + radius), (brightness, brightness, brightness))
+        x, y = dice.random() * canvas.width / canvas.height, dice.random() ** 1.5 * 0.6
+        stencil.disc(x, y, dice.uniform(0.0015, 0.005), opacity=dice.randint(120, 255))
+    stencil.paint((255, 255, 255))
 
 
 def _draw_sun(canvas: Image.Image, mood: _Mood, dice: random.Random) -> None:
-    unit = canvas.height
-    radius = dice.uniform(0.06, 0.13) * unit
-    x, y = dice.uniform(0.15, 0.85) * canvas.width, dice.uniform(0.18, 0.5) * unit
-    _draw_glow(canvas, mood.sun, (x, y), radius * 6)
-    ImageDraw.Draw(canvas).ellipse((x - radius, y - radius, x + radius, y + radius), mood.sun)
+    radius = dice.uniform(0.06, 0.13)
+    x, y = dice.uniform(0.15, 0.85) * canvas.width / canvas.height, dice.uniform(0.18, 0.5)
+    _draw_glow(canvas, mood.sun, (x * canvas.height, y * canvas.height), radius * 6 * canvas.height)
+    stencil = _Stencil(canvas)
+    stencil.disc(x, y, radius)
+    stencil.paint(mood.sun)
 
 
-def _draw_glow(canvas: Image.Image, colour: Colour, centre: tuple[float, float], radius: float) -> None:
+def _draw_glow(canvas: Image.Image, colour: Colour, centre: Point, radius: float) -> None:
+    """Brighten what lies around `centre`; both it and `radius` are in pixels."""
     # Pillow's radial gradient goes from 0 in the middle to 181 halfway along each edge. Turned round and
     # squared it is a glow that fades to nothing before the edge.
     glow = Image.radial_gradient("L").point([round(max(0.0, 1 - v / 181) ** 2 * 160) for v in range(256)])
@@ -172,22 +194,21 @@ def _draw_glow(canvas: Image.Image, colour: Colour, centre: tuple[float, float],
 
 def _draw_layer(canvas: Image.Image, mood: _Mood, nearness: float, dice: random.Random) -> None:
     """Draw one range of hills; `nearness` is 0 for the farthest and 1 for the nearest."""
-    unit = canvas.height
+    right = canvas.width / canvas.height
     rough = nearness < 0.5
     ridge = _ridge(0.52 + 0.36 * nearness, 0.17 - 0.08 * nearness, rough, dice)
-    mask = Image.new("L", canvas.size)
-    draw = ImageDraw.Draw(mask)
-    step = max(4.0, canvas.width / 400)
-    line = [(n * step, ridge(n * step / unit) * unit) for n in range(math.ceil(canvas.width / step) + 2)]
-    draw.polygon([(0, unit), *line, (line[-1][0], unit)], 255)
+    stretches = 160 if rough else 80
+    line = [(x, ridge(x)) for x in (right * n / stretches for n in range(stretches + 1))]
+    stencil = _Stencil(canvas)
+    stencil.polygon([(0.0, 1.0), *line, (right, 1.0)])
     if nearness > 0.6:
-        _draw_trees(draw, canvas, ridge, nearness, dice)
+        _draw_trees(stencil, right, ridge, nearness, dice)
     colour = _mix(mood.far, mood.near, nearness)
     # Haze gathers at the foot of what is far away: it is what makes the layers look deep.
     foot = _mix(colour, mood.horizon, 0.6 * (1 - nearness))
-    top = max(0, min(unit - 1, math.floor(min(y for _, y in line) - 0.1 * unit)))
-    filled = _gradient((canvas.width, unit - top), colour, foot)
-    canvas.paste(filled, (0, top), mask.crop((0, top, canvas.width, unit)))
+    highest = min(y for _, y in line) - 0.13  # the trees are lower than that
+    top = max(0, min(canvas.height - 1, math.floor(highest * canvas.height)))
+    stencil.paint(_gradient((canvas.width, canvas.height - top), colour, foot), top)
 
 
 def _ridge(level: float, rise: float, rough: bool, dice: random.Random) -> Ridge:
@@ -212,18 +233,14 @@ def _ridge(level: float, rise: float, rough: bool, dice: random.Random) -> Ridge
     return rough_at if rough else smooth_at
 
 
-def _draw_trees(
-    draw: ImageDraw.ImageDraw, canvas: Image.Image, ridge: Ridge, nearness: float, dice: random.Random
-) -> None:
-    """Draw firs that stand on `ridge`, in groves, taller when near."""
-    unit = canvas.height
+def _draw_trees(stencil: _Stencil, right: float, ridge: Ridge, nearness: float, dice: random.Random) -> None:
+    """Cut out firs that stand on `ridge`, in groves, taller when near."""
     x = dice.uniform(0.0, 0.4)
-    while x * unit < canvas.width:
+    while x < right:
         height = dice.uniform(0.07, 0.13) * nearness
         foot = ridge(x) + 0.01
         # Three storeys from the top down: the height of the tip, that of the hem, and half the width.
         for tip, hem, half in ((1.0, 0.55, 0.13), (0.75, 0.3, 0.2), (0.5, 0.0, 0.27)):
-            left, right = (x - half * height) * unit, (x + half * height) * unit
-            high, low = (foot - tip * height) * unit, (foot - hem * height) * unit
-            draw.polygon([(left, low), (x * unit, high), (right, low)], 255)
+            low = foot - hem * height
+            stencil.polygon([(x - half * height, low), (x, foot - tip * height), (x + half * height, low)])
         x += dice.uniform(0.02, 0.06) if dice.random() < 0.8 else dice.uniform(0.3, 0.9)

@@ -37,7 +37,10 @@ def of_run(report: Report) -> RenderableType:
     grid.add_row("Images are in", Text(f"{report.out}/00000/ …"))
     grid.add_row("Manifests are in", Text(f"{report.out}/00000.parquet …"))
     if summary.failed:
-        grid.add_row("Failures are", "the manifests' rows whose status is not success; reason and error_message say why")
+        grid.add_row(
+            "Failures are",
+            "the manifests' rows whose status is not success; reason and error_message say why",
+        )
     return grid
 
 

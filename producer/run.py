@@ -121,9 +121,7 @@ def unwritable(store: Store, error: Exception) -> UsageFault:
 def crew_of(fleet: Fleet) -> Crew:
     """Return a local fleet as a run's crew."""
     size = fleet.size
-    return Crew(
-        fleet.broker_url, size.workers, size.workers * size.concurrency, fleet.startup_seconds, fleet.check
-    )
+    return Crew(fleet.broker_url, size.workers, size.workers * size.concurrency, fleet.startup_seconds, fleet.check)
 
 
 def crew_at(broker_url: str) -> Crew:
@@ -142,9 +140,7 @@ def crew_at(broker_url: str) -> Crew:
 class Run:
     """A run that is set up: its folder is taken and its plan is growing; nothing is sent before `execute`."""
 
-    def __init__(
-        self, requests: Iterable[ImageRequest], source: str, store: Store, options: Options
-    ) -> None:
+    def __init__(self, requests: Iterable[ImageRequest], source: str, store: Store, options: Options) -> None:
         """Take the output folder and begin to plan.
 
         Raises:

@@ -41,7 +41,7 @@ class PlanState(StrEnum):
 class Options:
     """How a run is done, frozen when it begins: how images are fetched, cut into shards, and kept in flight."""
 
-    fetch: FetchOptions = FetchOptions()
+    fetch: FetchOptions = field(default_factory=FetchOptions)
     shard_size: int = 1000
     window: int = 8
 

@@ -6,7 +6,7 @@ Celery and kombu read the same URL for themselves. The forms that both sides kno
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import redis
@@ -72,7 +72,7 @@ def check_server(server: redis.Redis, url: str) -> None:
     """
     shown = masked(url)
     try:
-        policy = cast("dict[str, Any]", server.info("memory")).get("maxmemory_policy", "noeviction")
+        policy = server.info("memory").get("maxmemory_policy", "noeviction")
     except redis.AuthenticationError as error:
         raise _refused(shown, error) from error
     except (redis.ConnectionError, redis.TimeoutError) as error:

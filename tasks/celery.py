@@ -7,7 +7,7 @@ is right. Celery, kombu and redis-py are pinned: these settings were measured on
 from __future__ import annotations
 
 from celery import Celery
-from kombu import Exchange, Queue
+from kombu.entity import Exchange, Queue
 
 from config import bounds
 from config.settings import settings
@@ -61,7 +61,12 @@ app.conf.update(
     task_default_routing_key=IMAGES,
     task_create_missing_queues=False,
     task_routes={FETCH_IMAGE: {"queue": IMAGES}, COLLECT_SHARD: {"queue": SHARDS}},
-    task_publish_retry_policy={"max_retries": 10, "interval_start": 0.1, "interval_step": 0.5, "interval_max": 3},
+    task_publish_retry_policy={
+        "max_retries": 10,
+        "interval_start": 0.1,
+        "interval_step": 0.5,
+        "interval_max": 3,
+    },
     # prefork would need a process for each download, and gevent loses tasks on Redis.
     worker_pool="threads",
     worker_concurrency=bounds.CONCURRENCY,

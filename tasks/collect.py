@@ -33,7 +33,7 @@ def collect(shard: int, outcomes: Sequence[Outcome], run: RunOptions, store: Sto
     """
     if not store.exists(manifest.name(shard)):
         table = plan.decode(store.read(plan.name(shard)))
-        ordered = in_order(shard, table["index"].to_pylist(), outcomes, run.shard_size)
+        ordered = in_order(shard, plan.indexes(table), outcomes, run.shard_size)
         store.sync(shard_name(shard), [outcome.path for outcome in ordered if outcome.path])
         stats = json.dumps(manifest.stats(ordered), indent=2) + "\n"
         store.replace(manifest.stats_name(shard), stats.encode(), PRIVATE)
@@ -41,9 +41,7 @@ def collect(shard: int, outcomes: Sequence[Outcome], run: RunOptions, store: Sto
     remove_strays(shard, store)
 
 
-def in_order(
-    shard: int, indexes: Sequence[int], outcomes: Sequence[Outcome], shard_size: int
-) -> list[Outcome]:
+def in_order(shard: int, indexes: Sequence[int], outcomes: Sequence[Outcome], shard_size: int) -> list[Outcome]:
     """Return the Outcomes in the order of the plan's indexes.
 
     Raises:

@@ -62,9 +62,7 @@ class Downloader:
         self._sessions = sessions
         self._sleep = sleep
 
-    def download(
-        self, url: str, options: FetchOptions, deadline: Deadline, on_attempt: Callable[[], None]
-    ) -> Download:
+    def download(self, url: str, options: FetchOptions, deadline: Deadline, on_attempt: Callable[[], None]) -> Download:
         """Return what the URL serves, after as many attempts as the options and the deadline allow.
 
         Args:
@@ -112,9 +110,7 @@ class Downloader:
                     f"the redirect to {urls.masked(url.text)} is a loop", http_status=response.status_code
                 )
             seen.add(url.text)
-        raise TooManyRedirects(
-            f"more than {options.max_redirects} redirects", http_status=response.status_code
-        )
+        raise TooManyRedirects(f"more than {options.max_redirects} redirects", http_status=response.status_code)
 
 
 def backoff(retry: int, base: float, retry_after: float | None = None) -> float:
@@ -123,7 +119,7 @@ def backoff(retry: int, base: float, retry_after: float | None = None) -> float:
     The random part keeps images that failed together from coming back together. A server's Retry-After, in seconds,
     counts where it is longer.
     """
-    wait = min(base * 2**retry, _MAX_BACKOFF) * random.uniform(0.5, 1)  # noqa: S311  # not for secrets
+    wait: float = min(base * 2**retry, _MAX_BACKOFF) * random.uniform(0.5, 1)  # noqa: S311  # no secret
     return max(wait, retry_after or 0.0)
 
 
@@ -157,9 +153,7 @@ def _body(response: Response, url: urls.Url, options: FetchOptions, deadline: De
     if announced and not (announced.isascii() and announced.isdigit()):
         raise BadResponse(f"the Content-Length is no number: {announced[:40]!r}", http_status=status)
     if announced and int(announced) > options.max_bytes:
-        raise TooLarge(
-            f"the body has {announced} bytes, more than {options.max_bytes}", http_status=status
-        )
+        raise TooLarge(f"the body has {announced} bytes, more than {options.max_bytes}", http_status=status)
     blocks: list[bytes] = []
     size = 0
     try:

@@ -49,9 +49,7 @@ class FetchError(Exception):
     #: Whether another attempt may mend it.
     retryable: ClassVar[bool] = False
 
-    def __init__(
-        self, message: str, *, http_status: int | None = None, retry_after: float | None = None
-    ) -> None:
+    def __init__(self, message: str, *, http_status: int | None = None, retry_after: float | None = None) -> None:
         super().__init__(message)
         self.http_status = http_status
         #: Seconds that the server asked us to wait, if it did.

@@ -55,7 +55,7 @@ def fetch(url: str, index: int, run: RunOptions, store: Store, downloader: Downl
         outcome = failed(key, error)
     except MemoryError as error:
         outcome = failed(key, Internal(f"out of memory: {error}"))
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  # one Outcome whatever happens
         _log.exception("a fault of ours at %s", masked(url)[:_URL_LIMIT])
         outcome = failed(key, Internal(f"{type(error).__name__}: {error}"))
     return replace(outcome, attempts=attempts, fetch_seconds=round(time.monotonic() - started, 4))
@@ -80,9 +80,7 @@ def worker_name() -> str:
     return f"{socket.gethostname()[:60]}:{os.getpid()}"
 
 
-def _saved(
-    shard: int, key: str, download: Download, info: ImageInfo, run: RunOptions, store: Store
-) -> Outcome:
+def _saved(shard: int, key: str, download: Download, info: ImageInfo, run: RunOptions, store: Store) -> Outcome:
     name = f"{shard_name(shard)}/{key}.{info.extension}"
     if not store.create(name, download.body):
         standing = store.read(name)

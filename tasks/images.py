@@ -8,7 +8,19 @@ import warnings
 from dataclasses import dataclass
 from io import BytesIO
 
-from PIL import Image, UnidentifiedImageError
+from PIL import (
+    AvifImagePlugin,
+    BmpImagePlugin,
+    GifImagePlugin,
+    IcoImagePlugin,
+    Image,
+    JpegImagePlugin,
+    MpoImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    UnidentifiedImageError,
+    WebPImagePlugin,
+)
 
 from tasks.errors import NotAnImage, TooManyPixels, Undecodable
 
@@ -24,7 +36,20 @@ EXTENSIONS = {
     "TIFF": "tiff",
     "ICO": "ico",
 }
-_FORMATS = tuple(EXTENSIONS)
+#: The parsers of these formats alone are loaded, and tried; those of all others stay switched off. An MPO is opened as
+#: the JPEG that it begins with.
+_PLUGINS = (
+    JpegImagePlugin,
+    PngImagePlugin,
+    WebPImagePlugin,
+    GifImagePlugin,
+    AvifImagePlugin,
+    BmpImagePlugin,
+    TiffImagePlugin,
+    IcoImagePlugin,
+    MpoImagePlugin,
+)
+_FORMATS = tuple(name for name in EXTENSIONS if name != "MPO")
 _TAG = re.compile(rb"<(!doctype|html|head|body|\?xml|svg)\b", re.IGNORECASE)
 
 
@@ -56,7 +81,7 @@ def inspect(body: bytes, max_pixels: int) -> ImageInfo:
         raise _unidentified(body) from error
     except Image.DecompressionBombError as error:
         raise TooManyPixels(str(error)) from error
-    except Exception as error:  # noqa: BLE001  # Pillow's parsers raise whatever a broken header leads them to
+    except Exception as error:  # Pillow's parsers raise whatever a broken header leads them to
         raise Undecodable(f"the image's header is broken: {error}") from error
     if width * height > max_pixels:
         raise TooManyPixels(f"the image has {width}x{height} pixels, more than {max_pixels}")

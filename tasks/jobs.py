@@ -148,7 +148,7 @@ def collect_shard(outcomes: list[Mapping[str, Any]], run_id: str, shard: int) ->
     except (StorageFailed, BadPlan, BadManifest, Incomplete) as error:
         _log.error("shard %d of run %s can't be collected: %s", shard, run_id, error)
         message["error"] = str(error)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  # the producer has to hear of it, or it would wait
         _log.exception("a fault of ours at shard %d of run %s", shard, run_id)
         message["error"] = f"{type(error).__name__}: {error}"
     pipe = _server().pipeline()

@@ -57,5 +57,9 @@ def decode(body: bytes) -> pa.Table:
 
 def requests(table: pa.Table) -> list[ImageRequest]:
     """Return the requests of a decoded plan, without their other columns: those stay in the plan."""
-    indexes, urls = table["index"].to_pylist(), table["url"].to_pylist()
-    return [ImageRequest(index, url) for index, url in zip(indexes, urls, strict=True)]
+    return [ImageRequest(row["index"], row["url"]) for row in table.select(["index", "url"]).to_pylist()]
+
+
+def indexes(table: pa.Table) -> list[int]:
+    """Return the indexes of a decoded plan."""
+    return [request.index for request in requests(table)]

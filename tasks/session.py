@@ -139,7 +139,7 @@ class GuardedAdapter(HTTPAdapter):
 
     def build_connection_pool_key_attributes(
         self, request: PreparedRequest, verify: Any, cert: Any = None
-    ) -> tuple[dict[str, Any], dict[str, Any]]:
+    ) -> tuple[Any, Any]:
         """Return what tells connections apart: the host alone, as all share one TLS context."""
         host, _ = super().build_connection_pool_key_attributes(request, verify, cert)
         return host, {}
@@ -176,22 +176,13 @@ class Sessions:
             OSError: the certificates can't be read.
         """
         self._guard = guard
-        self._ca_bundle = ca_bundle
-        self._context: ssl.SSLContext | None = None
-        self._lock = threading.Lock()
+        self._context = ssl.create_default_context(cafile=str(ca_bundle or certifi.where()))
+        self._context.sslsocket_class = _TlsSocket
         self._local = threading.local()
 
     def adapter(self) -> GuardedAdapter:
         """Return the calling thread's adapter."""
         adapter: GuardedAdapter | None = getattr(self._local, "adapter", None)
         if adapter is None:
-            adapter = self._local.adapter = GuardedAdapter(self._guard, self._tls())
+            adapter = self._local.adapter = GuardedAdapter(self._guard, self._context)
         return adapter
-
-    def _tls(self) -> ssl.SSLContext:
-        with self._lock:
-            if self._context is None:
-                cafile = str(self._ca_bundle) if self._ca_bundle else certifi.where()
-                self._context = ssl.create_default_context(cafile=cafile)
-                self._context.sslsocket_class = _TlsSocket
-            return self._context

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from urllib.parse import quote, urljoin, urlsplit
 
@@ -87,10 +88,8 @@ def join(base: Url, location: str) -> Url:
         InvalidUrl: it leads to nothing that can be fetched.
     """
     # Servers send a Location as raw bytes, which http.client reads as Latin-1; browsers take them for UTF-8.
-    try:
+    with suppress(UnicodeError):
         location = location.encode("latin-1").decode()
-    except UnicodeError:
-        pass
     try:
         return parse(urljoin(base.text, location.strip()))
     except ValueError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import gzip
 import http.client
 import io
@@ -10,6 +11,7 @@ import json
 import select
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -143,7 +145,7 @@ def test_picture_is_served_in_each_format(server: DemoServer, extension: str) ->
 def test_picture_depends_on_its_number_alone() -> None:
     """A number gives the same bytes each time, and no two numbers give the same."""
     assert picture(5) == picture(5)
-    assert len({picture(number, 64, 32) for number in (*range(60), 10**90)}) == 61
+    assert len({picture(number, 64, 32) for number in (*range(30), 10**90)}) == 31
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1), (3, 2), (1200, 900)])
@@ -152,9 +154,7 @@ def test_picture_has_the_size_asked_for(size: tuple[int, int]) -> None:
     assert decoded(picture(8, *size)).size == size
 
 
-@pytest.mark.parametrize(
-    "arguments", [(-1, 1, 1, "png"), (0, 0, 1, "png"), (0, 1, 4097, "png"), (0, 1, 1, "bmp")]
-)
+@pytest.mark.parametrize("arguments", [(-1, 1, 1, "png"), (0, 0, 1, "png"), (0, 1, 4097, "png"), (0, 1, 1, "bmp")])
 def test_picture_refuses_what_it_cannot_draw(arguments: tuple[int, int, int, str]) -> None:
     """A number, a size or a format out of range is a ValueError."""
     with pytest.raises(ValueError, match="must be"):
@@ -174,9 +174,7 @@ def test_query_out_of_range_is_refused(server: DemoServer, query: str) -> None:
     assert b"must be a number" in answer.body
 
 
-@pytest.mark.parametrize(
-    "path", ["/images", "/images/-1.jpg", "/images/1.bmp", "/images/x/1.jpg", "/nowhere"]
-)
+@pytest.mark.parametrize("path", ["/images", "/images/-1.jpg", "/images/1.bmp", "/images/x/1.jpg", "/nowhere"])
 def test_other_paths_are_not_found(server: DemoServer, path: str) -> None:
     """A path that names no picture and no route is answered 404."""
     assert fetch(server, path).status == 404
@@ -191,24 +189,26 @@ def test_head_is_the_answer_without_its_body(server: DemoServer) -> None:
     assert cold.headers.items() == warm.headers.items() == whole.headers.items()
 
 
-def test_latency_delays_pictures_only() -> None:
-    """The server's latency comes before a picture, kept or not, and nothing else; a URL may change it."""
-    with running(DemoOptions(latency=0.04, width=20, height=10)) as server:
-        for path, least, most in (
-            ("/images/0.jpg", 0.04, PATIENCE),
-            ("/images/0.jpg", 0.04, PATIENCE),
-            ("/images/0.jpg?latency=0.08", 0.08, PATIENCE),
-            ("/images/0.jpg?latency=0", 0.0, 0.04),
-            ("/healthcheck", 0.0, 0.04),
-        ):
-            begun = time.monotonic()
+def test_latency_comes_before_pictures_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server's latency is waited for before a picture, kept or not; a URL may change it, up to 30 s."""
+    waits: list[float] = []
+    sleep = asyncio.sleep
+
+    async def recorded(seconds: float) -> None:
+        waits.append(seconds)
+        await sleep(0)
+
+    with running(DemoOptions(latency=0.5, width=20, height=10)) as server:
+        monkeypatch.setattr(asyncio, "sleep", recorded)
+        for path in ("/images/0.jpg", "/images/0.jpg", "/images/0.jpg?latency=2", "/changing?latency=99"):
             assert fetch(server, path).status == 200
-            assert least <= time.monotonic() - begun < most
+        for path in ("/images/0.jpg?latency=0", "/healthcheck", "/fault/gone"):
+            fetch(server, path)
+        monkeypatch.undo()
+    assert waits == [0.5, 0.5, 2, 30]
 
 
-def test_cold_picture_is_drawn_once_and_blocks_nobody(
-    server: DemoServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cold_picture_is_drawn_once_and_blocks_nobody(server: DemoServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two clients share one drawing, and a third is answered while it goes on."""
     begun, may_end, drawings = threading.Event(), threading.Event(), []
 
@@ -383,9 +383,7 @@ def test_bad_chunk_breaks_in_the_middle(server: DemoServer) -> None:
 
 def test_huge_header_comes_before_the_picture(server: DemoServer) -> None:
     """The head has more than 1 MiB, and the picture follows it."""
-    with connected(
-        server, get("/fault/huge-header/2.jpg").replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
-    ) as c:
+    with connected(server, get("/fault/huge-header/2.jpg").replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")) as c:
         head, _, body = read_all(c).partition(b"\r\n\r\n")
     assert len(head) > 1024**2
     assert body == picture(2)
@@ -412,12 +410,13 @@ def test_gzip_bomb_is_valid_and_large(server: DemoServer) -> None:
     answer = fetch(server, "/fault/gzip-bomb")
     assert answer.headers["Content-Encoding"] == "gzip"
     assert len(answer.body) == int(answer.headers["Content-Length"]) < 1.1 * 1024**2
-    inflate = zlib.decompressobj(wbits=31)
-    size = sum(
-        len(inflate.decompress(answer.body[at : at + 4096])) for at in range(0, len(answer.body), 4096)
-    )
-    assert inflate.eof
-    assert size == 1024**3
+    # Inflating all of it takes seconds: it is one block a thousand times over, so one block is enough.
+    blocks, checks = answer.body[10:-10], answer.body[-8:]
+    block = blocks[: len(blocks) // 1024]
+    assert blocks == block * 1024
+    assert zlib.decompressobj(wbits=-15).decompress(block) == bytes(1024**2)
+    checksum = functools.reduce(lambda so_far, _: zlib.crc32(bytes(2**24), so_far), range(64), 0)
+    assert checks == struct.pack("<II", checksum, 1024**3)
 
 
 def test_huge_has_the_size_asked_for(server: DemoServer) -> None:
@@ -449,7 +448,7 @@ def test_bodies_that_are_no_picture(server: DemoServer) -> None:
     ):
         answer = fetch(server, f"/fault/{path}")
         assert (answer.status, answer.headers["Content-Type"]) == (200, content_type)
-        with pytest.raises(OSError, match="(?i)cannot identify|broken|truncated"):
+        with pytest.raises(OSError, match=r"(?i)cannot identify|broken|truncated"):
             decoded(answer.body)
 
 
