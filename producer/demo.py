@@ -22,6 +22,7 @@ import os
 import random
 import re
 import signal
+import socket
 import struct
 import sys
 import zlib
@@ -118,9 +119,8 @@ class DemoServer:
         try:
             self._server = await loop.create_server(lambda: _Connection(self), host, port, backlog=1024)
         except (OSError, UnicodeError) as error:
-            reason = (getattr(error, "strerror", None) or str(error)).rpartition(": ")[2]
             raise DemoError(
-                f"The demo server cannot listen on {host}:{port}: {reason}. "
+                f"The demo server cannot listen on {host}:{port}: {_reason(error)}. "
                 "Choose an address of this machine and a free port (0 takes any)."
             ) from error
 
@@ -211,6 +211,14 @@ class DemoServer:
         if len(self._visits) > _VISITS_LIMIT:
             self._visits.popitem(last=False)
         return True
+
+
+def _reason(error: OSError | UnicodeError) -> str:
+    if isinstance(error, UnicodeError):
+        return "This cannot be a host name"
+    if isinstance(error, socket.gaierror) or not error.errno:
+        return error.strerror or str(error)
+    return os.strerror(error.errno)  # asyncio's own text names the address again
 
 
 def serve(options: DemoOptions, announce: Callable[[str], None]) -> None:

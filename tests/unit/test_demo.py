@@ -575,7 +575,7 @@ def test_stop_ends_what_is_going_on() -> None:
 
 def test_taken_port_is_an_error_that_names_it() -> None:
     """Two servers cannot have one port, and the second says which."""
-    with running() as server, pytest.raises(DemoError, match=f"{server.address[1]}: address already in use"):
+    with running() as server, pytest.raises(DemoError, match=f"{server.address[1]}: Address already in use"):
         asyncio.run(DemoServer(DemoOptions(port=server.address[1])).start())
 
 
@@ -601,21 +601,21 @@ def demo_process(*arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_process_announces_itself_and_ends_in_silence(number: signal.Signals) -> None:
+def test_process_announces_itself_and_ends_in_silence() -> None:
     """The process prints its URL, draws what this one draws, and ends on a signal though a client waits."""
-    with demo_process("--width", "50", "--height", "40") as process:
-        assert process.stdout is not None
-        host, _, port = process.stdout.readline().strip().removeprefix("http://").partition(":")
-        with socket.create_connection((host, int(port)), PATIENCE) as client:
-            client.sendall(b"GET /images/6.png HTTP/1.0\r\n\r\n")
-            assert read_all(client).endswith(picture(6, 50, 40, "png"))
-        with socket.create_connection((host, int(port)), PATIENCE) as client:
-            client.sendall(get("/fault/stall"))
-            assert client.recv(1) == b"H"
-            process.send_signal(number)
-            assert process.wait(PATIENCE) == 0
-        assert process.communicate() == ("", "")
+    with demo_process("--width", "50", "--height", "40") as first, demo_process("--width=50") as second:
+        for process, number, height in ((first, signal.SIGINT, 40), (second, signal.SIGTERM, 200)):
+            assert process.stdout is not None
+            host, _, port = process.stdout.readline().strip().removeprefix("http://").partition(":")
+            with socket.create_connection((host, int(port)), PATIENCE) as client:
+                client.sendall(b"GET /images/6.png HTTP/1.0\r\n\r\n")
+                assert read_all(client).endswith(picture(6, 50, height, "png"))
+            with socket.create_connection((host, int(port)), PATIENCE) as client:
+                client.sendall(get("/fault/stall"))
+                assert client.recv(1) == b"H"
+                process.send_signal(number)
+                assert process.wait(PATIENCE) == 0
+            assert process.communicate() == ("", "")
 
 
 def test_process_explains_why_it_cannot_start(server: DemoServer) -> None:
@@ -623,4 +623,4 @@ def test_process_explains_why_it_cannot_start(server: DemoServer) -> None:
     with demo_process("--port", str(server.address[1])) as process:
         output, errors = process.communicate(timeout=PATIENCE)
     assert (process.returncode, output, errors.count("\n")) == (1, "", 1)
-    assert "address already in use" in errors
+    assert "Address already in use" in errors

@@ -1,0 +1,1 @@
+"""Measurements of imagefleet beside its peers; see ``benchmarks/README.md``."""

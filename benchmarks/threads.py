@@ -1,0 +1,36 @@
+"""The threads baseline alone, as a command: ``python -m benchmarks.threads LIST OUT THREADS``; prints JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from config.settings import settings
+from producer import sources
+from producer.baseline import by_threads
+from tasks.download import Downloader
+from tasks.guard import Guard
+from tasks.model import RunOptions
+from tasks.session import Sessions
+from tasks.storage import Store
+
+
+def main() -> None:
+    """Fetch a list by threads and print how many images were saved, and the seconds."""
+    source, out, threads = sys.argv[1], Path(sys.argv[2]).resolve(), int(sys.argv[3])
+    out.mkdir(parents=True)
+    requests = list(sources.read(source))
+    downloader = Downloader(Sessions(Guard(settings().allow_networks)))
+    saved = 0
+
+    def count(outcome: object) -> None:
+        nonlocal saved
+        saved += getattr(outcome, "ok", False)
+
+    seconds = by_threads(requests, RunOptions(str(out), 1000), Store(out), downloader, count, threads)
+    print(json.dumps({"success": saved, "wall_seconds": seconds}))
+
+
+if __name__ == "__main__":
+    main()
