@@ -26,3 +26,22 @@ unit:
 
 integration:
 	$(RUN) pytest tests/integration
+
+# Pins for users (constraints.txt) and pins with hashes for images and CI; neither names a host.
+COMPILE = $(RUN) piptools compile --quiet --strip-extras --allow-unsafe --no-header --no-annotate \
+	--no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-emit-options --resolver=backtracking
+
+lock:
+	$(COMPILE) --all-extras --output-file constraints.txt pyproject.toml
+	$(COMPILE) --generate-hashes --constraint constraints.txt --output-file requirements.lock pyproject.toml
+	$(COMPILE) --generate-hashes --constraint constraints.txt --all-extras --output-file requirements-dev.lock pyproject.toml
+
+bench-latency:
+	$(RUN) benchmarks.latency
+
+bench-throughput:
+	$(RUN) benchmarks.throughput
+
+# The parts of README.md and docs/ that are made, not typed: help texts, settings, tables.
+docs:
+	$(RUN) docs.produce

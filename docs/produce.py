@@ -1,0 +1,134 @@
+"""The produced parts of the documentation: help texts, settings and measured tables. ``make docs`` writes them.
+
+A produced part stands between two marker lines, ``<!-- produced: NAME -->`` and ``<!-- end -->``; whatever is between
+them is replaced. A test compares what stands there with what would be produced.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+from click.testing import CliRunner
+
+from benchmarks.harness import RESULTS
+from config.settings import Settings
+from producer.cli import cli
+from producer.demo import ROUTES
+from tasks.errors import FetchError
+from tasks.model import Reason
+
+ROOT = Path(__file__).parent.parent
+PAGES = ("README.md", "docs/commands.md", "docs/settings.md", "docs/outcomes.md", "docs/demo-server.md")
+_PART = re.compile(r"(<!-- produced: (?P<name>[a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def commands() -> str:
+    """Return the help text of every command."""
+    parts = []
+    for path in [(), *((name,) for name in sorted(cli.commands))]:
+        shown = CliRunner().invoke(cli, [*path, "--help"], prog_name="producer", terminal_width=100).output
+        parts.append(f"## {' '.join(('producer', *path))}\n\n```text\n{shown.strip()}\n```\n")
+    return "\n".join(parts)
+
+
+def settings() -> str:
+    """Return the table of the environment's variables."""
+    rows = ["| variable | default | meaning |", "|---|---|---|"]
+    for name, field in Settings.model_fields.items():
+        default = ", ".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
+        shown = f"`{default}`" if default not in (None, "") else "–"
+        rows.append(f"| `IMAGEFLEET_{name.upper()}` | {shown} | {field.description} |")
+    return "\n".join(rows) + "\n"
+
+
+def reasons() -> str:
+    """Return the table of reasons: what each means, its status, and whether it is retried."""
+    rows = ["| reason | status | meaning | tried again |", "|---|---|---|---|"]
+    kinds = sorted(_kinds(FetchError), key=lambda kind: list(Reason).index(kind.reason))
+    for kind in kinds:
+        again = "yes" if kind.retryable else "no"
+        meaning = (kind.__doc__ or "").strip().partition("\n")[0]
+        rows.append(f"| `{kind.reason}` | `{kind.reason.status}` | {meaning} | {again} |")
+    return "\n".join(rows) + "\n"
+
+
+def routes() -> str:
+    """Return the table of the demo server's routes."""
+    rows = ["| route | what it does |", "|---|---|"]
+    rows += [f"| `{name}` | {' '.join(text.split())} |" for name, text in ROUTES.items()]
+    return "\n".join(rows) + "\n"
+
+
+def throughput() -> str:
+    """Return the table of ``benchmarks/throughput.py``, with the machine it was made on."""
+    result = _result("throughput")
+    rows = [
+        "| way | images/s (least to most) | CPU an image | of it workers, Redis, producer | peak memory |",
+        "|---|---|---|---|---|",
+    ]
+    for name, way in result["ways"].items():
+        rate, cpu = way["images_per_second"], way["cpu_ms_per_image"]
+        size = f"{way['workers']} workers" if name == "fleet" else f"{way['threads']} threads, one process"
+        split = ", ".join(f"{cpu[role]:.2f}" if role in cpu else "–" for role in ("workers", "redis", "producer"))
+        rows.append(
+            f"| {name} ({size}) | {rate['median']:,.0f} ({rate['least']:,.0f} to {rate['most']:,.0f}) "
+            f"| {sum(cpu.values()):.2f} ms | {split} ms | {way['peak_mib']['median']:,.0f} MiB |"
+        )
+    latency = _result("latency")
+    of_ideal, rate = latency["of_ideal"], latency["images_per_second"]
+    machine = result["machine"]
+    rows += [
+        "",
+        f"{result['images']:,} different JPEG pictures of 15 KB from nginx on the same machine, "
+        f"median of {result['repeat']} runs in turns; everything shares {machine['cores']} cores.",
+        f"With {latency['latency_ms']:.0f} ms of latency and {latency['slots']} slots the fleet reaches "
+        f"{rate['median']:,.0f} images/s, {of_ideal['median']:.0%} of the ideal "
+        f"{latency['ideal_per_second']:,.0f} (least {of_ideal['least']:.0%}, {latency['repeat']} runs).",
+        f"Made on {machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB, {machine['system']}, "
+        f"Python {machine['python']}, Celery {machine['celery']}, kombu {machine['kombu']}, "
+        f"redis-py {machine['redis']}.",
+    ]
+    return "\n".join(rows) + "\n"
+
+
+PARTS: dict[str, Callable[[], str]] = {
+    "commands": commands,
+    "settings": settings,
+    "reasons": reasons,
+    "routes": routes,
+    "throughput": throughput,
+}
+
+
+def produced(text: str) -> str:
+    """Return a page with its produced parts made anew."""
+    return _PART.sub(lambda part: part[1] + PARTS[part["name"]]() + part[3], text)
+
+
+def main() -> None:
+    """Write every page's produced parts."""
+    for name in PAGES:
+        page = ROOT / name
+        page.write_text(produced(page.read_text()))
+        click.echo(name)
+
+
+def _kinds(base: type[FetchError]) -> list[type[FetchError]]:
+    found = []
+    for kind in base.__subclasses__():
+        found += [kind, *_kinds(kind)]
+    return found
+
+
+def _result(name: str) -> dict[str, Any]:
+    result: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
+    return result
+
+
+if __name__ == "__main__":
+    main()

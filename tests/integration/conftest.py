@@ -1,0 +1,54 @@
+"""What the integration tests share: servers that are started once, and one fleet of plain Celery workers."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from tests.integration import parts
+
+_numbers = count(1)
+
+
+@pytest.fixture(scope="session")
+def redis_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """Give the TCP port of a Redis for the whole session; the fleet uses its database 0."""
+    with parts.redis_server(tmp_path_factory.mktemp("redis")) as port:
+        yield port
+
+
+@pytest.fixture(scope="session")
+def store_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give the folder below which the shared fleet may write."""
+    return tmp_path_factory.mktemp("store")
+
+
+@pytest.fixture
+def out(store_root: Path) -> Path:
+    """Give an output folder of the test's own, below the fleet's store root; it is not there yet."""
+    return store_root / f"out-{next(_numbers)}"
+
+
+@pytest.fixture(scope="session")
+def fleet(redis_port: int, store_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Give the URL of a broker with two workers; the first is started by the plain command, with nothing added."""
+    url = f"redis://127.0.0.1:{redis_port}/0"
+    folder = tmp_path_factory.mktemp("workers")
+    with (
+        parts.worker("first", folder, url, store_root, "127.0.0.1"),
+        parts.worker("second", folder, url, store_root, "127.0.0.1", "--hostname", "second@%h"),
+    ):
+        parts.eventually(lambda: len(parts.worker_stats(url)) == 2, "two workers")
+        yield url
+
+
+@pytest.fixture(scope="session")
+def demo_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Give the URL of a demo server; its pictures are small, and wait only if a URL asks for it."""
+    argv = [sys.executable, "-m", "producer.demo", "--port", "0", "--width", "80", "--height", "40"]
+    with parts.started("demo", argv, tmp_path_factory.mktemp("demo")) as server:
+        yield server.first_line()

@@ -1,0 +1,228 @@
+"""One run, through real workers, of everything that can go wrong with an image, each beside one that is good."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+import pytest
+
+from producer.demo import ROUTES
+from producer.pictures import picture
+from tasks.model import Reason, Status
+from tests.integration import parts
+
+#: What becomes of each line: a status, and a reason where it failed. DEMO and CLOSED stand for addresses.
+FAULTS: dict[str, str | None] = {
+    "DEMO/fault/not-found": "http_4xx",
+    "DEMO/fault/forbidden": "http_4xx",
+    "DEMO/fault/gone": "http_4xx",
+    "DEMO/fault/rate-limited": "rate_limited",
+    "DEMO/fault/rate-limited?after=100000": "rate_limited",
+    "DEMO/fault/rate-limited-once": None,
+    "DEMO/fault/server-error": "http_5xx",
+    "DEMO/fault/server-error-once": None,
+    "DEMO/fault/no-content": "empty",
+    "DEMO/fault/not-modified": "bad_response",
+    "DEMO/fault/partial": "bad_response",
+    "DEMO/fault/drop": "connect",
+    "DEMO/fault/drop-once": None,
+    "DEMO/fault/silent": "timeout",
+    "DEMO/fault/stall": "timeout",
+    "DEMO/fault/drip": "timeout",
+    "DEMO/fault/slow-header": "timeout",
+    "DEMO/fault/truncated": "truncated",
+    "DEMO/fault/wrong-length": "bad_response",
+    "DEMO/fault/wrong-length?conflicting": "bad_response",
+    "DEMO/fault/bad-chunk": "truncated",
+    "DEMO/fault/huge-header": "bad_response",
+    "DEMO/fault/gzip": None,
+    "DEMO/fault/html": "not_image",
+    "DEMO/fault/json": "not_image",
+    "DEMO/fault/empty": "empty",
+    "DEMO/fault/big-pixels": "too_many_pixels",
+    "DEMO/fault/broken-image": "undecodable",
+    "DEMO/fault/broken-image/1.png": "undecodable",
+    "DEMO/fault/huge": "too_large",
+    "DEMO/fault/huge?declared=no": "too_large",
+    "DEMO/fault/gzip-bomb": "too_large",
+    "DEMO/fault/redirect": None,
+    "DEMO/fault/redirect-loop": "redirects",
+    "DEMO/fault/redirect-chain?hops=5": None,
+    "DEMO/fault/redirect-chain?hops=6": "redirects",
+    "DEMO/fault/redirect-to?url=http://10.0.0.1/": "blocked_address",
+    "DEMO/fault/redirect-to?url=http://169.254.169.254/latest/meta-data/": "blocked_address",
+    "DEMO/fault/redirect-to?url=file:///etc/hostname": "redirects",
+    "DEMO/no-such-route": "http_4xx",
+    "TLS/images/1.jpg": "tls",
+    "CLOSED/1.jpg": "connect",
+    "http://no-such-host.invalid/1.jpg": "dns",
+    "http://10.0.0.1/": "blocked_address",
+    "http://169.254.169.254/latest/meta-data/": "blocked_address",
+    "http://2130706434/": "blocked_address",
+    "http://0.0.0.0/": "blocked_address",
+    "http://[::1]/": "blocked_address",
+    "http://[::ffff:10.0.0.1]/": "blocked_address",
+    "http://user:word-of-mine@10.0.0.1/?token=word-of-mine": "blocked_address",
+    "not a url": "invalid_url",
+    "ftp://127.0.0.1/1.jpg": "invalid_url",
+    "file:///etc/hostname": "invalid_url",
+    "data:image/png;base64,AAAA": "invalid_url",
+    "http://": "invalid_url",
+    "http://127.0.0.1:99999/1.jpg": "invalid_url",
+    "DEMO/" + "x" * 100_000: "invalid_url",
+    "DEMO/images/\udcff\udcfe.jpg": "invalid_url",
+    "DEMO/images/\x01.jpg": "invalid_url",
+    "DEMO/images/\x00.jpg": "invalid_url",
+    "DEMO/images/77.jpg#unsavable": "storage",
+}
+#: Reasons that no line of a list leads to: the first two need a run that ends early, or a fault of ours.
+ELSEWHERE = {Reason.CANCELLED, Reason.INTERNAL}
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """The run of all of it: a good image before each fault and after the last, in rows by turns."""
+
+    out: Path
+    ended: parts.Ended
+    rows: list[dict[str, Any]]
+    lines: list[bytes]
+
+    def row(self, fault: str) -> dict[str, Any]:
+        """The row of a fault."""
+        return self.rows[2 * list(FAULTS).index(fault) + 1]
+
+
+@pytest.fixture(scope="module")
+def mixed(fleet: str, demo_url: str, store_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Mixed:
+    """Run the list of all faults once, with short times."""
+    tls = f"https://{urlsplit(demo_url).netloc}"
+    closed = f"http://127.0.0.1:{parts.free_port()}"
+    lines = [good(0, demo_url)]
+    for number, fault in enumerate(FAULTS, 1):
+        line = fault.replace("DEMO", demo_url).replace("TLS", tls).replace("CLOSED", closed)
+        lines += [line.encode(errors="surrogateescape"), good(number, demo_url)]
+    source = tmp_path_factory.mktemp("faults") / "list.txt"
+    source.write_bytes(b"\n".join(lines))
+    out = store_root / "of-faults"
+    # Where one image would go stands a link to nowhere: it can neither be saved nor taken for the image.
+    unsavable = next(at for at, line in enumerate(lines) if line.endswith(b"#unsavable"))
+    (out / "00000").mkdir(parents=True)
+    (out / f"00000/00000{unsavable:03d}.jpg").symlink_to(out / "nowhere")
+    ended = parts.producer(
+        *("run", source, "--out", out, "--broker", fleet, "--json"),
+        *("--timeout", "1s", "--deadline", "4s", "--retries", "1", "--max-bytes", "1MiB"),
+    )
+    return Mixed(out, ended, parts.rows(out), lines)
+
+
+def good(number: int, demo_url: str) -> bytes:
+    """The line of a good image."""
+    return f"{demo_url}/images/{number + 1000}.jpg".encode()
+
+
+def test_every_fault_has_its_row_here() -> None:
+    """Each fault route of the demo server, and each reason that a list can lead to, is among the rows below."""
+    routes = {route for route in ROUTES if route.startswith("/fault/")}
+    asked = {urlsplit(fault.removeprefix("DEMO")).path.removesuffix("/1.png") for fault in FAULTS if "/fault/" in fault}
+    assert routes == asked
+    assert {Reason(reason) for reason in FAULTS.values() if reason} == set(Reason) - ELSEWHERE
+
+
+def test_run_is_complete_whatever_its_images_did(mixed: Mixed) -> None:
+    """Faults of single images, however many, leave the run complete, its exit status 0, its counts exact."""
+    facts = mixed.ended.json()
+    failed = sum(reason is not None for reason in FAULTS.values())
+    assert (facts["total"], facts["failed"]) == (2 * len(FAULTS) + 1, failed)
+    assert facts["success"] == facts["total"] - failed
+    assert facts["reasons"] == {
+        reason: list(FAULTS.values()).count(reason) for reason in set(FAULTS.values()) if reason is not None
+    }
+    assert json.loads((mixed.out / "run.json").read_text())["state"] == "complete"
+
+
+@pytest.mark.parametrize(("fault", "reason"), FAULTS.items(), ids=[quote(fault)[:60] for fault in FAULTS])
+def test_fault_has_its_exact_outcome(mixed: Mixed, fault: str, reason: str | None) -> None:
+    """Each fault has the status and the reason that belong to it, and saves nothing unless it is a success."""
+    row = mixed.row(fault)
+    assert row["status"] == (Status.SUCCESS if reason is None else Reason(reason).status)
+    assert row["reason"] == reason
+    if reason is None:
+        assert (mixed.out / row["path"]).stat().st_size == row["bytes"] > 0
+        assert row["error_message"] is None
+    else:
+        assert (row["path"], row["bytes"], row["sha256"], row["format"]) == (None, None, None, None)
+        assert 0 < len(row["error_message"]) <= 200
+        assert row["error_message"].isprintable()
+    assert row["fetch_seconds"] < 6
+
+
+def test_good_neighbours_are_saved(mixed: Mixed) -> None:
+    """The images between the faults are saved byte for byte, and nothing but what succeeded is saved."""
+    for number, row in enumerate(mixed.rows[::2]):
+        assert row["status"] == "success", row
+        assert (mixed.out / row["path"]).read_bytes() == picture(number + 1000, 80, 40)
+    assert parts.images_of(mixed.out) == {row["path"] for row in mixed.rows if row["path"]}
+
+
+def test_lines_are_kept_as_given(mixed: Mixed) -> None:
+    """The manifest's URL is the line of the list, so that its rows can be joined with the list."""
+    assert [row["url"] for row in mixed.rows] == [line.decode(errors="replace") for line in mixed.lines]
+
+
+def test_secrets_of_urls_are_not_shown(mixed: Mixed) -> None:
+    """A password or token in a URL stands nowhere but in the URL's own column."""
+    for row in mixed.rows:
+        assert "word-of-mine" not in json.dumps({**row, "url": ""}, default=str)
+    assert "word-of-mine" not in mixed.ended.out + mixed.ended.err
+
+
+@pytest.mark.parametrize(
+    ("fault", "attempts"),
+    {
+        "DEMO/fault/not-found": 1,
+        "DEMO/fault/server-error": 2,
+        "DEMO/fault/server-error-once": 2,
+        "DEMO/fault/rate-limited": 2,
+        "DEMO/fault/rate-limited?after=100000": 1,
+        "DEMO/fault/drop-once": 2,
+        "CLOSED/1.jpg": 2,
+        "DEMO/fault/html": 1,
+        "http://10.0.0.1/": 1,
+    }.items(),
+)
+def test_only_what_may_mend_is_tried_again(mixed: Mixed, fault: str, attempts: int) -> None:
+    """Attempts are made again for what another attempt may mend, within the deadline, and for nothing else."""
+    assert mixed.row(fault)["attempts"] == attempts
+
+
+def test_redirect_says_where_it_led(mixed: Mixed) -> None:
+    """An image that was found behind redirects tells the URL that it came from."""
+    final = mixed.row("DEMO/fault/redirect")["final_url"]
+    assert urlsplit(final).path == "/images/0.jpg"
+
+
+def test_workers_that_may_not_write_there(fleet: str, demo_url: str, tmp_path: Path) -> None:
+    """An output folder outside the workers' roots ends the run with exit status 1, and says how to allow it."""
+    out = tmp_path / "out"
+    url = f"{demo_url}/images/1.jpg".encode()
+    ended = parts.producer("run", "-", "--out", out, "--broker", fleet, "--json", stdin=url)
+    assert ended.code == 1
+    what, why, _ = parts.told(ended)
+    assert "00000" in what
+    assert str(out) in why
+    assert "IMAGEFLEET_STORE_ROOTS" in why
+    assert json.loads((out / "run.json").read_text())["state"] == "failed"
+    assert parts.images_of(out) == set()
+
+
+def test_what_else_stands_in_a_shards_folder(fleet: str, demo_url: str, out: Path) -> None:
+    """A folder that stands where images go, which is no file of ours, does not stop a run."""
+    (out / "00000/thumbnails").mkdir(parents=True)
+    url = f"{demo_url}/images/1.jpg".encode()
+    ended = parts.producer("run", "-", "--out", out, "--broker", fleet, "--json", stdin=url)
+    assert ended.json()["success"] == 1

@@ -1,0 +1,249 @@
+"""A run of 2,500 images, over a broker with plain Celery workers and by a local fleet, proven to the byte."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import stat
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from tasks.celery import COLLECT_SHARD, FETCH_IMAGE
+from tests.integration import parts
+
+COUNT = 2_500
+SHARDS = {"00000": 1_000, "00001": 1_000, "00002": 500}
+KINDS = {"jpg": "jpeg", "png": "png", "gif": "gif", "webp": "webp"}
+COLUMNS = (
+    "url key status reason error_message path width height original_width original_height format bytes sha256 exif "
+    "http_status final_url etag last_modified attempts fetch_seconds finished_at worker recovered"
+).split()
+FACTS = {
+    "run_id",
+    "source",
+    "out",
+    "total",
+    "success",
+    "failed",
+    "reasons",
+    "bytes",
+    "wall_seconds",
+    "images_per_second",
+    "shards",
+    "workers",
+    "concurrency",
+    "startup_seconds",
+}
+
+
+@dataclass(frozen=True)
+class Site:
+    """An nginx with its pictures: file names in the order of the list, each with its bytes."""
+
+    port: int
+    folder: Path
+    originals: dict[str, bytes]
+    source: Path
+
+    def hits(self) -> list[str]:
+        """The pictures that were asked for so far, each as often as it was."""
+        return [line.removeprefix("/") for line in (self.folder / "hits.log").read_text().splitlines()]
+
+
+@dataclass(frozen=True)
+class Ran:
+    """A run that has ended."""
+
+    site: Site
+    out: Path
+    ended: parts.Ended
+    fetched: list[str]
+    rows: list[dict[str, Any]]
+
+
+def side(number: int) -> tuple[int, int]:
+    """The size of a picture: no two have the same, so all differ."""
+    return 8 + number % 50, 8 + number // 50
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """Serve 2,500 different pictures in four formats by nginx."""
+    files, folder = tmp_path_factory.mktemp("pictures"), tmp_path_factory.mktemp("nginx")
+    originals = {}
+    for number in range(COUNT):
+        extension = list(KINDS)[number % 4]
+        path = files / f"{number:04d}.{extension}"
+        Image.new("RGB", side(number), (number % 256, number // 10, 90)).save(path, KINDS[extension])
+        originals[path.name] = path.read_bytes()
+    assert len(set(originals.values())) == COUNT
+    with parts.nginx(folder, files) as port:
+        source = folder / "list.txt"
+        source.write_text("".join(f"http://127.0.0.1:{port}/{name}\n" for name in originals))
+        yield Site(port, folder, originals, source)
+    parts.remove(files)
+
+
+@pytest.fixture(scope="module", params=["broker", "local fleet"])
+def ran(request: pytest.FixtureRequest, site: Site, store_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    """Run the list once in each of the two ways; the tests below look at what came of it."""
+    before = len(site.hits())
+    if request.param == "broker":
+        out = store_root / "of-2500"
+        url = request.getfixturevalue("fleet")
+        counted = executions(url)
+        ended = parts.producer("run", site.source, "--out", out, "--broker", url, "--json")
+        new = {name: count - counted.get(name, 0) for name, count in executions(url).items()}
+        assert new == {FETCH_IMAGE: COUNT, COLLECT_SHARD: len(SHARDS)}
+    else:
+        out = tmp_path_factory.mktemp("local") / "out"
+        env = {"IMAGEFLEET_ALLOW_NETWORKS": f"127.0.0.1:{site.port}"}
+        ended = parts.producer("run", site.source, "--out", out, "--json", env=env)
+    return Ran(site, out, ended, site.hits()[before:], parts.rows(out))
+
+
+def executions(url: str) -> dict[str, int]:
+    """How often the workers at a broker have begun each task, by their own count."""
+    stats = parts.worker_stats(url)
+    assert len(stats) == 2
+    totals: dict[str, int] = {}
+    for worker in stats.values():
+        for name, count in worker["total"].items():
+            totals[name] = totals.get(name, 0) + count
+    return totals
+
+
+def test_every_image_is_executed_and_asked_for_exactly_once(ran: Ran) -> None:
+    """2,500 images are 2,500 tasks and 3 bodies by the workers' own count, and 2,500 requests at the server."""
+    assert ran.ended.code == 0, ran.ended.err
+    assert sorted(ran.fetched) == sorted(ran.site.originals)
+
+
+def test_saved_files_are_their_originals(ran: Ran) -> None:
+    """Every image is saved byte for byte, below the name that its row gives, and nothing else is saved."""
+    for row, (name, body) in zip(ran.rows, ran.site.originals.items(), strict=True):
+        assert row["url"].endswith(f"/{name}")
+        assert (ran.out / row["path"]).read_bytes() == body
+    assert parts.images_of(ran.out) == {row["path"] for row in ran.rows}
+
+
+def test_manifests_hold_a_row_for_each_url_in_order(ran: Ran) -> None:
+    """Three manifests hold the rows in the list's order, with the columns that are promised."""
+    assert sorted(path.stem for path in ran.out.glob("*.parquet")) == list(SHARDS)
+    assert [row["url"] for row in ran.rows] == ran.site.source.read_text().split()
+    assert all(list(row) == COLUMNS for row in ran.rows)
+    assert [row["key"] for row in ran.rows] == [
+        f"{shard}{place:03d}" for shard, count in SHARDS.items() for place in range(count)
+    ]
+
+
+def test_rows_say_what_the_files_are(ran: Ran) -> None:
+    """Each row describes its own picture: format, size, bytes, digest, and how it was had."""
+    for number, (row, (name, body)) in enumerate(zip(ran.rows, ran.site.originals.items(), strict=True)):
+        extension = name.partition(".")[2]
+        shard = row["key"][:5]
+        size = side(number)
+        assert (row["status"], row["reason"], row["error_message"]) == ("success", None, None)
+        assert row["path"] == f"{shard}/{row['key']}.{extension}"
+        assert (row["width"], row["height"]) == (row["original_width"], row["original_height"]) == size
+        assert (row["format"], row["bytes"]) == (KINDS[extension], len(body))
+        assert row["sha256"] == hashlib.sha256(body).hexdigest()
+        assert (row["http_status"], row["final_url"], row["attempts"], row["recovered"]) == (200, None, 1, False)
+        assert row["etag"]
+        assert row["last_modified"]
+        assert row["worker"]
+        assert 0 < row["fetch_seconds"] < 60
+
+
+def test_each_shard_has_its_stats(ran: Ran) -> None:
+    """Beside each manifest stands what img2dataset's users look for: counts, times and statuses."""
+    for shard, count in SHARDS.items():
+        stats = json.loads((ran.out / f"{shard}_stats.json").read_text())
+        assert stats.pop("start_time") + stats.pop("duration") == pytest.approx(stats.pop("end_time"))
+        assert stats == {
+            "count": count,
+            "successes": count,
+            "failed_to_download": 0,
+            "failed_to_resize": 0,
+            "status_dict": {"success": count},
+        }
+
+
+def test_json_is_all_that_is_printed(ran: Ran) -> None:
+    """``--json`` prints one object with exactly the promised keys, whose numbers are the run's."""
+    facts = ran.ended.json()
+    assert ran.ended.out.count("\n") == 1
+    assert set(facts) == FACTS
+    size = sum(map(len, ran.site.originals.values()))
+    assert (facts["source"], facts["out"]) == (str(ran.site.source), str(ran.out))
+    assert (facts["total"], facts["success"], facts["failed"], facts["reasons"]) == (COUNT, COUNT, 0, {})
+    assert (facts["bytes"], facts["shards"]) == (size, len(SHARDS))
+    assert facts["concurrency"] == facts["workers"] * 16
+    assert facts["images_per_second"] == pytest.approx(COUNT / facts["wall_seconds"], rel=0.01)
+
+
+def test_run_json_is_complete(ran: Ran) -> None:
+    """run.json says that the run is complete, what was planned, and the same totals as the command."""
+    record = json.loads((ran.out / "run.json").read_text())
+    facts = ran.ended.json()
+    assert (record["state"], record["plan"]) == ("complete", "complete")
+    assert (record["planned_rows"], record["planned_shards"]) == (COUNT, len(SHARDS))
+    assert (record["id"], record["source"], record["out"]) == (facts["run_id"], facts["source"], facts["out"])
+    assert record["totals"] == {name: facts[name] for name in FACTS - {"run_id", "source", "out"}}
+    assert record["started_at"] < record["finished_at"]
+
+
+def test_what_holds_urls_is_for_its_owner_alone(ran: Ran) -> None:
+    """Plan, manifests, stats and run.json, which may hold secrets, can be read by nobody else."""
+    names = [name for name in parts.files_below(ran.out) if name not in parts.images_of(ran.out)]
+    assert len(names) == 3 * len(SHARDS) + 1
+    assert {stat.S_IMODE((ran.out / name).stat().st_mode) for name in names} == {0o600}
+
+
+def test_report_for_people(fleet: str, demo_url: str, out: Path) -> None:
+    """Without ``--json``, the report is on standard output and names the Total Execution Time."""
+    urls = f"{demo_url}/images/1.jpg\n{demo_url}/fault/not-found\n"
+    ended = parts.producer("run", "-", "--out", out, "--broker", fleet, stdin=urls.encode())
+    assert ended.code == 0, ended.err
+    lines = {" ".join(line.split()) for line in ended.out.splitlines()}
+    assert any(line.startswith("Total Execution Time") and line.endswith(" seconds") for line in lines)
+    assert {"success 1", "failed_to_download 1", "http_4xx 1"} <= lines
+
+
+def test_slow_pipe_is_read_lazily(fleet: str, demo_url: str, out: Path, tmp_path: Path) -> None:
+    """A pipe's first shard is done while the pipe is still open, and its last line needs no line end."""
+    argv = parts.command(["run", "-", "--out", out, "--broker", fleet, "--shard-size", "2", "--json"])
+    with parts.started("run", argv, tmp_path, stdin=subprocess.PIPE) as run:
+        assert run.process.stdin is not None
+        run.process.stdin.write(f"{demo_url}/images/0.jpg\n# none\n\n{demo_url}/images/1.png\n".encode())
+        run.process.stdin.flush()
+        parts.eventually((out / "00000.parquet").exists, "the first shard's manifest")
+        assert run.process.poll() is None
+        assert json.loads((out / "run.json").read_text())["plan"] == "open"
+        run.process.stdin.write(f"{demo_url}/images/2.gif".encode())
+        run.process.stdin.close()
+        facts = run.wait().json()
+    assert (facts["source"], facts["success"], facts["shards"]) == ("-", 3, 2)
+    assert [row["format"] for row in parts.rows(out)] == ["jpeg", "png", "gif"]
+
+
+def test_progress_moves_with_each_image(fleet: str, demo_url: str, out: Path, tmp_path: Path) -> None:
+    """The sums in Redis grow while a shard's slowest image is still on its way, and go when the run has ended."""
+    urls = [f"{demo_url}/images/{number}.jpg" for number in range(3)]
+    source = tmp_path / "list.txt"
+    source.write_text("\n".join([*urls, f"{demo_url}/images/3.jpg?latency=4"]))
+    argv = parts.command(["run", source, "--out", out, "--broker", fleet, "--json"])
+    with parts.started("run", argv, tmp_path) as run, parts.connect(fleet) as server:
+        parts.eventually((out / "run.json").exists, "run.json")
+        key = f"imagefleet:moved:{json.loads((out / 'run.json').read_text())['id']}"
+        moved = parts.eventually(lambda: server.hget(key, "success"), "progress")
+        assert not (out / "00000.parquet").exists()
+        assert 1 <= int(str(moved)) <= 3
+        assert run.wait().json()["success"] == 4
+        assert list(server.scan_iter("imagefleet:*")) == []

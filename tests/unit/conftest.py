@@ -1,0 +1,243 @@
+"""What the unit tests share: servers on loopback, a certificate, a Redis on a Unix socket, and a run's folder."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+import shutil
+import socket
+import ssl
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Self
+
+import hypothesis
+import pytest
+from PIL import Image
+
+from producer.demo import DemoServer
+from producer.local import server_binary
+from tasks import broker
+from tasks.download import Downloader
+from tasks.errors import Fault
+from tasks.guard import Guard
+from tasks.model import FetchOptions, Outcome, Status, key_of
+from tasks.session import Sessions
+from tasks.storage import Store
+from tests.conftest import required
+
+PATIENCE = 5.0  # seconds until a condition that should come true at once is given up
+
+hypothesis.settings.register_profile("unit", max_examples=40, deadline=None, database=None, derandomize=True)
+hypothesis.settings.load_profile("unit")
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    """Return as soon as the condition holds."""
+    ends = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < ends, "the condition never came true"
+        time.sleep(0.002)
+
+
+def image(kind: str = "PNG", size: tuple[int, int] = (4, 3), colour: str = "red") -> bytes:
+    """An image's bytes, in one of Pillow's formats."""
+    sink = io.BytesIO()
+    Image.new("RGB", size, colour).save(sink, kind)
+    return sink.getvalue()
+
+
+def response(body: bytes = b"body", status: str = "200 OK", *fields: str, length: bool = True) -> bytes:
+    """An HTTP response; without ``length`` it does not announce its size."""
+    head = [f"HTTP/1.1 {status}", *fields, *([f"Content-Length: {len(body)}"] if length else [])]
+    return "\r\n".join(head).encode("latin-1") + b"\r\n\r\n" + body
+
+
+#: What a `Canned` server sends for a request: the pieces, each at once.
+Answer = Callable[[bytes], Iterable[bytes]]
+
+
+class Canned:
+    """A server on 127.0.0.1 that answers as a test says, and keeps what it was asked."""
+
+    def __init__(self, answer: Answer, tls: ssl.SSLContext | None = None) -> None:
+        """Take what to send, and the certificate's context for https."""
+        self.requests: list[bytes] = []
+        self.connections = 0
+        self.ended = threading.Event()
+        self._answer, self._tls = answer, tls
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._threads = [threading.Thread(target=self._accept)]
+        self.port: int = self._listener.getsockname()[1]
+        self.address = f"127.0.0.1:{self.port}"
+        self.url = f"{'https' if tls else 'http'}://{self.address}"
+
+    def __enter__(self) -> Self:
+        self._threads[0].start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.ended.set()
+        # Closing alone would not wake the thread that accepts.
+        self._listener.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join(PATIENCE)
+        self._listener.close()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                self.connections += 1
+                self._threads.append(threading.Thread(target=self._serve, args=(client,)))
+                self._threads[-1].start()
+
+    def _serve(self, client: socket.socket) -> None:
+        client.settimeout(0.02)
+        with suppress(OSError), client:
+            if self._tls is None:
+                self._converse(client)
+            else:
+                client.settimeout(PATIENCE)
+                with self._tls.wrap_socket(client, server_side=True) as wrapped:
+                    wrapped.settimeout(0.02)
+                    self._converse(wrapped)
+
+    def _converse(self, client: socket.socket) -> None:
+        received = b""
+        while not self.ended.is_set():
+            try:
+                block = client.recv(65536)
+            except TimeoutError:
+                continue
+            if not block:
+                return
+            received += block
+            if received.endswith(b"\r\n\r\n"):
+                self.requests.append(received)
+                for piece in self._answer(received):
+                    client.sendall(piece)
+                received = b""
+
+
+def always(*pieces: bytes) -> Answer:
+    """The same answer to every request."""
+    return lambda _: pieces
+
+
+@contextmanager
+def running(server: DemoServer) -> Iterator[DemoServer]:
+    """A demo server, running in a thread."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    try:
+        asyncio.run_coroutine_threadsafe(server.start(), loop).result(PATIENCE)
+        yield server
+    finally:
+        asyncio.run_coroutine_threadsafe(server.stop(), loop).result(PATIENCE)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(PATIENCE)
+        loop.run_until_complete(loop.shutdown_default_executor())
+        loop.close()
+
+
+@pytest.fixture(scope="session")
+def demo() -> Iterator[DemoServer]:
+    """The demo server: one for all tests that only ask."""
+    with running(DemoServer()) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def allowed(demo: DemoServer) -> list[str]:
+    """What permits the demo server's address and port, and nothing else."""
+    return ["{}:{}".format(*demo.address)]
+
+
+@pytest.fixture
+def waits() -> list[float]:
+    """The seconds that `downloader` would have slept."""
+    return []
+
+
+@pytest.fixture
+def downloader(allowed: list[str], waits: list[float]) -> Downloader:
+    """A downloader that may reach the demo server alone, and writes its waits down in place of sleeping."""
+    return Downloader(Sessions(Guard(allowed)), sleep=waits.append)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """An empty run folder."""
+    return Store(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A PEM file with the key and the self-signed certificate of 127.0.0.1 and localhost."""
+    folder = tmp_path_factory.mktemp("tls")
+    key, made = folder / "key.pem", folder / "certificate.pem"
+    subprocess.run(
+        [
+            *(required("openssl"), "req", "-x509", "-nodes", "-days", "2", "-subj", "/CN=imagefleet tests"),
+            *("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"),
+            *("-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost"),
+            *("-keyout", str(key), "-out", str(made)),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    both = folder / "both.pem"
+    both.write_bytes(key.read_bytes() + made.read_bytes())
+    return both
+
+
+@pytest.fixture(scope="session")
+def server_context(certificate: Path) -> ssl.SSLContext:
+    """The TLS context of a server with that certificate."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    return context
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> Iterator[str]:
+    """The broker URL of a real Redis on a Unix socket; without a server program the test is skipped, but not in CI."""
+    try:
+        program = server_binary()
+    except Fault as fault:
+        if os.environ.get("CI"):
+            pytest.fail(str(fault))
+        pytest.skip(str(fault))
+    # pytest's own folders are too deep for the path of a socket.
+    folder = Path(tempfile.mkdtemp(prefix="imagefleet-test-"))
+    path = folder / "redis.sock"
+    argv = [program, "--port", "0", "--unixsocket", str(path), "--dir", str(folder), "--save", ""]
+    process = subprocess.Popen(argv, stdout=subprocess.DEVNULL)
+    try:
+        wait_for(path.exists)
+        with broker.client(f"redis+socket://{path}") as server:
+            wait_for(server.ping)
+        yield f"redis+socket://{path}"
+    finally:
+        process.kill()
+        process.wait()
+        shutil.rmtree(folder)
+
+
+def success(offset: int, shard: int = 0, shard_size: int = 1000, **values: object) -> Outcome:
+    """The Outcome of a saved image; its file is named but not made."""
+    key = key_of(shard, offset, shard_size)
+    known: dict[str, object] = {"path": f"{shard:05d}/{key}.png", "bytes": 3, "finished_at": 100.0, "attempts": 1}
+    return Outcome(key, Status.SUCCESS, **{**known, **values})  # type: ignore[arg-type]
+
+
+#: Options that fail at the first attempt, within a time that no test should need.
+ONCE = FetchOptions(timeout=2.0, deadline=PATIENCE, retries=0, backoff=0)

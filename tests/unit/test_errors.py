@@ -1,0 +1,73 @@
+"""Each reason has its error class, and the tree in the module's docstring is the tree of the classes."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+
+import pytest
+
+from tasks import errors
+from tasks.errors import Fault, FetchError, UsageFault
+from tasks.model import Reason
+
+#: A line of the tree: its depth in branches, the class, the reason or exit status, and whether it is retried.
+_LINE = re.compile(r"^    ([│ ]*)[├└]── (\w+) +(\w+(?: status \d)?)(.*)$", re.MULTILINE)
+
+
+def below(root: type[Exception]) -> list[type[Exception]]:
+    """All classes below one, in the order of their definition."""
+    return [kind for direct in root.__subclasses__() for kind in (direct, *below(direct))]
+
+
+def test_every_reason_has_one_tree_of_classes() -> None:
+    """The classes right below FetchError and the reasons are one for one."""
+    reasons = Counter(kind.reason for kind in FetchError.__subclasses__())
+    assert reasons == dict.fromkeys(Reason, 1)
+
+
+def test_a_class_keeps_the_reason_of_its_parent() -> None:
+    """A class below another says more about the same reason."""
+    for direct in FetchError.__subclasses__():
+        assert {kind.reason for kind in below(direct) if issubclass(kind, FetchError)} <= {direct.reason}
+
+
+def test_tree_of_the_docstring_is_that_of_the_classes() -> None:
+    """Each line of the drawn tree names a class, its reason and its retrying, and no class is left out."""
+    assert errors.__doc__ is not None
+    drawn = {name: (reason, "(retried)" in rest) for _, name, reason, rest in _LINE.findall(errors.__doc__)}
+    fetch_errors = {
+        kind.__name__: (str(kind.reason), kind.retryable) for kind in below(FetchError) if issubclass(kind, FetchError)
+    }
+    assert drawn == {**fetch_errors, "UsageFault": ("exit status 2", False)}
+
+
+def test_depth_of_the_docstring_is_that_of_the_classes() -> None:
+    """A class stands in the drawn tree below its parent."""
+    assert errors.__doc__ is not None
+    parents: list[str] = []
+    for indent, name, *_ in _LINE.findall(errors.__doc__):
+        depth = len(indent) // 4
+        parents[depth:] = [name]
+        if depth:
+            assert getattr(errors, name).__mro__[1].__name__ == parents[depth - 1]
+        else:
+            assert getattr(errors, name).__mro__[1] in (FetchError, Fault)
+    assert parents
+
+
+@pytest.mark.parametrize(("kind", "status"), [(Fault, 1), (UsageFault, 2)])
+def test_fault_has_three_parts_and_an_exit_status(kind: type[Fault], status: int) -> None:
+    """A Fault says what happened, why, and what to do, and knows how its command exits."""
+    fault = kind("It broke", "it was old", "Buy another.")
+    assert (fault.what, fault.why, fault.todo) == ("It broke", "it was old", "Buy another.")
+    assert str(fault) == "It broke: it was old"
+    assert fault.exit_code == status
+
+
+def test_fetch_error_keeps_what_the_server_said() -> None:
+    """Status and Retry-After travel with the error, and are unknown unless told."""
+    error = errors.RateLimited("HTTP 429", http_status=429, retry_after=3.0)
+    assert (str(error), error.http_status, error.retry_after) == ("HTTP 429", 429, 3.0)
+    silent = errors.DnsFailed("no such host")
+    assert (silent.http_status, silent.retry_after) == (None, None)

@@ -1,0 +1,131 @@
+"""The values that travel keep what they hold, and stay small."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import FrozenInstanceError, fields
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tasks.model import FetchOptions, Outcome, Reason, RunOptions, Status, key_of, shard_name
+
+_numbers = st.none() | st.integers(0, 2**40)
+_texts = st.none() | st.text(max_size=30)
+_outcomes = st.builds(
+    Outcome,
+    key=st.text(min_size=1, max_size=12),
+    status=st.sampled_from(Status),
+    reason=st.none() | st.sampled_from(Reason),
+    error_message=_texts,
+    path=_texts,
+    width=_numbers,
+    height=_numbers,
+    original_width=_numbers,
+    original_height=_numbers,
+    format=_texts,
+    bytes=_numbers,
+    sha256=_texts,
+    exif=_texts,
+    http_status=_numbers,
+    final_url=_texts,
+    etag=_texts,
+    last_modified=_texts,
+    attempts=st.integers(0, 20),
+    fetch_seconds=st.floats(0, 1e6),
+    finished_at=st.floats(0, 1e11),
+    worker=_texts,
+    recovered=st.booleans(),
+)
+
+
+def img2dataset_key(shard: int, offset: int, shard_size: int) -> str:
+    """A key by the formula of img2dataset's ``compute_key``, with its five digits for the shard."""
+    digits = math.ceil(math.log10(shard_size))
+    return f"{10**digits * shard + offset:0{digits + 5}d}"
+
+
+@pytest.mark.parametrize("shard_size", [2, 10, 11, 100, 101, 999, 1000, 1001, 5000, 10_000])
+@pytest.mark.parametrize("shard", [0, 3, 99_999, 100_000, 1_234_567])
+def test_key_is_that_of_img2dataset(shard: int, shard_size: int) -> None:
+    """The first and the last key of a shard are those that img2dataset writes, also beyond 99,999 shards."""
+    for offset in (0, shard_size - 1):
+        assert key_of(shard, offset, shard_size) == img2dataset_key(shard, offset, shard_size)
+
+
+@pytest.mark.parametrize(
+    ("shard", "offset", "shard_size", "key"),
+    [(0, 0, 1000, "00000000"), (3, 7, 1000, "00003007"), (123_456, 999, 1000, "123456999"), (2, 0, 1, "000020")],
+)
+def test_key_golden(shard: int, offset: int, shard_size: int, key: str) -> None:
+    """Keys of the usual size have eight digits, and grow only where the shard's number does."""
+    assert key_of(shard, offset, shard_size) == key
+
+
+@given(st.integers(0, 10**6), st.integers(0, 10**6), st.integers(1, 10_000))
+def test_keys_are_distinct(first: int, second: int, shard_size: int) -> None:
+    """Two images of a run never share a key."""
+    keys = {key_of(*divmod(index, shard_size), shard_size) for index in (first, second)}
+    assert len(keys) == len({first, second})
+
+
+def test_shard_name_grows() -> None:
+    """A shard's name has five digits, and more where it needs more."""
+    assert [shard_name(number) for number in (0, 99_999, 100_000)] == ["00000", "99999", "100000"]
+
+
+@given(_outcomes)
+def test_outcome_survives_json(outcome: Outcome) -> None:
+    """What crosses Redis as JSON comes back as the same Outcome, with enums and not strings."""
+    back = Outcome.from_json(json.loads(json.dumps(outcome.to_json())))
+    assert back == outcome
+    assert isinstance(back.status, Status)
+    assert back.reason is None or isinstance(back.reason, Reason)
+
+
+def test_outcome_says_nothing_that_is_not_known() -> None:
+    """Fields without a value do not cross Redis."""
+    assert Outcome("00000000", Status.SUCCESS).to_json() == {
+        "key": "00000000",
+        "status": "success",
+        "attempts": 0,
+        "fetch_seconds": 0.0,
+        "finished_at": 0.0,
+    }
+
+
+def test_unknown_fields_are_left_out() -> None:
+    """A message of a later version is read without the fields that this one does not know."""
+    assert Outcome.from_json({"key": "1", "status": "success", "later": 1}) == Outcome("1", Status.SUCCESS)
+    run = RunOptions("/out", 10, FetchOptions(retries=7))
+    later = run.to_json()
+    later["fetch"]["later"] = 1
+    assert RunOptions.from_json(later) == run
+
+
+def test_run_options_survive_json() -> None:
+    """A run's options come back from Redis as they were put there."""
+    run = RunOptions("/out", 250, FetchOptions(timeout=1.5, max_bytes=7, max_pixels=9))
+    assert RunOptions.from_json(json.loads(json.dumps(run.to_json()))) == run
+
+
+@pytest.mark.parametrize("reason", Reason)
+def test_reason_has_its_status(reason: Reason) -> None:
+    """Only what is wrong with the image itself counts as img2dataset's failed_to_resize."""
+    about_the_image = reason in {Reason.NOT_IMAGE, Reason.UNDECODABLE, Reason.TOO_MANY_PIXELS}
+    assert reason.status is (Status.FAILED_TO_RESIZE if about_the_image else Status.FAILED_TO_DOWNLOAD)
+
+
+def test_only_success_is_ok() -> None:
+    """An Outcome is ok when its image was saved."""
+    assert [Outcome("1", status).ok for status in Status] == [True, False, False]
+
+
+def test_values_are_frozen() -> None:
+    """No field of an Outcome can be set after it was made."""
+    outcome = Outcome("1", Status.SUCCESS)
+    for field in fields(outcome):
+        with pytest.raises(FrozenInstanceError):
+            setattr(outcome, field.name, None)
