@@ -3,7 +3,7 @@
 PYTHON ?= python
 RUN = $(PYTHON) -m
 
-.PHONY: check format lint types contracts test unit integration docs lock bench-latency bench-throughput
+.PHONY: check format lint types contracts test unit integration docs examples lock bench-latency bench-throughput
 
 check: format lint types contracts test
 
@@ -45,3 +45,7 @@ bench-throughput:
 # The parts of README.md and docs/ that are made, not typed: help texts, settings, tables.
 docs:
 	$(RUN) docs.produce
+
+# Runs what the README shows, and keeps what it printed.
+examples:
+	$(RUN) docs.examples

@@ -20,7 +20,7 @@ from typing import Any
 
 import psutil
 
-from producer.pictures import picture
+from producer.demo.pictures import picture
 
 RESULTS = Path(__file__).with_name("results")
 _SAMPLE = 0.1

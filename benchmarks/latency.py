@@ -17,6 +17,10 @@ from benchmarks import harness
 from producer.demo_process import DemoProcess
 
 
+#: Drawn before the clock runs: the fleet is measured, not the drawing.
+_PICTURES = 100
+
+
 def main() -> None:
     """Measure, print a line, and keep the result."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -30,7 +34,7 @@ def main() -> None:
     ideal = slots / arguments.latency
     with (
         tempfile.TemporaryDirectory(prefix="imagefleet-benchmark-") as scratch,
-        DemoProcess(arguments.latency) as server,
+        DemoProcess(arguments.latency, ready=_PICTURES) as server,
     ):
         rates = [_rate(Path(scratch) / str(turn), server, arguments) for turn in range(arguments.repeat)]
     result: dict[str, Any] = {
@@ -50,7 +54,9 @@ def main() -> None:
 def _rate(place: Path, server: DemoProcess, arguments: argparse.Namespace) -> float:
     place.mkdir()
     source = place / "urls.txt"
-    source.write_text("".join(f"{server.url}/images/{index % 100}.jpg?{index}\n" for index in range(arguments.images)))
+    source.write_text(
+        "".join(f"{server.url}/images/{index % _PICTURES}.jpg?{index}\n" for index in range(arguments.images))
+    )
     size = ["--workers", str(arguments.workers), "--concurrency", str(arguments.concurrency)]
     command = [sys.executable, "-m", "producer", "run", str(source), "--out", str(place / "out"), "--json", *size]
     report = json.loads(harness.measure(command, {"IMAGEFLEET_ALLOW_NETWORKS": server.address}).output)

@@ -41,7 +41,7 @@ def settings() -> str:
     rows = ["| variable | default | meaning |", "|---|---|---|"]
     for name, field in Settings.model_fields.items():
         default = ", ".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
-        shown = f"`{default}`" if default not in (None, "") else "–"
+        shown = f"`{default}`" if default not in (None, "") else "-"
         rows.append(f"| `IMAGEFLEET_{name.upper()}` | {shown} | {field.description} |")
     return "\n".join(rows) + "\n"
 
@@ -74,7 +74,7 @@ def throughput() -> str:
     for name, way in result["ways"].items():
         rate, cpu = way["images_per_second"], way["cpu_ms_per_image"]
         size = f"{way['workers']} workers" if name == "fleet" else f"{way['threads']} threads, one process"
-        split = ", ".join(f"{cpu[role]:.2f}" if role in cpu else "–" for role in ("workers", "redis", "producer"))
+        split = ", ".join(f"{cpu[role]:.2f}" if role in cpu else "-" for role in ("workers", "redis", "producer"))
         rows.append(
             f"| {name} ({size}) | {rate['median']:,.0f} ({rate['least']:,.0f} to {rate['most']:,.0f}) "
             f"| {sum(cpu.values()):.2f} ms | {split} ms | {way['peak_mib']['median']:,.0f} MiB |"
@@ -96,12 +96,31 @@ def throughput() -> str:
     return "\n".join(rows) + "\n"
 
 
+def demo_server() -> str:
+    """Return what ``benchmarks/demo_server.py`` measured."""
+    result = _result("demo-server")
+    drawn, new = result["drawn_per_second"]["median"], result["new_per_second"]["median"]
+    return (
+        f"One process serves {drawn:,.0f} drawn pictures of 15 KB a second, and draws {new:,.0f} new ones "
+        f"(median of {result['repeat']} runs of `python -m benchmarks.demo_server`; {result['machine']['cpu']}, "
+        f"{result['machine']['cores']} cores shared with the client).\n"
+    )
+
+
+def example(name: str) -> str:
+    """Return what a command printed when `docs/examples.py` ran it."""
+    return f"```text\n{(ROOT / 'docs' / 'examples' / f'{name}.txt').read_text().rstrip()}\n```\n"
+
+
 PARTS: dict[str, Callable[[], str]] = {
     "commands": commands,
     "settings": settings,
     "reasons": reasons,
     "routes": routes,
     "throughput": throughput,
+    "demo-server": demo_server,
+    "run-example": lambda: example("run"),
+    "demo-example": lambda: example("demo"),
 }
 
 

@@ -255,7 +255,7 @@ def demo(images: int, latency: float, out: Path | None, as_json: bool, **options
 
     place = out or _new_folder("imagefleet-demo")
     options = _with_defaults(options)
-    with DemoProcess(latency) as server:
+    with DemoProcess(latency, ready=min(images, 1000)) as server:
         _note(f"{images} images, served at {server.url} after {latency * 1000:.0f} ms each", as_json)
         kinds = ("jpg", "png", "webp", "gif")
         requests = [

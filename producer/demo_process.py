@@ -12,23 +12,25 @@ from producer.keeping import Keeping
 from tasks.errors import Fault
 
 _PATIENCE = 20.0
+_PATIENCE_PER_PICTURE = 0.1
 _GRACE = 2.0
 
 
 class DemoProcess:
     """A running demo server on a free port of 127.0.0.1; a context manager that starts it and ends it."""
 
-    def __init__(self, latency: float = 0.0) -> None:
-        """Take the seconds that it waits before each picture."""
-        self._latency = latency
+    def __init__(self, latency: float = 0.0, ready: int = 0) -> None:
+        """Take the seconds that it waits before each picture, and how many pictures it has drawn when it is there."""
+        self._arguments = ["--latency", str(latency), "--ready", str(ready)]
+        self._patience = _PATIENCE + _PATIENCE_PER_PICTURE * ready
         self.url = ""
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             keeping = stack.enter_context(Keeping())
-            argv = [sys.executable, "-m", "producer.demo", "--port", "0", "--latency", str(self._latency)]
+            argv = [sys.executable, "-m", "producer.demo", "--port", "0", *self._arguments]
             keeping.start("demo server", argv, {}, _GRACE)
-            ends = time.monotonic() + _PATIENCE
+            ends = time.monotonic() + self._patience
             while not (line := _first_line(keeping)):
                 keeping.check()
                 if time.monotonic() > ends:

@@ -3,7 +3,7 @@
 All are frozen, hold nothing but JSON's own types, and do no I/O.
 
 To add a reason: a member of `Reason` here, an error class in ``tasks/errors.py`` that carries it, a route in
-``producer/demo.py`` that provokes it, and a row in ``tests/integration/test_faults.py``.
+``producer/demo/faults.py`` that provokes it, and a row in ``tests/integration/test_faults.py``.
 """
 
 from __future__ import annotations

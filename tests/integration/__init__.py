@@ -1,0 +1,1 @@
+"""Tests of the real parts together: the commands, Redis, worker processes, web servers."""

@@ -11,7 +11,7 @@ from urllib.parse import quote, urlsplit
 import pytest
 
 from producer.demo import ROUTES
-from producer.pictures import picture
+from producer.demo.pictures import picture
 from tasks.model import Reason, Status
 from tests.integration import parts
 
@@ -145,7 +145,9 @@ def test_run_is_complete_whatever_its_images_did(mixed: Mixed) -> None:
     assert json.loads((mixed.out / "run.json").read_text())["state"] == "complete"
 
 
-@pytest.mark.parametrize(("fault", "reason"), FAULTS.items(), ids=[quote(fault)[:60] for fault in FAULTS])
+@pytest.mark.parametrize(
+    ("fault", "reason"), FAULTS.items(), ids=[quote(fault.encode(errors="surrogateescape"))[:60] for fault in FAULTS]
+)
 def test_fault_has_its_exact_outcome(mixed: Mixed, fault: str, reason: str | None) -> None:
     """Each fault has the status and the reason that belong to it, and saves nothing unless it is a success."""
     row = mixed.row(fault)

@@ -20,10 +20,31 @@ from tests.integration import parts
 COUNT = 2_500
 SHARDS = {"00000": 1_000, "00001": 1_000, "00002": 500}
 KINDS = {"jpg": "jpeg", "png": "png", "gif": "gif", "webp": "webp"}
-COLUMNS = (
-    "url key status reason error_message path width height original_width original_height format bytes sha256 exif "
-    "http_status final_url etag last_modified attempts fetch_seconds finished_at worker recovered"
-).split()
+COLUMNS = [
+    "url",
+    "key",
+    "status",
+    "reason",
+    "error_message",
+    "path",
+    "width",
+    "height",
+    "original_width",
+    "original_height",
+    "format",
+    "bytes",
+    "sha256",
+    "exif",
+    "http_status",
+    "final_url",
+    "etag",
+    "last_modified",
+    "attempts",
+    "fetch_seconds",
+    "finished_at",
+    "worker",
+    "recovered",
+]
 FACTS = {
     "run_id",
     "source",

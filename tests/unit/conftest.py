@@ -74,6 +74,7 @@ class Canned:
         self._answer, self._tls = answer, tls
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._threads = [threading.Thread(target=self._accept)]
+        self._clients: list[socket.socket] = []
         self.port: int = self._listener.getsockname()[1]
         self.address = f"127.0.0.1:{self.port}"
         self.url = f"{'https' if tls else 'http'}://{self.address}"
@@ -84,40 +85,43 @@ class Canned:
 
     def __exit__(self, *_: object) -> None:
         self.ended.set()
-        # Closing alone would not wake the thread that accepts.
+        # Closing alone would not wake the threads that accept and receive.
         self._listener.shutdown(socket.SHUT_RDWR)
-        for thread in self._threads:
-            thread.join(PATIENCE)
+        self._threads[0].join(PATIENCE)
+        self.drop_clients()
         self._listener.close()
+
+    def drop_clients(self) -> None:
+        """Close every connection that is open."""
+        for client in self._clients:
+            with suppress(OSError):
+                client.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads[1:]:
+            thread.join(PATIENCE)
+        del self._threads[1:]
+        self._clients.clear()
 
     def _accept(self) -> None:
         with suppress(OSError):
             while True:
                 client, _ = self._listener.accept()
                 self.connections += 1
+                self._clients.append(client)
                 self._threads.append(threading.Thread(target=self._serve, args=(client,)))
                 self._threads[-1].start()
 
     def _serve(self, client: socket.socket) -> None:
-        client.settimeout(0.02)
         with suppress(OSError), client:
             if self._tls is None:
                 self._converse(client)
             else:
-                client.settimeout(PATIENCE)
-                with self._tls.wrap_socket(client, server_side=True) as wrapped:
-                    wrapped.settimeout(0.02)
+                # Wrapping takes the socket away from `client`, through which `drop_clients` has to reach it.
+                with self._tls.wrap_socket(client.dup(), server_side=True) as wrapped:
                     self._converse(wrapped)
 
     def _converse(self, client: socket.socket) -> None:
         received = b""
-        while not self.ended.is_set():
-            try:
-                block = client.recv(65536)
-            except TimeoutError:
-                continue
-            if not block:
-                return
+        while block := client.recv(65536):
             received += block
             if received.endswith(b"\r\n\r\n"):
                 self.requests.append(received)
@@ -167,10 +171,31 @@ def waits() -> list[float]:
     return []
 
 
+@pytest.fixture(scope="session")
+def demo_sessions(allowed: list[str]) -> Sessions:
+    """Sessions that may reach the demo server alone."""
+    return Sessions(Guard(allowed))
+
+
 @pytest.fixture
-def downloader(allowed: list[str], waits: list[float]) -> Downloader:
+def downloader(demo_sessions: Sessions, waits: list[float]) -> Downloader:
     """A downloader that may reach the demo server alone, and writes its waits down in place of sleeping."""
-    return Downloader(Sessions(Guard(allowed)), sleep=waits.append)
+    return Downloader(demo_sessions, sleep=waits.append)
+
+
+@pytest.fixture
+def sessions_to(certificate: Path) -> Iterator[Callable[..., Sessions]]:
+    """Sessions that may reach what they are made with, and are closed at the end."""
+    made: list[Sessions] = []
+
+    def make(*allow: str) -> Sessions:
+        # A bundle of one certificate is read in no time; the usual one takes 20 ms.
+        made.append(Sessions(Guard(allow), certificate))
+        return made[-1]
+
+    yield make
+    for sessions in made:
+        sessions.adapter().close()
 
 
 @pytest.fixture

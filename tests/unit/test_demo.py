@@ -22,11 +22,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import psutil
 import pytest
 from PIL import Image
 
-from producer import demo
+from producer.demo import gallery
 from producer.demo import ROUTES, DemoError, DemoOptions, DemoServer, picture
+from producer.demo.gallery import Drawn, Kept, Wanted
 
 ROOT = Path(__file__).parents[2]
 FORMATS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP", "gif": "GIF"}
@@ -218,7 +220,7 @@ def test_cold_picture_is_drawn_once_and_blocks_nobody(server: DemoServer, monkey
         assert may_end.wait(PATIENCE)
         return b"drawn"
 
-    monkeypatch.setattr(demo, "picture", slow_picture)
+    monkeypatch.setattr(demo_gallery, "picture", slow_picture)
     path = "/images/1.gif?width=77"
     with connected(server, get(path)) as first, connected(server, get(path)) as second:
         assert begun.wait(PATIENCE)
@@ -232,9 +234,9 @@ def test_cold_picture_is_drawn_once_and_blocks_nobody(server: DemoServer, monkey
 
 def test_kept_pictures_stay_within_their_bound() -> None:
     """What was not asked for the longest goes first; what is larger than the bound is not kept."""
-    kept = demo._Kept(10)
-    one, two, three, four = (demo._Wanted(number, 1, 1, "png") for number in range(4))
-    drawn = demo._Drawn(b"12345", 0, "image/png")
+    kept = Kept(10)
+    one, two, three, four = (Wanted(number, 1, 1, "png") for number in range(4))
+    drawn = Drawn(b"12345", 0, "image/png")
     kept.put(one, drawn)
     kept.put(two, drawn)
     assert kept.get(one) is drawn
@@ -242,6 +244,31 @@ def test_kept_pictures_stay_within_their_bound() -> None:
     assert [kept.get(wanted) for wanted in (one, two, three)] == [drawn, None, drawn]
     kept.put(four, drawn._replace(response=b"x" * 11))
     assert kept.get(four) is None
+
+
+def test_ready_pictures_are_drawn_before_anybody_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once the server listens, the first pictures of its list are served without drawing; the next one is drawn."""
+    with running(DemoOptions(width=20, height=10, ready=6)) as server:
+        lines = fetch(server, "/list?count=7").body.decode().splitlines()
+        paths = [line.removeprefix(server.url) for line in lines]
+        monkeypatch.setattr(demo_gallery, "picture", lambda *wanted: repr(wanted).encode())
+        bodies = [fetch(server, path).body for path in paths]
+    kinds = ("jpeg", "png", "webp", "gif", "jpeg", "png")
+    assert bodies[:6] == [picture(index, 20, 10, kind) for index, kind in enumerate(kinds)]
+    assert bodies[6] == b"(6, 20, 10, 'webp')"
+
+
+def test_ready_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many are asked for, 10,000 are drawn."""
+    drawings: list[int] = []
+
+    def no_picture(index: int, *_: object) -> bytes:
+        drawings.append(index)
+        return b"drawn"
+
+    monkeypatch.setattr(demo_gallery, "picture", no_picture)
+    with running(DemoOptions(ready=10**12)):
+        assert sorted(drawings) == list(range(10_000))
 
 
 # --- Lists, counts, the index ---
@@ -587,7 +614,7 @@ def test_foreign_host_is_an_error_that_names_it(host: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "values", [{"host": ""}, {"port": 65536}, {"latency": -1}, {"latency": float("nan")}, {"width": 0}]
+    "values", [{"host": ""}, {"port": 65536}, {"latency": -1}, {"latency": float("nan")}, {"width": 0}, {"ready": -1}]
 )
 def test_options_out_of_range_are_refused(values: dict[str, Any]) -> None:
     """Options are checked when they are made."""
@@ -616,6 +643,20 @@ def test_process_announces_itself_and_ends_in_silence() -> None:
                 process.send_signal(number)
                 assert process.wait(PATIENCE) == 0
             assert process.communicate() == ("", "")
+
+
+def test_process_has_pictures_ready() -> None:
+    """What is to be ready is drawn, then the URL is printed; a signal does not wait for the drawing."""
+    with demo_process("--ready", "2") as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("http://")
+        process.terminate()
+        assert process.wait(PATIENCE) == 0
+    with demo_process("--ready", "10000") as process:
+        wait_for(lambda: psutil.Process(process.pid).num_threads() > 1)
+        process.terminate()
+        assert process.wait(PATIENCE) == 0
+        assert process.communicate() == ("", "")
 
 
 def test_process_explains_why_it_cannot_start(server: DemoServer) -> None:

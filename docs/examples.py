@@ -1,0 +1,38 @@
+"""What the README shows of a run and of the demo: their real output, kept in ``docs/examples/``. ``make examples``."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from producer.demo_process import DemoProcess
+
+FOLDER = Path(__file__).with_name("examples")
+_HOME = "/home/you"
+
+
+def main() -> None:
+    """Run both in an empty folder, and keep what they print."""
+    FOLDER.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory() as place, DemoProcess(latency=0.05) as server:
+        urls = [f"{server.url}/images/{index}.jpg" for index in range(2500)]
+        urls[7], urls[1500], urls[1501] = f"{server.url}/fault/not-found", f"{server.url}/fault/html", "not a url"
+        (Path(place) / "urls.txt").write_text("\n".join(urls))
+        _keep("run", ["run", "urls.txt", "--out", "images"], place, {"IMAGEFLEET_ALLOW_NETWORKS": server.address})
+        _keep("demo", ["demo"], place, {})
+
+
+def _keep(name: str, command: list[str], place: str, env: dict[str, str]) -> None:
+    argv = [sys.executable, "-m", "producer", *command]
+    shown = subprocess.run(argv, cwd=place, env={**os.environ, **env}, stdout=subprocess.PIPE, text=True, check=True)
+    lines = [line.rstrip() for line in shown.stdout.replace(os.path.realpath(place), _HOME).splitlines()]
+    text = re.sub(r"\n{2,}", "\n\n", "\n".join(lines)).strip("\n")
+    (FOLDER / f"{name}.txt").write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""The pages of the demo server, which are no faults: the index, the pictures, lists and counts of them."""
+
+from __future__ import annotations
+
+import asyncio
+import html
+import json
+
+from producer.demo.gallery import IMAGE_PATH, image_path
+from producer.demo.http import Refused, Reply, Request, answer, number, page
+from producer.demo.routes import Site, Table, whole
+
+__all__ = ["PAGES"]
+
+PAGES = Table()
+
+_LIST_LIMIT = 1_000_000  # lines
+
+
+@PAGES.route("/")
+async def _index(site: Site, request: Request) -> Reply:
+    """This list, with a few pictures."""
+    samples = "".join(f'<img src="/images/{n}.jpg?width=200&amp;height=100" alt="">' for n in range(6))
+    rows = "".join(
+        f'<tr><td><a href="{name}">{name}</a><td>{html.escape(sentence)}' for name, sentence in site.routes.items()
+    )
+    text = (
+        '<!doctype html><html lang="en"><meta charset="utf-8"><title>imagefleet demo images</title>'
+        "<style>body{font:16px system-ui;margin:2em}td{padding:.2em 1em .2em 0}img{margin-right:4px}</style>"
+        f"<h1>imagefleet demo images</h1><p>{samples}<table>{rows}</table>"
+    )
+    return answer(text.encode(), "text/html; charset=utf-8")
+
+
+@PAGES.route("/images")
+async def _images(site: Site, request: Request) -> Reply:
+    """A picture: /images/INDEX.jpg, .png, .webp or .gif, with ?width=&height=&latency= if wanted."""
+    if not IMAGE_PATH.match(request.path):
+        raise Refused(404, "A picture is /images/INDEX.jpg, .png, .webp or .gif.")
+    return await whole(site, request)
+
+
+@PAGES.route("/list")
+async def _list(site: Site, request: Request) -> Reply:
+    """A list of ?count= picture URLs, 100 unless told, one a line, in the four formats by turns."""
+    count = int(number(request, "count", 100, 0, _LIST_LIMIT))
+    host = request.host or site.url.removeprefix("http://")
+    return await asyncio.to_thread(_list_of, host, count)
+
+
+def _list_of(host: str, count: int) -> Reply:
+    return page(200, "".join(f"http://{host}{image_path(n)}\n" for n in range(count)))
+
+
+@PAGES.route("/changing")
+async def _changing(site: Site, request: Request) -> Reply:
+    """Another picture in another format at each hit."""
+    hit = site.changes
+    site.changes += 1
+    return await whole(site, request._replace(path=image_path(hit)))
+
+
+PAGES.fixed("/healthcheck", "Says ok.", page(200, "ok\n"))
+
+
+@PAGES.route("/stats")
+async def _stats(site: Site, request: Request) -> Reply:
+    """How many requests each route has had, as JSON; "unknown" had no route, "refused" was no request."""
+    return answer(json.dumps(site.counts, indent=2).encode() + b"\n", "application/json")

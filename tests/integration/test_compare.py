@@ -1,0 +1,74 @@
+"""One list three ways: the demo, a comparison against a server of its own, and that server alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+
+from tests.integration import parts
+
+WAYS = {"one by one": "one-by-one", "threads": "threads", "fleet": "fleet"}
+
+
+def test_demo_compares_three_ways(tmp_path: Path) -> None:
+    """In an empty folder and without any service, the demo downloads the same ten images three ways."""
+    ended = parts.producer("demo", "--json", "--images", "10", "--latency", "300ms", cwd=tmp_path)
+    facts = ended.json()
+    out = tmp_path / "imagefleet-demo"
+    assert [path.name for path in tmp_path.iterdir()] == [out.name]
+    assert (facts["out"], facts["chart"]) == (str(out), str(out / "comparison.svg"))
+    assert "<svg" in (out / "comparison.svg").read_text()
+    assert json.loads((out / "comparison.json").read_text()) == facts
+    assert_same_images(facts, out, 10)
+    one_by_one, threads, fleet = facts["ways"]
+    assert one_by_one["wall_seconds"] >= 10 * 0.3
+    # Far less than what it is, so that a busy machine does not fail it: they wait together, not in turn.
+    assert threads["speedup"] >= 2
+    assert fleet["speedup"] >= 2
+
+
+def test_compare_against_a_demo_server(tmp_path: Path) -> None:
+    """`producer compare` fetches a list from `producer serve`, which ends cleanly on Ctrl-C."""
+    argv = parts.command(["serve", "--port", "0", "--width", "80", "--height", "40"])
+    with parts.started("serve", argv, tmp_path) as server:
+        words = server.first_line().split()
+        url = next(word for word in words if word.startswith("http://"))
+        source, out = tmp_path / "list.txt", tmp_path / "compared"
+        source.write_text("".join(f"{url}/images/{number}.{'png' if number % 2 else 'jpg'}\n" for number in range(12)))
+        ended = parts.producer(
+            *("compare", source, "--out", out, "--shard-size", "5", "--workers", "1", "--json"),
+            env={"IMAGEFLEET_ALLOW_NETWORKS": url.removeprefix("http://")},
+        )
+        assert_same_images(ended.json(), out, 12)
+        assert (out / "comparison.svg").stat().st_size > 0
+        assert parts.hits(url, "/images") == 3 * 12
+        os.killpg(server.process.pid, signal.SIGINT)
+        served = server.wait(10)
+    assert served.code == 0
+    assert served.err == ""
+    assert url.removeprefix("http://") in served.out.partition("IMAGEFLEET_ALLOW_NETWORKS=")[2]
+
+
+def test_demo_table_is_for_people(tmp_path: Path) -> None:
+    """Without ``--json``, the demo prints a line for each way and says where images and chart are."""
+    ended = parts.producer("demo", "--images", "2", "--latency", "0", "--workers", "1", "--out", tmp_path / "here")
+    assert ended.code == 0, ended.err
+    assert "Total Execution Time" in ended.out
+    assert all(any(line.strip().startswith(way) for line in ended.out.splitlines()) for way in WAYS)
+    assert str(tmp_path / "here" / "comparison.svg") in ended.out
+
+
+def assert_same_images(facts: dict[str, object], out: Path, count: int) -> None:
+    """Make sure that each way saved all images, and that the three folders hold identical ones."""
+    ways = facts["ways"]
+    assert isinstance(ways, list)
+    assert {way["name"]: way["out"] for way in ways} == {name: str(out / folder) for name, folder in WAYS.items()}
+    for way in ways:
+        assert (way["total"], way["success"], way["failed"], way["reasons"]) == (count, count, 0, {})
+    held = [
+        {name: (out / folder / name).read_bytes() for name in parts.images_of(out / folder)} for folder in WAYS.values()
+    ]
+    assert len(held[0]) == count
+    assert held[0] == held[1] == held[2]

@@ -1,0 +1,233 @@
+"""However a command ends, nothing of it is left: no process, no socket, no temporary folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.integration import parts
+
+#: Seconds within which all that was started has to be gone once its command has ended, or was killed.
+_GONE = 10.0
+
+
+@dataclass
+class Watched:
+    """A command with its own folder for temporary files, and all processes that it was seen to have."""
+
+    command: parts.Background
+    temporary: Path
+    out: Path
+    family: list[psutil.Process]
+
+    def look(self) -> None:
+        """Remember the processes that it has now; the keeper's are found only while their ancestors live."""
+        self.family = self.command.family()
+
+    def named(self, word: str) -> list[psutil.Process]:
+        """Its processes whose command line has a word."""
+        return [process for process in self.family if any(word in part for part in process.cmdline())]
+
+    def assert_nothing_left(self) -> None:
+        """Make sure that all processes seen are gone, and every temporary file with them."""
+        assert self.family
+        parts.eventually(lambda: not parts.alive(self.family), "the end of all processes", _GONE)
+        parts.eventually(lambda: parts.emptied(self.temporary), "an empty temporary folder", _GONE)
+        assert parts.emptied(self.out / ".tmp")
+
+    def assert_told(self, code: int) -> parts.Ended:
+        """Make sure that it ends with this status and without a traceback."""
+        ended = self.command.wait()
+        assert ended.code == code, ended.err
+        assert "Traceback" not in ended.err
+        return ended
+
+
+@pytest.fixture
+def temporary(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give an empty folder for a command's temporary files; its path is short enough for a socket below it."""
+    return tmp_path_factory.mktemp("t")
+
+
+@pytest.fixture
+def slow_list(tmp_path: Path, demo_url: str) -> Path:
+    """Give a list that a fleet of 16 slots is at for half a minute, though its first images come at once."""
+    urls = [f"{demo_url}/images/{number}.jpg" for number in range(4)]
+    urls += [f"{demo_url}/images/{number}.jpg?latency=1.5" for number in range(4, 324)]
+    source = tmp_path / "slow.txt"
+    source.write_text("\n".join(urls))
+    return source
+
+
+@contextmanager
+def watched(tmp_path: Path, temporary: Path, out: Path, *arguments: str | Path) -> Iterator[Watched]:
+    """Start a command and look after what it starts."""
+    env = {"TMPDIR": str(temporary), "IMAGEFLEET_ALLOW_NETWORKS": "127.0.0.1"}
+    with parts.started("command", parts.command(arguments), tmp_path, env) as command:
+        yield Watched(command, temporary, out, [])
+
+
+@contextmanager
+def mid_run(tmp_path: Path, temporary: Path, slow_list: Path) -> Iterator[Watched]:
+    """Start a run by a local fleet of two workers, and go on when it has saved its first images."""
+    out = tmp_path / "out"
+    with watched(
+        tmp_path, temporary, out, "run", slow_list, "--out", out, "--workers", "2", "--concurrency", "8", "--json"
+    ) as run:
+        parts.eventually(lambda: _has_images(run), "the first image")
+        run.look()
+        assert len(run.named("celery")) == 2
+        assert len(run.named("redis")) == 1
+        assert not parts.emptied(temporary)
+        yield run
+
+
+def _has_images(run: Watched) -> bool:
+    assert run.command.process.poll() is None, run.command.err
+    return bool(list(run.out.glob("00000/*.jpg")))
+
+
+def test_nothing_is_left_after_success(tmp_path: Path, temporary: Path, demo_url: str) -> None:
+    """A run that ends well ends its fleet; workers have sessions of their own, and the server has no TCP port."""
+    out = tmp_path / "out"
+    source = tmp_path / "list.txt"
+    source.write_text("".join(f"{demo_url}/images/{number}.jpg?latency=0.5\n" for number in range(32)))
+    arguments: list[str | Path] = ["run", source, "--out", out, "--workers", "1", "--concurrency", "8", "--json"]
+    with watched(tmp_path, temporary, out, *arguments) as run:
+        parts.eventually(lambda: _has_images(run), "the first image")
+        run.look()
+        (server,), (worker,) = run.named("redis"), run.named("celery")
+        sockets = {connection.laddr for connection in server.net_connections("unix")}
+        assert sockets & {str(path) for path in temporary.rglob("*.sock")}
+        assert server.net_connections("inet") == []
+        assert os.getsid(worker.pid) != os.getsid(run.command.process.pid)
+        assert os.getpgid(worker.pid) != os.getpgid(run.command.process.pid)
+        facts = run.assert_told(0).json()
+        assert (facts["success"], facts["workers"], facts["concurrency"]) == (32, 1, 8)
+        run.assert_nothing_left()
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        # As a terminal does it: to all of its foreground, which the fleet is no part of.
+        pytest.param(lambda pid: os.killpg(pid, signal.SIGINT), id="ctrl-c"),
+        pytest.param(lambda pid: os.kill(pid, signal.SIGINT), id="sigint"),
+        pytest.param(lambda pid: os.kill(pid, signal.SIGTERM), id="sigterm"),
+    ],
+)
+def test_nothing_is_left_after_interruption(
+    tmp_path: Path, temporary: Path, slow_list: Path, end: Callable[[int], None]
+) -> None:
+    """Ctrl-C and a polite end give exit status 130, leave what was saved, and say in run.json what happened."""
+    with mid_run(tmp_path, temporary, slow_list) as run:
+        end(run.command.process.pid)
+        ended = run.assert_told(130)
+        assert ended.out == ""
+        assert "nterrupted" in ended.err
+        run.assert_nothing_left()
+        assert json.loads((run.out / "run.json").read_text())["state"] == "interrupted"
+        assert parts.images_of(run.out)
+
+
+def test_nothing_is_left_after_an_early_interruption(tmp_path: Path, temporary: Path, slow_list: Path) -> None:
+    """Ctrl-C while the fleet is still coming up ends what has been started of it."""
+    out = tmp_path / "out"
+    with watched(tmp_path, temporary, out, "run", slow_list, "--out", out, "--workers", "2") as run:
+
+        def coming_up() -> bool:
+            run.look()
+            return len(run.family) >= 3
+
+        parts.eventually(coming_up, "the keeper and its first two processes")
+        os.killpg(run.command.process.pid, signal.SIGINT)
+        run.assert_told(130)
+        run.assert_nothing_left()
+
+
+def test_nothing_is_left_after_sigkill(tmp_path: Path, temporary: Path, slow_list: Path) -> None:
+    """A producer that is killed takes its fleet and its temporary files with it within ten seconds."""
+    with mid_run(tmp_path, temporary, slow_list) as run:
+        run.command.process.kill()
+        assert run.command.wait().code == -signal.SIGKILL
+        run.assert_nothing_left()
+        parts.eventually(lambda: not parts.files_below(run.out / ".tmp"), "no temporary images", _GONE)
+
+
+def test_nothing_is_left_after_the_server_died(tmp_path: Path, temporary: Path, slow_list: Path) -> None:
+    """A fleet whose Redis is killed ends the run with exit status 1 and with what to do."""
+    with mid_run(tmp_path, temporary, slow_list) as run:
+        (server,) = run.named("redis")
+        server.kill()
+        what, _, _ = parts.told(run.assert_told(1))
+        assert "redis" in what.lower()
+        run.assert_nothing_left()
+        assert json.loads((run.out / "run.json").read_text())["state"] == "failed"
+
+
+def test_nothing_is_left_when_a_worker_does_not_come_up(tmp_path: Path, temporary: Path, demo_url: str) -> None:
+    """A wrong setting is seen when the workers start: exit status 1 or 2, the setting named, nothing left."""
+    out = tmp_path / "out"
+    source = tmp_path / "list.txt"
+    source.write_text(f"{demo_url}/images/1.jpg\n")
+    env = {"TMPDIR": str(temporary), "IMAGEFLEET_ALLOW_NETWORKS": "not/a/network"}
+    argv = parts.command(["run", source, "--out", out, "--workers", "1", "--json"])
+    with parts.started("run", argv, tmp_path, env) as command:
+        run = Watched(command, temporary, out, [])
+        try:
+            ended = command.wait(20)
+        except subprocess.TimeoutExpired:
+            pytest.fail(f"the run goes on for ever with workers that can fetch nothing: {command.err}")
+        assert ended.code in (1, 2)
+        assert "not/a/network" in "".join(parts.told(ended))
+        assert parts.emptied(run.temporary)
+        assert not parts.images_of(out)
+
+
+def test_nothing_is_left_when_the_broker_is_no_redis(tmp_path: Path, temporary: Path, demo_url: str) -> None:
+    """An address at which something else answers ends the run at once, with three parts that say so."""
+    url = demo_url.replace("http://", "redis://") + "/0"
+    ended = parts.producer(
+        *("run", "-", "--out", tmp_path / "out", "--broker", url),
+        env={"TMPDIR": str(temporary)},
+        stdin=f"{demo_url}/images/1.jpg".encode(),
+    )
+    assert ended.code == 1
+    what, _, todo = parts.told(ended)
+    assert url.removeprefix("redis://") in what
+    assert "--debug" not in todo
+    assert parts.emptied(temporary)
+    assert parts.emptied(tmp_path / "out/.tmp")
+
+
+def test_kept_fleet_serves_runs_and_ends(tmp_path: Path, temporary: Path, demo_url: str) -> None:
+    """`producer fleet` stays up for run after run, and ends on Ctrl-C with exit status 0 and nothing left."""
+    root = tmp_path / "store"
+    root.mkdir()
+    with watched(tmp_path, temporary, root, "fleet", "--store-root", root, "--workers", "1") as fleet:
+        broker = parts.eventually(lambda: _word_after("--broker", fleet.command.out), "the broker's URL")
+        fleet.look()
+        for number in (1, 2):
+            ended = parts.producer(
+                *("run", "-", "--out", root / f"run-{number}", "--broker", broker, "--json"),
+                stdin=f"{demo_url}/images/{number}.jpg".encode(),
+            )
+            assert ended.json()["success"] == 1
+            assert parts.emptied(root / f"run-{number}/.tmp")
+        os.killpg(fleet.command.process.pid, signal.SIGINT)
+        fleet.assert_told(0)
+        fleet.assert_nothing_left()
+
+
+def _word_after(word: str, text: str) -> str:
+    words = text.split()
+    return words[words.index(word) + 1] if word in words[:-1] else ""

@@ -1,0 +1,295 @@
+"""A download ends in bytes or in the one error that fits, within its bounds, after as many attempts as may help."""
+
+from __future__ import annotations
+
+import email.utils
+import time
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from producer.demo import DemoServer, picture
+from tasks.download import Download, Downloader, backoff, parse_retry_after
+from tasks.errors import (
+    BadResponse,
+    BlockedAddress,
+    ConnectFailed,
+    EmptyBody,
+    FetchError,
+    HttpFailed,
+    HttpRefused,
+    InvalidUrl,
+    RateLimited,
+    TooLarge,
+    TooManyRedirects,
+    Truncated,
+)
+from tasks.model import FetchOptions
+from tasks.session import Deadline, Sessions
+from tests.unit.conftest import ONCE, Canned, always, response
+
+_FAULTS: dict[str, tuple[type[FetchError], int | None, str]] = {
+    "/fault/not-found": (HttpRefused, 404, "HTTP 404 Not Found"),
+    "/fault/forbidden": (HttpRefused, 403, "HTTP 403 Forbidden"),
+    "/fault/gone": (HttpRefused, 410, "HTTP 410 Gone"),
+    "/fault/rate-limited": (RateLimited, 429, "HTTP 429"),
+    "/fault/server-error": (HttpFailed, 500, "HTTP 500"),
+    "/fault/no-content": (EmptyBody, 204, "HTTP 204"),
+    "/fault/not-modified": (BadResponse, 304, "HTTP 304 Not Modified, which nobody asked for"),
+    "/fault/partial": (BadResponse, 206, "HTTP 206 Partial Content, which nobody asked for"),
+    "/fault/drop": (ConnectFailed, None, "closed the connection without an answer"),
+    "/fault/truncated": (Truncated, 200, "ended the body early"),
+    "/fault/wrong-length": (BadResponse, 200, "the Content-Length is no number: 'abc'"),
+    "/fault/wrong-length?conflicting": (BadResponse, None, "Content-Length"),
+    "/fault/bad-chunk": (Truncated, 200, ""),
+    "/fault/huge-header": (BadResponse, None, "not HTTP: got more than 65536 bytes"),
+    "/fault/empty": (EmptyBody, 200, "the body is empty"),
+    "/fault/huge": (TooLarge, 200, "the body has 1073741824 bytes, more than 100000"),
+    "/fault/huge?declared=no": (TooLarge, 200, "the body has more than 100000 bytes"),
+    "/fault/gzip-bomb": (TooLarge, 200, "more than 100000"),
+    "/fault/redirect-loop": (TooManyRedirects, 302, "is a loop"),
+    "/fault/redirect-chain?hops=6": (TooManyRedirects, 302, "more than 5 redirects"),
+    "/fault/redirect-to?url=ftp://a.example/": (TooManyRedirects, 302, "leads to no URL: the scheme ftp: is not"),
+    "/fault/redirect-to?url=http://169.254.169.254/": (BlockedAddress, None, "169.254.169.254"),
+    "/fault/redirect-to?url=file:///etc/passwd": (TooManyRedirects, 302, "the scheme file: is not"),
+}
+_CANNED: dict[str, tuple[bytes, type[FetchError], str]] = {
+    "not HTTP": (b"SSH-2.0-OpenSSH_9.6\r\n\r\n", BadResponse, "not HTTP"),
+    "nonsense status": (b"HTTP/1.1 abc OK\r\n\r\n", BadResponse, "not HTTP"),
+    "status without a class": (response(b"", "700 What"), BadResponse, "HTTP 700 What, which nobody asked for"),
+    "not gzip": (response(b"plain", "200 OK", "Content-Encoding: gzip"), BadResponse, "not encoded as it says"),
+    "negative length": (response(b"body", "200 OK", "Content-Length: -4", length=False), BadResponse, "no number"),
+    "redirect without a Location": (response(b"", "302 Found"), TooManyRedirects, "without a Location"),
+    "redirect to an unescaped host": (
+        response(b"", "302 Found", "Location: http://a b/"),
+        TooManyRedirects,
+        "host name is not valid",
+    ),
+}
+
+
+def download(downloader: Downloader, url: str, options: FetchOptions = ONCE) -> tuple[Download, int]:
+    """What a URL serves, and after how many attempts."""
+    attempts: list[None] = []
+    deadline = Deadline(options.timeout, options.deadline)
+    return downloader.download(url, options, deadline, lambda: attempts.append(None)), len(attempts)
+
+
+def failure(downloader: Downloader, url: str, options: FetchOptions = ONCE) -> tuple[FetchError, int]:
+    """The error that a download ends in, and after how many attempts."""
+    attempts: list[None] = []
+    deadline = Deadline(options.timeout, options.deadline)
+    with pytest.raises(FetchError) as caught:
+        downloader.download(url, options, deadline, lambda: attempts.append(None))
+    return caught.value, len(attempts)
+
+
+@pytest.mark.parametrize(("route", "expected"), _FAULTS.items(), ids=list(_FAULTS))
+def test_fault_has_its_error(
+    demo: DemoServer, downloader: Downloader, route: str, expected: tuple[type[FetchError], int | None, str]
+) -> None:
+    """Each fault of a server is told as the one class that fits, with the status that was seen."""
+    error, attempts = failure(downloader, demo.url + route, FetchOptions(max_bytes=100_000, retries=0))
+    assert (type(error), error.http_status) == expected[:2]
+    assert expected[2] in str(error)
+    assert attempts == 1
+
+
+@pytest.mark.parametrize(("sent", "kind", "message"), _CANNED.values(), ids=_CANNED)
+def test_answer_that_is_wrong(
+    sent: bytes, kind: type[FetchError], message: str, sessions_to: Callable[..., Sessions]
+) -> None:
+    """What no sound server sends is told as the one class that fits."""
+    with Canned(always(sent)) as server:
+        sessions = sessions_to(server.address)
+        error, _ = failure(Downloader(sessions), server.url)
+    assert type(error) is kind
+    assert message in str(error)
+
+
+def test_picture_comes_as_it_is(demo: DemoServer, downloader: Downloader) -> None:
+    """The body is what the server sent, with what the server said of it."""
+    got, attempts = download(downloader, f"{demo.url}/images/3.png?width=40&height=30")
+    assert got.body == picture(3, 40, 30, "png")
+    assert (got.http_status, got.final_url, attempts) == (200, None, 1)
+    assert got.etag is not None
+    assert got.last_modified == "Thu, 01 Jan 2026 00:00:00 GMT"
+
+
+def test_gzip_is_decoded(demo: DemoServer, downloader: Downloader) -> None:
+    """A compressed body, which is legal though not asked for, is kept as what it holds."""
+    got, _ = download(downloader, f"{demo.url}/fault/gzip/3.png?width=40&height=30")
+    assert got.body == picture(3, 40, 30, "png")
+
+
+def test_chunked_body_comes_whole(sessions_to: Callable[..., Sessions]) -> None:
+    """A body in chunks comes whole."""
+    sent = response(b"4\r\nbody\r\n1\r\n!\r\n0\r\n\r\n", "200 OK", "Transfer-Encoding: chunked", length=False)
+    with Canned(always(sent)) as server:
+        got, _ = download(Downloader(sessions_to(server.address)), server.url)
+    assert got.body == b"body!"
+
+
+def test_body_of_the_largest_size_is_kept(demo: DemoServer, downloader: Downloader) -> None:
+    """The cap itself is allowed, and one byte more is not, whether the size is declared or not."""
+    for declared in ("yes", "no"):
+        url = f"{demo.url}/fault/huge?bytes=100000&declared={declared}"
+        got, _ = download(downloader, url, FetchOptions(max_bytes=100_000, retries=0))
+        assert len(got.body) == 100_000
+        error, _ = failure(downloader, url, FetchOptions(max_bytes=99_999, retries=0))
+        assert type(error) is TooLarge
+
+
+def test_declared_size_is_judged_before_the_body(sessions_to: Callable[..., Sessions]) -> None:
+    """A body that is announced as too large is refused without waiting for any of it."""
+    with Canned(always(response(b"", "200 OK", "Content-Length: 101", length=False))) as server:
+        options = FetchOptions(max_bytes=100, retries=0)
+        sessions = sessions_to(server.address)
+        error, _ = failure(Downloader(sessions), server.url, options)
+    assert type(error) is TooLarge
+
+
+def test_bomb_is_not_inflated(demo: DemoServer, downloader: Downloader) -> None:
+    """A compressed body is inflated block by block: what is thrown away was never in memory."""
+    tracemalloc.start()
+    try:
+        error, _ = failure(downloader, f"{demo.url}/fault/gzip-bomb", FetchOptions(max_bytes=1 << 20, retries=0))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert type(error) is TooLarge
+    assert peak < 8 << 20
+
+
+def test_redirect_is_followed(demo: DemoServer, downloader: Downloader) -> None:
+    """A redirect leads to the picture, and the Outcome can tell where it came from."""
+    got, attempts = download(downloader, f"{demo.url}/fault/redirect/3.jpg")
+    assert got.final_url == f"{demo.url}/images/3.jpg"
+    assert attempts == 1
+
+
+def test_as_many_redirects_as_allowed(demo: DemoServer, downloader: Downloader) -> None:
+    """The last allowed hop is followed."""
+    got, _ = download(downloader, f"{demo.url}/fault/redirect-chain/3.jpg?hops=5")
+    assert got.http_status == 200
+    error, _ = failure(downloader, f"{demo.url}/fault/redirect-chain?hops=1", FetchOptions(retries=0, max_redirects=0))
+    assert type(error) is TooManyRedirects
+
+
+@pytest.mark.parametrize("status", ["301 Moved", "302 Found", "303 See Other", "307 Temporary", "308 Permanent"])
+def test_every_kind_of_redirect(status: str, sessions_to: Callable[..., Sessions]) -> None:
+    """All redirects of HTTP are followed, and the final URL is shown without its secrets."""
+    replies = iter([response(b"", status, "Location: /b?token=secret"), response()])
+    with Canned(lambda _: [next(replies)]) as server:
+        got, _ = download(Downloader(sessions_to(server.address)), server.url)
+    assert got.final_url == f"{server.url}/b?token=***"
+    assert b"GET /b?token=secret " in server.requests[1]
+
+
+def test_redirect_to_a_blocked_address_sends_nothing(demo: DemoServer, downloader: Downloader) -> None:
+    """Each hop is judged: a permitted server can't lead us to one that is not."""
+    with Canned(always(response())) as inside:
+        error, _ = failure(downloader, f"{demo.url}/fault/redirect-to?url={inside.url}/")
+    assert type(error) is BlockedAddress
+    assert inside.connections == 0
+
+
+def test_invalid_url_is_never_tried(downloader: Downloader) -> None:
+    """What is no URL costs no attempt."""
+    error, attempts = failure(downloader, "ftp://a.example/")
+    assert (type(error), attempts) == (InvalidUrl, 0)
+
+
+@pytest.mark.parametrize(
+    ("route", "attempts"),
+    [("server-error", 3), ("drop", 3), ("truncated", 3), ("not-found", 1), ("empty", 1), ("redirect-loop", 1)],
+)
+def test_only_what_may_help_is_tried_again(
+    demo: DemoServer, downloader: Downloader, waits: list[float], route: str, attempts: int
+) -> None:
+    """A fault that may pass is tried as often as allowed, with a wait before each retry; others are final."""
+    _, tried = failure(downloader, f"{demo.url}/fault/{route}", FetchOptions(retries=2, backoff=0))
+    assert tried == attempts
+    assert waits == [0.0] * (attempts - 1)
+
+
+@pytest.mark.parametrize("route", ["server-error-once", "drop-once"])
+def test_retry_mends(demo: DemoServer, downloader: Downloader, tmp_path: Path, route: str) -> None:
+    """What failed once is had at the second attempt."""
+    got, attempts = download(
+        downloader, f"{demo.url}/fault/{route}/3.jpg?{tmp_path.name}", FetchOptions(retries=1, backoff=0)
+    )
+    assert (got.http_status, attempts) == (200, 2)
+
+
+def test_waits_grow(demo: DemoServer, downloader: Downloader, waits: list[float]) -> None:
+    """The waits double, less a random part of up to a half."""
+    failure(downloader, f"{demo.url}/fault/drop", FetchOptions(retries=3, backoff=1.0, deadline=60.0))
+    assert len(waits) == 3
+    for retry, wait in enumerate(waits):
+        assert 2**retry / 2 <= wait <= 2**retry
+
+
+def test_retry_after_is_respected(demo: DemoServer, downloader: Downloader, waits: list[float], tmp_path: Path) -> None:
+    """A server that asks for seconds gets them, though our own wait would be shorter."""
+    url = f"{demo.url}/fault/rate-limited-once/3.jpg?after=2&{tmp_path.name}"
+    got, attempts = download(downloader, url, FetchOptions(retries=1, backoff=0, deadline=10.0))
+    assert (got.http_status, attempts, waits) == (200, 2, [2.0])
+
+
+@pytest.mark.parametrize("after", [10, 10**9])
+def test_retry_after_beyond_the_deadline_gives_up(
+    demo: DemoServer, downloader: Downloader, waits: list[float], after: int
+) -> None:
+    """Where the wait would outlast the deadline, the failure is told at once."""
+    options = FetchOptions(retries=5, backoff=0, deadline=5.0)
+    error, attempts = failure(downloader, f"{demo.url}/fault/rate-limited?after={after}", options)
+    assert (type(error), attempts, waits) == (RateLimited, 1, [])
+
+
+@given(st.integers(0, 10), st.floats(0, 100), st.none() | st.floats(0, 1e6))
+def test_backoff_stays_in_its_bounds(retry: int, base: float, retry_after: float | None) -> None:
+    """A wait is half to whole of the doubled base, at most 30 s, and never less than the server asks."""
+    full = min(base * 2**retry, 30.0)
+    least = retry_after or 0.0
+    assert max(full / 2, least) <= backoff(retry, base, retry_after) <= max(full, least)
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        (None, None),
+        ("", None),
+        ("0", 0.0),
+        ("120", 120.0),
+        (" 7 ", 7.0),
+        ("1.5", None),
+        ("-1", None),
+        ("soon", None),
+        ("²", None),
+        ("9" * 5000, 999_999_999.0),
+        ("Thu, 01 Jan 1970 00:00:00 GMT", 0.0),
+        ("Thu, 99 Foo 1970 00:00:00 GMT", None),
+    ],
+)
+def test_retry_after(value: str | None, seconds: float | None) -> None:
+    """Retry-After is read as seconds, and what is neither seconds nor a date as nothing."""
+    assert parse_retry_after(value) == seconds
+
+
+def test_retry_after_as_a_date() -> None:
+    """A date stands for the seconds until then."""
+    seconds = parse_retry_after(email.utils.formatdate(time.time() + 60, usegmt=True))
+    assert seconds is not None
+    assert 58 <= seconds <= 60
+
+
+@given(st.text(max_size=40) | st.from_regex(r"\w{3}, \d{1,3} (Jan|Feb) \d{1,5} \d\d?:\d\d:\d\d( GMT| [+-]\d{1,6})?"))
+def test_retry_after_never_raises(value: str) -> None:
+    """Whatever a server writes there is read as a time of zero or more, or as nothing."""
+    seconds = parse_retry_after(value)
+    assert seconds is None or seconds >= 0

@@ -1,0 +1,282 @@
+"""The guard judges addresses, not names, and opens no connection that the operator's policy denies."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tasks import guard
+from tasks.errors import BlockedAddress, ConnectFailed, DnsFailed, DnsUnavailable, TimedOut
+from tasks.guard import Allowance, Guard, is_public
+
+_PUBLIC = {
+    "IPv4": "93.184.215.14",
+    "another IPv4": "1.1.1.1",
+    "IPv6": "2606:4700:4700::1111",
+    "mapped": "::ffff:8.8.8.8",
+    "NAT64": "64:ff9b::8.8.8.8",
+    "6to4": "2002:808:808::1",
+}
+_NOT_PUBLIC = {
+    "loopback": "127.0.0.1",
+    "the rest of loopback": "127.255.0.9",
+    "unspecified": "0.0.0.0",
+    "this network": "0.1.2.3",
+    "private 10": "10.1.2.3",
+    "private 172.16": "172.16.0.1",
+    "private 192.168": "192.168.1.1",
+    "carrier NAT": "100.64.0.1",
+    "the rest of carrier NAT": "100.127.255.254",
+    "link-local": "169.254.1.1",
+    "metadata": "169.254.169.254",
+    "IETF assignments": "192.0.0.1",
+    "documentation": "192.0.2.1",
+    "benchmarks": "198.18.0.1",
+    "multicast": "224.0.0.1",
+    "global multicast": "233.252.0.1",
+    "reserved": "240.0.0.1",
+    "broadcast": "255.255.255.255",
+    "IPv6 loopback": "::1",
+    "IPv6 unspecified": "::",
+    "unique local": "fd12:3456::1",
+    "metadata over IPv6": "fd00:ec2::254",
+    "IPv6 link-local": "fe80::1",
+    "scope id": "fe80::1%eth0",
+    "public with a scope id": "2606:4700:4700::1111%1",
+    "site-local": "fec0::1",
+    "IPv6 multicast": "ff02::1",
+    "global IPv6 multicast": "ff0e::1",
+    "IPv6 documentation": "2001:db8::1",
+    "discard": "100::1",
+    "mapped loopback": "::ffff:127.0.0.1",
+    "mapped metadata": "::ffff:169.254.169.254",
+    "compatible": "::127.0.0.1",
+    "NAT64 of loopback": "64:ff9b::127.0.0.1",
+    "NAT64 of metadata": "64:ff9b::169.254.169.254",
+    "local NAT64": "64:ff9b:1::7f00:1",
+    "6to4 of private": "2002:a00:1::1",
+    "6to4 of loopback": "2002:7f00:1::",
+    # A Teredo address holds its client's address with all bits turned over.
+    "Teredo of loopback": "2001:0:808:808:0:0:80ff:fffe",
+    "Teredo of private": "2001:0:808:808:0:0:f5ff:fffe",
+}
+_ALLOWANCES = {
+    "network": ("10.0.0.0/8", "10.0.0.0/8", None, None),
+    "network with a port": ("10.0.0.0/8:8080", "10.0.0.0/8", None, 8080),
+    "network with host bits": ("10.1.2.3/8", "10.0.0.0/8", None, None),
+    "address": ("127.0.0.1", "127.0.0.1/32", None, None),
+    "address with a port": ("127.0.0.1:8765", "127.0.0.1/32", None, 8765),
+    "IPv6": ("::1", "::1/128", None, None),
+    "IPv6 network": ("fd00::/8", "fd00::/8", None, None),
+    "IPv6 in brackets": ("[::1]", "::1/128", None, None),
+    "IPv6 with a port": ("[::1]:8080", "::1/128", None, 8080),
+    "IPv6 network with a port": ("[fd00::/8]:80", "fd00::/8", None, 80),
+    "name": ("images.internal", None, "images.internal", None),
+    "name with a port": ("Images.Internal.:81", None, "images.internal", 81),
+}
+_NO_ALLOWANCES = {
+    "empty": "",
+    "mask too long": "10.0.0.0/33",
+    "port that is no number": "10.0.0.1:http",
+    "no port": "images.internal:",
+    "path": "images.internal/8",
+    "no IPv6": "fd00::g",
+    "text after the brackets": "[::1]8080",
+    "brackets that don't end": "[::1",
+    "address with too many parts": "10.0.0.0.1",
+    "address out of range": "10.0.0.300",
+    "port out of range": "10.0.0.1:99999",
+}
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    """A socket that listens on 127.0.0.1 and tells at once whether somebody connected."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+        yield listener
+
+
+def answers(*addresses: str) -> list[tuple[Any, ...]]:
+    """What a resolver's answer with these addresses looks like."""
+    return [
+        (socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 80))
+        for address in addresses
+    ]
+
+
+def resolve_to(monkeypatch: pytest.MonkeyPatch, *addresses: str, port: int = 80) -> None:
+    """Let every name have these addresses."""
+    found = [(*answer[:4], (answer[4][0], port)) for answer in answers(*addresses)]
+    monkeypatch.setattr(guard.socket, "getaddrinfo", lambda *_, **__: found)
+
+
+@pytest.mark.parametrize("address", _PUBLIC.values(), ids=_PUBLIC)
+def test_public_address(address: str) -> None:
+    """What anybody can reach may be connected to."""
+    assert is_public(ipaddress.ip_address(address))
+    assert Guard().permits("a.example", ipaddress.ip_address(address), 80)
+
+
+@pytest.mark.parametrize("address", _NOT_PUBLIC.values(), ids=_NOT_PUBLIC)
+def test_address_that_is_not_public(address: str) -> None:
+    """What only this machine or its network can reach may not be connected to, in whatever wrapping it comes."""
+    assert not is_public(ipaddress.ip_address(address))
+    assert not Guard().permits("a.example", ipaddress.ip_address(address), 80)
+
+
+@given(st.ip_addresses(v=4))
+def test_wrapping_changes_nothing(inner: ipaddress.IPv4Address) -> None:
+    """An IPv4 address inside an IPv6 address is judged as the IPv4 address."""
+    number = int(inner)
+    for wrapped in (0xFFFF << 32 | number, 0x64FF9B << 96 | number, 0x2002 << 112 | number << 80):
+        assert is_public(ipaddress.IPv6Address(wrapped)) == is_public(inner)
+
+
+@pytest.mark.parametrize(("entry", "network", "name", "port"), _ALLOWANCES.values(), ids=_ALLOWANCES)
+def test_allowance(entry: str, network: str | None, name: str | None, port: int | None) -> None:
+    """An entry of the operator's list is a network, an address or a name, with a port or without."""
+    expected = None if network is None else ipaddress.ip_network(network)
+    assert Allowance.parse(entry) == Allowance(expected, name, port)
+
+
+@pytest.mark.parametrize("entry", _NO_ALLOWANCES.values(), ids=_NO_ALLOWANCES)
+def test_allowance_that_is_none(entry: str) -> None:
+    """An entry that is none of these is refused, rather than taken for a name that nothing has."""
+    with pytest.raises(ValueError, match=r"\S"):
+        Guard([entry])
+
+
+@pytest.mark.parametrize(
+    ("entry", "host", "address", "port", "permitted"),
+    [
+        ("10.0.0.0/8", "a.example", "10.9.9.9", 80, True),
+        ("10.0.0.0/8", "a.example", "11.0.0.1", 80, False),
+        ("10.0.0.0/8:81", "a.example", "10.9.9.9", 80, False),
+        ("10.0.0.0/8:80", "a.example", "10.9.9.9", 80, True),
+        ("a.example", "a.example", "10.9.9.9", 80, True),
+        ("a.example", "a.example.", "10.9.9.9", 80, True),
+        ("a.example", "b.a.example", "10.9.9.9", 80, False),
+        ("a.example:81", "a.example", "10.9.9.9", 80, False),
+        ("0.0.0.0/0", "a.example", "::1", 80, False),
+        ("::1", "a.example", "::1", 80, True),
+    ],
+)
+def test_allowance_covers(entry: str, host: str, address: str, port: int, permitted: bool) -> None:
+    """An entry permits its network or name on its port, and nothing else."""
+    covered = Allowance.parse(entry).covers(host, ipaddress.ip_address(address), port)
+    assert covered is permitted
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "127.1", "0x7f.0.0.1", "2130706433", "::ffff:127.0.0.1"])
+def test_blocked_loopback_is_never_connected_to(host: str, listener: socket.socket) -> None:
+    """However loopback is written, the guard refuses before anything is sent: the listener sees nobody."""
+    with pytest.raises(BlockedAddress, match="IMAGEFLEET_ALLOW_NETWORKS"):
+        Guard().connect(host, listener.getsockname()[1], 1.0)
+    with pytest.raises(BlockingIOError):
+        listener.accept()
+
+
+@pytest.mark.parametrize("entry", ["127.0.0.0/8", "127.0.0.1:{port}", "localhost", "localhost:{port}"])
+def test_allowed_loopback_is_connected_to(entry: str, listener: socket.socket) -> None:
+    """What the operator allows is reached, also where the name's first address has no listener."""
+    port = listener.getsockname()[1]
+    allow = [entry.format(port=port), "::1"]
+    with Guard(allow).connect("localhost", port, 1.0) as connection:
+        assert connection.getpeername() == ("127.0.0.1", port)
+        listener.accept()[0].close()
+
+
+def test_port_that_is_not_allowed_is_blocked(listener: socket.socket) -> None:
+    """An allowance for one port opens no other."""
+    port = listener.getsockname()[1]
+    with pytest.raises(BlockedAddress):
+        Guard([f"127.0.0.1:{port + 1}"]).connect("127.0.0.1", port, 1.0)
+    with pytest.raises(BlockingIOError):
+        listener.accept()
+
+
+@pytest.mark.parametrize("addresses", [("1.1.1.1", "127.0.0.1"), ("127.0.0.1", "1.1.1.1"), ("1.1.1.1", "::1")])
+def test_every_address_of_an_answer_is_judged(monkeypatch: pytest.MonkeyPatch, addresses: tuple[str, str]) -> None:
+    """A name with one good and one bad address is refused, in whatever order they come."""
+    resolve_to(monkeypatch, *addresses)
+    with pytest.raises(BlockedAddress, match=r"a\.example is at (127\.0\.0\.1|::1)"):
+        Guard().resolve("a.example", 80)
+
+
+def test_name_is_resolved_once(monkeypatch: pytest.MonkeyPatch, listener: socket.socket) -> None:
+    """The socket is opened to the address that was judged: a name that means another a moment later gains nothing."""
+    port = listener.getsockname()[1]
+    found = iter([[(*answers("127.0.0.1")[0][:4], ("127.0.0.1", port))]])
+    monkeypatch.setattr(guard.socket, "getaddrinfo", lambda *_, **__: next(found))
+    with Guard(["127.0.0.1"]).connect("a.example", port, 1.0) as connection:
+        assert connection.getpeername()[1] == port
+    assert next(found, None) is None
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"),
+    [(socket.EAI_NONAME, DnsFailed), (socket.EAI_FAIL, DnsFailed), (socket.EAI_AGAIN, DnsUnavailable)],
+)
+def test_resolver_failures(monkeypatch: pytest.MonkeyPatch, number: int, kind: type[DnsFailed]) -> None:
+    """A name without an address is final; a resolver that does not answer may do so later."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise socket.gaierror(number, "says the resolver")
+
+    monkeypatch.setattr(guard.socket, "getaddrinfo", fail)
+    with pytest.raises(DnsFailed, match="says the resolver") as caught:
+        Guard().resolve("a.example", 80)
+    assert type(caught.value) is kind
+
+
+def test_label_that_is_too_long_has_no_address() -> None:
+    """A name that the resolver can't even ask for is a DNS failure like others."""
+    with pytest.raises(DnsFailed):
+        Guard().resolve("a" * 64 + ".example", 80)
+
+
+def test_nobody_listens() -> None:
+    """A refused connection says where it was refused."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    with pytest.raises(ConnectFailed, match=f"127.0.0.1 port {port}: Connection refused"):
+        Guard(["127.0.0.1"]).connect("127.0.0.1", port, 1.0)
+
+
+def test_no_time_is_left() -> None:
+    """Without time for even the first address, the connection timed out."""
+    with pytest.raises(TimedOut, match="within 0 s"):
+        Guard(["127.0.0.1"]).connect("127.0.0.1", 1, 0.0)
+
+
+def test_family_that_this_machine_lacks_is_passed_over(
+    monkeypatch: pytest.MonkeyPatch, listener: socket.socket
+) -> None:
+    """Where no IPv6 socket can be made, the name's IPv4 address is tried."""
+
+    def opener(family: int, kind: int, protocol: int) -> socket.socket:
+        if family == socket.AF_INET6:
+            raise OSError(97, "Address family not supported by protocol")
+        return socket.socket(family, kind, protocol)
+
+    port = listener.getsockname()[1]
+    resolve_to(monkeypatch, "::1", "127.0.0.1", port=port)
+    with Guard(["::1", "127.0.0.1"]).connect("a.example", port, 1.0, opener) as connection:
+        assert connection.getpeername()[0] == "127.0.0.1"
+
+
+def test_socket_that_can_not_be_made_is_a_failed_connection() -> None:
+    """Running out of file descriptors is an error of the tree like any other."""
+
+    def opener(*_: int) -> socket.socket:
+        raise OSError(24, "Too many open files")
+
+    with pytest.raises(ConnectFailed, match="Too many open files"):
+        Guard(["127.0.0.1"]).connect("127.0.0.1", 80, 1.0, opener)

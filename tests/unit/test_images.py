@@ -1,0 +1,157 @@
+"""Bytes are what their header says, or are refused with the reason, before any pixel is decoded."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import struct
+import time
+import tracemalloc
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from tasks.errors import FetchError, NotAnImage, TooManyPixels, Undecodable
+from tasks.images import ImageInfo, digest, inspect
+from tests.unit.conftest import image
+
+_LIMIT = 1_000_000
+_FORMATS = {
+    "JPEG": "jpg",
+    "PNG": "png",
+    "GIF": "gif",
+    "WEBP": "webp",
+    "AVIF": "avif",
+    "BMP": "bmp",
+    "TIFF": "tiff",
+    "ICO": "ico",
+}
+_OTHER_FORMATS = ["PPM", "PCX", "TGA", "EPS", "PDF", "JPEG2000", "DDS", "ICNS"]
+_NOT_IMAGES = {
+    "HTML": (b"<!doctype html><title>Sign in</title>", "HTML"),
+    "HTML in capitals after space": (b"\r\n  <HTML><BODY>", "HTML"),
+    "HTML after a byte order mark": (b"\xef\xbb\xbf<html>", "HTML"),
+    "HTML with an SVG in it": (b'<!doctype html><body><svg viewBox="0 0 1 1"></svg>', "HTML"),
+    "HTML that speaks of SVG": (b"<html><title>All about svg files</title>", "HTML"),
+    "XML": (b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>", "XML"),
+    "SVG": (b'<svg xmlns="http://www.w3.org/2000/svg"/>', "SVG"),
+    "SVG behind its declaration": (b'<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg"/>', "SVG"),
+    "JSON": (b' {"error": "no picture"}', "JSON"),
+    "JSON list": (b"[1, 2]", "JSON"),
+    "text": (b"404 not found\n", "no image of a known format"),
+    "nothing known": (bytes(range(256)), "no image of a known format"),
+    "PDF": (b"%PDF-1.7\n", "no image of a known format"),
+    "a single byte": (b"\0", "no image of a known format"),
+}
+
+
+def png(width: int, height: int) -> bytes:
+    """A PNG of a few bytes that declares these sides."""
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)), (b"IDAT", b""), (b"IEND", b"")]
+    packed = (
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
+
+
+@pytest.mark.parametrize(("kind", "extension"), _FORMATS.items(), ids=list(_FORMATS))
+def test_format_is_that_of_the_bytes(kind: str, extension: str) -> None:
+    """Each accepted format is known by its bytes, with its extension and its size."""
+    assert inspect(image(kind, (16, 12)), _LIMIT) == ImageInfo(kind.lower(), extension, 16, 12)
+
+
+def test_mpo_is_a_jpeg() -> None:
+    """A camera's file of several JPEGs is saved as the JPEG that every reader takes it for."""
+    sink = io.BytesIO()
+    pages = [Image.new("RGB", (16, 12), colour) for colour in ("red", "blue")]
+    pages[0].save(sink, "MPO", save_all=True, append_images=pages[1:])
+    assert inspect(sink.getvalue(), _LIMIT) == ImageInfo("jpeg", "jpg", 16, 12)
+
+
+@pytest.mark.parametrize("kind", _OTHER_FORMATS)
+def test_other_formats_are_not_opened(kind: str) -> None:
+    """Formats beyond the accepted ones are no images to us, though Pillow knows them."""
+    with pytest.raises(NotAnImage, match="no image of a known format"):
+        inspect(image(kind, (16, 16)), _LIMIT)
+
+
+@pytest.mark.parametrize(("body", "what"), _NOT_IMAGES.values(), ids=_NOT_IMAGES)
+def test_what_is_no_image_is_named(body: bytes, what: str) -> None:
+    """A page, an error in JSON or a drawing in SVG is named as what it is."""
+    with pytest.raises(NotAnImage) as caught:
+        inspect(body, _LIMIT)
+    assert what in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP"])
+def test_truncated_header_is_undecodable(kind: str) -> None:
+    """Bytes that begin as an image, with a header that breaks off, are a broken image and not a foreign format."""
+    with pytest.raises(Undecodable, match="header is broken"):
+        inspect(image(kind)[:12], _LIMIT)
+
+
+@pytest.mark.parametrize("kind", _FORMATS)
+@given(data=st.data())
+def test_broken_bytes_raise_nothing_else(kind: str, data: st.DataObject) -> None:
+    """However an image's bytes are cut and changed, they are described or refused by an error of the tree."""
+    body = bytearray(image(kind, (16, 12)))
+    at = data.draw(st.integers(0, min(len(body) - 1, 200)))
+    body[at] = data.draw(st.integers(0, 255))
+    try:
+        info = inspect(bytes(body[: data.draw(st.integers(0, len(body)))]), _LIMIT)
+    except FetchError as error:
+        assert isinstance(error, NotAnImage | Undecodable | TooManyPixels)  # noqa: PT017  # either end is right
+    else:
+        assert 0 < info.width * info.height <= _LIMIT
+
+
+def test_largest_image_is_accepted() -> None:
+    """The bound itself is allowed, and one row more is not."""
+    assert inspect(png(1000, 1000), _LIMIT) == ImageInfo("png", "png", 1000, 1000)
+    with pytest.raises(TooManyPixels, match="1000x1001 pixels, more than 1000000"):
+        inspect(png(1000, 1001), _LIMIT)
+
+
+@pytest.mark.parametrize("side", [10_000, 20_000, 50_000], ids=["ours", "beyond Pillow's", "beyond all"])
+def test_pixels_are_counted_before_decoding(side: int) -> None:
+    """An image that declares too many pixels costs neither memory nor time."""
+    body = png(side, side)
+    begun = time.process_time()
+    tracemalloc.start()
+    try:
+        with pytest.raises(TooManyPixels):
+            inspect(body, _LIMIT)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 1 << 20
+    assert time.process_time() - begun < 0.5
+
+
+def test_bound_is_ours_alone() -> None:
+    """An operator who allows more pixels than Pillow's own bound gets them."""
+    assert inspect(png(20_000, 20_000), 500_000_000).width == 20_000
+
+
+def test_pixels_are_not_decoded() -> None:
+    """Only the header is read: an image whose pixels are garbage is described all the same."""
+    whole = image("PNG", (16, 12))
+    at = whole.index(b"IDAT") + 4
+    assert inspect(whole[:at] + b"\xff" * (len(whole) - at), _LIMIT).width == 16
+
+
+def test_threads_do_not_disturb_each_other() -> None:
+    """Many threads describe and refuse at once, each its own image."""
+    bodies = [image("PNG", (side, 1)) for side in range(1, 9)] * 4
+    with ThreadPoolExecutor(8) as pool:
+        widths = list(pool.map(lambda body: inspect(body, _LIMIT).width, bodies))
+    assert widths == list(range(1, 9)) * 4
+
+
+def test_digest_is_sha256() -> None:
+    """A digest is that of the bytes as they are saved."""
+    assert digest(b"body") == hashlib.sha256(b"body").hexdigest()

@@ -1,0 +1,293 @@
+"""Sessions keep connections open, keep deadlines against servers that trickle, and verify TLS."""
+
+from __future__ import annotations
+
+import base64
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import pytest
+
+from config import VERSION
+from producer.demo import DemoServer
+from tasks.download import Downloader
+from tasks.errors import BlockedAddress, FetchError, TimedOut, TlsFailed
+from tasks.guard import Guard
+from tasks.model import FetchOptions
+from tasks.session import Deadline, Sessions
+from tests.unit.conftest import ONCE, Answer, Canned, always, response
+
+_SECONDS = 0.5  # the deadline of what trickles
+_LATE = 0.1  # of the deadline: so much later than it a download may end
+
+
+def get(url: str, sessions: Sessions, options: FetchOptions = ONCE) -> bytes:
+    """What a URL serves at the first attempt."""
+    deadline = Deadline(options.timeout, options.deadline)
+    return Downloader(sessions).download(url, options, deadline, lambda: None).body
+
+
+def timed(url: str, sessions: Sessions, timeout: float) -> tuple[FetchError, float]:
+    """The error of a download with the short deadline, and the seconds that it took."""
+    begun = monotonic()
+    with pytest.raises(FetchError) as caught:
+        get(url, sessions, FetchOptions(timeout=timeout, deadline=_SECONDS, retries=0))
+    return caught.value, monotonic() - begun
+
+
+def drip(head: bytes, ended: Callable[[], threading.Event]) -> Answer:
+    """Send the head, then a byte every 20 ms."""
+
+    def answer(_: bytes) -> Iterator[bytes]:
+        yield head
+        while not ended().wait(0.02):
+            yield b"x"
+
+    return answer
+
+
+_TRICKLES = {
+    "body a byte a second": ("demo", "/fault/drip"),
+    "headers a byte a second": ("demo", "/fault/slow-header"),
+    "half a body": ("demo", "/fault/stall"),
+    "no answer": ("demo", "/fault/silent"),
+    "body a byte at a time": ("body", "/"),
+    "headers a byte at a time": ("headers", "/"),
+    "body inside TLS": ("tls body", "/"),
+    "headers inside TLS": ("tls headers", "/"),
+    "no handshake": ("mute", "/"),
+}
+
+
+@pytest.fixture(scope="module")
+def trickles(
+    demo: DemoServer, certificate: Path, server_context: ssl.SSLContext
+) -> Iterator[dict[str, tuple[FetchError, float]]]:
+    """How all downloads that trickle ended; they were under way at the same time."""
+    long = response(b"", "200 OK", "Content-Length: 100000", length=False)
+    begun = b"HTTP/1.1 200 OK\r\nX-Long: "
+    with ExitStack() as stack:
+        servers: dict[str, Canned] = {}
+
+        def serve(name: str, head: bytes, tls: ssl.SSLContext | None) -> str:
+            servers[name] = stack.enter_context(Canned(drip(head, lambda: servers[name].ended), tls))
+            return servers[name].url
+
+        mute = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        urls = {
+            "demo": demo.url,
+            "body": serve("body", long, None),
+            "headers": serve("headers", begun, None),
+            "tls body": serve("tls body", long, server_context),
+            "tls headers": serve("tls headers", begun, server_context),
+            "mute": f"https://127.0.0.1:{mute.getsockname()[1]}",
+        }
+        sessions = Sessions(Guard(["127.0.0.1"]), certificate)
+        with ThreadPoolExecutor(len(_TRICKLES)) as pool:
+            jobs = {
+                name: pool.submit(timed, urls[server] + path, sessions, 10.0)
+                for name, (server, path) in _TRICKLES.items()
+            }
+            yield {name: job.result() for name, job in jobs.items()}
+
+
+@pytest.mark.parametrize("name", _TRICKLES)
+def test_deadline_holds(trickles: dict[str, tuple[FetchError, float]], name: str) -> None:
+    """However slowly a server sends, a download ends with its deadline, though no single wait was long."""
+    error, seconds = trickles[name]
+    assert type(error) is TimedOut
+    assert _SECONDS * 0.9 <= seconds <= _SECONDS * (1 + _LATE)
+
+
+@pytest.mark.parametrize("route", ["stall", "silent", "drip"])
+def test_one_wait_is_bounded_by_the_timeout(demo: DemoServer, demo_sessions: Sessions, route: str) -> None:
+    """A server that says nothing for the timeout is given up before the deadline."""
+    error, seconds = timed(f"{demo.url}/fault/{route}", demo_sessions, 0.05)
+    assert type(error) is TimedOut
+    assert seconds < _SECONDS
+
+
+def test_wait_is_the_shorter_of_timeout_and_deadline() -> None:
+    """A wait may last as long as the timeout, and less when the deadline is near."""
+    assert Deadline(timeout=1.0, seconds=60.0).wait() == 1.0
+    near = Deadline(timeout=60.0, seconds=1.0)
+    assert 0.0 < near.wait() <= 1.0
+    assert near.wait() <= near.remaining + 0.1
+    with pytest.raises(TimeoutError, match="deadline"):
+        Deadline(timeout=1.0, seconds=0.0).wait()
+
+
+def test_connection_is_kept_open(sessions_to: Callable[..., Sessions]) -> None:
+    """Two downloads of one thread from one host share a connection."""
+    with Canned(always(response())) as server:
+        sessions = sessions_to(server.address)
+        for _ in range(2):
+            assert get(server.url, sessions) == b"body"
+        assert (len(server.requests), server.connections) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    "first",
+    [response(b"gone", "404 Not Found"), response(b"", "302 Found", "Location: /b"), response(b"", "500 Oops")],
+    ids=["404", "redirect", "500"],
+)
+def test_connection_is_kept_open_after_a_refusal(first: bytes, sessions_to: Callable[..., Sessions]) -> None:
+    """A short body that nobody wants is read to its end, and the connection serves the next image."""
+    replies = iter([first, response(), response()])
+    with Canned(lambda _: [next(replies)]) as server:
+        sessions = sessions_to(server.address)
+        options = FetchOptions(retries=1, backoff=0)
+        if first.startswith(b"HTTP/1.1 404"):
+            with pytest.raises(FetchError, match="404"):
+                get(server.url, sessions, options)
+        assert get(server.url, sessions, options) == b"body"
+        assert (len(server.requests), server.connections) == (2, 1)
+
+
+def test_dead_connection_is_replaced(sessions_to: Callable[..., Sessions]) -> None:
+    """A kept connection that the server has closed meanwhile costs a retry, and no image."""
+    with Canned(always(response())) as server:
+        sessions = sessions_to(server.address)
+        assert get(server.url, sessions) == b"body"
+        server.drop_clients()
+        assert get(server.url, sessions, FetchOptions(retries=1, backoff=0)) == b"body"
+        assert server.connections == 2
+
+
+def test_threads_share_no_connection() -> None:
+    """Each thread has an adapter of its own, and always the same one."""
+    sessions = Sessions(Guard())
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(sessions.adapter).result()
+        assert pool.submit(sessions.adapter).result() is other
+    assert sessions.adapter() is sessions.adapter()
+    assert sessions.adapter() is not other
+
+
+def test_request_says_who_asks_and_for_what(sessions_to: Callable[..., Sessions]) -> None:
+    """A request names us, asks for images unencoded, and carries nothing from the environment."""
+    with Canned(always(response())) as server:
+        get(f"{server.url}/b%20c.jpg?d=e", sessions_to(server.address))
+        line, *headers = server.requests[0].decode().strip().split("\r\n")
+    assert line == "GET /b%20c.jpg?d=e HTTP/1.1"
+    assert sorted(headers) == [
+        "Accept-Encoding: identity",
+        "Accept: image/*,*/*;q=0.8",
+        f"Host: {server.address}",
+        f"User-Agent: imagefleet/{VERSION}",
+    ]
+
+
+@pytest.mark.parametrize("variable", ["https_proxy", "HTTPS_PROXY", "all_proxy", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"])
+def test_environment_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+    server_context: ssl.SSLContext,
+    sessions_to: Callable[..., Sessions],
+    variable: str,
+) -> None:
+    """No variable of other tools leads a request elsewhere or changes whom it trusts: the guard could not look."""
+    monkeypatch.setenv(variable, "http://127.0.0.1:1")
+    with Canned(always(response()), server_context) as server:
+        assert get(server.url, sessions_to(server.address)) == b"body"
+
+
+def test_userinfo_is_basic_auth(sessions_to: Callable[..., Sessions]) -> None:
+    """A URL's user and password are sent as Basic credentials, unescaped, and not in the request line."""
+    with Canned(always(response())) as server:
+        get(f"http://us%C3%A9r:wo%40rd@{server.address}/b", sessions_to(server.address))
+    expected = base64.b64encode("usér:wo@rd".encode()).decode()
+    assert f"Authorization: Basic {expected}\r\n".encode() in server.requests[0]
+    assert server.requests[0].startswith(b"GET /b HTTP/1.1\r\n")
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
+def test_userinfo_does_not_cross_to_another_host(host: str, sessions_to: Callable[..., Sessions]) -> None:
+    """After a redirect the credentials of the first URL are gone."""
+    with (
+        Canned(always(response())) as second,
+        Canned(always(response(b"", "302 Found", f"Location: http://{host}:{second.port}/"))) as first,
+    ):
+        sessions = sessions_to(first.address, "127.0.0.1", "::1")
+        get(f"http://user:word@{first.address}/", sessions)
+    assert b"Authorization: Basic" in first.requests[0]
+    assert b"Authorization" not in second.requests[0]
+
+
+def test_credentials_are_not_kept(sessions_to: Callable[..., Sessions]) -> None:
+    """A connection that carried credentials carries none for the next URL of the same host."""
+    with Canned(always(response())) as server:
+        sessions = sessions_to(server.address)
+        get(f"http://user:word@{server.address}/", sessions)
+        get(f"http://{server.address}/", sessions)
+    assert [b"Authorization" in request for request in server.requests] == [True, False]
+
+
+def test_cookies_are_not_kept(sessions_to: Callable[..., Sessions]) -> None:
+    """What a server sets at one image it does not get back at the next."""
+    with Canned(always(response(b"body", "200 OK", "Set-Cookie: a=b"))) as server:
+        sessions = sessions_to(server.address)
+        for _ in range(2):
+            get(server.url, sessions)
+    assert not any(b"Cookie" in request for request in server.requests)
+
+
+def test_unknown_certificate_is_refused(server_context: ssl.SSLContext) -> None:
+    """A server with a certificate that nobody vouches for gets no request."""
+    with Canned(always(response()), server_context) as server, pytest.raises(TlsFailed, match="verify failed"):
+        get(server.url, Sessions(Guard([server.address])))
+    assert server.requests == []
+
+
+def test_own_certificates_are_trusted(
+    certificate: Path, server_context: ssl.SSLContext, sessions_to: Callable[..., Sessions]
+) -> None:
+    """With the operator's bundle the same server is trusted, and its connection is kept open."""
+    with Canned(always(response()), server_context) as server:
+        sessions = sessions_to("127.0.0.1", "::1")
+        for _ in range(2):
+            assert get(server.url, sessions) == b"body"
+        assert server.connections == 1
+        assert get(f"https://localhost:{server.port}/", sessions) == b"body"
+
+
+def test_certificate_of_another_host_is_refused(certificate: Path, server_context: ssl.SSLContext) -> None:
+    """A trusted certificate is good for the names in it only."""
+    with Canned(always(response()), server_context) as server, pytest.raises(TlsFailed, match="verify failed"):
+        get(f"https://127.0.0.2:{server.port}/", Sessions(_ToLoopback(), certificate))
+    assert server.requests == []
+
+
+class _ToLoopback(Guard):
+    """A guard that connects every host to 127.0.0.1."""
+
+    def __init__(self) -> None:
+        super().__init__(["127.0.0.1"])
+
+    def resolve(self, host: str, port: int) -> list[tuple[Any, ...]]:
+        """Return where the server is, whatever the host."""
+        return super().resolve("127.0.0.1", port)
+
+
+def test_https_to_a_plain_server_fails(demo: DemoServer, demo_sessions: Sessions) -> None:
+    """A server that speaks no TLS is a TLS failure."""
+    with pytest.raises(TlsFailed):
+        get(demo.url.replace("http:", "https:"), demo_sessions)
+
+
+def test_blocked_https_is_blocked() -> None:
+    """The guard decides before TLS begins."""
+    with pytest.raises(BlockedAddress):
+        get("https://127.0.0.1:1/", Sessions(Guard()))
+
+
+def test_missing_bundle_is_an_error_at_the_start(tmp_path: Path) -> None:
+    """A bundle that can't be read is told when the process starts, not at the first image."""
+    with pytest.raises(OSError, match="No such file"):
+        Sessions(Guard(), tmp_path / "missing.pem")

@@ -1,0 +1,203 @@
+"""URLs are read as browsers read them, refused with the part that is wrong, and shown without their secrets."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, reject
+from hypothesis import strategies as st
+
+from tasks.errors import InvalidUrl
+from tasks.urls import MAX_LENGTH, Url, join, masked, parse
+
+_NORMAL = {
+    "plain": ("http://a.example/b.jpg", "http://a.example/b.jpg"),
+    "no path": ("http://a.example", "http://a.example/"),
+    "surrounding space": ("  \thttp://a.example/b\r\n", "http://a.example/b"),
+    "upper-case scheme and host": ("HTTP://A.Example/B", "http://a.example/B"),
+    "default port": ("http://a.example:80/", "http://a.example/"),
+    "default port of https": ("https://a.example:443/", "https://a.example/"),
+    "port of the other scheme": ("https://a.example:80/", "https://a.example:80/"),
+    "empty port": ("http://a.example:/", "http://a.example/"),
+    "port with zeros": ("http://a.example:08080/", "http://a.example:8080/"),
+    "fragment": ("http://a.example/b#c?d", "http://a.example/b"),
+    "query": ("http://a.example/b?c=d&e=f", "http://a.example/b?c=d&e=f"),
+    "query without a path": ("http://a.example?c", "http://a.example/?c"),
+    "empty query": ("http://a.example/b?", "http://a.example/b"),
+    "question mark in a query": ("http://a.example/b?c?d", "http://a.example/b?c?d"),
+    "space": ("http://a.example/b c.jpg?d e", "http://a.example/b%20c.jpg?d%20e"),
+    "letters beyond ASCII": ("http://a.example/ä.jpg?ö=ü", "http://a.example/%C3%A4.jpg?%C3%B6=%C3%BC"),
+    "escaped already": ("http://a.example/%C3%A4%20%2f.jpg", "http://a.example/%C3%A4%20%2f.jpg"),
+    "a lone percent": ("http://a.example/100%.jpg", "http://a.example/100%.jpg"),
+    "quotes and angles": ('http://a.example/"<b>"', "http://a.example/%22%3Cb%3E%22"),
+    "marks that may stand": ("http://a.example/!$&'()*+,;=:@~_-.", "http://a.example/!$&'()*+,;=:@~_-."),
+    "brackets in a query": ("http://a.example/?a[]=1|2", "http://a.example/?a[]=1|2"),
+    "backslashes": ("http:\\\\a.example\\b\\c.jpg", "http://a.example/b/c.jpg"),
+    "too many slashes": ("http:////a.example/b", "http://a.example/b"),
+    "doubled slash in the path": ("http://a.example//b", "http://a.example//b"),
+    "international host": ("http://Bücher.example/", "http://xn--bcher-kva.example/"),
+    "sharp s is a letter of its own": ("http://faß.example/", "http://xn--fa-hia.example/"),
+    "full-width host": ("http://\uff41.example/", "http://a.example/"),
+    "full-width digits": ("http://\uff11\uff12\uff17.0.0.1/", "http://127.0.0.1/"),
+    "underscore in the host": ("http://a_b.example/", "http://a_b.example/"),
+    "trailing dot": ("http://a.example./b", "http://a.example./b"),
+    "IPv6": ("http://[2001:DB8:0::1]:8080/b", "http://[2001:db8::1]:8080/b"),
+    "userinfo": ("http://user:word@a.example/b", "http://a.example/b"),
+    "userinfo with an at sign": ("http://user:wo@rd@a.example/b", "http://a.example/b"),
+}
+_INVALID = {
+    "empty": ("", "empty"),
+    "only space": (" \r\n", "empty"),
+    "too long": ("http://a.example/" + "b" * MAX_LENGTH, "longer than 8192"),
+    "control character": ("http://a.example/\x01", "control character"),
+    "line end inside": ("http://a.example/\r\nHost: b", "control character"),
+    "not UTF-8": ("http://a.example/\ufffd", "not UTF-8"),
+    "no scheme": ("a.example/b.jpg", "no scheme"),
+    "no scheme but a port": ("a.example:80/b.jpg", "the scheme a.example: is not fetched"),
+    "relative": ("//a.example/b.jpg", "no scheme"),
+    "scheme that is no word": ("1http://a.example", "no scheme"),
+    "file": ("file:///etc/passwd", "the scheme file: is not fetched"),
+    "data": ("data:image/png;base64,AAAA", "the scheme data: is not fetched"),
+    "no slashes": ("http:a.example", "no host: // is missing"),
+    "no host": ("http://", "no host"),
+    "only a path": ("http:///", "no host"),
+    "userinfo without a host": ("http://user@/b", "no host"),
+    "only a port": ("http://:80/b", "no host"),
+    "port 0": ("http://a.example:0/", "the port is 0"),
+    "port too large": ("http://a.example:65536/", "port is wrong"),
+    "port that is no number": ("http://a.example:b/", "port is wrong"),
+    "port in other digits": ("http://a.example:٨/", "port is wrong"),
+    "space in the host": ("http://a b.example/", "host name is not valid"),
+    "percent in the host": ("http://a%20b.example/", "host name is not valid"),
+    "dash at the end of a label": ("http://a-.example/", "host name is not valid"),
+    "empty label": ("http://a..example/", "host name is not valid"),
+    "host too long": (f"http://{'a.' * 127}example/", "host name is not valid"),
+    "host that is no name": ("http://☃.\u2f00\u00ad-/", "host name is not valid"),
+    "slash in disguise": ("http://a℀b.example/", "host or port is wrong"),
+    "no IPv6 address": ("http://[::g]/", "host"),
+    "IPv6 without its end": ("http://[::1/", "host or port is wrong"),
+    "IPv6 without brackets": ("http://::1/", "host or port is wrong"),
+    "half a character": ("http://a.example/\ud800", "not UTF-8"),
+}
+_JOINED = {
+    "absolute": ("http://b.example/c", "http://b.example/c"),
+    "path": ("/c.jpg", "https://a.example/c.jpg"),
+    "relative path": ("c.jpg", "https://a.example/d/c.jpg"),
+    "parent": ("../c.jpg", "https://a.example/c.jpg"),
+    "scheme of the base": ("//b.example/c", "https://b.example/c"),
+    "query alone": ("?x=1", "https://a.example/d/e?x=1"),
+    "UTF-8 that was read as Latin-1": ("/ä".encode().decode("latin-1"), "https://a.example/%C3%A4"),
+    "Latin-1": ("/\xe4", "https://a.example/%C3%A4"),
+    "space around": (" /c ", "https://a.example/c"),
+    "space inside": ("/c d", "https://a.example/c%20d"),
+    "fragment": ("/c#d", "https://a.example/c"),
+}
+_MASKED = {
+    "nothing to hide": ("http://a.example/b?c=d", "http://a.example/b?c=d"),
+    "userinfo": ("http://user:word@a.example/b", "http://***@a.example/b"),
+    "user alone": ("https://user@a.example/b", "https://***@a.example/b"),
+    "userinfo with an at sign": ("http://user:wo@rd@a.example/b", "http://***@a.example/b"),
+    "at sign in the path": ("http://a.example/@user/b.jpg", "http://a.example/@user/b.jpg"),
+    "at sign in the query": ("http://a.example/?b=c@d", "http://a.example/?b=c@d"),
+    "broker": ("redis://:word@redis:6379/0", "redis://***@redis:6379/0"),
+    "token": ("http://a.example/b?token=x&c=d", "http://a.example/b?token=***&c=d"),
+    "second parameter": ("http://a.example/b?c=d&access_token=x", "http://a.example/b?c=d&access_token=***"),
+    "upper case": ("http://a.example/b?TOKEN=x", "http://a.example/b?TOKEN=***"),
+    "S3": (
+        "https://b.s3.example/c?X-Amz-Credential=k%2F2026&X-Amz-Date=1&X-Amz-Signature=f00&X-Amz-Security-Token=t",
+        "https://b.s3.example/c?X-Amz-Credential=***&X-Amz-Date=1&X-Amz-Signature=***&X-Amz-Security-Token=***",
+    ),
+    "Azure": ("https://a.example/b?sv=1&sig=x%3D", "https://a.example/b?sv=1&sig=***"),
+    "semicolon": ("http://a.example/b?c=d;password=x;e=f", "http://a.example/b?c=d;password=***;e=f"),
+    "API key": ("http://a.example/b?api-key=x&apikey=y&key=z", "http://a.example/b?api-key=***&apikey=***&key=***"),
+    "only looks alike": ("http://a.example/b?monkey=x&author=y", "http://a.example/b?monkey=x&author=y"),
+    "value with an equals sign": ("http://a.example/b?auth=x==&c=d", "http://a.example/b?auth=***&c=d"),
+    "control characters": ("http://a.example/\x1b[31mb", "http://a.example/\ufffd[31mb"),
+    "within a sentence": (
+        "the redirect to http://user:word@a.example/?sig=x is a loop",
+        "the redirect to http://***@a.example/?sig=***",
+    ),
+    "no URL": ("nothing here", "nothing here"),
+    "userinfo behind backslashes": ("http:\\\\user:word@a.example\\b", "http:\\\\***@a.example\\b"),
+    "userinfo behind many slashes": ("http:///user:word@a.example/b", "http:///***@a.example/b"),
+}
+
+
+@pytest.mark.parametrize(("url", "normal"), _NORMAL.values(), ids=_NORMAL)
+def test_normal_form(url: str, normal: str) -> None:
+    """A URL that can be fetched has one normal form."""
+    assert parse(url).text == normal
+
+
+@pytest.mark.parametrize(("url", "part"), _INVALID.values(), ids=_INVALID)
+def test_invalid_url_says_what_is_wrong(url: str, part: str) -> None:
+    """A URL that can't be fetched is refused, and the message names the part that is wrong."""
+    with pytest.raises(InvalidUrl, match=part):
+        parse(url)
+
+
+def test_parts() -> None:
+    """A parsed URL holds what a request needs, with userinfo apart from the text."""
+    assert parse("https://user:wo%40rd@[::1]:8443/b c?d#e") == Url("https", "::1", 8443, "/b%20c?d", "user:wo%40rd")
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://user:secret/word@a.example/", "http://user:secret#word@a.example/", "http://a.example:secret/"],
+    ids=["slash in the password", "hash in the password", "port"],
+)
+def test_message_does_not_tell_a_password(url: str) -> None:
+    """A password with a character that ends the host is taken for a port, and must not be quoted as one."""
+    with pytest.raises(InvalidUrl) as caught:
+        parse(url)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("location", "target"), _JOINED.values(), ids=_JOINED)
+def test_join(location: str, target: str) -> None:
+    """A redirect leads where a browser would go, and its target is normalised too."""
+    assert join(parse("https://user:word@a.example/d/e?f"), location) == parse(target)
+
+
+@pytest.mark.parametrize("location", ["http://[", "ftp://a.example/", "https://:80/", "\ud800"])
+def test_join_refuses_what_leads_nowhere(location: str) -> None:
+    """A redirect to what can't be fetched is an invalid URL, not another exception."""
+    with pytest.raises(InvalidUrl):
+        join(parse("http://a.example/"), location)
+
+
+@pytest.mark.parametrize(("url", "shown"), _MASKED.values(), ids=_MASKED)
+def test_masked(url: str, shown: str) -> None:
+    """What is shown of a URL holds no userinfo, no secret parameter and no control character."""
+    assert masked(url) == shown
+
+
+_anything = st.text(st.characters(), max_size=40)
+_likely = st.builds("{}{}{}{}".format, st.sampled_from(["http:", "https://", "http://a", "//", ""]), *[_anything] * 3)
+
+
+@given(_anything | _likely)
+def test_parse_raises_nothing_but_invalid_url(url: str) -> None:
+    """Whatever a list holds, it is parsed or refused; and what was parsed stays what it is when parsed again."""
+    try:
+        parsed = parse(url)
+    except InvalidUrl:
+        return
+    again = parse(parsed.text)
+    assert again.text == parsed.text
+    assert parsed.text.isascii()
+
+
+@given(st.text(st.sampled_from("ab/:@?#&=\\[]. %é"), max_size=20))
+def test_normal_form_is_stable(rest: str) -> None:
+    """The normal form of a normal form is itself, in all its parts but userinfo."""
+    try:
+        first = parse(f"http://{rest}")
+    except InvalidUrl:
+        reject()
+    second = parse(first.text)
+    assert (second.scheme, second.host, second.port, second.target) == (
+        first.scheme,
+        first.host,
+        first.port,
+        first.target,
+    )
