@@ -16,7 +16,6 @@ from typing import Any
 from benchmarks import harness
 from producer.demo_process import DemoProcess
 
-
 #: Drawn before the clock runs: the fleet is measured, not the drawing.
 _PICTURES = 100
 

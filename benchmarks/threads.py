@@ -6,13 +6,10 @@ import json
 import sys
 from pathlib import Path
 
-from config.settings import settings
 from producer import sources
 from producer.baseline import by_threads
-from tasks.download import Downloader
-from tasks.guard import Guard
+from tasks import download
 from tasks.model import RunOptions
-from tasks.session import Sessions
 from tasks.storage import Store
 
 
@@ -21,7 +18,7 @@ def main() -> None:
     source, out, threads = sys.argv[1], Path(sys.argv[2]).resolve(), int(sys.argv[3])
     out.mkdir(parents=True)
     requests = list(sources.read(source))
-    downloader = Downloader(Sessions(Guard(settings().allow_networks)))
+    downloader = download.for_process()
     saved = 0
 
     def count(outcome: object) -> None:

@@ -16,13 +16,9 @@ from typing import Annotated
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from config import bounds
+from config import SettingsError, bounds
 
 REDIS_CONF = Path(__file__).with_name("redis.conf")
-
-
-class SettingsError(ValueError):
-    """A variable of the environment holds what it cannot hold; the message names it."""
 
 
 class Settings(BaseSettings):

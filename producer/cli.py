@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import click
 from rich.console import Console
 
-from config import VERSION, bounds
+from config import VERSION, SettingsError, bounds
 from tasks.errors import Fault, UsageFault
 from tasks.model import FetchOptions
 
@@ -335,10 +335,15 @@ def main() -> NoReturn:
     except Fault as fault:
         if debug:
             raise
-        from producer import report
-
-        _console(sys.stderr).print(report.of_fault(fault))
-        sys.exit(fault.exit_code)
+        _exit_with(fault)
+    except SettingsError as error:
+        if debug:
+            raise
+        _exit_with(
+            UsageFault(
+                "A setting can't be used", str(error), "Correct the variable, or unset it; see docs/settings.md."
+            )
+        )
     except (KeyboardInterrupt, click.Abort):
         _note("Interrupted. Images and manifests that are saved stay where they are.", quiet=False)
         sys.exit(_INTERRUPTED)
@@ -349,15 +354,20 @@ def main() -> NoReturn:
     except Exception as error:
         if debug:
             raise
-        from producer import report
-
-        told = Fault(
-            "The command failed for a reason that it does not know",
-            f"{type(error).__name__}: {error}",
-            "Run it again as `producer --debug …`, and report what it shows.",
+        _exit_with(
+            Fault(
+                "The command failed for a reason that it does not know",
+                f"{type(error).__name__}: {error}",
+                "Run it again as `producer --debug …`, and report what it shows.",
+            )
         )
-        _console(sys.stderr).print(report.of_fault(told))
-        sys.exit(told.exit_code)
+
+
+def _exit_with(fault: Fault) -> NoReturn:
+    from producer import report
+
+    _console(sys.stderr).print(report.of_fault(fault))
+    sys.exit(fault.exit_code)
 
 
 def _compare(
@@ -369,18 +379,15 @@ def _compare(
     allow: Sequence[str],
     quiet: bool,
 ) -> Comparison:
-    from config.settings import settings
     from producer import comparison
     from producer.live import Display
     from producer.run import output
-    from tasks.download import Downloader
-    from tasks.guard import Guard
-    from tasks.session import Sessions
+    from tasks import download
 
     frozen = _run_options(options)
     root = output(out).root
     places = comparison.stores(root)
-    downloader = Downloader(Sessions(Guard(allow), settings().ca_bundle))
+    downloader = download.for_process(allow)
     with (
         _crew(broker, options, [places[comparison.FLEET].root], quiet, allow) as crew,
         Display(_console(sys.stderr), quiet) as display,

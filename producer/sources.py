@@ -9,8 +9,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
+from io import BufferedReader
 from pathlib import Path
-from typing import IO
+from typing import cast
 
 from tasks.errors import UsageFault
 from tasks.model import ImageRequest
@@ -47,24 +48,24 @@ def read(source: str) -> Iterator[ImageRequest]:
         ) from error
 
 
-def _opened(source: str) -> nullcontext[IO[bytes]] | IO[bytes]:
+def _opened(source: str) -> nullcontext[BufferedReader] | BufferedReader:
     if source == STANDARD_INPUT:
-        return nullcontext(sys.stdin.buffer)
+        return nullcontext(cast("BufferedReader", sys.stdin.buffer))
     return Path(source).open("rb")
 
 
-def _lines(stream: IO[bytes], source: str) -> Iterator[bytes]:
+def _lines(stream: BufferedReader, source: str) -> Iterator[bytes]:
     """Yield the lines, each cut to the limit."""
-    first = True
+    start = stream.peek(_BINARY_PROBE)
+    if b"\0" in start:
+        raise UsageFault(
+            f"The list {source} is no text",
+            "it holds zero bytes, as binary files and UTF-16 text do",
+            "Give a text file in UTF-8 with one URL on each line.",
+        )
+    if start.startswith(_BOM):
+        stream.read(len(_BOM))
     while line := stream.readline(_LINE_LIMIT):
-        if first:
-            if b"\0" in line[:_BINARY_PROBE]:
-                raise UsageFault(
-                    f"The list {source} is no text",
-                    "it holds zero bytes, as binary files and UTF-16 text do",
-                    "Give a text file in UTF-8 with one URL on each line.",
-                )
-            line, first = line.removeprefix(_BOM), False
         whole = line
         while not whole.endswith(b"\n") and (rest := stream.readline(_LINE_LIMIT)):
             whole = rest

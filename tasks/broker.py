@@ -7,7 +7,7 @@ Celery and kombu read the same URL for themselves. The forms that both sides kno
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import redis
 
@@ -25,7 +25,15 @@ def check_url(url: str) -> str:
     Raises:
         UsageFault: an unknown scheme, or TLS that would not be verified.
     """
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+        _ = parts.port, _database(url)
+    except ValueError as error:
+        raise UsageFault(
+            "The broker URL can't be used",
+            "its host, port or database is not written as it has to be",
+            "Give the URL of a Redis server, such as redis://localhost:6379/0.",
+        ) from error
     if parts.scheme not in _SCHEMES:
         raise UsageFault(
             f"The broker URL {masked(url)} can't be used",
@@ -53,12 +61,11 @@ def client(url: str) -> redis.Redis:
         "health_check_interval": 30,
     }
     if parts.scheme == "redis+socket":
-        query = parse_qs(parts.query)
         return redis.Redis(
             unix_socket_path=parts.path,
-            db=int(query.get("virtual_host", ["0"])[0]),
-            username=parts.username,
-            password=parts.password,
+            db=_database(url),
+            username=unquote(parts.username) if parts.username else None,
+            password=unquote(parts.password) if parts.password else None,
             **options,
         )
     return redis.Redis.from_url(url, socket_connect_timeout=_TIMEOUT, **options)
@@ -89,6 +96,18 @@ def check_server(server: redis.Redis, url: str) -> None:
             f"its maxmemory-policy is {policy}, which evicts keys when memory is short",
             "Set `maxmemory-policy noeviction` (config/redis.conf has the settings that imagefleet is run with).",
         )
+
+
+def _database(url: str) -> int:
+    """Return the number of the database, which a Unix socket's URL has in its query.
+
+    Raises:
+        ValueError: it is no number.
+    """
+    parts = urlsplit(url)
+    if parts.scheme == "redis+socket":
+        return int(parse_qs(parts.query).get("virtual_host", ["0"])[0])
+    return int(parts.path.strip("/") or 0)
 
 
 def _refused(shown: str, error: Exception) -> Fault:

@@ -10,13 +10,15 @@ import http.client
 import random
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import requests
 import urllib3
 from requests import Response
 
+from config import SettingsError
+from config.settings import settings
 from tasks import urls
 from tasks.errors import (
     BadResponse,
@@ -33,6 +35,7 @@ from tasks.errors import (
     TooManyRedirects,
     Truncated,
 )
+from tasks.guard import Guard
 from tasks.model import FetchOptions
 from tasks.session import Deadline, GuardedAdapter, Sessions
 
@@ -111,6 +114,25 @@ class Downloader:
                 )
             seen.add(url.text)
         raise TooManyRedirects(f"more than {options.max_redirects} redirects", http_status=response.status_code)
+
+
+def for_process(allow: Iterable[str] | None = None) -> Downloader:
+    """Return the downloader that this process's environment asks for.
+
+    Args:
+        allow: what may be connected to besides public addresses, in place of IMAGEFLEET_ALLOW_NETWORKS.
+
+    Raises:
+        SettingsError: a variable does not hold what it should.
+    """
+    try:
+        guard = Guard(settings().allow_networks if allow is None else allow)
+    except ValueError as error:
+        raise SettingsError(f"IMAGEFLEET_ALLOW_NETWORKS: {error}") from error
+    try:
+        return Downloader(Sessions(guard, settings().ca_bundle))
+    except OSError as error:
+        raise SettingsError(f"IMAGEFLEET_CA_BUNDLE: {error}") from error
 
 
 def backoff(retry: int, base: float, retry_after: float | None = None) -> float:

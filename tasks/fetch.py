@@ -16,15 +16,22 @@ from tasks import images, manifest
 from tasks.download import Download, Downloader
 from tasks.errors import FetchError, Internal
 from tasks.images import ImageInfo
-from tasks.model import MESSAGE_LIMIT, Outcome, RunOptions, Status, key_of, shard_name
+from tasks.model import (
+    HEADER_LIMIT,
+    MESSAGE_LIMIT,
+    URL_LIMIT,
+    Outcome,
+    RunOptions,
+    Status,
+    key_of,
+    shard_name,
+    shortened,
+)
 from tasks.session import Deadline
 from tasks.storage import Store
 from tasks.urls import masked
 
 _log = logging.getLogger(__name__)
-#: The longest ETag, Last-Modified or final URL that an Outcome carries: it stays under 1 KB.
-_HEADER_LIMIT = 120
-_URL_LIMIT = 240
 
 
 def fetch(url: str, index: int, run: RunOptions, store: Store, downloader: Downloader) -> Outcome:
@@ -56,7 +63,7 @@ def fetch(url: str, index: int, run: RunOptions, store: Store, downloader: Downl
     except MemoryError as error:
         outcome = failed(key, Internal(f"out of memory: {error}"))
     except Exception as error:  # noqa: BLE001  # one Outcome whatever happens
-        _log.exception("a fault of ours at %s", masked(url)[:_URL_LIMIT])
+        _log.exception("a fault of ours at %s", masked(url)[:URL_LIMIT])
         outcome = failed(key, Internal(f"{type(error).__name__}: {error}"))
     return replace(outcome, attempts=attempts, fetch_seconds=round(time.monotonic() - started, 4))
 
@@ -67,7 +74,7 @@ def failed(key: str, error: FetchError) -> Outcome:
         key,
         error.reason.status,
         error.reason,
-        error_message=masked(str(error))[:MESSAGE_LIMIT],
+        error_message=shortened(masked(str(error)), MESSAGE_LIMIT),
         http_status=error.http_status,
         finished_at=round(time.time(), 3),
         worker=worker_name(),
@@ -93,9 +100,9 @@ def _saved(shard: int, key: str, download: Download, info: ImageInfo, run: RunOp
     return replace(
         outcome,
         http_status=download.http_status,
-        final_url=_short(download.final_url, _URL_LIMIT),
-        etag=_short(download.etag, _HEADER_LIMIT),
-        last_modified=_short(download.last_modified, _HEADER_LIMIT),
+        final_url=_short(download.final_url, URL_LIMIT),
+        etag=_short(download.etag, HEADER_LIMIT),
+        last_modified=_short(download.last_modified, HEADER_LIMIT),
     )
 
 
@@ -129,4 +136,4 @@ def _withdraw_unnamed(shard: int, name: str, store: Store) -> None:
 
 
 def _short(value: str | None, limit: int) -> str | None:
-    return value if value is None else value[:limit]
+    return value if value is None else shortened(value, limit)

@@ -8,6 +8,7 @@ others only where the worker's operator says so (``IMAGEFLEET_ALLOW_NETWORKS``).
 from __future__ import annotations
 
 import ipaddress
+import re
 import socket
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from typing import Any
 from tasks.errors import BlockedAddress, ConnectFailed, DnsFailed, DnsUnavailable, TimedOut
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+_NAME = re.compile(r"[\w-]+(\.[\w-]+)*\.?", re.ASCII)
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
 
@@ -37,15 +39,20 @@ class Allowance:
         """
         host, port = entry, None
         if entry.startswith("["):
-            host, _, tail = entry[1:].partition("]")
-            port = tail.removeprefix(":") or None
+            host, bracket, tail = entry[1:].partition("]")
+            if not bracket or (tail and not tail.startswith(":")):
+                raise ValueError(f"{entry!r} is no address in brackets with a port")
+            port = tail[1:] or None
         elif entry.count(":") == 1:
             host, _, port = entry.partition(":")
         number = None if port is None else int(port)
+        if number is not None and not 0 < number < 65536:
+            raise ValueError(f"{port} is no port")
         try:
             return cls(ipaddress.ip_network(host, strict=False), None, number)
         except ValueError:
-            if not host or "/" in host or ":" in host:
+            # What is written in digits alone was meant for an address.
+            if not _NAME.fullmatch(host) or not re.search("[a-z_-]", host, re.IGNORECASE):
                 raise
             return cls(None, host.lower().rstrip("."), number)
 
@@ -114,7 +121,12 @@ class Guard:
             remaining = ends - monotonic()
             if remaining <= 0:
                 break
-            connection = opener(family, kind, protocol)
+            try:
+                connection = opener(family, kind, protocol)
+            except OSError as error:
+                # This machine may lack the address's family.
+                last = error
+                continue
             try:
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 connection.settimeout(remaining)

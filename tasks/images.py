@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import warnings
 from dataclasses import dataclass
 from io import BytesIO
 
@@ -50,6 +49,8 @@ _PLUGINS = (
     MpoImagePlugin,
 )
 _FORMATS = tuple(name for name in EXTENSIONS if name != "MPO")
+# The size is judged by our own bound, which a run may set.
+Image.MAX_IMAGE_PIXELS = None
 _TAG = re.compile(rb"<(!doctype|html|head|body|\?xml|svg)\b", re.IGNORECASE)
 
 
@@ -72,15 +73,10 @@ def inspect(body: bytes, max_pixels: int) -> ImageInfo:
         TooManyPixels: the header announces more than ``max_pixels``.
     """
     try:
-        with warnings.catch_warnings():
-            # The size is judged below, by our own bound.
-            warnings.simplefilter("ignore")
-            with Image.open(BytesIO(body), formats=_FORMATS) as image:
-                kind, (width, height) = image.format or "", image.size
+        with Image.open(BytesIO(body), formats=_FORMATS) as image:
+            kind, (width, height) = image.format or "", image.size
     except UnidentifiedImageError as error:
         raise _unidentified(body) from error
-    except Image.DecompressionBombError as error:
-        raise TooManyPixels(str(error)) from error
     except Exception as error:  # Pillow's parsers raise whatever a broken header leads them to
         raise Undecodable(f"the image's header is broken: {error}") from error
     if width * height > max_pixels:
@@ -98,7 +94,9 @@ def _unidentified(body: bytes) -> NotAnImage | Undecodable:
     if body.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a")) or body[8:12] == b"WEBP":
         return Undecodable("the body begins as an image, and its header is broken")
     if tag := _TAG.search(start):
-        kind = "SVG" if b"svg" in start.lower() else "XML" if tag[1] == b"?xml" else "HTML"
+        name = tag[1].lower()
+        svg = name == b"svg" or (name == b"?xml" and b"<svg" in start.lower())
+        kind = "SVG" if svg else "XML" if name == b"?xml" else "HTML"
         return NotAnImage(f"the body is {kind}, not an image")
     if start[:1] in (b"{", b"["):
         return NotAnImage("the body is JSON, not an image")

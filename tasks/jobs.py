@@ -12,20 +12,18 @@ from typing import Any, cast
 import redis
 from celery.signals import worker_init
 
-from config import bounds
+from config import SettingsError, bounds
 from config.settings import settings
-from tasks import broker, keys, manifest
+from tasks import broker, download, keys, manifest
 from tasks.celery import COLLECT_SHARD, FETCH_IMAGE, app
 from tasks.collect import Incomplete, collect
 from tasks.download import Downloader
 from tasks.errors import Cancelled, FetchError, StorageFailed
 from tasks.fetch import failed, fetch
-from tasks.guard import Guard
 from tasks.manifest import BadManifest
 from tasks.model import Outcome, RunOptions, key_of
 from tasks.plan import BadPlan
 from tasks.progress import Progress
-from tasks.session import Sessions
 from tasks.storage import Store
 
 _log = logging.getLogger(__name__)
@@ -80,7 +78,7 @@ def _runs() -> Runs:
 
 @cache
 def _downloader() -> Downloader:
-    return Downloader(Sessions(Guard(settings().allow_networks), settings().ca_bundle))
+    return download.for_process()
 
 
 @cache
@@ -95,10 +93,15 @@ def _store(out: str) -> Store:
 
 @worker_init.connect
 def _prepare(**_: Any) -> None:
-    """Build what all tasks share before the first of them: a wrong setting is seen when the worker starts."""
-    _downloader()
+    """Build what all tasks share before the first of them; a wrong setting ends the worker here."""
+    try:
+        _downloader()
+        _runs()
+    except SettingsError as error:
+        # Celery logs what a signal's receiver raises and goes on, unless it is an exit.
+        _log.critical("this worker can't start: %s", error)
+        raise SystemExit(1) from error
     _progress()
-    _runs()
     if not settings().store_roots:
         _log.warning(
             "IMAGEFLEET_STORE_ROOTS is not set, so this worker may save nothing: every image will fail with 'storage'"

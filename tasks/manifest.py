@@ -48,20 +48,28 @@ def stats_name(shard: int) -> str:
 def encode(plan: pa.Table, outcomes: Sequence[Outcome]) -> bytes:
     """Return the Parquet file of a shard: the plan's columns joined with the Outcomes, row by row."""
     table = plan.drop_columns(["index"])
+    table = table.rename_columns(_distinct(table.column_names))
     for field in OUTCOME_FIELDS:
         values = [getattr(outcome, field) for outcome in outcomes]
         if field == "finished_at":
             values = [round(value * 1000) for value in values]
         column = pa.array(values, _TYPES.get(field, pa.string()))
-        if field in table.column_names:
-            # A Source may have a column of the same name; ours keeps the name that tools look for.
-            table = table.rename_columns(
-                [f"source_{known}" if known == field else known for known in table.column_names]
-            )
         table = table.append_column(field, column)
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")
     return bytes(sink.getvalue())
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    """Return a Source's column names with those of ours given way: ours keep the names that tools look for."""
+    taken = set(OUTCOME_FIELDS)
+    found = []
+    for name in names:
+        while name in taken:
+            name = f"source_{name}"  # noqa: PLW2901  # until it is free
+        taken.add(name)
+        found.append(name)
+    return found
 
 
 def decode(body: bytes, columns: list[str] | None = None) -> pa.Table:

@@ -8,15 +8,16 @@ To add a reason: a member of `Reason` here, an error class in ``tasks/errors.py`
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from typing import Any, Self
 
-#: The longest error message that an `Outcome` carries, in characters.
+#: The longest texts that an `Outcome` carries, in bytes of JSON: an Outcome stays under 1 KB.
 MESSAGE_LIMIT = 200
-#: The longest ``final_url``, ``etag`` or ``last_modified`` that an `Outcome` carries: an Outcome stays under 1 KB.
-HEADER_LIMIT = 200
+URL_LIMIT = 240
+HEADER_LIMIT = 120
 
 
 class Status(StrEnum):
@@ -161,6 +162,14 @@ class Outcome:
 
 OUTCOME_FIELDS = tuple(item.name for item in fields(Outcome))
 _OUTCOME_NAMES = frozenset(OUTCOME_FIELDS)
+
+
+def shortened(text: str, limit: int) -> str:
+    """Return as much of a text as takes at most ``limit`` bytes as JSON, in which a character may take twelve."""
+    text = text[:limit]
+    while (size := len(json.dumps(text))) > limit:
+        text = text[: min(len(text) - 1, len(text) * limit // size)]
+    return text
 
 
 def key_of(shard: int, offset: int, shard_size: int) -> str:

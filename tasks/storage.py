@@ -40,8 +40,9 @@ class Store:
             StorageFailed: it is not; links in the path count for what they point at.
         """
         path = Path(root)
-        real = path.resolve()
-        if not path.is_absolute() or not any(real.is_relative_to(base) for base in allowed):
+        # A zero byte is no part of a path, and resolving one raises.
+        real = path.resolve() if "\0" not in root else None
+        if real is None or not path.is_absolute() or not any(real.is_relative_to(base) for base in allowed):
             raise StorageFailed(
                 f"this worker may not write to {root} (its operator can allow it with IMAGEFLEET_STORE_ROOTS)"
             )
@@ -106,15 +107,28 @@ class Store:
         return created
 
     def names(self, folder: str) -> list[str]:
-        """Return the names of the files in a folder; none where the folder does not exist."""
+        """Return the names of the files in a folder; none where the folder does not exist.
+
+        Raises:
+            StorageFailed: it can't be listed.
+        """
         try:
             return [f"{folder}/{entry.name}" for entry in os.scandir(self.path(folder))]
         except FileNotFoundError:
             return []
+        except OSError as error:
+            raise _failed("list", folder, error) from error
 
     def remove(self, name: str) -> None:
-        """Remove a file, if it is there."""
-        self.path(name).unlink(missing_ok=True)
+        """Remove a file, if it is there.
+
+        Raises:
+            StorageFailed: it can't be removed.
+        """
+        try:
+            self.path(name).unlink(missing_ok=True)
+        except OSError as error:
+            raise _failed("remove", name, error) from error
 
     def sync(self, folder: str, names: Iterable[str]) -> None:
         """Put the named files and their folder on the disk.

@@ -29,7 +29,7 @@ _SECRET = re.compile(
     r"(?i)([?&;](?:[^=&;#]*(?:token|signature|secret|password|passwd|credential|api[_-]?key|access[_-]?key)[^=&;#]*"
     r"|sig|key|auth|hash|pwd|pass|policy))=[^&;#]*"
 )
-_USERINFO = re.compile(r"^([^/?#]*?//)[^/?#]*@")
+_USERINFO = re.compile(r"^([^/\\?#]*?[/\\]{2,})[^/\\?#]*@")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ def parse(url: str) -> Url:
         raise InvalidUrl(f"the URL is longer than {MAX_LENGTH} characters")
     if _CONTROL.search(url):
         raise InvalidUrl("the URL holds a control character")
-    if "\ufffd" in url:
+    if "\ufffd" in url or any("\ud800" <= letter <= "\udfff" for letter in url):
         raise InvalidUrl("the URL holds bytes that are not UTF-8")
     scheme, separator, rest = url.partition(":")
     scheme = scheme.lower()
@@ -116,7 +116,8 @@ def _host_and_port(scheme: str, hostport: str) -> tuple[str, int]:
         parts = urlsplit(f"//{hostport}")
         name, port = parts.hostname, parts.port
     except ValueError as error:
-        raise InvalidUrl(f"the host or port is wrong: {error}") from error
+        # The error's own text would show what may be a password with a slash in it.
+        raise InvalidUrl("the host or port is wrong") from error
     if not name:
         raise InvalidUrl("the URL has no host")
     if port == 0:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from tasks import celery
 from tasks.celery import COLLECT_SHARD, FETCH_IMAGE
 from tests.integration import parts
 
@@ -79,9 +80,10 @@ class Site:
 
 @dataclass(frozen=True)
 class Ran:
-    """A run that has ended."""
+    """A run that has ended; ``executed`` is how often each task was begun, where its workers can be asked."""
 
     site: Site
+    executed: dict[str, int] | None
     out: Path
     ended: parts.Ended
     fetched: list[str]
@@ -115,18 +117,18 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 def ran(request: pytest.FixtureRequest, site: Site, store_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Ran:
     """Run the list once in each of the two ways; the tests below look at what came of it."""
     before = len(site.hits())
+    executed = None
     if request.param == "broker":
         out = store_root / "of-2500"
         url = request.getfixturevalue("fleet")
         counted = executions(url)
         ended = parts.producer("run", site.source, "--out", out, "--broker", url, "--json")
-        new = {name: count - counted.get(name, 0) for name, count in executions(url).items()}
-        assert new == {FETCH_IMAGE: COUNT, COLLECT_SHARD: len(SHARDS)}
+        executed = {name: count - counted.get(name, 0) for name, count in executions(url).items()}
     else:
         out = tmp_path_factory.mktemp("local") / "out"
         env = {"IMAGEFLEET_ALLOW_NETWORKS": f"127.0.0.1:{site.port}"}
         ended = parts.producer("run", site.source, "--out", out, "--json", env=env)
-    return Ran(site, out, ended, site.hits()[before:], parts.rows(out))
+    return Ran(site, executed, out, ended, site.hits()[before:], parts.rows(out))
 
 
 def executions(url: str) -> dict[str, int]:
@@ -143,6 +145,7 @@ def executions(url: str) -> dict[str, int]:
 def test_every_image_is_executed_and_asked_for_exactly_once(ran: Ran) -> None:
     """2,500 images are 2,500 tasks and 3 bodies by the workers' own count, and 2,500 requests at the server."""
     assert ran.ended.code == 0, ran.ended.err
+    assert ran.executed in (None, {FETCH_IMAGE: COUNT, COLLECT_SHARD: len(SHARDS)})
     assert sorted(ran.fetched) == sorted(ran.site.originals)
 
 
@@ -222,7 +225,7 @@ def test_run_json_is_complete(ran: Ran) -> None:
 
 def test_what_holds_urls_is_for_its_owner_alone(ran: Ran) -> None:
     """Plan, manifests, stats and run.json, which may hold secrets, can be read by nobody else."""
-    names = [name for name in parts.files_below(ran.out) if name not in parts.images_of(ran.out)]
+    names = parts.files_below(ran.out) - parts.images_of(ran.out)
     assert len(names) == 3 * len(SHARDS) + 1
     assert {stat.S_IMODE((ran.out / name).stat().st_mode) for name in names} == {0o600}
 
@@ -267,4 +270,18 @@ def test_progress_moves_with_each_image(fleet: str, demo_url: str, out: Path, tm
         assert not (out / "00000.parquet").exists()
         assert 1 <= int(str(moved)) <= 3
         assert run.wait().json()["success"] == 4
-        assert list(server.scan_iter("imagefleet:*")) == []
+
+
+def test_nothing_of_a_run_stays_in_redis(fleet: str, demo_url: str, out: Path) -> None:
+    """Once a run has ended, no key of ours is left or comes back, Celery's expire, and no task is queued."""
+    source = f"{demo_url}/images/1.jpg".encode()
+    first = parts.producer("run", "-", "--out", out, "--broker", fleet, "--json", stdin=source).json()
+    # While another run goes by, whatever the workers still had to say of the first has been said.
+    second = parts.producer("run", "-", "--out", f"{out}-again", "--broker", fleet, "--json", stdin=source).json()
+    assert second["success"] == 1
+    with parts.connect(fleet) as server:
+        standing = [str(key) for key in server.scan_iter(f"*{first['run_id']}*")]
+        # Celery remembers for a day that a chord was done, so that a late copy of a part can't begin it again.
+        assert all(int(str(server.ttl(key))) > 0 for key in standing)
+        assert [key for key in standing if key.startswith("imagefleet:")] == []
+        assert [server.llen(queue) for queue in (celery.IMAGES, celery.SHARDS)] == [0, 0]

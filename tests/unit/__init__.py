@@ -1,0 +1,1 @@
+"""Tests of one module each; they need nothing but the package."""

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Self
 
@@ -34,7 +35,7 @@ from tests.conftest import required
 
 PATIENCE = 5.0  # seconds until a condition that should come true at once is given up
 
-hypothesis.settings.register_profile("unit", max_examples=40, deadline=None, database=None, derandomize=True)
+hypothesis.settings.register_profile("unit", max_examples=30, deadline=None, database=None, derandomize=True)
 hypothesis.settings.load_profile("unit")
 
 
@@ -46,6 +47,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.002)
 
 
+@cache
 def image(kind: str = "PNG", size: tuple[int, int] = (4, 3), colour: str = "red") -> bytes:
     """An image's bytes, in one of Pillow's formats."""
     sink = io.BytesIO()

@@ -26,8 +26,7 @@ import psutil
 import pytest
 from PIL import Image
 
-from producer.demo import gallery
-from producer.demo import ROUTES, DemoError, DemoOptions, DemoServer, picture
+from producer.demo import ROUTES, DemoError, DemoOptions, DemoServer, gallery, picture
 from producer.demo.gallery import Drawn, Kept, Wanted
 
 ROOT = Path(__file__).parents[2]
@@ -220,7 +219,7 @@ def test_cold_picture_is_drawn_once_and_blocks_nobody(server: DemoServer, monkey
         assert may_end.wait(PATIENCE)
         return b"drawn"
 
-    monkeypatch.setattr(demo_gallery, "picture", slow_picture)
+    monkeypatch.setattr(gallery, "picture", slow_picture)
     path = "/images/1.gif?width=77"
     with connected(server, get(path)) as first, connected(server, get(path)) as second:
         assert begun.wait(PATIENCE)
@@ -251,7 +250,7 @@ def test_ready_pictures_are_drawn_before_anybody_asks(monkeypatch: pytest.Monkey
     with running(DemoOptions(width=20, height=10, ready=6)) as server:
         lines = fetch(server, "/list?count=7").body.decode().splitlines()
         paths = [line.removeprefix(server.url) for line in lines]
-        monkeypatch.setattr(demo_gallery, "picture", lambda *wanted: repr(wanted).encode())
+        monkeypatch.setattr(gallery, "picture", lambda *wanted: repr(wanted).encode())
         bodies = [fetch(server, path).body for path in paths]
     kinds = ("jpeg", "png", "webp", "gif", "jpeg", "png")
     assert bodies[:6] == [picture(index, 20, 10, kind) for index, kind in enumerate(kinds)]
@@ -266,7 +265,7 @@ def test_ready_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         drawings.append(index)
         return b"drawn"
 
-    monkeypatch.setattr(demo_gallery, "picture", no_picture)
+    monkeypatch.setattr(gallery, "picture", no_picture)
     with running(DemoOptions(ready=10**12)):
         assert sorted(drawings) == list(range(10_000))
 

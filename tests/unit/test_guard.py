@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks import guard
 from tasks.errors import BlockedAddress, ConnectFailed, DnsFailed, DnsUnavailable, TimedOut
 from tasks.guard import Allowance, Guard, is_public
 
@@ -114,7 +113,7 @@ def answers(*addresses: str) -> list[tuple[Any, ...]]:
 def resolve_to(monkeypatch: pytest.MonkeyPatch, *addresses: str, port: int = 80) -> None:
     """Let every name have these addresses."""
     found = [(*answer[:4], (answer[4][0], port)) for answer in answers(*addresses)]
-    monkeypatch.setattr(guard.socket, "getaddrinfo", lambda *_, **__: found)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
 
 
 @pytest.mark.parametrize("address", _PUBLIC.values(), ids=_PUBLIC)
@@ -214,7 +213,7 @@ def test_name_is_resolved_once(monkeypatch: pytest.MonkeyPatch, listener: socket
     """The socket is opened to the address that was judged: a name that means another a moment later gains nothing."""
     port = listener.getsockname()[1]
     found = iter([[(*answers("127.0.0.1")[0][:4], ("127.0.0.1", port))]])
-    monkeypatch.setattr(guard.socket, "getaddrinfo", lambda *_, **__: next(found))
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: next(found))
     with Guard(["127.0.0.1"]).connect("a.example", port, 1.0) as connection:
         assert connection.getpeername()[1] == port
     assert next(found, None) is None
@@ -230,7 +229,7 @@ def test_resolver_failures(monkeypatch: pytest.MonkeyPatch, number: int, kind: t
     def fail(*_: object, **__: object) -> None:
         raise socket.gaierror(number, "says the resolver")
 
-    monkeypatch.setattr(guard.socket, "getaddrinfo", fail)
+    monkeypatch.setattr(socket, "getaddrinfo", fail)
     with pytest.raises(DnsFailed, match="says the resolver") as caught:
         Guard().resolve("a.example", 80)
     assert type(caught.value) is kind

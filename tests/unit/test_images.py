@@ -11,7 +11,7 @@ import zlib
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -95,6 +95,7 @@ def test_truncated_header_is_undecodable(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", _FORMATS)
+@settings(max_examples=15)
 @given(data=st.data())
 def test_broken_bytes_raise_nothing_else(kind: str, data: st.DataObject) -> None:
     """However an image's bytes are cut and changed, they are described or refused by an error of the tree."""

@@ -22,8 +22,7 @@ _WRITERS = 16
 
 def left(store: Store) -> list[str]:
     """What stands in the folder of temporary files."""
-    folder = store.path(TEMPORARY)
-    return os.listdir(folder) if folder.exists() else []
+    return [path.name for path in store.root.glob(f"{TEMPORARY}/*")]
 
 
 def without_links(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
@@ -118,7 +117,7 @@ def test_failed_write_leaves_nothing(store: Store, monkeypatch: pytest.MonkeyPat
     with pytest.raises(StorageFailed, match=f"could not save {name}: {os.strerror(number)}"):
         getattr(store, method)(name, b"body")
     assert written == [2]
-    assert sorted(os.listdir(store.root)) == [TEMPORARY, "b.json"]
+    assert {path.name for path in store.root.iterdir()} == {TEMPORARY, "b.json"}
     assert store.read("b.json") == b"old"
     assert left(store) == []
 

@@ -1,0 +1,29 @@
+"""A comparison's chart is a drawing that any viewer opens, and the same numbers draw the same one."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+from producer import chart
+from producer.comparison import Comparison, Way
+from producer.summary import Summary
+
+_DONE = Summary({"success": 1000}, {}, 1, 1)
+_WAYS = tuple(
+    Way(name, 1, seconds, _DONE, Path("/out"))
+    for name, seconds in (("one by one", 20.0), ("threads", 5.0), ("fleet", 2.5))
+)
+
+
+def test_chart_is_drawn_the_same_each_time(tmp_path: Path) -> None:
+    """An SVG is drawn with a bar for each way, without a date or anything else that differs between two drawings."""
+    for name in ("first.svg", "second.svg"):
+        chart.draw(Comparison("list.txt", _WAYS, 1.0), tmp_path / name)
+    drawn = (tmp_path / "first.svg").read_bytes()
+    assert ET.fromstring(drawn).tag == "{http://www.w3.org/2000/svg}svg"
+    assert b"dc:date" not in drawn
+    # matplotlib draws text as paths, and says in comments what it draws.
+    for text in (b"one by one", b"20.00 s   1.0 x", b"2.50 s   8.0 x", b"Total Execution Time", b"1,000 images"):
+        assert text in drawn
+    assert drawn == (tmp_path / "second.svg").read_bytes()

@@ -1,0 +1,256 @@
+"""Commands explain themselves, refuse what they can't use before anything is started, and exit with their status."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from config import VERSION, bounds
+from config.settings import Settings, settings
+from producer import cli
+from producer.keeping import ROOT
+
+_COMMANDS = sorted(cli.cli.commands)
+Main = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(autouse=True)
+def _no_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let no variable of ours reach a command."""
+    for name in Settings.model_fields:
+        monkeypatch.delenv(f"IMAGEFLEET_{name.upper()}", raising=False)
+    settings.cache_clear()
+    yield
+    settings.cache_clear()
+
+
+@pytest.fixture
+def main(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Main]:
+    """The command line, in this process: its exit status and what it wrote."""
+    before = signal.getsignal(signal.SIGTERM)
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["producer", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        written = capsys.readouterr()
+        assert isinstance(ended.value.code, int)
+        return ended.value.code, written.out, written.err
+
+    yield run
+    signal.signal(signal.SIGTERM, before)
+
+
+def parts(errors: str) -> list[str]:
+    """The beginnings of an error's lines."""
+    return [line.split(":")[0] for line in errors.splitlines()]
+
+
+@pytest.mark.parametrize("command", _COMMANDS)
+def test_every_command_explains_itself(command: str) -> None:
+    """The help of each command says what it does and describes each of its options."""
+    result = CliRunner().invoke(cli.cli, [command, "--help"])
+    assert result.exit_code == 0
+    assert result.output.startswith(f"Usage: cli {command} ")
+    described = cli.cli.commands[command]
+    assert described.help
+    for option in described.params:
+        assert option.name == "source" or getattr(option, "help", None), option.name
+
+
+def test_help_lists_every_command(main: Main) -> None:
+    """The help of the program names all commands, with a sentence for each."""
+    status, output, _ = main("--help")
+    assert status == 0
+    assert [line.split()[0] for line in output.partition("Commands:")[2].splitlines() if line.strip()] == _COMMANDS
+
+
+def test_version(main: Main) -> None:
+    """The program knows its version."""
+    assert main("--version") == (0, f"imagefleet, version {VERSION}\n", "")
+
+
+def test_module_is_the_command() -> None:
+    """``python -m producer`` is the program."""
+    command = [sys.executable, "-m", "producer", "run"]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert "Missing argument 'SOURCE'" in ended.stderr
+
+
+_USAGE = {
+    "no command": ([], "Usage"),
+    "unknown command": (["fly"], "No such command"),
+    "no SOURCE": (["run"], "Missing argument 'SOURCE'"),
+    "no --out": (["run", "list.txt"], "Missing option '--out'"),
+    "unknown option": (["run", "list.txt", "--out", "o", "--fast"], "No such option"),
+    "deadline beyond its bound": (["run", "list.txt", "--out", "o", "--deadline", "151"], "a quarter of the time"),
+    "deadline of a comparison": (["compare", "list.txt", "--out", "o", "--deadline", "3m"], "a quarter of the time"),
+    "timeout of nothing": (["run", "list.txt", "--out", "o", "--timeout", "0"], "at least 0.001 s"),
+    "timeout that is no number": (["run", "list.txt", "--out", "o", "--timeout", "soon"], "'soon' is no duration"),
+    "size that is no number": (["run", "list.txt", "--out", "o", "--max-bytes", "big"], "'big' is no size"),
+    "too many retries": (["run", "list.txt", "--out", "o", "--retries", "11"], "0<=x<=10"),
+    "no workers": (["run", "list.txt", "--out", "o", "--workers", "0"], "1<=x<=256"),
+    "shards too large": (["run", "list.txt", "--out", "o", "--shard-size", "10001"], "1<=x<=10000"),
+    "no images": (["demo", "--images", "0"], "1<=x<=100000"),
+    "port out of range": (["serve", "--port", "65536"], "0<=x<=65535"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "message"), _USAGE.values(), ids=_USAGE)
+def test_wrong_usage_exits_with_2(
+    main: Main, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    """What is wrong with the arguments is told before a list is read or a folder is made."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "list.txt").write_text("http://a.example/\n")
+    status, output, errors = main(*arguments)
+    assert (status, output) == (2, "")
+    assert message in errors
+    assert [path.name for path in tmp_path.iterdir()] == ["list.txt"]
+
+
+_FAULTS: dict[str, tuple[bytes | None, list[str], int, str]] = {
+    "missing list": (None, [], 2, "No such file or directory"),
+    "empty list": (b"", [], 2, "has no URL in it"),
+    "comments alone": (b"# nothing\n\n", [], 2, "has no URL in it"),
+    "binary list": (b"\0\0\0", [], 2, "is no text"),
+    "broker of another kind": (b"http://a.example/\n", ["--broker", "amqp://u:secret@a.example"], 2, "can't be used"),
+    "broker that is not verified": (b"http://a.example/\n", ["--broker", "rediss://:secret@a.example"], 2, "verified"),
+}
+
+
+@pytest.mark.parametrize("command", ["run", "compare"])
+@pytest.mark.parametrize(("body", "more", "status", "message"), _FAULTS.values(), ids=_FAULTS)
+def test_fault_is_told_in_three_parts(
+    main: Main, tmp_path: Path, command: str, body: bytes | None, more: list[str], status: int, message: str
+) -> None:
+    """A fault says what happened, why, and what to do; it shows no traceback and no password."""
+    source = tmp_path / "list.txt"
+    if body is not None:
+        source.write_bytes(body)
+    ended, output, errors = main(command, str(source), "--out", str(tmp_path / "out"), *more)
+    assert (ended, output) == (status, "")
+    assert parts(errors) == ["Error", "Why", "To do"]
+    assert message in errors
+    assert "secret" not in errors
+    assert not list(tmp_path.glob("out/*/*"))
+
+
+@pytest.mark.parametrize("command", ["run", "compare"])
+def test_folder_with_a_run_is_refused(main: Main, tmp_path: Path, command: str) -> None:
+    """A folder that holds a run is told before anything is started, and is left as it is."""
+    source, out = tmp_path / "list.txt", tmp_path / "out"
+    source.write_text("http://a.example/\n")
+    out.mkdir()
+    (out / "run.json").write_text("{}")
+    status, _, errors = main(command, str(source), "--out", str(out))
+    assert (status, parts(errors)) == (2, ["Error", "Why", "To do"])
+    assert (out / "run.json").read_text() == "{}"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("PREFETCH", "many"), ("STORE_ROOTS", "data"), ("ALLOW_NETWORKS", "10.0.0.0/33")],
+)
+def test_wrong_variable_is_told_by_its_name(
+    main: Main, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, value: str
+) -> None:
+    """A variable of the environment that can't be used is what the user is told to mend."""
+    monkeypatch.setenv(f"IMAGEFLEET_{name}", value)
+    (tmp_path / "list.txt").write_text("http://a.example/\n")
+    status, _, errors = main("compare", str(tmp_path / "list.txt"), "--out", str(tmp_path / "out"))
+    assert status
+    assert parts(errors) == ["Error", "Why", "To do"]
+    assert f"IMAGEFLEET_{name}" in errors
+    assert "--debug" not in errors
+
+
+def test_unknown_fault_points_to_debug(main: Main, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A fault that nobody expected is told in three parts too, and with --debug as it is."""
+    monkeypatch.setattr("producer.sources.read", lambda _: 1 / 0)
+    arguments = ["run", "list.txt", "--out", str(tmp_path / "out")]
+    status, _, errors = main(*arguments)
+    assert (status, parts(errors)) == (1, ["Error", "Why", "To do"])
+    assert "ZeroDivisionError" in errors
+    assert "--debug" in errors
+    monkeypatch.setattr(sys, "argv", ["producer", "--debug", *arguments])
+    with pytest.raises(ZeroDivisionError):
+        cli.main()
+
+
+def test_interrupt_exits_with_130(main: Main, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Ctrl-C says that what is saved stays."""
+
+    def interrupt(_: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("producer.sources.read", interrupt)
+    status, output, errors = main("run", "list.txt", "--out", str(tmp_path / "out"))
+    assert (status, output) == (130, "")
+    assert errors.strip().startswith("Interrupted.")
+
+
+def test_address_of_another_machine_is_a_fault(main: Main) -> None:
+    """A demo server that can't listen says where, and what to choose instead."""
+    status, _, errors = main("serve", "--host", "192.0.2.1")
+    assert (status, parts(errors)) == (2, ["Error", "Why", "To do"])
+    assert "192.0.2.1:8765" in errors
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [("1", 1), ("500", 500), ("1kB", 1000), ("500KiB", 512_000), ("64MiB", 64 << 20), ("1.5 MiB", 1_572_864)],
+)
+def test_sizes(text: str, count: int) -> None:
+    """A size is a number of bytes, or has a unit."""
+    assert cli._Size().convert(text, None, None) == count
+
+
+@pytest.mark.parametrize("text", ["", "0", "-5", "big", "5 potatoes", "nan", "inf"])
+def test_sizes_that_are_none(text: str) -> None:
+    """What is no size, or no byte, is refused."""
+    with pytest.raises(click.BadParameter, match="size"):
+        cli._Size().convert(text, None, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("10", 10.0), ("0.5", 0.5), ("300ms", 0.3), ("1ms", 0.001), ("5s", 5.0), ("2m", 120.0), (" 2 M ", 120.0)],
+)
+def test_durations(text: str, seconds: float) -> None:
+    """A duration is a number of seconds, or has a unit."""
+    assert cli._Duration().convert(text, None, None) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize("text", ["", "ms", "0", "-1", "nan", "inf", "1e400", "1h", "soon"])
+def test_durations_that_are_none(text: str) -> None:
+    """What is no duration, or none that ends, is refused."""
+    with pytest.raises(click.BadParameter, match=r"no duration|at least"):
+        cli._Duration().convert(text, None, None)
+
+
+def test_options_reach_the_run() -> None:
+    """What the command line says is what a run's options hold; the longest deadline is a quarter of the visibility."""
+    given = {"timeout": 1.5, "deadline": bounds.MAX_DEADLINE, "max_bytes": 7, "retries": 0}
+    options = cli._run_options({**given, "shard_size": 10, "window": 2})
+    assert (options.shard_size, options.window) == (10, 2)
+    assert {name: getattr(options.fetch, name) for name in given} == given
+    assert bounds.MAX_DEADLINE == bounds.VISIBILITY_TIMEOUT / 4
+
+
+def test_new_folder_is_never_an_old_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The demo's folder gets the next free number."""
+    monkeypatch.chdir(tmp_path)
+    for expected in ("demo", "demo-2", "demo-3"):
+        folder = cli._new_folder("demo")
+        assert str(folder) == expected
+        folder.mkdir()
+    assert len(list(tmp_path.iterdir())) == 3

@@ -1,0 +1,107 @@
+"""The ways of a comparison are measured against the first, over the same images by the same functions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from producer import baseline
+from producer.comparison import FLEET, FOLDERS, ONE_BY_ONE, THREADS, Comparison, Way, stores
+from producer.demo import DemoServer
+from producer.runfile import Options, RunFile
+from producer.summary import COLUMNS, Summary, summarise
+from tasks import manifest, plan
+from tasks.download import Downloader
+from tasks.errors import UsageFault
+from tasks.model import FetchOptions, ImageRequest, Outcome, RunOptions
+from tasks.storage import Store
+
+_DONE = Summary({"success": 10}, {}, 1000, 1)
+_WAYS = (
+    Way(ONE_BY_ONE, 1, 6.0, _DONE, Path("/out/one-by-one")),
+    Way(THREADS, 4, 1.5, _DONE, Path("/out/threads")),
+    Way(FLEET, 32, 0.75, Summary({"success": 9, "failed_to_download": 1}, {"dns": 1}, 900, 1), Path("/out/fleet")),
+)
+_SHARD_SIZE = 3
+
+
+def test_speedup_is_measured_against_one_by_one() -> None:
+    """A way that takes a quarter of the time is four times as fast."""
+    comparison = Comparison("list.txt", _WAYS, 1.0)
+    assert [comparison.speedup(way) for way in _WAYS] == [1.0, 4.0, 8.0]
+    assert comparison.speedup(Way("none", 1, 0.0, _DONE, Path())) == 0.0
+
+
+def test_speed_counts_all_that_ended() -> None:
+    """An image that failed took its time too."""
+    assert [round(way.images_per_second, 2) for way in _WAYS] == [1.67, 6.67, 13.33]
+    assert Way("none", 1, 0.0, _DONE, Path()).images_per_second == 0.0
+
+
+def test_json() -> None:
+    """The numbers are JSON's own types, rounded, with a row for each way."""
+    numbers = json.loads(json.dumps(Comparison("list.txt", _WAYS, 1.23456).to_json()))
+    assert (numbers["source"], numbers["startup_seconds"]) == ("list.txt", 1.235)
+    assert [way["name"] for way in numbers["ways"]] == ["one by one", "threads", "fleet"]
+    assert numbers["ways"][2] == {
+        "name": "fleet",
+        "slots": 32,
+        "wall_seconds": 0.75,
+        "images_per_second": 13.33,
+        "speedup": 8.0,
+        "total": 10,
+        "success": 9,
+        "failed": 1,
+        "reasons": {"dns": 1},
+        "bytes": 900,
+        "out": "/out/fleet",
+    }
+
+
+def test_each_way_has_a_folder(tmp_path: Path) -> None:
+    """The ways write into folders of their own."""
+    assert {name: store.root for name, store in stores(tmp_path).items()} == {
+        name: tmp_path / folder for name, folder in FOLDERS.items()
+    }
+
+
+@pytest.mark.parametrize("folder", FOLDERS.values())
+def test_folder_with_a_run_is_refused(tmp_path: Path, folder: str) -> None:
+    """Where one of the ways' folders holds a run, nothing is begun."""
+    RunFile("id", "list.txt", "/out", Options()).create(Store(tmp_path / folder))
+    with pytest.raises(UsageFault, match=f"{folder} already holds a run"):
+        stores(tmp_path)
+
+
+def by_three_threads(
+    requests: list[ImageRequest],
+    run: RunOptions,
+    store: Store,
+    downloader: Downloader,
+    listener: Callable[[Outcome], None],
+) -> float:
+    """The second way, with three threads."""
+    return baseline.by_threads(requests, run, store, downloader, listener, 3)
+
+
+@pytest.mark.parametrize("way", [baseline.one_by_one, by_three_threads])
+def test_baseline_leaves_what_a_fleet_leaves(
+    demo: DemoServer, downloader: Downloader, store: Store, way: Callable[..., float]
+) -> None:
+    """A baseline fetches every image, tells of each, and leaves images, plan, manifests and stats."""
+    urls = [f"{demo.url}/images/{number}.png?width=40" for number in range(4)]
+    urls.insert(2, f"{demo.url}/fault/not-found")
+    requests = [ImageRequest(index, url) for index, url in enumerate(urls)]
+    told: list[Outcome] = []
+    run = RunOptions(str(store.root), _SHARD_SIZE, FetchOptions(retries=0))
+    seconds = way(requests, run, store, downloader, told.append)
+    assert sorted(outcome.key for outcome in told) == ["000000", "000001", "000002", "000010", "000011"]
+    summary = summarise(manifest.decode(store.read(manifest.name(shard)), COLUMNS) for shard in (0, 1))
+    assert (summary.total, summary.success, summary.reasons, summary.shards) == (5, 4, {"http_4xx": 1}, 2)
+    assert sorted(store.names("00001")) == ["00001/000010.png", "00001/000011.png"]
+    assert sorted(store.names(plan.FOLDER)) == [plan.name(0), plan.name(1)]
+    assert store.exists("00001_stats.json")
+    assert 0 < seconds < 5

@@ -1,0 +1,196 @@
+"""One request becomes one Outcome, whatever happens, and the Outcome agrees with the file that stands."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from producer.demo import DemoServer, picture
+from tasks import manifest, plan
+from tasks.collect import collect
+from tasks.download import Download, Downloader
+from tasks.errors import DnsFailed, RateLimited
+from tasks.fetch import failed, fetch, worker_name
+from tasks.model import FetchOptions, ImageRequest, Outcome, Reason, RunOptions, Status
+from tasks.session import Sessions
+from tasks.storage import Store
+from tests.unit.conftest import Canned, always, image, response
+
+_RUN = RunOptions("/out", 10, FetchOptions(deadline=5.0, retries=1, backoff=0))
+_LARGEST = 1024
+
+
+class Raising(Downloader):
+    """A downloader with a fault of ours in it."""
+
+    def __init__(self, error: BaseException) -> None:
+        self._error = error
+
+    def download(self, *_: Any) -> Download:
+        """Raise it."""
+        raise self._error
+
+
+def test_saved_image(demo: DemoServer, downloader: Downloader, store: Store) -> None:
+    """A saved image's Outcome says where it is, what it is, and where it came from."""
+    outcome = fetch(f"{demo.url}/images/3.png?width=40&height=30", 27, _RUN, store, downloader)
+    body = picture(3, 40, 30, "png")
+    assert outcome == Outcome(
+        key="000027",
+        status=Status.SUCCESS,
+        path="00002/000027.png",
+        width=40,
+        height=30,
+        original_width=40,
+        original_height=30,
+        format="png",
+        bytes=len(body),
+        sha256=hashlib.sha256(body).hexdigest(),
+        http_status=200,
+        etag=outcome.etag,
+        last_modified="Thu, 01 Jan 2026 00:00:00 GMT",
+        attempts=1,
+        fetch_seconds=outcome.fetch_seconds,
+        finished_at=outcome.finished_at,
+        worker=worker_name(),
+    )
+    assert store.read("00002/000027.png") == body
+    assert 0 < outcome.fetch_seconds < 5
+
+
+def test_extension_is_that_of_the_bytes(store: Store, sessions_to: Callable[..., Sessions]) -> None:
+    """A GIF that calls itself a JPEG is saved as the GIF that it is."""
+    with Canned(always(response(image("GIF"), "200 OK", "Content-Type: image/jpeg"))) as server:
+        outcome = fetch(f"{server.url}/a.jpg", 0, _RUN, store, Downloader(sessions_to(server.address)))
+    assert (outcome.path, outcome.format) == ("00000/000000.gif", "gif")
+
+
+@pytest.mark.parametrize(
+    ("route", "reason", "attempts"),
+    [
+        ("not-found", Reason.HTTP_4XX, 1),
+        ("server-error", Reason.HTTP_5XX, 2),
+        ("html", Reason.NOT_IMAGE, 1),
+        ("broken-image", Reason.UNDECODABLE, 1),
+        ("big-pixels", Reason.TOO_MANY_PIXELS, 1),
+    ],
+)
+def test_failure_is_an_outcome(
+    demo: DemoServer, downloader: Downloader, store: Store, route: str, reason: Reason, attempts: int
+) -> None:
+    """What fails has its reason, its message and its attempts, and leaves no file."""
+    outcome = fetch(f"{demo.url}/fault/{route}", 3, _RUN, store, downloader)
+    assert (outcome.key, outcome.status, outcome.reason) == ("000003", reason.status, reason)
+    assert outcome.attempts == attempts
+    assert outcome.error_message
+    assert outcome.path is None
+    assert list(store.root.iterdir()) == []
+
+
+@pytest.mark.parametrize("url", ["", "a.example", "http://[", "ftp://a.example/", "http://a.example/\ud800", "\0"])
+def test_nonsense_is_an_invalid_url(downloader: Downloader, store: Store, url: str) -> None:
+    """A row that holds no URL is told as that, without an attempt."""
+    outcome = fetch(url, 0, _RUN, store, downloader)
+    assert (outcome.reason, outcome.attempts) == (Reason.INVALID_URL, 0)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("boom"), MemoryError("full"), RecursionError("deep"), KeyError("x")])
+def test_fault_of_ours_is_an_outcome(store: Store, caplog: pytest.LogCaptureFixture, error: BaseException) -> None:
+    """An exception that nobody expected is an Outcome too, and its URL is logged without secrets."""
+    caplog.set_level(logging.ERROR)
+    outcome = fetch("http://user:word@a.example/?token=secret", 0, _RUN, store, Raising(error))
+    assert (outcome.status, outcome.reason) == (Status.FAILED_TO_DOWNLOAD, Reason.INTERNAL)
+    assert error.args[0] in (outcome.error_message or "")
+    assert "word" not in caplog.text.replace("password", "")
+    assert "secret" not in caplog.text
+
+
+def test_interrupt_is_not_swallowed(store: Store) -> None:
+    """An interrupt ends the process and is no Outcome."""
+    with pytest.raises(KeyboardInterrupt):
+        fetch("http://a.example/", 0, _RUN, store, Raising(KeyboardInterrupt()))
+
+
+def test_unwritable_store_is_an_outcome(demo: DemoServer, downloader: Downloader, store: Store) -> None:
+    """Where nothing can be saved, the reason is storage."""
+    (store.root / "00000").write_bytes(b"")
+    outcome = fetch(f"{demo.url}/images/3.png", 0, _RUN, store, downloader)
+    assert outcome.reason is Reason.STORAGE
+    assert "could not save 00000/000000.png" in (outcome.error_message or "")
+
+
+def test_second_delivery_of_the_same_picture(demo: DemoServer, downloader: Downloader, store: Store) -> None:
+    """A task that is delivered twice has the same Outcome both times."""
+    first, second = (fetch(f"{demo.url}/images/3.png", 0, _RUN, store, downloader) for _ in range(2))
+    assert (second.sha256, second.path, second.recovered) == (first.sha256, first.path, False)
+
+
+def test_second_delivery_of_another_picture(demo: DemoServer, downloader: Downloader, store: Store) -> None:
+    """A URL that serves another picture the second time gets the Outcome of the picture that stands."""
+    first = fetch(f"{demo.url}/images/3.png?width=40", 0, _RUN, store, downloader)
+    second = fetch(f"{demo.url}/images/4.png?width=50", 0, _RUN, store, downloader)
+    assert second.recovered
+    assert (second.sha256, second.width, second.bytes) == (first.sha256, 40, first.bytes)
+    assert hashlib.sha256(store.read("00000/000000.png")).hexdigest() == second.sha256
+
+
+@pytest.fixture
+def finished(store: Store) -> Store:
+    """A Store whose first shard is done: its first image saved, its second not."""
+    store.create_durably(plan.name(0), plan.encode([ImageRequest(0, "a"), ImageRequest(1, "b")]))
+    store.create("00000/000000.png", image())
+    named = Outcome("000000", Status.SUCCESS, path="00000/000000.png")
+    collect(0, [named, Outcome("000001", Status.FAILED_TO_DOWNLOAD, Reason.TIMEOUT)], _RUN, store)
+    return store
+
+
+def test_late_copy_withdraws_its_file(demo: DemoServer, downloader: Downloader, finished: Store) -> None:
+    """A copy that comes after the manifest, which calls the image failed, leaves no file behind."""
+    fetch(f"{demo.url}/images/3.png", 1, _RUN, finished, downloader)
+    assert finished.names("00000") == ["00000/000000.png"]
+
+
+def test_late_copy_leaves_the_named_file(demo: DemoServer, downloader: Downloader, finished: Store) -> None:
+    """A late copy of an image that the manifest names changes nothing."""
+    before = finished.read("00000/000000.png")
+    fetch(f"{demo.url}/images/3.png", 0, _RUN, finished, downloader)
+    assert finished.read("00000/000000.png") == before
+    assert manifest.decode(finished.read("00000.parquet"), ["path"])["path"].to_pylist()[0] == "00000/000000.png"
+
+
+_MARKS = {"ASCII": "x", "quotes": '"', "backslashes": "\\", "Latin-1": "\xff"}
+
+
+@pytest.mark.parametrize("mark", _MARKS.values(), ids=_MARKS)
+def test_largest_success_stays_small(store: Store, sessions_to: Callable[..., Sessions], mark: str) -> None:
+    """However long what a server says is, the Outcome stays under 1 KB as JSON: it crosses Redis."""
+    long = mark * 5000
+    sent = response(image(), "200 OK", f"ETag: {long}", f"Last-Modified: {long}")
+    moved = response(b"", "302 Found", f"Location: /a?{long}")
+    replies = iter([moved, sent])
+    with Canned(lambda _: [next(replies)]) as server:
+        outcome = fetch(server.url, 9_999_999, _RUN, store, Downloader(sessions_to(server.address)))
+    assert outcome.ok
+    assert len(json.dumps(outcome.to_json())) < _LARGEST
+
+
+@pytest.mark.parametrize("mark", [*_MARKS.values(), "\U0001f40c"], ids=[*_MARKS, "beyond Unicode's first plane"])
+def test_largest_failure_stays_small(mark: str) -> None:
+    """However long what is quoted in a message is, the Outcome stays under 1 KB as JSON."""
+    outcome = failed("9999999999", RateLimited(mark * 500, http_status=429))
+    assert len(json.dumps(outcome.to_json())) < _LARGEST
+
+
+def test_failed_keeps_the_status_and_no_secret() -> None:
+    """The Outcome of an error has its HTTP status, and its message is masked and short."""
+    outcome = failed("000001", RateLimited("http://user:word@a.example/?sig=x " + "y" * 500, http_status=429))
+    assert (outcome.http_status, outcome.reason) == (429, Reason.RATE_LIMITED)
+    assert outcome.error_message is not None
+    assert outcome.error_message.startswith("http://***@a.example/?sig=***")
+    assert len(outcome.error_message) <= 200
+    assert failed("000001", DnsFailed("no such host")).http_status is None

@@ -1,0 +1,126 @@
+"""A manifest has the promised columns in the promised order, and stats as img2dataset writes them."""
+
+from __future__ import annotations
+
+import datetime
+
+import pyarrow as pa
+import pytest
+
+from tasks import manifest, plan
+from tasks.manifest import BadManifest
+from tasks.model import ImageRequest, Outcome, Reason, Status
+from tests.unit.conftest import success
+
+_COLUMNS = {
+    "key": pa.string(),
+    "status": pa.string(),
+    "reason": pa.string(),
+    "error_message": pa.string(),
+    "path": pa.string(),
+    "width": pa.int32(),
+    "height": pa.int32(),
+    "original_width": pa.int32(),
+    "original_height": pa.int32(),
+    "format": pa.string(),
+    "bytes": pa.int64(),
+    "sha256": pa.string(),
+    "exif": pa.string(),
+    "http_status": pa.int16(),
+    "final_url": pa.string(),
+    "etag": pa.string(),
+    "last_modified": pa.string(),
+    "attempts": pa.int16(),
+    "fetch_seconds": pa.float64(),
+    "finished_at": pa.timestamp("ms", "UTC"),
+    "worker": pa.string(),
+    "recovered": pa.bool_(),
+}
+_FAILED = Outcome(
+    "00000001",
+    Status.FAILED_TO_DOWNLOAD,
+    Reason.HTTP_4XX,
+    error_message="HTTP 404",
+    http_status=404,
+    attempts=1,
+    fetch_seconds=0.5,
+    finished_at=103.25,
+    worker="host:1",
+)
+
+
+def table(*columns: str) -> pa.Table:
+    """The manifest of a saved and a failed image, whose Source had these other columns."""
+    rows = [ImageRequest(index, f"http://a.example/{index}", dict.fromkeys(columns, "its own")) for index in (0, 1)]
+    outcomes = [success(0, width=4, height=3, sha256="f00", fetch_seconds=1.0), _FAILED]
+    return manifest.decode(manifest.encode(plan.decode(plan.encode(rows)), outcomes))
+
+
+def test_columns_in_order() -> None:
+    """The Source's columns come first, then those of an Outcome, each with its type."""
+    schema = table("caption").schema
+    assert schema.names == ["url", "caption", *_COLUMNS]
+    assert schema.types[2:] == list(_COLUMNS.values())
+
+
+def test_rows() -> None:
+    """A row says what became of its request, and is null where nothing is known."""
+    saved, failed = table().to_pylist()
+    assert saved["url"] == "http://a.example/0"
+    assert (saved["key"], saved["status"], saved["reason"]) == ("00000000", "success", None)
+    assert (saved["path"], saved["width"], saved["sha256"]) == ("00000/00000000.png", 4, "f00")
+    assert saved["recovered"] is False
+    assert (failed["status"], failed["reason"], failed["http_status"]) == ("failed_to_download", "http_4xx", 404)
+    assert (failed["path"], failed["width"], failed["bytes"]) == (None, None, None)
+    assert failed["finished_at"] == datetime.datetime(1970, 1, 1, 0, 1, 43, 250_000, datetime.UTC)
+
+
+def test_column_of_the_source_with_our_name() -> None:
+    """Where a Source has a column of ours, ours keeps the name, and its own is kept under another."""
+    both = table("width", "caption", "key")
+    assert both.column_names == ["url", "source_width", "caption", "source_key", *_COLUMNS]
+    assert both["source_width"].to_pylist() == ["its own", "its own"]
+    assert both["width"].to_pylist() == [4, None]
+
+
+def test_names_stay_distinct() -> None:
+    """A Source that has a column of ours and the name that it would get loses neither."""
+    names = table("source_width", "width").column_names
+    assert len(names) == len(set(names))
+
+
+def test_some_columns_alone() -> None:
+    """A reader of some columns reads no others."""
+    body = manifest.encode(plan.decode(plan.encode([ImageRequest(0, "a")])), [success(0)])
+    assert manifest.decode(body, ["status", "bytes"]).to_pydict() == {"status": ["success"], "bytes": [3]}
+
+
+@pytest.mark.parametrize("body", [b"", b"PAR1", b"key,status\n"])
+def test_what_is_no_manifest_is_refused(body: bytes) -> None:
+    """A broken file is not taken for a manifest."""
+    with pytest.raises(BadManifest, match="not a whole Parquet file"):
+        manifest.decode(body)
+
+
+def test_names() -> None:
+    """A manifest and its stats file are named by their shard."""
+    assert (manifest.name(7), manifest.stats_name(7)) == ("00007.parquet", "00007_stats.json")
+
+
+def test_stats_are_those_of_img2dataset() -> None:
+    """The stats have img2dataset's keys, and count statuses and reasons."""
+    outcomes = [
+        success(0, finished_at=101.0, fetch_seconds=0.5),
+        _FAILED,
+        Outcome("00000002", Status.FAILED_TO_RESIZE, Reason.NOT_IMAGE, finished_at=102.0, fetch_seconds=2.0),
+    ]
+    assert manifest.stats(outcomes) == {
+        "count": 3,
+        "successes": 1,
+        "failed_to_download": 1,
+        "failed_to_resize": 1,
+        "duration": 3.25,
+        "start_time": 100.0,
+        "end_time": 103.25,
+        "status_dict": {"success": 1, "http_4xx": 1, "not_image": 1},
+    }

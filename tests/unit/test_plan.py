@@ -1,0 +1,69 @@
+"""A shard's requests come back from their Parquet file as they went in."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tasks import plan
+from tasks.model import ImageRequest
+from tasks.plan import BadPlan
+
+
+def parquet(table: pa.Table) -> bytes:
+    """A table as a Parquet file."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink)
+    return bytes(sink.getvalue())
+
+
+@given(st.integers(0, 2**50), st.lists(st.text(max_size=50), min_size=1, max_size=20))
+def test_requests_come_back(first: int, urls: list[str]) -> None:
+    """Indexes and URLs survive, whatever stands in a URL's place."""
+    requests = [ImageRequest(first + place, url) for place, url in enumerate(urls)]
+    table = plan.decode(plan.encode(requests))
+    assert plan.requests(table) == requests
+    assert plan.indexes(table) == [request.index for request in requests]
+
+
+def test_columns_and_types() -> None:
+    """The plan's columns are index, url, and then the Source's own with their types; a missing value is null."""
+    rows = [ImageRequest(0, "a", {"caption": "x", "width": 3}), ImageRequest(1, "b", {"caption": None})]
+    table = plan.decode(plan.encode(rows))
+    assert table.schema.names == ["index", "url", "caption", "width"]
+    assert table.schema.types == [pa.int64(), pa.string(), pa.string(), pa.int64()]
+    assert table.column("width").to_pylist() == [3, None]
+
+
+def test_other_columns_stay_in_the_plan() -> None:
+    """A decoded request has its index and URL alone: the other columns never travel."""
+    table = plan.decode(plan.encode([ImageRequest(5, "a", {"caption": "x"})]))
+    assert plan.requests(table) == [ImageRequest(5, "a")]
+
+
+@pytest.mark.parametrize(("shard", "name"), [(0, ".plan/00000.parquet"), (123_456, ".plan/123456.parquet")])
+def test_name(shard: int, name: str) -> None:
+    """A plan's file is named by its shard."""
+    assert plan.name(shard) == name
+
+
+_whole = plan.encode([ImageRequest(0, "http://a.example/")])
+_BROKEN = {
+    "nothing": b"",
+    "text": b"index,url\n",
+    "cut": _whole[:-1],
+    "cut in the middle": _whole[: len(_whole) // 2],
+    "another table": parquet(pa.table({"url": ["a"], "index": [1]})),
+    "no columns": parquet(pa.table({})),
+    "no rows": parquet(pa.table({"index": pa.array([], pa.int64()), "url": pa.array([], pa.string())})),
+}
+
+
+@pytest.mark.parametrize("body", _BROKEN.values(), ids=_BROKEN)
+def test_what_is_no_plan_is_refused(body: bytes) -> None:
+    """A file that is broken, empty or another table is not taken for a plan."""
+    with pytest.raises(BadPlan, match="not a "):
+        plan.decode(body)

@@ -1,0 +1,129 @@
+"""What a person reads after a run, a comparison or a fault."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console, RenderableType
+
+from producer import report
+from producer.comparison import Comparison, Way
+from producer.run import Report
+from producer.summary import Summary
+from tasks.errors import Fault
+
+_SUMMARY = Summary(
+    statuses={"success": 2997, "failed_to_download": 2, "failed_to_resize": 1},
+    reasons={"http_4xx": 2, "not_image": 1},
+    bytes=52_428_800,
+    shards=3,
+)
+_REPORT = Report("id", "list.txt", Path("/data/out"), _SUMMARY, 12.5, 2, 32, 1.25)
+_GOLDEN_RUN = """\
+Total Execution Time  12.50 seconds
+Images per second     240.0
+Images                3,000 in 3 shards
+  success             2,997
+  failed_to_download  2
+  failed_to_resize    1
+    http_4xx          2
+    not_image         1
+Saved                 50.0 MiB
+Fleet                 2 workers, 32 slots; up in 1.25 s
+Images are in         /data/out/00000/ …
+Manifests are in      /data/out/00000.parquet …
+Failures are          the manifests' rows whose status is not success; reason and error_message say why
+"""
+_GOLDEN_COMPARISON = """\
+ way          at once   Total Execution Time   images/s   speed-up   saved   failed
+ ──────────────────────────────────────────────────────────────────────────────────
+ one by one         1          20.00 seconds        0.5      1.0 x      10        0
+ threads            4           5.00 seconds        1.8      4.0 x       9        0
+ fleet             32           2.00 seconds        5.0     10.0 x       9        1
+
+The fleet's start-up of 1.25 s is not part of its time.
+fleet: 1 x timeout
+"""
+_GOLDEN_FAULT = """\
+Error: It [bold]broke[/bold]
+Why:   it was old
+To do: Buy another.
+"""
+
+
+def text(shown: RenderableType) -> str:
+    """What a console without a terminal shows, without the space at line ends."""
+    sink = io.StringIO()
+    Console(file=sink, width=160).print(shown)
+    return "\n".join(line.rstrip() for line in sink.getvalue().splitlines()).strip("\n") + "\n"
+
+
+def test_report_of_a_run() -> None:
+    """A run's report begins with its wall-clock time, counts what failed by reason, and says where things are."""
+    assert text(report.of_run(_REPORT)) == _GOLDEN_RUN
+
+
+def test_report_without_failures() -> None:
+    """A run without failures speaks of none, and one shard is not many."""
+    shown = text(report.of_run(replace(_REPORT, summary=Summary({"success": 1}, {}, 5, 1))))
+    assert "1 in 1 shard\n" in shown
+    assert "Failures" not in shown
+    assert "failed" not in shown
+
+
+def test_report_of_a_comparison() -> None:
+    """The ways stand below each other with their times and how many times as fast as the first they were."""
+    ways = (
+        Way("one by one", 1, 20.0, Summary({"success": 10}, {}, 5, 1), Path("/a")),
+        Way("threads", 4, 5.0, Summary({"success": 9}, {}, 5, 1), Path("/b")),
+        Way("fleet", 32, 2.0, Summary({"success": 9, "failed_to_download": 1}, {"timeout": 1}, 5, 1), Path("/c")),
+    )
+    assert text(report.of_comparison(Comparison("list.txt", ways, 1.25))) == _GOLDEN_COMPARISON
+
+
+def test_fault_in_three_parts() -> None:
+    """A fault is told as what happened, why and what to do, and nothing in it is taken for markup."""
+    assert text(report.of_fault(Fault("It [bold]broke[/bold]", "it was old", "Buy another."))) == _GOLDEN_FAULT
+
+
+def test_totals() -> None:
+    """The numbers of a run as JSON are rounded, and hold what a script needs."""
+    assert _REPORT.totals() == {
+        "total": 3000,
+        "success": 2997,
+        "failed": 3,
+        "reasons": {"http_4xx": 2, "not_image": 1},
+        "bytes": 52_428_800,
+        "wall_seconds": 12.5,
+        "images_per_second": 240.0,
+        "shards": 3,
+        "workers": 2,
+        "concurrency": 32,
+        "startup_seconds": 1.25,
+    }
+
+
+def test_run_that_took_no_time() -> None:
+    """A run without a duration has no speed, and no division by zero."""
+    assert replace(_REPORT, wall_seconds=0.0).images_per_second == 0.0
+
+
+@pytest.mark.parametrize(
+    ("count", "shown"),
+    [
+        (0, "0 B"),
+        (1023, "1023 B"),
+        (1024, "1.0 KiB"),
+        (1536, "1.5 KiB"),
+        (64 * 1024**2, "64.0 MiB"),
+        (5 * 1024**3, "5.0 GiB"),
+        (3 * 1024**4, "3.0 TiB"),
+        (5000 * 1024**4, "5000.0 TiB"),
+    ],
+)
+def test_size(count: int, shown: str) -> None:
+    """A number of bytes is shown in the unit that fits."""
+    assert report.size(count) == shown

@@ -1,0 +1,93 @@
+"""A run's record says what the run is, is replaced whole, and keeps another run out of its folder."""
+
+from __future__ import annotations
+
+import json
+import re
+import stat
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+
+import pytest
+
+from producer import runfile
+from producer.runfile import Options, PlanState, RunFile, State, new_id
+from tasks.errors import StorageFailed, UsageFault
+from tasks.model import FetchOptions
+from tasks.storage import Store
+
+_RECORD = RunFile("20260101-000000-abcdef", "list.txt", "/out", Options(FetchOptions(retries=7), 10, 2), started_at=1.5)
+
+
+def test_record_as_written(store: Store) -> None:
+    """A new run's record has its id, Source and options, and says that it is running and not yet planned."""
+    _RECORD.create(store)
+    assert json.loads(store.read("run.json")) == {
+        "version": 1,
+        "id": "20260101-000000-abcdef",
+        "source": "list.txt",
+        "out": "/out",
+        "options": {"fetch": asdict(FetchOptions(retries=7)), "shard_size": 10, "window": 2},
+        "plan": "open",
+        "planned_rows": 0,
+        "planned_shards": 0,
+        "state": "running",
+        "started_at": 1.5,
+        "finished_at": None,
+        "totals": None,
+    }
+    assert stat.S_IMODE(store.path("run.json").stat().st_mode) == 0o600
+
+
+def test_changes_are_saved(store: Store) -> None:
+    """What changes is written, and the rest stays; the record that was there before is not touched."""
+    _RECORD.create(store)
+    changed = _RECORD.save(store, plan=PlanState.COMPLETE, planned_rows=3)
+    changed = changed.save(store, state=State.COMPLETE, finished_at=9.0, totals={"total": 3})
+    written = json.loads(store.read("run.json"))
+    assert (written["plan"], written["planned_rows"], written["state"]) == ("complete", 3, "complete")
+    assert (written["finished_at"], written["totals"], written["id"]) == (9.0, {"total": 3}, _RECORD.id)
+    assert (changed.state, _RECORD.state) == (State.COMPLETE, State.RUNNING)
+
+
+@pytest.mark.parametrize("step", [RunFile("other", "b", "/b", Options()).create, RunFile.refuse_another])
+def test_folder_with_a_run_is_refused(store: Store, step: Callable[[Store], None]) -> None:
+    """A second run in one folder is refused, and the first one's record stays."""
+    RunFile.refuse_another(store)
+    _RECORD.create(store)
+    with pytest.raises(UsageFault, match="already holds a run") as caught:
+        step(store)
+    assert "--out" in caught.value.todo
+    assert json.loads(store.read(runfile.NAME))["id"] == _RECORD.id
+
+
+def test_one_of_two_runs_at_once_wins(store: Store) -> None:
+    """Of runs that begin in one folder at the same moment, one has it."""
+
+    def create(number: int) -> bool:
+        try:
+            RunFile(str(number), "a", "/a", Options()).create(store)
+        except UsageFault:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(create, range(8))).count(True) == 1
+
+
+def test_failed_save_leaves_the_old_record(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A record that can't be replaced still stands as it was."""
+    _RECORD.create(store)
+    monkeypatch.setattr(store, "root", store.root / "run.json")
+    with pytest.raises(StorageFailed):
+        _RECORD.save(store, state=State.FAILED)
+    monkeypatch.undo()
+    assert json.loads(store.read("run.json"))["state"] == "running"
+
+
+def test_ids_are_distinct_and_sort() -> None:
+    """An id begins with its time, so that ids sort, and two of one second differ."""
+    ids = [new_id() for _ in range(50)]
+    assert len(set(ids)) == 50
+    assert all(re.fullmatch(r"\d{8}-\d{6}-[0-9a-f]{6}", run_id) for run_id in ids)

@@ -1,0 +1,97 @@
+"""The environment is read in one place, checked, and told by the name of the variable that is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from config import bounds
+from config.settings import Settings, SettingsError, settings
+
+
+@pytest.fixture(autouse=True)
+def _fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let each test read an environment without variables of ours."""
+    for name in Settings.model_fields:
+        monkeypatch.delenv(f"IMAGEFLEET_{name.upper()}", raising=False)
+    settings.cache_clear()
+    yield
+    settings.cache_clear()
+
+
+def test_defaults_deny() -> None:
+    """Without variables nothing beyond public addresses and no folder is allowed."""
+    found = settings()
+    assert (found.broker_url, found.allow_networks, found.store_roots, found.ca_bundle) == (None, (), (), None)
+    assert found.prefetch == bounds.PREFETCH
+
+
+@pytest.mark.parametrize(
+    ("value", "entries"),
+    [
+        ("10.0.0.0/8", ("10.0.0.0/8",)),
+        (" 10.0.0.0/8 , [::1]:8080,,images.internal:81 ", ("10.0.0.0/8", "[::1]:8080", "images.internal:81")),
+        ("", ()),
+        (" , ", ()),
+    ],
+)
+def test_lists_are_split_by_commas(monkeypatch: pytest.MonkeyPatch, value: str, entries: tuple[str, ...]) -> None:
+    """A list's entries are separated by commas; space around them and empty ones count for nothing."""
+    monkeypatch.setenv("IMAGEFLEET_ALLOW_NETWORKS", value)
+    assert settings().allow_networks == entries
+
+
+def test_store_roots_are_real_paths(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A root that is a link stands for what it points at, as a run's folder does that is compared with it."""
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    monkeypatch.setenv("IMAGEFLEET_STORE_ROOTS", f"{tmp_path}/link/,{tmp_path}/later")
+    assert settings().store_roots == (tmp_path / "real", tmp_path / "later")
+
+
+_WRONG = {
+    "relative root": ("STORE_ROOTS", "/data,data", "data is not an absolute path"),
+    "prefetch that is no number": ("PREFETCH", "many", "integer"),
+    "prefetch too small": ("PREFETCH", "0", "greater than or equal to 1"),
+    "prefetch too large": ("PREFETCH", "65", "less than or equal to 64"),
+}
+
+
+@pytest.mark.parametrize(("name", "value", "message"), _WRONG.values(), ids=_WRONG)
+def test_wrong_value_names_its_variable(monkeypatch: pytest.MonkeyPatch, name: str, value: str, message: str) -> None:
+    """A variable that holds what it can't is named, with what is wrong."""
+    monkeypatch.setenv(f"IMAGEFLEET_{name}", value)
+    with pytest.raises(SettingsError, match=f"^IMAGEFLEET_{name}: .*{message}"):
+        settings()
+
+
+def test_unknown_variables_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Variables that are not ours, or have no field, are left alone."""
+    before = settings()
+    settings.cache_clear()
+    monkeypatch.setenv("IMAGEFLEET_NO_SUCH_THING", "1")
+    monkeypatch.setenv("STORE_ROOTS", "/")
+    assert settings() == before
+
+
+def test_settings_are_read_once_and_frozen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a process has read stays as it was read."""
+    first = settings()
+    monkeypatch.setenv("IMAGEFLEET_ALLOW_NETWORKS", "10.0.0.0/8")
+    assert settings() is first
+    with pytest.raises(ValidationError, match="frozen"):
+        first.prefetch = 5  # type: ignore[misc]
+
+
+def test_every_setting_is_described() -> None:
+    """Each variable has a sentence that says what it is for."""
+    described = {name: field.description or "" for name, field in Settings.model_fields.items()}
+    assert all(text.endswith(".") for text in described.values()), described
+
+
+def test_bounds_leave_room() -> None:
+    """A task's deadline and the wait behind what is prefetched end before its message is given to another worker."""
+    assert bounds.MAX_DEADLINE * (bounds.PREFETCH + 1) < bounds.VISIBILITY_TIMEOUT

@@ -1,0 +1,42 @@
+"""A run's numbers are the sums of its manifests."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from producer.summary import COLUMNS, Summary, summarise
+from tasks import manifest, plan
+from tasks.model import ImageRequest, Outcome, Reason, Status
+from tests.unit.conftest import success
+
+
+def table(*outcomes: Outcome) -> pa.Table:
+    """A manifest of these Outcomes."""
+    requests = [ImageRequest(place, "http://a.example/") for place in range(len(outcomes))]
+    return manifest.decode(manifest.encode(plan.decode(plan.encode(requests)), outcomes), COLUMNS)
+
+
+def test_sums() -> None:
+    """Statuses, reasons and bytes are added up over all shards, the most frequent first."""
+    lost = Outcome("1", Status.FAILED_TO_DOWNLOAD, Reason.DNS)
+    blurred = Outcome("2", Status.FAILED_TO_RESIZE, Reason.NOT_IMAGE)
+    summary = summarise([table(success(0, bytes=5), lost), table(lost, success(1, bytes=7), blurred, success(2))])
+    assert summary == Summary(
+        statuses={"success": 3, "failed_to_download": 2, "failed_to_resize": 1},
+        reasons={"dns": 2, "not_image": 1},
+        bytes=15,
+        shards=2,
+    )
+    assert (summary.total, summary.success, summary.failed) == (6, 3, 3)
+    assert list(summary.statuses) == ["success", "failed_to_download", "failed_to_resize"]
+
+
+def test_nothing_saved() -> None:
+    """A run of which nothing was saved has no bytes and no success."""
+    summary = summarise([table(Outcome("1", Status.FAILED_TO_DOWNLOAD, Reason.TLS))])
+    assert (summary.total, summary.success, summary.failed, summary.bytes) == (1, 0, 1, 0)
+
+
+def test_no_manifests() -> None:
+    """No manifests sum up to nothing."""
+    assert summarise([]) == Summary({}, {}, 0, 0)
