@@ -12,6 +12,7 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import quote, urlsplit
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -29,6 +30,9 @@ class Settings(BaseSettings):
     broker_url: str | None = Field(
         None, description="The Redis that holds the tasks: redis://, rediss:// or redis+socket://."
     )
+    broker_password_file: Path | None = Field(
+        None, description="A file that holds the broker's password, to keep it out of the URL and the environment."
+    )
     allow_networks: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
         description="What a worker may connect to besides public addresses: networks, addresses or host names, "
@@ -40,9 +44,46 @@ class Settings(BaseSettings):
     ca_bundle: Path | None = Field(
         None, description="Certificates to trust for https in place of the usual ones (a PEM file)."
     )
+    task_events: bool = Field(
+        True,
+        description="Whether workers send Celery's task events, which Flower shows; `off` saves up to three messages "
+        "an image.",
+    )
+    flower_password_file: Path | None = Field(
+        None, description="A file that holds the password of Flower's user `imagefleet`. Flower does not start without."
+    )
+    demo_url: str | None = Field(
+        None,
+        description="A demo server that is running already: `producer demo` uses it where a broker is configured.",
+    )
     prefetch: int = Field(
         bounds.PREFETCH, ge=1, le=64, description="Tasks that a worker reserves ahead, for each of its slots."
     )
+
+    @property
+    def broker(self) -> str | None:
+        """The broker's URL, with its password in it.
+
+        Raises:
+            SettingsError: the file of the password can't be read.
+        """
+        if self.broker_url is None or self.broker_password_file is None:
+            return self.broker_url
+        parts = urlsplit(self.broker_url)
+        password = quote(_secret("IMAGEFLEET_BROKER_PASSWORD_FILE", self.broker_password_file), safe="")
+        place = parts.netloc.rpartition("@")[2]
+        return parts._replace(netloc=f"{parts.username or ''}:{password}@{place}").geturl()
+
+    @property
+    def flower_password(self) -> str:
+        """The password of Flower's only user.
+
+        Raises:
+            SettingsError: there is none, or its file can't be read.
+        """
+        if self.flower_password_file is None:
+            raise SettingsError("IMAGEFLEET_FLOWER_PASSWORD_FILE is not set, and Flower is not to be open to anybody")
+        return _secret("IMAGEFLEET_FLOWER_PASSWORD_FILE", self.flower_password_file)
 
     @field_validator("allow_networks", "store_roots", mode="before")
     @classmethod
@@ -58,6 +99,16 @@ class Settings(BaseSettings):
             if not root.is_absolute():
                 raise ValueError(f"{root} is not an absolute path")
         return tuple(Path(root).resolve() for root in roots)
+
+
+def _secret(name: str, path: Path) -> str:
+    try:
+        secret = path.read_text().strip()
+    except (OSError, UnicodeError) as error:
+        raise SettingsError(f"{name}: {path} can't be read: {error}") from error
+    if not secret:
+        raise SettingsError(f"{name}: {path} is empty")
+    return secret
 
 
 @cache

@@ -435,7 +435,7 @@ def _crew(
     from config.settings import settings
     from producer.run import crew_at, crew_of
 
-    url = broker or settings().broker_url
+    url = broker or settings().broker
     if url is None:
         with _local_fleet(options, roots, allow) as fleet:
             yield crew_of(fleet)

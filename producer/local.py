@@ -114,7 +114,7 @@ class Fleet:
             argv += [f"--{name}", value]
         self._keeping.start("redis", argv, {}, _SERVER_GRACE)
         ends = time.monotonic() + _PATIENCE
-        with broker.client(self.broker_url) as server:
+        with broker.client(self.broker_url, patient=False) as server:
             while not _answers(server):
                 self.check()
                 if time.monotonic() > ends:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from producer.comparison import Comparison
-from producer.run import Report
 from tasks.errors import Fault
+
+if TYPE_CHECKING:
+    # A fault is shown by this module too, also one that keeps these from being imported.
+    from producer.comparison import Comparison
+    from producer.run import Report
 
 
 def size(count: float) -> str:
     """Return a number of bytes in the unit that fits, by powers of 1024."""
     for unit in ("B", "KiB", "MiB", "GiB"):
-        if count < 1024:
+        if round(count, 1) < 1024:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1024
     return f"{count:.1f} TiB"

@@ -131,7 +131,8 @@ def crew_at(broker_url: str) -> Crew:
         Fault: the broker can't be reached, or is not fit to hold a run.
     """
     started = time.monotonic()
-    broker.check_server(broker.client(broker_url), broker_url)
+    with broker.client(broker_url, patient=False) as server:
+        broker.check_server(server, broker_url)
     use_broker(broker_url)
     slots = online_workers()
     return Crew(broker_url, len(slots), sum(slots), time.monotonic() - started, lambda: None)

@@ -10,6 +10,8 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from tasks.errors import Fault, UsageFault
 from tasks.urls import masked
@@ -52,14 +54,24 @@ def check_url(url: str) -> str:
     return url
 
 
-def client(url: str) -> redis.Redis:
-    """Return a client for the server behind a broker URL; it connects at the first command."""
+def client(url: str, patient: bool = True) -> redis.Redis:
+    """Return a client for the server behind a broker URL; it connects at the first command.
+
+    Args:
+        url: the broker's.
+        patient: whether a server that is away is tried again for some seconds before a command fails.
+
+    Raises:
+        UsageFault: the URL is not one that can be used safely.
+    """
     parts = urlsplit(check_url(url))
     options: dict[str, Any] = {
         "decode_responses": True,
         "socket_timeout": _TIMEOUT,
         "health_check_interval": 30,
     }
+    if not patient:
+        options["retry"] = Retry(NoBackoff(), 0)
     if parts.scheme == "redis+socket":
         return redis.Redis(
             unix_socket_path=parts.path,
@@ -90,6 +102,10 @@ def check_server(server: redis.Redis, url: str) -> None:
         ) from error
     except redis.ResponseError as error:
         raise _refused(shown, error) from error
+    except redis.RedisError as error:
+        raise Fault(
+            f"What answers at {shown} is no Redis", str(error), "Check the host and the port in the URL."
+        ) from error
     if policy != "noeviction":
         raise Fault(
             f"The broker {shown} may drop queued images",

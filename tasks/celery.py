@@ -76,6 +76,7 @@ app.conf.update(
     worker_deduplicate_successful_tasks=False,
     worker_cancel_long_running_tasks_on_connection_loss=False,
     worker_hijack_root_logger=True,
+    worker_send_task_events=settings().task_events,
     worker_detect_quorum_queues=False,
     # A worker outlives its broker's restarts.
     broker_connection_retry_on_startup=True,
@@ -106,4 +107,4 @@ def use_broker(url: str) -> None:
     app.conf.redis_socket_keepalive = tcp
 
 
-use_broker(settings().broker_url or _DEFAULT_BROKER)
+use_broker(settings().broker or _DEFAULT_BROKER)

@@ -7,11 +7,15 @@ twice changes nothing.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 
 from tasks import manifest, plan
+from tasks.errors import StorageFailed
 from tasks.model import Outcome, RunOptions, key_of, shard_name
 from tasks.storage import PRIVATE, Store
+
+_log = logging.getLogger(__name__)
 
 
 class Incomplete(ValueError):
@@ -64,4 +68,8 @@ def remove_strays(shard: int, store: Store) -> None:
     named = set(manifest.decode(store.read(manifest.name(shard)), ["path"])["path"].to_pylist())
     for name in standing:
         if name not in named:
-            store.remove(name)
+            try:
+                store.remove(name)
+            except StorageFailed as error:
+                # The manifest stands, and the shard is done; a file too many is not worth a run.
+                _log.warning("a file that no Outcome names stays: %s", error)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import socket
+import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from time import monotonic
@@ -80,15 +81,15 @@ class Guard:
         """Tell whether a connection to this address, found for this host name, is permitted."""
         return is_public(address) or any(entry.covers(host, address, port) for entry in self._allowances)
 
-    def resolve(self, host: str, port: int) -> list[tuple[Any, ...]]:
+    def resolve(self, host: str, port: int, timeout: float) -> list[tuple[Any, ...]]:
         """Return the socket addresses of a host, as `socket.getaddrinfo` does, once all of them are permitted.
 
         Raises:
             BlockedAddress: one of the addresses is not permitted.
-            DnsFailed: the name has no address.
+            DnsFailed: the name has no address, or none came within ``timeout`` seconds.
         """
         try:
-            answers = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            answers = _look_up(host, port, timeout)
         except socket.gaierror as error:
             kind = DnsUnavailable if error.errno == socket.EAI_AGAIN else DnsFailed
             raise kind(f"the host name {host} can't be resolved: {error.strerror}") from error
@@ -117,7 +118,7 @@ class Guard:
         """
         ends = monotonic() + timeout
         last: OSError | None = None
-        for family, kind, protocol, _, address in self.resolve(host, port):
+        for family, kind, protocol, _, address in self.resolve(host, port, timeout):
             remaining = ends - monotonic()
             if remaining <= 0:
                 break
@@ -139,6 +140,44 @@ class Guard:
         if last is None or isinstance(last, TimeoutError):
             raise TimedOut(f"{host} port {port} did not answer within {timeout:g} s") from last
         raise ConnectFailed(f"{host} port {port}: {last.strerror or last}") from last
+
+
+def _look_up(host: str, port: int, timeout: float) -> list[Any]:
+    """Return what the system's resolver answers, which has no timeout of its own: a thread waits for it.
+
+    A look-up that is given up goes on in its thread until the resolver gives up too, half a minute at the most.
+
+    Raises:
+        DnsUnavailable: it did not answer in time.
+        socket.gaierror, UnicodeError: what it raised.
+    """
+    found: list[Any] = []
+    failures: list[Exception] = []
+
+    def look_up() -> None:
+        try:
+            found.extend(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+        except (OSError, UnicodeError) as error:
+            failures.append(error)
+
+    if _is_address(host):
+        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+    thread = threading.Thread(target=look_up, name=f"look-up {host[:60]}", daemon=True)
+    thread.start()
+    thread.join(timeout)
+    if failures:
+        raise failures[0]
+    if not found:
+        raise DnsUnavailable(f"the host name {host} was not resolved within {timeout:g} s")
+    return found
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def is_public(address: Address) -> bool:

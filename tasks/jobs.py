@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Mapping
 from functools import cache
+from pathlib import Path
 from typing import Any, cast
 
 import redis
@@ -18,7 +19,7 @@ from tasks import broker, download, keys, manifest
 from tasks.celery import COLLECT_SHARD, FETCH_IMAGE, app
 from tasks.collect import Incomplete, collect
 from tasks.download import Downloader
-from tasks.errors import Cancelled, FetchError, StorageFailed
+from tasks.errors import Cancelled, FetchError, Internal, StorageFailed
 from tasks.fetch import failed, fetch
 from tasks.manifest import BadManifest
 from tasks.model import Outcome, RunOptions, key_of
@@ -29,6 +30,7 @@ from tasks.storage import Store
 _log = logging.getLogger(__name__)
 #: Seconds for which a run's options are taken from memory: so long may a run that was given up go on.
 _FRESH = 5.0
+_DONE = Path(__file__).with_name("done.lua").read_text()
 #: Seconds between two tries to reach a Redis that is away.
 _RECONNECT = 1.0
 
@@ -123,13 +125,15 @@ def fetch_image(run_id: str, index: int, url: str) -> dict[str, Any]:
         return failed(str(index), error).to_json()
     shard, offset = divmod(index, run.shard_size)
     try:
-        store = _store(run.out)
+        store, downloader = _store(run.out), _downloader()
         if store.exists(manifest.name(shard)):
             raise Cancelled("its shard is done already")
     except FetchError as error:
         outcome = failed(key_of(shard, offset, run.shard_size), error)
+    except SettingsError as error:
+        outcome = failed(key_of(shard, offset, run.shard_size), Internal(str(error)))
     else:
-        outcome = fetch(url, index, run, store, _downloader())
+        outcome = fetch(url, index, run, store, downloader)
     _progress().add(run_id, outcome)
     return outcome.to_json()
 
@@ -154,7 +158,4 @@ def collect_shard(outcomes: list[Mapping[str, Any]], run_id: str, shard: int) ->
     except Exception as error:  # noqa: BLE001  # the producer has to hear of it, or it would wait
         _log.exception("a fault of ours at shard %d of run %s", shard, run_id)
         message["error"] = f"{type(error).__name__}: {error}"
-    pipe = _server().pipeline()
-    pipe.rpush(keys.done(run_id), json.dumps(message))
-    pipe.expire(keys.done(run_id), bounds.RECORD_LIFETIME)
-    pipe.execute()
+    _server().eval(_DONE, 2, keys.run(run_id), keys.done(run_id), bounds.RECORD_LIFETIME, json.dumps(message))

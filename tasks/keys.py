@@ -9,6 +9,7 @@ imagefleet:moved:ID    hash    7 days; deleted when the run ends      the worker
                                                                       ``success``, ``failed`` and ``bytes``
 =====================  ======  =====================================  ==============================================
 
+What the workers write, they write only while the run's options stand: a late copy of a task makes no key again.
 Losing all of them loses no record of an image: those are in the manifests.
 """
 

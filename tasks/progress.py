@@ -10,6 +10,7 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
 import redis
 
@@ -20,6 +21,7 @@ from tasks.model import Outcome
 _log = logging.getLogger(__name__)
 #: Seconds between two flushes.
 _INTERVAL = 0.25
+_SCRIPT = Path(__file__).with_suffix(".lua").read_text()
 
 
 class Progress:
@@ -61,8 +63,6 @@ class Progress:
     def _flush(server: redis.Redis, sums: dict[str, Counter[str]]) -> None:
         pipe = server.pipeline(transaction=False)
         for run_id, counts in sums.items():
-            key = keys.moved(run_id)
-            for name, value in counts.items():
-                pipe.hincrby(key, name, value)
-            pipe.expire(key, bounds.RECORD_LIFETIME)
+            increments = [item for pair in counts.items() for item in pair]
+            pipe.eval(_SCRIPT, 2, keys.run(run_id), keys.moved(run_id), bounds.RECORD_LIFETIME, *increments)
         pipe.execute()

@@ -102,6 +102,8 @@ class _GuardedConnection(HTTPConnection):
         # `host` loses a trailing dot that `_dns_host` keeps: the name is resolved as it was given.
         connection = self.guard.connect(self._dns_host, self.port, self.holder.deadline.wait(), _Socket)
         connection.holder = self.holder  # type: ignore[attr-defined]
+        # What follows is the handshake of TLS, which takes this timeout for all of it.
+        connection.settimeout(self.holder.deadline.wait())
         return connection
 
 

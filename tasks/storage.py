@@ -113,7 +113,9 @@ class Store:
             StorageFailed: it can't be listed.
         """
         try:
-            return [f"{folder}/{entry.name}" for entry in os.scandir(self.path(folder))]
+            with os.scandir(self.path(folder)) as entries:
+                # Folders are not ours: some file servers keep thumbnails in them.
+                return [f"{folder}/{entry.name}" for entry in entries if not entry.is_dir(follow_symlinks=False)]
         except FileNotFoundError:
             return []
         except OSError as error:
@@ -188,7 +190,7 @@ class Store:
 
     @staticmethod
     def _claim_without_links(temporary: str, target: Path) -> bool:
-        """Claim a name by an exclusive file beside it; what is left of these goes with the shard's clean-up."""
+        """Claim a name by an exclusive file beside it, for as long as the rename takes."""
         claim = target.with_name(f".{target.name}.claim")
         try:
             os.close(os.open(claim, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE))
@@ -199,10 +201,13 @@ class Store:
                 if target.exists():
                     return False
                 sleep(0.01)
-        if target.exists():
-            return False
-        os.rename(temporary, target)  # noqa: PTH104  # the temporary name is a str
-        return True
+        try:
+            if target.exists():
+                return False
+            os.rename(temporary, target)  # noqa: PTH104  # the temporary name is a str
+            return True
+        finally:
+            claim.unlink(missing_ok=True)
 
 
 def _sync_file(path: Path) -> None:

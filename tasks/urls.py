@@ -26,7 +26,7 @@ _QUERY_SAFE = _PATH_SAFE + "?[]|^`{}\\"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _HOST = re.compile(r"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*\.?")
 _SECRET = re.compile(
-    r"(?i)([?&;](?:[^=&;#]*(?:token|signature|secret|password|passwd|credential|api[_-]?key|access[_-]?key)[^=&;#]*"
+    r"(?i)([?&;#](?:[^=&;#]*(?:token|signature|secret|password|passwd|credential|api[_-]?key|access[_-]?key)[^=&;#]*"
     r"|sig|key|auth|hash|pwd|pass|policy))=[^&;#]*"
 )
 _USERINFO = re.compile(r"^([^/\\?#]*?[/\\]{2,})[^/\\?#]*@")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -272,18 +273,18 @@ def told(ended: Ended) -> tuple[str, str, str]:
     """The three parts of what a command says of its fault: what happened, why, and what to do."""
     assert "Traceback" not in ended.err, ended.err
     assert ended.out == ""
-    lines = [line.rstrip() for line in ended.err.splitlines()]
-    starts = [next((at for at, line in enumerate(lines) if line.startswith(word)), -1) for word in _PARTS]
-    assert -1 not in starts, ended.err
-    assert starts == sorted(starts), ended.err
-    what, why, todo = (lines[at].removeprefix(word).strip() for at, word in zip(starts, _PARTS, strict=True))
+    # A long part goes on below itself; what was noted before the fault comes first.
+    said = re.fullmatch(r"(?:.*\n)?Error:(.+)\nWhy:(.+)\nTo do:(.+)", _UNINDENTED.sub("\n", ended.err), re.DOTALL)
+    assert said is not None, ended.err
+    what, why, todo = (" ".join(part.split()) for part in said.groups())
     assert what, ended.err
     assert why, ended.err
     assert todo, ended.err
     return what, why, todo
 
 
-_PARTS = ("Error:", "Why:", "To do:")
+#: The labels of the three parts may be set to the right or to the left of their column.
+_UNINDENTED = re.compile(r"\n +(?=Why:|To do:)")
 
 
 def emptied(folder: Path) -> bool:

@@ -11,7 +11,6 @@ import ssl
 import subprocess
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -31,20 +30,11 @@ from tasks.guard import Guard
 from tasks.model import FetchOptions, Outcome, Status, key_of
 from tasks.session import Sessions
 from tasks.storage import Store
+from tests.conditions import PATIENCE, wait_for
 from tests.conftest import required
 
-PATIENCE = 5.0  # seconds until a condition that should come true at once is given up
-
-hypothesis.settings.register_profile("unit", max_examples=30, deadline=None, database=None, derandomize=True)
+hypothesis.settings.register_profile("unit", max_examples=20, deadline=None, database=None, derandomize=True)
 hypothesis.settings.load_profile("unit")
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    """Return as soon as the condition holds."""
-    ends = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < ends, "the condition never came true"
-        time.sleep(0.002)
 
 
 @cache

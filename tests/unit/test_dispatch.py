@@ -23,7 +23,7 @@ from tasks.jobs import collect_shard, fetch_image
 from tasks.model import ImageRequest, RunOptions
 from tasks.storage import Store
 from tasks.urls import MAX_LENGTH
-from tests.unit.conftest import PATIENCE
+from tests.conditions import PATIENCE
 
 _SHARD_SIZE = 2
 _RUN_ID = "20260101-000000-abcdef"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -206,7 +208,7 @@ def test_every_address_of_an_answer_is_judged(monkeypatch: pytest.MonkeyPatch, a
     """A name with one good and one bad address is refused, in whatever order they come."""
     resolve_to(monkeypatch, *addresses)
     with pytest.raises(BlockedAddress, match=r"a\.example is at (127\.0\.0\.1|::1)"):
-        Guard().resolve("a.example", 80)
+        Guard().resolve("a.example", 80, 1.0)
 
 
 def test_name_is_resolved_once(monkeypatch: pytest.MonkeyPatch, listener: socket.socket) -> None:
@@ -231,14 +233,25 @@ def test_resolver_failures(monkeypatch: pytest.MonkeyPatch, number: int, kind: t
 
     monkeypatch.setattr(socket, "getaddrinfo", fail)
     with pytest.raises(DnsFailed, match="says the resolver") as caught:
-        Guard().resolve("a.example", 80)
+        Guard().resolve("a.example", 80, 1.0)
     assert type(caught.value) is kind
+
+
+def test_resolver_that_is_silent_is_waited_for_no_longer_than_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system's resolver has no timeout, and a look-up ends in time all the same."""
+    never = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [never.wait(5)])
+    started = time.monotonic()
+    with pytest.raises(DnsUnavailable, match=r"not resolved within 0\.05 s"):
+        Guard().resolve("a.example", 80, 0.05)
+    never.set()
+    assert time.monotonic() - started < 1
 
 
 def test_label_that_is_too_long_has_no_address() -> None:
     """A name that the resolver can't even ask for is a DNS failure like others."""
     with pytest.raises(DnsFailed):
-        Guard().resolve("a" * 64 + ".example", 80)
+        Guard().resolve("a" * 64 + ".example", 80, 1.0)
 
 
 def test_nobody_listens() -> None:

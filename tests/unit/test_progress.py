@@ -14,7 +14,8 @@ from config import bounds
 from tasks import broker, keys, progress
 from tasks.model import Outcome, Reason, Status
 from tasks.progress import Progress
-from tests.unit.conftest import success, wait_for
+from tests.conditions import wait_for
+from tests.unit.conftest import success
 
 _FAILED = Outcome("00000001", Status.FAILED_TO_DOWNLOAD, Reason.DNS)
 
@@ -25,6 +26,7 @@ def server(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[redis.Re
     monkeypatch.setattr(progress, "_INTERVAL", 0.02)
     with broker.client(redis_url) as client:
         client.flushall()
+        client.mset({keys.run("a"): "options", keys.run("b"): "options"})
         client.config_resetstat()
         yield client
 
@@ -79,6 +81,16 @@ def test_redis_that_fails_is_no_fault(server: redis.Redis, caplog: pytest.LogCap
     server.delete(keys.moved("a"))
     told.add("a", success(1))
     wait_for(lambda: sums(server, "a") == {"success": "1", "bytes": "3"})
+
+
+def test_run_that_has_ended_gets_no_keys_again(server: redis.Redis) -> None:
+    """What is flushed after a run's end is dropped, with no key left behind."""
+    server.delete(keys.run("a"))
+    told = Progress(lambda: server)
+    told.add("a", success(0))
+    told.add("b", success(0))
+    wait_for(lambda: sums(server, "b") == {"success": "1", "bytes": "3"})
+    assert not server.exists(keys.moved("a"))
 
 
 def test_keys_of_a_run_are_known() -> None:

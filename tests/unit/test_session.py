@@ -270,9 +270,9 @@ class _ToLoopback(Guard):
     def __init__(self) -> None:
         super().__init__(["127.0.0.1"])
 
-    def resolve(self, host: str, port: int) -> list[tuple[Any, ...]]:
+    def resolve(self, host: str, port: int, timeout: float) -> list[tuple[Any, ...]]:
         """Return where the server is, whatever the host."""
-        return super().resolve("127.0.0.1", port)
+        return super().resolve("127.0.0.1", port, timeout)
 
 
 def test_https_to_a_plain_server_fails(demo: DemoServer, demo_sessions: Sessions) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from config import bounds
-from config.settings import Settings, SettingsError, settings
+from config import SettingsError, bounds
+from config.settings import Settings, settings
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,7 @@ from tasks import plan
 from tasks.errors import StorageFailed, UsageFault
 from tasks.model import ImageRequest
 from tasks.storage import Store
-from tests.unit.conftest import PATIENCE, wait_for
+from tests.conditions import PATIENCE, wait_for
 
 Told = list[tuple[int, int]]
 

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from producer import sources
 from tasks.errors import UsageFault
 from tasks.model import ImageRequest
-from tests.unit.conftest import PATIENCE, image
+from tests.conditions import PATIENCE
+from tests.unit.conftest import image
 
 _TEXTS = {
     "plain": (b"http://a\nhttp://b\n", ["http://a", "http://b"]),

@@ -15,7 +15,7 @@ import pytest
 from tasks import storage
 from tasks.errors import StorageFailed
 from tasks.storage import PRIVATE, TEMPORARY, Store
-from tests.unit.conftest import wait_for
+from tests.conditions import wait_for
 
 _WRITERS = 16
 

@@ -15,7 +15,7 @@ import pytest
 
 from producer.keeping import ROOT, Keeping
 from tasks.errors import Fault
-from tests.unit.conftest import PATIENCE, wait_for
+from tests.conditions import PATIENCE, wait_for
 
 _SLEEP = ["sleep", "60"]
 _OWNER = """

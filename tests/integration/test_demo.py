@@ -9,29 +9,25 @@ import http.client
 import io
 import json
 import select
-import signal
 import socket
 import struct
-import subprocess
-import sys
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import psutil
 import pytest
 from PIL import Image
 
 from producer.demo import ROUTES, DemoError, DemoOptions, DemoServer, gallery, picture
 from producer.demo.gallery import Drawn, Kept, Wanted
+from tests.conditions import PATIENCE, wait_for
 
 ROOT = Path(__file__).parents[2]
 FORMATS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP", "gif": "GIF"}
-PATIENCE = 5.0  # seconds until a condition that should come true at once is given up
 QUIET = 0.05  # seconds without a byte that count as silence
 
 
@@ -110,14 +106,6 @@ def read_until_quiet(client: socket.socket, size: int) -> bytes:
         assert data, "the server closed the connection"
         received += data
     return received
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    """Return as soon as `condition` holds."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, "the condition never came true"
-        time.sleep(0.001)
 
 
 def decoded(body: bytes) -> Image.Image:
@@ -478,10 +466,11 @@ def test_bodies_that_are_no_picture(server: DemoServer) -> None:
             decoded(answer.body)
 
 
-def test_big_pixels_is_a_bomb_for_decoders(server: DemoServer) -> None:
+def test_big_pixels_is_a_bomb_for_decoders(server: DemoServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """A hundred bytes declare so many pixels that Pillow refuses them."""
     answer = fetch(server, "/fault/big-pixels")
     assert len(answer.body) < 200
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 89_478_485)
     with pytest.raises(Image.DecompressionBombError, match="2500000000 pixels"):
         Image.open(io.BytesIO(answer.body))
 
@@ -619,48 +608,3 @@ def test_options_out_of_range_are_refused(values: dict[str, Any]) -> None:
     """Options are checked when they are made."""
     with pytest.raises(ValueError, match="must"):
         DemoOptions(**values)
-
-
-def demo_process(*arguments: str) -> subprocess.Popen[str]:
-    """`python -m producer.demo` in a process of its own."""
-    command = [sys.executable, "-m", "producer.demo", *arguments]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def test_process_announces_itself_and_ends_in_silence() -> None:
-    """The process prints its URL, draws what this one draws, and ends on a signal though a client waits."""
-    with demo_process("--width", "50", "--height", "40") as first, demo_process("--width=50") as second:
-        for process, number, height in ((first, signal.SIGINT, 40), (second, signal.SIGTERM, 200)):
-            assert process.stdout is not None
-            host, _, port = process.stdout.readline().strip().removeprefix("http://").partition(":")
-            with socket.create_connection((host, int(port)), PATIENCE) as client:
-                client.sendall(b"GET /images/6.png HTTP/1.0\r\n\r\n")
-                assert read_all(client).endswith(picture(6, 50, height, "png"))
-            with socket.create_connection((host, int(port)), PATIENCE) as client:
-                client.sendall(get("/fault/stall"))
-                assert client.recv(1) == b"H"
-                process.send_signal(number)
-                assert process.wait(PATIENCE) == 0
-            assert process.communicate() == ("", "")
-
-
-def test_process_has_pictures_ready() -> None:
-    """What is to be ready is drawn, then the URL is printed; a signal does not wait for the drawing."""
-    with demo_process("--ready", "2") as process:
-        assert process.stdout is not None
-        assert process.stdout.readline().startswith("http://")
-        process.terminate()
-        assert process.wait(PATIENCE) == 0
-    with demo_process("--ready", "10000") as process:
-        wait_for(lambda: psutil.Process(process.pid).num_threads() > 1)
-        process.terminate()
-        assert process.wait(PATIENCE) == 0
-        assert process.communicate() == ("", "")
-
-
-def test_process_explains_why_it_cannot_start(server: DemoServer) -> None:
-    """A taken port ends the process with one line and status 1."""
-    with demo_process("--port", str(server.address[1])) as process:
-        output, errors = process.communicate(timeout=PATIENCE)
-    assert (process.returncode, output, errors.count("\n")) == (1, "", 1)
-    assert "Address already in use" in errors
