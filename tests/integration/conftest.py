@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 
 import pytest
 
+from producer.local import server_binary
+from tasks import broker
+from tasks.errors import Fault
+from tests.conditions import wait_for
 from tests.integration import parts
 
 _numbers = count(1)
@@ -52,3 +60,28 @@ def demo_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     argv = [sys.executable, "-m", "producer.demo", "--port", "0", "--width", "80", "--height", "40"]
     with parts.started("demo", argv, tmp_path_factory.mktemp("demo")) as server:
         yield server.first_line()
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> Iterator[str]:
+    """The broker URL of a real Redis on a Unix socket; without a server program the test is skipped, but not in CI."""
+    try:
+        program = server_binary()
+    except Fault as fault:
+        if os.environ.get("CI"):
+            pytest.fail(str(fault))
+        pytest.skip(str(fault))
+    # pytest's own folders are too deep for the path of a socket.
+    folder = Path(tempfile.mkdtemp(prefix="imagefleet-test-"))
+    path = folder / "redis.sock"
+    argv = [program, "--port", "0", "--unixsocket", str(path), "--dir", str(folder), "--save", ""]
+    process = subprocess.Popen(argv, stdout=subprocess.DEVNULL)
+    try:
+        wait_for(path.exists)
+        with broker.client(f"redis+socket://{path}") as server:
+            wait_for(server.ping)
+        yield f"redis+socket://{path}"
+    finally:
+        process.kill()
+        process.wait()
+        shutil.rmtree(folder)

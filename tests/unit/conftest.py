@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import io
-import os
-import shutil
 import socket
 import ssl
 import subprocess
-import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -22,15 +19,12 @@ import pytest
 from PIL import Image
 
 from producer.demo import DemoServer
-from producer.local import server_binary
-from tasks import broker
 from tasks.download import Downloader
-from tasks.errors import Fault
 from tasks.guard import Guard
 from tasks.model import FetchOptions, Outcome, Status, key_of
 from tasks.session import Sessions
 from tasks.storage import Store
-from tests.conditions import PATIENCE, wait_for
+from tests.conditions import PATIENCE
 from tests.conftest import required
 
 hypothesis.settings.register_profile("unit", max_examples=20, deadline=None, database=None, derandomize=True)
@@ -222,31 +216,6 @@ def server_context(certificate: Path) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
     return context
-
-
-@pytest.fixture(scope="session")
-def redis_url() -> Iterator[str]:
-    """The broker URL of a real Redis on a Unix socket; without a server program the test is skipped, but not in CI."""
-    try:
-        program = server_binary()
-    except Fault as fault:
-        if os.environ.get("CI"):
-            pytest.fail(str(fault))
-        pytest.skip(str(fault))
-    # pytest's own folders are too deep for the path of a socket.
-    folder = Path(tempfile.mkdtemp(prefix="imagefleet-test-"))
-    path = folder / "redis.sock"
-    argv = [program, "--port", "0", "--unixsocket", str(path), "--dir", str(folder), "--save", ""]
-    process = subprocess.Popen(argv, stdout=subprocess.DEVNULL)
-    try:
-        wait_for(path.exists)
-        with broker.client(f"redis+socket://{path}") as server:
-            wait_for(server.ping)
-        yield f"redis+socket://{path}"
-    finally:
-        process.kill()
-        process.wait()
-        shutil.rmtree(folder)
 
 
 def success(offset: int, shard: int = 0, shard_size: int = 1000, **values: object) -> Outcome:

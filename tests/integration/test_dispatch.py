@@ -6,6 +6,7 @@ import base64
 import gc
 import json
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -54,6 +55,12 @@ def connected(redis_url: str) -> Iterator[redis.Redis]:
     app.backend.client.close()
     app.pool.force_close_all()
     use_broker(before)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """An empty run's folder."""
+    return Store(tmp_path)
 
 
 @pytest.fixture
