@@ -23,7 +23,7 @@ _PICTURES = 100
 def main() -> None:
     """Measure, print a line, and keep the result."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=int, default=6400)
+    parser.add_argument("--images", type=int, default=20_000)
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--latency", type=float, default=0.2, help="seconds")
     parser.add_argument("--workers", type=int, default=2)

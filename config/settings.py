@@ -20,6 +20,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from config import SettingsError, bounds
 
 REDIS_CONF = Path(__file__).with_name("redis.conf")
+FLOWER_CONF = Path(__file__).with_name("flower.py")
 
 
 class Settings(BaseSettings):

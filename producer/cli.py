@@ -138,6 +138,7 @@ fleet_options = _together(
         help="Download slots of each worker process of a local fleet.",
     ),
 )
+flower_option = click.option("--flower", is_flag=True, help="Show a local fleet in Flower, on 127.0.0.1.")
 broker_option = click.option(
     "--broker",
     metavar="URL",
@@ -170,6 +171,7 @@ def cli(debug: bool) -> None:
 @run_options
 @fetch_options
 @fleet_options
+@flower_option
 @broker_option
 @json_option
 def run(source: str, out: Path, broker: str | None, as_json: bool, **options: Any) -> None:
@@ -211,6 +213,7 @@ def run(source: str, out: Path, broker: str | None, as_json: bool, **options: An
 @run_options
 @fetch_options
 @fleet_options
+@flower_option
 @broker_option
 @json_option
 def compare(source: str, out: Path, broker: str | None, as_json: bool, **options: Any) -> None:
@@ -247,21 +250,27 @@ def compare(source: str, out: Path, broker: str | None, as_json: bool, **options
     help="Threads of the second way, at most.",
 )
 @fleet_options
+@flower_option
 @json_option
 def demo(images: int, latency: float, out: Path | None, as_json: bool, **options: Any) -> None:
-    """Serve demo images on this machine and download them three ways. Needs no network, Redis or Docker."""
-    from producer.demo_process import DemoProcess
+    """Serve demo images on this machine and download them three ways. Needs no network, Redis or Docker.
+
+    Where a broker is configured, its workers are the fleet, and the images come from the demo server that
+    IMAGEFLEET_DEMO_URL names.
+    """
     from tasks.model import ImageRequest
 
     place = out or _new_folder("imagefleet-demo")
     options = _with_defaults(options)
-    with DemoProcess(latency, ready=min(images, 1000)) as server:
-        _note(f"{images} images, served at {server.url} after {latency * 1000:.0f} ms each", as_json)
+    with _demo_server(latency, images) as url:
+        _note(f"{images} images, served at {url} after {latency * 1000:.0f} ms each", as_json)
         kinds = ("jpg", "png", "webp", "gif")
         requests = [
-            ImageRequest(index, f"{server.url}/images/{index}.{kinds[index % len(kinds)]}") for index in range(images)
+            ImageRequest(index, f"{url}/images/{index}.{kinds[index % len(kinds)]}?latency={latency}")
+            for index in range(images)
         ]
-        comparison = _compare(requests, server.url, place, options, None, [server.address], as_json)
+        address = url.removeprefix("http://")
+        comparison = _compare(requests, url, place, options, None, [address], as_json)
     _tell_comparison(comparison, place, as_json)
 
 
@@ -308,7 +317,7 @@ def serve(host: str, port: int, latency: float, width: int, height: int) -> None
 def fleet(store_roots: tuple[Path, ...], **options: Any) -> None:
     """Keep a local fleet up until Ctrl-C, for any number of runs."""
     roots = [root.resolve() for root in store_roots or (Path(),)]
-    with _local_fleet(options, roots) as kept:
+    with _local_fleet({**options, "flower": True}, roots) as kept:
         click.echo(f"The fleet is up after {kept.startup_seconds:.2f} s: {_sized(kept)}.")
         click.echo(f"It may write below {', '.join(str(root) for root in roots)}.")
         click.echo("Use it from another terminal with")
@@ -363,6 +372,26 @@ def main() -> NoReturn:
         )
 
 
+@contextmanager
+def _demo_server(latency: float, images: int) -> Iterator[str]:
+    """Give the URL of a demo server: the configured one beside a configured broker, else one of our own."""
+    from config.settings import settings
+    from producer.demo_process import DemoProcess
+
+    if settings().broker is None:
+        with DemoProcess(latency, ready=min(images, 1000)) as server:
+            yield server.url
+        return
+    url = settings().demo_url
+    if url is None:
+        raise UsageFault(
+            "The demo has no images to show",
+            "a broker is configured, and its workers can't reach a demo server that this command starts for itself",
+            "Set IMAGEFLEET_DEMO_URL to a demo server that they can reach, or unset IMAGEFLEET_BROKER_URL.",
+        )
+    yield url.rstrip("/")
+
+
 def _exit_with(fault: Fault) -> NoReturn:
     from producer import report
 
@@ -392,7 +421,7 @@ def _compare(
         _crew(broker, options, [places[comparison.FLEET].root], quiet, allow) as crew,
         Display(_console(sys.stderr), quiet) as display,
     ):
-        return comparison.compare(
+        found = comparison.compare(
             requests,
             source,
             places,
@@ -402,6 +431,10 @@ def _compare(
             crew,
             lambda way, ended: display.show(way, ended, len(requests)),
         )
+        if options["flower"] and sys.stdin.isatty() and not quiet:
+            display.close()
+            click.pause("Look at the fleet in Flower; any key ends it.", err=True)
+        return found
 
 
 def _tell_comparison(comparison: Comparison, out: Path, as_json: bool) -> None:
@@ -455,7 +488,9 @@ def _local_fleet(options: dict[str, Any], roots: Sequence[Path], allow: Sequence
     from producer.local import Fleet, FleetSize
 
     size = FleetSize(options["workers"] or os.cpu_count() or 1, options["concurrency"])
-    with Fleet(size, roots, allow) as fleet:
+    with Fleet(size, roots, allow, options["flower"]) as fleet:
+        if fleet.flower is not None:
+            _note(f"Flower is at {fleet.flower.text}", quiet=False)
         yield fleet
 
 

@@ -6,12 +6,15 @@ It lives in a private folder and has no TCP port. However the producer ends, the
 
 from __future__ import annotations
 
+import secrets
 import shutil
+import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -19,7 +22,7 @@ from typing import Self
 import redis
 
 from config import bounds
-from config.settings import REDIS_CONF
+from config.settings import FLOWER_CONF, REDIS_CONF
 from producer.keeping import Keeping
 from tasks import broker
 from tasks.celery import app, use_broker
@@ -31,6 +34,7 @@ _PATIENCE = 60.0
 #: Seconds that a worker may take to end: what it is at is not acknowledged, so nothing is lost with it.
 _WORKER_GRACE = 4.0
 _SERVER_GRACE = 2.0
+_FLOWER_PORT = 5555
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,17 +45,38 @@ class FleetSize:
     concurrency: int = bounds.CONCURRENCY
 
 
+@dataclass(frozen=True, slots=True)
+class FlowerAccess:
+    """Where a local fleet's Flower is, and the password of its user ``imagefleet``."""
+
+    port: int
+    password: str
+
+    @property
+    def text(self) -> str:
+        """What a person needs to know."""
+        return f"http://127.0.0.1:{self.port}  (user imagefleet, password {self.password})"
+
+
 class Fleet:
     """A local fleet; a context manager that starts it and ends it."""
 
     def __init__(
-        self, size: FleetSize, store_roots: Sequence[Path], allow_networks: Sequence[str] | None = None
+        self,
+        size: FleetSize,
+        store_roots: Sequence[Path],
+        allow_networks: Sequence[str] | None = None,
+        flower: bool = False,
     ) -> None:
         """Take its size, where its workers may write, and what they may connect to besides public addresses.
 
-        Without ``allow_networks``, the environment's IMAGEFLEET_ALLOW_NETWORKS holds for them as for any worker.
+        Without ``allow_networks``, the environment's IMAGEFLEET_ALLOW_NETWORKS holds for them as for any worker. With
+        ``flower``, Flower shows the fleet on a port of 127.0.0.1, and the workers send it their events.
         """
         self.size = size
+        #: Where Flower is, and how to log in, if it was asked for.
+        self.flower: FlowerAccess | None = None
+        self._with_flower = flower
         self.startup_seconds = 0.0
         self._store_roots = store_roots
         self._allow_networks = allow_networks
@@ -64,7 +89,11 @@ class Fleet:
             # No other workers write below the roots of a local fleet, so what a killed one left goes with it.
             self._keeping.remove_at_end(*(root / TEMPORARY for root in self._store_roots))
             self._start_server()
+            if self._with_flower:
+                self._start_flower()
             self._start_workers()
+            if self.flower is not None:
+                self._wait_for("flower", partial(_listens, self.flower.port), "Start the fleet without Flower.")
             self._stack = stack.pop_all()
         self.startup_seconds = time.monotonic() - started
         return self
@@ -113,38 +142,52 @@ class Fleet:
         for name, value in options.items():
             argv += [f"--{name}", value]
         self._keeping.start("redis", argv, {}, _SERVER_GRACE)
-        ends = time.monotonic() + _PATIENCE
         with broker.client(self.broker_url, patient=False) as server:
-            while not _answers(server):
-                self.check()
-                if time.monotonic() > ends:
-                    raise self._silent("redis", "Give the URL of a running Redis with --broker.")
-                time.sleep(0.01)
+            self._wait_for("redis", partial(_answers, server), "Give the URL of a running Redis with --broker.")
+
+    def _start_flower(self) -> None:
+        password = secrets.token_urlsafe(12)
+        file = self._keeping.folder / "flower-password"
+        file.touch(mode=0o600)
+        file.write_text(password)
+        self.flower = FlowerAccess(_free_port(_FLOWER_PORT), password)
+        argv = [
+            *(sys.executable, "-m", "celery", "-A", "tasks", "flower", f"--conf={FLOWER_CONF}"),
+            *("--address=127.0.0.1", f"--port={self.flower.port}"),
+        ]
+        env = {"IMAGEFLEET_BROKER_URL": self.broker_url, "IMAGEFLEET_FLOWER_PASSWORD_FILE": str(file)}
+        self._keeping.start("flower", argv, env, _SERVER_GRACE)
 
     def _start_workers(self) -> None:
         use_broker(self.broker_url)
         env = {
             "IMAGEFLEET_BROKER_URL": self.broker_url,
             "IMAGEFLEET_STORE_ROOTS": ",".join(str(root) for root in self._store_roots),
+            # Without Flower nobody listens to them here, and they cost up to three messages an image.
+            "IMAGEFLEET_TASK_EVENTS": "on" if self._with_flower else "off",
         }
         if self._allow_networks is not None:
             env["IMAGEFLEET_ALLOW_NETWORKS"] = ",".join(self._allow_networks)
         names = [f"worker-{number}" for number in range(1, self.size.workers + 1)]
         for name in names:
             self._keeping.start(name, worker_argv(f"{name}@%h", self.size.concurrency), env, _WORKER_GRACE)
+        self._wait_for(
+            names[0],
+            lambda: len(app.control.ping(timeout=0.3, limit=len(names))) == len(names),
+            "Try fewer --workers, and look at the machine's memory.",
+        )
+
+    def _wait_for(self, name: str, ready: Callable[[], bool], todo: str) -> None:
         ends = time.monotonic() + _PATIENCE
-        while len(app.control.ping(timeout=0.3, limit=len(names))) < len(names):
+        while not ready():
             self.check()
             if time.monotonic() > ends:
-                raise self._silent(names[0], "Try fewer --workers, and look at the machine's memory.")
-
-    def _silent(self, name: str, todo: str) -> Fault:
-        words = self._keeping.last_words(name)
-        return Fault(
-            f"A part of the local fleet does not answer: {name}",
-            f"it was started {_PATIENCE:.0f} s ago; its last words were: {words}",
-            todo,
-        )
+                raise Fault(
+                    f"A part of the local fleet does not answer: {name}",
+                    f"it was started {_PATIENCE:.0f} s ago; its last words were: {self._keeping.last_words(name)}",
+                    todo,
+                )
+            time.sleep(0.01)
 
 
 def server_binary() -> str:
@@ -176,6 +219,25 @@ def worker_argv(name: str, concurrency: int) -> list[str]:
         *("-P", "threads", "-c", str(concurrency), "-n", name),
         *("--loglevel", "WARNING", "--without-gossip", "--without-mingle"),
     ]
+
+
+def _free_port(wanted: int) -> int:
+    """Return a port of 127.0.0.1 on which nobody listens: the wanted one, or any."""
+    for port in (wanted, 0):
+        try:
+            with socket.create_server(("127.0.0.1", port)) as probe:
+                return int(probe.getsockname()[1])
+        except OSError:
+            continue
+    raise Fault("Flower can't be started", "no port of 127.0.0.1 is free", "Start the fleet without Flower.")
+
+
+def _listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), 1).close()
+    except OSError:
+        return False
+    return True
 
 
 def _answers(server: redis.Redis) -> bool:

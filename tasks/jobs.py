@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 import time
 from collections.abc import Mapping
 from functools import cache
@@ -30,7 +31,13 @@ from tasks.storage import Store
 _log = logging.getLogger(__name__)
 #: Seconds for which a run's options are taken from memory: so long may a run that was given up go on.
 _FRESH = 5.0
+#: How much of an Outcome a task's event shows. Nobody sees it without events, and making it takes a twentieth of a
+#: worker's time.
+_REPR = 1024 if settings().task_events else 1
 _DONE = Path(__file__).with_name("done.lua").read_text()
+#: Seconds after which a thread that computes has to let another go on. The usual 5 ms made each download wait for its
+#: turn several times, behind the one thread that takes messages.
+_SWITCH = 0.001
 #: Seconds between two tries to reach a Redis that is away.
 _RECONNECT = 1.0
 
@@ -104,13 +111,14 @@ def _prepare(**_: Any) -> None:
         _log.critical("this worker can't start: %s", error)
         raise SystemExit(1) from error
     _progress()
+    sys.setswitchinterval(_SWITCH)
     if not settings().store_roots:
         _log.warning(
             "IMAGEFLEET_STORE_ROOTS is not set, so this worker may save nothing: every image will fail with 'storage'"
         )
 
 
-@app.task(name=FETCH_IMAGE, acks_late=True, ignore_result=True)
+@app.task(name=FETCH_IMAGE, acks_late=True, ignore_result=True, resultrepr_maxsize=_REPR)
 def fetch_image(run_id: str, index: int, url: str) -> dict[str, Any]:
     """Fetch one image of a run; return its Outcome as JSON, and raise nothing.
 

@@ -1,0 +1,199 @@
+"""The transport takes messages in batches without losing one, and shares queues with kombu's own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import pytest
+import redis
+from kombu.connection import Connection
+from kombu.entity import Exchange, Queue
+from kombu.messaging import Consumer
+from kombu.transport import TRANSPORT_ALIASES
+
+from tasks import broker, transport
+from tests.conditions import wait_for
+
+_QUEUE = "transport-test"
+
+
+@pytest.fixture(autouse=True)
+def server(redis_url: str) -> Iterator[redis.Redis]:
+    """A client of an empty Redis; the transport is installed."""
+    transport.install()
+    with broker.client(redis_url) as client:
+        client.flushall()
+        yield client
+
+
+def put(url: str, queue: str, count: int, first: int = 0, **options: Any) -> None:
+    """Send so many numbers to a queue."""
+    with Connection(url, **options) as connection, connection.SimpleQueue(queue) as simple:
+        for number in range(first, first + count):
+            simple.put({"n": number})
+
+
+@contextmanager
+def consuming(
+    url: str, queues: list[str], prefetch: int, on_message: Callable[[Any, Any], None], **options: Any
+) -> Iterator[Any]:
+    """Consume from queues; give a connection whose ``drain_events`` delivers."""
+    with Connection(url, **options) as connection:
+        channel = connection.channel()
+        channel.basic_qos(0, prefetch, False)
+        declared = [Queue(name, Exchange(name), routing_key=name) for name in queues]
+        with Consumer(channel, declared, callbacks=[on_message]):
+            yield connection
+
+
+def drain(connection: Any, enough: Callable[[], bool]) -> None:
+    """Deliver until there is enough."""
+
+    def deliver() -> bool:
+        with suppress(TimeoutError):
+            connection.drain_events(timeout=0.2)
+        return enough()
+
+    wait_for(deliver)
+
+
+@pytest.mark.parametrize("scheme", ["redis", "rediss", "redis+socket"])
+def test_every_scheme_uses_it(scheme: str) -> None:
+    """Connections of all the schemes that we accept use this transport."""
+    assert Connection(f"{scheme}://localhost/0").get_transport_cls() is transport.Transport
+
+
+def test_all_arrive_once_and_are_acknowledged(redis_url: str, server: redis.Redis) -> None:
+    """A hundred messages arrive in their order, each once, and leave nothing behind."""
+    put(redis_url, _QUEUE, 100)
+    found: list[int] = []
+
+    def take(body: Any, message: Any) -> None:
+        found.append(body["n"])
+        message.ack()
+
+    with consuming(redis_url, [_QUEUE], 10, take) as connection:
+        drain(connection, lambda: len(found) == 100)
+    assert found == list(range(100))
+    assert not server.exists("unacked", "unacked_index", _QUEUE)
+
+
+def test_prefetch_is_kept(redis_url: str, server: redis.Redis) -> None:
+    """No more than the prefetch count is taken, all of it is recorded, and the rest stays in the queue."""
+    put(redis_url, _QUEUE, 100)
+    held: list[Any] = []
+    with consuming(redis_url, [_QUEUE], 12, lambda _, message: held.append(message)) as connection:
+        drain(connection, lambda: len(held) >= 12)
+        with pytest.raises(TimeoutError):
+            connection.drain_events(timeout=0.3)
+        assert (len(held), server.llen(_QUEUE)) == (12, 88)
+        recorded: Any = server.hkeys("unacked")
+        assert set(recorded) == {message.delivery_tag for message in held}
+
+
+def test_what_a_dead_consumer_held_comes_back(redis_url: str, server: redis.Redis) -> None:
+    """What was reserved stands in Redis as kombu writes it: kombu itself hands it to the next consumer."""
+    put(redis_url, _QUEUE, 20)
+    held: list[Any] = []
+    with consuming(redis_url, [_QUEUE], 20, lambda _, message: held.append(message)) as connection:
+        drain(connection, lambda: len(held) == 20)
+        records: Any = server.hgetall("unacked")
+        # As a killed worker leaves them: nothing is handed back when the connection goes.
+        held[0].channel.qos._delivered.clear()
+    assert {json.loads(record)[1] for record in records.values()} == {_QUEUE}
+    for tag in records:
+        server.zadd("unacked_index", {tag: 1})
+    found: set[int] = set()
+
+    def take(body: Any, message: Any) -> None:
+        found.add(body["n"])
+        message.ack()
+
+    options = {"transport_options": {"visibility_timeout": 1, "unacked_restore_limit": 100}}
+    with consuming(redis_url, [_QUEUE], 20, take, **options) as connection:
+        drain(connection, lambda: len(found) == 20)
+    assert not server.exists("unacked")
+
+
+@pytest.mark.parametrize(("sender", "taker"), [("ours", "theirs"), ("theirs", "ours"), ("theirs", "theirs")])
+def test_both_transports_share_a_queue(
+    redis_url: str, server: redis.Redis, monkeypatch: pytest.MonkeyPatch, sender: str, taker: str
+) -> None:
+    """What one sends the other takes, and what stands unacknowledged has kombu's form in every case."""
+    aliases = {"ours": "tasks.transport:Transport", "theirs": "kombu.transport.redis:Transport"}
+    monkeypatch.setitem(TRANSPORT_ALIASES, "redis", aliases[sender])
+    put(redis_url, _QUEUE, 3)
+    monkeypatch.setitem(TRANSPORT_ALIASES, "redis", aliases[taker])
+    held: list[Any] = []
+    with consuming(redis_url, [_QUEUE], 8, lambda _, message: held.append(message)) as connection:
+        drain(connection, lambda: len(held) == 3)
+        stored: Any = server.hgetall("unacked")
+    for tag, record in stored.items():
+        message, exchange, key = json.loads(record)
+        assert message["properties"]["delivery_tag"] == tag
+        assert (exchange, key) == (_QUEUE, _QUEUE)
+
+
+def test_a_busy_queue_blocks_no_other(redis_url: str) -> None:
+    """A queue that is never empty does not keep a second one waiting."""
+    put(redis_url, "busy", 200)
+    put(redis_url, "quiet", 5, first=1000)
+    found: list[int] = []
+
+    def take(body: Any, message: Any) -> None:
+        found.append(body["n"])
+        message.ack()
+
+    with consuming(redis_url, ["busy", "quiet"], 8, take) as connection:
+        drain(connection, lambda: len(found) == 205)
+    assert max(found.index(number) for number in range(1000, 1005)) < 40
+
+
+def test_message_that_is_no_json_is_left_to_the_consumer(redis_url: str, server: redis.Redis) -> None:
+    """What can't be read stays in its queue, and what was taken before it is delivered."""
+    put(redis_url, _QUEUE, 3)
+    server.lpush(_QUEUE, "{broken")
+    found: list[int] = []
+
+    def take(body: Any, message: Any) -> None:
+        found.append(body["n"])
+        message.ack()
+
+    with consuming(redis_url, [_QUEUE], 2, take) as connection:
+        drain(connection, lambda: len(found) == 3)
+        assert server.lrange(_QUEUE, 0, -1) == ["{broken"]
+
+
+def test_delivery_that_raises_gives_the_others_back(redis_url: str, server: redis.Redis) -> None:
+    """A consumer that fails at one message loses none of those that were taken with it."""
+    put(redis_url, _QUEUE, 10)
+    seen: list[int] = []
+
+    def fail(body: Any, _: Any) -> None:
+        seen.append(body["n"])
+        if body["n"] == 4:
+            raise RuntimeError("it can't be taken")
+
+    with (
+        consuming(redis_url, [_QUEUE], 20, fail) as connection,
+        pytest.raises(RuntimeError, match="it can't be taken"),
+    ):
+        drain(connection, lambda: len(seen) == 10)
+    queued: Any = server.llen(_QUEUE)
+    unacked: Any = server.hlen("unacked")
+    assert queued + unacked == 10
+
+
+def test_channel_follows_its_pool(redis_url: str) -> None:
+    """A channel has one client for all its commands, and another after a reconnect gave it another pool."""
+    with Connection(redis_url) as connection:
+        channel: Any = connection.default_channel
+        before = channel._create_client()
+        assert channel._create_client() is before
+        channel._disconnect_pools()
+        after = channel._create_client()
+        assert after is not before
+        assert after.ping()

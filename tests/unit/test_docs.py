@@ -1,0 +1,36 @@
+"""The produced parts of the documentation are what would be produced now."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from docs.produce import PAGES, PARTS, ROOT, produced
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_page_is_up_to_date(name: str) -> None:
+    """A help text, a setting, a reason or a measured number that changed is changed in the documentation too."""
+    text = (ROOT / name).read_text()
+    assert text == produced(text), "run `make docs`"
+
+
+def test_every_part_stands_somewhere() -> None:
+    """Nothing is produced that no page shows."""
+    shown = {name for page in PAGES for name in re.findall("<!-- produced: (.+?) -->", (ROOT / page).read_text())}
+    assert shown == set(PARTS)
+
+
+def test_links_lead_to_files() -> None:
+    """Every relative link of the pages leads to a file."""
+    pages = [*PAGES, "CONTRIBUTING.md", "docs/design.md"]
+    for page in pages:
+        for link in re.findall(r"\]\(([^)#:]+)\)", (ROOT / page).read_text()):
+            assert ((ROOT / page).parent / link).exists(), f"{page} links to {link}"
+
+
+def test_readme_has_two_set_up_commands() -> None:
+    """The README's commands, one that ends in the demo and one in the tests, are lines of their own."""
+    lines = re.findall(r"^python3 -m venv .*$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert [line.split("/")[-1] for line in lines] == ["producer demo", "pytest"]
