@@ -79,7 +79,7 @@ def decode(body: bytes, columns: list[str] | None = None) -> pa.Table:
         BadManifest: it is no manifest, or broken.
     """
     try:
-        return pq.read_table(pa.BufferReader(body), columns=columns)
+        return pq.ParquetFile(pa.BufferReader(body)).read(columns)
     except (pa.ArrowException, OSError) as error:
         raise BadManifest(f"not a whole Parquet file: {error}") from error
 
