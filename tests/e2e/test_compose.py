@@ -1,0 +1,195 @@
+"""From a clean clone, `docker compose up` gives a fleet; runs save files that belong to the user."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import urllib.error
+import urllib.request
+import uuid
+from base64 import b64encode
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+ROOT = Path(__file__).parents[2]
+#: An ordinary user of the host; the number needs no account.
+_USER = 12345
+
+pytestmark = pytest.mark.timeout(900)
+
+
+class Stack:
+    """A clone of the project with its own Compose project."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.name = f"imagefleet-test-{uuid.uuid4().hex[:8]}"
+
+    def compose(self, *arguments: str, given: str | None = None, check: bool = True) -> str:
+        """Run a Compose command in the clone; return what it printed."""
+        done = subprocess.run(
+            ["docker", "compose", "-p", self.name, "--progress", "quiet", *arguments],
+            cwd=self.folder,
+            input=given,
+            capture_output=True,
+            text=True,
+            timeout=600,
+            check=False,
+        )
+        assert not check or done.returncode == 0, f"{arguments}: {done.stdout[-3000:]}{done.stderr[-3000:]}"
+        return done.stdout
+
+    def password(self, of: str) -> str:
+        """Return the password of Flower or Redis, as the command of the README shows it."""
+        lines = self.compose("run", "--rm", "passwords").splitlines()
+        return next(line for line in lines if line.startswith(of)).split("password ")[1].strip()
+
+
+@pytest.fixture(scope="module")
+def engine() -> None:
+    """Skip without an engine; in CI there has to be one."""
+    missing = None
+    if shutil.which("docker") is None:
+        missing = "docker is not installed on this machine"
+    elif subprocess.run(["docker", "compose", "ls"], capture_output=True, check=False).returncode:
+        missing = "no Docker Engine with Compose answers on this machine"
+    if missing and os.environ.get("CI"):
+        pytest.fail(missing)
+    if missing:
+        pytest.skip(missing)
+
+
+@pytest.fixture(scope="module", params=[0, _USER], ids=["root", "ordinary user"])
+def stack(request: pytest.FixtureRequest, engine: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """Give a stack that is up with two workers; its clone belongs to root or to an ordinary user."""
+    folder = tmp_path_factory.mktemp("compose") / "clone"
+    subprocess.run(["git", "clone", "-q", str(ROOT), str(folder)], check=True)
+    if request.param != os.geteuid():
+        if os.geteuid() != 0:
+            pytest.skip("only root can give a folder to another user")
+        for path in [folder, *folder.rglob("*")]:
+            os.chown(path, request.param, request.param, follow_symlinks=False)
+    found = Stack(folder)
+    try:
+        found.compose("up", "-d", "--wait", "--scale", "worker=2")
+        yield found
+    finally:
+        found.compose("down", "-v", "--timeout", "20", check=False)
+
+
+def test_demo_runs(stack: Stack) -> None:
+    """The first command needs no internet: the demo runs on the fleet, and its files are the folder owner's."""
+    owner = (stack.folder / "images").stat().st_uid
+    numbers = json.loads(stack.compose("run", "--rm", "-T", "producer", "demo", "--json"))
+    assert [(way["name"], way["success"], way["failed"]) for way in numbers["ways"]] == [
+        ("one by one", 10, 0),
+        ("threads", 10, 0),
+        ("fleet", 10, 0),
+    ]
+    files = [path for path in (stack.folder / "images" / "imagefleet-demo").rglob("*") if path.is_file()]
+    assert len([path for path in files if path.parent.name == "00000"]) == 30
+    assert {path.stat().st_uid for path in files} == {owner}
+
+
+def test_list_from_standard_input(stack: Stack) -> None:
+    """Five hundred images of the user's own list are saved, one row each."""
+    urls = "".join(f"http://demo:8765/images/{index}.jpg?latency=0\n" for index in range(500))
+    arguments = ["run", "--rm", "-T", "producer", "run", "-", "--out", "/images/piped", "--json"]
+    numbers = json.loads(stack.compose(*arguments, given=urls))
+    assert (numbers["total"], numbers["success"], numbers["workers"]) == (500, 500, 2)
+    out = stack.folder / "images" / "piped"
+    rows = pq.ParquetFile(out / "00000.parquet").read().to_pylist()
+    assert [row["url"] for row in rows] == urls.split()
+    assert {(out / row["path"]).stat().st_uid for row in rows} == {(stack.folder / "images").stat().st_uid}
+
+
+def test_list_from_the_lists_folder(stack: Stack) -> None:
+    """A file in ./lists is there for the producer, read-only."""
+    (stack.folder / "lists" / "three.txt").write_text(
+        "".join(f"http://demo:8765/images/{index}.png?latency=0\n" for index in range(3))
+    )
+    arguments = ["run", "--rm", "-T", "producer", "run", "/lists/three.txt", "--out", "/images/listed", "--json"]
+    assert json.loads(stack.compose(*arguments))["success"] == 3
+
+
+def test_only_flower_is_published(stack: Stack) -> None:
+    """Nothing of the stack listens on the host but Flower, and that on loopback alone."""
+    ports = [
+        (service["Service"], publisher["URL"], publisher["PublishedPort"])
+        for service in map(json.loads, stack.compose("ps", "--format", "json").splitlines())
+        for publisher in service["Publishers"]
+        if publisher["PublishedPort"]
+    ]
+    assert ports == [("flower", "127.0.0.1", 5555)]
+
+
+def test_redis_demands_its_password(stack: Stack) -> None:
+    """Inside the network, Redis answers nobody who has no password."""
+    answer = stack.compose("exec", "-T", "redis", "redis-cli", "ping", check=False)
+    assert "NOAUTH" in answer
+
+
+@pytest.mark.parametrize("path", ["/", "/tasks", "/api/workers", "/api/tasks", "/static/css/flower.css", "/nowhere"])
+def test_flower_asks_for_its_password(stack: Stack, path: str) -> None:
+    """Every page asks, also those that Flower itself would give to anybody; the right password opens them."""
+    assert _status(path) == 401
+    assert _status(path, "imagefleet:wrong") == 401
+    assert _status(path, f"imagefleet:{stack.password('Flower')}") in (200, 404)
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/healthcheck"])
+def test_monitoring_needs_no_password(stack: Stack, path: str) -> None:
+    """What monitoring reads is open, on loopback."""
+    assert _status(path) == 200
+
+
+def test_flower_publishes_nothing(stack: Stack) -> None:
+    """Flower only shows: its API refuses to send a task."""
+    login = f"imagefleet:{stack.password('Flower')}"
+    assert _status("/api/task/send-task/tasks.jobs.fetch_image", login, b'{"args": []}') == 403
+
+
+def test_both_workers_are_seen(stack: Stack) -> None:
+    """Flower knows both workers and an image's task by its URL, with its Outcome."""
+    login = f"imagefleet:{stack.password('Flower')}"
+    assert len(json.loads(_get("/api/workers?status=1", login))) == 2
+
+
+def test_passwords_stay(stack: Stack) -> None:
+    """A second start makes no other passwords."""
+    before = stack.password("Redis"), stack.password("Flower")
+    stack.compose("up", "-d", "--wait", "--scale", "worker=2")
+    assert (stack.password("Redis"), stack.password("Flower")) == before
+
+
+def test_down_leaves_nothing(stack: Stack) -> None:
+    """`down -v` leaves no container, network or volume, and the images stay."""
+    stack.compose("down", "-v", "--timeout", "20")
+    label = f"label=com.docker.compose.project={stack.name}"
+    for kind in (["ps", "-aq"], ["network", "ls", "-q"], ["volume", "ls", "-q"]):
+        left = subprocess.run(["docker", *kind, "--filter", label], capture_output=True, text=True, check=True)
+        assert left.stdout == ""
+    assert (stack.folder / "images" / "piped" / "run.json").exists()
+
+
+def _request(path: str, login: str | None, body: bytes | None = None) -> urllib.request.Request:
+    headers = {"Authorization": f"Basic {b64encode(login.encode()).decode()}"} if login else {}
+    return urllib.request.Request(f"http://127.0.0.1:5555{path}", data=body, headers=headers)
+
+
+def _get(path: str, login: str | None = None) -> str:
+    with urllib.request.urlopen(_request(path, login), timeout=10) as answer:
+        return str(answer.read().decode())
+
+
+def _status(path: str, login: str | None = None, body: bytes | None = None) -> int:
+    try:
+        with urllib.request.urlopen(_request(path, login, body), timeout=10) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
