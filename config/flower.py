@@ -17,6 +17,7 @@ from flower.views.auth import LoginHandler
 from flower.views.error import NotFoundErrorHandler
 from flower.views.monitor import Healthcheck, Metrics
 from tornado.routing import URLSpec
+from tornado.web import StaticFileHandler
 
 from config.settings import settings
 
@@ -75,6 +76,7 @@ def _asking(handler: Any) -> Any:
 # Flower gives its scripts, its page for unknown paths and a few others to anybody. Here all ask, but for the two that
 # monitoring needs.
 _OPEN = (Metrics, Healthcheck)
+urls.settings["static_handler_class"] = _asking(StaticFileHandler)
 for _place, _rule in enumerate(urls.handlers):
     if isinstance(_rule, URLSpec):
         _rule.handler_class = _asking(_rule.handler_class)

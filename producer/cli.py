@@ -334,7 +334,9 @@ def fleet(store_roots: tuple[Path, ...], **options: Any) -> None:
 def main() -> NoReturn:
     """Run the command line, and exit with its status."""
     # A polite end is an end like Ctrl-C: everything that was started is ended.
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _interrupt)
     debug = "--debug" in sys.argv[1:2]
     try:
         sys.exit(cli(standalone_mode=False))
@@ -551,5 +553,13 @@ def _note(text: str, quiet: bool) -> None:
         click.echo(text, err=True)
 
 
+class _Interrupted(KeyboardInterrupt):
+    """Ctrl-C, or a polite end.
+
+    A class of our own, because Python ends itself by SIGINT, whatever the exit status, once a plain KeyboardInterrupt
+    has passed through text that is executed, as the making of a dataclass is.
+    """
+
+
 def _interrupt(*_: object) -> NoReturn:
-    raise KeyboardInterrupt
+    raise _Interrupted

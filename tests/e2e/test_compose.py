@@ -76,7 +76,7 @@ def stack(request: pytest.FixtureRequest, engine: None, tmp_path_factory: pytest
             os.chown(path, request.param, request.param, follow_symlinks=False)
     found = Stack(folder)
     try:
-        found.compose("up", "-d", "--wait", "--scale", "worker=2")
+        found.compose("up", "-d", "--build", "--wait", "--scale", "worker=2")
         yield found
     finally:
         found.compose("down", "-v", "--timeout", "20", check=False)
@@ -122,7 +122,7 @@ def test_only_flower_is_published(stack: Stack) -> None:
     ports = [
         (service["Service"], publisher["URL"], publisher["PublishedPort"])
         for service in map(json.loads, stack.compose("ps", "--format", "json").splitlines())
-        for publisher in service["Publishers"]
+        for publisher in service["Publishers"] or ()
         if publisher["PublishedPort"]
     ]
     assert ports == [("flower", "127.0.0.1", 5555)]
