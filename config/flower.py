@@ -79,6 +79,6 @@ _OPEN = (Metrics, Healthcheck)
 urls.settings["static_handler_class"] = _asking(StaticFileHandler)
 for _place, _rule in enumerate(urls.handlers):
     if isinstance(_rule, URLSpec):
-        _rule.handler_class = _asking(_rule.handler_class)
+        _rule.target = _rule.handler_class = _asking(_rule.handler_class)
     elif _rule[1] not in _OPEN:
         urls.handlers[_place] = (_rule[0], _asking(_rule[1]), *_rule[2:])
