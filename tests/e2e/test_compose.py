@@ -134,7 +134,9 @@ def test_redis_demands_its_password(stack: Stack) -> None:
     assert "NOAUTH" in answer
 
 
-@pytest.mark.parametrize("path", ["/", "/tasks", "/api/workers", "/api/tasks", "/static/css/flower.css", "/logout", "/nowhere"])
+@pytest.mark.parametrize(
+    "path", ["/", "/tasks", "/api/workers", "/api/tasks", "/static/css/flower.css", "/logout", "/nowhere"]
+)
 def test_flower_asks_for_its_password(stack: Stack, path: str) -> None:
     """Every page asks, also those that Flower itself would give to anybody; the right password opens them."""
     assert _status(path) == 401

@@ -1,0 +1,52 @@
+"""The passwords of a Compose fleet: made once, kept, shown, or chosen by the user."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import redis
+
+from tests.integration import parts
+
+
+def secrets(folder: Path, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run the command over a folder."""
+    argv = [sys.executable, "-m", "config.secrets", *arguments, str(folder)]
+    return subprocess.run(argv, env={**os.environ, **env}, capture_output=True, text=True, check=False)
+
+
+def test_made_once_and_shown(tmp_path: Path) -> None:
+    """The first run makes two long passwords, a second one keeps them, and `--show` tells them."""
+    assert secrets(tmp_path).returncode == 0
+    made = {name: (tmp_path / f"{name}-password").read_text() for name in ("redis", "flower")}
+    assert secrets(tmp_path).returncode == 0
+    assert made == {name: (tmp_path / f"{name}-password").read_text() for name in made}
+    assert len(set(made.values())) == 2
+    assert min(map(len, made.values())) >= 32
+    shown = secrets(tmp_path, "--show").stdout
+    assert all(password in shown for password in made.values())
+    assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()} == {0o444}
+
+
+@pytest.mark.parametrize("password", ["simple", 'with "quotes" and \\ signs', "a b#c$d'e"])
+def test_chosen_password_is_what_redis_demands(tmp_path: Path, password: str) -> None:
+    """A password that the user chose, whatever signs it has, is the one that the server asks for."""
+    assert secrets(tmp_path, REDIS_PASSWORD=password).returncode == 0
+    with parts.redis_server(tmp_path, "--include", str(tmp_path / "redis.conf")) as port:
+        with pytest.raises(redis.AuthenticationError):
+            redis.Redis(port=port).ping()
+        with redis.Redis(port=port, password=password) as client:
+            assert client.ping()
+
+
+def test_password_that_can_not_be_written_is_refused(tmp_path: Path) -> None:
+    """A line break in a password would be another line of the server's settings."""
+    ended = secrets(tmp_path, REDIS_PASSWORD="a\nport 1")
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("REDIS_PASSWORD holds a control character")
+    assert not list(tmp_path.iterdir())
