@@ -29,7 +29,9 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="IMAGEFLEET_", frozen=True, env_ignore_empty=True)
 
     broker_url: str | None = Field(
-        None, description="The Redis that holds the tasks: redis://, rediss:// or redis+socket://."
+        None,
+        description="The Redis that holds the tasks: redis://, rediss:// or redis+socket://. Without it a worker looks "
+        "at redis://localhost:6379/0, and a command starts a local fleet.",
     )
     broker_password_file: Path | None = Field(
         None, description="A file that holds the broker's password, to keep it out of the URL and the environment."

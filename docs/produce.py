@@ -19,8 +19,9 @@ from benchmarks.harness import RESULTS
 from config.settings import Settings
 from producer.cli import cli
 from producer.demo import ROUTES
+from tasks import manifest, plan
 from tasks.errors import FetchError
-from tasks.model import Reason
+from tasks.model import ImageRequest, Outcome, Reason, Status
 
 ROOT = Path(__file__).parent.parent
 PAGES = ("README.md", "docs/commands.md", "docs/settings.md", "docs/outcomes.md", "docs/demo-server.md")
@@ -54,6 +55,15 @@ def reasons() -> str:
         again = "yes" if kind.retryable else "no"
         meaning = (kind.__doc__ or "").strip().partition("\n")[0]
         rows.append(f"| `{kind.reason}` | `{kind.reason.status}` | {meaning} | {again} |")
+    return "\n".join(rows) + "\n"
+
+
+def columns() -> str:
+    """Return the table of a manifest's columns after the Source's own."""
+    outcome = Outcome("00000000", Status.SUCCESS)
+    schema = manifest.decode(manifest.encode(plan.decode(plan.encode([ImageRequest(0, "")])), [outcome])).schema
+    rows = ["| column | type |", "|---|---|"]
+    rows += [f"| `{field.name}` | {field.type} |" for field in schema]
     return "\n".join(rows) + "\n"
 
 
@@ -116,6 +126,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "commands": commands,
     "settings": settings,
     "reasons": reasons,
+    "columns": columns,
     "routes": routes,
     "throughput": throughput,
     "demo-server": demo_server,

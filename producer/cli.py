@@ -39,6 +39,18 @@ _PLAIN_WIDTH = 160
 _INTERRUPTED = 130
 
 
+class _Folder(click.Path):
+    """A folder; an empty name, as of a shell variable that is not set, is not the current one."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path, file_okay=False)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":
+            self.fail("the folder's name is empty", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 class _Size(click.ParamType[int]):
     name = "size"
 
@@ -165,7 +177,7 @@ def cli(debug: bool) -> None:
 @click.option(
     "--out",
     required=True,
-    type=click.Path(path_type=Path),
+    type=_Folder(),
     help="The folder for images, manifests and run.json.",
 )
 @run_options
@@ -200,7 +212,7 @@ def run(source: str, out: Path, broker: str | None, as_json: bool, **options: An
 @click.option(
     "--out",
     required=True,
-    type=click.Path(path_type=Path),
+    type=_Folder(),
     help="The folder for the three ways' folders and the chart.",
 )
 @click.option(
@@ -239,7 +251,7 @@ def compare(source: str, out: Path, broker: str | None, as_json: bool, **options
 )
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=_Folder(),
     help="The folder for the pictures and the chart.  [default: a new imagefleet-demo folder here]",
 )
 @click.option(
@@ -310,12 +322,12 @@ def serve(host: str, port: int, latency: float, width: int, height: int) -> None
     "--store-root",
     "store_roots",
     multiple=True,
-    type=click.Path(path_type=Path, file_okay=False),
+    type=_Folder(),
     help="A folder below which the workers may write; may be given again.  [default: this folder]",
 )
 @fleet_options
 def fleet(store_roots: tuple[Path, ...], **options: Any) -> None:
-    """Keep a local fleet up until Ctrl-C, for any number of runs."""
+    """Keep a local fleet up until Ctrl-C, with Flower, for any number of runs."""
     roots = [root.resolve() for root in store_roots or (Path(),)]
     with _local_fleet({**options, "flower": True}, roots) as kept:
         click.echo(f"The fleet is up after {kept.startup_seconds:.2f} s: {_sized(kept)}.")
@@ -470,6 +482,8 @@ def _crew(
     from config.settings import settings
     from producer.run import crew_at, crew_of
 
+    if broker == "":
+        raise click.BadParameter("the URL is empty", param_hint="--broker")
     url = broker or settings().broker
     if url is None:
         with _local_fleet(options, roots, allow) as fleet:
@@ -514,8 +528,8 @@ def _run_options(options: dict[str, Any]) -> Options:
 
     if options["deadline"] > bounds.MAX_DEADLINE:
         raise click.BadParameter(
-            f"more than {bounds.MAX_DEADLINE:g} s is a quarter of the time after which Redis hands a task to another "
-            "worker; it would be done twice",
+            f"it may be {bounds.MAX_DEADLINE:g} s at most. Redis hands a task on to another worker "
+            f"{bounds.VISIBILITY_TIMEOUT} s after the first one took it, and waiting counts too",
             param_hint="--deadline",
         )
     names = ("timeout", "deadline", "max_bytes", "retries")
@@ -526,7 +540,7 @@ def _run_options(options: dict[str, Any]) -> Options:
 def _show_run(display: Display, progress: Progress) -> None:
     from producer.report import size
 
-    note = f"{size(progress.bytes)}, {progress.failed:,} failed"
+    note = progress.note or f"{size(progress.bytes)}, {progress.failed:,} failed"
     total = progress.planned if progress.plan_complete else None
     display.show("images", progress.success + progress.failed, total, note)
 

@@ -17,7 +17,7 @@ from typing import Any, TypeVar, cast
 
 import redis
 from celery import Signature
-from kombu.exceptions import OperationalError
+from kombu.exceptions import BatchPublishError, OperationalError
 
 from config import bounds
 from producer.sharding import Planner
@@ -39,6 +39,8 @@ _LOOK = 3.0
 _VISIBLE = 30.0
 #: Seconds for which a Redis that is away is waited for.
 _AWAY = 120.0
+#: Seconds without any image after which the workers are asked whether they are there.
+_STILL = 15.0
 #: The longest URL in what Flower shows of a task, in characters.
 _SHOWN = 120
 
@@ -52,6 +54,8 @@ class Progress:
     bytes: int
     planned: int
     plan_complete: bool
+    #: What a person should know when nothing moves.
+    note: str = ""
 
 
 @dataclass(slots=True)
@@ -85,6 +89,7 @@ class Dispatcher:
         self._flying: dict[int, _InFlight] = {}
         self._looked = 0.0
         self._renewed = 0.0
+        self._ended, self._moved, self._told = 0, time.monotonic(), ""
         #: Shards sent so far: the number of the next one.
         self._sent = 0
 
@@ -170,7 +175,24 @@ class Dispatcher:
         planned = self._planner.rows
         success, failed = int(moved.get("success", 0)), int(moved.get("failed", 0))
         size = int(moved.get("bytes", 0))
-        return Progress(min(success, planned), min(failed, planned), size, planned, self._planner.closed)
+        note = self._note(success + failed)
+        return Progress(min(success, planned), min(failed, planned), size, planned, self._planner.closed, note)
+
+    def _note(self, ended: int) -> str:
+        """Return what to tell when nothing has moved for a while: whether workers are there at all."""
+        now = time.monotonic()
+        if ended != self._ended or not self._flying:
+            self._ended, self._moved, self._told = ended, now, ""
+        elif now - self._moved > _STILL:
+            self._moved = now
+            slots = online_workers()
+            self._told = (
+                f"{len(slots)} workers answer; tasks of one that died are handed on {bounds.VISIBILITY_TIMEOUT} s "
+                "after it took them"
+                if slots
+                else "no worker answers: start one with `celery -A tasks worker`"
+            )
+        return self._told
 
     def _renew_record(self) -> None:
         """Put the run's options where workers read them, at the start and each hour."""
@@ -226,7 +248,7 @@ class Dispatcher:
         while True:
             try:
                 return step()
-            except (redis.ConnectionError, redis.TimeoutError, OperationalError) as error:
+            except (redis.ConnectionError, redis.TimeoutError, OperationalError, BatchPublishError) as error:
                 check()
                 if time.monotonic() > ends:
                     raise Fault(

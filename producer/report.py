@@ -17,6 +17,12 @@ if TYPE_CHECKING:
     from producer.run import Report
 
 
+_HINTS = {
+    "blocked_address": "  (the worker's operator can allow addresses with IMAGEFLEET_ALLOW_NETWORKS)",
+    "storage": "  (see IMAGEFLEET_STORE_ROOTS where the worker runs, and its disk)",
+}
+
+
 def size(count: float) -> str:
     """Return a number of bytes in the unit that fits, by powers of 1024."""
     for unit in ("B", "KiB", "MiB", "GiB"):
@@ -35,11 +41,15 @@ def of_run(report: Report) -> RenderableType:
     grid.add_row("Images", f"{summary.total:,} in {summary.shards:,} {'shard' if summary.shards == 1 else 'shards'}")
     for status, count in summary.statuses.items():
         grid.add_row(f"  {status}", f"{count:,}")
+    if summary.reasons:
+        grid.add_row("Reasons of failures", "")
     for reason, count in summary.reasons.items():
-        grid.add_row(f"    {reason}", f"{count:,}")
+        grid.add_row(f"  {reason}", f"{count:,}{_HINTS.get(reason, '')}")
     grid.add_row("Saved", size(summary.bytes))
-    grid.add_row("Fleet", f"{report.workers} workers, {report.concurrency} slots; up in {report.startup_seconds:.2f} s")
-    grid.add_row("Images are in", Text(f"{report.out}/00000/ …"))
+    workers = f"{report.workers} {'worker' if report.workers == 1 else 'workers'}"
+    grid.add_row("Fleet", f"{workers}, {report.concurrency} slots; ready after {report.startup_seconds:.2f} s")
+    if summary.success:
+        grid.add_row("Images are in", Text(f"{report.out}/00000/ …"))
     grid.add_row("Manifests are in", Text(f"{report.out}/00000.parquet …"))
     if summary.failed:
         grid.add_row(
@@ -65,7 +75,9 @@ def of_comparison(comparison: Comparison) -> RenderableType:
             f"{way.summary.success:,}",
             f"{way.summary.failed:,}",
         )
-    started = Text(f"The fleet's start-up of {comparison.startup_seconds:.2f} s is not part of its time.", "dim")
+    started = Text(
+        f"The fleet was ready after {comparison.startup_seconds:.2f} s, which are not part of its time.", "dim"
+    )
     reasons = [
         Text(f"{way.name}: {count} x {reason}", "yellow")
         for way in comparison.ways

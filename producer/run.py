@@ -86,7 +86,7 @@ def nonempty(requests: Iterator[ImageRequest], source: str) -> Iterator[ImageReq
     if first is None:
         raise UsageFault(
             f"The list {source} has no URL in it",
-            "all its lines are blank or comments",
+            "it is empty, or all its lines are blank or comments",
             "Give a list with one URL on each line.",
         )
     return chain([first], requests)
@@ -103,6 +103,7 @@ def output(out: Path) -> Store:
         store.root.mkdir(parents=True, exist_ok=True)
         store.replace(_PROBE, b"")
         store.remove(_PROBE)
+        store.remove_temporary()
     except (OSError, StorageFailed) as error:
         raise unwritable(store, error) from error
     RunFile.refuse_another(store)

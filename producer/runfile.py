@@ -7,6 +7,7 @@ It says what the run is (id, Source, options), how far its plan is (``open`` whi
 from __future__ import annotations
 
 import json
+import re
 import secrets
 import time
 from dataclasses import asdict, dataclass, field, replace
@@ -18,6 +19,8 @@ from tasks.model import FetchOptions
 from tasks.storage import Store
 
 NAME = "run.json"
+#: What a run writes at the top of its folder; a stale manifest would pass for one of the new run's.
+_OF_A_RUN = re.compile(r"run\.json|\.plan|\d{5,}(\.parquet|_stats\.json)?")
 _VERSION = 1
 
 
@@ -75,15 +78,17 @@ class RunFile:
 
     @staticmethod
     def refuse_another(store: Store) -> None:
-        """Make sure that no run is in a folder.
+        """Make sure that no run is in a folder, nor anything that would count as a run's.
 
         Raises:
-            UsageFault: there is one.
+            UsageFault: there is one, or what is left of one.
+            StorageFailed: the folder can't be listed.
         """
-        if store.exists(NAME):
+        found = next((name for name in store.entries() if _OF_A_RUN.fullmatch(name)), None)
+        if found is not None:
             raise UsageFault(
-                f"{store.root} already holds a run",
-                "its run.json is there, and a run's files are never mixed with another's",
+                f"{store.root} already holds a run, or what is left of one",
+                f"{found} is there, and a run's files are never mixed with another's",
                 "Choose another --out, or remove that folder.",
             )
 

@@ -121,6 +121,24 @@ class Store:
         except OSError as error:
             raise _failed("list", folder, error) from error
 
+    def entries(self) -> list[str]:
+        """Return the names of all that stands at the top; none where the folder itself does not exist.
+
+        Raises:
+            StorageFailed: it can't be listed.
+        """
+        try:
+            return sorted(os.listdir(self.root))  # noqa: PTH208  # names are wanted, not paths
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise _failed("list", str(self.root), error) from error
+
+    def remove_temporary(self) -> None:
+        """Remove the folder of temporary files, if nothing is being written."""
+        with suppress(OSError):
+            self.path(TEMPORARY).rmdir()
+
     def remove(self, name: str) -> None:
         """Remove a file, if it is there.
 

@@ -290,3 +290,18 @@ def test_source_that_breaks_off_ends_the_run(server: redis.Redis, store: Store) 
     with pytest.raises(UsageFault, match="it is gone"):
         run(job, lambda: finish(server, store, 0))
     assert store.exists(manifest.name(0))
+
+
+def test_standstill_without_workers_is_told(server: redis.Redis, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that nobody works at says so, in place of waiting in silence."""
+    monkeypatch.setattr(dispatch, "_STILL", 0.0)
+    job, _ = dispatcher(store, server, ["http://a.example/"])
+    told: list[Progress] = []
+
+    def listen(progress: Progress) -> None:
+        told.append(progress)
+        if progress.note:
+            finish(server, store, 0)
+
+    job.run(1, lambda: None, listen)
+    assert any("no worker answers" in progress.note for progress in told)

@@ -91,8 +91,8 @@ _USAGE = {
     "no SOURCE": (["run"], "Missing argument 'SOURCE'"),
     "no --out": (["run", "list.txt"], "Missing option '--out'"),
     "unknown option": (["run", "list.txt", "--out", "o", "--fast"], "No such option"),
-    "deadline beyond its bound": (["run", "list.txt", "--out", "o", "--deadline", "151"], "a quarter of the time"),
-    "deadline of a comparison": (["compare", "list.txt", "--out", "o", "--deadline", "3m"], "a quarter of the time"),
+    "deadline beyond its bound": (["run", "list.txt", "--out", "o", "--deadline", "151"], "it may be 150 s at most"),
+    "deadline of a comparison": (["compare", "list.txt", "--out", "o", "--deadline", "3m"], "it may be 150 s at most"),
     "timeout of nothing": (["run", "list.txt", "--out", "o", "--timeout", "0"], "at least 0.001 s"),
     "timeout that is no number": (["run", "list.txt", "--out", "o", "--timeout", "soon"], "'soon' is no duration"),
     "size that is no number": (["run", "list.txt", "--out", "o", "--max-bytes", "big"], "'big' is no size"),
@@ -254,3 +254,14 @@ def test_new_folder_is_never_an_old_one(monkeypatch: pytest.MonkeyPatch, tmp_pat
         assert str(folder) == expected
         folder.mkdir()
     assert len(list(tmp_path.iterdir())) == 3
+
+
+@pytest.mark.parametrize("option", ["--out", "--broker"])
+def test_empty_value_is_refused(main: Main, tmp_path: Path, option: str) -> None:
+    """A shell variable that is not set stands for no folder, and for no broker."""
+    (tmp_path / "list.txt").write_text("http://a.example/\n")
+    values = {"--out": str(tmp_path / "out"), "--broker": "redis://127.0.0.1:1/0"} | {option: ""}
+    arguments = [item for pair in values.items() for item in pair]
+    status, output, errors = main("run", str(tmp_path / "list.txt"), *arguments)
+    assert (status, output) == (2, "")
+    assert "empty" in errors

@@ -29,10 +29,11 @@ Images                3,000 in 3 shards
   success             2,997
   failed_to_download  2
   failed_to_resize    1
-    http_4xx          2
-    not_image         1
+Reasons of failures
+  http_4xx            2
+  not_image           1
 Saved                 50.0 MiB
-Fleet                 2 workers, 32 slots; up in 1.25 s
+Fleet                 2 workers, 32 slots; ready after 1.25 s
 Images are in         /data/out/00000/ …
 Manifests are in      /data/out/00000.parquet …
 Failures are          the manifests' rows whose status is not success; reason and error_message say why
@@ -44,7 +45,7 @@ _GOLDEN_COMPARISON = """\
  threads            4           5.00 seconds        1.8      4.0 x       9        0
  fleet             32           2.00 seconds        5.0     10.0 x       9        1
 
-The fleet's start-up of 1.25 s is not part of its time.
+The fleet was ready after 1.25 s, which are not part of its time.
 fleet: 1 x timeout
 """
 _GOLDEN_FAULT = """\

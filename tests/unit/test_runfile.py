@@ -8,6 +8,7 @@ import stat
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 
@@ -91,3 +92,18 @@ def test_ids_are_distinct_and_sort() -> None:
     ids = [new_id() for _ in range(50)]
     assert len(set(ids)) == 50
     assert all(re.fullmatch(r"\d{8}-\d{6}-[0-9a-f]{6}", run_id) for run_id in ids)
+
+
+@pytest.mark.parametrize("name", ["run.json", ".plan", "00000", "00000.parquet", "00007_stats.json", "123456.parquet"])
+def test_what_is_left_of_a_run_is_refused(tmp_path: Path, name: str) -> None:
+    """A stale manifest would pass for the new run's, and a shard's folder is cleaned: both keep a run out."""
+    (tmp_path / name).mkdir() if "." not in name[1:] else (tmp_path / name).touch()
+    with pytest.raises(UsageFault, match="already holds a run, or what is left of one"):
+        RunFile.refuse_another(Store(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["holiday.jpg", "notes", "1234", "00000.txt"])
+def test_what_else_stands_there_is_no_run(tmp_path: Path, name: str) -> None:
+    """Other files in the output folder keep nobody out."""
+    (tmp_path / name).touch()
+    RunFile.refuse_another(Store(tmp_path))
