@@ -8,6 +8,15 @@
 --
 -- Returns place of the queue among the queues, message, place, message, …
 
+-- What kombu records of a message; it raises where the message is not of kombu's form.
+local function record_of(message)
+    local properties = cjson.decode(message).properties
+    local route = properties.delivery_info
+    local record = '[' .. message .. ', ' .. cjson.encode(route.exchange)
+        .. ', ' .. cjson.encode(route.routing_key) .. ']'
+    return properties.delivery_tag, record
+end
+
 local queues = #KEYS - 2
 local limit = 2 * tonumber(ARGV[2])
 local taken = {}
@@ -16,23 +25,20 @@ local turn, empty = 0, 0
 while #taken < limit and empty < queues do
     local place = turn % queues
     local queue = KEYS[3 + place]
-    turn = turn + 1
     local message = redis.call('RPOP', queue)
-    local readable, content = false, nil
+    local fit, tag, record = false, nil, nil
+    turn = turn + 1
     if message then
-        readable, content = pcall(cjson.decode, message)
-        if not readable then
+        fit, tag, record = pcall(record_of, message)
+        fit = fit and type(tag) == 'string'
+        if not fit then
             -- It is not ours to judge: the consumer meets it in the ordinary way.
             redis.call('RPUSH', queue, message)
         end
     end
-    if readable then
-        local properties = content.properties
-        local route = properties.delivery_info
-        local record = '[' .. message .. ', ' .. cjson.encode(route.exchange)
-            .. ', ' .. cjson.encode(route.routing_key) .. ']'
-        redis.call('ZADD', KEYS[2], ARGV[1], properties.delivery_tag)
-        redis.call('HSET', KEYS[1], properties.delivery_tag, record)
+    if fit then
+        redis.call('ZADD', KEYS[2], ARGV[1], tag)
+        redis.call('HSET', KEYS[1], tag, record)
         taken[#taken + 1] = place
         taken[#taken + 1] = message
         empty = 0

@@ -112,8 +112,10 @@ class Channel(redis.Channel):  # type: ignore[misc]  # kombu has no annotations
         queues = [
             queue for queue in self._queue_cycle.consume(len(self.active_queues)) if queue not in self._unrecorded
         ]
-        room = min(self.qos.can_consume_max_estimate() or _MOST, _MOST)
-        if not queues or (self.qos.prefetch_count and not self.qos.can_consume_max_estimate()):
+        # None stands for a room without a bound.
+        free = self.qos.can_consume_max_estimate()
+        room = _MOST if free is None else min(free, _MOST)
+        if not queues or not room:
             return
         names = [self._q_for_pri(queue, step) for step in self.priority_steps for queue in queues]
         keys = [self.unacked_key, self.unacked_index_key, *names]

@@ -152,10 +152,11 @@ def test_a_busy_queue_blocks_no_other(redis_url: str) -> None:
     assert max(found.index(number) for number in range(1000, 1005)) < 40
 
 
-def test_message_that_is_no_json_is_left_to_the_consumer(redis_url: str, server: redis.Redis) -> None:
-    """What can't be read stays in its queue, and what was taken before it is delivered."""
+@pytest.mark.parametrize("foreign", ["{broken", "{}", "[]", "5", '{"properties": {}}'])
+def test_message_of_another_form_is_left_to_the_consumer(redis_url: str, server: redis.Redis, foreign: str) -> None:
+    """What kombu did not write stays in its queue, and what was taken before it is delivered."""
     put(redis_url, _QUEUE, 3)
-    server.lpush(_QUEUE, "{broken")
+    server.lpush(_QUEUE, foreign)
     found: list[int] = []
 
     def take(body: Any, message: Any) -> None:
@@ -164,7 +165,7 @@ def test_message_that_is_no_json_is_left_to_the_consumer(redis_url: str, server:
 
     with consuming(redis_url, [_QUEUE], 2, take) as connection:
         drain(connection, lambda: len(found) == 3)
-        assert server.lrange(_QUEUE, 0, -1) == ["{broken"]
+        assert server.lrange(_QUEUE, 0, -1) == [foreign]
 
 
 def test_delivery_that_raises_gives_the_others_back(redis_url: str, server: redis.Redis) -> None:
