@@ -106,7 +106,7 @@ class Dispatcher:
         """
         timing = Timing()
         try:
-            self._renew_record()
+            self._guarded(self._connect, check)
             while True:
                 while len(self._flying) < window and self._sent < self._planner.shards:
                     timing.first_sent = timing.first_sent or time.monotonic()
@@ -193,6 +193,14 @@ class Dispatcher:
                 else "no worker answers: start one with `celery -A tasks worker`"
             )
         return self._told
+
+    def _connect(self) -> None:
+        """Open the connections for messages and chords before the first task is sent, and so before the clock runs."""
+        self._renew_record()
+        with app.producer_or_acquire() as producer:
+            producer.connection.ensure_connection(max_retries=1)
+            producer.channel  # noqa: B018  # it is made when it is first asked for
+        app.backend.client.ping()
 
     def _renew_record(self) -> None:
         """Put the run's options where workers read them, at the start and each hour."""

@@ -14,7 +14,7 @@ from functools import cache
 
 from tasks import images, manifest
 from tasks.download import Download, Downloader
-from tasks.errors import FetchError, Internal
+from tasks.errors import FetchError, Internal, TimedOut
 from tasks.images import ImageInfo
 from tasks.model import (
     HEADER_LIMIT,
@@ -57,6 +57,8 @@ def fetch(url: str, index: int, run: RunOptions, store: Store, downloader: Downl
     try:
         download = downloader.download(url, run.fetch, deadline, count_attempt)
         info = images.inspect(download.body, run.fetch.max_pixels)
+        if deadline.remaining <= 0:
+            raise TimedOut("the deadline was over before the image could be saved", http_status=download.http_status)
         outcome = _saved(shard, key, download, info, run, store)
     except FetchError as error:
         outcome = failed(key, error)
