@@ -84,7 +84,7 @@ class RunFile:
             UsageFault: there is one, or what is left of one.
             StorageFailed: the folder can't be listed.
         """
-        found = next((name for name in store.entries() if _OF_A_RUN.fullmatch(name)), None)
+        found = next((name for name in store.entries() if _OF_A_RUN.fullmatch(name) and store.holds_files(name)), None)
         if found is not None:
             raise UsageFault(
                 f"{store.root} already holds a run, or what is left of one",

@@ -134,6 +134,20 @@ class Store:
         except OSError as error:
             raise _failed("list", str(self.root), error) from error
 
+    def holds_files(self, name: str) -> bool:
+        """Tell whether a name is a file, or a folder with a file in it.
+
+        Raises:
+            StorageFailed: the folder can't be listed.
+        """
+        try:
+            with os.scandir(self.path(name)) as entries:
+                return any(entry.is_file(follow_symlinks=False) for entry in entries)
+        except NotADirectoryError:
+            return True
+        except OSError as error:
+            raise _failed("list", name, error) from error
+
     def remove_temporary(self) -> None:
         """Remove the folder of temporary files, if nothing is being written."""
         with suppress(OSError):

@@ -94,10 +94,13 @@ def test_ids_are_distinct_and_sort() -> None:
     assert all(re.fullmatch(r"\d{8}-\d{6}-[0-9a-f]{6}", run_id) for run_id in ids)
 
 
-@pytest.mark.parametrize("name", ["run.json", ".plan", "00000", "00000.parquet", "00007_stats.json", "123456.parquet"])
+@pytest.mark.parametrize(
+    "name", ["run.json", ".plan/00000.parquet", "00000/1.jpg", "00000.parquet", "00007_stats.json", "123456.parquet"]
+)
 def test_what_is_left_of_a_run_is_refused(tmp_path: Path, name: str) -> None:
     """A stale manifest would pass for the new run's, and a shard's folder is cleaned: both keep a run out."""
-    (tmp_path / name).mkdir() if "." not in name[1:] else (tmp_path / name).touch()
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).touch()
     with pytest.raises(UsageFault, match="already holds a run, or what is left of one"):
         RunFile.refuse_another(Store(tmp_path))
 
