@@ -3,7 +3,7 @@
 PYTHON ?= python
 RUN = $(PYTHON) -m
 
-.PHONY: check format lint types contracts test unit integration docs examples lock bench-latency bench-throughput
+.PHONY: check format lint types contracts test unit integration e2e docs examples lock bench-latency bench-throughput
 
 check: format lint types contracts test
 
@@ -26,6 +26,10 @@ unit:
 
 integration:
 	$(RUN) pytest tests/integration
+
+# Needs a Docker Engine with Compose v2; not part of `make check`.
+e2e:
+	$(RUN) pytest tests/e2e
 
 # Pins for users (constraints.txt) and pins with hashes for images and CI; neither names a host.
 COMPILE = $(RUN) piptools compile --quiet --strip-extras --allow-unsafe --no-header --no-annotate \
