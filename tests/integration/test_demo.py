@@ -25,6 +25,7 @@ from PIL import Image
 from producer.demo import ROUTES, DemoError, DemoOptions, DemoServer, gallery, picture
 from producer.demo.gallery import Drawn, Kept, Wanted
 from tests.conditions import PATIENCE, wait_for
+from tests.demo_server import running
 
 ROOT = Path(__file__).parents[2]
 FORMATS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP", "gif": "GIF"}
@@ -37,29 +38,6 @@ class Answer(NamedTuple):
     status: int
     headers: http.client.HTTPMessage
     body: bytes
-
-
-@contextmanager
-def running(options: DemoOptions | None = None) -> Iterator[DemoServer]:
-    """A server with an event loop in a thread; it must leave neither tasks nor complaints behind."""
-    loop = asyncio.new_event_loop()
-    complaints: list[dict[str, Any]] = []
-    loop.set_exception_handler(lambda _, complaint: complaints.append(complaint))
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-    server = DemoServer(options)
-    try:
-        asyncio.run_coroutine_threadsafe(server.start(), loop).result(PATIENCE)
-        yield server
-    finally:
-        asyncio.run_coroutine_threadsafe(server.stop(), loop).result(PATIENCE)
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join(PATIENCE)
-        left = asyncio.all_tasks(loop)
-        loop.run_until_complete(loop.shutdown_default_executor())
-        loop.close()
-    assert not left
-    assert not complaints
 
 
 @pytest.fixture(scope="module")

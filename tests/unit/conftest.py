@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import io
 import socket
 import ssl
 import subprocess
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Self
@@ -26,6 +25,7 @@ from tasks.session import Sessions
 from tasks.storage import Store
 from tests.conditions import PATIENCE
 from tests.conftest import required
+from tests.demo_server import running
 
 hypothesis.settings.register_profile("unit", max_examples=20, deadline=None, database=None, derandomize=True)
 hypothesis.settings.load_profile("unit")
@@ -121,27 +121,10 @@ def always(*pieces: bytes) -> Answer:
     return lambda _: pieces
 
 
-@contextmanager
-def running(server: DemoServer) -> Iterator[DemoServer]:
-    """A demo server, running in a thread."""
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-    try:
-        asyncio.run_coroutine_threadsafe(server.start(), loop).result(PATIENCE)
-        yield server
-    finally:
-        asyncio.run_coroutine_threadsafe(server.stop(), loop).result(PATIENCE)
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join(PATIENCE)
-        loop.run_until_complete(loop.shutdown_default_executor())
-        loop.close()
-
-
 @pytest.fixture(scope="session")
 def demo() -> Iterator[DemoServer]:
     """The demo server: one for all tests that only ask."""
-    with running(DemoServer()) as server:
+    with running() as server:
         yield server
 
 
