@@ -185,13 +185,7 @@ class Dispatcher:
             self._ended, self._moved, self._told = ended, now, ""
         elif now - self._moved > _STILL:
             self._moved = now
-            slots = online_workers()
-            self._told = (
-                f"{len(slots)} workers answer; tasks of one that died are handed on {bounds.VISIBILITY_TIMEOUT} s "
-                "after it took them"
-                if slots
-                else "no worker answers: start one with `celery -A tasks worker`"
-            )
+            self._told = _asked()
         return self._told
 
     def _connect(self) -> None:
@@ -266,6 +260,21 @@ class Dispatcher:
                     ) from error
                 _log.warning("waiting for Redis: %s", error)
                 time.sleep(1)
+
+
+def _asked() -> str:
+    """Return what the workers say when nothing moves."""
+    try:
+        slots = online_workers()
+    except (redis.RedisError, OperationalError) as error:
+        # The connection that lay idle since the last question may have gone with a Redis that is back.
+        return f"the workers can't be asked: {error}"
+    if not slots:
+        return "no worker answers: start one with `celery -A tasks worker`"
+    return (
+        f"{len(slots)} workers answer; tasks of one that died are handed on {bounds.VISIBILITY_TIMEOUT} s "
+        "after it took them"
+    )
 
 
 def online_workers() -> list[int]:

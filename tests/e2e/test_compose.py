@@ -3,89 +3,35 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import subprocess
 import urllib.error
 import urllib.request
-import uuid
 from base64 import b64encode
 from collections.abc import Iterator
-from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.e2e.stack import Stack, clone, need_engine, up
+
 #: An ordinary user of the host; the number needs no account.
 _USER = 12345
 
 pytestmark = pytest.mark.timeout(900)
 
 
-class Stack:
-    """A clone of the project with its own Compose project."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.name = f"imagefleet-test-{uuid.uuid4().hex[:8]}"
-
-    def compose(self, *arguments: str, given: str | None = None, check: bool = True) -> str:
-        """Run a Compose command in the clone; return what it printed."""
-        done = subprocess.run(
-            ["docker", "compose", "-p", self.name, "--progress", "quiet", *arguments],
-            cwd=self.folder,
-            input=given,
-            capture_output=True,
-            text=True,
-            timeout=600,
-            check=False,
-        )
-        assert not check or done.returncode == 0, f"{arguments}: {done.stdout[-3000:]}{done.stderr[-3000:]}"
-        return done.stdout
-
-    def password(self, of: str) -> str:
-        """Return the password of Flower or Redis, as the command of the README shows it."""
-        lines = self.compose("run", "--rm", "passwords").splitlines()
-        return next(line for line in lines if line.startswith(of)).split("password ")[1].strip()
-
-
-@pytest.fixture(scope="module")
-def engine() -> None:
-    """Skip without an engine; in CI there has to be one."""
-    missing = None
-    if shutil.which("docker") is None:
-        missing = "docker is not installed on this machine"
-    elif subprocess.run(["docker", "compose", "ls"], capture_output=True, check=False).returncode:
-        missing = "no Docker Engine with Compose answers on this machine"
-    if missing and os.environ.get("CI"):
-        pytest.fail(missing)
-    if missing:
-        pytest.skip(missing)
-
-
 @pytest.fixture(scope="module", params=[0, _USER], ids=["root", "ordinary user"])
-def stack(request: pytest.FixtureRequest, engine: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+def stack(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """Give a stack that is up with two workers; its clone belongs to root or to an ordinary user."""
-    folder = tmp_path_factory.mktemp("compose") / "clone"
-    subprocess.run(["git", "clone", "-q", str(ROOT), str(folder)], check=True)
-    if request.param != os.geteuid():
-        if os.geteuid() != 0:
-            pytest.skip("only root can give a folder to another user")
-        for path in [folder, *folder.rglob("*")]:
-            os.chown(path, request.param, request.param, follow_symlinks=False)
-    found = Stack(folder)
-    try:
-        found.compose("up", "-d", "--build", "--wait", "--scale", "worker=2")
+    need_engine()
+    with up(clone(tmp_path_factory.mktemp("compose") / "clone", request.param), workers=2) as found:
         yield found
-    finally:
-        found.compose("down", "-v", "--timeout", "20", check=False)
 
 
 def test_demo_runs(stack: Stack) -> None:
     """The first command needs no internet: the demo runs on the fleet, and its files are the folder owner's."""
     owner = (stack.folder / "images").stat().st_uid
-    numbers = json.loads(stack.compose("run", "--rm", "-T", "producer", "demo", "--json"))
+    numbers = stack.produce("demo")
     assert [(way["name"], way["success"], way["failed"]) for way in numbers["ways"]] == [
         ("one by one", 10, 0),
         ("threads", 10, 0),
@@ -99,8 +45,7 @@ def test_demo_runs(stack: Stack) -> None:
 def test_list_from_standard_input(stack: Stack) -> None:
     """Five hundred images of the user's own list are saved, one row each."""
     urls = "".join(f"http://demo:8765/images/{index}.jpg?latency=0\n" for index in range(500))
-    arguments = ["run", "--rm", "-T", "producer", "run", "-", "--out", "/images/piped", "--json"]
-    numbers = json.loads(stack.compose(*arguments, given=urls))
+    numbers = stack.produce("run", "-", "--out", "/images/piped", given=urls)
     assert (numbers["total"], numbers["success"], numbers["workers"]) == (500, 500, 2)
     out = stack.folder / "images" / "piped"
     rows = pq.ParquetFile(out / "00000.parquet").read().to_pylist()
@@ -113,8 +58,7 @@ def test_list_from_the_lists_folder(stack: Stack) -> None:
     (stack.folder / "lists" / "three.txt").write_text(
         "".join(f"http://demo:8765/images/{index}.png?latency=0\n" for index in range(3))
     )
-    arguments = ["run", "--rm", "-T", "producer", "run", "/lists/three.txt", "--out", "/images/listed", "--json"]
-    assert json.loads(stack.compose(*arguments))["success"] == 3
+    assert stack.produce("run", "/lists/three.txt", "--out", "/images/listed")["success"] == 3
 
 
 def test_only_flower_is_published(stack: Stack) -> None:

@@ -1,0 +1,114 @@
+"""A Compose project of the tests' own, in a clone of the checkout."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+_DEMO_PORT = 8765
+
+
+class Stack:
+    """A clone of the project with its own Compose project.
+
+    Args:
+        folder: the clone.
+        environment: what is set for Compose besides this process's environment.
+    """
+
+    def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
+        self.folder = folder
+        self.name = f"imagefleet-test-{uuid.uuid4().hex[:8]}"
+        self.environment = {**os.environ, **environment}
+
+    def compose(self, *arguments: str, given: str | None = None, check: bool = True) -> str:
+        """Run a Compose command in the clone; return what it printed."""
+        done = subprocess.run(
+            self._argv(arguments),
+            cwd=self.folder,
+            env=self.environment,
+            input=given,
+            capture_output=True,
+            text=True,
+            timeout=600,
+            check=False,
+        )
+        assert not check or done.returncode == 0, f"{arguments}: {done.stdout[-3000:]}{done.stderr[-3000:]}"
+        return done.stdout
+
+    def produce(self, *arguments: str, given: str | None = None) -> dict[str, Any]:
+        """Run the producer in its container; return its JSON."""
+        return dict(json.loads(self.compose("run", "--rm", "-T", "producer", *arguments, "--json", given=given)))
+
+    @contextmanager
+    def producing(self, log: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+        """Give a producer at work; its JSON comes on its standard output, all else goes to `log`."""
+        argv = self._argv(("run", "--rm", "-T", "producer", *arguments, "--json"))
+        with log.open("w") as errors:
+            process = subprocess.Popen(
+                argv, cwd=self.folder, env=self.environment, stdout=subprocess.PIPE, stderr=errors, text=True
+            )
+        try:
+            yield process
+        finally:
+            # What it started is taken down with the stack.
+            process.kill()
+            process.communicate()
+
+    def hits(self, route: str = "/images") -> int:
+        """Return how many requests a route of the demo server has had since it started."""
+        code = f"import urllib.request as u; print(u.urlopen('http://127.0.0.1:{_DEMO_PORT}/stats').read().decode())"
+        return int(json.loads(self.compose("exec", "-T", "demo", "python", "-c", code)).get(route, 0))
+
+    def password(self, of: str) -> str:
+        """Return the password of Flower or Redis, as the command of the README shows it."""
+        lines = self.compose("run", "--rm", "passwords").splitlines()
+        return next(line for line in lines if line.startswith(of)).split("password ")[1].strip()
+
+    def _argv(self, arguments: Sequence[str]) -> list[str]:
+        return ["docker", "compose", "-p", self.name, "--progress", "quiet", *arguments]
+
+
+def need_engine() -> None:
+    """Skip a test on a machine without a Docker Engine; in CI there has to be one."""
+    missing = None
+    if shutil.which("docker") is None:
+        missing = "docker is not installed on this machine"
+    elif subprocess.run(["docker", "compose", "ls"], capture_output=True, check=False).returncode:
+        missing = "no Docker Engine with Compose answers on this machine"
+    if missing and os.environ.get("CI"):
+        pytest.fail(missing)
+    if missing:
+        pytest.skip(missing)
+
+
+def clone(folder: Path, owner: int) -> Path:
+    """Make a clean clone of what is committed, as `owner` would have it."""
+    subprocess.run(["git", "clone", "-q", str(ROOT), str(folder)], check=True)
+    if owner != os.geteuid():
+        if os.geteuid() != 0:
+            pytest.skip("only root can give a folder to another user")
+        for path in [folder, *folder.rglob("*")]:
+            os.chown(path, owner, owner, follow_symlinks=False)
+    return folder
+
+
+@contextmanager
+def up(folder: Path, workers: int, **environment: str) -> Iterator[Stack]:
+    """Give a stack that is up with some workers, and take it down with all that it made."""
+    stack = Stack(folder, environment)
+    try:
+        stack.compose("up", "-d", "--build", "--wait", "--scale", f"worker={workers}")
+        yield stack
+    finally:
+        stack.compose("down", "-v", "--timeout", "20", check=False)
