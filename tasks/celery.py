@@ -11,7 +11,7 @@ from kombu.entity import Exchange, Queue
 
 from config import bounds
 from config.settings import settings
-from tasks import broker, transport
+from tasks import backend, broker, transport
 
 #: Where the images of all runs wait.
 IMAGES = "imagefleet.images"
@@ -41,6 +41,7 @@ _TCP_OPTIONS = {"socket_connect_timeout": 10, "socket_keepalive": True}
 
 transport.install()
 app = Celery("imagefleet", include=["tasks.jobs"], set_as_current=True)
+backend.install(app)
 app.conf.update(
     # JSON alone: a message can hold no code.
     task_serializer="json",

@@ -17,6 +17,7 @@ from celery.signals import worker_init
 from config import SettingsError, bounds
 from config.settings import settings
 from tasks import broker, download, keys, manifest
+from tasks.away import patiently
 from tasks.celery import COLLECT_SHARD, FETCH_IMAGE, app
 from tasks.collect import Incomplete, collect
 from tasks.download import Downloader
@@ -38,8 +39,6 @@ _DONE = Path(__file__).with_name("done.lua").read_text()
 #: Seconds after which a thread that computes has to let another go on. The usual 5 ms made each download wait for its
 #: turn several times, behind the one thread that takes messages.
 _SWITCH = 0.001
-#: Seconds between two tries to reach a Redis that is away.
-_RECONNECT = 1.0
 
 
 class Runs:
@@ -57,22 +56,13 @@ class Runs:
         """
         read_at, run = self._known.get(run_id, (0.0, None))
         if run is None or time.monotonic() - read_at > _FRESH:
-            record = self._record(run_id)
+            record = cast("str | None", patiently(lambda: self._server.get(keys.run(run_id))))
             if record is None:
                 self._known.pop(run_id, None)
                 raise Cancelled("the run that this image belongs to has ended")
             run = RunOptions.from_json(json.loads(record))
             self._known[run_id] = (time.monotonic(), run)
         return run
-
-    def _record(self, run_id: str) -> str | None:
-        # A header task that raises would fail its chord, and without Redis this worker has nothing else to do: wait.
-        while True:
-            try:
-                return cast("str | None", self._server.get(keys.run(run_id)))
-            except (redis.ConnectionError, redis.TimeoutError) as error:
-                _log.warning("waiting for Redis: %s", error)
-                time.sleep(_RECONNECT)
 
 
 @cache
