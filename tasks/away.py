@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TypeVar
 
 import redis
@@ -34,3 +35,11 @@ def patiently(step: Callable[[], _T]) -> _T:
                 raise
             _log.warning("waiting for Redis: %s", error)
             time.sleep(_RETRY)
+
+
+def begun() -> set[str]:
+    """Return the ids of the tasks that this worker is at: they go on while Redis is away."""
+    while True:
+        # The slots' threads change the set meanwhile.
+        with suppress(RuntimeError):
+            return {request.id for request in tuple(state.active_requests)}

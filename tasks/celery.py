@@ -11,7 +11,7 @@ from kombu.entity import Exchange, Queue
 
 from config import bounds
 from config.settings import settings
-from tasks import backend, broker, transport
+from tasks import away, backend, broker, transport
 
 #: Where the images of all runs wait.
 IMAGES = "imagefleet.images"
@@ -39,7 +39,7 @@ _TRANSPORT_OPTIONS = {
 #: What a Unix socket has no use for, and redis-py refuses there.
 _TCP_OPTIONS = {"socket_connect_timeout": 10, "socket_keepalive": True}
 
-transport.install()
+transport.install(away.begun)
 app = Celery("imagefleet", include=["tasks.jobs"], set_as_current=True)
 backend.install(app)
 app.conf.update(

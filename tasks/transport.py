@@ -6,6 +6,10 @@ else it has room for in one step (``reserve.lua``) that records it as well. It a
 free. Acknowledgements wait for company, or a fifth of a second; one that is lost with its worker costs that the task is
 done twice, which every task of ours bears.
 
+When the connection breaks, kombu tries to give back over it all that is not acknowledged, and a Redis that refuses
+connections at that moment ends the worker. Here what can't be told to Redis is owed, and told over the next connection:
+the acknowledgements of what goes on meanwhile, and the messages whose tasks had not begun.
+
 Workers and producers with and without it share a queue: what stands in Redis is what kombu writes. It leans on these
 names of the pinned kombu: `Channel._create_client`, `pool`, `_brpop_read`, `_q_for_pri`, `_queue_cycle`, `_closing`,
 and `QoS._remove_from_indices`, `restore_by_tag`, `_delivered`.
@@ -15,11 +19,15 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable, Collection
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from kombu.transport import TRANSPORT_ALIASES, redis, virtual
+from redis.exceptions import ConnectionError as Broken
+from redis.exceptions import TimeoutError as Silent
 
 _SCRIPT = Path(__file__).with_name("reserve.lua").read_text()
 #: The most messages that one step takes: Redis does nothing else meanwhile.
@@ -30,6 +38,17 @@ _ACKS = 16
 _ACK_WAIT = 0.2
 
 
+_AWAY = (Broken, Silent, OSError)
+
+
+@dataclass(slots=True)
+class Owed:
+    """What could not be told to a Redis: the delivery tags to acknowledge, and those to give back."""
+
+    acks: list[str] = field(default_factory=list)
+    returns: list[str] = field(default_factory=list)
+
+
 class QoS(redis.QoS):  # type: ignore[misc]  # kombu has no annotations
     """What a channel was given and has not acknowledged."""
 
@@ -37,7 +56,6 @@ class QoS(redis.QoS):  # type: ignore[misc]  # kombu has no annotations
         super().__init__(*args, **kwargs)
         #: Delivery tags that `reserve.lua` has recorded already.
         self.reserved: set[str] = set()
-        self._acks: list[str] = []
 
     def can_consume(self) -> bool:
         """Tell whether a quarter of the room is free: messages are worth asking for in batches."""
@@ -56,28 +74,56 @@ class QoS(redis.QoS):  # type: ignore[misc]  # kombu has no annotations
 
     def ack(self, delivery_tag: str) -> None:
         """Acknowledge a message, soon."""
-        self._acks.append(delivery_tag)
+        acks = self.channel.owed.acks
+        acks.append(delivery_tag)
         virtual.QoS.ack(self, delivery_tag)
-        if len(self._acks) >= _ACKS:
+        if len(acks) >= _ACKS:
             self.flush()
 
     def flush(self) -> None:
-        """Tell Redis of what was acknowledged."""
-        if self._acks:
-            tags, self._acks = self._acks, []
-            with self.pipe_or_acquire() as pipe:
-                pipe.zrem(self.unacked_index_key, *tags).hdel(self.unacked_key, *tags).execute()
+        """Tell Redis what it is owed; while it is away, or this channel is closed, that stays for the next one."""
+        owed = self.channel.owed
+        if self.channel.disconnected:
+            return
+        with suppress(*_AWAY):
+            if tags := owed.acks[:]:
+                with self.pipe_or_acquire() as pipe:
+                    pipe.zrem(self.unacked_index_key, *tags).hdel(self.unacked_key, *tags).execute()
+                del owed.acks[: len(tags)]
+            while owed.returns:
+                self.restore_by_tag(owed.returns[-1])
+                owed.returns.pop()
+
+    def restore_unacked(self, client: Any = None) -> None:
+        """Give back what was delivered and has not begun: what has goes on, and is acknowledged when it is done."""
+        begun = self.channel.begun()
+        self.channel.owed.returns += [
+            tag for tag, message in self._delivered.items() if message.headers.get("id") not in begun
+        ]
+        self._delivered.clear()
+        self.flush()
 
 
 class Channel(redis.Channel):  # type: ignore[misc]  # kombu has no annotations
     """A channel that takes messages in batches and keeps its client."""
 
     QoS = QoS
+    #: What each Redis is owed by this process, by its URL.
+    _all_owed: ClassVar[dict[str, Owed]] = {}
+    #: The ids of the tasks that this process is at.
+    begun: Callable[[], Collection[str]] = staticmethod(frozenset)
     _kept: Any = None
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, connection: Any, **kwargs: Any) -> None:
         self._unrecorded: set[str] = set()
-        super().__init__(*args, **kwargs)
+        url = connection.client.as_uri(include_password=True)
+        self.owed = self._all_owed.setdefault(url, Owed())
+        super().__init__(connection, **kwargs)
+
+    @property
+    def disconnected(self) -> bool:
+        """Whether the connection that this channel belongs to is closed."""
+        return self.connection is None or self.connection.client is None
 
     def basic_consume(self, queue: str, no_ack: bool, *args: Any, **kwargs: Any) -> Any:
         """Consume from a queue; one without acknowledgements is left to kombu's own way."""
@@ -87,8 +133,7 @@ class Channel(redis.Channel):  # type: ignore[misc]  # kombu has no annotations
 
     def close(self) -> None:
         """Close the channel; what was acknowledged is told first, or it would be handed back."""
-        with suppress(*self.connection_errors):
-            self.qos.flush()
+        self.qos.flush()
         super().close()
 
     def _create_client(self, asynchronous: bool = False) -> Any:
@@ -153,16 +198,18 @@ class Transport(redis.Transport):  # type: ignore[misc]  # kombu has no annotati
     def _flush_acks(self) -> None:
         for channel in list(self.cycle._channels):
             if channel.active_queues:
-                # A broken connection is the consumer's to mend; its messages come back by themselves.
-                with suppress(*channel.connection_errors):
-                    channel.qos.flush()
+                channel.qos.flush()
 
 
-def install() -> None:
+def install(begun: Callable[[], Collection[str]] = frozenset) -> None:
     """Have every ``redis://``, ``rediss://`` and ``redis+socket://`` connection made from now on use `Transport`.
 
     The setting ``broker_transport`` would not do: a Unix socket's URL ignores it, and ``rediss://`` would be spoken in
     plain text.
+
+    Args:
+        begun: tells the ids of the tasks that this process is at.
     """
+    Channel.begun = staticmethod(begun)
     name = f"{__name__}:{Transport.__name__}"
     TRANSPORT_ALIASES.update(redis=name, rediss=name)

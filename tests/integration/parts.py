@@ -168,9 +168,9 @@ def free_port() -> int:
 
 
 @contextmanager
-def redis_server(folder: Path, *options: str) -> Iterator[int]:
+def redis_server(folder: Path, *options: str, port: int | None = None) -> Iterator[int]:
     """A Redis at a TCP port of loopback with the settings of config/redis.conf, and other options on top."""
-    port = free_port()
+    port = port or free_port()
     argv = [required("redis-server"), str(REDIS_CONF), "--bind", "127.0.0.1", "--port", str(port)]
     argv += ["--dir", str(folder), *options]
     with started("redis", argv, folder):

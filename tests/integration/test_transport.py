@@ -198,3 +198,29 @@ def test_channel_follows_its_pool(redis_url: str) -> None:
         after = channel._create_client()
         assert after is not before
         assert after.ping()
+
+
+def test_what_goes_on_is_acknowledged_over_the_next_connection(redis_url: str, server: redis.Redis) -> None:
+    """A connection that ends gives back what has not begun; what has is acknowledged later, once, by another one."""
+    begun: list[str] = []
+    transport.install(lambda: begun)
+    messages: list[Any] = []
+    put(redis_url, _QUEUE, 4)
+    with consuming(redis_url, [_QUEUE], 4, lambda _, message: messages.append(message)) as connection:
+        drain(connection, lambda: len(messages) == 4)
+        for number, message in enumerate(messages):
+            message.headers["id"] = str(number)
+        begun += ["0", "1"]
+    assert (server.llen(_QUEUE), server.hlen("unacked")) == (2, 2)
+    for message in messages[:2]:
+        message.ack()
+    found: list[int] = []
+
+    def take(body: Any, message: Any) -> None:
+        found.append(body["n"])
+        message.ack()
+
+    with consuming(redis_url, [_QUEUE], 4, take) as connection:
+        drain(connection, lambda: len(found) == 2)
+    assert sorted(found) == [2, 3]
+    assert server.hlen("unacked") == 0
