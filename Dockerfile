@@ -29,6 +29,7 @@ COPY config ./config
 COPY tasks ./tasks
 COPY producer ./producer
 RUN python -m compileall -q /opt/imagefleet/lib /app
-USER imagefleet
+# By number: an orchestrator that refuses root can tell.
+USER 10001:10001
 ENTRYPOINT ["as-owner"]
 CMD ["celery", "-A", "tasks", "worker"]

@@ -27,20 +27,22 @@ _USER = "imagefleet"
 
 
 class Asked(BaseSettings):
-    """The passwords that the user has chosen; empty where they leave it to us."""
+    """What the user has chosen: passwords, empty where they leave it to us, and where Flower is published."""
 
     redis_password: str = ""
     flower_password: str = ""
+    flower_port: int = 5555
 
 
 def main() -> None:
     """Make the passwords, or show them."""
     show, folder = sys.argv[1] == "--show", Path(sys.argv[-1])
+    asked = Asked()
     if show:
-        click.echo(f"Flower  http://127.0.0.1:5555  user {_USER}, password {_read(folder, 'flower')}")
+        address = f"http://127.0.0.1:{asked.flower_port}"
+        click.echo(f"Flower  {address}  user {_USER}, password {_read(folder, 'flower')}")
         click.echo(f"Redis   password {_read(folder, 'redis')}")
         return
-    asked = Asked()
     redis = _make(folder, "redis", asked.redis_password)
     _make(folder, "flower", asked.flower_password)
     # In quotes, a password may hold whatever redis.conf would read as something else.

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import pyarrow.parquet as pq
 import pytest
 
+from tests.conditions import wait_for
 from tests.e2e.stack import Stack, clone, need_engine, up
 
 #: An ordinary user of the host; the number needs no account.
@@ -100,10 +101,21 @@ def test_flower_publishes_nothing(stack: Stack) -> None:
     assert _status("/api/task/send-task/tasks.jobs.fetch_image", login, b'{"args": []}') == 403
 
 
-def test_both_workers_are_seen(stack: Stack) -> None:
-    """Flower knows both workers and an image's task by its URL, with its Outcome."""
+def test_flower_sees_workers_and_failures(stack: Stack) -> None:
+    """Flower knows both workers with their slots, and a failed image by its URL, as failed."""
     login = f"imagefleet:{stack.password('Flower')}"
-    assert len(json.loads(_get("/api/workers?status=1", login))) == 2
+    workers = json.loads(_get("/api/workers?refresh=1", login))
+    assert [worker["stats"]["pool"]["max-concurrency"] for worker in workers.values()] == [16, 16]
+    url = "http://demo:8765/fault/not-found"
+    numbers = stack.produce("run", "-", "--out", "/images/failing", given=url)
+    assert numbers["reasons"] == {"http_4xx": 1}
+
+    def found() -> list[str]:
+        tasks = json.loads(_get("/api/tasks?sort_by=-received", login)).values()
+        return [task["state"] for task in tasks if url in task["args"] and task["state"] != "STARTED"]
+
+    wait_for(lambda: bool(found()), 10)
+    assert found() == ["FAILURE"]
 
 
 def test_passwords_stay(stack: Stack) -> None:

@@ -1,0 +1,133 @@
+"""What the Compose files and the image promise, read from what Compose and the engine make of them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.stack import ROOT, need_engine
+
+#: Those that make or show the passwords, and the producer, run once.
+_ONCE = {"secrets", "passwords", "producer"}
+_LONG_RUNNING = ["redis", "worker", "flower", "demo"]
+#: The longest deadline of a download, in seconds.
+_DEADLINE = 150
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _engine() -> None:
+    need_engine()
+
+
+def config(folder: Path = ROOT, **environment: str) -> dict[str, Any]:
+    """Return the services as Compose reads them, with all profiles; it must have nothing to say about them."""
+    done = subprocess.run(
+        ["docker", "compose", "--profile", "*", "config", "--format", "json"],
+        cwd=folder,
+        env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/nonexistent", **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return dict(json.loads(done.stdout)["services"])
+
+
+@pytest.mark.parametrize("name", _LONG_RUNNING)
+def test_services_stay_and_are_looked_after(name: str) -> None:
+    """What runs for long has a check of its health, comes back, and its logs do not fill the disk."""
+    service = config()[name]
+    assert service["restart"] == "unless-stopped"
+    assert service["healthcheck"]["test"]
+    assert service["logging"]["options"] == {"max-size": "10m", "max-file": "3"}
+    assert "stop_grace_period" in service
+
+
+def test_every_service_is_known() -> None:
+    """No service escapes the rules of this file."""
+    assert set(config()) == {*_LONG_RUNNING, *_ONCE}
+
+
+@pytest.mark.parametrize("name", [*_LONG_RUNNING, *sorted(_ONCE)])
+def test_services_are_shut_in(name: str) -> None:
+    """Every service has a read-only root, no capability but those that are named, and bounds."""
+    service = config()[name]
+    assert service["init"] is True
+    assert service["read_only"] is True
+    assert service["tmpfs"] == ["/tmp"]
+    assert service["cap_drop"] == ["ALL"]
+    changes_user = name in ("worker", "producer")
+    assert service.get("cap_add", []) == (["SETUID", "SETGID", "SETPCAP"] if changes_user else [])
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert int(service["mem_limit"]) > 0
+    assert service["pids_limit"] > 0
+    assert "privileged" not in service
+    assert not any("docker.sock" in volume["source"] for volume in service.get("volumes", []))
+
+
+def test_worker_finishes_what_it_is_at() -> None:
+    """A worker that is stopped has longer than the longest download."""
+    period = config()["worker"]["stop_grace_period"]
+    minutes, seconds = period.removesuffix("s").split("m")
+    assert int(minutes) * 60 + int(seconds) > _DEADLINE
+
+
+def test_only_flower_is_published() -> None:
+    """Nothing is published but Flower, on loopback; its port can be chosen, its address can't."""
+    for port in ("5555", "5999"):
+        services = config(FLOWER_PORT=port)
+        published = {name: service["ports"] for name, service in services.items() if "ports" in service}
+        assert set(published) == {"flower"}
+        (one,) = published["flower"]
+        assert (one["host_ip"], one["published"], one["target"]) == ("127.0.0.1", port, 5555)
+
+
+def test_environment_sizes_the_services() -> None:
+    """Slots, log level, memory, events and networks come from the environment, or from .env."""
+    services = config(
+        WORKER_CONCURRENCY="3",
+        WORKER_LOGLEVEL="INFO",
+        WORKER_MEMORY="512m",
+        REDIS_MEMORY="256m",
+        IMAGEFLEET_TASK_EVENTS="off",
+        IMAGEFLEET_ALLOW_NETWORKS="10.0.0.0/8",
+    )
+    worker = services["worker"]
+    assert (worker["environment"]["WORKER_CONCURRENCY"], worker["environment"]["WORKER_LOGLEVEL"]) == ("3", "INFO")
+    assert worker["environment"]["IMAGEFLEET_ALLOW_NETWORKS"] == "demo:8765,10.0.0.0/8"
+    assert (worker["mem_limit"], services["redis"]["mem_limit"]) == (str(512 * 2**20), str(256 * 2**20))
+    assert {services[name]["environment"]["IMAGEFLEET_TASK_EVENTS"] for name in ("worker", "flower")} == {"off"}
+
+
+def test_image_holds_what_it_needs_and_no_more(image: str) -> None:
+    """The image runs as nobody in particular, and has no compiler and no pip."""
+    look = "id -u; command -v gcc cc make pip pip3; find / -xdev -name 'pip*' -path '*opt*' -maxdepth 6; python -V"
+    done = subprocess.run(
+        ["docker", "run", "--rm", "--network", "none", "--entrypoint", "sh", image, "-c", look],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.split() == ["10001", "Python", *done.stdout.split()[-1:]]
+
+
+def test_history_tells_no_secret(image: str) -> None:
+    """Nothing was given to the build that should not be read off the image."""
+    argv = ["docker", "history", "--no-trunc", "--format", "{{.CreatedBy}}", image]
+    history = subprocess.run(argv, capture_output=True, text=True, check=True).stdout.lower()
+    assert "imagefleet" in history
+    assert not any(word in history for word in ("password", "token", "secret=", "://", "index-url"))
+
+
+@pytest.fixture(scope="module")
+def image() -> Iterator[str]:
+    """Give the image's name, built; its name goes afterwards."""
+    name = "imagefleet-test-image"
+    subprocess.run(["docker", "build", "-q", "-t", name, "."], cwd=ROOT, capture_output=True, check=True)
+    yield name
+    subprocess.run(["docker", "rmi", name], capture_output=True, check=True)
