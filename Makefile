@@ -3,7 +3,7 @@
 PYTHON ?= python
 RUN = $(PYTHON) -m
 
-.PHONY: check format lint types contracts test unit integration e2e docs examples lock bench-latency bench-throughput
+.PHONY: check format lint types contracts test unit integration e2e docs examples screenshot lock bench-latency bench-throughput
 
 check: format lint types contracts test
 
@@ -12,6 +12,7 @@ format:
 
 lint:
 	$(RUN) ruff check .
+	hadolint Dockerfile
 
 types:
 	$(RUN) mypy
@@ -53,3 +54,7 @@ docs:
 # Runs what the README shows, and keeps what it printed.
 examples:
 	$(RUN) docs.examples
+
+# The picture of Flower in the docs; needs Debian's chromium.
+screenshot:
+	$(RUN) docs.screenshot

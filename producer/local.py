@@ -71,7 +71,8 @@ class Fleet:
         """Take its size, where its workers may write, and what they may connect to besides public addresses.
 
         Without ``allow_networks``, the environment's IMAGEFLEET_ALLOW_NETWORKS holds for them as for any worker. With
-        ``flower``, Flower shows the fleet on a port of 127.0.0.1, and the workers send it their events.
+        ``flower``, Flower shows the fleet on a port of 127.0.0.1, and the workers send it their events, unless the
+        environment's IMAGEFLEET_TASK_EVENTS says not to.
         """
         self.size = size
         #: Where Flower is, and how to log in, if it was asked for.
@@ -163,9 +164,10 @@ class Fleet:
         env = {
             "IMAGEFLEET_BROKER_URL": self.broker_url,
             "IMAGEFLEET_STORE_ROOTS": ",".join(str(root) for root in self._store_roots),
-            # Without Flower nobody listens to them here, and they cost up to three messages an image.
-            "IMAGEFLEET_TASK_EVENTS": "on" if self._with_flower else "off",
         }
+        if not self._with_flower:
+            # Nobody listens to them here, and they cost up to three messages an image.
+            env["IMAGEFLEET_TASK_EVENTS"] = "off"
         if self._allow_networks is not None:
             env["IMAGEFLEET_ALLOW_NETWORKS"] = ",".join(self._allow_networks)
         names = [f"worker-{number}" for number in range(1, self.size.workers + 1)]

@@ -1,0 +1,42 @@
+"""Chromium without a window: it takes the picture in the docs, and looks at pages for the tests."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from playwright.sync_api import Browser, Page, sync_playwright
+
+#: The program as Debian names it; Playwright's own download is not used.
+PROGRAM = "chromium"
+_QUIET = (
+    *("--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+)
+
+
+@contextmanager
+def chromium(program: str) -> Iterator[Browser]:
+    """Give the browser, with a profile of its own that goes with it."""
+    with sync_playwright() as playwright:
+        # Chromium's sandbox does not start as root; only pages of our own are opened.
+        browser = playwright.chromium.launch(
+            executable_path=program, chromium_sandbox=os.geteuid() != 0, args=list(_QUIET)
+        )
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+@contextmanager
+def flower_page(browser: Browser, url: str, password: str, size: tuple[int, int] = (1600, 900)) -> Iterator[Page]:
+    """Give a page of a size in pixels that logs in to the Flower at a URL; nothing is open yet."""
+    width, height = size
+    with browser.new_context(
+        base_url=url,
+        http_credentials={"username": "imagefleet", "password": password},
+        viewport={"width": width, "height": height},
+    ) as context:
+        yield context.new_page()

@@ -1,0 +1,48 @@
+"""What the end-to-end tests share: a browser, and a local fleet that is kept up for a module."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+from producer.demo_process import DemoProcess
+from tests.conftest import required
+from tests.flower import KeptFleet, kept_fleet
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Give a Chromium; without it, or what drives it, the tests are skipped at home and fail in CI."""
+    program = required("chromium")
+    if importlib.util.find_spec("playwright") is None:
+        message = "playwright is not installed: pip install -e '.[dev]'"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+    from docs.browser import chromium
+
+    with chromium(program) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def demo() -> Iterator[DemoProcess]:
+    """Give a demo server."""
+    with DemoProcess() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def fleet(demo: DemoProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[KeptFleet]:
+    """Give a fleet of two workers with five slots each, which may fetch from the demo server."""
+    env = {"IMAGEFLEET_ALLOW_NETWORKS": demo.address}
+    folder = tmp_path_factory.mktemp("fleet")
+    with kept_fleet(folder, "--workers", "2", "--concurrency", "5", env=env) as kept:
+        yield kept

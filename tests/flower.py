@@ -1,0 +1,75 @@
+"""A local fleet that is kept up with its Flower, and what Flower answers."""
+
+from __future__ import annotations
+
+import json
+import re
+import urllib.error
+import urllib.request
+from base64 import b64encode
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.integration import parts
+
+_ADDRESS = re.compile(r"Flower is at (http://127\.0\.0\.1:\d+)  \(user imagefleet, password (\S+)\)\n")
+_BROKER = re.compile(r"--broker (\S+)\n")
+
+
+@dataclass(frozen=True)
+class Flower:
+    """Where a Flower is, and its password."""
+
+    url: str
+    password: str
+
+    def get(self, path: str, password: str | None = None) -> tuple[int, str]:
+        """Return the status and the text of an answer; with no password of one's own, nothing is said of who asks."""
+        login = {"Authorization": f"Basic {b64encode(f'imagefleet:{password}'.encode()).decode()}"} if password else {}
+        try:
+            with urllib.request.urlopen(
+                urllib.request.Request(f"{self.url}{path}", headers=login), timeout=10
+            ) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+
+    def tasks(self) -> dict[str, Any]:
+        """Return the tasks that it has heard of, by their ids."""
+        return dict(json.loads(self.get("/api/tasks", self.password)[1]))
+
+
+def address(told: str) -> Flower | None:
+    """Return the Flower that a command has told of, if it has."""
+    found = _ADDRESS.search(told)
+    return Flower(*found.groups()) if found else None
+
+
+@dataclass(frozen=True)
+class KeptFleet:
+    """A `producer fleet` that is up."""
+
+    command: parts.Background
+    flower: Flower
+    broker: str
+    root: Path
+
+    def run(self, name: str, urls: Sequence[str]) -> dict[str, Any]:
+        """Download URLs into a folder of that name; return the numbers of the run."""
+        given = "\n".join(urls).encode()
+        arguments = ("run", "-", "--out", self.root / name, "--broker", self.broker, "--retries", "0", "--json")
+        return parts.producer(*arguments, stdin=given).json()
+
+
+@contextmanager
+def kept_fleet(folder: Path, *arguments: str, env: Mapping[str, str] | None = None) -> Iterator[KeptFleet]:
+    """Keep a local fleet up; it is ended when the block is left."""
+    argv = parts.command(["fleet", "--store-root", folder, *arguments])
+    with parts.started("fleet", argv, folder, env) as command:
+        (broker,) = parts.eventually(lambda: _BROKER.findall(command.out), "the fleet")
+        flower = address(command.err)
+        assert flower is not None
+        yield KeptFleet(command, flower, broker, folder)

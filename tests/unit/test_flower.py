@@ -1,0 +1,150 @@
+"""What Flower counts and shows of a task, from the events as Celery writes them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from celery.utils.saferepr import saferepr
+from hypothesis import given
+from hypothesis import strategies as st
+
+from config.flower_tasks import honest, line, page
+from config.settings import FLOWER_CONF
+from tasks.model import Outcome, Reason, Status
+
+_SAVED = Outcome(
+    "00000007", Status.SUCCESS, path="00000/00000007.jpg", width=400, height=200, format="jpeg", bytes=15_339
+)
+_MISSING = Outcome("00000008", Status.FAILED_TO_DOWNLOAD, Reason.HTTP_4XX, "HTTP 404 Not Found", http_status=404)
+#: What is no Outcome: another task's result, one that was cut, and what only looks like one.
+_OTHERS = [
+    "None",
+    "''",
+    "{}",
+    "{'key': '0000",
+    "{'status': 'failed_to_download'}",
+    "[{'key': '1', 'status': 'x'}]",
+    "é" * 999,
+]
+
+
+def written(outcome: Outcome) -> str:
+    """Return an Outcome as a worker's event carries it."""
+    return str(saferepr(outcome.to_json(), 1024))
+
+
+def ended(result: str) -> dict[str, Any]:
+    """Return the event of a task that returned this."""
+    return {"type": "task-succeeded", "uuid": "a", "result": result, "runtime": 0.1}
+
+
+def test_saved_image_in_a_line() -> None:
+    """A saved image is told by its size, format and bytes."""
+    assert line(written(_SAVED)) == "success: 400x200 jpeg, 15,339 bytes"
+
+
+def test_failed_image_in_a_line() -> None:
+    """A failed image is told by its status, its reason and the words for it, however long they are."""
+    assert line(written(_MISSING)) == "failed_to_download: http_4xx (HTTP 404 Not Found)"
+    words = "it's no image " * 14
+    long = Outcome("1", Status.FAILED_TO_RESIZE, Reason.NOT_IMAGE, words)
+    assert line(written(long)) == f"failed_to_resize: not_image ({words})"
+
+
+def test_page_has_all_fields() -> None:
+    """A task's own page has every field that says something, in the order of the manifest."""
+    assert page(written(_MISSING)) == (
+        "key: 00000008\nstatus: failed_to_download\nreason: http_4xx\nerror_message: HTTP 404 Not Found\n"
+        "http_status: 404\nattempts: 0\nfetch_seconds: 0.0\nfinished_at: 0.0"
+    )
+
+
+@given(
+    st.builds(
+        Outcome,
+        key=st.from_regex(r"[0-9]{1,12}", fullmatch=True),
+        status=st.sampled_from(Status),
+        reason=st.none() | st.sampled_from(Reason),
+        error_message=st.none() | st.text(alphabet="a1':,{}\\\n\té", max_size=40),
+        bytes=st.none() | st.integers(0, 2**40),
+        final_url=st.none() | st.text(alphabet="a1':,{}\\\n\té", max_size=40),
+        fetch_seconds=st.floats(0, 1e6),
+        recovered=st.booleans(),
+    )
+)
+def test_any_outcome_is_read(outcome: Outcome) -> None:
+    """Quotes, backslashes and line ends in texts from strangers change neither fields nor state."""
+    values = outcome.to_json()
+    assert page(written(outcome)) == "\n".join(f"{name}: {value}" for name, value in values.items())
+    assert honest(ended(written(outcome)))["type"] == ("task-succeeded" if outcome.ok else "task-failed")
+    assert line(written(outcome)).startswith(f"{outcome.status}: ")
+
+
+@pytest.mark.parametrize("result", _OTHERS)
+def test_what_is_no_outcome_stays(result: str) -> None:
+    """What is no Outcome is shown as it is, and says nothing of a failure."""
+    assert line(result) == page(result) == result
+    assert honest(ended(result)) == ended(result)
+
+
+def test_failed_image_is_a_failed_task() -> None:
+    """All else of the event stays, and so does the event itself, which others may hold."""
+    event = ended(written(_MISSING))
+    assert honest(event) == {**event, "type": "task-failed"}
+    assert event["type"] == "task-succeeded"
+    assert honest(ended(written(_SAVED))) == ended(written(_SAVED))
+
+
+def test_other_events_stay() -> None:
+    """Events of workers and tasks that have not ended are as they were."""
+    for event in ({"type": "worker-heartbeat"}, {"type": "task-started", "uuid": "a"}, {"type": "task-succeeded"}):
+        assert honest(event) == event
+    image = {"type": "task-received", "name": "tasks.jobs.fetch_image", "args": "http://a.example/", "kwargs": "{}"}
+    assert honest(image) == image
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "shown"),
+    [("{'run_id': 'a', 'shard': 12}", "Outcomes of shard 12"), (None, "Outcomes of shard None")],
+)
+def test_shard_is_told_by_its_number(kwargs: str | None, shown: str) -> None:
+    """The task of a shard does not show its Outcomes."""
+    event = {"type": "task-received", "name": "tasks.jobs.collect_shard", "args": "[{…}]", "kwargs": kwargs}
+    assert honest(event) == {**event, "args": shown}
+
+
+def test_configuration_is_what_flower_takes(tmp_path: Path) -> None:
+    """Flower takes every option of the file, which may be read twice; tornado would pass over a wrong name."""
+    (tmp_path / "password").write_text("a secret\n")
+    code = f"""
+from types import SimpleNamespace
+import flower.events, flower.options, flower.urls
+from flower.views.monitor import Healthcheck, Metrics
+from flower.views.tasks import visible_task_columns
+from tornado.options import options, parse_config_file
+from tornado.routing import URLSpec
+for _ in range(2):
+    parse_config_file({str(FLOWER_CONF)!r})
+assert options.basic_auth == ["imagefleet:a secret"], options.basic_auth
+assert options.read_only
+assert not (options.persistent or options.natural_time or options.enable_events)
+assert (options.max_tasks, options.max_workers, options.purge_offline_workers) == (20000, 1000, 300)
+assert len(visible_task_columns(options.tasks_columns)) == options.tasks_columns.count(",") + 1
+shown = options.format_task(SimpleNamespace(result={written(_MISSING)!r})).result
+assert shown == "failed_to_download: http_4xx (HTTP 404 Not Found)", shown
+assert options.format_task(SimpleNamespace(result=None)).result is None
+handlers = [rule.handler_class if isinstance(rule, URLSpec) else rule[1] for rule in flower.urls.handlers]
+assert {{handler for handler in handlers if handler.__name__ != "Asking"}} == {{Healthcheck, Metrics}}
+"""
+    env = {
+        **os.environ,
+        "IMAGEFLEET_FLOWER_PASSWORD_FILE": str(tmp_path / "password"),
+        "IMAGEFLEET_TASK_EVENTS": "off",
+    }
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
