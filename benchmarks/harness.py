@@ -95,6 +95,8 @@ def _role(process: psutil.Process, root: int) -> str:
     if process.pid == root:
         return "producer"
     words = " ".join(process.cmdline()[:6])
+    if "flower" in words:
+        return "flower"
     if "celery" in words:
         return "workers"
     if "redis" in words or "valkey" in words:

@@ -1,0 +1,79 @@
+"""How big the image is, and how soon after ``docker compose up`` the first picture is saved.
+
+``python -m benchmarks.compose`` builds the image, then starts the whole stack from nothing five times, saves one
+picture each time and takes the stack down again; it writes ``benchmarks/results/compose.json``. Needs a Docker Engine
+with Compose, and an image of Redis that is there already.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+from benchmarks import harness
+
+_ROOT = Path(__file__).parents[1]
+_GIT = shutil.which("git") or "git"
+_DOCKER = shutil.which("docker") or "docker"
+_PROJECT = "imagefleet-benchmark"
+_PICTURE = "http://demo:8765/images/0.jpg?latency=0"
+
+
+def main() -> None:
+    """Measure, print the numbers, and keep them."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeat", type=int, default=5)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="imagefleet-benchmark-") as scratch:
+        folder = Path(scratch) / "checkout"
+        _output([_GIT, "clone", "-q", str(_ROOT), str(folder)])
+        _compose(folder, "build", "-q")
+        found = [_start(folder) for _ in range(arguments.repeat)]
+    size = int(_output([_DOCKER, "image", "inspect", "imagefleet", "--format", "{{.Size}}"]))
+    result = {
+        "repeat": arguments.repeat,
+        "image_mb": size / 1e6,
+        "ready_seconds": harness.spread([ready for ready, _ in found]),
+        "first_image_seconds": harness.spread([first for _, first in found]),
+    }
+    path = harness.keep("compose", result)
+    print(json.dumps(result, indent=2))
+    print(f"written to {path}")
+
+
+def _start(folder: Path) -> tuple[float, float]:
+    """Start the stack; return the seconds until it was healthy, and until a picture was saved."""
+    started = time.monotonic()
+    try:
+        _compose(folder, "up", "-d", "--wait", "--scale", "worker=2")
+        ready = time.monotonic() - started
+        _compose(folder, "run", "--rm", "-T", "producer", "run", "-", "--out", "/images/first", given=_PICTURE)
+        first = time.monotonic() - started
+        if not (folder / "images/first/00000/00000000.jpg").exists():
+            raise RuntimeError("the picture was not saved")
+    finally:
+        _compose(folder, "down", "-v", "--timeout", "20")
+        shutil.rmtree(folder / "images" / "first", ignore_errors=True)
+    return ready, first
+
+
+def _compose(folder: Path, *arguments: str, given: str = "") -> None:
+    argv = [_DOCKER, "compose", "-p", _PROJECT, *arguments]
+    env = {**os.environ, "FLOWER_PORT": "0"}
+    done = subprocess.run(argv, cwd=folder, env=env, input=given, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise RuntimeError(f"{' '.join(argv)} failed with {done.returncode}:\n{done.stderr[-2000:]}")
+
+
+def _output(argv: list[str]) -> str:
+    return subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+
+
+if __name__ == "__main__":
+    main()
