@@ -12,7 +12,7 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 from typing import Annotated
-from urllib.parse import quote, urlsplit
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -35,6 +35,11 @@ class Settings(BaseSettings):
     )
     broker_password_file: Path | None = Field(
         None, description="A file that holds the broker's password, to keep it out of the URL and the environment."
+    )
+    broker_ca_file: Path | None = Field(
+        None,
+        description="The certificates that a rediss:// broker's own has to be signed by (a PEM file); with it the URL "
+        "needs no ssl_cert_reqs and no ssl_ca_certs.",
     )
     allow_networks: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
@@ -65,17 +70,31 @@ class Settings(BaseSettings):
 
     @property
     def broker(self) -> str | None:
-        """The broker's URL, with its password in it.
+        """The broker's URL, with its password and what TLS is verified by in it.
 
         Raises:
-            SettingsError: the file of the password can't be read.
+            SettingsError: the file of the password can't be read, or there are certificates for a URL without TLS.
         """
-        if self.broker_url is None or self.broker_password_file is None:
-            return self.broker_url
-        parts = urlsplit(self.broker_url)
-        password = quote(_secret("IMAGEFLEET_BROKER_PASSWORD_FILE", self.broker_password_file), safe="")
-        place = parts.netloc.rpartition("@")[2]
-        return parts._replace(netloc=f"{parts.username or ''}:{password}@{place}").geturl()
+        url = self.broker_url
+        if url is not None and self.broker_password_file is not None:
+            parts = urlsplit(url)
+            password = quote(_secret("IMAGEFLEET_BROKER_PASSWORD_FILE", self.broker_password_file), safe="")
+            place = parts.netloc.rpartition("@")[2]
+            url = parts._replace(netloc=f"{parts.username or ''}:{password}@{place}").geturl()
+        if url is not None and self.broker_ca_file is not None:
+            parts = urlsplit(url)
+            if parts.scheme != "rediss":
+                raise SettingsError(
+                    "IMAGEFLEET_BROKER_CA_FILE is set, and IMAGEFLEET_BROKER_URL is not a rediss:// URL"
+                )
+            # What the URL says stands, also a check that it switches off: that is refused where it is used.
+            query = {
+                "ssl_cert_reqs": "required",
+                "ssl_ca_certs": str(self.broker_ca_file),
+                **dict(parse_qsl(parts.query)),
+            }
+            url = parts._replace(query=urlencode(query, safe="/")).geturl()
+        return url
 
     @property
     def flower_password(self) -> str:

@@ -22,7 +22,7 @@ from kombu.exceptions import BatchPublishError, OperationalError
 from config import bounds
 from producer.sharding import Planner
 from tasks import keys, manifest, plan
-from tasks.celery import COLLECT_SHARD, FETCH_IMAGE, app
+from tasks.celery import ABOUT, COLLECT_SHARD, FETCH_IMAGE, PROTOCOL, app
 from tasks.errors import Fault
 from tasks.model import ImageRequest, RunOptions, key_of, shard_name
 from tasks.storage import Store
@@ -278,6 +278,11 @@ def _asked() -> str:
 
 
 def online_workers() -> list[int]:
-    """Return the slots of each worker that answers within a second."""
-    stats = app.control.inspect(timeout=1.0).stats() or {}
-    return [worker["pool"]["max-concurrency"] for worker in stats.values()]
+    """Return the slots of each worker that answers within a second and takes what this version sends."""
+    answers = app.control.broadcast(ABOUT, reply=True, timeout=1.0) or []
+    workers = {name: about for answer in answers for name, about in answer.items()}
+    others = {name: about for name, about in workers.items() if about.get("protocol") != PROTOCOL}
+    if others:
+        named = ", ".join(f"{name} ({about.get('version', 'unknown')})" for name, about in sorted(others.items()))
+        _log.warning("workers of another version take nothing of this run: %s", named)
+    return [about["slots"] for name, about in workers.items() if name not in others]

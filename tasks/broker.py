@@ -1,13 +1,15 @@
 """The Redis server behind a broker URL: a client for our own keys, and whether it is fit to hold a run.
 
 Celery and kombu read the same URL for themselves. The forms that both sides know are
-``redis://[user:password@]host:port/db``, ``rediss://…?ssl_cert_reqs=required`` and ``redis+socket:///path``.
+``redis://[user:password@]host:port/db``, ``rediss://…?ssl_cert_reqs=required&ssl_ca_certs=FILE`` and
+``redis+socket:///path``.
 """
 
 from __future__ import annotations
 
+import os
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, parse_qsl, unquote, urlsplit
 
 import redis
 from redis.backoff import NoBackoff
@@ -17,6 +19,14 @@ from tasks.errors import Fault, UsageFault
 from tasks.urls import masked
 
 _SCHEMES = ("redis", "rediss", "redis+socket")
+_MEND = (
+    "Start Redis there, or check the address (rediss:// for a server that speaks TLS); without --broker a local one is "
+    "started for you."
+)
+_MEND_TLS = (
+    "Start Redis there, or check the address. The server has to speak TLS, with a certificate that names this host and "
+    "is signed by what IMAGEFLEET_BROKER_CA_FILE or ssl_ca_certs holds."
+)
 #: Seconds for one command of ours; those that wait on purpose add their own wait.
 _TIMEOUT = 10.0
 
@@ -42,16 +52,25 @@ def check_url(url: str) -> str:
             f"its scheme is none of {', '.join(name + '://' for name in _SCHEMES)}",
             "Give the URL of a Redis server, such as redis://localhost:6379/0.",
         )
-    if parts.scheme == "rediss" and parse_qs(parts.query).get("ssl_cert_reqs") not in (
-        ["required"],
-        ["CERT_REQUIRED"],
-    ):
+    query = parse_qs(parts.query)
+    if parts.scheme == "rediss" and query.get("ssl_cert_reqs") not in (["required"], ["CERT_REQUIRED"]):
         raise UsageFault(
             f"The broker URL {masked(url)} would not be verified",
             "without ssl_cert_reqs=required any server's certificate is accepted",
             "Add ?ssl_cert_reqs=required to the URL (and ssl_ca_certs=FILE for a CA of your own).",
         )
+    if query.get("ssl_check_hostname", ["true"]) != ["true"]:
+        raise UsageFault(
+            f"The broker URL {masked(url)} would not be verified",
+            "without its host name, the certificate of any other host is accepted",
+            "Take ssl_check_hostname out of the URL, and give the server a certificate that names its host.",
+        )
     return url
+
+
+def tls(url: str) -> dict[str, str] | None:
+    """Return what a URL says of TLS, by redis-py's names; none for a URL without it."""
+    return {name: value for name, value in parse_qsl(urlsplit(url).query) if name.startswith("ssl_")} or None
 
 
 def client(url: str, patient: bool = True) -> redis.Redis:
@@ -62,9 +81,16 @@ def client(url: str, patient: bool = True) -> redis.Redis:
         patient: whether a server that is away is tried again for some seconds before a command fails.
 
     Raises:
-        UsageFault: the URL is not one that can be used safely.
+        UsageFault: the URL is not one that can be used safely, or the certificates that it names can't be read.
     """
     parts = urlsplit(check_url(url))
+    trusted = (tls(url) or {}).get("ssl_ca_certs")
+    if trusted is not None and not os.access(trusted, os.R_OK):
+        raise UsageFault(
+            f"The broker {masked(url)} can't be verified",
+            f"the file of certificates {trusted} is not there, or can't be read",
+            "Put the PEM file of the CA there, readable for this user; IMAGEFLEET_BROKER_CA_FILE or the URL names it.",
+        )
     options: dict[str, Any] = {
         "decode_responses": True,
         "socket_timeout": _TIMEOUT,
@@ -98,7 +124,7 @@ def check_server(server: redis.Redis, url: str) -> None:
         raise Fault(
             f"The broker {shown} can't be reached",
             str(error) or "no answer",
-            "Start Redis there, or check the address; without --broker a local one is started for you.",
+            _MEND_TLS if url.startswith("rediss:") else _MEND,
         ) from error
     except redis.ResponseError as error:
         raise _refused(shown, error) from error

@@ -13,13 +13,19 @@ from config import bounds
 from config.settings import settings
 from tasks import away, backend, broker, transport
 
+#: The form of all that crosses Redis: the tasks and their arguments, a run's options, the Outcomes, the signals. Raise
+#: it with every change of one of them. Each form has queues of its own, so a worker of another version never takes what
+#: it would read wrongly, or would drop because it knows no such task: it waits for a worker that knows it.
+PROTOCOL = 1
 #: Where the images of all runs wait.
-IMAGES = "imagefleet.images"
+IMAGES = f"imagefleet.images.{PROTOCOL}"
 #: Where finished chords' bodies wait: of its own, or a body would wait behind every image that is queued.
-SHARDS = "imagefleet.shards"
+SHARDS = f"imagefleet.shards.{PROTOCOL}"
 #: The tasks' names, as they stand in messages.
 FETCH_IMAGE = "tasks.jobs.fetch_image"
 COLLECT_SHARD = "tasks.jobs.collect_shard"
+#: The remote control command by which a worker says what it is.
+ABOUT = "imagefleet"
 
 _DEFAULT_BROKER = "redis://localhost:6379/0"
 #: Connections that one process may hold: its slots, and room for the consumer, events, remote control and chords.
@@ -104,6 +110,8 @@ def use_broker(url: str) -> None:
     broker.check_url(url)
     app.conf.broker_url = url
     app.conf.result_backend = url
+    # All others read it from the URL; Flower's view of the queues does not.
+    app.conf.broker_use_ssl = broker.tls(url) or False
     tcp = not url.startswith("redis+socket:")
     app.conf.broker_transport_options = {**_TRANSPORT_OPTIONS, **(_TCP_OPTIONS if tcp else {})}
     app.conf.redis_socket_keepalive = tcp

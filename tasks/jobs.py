@@ -13,15 +13,16 @@ from typing import Any, cast
 
 import redis
 from celery.signals import worker_init
+from celery.worker.control import inspect_command
 
-from config import SettingsError, bounds
+from config import VERSION, SettingsError, bounds
 from config.settings import settings
 from tasks import broker, download, keys, manifest
 from tasks.away import patiently
-from tasks.celery import COLLECT_SHARD, FETCH_IMAGE, app
+from tasks.celery import ABOUT, COLLECT_SHARD, FETCH_IMAGE, PROTOCOL, app
 from tasks.collect import Incomplete, collect
 from tasks.download import Downloader
-from tasks.errors import Cancelled, FetchError, Internal, StorageFailed
+from tasks.errors import Cancelled, Fault, FetchError, Internal, StorageFailed
 from tasks.fetch import failed, fetch
 from tasks.manifest import BadManifest
 from tasks.model import Outcome, RunOptions, key_of
@@ -96,7 +97,7 @@ def _prepare(**_: Any) -> None:
     try:
         _downloader()
         _runs()
-    except SettingsError as error:
+    except (SettingsError, Fault) as error:
         # Celery logs what a signal's receiver raises and goes on, unless it is an exit.
         _log.critical("this worker can't start: %s", error)
         raise SystemExit(1) from error
@@ -106,6 +107,12 @@ def _prepare(**_: Any) -> None:
         _log.warning(
             "IMAGEFLEET_STORE_ROOTS is not set, so this worker may save nothing: every image will fail with 'storage'"
         )
+
+
+@inspect_command(name=ABOUT)
+def _about(state: Any, **_: Any) -> dict[str, Any]:
+    """Tell a producer what this worker is."""
+    return {"protocol": PROTOCOL, "version": VERSION, "slots": state.consumer.pool.num_processes}
 
 
 @app.task(name=FETCH_IMAGE, acks_late=True, ignore_result=True, resultrepr_maxsize=_REPR)

@@ -62,7 +62,7 @@ def test_services_are_shut_in(name: str) -> None:
     assert service["tmpfs"] == ["/tmp"]
     assert service["cap_drop"] == ["ALL"]
     changes_user = name in ("worker", "producer")
-    assert service.get("cap_add", []) == (["SETUID", "SETGID", "SETPCAP"] if changes_user else [])
+    assert service.get("cap_add", []) == (["SETUID", "SETGID", "SETPCAP", "KILL"] if changes_user else [])
     assert service["security_opt"] == ["no-new-privileges:true"]
     assert int(service["mem_limit"]) > 0
     assert service["pids_limit"] > 0

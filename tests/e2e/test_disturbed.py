@@ -22,11 +22,11 @@ _LONG = 400
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """Give a stack with one worker."""
+    """Give a stack with one worker; its clone is an ordinary user's, whom the workers become."""
     need_engine()
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    folder = clone(tmp_path_factory.mktemp("disturbed") / "clone", owner=0)
+    folder = clone(tmp_path_factory.mktemp("disturbed") / "clone", owner=12345)
     (folder / "lists" / "many.txt").write_text(
         "".join(f"http://demo:8765/images/{index}.jpg?latency=0.5\n" for index in range(_IMAGES))
     )

@@ -188,6 +188,15 @@ def _greets(port: int) -> bool:
         return False
 
 
+def set_up_redis(folder: Path, names: str) -> None:
+    """Make in a folder what docs/many-machines.md makes on the host of Redis: its first commands, for other names."""
+    required("openssl")
+    commands = (ROOT / "docs" / "many-machines.md").read_text().split("```sh\n")[1].partition("```")[0]
+    script = commands.replace("/etc/imagefleet", str(folder)).replace("DNS:redis.example.com", names)
+    done = subprocess.run(["sh", "-eu", "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 @contextmanager
 def worker(
     name: str, folder: Path, broker_url: str, store_root: Path, allow: str, *arguments: str

@@ -68,6 +68,46 @@ def test_wrong_value_names_its_variable(monkeypatch: pytest.MonkeyPatch, name: s
         settings()
 
 
+_URL = "rediss://user@redis.example:6380/0"
+_BROKERS = {
+    "URL alone": ({"URL": "redis+socket:///run/redis.sock"}, "redis+socket:///run/redis.sock"),
+    "CA": ({"URL": _URL, "CA_FILE": "/a b.pem"}, f"{_URL}?ssl_cert_reqs=required&ssl_ca_certs=/a+b.pem"),
+    "CA in the URL too": (
+        {"URL": f"{_URL}?ssl_ca_certs=/url.pem", "CA_FILE": "/ca.pem"},
+        f"{_URL}?ssl_cert_reqs=required&ssl_ca_certs=/url.pem",
+    ),
+    "check that is off": (
+        {"URL": f"{_URL}?ssl_cert_reqs=none", "CA_FILE": "/ca.pem"},
+        f"{_URL}?ssl_cert_reqs=none&ssl_ca_certs=/ca.pem",
+    ),
+    "password": (
+        {"URL": _URL, "CA_FILE": "/ca.pem", "PASSWORD_FILE": "p@ss/w:rd #1%"},
+        "rediss://user:p%40ss%2Fw%3Ard%20%231%25@redis.example:6380/0?ssl_cert_reqs=required&ssl_ca_certs=/ca.pem",
+    ),
+}
+
+
+@pytest.mark.parametrize(("variables", "broker"), _BROKERS.values(), ids=_BROKERS)
+def test_broker_of_several_variables(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, variables: dict[str, str], broker: str
+) -> None:
+    """The broker's URL is put together of what is said of it; what the URL says itself stands."""
+    if "PASSWORD_FILE" in variables:
+        (tmp_path / "password").write_text(variables["PASSWORD_FILE"] + "\n")
+        variables = {**variables, "PASSWORD_FILE": str(tmp_path / "password")}
+    for name, value in variables.items():
+        monkeypatch.setenv(f"IMAGEFLEET_BROKER_{name}", value)
+    assert settings().broker == broker
+
+
+def test_ca_for_plain_text_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever gave a CA does not get a connection that nobody verifies or encrypts."""
+    monkeypatch.setenv("IMAGEFLEET_BROKER_URL", "redis://redis.example/0")
+    monkeypatch.setenv("IMAGEFLEET_BROKER_CA_FILE", "/ca.pem")
+    with pytest.raises(SettingsError, match="IMAGEFLEET_BROKER_CA_FILE is set"):
+        _ = settings().broker
+
+
 def test_unknown_variables_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Variables that are not ours, or have no field, are left alone."""
     before = settings()

@@ -1,0 +1,509 @@
+"""Workers and producer on other machines than Redis: TLS, a user with only what is needed, and other versions."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import shutil
+import subprocess
+import sys
+import urllib.request
+from base64 import b64encode
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, fields
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from celery import Celery, Signature
+from celery.backends.redis import RedisBackend
+from kombu.connection import Connection
+
+from config.settings import Settings
+from tasks import broker, transport
+from tasks.celery import COLLECT_SHARD, FETCH_IMAGE, IMAGES, PROTOCOL, SHARDS, app
+from tasks.jobs import collect_shard, fetch_image
+from tasks.model import FetchOptions, Outcome, Reason, RunOptions, Status
+from tests.conftest import required
+from tests.integration import parts
+from tests.integration.test_transport import consuming, drain, put
+
+_SEPARATOR = "\x06\x16"
+
+
+@dataclass(frozen=True)
+class Site:
+    """A Redis as docs/many-machines.md sets it up, and what the operator of a worker has in hand."""
+
+    folder: Path
+    port: int
+    store_root: Path
+    admin: Any
+
+    @property
+    def password(self) -> str:
+        """The password that no output may show."""
+        return (self.folder / "imagefleet-password").read_text().strip()
+
+    def env(self, **changes: str) -> dict[str, str]:
+        """The environment of a worker, of Flower or of the producer."""
+        variables = {
+            "BROKER_URL": f"rediss://imagefleet@127.0.0.1:{self.port}/0",
+            "BROKER_PASSWORD_FILE": str(self.folder / "imagefleet-password"),
+            "BROKER_CA_FILE": str(self.folder / "ca.pem"),
+            "STORE_ROOTS": str(self.store_root),
+            "ALLOW_NETWORKS": "127.0.0.1",
+            **changes,
+        }
+        return {f"IMAGEFLEET_{name}": value for name, value in variables.items() if value}
+
+    def url(self, **changes: Any) -> str:
+        """The broker's URL with all in it, as Celery gets it."""
+        values = {
+            "broker_url": f"rediss://imagefleet@127.0.0.1:{self.port}/0",
+            "broker_password_file": self.folder / "imagefleet-password",
+            "broker_ca_file": self.folder / "ca.pem",
+            **changes,
+        }
+        return Settings(**values).broker or ""
+
+    @contextmanager
+    def worker(self, name: str, env: Mapping[str, str] | None = None, cwd: Path = parts.ROOT) -> Iterator[Any]:
+        """Give a worker of that name, once it is ready; it is started by the plain Celery command."""
+        argv = [sys.executable, "-m", "celery", "-A", "tasks", "worker", "-n", f"{name}@%h", "-l", "INFO"]
+        with parts.started(name, argv, self.folder, env or self.env(), cwd) as process:
+            parts.eventually(lambda: f"{name}@" in process.err and " ready." in process.err, f"the worker {name}")
+            yield process
+
+    def celery(self, *arguments: str) -> str:
+        """Run a Celery command to its end; return what it printed."""
+        argv = [sys.executable, "-m", "celery", "-A", "tasks", *arguments]
+        env = parts.environment(self.env())
+        return subprocess.run(argv, env=env, cwd=parts.ROOT, capture_output=True, text=True, check=True).stdout
+
+
+@contextmanager
+def site_at(folder: Path, store_root: Path) -> Iterator[Site]:
+    """Give a Redis that is set up as docs/many-machines.md says, on loopback."""
+    port = parts.free_port()
+    parts.set_up_redis(folder, "IP:127.0.0.1")
+    conf = folder / "redis-tls.conf"
+    conf.write_text(conf.read_text().replace("/etc/imagefleet", str(folder)))
+    argv = [required("redis-server"), str(folder / "redis.conf"), "--include", str(conf), "--dir", str(folder)]
+    argv += ["--bind", "127.0.0.1", "--tls-port", str(port)]
+    with parts.started("redis", argv, folder) as server, client(port, folder, "admin") as admin:
+
+        def answers() -> bool:
+            assert server.process.poll() is None, server.out
+            with suppress(redis.ConnectionError):
+                return bool(admin.ping())
+            return False
+
+        parts.eventually(answers, "Redis")
+        yield Site(folder, port, store_root, admin)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory, store_root: Path) -> Iterator[Site]:
+    """Give a site for all tests."""
+    with site_at(tmp_path_factory.mktemp("site"), store_root) as found:
+        yield found
+
+
+@pytest.fixture
+def site_without_workers(tmp_path_factory: pytest.TempPathFactory, store_root: Path) -> Iterator[Site]:
+    """Give a site at which no worker is; in the end it has denied nothing."""
+    with site_at(tmp_path_factory.mktemp("site"), store_root) as found:
+        yield found
+        assert found.admin.acl_log() == []
+
+
+def client(port: int, folder: Path, user: str | None) -> Any:
+    """A client of a site's Redis; to be closed."""
+    login = {"username": user, "password": (folder / f"{user}-password").read_text().strip()} if user else {}
+    url = f"rediss://127.0.0.1:{port}?ssl_ca_certs={folder}/ca.pem"
+    return redis.Redis.from_url(url, decode_responses=True, **login)
+
+
+@pytest.fixture
+def nothing_denied(site: Site) -> Iterator[None]:
+    """Fail a test in which Redis denied anything, to whomever."""
+    site.admin.acl_log_reset()
+    yield
+    assert site.admin.acl_log() == []
+
+
+@pytest.fixture(scope="module")
+def workers(site: Site) -> Iterator[None]:
+    """Keep two workers up."""
+    with site.worker("first"), site.worker("second"):
+        yield
+
+
+# What works over TLS, with what the user may do
+
+
+@pytest.mark.usefixtures("workers", "nothing_denied")
+def test_run(site: Site, out: Path, demo_url: str) -> None:
+    """A producer and two workers complete a run, and leave no key of it but what Celery keeps for late copies."""
+    urls = "".join(f"{demo_url}/images/{index}.jpg\n" for index in range(250))
+    ran = parts.producer("run", "-", "--out", out, "--shard-size", "100", "--json", env=site.env(), stdin=urls.encode())
+    facts = ran.json()
+    assert (facts["total"], facts["success"], facts["shards"], facts["workers"]) == (250, 250, 3, 2)
+    assert len(parts.images_of(out)) == 250
+    assert not site.admin.keys("imagefleet:*")
+    assert {name.partition(facts["run_id"])[2] for name in site.admin.keys("celery-taskset-meta-*")} == {
+        f".0000{shard}.c" for shard in range(3)
+    }
+
+
+@pytest.mark.usefixtures("workers", "nothing_denied")
+def test_remote_control_and_flower(site: Site, tmp_path: Path) -> None:
+    """Workers answer questions, and Flower sees them and the lengths of the queues."""
+    assert site.celery("inspect", "ping").count("pong") == 2
+    assert site.celery("status").count(": OK") == 2
+    assert all(json.loads(site.celery("inspect", name, "--json")) for name in ("stats", "active_queues"))
+    (tmp_path / "flower-password").write_text("word")
+    port = parts.free_port()
+    env = site.env(FLOWER_PASSWORD_FILE=str(tmp_path / "flower-password"))
+    argv = [sys.executable, "-m", "celery", "-A", "tasks", "flower", "--conf=config/flower.py"]
+    with parts.started("flower", [*argv, "--address=127.0.0.1", f"--port={port}"], tmp_path, env) as flower:
+
+        def get(path: str) -> Any:
+            login = {"Authorization": f"Basic {b64encode(b'imagefleet:word').decode()}"}
+            with suppress(OSError):
+                request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", headers=login)
+                with urllib.request.urlopen(request, timeout=10) as answer:
+                    return answer.read().decode()
+            return None
+
+        parts.eventually(lambda: len(json.loads(get("/api/workers?refresh=1") or "{}")) == 2, "both workers in Flower")
+        queues = json.loads(get("/api/queues/length") or "{}").get("active_queues", [])
+        assert {queue["name"] for queue in queues} >= {IMAGES, SHARDS}, flower.err
+        assert IMAGES in get("/broker")
+
+
+@pytest.mark.usefixtures("workers", "nothing_denied")
+def test_chord_that_fails(site: Site) -> None:
+    """What Celery does about a part that raises, and about its shard that nobody will collect, is allowed too."""
+    with sending(site) as send:
+        body = Signature(COLLECT_SHARD, kwargs={"run_id": "odd", "shard": 0}, options={"task_id": "odd.collect"})
+        site.admin.set("celery-taskset-meta-odd.s", 1)
+        chord = {"group_id": "odd", "group_index": 0, "chord": dict(body)}
+        send(FETCH_IMAGE, args=("three", "are", "too", "many"), task_id="odd.0", ignore_result=True, **chord)
+    parts.eventually(lambda: site.admin.exists("celery-task-meta-odd.collect"), "the end of the chord")
+    site.admin.delete(*site.admin.keys("celery-task*-meta-odd*"))
+
+
+def test_worker_that_is_stopped(site_without_workers: Site, tmp_path: Path, out: Path, demo_url: str) -> None:
+    """A worker that is asked to end finishes what it is at and hands the rest back at once, and the run goes on."""
+    site = site_without_workers
+    (tmp_path / "list").write_text("".join(f"{demo_url}/images/{index}.jpg?latency=2\n" for index in range(50)))
+    argv = parts.command(["run", tmp_path / "list", "--out", out, "--json"])
+    with parts.started("run", argv, tmp_path, site.env()) as run:
+        with site.worker("stopped") as worker:
+            parts.eventually(lambda: site.admin.hlen("unacked") == 32, "all that it takes ahead")
+            worker.process.terminate()
+            ended = worker.wait()
+        assert (ended.code, site.admin.llen(IMAGES), site.admin.hlen("unacked")) == (0, 50 - 16, 0), ended.err
+        assert "NOPERM" not in ended.err
+        assert site.password not in ended.out + ended.err
+        assert not [key for key in site.admin.keys("*") if "stopped@" in key]
+        with site.worker("next"):
+            assert run.wait().json()["success"] == 50
+    assert {row["attempts"] for row in parts.rows(out)} == {1}
+
+
+@pytest.mark.usefixtures("nothing_denied")
+def test_transport(site: Site) -> None:
+    """The transport takes messages in batches over TLS, each once, and leaves nothing behind."""
+    transport.install()
+    queue, found = "imagefleet.transport-test", []
+    put(site.url(), queue, 100)
+
+    def take(body: Any, message: Any) -> None:
+        found.append(body["n"])
+        message.ack()
+
+    with consuming(site.url(), [queue], 10, take) as connection:
+        assert type(connection.transport) is transport.Transport
+        drain(connection, lambda: len(found) == 100)
+    assert found == list(range(100))
+    assert not site.admin.exists("unacked", "unacked_index", queue)
+
+
+# What is refused
+
+
+def other_ca(folder: Path) -> Path:
+    """Make a CA that has signed nothing of the site's."""
+    parts.set_up_redis(folder, "IP:127.0.0.1")
+    return folder / "ca.pem"
+
+
+_FAULTS: dict[str, tuple[int, Any, str, str]] = {
+    "CA of others": (
+        1,
+        lambda _, folder: {"BROKER_CA_FILE": str(other_ca(folder))},
+        "certificate verify failed",
+        "IMAGEFLEET_BROKER_CA_FILE",
+    ),
+    "certificate of another host": (
+        1,
+        lambda site, _: {"BROKER_URL": f"rediss://imagefleet@localhost:{site.port}/0"},
+        "certificate is not valid for 'localhost'",
+        "names this host",
+    ),
+    "no CA": (
+        1,
+        lambda site, _: {
+            "BROKER_URL": f"rediss://imagefleet@127.0.0.1:{site.port}/0?ssl_cert_reqs=required",
+            "BROKER_CA_FILE": "",
+        },
+        "certificate verify failed",
+        "IMAGEFLEET_BROKER_CA_FILE",
+    ),
+    "CA file that is not there": (
+        2,
+        lambda _, folder: {"BROKER_CA_FILE": str(folder / "nowhere.pem")},
+        "nowhere.pem is not there",
+        "IMAGEFLEET_BROKER_CA_FILE",
+    ),
+    "CA file without certificates": (
+        1,
+        lambda site, _: {"BROKER_CA_FILE": str(site.folder / "names")},
+        "no certificate",
+        "IMAGEFLEET_BROKER_CA_FILE",
+    ),
+    "password of others": (
+        1,
+        lambda site, _: {"BROKER_PASSWORD_FILE": str(site.folder / "ca.pem")},
+        "invalid username-password pair",
+        "password",
+    ),
+    "no password": (1, lambda *_: {"BROKER_PASSWORD_FILE": ""}, "invalid username-password pair", "password"),
+    "plain text": (
+        1,
+        lambda site, _: {"BROKER_URL": f"redis://imagefleet@127.0.0.1:{site.port}/0", "BROKER_CA_FILE": ""},
+        "",
+        "rediss:// for a server that speaks TLS",
+    ),
+    "CA for plain text": (
+        2,
+        lambda site, _: {"BROKER_URL": f"redis://imagefleet@127.0.0.1:{site.port}/0"},
+        "IMAGEFLEET_BROKER_URL is not a rediss:// URL",
+        "docs/settings.md",
+    ),
+    "TLS that is not verified": (
+        2,
+        lambda site, _: {"BROKER_URL": f"rediss://imagefleet@127.0.0.1:{site.port}/0", "BROKER_CA_FILE": ""},
+        "without ssl_cert_reqs=required",
+        "ssl_cert_reqs=required",
+    ),
+    "check that is switched off": (
+        2,
+        lambda site, _: {"BROKER_URL": f"rediss://imagefleet@127.0.0.1:{site.port}/0?ssl_cert_reqs=none"},
+        "without ssl_cert_reqs=required",
+        "ssl_cert_reqs=required",
+    ),
+    "host name that is not checked": (
+        2,
+        lambda site, _: {"BROKER_URL": f"rediss://imagefleet@localhost:{site.port}/0?ssl_check_hostname=false"},
+        "the certificate of any other host is accepted",
+        "Take ssl_check_hostname out",
+    ),
+}
+
+
+@pytest.mark.parametrize(("code", "changes", "why", "todo"), _FAULTS.values(), ids=_FAULTS)
+def test_producer_says_what_is_wrong(
+    site: Site, tmp_path: Path, out: Path, code: int, changes: Any, why: str, todo: str
+) -> None:
+    """A broker that can't be used ends the producer with what happened, why, and what to do; no password is told."""
+    env = site.env(**changes(site, tmp_path))
+    ended = parts.producer("run", "-", "--out", out, env=env, stdin=b"http://127.0.0.1/\n")
+    told = parts.told(ended)
+    assert ended.code == code
+    assert why in told[1]
+    assert todo in told[2]
+    assert site.password not in ended.err
+
+
+@pytest.mark.parametrize("wrong", ["CA", "host"])
+def test_celery_refuses_it_too(site: Site, tmp_path: Path, wrong: str) -> None:
+    """What takes messages and what counts the parts of chords verify the server as our own client does."""
+    url = (
+        site.url(broker_ca_file=other_ca(tmp_path))
+        if wrong == "CA"
+        else site.url(broker_url=f"rediss://imagefleet@localhost:{site.port}/0")
+    )
+    transport.install()
+    with Connection(url) as connection, pytest.raises(redis.ConnectionError, match="CERTIFICATE_VERIFY_FAILED"):
+        connection.connect()
+    backend = RedisBackend(app=Celery(set_as_current=False), url=url)
+    with backend.client as server, pytest.raises(redis.ConnectionError, match="CERTIFICATE_VERIFY_FAILED"):
+        server.ping()
+    with broker.client(url, patient=False) as ours, pytest.raises(redis.ConnectionError, match="VERIFY_FAILED"):
+        ours.ping()
+
+
+def test_worker_waits_for_a_server_that_it_can_trust(site: Site, tmp_path: Path) -> None:
+    """A worker that can't verify its Redis says so, tells no password, and tries again."""
+    argv = [sys.executable, "-m", "celery", "-A", "tasks", "worker"]
+    with parts.started("wary", argv, tmp_path, site.env(BROKER_CA_FILE=str(other_ca(tmp_path)))) as worker:
+        parts.eventually(lambda: worker.err.count("certificate verify failed") > 1, "its second try")
+        assert worker.process.poll() is None
+        assert site.password not in worker.out + worker.err
+
+
+def test_worker_without_its_ca_ends(site: Site, tmp_path: Path) -> None:
+    """A worker whose CA file is not there says so and ends; it does not try for ever."""
+    argv = [sys.executable, "-m", "celery", "-A", "tasks", "worker"]
+    with parts.started("lost", argv, tmp_path, site.env(BROKER_CA_FILE="/nowhere.pem")) as worker:
+        ended = worker.wait()
+    assert ended.code == 1
+    assert "can't start" in ended.err
+    assert "/nowhere.pem is not there" in ended.err
+
+
+_DENIED = [
+    *("FLUSHALL", "FLUSHDB", "SHUTDOWN NOSAVE", "DEBUG SLEEP 0", "MONITOR", "SAVE", "REPLICAOF NO ONE", "SWAPDB 0 1"),
+    *("CONFIG GET requirepass", "CONFIG SET maxmemory 1", "CONFIG REWRITE", "ACL LIST", "ACL SETUSER imagefleet +@all"),
+    *("MODULE LIST", "FUNCTION LIST", "SCRIPT FLUSH", "CLIENT LIST", "CLIENT KILL TYPE normal", "SLOWLOG GET"),
+    *("KEYS *", "SCAN 0", "RANDOMKEY", "RENAME unacked imagefleet:x", "GET foreign", "SET foreign 1", "DEL foreign"),
+    *("LPUSH celery x", "PUBLISH news x", "PSUBSCRIBE *", "SUBSCRIBE news", "PUBSUB CHANNELS"),
+]
+
+
+@pytest.mark.parametrize("command", _DENIED)
+def test_denied(site: Site, command: str) -> None:
+    """What the user of the fleet does not need, it may not do."""
+    with (
+        client(site.port, site.folder, "imagefleet") as ours,
+        # DEBUG is refused to everybody, before it is looked who asks.
+        pytest.raises(redis.ResponseError, match=r"no permissions|DEBUG command not allowed"),
+    ):
+        ours.execute_command(*command.split())
+
+
+def test_denied_in_scripts(site: Site) -> None:
+    """A script may do no more than the user who sends it."""
+    site.admin.set("foreign", "secret")
+    with client(site.port, site.folder, "imagefleet") as ours:
+        for script in ("return redis.call('GET', 'foreign')", "return redis.call('FLUSHALL')"):
+            with pytest.raises(redis.ResponseError, match=r"user executing the script can't|ACL failure"):
+                ours.eval(script, 0)
+    assert site.admin.getdel("foreign") == "secret"
+
+
+def test_nobody_without_a_password(site: Site) -> None:
+    """The user that needs no password is off."""
+    with (
+        client(site.port, site.folder, None) as nobody,
+        pytest.raises(redis.AuthenticationError, match="authenticated"),
+    ):
+        nobody.ping()
+
+
+def test_file_as_it_is_lets_nobody_in(site: Site, tmp_path: Path) -> None:
+    """Without passwords put in, Redis does not start with the file: nobody runs it with those of an example."""
+    argv = [
+        required("redis-server"),
+        "--port",
+        str(parts.free_port()),
+        "--dir",
+        str(tmp_path),
+        "--aclfile",
+        str(parts.ROOT / "config" / "users.acl"),
+    ]
+    ended = subprocess.run(argv, capture_output=True, text=True, timeout=30, check=False)
+    assert ended.returncode == 1
+    assert "password hash must be exactly 64 characters" in ended.stdout
+
+
+# Other versions
+
+
+@contextmanager
+def sending(site: Site) -> Iterator[Any]:
+    """Give what sends a task to the site's workers, whatever the task."""
+    transport.install()
+    sender = Celery(set_as_current=False, broker=site.url())
+    sender.conf.update(task_queues=app.conf.task_queues, task_default_queue=IMAGES)
+    with sender.connection_for_write() as connection, sender.amqp.Producer(connection) as producer:
+        yield partial(sender.send_task, producer=producer)
+    sender.close()
+
+
+@pytest.fixture
+def other_version(tmp_path: Path) -> Path:
+    """Give a checkout of another version, whose messages have another form."""
+    for package in ("config", "tasks"):
+        shutil.copytree(parts.ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
+    for name, line in {"config/__init__.py": 'VERSION = "', "tasks/celery.py": "PROTOCOL = "}.items():
+        text = (tmp_path / name).read_text()
+        assert text.count(line) == 1
+        (tmp_path / name).write_text(text.replace(line, f"{line}9"))
+    return tmp_path
+
+
+def test_worker_of_another_version(site_without_workers: Site, other_version: Path, out: Path, demo_url: str) -> None:
+    """Such a worker takes nothing of a run, and the producer says so; with a worker of its own the run goes on."""
+    site = site_without_workers
+    env = {**site.env(), "PYTHONPATH": str(other_version)}
+    (other_version / "list").write_text("".join(f"{demo_url}/images/{index}.jpg\n" for index in range(5)))
+    argv = parts.command(["run", other_version / "list", "--out", out, "--json"])
+    with (
+        site.worker("other", env, cwd=other_version) as other,
+        parts.started("run", argv, other_version, site.env()) as run,
+    ):
+        parts.eventually(lambda: site.admin.llen(IMAGES) == 5, "five tasks that wait")
+        assert "workers of another version take nothing of this run: other@" in run.err
+        assert "(90." in run.err
+        assert "No worker has answered" in run.err
+        with site.worker("same"):
+            ended = run.wait()
+        assert (ended.json()["success"], site.admin.llen(IMAGES)) == (5, 0)
+        assert FETCH_IMAGE not in other.err.partition("ready.")[2]
+
+
+@pytest.mark.usefixtures("workers", "nothing_denied")
+def test_message_of_another_version_goes_back(site: Site) -> None:
+    """What a dead worker of another version held is handed back to its own queue, by whichever worker finds it."""
+    queue = IMAGES.replace(str(PROTOCOL), f"9{PROTOCOL}")
+    site.admin.sadd(f"_kombu.binding.{queue}", _SEPARATOR.join([queue, "", queue]))
+    message = {"body": "", "headers": {}, "properties": {"delivery_tag": "tag", "delivery_info": {"priority": 0}}}
+    site.admin.hset("unacked", "tag", json.dumps([message, queue, queue]))
+    site.admin.zadd("unacked_index", {"tag": 1})
+    parts.eventually(lambda: site.admin.llen(queue) == 1, "the message in its queue")
+    assert not site.admin.exists("unacked", "unacked_index")
+    site.admin.delete(queue, f"_kombu.binding.{queue}")
+
+
+def test_task_that_nobody_knows(site_without_workers: Site) -> None:
+    """Celery drops the message of an unknown task and logs it; that is why another form has another queue."""
+    site = site_without_workers
+    with site.worker("knowing") as worker:
+        with sending(site) as send:
+            send("tasks.jobs.of_tomorrow", args=(), task_id="odd", ignore_result=True)
+        parts.eventually(lambda: "unregistered task of type 'tasks.jobs.of_tomorrow'" in worker.err, "a word of it")
+        parts.eventually(lambda: site.admin.exists("celery-task-meta-odd"), "its failure")
+        assert not site.admin.exists(IMAGES, "unacked")
+
+
+def test_form_has_its_number() -> None:
+    """Whoever changes the form of what crosses Redis raises PROTOCOL, and then the second number here."""
+    types = (RunOptions, FetchOptions, Outcome)
+    form = [
+        *(f"{kind.__name__}.{field.name}: {field.type}" for kind in types for field in fields(kind)),
+        *(str(item) for item in (*Status, *Reason)),
+        *(f"{task.name}{inspect.signature(task.run)}" for task in (fetch_image, collect_shard)),
+    ]
+    digest = hashlib.sha256("\n".join(form).encode()).hexdigest()[:8]
+    assert (PROTOCOL, digest) == (1, "dc796e60"), "raise PROTOCOL, then mend this line:\n" + "\n".join(form)
+    assert {queue.name for queue in app.conf.task_queues} == {IMAGES, SHARDS}
+    assert all(name.endswith(f".{PROTOCOL}") for name in (IMAGES, SHARDS))
