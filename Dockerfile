@@ -25,6 +25,7 @@ RUN groupadd --system --gid 10001 imagefleet \
 COPY --from=dependencies /opt/imagefleet /opt/imagefleet
 WORKDIR /app
 COPY config/entrypoint.sh /usr/local/bin/as-owner
+COPY config/worker-healthy.sh /usr/local/bin/worker-healthy
 COPY config ./config
 COPY tasks ./tasks
 COPY producer ./producer

@@ -46,7 +46,7 @@ def measured(ways: Mapping[str, Way], images: int, repeat: int) -> dict[str, dic
             source.write_text("".join(f"{url}/{index}.jpg\n" for index in range(images)))
             for turn in range(repeat):
                 for name, way in ways.items():
-                    out = scratch / f"{name}-{turn}"
+                    out = scratch / "out"
                     env = {"IMAGEFLEET_ALLOW_NETWORKS": url.removeprefix("http://"), **way.env}
                     taken = harness.measure(way.command(source, out), env)
                     _check(out, pictures, images)

@@ -117,6 +117,38 @@ def demo_server() -> str:
     )
 
 
+def compose() -> str:
+    """Return what ``benchmarks/compose.py`` measured."""
+    result = _result("compose")
+    return (
+        f"The image has {result['image_mb']:,.0f} MB. With it built, the first image is saved "
+        f"{result['first_image_seconds']['median']:.0f} s after `up`; the stack is healthy after "
+        f"{result['ready_seconds']['median']:.0f} s (median of {result['repeat']} starts from nothing; "
+        f"{result['machine']['cpu']}, {result['machine']['cores']} cores).\n"
+    )
+
+
+def task_events() -> str:
+    """Return what ``benchmarks/task_events.py`` measured."""
+    result = _result("task-events")
+    ways = result["ways"]
+    rows = ["| task events | images/s (least to most) | CPU an image | of it Flower |", "|---|---|---|---|"]
+    for name, way in ways.items():
+        rate, cpu = way["images_per_second"], way["cpu_ms_per_image"]
+        flower = f"{cpu['flower']:.2f} ms" if "flower" in cpu else "-"
+        rows.append(
+            f"| {name} | {rate['median']:,.0f} ({rate['least']:,.0f} to {rate['most']:,.0f}) "
+            f"| {sum(cpu.values()):.2f} ms | {flower} |"
+        )
+    rows += [
+        "",
+        "For large runs, `IMAGEFLEET_TASK_EVENTS=off` saves up to three messages an image, here for "
+        f"{result['images']:,} images of 15 KB with everything on {result['machine']['cores']} cores "
+        f"(median of {result['repeat']} runs in turns).",
+    ]
+    return "\n".join(rows) + "\n"
+
+
 def example(name: str) -> str:
     """Return what a command printed when `docs/examples.py` ran it."""
     return f"```text\n{(ROOT / 'docs' / 'examples' / f'{name}.txt').read_text().rstrip()}\n```\n"
@@ -130,6 +162,8 @@ PARTS: dict[str, Callable[[], str]] = {
     "routes": routes,
     "throughput": throughput,
     "demo-server": demo_server,
+    "compose": compose,
+    "task-events": task_events,
     "run-example": lambda: example("run"),
     "demo-example": lambda: example("demo"),
 }
