@@ -1,12 +1,15 @@
--- Takes up to a number of messages off the queues, in turns, and records each as unacknowledged in the same step: a
--- worker that dies right after it loses none.
+-- Takes up to a number of messages off the lists and records each as unacknowledged in the same step: a worker that
+-- dies right after it loses none.
 --
 -- KEYS[1]   unacked        hash: delivery tag -> JSON of [message, exchange, routing key], as kombu writes it
 -- KEYS[2]   unacked_index  sorted set: delivery tag by the time of its delivery
--- KEYS[3…]  the queues     lists: kombu pushes left and pops right
--- ARGV      now (seconds since the epoch), the number of messages
+-- KEYS[3]   put aside      list: what kombu did not write; in its place, nothing behind it would ever be seen
+-- KEYS[4…]  the lists      kombu pushes left and pops right
+-- ARGV      now (seconds since the epoch), the number of messages, how many lists make a group, and for each list
+--           1 if its messages are recorded, else 0
 --
--- Returns place of the queue among the queues, message, place, message, …
+-- A group is emptied before the next one is looked at; within it, the lists have turns.
+-- Returns how many messages were put aside, place of the list (from 0), message, place, message, …
 
 -- What kombu records of a message; it raises where the message is not of kombu's form.
 local function record_of(message)
@@ -17,33 +20,33 @@ local function record_of(message)
     return properties.delivery_tag, record
 end
 
-local queues = #KEYS - 2
-local limit = 2 * tonumber(ARGV[2])
-local taken = {}
-local turn, empty = 0, 0
+local limit = 1 + 2 * tonumber(ARGV[2])
+local group = tonumber(ARGV[3])
+local taken = {0}
 
-while #taken < limit and empty < queues do
-    local place = turn % queues
-    local queue = KEYS[3 + place]
-    local message = redis.call('RPOP', queue)
-    local fit, tag, record = false, nil, nil
-    turn = turn + 1
-    if message then
-        fit, tag, record = pcall(record_of, message)
-        fit = fit and type(tag) == 'string'
-        if not fit then
-            -- It is not ours to judge: the consumer meets it in the ordinary way.
-            redis.call('RPUSH', queue, message)
+for first = 4, #KEYS, group do
+    local turn, empty = 0, 0
+    while #taken < limit and empty < group do
+        local list = first + turn % group
+        local message = redis.call('RPOP', KEYS[list])
+        turn = turn + 1
+        if message then
+            empty = 0
+            local fit, tag, record = pcall(record_of, message)
+            if fit and type(tag) == 'string' then
+                if ARGV[list] == '1' then
+                    redis.call('ZADD', KEYS[2], ARGV[1], tag)
+                    redis.call('HSET', KEYS[1], tag, record)
+                end
+                taken[#taken + 1] = list - 4
+                taken[#taken + 1] = message
+            else
+                redis.call('LPUSH', KEYS[3], message)
+                taken[1] = taken[1] + 1
+            end
+        else
+            empty = empty + 1
         end
-    end
-    if fit then
-        redis.call('ZADD', KEYS[2], ARGV[1], tag)
-        redis.call('HSET', KEYS[1], tag, record)
-        taken[#taken + 1] = place
-        taken[#taken + 1] = message
-        empty = 0
-    else
-        empty = empty + 1
     end
 end
 return taken

@@ -1,23 +1,27 @@
-"""kombu's Redis transport, with messages taken and acknowledged in batches, and one client for each channel.
+"""kombu's Redis transport, with messages taken and acknowledged in batches, and nothing lost on the way.
 
 kombu takes a message in three round trips: it waits for one (BRPOP), records it as unacknowledged, and later removes
-that record; each on a client object of its own. Here a worker waits for the first message as kombu does, and takes what
-else it has room for in one step (``reserve.lua``) that records it as well. It asks again when a quarter of its room is
-free. Acknowledgements wait for company, or a fifth of a second; one that is lost with its worker costs that the task is
-done twice, which every task of ours bears.
+that record; each on a client object of its own. A worker that is killed between the first and the second loses the
+message. Here a worker takes what it has room for in one step that records it as well (``reserve.lua``), and asks again
+when a quarter of its room is free. When the queues are empty it waits with a move of a list's last message to where it
+is (``BLMOVE list list RIGHT RIGHT``): that returns as soon as there is one, and takes nothing out. Each list has a
+connection that waits for it; one of them asks at a time.
+
+Acknowledgements wait for company, or a fifth of a second; one that is lost with its worker costs that the task is done
+twice, which every task of ours bears.
 
 When the connection breaks, kombu tries to give back over it all that is not acknowledged, and a Redis that refuses
 connections at that moment ends the worker. Here what can't be told to Redis is owed, and told over the next connection:
 the acknowledgements of what goes on meanwhile, and the messages whose tasks had not begun.
 
-Workers and producers with and without it share a queue: what stands in Redis is what kombu writes. It leans on these
-names of the pinned kombu: `Channel._create_client`, `pool`, `_brpop_read`, `_q_for_pri`, `_queue_cycle`, `_closing`,
-and `QoS._remove_from_indices`, `restore_by_tag`, `_delivered`.
+Workers and producers with and without it share a queue: what stands in Redis is what kombu writes. Redis has to be 6.2
+or newer. What it leans on in the pinned kombu is in ``tests/unit/test_transport.py``, which fails where that changes.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Callable, Collection
 from contextlib import suppress
@@ -29,15 +33,16 @@ from kombu.transport import TRANSPORT_ALIASES, redis, virtual
 from redis.exceptions import ConnectionError as Broken
 from redis.exceptions import TimeoutError as Silent
 
-_SCRIPT = Path(__file__).with_name("reserve.lua").read_text()
+_log = logging.getLogger(__name__)
+_RESERVE = Path(__file__).with_name("reserve.lua").read_text()
 #: The most messages that one step takes: Redis does nothing else meanwhile.
 _MOST = 32
 #: Acknowledgements that wait for company, at most.
 _ACKS = 16
 #: Seconds that they wait, at most.
 _ACK_WAIT = 0.2
-
-
+#: Ends the name of the list of what kombu did not write.
+_PUT_ASIDE = "_put_aside"
 _AWAY = (Broken, Silent, OSError)
 
 
@@ -104,6 +109,82 @@ class QoS(redis.QoS):  # type: ignore[misc]  # kombu has no annotations
         self.flush()
 
 
+class Waiter:
+    """A connection that waits until a list holds a message, or asks for the messages of all lists."""
+
+    def __init__(self, channel: Channel, name: str) -> None:
+        self.client = channel._create_client(asynchronous=True)
+        self._channel, self._name = channel, name
+        #: What was asked for: lists and room; None while it waits or is idle.
+        self._asked: tuple[list[str], int] | None = None
+        #: When it sent what has not been answered, by the monotonic clock.
+        self._sent: float | None = None
+
+    def forget(self) -> None:
+        """Begin anew on another connection: what the last one was asked for was never answered."""
+        if self._asked is not None:
+            self._channel.asking = False
+        self._asked = self._sent = None
+
+    def act(self) -> None:
+        """Ask if there is something to be had, wait if there is not, and let an answer take its time."""
+        channel = self._channel
+        if self._sent is not None:
+            patience = channel.brpop_timeout + (channel.health_check_interval or 0)
+            if patience and time.monotonic() - self._sent > patience:
+                # The server would have answered: it is gone, and nobody has told.
+                self.client.connection.disconnect()
+        elif channel.more:
+            if not channel.asking:
+                self._ask()
+        else:
+            name = channel.global_keyprefix + self._name
+            self._send("BLMOVE", name, name, "RIGHT", "RIGHT", channel.brpop_timeout or 0)
+
+    def read(self) -> bool:
+        """Take an answer; return whether messages were delivered."""
+        answer = self._answer()
+        if self._asked is None:
+            self._channel.more = self._channel.more or answer is not None
+            return False
+        (queues, room), self._asked = self._asked, None
+        self._channel.asking = False
+        self._channel.more = len(answer) > 2 * room
+        self._channel.deliver(queues, answer)
+        return len(answer) > 1
+
+    def close(self) -> None:
+        """End it; what it has been given meanwhile goes back."""
+        if self._asked is not None and not self._channel.disconnected:
+            with suppress(*_AWAY):
+                queues, _ = self._asked
+                self._channel.give_back(queues, self._answer())
+        self.forget()
+        if getattr(self.client, "connection", None) is not None:
+            self.client.connection.disconnect()
+
+    def _ask(self) -> None:
+        asked = self._channel.request()
+        if asked is None:
+            return
+        queues, room, command = asked
+        self._asked = queues, room
+        self._channel.asking = True
+        self._send(*command)
+
+    def _send(self, *command: Any) -> None:
+        self._sent = time.monotonic()
+        self.client.connection.send_command(*command)
+
+    def _answer(self) -> Any:
+        self._sent = None
+        try:
+            return self.client.connection.read_response()
+        except _AWAY:
+            self.client.connection.disconnect()
+            raise
+
+
 class Channel(redis.Channel):  # type: ignore[misc]  # kombu has no annotations
     """A channel that takes messages in batches and keeps its client."""
 
@@ -116,6 +197,9 @@ class Channel(redis.Channel):  # type: ignore[misc]  # kombu has no annotations
 
     def __init__(self, connection: Any, **kwargs: Any) -> None:
         self._unrecorded: set[str] = set()
+        self._waiters: dict[str, Waiter] = {}
+        #: Whether the lists may hold messages, and whether a waiter is asking for them.
+        self.more, self.asking = True, False
         url = connection.client.as_uri(include_password=True)
         self.owed = self._all_owed.setdefault(url, Owed())
         super().__init__(connection, **kwargs)
@@ -125,52 +209,43 @@ class Channel(redis.Channel):  # type: ignore[misc]  # kombu has no annotations
         """Whether the connection that this channel belongs to is closed."""
         return self.connection is None or self.connection.client is None
 
-    def basic_consume(self, queue: str, no_ack: bool, *args: Any, **kwargs: Any) -> Any:
-        """Consume from a queue; one without acknowledgements is left to kombu's own way."""
-        if no_ack:
-            self._unrecorded.add(queue)
-        return super().basic_consume(queue, no_ack, *args, **kwargs)
+    def waiters(self) -> list[Waiter]:
+        """Return a waiter for each list that is consumed from."""
+        names = [self._q_for_pri(queue, step) for step in self.priority_steps for queue in self.active_queues]
+        for name in names:
+            if name not in self._waiters:
+                self._waiters[name] = Waiter(self, name)
+        return [self._waiters[name] for name in names]
 
-    def close(self) -> None:
-        """Close the channel; what was acknowledged is told first, or it would be handed back."""
-        self.qos.flush()
-        super().close()
-
-    def _create_client(self, asynchronous: bool = False) -> Any:
-        # The asynchronous client is a channel's own already: it holds the connection that waits for messages.
-        if asynchronous:
-            return super()._create_client(asynchronous=True)
-        # After a reconnect the channel has another pool.
-        if self._kept is None or self._kept.connection_pool is not self.pool:
-            self._kept = super()._create_client()
-        return self._kept
-
-    def _brpop_read(self, **options: Any) -> Any:
-        delivered = super()._brpop_read(**options)
-        # A prefix would have to reach the keys inside the script; kombu's client does not put it there.
-        if not self._closing and not self.global_keyprefix:
-            self._reserve()
-        return delivered
-
-    def _reserve(self) -> None:
-        """Take and deliver what else there is room for."""
-        queues = [
-            queue for queue in self._queue_cycle.consume(len(self.active_queues)) if queue not in self._unrecorded
-        ]
+    def request(self) -> tuple[list[str], int, list[Any]] | None:
+        """Return what to ask for: the queue of each list, how many messages, and the command; None without room."""
         # None stands for a room without a bound.
         free = self.qos.can_consume_max_estimate()
         room = _MOST if free is None else min(free, _MOST)
+        queues = list(self._queue_cycle.consume(len(self.active_queues)))
         if not queues or not room:
-            return
-        names = [self._q_for_pri(queue, step) for step in self.priority_steps for queue in queues]
-        keys = [self.unacked_key, self.unacked_index_key, *names]
-        with self.conn_or_acquire() as client:
-            taken = client.eval(_SCRIPT, len(keys), *keys, time.time(), room)
-        messages = [
-            (queues[place % len(queues)], json.loads(raw)) for place, raw in zip(*[iter(taken)] * 2, strict=True)
-        ]
-        waiting = [message["properties"]["delivery_tag"] for _, message in messages]
-        self.qos.reserved.update(waiting)
+            return None
+        # In turns, each queue is the first once; any other strategy has an order that counts.
+        in_turns = self.queue_order_strategy == "round_robin"
+        if in_turns:
+            self._queue_cycle.rotate(queues[0])
+        queues_of_lists = [queue for _ in self.priority_steps for queue in queues]
+        lists = [self._q_for_pri(queue, step) for step in self.priority_steps for queue in queues]
+        recorded = ["0" if queue in self._unrecorded else "1" for queue in queues_of_lists]
+        kept = (self.unacked_key, self.unacked_index_key, self.unacked_key + _PUT_ASIDE)
+        keys = [self.global_keyprefix + key for key in (*kept, *lists)]
+        group = len(queues) if in_turns else 1
+        return queues_of_lists, room, ["EVAL", _RESERVE, len(keys), *keys, time.time(), room, group, *recorded]
+
+    def deliver(self, queues: list[str], answer: list[Any]) -> None:
+        """Deliver what `reserve.lua` has returned."""
+        if answer[0]:
+            _log.error("%d messages that kombu did not write are in %s now", answer[0], self.unacked_key + _PUT_ASIDE)
+        messages = _messages(queues, answer)
+        waiting = [message["properties"]["delivery_tag"] for queue, message in messages]
+        self.qos.reserved.update(
+            message["properties"]["delivery_tag"] for queue, message in messages if queue not in self._unrecorded
+        )
         try:
             for queue, message in messages:
                 self.connection._deliver(message, queue)
@@ -181,11 +256,74 @@ class Channel(redis.Channel):  # type: ignore[misc]  # kombu has no annotations
                 self.qos.reserved.discard(tag)
                 self.qos.restore_by_tag(tag)
 
+    def give_back(self, queues: list[str], answer: list[Any]) -> None:
+        """Owe Redis what `reserve.lua` has returned to a channel that is being closed."""
+        self.owed.returns += [message["properties"]["delivery_tag"] for _, message in _messages(queues, answer)]
+
+    def basic_consume(self, queue: str, no_ack: bool, *args: Any, **kwargs: Any) -> Any:
+        """Consume from a queue; what needs no acknowledgement is not recorded."""
+        if no_ack:
+            self._unrecorded.add(queue)
+        self.more = True
+        return super().basic_consume(queue, no_ack, *args, **kwargs)
+
+    def close(self) -> None:
+        """Close the channel; what was acknowledged is told first, or it would be handed back."""
+        for waiter in self._waiters.values():
+            waiter.close()
+        self._waiters.clear()
+        self.qos.flush()
+        super().close()
+
+    def _create_client(self, asynchronous: bool = False) -> Any:
+        # An asynchronous client holds a connection that waits.
+        if asynchronous:
+            return super()._create_client(asynchronous=True)
+        # After a reconnect the channel has another pool.
+        if self._kept is None or self._kept.connection_pool is not self.pool:
+            self._kept = super()._create_client()
+        return self._kept
+
+
+def _messages(queues: list[str], answer: list[Any]) -> list[tuple[str, Any]]:
+    return [(queues[place], json.loads(raw)) for place, raw in zip(*[iter(answer[1:])] * 2, strict=True)]
+
+
+class Poller(redis.MultiChannelPoller):  # type: ignore[misc]  # kombu has no annotations
+    """kombu's poller, with waiters in place of its one BRPOP for each channel."""
+
+    def _register_BRPOP(self, channel: Channel) -> None:  # kombu's name
+        for waiter in channel.waiters():
+            if not self._client_registered(channel, waiter.client, waiter):
+                waiter.forget()
+                self._register(channel, waiter.client, waiter)
+            waiter.act()
+
+    def on_readable(self, fileno: int) -> Any:
+        """Hand what came to whom it is for."""
+        _, kind = self._fd_to_chan.get(fileno, (None, None))
+        return kind.read() if isinstance(kind, Waiter) else super().on_readable(fileno)
+
+    def get(self, callback: Any, timeout: float | None = None) -> None:
+        """Wait for messages without an event loop, whose timer would tell acknowledgements."""
+        self.flush_acks()
+        super().get(callback, timeout)
+
+    def flush_acks(self) -> None:
+        """Tell the acknowledgements that found no company."""
+        for channel in list(self._channels):
+            if channel.active_queues:
+                channel.qos.flush()
+
 
 class Transport(redis.Transport):  # type: ignore[misc]  # kombu has no annotations
     """kombu's transport with our channel."""
 
     Channel = Channel
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.cycle = Poller()
 
     def register_with_event_loop(self, connection: Any, loop: Any) -> None:
         """Join a worker's event loop, and have it tell acknowledgements that found no company."""
@@ -193,12 +331,7 @@ class Transport(redis.Transport):  # type: ignore[misc]  # kombu has no annotati
         timer = getattr(self.cycle, "_ack_tref", None)
         if timer is not None:
             timer.cancel()
-        self.cycle._ack_tref = loop.call_repeatedly(_ACK_WAIT, self._flush_acks)
-
-    def _flush_acks(self) -> None:
-        for channel in list(self.cycle._channels):
-            if channel.active_queues:
-                channel.qos.flush()
+        self.cycle._ack_tref = loop.call_repeatedly(_ACK_WAIT, self.cycle.flush_acks)
 
 
 def install(begun: Callable[[], Collection[str]] = frozenset) -> None:

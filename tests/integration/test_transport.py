@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
+from base64 import b64decode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -16,6 +20,7 @@ from kombu.transport import TRANSPORT_ALIASES
 
 from tasks import broker, transport
 from tests.conditions import wait_for
+from tests.integration import parts
 
 _QUEUE = "transport-test"
 
@@ -153,10 +158,11 @@ def test_a_busy_queue_blocks_no_other(redis_url: str) -> None:
 
 
 @pytest.mark.parametrize("foreign", ["{broken", "{}", "[]", "5", '{"properties": {}}'])
-def test_message_of_another_form_is_left_to_the_consumer(redis_url: str, server: redis.Redis, foreign: str) -> None:
-    """What kombu did not write stays in its queue, and what was taken before it is delivered."""
-    put(redis_url, _QUEUE, 3)
+def test_message_of_another_form_is_put_aside(redis_url: str, server: redis.Redis, foreign: str) -> None:
+    """What kombu did not write is kept in a list of its own, and what stood behind it is delivered."""
+    put(redis_url, _QUEUE, 1)
     server.lpush(_QUEUE, foreign)
+    put(redis_url, _QUEUE, 2, first=1)
     found: list[int] = []
 
     def take(body: Any, message: Any) -> None:
@@ -165,7 +171,7 @@ def test_message_of_another_form_is_left_to_the_consumer(redis_url: str, server:
 
     with consuming(redis_url, [_QUEUE], 2, take) as connection:
         drain(connection, lambda: len(found) == 3)
-        assert server.lrange(_QUEUE, 0, -1) == [foreign]
+    assert server.lrange("unacked_put_aside", 0, -1) == [foreign]
 
 
 def test_delivery_that_raises_gives_the_others_back(redis_url: str, server: redis.Redis) -> None:
@@ -224,3 +230,116 @@ def test_what_goes_on_is_acknowledged_over_the_next_connection(redis_url: str, s
         drain(connection, lambda: len(found) == 2)
     assert sorted(found) == [2, 3]
     assert server.hlen("unacked") == 0
+
+
+def test_waiting_takes_nothing_out(redis_url: str, server: redis.Redis) -> None:
+    """A consumer that waits leaves a message where it is until it asks for it, and asks as soon as it can."""
+    found: list[int] = []
+
+    def take(body: Any, message: Any) -> None:
+        found.append(body["n"])
+        message.ack()
+
+    with consuming(redis_url, ["other", _QUEUE], 8, take) as connection:
+        for _ in range(3):
+            with suppress(TimeoutError):
+                connection.drain_events(timeout=0.05)
+        # Nobody drains now: what the server answers to the waiting consumer stays in its socket.
+        put(redis_url, _QUEUE, 1)
+        time.sleep(0.2)
+        assert server.llen(_QUEUE) == 1
+        drain(connection, lambda: found == [0])
+
+
+def test_waiting_is_no_polling(redis_url: str, server: redis.Redis) -> None:
+    """While its queues are empty, a consumer sends a command a second for each."""
+
+    def sent() -> int:
+        stats: Any = server.info("commandstats")
+        return sum(int(stats.get(f"cmdstat_{name}", {}).get("calls", 0)) for name in ("blmove", "brpop", "rpop"))
+
+    options: dict[str, Any] = {"transport_options": {"priority_steps": [0]}}
+    with consuming(redis_url, ["one", "two"], 8, lambda *_: None, **options) as connection:
+        drain(connection, lambda: True)
+        before, ends = sent(), time.monotonic() + 2
+        while time.monotonic() < ends:
+            with suppress(TimeoutError):
+                connection.drain_events(timeout=0.2)
+        assert sent() - before <= 6
+
+
+def test_priorities_come_first(redis_url: str) -> None:
+    """With priorities configured, a message of a higher one overtakes all of a lower one; 0 is the highest."""
+    options: dict[str, Any] = {"transport_options": {"priority_steps": [0, 5]}}
+    with Connection(redis_url, **options) as connection:
+        producer = connection.Producer()
+        queue = Queue(_QUEUE, Exchange(_QUEUE), routing_key=_QUEUE)
+        for number, priority in [(0, 5), (1, 5), (2, 0), (3, 0)]:
+            producer.publish(
+                {"n": number}, exchange=queue.exchange, routing_key=_QUEUE, declare=[queue], priority=priority
+            )
+    found: list[int] = []
+
+    def take(body: Any, message: Any) -> None:
+        found.append(body["n"])
+        message.ack()
+
+    with consuming(redis_url, [_QUEUE], 2, take, **options) as connection:
+        drain(connection, lambda: len(found) == 4)
+    assert found == [2, 3, 0, 1]
+
+
+def test_prefix_is_put_before_every_key(redis_url: str, server: redis.Redis) -> None:
+    """A broker that is shared by a prefix sees no key without it."""
+    options: dict[str, Any] = {"transport_options": {"global_keyprefix": "mine:"}}
+    put(redis_url, _QUEUE, 20, **options)
+    messages: list[Any] = []
+    with consuming(redis_url, [_QUEUE], 8, lambda _, message: messages.append(message), **options) as connection:
+        drain(connection, lambda: len(messages) == 8)
+        keys: Any = server.keys()
+        assert {"mine:unacked", "mine:unacked_index", f"mine:{_QUEUE}"} <= set(keys)
+        assert all(key.startswith("mine:") for key in keys)
+        for message in messages:
+            message.ack()
+        drain(connection, lambda: len(messages) == 16)
+    assert server.llen(f"mine:{_QUEUE}") == 12
+    assert not server.exists("mine:unacked")
+
+
+_CONSUMER = """
+import sys
+from kombu import Connection, Consumer, Exchange, Queue
+from tasks import transport
+transport.install()
+with Connection(sys.argv[1]) as connection:
+    channel = connection.channel()
+    channel.basic_qos(0, 8, False)
+    names = sys.argv[2:]
+    queues = [Queue(name, Exchange(name), routing_key=name) for name in names]
+    def take(body, message):
+        message.ack()
+        print(body["n"], flush=True)
+    with Consumer(channel, queues, callbacks=[take]):
+        while True:
+            connection.drain_events()
+"""
+
+
+def test_killed_consumers_lose_nothing(redis_url: str, server: redis.Redis) -> None:
+    """Ten consumers are killed at work, one after the other: every message was done, or is queued or recorded."""
+    total = 4_000
+    put(redis_url, _QUEUE, total)
+    done: set[int] = set()
+    for _ in range(10):
+        argv = [sys.executable, "-c", _CONSUMER, redis_url, _QUEUE]
+        with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, env=parts.environment({})) as process:
+            assert process.stdout is not None
+            for _ in range(20):
+                done.add(int(process.stdout.readline()))
+            process.kill()
+            done |= {int(line) for line in process.stdout.read().split("\n")[:-1] if line}
+    queued: Any = server.lrange(_QUEUE, 0, -1)
+    records: Any = server.hvals("unacked")
+    left = [json.loads(one) for one in queued] + [json.loads(one)[0] for one in records]
+    numbers = {json.loads(b64decode(one["body"]))["n"] for one in left}
+    assert done | numbers == set(range(total))
