@@ -1,11 +1,10 @@
-"""A Redis that is away: what a worker does until it is back."""
+"""A Redis that is away, or full: what a worker does until it is back."""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from typing import TypeVar
 
 import redis
@@ -29,17 +28,14 @@ def patiently(step: Callable[[], _T]) -> _T:
     while True:
         try:
             return step()
-        except (redis.ConnectionError, redis.TimeoutError) as error:
-            # None or False unless the worker is told to stop; the exit status, which may be 0, if it is.
-            if state.should_stop is not None and state.should_stop is not False:
+        except (redis.ConnectionError, redis.TimeoutError, redis.OutOfMemoryError) as error:
+            if stopping():
                 raise
             _log.warning("waiting for Redis: %s", error)
             time.sleep(_RETRY)
 
 
-def begun() -> set[str]:
-    """Return the ids of the tasks that this worker is at: they go on while Redis is away."""
-    while True:
-        # The slots' threads change the set meanwhile.
-        with suppress(RuntimeError):
-            return {request.id for request in tuple(state.active_requests)}
+def stopping() -> bool:
+    """Tell whether this worker is told to stop."""
+    # None or False unless it is; the exit status, which may be 0, if it is.
+    return state.should_stop is not None and state.should_stop is not False

@@ -11,7 +11,7 @@ from kombu.entity import Exchange, Queue
 
 from config import bounds
 from config.settings import settings
-from tasks import away, backend, broker, transport
+from tasks import backend, broker, settle, transport
 
 #: The form of all that crosses Redis: the tasks and their arguments, a run's options, the Outcomes, the signals. Raise
 #: it with every change of one of them. Each form has queues of its own, so a worker of another version never takes what
@@ -45,9 +45,9 @@ _TRANSPORT_OPTIONS = {
 #: What a Unix socket has no use for, and redis-py refuses there.
 _TCP_OPTIONS = {"socket_connect_timeout": 10, "socket_keepalive": True}
 
-transport.install(away.begun)
+transport.install(settle.begun, settle.finish)
 app = Celery("imagefleet", include=["tasks.jobs"], set_as_current=True)
-backend.install(app)
+backend.install(app, settled=frozenset([FETCH_IMAGE]))
 app.conf.update(
     # JSON alone: a message can hold no code.
     task_serializer="json",
@@ -82,6 +82,8 @@ app.conf.update(
     # Soft and cold shutdowns fail with threads; the warm one finishes what runs.
     worker_soft_shutdown_timeout=0,
     worker_deduplicate_successful_tasks=False,
+    # It would let a worker reserve less after each reconnect, until acknowledgements that Celery itself makes.
+    worker_enable_prefetch_count_reduction=False,
     worker_cancel_long_running_tasks_on_connection_loss=False,
     worker_hijack_root_logger=True,
     worker_send_task_events=settings().task_events,

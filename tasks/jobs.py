@@ -28,6 +28,7 @@ from tasks.manifest import BadManifest
 from tasks.model import Outcome, RunOptions, key_of
 from tasks.plan import BadPlan
 from tasks.progress import Progress
+from tasks.settle import SettledRequest
 from tasks.storage import Store
 
 _log = logging.getLogger(__name__)
@@ -115,7 +116,7 @@ def _about(state: Any, **_: Any) -> dict[str, Any]:
     return {"protocol": PROTOCOL, "version": VERSION, "slots": state.consumer.pool.num_processes}
 
 
-@app.task(name=FETCH_IMAGE, acks_late=True, ignore_result=True, resultrepr_maxsize=_REPR)
+@app.task(name=FETCH_IMAGE, acks_late=True, ignore_result=True, resultrepr_maxsize=_REPR, Request=SettledRequest)
 def fetch_image(run_id: str, index: int, url: str) -> dict[str, Any]:
     """Fetch one image of a run; return its Outcome as JSON, and raise nothing.
 

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 import time
 from collections.abc import Callable, Collection
 from contextlib import suppress
@@ -52,6 +53,8 @@ class Owed:
 
     acks: list[str] = field(default_factory=list)
     returns: list[str] = field(default_factory=list)
+    #: Held by the thread that tells Redis.
+    telling: threading.Lock = field(default_factory=threading.Lock)
 
 
 class QoS(redis.QoS):  # type: ignore[misc]  # kombu has no annotations
@@ -88,9 +91,9 @@ class QoS(redis.QoS):  # type: ignore[misc]  # kombu has no annotations
     def flush(self) -> None:
         """Tell Redis what it is owed; while it is away, or this channel is closed, that stays for the next one."""
         owed = self.channel.owed
-        if self.channel.disconnected:
+        if self.channel.disconnected or not (owed.acks or owed.returns):
             return
-        with suppress(*_AWAY):
+        with owed.telling, suppress(*_AWAY):
             if tags := owed.acks[:]:
                 with self.pipe_or_acquire() as pipe:
                     pipe.zrem(self.unacked_index_key, *tags).hdel(self.unacked_key, *tags).execute()
@@ -193,6 +196,8 @@ class Channel(redis.Channel):  # type: ignore[misc]  # kombu has no annotations
     _all_owed: ClassVar[dict[str, Owed]] = {}
     #: The ids of the tasks that this process is at.
     begun: Callable[[], Collection[str]] = staticmethod(frozenset)
+    #: Called before a channel is closed: what is still to be acknowledged over it is, then.
+    finish: Callable[[], object] = staticmethod(frozenset)
     _kept: Any = None
 
     def __init__(self, connection: Any, **kwargs: Any) -> None:
@@ -269,6 +274,7 @@ class Channel(redis.Channel):  # type: ignore[misc]  # kombu has no annotations
 
     def close(self) -> None:
         """Close the channel; what was acknowledged is told first, or it would be handed back."""
+        self.finish()
         for waiter in self._waiters.values():
             waiter.close()
         self._waiters.clear()
@@ -334,7 +340,7 @@ class Transport(redis.Transport):  # type: ignore[misc]  # kombu has no annotati
         self.cycle._ack_tref = loop.call_repeatedly(_ACK_WAIT, self.cycle.flush_acks)
 
 
-def install(begun: Callable[[], Collection[str]] = frozenset) -> None:
+def install(begun: Callable[[], Collection[str]] = frozenset, finish: Callable[[], object] = frozenset) -> None:
     """Have every ``redis://``, ``rediss://`` and ``redis+socket://`` connection made from now on use `Transport`.
 
     The setting ``broker_transport`` would not do: a Unix socket's URL ignores it, and ``rediss://`` would be spoken in
@@ -342,7 +348,8 @@ def install(begun: Callable[[], Collection[str]] = frozenset) -> None:
 
     Args:
         begun: tells the ids of the tasks that this process is at.
+        finish: called before a channel is closed, to acknowledge what is done.
     """
-    Channel.begun = staticmethod(begun)
+    Channel.begun, Channel.finish = staticmethod(begun), staticmethod(finish)
     name = f"{__name__}:{Transport.__name__}"
     TRANSPORT_ALIASES.update(redis=name, rediss=name)

@@ -1,0 +1,143 @@
+"""The end of tasks: their parts are counted in their chords, and then their messages acknowledged, in batches.
+
+Celery counts each part in a round trip of its own, in the slot's thread, and has each acknowledged by the thread that
+takes messages, which wakes up for it. Here a slot leaves both to one thread and goes on with the next image; that
+thread does in two round trips what has come together during the last two. A message is acknowledged when its part is
+counted, so a worker that dies before loses none: the task is done again, and its part, known by its id, counts once.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from typing import Any
+
+import redis
+from celery.worker import state
+from celery.worker.request import Request
+from kombu.asynchronous import get_event_loop
+
+from tasks.away import patiently, stopping
+
+_log = logging.getLogger(__name__)
+#: Seconds that a worker that stops waits for what is not settled yet.
+_LAST = 10.0
+
+
+class Settler:
+    """One thread that settles what the slots have done."""
+
+    def __init__(self, count: Callable[[list[Any]], None]) -> None:
+        """Take what counts a batch of parts; it is called from the settler's thread, and may be called again."""
+        self._count = count
+        self._parts: deque[Any] = deque()
+        self._messages: deque[Any] = deque()
+        self._some = threading.Event()
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        #: The messages of the batch that is being settled.
+        self._batch: list[Any] = []
+
+    def part(self, part: Any) -> None:
+        """Have a part counted; the slot that calls this acknowledges its message afterwards."""
+        self._parts.append(part)
+
+    def acknowledge(self, message: Any) -> None:
+        """Have a message acknowledged, after the parts that came before it."""
+        self._messages.append(message)
+        if not self._some.is_set():
+            self._some.set()
+        if self._thread is None:
+            self._start()
+
+    def finish(self) -> None:
+        """Wait until all is settled, or for ten seconds: what is not goes to another worker."""
+        ends = time.monotonic() + _LAST
+        while self.unsettled() and time.monotonic() < ends:
+            time.sleep(0.01)
+
+    def unsettled(self) -> list[Any]:
+        """Return the messages that wait."""
+        return [*self._batch, *_iterated(lambda: self._messages)]
+
+    def _start(self) -> None:
+        with self._lock:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="settler", daemon=True)
+                self._thread.start()
+
+    def _run(self) -> None:
+        while self._some.wait():
+            self._some.clear()
+            try:
+                self._settle()
+            except redis.RedisError as error:
+                # Only a worker that stops gives up waiting; what it has not told is handed on.
+                _log.warning("what is done could not be told to Redis: %s", error)
+            except Exception:  # noqa: BLE001  # nothing would be settled any more
+                _log.exception("a fault of ours while tasks were settled")
+            finally:
+                self._batch = []
+
+    def _settle(self) -> None:
+        # The messages first: the parts of all of them are there by then.
+        messages = self._batch = list(_iterated(lambda: self._messages))
+        for _ in messages:
+            self._messages.popleft()
+        parts = list(_iterated(lambda: self._parts))
+        for _ in parts:
+            self._parts.popleft()
+        if parts:
+            patiently(lambda: self._count(parts))
+        for message in messages:
+            message.ack_log_error(_log, (redis.RedisError, OSError))
+        for channel in {message.channel for message in messages}:
+            channel.qos.flush()
+        loop = get_event_loop()
+        if loop is not None:
+            # There is room for messages now, and the thread that takes them may be asleep.
+            loop.call_soon(_nothing)
+
+
+class SettledRequest(Request):  # type: ignore[misc]  # Celery has no annotations
+    """A task's request whose message the settler acknowledges."""
+
+    settler: Settler
+    acknowledged: bool
+
+    def acknowledge(self) -> None:
+        """Have the message acknowledged once the task's part is counted."""
+        if not self.acknowledged:
+            self.acknowledged = True
+            self.settler.acknowledge(self.message)
+
+
+def finish() -> None:
+    """Let a worker that stops settle what it has done, before its connection is closed."""
+    if stopping():
+        SettledRequest.settler.finish()
+
+
+def begun() -> set[str]:
+    """Return the ids of the tasks that this worker goes on with when its connection breaks.
+
+    Those are the ones in its slots, and those that wait for one, unless it is told to stop; and what is not settled.
+    """
+    waiting: Iterable[Any] = () if stopping() else _iterated(lambda: state.reserved_requests)
+    running = {request.id for request in (*_iterated(lambda: state.active_requests), *waiting)}
+    return running | {message.headers["id"] for message in SettledRequest.settler.unsettled()}
+
+
+def _iterated(items: Callable[[], Iterable[Any]]) -> tuple[Any, ...]:
+    """Return what is in a collection that other threads change."""
+    while True:
+        with suppress(RuntimeError):
+            return tuple(items())
+
+
+def _nothing() -> None:
+    """Do nothing: to be called is enough."""
