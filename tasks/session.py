@@ -119,11 +119,19 @@ class _GuardedTlsConnection(HTTPSConnection):
             self.sock.holder = self.holder
 
 
+class _Request(PreparedRequest):
+    """A request that knows its URL in parts, which requests would take apart five times over."""
+
+    parts: Url
+
+
 class GuardedAdapter(HTTPAdapter):
     """requests' adapter for one thread: keep-alive connections that the guard has opened."""
 
     def __init__(self, guard: Guard, context: ssl.SSLContext) -> None:
         self._guard, self._context, self._holder = guard, context, _Holder()
+        #: The host that was asked last, and its pool: in most lists the next image is there too.
+        self._last: tuple[tuple[str, str, int], Any] | None = None
         super().__init__(pool_connections=_HOSTS, pool_maxsize=1)
 
     def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **options: Any) -> None:
@@ -139,12 +147,29 @@ class GuardedAdapter(HTTPAdapter):
             "https": type("GuardedTlsPool", (HTTPSConnectionPool,), {"ConnectionCls": tls}),
         }
 
-    def build_connection_pool_key_attributes(
-        self, request: PreparedRequest, verify: Any, cert: Any = None
-    ) -> tuple[Any, Any]:
-        """Return what tells connections apart: the host alone, as all share one TLS context."""
-        host, _ = super().build_connection_pool_key_attributes(request, verify, cert)
-        return host, {}
+    def get_connection_with_tls_context(
+        self, request: PreparedRequest, verify: Any, proxies: Any = None, cert: Any = None
+    ) -> Any:
+        """Return the pool of the request's host; all share one TLS context."""
+        assert isinstance(request, _Request)
+        parts = request.parts
+        host = (parts.scheme, parts.host, parts.port)
+        if self._last is None or self._last[0] != host:
+            self._last = host, self.poolmanager.connection_from_host(parts.host, parts.port, parts.scheme)
+        return self._last[1]
+
+    def request_url(self, request: PreparedRequest, proxies: Any) -> str:
+        """Return path and query."""
+        assert isinstance(request, _Request)
+        return request.parts.target
+
+    def build_response(self, req: PreparedRequest, resp: Any) -> Response:
+        """Return the response, without the cookies and the encoding of text, which no image needs."""
+        response = Response()
+        response.status_code, response.reason, response.raw = resp.status, resp.reason, resp
+        # Case does not matter in these, either.
+        response.headers = resp.headers
+        return response
 
     def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
         """Load nothing: the shared context holds the certificates and verifies every server."""
@@ -156,9 +181,8 @@ class GuardedAdapter(HTTPAdapter):
             requests.RequestException, tasks.errors.FetchError: as requests and the guard do.
         """
         self._holder.deadline = deadline
-        request = PreparedRequest()
-        request.method = "GET"
-        request.url = url.text
+        request = _Request()
+        request.method, request.url, request.parts = "GET", url.text, url
         request.headers = CaseInsensitiveDict(
             {"User-Agent": USER_AGENT, "Accept": "image/*,*/*;q=0.8", "Accept-Encoding": "identity"}
         )

@@ -12,6 +12,7 @@ import os
 import secrets
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from time import monotonic, sleep
 
@@ -19,6 +20,9 @@ from tasks.errors import StorageFailed
 
 TEMPORARY = ".tmp"
 _NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV})
+#: Tells this process's temporary names from those of others, on whatever machine; asking for random bytes for each file
+#: would be a system call more.
+_PROCESS, _numbers = secrets.token_hex(8), count()
 #: Seconds after which a claimed name without a file counts as left by a writer that died.
 _CLAIM_LIFETIME = 5.0
 #: What only its owner may read: URLs stand there as they were given, with their secrets.
@@ -180,7 +184,7 @@ class Store:
 
     @contextmanager
     def _written(self, name: str, body: bytes, mode: int, sync: bool = False) -> Iterator[str]:
-        temporary = f"{self.root}/{TEMPORARY}/{secrets.token_hex(8)}"
+        temporary = f"{self.root}/{TEMPORARY}/{_PROCESS}-{os.getpid()}-{next(_numbers)}"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         try:
             descriptor = os.open(temporary, flags, mode)

@@ -123,6 +123,17 @@ class Waiter:
         #: When it sent what has not been answered, by the monotonic clock.
         self._sent: float | None = None
 
+    @property
+    def idle(self) -> bool:
+        """Whether it has nothing to wait for."""
+        return self._sent is None
+
+    def look_after(self) -> None:
+        """Give up a connection whose server would have answered by now: it is gone, and nobody has told."""
+        patience = self._channel.brpop_timeout + (self._channel.health_check_interval or 0)
+        if patience and self._sent is not None and time.monotonic() - self._sent > patience:
+            self.client.connection.disconnect()
+
     def forget(self) -> None:
         """Begin anew on another connection: what the last one was asked for was never answered."""
         if self._asked is not None:
@@ -130,14 +141,9 @@ class Waiter:
         self._asked = self._sent = None
 
     def act(self) -> None:
-        """Ask if there is something to be had, wait if there is not, and let an answer take its time."""
+        """Ask if there is something to be had, and wait if there is not."""
         channel = self._channel
-        if self._sent is not None:
-            patience = channel.brpop_timeout + (channel.health_check_interval or 0)
-            if patience and time.monotonic() - self._sent > patience:
-                # The server would have answered: it is gone, and nobody has told.
-                self.client.connection.disconnect()
-        elif channel.more:
+        if channel.more:
             if not channel.asking:
                 self._ask()
         else:
@@ -203,6 +209,8 @@ class Channel(redis.Channel):  # type: ignore[misc]  # kombu has no annotations
     def __init__(self, connection: Any, **kwargs: Any) -> None:
         self._unrecorded: set[str] = set()
         self._waiters: dict[str, Waiter] = {}
+        self._active_waiters: list[Waiter] = []
+        self._waited_for: list[str] = []
         #: Whether the lists may hold messages, and whether a waiter is asking for them.
         self.more, self.asking = True, False
         url = connection.client.as_uri(include_password=True)
@@ -216,11 +224,14 @@ class Channel(redis.Channel):  # type: ignore[misc]  # kombu has no annotations
 
     def waiters(self) -> list[Waiter]:
         """Return a waiter for each list that is consumed from."""
-        names = [self._q_for_pri(queue, step) for step in self.priority_steps for queue in self.active_queues]
-        for name in names:
-            if name not in self._waiters:
-                self._waiters[name] = Waiter(self, name)
-        return [self._waiters[name] for name in names]
+        if self._waited_for != self._active_queues:
+            self._waited_for = list(self._active_queues)
+            names = [self._q_for_pri(queue, step) for step in self.priority_steps for queue in self.active_queues]
+            for name in names:
+                if name not in self._waiters:
+                    self._waiters[name] = Waiter(self, name)
+            self._active_waiters = [self._waiters[name] for name in names]
+        return self._active_waiters
 
     def request(self) -> tuple[list[str], int, list[Any]] | None:
         """Return what to ask for: the queue of each list, how many messages, and the command; None without room."""
@@ -278,8 +289,15 @@ class Channel(redis.Channel):  # type: ignore[misc]  # kombu has no annotations
         for waiter in self._waiters.values():
             waiter.close()
         self._waiters.clear()
+        self._waited_for, self._active_waiters = [], []
         self.qos.flush()
         super().close()
+
+    def _on_connection_disconnect(self, connection: Any) -> None:
+        for waiter in self._waiters.values():
+            if getattr(waiter.client, "connection", None) is connection:
+                waiter.forget()
+        super()._on_connection_disconnect(connection)
 
     def _create_client(self, asynchronous: bool = False) -> Any:
         # An asynchronous client holds a connection that waits.
@@ -298,12 +316,17 @@ def _messages(queues: list[str], answer: list[Any]) -> list[tuple[str, Any]]:
 class Poller(redis.MultiChannelPoller):  # type: ignore[misc]  # kombu has no annotations
     """kombu's poller, with waiters in place of its one BRPOP for each channel."""
 
-    def _register_BRPOP(self, channel: Channel) -> None:  # kombu's name
-        for waiter in channel.waiters():
-            if not self._client_registered(channel, waiter.client, waiter):
-                waiter.forget()
-                self._register(channel, waiter.client, waiter)
-            waiter.act()
+    def on_poll_start(self) -> None:
+        """Put waiters that are idle to work; an event loop calls this again and again."""
+        for channel in self._channels:
+            idle = [waiter for waiter in channel.waiters() if waiter.idle]
+            if idle and channel.qos.can_consume():
+                for waiter in idle:
+                    if not self._client_registered(channel, waiter.client, waiter):
+                        self._register(channel, waiter.client, waiter)
+                    waiter.act()
+            if channel.active_fanout_queues:
+                self._register_LISTEN(channel)
 
     def on_readable(self, fileno: int) -> Any:
         """Hand what came to whom it is for."""
@@ -312,14 +335,16 @@ class Poller(redis.MultiChannelPoller):  # type: ignore[misc]  # kombu has no an
 
     def get(self, callback: Any, timeout: float | None = None) -> None:
         """Wait for messages without an event loop, whose timer would tell acknowledgements."""
-        self.flush_acks()
+        self.look_after()
         super().get(callback, timeout)
 
-    def flush_acks(self) -> None:
-        """Tell the acknowledgements that found no company."""
+    def look_after(self) -> None:
+        """Tell the acknowledgements that found no company, and give up connections that are dead."""
         for channel in list(self._channels):
             if channel.active_queues:
                 channel.qos.flush()
+                for waiter in channel.waiters():
+                    waiter.look_after()
 
 
 class Transport(redis.Transport):  # type: ignore[misc]  # kombu has no annotations
@@ -333,11 +358,22 @@ class Transport(redis.Transport):  # type: ignore[misc]  # kombu has no annotati
 
     def register_with_event_loop(self, connection: Any, loop: Any) -> None:
         """Join a worker's event loop, and have it tell acknowledgements that found no company."""
+        cycle, before = self.cycle, set(loop.on_tick)
         super().register_with_event_loop(connection, loop)
-        timer = getattr(self.cycle, "_ack_tref", None)
+        # kombu adds every connection to the loop at every tick, in a system call each.
+        loop.on_tick -= set(loop.on_tick) - before
+
+        def on_tick() -> None:
+            cycle.on_poll_start()
+            for place in cycle._fd_to_chan:
+                if place not in loop.readers:
+                    loop.add_reader(place, self.on_readable, place)
+
+        loop.on_tick.add(on_tick)
+        timer = getattr(cycle, "_ack_tref", None)
         if timer is not None:
             timer.cancel()
-        self.cycle._ack_tref = loop.call_repeatedly(_ACK_WAIT, self.cycle.flush_acks)
+        cycle._ack_tref = loop.call_repeatedly(_ACK_WAIT, cycle.look_after)
 
 
 def install(begun: Callable[[], Collection[str]] = frozenset, finish: Callable[[], object] = frozenset) -> None:
