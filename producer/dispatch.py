@@ -270,11 +270,9 @@ def _asked() -> str:
         # The connection that lay idle since the last question may have gone with a Redis that is back.
         return f"the workers can't be asked: {error}"
     if not slots:
-        return "no worker answers: start one with `celery -A tasks worker`"
-    return (
-        f"{len(slots)} workers answer; tasks of one that died are handed on {bounds.VISIBILITY_TIMEOUT} s "
-        "after it took them"
-    )
+        return "no worker answers: start one with `celery -A tasks worker`, or `docker compose up -d`"
+    some = f"{len(slots)} workers answer" if len(slots) > 1 else "1 worker answers"
+    return f"{some}; tasks of one that died are handed on {bounds.VISIBILITY_TIMEOUT} s after it took them"
 
 
 def online_workers() -> list[int]:

@@ -6,7 +6,10 @@ is right. Celery, kombu and redis-py are pinned: these settings were measured on
 
 from __future__ import annotations
 
+import warnings
+
 from celery import Celery
+from celery.exceptions import SecurityWarning
 from kombu.entity import Exchange, Queue
 
 from config import bounds
@@ -44,6 +47,10 @@ _TRANSPORT_OPTIONS = {
 }
 #: What a Unix socket has no use for, and redis-py refuses there.
 _TCP_OPTIONS = {"socket_connect_timeout": 10, "socket_keepalive": True}
+
+# Celery warns of root because a pickled message can run code, and takes a user or group that has no name for root. Our
+# messages are JSON alone.
+warnings.filterwarnings("ignore", category=SecurityWarning)
 
 transport.install(settle.begun, settle.finish)
 app = Celery("imagefleet", include=["tasks.jobs"], set_as_current=True)
