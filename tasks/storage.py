@@ -16,6 +16,7 @@ from itertools import count
 from pathlib import Path
 from time import monotonic, sleep
 
+from tasks import disk
 from tasks.errors import StorageFailed
 
 TEMPORARY = ".tmp"
@@ -92,7 +93,7 @@ class Store:
         try:
             with self._written(name, body, mode, sync=True) as temporary:
                 os.replace(temporary, self.path(name))  # noqa: PTH105  # the temporary name is a str
-            _sync_folder(self.path(name).parent)
+            disk.sync(self.path(name).parent)
         except OSError as error:
             raise _failed("save", name, error) from error
 
@@ -105,7 +106,7 @@ class Store:
         try:
             with self._written(name, body, PRIVATE, sync=True) as temporary:
                 created = self._claim(temporary, self.path(name))
-            _sync_folder(self.path(name).parent)
+            disk.sync(self.path(name).parent)
         except OSError as error:
             raise _failed("save", name, error) from error
         return created
@@ -175,10 +176,7 @@ class Store:
             StorageFailed: one can't be.
         """
         try:
-            for name in names:
-                _sync_file(f"{self.root}/{name}")
-            with suppress(FileNotFoundError):
-                _sync_folder(self.path(folder))
+            disk.sync_all(self.path(folder), [f"{self.root}/{name}" for name in names])
         except OSError as error:
             raise _failed("sync", folder, error) from error
 
@@ -244,18 +242,6 @@ class Store:
             return True
         finally:
             claim.unlink(missing_ok=True)
-
-
-def _sync_file(path: str | Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-# A folder is opened and synced as a file is.
-_sync_folder = _sync_file
 
 
 def _failed(verb: str, name: str, error: OSError) -> StorageFailed:
