@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import json
 import logging
-import sys
 import time
 from collections.abc import Mapping
 from functools import cache
@@ -39,9 +38,6 @@ _FRESH = 5.0
 #: worker's time.
 _REPR = 1024 if settings().task_events else 1
 _DONE = Path(__file__).with_name("done.lua").read_text()
-#: Seconds after which a thread that computes has to let another go on. The usual 5 ms made each download wait for its
-#: turn several times, behind the one thread that takes messages.
-_SWITCH = 0.001
 #: New objects after which Python looks for cycles among them; usually 700.
 _GARBAGE = 20_000
 
@@ -106,7 +102,6 @@ def _prepare(**_: Any) -> None:
         _log.critical("this worker can't start: %s", error)
         raise SystemExit(1) from error
     _progress()
-    sys.setswitchinterval(_SWITCH)
     # What is loaded by now stays. A task makes few cycles, and looking for them often took a tenth of a worker's time.
     gc.freeze()
     gc.set_threshold(_GARBAGE)
