@@ -3,7 +3,7 @@
 PYTHON ?= python
 RUN = $(PYTHON) -m
 
-.PHONY: check format lint types contracts test unit integration e2e docs examples screenshot lock bench-latency bench-throughput
+.PHONY: check format lint types contracts test unit integration e2e docs examples screenshot lock bench bench-latency bench-throughput
 
 check: format lint types contracts test
 
@@ -40,6 +40,15 @@ lock:
 	$(COMPILE) --all-extras --output-file constraints.txt pyproject.toml
 	$(COMPILE) --generate-hashes --constraint constraints.txt --output-file requirements.lock pyproject.toml
 	$(COMPILE) --generate-hashes --constraint constraints.txt --all-extras --output-file requirements-dev.lock pyproject.toml
+
+# img2dataset needs other versions than we do, so it has an environment of its own.
+.bench/bin/img2dataset: benchmarks/peers.txt
+	$(PYTHON) -m venv .bench
+	.bench/bin/pip install -q -r benchmarks/peers.txt
+
+# An hour: peers and imagefleet over the same pictures, in turns. Needs nginx, aria2 and curl.
+bench: .bench/bin/img2dataset
+	$(RUN) benchmarks.peers
 
 bench-latency:
 	$(RUN) benchmarks.latency

@@ -23,7 +23,8 @@ def main() -> None:
         "off, Flower open": turns.Way(_with_flower, {"IMAGEFLEET_TASK_EVENTS": "off"}),
         "on, Flower open": turns.Way(_with_flower, {"IMAGEFLEET_TASK_EVENTS": "on"}),
     }
-    rows = turns.measured(ways, arguments.images, arguments.repeat)
+    with turns.scratch() as folder:
+        rows = turns.measured(ways, arguments.images, arguments.repeat, folder)
     path = harness.keep("task-events", {"images": arguments.images, "repeat": arguments.repeat, "ways": rows})
     turns.show(rows)
     print(f"written to {path}")

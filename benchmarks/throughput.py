@@ -23,7 +23,8 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=5)
     arguments = parser.parse_args()
     ways = {"fleet": turns.Way(turns.fleet), "threads": turns.Way(_threads)}
-    rows = turns.measured(ways, arguments.images, arguments.repeat)
+    with turns.scratch() as folder:
+        rows = turns.measured(ways, arguments.images, arguments.repeat, folder)
     rows["fleet"]["workers"], rows["threads"]["threads"] = os.cpu_count(), _THREADS
     path = harness.keep("throughput", {"images": arguments.images, "repeat": arguments.repeat, "ways": rows})
     turns.show(rows)
