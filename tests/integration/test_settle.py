@@ -1,0 +1,138 @@
+"""What the slots have done is settled in batches: parts first, then acknowledgements."""
+
+from __future__ import annotations
+
+import json
+import logging
+from base64 import b64decode
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import redis
+from celery import Celery
+from celery.worker import state
+
+from tasks import backend, broker, settle
+from tasks.backend import BatchingBackend
+from tests.conditions import wait_for
+
+_TASK, _GROUP, _SIZE = "tests.part", "group-1", 250
+
+
+class Channel:
+    """A channel that notes when Redis is told."""
+
+    def __init__(self, log: list[str]) -> None:
+        self.qos = SimpleNamespace(flush=lambda: log.append("flush"))
+
+
+class Message:
+    """A message that notes when it is acknowledged."""
+
+    def __init__(self, name: str, log: list[str]) -> None:
+        self.headers = {"id": name}
+        self._log, self.channel = log, Channel(log)
+
+    def ack_log_error(self, *_: Any) -> None:
+        """Note it."""
+        self._log.append(f"ack {self.headers['id']}")
+
+
+def test_message_is_acknowledged_after_its_part_is_counted() -> None:
+    """A worker that dies in between has lost nothing."""
+    log: list[str] = []
+    settler = settle.Settler(lambda parts: log.extend(f"count {part}" for part in parts))
+    for name in ("a", "b"):
+        settler.part(name)
+        settler.acknowledge(Message(name, log))
+    wait_for(lambda: not settler.unsettled())
+    for name in ("a", "b"):
+        assert log.index(f"count {name}") < log.index(f"ack {name}") < len(log) - log[::-1].index("flush")
+
+
+def test_part_that_is_not_counted_is_not_acknowledged(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A worker that stops while Redis is away leaves the message to another one."""
+    monkeypatch.setattr(state, "should_stop", 0)
+
+    def count(_: list[Any]) -> None:
+        raise redis.ConnectionError("away")
+
+    log: list[str] = []
+    settler = settle.Settler(count)
+    settler.part("a")
+    with caplog.at_level(logging.WARNING):
+        settler.acknowledge(Message("a", log))
+        wait_for(lambda: not settler.unsettled())
+    assert log == []
+    assert "could not be told to Redis: away" in caplog.text
+
+
+@pytest.fixture
+def app(redis_url: str) -> Iterator[Celery]:
+    """Give an app whose chords are counted in batches, on an empty Redis."""
+    with broker.client(redis_url) as server:
+        server.flushall()
+    before = (BatchingBackend.settled, settle.SettledRequest.settler)
+    found = Celery("settling", broker=redis_url, backend=redis_url, set_as_current=False)
+    backend.install(found, frozenset([_TASK]))
+    yield found
+    BatchingBackend.settled, settle.SettledRequest.settler = before
+
+
+def part(place: int) -> SimpleNamespace:
+    """Return what Celery knows of a task that has ended, in as far as chords need it."""
+    body = {"task": "tests.body", "args": [], "kwargs": {}, "options": {"task_id": "body-1"}, "immutable": False}
+    return SimpleNamespace(task=_TASK, id=f"task-{place}", group=_GROUP, group_index=place, chord=body)
+
+
+def test_body_is_fired_once_with_all_results_in_order(app: Celery, redis_url: str) -> None:
+    """A chord is complete with its last part, whatever came twice and in whatever order."""
+
+    @app.task(name="tests.body")  # type: ignore[untyped-decorator]  # Celery's
+    def body(results: list[Any]) -> None:
+        """Never run: it stays in its queue."""
+
+    app.backend.set_chord_size(_GROUP, _SIZE)
+    sent: list[str] = []
+    settler = settle.SettledRequest.settler
+    for place in [*reversed(range(_SIZE)), 7, 7]:
+        app.backend.on_chord_part_return(part(place), "SUCCESS", {"n": place})
+        settler.acknowledge(Message(f"task-{place}", sent))
+    wait_for(lambda: not settler.unsettled())
+    with broker.client(redis_url) as server:
+        bodies: Any = server.lrange("celery", 0, -1)
+    (fired,) = bodies
+    (results,), _, _ = json.loads(b64decode(json.loads(fired)["body"]))
+    assert results == [{"n": place} for place in range(_SIZE)]
+    assert len([line for line in sent if line.startswith("ack")]) == _SIZE + 2
+
+
+def test_script_that_redis_forgot_is_sent_again(app: Celery, redis_url: str) -> None:
+    """After a restart of Redis, the first batch finds Celery's script gone."""
+    app.backend.set_chord_size(_GROUP, _SIZE)
+    with broker.client(redis_url) as server:
+        server.script_flush()
+        settler = settle.SettledRequest.settler
+        log: list[str] = []
+        app.backend.on_chord_part_return(part(0), "SUCCESS", {})
+        settler.acknowledge(Message("task-0", log))
+        wait_for(lambda: not settler.unsettled())
+        assert "ack task-0" in log
+        assert server.zcard(app.backend.get_key_for_group(_GROUP, ".j").decode()) == 1
+
+
+def test_keys_of_a_chord_end_some_day(app: Celery, redis_url: str) -> None:
+    """Though not every part renews their life time."""
+    app.backend.set_chord_size(_GROUP, _SIZE)
+    settler = settle.SettledRequest.settler
+    for place in range(3):
+        app.backend.on_chord_part_return(part(place), "SUCCESS", {})
+        settler.acknowledge(Message(f"task-{place}", []))
+    wait_for(lambda: not settler.unsettled())
+    with broker.client(redis_url) as server:
+        for kind in (".j", ".d", ".s"):
+            assert server.ttl(app.backend.get_key_for_group(_GROUP, kind).decode()) > 3600
