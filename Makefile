@@ -46,7 +46,7 @@ lock:
 	$(PYTHON) -m venv .bench
 	.bench/bin/pip install -q -r benchmarks/peers.txt
 
-# An hour: peers and imagefleet over the same pictures, in turns. Needs nginx, aria2 and curl.
+# Half an hour: peers and imagefleet over the same pictures, in turns. Needs nginx, aria2 and curl.
 bench: .bench/bin/img2dataset
 	$(RUN) benchmarks.peers
 

@@ -1,8 +1,8 @@
-"""imagefleet and its peers over the same pictures: img2dataset, aria2, curl, plain threads and plain Celery, in turns.
+"""imagefleet and its peers over the same pictures: img2dataset, aria2, curl and plain threads, in turns.
 
 ``make bench`` runs it: 20,000 different JPEG pictures of 15 KB from nginx on this machine, kept as they are, five times
 each way. img2dataset first gets its best of a few numbers of processes and threads. Every file is compared with what
-was sent. Writes ``benchmarks/results/peers.json``; `make docs` makes ``benchmarks/RESULTS.md`` of it.
+was sent. Writes ``benchmarks/results/peers.json``; `make docs` makes the README's table of it.
 """
 
 from __future__ import annotations
@@ -40,7 +40,6 @@ def main() -> None:
             "aria2": turns.Way(_aria2),
             "curl": turns.Way(_curl),
             "threads": turns.Way(_threads),
-            "plain Celery": turns.Way(_plain_celery),
         }
         rows = turns.measured(ways, arguments.images, arguments.repeat, folder)
     base = rows["img2dataset"]["of_command"]["median"]
@@ -95,10 +94,6 @@ def _curl(source: Path, out: Path) -> list[str]:
 
 def _threads(source: Path, out: Path) -> list[str]:
     return [sys.executable, "-m", "benchmarks.threads", str(source), str(out), str(_THREADS)]
-
-
-def _plain_celery(source: Path, out: Path) -> list[str]:
-    return [sys.executable, "-m", "benchmarks.plain_celery", str(source), str(out)]
 
 
 def _versions() -> dict[str, str]:

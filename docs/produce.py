@@ -106,6 +106,32 @@ def throughput() -> str:
     return "\n".join(rows) + "\n"
 
 
+def peers() -> str:
+    """Return the table of ``benchmarks/peers.py``."""
+    result = _result("peers")
+    versions, machine = result["versions"], result["machine"]
+    rows = [
+        "| | images/s, start to exit (least to most) | of img2dataset | CPU an image | peak memory |",
+        "|---|---|---|---|---|",
+    ]
+    for name, way in result["ways"].items():
+        rate = way["of_command"]
+        shown = f"{name} {versions[name]}" if name in versions else name
+        rows.append(
+            f"| {shown} | {rate['median']:,.0f} ({rate['least']:,.0f} to {rate['most']:,.0f}) | {way['ratio']:.2f} x "
+            f"| {sum(way['cpu_ms_per_image'].values()):.2f} ms | {way['peak_mib']['median']:,.0f} MiB |"
+        )
+    processes, threads = result["img2dataset_sizes"]["best"]
+    rows += [
+        "",
+        f"{result['images']:,} different JPEG pictures of 15 KB from nginx on the same machine, kept as they are; "
+        f"median of {result['repeat']} runs in turns; everything shares {machine['cores']} cores. img2dataset with "
+        f"{processes} processes of {threads} threads, its best here. aria2 and curl save what comes under the name in "
+        "the URL, and nothing else.",
+    ]
+    return "\n".join(rows) + "\n"
+
+
 def demo_server() -> str:
     """Return what ``benchmarks/demo_server.py`` measured."""
     result = _result("demo-server")
@@ -162,6 +188,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "routes": routes,
     "throughput": throughput,
     "demo-server": demo_server,
+    "peers": peers,
     "compose": compose,
     "task-events": task_events,
     "run-example": lambda: example("run"),
