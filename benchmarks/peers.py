@@ -11,7 +11,6 @@ import argparse
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ from benchmarks import harness, turns
 
 _ROOT = Path(__file__).parents[1]
 IMG2DATASET = Path(os.environ.get("IMG2DATASET", _ROOT / ".bench" / "bin" / "img2dataset"))
-_THREADS = 32
 #: Processes and threads that img2dataset is tried with.
 _SWEEP = ((2, 16), (2, 32), (2, 64), (4, 16), (4, 32), (4, 64))
 #: Seconds of a sweep are few: a tenth of the pictures, once each.
@@ -39,7 +37,7 @@ def main() -> None:
             "img2dataset": _img2dataset(*best),
             "aria2": turns.Way(_aria2),
             "curl": turns.Way(_curl),
-            "threads": turns.Way(_threads),
+            "threads": turns.Way(turns.threads),
         }
         rows = turns.measured(ways, arguments.images, arguments.repeat, folder)
     base = rows["img2dataset"]["of_command"]["median"]
@@ -81,19 +79,26 @@ def _img2dataset(processes: int, threads: int) -> turns.Way:
 
 def _aria2(source: Path, out: Path) -> list[str]:
     quiet = ("--quiet", "--console-log-level=error", "--summary-interval=0", "--download-result=hide")
-    return ["aria2c", *quiet, "-x1", "-j", str(_THREADS), "--file-allocation=none", "-d", str(out), "-i", str(source)]
+    return [
+        "aria2c",
+        *quiet,
+        "-x1",
+        "-j",
+        str(turns.THREADS),
+        "--file-allocation=none",
+        "-d",
+        str(out),
+        "-i",
+        str(source),
+    ]
 
 
 def _curl(source: Path, out: Path) -> list[str]:
     # curl takes its URLs from a configuration of its own form.
     config = source.with_suffix(".curl")
     config.write_text("".join(f"url = {line}\nremote-name\n" for line in source.read_text().splitlines()))
-    parallel = ("--parallel", "--parallel-immediate", "--parallel-max", str(_THREADS))
+    parallel = ("--parallel", "--parallel-immediate", "--parallel-max", str(turns.THREADS))
     return ["curl", "-s", "-f", *parallel, "--create-dirs", "--output-dir", str(out), "-K", str(config)]
-
-
-def _threads(source: Path, out: Path) -> list[str]:
-    return [sys.executable, "-m", "benchmarks.threads", str(source), str(out), str(_THREADS)]
 
 
 def _versions() -> dict[str, str]:

@@ -8,12 +8,8 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
-from pathlib import Path
 
 from benchmarks import harness, turns
-
-_THREADS = 32
 
 
 def main() -> None:
@@ -22,17 +18,13 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=20_000)
     parser.add_argument("--repeat", type=int, default=5)
     arguments = parser.parse_args()
-    ways = {"fleet": turns.Way(turns.fleet), "threads": turns.Way(_threads)}
+    ways = {"fleet": turns.Way(turns.fleet), "threads": turns.Way(turns.threads)}
     with turns.scratch() as folder:
         rows = turns.measured(ways, arguments.images, arguments.repeat, folder)
-    rows["fleet"]["workers"], rows["threads"]["threads"] = os.cpu_count(), _THREADS
+    rows["fleet"]["workers"], rows["threads"]["threads"] = os.cpu_count(), turns.THREADS
     path = harness.keep("throughput", {"images": arguments.images, "repeat": arguments.repeat, "ways": rows})
     turns.show(rows)
     print(f"written to {path}")
-
-
-def _threads(source: Path, out: Path) -> list[str]:
-    return [sys.executable, "-m", "benchmarks.threads", str(source), str(out), str(_THREADS)]
 
 
 if __name__ == "__main__":

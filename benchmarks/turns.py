@@ -29,6 +29,15 @@ class Way:
     env: Mapping[str, str] = field(default_factory=dict)
 
 
+#: Threads of the baseline, and downloads at a time of the peers that take a number.
+THREADS = 32
+
+
+def threads(source: Path, out: Path) -> list[str]:
+    """Return the command of the threads baseline."""
+    return [sys.executable, "-m", "benchmarks.threads", str(source), str(out), str(THREADS)]
+
+
 def fleet(source: Path, out: Path) -> list[str]:
     """Return the command of a run with a local fleet, as a user gives it."""
     return [sys.executable, "-m", "producer", "run", str(source), "--out", str(out), "--json"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import urllib.error
 import urllib.request
 
 
@@ -15,7 +14,7 @@ def main() -> None:
     try:
         with urllib.request.urlopen(url, timeout=4) as answer:  # noqa: S310  # the scheme was looked at
             sys.exit(0 if answer.status == 200 else f"{url} answered {answer.status}")
-    except (urllib.error.URLError, OSError) as error:
+    except OSError as error:
         sys.exit(f"{url}: {error}")
 
 

@@ -8,7 +8,7 @@ import shutil
 import signal
 import socket
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -36,13 +36,17 @@ def _interruptible() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def lacking(message: str) -> NoReturn:
+    """Skip a test for what this machine lacks; in CI nothing may be lacking, so it fails."""
+    if os.environ.get("CI"):
+        pytest.fail(message)
+    pytest.skip(message)
+
+
 def required(program: str) -> str:
     """Return the path of a program that a test needs; without it the test is skipped, and in CI it fails."""
     # nginx and others live in /usr/sbin, which is not on every user's PATH.
     found = shutil.which(program) or shutil.which(program, path="/usr/sbin:/usr/local/sbin")
     if found is None:
-        message = f"{program} is not installed on this machine"
-        if os.environ.get("CI"):
-            pytest.fail(message)
-        pytest.skip(message)
+        lacking(f"{program} is not installed on this machine")
     return found

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
 
 from producer.demo_process import DemoProcess
-from tests.conftest import required
+from tests.conftest import lacking, required
 from tests.flower import KeptFleet, kept_fleet
 
 if TYPE_CHECKING:
@@ -22,10 +21,7 @@ def browser() -> Iterator[Browser]:
     """Give a Chromium; without it, or what drives it, the tests are skipped at home and fail in CI."""
     program = required("chromium")
     if importlib.util.find_spec("playwright") is None:
-        message = "playwright is not installed: pip install -e '.[dev]'"
-        if os.environ.get("CI"):
-            pytest.fail(message)
-        pytest.skip(message)
+        lacking("playwright is not installed: pip install -e '.[dev]'")
     from docs.browser import chromium
 
     with chromium(program) as started:

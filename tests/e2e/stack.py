@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +13,9 @@ from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.conftest import lacking, required
+from tests.integration.parts import ROOT
+
 _DEMO_PORT = 8765
 
 
@@ -81,15 +82,8 @@ class Stack:
 
 def need_engine() -> None:
     """Skip a test on a machine without a Docker Engine; in CI there has to be one."""
-    missing = None
-    if shutil.which("docker") is None:
-        missing = "docker is not installed on this machine"
-    elif subprocess.run(["docker", "compose", "ls"], capture_output=True, check=False).returncode:
-        missing = "no Docker Engine with Compose answers on this machine"
-    if missing and os.environ.get("CI"):
-        pytest.fail(missing)
-    if missing:
-        pytest.skip(missing)
+    if subprocess.run([required("docker"), "compose", "ls"], capture_output=True, check=False).returncode:
+        lacking("no Docker Engine with Compose answers on this machine")
 
 
 def clone(folder: Path, owner: int) -> Path:

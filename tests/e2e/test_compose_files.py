@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.stack import ROOT, need_engine
+from config import bounds
+from tests.e2e.stack import need_engine
+from tests.integration.parts import ROOT
 
 #: Those that make or show the passwords, and the producer, run once.
 _ONCE = {"secrets", "passwords", "producer"}
 _LONG_RUNNING = ["redis", "worker", "flower", "demo"]
-#: The longest deadline of a download, in seconds.
-_DEADLINE = 150
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -74,7 +74,7 @@ def test_worker_finishes_what_it_is_at() -> None:
     """A worker that is stopped has longer than the longest download."""
     period = config()["worker"]["stop_grace_period"]
     minutes, seconds = period.removesuffix("s").split("m")
-    assert int(minutes) * 60 + int(seconds) > _DEADLINE
+    assert int(minutes) * 60 + int(seconds) > bounds.MAX_DEADLINE
 
 
 def test_only_flower_is_published() -> None:

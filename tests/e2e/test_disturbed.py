@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import socket
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
 
 from tests.conditions import wait_for
 from tests.e2e.stack import Stack, clone, need_engine, up
+from tests.integration import parts
 
 pytestmark = pytest.mark.timeout(900)
 _IMAGES = 2_000
@@ -24,13 +23,11 @@ _LONG = 400
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """Give a stack with one worker; its clone is an ordinary user's, whom the workers become."""
     need_engine()
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
     folder = clone(tmp_path_factory.mktemp("disturbed") / "clone", owner=12345)
     (folder / "lists" / "many.txt").write_text(
         "".join(f"http://demo:8765/images/{index}.jpg?latency=0.5\n" for index in range(_IMAGES))
     )
-    with up(folder, workers=1, FLOWER_PORT=str(port)) as found:
+    with up(folder, workers=1, FLOWER_PORT=str(parts.free_port())) as found:
         yield found
 
 
@@ -46,7 +43,7 @@ def test_every_service_restarts(stack: Stack, tmp_path: Path) -> None:
     assert producer.returncode == 0, log.read_text()
     numbers = json.loads(answer)
     assert numbers["total"] == _IMAGES
-    rows = _rows(stack, "restarted")
+    rows = parts.rows(stack.folder / "images" / "restarted")
     assert len(rows) == _IMAGES
     # The image server was away for a moment, so what was at it then may have failed; nothing else may.
     assert set(numbers["reasons"]) <= {"connect", "timeout", "truncated", "dns"}
@@ -67,7 +64,7 @@ def test_workers_come_and_go(stack: Stack, tmp_path: Path) -> None:
     assert producer.returncode == 0, log.read_text()
     numbers = json.loads(answer)
     assert (numbers["total"], numbers["success"]) == (_IMAGES, _IMAGES)
-    rows = _rows(stack, "scaled")
+    rows = parts.rows(stack.folder / "images" / "scaled")
     assert len({row["worker"] for row in rows}) == 4
     assert Counter(row["attempts"] for row in rows) == {1: _IMAGES}
     assert stack.hits() - before == _IMAGES
@@ -76,9 +73,3 @@ def test_workers_come_and_go(stack: Stack, tmp_path: Path) -> None:
 def _saved(stack: Stack, out: str) -> int:
     """Return how many images of a run are there."""
     return sum(1 for _ in (stack.folder / "images" / out).glob("*/*.jpg"))
-
-
-def _rows(stack: Stack, out: str) -> list[dict[str, object]]:
-    """Return the rows of all manifests of a run."""
-    manifests = sorted((stack.folder / "images" / out).glob("*.parquet"))
-    return [row for path in manifests for row in pq.ParquetFile(path).read().to_pylist()]

@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.stack import ROOT, need_engine
+from tests.e2e.stack import need_engine
 from tests.integration import parts
 
 #: An ordinary user of the host, who owns the shared folder; the number needs no account.
 _USER = 12345
-_WORKERS = ROOT / "docker-compose.workers.yml"
+_WORKERS = parts.ROOT / "docker-compose.workers.yml"
 #: The variables that `.env` has to hold.
 _NEEDED = ("BROKER_URL", "BROKER_PASSWORD_FILE", "BROKER_CA_FILE", "STORE_ROOTS")
 
@@ -65,7 +65,7 @@ class Site:
 
     def elsewhere(self) -> dict[str, Any]:
         """Return what the other hosts run: Redis as docs/many-machines.md sets it up, images to fetch, a producer."""
-        ours = {"image": self.name, "build": str(ROOT), "init": True}
+        ours = {"image": self.name, "build": str(parts.ROOT), "init": True}
         ping = "redis-cli --tls --cacert /etc/imagefleet/ca.pem -h redis -p 6380 ping | grep -q NOAUTH"
         return {
             "worker": {"image": self.name},
@@ -150,7 +150,7 @@ def test_worker_is_confined(site: Site) -> None:
     assert found["NoNewPrivs"] == "1"
     config = json.loads(site.done("config", "--format", "json"))["services"]["worker"]
     whole = subprocess.run(
-        ["docker", "compose", "-f", str(ROOT / "docker-compose.yml"), "config", "--format", "json", "worker"],
+        ["docker", "compose", "-f", str(parts.ROOT / "docker-compose.yml"), "config", "--format", "json", "worker"],
         capture_output=True,
         check=True,
     )
