@@ -2,7 +2,7 @@
 
 Celery counts each part in a round trip of its own, in the slot's thread, and has each acknowledged by the thread that
 takes messages, which wakes up for it. Here a slot leaves both to one thread and goes on with the next image; that
-thread does in two round trips what has come together during the last two. A message is acknowledged when its part is
+thread does in a few round trips what has come together during the last ones. A message is acknowledged when its part is
 counted, so a worker that dies before loses none: the task is done again, and its part, known by its id, counts once.
 """
 
