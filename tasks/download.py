@@ -20,6 +20,7 @@ from requests import Response
 from config import SettingsError
 from config.settings import settings
 from tasks import urls
+from tasks.connection import Deadline
 from tasks.errors import (
     BadResponse,
     ConnectFailed,
@@ -37,7 +38,7 @@ from tasks.errors import (
 )
 from tasks.guard import Guard
 from tasks.model import FetchOptions
-from tasks.session import Deadline, GuardedAdapter, Sessions
+from tasks.session import GuardedAdapter, Sessions
 
 _BLOCK = 64 * 1024
 #: A refused request's body is read to its end up to this size, which keeps the connection for the next image.

@@ -13,6 +13,7 @@ from dataclasses import replace
 from functools import cache
 
 from tasks import images, manifest
+from tasks.connection import Deadline
 from tasks.download import Download, Downloader
 from tasks.errors import FetchError, Internal, TimedOut
 from tasks.images import ImageInfo
@@ -27,7 +28,6 @@ from tasks.model import (
     shard_name,
     shortened,
 )
-from tasks.session import Deadline
 from tasks.storage import Store
 from tasks.urls import masked
 

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from producer.demo import DemoServer, picture
+from tasks.connection import Deadline
 from tasks.download import Download, Downloader, backoff, parse_retry_after
 from tasks.errors import (
     BadResponse,
@@ -29,7 +30,7 @@ from tasks.errors import (
     Truncated,
 )
 from tasks.model import FetchOptions
-from tasks.session import Deadline, Sessions
+from tasks.session import Sessions
 from tests.unit.conftest import ONCE, Canned, always, response
 
 _FAULTS: dict[str, tuple[type[FetchError], int | None, str]] = {

@@ -17,11 +17,12 @@ import pytest
 
 from config import VERSION
 from producer.demo import DemoServer
+from tasks.connection import Deadline
 from tasks.download import Downloader
 from tasks.errors import BlockedAddress, FetchError, TimedOut, TlsFailed
 from tasks.guard import Guard
 from tasks.model import FetchOptions
-from tasks.session import Deadline, Sessions
+from tasks.session import Sessions
 from tests.unit.conftest import ONCE, Answer, Canned, always, response
 
 _SECONDS = 0.5  # the deadline of what trickles

@@ -1,0 +1,281 @@
+"""A guarded HTTP connection of one thread: sockets that keep a deadline, and heads that are written and read in one go.
+
+requests times each wait on a socket, so a server that sends a byte a second can hold a download for ever. Here every
+read looks at the deadline first, also while headers arrive and inside TLS: the sockets are subclasses that shorten
+their timeout as the deadline comes near.
+
+At 15 KB an image, urllib3 and the standard library spend a third of a download's CPU on the few lines around it: they
+read a response's head as if it were a mail, and write a request's line by line. And each system call gives the other
+threads the interpreter, which costs more than most of the calls: a plain socket leaves its timeout to the kernel
+instead of asking by ``poll`` first, and takes a small image together with its head.
+"""
+
+from __future__ import annotations
+
+import http
+import http.client
+import re
+import socket
+import ssl
+import struct
+from collections.abc import Mapping
+from time import monotonic
+from typing import Any
+
+from urllib3 import HTTPHeaderDict, HTTPResponse
+from urllib3.connection import HTTPConnection, HTTPSConnection
+
+from tasks.guard import Guard
+
+#: How much one read takes at most, where that much has come.
+_BUFFER = 64 * 1024
+#: The longest head, and the most fields in it, that are read: those of the standard library.
+_MAX_HEAD = 64 * 1024
+_MAX_FIELDS = 100
+#: What would end the line that a request begins with.
+_NO_TARGET = re.compile(r"[^\x21-\x7e]")
+
+
+class Deadline:
+    """When a download has to be over, and how long one wait may take; in seconds."""
+
+    __slots__ = ("ends", "timeout")
+
+    def __init__(self, timeout: float, seconds: float) -> None:
+        self.timeout = timeout
+        self.ends = monotonic() + seconds
+
+    @property
+    def remaining(self) -> float:
+        """Seconds until the end; negative when it is over."""
+        return self.ends - monotonic()
+
+    def wait(self) -> float:
+        """Return how long the next wait on a socket may take.
+
+        Raises:
+            TimeoutError: the deadline is over.
+        """
+        remaining = self.remaining
+        if remaining <= 0:
+            raise TimeoutError("the deadline is over")
+        return min(self.timeout, remaining)
+
+
+class Holder:
+    """The deadline of the download that a thread is at; its sockets look here."""
+
+    __slots__ = ("deadline",)
+
+    def __init__(self) -> None:
+        self.deadline = Deadline(0, 0)
+
+
+class _Paced:
+    """What both kinds of socket share: each call looks at the deadline first."""
+
+    _holder: Holder | None = None
+
+    def pace(self, holder: Holder) -> None:
+        """Keep the deadline that stands in the holder from now on."""
+        self._holder = holder
+
+    def recv_into(self, *args: Any) -> int:
+        """Receive; bounded by the deadline."""
+        self._bound()
+        try:
+            return int(super().recv_into(*args))  # type: ignore[misc]
+        except BlockingIOError as error:
+            raise TimeoutError("timed out") from error
+
+    def sendall(self, *args: Any) -> None:
+        """Send; bounded by the deadline."""
+        self._bound()
+        try:
+            super().sendall(*args)  # type: ignore[misc]
+        except BlockingIOError as error:
+            raise TimeoutError("timed out") from error
+
+    def makefile(self, mode: str = "r", buffering: int = _BUFFER, **options: Any) -> Any:
+        """Return a file of this connection, with a buffer in which a small image has room."""
+        return super().makefile(mode, buffering, **options)  # type: ignore[misc]
+
+    def _bound(self) -> None:
+        raise NotImplementedError
+
+
+class PlainSocket(_Paced, socket.socket):  # type: ignore[misc]  # makefile has five forms
+    """A plain connection; once it is paced, the kernel bounds its waits."""
+
+    _wait = 0.0
+
+    def pace(self, holder: Holder) -> None:
+        """Keep the deadline that stands in the holder from now on."""
+        super().pace(holder)
+        # With a timeout of Python's, each call would be two: poll, and then the call itself.
+        self.settimeout(None)
+
+    def _bound(self) -> None:
+        if self._holder is None:
+            return
+        wait = self._holder.deadline.wait()
+        if wait != self._wait:
+            self._wait = wait
+            # Zero would stand for no bound at all.
+            value = struct.pack("@ll", *divmod(max(int(wait * 1_000_000), 1), 1_000_000))
+            self.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, value)
+            self.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, value)
+
+
+class TlsSocket(_Paced, ssl.SSLSocket):  # type: ignore[misc]
+    """A connection inside TLS, which the context makes from a plain one; Python bounds its waits.
+
+    OpenSSL would take the end of a wait that the kernel bounds for a call to be made again.
+    """
+
+    def _bound(self) -> None:
+        if self._holder is not None:
+            wait = self._holder.deadline.wait()
+            if self.gettimeout() != wait:
+                self.settimeout(wait)
+
+
+class Response(http.client.HTTPResponse):
+    """The standard library's response with a head that is read field by field, and no more.
+
+    Its own parser is the one for mail: three times the time, and where a line is none, the rest counts as the body.
+    """
+
+    headers: HTTPHeaderDict  # type: ignore[assignment]
+
+    def begin(self) -> None:
+        """Read the head (RFC 9112); interim responses are skipped.
+
+        Raises:
+            http.client.HTTPException: it is not HTTP, or it has no end.
+        """
+        while True:
+            version, status, reason = self._read_status()  # type: ignore[attr-defined]
+            self.headers = self.msg = self._fields()  # type: ignore[assignment]
+            if not 100 <= status < 200 or status == http.HTTPStatus.SWITCHING_PROTOCOLS:
+                break
+        if not version.startswith(("HTTP/1.", "HTTP/0.9")):
+            raise http.client.UnknownProtocol(version)
+        self.code = self.status = status
+        self.reason = reason.strip()
+        self.version = 10 if version in ("HTTP/1.0", "HTTP/0.9") else 11
+        self.chunked = self.headers.get("transfer-encoding", "").lower() == "chunked"
+        self.chunk_left = None
+        self.length = None if self.chunked else self._length()
+        if status in (http.HTTPStatus.NO_CONTENT, http.HTTPStatus.NOT_MODIFIED, http.HTTPStatus.SWITCHING_PROTOCOLS):
+            self.length = 0
+        # A body without a length of its own ends with the connection.
+        self.will_close = self._check_close() or (not self.chunked and self.length is None)  # type: ignore[attr-defined]
+
+    def _fields(self) -> HTTPHeaderDict:
+        """Return the fields up to the empty line; a line that is no field is left out, as browsers do."""
+        fields: list[tuple[str, str]] = []
+        rest = _MAX_HEAD
+        while line := self.fp.readline(rest + 1):
+            rest -= len(line)
+            if rest < 0:
+                raise http.client.LineTooLong("header")
+            if line in (b"\r\n", b"\n"):
+                break
+            if len(fields) > _MAX_FIELDS:
+                raise http.client.HTTPException(f"got more than {_MAX_FIELDS} headers")
+            text = line.decode("latin-1")
+            if line[0] in b" \t":
+                # A folded value, which is obsolete.
+                if fields:
+                    name, value = fields[-1]
+                    fields[-1] = name, f"{value} {text.strip()}"
+                continue
+            name, colon, value = text.partition(":")
+            if colon and name and not name[-1].isspace():
+                fields.append((name, value.strip()))
+        found = HTTPHeaderDict()
+        for name, value in fields:
+            found.add(name, value)
+        return found
+
+    def _length(self) -> int | None:
+        """Return the length that is announced; None where that says nothing, which is judged elsewhere."""
+        lengths = {value.strip() for value in self.headers.get("content-length", "").split(",")}
+        length = lengths.pop()
+        return int(length) if not lengths and length.isascii() and length.isdigit() else None
+
+
+class GuardedConnection(HTTPConnection):
+    """A connection that the guard opens, and that sends nothing but GET."""
+
+    guard: Guard
+    holder: Holder
+    _host_field: str | None = None
+
+    def _new_conn(self) -> Any:
+        # `host` loses a trailing dot that `_dns_host` keeps: the name is resolved as it was given.
+        connection = self.guard.connect(self._dns_host, self.port, self.holder.deadline.wait(), PlainSocket)
+        # What may follow is the handshake of TLS, which takes this timeout for all of it.
+        connection.settimeout(self.holder.deadline.wait())
+        return connection
+
+    def connect(self) -> None:
+        """Open the connection."""
+        super().connect()
+        if isinstance(self.sock, PlainSocket | TlsSocket):
+            self.sock.pace(self.holder)
+
+    def request(  # type: ignore[override]
+        self, method: str, url: str, *, headers: Mapping[str, str] | None = None, **_: Any
+    ) -> None:
+        """Send the head of a GET.
+
+        Args:
+            method: GET.
+            url: path and query, as they stand in the head.
+            headers: the fields besides Host.
+
+        Raises:
+            http.client.InvalidURL: the URL would end its line.
+        """
+        if _NO_TARGET.search(url):
+            raise http.client.InvalidURL(f"a URL can't hold {url[:80]!r}")
+        if self._host_field is None:
+            host = f"[{self.host}]" if ":" in self.host else self.host
+            self._host_field = host if self.port == self.default_port else f"{host}:{self.port}"
+        fields = "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
+        self.send(f"{method} {url} HTTP/1.1\r\nHost: {self._host_field}\r\n{fields}\r\n".encode("ascii"))
+
+    def getresponse(self) -> HTTPResponse:  # type: ignore[override]
+        """Return the response, with its body unread.
+
+        Raises:
+            http.client.HTTPException, OSError: there is none, or it is not HTTP.
+        """
+        answer = Response(self.sock, method="GET")
+        try:
+            answer.begin()
+            response = HTTPResponse(
+                body=answer,
+                headers=answer.headers,
+                status=answer.status,
+                version=answer.version,
+                reason=answer.reason,
+                preload_content=False,
+                decode_content=False,
+                original_response=answer,
+                request_method="GET",
+            )
+        except BaseException:
+            answer.close()
+            self.close()
+            raise
+        if answer.will_close:
+            # The response holds the socket until its body is read.
+            self.close()
+        return response
+
+
+class GuardedTlsConnection(GuardedConnection, HTTPSConnection):
+    """The same inside TLS."""
