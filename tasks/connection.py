@@ -32,8 +32,8 @@ _BUFFER = 64 * 1024
 #: The longest head, and the most fields in it, that are read: those of the standard library.
 _MAX_HEAD = 64 * 1024
 _MAX_FIELDS = 100
-#: What would end the line that a request begins with.
-_NO_TARGET = re.compile(r"[^\x21-\x7e]")
+#: What can stand in the line that a request begins with, and not end it.
+_TARGET = re.compile(r"[\x21-\x7e]+")
 
 
 class Deadline:
@@ -239,7 +239,7 @@ class GuardedConnection(HTTPConnection):
         Raises:
             http.client.InvalidURL: the URL would end its line.
         """
-        if _NO_TARGET.search(url):
+        if not _TARGET.fullmatch(url):
             raise http.client.InvalidURL(f"a URL can't hold {url[:80]!r}")
         if self._host_field is None:
             host = f"[{self.host}]" if ":" in self.host else self.host

@@ -1,7 +1,7 @@
 """Which addresses may be connected to; decided on the address itself, when the socket is opened.
 
-A name is resolved here and nowhere else, every address of the answer is judged, and the socket is opened to an
-address that was judged: what the name means a moment later changes nothing. Public addresses are permitted; all
+A name is resolved here and nowhere else, every address of the answer is judged, each time, and the socket is opened to
+an address that was judged: what the name means a moment later changes nothing. Public addresses are permitted; all
 others only where the worker's operator says so (``IMAGEFLEET_ALLOW_NETWORKS``). No message can widen that.
 """
 
@@ -10,13 +10,13 @@ from __future__ import annotations
 import ipaddress
 import re
 import socket
-import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
 from tasks.errors import BlockedAddress, ConnectFailed, DnsFailed, DnsUnavailable, TimedOut
+from tasks.resolver import Resolver
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 _NAME = re.compile(r"[\w-]+(\.[\w-]+)*\.?", re.ASCII)
@@ -76,6 +76,7 @@ class Guard:
             ValueError: an entry is neither a network nor a host name.
         """
         self._allowances = tuple(Allowance.parse(entry) for entry in allow)
+        self._resolver = Resolver()
 
     def permits(self, host: str, address: Address, port: int) -> bool:
         """Tell whether a connection to this address, found for this host name, is permitted."""
@@ -89,7 +90,7 @@ class Guard:
             DnsFailed: the name has no address, or none came within ``timeout`` seconds.
         """
         try:
-            answers = _look_up(host, port, timeout)
+            answers = self._resolver.look_up(host, port, timeout)
         except socket.gaierror as error:
             kind = DnsUnavailable if error.errno == socket.EAI_AGAIN else DnsFailed
             raise kind(f"the host name {host} can't be resolved: {error.strerror}") from error
@@ -137,47 +138,10 @@ class Guard:
                 last = error
             else:
                 return connection
+        self._resolver.forget(host, port)
         if last is None or isinstance(last, TimeoutError):
             raise TimedOut(f"{host} port {port} did not answer within {timeout:g} s") from last
         raise ConnectFailed(f"{host} port {port}: {last.strerror or last}") from last
-
-
-def _look_up(host: str, port: int, timeout: float) -> list[Any]:
-    """Return what the system's resolver answers, which has no timeout of its own: a thread waits for it.
-
-    A look-up that is given up goes on in its thread until the resolver gives up too, half a minute at the most.
-
-    Raises:
-        DnsUnavailable: it did not answer in time.
-        socket.gaierror, UnicodeError: what it raised.
-    """
-    found: list[Any] = []
-    failures: list[Exception] = []
-
-    def look_up() -> None:
-        try:
-            found.extend(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
-        except (OSError, UnicodeError) as error:
-            failures.append(error)
-
-    if _is_address(host):
-        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
-    thread = threading.Thread(target=look_up, name=f"look-up {host[:60]}", daemon=True)
-    thread.start()
-    thread.join(timeout)
-    if failures:
-        raise failures[0]
-    if not found:
-        raise DnsUnavailable(f"the host name {host} was not resolved within {timeout:g} s")
-    return found
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
 
 
 def is_public(address: Address) -> bool:

@@ -109,6 +109,10 @@ class SettledRequest(Request):  # type: ignore[misc]  # Celery has no annotation
     settler: Settler
     acknowledged: bool
 
+    def __init__(self, message: Any, **options: Any) -> None:
+        # Celery reads a message's body to look at it, and the slot would read it again.
+        super().__init__(message, **{**options, "body": message.payload, "decoded": True})
+
     def acknowledge(self) -> None:
         """Have the message acknowledged once the task's part is counted."""
         if not self.acknowledged:

@@ -30,6 +30,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+import orjson
 from kombu.transport import TRANSPORT_ALIASES, redis, virtual
 from redis.exceptions import ConnectionError as Broken
 from redis.exceptions import TimeoutError as Silent
@@ -45,6 +46,9 @@ _ACK_WAIT = 0.2
 #: Ends the name of the list of what kombu did not write.
 _PUT_ASIDE = "_put_aside"
 _AWAY = (Broken, Silent, OSError)
+_JSON = "application/json"
+#: Marks what kombu writes as JSON that it is not, such as a date.
+_KOMBU_TYPE = b'"__type__"'
 
 
 @dataclass(slots=True)
@@ -55,6 +59,16 @@ class Owed:
     returns: list[str] = field(default_factory=list)
     #: Held by the thread that tells Redis.
     telling: threading.Lock = field(default_factory=threading.Lock)
+
+
+class Message(virtual.Message):  # type: ignore[misc]  # kombu has no annotations
+    """A message whose body is read once, and fast where it holds none of kombu's own types."""
+
+    def _decode(self) -> Any:
+        accepted = self.accept is None or _JSON in self.accept
+        if accepted and self.content_type == _JSON and _KOMBU_TYPE not in self.body:
+            return _read(self.body)
+        return super()._decode()
 
 
 class QoS(redis.QoS):  # type: ignore[misc]  # kombu has no annotations
@@ -198,6 +212,7 @@ class Channel(redis.Channel):  # type: ignore[misc]  # kombu has no annotations
     """A channel that takes messages in batches and keeps its client."""
 
     QoS = QoS
+    Message = Message
     #: What each Redis is owed by this process, by its URL.
     _all_owed: ClassVar[dict[str, Owed]] = {}
     #: The ids of the tasks that this process is at.
@@ -310,7 +325,15 @@ class Channel(redis.Channel):  # type: ignore[misc]  # kombu has no annotations
 
 
 def _messages(queues: list[str], answer: list[Any]) -> list[tuple[str, Any]]:
-    return [(queues[place], json.loads(raw)) for place, raw in zip(*[iter(answer[1:])] * 2, strict=True)]
+    return [(queues[place], _read(raw)) for place, raw in zip(*[iter(answer[1:])] * 2, strict=True)]
+
+
+def _read(raw: bytes) -> Any:
+    """Return what JSON stands for; orjson takes a fifth of the time, and refuses what the standard calls no JSON."""
+    try:
+        return orjson.loads(raw)
+    except ValueError:
+        return json.loads(raw)
 
 
 class Poller(redis.MultiChannelPoller):  # type: ignore[misc]  # kombu has no annotations
