@@ -1,38 +1,50 @@
 """The chord counter: Celery's Redis backend, which here counts parts in batches and waits for a Redis that is away.
 
-Celery tries to count a finished part once. A Redis that restarts at that moment would leave its chord one part short
-for ever, though the image is saved.
+Celery counts each part in a round trip and a script of its own, and tries that once: a Redis that restarts at that
+moment would leave its chord one part short for ever, though the image is saved. Here the parts of one moment are
+counted by one script for each chord (``count.lua``), again and again until Redis has heard it. What stands in Redis is
+what Celery's script leaves, so workers with and without this backend count the same chord; and it is Celery's own code
+that fires a chord's body.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain, groupby
+from operator import attrgetter
+from pathlib import Path
 from typing import Any, ClassVar
+from uuid import uuid4
 
+import orjson
 from celery import Celery
-from celery.backends.redis import CHORD_PART_RETURN_LUA, RedisBackend
+from celery.backends.redis import RedisBackend
 from redis.exceptions import NoScriptError
 
 from tasks.away import patiently
 from tasks.settle import SettledRequest, Settler
 
+_COUNT = Path(__file__).with_name("count.lua").read_text()
 #: Every so many parts of a chord, the life time of its keys is set again.
 _RENEWAL = 100
-#: Where it stands among the arguments of Celery's script, and where the key of the claim stands among its keys.
-_LIFETIME, _CLAIM = 4, 5
+#: Ends the names of a chord's keys, in the order of the script's; the claim is the last.
+_KINDS = (".j", ".t", ".s", ".d", "", ".c")
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A part that is to be counted, with the keys and arguments of Celery's script for that."""
+    """A part that is to be counted: its task's request, how that ended, and both as Celery keeps them."""
 
     request: Any
     state: str
     result: Any
-    keys: Sequence[Any]
-    arguments: Sequence[Any]
+    encoded: bytes | str
+
+    @property
+    def group(self) -> str:
+        """The group of the chord."""
+        return str(self.request.group)
 
 
 class BatchingBackend(RedisBackend):  # type: ignore[misc]  # Celery has no annotations
@@ -40,24 +52,14 @@ class BatchingBackend(RedisBackend):  # type: ignore[misc]  # Celery has no anno
 
     #: The tasks whose parts the settler counts.
     settled: ClassVar[frozenset[str]] = frozenset()
-    _noted: tuple[Sequence[Any], list[Any]] | None = None
-    _noting = False
 
     def on_chord_part_return(self, request: Any, state: str, result: Any, *rest: Any, **options: Any) -> Any:
         """Have a part counted, or count it; Celery knows parts by their task's id, so a second time changes nothing."""
-        count = super().on_chord_part_return
-        if getattr(request, "task", None) not in self.settled:
+        if getattr(request, "task", None) not in self.settled or request.group_index is None:
+            count = super().on_chord_part_return
             return patiently(lambda: count(request, state, result, *rest, **options))
-        self._noting = True
-        try:
-            count(request, state, result, *rest, **options)
-        finally:
-            self._noting = False
-        if self._noted is not None:
-            (keys, arguments), self._noted = self._noted, None
-            if (request.group_index or 0) % _RENEWAL:
-                arguments[_LIFETIME] = 0
-            SettledRequest.settler.part(Part(request, state, result, keys, arguments))
+        value = [1, request.id, state, self.encode_result(result, state)]
+        SettledRequest.settler.part(Part(request, state, result, self._encoded(value)))
         return None
 
     def count(self, parts: list[Part]) -> None:
@@ -66,34 +68,48 @@ class BatchingBackend(RedisBackend):  # type: ignore[misc]  # Celery has no anno
         Raises:
             redis.RedisError: not all of them could be counted.
         """
+        chords = [list(group) for _, group in groupby(sorted(parts, key=attrgetter("group")), attrgetter("group"))]
         with self.client.pipeline(transaction=False) as pipe:
-            for part in parts:
-                pipe.evalsha(self._script.sha, len(part.keys), *part.keys, *part.arguments)
+            for chord in chords:
+                pipe.evalsha(self._script.sha, len(_KINDS), *self._keys(chord[0].group), *self._arguments(chord))
             try:
                 replies = pipe.execute()
             except NoScriptError:
-                self.client.script_load(CHORD_PART_RETURN_LUA)
+                self.client.script_load(_COUNT)
                 return self.count(parts)
-        for part, (*_, claimed) in zip(parts, replies, strict=True):
+        for chord, claimed in zip(chords, replies, strict=True):
             if claimed:
                 # The claim is for whoever fires the body. That is Celery's own code, which has to make one of its own:
                 # to it, this part is a second copy that finds the chord complete.
-                self.client.delete(part.keys[_CLAIM])
+                part = chord[-1]
+                self.client.delete(self._keys(part.group)[-1])
                 super().on_chord_part_return(part.request, part.state, part.result)
         return None
 
-    @property
-    def _chord_part_return_script(self) -> Any:
-        return self._note if self._noting else self._script
+    def _keys(self, group: str) -> list[bytes]:
+        return [self.get_key_for_group(group, kind) for kind in _KINDS]
+
+    def _arguments(self, chord: list[Part]) -> list[Any]:
+        renewed = any(part.request.group_index % _RENEWAL == 0 for part in chord)
+        lifetime = self.chord_expires or 0 if renewed else 0
+        triples = ((part.request.id, part.request.group_index, part.encoded) for part in chord)
+        return [lifetime, self._chord_result_expires, self._claim_lifetime, uuid4().hex, *chain.from_iterable(triples)]
+
+    def _encoded(self, value: list[Any]) -> bytes | str:
+        """Return JSON as Celery reads it; orjson takes a tenth of the time, and knows no lone surrogates."""
+        try:
+            return orjson.dumps(value)
+        except TypeError:
+            return str(self.encode(value))
+
+    @cached_property
+    def _claim_lifetime(self) -> int:
+        """Seconds for which Celery claims a body."""
+        return max(5, int((self.app.conf.result_chord_join_timeout or 5.0) * 2))
 
     @cached_property
     def _script(self) -> Any:
-        return self.client.register_script(CHORD_PART_RETURN_LUA)
-
-    def _note(self, keys: Sequence[Any], args: list[Any], client: Any) -> tuple[int, int, int, int]:
-        """Stand in for Celery's script: note what it would count, and say that there is nothing more to do."""
-        self._noted = keys, args
-        return -1, 0, 0, 0
+        return self.client.register_script(_COUNT)
 
 
 def install(app: Celery, settled: frozenset[str]) -> None:

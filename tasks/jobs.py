@@ -34,6 +34,8 @@ from tasks.storage import Store
 _log = logging.getLogger(__name__)
 #: Seconds for which a run's options are taken from memory: so long may a run that was given up go on.
 _FRESH = 5.0
+#: Seconds for which a shard that had no manifest is not looked for again: on a shared file system each look takes time.
+_OPEN = 1.0
 #: How much of an Outcome a task's event shows. Nobody sees it without events, and making it takes a twentieth of a
 #: worker's time.
 _REPR = 1024 if settings().task_events else 1
@@ -43,11 +45,13 @@ _GARBAGE = 20_000
 
 
 class Runs:
-    """The options of the runs that this worker has met, read from Redis and kept for a few seconds."""
+    """The runs that this worker has met: their options, and which shards were open, known for a few seconds."""
 
     def __init__(self, server: redis.Redis) -> None:
         self._server = server
         self._known: dict[str, tuple[float, RunOptions]] = {}
+        #: The shard that was looked at last, and when: tasks come in the order of their shards.
+        self._open: tuple[str, int, float] = ("", -1, 0.0)
 
     def options(self, run_id: str) -> RunOptions:
         """Return a run's options.
@@ -64,6 +68,19 @@ class Runs:
             run = RunOptions.from_json(json.loads(record))
             self._known[run_id] = (time.monotonic(), run)
         return run
+
+    def is_done(self, run_id: str, shard: int, store: Store) -> bool:
+        """Tell whether a shard has its manifest; that it has none is taken from memory for a moment.
+
+        A late copy that begins in this moment is fetched for nothing, and withdrawn when it is saved.
+        """
+        last_run, last_shard, looked_at = self._open
+        if (last_run, last_shard) == (run_id, shard) and time.monotonic() - looked_at < _OPEN:
+            return False
+        if store.exists(manifest.name(shard)):
+            return True
+        self._open = run_id, shard, time.monotonic()
+        return False
 
 
 @cache
@@ -133,7 +150,7 @@ def fetch_image(run_id: str, index: int, url: str) -> dict[str, Any]:
     shard, offset = divmod(index, run.shard_size)
     try:
         store, downloader = _store(run.out), _downloader()
-        if store.exists(manifest.name(shard)):
+        if _runs().is_done(run_id, shard, store):
             raise Cancelled("its shard is done already")
     except FetchError as error:
         outcome = failed(key_of(shard, offset, run.shard_size), error)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ssl
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -17,7 +18,7 @@ from requests import PreparedRequest, Response
 from requests.adapters import HTTPAdapter
 from requests.auth import HTTPBasicAuth
 from requests.structures import CaseInsensitiveDict
-from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, PoolManager
+from urllib3 import HTTPConnectionPool, HTTPResponse, HTTPSConnectionPool, PoolManager
 
 from config import VERSION
 from tasks.connection import Deadline, GuardedConnection, GuardedTlsConnection, Holder, TlsSocket
@@ -33,6 +34,24 @@ class _Request(PreparedRequest):
     """A request that knows its URL in parts, which requests would take apart five times over."""
 
     parts: Url
+
+
+class _Pool:
+    """One host's connection, without urllib3's own retries, redirects, proxies and timeouts: those are ours."""
+
+    def urlopen(self: Any, method: str, url: str, *, headers: Mapping[str, str], **_: Any) -> HTTPResponse:
+        """Send a request, and return its response with the body unread."""
+        connection = self._get_conn()
+        try:
+            connection.request(method, url, headers=headers)
+            response: HTTPResponse = connection.getresponse()
+        except BaseException:
+            connection.close()
+            self._put_conn(connection)
+            raise
+        # By these it returns the connection once its body is read.
+        response._connection, response._pool = connection, self
+        return response
 
 
 class GuardedAdapter(HTTPAdapter):
@@ -53,8 +72,8 @@ class GuardedAdapter(HTTPAdapter):
         super().init_poolmanager(connections, maxsize, block, ssl_context=self._context, **options)
         manager: PoolManager = self.poolmanager
         manager.pool_classes_by_scheme = {
-            "http": type("GuardedPool", (HTTPConnectionPool,), {"ConnectionCls": plain}),
-            "https": type("GuardedTlsPool", (HTTPSConnectionPool,), {"ConnectionCls": tls}),
+            "http": type("GuardedPool", (_Pool, HTTPConnectionPool), {"ConnectionCls": plain}),
+            "https": type("GuardedTlsPool", (_Pool, HTTPSConnectionPool), {"ConnectionCls": tls}),
         }
 
     def get_connection_with_tls_context(

@@ -10,8 +10,8 @@ from __future__ import annotations
 import errno
 import os
 import secrets
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from time import monotonic, sleep
@@ -79,8 +79,11 @@ class Store:
             StorageFailed: they can't be saved; nothing of them is left.
         """
         try:
-            with self._written(name, body, mode) as temporary:
-                return self._claim(temporary, self.path(name))
+            temporary = self._write(body, mode)
+            try:
+                return self._claim(temporary, f"{self.root}/{name}")
+            finally:
+                _discard(temporary)
         except OSError as error:
             raise _failed("save", name, error) from error
 
@@ -91,8 +94,11 @@ class Store:
             StorageFailed: they can't be saved; what was there still stands.
         """
         try:
-            with self._written(name, body, mode, sync=True) as temporary:
+            temporary = self._write(body, mode, sync=True)
+            try:
                 os.replace(temporary, self.path(name))  # noqa: PTH105  # the temporary name is a str
+            finally:
+                _discard(temporary)
             disk.sync(self.path(name).parent)
         except OSError as error:
             raise _failed("save", name, error) from error
@@ -104,8 +110,11 @@ class Store:
             StorageFailed: they can't be saved; nothing of them is left.
         """
         try:
-            with self._written(name, body, PRIVATE, sync=True) as temporary:
-                created = self._claim(temporary, self.path(name))
+            temporary = self._write(body, PRIVATE, sync=True)
+            try:
+                created = self._claim(temporary, f"{self.root}/{name}")
+            finally:
+                _discard(temporary)
             disk.sync(self.path(name).parent)
         except OSError as error:
             raise _failed("save", name, error) from error
@@ -180,8 +189,9 @@ class Store:
         except OSError as error:
             raise _failed("sync", folder, error) from error
 
-    @contextmanager
-    def _written(self, name: str, body: bytes, mode: int, sync: bool = False) -> Iterator[str]:
+    def _write(self, body: bytes, mode: int, sync: bool = False) -> str:
+        """Write a temporary file and return its path; nothing of it is left if that fails."""
+        # Paths are texts here, and no generator is in the way: this is done for each image.
         temporary = f"{self.root}/{TEMPORARY}/{_PROCESS}-{os.getpid()}-{next(_numbers)}"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         try:
@@ -198,12 +208,12 @@ class Store:
                     os.fsync(descriptor)
             finally:
                 os.close(descriptor)
-            yield temporary
-        finally:
-            with suppress(FileNotFoundError):
-                os.unlink(temporary)  # noqa: PTH108  # the temporary name is a str
+        except BaseException:
+            _discard(temporary)
+            raise
+        return temporary
 
-    def _claim(self, temporary: str, target: Path) -> bool:
+    def _claim(self, temporary: str, target: str) -> bool:
         """Give a temporary file its name, if the name is free."""
         for attempt in (1, 2):
             try:
@@ -213,11 +223,11 @@ class Store:
             except FileNotFoundError:
                 if attempt == 2:
                     raise
-                target.parent.mkdir(parents=True, exist_ok=True)
+                Path(target).parent.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 if error.errno not in _NO_LINKS:
                     raise
-                return self._claim_without_links(temporary, target)
+                return self._claim_without_links(temporary, Path(target))
             else:
                 return True
         raise AssertionError("unreachable")
@@ -242,6 +252,11 @@ class Store:
             return True
         finally:
             claim.unlink(missing_ok=True)
+
+
+def _discard(temporary: str) -> None:
+    with suppress(FileNotFoundError):
+        os.unlink(temporary)  # noqa: PTH108  # the temporary name is a str
 
 
 def _failed(verb: str, name: str, error: OSError) -> StorageFailed:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import redis
 from celery import Celery
+from celery.backends.redis import RedisBackend
 from celery.worker import state
 
 from tasks import backend, broker, settle
@@ -111,8 +112,39 @@ def test_body_is_fired_once_with_all_results_in_order(app: Celery, redis_url: st
     assert len([line for line in sent if line.startswith("ack")]) == _SIZE + 2
 
 
+def test_chord_stands_as_celery_leaves_it(app: Celery, redis_url: str) -> None:
+    """Workers that count as Celery does, and those that count in batches, share a chord."""
+    odd = {"text": "\ud800", "n": 1}
+    settler = settle.SettledRequest.settler
+    plain = RedisBackend(url=redis_url.removeprefix("redis+"), app=app)
+    groups = ("batched", "plain")
+    for group, counting in zip(groups, (app.backend, plain), strict=True):
+        counting.set_chord_size(group, _SIZE)
+        for place in (0, 1, 1, 200):
+            ended = part(place)
+            ended.group = group
+            counting.on_chord_part_return(ended, "SUCCESS", odd)
+            settler.acknowledge(Message(ended.id, []))
+    wait_for(lambda: not settler.unsettled())
+    with broker.client(redis_url) as server:
+        stand: list[Any] = []
+        for group in groups:
+            keys = {kind: plain.get_key_for_group(group, kind).decode() for kind in (".j", ".t", ".s", ".d", "", ".c")}
+            counted: Any = server.zrange(keys[".j"], 0, -1, withscores=True)
+            stand.append(
+                (
+                    [(json.loads(value), place) for value, place in counted],
+                    server.smembers(keys[".d"]),
+                    server.get(keys[".s"]),
+                    {kind: (server.exists(key), server.ttl(key) // 60) for kind, key in keys.items()},
+                )
+            )
+    assert stand[0] == stand[1]
+    assert [place for _, place in stand[0][0]] == [0, 1, 200]
+
+
 def test_script_that_redis_forgot_is_sent_again(app: Celery, redis_url: str) -> None:
-    """After a restart of Redis, the first batch finds Celery's script gone."""
+    """After a restart of Redis, the first batch finds the script gone."""
     app.backend.set_chord_size(_GROUP, _SIZE)
     with broker.client(redis_url) as server:
         server.script_flush()

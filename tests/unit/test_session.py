@@ -25,7 +25,7 @@ from tasks.model import FetchOptions
 from tasks.session import Sessions
 from tests.unit.conftest import ONCE, Answer, Canned, always, response
 
-_SECONDS = 0.5  # the deadline of what trickles
+_SECONDS = 1.0  # the deadline of what trickles
 _LATE = 0.1  # of the deadline: so much later than it a download may end
 
 

@@ -28,8 +28,8 @@ def left(store: Store) -> list[str]:
 def without_links(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     """Let the file system have no hard links: it refuses each with this error, once it has found the folder."""
 
-    def link(_: object, target: Path) -> None:
-        if not target.parent.exists():
+    def link(_: object, target: str) -> None:
+        if not Path(target).parent.exists():
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         raise OSError(number, os.strerror(number))
 
