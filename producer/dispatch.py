@@ -108,13 +108,12 @@ class Dispatcher:
         timing = Timing()
         try:
             self._guarded(self._connect, check)
-            while True:
-                while len(self._flying) < window and self._sent < self._planner.shards:
+            while not (self._planner.closed and not self._flying and self._sent == self._planner.shards):
+                if self._can_send(window):
                     timing.first_sent = timing.first_sent or time.monotonic()
                     self._send(self._sent, check)
-                if self._planner.closed and not self._flying and self._sent == self._planner.shards:
-                    break
-                self._wait(timing, check)
+                # Between two shards it only looks: filling a large window takes longer than a shard may go unwatched.
+                self._watch(timing, check, 0.0 if self._can_send(window) else _TICK)
                 listener(self._progress())
             if self._planner.error is not None:
                 raise self._planner.error
@@ -124,14 +123,17 @@ class Dispatcher:
                 self._server.delete(*keys.of_run(self._run_id))
         return timing
 
-    def _wait(self, timing: Timing, check: Callable[[], None]) -> None:
-        """Wait a moment for shards to finish, or for the plan to grow."""
+    def _can_send(self, window: int) -> bool:
+        return len(self._flying) < window and self._sent < self._planner.shards
+
+    def _watch(self, timing: Timing, check: Callable[[], None], seconds: float) -> None:
+        """Look what shards have finished, and wait for one, or for the plan to grow, for at most these seconds."""
         check()
         self._guarded(self._renew_record, check)
         if not self._flying:
-            self._planner.wait(self._sent, _TICK)
+            self._planner.wait(self._sent, seconds)
             return
-        for message in self._guarded(self._signals, check):
+        for message in self._guarded(lambda: self._signals(seconds), check):
             shard = message["shard"]
             if "error" in message:
                 raise Fault(
@@ -160,13 +162,17 @@ class Dispatcher:
                 "Give workers and producer the same shared folder under the same path.",
             )
 
-    def _signals(self) -> list[dict[str, Any]]:
+    def _signals(self, seconds: float) -> list[dict[str, Any]]:
+        """Return what workers have told, and wait for the first to tell for at most these seconds."""
         key = keys.done(self._run_id)
-        first = cast("list[str] | None", self._server.blpop([key], timeout=_TICK))
-        if first is None:
-            return []
-        more = cast("list[str] | None", self._server.lpop(key, 1000))
-        return [json.loads(item) for item in [first[1], *(more or [])]]
+        told: list[str] = []
+        if seconds:
+            first = cast("list[str] | None", self._server.blpop([key], timeout=seconds))
+            if first is None:
+                return []
+            told.append(first[1])
+        told += cast("list[str] | None", self._server.lpop(key, 1000)) or []
+        return [json.loads(item) for item in told]
 
     def _progress(self) -> Progress:
         try:

@@ -7,7 +7,7 @@ import gc
 import json
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import pytest
 import redis
@@ -191,6 +191,22 @@ def test_long_url_is_cut(server: redis.Redis, store: Store) -> None:
     (message,) = taken(server)
     assert len(message["body"][0][2]) == MAX_LENGTH + 1
     assert len(message["headers"]["argsrepr"]) <= 120
+
+
+def test_window_is_watched_while_it_is_filled(store: Store, server: redis.Redis) -> None:
+    """After each shard that is sent, the dispatcher looks at the fleet: a large window takes a while to fill."""
+    job, planner = dispatcher(store, server, (f"http://a.example/{number}" for number in range(3 * _SHARD_SIZE)))
+    planner.wait(3, PATIENCE)
+    seen: list[int] = []
+
+    def look() -> None:
+        seen.append(cast("int", server.llen(IMAGES)))
+        if len(seen) == 3:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        run(job, look, window=3)
+    assert seen == [_SHARD_SIZE, 2 * _SHARD_SIZE, 3 * _SHARD_SIZE]
 
 
 def test_window_bounds_what_is_in_flight(server: redis.Redis, store: Store) -> None:
