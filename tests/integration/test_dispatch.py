@@ -7,7 +7,7 @@ import gc
 import json
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import pytest
 import redis
@@ -200,7 +200,7 @@ def test_window_is_watched_while_it_is_filled(store: Store, server: redis.Redis)
     seen: list[int] = []
 
     def look() -> None:
-        seen.append(cast("int", server.llen(IMAGES)))
+        seen.append(server.llen(IMAGES))
         if len(seen) == 3:
             raise Stopped
 
