@@ -49,6 +49,9 @@ _PLUGINS = (
     MpoImagePlugin,
 )
 _FORMATS = tuple(name for name in EXTENSIONS if name != "MPO")
+_ICON = b"\0\0\1\0"
+#: Pillow decodes an icon as it opens it, and an icon may hold more than its directory says. None is larger than this.
+_MAX_ICON_PIXELS = 2048 * 2048
 # The size is judged by our own bound, which a run may set.
 Image.MAX_IMAGE_PIXELS = None
 _TAG = re.compile(rb"<(!doctype|html|head|body|\?xml|svg)\b", re.IGNORECASE)
@@ -65,7 +68,7 @@ class ImageInfo:
 
 
 def inspect(body: bytes, max_pixels: int) -> ImageInfo:
-    """Return what the header says; no pixel is decoded.
+    """Return what the header says; no pixel is decoded, but those of an icon.
 
     Raises:
         NotAnImage: the bytes are of no known format.
@@ -73,20 +76,42 @@ def inspect(body: bytes, max_pixels: int) -> ImageInfo:
         TooManyPixels: the header announces more than ``max_pixels``.
     """
     try:
+        if body.startswith(_ICON):
+            _judge(_icon_size(body), min(max_pixels, _MAX_ICON_PIXELS))
         with Image.open(BytesIO(body), formats=_FORMATS) as image:
             kind, (width, height) = image.format or "", image.size
     except UnidentifiedImageError as error:
         raise _unidentified(body) from error
+    except TooManyPixels:
+        raise
     except Exception as error:  # Pillow's parsers raise whatever a broken header leads them to
         raise Undecodable(f"the image's header is broken: {error}") from error
-    if width * height > max_pixels:
-        raise TooManyPixels(f"the image has {width}x{height} pixels, more than {max_pixels}")
+    _judge((width, height), max_pixels)
     return ImageInfo(kind.lower().replace("mpo", "jpeg"), EXTENSIONS[kind], width, height)
 
 
 def digest(body: bytes) -> str:
     """Return the SHA-256 of the bytes, in hexadecimal."""
     return hashlib.sha256(body).hexdigest()
+
+
+def _judge(size: tuple[int, int], max_pixels: int) -> None:
+    width, height = size
+    if width * height > max_pixels:
+        raise TooManyPixels(f"the image has {width}x{height} pixels, more than {max_pixels}")
+
+
+def _icon_size(body: bytes) -> tuple[int, int]:
+    """Return the size of the picture that Pillow takes from an icon, by that picture's own header."""
+    entry = IcoImagePlugin.IcoFile(BytesIO(body)).entry[0]
+    picture = BytesIO(body[entry.offset :])
+    try:
+        return PngImagePlugin.PngImageFile(picture).size
+    except SyntaxError:
+        picture.seek(0)
+        width, height = BmpImagePlugin.DibImageFile(picture).size
+        # Below the picture stands its mask.
+        return width, height // 2
 
 
 def _unidentified(body: bytes) -> NotAnImage | Undecodable:

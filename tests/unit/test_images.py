@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageFile
 
 from tasks.errors import FetchError, NotAnImage, TooManyPixels, Undecodable
 from tasks.images import ImageInfo, digest, inspect
@@ -131,6 +131,31 @@ def test_pixels_are_counted_before_decoding(side: int) -> None:
         tracemalloc.stop()
     assert peak < 1 << 20
     assert time.process_time() - begun < 0.5
+
+
+def icon(picture: bytes, width: int = 16, height: int = 16) -> bytes:
+    """An icon whose directory says that the picture in it has these sides."""
+    entry = struct.pack("<BBBBHHII", width, height, 0, 0, 1, 32, len(picture), 22)
+    return struct.pack("<HHH", 0, 1, 1) + entry + picture
+
+
+def dib(width: int, height: int) -> bytes:
+    """The header of a picture as old icons hold it, in 32 bits; the rows of its mask count as height."""
+    return struct.pack("<IiiHHIIiiII", 40, width, 2 * height, 1, 32, 0, 0, 0, 0, 0, 0)
+
+
+@pytest.mark.parametrize("picture", [png(10_000, 10_000), dib(10_000, 10_000)], ids=["PNG", "DIB"])
+def test_icon_is_judged_by_what_is_in_it(picture: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow decodes an icon as it opens it, so one that says 16x16 and holds a bomb is refused before that."""
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda _: pytest.fail("it was decoded"))
+    with pytest.raises(TooManyPixels, match="10000x10000"):
+        inspect(icon(picture), 500_000_000)
+
+
+@pytest.mark.parametrize("picture", [image("PNG", (48, 32)), dib(48, 32) + bytes(4 * 48 * 32)], ids=["PNG", "DIB"])
+def test_icon_has_the_size_of_its_picture(picture: bytes) -> None:
+    """Icons of both kinds are described by the picture in them."""
+    assert inspect(icon(picture, 48, 32), _LIMIT) == ImageInfo("ico", "ico", 48, 32)
 
 
 def test_bound_is_ours_alone() -> None:
