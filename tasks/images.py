@@ -49,6 +49,7 @@ _PLUGINS = (
     MpoImagePlugin,
 )
 _FORMATS = tuple(name for name in EXTENSIONS if name != "MPO")
+_BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a")
 _ICON = b"\0\0\1\0"
 #: Pillow decodes an icon as it opens it, and an icon may hold more than its directory says. None is larger than this.
 _MAX_ICON_PIXELS = 2048 * 2048
@@ -116,7 +117,7 @@ def _icon_size(body: bytes) -> tuple[int, int]:
 
 def _unidentified(body: bytes) -> NotAnImage | Undecodable:
     start = body[:512].lstrip()
-    if body.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a")) or body[8:12] == b"WEBP":
+    if body.startswith(_BEGINNINGS) or body[8:12] == b"WEBP" or body[4:12] == b"ftypavif":
         return Undecodable("the body begins as an image, and its header is broken")
     if tag := _TAG.search(start):
         name = tag[1].lower()

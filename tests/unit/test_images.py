@@ -87,7 +87,7 @@ def test_what_is_no_image_is_named(body: bytes, what: str) -> None:
     assert what in str(caught.value)
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "AVIF"])
 def test_truncated_header_is_undecodable(kind: str) -> None:
     """Bytes that begin as an image, with a header that breaks off, are a broken image and not a foreign format."""
     with pytest.raises(Undecodable, match="header is broken"):
