@@ -32,7 +32,7 @@ command; it says what happened, why, and what to do.
     └── UsageFault         exit status 2     of what we were told
 
 Exceptions of other libraries are translated once, where they enter: ``guard`` and ``download`` translate those of the
-network, ``images`` those of Pillow, ``storage`` those of the file system.
+network, ``images`` and ``resize`` those of Pillow, ``storage`` those of the file system.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One request to one Outcome: download, verify, save. Knows no Celery.
+"""One request to one Outcome: download, verify, resize, save. Knows no Celery.
 
 The fleet, the baselines and the tests all fetch by this function.
 """
@@ -16,18 +16,21 @@ from tasks import images, manifest
 from tasks.connection import Deadline
 from tasks.download import Download, Downloader
 from tasks.errors import FetchError, Internal, TimedOut
-from tasks.images import ImageInfo
+from tasks.images import Picture
 from tasks.model import (
     HEADER_LIMIT,
     MESSAGE_LIMIT,
     URL_LIMIT,
+    FetchOptions,
     Outcome,
+    ResizeMode,
     RunOptions,
     Status,
     key_of,
     shard_name,
     shortened,
 )
+from tasks.resize import resized
 from tasks.storage import Store
 from tasks.urls import masked
 
@@ -56,10 +59,10 @@ def fetch(url: str, index: int, run: RunOptions, store: Store, downloader: Downl
     deadline = Deadline(run.fetch.timeout, run.fetch.deadline)
     try:
         download = downloader.download(url, run.fetch, deadline, count_attempt)
-        info = images.inspect(download.body, run.fetch.max_pixels)
+        picture = _picture(download.body, run.fetch, deadline)
         if deadline.remaining <= 0:
             raise TimedOut("the deadline was over before the image could be saved", http_status=download.http_status)
-        outcome = _saved(shard, key, download, info, run, store)
+        outcome = _saved(shard, key, download, picture, run, store)
     except FetchError as error:
         outcome = failed(key, error)
     except MemoryError as error:
@@ -89,16 +92,34 @@ def worker_name() -> str:
     return f"{socket.gethostname()[:60]}:{os.getpid()}"
 
 
-def _saved(shard: int, key: str, download: Download, info: ImageInfo, run: RunOptions, store: Store) -> Outcome:
-    name = f"{shard_name(shard)}/{key}.{info.extension}"
-    if not store.create(name, download.body):
+def _picture(body: bytes, options: FetchOptions, deadline: Deadline) -> Picture:
+    """Return what is to be saved of a download: the image as it came, or resized."""
+    if options.resize.mode is ResizeMode.KEEP_RATIO:
+        return resized(body, options.resize, options.max_pixels, deadline)
+    return _as_it_came(body, options)
+
+
+def _as_it_came(body: bytes, options: FetchOptions) -> Picture:
+    info = images.inspect(body, options.max_pixels)
+    return Picture(body, info, (info.width, info.height))
+
+
+def _standing(body: bytes, options: FetchOptions) -> Picture:
+    """Return what another delivery of the task has saved; if that was resized, nobody knows what it was made of."""
+    picture = _as_it_came(body, options)
+    return picture if options.resize.mode is ResizeMode.NO else replace(picture, original=(None, None))
+
+
+def _saved(shard: int, key: str, download: Download, picture: Picture, run: RunOptions, store: Store) -> Outcome:
+    name = f"{shard_name(shard)}/{key}.{picture.info.extension}"
+    if not store.create(name, picture.body):
         standing = store.read(name)
-        if standing != download.body:
+        if standing != picture.body:
             # Another delivery of this task was first, and the URL served another picture to it.
-            return _described(key, name, standing, images.inspect(standing, run.fetch.max_pixels), recovered=True)
+            return _described(key, name, _standing(standing, run.fetch), recovered=True)
     elif store.exists(manifest.name(shard)):
         _withdraw_unnamed(shard, name, store)
-    outcome = _described(key, name, download.body, info)
+    outcome = _described(key, name, picture)
     return replace(
         outcome,
         http_status=download.http_status,
@@ -108,18 +129,19 @@ def _saved(shard: int, key: str, download: Download, info: ImageInfo, run: RunOp
     )
 
 
-def _described(key: str, name: str, body: bytes, info: ImageInfo, recovered: bool = False) -> Outcome:
+def _described(key: str, name: str, picture: Picture, recovered: bool = False) -> Outcome:
+    info = picture.info
     return Outcome(
         key,
         Status.SUCCESS,
         path=name,
         width=info.width,
         height=info.height,
-        original_width=info.width,
-        original_height=info.height,
+        original_width=picture.original[0],
+        original_height=picture.original[1],
         format=info.format,
-        bytes=len(body),
-        sha256=images.digest(body),
+        bytes=len(picture.body),
+        sha256=images.digest(picture.body),
         finished_at=round(time.time(), 3),
         worker=worker_name(),
         recovered=recovered,

@@ -20,6 +20,7 @@ from PIL import (
     UnidentifiedImageError,
     WebPImagePlugin,
 )
+from PIL.ImageFile import ImageFile
 
 from tasks.errors import NotAnImage, TooManyPixels, Undecodable
 
@@ -68,8 +69,27 @@ class ImageInfo:
     height: int
 
 
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """What is saved of a download: the bytes, what they are, and the width and height of what came, if known."""
+
+    body: bytes
+    info: ImageInfo
+    original: tuple[int | None, int | None]
+
+
 def inspect(body: bytes, max_pixels: int) -> ImageInfo:
     """Return what the header says; no pixel is decoded, but those of an icon.
+
+    Raises: as `opened`.
+    """
+    with opened(body, max_pixels) as image:
+        kind = image.format or ""
+        return ImageInfo(kind.lower().replace("mpo", "jpeg"), EXTENSIONS[kind], *image.size)
+
+
+def opened(body: bytes, max_pixels: int) -> ImageFile:
+    """Return the image as its header describes it; its pixels are decoded when somebody asks for them.
 
     Raises:
         NotAnImage: the bytes are of no known format.
@@ -78,17 +98,16 @@ def inspect(body: bytes, max_pixels: int) -> ImageInfo:
     """
     try:
         if body.startswith(_ICON):
-            _judge(_icon_size(body), min(max_pixels, _MAX_ICON_PIXELS))
-        with Image.open(BytesIO(body), formats=_FORMATS) as image:
-            kind, (width, height) = image.format or "", image.size
+            check_pixels(_icon_size(body), min(max_pixels, _MAX_ICON_PIXELS))
+        image = Image.open(BytesIO(body), formats=_FORMATS)
     except UnidentifiedImageError as error:
         raise _unidentified(body) from error
     except TooManyPixels:
         raise
     except Exception as error:  # Pillow's parsers raise whatever a broken header leads them to
         raise Undecodable(f"the image's header is broken: {error}") from error
-    _judge((width, height), max_pixels)
-    return ImageInfo(kind.lower().replace("mpo", "jpeg"), EXTENSIONS[kind], width, height)
+    check_pixels(image.size, max_pixels)
+    return image
 
 
 def digest(body: bytes) -> str:
@@ -96,7 +115,12 @@ def digest(body: bytes) -> str:
     return hashlib.sha256(body).hexdigest()
 
 
-def _judge(size: tuple[int, int], max_pixels: int) -> None:
+def check_pixels(size: tuple[int, int], max_pixels: int) -> None:
+    """Refuse an image of more pixels than are allowed.
+
+    Raises:
+        TooManyPixels: it is one.
+    """
     width, height = size
     if width * height > max_pixels:
         raise TooManyPixels(f"the image has {width}x{height} pixels, more than {max_pixels}")

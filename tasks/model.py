@@ -72,6 +72,26 @@ class ImageRequest:
     columns: Mapping[str, Any] = field(default_factory=dict)
 
 
+class ResizeMode(StrEnum):
+    """What becomes of an image's size, in the words of img2dataset."""
+
+    #: It is saved as it came.
+    NO = "no"
+    #: Its smaller side gets the size that is wanted, and the other side keeps its ratio to it.
+    KEEP_RATIO = "keep_ratio"
+
+
+@dataclass(frozen=True, slots=True)
+class ResizeOptions:
+    """How an image is made smaller or larger. All but the mode says nothing where the mode is ``no``."""
+
+    mode: ResizeMode = ResizeMode.NO
+    #: In pixels.
+    image_size: int = 256
+    #: Of the JPEG that is saved, from 1 to 100.
+    quality: int = 95
+
+
 @dataclass(frozen=True, slots=True)
 class FetchOptions:
     """How one image is fetched: the same for every image of a run. Times in seconds, sizes in bytes."""
@@ -86,7 +106,9 @@ class FetchOptions:
     #: The wait before the first retry; it doubles with each, and a random half is taken off.
     backoff: float = 0.5
     max_redirects: int = 5
+    #: Of an image as it comes, and as it is saved.
     max_pixels: int = 100_000_000
+    resize: ResizeOptions = ResizeOptions()
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,9 +126,16 @@ class RunOptions:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
         """Return the options that `to_json` wrote; fields that this version does not know are left out."""
-        known = {name.name for name in fields(FetchOptions)}
-        fetch = FetchOptions(**{name: item for name, item in value["fetch"].items() if name in known})
-        return cls(out=value["out"], shard_size=value["shard_size"], fetch=fetch)
+        fetch = _known(FetchOptions, value["fetch"])
+        resize = _known(ResizeOptions, fetch["resize"])
+        resize["mode"] = ResizeMode(resize["mode"])
+        fetch["resize"] = ResizeOptions(**resize)
+        return cls(out=value["out"], shard_size=value["shard_size"], fetch=FetchOptions(**fetch))
+
+
+def _known(kind: type[FetchOptions | ResizeOptions], value: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a dataclass that a mapping has."""
+    return {name.name: value[name.name] for name in fields(kind) if name.name in value}
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ from config.settings import Settings
 from tasks import broker, transport
 from tasks.celery import COLLECT_SHARD, FETCH_IMAGE, IMAGES, PROTOCOL, SHARDS, app
 from tasks.jobs import collect_shard, fetch_image
-from tasks.model import FetchOptions, Outcome, Reason, RunOptions, Status
+from tasks.model import FetchOptions, Outcome, Reason, ResizeMode, ResizeOptions, RunOptions, Status
 from tests.conftest import required
 from tests.integration import parts
 from tests.integration.test_transport import consuming, drain, put
@@ -497,13 +497,13 @@ def test_task_that_nobody_knows(site_without_workers: Site) -> None:
 
 def test_form_has_its_number() -> None:
     """Whoever changes the form of what crosses Redis raises PROTOCOL, and then the second number here."""
-    types = (RunOptions, FetchOptions, Outcome)
+    types = (RunOptions, FetchOptions, ResizeOptions, Outcome)
     form = [
         *(f"{kind.__name__}.{field.name}: {field.type}" for kind in types for field in fields(kind)),
-        *(str(item) for item in (*Status, *Reason)),
+        *(str(item) for item in (*Status, *Reason, *ResizeMode)),
         *(f"{task.name}{inspect.signature(task.run)}" for task in (fetch_image, collect_shard)),
     ]
     digest = hashlib.sha256("\n".join(form).encode()).hexdigest()[:8]
-    assert (PROTOCOL, digest) == (1, "dc796e60"), "raise PROTOCOL, then mend this line:\n" + "\n".join(form)
+    assert (PROTOCOL, digest) == (2, "70b3784f"), "raise PROTOCOL, then mend this line:\n" + "\n".join(form)
     assert {queue.name for queue in app.conf.task_queues} == {IMAGES, SHARDS}
     assert all(name.endswith(f".{PROTOCOL}") for name in (IMAGES, SHARDS))

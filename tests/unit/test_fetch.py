@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from producer.demo import DemoServer, picture
 from tasks import manifest, plan
@@ -16,12 +19,22 @@ from tasks.collect import collect
 from tasks.download import Download, Downloader
 from tasks.errors import DnsFailed, RateLimited
 from tasks.fetch import failed, fetch, worker_name
-from tasks.model import FetchOptions, ImageRequest, Outcome, Reason, RunOptions, Status
+from tasks.model import (
+    FetchOptions,
+    ImageRequest,
+    Outcome,
+    Reason,
+    ResizeMode,
+    ResizeOptions,
+    RunOptions,
+    Status,
+)
 from tasks.session import Sessions
 from tasks.storage import Store
 from tests.unit.conftest import Canned, always, image, response
 
 _RUN = RunOptions("/out", 10, FetchOptions(deadline=5.0, retries=1, backoff=0))
+_RESIZING = replace(_RUN, fetch=replace(_RUN.fetch, resize=ResizeOptions(ResizeMode.KEEP_RATIO, 32)))
 _LARGEST = 1024
 
 
@@ -137,6 +150,50 @@ def test_second_delivery_of_another_picture(demo: DemoServer, downloader: Downlo
     assert second.recovered
     assert (second.sha256, second.width, second.bytes) == (first.sha256, 40, first.bytes)
     assert hashlib.sha256(store.read("00000/000000.png")).hexdigest() == second.sha256
+
+
+def test_resized_image(demo: DemoServer, downloader: Downloader, store: Store) -> None:
+    """A resized image's Outcome describes the file that is saved, and says how large the original was."""
+    outcome = fetch(f"{demo.url}/images/3.png?width=200&height=100", 27, _RESIZING, store, downloader)
+    body = store.read("00002/000027.jpg")
+    assert (outcome.status, outcome.path, outcome.format) == (Status.SUCCESS, "00002/000027.jpg", "jpeg")
+    assert (outcome.width, outcome.height) == (64, 32)
+    assert (outcome.original_width, outcome.original_height) == (200, 100)
+    assert (outcome.bytes, outcome.sha256) == (len(body), hashlib.sha256(body).hexdigest())
+    assert (outcome.http_status, outcome.attempts, outcome.recovered) == (200, 1, False)
+    with Image.open(io.BytesIO(body)) as saved:
+        assert (saved.format, saved.size) == ("JPEG", (64, 32))
+
+
+def test_half_an_image_is_resized_by_nobody(store: Store, sessions_to: Callable[..., Sessions]) -> None:
+    """An image whose pixels end early is saved as it is, as nobody looks at them, and can't be resized."""
+    whole = picture(3, 100, 50, "jpeg")
+    with Canned(always(response(whole[: len(whole) // 2]))) as server:
+        downloader = Downloader(sessions_to(server.address))
+        kept, resized = (
+            fetch(server.url, index, run, store, downloader) for index, run in enumerate((_RUN, _RESIZING))
+        )
+    assert kept.ok
+    assert (resized.status, resized.reason) == (Status.FAILED_TO_RESIZE, Reason.UNDECODABLE)
+    assert "truncated" in (resized.error_message or "")
+    assert store.names("00000") == [kept.path]
+
+
+def test_second_delivery_of_the_same_picture_resized(demo: DemoServer, downloader: Downloader, store: Store) -> None:
+    """A task that is delivered twice makes the same file twice, and has the same Outcome."""
+    url = f"{demo.url}/images/3.jpg?width=200&height=100"
+    first, second = (fetch(url, 0, _RESIZING, store, downloader) for _ in range(2))
+    assert replace(second, fetch_seconds=first.fetch_seconds, finished_at=first.finished_at) == first
+    assert second.original_width == 200
+
+
+def test_second_delivery_of_another_picture_resized(demo: DemoServer, downloader: Downloader, store: Store) -> None:
+    """What stands is described; of what size it was made, the second delivery can't know, and does not say."""
+    first = fetch(f"{demo.url}/images/3.png?width=200&height=100", 0, _RESIZING, store, downloader)
+    second = fetch(f"{demo.url}/images/4.png?width=300&height=100", 0, _RESIZING, store, downloader)
+    assert second.recovered
+    assert (second.sha256, second.width, second.height, second.bytes) == (first.sha256, 64, 32, first.bytes)
+    assert (second.original_width, second.original_height) == (None, None)
 
 
 @pytest.fixture

@@ -10,7 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.model import FetchOptions, Outcome, Reason, RunOptions, Status, key_of, shard_name
+from tasks.model import (
+    FetchOptions,
+    Outcome,
+    Reason,
+    ResizeMode,
+    ResizeOptions,
+    RunOptions,
+    Status,
+    key_of,
+    shard_name,
+)
 
 _numbers = st.none() | st.integers(0, 2**40)
 _texts = st.none() | st.text(max_size=30)
@@ -102,13 +112,17 @@ def test_unknown_fields_are_left_out() -> None:
     run = RunOptions("/out", 10, FetchOptions(retries=7))
     later = run.to_json()
     later["fetch"]["later"] = 1
+    later["fetch"]["resize"]["later"] = 1
     assert RunOptions.from_json(later) == run
 
 
 def test_run_options_survive_json() -> None:
     """A run's options come back from Redis as they were put there."""
-    run = RunOptions("/out", 250, FetchOptions(timeout=1.5, max_bytes=7, max_pixels=9))
-    assert RunOptions.from_json(json.loads(json.dumps(run.to_json()))) == run
+    resize = ResizeOptions(ResizeMode.KEEP_RATIO, 99, 80)
+    run = RunOptions("/out", 250, FetchOptions(timeout=1.5, max_bytes=7, max_pixels=9, resize=resize))
+    back = RunOptions.from_json(json.loads(json.dumps(run.to_json())))
+    assert back == run
+    assert back.fetch.resize.mode is ResizeMode.KEEP_RATIO
 
 
 @pytest.mark.parametrize("reason", Reason)

@@ -1,0 +1,50 @@
+"""A process whose threads have decoded large images does not keep their memory."""
+
+from __future__ import annotations
+
+import ctypes
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from producer.keeping import ROOT
+from tasks import heap
+
+_STATM = Path("/proc/self/statm")
+#: Eight threads resize images of 50 MB each; by glibc's own habit, each would keep as much.
+_PROGRAM = """
+import io, resource
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from PIL import Image
+from tasks.model import ResizeOptions
+from tasks.resize import resized
+from tasks.connection import Deadline
+
+sink = io.BytesIO()
+Image.new("RGB", (3600, 3600)).save(sink, "PNG", compress_level=1)
+
+def resize(_):
+    return resized(sink.getvalue(), ResizeOptions(image_size=64), 10**8, Deadline(60, 60)).info.width
+
+with ThreadPoolExecutor(8) as pool:
+    assert list(pool.map(resize, range(16))) == [64] * 16
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    print(pages * resource.getpagesize() // 2**20)
+"""
+
+
+@pytest.mark.skipif(not _STATM.exists(), reason="only Linux says in this way how much memory a process has")
+def test_large_images_are_given_back() -> None:
+    """Once its threads are done with large images, a process is as small as before."""
+    argv = [sys.executable, "-c", _PROGRAM]
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 200
+
+
+def test_other_c_libraries_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is nothing to tell, nothing is told."""
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: object())
+    heap.return_large_blocks()
