@@ -22,7 +22,7 @@ from rich.console import Console
 
 from config import VERSION, SettingsError, bounds
 from tasks.errors import Fault, UsageFault
-from tasks.model import FetchOptions
+from tasks.model import FetchOptions, ResizeMode, ResizeOptions
 
 if TYPE_CHECKING:
     from producer.comparison import Comparison
@@ -90,6 +90,8 @@ def _together(*decorators: Callable[[Any], Any]) -> Callable[[_F], _F]:
 
 
 _defaults = FetchOptions()
+#: The options that are fields of `FetchOptions` as they are.
+_FETCH = ("timeout", "deadline", "max_bytes", "retries")
 fetch_options = _together(
     click.option(
         "--timeout",
@@ -118,6 +120,18 @@ fetch_options = _together(
         default=_defaults.retries,
         show_default=True,
         help="Attempts after the first, for failures that another attempt may mend.",
+    ),
+    click.option(
+        "--resize",
+        type=click.Choice([mode.value for mode in ResizeMode]),
+        default=_defaults.resize.mode.value,
+        show_default=True,
+        help="no: save images as they come. keep_ratio: save them as JPEG with a smaller side of --image-size.",
+    ),
+    click.option(
+        "--image-size",
+        type=click.IntRange(1, 10_000),
+        help=f"Pixels of a resized image's smaller side.  [default: {_defaults.resize.image_size}]",
     ),
 )
 run_options = _together(
@@ -518,7 +532,9 @@ def _with_defaults(options: dict[str, Any]) -> dict[str, Any]:
     return {
         "shard_size": frozen.shard_size,
         "window": frozen.window,
-        **{name: getattr(fetch, name) for name in ("timeout", "deadline", "max_bytes", "retries")},
+        **{name: getattr(fetch, name) for name in _FETCH},
+        "resize": fetch.resize.mode,
+        "image_size": None,
         **options,
     }
 
@@ -532,9 +548,17 @@ def _run_options(options: dict[str, Any]) -> Options:
             f"{bounds.VISIBILITY_TIMEOUT} s after the first one took it, and waiting counts too",
             param_hint="--deadline",
         )
-    names = ("timeout", "deadline", "max_bytes", "retries")
-    fetch = replace(FetchOptions(), **{name: options[name] for name in names})
+    fetch = replace(FetchOptions(), resize=_resize_options(options), **{name: options[name] for name in _FETCH})
     return Options(fetch, options["shard_size"], options["window"])
+
+
+def _resize_options(options: dict[str, Any]) -> ResizeOptions:
+    mode, size = ResizeMode(options["resize"]), options["image_size"]
+    if size is None:
+        return ResizeOptions(mode)
+    if mode is ResizeMode.NO:
+        raise click.BadParameter("images are not resized; add --resize keep_ratio", param_hint="--image-size")
+    return ResizeOptions(mode, size)
 
 
 def _show_run(display: Display, progress: Progress) -> None:

@@ -16,6 +16,7 @@ from config import VERSION, bounds
 from config.settings import Settings, settings
 from producer import cli
 from producer.keeping import ROOT
+from tasks.model import ResizeMode, ResizeOptions
 
 _COMMANDS = sorted(cli.cli.commands)
 Main = Callable[..., tuple[int, str, str]]
@@ -99,6 +100,13 @@ _USAGE = {
     "too many retries": (["run", "list.txt", "--out", "o", "--retries", "11"], "0<=x<=10"),
     "no workers": (["run", "list.txt", "--out", "o", "--workers", "0"], "1<=x<=256"),
     "shards too large": (["run", "list.txt", "--out", "o", "--shard-size", "10001"], "1<=x<=10000"),
+    "resizing of no known kind": (["run", "list.txt", "--out", "o", "--resize", "crop"], "'no', 'keep_ratio'"),
+    "size of nothing": (
+        ["run", "list.txt", "--out", "o", "--resize", "keep_ratio", "--image-size", "0"],
+        "1<=x<=10000",
+    ),
+    "size without resizing": (["run", "list.txt", "--out", "o", "--image-size", "64"], "add --resize keep_ratio"),
+    "size of a comparison": (["compare", "list.txt", "--out", "o", "--image-size", "64"], "add --resize keep_ratio"),
     "no images": (["demo", "--images", "0"], "1<=x<=100000"),
     "port out of range": (["serve", "--port", "65536"], "0<=x<=65535"),
 }
@@ -240,10 +248,20 @@ def test_durations_that_are_none(text: str) -> None:
 def test_options_reach_the_run() -> None:
     """What the command line says is what a run's options hold; the longest deadline is a quarter of the visibility."""
     given = {"timeout": 1.5, "deadline": bounds.MAX_DEADLINE, "max_bytes": 7, "retries": 0}
-    options = cli._run_options({**given, "shard_size": 10, "window": 2})
+    resized = {"resize": "keep_ratio", "image_size": 99}
+    options = cli._run_options({**given, **resized, "shard_size": 10, "window": 2})
     assert (options.shard_size, options.window) == (10, 2)
     assert {name: getattr(options.fetch, name) for name in given} == given
+    assert options.fetch.resize == ResizeOptions(ResizeMode.KEEP_RATIO, 99)
     assert bounds.MAX_DEADLINE == bounds.VISIBILITY_TIMEOUT / 4
+
+
+@pytest.mark.parametrize("mode", ["no", "keep_ratio"])
+def test_size_is_img2datasets_unless_it_is_given(mode: str) -> None:
+    """Without --image-size, a resized image's smaller side has 256 pixels; the demo keeps images as they come."""
+    given = cli._with_defaults({})
+    assert cli._run_options(given).fetch.resize == ResizeOptions(ResizeMode.NO)
+    assert cli._run_options({**given, "resize": mode}).fetch.resize == ResizeOptions(ResizeMode(mode), 256)
 
 
 def test_new_folder_is_never_an_old_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,0 +1,77 @@
+"""Images that are resized on their way, by a fleet and by the ways it is compared with."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.integration import parts
+
+_SIDE = 64
+#: What the demo server is asked for, and the size that comes of it.
+_SIZES = {
+    "images/1.jpg?width=400&height=200": (128, 64),
+    "images/2.png?width=300&height=300": (64, 64),
+    "images/3.webp?width=90&height=180": (64, 128),
+    "images/4.gif?width=40&height=32": (80, 64),
+}
+
+
+def test_run_resizes(fleet: str, demo_url: str, out: Path) -> None:
+    """Workers save every image as a JPEG of the size that was asked for, and rows say what came and what is saved."""
+    urls = [*(f"{demo_url}/{path}" for path in _SIZES), f"{demo_url}/fault/broken-image", f"{demo_url}/fault/html"]
+    options = ("--resize", "keep_ratio", "--image-size", str(_SIDE), "--broker", fleet, "--json")
+    facts = parts.producer("run", "-", "--out", out, *options, stdin="\n".join(urls).encode()).json()
+    assert (facts["success"], facts["reasons"]) == (len(_SIZES), {"undecodable": 1, "not_image": 1})
+    fetch = json.loads((out / "run.json").read_text())["options"]["fetch"]
+    assert fetch["resize"] == {"mode": "keep_ratio", "image_size": _SIDE, "quality": 95}
+    rows = parts.rows(out)
+    assert {row["status"] for row in rows[-2:]} == {"failed_to_resize"}
+    for row, (path, size) in zip(rows, _SIZES.items(), strict=False):
+        body = (out / row["path"]).read_bytes()
+        assert row["path"] == f"00000/{row['key']}.jpg"
+        assert (row["format"], row["bytes"], row["sha256"]) == ("jpeg", len(body), hashlib.sha256(body).hexdigest())
+        assert (row["width"], row["height"]) == size
+        asked = dict(item.split("=") for item in path.partition("?")[2].split("&"))
+        assert (row["original_width"], row["original_height"]) == (int(asked["width"]), int(asked["height"]))
+        with Image.open(out / row["path"]) as saved:
+            saved.load()
+            assert (saved.format, saved.size) == ("JPEG", size)
+    assert parts.images_of(out) == {row["path"] for row in rows if row["path"]}
+
+
+def test_all_ways_resize_alike(fleet: str, demo_url: str, out: Path, tmp_path: Path) -> None:
+    """One by one, by threads and by the fleet, the same files come of the same list."""
+    source = tmp_path / "list.txt"
+    source.write_text("".join(f"{demo_url}/{path}\n" for path in _SIZES))
+    ended = parts.producer(
+        *("compare", source, "--out", out, "--broker", fleet, "--json"),
+        *("--resize", "keep_ratio", "--image-size", str(_SIDE)),
+        env={"IMAGEFLEET_ALLOW_NETWORKS": demo_url.removeprefix("http://")},
+    )
+    ways = [Path(way["out"]) for way in ended.json()["ways"]]
+    held = [{name: (way / name).read_bytes() for name in parts.images_of(way)} for way in ways]
+    assert len(held[0]) == len(_SIZES)
+    assert held[0] == held[1] == held[2]
+    assert {(row["width"], row["height"]) for row in parts.rows(ways[0])} == set(_SIZES.values())
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["--resize", "crop"], "'crop' is not one of 'no', 'keep_ratio'"),
+        (["--resize", "keep_ratio", "--image-size", "0"], "1<=x<=10000"),
+        (["--image-size", "64"], "add --resize keep_ratio"),
+    ],
+)
+def test_wrong_options_are_refused(tmp_path: Path, options: list[str], named: str) -> None:
+    """A mode that is not there, a size of nothing, and a size without a mode are told before anything is started."""
+    (tmp_path / "list.txt").write_text("http://127.0.0.1/1.jpg\n")
+    ended = parts.producer("run", tmp_path / "list.txt", "--out", tmp_path / "out", *options)
+    assert (ended.code, ended.out) == (2, "")
+    assert named in ended.err
+    assert not (tmp_path / "out").exists()
