@@ -9,8 +9,10 @@ import logging
 import os
 import socket
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 from tasks import images, manifest
 from tasks.connection import Deadline
@@ -116,20 +118,20 @@ def _saved(shard: int, key: str, download: Download, picture: Picture, run: RunO
         standing = store.read(name)
         if standing != picture.body:
             # Another delivery of this task was first, and the URL served another picture to it.
-            return _described(key, name, _standing(standing, run.fetch), recovered=True)
+            return _described(key, name, _standing(standing, run.fetch), {"recovered": True})
     elif store.exists(manifest.name(shard)):
         _withdraw_unnamed(shard, name, store)
-    outcome = _described(key, name, picture)
-    return replace(
-        outcome,
-        http_status=download.http_status,
-        final_url=_short(download.final_url, URL_LIMIT),
-        etag=_short(download.etag, HEADER_LIMIT),
-        last_modified=_short(download.last_modified, HEADER_LIMIT),
-    )
+    response = {
+        "http_status": download.http_status,
+        "final_url": _short(download.final_url, URL_LIMIT),
+        "etag": _short(download.etag, HEADER_LIMIT),
+        "last_modified": _short(download.last_modified, HEADER_LIMIT),
+    }
+    return _described(key, name, picture, response)
 
 
-def _described(key: str, name: str, picture: Picture, recovered: bool = False) -> Outcome:
+def _described(key: str, name: str, picture: Picture, origin: Mapping[str, Any]) -> Outcome:
+    """Return the Outcome of what is saved; ``origin`` says what is known of where it came from."""
     info = picture.info
     return Outcome(
         key,
@@ -144,7 +146,7 @@ def _described(key: str, name: str, picture: Picture, recovered: bool = False) -
         sha256=images.digest(picture.body),
         finished_at=round(time.time(), 3),
         worker=worker_name(),
-        recovered=recovered,
+        **origin,
     )
 
 
