@@ -14,7 +14,6 @@ import platform
 import re
 from collections.abc import Iterable
 from contextlib import suppress
-from functools import cache
 from pathlib import Path
 
 #: The types that /proc/self/mountinfo knows, of which syncfs is as good as an fsync for each file.
@@ -68,9 +67,11 @@ def _sync_file_system(folder: str | Path) -> None:
         os.close(descriptor)
 
 
-@cache
 def _is_local(folder: str) -> bool:
-    """Tell whether syncfs does for a folder what fsync would do for each of its files."""
+    """Tell whether syncfs does for a folder what fsync would do for each of its files.
+
+    Nothing is remembered: each shard has a folder of its own, so a worker would remember them all, and use none of it.
+    """
     if platform.system() != "Linux" or _kernel() < (5, 8):
         return False
     real = os.path.realpath(folder)

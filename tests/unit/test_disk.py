@@ -5,21 +5,12 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tasks import disk
-
-
-@pytest.fixture(autouse=True)
-def _forgetful() -> Iterator[None]:
-    """Look at the mounts anew for each test."""
-    disk._is_local.cache_clear()
-    yield
-    disk._is_local.cache_clear()
 
 
 @pytest.fixture
@@ -72,6 +63,15 @@ def test_file_system_decides(
     monkeypatch.setattr(disk, "_kernel", lambda: (5, 8))
     disk.sync_all(folder, files(folder, 20))
     assert calls == ({"fsync": 0, "syncfs": 1} if together else {"fsync": 21, "syncfs": 0})
+
+
+def test_folder_is_looked_at_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: dict[str, int]) -> None:
+    """Nothing is remembered of a folder: a worker meets another one with every shard."""
+    monkeypatch.setattr(disk, "_kernel", lambda: (5, 8))
+    for kind in ("ext4", "nfs4"):
+        monkeypatch.setattr(disk, "_MOUNTS", mounts(tmp_path / "mounts", tmp_path, kind))
+        disk.sync_all(tmp_path, files(tmp_path, 20))
+    assert calls == {"fsync": 21, "syncfs": 1}
 
 
 def test_few_files_wait_for_nobody_else(tmp_path: Path, calls: dict[str, int]) -> None:
