@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import datetime
+import subprocess
+import sys
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -100,6 +103,25 @@ def test_what_is_no_manifest_is_refused(body: bytes) -> None:
     """A broken file is not taken for a manifest."""
     with pytest.raises(BadManifest, match="not a whole Parquet file"):
         manifest.decode(body)
+
+
+def test_reading_starts_no_threads(tmp_path: Path) -> None:
+    """Arrow's threads, once started, may abort a producer that has told its report and exits."""
+    planned = plan.encode([ImageRequest(index, "http://a.example/") for index in (0, 1)])
+    (tmp_path / "plan").write_bytes(planned)
+    (tmp_path / "manifest").write_bytes(manifest.encode(plan.decode(planned), [success(0), _FAILED]))
+    code = """if True:
+        import pathlib, sys, psutil
+        from tasks import manifest, plan
+        folder = pathlib.Path(sys.argv[1])
+        before = psutil.Process().num_threads()
+        manifest.decode((folder / "manifest").read_bytes())
+        manifest.decode((folder / "manifest").read_bytes(), ["status", "reason", "bytes"])
+        plan.decode((folder / "plan").read_bytes())
+        print(psutil.Process().num_threads() - before)
+    """
+    found = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "0"
 
 
 def test_names() -> None:
