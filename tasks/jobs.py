@@ -5,10 +5,10 @@ from __future__ import annotations
 import gc
 import json
 import logging
-import time
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from time import monotonic
 from typing import Any, cast
 
 import redis
@@ -60,13 +60,13 @@ class Runs:
             Cancelled: the run has ended, or was given up.
         """
         read_at, run = self._known.get(run_id, (0.0, None))
-        if run is None or time.monotonic() - read_at > _FRESH:
+        if run is None or monotonic() - read_at > _FRESH:
             record = cast("str | None", patiently(lambda: self._server.get(keys.run(run_id))))
             if record is None:
                 self._known.pop(run_id, None)
                 raise Cancelled("the run that this image belongs to has ended")
             run = RunOptions.from_json(json.loads(record))
-            self._known[run_id] = (time.monotonic(), run)
+            self._known[run_id] = (monotonic(), run)
         return run
 
     def is_done(self, run_id: str, shard: int, store: Store) -> bool:
@@ -75,11 +75,11 @@ class Runs:
         A late copy that begins in this moment is fetched for nothing, and withdrawn when it is saved.
         """
         last_run, last_shard, looked_at = self._open
-        if (last_run, last_shard) == (run_id, shard) and time.monotonic() - looked_at < _OPEN:
+        if (last_run, last_shard) == (run_id, shard) and monotonic() - looked_at < _OPEN:
             return False
         if store.exists(manifest.name(shard)):
             return True
-        self._open = run_id, shard, time.monotonic()
+        self._open = run_id, shard, monotonic()
         return False
 
 
