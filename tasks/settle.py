@@ -2,7 +2,7 @@
 
 Celery counts each part in a round trip of its own, in the slot's thread, and has each acknowledged by the thread that
 takes messages, which wakes up for it. Here a slot leaves both to one thread and goes on with the next image; that
-thread does in a few round trips what has come together during the last ones. A message is acknowledged when its part is
+thread does in a few round trips what has come together for a moment. A message is acknowledged when its part is
 counted, so a worker that dies before loses none: the task is done again, and its part, known by its id, counts once.
 """
 
@@ -24,6 +24,8 @@ from kombu.asynchronous import get_event_loop
 from tasks.away import patiently, stopping
 
 _log = logging.getLogger(__name__)
+#: Seconds that what is done waits for company: a round trip, and the switch to another thread, cost more than a part.
+_COMPANY = 0.02
 #: Seconds that a worker that stops waits for what is not settled yet.
 _LAST = 10.0
 
@@ -72,6 +74,7 @@ class Settler:
 
     def _run(self) -> None:
         while self._some.wait():
+            time.sleep(_COMPANY)
             self._some.clear()
             try:
                 self._settle()
