@@ -3,7 +3,7 @@
 PYTHON ?= python
 RUN = $(PYTHON) -m
 
-.PHONY: check format lint types contracts test unit integration e2e docs examples screenshot lock bench bench-latency bench-throughput
+.PHONY: check format lint types contracts test unit integration e2e docs examples screenshot lock bench bench-latency bench-throughput bench-scale bench-growth
 
 check: format lint types contracts test
 
@@ -55,6 +55,14 @@ bench-latency:
 
 bench-throughput:
 	$(RUN) benchmarks.throughput
+
+# What an image costs Redis, and how many a second one carries: five minutes. Needs nginx, as do all that follow.
+bench-scale:
+	$(RUN) benchmarks.scale
+
+# Memory and cost by the length of the list: five minutes; `SIZES=1000000` takes twenty, and merges what it finds.
+bench-growth:
+	$(RUN) benchmarks.growth --images $(or $(SIZES),1000 10000 100000)
 
 # The parts of README.md and docs/ that are made, not typed: help texts, settings, tables.
 docs:

@@ -1,0 +1,43 @@
+"""A job that downloads nothing, for workers that are to load Redis and nothing else.
+
+``celery -A tasks worker --include benchmarks.empty`` takes its messages, counts its parts and collects its shards as
+every worker does; in place of a fetched image there is an Outcome of the usual size.
+"""
+
+from __future__ import annotations
+
+import time
+
+from tasks import jobs
+from tasks.download import Downloader
+from tasks.fetch import worker_name
+from tasks.model import Outcome, RunOptions, Status, key_of
+from tasks.storage import Store
+
+
+def fetch(url: str, index: int, run: RunOptions, store: Store, downloader: Downloader) -> Outcome:
+    """Return the Outcome of an image that nobody fetched; takes what `tasks.fetch.fetch` takes."""
+    shard, offset = divmod(index, run.shard_size)
+    return Outcome(
+        key_of(shard, offset, run.shard_size),
+        Status.SUCCESS,
+        width=64,
+        height=32,
+        original_width=64,
+        original_height=32,
+        format="jpeg",
+        bytes=1500,
+        sha256="0" * 64,
+        http_status=200,
+        final_url=url,
+        # As long as the path that is missing: there is no file that could be put on the disk.
+        etag='"0123456789abcdef-0123456789abcdef-0123456789"',
+        last_modified="Thu, 01 Jan 2026 00:00:00 GMT",
+        attempts=1,
+        fetch_seconds=0.0001,
+        finished_at=round(time.time(), 3),
+        worker=worker_name(),
+    )
+
+
+jobs.fetch = fetch  # type: ignore[attr-defined]  # the name under which the task calls it

@@ -1,0 +1,86 @@
+"""What is reckoned from the cost of one image."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from benchmarks.projection import AHEAD, Cost, Left, Needed
+from config import bounds
+
+COST = Cost(
+    worker=0.002,
+    producer=0.0001,
+    redis=0.00007,
+    picture=15_000,
+    redis_traffic=6_000,
+    appended=5_000,
+    in_flight=1_800,
+    manifest=50,
+    plan=10,
+    summary=0.001,
+)
+
+
+def test_what_was_measured() -> None:
+    """CPU comes in microseconds, bytes of both directions are one number, and Redis counts where it was busiest."""
+    image = {
+        "worker_us": 2000.0,
+        "producer_us": 100.0,
+        "picture": 15_000,
+        "bytes_in": 3_500.0,
+        "bytes_out": 2_500.0,
+        "appended": 5_000.0,
+        "in_flight": 1_800,
+        "manifest": 50.0,
+        "plan": 10.0,
+        "summary_ms_per_shard": 1.0,
+    }
+    loads = {
+        "light": {"redis_share": 0.1, "redis_us": 110.0},
+        "heavy": {"redis_share": 0.9, "redis_us": 70.0},
+        "middle": {"redis_share": 0.3, "redis_us": 60.0},
+    }
+    measured = Cost.measured({"image": image, "loads": loads})
+    assert (measured.worker, measured.producer, measured.redis) == pytest.approx((0.002, 0.0001, 0.00007))
+    assert replace(measured, worker=COST.worker, producer=COST.producer, redis=COST.redis) == COST
+
+
+def test_a_rate_by_its_cpu() -> None:
+    """Where images take little time, the cores decide: two of them at 70 % do 700 images/s of 2 ms."""
+    needed = Needed.at(690, 0.02, COST, 1000)
+    assert (needed.slots, needed.cores, needed.processes, needed.hosts) == (14, 2, 2, 1)
+    assert (needed.redis_servers, needed.producers) == (1, 1)
+
+
+def test_a_rate_by_its_waiting() -> None:
+    """Where images take long, the slots decide how many processes: one has 64 at the most."""
+    needed = Needed.at(690, 1.0, COST, 1000)
+    assert (needed.slots, needed.cores, needed.processes) == (690, 2, 11)
+
+
+@pytest.mark.parametrize(("rate", "servers", "producers"), [(9_900, 1, 2), (10_100, 2, 2), (99_000, 10, 15)])
+def test_servers_follow_the_rate(rate: float, servers: int, producers: int) -> None:
+    """A Redis and a producer carry what fits into 70 % of a core each: 10,000 and 7,000 images/s."""
+    needed = Needed.at(rate, 0.5, COST, 1000)
+    assert (needed.redis_servers, needed.producers) == (servers, producers)
+    assert needed.downloaded == rate * 15_000
+    assert needed.redis_traffic == rate * 6_000
+    assert needed.appended == rate * 5_000
+
+
+def test_memory_follows_the_slots() -> None:
+    """The usual window is enough for a small fleet; a larger one holds several images for each slot."""
+    small, large = (Needed.at(rate, 0.5, COST, 1000) for rate in (1_000, 10_000))
+    assert (small.window, small.redis_memory) == (8, 8 * 1000 * 1_800)
+    assert large.window * 1000 == AHEAD * large.slots * (1 + bounds.PREFETCH)
+    assert large.redis_memory == large.window * 1000 * 1_800
+
+
+def test_what_a_list_leaves() -> None:
+    """Each image is a file; each shard, the last one too, a folder, a manifest, its counts and its plan."""
+    left = Left.by(2_500, COST, 1000)
+    assert (left.shards, left.entries) == (3, 2_512)
+    assert (left.pictures, left.manifests, left.plan) == (37_500_000, 125_000, 25_000)
+    assert left.summary == pytest.approx(0.003)
