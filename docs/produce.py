@@ -17,6 +17,7 @@ from click.testing import CliRunner
 
 from benchmarks.harness import RESULTS
 from config.settings import Settings
+from docs import scale_tables
 from producer.cli import cli
 from producer.demo import ROUTES
 from tasks import manifest, plan
@@ -24,7 +25,14 @@ from tasks.errors import FetchError
 from tasks.model import ImageRequest, Outcome, Reason, Status
 
 ROOT = Path(__file__).parent.parent
-PAGES = ("README.md", "docs/commands.md", "docs/settings.md", "docs/outcomes.md", "docs/demo-server.md")
+PAGES = (
+    "README.md",
+    "docs/commands.md",
+    "docs/settings.md",
+    "docs/outcomes.md",
+    "docs/demo-server.md",
+    "docs/scale.md",
+)
 _PART = re.compile(r"(<!-- produced: (?P<name>[a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -191,6 +199,11 @@ PARTS: dict[str, Callable[[], str]] = {
     "peers": peers,
     "compose": compose,
     "task-events": task_events,
+    "scale-redis": lambda: scale_tables.redis(_result("scale")),
+    "scale-loads": lambda: scale_tables.loads(_result("scale")),
+    "scale-growth": lambda: scale_tables.growth(_result("growth")),
+    "scale-rates": lambda: scale_tables.rates(_result("scale")),
+    "scale-lists": lambda: scale_tables.lists(_result("scale")),
     "run-example": lambda: example("run"),
     "demo-example": lambda: example("demo"),
 }

@@ -1,0 +1,191 @@
+"""The tables of ``docs/scale.md``, made of what ``benchmarks/scale.py`` and ``benchmarks/growth.py`` measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from benchmarks.projection import AHEAD, HOST_CORES, MOST_SLOTS, USE, Cost, Left, Needed
+from producer.report import size
+from producer.runfile import Options
+
+#: What the larger commands are there for; those in brackets are called by the two scripts.
+_PURPOSES = {
+    "eval": "workers take messages and record them as unacknowledged (`tasks/reserve.lua`)",
+    "evalsha": "parts are counted in their chord (Celery's script)",
+    "lpush": "messages are sent",
+    "exec": "messages are acknowledged",
+    "zrem": "messages are acknowledged",
+    "hdel": "messages are acknowledged",
+    "multi": "messages are acknowledged",
+    "rpop": "(a message is taken)",
+    "hset": "(a message is recorded)",
+    "zadd": "(a message is recorded; a part is counted)",
+    "get": "(a part is counted)",
+    "sismember": "(a part is counted)",
+    "sadd": "(a part is counted)",
+    "zcount": "(a part is counted)",
+    "expire": "(a part is counted, each hundredth)",
+}
+_RATES = (1_000, 10_000, 100_000)
+_LISTS = {"10⁶": 10**6, "10⁸": 10**8, "10¹⁰": 10**10}
+#: Seconds that an image is under way; most of it is waiting for its server.
+_LATENCY = 0.5
+_SHARD_SIZE = Options().shard_size
+
+
+def redis(result: Mapping[str, Any]) -> str:
+    """Return what an image costs Redis."""
+    image, downloads = result["image"], result["loads"]["downloads"]
+    commands = image["commands"]
+    calls = sum(found["calls"] for found in commands.values())
+    scripts = commands["eval"]["calls"] + commands["evalsha"]["calls"]
+    rows = [
+        "| of Redis, for each image | |",
+        "|---|---|",
+        f"| round trips | {image['round_trips']:.2f} |",
+        f"| calls of commands, those by scripts among them | {calls:.1f} |",
+        f"| runs of Lua scripts | {scripts:.2f} |",
+        f"| received, sent | {image['bytes_in']:,.0f} B, {image['bytes_out']:,.0f} B |",
+        f"| appended to its file | {image['appended']:,.0f} B |",
+        f"| memory, while the image is in flight | {image['in_flight']:,} B |",
+        f"| CPU of its main thread, at {downloads['redis_share']:.0%} of a core | {downloads['redis_us']:.0f} µs |",
+        "",
+        "| command | calls | µs | what for |",
+        "|---|---|---|---|",
+    ]
+    rows += [
+        f"| `{name.upper()}` | {commands[name]['calls']:.2f} | {commands[name]['microseconds']:.1f} | {purpose} |"
+        for name, purpose in _PURPOSES.items()
+        if name in commands
+    ]
+    fleet, machine = result["fleet"], result["machine"]
+    rows += [
+        "",
+        f"{result['images']:,} pictures of {size(image['picture'])} from nginx, {result['repeat']} runs; the time of a "
+        f"script holds that of the commands that it calls. {_fleet(fleet)}, Redis, producer and nginx shared "
+        f"{machine['cores']} cores ({machine['cpu']}). Each worker process holds {image['connections_per_worker']} "
+        "connections to Redis.",
+    ]
+    return "\n".join(rows) + "\n"
+
+
+def loads(result: Mapping[str, Any]) -> str:
+    """Return how busy Redis was, and what that means for a whole core."""
+    rows = [
+        "| load | images/s | share of a core that Redis took | CPU of Redis an image | a whole core would carry |",
+        "|---|---|---|---|---|",
+    ]
+    rows += [
+        f"| {name} | {load['images_per_second']:,.0f} | {load['redis_share']:.0%} | {load['redis_us']:.0f} µs "
+        f"| {1e6 / load['redis_us']:,.0f} images/s |"
+        for name, load in result["loads"].items()
+    ]
+    return "\n".join(rows) + "\n"
+
+
+def growth(result: Mapping[str, Any]) -> str:
+    """Return cost and memory by the length of the list, and how they grow."""
+    rows = [
+        "| images | images/s | CPU an image: workers, Redis, producer | memory: producer | Redis, of it allocated "
+        "| workers |",
+        "|---|---|---|---|---|---|",
+    ]
+    sizes = {int(images): row for images, row in result["sizes"].items()}
+    for images, row in sizes.items():
+        cpu, peak = row["cpu_us_per_image"], row["peak_mib"]
+        split = ", ".join(f"{cpu[role]:,.0f}" for role in ("workers", "redis", "producer"))
+        rows.append(
+            f"| {images:,} | {row['images_per_second']['median']:,.0f} | {sum(cpu.values()):,.0f} µs: {split} "
+            f"| {peak['producer']:,.0f} MiB | {peak['redis']:,.0f} MiB, {row['redis_allocated_mib']:.1f} MiB "
+            f"| {peak['workers']:,.0f} MiB |"
+        )
+    rows += ["", *_ratios(sizes), "", f"{_fleet(result['fleet'])}; {result['machine']['cores']} cores for everything."]
+    return "\n".join(rows) + "\n"
+
+
+def _ratios(sizes: Mapping[int, Mapping[str, Any]]) -> list[str]:
+    if len(sizes) < 2:
+        return []
+    least, (before, most) = min(sizes), sorted(sizes)[-2:]
+    cost = {images: sum(sizes[images]["cpu_us_per_image"].values()) for images in (least, most)}
+    memory = {
+        "the producer": sizes[most]["peak_mib"]["producer"] / sizes[before]["peak_mib"]["producer"],
+        "Redis, as it allocates": sizes[most]["redis_allocated_mib"] / sizes[before]["redis_allocated_mib"],
+    }
+    changes = ", ".join(f"{name} {_change(ratio)}" for name, ratio in memory.items())
+    return [
+        f"CPU an image, {least:,} to {most:,} images: {_change(cost[most] / cost[least])}. "
+        f"Memory, {before:,} to {most:,} images: {changes}."
+    ]
+
+
+def rates(result: Mapping[str, Any]) -> str:
+    """Return what a rate needs."""
+    cost = Cost.measured(result)
+    needed = {rate: Needed.at(rate, _LATENCY, cost, _SHARD_SIZE) for rate in _RATES}
+    rows = ["| images/s | " + " | ".join(f"{rate:,}" for rate in _RATES) + " |", "|---" * (len(_RATES) + 1) + "|"]
+    for label, images in _LISTS.items():
+        rows.append(_line(f"{label} images take", [_duration(images / rate) for rate in _RATES]))
+    facts = {
+        f"slots, at {_LATENCY} s an image": [f"{found.slots:,}" for found in needed.values()],
+        f"worker processes, of at most {MOST_SLOTS} slots": [f"{found.processes:,}" for found in needed.values()],
+        f"their cores; hosts of {HOST_CORES}": [f"{found.cores:,}; {found.hosts:,}" for found in needed.values()],
+        "Redis servers, a core each": [f"{found.redis_servers:,}" for found in needed.values()],
+        "producers, a core each": [f"{found.producers:,}" for found in needed.values()],
+        "window, shards in flight": [f"{found.window:,}" for found in needed.values()],
+        "memory of all Redis servers": [size(found.redis_memory) for found in needed.values()],
+        "network of all Redis servers": [_bits(found.redis_traffic) for found in needed.values()],
+        "written by all Redis servers": [f"{size(found.appended)}/s" for found in needed.values()],
+        f"downloaded, at {size(cost.picture)} an image": [_bits(found.downloaded) for found in needed.values()],
+    }
+    rows += [_line(label, values) for label, values in facts.items()]
+    rows += [
+        "",
+        f"Every core is counted at {USE:.0%}. The window holds {AHEAD} images for each that a worker has in a slot or "
+        "has taken ahead, and never less than the usual eight shards.",
+    ]
+    return "\n".join(rows) + "\n"
+
+
+def lists(result: Mapping[str, Any]) -> str:
+    """Return what a list leaves."""
+    cost = Cost.measured(result)
+    left = [Left.by(images, cost, _SHARD_SIZE) for images in _LISTS.values()]
+    rows = ["| images | " + " | ".join(_LISTS) + " |", "|---" * (len(_LISTS) + 1) + "|"]
+    facts = {
+        "shards, and so manifests": [f"{found.shards:,}" for found in left],
+        "files and folders (inodes)": [f"{found.entries:,}" for found in left],
+        f"pictures, at {size(cost.picture)}": [size(found.pictures) for found in left],
+        "manifests": [size(found.manifests) for found in left],
+        "plan": [size(found.plan) for found in left],
+        "through Redis, both ways": [size(found.redis_traffic) for found in left],
+        "appended by Redis, and dropped again": [size(found.appended) for found in left],
+        "reading the manifests at the end": [_duration(found.summary) for found in left],
+    }
+    rows += [_line(label, values) for label, values in facts.items()]
+    return "\n".join(rows) + "\n"
+
+
+def _line(label: str, values: list[str]) -> str:
+    return f"| {label} | {' | '.join(values)} |"
+
+
+def _fleet(fleet: Mapping[str, int]) -> str:
+    return f"{fleet['workers']} worker processes with {fleet['concurrency']} slots each"
+
+
+def _change(ratio: float) -> str:
+    return f"{ratio - 1:+.1%}"
+
+
+def _bits(bytes_a_second: float) -> str:
+    return f"{bytes_a_second * 8 / 1e9:.2f} Gbit/s"
+
+
+def _duration(seconds: float) -> str:
+    """Return a time in the unit that fits."""
+    for unit, length, most in (("s", 1, 90), ("min", 60, 90 * 60), ("h", 3600, 72 * 3600)):
+        if seconds < most:
+            return f"{seconds / length:.{0 if seconds / length >= 10 else 1}f} {unit}"
+    return f"{seconds / 86400:,.0f} days"
