@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks import harness
+from benchmarks import records
 
 _ROOT = Path(__file__).parents[1]
 _GIT = shutil.which("git") or "git"
@@ -39,10 +39,10 @@ def main() -> None:
     result = {
         "repeat": arguments.repeat,
         "image_mb": size / 1e6,
-        "ready_seconds": harness.spread([ready for ready, _ in found]),
-        "first_image_seconds": harness.spread([first for _, first in found]),
+        "ready_seconds": records.spread([ready for ready, _ in found]),
+        "first_image_seconds": records.spread([first for _, first in found]),
     }
-    path = harness.keep("compose", result)
+    path = records.keep("compose", result)
     print(json.dumps(result, indent=2))
     print(f"written to {path}")
 

@@ -10,7 +10,7 @@ import re
 import socket
 import time
 
-from benchmarks import harness
+from benchmarks import records
 from producer.demo_process import DemoProcess
 
 _AHEAD = 64
@@ -24,11 +24,11 @@ def main() -> None:
     with DemoProcess(ready=_READY) as server:
         drawn = [_rate(server, first=0, known=_READY) for _ in range(_REPEAT)]
         new = [_rate(server, first=1_000_000 * (turn + 1), known=0) for turn in range(_REPEAT)]
-    path = harness.keep(
+    path = records.keep(
         "demo-server",
-        {"repeat": _REPEAT, "drawn_per_second": harness.spread(drawn), "new_per_second": harness.spread(new)},
+        {"repeat": _REPEAT, "drawn_per_second": records.spread(drawn), "new_per_second": records.spread(new)},
     )
-    print(f"{harness.spread(drawn)['median']:,.0f} drawn, {harness.spread(new)['median']:,.0f} new pictures a second")
+    print(f"{records.spread(drawn)['median']:,.0f} drawn, {records.spread(new)['median']:,.0f} new pictures a second")
     print(f"written to {path}")
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks import harness
+from benchmarks import records, web
 from benchmarks.watched import Size, Taken, WatchedFleet
 from config import bounds
 from producer.demo.pictures import picture
@@ -47,9 +47,9 @@ def main() -> None:
         pictures.mkdir()
         for number in range(_PICTURES):
             (pictures / f"{number}.jpg").write_bytes(picture(number, 64, 32))
-        with harness.nginx(pictures, place / "nginx") as url:
+        with web.served(pictures, place / "nginx", tls=False) as site:
             for images in sorted(arguments.images):
-                row = _measured(images, size, place, url)
+                row = _measured(images, size, place, site.url)
                 path = _merge(images, row, size)
                 print(f"{images:,} images: {json.dumps(row)}")
                 print(f"written to {path}")
@@ -73,7 +73,7 @@ def _row(images: int, starts: list[Taken], runs: list[Taken]) -> dict[str, Any]:
     cpu = {role: median(taken.cpu[role] for taken in runs) for role in roles}
     return {
         "repeat": len(runs),
-        "images_per_second": harness.spread([images / taken.report["wall_seconds"] for taken in runs]),
+        "images_per_second": records.spread([images / taken.report["wall_seconds"] for taken in runs]),
         "cpu_us_per_image": {role: round((cpu[role] - start[role]) / (images - 1) * 1e6, 1) for role in roles},
         "start_cpu_ms": {role: round(start[role] * 1000, 1) for role in roles},
         "peak_mib": {role: round(max(taken.peak_memory[role] for taken in runs) / 2**20, 1) for role in roles},
@@ -85,11 +85,11 @@ def _row(images: int, starts: list[Taken], runs: list[Taken]) -> dict[str, Any]:
 def _merge(images: int, row: dict[str, Any], size: Size) -> Path:
     """Keep a row beside those of other sizes; rows of another machine or fleet go."""
     fleet = {"workers": size.workers, "concurrency": size.concurrency}
-    path = harness.RESULTS / f"{_NAME}.json"
+    path = records.FOLDER / f"{_NAME}.json"
     old = json.loads(path.read_text()) if path.exists() else {}
-    same = old.get("machine") == harness.machine() and old.get("fleet") == fleet
+    same = old.get("machine") == records.machine() and old.get("fleet") == fleet
     rows = {**(old["sizes"] if same else {}), str(images): row}
-    return harness.keep(_NAME, {"fleet": fleet, "sizes": dict(sorted(rows.items(), key=lambda item: int(item[0])))})
+    return records.keep(_NAME, {"fleet": fleet, "sizes": dict(sorted(rows.items(), key=lambda item: int(item[0])))})
 
 
 if __name__ == "__main__":

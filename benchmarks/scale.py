@@ -18,7 +18,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks import harness, traffic
+from benchmarks import records, traffic, web
+from benchmarks.pictures import SMALL, hang
 from benchmarks.watched import PRODUCER, WORKERS, Size, Taken, WatchedFleet
 from config import bounds
 from producer.runfile import Options
@@ -53,9 +54,9 @@ def main() -> None:
     size = Size(arguments.workers, arguments.concurrency)
     with tempfile.TemporaryDirectory(prefix="imagefleet-benchmark-") as folder:
         place = Path(folder)
-        harness.write_pictures(place / "pictures", _PICTURES)
-        with harness.nginx(place / "pictures", place / "nginx") as url:
-            fleet = partial(WatchedFleet, size, place, url, _PICTURES)
+        hang(SMALL, _PICTURES, place / "pictures")
+        with web.served(place / "pictures", place / "nginx", tls=False) as site:
+            fleet = partial(WatchedFleet, size, place, site.url, _PICTURES)
             image, downloads = _downloads(fleet, arguments.images, arguments.repeat)
             empty = _empty_job(fleet, arguments.images, arguments.repeat)
             alone = _commands_alone(fleet, arguments.players, arguments.times)
@@ -67,7 +68,7 @@ def main() -> None:
         "image": image,
         "loads": loads,
     }
-    path = harness.keep(_NAME, result)
+    path = records.keep(_NAME, result)
     for name, load in loads.items():
         print(f"{name:30} {load['images_per_second']:8,.0f} images/s  {load['redis_us']:6.1f} us of Redis an image")
     print(f"written to {path}")

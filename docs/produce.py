@@ -6,16 +6,15 @@ them is replaced. A test compares what stands there with what would be produced.
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 from click.testing import CliRunner
 
-from benchmarks.harness import RESULTS
+from benchmarks import plots, records, report
 from config.settings import Settings
 from docs import scale_tables
 from producer.cli import cli
@@ -82,67 +81,8 @@ def routes() -> str:
     return "\n".join(rows) + "\n"
 
 
-def throughput() -> str:
-    """Return the table of ``benchmarks/throughput.py``, with the machine it was made on."""
-    result = _result("throughput")
-    rows = [
-        "| way | images/s (least to most) | CPU an image | of it workers, Redis, producer | peak memory |",
-        "|---|---|---|---|---|",
-    ]
-    for name, way in result["ways"].items():
-        rate, cpu = way["images_per_second"], way["cpu_ms_per_image"]
-        size = f"{way['workers']} workers" if name == "fleet" else f"{way['threads']} threads, one process"
-        split = ", ".join(f"{cpu[role]:.2f}" if role in cpu else "-" for role in ("workers", "redis", "producer"))
-        rows.append(
-            f"| {name} ({size}) | {rate['median']:,.0f} ({rate['least']:,.0f} to {rate['most']:,.0f}) "
-            f"| {sum(cpu.values()):.2f} ms | {split} ms | {way['peak_mib']['median']:,.0f} MiB |"
-        )
-    latency = _result("latency")
-    of_ideal, rate = latency["of_ideal"], latency["images_per_second"]
-    machine = result["machine"]
-    rows += [
-        "",
-        f"{result['images']:,} different JPEG pictures of 15 KB from nginx on the same machine, "
-        f"median of {result['repeat']} runs in turns; everything shares {machine['cores']} cores.",
-        f"With {latency['latency_ms']:.0f} ms of latency and {latency['slots']} slots the fleet reaches "
-        f"{rate['median']:,.0f} images/s, {of_ideal['median']:.0%} of the ideal "
-        f"{latency['ideal_per_second']:,.0f} (least {of_ideal['least']:.0%}, {latency['repeat']} runs).",
-        f"Made on {machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB, {machine['system']}, "
-        f"Python {machine['python']}, Celery {machine['celery']}, kombu {machine['kombu']}, "
-        f"redis-py {machine['redis']}.",
-    ]
-    return "\n".join(rows) + "\n"
-
-
-def peers() -> str:
-    """Return the table of ``benchmarks/peers.py``."""
-    result = _result("peers")
-    versions, machine = result["versions"], result["machine"]
-    rows = [
-        "| | images/s, start to exit (least to most) | of img2dataset | CPU an image | peak memory |",
-        "|---|---|---|---|---|",
-    ]
-    for name, way in result["ways"].items():
-        rate = way["of_command"]
-        shown = f"{name} {versions[name]}" if name in versions else name
-        rows.append(
-            f"| {shown} | {rate['median']:,.0f} ({rate['least']:,.0f} to {rate['most']:,.0f}) | {way['ratio']:.2f} x "
-            f"| {sum(way['cpu_ms_per_image'].values()):.2f} ms | {way['peak_mib']['median']:,.0f} MiB |"
-        )
-    processes, threads = result["img2dataset_sizes"]["best"]
-    rows += [
-        "",
-        f"{result['images']:,} different JPEG pictures of 15 KB from nginx on the same machine, kept as they are; "
-        f"median of {result['repeat']} runs in turns; everything shares {machine['cores']} cores. img2dataset with "
-        f"{processes} processes of {threads} threads, its best here. aria2 and curl save what comes under the name in "
-        "the URL, and nothing else.",
-    ]
-    return "\n".join(rows) + "\n"
-
-
-def demo_server() -> str:
+def demo_server(result: Mapping[str, Any]) -> str:
     """Return what ``benchmarks/demo_server.py`` measured."""
-    result = _result("demo-server")
     drawn, new = result["drawn_per_second"]["median"], result["new_per_second"]["median"]
     return (
         f"One process serves {drawn:,.0f} drawn pictures of 15 KB a second, and draws {new:,.0f} new ones "
@@ -151,9 +91,8 @@ def demo_server() -> str:
     )
 
 
-def compose() -> str:
+def compose(result: Mapping[str, Any]) -> str:
     """Return what ``benchmarks/compose.py`` measured."""
-    result = _result("compose")
     return (
         f"The image has {result['image_mb']:,.0f} MB. With it built, the first image is saved "
         f"{result['first_image_seconds']['median']:.0f} s after `up`; the stack is healthy after "
@@ -162,9 +101,8 @@ def compose() -> str:
     )
 
 
-def task_events() -> str:
-    """Return what ``benchmarks/task_events.py`` measured."""
-    result = _result("task-events")
+def task_events(result: Mapping[str, Any]) -> str:
+    """Return what the workload ``task-events`` of ``benchmarks/workloads.py`` measured."""
     ways = result["ways"]
     rows = ["| task events | images/s (least to most) | CPU an image | of it Flower |", "|---|---|---|---|"]
     for name, way in ways.items():
@@ -194,16 +132,15 @@ PARTS: dict[str, Callable[[], str]] = {
     "reasons": reasons,
     "columns": columns,
     "routes": routes,
-    "throughput": throughput,
-    "demo-server": demo_server,
-    "peers": peers,
-    "compose": compose,
-    "task-events": task_events,
-    "scale-redis": lambda: scale_tables.redis(_result("scale")),
-    "scale-loads": lambda: scale_tables.loads(_result("scale")),
-    "scale-growth": lambda: scale_tables.growth(_result("growth")),
-    "scale-rates": lambda: scale_tables.rates(_result("scale")),
-    "scale-lists": lambda: scale_tables.lists(_result("scale")),
+    "demo-server": lambda: _measured("demo-server", demo_server),
+    "speed": lambda: report.readme(records.all_kept()),
+    "compose": lambda: _measured("compose", compose),
+    "task-events": lambda: _measured("task-events", task_events),
+    "scale-redis": lambda: _measured("scale", scale_tables.redis),
+    "scale-loads": lambda: _measured("scale", scale_tables.loads),
+    "scale-growth": lambda: _measured("growth", scale_tables.growth),
+    "scale-rates": lambda: _measured("scale", scale_tables.rates),
+    "scale-lists": lambda: _measured("scale", scale_tables.lists),
     "run-example": lambda: example("run"),
     "demo-example": lambda: example("demo"),
 }
@@ -215,11 +152,14 @@ def produced(text: str) -> str:
 
 
 def main() -> None:
-    """Write every page's produced parts."""
+    """Write every page's produced parts, and the page and the plots of the benchmarks."""
     for name in PAGES:
         page = ROOT / name
         page.write_text(produced(page.read_text()))
         click.echo(name)
+    report.PAGE.write_text(report.page(records.all_kept()))
+    plots.write(records.all_kept())
+    click.echo(report.PAGE.relative_to(ROOT))
 
 
 def _kinds(base: type[FetchError]) -> list[type[FetchError]]:
@@ -229,9 +169,10 @@ def _kinds(base: type[FetchError]) -> list[type[FetchError]]:
     return found
 
 
-def _result(name: str) -> dict[str, Any]:
-    result: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
-    return result
+def _measured(name: str, shown: Callable[[Mapping[str, Any]], str]) -> str:
+    """Return what a benchmark's result is shown as."""
+    result = records.load(name)
+    return report.MISSING if result is None else shown(result)
 
 
 if __name__ == "__main__":

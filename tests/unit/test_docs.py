@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from benchmarks import plots, records, report
 from docs.produce import PAGES, PARTS, ROOT, produced
 
 
@@ -16,6 +17,23 @@ def test_page_is_up_to_date(name: str) -> None:
     assert text == produced(text), "run `make docs`"
 
 
+def test_results_are_up_to_date() -> None:
+    """The page of the benchmarks says what their JSON does."""
+    assert report.PAGE.read_text() == report.page(records.all_kept()), "run `make docs`"
+
+
+def test_plots_are_up_to_date() -> None:
+    """The plots show the numbers of the benchmarks' JSON; another matplotlib may draw the same a little differently."""
+    for name, themes in plots.drawn(records.all_kept()).items():
+        for theme, svg in themes.items():
+            assert texts(plots.file(name, theme).read_text()) == texts(svg), "run `make docs`"
+
+
+def texts(svg: str) -> list[str]:
+    """What is written in a plot."""
+    return re.findall("<text[^>]*>([^<]*)</text>", svg)
+
+
 def test_every_part_stands_somewhere() -> None:
     """Nothing is produced that no page shows."""
     shown = {name for page in PAGES for name in re.findall("<!-- produced: (.+?) -->", (ROOT / page).read_text())}
@@ -24,7 +42,7 @@ def test_every_part_stands_somewhere() -> None:
 
 def test_links_lead_to_files() -> None:
     """Every relative link of the pages leads to a file."""
-    pages = [*PAGES, "CONTRIBUTING.md", "docs/design.md"]
+    pages = [*PAGES, "CONTRIBUTING.md", "docs/design.md", "benchmarks/RESULTS.md"]
     for page in pages:
         for link in re.findall(r"\]\(([^)#:]+)\)", (ROOT / page).read_text()):
             assert ((ROOT / page).parent / link).exists(), f"{page} links to {link}"

@@ -1,0 +1,154 @@
+"""What is to be reached, and whether it is.
+
+To add a goal: a `Goal` here, for a result that ``python -m benchmarks`` keeps. A result that another command keeps may
+bring its own: a list ``"goals"`` in its JSON, of objects with the fields of a `Finding`, such as ::
+
+    {"about": "Redis, peak memory, 10^6 images to 10^5", "found": {"median": 1.04, "least": 1.03, "most": 1.05},
+     "bound": 1.1, "at_least": false, "unit": " x", "digits": 2}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from benchmarks import workloads
+from benchmarks.records import spread
+from benchmarks.workloads import BASE, IMAGEFLEET, PLAIN_CELERY
+
+Result = Mapping[str, Any]
+Spread = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was found of a goal: the median, the least and the most, in a unit that is written behind numbers.
+
+    ``found`` is None where it was not measured.
+    """
+
+    about: str
+    found: Spread | None
+    bound: float
+    at_least: bool
+    unit: str
+    digits: int
+
+    @property
+    def goal(self) -> str:
+        """The goal as text."""
+        return f"{'≥' if self.at_least else '≤'} {self.bound:,g}{self.unit}"
+
+    @property
+    def text(self) -> str:
+        """The numbers as text."""
+        if self.found is None:
+            return "not measured"
+        median, least, most = (f"{self.found[name]:,.{self.digits}f}" for name in ("median", "least", "most"))
+        return f"{median}{self.unit} ({least} to {most})"
+
+    @property
+    def verdict(self) -> str:
+        """Whether the median is as good as the goal, as text."""
+        if self.found is None:
+            return "-"
+        median = self.found["median"]
+        return "reached" if (median >= self.bound if self.at_least else median <= self.bound) else "**not reached**"
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A goal for one result, and how its numbers are found there."""
+
+    about: str
+    result: str
+    found: Callable[[Result], Spread | None]
+    bound: float
+    at_least: bool = True
+    unit: str = " x"
+    digits: int = 2
+
+    def finding(self, result: Result | None) -> Finding:
+        """Return what was found: nothing, where the result or a way in it is missing."""
+        found = None if result is None else self.found(result)
+        return Finding(self.about, found, self.bound, self.at_least, self.unit, self.digits)
+
+
+def rates(result: Result, way: str) -> list[float]:
+    """Return a way's images a second in each turn, from its start to its exit."""
+    return [turn["images"] / turn["seconds"] for turn in result["ways"][way]["turns"]]
+
+
+def ratio(result: Result, way: str, base: str) -> Spread | None:
+    """Return how often a way is as fast as another, turn by turn: what disturbs a turn disturbs both."""
+    if not {way, base} <= result["ways"].keys():
+        return None
+    pairs = zip(rates(result, way), rates(result, base), strict=True)
+    return spread([one / other for one, other in pairs])
+
+
+def cpu(result: Result, way: str, role: str | None = None) -> Spread:
+    """Return the CPU in ms an image of a role, or of all."""
+    turns = [turn["cpu_ms"] for turn in result["ways"][way]["turns"]]
+    return spread([sum(turn.values()) if role is None else turn.get(role, 0.0) for turn in turns])
+
+
+def _percent(found: Spread) -> Spread:
+    return {name: 100 * value for name, value in found.items()}
+
+
+def _to(base: str) -> Callable[[Result], Spread | None]:
+    return partial(ratio, way=IMAGEFLEET, base=base)
+
+
+_SMALL = workloads.HTTP_SMALL
+GOALS = (
+    Goal(_SMALL.about, _SMALL.name, _to(BASE), 1.25),
+    Goal(workloads.HTTPS_SMALL.about, workloads.HTTPS_SMALL.name, _to(BASE), 10),
+    Goal(workloads.RESIZE.about, workloads.RESIZE.name, _to(BASE), 1.5),
+    Goal(workloads.HTTP_LARGE.about, workloads.HTTP_LARGE.name, _to(BASE), 1.25),
+    Goal("plain Celery, 15 KB", _SMALL.name, _to(PLAIN_CELERY), 2.5),
+    Goal(
+        "200 ms latency, 64 slots: of the ideal rate",
+        "latency",
+        lambda result: _percent(result["of_ideal"]),
+        95,
+        unit=" %",
+        digits=1,
+    ),
+    Goal(
+        "submission, one core",
+        "submission",
+        lambda result: result["tasks_per_second"],
+        7000,
+        unit=" tasks/s",
+        digits=0,
+    ),
+    Goal(
+        "Redis CPU an image",
+        _SMALL.name,
+        partial(cpu, way=IMAGEFLEET, role="redis"),
+        0.20,
+        at_least=False,
+        unit=" ms",
+    ),
+    Goal(
+        "CPU an image in all, 15 KB http",
+        _SMALL.name,
+        partial(cpu, way=IMAGEFLEET),
+        1.0,
+        at_least=False,
+        unit=" ms",
+    ),
+)
+
+
+def findings(results: Mapping[str, Result]) -> Iterator[Finding]:
+    """Give what was found of each goal; takes the results by their names."""
+    for goal in GOALS:
+        yield goal.finding(results.get(goal.result))
+    for result in results.values():
+        for own in result.get("goals", ()):
+            yield Finding(**own)

@@ -1,0 +1,64 @@
+"""The programs that are measured, and those that a measurement needs: where they are, and their versions."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+IMG2DATASET = Path(os.environ.get("IMG2DATASET", Path(__file__).parents[1] / ".bench" / "bin" / "img2dataset"))
+
+
+@dataclass(frozen=True)
+class Program:
+    """A program, how it is asked for its version, and what installs it."""
+
+    name: str
+    version: tuple[str, ...]
+    install: str
+
+    @property
+    def path(self) -> str | None:
+        """Where it is, or None. Servers live in /usr/sbin, which is not on every user's PATH."""
+        return shutil.which(self.name) or shutil.which(self.name, path="/usr/sbin:/usr/local/sbin")
+
+    def required(self) -> str:
+        """Return where it is.
+
+        Raises:
+            RuntimeError: it is not installed.
+        """
+        if self.path is None:
+            raise RuntimeError(f"{self.name} is not installed: {self.install}")
+        return self.path
+
+    def installed(self) -> str | None:
+        """Return its version, or None if it is not there."""
+        if self.path is None:
+            return None
+        asked = [self.path if word == self.name else word for word in self.version]
+        told = subprocess.run(asked, capture_output=True, text=True, check=False)
+        found = re.search(r"\d+(\.\d+)+", told.stdout + told.stderr)
+        return found[0] if found else "unknown"
+
+
+_ASK_PACKAGE = "from importlib.metadata import version; print(version('img2dataset'))"
+NGINX = Program("nginx", ("nginx", "-v"), "Debian's package is nginx-light")
+OPENSSL = Program("openssl", ("openssl", "version"), "Debian's package is openssl")
+REDIS = Program("redis-server", ("redis-server", "--version"), "Debian's package is redis-server")
+ARIA2 = Program("aria2c", ("aria2c", "--version"), "Debian's package is aria2")
+CURL = Program("curl", ("curl", "--version"), "Debian's package is curl")
+PEER = Program(
+    str(IMG2DATASET),
+    (str(IMG2DATASET.with_name("python")), "-c", _ASK_PACKAGE),
+    "`make bench` installs it; IMG2DATASET says where another is",
+)
+_ALL = {"img2dataset": PEER, "aria2": ARIA2, "curl": CURL, "nginx": NGINX, "redis-server": REDIS, "openssl": OPENSSL}
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of those that are there."""
+    return {name: found for name, program in _ALL.items() if (found := program.installed()) is not None}

@@ -1,0 +1,115 @@
+"""How many tasks a second a producer sends to a Redis with its append-only file, from one core.
+
+What is measured is the dispatcher's own path, from a plan on the disk to the queue, with all shards in the window and
+no worker to take them.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import redis
+
+from benchmarks.records import spread
+from config.settings import REDIS_CONF
+from producer.dispatch import Dispatcher
+from producer.local import server_binary
+from producer.sharding import Planner
+from tasks import broker
+from tasks.celery import IMAGES, use_broker
+from tasks.model import ImageRequest, RunOptions
+from tasks.storage import Store
+
+_IMAGES = 20_000
+_SHARD_SIZE = 1000
+_PATIENCE = 10.0
+
+
+class _AllSentError(Exception):
+    """Ends a run when its last task is sent."""
+
+
+def measured(repeat: int, images: int | None, folder: Path) -> dict[str, Any]:
+    """Measure, and return the result."""
+    images = images or _IMAGES
+    turns = []
+    for turn in range(repeat):
+        place = folder / f"submission-{turn}"
+        place.mkdir()
+        # A process of its own for each turn, as a producer is.
+        with _redis(place) as url, ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+            turns.append(pool.submit(_submit, url, images, place / "out").result())
+        print(f"submission: {images / turns[-1][0]:.0f} tasks/s", file=sys.stderr, flush=True)
+    return {
+        "about": "submission, one core",
+        "images": images,
+        "repeat": repeat,
+        "tasks_per_second": spread([images / seconds for seconds, _ in turns]),
+        "cpu_ms_per_task": spread([cpu / images * 1000 for _, cpu in turns]),
+    }
+
+
+def _submit(url: str, images: int, out: Path) -> tuple[float, float]:
+    """Plan a list, send all its tasks, and return the seconds and the CPU seconds of sending them."""
+    out.mkdir()
+    store = Store(out)
+    requests = (ImageRequest(index, f"http://images.example/pictures/{index:08d}.jpg") for index in range(images))
+    planner = Planner(requests, store, _SHARD_SIZE, lambda rows, shards: None)
+    planner.start()
+    while not planner.closed:
+        planner.wait(planner.shards, 1.0)
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    use_broker(url)
+    with broker.client(url) as server:
+        dispatcher = Dispatcher("benchmark", RunOptions(str(out), _SHARD_SIZE), store, planner, server)
+        started, used = time.monotonic(), time.process_time()
+        try:
+            dispatcher.run(planner.shards, _stop, lambda progress: None)
+        except _AllSentError:
+            taken = time.monotonic() - started, time.process_time() - used
+        queued = server.llen(IMAGES)
+    if queued != images:
+        raise RuntimeError(f"{queued} tasks are queued, not {images}")
+    return taken
+
+
+def _stop() -> None:
+    """Stand in for the check of the fleet, which is first asked for when all is sent."""
+    raise _AllSentError
+
+
+@contextmanager
+def _redis(folder: Path) -> Iterator[str]:
+    """Run a Redis as local fleets have it, on a Unix socket; give its URL."""
+    path = folder / "redis.sock"
+    argv = [server_binary(), str(REDIS_CONF), "--port", "0", "--unixsocket", str(path), "--dir", str(folder)]
+    process = subprocess.Popen(argv, stdout=subprocess.DEVNULL)
+    url = f"redis+socket://{path}"
+    try:
+        ends = time.monotonic() + _PATIENCE
+        with broker.client(url, patient=False) as server:
+            while not _answers(server):
+                if time.monotonic() > ends:
+                    raise RuntimeError("Redis does not answer")
+                time.sleep(0.01)
+        yield url
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _answers(server: redis.Redis) -> bool:
+    try:
+        return bool(server.ping())
+    except redis.ConnectionError:
+        return False

@@ -1,0 +1,138 @@
+"""Ways of downloading a list of pictures: imagefleet as a user runs it, its peers, and the plain baselines."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from benchmarks.programs import ARIA2, CURL, IMG2DATASET, PEER, REDIS, Program
+
+#: Threads of the baseline, and downloads at a time of the peers that take a number: as many as a local fleet has slots.
+THREADS = 32
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be downloaded, and where to.
+
+    ``smaller_side`` is the pixels that the smaller side of a picture is to have afterwards; None keeps pictures as they
+    are. ``certificates`` is a PEM file to trust.
+    """
+
+    source: Path
+    out: Path
+    smaller_side: int | None
+    certificates: Path
+
+
+@dataclass(frozen=True)
+class Way:
+    """How to download: the argument list for a job, and what it is told besides this process's environment.
+
+    A program of ours prints one JSON object with ``wall_seconds``; others are timed from their start to their exit.
+    """
+
+    command: Callable[[Job], Sequence[str]]
+    env: Mapping[str, str] = field(default_factory=dict)
+    program: Program | None = None
+
+
+@dataclass(frozen=True)
+class Swept:
+    """A way that comes in sizes, of which a measurement takes the fastest."""
+
+    sizes: Mapping[str, Way]
+
+
+def fleet(*options: str, env: Mapping[str, str] | None = None) -> Way:
+    """Return a run with a local fleet, as a user gives it, with options if a measurement is about them."""
+
+    def command(job: Job) -> list[str]:
+        resize = ["--resize", "keep_ratio", "--image-size", str(job.smaller_side)] if job.smaller_side else []
+        run = [sys.executable, "-m", "producer", "run", str(job.source), "--out", str(job.out), "--json"]
+        return [*run, *resize, *options]
+
+    return Way(command, env or {})
+
+
+def threads() -> Way:
+    """Return the baseline of plain threads, which fetches with the fleet's own function."""
+    return Way(lambda job: [sys.executable, "-m", "benchmarks.threads", str(job.source), str(job.out), str(THREADS)])
+
+
+def img2dataset(processes: int, threads: int) -> Way:
+    """Return img2dataset with so many processes, and threads in each; shards are of 1,000, as ours."""
+
+    def command(job: Job) -> list[str]:
+        resize = (
+            ["--resize_mode", "keep_ratio", "--image_size", str(job.smaller_side), "--encode_quality", "95"]
+            if job.smaller_side
+            else ["--resize_mode", "no", "--disable_all_reencoding", "True"]
+        )
+        return [
+            str(IMG2DATASET),
+            *("--url_list", str(job.source), "--input_format", "txt"),
+            *("--output_folder", str(job.out), "--output_format", "files", "--number_sample_per_shard", "1000"),
+            *("--processes_count", str(processes), "--thread_count", str(threads), "--enable_wandb", "False"),
+            *resize,
+        ]
+
+    return Way(command, {"NO_ALBUMENTATIONS_UPDATE": "1"}, PEER)
+
+
+def plain_celery(pool: str, concurrency: int, chord: int) -> Way:
+    """Return plain Celery with one worker of so many processes or threads, and chords of so many images."""
+
+    def command(job: Job) -> list[str]:
+        size = (pool, str(concurrency), str(chord))
+        return [sys.executable, "-m", "benchmarks.plain_celery", str(job.source), str(job.out), *size]
+
+    return Way(command, program=REDIS)
+
+
+def aria2() -> Way:
+    """Return aria2, which saves what comes under the name in its URL."""
+
+    def command(job: Job) -> list[str]:
+        quiet = ("--quiet", "--console-log-level=error", "--summary-interval=0", "--download-result=hide")
+        slots = ("-x1", "-j", str(THREADS), "--file-allocation=none")
+        where = ("-d", str(job.out), "-i", str(job.source), f"--ca-certificate={job.certificates}")
+        return [ARIA2.name, *quiet, *slots, *where]
+
+    return Way(command, program=ARIA2)
+
+
+def curl() -> Way:
+    """Return curl, which saves what comes under the name in its URL."""
+
+    def command(job: Job) -> list[str]:
+        # It takes its URLs from a configuration of its own form.
+        config = job.source.with_suffix(".curl")
+        config.write_text("".join(f"url = {line}\nremote-name\n" for line in job.source.read_text().splitlines()))
+        parallel = ("--parallel", "--parallel-immediate", "--parallel-max", str(THREADS))
+        where = ("--create-dirs", "--output-dir", str(job.out), "--cacert", str(job.certificates))
+        return [CURL.name, "-s", "-f", *parallel, *where, "-K", str(config)]
+
+    return Way(command, program=CURL)
+
+
+#: img2dataset, by its processes and the threads of each.
+IMG2DATASET_SIZES = Swept(
+    {
+        f"{processes} processes of {threads} threads": img2dataset(processes, threads)
+        for processes in (2, 4)
+        for threads in (16, 32, 64)
+    }
+)
+#: Plain Celery, by its pool and the size of its chords.
+PLAIN_CELERY_SIZES = Swept(
+    {
+        "8 processes, one chord": plain_celery("prefork", 8, 1_000_000),
+        "2 processes, chords of 1,000": plain_celery("prefork", 2, 1000),
+        "8 processes, chords of 1,000": plain_celery("prefork", 8, 1000),
+        "16 threads, chords of 1,000": plain_celery("threads", 16, 1000),
+        "32 threads, chords of 1,000": plain_celery("threads", 32, 1000),
+    }
+)

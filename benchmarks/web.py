@@ -1,0 +1,120 @@
+"""The web server that all download from: nginx on this machine, by http or by https."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import certifi
+
+from benchmarks.programs import NGINX, OPENSSL
+
+_HOST = "127.0.0.1"
+#: Seconds after which nginx writes down what it was asked for, at the latest.
+_FLUSH = 1.0
+_CURVE = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2")
+
+
+@dataclass
+class Site:
+    """A folder that is served.
+
+    ``certificates`` is a PEM file to trust: the usual ones, of which a program that reads them for each image reads as
+    many as elsewhere, and that of the benchmark's own authority. It is there without TLS, too.
+    """
+
+    url: str
+    certificates: Path
+    _log: Path
+    _read: int = field(default=0, init=False)
+
+    @property
+    def address(self) -> str:
+        """Its address and port."""
+        return urlsplit(self.url).netloc
+
+    def asked(self) -> Counter[str]:
+        """Return how often each path was asked for since the last call, and answered in full."""
+        time.sleep(_FLUSH * 1.2)
+        with self._log.open() as log:
+            log.seek(self._read)
+            lines = log.read().splitlines()
+            self._read = log.tell()
+        return Counter(path for status, _, path in (line.partition(" ") for line in lines) if status == "200")
+
+
+@contextmanager
+def served(folder: Path, scratch: Path, tls: bool) -> Iterator[Site]:
+    """Serve a folder on a free port of loopback; ``scratch`` is where the server keeps its own files.
+
+    Raises:
+        RuntimeError: nginx or openssl are not there, or do not do it.
+    """
+    program = NGINX.required()
+    scratch.mkdir(parents=True)
+    with socket.create_server((_HOST, 0)) as probe:
+        port = probe.getsockname()[1]
+    # Started by root, its worker would be another user, who may not read our folders.
+    user = "user root;" if os.geteuid() == 0 else ""
+    kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    (scratch / "nginx.conf").write_text(f"""
+daemon off; {user} worker_processes 1; pid {scratch}/nginx.pid; error_log {scratch}/error.log;
+events {{ worker_connections 4096; }}
+http {{
+    sendfile on; tcp_nopush on; keepalive_requests 1000000; types {{ image/jpeg jpg; }}
+    log_format asked '$status $uri'; access_log {scratch}/asked.log asked buffer=64k flush={_FLUSH:.0f}s;
+    {" ".join(f"{kind}_temp_path {scratch}/{kind};" for kind in kinds)}
+    server {{ listen {_HOST}:{port} {"ssl" if tls else ""}; root {folder}; {_tls(scratch) if tls else ""} }}
+}}
+""")
+    server = subprocess.Popen([program, "-c", f"{scratch}/nginx.conf", "-p", scratch, "-e", f"{scratch}/error.log"])
+    try:
+        _wait_for_port(port, server)
+        certificates = scratch / "trusted.pem"
+        own = (scratch / "ca.pem").read_text() if tls else ""
+        certificates.write_text(Path(certifi.where()).read_text() + own)
+        yield Site(f"{'https' if tls else 'http'}://{_HOST}:{port}", certificates, scratch / "asked.log")
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def _tls(folder: Path) -> str:
+    """Make an authority and a certificate of it; return what nginx has to be told."""
+    names = folder / "names"
+    names.write_text(f"subjectAltName=IP:{_HOST}\nauthorityKeyIdentifier=keyid\n")
+    for command in (
+        ["req", "-x509", *_CURVE, "-subj", "/CN=imagefleet benchmarks", "-keyout", "ca-key.pem", "-out", "ca.pem"],
+        ["req", *_CURVE[:-2], "-subj", f"/CN={_HOST}", "-keyout", "key.pem", "-out", "request.pem"],
+        [
+            *("x509", "-req", "-in", "request.pem", "-CA", "ca.pem", "-CAkey", "ca-key.pem", "-CAcreateserial"),
+            *("-days", "2", "-extfile", names.name, "-out", "certificate.pem"),
+        ],
+    ):
+        done = subprocess.run([OPENSSL.required(), *command], cwd=folder, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise RuntimeError(f"openssl {command[0]} failed:\n{done.stderr}")
+    return (
+        f"ssl_certificate {folder}/certificate.pem; ssl_certificate_key {folder}/key.pem; "
+        "ssl_session_cache shared:tls:10m;"
+    )
+
+
+def _wait_for_port(port: int, server: subprocess.Popen[bytes]) -> None:
+    ends = time.monotonic() + 10
+    while time.monotonic() < ends and server.poll() is None:
+        try:
+            socket.create_connection((_HOST, port), 1).close()
+        except OSError:
+            time.sleep(0.05)
+        else:
+            return
+    raise RuntimeError("nginx did not start")

@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from benchmarks import checks, plots, processes, report
+from benchmarks.checks import Resized, Wrong
+from benchmarks.goals import Finding, findings
+from benchmarks.pictures import SMALL, Gallery, hang
+from benchmarks.workloads import BASE, HTTP_SMALL, IMAGEFLEET, WORKLOADS
+
+_COUNT = 4
+_SMALLER = (100, 50)
+
+
+@pytest.fixture(scope="module")
+def gallery(tmp_path_factory: pytest.TempPathFactory) -> Gallery:
+    """A few pictures."""
+    return hang(SMALL, _COUNT, tmp_path_factory.mktemp("gallery") / "pictures")
+
+
+def result(ours: list[float], theirs: list[float]) -> dict[str, Any]:
+    """What is kept of a workload whose turns took so many seconds."""
+
+    def row(seconds: list[float]) -> dict[str, Any]:
+        count = {"number": 100, "most": 1}
+        counts = {"requests": count, "messages": count, "deliveries": None}
+        turns = [
+            {"images": 100, "seconds": one, "cpu_ms": {"producer": 0.5, "redis": 0.1}, **counts} for one in seconds
+        ]
+        spread = {"median": 10.0, "least": 9.0, "most": 11.0}
+        rates = {"images_per_second": spread, "of_command": spread, "peak_mib": spread}
+        return {"images": 100, "cpu_ms_per_image": {"producer": 0.5, "redis": 0.1}, "turns": turns, **rates}
+
+    return {
+        "measured_on": "2026-01-02",
+        "machine": {"cpu": "a CPU", "cores": 2, "memory_gib": 4, "system": "Linux 6", "redis": "8.1.0"},
+        "versions": {BASE: "1.2.3"},
+        "about": HTTP_SMALL.about,
+        "images": 100,
+        "bytes_per_image": 15_000,
+        "repeat": len(ours),
+        "sweeps": {BASE: {"2 x 16": 5.0, "2 x 32": 7.0}},
+        "ways": {IMAGEFLEET: row(ours), BASE: row(theirs)},
+    }
+
+
+def test_ratio_is_of_the_same_turn() -> None:
+    """A moment in which both are slow does not change their ratio; a goal is held against its median."""
+    first = next(findings({HTTP_SMALL.name: result([1.0, 4.0, 1.0], [2.0, 8.0, 2.2])}))
+    assert first.found == pytest.approx({"median": 2.0, "least": 2.0, "most": 2.2})
+    assert (first.goal, first.text, first.verdict) == ("≥ 1.25 x", "2.00 x (2.00 to 2.20)", "reached")
+
+
+def test_goal_that_is_not_reached() -> None:
+    """It is said, also where less is better."""
+    found = {"median": 2.0, "least": 1.0, "most": 3.0}
+    assert Finding("slow", found, 2.5, True, " x", 1).verdict == "**not reached**"
+    assert Finding("dear", found, 1.5, False, " ms", 1).verdict == "**not reached**"
+    assert Finding("cheap", found, 2.5, False, " ms", 1).verdict == "reached"
+
+
+def test_page_of_nothing() -> None:
+    """Without any result the page has the goals, and says that they are not measured."""
+    page = report.page({})
+    assert page.count("not measured") == len(list(findings({})))
+    assert report.readme({}) == "Not measured yet.\n"
+    assert plots.drawn({}) == {}
+
+
+def test_result_with_goals_of_its_own() -> None:
+    """A result that another command keeps shows its goals."""
+    own = {"about": "memory", "found": {"median": 1.05, "least": 1.0, "most": 1.1}, "bound": 1.1, "at_least": False}
+    kept = {"machine": result([1], [1])["machine"], "goals": [{**own, "unit": " x", "digits": 2}]}
+    assert "| memory | ≤ 1.1 x | 1.05 x (1.00 to 1.10) | reached |" in report.page({"scale": kept})
+
+
+def test_page_of_a_workload() -> None:
+    """It names versions and the size that was chosen, and what it could not count it says."""
+    kept = {HTTP_SMALL.name: result([1.0], [2.0])}
+    page = report.page(kept)
+    assert f"{BASE} 1.2.3 (2 x 32)" in page
+    assert f"| {HTTP_SMALL.about} | 100 | 100 (1) | not counted | 100 (1) |" in page
+    assert "redis-py 8.1.0" in page
+    assert report.readme(kept).count("<picture>") == len(plots.drawn(kept)) == 2
+
+
+def test_same_results_draw_the_same() -> None:
+    """A plot has no date and no random ids, and its text stands as text."""
+    kept = {HTTP_SMALL.name: result([1.0], [2.0])}
+    first = plots.drawn(kept)
+    assert first == plots.drawn(kept)
+    assert all(BASE in svg for themes in first.values() for svg in themes.values())
+
+
+def test_kept_pictures(gallery: Gallery, tmp_path: Path) -> None:
+    """Every picture has to be there once, as it was sent; its name does not matter."""
+    for number in range(_COUNT):
+        (tmp_path / f"a{number}.jpg").write_bytes((gallery.folder / f"{number}.jpg").read_bytes())
+    checks.kept(tmp_path, gallery, _COUNT)
+    (tmp_path / "a1.jpg").write_bytes((tmp_path / "a2.jpg").read_bytes())
+    with pytest.raises(Wrong, match="1 of 4 pictures are missing, 1 are others"):
+        checks.kept(tmp_path, gallery, _COUNT)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (lambda body, other: body[:-200], "truncated"),
+        (lambda body, other: other, "shows something else"),
+        (lambda body, other: shrunk(body, (99, 50)), r"a JPEG of \(99, 50\)"),
+    ],
+    ids=["truncated", "another", "size"],
+)
+def test_resized_pictures(gallery: Gallery, tmp_path: Path, changed: Any, message: str) -> None:
+    """Every picture has to decode, to have its size, and to show what it should."""
+    (tmp_path / "00000").mkdir()
+    bodies = [shrunk(gallery.source(number), _SMALLER) for number in range(_COUNT)]
+    for number, body in enumerate(bodies):
+        (tmp_path / "00000" / f"0000{number}.jpg").write_bytes(body)
+    rows = [{"url": f"http://a.example/{number}.jpg", "key": f"0000{number}"} for number in range(_COUNT)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "00000.parquet")
+    check = Resized(*_SMALLER)
+    check(tmp_path, gallery, _COUNT)
+    (tmp_path / "00000" / "00001.jpg").write_bytes(changed(bodies[1], bodies[2]))
+    with pytest.raises(Wrong, match=message):
+        check(tmp_path, gallery, _COUNT)
+
+
+def shrunk(jpeg: bytes, size: tuple[int, int]) -> bytes:
+    """A picture in another size."""
+    saved = io.BytesIO()
+    Image.open(io.BytesIO(jpeg)).resize(size).save(saved, "jpeg", quality=95)
+    return saved.getvalue()
+
+
+def test_no_cpu_is_lost() -> None:
+    """What a process took that no look saw is in the sum all the same."""
+    work = "import time; ends = time.process_time() + 0.3\nwhile time.process_time() < ends: pass"
+    measured = processes.measure([sys.executable, "-c", work], {})
+    assert 0.3 <= sum(measured.cpu.values()) < measured.seconds + 0.1
+    short = processes.measure([sys.executable, "-c", "pass"], {})
+    assert short.cpu[processes.UNSEEN] > 0
+
+
+def test_failed_command_is_told() -> None:
+    """A command that fails is no measurement; its last words are in the error."""
+    with pytest.raises(RuntimeError, match="failed with 3:\nso it is"):
+        processes.measure([sys.executable, "-c", "import sys; sys.stderr.write('so it is'); sys.exit(3)"], {})
+
+
+def test_shorter_lists() -> None:
+    """Lists of a way's own length scale with the others."""
+    workload = next(workload for workload in WORKLOADS if workload.lists)
+    half = workload.scaled(workload.images // 2)
+    assert (half.length(IMAGEFLEET), half.length(BASE)) == (workload.images // 2, workload.length(BASE) // 2)
+
+
+def test_tutorial_imports_nothing_of_ours() -> None:
+    """Plain Celery is measured with its own transport."""
+    ask = "import sys, benchmarks.plain_celery, benchmarks.tutorial; print('tasks' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True).stdout == "False\n"
