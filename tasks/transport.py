@@ -28,6 +28,7 @@ from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from queue import Empty
 from typing import Any, ClassVar
 
 import orjson
@@ -352,9 +353,17 @@ class Poller(redis.MultiChannelPoller):  # type: ignore[misc]  # kombu has no an
                 self._register_LISTEN(channel)
 
     def on_readable(self, fileno: int) -> Any:
-        """Hand what came to whom it is for."""
+        """Hand what came to whom it is for.
+
+        Raises:
+            Empty: it was no message, and whoever drains events waits on.
+        """
         _, kind = self._fd_to_chan.get(fileno, (None, None))
-        return kind.read() if isinstance(kind, Waiter) else super().on_readable(fileno)
+        if not isinstance(kind, Waiter):
+            return super().on_readable(fileno)
+        if not kind.read():
+            raise Empty
+        return True
 
     def get(self, callback: Any, timeout: float | None = None) -> None:
         """Wait for messages without an event loop, whose timer would tell acknowledgements."""

@@ -236,6 +236,15 @@ def test_waiting_takes_nothing_out(redis_url: str, server: redis.Redis) -> None:
         drain(connection, lambda: found == [0])
 
 
+def test_draining_ends_with_a_message_or_in_time(redis_url: str) -> None:
+    """Who drains an empty queue waits until the time is over, whatever the server answers to the waiters meanwhile."""
+    with consuming(redis_url, ["one", "two"], 8, lambda *_: None) as connection:
+        started = time.monotonic()
+        with pytest.raises(TimeoutError):
+            connection.drain_events(timeout=1.5)
+        assert time.monotonic() - started >= 1.5
+
+
 def test_waiting_is_no_polling(redis_url: str, server: redis.Redis) -> None:
     """While its queues are empty, a consumer sends a command a second for each."""
 
