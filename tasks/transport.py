@@ -145,9 +145,14 @@ class Waiter:
 
     def look_after(self) -> None:
         """Give up a connection whose server would have answered by now: it is gone, and nobody has told."""
-        patience = self._channel.brpop_timeout + (self._channel.health_check_interval or 0)
-        if patience and self._sent is not None and time.monotonic() - self._sent > patience:
-            self.client.connection.disconnect()
+        wait, interval = self._channel.brpop_timeout, self._channel.health_check_interval
+        # Without a bound on its wait a server may be silent for ever, and without an interval nobody wants to know.
+        if self._sent is None or not wait or not interval or time.monotonic() - self._sent <= wait + interval:
+            return
+        connection = self.client.connection
+        # What has come while this process was busy, or stopped, is read soon; it may be messages.
+        if connection._sock is not None and not redis._socket_readable(connection._sock):
+            connection.disconnect()
 
     def forget(self) -> None:
         """Begin anew on another connection: what the last one was asked for was never answered."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import select
 import subprocess
 import sys
 import time
@@ -19,7 +20,7 @@ from kombu.messaging import Consumer
 from kombu.transport import TRANSPORT_ALIASES
 
 from tasks import broker, transport
-from tests.conditions import wait_for
+from tests.conditions import PATIENCE, wait_for
 from tests.integration import parts
 
 _QUEUE = "transport-test"
@@ -243,6 +244,59 @@ def test_draining_ends_with_a_message_or_in_time(redis_url: str) -> None:
         with pytest.raises(TimeoutError):
             connection.drain_events(timeout=1.5)
         assert time.monotonic() - started >= 1.5
+
+
+def only_waiter(connection: Any) -> Any:
+    """Return the waiter of a connection that consumes from one list."""
+    ((waiter,),) = [channel.waiters() for channel in connection.transport.channels if channel.active_queues]
+    return waiter
+
+
+_ONE_LIST: dict[str, Any] = {"transport_options": {"priority_steps": [0]}}
+
+
+def test_answer_that_is_not_read_yet_is_none_that_is_missing(redis_url: str, server: redis.Redis) -> None:
+    """A process that was stopped for a minute finds the messages that it had asked for."""
+    put(redis_url, _QUEUE, 3)
+    found: list[int] = []
+    with consuming(redis_url, [_QUEUE], 8, taking(found), **_ONE_LIST) as connection:
+        cycle, waiter = connection.transport.cycle, only_waiter(connection)
+        cycle.on_poll_start()
+        assert select.select([waiter.client.connection._sock], [], [], PATIENCE)[0]
+        waiter._sent -= 60
+        cycle.look_after()
+        drain(connection, lambda: found == [0, 1, 2])
+    assert not server.exists("unacked")
+
+
+def test_server_that_is_silent_is_given_up(redis_url: str) -> None:
+    """A connection that nobody answers is closed, and its successor brings what has come meanwhile."""
+    found: list[int] = []
+    with consuming(redis_url, [_QUEUE], 8, taking(found), **_ONE_LIST) as connection:
+        drain(connection, lambda: True)
+        cycle, waiter = connection.transport.cycle, only_waiter(connection)
+        cycle.on_poll_start()
+        before = waiter.client.connection._sock
+        waiter._sent -= 60
+        cycle.look_after()
+        assert waiter.client.connection._sock is None
+        put(redis_url, _QUEUE, 1)
+        drain(connection, lambda: found == [0])
+        assert waiter.client.connection._sock is not before
+
+
+@pytest.mark.parametrize("option", [{"polling_interval": 0}, {"health_check_interval": 0}])
+def test_silence_is_borne_where_nobody_bounds_it(redis_url: str, option: dict[str, int]) -> None:
+    """Without a bound on a server's wait, or with health checks switched off, no connection is given up."""
+    options = {"transport_options": {"priority_steps": [0], **option}}
+    with consuming(redis_url, [_QUEUE], 8, lambda *_: None, **options) as connection:
+        drain(connection, lambda: only_waiter(connection)._asked is None)
+        cycle, waiter = connection.transport.cycle, only_waiter(connection)
+        cycle.on_poll_start()
+        before = waiter.client.connection._sock
+        waiter._sent -= 3600
+        cycle.look_after()
+        assert waiter.client.connection._sock is before
 
 
 def test_waiting_is_no_polling(redis_url: str, server: redis.Redis) -> None:

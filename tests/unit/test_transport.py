@@ -29,6 +29,7 @@ _LEANED_ON = {
     "redis.Channel._do_restore_message": "8b430df94e45",
     "redis.Channel._put": "1c0cf9749576",
     "redis.Channel._disconnect_pools": "db50da048a22",
+    "redis._socket_readable": "a057f013e4c4",
     "redis.MultiChannelPoller.__init__": "c17f608673b9",
     "redis.MultiChannelPoller._register": "327dc991dcc1",
     "redis.MultiChannelPoller._client_registered": "a16964c3e3d2",
