@@ -47,6 +47,8 @@ _ACK_WAIT = 0.2
 #: Ends the name of the list of what kombu did not write.
 _PUT_ASIDE = "_put_aside"
 _AWAY = (Broken, Silent, OSError)
+#: More connections than a process can have: no bound on a pool of them.
+_UNBOUNDED = 2**31
 _JSON = "application/json"
 #: Marks what kombu writes as JSON that it is not, such as a date.
 _KOMBU_TYPE = b'"__type__"'
@@ -319,6 +321,13 @@ class Channel(redis.Channel):  # type: ignore[misc]  # kombu has no annotations
             if getattr(waiter.client, "connection", None) is connection:
                 waiter.forget()
         super()._on_connection_disconnect(connection)
+
+    def _connparams(self, asynchronous: bool = False) -> dict[str, Any]:
+        params: dict[str, Any] = super()._connparams(asynchronous=asynchronous)
+        if asynchronous:
+            # Each list has a connection that waits; the setting bounds those that commands take.
+            params["max_connections"] = _UNBOUNDED
+        return params
 
     def _create_client(self, asynchronous: bool = False) -> Any:
         # An asynchronous client holds a connection that waits.

@@ -333,6 +333,17 @@ def test_priorities_come_first(redis_url: str) -> None:
     assert found == [2, 3, 0, 1]
 
 
+def test_lists_may_outnumber_the_connections(redis_url: str) -> None:
+    """More lists than connections are allowed for commands: four for each of three queues, as kombu has it unasked."""
+    found: list[int] = []
+    queues = ["one", "two", "three"]
+    with consuming(redis_url, queues, 8, taking(found), transport_options={"max_connections": 2}) as connection:
+        drain(connection, lambda: True)
+        for number, queue in enumerate(queues):
+            put(redis_url, queue, 1, first=number)
+        drain(connection, lambda: sorted(found) == [0, 1, 2])
+
+
 def test_prefix_is_put_before_every_key(redis_url: str, server: redis.Redis) -> None:
     """A broker that is shared by a prefix sees no key without it."""
     options: dict[str, Any] = {"transport_options": {"global_keyprefix": "mine:"}}

@@ -24,6 +24,7 @@ _LEANED_ON = {
     "redis.Channel.__init__": "f189bdebe243",
     "redis.Channel.close": "101e9b9cdad4",
     "redis.Channel.conn_or_acquire": "25883caca6c4",
+    "redis.Channel._connparams": "e9a4295085a8",
     "redis.Channel._create_client": "dae92bc4075d",
     "redis.Channel._q_for_pri": "f3997660680d",
     "redis.Channel._do_restore_message": "8b430df94e45",
