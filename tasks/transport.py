@@ -221,8 +221,8 @@ class Channel(redis.Channel):  # type: ignore[misc]  # kombu has no annotations
 
     QoS = QoS
     Message = Message
-    #: What each Redis is owed by this process, by its URL.
-    _all_owed: ClassVar[dict[str, Owed]] = {}
+    #: What each Redis is owed by this process, by where its records are.
+    _all_owed: ClassVar[dict[tuple[Any, ...], Owed]] = {}
     #: The ids of the tasks that this process is at.
     begun: Callable[[], Collection[str]] = staticmethod(frozenset)
     #: Called before a channel is closed: what is still to be acknowledged over it is, then.
@@ -236,9 +236,10 @@ class Channel(redis.Channel):  # type: ignore[misc]  # kombu has no annotations
         self._waited_for: list[str] = []
         #: Whether the lists may hold messages, and whether a waiter is asking for them.
         self.more, self.asking = True, False
-        url = connection.client.as_uri(include_password=True)
-        self.owed = self._all_owed.setdefault(url, Owed())
         super().__init__(connection, **kwargs)
+        server = connection.client
+        place = server.hostname, server.port, server.virtual_host, self.global_keyprefix, self.unacked_key
+        self.owed = self._all_owed.setdefault(place, Owed())
 
     @property
     def disconnected(self) -> bool:

@@ -361,6 +361,34 @@ def test_prefix_is_put_before_every_key(redis_url: str, server: redis.Redis) -> 
     assert not server.exists("mine:unacked")
 
 
+def test_acknowledgements_go_where_the_message_came_from(redis_url: str, server: redis.Redis) -> None:
+    """Of two consumers of one Redis, each with a prefix of its own, neither tells the other's acknowledgements."""
+    prefixes: list[dict[str, Any]] = [{"transport_options": {"global_keyprefix": name}} for name in ("a:", "b:")]
+    messages: list[Any] = []
+
+    def keep(_: Any, message: Any) -> None:
+        messages.append(message)
+
+    for options in prefixes:
+        put(redis_url, _QUEUE, 1, **options)
+    with (
+        consuming(redis_url, [_QUEUE], 8, keep, **prefixes[0]) as first,
+        consuming(redis_url, [_QUEUE], 8, keep, **prefixes[1]) as second,
+    ):
+        drain(first, lambda: len(messages) == 1)
+        drain(second, lambda: len(messages) == 2)
+        messages[0].ack()
+        messages[1].channel.qos.flush()
+        messages[0].channel.qos.flush()
+        assert (server.exists("a:unacked"), server.exists("b:unacked")) == (0, 1)
+
+
+def test_database_may_be_a_number(redis_port: int) -> None:
+    """As it may be for kombu, where it is no part of a URL."""
+    with Connection(f"redis://127.0.0.1:{redis_port}", virtual_host=1) as connection:
+        assert connection.default_channel.client.connection_pool.connection_kwargs["db"] == 1
+
+
 _CONSUMER = """
 import sys
 from kombu import Connection, Consumer, Exchange, Queue
