@@ -174,6 +174,10 @@ class Waiter:
 
     def read(self) -> bool:
         """Take an answer; return whether messages were delivered."""
+        if self.idle:
+            # The server has closed a connection that it was not asked over, as it may.
+            self.client.connection.disconnect()
+            return False
         answer = self._answer()
         if self._asked is None:
             self._channel.more = self._channel.more or answer is not None
@@ -316,6 +320,12 @@ class Channel(redis.Channel):  # type: ignore[misc]  # kombu has no annotations
         self._waited_for, self._active_waiters = [], []
         self.qos.flush()
         super().close()
+
+    def _poll_error(self, kind: Any, **options: Any) -> None:
+        if isinstance(kind, Waiter):
+            kind.read()
+        else:
+            super()._poll_error(kind, **options)
 
     def _on_connection_disconnect(self, connection: Any) -> None:
         for waiter in self._waiters.values():

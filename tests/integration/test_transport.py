@@ -10,6 +10,7 @@ import time
 from base64 import b64decode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from queue import Empty
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from kombu.connection import Connection
 from kombu.entity import Exchange, Queue
 from kombu.messaging import Consumer
 from kombu.transport import TRANSPORT_ALIASES
+from kombu.utils.eventio import ERR, READ
 
 from tasks import broker, transport
 from tests.conditions import PATIENCE, wait_for
@@ -297,6 +299,24 @@ def test_silence_is_borne_where_nobody_bounds_it(redis_url: str, option: dict[st
         waiter._sent -= 3600
         cycle.look_after()
         assert waiter.client.connection._sock is before
+
+
+@pytest.mark.parametrize("event", [READ, ERR], ids=["read", "error"])
+def test_server_may_close_an_idle_connection(redis_url: str, server: redis.Redis, event: int) -> None:
+    """A consumer without room whose server closes what it does not use takes another connection when there is room."""
+    put(redis_url, _QUEUE, 2)
+    messages: list[Any] = []
+    with consuming(redis_url, [_QUEUE], 1, lambda _, message: messages.append(message), **_ONE_LIST) as connection:
+        drain(connection, lambda: len(messages) == 1)
+        waiter = only_waiter(connection)
+        connected = waiter.client.connection._sock
+        server.client_kill_filter(_type="normal", skipme=True)
+        assert select.select([connected], [], [], PATIENCE)[0]
+        with suppress(Empty):
+            connection.transport.cycle.handle_event(connected.fileno(), event)
+        assert waiter.client.connection._sock is None
+        messages[0].ack()
+        drain(connection, lambda: len(messages) == 2)
 
 
 def test_waiting_is_no_polling(redis_url: str, server: redis.Redis) -> None:
