@@ -231,7 +231,9 @@ class Channel(redis.Channel):  # type: ignore[misc]  # kombu has no annotations
     begun: Callable[[], Collection[str]] = staticmethod(frozenset)
     #: Called before a channel is closed: what is still to be acknowledged over it is, then.
     finish: Callable[[], object] = staticmethod(frozenset)
+    #: The client for commands, and the pool that it is of.
     _kept: Any = None
+    _kept_of: Any = None
 
     def __init__(self, connection: Any, **kwargs: Any) -> None:
         self._unrecorded: set[str] = set()
@@ -345,8 +347,8 @@ class Channel(redis.Channel):  # type: ignore[misc]  # kombu has no annotations
         if asynchronous:
             return super()._create_client(asynchronous=True)
         # After a reconnect the channel has another pool.
-        if self._kept is None or self._kept.connection_pool is not self.pool:
-            self._kept = super()._create_client()
+        if self._kept_of is not self.pool:
+            self._kept, self._kept_of = super()._create_client(), self.pool
         return self._kept
 
 
