@@ -406,6 +406,20 @@ class Poller(redis.MultiChannelPoller):  # type: ignore[misc]  # kombu has no an
                     waiter.look_after()
 
 
+class _Loop:
+    """A worker's event loop that is told of a connection once: kombu tells at every tick, in a system call each."""
+
+    def __init__(self, loop: Any) -> None:
+        self._loop = loop
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loop, name)
+
+    def add_reader(self, place: int, *callback: Any) -> None:
+        if place not in self._loop.readers:
+            self._loop.add_reader(place, *callback)
+
+
 class Transport(redis.Transport):  # type: ignore[misc]  # kombu has no annotations
     """kombu's transport with our channel."""
 
@@ -417,18 +431,8 @@ class Transport(redis.Transport):  # type: ignore[misc]  # kombu has no annotati
 
     def register_with_event_loop(self, connection: Any, loop: Any) -> None:
         """Join a worker's event loop, and have it tell acknowledgements that found no company."""
-        cycle, before = self.cycle, set(loop.on_tick)
-        super().register_with_event_loop(connection, loop)
-        # kombu adds every connection to the loop at every tick, in a system call each.
-        loop.on_tick -= set(loop.on_tick) - before
-
-        def on_tick() -> None:
-            cycle.on_poll_start()
-            for place in cycle._fd_to_chan:
-                if place not in loop.readers:
-                    loop.add_reader(place, self.on_readable, place)
-
-        loop.on_tick.add(on_tick)
+        cycle = self.cycle
+        super().register_with_event_loop(connection, _Loop(loop))
         timer = getattr(cycle, "_ack_tref", None)
         if timer is not None:
             timer.cancel()

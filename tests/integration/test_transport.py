@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import redis
+from kombu.asynchronous.hub import Hub
 from kombu.connection import Connection
 from kombu.entity import Exchange, Queue
 from kombu.messaging import Consumer
@@ -317,6 +318,44 @@ def test_server_may_close_an_idle_connection(redis_url: str, server: redis.Redis
         assert waiter.client.connection._sock is None
         messages[0].ack()
         drain(connection, lambda: len(messages) == 2)
+
+
+def test_event_loop_follows_a_connection_that_is_made_anew(redis_url: str) -> None:
+    """redis-py may replace a connection between two ticks of a worker's loop; each is told to the loop once."""
+    found: list[int] = []
+    hub = Hub()
+    told: list[int] = []
+    add_reader = hub.add_reader
+
+    def add(place: int, *callback: Any) -> None:
+        told.append(place)
+        add_reader(place, *callback)
+
+    hub.add_reader = add
+
+    def turn() -> bool:
+        for tick in list(hub.on_tick):
+            tick()
+        for place, _ in hub.poller.poll(0.05):
+            callback, arguments = hub.readers[place]
+            with suppress(Empty):
+                callback(*arguments)
+        return bool(found)
+
+    try:
+        with consuming(redis_url, [_QUEUE], 8, taking(found), **_ONE_LIST) as connection:
+            connection.register_with_event_loop(hub)
+            for number in range(3):
+                turn()
+                only_waiter(connection).client.connection.disconnect()
+                only_waiter(connection).client.connection.connect()
+                put(redis_url, _QUEUE, 1, first=number)
+                wait_for(turn)
+                assert found == [number]
+                found.clear()
+        assert len(told) == 4
+    finally:
+        hub.close()
 
 
 def test_waiting_is_no_polling(redis_url: str, server: redis.Redis) -> None:
