@@ -9,6 +9,8 @@ that fires a chord's body.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, groupby
@@ -19,6 +21,7 @@ from uuid import uuid4
 
 import orjson
 from celery import Celery
+from celery._state import _task_stack
 from celery.backends.redis import RedisBackend
 from redis.exceptions import NoScriptError
 
@@ -83,8 +86,21 @@ class BatchingBackend(RedisBackend):  # type: ignore[misc]  # Celery has no anno
                 # to it, this part is a second copy that finds the chord complete.
                 part = chord[-1]
                 self.client.delete(self._keys(part.group)[-1])
-                super().on_chord_part_return(part.request, part.state, part.result)
+                with self._inside(part.request):
+                    super().on_chord_part_return(part.request, part.state, part.result)
         return None
+
+    @contextmanager
+    def _inside(self, request: Any) -> Iterator[None]:
+        """Be in a task again, which is over: what is sent has it for its parent."""
+        requests = self.app.tasks[request.task].request_stack
+        _task_stack.push(self.app.tasks[request.task])
+        requests.push(request)
+        try:
+            yield
+        finally:
+            requests.pop()
+            _task_stack.pop()
 
     def _keys(self, group: str) -> list[bytes]:
         return [self.get_key_for_group(group, kind) for kind in _KINDS]

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import redis
 from celery import Celery
+from celery.app.task import Context
 from celery.backends.redis import RedisBackend
 from celery.worker import state
 
@@ -84,18 +85,23 @@ def app(redis_url: str) -> Iterator[Celery]:
     BatchingBackend.settled, settle.SettledRequest.settler = before
 
 
-def part(place: int) -> SimpleNamespace:
+def part(place: int) -> Any:
     """Return what Celery knows of a task that has ended, in as far as chords need it."""
     body = {"task": "tests.body", "args": [], "kwargs": {}, "options": {"task_id": "body-1"}, "immutable": False}
-    return SimpleNamespace(task=_TASK, id=f"task-{place}", group=_GROUP, group_index=place, chord=body)
+    ended = {"task": _TASK, "id": f"task-{place}", "root_id": "run-1", "group": _GROUP, "group_index": place}
+    return Context(ended, chord=body, called_directly=False)
 
 
 def test_body_is_fired_once_with_all_results_in_order(app: Celery, redis_url: str) -> None:
-    """A chord is complete with its last part, whatever came twice and in whatever order."""
+    """A chord is complete with its last part, whatever came twice and in whatever order; that is the body's parent."""
 
     @app.task(name="tests.body")  # type: ignore[untyped-decorator]  # Celery's
     def body(results: list[Any]) -> None:
         """Never run: it stays in its queue."""
+
+    @app.task(name=_TASK)  # type: ignore[untyped-decorator]  # Celery's
+    def header() -> None:
+        """Never run: the test says that it has ended."""
 
     app.backend.set_chord_size(_GROUP, _SIZE)
     sent: list[str] = []
@@ -107,8 +113,11 @@ def test_body_is_fired_once_with_all_results_in_order(app: Celery, redis_url: st
     with broker.client(redis_url) as server:
         bodies: Any = server.lrange("celery", 0, -1)
     (fired,) = bodies
-    (results,), _, _ = json.loads(b64decode(json.loads(fired)["body"]))
+    message = json.loads(fired)
+    (results,), _, _ = json.loads(b64decode(message["body"]))
     assert results == [{"n": place} for place in range(_SIZE)]
+    assert message["headers"]["parent_id"] in {f"task-{place}" for place in range(_SIZE)}
+    assert message["headers"]["root_id"] == "run-1"
     assert len([line for line in sent if line.startswith("ack")]) == _SIZE + 2
 
 
