@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 from base64 import b64decode
@@ -82,6 +83,7 @@ def app(redis_url: str) -> Iterator[Celery]:
     found = Celery("settling", broker=redis_url, backend=redis_url, set_as_current=False)
     backend.install(found, frozenset([_TASK]))
     yield found
+    gc.collect()  # results end their subscriptions when they are collected, and need the server for it
     BatchingBackend.settled, settle.SettledRequest.settler = before
 
 
