@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -19,6 +20,8 @@ from pathlib import Path
 
 _REDIS_CONF = Path(__file__).parents[1] / "config" / "redis.conf"
 _PATIENCE = 60.0
+#: Seconds that a process has to end, as a local fleet's workers have.
+_GRACE = 4.0
 
 
 def main() -> None:
@@ -50,7 +53,7 @@ def _redis() -> Iterator[str]:
         port = str(probe.getsockname()[1])
     with tempfile.TemporaryDirectory(prefix="plain-celery-") as folder:
         argv = ["redis-server", str(_REDIS_CONF), "--port", port, "--dir", folder, "--loglevel", "warning"]
-        server = subprocess.Popen(argv, stdout=subprocess.DEVNULL)
+        server = subprocess.Popen(argv, stdout=subprocess.DEVNULL, start_new_session=True)
         try:
             yield f"redis://127.0.0.1:{port}/0"
         finally:
@@ -60,7 +63,7 @@ def _redis() -> Iterator[str]:
 @contextmanager
 def _worker(pool: str, concurrency: str) -> Iterator[None]:
     argv = [sys.executable, "-m", "celery", "-A", "benchmarks.tutorial", "worker", "-P", pool, "-c", concurrency]
-    worker = subprocess.Popen([*argv, "-l", "WARNING"], stdout=subprocess.DEVNULL)
+    worker = subprocess.Popen([*argv, "-l", "WARNING"], stdout=subprocess.DEVNULL, start_new_session=True)
     try:
         yield
     finally:
@@ -68,8 +71,13 @@ def _worker(pool: str, concurrency: str) -> Iterator[None]:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a process; one that has nothing to do any more and still takes its time is killed with its children."""
     process.terminate()
-    process.wait()
+    try:
+        process.wait(_GRACE)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 if __name__ == "__main__":

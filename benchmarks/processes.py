@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import signal
 import subprocess
 import threading
 import time
@@ -60,9 +61,15 @@ def measure(
         argv, env={**os.environ, **env}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     watcher = _Watcher(process.pid, look)
-    with watcher:
-        output, errors = process.communicate()
-        seconds = time.monotonic() - started
+    try:
+        with watcher:
+            output, errors = process.communicate()
+            seconds = time.monotonic() - started
+    except BaseException:
+        # As Ctrl-C on a terminal: the command ends what it has started.
+        process.send_signal(signal.SIGINT)
+        process.wait()
+        raise
     if process.returncode != 0:
         raise RuntimeError(f"{' '.join(argv)} failed with {process.returncode}:\n{errors[-2000:]}")
     cpu = watcher.cpu()
@@ -121,8 +128,9 @@ class _Watcher:
             return
         for member in present:
             with suppress(psutil.Error):
-                # A process may become another program after it was first seen.
-                role = self._members[member] = COMMAND if member == root else _role(member)
+                # A process may become another program after it was first seen, and one that ends has no arguments left.
+                role = COMMAND if member == root else _role(member.cmdline()) or self._members.get(member, COMMAND)
+                self._members[member] = role
                 if self._look is not None:
                     self._look(role, member)
 
@@ -134,8 +142,11 @@ class _Watcher:
         self.peak_memory = max(self.peak_memory, unique)
 
 
-def _role(process: psutil.Process) -> str:
-    words = " ".join(process.cmdline()[:6])
+def _role(argv: Sequence[str]) -> str | None:
+    """Return the role of a process by its arguments, or None without any."""
+    if not argv:
+        return None
+    words = " ".join(argv[:6])
     if "flower" in words:
         return FLOWER
     if "celery" in words:

@@ -103,11 +103,11 @@ _METHOD = f"""
   certificate of the benchmark's own authority; every way is given the usual certificates (certifi's) and that one.
 - Pictures are drawn: 200 of them, each file made different by a comment of its own. Those of 160 KB have grain, so that
   they are as hard to decode as a photograph.
-- {BASE} runs in an environment of its own, with the number of processes and threads that was fastest in a sweep over a
-  quarter of its list; plain Celery with the fastest pool, and chords of 1,000 images or one for all. Plain Celery is
-  [tutorial.py](tutorial.py): one task for each image, `requests` with a session for each process, Celery's own
-  transport and settings, and a Redis with the same `config/redis.conf` as ours. One chord for all is slow because
-  `AsyncResult.get` of its body asks Redis, at every wake-up, for each part that is not done yet.
+- {BASE} runs in an environment of its own, with the number of processes and threads that was fastest in a sweep over
+  a quarter of its list, plain Celery with the pool and the size of chords. Plain Celery is [tutorial.py](tutorial.py):
+  one task for each image, `requests` with a session for each process, Celery's own transport and settings, and a Redis
+  with the same `config/redis.conf` as ours. One chord for all can be many times slower: `AsyncResult.get` of its body
+  takes the message of one finished part at a time, and after each looks at all parts.
 - CPU is what the system counted for the command and all its descendants. The split into roles is looked at ten times a
   second; what no look saw (the last moment of each process, and short ones) is the column "not seen". Peak memory is
   the sum of unique set sizes, what would be free if all processes ended, read whenever resident memory has grown.
@@ -125,7 +125,7 @@ make bench-check                                      # minutes: fails where a r
 ```
 
 `make bench` needs nginx, openssl, redis-server, aria2 and curl, and installs img2dataset into `.bench`; `IMG2DATASET`
-names another one. `TMPDIR` is where pictures are saved: the disk to measure, with about 12 GiB free.
+names another one. `TMPDIR` is where pictures are saved: the disk to measure, with about 8 GiB free.
 """
 
 

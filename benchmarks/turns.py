@@ -89,6 +89,7 @@ def measured(workload: Workload, repeat: int, folder: Path) -> dict[str, Any]:
         for _ in range(repeat):
             for name, way in chosen.items():
                 turns[name].append(course.run(name, way, workload.length(name)))
+    _empty(gallery.folder)
     return {
         "about": workload.about,
         "images": workload.images,
@@ -193,9 +194,9 @@ def _check_room(workload: Workload, present: Mapping[str, Way | Swept], repeat: 
         raise RuntimeError(f"{workload.name} makes {files:,.0f} files, and {state.f_favail:,} are free: set TMPDIR")
 
 
-def _empty(out: Path) -> None:
-    """Give the room of a turn's files back; see `scratch` for why the files stay."""
-    for path in out.rglob("*"):
+def _empty(folder: Path) -> None:
+    """Give the room of a folder's files back; see `scratch` for why the files stay."""
+    for path in folder.rglob("*"):
         if path.is_file():
             os.truncate(path, 0)
 

@@ -129,10 +129,10 @@ IMG2DATASET_SIZES = Swept(
 #: Plain Celery, by its pool and the size of its chords.
 PLAIN_CELERY_SIZES = Swept(
     {
-        "8 processes, one chord": plain_celery("prefork", 8, 1_000_000),
-        "2 processes, chords of 1,000": plain_celery("prefork", 2, 1000),
+        "2 processes, one chord": plain_celery("prefork", 2, 1_000_000),
         "8 processes, chords of 1,000": plain_celery("prefork", 8, 1000),
-        "16 threads, chords of 1,000": plain_celery("threads", 16, 1000),
-        "32 threads, chords of 1,000": plain_celery("threads", 32, 1000),
+        "8 processes, chords of 100": plain_celery("prefork", 8, 100),
+        "16 processes, chords of 100": plain_celery("prefork", 16, 100),
+        "32 threads, chords of 100": plain_celery("threads", 32, 100),
     }
 )

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import io
+import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,8 +16,10 @@ from PIL import Image
 from benchmarks import checks, plots, processes, report
 from benchmarks.checks import Resized, Wrong
 from benchmarks.goals import Finding, findings
+from benchmarks.messages import Ledger
 from benchmarks.pictures import SMALL, Gallery, hang
 from benchmarks.workloads import BASE, HTTP_SMALL, IMAGEFLEET, WORKLOADS
+from tasks.celery import IMAGES, SHARDS
 
 _COUNT = 4
 _SMALLER = (100, 50)
@@ -155,6 +159,46 @@ def test_failed_command_is_told() -> None:
     """A command that fails is no measurement; its last words are in the error."""
     with pytest.raises(RuntimeError, match="failed with 3:\nso it is"):
         processes.measure([sys.executable, "-c", "import sys; sys.stderr.write('so it is'); sys.exit(3)"], {})
+
+
+class Server:
+    """As much of a Redis server's process as a ledger asks for."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def cwd(self) -> str:
+        """Where its files are."""
+        return str(self._folder)
+
+
+def test_messages_are_counted_after_the_run(tmp_path: Path) -> None:
+    """An image's messages and deliveries are told by what the append-only files held, also those that are gone."""
+    server: Any = Server(tmp_path)
+    (tmp_path / "appendonlydir").mkdir()
+
+    def write(name: str, *commands: list[str]) -> None:
+        with (tmp_path / "appendonlydir" / name).open("ab") as file:
+            for command in commands:
+                file.write(f"*{len(command)}\r\n".encode())
+                file.writelines(f"${len(word.encode())}\r\n{word}\r\n".encode() for word in command)
+
+    with Ledger() as ledger:
+        ledger.look(processes.WORKERS, server)
+        write("a.1.incr.aof", ["SELECT", "0"], ["LPUSH", IMAGES, message("x"), message("y")])
+        ledger.look(processes.REDIS, server)
+        write("a.1.incr.aof", ["MULTI"], ["HSET", "unacked", "tag", json.dumps([json.loads(message("x")), "", IMAGES])])
+        write("a.2.incr.aof", ["LPUSH", SHARDS, message("z")], ["RPUSH", IMAGES, message("x")])
+        ledger.look(processes.REDIS, server)
+        shutil.rmtree(tmp_path / "appendonlydir")
+        sent, delivered = ledger.messages()
+    assert ledger.seen
+    assert (sent, delivered) == ({"x": 2, "y": 1}, {"x": 1})
+
+
+def message(task: str) -> str:
+    """As much of a task's message as tells which it is."""
+    return json.dumps({"headers": {"id": task}})
 
 
 def test_shorter_lists() -> None:
