@@ -66,8 +66,8 @@ HTTPS_SMALL = Workload(
     {IMAGEFLEET: ways.fleet(), BASE: ways.IMG2DATASET_SIZES, "curl": ways.curl()},
     # Each takes a minute or more, so the seconds that each needs to start weigh the same: img2dataset builds a TLS
     # context for each image.
-    images=50_000,
-    lists={BASE: 5_000},
+    images=80_000,
+    lists={BASE: 6_000},
     tls=True,
 )
 RESIZE = Workload(
