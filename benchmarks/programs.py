@@ -56,6 +56,7 @@ PEER = Program(
     (str(IMG2DATASET.with_name("python")), "-c", _ASK_PACKAGE),
     "`make bench` installs it; IMG2DATASET says where another is",
 )
+PY_SPY = Program("py-spy", ("py-spy", "--version"), "the `dev` extra brings it, for Linux and macOS")
 _ALL = {"img2dataset": PEER, "aria2": ARIA2, "curl": CURL, "nginx": NGINX, "redis-server": REDIS, "openssl": OPENSSL}
 
 

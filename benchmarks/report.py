@@ -88,14 +88,14 @@ def _blocks(kept: Mapping[str, Result]) -> Iterator[str]:
     if "submission" in kept:
         yield from _submission(kept["submission"])
     yield from _once(kept)
+    if "profile" in kept:
+        yield from _shares(kept["profile"])
     yield "## How it is measured"
     yield _METHOD
     yield "## Machine and versions"
     yield from _machines(kept)
     yield "## To repeat it"
     yield _REPEAT
-    if _PROFILE.exists():
-        yield _PROFILE.read_text()
 
 
 _METHOD = f"""
@@ -198,6 +198,23 @@ def _once(kept: Mapping[str, Result]) -> Iterator[str]:
         yield "## One message and one execution for each image"
         yield _table(["imagefleet", "images", "messages sent", "messages delivered", "requests"], rows)
         yield "All turns together, in the runs that are measured; in brackets the most that one image had."
+
+
+def _shares(result: Result) -> Iterator[str]:
+    """Give the table of where a worker's time goes, and what is to be said of it."""
+    yield "## Where a worker's time goes"
+    running, holding = (result["shares"][kind] for kind in ("running", "gil"))
+    yield _table(
+        ["", "running", "holding Python's lock"],
+        [[name, f"{share:.0%}", f"{holding.get(name, 0.0):.0%}"] for name, share in running.items()],
+    )
+    yield (
+        f"One of the workers of a fleet that downloads pictures of 15 KB by http, seen {result['rate']} times a second "
+        f"for {result['seconds']} s by py-spy, twice: its threads that run, on a core or in the kernel, and the one "
+        "that holds Python's lock (the GIL). Made by `python -m benchmarks.profiling`."
+    )
+    if _PROFILE.exists():
+        yield _PROFILE.read_text()
 
 
 def _counted(counts: Sequence[Mapping[str, int] | None]) -> str:

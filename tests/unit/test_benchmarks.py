@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from benchmarks import checks, plots, processes, report
+from benchmarks import checks, plots, processes, profiling, report
 from benchmarks.checks import Resized, Wrong
 from benchmarks.goals import Finding, findings
 from benchmarks.messages import Ledger
@@ -212,3 +212,24 @@ def test_tutorial_imports_nothing_of_ours() -> None:
     """Plain Celery is measured with its own transport."""
     ask = "import sys, benchmarks.plain_celery, benchmarks.tutorial; print('tasks' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+def test_profile_counts_each_sample_once() -> None:
+    """A sample belongs to the innermost frame that is known; what lies below counts for its caller."""
+    task = ["Worker.run (celery/concurrency/thread.py:1)", "trace_task (celery/app/trace.py:2)"]
+    samples = [
+        ([*task, "fetch (tasks/fetch.py:3)", "Store.create (tasks/storage.py:4)", "makedirs (<frozen os>:5)"], 3),
+        ([*task, "digest (tasks/images.py:6)"], 2),
+        ([*task, "_Paced.recv_into (tasks/connection.py:7)"], 2),
+        ([*task, "Response.begin (tasks/connection.py:8)", "get (urllib3/_collections.py:9)"], 1),
+        (task, 1),
+        (["main (somewhere.py:1)"], 1),
+    ]
+    assert profiling.shares(samples) == {
+        "saving": 0.3,
+        "SHA-256": 0.2,
+        "sending and receiving": 0.2,
+        "HTTP (requests, urllib3, http.client)": 0.1,
+        "Celery: running a task": 0.1,
+        "the rest": 0.1,
+    }
