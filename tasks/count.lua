@@ -1,4 +1,5 @@
--- Counts parts of one chord, as Celery's CHORD_PART_RETURN_LUA counts one, and leaves what that would leave.
+-- Counts parts of one chord, as Celery's CHORD_PART_RETURN_LUA counts one, and leaves what that would leave. It calls no
+-- command that Celery's does not call: a Redis may allow those alone.
 --
 -- KEYS  what get_key_for_group gives for the chord's group:
 --   1  .j   zset: the parts, by their place in the header
@@ -37,7 +38,7 @@ if expires > 0 then
 end
 
 local size = redis.call('GET', skey)
-if size and redis.call('ZCARD', jkey) == tonumber(size) + tonumber(redis.call('GET', tkey) or 0) then
+if size and redis.call('ZCOUNT', jkey, '-inf', '+inf') == tonumber(size) + tonumber(redis.call('GET', tkey) or 0) then
     if redis.call('SET', ckey, ARGV[4], 'NX', 'EX', ARGV[3]) then
         return 1
     end
