@@ -546,7 +546,7 @@ def test_other_threads_run_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
         watch(Image.Image, "save", "encode")
         made(body, 1900)
     assert len(moved) == 4
-    assert min(moved.values()) > 50, moved
+    assert min(moved.values()) > 10, moved
 
 
 def test_encoding_into_memory_would_stop_them() -> None:
@@ -559,7 +559,7 @@ def test_encoding_into_memory_would_stop_them() -> None:
         resize._encoded(noise, 95)
         free = ticks() - before - held
     assert held < 5
-    assert free > 50
+    assert free > 10
 
 
 def test_temporary_file_stands_in(monkeypatch: pytest.MonkeyPatch) -> None:
