@@ -133,8 +133,10 @@ def play(turns: Sequence[Turn], port: int, players: int, times: int) -> Played:
         process.start()
     try:
         with redis.Redis(_HOST, port) as server:
+            # All are ready, all begin, all are done.
             barrier.wait(_PATIENCE)
             work, started = RedisWork.so_far(server), time.monotonic()
+            barrier.wait(_PATIENCE)
             barrier.wait(_PATIENCE)
             return Played(time.monotonic() - started, RedisWork.so_far(server).since(work))
     except threading.BrokenBarrierError as error:
@@ -153,6 +155,7 @@ def _play(turns: Sequence[Turn], port: int, database: int, times: int, barrier: 
         with redis.Redis(_HOST, port, db=database) as server, ExitStack() as stack:
             player = _Player(port, database, stack)
             player.say(turns)
+            barrier.wait(_PATIENCE)
             barrier.wait(_PATIENCE)
             for _ in range(times):
                 # Celery drops parts of a chord that it knows to be done.
