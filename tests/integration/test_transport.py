@@ -320,6 +320,42 @@ def test_server_may_close_an_idle_connection(redis_url: str, server: redis.Redis
         drain(connection, lambda: len(messages) == 2)
 
 
+@pytest.mark.parametrize("end", ["cancel", "close"])
+def test_what_comes_after_the_end_goes_back(redis_url: str, server: redis.Redis, end: str) -> None:
+    """Messages that were asked for, and come when nobody consumes any more, are in their queue again."""
+    put(redis_url, _QUEUE, 3)
+    found: list[int] = []
+    with Connection(redis_url, **_ONE_LIST) as connection:
+        channel: Any = connection.channel()
+        queue = Queue(_QUEUE, Exchange(_QUEUE), routing_key=_QUEUE)
+        with Consumer(channel, [queue], callbacks=[taking(found)]):
+            connection.transport.cycle.on_poll_start()
+            assert select.select([only_waiter(connection).client.connection._sock], [], [], PATIENCE)[0]
+        if end == "close":
+            channel.close()
+        else:
+            drain(connection, lambda: bool(server.llen(_QUEUE)))
+        assert server.llen(_QUEUE) == 3
+    assert found == []
+    assert not server.exists("unacked")
+
+
+def test_channel_without_room_blocks_no_other(redis_url: str) -> None:
+    """Two channels of a connection wait for each other neither when one is full nor when it has room again."""
+    put(redis_url, "one", 2)
+    held: list[Any] = []
+    found: list[int] = []
+    with consuming(redis_url, ["one"], 1, lambda _, message: held.append(message), **_ONE_LIST) as connection:
+        drain(connection, lambda: len(held) == 1)
+        other = connection.channel()
+        with Consumer(other, [Queue("two", Exchange("two"), routing_key="two")], callbacks=[taking(found)]):
+            put(redis_url, "two", 3, first=10)
+            drain(connection, lambda: found == [10, 11, 12])
+            assert len(held) == 1
+            held[0].ack()
+            drain(connection, lambda: len(held) == 2)
+
+
 def test_event_loop_follows_a_connection_that_is_made_anew(redis_url: str) -> None:
     """redis-py may replace a connection between two ticks of a worker's loop; each is told to the loop once."""
     found: list[int] = []
