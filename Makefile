@@ -3,7 +3,7 @@
 PYTHON ?= python
 RUN = $(PYTHON) -m
 
-.PHONY: check format lint types contracts test unit integration e2e docs examples screenshot lock bench bench-check bench-scale bench-growth
+.PHONY: check format lint types contracts test unit integration e2e upstream docs examples screenshot lock bench bench-check bench-scale bench-growth
 
 check: format lint types contracts test
 
@@ -31,6 +31,10 @@ integration:
 # Needs a Docker Engine with Compose v2; not part of `make check`.
 e2e:
 	$(RUN) pytest tests/e2e
+
+# kombu's and Celery's own tests over our transport and backend; three minutes. Needs redis-server and the package index.
+upstream:
+	$(RUN) tests.upstream
 
 # Pins for users (constraints.txt) and pins with hashes for images and CI; neither names a host.
 COMPILE = $(RUN) piptools compile --quiet --strip-extras --allow-unsafe --no-header --no-annotate \

@@ -6,8 +6,10 @@ them is replaced. A test compares what stands there with what would be produced.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,8 @@ from producer.demo import ROUTES
 from tasks import manifest, plan
 from tasks.errors import FetchError
 from tasks.model import ImageRequest, Outcome, Reason, Status
+from tests.upstream.expected import FAILING
+from tests.upstream.suites import COUNTS, SUITES
 
 ROOT = Path(__file__).parent.parent
 PAGES = (
@@ -31,6 +35,7 @@ PAGES = (
     "docs/outcomes.md",
     "docs/demo-server.md",
     "docs/scale.md",
+    "docs/upstream-tests.md",
 )
 _PART = re.compile(r"(<!-- produced: (?P<name>[a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -121,6 +126,36 @@ def task_events(result: Mapping[str, Any]) -> str:
     return "\n".join(rows) + "\n"
 
 
+def upstream() -> str:
+    """Return how many of kombu's and Celery's own tests end how over ours, and which do not pass and why."""
+    counts = json.loads(COUNTS.read_text())
+    rows = [
+        "| suite | its tests, in `t/` | pass | do not pass, see below | skipped | marked `xfail` by their authors |",
+        "|---|---|---|---|---|---|",
+    ]
+    for suite in SUITES:
+        modules = ", ".join(f"`{module}`" for module in suite.modules)
+        number = counts[suite.name]
+        rows.append(
+            f"| {suite.name} | {modules} | {number['passed']} | {number['expected']} | {number['skipped']} "
+            f"| {number['marked']} |"
+        )
+    total = {kind: sum(number[kind] for number in counts.values()) for kind in ("passed", "expected")}
+    rows += [
+        "",
+        f"{total['passed']:,} tests pass. {total['expected']} do not, of kombu {version('kombu')} and Celery "
+        f"{version('celery')}:",
+        "",
+        "| tests | why they do not pass |",
+        "|---|---|",
+    ]
+    for suite in SUITES:
+        for reason, names in FAILING[suite.name].items():
+            tests = "<br>".join(f"`{name.partition('::')[2].replace('::', '.')}`" for name in names)
+            rows.append(f"| {suite.name}:<br>{tests} | {reason} |")
+    return "\n".join(rows) + "\n"
+
+
 def example(name: str) -> str:
     """Return what a command printed when `docs/examples.py` ran it."""
     return f"```text\n{(ROOT / 'docs' / 'examples' / f'{name}.txt').read_text().rstrip()}\n```\n"
@@ -141,6 +176,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "scale-growth": lambda: _measured("growth", scale_tables.growth),
     "scale-rates": lambda: _measured("scale", scale_tables.rates),
     "scale-lists": lambda: _measured("scale", scale_tables.lists),
+    "upstream": upstream,
     "run-example": lambda: example("run"),
     "demo-example": lambda: example("demo"),
 }

@@ -1,0 +1,58 @@
+"""The sources of kombu and Celery, of the versions that are installed, for the tests in them."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+
+import click
+
+from tests.integration.parts import ROOT
+
+#: Where they are kept, and what the tests write; git knows nothing of it.
+FOLDER = ROOT / ".upstream"
+_LOCK = ROOT / "requirements-dev.lock"
+
+
+def requirement(distribution: str) -> str:
+    """Return what pip is to fetch: the version that is installed, with the hashes of the lock file.
+
+    Raises:
+        click.ClickException: the lock file has another version.
+    """
+    pinned = f"{distribution}=={version(distribution)}"
+    found = re.search(rf"^{re.escape(pinned)} (?:.*\\\n)*.*", _LOCK.read_text(), re.MULTILINE)
+    if found is None:
+        raise click.ClickException(f"{pinned} is installed, and {_LOCK.name} has another version")
+    return found[0]
+
+
+def fetched(distribution: str) -> Path:
+    """Return the folder with a distribution's tests and pytest's settings for them; it is fetched once.
+
+    Raises:
+        click.ClickException: the lock file has another version, or pip can't download this one.
+    """
+    folder = FOLDER / f"{distribution}-{version(distribution)}"
+    if folder.exists():
+        return folder
+    FOLDER.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=FOLDER) as name:
+        place = Path(name)
+        (place / "wanted.txt").write_text(f"--no-binary :all:\n{requirement(distribution)}\n")
+        argv = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes"]
+        done = subprocess.run([*argv, "--dest", place, "-r", place / "wanted.txt"], check=False)
+        if done.returncode:
+            raise click.ClickException(f"pip could not download the sources of {folder.name}")
+        with tarfile.open(next(place.glob("*.tar.gz"))) as archive:
+            archive.extractall(place, filter="data")
+        # Beside its tests, the package would be imported in place of the one that is installed.
+        unpacked = place / folder.name
+        shutil.rmtree(unpacked / distribution)
+        return unpacked.rename(folder)
