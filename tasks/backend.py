@@ -58,7 +58,8 @@ class BatchingBackend(RedisBackend):  # type: ignore[misc]  # Celery has no anno
 
     def on_chord_part_return(self, request: Any, state: str, result: Any, *rest: Any, **options: Any) -> Any:
         """Have a part counted, or count it; Celery knows parts by their task's id, so a second time changes nothing."""
-        if getattr(request, "task", None) not in self.settled or request.group_index is None:
+        placed = request.group_index is not None and self._chord_zset
+        if getattr(request, "task", None) not in self.settled or not placed:
             count = super().on_chord_part_return
             return patiently(lambda: count(request, state, result, *rest, **options))
         value = [1, request.id, state, self.encode_result(result, state)]

@@ -154,6 +154,17 @@ def test_chord_stands_as_celery_leaves_it(app: Celery, redis_url: str) -> None:
     assert [place for _, place in stand[0][0]] == [0, 1, 200]
 
 
+def test_chord_whose_parts_have_no_order_is_celerys(app: Celery, redis_url: str) -> None:
+    """Celery keeps such a chord's parts in a list, and counts them itself."""
+    app.conf.result_backend_transport_options = {"result_chord_ordered": False}
+    app.backend.set_chord_size(_GROUP, _SIZE)
+    for place in (2, 0):
+        app.backend.on_chord_part_return(part(place), "SUCCESS", place)
+    with broker.client(redis_url) as server:
+        counted: Any = server.lrange(app.backend.get_key_for_group(_GROUP, ".j").decode(), 0, -1)
+    assert [json.loads(value)[3] for value in counted] == [2, 0]
+
+
 def test_script_that_redis_forgot_is_sent_again(app: Celery, redis_url: str) -> None:
     """After a restart of Redis, the first batch finds the script gone."""
     app.backend.set_chord_size(_GROUP, _SIZE)

@@ -157,14 +157,13 @@ def celery_worker_parameters() -> dict[str, Any]:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run the tests of Celery's script over ours, too."""
     if metafunc.cls is not None and metafunc.cls.__name__ == _SCRIPT_TESTS and not metafunc.config.option.theirs:
-        metafunc.fixturenames.append(_counting.__name__)
-        metafunc.parametrize(_counting.__name__, ["celery", "count.lua"], indirect=True)
+        metafunc.parametrize("_counting", ["celery", "count.lua"], indirect=True)
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def _counting(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Count parts by Celery's script, or by ours at once: these tests look at what stands right after."""
-    if request.param == "celery":
+    """Count parts by ours at once, if a test asks for that: it looks at what stands right after."""
+    if getattr(request, "param", "celery") == "celery":
         return
 
     class Settler:
