@@ -17,11 +17,13 @@ import argparse
 import json
 import os
 import tempfile
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from benchmarks import records, web
+from benchmarks.pictures import Pictures, hang
 from benchmarks.watched import Size, Taken, WatchedFleet
 from config import bounds
 from producer.demo.pictures import picture
@@ -29,6 +31,7 @@ from producer.demo.pictures import picture
 _NAME = "growth"
 #: Pictures that nginx has; the lists name them again and again, each time with another query.
 _PICTURES = 300
+_TINY = Pictures("64 x 32, 1 KB", partial(picture, width=64, height=32), 1_000)
 _WARM_UP = 1000
 _STARTS = 3
 
@@ -43,11 +46,7 @@ def main() -> None:
     size = Size(arguments.workers, arguments.concurrency)
     with tempfile.TemporaryDirectory(prefix="imagefleet-benchmark-") as folder:
         place = Path(folder)
-        pictures = place / "pictures"
-        pictures.mkdir()
-        for number in range(_PICTURES):
-            (pictures / f"{number}.jpg").write_bytes(picture(number, 64, 32))
-        with web.served(pictures, place / "nginx", tls=False) as site:
+        with web.served(hang(_TINY, _PICTURES, place / "pictures").folder, place / "nginx", tls=False) as site:
             for images in sorted(arguments.images):
                 row = _measured(images, size, place, site.url)
                 path = _merge(images, row, size)

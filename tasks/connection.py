@@ -101,6 +101,10 @@ class _Paced:
         return super().makefile(mode, buffering, **options)  # type: ignore[misc]
 
     def _bound(self) -> None:
+        if self._holder is not None:
+            self._wait_at_most(self._holder.deadline.wait())
+
+    def _wait_at_most(self, seconds: float) -> None:
         raise NotImplementedError
 
 
@@ -115,14 +119,11 @@ class PlainSocket(_Paced, socket.socket):  # type: ignore[misc]  # makefile has 
         # With a timeout of Python's, each call would be two: poll, and then the call itself.
         self.settimeout(None)
 
-    def _bound(self) -> None:
-        if self._holder is None:
-            return
-        wait = self._holder.deadline.wait()
-        if wait != self._wait:
-            self._wait = wait
+    def _wait_at_most(self, seconds: float) -> None:
+        if seconds != self._wait:
+            self._wait = seconds
             # Zero would stand for no bound at all.
-            value = struct.pack("@ll", *divmod(max(int(wait * 1_000_000), 1), 1_000_000))
+            value = struct.pack("@ll", *divmod(max(int(seconds * 1_000_000), 1), 1_000_000))
             self.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, value)
             self.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, value)
 
@@ -133,11 +134,9 @@ class TlsSocket(_Paced, ssl.SSLSocket):  # type: ignore[misc]
     OpenSSL would take the end of a wait that the kernel bounds for a call to be made again.
     """
 
-    def _bound(self) -> None:
-        if self._holder is not None:
-            wait = self._holder.deadline.wait()
-            if self.gettimeout() != wait:
-                self.settimeout(wait)
+    def _wait_at_most(self, seconds: float) -> None:
+        if self.gettimeout() != seconds:
+            self.settimeout(seconds)
 
 
 class Response(http.client.HTTPResponse):
@@ -223,7 +222,7 @@ class GuardedConnection(HTTPConnection):
     def connect(self) -> None:
         """Open the connection."""
         super().connect()
-        if isinstance(self.sock, PlainSocket | TlsSocket):
+        if isinstance(self.sock, _Paced):
             self.sock.pace(self.holder)
 
     def request(  # type: ignore[override]

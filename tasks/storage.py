@@ -10,15 +10,18 @@ from __future__ import annotations
 import errno
 import os
 import secrets
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
+from functools import partial
 from itertools import count
 from pathlib import Path
 from time import monotonic, sleep
+from typing import TypeVar
 
 from tasks import disk
 from tasks.errors import StorageFailed
 
+_T = TypeVar("_T")
 TEMPORARY = ".tmp"
 _NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV})
 #: Tells this process's temporary names from those of others, on whatever machine; asking for random bytes for each file
@@ -79,11 +82,7 @@ class Store:
             StorageFailed: they can't be saved; nothing of them is left.
         """
         try:
-            temporary = self._write(body, mode)
-            try:
-                return self._claim(temporary, f"{self.root}/{name}")
-            finally:
-                _discard(temporary)
+            return self._put(body, mode, partial(self._claim, target=f"{self.root}/{name}"))
         except OSError as error:
             raise _failed("save", name, error) from error
 
@@ -94,11 +93,7 @@ class Store:
             StorageFailed: they can't be saved; what was there still stands.
         """
         try:
-            temporary = self._write(body, mode, sync=True)
-            try:
-                os.replace(temporary, self.path(name))  # noqa: PTH105  # the temporary name is a str
-            finally:
-                _discard(temporary)
+            self._put(body, mode, lambda temporary: Path(temporary).replace(self.path(name)), sync=True)
             disk.sync(self.path(name).parent)
         except OSError as error:
             raise _failed("save", name, error) from error
@@ -110,11 +105,7 @@ class Store:
             StorageFailed: they can't be saved; nothing of them is left.
         """
         try:
-            temporary = self._write(body, PRIVATE, sync=True)
-            try:
-                created = self._claim(temporary, f"{self.root}/{name}")
-            finally:
-                _discard(temporary)
+            created = self._put(body, PRIVATE, partial(self._claim, target=f"{self.root}/{name}"), sync=True)
             disk.sync(self.path(name).parent)
         except OSError as error:
             raise _failed("save", name, error) from error
@@ -189,8 +180,8 @@ class Store:
         except OSError as error:
             raise _failed("sync", folder, error) from error
 
-    def _write(self, body: bytes, mode: int, sync: bool = False) -> str:
-        """Write a temporary file and return its path; nothing of it is left if that fails."""
+    def _put(self, body: bytes, mode: int, give_name: Callable[[str], _T], sync: bool = False) -> _T:
+        """Write a temporary file, and return what giving it a name returns; nothing of it is left if that fails."""
         # Paths are texts here, and no generator is in the way: this is done for each image.
         temporary = f"{self.root}/{TEMPORARY}/{_PROCESS}-{os.getpid()}-{next(_numbers)}"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
@@ -208,10 +199,10 @@ class Store:
                     os.fsync(descriptor)
             finally:
                 os.close(descriptor)
-        except BaseException:
-            _discard(temporary)
-            raise
-        return temporary
+            return give_name(temporary)
+        finally:
+            with suppress(FileNotFoundError):
+                os.unlink(temporary)  # noqa: PTH108  # the temporary name is a str
 
     def _claim(self, temporary: str, target: str) -> bool:
         """Give a temporary file its name, if the name is free."""
@@ -252,11 +243,6 @@ class Store:
             return True
         finally:
             claim.unlink(missing_ok=True)
-
-
-def _discard(temporary: str) -> None:
-    with suppress(FileNotFoundError):
-        os.unlink(temporary)  # noqa: PTH108  # the temporary name is a str
 
 
 def _failed(verb: str, name: str, error: OSError) -> StorageFailed:
