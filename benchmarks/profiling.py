@@ -104,11 +104,17 @@ def _is_in(frame: str, end: str) -> bool:
 def _profile(source: Path, out: Path, address: str, options: Sequence[str]) -> dict[str, float]:
     """Return the shares of a worker's time in a run."""
     raw = out.with_suffix(".txt")
-    spying = threading.Thread(target=_spy, args=(raw, options))
-    spying.start()
+    spying: list[threading.Thread] = []
+
+    def look(role: str, process: psutil.Process) -> None:
+        if role == processes.WORKERS and not spying:
+            spying.append(threading.Thread(target=_spy, args=(process.pid, raw, options)))
+            spying[0].start()
+
     command = [sys.executable, "-m", "producer", "run", str(source), "--out", str(out), "--json"]
-    processes.measure(command, {"IMAGEFLEET_ALLOW_NETWORKS": address})
-    spying.join()
+    processes.measure(command, {"IMAGEFLEET_ALLOW_NETWORKS": address}, look)
+    for thread in spying:
+        thread.join()
     samples = []
     for line in raw.read_text().splitlines():
         stack, _, number = line.rpartition(" ")
@@ -116,22 +122,13 @@ def _profile(source: Path, out: Path, address: str, options: Sequence[str]) -> d
     return shares(samples)
 
 
-def _spy(raw: Path, options: Sequence[str]) -> None:
+def _spy(worker: int, raw: Path, options: Sequence[str]) -> None:
     """Write what a worker's threads are at, seen for a while once the run is under way."""
     time.sleep(_START)
-    worker = next(process for process in psutil.Process().children(recursive=True) if _is_worker(process))
     look = ["record", "--format", "raw", "--rate", str(_RATE), "--duration", str(_SECONDS), *options]
     subprocess.run(
-        [PY_SPY.required(), *look, "--output", str(raw), "--pid", str(worker.pid)], check=True, capture_output=True
+        [PY_SPY.required(), *look, "--output", str(raw), "--pid", str(worker)], check=True, capture_output=True
     )
-
-
-def _is_worker(process: psutil.Process) -> bool:
-    try:
-        words = process.cmdline()
-    except psutil.Error:
-        return False
-    return "celery" in words and "worker" in words
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ MAX_DEADLINE = VISIBILITY_TIMEOUT / 4
 
 #: Tasks that a worker reserves ahead for each slot: enough that a slot never waits for Redis, few enough that the
 #: last of them begins long before the visibility timeout.
-PREFETCH = 2
+PREFETCH = 3
 
 #: Download slots of a worker process, unless ``--concurrency`` says otherwise.
 CONCURRENCY = 16

@@ -515,9 +515,9 @@ def _crew(
 
 @contextmanager
 def _local_fleet(options: dict[str, Any], roots: Sequence[Path], allow: Sequence[str] | None = None) -> Iterator[Fleet]:
-    from producer.local import Fleet, FleetSize
+    from producer.local import Fleet, FleetSize, cores
 
-    size = FleetSize(options["workers"] or os.cpu_count() or 1, options["concurrency"])
+    size = FleetSize(options["workers"] or len(cores()), options["concurrency"])
     with Fleet(size, roots, allow, options["flower"]) as fleet:
         if fleet.flower is not None:
             _note(f"Flower is at {fleet.flower.text}", quiet=False)

@@ -9,7 +9,7 @@ It is a script of the standard library alone: it is up in a few milliseconds.
 
 Commands, one JSON object on a line of standard input::
 
-    {"start": "worker-1", "argv": [...], "env": {...}, "cwd": "...", "log": "/path", "grace": 5.0}
+    {"start": "worker-1", "argv": [...], "env": {...}, "cwd": "...", "log": "/path", "grace": 5.0, "core": 0}
     {"remove": ["/path/of/a/folder", ...]}      folders to remove at the end; may be said again
 
 Reports, one JSON object on a line of standard output::
@@ -93,6 +93,11 @@ class Keeper:
         except OSError as error:
             _say({"failed": name, "error": str(error)})
             return
+        core = command.get("core")
+        if core is not None:
+            # The threads that it starts from now on stay there with it. It works on any core, only slower.
+            with suppress(OSError):
+                os.sched_setaffinity(process.pid, {core})
         self._kept.append(Kept(name, process, command.get("grace", 5.0)))
         _say({"started": name, "pid": process.pid})
 

@@ -64,8 +64,18 @@ class Keeping:
         self._process.stdout.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def start(self, name: str, argv: Sequence[str], env: Mapping[str, str], grace: float) -> None:
-        """Start a process; its output goes to a log in the folder, and ``grace`` is the seconds it has to end."""
+    def start(
+        self, name: str, argv: Sequence[str], env: Mapping[str, str], grace: float, core: int | None = None
+    ) -> None:
+        """Start a process; its output goes to a log in the folder.
+
+        Args:
+            name: what it is called here.
+            argv: its command.
+            env: what it has in its environment besides ours.
+            grace: the seconds it has to end.
+            core: the only core that it may use; None for all.
+        """
         self._tell(
             {
                 "start": name,
@@ -74,6 +84,7 @@ class Keeping:
                 "cwd": str(ROOT),
                 "log": str(self.log(name)),
                 "grace": grace,
+                "core": core,
             }
         )
 

@@ -6,6 +6,7 @@ It lives in a private folder and has no TCP port. However the producer ends, the
 
 from __future__ import annotations
 
+import os
 import secrets
 import shutil
 import socket
@@ -171,8 +172,8 @@ class Fleet:
         if self._allow_networks is not None:
             env["IMAGEFLEET_ALLOW_NETWORKS"] = ",".join(self._allow_networks)
         names = [f"worker-{number}" for number in range(1, self.size.workers + 1)]
-        for name in names:
-            self._keeping.start(name, worker_argv(f"{name}@%h", self.size.concurrency), env, _WORKER_GRACE)
+        for name, core in zip(names, _places(len(names)), strict=True):
+            self._keeping.start(name, worker_argv(f"{name}@%h", self.size.concurrency), env, _WORKER_GRACE, core)
         self._wait_for(
             names[0],
             lambda: len(app.control.ping(timeout=0.3, limit=len(names))) == len(names),
@@ -190,6 +191,27 @@ class Fleet:
                     todo,
                 )
             time.sleep(0.01)
+
+
+def cores() -> list[int]:
+    """Return the cores that this process may use, by their numbers."""
+    # Not every system can tell.
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def _places(workers: int) -> list[int | None]:
+    """Return for each worker the core that it stays on; None where the system places it.
+
+    A worker's threads share one interpreter, so they use one core at a time, and handing the interpreter to a thread on
+    another core takes longer than most of what is done with it there. The system moves them apart all the same. With
+    fewer workers than cores it may: threads that resize leave the interpreter alone, and use more than one core.
+    """
+    allowed = cores()
+    if not hasattr(os, "sched_setaffinity") or workers < len(allowed):
+        return [None] * workers
+    return [allowed[worker % len(allowed)] for worker in range(workers)]
 
 
 def server_binary() -> str:
