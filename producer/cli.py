@@ -21,6 +21,7 @@ import click
 from rich.console import Console
 
 from config import VERSION, SettingsError, bounds
+from tasks import garbage
 from tasks.errors import Fault, UsageFault
 from tasks.model import FetchOptions, ResizeMode, ResizeOptions
 
@@ -202,22 +203,24 @@ def cli(debug: bool) -> None:
 @json_option
 def run(source: str, out: Path, broker: str | None, as_json: bool, **options: Any) -> None:
     """Download every image of SOURCE: a text file of one URL on each line, or - for standard input."""
-    from producer import report, sources
-    from producer.live import Display
-    from producer.run import Run, nonempty, output
+    from producer import sources
+    from producer.output import output
 
     frozen = _run_options(options)
-    requests = nonempty(sources.read(source), source)
+    requests = sources.nonempty(sources.read(source), source)
     store = output(out)
-    with (
-        _crew(broker, options, [store.root], as_json) as crew,
-        Display(_console(sys.stderr), quiet=as_json) as display,
-    ):
-        finished = Run(requests, source, store, frozen).execute(crew, partial(_show_run, display))
+    with _crew(broker, options, [store.root], as_json) as crew:
+        from producer.live import Display
+        from producer.run import Run
+
+        with Display(_console(sys.stderr), quiet=as_json) as display:
+            finished = Run(requests, source, store, frozen).execute(crew, partial(_show_run, display))
     if as_json:
         facts = {"run_id": finished.run_id, "source": source, "out": str(finished.out), **finished.totals()}
         click.echo(json.dumps(facts))
     else:
+        from producer import report
+
         _console(sys.stdout).print(report.of_run(finished))
 
 
@@ -246,9 +249,8 @@ def compare(source: str, out: Path, broker: str | None, as_json: bool, **options
     """Download SOURCE three ways: one by one, by threads, and by the fleet; show the times side by side."""
     from config.settings import settings
     from producer import sources
-    from producer.run import nonempty
 
-    requests = list(nonempty(sources.read(source), source))
+    requests = list(sources.nonempty(sources.read(source), source))
     allow = settings().allow_networks
     comparison = _compare(requests, source, out, options, broker, allow, as_json)
     _tell_comparison(comparison, out, as_json)
@@ -359,6 +361,7 @@ def fleet(store_roots: tuple[Path, ...], **options: Any) -> None:
 
 def main() -> NoReturn:
     """Run the command line, and exit with its status."""
+    garbage.look_rarely()
     # A polite end is an end like Ctrl-C: everything that was started is ended.
     for number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(number) is not signal.SIG_IGN:
@@ -438,7 +441,7 @@ def _compare(
 ) -> Comparison:
     from producer import comparison
     from producer.live import Display
-    from producer.run import output
+    from producer.output import output
     from tasks import download
 
     frozen = _run_options(options)
@@ -494,15 +497,19 @@ def _crew(
 ) -> Iterator[Crew]:
     """Give the fleet that does the work: the one at the broker, or one of our own for as long as it is needed."""
     from config.settings import settings
-    from producer.run import crew_at, crew_of
 
     if broker == "":
         raise click.BadParameter("the URL is empty", param_hint="--broker")
     url = broker or settings().broker
     if url is None:
         with _local_fleet(options, roots, allow) as fleet:
+            # What the run needs takes half a second to import: the fleet starts before that.
+            from producer.run import crew_of
+
             yield crew_of(fleet)
         return
+    from producer.run import crew_at
+
     crew = crew_at(url)
     if not crew.workers:
         _note(

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -26,12 +27,13 @@ from config import bounds
 from config.settings import FLOWER_CONF, REDIS_CONF
 from producer.keeping import Keeping
 from tasks import broker
-from tasks.celery import app, use_broker
 from tasks.errors import Fault
 from tasks.storage import TEMPORARY
 
 #: Seconds within which a server or a worker has to answer.
 _PATIENCE = 60.0
+#: Seconds in which workers that are up answer, at first.
+_PING = 0.05
 #: Seconds that a worker may take to end: what it is at is not acknowledged, so nothing is lost with it.
 _WORKER_GRACE = 4.0
 _SERVER_GRACE = 2.0
@@ -161,7 +163,6 @@ class Fleet:
         self._keeping.start("flower", argv, env, _SERVER_GRACE)
 
     def _start_workers(self) -> None:
-        use_broker(self.broker_url)
         env = {
             "IMAGEFLEET_BROKER_URL": self.broker_url,
             "IMAGEFLEET_STORE_ROOTS": ",".join(str(root) for root in self._store_roots),
@@ -174,9 +175,15 @@ class Fleet:
         names = [f"worker-{number}" for number in range(1, self.size.workers + 1)]
         for name, core in zip(names, _places(len(names)), strict=True):
             self._keeping.start(name, worker_argv(f"{name}@%h", self.size.concurrency), env, _WORKER_GRACE, core)
+        # Celery takes as long to import as they take to start, which they do meanwhile.
+        from tasks.celery import app, use_broker
+
+        use_broker(self.broker_url)
+        # Who does not listen yet never hears of it, so it is asked again soon, and on a slow machine later and later.
+        patience = (min(_PING * 1.2**number, 1.0) for number in count())
         self._wait_for(
             names[0],
-            lambda: len(app.control.ping(timeout=0.3, limit=len(names))) == len(names),
+            lambda: len(app.control.ping(timeout=next(patience), limit=len(names))) == len(names),
             "Try fewer --workers, and look at the machine's memory.",
         )
 

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +14,15 @@ import pyarrow as pa
 
 from producer.dispatch import Dispatcher, Progress, online_workers
 from producer.local import Fleet
+from producer.output import unwritable
 from producer.runfile import Options, PlanState, RunFile, State, new_id
 from producer.sharding import Planner
 from producer.summary import COLUMNS, Summary, summarise
 from tasks import broker, manifest
 from tasks.celery import use_broker
-from tasks.errors import StorageFailed, UsageFault
+from tasks.errors import StorageFailed
 from tasks.model import ImageRequest, RunOptions
 from tasks.storage import Store
-
-_PROBE = ".probe"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,49 +72,6 @@ class Report:
             "concurrency": self.concurrency,
             "startup_seconds": round(self.startup_seconds, 3),
         }
-
-
-def nonempty(requests: Iterator[ImageRequest], source: str) -> Iterator[ImageRequest]:
-    """Return the requests, once there is a first one: a list without any is refused before anything is started.
-
-    Raises:
-        UsageFault: there is none, or the Source can't be read.
-    """
-    first = next(requests, None)
-    if first is None:
-        raise UsageFault(
-            f"The list {source} has no URL in it",
-            "it is empty, or all its lines are blank or comments",
-            "Give a list with one URL on each line.",
-        )
-    return chain([first], requests)
-
-
-def output(out: Path) -> Store:
-    """Return the Store of a run's output folder, made if it is missing and found free of another run.
-
-    Raises:
-        UsageFault: it can't be made or written, or it holds a run.
-    """
-    store = Store(out.resolve())
-    try:
-        store.root.mkdir(parents=True, exist_ok=True)
-        store.replace(_PROBE, b"")
-        store.remove(_PROBE)
-        store.remove_temporary()
-    except (OSError, StorageFailed) as error:
-        raise unwritable(store, error) from error
-    RunFile.refuse_another(store)
-    return store
-
-
-def unwritable(store: Store, error: Exception) -> UsageFault:
-    """Return what it means for a command that its output folder can't be written."""
-    return UsageFault(
-        f"The output folder {store.root} can't be written",
-        getattr(error, "strerror", None) or str(error),
-        "Choose a folder that you may write to, on a disk that has space.",
-    )
 
 
 def crew_of(fleet: Fleet) -> Crew:

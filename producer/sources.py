@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
 from io import BufferedReader
+from itertools import chain
 from pathlib import Path
 from typing import cast
 
@@ -46,6 +47,22 @@ def read(source: str) -> Iterator[ImageRequest]:
             error.strerror or str(error),
             "Give the path of a text file with one URL on each line, or - for standard input.",
         ) from error
+
+
+def nonempty(requests: Iterator[ImageRequest], source: str) -> Iterator[ImageRequest]:
+    """Return the requests, once there is a first one: a list without any is refused before anything is started.
+
+    Raises:
+        UsageFault: there is none, or the Source can't be read.
+    """
+    first = next(requests, None)
+    if first is None:
+        raise UsageFault(
+            f"The list {source} has no URL in it",
+            "it is empty, or all its lines are blank or comments",
+            "Give a list with one URL on each line.",
+        )
+    return chain([first], requests)
 
 
 def _opened(source: str) -> nullcontext[BufferedReader] | BufferedReader:

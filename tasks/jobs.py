@@ -17,7 +17,7 @@ from celery.worker.control import inspect_command
 
 from config import VERSION, SettingsError, bounds
 from config.settings import settings
-from tasks import broker, download, keys, manifest
+from tasks import broker, download, garbage, keys, manifest
 from tasks.away import patiently
 from tasks.celery import ABOUT, COLLECT_SHARD, FETCH_IMAGE, PROTOCOL, app
 from tasks.collect import Incomplete, collect
@@ -40,8 +40,6 @@ _OPEN = 1.0
 #: worker's time.
 _REPR = 1024 if settings().task_events else 1
 _DONE = Path(__file__).with_name("done.lua").read_text()
-#: New objects after which Python looks for cycles among them; usually 700.
-_GARBAGE = 20_000
 
 
 class Runs:
@@ -119,9 +117,9 @@ def _prepare(**_: Any) -> None:
         _log.critical("this worker can't start: %s", error)
         raise SystemExit(1) from error
     _progress()
-    # What is loaded by now stays. A task makes few cycles, and looking for them often took a tenth of a worker's time.
+    garbage.look_rarely()
+    # What is loaded by now stays.
     gc.freeze()
-    gc.set_threshold(_GARBAGE)
     if not settings().store_roots:
         _log.warning(
             "IMAGEFLEET_STORE_ROOTS is not set, so this worker may save nothing: every image will fail with 'storage'"

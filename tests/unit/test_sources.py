@@ -140,3 +140,23 @@ def test_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", stream)
     assert list(sources.read("-")) == [ImageRequest(0, "http://a")]
     assert not stream.closed
+
+
+def test_list_with_a_url_is_passed_on_lazily() -> None:
+    """Only the first request is read before the run begins, and none is lost."""
+    read: list[int] = []
+
+    def source() -> Iterator[ImageRequest]:
+        for index in range(3):
+            read.append(index)
+            yield ImageRequest(index, "http://a.example/")
+
+    requests = sources.nonempty(source(), "list.txt")
+    assert read == [0]
+    assert [request.index for request in requests] == [0, 1, 2]
+
+
+def test_list_without_a_url_is_refused() -> None:
+    """A list with nothing in it is told by its name before anything is started."""
+    with pytest.raises(UsageFault, match=r"The list list\.txt has no URL in it"):
+        sources.nonempty(iter([]), "list.txt")

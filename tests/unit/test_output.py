@@ -1,37 +1,15 @@
-"""What is made sure of before a run begins."""
+"""An output folder is made, tried, and refused where it holds a run."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from producer.run import nonempty, output
+from producer.output import output
 from producer.runfile import Options, RunFile
 from tasks.errors import UsageFault
-from tasks.model import ImageRequest
 from tasks.storage import TEMPORARY, Store
-
-
-def test_list_with_a_url_is_passed_on_lazily() -> None:
-    """Only the first request is read before the run begins, and none is lost."""
-    read: list[int] = []
-
-    def source() -> Iterator[ImageRequest]:
-        for index in range(3):
-            read.append(index)
-            yield ImageRequest(index, "http://a.example/")
-
-    requests = nonempty(source(), "list.txt")
-    assert read == [0]
-    assert [request.index for request in requests] == [0, 1, 2]
-
-
-def test_list_without_a_url_is_refused() -> None:
-    """A list with nothing in it is told by its name before anything is started."""
-    with pytest.raises(UsageFault, match=r"The list list\.txt has no URL in it"):
-        nonempty(iter([]), "list.txt")
 
 
 def test_output_folder_is_made(tmp_path: Path) -> None:
