@@ -50,6 +50,13 @@ class Part:
         return str(self.request.group)
 
 
+@dataclass(frozen=True, slots=True)
+class Unshown:
+    """A part's result that nobody is shown; Celery makes a text of any other for its log and events, at a price."""
+
+    value: Any
+
+
 class BatchingBackend(RedisBackend):  # type: ignore[misc]  # Celery has no annotations
     """Celery's backend; it counts the parts of one moment in one round trip. Each thread has its own."""
 
@@ -58,6 +65,8 @@ class BatchingBackend(RedisBackend):  # type: ignore[misc]  # Celery has no anno
 
     def on_chord_part_return(self, request: Any, state: str, result: Any, *rest: Any, **options: Any) -> Any:
         """Have a part counted, or count it; Celery knows parts by their task's id, so a second time changes nothing."""
+        if isinstance(result, Unshown):
+            result = result.value
         placed = request.group_index is not None and self._chord_zset
         if getattr(request, "task", None) not in self.settled or not placed:
             count = super().on_chord_part_return

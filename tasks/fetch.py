@@ -64,28 +64,34 @@ def fetch(url: str, index: int, run: RunOptions, store: Store, downloader: Downl
         picture = _picture(download.body, run.fetch, deadline)
         if deadline.remaining <= 0:
             raise TimedOut("the deadline was over before the image could be saved", http_status=download.http_status)
-        outcome = _saved(shard, key, download, picture, run, store)
+        facts = _saved(shard, key, download, picture, run, store)
     except FetchError as error:
-        outcome = failed(key, error)
+        facts = _failure(error)
     except MemoryError as error:
-        outcome = failed(key, Internal(f"out of memory: {error}"))
+        facts = _failure(Internal(f"out of memory: {error}"))
     except Exception as error:  # noqa: BLE001  # one Outcome whatever happens
         _log.exception("a fault of ours at %s", masked(url)[:URL_LIMIT])
-        outcome = failed(key, Internal(f"{type(error).__name__}: {error}"))
-    return replace(outcome, attempts=attempts, fetch_seconds=round(time.monotonic() - started, 4))
+        facts = _failure(Internal(f"{type(error).__name__}: {error}"))
+    return _ended(key, attempts=attempts, fetch_seconds=round(time.monotonic() - started, 4), **facts)
 
 
 def failed(key: str, error: FetchError) -> Outcome:
     """Return the Outcome that an error stands for."""
-    return Outcome(
-        key,
-        error.reason.status,
-        error.reason,
-        error_message=shortened(masked(str(error)), MESSAGE_LIMIT),
-        http_status=error.http_status,
-        finished_at=round(time.time(), 3),
-        worker=worker_name(),
-    )
+    return _ended(key, **_failure(error))
+
+
+def _ended(key: str, **facts: Any) -> Outcome:
+    return Outcome(key, finished_at=round(time.time(), 3), worker=worker_name(), **facts)
+
+
+def _failure(error: FetchError) -> dict[str, Any]:
+    """Return what an Outcome says of an error."""
+    return {
+        "status": error.reason.status,
+        "reason": error.reason,
+        "error_message": shortened(masked(str(error)), MESSAGE_LIMIT),
+        "http_status": error.http_status,
+    }
 
 
 @cache
@@ -112,13 +118,14 @@ def _standing(body: bytes, options: FetchOptions) -> Picture:
     return picture if options.resize.mode is ResizeMode.NO else replace(picture, original=(None, None))
 
 
-def _saved(shard: int, key: str, download: Download, picture: Picture, run: RunOptions, store: Store) -> Outcome:
+def _saved(shard: int, key: str, download: Download, picture: Picture, run: RunOptions, store: Store) -> dict[str, Any]:
+    """Save a picture, and return what an Outcome says of it."""
     name = f"{shard_name(shard)}/{key}.{picture.info.extension}"
     if not store.create(name, picture.body):
         standing = store.read(name)
         if standing != picture.body:
             # Another delivery of this task was first, and the URL served another picture to it.
-            return _described(key, name, _standing(standing, run.fetch), {"recovered": True})
+            return _described(name, _standing(standing, run.fetch), {"recovered": True})
     elif store.exists(manifest.name(shard)):
         _withdraw_unnamed(shard, name, store)
     response = {
@@ -127,27 +134,24 @@ def _saved(shard: int, key: str, download: Download, picture: Picture, run: RunO
         "etag": _short(download.etag, HEADER_LIMIT),
         "last_modified": _short(download.last_modified, HEADER_LIMIT),
     }
-    return _described(key, name, picture, response)
+    return _described(name, picture, response)
 
 
-def _described(key: str, name: str, picture: Picture, origin: Mapping[str, Any]) -> Outcome:
-    """Return the Outcome of what is saved; ``origin`` says what is known of where it came from."""
+def _described(name: str, picture: Picture, origin: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what an Outcome says of what is saved; ``origin`` is what is known of where it came from."""
     info = picture.info
-    return Outcome(
-        key,
-        Status.SUCCESS,
-        path=name,
-        width=info.width,
-        height=info.height,
-        original_width=picture.original[0],
-        original_height=picture.original[1],
-        format=info.format,
-        bytes=len(picture.body),
-        sha256=images.digest(picture.body),
-        finished_at=round(time.time(), 3),
-        worker=worker_name(),
+    return {
+        "status": Status.SUCCESS,
+        "path": name,
+        "width": info.width,
+        "height": info.height,
+        "original_width": picture.original[0],
+        "original_height": picture.original[1],
+        "format": info.format,
+        "bytes": len(picture.body),
+        "sha256": images.digest(picture.body),
         **origin,
-    )
+    }
 
 
 def _withdraw_unnamed(shard: int, name: str, store: Store) -> None:

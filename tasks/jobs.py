@@ -19,6 +19,7 @@ from config import VERSION, SettingsError, bounds
 from config.settings import settings
 from tasks import broker, download, garbage, keys, manifest
 from tasks.away import patiently
+from tasks.backend import Unshown
 from tasks.celery import ABOUT, COLLECT_SHARD, FETCH_IMAGE, PROTOCOL, app
 from tasks.collect import Incomplete, collect
 from tasks.download import Downloader
@@ -36,9 +37,8 @@ _log = logging.getLogger(__name__)
 _FRESH = 5.0
 #: Seconds for which a shard that had no manifest is not looked for again: on a shared file system each look takes time.
 _OPEN = 1.0
-#: How much of an Outcome a task's event shows. Nobody sees it without events, and making it takes a twentieth of a
-#: worker's time.
-_REPR = 1024 if settings().task_events else 1
+#: How much of an Outcome a task's event shows.
+_SHOWN = 1024
 _DONE = Path(__file__).with_name("done.lua").read_text()
 
 
@@ -132,9 +132,9 @@ def _about(state: Any, **_: Any) -> dict[str, Any]:
     return {"protocol": PROTOCOL, "version": VERSION, "slots": state.consumer.pool.num_processes}
 
 
-@app.task(name=FETCH_IMAGE, acks_late=True, ignore_result=True, resultrepr_maxsize=_REPR, Request=SettledRequest)
-def fetch_image(run_id: str, index: int, url: str) -> dict[str, Any]:
-    """Fetch one image of a run; return its Outcome as JSON, and raise nothing.
+@app.task(name=FETCH_IMAGE, acks_late=True, ignore_result=True, resultrepr_maxsize=_SHOWN, Request=SettledRequest)
+def fetch_image(run_id: str, index: int, url: str) -> dict[str, Any] | Unshown:
+    """Fetch one image of a run; return its Outcome as JSON, unshown where there are no events, and raise nothing.
 
     Args:
         run_id: the run, whose options stand in Redis.
@@ -144,7 +144,7 @@ def fetch_image(run_id: str, index: int, url: str) -> dict[str, Any]:
     try:
         run = _runs().options(run_id)
     except FetchError as error:
-        return failed(str(index), error).to_json()
+        return _result(failed(str(index), error))
     shard, offset = divmod(index, run.shard_size)
     try:
         store, downloader = _store(run.out), _downloader()
@@ -157,7 +157,11 @@ def fetch_image(run_id: str, index: int, url: str) -> dict[str, Any]:
     else:
         outcome = fetch(url, index, run, store, downloader)
     _progress().add(run_id, outcome)
-    return outcome.to_json()
+    return _result(outcome)
+
+
+def _result(outcome: Outcome) -> dict[str, Any] | Unshown:
+    return outcome.to_json() if settings().task_events else Unshown(outcome.to_json())
 
 
 @app.task(name=COLLECT_SHARD, acks_late=True, ignore_result=True)
