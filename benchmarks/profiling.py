@@ -4,7 +4,8 @@
 kernel, and at the thread that holds Python's lock (the GIL). Each sample counts for the first of `_PLACES` that its
 innermost known frame belongs to. Writes ``benchmarks/results/profile.json``; `make docs` makes a table of it.
 
-py-spy stops a process for each look, so a profile tells shares and not speeds.
+py-spy does not stop the worker for a look: whoever holds Python's lock at such a moment would hold it at the next one,
+too, and most looks would find the thread that takes messages.
 """
 
 from __future__ import annotations
@@ -52,6 +53,12 @@ _PLACES: dict[str, tuple[str, ...]] = {
     "Celery: receiving a task": ("celery/", "concurrent/futures/", "vine/"),
 }
 _OTHER = "the rest"
+#: Where a slot waits for a task, the worker for messages, and the settler for company: py-spy takes them for running.
+_IDLE = (
+    "_worker (concurrent/futures/thread.py",
+    "_epoll.poll (kombu/utils/eventio.py",
+    "Settler._run (tasks/settle.py",
+)
 _LINE = re.compile(r":\d+\)$")
 
 
@@ -83,7 +90,8 @@ def shares(samples: Sequence[tuple[list[str], int]]) -> dict[str, float]:
     """Return the part of each place in samples: stacks, the outermost frame first, and how often each was seen."""
     counted: Counter[str] = Counter()
     for stack, number in samples:
-        counted[_place(stack)] += number
+        if not any(_is_in(stack[-1], idle) for idle in _IDLE):
+            counted[_place(stack)] += number
     total = counted.total() or 1
     return {name: round(number / total, 4) for name, number in counted.most_common()}
 
@@ -125,7 +133,7 @@ def _profile(source: Path, out: Path, address: str, options: Sequence[str]) -> d
 def _spy(worker: int, raw: Path, options: Sequence[str]) -> None:
     """Write what a worker's threads are at, seen for a while once the run is under way."""
     time.sleep(_START)
-    look = ["record", "--format", "raw", "--rate", str(_RATE), "--duration", str(_SECONDS), *options]
+    look = ["record", "--nonblocking", "--format", "raw", "--rate", str(_RATE), "--duration", str(_SECONDS), *options]
     subprocess.run(
         [PY_SPY.required(), *look, "--output", str(raw), "--pid", str(worker)], check=True, capture_output=True
     )

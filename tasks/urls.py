@@ -11,6 +11,7 @@ import ipaddress
 import re
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from urllib.parse import quote, urljoin, urlsplit
 
 import idna
@@ -24,6 +25,7 @@ _PORTS = {"http": 80, "https": 443}
 _PATH_SAFE = "!$%&'()*+,-./:;=@_~"
 _QUERY_SAFE = _PATH_SAFE + "?[]|^`{}\\"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_NO_TEXT = re.compile("[\ufffd\ud800-\udfff]")
 _HOST = re.compile(r"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*\.?")
 _SECRET = re.compile(
     r"(?i)([?&;#](?:[^=&;#]*(?:token|signature|secret|password|passwd|credential|api[_-]?key|access[_-]?key)[^=&;#]*"
@@ -63,7 +65,7 @@ def parse(url: str) -> Url:
         raise InvalidUrl(f"the URL is longer than {MAX_LENGTH} characters")
     if _CONTROL.search(url):
         raise InvalidUrl("the URL holds a control character")
-    if "\ufffd" in url or any("\ud800" <= letter <= "\udfff" for letter in url):
+    if _NO_TEXT.search(url):
         raise InvalidUrl("the URL holds bytes that are not UTF-8")
     scheme, separator, rest = url.partition(":")
     scheme = scheme.lower()
@@ -111,6 +113,8 @@ def _split(rest: str) -> tuple[str, str]:
     return authority, slash + path
 
 
+# The next image of a list is most often at the same host.
+@lru_cache(maxsize=1024)
 def _host_and_port(scheme: str, hostport: str) -> tuple[str, int]:
     try:
         parts = urlsplit(f"//{hostport}")

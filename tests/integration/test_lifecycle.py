@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from producer.local import cores
 from tests.integration import parts
 
 #: Seconds within which all that was started has to be gone once its command has ended, or was killed.
@@ -239,6 +240,30 @@ def test_kept_fleet_serves_runs_and_ends(tmp_path: Path, temporary: Path, demo_u
         os.killpg(fleet.command.process.pid, signal.SIGINT)
         fleet.assert_told(0)
         fleet.assert_nothing_left()
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no say in where a process runs")
+@pytest.mark.parametrize("more", [more for more in (-1, 0, 1) if len(cores()) + more])
+def test_workers_stay_each_on_a_core(tmp_path: Path, temporary: Path, more: int) -> None:
+    """As many workers as cores, or more, are spread over them and stay; fewer may use what there is."""
+    allowed = cores()
+    workers = len(allowed) + more
+    root = tmp_path / "store"
+    root.mkdir()
+    with watched(tmp_path, temporary, root, "fleet", "--store-root", root, "--workers", str(workers)) as fleet:
+        parts.eventually(lambda: _word_after("--broker", fleet.command.out), "the broker's URL")
+        fleet.look()
+        places = [_cores_of(process) for process in fleet.named("@%h")]
+        everywhere = {tuple(allowed)}
+        spread = [{(allowed[worker % len(allowed)],)} for worker in range(workers)]
+        assert sorted(places, key=str) == sorted([everywhere] * workers if more < 0 else spread, key=str)
+        os.killpg(fleet.command.process.pid, signal.SIGINT)
+        fleet.assert_told(0)
+
+
+def _cores_of(process: psutil.Process) -> set[tuple[int, ...]]:
+    """Return where a process's threads may run."""
+    return {tuple(sorted(os.sched_getaffinity(thread.id))) for thread in process.threads()}
 
 
 def _word_after(word: str, text: str) -> str:

@@ -215,7 +215,7 @@ def test_tutorial_imports_nothing_of_ours() -> None:
 
 
 def test_profile_counts_each_sample_once() -> None:
-    """A sample belongs to the innermost frame that is known; what lies below counts for its caller."""
+    """A sample belongs to the innermost frame that is known; what lies below counts for its caller, and waiting not."""
     task = ["Worker.run (celery/concurrency/thread.py:1)", "trace_task (celery/app/trace.py:2)"]
     samples = [
         ([*task, "fetch (tasks/fetch.py:3)", "Store.create (tasks/storage.py:4)", "makedirs (<frozen os>:5)"], 3),
@@ -224,6 +224,7 @@ def test_profile_counts_each_sample_once() -> None:
         ([*task, "Response.begin (tasks/connection.py:8)", "get (urllib3/_collections.py:9)"], 1),
         (task, 1),
         (["main (somewhere.py:1)"], 1),
+        (["run (threading.py:10)", "_worker (concurrent/futures/thread.py:11)"], 90),
     ]
     assert profiling.shares(samples) == {
         "saving": 0.3,
