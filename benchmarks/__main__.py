@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import latency, records, submission, turns
-from benchmarks.workloads import TASK_EVENTS, WORKLOADS, Workload
+from benchmarks.workloads import SIZES, TASK_EVENTS, WORKLOADS, Workload
 
 #: Takes how often to repeat, the number of images if it is not the usual one, and a folder for what is saved meanwhile.
 Measurement = Callable[[int, int | None, Path], dict[str, Any]]
@@ -32,7 +32,7 @@ _USUAL: dict[str, Measurement] = {
     "latency": latency.measured,
     "submission": submission.measured,
 }
-_ALL = {**_USUAL, TASK_EVENTS.name: _of(TASK_EVENTS)}
+_ALL = {**_USUAL, SIZES.name: _of(SIZES), TASK_EVENTS.name: _of(TASK_EVENTS)}
 
 
 def main() -> int:

@@ -17,6 +17,7 @@ import argparse
 import json
 import os
 import tempfile
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -88,7 +89,25 @@ def _merge(images: int, row: dict[str, Any], size: Size) -> Path:
     old = json.loads(path.read_text()) if path.exists() else {}
     same = old.get("machine") == records.machine() and old.get("fleet") == fleet
     rows = {**(old["sizes"] if same else {}), str(images): row}
-    return records.keep(_NAME, {"fleet": fleet, "sizes": dict(sorted(rows.items(), key=lambda item: int(item[0])))})
+    sizes = dict(sorted(rows.items(), key=lambda item: int(item[0])))
+    return records.keep(_NAME, {"fleet": fleet, "sizes": sizes, "goals": list(_goals(sizes))})
+
+
+def _goals(sizes: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Give what was found of the goals for a list that grows; see `benchmarks.goals`."""
+    few, more, most = (sizes.get(str(images)) for images in (1_000, 100_000, 1_000_000))
+    if more and most:
+        for role in ("producer", "redis"):
+            grown = most["peak_mib"][role] / more["peak_mib"][role]
+            yield _finding(f"{role}, peak memory, 10⁶ images to 10⁵", grown)
+    if few and most:
+        grown = sum(most["cpu_us_per_image"].values()) / sum(few["cpu_us_per_image"].values())
+        yield _finding("CPU an image, 10⁶ images to 10³", grown)
+
+
+def _finding(about: str, grown: float) -> dict[str, Any]:
+    found = dict.fromkeys(("median", "least", "most"), grown)
+    return {"about": about, "found": found, "bound": 1.1, "at_least": False, "unit": " x", "digits": 2}
 
 
 if __name__ == "__main__":

@@ -9,7 +9,8 @@ from typing import Any
 from benchmarks import goals, plots
 from benchmarks.goals import Result, Spread
 from benchmarks.processes import COMMAND, FLOWER, REDIS, UNSEEN, WORKERS
-from benchmarks.workloads import BASE, IMAGEFLEET, WORKLOADS, Workload
+from benchmarks.workloads import BASE, IMAGEFLEET, SIZES, WORKLOADS, Workload
+from config import bounds
 
 PAGE = Path(__file__).with_name("RESULTS.md")
 #: Written by hand: where the time goes, and what was tried.
@@ -88,6 +89,8 @@ def _blocks(kept: Mapping[str, Result]) -> Iterator[str]:
     if "submission" in kept:
         yield from _submission(kept["submission"])
     yield from _once(kept)
+    if SIZES.name in kept:
+        yield from _sizes(kept[SIZES.name])
     if "profile" in kept:
         yield from _shares(kept["profile"])
     yield "## How it is measured"
@@ -198,6 +201,30 @@ def _once(kept: Mapping[str, Result]) -> Iterator[str]:
         yield "## One message and one execution for each image"
         yield _table(["imagefleet", "images", "messages sent", "messages delivered", "requests"], rows)
         yield "All turns together, in the runs that are measured; in brackets the most that one image had."
+
+
+def _sizes(result: Result) -> Iterator[str]:
+    """Give the table of fleets of other sizes than the usual one."""
+    yield "## The size of the fleet"
+    yield _table(
+        ["", "images/s", "by its own clock", "CPU an image"],
+        [
+            [
+                name,
+                _rate(row),
+                f"{row['images_per_second']['median']:,.0f}",
+                _ms(goals.cpu(result, name)["median"]),
+            ]
+            for name, row in result["ways"].items()
+        ],
+    )
+    yield (
+        f"{result['images']:,} images of 15 KB by http, {result['repeat']} turns. As it is: a worker for each of "
+        f"{result['machine']['cores']} cores, {bounds.CONCURRENCY} slots in each, {bounds.PREFETCH} tasks reserved for "
+        "each slot. From a server that answers at once, as this one, fewer slots are faster; where an answer takes a "
+        "tenth of a second, as from most, each slot more is a download more at a time. Made by "
+        "`python -m benchmarks --workload sizes`."
+    )
 
 
 def _shares(result: Result) -> Iterator[str]:

@@ -104,5 +104,22 @@ TASK_EVENTS = Workload(
     },
     images=10_000,
 )
+#: What the default sizes of a fleet were chosen by.
+SIZES = Workload(
+    "sizes",
+    "http, 15 KB, by the size of the fleet",
+    SMALL,
+    {
+        "as it is": ways.fleet(),
+        "8 slots": ways.fleet("--concurrency", "8"),
+        "8 slots, 6 tasks reserved for each": ways.fleet("--concurrency", "8", env={"IMAGEFLEET_PREFETCH": "6"}),
+        "32 slots": ways.fleet("--concurrency", "32"),
+        "2 tasks reserved for each slot": ways.fleet(env={"IMAGEFLEET_PREFETCH": "2"}),
+        "6 tasks reserved for each slot": ways.fleet(env={"IMAGEFLEET_PREFETCH": "6"}),
+        "1 worker": ways.fleet("--workers", "1"),
+        "4 workers": ways.fleet("--workers", "4"),
+    },
+    images=10_000,
+)
 #: In the order in which they are measured and shown.
 WORKLOADS = (HTTP_SMALL, HTTPS_SMALL, RESIZE, HTTP_LARGE, SHORT)

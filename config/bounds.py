@@ -10,8 +10,9 @@ VISIBILITY_TIMEOUT = 600
 #: that a worker prefetched ahead of it.
 MAX_DEADLINE = VISIBILITY_TIMEOUT / 4
 
-#: Tasks that a worker reserves ahead for each slot: enough that a slot never waits for Redis, few enough that the
-#: last of them begins long before the visibility timeout.
+#: Tasks that a worker reserves for each slot, with the one that runs: enough that a slot never waits for Redis, also
+#: while what is done waits to be settled, which counts among them; few enough that the last of them begins long before
+#: the visibility timeout.
 PREFETCH = 3
 
 #: Download slots of a worker process, unless ``--concurrency`` says otherwise.

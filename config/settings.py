@@ -65,7 +65,10 @@ class Settings(BaseSettings):
         description="A demo server that is running already: `producer demo` uses it where a broker is configured.",
     )
     prefetch: int = Field(
-        bounds.PREFETCH, ge=1, le=64, description="Tasks that a worker reserves ahead, for each of its slots."
+        bounds.PREFETCH,
+        ge=1,
+        le=64,
+        description="Tasks that a worker reserves for each of its slots, with the one that runs.",
     )
 
     @property

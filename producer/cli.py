@@ -366,6 +366,7 @@ def main() -> NoReturn:
     for number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _interrupt)
+    sys.unraisablehook = partial(_insist, sys.unraisablehook)
     debug = "--debug" in sys.argv[1:2]
     try:
         sys.exit(cli(standalone_mode=False))
@@ -608,3 +609,13 @@ class _Interrupted(KeyboardInterrupt):
 
 def _interrupt(*_: object) -> NoReturn:
     raise _Interrupted
+
+
+def _insist(tell: Callable[[Any], object], dropped: Any) -> None:
+    """Interrupt once more: what is raised while an object is being destroyed, Python drops."""
+    if dropped.exc_type is _Interrupted:
+        # Not now, or it would be dropped again.
+        signal.signal(signal.SIGALRM, _interrupt)
+        signal.setitimer(signal.ITIMER_REAL, 0.01)
+    else:
+        tell(dropped)

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -159,6 +160,35 @@ def test_nothing_is_left_after_an_early_interruption(tmp_path: Path, temporary: 
         os.killpg(run.command.process.pid, signal.SIGINT)
         run.assert_told(130)
         run.assert_nothing_left()
+
+
+#: A command that is interrupted, twice, while an object is being destroyed.
+_DESTROYED = """
+import os, signal, time
+from producer import cli
+
+class Object:
+    def __del__(self):
+        ends = time.monotonic() + 0.05
+        os.kill(os.getpid(), signal.SIGINT)
+        while time.monotonic() < ends:
+            pass
+
+def command(**_):
+    Object()
+    Object()
+    time.sleep(60)
+
+cli.cli = command
+cli.main()
+"""
+
+
+def test_interruption_is_never_lost() -> None:
+    """Ctrl-C at a moment when Python drops what is raised is heard all the same, and nothing is said of it."""
+    argv = [sys.executable, "-c", _DESTROYED]
+    ended = subprocess.run(argv, check=False, capture_output=True, text=True, timeout=30)
+    assert (ended.returncode, ended.stderr.count("\n")) == (130, 1), ended.stderr
 
 
 def test_nothing_is_left_after_sigkill(tmp_path: Path, temporary: Path, slow_list: Path) -> None:

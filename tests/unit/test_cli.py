@@ -36,6 +36,7 @@ def _no_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def main(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Main]:
     """The command line, in this process: its exit status and what it wrote."""
     before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
 
     def run(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["producer", *arguments])
