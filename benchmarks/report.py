@@ -221,8 +221,9 @@ def _sizes(result: Result) -> Iterator[str]:
     yield (
         f"{result['images']:,} images of 15 KB by http, {result['repeat']} turns. As it is: a worker for each of "
         f"{result['machine']['cores']} cores, {bounds.CONCURRENCY} slots in each, {bounds.PREFETCH} tasks reserved for "
-        "each slot. From a server that answers at once, as this one, fewer slots are faster; where an answer takes a "
-        "tenth of a second, as from most, each slot more is a download more at a time. Made by "
+        "each slot. What is done counts as reserved until it is settled, so a worker with "
+        "few reserved runs dry meanwhile; more slots than that gain nothing from a server that answers at once, and "
+        "each is a download more at a time from one that takes a tenth of a second. Made by "
         "`python -m benchmarks --workload sizes`."
     )
 

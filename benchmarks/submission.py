@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -74,7 +74,7 @@ def _submit(url: str, images: int, out: Path) -> tuple[float, float]:
         dispatcher = Dispatcher("benchmark", RunOptions(str(out), _SHARD_SIZE), store, planner, server)
         started, used = time.monotonic(), time.process_time()
         try:
-            dispatcher.run(planner.shards, _stop, lambda progress: None)
+            dispatcher.run(planner.shards, _stop_after(planner.shards), lambda progress: None)
         except _AllSentError:
             taken = time.monotonic() - started, time.process_time() - used
         queued = server.llen(IMAGES)
@@ -83,9 +83,15 @@ def _submit(url: str, images: int, out: Path) -> tuple[float, float]:
     return taken
 
 
-def _stop() -> None:
-    """Stand in for the check of the fleet, which is first asked for when all is sent."""
-    raise _AllSentError
+def _stop_after(shards: int) -> Callable[[], None]:
+    """Return what stands in for the check of the fleet, which is asked for after each shard."""
+    left = iter(range(shards - 1))
+
+    def check() -> None:
+        if next(left, None) is None:
+            raise _AllSentError
+
+    return check
 
 
 @contextmanager
