@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -28,6 +27,7 @@ from benchmarks.pictures import Pictures, hang
 from benchmarks.watched import Size, Taken, WatchedFleet
 from config import bounds
 from producer.demo.pictures import picture
+from producer.local import cores
 
 _NAME = "growth"
 #: Pictures that nginx has; the lists name them again and again, each time with another query.
@@ -41,7 +41,7 @@ def main() -> None:
     """Measure each size, print a line, and keep the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, nargs="+", default=[1_000, 10_000, 100_000])
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--workers", type=int, default=len(cores()))
     parser.add_argument("--concurrency", type=int, default=bounds.CONCURRENCY)
     arguments = parser.parse_args()
     size = Size(arguments.workers, arguments.concurrency)

@@ -9,7 +9,6 @@ said to its Redis, said again as fast as Redis answers.
 from __future__ import annotations
 
 import argparse
-import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from benchmarks import records, traffic, web
 from benchmarks.pictures import SMALL, hang
 from benchmarks.watched import PRODUCER, WORKERS, Size, Taken, WatchedFleet
 from config import bounds
+from producer.local import cores
 from producer.runfile import Options
 from producer.summary import COLUMNS, summarise
 from tasks import manifest, plan
@@ -46,7 +46,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=20_000)
     parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--workers", type=int, default=len(cores()))
     parser.add_argument("--concurrency", type=int, default=bounds.CONCURRENCY)
     parser.add_argument("--players", type=int, default=2, help="processes that say what was said")
     parser.add_argument("--times", type=int, default=6, help="how often each of them says it")
