@@ -11,9 +11,11 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 
+from producer.output import unwritable
 from tasks import plan
 from tasks.collect import collect
 from tasks.download import Downloader
+from tasks.errors import StorageFailed
 from tasks.fetch import fetch
 from tasks.model import ImageRequest, Outcome, RunOptions
 from tasks.storage import Store
@@ -69,10 +71,17 @@ def _finish(
     run: RunOptions,
     store: Store,
 ) -> float:
-    """Write plan and manifests, so that the folder is what a fleet's run leaves."""
+    """Write plan and manifests, so that the folder is what a fleet's run leaves.
+
+    Raises:
+        UsageFault: they can't be written.
+    """
     pairs = zip(requests, outcomes, strict=True)
-    for shard, group in groupby(pairs, lambda pair: pair[0].index // run.shard_size):
-        members = list(group)
-        store.create_durably(plan.name(shard), plan.encode([request for request, _ in members]))
-        collect(shard, [outcome for _, outcome in members], run, store)
+    try:
+        for shard, group in groupby(pairs, lambda pair: pair[0].index // run.shard_size):
+            members = list(group)
+            store.create_durably(plan.name(shard), plan.encode([request for request, _ in members]))
+            collect(shard, [outcome for _, outcome in members], run, store)
+    except StorageFailed as error:
+        raise unwritable(store, error) from error
     return time.monotonic() - started

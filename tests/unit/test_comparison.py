@@ -105,3 +105,12 @@ def test_baseline_leaves_what_a_fleet_leaves(
     assert sorted(store.names(plan.FOLDER)) == [plan.name(0), plan.name(1)]
     assert store.exists("00001_stats.json")
     assert 0 < seconds < 5
+
+
+def test_baseline_that_can_not_write_says_so(downloader: Downloader, store: Store) -> None:
+    """A disk that takes no plan ends a baseline as it ends a run: with the folder, the reason, and what to do."""
+    store.path(".plan").write_bytes(b"")
+    run = RunOptions(str(store.root), 10)
+    with pytest.raises(UsageFault, match=r"can't be written: could not save \.plan/00000\.parquet") as caught:
+        baseline.one_by_one([ImageRequest(0, "no URL")], run, store, downloader, lambda _: None)
+    assert "Choose a folder" in caught.value.todo
