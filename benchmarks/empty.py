@@ -15,7 +15,9 @@ from tasks.model import Outcome, RunOptions, Status, key_of
 from tasks.storage import Store
 
 
-def fetch(url: str, index: int, run: RunOptions, store: Store, downloader: Downloader) -> Outcome:
+def fetch(
+    url: str, index: int, run: RunOptions, store: Store, downloader: Downloader, recover: bool = False
+) -> Outcome:
     """Return the Outcome of an image that nobody fetched; takes what `tasks.fetch.fetch` takes."""
     shard, offset = divmod(index, run.shard_size)
     return Outcome(

@@ -63,7 +63,7 @@ def _submit(url: str, images: int, out: Path) -> tuple[float, float]:
     out.mkdir()
     store = Store(out)
     requests = (ImageRequest(index, f"http://images.example/pictures/{index:08d}.jpg") for index in range(images))
-    planner = Planner(requests, store, _SHARD_SIZE, lambda rows, shards: None)
+    planner = Planner(requests, store, _SHARD_SIZE, lambda rows, shards: None, "benchmark")
     planner.start()
     while not planner.closed:
         planner.wait(planner.shards, 1.0)
@@ -71,7 +71,7 @@ def _submit(url: str, images: int, out: Path) -> tuple[float, float]:
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     use_broker(url)
     with broker.client(url) as server:
-        dispatcher = Dispatcher("benchmark", RunOptions(str(out), _SHARD_SIZE), store, planner, server)
+        dispatcher = Dispatcher(RunOptions(str(out), _SHARD_SIZE, run_id="benchmark"), store, planner, server)
         started, used = time.monotonic(), time.process_time()
         try:
             dispatcher.run(planner.shards, _stop_after(planner.shards), lambda progress: None)

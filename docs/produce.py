@@ -24,6 +24,7 @@ from producer.demo import ROUTES
 from tasks import manifest, plan
 from tasks.errors import FetchError
 from tasks.model import ImageRequest, Outcome, Reason, Status
+from tasks.shardfile import Mark
 from tests.upstream.expected import FAILING
 from tests.upstream.suites import COUNTS, SUITES
 
@@ -73,7 +74,9 @@ def reasons() -> str:
 def columns() -> str:
     """Return the table of a manifest's columns after the Source's own."""
     outcome = Outcome("00000000", Status.SUCCESS)
-    schema = manifest.decode(manifest.encode(plan.decode(plan.encode([ImageRequest(0, "")])), [outcome])).schema
+    mark = Mark("", 0)
+    table = plan.decode(plan.encode([ImageRequest(0, "")], mark))
+    schema = manifest.decode(manifest.encode(table, [outcome], mark)).schema
     rows = ["| column | type |", "|---|---|"]
     rows += [f"| `{field.name}` | {field.type} |" for field in schema]
     return "\n".join(rows) + "\n"

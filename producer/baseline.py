@@ -18,6 +18,7 @@ from tasks.download import Downloader
 from tasks.errors import StorageFailed
 from tasks.fetch import fetch
 from tasks.model import ImageRequest, Outcome, RunOptions
+from tasks.shardfile import Mark
 from tasks.storage import Store
 
 #: Tells how an image ended, as soon as it has.
@@ -80,7 +81,9 @@ def _finish(
     try:
         for shard, group in groupby(pairs, lambda pair: pair[0].index // run.shard_size):
             members = list(group)
-            store.create_durably(plan.name(shard), plan.encode([request for request, _ in members]))
+            store.create_durably(
+                plan.name(shard), plan.encode([request for request, _ in members], Mark(run.run_id, shard))
+            )
             collect(shard, [outcome for _, outcome in members], run, store)
     except StorageFailed as error:
         raise unwritable(store, error) from error

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import sys
 import time
@@ -22,17 +23,18 @@ from rich.console import Console
 
 from config import VERSION, SettingsError, bounds
 from tasks import garbage
-from tasks.errors import Fault, UsageFault
-from tasks.model import FetchOptions, ResizeMode, ResizeOptions
+from tasks.errors import Fault, Interrupted, UsageFault
+from tasks.model import FetchOptions, Reason, ResizeMode, ResizeOptions
 
 if TYPE_CHECKING:
     from producer.comparison import Comparison
     from producer.dispatch import Progress
     from producer.live import Display
     from producer.local import Fleet
-    from producer.run import Crew
+    from producer.run import Crew, Report, Run
     from producer.runfile import Options
     from tasks.model import ImageRequest
+    from tasks.storage import Store
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 #: How wide text may be where there is no terminal to say it.
@@ -209,19 +211,78 @@ def run(source: str, out: Path, broker: str | None, as_json: bool, **options: An
     frozen = _run_options(options)
     requests = sources.nonempty(sources.read(source), source)
     store = output(out)
-    with _crew(broker, options, [store.root], as_json) as crew:
-        from producer.live import Display
+    with _locked(store, broker), _crew(broker, options, [store.root], as_json) as crew:
         from producer.run import Run
 
-        with Display(_console(sys.stderr), quiet=as_json) as display:
-            finished = Run(requests, source, store, frozen).execute(crew, partial(_show_run, display))
-    if as_json:
-        facts = {"run_id": finished.run_id, "source": source, "out": str(finished.out), **finished.totals()}
-        click.echo(json.dumps(facts))
-    else:
-        from producer import report
+        finished = _seen_through(Run.begin(requests, source, store, frozen), crew, out, as_json)
+    _tell_run(finished, as_json)
 
-        _console(sys.stdout).print(report.of_run(finished))
+
+@cli.command()
+@click.argument("out", type=_Folder())
+@fleet_options
+@flower_option
+@broker_option
+@json_option
+def resume(out: Path, broker: str | None, as_json: bool, **options: Any) -> None:
+    """Go on with the run in OUT, whatever has ended it, with the options that it was begun with.
+
+    What is done stays done. Where the list was not read to its end, it is read on, unless it has changed.
+    """
+    from producer.output import standing
+
+    store = standing(out)
+    with _locked(store, broker):
+        from producer.run import Run
+
+        _go_on(Run.resume(store), "The run is complete; nothing is left to do.", out, broker, as_json, options)
+
+
+@cli.command()
+@click.argument("out", type=_Folder())
+@click.option(
+    "--reason",
+    "reasons",
+    multiple=True,
+    type=click.Choice([reason.value for reason in Reason]),
+    help="Try the images that failed for this reason; may be given again.  [default: what could succeed now]",
+)
+@click.option("--all", "everything", is_flag=True, help="Try every image that failed.")
+@fleet_options
+@flower_option
+@broker_option
+@json_option
+def retry(
+    out: Path, reasons: tuple[str, ...], everything: bool, broker: str | None, as_json: bool, **options: Any
+) -> None:
+    """Try again what failed in the finished run in OUT, and tell what has changed. Nothing else is fetched."""
+    from producer.output import standing
+    from tasks.errors import WORTH_RETRYING
+
+    if reasons and everything:
+        raise click.UsageError("--reason and --all can't be used together")
+    chosen = reasons or tuple(reason.value for reason in (Reason if everything else WORTH_RETRYING))
+    store = standing(out)
+    with _locked(store, broker):
+        from producer.run import Run
+
+        _go_on(Run.retry(store, chosen), "No image failed for such a reason.", out, broker, as_json, options)
+
+
+@cli.command()
+@click.argument("out", type=_Folder())
+@broker_option
+def cancel(out: Path, broker: str | None) -> None:
+    """End the run in OUT: its queued tasks are dropped, what is done stays, and it can be resumed."""
+    from config.settings import settings
+    from producer import lock
+    from producer.output import standing
+    from producer.run import cancel as ended
+
+    store = standing(out)
+    holder = lock.holder(store)
+    url = broker or settings().broker or (holder.broker if holder else None)
+    click.echo(ended(store, url, lambda: lock.holder(store) is None), err=True)
 
 
 @cli.command()
@@ -359,6 +420,65 @@ def fleet(store_roots: tuple[Path, ...], **options: Any) -> None:
             _note("Ending the fleet …", quiet=False)
 
 
+def _go_on(run: Run, nothing: str, out: Path, broker: str | None, as_json: bool, options: dict[str, Any]) -> None:
+    """See a run through that was begun before, if there is anything left to do."""
+    if run.is_done:
+        _note(nothing, as_json)
+        _tell_run(run.summary(), as_json)
+        return
+    with _crew(broker, options, [out.resolve()], as_json) as crew:
+        finished = _seen_through(run, crew, out, as_json)
+    _tell_run(finished, as_json)
+
+
+def _seen_through(run: Run, crew: Crew, out: Path, as_json: bool) -> Report:
+    """Execute a run, and show how far it is.
+
+    A first Ctrl-C lets it finish what is in flight, and a second one drops that, as a polite end does.
+    """
+    from producer.live import Display
+
+    def ask(*_: object) -> None:
+        signal.signal(signal.SIGINT, _interrupt)
+        shards = run.finish()
+        # Not by click: what the signal has interrupted may be writing.
+        os.write(2, f"Finishing the {shards} shards in flight; Ctrl-C again drops them.\n".encode())
+
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, ask)
+    try:
+        with Display(_console(sys.stderr), quiet=as_json) as display:
+            return run.execute(crew, partial(_show_run, display))
+    except (KeyboardInterrupt, Interrupted):
+        _note(f"Go on by: producer resume {shlex.quote(str(out))}", quiet=False)
+        raise
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _tell_run(finished: Report, as_json: bool) -> None:
+    if as_json:
+        facts = {"run_id": finished.run_id, "source": finished.source, "out": str(finished.out), **finished.totals()}
+        if finished.before is not None:
+            facts["retried"] = finished.before
+        click.echo(json.dumps(facts))
+        return
+    from producer import report
+
+    _console(sys.stdout).print(report.of_run(finished))
+
+
+@contextmanager
+def _locked(store: Store, broker: str | None) -> Iterator[None]:
+    """Hold the lock of an output folder."""
+    from config.settings import settings
+    from producer import lock
+
+    with lock.held(store, broker or settings().broker):
+        yield
+
+
 def main() -> NoReturn:
     """Run the command line, and exit with its status."""
     garbage.look_rarely()
@@ -385,7 +505,7 @@ def main() -> NoReturn:
                 "A setting can't be used", str(error), "Correct the variable, or unset it; see docs/settings.md."
             )
         )
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, Interrupted, click.Abort):
         _note("Interrupted. Images and manifests that are saved stay where they are.", quiet=False)
         sys.exit(_INTERRUPTED)
     except BrokenPipeError:
@@ -574,7 +694,7 @@ def _show_run(display: Display, progress: Progress) -> None:
 
     note = progress.note or f"{size(progress.bytes)}, {progress.failed:,} failed"
     total = progress.planned if progress.plan_complete else None
-    display.show("images", progress.success + progress.failed, total, note)
+    display.show("images", progress.done_before + progress.success + progress.failed, total, note)
 
 
 def _sized(fleet: Fleet) -> str:

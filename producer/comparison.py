@@ -119,7 +119,7 @@ def compare(
         shards = range(-(-len(requests) // options.shard_size))
         ways.append(Way(name, slots[name], seconds, summarise(_manifests(store, shards)), store.root))
     places[FLEET].root.mkdir(parents=True, exist_ok=True)
-    fleet = Run(iter(requests), source, places[FLEET], options)
+    fleet = Run.begin(iter(requests), source, places[FLEET], options)
     report = fleet.execute(crew, lambda progress: listener(FLEET, progress.success + progress.failed))
     ways.append(Way(FLEET, crew.concurrency, report.wall_seconds, report.summary, report.out))
     return Comparison(source, tuple(ways), crew.startup_seconds)

@@ -1,5 +1,9 @@
 """A run's shards as chords: sent as the plan grows, a window of them in flight, each watched until its manifest stands.
 
+A chord is how results arrive, and not the proof that they did. A shard that stands still is looked into
+(``producer/tally.py``): what has neither an Outcome nor a message any more is sent again, under the same ids. A shard
+that is lost again and again ends with what it has.
+
 A chord is a task for each image and one for the shard. What ``chord().apply_async`` would send is sent here task by
 task in batches of one producer, which is several times as fast; all ids follow from the run and the image, so that a
 batch that failed half way can be sent again: Celery counts a chord's parts by their ids.
@@ -9,22 +13,28 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
+import pyarrow as pa
 import redis
 from celery import Signature
 from kombu.exceptions import BatchPublishError, OperationalError
 
 from config import bounds
+from producer import tally
 from producer.sharding import Planner
-from tasks import keys, manifest, plan
-from tasks.celery import ABOUT, COLLECT_SHARD, FETCH_IMAGE, IMAGES, PROTOCOL, app
-from tasks.errors import Fault
-from tasks.model import ImageRequest, RunOptions, key_of, shard_name
+from tasks import keys, manifest, plan, presence
+from tasks.celery import ABOUT, COLLECT_SHARD, FETCH_IMAGE, IMAGES, PROTOCOL, SHARDS, app
+from tasks.collect import revision
+from tasks.errors import Fault, Interrupted, Lost, StorageFailed
+from tasks.fetch import failed
+from tasks.model import ImageRequest, Outcome, RunOptions, key_of, shard_name
+from tasks.shardfile import BadShardFile, Mark
 from tasks.storage import Store
 from tasks.urls import MAX_LENGTH, masked
 
@@ -42,6 +52,16 @@ _VISIBLE = 30.0
 _AWAY = 120.0
 #: Seconds without any image after which the workers are asked whether they are there.
 _STILL = 15.0
+#: Seconds without any part of a shard after which it is looked for what it waits for; after each look in vain it is
+#: twice as long until the next, up to a minute.
+_DOUBT = 8.0
+_MOST_DOUBT = 60.0
+#: Times that a shard is sent again before it ends with what it has, and once more that is collected.
+_REPAIRS = 5
+#: Images that could not be saved, with none saved between them, after which nothing can be.
+_UNSAVED = 200
+#: What tells a producer that its run is to end.
+_CANCEL = {"cancel": True}
 #: The longest URL in what Flower shows of a task, in characters.
 _SHOWN = 120
 
@@ -55,6 +75,8 @@ class Progress:
     bytes: int
     planned: int
     plan_complete: bool
+    #: Images that an earlier command of the run has seen to the end.
+    done_before: int = 0
     #: What a person should know when nothing moves.
     note: str = ""
 
@@ -65,6 +87,9 @@ class Timing:
 
     first_sent: float = 0.0
     last_done: float = 0.0
+    #: Images whose Outcomes came in this time, and how many of them had to be sent again.
+    images: int = 0
+    repaired: int = 0
 
     @property
     def wall_seconds(self) -> float:
@@ -77,22 +102,69 @@ class _InFlight:
     """A shard that was sent; ``signalled`` is when a worker said that its manifest stands."""
 
     shard: int
-    sent: float = field(default_factory=time.monotonic)
+    images: int
     signalled: float | None = None
+    #: How many parts were counted at the last look, and since when it is that many.
+    counted: int = 0
+    moved: float = field(default_factory=time.monotonic)
+    #: When it is looked into if nothing moves, and how long after that again.
+    doubted: float = _DOUBT
+    #: What was missing at the last look into it.
+    missing: frozenset[str] = frozenset()
+    repairs: int = 0
+
+    def move(self) -> None:
+        """Note that something has happened to it."""
+        self.moved, self.doubted, self.missing = time.monotonic(), _DOUBT, frozenset()
 
 
 class Dispatcher:
-    """Sends one run and sees it through."""
+    """Sends one run, or goes on with it, and sees it through."""
 
-    def __init__(self, run_id: str, options: RunOptions, store: Store, planner: Planner, server: redis.Redis) -> None:
-        self._run_id, self._options = run_id, options
+    def __init__(
+        self,
+        options: RunOptions,
+        store: Store,
+        planner: Planner,
+        server: redis.Redis,
+        resumed: bool = False,
+        retried: Collection[str] = (),
+    ) -> None:
+        """Take the run.
+
+        Args:
+            options: what workers have to know of it.
+            store: its folder.
+            planner: gives its shards.
+            server: its Redis; a client that decodes.
+            resumed: whether another command has begun it: some of it may be done, or in Redis.
+            retried: the reasons of failures that a later pass tries again.
+        """
+        self._run_id, self._options = options.run_id, options
         self._store, self._planner, self._server = store, planner, server
+        self._resumed, self._retried = resumed, frozenset(retried)
         self._flying: dict[int, _InFlight] = {}
         self._looked = 0.0
         self._renewed = 0.0
         self._ended, self._moved, self._told = 0, time.monotonic(), ""
-        #: Shards sent so far: the number of the next one.
+        #: How many images could not be saved when one was saved last, and how many were saved then.
+        self._saved = self._unsaved = 0
+        #: Shards seen to so far: the number of the next one.
         self._sent = 0
+        self._done_before = 0
+        self._contact = presence.Contact()
+        self._finishing = threading.Event()
+        #: What an earlier command has left in Redis; None until that was looked for.
+        self._left: frozenset[str] | None = None
+
+    def finish(self) -> None:
+        """Send no more shards, and end when those in flight are done; may be called from a signal's handler."""
+        self._finishing.set()
+
+    @property
+    def in_flight(self) -> int:
+        """How many shards are in flight."""
+        return len(self._flying)
 
     def run(self, window: int, check: Callable[[], None], listener: Callable[[Progress], None]) -> Timing:
         """Send every shard of the plan and wait for all their manifests.
@@ -104,17 +176,19 @@ class Dispatcher:
 
         Raises:
             Fault: the run can't go on. What is collected stays.
+            Interrupted: it was told to end early.
         """
         timing = Timing()
         try:
             self._guarded(self._connect, check)
-            while not (self._planner.closed and not self._flying and self._sent == self._planner.shards):
+            while self._flying or not (self._finishing.is_set() or self._all_sent()):
                 if self._can_send(window):
-                    timing.first_sent = timing.first_sent or time.monotonic()
-                    self._send(self._sent, check)
+                    self._begin(self._sent, timing, check)
                 # Between two shards it only looks: filling a large window takes longer than a shard may go unwatched.
                 self._watch(timing, check, 0.0 if self._can_send(window) else _TICK)
                 listener(self._progress())
+            if not self._all_sent():
+                raise Interrupted(cancelled=False)
             if self._planner.error is not None:
                 raise self._planner.error
         finally:
@@ -123,8 +197,11 @@ class Dispatcher:
                 self._server.delete(*keys.of_run(self._run_id))
         return timing
 
+    def _all_sent(self) -> bool:
+        return self._planner.closed and self._sent == self._planner.shards
+
     def _can_send(self, window: int) -> bool:
-        return len(self._flying) < window and self._sent < self._planner.shards
+        return len(self._flying) < window and self._sent < self._planner.shards and not self._finishing.is_set()
 
     def _watch(self, timing: Timing, check: Callable[[], None], seconds: float) -> None:
         """Look what shards have finished, and wait for one, or for the plan to grow, for at most these seconds."""
@@ -134,26 +211,30 @@ class Dispatcher:
             self._planner.wait(self._sent, seconds)
             return
         for message in self._guarded(lambda: self._signals(seconds), check):
+            if message == _CANCEL:
+                raise Interrupted(cancelled=True)
             shard = message["shard"]
             if "error" in message:
                 raise Fault(
                     f"Shard {shard_name(shard)} could not be collected",
                     message["error"],
-                    "Mend what is said there, and run again with another --out. Manifests that stand are whole.",
+                    f"Mend what is said there, then go on by `producer resume {self._store.root}`.",
                 )
             if shard in self._flying:
                 self._flying[shard].signalled = time.monotonic()
         look_at_all = time.monotonic() - self._looked > _LOOK
-        if look_at_all:
-            self._looked = time.monotonic()
         for flying in list(self._flying.values()):
             if flying.signalled or look_at_all:
                 self._land(flying, timing)
+        if look_at_all:
+            self._looked = time.monotonic()
+            self._guarded(lambda: self._look_into(timing), check)
 
     def _land(self, flying: _InFlight, timing: Timing) -> None:
         """Take a shard out of the window if its manifest stands."""
-        if self._store.exists(manifest.name(flying.shard)):
+        if self._stands(flying.shard):
             del self._flying[flying.shard]
+            timing.images += flying.images
             timing.last_done = time.monotonic()
         elif flying.signalled and time.monotonic() - flying.signalled > _VISIBLE:
             raise Fault(
@@ -161,6 +242,101 @@ class Dispatcher:
                 f"a worker says that it stands, and {self._store.root} does not hold it here",
                 "Give workers and producer the same shared folder under the same path.",
             )
+
+    def _stands(self, shard: int) -> bool:
+        """Tell whether a shard has the manifest of this pass."""
+        if not self._store.exists(manifest.name(shard)):
+            return False
+        if not self._options.revision:
+            return True
+        standing = revision(shard, self._store)
+        return standing is not None and standing >= self._options.revision
+
+    def _look_into(self, timing: Timing) -> None:
+        """Look how far the chords are, and send again what two looks in a row miss of one that stands still."""
+        # Workers hand on what a dead one held; where none is left that has lived for long, it is done here.
+        self._contact.heard()
+        if self._contact.long_enough:
+            presence.hand_back_of_the_dead(self._server)
+        now = time.monotonic()
+        doubtful: list[_InFlight] = []
+        for flying in self._flying.values():
+            count = tally.counted(self._server, self._group(flying.shard))
+            if count != flying.counted:
+                flying.counted = count
+                flying.move()
+            elif now - flying.moved > flying.doubted:
+                doubtful.append(flying)
+        if not doubtful:
+            return
+        held = tally.held(self._server, self._run_id, presence.holders(self._server))
+        for flying in doubtful:
+            requests = self._requests(flying.shard)
+            found = tally.parts(self._server, self._group(flying.shard))
+            missing = self._missing(flying.shard, requests, found, held)
+            if missing and missing <= flying.missing:
+                _log.warning(
+                    "%d tasks of shard %s are lost, and are sent again", len(missing), shard_name(flying.shard)
+                )
+                timing.repaired += self._repair(flying, requests, found, held)
+            elif missing:
+                flying.missing = missing
+            else:
+                flying.missing = frozenset()
+                flying.doubted = min(now - flying.moved + flying.doubted, now - flying.moved + _MOST_DOUBT)
+
+    def _missing(
+        self, shard: int, requests: Sequence[ImageRequest], found: tally.Parts, held: frozenset[str]
+    ) -> frozenset[str]:
+        """Return the ids of a shard's tasks that have neither a message nor a part; the body's, once all have parts.
+
+        A part that is no Outcome is missing.
+        """
+        body = self._body_id(shard)
+        if body in held:
+            return frozenset()
+        open_parts = {self._task_id(shard, request) for request in requests} - found.outcomes.keys()
+        if not open_parts:
+            return frozenset([body])
+        if found.fired or not found.sized:
+            return frozenset(open_parts)
+        return frozenset(open_parts - held)
+
+    def _repair(
+        self, flying: _InFlight, requests: Sequence[ImageRequest], found: tally.Parts, held: frozenset[str]
+    ) -> int:
+        """Send again what is missing of a shard; return of how many images."""
+        shard = flying.shard
+        flying.repairs += 1
+        flying.move()
+        if flying.repairs > _REPAIRS + 1:
+            raise Fault(
+                f"Shard {shard_name(shard)} is lost again and again",
+                f"it was sent {flying.repairs} times, and neither an image nor the end of it came back",
+                "Look at the workers' logs: one may take tasks that it can't do. "
+                f"Then go on by `producer resume {self._store.root}`.",
+            )
+        known = list(found.outcomes.values())
+        again = [request for request in requests if self._task_id(shard, request) not in found.outcomes]
+        # A chord that is over, or whose size is gone, counts nothing that is still under way.
+        gone = found.fired or not found.sized
+        lost = [request for request in again if gone or self._task_id(shard, request) not in held]
+        if lost and flying.repairs > _REPAIRS:
+            if len(lost) < len(again):
+                # What is still under way is waited for.
+                flying.repairs -= 1
+                return 0
+            _log.warning("shard %s ends without %d images, lost %d times", shard_name(shard), len(lost), _REPAIRS)
+            known += [
+                failed(self._key(shard, request), Lost(f"its task was lost {_REPAIRS} times")) for request in lost
+            ]
+            again = []
+        if not again:
+            self._publish_body(shard, known, len(requests))
+            return 0
+        tally.forget(self._server, self._group(shard), found)
+        self._publish(shard, lost, len(requests), recover=True)
+        return len(lost)
 
     def _signals(self, seconds: float) -> list[dict[str, Any]]:
         """Return what workers have told, and wait for the first to tell for at most these seconds."""
@@ -182,8 +358,31 @@ class Dispatcher:
         planned = self._planner.rows
         success, failed = int(moved.get("success", 0)), int(moved.get("failed", 0))
         size = int(moved.get("bytes", 0))
+        self._check_saving(success, int(moved.get("unsaved", 0)))
         note = self._note(success + failed)
-        return Progress(min(success, planned), min(failed, planned), size, planned, self._planner.closed, note)
+        if self._finishing.is_set():
+            note = f"finishing the {len(self._flying)} shards in flight; Ctrl-C again drops them"
+        here = max(planned - self._done_before, 0)
+        return Progress(
+            min(success, here), min(failed, here), size, planned, self._planner.closed, self._done_before, note
+        )
+
+    def _check_saving(self, success: int, unsaved: int) -> None:
+        """Make sure that something can be saved.
+
+        Raises:
+            Fault: nothing was saved while many images could not be.
+        """
+        # After a Redis that was emptied, both begin anew.
+        if success != self._saved or unsaved < self._unsaved:
+            self._saved, self._unsaved = success, unsaved
+        elif unsaved - self._unsaved >= _UNSAVED:
+            raise Fault(
+                "Nothing can be saved any more",
+                f"the last {unsaved - self._unsaved} images could not be written below {self._store.root}; "
+                "a full disk does that, or a folder that the workers may not write to",
+                f"Make space there, or permit it, then go on by `producer resume {self._store.root}`.",
+            )
 
     def _note(self, ended: int) -> str:
         """Return what to tell when nothing has moved for a while: whether workers are there at all."""
@@ -204,42 +403,122 @@ class Dispatcher:
         app.backend.client.ping()
 
     def _renew_record(self) -> None:
-        """Put the run's options where workers read them, at the start and each hour."""
-        if self._renewed and time.monotonic() - self._renewed < 3600:
+        """Put the run's options where workers read them: at the start, each hour, and when they are gone from there."""
+        now = time.monotonic()
+        known = self._renewed and now - self._renewed < 3600
+        if known and now - self._looked <= _LOOK:
+            return
+        if known and self._server.exists(keys.run(self._run_id)):
             return
         record = json.dumps(self._options.to_json())
         self._server.set(keys.run(self._run_id), record, ex=bounds.RECORD_LIFETIME)
-        self._renewed = time.monotonic()
+        if known:
+            _log.warning("Redis has lost the run; what was in flight is looked for")
+            for flying in self._flying.values():
+                flying.moved = now - _DOUBT
+        self._renewed = now
 
-    def _send(self, shard: int, check: Callable[[], None]) -> None:
-        requests = plan.requests(plan.decode(self._store.read(plan.name(shard))))
-        self._flying[shard] = _InFlight(shard)
+    def _begin(self, shard: int, timing: Timing, check: Callable[[], None]) -> None:
+        """Send the next shard, or what is left of it to do; one that is done already is passed over."""
         self._sent = shard + 1
-        self._guarded(lambda: self._publish(shard, requests), check)
+        planned = planned_requests(shard, self._store, self._run_id)
+        done = self._resumed and self._stands(shard)
+        requests = [] if done else self._chosen(shard, planned)
+        self._done_before += len(planned) - len(requests)
+        if not requests:
+            return
+        timing.first_sent = timing.first_sent or time.monotonic()
+        flying = self._flying[shard] = _InFlight(shard, len(requests))
+        if self._resumed:
+            self._guarded(lambda: self._adopt(flying, requests), check)
+        else:
+            self._guarded(lambda: self._publish(shard, requests, len(requests)), check)
 
-    def _publish(self, shard: int, requests: list[ImageRequest]) -> None:
-        group = f"{self._run_id}.{shard_name(shard)}"
+    def _adopt(self, flying: _InFlight, requests: Sequence[ImageRequest]) -> None:
+        """Send what is missing of a shard that an earlier command may have sent, and leave the rest under way."""
+        if self._left is None:
+            self._left = tally.held(self._server, self._run_id, presence.holders(self._server))
+        found = tally.parts(self._server, self._group(flying.shard))
+        if self._missing(flying.shard, requests, found, self._left):
+            self._repair(flying, requests, found, self._left)
+            flying.repairs = 0
+        elif found.bad:
+            # They were made by the end of the last command; their images are under way again.
+            tally.forget(self._server, self._group(flying.shard), found)
+
+    def _requests(self, shard: int) -> list[ImageRequest]:
+        return self._chosen(shard, planned_requests(shard, self._store, self._run_id))
+
+    def _chosen(self, shard: int, requests: list[ImageRequest]) -> list[ImageRequest]:
+        """Return what is to be done of a shard in this pass."""
+        if not self._options.revision or not self._store.exists(manifest.name(shard)):
+            return requests
+        columns = ["key", "reason"]
+        rows = decoded(shard, self._store, self._run_id, columns).to_pylist()
+        again = {row["key"] for row in rows if row["reason"] in self._retried}
+        return [request for request in requests if self._key(shard, request) in again]
+
+    @property
+    def _suffix(self) -> str:
+        """Tells the ids of a later pass from those of the first."""
+        return f".{self._options.revision}" if self._options.revision else ""
+
+    def _group(self, shard: int) -> str:
+        return f"{self._run_id}.{shard_name(shard)}{self._suffix}"
+
+    def _body_id(self, shard: int) -> str:
+        return f"{self._group(shard)}.collect"
+
+    def _key(self, shard: int, request: ImageRequest) -> str:
+        return key_of(shard, request.index - shard * self._options.shard_size, self._options.shard_size)
+
+    def _task_id(self, shard: int, request: ImageRequest) -> str:
+        return f"{self._run_id}.{self._key(shard, request)}{self._suffix}"
+
+    def _pass(self, size: int) -> dict[str, Any]:
+        """Return what a shard's body is told of a later pass; nothing in the first one."""
+        return {"revision": self._options.revision, "count": size} if self._options.revision else {}
+
+    def _publish_body(self, shard: int, outcomes: Sequence[Outcome], size: int) -> None:
+        """Send the body of a chord whose parts are all known, and which did not do that itself."""
+        app.send_task(
+            COLLECT_SHARD,
+            args=([outcome.to_json() for outcome in outcomes],),
+            kwargs={"run_id": self._run_id, "shard": shard, **self._pass(size)},
+            task_id=self._body_id(shard),
+            queue=SHARDS,
+            ignore_result=True,
+            argsrepr="()",
+            retry=False,
+        )
+
+    def _publish(self, shard: int, requests: Sequence[ImageRequest], size: int, recover: bool = False) -> None:
+        """Send the tasks of a shard, or some of them, whose chord has ``size`` parts."""
+        group = self._group(shard)
         body = dict(
             Signature(
                 COLLECT_SHARD,
-                kwargs={"run_id": self._run_id, "shard": shard},
-                options={"task_id": f"{group}.collect"},
+                kwargs={"run_id": self._run_id, "shard": shard, **self._pass(size)},
+                options={"task_id": self._body_id(shard)},
                 app=app,
             )
         )
-        app.backend.set_chord_size(group, len(requests))
+        kwargs: dict[str, Any] = {"revision": self._options.revision} if self._options.revision else {}
+        if recover:
+            kwargs["recover"] = True
+        app.backend.set_chord_size(group, size)
+        places = self._places(shard, requests, size)
         reply_to = app.thread_oid
         with app.producer_or_acquire() as producer, producer.batch(_BATCH):
-            for place, request in enumerate(requests):
-                offset = request.index - shard * self._options.shard_size
+            for place, request in zip(places, requests, strict=True):
                 # A URL that is too long is refused by the worker all the same: one character over the limit tells.
                 url = request.url[: MAX_LENGTH + 1]
-                task_id = f"{self._run_id}.{key_of(shard, offset, self._options.shard_size)}"
                 # What `send_task` does, without asking anew for each image what holds for all: the route, the options.
                 headers, properties, content, _ = app.amqp.as_task_v2(
-                    task_id,
+                    self._task_id(shard, request),
                     FETCH_IMAGE,
                     args=(self._run_id, request.index, url),
+                    kwargs=kwargs,
                     group_id=group,
                     group_index=place,
                     chord=body,
@@ -258,6 +537,13 @@ class Dispatcher:
                     **properties,
                 )
 
+    def _places(self, shard: int, requests: Sequence[ImageRequest], size: int) -> Iterable[int]:
+        """Return the places of requests among all of the shard's that the pass does; chords are counted by them."""
+        if len(requests) == size:
+            return range(size)
+        places = {request.index: place for place, request in enumerate(self._requests(shard))}
+        return [places[request.index] for request in requests]
+
     def _guarded(self, step: Callable[[], _T], check: Callable[[], None]) -> _T:
         """Do a step that needs Redis, and wait for a Redis that is away; steps may be done twice.
 
@@ -270,14 +556,59 @@ class Dispatcher:
                 return step()
             except (redis.ConnectionError, redis.TimeoutError, OperationalError, BatchPublishError) as error:
                 check()
+                self._contact.lost()
                 if time.monotonic() > ends:
                     raise Fault(
                         "Redis is away",
                         f"it has not answered for {_AWAY:.0f} s ({error})",
-                        "Start it again, then run again with another --out. Manifests that stand are whole.",
+                        f"Start it again, then go on by `producer resume {self._store.root}`.",
                     ) from error
                 _log.warning("waiting for Redis: %s", error)
                 time.sleep(1)
+
+
+def planned_requests(shard: int, store: Store, run_id: str) -> list[ImageRequest]:
+    """Return a shard's requests, from the plan.
+
+    Raises:
+        Fault: its plan can't be read, or is another's.
+    """
+    try:
+        return plan.requests(plan.decode(store.read(plan.name(shard)), Mark(run_id, shard)))
+    except (BadShardFile, StorageFailed) as error:
+        raise Fault(
+            f"{store.path(plan.name(shard))} can't be trusted",
+            f"it should hold what is planned of shard {shard_name(shard)}: {error}",
+            "Put a copy of it back that is whole; nothing of that shard can be done without it.",
+        ) from error
+
+
+def decoded(shard: int, store: Store, run_id: str, columns: Sequence[str]) -> pa.Table:
+    """Return columns of a shard's manifest.
+
+    Raises:
+        Fault: it is not what was written.
+    """
+    try:
+        return manifest.decode(store.read(manifest.name(shard)), columns, Mark(run_id, shard))
+    except (BadShardFile, StorageFailed) as error:
+        raise Fault(
+            f"{store.path(manifest.name(shard))} can't be trusted",
+            f"it should hold the Outcomes of shard {shard_name(shard)}: {error}; nothing was changed",
+            "Put a copy of it back that is whole; or remove it, and `producer resume` does that shard again, without "
+            "downloading what is saved.",
+        ) from error
+
+
+def cancel(server: redis.Redis, run_id: str) -> None:
+    """Tell a run's producer to end it."""
+    server.rpush(keys.done(run_id), json.dumps(_CANCEL))
+    server.expire(keys.done(run_id), bounds.RECORD_LIFETIME)
+
+
+def drop(server: redis.Redis, run_id: str) -> None:
+    """Have what is queued of a run acknowledged unfetched; to be called when its producer is no more."""
+    server.delete(*keys.of_run(run_id))
 
 
 def _asked() -> str:

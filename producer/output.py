@@ -29,6 +29,21 @@ def output(out: Path) -> Store:
     return store
 
 
+def standing(out: Path) -> Store:
+    """Return the Store of a folder that should hold a run.
+
+    Raises:
+        UsageFault: it is not there.
+    """
+    if not out.is_dir():
+        raise UsageFault(
+            f"There is no folder {out}",
+            "it was removed, or its name is another one",
+            "Give the folder that --out named when the run was begun.",
+        )
+    return Store(out.resolve())
+
+
 def unwritable(store: Store, error: Exception) -> UsageFault:
     """Return what it means for a command that its output folder can't be written."""
     return UsageFault(

@@ -45,6 +45,12 @@ def of_run(report: Report) -> RenderableType:
         grid.add_row("Reasons of failures", "")
     for reason, count in summary.reasons.items():
         grid.add_row(f"  {reason}", f"{count:,}{_HINTS.get(reason, '')}")
+    if report.before is not None:
+        grid.add_row("Tried again", f"{sum(report.before.values()):,}; of these reasons failed before, and now")
+        for reason, number in report.before.items():
+            grid.add_row(f"  {reason}", f"{number:,}, {summary.reasons.get(reason, 0):,}")
+    if report.repaired:
+        grid.add_row("Repaired", f"{report.repaired:,} lost tasks were sent again")
     grid.add_row("Saved", size(summary.bytes))
     workers = f"{report.workers} {'worker' if report.workers == 1 else 'workers'}"
     grid.add_row("Fleet", f"{workers}, {report.concurrency} slots; ready after {report.startup_seconds:.2f} s")

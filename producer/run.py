@@ -1,28 +1,34 @@
-"""One run: its Source planned, its shards dispatched to a fleet, its manifests summed up."""
+"""One run, begun or gone on with: its Source planned, its shards dispatched to a fleet, its manifests summed up."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pyarrow as pa
 
-from producer.dispatch import Dispatcher, Progress, online_workers
+from producer import dispatch, sources
+from producer.dispatch import Dispatcher, Progress, decoded, online_workers, planned_requests
 from producer.local import Fleet
 from producer.output import unwritable
 from producer.runfile import Options, PlanState, RunFile, State, new_id
-from producer.sharding import Planner
+from producer.sharding import NOTHING, Planned, Planner
 from producer.summary import COLUMNS, Summary, summarise
-from tasks import broker, manifest
+from tasks import broker, manifest, plan
 from tasks.celery import use_broker
-from tasks.errors import StorageFailed
+from tasks.errors import Fault, Interrupted, StorageFailed
 from tasks.model import ImageRequest, RunOptions
 from tasks.storage import Store
+
+#: Seconds within which a producer that is told to end its run has to have ended it.
+_ENDING = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +57,16 @@ class Report:
     workers: int
     concurrency: int
     startup_seconds: float
+    #: Images that this command has seen to the end, and how many of them had to be sent again.
+    images: int
+    repaired: int = 0
+    #: Where failed images were tried again: how many had each reason before.
+    before: dict[str, int] | None = None
 
     @property
     def images_per_second(self) -> float:
         """Images that ended, in whatever way, for each second of the wall clock."""
-        return self.summary.total / self.wall_seconds if self.wall_seconds else 0.0
+        return self.images / self.wall_seconds if self.wall_seconds else 0.0
 
     def totals(self) -> dict[str, Any]:
         """Return the numbers, as ``--json`` and ``run.json`` give them."""
@@ -71,6 +82,8 @@ class Report:
             "workers": self.workers,
             "concurrency": self.concurrency,
             "startup_seconds": round(self.startup_seconds, 3),
+            "fetched": self.images,
+            "repaired": self.repaired,
         }
 
 
@@ -95,37 +108,140 @@ def crew_at(broker_url: str) -> Crew:
 
 
 class Run:
-    """A run that is set up: its folder is taken and its plan is growing; nothing is sent before `execute`."""
+    """A run that is set up: its folder is its own and its plan is growing; nothing is sent before `execute`.
 
-    def __init__(self, requests: Iterable[ImageRequest], source: str, store: Store, options: Options) -> None:
-        """Take the output folder and begin to plan.
+    Whoever makes one holds the lock of the folder.
+    """
+
+    def __init__(
+        self,
+        record: RunFile,
+        store: Store,
+        requests: Iterable[ImageRequest],
+        planned: Planned = NOTHING,
+        resumed: bool = False,
+        before: Counter[str] | None = None,
+    ) -> None:
+        """Take its record, its folder, the requests that are not planned yet, and what is."""
+        self._record, self._store, self._resumed, self._before = record, store, resumed, before
+        self._lock = threading.Lock()
+        self._planner = Planner(requests, store, record.options.shard_size, self._plan_is_complete, record.id, planned)
+        self._dispatcher: Dispatcher | None = None
+        self._planner.start()
+
+    @classmethod
+    def begin(cls, requests: Iterable[ImageRequest], source: str, store: Store, options: Options) -> Self:
+        """Begin a run in a folder without one.
 
         Raises:
             UsageFault: the folder holds a run.
             Fault: it can't be written.
         """
-        self._store = store
-        self._record = RunFile(new_id(), source, str(store.root), options)
-        self._lock = threading.Lock()
+        record = RunFile(new_id(), source, str(store.root), options, sources.fingerprint(source))
         try:
-            self._record.create(store)
+            record.create(store)
         except StorageFailed as error:
             raise unwritable(store, error) from error
-        self._planner = Planner(requests, store, options.shard_size, self._plan_is_complete)
-        self._planner.start()
+        return cls(record, store, requests)
+
+    @classmethod
+    def resume(cls, store: Store) -> Self:
+        """Go on with a run, whatever has ended it.
+
+        Raises:
+            UsageFault: the folder holds no run.
+            Fault: what is there can't be trusted.
+        """
+        record = RunFile.load(store)
+        planned = _planned(record, store)
+        requests = iter(()) if _is_whole(record, planned) else _rest(record, store, planned)
+        if record.state is not State.COMPLETE or not _is_collected(store, planned):
+            record = _begun(record, store)
+        return cls(record, store, requests, planned, resumed=True)
+
+    @classmethod
+    def retry(cls, store: Store, reasons: Collection[str]) -> Self:
+        """Begin another pass over a finished run, over the images that failed for some reasons.
+
+        Raises:
+            UsageFault: the folder holds no run.
+            Fault: the run is not finished, or what is there can't be trusted.
+        """
+        record = RunFile.load(store)
+        if record.state is not State.COMPLETE:
+            raise Fault(
+                f"The run in {store.root} is not finished",
+                f"it is {record.state}, and only what has ended can be tried again",
+                f"Finish it by `producer resume {store.root}`.",
+            )
+        planned = _planned(record, store)
+        before: Counter[str] = Counter()
+        for shard in range(planned.shards):
+            reasons_of = decoded(shard, store, record.id, ["reason"])["reason"].drop_null()
+            before.update(str(reason) for reason in reasons_of.to_pylist())
+        chosen = Counter({reason: number for reason, number in before.items() if reason in reasons})
+        if chosen:
+            record = _begun(record, store, revision=record.revision + 1, retried=tuple(sorted(chosen)))
+        return cls(record, store, iter(()), planned, resumed=True, before=chosen)
+
+    @property
+    def id(self) -> str:
+        """Its id."""
+        return self._record.id
+
+    @property
+    def source(self) -> str:
+        """Its Source, as it was given."""
+        return self._record.source
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing is left to do."""
+        return self._record.state is State.COMPLETE
+
+    def finish(self) -> int:
+        """Send no more; `execute` ends when what is in flight is done. Return how many shards that are."""
+        self._planner.stop()
+        if self._dispatcher is None:
+            return 0
+        self._dispatcher.finish()
+        return self._dispatcher.in_flight
+
+    def summary(self) -> Report:
+        """Return the report of a run of which nothing is left to do.
+
+        Raises:
+            Fault: a manifest can't be trusted.
+        """
+        totals = self._record.totals or {}
+        return Report(
+            run_id=self.id,
+            source=self.source,
+            out=self._store.root,
+            summary=summarise(self._manifests()),
+            wall_seconds=totals.get("wall_seconds", 0.0),
+            workers=totals.get("workers", 0),
+            concurrency=totals.get("concurrency", 0),
+            startup_seconds=totals.get("startup_seconds", 0.0),
+            images=totals.get("fetched", 0),
+            before=self._before,
+        )
 
     def execute(self, crew: Crew, listener: Callable[[Progress], None]) -> Report:
         """See the run through with a crew, and return its report.
 
         Raises:
             Fault: it can't go on. ``run.json`` says so, and what is collected stays.
+            Interrupted: it was told to end early.
         """
         record = self._record
         server = broker.client(crew.broker_url)
-        options = RunOptions(record.out, record.options.shard_size, record.options.fetch)
-        dispatcher = Dispatcher(record.id, options, self._store, self._planner, server)
+        options = RunOptions(
+            str(self._store.root), record.options.shard_size, record.options.fetch, record.id, record.revision
+        )
+        self._dispatcher = Dispatcher(options, self._store, self._planner, server, self._resumed, record.retried)
         try:
-            timing = dispatcher.run(record.options.window, crew.check, listener)
+            timing = self._dispatcher.run(record.options.window, crew.check, listener)
             report = Report(
                 run_id=record.id,
                 source=record.source,
@@ -135,12 +251,15 @@ class Run:
                 workers=crew.workers,
                 concurrency=crew.concurrency,
                 startup_seconds=crew.startup_seconds,
+                images=timing.images,
+                repaired=timing.repaired,
+                before=self._before,
             )
             self._save(state=State.COMPLETE, finished_at=time.time(), totals=report.totals())
         except BaseException as error:
             self._planner.stop()
             with suppress(StorageFailed):
-                self._save(state=State.INTERRUPTED if isinstance(error, KeyboardInterrupt) else State.FAILED)
+                self._save(state=_state_after(error))
             if isinstance(error, StorageFailed):
                 raise unwritable(self._store, error) from error
             raise
@@ -150,12 +269,129 @@ class Run:
 
     def _manifests(self) -> Iterator[pa.Table]:
         for shard in range(self._planner.shards):
-            yield manifest.decode(self._store.read(manifest.name(shard)), COLUMNS)
+            yield decoded(shard, self._store, self.id, COLUMNS)
 
     def _plan_is_complete(self, rows: int, shards: int) -> None:
-        self._save(plan=PlanState.COMPLETE, planned_rows=rows, planned_shards=shards)
+        if self._record.plan is not PlanState.COMPLETE:
+            self._save(plan=PlanState.COMPLETE, planned_rows=rows, planned_shards=shards)
 
     def _save(self, **changes: Any) -> None:
         # The planner's thread and the main one both have something to say.
         with self._lock:
             self._record = self._record.save(self._store, **changes)
+
+
+def cancel(store: Store, broker_url: str | None, is_over: Callable[[], bool]) -> str:
+    """End a run: by its producer, if it has one, else by dropping what is queued of it; return what was done.
+
+    Args:
+        store: its folder.
+        broker_url: its Redis, if it is known.
+        is_over: tells whether no producer is at it.
+
+    Raises:
+        UsageFault: the folder holds no run.
+        Fault: it can't be ended.
+    """
+    record = RunFile.load(store)
+    if is_over() and record.state is State.COMPLETE:
+        return "The run is complete; there is nothing to cancel."
+    if broker_url is not None:
+        with broker.client(broker_url, patient=False) as server:
+            broker.check_server(server, broker_url)
+            if is_over():
+                dispatch.drop(server, record.id)
+            else:
+                dispatch.cancel(server, record.id)
+    elif not is_over():
+        raise Fault(
+            "The run can't be cancelled from here",
+            "its producer lives, and nothing says which Redis it uses",
+            "Give the URL with --broker, or end that producer by Ctrl-C.",
+        )
+    ends = time.monotonic() + _ENDING
+    while not is_over():
+        if time.monotonic() > ends:
+            raise Fault(
+                "The run has not ended",
+                f"its producer was told, and was still there {_ENDING:.0f} s later",
+                "Look at what it prints, or end it by Ctrl-C.",
+            )
+        time.sleep(0.1)
+    record = RunFile.load(store)
+    if record.state is State.COMPLETE:
+        return "The run was completed meanwhile."
+    if record.state is not State.CANCELLED:
+        try:
+            record.save(store, state=State.CANCELLED)
+        except StorageFailed as error:
+            raise unwritable(store, error) from error
+    return f"The run is cancelled. What is done stays; go on by: producer resume {store.root}"
+
+
+def _is_collected(store: Store, planned: Planned) -> bool:
+    """Tell whether all manifests stand: one that can't be trusted may have been removed, to be made again."""
+    return all(store.exists(manifest.name(shard)) for shard in range(planned.shards))
+
+
+def _begun(record: RunFile, store: Store, **changes: Any) -> RunFile:
+    """Return a record that says that the run goes on, here."""
+    try:
+        return record.save(store, state=State.RUNNING, out=str(store.root), **changes)
+    except StorageFailed as error:
+        raise unwritable(store, error) from error
+
+
+def _state_after(error: BaseException) -> State:
+    if isinstance(error, Interrupted):
+        return State.CANCELLED if error.cancelled else State.INTERRUPTED
+    return State.INTERRUPTED if isinstance(error, KeyboardInterrupt) else State.FAILED
+
+
+def _planned(record: RunFile, store: Store) -> Planned:
+    """Return how much of a run's plan stands.
+
+    Raises:
+        Fault: the last part of it can't be read, or some of it is gone.
+    """
+    if record.plan is PlanState.COMPLETE:
+        return Planned(record.planned_rows, record.planned_shards)
+    shards = next(shard for shard in count() if not store.exists(plan.name(shard)))
+    if not shards:
+        return NOTHING
+    size = record.options.shard_size
+    return Planned((shards - 1) * size + len(planned_requests(shards - 1, store, record.id)), shards)
+
+
+def _is_whole(record: RunFile, planned: Planned) -> bool:
+    """Tell whether a plan is known to be complete: a shard that is not full is the last one of its Source."""
+    return record.plan is PlanState.COMPLETE or planned.rows % record.options.shard_size != 0
+
+
+def _rest(record: RunFile, store: Store, planned: Planned) -> Iterator[ImageRequest]:
+    """Yield the requests of a Source after those that are planned.
+
+    Raises:
+        Fault: the Source is gone, or is another one. What is planned is done before that is told.
+    """
+    if record.fingerprint is None or sources.fingerprint(record.source) != record.fingerprint:
+        raise _changed(record, planned)
+    requests = sources.read(record.source)
+    last = planned_requests(planned.shards - 1, store, record.id) if planned.shards else []
+    first = planned.rows - len(last)
+    for request in requests:
+        if request.index >= planned.rows:
+            yield request
+        elif request.index >= first and request.url != last[request.index - first].url:
+            raise _changed(record, planned)
+
+
+def _changed(record: RunFile, planned: Planned) -> Fault:
+    gone = (
+        "it was read from standard input" if record.source == sources.STANDARD_INPUT else "it is gone, or was changed"
+    )
+    return Fault(
+        f"The list {record.source} can't be read on",
+        f"{gone}. The {planned.rows:,} rows that were planned from it are done",
+        "Run the rest of the list into another folder.",
+    )

@@ -1,27 +1,30 @@
 """``run.json``: a run's own record, beside its output.
 
 It says what the run is (id, Source, options), how far its plan is (``open`` while the Source is still being read,
-``complete`` after), how the run stands, and at the end its totals. It is replaced whole, by rename.
+``complete`` after), how the run stands, which pass it is at, and at the end its totals. It is replaced whole, by
+rename, and holds a checksum of all that it says: one that was changed by hand, or cut, is told and never acted upon.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import secrets
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
-from typing import Any
+from typing import Any, Self
 
-from tasks.errors import UsageFault
-from tasks.model import FetchOptions
+from tasks.errors import Fault, StorageFailed, UsageFault
+from tasks.model import FetchOptions, ResizeMode, ResizeOptions
 from tasks.storage import Store
 
 NAME = "run.json"
 #: What a run writes at the top of its folder; a stale manifest would pass for one of the new run's.
 _OF_A_RUN = re.compile(r"run\.json|\.plan|\d{5,}(\.parquet|_stats\.json)?")
-_VERSION = 1
+_VERSION = 2
 
 
 class State(StrEnum):
@@ -30,6 +33,7 @@ class State(StrEnum):
     RUNNING = "running"
     COMPLETE = "complete"
     INTERRUPTED = "interrupted"
+    CANCELLED = "cancelled"
     FAILED = "failed"
 
 
@@ -57,13 +61,42 @@ class RunFile:
     source: str
     out: str
     options: Options
+    #: Tells the Source from another of the same name; None for one that can't be read again.
+    fingerprint: str | None = None
     plan: PlanState = PlanState.OPEN
     planned_rows: int = 0
     planned_shards: int = 0
     state: State = State.RUNNING
+    #: The pass that the run is at: 0, and 1… for each retry.
+    revision: int = 0
+    #: The reasons of failures that this pass tries again.
+    retried: tuple[str, ...] = ()
     started_at: float = field(default_factory=time.time)
     finished_at: float | None = None
     totals: dict[str, Any] | None = None
+
+    @classmethod
+    def load(cls, store: Store) -> Self:
+        """Read it.
+
+        Raises:
+            UsageFault: there is none, and so no run.
+            Fault: it is not what was written.
+        """
+        if not store.exists(NAME):
+            raise UsageFault(
+                f"{store.root} holds no run",
+                f"there is no {NAME} in it",
+                "Give the folder that --out named when the run was begun.",
+            )
+        try:
+            return cls._decoded(json.loads(store.read(NAME)))
+        except (StorageFailed, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise Fault(
+                f"{store.path(NAME)} can't be trusted",
+                f"it is not what was written there ({error or type(error).__name__}); nothing was changed",
+                "Put a copy of it back that is whole. Images and manifests are not touched by this, and can be used.",
+            ) from error
 
     def create(self, store: Store) -> None:
         """Write it where no run is yet.
@@ -89,10 +122,10 @@ class RunFile:
             raise UsageFault(
                 f"{store.root} already holds a run, or what is left of one",
                 f"{found} is there, and a run's files are never mixed with another's",
-                "Choose another --out, or remove that folder.",
+                f"Go on with it by `producer resume {store.root}`, choose another --out, or remove that folder.",
             )
 
-    def save(self, store: Store, **changes: Any) -> RunFile:
+    def save(self, store: Store, **changes: Any) -> Self:
         """Write it with changes, and return the changed record.
 
         Raises:
@@ -103,7 +136,28 @@ class RunFile:
         return changed
 
     def _encoded(self) -> bytes:
-        return (json.dumps({"version": _VERSION, **asdict(self)}, indent=2) + "\n").encode()
+        facts = {"version": _VERSION, **asdict(self)}
+        return (json.dumps({**facts, "checksum": _checksum(facts)}, indent=2) + "\n").encode()
+
+    @classmethod
+    def _decoded(cls, facts: dict[str, Any]) -> Self:
+        checksum = facts.pop("checksum")
+        if checksum != _checksum(facts):
+            raise ValueError("its checksum does not fit what it says")
+        if facts.pop("version") != _VERSION:
+            raise ValueError("another version has written it")
+        options = facts["options"]
+        fetch = options["fetch"]
+        resize = ResizeOptions(**{**fetch["resize"], "mode": ResizeMode(fetch["resize"]["mode"])})
+        facts["options"] = Options(**{**options, "fetch": FetchOptions(**{**fetch, "resize": resize})})
+        facts["plan"], facts["state"] = PlanState(facts["plan"]), State(facts["state"])
+        facts["retried"] = tuple(facts["retried"])
+        return cls(**facts)
+
+
+def _checksum(facts: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of facts as JSON with sorted keys and no space."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def new_id() -> str:

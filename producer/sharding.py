@@ -8,11 +8,24 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from itertools import islice
 
 from tasks import plan
 from tasks.model import ImageRequest
+from tasks.shardfile import Mark
 from tasks.storage import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """How much of a plan stands: its rows, in so many shards."""
+
+    rows: int
+    shards: int
+
+
+NOTHING = Planned(0, 0)
 
 
 class Planner:
@@ -24,14 +37,18 @@ class Planner:
         store: Store,
         shard_size: int,
         on_complete: Callable[[int, int], None],
+        run_id: str = "",
+        planned: Planned = NOTHING,
     ) -> None:
-        """Take the requests, where the plan goes, and what to call with rows and shards once all is planned."""
-        self._requests, self._store, self._shard_size = requests, store, shard_size
+        """Take the requests, where the plan goes, and what to call with rows and shards once all is planned.
+
+        Where a plan goes on that was begun earlier, the requests are those after what is ``planned``.
+        """
+        self._requests, self._store, self._shard_size, self._run_id = requests, store, shard_size, run_id
         self._on_complete = on_complete
         self._moved = threading.Condition()
         self._stopped = False
-        self.rows = 0
-        self.shards = 0
+        self.rows, self.shards = planned.rows, planned.shards
         #: Whether nothing more will be planned.
         self.closed = False
         #: Why planning ended early, if it did.
@@ -57,7 +74,9 @@ class Planner:
             while requests := list(islice(source, self._shard_size)):
                 if self._stopped:
                     return
-                self._store.create_durably(plan.name(self.shards), plan.encode(requests))
+                self._store.create_durably(
+                    plan.name(self.shards), plan.encode(requests, Mark(self._run_id, self.shards))
+                )
                 with self._moved:
                     self.rows += len(requests)
                     self.shards += 1

@@ -6,6 +6,9 @@ are accepted. Every other line is a request, also one that can't be a URL: it ge
 
 from __future__ import annotations
 
+import hashlib
+import os
+import stat
 import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -22,6 +25,8 @@ STANDARD_INPUT = "-"
 _LINE_LIMIT = 1024 * 1024
 _BOM = b"\xef\xbb\xbf"
 _BINARY_PROBE = 8192
+#: How much of each end of a file its fingerprint covers, in bytes.
+_PRINTED = 1024 * 1024
 
 
 def read(source: str) -> Iterator[ImageRequest]:
@@ -47,6 +52,27 @@ def read(source: str) -> Iterator[ImageRequest]:
             error.strerror or str(error),
             "Give the path of a text file with one URL on each line, or - for standard input.",
         ) from error
+
+
+def fingerprint(source: str) -> str | None:
+    """Return what tells a Source from another of the same name: its size, and a SHA-256 of its first and last MiB.
+
+    None for one that can't be read again, as standard input and pipes, and for one that can't be read at all.
+    """
+    if source == STANDARD_INPUT:
+        return None
+    try:
+        if not stat.S_ISREG(Path(source).stat().st_mode):
+            return None
+        with Path(source).open("rb") as stream:
+            size = stream.seek(0, os.SEEK_END)
+            digest = hashlib.sha256()
+            for start in (0, max(size - _PRINTED, 0)):
+                stream.seek(start)
+                digest.update(stream.read(_PRINTED))
+    except OSError:
+        return None
+    return f"{size}:{digest.hexdigest()}"
 
 
 def nonempty(requests: Iterator[ImageRequest], source: str) -> Iterator[ImageRequest]:

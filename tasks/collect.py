@@ -1,18 +1,23 @@
 """A shard's Outcomes, collected: proven complete, put on the disk, and only then a manifest.
 
 The order is the promise: files and folder synced, then the stats file, then the manifest under its own name. Doing it
-twice changes nothing.
+twice changes nothing, and neither does a late copy from an earlier pass of the run.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
-from tasks import manifest, plan
+import pyarrow as pa
+
+from tasks import manifest, plan, shardfile
 from tasks.errors import StorageFailed
+from tasks.manifest import BadManifest
 from tasks.model import Outcome, RunOptions, key_of, shard_name
+from tasks.shardfile import BadShardFile, Mark
 from tasks.storage import PRIVATE, Store
 
 _log = logging.getLogger(__name__)
@@ -22,27 +27,52 @@ class Incomplete(ValueError):
     """The Outcomes are not those of the shard's requests, one for one."""
 
 
-def collect(shard: int, outcomes: Sequence[Outcome], run: RunOptions, store: Store) -> None:
+def collect(shard: int, outcomes: Sequence[Outcome], run: RunOptions, store: Store, count: int | None = None) -> None:
     """Write a shard's manifest and stats file, unless its manifest stands, and remove what no Outcome names.
+
+    In the first pass of a run the Outcomes are those of the whole shard. In a later one they take the place of what
+    failed before, and the manifest is replaced; the attempts of all passes add up.
 
     Args:
         shard: its number.
         outcomes: in any order.
         run: the run's options.
         store: the run's output folder; the shard's plan stands there.
+        count: how many Outcomes a later pass has.
 
     Raises:
         Incomplete: Outcomes are missing, foreign or doubled. Nothing was written.
         StorageFailed, BadPlan, BadManifest: what is there can't be read, or the manifest can't be written.
     """
-    if not store.exists(manifest.name(shard)):
-        table = plan.decode(store.read(plan.name(shard)))
-        ordered = in_order(shard, plan.indexes(table), outcomes, run.shard_size)
-        store.sync(shard_name(shard), [outcome.path for outcome in ordered if outcome.path])
-        stats = json.dumps(manifest.stats(ordered), indent=2) + "\n"
-        store.replace(manifest.stats_name(shard), stats.encode(), PRIVATE)
-        store.create_durably(manifest.name(shard), manifest.encode(table, ordered))
+    mark = Mark(run.run_id, shard, run.revision)
+    done = revision(shard, store)
+    if done is None or done < run.revision:
+        table = plan.decode(store.read(plan.name(shard)), mark)
+        indexes = plan.indexes(table)
+        if done is None:
+            ordered = in_order(shard, indexes, outcomes, run.shard_size)
+        else:
+            before = manifest.decode(store.read(manifest.name(shard)), of=mark)
+            ordered = _merged(shard, list(manifest.outcomes(before)), outcomes, count)
+        _write(table, ordered, mark, store, anew=done is None)
+    elif done > run.revision:
+        # What a later pass has saved is named by its manifest alone, which may not stand yet.
+        return
     remove_strays(shard, store)
+
+
+def revision(shard: int, store: Store) -> int | None:
+    """Return the pass of the run that a shard's manifest is of; None where none stands.
+
+    Raises:
+        StorageFailed, BadManifest: it can't be read.
+    """
+    if not store.exists(manifest.name(shard)):
+        return None
+    try:
+        return shardfile.revision(store.read(manifest.name(shard)))
+    except BadShardFile as error:
+        raise BadManifest(f"{manifest.name(shard)}: {error}") from error
 
 
 def in_order(shard: int, indexes: Sequence[int], outcomes: Sequence[Outcome], shard_size: int) -> list[Outcome]:
@@ -73,3 +103,28 @@ def remove_strays(shard: int, store: Store) -> None:
             except StorageFailed as error:
                 # The manifest stands, and the shard is done; a file too many is not worth a run.
                 _log.warning("a file that no Outcome names stays: %s", error)
+
+
+def _merged(shard: int, before: list[Outcome], outcomes: Sequence[Outcome], count: int | None) -> list[Outcome]:
+    """Return the Outcomes of a shard once those of a later pass have taken the place of what failed."""
+    again: Mapping[str, Outcome] = {outcome.key: outcome for outcome in outcomes}
+    failed = {outcome.key for outcome in before if not outcome.ok}
+    if len(again) != len(outcomes) or len(again) != count or not failed >= again.keys():
+        raise Incomplete(f"shard {shard_name(shard)} has {count} images to try again and {len(outcomes)} Outcomes")
+    return [
+        replace(again[outcome.key], attempts=outcome.attempts + again[outcome.key].attempts)
+        if outcome.key in again
+        else outcome
+        for outcome in before
+    ]
+
+
+def _write(table: pa.Table, ordered: Sequence[Outcome], mark: Mark, store: Store, anew: bool) -> None:
+    store.sync(shard_name(mark.shard), [outcome.path for outcome in ordered if outcome.path])
+    stats = json.dumps(manifest.stats(ordered), indent=2) + "\n"
+    store.replace(manifest.stats_name(mark.shard), stats.encode(), PRIVATE)
+    body = manifest.encode(table, ordered, mark)
+    if anew:
+        store.create_durably(manifest.name(mark.shard), body)
+    else:
+        store.replace(manifest.name(mark.shard), body)

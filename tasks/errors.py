@@ -25,11 +25,14 @@ command; it says what happened, why, and what to do.
     ├── Undecodable        undecodable       says that it is an image, and is broken
     ├── TooManyPixels      too_many_pixels   larger than allowed, before any decoding
     ├── StorageFailed      storage           the bytes could not be saved
+    ├── Lost               lost              given up after its task was lost again and again
     ├── Cancelled          cancelled         its run has ended
     └── Internal           internal          a fault of ours
 
     Fault                  exit status 1     of ours, or of what we run on
     └── UsageFault         exit status 2     of what we were told
+
+    Interrupted            exit status 130   by who has started it
 
 Exceptions of other libraries are translated once, where they enter: ``guard`` and ``download`` translate those of the
 network, ``images`` and ``resize`` those of Pillow, ``storage`` those of the file system.
@@ -37,6 +40,7 @@ network, ``images`` and ``resize`` those of Pillow, ``storage`` those of the fil
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import ClassVar
 
 from tasks.model import Reason
@@ -66,10 +70,27 @@ class Fault(Exception):
         self.what, self.why, self.todo = what, why, todo
 
 
+class Interrupted(Exception):
+    """A command that was told to end before it was done: it has finished what was in flight, or dropped it."""
+
+    def __init__(self, cancelled: bool) -> None:
+        super().__init__("cancelled" if cancelled else "finished early")
+        self.cancelled = cancelled
+
+
 class UsageFault(Fault):
     """A command that was told something it cannot use."""
 
     exit_code = 2
+
+
+def _worth_retrying() -> Iterator[Reason]:
+    kinds = list(FetchError.__subclasses__())
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+    yield from (kind.reason for kind in kinds if kind.retryable)
+    # No other attempt mends them at once, and another day may.
+    yield from (Reason.STORAGE, Reason.LOST, Reason.CANCELLED, Reason.INTERNAL)
 
 
 class InvalidUrl(FetchError):
@@ -191,6 +212,12 @@ class StorageFailed(FetchError):
     reason = Reason.STORAGE
 
 
+class Lost(FetchError):
+    """Its task was lost again and again, and the run goes on without it."""
+
+    reason = Reason.LOST
+
+
 class Cancelled(FetchError):
     """The run that this image belongs to has ended."""
 
@@ -201,3 +228,7 @@ class Internal(FetchError):
     """A fault of ours; the worker's log has its traceback."""
 
     reason = Reason.INTERNAL
+
+
+#: The reasons of failures that may be gone when an image is tried again later.
+WORTH_RETRYING = tuple(sorted(set(_worth_retrying())))

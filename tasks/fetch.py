@@ -14,7 +14,7 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
-from tasks import images, manifest
+from tasks import images, manifest, shardfile
 from tasks.connection import Deadline
 from tasks.download import Download, Downloader
 from tasks.errors import FetchError, Internal, TimedOut
@@ -39,7 +39,9 @@ from tasks.urls import masked
 _log = logging.getLogger(__name__)
 
 
-def fetch(url: str, index: int, run: RunOptions, store: Store, downloader: Downloader) -> Outcome:
+def fetch(
+    url: str, index: int, run: RunOptions, store: Store, downloader: Downloader, recover: bool = False
+) -> Outcome:
     """Fetch one image and save it; return its Outcome whatever happens.
 
     Args:
@@ -48,6 +50,8 @@ def fetch(url: str, index: int, run: RunOptions, store: Store, downloader: Downl
         run: the run's options.
         store: the run's output folder.
         downloader: the process's own.
+        recover: whether the image may be saved already, by a task of which nobody has heard: then it is not downloaded
+            again, unless what is saved is not what came.
     """
     attempts = 0
 
@@ -60,6 +64,8 @@ def fetch(url: str, index: int, run: RunOptions, store: Store, downloader: Downl
     key = key_of(shard, offset, run.shard_size)
     deadline = Deadline(run.fetch.timeout, run.fetch.deadline)
     try:
+        if recover and (facts := _recovered(shard, key, run, store)) is not None:
+            return _ended(key, fetch_seconds=round(time.monotonic() - started, 4), **facts)
         download = downloader.download(url, run.fetch, deadline, count_attempt)
         picture = _picture(download.body, run.fetch, deadline)
         if deadline.remaining <= 0:
@@ -126,7 +132,7 @@ def _saved(shard: int, key: str, download: Download, picture: Picture, run: RunO
         if standing != picture.body:
             # Another delivery of this task was first, and the URL served another picture to it.
             return _described(name, _standing(standing, run.fetch), {"recovered": True})
-    elif store.exists(manifest.name(shard)):
+    elif _is_collected(shard, run, store):
         _withdraw_unnamed(shard, name, store)
     response = {
         "http_status": download.http_status,
@@ -135,6 +141,28 @@ def _saved(shard: int, key: str, download: Download, picture: Picture, run: RunO
         "last_modified": _short(download.last_modified, HEADER_LIMIT),
     }
     return _described(name, picture, response)
+
+
+def _recovered(shard: int, key: str, run: RunOptions, store: Store) -> dict[str, Any] | None:
+    """Return what an Outcome says of an image that stands as it came; None where none does.
+
+    A file under its name is whole, so its header is all that there is to look at.
+    """
+    if run.fetch.resize.mode is not ResizeMode.NO:
+        return None
+    for extension in sorted(set(images.EXTENSIONS.values())):
+        name = f"{shard_name(shard)}/{key}.{extension}"
+        if store.exists(name):
+            return _described(name, _as_it_came(store.read(name), run.fetch), {"recovered": True})
+    return None
+
+
+def _is_collected(shard: int, run: RunOptions, store: Store) -> bool:
+    """Tell whether this pass of the run, or a later one, has written a shard's manifest."""
+    if not store.exists(manifest.name(shard)):
+        return False
+    # A later pass works on shards whose manifest stands.
+    return not run.revision or shardfile.revision(store.read(manifest.name(shard))) >= run.revision
 
 
 def _described(name: str, picture: Picture, origin: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from tasks.away import patiently
 from tasks.backend import Unshown
 from tasks.celery import ABOUT, COLLECT_SHARD, FETCH_IMAGE, PROTOCOL, app
 from tasks.collect import Incomplete, collect
+from tasks.collect import revision as collected
 from tasks.download import Downloader
 from tasks.errors import Cancelled, Fault, FetchError, Internal, StorageFailed
 from tasks.fetch import failed, fetch
@@ -30,6 +31,7 @@ from tasks.model import Outcome, RunOptions, key_of
 from tasks.plan import BadPlan
 from tasks.progress import Progress
 from tasks.settle import SettledRequest
+from tasks.shardfile import BadShardFile
 from tasks.storage import Store
 
 _log = logging.getLogger(__name__)
@@ -51,31 +53,43 @@ class Runs:
         #: The shard that was looked at last, and when: tasks come in the order of their shards.
         self._open: tuple[str, int, float] = ("", -1, 0.0)
 
-    def options(self, run_id: str) -> RunOptions:
+    def options(self, run_id: str, revision: int, fresh: bool = False) -> RunOptions:
         """Return a run's options.
 
+        Args:
+            run_id: the run.
+            revision: the pass of it that a message belongs to.
+            fresh: whether they are not to be taken from memory.
+
         Raises:
-            Cancelled: the run has ended, or was given up.
+            Cancelled: the run has ended, or was given up, or is at another pass.
         """
         read_at, run = self._known.get(run_id, (0.0, None))
-        if run is None or monotonic() - read_at > _FRESH:
+        if run is None or fresh or run.revision != revision or monotonic() - read_at > _FRESH:
             record = cast("str | None", patiently(lambda: self._server.get(keys.run(run_id))))
             if record is None:
                 self._known.pop(run_id, None)
                 raise Cancelled("the run that this image belongs to has ended")
             run = RunOptions.from_json(json.loads(record))
             self._known[run_id] = (monotonic(), run)
+            if run.revision != revision:
+                raise Cancelled("the pass of the run that this image belongs to has ended")
         return run
 
-    def is_done(self, run_id: str, shard: int, store: Store) -> bool:
-        """Tell whether a shard has its manifest; that it has none is taken from memory for a moment.
+    def is_done(self, run_id: str, shard: int, store: Store, revision: int = 0) -> bool:
+        """Tell whether a shard has the manifest of a pass; that it has none is taken from memory for a moment.
 
         A late copy that begins in this moment is fetched for nothing, and withdrawn when it is saved.
         """
         last_run, last_shard, looked_at = self._open
         if (last_run, last_shard) == (run_id, shard) and monotonic() - looked_at < _OPEN:
             return False
-        if store.exists(manifest.name(shard)):
+        done = store.exists(manifest.name(shard))
+        if done and revision:
+            # What a retry looks for is not that a manifest stands, but that it is its own.
+            standing = collected(shard, store)
+            done = standing is not None and standing >= revision
+        if done:
             return True
         self._open = run_id, shard, monotonic()
         return False
@@ -133,29 +147,33 @@ def _about(state: Any, **_: Any) -> dict[str, Any]:
 
 
 @app.task(name=FETCH_IMAGE, acks_late=True, ignore_result=True, resultrepr_maxsize=_SHOWN, Request=SettledRequest)
-def fetch_image(run_id: str, index: int, url: str) -> dict[str, Any] | Unshown:
+def fetch_image(
+    run_id: str, index: int, url: str, revision: int = 0, recover: bool = False
+) -> dict[str, Any] | Unshown:
     """Fetch one image of a run; return its Outcome as JSON, unshown where there are no events, and raise nothing.
 
     Args:
         run_id: the run, whose options stand in Redis.
         index: the image's place in the Source, from 0.
         url: as it stands in the Source.
+        revision: the pass of the run.
+        recover: whether the image may be saved already, by a task of which nobody has heard.
     """
     try:
-        run = _runs().options(run_id)
+        run = _runs().options(run_id, revision)
     except FetchError as error:
         return _result(failed(str(index), error))
     shard, offset = divmod(index, run.shard_size)
     try:
         store, downloader = _store(run.out), _downloader()
-        if _runs().is_done(run_id, shard, store):
+        if _runs().is_done(run_id, shard, store, revision):
             raise Cancelled("its shard is done already")
     except FetchError as error:
         outcome = failed(key_of(shard, offset, run.shard_size), error)
-    except SettingsError as error:
+    except (SettingsError, BadShardFile) as error:
         outcome = failed(key_of(shard, offset, run.shard_size), Internal(str(error)))
     else:
-        outcome = fetch(url, index, run, store, downloader)
+        outcome = fetch(url, index, run, store, downloader, recover)
     _progress().add(run_id, outcome)
     return _result(outcome)
 
@@ -165,19 +183,23 @@ def _result(outcome: Outcome) -> dict[str, Any] | Unshown:
 
 
 @app.task(name=COLLECT_SHARD, acks_late=True, ignore_result=True)
-def collect_shard(outcomes: list[Mapping[str, Any]], run_id: str, shard: int) -> None:
+def collect_shard(
+    outcomes: list[Mapping[str, Any]], run_id: str, shard: int, revision: int = 0, count: int | None = None
+) -> None:
     """Write a shard's manifest from its Outcomes, and tell the producer; the body of the shard's chord.
+
+    In a later pass of a run (``revision``), the Outcomes are those of the ``count`` images that were tried again.
 
     A shard that can't be collected is told to the producer as well, with what is wrong: it decides what to do.
     """
     try:
-        run = _runs().options(run_id)
+        run = _runs().options(run_id, revision, fresh=True)
     except Cancelled:
         _log.info("run %s has ended: shard %d is not collected", run_id, shard)
         return
     message: dict[str, Any] = {"shard": shard}
     try:
-        collect(shard, [Outcome.from_json(outcome) for outcome in outcomes], run, _store(run.out))
+        collect(shard, [Outcome.from_json(outcome) for outcome in outcomes], run, _store(run.out), count)
     except (StorageFailed, BadPlan, BadManifest, Incomplete) as error:
         _log.error("shard %d of run %s can't be collected: %s", shard, run_id, error)
         message["error"] = str(error)

@@ -6,7 +6,8 @@ key                    type    life                                   written by
 imagefleet:run:ID      string  7 days; deleted when the run ends      the producer: the run's options as JSON
 imagefleet:done:ID     list    7 days; deleted when the run ends      ``collect_shard``: a JSON object for each shard
 imagefleet:moved:ID    hash    7 days; deleted when the run ends      the workers, a few times a second: sums of
-                                                                      ``success``, ``failed`` and ``bytes``
+                                                                      ``success``, ``failed``, ``unsaved`` (failed
+                                                                      because nothing could be saved) and ``bytes``
 =====================  ======  =====================================  ==============================================
 
 What the workers write, they write only while the run's options stand: a late copy of a task makes no key again.

@@ -9,13 +9,14 @@ To add a column: a field of `Outcome` in ``tasks/model.py``, its type in `_TYPES
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from tasks import shardfile
 from tasks.model import OUTCOME_FIELDS, Outcome, shard_name
+from tasks.shardfile import BadShardFile, Mark
 
 _TYPES: dict[str, pa.DataType] = {
     "width": pa.int32(),
@@ -31,7 +32,7 @@ _TYPES: dict[str, pa.DataType] = {
 }
 
 
-class BadManifest(ValueError):
+class BadManifest(BadShardFile):
     """A manifest is not what was written."""
 
 
@@ -45,7 +46,7 @@ def stats_name(shard: int) -> str:
     return f"{shard_name(shard)}_stats.json"
 
 
-def encode(plan: pa.Table, outcomes: Sequence[Outcome]) -> bytes:
+def encode(plan: pa.Table, outcomes: Sequence[Outcome], mark: Mark) -> bytes:
     """Return the Parquet file of a shard: the plan's columns joined with the Outcomes, row by row."""
     table = plan.drop_columns(["index"])
     table = table.rename_columns(_distinct(table.column_names))
@@ -55,9 +56,7 @@ def encode(plan: pa.Table, outcomes: Sequence[Outcome]) -> bytes:
             values = [round(value * 1000) for value in values]
         column = pa.array(values, _TYPES.get(field, pa.string()))
         table = table.append_column(field, column)
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
-    return bytes(sink.getvalue())
+    return shardfile.encode(table, mark)
 
 
 def _distinct(names: Sequence[str]) -> list[str]:
@@ -72,17 +71,23 @@ def _distinct(names: Sequence[str]) -> list[str]:
     return found
 
 
-def decode(body: bytes, columns: list[str] | None = None) -> pa.Table:
+def decode(body: bytes, columns: Sequence[str] | None = None, of: Mark | None = None) -> pa.Table:
     """Return a manifest as a table, or only some of its columns.
 
     Raises:
-        BadManifest: it is no manifest, or broken.
+        BadManifest: it is no manifest, or broken, or not the manifest of what it should be of.
     """
     try:
-        # Arrow's threads cost more than they save on a shard, and may abort a process that exits meanwhile.
-        return pq.ParquetFile(pa.BufferReader(body)).read(columns, use_threads=False)
-    except (pa.ArrowException, OSError) as error:
-        raise BadManifest(f"not a whole Parquet file: {error}") from error
+        return shardfile.decode(body, columns, of)
+    except BadShardFile as error:
+        raise BadManifest(str(error)) from error
+
+
+def outcomes(table: pa.Table) -> Iterator[Outcome]:
+    """Yield the Outcomes of a decoded manifest, in its order."""
+    for row in table.select(OUTCOME_FIELDS).to_pylist():
+        row["finished_at"] = row["finished_at"].timestamp()
+        yield Outcome.from_json(row)
 
 
 def stats(outcomes: Sequence[Outcome]) -> dict[str, Any]:

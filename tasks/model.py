@@ -46,6 +46,7 @@ class Reason(StrEnum):
     EMPTY = "empty"
     TRUNCATED = "truncated"
     STORAGE = "storage"
+    LOST = "lost"
     CANCELLED = "cancelled"
     INTERNAL = "internal"
     NOT_IMAGE = "not_image"
@@ -118,6 +119,10 @@ class RunOptions:
     out: str
     shard_size: int
     fetch: FetchOptions = FetchOptions()
+    #: The run; a baseline has none.
+    run_id: str = ""
+    #: Which pass of the run it is: 0 for the first, 1… for each retry of what failed.
+    revision: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Return the options as JSON's own types."""
@@ -130,7 +135,13 @@ class RunOptions:
         resize = _known(ResizeOptions, fetch["resize"])
         resize["mode"] = ResizeMode(resize["mode"])
         fetch["resize"] = ResizeOptions(**resize)
-        return cls(out=value["out"], shard_size=value["shard_size"], fetch=FetchOptions(**fetch))
+        return cls(
+            out=value["out"],
+            shard_size=value["shard_size"],
+            fetch=FetchOptions(**fetch),
+            run_id=value["run_id"],
+            revision=value["revision"],
+        )
 
 
 def _known(kind: type[FetchOptions | ResizeOptions], value: Mapping[str, Any]) -> dict[str, Any]:

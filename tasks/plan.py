@@ -9,14 +9,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from tasks import shardfile
 from tasks.model import ImageRequest, shard_name
+from tasks.shardfile import BadShardFile, Mark
 
 FOLDER = ".plan"
 
 
-class BadPlan(ValueError):
+class BadPlan(BadShardFile):
     """A file of the plan is not what was written."""
 
 
@@ -25,7 +26,7 @@ def name(shard: int) -> str:
     return f"{FOLDER}/{shard_name(shard)}.parquet"
 
 
-def encode(requests: Sequence[ImageRequest]) -> bytes:
+def encode(requests: Sequence[ImageRequest], mark: Mark) -> bytes:
     """Return the Parquet file of a shard's requests."""
     columns: dict[str, list[object]] = {
         "index": [request.index for request in requests],
@@ -35,22 +36,19 @@ def encode(requests: Sequence[ImageRequest]) -> bytes:
         columns[column] = [request.columns.get(column) for request in requests]
     schema = {"index": pa.int64(), "url": pa.string()}
     table = pa.table({key: pa.array(values, schema.get(key)) for key, values in columns.items()})
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd", write_statistics=False)
-    return bytes(sink.getvalue())
+    return shardfile.encode(table, mark)
 
 
-def decode(body: bytes) -> pa.Table:
+def decode(body: bytes, of: Mark | None = None) -> pa.Table:
     """Return a shard's plan as a table of its rows.
 
     Raises:
-        BadPlan: it is no plan, or broken.
+        BadPlan: it is no plan, or broken, or not the plan of what it should be of.
     """
     try:
-        # Without Arrow's threads, as a manifest.
-        table = pq.ParquetFile(pa.BufferReader(body)).read(use_threads=False)
-    except (pa.ArrowException, OSError) as error:
-        raise BadPlan(f"not a whole Parquet file: {error}") from error
+        table = shardfile.decode(body, of=of)
+    except BadShardFile as error:
+        raise BadPlan(str(error)) from error
     if table.column_names[:2] != ["index", "url"] or table.num_rows == 0:
         raise BadPlan("not a plan: its first columns are not index and url")
     return table

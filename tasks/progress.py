@@ -16,7 +16,7 @@ import redis
 
 from config import bounds
 from tasks import keys
-from tasks.model import Outcome
+from tasks.model import Outcome, Reason
 
 _log = logging.getLogger(__name__)
 #: Seconds between two flushes.
@@ -41,6 +41,8 @@ class Progress:
             sums = self._sums.setdefault(run_id, Counter())
             sums["success" if outcome.ok else "failed"] += 1
             sums["bytes"] += outcome.bytes or 0
+            if outcome.reason is Reason.STORAGE:
+                sums["unsaved"] += 1
             if self._thread is None:
                 self._thread = threading.Thread(target=self._flush_often, name="progress", daemon=True)
                 self._thread.start()

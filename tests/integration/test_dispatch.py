@@ -6,6 +6,7 @@ import base64
 import gc
 import json
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +30,7 @@ from tests.conditions import PATIENCE
 _SHARD_SIZE = 2
 _RUN_ID = "20260101-000000-abcdef"
 _GROUP = f"{_RUN_ID}.00000"
+_OPTIONS = RunOptions("/out", _SHARD_SIZE, run_id=_RUN_ID)
 _SECRET_URL = "http://user:word@a.example/?token=x"
 
 
@@ -74,9 +76,9 @@ def server(connected: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> redis.Red
 def dispatcher(store: Store, server: redis.Redis, urls: Iterable[str]) -> tuple[Dispatcher, Planner]:
     """A dispatcher of these URLs, and the planner it waits for."""
     requests = (ImageRequest(index, url) for index, url in enumerate(urls))
-    planner = Planner(requests, store, _SHARD_SIZE, lambda rows, shards: None)
+    planner = Planner(requests, store, _SHARD_SIZE, lambda rows, shards: None, _RUN_ID)
     planner.start()
-    return Dispatcher(_RUN_ID, RunOptions(str(store.root), _SHARD_SIZE), store, planner, server), planner
+    return Dispatcher(replace(_OPTIONS, out=str(store.root)), store, planner, server), planner
 
 
 def run(job: Dispatcher, check: Callable[[], None], window: int = 1) -> list[Progress]:
@@ -280,7 +282,7 @@ def test_record_stands_while_the_run_goes_on(server: redis.Redis, store: Store) 
     job, _ = dispatcher(store, server, ["http://a.example/"])
     run(job, work)
     record, seconds = records[-1]
-    assert RunOptions.from_json(json.loads(record)) == RunOptions(str(store.root), _SHARD_SIZE)
+    assert RunOptions.from_json(json.loads(record)) == replace(_OPTIONS, out=str(store.root))
     assert 0 < seconds <= bounds.RECORD_LIFETIME
     assert server.exists(*keys.of_run(_RUN_ID)) == 0
 

@@ -64,7 +64,7 @@ def test_every_command_explains_itself(command: str) -> None:
     described = cli.cli.commands[command]
     assert described.help
     for option in described.params:
-        assert option.name == "source" or getattr(option, "help", None), option.name
+        assert option.name in ("source", "out") or getattr(option, "help", None), option.name
 
 
 def test_help_lists_every_command(main: Main) -> None:

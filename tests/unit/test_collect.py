@@ -13,6 +13,7 @@ from tasks.collect import Incomplete, collect
 from tasks.errors import StorageFailed
 from tasks.model import ImageRequest, Outcome, Reason, RunOptions, Status, key_of
 from tasks.plan import BadPlan
+from tasks.shardfile import Mark
 from tasks.storage import Store
 from tests.unit.conftest import success
 
@@ -29,7 +30,7 @@ def saved(place: int) -> Outcome:
 def planned(store: Store) -> Store:
     """A Store with the plan of a shard, the files of its first two images, and a stray."""
     requests = [ImageRequest(_SHARD * _SIZE + place, f"http://a.example/{place}") for place in range(_SIZE)]
-    store.create_durably(plan.name(_SHARD), plan.encode(requests))
+    store.create_durably(plan.name(_SHARD), plan.encode(requests, Mark("", _SHARD)))
     for name in (saved(0).path, saved(1).path, "00002/000022.jpg", "00002/.000020.png.claim"):
         assert name is not None
         store.create(name, b"png")
@@ -151,7 +152,7 @@ def test_plan_that_is_missing_or_broken(store: Store, outcomes: list[Outcome]) -
 def test_shard_without_a_saved_image(tmp_path: Path) -> None:
     """A shard of which nothing was saved has no folder, and a manifest all the same."""
     store = Store(tmp_path)
-    store.create_durably(plan.name(0), plan.encode([ImageRequest(0, "a")]))
+    store.create_durably(plan.name(0), plan.encode([ImageRequest(0, "a")], Mark("", 0)))
     collect(0, [Outcome("00000000", Status.FAILED_TO_DOWNLOAD, Reason.INVALID_URL)], RunOptions("/out", 1000), store)
     assert manifest.decode(store.read("00000.parquet"))["reason"].to_pylist() == ["invalid_url"]
     assert not store.exists("00000")

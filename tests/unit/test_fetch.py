@@ -30,8 +30,11 @@ from tasks.model import (
     Status,
 )
 from tasks.session import Sessions
+from tasks.shardfile import Mark
 from tasks.storage import Store
 from tests.unit.conftest import Canned, always, image, response
+
+_MARK = Mark("", 0)
 
 _RUN = RunOptions("/out", 10, FetchOptions(deadline=5.0, retries=1, backoff=0))
 _RESIZING = replace(_RUN, fetch=replace(_RUN.fetch, resize=ResizeOptions(ResizeMode.KEEP_RATIO, 32)))
@@ -199,7 +202,7 @@ def test_second_delivery_of_another_picture_resized(demo: DemoServer, downloader
 @pytest.fixture
 def finished(store: Store) -> Store:
     """A Store whose first shard is done: its first image saved, its second not."""
-    store.create_durably(plan.name(0), plan.encode([ImageRequest(0, "a"), ImageRequest(1, "b")]))
+    store.create_durably(plan.name(0), plan.encode([ImageRequest(0, "a"), ImageRequest(1, "b")], Mark("", 0)))
     store.create("00000/000000.png", image())
     named = Outcome("000000", Status.SUCCESS, path="00000/000000.png")
     collect(0, [named, Outcome("000001", Status.FAILED_TO_DOWNLOAD, Reason.TIMEOUT)], _RUN, store)

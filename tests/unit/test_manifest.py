@@ -13,7 +13,10 @@ import pytest
 from tasks import manifest, plan
 from tasks.manifest import BadManifest
 from tasks.model import ImageRequest, Outcome, Reason, Status
+from tasks.shardfile import Mark
 from tests.unit.conftest import success
+
+_MARK = Mark("", 0)
 
 _COLUMNS = {
     "key": pa.string(),
@@ -56,7 +59,7 @@ def table(*columns: str) -> pa.Table:
     """The manifest of a saved and a failed image, whose Source had these other columns."""
     rows = [ImageRequest(index, f"http://a.example/{index}", dict.fromkeys(columns, "its own")) for index in (0, 1)]
     outcomes = [success(0, width=4, height=3, sha256="f00", fetch_seconds=1.0), _FAILED]
-    return manifest.decode(manifest.encode(plan.decode(plan.encode(rows)), outcomes))
+    return manifest.decode(manifest.encode(plan.decode(plan.encode(rows, _MARK)), outcomes, _MARK))
 
 
 def test_columns_in_order() -> None:
@@ -94,7 +97,7 @@ def test_names_stay_distinct() -> None:
 
 def test_some_columns_alone() -> None:
     """A reader of some columns reads no others."""
-    body = manifest.encode(plan.decode(plan.encode([ImageRequest(0, "a")])), [success(0)])
+    body = manifest.encode(plan.decode(plan.encode([ImageRequest(0, "a")], _MARK)), [success(0)], _MARK)
     assert manifest.decode(body, ["status", "bytes"]).to_pydict() == {"status": ["success"], "bytes": [3]}
 
 
@@ -107,9 +110,9 @@ def test_what_is_no_manifest_is_refused(body: bytes) -> None:
 
 def test_reading_starts_no_threads(tmp_path: Path) -> None:
     """Arrow's threads, once started, may abort a producer that has told its report and exits."""
-    planned = plan.encode([ImageRequest(index, "http://a.example/") for index in (0, 1)])
+    planned = plan.encode([ImageRequest(index, "http://a.example/") for index in (0, 1)], _MARK)
     (tmp_path / "plan").write_bytes(planned)
-    (tmp_path / "manifest").write_bytes(manifest.encode(plan.decode(planned), [success(0), _FAILED]))
+    (tmp_path / "manifest").write_bytes(manifest.encode(plan.decode(planned), [success(0), _FAILED], _MARK))
     code = """if True:
         import pathlib, sys, psutil
         from tasks import manifest, plan

@@ -11,6 +11,9 @@ from hypothesis import strategies as st
 from tasks import plan
 from tasks.model import ImageRequest
 from tasks.plan import BadPlan
+from tasks.shardfile import Mark
+
+_MARK = Mark("", 0)
 
 
 def parquet(table: pa.Table) -> bytes:
@@ -24,7 +27,7 @@ def parquet(table: pa.Table) -> bytes:
 def test_requests_come_back(first: int, urls: list[str]) -> None:
     """Indexes and URLs survive, whatever stands in a URL's place."""
     requests = [ImageRequest(first + place, url) for place, url in enumerate(urls)]
-    table = plan.decode(plan.encode(requests))
+    table = plan.decode(plan.encode(requests, _MARK))
     assert plan.requests(table) == requests
     assert plan.indexes(table) == [request.index for request in requests]
 
@@ -32,7 +35,7 @@ def test_requests_come_back(first: int, urls: list[str]) -> None:
 def test_columns_and_types() -> None:
     """The plan's columns are index, url, and then the Source's own with their types; a missing value is null."""
     rows = [ImageRequest(0, "a", {"caption": "x", "width": 3}), ImageRequest(1, "b", {"caption": None})]
-    table = plan.decode(plan.encode(rows))
+    table = plan.decode(plan.encode(rows, _MARK))
     assert table.schema.names == ["index", "url", "caption", "width"]
     assert table.schema.types == [pa.int64(), pa.string(), pa.string(), pa.int64()]
     assert table.column("width").to_pylist() == [3, None]
@@ -40,7 +43,7 @@ def test_columns_and_types() -> None:
 
 def test_other_columns_stay_in_the_plan() -> None:
     """A decoded request has its index and URL alone: the other columns never travel."""
-    table = plan.decode(plan.encode([ImageRequest(5, "a", {"caption": "x"})]))
+    table = plan.decode(plan.encode([ImageRequest(5, "a", {"caption": "x"})], _MARK))
     assert plan.requests(table) == [ImageRequest(5, "a")]
 
 
@@ -50,7 +53,7 @@ def test_name(shard: int, name: str) -> None:
     assert plan.name(shard) == name
 
 
-_whole = plan.encode([ImageRequest(0, "http://a.example/")])
+_whole = plan.encode([ImageRequest(0, "http://a.example/")], _MARK)
 _BROKEN = {
     "nothing": b"",
     "text": b"index,url\n",

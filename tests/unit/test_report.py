@@ -21,7 +21,7 @@ _SUMMARY = Summary(
     bytes=52_428_800,
     shards=3,
 )
-_REPORT = Report("id", "list.txt", Path("/data/out"), _SUMMARY, 12.5, 2, 32, 1.25)
+_REPORT = Report("id", "list.txt", Path("/data/out"), _SUMMARY, 12.5, 2, 32, 1.25, 3000)
 _GOLDEN_RUN = """\
 Total Execution Time  12.50 seconds
 Images per second     240.0
@@ -104,6 +104,8 @@ def test_totals() -> None:
         "workers": 2,
         "concurrency": 32,
         "startup_seconds": 1.25,
+        "fetched": 3000,
+        "repaired": 0,
     }
 
 

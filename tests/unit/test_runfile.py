@@ -25,7 +25,7 @@ def test_record_as_written(store: Store) -> None:
     """A new run's record has its id, Source and options, and says that it is running and not yet planned."""
     _RECORD.create(store)
     assert json.loads(store.read("run.json")) == {
-        "version": 1,
+        "version": 2,
         "id": "20260101-000000-abcdef",
         "source": "list.txt",
         "out": "/out",
@@ -37,6 +37,10 @@ def test_record_as_written(store: Store) -> None:
         "started_at": 1.5,
         "finished_at": None,
         "totals": None,
+        "fingerprint": None,
+        "revision": 0,
+        "retried": [],
+        "checksum": "731609896cc236dd902caaa100ed549d3593ea9c55c1d9b585aeaf55bd094391",
     }
     assert stat.S_IMODE(store.path("run.json").stat().st_mode) == 0o600
 

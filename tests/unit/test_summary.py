@@ -7,13 +7,16 @@ import pyarrow as pa
 from producer.summary import COLUMNS, Summary, summarise
 from tasks import manifest, plan
 from tasks.model import ImageRequest, Outcome, Reason, Status
+from tasks.shardfile import Mark
 from tests.unit.conftest import success
+
+_MARK = Mark("", 0)
 
 
 def table(*outcomes: Outcome) -> pa.Table:
     """A manifest of these Outcomes."""
     requests = [ImageRequest(place, "http://a.example/") for place in range(len(outcomes))]
-    return manifest.decode(manifest.encode(plan.decode(plan.encode(requests)), outcomes), COLUMNS)
+    return manifest.decode(manifest.encode(plan.decode(plan.encode(requests, _MARK)), outcomes, _MARK), COLUMNS)
 
 
 def test_sums() -> None:

@@ -1,0 +1,128 @@
+"""A run's tally in Redis: which of its tasks wait or are in a worker's hands, and which parts of a chord are counted.
+
+A message stands in a queue, or in the records of what a worker has taken and not acknowledged; it is moved from one to
+the other in one step. So a task whose message is in neither and whose part is not counted is lost. Queues are read
+before the records, and parts last, which is the way that tasks go; one that is handed back meanwhile may be missed, so
+only what is missing twice is missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, cast
+
+import orjson
+import redis
+
+from tasks.celery import IMAGES, SHARDS, app
+from tasks.model import Outcome, Reason
+
+#: Messages that are read from a queue at a time.
+_CHUNK = 1000
+#: What an Outcome says that was made because the run was ending: such a part counts for nothing when the run goes on.
+_PASSING = frozenset({Reason.CANCELLED, Reason.STORAGE})
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a chord has: Outcomes by their task's id, the raw entries that are no Outcomes, and whether it is over."""
+
+    outcomes: dict[str, Outcome]
+    bad: tuple[str, ...]
+    #: Ids, with their places, that stand for a bad entry.
+    bad_ids: tuple[str, ...]
+    #: Whether its size stands: without it nothing is ever complete.
+    sized: bool
+    #: Whether its body was sent.
+    fired: bool
+
+
+def held(server: redis.Redis, run_id: str, holders: Iterable[str]) -> frozenset[str]:
+    """Return the ids of a run's tasks whose messages wait in a queue or are in a worker's hands.
+
+    Args:
+        server: a client that decodes.
+        run_id: the run.
+        holders: the names of all hashes with unacknowledged messages.
+    """
+    prefix = f"{run_id}."
+    found = {
+        task_id
+        for queue in (IMAGES, SHARDS)
+        for message in _queued(server, queue)
+        if (task_id := _id(message)).startswith(prefix)
+    }
+    for name in holders:
+        for record in cast("list[str]", server.hvals(name)):
+            if (task_id := _id(orjson.loads(record)[0])).startswith(prefix):
+                found.add(task_id)
+    return frozenset(found)
+
+
+def counted(server: redis.Redis, group: str) -> int:
+    """Return how many parts of a chord are counted."""
+    return cast("int", server.zcount(_key(group, ".j"), "-inf", "+inf"))
+
+
+def parts(server: redis.Redis, group: str) -> Parts:
+    """Return what is counted of a chord; ``server`` decodes."""
+    pipe = server.pipeline(transaction=True)
+    pipe.zrange(_key(group, ".j"), 0, -1)
+    pipe.get(_key(group, ".s"))
+    pipe.get(_key(group, ".c"))
+    pipe.smembers(_key(group, ".d"))
+    entries, size, claim, ids = pipe.execute()
+    outcomes: dict[str, Outcome] = {}
+    bad: list[str] = []
+    bad_tasks: set[str] = set()
+    for entry in entries:
+        task_id, outcome = _part(entry)
+        if outcome is None:
+            bad.append(entry)
+            bad_tasks.add(task_id)
+        else:
+            outcomes[task_id] = outcome
+    bad_ids = tuple(item for item in ids if item.rpartition(":")[0] in bad_tasks)
+    return Parts(outcomes, tuple(bad), bad_ids, size is not None, claim == "done")
+
+
+def forget(server: redis.Redis, group: str, parts: Parts) -> None:
+    """Have a chord count anew what it has counted and is no Outcome; all of it, if its body was sent."""
+    pipe = server.pipeline(transaction=True)
+    if parts.fired:
+        # Nothing is counted in it meanwhile.
+        pipe.delete(*(_key(group, kind) for kind in (".j", ".t", ".d", ".s")))
+    elif parts.bad:
+        pipe.zrem(_key(group, ".j"), *parts.bad)
+        pipe.srem(_key(group, ".d"), *parts.bad_ids)
+    pipe.execute()
+
+
+def _part(entry: str) -> tuple[str, Outcome | None]:
+    """Return a part's task and Outcome; none where the task had failed, or ended because the run was ending."""
+    _, task_id, state, result = orjson.loads(entry)
+    try:
+        outcome = Outcome.from_json(result) if state == "SUCCESS" else None
+    except (AttributeError, KeyError, TypeError, ValueError):
+        outcome = None
+    return task_id, None if outcome is not None and outcome.reason in _PASSING else outcome
+
+
+def _queued(server: redis.Redis, queue: str) -> Iterator[Any]:
+    # What is sent meanwhile comes in at the left and moves the rest to the right: seen twice, never missed.
+    start = 0
+    while messages := cast("list[str]", server.lrange(queue, start, start + _CHUNK - 1)):
+        yield from map(orjson.loads, messages)
+        start += len(messages)
+
+
+def _id(message: Any) -> str:
+    try:
+        return str(message["headers"]["id"])
+    except (KeyError, TypeError):
+        return ""
+
+
+def _key(group: str, kind: str) -> bytes:
+    return cast("bytes", app.backend.get_key_for_group(group, kind))
