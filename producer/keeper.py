@@ -9,14 +9,16 @@ It is a script of the standard library alone: it is up in a few milliseconds.
 
 Commands, one JSON object on a line of standard input::
 
-    {"start": "worker-1", "argv": [...], "env": {...}, "cwd": "...", "log": "/path", "grace": 5.0, "core": 0}
+    {"start": "worker-1", "argv": [...], "env": {...}, "cwd": "...", "log": "/path", "grace": 5.0, "core": 0,
+     "restart": true}                           started again when it ends by itself
     {"remove": ["/path/of/a/folder", ...]}      folders to remove at the end; may be said again
 
 Reports, one JSON object on a line of standard output::
 
     {"started": "worker-1", "pid": 4711}
     {"failed": "worker-1", "error": "..."}      it could not be started
-    {"exited": "worker-1", "code": -9}          it ended by itself
+    {"restarted": "worker-1", "pid": 4712, "code": -9}    it ended by itself, and was started again
+    {"exited": "worker-1", "code": -9}          it ended by itself, and is not, or no more, started again
 """
 
 from __future__ import annotations
@@ -30,20 +32,69 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 _POLL = 0.1
 
 
+@dataclass(frozen=True)
+class Bound:
+    """How often a process may be started again: so many times in so many seconds."""
+
+    times: int
+    seconds: float
+
+
+#: Who was killed did nothing wrong itself: one bad image after the other may kill a dozen workers within a minute.
+KILLED = Bound(100, 600.0)
+#: Who exits by itself, as over a setting that is wrong, will most often do so again.
+EXITED = Bound(3, 60.0)
+#: Seconds before a process is started again: the first for one that had not ended for a minute, doubled with each end
+#: since, up to the longest.
+_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
+
+
+@dataclass
+class Patience:
+    """How often a process has ended by itself lately, and so whether and when it is started again; times in seconds."""
+
+    _ends: dict[Bound, list[float]] = field(default_factory=dict)
+
+    def pause(self, code: int, now: float) -> float | None:
+        """Return the seconds until a process that ended now with this code is started again; None if it is not.
+
+        The code is as subprocess has it: of a process that was ended by a signal it is negative.
+        """
+        bound = KILLED if code < 0 else EXITED
+        ends = [end for end in self._ends.get(bound, []) if now - end < bound.seconds]
+        self._ends[bound] = [*ends, now]
+        if len(ends) >= bound.times:
+            return None
+        recent = sum(now - end < 60.0 for some in self._ends.values() for end in some)
+        return min(_PAUSE * 2.0 ** (recent - 1), _LONGEST_PAUSE)
+
+
 @dataclass
 class Kept:
-    """A process that is kept, and the seconds it is given to end by itself once asked to."""
+    """A process that is kept, and how it was started."""
 
-    name: str
+    command: dict[str, Any]
     process: subprocess.Popen[bytes]
-    grace: float
+    patience: Patience = field(default_factory=Patience)
+    #: When it is to be started again, by the monotonic clock; None while it runs.
+    due: float | None = None
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        return str(self.command["start"])
+
+    @property
+    def grace(self) -> float:
+        """The seconds it is given to end by itself once asked to."""
+        return float(self.command.get("grace", 5.0))
 
 
 class Keeper:
@@ -56,16 +107,37 @@ class Keeper:
     def obey(self, command: dict[str, Any]) -> None:
         """Carry one command out."""
         if "start" in command:
-            self._start(command)
+            process = _started(command)
+            if process is not None:
+                self._kept.append(Kept(command, process))
+                _say({"started": command["start"], "pid": process.pid})
         if "remove" in command:
             self._folders.extend(command["remove"])
 
-    def report_exits(self) -> None:
-        """Report what has ended by itself, once."""
+    def look_after(self) -> None:
+        """Start again what has ended by itself and may be, and report once what may not."""
+        now = time.monotonic()
         for kept in list(self._kept):
-            if kept.process.poll() is not None:
-                self._kept.remove(kept)
-                _say({"exited": kept.name, "code": kept.process.returncode})
+            code = kept.process.poll()
+            if code is None:
+                continue
+            if kept.due is None:
+                pause = kept.patience.pause(code, now) if kept.command.get("restart") else None
+                if pause is None:
+                    self._kept.remove(kept)
+                    _say({"exited": kept.name, "code": code})
+                    continue
+                kept.due = now + pause
+            if now >= kept.due:
+                self._start_again(kept, code)
+
+    def _start_again(self, kept: Kept, code: int) -> None:
+        process = _started(kept.command)
+        if process is None:
+            self._kept.remove(kept)
+            return
+        kept.process, kept.due = process, None
+        _say({"restarted": kept.name, "pid": process.pid, "code": code})
 
     def end_all(self) -> None:
         """End every process, the last one first, and remove the folders."""
@@ -78,28 +150,28 @@ class Keeper:
         for folder in self._folders:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def _start(self, command: dict[str, Any]) -> None:
-        name = command["start"]
-        try:
-            with Path(command["log"]).open("ab") as log:
-                process = subprocess.Popen(
-                    command["argv"],
-                    env={**os.environ, **command.get("env", {})},
-                    cwd=command.get("cwd"),
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                )
-        except OSError as error:
-            _say({"failed": name, "error": str(error)})
-            return
-        core = command.get("core")
-        if core is not None:
-            # The threads that it starts from now on stay there with it. It works on any core, only slower.
-            with suppress(OSError):
-                os.sched_setaffinity(process.pid, {core})
-        self._kept.append(Kept(name, process, command.get("grace", 5.0)))
-        _say({"started": name, "pid": process.pid})
+
+def _started(command: dict[str, Any]) -> subprocess.Popen[bytes] | None:
+    """Start a process as a command says; where it can't be started, report that and return None."""
+    try:
+        with Path(command["log"]).open("ab") as log:
+            process = subprocess.Popen(
+                command["argv"],
+                env={**os.environ, **command.get("env", {})},
+                cwd=command.get("cwd"),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+    except OSError as error:
+        _say({"failed": command["start"], "error": str(error)})
+        return None
+    core = command.get("core")
+    if core is not None:
+        # The threads that it starts from now on stay there with it. It works on any core, only slower.
+        with suppress(OSError):
+            os.sched_setaffinity(process.pid, {core})
+    return process
 
 
 def _end(together: list[Kept], grace: float) -> None:
@@ -146,7 +218,7 @@ def main() -> None:
             *lines, pending = (pending + block).split(b"\n")
             for line in lines:
                 keeper.obey(json.loads(line))
-        keeper.report_exits()
+        keeper.look_after()
     keeper.end_all()
 
 

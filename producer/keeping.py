@@ -6,6 +6,7 @@ See ``producer/keeper.py`` for the process at the other end of the pipe.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -21,6 +22,7 @@ from typing import Any, Self
 from producer import keeper
 from tasks.errors import Fault
 
+_log = logging.getLogger(__name__)
 #: Where the packages of the application are: the current folder of what is started.
 ROOT = Path(keeper.__file__).parent.parent
 #: The longest path of a Unix socket is 104 bytes on some systems.
@@ -32,8 +34,10 @@ class Keeping:
 
     def __init__(self) -> None:
         self.folder = _private_folder()
-        #: The process ids of what was started, by name.
+        #: The process ids of what was started, by name; of what was started again, the new ones.
         self.pids: dict[str, int] = {}
+        #: How often each was started again, by name; who never was is not in it.
+        self.restarts: dict[str, int] = {}
         self._exits: dict[str, str] = {}
         self._lock = threading.Lock()
         self._process = subprocess.Popen(
@@ -65,7 +69,13 @@ class Keeping:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def start(
-        self, name: str, argv: Sequence[str], env: Mapping[str, str], grace: float, core: int | None = None
+        self,
+        name: str,
+        argv: Sequence[str],
+        env: Mapping[str, str],
+        grace: float,
+        core: int | None = None,
+        restart: bool = False,
     ) -> None:
         """Start a process; its output goes to a log in the folder.
 
@@ -75,6 +85,7 @@ class Keeping:
             env: what it has in its environment besides ours.
             grace: the seconds it has to end.
             core: the only core that it may use; None for all.
+            restart: whether it is started again when it ends by itself, unless it keeps ending.
         """
         self._tell(
             {
@@ -85,6 +96,7 @@ class Keeping:
                 "log": str(self.log(name)),
                 "grace": grace,
                 "core": core,
+                "restart": restart,
             }
         )
 
@@ -93,10 +105,10 @@ class Keeping:
         self._tell({"remove": [str(folder) for folder in folders]})
 
     def check(self) -> None:
-        """Make sure that all processes are alive.
+        """Make sure that all processes are alive, or about to be started again.
 
         Raises:
-            Fault: one of them has ended.
+            Fault: one of them has ended for good.
         """
         with self._lock:
             ended = next(iter(self._exits.items()), None)
@@ -139,6 +151,11 @@ class Keeping:
             with self._lock:
                 if "started" in report:
                     self.pids[report["started"]] = report["pid"]
+                elif "restarted" in report:
+                    name = report["restarted"]
+                    self.pids[name] = report["pid"]
+                    self.restarts[name] = self.restarts.get(name, 0) + 1
+                    _log.warning("%s is started again: %s", name, _how(report["code"]))
                 elif "exited" in report:
                     self._exits[report["exited"]] = _how(report["code"])
                 elif "failed" in report:

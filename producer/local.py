@@ -1,7 +1,7 @@
 """A fleet on this machine: a Redis server of its own on a Unix socket, and worker processes.
 
-It lives in a private folder and has no TCP port. However the producer ends, the fleet ends with it (see
-``producer/keeper.py``).
+It lives in a private folder and has no TCP port. What dies of it is started again; however the producer ends, the fleet
+ends with it (see ``producer/keeper.py``).
 """
 
 from __future__ import annotations
@@ -123,14 +123,19 @@ class Fleet:
         return dict(self._keeping.pids)
 
     @property
+    def restarts(self) -> dict[str, int]:
+        """How often each of its processes ended by itself and was started again, by name; none for who never did."""
+        return dict(self._keeping.restarts)
+
+    @property
     def _socket(self) -> Path:
         return self._keeping.folder / "redis.sock"
 
     def check(self) -> None:
-        """Make sure that all of it is alive.
+        """Make sure that all of it is alive, or about to be started again.
 
         Raises:
-            Fault: a part of it has ended.
+            Fault: a part of it keeps ending.
         """
         self._keeping.check()
 
@@ -145,7 +150,8 @@ class Fleet:
         argv = [server_binary(), str(REDIS_CONF)]
         for name, value in options.items():
             argv += [f"--{name}", value]
-        self._keeping.start("redis", argv, {}, _SERVER_GRACE)
+        # Its append-only file is in the folder, so it comes back with what it held; it removes a socket that was left.
+        self._keeping.start("redis", argv, {}, _SERVER_GRACE, restart=True)
         with broker.client(self.broker_url, patient=False) as server:
             self._wait_for("redis", partial(_answers, server), "Give the URL of a running Redis with --broker.")
 
@@ -160,7 +166,7 @@ class Fleet:
             *("--address=127.0.0.1", f"--port={self.flower.port}"),
         ]
         env = {"IMAGEFLEET_BROKER_URL": self.broker_url, "IMAGEFLEET_FLOWER_PASSWORD_FILE": str(file)}
-        self._keeping.start("flower", argv, env, _SERVER_GRACE)
+        self._keeping.start("flower", argv, env, _SERVER_GRACE, restart=True)
 
     def _start_workers(self) -> None:
         env = {
@@ -174,7 +180,8 @@ class Fleet:
             env["IMAGEFLEET_ALLOW_NETWORKS"] = ",".join(self._allow_networks)
         names = [f"worker-{number}" for number in range(1, self.size.workers + 1)]
         for name, core in zip(names, _places(len(names)), strict=True):
-            self._keeping.start(name, worker_argv(f"{name}@%h", self.size.concurrency), env, _WORKER_GRACE, core)
+            argv = worker_argv(f"{name}@%h", self.size.concurrency)
+            self._keeping.start(name, argv, env, _WORKER_GRACE, core, restart=True)
         # Celery takes as long to import as they take to start, which they do meanwhile.
         from tasks.celery import app, use_broker
 

@@ -45,9 +45,9 @@ def keeping() -> Iterator[Keeping]:
         yield keeping
 
 
-def started(keeping: Keeping, name: str, argv: list[str], grace: float = 5.0) -> int:
+def started(keeping: Keeping, name: str, argv: list[str], grace: float = 5.0, restart: bool = False) -> int:
     """Start a process, and return its id once it has one."""
-    keeping.start(name, argv, {}, grace)
+    keeping.start(name, argv, {}, grace, restart=restart)
     wait_for(lambda: name in keeping.pids)
     return keeping.pids[name]
 
@@ -129,6 +129,51 @@ def test_kill_is_told(keeping: Keeping) -> None:
     """A process that was killed from outside is told with the signal."""
     os.kill(started(keeping, "redis", _SLEEP), signal.SIGKILL)
     assert re.search("it was ended by signal 9; its last words were: none", str(told(keeping)))
+
+
+def test_killed_process_is_started_again(keeping: Keeping) -> None:
+    """A process that may be restarted runs again after a kill, and again, with its new id; nothing is amiss."""
+    pid = started(keeping, "worker-1", _SLEEP, restart=True)
+    for times in (1, 2):
+        os.kill(keeping.pids["worker-1"], signal.SIGKILL)
+        wait_for(lambda times=times: keeping.restarts.get("worker-1") == times)  # type: ignore[misc]
+        assert alive(keeping.pids["worker-1"])
+        keeping.check()
+    assert keeping.pids["worker-1"] != pid
+    assert "worker-2" not in keeping.restarts
+
+
+def test_process_is_started_again_as_it_was(keeping: Keeping) -> None:
+    """A process that is started again has the same command, environment, folder, core and log."""
+    core = min(os.sched_getaffinity(0))
+    argv = ["sh", "-c", 'echo "$IMAGEFLEET_TEST $PWD"; exec sleep 60']
+    keeping.start("worker-1", argv, {"IMAGEFLEET_TEST": "yes"}, 5.0, core, restart=True)
+    wait_for(lambda: keeping.last_words("worker-1") == f"yes {ROOT}")
+    os.kill(keeping.pids["worker-1"], signal.SIGKILL)
+    wait_for(lambda: keeping.last_words("worker-1") == f"yes {ROOT} / yes {ROOT}")
+    wait_for(lambda: keeping.restarts == {"worker-1": 1})
+    assert os.sched_getaffinity(keeping.pids["worker-1"]) == {core}
+
+
+def test_process_that_keeps_exiting_is_told(keeping: Keeping) -> None:
+    """A process that exits each time it is started is given up after three more tries, and told with its last words."""
+    started(keeping, "worker-1", ["sh", "-c", "echo no such setting; exit 2"], restart=True)
+    fault = told(keeping)
+    assert fault.what.endswith("has ended: worker-1")
+    assert fault.why.startswith("it exited with status 2; its last words were: no such setting")
+    assert keeping.restarts == {"worker-1": 3}
+
+
+def test_started_again_ends_with_the_pipe() -> None:
+    """At the end, what was started again is ended too, and so is what waits to be."""
+    with Keeping() as keeping:
+        for name in ("running", "waiting"):
+            started(keeping, name, _SLEEP, restart=True)
+        os.kill(keeping.pids["running"], signal.SIGKILL)
+        wait_for(lambda: keeping.restarts == {"running": 1})
+        os.kill(keeping.pids["waiting"], signal.SIGKILL)
+    assert not any(alive(pid) for pid in keeping.pids.values())
+    assert not keeping.folder.exists()
 
 
 def test_program_that_is_missing_is_told(keeping: Keeping) -> None:

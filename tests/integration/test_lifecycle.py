@@ -11,11 +11,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import psutil
 import pytest
+import redis
 
-from producer.local import cores
+from producer.local import Fleet, FleetSize, cores
+from tasks import broker
 from tests.integration import parts
 
 #: Seconds within which all that was started has to be gone once its command has ended, or was killed.
@@ -200,15 +203,45 @@ def test_nothing_is_left_after_sigkill(tmp_path: Path, temporary: Path, slow_lis
         parts.eventually(lambda: not parts.files_below(run.out / ".tmp"), "no temporary images", _GONE)
 
 
-def test_nothing_is_left_after_the_server_died(tmp_path: Path, temporary: Path, slow_list: Path) -> None:
-    """A fleet whose Redis is killed ends the run with exit status 1 and with what to do."""
-    with mid_run(tmp_path, temporary, slow_list) as run:
+def test_run_goes_on_after_the_server_died(tmp_path: Path, temporary: Path, demo_url: str) -> None:
+    """A fleet whose Redis is killed starts it again with what it held, and the run completes."""
+    out = tmp_path / "out"
+    source = tmp_path / "list.txt"
+    source.write_text("".join(f"{demo_url}/images/{number}.jpg?latency=0.5\n" for number in range(96)))
+    arguments: list[str | Path] = ["run", source, "--out", out, "--workers", "1", "--concurrency", "8", "--json"]
+    with watched(tmp_path, temporary, out, *arguments) as run:
+        parts.eventually(lambda: _has_images(run), "the first image")
+        run.look()
         (server,) = run.named("redis")
         server.kill()
-        what, _, _ = parts.told(run.assert_told(1))
-        assert "redis" in what.lower()
+        again = "redis is started again: it was ended by signal 9"
+        parts.eventually(lambda: again in run.command.err, "another server")
+        run.look()
+        assert run.assert_told(0).json()["success"] == 96
         run.assert_nothing_left()
-        assert json.loads((run.out / "run.json").read_text())["state"] == "failed"
+
+
+def test_killed_processes_of_a_fleet_come_back(tmp_path: Path) -> None:
+    """A local fleet's Redis that is killed is there again with its data, and its worker answers to its name."""
+    with Fleet(FleetSize(1, 1), [tmp_path]) as fleet, broker.client(fleet.broker_url) as server:
+        server.set("imagefleet.test", "kept")
+        pids = fleet.pids
+        os.kill(pids["redis"], signal.SIGKILL)
+        parts.eventually(lambda: fleet.restarts == {"redis": 1}, "the server's restart")
+        assert parts.eventually(lambda: _held(server), "the server") == "kept"
+        os.kill(pids["worker-1"], signal.SIGKILL)
+        parts.eventually(lambda: fleet.restarts == {"redis": 1, "worker-1": 1}, "the worker's restart")
+        assert not set(pids.values()) & set(fleet.pids.values())
+        stats = parts.eventually(lambda: parts.worker_stats(fleet.broker_url), "the worker")
+        assert [name.partition("@")[0] for name in stats] == ["worker-1"]
+        fleet.check()
+
+
+def _held(server: redis.Redis) -> str | None:
+    try:
+        return cast("str | None", server.get("imagefleet.test"))
+    except redis.ConnectionError:
+        return None
 
 
 @pytest.mark.parametrize(
