@@ -1,0 +1,194 @@
+"""The lock of an output folder: one producer at a time works on a run, and one that died keeps nobody out.
+
+It is ``flock`` on ``OUT/.lock``: the system gives it up with its holder, however that one ends. It holds between
+processes, between containers that share the folder, and over NFS (unless mounted with ``local_lock``). The file says
+who holds it, as JSON that the holder writes once it has the lock. It stays when the lock is given up: one who removed
+it could remove what another has just locked.
+
+Where the file system knows no such locks, two producers are not told from each other. A warning says so, and the
+command goes on: a run's files are whole there all the same, and its images are fetched twice at worst.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import logging
+import os
+import shlex
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from tasks.errors import Fault, UsageFault
+from tasks.storage import PRIVATE, Store
+from tasks.urls import masked
+
+NAME = ".lock"
+_log = logging.getLogger(__name__)
+_UNSUPPORTED = frozenset({errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
+#: Seconds for which a lock that is taken is tried again: a holder that was killed takes a moment to end, and whoever
+#: asks for the holder has the lock for a moment itself.
+_PATIENCE = 1.0
+_PAUSE = 0.05
+#: More than a holder writes of itself.
+_LONGEST = 65536
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who has a lock; ``since`` in seconds since the epoch, and nothing in it is secret."""
+
+    host: str
+    pid: int
+    since: float
+    command: str
+    #: The URL of its broker, masked; None for one with a local fleet.
+    broker: str | None
+
+    @property
+    def text(self) -> str:
+        """What a person needs to know."""
+        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.since))
+        return f"process {self.pid} on {self.host}, since {since}"
+
+
+#: A holder that has not yet said who it is.
+_UNKNOWN = Holder("an unknown host", 0, 0.0, "", None)
+
+
+@contextmanager
+def held(place: Store | Path, broker: str | None) -> Iterator[None]:
+    """Hold the lock of an output folder, which is there, for as long as the block takes.
+
+    Args:
+        place: the folder.
+        broker: the URL of the broker that the holder uses, for others to see masked; None for a local fleet.
+
+    Raises:
+        Fault: another producer holds it.
+        UsageFault: the file of the lock can't be opened.
+    """
+    path = _path(place)
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, PRIVATE)
+    except OSError as error:
+        raise UsageFault(
+            f"The output folder {path.parent} can't be locked",
+            f"{NAME}: {error.strerror or error}",
+            "Choose a folder that is there and that you may write to, as the user whose run it is.",
+        ) from error
+    try:
+        if not _locked(descriptor, fcntl.LOCK_EX, path, _PATIENCE):
+            raise _taken(path.parent, _read(descriptor) or _UNKNOWN)
+        _write(descriptor, _myself(broker))
+        try:
+            yield
+        finally:
+            # What stands there for no reason would be taken for a holder's before the next one has written.
+            with suppress(OSError):
+                os.ftruncate(descriptor, 0)
+    finally:
+        os.close(descriptor)
+
+
+def holder(place: Store | Path) -> Holder | None:
+    """Return who holds the lock of an output folder; None if nobody does, or if the file system can't tell.
+
+    Raises:
+        Fault: the file of the lock can't be read.
+    """
+    path = _path(place)
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise Fault(
+            f"Whether another producer works on {path.parent} can't be told",
+            f"{NAME}: {error.strerror or error}",
+            "Ask as the user whose run it is.",
+        ) from error
+    try:
+        # Shared: others who only ask do not look like a holder.
+        if _locked(descriptor, fcntl.LOCK_SH, path, 0.0):
+            return None
+        ends = time.monotonic() + _PATIENCE
+        while (found := _read(descriptor)) is None and time.monotonic() < ends:
+            time.sleep(_PAUSE)
+        return found or _UNKNOWN
+    finally:
+        os.close(descriptor)
+
+
+def _path(place: Store | Path) -> Path:
+    return (place.root if isinstance(place, Store) else place) / NAME
+
+
+def _locked(descriptor: int, kind: int, path: Path, patience: float) -> bool:
+    """Take a lock, or find within so many seconds that another has it; warn where there are none, and go on."""
+    ends = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() >= ends:
+                return False
+            time.sleep(_PAUSE)
+        except OSError as error:
+            if error.errno not in _UNSUPPORTED:
+                raise UsageFault(
+                    f"The output folder {path.parent} can't be locked",
+                    f"{NAME}: {error.strerror or error}",
+                    "Look at the file system of that folder, or choose another.",
+                ) from error
+            if kind == fcntl.LOCK_EX:
+                _log.warning(
+                    "the file system of %s knows no locks (%s), so nothing keeps a second producer out: start none",
+                    path.parent,
+                    error.strerror,
+                )
+            return True
+
+
+def _taken(folder: Path, other: Holder) -> Fault:
+    command = f" ({other.command})" if other.command else ""
+    return Fault(
+        f"Another producer works on {folder}",
+        f"it is {other.text}{command}" if other.pid else "it holds the folder's lock, and has not said who it is",
+        f"Wait until it has ended, or end it: producer cancel {shlex.quote(str(folder))}",
+    )
+
+
+def _myself(broker: str | None) -> Holder:
+    command = shlex.join(masked(argument) for argument in ["producer", *sys.argv[1:]])
+    return Holder(socket.gethostname(), os.getpid(), time.time(), command, masked(broker) if broker else None)
+
+
+def _write(descriptor: int, myself: Holder) -> None:
+    """Say who holds the lock. It is for people: a disk that is full for it keeps nobody from holding it."""
+    text = (json.dumps(asdict(myself)) + "\n").encode()
+    with suppress(OSError):
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, text[:_LONGEST], 0)
+
+
+def _read(descriptor: int) -> Holder | None:
+    """Return what a holder says of itself; None where it has not said it, or not to the end."""
+    try:
+        said = json.loads(os.pread(descriptor, _LONGEST, 0))
+        return Holder(
+            str(said["host"]),
+            int(said["pid"]),
+            float(said["since"]),
+            str(said["command"]),
+            None if said["broker"] is None else str(said["broker"]),
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
