@@ -8,7 +8,7 @@ import logging
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from time import monotonic
+from time import monotonic, time
 from typing import Any, cast
 
 import redis
@@ -20,11 +20,12 @@ from config.settings import settings
 from tasks import broker, download, garbage, keys, manifest
 from tasks.away import patiently
 from tasks.backend import Unshown
-from tasks.celery import ABOUT, COLLECT_SHARD, FETCH_IMAGE, PROTOCOL, app
+from tasks.celery import ABOUT, COLLECT_SHARD, EXAMINE, FETCH_IMAGE, PROTOCOL, app
 from tasks.collect import Incomplete, collect
 from tasks.collect import revision as collected
 from tasks.download import Downloader
 from tasks.errors import Cancelled, Fault, FetchError, Internal, StorageFailed
+from tasks.examine import examine
 from tasks.fetch import failed, fetch
 from tasks.manifest import BadManifest
 from tasks.model import Outcome, RunOptions, key_of
@@ -142,8 +143,21 @@ def _prepare(**_: Any) -> None:
 
 @inspect_command(name=ABOUT)
 def _about(state: Any, **_: Any) -> dict[str, Any]:
-    """Tell a producer what this worker is."""
-    return {"protocol": PROTOCOL, "version": VERSION, "slots": state.consumer.pool.num_processes}
+    """Tell a producer what this worker is, what it takes, where it may write, and what time it has."""
+    return {
+        "protocol": PROTOCOL,
+        "version": VERSION,
+        "slots": state.consumer.pool.num_processes,
+        "queues": sorted(queue.name for queue in state.consumer.task_consumer.queues),
+        "store_roots": [str(root) for root in settings().store_roots],
+        "time": time(),
+    }
+
+
+@inspect_command(name=EXAMINE)
+def _examine(state: Any, out: Any = None, token: Any = None, **_: Any) -> dict[str, Any]:
+    """Tell a producer how this worker sees an output folder in which the producer has left a file."""
+    return examine(out, token, settings().store_roots).to_json()
 
 
 @app.task(name=FETCH_IMAGE, acks_late=True, ignore_result=True, resultrepr_maxsize=_SHOWN, Request=SettledRequest)
