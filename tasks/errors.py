@@ -25,6 +25,7 @@ command; it says what happened, why, and what to do.
     ├── Undecodable        undecodable       says that it is an image, and is broken
     ├── TooManyPixels      too_many_pixels   larger than allowed, before any decoding
     ├── StorageFailed      storage           the bytes could not be saved
+    ├── Crashed            crashed           ends the process that fetches it
     ├── Cancelled          cancelled         its run has ended
     └── Internal           internal          a fault of ours
 
@@ -189,6 +190,12 @@ class StorageFailed(FetchError):
     """The bytes could not be saved, or may not be saved there."""
 
     reason = Reason.STORAGE
+
+
+class Crashed(FetchError):
+    """It ended the process that fetched it, time and again, and at last one that did nothing else."""
+
+    reason = Reason.CRASHED
 
 
 class Cancelled(FetchError):

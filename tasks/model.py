@@ -46,6 +46,7 @@ class Reason(StrEnum):
     EMPTY = "empty"
     TRUNCATED = "truncated"
     STORAGE = "storage"
+    CRASHED = "crashed"
     CANCELLED = "cancelled"
     INTERNAL = "internal"
     NOT_IMAGE = "not_image"

@@ -79,8 +79,8 @@ FAULTS: dict[str, str | None] = {
     "DEMO/images/\x00.jpg": "invalid_url",
     "DEMO/images/77.jpg#unsavable": "storage",
 }
-#: Reasons that no line of a list leads to: the first two need a run that ends early, or a fault of ours.
-ELSEWHERE = {Reason.CANCELLED, Reason.INTERNAL}
+#: Reasons that no line of a list leads to: they need a run that ends early, a fault of ours, or a worker's death.
+ELSEWHERE = {Reason.CANCELLED, Reason.INTERNAL, Reason.CRASHED}
 
 
 @dataclass(frozen=True)
