@@ -206,10 +206,10 @@ def test_worker_that_is_stopped(site_without_workers: Site, tmp_path: Path, out:
     argv = parts.command(["run", tmp_path / "list", "--out", out, "--json"])
     with parts.started("run", argv, tmp_path, site.env()) as run:
         with site.worker("stopped") as worker:
-            parts.eventually(lambda: site.admin.hlen("unacked") == 32, "all that it takes ahead")
+            parts.eventually(lambda: parts.held(site.admin) == 32, "all that it takes ahead")
             worker.process.terminate()
             ended = worker.wait()
-        assert (ended.code, site.admin.llen(IMAGES), site.admin.hlen("unacked")) == (0, 50 - 16, 0), ended.err
+        assert (ended.code, site.admin.llen(IMAGES), parts.held(site.admin)) == (0, 50 - 16, 0), ended.err
         assert "NOPERM" not in ended.err
         assert site.password not in ended.out + ended.err
         assert not [key for key in site.admin.keys("*") if "stopped@" in key]
@@ -492,7 +492,7 @@ def test_task_that_nobody_knows(site_without_workers: Site) -> None:
             send("tasks.jobs.of_tomorrow", args=(), task_id="odd", ignore_result=True)
         parts.eventually(lambda: "unregistered task of type 'tasks.jobs.of_tomorrow'" in worker.err, "a word of it")
         parts.eventually(lambda: site.admin.exists("celery-task-meta-odd"), "its failure")
-        assert not site.admin.exists(IMAGES, "unacked")
+        assert (site.admin.llen(IMAGES), parts.held(site.admin)) == (0, 0)
 
 
 def _arguments(task: Any) -> str:
