@@ -28,7 +28,7 @@ PROGRAM = (sys.executable, "-m", "tasks.alone")
 #: Seconds beside the deadline of a delivery: for the start of the process, and for what no deadline ends.
 _MARGIN = 30.0
 #: How many a worker runs at a time: each has an interpreter of its own in memory.
-_ROOM = threading.BoundedSemaphore(2)
+_ROOM = threading.BoundedSemaphore(4)
 #: How these signals end a process says nothing of an image: somebody asked it to end.
 _ASKED = (-signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP)
 #: How often it is started where it was asked to end.

@@ -108,9 +108,10 @@ class QoS(redis.QoS):  # type: ignore[misc]  # kombu has no annotations
 
     def ack(self, delivery_tag: str) -> None:
         """Acknowledge a message, soon."""
-        acks = self.channel.owed.acks
+        owed = self.channel.owed
+        acks = owed.acks
         acks.append(delivery_tag)
-        self.channel.owed.going_on.discard(delivery_tag)
+        owed.going_on.discard(delivery_tag)
         virtual.QoS.ack(self, delivery_tag)
         if len(acks) >= _ACKS:
             self.flush()
