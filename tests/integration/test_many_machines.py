@@ -24,7 +24,7 @@ from celery.backends.redis import RedisBackend
 from kombu.connection import Connection
 
 from config.settings import Settings
-from tasks import broker, transport
+from tasks import broker, keys, transport
 from tasks.celery import COLLECT_SHARD, FETCH_IMAGE, IMAGES, PROTOCOL, SHARDS, app
 from tasks.jobs import collect_shard, fetch_image
 from tasks.model import FetchOptions, Outcome, Reason, ResizeMode, ResizeOptions, RunOptions, Status
@@ -482,6 +482,22 @@ def test_message_of_another_version_goes_back(site: Site) -> None:
     parts.eventually(lambda: site.admin.llen(queue) == 1, "the message in its queue")
     assert not site.admin.exists("unacked", "unacked_index")
     site.admin.delete(queue, f"_kombu.binding.{queue}")
+
+
+@pytest.mark.usefixtures("workers", "nothing_denied")
+def test_dead_worker_is_buried(site: Site) -> None:
+    """The user may do all that it takes: find the worker, count what it was at, give back what it held, forget it."""
+    dead, queue = "dead@there|there|boot.1|1|random", "imagefleet.images.9"
+    message = {"body": "", "headers": {}, "properties": {"delivery_tag": "tag", "delivery_info": {}}}
+    site.admin.set(keys.run("odd"), "{}")
+    site.admin.sadd(keys.begun(dead), "odd.1")
+    site.admin.hset(keys.held(keys.UNACKED, dead), "tag", json.dumps([message, "", queue]))
+    site.admin.zadd(keys.held(keys.UNACKED_INDEX, dead), {"tag": 1})
+    site.admin.sadd(keys.WORKERS, dead)
+    parts.eventually(lambda: not site.admin.sismember(keys.WORKERS, dead), "its burial")
+    assert (site.admin.llen(queue), site.admin.hgetall(keys.crashes("odd"))) == (1, {"odd.1": "1"})
+    assert not [key for key in site.admin.keys("*") if dead in key]
+    site.admin.delete(queue, *keys.of_run("odd"))
 
 
 def test_task_that_nobody_knows(site_without_workers: Site) -> None:
