@@ -128,20 +128,6 @@ def test_nobody_is_buried_before_contact_has_lasted(server: redis.Redis, shown: 
     assert (server.llen(_QUEUE), server.smembers(keys.WORKERS)) == (1, {_ME.name})
 
 
-def test_contact_with_a_gap_is_a_new_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process that was stopped has missed the others' signs of life too."""
-    now = 100.0
-    monkeypatch.setattr("tasks.presence.time.monotonic", lambda: now)
-    contact = Contact()
-    for _ in range(6):
-        contact.heard()
-        now += bounds.WORKER_BEAT
-    assert contact.long_enough
-    now += 60
-    contact.heard()
-    assert not contact.long_enough
-
-
 def test_process_of_this_host_that_is_no_more_is_known_at_once(server: redis.Redis, shown: Presence) -> None:
     """The one before it with its process id, and one whose process id nobody has; another host's say nothing."""
     child = subprocess.Popen([sys.executable, "-c", ""])
@@ -156,8 +142,6 @@ def test_process_of_this_host_that_is_no_more_is_known_at_once(server: redis.Red
     left: Any = server.smembers(keys.WORKERS)
     assert left.isdisjoint({before.name, ended.name})
     assert len(left) == 4
-    assert Worker.of(_ME.name) == _ME
-    assert Worker.of("foreign") is None
 
 
 def test_lost_answer_is_found(
