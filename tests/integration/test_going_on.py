@@ -79,10 +79,8 @@ def begun(fleet: str, demo_url: str, out: Path, folder: Path, stdin: bool = Fals
     """A run that is under way; its list is on standard input, or in a file."""
     source = folder / "list.txt"
     source.write_text(lines(demo_url))
-    argv = parts.command(
-        ["run", "-" if stdin else source, "--out", out, "--broker", fleet, "--json"]
-        + ["--shard-size", str(_SHARD), "--window", "2"]
-    )
+    arguments = ["run", "-" if stdin else source, "--out", out, "--broker", fleet, "--json"]
+    argv = parts.command([*arguments, "--shard-size", str(_SHARD), "--window", "2"])
     before = parts.hits(demo_url, "/images")
     pipe = subprocess.PIPE if stdin else subprocess.DEVNULL
     with parts.started("run", argv, folder, stdin=pipe) as process:

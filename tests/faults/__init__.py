@@ -1,0 +1,1 @@
+"""Faults on purpose: what stands in for a part of a worker to break it."""
