@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
+import socket
+import socketserver
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -275,6 +278,56 @@ def test_worker_that_stops_leaves_nothing(alone_redis: str, demo_url: str, tmp_p
         assert server.llen(IMAGES) == 24 - 8
         assert not [key for key in server.keys("*") if "stopped@" in key]
         assert not server.exists(keys.WORKERS)
+
+
+@contextmanager
+def losing_an_answer(url: str) -> Iterator[str]:
+    """Give the URL of a way to a Redis, on which the first messages that a worker is given are lost."""
+    place = ("127.0.0.1", int(url.rpartition(":")[2].partition("/")[0]))
+    lost = threading.Event()
+
+    class Connection(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            asked = False
+            with socket.create_connection(place) as server:
+                while True:
+                    for ready in select.select([self.request, server], [], [])[0]:
+                        data = ready.recv(1 << 16)
+                        asked = asked or b"record_of" in data
+                        # What the script answers begins with how many messages were put aside; some follow.
+                        if not data or (asked and ready is server and b"$" in data and not lost.is_set()):
+                            if data:
+                                lost.set()
+                            return
+                        (server if ready is self.request else self.request).sendall(data)
+
+    class Way(socketserver.ThreadingTCPServer):
+        daemon_threads, allow_reuse_address = True, True
+
+        def handle_error(self, *_: Any) -> None:
+            """Say nothing: either side may end a connection at any time."""
+
+    with Way(("127.0.0.1", 0), Connection) as way:
+        threading.Thread(target=way.serve_forever, daemon=True).start()
+        yield f"redis://127.0.0.1:{way.server_address[1]}/0"
+        way.shutdown()
+        assert lost.is_set()
+
+
+@pytest.mark.timeout(120)
+def test_messages_that_were_lost_on_the_way_are_done(alone_redis: str, demo_url: str, tmp_path: Path) -> None:
+    """A worker whose connection breaks before it hears what it was given has it back soon, not after minutes."""
+    source = slow_list(tmp_path, demo_url, 8, 0)
+    argv = parts.command(["run", source, "--out", tmp_path / "out", "--broker", alone_redis, "--json"])
+    with (
+        parts.connect(alone_redis) as server,
+        parts.started("run", argv, tmp_path) as run,
+        losing_an_answer(alone_redis) as way,
+    ):
+        parts.eventually(lambda: server.llen(IMAGES) == 8, "tasks")
+        with working("unlucky", tmp_path, way) as worker:
+            assert run.wait(60).json()["success"] == 8
+            assert "did not arrive, and are given back" in worker.err
 
 
 @pytest.mark.timeout(120)
