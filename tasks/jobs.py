@@ -203,7 +203,8 @@ def fetch_image(
     except (SettingsError, BadShardFile) as error:
         outcome = failed(key_of(shard, offset, run.shard_size), Internal(str(error)))
     else:
-        if (self.request.delivery_info or {}).get("redelivered") and transport.Channel.holder:
+        again = recover or (self.request.delivery_info or {}).get("redelivered")
+        if again and transport.Channel.holder:
             # Whoever had it first may have died of it.
             with suspects.watched(_server(), transport.Channel.holder, run_id, self.request.id) as crashes:
                 one = alone.fetch if crashes >= suspects.CRASHES else fetch
