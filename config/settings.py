@@ -46,6 +46,11 @@ class Settings(BaseSettings):
         description="What a worker may connect to besides public addresses: networks, addresses or host names, "
         "each with an optional :port.",
     )
+    deny_networks: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="What a worker may not connect to, in the same form; a host name stands for those below it, too. "
+        "It wins over what is allowed.",
+    )
     store_roots: Annotated[tuple[Path, ...], NoDecode] = Field(
         (), description="The folders below which a worker may write. None are allowed until this is set."
     )
@@ -110,7 +115,7 @@ class Settings(BaseSettings):
             raise SettingsError("IMAGEFLEET_FLOWER_PASSWORD_FILE is not set, and Flower is not to be open to anybody")
         return _secret("IMAGEFLEET_FLOWER_PASSWORD_FILE", self.flower_password_file)
 
-    @field_validator("allow_networks", "store_roots", mode="before")
+    @field_validator("allow_networks", "deny_networks", "store_roots", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):

@@ -36,7 +36,7 @@ from tasks.errors import (
     TooManyRedirects,
     Truncated,
 )
-from tasks.guard import Guard
+from tasks.guard import Guard, rules
 from tasks.model import FetchOptions
 from tasks.session import GuardedAdapter, Sessions
 
@@ -126,10 +126,14 @@ def for_process(allow: Iterable[str] | None = None) -> Downloader:
     Raises:
         SettingsError: a variable does not hold what it should.
     """
-    try:
-        guard = Guard(settings().allow_networks if allow is None else allow)
-    except ValueError as error:
-        raise SettingsError(f"IMAGEFLEET_ALLOW_NETWORKS: {error}") from error
+    allowed = settings().allow_networks if allow is None else tuple(allow)
+    denied = settings().deny_networks
+    for name, entries in (("ALLOW", allowed), ("DENY", denied)):
+        try:
+            rules(entries)
+        except ValueError as error:
+            raise SettingsError(f"IMAGEFLEET_{name}_NETWORKS: {error}") from error
+    guard = Guard(allowed, denied)
     try:
         return Downloader(Sessions(guard, settings().ca_bundle))
     except OSError as error:

@@ -2,7 +2,9 @@
 
 The normal form follows the WHATWG URL Standard where a list of images can differ from it: surrounding space goes,
 spaces and non-ASCII characters are percent-encoded, backslashes are slashes, international host names become ASCII
-(IDNA 2008 with the UTS 46 mapping), a default port and the fragment go.
+(IDNA 2008 with the UTS 46 mapping), a default port and the fragment go. A host that ends in a number is an IPv4 address
+in whatever way it is written (``127.1``, ``0x7f.1``, ``0177.0.0.1``, ``2130706433``), and is read here, so that
+everybody after this sees the address.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import re
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
-from urllib.parse import quote, urljoin, urlsplit
+from urllib.parse import quote, unquote_to_bytes, urljoin
 
 import idna
 
@@ -27,6 +29,7 @@ _QUERY_SAFE = _PATH_SAFE + "?[]|^`{}\\"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _NO_TEXT = re.compile("[\ufffd\ud800-\udfff]")
 _HOST = re.compile(r"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*\.?")
+_NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 _SECRET = re.compile(
     r"(?i)([?&;#](?:[^=&;#]*(?:token|signature|secret|password|passwd|credential|api[_-]?key|access[_-]?key)[^=&;#]*"
     r"|sig|key|auth|hash|pwd|pass|policy))=[^&;#]*"
@@ -116,30 +119,89 @@ def _split(rest: str) -> tuple[str, str]:
 # The next image of a list is most often at the same host.
 @lru_cache(maxsize=1024)
 def _host_and_port(scheme: str, hostport: str) -> tuple[str, int]:
-    try:
-        parts = urlsplit(f"//{hostport}")
-        name, port = parts.hostname, parts.port
-    except ValueError as error:
-        # The error's own text would show what may be a password with a slash in it.
-        raise InvalidUrl("the host or port is wrong") from error
+    # No message quotes what it speaks of: that may be a password with a slash in it.
+    if hostport.startswith("["):
+        name, bracket, tail = hostport[1:].partition("]")
+        if not bracket:
+            raise InvalidUrl("the host is no IPv6 address: its bracket is not closed")
+        if tail and not tail.startswith(":"):
+            raise InvalidUrl("the port is wrong: a colon has to stand between the host and it")
+        return _ipv6(name), _port(scheme, tail[1:])
+    name, _, port = hostport.partition(":")
+    if ":" in port:
+        raise InvalidUrl("the port is wrong, or the host is an IPv6 address, which has to stand in brackets")
     if not name:
         raise InvalidUrl("the URL has no host")
+    return _host(name), _port(scheme, port)
+
+
+def _port(scheme: str, digits: str) -> int:
+    if not digits:
+        return _PORTS[scheme]
+    if not (digits.isascii() and digits.isdigit()):
+        raise InvalidUrl("the port is wrong: it is no number")
+    port = int(digits[-6:]) if digits.lstrip("0") == digits[-6:].lstrip("0") else 65536
+    if port > 65535:
+        raise InvalidUrl("the port is wrong: the highest is 65535")
     if port == 0:
         raise InvalidUrl("the port is 0")
-    return _host(name), port or _PORTS[scheme]
+    return port
 
 
 def _host(name: str) -> str:
-    if ":" in name:
-        try:
-            return str(ipaddress.IPv6Address(name))
-        except ValueError as error:
-            raise InvalidUrl(f"the host is no IPv6 address: {error}") from error
+    name = _unescaped(name).lower()
     if not name.isascii():
         try:
             name = idna.encode(name, uts46=True).decode()
         except idna.IDNAError as error:
-            raise InvalidUrl(f"the host name is not valid: {error}") from error
+            raise InvalidUrl("the host name is not valid: it holds characters that no host name can hold") from error
     if len(name) > 253 or not _HOST.fullmatch(name):
         raise InvalidUrl("the host name is not valid")
-    return name
+    labels = name.removesuffix(".").split(".")
+    return _ipv4(labels) if _NUMBER.fullmatch(labels[-1]) else name
+
+
+def _unescaped(name: str) -> str:
+    if "%" not in name:
+        return name
+    try:
+        return unquote_to_bytes(name).decode()
+    except UnicodeDecodeError as error:
+        raise InvalidUrl("the host name is not valid: what is escaped in it is not UTF-8") from error
+
+
+def _ipv4(labels: list[str]) -> str:
+    """Return the address that up to four numbers stand for; the last fills what is left (WHATWG's IPv4 parser)."""
+    try:
+        if len(labels) > 4:
+            raise ValueError
+        numbers = [_number(label) for label in labels]
+        *first, last = numbers
+        if any(number > 255 for number in first):
+            raise ValueError
+        high = sum(number << 8 * (3 - place) for place, number in enumerate(first))
+        # It is as wide as the places that are left.
+        if last >= 1 << 8 * (4 - len(first)):
+            raise ValueError
+        return str(ipaddress.IPv4Address(high + last))
+    except ValueError as error:
+        raise InvalidUrl("the host ends in a number, and is no IPv4 address") from error
+
+
+def _number(label: str) -> int:
+    """Return the number of a label: hexadecimal after 0x, octal after 0, else decimal; 0x alone is 0."""
+    if label.startswith("0x"):
+        return int(label[2:] or "0", 16)
+    # Not by int() alone, which takes underscores too.
+    if not label.isdigit():
+        raise ValueError
+    return int(label, 8 if label.startswith("0") else 10)
+
+
+def _ipv6(name: str) -> str:
+    if "%" in name:
+        raise InvalidUrl("the host is an IPv6 address with a zone, which no URL can hold")
+    try:
+        return str(ipaddress.IPv6Address(name))
+    except ValueError as error:
+        raise InvalidUrl("the host is no IPv6 address") from error
