@@ -166,4 +166,5 @@ def _withdraw_unnamed(shard: int, name: str, store: Store) -> None:
 
 
 def _short(value: str | None, limit: int) -> str | None:
-    return value if value is None else shortened(value, limit)
+    """Return what a server says, as far as an Outcome has room; a text with controls in it says nothing."""
+    return shortened(value, limit) if value is not None and value.isprintable() else None

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+import unicodedata
+
 import pytest
 from hypothesis import given, reject
 from hypothesis import strategies as st
@@ -144,6 +147,52 @@ _MASKED = {
         "the redirect to http://user:word@a.example/?sig=x is a loop",
         "the redirect to http://***@a.example/?sig=***",
     ),
+    "two within a sentence": (
+        "http://u:word@a.example/ leads to https://u:word@b.example/",
+        "http://***@a.example/ leads to https://***@b.example/",
+    ),
+    "slash in the password": ("http://user:wo/rd@a.example/b", "http://***@a.example/b"),
+    "slash and at sign in the password": ("http://user:wo/r@d@a.example/b", "http://***@a.example/b"),
+    "hash in the password": ("http://user:wo#rd@a.example/b", "http://***@a.example/b"),
+    "port and an at sign in the path": ("http://a.example:8080/@b", "http://a.example:8080/@b"),
+    "IPv6 and an at sign in the path": ("http://[::1]/@b", "http://[::1]/@b"),
+    "userinfo without a scheme": ("//user:word@a.example/b", "//***@a.example/b"),
+    "Google": (
+        "https://storage.example/b?X-Goog-Algorithm=a&X-Goog-Credential=b&X-Goog-Signature=c",
+        "https://storage.example/b?X-Goog-Algorithm=a&X-Goog-Credential=***&X-Goog-Signature=***",
+    ),
+    "CloudFront": (
+        "https://a.example/b?Expires=1&Policy=p&Signature=s&Key-Pair-Id=K",
+        "https://a.example/b?Expires=1&Policy=***&Signature=***&Key-Pair-Id=K",
+    ),
+    "S3, version 2": (
+        "https://a.example/b?AWSAccessKeyId=A&Expires=1&Signature=s",
+        "https://a.example/b?AWSAccessKeyId=***&Expires=1&Signature=***",
+    ),
+    "Akamai": ("https://a.example/b?__token__=t&hdnts=x", "https://a.example/b?__token__=***&hdnts=***"),
+    "imgix": (f"https://a.example/b?w=1&s={'0a' * 16}", "https://a.example/b?w=1&s=***"),
+    "size": ("https://a.example/b?s=200", "https://a.example/b?s=200"),
+    "session": (
+        "https://a.example/b?PHPSESSIONID=x&sid=y&jwt=z",
+        "https://a.example/b?PHPSESSIONID=***&sid=***&jwt=***",
+    ),
+    "escaped name": (
+        "http://a.example/b?%74oken=x&X%2DAmz%2DSignature=y",
+        "http://a.example/b?%74oken=***&X%2DAmz%2DSignature=***",
+    ),
+    "escaped name of nothing secret": ("http://a.example/b?%63=x", "http://a.example/b?%63=x"),
+    "parameter in the fragment": ("http://a.example/b#access_token=x", "http://a.example/b#access_token=***"),
+    "control character in a name": ("http://a.example/b?tok\x00en=x", "http://a.example/b?tok\ufffden=x"),
+    "line end": ("http://a.example/\r\n12:00 success", "http://a.example/\ufffd\ufffd12:00 success"),
+    "controls of Latin-1": ("http://a.example/\x9b31m\x85\x90", "http://a.example/\ufffd31m\ufffd\ufffd"),
+    "overrides of direction": (
+        "http://a.example/\u202egpj.exe\u202c\u2066\u2069\u200f\u061c",
+        "http://a.example/\ufffdgpj.exe\ufffd\ufffd\ufffd\ufffd\ufffd",
+    ),
+    "separators of lines": ("http://a.example/\u2028\u2029", "http://a.example/\ufffd\ufffd"),
+    "no width": ("http://a.example/\u200b\ufeff\u2060", "http://a.example/\ufffd\ufffd\ufffd"),
+    "half a character": ("http://a.example/\ud800", "http://a.example/\ufffd"),
+    "letters beyond ASCII": ("http://a.example/ä\u4e2d", "http://a.example/ä\u4e2d"),
     "no URL": ("nothing here", "nothing here"),
     "userinfo behind backslashes": ("http:\\\\user:word@a.example\\b", "http:\\\\***@a.example\\b"),
     "userinfo behind many slashes": ("http:///user:word@a.example/b", "http:///***@a.example/b"),
@@ -197,6 +246,41 @@ def test_join_refuses_what_leads_nowhere(location: str) -> None:
 def test_masked(url: str, shown: str) -> None:
     """What is shown of a URL holds no userinfo, no secret parameter and no control character."""
     assert masked(url) == shown
+
+
+@given(st.text(max_size=60) | st.text(st.sampled_from("ab:/@?&=%#\x1b\u202e;.\\"), max_size=60))
+def test_what_is_shown_can_be_printed(text: str) -> None:
+    """Whatever a list or a server writes, what is shown of it holds no control, and is masked for good."""
+    shown = masked(text)
+    assert not any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in shown)
+    assert not set(shown) & set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200e\u200f")
+    assert masked(shown) == shown
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "?",
+        "?a",
+        "token",
+        "?token",
+        "&s=",
+        "?%",
+        "?%74oken=",
+        "http://a:b",
+        "@http://a:b",
+        "a.",
+        "a:",
+        "//",
+        "\\",
+        "s:s@",
+    ],
+)
+def test_masking_is_not_slowed_down(text: str) -> None:
+    """A text of the longest length that repeats what the masking looks for costs it no more than a moment."""
+    begun = time.monotonic()
+    masked("http://a.example/?=@%" + text * (MAX_LENGTH // len(text)) + "=@%")
+    assert time.monotonic() - begun < 0.5
 
 
 _anything = st.text(st.characters(), max_size=40)
