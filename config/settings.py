@@ -57,6 +57,11 @@ class Settings(BaseSettings):
     ca_bundle: Path | None = Field(
         None, description="Certificates to trust for https in place of the usual ones (a PEM file)."
     )
+    contact: str | None = Field(
+        None,
+        pattern=r"^[\x21-\x27\x2a-\x7e]+$",
+        description="Where the owners of images can complain: a URL or mailto:, which a worker's User-Agent says.",
+    )
     task_events: bool = Field(
         True,
         description="Whether workers send Celery's task events, which Flower shows; `off` saves up to three messages "

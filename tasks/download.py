@@ -8,9 +8,10 @@ from __future__ import annotations
 import email.utils
 import http.client
 import random
+import re
 import ssl
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import requests
@@ -27,8 +28,11 @@ from tasks.errors import (
     EmptyBody,
     FetchError,
     HttpFailed,
+    HttpNotYet,
     HttpRefused,
+    HttpUnable,
     InvalidUrl,
+    OptedOut,
     RateLimited,
     TimedOut,
     TlsFailed,
@@ -38,13 +42,22 @@ from tasks.errors import (
 )
 from tasks.guard import Guard, rules
 from tasks.model import FetchOptions
-from tasks.session import GuardedAdapter, Sessions
+from tasks.session import GuardedAdapter, Sessions, head_fields
 
 _BLOCK = 64 * 1024
 #: A refused request's body is read to its end up to this size, which keeps the connection for the next image.
 _DRAIN = 64 * 1024
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MAX_BACKOFF = 30.0
+_NOT_YET = frozenset({http.HTTPStatus.REQUEST_TIMEOUT, http.HTTPStatus.TOO_EARLY})
+_UNABLE = frozenset({http.HTTPStatus.NOT_IMPLEMENTED, http.HTTPStatus.HTTP_VERSION_NOT_SUPPORTED})
+#: The name by which X-Robots-Tag speaks to us.
+AGENT = "imagefleet"
+#: ``none`` stands for noindex and nofollow.
+_OPT_OUTS = frozenset({"noai", "noimageai", "noindex", "noimageindex", "none"})
+#: Directives that have a colon of their own.
+_WITH_VALUES = frozenset({"unavailable_after", "max-snippet", "max-image-preview", "max-video-preview"})
+_AGENT = re.compile(r"[\w.*-]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +98,8 @@ class Downloader:
             try:
                 return self._attempt(target, options, deadline)
             except FetchError as error:
+                if error.retry_after is not None and error.retry_after > options.max_wait:
+                    raise _too_long(error, options.max_wait) from error
                 wait = backoff(retry, options.backoff, error.retry_after)
                 if not error.retryable or retry >= options.retries or wait >= deadline.remaining:
                     raise
@@ -94,8 +109,9 @@ class Downloader:
     def _attempt(self, url: urls.Url, options: FetchOptions, deadline: Deadline) -> Download:
         adapter = self._sessions.adapter()
         start, seen = url, {url.text}
+        fields = head_fields(options.head, self._sessions.contact, True)
         for _ in range(options.max_redirects + 1):
-            response = _get(adapter, url, deadline)
+            response = _get(adapter, url, deadline, fields)
             if response.status_code not in _REDIRECTS:
                 try:
                     body = _body(response, url, options, deadline)
@@ -108,7 +124,14 @@ class Downloader:
                     response.headers.get("ETag"),
                     response.headers.get("Last-Modified"),
                 )
-            url = _next_hop(response, url, deadline)
+            before, url = url, _next_hop(response, url, deadline)
+            if before.scheme == "https" and url.scheme == "http" and not options.allow_downgrade:
+                raise TooManyRedirects(
+                    f"the redirect to {urls.masked(url.text)} leads from https to http",
+                    http_status=response.status_code,
+                )
+            if not _keeps_credentials(before, url):
+                fields = head_fields(options.head, self._sessions.contact, False)
             if url.text in seen:
                 raise TooManyRedirects(
                     f"the redirect to {urls.masked(url.text)} is a loop", http_status=response.status_code
@@ -135,7 +158,7 @@ def for_process(allow: Iterable[str] | None = None) -> Downloader:
             raise SettingsError(f"IMAGEFLEET_{name}_NETWORKS: {error}") from error
     guard = Guard(allowed, denied)
     try:
-        return Downloader(Sessions(guard, settings().ca_bundle))
+        return Downloader(Sessions(guard, settings().ca_bundle, settings().contact))
     except OSError as error:
         raise SettingsError(f"IMAGEFLEET_CA_BUNDLE: {error}") from error
 
@@ -150,9 +173,26 @@ def backoff(retry: int, base: float, retry_after: float | None = None) -> float:
     return max(wait, retry_after or 0.0)
 
 
-def _get(adapter: GuardedAdapter, url: urls.Url, deadline: Deadline) -> Response:
+def _too_long(error: FetchError, max_wait: float) -> RateLimited:
+    """Return what a server's wish for a wait is that no slot is held for."""
+    return RateLimited(
+        f"{error}: asks for a wait of {error.retry_after:.0f} s, more than {max_wait:g}",
+        http_status=error.http_status,
+        retry_after=error.retry_after,
+    )
+
+
+def _keeps_credentials(before: urls.Url, after: urls.Url) -> bool:
+    """Tell whether a redirect stays with whom the credentials are for: the same origin, or the same host's https."""
+    if before.host != after.host:
+        return False
+    origin, target = (before.scheme, before.port), (after.scheme, after.port)
+    return origin == target or (origin, target) == (("http", 80), ("https", 443))
+
+
+def _get(adapter: GuardedAdapter, url: urls.Url, deadline: Deadline, fields: Mapping[str, str]) -> Response:
     try:
-        return adapter.get(url, deadline)
+        return adapter.get(url, deadline, fields)
     except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
         raise _translated(error, url) from error
     except (ValueError, http.client.HTTPException) as error:
@@ -176,6 +216,11 @@ def _body(response: Response, url: urls.Url, options: FetchOptions, deadline: De
     if status != http.HTTPStatus.OK:
         _drain(response, deadline)
         raise _refusal(response)
+    if not options.ignore_opt_out and "X-Robots-Tag" in response.headers:
+        wish = opt_out(response.raw.headers.getlist("X-Robots-Tag"))
+        if wish is not None:
+            _drain(response, deadline)
+            raise OptedOut(f"X-Robots-Tag says {wish} (--ignore-opt-out takes it all the same)", http_status=status)
     announced = response.headers.get("Content-Length", "")
     if announced and not (announced.isascii() and announced.isdigit()):
         raise BadResponse(f"the Content-Length is no number: {announced[:40]!r}", http_status=status)
@@ -209,13 +254,36 @@ def _refusal(response: Response) -> FetchError:
     retry_after = parse_retry_after(response.headers.get("Retry-After"))
     if status == http.HTTPStatus.TOO_MANY_REQUESTS:
         return RateLimited(text, http_status=status, retry_after=retry_after)
+    if status in _NOT_YET:
+        return HttpNotYet(text, http_status=status, retry_after=retry_after)
     if 400 <= status < 500:
         return HttpRefused(text, http_status=status)
+    if status in _UNABLE:
+        return HttpUnable(text, http_status=status)
     if 500 <= status < 600:
         return HttpFailed(text, http_status=status, retry_after=retry_after)
     if status == http.HTTPStatus.NO_CONTENT:
         return EmptyBody(text, http_status=status)
     return BadResponse(f"{text}, which nobody asked for", http_status=status)
+
+
+def opt_out(values: Iterable[str]) -> str | None:
+    """Return the first directive of X-Robots-Tag fields by which a server keeps its image from us; None without one.
+
+    A directive after a name and a colon is for that agent alone, as are those that follow it in the same field
+    (https://developers.google.com/search/docs/crawling-indexing/robots-meta-tag#xrobotstag).
+    """
+    for value in values:
+        ours = True
+        for part in value.lower().split(","):
+            name, colon, directive = part.partition(":")
+            if colon and (name := name.strip()) not in _WITH_VALUES and _AGENT.fullmatch(name):
+                ours = name in (AGENT, "*")
+            else:
+                directive = part
+            if ours and (directive := directive.strip()) in _OPT_OUTS:
+                return directive
+    return None
 
 
 def parse_retry_after(value: str | None) -> float | None:

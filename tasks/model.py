@@ -45,6 +45,7 @@ class Reason(StrEnum):
     TOO_LARGE = "too_large"
     EMPTY = "empty"
     TRUNCATED = "truncated"
+    OPTED_OUT = "opted_out"
     STORAGE = "storage"
     CANCELLED = "cancelled"
     INTERNAL = "internal"
@@ -93,6 +94,17 @@ class ResizeOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class HeadOptions:
+    """What a request says besides its URL."""
+
+    #: In place of our own; None for that.
+    user_agent: str | None = None
+    referer: str | None = None
+    #: Further fields, name and value; they may be credentials, and are sent to the host of the list's URL alone.
+    fields: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class FetchOptions:
     """How one image is fetched: the same for every image of a run. Times in seconds, sizes in bytes."""
 
@@ -105,7 +117,14 @@ class FetchOptions:
     retries: int = 2
     #: The wait before the first retry; it doubles with each, and a random half is taken off.
     backoff: float = 0.5
+    #: The longest wait, in seconds, that a server may ask for and gets.
+    max_wait: float = 30.0
     max_redirects: int = 5
+    #: Whether a redirect from https to http is followed.
+    allow_downgrade: bool = False
+    #: Whether an image is taken though its server says that it is not for that (X-Robots-Tag).
+    ignore_opt_out: bool = False
+    head: HeadOptions = HeadOptions()
     #: Of an image as it comes, and as it is saved.
     max_pixels: int = 100_000_000
     resize: ResizeOptions = ResizeOptions()
@@ -130,10 +149,13 @@ class RunOptions:
         resize = _known(ResizeOptions, fetch["resize"])
         resize["mode"] = ResizeMode(resize["mode"])
         fetch["resize"] = ResizeOptions(**resize)
+        head = _known(HeadOptions, fetch["head"])
+        head["fields"] = tuple((name, value) for name, value in head["fields"])
+        fetch["head"] = HeadOptions(**head)
         return cls(out=value["out"], shard_size=value["shard_size"], fetch=FetchOptions(**fetch))
 
 
-def _known(kind: type[FetchOptions | ResizeOptions], value: Mapping[str, Any]) -> dict[str, Any]:
+def _known(kind: type[FetchOptions | ResizeOptions | HeadOptions], value: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields of a dataclass that a mapping has."""
     return {name.name: value[name.name] for name in fields(kind) if name.name in value}
 

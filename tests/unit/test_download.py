@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import email.utils
+import ssl
 import time
 import tracemalloc
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ from hypothesis import strategies as st
 
 from producer.demo import DemoServer, picture
 from tasks.connection import Deadline
-from tasks.download import Download, Downloader, backoff, parse_retry_after
+from tasks.download import Download, Downloader, backoff, opt_out, parse_retry_after
 from tasks.errors import (
     BadResponse,
     BlockedAddress,
@@ -22,15 +24,18 @@ from tasks.errors import (
     EmptyBody,
     FetchError,
     HttpFailed,
+    HttpNotYet,
     HttpRefused,
+    HttpUnable,
     InvalidUrl,
+    OptedOut,
     RateLimited,
     TooLarge,
     TooManyRedirects,
     Truncated,
 )
-from tasks.model import FetchOptions
-from tasks.session import Sessions
+from tasks.model import FetchOptions, HeadOptions
+from tasks.session import USER_AGENT, Sessions, head_fields
 from tests.unit.conftest import ONCE, Canned, always, response
 
 _FAULTS: dict[str, tuple[type[FetchError], int | None, str]] = {
@@ -39,6 +44,9 @@ _FAULTS: dict[str, tuple[type[FetchError], int | None, str]] = {
     "/fault/gone": (HttpRefused, 410, "HTTP 410 Gone"),
     "/fault/rate-limited": (RateLimited, 429, "HTTP 429"),
     "/fault/server-error": (HttpFailed, 500, "HTTP 500"),
+    "/fault/request-timeout": (HttpNotYet, 408, "HTTP 408"),
+    "/fault/not-implemented": (HttpUnable, 501, "HTTP 501"),
+    "/fault/opted-out": (OptedOut, 200, "X-Robots-Tag says noai (--ignore-opt-out"),
     "/fault/no-content": (EmptyBody, 204, "HTTP 204"),
     "/fault/not-modified": (BadResponse, 304, "HTTP 304 Not Modified, which nobody asked for"),
     "/fault/partial": (BadResponse, 206, "HTTP 206 Partial Content, which nobody asked for"),
@@ -294,3 +302,163 @@ def test_retry_after_never_raises(value: str) -> None:
     """Whatever a server writes there is read as a time of zero or more, or as nothing."""
     seconds = parse_retry_after(value)
     assert seconds is None or seconds >= 0
+
+
+#: What becomes of a status: how often it is tried when two retries are allowed, and as what it ends.
+_STATUSES: dict[int, tuple[int, type[FetchError]]] = {
+    **dict.fromkeys([*range(400, 408), *range(409, 425), 426, 428, 431, 451, 499], (1, HttpRefused)),
+    **dict.fromkeys([408, 425], (3, HttpNotYet)),
+    429: (3, RateLimited),
+    **dict.fromkeys([500, 502, 503, 504, 506, 507, 508, 510, 511, 520, 599], (3, HttpFailed)),
+    **dict.fromkeys([501, 505], (1, HttpUnable)),
+    **dict.fromkeys([201, 202, 203, 205, 206, 226, 300, 304, 305, 306, 399, 600, 999], (1, BadResponse)),
+    204: (1, EmptyBody),
+}
+
+
+@pytest.mark.parametrize(("status", "expected"), _STATUSES.items(), ids=map(str, _STATUSES))
+def test_status(status: int, expected: tuple[int, type[FetchError]], sessions_to: Callable[..., Sessions]) -> None:
+    """Status by status: what is tried again, what never is, and as what it ends."""
+    with Canned(always(response(b"body", f"{status} What"))) as server:
+        downloader = Downloader(sessions_to(server.address), sleep=lambda _: None)
+        error, attempts = failure(downloader, server.url, FetchOptions(timeout=2.0, retries=2, backoff=0))
+    assert (attempts, type(error), error.http_status) == (*expected, status)
+
+
+@pytest.mark.parametrize("status", [408, 429, 500, 503])
+def test_wait_that_is_too_long_is_not_slept(
+    status: int, waits: list[float], sessions_to: Callable[..., Sessions]
+) -> None:
+    """Who asks for more than --max-wait is not tried again, and the message names the wait; the bound is slept."""
+    for after, tried in ((31, 1), (30, 2)):
+        with Canned(always(response(b"", f"{status} What", f"Retry-After: {after}"))) as server:
+            downloader = Downloader(sessions_to(server.address), sleep=waits.append)
+            error, attempts = failure(downloader, server.url, FetchOptions(retries=1, backoff=0))
+        assert attempts == tried
+        assert (type(error) is RateLimited) == (status == 429 or tried == 1)
+        assert ("asks for a wait of 31 s, more than 30" in str(error)) == (tried == 1)
+    assert waits == [30.0]
+
+
+def test_redirect_from_https_to_http(server_context: ssl.SSLContext, sessions_to: Callable[..., Sessions]) -> None:
+    """A redirect that gives TLS up is followed only where the user says so."""
+    with Canned(always(response())) as plain:
+        moved = response(b"", "302 Found", f"Location: {plain.url}/?token=secret")
+        with Canned(always(moved), server_context) as tls:
+            downloader = Downloader(sessions_to("127.0.0.1"))
+            refused, _ = failure(downloader, tls.url)
+            assert plain.connections == 0
+            assert download(downloader, tls.url, replace(ONCE, allow_downgrade=True))[0].body == b"body"
+    assert type(refused) is TooManyRedirects
+    assert "token=*** leads from https to http" in str(refused)
+
+
+def test_redirect_from_http_to_https(server_context: ssl.SSLContext, sessions_to: Callable[..., Sessions]) -> None:
+    """A redirect that wins TLS is followed."""
+    with Canned(always(response()), server_context) as tls:
+        moved = response(b"", "302 Found", f"Location: {tls.url}/")
+        plain = Canned(always(moved))
+        with plain:
+            assert download(Downloader(sessions_to("127.0.0.1")), plain.url)[0].body == b"body"
+
+
+_HEAD = HeadOptions(
+    "Somebody/1.0", "https://page.example/", (("Authorization", "Bearer word"), ("accept", "image/png"))
+)
+
+
+def test_head_says_what_the_user_says(sessions_to: Callable[..., Sessions]) -> None:
+    """User agent, referer and further fields are sent, each once."""
+    with Canned(always(response())) as server:
+        download(Downloader(sessions_to(server.address)), server.url, replace(ONCE, head=_HEAD))
+    lines = server.requests[0].split(b"\r\n")[2:-2]
+    assert sorted(lines, key=bytes.lower) == [
+        b"Accept-Encoding: identity",
+        b"accept: image/png",
+        b"Authorization: Bearer word",
+        b"Referer: https://page.example/",
+        b"User-Agent: Somebody/1.0",
+    ]
+
+
+def test_credentials_stay_with_their_host(sessions_to: Callable[..., Sessions]) -> None:
+    """A redirect elsewhere gets neither the URL's userinfo nor the user's fields, nor does what follows it."""
+    with Canned(lambda _: [next(others)]) as other, Canned(lambda _: [next(firsts)]) as first:
+        here, away, back = "/b", f"{other.url}/c", f"{first.url}/d"
+        firsts = iter([*(response(b"", "302 Found", f"Location: {place}") for place in (here, away)), response()])
+        others = iter([response(b"", "302 Found", f"Location: {back}")])
+        url = first.url.replace("://", "://user:word@")
+        options = replace(ONCE, head=replace(_HEAD, fields=(("X-Key", "k"),)))
+        download(Downloader(sessions_to("127.0.0.1")), url, options)
+    assert b"Authorization: Basic " in first.requests[0]
+    assert [b"X-Key: k" in request for request in (*first.requests, *other.requests)] == [True, True, False, False]
+    assert b"Authorization" not in b"".join([*first.requests[1:], *other.requests])
+    assert b"User-Agent: Somebody/1.0" in other.requests[0]
+
+
+def test_no_cookie_is_kept(sessions_to: Callable[..., Sessions]) -> None:
+    """What a server wants to be told again is not told, within a redirect or later."""
+    replies = iter([response(b"", "302 Found", "Location: /b", "Set-Cookie: a=b"), response(), response()])
+    with Canned(lambda _: [next(replies)]) as server:
+        downloader = Downloader(sessions_to(server.address))
+        for _ in range(2):
+            download(downloader, server.url)
+    assert len(server.requests) == 3
+    assert b"ookie" not in b"".join(server.requests)
+
+
+@pytest.mark.parametrize(
+    "fields", [(("X-A", "b\r\nX-Evil: c"),), (("Host", "a.example"),), (("X-A\r\nX-Evil", "c"),), (("", "c"),)]
+)
+def test_message_can_not_forge_a_head(fields: tuple[tuple[str, str], ...]) -> None:
+    """A worker trusts no message: a field that would end its line is refused there, too."""
+    with pytest.raises(ValueError, match=r"header|can't be set"):
+        head_fields(HeadOptions(fields=fields), None, True)
+
+
+def test_own_user_agent_says_where_to_complain() -> None:
+    """By default we say who we are, and with IMAGEFLEET_CONTACT where to complain."""
+    assert head_fields(HeadOptions(), None, True)["User-Agent"] == USER_AGENT
+    contact = head_fields(HeadOptions(), "https://fleet.example/about", True)
+    assert contact["User-Agent"] == f"{USER_AGENT} (+https://fleet.example/about)"
+
+
+@pytest.mark.parametrize(
+    ("values", "wish"),
+    [
+        (["noai"], "noai"),
+        (["NoImageAI"], "noimageai"),
+        (["nofollow, noindex"], "noindex"),
+        (["nofollow", "noimageindex"], "noimageindex"),
+        (["none"], "none"),
+        (["all"], None),
+        ([""], None),
+        (["noarchive, nosnippet, max-snippet: 5, nofollow"], None),
+        (["max-image-preview: none"], None),
+        (["imagefleet: noai"], "noai"),
+        (["ImageFleet : nofollow, noindex"], "noindex"),
+        (["googlebot: noindex"], None),
+        (["googlebot: noindex, noai"], None),
+        (["googlebot: noindex, imagefleet: noai"], "noai"),
+        (["imagefleet: nofollow, otherbot: noai"], None),
+        (["googlebot: nofollow", "noai"], "noai"),
+        (["*: noai"], "noai"),
+        (["unavailable_after: 25 Jun 2030 15:00:00 PST, noai"], "noai"),
+        (["unavailable_after: Sunday, 25-Jun-30 15:00:00 PST"], None),
+    ],
+)
+def test_opt_out(values: list[str], wish: str | None) -> None:
+    """A server's wish is heard where it speaks to everybody or to us, and not where it speaks to another."""
+    assert opt_out(values) == wish
+
+
+@given(st.lists(st.text(max_size=40)))
+def test_opt_out_never_raises(values: list[str]) -> None:
+    """Whatever a server writes there is a wish or none."""
+    assert opt_out(values) in (None, "noai", "noimageai", "noindex", "noimageindex", "none")
+
+
+def test_opt_out_is_the_users_to_ignore(demo: DemoServer, downloader: Downloader) -> None:
+    """An image that opted out is had only by the user's word."""
+    got, _ = download(downloader, f"{demo.url}/fault/opted-out/3.jpg", replace(ONCE, ignore_opt_out=True))
+    assert got.body == picture(3)
