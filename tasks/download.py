@@ -12,7 +12,7 @@ import re
 import ssl
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import requests
 import urllib3
@@ -49,6 +49,33 @@ _BLOCK = 64 * 1024
 _DRAIN = 64 * 1024
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MAX_BACKOFF = 30.0
+#: What may answer a request for a range.
+_OF_A_RANGE = frozenset(
+    {http.HTTPStatus.OK, http.HTTPStatus.PARTIAL_CONTENT, http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE}
+)
+_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-[0-9]+/([0-9]+|\*)")
+_STRONG = re.compile(r'"[\x21\x23-\x7e]*"')
+#: What can be sent back as it came.
+_PLAIN = re.compile(r"[\x20-\x7e]+")
+#: https://www.iana.org/assignments/http-parameters, the content codings.
+_ENCODINGS = frozenset(
+    {
+        *(
+            "aes128gcm",
+            "br",
+            "compress",
+            "dcb",
+            "dcz",
+            "deflate",
+            "exi",
+            "gzip",
+            "pack200-gzip",
+            "x-compress",
+            "x-gzip",
+        ),
+        "zstd",
+    }
+)
 _NOT_YET = frozenset({http.HTTPStatus.REQUEST_TIMEOUT, http.HTTPStatus.TOO_EARLY})
 _UNABLE = frozenset({http.HTTPStatus.NOT_IMPLEMENTED, http.HTTPStatus.HTTP_VERSION_NOT_SUPPORTED})
 #: The name by which X-Robots-Tag speaks to us.
@@ -72,6 +99,20 @@ class Download:
     last_modified: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """What came of a body that broke off, where its server lets us ask for the rest."""
+
+    url: str
+    body: bytes
+    #: Of the whole; None where the server did not say it.
+    size: int | None
+    #: What the rest has to be of, for If-Range: a strong ETag, or the Last-Modified.
+    validator: str
+    #: Of the response that it began with.
+    etag: str | None
+
+
 class Downloader:
     """Downloads for one process; any number of threads may call it."""
 
@@ -93,10 +134,12 @@ class Downloader:
         """
         target = urls.parse(url)
         retry = 0
+        # What an attempt leaves to the next: nothing, or one part.
+        left: list[_Part] = []
         while True:
             on_attempt()
             try:
-                return self._attempt(target, options, deadline)
+                return self._attempt(target, options, deadline, left)
             except FetchError as error:
                 if error.retry_after is not None and error.retry_after > options.max_wait:
                     raise _too_long(error, options.max_wait) from error
@@ -106,15 +149,16 @@ class Downloader:
             self._sleep(wait)
             retry += 1
 
-    def _attempt(self, url: urls.Url, options: FetchOptions, deadline: Deadline) -> Download:
+    def _attempt(self, url: urls.Url, options: FetchOptions, deadline: Deadline, left: list[_Part]) -> Download:
         adapter = self._sessions.adapter()
         start, seen = url, {url.text}
         fields = head_fields(options.head, self._sessions.contact, True)
         for _ in range(options.max_redirects + 1):
-            response = _get(adapter, url, deadline, fields)
+            part = left[0] if left and left[0].url == url.text else None
+            response = _get(adapter, url, deadline, fields if part is None else _rest_of(part, fields))
             if response.status_code not in _REDIRECTS:
                 try:
-                    body = _body(response, url, options, deadline)
+                    body = _body(response, url, options, deadline, part, left)
                 finally:
                     response.close()
                 return Download(
@@ -211,9 +255,37 @@ def _next_hop(response: Response, url: urls.Url, deadline: Deadline) -> urls.Url
         raise TooManyRedirects(f"HTTP {status} leads to no URL: {error}", http_status=status) from error
 
 
-def _body(response: Response, url: urls.Url, options: FetchOptions, deadline: Deadline) -> bytes:
+def _rest_of(part: _Part, fields: Mapping[str, str]) -> Mapping[str, str]:
+    return {**fields, "Range": f"bytes={len(part.body)}-", "If-Range": part.validator}
+
+
+def _body(
+    response: Response,
+    url: urls.Url,
+    options: FetchOptions,
+    deadline: Deadline,
+    part: _Part | None,
+    left: list[_Part],
+) -> bytes:
+    """Return the body of a last response.
+
+    Args:
+        response: whose body is unread.
+        url: where it came from.
+        options: the run's.
+        deadline: of the download.
+        part: what came before, if the rest of it was asked for.
+        left: gets what comes, if the body breaks off and its rest can be asked for.
+
+    Raises:
+        FetchError: there is none that is wanted.
+    """
     status = response.status_code
-    if status != http.HTTPStatus.OK:
+    begun = b""
+    if part is not None and status in _OF_A_RANGE:
+        left.clear()
+        begun = _begun(response, part, deadline)
+    elif status != http.HTTPStatus.OK:
         _drain(response, deadline)
         raise _refusal(response)
     if not options.ignore_opt_out and "X-Robots-Tag" in response.headers:
@@ -224,10 +296,31 @@ def _body(response: Response, url: urls.Url, options: FetchOptions, deadline: De
     announced = response.headers.get("Content-Length", "")
     if announced and not (announced.isascii() and announced.isdigit()):
         raise BadResponse(f"the Content-Length is no number: {announced[:40]!r}", http_status=status)
-    if announced and int(announced) > options.max_bytes:
+    if announced and len(begun) + int(announced) > options.max_bytes:
         raise TooLarge(f"the body has {announced} bytes, more than {options.max_bytes}", http_status=status)
-    blocks: list[bytes] = []
-    size = 0
+    encoded = response.headers.get("Content-Encoding")
+    if encoded is not None:
+        _check_encoding(encoded, status)
+    blocks = [begun] if begun else []
+    try:
+        size = _read(response, url, options, blocks)
+        if encoded is not None:
+            _check_end(response)
+        if begun and part is not None and part.size not in (None, size):
+            raise Truncated(f"the body has {size} bytes, and not {part.size}", http_status=status)
+    except FetchError as error:
+        if error.retryable and blocks and encoded is None:
+            left[:] = _left(response, url, part if begun else None, b"".join(blocks))
+        raise
+    if size == 0:
+        raise EmptyBody("the body is empty", http_status=status)
+    return b"".join(blocks)
+
+
+def _read(response: Response, url: urls.Url, options: FetchOptions, blocks: list[bytes]) -> int:
+    """Read a body to its end, append it to blocks, and return the size of all of them."""
+    status = response.status_code
+    size = sum(map(len, blocks))
     try:
         while block := response.raw.read1(_BLOCK, decode_content=True):
             size += len(block)
@@ -243,9 +336,70 @@ def _body(response: Response, url: urls.Url, options: FetchOptions, deadline: De
     except (ValueError, http.client.HTTPException) as error:
         # http.client raises a bare ValueError for a chunk size that is no number.
         raise Truncated(f"the body broke off after {size} bytes", http_status=status) from error
-    if size == 0:
-        raise EmptyBody("the body is empty", http_status=status)
-    return b"".join(blocks)
+    return size
+
+
+def _begun(response: Response, part: _Part, deadline: Deadline) -> bytes:
+    """Return what a response goes on with: the part, or nothing, if it begins anew because the image is another one.
+
+    Raises:
+        Truncated: it goes on with something else. The next attempt asks for all of it.
+    """
+    status = response.status_code
+    if status == http.HTTPStatus.OK:
+        return b""
+    found = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
+    etag = response.headers.get("ETag")
+    if (
+        status == http.HTTPStatus.PARTIAL_CONTENT
+        and found is not None
+        and int(found[1]) == len(part.body)
+        and (part.size is None or found[2] in ("*", str(part.size)))
+        and (etag is None or etag == part.etag)
+        and "Content-Encoding" not in response.headers
+    ):
+        return part.body
+    _drain(response, deadline)
+    raise Truncated("the body broke off, and the server did not go on where it had ended", http_status=status)
+
+
+def _left(response: Response, url: urls.Url, before: _Part | None, body: bytes) -> list[_Part]:
+    """Return what came, if the server lets us ask for the rest of it."""
+    if before is not None:
+        return [replace(before, body=body)]
+    headers = response.headers
+    etag = headers.get("ETag")
+    # A weak ETag says that two are alike, and not that they are the same bytes (RFC 9110, 8.8.1 and 13.1.5).
+    validator = etag if etag is not None and _STRONG.fullmatch(etag) else headers.get("Last-Modified")
+    if headers.get("Accept-Ranges", "").lower() != "bytes" or validator is None or not _PLAIN.fullmatch(validator):
+        return []
+    announced = headers.get("Content-Length")
+    return [_Part(url.text, body, int(announced) if announced else None, validator, etag)]
+
+
+def _check_encoding(encoding: str, status: int) -> None:
+    """Refuse a body that is encoded in a way that can't be undone here; names that are no encoding say nothing.
+
+    Raises:
+        BadResponse: it is one.
+    """
+    names = {name.strip() for name in encoding.lower().split(",")}
+    if unknown := names & _ENCODINGS - set(urllib3.HTTPResponse.CONTENT_DECODERS):
+        raise BadResponse(
+            f"the body is encoded as {', '.join(sorted(unknown))}, which nobody asked for and which is not read here",
+            http_status=status,
+        )
+
+
+def _check_end(response: Response) -> None:
+    """Refuse a compressed body without its end, which urllib3 takes for whole.
+
+    Raises:
+        Truncated: it is one.
+    """
+    inflater = getattr(getattr(response.raw, "_decoder", None), "_obj", None)
+    if inflater is not None and not inflater.eof:
+        raise Truncated("the compressed body has no end", http_status=response.status_code)
 
 
 def _refusal(response: Response) -> FetchError:

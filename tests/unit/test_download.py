@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import email.utils
+import gzip
 import ssl
 import time
 import tracemalloc
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -462,3 +464,173 @@ def test_opt_out_is_the_users_to_ignore(demo: DemoServer, downloader: Downloader
     """An image that opted out is had only by the user's word."""
     got, _ = download(downloader, f"{demo.url}/fault/opted-out/3.jpg", replace(ONCE, ignore_opt_out=True))
     assert got.body == picture(3)
+
+
+def broken(*pieces: bytes) -> Iterator[bytes]:
+    """Send the pieces, then close."""
+    yield from pieces
+    raise ConnectionError
+
+
+_STRONG_ETAG = ("Accept-Ranges: bytes", 'ETag: "a"')
+_MODIFIED = ("Accept-Ranges: bytes", "Last-Modified: Thu, 01 Jan 2026 00:00:00 GMT")
+#: How a body begins that breaks off, what the next request asks for, what is answered, and what comes of it.
+_RESUMED: dict[str, tuple[tuple[str, ...], bytes | None, bytes, bytes]] = {
+    "strong ETag": (
+        _STRONG_ETAG,
+        b'If-Range: "a"',
+        response(b"eone", "206 Partial", "Content-Range: bytes 4-7/8", 'ETag: "a"'),
+        b"imageone",
+    ),
+    "Last-Modified": (
+        _MODIFIED,
+        b"If-Range: Thu, 01 Jan 2026 00:00:00 GMT",
+        response(b"eone", "206 Partial", "Content-Range: bytes 4-7/8"),
+        b"imageone",
+    ),
+    "size that is not known": (
+        _STRONG_ETAG,
+        b'If-Range: "a"',
+        response(b"eone", "206 Partial", "Content-Range: bytes 4-7/*"),
+        b"imageone",
+    ),
+    "another image by now": (_STRONG_ETAG, b'If-Range: "a"', response(b"another"), b"another"),
+    "weak ETag alone": (("Accept-Ranges: bytes", 'ETag: W/"a"'), None, response(b"imageone"), b"imageone"),
+    "ETag that is none": (("Accept-Ranges: bytes", "ETag: a"), None, response(b"imageone"), b"imageone"),
+    "weak ETag and a date": (
+        (*_MODIFIED, 'ETag: W/"a"'),
+        b"If-Range: Thu, 01 Jan 2026 00:00:00 GMT",
+        response(b"eone", "206 Partial", "Content-Range: bytes 4-7/8"),
+        b"imageone",
+    ),
+    "no validator": (("Accept-Ranges: bytes",), None, response(b"imageone"), b"imageone"),
+    "no ranges": (('ETag: "a"',), None, response(b"imageone"), b"imageone"),
+    "ranges of something else": (("Accept-Ranges: none", 'ETag: "a"'), None, response(b"imageone"), b"imageone"),
+}
+
+
+@pytest.mark.parametrize(("fields", "asked", "then", "body"), _RESUMED.values(), ids=_RESUMED)
+def test_body_that_broke_off_goes_on(
+    fields: tuple[str, ...], asked: bytes | None, then: bytes, body: bytes, sessions_to: Callable[..., Sessions]
+) -> None:
+    """The rest of a body is asked for where its server allows that and tells the image from another."""
+    first = response(b"imag", "200 OK", *fields, "Content-Length: 8", length=False)
+    replies = iter([broken(first), iter([then])])
+    with Canned(lambda _: next(replies)) as server:
+        got, attempts = download(
+            Downloader(sessions_to(server.address)), server.url, FetchOptions(retries=1, backoff=0, timeout=2.0)
+        )
+    assert (got.body, attempts) == (body, 2)
+    lines = server.requests[1].split(b"\r\n")
+    assert [line for line in lines if line.startswith(b"If-Range")] == ([] if asked is None else [asked])
+    assert (b"Range: bytes=4-" in lines) == (asked is not None)
+
+
+_NOT_THE_REST = {
+    "another range": response(b"eone", "206 Partial", "Content-Range: bytes 3-6/8"),
+    "of another size": response(b"eone", "206 Partial", "Content-Range: bytes 4-7/9"),
+    "of another ETag": response(b"eone", "206 Partial", "Content-Range: bytes 4-7/8", 'ETag: "b"'),
+    "no range": response(b"eone", "206 Partial"),
+    "encoded": response(b"eone", "206 Partial", "Content-Range: bytes 4-7/8", "Content-Encoding: gzip"),
+    "no such range": response(b"", "416 What"),
+}
+
+
+@pytest.mark.parametrize("answer", _NOT_THE_REST.values(), ids=_NOT_THE_REST)
+def test_what_is_not_the_rest_is_never_joined(answer: bytes, sessions_to: Callable[..., Sessions]) -> None:
+    """A server that goes on with something else is asked for the whole again."""
+    first = response(b"imag", "200 OK", *_STRONG_ETAG, "Content-Length: 8", length=False)
+    replies = iter([broken(first), iter([answer]), iter([response(b"imageone")])])
+    with Canned(lambda _: next(replies)) as server:
+        got, attempts = download(
+            Downloader(sessions_to(server.address)), server.url, FetchOptions(retries=2, backoff=0, timeout=2.0)
+        )
+    assert (got.body, attempts) == (b"imageone", 3)
+    assert b"Range:" not in server.requests[2]
+
+
+def test_body_that_breaks_off_again_and_again(sessions_to: Callable[..., Sessions]) -> None:
+    """Each attempt goes on where the last one ended, also of chunks and after a refusal, and under the cap."""
+    chunked = response(b"3\r\nima\r\nxyz\r\n", "200 OK", *_STRONG_ETAG, "Transfer-Encoding: chunked", length=False)
+    second = response(b"ge", "206 Partial", "Content-Range: bytes 3-7/8", "Content-Length: 5", length=False)
+    third = response(b"one", "206 Partial", "Content-Range: bytes 5-7/8")
+
+    def answer(_: bytes) -> Iterator[bytes]:
+        return next(replies)
+
+    for cap, body in ((8, b"imageone"), (7, None)):
+        replies = iter([broken(chunked), broken(second), iter([response(b"", "503 What")]), iter([third])])
+        with Canned(answer) as server:
+            downloader = Downloader(sessions_to(server.address))
+            options = FetchOptions(retries=3, backoff=0, timeout=2.0, max_bytes=cap)
+            if body is None:
+                assert type(failure(downloader, server.url, options)[0]) is TooLarge
+            else:
+                assert download(downloader, server.url, options)[0].body == body
+                assert [
+                    b"Range: bytes=" + begin in request
+                    for begin, request in zip((b"3-", b"5-", b"5-"), server.requests[1:], strict=True)
+                ] == [True] * 3
+
+
+_RAW = zlib.compressobj(wbits=-15)
+_DEFLATED = _RAW.compress(b"body" * 100) + _RAW.flush()
+_ENCODED = {
+    "gzip": ("gzip", gzip.compress(b"body" * 100)),
+    "x-gzip, upper case": ("X-GZIP", gzip.compress(b"body" * 100)),
+    "gzip in two members": ("gzip", gzip.compress(b"body" * 50) * 2),
+    "deflate": ("deflate", zlib.compress(b"body" * 100)),
+    "deflate without its head": ("deflate", _DEFLATED),
+    "twice": ("deflate, gzip", gzip.compress(zlib.compress(b"body" * 100))),
+    "identity": ("identity", b"body" * 100),
+    "name of no encoding": ("utf-8", b"body" * 100),
+}
+
+
+@pytest.mark.parametrize(("name", "sent"), _ENCODED.values(), ids=_ENCODED)
+def test_encoding_is_undone(name: str, sent: bytes, sessions_to: Callable[..., Sessions]) -> None:
+    """A body that is encoded though nobody asked for it is kept as what it holds."""
+    with Canned(always(response(sent, "200 OK", f"Content-Encoding: {name}"))) as server:
+        got, _ = download(Downloader(sessions_to(server.address)), server.url)
+    assert got.body == b"body" * 100
+
+
+@pytest.mark.parametrize("name", ["gzip", "deflate"])
+def test_compressed_body_without_its_end(name: str, sessions_to: Callable[..., Sessions]) -> None:
+    """A compressed body that lacks its end is truncated, though its length is as announced."""
+    sent = dict(_ENCODED.values())[name][:-12]
+    with Canned(always(response(sent, "200 OK", f"Content-Encoding: {name}"))) as server:
+        error, _ = failure(Downloader(sessions_to(server.address)), server.url)
+    assert type(error) is Truncated
+
+
+@pytest.mark.parametrize("name", ["compress", "gzip, exi", "dcb"])
+def test_encoding_that_is_not_read(name: str, sessions_to: Callable[..., Sessions]) -> None:
+    """What can't be undone is said so, and not taken for a broken image."""
+    with Canned(always(response(b"body", "200 OK", f"Content-Encoding: {name}"))) as server:
+        error, _ = failure(Downloader(sessions_to(server.address)), server.url)
+    assert type(error) is BadResponse
+    assert name.rpartition(" ")[2] in str(error)
+
+
+_ZEROS = bytes(40 << 20)
+_BOMBS = {
+    "deflate": ("deflate", lambda: zlib.compress(_ZEROS, 9)),
+    "gzip twice": ("gzip, gzip", lambda: gzip.compress(gzip.compress(_ZEROS, 9), 9)),
+    "gzip in deflate": ("gzip, deflate", lambda: zlib.compress(gzip.compress(_ZEROS, 9), 9)),
+}
+
+
+@pytest.mark.parametrize(("name", "make"), _BOMBS.values(), ids=_BOMBS)
+def test_bombs_end_early(name: str, make: Callable[[], bytes], sessions_to: Callable[..., Sessions]) -> None:
+    """However a body is compressed, what is above the cap is never in memory."""
+    with Canned(always(response(make(), "200 OK", f"Content-Encoding: {name}"))) as server:
+        downloader = Downloader(sessions_to(server.address))
+        tracemalloc.start()
+        try:
+            error, _ = failure(downloader, server.url, FetchOptions(max_bytes=1 << 20, retries=0))
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+    assert type(error) is TooLarge
+    assert peak < 8 << 20
