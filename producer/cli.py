@@ -23,7 +23,7 @@ from rich.console import Console
 from config import VERSION, SettingsError, bounds
 from tasks import fields, garbage
 from tasks.errors import Fault, UsageFault
-from tasks.model import FetchOptions, HeadOptions, ResizeMode, ResizeOptions
+from tasks.model import FetchOptions, HeadOptions, ResizeMode, ResizeOptions, Verify
 
 if TYPE_CHECKING:
     from producer.comparison import Comparison
@@ -152,6 +152,13 @@ fetch_options = _together(
         metavar="NAME:VALUE",
         multiple=True,
         help="A field for each request, sent to no host but that of the image's URL; may be given again.",
+    ),
+    click.option(
+        "--verify",
+        type=click.Choice([way.value for way in Verify]),
+        default=_defaults.verify.value,
+        show_default=True,
+        help="header: an image is what its header says. decode: also every frame of it can be decoded.",
     ),
     click.option(
         "--resize",
@@ -575,6 +582,7 @@ def _with_defaults(options: dict[str, Any]) -> dict[str, Any]:
         "user_agent": None,
         "referer": None,
         "headers": (),
+        "verify": fetch.verify,
         "resize": fetch.resize.mode,
         "image_size": None,
         **options,
@@ -594,6 +602,7 @@ def _run_options(options: dict[str, Any]) -> Options:
         FetchOptions(),
         resize=_resize_options(options),
         head=_head_options(options),
+        verify=Verify(options["verify"]),
         **{name: options[name] for name in _FETCH},
     )
     return Options(fetch, options["shard_size"], options["window"])

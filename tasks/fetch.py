@@ -28,6 +28,7 @@ from tasks.model import (
     ResizeMode,
     RunOptions,
     Status,
+    Verify,
     key_of,
     shard_name,
     shortened,
@@ -35,6 +36,7 @@ from tasks.model import (
 from tasks.resize import resized
 from tasks.storage import Store
 from tasks.urls import masked
+from tasks.verify import decoded
 
 _log = logging.getLogger(__name__)
 
@@ -104,6 +106,9 @@ def _picture(body: bytes, options: FetchOptions, deadline: Deadline) -> Picture:
     """Return what is to be saved of a download: the image as it came, or resized."""
     if options.resize.mode is ResizeMode.KEEP_RATIO:
         return resized(body, options.resize, options.max_pixels, deadline)
+    if options.verify is Verify.DECODE:
+        info = decoded(body, options.max_pixels, deadline)
+        return Picture(body, info, (info.width, info.height))
     return _as_it_came(body, options)
 
 

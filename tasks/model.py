@@ -82,6 +82,15 @@ class ResizeMode(StrEnum):
     KEEP_RATIO = "keep_ratio"
 
 
+class Verify(StrEnum):
+    """How an image is looked at before it is saved as it came."""
+
+    #: Its header says what it is.
+    HEADER = "header"
+    #: All of it is decoded.
+    DECODE = "decode"
+
+
 @dataclass(frozen=True, slots=True)
 class ResizeOptions:
     """How an image is made smaller or larger. All but the mode says nothing where the mode is ``no``."""
@@ -127,6 +136,8 @@ class FetchOptions:
     head: HeadOptions = HeadOptions()
     #: Of an image as it comes, and as it is saved.
     max_pixels: int = 100_000_000
+    #: Says nothing where an image is resized: that decodes it.
+    verify: Verify = Verify.HEADER
     resize: ResizeOptions = ResizeOptions()
 
 
@@ -152,6 +163,7 @@ class RunOptions:
         head = _known(HeadOptions, fetch["head"])
         head["fields"] = tuple((name, value) for name, value in head["fields"])
         fetch["head"] = HeadOptions(**head)
+        fetch["verify"] = Verify(fetch["verify"])
         return cls(out=value["out"], shard_size=value["shard_size"], fetch=FetchOptions(**fetch))
 
 

@@ -16,7 +16,7 @@ from config import VERSION, bounds
 from config.settings import Settings, settings
 from producer import cli
 from producer.keeping import ROOT
-from tasks.model import HeadOptions, ResizeMode, ResizeOptions
+from tasks.model import HeadOptions, ResizeMode, ResizeOptions, Verify
 
 _COMMANDS = sorted(cli.cli.commands)
 Main = Callable[..., tuple[int, str, str]]
@@ -251,11 +251,17 @@ def test_options_reach_the_run() -> None:
     given: dict[str, object] = {"timeout": 1.5, "deadline": bounds.MAX_DEADLINE, "max_bytes": 7, "retries": 0}
     resized = {"resize": "keep_ratio", "image_size": 99}
     given |= {"max_wait": 5.0, "max_redirects": 2, "allow_downgrade": True, "ignore_opt_out": True}
-    head = {"user_agent": " Somebody/1.0 ", "referer": None, "headers": ("X-A: b", "Authorization:Basic c:d")}
+    head = {
+        "verify": "decode",
+        "user_agent": " Somebody/1.0 ",
+        "referer": None,
+        "headers": ("X-A: b", "Authorization:Basic c:d"),
+    }
     options = cli._run_options({**given, **resized, **head, "shard_size": 10, "window": 2})
     assert (options.shard_size, options.window) == (10, 2)
     assert {name: getattr(options.fetch, name) for name in given} == given
     assert options.fetch.resize == ResizeOptions(ResizeMode.KEEP_RATIO, 99)
+    assert options.fetch.verify is Verify.DECODE
     assert options.fetch.head == HeadOptions("Somebody/1.0", None, (("X-A", "b"), ("Authorization", "Basic c:d")))
     assert bounds.MAX_DEADLINE == bounds.VISIBILITY_TIMEOUT / 4
 
