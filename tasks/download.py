@@ -5,14 +5,12 @@ This is the only place where a download is tried again.
 
 from __future__ import annotations
 
-import email.utils
 import http.client
 import random
-import re
 import ssl
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import requests
 import urllib3
@@ -42,7 +40,9 @@ from tasks.errors import (
 )
 from tasks.guard import Guard, rules
 from tasks.model import FetchOptions
+from tasks.part import Part, part_of
 from tasks.session import GuardedAdapter, Sessions, head_fields
+from tasks.wishes import opt_out, parse_retry_after
 
 _BLOCK = 64 * 1024
 #: A refused request's body is read to its end up to this size, which keeps the connection for the next image.
@@ -53,10 +53,6 @@ _MAX_BACKOFF = 30.0
 _OF_A_RANGE = frozenset(
     {http.HTTPStatus.OK, http.HTTPStatus.PARTIAL_CONTENT, http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE}
 )
-_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-[0-9]+/([0-9]+|\*)")
-_STRONG = re.compile(r'"[\x21\x23-\x7e]*"')
-#: What can be sent back as it came.
-_PLAIN = re.compile(r"[\x20-\x7e]+")
 #: https://www.iana.org/assignments/http-parameters, the content codings.
 _ENCODINGS = frozenset(
     {
@@ -78,13 +74,6 @@ _ENCODINGS = frozenset(
 )
 _NOT_YET = frozenset({http.HTTPStatus.REQUEST_TIMEOUT, http.HTTPStatus.TOO_EARLY})
 _UNABLE = frozenset({http.HTTPStatus.NOT_IMPLEMENTED, http.HTTPStatus.HTTP_VERSION_NOT_SUPPORTED})
-#: The name by which X-Robots-Tag speaks to us.
-AGENT = "imagefleet"
-#: ``none`` stands for noindex and nofollow.
-_OPT_OUTS = frozenset({"noai", "noimageai", "noindex", "noimageindex", "none"})
-#: Directives that have a colon of their own.
-_WITH_VALUES = frozenset({"unavailable_after", "max-snippet", "max-image-preview", "max-video-preview"})
-_AGENT = re.compile(r"[\w.*-]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,20 +86,6 @@ class Download:
     final_url: str | None
     etag: str | None
     last_modified: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """What came of a body that broke off, where its server lets us ask for the rest."""
-
-    url: str
-    body: bytes
-    #: Of the whole; None where the server did not say it.
-    size: int | None
-    #: What the rest has to be of, for If-Range: a strong ETag, or the Last-Modified.
-    validator: str
-    #: Of the response that it began with.
-    etag: str | None
 
 
 class Downloader:
@@ -135,7 +110,7 @@ class Downloader:
         target = urls.parse(url)
         retry = 0
         # What an attempt leaves to the next: nothing, or one part.
-        left: list[_Part] = []
+        left: list[Part] = []
         while True:
             on_attempt()
             try:
@@ -149,13 +124,13 @@ class Downloader:
             self._sleep(wait)
             retry += 1
 
-    def _attempt(self, url: urls.Url, options: FetchOptions, deadline: Deadline, left: list[_Part]) -> Download:
+    def _attempt(self, url: urls.Url, options: FetchOptions, deadline: Deadline, left: list[Part]) -> Download:
         adapter = self._sessions.adapter()
         start, seen = url, {url.text}
         fields = head_fields(options.head, self._sessions.contact, True)
         for _ in range(options.max_redirects + 1):
             part = left[0] if left and left[0].url == url.text else None
-            response = _get(adapter, url, deadline, fields if part is None else _rest_of(part, fields))
+            response = _get(adapter, url, deadline, fields if part is None else part.asking(fields))
             if response.status_code not in _REDIRECTS:
                 try:
                     body = _body(response, url, options, deadline, part, left)
@@ -255,17 +230,13 @@ def _next_hop(response: Response, url: urls.Url, deadline: Deadline) -> urls.Url
         raise TooManyRedirects(f"HTTP {status} leads to no URL: {error}", http_status=status) from error
 
 
-def _rest_of(part: _Part, fields: Mapping[str, str]) -> Mapping[str, str]:
-    return {**fields, "Range": f"bytes={len(part.body)}-", "If-Range": part.validator}
-
-
 def _body(
     response: Response,
     url: urls.Url,
     options: FetchOptions,
     deadline: Deadline,
-    part: _Part | None,
-    left: list[_Part],
+    part: Part | None,
+    left: list[Part],
 ) -> bytes:
     """Return the body of a last response.
 
@@ -284,7 +255,10 @@ def _body(
     begun = b""
     if part is not None and status in _OF_A_RANGE:
         left.clear()
-        begun = _begun(response, part, deadline)
+        if not part.is_gone_on_with(status, response.headers):
+            _drain(response, deadline)
+            raise Truncated("the body broke off, and the server did not go on where it had ended", http_status=status)
+        begun = part.body if status == http.HTTPStatus.PARTIAL_CONTENT else b""
     elif status != http.HTTPStatus.OK:
         _drain(response, deadline)
         raise _refusal(response)
@@ -310,7 +284,9 @@ def _body(
             raise Truncated(f"the body has {size} bytes, and not {part.size}", http_status=status)
     except FetchError as error:
         if error.retryable and blocks and encoded is None:
-            left[:] = _left(response, url, part if begun else None, b"".join(blocks))
+            body = b"".join(blocks)
+            kept = part.longer(body) if begun and part is not None else part_of(url.text, response.headers, body)
+            left[:] = [] if kept is None else [kept]
         raise
     if size == 0:
         raise EmptyBody("the body is empty", http_status=status)
@@ -337,44 +313,6 @@ def _read(response: Response, url: urls.Url, options: FetchOptions, blocks: list
         # http.client raises a bare ValueError for a chunk size that is no number.
         raise Truncated(f"the body broke off after {size} bytes", http_status=status) from error
     return size
-
-
-def _begun(response: Response, part: _Part, deadline: Deadline) -> bytes:
-    """Return what a response goes on with: the part, or nothing, if it begins anew because the image is another one.
-
-    Raises:
-        Truncated: it goes on with something else. The next attempt asks for all of it.
-    """
-    status = response.status_code
-    if status == http.HTTPStatus.OK:
-        return b""
-    found = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
-    etag = response.headers.get("ETag")
-    if (
-        status == http.HTTPStatus.PARTIAL_CONTENT
-        and found is not None
-        and int(found[1]) == len(part.body)
-        and (part.size is None or found[2] in ("*", str(part.size)))
-        and (etag is None or etag == part.etag)
-        and "Content-Encoding" not in response.headers
-    ):
-        return part.body
-    _drain(response, deadline)
-    raise Truncated("the body broke off, and the server did not go on where it had ended", http_status=status)
-
-
-def _left(response: Response, url: urls.Url, before: _Part | None, body: bytes) -> list[_Part]:
-    """Return what came, if the server lets us ask for the rest of it."""
-    if before is not None:
-        return [replace(before, body=body)]
-    headers = response.headers
-    etag = headers.get("ETag")
-    # A weak ETag says that two are alike, and not that they are the same bytes (RFC 9110, 8.8.1 and 13.1.5).
-    validator = etag if etag is not None and _STRONG.fullmatch(etag) else headers.get("Last-Modified")
-    if headers.get("Accept-Ranges", "").lower() != "bytes" or validator is None or not _PLAIN.fullmatch(validator):
-        return []
-    announced = headers.get("Content-Length")
-    return [_Part(url.text, body, int(announced) if announced else None, validator, etag)]
 
 
 def _check_encoding(encoding: str, status: int) -> None:
@@ -419,38 +357,6 @@ def _refusal(response: Response) -> FetchError:
     if status == http.HTTPStatus.NO_CONTENT:
         return EmptyBody(text, http_status=status)
     return BadResponse(f"{text}, which nobody asked for", http_status=status)
-
-
-def opt_out(values: Iterable[str]) -> str | None:
-    """Return the first directive of X-Robots-Tag fields by which a server keeps its image from us; None without one.
-
-    A directive after a name and a colon is for that agent alone, as are those that follow it in the same field
-    (https://developers.google.com/search/docs/crawling-indexing/robots-meta-tag#xrobotstag).
-    """
-    for value in values:
-        ours = True
-        for part in value.lower().split(","):
-            name, colon, directive = part.partition(":")
-            if colon and (name := name.strip()) not in _WITH_VALUES and _AGENT.fullmatch(name):
-                ours = name in (AGENT, "*")
-            else:
-                directive = part
-            if ours and (directive := directive.strip()) in _OPT_OUTS:
-                return directive
-    return None
-
-
-def parse_retry_after(value: str | None) -> float | None:
-    """Return the seconds that a Retry-After header asks to wait, in either of its forms (RFC 9110, 10.2.3)."""
-    if not value:
-        return None
-    value = value.strip()
-    if value.isascii() and value.isdigit():
-        return float(value[:9])
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except ValueError:
-        return None
 
 
 def _drain(response: Response, deadline: Deadline) -> None:
