@@ -29,6 +29,7 @@ _QUERY_SAFE = _PATH_SAFE + "?[]|^`{}\\"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _NO_TEXT = re.compile("[\ufffd\ud800-\udfff]")
 _HOST = re.compile(r"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*\.?")
+_BEFORE_QUERY = re.compile(r"[^?#]*")
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 #: What moves a terminal's cursor, ends a line of a log, or shows text in another order than it has: the controls of
 #: ASCII and of Latin-1, separators of lines, marks and overrides of direction, characters without a width, and halves
@@ -110,6 +111,10 @@ def join(base: Url, location: str) -> Url:
     # Servers send a Location as raw bytes, which http.client reads as Latin-1; browsers take them for UTF-8.
     with suppress(UnicodeError):
         location = location.encode("latin-1").decode()
+    # Before the query, backslashes are slashes here too: whoever writes two of them names a host.
+    place = _BEFORE_QUERY.match(location)
+    if place is not None:
+        location = place[0].replace("\\", "/") + location[place.end() :]
     try:
         return parse(urljoin(base.text, location.strip()))
     except ValueError as error:

@@ -116,6 +116,8 @@ _JOINED = {
     "parent": ("../c.jpg", "https://a.example/c.jpg"),
     "scheme of the base": ("//b.example/c", "https://b.example/c"),
     "query alone": ("?x=1", "https://a.example/d/e?x=1"),
+    "backslashes before a host": ("\\\\b.example\\c", "https://b.example/c"),
+    "backslash in a query": ("/c?d\\e", "https://a.example/c?d\\e"),
     "UTF-8 that was read as Latin-1": ("/ä".encode().decode("latin-1"), "https://a.example/%C3%A4"),
     "Latin-1": ("/\xe4", "https://a.example/%C3%A4"),
     "space around": (" /c ", "https://a.example/c"),
