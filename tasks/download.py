@@ -272,7 +272,8 @@ def _body(
         raise BadResponse(f"the Content-Length is no number: {announced[:40]!r}", http_status=status)
     if announced and len(begun) + int(announced) > options.max_bytes:
         raise TooLarge(f"the body has {announced} bytes, more than {options.max_bytes}", http_status=status)
-    encoded = response.headers.get("Content-Encoding")
+    # Most have none, and looking for a value costs more than looking whether there is one.
+    encoded = response.headers["Content-Encoding"] if "Content-Encoding" in response.headers else None  # noqa: SIM401
     if encoded is not None:
         _check_encoding(encoded, status)
     blocks = [begun] if begun else []
