@@ -46,11 +46,21 @@ class Settings(BaseSettings):
         description="What a worker may connect to besides public addresses: networks, addresses or host names, "
         "each with an optional :port.",
     )
+    deny_networks: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="What a worker may not connect to, in the same form; a host name stands for those below it, too. "
+        "It wins over what is allowed.",
+    )
     store_roots: Annotated[tuple[Path, ...], NoDecode] = Field(
         (), description="The folders below which a worker may write. None are allowed until this is set."
     )
     ca_bundle: Path | None = Field(
         None, description="Certificates to trust for https in place of the usual ones (a PEM file)."
+    )
+    contact: str | None = Field(
+        None,
+        pattern=r"^[\x21-\x27\x2a-\x7e]+$",
+        description="Where the owners of images can complain: a URL or mailto:, which a worker's User-Agent says.",
     )
     task_events: bool = Field(
         True,
@@ -110,7 +120,7 @@ class Settings(BaseSettings):
             raise SettingsError("IMAGEFLEET_FLOWER_PASSWORD_FILE is not set, and Flower is not to be open to anybody")
         return _secret("IMAGEFLEET_FLOWER_PASSWORD_FILE", self.flower_password_file)
 
-    @field_validator("allow_networks", "store_roots", mode="before")
+    @field_validator("allow_networks", "deny_networks", "store_roots", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):

@@ -22,9 +22,9 @@ import click
 from rich.console import Console
 
 from config import VERSION, SettingsError, bounds
-from tasks import garbage
+from tasks import fields, garbage
 from tasks.errors import Fault, Interrupted, UsageFault
-from tasks.model import FetchOptions, Reason, ResizeMode, ResizeOptions
+from tasks.model import FetchOptions, HeadOptions, Reason, ResizeMode, ResizeOptions, Verify
 
 if TYPE_CHECKING:
     from producer.comparison import Comparison
@@ -94,7 +94,9 @@ def _together(*decorators: Callable[[Any], Any]) -> Callable[[_F], _F]:
 
 _defaults = FetchOptions()
 #: The options that are fields of `FetchOptions` as they are.
-_FETCH = ("timeout", "deadline", "max_bytes", "retries")
+_FETCH = (
+    *("timeout", "deadline", "max_bytes", "retries", "max_wait", "max_redirects", "allow_downgrade", "ignore_opt_out"),
+)
 fetch_options = _together(
     click.option(
         "--timeout",
@@ -123,6 +125,42 @@ fetch_options = _together(
         default=_defaults.retries,
         show_default=True,
         help="Attempts after the first, for failures that another attempt may mend.",
+    ),
+    click.option(
+        "--max-wait",
+        type=_Duration(0.0),
+        default=_defaults.max_wait,
+        show_default=True,
+        help="The longest wait that a server may ask for, in seconds; who asks for more is not tried again.",
+    ),
+    click.option(
+        "--max-redirects",
+        type=click.IntRange(0, 50),
+        default=_defaults.max_redirects,
+        show_default=True,
+        help="Redirects that are followed from one URL.",
+    ),
+    click.option("--allow-downgrade", is_flag=True, help="Follow redirects from https to http."),
+    click.option(
+        "--ignore-opt-out",
+        is_flag=True,
+        help="Take images whose server says noai, noimageai, noindex or noimageindex (X-Robots-Tag).",
+    ),
+    click.option("--user-agent", metavar="TEXT", help="Who asks, in place of imagefleet and its version."),
+    click.option("--referer", metavar="URL", help="The page that each request says it comes from."),
+    click.option(
+        "--header",
+        "headers",
+        metavar="NAME:VALUE",
+        multiple=True,
+        help="A field for each request, sent to no host but that of the image's URL; may be given again.",
+    ),
+    click.option(
+        "--verify",
+        type=click.Choice([way.value for way in Verify]),
+        default=_defaults.verify.value,
+        show_default=True,
+        help="header: an image is what its header says. decode: also every frame of it can be decoded.",
     ),
     click.option(
         "--resize",
@@ -687,6 +725,10 @@ def _with_defaults(options: dict[str, Any]) -> dict[str, Any]:
         "shard_size": frozen.shard_size,
         "window": frozen.window,
         **{name: getattr(fetch, name) for name in _FETCH},
+        "user_agent": None,
+        "referer": None,
+        "headers": (),
+        "verify": fetch.verify,
         "resize": fetch.resize.mode,
         "image_size": None,
         **options,
@@ -702,8 +744,34 @@ def _run_options(options: dict[str, Any]) -> Options:
             f"{bounds.VISIBILITY_TIMEOUT} s after the first one took it, and waiting counts too",
             param_hint="--deadline",
         )
-    fetch = replace(FetchOptions(), resize=_resize_options(options), **{name: options[name] for name in _FETCH})
+    fetch = replace(
+        FetchOptions(),
+        resize=_resize_options(options),
+        head=_head_options(options),
+        verify=Verify(options["verify"]),
+        **{name: options[name] for name in _FETCH},
+    )
     return Options(fetch, options["shard_size"], options["window"])
+
+
+def _head_options(options: dict[str, Any]) -> HeadOptions:
+    given = {"--user-agent": options["user_agent"], "--referer": options["referer"]}
+    for name, value in given.items():
+        try:
+            given[name] = None if value is None else fields.checked(value)
+        except ValueError as error:
+            raise click.BadParameter(str(error), param_hint=name) from error
+    try:
+        added = tuple(fields.field(*_halves(header)) for header in options["headers"])
+    except ValueError as error:
+        # The header itself may be a secret.
+        raise click.BadParameter(str(error), param_hint="--header") from error
+    return HeadOptions(given["--user-agent"], given["--referer"], added)
+
+
+def _halves(header: str) -> tuple[str, str]:
+    name, _, value = header.partition(":")
+    return name, value
 
 
 def _resize_options(options: dict[str, Any]) -> ResizeOptions:

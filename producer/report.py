@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tasks.errors import Fault
+from tasks.urls import masked
 
 if TYPE_CHECKING:
     # A fault is shown by this module too, also one that keeps these from being imported.
@@ -119,7 +120,12 @@ def of_diagnosis(diagnosis: Diagnosis) -> RenderableType:
 def of_fault(fault: Fault) -> RenderableType:
     """Return what is shown of a fault: what happened, why, and what to do."""
     grid = Table.grid(padding=(0, 1))
-    grid.add_row(Text("Error:", "bold red"), Text(fault.what))
-    grid.add_row(Text("Why:", "bold"), Text(fault.why))
-    grid.add_row(Text("To do:", "bold"), Text(fault.todo))
+    grid.add_row(Text("Error:", "bold red"), _plain(fault.what))
+    grid.add_row(Text("Why:", "bold"), _plain(fault.why))
+    grid.add_row(Text("To do:", "bold"), _plain(fault.todo))
     return grid
+
+
+def _plain(text: str) -> Text:
+    """Return a text that may quote a file or a server: without secrets, and nothing in it is a terminal's command."""
+    return Text("\n".join(map(masked, text.splitlines())))

@@ -18,7 +18,7 @@ from enum import StrEnum
 from typing import Any, Self
 
 from tasks.errors import Fault, StorageFailed, UsageFault
-from tasks.model import FetchOptions, ResizeMode, ResizeOptions
+from tasks.model import FetchOptions
 from tasks.storage import Store
 
 NAME = "run.json"
@@ -147,9 +147,7 @@ class RunFile:
         if facts.pop("version") != _VERSION:
             raise ValueError("another version has written it")
         options = facts["options"]
-        fetch = options["fetch"]
-        resize = ResizeOptions(**{**fetch["resize"], "mode": ResizeMode(fetch["resize"]["mode"])})
-        facts["options"] = Options(**{**options, "fetch": FetchOptions(**{**fetch, "resize": resize})})
+        facts["options"] = Options(**{**options, "fetch": FetchOptions.from_json(options["fetch"])})
         facts["plan"], facts["state"] = PlanState(facts["plan"]), State(facts["state"])
         facts["retried"] = tuple(facts["retried"])
         return cls(**facts)

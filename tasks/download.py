@@ -5,12 +5,11 @@ This is the only place where a download is tried again.
 
 from __future__ import annotations
 
-import email.utils
 import http.client
 import random
 import ssl
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import requests
@@ -27,8 +26,11 @@ from tasks.errors import (
     EmptyBody,
     FetchError,
     HttpFailed,
+    HttpNotYet,
     HttpRefused,
+    HttpUnable,
     InvalidUrl,
+    OptedOut,
     RateLimited,
     TimedOut,
     TlsFailed,
@@ -36,15 +38,42 @@ from tasks.errors import (
     TooManyRedirects,
     Truncated,
 )
-from tasks.guard import Guard
+from tasks.guard import Guard, rules
 from tasks.model import FetchOptions
-from tasks.session import GuardedAdapter, Sessions
+from tasks.part import Part, part_of
+from tasks.session import GuardedAdapter, Sessions, head_fields
+from tasks.wishes import opt_out, parse_retry_after
 
 _BLOCK = 64 * 1024
 #: A refused request's body is read to its end up to this size, which keeps the connection for the next image.
 _DRAIN = 64 * 1024
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MAX_BACKOFF = 30.0
+#: What may answer a request for a range.
+_OF_A_RANGE = frozenset(
+    {http.HTTPStatus.OK, http.HTTPStatus.PARTIAL_CONTENT, http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE}
+)
+#: https://www.iana.org/assignments/http-parameters, the content codings.
+_ENCODINGS = frozenset(
+    {
+        *(
+            "aes128gcm",
+            "br",
+            "compress",
+            "dcb",
+            "dcz",
+            "deflate",
+            "exi",
+            "gzip",
+            "pack200-gzip",
+            "x-compress",
+            "x-gzip",
+        ),
+        "zstd",
+    }
+)
+_NOT_YET = frozenset({http.HTTPStatus.REQUEST_TIMEOUT, http.HTTPStatus.TOO_EARLY})
+_UNABLE = frozenset({http.HTTPStatus.NOT_IMPLEMENTED, http.HTTPStatus.HTTP_VERSION_NOT_SUPPORTED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,25 +109,31 @@ class Downloader:
         """
         target = urls.parse(url)
         retry = 0
+        # What an attempt leaves to the next: nothing, or one part.
+        left: list[Part] = []
         while True:
             on_attempt()
             try:
-                return self._attempt(target, options, deadline)
+                return self._attempt(target, options, deadline, left)
             except FetchError as error:
+                if error.retry_after is not None and error.retry_after > options.max_wait:
+                    raise _too_long(error, options.max_wait) from error
                 wait = backoff(retry, options.backoff, error.retry_after)
                 if not error.retryable or retry >= options.retries or wait >= deadline.remaining:
                     raise
             self._sleep(wait)
             retry += 1
 
-    def _attempt(self, url: urls.Url, options: FetchOptions, deadline: Deadline) -> Download:
+    def _attempt(self, url: urls.Url, options: FetchOptions, deadline: Deadline, left: list[Part]) -> Download:
         adapter = self._sessions.adapter()
         start, seen = url, {url.text}
+        fields = head_fields(options.head, self._sessions.contact, True)
         for _ in range(options.max_redirects + 1):
-            response = _get(adapter, url, deadline)
+            part = left[0] if left and left[0].url == url.text else None
+            response = _get(adapter, url, deadline, fields if part is None else part.asking(fields))
             if response.status_code not in _REDIRECTS:
                 try:
-                    body = _body(response, url, options, deadline)
+                    body = _body(response, url, options, deadline, part, left)
                 finally:
                     response.close()
                 return Download(
@@ -108,7 +143,14 @@ class Downloader:
                     response.headers.get("ETag"),
                     response.headers.get("Last-Modified"),
                 )
-            url = _next_hop(response, url, deadline)
+            before, url = url, _next_hop(response, url, deadline)
+            if before.scheme == "https" and url.scheme == "http" and not options.allow_downgrade:
+                raise TooManyRedirects(
+                    f"the redirect to {urls.masked(url.text)} leads from https to http",
+                    http_status=response.status_code,
+                )
+            if not _keeps_credentials(before, url):
+                fields = head_fields(options.head, self._sessions.contact, False)
             if url.text in seen:
                 raise TooManyRedirects(
                     f"the redirect to {urls.masked(url.text)} is a loop", http_status=response.status_code
@@ -126,12 +168,16 @@ def for_process(allow: Iterable[str] | None = None) -> Downloader:
     Raises:
         SettingsError: a variable does not hold what it should.
     """
+    allowed = settings().allow_networks if allow is None else tuple(allow)
+    denied = settings().deny_networks
+    for name, entries in (("ALLOW", allowed), ("DENY", denied)):
+        try:
+            rules(entries)
+        except ValueError as error:
+            raise SettingsError(f"IMAGEFLEET_{name}_NETWORKS: {error}") from error
+    guard = Guard(allowed, denied)
     try:
-        guard = Guard(settings().allow_networks if allow is None else allow)
-    except ValueError as error:
-        raise SettingsError(f"IMAGEFLEET_ALLOW_NETWORKS: {error}") from error
-    try:
-        return Downloader(Sessions(guard, settings().ca_bundle))
+        return Downloader(Sessions(guard, settings().ca_bundle, settings().contact))
     except OSError as error:
         raise SettingsError(f"IMAGEFLEET_CA_BUNDLE: {error}") from error
 
@@ -146,9 +192,26 @@ def backoff(retry: int, base: float, retry_after: float | None = None) -> float:
     return max(wait, retry_after or 0.0)
 
 
-def _get(adapter: GuardedAdapter, url: urls.Url, deadline: Deadline) -> Response:
+def _too_long(error: FetchError, max_wait: float) -> RateLimited:
+    """Return what a server's wish for a wait is that no slot is held for."""
+    return RateLimited(
+        f"{error}: asks for a wait of {error.retry_after:.0f} s, more than {max_wait:g}",
+        http_status=error.http_status,
+        retry_after=error.retry_after,
+    )
+
+
+def _keeps_credentials(before: urls.Url, after: urls.Url) -> bool:
+    """Tell whether a redirect stays with whom the credentials are for: the same origin, or the same host's https."""
+    if before.host != after.host:
+        return False
+    origin, target = (before.scheme, before.port), (after.scheme, after.port)
+    return origin == target or (origin, target) == (("http", 80), ("https", 443))
+
+
+def _get(adapter: GuardedAdapter, url: urls.Url, deadline: Deadline, fields: Mapping[str, str]) -> Response:
     try:
-        return adapter.get(url, deadline)
+        return adapter.get(url, deadline, fields)
     except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
         raise _translated(error, url) from error
     except (ValueError, http.client.HTTPException) as error:
@@ -167,18 +230,74 @@ def _next_hop(response: Response, url: urls.Url, deadline: Deadline) -> urls.Url
         raise TooManyRedirects(f"HTTP {status} leads to no URL: {error}", http_status=status) from error
 
 
-def _body(response: Response, url: urls.Url, options: FetchOptions, deadline: Deadline) -> bytes:
+def _body(
+    response: Response,
+    url: urls.Url,
+    options: FetchOptions,
+    deadline: Deadline,
+    part: Part | None,
+    left: list[Part],
+) -> bytes:
+    """Return the body of a last response.
+
+    Args:
+        response: whose body is unread.
+        url: where it came from.
+        options: the run's.
+        deadline: of the download.
+        part: what came before, if the rest of it was asked for.
+        left: gets what comes, if the body breaks off and its rest can be asked for.
+
+    Raises:
+        FetchError: there is none that is wanted.
+    """
     status = response.status_code
-    if status != http.HTTPStatus.OK:
+    begun = b""
+    if part is not None and status in _OF_A_RANGE:
+        left.clear()
+        if not part.is_gone_on_with(status, response.headers):
+            _drain(response, deadline)
+            raise Truncated("the body broke off, and the server did not go on where it had ended", http_status=status)
+        begun = part.body if status == http.HTTPStatus.PARTIAL_CONTENT else b""
+    elif status != http.HTTPStatus.OK:
         _drain(response, deadline)
         raise _refusal(response)
+    if not options.ignore_opt_out and "X-Robots-Tag" in response.headers:
+        wish = opt_out(response.raw.headers.getlist("X-Robots-Tag"))
+        if wish is not None:
+            _drain(response, deadline)
+            raise OptedOut(f"X-Robots-Tag says {wish} (--ignore-opt-out takes it all the same)", http_status=status)
     announced = response.headers.get("Content-Length", "")
     if announced and not (announced.isascii() and announced.isdigit()):
         raise BadResponse(f"the Content-Length is no number: {announced[:40]!r}", http_status=status)
-    if announced and int(announced) > options.max_bytes:
+    if announced and len(begun) + int(announced) > options.max_bytes:
         raise TooLarge(f"the body has {announced} bytes, more than {options.max_bytes}", http_status=status)
-    blocks: list[bytes] = []
-    size = 0
+    # Most have none, and looking for a value costs more than looking whether there is one.
+    encoded = response.headers["Content-Encoding"] if "Content-Encoding" in response.headers else None  # noqa: SIM401
+    if encoded is not None:
+        _check_encoding(encoded, status)
+    blocks = [begun] if begun else []
+    try:
+        size = _read(response, url, options, blocks)
+        if encoded is not None:
+            _check_end(response)
+        if begun and part is not None and part.size not in (None, size):
+            raise Truncated(f"the body has {size} bytes, and not {part.size}", http_status=status)
+    except FetchError as error:
+        if error.retryable and blocks and encoded is None:
+            body = b"".join(blocks)
+            kept = part.longer(body) if begun and part is not None else part_of(url.text, response.headers, body)
+            left[:] = [] if kept is None else [kept]
+        raise
+    if size == 0:
+        raise EmptyBody("the body is empty", http_status=status)
+    return b"".join(blocks)
+
+
+def _read(response: Response, url: urls.Url, options: FetchOptions, blocks: list[bytes]) -> int:
+    """Read a body to its end, append it to blocks, and return the size of all of them."""
+    status = response.status_code
+    size = sum(map(len, blocks))
     try:
         while block := response.raw.read1(_BLOCK, decode_content=True):
             size += len(block)
@@ -194,9 +313,32 @@ def _body(response: Response, url: urls.Url, options: FetchOptions, deadline: De
     except (ValueError, http.client.HTTPException) as error:
         # http.client raises a bare ValueError for a chunk size that is no number.
         raise Truncated(f"the body broke off after {size} bytes", http_status=status) from error
-    if size == 0:
-        raise EmptyBody("the body is empty", http_status=status)
-    return b"".join(blocks)
+    return size
+
+
+def _check_encoding(encoding: str, status: int) -> None:
+    """Refuse a body that is encoded in a way that can't be undone here; names that are no encoding say nothing.
+
+    Raises:
+        BadResponse: it is one.
+    """
+    names = {name.strip() for name in encoding.lower().split(",")}
+    if unknown := names & _ENCODINGS - set(urllib3.HTTPResponse.CONTENT_DECODERS):
+        raise BadResponse(
+            f"the body is encoded as {', '.join(sorted(unknown))}, which nobody asked for and which is not read here",
+            http_status=status,
+        )
+
+
+def _check_end(response: Response) -> None:
+    """Refuse a compressed body without its end, which urllib3 takes for whole.
+
+    Raises:
+        Truncated: it is one.
+    """
+    inflater = getattr(getattr(response.raw, "_decoder", None), "_obj", None)
+    if inflater is not None and not inflater.eof:
+        raise Truncated("the compressed body has no end", http_status=response.status_code)
 
 
 def _refusal(response: Response) -> FetchError:
@@ -205,26 +347,17 @@ def _refusal(response: Response) -> FetchError:
     retry_after = parse_retry_after(response.headers.get("Retry-After"))
     if status == http.HTTPStatus.TOO_MANY_REQUESTS:
         return RateLimited(text, http_status=status, retry_after=retry_after)
+    if status in _NOT_YET:
+        return HttpNotYet(text, http_status=status, retry_after=retry_after)
     if 400 <= status < 500:
         return HttpRefused(text, http_status=status)
+    if status in _UNABLE:
+        return HttpUnable(text, http_status=status)
     if 500 <= status < 600:
         return HttpFailed(text, http_status=status, retry_after=retry_after)
     if status == http.HTTPStatus.NO_CONTENT:
         return EmptyBody(text, http_status=status)
     return BadResponse(f"{text}, which nobody asked for", http_status=status)
-
-
-def parse_retry_after(value: str | None) -> float | None:
-    """Return the seconds that a Retry-After header asks to wait, in either of its forms (RFC 9110, 10.2.3)."""
-    if not value:
-        return None
-    value = value.strip()
-    if value.isascii() and value.isdigit():
-        return float(value[:9])
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except ValueError:
-        return None
 
 
 def _drain(response: Response, deadline: Deadline) -> None:

@@ -14,8 +14,10 @@ command; it says what happened, why, and what to do.
     ├── TlsFailed          tls               the certificate or handshake is bad
     ├── TimedOut           timeout           too slow: one wait or the deadline   (retried)
     ├── HttpRefused        http_4xx          404 and its kind
+    │   └── HttpNotYet     http_4xx          408, 425                             (retried)
     ├── HttpFailed         http_5xx          500 and its kind                     (retried)
-    ├── RateLimited        rate_limited      429                                  (retried)
+    │   └── HttpUnable     http_5xx          501, 505
+    ├── RateLimited        rate_limited      429, or a longer wait than allowed   (retried)
     ├── TooManyRedirects   redirects         more hops than allowed, or a loop
     ├── BadResponse        bad_response      not HTTP, or not an answer to this request
     ├── TooLarge           too_large         more bytes than allowed
@@ -24,6 +26,7 @@ command; it says what happened, why, and what to do.
     ├── NotAnImage         not_image         HTML, text, or nothing known
     ├── Undecodable        undecodable       says that it is an image, and is broken
     ├── TooManyPixels      too_many_pixels   larger than allowed, before any decoding
+    ├── OptedOut           opted_out         its server says that it is not for this
     ├── StorageFailed      storage           the bytes could not be saved
     ├── Lost               lost              given up after its task was lost again and again
     ├── Crashed            crashed           ends the process that fetches it
@@ -144,6 +147,12 @@ class HttpRefused(FetchError):
     reason = Reason.HTTP_4XX
 
 
+class HttpNotYet(HttpRefused):
+    """The server was not ready for the request: 408 and 425."""
+
+    retryable = True
+
+
 class HttpFailed(FetchError):
     """The server says that it failed: 500 and its kind."""
 
@@ -151,15 +160,21 @@ class HttpFailed(FetchError):
     retryable = True
 
 
+class HttpUnable(HttpFailed):
+    """The server will never do what was asked: 501 and 505."""
+
+    retryable = False
+
+
 class RateLimited(FetchError):
-    """The server asks us to slow down: 429."""
+    """The server asks us to slow down: 429, or a wait that is longer than `--max-wait`."""
 
     reason = Reason.RATE_LIMITED
     retryable = True
 
 
 class TooManyRedirects(FetchError):
-    """More hops than allowed, a loop, or a redirect that leads nowhere."""
+    """More hops than allowed, a loop, or a redirect that leads nowhere, or from https to http."""
 
     reason = Reason.REDIRECTS
 
@@ -205,6 +220,12 @@ class TooManyPixels(FetchError):
     """The image says that it is larger than allowed; it was not decoded."""
 
     reason = Reason.TOO_MANY_PIXELS
+
+
+class OptedOut(FetchError):
+    """The image's server says, by X-Robots-Tag, that it is not for data sets or indexes."""
+
+    reason = Reason.OPTED_OUT
 
 
 class StorageFailed(FetchError):

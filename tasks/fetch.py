@@ -28,6 +28,7 @@ from tasks.model import (
     ResizeMode,
     RunOptions,
     Status,
+    Verify,
     key_of,
     shard_name,
     shortened,
@@ -35,6 +36,7 @@ from tasks.model import (
 from tasks.resize import resized
 from tasks.storage import Store
 from tasks.urls import masked
+from tasks.verify import decoded
 
 _log = logging.getLogger(__name__)
 
@@ -110,6 +112,9 @@ def _picture(body: bytes, options: FetchOptions, deadline: Deadline) -> Picture:
     """Return what is to be saved of a download: the image as it came, or resized."""
     if options.resize.mode is ResizeMode.KEEP_RATIO:
         return resized(body, options.resize, options.max_pixels, deadline)
+    if options.verify is Verify.DECODE:
+        info = decoded(body, options.max_pixels, deadline)
+        return Picture(body, info, (info.width, info.height))
     return _as_it_came(body, options)
 
 
@@ -194,4 +199,5 @@ def _withdraw_unnamed(shard: int, name: str, store: Store) -> None:
 
 
 def _short(value: str | None, limit: int) -> str | None:
-    return value if value is None else shortened(value, limit)
+    """Return what a server says, as far as an Outcome has room; a text with controls in it says nothing."""
+    return shortened(value, limit) if value is not None and value.isprintable() else None

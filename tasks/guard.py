@@ -1,8 +1,12 @@
 """Which addresses may be connected to; decided on the address itself, when the socket is opened.
 
 A name is resolved here and nowhere else, every address of the answer is judged, each time, and the socket is opened to
-an address that was judged: what the name means a moment later changes nothing. Public addresses are permitted; all
-others only where the worker's operator says so (``IMAGEFLEET_ALLOW_NETWORKS``). No message can widen that.
+an address that was judged: what the name means a moment later changes nothing. Public addresses are permitted, on the
+ports that browsers open; all others only where the worker's operator says so (``IMAGEFLEET_ALLOW_NETWORKS``), and none
+that the operator denies (``IMAGEFLEET_DENY_NETWORKS``). No message can widen that.
+
+requests-hardened judges addresses too. It lacks a list of denials and one of ports, judges an IPv6 address by what
+Python's version knows of it, and opens connections of urllib3's own, which keep no deadline.
 """
 
 from __future__ import annotations
@@ -15,25 +19,34 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
+from tasks.addresses import Address, carried, is_public
 from tasks.errors import BlockedAddress, ConnectFailed, DnsFailed, DnsUnavailable, TimedOut
 from tasks.resolver import Resolver
 
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 _NAME = re.compile(r"[\w-]+(\.[\w-]+)*\.?", re.ASCII)
-_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+#: Those of other services than the web's, whose servers would read a request as commands of theirs; browsers open none
+#: of them (https://fetch.spec.whatwg.org/#port-blocking).
+BAD_PORTS = frozenset(
+    {
+        *(0, 1, 7, 9, 11, 13, 15, 17, 19, 20, 21, 22, 23, 25, 37, 42, 43, 53, 69, 77, 79, 87, 95, 101, 102, 103, 104),
+        *(109, 110, 111, 113, 115, 117, 119, 123, 135, 137, 139, 143, 161, 179, 389, 427, 465, 512, 513, 514, 515),
+        *(526, 530, 531, 532, 540, 548, 554, 556, 563, 587, 601, 636, 989, 990, 993, 995, 1719, 1720, 1723, 2049),
+        *(3659, 4045, 4190, 5060, 5061, 6000, 6566, 6665, 6666, 6667, 6668, 6669, 6679, 6697, 10080),
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
-class Allowance:
-    """One entry of the operator's list: a network or a host name, and a port or any."""
+class Rule:
+    """One entry of an operator's list: a network or a host name, and a port or any."""
 
     network: ipaddress.IPv4Network | ipaddress.IPv6Network | None
     name: str | None
     port: int | None
 
     @classmethod
-    def parse(cls, entry: str) -> Allowance:
-        """Return the allowance that ``10.0.0.0/8``, ``images.internal`` or ``[::1]:8080`` stands for.
+    def parse(cls, entry: str) -> Rule:
+        """Return the rule that ``10.0.0.0/8``, ``images.internal`` or ``[::1]:8080`` stands for.
 
         Raises:
             ValueError: the entry is none of these.
@@ -58,35 +71,77 @@ class Allowance:
             return cls(None, host.lower().rstrip("."), number)
 
     def covers(self, host: str, address: Address, port: int) -> bool:
-        """Tell whether this entry permits a connection."""
-        if self.port is not None and self.port != port:
-            return False
-        if self.network is None:
-            return self.name == host.rstrip(".")
-        return address.version == self.network.version and address in self.network
+        """Tell whether this entry speaks of a connection."""
+        return self._is_of(address, port) or (self.name == host.rstrip(".") and self.port in (None, port))
+
+    def covers_below(self, host: str, address: Address, port: int) -> bool:
+        """Tell whether this entry speaks of a connection, or names a domain that the host is in."""
+        return self.covers(host, address, port) or (
+            self.name is not None and host.rstrip(".").endswith(f".{self.name}") and self.port in (None, port)
+        )
+
+    def _is_of(self, address: Address, port: int) -> bool:
+        network = self.network
+        return (
+            network is not None
+            and self.port in (None, port)
+            and address.version == network.version
+            and address in network
+        )
+
+
+def rules(entries: Iterable[str]) -> tuple[Rule, ...]:
+    """Return the rules of an operator's list.
+
+    Raises:
+        ValueError: an entry is neither a network nor a host name.
+    """
+    return tuple(Rule.parse(entry) for entry in entries)
 
 
 class Guard:
     """Opens sockets, to permitted addresses only."""
 
-    def __init__(self, allow: Iterable[str] = ()) -> None:
-        """Take the operator's list, as ``IMAGEFLEET_ALLOW_NETWORKS`` holds it.
+    def __init__(self, allow: Iterable[str] = (), deny: Iterable[str] = ()) -> None:
+        """Take the operator's lists.
+
+        Args:
+            allow: what ``IMAGEFLEET_ALLOW_NETWORKS`` holds: networks and host names, each with a port or without.
+            deny: what ``IMAGEFLEET_DENY_NETWORKS`` holds, in the same form. A name stands for those below it, too. A
+                denial wins over an allowance.
 
         Raises:
             ValueError: an entry is neither a network nor a host name.
         """
-        self._allowances = tuple(Allowance.parse(entry) for entry in allow)
+        self._allowances = rules(allow)
+        self._denials = rules(deny)
         self._resolver = Resolver()
 
     def permits(self, host: str, address: Address, port: int) -> bool:
         """Tell whether a connection to this address, found for this host name, is permitted."""
-        return is_public(address) or any(entry.covers(host, address, port) for entry in self._allowances)
+        return self._objection(host, address, port) is None
+
+    def _objection(self, host: str, address: Address, port: int) -> str | None:
+        """Return why a connection is not permitted; None if it is."""
+        if any(rule.covers_below(host, address, port) for rule in self._denials):
+            return "which is denied here (IMAGEFLEET_DENY_NETWORKS)"
+        allowing = [rule for rule in self._allowances if rule.covers(host, address, port)]
+        if port in BAD_PORTS and all(rule.port is None for rule in allowing):
+            return (
+                f"and port {port} is not one of web servers "
+                "(a worker's operator can allow it with IMAGEFLEET_ALLOW_NETWORKS and this port)"
+            )
+        if not allowing and not is_public(address):
+            return "which is not a public address (a worker's operator can allow it with IMAGEFLEET_ALLOW_NETWORKS)"
+        # Who allows a translator allows none of what is hidden behind it.
+        objections = (self._objection(host, inner, port) for inner in carried(address))
+        return next((why for why in objections if why is not None), None)
 
     def resolve(self, host: str, port: int, timeout: float) -> list[tuple[Any, ...]]:
         """Return the socket addresses of a host, as `socket.getaddrinfo` does, once all of them are permitted.
 
         Raises:
-            BlockedAddress: one of the addresses is not permitted.
+            BlockedAddress: one of the addresses is not permitted on this port.
             DnsFailed: the name has no address, or none came within ``timeout`` seconds.
         """
         try:
@@ -98,11 +153,8 @@ class Guard:
             raise DnsFailed(f"the host name {host} can't be resolved: {error}") from error
         for answer in answers:
             address = ipaddress.ip_address(answer[4][0])
-            if not self.permits(host, address, port):
-                raise BlockedAddress(
-                    f"{host} is at {address}, which is not a public address "
-                    "(a worker's operator can allow it with IMAGEFLEET_ALLOW_NETWORKS)"
-                )
+            if objection := self._objection(host, address, port):
+                raise BlockedAddress(f"{host} is at {address}, {objection}")
         return list(answers)
 
     def connect(
@@ -142,22 +194,3 @@ class Guard:
         if last is None or isinstance(last, TimeoutError):
             raise TimedOut(f"{host} port {port} did not answer within {timeout:g} s") from last
         raise ConnectFailed(f"{host} port {port}: {last.strerror or last}") from last
-
-
-def is_public(address: Address) -> bool:
-    """Tell whether an address is public: not private, local, shared, reserved or multicast, in whatever wrapping.
-
-    The registries are IANA's special-purpose address registries, as `ipaddress` holds them. An IPv4 address inside an
-    IPv6 address (mapped, 6to4, Teredo, NAT64) counts as the IPv4 address.
-    """
-    if isinstance(address, ipaddress.IPv6Address):
-        if address.scope_id is not None:
-            return False
-        inner = address.ipv4_mapped or address.sixtofour or (address.teredo or (None, None))[1]
-        if inner is None and address in _NAT64:
-            inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-        if inner is not None:
-            return is_public(inner)
-        if address.is_site_local:
-            return False
-    return address.is_global and not (address.is_multicast or address.is_reserved or address.is_unspecified)

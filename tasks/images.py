@@ -51,11 +51,17 @@ _PLUGINS = (
 )
 _FORMATS = tuple(name for name in EXTENSIONS if name != "MPO")
 _BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a")
+#: Every scan of a progressive JPEG goes over all its pixels, and may take only a few bytes. Encoders write about ten.
+_MAX_SCANS = 200
+_SCAN = b"\xff\xda"
 _ICON = b"\0\0\1\0"
 #: Pillow decodes an icon as it opens it, and an icon may hold more than its directory says. None is larger than this.
 _MAX_ICON_PIXELS = 2048 * 2048
 # The size is judged by our own bound, which a run may set.
 Image.MAX_IMAGE_PIXELS = None
+#: Bytes of text and colour profiles that a PNG may inflate: of one chunk, and of all. Pillow refuses what has more.
+PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY = 1024**2, 4 * 1024**2
+_SVG_DOCTYPE = re.compile(rb"<!doctype\s+svg\b", re.IGNORECASE)
 _TAG = re.compile(rb"<(!doctype|html|head|body|\?xml|svg)\b", re.IGNORECASE)
 
 
@@ -126,6 +132,16 @@ def check_pixels(size: tuple[int, int], max_pixels: int) -> None:
         raise TooManyPixels(f"the image has {width}x{height} pixels, more than {max_pixels}")
 
 
+def check_scans(body: bytes) -> None:
+    """Refuse a progressive JPEG that is made to take long.
+
+    Raises:
+        Undecodable: it is one.
+    """
+    if (scans := body.count(_SCAN)) > _MAX_SCANS:
+        raise Undecodable(f"the image has {scans} scans, more than {_MAX_SCANS}")
+
+
 def _icon_size(body: bytes) -> tuple[int, int]:
     """Return the size of the picture that Pillow takes from an icon, by that picture's own header."""
     entry = IcoImagePlugin.IcoFile(BytesIO(body)).entry[0]
@@ -145,8 +161,9 @@ def _unidentified(body: bytes) -> NotAnImage | Undecodable:
         return Undecodable("the body begins as an image, and its header is broken")
     if tag := _TAG.search(start):
         name = tag[1].lower()
-        svg = name == b"svg" or (name == b"?xml" and b"<svg" in start.lower())
-        kind = "SVG" if svg else "XML" if name == b"?xml" else "HTML"
+        if name == b"svg" or (name == b"?xml" and b"<svg" in start.lower()) or _SVG_DOCTYPE.match(start):
+            return NotAnImage("the body is SVG, a program that draws, and not an image made of pixels")
+        kind = "XML" if name == b"?xml" else "HTML"
         return NotAnImage(f"the body is {kind}, not an image")
     if start[:1] in (b"{", b"["):
         return NotAnImage("the body is JSON, not an image")

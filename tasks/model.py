@@ -45,6 +45,7 @@ class Reason(StrEnum):
     TOO_LARGE = "too_large"
     EMPTY = "empty"
     TRUNCATED = "truncated"
+    OPTED_OUT = "opted_out"
     STORAGE = "storage"
     LOST = "lost"
     CRASHED = "crashed"
@@ -83,6 +84,15 @@ class ResizeMode(StrEnum):
     KEEP_RATIO = "keep_ratio"
 
 
+class Verify(StrEnum):
+    """How an image is looked at before it is saved as it came."""
+
+    #: Its header says what it is.
+    HEADER = "header"
+    #: All of it is decoded.
+    DECODE = "decode"
+
+
 @dataclass(frozen=True, slots=True)
 class ResizeOptions:
     """How an image is made smaller or larger. All but the mode says nothing where the mode is ``no``."""
@@ -92,6 +102,17 @@ class ResizeOptions:
     image_size: int = 256
     #: Of the JPEG that is saved, from 1 to 100.
     quality: int = 95
+
+
+@dataclass(frozen=True, slots=True)
+class HeadOptions:
+    """What a request says besides its URL."""
+
+    #: In place of our own; None for that.
+    user_agent: str | None = None
+    referer: str | None = None
+    #: Further fields, name and value; they may be credentials, and are sent to the host of the list's URL alone.
+    fields: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,10 +128,30 @@ class FetchOptions:
     retries: int = 2
     #: The wait before the first retry; it doubles with each, and a random half is taken off.
     backoff: float = 0.5
+    #: The longest wait, in seconds, that a server may ask for and gets.
+    max_wait: float = 30.0
     max_redirects: int = 5
+    #: Whether a redirect from https to http is followed.
+    allow_downgrade: bool = False
+    #: Whether an image is taken though its server says that it is not for that (X-Robots-Tag).
+    ignore_opt_out: bool = False
+    head: HeadOptions = HeadOptions()
     #: Of an image as it comes, and as it is saved.
     max_pixels: int = 100_000_000
+    #: Says nothing where an image is resized: that decodes it.
+    verify: Verify = Verify.HEADER
     resize: ResizeOptions = ResizeOptions()
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """Return the options that JSON's own types stand for; fields that this version does not know are left out."""
+        known = _known(cls, value)
+        resize = _known(ResizeOptions, known["resize"])
+        resize["mode"] = ResizeMode(resize["mode"])
+        head = _known(HeadOptions, known["head"])
+        head["fields"] = tuple((name, text) for name, text in head["fields"])
+        known.update(resize=ResizeOptions(**resize), head=HeadOptions(**head), verify=Verify(known["verify"]))
+        return cls(**known)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,20 +173,16 @@ class RunOptions:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
         """Return the options that `to_json` wrote; fields that this version does not know are left out."""
-        fetch = _known(FetchOptions, value["fetch"])
-        resize = _known(ResizeOptions, fetch["resize"])
-        resize["mode"] = ResizeMode(resize["mode"])
-        fetch["resize"] = ResizeOptions(**resize)
         return cls(
             out=value["out"],
             shard_size=value["shard_size"],
-            fetch=FetchOptions(**fetch),
+            fetch=FetchOptions.from_json(value["fetch"]),
             run_id=value["run_id"],
             revision=value["revision"],
         )
 
 
-def _known(kind: type[FetchOptions | ResizeOptions], value: Mapping[str, Any]) -> dict[str, Any]:
+def _known(kind: type[FetchOptions | ResizeOptions | HeadOptions], value: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields of a dataclass that a mapping has."""
     return {name.name: value[name.name] for name in fields(kind) if name.name in value}
 

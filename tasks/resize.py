@@ -9,9 +9,6 @@ from __future__ import annotations
 
 import os
 import tempfile
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import lru_cache
 from io import BytesIO
 from itertools import product
@@ -20,20 +17,15 @@ from typing import IO
 from PIL import ExifTags, Image, ImageChops, ImageCms
 from PIL.Image import Resampling, Transpose
 
-from tasks import heap, images
+from tasks import images
 from tasks.connection import Deadline
-from tasks.errors import FetchError, TimedOut, TooManyPixels, Undecodable
+from tasks.errors import FetchError, TooManyPixels, Undecodable
 from tasks.images import ImageInfo, Picture
 from tasks.model import ResizeOptions
+from tasks.room import room
 
 #: The largest side that libjpeg writes.
 _MAX_SIDE = 65_500
-#: Pixels that the threads of a process hold decoded at once, of 4 to 12 bytes each. Phones' photos are decoded at an
-#: eighth of their size, so who waits here has a huge PNG or progressive JPEG.
-_MAX_HELD = 32_000_000
-#: Every scan of a progressive JPEG goes over all its pixels, and may take only a few bytes. Encoders write about ten.
-_MAX_SCANS = 200
-_SCAN = b"\xff\xda"
 _END = b"\xff\xd9"
 
 #: From how many times smaller on an image is resampled by Hamming's filter, the fastest of those that show no steps.
@@ -68,47 +60,6 @@ _PROFILES, _MAX_PROFILE = 16, 4 * 1024 * 1024
 _SAME_COLOUR = 2
 
 
-class _Room:
-    """Room for decoded pixels. Who finds too little waits, in turn; an image larger than all of it goes alone."""
-
-    def __init__(self, pixels: int) -> None:
-        self._pixels, self._held = pixels, 0
-        self._turn = threading.Lock()
-        self._changed = threading.Condition()
-
-    @contextmanager
-    def of(self, pixels: int, deadline: Deadline) -> Iterator[None]:
-        """Hold room for so many pixels.
-
-        Raises:
-            TimedOut: the deadline was over before there was enough.
-        """
-        # Who waits for room keeps the turn, or a large image would wait for ever beside many small ones.
-        if not self._turn.acquire(timeout=max(0.0, deadline.remaining)):
-            raise _no_room()
-        try:
-            with self._changed:
-                if not self._changed.wait_for(lambda: self._fits(pixels), deadline.remaining):
-                    raise _no_room()
-                self._held += pixels
-        finally:
-            self._turn.release()
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._held -= pixels
-                self._changed.notify_all()
-
-    def _fits(self, pixels: int) -> bool:
-        return not self._held or self._held + pixels <= self._pixels
-
-
-_room = _Room(_MAX_HELD)
-# What is decoded here is the largest that a process holds.
-heap.return_large_blocks()
-
-
 def resized(body: bytes, options: ResizeOptions, max_pixels: int, deadline: Deadline) -> Picture:
     """Return an image whose smaller side has the size that is wanted, as JPEG; the other side keeps its ratio.
 
@@ -137,11 +88,10 @@ def resized(body: bytes, options: ResizeOptions, max_pixels: int, deadline: Dead
     box = drafted[1] if drafted else (0, 0, *original)
     held = image.size
     if "progressive" in image.info:
-        if (scans := body.count(_SCAN)) > _MAX_SCANS:
-            raise Undecodable(f"the image has {scans} scans, more than {_MAX_SCANS}")
+        images.check_scans(body)
         # It is put together at its full size before it is reduced.
         held = original
-    with _room.of(held[0] * held[1] + size[0] * size[1], deadline):
+    with room.of(held[0] * held[1] + size[0] * size[1], deadline):
         try:
             made = _in_srgb(_resampled(image, size, box))
             orientation = _orientation(image)
@@ -262,7 +212,3 @@ def _sink() -> IO[bytes]:
         return os.fdopen(os.memfd_create("imagefleet", os.MFD_CLOEXEC), "w+b", buffering=0)
     except (AttributeError, OSError):
         return tempfile.TemporaryFile(buffering=0)
-
-
-def _no_room() -> TimedOut:
-    return TimedOut("the deadline was over before there was room to decode the image")

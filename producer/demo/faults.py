@@ -61,6 +61,18 @@ async def _partial(site: Site, request: Request) -> Reply:
     return answer(half, drawn.content_type, sent, status=206)
 
 
+FAULTS.fixed("/fault/request-timeout", "Status 408.", page(408, "408\n"))
+FAULTS.fixed("/fault/not-implemented", "Status 501.", page(501, "501\n"))
+
+
+@FAULTS.route("/fault/opted-out")
+async def _opted_out(site: Site, request: Request) -> Reply:
+    """The picture with X-Robots-Tag: ?tag=, noai unless told."""
+    drawn = await site.gallery.drawn(request)
+    tag = request.query.get("tag", "noai").encode("ascii", "ignore").decode()
+    return answer(drawn.body, drawn.content_type, ("X-Robots-Tag", tag.replace("\r", "").replace("\n", "")))
+
+
 # --- Connections ---
 
 FAULTS.once("drop", FAULTS.fixed("/fault/drop", "Closes the connection without a word.", Reply(b"", close=True)))

@@ -284,6 +284,8 @@ def test_index_lists_every_route(server: DemoServer) -> None:
         ("gone", 410),
         ("rate-limited", 429),
         ("server-error", 500),
+        ("request-timeout", 408),
+        ("not-implemented", 501),
         ("no-content", 204),
         ("not-modified", 304),
     ],
@@ -298,6 +300,14 @@ def test_status_fault(server: DemoServer, fault: str, status: int) -> None:
         assert response.status == status
         assert not response.will_close
     connection.close()
+
+
+def test_opted_out(server: DemoServer) -> None:
+    """The picture says by X-Robots-Tag what ?tag= asks for, in one line whatever that holds."""
+    assert fetch(server, "/fault/opted-out/2.jpg").headers["X-Robots-Tag"] == "noai"
+    answer = fetch(server, "/fault/opted-out/2.jpg?tag=imagefleet:%20noindex%0d%0aX-Evil:%20yes")
+    assert answer.headers["X-Robots-Tag"] == "imagefleet: noindexX-Evil: yes"
+    assert answer.body == picture(2)
 
 
 def test_rate_limit_says_when_to_come_back(server: DemoServer) -> None:

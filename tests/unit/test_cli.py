@@ -16,7 +16,7 @@ from config import VERSION, bounds
 from config.settings import Settings, settings
 from producer import cli
 from producer.keeping import ROOT
-from tasks.model import ResizeMode, ResizeOptions
+from tasks.model import HeadOptions, ResizeMode, ResizeOptions, Verify
 
 _COMMANDS = sorted(cli.cli.commands)
 Main = Callable[..., tuple[int, str, str]]
@@ -248,12 +248,21 @@ def test_durations_that_are_none(text: str) -> None:
 
 def test_options_reach_the_run() -> None:
     """What the command line says is what a run's options hold; the longest deadline is a quarter of the visibility."""
-    given = {"timeout": 1.5, "deadline": bounds.MAX_DEADLINE, "max_bytes": 7, "retries": 0}
+    given: dict[str, object] = {"timeout": 1.5, "deadline": bounds.MAX_DEADLINE, "max_bytes": 7, "retries": 0}
     resized = {"resize": "keep_ratio", "image_size": 99}
-    options = cli._run_options({**given, **resized, "shard_size": 10, "window": 2})
+    given |= {"max_wait": 5.0, "max_redirects": 2, "allow_downgrade": True, "ignore_opt_out": True}
+    head = {
+        "verify": "decode",
+        "user_agent": " Somebody/1.0 ",
+        "referer": None,
+        "headers": ("X-A: b", "Authorization:Basic c:d"),
+    }
+    options = cli._run_options({**given, **resized, **head, "shard_size": 10, "window": 2})
     assert (options.shard_size, options.window) == (10, 2)
     assert {name: getattr(options.fetch, name) for name in given} == given
     assert options.fetch.resize == ResizeOptions(ResizeMode.KEEP_RATIO, 99)
+    assert options.fetch.verify is Verify.DECODE
+    assert options.fetch.head == HeadOptions("Somebody/1.0", None, (("X-A", "b"), ("Authorization", "Basic c:d")))
     assert bounds.MAX_DEADLINE == bounds.VISIBILITY_TIMEOUT / 4
 
 
@@ -263,6 +272,27 @@ def test_size_is_img2datasets_unless_it_is_given(mode: str) -> None:
     given = cli._with_defaults({})
     assert cli._run_options(given).fetch.resize == ResizeOptions(ResizeMode.NO)
     assert cli._run_options({**given, "resize": mode}).fetch.resize == ResizeOptions(ResizeMode(mode), 256)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "why"),
+    [
+        ("headers", ("X-A",), "printable"),
+        ("headers", ("X-A: b", "X A: b"), "no header's name"),
+        ("headers", (": b",), "no header's name"),
+        ("headers", ("X-A: b\r\nX-Evil: c",), "on one line"),
+        ("headers", ("X-A: \u00e4",), "printable ASCII"),
+        ("headers", ("hOST: a.example",), "can't be set"),
+        ("headers", ("Content-Length: 7",), "can't be set"),
+        ("headers", ("Transfer-Encoding: chunked",), "can't be set"),
+        ("user_agent", "a\nb", "on one line"),
+        ("referer", "", "printable"),
+    ],
+)
+def test_header_that_is_none(name: str, value: object, why: str) -> None:
+    """A field that would end its line, or say what is ours to say, is refused at the command line."""
+    with pytest.raises(click.BadParameter, match=why):
+        cli._run_options({**cli._with_defaults({}), name: value})
 
 
 def test_new_folder_is_never_an_old_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import http.client
+import socket
 from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from tasks.connection import GuardedConnection
+from tasks.connection import GuardedConnection, Response
 from tasks.errors import BadResponse, FetchError, Truncated
 from tasks.guard import Guard
 from tasks.model import FetchOptions
@@ -124,3 +128,36 @@ def test_silence_within_a_body_times_out(sessions_to: Callable[..., Sessions]) -
     """The wait for the rest of a body is bounded by the timeout."""
     with Canned(always(_OK + b"Content-Length: 9\r\n\r\nbody")) as server, pytest.raises(FetchError, match="too long"):
         get(server.url, sessions_to(server.address), FetchOptions(timeout=0.1, retries=0))
+
+
+_PIECES = (
+    *(
+        b"HTTP/1.1 200 OK\r\n",
+        b"HTTP/1.1 100 Continue\r\n\r\n",
+        b"HTTP/1.",
+        b"\r\n",
+        b"\n",
+        b"\r",
+        b" ",
+        b"\t",
+        b":",
+        b"\0",
+    ),
+    *(b"Content-Length: 4", b"Content-Length: ", b"Transfer-Encoding: chunked", b"Connection: close", b"4\r\nbody\r\n"),
+    *(b"0\r\n\r\n", b"99999999999999999999", b"-1", b"\xff\x85", b"X: a"),
+)
+
+
+@given(st.lists(st.sampled_from(_PIECES) | st.binary(max_size=8), max_size=20).map(b"".join))
+@settings(max_examples=200)
+def test_whatever_a_server_sends_is_read_or_refused(sent: bytes) -> None:
+    """A response made of anything is one, or an error that the downloader translates; nothing else is raised."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.sendall(sent)
+        theirs.shutdown(socket.SHUT_WR)
+        answer = Response(ours, method="GET")
+        with closing(answer), suppress(http.client.HTTPException, ConnectionError, ValueError):
+            answer.begin()
+            assert 200 <= answer.status <= 999 or answer.status == 101
+            answer.read()

@@ -52,3 +52,14 @@ def test_readme_has_two_set_up_commands() -> None:
     """The README's commands, one that ends in the demo and one in the tests, are lines of their own."""
     lines = re.findall(r"^python3 -m venv .*$", (ROOT / "README.md").read_text(), re.MULTILINE)
     assert [line.split("/")[-1] for line in lines] == ["producer demo", "pytest"]
+
+
+def test_promises_name_tests_that_exist() -> None:
+    """Each test that the page on security names is one of its file's."""
+    file = ""
+    named = 0
+    for path, name in re.findall(r"`(?:(tests/[\w/]+\.py)::)?(test_\w+)`", (ROOT / "docs/security.md").read_text()):
+        file = path or file
+        assert f"\ndef {name}(" in (ROOT / file).read_text(), (file, name)
+        named += 1
+    assert named > 30

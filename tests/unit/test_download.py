@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import email.utils
-import time
+import gzip
+import ssl
 import tracemalloc
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ from hypothesis import strategies as st
 
 from producer.demo import DemoServer, picture
 from tasks.connection import Deadline
-from tasks.download import Download, Downloader, backoff, parse_retry_after
+from tasks.download import Download, Downloader, backoff
 from tasks.errors import (
     BadResponse,
     BlockedAddress,
@@ -22,15 +24,18 @@ from tasks.errors import (
     EmptyBody,
     FetchError,
     HttpFailed,
+    HttpNotYet,
     HttpRefused,
+    HttpUnable,
     InvalidUrl,
+    OptedOut,
     RateLimited,
     TooLarge,
     TooManyRedirects,
     Truncated,
 )
-from tasks.model import FetchOptions
-from tasks.session import Sessions
+from tasks.model import FetchOptions, HeadOptions
+from tasks.session import USER_AGENT, Sessions, head_fields
 from tests.unit.conftest import ONCE, Canned, always, response
 
 _FAULTS: dict[str, tuple[type[FetchError], int | None, str]] = {
@@ -39,6 +44,9 @@ _FAULTS: dict[str, tuple[type[FetchError], int | None, str]] = {
     "/fault/gone": (HttpRefused, 410, "HTTP 410 Gone"),
     "/fault/rate-limited": (RateLimited, 429, "HTTP 429"),
     "/fault/server-error": (HttpFailed, 500, "HTTP 500"),
+    "/fault/request-timeout": (HttpNotYet, 408, "HTTP 408"),
+    "/fault/not-implemented": (HttpUnable, 501, "HTTP 501"),
+    "/fault/opted-out": (OptedOut, 200, "X-Robots-Tag says noai (--ignore-opt-out"),
     "/fault/no-content": (EmptyBody, 204, "HTTP 204"),
     "/fault/not-modified": (BadResponse, 304, "HTTP 304 Not Modified, which nobody asked for"),
     "/fault/partial": (BadResponse, 206, "HTTP 206 Partial Content, which nobody asked for"),
@@ -260,37 +268,296 @@ def test_backoff_stays_in_its_bounds(retry: int, base: float, retry_after: float
     assert max(full / 2, least) <= backoff(retry, base, retry_after) <= max(full, least)
 
 
-@pytest.mark.parametrize(
-    ("value", "seconds"),
-    [
-        (None, None),
-        ("", None),
-        ("0", 0.0),
-        ("120", 120.0),
-        (" 7 ", 7.0),
-        ("1.5", None),
-        ("-1", None),
-        ("soon", None),
-        ("²", None),
-        ("9" * 5000, 999_999_999.0),
-        ("Thu, 01 Jan 1970 00:00:00 GMT", 0.0),
-        ("Thu, 99 Foo 1970 00:00:00 GMT", None),
-    ],
+#: What becomes of a status: how often it is tried when two retries are allowed, and as what it ends.
+_STATUSES: dict[int, tuple[int, type[FetchError]]] = {
+    **dict.fromkeys([*range(400, 408), *range(409, 425), 426, 428, 431, 451, 499], (1, HttpRefused)),
+    **dict.fromkeys([408, 425], (3, HttpNotYet)),
+    429: (3, RateLimited),
+    **dict.fromkeys([500, 502, 503, 504, 506, 507, 508, 510, 511, 520, 599], (3, HttpFailed)),
+    **dict.fromkeys([501, 505], (1, HttpUnable)),
+    **dict.fromkeys([201, 202, 203, 205, 206, 226, 300, 304, 305, 306, 399, 600, 999], (1, BadResponse)),
+    204: (1, EmptyBody),
+}
+
+
+@pytest.mark.parametrize(("status", "expected"), _STATUSES.items(), ids=map(str, _STATUSES))
+def test_status(status: int, expected: tuple[int, type[FetchError]], sessions_to: Callable[..., Sessions]) -> None:
+    """Status by status: what is tried again, what never is, and as what it ends."""
+    with Canned(always(response(b"body", f"{status} What"))) as server:
+        downloader = Downloader(sessions_to(server.address), sleep=lambda _: None)
+        error, attempts = failure(downloader, server.url, FetchOptions(timeout=2.0, retries=2, backoff=0))
+    assert (attempts, type(error), error.http_status) == (*expected, status)
+
+
+@pytest.mark.parametrize("status", [408, 429, 500, 503])
+def test_wait_that_is_too_long_is_not_slept(
+    status: int, waits: list[float], sessions_to: Callable[..., Sessions]
+) -> None:
+    """Who asks for more than --max-wait is not tried again, and the message names the wait; the bound is slept."""
+    for after, tried in ((31, 1), (30, 2)):
+        with Canned(always(response(b"", f"{status} What", f"Retry-After: {after}"))) as server:
+            downloader = Downloader(sessions_to(server.address), sleep=waits.append)
+            error, attempts = failure(downloader, server.url, FetchOptions(retries=1, backoff=0))
+        assert attempts == tried
+        assert (type(error) is RateLimited) == (status == 429 or tried == 1)
+        assert ("asks for a wait of 31 s, more than 30" in str(error)) == (tried == 1)
+    assert waits == [30.0]
+
+
+def test_redirect_from_https_to_http(server_context: ssl.SSLContext, sessions_to: Callable[..., Sessions]) -> None:
+    """A redirect that gives TLS up is followed only where the user says so."""
+    with Canned(always(response())) as plain:
+        moved = response(b"", "302 Found", f"Location: {plain.url}/?token=secret")
+        with Canned(always(moved), server_context) as tls:
+            downloader = Downloader(sessions_to("127.0.0.1"))
+            refused, _ = failure(downloader, tls.url)
+            assert plain.connections == 0
+            assert download(downloader, tls.url, replace(ONCE, allow_downgrade=True))[0].body == b"body"
+    assert type(refused) is TooManyRedirects
+    assert "token=*** leads from https to http" in str(refused)
+
+
+def test_redirect_from_http_to_https(server_context: ssl.SSLContext, sessions_to: Callable[..., Sessions]) -> None:
+    """A redirect that wins TLS is followed."""
+    with Canned(always(response()), server_context) as tls:
+        moved = response(b"", "302 Found", f"Location: {tls.url}/")
+        plain = Canned(always(moved))
+        with plain:
+            assert download(Downloader(sessions_to("127.0.0.1")), plain.url)[0].body == b"body"
+
+
+_HEAD = HeadOptions(
+    "Somebody/1.0", "https://page.example/", (("Authorization", "Bearer word"), ("accept", "image/png"))
 )
-def test_retry_after(value: str | None, seconds: float | None) -> None:
-    """Retry-After is read as seconds, and what is neither seconds nor a date as nothing."""
-    assert parse_retry_after(value) == seconds
 
 
-def test_retry_after_as_a_date() -> None:
-    """A date stands for the seconds until then."""
-    seconds = parse_retry_after(email.utils.formatdate(time.time() + 60, usegmt=True))
-    assert seconds is not None
-    assert 58 <= seconds <= 60
+def test_head_says_what_the_user_says(sessions_to: Callable[..., Sessions]) -> None:
+    """User agent, referer and further fields are sent, each once."""
+    with Canned(always(response())) as server:
+        download(Downloader(sessions_to(server.address)), server.url, replace(ONCE, head=_HEAD))
+    lines = server.requests[0].split(b"\r\n")[2:-2]
+    assert sorted(lines, key=bytes.lower) == [
+        b"Accept-Encoding: identity",
+        b"accept: image/png",
+        b"Authorization: Bearer word",
+        b"Referer: https://page.example/",
+        b"User-Agent: Somebody/1.0",
+    ]
 
 
-@given(st.text(max_size=40) | st.from_regex(r"\w{3}, \d{1,3} (Jan|Feb) \d{1,5} \d\d?:\d\d:\d\d( GMT| [+-]\d{1,6})?"))
-def test_retry_after_never_raises(value: str) -> None:
-    """Whatever a server writes there is read as a time of zero or more, or as nothing."""
-    seconds = parse_retry_after(value)
-    assert seconds is None or seconds >= 0
+def test_credentials_stay_with_their_host(sessions_to: Callable[..., Sessions]) -> None:
+    """A redirect elsewhere gets neither the URL's userinfo nor the user's fields, nor does what follows it."""
+    with Canned(lambda _: [next(others)]) as other, Canned(lambda _: [next(firsts)]) as first:
+        here, away, back = "/b", f"{other.url}/c", f"{first.url}/d"
+        firsts = iter([*(response(b"", "302 Found", f"Location: {place}") for place in (here, away)), response()])
+        others = iter([response(b"", "302 Found", f"Location: {back}")])
+        url = first.url.replace("://", "://user:word@")
+        options = replace(ONCE, head=replace(_HEAD, fields=(("X-Key", "k"),)))
+        download(Downloader(sessions_to("127.0.0.1")), url, options)
+    assert b"Authorization: Basic " in first.requests[0]
+    assert [b"X-Key: k" in request for request in (*first.requests, *other.requests)] == [True, True, False, False]
+    assert b"Authorization" not in b"".join([*first.requests[1:], *other.requests])
+    assert b"User-Agent: Somebody/1.0" in other.requests[0]
+
+
+def test_no_cookie_is_kept(sessions_to: Callable[..., Sessions]) -> None:
+    """What a server wants to be told again is not told, within a redirect or later."""
+    replies = iter([response(b"", "302 Found", "Location: /b", "Set-Cookie: a=b"), response(), response()])
+    with Canned(lambda _: [next(replies)]) as server:
+        downloader = Downloader(sessions_to(server.address))
+        for _ in range(2):
+            download(downloader, server.url)
+    assert len(server.requests) == 3
+    assert b"ookie" not in b"".join(server.requests)
+
+
+@pytest.mark.parametrize(
+    "fields", [(("X-A", "b\r\nX-Evil: c"),), (("Host", "a.example"),), (("X-A\r\nX-Evil", "c"),), (("", "c"),)]
+)
+def test_message_can_not_forge_a_head(fields: tuple[tuple[str, str], ...]) -> None:
+    """A worker trusts no message: a field that would end its line is refused there, too."""
+    with pytest.raises(ValueError, match=r"header|can't be set"):
+        head_fields(HeadOptions(fields=fields), None, True)
+
+
+def test_own_user_agent_says_where_to_complain() -> None:
+    """By default we say who we are, and with IMAGEFLEET_CONTACT where to complain."""
+    assert head_fields(HeadOptions(), None, True)["User-Agent"] == USER_AGENT
+    contact = head_fields(HeadOptions(), "https://fleet.example/about", True)
+    assert contact["User-Agent"] == f"{USER_AGENT} (+https://fleet.example/about)"
+
+
+def test_opt_out_is_the_users_to_ignore(demo: DemoServer, downloader: Downloader) -> None:
+    """An image that opted out is had only by the user's word."""
+    got, _ = download(downloader, f"{demo.url}/fault/opted-out/3.jpg", replace(ONCE, ignore_opt_out=True))
+    assert got.body == picture(3)
+
+
+def broken(*pieces: bytes) -> Iterator[bytes]:
+    """Send the pieces, then close."""
+    yield from pieces
+    raise ConnectionError
+
+
+_STRONG_ETAG = ("Accept-Ranges: bytes", 'ETag: "a"')
+_MODIFIED = ("Accept-Ranges: bytes", "Last-Modified: Thu, 01 Jan 2026 00:00:00 GMT")
+#: How a body begins that breaks off, what the next request asks for, what is answered, and what comes of it.
+_RESUMED: dict[str, tuple[tuple[str, ...], bytes | None, bytes, bytes]] = {
+    "strong ETag": (
+        _STRONG_ETAG,
+        b'If-Range: "a"',
+        response(b"eone", "206 Partial", "Content-Range: bytes 4-7/8", 'ETag: "a"'),
+        b"imageone",
+    ),
+    "Last-Modified": (
+        _MODIFIED,
+        b"If-Range: Thu, 01 Jan 2026 00:00:00 GMT",
+        response(b"eone", "206 Partial", "Content-Range: bytes 4-7/8"),
+        b"imageone",
+    ),
+    "size that is not known": (
+        _STRONG_ETAG,
+        b'If-Range: "a"',
+        response(b"eone", "206 Partial", "Content-Range: bytes 4-7/*"),
+        b"imageone",
+    ),
+    "another image by now": (_STRONG_ETAG, b'If-Range: "a"', response(b"another"), b"another"),
+    "weak ETag alone": (("Accept-Ranges: bytes", 'ETag: W/"a"'), None, response(b"imageone"), b"imageone"),
+    "ETag that is none": (("Accept-Ranges: bytes", "ETag: a"), None, response(b"imageone"), b"imageone"),
+    "weak ETag and a date": (
+        (*_MODIFIED, 'ETag: W/"a"'),
+        b"If-Range: Thu, 01 Jan 2026 00:00:00 GMT",
+        response(b"eone", "206 Partial", "Content-Range: bytes 4-7/8"),
+        b"imageone",
+    ),
+    "no validator": (("Accept-Ranges: bytes",), None, response(b"imageone"), b"imageone"),
+    "no ranges": (('ETag: "a"',), None, response(b"imageone"), b"imageone"),
+    "ranges of something else": (("Accept-Ranges: none", 'ETag: "a"'), None, response(b"imageone"), b"imageone"),
+}
+
+
+@pytest.mark.parametrize(("fields", "asked", "then", "body"), _RESUMED.values(), ids=_RESUMED)
+def test_body_that_broke_off_goes_on(
+    fields: tuple[str, ...], asked: bytes | None, then: bytes, body: bytes, sessions_to: Callable[..., Sessions]
+) -> None:
+    """The rest of a body is asked for where its server allows that and tells the image from another."""
+    first = response(b"imag", "200 OK", *fields, "Content-Length: 8", length=False)
+    replies = iter([broken(first), iter([then])])
+    with Canned(lambda _: next(replies)) as server:
+        got, attempts = download(
+            Downloader(sessions_to(server.address)), server.url, FetchOptions(retries=1, backoff=0, timeout=2.0)
+        )
+    assert (got.body, attempts) == (body, 2)
+    lines = server.requests[1].split(b"\r\n")
+    assert [line for line in lines if line.startswith(b"If-Range")] == ([] if asked is None else [asked])
+    assert (b"Range: bytes=4-" in lines) == (asked is not None)
+
+
+_NOT_THE_REST = {
+    "another range": response(b"eone", "206 Partial", "Content-Range: bytes 3-6/8"),
+    "of another size": response(b"eone", "206 Partial", "Content-Range: bytes 4-7/9"),
+    "of another ETag": response(b"eone", "206 Partial", "Content-Range: bytes 4-7/8", 'ETag: "b"'),
+    "no range": response(b"eone", "206 Partial"),
+    "encoded": response(b"eone", "206 Partial", "Content-Range: bytes 4-7/8", "Content-Encoding: gzip"),
+    "no such range": response(b"", "416 What"),
+}
+
+
+@pytest.mark.parametrize("answer", _NOT_THE_REST.values(), ids=_NOT_THE_REST)
+def test_what_is_not_the_rest_is_never_joined(answer: bytes, sessions_to: Callable[..., Sessions]) -> None:
+    """A server that goes on with something else is asked for the whole again."""
+    first = response(b"imag", "200 OK", *_STRONG_ETAG, "Content-Length: 8", length=False)
+    replies = iter([broken(first), iter([answer]), iter([response(b"imageone")])])
+    with Canned(lambda _: next(replies)) as server:
+        got, attempts = download(
+            Downloader(sessions_to(server.address)), server.url, FetchOptions(retries=2, backoff=0, timeout=2.0)
+        )
+    assert (got.body, attempts) == (b"imageone", 3)
+    assert b"Range:" not in server.requests[2]
+
+
+def test_body_that_breaks_off_again_and_again(sessions_to: Callable[..., Sessions]) -> None:
+    """Each attempt goes on where the last one ended, also of chunks and after a refusal, and under the cap."""
+    chunked = response(b"3\r\nima\r\nxyz\r\n", "200 OK", *_STRONG_ETAG, "Transfer-Encoding: chunked", length=False)
+    second = response(b"ge", "206 Partial", "Content-Range: bytes 3-7/8", "Content-Length: 5", length=False)
+    third = response(b"one", "206 Partial", "Content-Range: bytes 5-7/8")
+
+    def answer(_: bytes) -> Iterator[bytes]:
+        return next(replies)
+
+    for cap, body in ((8, b"imageone"), (7, None)):
+        replies = iter([broken(chunked), broken(second), iter([response(b"", "503 What")]), iter([third])])
+        with Canned(answer) as server:
+            downloader = Downloader(sessions_to(server.address))
+            options = FetchOptions(retries=3, backoff=0, timeout=2.0, max_bytes=cap)
+            if body is None:
+                assert type(failure(downloader, server.url, options)[0]) is TooLarge
+            else:
+                assert download(downloader, server.url, options)[0].body == body
+                assert [
+                    b"Range: bytes=" + begin in request
+                    for begin, request in zip((b"3-", b"5-", b"5-"), server.requests[1:], strict=True)
+                ] == [True] * 3
+
+
+_RAW = zlib.compressobj(wbits=-15)
+_DEFLATED = _RAW.compress(b"body" * 100) + _RAW.flush()
+_ENCODED = {
+    "gzip": ("gzip", gzip.compress(b"body" * 100)),
+    "x-gzip, upper case": ("X-GZIP", gzip.compress(b"body" * 100)),
+    "gzip in two members": ("gzip", gzip.compress(b"body" * 50) * 2),
+    "deflate": ("deflate", zlib.compress(b"body" * 100)),
+    "deflate without its head": ("deflate", _DEFLATED),
+    "twice": ("deflate, gzip", gzip.compress(zlib.compress(b"body" * 100))),
+    "identity": ("identity", b"body" * 100),
+    "name of no encoding": ("utf-8", b"body" * 100),
+}
+
+
+@pytest.mark.parametrize(("name", "sent"), _ENCODED.values(), ids=_ENCODED)
+def test_encoding_is_undone(name: str, sent: bytes, sessions_to: Callable[..., Sessions]) -> None:
+    """A body that is encoded though nobody asked for it is kept as what it holds."""
+    with Canned(always(response(sent, "200 OK", f"Content-Encoding: {name}"))) as server:
+        got, _ = download(Downloader(sessions_to(server.address)), server.url)
+    assert got.body == b"body" * 100
+
+
+@pytest.mark.parametrize("name", ["gzip", "deflate"])
+def test_compressed_body_without_its_end(name: str, sessions_to: Callable[..., Sessions]) -> None:
+    """A compressed body that lacks its end is truncated, though its length is as announced."""
+    sent = dict(_ENCODED.values())[name][:-12]
+    with Canned(always(response(sent, "200 OK", f"Content-Encoding: {name}"))) as server:
+        error, _ = failure(Downloader(sessions_to(server.address)), server.url)
+    assert type(error) is Truncated
+
+
+@pytest.mark.parametrize("name", ["compress", "gzip, exi", "dcb"])
+def test_encoding_that_is_not_read(name: str, sessions_to: Callable[..., Sessions]) -> None:
+    """What can't be undone is said so, and not taken for a broken image."""
+    with Canned(always(response(b"body", "200 OK", f"Content-Encoding: {name}"))) as server:
+        error, _ = failure(Downloader(sessions_to(server.address)), server.url)
+    assert type(error) is BadResponse
+    assert name.rpartition(" ")[2] in str(error)
+
+
+_ZEROS = bytes(40 << 20)
+_BOMBS = {
+    "deflate": ("deflate", lambda: zlib.compress(_ZEROS, 9)),
+    "gzip twice": ("gzip, gzip", lambda: gzip.compress(gzip.compress(_ZEROS, 9), 9)),
+    "gzip in deflate": ("gzip, deflate", lambda: zlib.compress(gzip.compress(_ZEROS, 9), 9)),
+}
+
+
+@pytest.mark.parametrize(("name", "make"), _BOMBS.values(), ids=_BOMBS)
+def test_bombs_end_early(name: str, make: Callable[[], bytes], sessions_to: Callable[..., Sessions]) -> None:
+    """However a body is compressed, what is above the cap is never in memory."""
+    with Canned(always(response(make(), "200 OK", f"Content-Encoding: {name}"))) as server:
+        downloader = Downloader(sessions_to(server.address))
+        tracemalloc.start()
+        try:
+            error, _ = failure(downloader, server.url, FetchOptions(max_bytes=1 << 20, retries=0))
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+    assert type(error) is TooLarge
+    assert peak < 8 << 20

@@ -28,6 +28,7 @@ from tasks.model import (
     ResizeOptions,
     RunOptions,
     Status,
+    Verify,
 )
 from tasks.session import Sessions
 from tasks.shardfile import Mark
@@ -106,6 +107,32 @@ def test_failure_is_an_outcome(
     assert outcome.error_message
     assert outcome.path is None
     assert list(store.root.iterdir()) == []
+
+
+@pytest.mark.parametrize(("verify", "reason"), [(Verify.HEADER, None), (Verify.DECODE, Reason.UNDECODABLE)])
+def test_image_that_breaks_off(
+    verify: Verify, reason: Reason | None, store: Store, sessions_to: Callable[..., Sessions]
+) -> None:
+    """An image with a sound header and half its pixels is saved, unless the user wants all of it decoded."""
+    whole = picture(3, 300, 200)
+    run = replace(_RUN, fetch=replace(_RUN.fetch, verify=verify))
+    with Canned(always(response(whole[: len(whole) // 2]))) as server:
+        downloader = Downloader(sessions_to(server.address))
+        assert fetch(server.url, 0, run, store, downloader).reason == reason
+    with Canned(always(response(whole))) as server:
+        outcome = fetch(server.url, 1, run, store, Downloader(sessions_to(server.address)))
+    assert (outcome.reason, outcome.width, outcome.original_width) == (None, 300, 300)
+
+
+def test_what_a_server_says_commands_nothing(store: Store, sessions_to: Callable[..., Sessions]) -> None:
+    """Controls in what a server says of an image are not passed on."""
+    fields = ("ETag: \x9b31m", "Last-Modified: \x90now")
+    with Canned(always(response(image("PNG"), "200 OK", *fields))) as server:
+        outcome = fetch(server.url, 0, _RUN, store, Downloader(sessions_to(server.address)))
+    assert (outcome.etag, outcome.last_modified) == (None, None)
+    with Canned(always(response(b"", "404 Not\x1b[2J\x9bFound"))) as server:
+        outcome = fetch(server.url, 1, _RUN, store, Downloader(sessions_to(server.address)))
+    assert outcome.error_message == "HTTP 404 Not\ufffd[2J\ufffdFound"
 
 
 @pytest.mark.parametrize("url", ["", "a.example", "http://[", "ftp://a.example/", "http://a.example/\ud800", "\0"])

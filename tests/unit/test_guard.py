@@ -6,23 +6,22 @@ import ipaddress
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
+from tasks.addresses import carried, is_public
 from tasks.errors import BlockedAddress, ConnectFailed, DnsFailed, DnsUnavailable, TimedOut
-from tasks.guard import Allowance, Guard, is_public
+from tasks.guard import BAD_PORTS, Guard, Rule
 
 _PUBLIC = {
     "IPv4": "93.184.215.14",
     "another IPv4": "1.1.1.1",
     "IPv6": "2606:4700:4700::1111",
-    "mapped": "::ffff:8.8.8.8",
-    "NAT64": "64:ff9b::8.8.8.8",
-    "6to4": "2002:808:808::1",
+    "the last IPv6": "3ffe:ffff::1",
 }
 _NOT_PUBLIC = {
     "loopback": "127.0.0.1",
@@ -55,6 +54,22 @@ _NOT_PUBLIC = {
     "global IPv6 multicast": "ff0e::1",
     "IPv6 documentation": "2001:db8::1",
     "discard": "100::1",
+    "new IPv6 documentation": "3fff::1",
+    "IPv6 that is handed out to nobody": "4000::1",
+    "segments": "5f00::1",
+    "documentation 2": "198.51.100.1",
+    "documentation 3": "203.0.113.1",
+    "6to4 relay": "192.88.99.1",
+    "AS112": "192.31.196.1",
+    "AMT": "192.52.193.1",
+    "mapped public": "::ffff:8.8.8.8",
+    "compatible public": "::8.8.8.8",
+    "translated public": "::ffff:0:8.8.8.8",
+    "NAT64 of public": "64:ff9b::8.8.8.8",
+    "6to4 of public": "2002:808:808::1",
+    "Teredo of public": "2001:0:808:808:0:0:f7f7:f7f7",
+    "ISATAP of public": "2606:4700::5efe:8.8.8.8",
+    "ISATAP of loopback": "2606:4700::200:5efe:7f00:1",
     "mapped loopback": "::ffff:127.0.0.1",
     "mapped metadata": "::ffff:169.254.169.254",
     "compatible": "::127.0.0.1",
@@ -132,19 +147,98 @@ def test_address_that_is_not_public(address: str) -> None:
     assert not Guard().permits("a.example", ipaddress.ip_address(address), 80)
 
 
+_WRAPPINGS: dict[str, Callable[[int], int]] = {
+    "mapped": lambda inner: 0xFFFF << 32 | inner,
+    "translated": lambda inner: 0xFFFF << 48 | inner,
+    "NAT64": lambda inner: 0x64FF9B << 96 | inner,
+    "local NAT64": lambda inner: 0x64FF9B0001 << 80 | inner,
+    "local NAT64 of 48 bits": lambda inner: 0x64FF9B0001 << 80 | inner >> 16 << 64 | (inner & 0xFFFF) << 40,
+    "6to4": lambda inner: 0x2002 << 112 | inner << 80 | 1,
+    "Teredo client": lambda inner: 0x20010000 << 96 | 0x08080808 << 64 | inner ^ 0xFFFFFFFF,
+    "Teredo server": lambda inner: 0x20010000 << 96 | inner << 64 | 0xF7F7F7F7,
+    "ISATAP": lambda inner: 0x26064700 << 96 | 0x5EFE << 32 | inner,
+    "ISATAP, unique": lambda inner: 0x26064700 << 96 | 0x02005EFE << 32 | inner,
+}
+
+
+@pytest.mark.parametrize("wrapping", _WRAPPINGS.values(), ids=_WRAPPINGS)
 @given(st.ip_addresses(v=4))
-def test_wrapping_changes_nothing(inner: ipaddress.IPv4Address) -> None:
-    """An IPv4 address inside an IPv6 address is judged as the IPv4 address."""
-    number = int(inner)
-    for wrapped in (0xFFFF << 32 | number, 0x64FF9B << 96 | number, 0x2002 << 112 | number << 80):
-        assert is_public(ipaddress.IPv6Address(wrapped)) == is_public(inner)
+@example(ipaddress.IPv4Address("127.0.0.1"))
+@example(ipaddress.IPv4Address("169.254.169.254"))
+@example(ipaddress.IPv4Address("8.8.8.8"))
+def test_wrapping_hides_nothing(wrapping: Callable[[int], int], inner: ipaddress.IPv4Address) -> None:
+    """An IPv6 address that carries an IPv4 address is refused, and where it is allowed the IPv4 address is judged."""
+    wrapped = ipaddress.IPv6Address(wrapping(int(inner)))
+    assert not is_public(wrapped)
+    assert inner in carried(wrapped)
+    assert not Guard().permits("a.example", wrapped, 80)
+    assert Guard(["::/0"]).permits("a.example", wrapped, 80) <= is_public(inner)
+    assert not Guard(["::/0", "0.0.0.0/0"], [str(inner)]).permits("a.example", wrapped, 80)
+
+
+def test_translator_that_is_allowed() -> None:
+    """An operator whose network reaches IPv4 through NAT64 alone allows its prefix, and nothing private by that."""
+    guard = Guard(["64:ff9b::/96"])
+    assert guard.permits("a.example", ipaddress.ip_address("64:ff9b::8.8.8.8"), 80)
+    assert not guard.permits("a.example", ipaddress.ip_address("64:ff9b::10.0.0.1"), 80)
+
+
+@given(st.ip_addresses())
+def test_what_python_calls_special_is_special(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> None:
+    """Our table of ranges lacks none that this Python's knows."""
+    if not address.is_global or address.is_multicast or address.is_reserved:
+        assert not is_public(address)
+
+
+@pytest.mark.parametrize("port", sorted(BAD_PORTS - {0}))
+def test_port_of_another_service(port: int) -> None:
+    """A port that no browser opens is refused at every address, unless an allowance names the port itself."""
+    public, inside = ipaddress.ip_address("1.1.1.1"), ipaddress.ip_address("10.0.0.1")
+    guard = Guard(["10.0.0.0/8", "0.0.0.0/0"])
+    assert not guard.permits("a.example", public, port)
+    assert not guard.permits("a.example", inside, port)
+    named = Guard([f"10.0.0.0/8:{port}"])
+    assert named.permits("a.example", inside, port)
+    assert not named.permits("a.example", public, port)
+
+
+def test_number_of_bad_ports() -> None:
+    """The list is as long as the Fetch Standard's."""
+    assert len(BAD_PORTS) == 83
+
+
+@pytest.mark.parametrize(
+    ("denial", "host", "address", "port", "permitted"),
+    [
+        ("1.1.1.0/24", "a.example", "1.1.1.1", 80, False),
+        ("1.1.1.0/24", "a.example", "1.1.2.1", 80, True),
+        ("1.1.1.0/24:81", "a.example", "1.1.1.1", 80, True),
+        ("1.1.1.0/24:81", "a.example", "1.1.1.1", 81, False),
+        ("a.example", "a.example", "1.1.1.1", 80, False),
+        ("a.example", "b.a.example.", "1.1.1.1", 80, False),
+        ("a.example", "ba.example", "1.1.1.1", 80, True),
+        ("a.example:81", "b.a.example", "1.1.1.1", 80, True),
+        ("10.0.0.0/8", "a.example", "10.0.0.1", 80, False),
+        ("::/0", "a.example", "2606:4700:4700::1111", 80, False),
+    ],
+)
+def test_denial_wins(denial: str, host: str, address: str, port: int, permitted: bool) -> None:
+    """What the operator denies is refused, whether it is public or allowed: by network, or by a name and all below."""
+    guard = Guard(["10.0.0.0/8", "a.example", "b.a.example"], [denial])
+    assert guard.permits(host, ipaddress.ip_address(address), port) is permitted
+
+
+def test_denial_says_so() -> None:
+    """Who reads the message looks at the right variable."""
+    with pytest.raises(BlockedAddress, match=r"IMAGEFLEET_DENY_NETWORKS"):
+        Guard(["127.0.0.1"], ["127.0.0.0/8"]).connect("127.0.0.1", 80, 1.0)
 
 
 @pytest.mark.parametrize(("entry", "network", "name", "port"), _ALLOWANCES.values(), ids=_ALLOWANCES)
 def test_allowance(entry: str, network: str | None, name: str | None, port: int | None) -> None:
     """An entry of the operator's list is a network, an address or a name, with a port or without."""
     expected = None if network is None else ipaddress.ip_network(network)
-    assert Allowance.parse(entry) == Allowance(expected, name, port)
+    assert Rule.parse(entry) == Rule(expected, name, port)
 
 
 @pytest.mark.parametrize("entry", _NO_ALLOWANCES.values(), ids=_NO_ALLOWANCES)
@@ -152,6 +246,8 @@ def test_allowance_that_is_none(entry: str) -> None:
     """An entry that is none of these is refused, rather than taken for a name that nothing has."""
     with pytest.raises(ValueError, match=r"\S"):
         Guard([entry])
+    with pytest.raises(ValueError, match=r"\S"):
+        Guard([], [entry])
 
 
 @pytest.mark.parametrize(
@@ -171,7 +267,7 @@ def test_allowance_that_is_none(entry: str) -> None:
 )
 def test_allowance_covers(entry: str, host: str, address: str, port: int, permitted: bool) -> None:
     """An entry permits its network or name on its port, and nothing else."""
-    covered = Allowance.parse(entry).covers(host, ipaddress.ip_address(address), port)
+    covered = Rule.parse(entry).covers(host, ipaddress.ip_address(address), port)
     assert covered is permitted
 
 
@@ -265,7 +361,7 @@ def test_nobody_listens() -> None:
 def test_no_time_is_left() -> None:
     """Without time for even the first address, the connection timed out."""
     with pytest.raises(TimedOut, match="within 0 s"):
-        Guard(["127.0.0.1"]).connect("127.0.0.1", 1, 0.0)
+        Guard(["127.0.0.1"]).connect("127.0.0.1", 80, 0.0)
 
 
 def test_family_that_this_machine_lacks_is_passed_over(

@@ -40,6 +40,7 @@ _NOT_IMAGES = {
     "XML": (b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>", "XML"),
     "SVG": (b'<svg xmlns="http://www.w3.org/2000/svg"/>', "SVG"),
     "SVG behind its declaration": (b'<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg"/>', "SVG"),
+    "SVG behind its document type": (b'<!DOCTYPE svg PUBLIC "-//W3C//DTD SVG 1.1//EN"><svg/>', "SVG, a program"),
     "JSON": (b' {"error": "no picture"}', "JSON"),
     "JSON list": (b"[1, 2]", "JSON"),
     "text": (b"404 not found\n", "no image of a known format"),
@@ -181,3 +182,19 @@ def test_threads_do_not_disturb_each_other() -> None:
 def test_digest_is_sha256() -> None:
     """A digest is that of the bytes as they are saved."""
     assert digest(b"body") == hashlib.sha256(b"body").hexdigest()
+
+
+def test_text_that_inflates_is_refused() -> None:
+    """A PNG's compressed text is inflated to a bound, and not into memory."""
+    text = b"Comment\0\0" + zlib.compress(bytes(64 << 20), 9)
+    chunk = struct.pack(">I", len(text)) + b"zTXt" + text + struct.pack(">I", zlib.crc32(b"zTXt" + text))
+    whole = image("PNG", (16, 12))
+    at = whole.index(b"IDAT") - 4
+    tracemalloc.start()
+    try:
+        with pytest.raises(Undecodable, match="header is broken"):
+            inspect(whole[:at] + chunk + whole[at:], _LIMIT)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 8 << 20

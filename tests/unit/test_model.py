@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from tasks.model import (
     FetchOptions,
+    HeadOptions,
     Outcome,
     Reason,
     ResizeMode,
@@ -113,13 +114,15 @@ def test_unknown_fields_are_left_out() -> None:
     later = run.to_json()
     later["fetch"]["later"] = 1
     later["fetch"]["resize"]["later"] = 1
+    later["fetch"]["head"]["later"] = 1
     assert RunOptions.from_json(later) == run
 
 
 def test_run_options_survive_json() -> None:
     """A run's options come back from Redis as they were put there."""
     resize = ResizeOptions(ResizeMode.KEEP_RATIO, 99, 80)
-    run = RunOptions("/out", 250, FetchOptions(timeout=1.5, max_bytes=7, max_pixels=9, resize=resize))
+    head = HeadOptions("Somebody/1.0", "https://a.example/", (("X-A", "b"), ("X-C", "d")))
+    run = RunOptions("/out", 250, FetchOptions(timeout=1.5, max_bytes=7, max_pixels=9, resize=resize, head=head))
     back = RunOptions.from_json(json.loads(json.dumps(run.to_json())))
     assert back == run
     assert back.fetch.resize.mode is ResizeMode.KEEP_RATIO

@@ -130,3 +130,21 @@ def test_run_that_took_no_time() -> None:
 def test_size(count: int, shown: str) -> None:
     """A number of bytes is shown in the unit that fits."""
     assert report.size(count) == shown
+
+
+def test_fault_commands_no_terminal() -> None:
+    """What a fault quotes of a file or a server stays text, keeps its secrets, and forges no line."""
+    fault = Fault(
+        "\x1b[2J\x1b]0;title\x07 is no list",
+        "http://user:word@a.example/?sig=x\nError: \x9b31m\u202egpj",
+        "Look at [bold]it[/bold].",
+    )
+    console = Console(width=100, file=io.StringIO(), force_terminal=False)
+    with console.capture() as shown:
+        console.print(report.of_fault(fault))
+    assert [line.rstrip() for line in shown.get().splitlines()] == [
+        "Error: \ufffd[2J\ufffd]0;title\ufffd is no list",
+        "Why:   http://***@a.example/?sig=***",
+        "       Error: \ufffd31m\ufffdgpj",
+        "To do: Look at [bold]it[/bold].",
+    ]

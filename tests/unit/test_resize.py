@@ -24,11 +24,13 @@ from PIL.Image import Resampling, Transpose
 
 from producer.demo import picture
 from tasks import images, resize
+from tasks import room as rooms
 from tasks.connection import Deadline
 from tasks.errors import NotAnImage, TimedOut, TooManyPixels, Undecodable
 from tasks.images import ImageInfo, Picture
 from tasks.model import ResizeMode, ResizeOptions
 from tasks.resize import resized, scaled
+from tasks.room import Room
 from tests.conditions import PATIENCE, wait_for
 from tests.unit import colour_profiles
 from tests.unit.conftest import image
@@ -589,7 +591,7 @@ def deadline(seconds: float) -> Deadline:
 
 def test_room_is_bounded() -> None:
     """At no time do threads hold more than there is room for, and each gets its turn, the large ones too."""
-    room = resize._Room(10)
+    room = Room(10)
     held: list[int] = []
     most = 0
     lock = threading.Lock()
@@ -613,7 +615,7 @@ def test_room_is_bounded() -> None:
 
 def test_who_waits_for_room_is_next() -> None:
     """A large image is not passed by small ones that come later, or it would wait for ever."""
-    room = resize._Room(10)
+    room = Room(10)
     order: list[str] = []
 
     def hold(name: str, pixels: int) -> None:
@@ -635,8 +637,8 @@ def test_who_waits_for_room_is_next() -> None:
 @pytest.mark.parametrize("queued", [False, True], ids=["waits for room", "waits for its turn"])
 def test_wait_for_room_ends_with_the_deadline(queued: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """An image that can't be decoded in time is told as too slow, and not as broken."""
-    room = resize._Room(10)
-    monkeypatch.setattr(resize, "_room", room)
+    room = Room(10)
+    monkeypatch.setattr(resize, "room", room)
     with room.of(10, deadline(PATIENCE)):
         if queued:
             room._turn.acquire()
@@ -651,13 +653,13 @@ def test_wait_for_room_ends_with_the_deadline(queued: bool, monkeypatch: pytest.
 def test_progressive_jpeg_counts_in_full(progressive: bool, held: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A JPEG is held at its reduced scale; a progressive one is put together at its full size first."""
     asked: list[int] = []
-    of = resize._room.of
+    of = rooms.room.of
 
     def asking(pixels: int, ends: Deadline) -> AbstractContextManager[None]:
         asked.append(pixels)
         return of(pixels, ends)
 
-    monkeypatch.setattr(resize._room, "of", asking)
+    monkeypatch.setattr(rooms.room, "of", asking)
     made(encoded(quarters(1024, 768), "JPEG", progressive=progressive), 256)
     assert asked == [held + 341 * 256]
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+import unicodedata
+
 import pytest
 from hypothesis import given, reject
 from hypothesis import strategies as st
@@ -33,6 +36,19 @@ _NORMAL = {
     "brackets in a query": ("http://a.example/?a[]=1|2", "http://a.example/?a[]=1|2"),
     "backslashes": ("http:\\\\a.example\\b\\c.jpg", "http://a.example/b/c.jpg"),
     "too many slashes": ("http:////a.example/b", "http://a.example/b"),
+    "IPv4 in one number": ("http://2130706433/", "http://127.0.0.1/"),
+    "IPv4 in hexadecimal": ("http://0x7F.0.0.0x1/", "http://127.0.0.1/"),
+    "IPv4 in one hexadecimal number": ("http://0x7f000001/", "http://127.0.0.1/"),
+    "IPv4 in octal": ("http://0177.0.0.01/", "http://127.0.0.1/"),
+    "short IPv4": ("http://127.1/", "http://127.0.0.1/"),
+    "IPv4 of three numbers": ("http://10.1.258/", "http://10.1.1.2/"),
+    "IPv4 of a bare 0x": ("http://0x/", "http://0.0.0.0/"),
+    "IPv4 with a dot at its end": ("http://127.0.0.1./", "http://127.0.0.1/"),
+    "IPv4 in wide digits": ("http://\uff11\uff12\uff17.\uff10.\uff10.\uff11/", "http://127.0.0.1/"),
+    "IPv4 between dots of another script": ("http://127。0。0。1/", "http://127.0.0.1/"),
+    "escaped IPv4": ("http://%31%32%37.0.0.1/", "http://127.0.0.1/"),
+    "escaped host": ("http://a%2Eex%61mple/", "http://a.example/"),
+    "number that is no last label": ("http://1.a.example/", "http://1.a.example/"),
     "doubled slash in the path": ("http://a.example//b", "http://a.example//b"),
     "international host": ("http://Bücher.example/", "http://xn--bcher-kva.example/"),
     "sharp s is a letter of its own": ("http://faß.example/", "http://xn--fa-hia.example/"),
@@ -63,19 +79,34 @@ _INVALID = {
     "userinfo without a host": ("http://user@/b", "no host"),
     "only a port": ("http://:80/b", "no host"),
     "port 0": ("http://a.example:0/", "the port is 0"),
-    "port too large": ("http://a.example:65536/", "port is wrong"),
-    "port that is no number": ("http://a.example:b/", "port is wrong"),
-    "port in other digits": ("http://a.example:٨/", "port is wrong"),
+    "port too large": ("http://a.example:65536/", "the port is wrong: the highest is 65535"),
+    "port far too large": (f"http://a.example:{'9' * 5000}/", "the port is wrong: the highest is 65535"),
+    "port that is no number": ("http://a.example:b/", "the port is wrong: it is no number"),
+    "port in other digits": ("http://a.example:٨/", "the port is wrong: it is no number"),
+    "signed port": ("http://a.example:+80/", "the port is wrong: it is no number"),
+    "port with underscores": ("http://a.example:8_0/", "the port is wrong: it is no number"),
+    "no colon before the port": ("http://[::1]80/", "the port is wrong"),
+    "five numbers": ("http://1.2.3.4.5/", "ends in a number, and is no IPv4 address"),
+    "number above a byte": ("http://1.2.3.256/", "ends in a number, and is no IPv4 address"),
+    "number above four bytes": ("http://4294967296/", "ends in a number, and is no IPv4 address"),
+    "first number above a byte": ("http://256.1/", "ends in a number, and is no IPv4 address"),
+    "no octal": ("http://08.1.1.1/", "ends in a number, and is no IPv4 address"),
+    "name that ends in a number": ("http://a.example.1/", "ends in a number, and is no IPv4 address"),
+    "hexadecimal end": ("http://a.example.0x1/", "ends in a number, and is no IPv4 address"),
+    "zone": ("http://[fe80::1%25eth0]/", "with a zone"),
+    "escaped bytes in the host": ("http://%ff.example/", "escaped in it is not UTF-8"),
+    "escaped slash in the host": ("http://a%2fb.example/", "host name is not valid"),
+    "escaped at sign in the host": ("http://a%40b.example/", "host name is not valid"),
     "space in the host": ("http://a b.example/", "host name is not valid"),
     "percent in the host": ("http://a%20b.example/", "host name is not valid"),
     "dash at the end of a label": ("http://a-.example/", "host name is not valid"),
     "empty label": ("http://a..example/", "host name is not valid"),
     "host too long": (f"http://{'a.' * 127}example/", "host name is not valid"),
     "host that is no name": ("http://☃.\u2f00\u00ad-/", "host name is not valid"),
-    "slash in disguise": ("http://a℀b.example/", "host or port is wrong"),
+    "slash in disguise": ("http://a℀b.example/", "host name is not valid"),
     "no IPv6 address": ("http://[::g]/", "host"),
-    "IPv6 without its end": ("http://[::1/", "host or port is wrong"),
-    "IPv6 without brackets": ("http://::1/", "host or port is wrong"),
+    "IPv6 without its end": ("http://[::1/", "its bracket is not closed"),
+    "IPv6 without brackets": ("http://::1/", "has to stand in brackets"),
     "half a character": ("http://a.example/\ud800", "not UTF-8"),
 }
 _JOINED = {
@@ -85,6 +116,8 @@ _JOINED = {
     "parent": ("../c.jpg", "https://a.example/c.jpg"),
     "scheme of the base": ("//b.example/c", "https://b.example/c"),
     "query alone": ("?x=1", "https://a.example/d/e?x=1"),
+    "backslashes before a host": ("\\\\b.example\\c", "https://b.example/c"),
+    "backslash in a query": ("/c?d\\e", "https://a.example/c?d\\e"),
     "UTF-8 that was read as Latin-1": ("/ä".encode().decode("latin-1"), "https://a.example/%C3%A4"),
     "Latin-1": ("/\xe4", "https://a.example/%C3%A4"),
     "space around": (" /c ", "https://a.example/c"),
@@ -116,6 +149,52 @@ _MASKED = {
         "the redirect to http://user:word@a.example/?sig=x is a loop",
         "the redirect to http://***@a.example/?sig=***",
     ),
+    "two within a sentence": (
+        "http://u:word@a.example/ leads to https://u:word@b.example/",
+        "http://***@a.example/ leads to https://***@b.example/",
+    ),
+    "slash in the password": ("http://user:wo/rd@a.example/b", "http://***@a.example/b"),
+    "slash and at sign in the password": ("http://user:wo/r@d@a.example/b", "http://***@a.example/b"),
+    "hash in the password": ("http://user:wo#rd@a.example/b", "http://***@a.example/b"),
+    "port and an at sign in the path": ("http://a.example:8080/@b", "http://a.example:8080/@b"),
+    "IPv6 and an at sign in the path": ("http://[::1]/@b", "http://[::1]/@b"),
+    "userinfo without a scheme": ("//user:word@a.example/b", "//***@a.example/b"),
+    "Google": (
+        "https://storage.example/b?X-Goog-Algorithm=a&X-Goog-Credential=b&X-Goog-Signature=c",
+        "https://storage.example/b?X-Goog-Algorithm=a&X-Goog-Credential=***&X-Goog-Signature=***",
+    ),
+    "CloudFront": (
+        "https://a.example/b?Expires=1&Policy=p&Signature=s&Key-Pair-Id=K",
+        "https://a.example/b?Expires=1&Policy=***&Signature=***&Key-Pair-Id=K",
+    ),
+    "S3, version 2": (
+        "https://a.example/b?AWSAccessKeyId=A&Expires=1&Signature=s",
+        "https://a.example/b?AWSAccessKeyId=***&Expires=1&Signature=***",
+    ),
+    "Akamai": ("https://a.example/b?__token__=t&hdnts=x", "https://a.example/b?__token__=***&hdnts=***"),
+    "imgix": (f"https://a.example/b?w=1&s={'0a' * 16}", "https://a.example/b?w=1&s=***"),
+    "size": ("https://a.example/b?s=200", "https://a.example/b?s=200"),
+    "session": (
+        "https://a.example/b?PHPSESSIONID=x&sid=y&jwt=z",
+        "https://a.example/b?PHPSESSIONID=***&sid=***&jwt=***",
+    ),
+    "escaped name": (
+        "http://a.example/b?%74oken=x&X%2DAmz%2DSignature=y",
+        "http://a.example/b?%74oken=***&X%2DAmz%2DSignature=***",
+    ),
+    "escaped name of nothing secret": ("http://a.example/b?%63=x", "http://a.example/b?%63=x"),
+    "parameter in the fragment": ("http://a.example/b#access_token=x", "http://a.example/b#access_token=***"),
+    "control character in a name": ("http://a.example/b?tok\x00en=x", "http://a.example/b?tok\ufffden=x"),
+    "line end": ("http://a.example/\r\n12:00 success", "http://a.example/\ufffd\ufffd12:00 success"),
+    "controls of Latin-1": ("http://a.example/\x9b31m\x85\x90", "http://a.example/\ufffd31m\ufffd\ufffd"),
+    "overrides of direction": (
+        "http://a.example/\u202egpj.exe\u202c\u2066\u2069\u200f\u061c",
+        "http://a.example/\ufffdgpj.exe\ufffd\ufffd\ufffd\ufffd\ufffd",
+    ),
+    "separators of lines": ("http://a.example/\u2028\u2029", "http://a.example/\ufffd\ufffd"),
+    "no width": ("http://a.example/\u200b\ufeff\u2060", "http://a.example/\ufffd\ufffd\ufffd"),
+    "half a character": ("http://a.example/\ud800", "http://a.example/\ufffd"),
+    "letters beyond ASCII": ("http://a.example/ä\u4e2d", "http://a.example/ä\u4e2d"),
     "no URL": ("nothing here", "nothing here"),
     "userinfo behind backslashes": ("http:\\\\user:word@a.example\\b", "http:\\\\***@a.example\\b"),
     "userinfo behind many slashes": ("http:///user:word@a.example/b", "http:///***@a.example/b"),
@@ -169,6 +248,41 @@ def test_join_refuses_what_leads_nowhere(location: str) -> None:
 def test_masked(url: str, shown: str) -> None:
     """What is shown of a URL holds no userinfo, no secret parameter and no control character."""
     assert masked(url) == shown
+
+
+@given(st.text(max_size=60) | st.text(st.sampled_from("ab:/@?&=%#\x1b\u202e;.\\"), max_size=60))
+def test_what_is_shown_can_be_printed(text: str) -> None:
+    """Whatever a list or a server writes, what is shown of it holds no control, and is masked for good."""
+    shown = masked(text)
+    assert not any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in shown)
+    assert not set(shown) & set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200e\u200f")
+    assert masked(shown) == shown
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "?",
+        "?a",
+        "token",
+        "?token",
+        "&s=",
+        "?%",
+        "?%74oken=",
+        "http://a:b",
+        "@http://a:b",
+        "a.",
+        "a:",
+        "//",
+        "\\",
+        "s:s@",
+    ],
+)
+def test_masking_is_not_slowed_down(text: str) -> None:
+    """A text of the longest length that repeats what the masking looks for costs it no more than a moment."""
+    begun = time.monotonic()
+    masked("http://a.example/?=@%" + text * (MAX_LENGTH // len(text)) + "=@%")
+    assert time.monotonic() - begun < 0.5
 
 
 _anything = st.text(st.characters(), max_size=40)

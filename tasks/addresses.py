@@ -1,0 +1,102 @@
+"""An IP address: whether anybody can reach it, and which IPv4 addresses it carries. Pure.
+
+The ranges are those of IANA's special-purpose address registries, written out here: what `ipaddress` counts among them
+differs from one Python to the next.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from ipaddress import IPv4Address, IPv6Address
+
+Address = IPv4Address | IPv6Address
+
+#: https://www.iana.org/assignments/iana-ipv4-special-registry, and multicast. Also the entries that anybody can reach:
+#: relays and name servers, with no pictures on them.
+_SPECIAL_4 = tuple(
+    map(
+        ipaddress.IPv4Network,
+        (
+            "0.0.0.0/8",  # this network
+            "10.0.0.0/8",  # private
+            "100.64.0.0/10",  # shared, behind a carrier's NAT
+            "127.0.0.0/8",  # loopback
+            "169.254.0.0/16",  # link-local, with the metadata of clouds
+            "172.16.0.0/12",  # private
+            "192.0.0.0/24",  # IETF protocol assignments
+            "192.0.2.0/24",  # documentation
+            "192.31.196.0/24",  # AS112
+            "192.52.193.0/24",  # AMT
+            "192.88.99.0/24",  # relays of 6to4
+            "192.168.0.0/16",  # private
+            "192.175.48.0/24",  # AS112
+            "198.18.0.0/15",  # benchmarks
+            "198.51.100.0/24",  # documentation
+            "203.0.113.0/24",  # documentation
+            "224.0.0.0/4",  # multicast
+            "240.0.0.0/4",  # reserved, and broadcast
+        ),
+    )
+)
+#: What is handed out to networks (https://www.iana.org/assignments/ipv6-address-space). All else is special: loopback,
+#: unique local, link-local, site-local, multicast, and whatever is reserved.
+_UNICAST_6 = ipaddress.IPv6Network("2000::/3")
+#: https://www.iana.org/assignments/iana-ipv6-special-registry, of what lies within.
+_SPECIAL_6 = tuple(
+    map(
+        ipaddress.IPv6Network,
+        (
+            "2001::/23",  # IETF protocol assignments, Teredo among them
+            "2001:db8::/32",  # documentation
+            "2002::/16",  # 6to4
+            "2620:4f:8000::/48",  # AS112
+            "3fff::/20",  # documentation
+        ),
+    )
+)
+#: Prefixes of 96 bits that the IPv4 address follows: compatible, mapped, translated, and NAT64 (RFC 6052).
+_BEFORE_IPV4 = frozenset(
+    int(IPv6Address(prefix)) >> 32 for prefix in ("::", "::ffff:0:0", "::ffff:0:0:0", "64:ff9b::", "64:ff9b:1::")
+)
+_LOCAL_NAT64 = int(IPv6Address("64:ff9b:1::")) >> 80
+_TEREDO = int(IPv6Address("2001::")) >> 96
+_ISATAP = frozenset({0x00005EFE, 0x02005EFE})
+_32_BITS = 0xFFFFFFFF
+
+
+def is_public(address: Address) -> bool:
+    """Tell whether an address is an ordinary one that anybody can reach.
+
+    An IPv6 address that carries an IPv4 address is not: a tunnel or a translator would decide where it leads.
+    """
+    if isinstance(address, IPv4Address):
+        return not any(address in network for network in _SPECIAL_4)
+    if address.scope_id is not None or address not in _UNICAST_6 or carried(address):
+        return False
+    return not any(address in network for network in _SPECIAL_6)
+
+
+def carried(address: Address) -> tuple[IPv4Address, ...]:
+    """Return the IPv4 addresses that an IPv6 address carries: where a tunnel or a translator would send to.
+
+    Mapped, compatible, translated, NAT64 (the well-known prefix, and the local one with a prefix of 48 or 96 bits),
+    6to4, Teredo (its server, and its client) and ISATAP.
+    """
+    if isinstance(address, IPv4Address):
+        return ()
+    number = int(address)
+    last = number & _32_BITS
+    found: list[int] = []
+    if number >> 32 in _BEFORE_IPV4:
+        # Those of the unspecified address and of loopback are compatible ones by their form alone.
+        found = [last] if number > 1 else []
+    elif number >> 80 == _LOCAL_NAT64:
+        # Nobody knows which prefix the translator has; the byte in the middle is left out.
+        found = [(number >> 64 & 0xFFFF) << 16 | number >> 40 & 0xFFFF, *([last] if last else [])]
+    elif number >> 112 == 0x2002:
+        found = [number >> 80 & _32_BITS]
+    elif number >> 96 == _TEREDO:
+        found = [number >> 64 & _32_BITS, last ^ _32_BITS]
+    elif number >> 32 & _32_BITS in _ISATAP:
+        found = [last]
+    return tuple(IPv4Address(item) for item in found)

@@ -1,0 +1,41 @@
+"""The header fields that a run adds to its requests. Pure."""
+
+from __future__ import annotations
+
+import re
+
+#: Those that are ours to say: where a message ends and whom it is for, what a connection is, which part is asked for.
+OURS = frozenset(
+    {
+        *("host", "content-length", "transfer-encoding", "te", "trailer", "range", "if-range", "accept-encoding"),
+        *("connection", "keep-alive", "upgrade", "expect", "proxy-authorization", "proxy-connection"),
+        *("user-agent", "referer"),
+    }
+)
+_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_VALUE = re.compile(r"[\x21-\x7e]+(?:[ \t]+[\x21-\x7e]+)*")
+
+
+def field(name: str, value: str) -> tuple[str, str]:
+    """Return a field that may stand in a head as it is.
+
+    Raises:
+        ValueError: it would end its line, is none (RFC 9110, 5), or is not a run's to say.
+    """
+    if not _NAME.fullmatch(name):
+        raise ValueError("what stands before the colon is no header's name")
+    if name.lower() in OURS:
+        raise ValueError(f"{name} can't be set")
+    return name, checked(value)
+
+
+def checked(value: str) -> str:
+    """Return the value of a field, without the space around it.
+
+    Raises:
+        ValueError: it holds something else than ASCII that can be printed.
+    """
+    value = value.strip(" \t")
+    if not _VALUE.fullmatch(value):
+        raise ValueError("a header's value has to be printable ASCII, on one line")
+    return value

@@ -1,0 +1,105 @@
+"""``python -m tests.integration.hostile_network``: run inside a network namespace of its own, and tell what happened.
+
+All addresses that a worker must not connect to are here this machine's, and one that it may is too; whoever connects to
+port 80 of any is answered and counted. Names mean what a DNS server of this process says.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import threading
+from collections import Counter
+from contextlib import suppress
+
+from tasks.connection import Deadline
+from tasks.download import Downloader
+from tasks.errors import FetchError
+from tasks.guard import Guard
+from tasks.model import FetchOptions
+from tasks.session import Sessions
+from tests.hostile_urls import URLS
+from tests.integration.name_server import NameServer
+
+#: The one address that a worker may connect to; it is a public one, outside of this namespace.
+GOOD = "93.184.215.14"
+ADDRESSES = (
+    *(f"{GOOD}/32", "10.0.0.1/32", "172.16.0.1/32", "192.168.0.1/32", "100.64.0.1/32", "169.254.169.254/32"),
+    *("198.18.0.1/32", "fd00:ec2::254/128", "fe80::1/64", "64:ff9b::7f00:1/128", "64:ff9b::a9fe:a9fe/128"),
+    *("64:ff9b:1::7f00:1/128", "64:ff9b:1:7f00:0:100::/128", "2002:7f00:1::/128", "2001:0:7f00:1::80ff:fffe/128"),
+    *("2606:4700::5efe:7f00:1/128", "::7f00:1/128"),
+)
+#: What each name means: at the first look-up, and at later ones.
+NAMES = {
+    "good.example": [[GOOD]],
+    "loopback.example": [["127.0.0.1"]],
+    "loopback6.example": [["::1"]],
+    "private.example": [["10.0.0.1"]],
+    "metadata.example": [["169.254.169.254"]],
+    "mapped.example": [["::ffff:127.0.0.1"]],
+    "nat64.example": [["64:ff9b::7f00:1"]],
+    "sixtofour.example": [["2002:7f00:1::"]],
+    "good-then-bad.example": [[GOOD, "127.0.0.1"]],
+    "bad-then-good.example": [["127.0.0.1", GOOD]],
+    "good-and-bad6.example": [[GOOD, "::1"]],
+    "bad-among-many.example": [[GOOD] * 9 + ["10.0.0.1"]],
+    "rebinding.example": [[GOOD], ["127.0.0.1"]],
+}
+
+
+def main() -> None:
+    """Fetch every hostile URL and name, and print the reasons, who was connected to, and how often names were asked."""
+    for command in ("link set lo up", *(f"addr add {address} dev lo nodad" for address in ADDRESSES)):
+        subprocess.run(["ip", *command.split()], check=True)
+    reached: Counter[str] = Counter()
+    listener = socket.create_server(("::", 80), family=socket.AF_INET6, dualstack_ipv6=True)
+    threading.Thread(target=_serve, args=(listener, reached), daemon=True).start()
+    names = NameServer(NAMES, ("127.0.0.1", 53))
+    downloader = Downloader(Sessions(Guard()))
+    urls = {form: url.replace("PORT", "80") for form, url in URLS.items()}
+    hostile = {form: _reason(downloader, url) for form, url in urls.items()}
+    hostile |= {
+        name: _reason(downloader, f"http://{name}/")
+        for name in NAMES
+        if name not in ("good.example", "rebinding.example")
+    }
+    before = dict(reached)
+    good = _reason(downloader, "http://good.example/")
+    # The name is good when it is judged; what it means after that is of no account until it is judged again.
+    first = _reason(downloader, "http://rebinding.example/")
+    asked = names.asked["rebinding.example", 4]
+    # Another process, or the same one half a minute later.
+    second = _reason(Downloader(Sessions(Guard())), "http://rebinding.example/")
+    facts = {
+        "hostile": hostile,
+        "reached_by_hostile": before,
+        "good": good,
+        "rebinding": [first, asked, second],
+        "reached": dict(reached),
+    }
+    print(json.dumps(facts))
+
+
+def _reason(downloader: Downloader, url: str) -> str:
+    """Return why a download fails, or that it does not."""
+    options = FetchOptions(timeout=2.0, deadline=5.0, retries=0)
+    try:
+        downloader.download(url, options, Deadline(options.timeout, options.deadline), lambda: None)
+    except FetchError as error:
+        return str(error.reason)
+    return "success"
+
+
+def _serve(listener: socket.socket, reached: Counter[str]) -> None:
+    """Answer everybody with a few bytes, and count by the address that was connected to."""
+    while True:
+        client, _ = listener.accept()
+        with client, suppress(OSError):
+            reached[client.getsockname()[0].removeprefix("::ffff:")] += 1
+            client.recv(65536)
+            client.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\nConnection: close\r\n\r\nbody")
+
+
+if __name__ == "__main__":
+    main()

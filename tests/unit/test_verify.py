@@ -1,0 +1,112 @@
+"""An image is verified by decoding all of it, within bounds of pixels, frames and time."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from tasks import verify
+from tasks.connection import Deadline
+from tasks.errors import FetchError, NotAnImage, TimedOut, TooManyPixels, Undecodable
+from tasks.images import EXTENSIONS, ImageInfo
+from tasks.verify import decoded
+from tests.unit.conftest import image
+
+_LIMIT = 1_000_000
+_FORMATS = sorted(set(EXTENSIONS) - {"MPO"})
+_ANIMATED = ("GIF", "PNG", "WEBP", "AVIF", "TIFF", "MPO")
+
+
+def verified(body: bytes, seconds: float = 10.0, limit: int = _LIMIT) -> ImageInfo:
+    """What decoding says of an image."""
+    return decoded(body, limit, Deadline(seconds, seconds))
+
+
+def frames(kind: str, count: int, size: tuple[int, int] = (64, 48)) -> bytes:
+    """An image of several frames, each another."""
+    made = [Image.effect_noise(size, 10 + number).convert("RGB") for number in range(count)]
+    sink = io.BytesIO()
+    made[0].save(sink, kind, save_all=True, append_images=made[1:])
+    return sink.getvalue()
+
+
+@pytest.mark.parametrize("kind", _FORMATS)
+def test_sound_image(kind: str) -> None:
+    """An image that can be decoded is described as its header says."""
+    assert verified(image(kind, (16, 12))) == ImageInfo(kind.lower(), EXTENSIONS[kind], 16, 12)
+
+
+@pytest.mark.parametrize("kind", _ANIMATED)
+def test_sound_frames(kind: str) -> None:
+    """So is one of several frames."""
+    info = verified(frames(kind, 3))
+    assert (info.width, info.height, info.extension) == (64, 48, EXTENSIONS[kind])
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "AVIF", "BMP", "TIFF"])
+def test_image_that_breaks_off(kind: str) -> None:
+    """Half an image has a sound header, and is not taken for an image."""
+    sink = io.BytesIO()
+    Image.effect_noise((64, 48), 50).convert("RGB").save(sink, kind)
+    body = sink.getvalue()
+    with pytest.raises(Undecodable, match=r"can't be decoded|header is broken"):
+        verified(body[: len(body) // 2])
+
+
+@pytest.mark.parametrize("kind", ["GIF", "TIFF", "PNG"])
+def test_last_frame_that_breaks_off(kind: str) -> None:
+    """Also the last frame has to be whole."""
+    body = frames(kind, 3)
+    with pytest.raises(Undecodable):
+        verified(body[: len(body) * 7 // 9])
+
+
+def test_frames_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An image of more frames than the bound is refused, and one of as many is not."""
+    monkeypatch.setattr(verify, "_MAX_FRAMES", 3)
+    assert verified(frames("GIF", 3)).width == 64
+    with pytest.raises(TooManyPixels, match="more than 3 frames"):
+        verified(frames("GIF", 4))
+
+
+def test_each_frame_is_judged() -> None:
+    """A later frame that is larger than allowed is refused before it is decoded."""
+    pages = [Image.new("L", (10, 10)), Image.new("L", (1001, 1000))]
+    sink = io.BytesIO()
+    pages[0].save(sink, "TIFF", save_all=True, append_images=pages[1:])
+    with pytest.raises(TooManyPixels, match="1001x1000"):
+        verified(sink.getvalue())
+
+
+def test_deadline_is_looked_at() -> None:
+    """An animation is not decoded past the deadline."""
+    with pytest.raises(TimedOut):
+        verified(frames("GIF", 3), seconds=0.0)
+
+
+def test_scans_are_counted() -> None:
+    """A progressive JPEG that is all scans is refused, as where images are resized."""
+    sink = io.BytesIO()
+    Image.new("RGB", (64, 48)).save(sink, "JPEG", progressive=True)
+    body = sink.getvalue()
+    assert verified(body).format == "jpeg"
+    with pytest.raises(Undecodable, match="scans"):
+        verified(body[:-2] + b"\xff\xda" * 201 + body[-2:])
+
+
+@pytest.mark.parametrize("kind", _FORMATS)
+@settings(max_examples=15)
+@given(data=st.data())
+def test_broken_bytes_raise_nothing_else(kind: str, data: st.DataObject) -> None:
+    """However an image's bytes are changed, they are decoded or refused by an error of the tree."""
+    body = bytearray(image(kind, (16, 12)))
+    for _ in range(3):
+        body[data.draw(st.integers(0, len(body) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        verified(bytes(body))
+    except FetchError as error:
+        assert isinstance(error, NotAnImage | Undecodable | TooManyPixels)  # noqa: PT017  # either end is right

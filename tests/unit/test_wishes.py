@@ -1,0 +1,83 @@
+"""A server's wishes are read in all their forms, and what is none is nothing."""
+
+from __future__ import annotations
+
+import email.utils
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tasks.wishes import opt_out, parse_retry_after
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        (None, None),
+        ("", None),
+        ("0", 0.0),
+        ("120", 120.0),
+        (" 7 ", 7.0),
+        ("1.5", None),
+        ("-1", None),
+        ("soon", None),
+        ("²", None),
+        ("9" * 5000, 999_999_999.0),
+        ("Thu, 01 Jan 1970 00:00:00 GMT", 0.0),
+        ("Thu, 99 Foo 1970 00:00:00 GMT", None),
+    ],
+)
+def test_retry_after(value: str | None, seconds: float | None) -> None:
+    """Retry-After is read as seconds, and what is neither seconds nor a date as nothing."""
+    assert parse_retry_after(value) == seconds
+
+
+def test_retry_after_as_a_date() -> None:
+    """A date stands for the seconds until then."""
+    seconds = parse_retry_after(email.utils.formatdate(time.time() + 60, usegmt=True))
+    assert seconds is not None
+    assert 58 <= seconds <= 60
+
+
+@given(st.text(max_size=40) | st.from_regex(r"\w{3}, \d{1,3} (Jan|Feb) \d{1,5} \d\d?:\d\d:\d\d( GMT| [+-]\d{1,6})?"))
+def test_retry_after_never_raises(value: str) -> None:
+    """Whatever a server writes there is read as a time of zero or more, or as nothing."""
+    seconds = parse_retry_after(value)
+    assert seconds is None or seconds >= 0
+
+
+@pytest.mark.parametrize(
+    ("values", "wish"),
+    [
+        (["noai"], "noai"),
+        (["NoImageAI"], "noimageai"),
+        (["nofollow, noindex"], "noindex"),
+        (["nofollow", "noimageindex"], "noimageindex"),
+        (["none"], "none"),
+        (["all"], None),
+        ([""], None),
+        (["noarchive, nosnippet, max-snippet: 5, nofollow"], None),
+        (["max-image-preview: none"], None),
+        (["imagefleet: noai"], "noai"),
+        (["ImageFleet : nofollow, noindex"], "noindex"),
+        (["googlebot: noindex"], None),
+        (["googlebot: noindex, noai"], None),
+        (["googlebot: noindex, imagefleet: noai"], "noai"),
+        (["imagefleet: nofollow, otherbot: noai"], None),
+        (["googlebot: nofollow", "noai"], "noai"),
+        (["*: noai"], "noai"),
+        (["unavailable_after: 25 Jun 2030 15:00:00 PST, noai"], "noai"),
+        (["unavailable_after: Sunday, 25-Jun-30 15:00:00 PST"], None),
+    ],
+)
+def test_opt_out(values: list[str], wish: str | None) -> None:
+    """A server's wish is heard where it speaks to everybody or to us, and not where it speaks to another."""
+    assert opt_out(values) == wish
+
+
+@given(st.lists(st.text(max_size=40)))
+def test_opt_out_never_raises(values: list[str]) -> None:
+    """Whatever a server writes there is a wish or none."""
+    assert opt_out(values) in (None, "noai", "noimageai", "noindex", "noimageindex", "none")
