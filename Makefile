@@ -3,7 +3,7 @@
 PYTHON ?= python
 RUN = $(PYTHON) -m
 
-.PHONY: check format lint types contracts test unit integration e2e upstream docs examples screenshot lock bench bench-check bench-scale bench-growth
+.PHONY: check format lint types contracts test unit integration slow e2e upstream docs examples screenshot lock bench bench-check bench-scale bench-growth
 
 check: format lint types contracts test
 
@@ -27,6 +27,10 @@ unit:
 
 integration:
 	$(RUN) pytest tests/integration
+
+# Whole runs whose processes are killed: four minutes.
+slow:
+	$(RUN) pytest tests/integration -m slow
 
 # Needs a Docker Engine with Compose v2; not part of `make check`.
 e2e:

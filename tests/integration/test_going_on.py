@@ -106,6 +106,7 @@ def test_killed_producer(running: Running, tmp_path: Path) -> None:
     assert running.asked == _IMAGES
 
 
+@pytest.mark.slow
 def test_complete_run_is_not_done_again(running: Running) -> None:
     """A run that is complete is resumed by telling so, without a fleet."""
     assert running.producer.wait().code == 0
@@ -116,6 +117,7 @@ def test_complete_run_is_not_done_again(running: Running) -> None:
     assert running.asked == asked
 
 
+@pytest.mark.slow
 def test_second_producer_is_refused(running: Running) -> None:
     """While a producer lives, another one is refused, and the first goes on."""
     ended = running.again("resume")
@@ -144,6 +146,7 @@ def test_cut_standard_input(fleet: str, demo_url: str, out: Path, tmp_path: Path
     assert {row["status"] for row in rows} == {"success"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", ["same", "other", "gone"])
 def test_open_plan_is_gone_on_with(fleet: str, demo_url: str, out: Path, tmp_path: Path, change: str) -> None:
     """A list that was not read to its end is read on; one that was changed is not, and what is planned is done."""
@@ -173,6 +176,7 @@ def test_open_plan_is_gone_on_with(fleet: str, demo_url: str, out: Path, tmp_pat
         assert len(parts.rows(out)) == 4 * _SHARD
 
 
+@pytest.mark.slow
 def test_one_interrupt_finishes_what_is_in_flight(running: Running) -> None:
     """Ctrl-C ends the run when what is in flight is done, and tells how to go on; nothing is asked for twice."""
     running.interrupt()
@@ -201,6 +205,7 @@ def test_two_interrupts_drop_what_is_queued(running: Running) -> None:
     running.assert_whole()
 
 
+@pytest.mark.slow
 def test_cancelled_by_another_command(running: Running) -> None:
     """`producer cancel` ends the run's producer, which drops what is queued; the run can be resumed."""
     ended = running.again("cancel")
@@ -212,6 +217,7 @@ def test_cancelled_by_another_command(running: Running) -> None:
     running.assert_whole()
 
 
+@pytest.mark.slow
 def test_cancelled_without_a_producer(running: Running) -> None:
     """The tasks that a killed producer has left are dropped by `producer cancel`."""
     running.kill()
@@ -265,6 +271,24 @@ def test_folder_without_a_run(tmp_path: Path, command: str, place: str) -> None:
     assert place in parts.told(ended)[0]
 
 
+@pytest.mark.slow
+def test_two_runs_share_a_fleet(fleet: str, demo_url: str, store_root: Path, tmp_path: Path) -> None:
+    """Of two runs at once neither waits for the other: when the first is done, most of the second is, too."""
+    folders = [tmp_path / name for name in ("first", "second")]
+    for folder in folders:
+        folder.mkdir()
+    outs = [store_root / f"shared-{folder.name}" for folder in folders]
+    with begun(fleet, demo_url, outs[0], folders[0]) as one, begun(fleet, demo_url, outs[1], folders[1]) as other:
+        runs = [one, other]
+        parts.eventually(lambda: any(run.producer.process.poll() is not None for run in runs), "the end of one", 90)
+        behind = min(run.manifests() for run in runs)
+        assert behind >= _IMAGES // _SHARD // 2
+        assert [run.producer.wait(60).code for run in runs] == [0, 0]
+        for run in runs:
+            run.assert_whole()
+
+
+@pytest.mark.slow
 def test_files_that_were_changed(running: Running) -> None:
     """A manifest that was cut, and a run.json with another byte, are named, and nothing is overwritten."""
     assert running.producer.wait().code == 0

@@ -22,6 +22,8 @@ from tests.integration import parts
 _IMAGES, _POISONS = 200, (20, 21, 150)
 _WORKER, _TASK = "node|host|place|1|random", "run-1.00000007"
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def server(redis_url: str) -> Iterator[redis.Redis]:

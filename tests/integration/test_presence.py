@@ -34,6 +34,8 @@ _ME = Worker("a@here", "here", "boot.1", os.getpid(), "1")
 #: As long as a worker of another host.
 _ELSEWHERE = replace(_ME, node="b@there", host="there", random="2")
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def server(redis_url: str) -> Iterator[redis.Redis]:
