@@ -173,6 +173,10 @@ class Fleet:
         raws = self._queue(queue)
         self._put(queue, [*raws, raws[place]])
 
+    def give_back(self, held: Held) -> None:
+        """Let a message wait again that is not acknowledged, though it is done."""
+        self.server.rpush(held.queue, json.dumps(held.message))
+
     def turn(self, queue: str) -> None:
         """Turn a queue round."""
         self._put(queue, self._queue(queue)[::-1])
