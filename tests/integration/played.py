@@ -24,6 +24,7 @@ import orjson
 import pytest
 import redis
 from celery.app.task import Context
+from kombu import pools
 from PIL import Image
 
 from producer import dispatch
@@ -103,6 +104,7 @@ class Fleet:
         self.server = server
         self.downloader = Hits()
         self.held: list[Held] = []
+        self._done: dict[str, Any] = {}
         self._tags = count()
 
     def waiting(self, queue: str = IMAGES) -> list[dict[str, Any]]:
@@ -120,21 +122,25 @@ class Fleet:
         self.held.append(held)
         return held
 
+    def do(self, held: Held) -> None:
+        """Do what a message asks for, by the real task; what it returns is told to nobody yet."""
+        if held.tag not in self._done:
+            args, kwargs, _ = held.body
+            done = (jobs.collect_shard if held.queue == SHARDS else jobs.fetch_image).run(*args, **kwargs)
+            self._done[held.tag] = done.value if isinstance(done, Unshown) else done
+
     def finish(self, held: Held) -> None:
-        """Do what a message asks for by the real task, count its part, and acknowledge it."""
-        args, kwargs, embedded = held.body
-        if held.queue == SHARDS:
-            jobs.collect_shard.run(*args, **kwargs)
-        else:
-            done = jobs.fetch_image.run(*args, **kwargs)
-            self.count(held, done.value if isinstance(done, Unshown) else done, chord=embedded["chord"])
+        """Do what a message asks for, unless that is done, count its part, and acknowledge it."""
+        self.do(held)
+        if held.queue == IMAGES:
+            self.count(held, self._done[held.tag])
         self.acknowledge(held)
 
-    def count(self, held: Held, result: Any, state: str = "SUCCESS", chord: Any = None) -> None:
+    def count(self, held: Held, result: Any, state: str = "SUCCESS") -> None:
         """Count a part with this result, as the settler does."""
         headers = held.message["headers"]
         known = {name: headers[name] for name in ("task", "id", "root_id", "group", "group_index")}
-        request = Context(known, chord=chord or held.body[2]["chord"], called_directly=False)
+        request = Context(known, chord=held.body[2]["chord"], called_directly=False)
         app.backend.count([Part(request, state, result, orjson.dumps([1, held.task_id, state, result]))])
 
     def acknowledge(self, held: Held) -> None:
@@ -227,6 +233,23 @@ def chord_key(shard: int, kind: str, suffix: str = "") -> str:
     return cast("bytes", app.backend.get_key_for_group(f"{RUN_ID}.{shard_name(shard)}{suffix}", kind)).decode()
 
 
+class _Mortal(Dispatcher):
+    """A dispatcher that may be killed while it sends a shard."""
+
+    #: How many of the messages that it sends next it has sent when it dies.
+    last_words: int | None = None
+
+    def _publish(self, shard: int, requests: Sequence[ImageRequest], size: int, recover: bool = False) -> None:
+        super()._publish(shard, requests[: self.last_words], size, recover)
+        if self.last_words is not None:
+            self.die()
+
+    def die(self) -> None:
+        """End as by SIGKILL: nothing is taken back."""
+        self._server.delete = lambda *_: 0  # type: ignore[method-assign]
+        raise Killed
+
+
 class Producer:
     """A run's dispatcher that goes one step at a time, in the stage's thread."""
 
@@ -243,12 +266,13 @@ class Producer:
         """Begin, and come to the first point at which it looks after the fleet, or to the end."""
         wait_for(lambda: planner.closed)
         self._go, self._came = threading.Semaphore(0), threading.Semaphore(0)
-        self._killed = False
+        self._killed = self._ending = False
         self._client = broker.client(stage.url)
         self.told: list[Progress] = []
         self.over = False
-        job = Dispatcher(replace(options, out=str(store.root)), store, planner, self._client, resumed, retried)
-        self._ended: Future[Timing] = stage.pool.submit(job.run, window, self._check, self.told.append)
+        options = replace(options, out=str(store.root))
+        self._job = _Mortal(options, store, planner, self._client, resumed, retried)
+        self._ended: Future[Timing] = stage.pool.submit(self._job.run, window, self._check, self.told.append)
         self._ended.add_done_callback(lambda _: self._end())
         stage.producers.append(self)
         self._wait()
@@ -262,13 +286,16 @@ class Producer:
 
     def kill(self) -> None:
         """End it as SIGKILL does: it takes nothing back."""
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(self._client, "delete", lambda *_: 0)
-            self.end()
+        self._killed = True
+        self.end()
+
+    def kill_while_sending(self, messages: int) -> None:
+        """Let SIGKILL end it when it sends next, after so many messages."""
+        self._job.last_words = messages
 
     def end(self) -> None:
         """End it as an error does: its record is taken back."""
-        self._killed = True
+        self._ending = True
         self.step()
 
     @property
@@ -285,6 +312,8 @@ class Producer:
         self._came.release()
         self._go.acquire()
         if self._killed:
+            self._job.die()
+        if self._ending:
             raise Killed
 
     def _end(self) -> None:
@@ -319,12 +348,20 @@ def stage(url: str) -> Iterator[Stage]:
     ):
         for name in ("_TICK", "_LOOK", "_DOUBT", "_MOST_DOUBT"):
             patch.setattr(dispatch, name, 0.0)
+        _new_pools()
         yield Stage(url, server, pool)
         gc.collect()  # results end their subscriptions when they are collected, and need the server for it
         _disconnect()
         pool.submit(_disconnect).result()
     app.pool.force_close_all()
+    _new_pools()
     use_broker(before)
+
+
+def _new_pools() -> None:
+    """Have the app open its connections anew: pools that a test module has closed stay closed."""
+    pools.reset()
+    app._pool = app.amqp._producer_pool = None
 
 
 def _disconnect() -> None:

@@ -64,6 +64,12 @@ class Protocol(RuleBasedStateMachine):
 
     @precondition(lambda self: self.fleet.held)
     @rule(place=_places)
+    def do(self, place: int) -> None:
+        """A worker does what it holds, and has told nobody yet."""
+        self.fleet.do(self.fleet.held[place % len(self.fleet.held)])
+
+    @precondition(lambda self: self.fleet.held)
+    @rule(place=_places)
     def finish(self, place: int) -> None:
         """A worker does what it holds, and acknowledges it."""
         self.fleet.finish(self.fleet.held[place % len(self.fleet.held)])
@@ -132,6 +138,11 @@ class Protocol(RuleBasedStateMachine):
     def empty(self) -> None:
         """Redis comes back with nothing."""
         self.stage.server.flushall()
+
+    @rule(messages=st.integers(0, 2))
+    def kill_while_sending(self, messages: int) -> None:
+        """The producer is killed when it sends next."""
+        self.producer.kill_while_sending(messages)
 
     @rule(killed=st.booleans())
     def resume(self, killed: bool) -> None:
