@@ -108,7 +108,7 @@ class _InFlight:
     counted: int = 0
     moved: float = field(default_factory=time.monotonic)
     #: When it is looked into if nothing moves, and how long after that again.
-    doubted: float = _DOUBT
+    doubted: float = field(default_factory=lambda: _DOUBT)
     #: What was missing at the last look into it.
     missing: frozenset[str] = frozenset()
     repairs: int = 0
@@ -415,6 +415,8 @@ class Dispatcher:
         if known:
             _log.warning("Redis has lost the run; what was in flight is looked for")
             for flying in self._flying.values():
+                # However long it had stood still before.
+                flying.move()
                 flying.moved = now - _DOUBT
         self._renewed = now
 

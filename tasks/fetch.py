@@ -17,7 +17,7 @@ from typing import Any
 from tasks import images, manifest, shardfile
 from tasks.connection import Deadline
 from tasks.download import Download, Downloader
-from tasks.errors import FetchError, Internal, TimedOut
+from tasks.errors import FetchError, Internal, NotAnImage, TimedOut, Undecodable
 from tasks.images import Picture
 from tasks.model import (
     HEADER_LIMIT,
@@ -136,7 +136,11 @@ def _saved(shard: int, key: str, download: Download, picture: Picture, run: RunO
         standing = store.read(name)
         if standing != picture.body:
             # Another delivery of this task was first, and the URL served another picture to it.
-            return _described(name, _standing(standing, run.fetch), {"recovered": True})
+            try:
+                return _described(name, _standing(standing, run.fetch), {"recovered": True})
+            except (NotAnImage, Undecodable):
+                _discard(name, store)
+                return _saved(shard, key, download, picture, run, store)
     elif _is_collected(shard, run, store):
         _withdraw_unnamed(shard, name, store)
     response = {
@@ -151,15 +155,24 @@ def _saved(shard: int, key: str, download: Download, picture: Picture, run: RunO
 def _recovered(shard: int, key: str, run: RunOptions, store: Store) -> dict[str, Any] | None:
     """Return what an Outcome says of an image that stands as it came; None where none does.
 
-    A file under its name is whole, so its header is all that there is to look at.
+    A file under its name is whole, so its header is all that there is to look at; one without a header is removed.
     """
     if run.fetch.resize.mode is not ResizeMode.NO:
         return None
     for extension in sorted(set(images.EXTENSIONS.values())):
         name = f"{shard_name(shard)}/{key}.{extension}"
         if store.exists(name):
-            return _described(name, _as_it_came(store.read(name), run.fetch), {"recovered": True})
+            try:
+                return _described(name, _as_it_came(store.read(name), run.fetch), {"recovered": True})
+            except (NotAnImage, Undecodable):
+                _discard(name, store)
     return None
+
+
+def _discard(name: str, store: Store) -> None:
+    """Remove a file under an image's name that is none: after a loss of power, names may stand without their bytes."""
+    _log.warning("%s is no image any more, and is fetched again", name)
+    store.remove(name)
 
 
 def _is_collected(shard: int, run: RunOptions, store: Store) -> bool:

@@ -29,7 +29,7 @@ from tasks.errors import Cancelled, Fault, FetchError, Internal, StorageFailed
 from tasks.examine import examine
 from tasks.fetch import failed, fetch
 from tasks.manifest import BadManifest
-from tasks.model import Outcome, RunOptions, key_of
+from tasks.model import Outcome, Reason, RunOptions, key_of
 from tasks.plan import BadPlan
 from tasks.presence import Presence, Worker
 from tasks.progress import Progress
@@ -236,7 +236,12 @@ def collect_shard(
         return
     message: dict[str, Any] = {"shard": shard}
     try:
-        collect(shard, [Outcome.from_json(outcome) for outcome in outcomes], run, _store(run.out), count)
+        known = [Outcome.from_json(outcome) for outcome in outcomes]
+        if any(outcome.reason is Reason.CANCELLED for outcome in known):
+            # They were made while the run had no record. It has one again, and its producer misses what was cancelled.
+            _log.info("some of shard %d of run %s was cancelled: it is not collected", shard, run_id)
+            return
+        collect(shard, known, run, _store(run.out), count)
     except (StorageFailed, BadPlan, BadManifest, Incomplete) as error:
         _log.error("shard %d of run %s can't be collected: %s", shard, run_id, error)
         message["error"] = str(error)

@@ -323,3 +323,21 @@ def test_standstill_without_workers_is_told(server: redis.Redis, store: Store, m
 
     job.run(1, lambda: None, listen)
     assert any("no worker answers" in progress.note for progress in told)
+
+
+def test_run_that_can_save_nothing_ends(server: redis.Redis, store: Store) -> None:
+    """Two hundred images in a row that could not be saved end a run; one that was saved between them lets it go on."""
+    job, _ = dispatcher(store, server, ["http://a.example/"])
+    sums = [(0, 199), (1, 200), (1, 399), (0, 10), (0, 209), (0, 210)]
+    told: list[int] = []
+
+    def work() -> None:
+        success, unsaved = sums[len(told)]
+        server.hset(keys.moved(_RUN_ID), mapping={"success": success, "failed": unsaved, "unsaved": unsaved})
+        told.append(unsaved)
+
+    with pytest.raises(Fault, match="Nothing can be saved any more") as caught:
+        run(job, work)
+    assert told == [unsaved for _, unsaved in sums]
+    assert "the last 200 images" in caught.value.why
+    assert f"producer resume {store.root}" in caught.value.todo

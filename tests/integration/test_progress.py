@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -44,6 +45,14 @@ def test_sums_arrive(server: redis.Redis) -> None:
     wait_for(lambda: sums(server, "a") == {"success": "2", "failed": "1", "bytes": "10"})
     wait_for(lambda: sums(server, "b") == {"success": "1", "bytes": "5"})
     assert bounds.RECORD_LIFETIME - 60 < int(server.ttl(keys.moved("a"))) <= bounds.RECORD_LIFETIME
+
+
+def test_what_could_not_be_saved_is_counted(server: redis.Redis) -> None:
+    """Images that failed because nothing can be saved are told, as failed and for themselves."""
+    told = Progress(lambda: server)
+    for outcome in (success(0, bytes=7), _FAILED, replace(_FAILED, reason=Reason.STORAGE)):
+        told.add("a", outcome)
+    wait_for(lambda: sums(server, "a") == {"success": "1", "failed": "2", "unsaved": "1", "bytes": "7"})
 
 
 def test_later_sums_are_added(server: redis.Redis) -> None:

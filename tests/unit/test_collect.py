@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tasks import manifest, plan
-from tasks.collect import Incomplete, collect
+from tasks.collect import Incomplete, collect, revision
 from tasks.errors import StorageFailed
+from tasks.manifest import BadManifest
 from tasks.model import ImageRequest, Outcome, Reason, RunOptions, Status, key_of
 from tasks.plan import BadPlan
 from tasks.shardfile import Mark
@@ -156,3 +158,91 @@ def test_shard_without_a_saved_image(tmp_path: Path) -> None:
     collect(0, [Outcome("00000000", Status.FAILED_TO_DOWNLOAD, Reason.INVALID_URL)], RunOptions("/out", 1000), store)
     assert manifest.decode(store.read("00000.parquet"))["reason"].to_pylist() == ["invalid_url"]
     assert not store.exists("00000")
+
+
+_LATER = replace(_RUN, revision=1)
+
+
+@pytest.fixture
+def collected(planned: Store) -> Store:
+    """The Store after a first pass in which one image was saved, and two failed."""
+    timeout, refused = (
+        Outcome(key_of(_SHARD, place, _SIZE), reason.status, reason, attempts=attempts, finished_at=101.0)
+        for place, reason, attempts in ((1, Reason.TIMEOUT, 3), (2, Reason.HTTP_4XX, 1))
+    )
+    collect(_SHARD, [saved(0), timeout, refused], _RUN, planned)
+    planned.create(str(saved(1).path), b"png")
+    return planned
+
+
+def test_later_pass_takes_the_place_of_what_failed(collected: Store) -> None:
+    """The images that were tried again have their new Outcomes, with the attempts of all passes; the others stay."""
+    before = list(manifest.outcomes(manifest.decode(collected.read("00002.parquet"))))
+    collect(_SHARD, [saved(1)], _LATER, collected, count=1)
+    rows = list(manifest.outcomes(manifest.decode(collected.read("00002.parquet"), of=Mark("", _SHARD))))
+    assert rows == [before[0], replace(saved(1), attempts=4), before[2]]
+    assert json.loads(collected.read("00002_stats.json"))["status_dict"] == {"success": 2, "http_4xx": 1}
+    assert sorted(collected.names("00002")) == [saved(0).path, saved(1).path]
+    assert revision(_SHARD, collected) == 1
+
+
+def test_later_pass_twice_changes_nothing(collected: Store) -> None:
+    """The body of a later pass that is delivered again adds no attempts."""
+    collect(_SHARD, [saved(1)], _LATER, collected, count=1)
+    before = standing(collected)
+    collect(_SHARD, [saved(1)], _LATER, collected, count=1)
+    assert standing(collected) == before
+
+
+def test_passes_add_up(collected: Store) -> None:
+    """A third pass adds its attempts to those of both before it."""
+    again = Outcome(key_of(_SHARD, 1, _SIZE), Status.FAILED_TO_DOWNLOAD, Reason.DNS, attempts=2, finished_at=102.0)
+    collect(_SHARD, [again], _LATER, collected, count=1)
+    collected.create(str(saved(1).path), b"png")
+    collect(_SHARD, [saved(1)], replace(_RUN, revision=2), collected, count=1)
+    table = manifest.decode(collected.read("00002.parquet"))
+    assert table["attempts"].to_pylist() == [1, 6, 1]
+    assert table["reason"].to_pylist() == [None, None, "http_4xx"]
+
+
+_WRONG_LATER: dict[str, tuple[list[Outcome], int | None]] = {
+    "none": ([], 1),
+    "one of two": ([saved(1)], 2),
+    "one doubled": ([saved(1), saved(1)], 2),
+    "one too many": ([saved(1), saved(2)], 1),
+    "one that was saved before": ([saved(0)], 1),
+    "one foreign": ([success(1, 5, _SIZE)], 1),
+    "not told how many": ([saved(1)], None),
+}
+
+
+@pytest.mark.parametrize(("outcomes", "count"), _WRONG_LATER.values(), ids=_WRONG_LATER)
+def test_wrong_outcomes_of_a_later_pass_write_nothing(
+    collected: Store, outcomes: list[Outcome], count: int | None
+) -> None:
+    """Outcomes of a later pass that are not those that it was to have are told, and nothing is written."""
+    before = standing(collected)
+    with pytest.raises(Incomplete, match="to try again"):
+        collect(_SHARD, outcomes, _LATER, collected, count)
+    assert standing(collected) == before
+
+
+def test_late_body_of_an_earlier_pass_removes_nothing(collected: Store) -> None:
+    """What a later pass has saved is no stray to the body of the pass before, before its manifest and after."""
+    collect(_SHARD, [saved(1)], _LATER, collected, count=1)
+    collected.create("00002/000022.png", b"saved by the pass that is under way")
+    before = standing(collected)
+    collect(_SHARD, [saved(0), saved(1), saved(2)], _RUN, collected)
+    assert standing(collected) == before
+
+
+def test_manifest_of_another_run_is_not_replaced(collected: Store) -> None:
+    """A later pass that finds a manifest of another run tells so, and leaves it."""
+    plan_of = [ImageRequest(_SHARD * _SIZE + place, "a") for place in range(_SIZE)]
+    foreign = plan.decode(plan.encode(plan_of, Mark("", _SHARD)))
+    outcomes = manifest.outcomes(manifest.decode(collected.read("00002.parquet")))
+    collected.replace("00002.parquet", manifest.encode(foreign, list(outcomes), Mark("another", _SHARD)))
+    before = standing(collected)
+    with pytest.raises(BadManifest, match="run another"):
+        collect(_SHARD, [saved(1)], _LATER, collected, count=1)
+    assert standing(collected) == before

@@ -71,3 +71,12 @@ def test_fetch_error_keeps_what_the_server_said() -> None:
     assert (str(error), error.http_status, error.retry_after) == ("HTTP 429", 429, 3.0)
     silent = errors.DnsFailed("no such host")
     assert (silent.http_status, silent.retry_after) == (None, None)
+
+
+def test_worth_retrying_is_what_may_be_gone_later() -> None:
+    """A later pass tries what another attempt may mend, what could not be saved, was lost or cut short, or was ours."""
+    assert set(errors.WORTH_RETRYING) == {
+        *(Reason.DNS, Reason.CONNECT, Reason.TIMEOUT, Reason.HTTP_5XX, Reason.RATE_LIMITED, Reason.TRUNCATED),
+        *(Reason.STORAGE, Reason.LOST, Reason.CANCELLED, Reason.INTERNAL),
+    }
+    assert list(errors.WORTH_RETRYING) == sorted(set(errors.WORTH_RETRYING))

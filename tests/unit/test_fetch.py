@@ -250,6 +250,58 @@ def test_late_copy_leaves_the_named_file(demo: DemoServer, downloader: Downloade
     assert manifest.decode(finished.read("00000.parquet"), ["path"])["path"].to_pylist()[0] == "00000/000000.png"
 
 
+def test_recovered_image_is_not_downloaded(demo: DemoServer, downloader: Downloader, store: Store) -> None:
+    """An image that may be saved already, and is, is described from its file; what only its server knew is unknown."""
+    first = fetch(f"{demo.url}/images/3.png", 0, _RUN, store, downloader)
+    second = fetch("http://a.example/gone", 0, _RUN, store, Raising(AssertionError()), recover=True)
+    assert second.recovered
+    assert second == replace(
+        first,
+        recovered=True,
+        attempts=0,
+        http_status=None,
+        etag=None,
+        last_modified=None,
+        fetch_seconds=second.fetch_seconds,
+        finished_at=second.finished_at,
+    )
+
+
+def test_recovered_image_may_have_any_extension(store: Store) -> None:
+    """What is saved is found under whatever extension its bytes have given it."""
+    for index, (kind, extension) in enumerate({"GIF": "gif", "JPEG": "jpg", "WEBP": "webp", "BMP": "bmp"}.items()):
+        store.create(f"00000/00000{index}.{extension}", image(kind))
+        outcome = fetch("http://a.example/", index, _RUN, store, Raising(AssertionError()), recover=True)
+        assert (outcome.ok, outcome.path) == (True, f"00000/00000{index}.{extension}")
+
+
+def test_nothing_to_recover_is_downloaded(demo: DemoServer, downloader: Downloader, store: Store) -> None:
+    """An image that may be saved already, and is not, is fetched as any other."""
+    outcome = fetch(f"{demo.url}/images/3.png", 0, _RUN, store, downloader, recover=True)
+    assert (outcome.ok, outcome.attempts, outcome.recovered) == (True, 1, False)
+
+
+def test_resized_image_is_not_recovered(demo: DemoServer, downloader: Downloader, store: Store) -> None:
+    """Where images are changed on the way, nobody knows what the saved one was made of: it is fetched again."""
+    url = f"{demo.url}/images/3.png?width=200&height=100"
+    first = fetch(url, 0, _RESIZING, store, downloader)
+    second = fetch(url, 0, _RESIZING, store, downloader, recover=True)
+    assert (second.attempts, second.recovered, second.original_width) == (1, False, 200)
+    assert second.sha256 == first.sha256
+
+
+@pytest.mark.parametrize("recover", [False, True], ids=["delivered again", "sent again"])
+@pytest.mark.parametrize("left", [b"", bytes(500)], ids=["empty", "zeros"])
+def test_saved_file_that_is_no_image_is_replaced(
+    demo: DemoServer, downloader: Downloader, store: Store, left: bytes, recover: bool
+) -> None:
+    """What a loss of power has left of an image under its name is no failure of that image: it is fetched again."""
+    store.create("00000/000000.png", left)
+    outcome = fetch(f"{demo.url}/images/3.png", 0, _RUN, store, downloader, recover=recover)
+    assert (outcome.ok, outcome.attempts, outcome.recovered) == (True, 1, False)
+    assert hashlib.sha256(store.read("00000/000000.png")).hexdigest() == outcome.sha256
+
+
 _MARKS = {"ASCII": "x", "quotes": '"', "backslashes": "\\", "Latin-1": "\xff"}
 
 

@@ -14,8 +14,8 @@ import pytest
 
 from producer import runfile
 from producer.runfile import Options, PlanState, RunFile, State, new_id
-from tasks.errors import StorageFailed, UsageFault
-from tasks.model import FetchOptions
+from tasks.errors import Fault, StorageFailed, UsageFault
+from tasks.model import FetchOptions, ResizeMode, ResizeOptions
 from tasks.storage import Store
 
 _RECORD = RunFile("20260101-000000-abcdef", "list.txt", "/out", Options(FetchOptions(retries=7), 10, 2), started_at=1.5)
@@ -115,3 +115,81 @@ def test_what_else_stands_there_is_no_run(tmp_path: Path, name: str) -> None:
     """Other files in the output folder keep nobody out."""
     (tmp_path / name).touch()
     RunFile.refuse_another(Store(tmp_path))
+
+
+_FULL = RunFile(
+    "20260101-000000-abcdef",
+    "list.txt",
+    "/out",
+    Options(FetchOptions(retries=7, resize=ResizeOptions(ResizeMode.KEEP_RATIO, 32)), 10, 2),
+    fingerprint="3:f00",
+    plan=PlanState.COMPLETE,
+    planned_rows=25,
+    planned_shards=3,
+    state=State.INTERRUPTED,
+    revision=2,
+    retried=("dns", "timeout"),
+    started_at=1.5,
+    finished_at=2.25,
+    totals={"total": 25, "reasons": {"dns": 1}},
+)
+
+
+@pytest.mark.parametrize("record", [_RECORD, _FULL], ids=["new", "full"])
+def test_record_is_read_as_it_was_written(store: Store, record: RunFile) -> None:
+    """Whatever a record says, it says to whoever reads it."""
+    record.create(store)
+    assert RunFile.load(store) == record
+
+
+def test_folder_without_a_run_is_told(store: Store) -> None:
+    """Where no record is, there is no run."""
+    with pytest.raises(UsageFault, match="holds no run"):
+        RunFile.load(store)
+
+
+def test_flipped_byte_is_told(store: Store) -> None:
+    """A record with any byte changed is refused by its name, or says what it said before."""
+    _FULL.create(store)
+    body = store.read("run.json")
+    taken: list[RunFile] = []
+    refused: list[Fault] = []
+    for place in range(len(body)):
+        flipped = bytearray(body)
+        flipped[place] ^= 1 << place % 8
+        store.path("run.json").write_bytes(flipped)
+        try:
+            taken.append(RunFile.load(store))
+        except Fault as fault:
+            refused.append(fault)
+        assert store.read("run.json") == flipped
+    assert all(record == _FULL for record in taken)
+    assert {fault.what for fault in refused} == {f"{store.path('run.json')} can't be trusted"}
+    assert all("nothing was changed" in fault.why for fault in refused)
+
+
+def test_every_cut_is_told(store: Store) -> None:
+    """A record that was cut anywhere, but for its last line end, is refused."""
+    _FULL.create(store)
+    body = store.read("run.json")
+    for length in range(len(body) - 1):
+        store.path("run.json").write_bytes(body[:length])
+        with pytest.raises(Fault, match=r"run\.json can't be trusted"):
+            RunFile.load(store)
+
+
+@pytest.mark.parametrize("text", ["[]", "null", "1", '"text"', "{}", '{"checksum": 1}'])
+def test_other_json_is_refused(store: Store, text: str) -> None:
+    """JSON that is no record is told."""
+    store.replace("run.json", text.encode())
+    with pytest.raises(Fault, match="can't be trusted"):
+        RunFile.load(store)
+
+
+def test_record_of_another_version_is_refused(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A record that another version has written is not guessed at."""
+    monkeypatch.setattr(runfile, "_VERSION", 99)
+    _FULL.create(store)
+    monkeypatch.undo()
+    with pytest.raises(Fault, match="another version has written it"):
+        RunFile.load(store)

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from producer.sharding import Planner
+from producer.sharding import Planned, Planner
 from tasks import plan
 from tasks.errors import StorageFailed, UsageFault
 from tasks.model import ImageRequest
+from tasks.shardfile import Mark
 from tasks.storage import Store
 from tests.conditions import PATIENCE, wait_for
 
@@ -116,3 +117,29 @@ def test_nobody_to_tell(store: Store) -> None:
     planner.start()
     wait_for(lambda: planner.closed)
     assert isinstance(planner.error, StorageFailed)
+
+
+def test_plan_goes_on_where_it_was(store: Store) -> None:
+    """What an earlier command has planned counts, stays as it is, and is followed by the rest of the Source."""
+    planned(requests(4), store, 2)
+    before = [store.read(plan.name(shard)) for shard in (0, 1)]
+    told: Told = []
+    rest = (request for request in requests(7) if request.index >= 4)
+    planner = Planner(rest, store, 2, lambda rows, shards: told.append((rows, shards)), planned=Planned(4, 2))
+    assert (planner.rows, planner.shards) == (4, 2)
+    planner.start()
+    wait_for(lambda: planner.closed)
+    assert (planner.rows, planner.shards, told) == (7, 4, [(7, 4)])
+    assert [store.read(plan.name(shard)) for shard in (0, 1)] == before
+    again = [plan.requests(plan.decode(store.read(plan.name(shard)), Mark("", shard))) for shard in range(4)]
+    assert [request for shard in again for request in shard] == list(requests(7))
+
+
+def test_plan_that_is_whole_is_told_at_once(store: Store) -> None:
+    """Where nothing is left to plan, what is planned is the plan."""
+    told: Told = []
+    planner = Planner(iter(()), store, 2, lambda rows, shards: told.append((rows, shards)), planned=Planned(3, 2))
+    planner.start()
+    wait_for(lambda: planner.closed)
+    assert told == [(3, 2)]
+    assert store.names(plan.FOLDER) == []

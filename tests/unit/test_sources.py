@@ -160,3 +160,28 @@ def test_list_without_a_url_is_refused() -> None:
     """A list with nothing in it is told by its name before anything is started."""
     with pytest.raises(UsageFault, match=r"The list list\.txt has no URL in it"):
         sources.nonempty(iter([]), "list.txt")
+
+
+@pytest.mark.parametrize("size", [0, 1, 1 << 20, (1 << 20) + 1, (2 << 20) + 5])
+def test_fingerprint_tells_a_change_at_either_end(tmp_path: Path, size: int) -> None:
+    """A list that was changed at its start or end, or has another length, is another; its name counts for nothing."""
+    path, copy = tmp_path / "list.txt", tmp_path / "copy.txt"
+    body = bytes(size)
+    path.write_bytes(body)
+    copy.write_bytes(body)
+    prints = {sources.fingerprint(str(path)), sources.fingerprint(str(copy))}
+    assert len(prints) == 1
+    changes = [body + b"a", *([b"a" + body[1:], body[:-1] + b"b", body[:-1]] if size else [])]
+    for changed in changes:
+        path.write_bytes(changed)
+        prints.add(sources.fingerprint(str(path)))
+    assert len(prints) == 1 + len(set(changes))
+    assert None not in prints
+
+
+def test_fingerprint_of_what_can_not_be_read_again(tmp_path: Path) -> None:
+    """Standard input, pipes, folders and what is not there have none; a pipe is not waited for."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for source in ("-", str(pipe), str(tmp_path), str(tmp_path / "missing.txt"), "/dev/null"):
+        assert sources.fingerprint(source) is None
