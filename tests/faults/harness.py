@@ -29,7 +29,7 @@ from PIL import Image
 
 from config.settings import REDIS_CONF
 from tests.conftest import required
-from tests.faults import table
+from tests.faults import once, table
 from tests.integration import parts
 
 #: Pictures that nginx has; the lists name them again and again, each time with another query.
@@ -209,7 +209,7 @@ class Fleet:
                 "IMAGEFLEET_STORE_ROOTS": str(self._folder),
                 "IMAGEFLEET_ALLOW_NETWORKS": "127.0.0.1",
                 "IMAGEFLEET_TASK_EVENTS": "off",
-                "FAULTS_ONCE": str(self._folder / "once"),
+                once.SETTING: str(self._folder / "once"),
             }
         )
         with (self._folder / f"{name}.log").open("ab") as log:
@@ -340,7 +340,7 @@ class Verdict:
 
 
 def verdict(out: Path, site: Site, urls: Sequence[str]) -> Verdict:
-    """Prove that a run is complete: each request has one Outcome, in its place; each file is whole, and named by one."""
+    """Prove that a run is whole: each request has one Outcome, in its place; each file is whole, and named by one."""
     rows = parts.rows(out)
     assert [row["url"] for row in rows] == list(urls)
     assert len({row["key"] for row in rows}) == len(rows)

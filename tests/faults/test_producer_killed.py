@@ -75,7 +75,7 @@ def test_killed_while_standard_input_is_open(arena: Arena) -> None:
         run.process.stdin.write(b"".join(lines))
         run.process.stdin.flush()
         plan = arena.out / ".plan"
-        parts.eventually(lambda: (plan / f"{planned // int(_SHARD) - 1:05d}.parquet").exists(), "the plan")
+        parts.eventually((plan / f"{planned // int(_SHARD) - 1:05d}.parquet").exists, "the plan")
         killed(arena, run)
     arena.fleet.add(2)
     ended = arena.resume()
