@@ -55,13 +55,14 @@ def test_worker_breaks_the_chord(arena: Arena, app: str, fault: str, repaired: i
 
 @pytest.mark.timeout(200)
 def test_body_is_lost(arena: Arena) -> None:
-    """A body that is taken out of its queue is sent again, and no image is."""
+    """A body that is taken out of its queue is made anew from what is saved: no picture is asked for twice."""
     arena.fleet.add(1, "-Q", IMAGES)
     with arena.run(arena.list(_IMAGES)) as run:
         parts.eventually(lambda: arena.server.client.rpop(SHARDS), "the body")
         arena.strike()
         arena.fleet.add(1)
-        assert finished(arena, run, "the body lost") == 0
+        # Celery forgets a chord's parts when it sends the body.
+        assert finished(arena, run, "the body lost") == _IMAGES
     assert max(arena.site.hits(arena.name).values()) == 1
 
 
