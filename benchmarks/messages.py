@@ -64,7 +64,8 @@ class Ledger:
             match command:
                 case [b"LPUSH" | b"RPUSH", queue, *values] if queue == IMAGES.encode():
                     sent.update(_task(json.loads(value)) for value in values)
-                case [b"HSET", b"unacked", *pairs]:
+                # kombu's own name, or a worker's.
+                case [b"HSET", key, *pairs] if key.partition(b":")[0] == b"unacked":
                     records = [json.loads(record) for record in pairs[1::2]]
                     delivered.update(_task(message) for message, _, route in records if route == IMAGES)
         return sent, delivered

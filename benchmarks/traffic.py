@@ -24,6 +24,7 @@ import hiredis
 import redis
 
 from benchmarks.redis_work import RedisWork
+from tasks import presence
 from tasks.celery import IMAGES
 
 _HOST = "127.0.0.1"
@@ -210,6 +211,7 @@ def _expect_nothing_queued(server: redis.Redis) -> None:
     Raises:
         RuntimeError: too much is left.
     """
-    left = server.llen(IMAGES) + server.hlen("unacked")
+    held: list[Any] = [server.hlen(name) for name in presence.holders(server)]
+    left = server.llen(IMAGES) + sum(held)
     if left > _FEW:
         raise RuntimeError(f"{left} messages are left in Redis, which had none at the end of the run")

@@ -20,3 +20,14 @@ CONCURRENCY = 16
 
 #: Seconds that a run's record stays in Redis without its producer renewing it.
 RECORD_LIFETIME = 7 * 24 * 3600
+
+#: Seconds between two signs of life of a worker, and two looks for workers that give none.
+WORKER_BEAT = 3
+
+#: Seconds after its last sign of life for which a worker counts as alive: several beats, as a machine that is busy or a
+#: connection that is made anew may swallow one.
+WORKER_LIFETIME = 15
+
+#: Seconds within which the tasks of a worker that died are with their queue again, where another worker is up: its
+#: life time, a beat of the other one, and the handing over.
+HANDED_BACK = 20

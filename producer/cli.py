@@ -420,6 +420,28 @@ def fleet(store_roots: tuple[Path, ...], **options: Any) -> None:
             _note("Ending the fleet …", quiet=False)
 
 
+@cli.command()
+@click.option("--out", type=_Folder(), help="An output folder to look at, here and from each worker.")
+@broker_option
+@json_option
+def doctor(out: Path | None, broker: str | None, as_json: bool) -> None:
+    """Check the broker, the workers, the clocks and an output folder, and say what to do.
+
+    The exit status is 1 if something is bad.
+    """
+    from producer.doctor import diagnose
+
+    _refuse_empty(broker)
+    diagnosis = diagnose(broker, out)
+    if as_json:
+        click.echo(json.dumps(diagnosis.to_json()))
+    else:
+        from producer import report
+
+        _console(sys.stdout).print(report.of_diagnosis(diagnosis))
+    sys.exit(0 if diagnosis.healthy else 1)
+
+
 def _go_on(run: Run, nothing: str, out: Path, broker: str | None, as_json: bool, options: dict[str, Any]) -> None:
     """See a run through that was begun before, if there is anything left to do."""
     if run.is_done:
@@ -619,8 +641,7 @@ def _crew(
     """Give the fleet that does the work: the one at the broker, or one of our own for as long as it is needed."""
     from config.settings import settings
 
-    if broker == "":
-        raise click.BadParameter("the URL is empty", param_hint="--broker")
+    _refuse_empty(broker)
     url = broker or settings().broker
     if url is None:
         with _local_fleet(options, roots, allow) as fleet:
@@ -639,6 +660,11 @@ def _crew(
             quiet=False,
         )
     yield crew
+
+
+def _refuse_empty(broker: str | None) -> None:
+    if broker == "":
+        raise click.BadParameter("the URL is empty", param_hint="--broker")
 
 
 @contextmanager

@@ -621,7 +621,7 @@ def _asked() -> str:
     if not slots:
         return "no worker answers: start one with `celery -A tasks worker`, or `docker compose up -d`"
     some = f"{len(slots)} workers answer" if len(slots) > 1 else "1 worker answers"
-    return f"{some}; tasks of one that died are handed on {bounds.VISIBILITY_TIMEOUT} s after it took them"
+    return f"{some}; tasks of one that died are handed on within {bounds.HANDED_BACK} s"
 
 
 def online_workers() -> list[int]:

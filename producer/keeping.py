@@ -39,6 +39,8 @@ class Keeping:
         #: How often each was started again, by name; who never was is not in it.
         self.restarts: dict[str, int] = {}
         self._exits: dict[str, str] = {}
+        #: How those ended that exited with a status and were started again.
+        self._quit: dict[str, str] = {}
         self._lock = threading.Lock()
         self._process = subprocess.Popen(
             [sys.executable, "-P", keeper.__file__],
@@ -104,14 +106,18 @@ class Keeping:
         """Have folders removed once all processes have ended."""
         self._tell({"remove": [str(folder) for folder in folders]})
 
-    def check(self) -> None:
+    def check(self, starting: bool = False) -> None:
         """Make sure that all processes are alive, or about to be started again.
+
+        Args:
+            starting: whether they are still coming up: then one that exits with a status, as over a setting that is
+                wrong, is not waited for until it has done so again and again.
 
         Raises:
             Fault: one of them has ended for good.
         """
         with self._lock:
-            ended = next(iter(self._exits.items()), None)
+            ended = next(iter([*self._exits.items(), *(self._quit.items() if starting else ())]), None)
         if ended is not None:
             name, how = ended
             raise Fault(
@@ -152,10 +158,12 @@ class Keeping:
                 if "started" in report:
                     self.pids[report["started"]] = report["pid"]
                 elif "restarted" in report:
-                    name = report["restarted"]
+                    name, how = report["restarted"], _how(report["code"])
                     self.pids[name] = report["pid"]
                     self.restarts[name] = self.restarts.get(name, 0) + 1
-                    _log.warning("%s is started again: %s", name, _how(report["code"]))
+                    if report["code"] >= 0:
+                        self._quit[name] = how
+                    _log.warning("%s is started again: %s", name, how)
                 elif "exited" in report:
                     self._exits[report["exited"]] = _how(report["code"])
                 elif "failed" in report:

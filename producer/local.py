@@ -197,7 +197,7 @@ class Fleet:
     def _wait_for(self, name: str, ready: Callable[[], bool], todo: str) -> None:
         ends = time.monotonic() + _PATIENCE
         while not ready():
-            self.check()
+            self._keeping.check(starting=True)
             if time.monotonic() > ends:
                 raise Fault(
                     f"A part of the local fleet does not answer: {name}",

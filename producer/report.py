@@ -1,4 +1,4 @@
-"""A run's or a comparison's numbers as terminal text. Prints nothing itself."""
+"""What commands have to tell as terminal text: numbers, findings and faults. Prints nothing itself."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from tasks.errors import Fault
 if TYPE_CHECKING:
     # A fault is shown by this module too, also one that keeps these from being imported.
     from producer.comparison import Comparison
+    from producer.doctor import Diagnosis
     from producer.run import Report
 
 
@@ -90,6 +91,29 @@ def of_comparison(comparison: Comparison) -> RenderableType:
         for reason, count in way.summary.reasons.items()
     ]
     return Group(table, started, *reasons)
+
+
+_LEVELS = {"ok": "green", "warn": "yellow", "bad": "bold red"}
+
+
+def of_diagnosis(diagnosis: Diagnosis) -> RenderableType:
+    """Return the table of what the doctor found, and what it comes to."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("check", no_wrap=True)
+    table.add_column("")
+    table.add_column("found", ratio=3)
+    table.add_column("to do", ratio=2)
+    for finding in diagnosis.findings:
+        level = Text(finding.level, _LEVELS[finding.level])
+        table.add_row(finding.name, level, Text(finding.found), Text(finding.todo))
+    counts = {level: sum(finding.level == level for finding in diagnosis.findings) for level in ("bad", "warn")}
+    if counts["bad"]:
+        end = Text("Runs will not work before what is bad is mended.", "bold red")
+    elif counts["warn"]:
+        end = Text("Runs will work; look at the warnings.", "yellow")
+    else:
+        end = Text("All is well.", "green")
+    return Group(table, end)
 
 
 def of_fault(fault: Fault) -> RenderableType:

@@ -62,7 +62,7 @@ def held(server: redis.Redis, run_id: str, holders: Iterable[str]) -> frozenset[
 
 def counted(server: redis.Redis, group: str) -> int:
     """Return how many parts of a chord are counted."""
-    return cast("int", server.zcount(_key(group, ".j"), "-inf", "+inf"))
+    return server.zcount(_key(group, ".j"), "-inf", "+inf")
 
 
 def parts(server: redis.Redis, group: str) -> Parts:

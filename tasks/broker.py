@@ -8,6 +8,8 @@ Celery and kombu read the same URL for themselves. The forms that both sides kno
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import parse_qs, parse_qsl, unquote, urlsplit
 
@@ -115,9 +117,26 @@ def check_server(server: redis.Redis, url: str) -> None:
     Raises:
         Fault: it can't be reached, refuses the password, or may evict what is queued.
     """
+    with translated(url):
+        policy = server.info("memory").get("maxmemory_policy", "noeviction")
+    if policy != "noeviction":
+        raise Fault(
+            f"The broker {masked(url)} may drop queued images",
+            f"its maxmemory-policy is {policy}, which evicts keys when memory is short",
+            "Set `maxmemory-policy noeviction` (config/redis.conf has the settings that imagefleet is run with).",
+        )
+
+
+@contextmanager
+def translated(url: str) -> Iterator[None]:
+    """Make faults of what goes wrong between us and the server behind a broker URL.
+
+    Raises:
+        Fault: it can't be reached, refuses us, or is no Redis.
+    """
     shown = masked(url)
     try:
-        policy = server.info("memory").get("maxmemory_policy", "noeviction")
+        yield
     except redis.AuthenticationError as error:
         raise _refused(shown, error) from error
     except (redis.ConnectionError, redis.TimeoutError) as error:
@@ -132,12 +151,6 @@ def check_server(server: redis.Redis, url: str) -> None:
         raise Fault(
             f"What answers at {shown} is no Redis", str(error), "Check the host and the port in the URL."
         ) from error
-    if policy != "noeviction":
-        raise Fault(
-            f"The broker {shown} may drop queued images",
-            f"its maxmemory-policy is {policy}, which evicts keys when memory is short",
-            "Set `maxmemory-policy noeviction` (config/redis.conf has the settings that imagefleet is run with).",
-        )
 
 
 def _database(url: str) -> int:

@@ -29,6 +29,8 @@ FETCH_IMAGE = "tasks.jobs.fetch_image"
 COLLECT_SHARD = "tasks.jobs.collect_shard"
 #: The remote control command by which a worker says what it is.
 ABOUT = "imagefleet"
+#: The remote control command by which a worker says how it sees an output folder.
+EXAMINE = "imagefleet_examine"
 
 _DEFAULT_BROKER = "redis://localhost:6379/0"
 #: Connections that one process may hold: its slots, and room for the consumer, events, remote control and chords.

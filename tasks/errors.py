@@ -26,6 +26,7 @@ command; it says what happened, why, and what to do.
     ├── TooManyPixels      too_many_pixels   larger than allowed, before any decoding
     ├── StorageFailed      storage           the bytes could not be saved
     ├── Lost               lost              given up after its task was lost again and again
+    ├── Crashed            crashed           ends the process that fetches it
     ├── Cancelled          cancelled         its run has ended
     └── Internal           internal          a fault of ours
 
@@ -216,6 +217,12 @@ class Lost(FetchError):
     """Its task was lost again and again, and the run goes on without it."""
 
     reason = Reason.LOST
+
+
+class Crashed(FetchError):
+    """It ended the process that fetched it, time and again, and at last one that did nothing else."""
+
+    reason = Reason.CRASHED
 
 
 class Cancelled(FetchError):

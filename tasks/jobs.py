@@ -8,27 +8,30 @@ import logging
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from time import monotonic
+from time import monotonic, time
 from typing import Any, cast
 
 import redis
-from celery.signals import worker_init
+from celery import Task
+from celery.signals import worker_init, worker_shutdown
 from celery.worker.control import inspect_command
 
 from config import VERSION, SettingsError, bounds
 from config.settings import settings
-from tasks import broker, download, garbage, keys, manifest
+from tasks import alone, broker, download, garbage, keys, manifest, suspects, transport
 from tasks.away import patiently
 from tasks.backend import Unshown
-from tasks.celery import ABOUT, COLLECT_SHARD, FETCH_IMAGE, PROTOCOL, app
+from tasks.celery import ABOUT, COLLECT_SHARD, EXAMINE, FETCH_IMAGE, PROTOCOL, app
 from tasks.collect import Incomplete, collect
 from tasks.collect import revision as collected
 from tasks.download import Downloader
 from tasks.errors import Cancelled, Fault, FetchError, Internal, StorageFailed
+from tasks.examine import examine
 from tasks.fetch import failed, fetch
 from tasks.manifest import BadManifest
 from tasks.model import Outcome, RunOptions, key_of
 from tasks.plan import BadPlan
+from tasks.presence import Presence, Worker
 from tasks.progress import Progress
 from tasks.settle import SettledRequest
 from tasks.shardfile import BadShardFile
@@ -121,7 +124,7 @@ def _store(out: str) -> Store:
 
 
 @worker_init.connect
-def _prepare(**_: Any) -> None:
+def _prepare(sender: Any, **_: Any) -> None:
     """Build what all tasks share before the first of them; a wrong setting ends the worker here."""
     try:
         _downloader()
@@ -131,6 +134,7 @@ def _prepare(**_: Any) -> None:
         _log.critical("this worker can't start: %s", error)
         raise SystemExit(1) from error
     _progress()
+    _appear(Worker.here(str(sender.hostname)))
     garbage.look_rarely()
     # What is loaded by now stays.
     gc.freeze()
@@ -140,15 +144,41 @@ def _prepare(**_: Any) -> None:
         )
 
 
+def _appear(worker: Worker) -> None:
+    """Let this worker give signs of life until it stops; what it is given is recorded under its id from now on."""
+    transport.Channel.holder = worker.name
+    presence = Presence(worker, lambda: broker.client(app.conf.broker_url, patient=False), transport.known)
+    presence.start()
+
+    @worker_shutdown.connect(weak=False)
+    def _stop(**_: Any) -> None:
+        presence.stop()
+
+
 @inspect_command(name=ABOUT)
 def _about(state: Any, **_: Any) -> dict[str, Any]:
-    """Tell a producer what this worker is."""
-    return {"protocol": PROTOCOL, "version": VERSION, "slots": state.consumer.pool.num_processes}
+    """Tell a producer what this worker is, what it takes, where it may write, and what time it has."""
+    return {
+        "protocol": PROTOCOL,
+        "version": VERSION,
+        "slots": state.consumer.pool.num_processes,
+        "queues": sorted(queue.name for queue in state.consumer.task_consumer.queues),
+        "store_roots": [str(root) for root in settings().store_roots],
+        "time": time(),
+    }
 
 
-@app.task(name=FETCH_IMAGE, acks_late=True, ignore_result=True, resultrepr_maxsize=_SHOWN, Request=SettledRequest)
+@inspect_command(name=EXAMINE)
+def _examine(state: Any, out: Any = None, token: Any = None, **_: Any) -> dict[str, Any]:
+    """Tell a producer how this worker sees an output folder in which the producer has left a file."""
+    return examine(out, token, settings().store_roots).to_json()
+
+
+@app.task(
+    name=FETCH_IMAGE, bind=True, acks_late=True, ignore_result=True, resultrepr_maxsize=_SHOWN, Request=SettledRequest
+)
 def fetch_image(
-    run_id: str, index: int, url: str, revision: int = 0, recover: bool = False
+    self: Task[Any, Any], run_id: str, index: int, url: str, revision: int = 0, recover: bool = False
 ) -> dict[str, Any] | Unshown:
     """Fetch one image of a run; return its Outcome as JSON, unshown where there are no events, and raise nothing.
 
@@ -173,7 +203,14 @@ def fetch_image(
     except (SettingsError, BadShardFile) as error:
         outcome = failed(key_of(shard, offset, run.shard_size), Internal(str(error)))
     else:
-        outcome = fetch(url, index, run, store, downloader, recover)
+        again = recover or (self.request.delivery_info or {}).get("redelivered")
+        if again and transport.Channel.holder:
+            # Whoever had it first may have died of it.
+            with suspects.watched(_server(), transport.Channel.holder, run_id, self.request.id) as crashes:
+                one = alone.fetch if crashes >= suspects.CRASHES else fetch
+                outcome = one(url, index, run, store, downloader, recover)
+        else:
+            outcome = fetch(url, index, run, store, downloader, recover)
     _progress().add(run_id, outcome)
     return _result(outcome)
 

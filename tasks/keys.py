@@ -1,6 +1,5 @@
 """Every Redis key of ours. Celery's and kombu's own keys are theirs.
 
-=====================  ======  =====================================  ==============================================
 key                    type    life                                   written by, and what it holds
 =====================  ======  =====================================  ==============================================
 imagefleet:run:ID      string  7 days; deleted when the run ends      the producer: the run's options as JSON
@@ -9,12 +8,42 @@ imagefleet:moved:ID    hash    7 days; deleted when the run ends      the worker
                                                                       ``success``, ``failed``, ``unsaved`` (failed
                                                                       because nothing could be saved) and ``bytes``
 =====================  ======  =====================================  ==============================================
+=======
+==========================  ======  =====================================  =========================================
+key                         type    life                                   written by, and what it holds
+==========================  ======  =====================================  =========================================
+imagefleet:run:ID           string  7 days; deleted when the run ends      the producer: the run's options as JSON
+imagefleet:done:ID          list    7 days; deleted when the run ends      ``collect_shard``: a JSON object for each
+                                                                           shard
+imagefleet:moved:ID         hash    7 days; deleted when the run ends      the workers, a few times a second: sums of
+                                                                           ``success``, ``failed``, ``unsaved``
+                                                                           (failed because nothing could be saved)
+                                                                           and ``bytes``
+imagefleet:crashes:ID       hash    7 days; deleted when the run ends      who buries a worker: task id -> how many
+                                                                           workers died while they were at it
+imagefleet:workers          set     a worker's until it stopped, or died   each worker, every 3 s: its id
+                                    and was buried
+imagefleet:alive:WORKER     string  15 s; deleted when the worker stops    the worker, every 3 s
+imagefleet:begun:WORKER     set     7 days; deleted when the worker        the worker: ids of the tasks that it is at
+                                    stopped, or was buried                 and that were redelivered
+unacked:WORKER              hash    while it holds something               the worker's transport, as kombu writes
+                                                                           ``unacked``: delivery tag -> what it was
+                                                                           given and has not acknowledged
+unacked_index:WORKER        zset    while it holds something               likewise, as ``unacked_index``: delivery tag
+                                                                           by the time of its delivery
+unacked_mutex:WORKER        string  5 minutes at most                      likewise, as ``unacked_mutex``
+==========================  ======  =====================================  =========================================
 
-What the workers write, they write only while the run's options stand: a late copy of a task makes no key again.
+What the workers write of a run, they write only while its options stand: a late copy of a task makes no key again.
 Losing all of them loses no record of an image: those are in the manifests.
 """
 
 from __future__ import annotations
+
+#: The ids of all workers that have not stopped.
+WORKERS = "imagefleet:workers"
+#: Where kombu records what is not acknowledged, and where what is no message of kombu's is put.
+UNACKED, UNACKED_INDEX, PUT_ASIDE = "unacked", "unacked_index", "unacked_put_aside"
 
 
 def run(run_id: str) -> str:
@@ -32,6 +61,26 @@ def moved(run_id: str) -> str:
     return f"imagefleet:moved:{run_id}"
 
 
-def of_run(run_id: str) -> tuple[str, str, str]:
+def crashes(run_id: str) -> str:
+    """Return the key of the counts of workers that died at a task."""
+    return f"imagefleet:crashes:{run_id}"
+
+
+def of_run(run_id: str) -> tuple[str, ...]:
     """Return all keys of a run."""
-    return run(run_id), done(run_id), moved(run_id)
+    return run(run_id), done(run_id), moved(run_id), crashes(run_id)
+
+
+def alive(worker: str) -> str:
+    """Return the key of a worker's sign of life."""
+    return f"imagefleet:alive:{worker}"
+
+
+def begun(worker: str) -> str:
+    """Return the key of the tasks that a worker is at, as far as it is watched at them."""
+    return f"imagefleet:begun:{worker}"
+
+
+def held(key: str, worker: str) -> str:
+    """Return a worker's own key in place of one that kombu has for all."""
+    return f"{key}:{worker}"

@@ -47,6 +47,7 @@ class Reason(StrEnum):
     TRUNCATED = "truncated"
     STORAGE = "storage"
     LOST = "lost"
+    CRASHED = "crashed"
     CANCELLED = "cancelled"
     INTERNAL = "internal"
     NOT_IMAGE = "not_image"

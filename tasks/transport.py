@@ -14,6 +14,9 @@ When the connection breaks, kombu tries to give back over it all that is not ack
 connections at that moment ends the worker. Here what can't be told to Redis is owed, and told over the next connection:
 the acknowledgements of what goes on meanwhile, and the messages whose tasks had not begun.
 
+A worker process has records of its own, under its id (``Channel.holder``), so that others can tell what it holds and
+give that back when it is gone (``tasks/presence.py``). Who has no id records where kombu does.
+
 Workers and producers with and without it share a queue: what stands in Redis is what kombu writes. Redis has to be 6.2
 or newer. What it leans on in the pinned kombu is in ``tests/unit/test_transport.py``, which fails where that changes.
 """
@@ -24,18 +27,22 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
+from weakref import WeakSet
 
 import orjson
 from kombu.transport import TRANSPORT_ALIASES, redis, virtual
 from redis.exceptions import ConnectionError as Broken
 from redis.exceptions import TimeoutError as Silent
 
+from tasks import keys
+
+_T = TypeVar("_T")
 _log = logging.getLogger(__name__)
 _RESERVE = Path(__file__).with_name("reserve.lua").read_text()
 #: The most messages that one step takes: Redis does nothing else meanwhile.
@@ -60,6 +67,8 @@ class Owed:
 
     acks: list[str] = field(default_factory=list)
     returns: list[str] = field(default_factory=list)
+    #: What a broken connection had delivered and goes on: it is acknowledged over another.
+    going_on: set[str] = field(default_factory=set)
     #: Held by the thread that tells Redis.
     telling: threading.Lock = field(default_factory=threading.Lock)
 
@@ -99,8 +108,10 @@ class QoS(redis.QoS):  # type: ignore[misc]  # kombu has no annotations
 
     def ack(self, delivery_tag: str) -> None:
         """Acknowledge a message, soon."""
-        acks = self.channel.owed.acks
+        owed = self.channel.owed
+        acks = owed.acks
         acks.append(delivery_tag)
+        owed.going_on.discard(delivery_tag)
         virtual.QoS.ack(self, delivery_tag)
         if len(acks) >= _ACKS:
             self.flush()
@@ -121,10 +132,12 @@ class QoS(redis.QoS):  # type: ignore[misc]  # kombu has no annotations
 
     def restore_unacked(self, client: Any = None) -> None:
         """Give back what was delivered and has not begun: what has goes on, and is acknowledged when it is done."""
-        begun = self.channel.begun()
-        self.channel.owed.returns += [
-            tag for tag, message in self._delivered.items() if message.headers.get("id") not in begun
-        ]
+        begun, owed = self.channel.begun(), self.channel.owed
+        for tag, message in self._delivered.items():
+            if message.headers.get("id") in begun:
+                owed.going_on.add(tag)
+            else:
+                owed.returns.append(tag)
         self._delivered.clear()
         self.flush()
 
@@ -227,6 +240,10 @@ class Channel(redis.Channel):  # type: ignore[misc]  # kombu has no annotations
     Message = Message
     #: What each Redis is owed by this process, by where its records are.
     _all_owed: ClassVar[dict[tuple[Any, ...], Owed]] = {}
+    #: The channels of this process that are open.
+    _all: ClassVar[WeakSet[Channel]] = WeakSet()
+    #: The id of this worker process, under which its records are; without one they are where kombu has them.
+    holder: ClassVar[str] = ""
     #: The ids of the tasks that this process is at.
     begun: Callable[[], Collection[str]] = staticmethod(frozenset)
     #: Called before a channel is closed: what is still to be acknowledged over it is, then.
@@ -243,9 +260,16 @@ class Channel(redis.Channel):  # type: ignore[misc]  # kombu has no annotations
         #: Whether the lists may hold messages, and whether a waiter is asking for them.
         self.more, self.asking = True, False
         super().__init__(connection, **kwargs)
+        self._put_aside = self.unacked_key + _PUT_ASIDE
+        if self.holder:
+            # Before anything is recorded there: nobody would look for it.
+            self.client.sadd(keys.WORKERS, self.holder)
+            for name in ("unacked_key", "unacked_index_key", "unacked_mutex_key"):
+                setattr(self, name, keys.held(getattr(self, name), self.holder))
         server = connection.client
         place = server.hostname, server.port, server.virtual_host, self.global_keyprefix, self.unacked_key
         self.owed = self._all_owed.setdefault(place, Owed())
+        self._all.add(self)
 
     @property
     def disconnected(self) -> bool:
@@ -278,7 +302,7 @@ class Channel(redis.Channel):  # type: ignore[misc]  # kombu has no annotations
         queues_of_lists = [queue for _ in self.priority_steps for queue in queues]
         lists = [self._q_for_pri(queue, step) for step in self.priority_steps for queue in queues]
         recorded = ["0" if queue in self._unrecorded else "1" for queue in queues_of_lists]
-        kept = (self.unacked_key, self.unacked_index_key, self.unacked_key + _PUT_ASIDE)
+        kept = (self.unacked_key, self.unacked_index_key, self._put_aside)
         keys = [self.global_keyprefix + key for key in (*kept, *lists)]
         group = len(queues) if in_turns else 1
         return queues_of_lists, room, ["EVAL", _RESERVE, len(keys), *keys, time.time(), room, group, *recorded]
@@ -286,7 +310,7 @@ class Channel(redis.Channel):  # type: ignore[misc]  # kombu has no annotations
     def deliver(self, queues: list[str], answer: list[Any]) -> None:
         """Deliver what `reserve.lua` has returned."""
         if answer[0]:
-            _log.error("%d messages that kombu did not write are in %s now", answer[0], self.unacked_key + _PUT_ASIDE)
+            _log.error("%d messages that kombu did not write are in %s now", answer[0], self._put_aside)
         messages = _messages(queues, answer)
         waiting = [message["properties"]["delivery_tag"] for queue, message in messages]
         self.qos.reserved.update(
@@ -362,6 +386,24 @@ def _read(raw: bytes) -> Any:
         return orjson.loads(raw)
     except ValueError:
         return json.loads(raw)
+
+
+def known() -> set[str]:
+    """Return the delivery tags of all that this process was given, and of what it owes to Redis."""
+    # What is delivered, done and owed moves on in this order while other threads look.
+    found: set[str] = set()
+    for qos in filter(None, (channel._qos for channel in _copied(Channel._all))):
+        found.update(_copied(qos.reserved), _copied(qos._delivered))
+    for owed in _copied(Channel._all_owed.values()):
+        found.update(_copied(owed.going_on), owed.returns[:], owed.acks[:])
+    return found
+
+
+def _copied(items: Iterable[_T]) -> list[_T]:
+    """Return what is in a collection that other threads change."""
+    while True:
+        with suppress(RuntimeError):
+            return list(items)
 
 
 class Poller(redis.MultiChannelPoller):  # type: ignore[misc]  # kombu has no annotations

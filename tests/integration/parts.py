@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 import redis
 
 from config.settings import REDIS_CONF
+from tasks import presence
 from tests.conftest import required
 
 ROOT = Path(__file__).parents[2]
@@ -260,6 +261,12 @@ def hits(demo_url: str, route: str) -> int:
 def connect(broker_url: str) -> redis.Redis:
     """A client for a broker; to be closed."""
     return redis.Redis.from_url(broker_url, decode_responses=True)
+
+
+def held(server: redis.Redis) -> int:
+    """How many messages are with workers, unacknowledged."""
+    counts: list[Any] = [server.hlen(name) for name in presence.holders(server)]
+    return sum(counts)
 
 
 def rows(out: Path) -> list[dict[str, Any]]:

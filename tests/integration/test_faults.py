@@ -79,8 +79,8 @@ FAULTS: dict[str, str | None] = {
     "DEMO/images/\x00.jpg": "invalid_url",
     "DEMO/images/77.jpg#unsavable": "storage",
 }
-#: Reasons that no line of a list leads to: they need a run that ends early, a fault of ours, or a task that is lost.
-ELSEWHERE = {Reason.CANCELLED, Reason.INTERNAL, Reason.LOST}
+#: Reasons that no line of a list leads to: they need a run that ends early, a fault of ours, or a death.
+ELSEWHERE = {Reason.CANCELLED, Reason.INTERNAL, Reason.LOST, Reason.CRASHED}
 
 
 @dataclass(frozen=True)

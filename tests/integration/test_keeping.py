@@ -148,7 +148,7 @@ def test_process_is_started_again_as_it_was(keeping: Keeping) -> None:
     core = min(os.sched_getaffinity(0))
     argv = ["sh", "-c", 'echo "$IMAGEFLEET_TEST $PWD"; exec sleep 60']
     keeping.start("worker-1", argv, {"IMAGEFLEET_TEST": "yes"}, 5.0, core, restart=True)
-    wait_for(lambda: keeping.last_words("worker-1") == f"yes {ROOT}")
+    wait_for(lambda: "worker-1" in keeping.pids and keeping.last_words("worker-1") == f"yes {ROOT}")
     os.kill(keeping.pids["worker-1"], signal.SIGKILL)
     wait_for(lambda: keeping.last_words("worker-1") == f"yes {ROOT} / yes {ROOT}")
     wait_for(lambda: keeping.restarts == {"worker-1": 1})
@@ -162,6 +162,20 @@ def test_process_that_keeps_exiting_is_told(keeping: Keeping) -> None:
     assert fault.what.endswith("has ended: worker-1")
     assert fault.why.startswith("it exited with status 2; its last words were: no such setting")
     assert keeping.restarts == {"worker-1": 3}
+
+
+def test_exit_while_coming_up_is_told_at_once(keeping: Keeping) -> None:
+    """Who waits for processes to come up is told of the first exit; a kill is no reason to give up."""
+    started(keeping, "worker-1", _SLEEP, restart=True)
+    os.kill(keeping.pids["worker-1"], signal.SIGKILL)
+    wait_for(lambda: keeping.restarts == {"worker-1": 1})
+    keeping.check(starting=True)
+    argv = ["sh", "-c", 'test -e "$0" && exec sleep 60; touch "$0"; exit 2', str(keeping.folder / "been-here")]
+    started(keeping, "worker-2", argv, restart=True)
+    wait_for(lambda: keeping.restarts.get("worker-2") == 1)
+    keeping.check()
+    with pytest.raises(Fault, match="worker-2: it exited with status 2"):
+        keeping.check(starting=True)
 
 
 def test_started_again_ends_with_the_pipe() -> None:

@@ -237,6 +237,42 @@ def test_killed_processes_of_a_fleet_come_back(tmp_path: Path) -> None:
         fleet.check()
 
 
+def test_fleet_whose_server_keeps_ending_is_told(tmp_path: Path, temporary: Path) -> None:
+    """A server that exits again and again is given up: exit status 1, its last words, and nothing left."""
+    root = tmp_path / "store"
+    root.mkdir()
+    with watched(tmp_path, temporary, root, "fleet", "--store-root", root, "--workers", "1") as fleet:
+        parts.eventually(lambda: "Ctrl-C ends it" in fleet.command.out, "the fleet")
+        fleet.look()
+        ended: list[int] = []
+        for _ in range(4):
+            # A server that does not yet handle SIGTERM would be ended by a signal.
+            server = parts.eventually(lambda: _polite_server(fleet, ended), "a server that ends when it is asked to")
+            assert server is not None
+            fleet.family.append(server)
+            ended.append(server.pid)
+            server.terminate()
+        told = fleet.command.wait()
+        assert told.code == 1, told.err
+        assert "has ended: redis" in told.err
+        assert "it exited with status 0; its last words were" in told.err
+        fleet.assert_nothing_left()
+
+
+def _polite_server(fleet: Watched, known: list[int]) -> psutil.Process | None:
+    """Return a fleet's server once it handles SIGTERM, if it is none of these."""
+    for process in parts.alive(fleet.command.family()):
+        try:
+            words = process.cmdline()
+            status = Path(f"/proc/{process.pid}/status").read_text()
+        except (psutil.Error, OSError):
+            continue
+        caught = int(status.partition("SigCgt:")[2].split()[0], 16)
+        if process.pid not in known and any("redis" in word for word in words) and caught >> signal.SIGTERM - 1 & 1:
+            return process
+    return None
+
+
 def _held(server: redis.Redis) -> str | None:
     try:
         return cast("str | None", server.get("imagefleet.test"))

@@ -32,7 +32,7 @@ def test_each_name_is_written_once(redis_port: int, demo_url: str, store_root: P
         assert server.llen(IMAGES) == 2 * COUNT
         with parts.worker("worker", tmp_path, broker, store_root, "127.0.0.1", "-c", str(2 * COUNT)):
             facts = run.wait(60).json()
-            parts.eventually(lambda: server.llen(IMAGES) == server.hlen("unacked") == 0, "the end of all copies")
+            parts.eventually(lambda: server.llen(IMAGES) == parts.held(server) == 0, "the end of all copies")
     assert (facts["total"], facts["success"]) == (COUNT, COUNT)
     # Twice the requests: the copies were fetched, and not only dropped.
     assert parts.hits(demo_url, "/changing") - before == 2 * COUNT

@@ -187,7 +187,9 @@ def test_messages_are_counted_after_the_run(tmp_path: Path) -> None:
         ledger.look(processes.WORKERS, server)
         write("a.1.incr.aof", ["SELECT", "0"], ["LPUSH", IMAGES, message("x"), message("y")])
         ledger.look(processes.REDIS, server)
-        write("a.1.incr.aof", ["MULTI"], ["HSET", "unacked", "tag", json.dumps([json.loads(message("x")), "", IMAGES])])
+        write(
+            "a.1.incr.aof", ["MULTI"], ["HSET", "unacked:a", "tag", json.dumps([json.loads(message("x")), "", IMAGES])]
+        )
         write("a.2.incr.aof", ["LPUSH", SHARDS, message("z")], ["RPUSH", IMAGES, message("x")])
         ledger.look(processes.REDIS, server)
         shutil.rmtree(tmp_path / "appendonlydir")

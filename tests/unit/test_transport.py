@@ -18,6 +18,7 @@ _LEANED_ON = {
     "redis.QoS.append": "35c655f6ecc6",
     "redis.QoS.ack": "1bc15a4ddf54",
     "redis.QoS.reject": "747a02434344",
+    "redis.QoS.restore_visible": "d4a4a40a3eaf",
     "redis.QoS.restore_by_tag": "58e161d81b6f",
     "redis.QoS.restore_unacked": "8954efef014d",
     "redis.QoS.pipe_or_acquire": "ad7f549d96c8",
@@ -29,6 +30,7 @@ _LEANED_ON = {
     "redis.Channel._poll_error": "2c941c0124b9",
     "redis.Channel._q_for_pri": "f3997660680d",
     "redis.Channel._do_restore_message": "8b430df94e45",
+    "redis.Channel.get_table": "a4ba78a22653",
     "redis.Channel._put": "1c0cf9749576",
     "redis.Channel._disconnect_pools": "db50da048a22",
     "redis._socket_readable": "a057f013e4c4",
@@ -45,6 +47,7 @@ _LEANED_ON = {
     "virtual.QoS.ack": "0714292b916f",
     "virtual.QoS.can_consume_max_estimate": "936d3958266c",
     "virtual.QoS.restore_unacked_once": "c81f3d0fb29b",
+    "virtual.Channel._lookup": "82b0e60149b5",
     "virtual.Channel.basic_consume": "0fec96269493",
     "virtual.Channel.close": "26368e1cadfc",
     "virtual.Transport._deliver": "799e242f3ec5",
@@ -67,5 +70,6 @@ def test_it_is_as_it_was(name: str, digest: str) -> None:
     found = hashlib.sha256(source.encode()).hexdigest()[:12]
     assert found == digest, (
         f"kombu {version('kombu')} or celery {version('celery')} has another {name} than the one that ours leans on: "
-        f"read what has changed, and put {found} here when tasks/transport.py, backend.py and settle.py go with it"
+        f"read what has changed, and put {found} here when tasks/transport.py, presence.py, backend.py and "
+        "settle.py go with it"
     )

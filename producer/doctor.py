@@ -1,0 +1,442 @@
+"""The doctor: what it finds of the broker, the workers, the clocks and the output folder, and what to do about it.
+
+It judges what it has asked; the functions that ask are below those that judge. It ends with findings, whatever is
+broken, and changes nothing: of the file that it leaves in the output folder for the workers to see, nothing stays.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import redis
+from kombu.exceptions import OperationalError
+
+from config.settings import settings
+from producer.local import cores, server_binary
+from tasks import broker, examine
+from tasks.celery import ABOUT, EXAMINE, IMAGES, PROTOCOL, SHARDS, app, use_broker
+from tasks.errors import Fault
+from tasks.examine import Seen
+from tasks.storage import Store
+from tasks.urls import masked
+
+#: The oldest server that has all commands that the transport uses.
+_OLDEST = (6, 2)
+#: How full a server's memory may be.
+_FULL = 0.8
+#: Seconds by which clocks may differ.
+_SKEW = 2.0
+#: Bytes that should be free where images are saved.
+_FREE = 1024**3
+#: Seconds for which a worker's answer is waited for after the last one: to who it is, and to how it sees a folder.
+_ABOUT_PATIENCE, _EXAMINE_PATIENCE = 2.0, 10.0
+#: How many workers are named in one finding.
+_NAMED = 5
+_START = (
+    "Start one: `celery -A tasks worker`, with IMAGEFLEET_BROKER_URL and IMAGEFLEET_STORE_ROOTS set, or "
+    "`docker compose up -d`."
+)
+_CONF = "config/redis.conf has the settings that imagefleet is run with."
+_SHARE = "Give workers and producer the same shared folder under the same path; see docs/many-machines.md."
+
+
+class Level(StrEnum):
+    """How bad a finding is: only what is bad keeps runs from working."""
+
+    OK = "ok"
+    WARN = "warn"
+    BAD = "bad"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one check has found, and what to do; nothing where it is as it should be."""
+
+    name: str
+    level: Level
+    found: str
+    todo: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """All that was found; ``broker`` is masked, and None where a command would start a local fleet."""
+
+    broker: str | None
+    out: Path | None
+    findings: Sequence[Finding]
+
+    @property
+    def healthy(self) -> bool:
+        """Whether nothing is bad."""
+        return all(finding.level is not Level.BAD for finding in self.findings)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what ``--json`` shows."""
+        return {
+            "healthy": self.healthy,
+            "broker": self.broker,
+            "out": None if self.out is None else str(self.out),
+            "findings": [asdict(finding) for finding in self.findings],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """What a worker has said of itself; None for what one of an older version does not say."""
+
+    name: str
+    version: str
+    protocol: int | None
+    slots: int
+    queues: tuple[str, ...] | None = None
+    store_roots: tuple[str, ...] | None = None
+    #: Seconds by which its clock is surely ahead of ours, or behind.
+    skew: float | None = None
+
+
+def diagnose(url: str | None, out: Path | None) -> Diagnosis:
+    """Look at everything.
+
+    Args:
+        url: the broker's; None for the environment's, or a local fleet where that names none.
+        out: an output folder to look at, here and from the workers; None for none.
+
+    Raises:
+        SettingsError: what the environment says of the broker can't be used.
+    """
+    url = url or settings().broker
+    with _folder(out) as folder:
+        findings = [*(_local() if url is None else _of_broker(url, folder)), *folder.findings]
+    return Diagnosis(None if url is None else masked(url), folder.path, findings)
+
+
+# What is judged.
+
+
+def of_server(info: Mapping[str, Any]) -> list[Finding]:
+    """Judge what a server says of itself; what it may not say is unknown."""
+    return [_version(info), _append_only(info), _policy(info), _memory(info)]
+
+
+def of_workers(workers: Sequence[Worker]) -> list[Finding]:
+    """Judge who works at a broker."""
+    ours = [worker for worker in workers if worker.protocol == PROTOCOL]
+    others = [worker for worker in workers if worker.protocol != PROTOCOL]
+    findings = []
+    if ours:
+        slots = sum(worker.slots for worker in ours)
+        shown = _named(f"{worker.name} ({worker.version}, {worker.slots} slots)" for worker in ours)
+        findings.append(Finding("workers", Level.OK, f"{_count(len(ours), 'worker')}, {slots} slots: {shown}"))
+    else:
+        found = "none of them takes what this version sends" if others else "no worker answers"
+        findings.append(Finding("workers", Level.BAD, found, _START))
+    if others:
+        shown = _named(f"{worker.name} ({worker.version})" for worker in others)
+        todo = "Start workers of this version; the others may stay for the runs of theirs."
+        findings.append(Finding("versions", Level.WARN, f"workers of another version take nothing: {shown}", todo))
+    said = [worker for worker in ours if worker.queues is not None]
+    if said and len(said) == len(ours):
+        taken = {queue for worker in said for queue in worker.queues or ()}
+        if missing := [queue for queue in (IMAGES, SHARDS) if queue not in taken]:
+            todo = "Start a worker without -Q (--queues) and -X (--exclude-queues)."
+            findings.append(Finding("queues", Level.BAD, f"no worker takes from {', '.join(missing)}", todo))
+        else:
+            findings.append(Finding("queues", Level.OK, f"{IMAGES} and {SHARDS} are taken from"))
+    if idle := [worker.name for worker in ours if worker.store_roots == ()]:
+        todo = "Set IMAGEFLEET_STORE_ROOTS where they run: the folders below which a worker may write."
+        findings.append(Finding("store roots", Level.BAD, f"workers that may save nothing: {_named(idle)}", todo))
+    return findings
+
+
+def of_clocks(ahead: Mapping[str, float]) -> Finding:
+    """Judge the clocks by the seconds that each is ahead of ours, by whose it is; those behind are negative."""
+    everybody = {"this machine": 0.0, **ahead}
+    first, last = max(everybody, key=everybody.__getitem__), min(everybody, key=everybody.__getitem__)
+    apart = everybody[first] - everybody[last]
+    if not ahead:
+        return Finding("clocks", Level.WARN, "unknown: no other clock could be read", "Let NTP set them on all hosts.")
+    if apart > _SKEW:
+        found = f"{first} is {apart:.1f} s ahead of {last}"
+        return Finding("clocks", Level.WARN, found, "Let NTP set the clocks of all hosts.")
+    return Finding("clocks", Level.OK, f"{_count(len(everybody), 'clock')} within {_SKEW:g} s of each other")
+
+
+def of_folder_at_workers(out: Path, seen: Mapping[str, Seen | None]) -> list[Finding]:
+    """Judge what each worker has said of an output folder; None for one that has not understood."""
+    name = "folder at workers"
+    findings = []
+    if fit := [worker for worker, what in seen.items() if what is not None and what.writable]:
+        found = f"{out} is the same folder, and writable: {_named(fit)}"
+        findings.append(Finding(name, Level.OK, found))
+    if silent := [worker for worker, what in seen.items() if what is None]:
+        findings.append(
+            Finding(name, Level.WARN, f"unknown: {_named(silent)} can't tell", "Run one version everywhere.")
+        )
+    troubles: dict[tuple[str, str], list[str]] = {}
+    for worker, what in seen.items():
+        if what is not None and not what.writable:
+            troubles.setdefault((what.error, _mend(what)), []).append(worker)
+    for (error, todo), workers in troubles.items():
+        findings.append(Finding(name, Level.BAD, f"{_named(workers)}: {error}", todo))
+    known = {worker: what.free for worker, what in seen.items() if what is not None and what.free is not None}
+    if known:
+        worker = min(known, key=known.__getitem__)
+        findings += _scarce(f"disk at {worker}", known[worker])
+    return findings
+
+
+def _version(info: Mapping[str, Any]) -> Finding:
+    said = str(info.get("redis_version", ""))
+    number = re.match(r"(\d+)\.(\d+)", said)
+    if number is None:
+        return _unknown("server version", "INFO", f"It has to be Redis {_dotted(_OLDEST)} or newer.")
+    shown = f"Redis {said}"
+    if "valkey_version" in info:
+        shown = f"Valkey {info['valkey_version']} (as Redis {said})"
+    if (int(number[1]), int(number[2])) < _OLDEST:
+        return Finding("server version", Level.BAD, shown, f"Install Redis {_dotted(_OLDEST)} or newer, or Valkey.")
+    if info.get("redis_mode") == "cluster":
+        todo = "Use a Redis that is no cluster: Celery can't."
+        return Finding("server version", Level.BAD, f"{shown}, as a cluster", todo)
+    return Finding("server version", Level.OK, shown)
+
+
+def _append_only(info: Mapping[str, Any]) -> Finding:
+    name = "append-only file"
+    if "aof_enabled" not in info:
+        return _unknown(name, "INFO", f"Set `appendonly yes`; {_CONF}")
+    if not int(info["aof_enabled"]):
+        found = "off: what is queued is lost when the server restarts"
+        return Finding(name, Level.WARN, found, f"Set `appendonly yes`; {_CONF}")
+    if info.get("aof_last_write_status", "ok") != "ok":
+        return Finding(name, Level.BAD, "on, and the last write to it failed", "Look at the server's disk and its log.")
+    return Finding(name, Level.OK, "on")
+
+
+def _policy(info: Mapping[str, Any]) -> Finding:
+    name = "eviction policy"
+    if "maxmemory_policy" not in info:
+        return _unknown(name, "INFO", f"Set `maxmemory-policy noeviction`; {_CONF}")
+    policy = str(info["maxmemory_policy"])
+    if policy != "noeviction":
+        found = f"{policy}: what is queued may be dropped when memory is short"
+        return Finding(name, Level.BAD, found, f"Set `maxmemory-policy noeviction`; {_CONF}")
+    return Finding(name, Level.OK, policy)
+
+
+def _memory(info: Mapping[str, Any]) -> Finding:
+    if "used_memory" not in info:
+        return _unknown("memory", "INFO", "Look at the server's memory there.")
+    used, most = int(info["used_memory"]), int(info.get("maxmemory", 0))
+    if not most:
+        return Finding("memory", Level.OK, f"{_mebibytes(used)} used, no limit set")
+    found = f"{_mebibytes(used)} of {_mebibytes(most)} used ({used / most:.0%})"
+    if used > _FULL * most:
+        return Finding(
+            "memory", Level.WARN, found, "Raise `maxmemory`, or use a smaller --window: a full server refuses."
+        )
+    return Finding("memory", Level.OK, found)
+
+
+def _mend(seen: Seen) -> str:
+    """Return what to do about a folder that a worker can't use."""
+    if not seen.allowed:
+        return "Set IMAGEFLEET_STORE_ROOTS where it runs to a folder above, or choose another --out."
+    if not seen.same:
+        return f"{_SHARE} All have to write as the same user."
+    return "Let the worker's user write there, on a disk that has space."
+
+
+def _scarce(name: str, free: int) -> list[Finding]:
+    if free >= _FREE:
+        return []
+    return [
+        Finding(name, Level.WARN, f"{_mebibytes(free)} are free", "Make space, or choose a folder on another disk.")
+    ]
+
+
+def _unknown(name: str, command: str, todo: str) -> Finding:
+    return Finding(name, Level.WARN, f"unknown: the server does not tell by {command}", todo)
+
+
+def _of_fault(name: str, fault: Fault) -> Finding:
+    return Finding(name, Level.BAD, f"{fault.what}: {fault.why}", fault.todo)
+
+
+def _named(names: Iterable[str]) -> str:
+    listed = sorted(names)
+    more = len(listed) - _NAMED
+    return ", ".join(listed[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _dotted(version: tuple[int, ...]) -> str:
+    return ".".join(map(str, version))
+
+
+def _mebibytes(count: int) -> str:
+    return f"{count / 1024**2:,.0f} MiB"
+
+
+# What is asked.
+
+
+@dataclass(frozen=True, slots=True)
+class _Folder:
+    """An output folder for the time of a diagnosis; ``token`` is None where no file could be left in it."""
+
+    path: Path | None
+    token: str | None
+    findings: Sequence[Finding]
+
+
+@contextmanager
+def _folder(out: Path | None) -> Iterator[_Folder]:
+    """Give the folder with a file left in it; what was made of it is removed at the end."""
+    if out is None:
+        yield _Folder(None, None, [])
+        return
+    name = "folder here"
+    made: list[Path] = []
+    store, token = Store(out.absolute()), examine.new_token()
+    try:
+        store = Store(out.resolve())
+        for folder in reversed([store.root, *store.root.parents]):
+            if not folder.exists():
+                folder.mkdir()
+                made.append(folder)
+        examine.leave(store, token)
+    except (OSError, RuntimeError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        todo = "Choose a folder that you may write to, on a disk that has space."
+        found = _Folder(store.root, None, [Finding(name, Level.BAD, f"{store.root} can't be written: {why}", todo)])
+    else:
+        findings = [Finding(name, Level.OK, f"{store.root} can be written")]
+        with suppress(OSError):
+            findings += _scarce("disk here", shutil.disk_usage(store.root).free)
+        found = _Folder(store.root, token, findings)
+    try:
+        yield found
+    finally:
+        examine.take_away(store, token)
+        for folder in reversed(made):
+            # Somebody else may have begun to use it.
+            with suppress(OSError):
+                folder.rmdir()
+
+
+def _local() -> list[Finding]:
+    try:
+        binary = server_binary()
+    except Fault as fault:
+        return [_of_fault("local fleet", fault)]
+    found = f"no broker is named: a command starts {binary} and {_count(len(cores()), 'worker')} for itself"
+    return [Finding("local fleet", Level.OK, found)]
+
+
+def _of_broker(url: str, folder: _Folder) -> list[Finding]:
+    ahead: dict[str, float] = {}
+    try:
+        with broker.client(url, patient=False) as server, broker.translated(url):
+            server.ping()
+            info = _asked(server.info) or {}
+            sent = time.time()
+            clock = _asked(server.time)
+            if clock is not None:
+                ahead["Redis"] = _ahead(clock[0] + clock[1] / 1e6, sent, time.time())
+        use_broker(url)
+    except Fault as fault:
+        return [_of_fault("broker", fault)]
+    findings = [Finding("broker", Level.OK, f"{masked(url)} answers"), *of_server(info)]
+    try:
+        workers = _workers()
+        findings += of_workers(workers)
+        ahead |= {worker.name: worker.skew for worker in workers if worker.skew is not None}
+        findings.append(of_clocks(ahead))
+        if workers and folder.path is not None:
+            findings += _at_workers(folder.path, folder.token, [worker.name for worker in workers])
+    except (redis.RedisError, OperationalError, OSError) as error:
+        todo = "Let the user of the broker's URL do what config/users.acl allows, and ask again."
+        findings.append(Finding("workers", Level.BAD, f"they can't be asked: {error}", todo))
+    return findings
+
+
+def _asked(command: Callable[[], Any]) -> Any:
+    """Return what a command of the server answers; None if the broker's user may not use it."""
+    try:
+        return command()
+    except redis.exceptions.NoPermissionError:
+        return None
+
+
+def _workers() -> list[Worker]:
+    """Ask who is there."""
+    sent = time.time()
+    workers: list[Worker] = []
+
+    def hear(answer: Mapping[str, Any]) -> None:
+        received = time.time()
+        workers.extend(_worker(name, about, sent, received) for name, about in answer.items())
+
+    app.control.broadcast(ABOUT, reply=True, timeout=_ABOUT_PATIENCE, callback=hear)
+    return sorted(workers, key=lambda worker: worker.name)
+
+
+def _worker(name: str, about: Any, sent: float, received: float) -> Worker:
+    """Return what an answer says; it may be a worker's of any version, or none of ours at all."""
+    said = about if isinstance(about, dict) else {}
+    queues, roots, clock, slots = (said.get(key) for key in ("queues", "store_roots", "time", "slots"))
+    return Worker(
+        name,
+        str(said.get("version", "unknown")),
+        said.get("protocol"),
+        slots if isinstance(slots, int) else 0,
+        tuple(map(str, queues)) if isinstance(queues, list) else None,
+        tuple(map(str, roots)) if isinstance(roots, list) else None,
+        _ahead(clock, sent, received) if isinstance(clock, int | float) else None,
+    )
+
+
+def _ahead(there: float, sent: float, received: float) -> float:
+    """Return the seconds by which a clock that was read in between is surely ahead of ours; negative if behind."""
+    # However long the answer took, a clock that is right shows a time in between.
+    return max(0.0, there - received) + min(0.0, there - sent)
+
+
+class _AllHeard(Exception):
+    """Every worker has answered."""
+
+
+def _at_workers(out: Path, token: str | None, names: Sequence[str]) -> list[Finding]:
+    """Ask the workers how they see a folder."""
+    if token is None:
+        found = "unknown: without a file that is left here, no worker can tell whether it sees the same folder"
+        return [Finding("folder at workers", Level.WARN, found, "Mend the folder here first.")]
+    question = {"out": str(out), "token": token}
+    seen: dict[str, Seen | None] = dict.fromkeys(names)
+    silent = set(names)
+
+    def hear(answer: Mapping[str, Any]) -> None:
+        for name, said in answer.items():
+            with suppress(KeyError, TypeError, ValueError):
+                seen[name] = Seen.from_json(said)
+            silent.discard(name)
+        if not silent:
+            raise _AllHeard
+
+    # Its own limit counts arrivals, of which one may bring several answers, and then it waits for no one.
+    with suppress(_AllHeard):
+        app.control.broadcast(EXAMINE, question, reply=True, timeout=_EXAMINE_PATIENCE, callback=hear)
+    return of_folder_at_workers(out, seen)

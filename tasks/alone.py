@@ -1,0 +1,95 @@
+"""One image fetched alone, in a process of its own: for a suspect, which may end the process that fetches it.
+
+``python -m tasks.alone`` reads the request as JSON on its standard input and writes the Outcome as JSON on its standard
+output. It has the worker's environment, and so its settings.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+from config.settings import settings
+from tasks import download
+from tasks import fetch as fetching
+from tasks.download import Downloader
+from tasks.errors import Crashed, FetchError, TimedOut
+from tasks.model import Outcome, RunOptions, key_of
+from tasks.storage import Store
+
+#: What fetches; it is started anew for each image.
+PROGRAM = (sys.executable, "-m", "tasks.alone")
+#: Seconds beside the deadline of a delivery: for the start of the process, and for what no deadline ends.
+_MARGIN = 30.0
+#: How many a worker runs at a time: each has an interpreter of its own in memory.
+_ROOM = threading.BoundedSemaphore(4)
+#: How these signals end a process says nothing of an image: somebody asked it to end.
+_ASKED = (-signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP)
+#: How often it is started where it was asked to end.
+_TRIES = 3
+_ROOT = Path(__file__).parents[1]
+
+
+def fetch(
+    url: str, index: int, run: RunOptions, store: Store, downloader: Downloader, recover: bool = False
+) -> Outcome:
+    """Fetch one image as `tasks.fetch.fetch` does, in another process; if that dies, so says the Outcome."""
+    request = json.dumps({"url": url, "index": index, "run": run.to_json(), "recover": recover})
+    try:
+        with _ROOM:
+            return _answer(request, run.fetch.deadline + _MARGIN)
+    except FetchError as error:
+        shard, offset = divmod(index, run.shard_size)
+        return fetching.failed(key_of(shard, offset, run.shard_size), error)
+
+
+def _answer(request: str, seconds: float) -> Outcome:
+    path = os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH"))))
+    for _ in range(_TRIES):
+        try:
+            # In a session of its own, a terminal's Ctrl-C does not reach it: the worker finishes what it is at.
+            ended = subprocess.run(
+                PROGRAM,
+                input=request,
+                stdout=subprocess.PIPE,
+                text=True,
+                timeout=seconds,
+                env={**os.environ, "PYTHONPATH": path},
+                start_new_session=True,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise TimedOut(f"the process that fetched it alone did not end within {seconds:.0f} s") from error
+        if ended.returncode not in _ASKED:
+            break
+    if ended.returncode < 0:
+        raise Crashed(f"the process that fetched it alone was ended by signal {-ended.returncode}")
+    try:
+        return Outcome.from_json(json.loads(ended.stdout))
+    except (ValueError, KeyError, TypeError) as error:
+        raise Crashed(
+            f"the process that fetched it alone ended with status {ended.returncode} and without an answer"
+        ) from error
+
+
+def main() -> None:
+    """Fetch the image that standard input names, and say on standard output what became of it."""
+    # Where memory is short, this process is the one to go, not the worker.
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
+    request = json.load(sys.stdin)
+    run = RunOptions.from_json(request["run"])
+    store = Store.below(run.out, settings().store_roots)
+    downloader = download.for_process()
+    outcome = fetching.fetch(request["url"], request["index"], run, store, downloader, request["recover"])
+    json.dump(outcome.to_json(), sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

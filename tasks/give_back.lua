@@ -1,0 +1,18 @@
+-- Gives a message back to its queues, unless it was acknowledged or given back meanwhile: however many do it at once,
+-- it is given back once.
+--
+-- KEYS[1]   unacked        hash: delivery tag -> the record of a message, as kombu writes it
+-- KEYS[2]   unacked_index  sorted set: delivery tag by the time of its delivery
+-- KEYS[3…]  the queues     kombu pops right, so what is pushed there is next
+-- ARGV      the delivery tag, the message
+--
+-- Returns 1 if it was given back, else 0.
+
+redis.call('ZREM', KEYS[2], ARGV[1])
+if redis.call('HDEL', KEYS[1], ARGV[1]) == 0 then
+    return 0
+end
+for queue = 3, #KEYS do
+    redis.call('RPUSH', KEYS[queue], ARGV[2])
+end
+return 1

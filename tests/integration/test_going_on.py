@@ -1,0 +1,292 @@
+"""A run goes on after any end of its producer, tries again what failed, and ends when it is told to."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from tasks.celery import IMAGES
+from tests.integration import parts
+
+_IMAGES = 240
+_SHARD = 40
+_SLOW = 0.5
+_places = count(1)
+
+
+@dataclass
+class Running:
+    """A run whose producer was started, and how many requests the demo server had had before."""
+
+    producer: parts.Background
+    out: Path
+    broker: str
+    demo: str
+    asked_before: int
+
+    @property
+    def asked(self) -> int:
+        """How many requests for images there were since."""
+        return parts.hits(self.demo, "/images") - self.asked_before
+
+    def manifests(self) -> int:
+        """How many shards are done."""
+        return len(list(self.out.glob("0*.parquet")))
+
+    def until_begun(self) -> None:
+        """Wait for the first manifest."""
+        parts.eventually(self.manifests, "a manifest")
+
+    def interrupt(self) -> None:
+        """Press Ctrl-C."""
+        os.kill(self.producer.process.pid, signal.SIGINT)
+
+    def kill(self) -> None:
+        """Kill the producer."""
+        self.producer.process.kill()
+        self.producer.process.wait()
+
+    def again(self, command: str, *options: str) -> parts.Ended:
+        """Call a command for the run's folder, with its broker."""
+        return parts.producer(command, self.out, "--broker", self.broker, *options)
+
+    def assert_whole(self, images: int = _IMAGES) -> None:
+        """Make sure that each request has one Outcome, a success, and that its file stands."""
+        rows = parts.rows(self.out)
+        assert [row["key"][-2:] for row in rows] == [f"{index % _SHARD:02d}" for index in range(images)]
+        assert {row["status"] for row in rows} == {"success"}
+        assert parts.images_of(self.out) == {row["path"] for row in rows}
+        assert json.loads((self.out / "run.json").read_text())["state"] == "complete"
+
+
+def lines(demo_url: str, images: int = _IMAGES) -> str:
+    """A list of images, each answered after a while."""
+    place = next(_places)
+    return "".join(f"{demo_url}/images/{place * 1000 + index}.png?latency={_SLOW}\n" for index in range(images))
+
+
+@contextmanager
+def begun(fleet: str, demo_url: str, out: Path, folder: Path, stdin: bool = False) -> Iterator[Running]:
+    """A run that is under way; its list is on standard input, or in a file."""
+    source = folder / "list.txt"
+    source.write_text(lines(demo_url))
+    arguments = ["run", "-" if stdin else source, "--out", out, "--broker", fleet, "--json"]
+    argv = parts.command([*arguments, "--shard-size", str(_SHARD), "--window", "2"])
+    before = parts.hits(demo_url, "/images")
+    pipe = subprocess.PIPE if stdin else subprocess.DEVNULL
+    with parts.started("run", argv, folder, stdin=pipe) as process:
+        yield Running(process, out, fleet, demo_url, before)
+
+
+@pytest.fixture
+def running(fleet: str, demo_url: str, out: Path, tmp_path: Path) -> Iterator[Running]:
+    """A run of a file that is under way, with a shard done."""
+    with begun(fleet, demo_url, out, tmp_path) as run:
+        run.until_begun()
+        yield run
+
+
+def test_killed_producer(running: Running, tmp_path: Path) -> None:
+    """A run whose producer was killed is resumed, also without its list; no image is asked for twice."""
+    running.kill()
+    (tmp_path / "list.txt").unlink()
+    facts = running.again("resume", "--json").json()
+    assert (facts["total"], facts["success"]) == (_IMAGES, _IMAGES)
+    assert facts["fetched"] < _IMAGES
+    running.assert_whole()
+    assert running.asked == _IMAGES
+
+
+def test_complete_run_is_not_done_again(running: Running) -> None:
+    """A run that is complete is resumed by telling so, without a fleet."""
+    assert running.producer.wait().code == 0
+    asked = running.asked
+    ended = parts.producer("resume", running.out, "--json")
+    assert ended.json()["total"] == _IMAGES
+    assert "nothing is left to do" not in ended.out
+    assert running.asked == asked
+
+
+def test_second_producer_is_refused(running: Running) -> None:
+    """While a producer lives, another one is refused, and the first goes on."""
+    ended = running.again("resume")
+    assert ended.code == 1
+    assert str(running.producer.process.pid) in parts.told(ended)[1]
+    assert running.producer.wait().code == 0
+    running.assert_whole()
+
+
+def test_cut_standard_input(fleet: str, demo_url: str, out: Path, tmp_path: Path) -> None:
+    """Killed while standard input is still open: all that was planned is done, and it says how many rows that was."""
+    text = lines(demo_url).encode()
+    with begun(fleet, demo_url, out, tmp_path, stdin=True) as run:
+        pipe = run.producer.process.stdin
+        assert pipe is not None
+        # Two shards, and a part of a third that is never planned.
+        pipe.write(b"".join(text.splitlines(keepends=True)[: 2 * _SHARD + 5]))
+        pipe.flush()
+        parts.eventually(lambda: len(list(out.glob(".plan/*"))) == 2, "the plan of two shards")
+        run.kill()
+    ended = parts.producer("resume", out, "--broker", fleet)
+    assert ended.code == 1
+    assert f"{2 * _SHARD} rows" in parts.told(ended)[1]
+    rows = parts.rows(out)
+    assert len(rows) == 2 * _SHARD
+    assert {row["status"] for row in rows} == {"success"}
+
+
+@pytest.mark.parametrize("change", ["same", "other", "gone"])
+def test_open_plan_is_gone_on_with(fleet: str, demo_url: str, out: Path, tmp_path: Path, change: str) -> None:
+    """A list that was not read to its end is read on; one that was changed is not, and what is planned is done."""
+    with begun(fleet, demo_url, out, tmp_path) as run:
+        run.until_begun()
+        run.kill()
+    # As if it had been killed while it planned: the last shards are not planned, and the plan is open.
+    for shard in (4, 5):
+        (out / f".plan/0000{shard}.parquet").unlink()
+    from producer.runfile import PlanState, RunFile
+    from tasks.storage import Store
+
+    store = Store(out)
+    RunFile.load(store).save(store, plan=PlanState.OPEN, planned_rows=0, planned_shards=0)
+    source = tmp_path / "list.txt"
+    if change == "other":
+        source.write_text(source.read_text().replace("latency=0.5", "latency=0.4"))
+    elif change == "gone":
+        source.unlink()
+    ended = parts.producer("resume", out, "--broker", fleet, "--json")
+    if change == "same":
+        assert ended.json()["total"] == _IMAGES
+        run.assert_whole()
+    else:
+        assert ended.code == 1
+        assert f"{4 * _SHARD} rows" in ended.err
+        assert len(parts.rows(out)) == 4 * _SHARD
+
+
+def test_one_interrupt_finishes_what_is_in_flight(running: Running) -> None:
+    """Ctrl-C ends the run when what is in flight is done, and tells how to go on; nothing is asked for twice."""
+    running.interrupt()
+    ended = running.producer.wait()
+    assert ended.code == 130
+    assert f"producer resume {running.out}" in ended.err
+    done = running.manifests()
+    assert done < _IMAGES // _SHARD
+    assert running.asked == done * _SHARD
+    assert json.loads((running.out / "run.json").read_text())["state"] == "interrupted"
+    running.again("resume", "--json").json()
+    running.assert_whole()
+    assert running.asked == _IMAGES
+
+
+def test_two_interrupts_drop_what_is_queued(running: Running) -> None:
+    """A second Ctrl-C drops the queued tasks unfetched; the manifests stay, and the run can be resumed."""
+    running.interrupt()
+    parts.eventually(lambda: "Ctrl-C again" in running.producer.err, "the note")
+    running.interrupt()
+    assert running.producer.wait().code == 130
+    assert running.manifests()
+    with parts.connect(running.broker) as server:
+        parts.eventually(lambda: not server.llen(IMAGES), "an empty queue")
+    running.again("resume", "--json").json()
+    running.assert_whole()
+
+
+def test_cancelled_by_another_command(running: Running) -> None:
+    """`producer cancel` ends the run's producer, which drops what is queued; the run can be resumed."""
+    ended = running.again("cancel")
+    assert ended.code == 0, ended.err
+    assert "cancelled" in ended.err
+    assert running.producer.wait().code == 130
+    assert json.loads((running.out / "run.json").read_text())["state"] == "cancelled"
+    running.again("resume", "--json").json()
+    running.assert_whole()
+
+
+def test_cancelled_without_a_producer(running: Running) -> None:
+    """The tasks that a killed producer has left are dropped by `producer cancel`."""
+    running.kill()
+    assert running.again("cancel").code == 0
+    with parts.connect(running.broker) as server:
+        parts.eventually(lambda: not server.llen(IMAGES), "an empty queue")
+    assert running.manifests() < _IMAGES // _SHARD
+    running.again("resume", "--json").json()
+    running.assert_whole()
+
+
+def test_retry(fleet: str, demo_url: str, out: Path, tmp_path: Path) -> None:
+    """What could succeed now is tried again, and nothing else; attempts add up, and what changed is told."""
+    port = parts.free_port()
+    late = [f"http://127.0.0.1:{port}/images/{index}.png" for index in range(3)]
+    good = [f"{demo_url}/images/{index}.png" for index in (7001, 7002)]
+    gone = f"{demo_url}/fault/not-found"
+    source = tmp_path / "list.txt"
+    source.write_text("\n".join([late[0], good[0], gone, late[1], good[1], late[2]]))
+    arguments = ("--broker", fleet, "--json")
+    first = parts.producer("run", source, "--out", out, *arguments, "--retries", "1", "--shard-size", "3").json()
+    assert first["reasons"] == {"connect": 3, "http_4xx": 1}
+    asked, missing = parts.hits(demo_url, "/images"), parts.hits(demo_url, "/fault/not-found")
+    before = parts.rows(out)
+    argv = [*parts.command([])[:1], "-m", "producer.demo", "--port", str(port), "--width", "80", "--height", "40"]
+    with parts.started("late", argv, tmp_path) as server:
+        server.first_line()
+        again = parts.producer("retry", out, *arguments).json()
+    assert (again["retried"], again["reasons"], again["success"]) == ({"connect": 3}, {"http_4xx": 1}, 5)
+    assert (parts.hits(demo_url, "/images"), parts.hits(demo_url, "/fault/not-found")) == (asked, missing)
+    rows = parts.rows(out)
+    assert [row["attempts"] for row in rows] == [3, 1, 1, 3, 1, 3]
+    assert [row for row in rows if row["url"] in [*good, gone]] == [
+        row for row in before if row["url"] in [*good, gone]
+    ]
+    assert parts.images_of(out) == {row["path"] for row in rows if row["path"]}
+    third = parts.producer("retry", out, *arguments)
+    assert third.json()["retried"] == {}
+    every = parts.producer("retry", out, "--all", *arguments).json()
+    assert every["retried"] == {"http_4xx": 1}
+    assert parts.rows(out)[2]["attempts"] == 2
+
+
+@pytest.mark.parametrize("command", ["resume", "retry", "cancel"])
+@pytest.mark.parametrize("place", ["nowhere", "empty"])
+def test_folder_without_a_run(tmp_path: Path, command: str, place: str) -> None:
+    """A folder that is not there, or holds no run, is told, with exit status 2."""
+    (tmp_path / "empty").mkdir()
+    ended = parts.producer(command, tmp_path / place)
+    assert ended.code == 2
+    assert place in parts.told(ended)[0]
+
+
+def test_files_that_were_changed(running: Running) -> None:
+    """A manifest that was cut, and a run.json with another byte, are named, and nothing is overwritten."""
+    assert running.producer.wait().code == 0
+    record = running.out / "run.json"
+    whole = record.read_bytes()
+    record.write_bytes(whole.replace(b'"window": 2', b'"window": 3'))
+    for command in ("resume", "retry", "cancel"):
+        ended = running.again(command)
+        assert ended.code == 1
+        assert str(record) in parts.told(ended)[0]
+    record.write_bytes(whole)
+    manifest = running.out / "00001.parquet"
+    body = manifest.read_bytes()
+    manifest.write_bytes(body[:-100])
+    for command in ("resume", "retry"):
+        ended = running.again(command)
+        assert ended.code == 1
+        assert str(manifest) in parts.told(ended)[0]
+    assert manifest.read_bytes() == body[:-100]
+    asked = running.asked
+    manifest.unlink()
+    running.again("resume", "--json").json()
+    running.assert_whole()
+    assert running.asked == asked
+    assert {row["recovered"] for row in parts.rows(running.out)} == {True, False}

@@ -1,0 +1,172 @@
+"""What the doctor makes of what it is told."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from producer import doctor, report
+from producer.doctor import Diagnosis, Finding, Level, Worker
+from tasks.celery import IMAGES, PROTOCOL, SHARDS
+from tasks.examine import Seen
+
+_GOOD = {
+    "redis_version": "7.2.4",
+    "redis_mode": "standalone",
+    "aof_enabled": 1,
+    "aof_last_write_status": "ok",
+    "maxmemory_policy": "noeviction",
+    "used_memory": 50 * 1024**2,
+    "maxmemory": 100 * 1024**2,
+}
+_WORKER = Worker("a@here", "0.1.0", PROTOCOL, 16, (IMAGES, SHARDS), ("/data",), 0.0)
+_OUT = Path("/data/out")
+_SEEN = Seen(True, True, True, 10 * 1024**3)
+
+
+def levels(findings: list[Finding]) -> dict[str, Level]:
+    """What is not as it should be, by its name."""
+    assert all(bool(finding.todo) == (finding.level is not Level.OK) for finding in findings)
+    return {finding.name: finding.level for finding in findings if finding.level is not Level.OK}
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, {}),
+        ({"redis_version": "6.2.0"}, {}),
+        ({"redis_version": "6.0.16"}, {"server version": Level.BAD}),
+        ({"redis_version": "5.0"}, {"server version": Level.BAD}),
+        ({"redis_version": "unstable"}, {"server version": Level.WARN}),
+        ({"redis_version": "10.0.0", "valkey_version": "9.1.2"}, {}),
+        ({"redis_mode": "cluster"}, {"server version": Level.BAD}),
+        ({"aof_enabled": 0}, {"append-only file": Level.WARN}),
+        ({"aof_last_write_status": "err"}, {"append-only file": Level.BAD}),
+        ({"maxmemory_policy": "allkeys-lru"}, {"eviction policy": Level.BAD}),
+        ({"used_memory": 81 * 1024**2}, {"memory": Level.WARN}),
+        ({"used_memory": 80 * 1024**2}, {}),
+        ({"used_memory": 81 * 1024**2, "maxmemory": 0}, {}),
+    ],
+)
+def test_server(changes: Mapping[str, Any], expected: Mapping[str, Level]) -> None:
+    """Each of a server's properties is judged by itself."""
+    assert levels(doctor.of_server({**_GOOD, **changes})) == expected
+
+
+def test_server_that_does_not_tell() -> None:
+    """What the server may not tell is unknown, and a warning."""
+    findings = doctor.of_server({})
+    assert set(levels(findings).values()) == {Level.WARN}
+    assert all(finding.found.startswith("unknown") for finding in findings)
+
+
+def test_workers() -> None:
+    """Workers of this version are counted with their slots, and named."""
+    findings = doctor.of_workers([_WORKER, replace(_WORKER, name="b@here")])
+    assert levels(findings) == {}
+    assert findings[0].found == "2 workers, 32 slots: a@here (0.1.0, 16 slots), b@here (0.1.0, 16 slots)"
+
+
+def test_many_workers_are_not_all_named() -> None:
+    """Of many workers five are named."""
+    finding = doctor.of_workers([replace(_WORKER, name=f"{number}@here") for number in range(8)])[0]
+    assert finding.found.endswith("4@here (0.1.0, 16 slots) and 3 more")
+
+
+@pytest.mark.parametrize(
+    ("workers", "expected"),
+    [
+        ([], {"workers": Level.BAD}),
+        ([replace(_WORKER, protocol=1)], {"workers": Level.BAD, "versions": Level.WARN}),
+        ([_WORKER, replace(_WORKER, name="b@here", protocol=None)], {"versions": Level.WARN}),
+        ([replace(_WORKER, queues=(IMAGES,))], {"queues": Level.BAD}),
+        ([replace(_WORKER, queues=(IMAGES,)), replace(_WORKER, name="b@here", queues=(SHARDS,))], {}),
+        ([_WORKER, replace(_WORKER, name="b@here", store_roots=())], {"store roots": Level.BAD}),
+        ([replace(_WORKER, queues=None, store_roots=None, skew=None)], {}),
+    ],
+)
+def test_workers_that_do_not_do(workers: list[Worker], expected: Mapping[str, Level]) -> None:
+    """Nobody there, other versions, queues that nobody takes from, and workers that may save nothing are found."""
+    assert levels(doctor.of_workers(workers)) == expected
+
+
+@pytest.mark.parametrize(
+    ("ahead", "level", "found"),
+    [
+        ({"Redis": 0.0, "a@here": -1.9}, Level.OK, "3 clocks within 2 s of each other"),
+        ({"Redis": 2.1}, Level.WARN, "Redis is 2.1 s ahead of this machine"),
+        ({"Redis": -30.0}, Level.WARN, "this machine is 30.0 s ahead of Redis"),
+        ({"a@here": 1.5, "b@here": -1.5}, Level.WARN, "a@here is 3.0 s ahead of b@here"),
+        ({}, Level.WARN, "unknown: no other clock could be read"),
+    ],
+)
+def test_clocks(ahead: Mapping[str, float], level: Level, found: str) -> None:
+    """Clocks may be two seconds apart, whichever two."""
+    finding = doctor.of_clocks(ahead)
+    assert (finding.level, finding.found) == (level, found)
+
+
+@pytest.mark.parametrize(("there", "ahead"), [(100.0, 0.0), (105.0, 0.0), (110.0, 0.0), (113.0, 3.0), (96.0, -4.0)])
+def test_slow_answer_is_no_skew(there: float, ahead: float) -> None:
+    """A clock that shows a time between the question and the answer may be right, however long that took."""
+    assert doctor._ahead(there, 100.0, 110.0) == ahead
+
+
+def test_folder_at_workers() -> None:
+    """Workers that see the producer's folder are named together."""
+    findings = doctor.of_folder_at_workers(_OUT, {"a@here": _SEEN, "b@there": _SEEN})
+    assert [finding.level for finding in findings] == [Level.OK]
+    assert findings[0].found == "/data/out is the same folder, and writable: a@here, b@there"
+
+
+@pytest.mark.parametrize(
+    ("seen", "level", "mend"),
+    [
+        (Seen(error="this worker may not"), Level.BAD, "IMAGEFLEET_STORE_ROOTS"),
+        (Seen(True, error="the producer's file is not there"), Level.BAD, "same shared folder"),
+        (Seen(True, True, False, None, "no file can be made there"), Level.BAD, "worker's user"),
+        (None, Level.WARN, "one version"),
+        (replace(_SEEN, free=1024**2), Level.WARN, "Make space"),
+    ],
+)
+def test_folder_that_is_not_fit(seen: Seen | None, level: Level, mend: str) -> None:
+    """What is wrong with the folder at a worker comes with what to do about it, and with the worker's name."""
+    findings = doctor.of_folder_at_workers(_OUT, {"a@here": seen, "b@here": _SEEN})
+    (wrong,) = [finding for finding in findings if finding.level is not Level.OK]
+    assert wrong.level is level
+    assert mend in wrong.todo
+    assert "a@here" in wrong.name + wrong.found
+
+
+def test_workers_with_the_same_trouble_are_named_together() -> None:
+    """A trouble that many workers have is one finding."""
+    findings = doctor.of_folder_at_workers(_OUT, {f"{number}@here": Seen(error="no") for number in range(3)})
+    assert [finding.found for finding in findings] == ["0@here, 1@here, 2@here: no"]
+
+
+@pytest.mark.parametrize(
+    ("worst", "healthy", "end"),
+    [(Level.OK, True, "All is well."), (Level.WARN, True, "Runs will work"), (Level.BAD, False, "Runs will not work")],
+)
+def test_diagnosis_is_shown(worst: Level, healthy: bool, end: str) -> None:
+    """The table ends with what all findings come to, and what is in brackets is shown as it is."""
+    findings = [Finding("broker", Level.OK, "it answers"), Finding("workers", worst, "[red]found[/red]", "do this")]
+    diagnosis = Diagnosis("redis://***@here", _OUT, findings)
+    assert diagnosis.healthy is healthy
+    assert diagnosis.to_json()["findings"][1] == {
+        "name": "workers",
+        "level": worst.value,
+        "found": "[red]found[/red]",
+        "todo": "do this",
+    }
+    console = Console(width=160)
+    with console.capture() as capture:
+        console.print(report.of_diagnosis(diagnosis))
+    shown = capture.get()
+    assert "[red]found[/red]" in shown
+    assert shown.strip().splitlines()[-1].startswith(end)
