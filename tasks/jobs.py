@@ -29,7 +29,7 @@ from tasks.errors import Cancelled, Fault, FetchError, Internal, StorageFailed
 from tasks.examine import examine
 from tasks.fetch import failed, fetch
 from tasks.manifest import BadManifest
-from tasks.model import Outcome, RunOptions, key_of
+from tasks.model import Outcome, Reason, RunOptions, key_of
 from tasks.plan import BadPlan
 from tasks.presence import Presence, Worker
 from tasks.progress import Progress
@@ -236,7 +236,13 @@ def collect_shard(
         return
     message: dict[str, Any] = {"shard": shard}
     try:
-        collect(shard, [Outcome.from_json(outcome) for outcome in outcomes], run, _store(run.out), count)
+        ended = [Outcome.from_json(outcome) for outcome in outcomes]
+        cut_short = any(outcome.reason is Reason.CANCELLED for outcome in ended)
+        if cut_short and not _runs().is_done(run_id, shard, _store(run.out), revision):
+            # Its images met the end of the run's last producer; the next one sends them again.
+            _log.warning("shard %d of run %s was cut short, and is not collected", shard, run_id)
+            return
+        collect(shard, ended, run, _store(run.out), count)
     except (StorageFailed, BadPlan, BadManifest, Incomplete) as error:
         _log.error("shard %d of run %s can't be collected: %s", shard, run_id, error)
         message["error"] = str(error)
