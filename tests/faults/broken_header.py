@@ -18,4 +18,4 @@ def _raising(*arguments: Any) -> Any:
     return _fetch(*arguments)
 
 
-jobs.fetch = _raising  # type: ignore[attr-defined]
+jobs.fetch = _raising  # type: ignore[assignment, attr-defined]

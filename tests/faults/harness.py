@@ -11,13 +11,14 @@ import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -258,16 +259,24 @@ class Arena:
         source.write_text("".join(f"{url}\n" for url in self.urls))
         return source
 
-    def run(self, source: Path | str, *arguments: str, name: str = "run", stdin: int = subprocess.DEVNULL) -> Any:
+    def run(
+        self, source: Path | str, *arguments: str, name: str = "run", stdin: int = subprocess.DEVNULL
+    ) -> AbstractContextManager[parts.Background]:
         """Start a run; to be entered."""
         return self._started(name, ["run", source, "--out", self.out, *arguments], stdin)
 
+    def resumed(self) -> AbstractContextManager[parts.Background]:
+        """Go on with the run; to be entered."""
+        return self._started("resume", ["resume", self.out], subprocess.DEVNULL)
+
     def resume(self) -> parts.Ended:
         """Go on with the run, to its end."""
-        with self._started("resume", ["resume", self.out], subprocess.DEVNULL) as running:
+        with self.resumed() as running:
             return running.wait(240)
 
-    def _started(self, name: str, arguments: Sequence[str | Path], stdin: int) -> Any:
+    def _started(
+        self, name: str, arguments: Sequence[str | Path], stdin: int
+    ) -> AbstractContextManager[parts.Background]:
         argv = parts.command([*arguments, "--broker", self.server.url, "--json"])
         return parts.started(name, argv, self.folder, stdin=stdin)
 
@@ -366,6 +375,6 @@ def _unmarked(url: str) -> str:
 
 
 def _listens(port: int) -> bool:
-    with suppress(OSError), parts.socket.create_connection(("127.0.0.1", port), 1):
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
         return True
     return False

@@ -91,3 +91,23 @@ def test_worker_knows_no_such_task(arena: Arena) -> None:
         arena.strike()
         arena.fleet.add(1)
         assert finished(arena, run, "a worker that knows no such task") == _IMAGES
+
+
+@pytest.mark.timeout(200)
+def test_body_is_of_a_run_that_was_given_up(arena: Arena) -> None:
+    """A chord that was completed by tasks that found no run any more is none of the resumed run's: it is done anew."""
+    with arena.run(arena.list(_IMAGES)) as run:
+        parts.eventually(lambda: arena.server.client.llen(IMAGES) == _IMAGES, "all messages")
+        run.process.kill()
+    client = arena.server.client
+    client.delete(*client.scan_iter("imagefleet:run:*"))
+    arena.fleet.add(1, "-Q", IMAGES)
+    parts.eventually(lambda: client.llen(SHARDS), "the body")
+    arena.fleet.end()
+    with arena.resumed() as run:
+        parts.eventually(lambda: list(client.scan_iter("imagefleet:run:*")), "the run's record")
+        arena.strike()
+        arena.fleet.add(1)
+        ended = run.wait(120)
+    assert ended.code == 0, ended.err
+    arena.proven("a body of a run that was given up")

@@ -72,6 +72,7 @@ def test_killed_while_standard_input_is_open(arena: Arena) -> None:
     count, planned = 1_050, 1_000
     lines = arena.list(count).read_bytes().splitlines(keepends=True)
     with arena.run("-", "--shard-size", _SHARD, stdin=subprocess.PIPE) as run:
+        assert run.process.stdin is not None
         run.process.stdin.write(b"".join(lines))
         run.process.stdin.flush()
         plan = arena.out / ".plan"
