@@ -139,9 +139,13 @@ def test_nothing_is_left_after_success(tmp_path: Path, temporary: Path, demo_url
 def test_nothing_is_left_after_interruption(
     tmp_path: Path, temporary: Path, slow_list: Path, end: Callable[[int], None]
 ) -> None:
-    """Ctrl-C and a polite end give exit status 130, leave what was saved, and say in run.json what happened."""
+    """Ctrl-C twice and a polite end give exit status 130, leave what was saved, and say in run.json what happened."""
     with mid_run(tmp_path, temporary, slow_list) as run:
         end(run.command.process.pid)
+        # The first one lets it finish what is in flight.
+        parts.eventually(lambda: "nterrupted" in run.command.err or "Ctrl-C again" in run.command.err, "its answer")
+        if "Ctrl-C again" in run.command.err:
+            end(run.command.process.pid)
         ended = run.assert_told(130)
         assert ended.out == ""
         assert "nterrupted" in ended.err
