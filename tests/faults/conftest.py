@@ -1,7 +1,7 @@
 """What the tests of faults share: their form, the pictures, and the table of what they have shown.
 
-``FAULTS=long`` chooses the long form; any other value, or none, the short one. ``FAULTS_TABLE`` names a file for the
-table.
+``FAULTS=long`` chooses the long form; any other value, or none, the short one. ``FAULTS_TABLE`` names a page
+for the table.
 """
 
 from __future__ import annotations
@@ -46,5 +46,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     terminalreporter.section("faults")
     for line in table.plain(table.rows):
         terminalreporter.write_line(line)
-    if path := os.environ.get("FAULTS_TABLE"):
-        Path(path).write_text(table.markdown(table.rows))
+    if name := os.environ.get("FAULTS_TABLE"):
+        page = Path(name)
+        form = "long" if os.environ.get("FAULTS") == "long" else "short"
+        page.write_text(table.within(page.read_text() if page.exists() else "", table.rows, form))

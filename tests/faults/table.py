@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from benchmarks import records
+
 _HEADS = ("fault", "repetitions", "images", "Outcomes", "lost", "fetched twice", "time to recover")
+
+
+#: Where a page has the table.
+_BEGIN, _END = "<!-- made by tests/faults -->\n", "<!-- end -->\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,3 +58,12 @@ def markdown(found: Iterable[Row]) -> str:
     """Return the table as Markdown."""
     lines = [_HEADS, ("---", *["---:"] * (len(_HEADS) - 1)), *(row.cells() for row in found)]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def within(page: str, found: Iterable[Row], form: str) -> str:
+    """Return a page with the table where it belongs, and how it was made below it."""
+    before, _, rest = page.partition(_BEGIN)
+    _, _, after = rest.partition(_END)
+    machine = records.machine()
+    made = f"The {form} form, everything on {machine['cores']} cores of {machine['cpu']}."
+    return f"{before}{_BEGIN}{markdown(found)}\n{made}\n{_END}{after}"

@@ -194,7 +194,9 @@ def test_chord_that_fails(site: Site) -> None:
         body = Signature(COLLECT_SHARD, kwargs={"run_id": "odd", "shard": 0}, options={"task_id": "odd.collect"})
         site.admin.set("celery-taskset-meta-odd.s", 1)
         chord = {"group_id": "odd", "group_index": 0, "chord": dict(body)}
-        send(FETCH_IMAGE, args=("six", "of", "them", "are", "too", "many"), task_id="odd.0", ignore_result=True, **chord)
+        send(
+            FETCH_IMAGE, args=("six", "of", "them", "are", "too", "many"), task_id="odd.0", ignore_result=True, **chord
+        )
     parts.eventually(lambda: site.admin.exists("celery-task-meta-odd.collect"), "the end of the chord")
     site.admin.delete(*site.admin.keys("celery-task*-meta-odd*"))
 
