@@ -35,8 +35,8 @@ def arena(pictures: Site, tmp_path: Path) -> Iterator[Arena]:
     """Give a place for one fault: a Redis, a fleet that is empty yet, and producers; its images go at the end."""
     with Arena(tmp_path, pictures) as place:
         yield place
-    if place.out.exists():
-        parts.remove(place.out)
+    for out in tmp_path.glob("out-*"):
+        parts.remove(out)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -238,8 +238,7 @@ class Arena:
     _last: float = 0.0
 
     def __enter__(self) -> Self:
-        self.name = self.folder.name
-        self.out = self.folder / "out"
+        self.anew(self.folder.name)
         self.server = Server(self.folder, *self.redis_options)
         self._stack.callback(self.server.close)
         self.server.start()
@@ -251,6 +250,11 @@ class Arena:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stack.close()
+
+    def anew(self, name: str) -> None:
+        """Make room for another run, of another name, by the same Redis and workers."""
+        self.name, self.out = name, self.folder / f"out-{name}"
+        self._struck, self._last = 0, 0.0
 
     def list(self, count: int, rate: int = 0) -> Path:
         """Write a list of so many images; see `Site.urls`."""

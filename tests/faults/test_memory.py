@@ -58,7 +58,7 @@ def _watch(pid: int, memory: list[int], over: threading.Event) -> None:
 def test_memory_does_not_grow_with_the_list(pictures: Site, tmp_path: Path, long: bool) -> None:
     """Many times as many images take less than a tenth more memory of the producer and of Redis, which has a bound."""
     # The shorter list is several windows long, too.
-    sizes, window = ((100_000, 1_000_000), 8) if long else ((10_000, 50_000), 2)
+    sizes, window = ((100_000, 1_000_000), 8) if long else ((10_000, 30_000), 2)
     small, large = (peaks(images, window, pictures, tmp_path / str(images)) for images in sizes)
     grown = [after / before for before, after in zip(small, large, strict=True)]
     assert max(grown) < _GROWTH, (small, large)
