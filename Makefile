@@ -3,7 +3,7 @@
 PYTHON ?= python
 RUN = $(PYTHON) -m
 
-.PHONY: check format lint types contracts test unit integration slow e2e upstream docs examples screenshot lock bench bench-check bench-scale bench-growth
+.PHONY: check format lint types contracts test unit integration slow faults faults-short e2e upstream docs examples screenshot lock bench bench-check bench-scale bench-growth
 
 check: format lint types contracts test
 
@@ -27,6 +27,15 @@ unit:
 
 integration:
 	$(RUN) pytest tests/integration
+
+# Processes that are killed, connections that break, disks that fill; over an hour, and the table in docs/faults.md.
+# Needs nginx, redis-server, and root for its small disks.
+faults:
+	FAULTS=long FAULTS_TABLE=docs/faults.md $(RUN) pytest tests/faults
+
+# The same with fewer repetitions and images, in eight minutes.
+faults-short:
+	$(RUN) pytest tests/faults
 
 # Whole runs whose processes are killed: four minutes.
 slow:

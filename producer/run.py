@@ -256,6 +256,8 @@ class Run:
                 before=self._before,
             )
             self._save(state=State.COMPLETE, finished_at=time.time(), totals=report.totals())
+            # What is still being written belongs to late copies, of shards that are done.
+            self._store.remove_left()
         except BaseException as error:
             self._planner.stop()
             with suppress(StorageFailed):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import shutil
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
@@ -157,6 +158,10 @@ class Store:
         """Remove the folder of temporary files, if nothing is being written."""
         with suppress(OSError):
             self.path(TEMPORARY).rmdir()
+
+    def remove_left(self) -> None:
+        """Remove what killed writers have left; to be called when nothing is worth writing any more."""
+        shutil.rmtree(self.path(TEMPORARY), ignore_errors=True)
 
     def remove(self, name: str) -> None:
         """Remove a file, if it is there.

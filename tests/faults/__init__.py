@@ -1,1 +1,1 @@
-"""Faults on purpose: what stands in for a part of a worker to break it."""
+"""Faults: whole runs over real processes that are killed, cut off and starved, and the proof that nothing is lost."""

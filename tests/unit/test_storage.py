@@ -248,3 +248,14 @@ def test_without_roots_nothing_is_allowed(tmp_path: Path) -> None:
     """A worker without roots may write nowhere."""
     with pytest.raises(StorageFailed):
         Store.below(str(tmp_path), [])
+
+
+def test_what_killed_writers_left_is_removed(tmp_path: Path) -> None:
+    """A temporary file that nobody will name any more goes with its folder, and what has its name stays."""
+    store = Store(tmp_path)
+    store.create("00000/a.jpg", b"a")
+    (tmp_path / ".tmp").mkdir(exist_ok=True)
+    (tmp_path / ".tmp/left").write_bytes(b"par")
+    for _ in range(2):
+        store.remove_left()
+    assert [path.name for path in tmp_path.iterdir()] == ["00000"]

@@ -1,0 +1,17 @@
+"""A worker that listens to the same queues and knows none of the tasks: it drops what it is given."""
+
+from __future__ import annotations
+
+from celery import Celery
+
+from tasks import celery
+
+app = Celery("stranger")
+app.conf.update(
+    broker_url=celery.app.conf.broker_url,
+    result_backend=celery.app.conf.result_backend,
+    task_queues=celery.app.conf.task_queues,
+    task_create_missing_queues=False,
+    worker_pool="threads",
+    broker_connection_retry_on_startup=True,
+)

@@ -1,0 +1,36 @@
+"""Images that kill whoever fetches them: they alone are given up."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from tests.faults import table
+from tests.faults.harness import Arena
+
+_POISONS = (300, 301, 777)
+
+
+@pytest.mark.timeout(400)
+def test_three_of_a_thousand_kill_their_worker(arena: Arena) -> None:
+    """997 images are saved and 3 have ``crashed``, within three minutes."""
+    source = arena.list(1_000)
+    for index in _POISONS:
+        arena.urls[index] += "&poison"
+    source.write_text("".join(f"{url}\n" for url in arena.urls))
+    arena.fleet.add(2, app="tests.faults.poisoned")
+    started = time.monotonic()
+    with arena.run(source) as run:
+        numbers = run.wait(300).json()
+    seconds = time.monotonic() - started
+    assert (numbers["success"], numbers["reasons"]) == (997, {"crashed": 3})
+    found = arena.proven(None, success=997)
+    assert tuple(number for number, row in enumerate(found.rows) if row["reason"] == "crashed") == _POISONS
+    twice = sum(times - 1 for times in arena.site.hits(arena.name).values())
+    table.rows.append(
+        table.Row(
+            "poison: 3 images that kill their worker", arena.fleet.deaths, 1_000, found.outcomes, 0, twice, seconds
+        )
+    )
+    assert seconds < 180
