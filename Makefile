@@ -33,7 +33,7 @@ integration:
 faults:
 	FAULTS=long FAULTS_TABLE=docs/faults.md $(RUN) pytest tests/faults
 
-# The same with fewer repetitions and images, in eight minutes.
+# The same with fewer repetitions and images, in eight to ten minutes.
 faults-short:
 	$(RUN) pytest tests/faults
 
