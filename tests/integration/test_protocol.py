@@ -49,15 +49,19 @@ class Protocol(RuleBasedStateMachine):
         self.options = RunOptions(str(folder), _SIZE, run_id=RUN_ID)
         self.producer = Producer(self.stage, self.store, self.options, played.planner(self.store, _SIZE, _URLS))
         self.manifests: dict[int, bytes] = {}
+        #: How often something has gone on since all was lost last: what loses all would be all that happens.
+        self.moves = 0
 
     @rule(times=st.integers(1, 3))
     def look(self, times: int) -> None:
         """The producer goes on."""
+        self.moves += 1
         self.producer.step(times)
 
     @rule(queue=_queues, worker=_workers, times=st.integers(1, 3))
     def deliver(self, queue: str, worker: str, times: int) -> None:
         """A worker takes what waits."""
+        self.moves += 1
         for _ in range(times):
             if self.stage.server.llen(queue):
                 self.fleet.take(queue, worker)
@@ -65,18 +69,21 @@ class Protocol(RuleBasedStateMachine):
     @rule(queues=st.sampled_from([[IMAGES], [SHARDS], [IMAGES, SHARDS]]))
     def work(self, queues: list[str]) -> None:
         """All workers do all that there is."""
+        self.moves += 1
         self.fleet.work(queues)
 
     @precondition(lambda self: self.fleet.held)
     @rule(place=_places)
     def do(self, place: int) -> None:
         """A worker does what it holds, and has told nobody yet."""
+        self.moves += 1
         self.fleet.do(self.fleet.held[place % len(self.fleet.held)])
 
     @precondition(lambda self: self.fleet.held)
     @rule(place=_places)
     def finish(self, place: int) -> None:
         """A worker does what it holds, and acknowledges it."""
+        self.moves += 1
         self.fleet.finish(self.fleet.held[place % len(self.fleet.held)])
 
     @precondition(lambda self: self.fleet.held)
@@ -87,37 +94,44 @@ class Protocol(RuleBasedStateMachine):
         self.fleet.finish(held)
         self.fleet.give_back(held)
 
+    @precondition(lambda self: self.fleet.held)
     @rule(worker=_workers, lost=st.booleans())
     def crash(self, worker: str, lost: bool) -> None:
         """A worker dies, and what it held is handed back, or lost."""
         self.fleet.crash(worker, lost)
 
+    @precondition(lambda self: self.stage.server.llen(IMAGES) or self.stage.server.llen(SHARDS))
     @rule(queue=_queues, place=_places)
     def lose(self, queue: str, place: int) -> None:
         """A message gets lost."""
         if waiting := self.stage.server.llen(queue):
             self.fleet.lose(queue, place % waiting)
 
+    @precondition(lambda self: self.stage.server.llen(IMAGES) or self.stage.server.llen(SHARDS))
     @rule(queue=_queues, place=_places)
     def duplicate(self, queue: str, place: int) -> None:
         """A message is doubled."""
         if waiting := self.stage.server.llen(queue):
             self.fleet.duplicate(queue, place % waiting)
 
+    @precondition(lambda self: self.stage.server.llen(IMAGES) or self.stage.server.llen(SHARDS))
     @rule(queue=_queues)
     def turn(self, queue: str) -> None:
         """Messages overtake each other."""
         self.fleet.turn(queue)
 
+    @precondition(lambda self: self._counted())
     @rule(shard=_shards, place=_places)
     def lose_part(self, shard: int, place: int) -> None:
         """A chord forgets a part."""
         if parts := self.fleet.parts(shard):
             self.fleet.lose_part(shard, place % len(parts))
 
+    @precondition(lambda self: self.moves > 3)
     @rule(shard=_shards)
     def lose_parts(self, shard: int) -> None:
         """A chord forgets all."""
+        self.moves = 0
         self.fleet.lose_parts(shard)
 
     @precondition(lambda self: any(held.queue == IMAGES for held in self.fleet.held))
@@ -129,29 +143,38 @@ class Protocol(RuleBasedStateMachine):
         self.fleet.count(held, {"exc_type": "Boom", "exc_message": ["x"], "exc_module": "builtins"}, "FAILURE")
         self.fleet.acknowledge(held)
 
+    @precondition(lambda self: self.moves > 3)
     @rule(shard=_shards)
     def claim(self, shard: int) -> None:
         """Who fires a body dies before it has done so."""
+        self.moves = 0
         self.fleet.claim(shard)
 
+    @precondition(lambda self: self.stage.server.exists(*(played.chord_key(shard, ".c") for shard in range(_SHARDS))))
     @rule(shard=_shards)
     def claim_expires(self, shard: int) -> None:
         """A claim goes."""
         self.fleet.claim_expires(shard)
 
+    @precondition(lambda self: self.moves > 3)
     @rule()
     def empty(self) -> None:
         """Redis comes back with nothing."""
+        self.moves = 0
         self.stage.server.flushall()
 
+    @precondition(lambda self: self.moves > 2 and not self.producer.over)
     @rule(messages=st.integers(0, 2))
     def kill_while_sending(self, messages: int) -> None:
         """The producer is killed when it sends next."""
+        self.moves = 0
         self.producer.kill_while_sending(messages)
 
+    @precondition(lambda self: self.moves > 2 and not self.producer.over)
     @rule(killed=st.booleans())
     def end(self, killed: bool) -> None:
         """The producer is killed, or told to end."""
+        self.moves = 0
         if killed:
             self.producer.kill()
         else:
@@ -194,6 +217,9 @@ class Protocol(RuleBasedStateMachine):
         finally:
             self._ends.close()
 
+    def _counted(self) -> bool:
+        return any(self.fleet.parts(shard) for shard in range(_SHARDS))
+
     def _assert_whole(self) -> None:
         keys: list[str] = []
         for shard in range(_SHARDS):
@@ -223,6 +249,6 @@ def test_every_request_has_one_outcome(stage: Stage) -> None:
     run_state_machine_as_test(
         Protocol,
         settings=settings(
-            max_examples=25, stateful_step_count=25, deadline=None, database=None, derandomize=True, print_blob=False
+            max_examples=30, stateful_step_count=40, deadline=None, database=None, derandomize=True, print_blob=False
         ),
     )
