@@ -1,14 +1,5 @@
 """Every Redis key of ours. Celery's and kombu's own keys are theirs.
 
-key                    type    life                                   written by, and what it holds
-=====================  ======  =====================================  ==============================================
-imagefleet:run:ID      string  7 days; deleted when the run ends      the producer: the run's options as JSON
-imagefleet:done:ID     list    7 days; deleted when the run ends      ``collect_shard``: a JSON object for each shard
-imagefleet:moved:ID    hash    7 days; deleted when the run ends      the workers, a few times a second: sums of
-                                                                      ``success``, ``failed``, ``unsaved`` (failed
-                                                                      because nothing could be saved) and ``bytes``
-=====================  ======  =====================================  ==============================================
-=======
 ==========================  ======  =====================================  =========================================
 key                         type    life                                   written by, and what it holds
 ==========================  ======  =====================================  =========================================
