@@ -11,12 +11,22 @@ import time
 from tasks import jobs
 from tasks.download import Downloader
 from tasks.fetch import worker_name
+from tasks.later import Earlier
 from tasks.model import Outcome, RunOptions, Status, key_of
 from tasks.storage import Store
 
+_FIRST = Earlier()
+
 
 def fetch(
-    url: str, index: int, run: RunOptions, store: Store, downloader: Downloader, recover: bool = False
+    url: str,
+    index: int,
+    run: RunOptions,
+    store: Store,
+    downloader: Downloader,
+    recover: bool = False,
+    earlier: Earlier = _FIRST,
+    hand_back: bool = False,
 ) -> Outcome:
     """Return the Outcome of an image that nobody fetched; takes what `tasks.fetch.fetch` takes."""
     shard, offset = divmod(index, run.shard_size)

@@ -10,6 +10,11 @@ VISIBILITY_TIMEOUT = 600
 #: that a worker prefetched ahead of it.
 MAX_DEADLINE = VISIBILITY_TIMEOUT / 4
 
+#: The longest wait that a server may ask for, in seconds, after which its image is asked for again; one that is too
+#: long for a slot is a countdown of its task, which a worker holds unacknowledged. A fifth of the visibility timeout:
+#: the task still waits behind others when its countdown is over.
+MAX_COUNTDOWN = VISIBILITY_TIMEOUT / 5
+
 #: Tasks that a worker reserves for each slot, with the one that runs: enough that a slot never waits for Redis, also
 #: while what is done waits to be settled, which counts among them; few enough that the last of them begins long before
 #: the visibility timeout.

@@ -131,7 +131,8 @@ fetch_options = _together(
         type=_Duration(0.0),
         default=_defaults.max_wait,
         show_default=True,
-        help="The longest wait that a server may ask for, in seconds; who asks for more is not tried again.",
+        help="The longest wait, in seconds, that a download slot is held for when a server asks for it. After a longer "
+        f"one, of up to {bounds.MAX_COUNTDOWN:g}, the image is tried again in another slot.",
     ),
     click.option(
         "--max-redirects",

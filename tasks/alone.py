@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 
 from config.settings import settings
@@ -20,6 +21,7 @@ from tasks import download
 from tasks import fetch as fetching
 from tasks.download import Downloader
 from tasks.errors import Crashed, FetchError, TimedOut
+from tasks.later import Earlier
 from tasks.model import Outcome, RunOptions, key_of
 from tasks.storage import Store
 
@@ -34,13 +36,25 @@ _ASKED = (-signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP)
 #: How often it is started where it was asked to end.
 _TRIES = 3
 _ROOT = Path(__file__).parents[1]
+_FIRST = Earlier()
 
 
 def fetch(
-    url: str, index: int, run: RunOptions, store: Store, downloader: Downloader, recover: bool = False
+    url: str,
+    index: int,
+    run: RunOptions,
+    store: Store,
+    downloader: Downloader,
+    recover: bool = False,
+    earlier: Earlier = _FIRST,
 ) -> Outcome:
-    """Fetch one image as `tasks.fetch.fetch` does, in another process; if that dies, so says the Outcome."""
-    request = json.dumps({"url": url, "index": index, "run": run.to_json(), "recover": recover})
+    """Fetch one image as `tasks.fetch.fetch` does, in another process; if that dies, so says the Outcome.
+
+    No slot is handed back for a suspect: it is done with as soon as may be.
+    """
+    request = json.dumps(
+        {"url": url, "index": index, "run": run.to_json(), "recover": recover, "earlier": asdict(earlier)}
+    )
     try:
         with _ROOM:
             return _answer(request, run.fetch.deadline + _MARGIN)
@@ -87,7 +101,8 @@ def main() -> None:
     run = RunOptions.from_json(request["run"])
     store = Store.below(run.out, settings().store_roots)
     downloader = download.for_process()
-    outcome = fetching.fetch(request["url"], request["index"], run, store, downloader, request["recover"])
+    earlier = Earlier(**request["earlier"])
+    outcome = fetching.fetch(request["url"], request["index"], run, store, downloader, request["recover"], earlier)
     json.dump(outcome.to_json(), sys.stdout)
 
 

@@ -16,7 +16,7 @@ import requests
 import urllib3
 from requests import Response
 
-from config import SettingsError
+from config import SettingsError, bounds
 from config.settings import settings
 from tasks import urls
 from tasks.connection import Deadline
@@ -30,6 +30,7 @@ from tasks.errors import (
     HttpRefused,
     HttpUnable,
     InvalidUrl,
+    LongWait,
     OptedOut,
     RateLimited,
     TimedOut,
@@ -49,6 +50,8 @@ _BLOCK = 64 * 1024
 _DRAIN = 64 * 1024
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MAX_BACKOFF = 30.0
+#: The most that is added to a countdown, as a part of it: images that were refused together do not come back together.
+_SPREAD = 0.1
 #: What may answer a request for a range.
 _OF_A_RANGE = frozenset(
     {http.HTTPStatus.OK, http.HTTPStatus.PARTIAL_CONTENT, http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE}
@@ -95,7 +98,9 @@ class Downloader:
         self._sessions = sessions
         self._sleep = sleep
 
-    def download(self, url: str, options: FetchOptions, deadline: Deadline, on_attempt: Callable[[], None]) -> Download:
+    def download(
+        self, url: str, options: FetchOptions, deadline: Deadline, on_attempt: Callable[[], None], earlier: int = 0
+    ) -> Download:
         """Return what the URL serves, after as many attempts as the options and the deadline allow.
 
         Args:
@@ -103,12 +108,14 @@ class Downloader:
             options: limits and retries.
             deadline: of all attempts together.
             on_attempt: called before each attempt.
+            earlier: how many attempts were made before, each of which counts among those that the options allow.
 
         Raises:
+            LongWait: the server asks for a wait that is too long for a slot, and that there is another attempt after.
             FetchError: of the last attempt.
         """
         target = urls.parse(url)
-        retry = 0
+        retry = earlier
         # What an attempt leaves to the next: nothing, or one part.
         left: list[Part] = []
         while True:
@@ -117,7 +124,7 @@ class Downloader:
                 return self._attempt(target, options, deadline, left)
             except FetchError as error:
                 if error.retry_after is not None and error.retry_after > options.max_wait:
-                    raise _too_long(error, options.max_wait) from error
+                    raise _too_long(error, options, retry) from error
                 wait = backoff(retry, options.backoff, error.retry_after)
                 if not error.retryable or retry >= options.retries or wait >= deadline.remaining:
                     raise
@@ -192,12 +199,20 @@ def backoff(retry: int, base: float, retry_after: float | None = None) -> float:
     return max(wait, retry_after or 0.0)
 
 
-def _too_long(error: FetchError, max_wait: float) -> RateLimited:
+def countdown(wait: float) -> float:
+    """Return the seconds after which an image is asked for again whose server asks for a wait: up to a tenth more."""
+    spread: float = random.uniform(1, 1 + _SPREAD)  # noqa: S311  # no secret
+    return wait * spread
+
+
+def _too_long(error: FetchError, options: FetchOptions, retry: int) -> RateLimited:
     """Return what a server's wish for a wait is that no slot is held for."""
-    return RateLimited(
-        f"{error}: asks for a wait of {error.retry_after:.0f} s, more than {max_wait:g}",
+    wait = error.retry_after or 0.0
+    kind = LongWait if retry < options.retries and wait <= bounds.MAX_COUNTDOWN else RateLimited
+    return kind(
+        f"{error}: asks for a wait of {wait:.0f} s, more than {options.max_wait:g}",
         http_status=error.http_status,
-        retry_after=error.retry_after,
+        retry_after=wait,
     )
 
 

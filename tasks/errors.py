@@ -18,6 +18,7 @@ command; it says what happened, why, and what to do.
     ├── HttpFailed         http_5xx          500 and its kind                     (retried)
     │   └── HttpUnable     http_5xx          501, 505
     ├── RateLimited        rate_limited      429, or a longer wait than allowed   (retried)
+    │   └── LongWait       rate_limited      a wait for which no slot is held     (retried)
     ├── TooManyRedirects   redirects         more hops than allowed, or a loop
     ├── BadResponse        bad_response      not HTTP, or not an answer to this request
     ├── TooLarge           too_large         more bytes than allowed
@@ -171,6 +172,10 @@ class RateLimited(FetchError):
 
     reason = Reason.RATE_LIMITED
     retryable = True
+
+
+class LongWait(RateLimited):
+    """Such a wait of up to two minutes: the slot is handed back, and the image tried again after it."""
 
 
 class TooManyRedirects(FetchError):

@@ -16,9 +16,10 @@ from typing import Any
 
 from tasks import images, manifest, shardfile
 from tasks.connection import Deadline
-from tasks.download import Download, Downloader
-from tasks.errors import FetchError, Internal, NotAnImage, TimedOut, Undecodable
+from tasks.download import Download, Downloader, countdown
+from tasks.errors import FetchError, Internal, LongWait, NotAnImage, TimedOut, Undecodable
 from tasks.images import Picture
+from tasks.later import Earlier, Later
 from tasks.model import (
     HEADER_LIMIT,
     MESSAGE_LIMIT,
@@ -39,10 +40,18 @@ from tasks.urls import masked
 from tasks.verify import decoded
 
 _log = logging.getLogger(__name__)
+_FIRST = Earlier()
 
 
 def fetch(
-    url: str, index: int, run: RunOptions, store: Store, downloader: Downloader, recover: bool = False
+    url: str,
+    index: int,
+    run: RunOptions,
+    store: Store,
+    downloader: Downloader,
+    recover: bool = False,
+    earlier: Earlier = _FIRST,
+    hand_back: bool = False,
 ) -> Outcome:
     """Fetch one image and save it; return its Outcome whatever happens.
 
@@ -54,12 +63,20 @@ def fetch(
         downloader: the process's own.
         recover: whether the image may be saved already, by a task of which nobody has heard: then it is not downloaded
             again, unless what is saved is not what came.
+        earlier: what earlier deliveries have spent on it.
+        hand_back: whether a wait that is too long for a slot is left to the caller; otherwise the image fails with it.
+
+    Raises:
+        Later: there is such a wait; only with ``hand_back``.
     """
-    attempts = 0
+    attempts = earlier.attempts
 
     def count_attempt() -> None:
         nonlocal attempts
         attempts += 1
+
+    def spent() -> float:
+        return round(earlier.seconds + time.monotonic() - started, 4)
 
     started = time.monotonic()
     shard, offset = divmod(index, run.shard_size)
@@ -67,20 +84,22 @@ def fetch(
     deadline = Deadline(run.fetch.timeout, run.fetch.deadline)
     try:
         if recover and (facts := _recovered(shard, key, run, store)) is not None:
-            return _ended(key, fetch_seconds=round(time.monotonic() - started, 4), **facts)
-        download = downloader.download(url, run.fetch, deadline, count_attempt)
+            return _ended(key, attempts=attempts, fetch_seconds=spent(), **facts)
+        download = downloader.download(url, run.fetch, deadline, count_attempt, attempts)
         picture = _picture(download.body, run.fetch, deadline)
         if deadline.remaining <= 0:
             raise TimedOut("the deadline was over before the image could be saved", http_status=download.http_status)
         facts = _saved(shard, key, download, picture, run, store)
     except FetchError as error:
+        if hand_back and isinstance(error, LongWait) and error.retry_after is not None:
+            raise Later(_text(error), countdown(error.retry_after), Earlier(attempts, spent())) from None
         facts = _failure(error)
     except MemoryError as error:
         facts = _failure(Internal(f"out of memory: {error}"))
     except Exception as error:  # noqa: BLE001  # one Outcome whatever happens
         _log.exception("a fault of ours at %s", masked(url)[:URL_LIMIT])
         facts = _failure(Internal(f"{type(error).__name__}: {error}"))
-    return _ended(key, attempts=attempts, fetch_seconds=round(time.monotonic() - started, 4), **facts)
+    return _ended(key, attempts=attempts, fetch_seconds=spent(), **facts)
 
 
 def failed(key: str, error: FetchError) -> Outcome:
@@ -97,9 +116,14 @@ def _failure(error: FetchError) -> dict[str, Any]:
     return {
         "status": error.reason.status,
         "reason": error.reason,
-        "error_message": shortened(masked(str(error)), MESSAGE_LIMIT),
+        "error_message": _text(error),
         "http_status": error.http_status,
     }
+
+
+def _text(error: FetchError) -> str:
+    """Return what is shown of an error."""
+    return shortened(masked(str(error)), MESSAGE_LIMIT)
 
 
 @cache

@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import redis
 from celery import Task
+from celery.exceptions import Reject, Retry
 from celery.signals import worker_init, worker_shutdown
 from celery.worker.control import inspect_command
 
@@ -25,9 +26,10 @@ from tasks.celery import ABOUT, COLLECT_SHARD, EXAMINE, FETCH_IMAGE, PROTOCOL, a
 from tasks.collect import Incomplete, collect
 from tasks.collect import revision as collected
 from tasks.download import Downloader
-from tasks.errors import Cancelled, Fault, FetchError, Internal, StorageFailed
+from tasks.errors import Cancelled, Fault, FetchError, Internal, RateLimited, StorageFailed
 from tasks.examine import examine
 from tasks.fetch import failed, fetch
+from tasks.later import Earlier, Later
 from tasks.manifest import BadManifest
 from tasks.model import Outcome, Reason, RunOptions, key_of
 from tasks.plan import BadPlan
@@ -175,12 +177,26 @@ def _examine(state: Any, out: Any = None, token: Any = None, **_: Any) -> dict[s
 
 
 @app.task(
-    name=FETCH_IMAGE, bind=True, acks_late=True, ignore_result=True, resultrepr_maxsize=_SHOWN, Request=SettledRequest
+    name=FETCH_IMAGE,
+    bind=True,
+    acks_late=True,
+    ignore_result=True,
+    # Each countdown follows an attempt, and `Downloader` bounds those.
+    max_retries=None,
+    resultrepr_maxsize=_SHOWN,
+    Request=SettledRequest,
 )
 def fetch_image(
-    self: Task[Any, Any], run_id: str, index: int, url: str, revision: int = 0, recover: bool = False
+    self: Task[Any, Any],
+    run_id: str,
+    index: int,
+    url: str,
+    revision: int = 0,
+    recover: bool = False,
+    attempts: int = 0,
+    seconds: float = 0.0,
 ) -> dict[str, Any] | Unshown:
-    """Fetch one image of a run; return its Outcome as JSON, unshown where there are no events, and raise nothing.
+    """Fetch one image of a run; return its Outcome as JSON, unshown where there are no events.
 
     Args:
         run_id: the run, whose options stand in Redis.
@@ -188,6 +204,11 @@ def fetch_image(
         url: as it stands in the Source.
         revision: the pass of the run.
         recover: whether the image may be saved already, by a task of which nobody has heard.
+        attempts: how many earlier deliveries have made, each of which ended with a wait that a server had asked for.
+        seconds: how long those took.
+
+    Raises:
+        Retry: Celery's own, and nothing else: there is such a wait again, and the task is sent with it as countdown.
     """
     try:
         run = _runs().options(run_id, revision)
@@ -203,16 +224,52 @@ def fetch_image(
     except (SettingsError, BadShardFile) as error:
         outcome = failed(key_of(shard, offset, run.shard_size), Internal(str(error)))
     else:
+        earlier, later = Earlier(attempts, seconds), None
         again = recover or (self.request.delivery_info or {}).get("redelivered")
-        if again and transport.Channel.holder:
-            # Whoever had it first may have died of it.
-            with suspects.watched(_server(), transport.Channel.holder, run_id, self.request.id) as crashes:
-                one = alone.fetch if crashes >= suspects.CRASHES else fetch
-                outcome = one(url, index, run, store, downloader, recover)
-        else:
-            outcome = fetch(url, index, run, store, downloader, recover)
+        try:
+            if again and transport.Channel.holder:
+                # Whoever had it first may have died of it.
+                with suspects.watched(_server(), transport.Channel.holder, run_id, self.request.id) as crashes:
+                    if crashes >= suspects.CRASHES:
+                        outcome = alone.fetch(url, index, run, store, downloader, recover, earlier)
+                    else:
+                        outcome = fetch(url, index, run, store, downloader, recover, earlier, hand_back=True)
+            else:
+                outcome = fetch(url, index, run, store, downloader, recover, earlier, hand_back=True)
+        except Later as error:
+            later = error
+        if later is not None:
+            # Not where it was caught: Celery's events would show what led to it.
+            raise _sent_later(self, later)
     _progress().add(run_id, outcome)
     return _result(outcome)
+
+
+def _sent_later(task: Task[Any, Any], later: Later) -> Retry:
+    """Send a task again, with a countdown; return what tells Celery so.
+
+    Its message is acknowledged after that, so there is one of the two at any time. Both have the task's id: a worker
+    that dies in between leaves two tasks, whose part counts once.
+    """
+    request = task.request
+    kwargs = {**(request.kwargs or {}), "attempts": later.earlier.attempts, "seconds": later.earlier.seconds}
+
+    def send() -> Retry:
+        try:
+            return task.retry(
+                args=request.args,
+                kwargs=kwargs,
+                countdown=later.countdown,
+                exc=RateLimited(str(later)),
+                throw=False,
+                # Celery would make them anew, with the URL as it was given.
+                argsrepr=request.argsrepr,
+                kwargsrepr=request.kwargsrepr,
+            )
+        except Reject as error:
+            raise redis.ConnectionError(str(error.reason)) from error
+
+    return patiently(send)
 
 
 def _result(outcome: Outcome) -> dict[str, Any] | Unshown:

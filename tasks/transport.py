@@ -90,13 +90,20 @@ class QoS(redis.QoS):  # type: ignore[misc]  # kombu has no annotations
         super().__init__(*args, **kwargs)
         #: Delivery tags that `reserve.lua` has recorded already.
         self.reserved: set[str] = set()
+        #: The room without that which Celery adds for each task under a countdown; 0 before there is one.
+        self._own = 0
 
     def can_consume(self) -> bool:
-        """Tell whether a quarter of the room is free: messages are worth asking for in batches."""
+        """Tell whether a quarter of the room is free: messages are worth asking for in batches.
+
+        What is under a countdown has room of its own beside that.
+        """
         if not self.prefetch_count:
             return True
+        # Whoever holds a thousand of those never has a quarter of all the room free.
+        self._own = min(self._own or self.prefetch_count, self.prefetch_count)
         room = self.prefetch_count - (len(self._delivered) - len(self._dirty))
-        return bool(room >= max(1, self.prefetch_count // 4))
+        return bool(room >= max(1, self._own // 4))
 
     def append(self, message: Any, delivery_tag: str) -> None:
         """Remember a message that was delivered, and record it in Redis unless that is done."""

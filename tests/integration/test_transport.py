@@ -109,6 +109,23 @@ def test_prefetch_is_kept(redis_url: str, server: redis.Redis) -> None:
         assert set(recorded) == {message.delivery_tag for message in held}
 
 
+def test_countdowns_leave_room_for_others(redis_url: str) -> None:
+    """A consumer that holds many messages under a countdown, each with room of its own, takes others all the same."""
+    put(redis_url, _QUEUE, 108)
+    held: list[Any] = []
+
+    def hold(_: Any, message: Any) -> None:
+        held.append(message)
+        # As Celery does for each of them.
+        message.channel.basic_qos(0, 4 + min(len(held), 100), False)
+
+    with consuming(redis_url, [_QUEUE], 4, hold) as connection:
+        drain(connection, lambda: len(held) >= 104)
+        for message in held[100:104]:
+            message.ack()
+        drain(connection, lambda: len(held) >= 108)
+
+
 def test_what_a_dead_consumer_held_comes_back(redis_url: str, server: redis.Redis) -> None:
     """What was reserved stands in Redis as kombu writes it: kombu itself hands it to the next consumer."""
     put(redis_url, _QUEUE, 20)

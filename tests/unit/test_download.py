@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from producer.demo import DemoServer, picture
 from tasks.connection import Deadline
-from tasks.download import Download, Downloader, backoff
+from tasks.download import Download, Downloader, backoff, countdown
 from tasks.errors import (
     BadResponse,
     BlockedAddress,
@@ -28,6 +28,7 @@ from tasks.errors import (
     HttpRefused,
     HttpUnable,
     InvalidUrl,
+    LongWait,
     OptedOut,
     RateLimited,
     TooLarge,
@@ -293,15 +294,50 @@ def test_status(status: int, expected: tuple[int, type[FetchError]], sessions_to
 def test_wait_that_is_too_long_is_not_slept(
     status: int, waits: list[float], sessions_to: Callable[..., Sessions]
 ) -> None:
-    """Who asks for more than --max-wait is not tried again, and the message names the wait; the bound is slept."""
+    """No slot is held for more than --max-wait, and the message names the wait; the bound is slept."""
     for after, tried in ((31, 1), (30, 2)):
         with Canned(always(response(b"", f"{status} What", f"Retry-After: {after}"))) as server:
             downloader = Downloader(sessions_to(server.address), sleep=waits.append)
             error, attempts = failure(downloader, server.url, FetchOptions(retries=1, backoff=0))
         assert attempts == tried
-        assert (type(error) is RateLimited) == (status == 429 or tried == 1)
+        assert isinstance(error, RateLimited) == (status == 429 or tried == 1)
+        assert isinstance(error, LongWait) == (tried == 1)
         assert ("asks for a wait of 31 s, more than 30" in str(error)) == (tried == 1)
     assert waits == [30.0]
+
+
+@pytest.mark.parametrize(
+    ("after", "earlier", "expected"),
+    [(120, 0, LongWait), (120, 1, LongWait), (120, 2, RateLimited), (121, 0, RateLimited)],
+    ids=["first", "last but one", "last attempt", "too long for a countdown"],
+)
+def test_wait_is_left_to_a_countdown(
+    after: int, earlier: int, expected: type[FetchError], sessions_to: Callable[..., Sessions]
+) -> None:
+    """A wait of up to two minutes is, while there is another attempt to make; those of earlier deliveries count."""
+    with Canned(always(response(b"", "503 What", f"Retry-After: {after}"))) as server:
+        downloader = Downloader(sessions_to(server.address))
+        options = FetchOptions(retries=2, backoff=0)
+        with pytest.raises(FetchError) as caught:
+            downloader.download(server.url, options, Deadline(10, 60), lambda: None, earlier)
+    assert (type(caught.value), caught.value.retry_after) == (expected, after)
+
+
+def test_attempts_of_earlier_deliveries_count(sessions_to: Callable[..., Sessions]) -> None:
+    """All deliveries of a task together make no more attempts than one would."""
+    attempts: list[None] = []
+    with Canned(always(response(b"", "503 What"))) as server:
+        downloader = Downloader(sessions_to(server.address), sleep=lambda _: None)
+        with pytest.raises(HttpFailed):
+            downloader.download(server.url, FetchOptions(retries=4), Deadline(10, 60), lambda: attempts.append(None), 3)
+    assert len(attempts) == 2
+
+
+def test_countdown_is_spread() -> None:
+    """Those who are refused together come back after what was asked for, and up to a tenth more."""
+    found = {countdown(100.0) for _ in range(100)}
+    assert len(found) > 1
+    assert all(100 <= seconds <= 110 for seconds in found)
 
 
 def test_redirect_from_https_to_http(server_context: ssl.SSLContext, sessions_to: Callable[..., Sessions]) -> None:

@@ -17,8 +17,9 @@ from producer.demo import DemoServer, picture
 from tasks import manifest, plan
 from tasks.collect import collect
 from tasks.download import Download, Downloader
-from tasks.errors import DnsFailed, RateLimited
+from tasks.errors import DnsFailed, LongWait, RateLimited
 from tasks.fetch import failed, fetch, worker_name
+from tasks.later import Earlier, Later
 from tasks.model import (
     FetchOptions,
     ImageRequest,
@@ -51,6 +52,27 @@ class Raising(Downloader):
     def download(self, *_: Any) -> Download:
         """Raise it."""
         raise self._error
+
+
+def test_long_wait_is_handed_back(store: Store) -> None:
+    """It is no Outcome but a countdown, with what was spent until then, where the caller can wait without a slot."""
+    waits = Raising(LongWait("HTTP 503: asks for a wait of 60 s at http://a.example/?token=x", retry_after=60.0))
+    earlier = Earlier(2, 1.5)
+    with pytest.raises(Later, match=r"token=\*\*\*") as caught:
+        fetch("http://a.example/", 0, _RUN, store, waits, earlier=earlier, hand_back=True)
+    assert 60 <= caught.value.countdown <= 66
+    assert caught.value.earlier.attempts == 2
+    assert 1.5 <= caught.value.earlier.seconds < 3
+    assert caught.value.__suppress_context__
+    outcome = fetch("http://a.example/", 0, _RUN, store, waits, earlier=earlier)
+    assert (outcome.reason, outcome.attempts) == (Reason.RATE_LIMITED, 2)
+
+
+def test_saved_image_adds_up_its_deliveries(demo: DemoServer, downloader: Downloader, store: Store) -> None:
+    """Attempts and their time are those of all deliveries."""
+    outcome = fetch(f"{demo.url}/images/3.png", 0, _RUN, store, downloader, earlier=Earlier(1, 7.0), hand_back=True)
+    assert (outcome.ok, outcome.attempts) == (True, 2)
+    assert outcome.fetch_seconds > 7
 
 
 def test_saved_image(demo: DemoServer, downloader: Downloader, store: Store) -> None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
 from unittest.mock import Mock
 
 import pytest
+import redis
+from celery.exceptions import Reject, Retry
 
-from tasks import manifest
+from tasks import jobs, manifest
 from tasks.jobs import Runs
+from tasks.later import Earlier, Later
 from tasks.storage import Store
 
 
@@ -53,3 +58,44 @@ def test_finished_shard_is_always_looked_at(looked: Looked, monkeypatch: pytest.
     now += 1.0
     assert runs.is_done("a", 0, looked)
     assert runs.is_done("a", 0, looked)
+
+
+class Sending:
+    """A task that can't be sent as often as a test says."""
+
+    def __init__(self, failures: int, **kwargs: Any) -> None:
+        self.request = SimpleNamespace(
+            args=["run", 7, "http://a/?token=x"], kwargs=kwargs, argsrepr="a", kwargsrepr="{}"
+        )
+        self.sent: list[dict[str, Any]] = []
+        self._failures = failures
+
+    def retry(self, **options: Any) -> Retry:
+        """Do what Celery does, up to the message."""
+        if self._failures:
+            self._failures -= 1
+            raise Reject(OSError("away"), requeue=False)
+        self.sent.append(options)
+        return Retry(exc=options["exc"], when=options["countdown"])
+
+
+_LATER = Later("HTTP 429", 61.5, Earlier(2, 0.75))
+
+
+def test_task_is_sent_again_with_what_was_spent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its arguments stay, what was spent is added, what is shown stays masked; a Redis that is away is waited for."""
+    monkeypatch.setattr("tasks.away.time.sleep", lambda _: None)
+    task: Any = Sending(2, revision=1, recover=True, attempts=1, seconds=0.5)
+    assert jobs._sent_later(task, _LATER).when == 61.5
+    (sent,) = task.sent
+    assert sent["args"] == task.request.args
+    assert sent["kwargs"] == {"revision": 1, "recover": True, "attempts": 2, "seconds": 0.75}
+    assert (sent["argsrepr"], sent["kwargsrepr"], str(sent["exc"])) == ("a", "{}", "HTTP 429")
+
+
+def test_worker_that_stops_does_not_wait_to_send_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its message stays unacknowledged, and another worker gets it."""
+    monkeypatch.setattr("tasks.away.stopping", lambda: True)
+    task: Any = Sending(1)
+    with pytest.raises(redis.ConnectionError):
+        jobs._sent_later(task, _LATER)
