@@ -93,7 +93,8 @@ def _worth_retrying() -> Iterator[Reason]:
     kinds = list(FetchError.__subclasses__())
     for kind in kinds:
         kinds += kind.__subclasses__()
-    yield from (kind.reason for kind in kinds if kind.retryable)
+    # Of what a server refuses for good, some would be tried again at once (408), and most would be refused again.
+    yield from (kind.reason for kind in kinds if kind.retryable and kind.reason is not Reason.HTTP_4XX)
     # No other attempt mends them at once, and another day may.
     yield from (Reason.STORAGE, Reason.LOST, Reason.CANCELLED, Reason.INTERNAL)
 
