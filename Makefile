@@ -3,7 +3,7 @@
 PYTHON ?= python
 RUN = $(PYTHON) -m
 
-.PHONY: check format lint types contracts test unit integration slow faults faults-short e2e upstream docs examples screenshot lock bench bench-check bench-scale bench-growth
+.PHONY: check format lint types contracts test unit integration slow faults faults-short e2e upstream pillow fuzz docs examples screenshot lock bench bench-check bench-scale bench-growth
 
 check: format lint types contracts test
 
@@ -48,6 +48,14 @@ e2e:
 # kombu's and Celery's own tests over our transport and backend; three minutes. Needs redis-server and the package index.
 upstream:
 	$(RUN) tests.upstream
+
+# Pillow's own test images, fetched by a local fleet; a minute. Needs redis-server, nginx and the package index.
+pillow:
+	$(RUN) tests.pillow
+
+# Inputs that nobody thought of, for FUZZ_SECONDS; needs Linux on x86_64.
+fuzz:
+	$(RUN) tests.fuzz --seconds $(or $(FUZZ_SECONDS),600)
 
 # Pins for users (constraints.txt) and pins with hashes for images and CI; neither names a host.
 COMPILE = $(RUN) piptools compile --quiet --strip-extras --allow-unsafe --no-header --no-annotate \

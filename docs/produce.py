@@ -25,6 +25,7 @@ from tasks import manifest, plan
 from tasks.errors import FetchError
 from tasks.model import ImageRequest, Outcome, Reason, Status
 from tasks.shardfile import Mark
+from tests.pillow import counts as pillow_counts
 from tests.upstream.expected import FAILING
 from tests.upstream.suites import COUNTS, SUITES
 
@@ -37,6 +38,7 @@ PAGES = (
     "docs/demo-server.md",
     "docs/scale.md",
     "docs/upstream-tests.md",
+    "docs/security.md",
 )
 _PART = re.compile(r"(<!-- produced: (?P<name>[a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -159,6 +161,28 @@ def upstream() -> str:
     return "\n".join(rows) + "\n"
 
 
+def pillow_images() -> str:
+    """Return how Pillow's own test images end, by their kinds."""
+    kept = json.loads(pillow_counts.COUNTS.read_text())
+    decoded, resized = kept["decode"], kept["resize"]
+    ends = [reason for reason in pillow_counts.REASONS if any(reason in number for number in decoded.values())]
+    rows = [
+        f"| files | of them | decode | {' | '.join(f'`{reason}`' for reason in ends)} | can be made smaller |",
+        f"|---|---|---|{'---|' * len(ends)}---|",
+    ]
+    total = {
+        name: {end: sum(number.get(end, 0) for number in run.values()) for end in ("success", *ends)}
+        for name, run in (("decode", decoded), ("resize", resized))
+    }
+    for kind, ended, made in [
+        *((kind, decoded[kind], resized[kind]) for kind in pillow_counts.KINDS),
+        ("all", total["decode"], total["resize"]),
+    ]:
+        numbers = [sum(ended.values()), ended.get("success", 0), *(ended.get(end, 0) for end in ends)]
+        rows.append(f"| {kind} | {' | '.join(f'{number:,}' for number in numbers)} | {made.get('success', 0):,} |")
+    return "\n".join(rows) + f"\n\nThese are the images of Pillow {kept['version']}.\n"
+
+
 def example(name: str) -> str:
     """Return what a command printed when `docs/examples.py` ran it."""
     return f"```text\n{(ROOT / 'docs' / 'examples' / f'{name}.txt').read_text().rstrip()}\n```\n"
@@ -180,6 +204,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "scale-rates": lambda: _measured("scale", scale_tables.rates),
     "scale-lists": lambda: _measured("scale", scale_tables.lists),
     "upstream": upstream,
+    "pillow-images": pillow_images,
     "run-example": lambda: example("run"),
     "demo-example": lambda: example("demo"),
 }

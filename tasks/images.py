@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
+import warnings
 from dataclasses import dataclass
 from io import BytesIO
 
@@ -57,6 +59,10 @@ _SCAN = b"\xff\xda"
 _ICON = b"\0\0\1\0"
 #: Pillow decodes an icon as it opens it, and an icon may hold more than its directory says. None is larger than this.
 _MAX_ICON_PIXELS = 2048 * 2048
+# What Pillow notes of an image, besides what it raises, is as much as the image likes: a line for each of its tags, and
+# Python remembers each text that differs. It would fill a worker's log and memory.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+logging.getLogger("PIL").setLevel(logging.CRITICAL)
 # The size is judged by our own bound, which a run may set.
 Image.MAX_IMAGE_PIXELS = None
 #: Bytes of text and colour profiles that a PNG may inflate: of one chunk, and of all. Pillow refuses what has more.

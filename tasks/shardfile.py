@@ -14,6 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 _KEY = b"imagefleet"
+#: What Arrow raises of a file that is not whole; a name that is no UTF-8 is a bare ValueError.
+_BROKEN = (pa.ArrowException, OSError, ValueError)
 
 
 class BadShardFile(ValueError):
@@ -57,7 +59,7 @@ def decode(body: bytes, columns: Sequence[str] | None = None, of: Mark | None = 
     try:
         # Arrow's threads cost more than they save on a shard, and may abort a process that exits meanwhile.
         return file.read(None if columns is None else list(columns), use_threads=False)
-    except (pa.ArrowException, OSError) as error:
+    except _BROKEN as error:
         raise BadShardFile(f"not a whole Parquet file: {error}") from error
 
 
@@ -76,7 +78,7 @@ def revision(body: bytes) -> int:
 def _opened(body: bytes) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(pa.BufferReader(body), page_checksum_verification=True)
-    except (pa.ArrowException, OSError) as error:
+    except _BROKEN as error:
         raise BadShardFile(f"not a whole Parquet file: {error}") from error
 
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 import io
 import struct
+import subprocess
+import sys
 import time
 import tracemalloc
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -182,6 +185,29 @@ def test_threads_do_not_disturb_each_other() -> None:
 def test_digest_is_sha256() -> None:
     """A digest is that of the bytes as they are saved."""
     assert digest(b"body") == hashlib.sha256(b"body").hexdigest()
+
+
+def test_what_pillow_notes_is_not_kept() -> None:
+    """Neither its warnings nor its log, of which an image can cause as many as it likes, are shown."""
+    whole = image("PNG")
+    at = whole.index(b"IDAT") - 4
+    chunk = b"acTL" + bytes(8)
+    warned = whole[:at] + struct.pack(">I", 8) + chunk + struct.pack(">I", zlib.crc32(chunk)) + whole[at:]
+    samples = struct.pack("<HHII", 277, 3, 1, 3)
+    logged = image("TIFF").replace(samples, samples[:8] + struct.pack("<I", 65535))
+    script = (
+        "import sys\nfrom PIL import Image\n{}from io import BytesIO\n"
+        "for body in map(bytes.fromhex, sys.argv[1:]):\n try: Image.open(BytesIO(body))\n except Exception: pass"
+    )
+
+    def said(*bodies: bytes, imports: str) -> str:
+        argv = [sys.executable, "-c", script.format(imports), *(body.hex() for body in bodies)]
+        root = Path(__file__).parents[2]
+        return subprocess.run(argv, capture_output=True, text=True, check=True, cwd=root).stderr
+
+    assert "Invalid APNG" in said(warned, imports="")
+    assert "samples per pixel" in said(logged, imports="")
+    assert said(warned, logged, imports="import tasks.images\n") == ""
 
 
 def test_text_that_inflates_is_refused() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from tasks import manifest, plan
+from tasks import manifest, plan, shardfile
 from tasks.manifest import BadManifest
 from tasks.model import ImageRequest, Outcome, Reason, Status
 from tasks.shardfile import Mark
@@ -108,6 +108,12 @@ def test_what_is_no_manifest_is_refused(body: bytes) -> None:
         manifest.decode(body)
 
 
+def test_name_that_is_no_text_is_refused() -> None:
+    """A column's name of which a byte was changed is told as any other damage."""
+    with pytest.raises(BadManifest, match="not a whole Parquet file"):
+        manifest.decode(shardfile.encode(table("other"), _MARK).replace(b"other", b"oth\xb9r"))
+
+
 def test_reading_starts_no_threads(tmp_path: Path) -> None:
     """Arrow's threads, once started, may abort a producer that has told its report and exits."""
     planned = plan.encode([ImageRequest(index, "http://a.example/") for index in (0, 1)], _MARK)
@@ -115,7 +121,7 @@ def test_reading_starts_no_threads(tmp_path: Path) -> None:
     (tmp_path / "manifest").write_bytes(manifest.encode(plan.decode(planned), [success(0), _FAILED], _MARK))
     code = """if True:
         import pathlib, sys, psutil
-        from tasks import manifest, plan
+        from tasks import manifest, plan, shardfile
         folder = pathlib.Path(sys.argv[1])
         before = psutil.Process().num_threads()
         manifest.decode((folder / "manifest").read_bytes())

@@ -1,4 +1,4 @@
-"""The sources of kombu and Celery, of the versions that are installed, for the tests in them."""
+"""The sources of distributions, of the versions that are installed, for the tests and test images in them."""
 
 from __future__ import annotations
 
@@ -39,20 +39,30 @@ def fetched(distribution: str) -> Path:
     Raises:
         click.ClickException: the lock file has another version, or pip can't download this one.
     """
-    folder = FOLDER / f"{distribution}-{version(distribution)}"
+    # Beside its tests, the package would be imported in place of the one that is installed.
+    return unpacked(distribution, FOLDER, distribution)
+
+
+def unpacked(distribution: str, below: Path, without: str) -> Path:
+    """Return the folder of a distribution's sources, without one of theirs; they are fetched once.
+
+    Raises:
+        click.ClickException: the lock file has another version, or pip can't download this one.
+    """
+    folder = below / f"{distribution}-{version(distribution)}"
     if folder.exists():
         return folder
-    FOLDER.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=FOLDER) as name:
+    below.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=below) as name:
         place = Path(name)
-        (place / "wanted.txt").write_text(f"--no-binary :all:\n{requirement(distribution)}\n")
+        # What builds the distribution's metadata may come as wheels.
+        (place / "wanted.txt").write_text(f"--no-binary {distribution}\n{requirement(distribution)}\n")
         argv = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes"]
         done = subprocess.run([*argv, "--dest", place, "-r", place / "wanted.txt"], check=False)
         if done.returncode:
             raise click.ClickException(f"pip could not download the sources of {folder.name}")
         with tarfile.open(next(place.glob("*.tar.gz"))) as archive:
             archive.extractall(place, filter="data")
-        # Beside its tests, the package would be imported in place of the one that is installed.
-        unpacked = place / folder.name
-        shutil.rmtree(unpacked / distribution)
-        return unpacked.rename(folder)
+        made = place / folder.name
+        shutil.rmtree(made / without)
+        return made.rename(folder)

@@ -1,0 +1,20 @@
+"""``python -m tests.fuzz.harness TARGET [libFuzzer's options]``: one target, under atheris, until it ends or fails."""
+
+from __future__ import annotations
+
+import sys
+
+import atheris
+
+
+def main() -> None:
+    """Fuzz the target that the first argument names."""
+    name = sys.argv.pop(1)
+    with atheris.instrument_imports(include=["tasks", "producer", "PIL", "urllib3", "idna"]):
+        from tests.fuzz.targets import TARGETS
+    atheris.Setup(sys.argv, TARGETS[name].call)
+    atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,261 @@
+"""What is fuzzed: functions of bytes that end by themselves or raise what is documented, and what to begin with.
+
+To add a target: a function of ``bytes``, and a line in `TARGETS` with inputs that it understands. Whatever it raises is
+found to be a fault.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import socket
+import tempfile
+import unicodedata
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from typing import Any
+
+import pyarrow as pa
+from PIL import Image
+
+from producer import sources
+from tasks import fields, images, manifest, part, plan, resize, shardfile, urls, verify, wishes
+from tasks.connection import Deadline
+from tasks.download import Downloader
+from tasks.errors import FetchError, InvalidUrl, UsageFault
+from tasks.guard import Guard
+from tasks.model import FetchOptions, ImageRequest, Outcome, Reason, ResizeMode, ResizeOptions, Status
+from tasks.session import Sessions
+from tasks.shardfile import BadShardFile, Mark
+
+#: Between the answers of a server, one for each request.
+NEXT = b"\n--next--\n"
+_OPTIONS = FetchOptions(timeout=1, deadline=5, retries=2, backoff=0, max_bytes=1 << 20, max_wait=1, max_redirects=3)
+#: A socket's buffer has room for as much.
+_MAX_ANSWER = 64 * 1024
+_MAX_PIXELS = 1 << 16
+_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "AVIF", "BMP", "TIFF", "ICO")
+_BASE = urls.parse("http://a.example/b/c?d")
+_MARK = Mark("run", 3, 1)
+
+
+class _Answering(Guard):
+    """Opens no connection: whoever asks gets the next answer, and then the end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answers: list[bytes] = []
+        #: The servers' ends; closed ones would not take the request.
+        self.ends = ExitStack()
+
+    def connect(self, host: str, port: int, timeout: float, kind: Any = socket.socket) -> Any:
+        ours, theirs = socket.socketpair()
+        self.ends.enter_context(theirs)
+        theirs.sendall(self.answers.pop(0) if self.answers else b"")
+        theirs.shutdown(socket.SHUT_WR)
+        return kind(fileno=ours.detach())
+
+
+@cache
+def _client() -> tuple[_Answering, Downloader]:
+    guard = _Answering()
+    return guard, Downloader(Sessions(guard), sleep=lambda _: None)
+
+
+def response(data: bytes) -> None:
+    """Download from a server that answers with these bytes: heads, redirects, parts, encodings, waits."""
+    guard, downloader = _client()
+    guard.answers = [answer[:_MAX_ANSWER] for answer in data.split(NEXT)]
+    with suppress(FetchError):
+        got = downloader.download("http://a.example/", _OPTIONS, Deadline(1, 5), lambda: None)
+        assert got.body
+        assert len(got.body) <= _OPTIONS.max_bytes
+    # No connection is left for the next input.
+    adapter = downloader._sessions.adapter()
+    adapter.poolmanager.clear()
+    adapter._last = None
+    guard.ends.close()
+
+
+def url(data: bytes) -> None:
+    """Read a URL of a list and of a redirect, and show it."""
+    text = data.decode("utf-8", "replace")
+    shown = urls.masked(text)
+    assert not any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in shown)
+    assert urls.masked(shown) == shown
+    for read in (partial(urls.parse, text), partial(urls.join, _BASE, data.decode("latin-1"))):
+        try:
+            found = read()
+        except InvalidUrl:
+            continue
+        assert found.scheme in ("http", "https")
+        assert 0 < found.port < 65536
+        assert found.text.isascii()
+        assert found.text.isprintable()
+        assert " " not in found.text
+        assert found.target.startswith("/")
+        if len(found.text) <= urls.MAX_LENGTH:
+            # The normal form is one.
+            assert urls.parse(found.text) == replace(found, userinfo=None)
+
+
+def header(data: bytes) -> None:
+    """Read what a server wishes, and what it says of a part; and what a run adds to its requests."""
+    lines = data.decode("latin-1").split("\n")
+    for line in lines:
+        seconds = wishes.parse_retry_after(line)
+        assert seconds is None or 0 <= seconds < float("inf")
+    assert wishes.opt_out(lines) in (None, "noai", "noimageai", "noindex", "noimageindex", "none")
+    names = ("Content-Range", "ETag", "Last-Modified", "Accept-Ranges", "Content-Encoding")
+    said = dict(zip(names, lines, strict=False))
+    begun = part.Part("http://a.example/", b"abc", 6, '"a"', '"a"')
+    assert begun.is_gone_on_with(206, said) in (True, False)
+    found = part.part_of("http://a.example/", {**said, "Content-Length": "6", "Accept-Ranges": "bytes"}, b"abc")
+    if found is not None:
+        assert found.asking({})["If-Range"].isprintable()
+    for line in lines:
+        name, _, value = line.partition(":")
+        with suppress(ValueError):
+            assert "".join(fields.field(name, value)).replace("\t", " ").isprintable()
+
+
+def image(data: bytes) -> None:
+    """Inspect, decode and resize an image."""
+    with suppress(FetchError):
+        info = images.inspect(data, _MAX_PIXELS)
+        assert 0 <= info.width * info.height <= _MAX_PIXELS
+    with suppress(FetchError):
+        verify.decoded(data, _MAX_PIXELS, Deadline(1, 5))
+    with suppress(FetchError):
+        resize.resized(data, ResizeOptions(ResizeMode.KEEP_RATIO, 16), _MAX_PIXELS, Deadline(1, 5))
+
+
+def source(data: bytes) -> None:
+    """Read a list, and write and read the plan of what is in it."""
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(data)
+        file.flush()
+        try:
+            requests = list(sources.read(file.name))
+        except UsageFault:
+            return
+    assert [request.index for request in requests] == list(range(len(requests)))
+    for request in requests:
+        assert request.url.strip() == request.url != ""
+        assert "\n" not in request.url
+        with suppress(InvalidUrl):
+            urls.parse(request.url)
+    if requests:
+        assert plan.requests(plan.decode(plan.encode(requests, _MARK), _MARK)) == requests
+
+
+def shard(data: bytes) -> None:
+    """Read a shard's file that somebody else may have written."""
+    for read in (
+        lambda: plan.decode(data, _MARK),
+        lambda: manifest.decode(data, of=_MARK),
+        lambda: manifest.decode(data, ["path"]),
+        lambda: shardfile.revision(data),
+    ):
+        with suppress(BadShardFile):
+            read()
+
+
+@dataclass(frozen=True)
+class Target:
+    """A function of bytes, and inputs to begin with."""
+
+    call: Callable[[bytes], None]
+    seeds: Callable[[], Iterable[bytes]]
+    #: The longest input, in bytes.
+    longest: int = 4096
+
+
+def _responses() -> Iterable[bytes]:
+    ok = b"HTTP/1.1 200 OK\r\n"
+    body = b"Content-Length: 4\r\n\r\nbody"
+    part_of = b'Accept-Ranges: bytes\r\nETag: "a"\r\nContent-Length: 6\r\n\r\nabc'
+    return [
+        ok + body,
+        b"HTTP/1.0 200\r\n\r\nbody",
+        b"HTTP/1.1 100 Continue\r\n\r\n" + ok + body,
+        ok + b"Transfer-Encoding: chunked\r\n\r\n4;a=b\r\nbody\r\n0\r\nX: a\r\n\r\n",
+        ok + b"Content-Encoding: gzip\r\n\r\n" + gzip.compress(b"body"),
+        ok + b"Content-Encoding: deflate, br\r\n" + body,
+        ok + b"X-Robots-Tag: imagefleet: noai, max-snippet: 5\r\n" + body,
+        ok + b"X-Folded: a\r\n b\r\n" + body,
+        b"HTTP/1.1 302 Found\r\nLocation: //b.example\\c\r\nContent-Length: 0\r\n\r\n" + NEXT + ok + body,
+        b"HTTP/1.1 301 Moved\r\nLocation: https://b.example/\r\n\r\n" + NEXT + b"\x16\x03\x03\x00\x02",
+        b"HTTP/1.1 503 Later\r\nRetry-After: 0\r\n\r\n" + NEXT + ok + body,
+        b"HTTP/1.1 429 No\r\nRetry-After: Thu, 01 Jan 1970 00:00:00 GMT\r\n\r\n",
+        ok + part_of + NEXT + b'HTTP/1.1 206 P\r\nContent-Range: bytes 3-5/6\r\nETag: "a"\r\n\r\ndef',
+        ok + part_of + NEXT + b"HTTP/1.1 416 R\r\nContent-Range: bytes */6\r\n\r\n",
+    ]
+
+
+def _urls() -> Iterable[bytes]:
+    return [
+        b"http://user:pass@a.example:80/b%20c?token=d&e=f#g",
+        b"HTTPS:\\\\0x7f.1\\a",
+        b"http://[::ffff:1.2.3.4]:8080/",
+        "http://bücher.example/ä?ö".encode(),
+        b"//b.example/../c",
+        b"?X-Amz-%53ignature=a",
+        b"../d;e=f",
+    ]
+
+
+def _headers() -> Iterable[bytes]:
+    return [
+        b'bytes 3-5/6\n"a"\nThu, 01 Jan 1970 00:00:00 GMT\nbytes\nidentity',
+        b"120\nimagefleet: noindex, noai\nunavailable_after: 25 Jun 2010 15:00:00 PST\nnone",
+        b"X-Key: value\nHost: a\nX: a\tb",
+        b"Sun, 06 Nov 1994 08:49:37 +9999\nSunday, 06-Nov-94 08:49:37 GMT\nSun Nov  6 08:49:37 1994",
+    ]
+
+
+def _images() -> Iterable[bytes]:
+    for kind in _FORMATS:
+        for mode in ("RGB", "L"):
+            sink = io.BytesIO()
+            Image.new(mode, (16, 12), 90).save(sink, kind)
+            yield sink.getvalue()
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "green", "blue")]
+    for kind in ("GIF", "PNG", "WEBP", "TIFF"):
+        sink = io.BytesIO()
+        frames[0].save(sink, kind, save_all=True, append_images=frames[1:])
+        yield sink.getvalue()
+    sink = io.BytesIO()
+    frames[0].save(sink, "JPEG", progressive=True, exif=_turned(), comment=b"a")
+    yield sink.getvalue()
+    yield b"<svg/>"
+
+
+def _turned() -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return exif.tobytes()
+
+
+def _sources() -> Iterable[bytes]:
+    return [b"\xef\xbb\xbf# list\r\nhttp://a.example/\r\n\r\n  b \n", "ä\x85ö\r\x0b\n".encode(), b"a\xff\nb"]
+
+
+def _shards() -> Iterable[bytes]:
+    table = plan.encode([ImageRequest(3000, "http://a.example/"), ImageRequest(3001, "b")], _MARK)
+    yield table
+    outcomes = [Outcome("00003", Status.SUCCESS), Outcome("00004", Reason.DNS.status, Reason.DNS, "no")]
+    yield manifest.encode(plan.decode(table), outcomes, _MARK)
+    yield shardfile.encode(pa.table({"a": [1]}), _MARK)
+
+
+TARGETS = {
+    "response": Target(response, _responses),
+    "url": Target(url, _urls, 512),
+    "header": Target(header, _headers, 512),
+    "image": Target(image, _images, 8192),
+    "source": Target(source, _sources),
+    "shard": Target(shard, _shards, 16384),
+}

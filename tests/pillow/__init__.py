@@ -1,0 +1,1 @@
+"""Pillow's own test images, fetched by a fleet: whatever they hold, no worker is lost."""

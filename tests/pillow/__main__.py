@@ -1,0 +1,104 @@
+"""Serves Pillow's own test images, has a fleet fetch them, and compares how they end with what is documented.
+
+``python -m tests.pillow`` installs nothing, and fetches the images if it has not yet. They are fetched twice, once with
+every frame decoded and once made smaller, by worker processes that have to be the same at the end.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections import Counter
+from importlib.metadata import version
+from pathlib import Path
+from time import monotonic
+from typing import Any
+from urllib.parse import quote
+
+import click
+
+from producer.local import Fleet, FleetSize
+from tests.integration import parts
+from tests.pillow.counts import COUNTS, REASONS, RUNS, kind_of
+from tests.upstream import sources
+
+#: Where the images are kept; git knows nothing of it.
+FOLDER = parts.ROOT / ".pillow"
+_PATIENCE = 900.0
+_SIZE = FleetSize(workers=2, concurrency=8)
+
+
+def fetched(name: str, images: list[str], port: int, folder: Path, broker_url: str) -> list[dict[str, Any]]:
+    """Return the manifest's row of each image, after one of the runs.
+
+    Raises:
+        click.ClickException: the run did not come to its end.
+    """
+    source, out = folder / "list.txt", folder / name
+    source.write_text("".join(f"http://127.0.0.1:{port}/{quote(image)}\n" for image in images))
+    ended = parts.producer(
+        *("run", source, "--out", out, "--broker", broker_url, "--retries", "0", "--json", *RUNS[name]),
+        seconds=_PATIENCE,
+    )
+    rows = parts.rows(out)
+    if len(rows) != len(images):
+        raise click.ClickException(f"{name}: {len(rows)} of {len(images)} images have ended: {ended.err}")
+    return rows
+
+
+def counted(images: list[str], rows: list[dict[str, Any]]) -> dict[str, dict[str, int]]:
+    """Return how many images of each kind ended how."""
+    counts: dict[str, Counter[str]] = {}
+    for image, row in zip(images, rows, strict=True):
+        counts.setdefault(kind_of(image), Counter())[row["reason"] or "success"] += 1
+    return {kind: dict(sorted(counts[kind].items())) for kind in sorted(counts)}
+
+
+def wrong(images: list[str], rows: list[dict[str, Any]]) -> list[str]:
+    """Return the images that ended as no image should."""
+    return [
+        f"{image}: {row['reason']}: {row['error_message']}"
+        for image, row in zip(images, rows, strict=True)
+        if row["reason"] is not None and row["reason"] not in REASONS
+    ]
+
+
+@click.command()
+@click.option("--keep", is_flag=True, help="Keep the numbers, for `make docs`.")
+def main(keep: bool) -> None:
+    """Fetch every test image of Pillow's by a local fleet."""
+    for program in ("redis-server", "nginx"):
+        if shutil.which(program, path="/usr/sbin:/usr/local/sbin") is None and shutil.which(program) is None:
+            raise click.ClickException(f"{program} is not installed on this machine")
+    files = sources.unpacked("pillow", FOLDER, "src") / "Tests" / "images"
+    images = sorted(path.relative_to(files).as_posix() for path in files.rglob("*") if path.is_file())
+    counts: dict[str, Any] = {"version": version("pillow")}
+    faults = []
+    with tempfile.TemporaryDirectory() as name, parts.nginx(Path(name), files) as port:
+        folder = Path(name)
+        with Fleet(_SIZE, [folder], ["127.0.0.1"]) as fleet:
+            pids = fleet.pids
+            for run in RUNS:
+                started = monotonic()
+                rows = fetched(run, images, port, folder, fleet.broker_url)
+                counts[run] = counted(images, rows)
+                faults += [f"{run}: {line}" for line in wrong(images, rows)]
+                saved = sum(row["reason"] is None for row in rows)
+                click.echo(f"{run}: {saved} of {len(images)} images saved, in {monotonic() - started:.0f} s")
+                (FOLDER / f"{run}.json").write_text(json.dumps(rows, indent=1, default=str))
+            for log in fleet.folder.glob("worker-*.log"):
+                shutil.copy(log, FOLDER)
+                faults += [f"{log.name}: {line}" for line in log.read_text().splitlines() if "PIL" in line]
+            if fleet.restarts or fleet.pids != pids:
+                faults.append(f"processes of the fleet were lost: {fleet.restarts}")
+    if keep:
+        COUNTS.write_text(json.dumps(counts, indent=2) + "\n")
+    elif not COUNTS.exists() or json.loads(COUNTS.read_text()) != counts:
+        faults.append("the numbers are not those in docs/security.md: python -m tests.pillow --keep")
+    if faults:
+        raise click.ClickException("\n".join(faults))
+
+
+if __name__ == "__main__":
+    main()
