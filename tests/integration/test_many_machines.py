@@ -162,6 +162,15 @@ def test_run(site: Site, out: Path, demo_url: str) -> None:
 
 
 @pytest.mark.usefixtures("workers", "nothing_denied")
+def test_long_wait(site: Site, out: Path, demo_url: str) -> None:
+    """A worker may send a task again whose server asks for a wait."""
+    url = f"{demo_url}/fault/rate-limited-once?after=1&many-machines"
+    ran = parts.producer("run", "-", "--out", out, "--max-wait", "0", "--json", env=site.env(), stdin=url.encode())
+    assert ran.json()["success"] == 1
+    assert [row["attempts"] for row in parts.rows(out)] == [2]
+
+
+@pytest.mark.usefixtures("workers", "nothing_denied")
 def test_remote_control_and_flower(site: Site, tmp_path: Path) -> None:
     """Workers answer questions, and Flower sees them and the lengths of the queues."""
     assert site.celery("inspect", "ping").count("pong") == 2

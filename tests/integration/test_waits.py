@@ -43,7 +43,7 @@ def fleet(server: redis.Redis, folder: Path, *names: str) -> Iterator[list[parts
     with ExitStack() as stack:
         yield [
             stack.enter_context(
-                parts.worker(name, folder, url, folder, "127.0.0.1", "-c", "1", "-n", f"{name}@%h", "-l", "info")
+                parts.worker(name, folder, url, folder, "127.0.0.1", "-c", "1", "-n", f"{name}@%h", "-E", "-l", "info")
             )
             for name in names
         ]
@@ -79,6 +79,15 @@ def waiting(server: redis.Redis) -> list[dict[str, Any]]:
     return [message for record in records if (message := json.loads(record)[0])["headers"].get("eta")]
 
 
+def events(listener: Any) -> list[dict[str, Any]]:
+    """What workers have told of tasks since the last look."""
+    found: list[dict[str, Any]] = []
+    while (told := listener.get_message(timeout=0.1)) is not None:
+        body = json.loads(base64.b64decode(json.loads(told["data"])["body"])) if told["type"] == "pmessage" else []
+        found += body if isinstance(body, list) else [body]
+    return [event for event in found if event["type"].startswith("task-")]
+
+
 def refused_once(demo_url: str, after: int, images: int) -> list[str]:
     """URLs that are served at the second hit, each after a wait of so many seconds."""
     return [f"{demo_url}/fault/rate-limited-once?after={after}&number={next(_numbers)}" for _ in range(images)]
@@ -105,6 +114,9 @@ def test_slot_is_free_while_images_wait(server: redis.Redis, demo_url: str, tmp_
 def test_waiting_task_is_held_and_not_sent_again(server: redis.Redis, demo_url: str, tmp_path: Path) -> None:
     """A task under a countdown is the same part of the same chord, shows no secret, and is in nobody's eyes lost."""
     urls = [f"{url}&token=secret" for url in refused_once(demo_url, 14, 3)]
+    untyped: Any = server
+    listener = untyped.pubsub()
+    listener.psubscribe("/0.celeryev*")
     with fleet(server, tmp_path, "only") as (worker,), running(server, tmp_path, urls) as producer:
         parts.eventually(lambda: len(waiting(server)) == 3, "three countdowns")
         messages = waiting(server)
@@ -123,6 +135,10 @@ def test_waiting_task_is_held_and_not_sent_again(server: redis.Redis, demo_url: 
         # It was looked into after eight seconds.
         assert "are lost" not in ended.err
         assert "secret" not in worker.err
+        told = events(listener)
+        listener.close()
+        assert [event["type"] for event in told].count("task-retried") == 3
+        assert "secret" not in json.dumps(told)
     assert [row["attempts"] for row in parts.rows(tmp_path / "out")] == [2] * 3
 
 
