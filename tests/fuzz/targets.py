@@ -17,18 +17,17 @@ from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any
 
-import pyarrow as pa
 from PIL import Image
 
 from producer import sources
-from tasks import fields, images, manifest, part, plan, resize, shardfile, urls, verify, wishes
+from tasks import fields, images, part, plan, resize, urls, verify, wishes
 from tasks.connection import Deadline
 from tasks.download import Downloader
 from tasks.errors import FetchError, InvalidUrl, UsageFault
 from tasks.guard import Guard
-from tasks.model import FetchOptions, ImageRequest, Outcome, Reason, ResizeMode, ResizeOptions, Status
+from tasks.model import FetchOptions, ResizeMode, ResizeOptions
 from tasks.session import Sessions
-from tasks.shardfile import BadShardFile, Mark
+from tasks.shardfile import Mark
 
 #: Between the answers of a server, one for each request.
 NEXT = b"\n--next--\n"
@@ -151,18 +150,6 @@ def source(data: bytes) -> None:
         assert plan.requests(plan.decode(plan.encode(requests, _MARK), _MARK)) == requests
 
 
-def shard(data: bytes) -> None:
-    """Read a shard's file that somebody else may have written."""
-    for read in (
-        lambda: plan.decode(data, _MARK),
-        lambda: manifest.decode(data, of=_MARK),
-        lambda: manifest.decode(data, ["path"]),
-        lambda: shardfile.revision(data),
-    ):
-        with suppress(BadShardFile):
-            read()
-
-
 @dataclass(frozen=True)
 class Target:
     """A function of bytes, and inputs to begin with."""
@@ -243,19 +230,10 @@ def _sources() -> Iterable[bytes]:
     return [b"\xef\xbb\xbf# list\r\nhttp://a.example/\r\n\r\n  b \n", "ä\x85ö\r\x0b\n".encode(), b"a\xff\nb"]
 
 
-def _shards() -> Iterable[bytes]:
-    table = plan.encode([ImageRequest(3000, "http://a.example/"), ImageRequest(3001, "b")], _MARK)
-    yield table
-    outcomes = [Outcome("00003", Status.SUCCESS), Outcome("00004", Reason.DNS.status, Reason.DNS, "no")]
-    yield manifest.encode(plan.decode(table), outcomes, _MARK)
-    yield shardfile.encode(pa.table({"a": [1]}), _MARK)
-
-
 TARGETS = {
     "response": Target(response, _responses),
     "url": Target(url, _urls, 512),
     "header": Target(header, _headers, 512),
     "image": Target(image, _images, 8192),
     "source": Target(source, _sources),
-    "shard": Target(shard, _shards, 16384),
 }
