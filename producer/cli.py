@@ -9,10 +9,11 @@ import json
 import os
 import shlex
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial, reduce
 from pathlib import Path
@@ -23,7 +24,7 @@ from rich.console import Console
 
 from config import VERSION, SettingsError, bounds
 from tasks import fields, garbage
-from tasks.errors import Fault, Interrupted, UsageFault
+from tasks.errors import WORTH_RETRYING, Fault, Interrupted, UsageFault
 from tasks.model import FetchOptions, HeadOptions, Reason, ResizeMode, ResizeOptions, Verify
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from producer.dispatch import Progress
     from producer.live import Display
     from producer.local import Fleet
+    from producer.lock import Holder
     from producer.run import Crew, Report, Run
     from producer.runfile import Options
     from tasks.model import ImageRequest
@@ -284,7 +286,7 @@ def resume(out: Path, broker: str | None, as_json: bool, **options: Any) -> None
     "reasons",
     multiple=True,
     type=click.Choice([reason.value for reason in Reason]),
-    help="Try the images that failed for this reason; may be given again.  [default: what could succeed now]",
+    help=f"Try the images that failed for this reason; may be given again.  [default: {', '.join(WORTH_RETRYING)}]",
 )
 @click.option("--all", "everything", is_flag=True, help="Try every image that failed.")
 @fleet_options
@@ -296,7 +298,6 @@ def retry(
 ) -> None:
     """Try again what failed in the finished run in OUT, and tell what has changed. Nothing else is fetched."""
     from producer.output import standing
-    from tasks.errors import WORTH_RETRYING
 
     if reasons and everything:
         raise click.UsageError("--reason and --all can't be used together")
@@ -321,7 +322,7 @@ def cancel(out: Path, broker: str | None) -> None:
     store = standing(out)
     holder = lock.holder(store)
     url = broker or settings().broker or (holder.broker if holder else None)
-    click.echo(ended(store, url, lambda: lock.holder(store) is None), err=True)
+    click.echo(ended(store, url, lambda: lock.holder(store) is None, partial(_end, holder)), err=True)
 
 
 @cli.command()
@@ -479,6 +480,15 @@ def doctor(out: Path | None, broker: str | None, as_json: bool) -> None:
 
         _console(sys.stdout).print(report.of_diagnosis(diagnosis))
     sys.exit(0 if diagnosis.healthy else 1)
+
+
+def _end(holder: Holder | None) -> bool:
+    """Ask a producer of this host to end; return False for one of another host."""
+    if holder is None or holder.host != socket.gethostname():
+        return False
+    with suppress(ProcessLookupError):
+        os.kill(holder.pid, signal.SIGTERM)
+    return True
 
 
 def _go_on(run: Run, nothing: str, out: Path, broker: str | None, as_json: bool, options: dict[str, Any]) -> None:

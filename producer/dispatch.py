@@ -218,7 +218,7 @@ class Dispatcher:
                 raise Fault(
                     f"Shard {shard_name(shard)} could not be collected",
                     message["error"],
-                    f"Mend what is said there, then go on by `producer resume {self._store.root}`.",
+                    f"Make space, or mend what is said there; then go on by `producer resume {self._store.root}`.",
                 )
             if shard in self._flying:
                 self._flying[shard].signalled = time.monotonic()

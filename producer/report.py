@@ -47,10 +47,10 @@ def of_run(report: Report) -> RenderableType:
         grid.add_row("Reasons of failures", "")
     for reason, count in summary.reasons.items():
         grid.add_row(f"  {reason}", f"{count:,}{_HINTS.get(reason, '')}")
-    if report.before is not None:
-        grid.add_row("Tried again", f"{sum(report.before.values()):,}; of these reasons failed before, and now")
+    if report.before:
+        grid.add_row("Tried again", f"{sum(report.before.values()):,}")
         for reason, number in report.before.items():
-            grid.add_row(f"  {reason}", f"{number:,}, {summary.reasons.get(reason, 0):,}")
+            grid.add_row(f"  {reason}", f"{number:,} before, {summary.reasons.get(reason, 0):,} now")
     if report.repaired:
         grid.add_row("Repaired", f"{report.repaired:,} lost tasks were sent again")
     grid.add_row("Saved", size(summary.bytes))

@@ -62,6 +62,8 @@ class Report:
     repaired: int = 0
     #: Where failed images were tried again: how many had each reason before.
     before: dict[str, int] | None = None
+    #: Whether there was nothing to do: the times are those of the command that completed the run.
+    nothing_done: bool = False
 
     @property
     def images_per_second(self) -> float:
@@ -82,7 +84,7 @@ class Report:
             "workers": self.workers,
             "concurrency": self.concurrency,
             "startup_seconds": round(self.startup_seconds, 3),
-            "fetched": self.images,
+            "fetched": 0 if self.nothing_done else self.images,
             "repaired": self.repaired,
         }
 
@@ -155,6 +157,10 @@ class Run:
         record = RunFile.load(store)
         planned = _planned(record, store)
         requests = iter(()) if _is_whole(record, planned) else _rest(record, store, planned)
+        for shard in range(planned.shards):
+            # Now, and not when all the others are done.
+            if store.exists(manifest.name(shard)):
+                decoded(shard, store, record.id, COLUMNS)
         if record.state is not State.COMPLETE or not _is_collected(store, planned):
             record = _begun(record, store)
         return cls(record, store, requests, planned, resumed=True)
@@ -171,7 +177,7 @@ class Run:
         if record.state is not State.COMPLETE:
             raise Fault(
                 f"The run in {store.root} is not finished",
-                f"it is {record.state}, and only what has ended can be tried again",
+                "it was not completed, and only what has ended can be tried again",
                 f"Finish it by `producer resume {store.root}`.",
             )
         planned = _planned(record, store)
@@ -225,6 +231,7 @@ class Run:
             startup_seconds=totals.get("startup_seconds", 0.0),
             images=totals.get("fetched", 0),
             before=self._before,
+            nothing_done=True,
         )
 
     def execute(self, crew: Crew, listener: Callable[[Progress], None]) -> Report:
@@ -283,13 +290,14 @@ class Run:
             self._record = self._record.save(self._store, **changes)
 
 
-def cancel(store: Store, broker_url: str | None, is_over: Callable[[], bool]) -> str:
+def cancel(store: Store, broker_url: str | None, is_over: Callable[[], bool], end: Callable[[], bool]) -> str:
     """End a run: by its producer, if it has one, else by dropping what is queued of it; return what was done.
 
     Args:
         store: its folder.
         broker_url: its Redis, if it is known.
         is_over: tells whether no producer is at it.
+        end: asks a producer with a local fleet to end, and tells whether it could be asked.
 
     Raises:
         UsageFault: the folder holds no run.
@@ -305,11 +313,11 @@ def cancel(store: Store, broker_url: str | None, is_over: Callable[[], bool]) ->
                 dispatch.drop(server, record.id)
             else:
                 dispatch.cancel(server, record.id)
-    elif not is_over():
+    elif not is_over() and not end():
         raise Fault(
             "The run can't be cancelled from here",
-            "its producer lives, and nothing says which Redis it uses",
-            "Give the URL with --broker, or end that producer by Ctrl-C.",
+            "its producer lives on another host, with a fleet of its own",
+            "Cancel it there, or end that producer by Ctrl-C.",
         )
     ends = time.monotonic() + _ENDING
     while not is_over():
@@ -341,7 +349,11 @@ def _begun(record: RunFile, store: Store, **changes: Any) -> RunFile:
     try:
         return record.save(store, state=State.RUNNING, out=str(store.root), **changes)
     except StorageFailed as error:
-        raise unwritable(store, error) from error
+        raise Fault(
+            f"The run in {store.root} can't go on",
+            str(error),
+            "Make space there, or see to it that you may write there; then call the command again.",
+        ) from error
 
 
 def _state_after(error: BaseException) -> State:

@@ -229,6 +229,21 @@ def test_cancelled_without_a_producer(running: Running) -> None:
     running.assert_whole()
 
 
+@pytest.mark.slow
+def test_cancelled_with_a_local_fleet(demo_url: str, out: Path, tmp_path: Path) -> None:
+    """A run with a fleet of its own, whose Redis nobody else knows, is cancelled by ending its producer."""
+    source = tmp_path / "list.txt"
+    source.write_text(lines(demo_url))
+    argv = parts.command(["run", source, "--out", out, "--shard-size", str(_SHARD), "--window", "2"])
+    allowed = {"IMAGEFLEET_ALLOW_NETWORKS": "127.0.0.1"}
+    with parts.started("run", argv, tmp_path, allowed) as process:
+        parts.eventually(lambda: list(out.glob("0*.parquet")), "a manifest")
+        ended = parts.producer("cancel", out)
+        assert ended.code == 0, ended.err
+        assert process.wait().code == 130
+    assert json.loads((out / "run.json").read_text())["state"] == "cancelled"
+
+
 def test_retry(fleet: str, demo_url: str, out: Path, tmp_path: Path) -> None:
     """What could succeed now is tried again, and nothing else; attempts add up, and what changed is told."""
     port = parts.free_port()
