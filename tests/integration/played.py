@@ -353,7 +353,7 @@ def stage(url: str) -> Iterator[Stage]:
         gc.collect()  # results end their subscriptions when they are collected, and need the server for it
         _disconnect()
         pool.submit(_disconnect).result()
-    app.pool.force_close_all()
+    app.pool.force_close_all(close_pool=False)
     _new_pools()
     use_broker(before)
 

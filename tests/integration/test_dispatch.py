@@ -55,7 +55,7 @@ def connected(redis_url: str) -> Iterator[redis.Redis]:
     gc.collect()  # results end their subscriptions when they are collected, and need the server for it
     app.backend.result_consumer.stop()
     app.backend.client.close()
-    app.pool.force_close_all()
+    app.pool.force_close_all(close_pool=False)
     use_broker(before)
 
 
