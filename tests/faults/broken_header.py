@@ -12,10 +12,10 @@ __all__ = ["app"]
 _fetch = jobs.fetch  # type: ignore[attr-defined]  # the name under which the task calls it
 
 
-def _raising(*arguments: Any) -> Any:
+def _raising(*arguments: Any, **options: Any) -> Any:
     if once.strikes():
         raise RuntimeError("a fault on purpose")
-    return _fetch(*arguments)
+    return _fetch(*arguments, **options)
 
 
-jobs.fetch = _raising  # type: ignore[assignment, attr-defined]
+jobs.fetch = _raising  # type: ignore[attr-defined]
