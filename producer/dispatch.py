@@ -15,7 +15,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
@@ -335,7 +335,7 @@ class Dispatcher:
             self._publish_body(shard, known, len(requests))
             return 0
         tally.forget(self._server, self._group(shard), found)
-        self._publish(shard, lost, len(requests), recover=True)
+        self._publish(shard, requests, lost, recover=True)
         return len(lost)
 
     def _signals(self, seconds: float) -> list[dict[str, Any]]:
@@ -434,7 +434,7 @@ class Dispatcher:
         if self._resumed:
             self._guarded(lambda: self._adopt(flying, requests), check)
         else:
-            self._guarded(lambda: self._publish(shard, requests, len(requests)), check)
+            self._guarded(lambda: self._publish(shard, requests, requests), check)
 
     def _adopt(self, flying: _InFlight, requests: Sequence[ImageRequest]) -> None:
         """Send what is missing of a shard that an earlier command may have sent, and leave the rest under way."""
@@ -494,9 +494,11 @@ class Dispatcher:
             retry=False,
         )
 
-    def _publish(self, shard: int, requests: Sequence[ImageRequest], size: int, recover: bool = False) -> None:
-        """Send the tasks of a shard, or some of them, whose chord has ``size`` parts."""
-        group = self._group(shard)
+    def _publish(
+        self, shard: int, requests: Sequence[ImageRequest], sent: Sequence[ImageRequest], recover: bool = False
+    ) -> None:
+        """Send tasks of a shard whose chord has a part for each of its requests: all of them, or some."""
+        group, size = self._group(shard), len(requests)
         body = dict(
             Signature(
                 COLLECT_SHARD,
@@ -509,10 +511,13 @@ class Dispatcher:
         if recover:
             kwargs["recover"] = True
         app.backend.set_chord_size(group, size)
-        places = self._places(shard, requests, size)
+        # Chords are counted by the place of each part.
+        wanted = {request.index for request in sent}
         reply_to = app.thread_oid
         with app.producer_or_acquire() as producer, producer.batch(_BATCH):
-            for place, request in zip(places, requests, strict=True):
+            for place, request in enumerate(requests):
+                if request.index not in wanted:
+                    continue
                 # A URL that is too long is refused by the worker all the same: one character over the limit tells.
                 url = request.url[: MAX_LENGTH + 1]
                 # What `send_task` does, without asking anew for each image what holds for all: the route, the options.
@@ -538,13 +543,6 @@ class Dispatcher:
                     delivery_mode=_PERSISTENT,
                     **properties,
                 )
-
-    def _places(self, shard: int, requests: Sequence[ImageRequest], size: int) -> Iterable[int]:
-        """Return the places of requests among all of the shard's that the pass does; chords are counted by them."""
-        if len(requests) == size:
-            return range(size)
-        places = {request.index: place for place, request in enumerate(self._requests(shard))}
-        return [places[request.index] for request in requests]
 
     def _guarded(self, step: Callable[[], _T], check: Callable[[], None]) -> _T:
         """Do a step that needs Redis, and wait for a Redis that is away; steps may be done twice.

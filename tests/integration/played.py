@@ -239,8 +239,10 @@ class _Mortal(Dispatcher):
     #: How many of the messages that it sends next it has sent when it dies.
     last_words: int | None = None
 
-    def _publish(self, shard: int, requests: Sequence[ImageRequest], size: int, recover: bool = False) -> None:
-        super()._publish(shard, requests[: self.last_words], size, recover)
+    def _publish(
+        self, shard: int, requests: Sequence[ImageRequest], sent: Sequence[ImageRequest], recover: bool = False
+    ) -> None:
+        super()._publish(shard, requests, sent[: self.last_words], recover)
         if self.last_words is not None:
             self.die()
 

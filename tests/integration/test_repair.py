@@ -482,7 +482,8 @@ def test_late_copy_of_an_earlier_pass(stage: Stage, fleet: Fleet, store: Store, 
         played.planned(store, _SIZE, 2 * _SIZE),
         fleet.server,
     )
-    dispatcher._publish(0, dispatcher._requests(0), _SIZE)
+    requests = dispatcher._requests(0)
+    dispatcher._publish(0, requests, requests)
     fleet.work()
     assert len(fleet.downloader.hits) == hits
     assert {path: path.read_bytes() for path in store.root.rglob("*") if path.is_file()} == before
