@@ -20,9 +20,11 @@ from typing import Any, TypeVar
 import psutil
 import pyarrow.parquet as pq
 import redis
+from kombu import pools
 
 from config.settings import REDIS_CONF
 from tasks import presence
+from tasks.celery import app, use_broker
 from tests.conftest import required
 
 ROOT = Path(__file__).parents[2]
@@ -250,6 +252,28 @@ def nginx(folder: Path, files: Path) -> Iterator[int]:
 
         eventually(listens, "nginx")
         yield port
+
+
+@contextmanager
+def borrowed_app(broker_url: str | None = None) -> Iterator[None]:
+    """Let this process's app use a Redis, by connections that are opened anew, and have it as it was at the end.
+
+    A pool that was closed is never filled again, and the app would go on waiting at it.
+    """
+    before = app.conf.broker_url
+    _forget_connections()
+    if broker_url is not None:
+        use_broker(broker_url)
+    try:
+        yield
+    finally:
+        _forget_connections()
+        use_broker(before)
+
+
+def _forget_connections() -> None:
+    pools.reset()
+    app._pool = app.amqp._producer_pool = None
 
 
 def hits(demo_url: str, route: str) -> int:

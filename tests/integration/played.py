@@ -24,7 +24,6 @@ import orjson
 import pytest
 import redis
 from celery.app.task import Context
-from kombu import pools
 from PIL import Image
 
 from producer import dispatch
@@ -32,13 +31,14 @@ from producer.dispatch import Dispatcher, Progress, Timing
 from producer.sharding import NOTHING, Planned, Planner
 from tasks import broker, jobs, keys, manifest, presence
 from tasks.backend import Part, Unshown
-from tasks.celery import IMAGES, SHARDS, app, use_broker
+from tasks.celery import IMAGES, SHARDS, app
 from tasks.download import Download, Downloader
 from tasks.errors import HttpRefused
 from tasks.model import ImageRequest, Outcome, RunOptions, shard_name
 from tasks.presence import Worker
 from tasks.storage import Store
 from tests.conditions import PATIENCE, wait_for
+from tests.integration import parts
 
 RUN_ID = "20260101-000000-abcdef"
 #: The end of a URL that is refused at each try.
@@ -341,29 +341,18 @@ class Stage:
 @contextmanager
 def stage(url: str) -> Iterator[Stage]:
     """Connect the app to a Redis, and let dispatchers look and doubt at once."""
-    before = app.conf.broker_url
-    use_broker(url)
     with (
+        parts.borrowed_app(url),
         broker.client(url) as server,
         ThreadPoolExecutor(1) as pool,
         pytest.MonkeyPatch.context() as patch,
     ):
         for name in ("_TICK", "_LOOK", "_DOUBT", "_MOST_DOUBT"):
             patch.setattr(dispatch, name, 0.0)
-        _new_pools()
         yield Stage(url, server, pool)
         gc.collect()  # results end their subscriptions when they are collected, and need the server for it
         _disconnect()
         pool.submit(_disconnect).result()
-    app.pool.force_close_all(close_pool=False)
-    _new_pools()
-    use_broker(before)
-
-
-def _new_pools() -> None:
-    """Have the app open its connections anew: pools that a test module has closed stay closed."""
-    pools.reset()
-    app._pool = app.amqp._producer_pool = None
 
 
 def _disconnect() -> None:

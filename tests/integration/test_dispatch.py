@@ -19,13 +19,14 @@ from producer import dispatch
 from producer.dispatch import Dispatcher, Progress
 from producer.sharding import Planner
 from tasks import broker, keys, manifest
-from tasks.celery import IMAGES, SHARDS, app, use_broker
+from tasks.celery import IMAGES, SHARDS, app
 from tasks.errors import Fault, UsageFault
 from tasks.jobs import collect_shard, fetch_image
 from tasks.model import ImageRequest, RunOptions
 from tasks.storage import Store
 from tasks.urls import MAX_LENGTH
 from tests.conditions import PATIENCE
+from tests.integration import parts
 
 _SHARD_SIZE = 2
 _RUN_ID = "20260101-000000-abcdef"
@@ -48,15 +49,11 @@ class Sent(NamedTuple):
 @pytest.fixture(scope="module")
 def connected(redis_url: str) -> Iterator[redis.Redis]:
     """The app, connected to the tests' Redis, and a client of it."""
-    before = app.conf.broker_url
-    use_broker(redis_url)
-    with broker.client(redis_url) as client:
+    with parts.borrowed_app(redis_url), broker.client(redis_url) as client:
         yield client
-    gc.collect()  # results end their subscriptions when they are collected, and need the server for it
-    app.backend.result_consumer.stop()
-    app.backend.client.close()
-    app.pool.force_close_all(close_pool=False)
-    use_broker(before)
+        gc.collect()  # results end their subscriptions when they are collected, and need the server for it
+        app.backend.result_consumer.stop()
+        app.backend.client.close()
 
 
 @pytest.fixture

@@ -227,7 +227,11 @@ def test_run_goes_on_after_the_server_died(tmp_path: Path, temporary: Path, demo
 
 def test_killed_processes_of_a_fleet_come_back(tmp_path: Path) -> None:
     """A local fleet's Redis that is killed is there again with its data, and its worker answers to its name."""
-    with Fleet(FleetSize(1, 1), [tmp_path]) as fleet, broker.client(fleet.broker_url) as server:
+    with (
+        parts.borrowed_app(),
+        Fleet(FleetSize(1, 1), [tmp_path]) as fleet,
+        broker.client(fleet.broker_url) as server,
+    ):
         server.set("imagefleet.test", "kept")
         pids = fleet.pids
         os.kill(pids["redis"], signal.SIGKILL)
