@@ -37,7 +37,7 @@ faults:
 faults-short:
 	$(RUN) pytest tests/faults
 
-# Whole runs whose processes are killed: four minutes.
+# Whole runs whose processes are killed or wait long: six minutes.
 slow:
 	$(RUN) pytest tests/integration -m slow
 

@@ -207,6 +207,7 @@ def test_nothing_is_left_after_sigkill(tmp_path: Path, temporary: Path, slow_lis
         parts.eventually(lambda: not parts.files_below(run.out / ".tmp"), "no temporary images", _GONE)
 
 
+@pytest.mark.slow
 def test_run_goes_on_after_the_server_died(tmp_path: Path, temporary: Path, demo_url: str) -> None:
     """A fleet whose Redis is killed starts it again with what it held, and the run completes."""
     out = tmp_path / "out"

@@ -214,6 +214,7 @@ def test_chord_that_fails(site: Site) -> None:
     site.admin.delete(*site.admin.keys("celery-task*-meta-odd*"))
 
 
+@pytest.mark.slow
 def test_worker_that_is_stopped(site_without_workers: Site, tmp_path: Path, out: Path, demo_url: str) -> None:
     """A worker that is asked to end finishes what it is at and hands the rest back at once, and the run goes on."""
     site = site_without_workers

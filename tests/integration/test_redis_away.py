@@ -15,6 +15,7 @@ from tests.integration import parts
 _IMAGES = 16
 
 
+@pytest.mark.slow
 def test_run_survives_a_restart_of_redis(demo_url: str, tmp_path: Path) -> None:
     """Redis is away while the images of all slots end: the run completes, and none is asked for twice."""
     source = tmp_path / "list.txt"

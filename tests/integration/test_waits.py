@@ -111,6 +111,7 @@ def test_slot_is_free_while_images_wait(server: redis.Redis, demo_url: str, tmp_
     assert not server.keys("celery-task-meta-*")
 
 
+@pytest.mark.slow
 def test_waiting_task_is_held_and_not_sent_again(server: redis.Redis, demo_url: str, tmp_path: Path) -> None:
     """A task under a countdown is the same part of the same chord, shows no secret, and is in nobody's eyes lost."""
     urls = [f"{url}&token=secret" for url in refused_once(demo_url, 14, 3)]
@@ -142,6 +143,7 @@ def test_waiting_task_is_held_and_not_sent_again(server: redis.Redis, demo_url: 
     assert [row["attempts"] for row in parts.rows(tmp_path / "out")] == [2] * 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["stopped", "killed"])
 def test_worker_that_ends_hands_its_waiting_tasks_on(
     number: signal.Signals, server: redis.Redis, demo_url: str, tmp_path: Path
