@@ -11,6 +11,7 @@ import ssl
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import requests
 import urllib3
@@ -75,6 +76,7 @@ _ENCODINGS = frozenset(
         "zstd",
     }
 )
+_NO_END = "the compressed body has no end"
 _NOT_YET = frozenset({http.HTTPStatus.REQUEST_TIMEOUT, http.HTTPStatus.TOO_EARLY})
 _UNABLE = frozenset({http.HTTPStatus.NOT_IMPLEMENTED, http.HTTPStatus.HTTP_VERSION_NOT_SUPPORTED})
 
@@ -320,6 +322,9 @@ def _read(response: Response, url: urls.Url, options: FetchOptions, blocks: list
                 raise TooLarge(f"the body has more than {options.max_bytes} bytes", http_status=status)
             blocks.append(block)
     except urllib3.exceptions.DecodeError as error:
+        # urllib3 looks for the end of zstd by itself, and there is no error of the decoder's behind what it says then.
+        if error.__cause__ is None and getattr(response.raw, "_decoder", None) is not None:
+            raise Truncated(_NO_END, http_status=status) from error
         raise BadResponse(f"the body is not encoded as it says: {error}", http_status=status) from error
     except (urllib3.exceptions.HTTPError, OSError) as error:
         failure = _translated(error, url)
@@ -351,9 +356,13 @@ def _check_end(response: Response) -> None:
     Raises:
         Truncated: it is one.
     """
-    inflater = getattr(getattr(response.raw, "_decoder", None), "_obj", None)
-    if inflater is not None and not inflater.eof:
-        raise Truncated("the compressed body has no end", http_status=response.status_code)
+    decoder = getattr(response.raw, "_decoder", None)
+    for each in getattr(decoder, "_decoders", (decoder,)):
+        inflater: Any = getattr(each, "_obj", None)
+        # Brotli's has another name for it.
+        ended = inflater.is_finished() if hasattr(inflater, "is_finished") else getattr(inflater, "eof", True)
+        if not ended:
+            raise Truncated(_NO_END, http_status=response.status_code)
 
 
 def _refusal(response: Response) -> FetchError:
