@@ -43,6 +43,7 @@ from tasks.errors import (
 from tasks.guard import Guard, rules
 from tasks.model import FetchOptions
 from tasks.part import Part, part_of
+from tasks.proxy import Proxy
 from tasks.session import GuardedAdapter, Sessions, head_fields
 from tasks.wishes import opt_out, parse_retry_after
 
@@ -168,11 +169,12 @@ class Downloader:
         raise TooManyRedirects(f"more than {options.max_redirects} redirects", http_status=response.status_code)
 
 
-def for_process(allow: Iterable[str] | None = None) -> Downloader:
+def for_process(allow: Iterable[str] | None = None, proxied: bool = True) -> Downloader:
     """Return the downloader that this process's environment asks for.
 
     Args:
         allow: what may be connected to besides public addresses, in place of IMAGEFLEET_ALLOW_NETWORKS.
+        proxied: whether IMAGEFLEET_PROXY holds; what this machine serves itself is nothing for a proxy.
 
     Raises:
         SettingsError: a variable does not hold what it should.
@@ -186,9 +188,17 @@ def for_process(allow: Iterable[str] | None = None) -> Downloader:
             raise SettingsError(f"IMAGEFLEET_{name}_NETWORKS: {error}") from error
     guard = Guard(allowed, denied)
     try:
-        return Downloader(Sessions(guard, settings().ca_bundle, settings().contact))
+        return Downloader(Sessions(guard, settings().ca_bundle, settings().contact, _proxy() if proxied else None))
     except OSError as error:
         raise SettingsError(f"IMAGEFLEET_CA_BUNDLE: {error}") from error
+
+
+def _proxy() -> Proxy | None:
+    url = settings().proxy_url
+    try:
+        return None if url is None else Proxy.parse(url)
+    except ValueError as error:
+        raise SettingsError(f"IMAGEFLEET_PROXY: {error}") from error
 
 
 def backoff(retry: int, base: float, retry_after: float | None = None) -> float:
