@@ -5,6 +5,8 @@ an address that was judged: what the name means a moment later changes nothing. 
 ports that browsers open; all others only where the worker's operator says so (``IMAGEFLEET_ALLOW_NETWORKS``), and none
 that the operator denies (``IMAGEFLEET_DENY_NETWORKS``). No message can widen that.
 
+Where the operator names a proxy, that resolves the names, and what is left to judge is the name itself.
+
 requests-hardened judges addresses too. It lacks a list of denials and one of ports, judges an IPv6 address by what
 Python's version knows of it, and opens connections of urllib3's own, which keep no deadline.
 """
