@@ -726,7 +726,7 @@ def _local_fleet(
     from producer.local import Fleet, FleetSize, cores
 
     size = FleetSize(options["workers"] or len(cores()), options["concurrency"])
-    with Fleet(size, roots, allow, options["flower"], proxied) as fleet:
+    with Fleet(size, roots, allow, options["flower"], proxied=proxied) as fleet:
         if fleet.flower is not None:
             _note(f"Flower is at {fleet.flower.text}", quiet=False)
         yield fleet
