@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from config import SettingsError, bounds
@@ -50,6 +50,15 @@ class Settings(BaseSettings):
         (),
         description="What a worker may not connect to, in the same form; a host name stands for those below it, too. "
         "It wins over what is allowed.",
+    )
+    proxy: SecretStr | None = Field(
+        None,
+        description="The HTTP proxy that a worker fetches all images through: http://[user:password@]host:port. It "
+        "resolves the names of hosts, and so decides instead of the worker what they may stand for "
+        "([Proxies](security.md#proxies)). HTTP_PROXY, HTTPS_PROXY and NO_PROXY count for nothing.",
+    )
+    proxy_password_file: Path | None = Field(
+        None, description="A file that holds the proxy's password, to keep it out of the URL and the environment."
     )
     store_roots: Annotated[tuple[Path, ...], NoDecode] = Field(
         (), description="The folders below which a worker may write. None are allowed until this is set."
@@ -90,10 +99,7 @@ class Settings(BaseSettings):
         """
         url = self.broker_url
         if url is not None and self.broker_password_file is not None:
-            parts = urlsplit(url)
-            password = quote(_secret("IMAGEFLEET_BROKER_PASSWORD_FILE", self.broker_password_file), safe="")
-            place = parts.netloc.rpartition("@")[2]
-            url = parts._replace(netloc=f"{parts.username or ''}:{password}@{place}").geturl()
+            url = _with_password(url, _secret("IMAGEFLEET_BROKER_PASSWORD_FILE", self.broker_password_file))
         if url is not None and self.broker_ca_file is not None:
             parts = urlsplit(url)
             if parts.scheme != "rediss":
@@ -108,6 +114,25 @@ class Settings(BaseSettings):
             }
             url = parts._replace(query=urlencode(query, safe="/")).geturl()
         return url
+
+    @property
+    def proxy_url(self) -> str | None:
+        """The proxy's URL, with its password in it; not to be shown.
+
+        Raises:
+            SettingsError: the file of the password can't be read, or the URL is none.
+        """
+        if self.proxy is None:
+            return None
+        url = self.proxy.get_secret_value()
+        if self.proxy_password_file is None:
+            return url
+        password = _secret("IMAGEFLEET_PROXY_PASSWORD_FILE", self.proxy_password_file)
+        try:
+            return _with_password(url, password)
+        except ValueError:
+            # Its text may quote a part of the URL.
+            raise SettingsError("IMAGEFLEET_PROXY: it is no URL") from None
 
     @property
     def flower_password(self) -> str:
@@ -134,6 +159,12 @@ class Settings(BaseSettings):
             if not root.is_absolute():
                 raise ValueError(f"{root} is not an absolute path")
         return tuple(Path(root).resolve() for root in roots)
+
+
+def _with_password(url: str, password: str) -> str:
+    parts = urlsplit(url)
+    place = parts.netloc.rpartition("@")[2]
+    return parts._replace(netloc=f"{parts.username or ''}:{quote(password, safe='')}@{place}").geturl()
 
 
 def _secret(name: str, path: Path) -> str:

@@ -399,7 +399,8 @@ def demo(images: int, latency: float, out: Path | None, as_json: bool, **options
             for index in range(images)
         ]
         address = url.removeprefix("http://")
-        comparison = _compare(requests, url, place, options, None, [address], as_json)
+        # The server is this machine's own, or that of the workers: a proxy may know neither.
+        comparison = _compare(requests, url, place, options, None, [address], as_json, proxied=False)
     _tell_comparison(comparison, place, as_json)
 
 
@@ -630,6 +631,7 @@ def _compare(
     broker: str | None,
     allow: Sequence[str],
     quiet: bool,
+    proxied: bool = True,
 ) -> Comparison:
     from producer import comparison
     from producer.live import Display
@@ -639,9 +641,9 @@ def _compare(
     frozen = _run_options(options)
     root = output(out).root
     places = comparison.stores(root)
-    downloader = download.for_process(allow)
+    downloader = download.for_process(allow, proxied)
     with (
-        _crew(broker, options, [places[comparison.FLEET].root], quiet, allow) as crew,
+        _crew(broker, options, [places[comparison.FLEET].root], quiet, allow, proxied) as crew,
         Display(_console(sys.stderr), quiet) as display,
     ):
         found = comparison.compare(
@@ -686,6 +688,7 @@ def _crew(
     roots: Sequence[Path],
     quiet: bool,
     allow: Sequence[str] | None = None,
+    proxied: bool = True,
 ) -> Iterator[Crew]:
     """Give the fleet that does the work: the one at the broker, or one of our own for as long as it is needed."""
     from config.settings import settings
@@ -693,7 +696,7 @@ def _crew(
     _refuse_empty(broker)
     url = broker or settings().broker
     if url is None:
-        with _local_fleet(options, roots, allow) as fleet:
+        with _local_fleet(options, roots, allow, proxied) as fleet:
             # What the run needs takes half a second to import: the fleet starts before that.
             from producer.run import crew_of
 
@@ -717,11 +720,13 @@ def _refuse_empty(broker: str | None) -> None:
 
 
 @contextmanager
-def _local_fleet(options: dict[str, Any], roots: Sequence[Path], allow: Sequence[str] | None = None) -> Iterator[Fleet]:
+def _local_fleet(
+    options: dict[str, Any], roots: Sequence[Path], allow: Sequence[str] | None = None, proxied: bool = True
+) -> Iterator[Fleet]:
     from producer.local import Fleet, FleetSize, cores
 
     size = FleetSize(options["workers"] or len(cores()), options["concurrency"])
-    with Fleet(size, roots, allow, options["flower"]) as fleet:
+    with Fleet(size, roots, allow, options["flower"], proxied=proxied) as fleet:
         if fleet.flower is not None:
             _note(f"Flower is at {fleet.flower.text}", quiet=False)
         yield fleet

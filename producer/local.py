@@ -70,12 +70,13 @@ class Fleet:
         store_roots: Sequence[Path],
         allow_networks: Sequence[str] | None = None,
         flower: bool = False,
+        proxied: bool = True,
     ) -> None:
         """Take its size, where its workers may write, and what they may connect to besides public addresses.
 
         Without ``allow_networks``, the environment's IMAGEFLEET_ALLOW_NETWORKS holds for them as for any worker. With
         ``flower``, Flower shows the fleet on a port of 127.0.0.1, and the workers send it their events, unless the
-        environment's IMAGEFLEET_TASK_EVENTS says not to.
+        environment's IMAGEFLEET_TASK_EVENTS says not to. Unless they are ``proxied``, they use no IMAGEFLEET_PROXY.
         """
         self.size = size
         #: Where Flower is, and how to log in, if it was asked for.
@@ -84,6 +85,7 @@ class Fleet:
         self.startup_seconds = 0.0
         self._store_roots = store_roots
         self._allow_networks = allow_networks
+        self._proxied = proxied
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -178,6 +180,8 @@ class Fleet:
             env["IMAGEFLEET_TASK_EVENTS"] = "off"
         if self._allow_networks is not None:
             env["IMAGEFLEET_ALLOW_NETWORKS"] = ",".join(self._allow_networks)
+        if not self._proxied:
+            env["IMAGEFLEET_PROXY"] = ""
         names = [f"worker-{number}" for number in range(1, self.size.workers + 1)]
         for name, core in zip(names, _places(len(names)), strict=True):
             argv = worker_argv(f"{name}@%h", self.size.concurrency)

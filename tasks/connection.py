@@ -33,7 +33,7 @@ _BUFFER = 64 * 1024
 _MAX_HEAD = 64 * 1024
 _MAX_FIELDS = 100
 #: What can stand in the line that a request begins with, and not end it.
-_TARGET = re.compile(r"[\x21-\x7e]+")
+TARGET = re.compile(r"[\x21-\x7e]+")
 
 
 class Deadline:
@@ -238,7 +238,7 @@ class GuardedConnection(HTTPConnection):
         Raises:
             http.client.InvalidURL: the URL would end its line.
         """
-        if not _TARGET.fullmatch(url):
+        if not TARGET.fullmatch(url):
             raise http.client.InvalidURL(f"a URL can't hold {url[:80]!r}")
         if self._host_field is None:
             host = f"[{self.host}]" if ":" in self.host else self.host

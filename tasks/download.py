@@ -11,6 +11,7 @@ import ssl
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import requests
 import urllib3
@@ -42,6 +43,7 @@ from tasks.errors import (
 from tasks.guard import Guard, rules
 from tasks.model import FetchOptions
 from tasks.part import Part, part_of
+from tasks.proxy import Proxy
 from tasks.session import GuardedAdapter, Sessions, head_fields
 from tasks.wishes import opt_out, parse_retry_after
 
@@ -75,6 +77,7 @@ _ENCODINGS = frozenset(
         "zstd",
     }
 )
+_NO_END = "the compressed body has no end"
 _NOT_YET = frozenset({http.HTTPStatus.REQUEST_TIMEOUT, http.HTTPStatus.TOO_EARLY})
 _UNABLE = frozenset({http.HTTPStatus.NOT_IMPLEMENTED, http.HTTPStatus.HTTP_VERSION_NOT_SUPPORTED})
 
@@ -166,11 +169,12 @@ class Downloader:
         raise TooManyRedirects(f"more than {options.max_redirects} redirects", http_status=response.status_code)
 
 
-def for_process(allow: Iterable[str] | None = None) -> Downloader:
+def for_process(allow: Iterable[str] | None = None, proxied: bool = True) -> Downloader:
     """Return the downloader that this process's environment asks for.
 
     Args:
         allow: what may be connected to besides public addresses, in place of IMAGEFLEET_ALLOW_NETWORKS.
+        proxied: whether IMAGEFLEET_PROXY holds; what this machine serves itself is nothing for a proxy.
 
     Raises:
         SettingsError: a variable does not hold what it should.
@@ -184,9 +188,17 @@ def for_process(allow: Iterable[str] | None = None) -> Downloader:
             raise SettingsError(f"IMAGEFLEET_{name}_NETWORKS: {error}") from error
     guard = Guard(allowed, denied)
     try:
-        return Downloader(Sessions(guard, settings().ca_bundle, settings().contact))
+        return Downloader(Sessions(guard, settings().ca_bundle, settings().contact, _proxy() if proxied else None))
     except OSError as error:
         raise SettingsError(f"IMAGEFLEET_CA_BUNDLE: {error}") from error
+
+
+def _proxy() -> Proxy | None:
+    url = settings().proxy_url
+    try:
+        return None if url is None else Proxy.parse(url)
+    except ValueError as error:
+        raise SettingsError(f"IMAGEFLEET_PROXY: {error}") from error
 
 
 def backoff(retry: int, base: float, retry_after: float | None = None) -> float:
@@ -320,6 +332,9 @@ def _read(response: Response, url: urls.Url, options: FetchOptions, blocks: list
                 raise TooLarge(f"the body has more than {options.max_bytes} bytes", http_status=status)
             blocks.append(block)
     except urllib3.exceptions.DecodeError as error:
+        # urllib3 looks for the end of zstd by itself, and there is no error of the decoder's behind what it says then.
+        if error.__cause__ is None and getattr(response.raw, "_decoder", None) is not None:
+            raise Truncated(_NO_END, http_status=status) from error
         raise BadResponse(f"the body is not encoded as it says: {error}", http_status=status) from error
     except (urllib3.exceptions.HTTPError, OSError) as error:
         failure = _translated(error, url)
@@ -351,9 +366,13 @@ def _check_end(response: Response) -> None:
     Raises:
         Truncated: it is one.
     """
-    inflater = getattr(getattr(response.raw, "_decoder", None), "_obj", None)
-    if inflater is not None and not inflater.eof:
-        raise Truncated("the compressed body has no end", http_status=response.status_code)
+    decoder = getattr(response.raw, "_decoder", None)
+    for each in getattr(decoder, "_decoders", (decoder,)):
+        inflater: Any = getattr(each, "_obj", None)
+        # Brotli's has another name for it.
+        ended = inflater.is_finished() if hasattr(inflater, "is_finished") else getattr(inflater, "eof", True)
+        if not ended:
+            raise Truncated(_NO_END, http_status=response.status_code)
 
 
 def _refusal(response: Response) -> FetchError:

@@ -39,8 +39,8 @@ command; it says what happened, why, and what to do.
 
     Interrupted            exit status 130   by who has started it
 
-Exceptions of other libraries are translated once, where they enter: ``guard`` and ``download`` translate those of the
-network, ``images`` and ``resize`` those of Pillow, ``storage`` those of the file system.
+Exceptions of other libraries are translated once, where they enter: ``guard``, ``proxy`` and ``download`` translate
+those of the network, ``images`` and ``resize`` those of Pillow, ``storage`` those of the file system.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ class DnsUnavailable(DnsFailed):
 
 
 class ConnectFailed(FetchError):
-    """Nobody listens there, or the connection broke before an answer."""
+    """Nobody listens there, the connection broke before an answer, or the operator's proxy leads nowhere."""
 
     reason = Reason.CONNECT
     retryable = True

@@ -5,6 +5,8 @@ an address that was judged: what the name means a moment later changes nothing. 
 ports that browsers open; all others only where the worker's operator says so (``IMAGEFLEET_ALLOW_NETWORKS``), and none
 that the operator denies (``IMAGEFLEET_DENY_NETWORKS``). No message can widen that.
 
+Where the operator names a proxy, that resolves the names, and what is left to judge is the name itself.
+
 requests-hardened judges addresses too. It lacks a list of denials and one of ports, judges an IPv6 address by what
 Python's version knows of it, and opens connections of urllib3's own, which keep no deadline.
 """
@@ -70,20 +72,21 @@ class Rule:
                 raise
             return cls(None, host.lower().rstrip("."), number)
 
-    def covers(self, host: str, address: Address, port: int) -> bool:
-        """Tell whether this entry speaks of a connection."""
+    def covers(self, host: str, address: Address | None, port: int) -> bool:
+        """Tell whether this entry speaks of a connection; without an address, by its name alone."""
         return self._is_of(address, port) or (self.name == host.rstrip(".") and self.port in (None, port))
 
-    def covers_below(self, host: str, address: Address, port: int) -> bool:
+    def covers_below(self, host: str, address: Address | None, port: int) -> bool:
         """Tell whether this entry speaks of a connection, or names a domain that the host is in."""
         return self.covers(host, address, port) or (
             self.name is not None and host.rstrip(".").endswith(f".{self.name}") and self.port in (None, port)
         )
 
-    def _is_of(self, address: Address, port: int) -> bool:
+    def _is_of(self, address: Address | None, port: int) -> bool:
         network = self.network
         return (
             network is not None
+            and address is not None
             and self.port in (None, port)
             and address.version == network.version
             and address in network
@@ -121,8 +124,19 @@ class Guard:
         """Tell whether a connection to this address, found for this host name, is permitted."""
         return self._objection(host, address, port) is None
 
-    def _objection(self, host: str, address: Address, port: int) -> str | None:
-        """Return why a connection is not permitted; None if it is."""
+    def judge_unresolved(self, host: str, port: int) -> None:
+        """Refuse a host that a proxy resolves, by what can be seen of it here.
+
+        Raises:
+            BlockedAddress: its port is not permitted, or its name is denied, or is an address that is not permitted.
+        """
+        address = _literal(host)
+        if objection := self._objection(host, address, port):
+            where = host if address is None or str(address) == host else f"{host} at {address}"
+            raise BlockedAddress(f"the host is {where}, {objection}")
+
+    def _objection(self, host: str, address: Address | None, port: int) -> str | None:
+        """Return why a connection is not permitted; None if it is, as far as can be said without an address."""
         if any(rule.covers_below(host, address, port) for rule in self._denials):
             return "which is denied here (IMAGEFLEET_DENY_NETWORKS)"
         allowing = [rule for rule in self._allowances if rule.covers(host, address, port)]
@@ -131,6 +145,8 @@ class Guard:
                 f"and port {port} is not one of web servers "
                 "(a worker's operator can allow it with IMAGEFLEET_ALLOW_NETWORKS and this port)"
             )
+        if address is None:
+            return None
         if not allowing and not is_public(address):
             return "which is not a public address (a worker's operator can allow it with IMAGEFLEET_ALLOW_NETWORKS)"
         # Who allows a translator allows none of what is hidden behind it.
@@ -144,18 +160,21 @@ class Guard:
             BlockedAddress: one of the addresses is not permitted on this port.
             DnsFailed: the name has no address, or none came within ``timeout`` seconds.
         """
+        answers = self._look_up(host, port, timeout)
+        for answer in answers:
+            address = ipaddress.ip_address(answer[4][0])
+            if objection := self._objection(host, address, port):
+                raise BlockedAddress(f"{host} is at {address}, {objection}")
+        return answers
+
+    def _look_up(self, host: str, port: int, timeout: float) -> list[tuple[Any, ...]]:
         try:
-            answers = self._resolver.look_up(host, port, timeout)
+            return list(self._resolver.look_up(host, port, timeout))
         except socket.gaierror as error:
             kind = DnsUnavailable if error.errno == socket.EAI_AGAIN else DnsFailed
             raise kind(f"the host name {host} can't be resolved: {error.strerror}") from error
         except UnicodeError as error:
             raise DnsFailed(f"the host name {host} can't be resolved: {error}") from error
-        for answer in answers:
-            address = ipaddress.ip_address(answer[4][0])
-            if objection := self._objection(host, address, port):
-                raise BlockedAddress(f"{host} is at {address}, {objection}")
-        return list(answers)
 
     def connect(
         self,
@@ -169,9 +188,39 @@ class Guard:
         Raises:
             BlockedAddress, DnsFailed, ConnectFailed, TimedOut: and nothing else.
         """
+        return self._opened(self.resolve, host, port, timeout, opener)
+
+    def connect_to_proxy(
+        self,
+        host: str,
+        port: int,
+        timeout: float,
+        opener: Callable[[int, int, int], socket.socket] = socket.socket,
+    ) -> Any:
+        """Return what ``opener`` makes, connected to the operator's proxy: who named it could allow its address too.
+
+        Raises:
+            ConnectFailed, TimedOut: and nothing else.
+        """
+        try:
+            return self._opened(self._look_up, host, port, timeout, opener)
+        except TimedOut as error:
+            raise TimedOut(f"the proxy can't be reached: {error}") from error
+        except (ConnectFailed, DnsFailed) as error:
+            raise ConnectFailed(f"the proxy can't be reached: {error}") from error
+
+    def _opened(
+        self,
+        find: Callable[[str, int, float], list[tuple[Any, ...]]],
+        host: str,
+        port: int,
+        timeout: float,
+        opener: Callable[[int, int, int], socket.socket],
+    ) -> socket.socket:
+        """Return a socket connected to one of the addresses that ``find`` gives."""
         ends = monotonic() + timeout
         last: OSError | None = None
-        for family, kind, protocol, _, address in self.resolve(host, port, timeout):
+        for family, kind, protocol, _, address in find(host, port, timeout):
             remaining = ends - monotonic()
             if remaining <= 0:
                 break
@@ -194,3 +243,15 @@ class Guard:
         if last is None or isinstance(last, TimeoutError):
             raise TimedOut(f"{host} port {port} did not answer within {timeout:g} s") from last
         raise ConnectFailed(f"{host} port {port}: {last.strerror or last}") from last
+
+
+def _literal(host: str) -> Address | None:
+    """Return the address that a host is without any look-up: one that is written out, or a name that means loopback."""
+    name = host.rstrip(".")
+    # https://www.rfc-editor.org/rfc/rfc6761#section-6.3
+    if name == "localhost" or name.endswith(".localhost"):
+        return ipaddress.IPv4Address("127.0.0.1")
+    try:
+        return ipaddress.ip_address(host)
+    except ValueError:
+        return None

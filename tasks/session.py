@@ -26,6 +26,7 @@ from tasks.connection import Deadline, GuardedConnection, GuardedTlsConnection, 
 from tasks.fields import checked, field
 from tasks.guard import Guard
 from tasks.model import HeadOptions
+from tasks.proxy import ForwardedConnection, Proxy, TunnelledConnection
 from tasks.urls import Url
 
 USER_AGENT = f"imagefleet/{VERSION}"
@@ -68,16 +69,22 @@ class GuardedAdapter(HTTPAdapter):
 
     def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **options: Any) -> None:
         """Build the pools of guarded connections; requests calls this when the adapter is made."""
-        # urllib3 takes the class of a connection from the class of its pool, so each thread has classes of its own.
-        shared = {"guard": self._guard, "holder": self._holder}
-        plain = type("GuardedConnection", (GuardedConnection,), shared)
-        tls = type("GuardedTlsConnection", (GuardedTlsConnection,), shared)
+        plain, tls = self._connections()
         super().init_poolmanager(connections, maxsize, block, ssl_context=self._context, **options)
         manager: PoolManager = self.poolmanager
         manager.pool_classes_by_scheme = {
             "http": type("GuardedPool", (_Pool, HTTPConnectionPool), {"ConnectionCls": plain}),
             "https": type("GuardedTlsPool", (_Pool, HTTPSConnectionPool), {"ConnectionCls": tls}),
         }
+
+    def _connections(self) -> tuple[type, type]:
+        """Return the classes of this thread's connections, for http and for https."""
+        # urllib3 takes the class of a connection from the class of its pool, so each thread has classes of its own.
+        shared = {"guard": self._guard, "holder": self._holder}
+        return (
+            type("GuardedConnection", (GuardedConnection,), shared),
+            type("GuardedTlsConnection", (GuardedTlsConnection,), shared),
+        )
 
     def get_connection_with_tls_context(
         self, request: PreparedRequest, verify: Any, proxies: Any = None, cert: Any = None
@@ -129,6 +136,48 @@ class GuardedAdapter(HTTPAdapter):
         return self.send(request, stream=True, timeout=deadline.wait())
 
 
+class ProxiedAdapter(GuardedAdapter):
+    """The adapter of a thread whose requests all go through the operator's proxy.
+
+    The proxy resolves the names, so the guard judges what can be seen of a host here, before each request.
+    """
+
+    def __init__(self, guard: Guard, context: ssl.SSLContext, proxy: Proxy) -> None:
+        self._proxy = proxy
+        super().__init__(guard, context)
+
+    def _connections(self) -> tuple[type, type]:
+        """Return the classes of this thread's connections, for http and for https."""
+        shared = {"guard": self._guard, "holder": self._holder, "through": self._proxy}
+        return (
+            type("ForwardedConnection", (ForwardedConnection,), shared),
+            type("TunnelledConnection", (TunnelledConnection,), shared),
+        )
+
+    def get_connection_with_tls_context(
+        self, request: PreparedRequest, verify: Any, proxies: Any = None, cert: Any = None
+    ) -> Any:
+        """Return the pool of the proxy, which all http goes to, or of the request's host."""
+        assert isinstance(request, _Request)
+        if request.parts.scheme == "http":
+            return self.poolmanager.connection_from_host(self._proxy.host, self._proxy.port, "http")
+        return super().get_connection_with_tls_context(request, verify, proxies, cert)
+
+    def request_url(self, request: PreparedRequest, proxies: Any) -> str:
+        """Return what the proxy is asked for: all of an http URL; inside a tunnel, path and query."""
+        assert isinstance(request, _Request)
+        return request.parts.text if request.parts.scheme == "http" else super().request_url(request, proxies)
+
+    def get(self, url: Url, deadline: Deadline, fields: Mapping[str, str]) -> Response:
+        """Send one GET through the proxy, if the guard has nothing against its host; as the others do.
+
+        Raises:
+            requests.RequestException, tasks.errors.FetchError: as requests and the guard do.
+        """
+        self._guard.judge_unresolved(url.host, url.port)
+        return super().get(url, deadline, fields)
+
+
 @lru_cache(maxsize=64)
 def head_fields(options: HeadOptions, contact: str | None, own: bool) -> Mapping[str, str]:
     """Return the fields of a request's head; of each run they are made once.
@@ -156,13 +205,25 @@ def head_fields(options: HeadOptions, contact: str | None, own: bool) -> Mapping
 class Sessions:
     """The adapters of a process: one for each thread that asks."""
 
-    def __init__(self, guard: Guard, ca_bundle: Path | None = None, contact: str | None = None) -> None:
-        """Take the guard, a PEM file of certificates to trust in place of the usual ones, and where to complain.
+    def __init__(
+        self,
+        guard: Guard,
+        ca_bundle: Path | None = None,
+        contact: str | None = None,
+        proxy: Proxy | None = None,
+    ) -> None:
+        """Take what all requests of the process have in common.
+
+        Args:
+            guard: what may be connected to.
+            ca_bundle: a PEM file of certificates to trust in place of the usual ones.
+            contact: where to complain about us.
+            proxy: what everything goes through; None for nothing.
 
         Raises:
             OSError: the certificates can't be read.
         """
-        self._guard, self.contact = guard, contact
+        self._guard, self._proxy, self.contact = guard, proxy, contact
         self._context = ssl.create_default_context(cafile=str(ca_bundle or certifi.where()))
         self._context.sslsocket_class = TlsSocket
         self._local = threading.local()
@@ -171,5 +232,9 @@ class Sessions:
         """Return the calling thread's adapter."""
         adapter: GuardedAdapter | None = getattr(self._local, "adapter", None)
         if adapter is None:
-            adapter = self._local.adapter = GuardedAdapter(self._guard, self._context)
+            adapter = self._local.adapter = (
+                GuardedAdapter(self._guard, self._context)
+                if self._proxy is None
+                else ProxiedAdapter(self._guard, self._context, self._proxy)
+            )
         return adapter

@@ -240,6 +240,28 @@ async def _bomb() -> AsyncGenerator[bytes, None]:
     yield _BOMB_END
 
 
+@FAULTS.route("/fault/br-bomb")
+async def _br_bomb(site: Site, request: Request) -> Reply:
+    """900 bytes with Content-Encoding: br that inflate to 1 GiB of zeros, with the largest window that there is."""
+    return answer(_BR_START + 63 * _BR_MORE + _BR_END, "image/jpeg", ("Content-Encoding", "br"))
+
+
+# What Brotli's own encoder makes of 16 MiB of zeros, at the beginning and after others of them; and of nothing more.
+_BR_START = bytes.fromhex("cfffff7f002400e2b14072efff0d")
+_BR_MORE = bytes.fromhex("fcffff074002200e0b40f7fedf00")
+_BR_END = b"\x03"
+
+
+@FAULTS.route("/fault/zstd-bomb")
+async def _zstd_bomb(site: Site, request: Request) -> Reply:
+    """32 KiB with Content-Encoding: zstd that inflate to 1 GiB of zeros, with the largest window that is read."""
+    # A frame (RFC 8878, 3.1.1): its magic number, a head that says nothing but a window of 128 MiB, and blocks that
+    # are each a byte and how often it comes.
+    size, last = 128 * 1024, 1
+    blocks = 8191 * struct.pack("<I", size << 3 | 1 << 1) + struct.pack("<I", size << 3 | 1 << 1 | last)
+    return answer(b"\x28\xb5\x2f\xfd\x00\x88" + blocks, "image/jpeg", ("Content-Encoding", "zstd"))
+
+
 # --- Redirects ---
 
 

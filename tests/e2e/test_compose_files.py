@@ -96,10 +96,12 @@ def test_environment_sizes_the_services() -> None:
         REDIS_MEMORY="256m",
         IMAGEFLEET_TASK_EVENTS="off",
         IMAGEFLEET_ALLOW_NETWORKS="10.0.0.0/8",
+        IMAGEFLEET_PROXY="http://proxy.internal:3128",
     )
     worker = services["worker"]
     assert (worker["environment"]["WORKER_CONCURRENCY"], worker["environment"]["WORKER_LOGLEVEL"]) == ("3", "INFO")
     assert worker["environment"]["IMAGEFLEET_ALLOW_NETWORKS"] == "demo:8765,10.0.0.0/8"
+    assert worker["environment"]["IMAGEFLEET_PROXY"] == "http://proxy.internal:3128"
     assert (worker["mem_limit"], services["redis"]["mem_limit"]) == (str(512 * 2**20), str(256 * 2**20))
     assert {services[name]["environment"]["IMAGEFLEET_TASK_EVENTS"] for name in ("worker", "flower")} == {"off"}
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any
 
+import brotli
 from PIL import Image
 
 from producer import sources
@@ -28,6 +29,7 @@ from tasks.guard import Guard
 from tasks.model import FetchOptions, ResizeMode, ResizeOptions
 from tasks.session import Sessions
 from tasks.shardfile import Mark
+from tests.zstandard import zstd
 
 #: Between the answers of a server, one for each request.
 NEXT = b"\n--next--\n"
@@ -171,6 +173,8 @@ def _responses() -> Iterable[bytes]:
         ok + b"Transfer-Encoding: chunked\r\n\r\n4;a=b\r\nbody\r\n0\r\nX: a\r\n\r\n",
         ok + b"Content-Encoding: gzip\r\n\r\n" + gzip.compress(b"body"),
         ok + b"Content-Encoding: deflate, br\r\n" + body,
+        ok + b"Content-Encoding: br\r\n\r\n" + brotli.compress(b"body"),
+        ok + b"Content-Encoding: zstd\r\n\r\n" + zstd.compress(b"body"),
         ok + b"X-Robots-Tag: imagefleet: noai, max-snippet: 5\r\n" + body,
         ok + b"X-Folded: a\r\n b\r\n" + body,
         b"HTTP/1.1 302 Found\r\nLocation: //b.example\\c\r\nContent-Length: 0\r\n\r\n" + NEXT + ok + body,

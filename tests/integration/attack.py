@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -22,6 +23,8 @@ SLOTS = 64
 #: Bytes of a body, and seconds of a download.
 CAP, DEADLINE = 1 << 20, 4.0
 HEAVY = ("/fault/gzip-bomb", "/fault/huge?declared=no")
+#: Bombs whose decoders hold a window besides, in bytes, and how many of them burst at once.
+WINDOWED, WINDOW, AT_ONCE = ("/fault/br-bomb", "/fault/zstd-bomb"), 16 << 20, 16
 
 
 def main() -> None:
@@ -29,6 +32,8 @@ def main() -> None:
     url, folder, *faults = sys.argv[1:]
     # All of them once, and then what fills a slot to its cap, in all slots at once.
     jobs = [*faults, *(HEAVY[number % len(HEAVY)] for number in range(2 * SLOTS))]
+    others = range(len(jobs), len(jobs) + AT_ONCE)
+    jobs += [WINDOWED[number % len(WINDOWED)] for number in others]
     run = RunOptions(folder, 1000, FetchOptions(timeout=1.0, deadline=DEADLINE, retries=0, max_bytes=CAP))
     store, downloader = Store(Path(folder)), Downloader(Sessions(Guard([url.removeprefix("http://")])))
 
@@ -44,10 +49,18 @@ def main() -> None:
                 lambda index: fetch(f"{url}/images/{index}.jpg", 500 + index, run, store, downloader), range(SLOTS)
             )
         )
-        before = _memory("VmRSS")
-        Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
-        ended = list(pool.map(attempt, range(len(jobs))))
-    print(json.dumps({"ended": ended, "before": before, "peak": _memory("VmHWM")}))
+        ended: list[tuple[str, str | None, float]] = []
+        grown = _growth(lambda: ended.extend(pool.map(attempt, range(others[0]))))
+        windows = _growth(lambda: ended.extend(pool.map(attempt, others)))
+    print(json.dumps({"ended": ended, "grown": grown, "grown_with_windows": windows}))
+
+
+def _growth(work: Callable[[], None]) -> int:
+    """Return by how many bytes this process grew at the worst moment of a work."""
+    before = _memory("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
+    work()
+    return _memory("VmHWM") - before
 
 
 def _memory(name: str) -> int:

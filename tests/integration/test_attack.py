@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import lacking
-from tests.integration.attack import CAP, DEADLINE, SLOTS
+from tests.integration.attack import AT_ONCE, CAP, DEADLINE, SLOTS, WINDOW
 from tests.integration.test_faults import FAULTS
 
 #: What a server can do: a path, and the reason in which it ends.
@@ -38,7 +38,7 @@ def attacked(demo_url: str, tmp_path_factory: pytest.TempPathFactory) -> Any:
 def test_there_are_many_behaviours(attacked: Any) -> None:
     """All slots are taken at once, by at least thirty ways of being hostile."""
     assert len(_HOSTILE) >= 30
-    assert len(attacked["ended"]) == len(_HOSTILE) + 2 * SLOTS
+    assert len(attacked["ended"]) == len(_HOSTILE) + 2 * SLOTS + AT_ONCE
 
 
 def test_each_ends_in_time_and_as_what_it_is(attacked: Any) -> None:
@@ -50,4 +50,9 @@ def test_each_ends_in_time_and_as_what_it_is(attacked: Any) -> None:
 
 def test_memory_stays_within_slots_and_cap(attacked: Any) -> None:
     """The worst moment takes no more than each slot's cap."""
-    assert attacked["peak"] - attacked["before"] <= SLOTS * CAP
+    assert attacked["grown"] <= SLOTS * CAP
+
+
+def test_windows_are_bounded(attacked: Any) -> None:
+    """A body in br or zstd takes its window besides, which no server can make larger."""
+    assert attacked["grown_with_windows"] <= AT_ONCE * (CAP + WINDOW)

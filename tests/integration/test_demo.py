@@ -19,6 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import brotli
 import pytest
 from PIL import Image
 
@@ -26,6 +27,7 @@ from producer.demo import ROUTES, DemoError, DemoOptions, DemoServer, gallery, p
 from producer.demo.gallery import Drawn, Kept, Wanted
 from tests.conditions import PATIENCE, wait_for
 from tests.demo_server import running
+from tests.zstandard import zstd
 
 ROOT = Path(__file__).parents[2]
 FORMATS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP", "gif": "GIF"}
@@ -419,6 +421,24 @@ def test_gzip_bomb_is_valid_and_large(server: DemoServer) -> None:
     assert zlib.decompressobj(wbits=-15).decompress(block) == bytes(1024**2)
     checksum = functools.reduce(lambda so_far, _: zlib.crc32(bytes(2**24), so_far), range(64), 0)
     assert checks == struct.pack("<II", checksum, 1024**3)
+
+
+def test_br_bomb_is_valid_and_large(server: DemoServer) -> None:
+    """Less than 1 KiB inflates to 1 GiB exactly: it is one block of 16 MiB time and again, so a few are enough."""
+    answer = fetch(server, "/fault/br-bomb")
+    assert answer.headers["Content-Encoding"] == "br"
+    first, second, end = answer.body[:14], answer.body[14:28], answer.body[-1:]
+    assert answer.body == first + 63 * second + end
+    assert brotli.decompress(first + 2 * second + end) == bytes(48 * 1024**2)
+
+
+def test_zstd_bomb_is_valid_and_large(server: DemoServer) -> None:
+    """32 KiB inflate to 1 GiB exactly: it is one block eight thousand times over, so a few are enough."""
+    answer = fetch(server, "/fault/zstd-bomb")
+    assert answer.headers["Content-Encoding"] == "zstd"
+    head, block, end = answer.body[:6], answer.body[6:10], answer.body[-4:]
+    assert answer.body == head + 8191 * block + end
+    assert zstd.decompress(head + 7 * block + end) == bytes(1024**2)
 
 
 def test_huge_has_the_size_asked_for(server: DemoServer) -> None:

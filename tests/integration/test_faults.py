@@ -53,6 +53,8 @@ FAULTS: dict[str, str | None] = {
     "DEMO/fault/huge": "too_large",
     "DEMO/fault/huge?declared=no": "too_large",
     "DEMO/fault/gzip-bomb": "too_large",
+    "DEMO/fault/br-bomb": "too_large",
+    "DEMO/fault/zstd-bomb": "too_large",
     "DEMO/fault/redirect": None,
     "DEMO/fault/redirect-loop": "redirects",
     "DEMO/fault/redirect-chain?hops=5": None,

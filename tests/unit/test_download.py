@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import brotli
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -38,6 +39,7 @@ from tasks.errors import (
 from tasks.model import FetchOptions, HeadOptions
 from tasks.session import USER_AGENT, Sessions, head_fields
 from tests.unit.conftest import ONCE, Canned, always, response
+from tests.zstandard import zstd
 
 _FAULTS: dict[str, tuple[type[FetchError], int | None, str]] = {
     "/fault/not-found": (HttpRefused, 404, "HTTP 404 Not Found"),
@@ -61,6 +63,8 @@ _FAULTS: dict[str, tuple[type[FetchError], int | None, str]] = {
     "/fault/huge": (TooLarge, 200, "the body has 1073741824 bytes, more than 100000"),
     "/fault/huge?declared=no": (TooLarge, 200, "the body has more than 100000 bytes"),
     "/fault/gzip-bomb": (TooLarge, 200, "more than 100000"),
+    "/fault/br-bomb": (TooLarge, 200, "more than 100000"),
+    "/fault/zstd-bomb": (TooLarge, 200, "more than 100000"),
     "/fault/redirect-loop": (TooManyRedirects, 302, "is a loop"),
     "/fault/redirect-chain?hops=6": (TooManyRedirects, 302, "more than 5 redirects"),
     "/fault/redirect-to?url=ftp://a.example/": (TooManyRedirects, 302, "leads to no URL: the scheme ftp: is not"),
@@ -71,7 +75,19 @@ _CANNED: dict[str, tuple[bytes, type[FetchError], str]] = {
     "not HTTP": (b"SSH-2.0-OpenSSH_9.6\r\n\r\n", BadResponse, "not HTTP"),
     "nonsense status": (b"HTTP/1.1 abc OK\r\n\r\n", BadResponse, "not HTTP"),
     "status without a class": (response(b"", "700 What"), BadResponse, "HTTP 700 What, which nobody asked for"),
-    "not gzip": (response(b"plain", "200 OK", "Content-Encoding: gzip"), BadResponse, "not encoded as it says"),
+    **{
+        f"not {name}": (
+            response(b"<html>plain</html>", "200 OK", f"Content-Encoding: {name}"),
+            BadResponse,
+            "not encoded as it says",
+        )
+        for name in ("gzip", "br", "zstd", "br, zstd", "gzip, gzip, gzip, gzip, gzip, gzip")
+    },
+    "zstd with a window of 256 MiB": (
+        response(b"\x28\xb5\x2f\xfd\x00\x90\x01\x00\x00", "200 OK", "Content-Encoding: zstd"),
+        BadResponse,
+        "not encoded as it says",
+    ),
     "negative length": (response(b"body", "200 OK", "Content-Length: -4", length=False), BadResponse, "no number"),
     "redirect without a Location": (response(b"", "302 Found"), TooManyRedirects, "without a Location"),
     "redirect to an unescaped host": (
@@ -163,11 +179,13 @@ def test_declared_size_is_judged_before_the_body(sessions_to: Callable[..., Sess
     assert type(error) is TooLarge
 
 
-def test_bomb_is_not_inflated(demo: DemoServer, downloader: Downloader) -> None:
+@pytest.mark.parametrize("encoding", ["gzip", "br", "zstd"])
+def test_bomb_is_not_inflated(demo: DemoServer, downloader: Downloader, encoding: str) -> None:
     """A compressed body is inflated block by block: what is thrown away was never in memory."""
+    url = f"{demo.url}/fault/{encoding}-bomb"
     tracemalloc.start()
     try:
-        error, _ = failure(downloader, f"{demo.url}/fault/gzip-bomb", FetchOptions(max_bytes=1 << 20, retries=0))
+        error, _ = failure(downloader, url, FetchOptions(max_bytes=1 << 20, retries=0))
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -544,7 +562,11 @@ _ENCODED = {
     "gzip in two members": ("gzip", gzip.compress(b"body" * 50) * 2),
     "deflate": ("deflate", zlib.compress(b"body" * 100)),
     "deflate without its head": ("deflate", _DEFLATED),
+    "br": ("br", brotli.compress(b"body" * 100)),
+    "zstd": ("zstd", zstd.compress(b"body" * 100)),
+    "zstd in two frames, upper case": ("ZSTD", zstd.compress(b"body" * 50) * 2),
     "twice": ("deflate, gzip", gzip.compress(zlib.compress(b"body" * 100))),
+    "br in zstd": ("br, zstd", zstd.compress(brotli.compress(b"body" * 100))),
     "identity": ("identity", b"body" * 100),
     "name of no encoding": ("utf-8", b"body" * 100),
 }
@@ -558,10 +580,11 @@ def test_encoding_is_undone(name: str, sent: bytes, sessions_to: Callable[..., S
     assert got.body == b"body" * 100
 
 
-@pytest.mark.parametrize("name", ["gzip", "deflate"])
-def test_compressed_body_without_its_end(name: str, sessions_to: Callable[..., Sessions]) -> None:
+@pytest.mark.parametrize("lacking", [1, 8])
+@pytest.mark.parametrize("name", ["gzip", "deflate", "br", "zstd", "deflate, gzip", "br, zstd"])
+def test_compressed_body_without_its_end(name: str, lacking: int, sessions_to: Callable[..., Sessions]) -> None:
     """A compressed body that lacks its end is truncated, though its length is as announced."""
-    sent = dict(_ENCODED.values())[name][:-12]
+    sent = dict(_ENCODED.values())[name][:-lacking]
     with Canned(always(response(sent, "200 OK", f"Content-Encoding: {name}"))) as server:
         error, _ = failure(Downloader(sessions_to(server.address)), server.url)
     assert type(error) is Truncated
@@ -578,6 +601,13 @@ def test_encoding_that_is_not_read(name: str, sessions_to: Callable[..., Session
 
 _ZEROS = bytes(40 << 20)
 _BOMBS = {
+    "br": ("br", lambda: brotli.compress(_ZEROS, quality=5)),
+    "zstd": ("zstd", lambda: zstd.compress(_ZEROS)),
+    "zstd in many frames": ("zstd", lambda: 40 * zstd.compress(_ZEROS[: 1 << 20])),
+    "br twice": ("br, br", lambda: brotli.compress(brotli.compress(_ZEROS, quality=5), quality=5)),
+    "br in zstd": ("br, zstd", lambda: zstd.compress(brotli.compress(_ZEROS, quality=5))),
+    "zstd in br": ("zstd, br", lambda: brotli.compress(zstd.compress(_ZEROS), quality=5)),
+    "zstd in gzip": ("zstd, gzip", lambda: gzip.compress(zstd.compress(_ZEROS), 9)),
     "deflate": ("deflate", lambda: zlib.compress(_ZEROS, 9)),
     "gzip twice": ("gzip, gzip", lambda: gzip.compress(gzip.compress(_ZEROS, 9), 9)),
     "gzip in deflate": ("gzip, deflate", lambda: zlib.compress(gzip.compress(_ZEROS, 9), 9)),

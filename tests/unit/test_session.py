@@ -186,7 +186,10 @@ def test_request_says_who_asks_and_for_what(sessions_to: Callable[..., Sessions]
     ]
 
 
-@pytest.mark.parametrize("variable", ["https_proxy", "HTTPS_PROXY", "all_proxy", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"])
+@pytest.mark.parametrize(
+    "variable",
+    ["http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"],
+)
 def test_environment_changes_nothing(
     monkeypatch: pytest.MonkeyPatch,
     server_context: ssl.SSLContext,
@@ -195,8 +198,9 @@ def test_environment_changes_nothing(
 ) -> None:
     """No variable of other tools leads a request elsewhere or changes whom it trusts: the guard could not look."""
     monkeypatch.setenv(variable, "http://127.0.0.1:1")
-    with Canned(always(response()), server_context) as server:
-        assert get(server.url, sessions_to(server.address)) == b"body"
+    with Canned(always(response())) as plain, Canned(always(response()), server_context) as tls:
+        sessions = sessions_to(plain.address, tls.address)
+        assert [get(server.url, sessions) for server in (plain, tls)] == [b"body"] * 2
 
 
 def test_userinfo_is_basic_auth(sessions_to: Callable[..., Sessions]) -> None:

@@ -1,0 +1,167 @@
+"""The proxy that a worker's operator names, and guarded connections through it.
+
+An ``http`` URL is asked for at the proxy itself, in absolute form, so all hosts share one connection; for ``https`` the
+proxy opens a tunnel (CONNECT), and TLS is with the host behind it. The proxy's password (``Proxy-Authorization``) is
+sent to the proxy and to nobody else: inside a tunnel nothing is added.
+
+urllib3 can do that too, and reads as many lines of the answer to CONNECT as come, each within a timeout of its own.
+"""
+
+from __future__ import annotations
+
+import base64
+import http
+import http.client
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+from tasks import urls
+from tasks.connection import TARGET, GuardedConnection, GuardedTlsConnection, PlainSocket, Response
+from tasks.errors import ConnectFailed, InvalidUrl, TimedOut
+
+_FORM = "http://[user:password@]host:port"
+_OTHER_PROXIES = ("https", "socks4", "socks4a", "socks5", "socks5h")
+
+
+@dataclass(frozen=True, slots=True)
+class Proxy:
+    """An HTTP proxy: its address, and what it asks of those who use it."""
+
+    host: str
+    port: int
+    #: The value of Proxy-Authorization.
+    credentials: str | None = field(default=None, repr=False)
+
+    @classmethod
+    def parse(cls, url: str) -> Proxy:
+        """Return the proxy that a URL stands for; what is escaped in its user and password is unescaped.
+
+        Raises:
+            ValueError: it is none. The text quotes nothing of it, which may be a password.
+        """
+        scheme = url.partition(":")[0].lower()
+        if scheme in _OTHER_PROXIES:
+            raise ValueError(f"{scheme}:// proxies can't be used; it has to be {_FORM}, which https goes through too")
+        if scheme != "http":
+            raise ValueError(f"it has to be {_FORM}")
+        try:
+            parts = urls.parse(url)
+        except InvalidUrl as error:
+            raise ValueError(
+                f"it has to be {_FORM}: {error} (what is special in a URL is escaped in a password, or the password "
+                "stands in the file that IMAGEFLEET_PROXY_PASSWORD_FILE names)"
+            ) from error
+        if parts.target != "/":
+            raise ValueError(f"it has to be {_FORM}: nothing can follow the port")
+        if parts.userinfo is None:
+            return cls(parts.host, parts.port)
+        name, _, password = map(unquote_to_bytes, parts.userinfo.partition(":"))
+        return cls(parts.host, parts.port, "Basic " + base64.b64encode(name + b":" + password).decode())
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"the proxy {host}:{self.port}"
+
+    @property
+    def fields(self) -> dict[str, str]:
+        """What a request to the proxy says besides the URL."""
+        return {} if self.credentials is None else {"Proxy-Authorization": self.credentials}
+
+    def refusal(self) -> ConnectFailed:
+        """Return what it means that the proxy asks for credentials: those that it was given, if any, are wrong."""
+        return ConnectFailed(
+            f"{self} does not let this worker through: HTTP 407 "
+            "(the worker's operator gives user and password with IMAGEFLEET_PROXY and IMAGEFLEET_PROXY_PASSWORD_FILE)"
+        )
+
+
+class ForwardedConnection(GuardedConnection):
+    """A connection to the proxy, which asks it for URLs of any host."""
+
+    #: Not `proxy`, which is urllib3's.
+    through: Proxy
+
+    def _new_conn(self) -> Any:
+        return _connected(self)
+
+    def request(  # type: ignore[override]
+        self, method: str, url: str, *, headers: Mapping[str, str] | None = None, **_: Any
+    ) -> None:
+        """Send the head of a GET.
+
+        Args:
+            method: GET.
+            url: all of it; its host is what Host says.
+            headers: the fields besides Host.
+
+        Raises:
+            http.client.InvalidURL: the URL would end its line.
+        """
+        self._host_field = url.partition("://")[2].partition("/")[0]
+        super().request(method, url, headers={**(headers or {}), **self.through.fields})
+
+    def getresponse(self) -> Any:
+        """Return the response, with its body unread.
+
+        Raises:
+            http.client.HTTPException, OSError, ConnectFailed: there is none, it is not HTTP, or the proxy refuses.
+        """
+        try:
+            response = super().getresponse()
+        except http.client.RemoteDisconnected as error:
+            raise ConnectFailed(f"{self.through} closed the connection without an answer") from error
+        if response.status == http.HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
+            response.close()
+            raise self.through.refusal()
+        return response
+
+
+class TunnelledConnection(GuardedTlsConnection):
+    """A connection inside TLS with a host, through a tunnel that the proxy opens."""
+
+    through: Proxy
+
+    def _new_conn(self) -> Any:
+        connection = _connected(self)
+        try:
+            connection.pace(self.holder)
+            self._open_tunnel(connection)
+            # The handshake follows, which takes this timeout for all of it.
+            connection.settimeout(self.holder.deadline.wait())
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _open_tunnel(self, connection: PlainSocket) -> None:
+        name = self._dns_host
+        target = f"[{name}]:{self.port}" if ":" in name else f"{name}:{self.port}"
+        if not TARGET.fullmatch(target):
+            raise http.client.InvalidURL(f"a host can't be {target[:80]!r}")
+        lines = [f"CONNECT {target} HTTP/1.1", f"Host: {target}"]
+        lines += [f"{name}: {value}" for name, value in self.through.fields.items()]
+        try:
+            connection.sendall("".join(f"{line}\r\n" for line in (*lines, "")).encode("ascii"))
+            # What may come with the head is lost, and nothing should: in TLS the client speaks first.
+            answer = Response(connection, method="CONNECT")
+            with closing(answer):
+                answer.begin()
+        except TimeoutError as error:
+            raise TimedOut(f"{self.through} kept us waiting too long for a tunnel to {target}") from error
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            raise ConnectFailed(f"{self.through} opened no tunnel to {target}: {error}") from error
+        if answer.status == http.HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
+            raise self.through.refusal()
+        if not 200 <= answer.status < 300:
+            status = f"HTTP {answer.status} {answer.reason}".strip()
+            raise ConnectFailed(f"{self.through} opened no tunnel to {target}: {status}")
+
+
+def _connected(connection: ForwardedConnection | TunnelledConnection) -> PlainSocket:
+    """Return a socket connected to a connection's proxy."""
+    through, deadline = connection.through, connection.holder.deadline
+    opened: PlainSocket = connection.guard.connect_to_proxy(through.host, through.port, deadline.wait(), PlainSocket)
+    return opened
