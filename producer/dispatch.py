@@ -145,7 +145,8 @@ class Dispatcher:
         self._resumed, self._retried = resumed, frozenset(retried)
         self._flying: dict[int, _InFlight] = {}
         self._looked = 0.0
-        self._renewed = 0.0
+        #: When the run's record was written last, and when Redis was last seen to have it.
+        self._renewed = self._recorded = 0.0
         self._ended, self._moved, self._told = 0, time.monotonic(), ""
         #: How many images could not be saved when one was saved last, and how many were saved then.
         self._saved = self._unsaved = 0
@@ -406,19 +407,21 @@ class Dispatcher:
         """Put the run's options where workers read them: at the start, each hour, and when they are gone from there."""
         now = time.monotonic()
         known = self._renewed and now - self._renewed < 3600
-        if known and now - self._looked <= _LOOK:
+        # Not by the time of the last look: that is always just over.
+        if known and now - self._recorded <= _LOOK:
             return
         if known and self._server.exists(keys.run(self._run_id)):
+            self._recorded = now
             return
         record = json.dumps(self._options.to_json())
         self._server.set(keys.run(self._run_id), record, ex=bounds.RECORD_LIFETIME)
         if known:
             _log.warning("Redis has lost the run; what was in flight is looked for")
             for flying in self._flying.values():
-                # However long it had stood still before.
+                # However long it had stood still before, and however often it was lost: that was not the shard's fault.
                 flying.move()
-                flying.moved = now - _DOUBT
-        self._renewed = now
+                flying.moved, flying.repairs = now - _DOUBT, 0
+        self._renewed = self._recorded = now
 
     def _begin(self, shard: int, timing: Timing, check: Callable[[], None]) -> None:
         """Send the next shard, or what is left of it to do; one that is done already is passed over."""
@@ -551,12 +554,17 @@ class Dispatcher:
             Fault: it is away for too long.
         """
         ends = time.monotonic() + _AWAY
+        away = False
         while True:
             try:
+                if away:
+                    # It may come back empty, and without the record workers drop what they are sent.
+                    self._renew_record()
                 return step()
             except (redis.ConnectionError, redis.TimeoutError, OperationalError, BatchPublishError) as error:
                 check()
                 self._contact.lost()
+                away, self._recorded = True, 0.0
                 if time.monotonic() > ends:
                     raise Fault(
                         "Redis is away",

@@ -284,6 +284,28 @@ def test_record_stands_while_the_run_goes_on(server: redis.Redis, store: Store) 
     assert server.exists(*keys.of_run(_RUN_ID)) == 0
 
 
+def test_record_that_redis_has_lost_is_restored(
+    server: redis.Redis, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A producer that does nothing but wait for shards puts it back: without it workers drop what they are sent."""
+    monkeypatch.setattr(dispatch, "_TICK", 0.2)
+    monkeypatch.setattr(dispatch, "_LOOK", 0.3)
+    seen: list[bool] = []
+
+    def work() -> None:
+        if len(seen) == 4:
+            server.delete(keys.run(_RUN_ID))
+        seen.append(bool(server.exists(keys.run(_RUN_ID))))
+        if len(seen) == 12:
+            finish(server, store, 0)
+
+    job, planner = dispatcher(store, server, ["http://a.example/"])
+    planner.wait(0, PATIENCE)
+    run(job, work)
+    assert not seen[4]
+    assert seen[-1]
+
+
 def test_shard_that_can_not_be_collected_ends_the_run(server: redis.Redis, store: Store) -> None:
     """What a worker says went wrong with a shard is told, and what is queued is dropped with the run's record."""
     job, _ = dispatcher(store, server, ["http://a.example/"])
