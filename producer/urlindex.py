@@ -34,6 +34,7 @@ class UrlIndex:
         """Take a folder of its own; what a killed one has left there is removed."""
         self._folder = folder
         self._held: dict[int, bytearray] = {}
+        self._written: set[int] = set()
         self._count = 0
         self._records: _Records | None = None
 
@@ -79,16 +80,17 @@ class UrlIndex:
         for number, records in self._held.items():
             with self._range(number).open("ab") as file:
                 file.write(records)
+        self._written.update(self._held)
         self._held.clear()
 
     def _sorted(self) -> _Records:
         path = self._folder / "records"
         with path.open("wb") as file:
-            for number in range(1 << _RANGE_BITS):
-                part = self._range(number)
-                records = part.read_bytes() if part.exists() else b""
-                records += self._held.pop(number, b"")
-                part.unlink(missing_ok=True)
+            for number in sorted(self._written | self._held.keys()):
+                records = bytes(self._held.pop(number, b""))
+                if number in self._written:
+                    records += self._range(number).read_bytes()
+                    self._range(number).unlink()
                 file.writelines(sorted(records[at : at + _RECORD] for at in range(0, len(records), _RECORD)))
         return _Records(path)
 
