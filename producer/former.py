@@ -32,6 +32,8 @@ _INDEX = f"{TEMPORARY}/former"
 #: A place in a former run is its shard, and below that its row.
 _ROW_BITS = 32
 _COLUMNS = ["url", "status", *FORMER_FIELDS]
+#: Those that tell which rows are worth a place in the index.
+_TOLD_APART = ["url", "status", "etag", "last_modified"]
 #: What a saved image's row says in any case.
 _KNOWN = ("path", "width", "height", "format", "bytes", "sha256")
 
@@ -96,8 +98,8 @@ class FormerRun:
 
     def _add_all(self, index: UrlIndex) -> None:
         for shard in self._shards():
-            table = self._table(shard, ["url", "status", "etag", "last_modified"])
-            columns = (table[name].to_pylist() for name in table.column_names)
+            table = self._table(shard, _TOLD_APART)
+            columns = (table[name].to_pylist() for name in _TOLD_APART)
             for row, (url, status, etag, last_modified) in enumerate(zip(*columns, strict=True)):
                 if status == "success" and (etag is not None or last_modified is not None):
                     index.add(url, shard << _ROW_BITS | row)
