@@ -11,6 +11,7 @@ import time
 from tasks import jobs
 from tasks.download import Downloader
 from tasks.fetch import worker_name
+from tasks.former import FormerImage
 from tasks.later import Earlier
 from tasks.model import Outcome, RunOptions, Status, key_of
 from tasks.storage import Store
@@ -27,6 +28,7 @@ def fetch(
     recover: bool = False,
     earlier: Earlier = _FIRST,
     hand_back: bool = False,
+    former: FormerImage | None = None,
 ) -> Outcome:
     """Return the Outcome of an image that nobody fetched; takes what `tasks.fetch.fetch` takes."""
     shard, offset = divmod(index, run.shard_size)

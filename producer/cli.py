@@ -238,21 +238,33 @@ def cli(debug: bool) -> None:
     type=_Folder(),
     help="The folder for images, manifests and run.json.",
 )
+@click.option(
+    "--if-changed-since",
+    "since",
+    metavar="OLD",
+    type=_Folder(),
+    help="The folder of a former run, to be refreshed: images that their servers call unchanged since are not sent "
+    "again, but taken over from there.",
+)
 @run_options
 @fetch_options
 @fleet_options
 @flower_option
 @broker_option
 @json_option
-def run(source: str, out: Path, broker: str | None, as_json: bool, **options: Any) -> None:
+def run(source: str, out: Path, since: Path | None, broker: str | None, as_json: bool, **options: Any) -> None:
     """Download every image of SOURCE: a text file of one URL on each line, or - for standard input."""
     from producer import sources
     from producer.output import output
 
     frozen = _run_options(options)
+    if since is not None:
+        from producer.former import FormerRun
+
+        frozen = replace(frozen, since=str(FormerRun(since, out, frozen.fetch).folder))
     requests = sources.nonempty(sources.read(source), source)
     store = output(out)
-    with _locked(store, broker), _crew(broker, options, [store.root], as_json) as crew:
+    with _locked(store, broker), _crew(broker, options, [store.root], as_json, since=frozen.since) as crew:
         from producer.run import Run
 
         finished = _seen_through(Run.begin(requests, source, store, frozen), crew, out, as_json)
@@ -498,7 +510,7 @@ def _go_on(run: Run, nothing: str, out: Path, broker: str | None, as_json: bool,
         _note(nothing, as_json)
         _tell_run(run.summary(), as_json)
         return
-    with _crew(broker, options, [out.resolve()], as_json) as crew:
+    with _crew(broker, options, [out.resolve()], as_json, since=run.since) as crew:
         finished = _seen_through(run, crew, out, as_json)
     _tell_run(finished, as_json)
 
@@ -689,6 +701,7 @@ def _crew(
     quiet: bool,
     allow: Sequence[str] | None = None,
     proxied: bool = True,
+    since: str | None = None,
 ) -> Iterator[Crew]:
     """Give the fleet that does the work: the one at the broker, or one of our own for as long as it is needed."""
     from config.settings import settings
@@ -696,7 +709,8 @@ def _crew(
     _refuse_empty(broker)
     url = broker or settings().broker
     if url is None:
-        with _local_fleet(options, roots, allow, proxied) as fleet:
+        former_roots = () if since is None else [Path(since)]
+        with _local_fleet(options, roots, allow, proxied, former_roots) as fleet:
             # What the run needs takes half a second to import: the fleet starts before that.
             from producer.run import crew_of
 
@@ -721,12 +735,16 @@ def _refuse_empty(broker: str | None) -> None:
 
 @contextmanager
 def _local_fleet(
-    options: dict[str, Any], roots: Sequence[Path], allow: Sequence[str] | None = None, proxied: bool = True
+    options: dict[str, Any],
+    roots: Sequence[Path],
+    allow: Sequence[str] | None = None,
+    proxied: bool = True,
+    former_roots: Sequence[Path] = (),
 ) -> Iterator[Fleet]:
     from producer.local import Fleet, FleetSize, cores
 
     size = FleetSize(options["workers"] or len(cores()), options["concurrency"])
-    with Fleet(size, roots, allow, options["flower"], proxied=proxied) as fleet:
+    with Fleet(size, roots, allow, options["flower"], former_roots, proxied) as fleet:
         if fleet.flower is not None:
             _note(f"Flower is at {fleet.flower.text}", quiet=False)
         yield fleet

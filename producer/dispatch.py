@@ -523,12 +523,13 @@ class Dispatcher:
                     continue
                 # A URL that is too long is refused by the worker all the same: one character over the limit tells.
                 url = request.url[: MAX_LENGTH + 1]
+                former = {} if request.former is None else {"former": request.former.to_json()}
                 # What `send_task` does, without asking anew for each image what holds for all: the route, the options.
                 headers, properties, content, _ = app.amqp.as_task_v2(
                     self._task_id(shard, request),
                     FETCH_IMAGE,
                     args=(self._run_id, request.index, url),
-                    kwargs=kwargs,
+                    kwargs={**kwargs, **former},
                     group_id=group,
                     group_index=place,
                     chord=body,

@@ -43,6 +43,8 @@ def of_run(report: Report) -> RenderableType:
     grid.add_row("Images", f"{summary.total:,} in {summary.shards:,} {'shard' if summary.shards == 1 else 'shards'}")
     for status, count in summary.statuses.items():
         grid.add_row(f"  {status}", f"{count:,}")
+    if report.since is not None:
+        grid.add_row("  unchanged", Text(f"{summary.unchanged:,} of them, taken over from {report.since}"))
     if summary.reasons:
         grid.add_row("Reasons of failures", "")
     for reason, count in summary.reasons.items():

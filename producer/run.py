@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from producer import dispatch, sources
 from producer.dispatch import Dispatcher, Progress, decoded, online_workers, planned_requests
+from producer.former import joined
 from producer.local import Fleet
 from producer.output import unwritable
 from producer.runfile import Options, PlanState, RunFile, State, new_id
@@ -62,6 +63,8 @@ class Report:
     repaired: int = 0
     #: Where failed images were tried again: how many had each reason before.
     before: dict[str, int] | None = None
+    #: The folder of the former run that this one has refreshed, if it has.
+    since: str | None = None
     #: Whether there was nothing to do: the times are those of the command that completed the run.
     nothing_done: bool = False
 
@@ -75,6 +78,7 @@ class Report:
         return {
             "total": self.summary.total,
             "success": self.summary.success,
+            "unchanged": self.summary.unchanged,
             "failed": self.summary.failed,
             "reasons": self.summary.reasons,
             "bytes": self.summary.bytes,
@@ -144,7 +148,7 @@ class Run:
             record.create(store)
         except StorageFailed as error:
             raise unwritable(store, error) from error
-        return cls(record, store, requests)
+        return cls(record, store, joined(requests, options, store))
 
     @classmethod
     def resume(cls, store: Store) -> Self:
@@ -156,7 +160,8 @@ class Run:
         """
         record = RunFile.load(store)
         planned = _planned(record, store)
-        requests = iter(()) if _is_whole(record, planned) else _rest(record, store, planned)
+        whole = _is_whole(record, planned)
+        requests = iter(()) if whole else joined(_rest(record, store, planned), record.options, store)
         for shard in range(planned.shards):
             # Now, and not when all the others are done.
             if store.exists(manifest.name(shard)):
@@ -201,6 +206,11 @@ class Run:
         return self._record.source
 
     @property
+    def since(self) -> str | None:
+        """The folder of the former run that it refreshes, if it does."""
+        return self._record.options.since
+
+    @property
     def is_done(self) -> bool:
         """Whether nothing is left to do."""
         return self._record.state is State.COMPLETE
@@ -231,6 +241,7 @@ class Run:
             startup_seconds=totals.get("startup_seconds", 0.0),
             images=totals.get("fetched", 0),
             before=self._before,
+            since=self._record.options.since,
             nothing_done=True,
         )
 
@@ -244,7 +255,12 @@ class Run:
         record = self._record
         server = broker.client(crew.broker_url)
         options = RunOptions(
-            str(self._store.root), record.options.shard_size, record.options.fetch, record.id, record.revision
+            str(self._store.root),
+            record.options.shard_size,
+            record.options.fetch,
+            record.id,
+            record.revision,
+            record.options.since,
         )
         self._dispatcher = Dispatcher(options, self._store, self._planner, server, self._resumed, record.retried)
         try:
@@ -261,6 +277,7 @@ class Run:
                 images=timing.images,
                 repaired=timing.repaired,
                 before=self._before,
+                since=record.options.since,
             )
             self._save(state=State.COMPLETE, finished_at=time.time(), totals=report.totals())
             # What is still being written belongs to late copies, of shards that are done.

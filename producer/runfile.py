@@ -51,6 +51,8 @@ class Options:
     fetch: FetchOptions = field(default_factory=FetchOptions)
     shard_size: int = 1000
     window: int = 8
+    #: The folder of the former run that this one refreshes, if it does.
+    since: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ outlives the Source and the producer.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from itertools import islice
 
@@ -85,6 +85,9 @@ class Planner:
         except Exception as error:  # noqa: BLE001  # it is raised again where the run is waited for
             self.error = error
         finally:
+            if isinstance(self._requests, Generator):
+                # It may hold something while it is read.
+                self._requests.close()
             with self._moved:
                 self.closed = True
                 self._moved.notify_all()

@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 #: The columns of a manifest that a Summary is computed from.
-COLUMNS = ["status", "reason", "bytes"]
+COLUMNS = ["status", "reason", "bytes", "http_status"]
+_UNCHANGED = 304
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,8 @@ class Summary:
     reasons: dict[str, int]
     bytes: int
     shards: int
+    #: The images that were taken over from a former run, as their servers said that they are unchanged.
+    unchanged: int = 0
 
     @property
     def total(self) -> int:
@@ -43,13 +46,15 @@ def summarise(manifests: Iterable[pa.Table]) -> Summary:
     """Return the Summary of a run's manifests, read one after the other; each has at least `COLUMNS`."""
     statuses: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
-    size = shards = 0
+    size = shards = unchanged = 0
     for table in manifests:
         shards += 1
         statuses.update(_counts(table["status"]))
         reasons.update(_counts(table["reason"]))
         size += pc.sum(table["bytes"]).as_py() or 0
-    return Summary(dict(statuses.most_common()), dict(reasons.most_common()), size, shards)
+        saved = table.filter(pc.field("status") == "success")
+        unchanged += saved["http_status"].to_pylist().count(_UNCHANGED)
+    return Summary(dict(statuses.most_common()), dict(reasons.most_common()), size, shards, unchanged)
 
 
 def _counts(column: Any) -> dict[str, int]:

@@ -50,7 +50,7 @@ def fetch(
 ) -> Outcome:
     """Fetch one image as `tasks.fetch.fetch` does, in another process; if that dies, so says the Outcome.
 
-    No slot is handed back for a suspect: it is done with as soon as may be.
+    No slot is handed back for a suspect: it is done with as soon as may be. Nor is a former run's image taken over.
     """
     request = json.dumps(
         {"url": url, "index": index, "run": run.to_json(), "recover": recover, "earlier": asdict(earlier)}

@@ -20,6 +20,7 @@ from requests import Response
 from config import SettingsError, bounds
 from config.settings import settings
 from tasks import urls
+from tasks.condition import Condition
 from tasks.connection import Deadline
 from tasks.errors import (
     BadResponse,
@@ -93,6 +94,11 @@ class Download:
     etag: str | None
     last_modified: str | None
 
+    @property
+    def unchanged(self) -> bool:
+        """Whether nothing came, as the image is still the one that the condition is about."""
+        return self.http_status == http.HTTPStatus.NOT_MODIFIED
+
 
 class Downloader:
     """Downloads for one process; any number of threads may call it."""
@@ -102,7 +108,13 @@ class Downloader:
         self._sleep = sleep
 
     def download(
-        self, url: str, options: FetchOptions, deadline: Deadline, on_attempt: Callable[[], None], earlier: int = 0
+        self,
+        url: str,
+        options: FetchOptions,
+        deadline: Deadline,
+        on_attempt: Callable[[], None],
+        earlier: int = 0,
+        condition: Condition | None = None,
     ) -> Download:
         """Return what the URL serves, after as many attempts as the options and the deadline allow.
 
@@ -112,6 +124,7 @@ class Downloader:
             deadline: of all attempts together.
             on_attempt: called before each attempt.
             earlier: how many attempts were made before, each of which counts among those that the options allow.
+            condition: under which the image is wanted; if it is not met, the answer is ``unchanged`` and has no body.
 
         Raises:
             LongWait: the server asks for a wait that is too long for a slot, and that there is another attempt after.
@@ -124,7 +137,7 @@ class Downloader:
         while True:
             on_attempt()
             try:
-                return self._attempt(target, options, deadline, left)
+                return self._attempt(target, options, deadline, left, condition)
             except FetchError as error:
                 if error.retry_after is not None and error.retry_after > options.max_wait:
                     raise _too_long(error, options, retry) from error
@@ -134,22 +147,38 @@ class Downloader:
             self._sleep(wait)
             retry += 1
 
-    def _attempt(self, url: urls.Url, options: FetchOptions, deadline: Deadline, left: list[Part]) -> Download:
+    def _attempt(
+        self,
+        url: urls.Url,
+        options: FetchOptions,
+        deadline: Deadline,
+        left: list[Part],
+        condition: Condition | None,
+    ) -> Download:
         adapter = self._sessions.adapter()
         start, seen = url, {url.text}
         fields = head_fields(options.head, self._sessions.contact, True)
         for _ in range(options.max_redirects + 1):
             part = left[0] if left and left[0].url == url.text else None
-            response = _get(adapter, url, deadline, fields if part is None else part.asking(fields))
+            shown = None if url == start else urls.masked(url.text)
+            # What has begun to come is of a newer image, or of one that there was no condition for.
+            on = condition if condition is not None and part is None and condition.is_for(shown) else None
+            asked = part.asking(fields) if part is not None else fields if on is None else on.asking(fields)
+            response = _get(adapter, url, deadline, asked)
             if response.status_code not in _REDIRECTS:
                 try:
-                    body = _body(response, url, options, deadline, part, left)
+                    if on is not None and response.status_code == http.HTTPStatus.NOT_MODIFIED:
+                        _heed(response, options, deadline)
+                        _drain(response, deadline)
+                        body = b""
+                    else:
+                        body = _body(response, url, options, deadline, part, left)
                 finally:
                     response.close()
                 return Download(
                     body,
                     response.status_code,
-                    None if url == start else urls.masked(url.text),
+                    shown,
                     response.headers.get("ETag"),
                     response.headers.get("Last-Modified"),
                 )
@@ -289,11 +318,7 @@ def _body(
     elif status != http.HTTPStatus.OK:
         _drain(response, deadline)
         raise _refusal(response)
-    if not options.ignore_opt_out and "X-Robots-Tag" in response.headers:
-        wish = opt_out(response.raw.headers.getlist("X-Robots-Tag"))
-        if wish is not None:
-            _drain(response, deadline)
-            raise OptedOut(f"X-Robots-Tag says {wish} (--ignore-opt-out takes it all the same)", http_status=status)
+    _heed(response, options, deadline)
     announced = response.headers.get("Content-Length", "")
     if announced and not (announced.isascii() and announced.isdigit()):
         raise BadResponse(f"the Content-Length is no number: {announced[:40]!r}", http_status=status)
@@ -319,6 +344,22 @@ def _body(
     if size == 0:
         raise EmptyBody("the body is empty", http_status=status)
     return b"".join(blocks)
+
+
+def _heed(response: Response, options: FetchOptions, deadline: Deadline) -> None:
+    """Leave an image alone whose server says that it is not for that.
+
+    Raises:
+        OptedOut: it says so, and the user does not take it all the same.
+    """
+    if options.ignore_opt_out or "X-Robots-Tag" not in response.headers:
+        return
+    wish = opt_out(response.raw.headers.getlist("X-Robots-Tag"))
+    if wish is not None:
+        _drain(response, deadline)
+        raise OptedOut(
+            f"X-Robots-Tag says {wish} (--ignore-opt-out takes it all the same)", http_status=response.status_code
+        )
 
 
 def _read(response: Response, url: urls.Url, options: FetchOptions, blocks: list[bytes]) -> int:

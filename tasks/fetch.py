@@ -15,9 +15,11 @@ from functools import cache
 from typing import Any
 
 from tasks import images, manifest, shardfile
+from tasks.condition import Condition
 from tasks.connection import Deadline
 from tasks.download import Download, Downloader, countdown
 from tasks.errors import FetchError, Internal, LongWait, NotAnImage, TimedOut, Undecodable
+from tasks.former import FormerImage
 from tasks.images import Picture
 from tasks.later import Earlier, Later
 from tasks.model import (
@@ -52,6 +54,7 @@ def fetch(
     recover: bool = False,
     earlier: Earlier = _FIRST,
     hand_back: bool = False,
+    former: FormerImage | None = None,
 ) -> Outcome:
     """Fetch one image and save it; return its Outcome whatever happens.
 
@@ -65,6 +68,7 @@ def fetch(
             again, unless what is saved is not what came.
         earlier: what earlier deliveries have spent on it.
         hand_back: whether a wait that is too long for a slot is left to the caller; otherwise the image fails with it.
+        former: what a former run has saved of the URL: it is taken over if the URL's server says that it is unchanged.
 
     Raises:
         Later: there is such a wait; only with ``hand_back``.
@@ -78,6 +82,9 @@ def fetch(
     def spent() -> float:
         return round(earlier.seconds + time.monotonic() - started, 4)
 
+    def ask(counted: int, condition: Condition | None = None) -> Download:
+        return downloader.download(url, run.fetch, deadline, count_attempt, counted, condition)
+
     started = time.monotonic()
     shard, offset = divmod(index, run.shard_size)
     key = key_of(shard, offset, run.shard_size)
@@ -85,11 +92,15 @@ def fetch(
     try:
         if recover and (facts := _recovered(shard, key, run, store)) is not None:
             return _ended(key, attempts=attempts, fetch_seconds=spent(), **facts)
-        download = downloader.download(url, run.fetch, deadline, count_attempt, attempts)
-        picture = _picture(download.body, run.fetch, deadline)
+        download = ask(attempts, None if former is None else former.condition())
+        unchanged = former.picture() if former is not None and download.unchanged else None
+        if download.unchanged and unchanged is None:
+            # The former run's file is gone, or no longer what it was. That attempt is none that has failed.
+            download = ask(attempts - 1)
+        picture = unchanged or _picture(download.body, run.fetch, deadline)
         if deadline.remaining <= 0:
             raise TimedOut("the deadline was over before the image could be saved", http_status=download.http_status)
-        facts = _saved(shard, key, download, picture, run, store)
+        facts = _saved(shard, key, download, picture, run, store, former if unchanged else None)
     except FetchError as error:
         if hand_back and isinstance(error, LongWait) and error.retry_after is not None:
             raise Later(_text(error), countdown(error.retry_after), Earlier(attempts, spent())) from None
@@ -153,10 +164,23 @@ def _standing(body: bytes, options: FetchOptions) -> Picture:
     return picture if options.resize.mode is ResizeMode.NO else replace(picture, original=(None, None))
 
 
-def _saved(shard: int, key: str, download: Download, picture: Picture, run: RunOptions, store: Store) -> dict[str, Any]:
-    """Save a picture, and return what an Outcome says of it."""
+def _saved(
+    shard: int,
+    key: str,
+    download: Download,
+    picture: Picture,
+    run: RunOptions,
+    store: Store,
+    former: FormerImage | None = None,
+) -> dict[str, Any]:
+    """Save a picture, which may be a former run's, and return what an Outcome says of it."""
     name = f"{shard_name(shard)}/{key}.{picture.info.extension}"
-    if not store.create(name, picture.body):
+    if former is None:
+        created = store.create(name, picture.body)
+    else:
+        download = former.updated(download)
+        created = store.create_linked(name, picture.body, former.file)
+    if not created:
         standing = store.read(name)
         if standing != picture.body:
             # Another delivery of this task was first, and the URL served another picture to it.
@@ -164,10 +188,11 @@ def _saved(shard: int, key: str, download: Download, picture: Picture, run: RunO
                 return _described(name, _standing(standing, run.fetch), {"recovered": True})
             except (NotAnImage, Undecodable):
                 _discard(name, store)
-                return _saved(shard, key, download, picture, run, store)
+                return _saved(shard, key, download, picture, run, store, former)
     elif _is_collected(shard, run, store):
         _withdraw_unnamed(shard, name, store)
     response = {
+        "exif": None if former is None else former.facts.exif,
         "http_status": download.http_status,
         "final_url": _short(download.final_url, URL_LIMIT),
         "etag": _short(download.etag, HEADER_LIMIT),

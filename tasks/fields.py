@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 
-#: Those that are ours to say: where a message ends and whom it is for, what a connection is, which part is asked for.
+#: Those that are ours to say: where a message ends and whom it is for, what a connection is, which part is asked for,
+#: and under which condition.
 OURS = frozenset(
     {
         *("host", "content-length", "transfer-encoding", "te", "trailer", "range", "if-range", "accept-encoding"),
+        *("if-match", "if-none-match", "if-modified-since", "if-unmodified-since"),
         *("connection", "keep-alive", "upgrade", "expect", "proxy-authorization", "proxy-connection"),
         *("user-agent", "referer"),
     }

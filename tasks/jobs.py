@@ -29,9 +29,10 @@ from tasks.download import Downloader
 from tasks.errors import Cancelled, Fault, FetchError, Internal, RateLimited, StorageFailed
 from tasks.examine import examine
 from tasks.fetch import failed, fetch
+from tasks.former import FormerImage
 from tasks.later import Earlier, Later
 from tasks.manifest import BadManifest
-from tasks.model import Outcome, Reason, RunOptions, key_of
+from tasks.model import Former, Outcome, Reason, RunOptions, key_of
 from tasks.plan import BadPlan
 from tasks.presence import Presence, Worker
 from tasks.progress import Progress
@@ -125,6 +126,25 @@ def _store(out: str) -> Store:
     return Store.below(out, settings().store_roots)
 
 
+@cache
+def _former_store(since: str) -> Store | None:
+    """Return the Store of a former run; None, and a word in the log, where this worker's operator does not allow it."""
+    try:
+        return Store.below(since, settings().store_roots)
+    except StorageFailed:
+        _log.warning(
+            "nothing is taken over from %s, and all of it is downloaded: IMAGEFLEET_STORE_ROOTS does not allow it",
+            since,
+        )
+        return None
+
+
+def _former(facts: Mapping[str, Any] | None, run: RunOptions) -> FormerImage | None:
+    """Return what a message says of a former run's image, in the folder that the run's options name."""
+    store = None if facts is None or run.since is None else _former_store(run.since)
+    return None if facts is None or store is None else FormerImage(Former.from_json(facts), store)
+
+
 @worker_init.connect
 def _prepare(sender: Any, **_: Any) -> None:
     """Build what all tasks share before the first of them; a wrong setting ends the worker here."""
@@ -195,6 +215,7 @@ def fetch_image(
     recover: bool = False,
     attempts: int = 0,
     seconds: float = 0.0,
+    former: dict[str, Any] | None = None,
 ) -> dict[str, Any] | Unshown:
     """Fetch one image of a run; return its Outcome as JSON, unshown where there are no events.
 
@@ -206,6 +227,7 @@ def fetch_image(
         recover: whether the image may be saved already, by a task of which nobody has heard.
         attempts: how many earlier deliveries have made, each of which ended with a wait that a server had asked for.
         seconds: how long those took.
+        former: what the former run that this one refreshes has saved of the URL, if it has; a `Former` as JSON.
 
     Raises:
         Retry: Celery's own, and nothing else: there is such a wait again, and the task is sent with it as countdown.
@@ -225,6 +247,7 @@ def fetch_image(
         outcome = failed(key_of(shard, offset, run.shard_size), Internal(str(error)))
     else:
         earlier, later = Earlier(attempts, seconds), None
+        before = _former(former, run)
         again = recover or (self.request.delivery_info or {}).get("redelivered")
         try:
             if again and transport.Channel.holder:
@@ -233,9 +256,11 @@ def fetch_image(
                     if crashes >= suspects.CRASHES:
                         outcome = alone.fetch(url, index, run, store, downloader, recover, earlier)
                     else:
-                        outcome = fetch(url, index, run, store, downloader, recover, earlier, hand_back=True)
+                        outcome = fetch(
+                            url, index, run, store, downloader, recover, earlier, hand_back=True, former=before
+                        )
             else:
-                outcome = fetch(url, index, run, store, downloader, recover, earlier, hand_back=True)
+                outcome = fetch(url, index, run, store, downloader, recover, earlier, hand_back=True, former=before)
         except Later as error:
             later = error
         if later is not None:

@@ -67,12 +67,46 @@ _IMAGE_REASONS = frozenset({Reason.NOT_IMAGE, Reason.UNDECODABLE, Reason.TOO_MAN
 
 
 @dataclass(frozen=True, slots=True)
+class Former:
+    """An image that a former run has saved of a URL: what its manifest says of the file, and of where that came from.
+
+    The fields mean what they mean in an `Outcome`; ``path`` is relative to the former run's output folder.
+    """
+
+    path: str
+    width: int
+    height: int
+    format: str
+    bytes: int
+    sha256: str
+    original_width: int | None = None
+    original_height: int | None = None
+    exif: str | None = None
+    final_url: str | None = None
+    etag: str | None = None
+    last_modified: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON's own types, without the fields that say nothing: it crosses Redis."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """Return what `to_json` wrote; fields that this version does not know are left out."""
+        return cls(**{name: value[name] for name in FORMER_FIELDS if name in value})
+
+
+FORMER_FIELDS = tuple(item.name for item in fields(Former))
+
+
+@dataclass(frozen=True, slots=True)
 class ImageRequest:
-    """One row of a Source: a URL, its place (from 0), and the row's other columns."""
+    """One row of a Source: a URL, its place (from 0), the row's other columns, and its image of a former run."""
 
     index: int
     url: str
     columns: Mapping[str, Any] = field(default_factory=dict)
+    former: Former | None = None
 
 
 class ResizeMode(StrEnum):
@@ -165,6 +199,8 @@ class RunOptions:
     run_id: str = ""
     #: Which pass of the run it is: 0 for the first, 1… for each retry of what failed.
     revision: int = 0
+    #: The folder of the former run that this one refreshes, if it does.
+    since: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the options as JSON's own types."""
@@ -179,6 +215,7 @@ class RunOptions:
             fetch=FetchOptions.from_json(value["fetch"]),
             run_id=value["run_id"],
             revision=value["revision"],
+            since=value.get("since"),
         )
 
 

@@ -1,20 +1,24 @@
 """A shard's requests as Parquet, and back: the plan, which outlives the Source. Pure.
 
 One file a shard, one row a request in index order: ``index`` (int64, from 0 over the whole Source), ``url`` (string),
-then the Source's other columns as they came.
+then the Source's other columns as they came. Where a run refreshes another, the last column says what that one has
+saved (``FORMER``, a struct, null where it has nothing of the URL); it is the plan's own, and no manifest has it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pyarrow as pa
 
 from tasks import shardfile
-from tasks.model import ImageRequest, shard_name
-from tasks.shardfile import BadShardFile, Mark
+from tasks.model import FORMER_FIELDS, Former, ImageRequest, shard_name
+from tasks.shardfile import FORMER, BadShardFile, Mark
 
 FOLDER = ".plan"
+_NUMBERS = frozenset({"width", "height", "bytes", "original_width", "original_height"})
+_FORMER = pa.struct([(name, pa.int64() if name in _NUMBERS else pa.string()) for name in FORMER_FIELDS])
 
 
 class BadPlan(BadShardFile):
@@ -33,8 +37,13 @@ def encode(requests: Sequence[ImageRequest], mark: Mark) -> bytes:
         "url": [request.url for request in requests],
     }
     for column in requests[0].columns:
-        columns[column] = [request.columns.get(column) for request in requests]
-    schema = {"index": pa.int64(), "url": pa.string()}
+        name = column
+        while name == FORMER or name in columns:
+            name = f"source_{name}"
+        columns[name] = [request.columns.get(column) for request in requests]
+    if any(request.former is not None for request in requests):
+        columns[FORMER] = [None if request.former is None else request.former.to_json() for request in requests]
+    schema = {"index": pa.int64(), "url": pa.string(), FORMER: _FORMER}
     table = pa.table({key: pa.array(values, schema.get(key)) for key, values in columns.items()})
     return shardfile.encode(table, mark)
 
@@ -56,9 +65,14 @@ def decode(body: bytes, of: Mark | None = None) -> pa.Table:
 
 def requests(table: pa.Table) -> list[ImageRequest]:
     """Return the requests of a decoded plan, without their other columns: those stay in the plan."""
-    return [ImageRequest(row["index"], row["url"]) for row in table.select(["index", "url"]).to_pylist()]
+    ours = table.select([name for name in table.column_names if name in ("index", "url", FORMER)])
+    return [ImageRequest(row["index"], row["url"], former=_former(row.get(FORMER))) for row in ours.to_pylist()]
 
 
 def indexes(table: pa.Table) -> list[int]:
     """Return the indexes of a decoded plan."""
-    return [request.index for request in requests(table)]
+    return [row["index"] for row in table.select(["index"]).to_pylist()]
+
+
+def _former(value: Mapping[str, Any] | None) -> Former | None:
+    return None if value is None else Former.from_json(value)

@@ -13,6 +13,10 @@ from dataclasses import asdict, dataclass
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+#: The plan's column of what a former run has of a URL; a Source's column of this name is kept under another.
+FORMER = "imagefleet.former"
+#: The columns of a plan that no manifest has.
+OF_THE_PLAN = frozenset({"index", FORMER})
 _KEY = b"imagefleet"
 #: What Arrow raises of a file that is not whole; a name that is no UTF-8 is a bare ValueError.
 _BROKEN = (pa.ArrowException, OSError, ValueError)

@@ -87,6 +87,34 @@ class Store:
         except OSError as error:
             raise _failed("save", name, error) from error
 
+    def create_linked(self, name: str, body: bytes, file: Path) -> bool:
+        """Save bytes under a free name, as `create` does, where a file elsewhere on the disk holds them already.
+
+        The file gets the name as a second one, by a hard link, and nothing is written. Where that can't be, or the file
+        holds something else by now, the bytes are written as any others.
+
+        Raises:
+            StorageFailed: they can't be saved; nothing of them is left.
+        """
+        temporary = self._temporary()
+        try:
+            try:
+                os.link(file, temporary, follow_symlinks=False)
+            except FileNotFoundError:
+                self._make_temporary()
+                os.link(file, temporary, follow_symlinks=False)
+            # Not the file but what has the temporary name: that is what gets the final one.
+            same = not os.path.islink(temporary) and Path(temporary).read_bytes() == body  # noqa: PTH114  # a str
+        except OSError:
+            same = False
+        try:
+            return self._claim(temporary, f"{self.root}/{name}") if same else self.create(name, body)
+        except OSError as error:
+            raise _failed("save", name, error) from error
+        finally:
+            with suppress(FileNotFoundError):
+                os.unlink(temporary)  # noqa: PTH108  # the temporary name is a str
+
     def replace(self, name: str, body: bytes, mode: int = PRIVATE) -> None:
         """Save bytes under a name, durably, in place of what was there.
 
@@ -188,12 +216,12 @@ class Store:
     def _put(self, body: bytes, mode: int, give_name: Callable[[str], _T], sync: bool = False) -> _T:
         """Write a temporary file, and return what giving it a name returns; nothing of it is left if that fails."""
         # Paths are texts here, and no generator is in the way: this is done for each image.
-        temporary = f"{self.root}/{TEMPORARY}/{_PROCESS}-{os.getpid()}-{next(_numbers)}"
+        temporary = self._temporary()
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         try:
             descriptor = os.open(temporary, flags, mode)
         except FileNotFoundError:
-            os.makedirs(f"{self.root}/{TEMPORARY}", exist_ok=True)  # noqa: PTH103  # the temporary name is a str
+            self._make_temporary()
             descriptor = os.open(temporary, flags, mode)
         try:
             try:
@@ -208,6 +236,12 @@ class Store:
         finally:
             with suppress(FileNotFoundError):
                 os.unlink(temporary)  # noqa: PTH108  # the temporary name is a str
+
+    def _temporary(self) -> str:
+        return f"{self.root}/{TEMPORARY}/{_PROCESS}-{os.getpid()}-{next(_numbers)}"
+
+    def _make_temporary(self) -> None:
+        os.makedirs(f"{self.root}/{TEMPORARY}", exist_ok=True)  # noqa: PTH103  # the root is a str here
 
     def _claim(self, temporary: str, target: str) -> bool:
         """Give a temporary file its name, if the name is free."""

@@ -226,7 +226,10 @@ def worker_stats(broker_url: str) -> dict[str, dict[str, Any]]:
 
 @contextmanager
 def nginx(folder: Path, files: Path) -> Iterator[int]:
-    """An nginx that serves a folder at a port of loopback; it writes each path that was asked for into hits.log."""
+    """An nginx that serves a folder at a port of loopback.
+
+    It writes each path that was asked for into hits.log; answers.log has the status and the bytes of the body, too.
+    """
     port = free_port()
     # Started by root, its workers would be another user, who may not read the tests' folders.
     user = "user root;" if os.geteuid() == 0 else ""
@@ -238,6 +241,7 @@ def nginx(folder: Path, files: Path) -> Iterator[int]:
         http {{
             {" ".join(f"{kind}_temp_path {folder}/{kind};" for kind in kinds)}
             log_format hits "$uri"; access_log {folder}/hits.log hits;
+            log_format answers "$uri $status $body_bytes_sent"; access_log {folder}/answers.log answers;
             server {{ listen 127.0.0.1:{port}; root {files}; }}
         }}
         """

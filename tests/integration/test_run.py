@@ -52,6 +52,7 @@ FACTS = {
     "out",
     "total",
     "success",
+    "unchanged",
     "failed",
     "reasons",
     "bytes",

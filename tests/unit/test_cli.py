@@ -284,6 +284,7 @@ def test_size_is_img2datasets_unless_it_is_given(mode: str) -> None:
         ("headers", ("X-A: \u00e4",), "printable ASCII"),
         ("headers", ("hOST: a.example",), "can't be set"),
         ("headers", ("Content-Length: 7",), "can't be set"),
+        ("headers", ("If-None-Match: x",), "can't be set"),
         ("headers", ("Transfer-Encoding: chunked",), "can't be set"),
         ("user_agent", "a\nb", "on one line"),
         ("referer", "", "printable"),

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from producer.demo import DemoServer, picture
+from tasks.condition import Condition
 from tasks.connection import Deadline
 from tasks.download import Download, Downloader, backoff, countdown
 from tasks.errors import (
@@ -505,6 +506,98 @@ def test_body_that_broke_off_goes_on(
     lines = server.requests[1].split(b"\r\n")
     assert [line for line in lines if line.startswith(b"If-Range")] == ([] if asked is None else [asked])
     assert (b"Range: bytes=4-" in lines) == (asked is not None)
+
+
+_UNCHANGED = response(b"", "304 Not Modified", length=False)
+_CONDITION = Condition('"a"', "Thu, 01 Jan 2026 00:00:00 GMT", None)
+_ASKED = (b'If-None-Match: "a"', b"If-Modified-Since: Thu, 01 Jan 2026 00:00:00 GMT")
+
+
+def asked(request: bytes) -> tuple[bytes, ...]:
+    """The lines of a request by which it has a condition."""
+    return tuple(line for line in request.split(b"\r\n") if line.startswith(b"If-"))
+
+
+def under_condition(
+    downloader: Downloader, url: str, condition: Condition = _CONDITION, options: FetchOptions = ONCE
+) -> tuple[Download, int]:
+    """What a URL serves under a condition, and after how many attempts."""
+    attempts: list[None] = []
+    deadline = Deadline(options.timeout, options.deadline)
+    got = downloader.download(url, options, deadline, lambda: attempts.append(None), 0, condition)
+    return got, len(attempts)
+
+
+def test_unchanged_image_is_not_sent(sessions_to: Callable[..., Sessions]) -> None:
+    """A 304 to a request with validators is an answer; its connection serves the next one."""
+    told = response(b"", "304 Not Modified", 'ETag: "b"', "Content-Length: 500", length=False)
+    with Canned(always(told)) as server:
+        downloader = Downloader(sessions_to(server.address))
+        for _ in range(2):
+            got, attempts = under_condition(downloader, server.url)
+            assert (got.unchanged, got.body, got.http_status, got.etag, got.last_modified) == (
+                *(True, b"", 304, '"b"'),
+                None,
+            )
+            assert (got.final_url, attempts) == (None, 1)
+    assert [asked(request) for request in server.requests] == [_ASKED] * 2
+    assert server.connections == 1
+
+
+def test_changed_image_is_sent(sessions_to: Callable[..., Sessions]) -> None:
+    """A 200 to such a request is what it always is."""
+    with Canned(always(response(b"newer", "200 OK", 'ETag: "b"'))) as server:
+        got, _ = under_condition(Downloader(sessions_to(server.address)), server.url)
+    assert (got.unchanged, got.body, got.http_status, got.etag) == (False, b"newer", 200, '"b"')
+
+
+def test_condition_goes_to_the_url_that_gave_it(sessions_to: Callable[..., Sessions]) -> None:
+    """On a way over redirects the validators are sent to the URL that they are of, and to no other."""
+
+    def answer(request: bytes) -> list[bytes]:
+        here = request.split(b" ")[1] == b"/"
+        return [response(b"", "302 Found", "Location: /b?sig=x") if here else _UNCHANGED]
+
+    with Canned(answer) as server:
+        there = replace(_CONDITION, url=f"{server.url}/b?sig=***")
+        got, _ = under_condition(Downloader(sessions_to(server.address)), server.url, there)
+    assert (got.unchanged, got.final_url) == (True, there.url)
+    assert [asked(request) for request in server.requests] == [(), _ASKED]
+
+
+@pytest.mark.parametrize("route", ["redirects now", "does not redirect any more"])
+def test_another_final_url_is_asked_for_all(route: str, sessions_to: Callable[..., Sessions]) -> None:
+    """Where the way leads somewhere else than before, nobody asks under a condition, and a 304 is none of ours."""
+    replies = iter(
+        [response(b"", "302 Found", "Location: /b"), _UNCHANGED] if route == "redirects now" else [_UNCHANGED]
+    )
+    with Canned(lambda _: [next(replies)]) as server:
+        condition = _CONDITION if route == "redirects now" else replace(_CONDITION, url=f"{server.url}/b")
+        with pytest.raises(BadResponse, match="nobody asked for"):
+            under_condition(Downloader(sessions_to(server.address)), server.url, condition)
+    assert asked(server.requests[-1]) == ()
+
+
+def test_opt_out_of_an_unchanged_image(sessions_to: Callable[..., Sessions]) -> None:
+    """Whoever says with a 304 that an image is not for this is heard, unless the user takes it all the same."""
+    with Canned(always(response(b"", "304 Not Modified", "X-Robots-Tag: noai", length=False))) as server:
+        downloader = Downloader(sessions_to(server.address))
+        with pytest.raises(OptedOut, match="says noai") as caught:
+            under_condition(downloader, server.url)
+        assert caught.value.http_status == 304
+        assert under_condition(downloader, server.url, options=replace(ONCE, ignore_opt_out=True))[0].unchanged
+
+
+def test_retries_of_a_request_under_a_condition(sessions_to: Callable[..., Sessions]) -> None:
+    """An attempt that failed is made again under the condition; of a newer image that broke off, the rest is asked."""
+    newer = response(b"imag", "200 OK", "Accept-Ranges: bytes", 'ETag: "b"', "Content-Length: 8", length=False)
+    rest = response(b"eone", "206 Partial", "Content-Range: bytes 4-7/8", 'ETag: "b"')
+    replies = iter([iter([response(b"", "503 What")]), broken(newer), iter([rest])])
+    with Canned(lambda _: next(replies)) as server:
+        options = FetchOptions(retries=2, backoff=0, timeout=2.0)
+        got, attempts = under_condition(Downloader(sessions_to(server.address)), server.url, options=options)
+    assert (got.body, got.http_status, attempts) == (b"imageone", 206, 3)
+    assert [asked(request) for request in server.requests] == [_ASKED, _ASKED, (b'If-Range: "b"',)]
 
 
 _NOT_THE_REST = {

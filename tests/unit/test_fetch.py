@@ -7,7 +7,8 @@ import io
 import json
 import logging
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,9 +20,11 @@ from tasks.collect import collect
 from tasks.download import Download, Downloader
 from tasks.errors import DnsFailed, LongWait, RateLimited
 from tasks.fetch import failed, fetch, worker_name
+from tasks.former import FormerImage
 from tasks.later import Earlier, Later
 from tasks.model import (
     FetchOptions,
+    Former,
     ImageRequest,
     Outcome,
     Reason,
@@ -322,6 +325,144 @@ def test_saved_file_that_is_no_image_is_replaced(
     outcome = fetch(f"{demo.url}/images/3.png", 0, _RUN, store, downloader, recover=recover)
     assert (outcome.ok, outcome.attempts, outcome.recovered) == (True, 1, False)
     assert hashlib.sha256(store.read("00000/000000.png")).hexdigest() == outcome.sha256
+
+
+@pytest.fixture
+def since(tmp_path: Path) -> Store:
+    """The folder of a former run."""
+    (tmp_path / "old").mkdir()
+    return Store(tmp_path / "old")
+
+
+@pytest.fixture
+def new(tmp_path: Path) -> Store:
+    """The folder of the run that refreshes it."""
+    (tmp_path / "new").mkdir()
+    return Store(tmp_path / "new")
+
+
+def saved_before(url: str, downloader: Downloader, since: Store, run: RunOptions = _RUN) -> FormerImage:
+    """What a former run has saved of a URL, as another image of it."""
+    outcome = fetch(url, 23, run, since, downloader)
+    assert outcome.ok
+    return FormerImage(Former.from_json(asdict(outcome)), since)
+
+
+def conditional(body: bytes, *fields: str) -> Callable[[bytes], list[bytes]]:
+    """A server's answers: a body with an ETag, and that it is unchanged, with fields, to whoever names that ETag."""
+
+    def answer(request: bytes) -> list[bytes]:
+        if b'If-None-Match: "e"' in request:
+            return [response(b"", "304 Not Modified", *fields, length=False)]
+        return [response(body, "200 OK", 'ETag: "e"', "Last-Modified: Thu, 01 Jan 2026 00:00:00 GMT")]
+
+    return answer
+
+
+@pytest.mark.parametrize("run", [_RUN, _RESIZING], ids=["as it came", "resized"])
+def test_unchanged_image_is_taken_over(
+    since: Store, new: Store, sessions_to: Callable[..., Sessions], run: RunOptions
+) -> None:
+    """It costs a 304: its file gets another name, and its Outcome says what it would say of the download."""
+    with Canned(conditional(picture(3, 80, 60, "png"))) as server:
+        downloader = Downloader(sessions_to(server.address))
+        former = saved_before(server.url, downloader, since, run)
+        full = fetch(server.url, 3, run, new, downloader)
+        new.remove(full.path or "")
+        former = replace(former, facts=replace(former.facts, exif="{}"))
+        outcome = fetch(server.url, 3, run, new, downloader, former=former)
+    assert len(server.requests) == 3
+    assert outcome == replace(
+        full, http_status=304, exif="{}", fetch_seconds=outcome.fetch_seconds, finished_at=outcome.finished_at
+    )
+    assert outcome.path is not None
+    assert new.path(outcome.path).samefile(former.file)
+    assert new.names(".tmp") == []
+
+
+def test_new_validators_win(since: Store, new: Store, sessions_to: Callable[..., Sessions]) -> None:
+    """What a 304 says of the image is what the next run asks with."""
+    with Canned(conditional(image(), 'ETag: W/"f"')) as server:
+        downloader = Downloader(sessions_to(server.address))
+        former = saved_before(server.url, downloader, since)
+        outcome = fetch(server.url, 0, _RUN, new, downloader, former=former)
+    assert (outcome.http_status, outcome.etag, outcome.last_modified) == (
+        *(304, 'W/"f"'),
+        "Thu, 01 Jan 2026 00:00:00 GMT",
+    )
+
+
+@pytest.mark.parametrize("spoil", ["gone", "shorter", "a link", "no image's name", "not below"])
+def test_former_file_that_does_not_stand(
+    since: Store, new: Store, sessions_to: Callable[..., Sessions], spoil: str
+) -> None:
+    """Where there is nothing that could be taken over, nobody asks under a condition."""
+    with Canned(conditional(image())) as server:
+        downloader = Downloader(sessions_to(server.address))
+        former = saved_before(server.url, downloader, since)
+        if spoil == "shorter":
+            former.file.write_bytes(image()[:-1])
+        elif spoil == "a link":
+            former.file.rename(since.path("there"))
+            former.file.symlink_to(since.path("there"))
+        elif spoil == "gone":
+            former.file.unlink()
+        else:
+            path = {"no image's name": "00002/000023.txt", "not below": "../old/00002/000023.png"}[spoil]
+            since.path("00002/000023.txt").write_bytes(image())
+            former = replace(former, facts=replace(former.facts, path=path))
+        outcome = fetch(server.url, 0, _RUN, new, downloader, former=former)
+    assert (outcome.ok, outcome.http_status, outcome.attempts) == (True, 200, 1)
+    assert b"If-" not in server.requests[-1]
+
+
+@pytest.mark.parametrize("spoil", ["another of its size", "gone meanwhile"])
+def test_former_file_that_is_another(
+    since: Store, new: Store, sessions_to: Callable[..., Sessions], spoil: str
+) -> None:
+    """What is not what the manifest says is never taken over: the image is asked for again, whole and at once."""
+    body = image()
+    answers = conditional(body)
+
+    def answer(request: bytes) -> list[bytes]:
+        if spoil == "gone meanwhile" and b"If-None-Match" in request:
+            former.file.unlink()
+        return answers(request)
+
+    with Canned(answer) as server:
+        downloader = Downloader(sessions_to(server.address))
+        former = saved_before(server.url, downloader, since)
+        if spoil == "another of its size":
+            former.file.write_bytes(body[:-1] + b"x")
+        outcome = fetch(
+            server.url, 0, replace(_RUN, fetch=replace(_RUN.fetch, retries=0)), new, downloader, former=former
+        )
+    assert (outcome.ok, outcome.http_status, outcome.attempts) == (True, 200, 2)
+    assert new.read(outcome.path or "") == body
+    assert [b"If-None-Match" in request for request in server.requests] == [False, True, False]
+
+
+def test_changed_image_is_downloaded(since: Store, new: Store, sessions_to: Callable[..., Sessions]) -> None:
+    """A newer image is saved as any other, and the former one stays."""
+    bodies = iter([image(), image(colour="blue")])
+    with Canned(lambda _: [response(next(bodies), "200 OK", 'ETag: "e"')]) as server:
+        downloader = Downloader(sessions_to(server.address))
+        former = saved_before(server.url, downloader, since)
+        outcome = fetch(server.url, 0, _RUN, new, downloader, former=former)
+    assert (outcome.http_status, new.read(outcome.path or "")) == (200, image(colour="blue"))
+    assert former.file.read_bytes() == image()
+
+
+def test_second_delivery_of_an_unchanged_image(since: Store, new: Store, sessions_to: Callable[..., Sessions]) -> None:
+    """A task that is delivered twice has the same Outcome both times; where another picture stands, that is told."""
+    with Canned(conditional(image())) as server:
+        downloader = Downloader(sessions_to(server.address))
+        former = saved_before(server.url, downloader, since)
+        first, second = (fetch(server.url, 0, _RUN, new, downloader, former=former) for _ in range(2))
+        assert replace(second, fetch_seconds=first.fetch_seconds, finished_at=first.finished_at) == first
+        new.create("00000/000001.png", image(colour="blue"))
+        third = fetch(server.url, 1, _RUN, new, downloader, former=former)
+    assert (third.recovered, new.read("00000/000001.png")) == (True, image(colour="blue"))
 
 
 _MARKS = {"ASCII": "x", "quotes": '"', "backslashes": "\\", "Latin-1": "\xff"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
@@ -13,6 +14,7 @@ from celery.exceptions import Reject, Retry
 from tasks import jobs, manifest
 from tasks.jobs import Runs
 from tasks.later import Earlier, Later
+from tasks.model import RunOptions
 from tasks.storage import Store
 
 
@@ -99,3 +101,24 @@ def test_worker_that_stops_does_not_wait_to_send_again(monkeypatch: pytest.Monke
     task: Any = Sending(1)
     with pytest.raises(redis.ConnectionError):
         jobs._sent_later(task, _LATER)
+
+
+_FORMER = {"path": "00000/00000000.png", "width": 1, "height": 1, "format": "png", "bytes": 3, "sha256": "f00"}
+
+
+def test_former_run_that_is_not_allowed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing is taken over from a folder that the worker's operator does not allow; its log says so once."""
+    monkeypatch.setattr(jobs, "settings", lambda: SimpleNamespace(store_roots=(tmp_path / "allowed",)))
+    jobs._former_store.cache_clear()
+    allowed, denied = (
+        RunOptions("/out", 10, since=str(tmp_path / folder)) for folder in ("allowed/old", "allowed/../denied")
+    )
+    former = jobs._former(_FORMER, allowed)
+    assert former is not None
+    assert (former.store.root, former.facts.path) == (tmp_path / "allowed" / "old", "00000/00000000.png")
+    assert [jobs._former(_FORMER, denied) for _ in range(2)] == [None, None]
+    assert caplog.text.count("nothing is taken over from") == 1
+    assert [jobs._former(None, allowed), jobs._former(_FORMER, RunOptions("/out", 10))] == [None, None]
+    jobs._former_store.cache_clear()

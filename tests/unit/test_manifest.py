@@ -12,7 +12,7 @@ import pytest
 
 from tasks import manifest, plan, shardfile
 from tasks.manifest import BadManifest
-from tasks.model import ImageRequest, Outcome, Reason, Status
+from tasks.model import Former, ImageRequest, Outcome, Reason, Status
 from tasks.shardfile import Mark
 from tests.unit.conftest import success
 
@@ -87,6 +87,15 @@ def test_column_of_the_source_with_our_name() -> None:
     assert both.column_names == ["url", "source_width", "caption", "source_key", *_COLUMNS]
     assert both["source_width"].to_pylist() == ["its own", "its own"]
     assert both["width"].to_pylist() == [4, None]
+
+
+def test_what_the_plan_keeps_for_itself() -> None:
+    """What a former run has of a URL is no part of the manifest; a Source's column of that name is."""
+    former = Former("00000/00000000.png", 4, 3, "png", 5, "f00", etag='"e"')
+    rows = [ImageRequest(0, "a", {"imagefleet.former": "its own"}, former)]
+    both = manifest.decode(manifest.encode(plan.decode(plan.encode(rows, _MARK)), [success(0)], _MARK))
+    assert both.column_names == ["url", "source_imagefleet.former", *_COLUMNS]
+    assert both["source_imagefleet.former"].to_pylist() == ["its own"]
 
 
 def test_names_stay_distinct() -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks import plan
-from tasks.model import ImageRequest
+from tasks.model import Former, ImageRequest
 from tasks.plan import BadPlan
 from tasks.shardfile import Mark
 
@@ -45,6 +45,27 @@ def test_other_columns_stay_in_the_plan() -> None:
     """A decoded request has its index and URL alone: the other columns never travel."""
     table = plan.decode(plan.encode([ImageRequest(5, "a", {"caption": "x"})], _MARK))
     assert plan.requests(table) == [ImageRequest(5, "a")]
+
+
+_FORMER = Former("00003/00003007.jpg", 4, 3, "jpeg", 5, "f00", 8, 6, "{}", "http://a.example/b", '"e"', "today")
+
+
+def test_what_a_former_run_has_comes_back() -> None:
+    """What a former run has of a URL goes with its request, and with no other."""
+    requests = [ImageRequest(0, "a"), ImageRequest(1, "b", former=_FORMER), ImageRequest(2, "c")]
+    table = plan.decode(plan.encode(requests, _MARK))
+    assert plan.requests(table) == requests
+    alone = [ImageRequest(0, "a", former=Former("p", 1, 1, "png", 1, "f00", etag='"e"'))]
+    assert plan.requests(plan.decode(plan.encode(alone, _MARK))) == alone
+
+
+def test_column_of_the_source_with_a_name_of_the_plan() -> None:
+    """The plan's own columns keep their names, and those of a Source that are called alike are kept under others."""
+    own = {"index": "x", "imagefleet.former": "y", "source_index": "z"}
+    table = plan.decode(plan.encode([ImageRequest(7, "a", own, _FORMER), ImageRequest(8, "b", own)], _MARK))
+    assert plan.requests(table) == [ImageRequest(7, "a", former=_FORMER), ImageRequest(8, "b")]
+    others = set(table.column_names) - {"index", "url", "imagefleet.former"}
+    assert sorted(table[name][0].as_py() for name in others) == ["x", "y", "z"]
 
 
 @pytest.mark.parametrize(("shard", "name"), [(0, ".plan/00000.parquet"), (123_456, ".plan/123456.parquet")])

@@ -75,6 +75,15 @@ def test_report_without_failures() -> None:
     assert "failed" not in shown
 
 
+def test_report_of_a_refresh() -> None:
+    """A run that refreshes another says how many images that has spared it, also if there are none."""
+    for unchanged in (0, 2900):
+        summary = replace(_SUMMARY, unchanged=unchanged)
+        shown = text(report.of_run(replace(_REPORT, summary=summary, since="/data/old")))
+        line = f"  unchanged           {unchanged:,} of them, taken over from /data/old\n"
+        assert shown == _GOLDEN_RUN.replace("Reasons", f"{line}Reasons")
+
+
 def test_report_of_a_comparison() -> None:
     """The ways stand below each other with their times and how many times as fast as the first they were."""
     ways = (
@@ -95,6 +104,7 @@ def test_totals() -> None:
     assert _REPORT.totals() == {
         "total": 3000,
         "success": 2997,
+        "unchanged": 0,
         "failed": 3,
         "reasons": {"http_4xx": 2, "not_image": 1},
         "bytes": 52_428_800,

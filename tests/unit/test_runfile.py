@@ -31,7 +31,12 @@ def test_record_as_written(store: Store) -> None:
         "id": "20260101-000000-abcdef",
         "source": "list.txt",
         "out": "/out",
-        "options": {"fetch": json.loads(json.dumps(asdict(FetchOptions(retries=7)))), "shard_size": 10, "window": 2},
+        "options": {
+            "fetch": json.loads(json.dumps(asdict(FetchOptions(retries=7)))),
+            "shard_size": 10,
+            "window": 2,
+            "since": None,
+        },
         "plan": "open",
         "planned_rows": 0,
         "planned_shards": 0,

@@ -28,7 +28,7 @@ def left(store: Store) -> list[str]:
 def without_links(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     """Let the file system have no hard links: it refuses each with this error, once it has found the folder."""
 
-    def link(_: object, target: str) -> None:
+    def link(_: object, target: str, **__: object) -> None:
         if not Path(target).parent.exists():
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         raise OSError(number, os.strerror(number))
@@ -73,6 +73,39 @@ def test_first_of_many_writers_wins(either: Store) -> None:
     assert won.count(True) == 1
     assert either.read("00000/a.jpg") == bytes([won.index(True)]) * 50_000
     assert left(either) == []
+
+
+def test_file_that_is_there_already_is_linked(store: Store) -> None:
+    """A file elsewhere on the disk gets the name as a second one: nothing is written, and it stays as it was."""
+    (store.root / "old").write_bytes(b"body")
+    assert store.create_linked("00000/a.jpg", b"body", store.path("old"))
+    assert store.path("00000/a.jpg").samefile(store.path("old"))
+    assert not store.create_linked("00000/a.jpg", b"body", store.path("old"))
+    assert left(store) == []
+
+
+def test_file_that_can_not_be_linked_is_copied(either: Store) -> None:
+    """Where there are no hard links, the bytes are written; the file that has them stays."""
+    (either.root / "old").write_bytes(b"body")
+    assert either.create_linked("00000/a.jpg", b"body", either.path("old"))
+    assert not either.create_linked("00000/a.jpg", b"body", either.path("old"))
+    assert (either.read("00000/a.jpg"), either.read("old")) == (b"body", b"body")
+    assert left(either) == []
+
+
+@pytest.mark.parametrize("spoil", ["gone", "another", "a link"])
+def test_file_that_is_another_by_now_is_not_linked(store: Store, spoil: str) -> None:
+    """What gets the name are the bytes that were wanted, whatever has become of the file meanwhile."""
+    file = store.path("old")
+    if spoil == "another":
+        file.write_bytes(b"else")
+    elif spoil == "a link":
+        store.path("there").write_bytes(b"body")
+        file.symlink_to(store.path("there"))
+    assert store.create_linked("00000/a.jpg", b"body", file)
+    standing = store.path("00000/a.jpg")
+    assert (standing.read_bytes(), standing.is_symlink(), standing.stat().st_nlink) == (b"body", False, 1)
+    assert left(store) == []
 
 
 def test_claim_of_a_dead_writer_is_taken_over(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,6 +34,13 @@ def test_sums() -> None:
     assert list(summary.statuses) == ["success", "failed_to_download", "failed_to_resize"]
 
 
+def test_unchanged() -> None:
+    """Images that were taken over from a former run are counted; a 304 that failed is none."""
+    refused = Outcome("1", Status.FAILED_TO_DOWNLOAD, Reason.BAD_RESPONSE, http_status=304)
+    saved = [success(place, http_status=status) for place, status in enumerate((304, 200, None, 304))]
+    assert summarise([table(refused, *saved), table(success(0, http_status=304))]).unchanged == 3
+
+
 def test_nothing_saved() -> None:
     """A run of which nothing was saved has no bytes and no success."""
     summary = summarise([table(Outcome("1", Status.FAILED_TO_DOWNLOAD, Reason.TLS))])

@@ -1,0 +1,50 @@
+"""A request under a condition: an image is sent only if it is another one by now (RFC 9110, 13). Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from tasks.model import URL_LIMIT, Former
+
+_ETAG = re.compile(r'(?:W/)?"[\x21\x23-\x7e]*"')
+_DATE = re.compile(r"[A-Z][a-z]{2}, [0-9]{2} [A-Z][a-z]{2} [0-9]{4} [0-9]{2}:[0-9]{2}:[0-9]{2} GMT")
+#: A final URL is kept up to a number of bytes of JSON, in which a backslash takes two. One that is shorter than this,
+#: in characters, and without any, was not cut.
+_WHOLE = URL_LIMIT - 40
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """That an image is another one than the one that these validators were given for."""
+
+    etag: str | None
+    last_modified: str | None
+    #: The URL that gave them, masked; None for the one that the list names.
+    url: str | None
+
+    def is_for(self, url: str | None) -> bool:
+        """Tell whether a URL, named as above, is the one that gave the validators; they mean nothing to another."""
+        return url == self.url
+
+    def asking(self, fields: Mapping[str, str]) -> Mapping[str, str]:
+        """Return the fields of a request that is made under the condition."""
+        named = {"If-None-Match": self.etag, "If-Modified-Since": self.last_modified}
+        return {**fields, **{name: value for name, value in named.items() if value is not None}}
+
+
+def condition_of(former: Former) -> Condition | None:
+    """Return the condition that an image is another one than a former run's; None where nothing tells them apart.
+
+    Only what can be sent back as it came counts: a validator with the form of one, which also says that it was kept
+    whole, and a final URL that was.
+    """
+    url = former.final_url
+    if url is not None and (len(url) >= _WHOLE or "\\" in url):
+        return None
+    etag = former.etag if former.etag is not None and _ETAG.fullmatch(former.etag) else None
+    date = former.last_modified
+    if date is not None and not _DATE.fullmatch(date):
+        date = None
+    return None if etag is None and date is None else Condition(etag, date, url)

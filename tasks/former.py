@@ -1,0 +1,72 @@
+"""A former run's image where it stands: found, read, and proven to be what that run's manifest says."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tasks import images
+from tasks.condition import Condition, condition_of
+from tasks.download import Download
+from tasks.errors import StorageFailed
+from tasks.images import ImageInfo, Picture
+from tasks.model import Former
+from tasks.storage import Store
+
+#: A shard's folder and a key; a message can name no other place.
+_PATH = re.compile(r"[0-9]{5,}/[0-9]{5,}\.([a-z]+)")
+_EXTENSIONS = frozenset(images.EXTENSIONS.values())
+
+
+@dataclass(frozen=True, slots=True)
+class FormerImage:
+    """What a former run has saved of a URL, in that run's folder, which is only read."""
+
+    facts: Former
+    store: Store
+
+    @property
+    def file(self) -> Path:
+        """Where it is on the file system."""
+        return self.store.path(self.facts.path)
+
+    def condition(self) -> Condition | None:
+        """Return under which condition its URL is asked for; None if it can't be taken over whatever is answered."""
+        return condition_of(self.facts) if self._stands() else None
+
+    def picture(self) -> Picture | None:
+        """Return the file and what it is; None if it is not what the manifest says, or gone."""
+        facts = self.facts
+        try:
+            body = self.store.read(facts.path) if self._stands() else b""
+        except StorageFailed:
+            return None
+        if images.digest(body) != facts.sha256:
+            return None
+        info = ImageInfo(facts.format, self._extension() or "", facts.width, facts.height)
+        return Picture(body, info, (facts.original_width, facts.original_height))
+
+    def updated(self, answer: Download) -> Download:
+        """Return the answer that it is unchanged with what that leaves unsaid (RFC 9111, 4.3.4)."""
+        return replace(
+            answer,
+            etag=self.facts.etag if answer.etag is None else answer.etag,
+            last_modified=self.facts.last_modified if answer.last_modified is None else answer.last_modified,
+        )
+
+    def _extension(self) -> str | None:
+        found = _PATH.fullmatch(self.facts.path)
+        return found[1] if found is not None and found[1] in _EXTENSIONS else None
+
+    def _stands(self) -> bool:
+        """Tell whether a file of the right size stands under the right kind of name; it is not read for that."""
+        if self._extension() is None:
+            return False
+        try:
+            status = os.lstat(self.file)
+        except OSError:
+            return False
+        return stat.S_ISREG(status.st_mode) and status.st_size == self.facts.bytes

@@ -1,0 +1,212 @@
+"""A run that refreshes a former one: what is unchanged costs a 304, and all else is downloaded."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from producer.runfile import PlanState, RunFile
+from tasks.storage import Store
+from tests.integration import parts
+
+_COUNT = 12
+_SHARD = 5
+#: The pictures of the former run of which one was changed at its server, and of one the file is gone, of one another.
+_CHANGED, _GONE, _SPOILT = 3, 4, 7
+
+
+@dataclass(frozen=True)
+class Site:
+    """An nginx with its pictures, a list of them, and what it has answered."""
+
+    files: Path
+    folder: Path
+    urls: list[str]
+
+    def answers(self) -> list[tuple[int, int, int]]:
+        """For each answer so far the picture's number, the status, and the bytes of the body."""
+        lines = [line.split() for line in (self.folder / "answers.log").read_text().splitlines()]
+        return [(int(path[1:-4]), int(status), int(size)) for path, status, size in lines]
+
+    def paint(self, number: int, colour: tuple[int, int, int]) -> None:
+        """Put a picture there; one that is painted again is as if it had been changed an hour later."""
+        path = self.files / f"{number}.png"
+        again = path.exists()
+        Image.new("RGB", (60 + number, 40), colour).save(path)
+        os.utime(path, (1_700_000_000 + 3600 * again,) * 2)
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    """Serve a dozen pictures by nginx, which gives each an ETag and a Last-Modified."""
+    files, folder = tmp_path / "files", tmp_path / "nginx"
+    files.mkdir()
+    folder.mkdir()
+    with parts.nginx(folder, files) as port:
+        site = Site(files, folder, [f"http://127.0.0.1:{port}/{number}.png" for number in range(_COUNT)])
+        for number in range(_COUNT):
+            site.paint(number, (number, 90, 90))
+        yield site
+
+
+def run(urls: list[str], out: Path, *options: str | Path, env: dict[str, str] | None = None) -> dict[str, Any]:
+    """Run a list into a folder; what the command tells of it."""
+    arguments = ("run", "-", "--out", out, "--shard-size", str(_SHARD), "--json", *options)
+    return parts.producer(*arguments, stdin="\n".join(urls).encode(), env=env).json()
+
+
+def stands(folder: Path) -> dict[str, tuple[bytes, int]]:
+    """What is in a folder, and when it was written last."""
+    names = parts.files_below(folder)
+    return {name: ((folder / name).read_bytes(), (folder / name).stat().st_mtime_ns) for name in names}
+
+
+#: Of a row, what a download of the same image says too.
+_OF_THE_FILE = ("url", "width", "height", "original_width", "original_height", "format", "bytes", "sha256", "etag")
+
+
+def test_refresh(fleet: str, site: Site, out: Path) -> None:
+    """Of a dozen images, all but the changed ones and those whose files are not what they were cost a 304 alone."""
+    old = out.with_name(f"{out.name}-old")
+    run(site.urls, old, "--broker", fleet)
+    site.paint(_CHANGED, (200, 0, 0))
+    before = parts.rows(old)
+    (old / before[_GONE]["path"]).unlink()
+    spoilt = old / before[_SPOILT]["path"]
+    spoilt.write_bytes(b"x" * spoilt.stat().st_size)
+    stood, asked = stands(old), len(site.answers())
+    # Another order, and URLs that the former run has not.
+    urls = [*reversed(site.urls), site.urls[0], f"{site.urls[0]}?new"]
+    facts = run(urls, out, "--if-changed-since", old, "--broker", fleet)
+    assert (facts["success"], facts["unchanged"]) == (_COUNT + 2, _COUNT - 3 + 1)
+    answers = sorted(site.answers()[asked:])
+    sizes = {number: (site.files / f"{number}.png").stat().st_size for number in range(_COUNT)}
+    unchanged = [(number, 304, 0) for number in (0, *range(_COUNT)) if number not in (_CHANGED, _GONE)]
+    whole = [(number, 200, sizes[number]) for number in (0, _CHANGED, _GONE, _SPOILT)]
+    assert answers == sorted(unchanged + whole)
+    rows = parts.rows(out)
+    assert [row["url"] for row in rows] == urls
+    known = {row["url"]: row for row in before}
+    for row in rows:
+        number = int(row["url"].rpartition("/")[2].partition(".")[0])
+        assert (out / row["path"]).read_bytes() == (site.files / f"{number}.png").read_bytes()
+        fresh = number in (_CHANGED, _GONE, _SPOILT) or row["url"].endswith("?new")
+        assert (row["http_status"], row["attempts"]) == (200 if fresh else 304, 2 if number == _SPOILT else 1)
+        if not fresh:
+            former = known[row["url"]]
+            assert {name: row[name] for name in _OF_THE_FILE} == {name: former[name] for name in _OF_THE_FILE}
+            assert (out / row["path"]).samefile(old / former["path"])
+    assert parts.images_of(out) == {row["path"] for row in rows}
+    assert set(rows[0]) == set(before[0])
+    assert not (out / ".tmp").exists()
+    assert stands(old) == stood
+
+
+@pytest.mark.slow
+def test_refresh_goes_on(fleet: str, site: Site, out: Path, tmp_path: Path) -> None:
+    """A refresh whose producer died while it planned goes on as one, by its plan and by what it plans anew."""
+    old = out.with_name(f"{out.name}-old")
+    run(site.urls, old, "--broker", fleet)
+    source = tmp_path / "list.txt"
+    source.write_text("\n".join(site.urls))
+    arguments = ("--if-changed-since", old, "--broker", fleet, "--shard-size", str(_SHARD))
+    assert parts.producer("run", source, "--out", out, *arguments).code == 0
+    # As if it had been killed while it planned the last shard, with none collected.
+    store = Store(out)
+    RunFile.load(store).save(store, plan=PlanState.OPEN, planned_rows=0, planned_shards=0)
+    (out / ".plan" / "00002.parquet").unlink()
+    (out / ".tmp" / "former").mkdir(parents=True)
+    for shard in ("00000", "00001", "00002"):
+        (out / f"{shard}.parquet").unlink()
+        parts.remove(out / shard)
+    asked = len(site.answers())
+    facts = parts.producer("resume", out, "--broker", fleet, "--json").json()
+    assert (facts["success"], facts["unchanged"]) == (_COUNT, _COUNT)
+    assert [status for _, status, _ in site.answers()[asked:]] == [304] * _COUNT
+    assert not (out / ".tmp").exists()
+
+
+@pytest.mark.slow
+def test_refresh_is_retried(fleet: str, site: Site, out: Path) -> None:
+    """What failed of a refresh is tried again under the same condition."""
+    old = out.with_name(f"{out.name}-old")
+    run(site.urls, old, "--broker", fleet)
+    hidden = site.files / "0.gone"
+    (site.files / "0.png").rename(hidden)
+    facts = run(site.urls, out, "--if-changed-since", old, "--broker", fleet)
+    assert (facts["unchanged"], facts["reasons"]) == (_COUNT - 1, {"http_4xx": 1})
+    hidden.rename(site.files / "0.png")
+    facts = parts.producer("retry", out, "--all", "--broker", fleet, "--json").json()
+    assert (facts["success"], facts["unchanged"]) == (_COUNT, _COUNT)
+
+
+@pytest.mark.slow
+def test_refresh_of_resized_images_by_a_local_fleet(site: Site, tmp_path: Path) -> None:
+    """A local fleet may take over what a former run has resized, and does no work in that run's folder."""
+    old, new = tmp_path / "old", tmp_path / "new"
+    env = {"IMAGEFLEET_ALLOW_NETWORKS": "127.0.0.1"}
+    resize = ("--resize", "keep_ratio", "--image-size", "32", "--workers", "1")
+    run(site.urls, old, *resize, env=env)
+    (old / ".tmp").mkdir()
+    (old / ".tmp" / "of-another").touch()
+    stood = stands(old)
+    facts = run(site.urls, new, "--if-changed-since", old, *resize, env=env)
+    assert (facts["success"], facts["unchanged"]) == (_COUNT, _COUNT)
+    assert stands(old) == stood
+    for row, former in zip(parts.rows(new), parts.rows(old), strict=True):
+        assert {name: row[name] for name in _OF_THE_FILE} == {name: former[name] for name in _OF_THE_FILE}
+        assert row["original_width"] == 60 + int(row["key"][-1]) + _SHARD * int(row["key"][:5])
+        assert (new / row["path"]).samefile(old / former["path"])
+    shown = parts.producer("resume", new, env=env).out
+    assert f"unchanged {_COUNT} of them, taken over from {old}" in " ".join(shown.split())
+
+
+@pytest.mark.slow
+def test_former_run_that_workers_may_not_touch(fleet: str, site: Site, out: Path, tmp_path: Path) -> None:
+    """Where the workers' operator does not allow the former run's folder, everything is downloaded."""
+    old = tmp_path / "old"
+    run(site.urls, old, env={"IMAGEFLEET_ALLOW_NETWORKS": "127.0.0.1"})
+    facts = run(site.urls, out, "--if-changed-since", old, "--broker", fleet)
+    assert (facts["success"], facts["unchanged"]) == (_COUNT, 0)
+
+
+@pytest.mark.parametrize("place", ["empty", "out"])
+def test_former_run_that_is_none(tmp_path: Path, place: str) -> None:
+    """What is no former run is told before anything is begun, with exit status 2."""
+    (tmp_path / "list.txt").write_text("http://127.0.0.1/1.jpg\n")
+    (tmp_path / "empty").mkdir()
+    out = tmp_path / "out"
+    ended = parts.producer("run", tmp_path / "list.txt", "--out", out, "--if-changed-since", tmp_path / place)
+    assert ended.code == 2
+    assert str(tmp_path / place) in parts.told(ended)[0]
+    assert not out.exists()
+
+
+@pytest.mark.slow
+def test_former_manifest_that_can_not_be_trusted(fleet: str, demo_url: str, out: Path) -> None:
+    """A manifest that was cut is named before anything is asked for; what to do then does the run."""
+    old = out.with_name(f"{out.name}-old")
+    urls = [f"{demo_url}/images/{number}.png" for number in range(3)]
+    run(urls, old, "--broker", fleet)
+    body = (old / "00000.parquet").read_bytes()
+    (old / "00000.parquet").write_bytes(body[:-20])
+    asked = parts.hits(demo_url, "/images")
+    source = out.with_name(f"{out.name}.txt")
+    source.write_text("\n".join(urls))
+    ended = parts.producer("run", source, "--out", out, "--if-changed-since", old, "--broker", fleet)
+    assert ended.code == 1
+    what, _, todo = parts.told(ended)
+    assert str(old / "00000.parquet") in what
+    assert f"producer resume {out}" in todo
+    assert parts.hits(demo_url, "/images") == asked
+    assert json.loads((out / "run.json").read_text())["state"] == "failed"
+    (old / "00000.parquet").unlink()
+    facts = parts.producer("resume", out, "--broker", fleet, "--json").json()
+    assert (facts["success"], facts["unchanged"]) == (3, 0)
