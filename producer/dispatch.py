@@ -97,8 +97,23 @@ class Timing:
         return self.last_done - self.first_sent
 
 
+@dataclass(frozen=True, slots=True)
+class InFlight:
+    """How many images are in flight, at most, and in how many shards."""
+
+    images: int = 0
+    shards: int = 0
+
+    @property
+    def text(self) -> str:
+        """What a person needs to know."""
+        images = "1 image" if self.images == 1 else f"{self.images:,} images"
+        shards = "1 shard" if self.shards == 1 else f"{self.shards:,} shards"
+        return f"up to {images} in flight, in {shards}"
+
+
 @dataclass(slots=True)
-class _InFlight:
+class _Flying:
     """A shard that was sent; ``signalled`` is when a worker said that its manifest stands."""
 
     shard: int
@@ -143,7 +158,7 @@ class Dispatcher:
         self._run_id, self._options = options.run_id, options
         self._store, self._planner, self._server = store, planner, server
         self._resumed, self._retried = resumed, frozenset(retried)
-        self._flying: dict[int, _InFlight] = {}
+        self._flying: dict[int, _Flying] = {}
         self._looked = 0.0
         self._renewed = 0.0
         self._ended, self._moved, self._told = 0, time.monotonic(), ""
@@ -162,9 +177,10 @@ class Dispatcher:
         self._finishing.set()
 
     @property
-    def in_flight(self) -> int:
-        """How many shards are in flight."""
-        return len(self._flying)
+    def in_flight(self) -> InFlight:
+        """What is in flight; images that have ended since the last look, a few seconds ago, are counted, too."""
+        flying = list(self._flying.values())
+        return InFlight(sum(max(shard.images - shard.counted, 0) for shard in flying), len(flying))
 
     def run(self, window: int, check: Callable[[], None], listener: Callable[[Progress], None]) -> Timing:
         """Send every shard of the plan and wait for all their manifests.
@@ -230,7 +246,7 @@ class Dispatcher:
             self._looked = time.monotonic()
             self._guarded(lambda: self._look_into(timing), check)
 
-    def _land(self, flying: _InFlight, timing: Timing) -> None:
+    def _land(self, flying: _Flying, timing: Timing) -> None:
         """Take a shard out of the window if its manifest stands."""
         if self._stands(flying.shard):
             del self._flying[flying.shard]
@@ -259,7 +275,7 @@ class Dispatcher:
         if self._contact.long_enough:
             presence.hand_back_of_the_dead(self._server)
         now = time.monotonic()
-        doubtful: list[_InFlight] = []
+        doubtful: list[_Flying] = []
         for flying in self._flying.values():
             count = tally.counted(self._server, self._group(flying.shard))
             if count != flying.counted:
@@ -303,7 +319,7 @@ class Dispatcher:
         return frozenset(open_parts - held)
 
     def _repair(
-        self, flying: _InFlight, requests: Sequence[ImageRequest], found: tally.Parts, held: frozenset[str]
+        self, flying: _Flying, requests: Sequence[ImageRequest], found: tally.Parts, held: frozenset[str]
     ) -> int:
         """Send again what is missing of a shard; return of how many images."""
         shard = flying.shard
@@ -361,7 +377,7 @@ class Dispatcher:
         self._check_saving(success, int(moved.get("unsaved", 0)))
         note = self._note(success + failed)
         if self._finishing.is_set():
-            note = f"finishing the {len(self._flying)} shards in flight; Ctrl-C again drops them"
+            note = f"finishing {self.in_flight.text}; Ctrl-C again drops them"
         here = max(planned - self._done_before, 0)
         return Progress(
             min(success, here), min(failed, here), size, planned, self._planner.closed, self._done_before, note
@@ -430,13 +446,13 @@ class Dispatcher:
         if not requests:
             return
         timing.first_sent = timing.first_sent or time.monotonic()
-        flying = self._flying[shard] = _InFlight(shard, len(requests))
+        flying = self._flying[shard] = _Flying(shard, len(requests))
         if self._resumed:
             self._guarded(lambda: self._adopt(flying, requests), check)
         else:
             self._guarded(lambda: self._publish(shard, requests, requests), check)
 
-    def _adopt(self, flying: _InFlight, requests: Sequence[ImageRequest]) -> None:
+    def _adopt(self, flying: _Flying, requests: Sequence[ImageRequest]) -> None:
         """Send what is missing of a shard that an earlier command may have sent, and leave the rest under way."""
         if self._left is None:
             self._left = tally.held(self._server, self._run_id, presence.holders(self._server))

@@ -10,12 +10,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Self
 
 import pyarrow as pa
 
 from producer import dispatch, sources
-from producer.dispatch import Dispatcher, Progress, decoded, online_workers, planned_requests
+from producer.dispatch import Dispatcher, InFlight, Progress, decoded, online_workers, planned_requests
 from producer.local import Fleet
 from producer.output import unwritable
 from producer.runfile import Options, PlanState, RunFile, State, new_id
@@ -46,8 +47,23 @@ class Crew:
 
 
 @dataclass(frozen=True, slots=True)
+class Completion:
+    """An earlier command that has completed a run: when, in seconds since the epoch, and its own numbers."""
+
+    finished_at: float
+    images: int
+    wall_seconds: float
+    images_per_second: float
+    workers: int
+    concurrency: int
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
-    """What a finished run has to say; times in seconds."""
+    """What a finished run has to say; times in seconds.
+
+    The Summary is of the whole run; time, speed and fleet are of this command, and of the images that it has done.
+    """
 
     run_id: str
     source: str
@@ -62,8 +78,8 @@ class Report:
     repaired: int = 0
     #: Where failed images were tried again: how many had each reason before.
     before: dict[str, int] | None = None
-    #: Whether there was nothing to do: the times are those of the command that completed the run.
-    nothing_done: bool = False
+    #: Where there was nothing to do, the command that had left it so.
+    completion: Completion | None = None
 
     @property
     def images_per_second(self) -> float:
@@ -84,7 +100,7 @@ class Report:
             "workers": self.workers,
             "concurrency": self.concurrency,
             "startup_seconds": round(self.startup_seconds, 3),
-            "fetched": 0 if self.nothing_done else self.images,
+            "fetched": self.images,
             "repaired": self.repaired,
         }
 
@@ -112,7 +128,8 @@ def crew_at(broker_url: str) -> Crew:
 class Run:
     """A run that is set up: its folder is its own and its plan is growing; nothing is sent before `execute`.
 
-    Whoever makes one holds the lock of the folder.
+    Whoever makes one holds the lock of the folder. It is a context manager: where its block fails, also before
+    `execute`, its record says so.
     """
 
     def __init__(
@@ -123,13 +140,25 @@ class Run:
         planned: Planned = NOTHING,
         resumed: bool = False,
         before: Counter[str] | None = None,
+        abandoned: bool = False,
     ) -> None:
         """Take its record, its folder, the requests that are not planned yet, and what is."""
+        #: Whether the producer before this one has died without a word: its record still said that it runs.
+        self.abandoned = abandoned
         self._record, self._store, self._resumed, self._before = record, store, resumed, before
         self._lock = threading.Lock()
         self._planner = Planner(requests, store, record.options.shard_size, self._plan_is_complete, record.id, planned)
         self._dispatcher: Dispatcher | None = None
         self._planner.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            self._end(error)
 
     @classmethod
     def begin(cls, requests: Iterable[ImageRequest], source: str, store: Store, options: Options) -> Self:
@@ -155,6 +184,7 @@ class Run:
             Fault: what is there can't be trusted.
         """
         record = RunFile.load(store)
+        abandoned = record.state is State.RUNNING
         planned = _planned(record, store)
         requests = iter(()) if _is_whole(record, planned) else _rest(record, store, planned)
         for shard in range(planned.shards):
@@ -163,7 +193,7 @@ class Run:
                 decoded(shard, store, record.id, COLUMNS)
         if record.state is not State.COMPLETE or not _is_collected(store, planned):
             record = _begun(record, store)
-        return cls(record, store, requests, planned, resumed=True)
+        return cls(record, store, requests, planned, resumed=True, abandoned=abandoned)
 
     @classmethod
     def retry(cls, store: Store, reasons: Collection[str]) -> Self:
@@ -205,11 +235,11 @@ class Run:
         """Whether nothing is left to do."""
         return self._record.state is State.COMPLETE
 
-    def finish(self) -> int:
-        """Send no more; `execute` ends when what is in flight is done. Return how many shards that are."""
+    def finish(self) -> InFlight:
+        """Send no more; `execute` ends when what is in flight is done. Return how much that is."""
         self._planner.stop()
         if self._dispatcher is None:
-            return 0
+            return InFlight()
         self._dispatcher.finish()
         return self._dispatcher.in_flight
 
@@ -225,13 +255,20 @@ class Run:
             source=self.source,
             out=self._store.root,
             summary=summarise(self._manifests()),
-            wall_seconds=totals.get("wall_seconds", 0.0),
-            workers=totals.get("workers", 0),
-            concurrency=totals.get("concurrency", 0),
-            startup_seconds=totals.get("startup_seconds", 0.0),
-            images=totals.get("fetched", 0),
+            wall_seconds=0.0,
+            workers=0,
+            concurrency=0,
+            startup_seconds=0.0,
+            images=0,
             before=self._before,
-            nothing_done=True,
+            completion=Completion(
+                self._record.finished_at or 0.0,
+                totals.get("fetched", 0),
+                totals.get("wall_seconds", 0.0),
+                totals.get("images_per_second", 0.0),
+                totals.get("workers", 0),
+                totals.get("concurrency", 0),
+            ),
         )
 
     def execute(self, crew: Crew, listener: Callable[[Progress], None]) -> Report:
@@ -266,9 +303,7 @@ class Run:
             # What is still being written belongs to late copies, of shards that are done.
             self._store.remove_left()
         except BaseException as error:
-            self._planner.stop()
-            with suppress(StorageFailed):
-                self._save(state=_state_after(error))
+            self._end(error)
             if isinstance(error, StorageFailed):
                 raise unwritable(self._store, error) from error
             raise
@@ -283,6 +318,13 @@ class Run:
     def _plan_is_complete(self, rows: int, shards: int) -> None:
         if self._record.plan is not PlanState.COMPLETE:
             self._save(plan=PlanState.COMPLETE, planned_rows=rows, planned_shards=shards)
+
+    def _end(self, error: BaseException) -> None:
+        """Have the record say what has ended the run, unless it says how it ended."""
+        self._planner.stop()
+        if self._record.state is State.RUNNING:
+            with suppress(StorageFailed):
+                self._save(state=_state_after(error))
 
     def _save(self, **changes: Any) -> None:
         # The planner's thread and the main one both have something to say.

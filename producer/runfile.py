@@ -83,12 +83,7 @@ class RunFile:
             UsageFault: there is none, and so no run.
             Fault: it is not what was written.
         """
-        if not store.exists(NAME):
-            raise UsageFault(
-                f"{store.root} holds no run",
-                f"there is no {NAME} in it",
-                "Give the folder that --out named when the run was begun.",
-            )
+        cls.expect(store)
         try:
             return cls._decoded(json.loads(store.read(NAME)))
         except (StorageFailed, ValueError, TypeError, KeyError, AttributeError) as error:
@@ -97,6 +92,20 @@ class RunFile:
                 f"it is not what was written there ({error or type(error).__name__}); nothing was changed",
                 "Put a copy of it back that is whole. Images and manifests are not touched by this, and can be used.",
             ) from error
+
+    @staticmethod
+    def expect(store: Store) -> None:
+        """Make sure that a folder holds a run.
+
+        Raises:
+            UsageFault: it holds none.
+        """
+        if not store.exists(NAME):
+            raise UsageFault(
+                f"{store.root} holds no run",
+                f"there is no {NAME} in it",
+                "Give the folder that --out named when the run was begun.",
+            )
 
     def create(self, store: Store) -> None:
         """Write it where no run is yet.

@@ -1,8 +1,8 @@
 """A shard's Outcomes, collected: proven complete, put on the disk, and only then a manifest.
 
-The order is the promise: files and folder synced, then the stats file, then the manifest under its own name. Stats whose
-manifest can't be written, as on a disk that is full, are removed again. Doing it twice changes nothing, and neither does
-a late copy from an earlier pass of the run.
+The order is the promise: files and folder synced, then the stats file, then the manifest under its own name. Stats
+whose manifest can't be written, as on a disk that is full, are removed again. Doing it twice changes nothing, and
+neither does a late copy from an earlier pass of the run.
 """
 
 from __future__ import annotations

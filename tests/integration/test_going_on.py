@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -196,6 +197,9 @@ def test_two_interrupts_drop_what_is_queued(running: Running) -> None:
     """A second Ctrl-C drops the queued tasks unfetched; the manifests stay, and the run can be resumed."""
     running.interrupt()
     parts.eventually(lambda: "Ctrl-C again" in running.producer.err, "the note")
+    said = re.search(r"up to (\d+) images in flight, in [12] shards?;", running.producer.err)
+    assert said is not None, running.producer.err
+    assert 0 < int(said[1]) <= 2 * _SHARD
     running.interrupt()
     assert running.producer.wait().code == 130
     assert running.manifests()
