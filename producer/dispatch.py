@@ -595,12 +595,13 @@ def planned_requests(shard: int, store: Store, run_id: str) -> list[ImageRequest
         raise Fault(
             f"{store.path(plan.name(shard))} can't be trusted",
             f"it should hold what is planned of shard {shard_name(shard)}: {error}",
-            "Put a copy of it back that is whole; nothing of that shard can be done without it.",
+            f"Put a copy of it back that is whole; or, while the run's list is as it was, call `producer resume "
+            f"{store.root}`, which makes it anew from that.",
         ) from error
 
 
-def decoded(shard: int, store: Store, run_id: str, columns: Sequence[str]) -> pa.Table:
-    """Return columns of a shard's manifest.
+def decoded(shard: int, store: Store, run_id: str, columns: Sequence[str] | None) -> pa.Table:
+    """Return columns of a shard's manifest; None for all of them.
 
     Raises:
         Fault: it is not what was written.

@@ -15,7 +15,7 @@ from typing import Any, Self
 
 import pyarrow as pa
 
-from producer import dispatch, sources
+from producer import dispatch, replan, sources
 from producer.dispatch import Dispatcher, InFlight, Progress, decoded, online_workers, planned_requests
 from producer.local import Fleet
 from producer.output import unwritable
@@ -181,17 +181,24 @@ class Run:
 
         Raises:
             UsageFault: the folder holds no run.
-            Fault: what is there can't be trusted.
+            Fault: what is there can't be trusted, nor, of the plan, made anew.
         """
         record = RunFile.load(store)
         abandoned = record.state is State.RUNNING
+        shards = _planned_shards(record, store)
+        try:
+            replan.make_whole(record, store, shards)
+        except Fault:
+            # A run that is done needs its plan no more.
+            if record.state is not State.COMPLETE or not _is_collected(store, shards):
+                raise
         planned = _planned(record, store)
         requests = iter(()) if _is_whole(record, planned) else _rest(record, store, planned)
         for shard in range(planned.shards):
             # Now, and not when all the others are done.
             if store.exists(manifest.name(shard)):
                 decoded(shard, store, record.id, COLUMNS)
-        if record.state is not State.COMPLETE or not _is_collected(store, planned):
+        if record.state is not State.COMPLETE or not _is_collected(store, shards):
             record = _begun(record, store)
         return cls(record, store, requests, planned, resumed=True, abandoned=abandoned)
 
@@ -381,9 +388,9 @@ def cancel(store: Store, broker_url: str | None, is_over: Callable[[], bool], en
     return f"The run is cancelled. What is done stays; go on by: producer resume {store.root}"
 
 
-def _is_collected(store: Store, planned: Planned) -> bool:
+def _is_collected(store: Store, shards: int) -> bool:
     """Tell whether all manifests stand: one that can't be trusted may have been removed, to be made again."""
-    return all(store.exists(manifest.name(shard)) for shard in range(planned.shards))
+    return all(store.exists(manifest.name(shard)) for shard in range(shards))
 
 
 def _begun(record: RunFile, store: Store, **changes: Any) -> RunFile:
@@ -412,11 +419,18 @@ def _planned(record: RunFile, store: Store) -> Planned:
     """
     if record.plan is PlanState.COMPLETE:
         return Planned(record.planned_rows, record.planned_shards)
-    shards = next(shard for shard in count() if not store.exists(plan.name(shard)))
+    shards = _planned_shards(record, store)
     if not shards:
         return NOTHING
     size = record.options.shard_size
     return Planned((shards - 1) * size + len(planned_requests(shards - 1, store, record.id)), shards)
+
+
+def _planned_shards(record: RunFile, store: Store) -> int:
+    """Return how many shards are planned: while the Source is not read to its end, those without a gap between them."""
+    if record.plan is PlanState.COMPLETE:
+        return record.planned_shards
+    return next(shard for shard in count() if not store.exists(plan.name(shard)))
 
 
 def _is_whole(record: RunFile, planned: Planned) -> bool:
@@ -430,7 +444,7 @@ def _rest(record: RunFile, store: Store, planned: Planned) -> Iterator[ImageRequ
     Raises:
         Fault: the Source is gone, or is another one. What is planned is done before that is told.
     """
-    if record.fingerprint is None or sources.fingerprint(record.source) != record.fingerprint:
+    if not sources.is_same(record.source, record.fingerprint):
         raise _changed(record, planned)
     requests = sources.read(record.source)
     last = planned_requests(planned.shards - 1, store, record.id) if planned.shards else []
@@ -443,11 +457,8 @@ def _rest(record: RunFile, store: Store, planned: Planned) -> Iterator[ImageRequ
 
 
 def _changed(record: RunFile, planned: Planned) -> Fault:
-    gone = (
-        "it was read from standard input" if record.source == sources.STANDARD_INPUT else "it is gone, or was changed"
-    )
     return Fault(
         f"The list {record.source} can't be read on",
-        f"{gone}. The {planned.rows:,} rows that were planned from it are done",
+        f"{sources.why_not(record.source)}. The {planned.rows:,} rows that were planned from it are done",
         "Run the rest of the list into another folder.",
     )

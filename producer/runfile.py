@@ -90,7 +90,8 @@ class RunFile:
             raise Fault(
                 f"{store.path(NAME)} can't be trusted",
                 f"it is not what was written there ({error or type(error).__name__}); nothing was changed",
-                "Put a copy of it back that is whole. Images and manifests are not touched by this, and can be used.",
+                "Images and manifests are not touched by this, and can be used as they are. To go on, put a whole copy "
+                "of it back; without one, run the list into another folder: `producer run SOURCE --out ANOTHER`.",
             ) from error
 
     @staticmethod
@@ -126,13 +127,22 @@ class RunFile:
             UsageFault: there is one, or what is left of one.
             StorageFailed: the folder can't be listed.
         """
-        found = next((name for name in store.entries() if _OF_A_RUN.fullmatch(name) and store.holds_files(name)), None)
+        found = RunFile.remains(store)
         if found is not None:
             raise UsageFault(
                 f"{store.root} already holds a run, or what is left of one",
                 f"{found} is there, and a run's files are never mixed with another's",
                 f"Go on with it by `producer resume {store.root}`, choose another --out, or remove that folder.",
             )
+
+    @staticmethod
+    def remains(store: Store) -> str | None:
+        """Return the name of something in a folder that is, or would count as, a run's; None for a free folder.
+
+        Raises:
+            StorageFailed: the folder can't be listed.
+        """
+        return next((name for name in store.entries() if _OF_A_RUN.fullmatch(name) and store.holds_files(name)), None)
 
     def save(self, store: Store, **changes: Any) -> Self:
         """Write it with changes, and return the changed record.
