@@ -30,7 +30,7 @@ def examined(*arguments: str | Path, env: dict[str, str] | None = None) -> tuple
 
 
 def test_all_is_well(fleet: str, out: Path) -> None:
-    """With a broker and workers as they should be, all is passed but one check: the folder is not there, and stays so."""
+    """With a broker and workers as they should be, all checks but one pass: the folder is not there, and stays so."""
     code, findings = examined("--broker", fleet, "--out", out)
     assert code == 0, findings
     disks = {name for name in findings if name.startswith("disk ")}
