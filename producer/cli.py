@@ -102,7 +102,8 @@ class _Ending:
 
     def at(self, run: Run, out: Path) -> None:
         """Note the run that the command is at from now on."""
-        self.run = {"run_id": run.id, "out": str(out.resolve()), "resume": f"producer resume {shlex.quote(str(out))}"}
+        folder = str(out.resolve())
+        self.run = {"run_id": run.id, "out": folder, "resume": f"producer resume {shlex.quote(folder)}"}
 
     def tell(self, facts: dict[str, Any]) -> None:
         """Print an object, if one was asked for and none is printed."""

@@ -99,7 +99,7 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class InFlight:
-    """How many images are in flight, at most, and in how many shards."""
+    """About how many images are in flight, and in how many shards."""
 
     images: int = 0
     shards: int = 0
@@ -109,7 +109,7 @@ class InFlight:
         """What a person needs to know."""
         images = "1 image" if self.images == 1 else f"{self.images:,} images"
         shards = "1 shard" if self.shards == 1 else f"{self.shards:,} shards"
-        return f"up to {images} in flight, in {shards}"
+        return f"about {images} in flight, in {shards}"
 
 
 @dataclass(slots=True)
@@ -164,6 +164,8 @@ class Dispatcher:
         self._ended, self._moved, self._told = 0, time.monotonic(), ""
         #: How many images could not be saved when one was saved last, and how many were saved then.
         self._saved = self._unsaved = 0
+        #: Images of the shards whose manifests were seen to stand, of those that were sent.
+        self._landed = 0
         #: Shards seen to so far: the number of the next one.
         self._sent = 0
         self._done_before = 0
@@ -178,9 +180,14 @@ class Dispatcher:
 
     @property
     def in_flight(self) -> InFlight:
-        """What is in flight; images that have ended since the last look, a few seconds ago, are counted, too."""
+        """What is in flight: an estimate, for it is asked by a signal's handler, which has to do without Redis."""
         flying = list(self._flying.values())
-        return InFlight(sum(max(shard.images - shard.counted, 0) for shard in flying), len(flying))
+        # The chords were counted at the last look, and the sums that workers flush are newer; but an earlier command's
+        # may be among those.
+        images = sum(max(shard.images - shard.counted, 0) for shard in flying)
+        if not self._resumed:
+            images = min(images, max(sum(shard.images for shard in flying) - (self._ended - self._landed), 0))
+        return InFlight(images, len(flying))
 
     def run(self, window: int, check: Callable[[], None], listener: Callable[[Progress], None]) -> Timing:
         """Send every shard of the plan and wait for all their manifests.
@@ -251,6 +258,7 @@ class Dispatcher:
         if self._stands(flying.shard):
             del self._flying[flying.shard]
             timing.images += flying.images
+            self._landed += flying.images
             timing.last_done = time.monotonic()
         elif flying.signalled and time.monotonic() - flying.signalled > _VISIBLE:
             raise Fault(
@@ -589,8 +597,17 @@ def planned_requests(shard: int, store: Store, run_id: str) -> list[ImageRequest
     Raises:
         Fault: its plan can't be read, or is another's.
     """
+    return plan.requests(planned(shard, store, run_id))
+
+
+def planned(shard: int, store: Store, run_id: str) -> pa.Table:
+    """Return a shard's plan; that it can be is known in a sixth of the time that its requests take.
+
+    Raises:
+        Fault: it can't be read, or is another's.
+    """
     try:
-        return plan.requests(plan.decode(store.read(plan.name(shard)), Mark(run_id, shard)))
+        return plan.decode(store.read(plan.name(shard)), Mark(run_id, shard))
     except (BadShardFile, StorageFailed) as error:
         raise Fault(
             f"{store.path(plan.name(shard))} can't be trusted",

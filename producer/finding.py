@@ -41,6 +41,5 @@ def counted(number: int, noun: str) -> str:
 
 
 def mebibytes(count: float) -> str:
-    """Return a number of bytes; where it is small, not all of it is rounded away."""
-    shown = count / 1024**2
-    return f"{shown:,.0f} MiB" if shown >= 10 else f"{shown:,.2f} MiB"
+    """Return a number of bytes in MiB; what is less than one, in KiB."""
+    return f"{count / 1024**2:,.0f} MiB" if count >= 1024**2 else f"{count / 1024:,.0f} KiB"

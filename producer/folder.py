@@ -13,8 +13,10 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 
+import pyarrow.compute as pc
+
 from producer import lock, sources
-from producer.dispatch import decoded, planned_requests
+from producer.dispatch import decoded, planned
 from producer.finding import Finding, Level, counted, mebibytes, named
 from producer.runfile import NAME, PlanState, RunFile, State
 from tasks import manifest, plan
@@ -88,23 +90,23 @@ def _run(store: Store) -> _Run:
     record = RunFile.load(store)
     alive = lock.holder(store)
     shards = record.planned_shards
-    planned = {name for name in store.names(plan.FOLDER) if name.endswith(".parquet")}
+    plans = set(store.names(plan.FOLDER))
     if record.plan is PlanState.OPEN:
-        shards = next(shard for shard in range(len(planned) + 1) if plan.name(shard) not in planned)
+        shards = next(shard for shard in range(len(plans) + 1) if plan.name(shard) not in plans)
     standing = set(store.entries())
     done = [shard for shard in range(shards) if manifest.name(shard) in standing]
     sizes: list[int] = []
 
     def read_manifest(shard: int) -> None:
         table = decoded(shard, store, record.id, None)
-        sizes.append(sum(size for size in table["bytes"].to_pylist() if size))
+        sizes.append(pc.sum(table["bytes"]).as_py() or 0)
 
     findings = [_of_state(record, store, alive)]
     findings += _of_failures(record, store)
     # A run that is done needs its plan no more; a retry does.
     needed = Level.WARN if record.state is State.COMPLETE and len(done) == shards else Level.BAD
-    gone = [shard for shard in range(shards) if plan.name(shard) not in planned]
-    read_plan = _read(set(range(shards)) - set(gone), lambda shard: planned_requests(shard, store, record.id))
+    gone = [shard for shard in range(shards) if plan.name(shard) not in plans]
+    read_plan = _read(set(range(shards)) - set(gone), lambda shard: planned(shard, store, record.id))
     findings.append(_of_plan(record, store, shards, gone, read_plan, needed, alive is not None))
     findings.append(_of_manifests(record, store, shards, _read(done, read_manifest), alive is not None))
     return _Run(findings, sum(sizes) / len(sizes) if sizes else 0.0)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from itertools import islice
 
 from producer import sources
-from producer.dispatch import decoded, planned_requests
+from producer.dispatch import decoded, planned
 from producer.output import unwritable
 from producer.runfile import PlanState, RunFile
 from tasks import manifest, plan
@@ -50,7 +50,7 @@ def make_whole(record: RunFile, store: Store, shards: int) -> None:
                 store.replace(plan.name(shard), plan.encode(requests, Mark(record.id, shard)))
             except StorageFailed as error:
                 raise unwritable(store, error) from error
-            planned_requests(shard, store, record.id)
+            planned(shard, store, record.id)
             _log.warning(
                 "the plan of shard %s could not be trusted; it was made anew from %s, which is as it was",
                 shard_name(shard),
@@ -60,7 +60,7 @@ def make_whole(record: RunFile, store: Store, shards: int) -> None:
 
 def _broken(shard: int, record: RunFile, store: Store) -> Fault | None:
     try:
-        planned_requests(shard, store, record.id)
+        planned(shard, store, record.id)
     except Fault as fault:
         return fault
     return None
@@ -77,7 +77,7 @@ def _fits(shard: int, requests: list[ImageRequest], broken: bool, record: RunFil
     """Tell whether what a list has for a shard is what was planned of it, as far as that can be known."""
     urls = [request.url for request in requests]
     if not broken:
-        return urls == [request.url for request in planned_requests(shard, store, record.id)]
+        return urls == planned(shard, store, record.id)["url"].to_pylist()
     size = record.options.shard_size
     if record.plan is PlanState.COMPLETE:
         whole = len(urls) == min(size, record.planned_rows - shard * size)

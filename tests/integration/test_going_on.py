@@ -197,7 +197,7 @@ def test_two_interrupts_drop_what_is_queued(running: Running) -> None:
     """A second Ctrl-C drops the queued tasks unfetched; the manifests stay, and the run can be resumed."""
     running.interrupt()
     parts.eventually(lambda: "Ctrl-C again" in running.producer.err, "the note")
-    said = re.search(r"up to (\d+) images in flight, in [12] shards?;", running.producer.err)
+    said = re.search(r"about (\d+) images in flight, in [12] shards?;", running.producer.err)
     assert said is not None, running.producer.err
     assert 0 < int(said[1]) <= 2 * _SHARD
     running.interrupt()

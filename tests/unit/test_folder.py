@@ -181,7 +181,7 @@ def test_space(free: int, shard: float, level: Level) -> None:
     """Less than a shard or a large image takes is bad, less than a GiB a warning; the numbers are said."""
     finding = folder.of_space("disk here", free, shard)
     assert finding.level is level
-    assert "MiB are free" in finding.found
+    assert f"{'4 KiB' if free == 4096 else ' MiB'} are free" in finding.found
     assert ("a shard of this run takes" in finding.found) is bool(shard)
 
 
