@@ -501,11 +501,13 @@ def fleet(store_roots: tuple[Path, ...], **options: Any) -> None:
 
 
 @cli.command()
-@click.option("--out", type=_Folder(), help="An output folder to look at, here and from each worker.")
+@click.option(
+    "--out", type=_Folder(), help="An output folder to look at, with the run in it, here and from each worker."
+)
 @broker_option
 @json_option
 def doctor(out: Path | None, broker: str | None, as_json: bool) -> None:
-    """Check the broker, the workers, the clocks and an output folder, and say what to do.
+    """Check the broker, the workers, the clocks, and an output folder with its run, and say what to do.
 
     The exit status is 1 if something is bad.
     """

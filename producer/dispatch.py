@@ -221,7 +221,7 @@ class Dispatcher:
         return timing
 
     def _all_sent(self) -> bool:
-        return self._planner.closed and self._sent == self._planner.shards
+        return self._planner.closed and not self._planner.cut and self._sent == self._planner.shards
 
     def _can_send(self, window: int) -> bool:
         return len(self._flying) < window and self._sent < self._planner.shards and not self._finishing.is_set()

@@ -75,7 +75,7 @@ def made_for_use(out: Path) -> Iterator[None]:
 
 
 def standing(out: Path) -> Store:
-    """Return the Store of a folder that holds a run, or has held one.
+    """Return the Store of a folder that holds a run.
 
     Raises:
         UsageFault: it is not there, or no run is in it.

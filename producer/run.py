@@ -149,6 +149,7 @@ class Run:
         self._lock = threading.Lock()
         self._planner = Planner(requests, store, record.options.shard_size, self._plan_is_complete, record.id, planned)
         self._dispatcher: Dispatcher | None = None
+        self._finishing = False
         self._planner.start()
 
     def __enter__(self) -> Self:
@@ -244,6 +245,7 @@ class Run:
 
     def finish(self) -> InFlight:
         """Send no more; `execute` ends when what is in flight is done. Return how much that is."""
+        self._finishing = True
         self._planner.stop()
         if self._dispatcher is None:
             return InFlight()
@@ -291,6 +293,9 @@ class Run:
             str(self._store.root), record.options.shard_size, record.options.fetch, record.id, record.revision
         )
         self._dispatcher = Dispatcher(options, self._store, self._planner, server, self._resumed, record.retried)
+        if self._finishing:
+            # It was told so before there was anyone to send.
+            self._dispatcher.finish()
         try:
             timing = self._dispatcher.run(record.options.window, crew.check, listener)
             report = Report(
