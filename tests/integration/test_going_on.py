@@ -215,7 +215,11 @@ def test_cancelled_by_another_command(running: Running) -> None:
     ended = running.again("cancel")
     assert ended.code == 0, ended.err
     assert "cancelled" in ended.err
-    assert running.producer.wait().code == 130
+    told = running.producer.wait()
+    assert told.code == 130
+    said = json.loads(told.out)
+    assert (said["interrupted"], said["cancelled"], said["out"]) == (True, True, str(running.out))
+    assert "Cancelled by another command." in told.err
     assert json.loads((running.out / "run.json").read_text())["state"] == "cancelled"
     running.again("resume", "--json").json()
     running.assert_whole()
