@@ -390,10 +390,12 @@ def compare(source: str, out: Path, broker: str | None, as_json: bool, **options
     """Download SOURCE three ways: one by one, by threads, and by the fleet; show the times side by side."""
     from config.settings import settings
     from producer import sources
+    from producer.output import made_for_use
 
     requests = list(sources.nonempty(sources.read(source), source))
     allow = settings().allow_networks
-    comparison = _compare(requests, source, out, options, broker, allow, as_json)
+    with made_for_use(out):
+        comparison = _compare(requests, source, out, options, broker, allow, as_json)
     _tell_comparison(comparison, out, as_json)
 
 
@@ -427,11 +429,12 @@ def demo(images: int, latency: float, out: Path | None, as_json: bool, **options
     Where a broker is configured, its workers are the fleet, and the images come from the demo server that
     IMAGEFLEET_DEMO_URL names.
     """
+    from producer.output import made_for_use
     from tasks.model import ImageRequest
 
     place = out or _new_folder("imagefleet-demo")
     options = _with_defaults(options)
-    with _demo_server(latency, images) as url:
+    with _demo_server(latency, images) as url, made_for_use(place):
         _note(f"{images} images, served at {url} after {latency * 1000:.0f} ms each", as_json)
         kinds = ("jpg", "png", "webp", "gif")
         requests = [
@@ -702,31 +705,31 @@ def _compare(
 ) -> Comparison:
     from producer import comparison
     from producer.live import Display
-    from producer.output import made_for_use, output
+    from producer.output import output
     from tasks import download
 
     frozen = _run_options(options)
-    with made_for_use(out):
-        places = comparison.stores(output(out).root)
-        downloader = download.for_process(allow)
-        with (
-            _crew(broker, options, [places[comparison.FLEET].root], quiet, allow) as crew,
-            Display(_console(sys.stderr), quiet) as display,
-        ):
-            found = comparison.compare(
-                requests,
-                source,
-                places,
-                frozen,
-                options["threads"],
-                downloader,
-                crew,
-                lambda way, ended: display.show(way, ended, len(requests)),
-            )
-            if options["flower"] and sys.stdin.isatty() and not quiet:
-                display.close()
-                click.pause("Look at the fleet in Flower; any key ends it.", err=True)
-            return found
+    root = output(out).root
+    places = comparison.stores(root)
+    downloader = download.for_process(allow)
+    with (
+        _crew(broker, options, [places[comparison.FLEET].root], quiet, allow) as crew,
+        Display(_console(sys.stderr), quiet) as display,
+    ):
+        found = comparison.compare(
+            requests,
+            source,
+            places,
+            frozen,
+            options["threads"],
+            downloader,
+            crew,
+            lambda way, ended: display.show(way, ended, len(requests)),
+        )
+        if options["flower"] and sys.stdin.isatty() and not quiet:
+            display.close()
+            click.pause("Look at the fleet in Flower; any key ends it.", err=True)
+        return found
 
 
 def _tell_comparison(comparison: Comparison, out: Path, as_json: bool) -> None:

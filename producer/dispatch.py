@@ -98,8 +98,8 @@ class Timing:
 
 
 @dataclass(frozen=True, slots=True)
-class InFlight:
-    """About how many images are in flight, and in how many shards."""
+class Remaining:
+    """What is in flight: about how many images, and in how many shards."""
 
     images: int = 0
     shards: int = 0
@@ -113,7 +113,7 @@ class InFlight:
 
 
 @dataclass(slots=True)
-class _Flying:
+class _InFlight:
     """A shard that was sent; ``signalled`` is when a worker said that its manifest stands."""
 
     shard: int
@@ -158,7 +158,7 @@ class Dispatcher:
         self._run_id, self._options = options.run_id, options
         self._store, self._planner, self._server = store, planner, server
         self._resumed, self._retried = resumed, frozenset(retried)
-        self._flying: dict[int, _Flying] = {}
+        self._flying: dict[int, _InFlight] = {}
         self._looked = 0.0
         self._renewed = 0.0
         self._ended, self._moved, self._told = 0, time.monotonic(), ""
@@ -179,7 +179,7 @@ class Dispatcher:
         self._finishing.set()
 
     @property
-    def in_flight(self) -> InFlight:
+    def in_flight(self) -> Remaining:
         """What is in flight: an estimate, for it is asked by a signal's handler, which has to do without Redis."""
         flying = list(self._flying.values())
         # The chords were counted at the last look, and the sums that workers flush are newer; but an earlier command's
@@ -187,7 +187,7 @@ class Dispatcher:
         images = sum(max(shard.images - shard.counted, 0) for shard in flying)
         if not self._resumed:
             images = min(images, max(sum(shard.images for shard in flying) - (self._ended - self._landed), 0))
-        return InFlight(images, len(flying))
+        return Remaining(images, len(flying))
 
     def run(self, window: int, check: Callable[[], None], listener: Callable[[Progress], None]) -> Timing:
         """Send every shard of the plan and wait for all their manifests.
@@ -253,7 +253,7 @@ class Dispatcher:
             self._looked = time.monotonic()
             self._guarded(lambda: self._look_into(timing), check)
 
-    def _land(self, flying: _Flying, timing: Timing) -> None:
+    def _land(self, flying: _InFlight, timing: Timing) -> None:
         """Take a shard out of the window if its manifest stands."""
         if self._stands(flying.shard):
             del self._flying[flying.shard]
@@ -283,7 +283,7 @@ class Dispatcher:
         if self._contact.long_enough:
             presence.hand_back_of_the_dead(self._server)
         now = time.monotonic()
-        doubtful: list[_Flying] = []
+        doubtful: list[_InFlight] = []
         for flying in self._flying.values():
             count = tally.counted(self._server, self._group(flying.shard))
             if count != flying.counted:
@@ -327,7 +327,7 @@ class Dispatcher:
         return frozenset(open_parts - held)
 
     def _repair(
-        self, flying: _Flying, requests: Sequence[ImageRequest], found: tally.Parts, held: frozenset[str]
+        self, flying: _InFlight, requests: Sequence[ImageRequest], found: tally.Parts, held: frozenset[str]
     ) -> int:
         """Send again what is missing of a shard; return of how many images."""
         shard = flying.shard
@@ -454,13 +454,13 @@ class Dispatcher:
         if not requests:
             return
         timing.first_sent = timing.first_sent or time.monotonic()
-        flying = self._flying[shard] = _Flying(shard, len(requests))
+        flying = self._flying[shard] = _InFlight(shard, len(requests))
         if self._resumed:
             self._guarded(lambda: self._adopt(flying, requests), check)
         else:
             self._guarded(lambda: self._publish(shard, requests, requests), check)
 
-    def _adopt(self, flying: _Flying, requests: Sequence[ImageRequest]) -> None:
+    def _adopt(self, flying: _InFlight, requests: Sequence[ImageRequest]) -> None:
         """Send what is missing of a shard that an earlier command may have sent, and leave the rest under way."""
         if self._left is None:
             self._left = tally.held(self._server, self._run_id, presence.holders(self._server))

@@ -16,7 +16,7 @@ from typing import Any, Self
 import pyarrow as pa
 
 from producer import dispatch, replan, sources
-from producer.dispatch import Dispatcher, InFlight, Progress, decoded, online_workers, planned_requests
+from producer.dispatch import Dispatcher, Progress, Remaining, decoded, online_workers, planned_requests
 from producer.local import Fleet
 from producer.output import unwritable
 from producer.runfile import Options, PlanState, RunFile, State, new_id
@@ -243,12 +243,12 @@ class Run:
         """Whether nothing is left to do."""
         return self._record.state is State.COMPLETE
 
-    def finish(self) -> InFlight:
+    def finish(self) -> Remaining:
         """Send no more; `execute` ends when what is in flight is done. Return how much that is."""
         self._finishing = True
         self._planner.stop()
         if self._dispatcher is None:
-            return InFlight()
+            return Remaining()
         self._dispatcher.finish()
         return self._dispatcher.in_flight
 
