@@ -41,10 +41,10 @@ def make_whole(record: RunFile, store: Store, shards: int) -> None:
     if not sources.is_same(record.source, record.fingerprint):
         raise _lost(first, record)
     # All is compared before anything is written; and no more than a shard is held, however many are broken.
-    for shard, requests in _read(record, min(max(broken) + 2, shards)):
+    for shard, requests in _cut(sources.read(record.source), record, min(max(broken) + 2, shards)):
         if not _fits(shard, requests, shard in broken, record, store, shards):
             raise _lost(first, record)
-    for shard, requests in _read(record, max(broken) + 1):
+    for shard, requests in _cut(sources.read(record.source), record, max(broken) + 1):
         if shard in broken:
             try:
                 store.replace(plan.name(shard), plan.encode(requests, Mark(record.id, shard)))
@@ -66,9 +66,8 @@ def _broken(shard: int, record: RunFile, store: Store) -> Fault | None:
     return None
 
 
-def _read(record: RunFile, shards: int) -> Iterator[tuple[int, list[ImageRequest]]]:
+def _cut(requests: Iterator[ImageRequest], record: RunFile, shards: int) -> Iterator[tuple[int, list[ImageRequest]]]:
     """Yield the first shards of a run's list, with their numbers; what it has no more rows for is empty."""
-    requests = sources.read(record.source)
     for shard in range(shards):
         yield shard, list(islice(requests, record.options.shard_size))
 
