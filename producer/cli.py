@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial, reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -88,6 +88,39 @@ class _Duration(click.ParamType[float]):
         if not self._least <= seconds < float("inf"):
             self.fail(f"it has to be at least {self._least:g} s", param, ctx)
         return seconds
+
+
+@dataclass(slots=True)
+class _Ending:
+    """How a command tells its end to a program: one JSON object on standard output, whatever the end is."""
+
+    #: Whether it was asked to.
+    as_json: bool = False
+    #: What to say of the run that the command is at: its id, its folder, and the command that goes on with it.
+    run: dict[str, str] = field(default_factory=dict)
+    _told: bool = False
+
+    def at(self, run: Run, out: Path) -> None:
+        """Note the run that the command is at from now on."""
+        folder = str(out.resolve())
+        self.run = {"run_id": run.id, "out": folder, "resume": f"producer resume {shlex.quote(folder)}"}
+
+    def tell(self, facts: dict[str, Any]) -> None:
+        """Print an object, if one was asked for and none is printed."""
+        if self.as_json and not self._told:
+            # Before, and not after: an interruption in between would tell a second one.
+            self._told = True
+            click.echo(json.dumps(facts))
+
+
+def _ending() -> _Ending:
+    """Return the ending of the command that is running."""
+    return click.get_current_context().ensure_object(_Ending)
+
+
+def _ask_for_json(context: click.Context, _: click.Parameter, wanted: bool) -> bool:
+    context.ensure_object(_Ending).as_json = wanted
+    return wanted
 
 
 def _together(*decorators: Callable[[Any], Any]) -> Callable[[_F], _F]:
@@ -219,8 +252,14 @@ json_option = click.option(
     "--json",
     "as_json",
     is_flag=True,
-    help="Print one JSON object on standard output, and nothing else there.",
+    # First of all options: what is wrong with another one is told as an object, too.
+    is_eager=True,
+    callback=_ask_for_json,
+    help="Print one JSON object on standard output, whatever the end is, and nothing else there.",
 )
+#: What the forms are that options name.
+_DURATIONS = "A DURATION is a number of seconds, or has a unit: 300ms, 10, 2m."
+_SIZES = "A SIZE is a number of bytes, or has a unit: 500KiB, 64MiB."
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -230,7 +269,7 @@ def cli(debug: bool) -> None:
     """Download images by a fleet of Celery workers."""
 
 
-@cli.command()
+@cli.command(epilog=f"{_DURATIONS} {_SIZES}")
 @click.argument("source")
 @click.option(
     "--out",
@@ -254,8 +293,9 @@ def cli(debug: bool) -> None:
 @json_option
 def run(source: str, out: Path, since: Path | None, broker: str | None, as_json: bool, **options: Any) -> None:
     """Download every image of SOURCE: a text file of one URL on each line, or - for standard input."""
+    from config.settings import settings
     from producer import sources
-    from producer.output import output
+    from producer.output import begun
 
     frozen = _run_options(options)
     if since is not None:
@@ -263,11 +303,14 @@ def run(source: str, out: Path, since: Path | None, broker: str | None, as_json:
 
         frozen = replace(frozen, since=str(FormerRun(since, out, frozen.fetch).folder))
     requests = sources.nonempty(sources.read(source), source)
-    store = output(out)
-    with _locked(store, broker), _crew(broker, options, [store.root], as_json, since=frozen.since) as crew:
+    with (
+        begun(out, broker or settings().broker) as store,
+        _crew(broker, options, [store.root], as_json, since=frozen.since) as crew,
+    ):
         from producer.run import Run
 
-        finished = _seen_through(Run.begin(requests, source, store, frozen), crew, out, as_json)
+        with Run.begin(requests, source, store, frozen) as fresh:
+            finished = _seen_through(fresh, crew, out, as_json)
     _tell_run(finished, as_json)
 
 
@@ -337,7 +380,7 @@ def cancel(out: Path, broker: str | None) -> None:
     click.echo(ended(store, url, lambda: lock.holder(store) is None, partial(_end, holder)), err=True)
 
 
-@cli.command()
+@cli.command(epilog=f"{_DURATIONS} {_SIZES}")
 @click.argument("source")
 @click.option(
     "--out",
@@ -362,14 +405,16 @@ def compare(source: str, out: Path, broker: str | None, as_json: bool, **options
     """Download SOURCE three ways: one by one, by threads, and by the fleet; show the times side by side."""
     from config.settings import settings
     from producer import sources
+    from producer.output import made_for_use
 
     requests = list(sources.nonempty(sources.read(source), source))
     allow = settings().allow_networks
-    comparison = _compare(requests, source, out, options, broker, allow, as_json)
+    with made_for_use(out):
+        comparison = _compare(requests, source, out, options, broker, allow, as_json)
     _tell_comparison(comparison, out, as_json)
 
 
-@cli.command()
+@cli.command(epilog=_DURATIONS)
 @click.option("--images", type=click.IntRange(1, 100_000), default=10, show_default=True, help="Images to download.")
 @click.option(
     "--latency",
@@ -399,11 +444,12 @@ def demo(images: int, latency: float, out: Path | None, as_json: bool, **options
     Where a broker is configured, its workers are the fleet, and the images come from the demo server that
     IMAGEFLEET_DEMO_URL names.
     """
+    from producer.output import made_for_use
     from tasks.model import ImageRequest
 
     place = out or _new_folder("imagefleet-demo")
     options = _with_defaults(options)
-    with _demo_server(latency, images) as url:
+    with _demo_server(latency, images) as url, made_for_use(place):
         _note(f"{images} images, served at {url} after {latency * 1000:.0f} ms each", as_json)
         kinds = ("jpg", "png", "webp", "gif")
         requests = [
@@ -416,7 +462,7 @@ def demo(images: int, latency: float, out: Path | None, as_json: bool, **options
     _tell_comparison(comparison, place, as_json)
 
 
-@cli.command()
+@cli.command(epilog=_DURATIONS)
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen at.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8765, show_default=True, help="0 for any free port.")
 @click.option(
@@ -474,11 +520,13 @@ def fleet(store_roots: tuple[Path, ...], **options: Any) -> None:
 
 
 @cli.command()
-@click.option("--out", type=_Folder(), help="An output folder to look at, here and from each worker.")
+@click.option(
+    "--out", type=_Folder(), help="An output folder to look at, with the run in it, here and from each worker."
+)
 @broker_option
 @json_option
 def doctor(out: Path | None, broker: str | None, as_json: bool) -> None:
-    """Check the broker, the workers, the clocks and an output folder, and say what to do.
+    """Check the broker, the workers, the clocks, and an output folder with its run, and say what to do.
 
     The exit status is 1 if something is bad.
     """
@@ -486,9 +534,8 @@ def doctor(out: Path | None, broker: str | None, as_json: bool) -> None:
 
     _refuse_empty(broker)
     diagnosis = diagnose(broker, out)
-    if as_json:
-        click.echo(json.dumps(diagnosis.to_json()))
-    else:
+    _ending().tell(diagnosis.to_json())
+    if not as_json:
         from producer import report
 
         _console(sys.stdout).print(report.of_diagnosis(diagnosis))
@@ -510,7 +557,13 @@ def _go_on(run: Run, nothing: str, out: Path, broker: str | None, as_json: bool,
         _note(nothing, as_json)
         _tell_run(run.summary(), as_json)
         return
-    with _crew(broker, options, [out.resolve()], as_json, since=run.since) as crew:
+    if run.abandoned:
+        _note(
+            "The run's last producer has died without a word, by a kill or a full disk; it is gone on with.",
+            quiet=False,
+        )
+    _ending().at(run, out)
+    with run, _crew(broker, options, [out.resolve()], as_json, since=run.since) as crew:
         finished = _seen_through(run, crew, out, as_json)
     _tell_run(finished, as_json)
 
@@ -524,19 +577,17 @@ def _seen_through(run: Run, crew: Crew, out: Path, as_json: bool) -> Report:
 
     def ask(*_: object) -> None:
         signal.signal(signal.SIGINT, _interrupt)
-        shards = run.finish()
+        left = run.finish()
         # Not by click: what the signal has interrupted may be writing.
-        os.write(2, f"Finishing the {shards} shards in flight; Ctrl-C again drops them.\n".encode())
+        os.write(2, f"Finishing {left.text}; Ctrl-C again drops them.\n".encode())
 
+    _ending().at(run, out)
     before = signal.getsignal(signal.SIGINT)
     if before is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, ask)
     try:
         with Display(_console(sys.stderr), quiet=as_json) as display:
             return run.execute(crew, partial(_show_run, display))
-    except (KeyboardInterrupt, Interrupted):
-        _note(f"Go on by: producer resume {shlex.quote(str(out))}", quiet=False)
-        raise
     finally:
         signal.signal(signal.SIGINT, before)
 
@@ -546,7 +597,9 @@ def _tell_run(finished: Report, as_json: bool) -> None:
         facts = {"run_id": finished.run_id, "source": finished.source, "out": str(finished.out), **finished.totals()}
         if finished.before is not None:
             facts["retried"] = finished.before
-        click.echo(json.dumps(facts))
+        if finished.completion is not None:
+            facts["completed"] = asdict(finished.completion)
+        _ending().tell(facts)
         return
     from producer import report
 
@@ -571,41 +624,70 @@ def main() -> NoReturn:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _interrupt)
     sys.unraisablehook = partial(_insist, sys.unraisablehook)
-    debug = "--debug" in sys.argv[1:2]
     try:
-        sys.exit(cli(standalone_mode=False))
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except Fault as fault:
-        if debug:
-            raise
-        _exit_with(fault)
-    except SettingsError as error:
-        if debug:
-            raise
-        _exit_with(
-            UsageFault(
-                "A setting can't be used", str(error), "Correct the variable, or unset it; see docs/settings.md."
-            )
-        )
-    except (KeyboardInterrupt, Interrupted, click.Abort):
-        _note("Interrupted. Images and manifests that are saved stay where they are.", quiet=False)
-        sys.exit(_INTERRUPTED)
+        sys.exit(_ended(_Ending(), debug="--debug" in sys.argv[1:2]))
     except BrokenPipeError:
         # Whoever read our output has had enough; Python would complain again when it flushes.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+
+
+def _ended(ending: _Ending, debug: bool) -> Any:
+    """Run the command line, tell how it has ended, and return the exit status; with ``debug``, faults are raised."""
+    try:
+        return cli(standalone_mode=False, obj=ending)
+    except click.ClickException as error:
+        _tell_fault(ending, _of_usage(error))
+        error.show()
+        return error.exit_code
+    except (KeyboardInterrupt, Interrupted, click.Abort) as error:
+        cancelled = isinstance(error, Interrupted) and error.cancelled
+        ending.tell({"interrupted": True, "cancelled": cancelled, **ending.run})
+        what = "Cancelled by another command." if cancelled else "Interrupted."
+        _note(f"{what} Images and manifests that are saved stay where they are.", quiet=False)
+        if ending.run:
+            _note(f"Go on by: {ending.run['resume']}", quiet=False)
+        return _INTERRUPTED
+    except BrokenPipeError:
+        raise
     except Exception as error:
+        fault = _fault_of(error)
+        _tell_fault(ending, fault)
         if debug:
             raise
-        _exit_with(
-            Fault(
-                "The command failed for a reason that it does not know",
-                f"{type(error).__name__}: {error}",
-                "Run it again as `producer --debug …`, and report what it shows.",
-            )
-        )
+        from producer import report
+
+        _console(sys.stderr).print(report.of_fault(fault))
+        return fault.exit_code
+
+
+def _fault_of(error: Exception) -> Fault:
+    """Return what has ended a command as a fault."""
+    if isinstance(error, Fault):
+        return error
+    if isinstance(error, SettingsError):
+        todo = "Correct the variable, or unset it; see docs/settings.md."
+        return UsageFault("A setting can't be used", str(error), todo)
+    return Fault(
+        "The command failed for a reason that it does not know",
+        f"{type(error).__name__}: {error}",
+        "Run it again as `producer --debug …`, and report what it shows.",
+    )
+
+
+def _of_usage(error: click.ClickException) -> Fault:
+    """Return what is wrong with a command line as a fault."""
+    context = getattr(error, "ctx", None)
+    command = "producer" if context is None else context.command_path
+    return UsageFault("The command can't be used like this", error.format_message(), f"See `{command} --help`.")
+
+
+def _tell_fault(ending: _Ending, fault: Fault) -> None:
+    if ending.as_json:
+        from producer.report import plain
+
+        said = {name: plain(getattr(fault, name)) for name in ("what", "why", "todo")}
+        ending.tell({"error": {**said, "exit_code": fault.exit_code}, **ending.run})
 
 
 @contextmanager
@@ -626,13 +708,6 @@ def _demo_server(latency: float, images: int) -> Iterator[str]:
             "Set IMAGEFLEET_DEMO_URL to a demo server that they can reach, or unset IMAGEFLEET_BROKER_URL.",
         )
     yield url.rstrip("/")
-
-
-def _exit_with(fault: Fault) -> NoReturn:
-    from producer import report
-
-    _console(sys.stderr).print(report.of_fault(fault))
-    sys.exit(fault.exit_code)
 
 
 def _compare(
@@ -681,8 +756,8 @@ def _tell_comparison(comparison: Comparison, out: Path, as_json: bool) -> None:
     chart.draw(comparison, picture)
     facts = {**comparison.to_json(), "out": str(out.resolve()), "chart": str(picture.resolve())}
     numbers.write_text(json.dumps(facts, indent=2) + "\n")
+    _ending().tell(facts)
     if as_json:
-        click.echo(json.dumps(facts))
         return
     console = _console(sys.stdout)
     console.print(report.of_comparison(comparison))

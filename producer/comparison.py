@@ -119,8 +119,8 @@ def compare(
         shards = range(-(-len(requests) // options.shard_size))
         ways.append(Way(name, slots[name], seconds, summarise(_manifests(store, shards)), store.root))
     places[FLEET].root.mkdir(parents=True, exist_ok=True)
-    fleet = Run.begin(iter(requests), source, places[FLEET], options)
-    report = fleet.execute(crew, lambda progress: listener(FLEET, progress.success + progress.failed))
+    with Run.begin(iter(requests), source, places[FLEET], options) as fleet:
+        report = fleet.execute(crew, lambda progress: listener(FLEET, progress.success + progress.failed))
     ways.append(Way(FLEET, crew.concurrency, report.wall_seconds, report.summary, report.out))
     return Comparison(source, tuple(ways), crew.startup_seconds)
 

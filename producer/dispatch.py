@@ -97,6 +97,21 @@ class Timing:
         return self.last_done - self.first_sent
 
 
+@dataclass(frozen=True, slots=True)
+class Remaining:
+    """What is in flight: about how many images, and in how many shards."""
+
+    images: int = 0
+    shards: int = 0
+
+    @property
+    def text(self) -> str:
+        """What a person needs to know."""
+        images = "1 image" if self.images == 1 else f"{self.images:,} images"
+        shards = "1 shard" if self.shards == 1 else f"{self.shards:,} shards"
+        return f"about {images} in flight, in {shards}"
+
+
 @dataclass(slots=True)
 class _InFlight:
     """A shard that was sent; ``signalled`` is when a worker said that its manifest stands."""
@@ -150,6 +165,8 @@ class Dispatcher:
         self._ended, self._moved, self._told = 0, time.monotonic(), ""
         #: How many images could not be saved when one was saved last, and how many were saved then.
         self._saved = self._unsaved = 0
+        #: Images of the shards whose manifests were seen to stand, of those that were sent.
+        self._landed = 0
         #: Shards seen to so far: the number of the next one.
         self._sent = 0
         self._done_before = 0
@@ -163,9 +180,15 @@ class Dispatcher:
         self._finishing.set()
 
     @property
-    def in_flight(self) -> int:
-        """How many shards are in flight."""
-        return len(self._flying)
+    def in_flight(self) -> Remaining:
+        """What is in flight: an estimate, for it is asked by a signal's handler, which has to do without Redis."""
+        flying = list(self._flying.values())
+        # The chords were counted at the last look, and the sums that workers flush are newer; but an earlier command's
+        # may be among those.
+        images = sum(max(shard.images - shard.counted, 0) for shard in flying)
+        if not self._resumed:
+            images = min(images, max(sum(shard.images for shard in flying) - (self._ended - self._landed), 0))
+        return Remaining(images, len(flying))
 
     def run(self, window: int, check: Callable[[], None], listener: Callable[[Progress], None]) -> Timing:
         """Send every shard of the plan and wait for all their manifests.
@@ -199,7 +222,7 @@ class Dispatcher:
         return timing
 
     def _all_sent(self) -> bool:
-        return self._planner.closed and self._sent == self._planner.shards
+        return self._planner.closed and not self._planner.cut and self._sent == self._planner.shards
 
     def _can_send(self, window: int) -> bool:
         return len(self._flying) < window and self._sent < self._planner.shards and not self._finishing.is_set()
@@ -236,6 +259,7 @@ class Dispatcher:
         if self._stands(flying.shard):
             del self._flying[flying.shard]
             timing.images += flying.images
+            self._landed += flying.images
             timing.last_done = time.monotonic()
         elif flying.signalled and time.monotonic() - flying.signalled > _VISIBLE:
             raise Fault(
@@ -362,7 +386,7 @@ class Dispatcher:
         self._check_saving(success, int(moved.get("unsaved", 0)))
         note = self._note(success + failed)
         if self._finishing.is_set():
-            note = f"finishing the {len(self._flying)} shards in flight; Ctrl-C again drops them"
+            note = f"finishing {self.in_flight.text}; Ctrl-C again drops them"
         here = max(planned - self._done_before, 0)
         return Progress(
             min(success, here), min(failed, here), size, planned, self._planner.closed, self._done_before, note
@@ -582,18 +606,28 @@ def planned_requests(shard: int, store: Store, run_id: str) -> list[ImageRequest
     Raises:
         Fault: its plan can't be read, or is another's.
     """
+    return plan.requests(planned(shard, store, run_id))
+
+
+def planned(shard: int, store: Store, run_id: str) -> pa.Table:
+    """Return a shard's plan; that it can be is known in a sixth of the time that its requests take.
+
+    Raises:
+        Fault: it can't be read, or is another's.
+    """
     try:
-        return plan.requests(plan.decode(store.read(plan.name(shard)), Mark(run_id, shard)))
+        return plan.decode(store.read(plan.name(shard)), Mark(run_id, shard))
     except (BadShardFile, StorageFailed) as error:
         raise Fault(
             f"{store.path(plan.name(shard))} can't be trusted",
             f"it should hold what is planned of shard {shard_name(shard)}: {error}",
-            "Put a copy of it back that is whole; nothing of that shard can be done without it.",
+            f"Put a copy of it back that is whole; or, while the run's list is as it was, call `producer resume "
+            f"{store.root}`, which makes it anew from that.",
         ) from error
 
 
-def decoded(shard: int, store: Store, run_id: str, columns: Sequence[str]) -> pa.Table:
-    """Return columns of a shard's manifest.
+def decoded(shard: int, store: Store, run_id: str, columns: Sequence[str] | None) -> pa.Table:
+    """Return columns of a shard's manifest; None for all of them.
 
     Raises:
         Fault: it is not what was written.

@@ -1,18 +1,17 @@
 """The doctor: what it finds of the broker, the workers, the clocks and the output folder, and what to do about it.
 
-It judges what it has asked; the functions that ask are below those that judge. It ends with findings, whatever is
-broken, and changes nothing: of the file that it leaves in the output folder for the workers to see, nothing stays.
+It judges what it has asked; the functions that ask are below those that judge, and what is found of a folder here and
+of the run in it is in ``producer/folder.py``. It ends with findings, whatever is broken, and changes nothing: of the
+file that it leaves in the output folder for the workers to see, nothing stays.
 """
 
 from __future__ import annotations
 
 import re
-import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,8 @@ import redis
 from kombu.exceptions import OperationalError
 
 from config.settings import settings
+from producer import folder
+from producer.finding import Finding, Level, counted, mebibytes, named
 from producer.local import cores, server_binary
 from tasks import broker, examine
 from tasks.celery import ABOUT, EXAMINE, IMAGES, PROTOCOL, SHARDS, app, use_broker
@@ -34,36 +35,14 @@ _OLDEST = (6, 2)
 _FULL = 0.8
 #: Seconds by which clocks may differ.
 _SKEW = 2.0
-#: Bytes that should be free where images are saved.
-_FREE = 1024**3
 #: Seconds for which a worker's answer is waited for after the last one: to who it is, and to how it sees a folder.
 _ABOUT_PATIENCE, _EXAMINE_PATIENCE = 2.0, 10.0
-#: How many workers are named in one finding.
-_NAMED = 5
 _START = (
     "Start one: `celery -A tasks worker`, with IMAGEFLEET_BROKER_URL and IMAGEFLEET_STORE_ROOTS set, or "
     "`docker compose up -d`."
 )
 _CONF = "config/redis.conf has the settings that imagefleet is run with."
 _SHARE = "Give workers and producer the same shared folder under the same path; see docs/many-machines.md."
-
-
-class Level(StrEnum):
-    """How bad a finding is: only what is bad keeps runs from working."""
-
-    OK = "ok"
-    WARN = "warn"
-    BAD = "bad"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What one check has found, and what to do; nothing where it is as it should be."""
-
-    name: str
-    level: Level
-    found: str
-    todo: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,9 +93,9 @@ def diagnose(url: str | None, out: Path | None) -> Diagnosis:
         SettingsError: what the environment says of the broker can't be used.
     """
     url = url or settings().broker
-    with _folder(out) as folder:
-        findings = [*(_local() if url is None else _of_broker(url, folder)), *folder.findings]
-    return Diagnosis(None if url is None else masked(url), folder.path, findings)
+    with _folder(out) as examined:
+        findings = [*(_local() if url is None else _of_broker(url, examined)), *examined.findings]
+    return Diagnosis(None if url is None else masked(url), examined.path, findings)
 
 
 # What is judged.
@@ -134,13 +113,13 @@ def of_workers(workers: Sequence[Worker]) -> list[Finding]:
     findings = []
     if ours:
         slots = sum(worker.slots for worker in ours)
-        shown = _named(f"{worker.name} ({worker.version}, {worker.slots} slots)" for worker in ours)
-        findings.append(Finding("workers", Level.OK, f"{_count(len(ours), 'worker')}, {slots} slots: {shown}"))
+        shown = named(f"{worker.name} ({worker.version}, {worker.slots} slots)" for worker in ours)
+        findings.append(Finding("workers", Level.OK, f"{counted(len(ours), 'worker')}, {slots} slots: {shown}"))
     else:
         found = "none of them takes what this version sends" if others else "no worker answers"
         findings.append(Finding("workers", Level.BAD, found, _START))
     if others:
-        shown = _named(f"{worker.name} ({worker.version})" for worker in others)
+        shown = named(f"{worker.name} ({worker.version})" for worker in others)
         todo = "Start workers of this version; the others may stay for the runs of theirs."
         findings.append(Finding("versions", Level.WARN, f"workers of another version take nothing: {shown}", todo))
     said = [worker for worker in ours if worker.queues is not None]
@@ -153,7 +132,7 @@ def of_workers(workers: Sequence[Worker]) -> list[Finding]:
             findings.append(Finding("queues", Level.OK, f"{IMAGES} and {SHARDS} are taken from"))
     if idle := [worker.name for worker in ours if worker.store_roots == ()]:
         todo = "Set IMAGEFLEET_STORE_ROOTS where they run: the folders below which a worker may write."
-        findings.append(Finding("store roots", Level.BAD, f"workers that may save nothing: {_named(idle)}", todo))
+        findings.append(Finding("store roots", Level.BAD, f"workers that may save nothing: {named(idle)}", todo))
     return findings
 
 
@@ -167,7 +146,7 @@ def of_clocks(ahead: Mapping[str, float]) -> Finding:
     if apart > _SKEW:
         found = f"{first} is {apart:.1f} s ahead of {last}"
         return Finding("clocks", Level.WARN, found, "Let NTP set the clocks of all hosts.")
-    return Finding("clocks", Level.OK, f"{_count(len(everybody), 'clock')} within {_SKEW:g} s of each other")
+    return Finding("clocks", Level.OK, f"{counted(len(everybody), 'clock')} within {_SKEW:g} s of each other")
 
 
 def of_folder_at_workers(out: Path, seen: Mapping[str, Seen | None]) -> list[Finding]:
@@ -175,22 +154,23 @@ def of_folder_at_workers(out: Path, seen: Mapping[str, Seen | None]) -> list[Fin
     name = "folder at workers"
     findings = []
     if fit := [worker for worker, what in seen.items() if what is not None and what.writable]:
-        found = f"{out} is the same folder, and writable: {_named(fit)}"
+        found = f"{out} is the same folder, and writable: {named(fit)}"
         findings.append(Finding(name, Level.OK, found))
     if silent := [worker for worker, what in seen.items() if what is None]:
         findings.append(
-            Finding(name, Level.WARN, f"unknown: {_named(silent)} can't tell", "Run one version everywhere.")
+            Finding(name, Level.WARN, f"unknown: {named(silent)} can't tell", "Run one version everywhere.")
         )
     troubles: dict[tuple[str, str], list[str]] = {}
     for worker, what in seen.items():
         if what is not None and not what.writable:
             troubles.setdefault((what.error, _mend(what)), []).append(worker)
     for (error, todo), workers in troubles.items():
-        findings.append(Finding(name, Level.BAD, f"{_named(workers)}: {error}", todo))
+        findings.append(Finding(name, Level.BAD, f"{named(workers)}: {error}", todo))
     known = {worker: what.free for worker, what in seen.items() if what is not None and what.free is not None}
     if known:
         worker = min(known, key=known.__getitem__)
-        findings += _scarce(f"disk at {worker}", known[worker])
+        scarce = folder.of_space(f"disk at {worker}", known[worker])
+        findings += [scarce] if scarce.level is not Level.OK else []
     return findings
 
 
@@ -238,8 +218,8 @@ def _memory(info: Mapping[str, Any]) -> Finding:
         return _unknown("memory", "INFO", "Look at the server's memory there.")
     used, most = int(info["used_memory"]), int(info.get("maxmemory", 0))
     if not most:
-        return Finding("memory", Level.OK, f"{_mebibytes(used)} used, no limit set")
-    found = f"{_mebibytes(used)} of {_mebibytes(most)} used ({used / most:.0%})"
+        return Finding("memory", Level.OK, f"{mebibytes(used)} used, no limit set")
+    found = f"{mebibytes(used)} of {mebibytes(most)} used ({used / most:.0%})"
     if used > _FULL * most:
         return Finding(
             "memory", Level.WARN, found, "Raise `maxmemory`, or use a smaller --window: a full server refuses."
@@ -256,14 +236,6 @@ def _mend(seen: Seen) -> str:
     return "Let the worker's user write there, on a disk that has space."
 
 
-def _scarce(name: str, free: int) -> list[Finding]:
-    if free >= _FREE:
-        return []
-    return [
-        Finding(name, Level.WARN, f"{_mebibytes(free)} are free", "Make space, or choose a folder on another disk.")
-    ]
-
-
 def _unknown(name: str, command: str, todo: str) -> Finding:
     return Finding(name, Level.WARN, f"unknown: the server does not tell by {command}", todo)
 
@@ -272,22 +244,8 @@ def _of_fault(name: str, fault: Fault) -> Finding:
     return Finding(name, Level.BAD, f"{fault.what}: {fault.why}", fault.todo)
 
 
-def _named(names: Iterable[str]) -> str:
-    listed = sorted(names)
-    more = len(listed) - _NAMED
-    return ", ".join(listed[:_NAMED]) + (f" and {more} more" if more > 0 else "")
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
 def _dotted(version: tuple[int, ...]) -> str:
     return ".".join(map(str, version))
-
-
-def _mebibytes(count: int) -> str:
-    return f"{count / 1024**2:,.0f} MiB"
 
 
 # What is asked.
@@ -313,28 +271,32 @@ def _folder(out: Path | None) -> Iterator[_Folder]:
     store, token = Store(out.absolute()), examine.new_token()
     try:
         store = Store(out.resolve())
-        for folder in reversed([store.root, *store.root.parents]):
-            if not folder.exists():
-                folder.mkdir()
-                made.append(folder)
+        for path in reversed([store.root, *store.root.parents]):
+            if not path.exists():
+                path.mkdir()
+                made.append(path)
         examine.leave(store, token)
     except (OSError, RuntimeError, ValueError) as error:
         why = getattr(error, "strerror", None) or error
         todo = "Choose a folder that you may write to, on a disk that has space."
-        found = _Folder(store.root, None, [Finding(name, Level.BAD, f"{store.root} can't be written: {why}", todo)])
+        findings = [Finding(name, Level.BAD, f"{store.root} can't be written: {why}", todo)]
+        found = _Folder(store.root, None, findings + (folder.examined(store) if store.root.is_dir() else []))
     else:
-        findings = [Finding(name, Level.OK, f"{store.root} can be written")]
-        with suppress(OSError):
-            findings += _scarce("disk here", shutil.disk_usage(store.root).free)
+        if made:
+            about = f"{store.root} is not there; `producer run` would make it, and may"
+            todo = "If a run should be there, give the folder that --out named when it was begun."
+            findings = [Finding(name, Level.WARN, about, todo), *folder.space(store)]
+        else:
+            findings = [Finding(name, Level.OK, f"{store.root} can be written"), *folder.examined(store)]
         found = _Folder(store.root, token, findings)
     try:
         yield found
     finally:
         examine.take_away(store, token)
-        for folder in reversed(made):
+        for path in reversed(made):
             # Somebody else may have begun to use it.
             with suppress(OSError):
-                folder.rmdir()
+                path.rmdir()
 
 
 def _local() -> list[Finding]:
@@ -342,11 +304,11 @@ def _local() -> list[Finding]:
         binary = server_binary()
     except Fault as fault:
         return [_of_fault("local fleet", fault)]
-    found = f"no broker is named: a command starts {binary} and {_count(len(cores()), 'worker')} for itself"
+    found = f"no broker is named: a command starts {binary} and {counted(len(cores()), 'worker')} for itself"
     return [Finding("local fleet", Level.OK, found)]
 
 
-def _of_broker(url: str, folder: _Folder) -> list[Finding]:
+def _of_broker(url: str, examined: _Folder) -> list[Finding]:
     ahead: dict[str, float] = {}
     try:
         with broker.client(url, patient=False) as server, broker.translated(url):
@@ -365,8 +327,8 @@ def _of_broker(url: str, folder: _Folder) -> list[Finding]:
         findings += of_workers(workers)
         ahead |= {worker.name: worker.skew for worker in workers if worker.skew is not None}
         findings.append(of_clocks(ahead))
-        if workers and folder.path is not None:
-            findings += _at_workers(folder.path, folder.token, [worker.name for worker in workers])
+        if workers and examined.path is not None:
+            findings += _at_workers(examined.path, examined.token, [worker.name for worker in workers])
     except (redis.RedisError, OperationalError, OSError) as error:
         todo = "Let the user of the broker's URL do what config/users.acl allows, and ask again."
         findings.append(Finding("workers", Level.BAD, f"they can't be asked: {error}", todo))

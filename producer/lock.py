@@ -2,8 +2,8 @@
 
 It is ``flock`` on ``OUT/.lock``: the system gives it up with its holder, however that one ends. It holds between
 processes, between containers that share the folder, and over NFS (unless mounted with ``local_lock``). The file says
-who holds it, as JSON that the holder writes once it has the lock. It stays when the lock is given up: one who removed
-it could remove what another has just locked.
+who holds it, as JSON that the holder writes once it has the lock. It stays when the lock is given up: only a holder may
+remove it (`discard`), and whoever gets a lock looks whether its file still is the one that others find.
 
 Where the file system knows no such locks, two producers are not told from each other. A warning says so, and the
 command goes on: a run's files are whole there all the same, and its images are fetched twice at worst.
@@ -75,17 +75,8 @@ def held(place: Store | Path, broker: str | None) -> Iterator[None]:
         UsageFault: the file of the lock can't be opened.
     """
     path = _path(place)
+    descriptor = _taken_by_us(path)
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, PRIVATE)
-    except OSError as error:
-        raise UsageFault(
-            f"The output folder {path.parent} can't be locked",
-            f"{NAME}: {error.strerror or error}",
-            "Choose a folder that is there and that you may write to, as the user whose run it is.",
-        ) from error
-    try:
-        if not _locked(descriptor, fcntl.LOCK_EX, path, _PATIENCE):
-            raise _taken(path.parent, _read(descriptor) or _UNKNOWN)
         _write(descriptor, _myself(broker))
         try:
             yield
@@ -93,6 +84,24 @@ def held(place: Store | Path, broker: str | None) -> Iterator[None]:
             # What stands there for no reason would be taken for a holder's before the next one has written.
             with suppress(OSError):
                 os.ftruncate(descriptor, 0)
+    finally:
+        os.close(descriptor)
+
+
+def discard(place: Store | Path) -> None:
+    """Remove the file of the lock; only its holder may, when it leaves the folder to nobody."""
+    with suppress(OSError):
+        _path(place).unlink()
+
+
+def left_by(place: Store | Path) -> Holder | None:
+    """Return who held the lock last and died with it; None where it was given up, or can't be read."""
+    try:
+        descriptor = os.open(_path(place), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    try:
+        return _read(descriptor)
     finally:
         os.close(descriptor)
 
@@ -128,6 +137,36 @@ def holder(place: Store | Path) -> Holder | None:
 
 def _path(place: Store | Path) -> Path:
     return (place.root if isinstance(place, Store) else place) / NAME
+
+
+def _taken_by_us(path: Path) -> int:
+    """Return the open file of a lock that is held now, and is the one that others find."""
+    while True:
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, PRIVATE)
+        except OSError as error:
+            raise UsageFault(
+                f"The output folder {path.parent} can't be locked",
+                f"{NAME}: {error.strerror or error}",
+                "Choose a folder that is there and that you may write to, as the user whose run it is.",
+            ) from error
+        try:
+            if not _locked(descriptor, fcntl.LOCK_EX, path, _PATIENCE):
+                raise _taken(path.parent, _read(descriptor) or _UNKNOWN)
+            if _stands(descriptor, path):
+                return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        # Whoever held it before us has removed it.
+        os.close(descriptor)
+
+
+def _stands(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.lstat())
+    except OSError:
+        return False
 
 
 def _locked(descriptor: int, kind: int, path: Path, patience: float) -> bool:

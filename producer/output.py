@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from producer import lock
 from producer.runfile import RunFile
 from tasks.errors import StorageFailed, UsageFault
 from tasks.storage import Store
@@ -29,11 +32,53 @@ def output(out: Path) -> Store:
     return store
 
 
-def standing(out: Path) -> Store:
-    """Return the Store of a folder that should hold a run.
+@contextmanager
+def begun(out: Path, broker: str | None) -> Iterator[Store]:
+    """Give the Store of a new run's output folder, locked for as long as the block takes.
+
+    Where the block fails before anything of the run stands in it, a folder that was made here is removed again.
+
+    Args:
+        out: the folder; made if it is missing.
+        broker: the URL of the run's broker; None for a local fleet.
 
     Raises:
-        UsageFault: it is not there.
+        UsageFault: it can't be made, written or locked, or it holds a run.
+        Fault: another producer holds its lock.
+    """
+    with made_for_use(out):
+        store = output(out)
+        with lock.held(store, broker):
+            try:
+                yield store
+            except BaseException:
+                with suppress(StorageFailed):
+                    store.remove_temporary()
+                    if store.entries() == [lock.NAME]:
+                        lock.discard(store)
+                raise
+
+
+@contextmanager
+def made_for_use(out: Path) -> Iterator[None]:
+    """Remove the folders that the block had to make for an output folder, if it fails and nothing is in them."""
+    root = out.resolve()
+    missing = [folder for folder in (root, *root.parents) if not folder.exists()]
+    try:
+        yield
+    except BaseException:
+        for folder in missing:
+            # Not the folder of somebody who has begun to use it meanwhile: it is not empty.
+            with suppress(OSError):
+                folder.rmdir()
+        raise
+
+
+def standing(out: Path) -> Store:
+    """Return the Store of a folder that holds a run.
+
+    Raises:
+        UsageFault: it is not there, or no run is in it.
     """
     if not out.is_dir():
         raise UsageFault(
@@ -41,7 +86,10 @@ def standing(out: Path) -> Store:
             "it was removed, or its name is another one",
             "Give the folder that --out named when the run was begun.",
         )
-    return Store(out.resolve())
+    store = Store(out.resolve())
+    # Before it is locked: the lock's file would be left in a folder that has nothing to do with us.
+    RunFile.expect(store)
+    return store
 
 
 def unwritable(store: Store, error: Exception) -> UsageFault:

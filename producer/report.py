@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     # A fault is shown by this module too, also one that keeps these from being imported.
     from producer.comparison import Comparison
     from producer.doctor import Diagnosis
-    from producer.run import Report
+    from producer.run import Completion, Report
 
 
 _HINTS = {
@@ -38,8 +39,14 @@ def of_run(report: Report) -> RenderableType:
     """Return what is shown after a run."""
     summary = report.summary
     grid = Table.grid(padding=(0, 2))
-    grid.add_row("Total Execution Time", Text(f"{report.wall_seconds:.2f} seconds", "bold"))
-    grid.add_row("Images per second", f"{report.images_per_second:,.1f}")
+    if report.completion is not None:
+        grid.add_row("Done here", Text("nothing; the numbers are those of the run as it was completed", "bold"))
+        grid.add_row("Completed", _of_completion(report.completion, summary.total))
+    else:
+        grid.add_row("Total Execution Time", Text(f"{report.wall_seconds:.2f} seconds", "bold"))
+        grid.add_row("Images per second", f"{report.images_per_second:,.1f}")
+        if report.images != summary.total:
+            grid.add_row("Done here", f"{report.images:,} of {summary.total:,} images, in this time")
     grid.add_row("Images", f"{summary.total:,} in {summary.shards:,} {'shard' if summary.shards == 1 else 'shards'}")
     for status, count in summary.statuses.items():
         grid.add_row(f"  {status}", f"{count:,}")
@@ -56,8 +63,9 @@ def of_run(report: Report) -> RenderableType:
     if report.repaired:
         grid.add_row("Repaired", f"{report.repaired:,} lost tasks were sent again")
     grid.add_row("Saved", size(summary.bytes))
-    workers = f"{report.workers} {'worker' if report.workers == 1 else 'workers'}"
-    grid.add_row("Fleet", f"{workers}, {report.concurrency} slots; ready after {report.startup_seconds:.2f} s")
+    if report.completion is None:
+        fleet = _fleet(report.workers, report.concurrency)
+        grid.add_row("Fleet", f"{fleet}; ready after {report.startup_seconds:.2f} s")
     if summary.success:
         grid.add_row("Images are in", Text(f"{report.out}/00000/ …"))
     grid.add_row("Manifests are in", Text(f"{report.out}/00000.parquet …"))
@@ -67,6 +75,18 @@ def of_run(report: Report) -> RenderableType:
             "the manifests' rows whose status is not success; reason and error_message say why",
         )
     return grid
+
+
+def _of_completion(completion: Completion, total: int) -> str:
+    """Return what an earlier command did that has completed a run."""
+    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(completion.finished_at))
+    done = f"{completion.images:,} of {total:,} images in {completion.wall_seconds:.2f} seconds"
+    fleet = _fleet(completion.workers, completion.concurrency)
+    return f"{when}, by a command that did {done} ({completion.images_per_second:,.1f} a second) with {fleet}"
+
+
+def _fleet(workers: int, slots: int) -> str:
+    return f"{workers} {'worker' if workers == 1 else 'workers'}, {slots} slots"
 
 
 def of_comparison(comparison: Comparison) -> RenderableType:
@@ -122,12 +142,12 @@ def of_diagnosis(diagnosis: Diagnosis) -> RenderableType:
 def of_fault(fault: Fault) -> RenderableType:
     """Return what is shown of a fault: what happened, why, and what to do."""
     grid = Table.grid(padding=(0, 1))
-    grid.add_row(Text("Error:", "bold red"), _plain(fault.what))
-    grid.add_row(Text("Why:", "bold"), _plain(fault.why))
-    grid.add_row(Text("To do:", "bold"), _plain(fault.todo))
+    grid.add_row(Text("Error:", "bold red"), Text(plain(fault.what)))
+    grid.add_row(Text("Why:", "bold"), Text(plain(fault.why)))
+    grid.add_row(Text("To do:", "bold"), Text(plain(fault.todo)))
     return grid
 
 
-def _plain(text: str) -> Text:
+def plain(text: str) -> str:
     """Return a text that may quote a file or a server: without secrets, and nothing in it is a terminal's command."""
-    return Text("\n".join(map(masked, text.splitlines())))
+    return "\n".join(map(masked, text.splitlines()))

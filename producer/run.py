@@ -10,12 +10,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Self
 
 import pyarrow as pa
 
-from producer import dispatch, sources
-from producer.dispatch import Dispatcher, Progress, decoded, online_workers, planned_requests
+from producer import dispatch, replan, sources
+from producer.dispatch import Dispatcher, Progress, Remaining, decoded, online_workers, planned_requests
 from producer.former import joined
 from producer.local import Fleet
 from producer.output import unwritable
@@ -47,8 +48,23 @@ class Crew:
 
 
 @dataclass(frozen=True, slots=True)
+class Completion:
+    """An earlier command that has completed a run: when, in seconds since the epoch, and its own numbers."""
+
+    finished_at: float
+    images: int
+    wall_seconds: float
+    images_per_second: float
+    workers: int
+    concurrency: int
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
-    """What a finished run has to say; times in seconds."""
+    """What a finished run has to say; times in seconds.
+
+    The Summary is of the whole run; time, speed and fleet are of this command, and of the images that it has done.
+    """
 
     run_id: str
     source: str
@@ -65,8 +81,8 @@ class Report:
     before: dict[str, int] | None = None
     #: The folder of the former run that this one has refreshed, if it has.
     since: str | None = None
-    #: Whether there was nothing to do: the times are those of the command that completed the run.
-    nothing_done: bool = False
+    #: Where there was nothing to do, the command that had left it so.
+    completion: Completion | None = None
 
     @property
     def images_per_second(self) -> float:
@@ -88,7 +104,7 @@ class Report:
             "workers": self.workers,
             "concurrency": self.concurrency,
             "startup_seconds": round(self.startup_seconds, 3),
-            "fetched": 0 if self.nothing_done else self.images,
+            "fetched": self.images,
             "repaired": self.repaired,
         }
 
@@ -116,7 +132,8 @@ def crew_at(broker_url: str) -> Crew:
 class Run:
     """A run that is set up: its folder is its own and its plan is growing; nothing is sent before `execute`.
 
-    Whoever makes one holds the lock of the folder.
+    Whoever makes one holds the lock of the folder. It is a context manager: where its block fails, also before
+    `execute`, its record says so.
     """
 
     def __init__(
@@ -127,13 +144,26 @@ class Run:
         planned: Planned = NOTHING,
         resumed: bool = False,
         before: Counter[str] | None = None,
+        abandoned: bool = False,
     ) -> None:
         """Take its record, its folder, the requests that are not planned yet, and what is."""
+        #: Whether the producer before this one has died without a word: its record still said that it runs.
+        self.abandoned = abandoned
         self._record, self._store, self._resumed, self._before = record, store, resumed, before
         self._lock = threading.Lock()
         self._planner = Planner(requests, store, record.options.shard_size, self._plan_is_complete, record.id, planned)
         self._dispatcher: Dispatcher | None = None
+        self._finishing = False
         self._planner.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            self._end(error)
 
     @classmethod
     def begin(cls, requests: Iterable[ImageRequest], source: str, store: Store, options: Options) -> Self:
@@ -156,9 +186,17 @@ class Run:
 
         Raises:
             UsageFault: the folder holds no run.
-            Fault: what is there can't be trusted.
+            Fault: what is there can't be trusted, nor, of the plan, made anew.
         """
         record = RunFile.load(store)
+        abandoned = record.state is State.RUNNING
+        shards = _planned_shards(record, store)
+        try:
+            replan.make_whole(record, store, shards)
+        except Fault:
+            # A run that is done needs its plan no more.
+            if record.state is not State.COMPLETE or not _is_collected(store, shards):
+                raise
         planned = _planned(record, store)
         whole = _is_whole(record, planned)
         requests = iter(()) if whole else joined(_rest(record, store, planned), record.options, store)
@@ -166,9 +204,9 @@ class Run:
             # Now, and not when all the others are done.
             if store.exists(manifest.name(shard)):
                 decoded(shard, store, record.id, COLUMNS)
-        if record.state is not State.COMPLETE or not _is_collected(store, planned):
+        if record.state is not State.COMPLETE or not _is_collected(store, shards):
             record = _begun(record, store)
-        return cls(record, store, requests, planned, resumed=True)
+        return cls(record, store, requests, planned, resumed=True, abandoned=abandoned)
 
     @classmethod
     def retry(cls, store: Store, reasons: Collection[str]) -> Self:
@@ -215,11 +253,12 @@ class Run:
         """Whether nothing is left to do."""
         return self._record.state is State.COMPLETE
 
-    def finish(self) -> int:
-        """Send no more; `execute` ends when what is in flight is done. Return how many shards that are."""
+    def finish(self) -> Remaining:
+        """Send no more; `execute` ends when what is in flight is done. Return how much that is."""
+        self._finishing = True
         self._planner.stop()
         if self._dispatcher is None:
-            return 0
+            return Remaining()
         self._dispatcher.finish()
         return self._dispatcher.in_flight
 
@@ -235,14 +274,21 @@ class Run:
             source=self.source,
             out=self._store.root,
             summary=summarise(self._manifests()),
-            wall_seconds=totals.get("wall_seconds", 0.0),
-            workers=totals.get("workers", 0),
-            concurrency=totals.get("concurrency", 0),
-            startup_seconds=totals.get("startup_seconds", 0.0),
-            images=totals.get("fetched", 0),
+            wall_seconds=0.0,
+            workers=0,
+            concurrency=0,
+            startup_seconds=0.0,
+            images=0,
             before=self._before,
             since=self._record.options.since,
-            nothing_done=True,
+            completion=Completion(
+                self._record.finished_at or 0.0,
+                totals.get("fetched", 0),
+                totals.get("wall_seconds", 0.0),
+                totals.get("images_per_second", 0.0),
+                totals.get("workers", 0),
+                totals.get("concurrency", 0),
+            ),
         )
 
     def execute(self, crew: Crew, listener: Callable[[Progress], None]) -> Report:
@@ -263,6 +309,9 @@ class Run:
             record.options.since,
         )
         self._dispatcher = Dispatcher(options, self._store, self._planner, server, self._resumed, record.retried)
+        if self._finishing:
+            # It was told so before there was anyone to send.
+            self._dispatcher.finish()
         try:
             timing = self._dispatcher.run(record.options.window, crew.check, listener)
             report = Report(
@@ -283,9 +332,7 @@ class Run:
             # What is still being written belongs to late copies, of shards that are done.
             self._store.remove_left()
         except BaseException as error:
-            self._planner.stop()
-            with suppress(StorageFailed):
-                self._save(state=_state_after(error))
+            self._end(error)
             if isinstance(error, StorageFailed):
                 raise unwritable(self._store, error) from error
             raise
@@ -300,6 +347,13 @@ class Run:
     def _plan_is_complete(self, rows: int, shards: int) -> None:
         if self._record.plan is not PlanState.COMPLETE:
             self._save(plan=PlanState.COMPLETE, planned_rows=rows, planned_shards=shards)
+
+    def _end(self, error: BaseException) -> None:
+        """Have the record say what has ended the run, unless it says how it ended."""
+        self._planner.stop()
+        if self._record.state is State.RUNNING:
+            with suppress(StorageFailed):
+                self._save(state=_state_after(error))
 
     def _save(self, **changes: Any) -> None:
         # The planner's thread and the main one both have something to say.
@@ -356,9 +410,9 @@ def cancel(store: Store, broker_url: str | None, is_over: Callable[[], bool], en
     return f"The run is cancelled. What is done stays; go on by: producer resume {store.root}"
 
 
-def _is_collected(store: Store, planned: Planned) -> bool:
+def _is_collected(store: Store, shards: int) -> bool:
     """Tell whether all manifests stand: one that can't be trusted may have been removed, to be made again."""
-    return all(store.exists(manifest.name(shard)) for shard in range(planned.shards))
+    return all(store.exists(manifest.name(shard)) for shard in range(shards))
 
 
 def _begun(record: RunFile, store: Store, **changes: Any) -> RunFile:
@@ -387,11 +441,18 @@ def _planned(record: RunFile, store: Store) -> Planned:
     """
     if record.plan is PlanState.COMPLETE:
         return Planned(record.planned_rows, record.planned_shards)
-    shards = next(shard for shard in count() if not store.exists(plan.name(shard)))
+    shards = _planned_shards(record, store)
     if not shards:
         return NOTHING
     size = record.options.shard_size
     return Planned((shards - 1) * size + len(planned_requests(shards - 1, store, record.id)), shards)
+
+
+def _planned_shards(record: RunFile, store: Store) -> int:
+    """Return how many shards are planned: while the Source is not read to its end, those without a gap between them."""
+    if record.plan is PlanState.COMPLETE:
+        return record.planned_shards
+    return next(shard for shard in count() if not store.exists(plan.name(shard)))
 
 
 def _is_whole(record: RunFile, planned: Planned) -> bool:
@@ -405,7 +466,7 @@ def _rest(record: RunFile, store: Store, planned: Planned) -> Iterator[ImageRequ
     Raises:
         Fault: the Source is gone, or is another one. What is planned is done before that is told.
     """
-    if record.fingerprint is None or sources.fingerprint(record.source) != record.fingerprint:
+    if not sources.is_same(record.source, record.fingerprint):
         raise _changed(record, planned)
     requests = sources.read(record.source)
     last = planned_requests(planned.shards - 1, store, record.id) if planned.shards else []
@@ -418,11 +479,8 @@ def _rest(record: RunFile, store: Store, planned: Planned) -> Iterator[ImageRequ
 
 
 def _changed(record: RunFile, planned: Planned) -> Fault:
-    gone = (
-        "it was read from standard input" if record.source == sources.STANDARD_INPUT else "it is gone, or was changed"
-    )
     return Fault(
         f"The list {record.source} can't be read on",
-        f"{gone}. The {planned.rows:,} rows that were planned from it are done",
+        f"{sources.why_not(record.source)}. The {planned.rows:,} rows that were planned from it are done",
         "Run the rest of the list into another folder.",
     )

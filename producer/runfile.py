@@ -85,20 +85,30 @@ class RunFile:
             UsageFault: there is none, and so no run.
             Fault: it is not what was written.
         """
-        if not store.exists(NAME):
-            raise UsageFault(
-                f"{store.root} holds no run",
-                f"there is no {NAME} in it",
-                "Give the folder that --out named when the run was begun.",
-            )
+        cls.expect(store)
         try:
             return cls._decoded(json.loads(store.read(NAME)))
         except (StorageFailed, ValueError, TypeError, KeyError, AttributeError) as error:
             raise Fault(
                 f"{store.path(NAME)} can't be trusted",
                 f"it is not what was written there ({error or type(error).__name__}); nothing was changed",
-                "Put a copy of it back that is whole. Images and manifests are not touched by this, and can be used.",
+                "Images and manifests are not touched by this, and can be used as they are. To go on, put a whole copy "
+                "of it back; without one, run the list into another folder: `producer run SOURCE --out ANOTHER`.",
             ) from error
+
+    @staticmethod
+    def expect(store: Store) -> None:
+        """Make sure that a folder holds a run.
+
+        Raises:
+            UsageFault: it holds none.
+        """
+        if not store.exists(NAME):
+            raise UsageFault(
+                f"{store.root} holds no run",
+                f"there is no {NAME} in it",
+                "Give the folder that --out named when the run was begun.",
+            )
 
     def create(self, store: Store) -> None:
         """Write it where no run is yet.
@@ -119,13 +129,22 @@ class RunFile:
             UsageFault: there is one, or what is left of one.
             StorageFailed: the folder can't be listed.
         """
-        found = next((name for name in store.entries() if _OF_A_RUN.fullmatch(name) and store.holds_files(name)), None)
+        found = RunFile.remains(store)
         if found is not None:
             raise UsageFault(
                 f"{store.root} already holds a run, or what is left of one",
                 f"{found} is there, and a run's files are never mixed with another's",
                 f"Go on with it by `producer resume {store.root}`, choose another --out, or remove that folder.",
             )
+
+    @staticmethod
+    def remains(store: Store) -> str | None:
+        """Return the name of something in a folder that is, or would count as, a run's; None for a free folder.
+
+        Raises:
+            StorageFailed: the folder can't be listed.
+        """
+        return next((name for name in store.entries() if _OF_A_RUN.fullmatch(name) and store.holds_files(name)), None)
 
     def save(self, store: Store, **changes: Any) -> Self:
         """Write it with changes, and return the changed record.

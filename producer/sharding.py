@@ -51,6 +51,8 @@ class Planner:
         self.rows, self.shards = planned.rows, planned.shards
         #: Whether nothing more will be planned.
         self.closed = False
+        #: Whether that is so although the Source has more: planning was stopped.
+        self.cut = False
         #: Why planning ended early, if it did.
         self.error: Exception | None = None
 
@@ -73,6 +75,7 @@ class Planner:
             source = iter(self._requests)
             while requests := list(islice(source, self._shard_size)):
                 if self._stopped:
+                    self.cut = True
                     return
                 self._store.create_durably(
                     plan.name(self.shards), plan.encode(requests, Mark(self._run_id, self.shards))

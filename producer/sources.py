@@ -75,6 +75,18 @@ def fingerprint(source: str) -> str | None:
     return f"{size}:{digest.hexdigest()}"
 
 
+def is_same(source: str, printed: str | None) -> bool:
+    """Tell whether a Source can be read again and has a fingerprint that was taken of it."""
+    return printed is not None and fingerprint(source) == printed
+
+
+def why_not(source: str) -> str:
+    """Return why a Source is not the same: what `is_same` can't tell apart, in words."""
+    if source == STANDARD_INPUT:
+        return "the list was read from standard input"
+    return f"the list {source} is gone, or was changed"
+
+
 def nonempty(requests: Iterator[ImageRequest], source: str) -> Iterator[ImageRequest]:
     """Return the requests, once there is a first one: a list without any is refused before anything is started.
 

@@ -1,7 +1,8 @@
 """A shard's Outcomes, collected: proven complete, put on the disk, and only then a manifest.
 
-The order is the promise: files and folder synced, then the stats file, then the manifest under its own name. Doing it
-twice changes nothing, and neither does a late copy from an earlier pass of the run.
+The order is the promise: files and folder synced, then the stats file, then the manifest under its own name. Stats
+whose manifest can't be written, as on a disk that is full, are removed again. Doing it twice changes nothing, and
+neither does a late copy from an earlier pass of the run.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 import pyarrow as pa
@@ -124,7 +126,20 @@ def _write(table: pa.Table, ordered: Sequence[Outcome], mark: Mark, store: Store
     stats = json.dumps(manifest.stats(ordered), indent=2) + "\n"
     store.replace(manifest.stats_name(mark.shard), stats.encode(), PRIVATE)
     body = manifest.encode(table, ordered, mark)
-    if anew:
-        store.create_durably(manifest.name(mark.shard), body)
-    else:
-        store.replace(manifest.name(mark.shard), body)
+    try:
+        if anew:
+            store.create_durably(manifest.name(mark.shard), body)
+        else:
+            store.replace(manifest.name(mark.shard), body)
+    except StorageFailed:
+        _withdraw_stats(mark, store)
+        raise
+
+
+def _withdraw_stats(mark: Mark, store: Store) -> None:
+    """Remove the stats of a pass whose manifest does not stand: they would count what nobody has recorded."""
+    with suppress(StorageFailed, BadManifest):
+        standing = revision(mark.shard, store)
+        # Another copy may have written both meanwhile.
+        if standing is None or standing < mark.revision:
+            store.remove(manifest.stats_name(mark.shard))

@@ -34,7 +34,7 @@ async def _index(site: Site, request: Request) -> Reply:
 
 @PAGES.route("/images")
 async def _images(site: Site, request: Request) -> Reply:
-    """A picture: /images/INDEX.jpg, .png, .webp or .gif, with ?width=&height=&latency= if wanted."""
+    """A picture: /images/INDEX.jpg, .png, .webp or .gif, with ?width=&height= (pixels) &latency= (seconds)."""
     if not IMAGE_PATH.match(request.path):
         raise Refused(404, "A picture is /images/INDEX.jpg, .png, .webp or .gif.")
     return await whole(site, request)

@@ -314,9 +314,11 @@ def images_of(out: Path) -> set[str]:
 
 
 def told(ended: Ended) -> tuple[str, str, str]:
-    """The three parts of what a command says of its fault: what happened, why, and what to do."""
+    """The three parts of what a command says of its fault: what happened, why, and what to do.
+
+    With ``--json``, the one object on its standard output says the same.
+    """
     assert "Traceback" not in ended.err, ended.err
-    assert ended.out == ""
     # A long part goes on below itself; what was noted before the fault comes first.
     said = re.fullmatch(r"(?:.*\n)?Error:(.+)\nWhy:(.+)\nTo do:(.+)", _UNINDENTED.sub("\n", ended.err), re.DOTALL)
     assert said is not None, ended.err
@@ -324,7 +326,17 @@ def told(ended: Ended) -> tuple[str, str, str]:
     assert what, ended.err
     assert why, ended.err
     assert todo, ended.err
+    if ended.out:
+        assert ended.out.count("\n") == 1
+        error = json.loads(ended.out)["error"]
+        assert error.pop("exit_code") == ended.code
+        # A word that is too long for a line of the text is broken there.
+        assert [_unspaced(error[name]) for name in ("what", "why", "todo")] == [*map(_unspaced, (what, why, todo))]
     return what, why, todo
+
+
+def _unspaced(text: str) -> str:
+    return "".join(text.split())
 
 
 #: The labels of the three parts may be set to the right or to the left of their column.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import gc
 import json
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,14 +19,14 @@ from config import bounds
 from producer import dispatch
 from producer.dispatch import Dispatcher, Progress
 from producer.sharding import Planner
-from tasks import broker, keys, manifest
+from tasks import broker, keys, manifest, plan
 from tasks.celery import IMAGES, SHARDS, app
-from tasks.errors import Fault, UsageFault
+from tasks.errors import Fault, Interrupted, UsageFault
 from tasks.jobs import collect_shard, fetch_image
 from tasks.model import ImageRequest, RunOptions
 from tasks.storage import Store
 from tasks.urls import MAX_LENGTH
-from tests.conditions import PATIENCE
+from tests.conditions import PATIENCE, wait_for
 from tests.integration import parts
 
 _SHARD_SIZE = 2
@@ -206,6 +207,32 @@ def test_window_is_watched_while_it_is_filled(store: Store, server: redis.Redis)
     with pytest.raises(Stopped):
         run(job, look, window=3)
     assert seen == [_SHARD_SIZE, 2 * _SHARD_SIZE, 3 * _SHARD_SIZE]
+
+
+def test_run_whose_list_was_not_read_to_its_end_is_not_done(server: redis.Redis, store: Store) -> None:
+    """A run that is to end early is interrupted, though all that was planned until then is done."""
+    more = threading.Event()
+
+    def slow() -> Iterator[str]:
+        yield from ("http://a.example/0", "http://a.example/1")
+        more.wait(PATIENCE)
+        yield "http://a.example/2"
+
+    job, planner = dispatcher(store, server, slow())
+
+    def end() -> None:
+        if planner.shards and not more.is_set() and job.in_flight.shards:
+            assert job.in_flight.text == "about 2 images in flight, in 1 shard"
+            planner.stop()
+            job.finish()
+            more.set()
+            wait_for(lambda: planner.closed)
+            finish(server, store, 0)
+
+    with pytest.raises(Interrupted):
+        run(job, end)
+    assert planner.cut
+    assert not store.exists(plan.name(1))
 
 
 def test_window_bounds_what_is_in_flight(server: redis.Redis, store: Store) -> None:

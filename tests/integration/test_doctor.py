@@ -10,7 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from producer.runfile import PlanState, State
+from tasks.storage import Store
 from tests.integration import parts
+from tests.runs import left
 
 _ACL = parts.ROOT / "config" / "users.acl"
 
@@ -27,11 +30,12 @@ def examined(*arguments: str | Path, env: dict[str, str] | None = None) -> tuple
 
 
 def test_all_is_well(fleet: str, out: Path) -> None:
-    """With a broker and workers as they should be, every check is passed, and the folder is as it was: not there."""
+    """With a broker and workers as they should be, all checks but one pass: the folder is not there, and stays so."""
     code, findings = examined("--broker", fleet, "--out", out)
     assert code == 0, findings
     disks = {name for name in findings if name.startswith("disk ")}
-    assert {level for name, (level, _) in findings.items() if name not in disks} == {"ok"}
+    assert {name for name, (level, _) in findings.items() if name not in disks and level != "ok"} == {"folder here"}
+    assert findings["folder here"] == ("warn", f"{out} is not there; `producer run` would make it, and may")
     assert findings["workers"][1].startswith("2 workers, ")
     assert "second@" in findings["folder at workers"][1]
     assert findings["clocks"][1].startswith("4 clocks ")
@@ -59,7 +63,7 @@ def test_no_worker_and_a_server_that_is_not_fit(tmp_path: Path) -> None:
         code, findings = examined("--broker", f"redis://127.0.0.1:{port}/0", "--out", tmp_path / "out")
     assert code == 1
     wrong = {name: level for name, (level, _) in findings.items() if level != "ok" and not name.startswith("disk ")}
-    assert wrong == {"append-only file": "warn", "eviction policy": "bad", "workers": "bad"}
+    assert wrong == {"append-only file": "warn", "eviction policy": "bad", "workers": "bad", "folder here": "warn"}
 
 
 def test_folder_outside_of_the_workers_roots(fleet: str, tmp_path: Path) -> None:
@@ -133,7 +137,7 @@ def test_user_of_the_fleet_may_ask(tmp_path: Path) -> None:
         _ACL.read_text().replace("on #ADMIN_SHA256", "on nopass").replace("on #IMAGEFLEET_SHA256", "on nopass")
     )
     root = tmp_path / "root"
-    root.mkdir()
+    (root / "out").mkdir(parents=True)
     with parts.redis_server(tmp_path, "--aclfile", str(users)) as port:
         url = f"redis://imagefleet:any@127.0.0.1:{port}/0"
         with parts.worker("worker", tmp_path, url, root, "127.0.0.1"):
@@ -158,3 +162,21 @@ def test_without_a_broker(tmp_path: Path) -> None:
     assert code == 0
     assert "no broker is named: a command starts" in findings["local fleet"][1]
     assert os.listdir(tmp_path) == []  # noqa: PTH208  # names are wanted
+
+
+def test_run_in_the_folder(tmp_path: Path) -> None:
+    """A run whose producer has died is told with how to go on, and nothing of it is changed or locked."""
+    out = tmp_path / "out"
+    out.mkdir()
+    left(tmp_path / "list.txt", Store(out), 11, 2, State.RUNNING, PlanState.COMPLETE)
+    (out / ".plan/00003.parquet").unlink()
+    (out / "00000.parquet").write_bytes(b"")
+    before = parts.files_below(out)
+    code, findings = examined("--out", out)
+    assert code == 1
+    assert findings["run"][0] == "warn"
+    assert "its producer is dead" in findings["run"][1]
+    assert findings["plan"][0] == "warn"
+    assert findings["manifests"][0] == "bad"
+    assert findings["manifests"][1].startswith("2 of 4 shards done, all checked; not to be trusted: 00000.parquet")
+    assert parts.files_below(out) == before

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -196,6 +197,9 @@ def test_two_interrupts_drop_what_is_queued(running: Running) -> None:
     """A second Ctrl-C drops the queued tasks unfetched; the manifests stay, and the run can be resumed."""
     running.interrupt()
     parts.eventually(lambda: "Ctrl-C again" in running.producer.err, "the note")
+    said = re.search(r"about (\d+) images in flight, in [12] shards?;", running.producer.err)
+    assert said is not None, running.producer.err
+    assert 0 < int(said[1]) <= 2 * _SHARD
     running.interrupt()
     assert running.producer.wait().code == 130
     assert running.manifests()
@@ -211,7 +215,11 @@ def test_cancelled_by_another_command(running: Running) -> None:
     ended = running.again("cancel")
     assert ended.code == 0, ended.err
     assert "cancelled" in ended.err
-    assert running.producer.wait().code == 130
+    told = running.producer.wait()
+    assert told.code == 130
+    said = json.loads(told.out)
+    assert (said["interrupted"], said["cancelled"], said["out"]) == (True, True, str(running.out))
+    assert "Cancelled by another command." in told.err
     assert json.loads((running.out / "run.json").read_text())["state"] == "cancelled"
     running.again("resume", "--json").json()
     running.assert_whole()

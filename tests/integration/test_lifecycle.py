@@ -147,10 +147,17 @@ def test_nothing_is_left_after_interruption(
         if "Ctrl-C again" in run.command.err:
             end(run.command.process.pid)
         ended = run.assert_told(130)
-        assert ended.out == ""
-        assert "nterrupted" in ended.err
+        record = json.loads((run.out / "run.json").read_text())
+        resume = f"producer resume {run.out}"
+        assert json.loads(ended.out) == {
+            **{"interrupted": True, "cancelled": False},
+            **{"run_id": record["id"], "out": str(run.out), "resume": resume},
+        }
+        # What happened, and then what to do.
+        assert ended.err.splitlines()[-1] == f"Go on by: {resume}"
+        assert ended.err.splitlines()[-2].startswith("Interrupted.")
         run.assert_nothing_left()
-        assert json.loads((run.out / "run.json").read_text())["state"] == "interrupted"
+        assert record["state"] == "interrupted"
         assert parts.images_of(run.out)
 
 

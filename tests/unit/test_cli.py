@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -16,9 +17,15 @@ from config import VERSION, bounds
 from config.settings import Settings, settings
 from producer import cli
 from producer.keeping import ROOT
-from tasks.model import HeadOptions, ResizeMode, ResizeOptions, Verify
+from producer.runfile import Options, PlanState, RunFile, State
+from tasks import plan
+from tasks.model import HeadOptions, ImageRequest, ResizeMode, ResizeOptions, Verify
+from tasks.shardfile import Mark
+from tasks.storage import Store
 
 _COMMANDS = sorted(cli.cli.commands)
+#: A broker at which nobody answers.
+_DEAD = "redis://127.0.0.1:1/0"
 Main = Callable[..., tuple[int, str, str]]
 
 
@@ -205,6 +212,84 @@ def test_interrupt_exits_with_130(main: Main, monkeypatch: pytest.MonkeyPatch, t
     status, output, errors = main("run", "list.txt", "--out", str(tmp_path / "out"))
     assert (status, output) == (130, "")
     assert errors.strip().startswith("Interrupted.")
+
+
+@pytest.mark.parametrize(("body", "more", "status", "message"), _FAULTS.values(), ids=_FAULTS)
+@pytest.mark.parametrize("command", ["run", "compare"])
+def test_fault_is_told_as_an_object(
+    main: Main, tmp_path: Path, command: str, body: bytes | None, more: list[str], status: int, message: str
+) -> None:
+    """With --json a fault is one object on standard output, and the same text as ever on standard error."""
+    source = tmp_path / "list.txt"
+    if body is not None:
+        source.write_bytes(body)
+    ended, output, errors = main(command, str(source), "--out", str(tmp_path / "out"), *more, "--json")
+    assert ended == status
+    assert parts(errors) == ["Error", "Why", "To do"]
+    assert output.count("\n") == 1
+    (error,) = json.loads(output).values()
+    assert error.pop("exit_code") == status
+    assert set(error) == {"what", "why", "todo"}
+    assert message in error["what"] + error["why"]
+    assert "secret" not in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"), [usage for usage in _USAGE.values() if len(usage[0]) > 3 and "--fast" not in usage[0]]
+)
+def test_wrong_usage_is_told_as_an_object(
+    main: Main, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    """With --json, what is wrong with another option is one object, wherever that option stands."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "list.txt").write_text("http://a.example/\n")
+    status, output, errors = main(*arguments, "--json")
+    error = json.loads(output)["error"]
+    assert (status, error["exit_code"]) == (2, 2)
+    assert message in error["why"]
+    assert message in errors
+    assert error["todo"].endswith(f" {arguments[0]} --help`.")
+
+
+def test_unknown_fault_is_told_as_an_object(main: Main, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A fault that nobody expected is one object, too, and an interruption says that it was one."""
+    arguments = ["run", "list.txt", "--out", str(tmp_path / "out"), "--json"]
+    monkeypatch.setattr("producer.sources.read", lambda _: 1 / 0)
+    status, output, _ = main(*arguments)
+    assert (status, json.loads(output)["error"]["exit_code"]) == (1, 1)
+
+    def interrupt(_: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("producer.sources.read", interrupt)
+    status, output, _ = main(*arguments)
+    assert (status, json.loads(output)) == (130, {"interrupted": True, "cancelled": False})
+
+
+def test_run_without_a_broker_that_answers_leaves_nothing(main: Main, tmp_path: Path) -> None:
+    """A folder that was made for a run that could not begin is gone, with its lock."""
+    (tmp_path / "list.txt").write_text("http://a.example/\n")
+    out = tmp_path / "a" / "out"
+    for command in ("run", "compare"):
+        status, _, errors = main(command, str(tmp_path / "list.txt"), "--out", str(out), "--broker", _DEAD)
+        assert (status, parts(errors)) == (1, ["Error", "Why", "To do"])
+        assert [path.name for path in tmp_path.iterdir()] == ["list.txt"]
+
+
+@pytest.mark.parametrize("state", list(State))
+def test_run_that_can_not_go_on_does_not_say_that_it_runs(main: Main, tmp_path: Path, state: State) -> None:
+    """Where the fleet of a resumed run can't be had, its record says that it failed, and the object whose it is."""
+    store = Store(tmp_path)
+    record = RunFile("id", "-", str(tmp_path), Options(), plan=PlanState.COMPLETE, planned_rows=1, planned_shards=1)
+    record.create(store)
+    store.create_durably(plan.name(0), plan.encode([ImageRequest(0, "http://a.example/")], Mark("id", 0)))
+    record.save(store, state=state)
+    status, output, errors = main("resume", str(tmp_path), "--broker", _DEAD, "--json")
+    assert status == 1
+    said = json.loads(output)
+    assert (said["run_id"], said["out"], said["resume"]) == ("id", str(tmp_path), f"producer resume {tmp_path}")
+    assert RunFile.load(store).state is State.FAILED
+    assert ("has died without a word" in errors) is (state is State.RUNNING)
 
 
 def test_address_of_another_machine_is_a_fault(main: Main) -> None:

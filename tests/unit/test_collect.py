@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -122,6 +123,45 @@ def test_manifest_comes_last_after_the_stats(planned: Store, outcomes: list[Outc
         collect(_SHARD, outcomes, _RUN, planned)
     assert not planned.exists("00002.parquet")
     assert planned.exists("00002/000022.jpg")
+
+
+@pytest.mark.parametrize("taken", [False, True], ids=["nobody's", "another's"])
+def test_stats_do_not_stand_without_the_manifest(
+    planned: Store, outcomes: list[Outcome], monkeypatch: pytest.MonkeyPatch, taken: bool
+) -> None:
+    """On a disk that is full for the manifest, its stats go too; those of another copy's manifest that stands stay."""
+    create = Store.create_durably
+
+    def refuse(self: Store, name: str, body: bytes) -> NoReturn:
+        if taken:
+            create(self, name, body)
+        raise StorageFailed(f"could not save {name}: No space left on device")
+
+    monkeypatch.setattr(Store, "create_durably", refuse)
+    with pytest.raises(StorageFailed, match="No space left"):
+        collect(_SHARD, outcomes, _RUN, planned)
+    assert planned.exists("00002_stats.json") is planned.exists("00002.parquet") is taken
+
+
+def test_stats_of_a_pass_do_not_stand_beside_the_manifest_before(
+    planned: Store, outcomes: list[Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a later pass can't replace the manifest, its stats do not count what the standing one has not recorded."""
+    collect(_SHARD, outcomes, _RUN, planned)
+    before = planned.read("00002.parquet")
+    replaced = Store.replace
+
+    def refuse(self: Store, name: str, body: bytes, mode: int = 0o600) -> None:
+        if name.endswith(".parquet"):
+            raise StorageFailed(f"could not save {name}: No space left on device")
+        replaced(self, name, body, mode)
+
+    monkeypatch.setattr(Store, "replace", refuse)
+    again = [Outcome(key_of(_SHARD, 2, _SIZE), Status.FAILED_TO_DOWNLOAD, Reason.DNS, finished_at=102.0)]
+    with pytest.raises(StorageFailed, match="No space left"):
+        collect(_SHARD, again, replace(_RUN, revision=1), planned, 1)
+    assert planned.read("00002.parquet") == before
+    assert not planned.exists("00002_stats.json")
 
 
 def test_all_is_durable_before_the_manifest(

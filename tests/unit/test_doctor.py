@@ -11,7 +11,8 @@ import pytest
 from rich.console import Console
 
 from producer import doctor, report
-from producer.doctor import Diagnosis, Finding, Level, Worker
+from producer.doctor import Diagnosis, Worker
+from producer.finding import Finding, Level
 from tasks.celery import IMAGES, PROTOCOL, SHARDS
 from tasks.examine import Seen
 
@@ -131,7 +132,8 @@ def test_folder_at_workers() -> None:
         (Seen(True, error="the producer's file is not there"), Level.BAD, "same shared folder"),
         (Seen(True, True, False, None, "no file can be made there"), Level.BAD, "worker's user"),
         (None, Level.WARN, "one version"),
-        (replace(_SEEN, free=1024**2), Level.WARN, "Make space"),
+        (replace(_SEEN, free=1024**2), Level.BAD, "Make space"),
+        (replace(_SEEN, free=1024**3 - 1), Level.WARN, "Make space"),
     ],
 )
 def test_folder_that_is_not_fit(seen: Seen | None, level: Level, mend: str) -> None:

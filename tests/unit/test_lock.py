@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -78,6 +79,37 @@ def test_lock_is_free_after_the_block(tmp_path: Path) -> None:
             pass
         assert lock.holder(tmp_path) is None
         assert (tmp_path / ".lock").exists()
+
+
+def test_lock_whose_file_was_removed_is_not_had(tmp_path: Path) -> None:
+    """Who waits for a holder that leaves the folder gets a lock that others find, and not the file that is gone."""
+    path = tmp_path / ".lock"
+    with path.open("w") as old:
+        fcntl.flock(old, fcntl.LOCK_EX)
+
+        def leave() -> None:
+            lock.discard(tmp_path)
+            old.close()
+
+        timer = threading.Timer(0.2, leave)
+        timer.start()
+        with lock.held(tmp_path, None):
+            timer.join()
+            assert (found := lock.holder(tmp_path)) is not None
+            assert found.pid == os.getpid()
+
+
+def test_who_died_with_the_lock(tmp_path: Path) -> None:
+    """A holder that was killed is still named by its file; one that gave it up is not."""
+    assert lock.left_by(tmp_path) is None
+    with another(tmp_path) as first:
+        first.kill()
+        first.wait()
+    assert (found := lock.left_by(tmp_path)) is not None
+    assert found.pid == first.pid
+    with lock.held(tmp_path, None):
+        pass
+    assert lock.left_by(tmp_path) is None
 
 
 def test_lock_is_free_after_an_error(tmp_path: Path) -> None:

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from producer.output import output
+from producer import lock
+from producer.output import begun, output, standing
 from producer.runfile import Options, RunFile
-from tasks.errors import UsageFault
+from tasks.errors import Fault, UsageFault
 from tasks.storage import TEMPORARY, Store
 
 
@@ -41,3 +42,49 @@ def test_output_folder_with_a_run_is_refused(tmp_path: Path) -> None:
     RunFile("id", "list.txt", "/out", Options()).create(Store(tmp_path))
     with pytest.raises(UsageFault, match="already holds a run"):
         output(tmp_path)
+
+
+def fail(out: Path, *names: str) -> None:
+    """Begin a run in a folder, and fail once files of these names are there."""
+
+    def begin() -> None:
+        with begun(out, None) as store:
+            assert store.entries() == [".lock"]
+            for name in names:
+                store.replace(name, b"")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        begin()
+
+
+def test_folder_that_was_made_in_vain_is_removed(tmp_path: Path) -> None:
+    """Where nothing comes of a run, the folders that were made for it go, and those that were there stay."""
+    fail(tmp_path / "a" / "out")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "mine").mkdir()
+    fail(tmp_path / "mine")
+    assert (tmp_path / "mine").is_dir()
+
+
+@pytest.mark.parametrize("name", ["run.json", "mine.txt"])
+def test_folder_with_something_in_it_stays(tmp_path: Path, name: str) -> None:
+    """A run that has begun, or what somebody has put there meanwhile, is not removed."""
+    fail(tmp_path / "out", name)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted([".lock", name])
+
+
+def test_folder_of_another_producer_stays(tmp_path: Path) -> None:
+    """Who is refused because another has the lock removes nothing."""
+    out = tmp_path / "out"
+    with begun(out, None), pytest.raises(Fault, match="Another producer"), begun(out, None):
+        pytest.fail("held twice")
+    assert lock.holder(out) is None
+    assert out.is_dir()
+
+
+def test_folder_without_a_run_gets_no_lock(tmp_path: Path) -> None:
+    """A folder that has nothing to do with us is told before a file of ours is in it."""
+    with pytest.raises(UsageFault, match="holds no run"):
+        standing(tmp_path)
+    assert list(tmp_path.iterdir()) == []

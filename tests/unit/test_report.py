@@ -11,7 +11,7 @@ from rich.console import Console, RenderableType
 
 from producer import report
 from producer.comparison import Comparison, Way
-from producer.run import Report
+from producer.run import Completion, Report
 from producer.summary import Summary
 from tasks.errors import Fault
 
@@ -73,6 +73,31 @@ def test_report_without_failures() -> None:
     assert "1 in 1 shard\n" in shown
     assert "Failures" not in shown
     assert "failed" not in shown
+
+
+def test_report_of_a_run_that_was_gone_on_with() -> None:
+    """Time and speed are of this command, and beside them stands how much of the run it has done."""
+    shown = text(report.of_run(replace(_REPORT, images=320)))
+    assert shown.splitlines()[:4] == [
+        "Total Execution Time  12.50 seconds",
+        "Images per second     25.6",
+        "Done here             320 of 3,000 images, in this time",
+        "Images                3,000 in 3 shards",
+    ]
+
+
+def test_report_where_nothing_was_left_to_do() -> None:
+    """What a command has not done has no time: the numbers are told as those of the one that completed the run."""
+    done = Completion(1.0e9, 320, 12.5, 25.6, 2, 32)
+    finished = Report("id", "list.txt", Path("/data/out"), _SUMMARY, 0.0, 0, 0, 0.0, 0, completion=done)
+    shown = text(report.of_run(finished))
+    assert shown.startswith("Done here             nothing; ")
+    assert (
+        "by a command that did 320 of 3,000 images in 12.50 seconds (25.6 a second) with 2 workers, 32 slots" in shown
+    )
+    assert "Total Execution Time" not in shown
+    assert "ready after" not in shown
+    assert (finished.totals()["total"], finished.totals()["fetched"], finished.totals()["wall_seconds"]) == (3000, 0, 0)
 
 
 def test_report_of_a_refresh() -> None:

@@ -1,0 +1,96 @@
+"""A run's plan, made whole again: files of it that are gone or broken, from the list that they were planned from."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from itertools import islice
+
+from producer import sources
+from producer.dispatch import decoded, planned
+from producer.former import joined
+from producer.output import unwritable
+from producer.runfile import PlanState, RunFile
+from tasks import manifest, plan
+from tasks.errors import Fault, StorageFailed
+from tasks.model import ImageRequest, shard_name
+from tasks.shardfile import Mark
+from tasks.storage import Store
+
+_log = logging.getLogger(__name__)
+
+
+def make_whole(record: RunFile, store: Store, shards: int) -> None:
+    """Make the files of a plan anew that can't be trusted, if the run's list is as it was; each is told.
+
+    A list is as it was if its fingerprint is, if each file of the plan that is whole, up to the one after the last that
+    is not, has its rows, and if a manifest that stands has them.
+
+    Args:
+        record: the run.
+        store: its folder.
+        shards: how many shards are planned.
+
+    Raises:
+        UsageFault: it can't be written.
+        Fault: a file of the plan can't be trusted, and the list is gone, or another one. Nothing was changed.
+    """
+    broken = {shard: fault for shard in range(shards) if (fault := _broken(shard, record, store))}
+    if not broken:
+        return
+    first = next(iter(broken.values()))
+    if not sources.is_same(record.source, record.fingerprint):
+        raise _lost(first, record)
+    # All is compared before anything is written; and no more than a shard is held, however many are broken.
+    for shard, requests in _cut(sources.read(record.source), record, min(max(broken) + 2, shards)):
+        if not _fits(shard, requests, shard in broken, record, store, shards):
+            raise _lost(first, record)
+    for shard, requests in _cut(joined(sources.read(record.source), record.options, store), record, max(broken) + 1):
+        if shard in broken:
+            try:
+                store.replace(plan.name(shard), plan.encode(requests, Mark(record.id, shard)))
+            except StorageFailed as error:
+                raise unwritable(store, error) from error
+            planned(shard, store, record.id)
+            _log.warning(
+                "the plan of shard %s could not be trusted; it was made anew from %s, which is as it was",
+                shard_name(shard),
+                record.source,
+            )
+
+
+def _broken(shard: int, record: RunFile, store: Store) -> Fault | None:
+    try:
+        planned(shard, store, record.id)
+    except Fault as fault:
+        return fault
+    return None
+
+
+def _cut(requests: Iterator[ImageRequest], record: RunFile, shards: int) -> Iterator[tuple[int, list[ImageRequest]]]:
+    """Yield the first shards of a run's list, with their numbers; what it has no more rows for is empty."""
+    for shard in range(shards):
+        yield shard, list(islice(requests, record.options.shard_size))
+
+
+def _fits(shard: int, requests: list[ImageRequest], broken: bool, record: RunFile, store: Store, shards: int) -> bool:
+    """Tell whether what a list has for a shard is what was planned of it, as far as that can be known."""
+    urls = [request.url for request in requests]
+    if not broken:
+        return urls == planned(shard, store, record.id)["url"].to_pylist()
+    size = record.options.shard_size
+    if record.plan is PlanState.COMPLETE:
+        whole = len(urls) == min(size, record.planned_rows - shard * size)
+    else:
+        whole = len(urls) == size or (shard == shards - 1 and len(urls) > 0)
+    if whole and store.exists(manifest.name(shard)):
+        return urls == decoded(shard, store, record.id, ["url"])["url"].to_pylist()
+    return whole
+
+
+def _lost(fault: Fault, record: RunFile) -> Fault:
+    return Fault(
+        fault.what,
+        f"{fault.why}. It can't be made anew: {sources.why_not(record.source)}",
+        "Put a copy of it back that is whole; nothing of that shard can be done without it.",
+    )

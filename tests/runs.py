@@ -1,0 +1,48 @@
+"""A run in a folder as its producer and its workers leave it, made without either."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from producer import sources
+from producer.runfile import Options, PlanState, RunFile, State
+from tasks import plan
+from tasks.collect import collect
+from tasks.model import Outcome, Reason, RunOptions, Status, key_of
+from tasks.shardfile import Mark
+from tasks.storage import Store
+
+RUN_ID = "20260101-000000-abcdef"
+SIZE = 3
+
+
+def left(source: Path, store: Store, rows: int, done: int, state: State, plan_state: PlanState) -> RunFile:
+    """A run of a list of so many rows, in shards of three, of which so many are done: the others are only planned.
+
+    Every image has failed, by a timeout.
+    """
+    source.write_text("".join(f"http://a.example/{index}\n" for index in range(rows)))
+    shards = -(-rows // SIZE)
+    record = RunFile(
+        RUN_ID,
+        str(source),
+        str(store.root),
+        Options(shard_size=SIZE),
+        sources.fingerprint(str(source)),
+        plan_state,
+        *((rows, shards) if plan_state is PlanState.COMPLETE else (0, 0)),
+        state=state,
+        finished_at=1.0e9,
+        totals={"total": rows, "failed": rows, "reasons": {"timeout": rows}} if state is State.COMPLETE else None,
+    )
+    record.create(store)
+    requests = list(sources.read(str(source)))
+    options = RunOptions(str(store.root), SIZE, run_id=RUN_ID)
+    for shard in range(shards):
+        chosen = requests[shard * SIZE : (shard + 1) * SIZE]
+        store.create_durably(plan.name(shard), plan.encode(chosen, Mark(RUN_ID, shard)))
+        if shard < done:
+            keys = [key_of(shard, place, SIZE) for place in range(len(chosen))]
+            outcomes = [Outcome(key, Status.FAILED_TO_DOWNLOAD, Reason.TIMEOUT, finished_at=101.0) for key in keys]
+            collect(shard, outcomes, options, store)
+    return record

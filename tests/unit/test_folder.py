@@ -1,0 +1,194 @@
+"""What the doctor makes of a folder, and of the run that is or was in it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from producer import folder, lock
+from producer.finding import Finding, Level
+from producer.runfile import PlanState, State
+from tasks.storage import Store
+from tests.runs import RUN_ID, left
+
+_GIB = 1024**3
+_ROWS, _SHARDS = 11, 4
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """Where the list is."""
+    return tmp_path / "list.txt"
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """The run's folder."""
+    (tmp_path / "out").mkdir()
+    return Store(tmp_path / "out")
+
+
+def found(store: Store) -> dict[str, Finding]:
+    """What is found of a folder's run, by name; what is not as it should be has something to do."""
+    findings = [finding for finding in folder.examined(store) if not finding.name.endswith("here")]
+    assert all(bool(finding.todo) == (finding.level is not Level.OK) for finding in findings)
+    assert len({finding.name for finding in findings}) == len(findings)
+    return {finding.name: finding for finding in findings}
+
+
+def levels(store: Store) -> dict[str, Level]:
+    """What is not as it should be."""
+    return {name: finding.level for name, finding in found(store).items() if finding.level is not Level.OK}
+
+
+def test_folder_without_a_run(store: Store) -> None:
+    """An empty folder, or one with somebody's files, is free."""
+    store.replace("mine.txt", b"")
+    assert (levels(store), found(store)["run"].found) == ({}, "no run is in it")
+
+
+@pytest.mark.parametrize("name", ["00000.parquet", "00001_stats.json"])
+def test_what_is_left_of_a_run(store: Store, name: str) -> None:
+    """What would keep a run out is named."""
+    store.replace(name, b"")
+    assert levels(store) == {"run": Level.BAD}
+    assert name in found(store)["run"].found
+
+
+@pytest.mark.parametrize("name", ["00003", ".plan", ".tmp"])
+def test_folder_of_a_run(store: Store, source: Path, name: str) -> None:
+    """A folder that is a part of a run's is a wrong name, and the right one is said."""
+    left(source, store, _ROWS, 0, State.INTERRUPTED, PlanState.COMPLETE)
+    store.path(name).mkdir(exist_ok=True)
+    for file in store.path(name).iterdir():
+        file.unlink()
+    finding = found(Store(store.path(name)))["run"]
+    assert (finding.level, finding.todo) == (Level.BAD, f"Give {store.root}.")
+
+
+def test_record_that_was_changed(store: Store, source: Path) -> None:
+    """A run.json that can't be trusted is bad, and what to do can be done."""
+    left(source, store, _ROWS, 2, State.INTERRUPTED, PlanState.COMPLETE)
+    path = store.path("run.json")
+    path.write_text(path.read_text().replace('"window": 8', '"window": 9'))
+    finding = found(store)["run"]
+    assert finding.level is Level.BAD
+    assert "can't be trusted" in finding.found
+    assert "run the list into another folder" in finding.todo
+
+
+@pytest.mark.parametrize("state", [State.INTERRUPTED, State.CANCELLED, State.FAILED])
+def test_run_that_has_ended_early(store: Store, source: Path, state: State) -> None:
+    """How a run has ended, how much of it is done, and how to go on is told."""
+    left(source, store, _ROWS, 2, state, PlanState.COMPLETE)
+    assert levels(store) == {"run": Level.WARN}
+    seen = found(store)
+    assert seen["run"].found == f"{RUN_ID} of {source}: {state}"
+    assert seen["run"].todo == f"Go on with it by `producer resume {store.root}`."
+    assert seen["plan"].found == "4 shards planned, all checked"
+    assert seen["manifests"].found == "2 of 4 shards done, all checked"
+
+
+def test_producer_that_lives_and_one_that_died(store: Store, source: Path) -> None:
+    """A run whose producer holds the lock is as it should be; one that nobody holds has a dead producer."""
+    left(source, store, _ROWS, 2, State.RUNNING, PlanState.OPEN)
+    with lock.held(store, None):
+        assert levels(store) == {}
+        assert "its producer is process" in found(store)["run"].found
+        written = store.read(lock.NAME)
+    assert levels(store) == {"run": Level.WARN}
+    assert found(store)["run"].found.endswith("its record says that it runs, but its producer is dead")
+    # As a kill leaves it.
+    store.replace(lock.NAME, written)
+    assert "but its producer, process" in found(store)["run"].found
+
+
+def test_complete_run_with_failures(store: Store, source: Path) -> None:
+    """Failures that may be gone are worth a retry."""
+    left(source, store, _ROWS, _SHARDS, State.COMPLETE, PlanState.COMPLETE)
+    assert levels(store) == {"failures": Level.WARN}
+    finding = found(store)["failures"]
+    assert finding.found == "11 of 11 images, 11 for reasons that may be gone"
+    assert f"producer retry {store.root}" in finding.todo
+
+
+def test_manifests_that_are_not_as_they_should_be(store: Store, source: Path) -> None:
+    """A manifest that was cut is bad, and named; one that is gone from a complete run is made again by a resume."""
+    left(source, store, _ROWS, _SHARDS, State.COMPLETE, PlanState.COMPLETE)
+    whole = store.read("00001.parquet")
+    store.path("00001.parquet").write_bytes(whole[:-100])
+    finding = found(store)["manifests"]
+    assert finding.level is Level.BAD
+    assert "00001.parquet" in finding.found
+    assert "remove it" in finding.todo
+    store.remove("00001.parquet")
+    finding = found(store)["manifests"]
+    assert (finding.level, finding.found) == (Level.WARN, "3 of 4 shards done, all checked")
+
+
+@pytest.mark.parametrize(
+    ("change", "level", "todo"),
+    [
+        (lambda source: None, Level.WARN, "producer resume"),
+        (lambda source: source.unlink(), Level.BAD, "Put a copy back"),
+    ],
+    ids=["same", "gone"],
+)
+def test_plan_that_is_not_as_it_should_be(
+    store: Store, source: Path, change: Callable[[Path], None], level: Level, todo: str
+) -> None:
+    """A file of the plan that is gone is made anew from the list, if that is as it was."""
+    left(source, store, _ROWS, 2, State.INTERRUPTED, PlanState.COMPLETE)
+    store.remove(".plan/00002.parquet")
+    change(source)
+    finding = found(store)["plan"]
+    assert (finding.level, ".plan/00002.parquet" in finding.found) == (level, True)
+    assert todo in finding.todo
+
+
+def test_list_that_was_not_read_to_its_end(store: Store, source: Path) -> None:
+    """Where the rest of a list can't be planned any more, that is told."""
+    left(source, store, _ROWS, 2, State.INTERRUPTED, PlanState.OPEN)
+    assert found(store)["plan"].found.endswith("the list was not read to its end")
+    source.unlink()
+    assert found(store)["plan"].level is Level.WARN
+    assert "is gone, or was changed" in found(store)["plan"].found
+
+
+def test_many_manifests_are_read_for_a_while(store: Store, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What can't be read in time is not; how much was is told."""
+    left(source, store, _ROWS, 3, State.INTERRUPTED, PlanState.COMPLETE)
+    monkeypatch.setattr(folder, "_PATIENCE", 0)
+    assert found(store)["manifests"].found == "3 of 4 shards done, 1 of them, within 0 s, checked"
+
+
+@pytest.mark.parametrize(
+    ("free", "shard", "level"),
+    [
+        (4096, 0.0, Level.BAD),
+        (64 * 1024**2, 0.0, Level.WARN),
+        (64 * 1024**2, 65 * 1024**2, Level.BAD),
+        (_GIB - 1, 65 * 1024**2, Level.WARN),
+        (_GIB, 0.0, Level.OK),
+        (_GIB, 2 * _GIB, Level.BAD),
+    ],
+)
+def test_space(free: int, shard: float, level: Level) -> None:
+    """Less than a shard or a large image takes is bad, less than a GiB a warning; the numbers are said."""
+    finding = folder.of_space("disk here", free, shard)
+    assert finding.level is level
+    assert f"{'4 KiB' if free == 4096 else ' MiB'} are free" in finding.found
+    assert ("a shard of this run takes" in finding.found) is bool(shard)
+
+
+@pytest.mark.parametrize(("free", "level"), [(999, Level.BAD), (1_000, Level.WARN), (20_000, None)])
+def test_files_that_can_be_made(store: Store, monkeypatch: pytest.MonkeyPatch, free: int, level: Level | None) -> None:
+    """A file system that can hold few more files is told, as an image is a file."""
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=_GIB))
+    monkeypatch.setattr("os.statvfs", lambda _: SimpleNamespace(f_files=10**6, f_favail=free))
+    found = {finding.name: finding.level for finding in folder.examined(store)}
+    assert found.get("disk files here") == level

@@ -1,0 +1,134 @@
+"""A plan that was damaged is made anew from its list, and only from that one."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+import pytest
+
+from producer.replan import make_whole
+from producer.run import Run
+from producer.runfile import PlanState, RunFile, State
+from tasks import plan
+from tasks.errors import Fault
+from tasks.storage import Store
+from tests.runs import left
+
+_ROWS = 11
+_SHARDS = 4
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """Where the list is."""
+    return tmp_path / "list.txt"
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """The run's folder."""
+    (tmp_path / "out").mkdir()
+    return Store(tmp_path / "out")
+
+
+def plans(store: Store) -> dict[str, bytes]:
+    """The files of the plan."""
+    return {name: store.read(name) for name in store.names(plan.FOLDER)}
+
+
+def damage(store: Store, shard: int) -> None:
+    """Cut a file of the plan."""
+    path = store.path(plan.name(shard))
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+@pytest.mark.parametrize("state", list(PlanState))
+@pytest.mark.parametrize("broken", [[0], [1], [3], [0, 1, 2, 3]], ids=str)
+def test_damaged_plan_is_made_anew(
+    store: Store, source: Path, caplog: pytest.LogCaptureFixture, state: PlanState, broken: list[int]
+) -> None:
+    """Whichever files of a plan can't be trusted have the same rows afterwards; each is told, and the rest stays."""
+    record = left(source, store, _ROWS, 2, State.INTERRUPTED, state)
+    before = plans(store)
+    for shard in broken:
+        damage(store, shard)
+    if state is PlanState.COMPLETE:
+        store.remove(plan.name(broken[0]))
+    with caplog.at_level(logging.WARNING):
+        make_whole(record, store, _SHARDS)
+    assert plans(store) == before
+    assert [f"shard {shard:05d}" in entry.getMessage() for shard, entry in zip(broken, caplog.records, strict=True)]
+
+
+def test_whole_plan_needs_no_list(store: Store, source: Path) -> None:
+    """Where nothing is broken, the list is not looked at."""
+    record = left(source, store, _ROWS, 0, State.INTERRUPTED, PlanState.COMPLETE)
+    source.unlink()
+    make_whole(record, store, _SHARDS)
+
+
+@pytest.mark.parametrize("change", ["gone", "longer", "other", "manifest", "neighbour"])
+def test_other_list_is_not_taken(store: Store, source: Path, monkeypatch: pytest.MonkeyPatch, change: str) -> None:
+    """A list that is gone or another one, also one whose change its fingerprint does not show, makes no plan anew."""
+    record = left(source, store, _ROWS, 2, State.INTERRUPTED, PlanState.COMPLETE)
+    broken = 1 if change == "manifest" else 2
+    damage(store, broken)
+    before = plans(store)
+    text = source.read_text()
+    if change == "gone":
+        source.unlink()
+    elif change == "longer":
+        source.write_text(text + "http://a.example/more\n")
+    else:
+        row = {"other": 7, "manifest": 4, "neighbour": 9}[change]
+        source.write_text(text.replace(f"example/{row}\n", "example/x\n"))
+    if change in ("manifest", "neighbour"):
+        monkeypatch.setattr("producer.sources.fingerprint", lambda _: record.fingerprint)
+    with pytest.raises(Fault, match=rf"\.plan/0000{broken}\.parquet can't be trusted") as caught:
+        make_whole(record, store, _SHARDS)
+    assert "is gone, or was changed" in caught.value.why
+    assert "Put a copy of it back" in caught.value.todo
+    assert plans(store) == before
+
+
+def test_run_goes_on_with_a_plan_made_anew(store: Store, source: Path) -> None:
+    """A run whose plan is damaged is resumed while its list is as it was, and refused when it is not."""
+    left(source, store, _ROWS, 2, State.INTERRUPTED, PlanState.COMPLETE)
+    before = plans(store)
+    damage(store, 3)
+    assert not Run.resume(store).is_done
+    assert plans(store) == before
+    damage(store, 3)
+    os.truncate(source, 5)
+    with pytest.raises(Fault, match="can't be trusted"):
+        Run.resume(store)
+
+
+def test_complete_run_needs_no_plan(store: Store, source: Path) -> None:
+    """A run that is done is told as done, whatever became of its plan and its list."""
+    left(source, store, _ROWS, _SHARDS, State.COMPLETE, PlanState.COMPLETE)
+    damage(store, 1)
+    source.unlink()
+    assert Run.resume(store).is_done
+
+
+@pytest.mark.parametrize(
+    ("done", "state", "error", "said"),
+    [
+        (2, State.INTERRUPTED, KeyError, State.FAILED),
+        (2, State.RUNNING, KeyboardInterrupt, State.INTERRUPTED),
+        (_SHARDS, State.COMPLETE, KeyboardInterrupt, State.COMPLETE),
+    ],
+)
+def test_record_says_what_has_ended_a_run(
+    store: Store, source: Path, done: int, state: State, error: type[BaseException], said: State
+) -> None:
+    """A run whose block fails before it is executed is not left as running; one that is complete stays so."""
+    left(source, store, _ROWS, done, state, PlanState.COMPLETE)
+    run = Run.resume(store)
+    assert run.abandoned is (state is State.RUNNING)
+    with pytest.raises(error), run:
+        raise error
+    assert RunFile.load(store).state is said
