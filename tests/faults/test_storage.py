@@ -105,7 +105,7 @@ def test_manifest_is_cut(arena: Arena) -> None:
     assert max(arena.site.hits(arena.name).values()) == 1
 
 
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(900)
 def test_record_is_changed(arena: Arena, long: bool) -> None:
     """A byte of run.json is flipped, in many places: it is named each time, and nothing is changed."""
     with arena.run(arena.list(10)) as run:
