@@ -87,7 +87,7 @@ class RunFile:
         """
         cls.expect(store)
         try:
-            return cls._decoded(json.loads(store.read(NAME)))
+            return cls._decoded(store.read(NAME))
         except (StorageFailed, ValueError, TypeError, KeyError, AttributeError) as error:
             raise Fault(
                 f"{store.path(NAME)} can't be trusted",
@@ -158,10 +158,14 @@ class RunFile:
 
     def _encoded(self) -> bytes:
         facts = {"version": _VERSION, **asdict(self)}
-        return (json.dumps({**facts, "checksum": _checksum(facts)}, indent=2) + "\n").encode()
+        return _written({**facts, "checksum": _checksum(facts)})
 
     @classmethod
-    def _decoded(cls, facts: dict[str, Any]) -> Self:
+    def _decoded(cls, body: bytes) -> Self:
+        facts = json.loads(body)
+        # The last digit of a number can be another one, and the number the same.
+        if _written(facts) != body:
+            raise ValueError("it was written in another way")
         checksum = facts.pop("checksum")
         if checksum != _checksum(facts):
             raise ValueError("its checksum does not fit what it says")
@@ -172,6 +176,10 @@ class RunFile:
         facts["plan"], facts["state"] = PlanState(facts["plan"]), State(facts["state"])
         facts["retried"] = tuple(facts["retried"])
         return cls(**facts)
+
+
+def _written(facts: Mapping[str, Any]) -> bytes:
+    return (json.dumps(facts, indent=2) + "\n").encode()
 
 
 def _checksum(facts: Mapping[str, Any]) -> str:

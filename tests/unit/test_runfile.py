@@ -7,7 +7,7 @@ import re
 import stat
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -154,30 +154,26 @@ def test_folder_without_a_run_is_told(store: Store) -> None:
 
 
 def test_flipped_byte_is_told(store: Store) -> None:
-    """A record with any byte changed is refused by its name, or says what it said before."""
-    _FULL.create(store)
+    """A record with any byte changed is refused by its name, also where a number would be read as it was."""
+    # A time has more digits than a number in a computer.
+    replace(_FULL, started_at=1795621279.7116647).create(store)
     body = store.read("run.json")
-    taken: list[RunFile] = []
-    refused: list[Fault] = []
     for place in range(len(body)):
-        flipped = bytearray(body)
-        flipped[place] ^= 1 << place % 8
-        store.path("run.json").write_bytes(flipped)
-        try:
-            taken.append(RunFile.load(store))
-        except Fault as fault:
-            refused.append(fault)
-        assert store.read("run.json") == flipped
-    assert all(record == _FULL for record in taken)
-    assert {fault.what for fault in refused} == {f"{store.path('run.json')} can't be trusted"}
-    assert all("nothing was changed" in fault.why for fault in refused)
+        for bit in {0, place % 8}:
+            flipped = bytearray(body)
+            flipped[place] ^= 1 << bit
+            store.path("run.json").write_bytes(flipped)
+            with pytest.raises(Fault, match="nothing was changed") as caught:
+                RunFile.load(store)
+            assert caught.value.what == f"{store.path('run.json')} can't be trusted"
+            assert store.read("run.json") == flipped
 
 
 def test_every_cut_is_told(store: Store) -> None:
-    """A record that was cut anywhere, but for its last line end, is refused."""
+    """A record that was cut anywhere is refused."""
     _FULL.create(store)
     body = store.read("run.json")
-    for length in range(len(body) - 1):
+    for length in range(len(body)):
         store.path("run.json").write_bytes(body[:length])
         with pytest.raises(Fault, match=r"run\.json can't be trusted"):
             RunFile.load(store)
