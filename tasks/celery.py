@@ -19,7 +19,7 @@ from tasks import backend, broker, settle, transport
 #: The form of all that crosses Redis: the tasks and their arguments, a run's options, the Outcomes, the signals. Raise
 #: it with every change of one of them. Each form has queues of its own, so a worker of another version never takes what
 #: it would read wrongly, or would drop because it knows no such task: it waits for a worker that knows it.
-PROTOCOL = 3
+PROTOCOL = 4
 #: Where the images of all runs wait.
 IMAGES = f"imagefleet.images.{PROTOCOL}"
 #: Where finished chords' bodies wait: of its own, or a body would wait behind every image that is queued.

@@ -165,6 +165,8 @@ class RunOptions:
     run_id: str = ""
     #: Which pass of the run it is: 0 for the first, 1… for each retry of what failed.
     revision: int = 0
+    #: Which command is at it: 0 for the one that began the run, 1… for each that has gone on with it.
+    command: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Return the options as JSON's own types."""
@@ -179,6 +181,7 @@ class RunOptions:
             fetch=FetchOptions.from_json(value["fetch"]),
             run_id=value["run_id"],
             revision=value["revision"],
+            command=value["command"],
         )
 
 

@@ -126,7 +126,12 @@ class Fleet:
         """Do what a message asks for, by the real task; what it returns is told to nobody yet."""
         if held.tag not in self._done:
             args, kwargs, _ = held.body
-            done = (jobs.collect_shard if held.queue == SHARDS else jobs.fetch_image).run(*args, **kwargs)
+            task = jobs.collect_shard if held.queue == SHARDS else jobs.fetch_image
+            task.push_request(id=held.task_id, delivery_info=held.message["properties"]["delivery_info"])
+            try:
+                done = task.run(*args, **kwargs)
+            finally:
+                task.pop_request()
             self._done[held.tag] = done.value if isinstance(done, Unshown) else done
 
     def finish(self, held: Held) -> None:
