@@ -227,7 +227,7 @@ def test_run_goes_on_after_the_server_died(tmp_path: Path, temporary: Path, demo
 
 @pytest.mark.slow
 def test_run_goes_on_after_a_worker_died(tmp_path: Path, temporary: Path, slow_list: Path) -> None:
-    """A fleet one of whose workers is killed starts it again; what it was at is done, and each image has its Outcome."""
+    """A fleet whose worker is killed starts it again; what it was at is done, and each image has its Outcome."""
     with mid_run(tmp_path, temporary, slow_list) as run:
         worker = run.named("celery")[0]
         name = next(word for word in worker.cmdline() if word.endswith("@%h")).removesuffix("@%h")
