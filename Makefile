@@ -32,12 +32,13 @@ integration:
 # Needs nginx, redis-server, and root for its small disks.
 faults:
 	FAULTS=long FAULTS_TABLE=docs/faults.md $(RUN) pytest tests/faults
+	FAULTS=long $(RUN) pytest tests/integration/test_protocol.py
 
 # The same with fewer repetitions and images, in eight to ten minutes.
 faults-short:
 	$(RUN) pytest tests/faults
 
-# Whole runs whose processes are killed: four minutes.
+# Whole runs whose processes are killed, and broken versions that the protocol's model has to find: five minutes.
 slow:
 	$(RUN) pytest tests/integration -m slow
 

@@ -16,6 +16,6 @@ def _nothing(*_: Any) -> None:
 
 
 if __name__ == "__main__":
-    Dispatcher._look_into = _nothing  # type: ignore[method-assign]
-    Dispatcher._adopt = _nothing  # type: ignore[method-assign]
+    Dispatcher._look_into = _nothing  # type: ignore[assignment, method-assign]
+    Dispatcher._adopt = _nothing  # type: ignore[assignment, method-assign]
     cli.main()

@@ -15,4 +15,4 @@ def _dying(*_: Any) -> None:
     os._exit(9)
 
 
-jobs.collect = _dying  # type: ignore[attr-defined]  # the name under which the task calls it
+jobs.collect = _dying  # type: ignore[assignment, attr-defined]  # the name under which the task calls it
