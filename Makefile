@@ -32,12 +32,14 @@ integration:
 # Needs nginx, redis-server, and root for its small disks.
 faults:
 	FAULTS=long FAULTS_TABLE=docs/faults.md $(RUN) pytest tests/faults
+	FAULTS=long $(RUN) pytest tests/integration/test_protocol.py
 
 # The same with fewer repetitions and images, in eight to ten minutes.
 faults-short:
 	$(RUN) pytest tests/faults
 
-# Whole runs whose processes are killed or wait long: six minutes.
+# Whole runs whose processes are killed or wait long, and broken versions that the protocol's model has to find: seven
+# minutes.
 slow:
 	$(RUN) pytest tests/integration -m slow
 

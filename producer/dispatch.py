@@ -30,7 +30,7 @@ from producer import tally
 from producer.sharding import Planner
 from tasks import keys, manifest, plan, presence
 from tasks.celery import ABOUT, COLLECT_SHARD, FETCH_IMAGE, IMAGES, PROTOCOL, SHARDS, app
-from tasks.collect import revision
+from tasks.collect import ENDING, PASSING, revision
 from tasks.errors import Fault, Interrupted, Lost, StorageFailed
 from tasks.fetch import failed
 from tasks.model import ImageRequest, Outcome, RunOptions, key_of, shard_name
@@ -297,7 +297,7 @@ class Dispatcher:
         held = tally.held(self._server, self._run_id, presence.holders(self._server))
         for flying in doubtful:
             requests = self._requests(flying.shard)
-            found = tally.parts(self._server, self._group(flying.shard))
+            found = tally.parts(self._server, self._group(flying.shard), PASSING)
             missing = self._missing(flying.shard, requests, found, held)
             if missing and missing <= flying.missing:
                 _log.warning(
@@ -464,10 +464,16 @@ class Dispatcher:
             self._guarded(lambda: self._publish(shard, requests, requests), check)
 
     def _adopt(self, flying: _InFlight, requests: Sequence[ImageRequest]) -> None:
-        """Send what is missing of a shard that an earlier command may have sent, and leave the rest under way."""
+        """Send what is missing of a shard that an earlier command may have sent, and leave the rest under way.
+
+        What is sent here has to look whether its image stands. That is so in the first command of a later pass as well:
+        the next one, which goes on with it, sends in the same way, and knows no more of what is saved. It costs nothing
+        where nothing stands, and an image that failed has no file: who collected its shard has removed what no Outcome
+        named. A late copy may have saved it since, just as it came, and that is what the pass is to bring about.
+        """
         if self._left is None:
             self._left = tally.held(self._server, self._run_id, presence.holders(self._server))
-        found = tally.parts(self._server, self._group(flying.shard))
+        found = tally.parts(self._server, self._group(flying.shard), ENDING)
         if self._missing(flying.shard, requests, found, self._left):
             self._repair(flying, requests, found, self._left)
             flying.repairs = 0
@@ -504,16 +510,18 @@ class Dispatcher:
     def _task_id(self, shard: int, request: ImageRequest) -> str:
         return f"{self._run_id}.{self._key(shard, request)}{self._suffix}"
 
-    def _pass(self, size: int) -> dict[str, Any]:
-        """Return what a shard's body is told of a later pass; nothing in the first one."""
-        return {"revision": self._options.revision, "count": size} if self._options.revision else {}
+    def _told_body(self, size: int) -> dict[str, Any]:
+        """Return what a shard's body is told of a later pass, and of a later command; nothing in the first ones."""
+        later_pass = {"revision": self._options.revision, "count": size} if self._options.revision else {}
+        later_command = {"command": self._options.command} if self._options.command else {}
+        return {**later_pass, **later_command}
 
     def _publish_body(self, shard: int, outcomes: Sequence[Outcome], size: int) -> None:
         """Send the body of a chord whose parts are all known, and which did not do that itself."""
         app.send_task(
             COLLECT_SHARD,
             args=([outcome.to_json() for outcome in outcomes],),
-            kwargs={"run_id": self._run_id, "shard": shard, **self._pass(size)},
+            kwargs={"run_id": self._run_id, "shard": shard, **self._told_body(size)},
             task_id=self._body_id(shard),
             queue=SHARDS,
             ignore_result=True,
@@ -529,7 +537,7 @@ class Dispatcher:
         body = dict(
             Signature(
                 COLLECT_SHARD,
-                kwargs={"run_id": self._run_id, "shard": shard, **self._pass(size)},
+                kwargs={"run_id": self._run_id, "shard": shard, **self._told_body(size)},
                 options={"task_id": self._body_id(shard)},
                 app=app,
             )

@@ -301,12 +301,13 @@ class Run:
         record = self._record
         server = broker.client(crew.broker_url)
         options = RunOptions(
-            str(self._store.root),
-            record.options.shard_size,
-            record.options.fetch,
-            record.id,
-            record.revision,
-            record.options.since,
+            out=str(self._store.root),
+            shard_size=record.options.shard_size,
+            fetch=record.options.fetch,
+            run_id=record.id,
+            revision=record.revision,
+            command=record.command,
+            since=record.options.since,
         )
         self._dispatcher = Dispatcher(options, self._store, self._planner, server, self._resumed, record.retried)
         if self._finishing:
@@ -418,7 +419,7 @@ def _is_collected(store: Store, shards: int) -> bool:
 def _begun(record: RunFile, store: Store, **changes: Any) -> RunFile:
     """Return a record that says that the run goes on, here."""
     try:
-        return record.save(store, state=State.RUNNING, out=str(store.root), **changes)
+        return record.save(store, state=State.RUNNING, out=str(store.root), command=record.command + 1, **changes)
     except StorageFailed as error:
         raise Fault(
             f"The run in {store.root} can't go on",

@@ -71,6 +71,8 @@ class RunFile:
     state: State = State.RUNNING
     #: The pass that the run is at: 0, and 1… for each retry.
     revision: int = 0
+    #: The command that is at it, or was last: 0 for the one that began the run, 1… for each that has gone on with it.
+    command: int = 0
     #: The reasons of failures that this pass tries again.
     retried: tuple[str, ...] = ()
     started_at: float = field(default_factory=time.time)

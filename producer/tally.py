@@ -8,7 +8,7 @@ only what is missing twice is missing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -20,8 +20,6 @@ from tasks.model import Outcome, Reason
 
 #: Messages that are read from a queue at a time.
 _CHUNK = 1000
-#: What an Outcome says that was made because the run was ending: such a part counts for nothing when the run goes on.
-_PASSING = frozenset({Reason.CANCELLED, Reason.STORAGE})
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +63,14 @@ def counted(server: redis.Redis, group: str) -> int:
     return server.zcount(_key(group, ".j"), "-inf", "+inf")
 
 
-def parts(server: redis.Redis, group: str) -> Parts:
-    """Return what is counted of a chord; ``server`` decodes."""
+def parts(server: redis.Redis, group: str, passing: Collection[Reason]) -> Parts:
+    """Return what is counted of a chord.
+
+    Args:
+        server: a client that decodes.
+        group: the chord's.
+        passing: the reasons of Outcomes that count for nothing.
+    """
     pipe = server.pipeline(transaction=True)
     pipe.zrange(_key(group, ".j"), 0, -1)
     pipe.get(_key(group, ".s"))
@@ -78,7 +82,7 @@ def parts(server: redis.Redis, group: str) -> Parts:
     bad_tasks: set[str] = set()
     for entry in entries:
         task_id, outcome = _part(entry)
-        if outcome is None:
+        if outcome is None or outcome.reason in passing:
             bad.append(entry)
             bad_tasks.add(task_id)
         else:
@@ -100,13 +104,13 @@ def forget(server: redis.Redis, group: str, parts: Parts) -> None:
 
 
 def _part(entry: str) -> tuple[str, Outcome | None]:
-    """Return a part's task and Outcome; none where the task had failed, or ended because the run was ending."""
+    """Return a part's task and Outcome; none where the task had failed."""
     _, task_id, state, result = orjson.loads(entry)
     try:
         outcome = Outcome.from_json(result) if state == "SUCCESS" else None
     except (AttributeError, KeyError, TypeError, ValueError):
         outcome = None
-    return task_id, None if outcome is not None and outcome.reason in _PASSING else outcome
+    return task_id, outcome
 
 
 def _queued(server: redis.Redis, queue: str) -> Iterator[Any]:

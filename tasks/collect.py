@@ -18,15 +18,24 @@ import pyarrow as pa
 from tasks import manifest, plan, shardfile
 from tasks.errors import StorageFailed
 from tasks.manifest import BadManifest
-from tasks.model import Outcome, RunOptions, key_of, shard_name
+from tasks.model import Outcome, Reason, RunOptions, key_of, shard_name
 from tasks.shardfile import BadShardFile, Mark
 from tasks.storage import PRIVATE, Store
 
 _log = logging.getLogger(__name__)
+#: What an Outcome says that was made while the run had no record: it counts for nothing.
+PASSING = frozenset({Reason.CANCELLED})
+#: The same of one that was made before another command went on with the run: what had kept images from being saved may
+#: be what had ended it. While a command is at the run, an image that can't be saved has failed as any other.
+ENDING = PASSING | {Reason.STORAGE}
 
 
 class Incomplete(ValueError):
     """The Outcomes are not those of the shard's requests, one for one."""
+
+
+class Deadly(RuntimeError):
+    """Whoever collects the shard dies of it."""
 
 
 def collect(shard: int, outcomes: Sequence[Outcome], run: RunOptions, store: Store, count: int | None = None) -> None:

@@ -18,7 +18,7 @@ from tasks import images, manifest, shardfile
 from tasks.condition import Condition
 from tasks.connection import Deadline
 from tasks.download import Download, Downloader, countdown
-from tasks.errors import FetchError, Internal, LongWait, NotAnImage, TimedOut, Undecodable
+from tasks.errors import FetchError, Internal, LongWait, NotAnImage, TimedOut, TooManyPixels, Undecodable
 from tasks.former import FormerImage
 from tasks.images import Picture
 from tasks.later import Earlier, Later
@@ -43,6 +43,9 @@ from tasks.verify import decoded
 
 _log = logging.getLogger(__name__)
 _FIRST = Earlier()
+#: Formats whose decoders take zeros for pixels, and what the end of a file looks like that never reached the disk.
+_TAKE_ZEROS = ("jpeg", "webp", "avif")
+_ZEROS = bytes(512)
 
 
 def fetch(
@@ -64,8 +67,8 @@ def fetch(
         run: the run's options.
         store: the run's output folder.
         downloader: the process's own.
-        recover: whether the image may be saved already, by a task of which nobody has heard: then it is not downloaded
-            again, unless what is saved is not what came.
+        recover: whether the image may be saved already, by a delivery of which nobody has heard: then it is not
+            downloaded again, unless what is saved is not what came, or not all of it.
         earlier: what earlier deliveries have spent on it.
         hand_back: whether a wait that is too long for a slot is left to the caller; otherwise the image fails with it.
         former: what a former run has saved of the URL: it is taken over if the URL's server says that it is unchanged.
@@ -90,7 +93,7 @@ def fetch(
     key = key_of(shard, offset, run.shard_size)
     deadline = Deadline(run.fetch.timeout, run.fetch.deadline)
     try:
-        if recover and (facts := _recovered(shard, key, run, store)) is not None:
+        if recover and (facts := _recovered(shard, key, run, store, deadline)) is not None:
             return _ended(key, attempts=attempts, fetch_seconds=spent(), **facts)
         download = ask(attempts, None if former is None else former.condition())
         unchanged = former.picture() if former is not None and download.unchanged else None
@@ -100,7 +103,7 @@ def fetch(
         picture = unchanged or _picture(download.body, run.fetch, deadline)
         if deadline.remaining <= 0:
             raise TimedOut("the deadline was over before the image could be saved", http_status=download.http_status)
-        facts = _saved(shard, key, download, picture, run, store, former if unchanged else None)
+        facts = _saved(shard, key, download, picture, run, store, deadline, former if unchanged else None)
     except FetchError as error:
         if hand_back and isinstance(error, LongWait) and error.retry_after is not None:
             raise Later(_text(error), countdown(error.retry_after), Earlier(attempts, spent())) from None
@@ -158,10 +161,34 @@ def _as_it_came(body: bytes, options: FetchOptions) -> Picture:
     return Picture(body, info, (info.width, info.height))
 
 
-def _standing(body: bytes, options: FetchOptions) -> Picture:
-    """Return what another delivery of the task has saved; if that was resized, nobody knows what it was made of."""
-    picture = _as_it_came(body, options)
+def _kept(standing: bytes, came: Picture, options: FetchOptions, deadline: Deadline) -> Picture | None:
+    """Return what another delivery of the task has saved, to which the URL served another picture; None if it is lost.
+
+    The first one stays, as its Outcome may be counted; but not what is damaged, if what came now is whole. If it was
+    resized, nobody knows what it was made of.
+    """
+    if not _is_whole(standing, options, deadline) and _is_whole(came.body, options, deadline):
+        return None
+    try:
+        picture = _as_it_came(standing, options)
+    except (NotAnImage, Undecodable):
+        return None
     return picture if options.resize.mode is ResizeMode.NO else replace(picture, original=(None, None))
+
+
+def _is_whole(body: bytes, options: FetchOptions, deadline: Deadline) -> bool:
+    """Tell whether an image can be decoded to its end; what would take too much for that is taken at its header's word.
+
+    Whoever gave a file its name had written all of it, but not put it on the disk: after a loss of power a name may
+    stand without its bytes, or with zeros in place of the last ones. Some decoders make pixels of these.
+    """
+    try:
+        info = decoded(body, options.max_pixels, deadline)
+    except (NotAnImage, Undecodable):
+        return False
+    except (TooManyPixels, TimedOut):
+        return True
+    return not (info.format in _TAKE_ZEROS and body.endswith(_ZEROS))
 
 
 def _saved(
@@ -171,6 +198,7 @@ def _saved(
     picture: Picture,
     run: RunOptions,
     store: Store,
+    deadline: Deadline,
     former: FormerImage | None = None,
 ) -> dict[str, Any]:
     """Save a picture, which may be a former run's, and return what an Outcome says of it."""
@@ -183,12 +211,12 @@ def _saved(
     if not created:
         standing = store.read(name)
         if standing != picture.body:
-            # Another delivery of this task was first, and the URL served another picture to it.
-            try:
-                return _described(name, _standing(standing, run.fetch), {"recovered": True})
-            except (NotAnImage, Undecodable):
-                _discard(name, store)
-                return _saved(shard, key, download, picture, run, store, former)
+            kept = _kept(standing, picture, run.fetch, deadline)
+            if kept is None:
+                _log.warning("%s is not all there any more, and what came now takes its place", name)
+                store.remove(name)
+                return _saved(shard, key, download, picture, run, store, deadline, former)
+            return _described(name, kept, {"recovered": True})
     elif _is_collected(shard, run, store):
         _withdraw_unnamed(shard, name, store)
     response = {
@@ -201,27 +229,23 @@ def _saved(
     return _described(name, picture, response)
 
 
-def _recovered(shard: int, key: str, run: RunOptions, store: Store) -> dict[str, Any] | None:
-    """Return what an Outcome says of an image that stands as it came; None where none does.
+def _recovered(shard: int, key: str, run: RunOptions, store: Store, deadline: Deadline) -> dict[str, Any] | None:
+    """Return what an Outcome says of an image that stands as it came; None where none does, or none that is whole.
 
-    A file under its name is whole, so its header is all that there is to look at; one without a header is removed.
+    The name alone says nothing of what a file holds, so all of it is decoded: that is done for few images. What is not
+    whole stays until another has come, as it may be just what the URL serves, and its Outcome may be counted.
     """
     if run.fetch.resize.mode is not ResizeMode.NO:
         return None
     for extension in sorted(set(images.EXTENSIONS.values())):
         name = f"{shard_name(shard)}/{key}.{extension}"
-        if store.exists(name):
-            try:
-                return _described(name, _as_it_came(store.read(name), run.fetch), {"recovered": True})
-            except (NotAnImage, Undecodable):
-                _discard(name, store)
+        if not store.exists(name):
+            continue
+        body = store.read(name)
+        if _is_whole(body, run.fetch, deadline):
+            return _described(name, _as_it_came(body, run.fetch), {"recovered": True})
+        _log.warning("%s is not all there, and is fetched again", name)
     return None
-
-
-def _discard(name: str, store: Store) -> None:
-    """Remove a file under an image's name that is none: after a loss of power, names may stand without their bytes."""
-    _log.warning("%s is no image any more, and is fetched again", name)
-    store.remove(name)
 
 
 def _is_collected(shard: int, run: RunOptions, store: Store) -> bool:

@@ -6,6 +6,7 @@ import gc
 import json
 import logging
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from pathlib import Path
 from time import monotonic, time
@@ -23,7 +24,7 @@ from tasks import alone, broker, download, garbage, keys, manifest, suspects, tr
 from tasks.away import patiently
 from tasks.backend import Unshown
 from tasks.celery import ABOUT, COLLECT_SHARD, EXAMINE, FETCH_IMAGE, PROTOCOL, app
-from tasks.collect import Incomplete, collect
+from tasks.collect import ENDING, PASSING, Deadly, Incomplete, collect
 from tasks.collect import revision as collected
 from tasks.download import Downloader
 from tasks.errors import Cancelled, Fault, FetchError, Internal, RateLimited, StorageFailed
@@ -32,7 +33,7 @@ from tasks.fetch import failed, fetch
 from tasks.former import FormerImage
 from tasks.later import Earlier, Later
 from tasks.manifest import BadManifest
-from tasks.model import Former, Outcome, Reason, RunOptions, key_of
+from tasks.model import Former, Outcome, RunOptions, key_of
 from tasks.plan import BadPlan
 from tasks.presence import Presence, Worker
 from tasks.progress import Progress
@@ -248,19 +249,14 @@ def fetch_image(
     else:
         earlier, later = Earlier(attempts, seconds), None
         before = _former(former, run)
-        again = recover or (self.request.delivery_info or {}).get("redelivered")
+        # Whoever had it first may have saved the image, or died of it.
+        again = recover or _is_redelivered(self)
         try:
-            if again and transport.Channel.holder:
-                # Whoever had it first may have died of it.
-                with suspects.watched(_server(), transport.Channel.holder, run_id, self.request.id) as crashes:
-                    if crashes >= suspects.CRASHES:
-                        outcome = alone.fetch(url, index, run, store, downloader, recover, earlier)
-                    else:
-                        outcome = fetch(
-                            url, index, run, store, downloader, recover, earlier, hand_back=True, former=before
-                        )
-            else:
-                outcome = fetch(url, index, run, store, downloader, recover, earlier, hand_back=True, former=before)
+            with _watched(self, run_id, again) as crashes:
+                if crashes >= suspects.CRASHES:
+                    outcome = alone.fetch(url, index, run, store, downloader, again, earlier)
+                else:
+                    outcome = fetch(url, index, run, store, downloader, again, earlier, hand_back=True, former=before)
         except Later as error:
             later = error
         if later is not None:
@@ -268,6 +264,18 @@ def fetch_image(
             raise _sent_later(self, later)
     _progress().add(run_id, outcome)
     return _result(outcome)
+
+
+def _is_redelivered(task: Task[Any, Any]) -> bool:
+    """Tell whether a worker had a task before that has not told its end."""
+    return bool((task.request.delivery_info or {}).get("redelivered"))
+
+
+def _watched(task: Task[Any, Any], run_id: str, again: bool) -> AbstractContextManager[int]:
+    """Watch a task that was begun before, for as long as the block lasts; give how many workers died at it."""
+    if not (again and transport.Channel.holder):
+        return nullcontext(0)
+    return suspects.watched(_server(), transport.Channel.holder, run_id, task.request.id)
 
 
 def _sent_later(task: Task[Any, Any], later: Later) -> Retry:
@@ -301,15 +309,28 @@ def _result(outcome: Outcome) -> dict[str, Any] | Unshown:
     return outcome.to_json() if settings().task_events else Unshown(outcome.to_json())
 
 
-@app.task(name=COLLECT_SHARD, acks_late=True, ignore_result=True)
+@app.task(name=COLLECT_SHARD, bind=True, acks_late=True, ignore_result=True)
 def collect_shard(
-    outcomes: list[Mapping[str, Any]], run_id: str, shard: int, revision: int = 0, count: int | None = None
+    self: Task[Any, Any],
+    outcomes: list[Mapping[str, Any]],
+    run_id: str,
+    shard: int,
+    revision: int = 0,
+    count: int | None = None,
+    command: int = 0,
 ) -> None:
     """Write a shard's manifest from its Outcomes, and tell the producer; the body of the shard's chord.
 
-    In a later pass of a run (``revision``), the Outcomes are those of the ``count`` images that were tried again.
+    A shard that can't be collected is told to the producer as well, with what is wrong: it decides what to do. So is
+    one of which one worker after the other dies.
 
-    A shard that can't be collected is told to the producer as well, with what is wrong: it decides what to do.
+    Args:
+        outcomes: of all images of the shard.
+        run_id: the run, whose options stand in Redis.
+        shard: the shard's number.
+        revision: the pass of the run; in a later one, the Outcomes are those of the images that are tried again.
+        count: how many images that are.
+        command: the command that has sent the shard's images.
     """
     try:
         run = _runs().options(run_id, revision, fresh=True)
@@ -319,14 +340,22 @@ def collect_shard(
     message: dict[str, Any] = {"shard": shard}
     try:
         known = [Outcome.from_json(outcome) for outcome in outcomes]
-        if any(outcome.reason is Reason.CANCELLED for outcome in known):
-            # They were made while the run had no record. It has one again, and its producer misses what was cancelled.
-            _log.info("some of shard %d of run %s was cancelled: it is not collected", shard, run_id)
+        # What is cancelled was so while the run had no record; and what an earlier command could not save, before it
+        # ended, is tried again by the one that goes on. Its producer misses the shard.
+        passing = ENDING if command < run.command else PASSING
+        if any(outcome.reason in passing for outcome in known):
+            _log.info("some of shard %d of run %s ended with the run: it is not collected", shard, run_id)
             return
-        collect(shard, known, run, _store(run.out), count)
-    except (StorageFailed, BadPlan, BadManifest, Incomplete) as error:
+        with _watched(self, run_id, _is_redelivered(self)) as crashes:
+            if crashes >= suspects.BODY_CRASHES:
+                raise Deadly(f"{crashes} workers died while they were at it, as those do that run out of memory")
+            collect(shard, known, run, _store(run.out), count)
+    except (StorageFailed, BadPlan, BadManifest, Incomplete, Deadly) as error:
         _log.error("shard %d of run %s can't be collected: %s", shard, run_id, error)
         message["error"] = str(error)
+    except redis.RedisError:
+        # This worker stops; another one gets it.
+        raise
     except Exception as error:  # noqa: BLE001  # the producer has to hear of it, or it would wait
         _log.exception("a fault of ours at shard %d of run %s", shard, run_id)
         message["error"] = f"{type(error).__name__}: {error}"

@@ -201,6 +201,8 @@ class RunOptions:
     revision: int = 0
     #: The folder of the former run that this one refreshes, if it does.
     since: str | None = None
+    #: Which command is at it: 0 for the one that began the run, 1… for each that has gone on with it.
+    command: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Return the options as JSON's own types."""
@@ -216,6 +218,7 @@ class RunOptions:
             run_id=value["run_id"],
             revision=value["revision"],
             since=value.get("since"),
+            command=value["command"],
         )
 
 

@@ -3,7 +3,8 @@
 An image can end its worker's whole process, and takes along what is in the other slots. Nothing is noted of a task that
 is delivered for the first time: that would cost each image a round trip. One that was delivered before is watched: its
 begin is noted in Redis under its worker's id, and its end takes the note away. Whoever buries a worker counts what is
-noted there. A task with `CRASHES` of them is to be run alone; most are innocent neighbours, and are done then.
+noted there. A task with `CRASHES` of them is to be run alone; most are innocent neighbours, and are done then. The body
+of a shard can't be run alone: with `BODY_CRASHES` of them it is not begun any more.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from tasks.away import patiently
 
 #: So many counted crashes make a task run alone.
 CRASHES = 2
+#: So many keep a shard from being collected, which ends its run: more, as a neighbour's crash must not do that.
+BODY_CRASHES = 4
 _ACCUSE = Path(__file__).with_name("accuse.lua").read_text()
 
 

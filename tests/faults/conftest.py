@@ -1,7 +1,7 @@
-"""What the tests of faults share: their form, the pictures, and the table of what they have shown.
+"""What the tests of faults share: their form, the pictures, and the tables of what they have shown.
 
 ``FAULTS=long`` chooses the long form; any other value, or none, the short one. ``FAULTS_TABLE`` names a page
-for the table.
+for the tables.
 """
 
 from __future__ import annotations
@@ -41,13 +41,12 @@ def arena(pictures: Site, tmp_path: Path) -> Iterator[Arena]:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print the table, and keep it."""
-    if not table.rows:
-        return
-    terminalreporter.section("faults")
-    for line in table.plain(table.rows):
-        terminalreporter.write_line(line)
+    """Print the tables, and keep them."""
+    for found in filter(lambda found: found.rows, table.TABLES):
+        terminalreporter.section(found.mark)
+        for line in table.plain(found):
+            terminalreporter.write_line(line)
     if name := os.environ.get("FAULTS_TABLE"):
         page = Path(name)
         form = "long" if os.environ.get("FAULTS") == "long" else "short"
-        page.write_text(table.within(page.read_text() if page.exists() else "", table.rows, form))
+        page.write_text(table.within(page.read_text() if page.exists() else "", form))

@@ -29,6 +29,7 @@ import redis
 from PIL import Image
 
 from config.settings import REDIS_CONF
+from tasks.celery import IMAGES, SHARDS
 from tests.conftest import required
 from tests.faults import once, table
 from tests.integration import parts
@@ -232,6 +233,8 @@ class Arena:
     site: Site
     #: What Redis is told besides our settings.
     redis_options: tuple[str, ...] = ()
+    #: The module that is the `producer` command.
+    module: str = "producer"
     _stack: ExitStack = field(default_factory=ExitStack)
     #: How often the fault struck, and when it did last.
     _struck: int = 0
@@ -281,13 +284,18 @@ class Arena:
     def _started(
         self, name: str, arguments: Sequence[str | Path], stdin: int
     ) -> AbstractContextManager[parts.Background]:
-        argv = parts.command([*arguments, "--broker", self.server.url, "--json"])
+        argv = [sys.executable, "-m", self.module, *map(str, arguments), "--broker", self.server.url, "--json"]
         return parts.started(name, argv, self.folder, stdin=stdin)
 
     def strike(self) -> None:
         """Note that the fault strikes now."""
         self._struck += 1
         self._last = time.monotonic()
+
+    def is_idle(self) -> bool:
+        """Tell whether nothing is under way: no message waits, and none is in a worker's hands."""
+        client = self.server.client
+        return not (client.llen(IMAGES) or client.llen(SHARDS) or parts.held(client))
 
     def saved(self) -> int:
         """Return how many images are on the disk."""

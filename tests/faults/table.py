@@ -1,17 +1,11 @@
-"""The table of the faults that were survived: one row for each, printed at the end and kept as Markdown."""
+"""The tables of faults, printed at the end and kept as Markdown: what was survived, and what it is without repair."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from benchmarks import records
-
-_HEADS = ("fault", "repetitions", "images", "Outcomes", "lost", "fetched twice", "time to recover")
-
-
-#: Where a page has the table.
-_BEGIN, _END = "<!-- made by tests/faults -->\n", "<!-- end -->\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +34,59 @@ class Row:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Standstill:
+    """What came of a fault in a run that nobody repaired: what stood after so many idle seconds, and how it ended."""
+
+    fault: str
+    images: int
+    saved: int
+    outcomes: int
+    seconds: float
+    #: After the next command, which repairs.
+    resumed: int
+
+    def cells(self) -> tuple[str, ...]:
+        """Return what the table shows."""
+        return (
+            self.fault,
+            f"{self.images:,}",
+            f"{self.saved:,}",
+            f"{self.outcomes:,}",
+            f"{self.seconds:.0f} s",
+            f"{self.resumed:,}",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table: what marks its place in a page, its heads, and its rows so far."""
+
+    mark: str
+    heads: tuple[str, ...]
+    rows: Sequence[Row | Standstill]
+
+
 #: What this process has measured so far.
 rows: list[Row] = []
+standstills: list[Standstill] = []
+TABLES = (
+    Table(
+        "made by tests/faults",
+        ("fault", "repetitions", "images", "Outcomes", "lost", "fetched twice", "time to recover"),
+        rows,
+    ),
+    Table(
+        "made by tests/faults without repair",
+        ("fault, without repair", "images", "saved", "Outcomes", "stood still for", "Outcomes after `producer resume`"),
+        standstills,
+    ),
+)
 
 
-def plain(found: Iterable[Row]) -> list[str]:
-    """Return the table for a terminal, line by line."""
-    cells = [_HEADS, *(row.cells() for row in found)]
+def plain(table: Table) -> list[str]:
+    """Return a table for a terminal, line by line."""
+    cells = [table.heads, *(row.cells() for row in table.rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return [
         "  ".join(cell.ljust(width) if not place else cell.rjust(width) for place, (cell, width) in enumerate(pairs))
@@ -54,16 +94,18 @@ def plain(found: Iterable[Row]) -> list[str]:
     ]
 
 
-def markdown(found: Iterable[Row]) -> str:
-    """Return the table as Markdown."""
-    lines = [_HEADS, ("---", *["---:"] * (len(_HEADS) - 1)), *(row.cells() for row in found)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def within(page: str, found: Iterable[Row], form: str) -> str:
-    """Return a page with the table where it belongs, and how it was made below it."""
-    before, _, rest = page.partition(_BEGIN)
-    _, _, after = rest.partition(_END)
+def within(page: str, form: str) -> str:
+    """Return a page with the tables that have rows where they belong, and how each was made below it."""
     machine = records.machine()
     made = f"The {form} form, everything on {machine['cores']} cores of {machine['cpu']}."
-    return f"{before}{_BEGIN}{markdown(found)}\n{made}\n{_END}{after}"
+    for table in TABLES:
+        if table.rows:
+            begin, end = f"<!-- {table.mark} -->\n", "<!-- end -->\n"
+            before, _, rest = page.partition(begin)
+            page = f"{before}{begin}{_markdown(table)}\n{made}\n{end}{rest.partition(end)[2]}"
+    return page
+
+
+def _markdown(table: Table) -> str:
+    lines = [table.heads, ("---", *["---:"] * (len(table.heads) - 1)), *(row.cells() for row in table.rows)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)

@@ -1,4 +1,4 @@
-"""Images that kill whoever fetches them: they alone are given up."""
+"""Images that kill whoever fetches them: they alone are given up. A shard that does it ends its run."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import time
 
 import pytest
 
+from tasks.suspects import BODY_CRASHES
 from tests.faults import table
 from tests.faults.harness import Arena
+from tests.integration import parts
 
 _POISONS = (300, 301, 777)
 
@@ -34,3 +36,24 @@ def test_three_of_a_thousand_kill_their_worker(arena: Arena) -> None:
         )
     )
     assert seconds < 180
+
+
+@pytest.mark.timeout(300)
+def test_shard_kills_whoever_collects_it(arena: Arena) -> None:
+    """The run ends with an error that says so, and not with workers that die for ever; others complete it."""
+    arena.fleet.add(1, app="tests.faults.deadly_body")
+    with arena.run(arena.list(100)) as run:
+        ended = run.wait(200)
+    deaths = arena.fleet.deaths
+    assert ended.code == 1
+    what, why, todo = parts.told(ended)
+    assert what == "Shard 00000 could not be collected"
+    assert f"{BODY_CRASHES} workers died" in why
+    assert f"producer resume {arena.out}" in todo
+    assert deaths == 1 + BODY_CRASHES
+    arena.fleet.end(0.0)
+    arena.strike()
+    arena.fleet.add(1)
+    assert arena.resume().code == 0
+    arena.proven("poison: a shard that kills whoever collects it")
+    assert max(arena.site.hits(arena.name).values()) == 1

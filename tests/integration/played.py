@@ -11,10 +11,12 @@ import gc
 import io
 import json
 import threading
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,7 +28,7 @@ import redis
 from celery.app.task import Context
 from PIL import Image
 
-from producer import dispatch
+from producer import dispatch, tally
 from producer.dispatch import Dispatcher, Progress, Timing
 from producer.sharding import NOTHING, Planned, Planner
 from tasks import broker, jobs, keys, manifest, presence
@@ -41,8 +43,8 @@ from tests.conditions import PATIENCE, wait_for
 from tests.integration import parts
 
 RUN_ID = "20260101-000000-abcdef"
-#: The end of a URL that is refused at each try.
-REFUSED = "/refused"
+#: The end of a URL that is refused at each try, and of one that is refused at every other.
+REFUSED, FICKLE = "/refused", "/fickle"
 #: What a chord's keys end with, but its claim.
 _KINDS = (".j", ".t", ".s", ".d")
 
@@ -85,7 +87,7 @@ class Hits(Downloader):
     def download(self, url: str, *_: Any) -> Download:
         """Return a picture that was not served before."""
         self.hits.append(url)
-        if url.endswith(REFUSED):
+        if url.endswith(REFUSED) or (url.endswith(FICKLE) and self.hits.count(url) % 2):
             raise HttpRefused("HTTP 404", http_status=404)
         return Download(_picture(len(self.hits)), 200, None, None, None)
 
@@ -106,6 +108,8 @@ class Fleet:
         self.held: list[Held] = []
         self._done: dict[str, Any] = {}
         self._tags = count()
+        #: Happens once, when the producer has looked through the queues and not yet at what workers hold.
+        self.meanwhile: Callable[[], None] | None = None
 
     def waiting(self, queue: str = IMAGES) -> list[dict[str, Any]]:
         """The messages that wait in a queue, the next one first."""
@@ -126,7 +130,12 @@ class Fleet:
         """Do what a message asks for, by the real task; what it returns is told to nobody yet."""
         if held.tag not in self._done:
             args, kwargs, _ = held.body
-            done = (jobs.collect_shard if held.queue == SHARDS else jobs.fetch_image).run(*args, **kwargs)
+            task = jobs.collect_shard if held.queue == SHARDS else jobs.fetch_image
+            task.push_request(id=held.task_id, delivery_info=held.message["properties"]["delivery_info"])
+            try:
+                done = task.run(*args, **kwargs)
+            finally:
+                task.pop_request()
             self._done[held.tag] = done.value if isinstance(done, Unshown) else done
 
     def finish(self, held: Held) -> None:
@@ -186,6 +195,15 @@ class Fleet:
     def turn(self, queue: str) -> None:
         """Turn a queue round."""
         self._put(queue, self._queue(queue)[::-1])
+
+    def under_way(self) -> Counter[str]:
+        """How many messages of each task wait, or are in a worker's hands."""
+        waiting = [message for queue in (IMAGES, SHARDS) for message in self.waiting(queue)]
+        return Counter(message["headers"]["id"] for message in (*waiting, *(held.message for held in self.held)))
+
+    def counts(self, shard: int) -> bool:
+        """Whether a shard's chord counts parts: its size stands, and its body was not sent."""
+        return self.server.exists(chord_key(shard, ".s")) == 1 and self.server.get(chord_key(shard, ".c")) != "done"
 
     def parts(self, shard: int, suffix: str = "") -> list[str]:
         """The tasks that are counted in a shard's chord."""
@@ -372,11 +390,19 @@ def fleet(stage: Stage) -> Iterator[Fleet]:
         patch.setattr(jobs, "_store", lambda out: Store(Path(out)))
         patch.setattr(jobs, "_downloader", lambda: played.downloader)
         patch.setattr(jobs, "_progress", lambda: SimpleNamespace(add=lambda run_id, outcome: None))
+        patch.setattr(tally, "_queued", partial(_queued, played, tally._queued))
         try:
             yield played
         finally:
             while stage.producers:
                 stage.producers.pop().end()
+
+
+def _queued(played: Fleet, read: Callable[..., Iterator[Any]], server: redis.Redis, queue: str) -> Iterator[Any]:
+    yield from read(server, queue)
+    if queue == SHARDS and played.meanwhile is not None:
+        meanwhile, played.meanwhile = played.meanwhile, None
+        meanwhile()
 
 
 def planner(store: Store, shard_size: int, urls: Sequence[str]) -> Planner:

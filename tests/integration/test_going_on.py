@@ -104,6 +104,7 @@ def test_killed_producer(running: Running, tmp_path: Path) -> None:
     assert (facts["total"], facts["success"]) == (_IMAGES, _IMAGES)
     assert facts["fetched"] < _IMAGES
     running.assert_whole()
+    assert json.loads((running.out / "run.json").read_text())["command"] == 1
     assert running.asked == _IMAGES
 
 

@@ -233,6 +233,23 @@ def test_run_goes_on_after_the_server_died(tmp_path: Path, temporary: Path, demo
         run.assert_nothing_left()
 
 
+@pytest.mark.slow
+def test_run_goes_on_after_a_worker_died(tmp_path: Path, temporary: Path, slow_list: Path) -> None:
+    """A fleet whose worker is killed starts it again; what it was at is done, and each image has its Outcome."""
+    with mid_run(tmp_path, temporary, slow_list) as run:
+        worker = run.named("celery")[0]
+        name = next(word for word in worker.cmdline() if word.endswith("@%h")).removesuffix("@%h")
+        worker.kill()
+        again = f"{name} is started again: it was ended by signal 9"
+        parts.eventually(lambda: again in run.command.err, "another worker")
+        run.look()
+        assert run.command.wait(90).json()["success"] == 324
+        rows = parts.rows(run.out)
+        assert [row["key"] for row in rows] == [f"{index:08d}" for index in range(324)]
+        assert parts.images_of(run.out) == {row["path"] for row in rows}
+        run.assert_nothing_left()
+
+
 def test_killed_processes_of_a_fleet_come_back(tmp_path: Path) -> None:
     """A local fleet's Redis that is killed is there again with its data, and its worker answers to its name."""
     with (

@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
-from hypothesis import settings
+from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from producer import dispatch
-from tasks import manifest
+from tasks import keys, manifest
 from tasks.celery import IMAGES, SHARDS
 from tasks.model import RunOptions, shard_name
 from tasks.storage import Store
 from tests.integration import played
-from tests.integration.played import REFUSED, RUN_ID, Killed, Producer, Stage
+from tests.integration.broken_versions import BROKEN
+from tests.integration.played import FICKLE, RUN_ID, Fleet, Killed, Producer, Stage
 
 _SIZE, _SHARDS = 3, 2
-#: The second shard is not full, and one image of the first is never to be had.
-_URLS = ["http://a.example/0", f"http://a.example/1{REFUSED}", *(f"http://a.example/{index}" for index in (2, 3, 4))]
+#: The second shard is not full; one image of each is to be had at every other try.
+_URLS = [f"http://a.example/{index}" for index in ("0", f"1{FICKLE}", "2", f"3{FICKLE}", "4")]
 #: Rounds in which good workers bring any run to its end.
 _ENOUGH = 200
 
@@ -32,6 +36,31 @@ _places = st.integers(0, 5)
 _shards = st.integers(0, _SHARDS - 1)
 _queues = st.sampled_from([IMAGES, IMAGES, SHARDS])
 _workers = st.sampled_from(["a", "b"])
+
+
+@dataclass(frozen=True)
+class Move:
+    """What the producer or a worker does where nothing goes wrong."""
+
+    kind: str
+    queue: str
+    worker: str
+    place: int
+    times: int
+
+
+#: hypothesis leaves rules out at random, and without these nothing happens: each rule begins with one of them.
+_moves = st.builds(
+    Move,
+    st.sampled_from(["look", "look", "deliver", "work", "work", "do", "finish", "finish"]),
+    _queues,
+    _workers,
+    _places,
+    st.integers(1, 3),
+)
+_PROFILE = settings(
+    max_examples=45, stateful_step_count=25, deadline=None, database=None, derandomize=True, print_blob=False
+)
 
 
 class Protocol(RuleBasedStateMachine):
@@ -52,141 +81,104 @@ class Protocol(RuleBasedStateMachine):
         #: How often something has gone on since all was lost last: what loses all would be all that happens.
         self.moves = 0
 
-    @rule(times=st.integers(1, 3))
-    def look(self, times: int) -> None:
-        """The producer goes on."""
-        self.moves += 1
-        self.producer.step(times)
+    @rule(moves=st.lists(_moves, min_size=1, max_size=4))
+    def go_on(self, moves: list[Move]) -> None:
+        """Nothing goes wrong for a while."""
+        for move in moves:
+            self._go_on(move)
 
-    @rule(queue=_queues, worker=_workers, times=st.integers(1, 3))
-    def deliver(self, queue: str, worker: str, times: int) -> None:
-        """A worker takes what waits."""
-        self.moves += 1
-        for _ in range(times):
-            if self.stage.server.llen(queue):
-                self.fleet.take(queue, worker)
+    @rule(move=_moves, place=_places)
+    def look_while_a_worker_dies(self, move: Move, place: int) -> None:
+        """What is handed back behind the producer's back is seen in neither place, and is there at the next look."""
+        self._go_on(move)
+        dying = self._an_image(place)
+        self._look()
+        if dying is not None:
+            worker = dying.tag.partition("-")[0]
+            self.fleet.meanwhile = lambda: self.fleet.crash(worker)
+        with self._nothing_sent_twice():
+            self.producer.step()
+        self.fleet.meanwhile = None
 
-    @rule(queues=st.sampled_from([[IMAGES], [SHARDS], [IMAGES, SHARDS]]))
-    def work(self, queues: list[str]) -> None:
-        """All workers do all that there is."""
-        self.moves += 1
-        self.fleet.work(queues)
-
-    @precondition(lambda self: self.fleet.held)
-    @rule(place=_places)
-    def do(self, place: int) -> None:
-        """A worker does what it holds, and has told nobody yet."""
-        self.moves += 1
-        self.fleet.do(self.fleet.held[place % len(self.fleet.held)])
-
-    @precondition(lambda self: self.fleet.held)
-    @rule(place=_places)
-    def finish(self, place: int) -> None:
-        """A worker does what it holds, and acknowledges it."""
-        self.moves += 1
-        self.fleet.finish(self.fleet.held[place % len(self.fleet.held)])
-
-    @precondition(lambda self: self.fleet.held)
-    @rule(place=_places)
-    def finish_and_die(self, place: int) -> None:
+    @rule(move=_moves, place=_places)
+    def finish_and_die(self, move: Move, place: int) -> None:
         """A worker does what it holds, and dies before that is acknowledged."""
-        held = self.fleet.held[place % len(self.fleet.held)]
-        self.fleet.finish(held)
-        self.fleet.give_back(held)
+        self._go_on(move)
+        if held := self._an_image(place):
+            self.fleet.finish(held)
+            self.fleet.give_back(held)
 
-    @precondition(lambda self: self.fleet.held)
-    @rule(worker=_workers, lost=st.booleans())
-    def crash(self, worker: str, lost: bool) -> None:
+    @rule(move=_moves, worker=_workers, lost=st.booleans())
+    def crash(self, move: Move, worker: str, lost: bool) -> None:
         """A worker dies, and what it held is handed back, or lost."""
+        self._go_on(move)
         self.fleet.crash(worker, lost)
 
-    @precondition(lambda self: self.stage.server.llen(IMAGES) or self.stage.server.llen(SHARDS))
-    @rule(queue=_queues, place=_places)
-    def lose(self, queue: str, place: int) -> None:
-        """A message gets lost."""
+    @rule(move=_moves, how=st.sampled_from([Fleet.lose, Fleet.duplicate]), queue=_queues, place=_places)
+    def mislay(self, move: Move, how: Callable[[Fleet, str, int], None], queue: str, place: int) -> None:
+        """A message gets lost, or is doubled; others overtake it."""
+        self._go_on(move)
+        # Bodies are there for moments only.
+        queue = SHARDS if self.stage.server.llen(SHARDS) else queue
         if waiting := self.stage.server.llen(queue):
-            self.fleet.lose(queue, place % waiting)
+            how(self.fleet, queue, place % waiting)
+            self.fleet.turn(queue)
 
-    @precondition(lambda self: self.stage.server.llen(IMAGES) or self.stage.server.llen(SHARDS))
-    @rule(queue=_queues, place=_places)
-    def duplicate(self, queue: str, place: int) -> None:
-        """A message is doubled."""
-        if waiting := self.stage.server.llen(queue):
-            self.fleet.duplicate(queue, place % waiting)
-
-    @precondition(lambda self: self.stage.server.llen(IMAGES) or self.stage.server.llen(SHARDS))
-    @rule(queue=_queues)
-    def turn(self, queue: str) -> None:
-        """Messages overtake each other."""
-        self.fleet.turn(queue)
-
-    @precondition(lambda self: self._counted())
-    @rule(shard=_shards, place=_places)
-    def lose_part(self, shard: int, place: int) -> None:
+    @rule(move=_moves, shard=_shards, place=_places)
+    def lose_part(self, move: Move, shard: int, place: int) -> None:
         """A chord forgets a part."""
+        self._go_on(move)
         if parts := self.fleet.parts(shard):
             self.fleet.lose_part(shard, place % len(parts))
 
-    @precondition(lambda self: self.moves > 3)
-    @rule(shard=_shards)
-    def lose_parts(self, shard: int) -> None:
-        """A chord forgets all."""
-        self.moves = 0
-        self.fleet.lose_parts(shard)
-
-    @precondition(lambda self: any(held.queue == IMAGES for held in self.fleet.held))
-    @rule(place=_places)
-    def fail(self, place: int) -> None:
+    @rule(move=_moves, place=_places)
+    def fail(self, move: Move, place: int) -> None:
         """Celery ends a task with an error."""
-        images = [held for held in self.fleet.held if held.queue == IMAGES]
-        held = images[place % len(images)]
-        self.fleet.count(held, {"exc_type": "Boom", "exc_message": ["x"], "exc_module": "builtins"}, "FAILURE")
-        self.fleet.acknowledge(held)
+        self._go_on(move)
+        if held := self._an_image(place):
+            self.fleet.count(held, {"exc_type": "Boom", "exc_message": ["x"], "exc_module": "builtins"}, "FAILURE")
+            self.fleet.acknowledge(held)
 
-    @precondition(lambda self: self.moves > 3)
-    @rule(shard=_shards)
-    def claim(self, shard: int) -> None:
-        """Who fires a body dies before it has done so."""
-        self.moves = 0
-        self.fleet.claim(shard)
-
-    @precondition(lambda self: self.stage.server.exists(*(played.chord_key(shard, ".c") for shard in range(_SHARDS))))
-    @rule(shard=_shards)
-    def claim_expires(self, shard: int) -> None:
-        """A claim goes."""
+    @rule(move=_moves, shard=_shards)
+    def claim(self, move: Move, shard: int) -> None:
+        """Who fires a body dies before it has done so, or the claim of one that did goes."""
+        self._go_on(move)
         self.fleet.claim_expires(shard)
+        if self.moves > 1:
+            self.moves = 0
+            self.fleet.claim(shard)
 
     @precondition(lambda self: self.moves > 3)
-    @rule()
-    def empty(self) -> None:
-        """Redis comes back with nothing."""
+    @rule(moves=st.lists(_moves, max_size=3), what=st.sampled_from(["a chord", "the record", "all"]), shard=_shards)
+    def forget(self, moves: list[Move], what: str, shard: int) -> None:
+        """Redis forgets a chord, or the run's record, or all; workers may go on with what is left."""
         self.moves = 0
-        self.stage.server.flushall()
+        if what == "a chord":
+            self.fleet.lose_parts(shard)
+        elif what == "the record":
+            self.stage.server.delete(keys.run(RUN_ID))
+            # Workers drop what they find no run for, in no time.
+            self.fleet.work([IMAGES])
+        else:
+            self.stage.server.flushall()
+        self._work_on(moves)
 
     @precondition(lambda self: self.moves > 2 and not self.producer.over)
-    @rule(messages=st.integers(0, 2))
-    def kill_while_sending(self, messages: int) -> None:
-        """The producer is killed when it sends next."""
+    @rule(
+        moves=st.lists(_moves, max_size=3),
+        how=st.sampled_from(["killed", "told", "sending"]),
+        messages=st.integers(0, 2),
+    )
+    def end(self, moves: list[Move], how: str, messages: int) -> None:
+        """The producer is killed, at once or when it sends next, or told to end; workers may go on."""
         self.moves = 0
-        self.producer.kill_while_sending(messages)
-
-    @precondition(lambda self: self.moves > 2 and not self.producer.over)
-    @rule(killed=st.booleans())
-    def end(self, killed: bool) -> None:
-        """The producer is killed, or told to end."""
-        self.moves = 0
-        if killed:
+        if how == "sending":
+            self.producer.kill_while_sending(messages)
+        elif how == "killed":
             self.producer.kill()
         else:
             self.producer.end()
-
-    @precondition(lambda self: self.producer.over)
-    @rule()
-    def resume(self) -> None:
-        """The next command goes on."""
-        assert self.producer.error is None or isinstance(self.producer.error, Killed)
-        planner = played.planned(self.store, _SIZE, len(_URLS))
-        self.producer = Producer(self.stage, self.store, self.options, planner, resumed=True)
+        self._work_on(moves)
 
     @invariant()
     def manifests_stay(self) -> None:
@@ -202,12 +194,10 @@ class Protocol(RuleBasedStateMachine):
             for shard in range(_SHARDS):
                 self.fleet.claim_expires(shard)
             for _ in range(_ENOUGH):
-                if self.producer.over:
-                    if self.producer.error is None:
-                        break
-                    self.resume()
+                if self.producer.over and self.producer.error is None:
+                    break
                 self.fleet.work()
-                self.producer.step()
+                self._look()
             assert self.producer.over, "the run does not end"
             assert self.producer.error is None
             # Copies that are left are done by somebody, some day.
@@ -217,8 +207,63 @@ class Protocol(RuleBasedStateMachine):
         finally:
             self._ends.close()
 
-    def _counted(self) -> bool:
-        return any(self.fleet.parts(shard) for shard in range(_SHARDS))
+    def _go_on(self, move: Move) -> None:
+        self.moves += 1
+        if move.kind == "look":
+            for _ in range(move.times):
+                self._look()
+        elif move.kind == "deliver":
+            for _ in range(min(move.times, self.stage.server.llen(move.queue))):
+                self.fleet.take(move.queue, move.worker)
+        elif move.kind == "work":
+            self.fleet.work([move.queue])
+        else:
+            act = self.fleet.do if move.kind == "do" else self.fleet.finish
+            for held in self._some_held(move.place, move.times):
+                act(held)
+
+    def _work_on(self, moves: list[Move]) -> None:
+        """Let the workers go on while the producer does not look."""
+        for move in moves:
+            if move.kind != "look":
+                self._go_on(move)
+
+    def _look(self) -> None:
+        """Let the producer go on, or the next command if there is none any more."""
+        with self._nothing_sent_twice():
+            if self.producer.over and self.producer.error is not None:
+                self._resume()
+            else:
+                self.producer.step()
+
+    def _resume(self) -> None:
+        assert isinstance(self.producer.error, Killed), self.producer.error
+        self.options = replace(self.options, command=self.options.command + 1)
+        planner = played.planned(self.store, _SIZE, len(_URLS))
+        self.producer = Producer(self.stage, self.store, self.options, planner, resumed=True)
+
+    def _an_image(self, place: int) -> played.Held | None:
+        """Return an image in a worker's hands; where there is none, one takes the next that waits, if there is one."""
+        images = [held for held in self.fleet.held if held.queue == IMAGES]
+        if images:
+            return images[place % len(images)]
+        return self.fleet.take(IMAGES) if self.stage.server.llen(IMAGES) else None
+
+    def _some_held(self, place: int, times: int = 1) -> list[played.Held]:
+        held = self.fleet.held
+        return held[place % len(held) :][:times] if held else []
+
+    @contextmanager
+    def _nothing_sent_twice(self) -> Iterator[None]:
+        """Let the producer act: of what is under way it sends nothing, as long as there is a chord to count it."""
+        before = self.fleet.under_way()
+        counting = {shard for shard in range(_SHARDS) if self.fleet.counts(shard)}
+        yield
+        after = self.fleet.under_way()
+        for task_id in before:
+            # RUN.00000 and the place, or RUN.00000.collect
+            shard = int(task_id.removeprefix(f"{RUN_ID}.")[:5])
+            assert after[task_id] <= before[task_id] or shard not in counting, task_id
 
     def _assert_whole(self) -> None:
         keys: list[str] = []
@@ -242,13 +287,31 @@ def stage(redis_url: str) -> Iterator[Stage]:
         yield found
 
 
+def _run(stage: Stage, **changes: Any) -> None:
+    Protocol.stage = stage
+    run_state_machine_as_test(Protocol, settings=settings(_PROFILE, **changes))
+
+
+@pytest.mark.timeout(3000)
 @pytest.mark.filterwarnings("ignore:Call to deprecated setex:DeprecationWarning")  # Celery's
 def test_every_request_has_one_outcome(stage: Stage) -> None:
-    """Whatever happens in whatever order, each shard ends with one manifest, each request with one row, each file."""
-    Protocol.stage = stage
-    run_state_machine_as_test(
-        Protocol,
-        settings=settings(
-            max_examples=30, stateful_step_count=40, deadline=None, database=None, derandomize=True, print_blob=False
-        ),
-    )
+    """Whatever happens in whatever order, each shard ends with one manifest, each request with one row, each file.
+
+    The long form is another one each time.
+    """
+    if os.environ.get("FAULTS") == "long":
+        _run(stage, max_examples=1_000, stateful_step_count=50, derandomize=False, print_blob=True)
+    else:
+        _run(stage)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Call to deprecated setex:DeprecationWarning")  # Celery's
+@pytest.mark.parametrize("broken", BROKEN.values(), ids=BROKEN)
+def test_broken_version_is_found(
+    stage: Stage, broken: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A version that is broken at one place does not pass the test above, with as many examples."""
+    broken(monkeypatch)
+    with pytest.raises(AssertionError):
+        _run(stage, phases=[Phase.generate], report_multiple_bugs=False)

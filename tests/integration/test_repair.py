@@ -17,6 +17,8 @@ from tasks.errors import Cancelled, Fault, StorageFailed
 from tasks.fetch import failed
 from tasks.model import Reason, RunOptions, Status
 from tasks.storage import Store
+from tasks.suspects import BODY_CRASHES
+from tasks.transport import Channel
 from tests.integration import played
 from tests.integration.played import REFUSED, RUN_ID, Fleet, Producer, Stage
 
@@ -61,8 +63,8 @@ def begin(stage: Stage, fleet: Fleet, store: Store) -> Begin:
 
 
 def resume(stage: Stage, store: Store, shards: int = 1, revision: int = 0, **options: Any) -> Producer:
-    """Go on with a run whose plan is complete."""
-    run = RunOptions("/out", _SIZE, run_id=RUN_ID, revision=revision)
+    """Go on with a run whose plan is complete, by its second command."""
+    run = RunOptions("/out", _SIZE, run_id=RUN_ID, revision=revision, command=1)
     planner = played.planned(store, _SIZE, shards * _SIZE)
     return Producer(stage, store, run, planner, resumed=True, **options)
 
@@ -391,6 +393,102 @@ def test_resume_does_what_ended_with_the_run_again(
     assert_whole(store, fleet)
 
 
+def unsaved(fleet: Fleet) -> None:
+    """Let the first image end unsaved, as by a disk that is full, and be counted."""
+    message = fleet.take()
+    fleet.count(message, failed("000000", StorageFailed("the disk is full")).to_json())
+    fleet.acknowledge(message)
+
+
+@pytest.mark.parametrize("body", [False, True], ids=["last message", "body"])
+def test_resume_tries_again_what_could_not_be_saved(
+    stage: Stage, begin: Begin, fleet: Fleet, store: Store, body: bool
+) -> None:
+    """An image that the command before could not save decides nothing, wherever the end of its shard was by then.
+
+    Its part may be counted in time and be forgotten, or be in a body that waits; that is of the earlier command, as is
+    one that the last of its messages fires later.
+    """
+    first = begin()
+    unsaved(fleet)
+    if body:
+        fleet.work([IMAGES])
+        assert len(sent(fleet, SHARDS)) == 1
+    first.end()
+    second = resume(stage, store)
+    finish(second, fleet)
+    assert sorted(set(fleet.downloader.hits)) == _URLS[:_SIZE]
+    assert len(fleet.downloader.hits) == _SIZE
+    assert_whole(store, fleet)
+
+
+def test_late_failure_to_save_in_an_adopted_shard(stage: Stage, begin: Begin, fleet: Fleet, store: Store) -> None:
+    """A body of the first command whose image could not be saved later is passed over, and the second try counts."""
+    first = begin()
+    held = fleet.take()
+    first.kill()
+    second = resume(stage, store)
+    fleet.count(held, failed("000000", StorageFailed("the disk is full")).to_json())
+    fleet.acknowledge(held)
+    fleet.work([IMAGES])
+    assert fleet.waiting(SHARDS)
+    fleet.work([SHARDS])
+    assert not store.exists(manifest.name(0))
+    second.step(_LOOKS)
+    assert {message["headers"]["id"] for message in fleet.waiting()} == {task(index) for index in range(_SIZE)}
+    unsaved(fleet)
+    finish(second, fleet)
+    assert [row.reason for row in played.rows(store, 0)] == [Reason.STORAGE, None, None]
+
+
+def test_failure_to_save_is_final_while_a_command_is_at_the_run(begin: Begin, fleet: Fleet, store: Store) -> None:
+    """Without another command, an image that could not be saved has failed as any other: it is not sent again."""
+    producer = begin()
+    unsaved(fleet)
+    slow = fleet.take()
+    fleet.finish(fleet.take())
+    producer.step(20)
+    assert sent(fleet) == []
+    fleet.finish(slow)
+    finish(producer, fleet)
+    assert producer.timing.repaired == 0
+    assert [row.reason for row in played.rows(store, 0)] == [Reason.STORAGE, None, None]
+
+
+def test_image_of_a_dead_worker_is_not_downloaded_again(begin: Begin, fleet: Fleet, store: Store) -> None:
+    """What a worker had saved when it died is taken from the disk by the next one; what it had not is downloaded."""
+    producer = begin()
+    saved = fleet.take()
+    fleet.take()
+    fleet.do(saved)
+    fleet.crash("a")
+    finish(producer, fleet)
+    assert sorted(fleet.downloader.hits) == _URLS[:_SIZE]
+    assert [row.recovered for row in played.rows(store, 0)] == [True, False, False]
+    assert_whole(store, fleet)
+
+
+def test_body_that_kills_its_workers(begin: Begin, fleet: Fleet, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shard of which one worker after the other dies ends its run, with an error that says so."""
+    producer = begin()
+    fleet.work([IMAGES])
+    monkeypatch.setattr(Channel, "holder", played.worker_id("a"))
+    for death in range(1 + BODY_CRASHES):
+        assert not producer.over
+        body = fleet.take(SHARDS)
+        if death:
+            # It is watched from its second delivery on.
+            fleet.server.sadd(keys.begun(body.worker), body.task_id)
+        fleet.crash("a")
+        producer.step(_LOOKS)
+    fleet.work()
+    producer.step()
+    assert isinstance(producer.error, Fault)
+    assert producer.error.what == "Shard 00000 could not be collected"
+    assert f"{BODY_CRASHES} workers died" in producer.error.why
+    assert not store.exists(manifest.name(0))
+
+
 def test_resume_after_the_queue_was_drained(stage: Stage, begin: Begin, fleet: Fleet, store: Store) -> None:
     """A run that was cancelled, whose messages the workers have dropped since, is done by the next command."""
     first = begin(2)
@@ -423,7 +521,8 @@ def test_later_pass_sends_what_failed(
     assert sent(fleet) == [task(1, ".1"), task(_SIZE + 1, ".1")]
     message = fleet.take()
     assert message.body[1] == {"revision": 1, "recover": True}
-    assert message.body[2]["chord"]["kwargs"] == {"run_id": RUN_ID, "shard": 0, "revision": 1, "count": 1}
+    body = {"run_id": RUN_ID, "shard": 0, "revision": 1, "count": 1, "command": 1}
+    assert message.body[2]["chord"]["kwargs"] == body
     assert message.body[2]["chord"]["options"]["task_id"] == f"{RUN_ID}.00000.1.collect"
     monkeypatch.setattr(played, "REFUSED", "/nothing is")
     finish(producer, fleet)

@@ -18,7 +18,7 @@ from producer.demo import DemoServer, picture
 from tasks import manifest, plan
 from tasks.collect import collect
 from tasks.download import Download, Downloader
-from tasks.errors import DnsFailed, LongWait, RateLimited
+from tasks.errors import DnsFailed, HttpRefused, LongWait, RateLimited
 from tasks.fetch import failed, fetch, worker_name
 from tasks.former import FormerImage
 from tasks.later import Earlier, Later
@@ -463,6 +463,49 @@ def test_second_delivery_of_an_unchanged_image(since: Store, new: Store, session
         new.create("00000/000001.png", image(colour="blue"))
         third = fetch(server.url, 1, _RUN, new, downloader, former=former)
     assert (third.recovered, new.read("00000/000001.png")) == (True, image(colour="blue"))
+
+
+def _damaged(whole: bytes, how: str) -> bytes:
+    half = len(whole) // 2
+    return {"cut": whole[:half], "zeros": whole[:half] + bytes(len(whole) - half), "another": b"<html></html>"}[how]
+
+
+@pytest.mark.parametrize("recover", [False, True], ids=["delivered again", "sent again"])
+@pytest.mark.parametrize("how", ["cut", "zeros", "another"])
+@pytest.mark.parametrize("kind", ["jpeg", "png", "webp"])
+def test_half_of_a_saved_file_is_replaced(
+    store: Store, sessions_to: Callable[..., Sessions], kind: str, how: str, recover: bool
+) -> None:
+    """A header says nothing of what follows: a file of which not all is on the disk is fetched again, and replaced."""
+    whole = picture(3, 200, 200, kind)
+    name = f"00000/000000.{'jpg' if kind == 'jpeg' else kind}"
+    store.create(name, _damaged(whole, how))
+    with Canned(always(response(whole))) as server:
+        outcome = fetch(server.url, 0, _RUN, store, Downloader(sessions_to(server.address)), recover=recover)
+    assert (outcome.ok, outcome.path, outcome.attempts, outcome.recovered) == (True, name, 1, False)
+    assert store.read(name) == whole
+
+
+def test_image_that_is_served_in_half_stays(store: Store, sessions_to: Callable[..., Sessions]) -> None:
+    """Where only headers are verified, what a URL serves in half is saved so; its second delivery changes nothing."""
+    half = picture(3, 100, 50, "jpeg")[:-300]
+    with Canned(always(response(half))) as server:
+        downloader = Downloader(sessions_to(server.address))
+        first, second = (fetch(server.url, 0, _RUN, store, downloader, recover=True) for _ in range(2))
+    assert (first.sha256, first.recovered) == (second.sha256, second.recovered)
+    assert store.read("00000/000000.jpg") == half
+    gone = fetch("http://a.example/", 0, _RUN, store, Raising(HttpRefused("HTTP 404")), recover=True)
+    assert not gone.ok
+    # It may be what a counted Outcome names; the end of its shard tells.
+    assert store.read("00000/000000.jpg") == half
+
+
+def test_image_that_is_too_much_to_decode_is_recovered(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is saved and would take too long to decode is taken at its header's word, and not downloaded again."""
+    store.create("00000/000000.png", image())
+    monkeypatch.setattr("tasks.verify._MAX_FRAMES", -1)
+    outcome = fetch("http://a.example/", 0, _RUN, store, Raising(AssertionError()), recover=True)
+    assert (outcome.ok, outcome.recovered) == (True, True)
 
 
 _MARKS = {"ASCII": "x", "quotes": '"', "backslashes": "\\", "Latin-1": "\xff"}

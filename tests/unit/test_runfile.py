@@ -46,6 +46,7 @@ def test_record_as_written(store: Store) -> None:
         "totals": None,
         "fingerprint": None,
         "revision": 0,
+        "command": 0,
         "retried": [],
     }
     assert stat.S_IMODE(store.path("run.json").stat().st_mode) == 0o600
