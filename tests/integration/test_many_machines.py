@@ -205,7 +205,7 @@ def test_chord_that_fails(site: Site) -> None:
         chord = {"group_id": "odd", "group_index": 0, "chord": dict(body)}
         send(
             FETCH_IMAGE,
-            args=("more", "of", "these", "than", "it", "takes", "of", "arguments"),
+            args=("more",) * 20,  # than it takes
             task_id="odd.0",
             ignore_result=True,
             **chord,
