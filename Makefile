@@ -31,7 +31,8 @@ integration:
 # Processes that are killed, connections that break, disks that fill; over an hour, and the table in docs/faults.md.
 # Needs nginx, redis-server, and root for its small disks.
 faults:
-	FAULTS=long FAULTS_TABLE=docs/faults.md $(RUN) pytest tests/faults
+	FAULTS=long FAULTS_KEEP=yes $(RUN) pytest tests/faults
+	$(RUN) docs.produce
 	FAULTS=long $(RUN) pytest tests/integration/test_protocol.py
 
 # The same with fewer repetitions and images, in eight to ten minutes.

@@ -1,7 +1,7 @@
 """What the tests of faults share: their form, the pictures, and the tables of what they have shown.
 
-``FAULTS=long`` chooses the long form; any other value, or none, the short one. ``FAULTS_TABLE`` names a page
-for the tables.
+``FAULTS=long`` chooses the long form; any other value, or none, the short one. ``FAULTS_KEEP`` keeps what is found, for
+the page that is produced from it.
 """
 
 from __future__ import annotations
@@ -42,11 +42,10 @@ def arena(pictures: Site, tmp_path: Path) -> Iterator[Arena]:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Print the tables, and keep them."""
-    for found in filter(lambda found: found.rows, table.TABLES):
-        terminalreporter.section(found.mark)
-        for line in table.plain(found):
+    found = [one for one in table.TABLES if one.rows]
+    for one in found:
+        terminalreporter.section(f"faults: {one.name}")
+        for line in table.plain(one):
             terminalreporter.write_line(line)
-    if name := os.environ.get("FAULTS_TABLE"):
-        page = Path(name)
-        form = "long" if os.environ.get("FAULTS") == "long" else "short"
-        page.write_text(table.within(page.read_text() if page.exists() else "", form))
+    if found and os.environ.get("FAULTS_KEEP"):
+        table.keep("long" if os.environ.get("FAULTS") == "long" else "short")

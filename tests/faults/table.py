@@ -1,11 +1,17 @@
-"""The tables of faults, printed at the end and kept as Markdown: what was survived, and what it is without repair."""
+"""The tables of faults, printed at the end, kept and shown: what was survived, and what a fault does without repair."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
 from benchmarks import records
+
+#: What `make faults` has found; the page is produced from it.
+KEPT = Path(__file__).with_name("found.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,28 +66,24 @@ class Standstill:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table: what marks its place in a page, its heads, and its rows so far."""
+    """A table: its name, its heads, and the rows that this process has measured so far."""
 
-    mark: str
+    name: str
     heads: tuple[str, ...]
     rows: Sequence[Row | Standstill]
 
 
-#: What this process has measured so far.
 rows: list[Row] = []
 standstills: list[Standstill] = []
-TABLES = (
-    Table(
-        "made by tests/faults",
-        ("fault", "repetitions", "images", "Outcomes", "lost", "fetched twice", "time to recover"),
-        rows,
-    ),
-    Table(
-        "made by tests/faults without repair",
-        ("fault, without repair", "images", "saved", "Outcomes", "stood still for", "Outcomes after `producer resume`"),
-        standstills,
-    ),
+SURVIVED = Table(
+    "survived", ("fault", "repetitions", "images", "Outcomes", "lost", "fetched twice", "time to recover"), rows
 )
+WITHOUT_REPAIR = Table(
+    "without repair",
+    ("fault, without repair", "images", "saved", "Outcomes", "stood still for", "Outcomes after `producer resume`"),
+    standstills,
+)
+TABLES = (SURVIVED, WITHOUT_REPAIR)
 
 
 def plain(table: Table) -> list[str]:
@@ -94,18 +96,33 @@ def plain(table: Table) -> list[str]:
     ]
 
 
-def within(page: str, form: str) -> str:
-    """Return a page with the tables that have rows where they belong, and how each was made below it."""
-    machine = records.machine()
-    made = f"The {form} form, everything on {machine['cores']} cores of {machine['cpu']}."
-    for table in TABLES:
-        if table.rows:
-            begin, end = f"<!-- {table.mark} -->\n", "<!-- end -->\n"
-            before, _, rest = page.partition(begin)
-            page = f"{before}{begin}{_markdown(table)}\n{made}\n{end}{rest.partition(end)[2]}"
-    return page
+def keep(form: str, path: Path = KEPT) -> None:
+    """Keep what this process has measured; what another one has in the same form stays, but for the same faults."""
+    kept = json.loads(path.read_text()) if path.exists() else {}
+    known = kept if kept.get("form") == form else {}
+    merged = {table.name: _merged(known.get(table.name, []), map(asdict, table.rows)) for table in TABLES}
+    path.write_text(json.dumps({"form": form, "machine": records.machine(), **merged}, indent=2) + "\n")
 
 
-def _markdown(table: Table) -> str:
-    lines = [table.heads, ("---", *["---:"] * (len(table.heads) - 1)), *(row.cells() for row in table.rows)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+def survived(path: Path = KEPT) -> str:
+    """Return the table of what was survived as Markdown, from what is kept."""
+    return _markdown(SURVIVED, Row, path)
+
+
+def without_repair(path: Path = KEPT) -> str:
+    """Return the table of what a fault does without repair as Markdown, from what is kept."""
+    return _markdown(WITHOUT_REPAIR, Standstill, path)
+
+
+def _merged(known: Iterable[dict[str, Any]], new: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    # Two rows of one fault tell lists of two lengths apart.
+    return list({(row["fault"], row["images"]): row for row in (*known, *new)}.values())
+
+
+def _markdown(table: Table, kind: type[Row] | type[Standstill], path: Path) -> str:
+    kept = json.loads(path.read_text())
+    machine = kept["machine"]
+    cells = [kind(**row).cells() for row in kept[table.name]]
+    lines = [table.heads, ("---", *["---:"] * (len(table.heads) - 1)), *cells]
+    rows = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return f"{rows}\nThe {kept['form']} form, everything on {machine['cores']} cores of {machine['cpu']}.\n"
