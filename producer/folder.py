@@ -75,18 +75,21 @@ def of_space(name: str, free: int, need: Need | None = None) -> Finding:
     """Judge how many bytes are free where images are saved."""
     found, todo = f"{mebibytes(free)} are free", "Make space, or choose a folder on another disk."
     if need is None:
-        bounds = ((Level.BAD, _LEAST, "is too little for any run"), (Level.WARN, _FREE, "is soon filled"))
-        for level, bound, why in bounds:
-            if free < bound:
-                return Finding(name, level, f"{found}: less than {mebibytes(bound)} {why}", todo)
+        if free < _LEAST:
+            return Finding(name, Level.BAD, f"{found}, less than {mebibytes(_LEAST)}: too little for any run", todo)
+        if free < _FREE:
+            return Finding(name, Level.WARN, f"{found}, less than {mebibytes(_FREE)}: soon filled", todo)
         return Finding(name, Level.OK, found)
     if free < need.at_once:
         found += f"; the shards of this run that are in flight at once take about {mebibytes(need.at_once)}"
         return Finding(name, Level.BAD, found, todo)
-    found += f"; what is left of this run takes about {mebibytes(need.in_all)}"
-    if free < max(need.in_all, _LEAST):
-        bound = f", and less than {mebibytes(_LEAST)} is soon filled" if free >= need.in_all else ""
-        return Finding(name, Level.WARN, found + bound, todo)
+    if need.in_all:
+        found += f"; what is left of this run takes about {mebibytes(need.in_all)}"
+    if free < need.in_all:
+        return Finding(name, Level.WARN, found, todo)
+    if free < _LEAST:
+        # What is written besides images takes something, too.
+        return Finding(name, Level.WARN, f"{found}; less than {mebibytes(_LEAST)} are soon filled", todo)
     return Finding(name, Level.OK, found)
 
 

@@ -362,7 +362,8 @@ def test_size_is_img2datasets_unless_it_is_given(mode: str) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "why"),
     [
-        ("headers", ("X-A",), "printable"),
+        ("headers", ("X-A",), "no colon"),
+        ("headers", ("X-A:",), "printable"),
         ("headers", ("X-A: b", "X A: b"), "no header's name"),
         ("headers", (": b",), "no header's name"),
         ("headers", ("X-A: b\r\nX-Evil: c",), "on one line"),

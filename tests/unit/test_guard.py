@@ -303,7 +303,7 @@ def test_port_that_is_not_allowed_is_blocked(listener: socket.socket) -> None:
 def test_every_address_of_an_answer_is_judged(monkeypatch: pytest.MonkeyPatch, addresses: tuple[str, str]) -> None:
     """A name with one good and one bad address is refused, in whatever order they come."""
     resolve_to(monkeypatch, *addresses)
-    with pytest.raises(BlockedAddress, match=r"a\.example is at (127\.0\.0\.1|::1)"):
+    with pytest.raises(BlockedAddress, match=r"a\.example \(port 80\) is at (127\.0\.0\.1|::1), which is not a"):
         Guard().resolve("a.example", 80, 1.0)
 
 
