@@ -819,8 +819,11 @@ def _check_reach() -> None:
     Raises:
         SettingsError: they could not.
     """
+    from config.settings import settings
     from tasks import reach
 
+    # What is said of a broker has to be right as well: all processes read it.
+    _ = settings().broker
     for trouble in reach.troubles():
         raise trouble
 

@@ -21,7 +21,7 @@ from producer import lock, sources
 from producer.dispatch import decoded, planned
 from producer.finding import Finding, Level, counted, mebibytes, named
 from producer.runfile import NAME, PlanState, RunFile, State
-from tasks import manifest, plan
+from tasks import manifest, plan, shardfile
 from tasks.errors import WORTH_RETRYING, Fault, StorageFailed
 from tasks.model import ResizeMode, shard_name
 from tasks.shardfile import BadShardFile, Mark
@@ -173,10 +173,10 @@ def _without_a_run(store: Store) -> Finding:
 
 def _is_of_a_comparison(store: Store) -> bool:
     """Tell whether a folder without a run is that of a baseline: what stands in it says so, or what is beside it."""
-    for name, kind in ((plan.name(0), plan), (manifest.name(0), manifest)):
+    for name in (plan.name(0), manifest.name(0)):
         # Its files belong to a run without a name.
         with suppress(StorageFailed, BadShardFile):
-            kind.decode(store.read(name), [], Mark("", 0))
+            shardfile.decode(store.read(name), [], Mark("", 0))
             return True
     with suppress(StorageFailed, ValueError, TypeError, KeyError):
         ways = json.loads(Store(store.root.parent).read(COMPARISON))["ways"]

@@ -51,7 +51,8 @@ class FormerRun:
         try:
             self._store, self._out = standing(folder), Store(out.resolve())
         except UsageFault as fault:
-            raise UsageFault(f"{fault.what} (--if-changed-since)", fault.why, fault.todo) from fault
+            todo = "Give the folder that --out named when the former run was begun."
+            raise UsageFault(f"{fault.what} (--if-changed-since)", fault.why, todo) from fault
         if self._store.root == self._out.root:
             raise UsageFault(
                 f"{folder} can't be refreshed in itself",

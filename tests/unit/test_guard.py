@@ -307,6 +307,21 @@ def test_every_address_of_an_answer_is_judged(monkeypatch: pytest.MonkeyPatch, a
         Guard().resolve("a.example", 80, 1.0)
 
 
+@pytest.mark.parametrize(
+    ("host", "port", "said"),
+    [
+        ("127.0.0.1", 6379, r"127\.0\.0\.1 \(port 6379\) is not a public address \("),
+        ("::1", 80, r"::1 \(port 80\) is not a public address \("),
+        ("localhost", 80, r"localhost \(port 80\) is at 127\.0\.0\.1, which is not a public address \("),
+        ("a.example", 25, r"a\.example \(port 25\) is asked at a port that is not one of web servers \("),
+    ],
+)
+def test_refusal_names_what_is_refused(host: str, port: int, said: str) -> None:
+    """An address that is written out is named once, and the port with it."""
+    with pytest.raises(BlockedAddress, match=f"^{said}"):
+        Guard().judge_unresolved(host, port)
+
+
 def test_name_is_resolved_once(monkeypatch: pytest.MonkeyPatch, listener: socket.socket) -> None:
     """The socket is opened to the address that was judged: a name that means another a moment later gains nothing."""
     port = listener.getsockname()[1]
