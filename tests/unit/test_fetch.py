@@ -551,7 +551,9 @@ def test_largest_success_stays_small(store: Store, sessions_to: Callable[..., Se
 @pytest.mark.parametrize("mark", [*_MARKS.values(), "\U0001f40c"], ids=[*_MARKS, "beyond Unicode's first plane"])
 def test_largest_failure_stays_small(mark: str) -> None:
     """However long what is quoted in a message is, the Outcome stays under 1 KB as JSON."""
-    outcome = failed("9999999999", RateLimited(mark * 500, http_status=429))
+    error = RateLimited(mark * 500, http_status=429)
+    error.final_url = "http://a.example/" + mark * 500
+    outcome = failed("9999999999", error)
     assert len(json.dumps(outcome.to_json())) < _LARGEST
 
 
