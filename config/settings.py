@@ -53,9 +53,9 @@ class Settings(BaseSettings):
     )
     proxy: SecretStr | None = Field(
         None,
-        description="The HTTP proxy that a worker fetches all images through: http://[user:password@]host:port. It "
-        "resolves the names of hosts, and so decides instead of the worker what they may stand for "
-        "([Proxies](security.md#proxies)). HTTP_PROXY, HTTPS_PROXY and NO_PROXY count for nothing.",
+        description="The HTTP proxy that a worker fetches all images through: http://[user:password@]host:port, "
+        "with port 80 where none is named. It resolves the names of hosts, and so decides instead of the worker what "
+        "they may stand for ([Proxies](security.md#proxies)). HTTP_PROXY, HTTPS_PROXY and NO_PROXY count for nothing.",
     )
     proxy_password_file: Path | None = Field(
         None, description="A file that holds the proxy's password, to keep it out of the URL and the environment."
@@ -95,9 +95,13 @@ class Settings(BaseSettings):
         """The broker's URL, with its password and what TLS is verified by in it.
 
         Raises:
-            SettingsError: the file of the password can't be read, or there are certificates for a URL without TLS.
+            SettingsError: the file of the password can't be read, there are certificates for a URL without TLS, or
+                either is there without a URL.
         """
         url = self.broker_url
+        for name, file in (("PASSWORD", self.broker_password_file), ("CA", self.broker_ca_file)):
+            if url is None and file is not None:
+                raise SettingsError(f"IMAGEFLEET_BROKER_{name}_FILE is set, and IMAGEFLEET_BROKER_URL is not")
         if url is not None and self.broker_password_file is not None:
             url = _with_password(url, _secret("IMAGEFLEET_BROKER_PASSWORD_FILE", self.broker_password_file))
         if url is not None and self.broker_ca_file is not None:

@@ -28,6 +28,8 @@ from tasks.errors import WORTH_RETRYING, Fault, Interrupted, UsageFault
 from tasks.model import FetchOptions, HeadOptions, Reason, ResizeMode, ResizeOptions, Verify
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from producer.comparison import Comparison
     from producer.dispatch import Progress
     from producer.live import Display
@@ -293,7 +295,6 @@ def cli(debug: bool) -> None:
 @json_option
 def run(source: str, out: Path, since: Path | None, broker: str | None, as_json: bool, **options: Any) -> None:
     """Download every image of SOURCE: a text file of one URL on each line, or - for standard input."""
-    from config.settings import settings
     from producer import sources
     from producer.output import begun
 
@@ -304,7 +305,7 @@ def run(source: str, out: Path, since: Path | None, broker: str | None, as_json:
         frozen = replace(frozen, since=str(FormerRun(since, out, frozen.fetch).folder))
     requests = sources.nonempty(sources.read(source), source)
     with (
-        begun(out, broker or settings().broker) as store,
+        begun(out, _named(broker)) as store,
         _crew(broker, options, [store.root], as_json, since=frozen.since) as crew,
     ):
         from producer.run import Run
@@ -488,7 +489,7 @@ def serve(host: str, port: int, latency: float, width: int, height: int) -> None
     except DemoError as error:
         raise UsageFault(
             f"The demo server can't listen at {host}:{port}",
-            str(error),
+            error.why,
             "Choose another --port, or 0 for any.",
         ) from error
 
@@ -504,6 +505,7 @@ def serve(host: str, port: int, latency: float, width: int, height: int) -> None
 @fleet_options
 def fleet(store_roots: tuple[Path, ...], **options: Any) -> None:
     """Keep a local fleet up until Ctrl-C, with Flower, for any number of runs."""
+    _check_reach()
     roots = [root.resolve() for root in store_roots or (Path(),)]
     with _local_fleet({**options, "flower": True}, roots) as kept:
         click.echo(f"The fleet is up after {kept.startup_seconds:.2f} s: {_sized(kept)}.")
@@ -538,7 +540,7 @@ def doctor(out: Path | None, broker: str | None, as_json: bool) -> None:
     if not as_json:
         from producer import report
 
-        _console(sys.stdout).print(report.of_diagnosis(diagnosis))
+        _show(report.of_diagnosis(diagnosis))
     sys.exit(0 if diagnosis.healthy else 1)
 
 
@@ -603,16 +605,15 @@ def _tell_run(finished: Report, as_json: bool) -> None:
         return
     from producer import report
 
-    _console(sys.stdout).print(report.of_run(finished))
+    _show(report.of_run(finished))
 
 
 @contextmanager
 def _locked(store: Store, broker: str | None) -> Iterator[None]:
     """Hold the lock of an output folder."""
-    from config.settings import settings
     from producer import lock
 
-    with lock.held(store, broker or settings().broker):
+    with lock.held(store, _named(broker)):
         yield
 
 
@@ -657,7 +658,7 @@ def _ended(ending: _Ending, debug: bool) -> Any:
             raise
         from producer import report
 
-        _console(sys.stderr).print(report.of_fault(fault))
+        _show(report.of_fault(fault), sys.stderr)
         return fault.exit_code
 
 
@@ -750,22 +751,17 @@ def _compare(
 
 
 def _tell_comparison(comparison: Comparison, out: Path, as_json: bool) -> None:
-    from producer import chart, report
+    from producer import chart, folder, report
 
-    picture, numbers = out / "comparison.svg", out / "comparison.json"
+    picture, numbers = out / "comparison.svg", out / folder.COMPARISON
     chart.draw(comparison, picture)
     facts = {**comparison.to_json(), "out": str(out.resolve()), "chart": str(picture.resolve())}
     numbers.write_text(json.dumps(facts, indent=2) + "\n")
     _ending().tell(facts)
     if as_json:
         return
-    console = _console(sys.stdout)
-    console.print(report.of_comparison(comparison))
-    console.print(
-        f"Images are in {out}, a folder for each way; the chart is {picture}.",
-        highlight=False,
-        soft_wrap=True,
-    )
+    _show(report.of_comparison(comparison))
+    click.echo(f"Images are in {out}, a folder for each way; the chart is {picture}.")
 
 
 @contextmanager
@@ -801,6 +797,35 @@ def _crew(
             quiet=False,
         )
     yield crew
+
+
+def _named(broker: str | None) -> str | None:
+    """Return the URL of the broker that a command uses; None for a local fleet, whose workers could start.
+
+    Raises:
+        SettingsError: a variable does not hold what it should, or no worker that has this environment could start.
+    """
+    from config.settings import settings
+
+    url = broker or settings().broker
+    if url is None:
+        _check_reach()
+    return url
+
+
+def _check_reach() -> None:
+    """Make sure that workers with this environment could start, before they are started.
+
+    Raises:
+        SettingsError: they could not.
+    """
+    from config.settings import settings
+    from tasks import reach
+
+    # What is said of a broker has to be right as well: all processes read it.
+    _ = settings().broker
+    for trouble in reach.troubles():
+        raise trouble
 
 
 def _refuse_empty(broker: str | None) -> None:
@@ -879,7 +904,9 @@ def _head_options(options: dict[str, Any]) -> HeadOptions:
 
 
 def _halves(header: str) -> tuple[str, str]:
-    name, _, value = header.partition(":")
+    name, colon, value = header.partition(":")
+    if not colon:
+        raise ValueError("there is no colon between a header's name and its value: NAME:VALUE")
     return name, value
 
 
@@ -915,6 +942,19 @@ def _new_folder(name: str) -> Path:
 
 def _console(stream: Any) -> Console:
     return Console(file=stream, width=None if stream.isatty() else _PLAIN_WIDTH)
+
+
+def _show(shown: RenderableType, stream: Any = None) -> None:
+    """Print what a report has made, on standard output unless another stream is named."""
+    stream = stream or sys.stdout
+    console = _console(stream)
+    if stream.isatty():
+        console.print(shown)
+        return
+    with console.capture() as captured:
+        console.print(shown)
+    # In a file, what fills a table's columns up to its width is only in the way.
+    click.echo("\n".join(line.rstrip() for line in captured.get().splitlines()), file=stream)
 
 
 def _note(text: str, quiet: bool) -> None:

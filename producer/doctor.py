@@ -1,4 +1,4 @@
-"""The doctor: what it finds of the broker, the workers, the clocks and the output folder, and what to do about it.
+"""The doctor: what it finds of settings, broker, workers, clocks and the output folder, and what to do about it.
 
 It judges what it has asked; the functions that ask are below those that judge, and what is found of a folder here and
 of the run in it is in ``producer/folder.py``. It ends with findings, whatever is broken, and changes nothing: of the
@@ -18,14 +18,16 @@ from typing import Any
 import redis
 from kombu.exceptions import OperationalError
 
+from config import SettingsError
 from config.settings import settings
 from producer import folder
 from producer.finding import Finding, Level, counted, mebibytes, named
 from producer.local import cores, server_binary
-from tasks import broker, examine
+from tasks import broker, examine, reach
 from tasks.celery import ABOUT, EXAMINE, IMAGES, PROTOCOL, SHARDS, app, use_broker
-from tasks.errors import Fault
+from tasks.errors import Fault, FetchError
 from tasks.examine import Seen
+from tasks.guard import Guard
 from tasks.storage import Store
 from tasks.urls import masked
 
@@ -37,6 +39,8 @@ _FULL = 0.8
 _SKEW = 2.0
 #: Seconds for which a worker's answer is waited for after the last one: to who it is, and to how it sees a folder.
 _ABOUT_PATIENCE, _EXAMINE_PATIENCE = 2.0, 10.0
+#: Seconds within which a proxy has to let itself be connected to.
+_PROXY_PATIENCE = 3.0
 _START = (
     "Start one: `celery -A tasks worker`, with IMAGEFLEET_BROKER_URL and IMAGEFLEET_STORE_ROOTS set, or "
     "`docker compose up -d`."
@@ -94,7 +98,11 @@ def diagnose(url: str | None, out: Path | None) -> Diagnosis:
     """
     url = url or settings().broker
     with _folder(out) as examined:
-        findings = [*(_local() if url is None else _of_broker(url, examined)), *examined.findings]
+        findings = [
+            *_of_settings(url is None),
+            *(_local() if url is None else _of_broker(url, examined)),
+            *examined.findings,
+        ]
     return Diagnosis(None if url is None else masked(url), examined.path, findings)
 
 
@@ -297,6 +305,32 @@ def _folder(out: Path | None) -> Iterator[_Folder]:
             # Somebody else may have begun to use it.
             with suppress(OSError):
                 path.rmdir()
+
+
+def _of_settings(local: bool) -> list[Finding]:
+    """Look at what the environment says of the network; nothing is found where it says nothing.
+
+    Args:
+        local: whether it is a local fleet's; the workers at a broker have environments of their own.
+    """
+    name, variables = "settings", reach.variables()
+    if not variables:
+        return []
+    wrong = [str(trouble) for trouble in reach.troubles()]
+    try:
+        proxy = reach.proxy()
+        if proxy is not None:
+            Guard().connect_to_proxy(proxy.host, proxy.port, _PROXY_PATIENCE).close()
+    except SettingsError:
+        # It is among the troubles.
+        pass
+    except FetchError as error:
+        wrong.append(f"IMAGEFLEET_PROXY: {error}")
+    if not wrong:
+        return [Finding(name, Level.OK, f"can be used: {', '.join(variables)}")]
+    whose = "" if local else "; workers that are started with them, and `producer compare`, can't use them"
+    todo = "Correct them, or unset them; see docs/settings.md."
+    return [Finding(name, Level.BAD if local else Level.WARN, masked("; ".join(wrong)) + whose, todo)]
 
 
 def _local() -> list[Finding]:

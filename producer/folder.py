@@ -5,13 +5,15 @@ Nothing is changed and nothing is locked, so it may be asked while a run goes on
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import pyarrow.compute as pc
 
@@ -19,18 +21,22 @@ from producer import lock, sources
 from producer.dispatch import decoded, planned
 from producer.finding import Finding, Level, counted, mebibytes, named
 from producer.runfile import NAME, PlanState, RunFile, State
-from tasks import manifest, plan
+from tasks import manifest, plan, shardfile
 from tasks.errors import WORTH_RETRYING, Fault, StorageFailed
+from tasks.model import ResizeMode, shard_name
+from tasks.shardfile import BadShardFile, Mark
 from tasks.storage import TEMPORARY, Store
 
-#: Bytes without which no run should begin: the largest image that is kept, by default.
-_LEAST = 64 * 1024**2
-#: Bytes that should be free where images are saved.
+#: Bytes without which nothing should begin: a few images, and the files beside them.
+_LEAST = 8 * 1024**2
+#: Bytes that should be free for a run of which nothing is known.
 _FREE = 1024**3
 #: Files that can still be made: without the first number a shard can't be saved, and the second is that of a few.
 _LEAST_FILES, _FEW_FILES = 1_000, 20_000
 #: Seconds for which the files of a plan are read, and as long the manifests; at least one is.
 _PATIENCE = 5.0
+#: What `compare` leaves above the folders of its three ways.
+COMPARISON = "comparison.json"
 
 
 def examined(store: Store) -> list[Finding]:
@@ -42,30 +48,49 @@ def examined(store: Store) -> list[Finding]:
     except StorageFailed as error:
         todo = "Ask as the user whose run it is."
         run = _Run([Finding("run", Level.BAD, f"the folder can't be looked at: {error}", todo)])
-    return [*space(store, run.shard_bytes), *run.findings]
+    return [*space(store, run.need), *run.findings]
 
 
-def space(store: Store, shard_bytes: float = 0.0) -> list[Finding]:
-    """Return what is found of the disk of a folder; ``shard_bytes`` is what a shard of its run takes, if known."""
+@dataclass(frozen=True, slots=True)
+class Need:
+    """Bytes that a run will take, by what its shards have taken: in flight at once, and in all that is left of it."""
+
+    at_once: float
+    in_all: float
+
+
+def space(store: Store, need: Need | None = None) -> list[Finding]:
+    """Return what is found of the disk of a folder; ``need`` is what the run in it will take, if that is known."""
     findings = []
     # Not every file system can tell.
     with suppress(OSError):
-        findings.append(of_space("disk here", shutil.disk_usage(store.root).free, shard_bytes))
+        findings.append(of_space("disk here", shutil.disk_usage(store.root).free, need))
         files = os.statvfs(store.root)
         if files.f_files:
             findings += _of_files(files.f_favail)
     return findings
 
 
-def of_space(name: str, free: int, shard_bytes: float = 0.0) -> Finding:
+def of_space(name: str, free: int, need: Need | None = None) -> Finding:
     """Judge how many bytes are free where images are saved."""
-    found = f"{mebibytes(free)} are free"
-    if shard_bytes:
-        found += f"; a shard of this run takes {mebibytes(shard_bytes)}"
-    todo = "Make space, or choose a folder on another disk."
-    if free < max(_LEAST, shard_bytes):
-        return Finding(name, Level.BAD, found if shard_bytes else f"{found}: less than one large image takes", todo)
-    return Finding(name, Level.WARN, found, todo) if free < _FREE else Finding(name, Level.OK, found)
+    found, todo = f"{mebibytes(free)} are free", "Make space, or choose a folder on another disk."
+    if need is None:
+        if free < _LEAST:
+            return Finding(name, Level.BAD, f"{found}, less than {mebibytes(_LEAST)}: too little for any run", todo)
+        if free < _FREE:
+            return Finding(name, Level.WARN, f"{found}, less than {mebibytes(_FREE)}: soon filled", todo)
+        return Finding(name, Level.OK, found)
+    if free < need.at_once:
+        found += f"; the shards of this run that are in flight at once take about {mebibytes(need.at_once)}"
+        return Finding(name, Level.BAD, found, todo)
+    if need.in_all:
+        found += f"; what is left of this run takes about {mebibytes(need.in_all)}"
+    if free < need.in_all:
+        return Finding(name, Level.WARN, found, todo)
+    if free < _LEAST:
+        # What is written besides images takes something, too.
+        return Finding(name, Level.WARN, f"{found}; less than {mebibytes(_LEAST)} are soon filled", todo)
+    return Finding(name, Level.OK, found)
 
 
 def _of_files(free: int) -> list[Finding]:
@@ -78,10 +103,10 @@ def _of_files(free: int) -> list[Finding]:
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """What is found of the run in a folder, and what its shards take."""
+    """What is found of the run in a folder, and what it will take, if that is known."""
 
     findings: list[Finding]
-    shard_bytes: float = 0.0
+    need: Need | None = None
 
 
 def _run(store: Store) -> _Run:
@@ -96,10 +121,14 @@ def _run(store: Store) -> _Run:
     standing = set(store.entries())
     done = [shard for shard in range(shards) if manifest.name(shard) in standing]
     sizes: list[int] = []
+    missing: dict[int, int] = {}
 
     def read_manifest(shard: int) -> None:
         table = decoded(shard, store, record.id, None)
         sizes.append(pc.sum(table["bytes"]).as_py() or 0)
+        gone = set(table["path"].drop_null().to_pylist()).difference(store.names(shard_name(shard)))
+        if gone:
+            missing[shard] = len(gone)
 
     findings = [_of_state(record, store, alive)]
     findings += _of_failures(record, store)
@@ -108,12 +137,29 @@ def _run(store: Store) -> _Run:
     gone = [shard for shard in range(shards) if plan.name(shard) not in plans]
     read_plan = _read(set(range(shards)) - set(gone), lambda shard: planned(shard, store, record.id))
     findings.append(_of_plan(record, store, shards, gone, read_plan, needed, alive is not None))
-    findings.append(_of_manifests(record, store, shards, _read(done, read_manifest), alive is not None))
-    return _Run(findings, sum(sizes) / len(sizes) if sizes else 0.0)
+    read_manifests = _read(done, read_manifest)
+    findings.append(_of_manifests(record, store, shards, read_manifests, alive is not None))
+    if missing:
+        findings.append(_of_images(record, store, missing))
+    return _Run(findings, _need(record, shards - len(done), sizes))
+
+
+def _need(record: RunFile, left: int, sizes: Sequence[int]) -> Need | None:
+    """Return what a run will take of which so many planned shards are left; None where no shard tells of the others."""
+    if not sizes:
+        return None
+    shard, window = sum(sizes) / len(sizes), record.options.window
+    if record.plan is PlanState.OPEN:
+        # As much is left as nobody knows, and more than is planned.
+        left += window
+    return Need(shard * min(left, window), shard * left)
 
 
 def _without_a_run(store: Store) -> Finding:
     left = RunFile.remains(store)
+    if left is not None and _is_of_a_comparison(store):
+        found = "no run is in it, but one of the ways of a comparison (`producer compare` or `producer demo`)"
+        return Finding("run", Level.OK, f"{found}; a run needs another folder")
     if left is not None:
         found = f"{left} is left of a run whose {NAME} is gone"
         todo = "Choose another folder for a new run. Images and manifests here can be used as they are."
@@ -123,6 +169,19 @@ def _without_a_run(store: Store) -> Finding:
         found = f"this is a part of the run in {above.root}"
         return Finding("run", Level.BAD, found, f"Give {above.root}.")
     return Finding("run", Level.OK, "no run is in it")
+
+
+def _is_of_a_comparison(store: Store) -> bool:
+    """Tell whether a folder without a run is that of a baseline: what stands in it says so, or what is beside it."""
+    for name in (plan.name(0), manifest.name(0)):
+        # Its files belong to a run without a name.
+        with suppress(StorageFailed, BadShardFile):
+            shardfile.decode(store.read(name), [], Mark("", 0))
+            return True
+    with suppress(StorageFailed, ValueError, TypeError, KeyError):
+        ways = json.loads(Store(store.root.parent).read(COMPARISON))["ways"]
+        return any(Path(way["out"]).name == store.root.name for way in ways)
+    return False
 
 
 def _of_state(record: RunFile, store: Store, alive: lock.Holder | None) -> Finding:
@@ -160,11 +219,15 @@ class _Reading:
     of: int
     broken: dict[int, Fault]
 
-    @property
-    def text(self) -> str:
-        """How many were read."""
-        number = "all" if self.read == self.of else f"{self.read:,} of them, within {_PATIENCE:g} s,"
-        return f"{number} checked"
+    def text(self, found: str, name: Callable[[int], str]) -> str:
+        """Return what was found with how many were read, and which of them can't be trusted."""
+        if not self.of:
+            return found
+        read = "all" if self.read == self.of else f"{self.read:,} of them, within {_PATIENCE:g} s,"
+        if not self.broken:
+            return f"{found}, {read} checked"
+        bad = f"{len(self.broken):,} not to be trusted: {named(map(name, self.broken))}"
+        return f"{found}; of {self.read:,} that were checked, {bad}"
 
 
 def _read(shards: Iterable[int], read: Callable[[int], object]) -> _Reading:
@@ -187,10 +250,11 @@ def _read(shards: Iterable[int], read: Callable[[int], object]) -> _Reading:
 def _of_plan(
     record: RunFile, store: Store, shards: int, gone: list[int], reading: _Reading, needed: Level, alive: bool
 ) -> Finding:
-    found = f"{counted(shards, 'shard')} planned, {reading.text}"
+    found = reading.text(f"{counted(shards, 'shard')} planned", plan.name)
     same = sources.is_same(record.source, record.fingerprint)
-    if bad := [*gone, *reading.broken]:
-        found = f"{found}; gone, or not to be trusted: {named(map(plan.name, bad))}"
+    if gone:
+        found = f"{found}; {len(gone):,} gone: {named(map(plan.name, gone))}"
+    if gone or reading.broken:
         if same:
             return Finding("plan", Level.WARN, found, f"`{_resume(store)}` makes it anew from {record.source}.")
         todo = f"Put a copy back that is whole: {sources.why_not(record.source)}, so it can't be made anew."
@@ -204,10 +268,10 @@ def _of_plan(
 
 
 def _of_manifests(record: RunFile, store: Store, shards: int, reading: _Reading, alive: bool) -> Finding:
-    found = f"{reading.of:,} of {counted(shards, 'shard')} done, {reading.text}"
+    found = reading.text(f"{reading.of:,} of {counted(shards, 'shard')} done", manifest.name)
     if reading.broken:
         fault = next(iter(reading.broken.values()))
-        found = f"{found}; not to be trusted: {named(map(manifest.name, reading.broken))} ({fault.why})"
+        found = f"{found} ({fault.why})"
         todo = (
             f"Put a copy of it back that is whole; or remove it, and `{_resume(store)}` does that shard again, without "
             "downloading what is saved."
@@ -216,6 +280,19 @@ def _of_manifests(record: RunFile, store: Store, shards: int, reading: _Reading,
     if reading.of < shards and not alive and record.state is State.COMPLETE:
         return Finding("manifests", Level.WARN, found, f"`{_resume(store)}` makes those anew that are gone.")
     return Finding("manifests", Level.OK, found)
+
+
+def _of_images(record: RunFile, store: Store, missing: Mapping[int, int]) -> Finding:
+    """Judge images that manifests name and that are not there, by how many each shard lacks."""
+    lacking = named(f"{shard_name(shard)} ({number:,})" for shard, number in missing.items())
+    found = f"{counted(sum(missing.values()), 'image')} that manifests name are gone, of shards {lacking}"
+    resized = record.options.fetch.resize.mode is not ResizeMode.NO
+    todo = (
+        "Put them back; no command looks for them. Or remove the manifest of such a shard "
+        f"({manifest.name(next(iter(missing)))}), and `{_resume(store)}` does that shard again: what is saved of it "
+        f"stays{'' if resized else ', and is not downloaded'}."
+    )
+    return Finding("images", Level.WARN, found, todo)
 
 
 def _of_fault(name: str, fault: Fault) -> Finding:

@@ -48,12 +48,22 @@ class FormerRun:
             UsageFault: there is no run, or none whose images may be taken over as they are.
             Fault: its record can't be trusted.
         """
-        self._store, self._out = standing(folder), Store(out.resolve())
+        try:
+            self._store, self._out = standing(folder), Store(out.resolve())
+        except UsageFault as fault:
+            todo = "Give the folder that --out named when the former run was begun."
+            raise UsageFault(f"{fault.what} (--if-changed-since)", fault.why, todo) from fault
         if self._store.root == self._out.root:
             raise UsageFault(
                 f"{folder} can't be refreshed in itself",
                 "--out and --if-changed-since name the same folder, and a run's files are never mixed with another's",
                 "Choose another --out. What is unchanged takes no space twice where the disk knows hard links.",
+            )
+        if self._out.root.is_relative_to(self._store.root):
+            raise UsageFault(
+                f"{folder} can't be refreshed inside of itself",
+                "--out is below the folder that --if-changed-since names, and would go with it when that is removed",
+                "Choose an --out beside it.",
             )
         self._record = RunFile.load(self._store)
         unlike = _unlike(self._record.options.fetch, fetch)

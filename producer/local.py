@@ -38,6 +38,8 @@ _PING = 0.05
 _WORKER_GRACE = 4.0
 _SERVER_GRACE = 2.0
 _FLOWER_PORT = 5555
+#: What may be set for the broker of other commands, and is nothing for a local fleet's own.
+_OF_ANOTHER_BROKER = {"IMAGEFLEET_BROKER_PASSWORD_FILE": "", "IMAGEFLEET_BROKER_CA_FILE": ""}
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,11 +172,16 @@ class Fleet:
             *(sys.executable, "-m", "celery", "-A", "tasks", "flower", f"--conf={FLOWER_CONF}"),
             *("--address=127.0.0.1", f"--port={self.flower.port}"),
         ]
-        env = {"IMAGEFLEET_BROKER_URL": self.broker_url, "IMAGEFLEET_FLOWER_PASSWORD_FILE": str(file)}
+        env = {
+            **_OF_ANOTHER_BROKER,
+            "IMAGEFLEET_BROKER_URL": self.broker_url,
+            "IMAGEFLEET_FLOWER_PASSWORD_FILE": str(file),
+        }
         self._keeping.start("flower", argv, env, _SERVER_GRACE, restart=True)
 
     def _start_workers(self) -> None:
         env = {
+            **_OF_ANOTHER_BROKER,
             "IMAGEFLEET_BROKER_URL": self.broker_url,
             "IMAGEFLEET_STORE_ROOTS": ",".join(str(root) for root in (*self._store_roots, *self._former_roots)),
         }

@@ -24,6 +24,7 @@ _HINTS = {
     "blocked_address": "  (the worker's operator can allow addresses with IMAGEFLEET_ALLOW_NETWORKS)",
     "storage": "  (see IMAGEFLEET_STORE_ROOTS where the worker runs, and its disk)",
 }
+_PROXY_HINT = "  (IMAGEFLEET_PROXY is set here, and may be what can't be reached: `producer doctor` tries it)"
 
 
 def size(count: float) -> str:
@@ -37,7 +38,11 @@ def size(count: float) -> str:
 
 def of_run(report: Report) -> RenderableType:
     """Return what is shown after a run."""
+    # Not before: a fault may be that it can't be read.
+    from config.settings import settings
+
     summary = report.summary
+    hints = _HINTS if settings().proxy is None else {**_HINTS, "connect": _PROXY_HINT}
     grid = Table.grid(padding=(0, 2))
     if report.completion is not None:
         grid.add_row("Done here", Text("nothing; the numbers are those of the run as it was completed", "bold"))
@@ -55,7 +60,7 @@ def of_run(report: Report) -> RenderableType:
     if summary.reasons:
         grid.add_row("Reasons of failures", "")
     for reason, count in summary.reasons.items():
-        grid.add_row(f"  {reason}", f"{count:,}{_HINTS.get(reason, '')}")
+        grid.add_row(f"  {reason}", f"{count:,}{hints.get(reason, '')}")
     if report.before:
         grid.add_row("Tried again", f"{sum(report.before.values()):,}")
         for reason, number in report.before.items():

@@ -169,5 +169,5 @@ def _refused(shown: str, error: Exception) -> Fault:
     return Fault(
         f"The broker {shown} refuses us",
         str(error),
-        "Check the user and the password in the URL: redis://user:password@host:6379/0.",
+        "Check the user and the password, which stand in the URL before the host, as user:password@.",
     )

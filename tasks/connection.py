@@ -32,6 +32,8 @@ _BUFFER = 64 * 1024
 #: The longest head, and the most fields in it, that are read: those of the standard library.
 _MAX_HEAD = 64 * 1024
 _MAX_FIELDS = 100
+#: Seconds by which the system may end a wait before its time.
+_SLACK = 0.01
 #: What can stand in the line that a request begins with, and not end it.
 TARGET = re.compile(r"[\x21-\x7e]+")
 
@@ -39,16 +41,23 @@ TARGET = re.compile(r"[\x21-\x7e]+")
 class Deadline:
     """When a download has to be over, and how long one wait may take; in seconds."""
 
-    __slots__ = ("ends", "timeout")
+    __slots__ = ("ends", "seconds", "timeout")
 
     def __init__(self, timeout: float, seconds: float) -> None:
-        self.timeout = timeout
+        self.timeout, self.seconds = timeout, seconds
         self.ends = monotonic() + seconds
 
     @property
     def remaining(self) -> float:
         """Seconds until the end; negative when it is over."""
         return self.ends - monotonic()
+
+    @property
+    def passed(self) -> str:
+        """What is to be said of a server of whom a wait has ended without an answer: which bound that was."""
+        if self.remaining <= _SLACK:
+            return f"was not done within {self.seconds:g} s (--deadline)"
+        return f"sent nothing for {self.timeout:g} s (--timeout)"
 
     def wait(self) -> float:
         """Return how long the next wait on a socket may take.

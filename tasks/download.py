@@ -17,13 +17,14 @@ import requests
 import urllib3
 from requests import Response
 
-from config import SettingsError, bounds
+from config import bounds
 from config.settings import settings
-from tasks import urls
+from tasks import reach, urls
 from tasks.condition import Condition
 from tasks.connection import Deadline
 from tasks.errors import (
     BadResponse,
+    BlockedAddress,
     ConnectFailed,
     EmptyBody,
     FetchError,
@@ -41,10 +42,8 @@ from tasks.errors import (
     TooManyRedirects,
     Truncated,
 )
-from tasks.guard import Guard, rules
 from tasks.model import FetchOptions
 from tasks.part import Part, part_of
-from tasks.proxy import Proxy
 from tasks.session import GuardedAdapter, Sessions, head_fields
 from tasks.wishes import opt_out, parse_retry_after
 
@@ -164,24 +163,31 @@ class Downloader:
             # What has begun to come is of a newer image, or of one that there was no condition for.
             on = condition if condition is not None and part is None and condition.is_for(shown) else None
             asked = part.asking(fields) if part is not None else fields if on is None else on.asking(fields)
-            response = _get(adapter, url, deadline, asked)
-            if response.status_code not in _REDIRECTS:
-                try:
-                    if on is not None and response.status_code == http.HTTPStatus.NOT_MODIFIED:
-                        _heed(response, options, deadline)
-                        _drain(response, deadline)
-                        body = b""
-                    else:
-                        body = _body(response, url, options, deadline, part, left)
-                finally:
-                    response.close()
-                return Download(
-                    body,
-                    response.status_code,
-                    shown,
-                    response.headers.get("ETag"),
-                    response.headers.get("Last-Modified"),
-                )
+            try:
+                response = _get(adapter, url, deadline, asked)
+                if response.status_code not in _REDIRECTS:
+                    try:
+                        if on is not None and response.status_code == http.HTTPStatus.NOT_MODIFIED:
+                            _heed(response, options, deadline)
+                            _drain(response, deadline)
+                            body = b""
+                        else:
+                            body = _body(response, url, options, deadline, part, left)
+                    finally:
+                        response.close()
+                    return Download(
+                        body,
+                        response.status_code,
+                        shown,
+                        response.headers.get("ETag"),
+                        response.headers.get("Last-Modified"),
+                    )
+            except FetchError as error:
+                error.final_url = shown
+                if shown is not None and isinstance(error, BlockedAddress):
+                    # The list has nothing of that address.
+                    error.args = (f"after a redirect: {error}",)
+                raise
             before, url = url, _next_hop(response, url, deadline)
             if before.scheme == "https" and url.scheme == "http" and not options.allow_downgrade:
                 raise TooManyRedirects(
@@ -208,26 +214,8 @@ def for_process(allow: Iterable[str] | None = None, proxied: bool = True) -> Dow
     Raises:
         SettingsError: a variable does not hold what it should.
     """
-    allowed = settings().allow_networks if allow is None else tuple(allow)
-    denied = settings().deny_networks
-    for name, entries in (("ALLOW", allowed), ("DENY", denied)):
-        try:
-            rules(entries)
-        except ValueError as error:
-            raise SettingsError(f"IMAGEFLEET_{name}_NETWORKS: {error}") from error
-    guard = Guard(allowed, denied)
-    try:
-        return Downloader(Sessions(guard, settings().ca_bundle, settings().contact, _proxy() if proxied else None))
-    except OSError as error:
-        raise SettingsError(f"IMAGEFLEET_CA_BUNDLE: {error}") from error
-
-
-def _proxy() -> Proxy | None:
-    url = settings().proxy_url
-    try:
-        return None if url is None else Proxy.parse(url)
-    except ValueError as error:
-        raise SettingsError(f"IMAGEFLEET_PROXY: {error}") from error
+    proxy = reach.proxy() if proxied else None
+    return Downloader(Sessions(reach.guard(allow), reach.certificates(), settings().contact, proxy))
 
 
 def backoff(retry: int, base: float, retry_after: float | None = None) -> float:
@@ -250,11 +238,13 @@ def _too_long(error: FetchError, options: FetchOptions, retry: int) -> RateLimit
     """Return what a server's wish for a wait is that no slot is held for."""
     wait = error.retry_after or 0.0
     kind = LongWait if retry < options.retries and wait <= bounds.MAX_COUNTDOWN else RateLimited
-    return kind(
+    longer = kind(
         f"{error}: asks for a wait of {wait:.0f} s, more than {options.max_wait:g}",
         http_status=error.http_status,
         retry_after=wait,
     )
+    longer.final_url = error.final_url
+    return longer
 
 
 def _keeps_credentials(before: urls.Url, after: urls.Url) -> bool:
@@ -269,7 +259,7 @@ def _get(adapter: GuardedAdapter, url: urls.Url, deadline: Deadline, fields: Map
     try:
         return adapter.get(url, deadline, fields)
     except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
-        raise _translated(error, url) from error
+        raise _translated(error, url, deadline) from error
     except (ValueError, http.client.HTTPException) as error:
         raise BadResponse(f"{url.host} answered with what is not HTTP: {error}") from error
 
@@ -330,7 +320,7 @@ def _body(
         _check_encoding(encoded, status)
     blocks = [begun] if begun else []
     try:
-        size = _read(response, url, options, blocks)
+        size = _read(response, url, options, deadline, blocks)
         if encoded is not None:
             _check_end(response)
         if begun and part is not None and part.size not in (None, size):
@@ -362,7 +352,7 @@ def _heed(response: Response, options: FetchOptions, deadline: Deadline) -> None
         )
 
 
-def _read(response: Response, url: urls.Url, options: FetchOptions, blocks: list[bytes]) -> int:
+def _read(response: Response, url: urls.Url, options: FetchOptions, deadline: Deadline, blocks: list[bytes]) -> int:
     """Read a body to its end, append it to blocks, and return the size of all of them."""
     status = response.status_code
     size = sum(map(len, blocks))
@@ -378,7 +368,7 @@ def _read(response: Response, url: urls.Url, options: FetchOptions, blocks: list
             raise Truncated(_NO_END, http_status=status) from error
         raise BadResponse(f"the body is not encoded as it says: {error}", http_status=status) from error
     except (urllib3.exceptions.HTTPError, OSError) as error:
-        failure = _translated(error, url)
+        failure = _translated(error, url, deadline)
         failure.http_status = status
         raise failure from error
     except (ValueError, http.client.HTTPException) as error:
@@ -450,13 +440,13 @@ def _drain(response: Response, deadline: Deadline) -> None:
     response.close()
 
 
-def _translated(error: Exception, url: urls.Url) -> FetchError:
+def _translated(error: Exception, url: urls.Url, deadline: Deadline) -> FetchError:
     """Return what an exception of requests, urllib3 or the socket means for the image."""
     causes = list(_causes(error))
     where = f"{url.host} port {url.port}"
     for cause in causes:
         if isinstance(cause, TimeoutError | requests.Timeout | urllib3.exceptions.TimeoutError):
-            return TimedOut(f"{where} kept us waiting too long")
+            return TimedOut(f"{where} {deadline.passed}")
         if isinstance(cause, ssl.SSLError):
             return TlsFailed(f"{where}: {cause.reason or cause}".replace("_", " ").lower())
         if isinstance(cause, http.client.IncompleteRead | urllib3.exceptions.IncompleteRead):

@@ -61,6 +61,8 @@ class FetchError(Exception):
     def __init__(self, message: str, *, http_status: int | None = None, retry_after: float | None = None) -> None:
         super().__init__(message)
         self.http_status = http_status
+        #: Where the image was asked for in the end, masked; None where that is its own URL.
+        self.final_url: str | None = None
         #: Seconds that the server asked us to wait, if it did.
         self.retry_after = retry_after
 

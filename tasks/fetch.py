@@ -92,6 +92,7 @@ def fetch(
     shard, offset = divmod(index, run.shard_size)
     key = key_of(shard, offset, run.shard_size)
     deadline = Deadline(run.fetch.timeout, run.fetch.deadline)
+    download: Download | None = None
     try:
         if recover and (facts := _recovered(shard, key, run, store, deadline)) is not None:
             return _ended(key, attempts=attempts, fetch_seconds=spent(), **facts)
@@ -102,9 +103,12 @@ def fetch(
             download = ask(attempts - 1)
         picture = unchanged or _picture(download.body, run.fetch, deadline)
         if deadline.remaining <= 0:
-            raise TimedOut("the deadline was over before the image could be saved", http_status=download.http_status)
+            raise TimedOut("the deadline was over before the image could be saved (--deadline)")
         facts = _saved(shard, key, download, picture, run, store, deadline, former if unchanged else None)
     except FetchError as error:
+        if download is not None:
+            # What is wrong with an image is found without its answer.
+            error.http_status, error.final_url = download.http_status, download.final_url
         if hand_back and isinstance(error, LongWait) and error.retry_after is not None:
             raise Later(_text(error), countdown(error.retry_after), Earlier(attempts, spent())) from None
         facts = _failure(error)
@@ -132,6 +136,7 @@ def _failure(error: FetchError) -> dict[str, Any]:
         "reason": error.reason,
         "error_message": _text(error),
         "http_status": error.http_status,
+        "final_url": _short(error.final_url, URL_LIMIT),
     }
 
 

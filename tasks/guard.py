@@ -132,23 +132,25 @@ class Guard:
         """
         address = _literal(host)
         if objection := self._objection(host, address, port):
-            where = host if address is None or str(address) == host else f"{host} at {address}"
-            raise BlockedAddress(f"the host is {where}, {objection}")
+            raise _refusal(host, address, port, objection)
 
     def _objection(self, host: str, address: Address | None, port: int) -> str | None:
-        """Return why a connection is not permitted; None if it is, as far as can be said without an address."""
+        """Return what is to be said of a connection that is not permitted.
+
+        None if it is permitted, as far as can be said without an address.
+        """
         if any(rule.covers_below(host, address, port) for rule in self._denials):
-            return "which is denied here (IMAGEFLEET_DENY_NETWORKS)"
+            return "is denied here (IMAGEFLEET_DENY_NETWORKS)"
         allowing = [rule for rule in self._allowances if rule.covers(host, address, port)]
         if port in BAD_PORTS and all(rule.port is None for rule in allowing):
             return (
-                f"and port {port} is not one of web servers "
+                "is asked at a port that is not one of web servers "
                 "(a worker's operator can allow it with IMAGEFLEET_ALLOW_NETWORKS and this port)"
             )
         if address is None:
             return None
         if not allowing and not is_public(address):
-            return "which is not a public address (a worker's operator can allow it with IMAGEFLEET_ALLOW_NETWORKS)"
+            return "is not a public address (a worker's operator can allow it with IMAGEFLEET_ALLOW_NETWORKS)"
         # Who allows a translator allows none of what is hidden behind it.
         objections = (self._objection(host, inner, port) for inner in carried(address))
         return next((why for why in objections if why is not None), None)
@@ -164,7 +166,7 @@ class Guard:
         for answer in answers:
             address = ipaddress.ip_address(answer[4][0])
             if objection := self._objection(host, address, port):
-                raise BlockedAddress(f"{host} is at {address}, {objection}")
+                raise _refusal(host, address, port, objection)
         return answers
 
     def _look_up(self, host: str, port: int, timeout: float) -> list[tuple[Any, ...]]:
@@ -243,6 +245,12 @@ class Guard:
         if last is None or isinstance(last, TimeoutError):
             raise TimedOut(f"{host} port {port} did not answer within {timeout:g} s") from last
         raise ConnectFailed(f"{host} port {port}: {last.strerror or last}") from last
+
+
+def _refusal(host: str, address: Address | None, port: int, objection: str) -> BlockedAddress:
+    """Return what it means that a connection is not permitted; an address that the URL writes out is named once."""
+    found = "" if address is None or str(address) == host else f" is at {address}, which"
+    return BlockedAddress(f"{host} (port {port}){found} {objection}")
 
 
 def _literal(host: str) -> Address | None:

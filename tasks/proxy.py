@@ -22,7 +22,8 @@ from tasks import urls
 from tasks.connection import TARGET, GuardedConnection, GuardedTlsConnection, PlainSocket, Response
 from tasks.errors import ConnectFailed, InvalidUrl, TimedOut
 
-_FORM = "http://[user:password@]host:port"
+#: Without what a URL's userinfo looks like: that is masked wherever this is shown.
+_FORM = "http://host:port, with user:password@ before the host where it asks for them"
 _OTHER_PROXIES = ("https", "socks4", "socks4a", "socks5", "socks5h")
 
 
@@ -44,7 +45,7 @@ class Proxy:
         """
         scheme = url.partition(":")[0].lower()
         if scheme in _OTHER_PROXIES:
-            raise ValueError(f"{scheme}:// proxies can't be used; it has to be {_FORM}, which https goes through too")
+            raise ValueError(f"{scheme}:// proxies can't be used; it has to be {_FORM}; https goes through that, too")
         if scheme != "http":
             raise ValueError(f"it has to be {_FORM}")
         try:
@@ -150,7 +151,8 @@ class TunnelledConnection(GuardedTlsConnection):
             with closing(answer):
                 answer.begin()
         except TimeoutError as error:
-            raise TimedOut(f"{self.through} kept us waiting too long for a tunnel to {target}") from error
+            passed = self.holder.deadline.passed
+            raise TimedOut(f"{self.through} {passed}, and opened no tunnel to {target}") from error
         except (OSError, ValueError, http.client.HTTPException) as error:
             raise ConnectFailed(f"{self.through} opened no tunnel to {target}: {error}") from error
         if answer.status == http.HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:

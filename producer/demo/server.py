@@ -43,6 +43,13 @@ ROUTES: Mapping[str, str] = MappingProxyType({name: handler.__doc__ or "" for na
 class DemoError(OSError):
     """The demo server cannot listen; the message says where, why, and what to do."""
 
+    def __init__(self, where: str, why: str) -> None:
+        super().__init__(
+            f"The demo server cannot listen on {where}: {why}. Choose an address of this machine and a free port (0 "
+            "takes any)."
+        )
+        self.why = why
+
 
 @dataclass(frozen=True)
 class DemoOptions:
@@ -182,10 +189,7 @@ def _explained(host: str, port: int) -> Iterator[None]:
     try:
         yield
     except (OSError, UnicodeError) as error:
-        raise DemoError(
-            f"The demo server cannot listen on {host}:{port}: {_reason(error)}. "
-            "Choose an address of this machine and a free port (0 takes any)."
-        ) from error
+        raise DemoError(f"{host}:{port}", _reason(error)) from error
 
 
 def _reason(error: OSError | UnicodeError) -> str:

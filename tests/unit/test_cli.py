@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner
+from rich.table import Table
 
 from config import VERSION, bounds
 from config.settings import Settings, settings
@@ -189,6 +190,54 @@ def test_wrong_variable_is_told_by_its_name(
     assert "--debug" not in errors
 
 
+_UNFIT = {
+    "proxy": ("PROXY", "me:word"),
+    "proxy with a user": ("PROXY", "http://me:word@127.0.0.1:3/path"),
+    "allowed": ("ALLOW_NETWORKS", "foo/bar"),
+    "denied": ("DENY_NETWORKS", "foo/bar"),
+    "certificates": ("CA_BUNDLE", "/nope"),
+    "password": ("PROXY_PASSWORD_FILE", "/nope"),
+    "broker's password": ("BROKER_PASSWORD_FILE", "/nope"),
+}
+
+
+@pytest.mark.parametrize("command", ["run", "fleet"])
+@pytest.mark.parametrize(("name", "value"), _UNFIT.values(), ids=_UNFIT)
+def test_setting_that_no_worker_could_use(
+    main: Main, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: str, name: str, value: str
+) -> None:
+    """What a local fleet's workers would end over is told before one is started, in words that masking leaves alone."""
+    monkeypatch.setattr("producer.local.Fleet", None)
+    monkeypatch.setenv("IMAGEFLEET_PROXY", "http://127.0.0.1:3")
+    monkeypatch.setenv(f"IMAGEFLEET_{name}", value)
+    (tmp_path / "list.txt").write_text("http://a.example/\n")
+    arguments = {"run": [str(tmp_path / "list.txt"), "--out", str(tmp_path / "out")], "fleet": []}[command]
+    status, _, errors = main(command, *arguments)
+    assert (status, parts(errors)) == (2, ["Error", "Why", "To do"])
+    assert f"A setting can't be used\nWhy:   IMAGEFLEET_{name}" in errors
+    assert "word@127" not in errors
+    assert "***" not in errors
+    assert name != "PROXY" or "http://host:port, with user:password@ before the host" in errors
+    assert not (tmp_path / "out").exists()
+
+
+def test_setting_of_another_machine_is_left_alone(main: Main, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """With a broker, the workers have environments of their own."""
+    monkeypatch.setenv("IMAGEFLEET_PROXY", "me:word")
+    (tmp_path / "list.txt").write_text("http://a.example/\n")
+    _, _, errors = main("run", str(tmp_path / "list.txt"), "--out", str(tmp_path / "out"), "--broker", _DEAD)
+    assert "IMAGEFLEET_PROXY" not in errors
+    assert "can't be reached" in errors
+
+
+def test_lines_of_a_file_end_where_their_text_does(capsys: pytest.CaptureFixture[str]) -> None:
+    """What fills a table's columns on a terminal is not in the way of who reads a file."""
+    table = Table("name", "found", box=None)
+    table.add_row("a", "much more than a name")
+    cli._show(table)
+    assert capsys.readouterr().out.splitlines() == [" name  found", " a     much more than a name"]
+
+
 def test_unknown_fault_points_to_debug(main: Main, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A fault that nobody expected is told in three parts too, and with --debug as it is."""
     monkeypatch.setattr("producer.sources.read", lambda _: 1 / 0)
@@ -297,6 +346,8 @@ def test_address_of_another_machine_is_a_fault(main: Main) -> None:
     status, _, errors = main("serve", "--host", "192.0.2.1")
     assert (status, parts(errors)) == (2, ["Error", "Why", "To do"])
     assert "192.0.2.1:8765" in errors
+    # Once is enough.
+    assert errors.count("listen") == 1
 
 
 @pytest.mark.parametrize(
@@ -362,7 +413,8 @@ def test_size_is_img2datasets_unless_it_is_given(mode: str) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "why"),
     [
-        ("headers", ("X-A",), "printable"),
+        ("headers", ("X-A",), "no colon"),
+        ("headers", ("X-A:",), "printable"),
         ("headers", ("X-A: b", "X A: b"), "no header's name"),
         ("headers", (": b",), "no header's name"),
         ("headers", ("X-A: b\r\nX-Evil: c",), "on one line"),

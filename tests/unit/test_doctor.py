@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import socket
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from config.settings import Settings, settings
 from producer import doctor, report
 from producer.doctor import Diagnosis, Worker
 from producer.finding import Finding, Level
@@ -116,6 +118,46 @@ def test_clocks(ahead: Mapping[str, float], level: Level, found: str) -> None:
 def test_slow_answer_is_no_skew(there: float, ahead: float) -> None:
     """A clock that shows a time between the question and the answer may be right, however long that took."""
     assert doctor._ahead(there, 100.0, 110.0) == ahead
+
+
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Set variables of ours, and no others."""
+
+    def change(**variables: str) -> None:
+        for name in Settings.model_fields:
+            monkeypatch.delenv(f"IMAGEFLEET_{name.upper()}", raising=False)
+        for name, value in variables.items():
+            monkeypatch.setenv(f"IMAGEFLEET_{name}", value)
+        settings.cache_clear()
+
+    yield change
+    settings.cache_clear()
+
+
+def test_settings(environment: Callable[..., None]) -> None:
+    """What is set of the network and can be used is named; where nothing is, there is nothing to say."""
+    environment(STORE_ROOTS="/data")
+    assert doctor._of_settings(local=True) == []
+    with socket.create_server(("127.0.0.1", 0)) as proxy:
+        environment(PROXY=f"http://me:word@127.0.0.1:{proxy.getsockname()[1]}", DENY_NETWORKS="10.0.0.0/8")
+        (finding,) = doctor._of_settings(local=True)
+    assert (finding.level, finding.found) == (Level.OK, "can be used: IMAGEFLEET_DENY_NETWORKS, IMAGEFLEET_PROXY")
+
+
+def test_settings_that_can_not_be_used(environment: Callable[..., None]) -> None:
+    """All that is wrong is told by its variable, and of a proxy's URL nothing; they may be those of no worker."""
+    environment(PROXY="http://me:word@127.0.0.1:3", ALLOW_NETWORKS="foo/bar", CA_BUNDLE="/nope")
+    for local, level in ((True, Level.BAD), (False, Level.WARN)):
+        (finding,) = doctor._of_settings(local)
+        assert finding.level is level
+        assert "IMAGEFLEET_ALLOW_NETWORKS: 'foo/bar' does not" in finding.found
+        assert "IMAGEFLEET_CA_BUNDLE: /nope can't be used: No such file" in finding.found
+        assert "IMAGEFLEET_PROXY: the proxy can't be reached: 127.0.0.1 port 3: Connection refused" in finding.found
+        assert "word" not in finding.found
+    environment(PROXY="me:word@127.0.0.1:3")
+    (finding,) = doctor._of_settings(local=True)
+    assert finding.found.startswith("IMAGEFLEET_PROXY: it has to be http://host:port, with user:password@ before")
 
 
 def test_folder_at_workers() -> None:

@@ -224,6 +224,7 @@ def test_redirect_to_a_blocked_address_sends_nothing(demo: DemoServer, downloade
     with Canned(always(response())) as inside:
         error, _ = failure(downloader, f"{demo.url}/fault/redirect-to?url={inside.url}/")
     assert type(error) is BlockedAddress
+    assert str(error).startswith("after a redirect: 127.0.0.1 (port ")
     assert inside.connections == 0
 
 

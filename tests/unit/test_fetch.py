@@ -113,25 +113,49 @@ def test_extension_is_that_of_the_bytes(store: Store, sessions_to: Callable[...,
 
 
 @pytest.mark.parametrize(
-    ("route", "reason", "attempts"),
+    ("route", "reason", "attempts", "http_status"),
     [
-        ("not-found", Reason.HTTP_4XX, 1),
-        ("server-error", Reason.HTTP_5XX, 2),
-        ("html", Reason.NOT_IMAGE, 1),
-        ("broken-image", Reason.UNDECODABLE, 1),
-        ("big-pixels", Reason.TOO_MANY_PIXELS, 1),
+        ("not-found", Reason.HTTP_4XX, 1, 404),
+        ("server-error", Reason.HTTP_5XX, 2, 500),
+        ("html", Reason.NOT_IMAGE, 1, 200),
+        ("broken-image", Reason.UNDECODABLE, 1, 200),
+        ("big-pixels", Reason.TOO_MANY_PIXELS, 1, 200),
     ],
 )
 def test_failure_is_an_outcome(
-    demo: DemoServer, downloader: Downloader, store: Store, route: str, reason: Reason, attempts: int
+    demo: DemoServer,
+    downloader: Downloader,
+    store: Store,
+    route: str,
+    reason: Reason,
+    attempts: int,
+    http_status: int,
 ) -> None:
-    """What fails has its reason, its message and its attempts, and leaves no file."""
+    """What fails has its reason, its message, its attempts and what was answered, and leaves no file."""
     outcome = fetch(f"{demo.url}/fault/{route}", 3, _RUN, store, downloader)
+    assert (outcome.http_status, outcome.final_url) == (http_status, None)
     assert (outcome.key, outcome.status, outcome.reason) == ("000003", reason.status, reason)
     assert outcome.attempts == attempts
     assert outcome.error_message
     assert outcome.path is None
     assert list(store.root.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("target", "reason", "http_status"),
+    [
+        ("{url}/fault/html", Reason.NOT_IMAGE, 200),
+        ("{url}/fault/not-found", Reason.HTTP_4XX, 404),
+        ("http://127.0.0.1:1/", Reason.BLOCKED_ADDRESS, None),
+    ],
+)
+def test_failure_after_a_redirect(
+    demo: DemoServer, downloader: Downloader, store: Store, target: str, reason: Reason, http_status: int | None
+) -> None:
+    """What fails where a redirect leads says where that is."""
+    final = target.format(url=demo.url)
+    outcome = fetch(f"{demo.url}/fault/redirect-to?url={final}", 3, _RUN, store, downloader)
+    assert (outcome.reason, outcome.http_status, outcome.final_url) == (reason, http_status, final)
 
 
 @pytest.mark.parametrize(("verify", "reason"), [(Verify.HEADER, None), (Verify.DECODE, Reason.UNDECODABLE)])
@@ -527,7 +551,9 @@ def test_largest_success_stays_small(store: Store, sessions_to: Callable[..., Se
 @pytest.mark.parametrize("mark", [*_MARKS.values(), "\U0001f40c"], ids=[*_MARKS, "beyond Unicode's first plane"])
 def test_largest_failure_stays_small(mark: str) -> None:
     """However long what is quoted in a message is, the Outcome stays under 1 KB as JSON."""
-    outcome = failed("9999999999", RateLimited(mark * 500, http_status=429))
+    error = RateLimited(mark * 500, http_status=429)
+    error.final_url = "http://a.example/" + mark * 500
+    outcome = failed("9999999999", error)
     assert len(json.dumps(outcome.to_json())) < _LARGEST
 
 

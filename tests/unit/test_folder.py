@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,9 +12,15 @@ import pytest
 
 from producer import folder, lock
 from producer.finding import Finding, Level
+from producer.folder import Need
 from producer.runfile import PlanState, State
+from tasks import plan
+from tasks.collect import collect
+from tasks.model import ImageRequest, Outcome, Reason, RunOptions, Status
+from tasks.shardfile import Mark
 from tasks.storage import Store
-from tests.runs import RUN_ID, left
+from tests.runs import RUN_ID, SIZE, left
+from tests.unit.conftest import success
 
 _GIB = 1024**3
 _ROWS, _SHARDS = 11, 4
@@ -81,6 +88,38 @@ def test_record_that_was_changed(store: Store, source: Path) -> None:
     assert "run the list into another folder" in finding.todo
 
 
+def test_folder_of_a_baseline(store: Store) -> None:
+    """A folder of one of the ways of `compare` is as it should be, and is told from what is left of a run."""
+    options = RunOptions(str(store.root), 2)
+    store.create_durably(plan.name(0), plan.encode([ImageRequest(0, "http://a.example/")], Mark("", 0)))
+    collect(0, [Outcome("000000", Status.FAILED_TO_DOWNLOAD, Reason.TIMEOUT, finished_at=101.0)], options, store)
+    for name in ("00000.parquet", plan.name(0)):
+        assert levels(store) == {}
+        assert "one of the ways of a comparison" in found(store)["run"].found
+        store.remove(name)
+    assert levels(store) == {"run": Level.BAD}
+    # What is beside it says so, too.
+    store.path("../comparison.json").write_text(json.dumps({"ways": [{"out": "/moved/since/out"}]}))
+    assert levels(store) == {}
+
+
+def test_images_that_are_gone(store: Store, source: Path) -> None:
+    """Images that a manifest names and that are not there are counted by their shard, with what can be done."""
+    left(source, store, _ROWS, _SHARDS, State.COMPLETE, PlanState.COMPLETE)
+    store.remove("00001.parquet")
+    outcomes = [success(place, 1, SIZE) for place in range(SIZE)]
+    for outcome in outcomes:
+        store.create(outcome.path or "", b"image")
+    collect(1, outcomes, RunOptions(str(store.root), SIZE, run_id=RUN_ID), store)
+    assert "images" not in found(store)
+    for outcome in outcomes[1:]:
+        store.remove(outcome.path or "")
+    finding = found(store)["images"]
+    assert (finding.level, finding.found) == (Level.WARN, "2 images that manifests name are gone, of shards 00001 (2)")
+    assert "remove the manifest of such a shard (00001.parquet)" in finding.todo
+    assert f"`producer resume {store.root}` does that shard again" in finding.todo
+
+
 @pytest.mark.parametrize("state", [State.INTERRUPTED, State.CANCELLED, State.FAILED])
 def test_run_that_has_ended_early(store: Store, source: Path, state: State) -> None:
     """How a run has ended, how much of it is done, and how to go on is told."""
@@ -123,7 +162,7 @@ def test_manifests_that_are_not_as_they_should_be(store: Store, source: Path) ->
     store.path("00001.parquet").write_bytes(whole[:-100])
     finding = found(store)["manifests"]
     assert finding.level is Level.BAD
-    assert "00001.parquet" in finding.found
+    assert finding.found.startswith("4 of 4 shards done; of 4 that were checked, 1 not to be trusted: 00001.parquet (")
     assert "remove it" in finding.todo
     store.remove("00001.parquet")
     finding = found(store)["manifests"]
@@ -166,23 +205,28 @@ def test_many_manifests_are_read_for_a_while(store: Store, source: Path, monkeyp
     assert found(store)["manifests"].found == "3 of 4 shards done, 1 of them, within 0 s, checked"
 
 
+_MIB = 1024**2
+
+
 @pytest.mark.parametrize(
-    ("free", "shard", "level"),
+    ("free", "need", "level", "bound"),
     [
-        (4096, 0.0, Level.BAD),
-        (64 * 1024**2, 0.0, Level.WARN),
-        (64 * 1024**2, 65 * 1024**2, Level.BAD),
-        (_GIB - 1, 65 * 1024**2, Level.WARN),
-        (_GIB, 0.0, Level.OK),
-        (_GIB, 2 * _GIB, Level.BAD),
+        (4096, None, Level.BAD, "4 KiB are free, less than 8 MiB"),
+        (8 * _MIB, None, Level.WARN, "less than 1,024 MiB"),
+        (_GIB, None, Level.OK, "1,024 MiB are free"),
+        # A run that is complete.
+        (15 * _MIB, Need(0, 0), Level.OK, "15 MiB are free"),
+        (7 * _MIB, Need(0, 0), Level.WARN, "less than 8 MiB"),
+        (31 * _MIB, Need(32 * _MIB, 320 * _MIB), Level.BAD, "in flight at once take about 32 MiB"),
+        (195 * _MIB, Need(32 * _MIB, 320 * _MIB), Level.WARN, "what is left of this run takes about 320 MiB"),
+        (195 * _MIB, Need(_MIB, 10 * _MIB), Level.OK, "what is left of this run takes about 10 MiB"),
     ],
 )
-def test_space(free: int, shard: float, level: Level) -> None:
-    """Less than a shard or a large image takes is bad, less than a GiB a warning; the numbers are said."""
-    finding = folder.of_space("disk here", free, shard)
+def test_space(free: int, need: Need | None, level: Level, bound: str) -> None:
+    """What is free is judged by what a run takes, where that is known; the bound is said."""
+    finding = folder.of_space("disk here", free, need)
     assert finding.level is level
-    assert f"{'4 KiB' if free == 4096 else ' MiB'} are free" in finding.found
-    assert ("a shard of this run takes" in finding.found) is bool(shard)
+    assert bound in finding.found
 
 
 @pytest.mark.parametrize(("free", "level"), [(999, Level.BAD), (1_000, Level.WARN), (20_000, None)])

@@ -214,10 +214,10 @@ def test_ordinary_run(out: Store) -> None:
 
 def test_folder_that_is_no_run(tmp_path: Path, old: Store, out: Store) -> None:
     """A folder that is not there, or holds no run, is told."""
-    with pytest.raises(UsageFault, match="There is no folder"):
+    with pytest.raises(UsageFault, match=r"There is no folder .*/old \(--if-changed-since\)"):
         FormerRun(old.root, out.root, _FETCH)
     old.root.mkdir()
-    with pytest.raises(UsageFault, match="holds no run"):
+    with pytest.raises(UsageFault, match=r"holds no run \(--if-changed-since\)"):
         FormerRun(old.root, out.root, _FETCH)
 
 
@@ -227,6 +227,8 @@ def test_run_in_its_own_folder(tmp_path: Path, old: Store) -> None:
     (tmp_path / "link").symlink_to(old.root)
     with pytest.raises(UsageFault, match="can't be refreshed in itself"):
         FormerRun(tmp_path / "link", old.root / ".." / "old", _FETCH)
+    with pytest.raises(UsageFault, match="can't be refreshed inside of itself"):
+        FormerRun(old.root, tmp_path / "link" / "new", _FETCH)
 
 
 def test_record_that_was_changed(old: Store, out: Store) -> None:

@@ -303,8 +303,23 @@ def test_port_that_is_not_allowed_is_blocked(listener: socket.socket) -> None:
 def test_every_address_of_an_answer_is_judged(monkeypatch: pytest.MonkeyPatch, addresses: tuple[str, str]) -> None:
     """A name with one good and one bad address is refused, in whatever order they come."""
     resolve_to(monkeypatch, *addresses)
-    with pytest.raises(BlockedAddress, match=r"a\.example is at (127\.0\.0\.1|::1)"):
+    with pytest.raises(BlockedAddress, match=r"a\.example \(port 80\) is at (127\.0\.0\.1|::1), which is not a"):
         Guard().resolve("a.example", 80, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "said"),
+    [
+        ("127.0.0.1", 6379, r"127\.0\.0\.1 \(port 6379\) is not a public address \("),
+        ("::1", 80, r"::1 \(port 80\) is not a public address \("),
+        ("localhost", 80, r"localhost \(port 80\) is at 127\.0\.0\.1, which is not a public address \("),
+        ("a.example", 25, r"a\.example \(port 25\) is asked at a port that is not one of web servers \("),
+    ],
+)
+def test_refusal_names_what_is_refused(host: str, port: int, said: str) -> None:
+    """An address that is written out is named once, and the port with it."""
+    with pytest.raises(BlockedAddress, match=f"^{said}"):
+        Guard().judge_unresolved(host, port)
 
 
 def test_name_is_resolved_once(monkeypatch: pytest.MonkeyPatch, listener: socket.socket) -> None:

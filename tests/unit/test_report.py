@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console, RenderableType
 
+from config.settings import settings
 from producer import report
 from producer.comparison import Comparison, Way
 from producer.run import Completion, Report
@@ -65,6 +66,18 @@ def text(shown: RenderableType) -> str:
 def test_report_of_a_run() -> None:
     """A run's report begins with its wall-clock time, counts what failed by reason, and says where things are."""
     assert text(report.of_run(_REPORT)) == _GOLDEN_RUN
+
+
+def test_report_of_a_run_that_could_not_connect(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a proxy is set, it is what to look at first."""
+    summary = replace(_SUMMARY, reasons={"connect": 3})
+    shown = [text(report.of_run(replace(_REPORT, summary=summary)))]
+    monkeypatch.setenv("IMAGEFLEET_PROXY", "http://user:word@127.0.0.1:3")
+    settings.cache_clear()
+    shown.append(text(report.of_run(replace(_REPORT, summary=summary))))
+    settings.cache_clear()
+    assert ["IMAGEFLEET_PROXY" in each for each in shown] == [False, True]
+    assert "word" not in shown[1]
 
 
 def test_report_without_failures() -> None:

@@ -125,6 +125,12 @@ def test_wait_is_the_shorter_of_timeout_and_deadline() -> None:
         Deadline(timeout=1.0, seconds=0.0).wait()
 
 
+def test_bound_that_was_passed_is_told() -> None:
+    """Who reads that a server was too slow looks at the right option."""
+    assert Deadline(timeout=1.0, seconds=60.0).passed == "sent nothing for 1 s (--timeout)"
+    assert Deadline(timeout=1.0, seconds=0.0).passed == "was not done within 0 s (--deadline)"
+
+
 def test_connection_is_kept_open(sessions_to: Callable[..., Sessions]) -> None:
     """Two downloads of one thread from one host share a connection."""
     with Canned(always(response())) as server:

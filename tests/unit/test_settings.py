@@ -108,6 +108,14 @@ def test_ca_for_plain_text_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         _ = settings().broker
 
 
+@pytest.mark.parametrize("name", ["IMAGEFLEET_BROKER_PASSWORD_FILE", "IMAGEFLEET_BROKER_CA_FILE"])
+def test_file_for_no_broker_is_refused(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Whoever gave a password or a CA and forgot the URL does not get a fleet of another kind."""
+    monkeypatch.setenv(name, "/nope")
+    with pytest.raises(SettingsError, match=f"^{name} is set, and IMAGEFLEET_BROKER_URL is not$"):
+        _ = settings().broker
+
+
 def test_unknown_variables_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Variables that are not ours, or have no field, are left alone."""
     before = settings()
