@@ -122,9 +122,9 @@ def test_complete_run_is_not_done_again(running: Running) -> None:
 @pytest.mark.slow
 def test_second_producer_is_refused(running: Running) -> None:
     """While a producer lives, another one is refused, and the first goes on."""
-    ended = running.again("resume")
-    assert ended.code == 1
-    assert str(running.producer.process.pid) in parts.told(ended)[1]
+    for ended in (running.again("resume"), running.again("retry")):
+        assert ended.code == 2
+        assert str(running.producer.process.pid) in parts.told(ended)[1]
     assert running.producer.wait().code == 0
     running.assert_whole()
 
@@ -228,9 +228,11 @@ def test_cancelled_by_another_command(running: Running) -> None:
 
 @pytest.mark.slow
 def test_cancelled_without_a_producer(running: Running) -> None:
-    """The tasks that a killed producer has left are dropped by `producer cancel`."""
+    """The tasks that a killed producer has left are dropped by `producer cancel`, which knows where they are."""
     running.kill()
-    assert running.again("cancel").code == 0
+    ended = parts.producer("cancel", running.out)
+    assert ended.code == 0
+    assert f"producer resume {running.out} --broker {running.broker}" in ended.err
     with parts.connect(running.broker) as server:
         parts.eventually(lambda: not server.llen(IMAGES), "an empty queue")
     assert running.manifests() < _IMAGES // _SHARD
@@ -249,7 +251,9 @@ def test_cancelled_with_a_local_fleet(demo_url: str, out: Path, tmp_path: Path) 
         parts.eventually(lambda: list(out.glob("0*.parquet")), "a manifest")
         ended = parts.producer("cancel", out)
         assert ended.code == 0, ended.err
-        assert process.wait().code == 130
+        told = process.wait()
+        assert told.code == 130
+        assert "Cancelled by another command." in told.err
     assert json.loads((out / "run.json").read_text())["state"] == "cancelled"
 
 

@@ -185,3 +185,10 @@ def test_fingerprint_of_what_can_not_be_read_again(tmp_path: Path) -> None:
     os.mkfifo(pipe)
     for source in ("-", str(pipe), str(tmp_path), str(tmp_path / "missing.txt"), "/dev/null"):
         assert sources.fingerprint(source) is None
+
+
+def test_standard_input_has_a_name() -> None:
+    """What is wrong with standard input is told of standard input, and not of a dash."""
+    with pytest.raises(UsageFault, match="The list on standard input has no URL in it"):
+        sources.nonempty(iter(()), "-")
+    assert sources.named("my.txt") == "The list my.txt"
