@@ -241,7 +241,7 @@ class Run:
             failed = Counter(map(str, reasons_of.to_pylist()))
             before.update(failed)
             if failed.keys() & set(reasons):
-                planned_requests(shard, store, record.id)
+                dispatch.planned(shard, store, record.id)
         chosen = Counter({reason: number for reason, number in before.items() if reason in reasons})
         if chosen:
             record = _begun(record, store, revision=record.revision + 1, retried=tuple(sorted(chosen)))
@@ -425,7 +425,8 @@ def cancel(store: Store, broker_url: str | None, end: Callable[[Holder], bool]) 
     elif url is not None:
         with broker.client(url, patient=False) as server:
             broker.check_server(server, url)
-            if producer is None:
+            # It may have ended meanwhile.
+            if lock.holder(store) is None:
                 dispatch.drop(server, record.id)
             else:
                 dispatch.cancel(server, record.id)

@@ -11,11 +11,9 @@ import os
 import stat
 import sys
 from collections.abc import Iterator
-from contextlib import nullcontext
 from io import BufferedReader
 from itertools import chain
 from pathlib import Path
-from typing import cast
 
 from tasks.errors import UsageFault
 from tasks.model import ImageRequest
@@ -108,9 +106,10 @@ def nonempty(requests: Iterator[ImageRequest], source: str) -> Iterator[ImageReq
     return chain([first], requests)
 
 
-def _opened(source: str) -> nullcontext[BufferedReader] | BufferedReader:
+def _opened(source: str) -> BufferedReader:
     if source == STANDARD_INPUT:
-        return nullcontext(cast("BufferedReader", sys.stdin.buffer))
+        # A reader of our own: Python aborts at its end where a thread still waits for a line of its own one.
+        return open(sys.stdin.fileno(), "rb", closefd=False)
     return Path(source).open("rb")
 
 
