@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import signal
 import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial, reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -44,6 +43,8 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 #: How wide text may be where there is no terminal to say it.
 _PLAIN_WIDTH = 160
 _INTERRUPTED = 130
+#: What tells a producer with a local fleet that its run is cancelled; one at a broker is told by that.
+_CANCELS = signal.SIGUSR1
 
 
 class _Folder(click.Path):
@@ -98,14 +99,23 @@ class _Ending:
 
     #: Whether it was asked to.
     as_json: bool = False
-    #: What to say of the run that the command is at: its id, its folder, and the command that goes on with it.
-    run: dict[str, str] = field(default_factory=dict)
+    _run: tuple[str, Path] | None = None
     _told: bool = False
 
     def at(self, run: Run, out: Path) -> None:
         """Note the run that the command is at from now on."""
-        folder = str(out.resolve())
-        self.run = {"run_id": run.id, "out": folder, "resume": f"producer resume {shlex.quote(folder)}"}
+        self._run = run.id, out.resolve()
+
+    @property
+    def run(self) -> dict[str, str]:
+        """What to say of the run that the command is at: its id, its folder, and the command that goes on with it."""
+        if self._run is None:
+            return {}
+        from producer.runfile import resumption
+        from tasks.storage import Store
+
+        run_id, folder = self._run
+        return {"run_id": run_id, "out": str(folder), "resume": resumption(Store(folder))}
 
     def tell(self, facts: dict[str, Any]) -> None:
         """Print an object, if one was asked for and none is printed."""
@@ -329,7 +339,7 @@ def resume(out: Path, broker: str | None, as_json: bool, **options: Any) -> None
     from producer.output import standing
 
     store = standing(out)
-    with _locked(store, broker):
+    with _locked(store, broker, "resume"):
         from producer.run import Run
 
         _go_on(Run.resume(store), "The run is complete; nothing is left to do.", out, broker, as_json, options)
@@ -359,7 +369,7 @@ def retry(
         raise click.UsageError("--reason and --all can't be used together")
     chosen = reasons or tuple(reason.value for reason in (Reason if everything else WORTH_RETRYING))
     store = standing(out)
-    with _locked(store, broker):
+    with _locked(store, broker, "retry"):
         from producer.run import Run
 
         _go_on(Run.retry(store, chosen), "No image failed for such a reason.", out, broker, as_json, options)
@@ -370,15 +380,13 @@ def retry(
 @broker_option
 def cancel(out: Path, broker: str | None) -> None:
     """End the run in OUT: its queued tasks are dropped, what is done stays, and it can be resumed."""
-    from config.settings import settings
-    from producer import lock
     from producer.output import standing
+
+    _refuse_empty(broker)
+    store = standing(out)
     from producer.run import cancel as ended
 
-    store = standing(out)
-    holder = lock.holder(store)
-    url = broker or settings().broker or (holder.broker if holder else None)
-    click.echo(ended(store, url, lambda: lock.holder(store) is None, partial(_end, holder)), err=True)
+    click.echo(ended(store, broker, _end), err=True)
 
 
 @cli.command(epilog=f"{_DURATIONS} {_SIZES}")
@@ -544,12 +552,12 @@ def doctor(out: Path | None, broker: str | None, as_json: bool) -> None:
     sys.exit(0 if diagnosis.healthy else 1)
 
 
-def _end(holder: Holder | None) -> bool:
-    """Ask a producer of this host to end; return False for one of another host."""
-    if holder is None or holder.host != socket.gethostname():
+def _end(holder: Holder) -> bool:
+    """Tell a producer of this host that its run is cancelled; return False for one of another host."""
+    if holder.host != socket.gethostname():
         return False
     with suppress(ProcessLookupError):
-        os.kill(holder.pid, signal.SIGTERM)
+        os.kill(holder.pid, _CANCELS)
     return True
 
 
@@ -564,10 +572,24 @@ def _go_on(run: Run, nothing: str, out: Path, broker: str | None, as_json: bool,
             "The run's last producer has died without a word, by a kill or a full disk; it is gone on with.",
             quiet=False,
         )
+    _tell_move(run.broker, broker)
     _ending().at(run, out)
     with run, _crew(broker, options, [out.resolve()], as_json, since=run.since) as crew:
         finished = _seen_through(run, crew, out, as_json)
     _tell_run(finished, as_json)
+
+
+def _tell_move(before: str | None, broker: str | None) -> None:
+    """Say so where a run that was at a broker goes on at another, or with a local fleet."""
+    from config.settings import settings
+    from tasks.urls import masked
+
+    _refuse_empty(broker)
+    url = broker or settings().broker
+    now = None if url is None else masked(url)
+    if before is not None and now != before:
+        goes_on = "with a local fleet here" if now is None else f"at {now}"
+        _note(f"The run was last at the broker {before}; it goes on {goes_on}. --broker chooses another.", quiet=False)
 
 
 def _seen_through(run: Run, crew: Crew, out: Path, as_json: bool) -> Report:
@@ -609,11 +631,11 @@ def _tell_run(finished: Report, as_json: bool) -> None:
 
 
 @contextmanager
-def _locked(store: Store, broker: str | None) -> Iterator[None]:
-    """Hold the lock of an output folder."""
+def _locked(store: Store, broker: str | None, command: str) -> Iterator[None]:
+    """Hold the lock of an output folder, for the command with this name."""
     from producer import lock
 
-    with lock.held(store, _named(broker)):
+    with lock.held(store, _named(broker), command):
         yield
 
 
@@ -624,6 +646,7 @@ def main() -> NoReturn:
     for number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _interrupt)
+    signal.signal(_CANCELS, _cancel)
     sys.unraisablehook = partial(_insist, sys.unraisablehook)
     try:
         sys.exit(_ended(_Ending(), debug="--debug" in sys.argv[1:2]))
@@ -642,12 +665,16 @@ def _ended(ending: _Ending, debug: bool) -> Any:
         error.show()
         return error.exit_code
     except (KeyboardInterrupt, Interrupted, click.Abort) as error:
-        cancelled = isinstance(error, Interrupted) and error.cancelled
-        ending.tell({"interrupted": True, "cancelled": cancelled, **ending.run})
+        # Click puts an Abort in the place of an interruption.
+        cancelled = isinstance(error.__cause__ or error, _Cancelled) or (
+            isinstance(error, Interrupted) and error.cancelled
+        )
+        run = ending.run
+        ending.tell({"interrupted": True, "cancelled": cancelled, **run})
         what = "Cancelled by another command." if cancelled else "Interrupted."
         _note(f"{what} Images and manifests that are saved stay where they are.", quiet=False)
-        if ending.run:
-            _note(f"Go on by: {ending.run['resume']}", quiet=False)
+        if run:
+            _note(f"Go on by: {run['resume']}", quiet=False)
         return _INTERRUPTED
     except BrokenPipeError:
         raise
@@ -922,7 +949,11 @@ def _resize_options(options: dict[str, Any]) -> ResizeOptions:
 def _show_run(display: Display, progress: Progress) -> None:
     from producer.report import size
 
-    note = progress.note or f"{size(progress.bytes)}, {progress.failed:,} failed"
+    done = f"{size(progress.bytes)}, {progress.failed:,} failed"
+    if progress.done_before:
+        # The images are the whole run's, the rest is this command's.
+        done = f"{progress.done_before:,} were done before; since then {done}"
+    note = progress.note or done
     total = progress.planned if progress.plan_complete else None
     display.show("images", progress.done_before + progress.success + progress.failed, total, note)
 
@@ -970,15 +1001,23 @@ class _Interrupted(KeyboardInterrupt):
     """
 
 
+class _Cancelled(_Interrupted):
+    """The end that `producer cancel` asks a producer with a local fleet for."""
+
+
 def _interrupt(*_: object) -> NoReturn:
     raise _Interrupted
 
 
+def _cancel(*_: object) -> NoReturn:
+    raise _Cancelled
+
+
 def _insist(tell: Callable[[Any], object], dropped: Any) -> None:
     """Interrupt once more: what is raised while an object is being destroyed, Python drops."""
-    if dropped.exc_type is _Interrupted:
+    if dropped.exc_type in (_Interrupted, _Cancelled):
         # Not now, or it would be dropped again.
-        signal.signal(signal.SIGALRM, _interrupt)
+        signal.signal(signal.SIGALRM, _cancel if dropped.exc_type is _Cancelled else _interrupt)
         signal.setitimer(signal.ITIMER_REAL, 0.01)
     else:
         tell(dropped)

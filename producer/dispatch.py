@@ -27,6 +27,7 @@ from kombu.exceptions import BatchPublishError, OperationalError
 
 from config import bounds
 from producer import tally
+from producer.runfile import resumption
 from producer.sharding import Planner
 from tasks import keys, manifest, plan, presence
 from tasks.celery import ABOUT, COLLECT_SHARD, FETCH_IMAGE, IMAGES, PROTOCOL, SHARDS, app
@@ -144,6 +145,7 @@ class Dispatcher:
         server: redis.Redis,
         resumed: bool = False,
         retried: Collection[str] = (),
+        local: bool = False,
     ) -> None:
         """Take the run.
 
@@ -154,10 +156,11 @@ class Dispatcher:
             server: its Redis; a client that decodes.
             resumed: whether another command has begun it: some of it may be done, or in Redis.
             retried: the reasons of failures that a later pass tries again.
+            local: whether its workers are a local fleet, which starts them again by itself.
         """
         self._run_id, self._options = options.run_id, options
         self._store, self._planner, self._server = store, planner, server
-        self._resumed, self._retried = resumed, frozenset(retried)
+        self._resumed, self._retried, self._local = resumed, frozenset(retried), local
         self._flying: dict[int, _InFlight] = {}
         self._looked = 0.0
         #: When the run's record was written last, and when Redis was last seen to have it.
@@ -170,6 +173,8 @@ class Dispatcher:
         #: Shards seen to so far: the number of the next one.
         self._sent = 0
         self._done_before = 0
+        #: Whether anything may have been sent.
+        self.has_sent = False
         self._contact = presence.Contact()
         self._finishing = threading.Event()
         #: What an earlier command has left in Redis; None until that was looked for.
@@ -242,7 +247,7 @@ class Dispatcher:
                 raise Fault(
                     f"Shard {shard_name(shard)} could not be collected",
                     message["error"],
-                    f"Make space, or mend what is said there; then go on by `producer resume {self._store.root}`.",
+                    f"Make space, or mend what is said there; then go on by `{resumption(self._store)}`.",
                 )
             if shard in self._flying:
                 self._flying[shard].signalled = time.monotonic()
@@ -339,7 +344,7 @@ class Dispatcher:
                 f"Shard {shard_name(shard)} is lost again and again",
                 f"it was sent {flying.repairs} times, and neither an image nor the end of it came back",
                 "Look at the workers' logs: one may take tasks that it can't do. "
-                f"Then go on by `producer resume {self._store.root}`.",
+                f"Then go on by `{resumption(self._store)}`.",
             )
         known = list(found.outcomes.values())
         again = [request for request in requests if self._task_id(shard, request) not in found.outcomes]
@@ -406,7 +411,7 @@ class Dispatcher:
                 "Nothing can be saved any more",
                 f"the last {unsaved - self._unsaved} images could not be written below {self._store.root}; "
                 "a full disk does that, or a folder that the workers may not write to",
-                f"Make space there, or permit it, then go on by `producer resume {self._store.root}`.",
+                f"Make space there, or permit it, then go on by `{resumption(self._store)}`.",
             )
 
     def _note(self, ended: int) -> str:
@@ -416,7 +421,7 @@ class Dispatcher:
             self._ended, self._moved, self._told = ended, now, ""
         elif now - self._moved > _STILL:
             self._moved = now
-            self._told = _asked()
+            self._told = _asked(self._local)
         return self._told
 
     def _connect(self) -> None:
@@ -457,6 +462,7 @@ class Dispatcher:
         if not requests:
             return
         timing.first_sent = timing.first_sent or time.monotonic()
+        self.has_sent = True
         flying = self._flying[shard] = _InFlight(shard, len(requests))
         if self._resumed:
             self._guarded(lambda: self._adopt(flying, requests), check)
@@ -602,7 +608,7 @@ class Dispatcher:
                     raise Fault(
                         "Redis is away",
                         f"it has not answered for {_AWAY:.0f} s ({error})",
-                        f"Start it again, then go on by `producer resume {self._store.root}`.",
+                        f"Start it again, then go on by `{resumption(self._store)}`.",
                     ) from error
                 _log.warning("waiting for Redis: %s", error)
                 time.sleep(1)
@@ -629,8 +635,8 @@ def planned(shard: int, store: Store, run_id: str) -> pa.Table:
         raise Fault(
             f"{store.path(plan.name(shard))} can't be trusted",
             f"it should hold what is planned of shard {shard_name(shard)}: {error}",
-            f"Put a copy of it back that is whole; or, while the run's list is as it was, call `producer resume "
-            f"{store.root}`, which makes it anew from that.",
+            f"Put a copy of it back that is whole; or, while the run's list is as it was, call `{resumption(store)}`, "
+            "which makes it anew from that.",
         ) from error
 
 
@@ -643,11 +649,13 @@ def decoded(shard: int, store: Store, run_id: str, columns: Sequence[str] | None
     try:
         return manifest.decode(store.read(manifest.name(shard)), columns, Mark(run_id, shard))
     except (BadShardFile, StorageFailed) as error:
+        stands = store.exists(manifest.name(shard))
+        what = "can't be trusted" if stands else "is gone"
         raise Fault(
-            f"{store.path(manifest.name(shard))} can't be trusted",
+            f"{store.path(manifest.name(shard))} {what}",
             f"it should hold the Outcomes of shard {shard_name(shard)}: {error}; nothing was changed",
-            "Put a copy of it back that is whole; or remove it, and `producer resume` does that shard again, without "
-            "downloading what is saved.",
+            f"Put a copy of it back that is whole; or {'remove it, and ' if stands else ''}`{resumption(store)}` does "
+            "that shard again, without downloading what is saved.",
         ) from error
 
 
@@ -662,13 +670,15 @@ def drop(server: redis.Redis, run_id: str) -> None:
     server.delete(*keys.of_run(run_id))
 
 
-def _asked() -> str:
-    """Return what the workers say when nothing moves."""
+def _asked(local: bool) -> str:
+    """Return what the workers say when nothing moves, and what a person can do, unless a local fleet does it."""
     try:
         slots = online_workers()
     except (redis.RedisError, OperationalError) as error:
         # The connection that lay idle since the last question may have gone with a Redis that is back.
         return f"the workers can't be asked: {error}"
+    if not slots and local:
+        return "no worker answers; those of the local fleet that have ended are being started again"
     if not slots:
         return "no worker answers: start one with `celery -A tasks worker`, or `docker compose up -d`"
     some = f"{len(slots)} workers answer" if len(slots) > 1 else "1 worker answers"

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from producer import lock, sources
 from producer.dispatch import decoded, planned
 from producer.finding import Finding, Level, counted, mebibytes, named
-from producer.runfile import NAME, PlanState, RunFile, State
+from producer.runfile import NAME, PlanState, RunFile, State, resumption
 from tasks import manifest, plan, shardfile
 from tasks.errors import WORTH_RETRYING, Fault, StorageFailed
 from tasks.model import ResizeMode, shard_name
@@ -185,7 +185,8 @@ def _is_of_a_comparison(store: Store) -> bool:
 
 
 def _of_state(record: RunFile, store: Store, alive: lock.Holder | None) -> Finding:
-    found = f"{record.id} of {record.source}"
+    listed = "standard input" if record.source == sources.STANDARD_INPUT else record.source
+    found = f"{record.id} of {listed}"
     if alive is not None:
         return Finding("run", Level.OK, f"{found}: its producer is {alive.text}")
     if record.state is State.COMPLETE:
@@ -196,7 +197,7 @@ def _of_state(record: RunFile, store: Store, alive: lock.Holder | None) -> Findi
         found = f"{found}: its record says that it runs, but its producer{who} is dead"
     else:
         found = f"{found}: {record.state}"
-    return Finding("run", Level.WARN, found, f"Go on with it by `{_resume(store)}`.")
+    return Finding("run", Level.WARN, found, f"Go on with it by `{resumption(store)}`.")
 
 
 def _of_failures(record: RunFile, store: Store) -> list[Finding]:
@@ -256,7 +257,7 @@ def _of_plan(
         found = f"{found}; {len(gone):,} gone: {named(map(plan.name, gone))}"
     if gone or reading.broken:
         if same:
-            return Finding("plan", Level.WARN, found, f"`{_resume(store)}` makes it anew from {record.source}.")
+            return Finding("plan", Level.WARN, found, f"`{resumption(store)}` makes it anew from {record.source}.")
         todo = f"Put a copy back that is whole: {sources.why_not(record.source)}, so it can't be made anew."
         return Finding("plan", needed, found, todo)
     if record.plan is PlanState.OPEN and not alive:
@@ -273,12 +274,12 @@ def _of_manifests(record: RunFile, store: Store, shards: int, reading: _Reading,
         fault = next(iter(reading.broken.values()))
         found = f"{found} ({fault.why})"
         todo = (
-            f"Put a copy of it back that is whole; or remove it, and `{_resume(store)}` does that shard again, without "
-            "downloading what is saved."
+            f"Put a copy of it back that is whole; or remove it, and `{resumption(store)}` does that shard again, "
+            "without downloading what is saved."
         )
         return Finding("manifests", Level.BAD, found, todo)
     if reading.of < shards and not alive and record.state is State.COMPLETE:
-        return Finding("manifests", Level.WARN, found, f"`{_resume(store)}` makes those anew that are gone.")
+        return Finding("manifests", Level.WARN, found, f"`{resumption(store)}` makes those anew that are gone.")
     return Finding("manifests", Level.OK, found)
 
 
@@ -289,7 +290,7 @@ def _of_images(record: RunFile, store: Store, missing: Mapping[int, int]) -> Fin
     resized = record.options.fetch.resize.mode is not ResizeMode.NO
     todo = (
         "Put them back; no command looks for them. Or remove the manifest of such a shard "
-        f"({manifest.name(next(iter(missing)))}), and `{_resume(store)}` does that shard again: what is saved of it "
+        f"({manifest.name(next(iter(missing)))}), and `{resumption(store)}` does that shard again: what is saved of it "
         f"stays{'' if resized else ', and is not downloaded'}."
     )
     return Finding("images", Level.WARN, found, todo)
@@ -297,10 +298,6 @@ def _of_images(record: RunFile, store: Store, missing: Mapping[int, int]) -> Fin
 
 def _of_fault(name: str, fault: Fault) -> Finding:
     return Finding(name, Level.BAD, f"{fault.what}: {fault.why}", fault.todo)
-
-
-def _resume(store: Store) -> str:
-    return f"producer resume {_quoted(store)}"
 
 
 def _quoted(store: Store) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 
 from producer.output import standing
-from producer.runfile import Options, PlanState, RunFile
+from producer.runfile import Options, PlanState, RunFile, resumption
 from producer.urlindex import UrlIndex
 from tasks import manifest, plan
 from tasks.condition import condition_of
@@ -140,7 +140,7 @@ class FormerRun:
                 f"{self._store.path(name)} can't be trusted",
                 f"it should hold the Outcomes of shard {shard_name(shard)} of the former run: {error}",
                 "Put a copy of it back that is whole; or remove it, and what it named is downloaded. "
-                f"Then go on by `producer resume {self._out.root}`.",
+                f"Then go on by `{resumption(self._out)}`.",
             ) from error
 
 

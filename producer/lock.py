@@ -18,7 +18,6 @@ import logging
 import os
 import shlex
 import socket
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -42,7 +41,10 @@ _LONGEST = 65536
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """Who has a lock; ``since`` in seconds since the epoch, and nothing in it is secret."""
+    """Who has a lock; ``since`` in seconds since the epoch.
+
+    Nothing in it is secret: of the command that it runs only the name is told, for its options may be secrets.
+    """
 
     host: str
     pid: int
@@ -63,21 +65,21 @@ _UNKNOWN = Holder("an unknown host", 0, 0.0, "", None)
 
 
 @contextmanager
-def held(place: Store | Path, broker: str | None) -> Iterator[None]:
+def held(place: Store | Path, broker: str | None, command: str = "") -> Iterator[None]:
     """Hold the lock of an output folder, which is there, for as long as the block takes.
 
     Args:
         place: the folder.
         broker: the URL of the broker that the holder uses, for others to see masked; None for a local fleet.
+        command: the name of the command that the holder runs, for others to see.
 
     Raises:
-        Fault: another producer holds it.
-        UsageFault: the file of the lock can't be opened.
+        UsageFault: another producer holds it, or the file of the lock can't be opened.
     """
     path = _path(place)
     descriptor = _taken_by_us(path)
     try:
-        _write(descriptor, _myself(broker))
+        _write(descriptor, _myself(broker, command))
         try:
             yield
         finally:
@@ -86,6 +88,18 @@ def held(place: Store | Path, broker: str | None) -> Iterator[None]:
                 os.ftruncate(descriptor, 0)
     finally:
         os.close(descriptor)
+
+
+def refuse_another(place: Store | Path) -> None:
+    """Make sure that no producer holds the lock of an output folder; it is not taken, and no file of it made.
+
+    Raises:
+        UsageFault: one holds it.
+        Fault: the file of the lock can't be read.
+    """
+    other = holder(place)
+    if other is not None:
+        raise _taken(_path(place).parent, other)
 
 
 def discard(place: Store | Path) -> None:
@@ -196,17 +210,16 @@ def _locked(descriptor: int, kind: int, path: Path, patience: float) -> bool:
             return True
 
 
-def _taken(folder: Path, other: Holder) -> Fault:
-    command = f" ({other.command})" if other.command else ""
-    return Fault(
+def _taken(folder: Path, other: Holder) -> UsageFault:
+    command = f" (producer {other.command})" if other.command else ""
+    return UsageFault(
         f"Another producer works on {folder}",
         f"it is {other.text}{command}" if other.pid else "it holds the folder's lock, and has not said who it is",
         f"Wait until it has ended, or end it: producer cancel {shlex.quote(str(folder))}",
     )
 
 
-def _myself(broker: str | None) -> Holder:
-    command = shlex.join(masked(argument) for argument in ["producer", *sys.argv[1:]])
+def _myself(broker: str | None, command: str) -> Holder:
     return Holder(socket.gethostname(), os.getpid(), time.time(), command, masked(broker) if broker else None)
 
 

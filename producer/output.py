@@ -18,11 +18,15 @@ def output(out: Path) -> Store:
     """Return the Store of a run's output folder, made if it is missing and found free of another run.
 
     Raises:
-        UsageFault: it can't be made or written, or it holds a run.
+        UsageFault: it can't be made or written, it holds a run, or another producer works there.
+        Fault: whether one does can't be told.
     """
     store = Store(out.resolve())
     try:
         store.root.mkdir(parents=True, exist_ok=True)
+        if RunFile.remains(store) is not None:
+            # Before what it is at is touched, and before it is called what is left of a run.
+            lock.refuse_another(store)
         store.replace(_PROBE, b"")
         store.remove(_PROBE)
         store.remove_temporary()
@@ -43,12 +47,12 @@ def begun(out: Path, broker: str | None) -> Iterator[Store]:
         broker: the URL of the run's broker; None for a local fleet.
 
     Raises:
-        UsageFault: it can't be made, written or locked, or it holds a run.
-        Fault: another producer holds its lock.
+        UsageFault: it can't be made, written or locked, it holds a run, or another producer works there.
+        Fault: whether one does can't be told.
     """
     with made_for_use(out):
         store = output(out)
-        with lock.held(store, broker):
+        with lock.held(store, broker, "run"):
             try:
                 yield store
             except BaseException:

@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 from types import TracebackType
@@ -15,29 +15,34 @@ from typing import Any, Self
 
 import pyarrow as pa
 
-from producer import dispatch, replan, sources
+from producer import dispatch, lock, replan, sources
 from producer.dispatch import Dispatcher, Progress, Remaining, decoded, online_workers, planned_requests
 from producer.former import joined
 from producer.local import Fleet
+from producer.lock import Holder
 from producer.output import unwritable
-from producer.runfile import Options, PlanState, RunFile, State, new_id
+from producer.runfile import Options, PlanState, RunFile, State, new_id, resumption
 from producer.sharding import NOTHING, Planned, Planner
 from producer.summary import COLUMNS, Summary, summarise
 from tasks import broker, manifest, plan
 from tasks.celery import use_broker
-from tasks.errors import Fault, Interrupted, StorageFailed
+from tasks.errors import Fault, Interrupted, StorageFailed, UsageFault
 from tasks.model import ImageRequest, RunOptions
 from tasks.storage import Store
+from tasks.urls import masked
 
 #: Seconds within which a producer that is told to end its run has to have ended it.
 _ENDING = 60.0
+#: What a command that goes on with a run writes into its record before it sends anything.
+_OF_A_COMMAND = ("state", "out", "revision", "command", "broker", "retried")
 
 
 @dataclass(frozen=True, slots=True)
 class Crew:
     """Who does the work of a run: the broker, its workers and all their slots together, and a check of their health.
 
-    ``startup_seconds`` is what it took to get them: to start a local fleet, or to ask a broker's workers.
+    ``startup_seconds`` is what it took to get them: to start a local fleet, or to ask a broker's workers. ``local`` is
+    whether they are a local fleet.
     """
 
     broker_url: str
@@ -45,6 +50,7 @@ class Crew:
     concurrency: int
     startup_seconds: float
     check: Callable[[], None]
+    local: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +118,8 @@ class Report:
 def crew_of(fleet: Fleet) -> Crew:
     """Return a local fleet as a run's crew."""
     size = fleet.size
-    return Crew(fleet.broker_url, size.workers, size.workers * size.concurrency, fleet.startup_seconds, fleet.check)
+    slots = size.workers * size.concurrency
+    return Crew(fleet.broker_url, size.workers, slots, fleet.startup_seconds, fleet.check, local=True)
 
 
 def crew_at(broker_url: str) -> Crew:
@@ -133,7 +140,8 @@ class Run:
     """A run that is set up: its folder is its own and its plan is growing; nothing is sent before `execute`.
 
     Whoever makes one holds the lock of the folder. It is a context manager: where its block fails, also before
-    `execute`, its record says so.
+    `execute`, its record says so. A command that goes on with a run and fails before it has sent anything leaves the
+    record as it was.
     """
 
     def __init__(
@@ -144,12 +152,16 @@ class Run:
         planned: Planned = NOTHING,
         resumed: bool = False,
         before: Counter[str] | None = None,
-        abandoned: bool = False,
+        found: RunFile | None = None,
     ) -> None:
-        """Take its record, its folder, the requests that are not planned yet, and what is."""
+        """Take its record, its folder, the requests that are not planned yet, and what is planned.
+
+        Where it goes on, ``found`` is the record as it was found.
+        """
         #: Whether the producer before this one has died without a word: its record still said that it runs.
-        self.abandoned = abandoned
+        self.abandoned = resumed and found is not None and found.state is State.RUNNING
         self._record, self._store, self._resumed, self._before = record, store, resumed, before
+        self._found = found
         self._lock = threading.Lock()
         self._planner = Planner(requests, store, record.options.shard_size, self._plan_is_complete, record.id, planned)
         self._dispatcher: Dispatcher | None = None
@@ -188,8 +200,7 @@ class Run:
             UsageFault: the folder holds no run.
             Fault: what is there can't be trusted, nor, of the plan, made anew.
         """
-        record = RunFile.load(store)
-        abandoned = record.state is State.RUNNING
+        record = found = RunFile.load(store)
         shards = _planned_shards(record, store)
         try:
             replan.make_whole(record, store, shards)
@@ -201,37 +212,40 @@ class Run:
         whole = _is_whole(record, planned)
         requests = iter(()) if whole else joined(_rest(record, store, planned), record.options, store)
         for shard in range(planned.shards):
-            # Now, and not when all the others are done.
+            # Now, and not when all the others are done; all of the file is checked, for a tenth of a millisecond each.
             if store.exists(manifest.name(shard)):
                 decoded(shard, store, record.id, COLUMNS)
         if record.state is not State.COMPLETE or not _is_collected(store, shards):
             record = _begun(record, store)
-        return cls(record, store, requests, planned, resumed=True, abandoned=abandoned)
+        return cls(record, store, requests, planned, resumed=True, found=found)
 
     @classmethod
     def retry(cls, store: Store, reasons: Collection[str]) -> Self:
         """Begin another pass over a finished run, over the images that failed for some reasons.
 
         Raises:
-            UsageFault: the folder holds no run.
-            Fault: the run is not finished, or what is there can't be trusted.
+            UsageFault: the folder holds no run, or one that is not finished.
+            Fault: what is there can't be trusted. Nothing was changed.
         """
-        record = RunFile.load(store)
+        record = found = RunFile.load(store)
         if record.state is not State.COMPLETE:
-            raise Fault(
+            raise UsageFault(
                 f"The run in {store.root} is not finished",
                 "it was not completed, and only what has ended can be tried again",
-                f"Finish it by `producer resume {store.root}`.",
+                f"Finish it by `{resumption(store)}`.",
             )
         planned = _planned(record, store)
         before: Counter[str] = Counter()
         for shard in range(planned.shards):
             reasons_of = decoded(shard, store, record.id, ["reason"])["reason"].drop_null()
-            before.update(str(reason) for reason in reasons_of.to_pylist())
+            failed = Counter(map(str, reasons_of.to_pylist()))
+            before.update(failed)
+            if failed.keys() & set(reasons):
+                dispatch.planned(shard, store, record.id)
         chosen = Counter({reason: number for reason, number in before.items() if reason in reasons})
         if chosen:
             record = _begun(record, store, revision=record.revision + 1, retried=tuple(sorted(chosen)))
-        return cls(record, store, iter(()), planned, resumed=True, before=chosen)
+        return cls(record, store, iter(()), planned, resumed=True, before=chosen, found=found)
 
     @property
     def id(self) -> str:
@@ -242,6 +256,11 @@ class Run:
     def source(self) -> str:
         """Its Source, as it was given."""
         return self._record.source
+
+    @property
+    def broker(self) -> str | None:
+        """The URL of the broker that it was last at, masked; None for a local fleet."""
+        return self._record.broker
 
     @property
     def since(self) -> str | None:
@@ -298,6 +317,12 @@ class Run:
             Fault: it can't go on. ``run.json`` says so, and what is collected stays.
             Interrupted: it was told to end early.
         """
+        at = None if crew.local else masked(crew.broker_url)
+        if at != self._record.broker:
+            try:
+                self._save(broker=at)
+            except StorageFailed as error:
+                raise unwritable(self._store, error) from error
         record = self._record
         server = broker.client(crew.broker_url)
         options = RunOptions(
@@ -309,7 +334,9 @@ class Run:
             command=record.command,
             since=record.options.since,
         )
-        self._dispatcher = Dispatcher(options, self._store, self._planner, server, self._resumed, record.retried)
+        self._dispatcher = Dispatcher(
+            options, self._store, self._planner, server, self._resumed, record.retried, crew.local
+        )
         if self._finishing:
             # It was told so before there was anyone to send.
             self._dispatcher.finish()
@@ -352,9 +379,15 @@ class Run:
     def _end(self, error: BaseException) -> None:
         """Have the record say what has ended the run, unless it says how it ended."""
         self._planner.stop()
-        if self._record.state is State.RUNNING:
-            with suppress(StorageFailed):
-                self._save(state=_state_after(error))
+        if self._record.state is not State.RUNNING:
+            return
+        changes: dict[str, Any] = {"state": _state_after(error)}
+        has_sent = self._dispatcher is not None and self._dispatcher.has_sent
+        found = self._found
+        if changes["state"] is State.FAILED and found is not None and found.state is not State.RUNNING and not has_sent:
+            changes = {name: getattr(found, name) for name in _OF_A_COMMAND}
+        with suppress(StorageFailed):
+            self._save(**changes)
 
     def _save(self, **changes: Any) -> None:
         # The planner's thread and the main one both have something to say.
@@ -362,37 +395,43 @@ class Run:
             self._record = self._record.save(self._store, **changes)
 
 
-def cancel(store: Store, broker_url: str | None, is_over: Callable[[], bool], end: Callable[[], bool]) -> str:
+def cancel(store: Store, broker_url: str | None, end: Callable[[Holder], bool]) -> str:
     """End a run: by its producer, if it has one, else by dropping what is queued of it; return what was done.
 
     Args:
         store: its folder.
-        broker_url: its Redis, if it is known.
-        is_over: tells whether no producer is at it.
+        broker_url: its Redis, if it was given; else it is known by the run's record.
         end: asks a producer with a local fleet to end, and tells whether it could be asked.
 
     Raises:
-        UsageFault: the folder holds no run.
+        UsageFault: the folder holds no run, or its broker has to be given.
         Fault: it can't be ended.
     """
     record = RunFile.load(store)
-    if is_over() and record.state is State.COMPLETE:
+    producer = lock.holder(store)
+    if producer is None and record.state is State.COMPLETE:
         return "The run is complete; there is nothing to cancel."
-    if broker_url is not None:
-        with broker.client(broker_url, patient=False) as server:
-            broker.check_server(server, broker_url)
-            if is_over():
+    if producer is not None and producer.pid:
+        # It may not have got as far as to say so in the record.
+        record = replace(record, broker=producer.broker)
+    url = broker_url or record.broker_url()
+    if producer is not None and (url is None or (producer.pid and producer.broker is None)):
+        if not end(producer):
+            raise Fault(
+                "The run can't be cancelled from here",
+                "its producer lives on another host, with a fleet of its own",
+                "Cancel it there, or end that producer by Ctrl-C.",
+            )
+    elif url is not None:
+        with broker.client(url, patient=False) as server:
+            broker.check_server(server, url)
+            # It may have ended meanwhile.
+            if lock.holder(store) is None:
                 dispatch.drop(server, record.id)
             else:
                 dispatch.cancel(server, record.id)
-    elif not is_over() and not end():
-        raise Fault(
-            "The run can't be cancelled from here",
-            "its producer lives on another host, with a fleet of its own",
-            "Cancel it there, or end that producer by Ctrl-C.",
-        )
     ends = time.monotonic() + _ENDING
-    while not is_over():
+    while lock.holder(store) is not None:
         if time.monotonic() > ends:
             raise Fault(
                 "The run has not ended",
@@ -408,7 +447,7 @@ def cancel(store: Store, broker_url: str | None, is_over: Callable[[], bool], en
             record.save(store, state=State.CANCELLED)
         except StorageFailed as error:
             raise unwritable(store, error) from error
-    return f"The run is cancelled. What is done stays; go on by: producer resume {store.root}"
+    return f"The run is cancelled. What is done stays; go on by: {resumption(store)}"
 
 
 def _is_collected(store: Store, shards: int) -> bool:
@@ -481,7 +520,7 @@ def _rest(record: RunFile, store: Store, planned: Planned) -> Iterator[ImageRequ
 
 def _changed(record: RunFile, planned: Planned) -> Fault:
     return Fault(
-        f"The list {record.source} can't be read on",
+        f"{sources.named(record.source)} can't be read on",
         f"{sources.why_not(record.source)}. The {planned.rows:,} rows that were planned from it are done",
         "Run the rest of the list into another folder.",
     )

@@ -11,20 +11,25 @@ import hashlib
 import json
 import re
 import secrets
+import shlex
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Self
 
+from config.settings import settings
 from tasks.errors import Fault, StorageFailed, UsageFault
 from tasks.model import FetchOptions
 from tasks.storage import Store
+from tasks.urls import masked
 
 NAME = "run.json"
 #: What a run writes at the top of its folder; a stale manifest would pass for one of the new run's.
 _OF_A_RUN = re.compile(r"run\.json|\.plan|\d{5,}(\.parquet|_stats\.json)?")
 _VERSION = 2
+#: What `masked` puts in a secret's place.
+_MASK = "***"
 
 
 class State(StrEnum):
@@ -73,6 +78,8 @@ class RunFile:
     revision: int = 0
     #: The command that is at it, or was last: 0 for the one that began the run, 1… for each that has gone on with it.
     command: int = 0
+    #: The URL of the broker that this command uses or the last one used, masked; None for a local fleet.
+    broker: str | None = None
     #: The reasons of failures that this pass tries again.
     retried: tuple[str, ...] = ()
     started_at: float = field(default_factory=time.time)
@@ -132,12 +139,15 @@ class RunFile:
             StorageFailed: the folder can't be listed.
         """
         found = RunFile.remains(store)
-        if found is not None:
-            raise UsageFault(
-                f"{store.root} already holds a run, or what is left of one",
-                f"{found} is there, and a run's files are never mixed with another's",
-                f"Go on with it by `producer resume {store.root}`, choose another --out, or remove that folder.",
-            )
+        if found is None:
+            return
+        # Without its record, a run can't be gone on with; a comparison's folders never had one.
+        go_on = f"Go on with it by `{resumption(store)}`, choose" if store.exists(NAME) else "Choose"
+        raise UsageFault(
+            f"{store.root} already holds a run, or what is left of one",
+            f"{found} is there, and a run's files are never mixed with another's",
+            f"{go_on} another --out, or remove that folder.",
+        )
 
     @staticmethod
     def remains(store: Store) -> str | None:
@@ -157,6 +167,23 @@ class RunFile:
         changed = replace(self, **changes)
         store.replace(NAME, changed._encoded())
         return changed
+
+    def broker_url(self) -> str | None:
+        """Return the URL by which the broker of the last command can be connected to; None for a local fleet.
+
+        Raises:
+            UsageFault: it has a password, which is not kept, and the environment names another broker.
+        """
+        configured = settings().broker
+        if configured is not None and masked(configured) == self.broker:
+            return configured
+        if self.broker is not None and _MASK in self.broker:
+            raise UsageFault(
+                f"The broker of the run in {self.out} can't be asked",
+                f"it is {self.broker}, and its password is not kept",
+                "Add --broker with the whole URL, or set IMAGEFLEET_BROKER_URL to it.",
+            )
+        return self.broker
 
     def _encoded(self) -> bytes:
         facts = {"version": _VERSION, **asdict(self)}
@@ -178,6 +205,23 @@ class RunFile:
         facts["plan"], facts["state"] = PlanState(facts["plan"]), State(facts["state"])
         facts["retried"] = tuple(facts["retried"])
         return cls(**facts)
+
+
+def resumption(store: Store) -> str:
+    """Return the command that goes on with the run in a folder, as a shell takes it.
+
+    It names the broker that the run is at, with its password masked, unless the environment names that one.
+    """
+    command = f"producer resume {shlex.quote(str(store.root))}"
+    try:
+        broker = RunFile.load(store).broker
+    except Fault:
+        # What is wrong with the record is told by that command.
+        return command
+    configured = settings().broker
+    if broker is None or (configured is not None and masked(configured) == broker):
+        return command
+    return f"{command} --broker {shlex.quote(broker)}"
 
 
 def _written(facts: Mapping[str, Any]) -> bytes:

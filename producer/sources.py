@@ -11,11 +11,9 @@ import os
 import stat
 import sys
 from collections.abc import Iterator
-from contextlib import nullcontext
 from io import BufferedReader
 from itertools import chain
 from pathlib import Path
-from typing import cast
 
 from tasks.errors import UsageFault
 from tasks.model import ImageRequest
@@ -48,7 +46,7 @@ def read(source: str) -> Iterator[ImageRequest]:
                     index += 1
     except OSError as error:
         raise UsageFault(
-            f"The list {source} can't be read",
+            f"{named(source)} can't be read",
             error.strerror or str(error),
             "Give the path of a text file with one URL on each line, or - for standard input.",
         ) from error
@@ -87,6 +85,11 @@ def why_not(source: str) -> str:
     return f"the list {source} is gone, or was changed"
 
 
+def named(source: str) -> str:
+    """Return what a Source is called at the beginning of a sentence."""
+    return "The list on standard input" if source == STANDARD_INPUT else f"The list {source}"
+
+
 def nonempty(requests: Iterator[ImageRequest], source: str) -> Iterator[ImageRequest]:
     """Return the requests, once there is a first one: a list without any is refused before anything is started.
 
@@ -96,16 +99,17 @@ def nonempty(requests: Iterator[ImageRequest], source: str) -> Iterator[ImageReq
     first = next(requests, None)
     if first is None:
         raise UsageFault(
-            f"The list {source} has no URL in it",
+            f"{named(source)} has no URL in it",
             "it is empty, or all its lines are blank or comments",
             "Give a list with one URL on each line.",
         )
     return chain([first], requests)
 
 
-def _opened(source: str) -> nullcontext[BufferedReader] | BufferedReader:
+def _opened(source: str) -> BufferedReader:
     if source == STANDARD_INPUT:
-        return nullcontext(cast("BufferedReader", sys.stdin.buffer))
+        # A reader of our own: Python aborts at its end where a thread still waits for a line of its own one.
+        return open(sys.stdin.fileno(), "rb", closefd=False)
     return Path(source).open("rb")
 
 
@@ -114,7 +118,7 @@ def _lines(stream: BufferedReader, source: str) -> Iterator[bytes]:
     start = stream.peek(_BINARY_PROBE)
     if b"\0" in start:
         raise UsageFault(
-            f"The list {source} is no text",
+            f"{named(source)} is no text",
             "it holds zero bytes, as binary files and UTF-16 text do",
             "Give a text file in UTF-8 with one URL on each line.",
         )

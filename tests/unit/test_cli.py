@@ -7,7 +7,10 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import click
 import pytest
@@ -17,6 +20,7 @@ from rich.table import Table
 from config import VERSION, bounds
 from config.settings import Settings, settings
 from producer import cli
+from producer.dispatch import Progress
 from producer.keeping import ROOT
 from producer.runfile import Options, PlanState, RunFile, State
 from tasks import plan
@@ -43,7 +47,8 @@ def _no_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.fixture
 def main(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Main]:
     """The command line, in this process: its exit status and what it wrote."""
-    before = signal.getsignal(signal.SIGTERM)
+    numbers = (signal.SIGTERM, signal.SIGUSR1)
+    before = [signal.getsignal(number) for number in numbers]
     monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
 
     def run(*arguments: str) -> tuple[int, str, str]:
@@ -51,11 +56,13 @@ def main(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
         with pytest.raises(SystemExit) as ended:
             cli.main()
         written = capsys.readouterr()
-        assert isinstance(ended.value.code, int)
-        return ended.value.code, written.out, written.err
+        status = ended.value.code or 0
+        assert isinstance(status, int)
+        return status, written.out, written.err
 
     yield run
-    signal.signal(signal.SIGTERM, before)
+    for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)
 
 
 def parts(errors: str) -> list[str]:
@@ -327,7 +334,7 @@ def test_run_without_a_broker_that_answers_leaves_nothing(main: Main, tmp_path: 
 
 @pytest.mark.parametrize("state", list(State))
 def test_run_that_can_not_go_on_does_not_say_that_it_runs(main: Main, tmp_path: Path, state: State) -> None:
-    """Where the fleet of a resumed run can't be had, its record says that it failed, and the object whose it is."""
+    """Where the fleet of a resumed run can't be had, its record is as it was, unless that says that it runs."""
     store = Store(tmp_path)
     record = RunFile("id", "-", str(tmp_path), Options(), plan=PlanState.COMPLETE, planned_rows=1, planned_shards=1)
     record.create(store)
@@ -337,8 +344,63 @@ def test_run_that_can_not_go_on_does_not_say_that_it_runs(main: Main, tmp_path: 
     assert status == 1
     said = json.loads(output)
     assert (said["run_id"], said["out"], said["resume"]) == ("id", str(tmp_path), f"producer resume {tmp_path}")
-    assert RunFile.load(store).state is State.FAILED
+    assert RunFile.load(store).state is (State.FAILED if state is State.RUNNING else state)
     assert ("has died without a word" in errors) is (state is State.RUNNING)
+
+
+@pytest.mark.parametrize(
+    ("broker", "status", "message"),
+    [(_DEAD, 1, "can't be reached"), ("redis://***@127.0.0.1:1/0", 2, "Add --broker with the whole URL")],
+)
+def test_cancel_knows_the_broker(main: Main, tmp_path: Path, broker: str, status: int, message: str) -> None:
+    """A run at a broker whose producer is dead is not called cancelled before that broker was asked."""
+    store = Store(tmp_path)
+    RunFile("id", "-", str(tmp_path), Options(), broker=broker).create(store)
+    ended, _, errors = main("cancel", str(tmp_path))
+    assert (ended, parts(errors)) == (status, ["Error", "Why", "To do"])
+    assert message in errors
+    assert RunFile.load(store).state is State.RUNNING
+
+
+def test_cancel_of_a_local_run_asks_no_broker(main: Main, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What was done with a local fleet left nothing at the broker that is configured here."""
+    monkeypatch.setenv("IMAGEFLEET_BROKER_URL", _DEAD)
+    store = Store(tmp_path)
+    RunFile("id", "-", str(tmp_path), Options()).create(store)
+    status, _, errors = main("cancel", str(tmp_path))
+    assert (status, RunFile.load(store).state) == (0, State.CANCELLED)
+    assert errors.strip().endswith(f"go on by: producer resume {tmp_path}")
+
+
+def test_run_that_moves_is_told(main: Main, tmp_path: Path) -> None:
+    """Where a run goes on elsewhere than at the broker that it was at, that is said; its secrets are not."""
+    store = Store(tmp_path)
+    record = RunFile("id", "-", str(tmp_path), Options(), plan=PlanState.COMPLETE, planned_rows=1, planned_shards=1)
+    replace(record, broker="redis://***@a.example/0", state=State.INTERRUPTED).create(store)
+    store.create_durably(plan.name(0), plan.encode([ImageRequest(0, "http://a.example/")], Mark("id", 0)))
+    _, _, errors = main("resume", str(tmp_path), "--broker", _DEAD)
+    assert f"The run was last at the broker redis://***@a.example/0; it goes on at {_DEAD}." in errors
+    assert RunFile.load(store).broker == "redis://***@a.example/0"
+
+
+def test_cancelled_producer_says_so(main: Main, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What another command has cancelled does not call itself interrupted."""
+    monkeypatch.setattr("producer.sources.read", lambda _: signal.raise_signal(signal.SIGUSR1))
+    status, output, errors = main("run", "list.txt", "--out", str(tmp_path / "out"), "--json")
+    assert (status, json.loads(output)) == (130, {"interrupted": True, "cancelled": True})
+    assert errors.strip().startswith("Cancelled by another command.")
+
+
+def test_progress_says_what_is_of_this_command() -> None:
+    """Images are counted of the whole run, and what is only this command's is told as that."""
+    shown: list[tuple[Any, ...]] = []
+    display: Any = SimpleNamespace(show=lambda *what: shown.append(what))
+    cli._show_run(display, Progress(30, 10, 2048, 200, True, done_before=60))
+    cli._show_run(display, Progress(30, 10, 2048, 200, False))
+    assert shown == [
+        ("images", 100, 200, "60 were done before; since then 2.0 KiB, 10 failed"),
+        ("images", 40, None, "2.0 KiB, 10 failed"),
+    ]
 
 
 def test_address_of_another_machine_is_a_fault(main: Main) -> None:

@@ -44,6 +44,18 @@ def test_output_folder_with_a_run_is_refused(tmp_path: Path) -> None:
         output(tmp_path)
 
 
+def test_folder_in_use_is_told_first(tmp_path: Path) -> None:
+    """Who begins a run where another producer works is told that, and not to remove what is left of a run."""
+    with begun(tmp_path, None) as store:
+        RunFile("id", "list.txt", "/out", Options()).create(store)
+        (tmp_path / TEMPORARY).mkdir(exist_ok=True)
+        (tmp_path / TEMPORARY / "image").touch()
+        with pytest.raises(UsageFault, match="Another producer works on") as caught, begun(tmp_path, None):
+            pytest.fail("begun twice")
+        assert "remove" not in caught.value.todo
+        assert (tmp_path / TEMPORARY / "image").exists()
+
+
 def fail(out: Path, *names: str) -> None:
     """Begin a run in a folder, and fail once files of these names are there."""
 

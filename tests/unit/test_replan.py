@@ -117,7 +117,8 @@ def test_complete_run_needs_no_plan(store: Store, source: Path) -> None:
 @pytest.mark.parametrize(
     ("done", "state", "error", "said"),
     [
-        (2, State.INTERRUPTED, KeyError, State.FAILED),
+        (2, State.INTERRUPTED, KeyError, State.INTERRUPTED),
+        (2, State.RUNNING, KeyError, State.FAILED),
         (2, State.RUNNING, KeyboardInterrupt, State.INTERRUPTED),
         (_SHARDS, State.COMPLETE, KeyboardInterrupt, State.COMPLETE),
     ],
@@ -125,7 +126,7 @@ def test_complete_run_needs_no_plan(store: Store, source: Path) -> None:
 def test_record_says_what_has_ended_a_run(
     store: Store, source: Path, done: int, state: State, error: type[BaseException], said: State
 ) -> None:
-    """A run whose block fails before it is executed is not left as running; one that is complete stays so."""
+    """A run whose block fails before it is executed is not left as running, and otherwise as it was found."""
     left(source, store, _ROWS, done, state, PlanState.COMPLETE)
     run = Run.resume(store)
     assert run.abandoned is (state is State.RUNNING)

@@ -9,11 +9,12 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from producer import runfile
-from producer.runfile import Options, PlanState, RunFile, State, new_id
+from producer.runfile import Options, PlanState, RunFile, State, new_id, resumption
 from tasks.errors import Fault, StorageFailed, UsageFault
 from tasks.model import FetchOptions, ResizeMode, ResizeOptions
 from tasks.storage import Store
@@ -47,6 +48,7 @@ def test_record_as_written(store: Store) -> None:
         "fingerprint": None,
         "revision": 0,
         "command": 0,
+        "broker": None,
         "retried": [],
     }
     assert stat.S_IMODE(store.path("run.json").stat().st_mode) == 0o600
@@ -114,6 +116,52 @@ def test_what_is_left_of_a_run_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / name).touch()
     with pytest.raises(UsageFault, match="already holds a run, or what is left of one"):
         RunFile.refuse_another(Store(tmp_path))
+
+
+def test_advice_fits_what_is_there(tmp_path: Path) -> None:
+    """To go on is advised where a record stands, in words that a shell takes, and not where one is missing."""
+    store = Store(tmp_path / "my out")
+    store.root.mkdir()
+    store.path("00000.parquet").touch()
+    with pytest.raises(UsageFault) as caught:
+        RunFile.refuse_another(store)
+    assert caught.value.todo == "Choose another --out, or remove that folder."
+    _RECORD.create(Store(tmp_path))
+    store.path("run.json").write_bytes((tmp_path / "run.json").read_bytes())
+    with pytest.raises(UsageFault) as caught:
+        RunFile.refuse_another(store)
+    assert caught.value.todo.startswith(f"Go on with it by `producer resume '{store.root}'`, choose another --out")
+
+
+@pytest.mark.parametrize(
+    ("broker", "configured", "option"),
+    [
+        (None, None, ""),
+        (None, "redis://a.example:6379/0", ""),
+        ("redis://a.example:6379/0", None, " --broker redis://a.example:6379/0"),
+        ("redis://***@a.example:6379/0", None, " --broker 'redis://***@a.example:6379/0'"),
+        ("redis://***@a.example:6379/0", "redis://u:word@a.example:6379/0", ""),
+        ("redis://a.example:6379/0", "redis://b.example:6379/0", " --broker redis://a.example:6379/0"),
+    ],
+)
+def test_advice_names_the_broker(
+    store: Store, monkeypatch: pytest.MonkeyPatch, broker: str | None, configured: str | None, option: str
+) -> None:
+    """Who goes on as advised does so at the broker that the run is at, whether it was given or configured."""
+    monkeypatch.setattr(runfile, "settings", lambda: SimpleNamespace(broker=configured))
+    replace(_RECORD, broker=broker).create(store)
+    assert resumption(store) == f"producer resume {store.root}{option}"
+
+
+def test_broker_that_can_be_connected_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A broker without a password is known by the record, one with a password by the environment, or not at all."""
+    monkeypatch.setattr(runfile, "settings", lambda: SimpleNamespace(broker="redis://:word@a.example/0"))
+    assert replace(_RECORD, broker=None).broker_url() is None
+    assert replace(_RECORD, broker="redis://b.example/0").broker_url() == "redis://b.example/0"
+    assert replace(_RECORD, broker="redis://***@a.example/0").broker_url() == "redis://:word@a.example/0"
+    with pytest.raises(UsageFault, match="its password is not kept") as caught:
+        replace(_RECORD, broker="redis://***@b.example/0").broker_url()
+    assert "--broker" in caught.value.todo
 
 
 @pytest.mark.parametrize("name", ["holiday.jpg", "notes", "1234", "00000.txt"])

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import os
+import subprocess
+import sys
 import threading
 import tracemalloc
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from producer import sources
+from producer.keeping import ROOT
 from tasks.errors import UsageFault
 from tasks.model import ImageRequest
 from tests.conditions import PATIENCE
@@ -134,12 +136,29 @@ def test_pipe_is_read_as_far_as_asked(tmp_path: Path) -> None:
     writer.join()
 
 
-def test_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_standard_input(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A dash stands for standard input, which stays open afterwards."""
-    stream = io.TextIOWrapper(io.BufferedReader(io.BytesIO(b"http://a\n")))
-    monkeypatch.setattr("sys.stdin", stream)
-    assert list(sources.read("-")) == [ImageRequest(0, "http://a")]
-    assert not stream.closed
+    (tmp_path / "list").write_text("http://a\n")
+    with (tmp_path / "list").open() as stream:
+        monkeypatch.setattr("sys.stdin", stream)
+        assert list(sources.read("-")) == [ImageRequest(0, "http://a")]
+        assert os.fstat(stream.fileno())
+
+
+_WAITING = """
+import threading, time
+from producer import sources
+from producer.keeping import ROOT
+threading.Thread(target=lambda: list(sources.read("-")), daemon=True).start()
+time.sleep(0.1)
+"""
+
+
+def test_end_while_standard_input_is_open() -> None:
+    """A command may end while its planner still waits for a line."""
+    with subprocess.Popen([sys.executable, "-c", _WAITING], cwd=ROOT, stdin=subprocess.PIPE) as process:
+        # Not by `communicate`, which closes the pipe.
+        assert process.wait(30) == 0
 
 
 def test_list_with_a_url_is_passed_on_lazily() -> None:
@@ -185,3 +204,10 @@ def test_fingerprint_of_what_can_not_be_read_again(tmp_path: Path) -> None:
     os.mkfifo(pipe)
     for source in ("-", str(pipe), str(tmp_path), str(tmp_path / "missing.txt"), "/dev/null"):
         assert sources.fingerprint(source) is None
+
+
+def test_standard_input_has_a_name() -> None:
+    """What is wrong with standard input is told of standard input, and not of a dash."""
+    with pytest.raises(UsageFault, match="The list on standard input has no URL in it"):
+        sources.nonempty(iter(()), "-")
+    assert sources.named("my.txt") == "The list my.txt"
