@@ -76,6 +76,7 @@ def test_folder_outside_of_the_workers_roots(fleet: str, tmp_path: Path) -> None
     assert not (tmp_path / "elsewhere").exists()
 
 
+@pytest.mark.slow
 def test_worker_that_sees_another_folder(redis_port: int, tmp_path: Path) -> None:
     """A worker to which another disk has the path of the folder is told; both may write there."""
     hide = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs none "$1" && mkdir "$1/out" && shift && exec "$@"', "sh"]
@@ -130,6 +131,7 @@ def test_server_that_tells_little(tmp_path: Path) -> None:
     assert findings["workers"][0] == "bad"
 
 
+@pytest.mark.slow
 def test_user_of_the_fleet_may_ask(tmp_path: Path) -> None:
     """The Redis user that config/users.acl gives to a fleet may do all that the doctor does."""
     users = tmp_path / "users.acl"

@@ -67,6 +67,7 @@ def test_kept_fleet_has_flower(tmp_path: Path, demo_url: str) -> None:
         parts.eventually(lambda: not parts.alive(family), "the end of all processes")
 
 
+@pytest.mark.slow
 def test_events_can_be_off(tmp_path: Path, demo_url: str) -> None:
     """With IMAGEFLEET_TASK_EVENTS=off Flower knows the workers, and hears of no image."""
     env = {"IMAGEFLEET_ALLOW_NETWORKS": "127.0.0.1", "IMAGEFLEET_TASK_EVENTS": "off"}
@@ -108,6 +109,7 @@ def test_run_with_flower(tmp_path: Path, demo_url: str) -> None:
         parts.eventually(lambda: not parts.alive(family), "the end of all processes")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["compare", "demo"])
 def test_terminal_waits_for_a_key(tmp_path: Path, demo_url: str, way: str) -> None:
     """On a terminal the fleet and its Flower stay until a key is pressed, so that a person can look at them."""

@@ -170,6 +170,7 @@ def test_long_wait(site: Site, out: Path, demo_url: str) -> None:
     assert [row["attempts"] for row in parts.rows(out)] == [2]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("workers", "nothing_denied")
 def test_remote_control_and_flower(site: Site, tmp_path: Path) -> None:
     """Workers answer questions, and Flower sees them and the lengths of the queues."""
@@ -467,6 +468,7 @@ def other_version(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_worker_of_another_version(site_without_workers: Site, other_version: Path, out: Path, demo_url: str) -> None:
     """Such a worker takes nothing of a run, and the producer says so; with a worker of its own the run goes on."""
     site = site_without_workers
@@ -487,6 +489,7 @@ def test_worker_of_another_version(site_without_workers: Site, other_version: Pa
         assert FETCH_IMAGE not in other.err.partition("ready.")[2]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("workers", "nothing_denied")
 def test_message_of_another_version_goes_back(site: Site) -> None:
     """What a dead worker of another version held is handed back to its own queue, by whichever worker finds it."""

@@ -93,6 +93,7 @@ def refused_once(demo_url: str, after: int, images: int) -> list[str]:
     return [f"{demo_url}/fault/rate-limited-once?after={after}&number={next(_numbers)}" for _ in range(images)]
 
 
+@pytest.mark.slow
 def test_slot_is_free_while_images_wait(server: redis.Redis, demo_url: str, tmp_path: Path) -> None:
     """One slot has twenty images wait at once and does others meanwhile; each has one Outcome, with all attempts."""
     urls = refused_once(demo_url, 4, _WAITING) + [f"{demo_url}/images/{number}.jpg" for number in range(_WAITING)]
