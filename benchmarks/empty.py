@@ -12,11 +12,9 @@ from tasks import jobs
 from tasks.download import Downloader
 from tasks.fetch import worker_name
 from tasks.former import FormerImage
-from tasks.later import Earlier
+from tasks.later import NOTHING, Earlier
 from tasks.model import Outcome, RunOptions, Status, key_of
 from tasks.storage import Store
-
-_FIRST = Earlier()
 
 
 def fetch(
@@ -26,7 +24,7 @@ def fetch(
     store: Store,
     downloader: Downloader,
     recover: bool = False,
-    earlier: Earlier = _FIRST,
+    earlier: Earlier = NOTHING,
     hand_back: bool = False,
     former: FormerImage | None = None,
 ) -> Outcome:

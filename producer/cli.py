@@ -581,11 +581,9 @@ def _go_on(run: Run, nothing: str, out: Path, broker: str | None, as_json: bool,
 
 def _tell_move(before: str | None, broker: str | None) -> None:
     """Say so where a run that was at a broker goes on at another, or with a local fleet."""
-    from config.settings import settings
     from tasks.urls import masked
 
-    _refuse_empty(broker)
-    url = broker or settings().broker
+    url = _broker_url(broker)
     now = None if url is None else masked(url)
     if before is not None and now != before:
         goes_on = "with a local fleet here" if now is None else f"at {now}"
@@ -802,10 +800,7 @@ def _crew(
     since: str | None = None,
 ) -> Iterator[Crew]:
     """Give the fleet that does the work: the one at the broker, or one of our own for as long as it is needed."""
-    from config.settings import settings
-
-    _refuse_empty(broker)
-    url = broker or settings().broker
+    url = _broker_url(broker)
     if url is None:
         former_roots = () if since is None else [Path(since)]
         with _local_fleet(options, roots, allow, proxied, former_roots) as fleet:
@@ -832,12 +827,18 @@ def _named(broker: str | None) -> str | None:
     Raises:
         SettingsError: a variable does not hold what it should, or no worker that has this environment could start.
     """
-    from config.settings import settings
-
-    url = broker or settings().broker
+    url = _broker_url(broker)
     if url is None:
         _check_reach()
     return url
+
+
+def _broker_url(broker: str | None) -> str | None:
+    """Return the URL of the broker that is given, or else that the environment names; None for a local fleet."""
+    from config.settings import settings
+
+    _refuse_empty(broker)
+    return broker or settings().broker
 
 
 def _check_reach() -> None:

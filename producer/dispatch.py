@@ -29,9 +29,9 @@ from config import bounds
 from producer import tally
 from producer.runfile import resumption
 from producer.sharding import Planner
-from tasks import keys, manifest, plan, presence
+from tasks import keys, ledger, manifest, plan, presence
 from tasks.celery import ABOUT, COLLECT_SHARD, FETCH_IMAGE, IMAGES, PROTOCOL, SHARDS, app
-from tasks.collect import ENDING, PASSING, revision
+from tasks.collect import ENDING, PASSING
 from tasks.errors import Fault, Interrupted, Lost, StorageFailed
 from tasks.fetch import failed
 from tasks.model import ImageRequest, Outcome, RunOptions, key_of, shard_name
@@ -275,12 +275,7 @@ class Dispatcher:
 
     def _stands(self, shard: int) -> bool:
         """Tell whether a shard has the manifest of this pass."""
-        if not self._store.exists(manifest.name(shard)):
-            return False
-        if not self._options.revision:
-            return True
-        standing = revision(shard, self._store)
-        return standing is not None and standing >= self._options.revision
+        return ledger.is_done(shard, self._options.revision, self._store)
 
     def _look_into(self, timing: Timing) -> None:
         """Look how far the chords are, and send again what two looks in a row miss of one that stands still."""

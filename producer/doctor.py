@@ -21,7 +21,7 @@ from kombu.exceptions import OperationalError
 from config import SettingsError
 from config.settings import settings
 from producer import folder
-from producer.finding import Finding, Level, counted, mebibytes, named
+from producer.finding import Finding, Level, counted, mebibytes, named, of_fault
 from producer.local import cores, server_binary
 from tasks import broker, examine, reach
 from tasks.celery import ABOUT, EXAMINE, IMAGES, PROTOCOL, SHARDS, app, use_broker
@@ -248,10 +248,6 @@ def _unknown(name: str, command: str, todo: str) -> Finding:
     return Finding(name, Level.WARN, f"unknown: the server does not tell by {command}", todo)
 
 
-def _of_fault(name: str, fault: Fault) -> Finding:
-    return Finding(name, Level.BAD, f"{fault.what}: {fault.why}", fault.todo)
-
-
 def _dotted(version: tuple[int, ...]) -> str:
     return ".".join(map(str, version))
 
@@ -337,7 +333,7 @@ def _local() -> list[Finding]:
     try:
         binary = server_binary()
     except Fault as fault:
-        return [_of_fault("local fleet", fault)]
+        return [of_fault("local fleet", fault)]
     found = f"no broker is named: a command starts {binary} and {counted(len(cores()), 'worker')} for itself"
     return [Finding("local fleet", Level.OK, found)]
 
@@ -354,7 +350,7 @@ def _of_broker(url: str, examined: _Folder) -> list[Finding]:
                 ahead["Redis"] = _ahead(clock[0] + clock[1] / 1e6, sent, time.time())
         use_broker(url)
     except Fault as fault:
-        return [_of_fault("broker", fault)]
+        return [of_fault("broker", fault)]
     findings = [Finding("broker", Level.OK, f"{masked(url)} answers"), *of_server(info)]
     try:
         workers = _workers()

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
+from tasks.errors import Fault
+
 #: How many names stand in one finding.
 _NAMED = 5
 
@@ -26,6 +28,11 @@ class Finding:
     level: Level
     found: str
     todo: str = ""
+
+
+def of_fault(name: str, fault: Fault) -> Finding:
+    """Return what a check has found that ended with a fault."""
+    return Finding(name, Level.BAD, f"{fault.what}: {fault.why}", fault.todo)
 
 
 def named(names: Iterable[str]) -> str:

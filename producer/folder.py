@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 
 from producer import lock, sources
 from producer.dispatch import decoded, planned
-from producer.finding import Finding, Level, counted, mebibytes, named
+from producer.finding import Finding, Level, counted, mebibytes, named, of_fault
 from producer.runfile import NAME, PlanState, RunFile, State, resumption
 from tasks import manifest, plan, shardfile
 from tasks.errors import WORTH_RETRYING, Fault, StorageFailed
@@ -44,7 +44,7 @@ def examined(store: Store) -> list[Finding]:
     try:
         run = _run(store)
     except Fault as fault:
-        run = _Run([_of_fault("run", fault)])
+        run = _Run([of_fault("run", fault)])
     except StorageFailed as error:
         todo = "Ask as the user whose run it is."
         run = _Run([Finding("run", Level.BAD, f"the folder can't be looked at: {error}", todo)])
@@ -294,10 +294,6 @@ def _of_images(record: RunFile, store: Store, missing: Mapping[int, int]) -> Fin
         f"stays{'' if resized else ', and is not downloaded'}."
     )
     return Finding("images", Level.WARN, found, todo)
-
-
-def _of_fault(name: str, fault: Fault) -> Finding:
-    return Finding(name, Level.BAD, f"{fault.what}: {fault.why}", fault.todo)
 
 
 def _quoted(store: Store) -> str:

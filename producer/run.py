@@ -202,11 +202,12 @@ class Run:
         """
         record = found = RunFile.load(store)
         shards = _planned_shards(record, store)
+        done = record.state is State.COMPLETE and _is_collected(store, shards)
         try:
             replan.make_whole(record, store, shards)
         except Fault:
             # A run that is done needs its plan no more.
-            if record.state is not State.COMPLETE or not _is_collected(store, shards):
+            if not done:
                 raise
         planned = _planned(record, store)
         whole = _is_whole(record, planned)
@@ -215,7 +216,7 @@ class Run:
             # Now, and not when all the others are done; all of the file is checked, for a tenth of a millisecond each.
             if store.exists(manifest.name(shard)):
                 decoded(shard, store, record.id, COLUMNS)
-        if record.state is not State.COMPLETE or not _is_collected(store, shards):
+        if not done:
             record = _begun(record, store)
         return cls(record, store, requests, planned, resumed=True, found=found)
 

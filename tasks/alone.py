@@ -21,7 +21,7 @@ from tasks import download
 from tasks import fetch as fetching
 from tasks.download import Downloader
 from tasks.errors import Crashed, FetchError, TimedOut
-from tasks.later import Earlier
+from tasks.later import NOTHING, Earlier
 from tasks.model import Outcome, RunOptions, key_of
 from tasks.storage import Store
 
@@ -36,7 +36,6 @@ _ASKED = (-signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP)
 #: How often it is started where it was asked to end.
 _TRIES = 3
 _ROOT = Path(__file__).parents[1]
-_FIRST = Earlier()
 
 
 def fetch(
@@ -46,7 +45,7 @@ def fetch(
     store: Store,
     downloader: Downloader,
     recover: bool = False,
-    earlier: Earlier = _FIRST,
+    earlier: Earlier = NOTHING,
 ) -> Outcome:
     """Fetch one image as `tasks.fetch.fetch` does, in another process; if that dies, so says the Outcome.
 

@@ -15,11 +15,11 @@ from dataclasses import replace
 
 import pyarrow as pa
 
-from tasks import manifest, plan, shardfile
+from tasks import ledger, manifest, plan
 from tasks.errors import StorageFailed
 from tasks.manifest import BadManifest
 from tasks.model import Outcome, Reason, RunOptions, key_of, shard_name
-from tasks.shardfile import BadShardFile, Mark
+from tasks.shardfile import Mark
 from tasks.storage import PRIVATE, Store
 
 _log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ def collect(shard: int, outcomes: Sequence[Outcome], run: RunOptions, store: Sto
         StorageFailed, BadPlan, BadManifest: what is there can't be read, or the manifest can't be written.
     """
     mark = Mark(run.run_id, shard, run.revision)
-    done = revision(shard, store)
+    done = ledger.revision(shard, store)
     if done is None or done < run.revision:
         table = plan.decode(store.read(plan.name(shard)), mark)
         indexes = plan.indexes(table)
@@ -70,20 +70,6 @@ def collect(shard: int, outcomes: Sequence[Outcome], run: RunOptions, store: Sto
         # What a later pass has saved is named by its manifest alone, which may not stand yet.
         return
     remove_strays(shard, store)
-
-
-def revision(shard: int, store: Store) -> int | None:
-    """Return the pass of the run that a shard's manifest is of; None where none stands.
-
-    Raises:
-        StorageFailed, BadManifest: it can't be read.
-    """
-    if not store.exists(manifest.name(shard)):
-        return None
-    try:
-        return shardfile.revision(store.read(manifest.name(shard)))
-    except BadShardFile as error:
-        raise BadManifest(f"{manifest.name(shard)}: {error}") from error
 
 
 def in_order(shard: int, indexes: Sequence[int], outcomes: Sequence[Outcome], shard_size: int) -> list[Outcome]:
@@ -106,7 +92,7 @@ def in_order(shard: int, indexes: Sequence[int], outcomes: Sequence[Outcome], sh
 def remove_strays(shard: int, store: Store) -> None:
     """Remove the files of a finished shard that its manifest does not name."""
     standing = store.names(shard_name(shard))
-    named = set(manifest.decode(store.read(manifest.name(shard)), ["path"])["path"].to_pylist())
+    named = ledger.paths(shard, store)
     for name in standing:
         if name not in named:
             try:
@@ -148,7 +134,6 @@ def _write(table: pa.Table, ordered: Sequence[Outcome], mark: Mark, store: Store
 def _withdraw_stats(mark: Mark, store: Store) -> None:
     """Remove the stats of a pass whose manifest does not stand: they would count what nobody has recorded."""
     with suppress(StorageFailed, BadManifest):
-        standing = revision(mark.shard, store)
         # Another copy may have written both meanwhile.
-        if standing is None or standing < mark.revision:
+        if not ledger.is_done(mark.shard, mark.revision, store):
             store.remove(manifest.stats_name(mark.shard))

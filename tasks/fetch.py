@@ -14,14 +14,14 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
-from tasks import images, manifest, shardfile
+from tasks import images, ledger
 from tasks.condition import Condition
 from tasks.connection import Deadline
 from tasks.download import Download, Downloader, countdown
 from tasks.errors import FetchError, Internal, LongWait, NotAnImage, TimedOut, TooManyPixels, Undecodable
 from tasks.former import FormerImage
 from tasks.images import Picture
-from tasks.later import Earlier, Later
+from tasks.later import NOTHING, Earlier, Later
 from tasks.model import (
     HEADER_LIMIT,
     MESSAGE_LIMIT,
@@ -42,7 +42,6 @@ from tasks.urls import masked
 from tasks.verify import decoded
 
 _log = logging.getLogger(__name__)
-_FIRST = Earlier()
 #: Formats whose decoders take zeros for pixels, and what the end of a file looks like that never reached the disk.
 _TAKE_ZEROS = ("jpeg", "webp", "avif")
 _ZEROS = bytes(512)
@@ -55,7 +54,7 @@ def fetch(
     store: Store,
     downloader: Downloader,
     recover: bool = False,
-    earlier: Earlier = _FIRST,
+    earlier: Earlier = NOTHING,
     hand_back: bool = False,
     former: FormerImage | None = None,
 ) -> Outcome:
@@ -222,7 +221,7 @@ def _saved(
                 store.remove(name)
                 return _saved(shard, key, download, picture, run, store, deadline, former)
             return _described(name, kept, {"recovered": True})
-    elif _is_collected(shard, run, store):
+    elif ledger.is_done(shard, run.revision, store):
         _withdraw_unnamed(shard, name, store)
     response = {
         "exif": None if former is None else former.facts.exif,
@@ -253,14 +252,6 @@ def _recovered(shard: int, key: str, run: RunOptions, store: Store, deadline: De
     return None
 
 
-def _is_collected(shard: int, run: RunOptions, store: Store) -> bool:
-    """Tell whether this pass of the run, or a later one, has written a shard's manifest."""
-    if not store.exists(manifest.name(shard)):
-        return False
-    # A later pass works on shards whose manifest stands.
-    return not run.revision or shardfile.revision(store.read(manifest.name(shard))) >= run.revision
-
-
 def _described(name: str, picture: Picture, origin: Mapping[str, Any]) -> dict[str, Any]:
     """Return what an Outcome says of what is saved; ``origin`` is what is known of where it came from."""
     info = picture.info
@@ -284,8 +275,7 @@ def _withdraw_unnamed(shard: int, name: str, store: Store) -> None:
     Whoever writes a manifest removes strays after it has its name, and here a file has its name before the manifest is
     looked for: whichever comes second sees the other.
     """
-    paths = manifest.decode(store.read(manifest.name(shard)), ["path"])["path"].to_pylist()
-    if name not in paths:
+    if name not in ledger.paths(shard, store):
         store.remove(name)
 
 

@@ -20,12 +20,11 @@ from celery.worker.control import inspect_command
 
 from config import VERSION, SettingsError, bounds
 from config.settings import settings
-from tasks import alone, broker, download, garbage, keys, manifest, suspects, transport
+from tasks import alone, broker, download, garbage, keys, ledger, suspects, transport
 from tasks.away import patiently
 from tasks.backend import Unshown
 from tasks.celery import ABOUT, COLLECT_SHARD, EXAMINE, FETCH_IMAGE, PROTOCOL, app
 from tasks.collect import ENDING, PASSING, Deadly, Incomplete, collect
-from tasks.collect import revision as collected
 from tasks.download import Downloader
 from tasks.errors import Cancelled, Fault, FetchError, Internal, RateLimited, StorageFailed
 from tasks.examine import examine
@@ -91,12 +90,7 @@ class Runs:
         last_run, last_shard, looked_at = self._open
         if (last_run, last_shard) == (run_id, shard) and monotonic() - looked_at < _OPEN:
             return False
-        done = store.exists(manifest.name(shard))
-        if done and revision:
-            # What a retry looks for is not that a manifest stands, but that it is its own.
-            standing = collected(shard, store)
-            done = standing is not None and standing >= revision
-        if done:
+        if ledger.is_done(shard, revision, store):
             return True
         self._open = run_id, shard, monotonic()
         return False

@@ -14,6 +14,10 @@ class Earlier:
     seconds: float = 0.0
 
 
+#: What was spent before the first delivery.
+NOTHING = Earlier()
+
+
 class Later(Exception):
     """Raised where a slot is handed back; its text says what was waited for, and is fit to be shown."""
 

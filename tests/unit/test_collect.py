@@ -11,8 +11,9 @@ from typing import NoReturn
 import pytest
 
 from tasks import manifest, plan
-from tasks.collect import Incomplete, collect, revision
+from tasks.collect import Incomplete, collect
 from tasks.errors import StorageFailed
+from tasks.ledger import revision
 from tasks.manifest import BadManifest
 from tasks.model import ImageRequest, Outcome, Reason, RunOptions, Status, key_of
 from tasks.plan import BadPlan
