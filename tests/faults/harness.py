@@ -11,7 +11,6 @@ import os
 import random
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -64,7 +63,7 @@ class Site:
 
     def hits(self, run: str) -> Counter[str]:
         """Return how often each URL of a run was asked for."""
-        asked = (self.folder / "hits.log").read_text().splitlines()
+        asked = (self.folder / "requests.log").read_text().splitlines()
         return Counter(line for line in asked if f"?run={run}&" in line)
 
 
@@ -80,25 +79,7 @@ def site(folder: Path) -> Iterator[Site]:
         Image.frombytes("RGB", (40, 30), noise.randbytes(40 * 30 * 3)).save(path)
         originals.append(path.read_bytes())
     assert min(map(len, originals)) > _SMALLEST
-    port = parts.free_port()
-    user = "user root;" if os.geteuid() == 0 else ""
-    kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    (folder / "nginx.conf").write_text(
-        f"""
-        {user} worker_processes 1; daemon off; pid {folder}/nginx.pid; error_log {folder}/nginx.log;
-        events {{ worker_connections 1024; }}
-        http {{
-            {" ".join(f"{kind}_temp_path {folder}/{kind};" for kind in kinds)}
-            types {{ image/png png; }}
-            log_format hits "$request_uri"; access_log {folder}/hits.log hits;
-            server {{ listen 127.0.0.1:{port}; root {files}; limit_rate $arg_rate; }}
-        }}
-        """
-    )
-    argv = [required("nginx"), "-p", str(folder), "-e", str(folder / "nginx.log"), "-c", str(folder / "nginx.conf")]
-    with parts.started("nginx", argv, folder) as server:
-        parts.eventually(lambda: server.process.poll() is not None or _listens(port), "nginx")
-        assert server.process.poll() is None, server.err
+    with parts.nginx(folder, files, "limit_rate $arg_rate;") as port:
         yield Site(f"http://127.0.0.1:{port}", folder, originals)
 
 
@@ -384,9 +365,3 @@ def _temporary(out: Path) -> set[str]:
 
 def _unmarked(url: str) -> str:
     return url.partition("?")[0].rpartition("/")[2] + "?" + url.partition("&")[2].partition("&")[0]
-
-
-def _listens(port: int) -> bool:
-    with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-        return True
-    return False

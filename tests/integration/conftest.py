@@ -11,6 +11,7 @@ from itertools import count
 from pathlib import Path
 
 import pytest
+import redis
 
 from producer.local import server_binary
 from tasks import broker
@@ -83,3 +84,11 @@ def redis_url() -> Iterator[str]:
         process.kill()
         process.wait()
         shutil.rmtree(folder)
+
+
+@pytest.fixture
+def server(redis_url: str) -> Iterator[redis.Redis]:
+    """Give a client of an empty Redis."""
+    with broker.client(redis_url) as client:
+        client.flushall()
+        yield client

@@ -225,10 +225,11 @@ def worker_stats(broker_url: str) -> dict[str, dict[str, Any]]:
 
 
 @contextmanager
-def nginx(folder: Path, files: Path) -> Iterator[int]:
-    """An nginx that serves a folder at a port of loopback.
+def nginx(folder: Path, files: Path, more: str = "") -> Iterator[int]:
+    """An nginx that serves a folder at a port of loopback; ``more`` is what its server is told besides.
 
-    It writes each path that was asked for into hits.log; answers.log has the status and the bytes of the body, too.
+    It writes each path that was asked for into hits.log, and into requests.log with its query; answers.log has the
+    status and the bytes of the body, too.
     """
     port = free_port()
     # Started by root, its workers would be another user, who may not read the tests' folders.
@@ -237,12 +238,13 @@ def nginx(folder: Path, files: Path) -> Iterator[int]:
     (folder / "nginx.conf").write_text(
         f"""
         {user} worker_processes 1; daemon off; pid {folder}/nginx.pid; error_log {folder}/nginx.log;
-        events {{ worker_connections 512; }}
+        events {{ worker_connections 1024; }}
         http {{
             {" ".join(f"{kind}_temp_path {folder}/{kind};" for kind in kinds)}
             log_format hits "$uri"; access_log {folder}/hits.log hits;
+            log_format requests "$request_uri"; access_log {folder}/requests.log requests;
             log_format answers "$uri $status $body_bytes_sent"; access_log {folder}/answers.log answers;
-            server {{ listen 127.0.0.1:{port}; root {files}; }}
+            server {{ listen 127.0.0.1:{port}; root {files}; {more} }}
         }}
         """
     )

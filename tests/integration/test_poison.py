@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from tasks import alone, broker, download, keys, suspects
+from tasks import alone, download, keys, suspects
 from tasks.model import FetchOptions, Outcome, Reason, RunOptions
 from tasks.storage import Store
 from tests.integration import parts
@@ -23,14 +23,6 @@ _IMAGES, _POISONS = 200, (20, 21, 150)
 _WORKER, _TASK = "node|host|place|1|random", "run-1.00000007"
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture
-def server(redis_url: str) -> Iterator[redis.Redis]:
-    """Give a client of an empty Redis."""
-    with broker.client(redis_url) as client:
-        client.flushall()
-        yield client
 
 
 @contextmanager

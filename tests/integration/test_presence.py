@@ -38,14 +38,6 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def server(redis_url: str) -> Iterator[redis.Redis]:
-    """Give a client of an empty Redis."""
-    with broker.client(redis_url) as client:
-        client.flushall()
-        yield client
-
-
-@pytest.fixture
 def shown(redis_url: str) -> Presence:
     """Give the presence of this process, which the test beats for."""
     return Presence(_ME, lambda: broker.client(redis_url, patient=False), transport.known)
