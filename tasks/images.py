@@ -52,10 +52,8 @@ _PLUGINS = (
     MpoImagePlugin,
 )
 _FORMATS = tuple(name for name in EXTENSIONS if name != "MPO")
-_BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a")
-#: Every scan of a progressive JPEG goes over all its pixels, and may take only a few bytes. Encoders write about ten.
-_MAX_SCANS = 200
-_SCAN = b"\xff\xda"
+_GIF = (b"GIF87a", b"GIF89a")
+_BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", *_GIF)
 _ICON = b"\0\0\1\0"
 #: Pillow decodes an icon as it opens it, and an icon may hold more than its directory says. None is larger than this.
 _MAX_ICON_PIXELS = 2048 * 2048
@@ -69,6 +67,23 @@ Image.MAX_IMAGE_PIXELS = None
 PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY = 1024**2, 4 * 1024**2
 _SVG_DOCTYPE = re.compile(rb"<!doctype\s+svg\b", re.IGNORECASE)
 _TAG = re.compile(rb"<(!doctype|html|head|body|\?xml|svg)\b", re.IGNORECASE)
+
+
+class _Gif(GifImagePlugin.GifImageFile):
+    """A GIF whose frames are drawn one over the other, as if each were to be left as it is.
+
+    What a frame is replaced with, Pillow makes as it goes there, as large as the frame says that it is: gigabytes for a
+    few bytes, before anybody could look at its size. It changes how later frames look, and nobody looks at those.
+    """
+
+    @property
+    def disposal_method(self) -> int:
+        """0: nothing is said."""
+        return 0
+
+    @disposal_method.setter
+    def disposal_method(self, value: int) -> None:
+        """Hear nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,10 +123,12 @@ def opened(body: bytes, max_pixels: int) -> ImageFile:
         Undecodable: they begin as an image, and the header is broken.
         TooManyPixels: the header announces more than ``max_pixels``.
     """
+    image: ImageFile
     try:
         if body.startswith(_ICON):
             check_pixels(_icon_size(body), min(max_pixels, _MAX_ICON_PIXELS))
-        image = Image.open(BytesIO(body), formats=_FORMATS)
+        file = BytesIO(body)
+        image = _Gif(file) if body.startswith(_GIF) else Image.open(file, formats=_FORMATS)
     except UnidentifiedImageError as error:
         raise _unidentified(body) from error
     except TooManyPixels:
@@ -136,16 +153,6 @@ def check_pixels(size: tuple[int, int], max_pixels: int) -> None:
     width, height = size
     if width * height > max_pixels:
         raise TooManyPixels(f"the image has {width}x{height} pixels, more than {max_pixels}")
-
-
-def check_scans(body: bytes) -> None:
-    """Refuse a progressive JPEG that is made to take long.
-
-    Raises:
-        Undecodable: it is one.
-    """
-    if (scans := body.count(_SCAN)) > _MAX_SCANS:
-        raise Undecodable(f"the image has {scans} scans, more than {_MAX_SCANS}")
 
 
 def _icon_size(body: bytes) -> tuple[int, int]:

@@ -17,7 +17,7 @@ from typing import IO
 from PIL import ExifTags, Image, ImageChops, ImageCms
 from PIL.Image import Resampling, Transpose
 
-from tasks import images
+from tasks import footprint, images
 from tasks.connection import Deadline
 from tasks.errors import FetchError, TooManyPixels, Undecodable
 from tasks.images import ImageInfo, Picture
@@ -86,12 +86,8 @@ def resized(body: bytes, options: ResizeOptions, max_pixels: int, deadline: Dead
         raise TooManyPixels(f"resized it would have {size[0]}x{size[1]} pixels, and JPEG ends at {_MAX_SIDE} a side")
     drafted = image.draft(None, size)
     box = drafted[1] if drafted else (0, 0, *original)
-    held = image.size
-    if "progressive" in image.info:
-        images.check_scans(body)
-        # It is put together at its full size before it is reduced.
-        held = original
-    with room.of(held[0] * held[1] + size[0] * size[1], deadline):
+    held = footprint.of(image, body, max_pixels) + size[0] * size[1]
+    with room.of(held, deadline):
         try:
             made = _in_srgb(_resampled(image, size, box))
             orientation = _orientation(image)

@@ -10,8 +10,8 @@ from tasks import heap
 from tasks.connection import Deadline
 from tasks.errors import TimedOut
 
-#: Pixels that the threads of a process hold decoded at once, of 4 to 12 bytes each. Phones' photos are decoded at an
-#: eighth of their size, so who waits here has a huge PNG or progressive JPEG.
+#: Pixels that the threads of a process hold decoded at once, of 4 to 16 bytes each. Phones' photos are decoded at an
+#: eighth of their size, so who waits here has a huge PNG or progressive JPEG, or an AVIF (`tasks.footprint`).
 _MAX_HELD = 32_000_000
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+
 from PIL import Image
 
-from tasks import images
+from tasks import footprint, images
 from tasks.connection import Deadline
 from tasks.errors import FetchError, TimedOut, TooManyPixels, Undecodable
 from tasks.images import EXTENSIONS, ImageInfo
@@ -23,18 +25,19 @@ def decoded(body: bytes, max_pixels: int, deadline: Deadline) -> ImageInfo:
         deadline: looked at before each frame.
 
     Raises:
-        NotAnImage, TooManyPixels: as `tasks.images.opened`; the latter also for more than 2,000 frames.
-        Undecodable: a frame is broken, or breaks off.
+        NotAnImage, TooManyPixels: as `tasks.images.opened`; the latter also for more than 2,000 frames, or as
+            `tasks.footprint.of`.
+        Undecodable: a frame is broken, or breaks off, or is made to take long.
         TimedOut: the deadline was over before the last frame.
     """
     with images.opened(body, max_pixels) as image:
         kind = image.format or ""
         info = ImageInfo(kind.lower().replace("mpo", "jpeg"), EXTENSIONS[kind], *image.size)
-        if "progressive" in image.info:
-            images.check_scans(body)
         # An eighth of a JPEG's sides: all of its data is read, and a 64th of its pixels is made.
-        elif kind == "JPEG":
+        if kind == "JPEG" and "progressive" not in image.info:
             image.draft(None, (1, 1))
+        # An animation keeps its picture from one frame to the next, and the room for it.
+        held, holding = 0, ExitStack()
         try:
             for number in range(_MAX_FRAMES + 1):
                 if number and not _went_to(image, number):
@@ -42,13 +45,17 @@ def decoded(body: bytes, max_pixels: int, deadline: Deadline) -> ImageInfo:
                 if deadline.remaining <= 0:
                     raise TimedOut(f"the deadline was over before frame {number} was decoded")
                 # A frame may be larger than the first.
-                images.check_pixels(image.size, max_pixels)
-                with room.of(image.size[0] * image.size[1], deadline):
-                    image.load()
+                if (pixels := footprint.of(image, body, max_pixels)) > held:
+                    holding.close()
+                    holding.enter_context(room.of(pixels, deadline))
+                    held = pixels
+                image.load()
         except (FetchError, MemoryError):
             raise
         except Exception as error:  # Pillow's decoders raise whatever broken data leads them to
             raise Undecodable(f"the image can't be decoded: {error}") from error
+        finally:
+            holding.close()
     raise TooManyPixels(f"the image has more than {_MAX_FRAMES} frames")
 
 

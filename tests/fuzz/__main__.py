@@ -21,7 +21,7 @@ from tests.integration import parts
 #: Git knows nothing of it.
 FOLDER = parts.ROOT / ".fuzz"
 #: Seconds for one input, and MB for a process; more is a fault.
-_PATIENCE, _MEMORY = 10, 2048
+_PATIENCE, _MEMORY = 10, 1024
 #: Examples of each property for a second of hypothesis.
 _RATE = 5
 

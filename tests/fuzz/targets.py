@@ -29,6 +29,7 @@ from tasks.guard import Guard
 from tasks.model import FetchOptions, ResizeMode, ResizeOptions
 from tasks.session import Sessions
 from tasks.shardfile import Mark
+from tests import bombs
 from tests.zstandard import zstd
 
 #: Between the answers of a server, one for each request.
@@ -221,6 +222,9 @@ def _images() -> Iterable[bytes]:
     sink = io.BytesIO()
     frames[0].save(sink, "JPEG", progressive=True, exif=_turned(), comment=b"a")
     yield sink.getvalue()
+    yield bombs.tiled_tiff((64, 32))
+    yield bombs.jpeg((64, 64), 3)
+    yield bombs.gif((8, 8), (16, 8), disposal=3)
     yield b"<svg/>"
 
 

@@ -438,7 +438,7 @@ def test_scans_are_bounded() -> None:
     assert made(body).info.width == 96
     last = body.rindex(b"\xff\xda")
     bomb = body[:last] + body[last:-2] * 300 + body[-2:]
-    with pytest.raises(Undecodable, match=r"3\d\d scans, more than 200"):
+    with pytest.raises(Undecodable, match="more than 200 scans"):
         made(bomb)
 
 

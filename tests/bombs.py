@@ -1,0 +1,80 @@
+"""Images of a few bytes, put together by hand, that would have a decoder take memory or time."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+
+from PIL import Image
+
+_SCAN = b"\xff\xda"
+
+
+def tiled_tiff(tile: tuple[int, int], size: tuple[int, int] = (16, 16), kind: int = 4) -> bytes:
+    """A grey TIFF of one tile, whose data breaks off.
+
+    Args:
+        tile: width and height.
+        size: of the image.
+        kind: the type of the tile's sides: 4 is an integer of 32 bits, 11 a floating-point number.
+    """
+    data = zlib.compress(bytes(1000), 9)
+    data += bytes(len(data) % 2)
+    width, height = (struct.pack("<f" if kind == 11 else "<I", side) for side in tile)
+    entries = [
+        *((tag, 4, struct.pack("<I", side)) for tag, side in zip((256, 257), size, strict=True)),
+        *((tag, 3, struct.pack("<HH", value, 0)) for tag, value in ((258, 8), (259, 8), (262, 1), (277, 1))),
+        (322, kind, width),
+        (323, kind, height),
+        *((tag, 4, struct.pack("<I", value)) for tag, value in ((324, 8), (325, len(data)))),
+    ]
+    directory = b"".join(struct.pack("<HHI", tag, form, 1) + value for tag, form, value in entries)
+    return (
+        struct.pack("<2sHI", b"II", 42, 8 + len(data)) + data + struct.pack("<H", len(entries)) + directory + bytes(4)
+    )
+
+
+def jpeg(size: tuple[int, int], scans: int, *, before: bytes = b"", data: bool = True) -> bytes:
+    """A baseline JPEG of three components, of which each scan holds one.
+
+    Args:
+        size: width and height.
+        scans: how many there are; the components take turns.
+        before: segments that stand before the first scan.
+        data: whether the scans hold any, for a size of 64 x 64. A decoder takes what is missing for grey.
+    """
+    sink = io.BytesIO()
+    Image.new("L", (64, 64), 90).save(sink, "JPEG")
+    grey = sink.getvalue()
+    frame, scan = grey.index(b"\xff\xc0"), grey.index(_SCAN)
+    components = b"".join(bytes([number, 0x11, 0]) for number in (1, 2, 3))
+    header = b"\xff\xc0" + struct.pack(">HBHHB", 17, 8, *reversed(size), 3) + components
+    coded = grey[scan + 10 : -2] if data else b""
+    parts = (_SCAN + bytes([0, 8, 1, number % 3 + 1, 0, 0, 63, 0]) + coded for number in range(scans))
+    return grey[:frame] + header + grey[frame + 13 : scan] + before + b"".join(parts) + b"\xff\xd9"
+
+
+def gif(*frames: tuple[int, int], disposal: int = 2) -> bytes:
+    """A GIF whose canvas is of 8 x 8.
+
+    Args:
+        frames: their sizes; of each there are the data of 8 x 8.
+        disposal: what each is to leave: the background (2) or what was there before it (3).
+    """
+    sink = io.BytesIO()
+    Image.new("L", (8, 8), 1).save(sink, "GIF")
+    body = sink.getvalue()
+    # Before it stand the screen and its colours, and behind its ten bytes the data.
+    descriptor = body.index(b"\x2c" + bytes(4))
+    control = b"\x21\xf9\x04" + bytes([disposal << 2 | 1, 0, 0, 0, 0])
+    made = (control + b"\x2c" + struct.pack("<HHHHB", 0, 0, *size, 0) + body[descriptor + 10 : -1] for size in frames)
+    return body[:descriptor] + b"".join(made) + b";"
+
+
+def small_avif(size: tuple[int, int]) -> bytes:
+    """An AVIF of this size whose header names 16 x 16."""
+    sink = io.BytesIO()
+    Image.new("L", size, 90).save(sink, "AVIF", speed=10)
+    body = sink.getvalue()
+    return body.replace(struct.pack(">4sIII", b"ispe", 0, *size), struct.pack(">4sIII", b"ispe", 0, 16, 16))

@@ -1,0 +1,179 @@
+"""What a decoder will hold is known, and bounded, before it begins: also of an image that is made to take memory."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
+
+from tasks import footprint, images, resize, verify
+from tasks.connection import Deadline
+from tasks.errors import FetchError, TooManyPixels, Undecodable
+from tasks.model import ResizeMode, ResizeOptions
+from tests import bombs
+
+_LIMIT = 1_000_000
+_COMMENT = b"\xff\xfe\x00\x06" + b"\xff\xda\xff\xda"
+
+
+def held(body: bytes, limit: int = _LIMIT, draft: int | None = None) -> int:
+    """The pixels that decoding an image holds, after a draft if there is one."""
+    with images.opened(body, limit) as image:
+        if draft:
+            image.draft(None, (draft, draft))
+        return footprint.of(image, body, limit)
+
+
+def encoded(kind: str, size: tuple[int, int] = (640, 480), **options: object) -> bytes:
+    """An image of colour."""
+    sink = io.BytesIO()
+    Image.new("RGB", size, "teal").save(sink, kind, **options)
+    return sink.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF"])
+def test_as_many_as_it_has(kind: str) -> None:
+    """An ordinary image counts as many pixels as it has."""
+    assert held(encoded(kind)) == 640 * 480
+
+
+def test_draft_counts() -> None:
+    """A JPEG that is decoded at an eighth of its sides counts as many pixels as that has."""
+    assert held(encoded("JPEG"), draft=1) == 80 * 60
+
+
+@pytest.mark.parametrize("body", [encoded("JPEG", progressive=True), bombs.jpeg((640, 480), 3, data=False)])
+def test_scans_are_put_together_in_full(body: bytes) -> None:
+    """A JPEG of several scans counts in full, whatever the draft is."""
+    assert held(body) == held(body, draft=1) == 640 * 480
+
+
+def test_scan_that_lacks_components() -> None:
+    """So does one of a single scan that holds one of three components."""
+    assert held(bombs.jpeg((640, 480), 1, data=False), draft=1) == 640 * 480
+
+
+def test_each_image_of_a_file_is_looked_at() -> None:
+    """In an MPO, the scans are those of the image at which it stands."""
+    sink = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(sink, "MPO", save_all=True, append_images=[Image.new("RGB", (32, 32))])
+    body = sink.getvalue()
+    second = body.rindex(b"\xff\xc0")
+    for bytes_, expected in ((body, [False, False]), (body[:second] + b"\xff\xc2" + body[second + 2 :], [False, True])):
+        with images.opened(bytes_, _LIMIT) as image:
+            assert isinstance(image, JpegImageFile)
+            found = []
+            for number in (0, 1):
+                image.seek(number)
+                found.append(footprint._keeps_all(image, bytes_))
+        assert found == expected
+
+
+@pytest.mark.parametrize("scans", [200, 201])
+def test_scans_are_counted(scans: int) -> None:
+    """More than 200 scans are refused; what looks like one in a comment is none."""
+    body = bombs.jpeg((64, 64), scans, before=_COMMENT * 50)
+    if scans > 200:
+        with pytest.raises(Undecodable, match="more than 200 scans"):
+            held(body)
+    else:
+        assert held(body) == 64 * 64
+
+
+def test_end_that_is_none() -> None:
+    """An end that stands in a comment does not hide the scans behind it."""
+    end = b"\xff\xfe\x00\x04\xff\xd9"
+    body = bombs.jpeg((64, 64), 1)
+    with pytest.raises(Undecodable, match="scans"):
+        held(body[:-2] + end + body[body.index(b"\xff\xda") : -2] * 201 + body[-2:])
+
+
+def test_segments_are_counted() -> None:
+    """A JPEG that is all segments is refused before all of them were looked at."""
+    with pytest.raises(Undecodable, match="segments"):
+        held(bombs.jpeg((64, 64), 3, before=b"\xff\xfe\x00\x02" * 20_001))
+
+
+def test_tiles_count() -> None:
+    """A TIFF's tile counts, and is bounded as the image is."""
+    assert held(bombs.tiled_tiff((512, 256))) == 512 * 256
+    with pytest.raises(TooManyPixels, match="tiles of 32768x32768 pixels, more than 1000000"):
+        held(bombs.tiled_tiff((32768, 32768)))
+    with pytest.raises(Undecodable, match="tiles are no integers"):
+        held(bombs.tiled_tiff((32768, 32768), kind=11))
+
+
+def test_avif_counts_what_it_may_hide() -> None:
+    """An AVIF's header says nothing of what is coded, so it counts as the largest that is decoded."""
+    body = bombs.small_avif((640, 480))
+    assert images.inspect(body, _LIMIT).width == 16
+    assert held(body) == 16384 * 16384
+
+
+def _resized(body: bytes) -> object:
+    return resize.resized(body, ResizeOptions(ResizeMode.KEEP_RATIO, 16), _LIMIT, Deadline(5, 5))
+
+
+def _decoded(body: bytes) -> object:
+    return verify.decoded(body, _LIMIT, Deadline(5, 5))
+
+
+#: Of each, decoding would take half a gigabyte or more, or a core for a minute.
+_BOMBS = {
+    "tile": bombs.tiled_tiff((32768, 32768)),
+    "scans": bombs.jpeg((900, 900), 50_000, data=False),
+    "first frame": bombs.gif((60_000, 60_000)),
+    "second frame": bombs.gif((8, 8), (60_000, 60_000)),
+    "second frame over what was there": bombs.gif((8, 8), (60_000, 60_000), disposal=3),
+}
+
+
+def judge() -> None:
+    """What each bomb ends as, and the greatest MB that this process ever had more than before."""
+    import resource
+
+    def peak() -> int:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+    before = peak()
+    for name, body in _BOMBS.items():
+        for call in (_decoded, _resized):
+            try:
+                call(body)
+                said = "fine"
+            except FetchError as error:
+                said = type(error).__name__
+            sys.stdout.write(f"{name}, {call.__name__[1:]}: {said}\n")
+    sys.stdout.write(f"{peak() - before}\n")
+
+
+def test_bombs_are_cheap() -> None:
+    """A few bytes take no memory beyond what the bound allows, in a process that holds nothing else."""
+    argv = [sys.executable, "-c", "from tests.unit.test_footprint import judge; judge()"]
+    *said, grown = subprocess.run(argv, check=True, capture_output=True, text=True, timeout=60).stdout.splitlines()
+    assert said == [
+        "tile, decoded: TooManyPixels",
+        "tile, resized: TooManyPixels",
+        "scans, decoded: Undecodable",
+        "scans, resized: Undecodable",
+        "first frame, decoded: TooManyPixels",
+        "first frame, resized: TooManyPixels",
+        "second frame, decoded: TooManyPixels",
+        "second frame, resized: fine",
+        "second frame over what was there, decoded: TooManyPixels",
+        "second frame over what was there, resized: fine",
+    ]
+    assert int(grown) < 64
+
+
+@pytest.mark.parametrize("call", [_decoded, _resized])
+def test_bombs_are_images(call: Callable[[bytes], object]) -> None:
+    """The same with sizes that are allowed are images, so what is refused above is the size."""
+    gifs = (bombs.gif((8, 8), (8, 8), disposal=disposal) for disposal in (2, 3))
+    for body in (bombs.jpeg((64, 64), 3), bombs.small_avif((64, 64)), *gifs):
+        assert call(body)
