@@ -44,5 +44,5 @@ def parse_retry_after(value: str | None) -> float | None:
         return float(value[:9])
     try:
         return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except ValueError:
+    except (ValueError, OverflowError, OSError):  # a year that no date has, or that this machine's clock does not
         return None
