@@ -24,7 +24,7 @@ from PIL import (
 )
 from PIL.ImageFile import ImageFile
 
-from tasks.errors import NotAnImage, TooManyPixels, Undecodable
+from tasks.errors import FetchError, NotAnImage, TooManyPixels, Undecodable
 
 #: Pillow's format names that are accepted, and the extension of a file of that format.
 EXTENSIONS = {
@@ -55,6 +55,9 @@ _FORMATS = tuple(name for name in EXTENSIONS if name != "MPO")
 _GIF = (b"GIF87a", b"GIF89a")
 _BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", *_GIF)
 _ICON = b"\0\0\1\0"
+#: Pieces in which a parser may read an image, besides one for so many bytes. A GIF takes two for each block of 255 bytes,
+#: and a TIFF of 2,000 pages forty for each page.
+_MAX_PIECES, _PIECE = 200_000, 100
 #: Pillow decodes an icon as it opens it, and an icon may hold more than its directory says. None is larger than this.
 _MAX_ICON_PIXELS = 2048 * 2048
 # What Pillow notes of an image, besides what it raises, is as much as the image likes: a line for each of its tags, and
@@ -67,6 +70,30 @@ Image.MAX_IMAGE_PIXELS = None
 PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY = 1024**2, 4 * 1024**2
 _SVG_DOCTYPE = re.compile(rb"<!doctype\s+svg\b", re.IGNORECASE)
 _TAG = re.compile(rb"<(!doctype|html|head|body|\?xml|svg)\b", re.IGNORECASE)
+
+
+class _Pieces(BytesIO):
+    """The bytes of an image, for parsers that ask for them piece by piece, and get as many as a sound image has.
+
+    An image of 20 MB that is all comments of one byte, or all empty chunks, has millions. They cost seconds of a core
+    with Python's lock held, and up to a gigabyte.
+    """
+
+    def __init__(self, body: bytes) -> None:
+        """Take all of them."""
+        super().__init__(body)
+        self._left = _MAX_PIECES + len(body) // _PIECE
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Return the next piece.
+
+        Raises:
+            Undecodable: there were too many.
+        """
+        self._left -= 1
+        if self._left < 0:
+            raise Undecodable("the image is cut into more pieces than a sound one has")
+        return super().read(size)
 
 
 class _Gif(GifImagePlugin.GifImageFile):
@@ -120,18 +147,18 @@ def opened(body: bytes, max_pixels: int) -> ImageFile:
 
     Raises:
         NotAnImage: the bytes are of no known format.
-        Undecodable: they begin as an image, and the header is broken.
+        Undecodable: they begin as an image, and the header is broken, or in far too many pieces.
         TooManyPixels: the header announces more than ``max_pixels``.
     """
     image: ImageFile
     try:
         if body.startswith(_ICON):
             check_pixels(_icon_size(body), min(max_pixels, _MAX_ICON_PIXELS))
-        file = BytesIO(body)
+        file = _Pieces(body)
         image = _Gif(file) if body.startswith(_GIF) else Image.open(file, formats=_FORMATS)
     except UnidentifiedImageError as error:
         raise _unidentified(body) from error
-    except TooManyPixels:
+    except FetchError:
         raise
     except Exception as error:  # Pillow's parsers raise whatever a broken header leads them to
         raise Undecodable(f"the image's header is broken: {error}") from error
@@ -157,8 +184,8 @@ def check_pixels(size: tuple[int, int], max_pixels: int) -> None:
 
 def _icon_size(body: bytes) -> tuple[int, int]:
     """Return the size of the picture that Pillow takes from an icon, by that picture's own header."""
-    entry = IcoImagePlugin.IcoFile(BytesIO(body)).entry[0]
-    picture = BytesIO(body[entry.offset :])
+    entry = IcoImagePlugin.IcoFile(_Pieces(body)).entry[0]
+    picture = _Pieces(body[entry.offset :])
     try:
         return PngImagePlugin.PngImageFile(picture).size
     except SyntaxError:

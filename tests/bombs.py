@@ -78,3 +78,21 @@ def small_avif(size: tuple[int, int]) -> bytes:
     Image.new("L", size, 90).save(sink, "AVIF", speed=10)
     body = sink.getvalue()
     return body.replace(struct.pack(">4sIII", b"ispe", 0, *size), struct.pack(">4sIII", b"ispe", 0, 16, 16))
+
+
+def pieces(kind: str, count: int) -> bytes:
+    """A small image with so many empty pieces before its data.
+
+    Args:
+        kind: ``JPEG``, ``PNG`` or ``GIF``.
+        count: of comments, or of chunks that only their writer knows.
+    """
+    sink = io.BytesIO()
+    Image.new("L", (8, 8), 1).save(sink, kind)
+    body = sink.getvalue()
+    piece, at = {
+        "JPEG": (b"\xff\xfe\x00\x02", 2),
+        "PNG": (struct.pack(">I4sI", 0, b"prVt", zlib.crc32(b"prVt")), 33),
+        "GIF": (b"\x21\xfe\x01a\x00", body.find(b"\x2c" + bytes(4))),
+    }[kind]
+    return body[:at] + piece * count + body[at:]

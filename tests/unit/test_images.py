@@ -18,8 +18,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
+from tasks import images
+from tasks.connection import Deadline
 from tasks.errors import FetchError, NotAnImage, TooManyPixels, Undecodable
 from tasks.images import ImageInfo, digest, inspect
+from tasks.verify import decoded
+from tests import bombs
 from tests.unit.conftest import image
 
 _LIMIT = 1_000_000
@@ -112,6 +116,22 @@ def test_broken_bytes_raise_nothing_else(kind: str, data: st.DataObject) -> None
         assert isinstance(error, NotAnImage | Undecodable | TooManyPixels)  # noqa: PT017  # either end is right
     else:
         assert 0 < info.width * info.height <= _LIMIT
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF"])
+def test_pieces_are_counted(kind: str) -> None:
+    """An image that is all comments is refused before all of them were read, and one of a few thousand is not."""
+    assert inspect(bombs.pieces(kind, 10_000), _LIMIT).width == 8
+    with pytest.raises(Undecodable, match="more pieces"):
+        inspect(bombs.pieces(kind, 200_000), _LIMIT)
+
+
+def test_large_image_has_many_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sound image may have the more of them the larger it is; of all formats a GIF has most."""
+    monkeypatch.setattr(images, "_MAX_PIECES", 100)
+    sink = io.BytesIO()
+    Image.effect_noise((900, 900), 60).save(sink, "GIF")
+    assert decoded(sink.getvalue(), _LIMIT, Deadline(10, 10)).width == 900
 
 
 def test_largest_image_is_accepted() -> None:
