@@ -55,8 +55,8 @@ _FORMATS = tuple(name for name in EXTENSIONS if name != "MPO")
 _GIF = (b"GIF87a", b"GIF89a")
 _BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", *_GIF)
 _ICON = b"\0\0\1\0"
-#: Pieces in which a parser may read an image, besides one for so many bytes. A GIF takes two for each block of 255 bytes,
-#: and a TIFF of 2,000 pages forty for each page.
+#: Pieces in which a parser may read an image, besides one for so many bytes. A GIF takes two for each block of 255
+#: bytes, and a TIFF of 2,000 pages forty for each page.
 _MAX_PIECES, _PIECE = 200_000, 100
 #: Pillow decodes an icon as it opens it, and an icon may hold more than its directory says. None is larger than this.
 _MAX_ICON_PIXELS = 2048 * 2048
