@@ -11,22 +11,22 @@ from PIL import Image
 _SCAN = b"\xff\xda"
 
 
-def tiled_tiff(tile: tuple[int, int], size: tuple[int, int] = (16, 16), kind: int = 4) -> bytes:
+def tiled_tiff(*tiles: tuple[int, int], size: tuple[int, int] = (16, 16), kind: int = 4) -> bytes:
     """A grey TIFF of one tile, whose data breaks off.
 
     Args:
-        tile: width and height.
+        tiles: width and height of it, as often as they are said.
         size: of the image.
         kind: the type of the tile's sides: 4 is an integer of 32 bits, 11 a floating-point number.
     """
     data = zlib.compress(bytes(1000), 9)
     data += bytes(len(data) % 2)
-    width, height = (struct.pack("<f" if kind == 11 else "<I", side) for side in tile)
+    sides = struct.Struct("<f" if kind == 11 else "<I")
     entries = [
         *((tag, 4, struct.pack("<I", side)) for tag, side in zip((256, 257), size, strict=True)),
         *((tag, 3, struct.pack("<HH", value, 0)) for tag, value in ((258, 8), (259, 8), (262, 1), (277, 1))),
-        (322, kind, width),
-        (323, kind, height),
+        *((322, kind, sides.pack(width)) for width, _ in tiles),
+        *((323, kind, sides.pack(height)) for _, height in tiles),
         *((tag, 4, struct.pack("<I", value)) for tag, value in ((324, 8), (325, len(data)))),
     ]
     directory = b"".join(struct.pack("<HHI", tag, form, 1) + value for tag, form, value in entries)

@@ -108,6 +108,13 @@ def test_tiles_count() -> None:
         held(bombs.tiled_tiff((32768, 32768), kind=11))
 
 
+def test_tile_that_is_said_twice() -> None:
+    """The first word counts, as it does for the decoder; see below what the second one costs."""
+    assert held(bombs.tiled_tiff((32, 32), (32768, 32768))) == 32 * 32
+    with pytest.raises(TooManyPixels, match="tiles of"):
+        held(bombs.tiled_tiff((32768, 32768), (32, 32)))
+
+
 def test_avif_counts_what_it_may_hide() -> None:
     """An AVIF's header says nothing of what is coded, so it counts as the largest that is decoded."""
     body = bombs.small_avif((640, 480))
@@ -126,6 +133,7 @@ def _decoded(body: bytes) -> object:
 #: Of each, decoding would take half a gigabyte or more, or a core for a minute.
 _BOMBS = {
     "tile": bombs.tiled_tiff((32768, 32768)),
+    "second tile": bombs.tiled_tiff((32, 32), (32768, 32768)),
     "scans": bombs.jpeg((900, 900), 50_000, data=False),
     "first frame": bombs.gif((60_000, 60_000)),
     "second frame": bombs.gif((8, 8), (60_000, 60_000)),
@@ -159,6 +167,8 @@ def test_bombs_are_cheap() -> None:
     assert said == [
         "tile, decoded: TooManyPixels",
         "tile, resized: TooManyPixels",
+        "second tile, decoded: Undecodable",
+        "second tile, resized: Undecodable",
         "scans, decoded: Undecodable",
         "scans, resized: Undecodable",
         "first frame, decoded: TooManyPixels",
