@@ -138,8 +138,7 @@ def inspect(body: bytes, max_pixels: int) -> ImageInfo:
     Raises: as `opened`.
     """
     with opened(body, max_pixels) as image:
-        kind = image.format or ""
-        return ImageInfo(kind.lower().replace("mpo", "jpeg"), EXTENSIONS[kind], *image.size)
+        return described(image)
 
 
 def opened(body: bytes, max_pixels: int) -> ImageFile:
@@ -164,6 +163,12 @@ def opened(body: bytes, max_pixels: int) -> ImageFile:
         raise Undecodable(f"the image's header is broken: {error}") from error
     check_pixels(image.size, max_pixels)
     return image
+
+
+def described(image: ImageFile) -> ImageInfo:
+    """Return what the header says of an opened image."""
+    kind = image.format or ""
+    return ImageInfo(kind.lower().replace("mpo", "jpeg"), EXTENSIONS[kind], *image.size)
 
 
 def digest(body: bytes) -> str:

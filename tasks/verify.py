@@ -9,7 +9,7 @@ from PIL import Image
 from tasks import footprint, images
 from tasks.connection import Deadline
 from tasks.errors import FetchError, TimedOut, TooManyPixels, Undecodable
-from tasks.images import EXTENSIONS, ImageInfo
+from tasks.images import ImageInfo
 from tasks.room import room
 
 #: Frames of an animation or pages of a file; each may be a few bytes, and cost as much as the whole canvas.
@@ -30,14 +30,13 @@ def decoded(body: bytes, max_pixels: int, deadline: Deadline) -> ImageInfo:
         Undecodable: a frame is broken, or breaks off, or is made to take long.
         TimedOut: the deadline was over before the last frame.
     """
-    with images.opened(body, max_pixels) as image:
-        kind = image.format or ""
-        info = ImageInfo(kind.lower().replace("mpo", "jpeg"), EXTENSIONS[kind], *image.size)
+    # An animation keeps its picture from one frame to the next, and the room for it.
+    with images.opened(body, max_pixels) as image, ExitStack() as holding:
+        held = 0
+        info = images.described(image)
         # An eighth of a JPEG's sides: all of its data is read, and a 64th of its pixels is made.
-        if kind == "JPEG" and "progressive" not in image.info:
+        if image.format == "JPEG" and "progressive" not in image.info:
             image.draft(None, (1, 1))
-        # An animation keeps its picture from one frame to the next, and the room for it.
-        held, holding = 0, ExitStack()
         try:
             for number in range(_MAX_FRAMES + 1):
                 if number and not _went_to(image, number):
@@ -54,8 +53,6 @@ def decoded(body: bytes, max_pixels: int, deadline: Deadline) -> ImageInfo:
             raise
         except Exception as error:  # Pillow's decoders raise whatever broken data leads them to
             raise Undecodable(f"the image can't be decoded: {error}") from error
-        finally:
-            holding.close()
     raise TooManyPixels(f"the image has more than {_MAX_FRAMES} frames")
 
 

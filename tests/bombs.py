@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import struct
 import zlib
 
 from PIL import Image
+
+from tests.encoding import encoded
 
 _SCAN = b"\xff\xda"
 
@@ -44,9 +45,7 @@ def jpeg(size: tuple[int, int], scans: int, *, before: bytes = b"", data: bool =
         before: segments that stand before the first scan.
         data: whether the scans hold any, for a size of 64 x 64. A decoder takes what is missing for grey.
     """
-    sink = io.BytesIO()
-    Image.new("L", (64, 64), 90).save(sink, "JPEG")
-    grey = sink.getvalue()
+    grey = encoded(Image.new("L", (64, 64), 90), "JPEG")
     frame, scan = grey.index(b"\xff\xc0"), grey.index(_SCAN)
     components = b"".join(bytes([number, 0x11, 0]) for number in (1, 2, 3))
     header = b"\xff\xc0" + struct.pack(">HBHHB", 17, 8, *reversed(size), 3) + components
@@ -62,9 +61,7 @@ def gif(*frames: tuple[int, int], disposal: int = 2) -> bytes:
         frames: their sizes; of each there are the data of 8 x 8.
         disposal: what each is to leave: the background (2) or what was there before it (3).
     """
-    sink = io.BytesIO()
-    Image.new("L", (8, 8), 1).save(sink, "GIF")
-    body = sink.getvalue()
+    body = encoded(Image.new("L", (8, 8), 1), "GIF")
     # Before it stand the screen and its colours, and behind its ten bytes the data.
     descriptor = body.index(b"\x2c" + bytes(4))
     control = b"\x21\xf9\x04" + bytes([disposal << 2 | 1, 0, 0, 0, 0])
@@ -74,9 +71,7 @@ def gif(*frames: tuple[int, int], disposal: int = 2) -> bytes:
 
 def small_avif(size: tuple[int, int]) -> bytes:
     """An AVIF of this size whose header names 16 x 16."""
-    sink = io.BytesIO()
-    Image.new("L", size, 90).save(sink, "AVIF", speed=10)
-    body = sink.getvalue()
+    body = encoded(Image.new("L", size, 90), "AVIF", speed=10)
     return body.replace(struct.pack(">4sIII", b"ispe", 0, *size), struct.pack(">4sIII", b"ispe", 0, 16, 16))
 
 
@@ -87,9 +82,7 @@ def pieces(kind: str, count: int) -> bytes:
         kind: ``JPEG``, ``PNG`` or ``GIF``.
         count: of comments, or of chunks that only their writer knows.
     """
-    sink = io.BytesIO()
-    Image.new("L", (8, 8), 1).save(sink, kind)
-    body = sink.getvalue()
+    body = encoded(Image.new("L", (8, 8), 1), kind)
     piece, at = {
         "JPEG": (b"\xff\xfe\x00\x02", 2),
         "PNG": (struct.pack(">I4sI", 0, b"prVt", zlib.crc32(b"prVt")), 33),

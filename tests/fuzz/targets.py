@@ -7,7 +7,6 @@ found to be a fault.
 from __future__ import annotations
 
 import gzip
-import io
 import socket
 import tempfile
 import unicodedata
@@ -30,6 +29,7 @@ from tasks.model import FetchOptions, ResizeMode, ResizeOptions
 from tasks.session import Sessions
 from tasks.shardfile import Mark
 from tests import bombs
+from tests.encoding import encoded
 from tests.zstandard import zstd
 
 #: Between the answers of a server, one for each request.
@@ -211,17 +211,11 @@ def _headers() -> Iterable[bytes]:
 def _images() -> Iterable[bytes]:
     for kind in _FORMATS:
         for mode in ("RGB", "L"):
-            sink = io.BytesIO()
-            Image.new(mode, (16, 12), 90).save(sink, kind)
-            yield sink.getvalue()
+            yield encoded(Image.new(mode, (16, 12), 90), kind)
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "green", "blue")]
     for kind in ("GIF", "PNG", "WEBP", "TIFF"):
-        sink = io.BytesIO()
-        frames[0].save(sink, kind, save_all=True, append_images=frames[1:])
-        yield sink.getvalue()
-    sink = io.BytesIO()
-    frames[0].save(sink, "JPEG", progressive=True, exif=_turned(), comment=b"a")
-    yield sink.getvalue()
+        yield encoded(frames[0], kind, save_all=True, append_images=frames[1:])
+    yield encoded(frames[0], "JPEG", progressive=True, exif=_turned(), comment=b"a")
     yield bombs.tiled_tiff((64, 32))
     yield bombs.jpeg((64, 64), 3)
     yield bombs.gif((8, 8), (16, 8), disposal=3)

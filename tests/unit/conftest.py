@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import socket
 import ssl
 import subprocess
@@ -26,6 +25,7 @@ from tasks.storage import Store
 from tests.conditions import PATIENCE
 from tests.conftest import required
 from tests.demo_server import running
+from tests.encoding import encoded
 
 hypothesis.settings.register_profile("unit", max_examples=20, deadline=None, database=None, derandomize=True)
 hypothesis.settings.load_profile("unit")
@@ -34,9 +34,7 @@ hypothesis.settings.load_profile("unit")
 @cache
 def image(kind: str = "PNG", size: tuple[int, int] = (4, 3), colour: str = "red") -> bytes:
     """An image's bytes, in one of Pillow's formats."""
-    sink = io.BytesIO()
-    Image.new("RGB", size, colour).save(sink, kind)
-    return sink.getvalue()
+    return encoded(Image.new("RGB", size, colour), kind)
 
 
 def response(body: bytes = b"body", status: str = "200 OK", *fields: str, length: bool = True) -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,8 +15,10 @@ from tasks.connection import Deadline
 from tasks.errors import FetchError, TooManyPixels, Undecodable
 from tasks.model import ResizeMode, ResizeOptions
 from tests import bombs
+from tests.encoding import encoded
 
 _LIMIT = 1_000_000
+_TEAL = Image.new("RGB", (640, 480), "teal")
 _COMMENT = b"\xff\xfe\x00\x06" + b"\xff\xda\xff\xda"
 
 
@@ -29,25 +30,18 @@ def held(body: bytes, limit: int = _LIMIT, draft: int | None = None) -> int:
         return footprint.of(image, body, limit)
 
 
-def encoded(kind: str, size: tuple[int, int] = (640, 480), **options: object) -> bytes:
-    """An image of colour."""
-    sink = io.BytesIO()
-    Image.new("RGB", size, "teal").save(sink, kind, **options)
-    return sink.getvalue()
-
-
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF"])
 def test_as_many_as_it_has(kind: str) -> None:
     """An ordinary image counts as many pixels as it has."""
-    assert held(encoded(kind)) == 640 * 480
+    assert held(encoded(_TEAL, kind)) == 640 * 480
 
 
 def test_draft_counts() -> None:
     """A JPEG that is decoded at an eighth of its sides counts as many pixels as that has."""
-    assert held(encoded("JPEG"), draft=1) == 80 * 60
+    assert held(encoded(_TEAL, "JPEG"), draft=1) == 80 * 60
 
 
-@pytest.mark.parametrize("body", [encoded("JPEG", progressive=True), bombs.jpeg((640, 480), 3, data=False)])
+@pytest.mark.parametrize("body", [encoded(_TEAL, "JPEG", progressive=True), bombs.jpeg((640, 480), 3, data=False)])
 def test_scans_are_put_together_in_full(body: bytes) -> None:
     """A JPEG of several scans counts in full, whatever the draft is."""
     assert held(body) == held(body, draft=1) == 640 * 480
@@ -60,9 +54,7 @@ def test_scan_that_lacks_components() -> None:
 
 def test_each_image_of_a_file_is_looked_at() -> None:
     """In an MPO, the scans are those of the image at which it stands."""
-    sink = io.BytesIO()
-    Image.new("RGB", (64, 64)).save(sink, "MPO", save_all=True, append_images=[Image.new("RGB", (32, 32))])
-    body = sink.getvalue()
+    body = encoded(Image.new("RGB", (64, 64)), "MPO", save_all=True, append_images=[Image.new("RGB", (32, 32))])
     second = body.rindex(b"\xff\xc0")
     for bytes_, expected in ((body, [False, False]), (body[:second] + b"\xff\xc2" + body[second + 2 :], [False, True])):
         with images.opened(bytes_, _LIMIT) as image:

@@ -24,6 +24,7 @@ from tasks.errors import FetchError, NotAnImage, TooManyPixels, Undecodable
 from tasks.images import ImageInfo, digest, inspect
 from tasks.verify import decoded
 from tests import bombs
+from tests.encoding import encoded
 from tests.unit.conftest import image
 
 _LIMIT = 1_000_000
@@ -129,9 +130,8 @@ def test_pieces_are_counted(kind: str) -> None:
 def test_large_image_has_many_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """A sound image may have the more of them the larger it is; of all formats a GIF has most."""
     monkeypatch.setattr(images, "_MAX_PIECES", 100)
-    sink = io.BytesIO()
-    Image.effect_noise((900, 900), 60).save(sink, "GIF")
-    assert decoded(sink.getvalue(), _LIMIT, Deadline(10, 10)).width == 900
+    body = encoded(Image.effect_noise((900, 900), 60), "GIF")
+    assert decoded(body, _LIMIT, Deadline(10, 10)).width == 900
 
 
 def test_largest_image_is_accepted() -> None:

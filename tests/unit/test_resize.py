@@ -32,6 +32,7 @@ from tasks.model import ResizeMode, ResizeOptions
 from tasks.resize import resized, scaled
 from tasks.room import Room
 from tests.conditions import PATIENCE, wait_for
+from tests.encoding import encoded
 from tests.unit import colour_profiles
 from tests.unit.conftest import image
 
@@ -61,13 +62,6 @@ def made(body: bytes, size: int = 64, max_pixels: int = _LIMIT) -> Picture:
 def shown(body: bytes, size: int = 64) -> Image.Image:
     """What comes of an image, as a reader that knows nothing of profiles and EXIF sees it."""
     return Image.open(io.BytesIO(made(body, size).body))
-
-
-def encoded(picture: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
-    """An image's bytes, in one of Pillow's formats."""
-    sink = io.BytesIO()
-    picture.save(sink, kind, **options)
-    return sink.getvalue()
 
 
 def quarters(width: int = 96, height: int = 64) -> Image.Image:

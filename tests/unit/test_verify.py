@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,6 +12,7 @@ from tasks.connection import Deadline
 from tasks.errors import FetchError, NotAnImage, TimedOut, TooManyPixels, Undecodable
 from tasks.images import EXTENSIONS, ImageInfo
 from tasks.verify import decoded
+from tests.encoding import encoded
 from tests.unit.conftest import image
 
 _LIMIT = 1_000_000
@@ -29,9 +28,7 @@ def verified(body: bytes, seconds: float = 10.0, limit: int = _LIMIT) -> ImageIn
 def frames(kind: str, count: int, size: tuple[int, int] = (64, 48)) -> bytes:
     """An image of several frames, each another."""
     made = [Image.effect_noise(size, 10 + number).convert("RGB") for number in range(count)]
-    sink = io.BytesIO()
-    made[0].save(sink, kind, save_all=True, append_images=made[1:])
-    return sink.getvalue()
+    return encoded(made[0], kind, save_all=True, append_images=made[1:])
 
 
 @pytest.mark.parametrize("kind", _FORMATS)
@@ -50,9 +47,7 @@ def test_sound_frames(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "AVIF", "BMP", "TIFF"])
 def test_image_that_breaks_off(kind: str) -> None:
     """Half an image has a sound header, and is not taken for an image."""
-    sink = io.BytesIO()
-    Image.effect_noise((64, 48), 50).convert("RGB").save(sink, kind)
-    body = sink.getvalue()
+    body = encoded(Image.effect_noise((64, 48), 50).convert("RGB"), kind)
     with pytest.raises(Undecodable, match=r"can't be decoded|header is broken"):
         verified(body[: len(body) // 2])
 
@@ -76,10 +71,8 @@ def test_frames_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_each_frame_is_judged() -> None:
     """A later frame that is larger than allowed is refused before it is decoded."""
     pages = [Image.new("L", (10, 10)), Image.new("L", (1001, 1000))]
-    sink = io.BytesIO()
-    pages[0].save(sink, "TIFF", save_all=True, append_images=pages[1:])
     with pytest.raises(TooManyPixels, match="1001x1000"):
-        verified(sink.getvalue())
+        verified(encoded(pages[0], "TIFF", save_all=True, append_images=pages[1:]))
 
 
 def test_deadline_is_looked_at() -> None:
@@ -90,9 +83,7 @@ def test_deadline_is_looked_at() -> None:
 
 def test_scans_are_counted() -> None:
     """A progressive JPEG that is all scans is refused, as where images are resized."""
-    sink = io.BytesIO()
-    Image.new("RGB", (64, 48)).save(sink, "JPEG", progressive=True)
-    body = sink.getvalue()
+    body = encoded(Image.new("RGB", (64, 48)), "JPEG", progressive=True)
     assert verified(body).format == "jpeg"
     with pytest.raises(Undecodable, match="scans"):
         verified(body[:-2] + body[body.rindex(b"\xff\xda") : -2] * 201 + body[-2:])
