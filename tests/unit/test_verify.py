@@ -11,6 +11,7 @@ from tasks import verify
 from tasks.connection import Deadline
 from tasks.errors import FetchError, NotAnImage, TimedOut, TooManyPixels, Undecodable
 from tasks.images import EXTENSIONS, ImageInfo
+from tasks.room import room
 from tasks.verify import decoded
 from tests.encoding import encoded
 from tests.unit.conftest import image
@@ -73,6 +74,20 @@ def test_each_frame_is_judged() -> None:
     pages = [Image.new("L", (10, 10)), Image.new("L", (1001, 1000))]
     with pytest.raises(TooManyPixels, match="1001x1000"):
         verified(encoded(pages[0], "TIFF", save_all=True, append_images=pages[1:]))
+
+
+def test_animation_keeps_its_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An animation's picture stays in memory between its frames, and is counted for as long."""
+    went_to, held = verify._went_to, []
+
+    def going(image: Image.Image, number: int) -> bool:
+        held.append(room._held)
+        return went_to(image, number)
+
+    monkeypatch.setattr(verify, "_went_to", going)
+    verified(frames("GIF", 3))
+    assert held == [64 * 48] * 3
+    assert not room._held
 
 
 def test_deadline_is_looked_at() -> None:
