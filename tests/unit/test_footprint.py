@@ -13,6 +13,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 from tasks import footprint, images, resize, verify
 from tasks.connection import Deadline
 from tasks.errors import FetchError, TooManyPixels, Undecodable
+from tasks.images import ImageInfo
 from tasks.model import ResizeMode, ResizeOptions
 from tests import bombs
 from tests.encoding import encoded
@@ -114,11 +115,11 @@ def test_avif_counts_what_it_may_hide() -> None:
     assert held(body) == 16384 * 16384
 
 
-def _resized(body: bytes) -> object:
-    return resize.resized(body, ResizeOptions(ResizeMode.KEEP_RATIO, 16), _LIMIT, Deadline(5, 5))
+def _resized(body: bytes) -> ImageInfo:
+    return resize.resized(body, ResizeOptions(ResizeMode.KEEP_RATIO, 16), _LIMIT, Deadline(5, 5)).info
 
 
-def _decoded(body: bytes) -> object:
+def _decoded(body: bytes) -> ImageInfo:
     return verify.decoded(body, _LIMIT, Deadline(5, 5))
 
 
@@ -173,9 +174,9 @@ def test_bombs_are_cheap() -> None:
     assert int(grown) < 64
 
 
-@pytest.mark.parametrize("call", [_decoded, _resized])
-def test_bombs_are_images(call: Callable[[bytes], object]) -> None:
+@pytest.mark.parametrize(("call", "widths"), [(_decoded, [64, 16, 8, 8]), (_resized, [16] * 4)])
+def test_bombs_are_images(call: Callable[[bytes], ImageInfo], widths: list[int]) -> None:
     """The same with sizes that are allowed are images, so what is refused above is the size."""
     gifs = (bombs.gif((8, 8), (8, 8), disposal=disposal) for disposal in (2, 3))
-    for body in (bombs.jpeg((64, 64), 3), bombs.small_avif((64, 64)), *gifs):
-        assert call(body)
+    bodies = (bombs.jpeg((64, 64), 3), bombs.small_avif((64, 64)), *gifs)
+    assert [call(body).width for body in bodies] == widths
