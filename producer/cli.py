@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import sys
@@ -48,7 +49,7 @@ _CANCELS = signal.SIGUSR1
 
 
 class _Folder(click.Path):
-    """A folder; an empty name, as of a shell variable that is not set, is not the current one."""
+    """A folder on this machine; an empty name, as of a shell variable that is not set, is not the current one."""
 
     def __init__(self) -> None:
         super().__init__(path_type=Path, file_okay=False)
@@ -56,7 +57,35 @@ class _Folder(click.Path):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if value == "":
             self.fail("the folder's name is empty", param, ctx)
+        if scheme := _scheme(value):
+            # As a path it would be a folder here whose name is the scheme, and the run would report success.
+            other = "mount the storage, and give the path where it is mounted"
+            todo = "give the path alone" if scheme == "file" else other
+            self.fail(f"{scheme}:// is not supported, only folders on this machine are; {todo}", param, ctx)
         return super().convert(value, param, ctx)
+
+
+class _List(click.ParamType[str]):
+    """A SOURCE: the path of a file on this machine, or ``-``."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if scheme := _scheme(value):
+            other = "copy the list to this machine, or pipe it into the command with - as SOURCE"
+            todo = "give the path alone" if scheme == "file" else other
+            self.fail(
+                f"{scheme}:// is not supported, only files on this machine and - (standard input) are; {todo}",
+                param,
+                ctx,
+            )
+        return str(value)
+
+
+def _scheme(value: Any) -> str | None:
+    """Return the scheme of a URL that is given in place of a path, in lower case; None for a path."""
+    found = re.match(r"\s*([A-Za-z][A-Za-z0-9+.-]*)://", value) if isinstance(value, str) else None
+    return None if found is None else found[1].lower()
 
 
 class _Size(click.ParamType[int]):
@@ -282,7 +311,7 @@ def cli(debug: bool) -> None:
 
 
 @cli.command(epilog=f"{_DURATIONS} {_SIZES}")
-@click.argument("source")
+@click.argument("source", type=_List())
 @click.option(
     "--out",
     required=True,
@@ -390,7 +419,7 @@ def cancel(out: Path, broker: str | None) -> None:
 
 
 @cli.command(epilog=f"{_DURATIONS} {_SIZES}")
-@click.argument("source")
+@click.argument("source", type=_List())
 @click.option(
     "--out",
     required=True,

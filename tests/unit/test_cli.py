@@ -124,6 +124,21 @@ _USAGE = {
     "size without resizing": (["run", "list.txt", "--out", "o", "--image-size", "64"], "add --resize keep_ratio"),
     "size of a comparison": (["compare", "list.txt", "--out", "o", "--image-size", "64"], "add --resize keep_ratio"),
     "no images": (["demo", "--images", "0"], "1<=x<=100000"),
+    "OUT in S3": (["run", "list.txt", "--out", "s3://bucket/x"], "s3:// is not supported"),
+    "OUT in upper case": (["run", "list.txt", "--out", "GS://bucket/x"], "gs:// is not supported"),
+    "OUT as a file URL": (["run", "list.txt", "--out", "file:///tmp/x"], "file:// is not supported"),
+    "OUT of a comparison": (["compare", "list.txt", "--out", "hdfs://a/x"], "hdfs:// is not supported"),
+    "OUT of a demo": (["demo", "--out", "s3a://bucket/x"], "s3a:// is not supported"),
+    "former run in S3": (["run", "list.txt", "--out", "o", "--if-changed-since", "s3://b/x"], "s3:// is not supported"),
+    "resume in S3": (["resume", "s3://bucket/x"], "s3:// is not supported"),
+    "retry in S3": (["retry", "s3://bucket/x"], "s3:// is not supported"),
+    "cancel in S3": (["cancel", "s3://bucket/x"], "s3:// is not supported"),
+    "doctor in S3": (["doctor", "--out", "s3://bucket/x"], "s3:// is not supported"),
+    "fleet in S3": (["fleet", "--store-root", "s3://bucket/x"], "s3:// is not supported"),
+    "SOURCE from the web": (["run", "https://a.example/list.txt", "--out", "o"], "https:// is not supported"),
+    "SOURCE in S3": (["run", "s3://bucket/list.txt", "--out", "o"], "s3:// is not supported"),
+    "SOURCE as a file URL": (["run", "file:///list.txt", "--out", "o"], "give the path alone"),
+    "SOURCE of a comparison": (["compare", "ftp://a.example/list", "--out", "o"], "ftp:// is not supported"),
     "port out of range": (["serve", "--port", "65536"], "0<=x<=65535"),
 }
 
@@ -139,6 +154,24 @@ def test_wrong_usage_exits_with_2(
     assert (status, output) == (2, "")
     assert message in errors
     assert [path.name for path in tmp_path.iterdir()] == ["list.txt"]
+
+
+def test_refused_url_shows_no_password(main: Main) -> None:
+    """Of a URL in place of a path, only the scheme is shown."""
+    status, _, errors = main("run", "https://user:secret@a.example/list?token=secret", "--out", "o")
+    assert status == 2
+    assert "secret" not in errors
+
+
+@pytest.mark.parametrize("name", ["s3:", "a:b", "://x", "3://x"])
+def test_folder_with_a_colon_in_its_name(
+    main: Main, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
+    """A colon alone makes no URL of a folder: the folder is looked for."""
+    monkeypatch.chdir(tmp_path)
+    status, _, errors = main("resume", name)
+    assert status == 2
+    assert "There is no folder" in errors
 
 
 _FAULTS: dict[str, tuple[bytes | None, list[str], int, str]] = {
