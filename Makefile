@@ -31,13 +31,13 @@ integration:
 # Processes that are killed, connections that break, disks that fill; over an hour, and the table in docs/faults.md.
 # Needs nginx, redis-server, and root for its small disks.
 faults:
-	FAULTS=long FAULTS_KEEP=yes $(RUN) pytest tests/faults
+	FAULTS=long FAULTS_KEEP=yes $(RUN) pytest -n 0 tests/faults
 	$(RUN) docs.produce
-	FAULTS=long $(RUN) pytest tests/integration/test_protocol.py
+	FAULTS=long $(RUN) pytest -n 0 tests/integration/test_protocol.py
 
 # The same with fewer repetitions and images, in eight to ten minutes.
 faults-short:
-	$(RUN) pytest tests/faults
+	$(RUN) pytest -n 0 tests/faults
 
 # Whole runs whose processes are killed or wait long, and broken versions that the protocol's model has to find: seven
 # minutes.
@@ -46,7 +46,7 @@ slow:
 
 # Needs a Docker Engine with Compose v2; not part of `make check`.
 e2e:
-	$(RUN) pytest tests/e2e
+	$(RUN) pytest -n 0 tests/e2e
 
 # kombu's and Celery's own tests over our transport and backend; three minutes. Needs redis-server and the package index.
 upstream:

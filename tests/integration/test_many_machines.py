@@ -28,7 +28,7 @@ from tasks import broker, keys, transport
 from tasks.celery import COLLECT_SHARD, FETCH_IMAGE, IMAGES, PROTOCOL, SHARDS, app
 from tasks.jobs import collect_shard, fetch_image
 from tasks.model import FetchOptions, Former, Outcome, Reason, ResizeMode, ResizeOptions, RunOptions, Status
-from tests.conftest import required
+from tests.conftest import redis_program, required
 from tests.integration import parts
 from tests.integration.test_transport import consuming, drain, put
 
@@ -429,7 +429,7 @@ def test_nobody_without_a_password(site: Site) -> None:
 def test_file_as_it_is_lets_nobody_in(site: Site, tmp_path: Path) -> None:
     """Without passwords put in, Redis does not start with the file: nobody runs it with those of an example."""
     argv = [
-        required("redis-server"),
+        redis_program(),
         "--port",
         str(parts.free_port()),
         "--dir",

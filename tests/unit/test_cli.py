@@ -66,8 +66,8 @@ def main(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
 
 
 def parts(errors: str) -> list[str]:
-    """The beginnings of an error's lines."""
-    return [line.split(":")[0] for line in errors.splitlines()]
+    """The labels of an error's parts; a part that is too long for a line goes on below, indented."""
+    return [line.split(":")[0] for line in errors.splitlines() if not line.startswith(" ")]
 
 
 @pytest.mark.parametrize("command", _COMMANDS)

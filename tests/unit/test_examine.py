@@ -12,7 +12,7 @@ from tasks import examine
 from tasks.examine import Seen
 from tasks.storage import Store
 
-TOKEN = examine.new_token()
+TOKEN = "0123456789abcdef" * 2
 
 
 @pytest.fixture
