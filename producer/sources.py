@@ -1,28 +1,47 @@
 """A Source, read lazily: a text file with one URL on each line, or standard input.
 
-Blank lines and lines that begin with ``#`` are skipped and surrounding space is stripped; a byte order mark and CRLF
-are accepted. Every other line is a request, also one that can't be a URL: it gets its Outcome like all others.
+Blank lines and lines that begin with ``#`` are skipped, and surrounding space is stripped. Every other line is a
+request, also one that can't be a URL: it gets its Outcome like all others. A line ends with LF, CRLF or CR. The text is
+UTF-8, or UTF-16 or UTF-32 with a byte order mark. Joined files have such marks in their middle: each ends a line. One
+comma or semicolon after a URL is removed, and then quotation marks or angle brackets around it.
+
+A list in another format is refused (`producer.list_format`) before its first request.
 """
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import os
 import stat
 import sys
 from collections.abc import Iterator
-from io import BufferedReader
-from itertools import chain
+from io import BufferedReader, FileIO, TextIOWrapper
+from itertools import chain, islice
 from pathlib import Path
 
+from producer import list_format
 from tasks.errors import UsageFault
 from tasks.model import ImageRequest
+from tasks.urls import looks_like_url, masked
 
 STANDARD_INPUT = "-"
-#: The longest part of a line that is kept, in bytes. No URL is as long; the rest of such a line is skipped.
+#: The longest part of a line that is kept, in characters. No URL is as long; the rest of such a line is skipped.
 _LINE_LIMIT = 1024 * 1024
-_BOM = b"\xef\xbb\xbf"
-_BINARY_PROBE = 8192
+_MARK = "\ufeff"
+#: The encodings by their byte order marks. That of UTF-16 is how that of UTF-32 begins.
+_ENCODINGS = {
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+_QUOTES = {'"': '"', "'": "'", "<": ">", "`": "`", "\u201c": "\u201d", "\u2018": "\u2019"}
+_ENDS = frozenset({",", ";", *_QUOTES.values()})
+#: How much of a list is looked at to recognise its format, in bytes.
+_HEAD = 256 * 1024
+#: How many rows are looked at, and how much of each, in characters.
+_ROWS, _ROW_HEAD = 1000, 2048
 #: How much of each end of a file its fingerprint covers, in bytes.
 _PRINTED = 1024 * 1024
 
@@ -34,16 +53,19 @@ def read(source: str) -> Iterator[ImageRequest]:
         source: a file's path, or ``-`` for standard input.
 
     Raises:
-        UsageFault: it does not exist, can't be read, or is no text. Raised at the first request.
+        UsageFault: it does not exist, can't be read, or is not a text file with one URL on each line. Raised at the
+            first request.
     """
     try:
-        with _opened(source) as stream:
+        with _opened(source) as stream, TextIOWrapper(stream, _encoding(stream, source), "replace") as text:
             index = 0
-            for line in _lines(stream, source):
-                url = line.decode("utf-8", errors="replace").strip()
-                if url and not url.startswith("#"):
-                    yield ImageRequest(index, url)
-                    index += 1
+            for line in _lines(text):
+                # Most lines hold no mark, and are taken whole.
+                for part in line.split(_MARK) if _MARK in line else (line,):
+                    row = part.strip()
+                    if row and not row.startswith("#"):
+                        yield ImageRequest(index, _unquoted(row))
+                        index += 1
     except OSError as error:
         raise UsageFault(
             f"{named(source)} can't be read",
@@ -91,41 +113,76 @@ def named(source: str) -> str:
 
 
 def nonempty(requests: Iterator[ImageRequest], source: str) -> Iterator[ImageRequest]:
-    """Return the requests, once there is a first one: a list without any is refused before anything is started.
+    """Return the requests, once one of them holds a URL: a list without any is refused before anything is started.
 
     Raises:
-        UsageFault: there is none, or the Source can't be read.
+        UsageFault: none of the first rows does, or the Source can't be read.
     """
-    first = next(requests, None)
-    if first is None:
-        raise UsageFault(
-            f"{named(source)} has no URL in it",
-            "it is empty, or all its lines are blank or comments",
-            "Give a list with one URL on each line.",
-        )
-    return chain([first], requests)
+    rows: list[ImageRequest] = []
+    for request in islice(requests, _ROWS):
+        rows.append(request)
+        if looks_like_url(request.url):
+            return chain(rows, requests)
+    first = f"none of its first {len(rows):,} rows holds one; row 1 is {masked(rows[0].url)[:80]!r}" if rows else ""
+    raise UsageFault(
+        f"{named(source)} has no URL in it",
+        first or "it is empty, or all its lines are blank or comments",
+        "Give a list with one URL on each line, each beginning with http:// or https://.",
+    )
 
 
-def _opened(source: str) -> BufferedReader:
+def _opened(source: str) -> BufferedReader[FileIO]:
     if source == STANDARD_INPUT:
         # A reader of our own: Python aborts at its end where a thread still waits for a line of its own one.
-        return open(sys.stdin.fileno(), "rb", closefd=False)
-    return Path(source).open("rb")
+        return BufferedReader(FileIO(sys.stdin.fileno(), closefd=False), _HEAD)
+    return BufferedReader(FileIO(source), _HEAD)
 
 
-def _lines(stream: BufferedReader, source: str) -> Iterator[bytes]:
-    """Yield the lines, each cut to the limit."""
-    start = stream.peek(_BINARY_PROBE)
-    if b"\0" in start:
+def _encoding(stream: BufferedReader[FileIO], source: str) -> str:
+    """Return the encoding of a list, and take nothing from it. Of a pipe, what has arrived is looked at.
+
+    Raises:
+        UsageFault: it is no list of URLs.
+    """
+    head = stream.peek(_HEAD)
+    encoding = next((name for mark, name in _ENCODINGS.items() if head.startswith(mark)), "utf-8")
+    found = list_format.from_bytes(head)
+    if found is None and encoding == "utf-8" and b"\0" in head:
         raise UsageFault(
-            f"{named(source)} is no text",
-            "it holds zero bytes, as binary files and UTF-16 text do",
+            f"{named(source)} is not a text file",
+            "it holds zero bytes, as binary files do, and text in UTF-16 without a byte order mark",
             "Give a text file in UTF-8 with one URL on each line.",
         )
-    if start.startswith(_BOM):
-        stream.read(len(_BOM))
-    while line := stream.readline(_LINE_LIMIT):
+    if found is None:
+        lines = head.decode(encoding, "replace").replace("\r", "\n").replace(_MARK, "\n").split("\n")
+        rows = (row[:_ROW_HEAD] for line in lines if (row := line.strip()) and not row.startswith("#"))
+        found = list_format.from_rows(list(islice(rows, _ROWS)))
+    if found is None:
+        return encoding
+    if found.decompress is None:
+        todo = "Write its URLs into a text file, one on each line, and give that."
+    else:
+        todo = f"Pipe it into the command: `{found.decompress} FILE | producer run - --out OUT`."
+    raise UsageFault(
+        f"{named(source)} looks like {found.name}", "only text files with one URL on each line can be read", todo
+    )
+
+
+def _lines(text: TextIOWrapper) -> Iterator[str]:
+    """Yield the lines, each cut to the limit."""
+    while line := text.readline(_LINE_LIMIT):
         whole = line
-        while not whole.endswith(b"\n") and (rest := stream.readline(_LINE_LIMIT)):
+        while not whole.endswith("\n") and (rest := text.readline(_LINE_LIMIT)):
             whole = rest
         yield line
+
+
+def _unquoted(row: str) -> str:
+    """Return the URL of a row without the comma after it, and without the quotation marks or brackets around it."""
+    if row[-1] not in _ENDS:
+        return row
+    found = row[:-1].rstrip() if row[-1] in ",;" else row
+    if len(found) > 1 and _QUOTES.get(found[0]) == found[-1]:
+        found = found[1:-1].strip()
+    # Another row stays as it is: its Outcome shows what the list has.
+    return found if looks_like_url(found) else row

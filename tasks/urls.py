@@ -29,6 +29,7 @@ _QUERY_SAFE = _PATH_SAFE + "?[]|^`{}\\"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _NO_TEXT = re.compile("[\ufffd\ud800-\udfff]")
 _HOST = re.compile(r"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*\.?")
+_LIKE_URL = re.compile(r"(?i)\b(?:[a-z][a-z0-9+.-]*:[/\\]|https?:|data:)")
 _BEFORE_QUERY = re.compile(r"[^?#]*")
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 #: What moves a terminal's cursor, ends a line of a log, or shows text in another order than it has: the controls of
@@ -119,6 +120,11 @@ def join(base: Url, location: str) -> Url:
         return parse(urljoin(base.text, location.strip()))
     except ValueError as error:
         raise InvalidUrl(f"the redirect leads to no URL: {error}") from error
+
+
+def looks_like_url(text: str) -> bool:
+    """Tell whether a URL is in a text, also one that can't be fetched, or that has a mistake in it."""
+    return _LIKE_URL.search(text) is not None
 
 
 def masked(url: str) -> str:

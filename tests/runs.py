@@ -16,12 +16,21 @@ RUN_ID = "20260101-000000-abcdef"
 SIZE = 3
 
 
-def left(source: Path, store: Store, rows: int, done: int, state: State, plan_state: PlanState) -> RunFile:
+def left(
+    source: Path,
+    store: Store,
+    rows: int,
+    done: int,
+    state: State,
+    plan_state: PlanState,
+    row: str = "http://a.example/{}\n",
+    encoding: str = "utf-8",
+) -> RunFile:
     """A run of a list of so many rows, in shards of three, of which so many are done: the others are only planned.
 
-    Every image has failed, by a timeout.
+    Every image has failed, by a timeout. The list has these rows, in this encoding.
     """
-    source.write_text("".join(f"http://a.example/{index}\n" for index in range(rows)))
+    source.write_bytes("".join(row.format(index) for index in range(rows)).encode(encoding))
     shards = -(-rows // SIZE)
     record = RunFile(
         RUN_ID,

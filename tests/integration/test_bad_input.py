@@ -45,7 +45,7 @@ def test_source_that_is_missing(tmp_path: Path) -> None:
 
 
 def test_source_that_is_binary(tmp_path: Path) -> None:
-    """A list that is no text is refused, before anything is started."""
+    """A binary file is refused as a list, before anything is started."""
     source = tmp_path / "binary.txt"
     source.write_bytes(b"\x7fELF\x02\x01\x01\x00\x00\x00")
     what, why, _ = refused(2, "run", source, "--out", tmp_path / "out")
@@ -53,12 +53,20 @@ def test_source_that_is_binary(tmp_path: Path) -> None:
     assert "binary" in why
 
 
-def test_source_in_another_encoding(tmp_path: Path) -> None:
-    """A list in UTF-16 is refused with a word on its encoding, instead of 1 bad URL for each line."""
-    source = tmp_path / "wide.txt"
-    source.write_text("http://127.0.0.1/1.jpg\n", encoding="utf-16")
-    _, _, todo = refused(2, "run", source, "--out", tmp_path / "out")
-    assert "UTF-8" in todo
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        (b"url,caption\nhttp://127.0.0.1/1.jpg,dog\n", "a table"),
+        (b'{"url": "http://127.0.0.1/1.jpg"}\n', "JSON"),
+        (b"\x1f\x8b\x08\0", "a gzip file"),
+    ],
+    ids=["table", "JSON", "gzip"],
+)
+def test_source_in_another_format(tmp_path: Path, text: bytes, name: str) -> None:
+    """A list in another format is refused by its name, before a fleet is started or a folder is made."""
+    what, _, _ = refused(2, "run", "-", "--out", tmp_path / "out", stdin=text)
+    assert name in what
+    assert not (tmp_path / "out").exists()
 
 
 def test_source_that_is_a_folder(tmp_path: Path) -> None:
@@ -147,3 +155,12 @@ def test_last_good_deadline(fleet: str, source: Path, out: Path) -> None:
     ended = parts.producer("run", source, "--out", out, "--broker", fleet, "--deadline", "150", "--json")
     assert ended.json()["success"] == 1
     assert json.loads((out / "run.json").read_text())["options"]["fetch"]["deadline"] == 150
+
+
+def test_source_as_other_programs_write_it(fleet: str, demo_url: str, tmp_path: Path, out: Path) -> None:
+    """A list in UTF-16 with CR line ends, quotation marks and commas is downloaded whole; the rows have its URLs."""
+    urls = [f"{demo_url}/images/{number}.jpg" for number in range(4)]
+    source = tmp_path / "wide.txt"
+    source.write_bytes(f"\ufeff\"{urls[0]}\",\r<{urls[1]}>\r'{urls[2]}';\r\ufeff{urls[3]}\r".encode("utf-16-le"))
+    assert parts.producer("run", source, "--out", out, "--broker", fleet, "--json").json()["success"] == 4
+    assert [row["url"] for row in parts.rows(out)] == urls

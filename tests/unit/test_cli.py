@@ -178,7 +178,10 @@ _FAULTS: dict[str, tuple[bytes | None, list[str], int, str]] = {
     "missing list": (None, [], 2, "No such file or directory"),
     "empty list": (b"", [], 2, "has no URL in it"),
     "comments alone": (b"# nothing\n\n", [], 2, "has no URL in it"),
-    "binary list": (b"\0\0\0", [], 2, "is no text"),
+    "binary list": (b"\0\0\0", [], 2, "is not a text file"),
+    "table": (b"a\thttp://a.example/1.jpg\n", [], 2, "looks like a table"),
+    "JSON": (b'["http://a.example/1.jpg"]', [], 2, "looks like JSON"),
+    "text without URLs": (b"Dear reader,\nthis is no list.\n", [], 2, "none of its first 2 rows"),
     "broker of another kind": (b"http://a.example/\n", ["--broker", "amqp://u:secret@a.example"], 2, "can't be used"),
     "broker that is not verified": (b"http://a.example/\n", ["--broker", "rediss://:secret@a.example"], 2, "verified"),
 }

@@ -13,6 +13,7 @@ from producer.run import Run
 from producer.runfile import PlanState, RunFile, State
 from tasks import plan
 from tasks.errors import Fault
+from tasks.shardfile import Mark
 from tasks.storage import Store
 from tests.runs import left
 
@@ -60,6 +61,25 @@ def test_damaged_plan_is_made_anew(
         make_whole(record, store, _SHARDS)
     assert plans(store) == before
     assert [f"shard {shard:05d}" in entry.getMessage() for shard, entry in zip(broken, caplog.records, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("row", "encoding"),
+    [
+        ("http://a.example/{}\r", "utf-8"),
+        ('\ufeff"http://a.example/{}",\r\n', "utf-8"),
+        ("<http://a.example/{}>\n", "utf-16"),
+    ],
+    ids=["CR", "marks and quotation marks", "UTF-16"],
+)
+def test_plan_is_made_anew_from_a_list_of_another_form(store: Store, source: Path, row: str, encoding: str) -> None:
+    """Whatever its line ends and encoding, a list is read again as it was read first."""
+    record = left(source, store, _ROWS, 2, State.INTERRUPTED, PlanState.COMPLETE, row, encoding)
+    before = plans(store)
+    assert plan.requests(plan.decode(before[plan.name(3)], Mark(record.id, 3)))[0].url == "http://a.example/9"
+    damage(store, 3)
+    make_whole(record, store, _SHARDS)
+    assert plans(store) == before
 
 
 def test_whole_plan_needs_no_list(store: Store, source: Path) -> None:

@@ -1,7 +1,10 @@
-"""A list is read lazily, line by line, whatever its line ends; what is no text is refused."""
+"""A list is read lazily, line by line, whatever its line ends and encoding; a list in another format is refused."""
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import lzma
 import os
 import subprocess
 import sys
@@ -21,6 +24,7 @@ from tasks.errors import UsageFault
 from tasks.model import ImageRequest
 from tests.conditions import PATIENCE
 from tests.unit.conftest import image
+from tests.zstandard import zstd
 
 _TEXTS = {
     "plain": (b"http://a\nhttp://b\n", ["http://a", "http://b"]),
@@ -35,17 +39,99 @@ _TEXTS = {
     "doubled": (b"http://a\nhttp://a\n", ["http://a", "http://a"]),
     "UTF-8": ("http://ä/ö\n".encode(), ["http://ä/ö"]),
     "not UTF-8": (b"http://\xe4\nhttp://b\n", ["http://\ufffd", "http://b"]),
+    "CR": (b"http://a\rhttp://b\r", ["http://a", "http://b"]),
+    "all three line ends": (b"http://a\rhttp://b\r\nhttp://c\n\rhttp://d", [f"http://{name}" for name in "abcd"]),
+    "joined files with marks": (b"\xef\xbb\xbfhttp://a\n\xef\xbb\xbfhttp://b\n", ["http://a", "http://b"]),
+    "joined files without a last line end": (b"\xef\xbb\xbfhttp://a\xef\xbb\xbfhttp://b", ["http://a", "http://b"]),
+    "two marks at the start": (b"\xef\xbb\xbf\xef\xbb\xbfhttp://a\n", ["http://a"]),
+    "comment in a joined file": (b"http://a\n\xef\xbb\xbf# more\nhttp://b\n", ["http://a", "http://b"]),
+    "UTF-16, little endian": ("\ufeffhttp://ä\r\nhttp://b\r\n".encode("utf-16-le"), ["http://ä", "http://b"]),
+    "UTF-16, big endian": ("\ufeffhttp://ä\nhttp://b".encode("utf-16-be"), ["http://ä", "http://b"]),
+    "UTF-16 with CR": ("\ufeffhttp://a\rhttp://b\r".encode("utf-16-le"), ["http://a", "http://b"]),
+    "UTF-16 with a character of two units": (
+        "\ufeffhttp://a/\U0001f600\n".encode("utf-16-le"),
+        ["http://a/\U0001f600"],
+    ),
+    "joined files in UTF-16": (
+        ("\ufeffhttp://a\n".encode("utf-16-le") + "\ufeffhttp://b\n".encode("utf-16-le")),
+        ["http://a", "http://b"],
+    ),
+    "UTF-16 that ends half way": ("\ufeffhttp://a\n".encode("utf-16-le") + b"h", ["http://a", "\ufffd"]),
+    "UTF-32, little endian": ("\ufeffhttp://ä\nhttp://b\n".encode("utf-32-le"), ["http://ä", "http://b"]),
+    "UTF-32, big endian": ("\ufeffhttp://ä\r\nhttp://b".encode("utf-32-be"), ["http://ä", "http://b"]),
+    "quotation marks": (b"\"http://a\"\n'http://b'\n<http://c>\n`http://d`\n", [f"http://{name}" for name in "abcd"]),
+    "typographic quotation marks": ("\u201chttp://a\u201d\n\u2018http://b\u2019\n".encode(), ["http://a", "http://b"]),
+    "trailing commas and semicolons": (b"http://a,\nhttp://b;\nhttp://c , \n", ["http://a", "http://b", "http://c"]),
+    "rows of a program": (b"\"http://a\",\n'http://b';\n<http://c>,\n", ["http://a", "http://b", "http://c"]),
+    "space within quotation marks": (b'" http://a "\n', ["http://a"]),
+    "comma within quotation marks": (b'"http://a,"\n', ["http://a,"]),
+    "one comma goes": (b"http://a,,\n", ["http://a,"]),
+    "marks that don't fit": (b"\"http://a'\n<http://b\nhttp://c'\n", ["\"http://a'", "<http://b", "http://c'"]),
+    "marks alone": (b'http://a\n,\n""\n"\n', ["http://a", ",", '""', '"']),
+    "marks inside": (b"http://a/b,c;d'e\"f<g>h\n", ["http://a/b,c;d'e\"f<g>h"]),
     "nothing": (b"", []),
     "comments alone": (b"# nothing\n\n", []),
 }
 _NO_TEXTS = {
     "zero bytes": b"http://a\0\n",
-    "UTF-16": "http://a\n".encode("utf-16"),
     "UTF-16 without a mark": "http://a\n".encode("utf-16-be"),
     "JPEG": image("JPEG"),
     "PNG": image("PNG"),
-    "Parquet": b"PAR1\x15\x04\x15\n\0\0",
     "zero bytes on the second line": b"http://a\n\0\0\0\0",
+}
+_OTHER_FORMATS = {
+    "gzip": (gzip.compress(b"http://a\n"), "a gzip file", "gzip -dc"),
+    "bzip2": (bz2.compress(b"http://a\n"), "a bzip2 file", "bzip2 -dc"),
+    "xz": (lzma.compress(b"http://a\n"), "an xz file", "xz -dc"),
+    "Zstandard": (zstd.compress(b"http://a\n"), "a Zstandard file", "zstd -dc"),
+    "zip": (b"PK\x03\x04\x14\0\0\0", "a zip archive", "text file"),
+    "Parquet": (b"PAR1\x15\x04\x15\n\0\0", "a Parquet file", "text file"),
+    "Arrow": (b"ARROW1\0\0", "an Arrow file", "text file"),
+    "ORC": (b"ORC\n\x0b\x08", "an ORC file", "text file"),
+    "Avro": (b"Obj\x01\x04", "an Avro file", "text file"),
+    "SQLite": (b"SQLite format 3\0", "an SQLite database", "text file"),
+    "PDF": (b"%PDF-1.7\n", "a PDF document", "text file"),
+    "JSON array": (b'["http://a/1.jpg",\n "http://a/2.jpg"]\n', "JSON", "text file"),
+    "JSON array, indented": (b'[\n  "http://a/1.jpg",\n  "http://a/2.jpg"\n]\n', "JSON", "text file"),
+    "JSON array of objects": (b'[{"url": "http://a/1.jpg"}]', "JSON", "text file"),
+    "JSON object": (b'{\n  "urls": ["http://a/1.jpg"]\n}\n', "JSON", "text file"),
+    "JSON Lines": (b'{"url": "http://a/1.jpg", "caption": "x"}\n{"url": "http://a/2.jpg"}\n', "JSON", "text file"),
+    "HTML": (b"<!DOCTYPE html>\n<img src='http://a/1.jpg'>\n", "HTML or XML", "text file"),
+    "sitemap": (b"<?xml version='1.0'?>\n<urlset>\n<loc>http://a/1.jpg</loc>\n", "HTML or XML", "text file"),
+    "CSV": (b'url,caption\nhttp://a/1.jpg,"A cat, sitting"\nhttp://a/2.jpg,dog\n', "a table", "text file"),
+    "CSV whose header says it": (b"id;Image URL;text\n1;/1.jpg;a\n", "a table", "text file"),
+    "CSV in capitals": (b'"URL","TEXT"\nhttp://a/image?id=1,dog\n', "a table", "text file"),
+    "CSV without a header": (b"http://a/1.jpg,dog\nhttp://a/2.png,cat\n", "a table", "text file"),
+    "CSV in quotation marks": (b'"http://a/1","dog"\n"http://a/2","cat"\n', "a table", "text file"),
+    "CSV with one quoted column": (b'http://a/1,"dog"\nhttp://a/2,"cat"\n', "a table", "text file"),
+    "CSV with the URL at its end": (b"1,http://a/1.jpg\n2,http://a/2.jpg\n", "a table", "text file"),
+    "semicolons": (b"dog;http://a/1.jpg\ncat;http://a/2.jpg\n", "a table", "text file"),
+    "CSV in UTF-16": ("\ufeffid,url\r\n1,http://a/1.jpg\r\n".encode("utf-16-le"), "a table", "text file"),
+    "TSV": (b"a bus station\thttp://a/1.jpg\na sierra\thttp://a/2.jpg\n", "with tabs", "text file"),
+    "TSV with the URL first": (b"http://a/1\ta bus station\nhttp://a/2\ta sierra\n", "with tabs", "text file"),
+    "ids before the URLs": (b"n01440764_18 http://a/1\nn01440764_19 http://a/2\n", "with spaces", "text file"),
+    "captions after the URLs": (b"http://a/1.jpg a bus\nhttp://a/2.jpg a sierra\n", "with spaces", "text file"),
+    "aria2": (b"http://a/1.jpg\n  out=one.jpg\nhttp://a/2.jpg\n  dir=/tmp\n  out=two.jpg\n", "aria2", "text file"),
+    "aria2 with mirrors": (b"http://a/1\thttp://b/1\n  out=one.jpg\n", "with tabs", "text file"),
+}
+#: Each with nine more rows, or it would be one bad row of one.
+_LISTS = {
+    "commas of an image service": b"https://res.example/demo/image/upload/w_400,h_400,c_crop,g_face/w_200/lady.jpg",
+    "commas after an extension": b"https://static.example/media/x.jpg/v1/fill/w_980,h_653,al_c,q_85/x.jpg",
+    "commas of IIIF": b"https://iiif.example/iiif/2/abc.jpg/full/200,/0/default.jpg",
+    "commas in a query": b"https://a.example/x.jpg?rect=0,0,100,100&x-oss-process=image/resize,m_fill,h_100,w_100",
+    "settings after an extension": b"https://a.example/x.jpg,width=300,quality=80",
+    "URL within a URL": b"https://a.example/w_100,h_100/https://b.example/x.jpg",
+    "URL after a comma": b"https://a.example/w_100,https://b.example/x.jpg",
+    "semicolon of a session": b"https://a.example/x.jpg;jsessionid=1234?a=1;b=2",
+    "pipes": b"https://a.example/css?family=A|B|C",
+    "spaces": b"https://a.example/my holiday, part 1.jpg",
+    "quotes inside": b'https://a.example/o\'brien "x".jpg',
+    "tab at its end": b"https://a.example/x.jpg\t",
+    "trailing comma": b"https://a.example/x.jpg,",
+    "equals sign": b"https://a.example/out=/dir=/x.jpg",
+    "another scheme": b"ftp://a.example/x.jpg",
+    "no second slash": b"http:/a.example/x.jpg",
 }
 
 
@@ -62,7 +148,7 @@ def test_lines_become_requests(tmp_path: Path, body: bytes, urls: list[str]) -> 
     assert read(body, tmp_path) == [ImageRequest(index, url) for index, url in enumerate(urls)]
 
 
-@given(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\n\0"), max_size=20), max_size=20))
+@given(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\r\n\0\ufeff"), max_size=20), max_size=20))
 def test_each_line_is_one_request(tmp_path_factory: pytest.TempPathFactory, lines: list[str]) -> None:
     """Whatever stands on a line, it is one request or none, and the lines around it are not touched."""
     whole = [line for text in lines for line in ("http://a", text)]
@@ -73,11 +159,66 @@ def test_each_line_is_one_request(tmp_path_factory: pytest.TempPathFactory, line
 
 
 @pytest.mark.parametrize("body", _NO_TEXTS.values(), ids=_NO_TEXTS)
-def test_what_is_no_text_is_refused(tmp_path: Path, body: bytes) -> None:
-    """A binary file, or text in UTF-16, is refused before its first request."""
-    with pytest.raises(UsageFault, match="is no text") as caught:
+def test_binary_file_is_refused(tmp_path: Path, body: bytes) -> None:
+    """A binary file, or text in UTF-16 that does not say so, is refused before its first request."""
+    with pytest.raises(UsageFault, match="is not a text file") as caught:
         read(body, tmp_path)
     assert "UTF-8" in caught.value.todo
+
+
+@pytest.mark.parametrize(("body", "name", "todo"), _OTHER_FORMATS.values(), ids=_OTHER_FORMATS)
+def test_list_in_another_format_is_refused(tmp_path: Path, body: bytes, name: str, todo: str) -> None:
+    """A table, JSON or a compressed file is refused by its name before its first request."""
+    with pytest.raises(UsageFault, match=f"looks like .*{name}") as caught:
+        read(body, tmp_path)
+    assert todo in caught.value.todo
+
+
+@pytest.mark.parametrize("row", _LISTS.values(), ids=_LISTS)
+def test_list_with_odd_urls_is_a_list(tmp_path: Path, row: bytes) -> None:
+    """URLs hold commas, spaces and other URLs; a list of them is no table."""
+    requests = read((row + b"\n") * 10, tmp_path)
+    assert [request.url for request in requests] == [row.decode().strip().removesuffix(",")] * 10
+    assert len(list(sources.nonempty(iter(requests), "list.txt"))) == 10
+
+
+@pytest.mark.parametrize(
+    "row",
+    [b"1\thttp://a.example/1.jpg", b'{"url": "http://a.example/1.jpg"}', b"url,caption", b"out=one.jpg", b"<html>"],
+)
+def test_one_bad_row_makes_no_table(tmp_path: Path, row: bytes) -> None:
+    """A list with a row of another format in its middle is read, and the row gets its own Outcome."""
+    requests = read(b"http://a.example/1.jpg\n" * 3 + row + b"\n" + b"http://a.example/2.jpg\n" * 3, tmp_path)
+    assert requests[3].url == row.decode()
+    assert len(requests) == 7
+
+
+def test_header_of_one_column_is_a_bad_row(tmp_path: Path) -> None:
+    """A column of URLs under its name is a list, whose first row is no URL."""
+    assert [request.url for request in read(b"url\nhttp://a.example/1.jpg\n", tmp_path)] == [
+        "url",
+        "http://a.example/1.jpg",
+    ]
+
+
+def test_format_is_recognised_on_standard_input(tmp_path: Path) -> None:
+    """A table that is piped in is refused too, by what has arrived of it."""
+    command = [sys.executable, "-c", "from producer import sources; list(sources.read('-'))"]
+    ended = subprocess.run(command, input=b"a\thttp://a/1\nb\thttp://a/2\n", cwd=ROOT, capture_output=True, check=False)
+    assert b"The list on standard input looks like a table with tabs" in ended.stderr
+
+
+def test_standard_input_in_utf_16(tmp_path: Path) -> None:
+    """Standard input is read as a file is: by its byte order mark, whatever its line ends."""
+    script = "from producer import sources; print([request.url for request in sources.read('-')])"
+    ended = subprocess.run(
+        [sys.executable, "-c", script],
+        input="\ufeffhttp://a\rhttp://b\r\n<http://c>".encode("utf-16-le"),
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+    )
+    assert ended.stdout == b"['http://a', 'http://b', 'http://c']\n"
 
 
 @pytest.mark.parametrize(
@@ -179,6 +320,29 @@ def test_list_without_a_url_is_refused() -> None:
     """A list with nothing in it is told by its name before anything is started."""
     with pytest.raises(UsageFault, match=r"The list list\.txt has no URL in it"):
         sources.nonempty(iter([]), "list.txt")
+
+
+def test_list_whose_first_rows_hold_no_url_is_refused() -> None:
+    """Of a text that is no list, a thousand rows are read before it is refused; its first row is shown, masked."""
+    read: list[int] = []
+
+    def source() -> Iterator[ImageRequest]:
+        for index in range(5000):
+            read.append(index)
+            yield ImageRequest(index, "images/1.jpg?token=secret" + "x" * 100)
+
+    with pytest.raises(
+        UsageFault, match=r"none of its first 1,000 rows holds one; row 1 is 'images/1\.jpg\?token=\*\*\*'"
+    ):
+        sources.nonempty(source(), "list.txt")
+    assert len(read) == 1000
+
+
+def test_url_after_bad_rows_makes_a_list() -> None:
+    """A list may begin with rows that are no URLs: they are passed on as they are."""
+    urls = ["a title", "", "http://a.example/1.jpg", "more"]
+    requests = [ImageRequest(index, url) for index, url in enumerate(urls)]
+    assert list(sources.nonempty(iter(requests), "list.txt")) == requests
 
 
 @pytest.mark.parametrize("size", [0, 1, 1 << 20, (1 << 20) + 1, (2 << 20) + 5])

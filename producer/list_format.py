@@ -1,0 +1,90 @@
+"""The format of a list that is not a plain list of URLs: recognised by its first bytes and rows. Pure.
+
+To add a format: a signature in `_SIGNATURES`, or a pattern of its rows in `_ROWS`; and a case in the tests of sources.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """What a list looks like, and the command that decompresses it, if that is all it needs."""
+
+    name: str
+    decompress: str | None = None
+
+
+_SIGNATURES = (
+    (re.compile(rb"\x1f\x8b"), Format("a gzip file", "gzip -dc")),
+    (re.compile(rb"BZh[1-9]1AY&SY"), Format("a bzip2 file", "bzip2 -dc")),
+    (re.compile(rb"\xfd7zXZ\0"), Format("an xz file", "xz -dc")),
+    (re.compile(rb"\x28\xb5\x2f\xfd"), Format("a Zstandard file", "zstd -dc")),
+    (re.compile(rb"PK\x03\x04"), Format("a zip archive, as Excel files are, too")),
+    (re.compile(rb"PAR1"), Format("a Parquet file")),
+    (re.compile(rb"ARROW1"), Format("an Arrow file")),
+    (re.compile(rb"ORC[\0-\x1f]"), Format("an ORC file")),
+    (re.compile(rb"Obj\x01"), Format("an Avro file")),
+    (re.compile(rb"SQLite format 3"), Format("an SQLite database")),
+    (re.compile(rb"%PDF-"), Format("a PDF document")),
+)
+_JSON, _MARKUP, _TABLE = Format("JSON"), Format("HTML or XML"), Format("a table")
+_TABS = Format("a table with tabs between its columns")
+_WORDS = Format("a table with spaces between its columns")
+_ARIA2 = Format("an input file of aria2")
+
+#: The first row of these is enough.
+_FIRST_ROW = (
+    (re.compile(r"\{\s*(?:[\"}]|$)|\[\s*(?:[\"{\[\]]|$)"), _JSON),
+    (re.compile(r"<(?:!doctype|html|\?xml|urlset)\b", re.IGNORECASE), _MARKUP),
+    # A header: no URL, several columns, and one of them is called after what it holds.
+    (
+        re.compile(
+            r"(?!.*://)(?=.*[,;|\t])(?:.*[,;|\t])?\s*[\"']?(?:\w*[_ ])?(?:image)?(?:url|uri|link|href|src)s?[\"']?\s*"
+            r"(?:[,;|\t].*)?",
+            re.IGNORECASE,
+        ),
+        _TABLE,
+    ),
+)
+_EXTENSION = r"\.(?:jpe?g|png|gif|webp|avif|bmp|tiff?|ico|svg)"
+#: URLs hold commas, semicolons, pipes and, as people write them, spaces: a row is one of a table only where a column
+#: ends for sure, by a quotation mark, a second URL, or a picture's extension without a query.
+_ROWS = (
+    (re.compile(r"\s*(?:out|dir|checksum|header|referer|user-agent|gid|split|http-(?:user|passwd))=", re.I), _ARIA2),
+    (re.compile(r"(?:.*\t)?[\"']?https?://[^\t]*\t|.*\t\s*[\"']?https?://", re.I), _TABS),
+    (re.compile(r"(?![\"'<\s]*https?:).*[,;|]\s*[\"']?https?://", re.I), _TABLE),
+    (re.compile(r"\"https?://[^\"]*\"\s*[,;|]\s*\S", re.I), _TABLE),
+    (re.compile(r"https?://[^\"\s]*[,;|]\s*\"", re.I), _TABLE),
+    (re.compile(rf"https?://[^?#\s]*?{_EXTENSION}[,;|](?![\w-]+=)\s*\S", re.I), _TABLE),
+    (re.compile(r"(?![\"'<\s]*https?:).*\shttps?://", re.I), _WORDS),
+    (re.compile(rf"https?://\S+\s+https?://|https?://[^?#\s]*?{_EXTENSION}\s+\S", re.I), _WORDS),
+)
+
+
+def from_bytes(head: bytes) -> Format | None:
+    """Return the format of a file with these first bytes, or None if they don't tell."""
+    return next((found for signature, found in _SIGNATURES if signature.match(head)), None)
+
+
+def from_rows(rows: Sequence[str]) -> Format | None:
+    """Return the format of a text with these first rows, or None for a list of URLs, which may have bad rows.
+
+    Args:
+        rows: the first rows, stripped, without blank ones and comments.
+    """
+    if not rows:
+        return None
+    for pattern, found in _FIRST_ROW:
+        if pattern.fullmatch(rows[0]) if found is _TABLE else pattern.match(rows[0]):
+            return found
+    shapes = Counter(shape for row in rows if (shape := _shape(row)) is not None)
+    return shapes.most_common(1)[0][0] if 2 * shapes.total() >= len(rows) else None
+
+
+def _shape(row: str) -> Format | None:
+    return next((found for pattern, found in _ROWS if pattern.match(row)), None)
