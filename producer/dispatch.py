@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar, cast
 
 import pyarrow as pa
@@ -29,12 +29,13 @@ from config import bounds
 from producer import tally
 from producer.runfile import resumption
 from producer.sharding import Planner
-from tasks import keys, ledger, manifest, plan, presence
+from tasks import keys, ledger, manifest, plan, presence, transport
 from tasks.celery import ABOUT, COLLECT_SHARD, FETCH_IMAGE, IMAGES, PROTOCOL, SHARDS, app
 from tasks.collect import ENDING, PASSING
 from tasks.errors import Fault, Interrupted, Lost, StorageFailed
 from tasks.fetch import failed
 from tasks.model import ImageRequest, Outcome, RunOptions, key_of, shard_name
+from tasks.redis_errors import RedisProblem, redis_problem
 from tasks.shardfile import BadShardFile, Mark
 from tasks.storage import Store
 from tasks.urls import MAX_LENGTH, masked
@@ -177,6 +178,9 @@ class Dispatcher:
         self.has_sent = False
         self._contact = presence.Contact()
         self._finishing = threading.Event()
+        #: Who is told of progress, and what was told last.
+        self._listener: Callable[[Progress], None] = _nobody
+        self._shown: Progress | None = None
         #: What an earlier command has left in Redis; None until that was looked for.
         self._left: frozenset[str] | None = None
 
@@ -208,6 +212,7 @@ class Dispatcher:
             Interrupted: it was told to end early.
         """
         timing = Timing()
+        self._listener = listener
         try:
             self._guarded(self._connect, check)
             while self._flying or not (self._finishing.is_set() or self._all_sent()):
@@ -215,7 +220,7 @@ class Dispatcher:
                     self._begin(self._sent, timing, check)
                 # Between two shards it only looks: filling a large window takes longer than a shard may go unwatched.
                 self._watch(timing, check, 0.0 if self._can_send(window) else _TICK)
-                listener(self._progress())
+                self._tell(self._progress())
             if not self._all_sent():
                 raise Interrupted(cancelled=False)
             if self._planner.error is not None:
@@ -375,10 +380,17 @@ class Dispatcher:
         told += cast("list[str] | None", self._server.lpop(key, 1000)) or []
         return [json.loads(item) for item in told]
 
+    def _tell(self, progress: Progress) -> None:
+        self._shown = progress
+        self._listener(progress)
+
     def _progress(self) -> Progress:
         try:
             moved = cast("dict[str, str]", self._server.hgetall(keys.moved(self._run_id)))
-        except redis.RedisError:
+        except redis.RedisError as error:
+            # The next step that needs Redis waits for it.
+            if self._shown is not None:
+                return replace(self._shown, note=redis_problem(error).note)
             moved = {}
         planned = self._planner.rows
         success, failed = int(moved.get("success", 0)), int(moved.get("failed", 0))
@@ -434,11 +446,14 @@ class Dispatcher:
         # Not by the time of the last look: that is always just over.
         if known and now - self._recorded <= _LOOK:
             return
-        if known and self._server.exists(keys.run(self._run_id)):
+        record = json.dumps(self._options.to_json())
+        key, lifetime = keys.run(self._run_id), bounds.RECORD_LIFETIME
+        # A write, though reading would do: a Redis that is full, can't save or is a replica refuses that, and nothing
+        # else would tell the producer why no image ends.
+        if known and self._server.set(key, record, ex=lifetime, xx=True):
             self._recorded = now
             return
-        record = json.dumps(self._options.to_json())
-        self._server.set(keys.run(self._run_id), record, ex=bounds.RECORD_LIFETIME)
+        self._server.set(key, record, ex=lifetime)
         if known:
             _log.warning("Redis has lost the run; what was in flight is looked for")
             for flying in self._flying.values():
@@ -585,28 +600,42 @@ class Dispatcher:
         """Do a step that needs Redis, and wait for a Redis that is away; steps may be done twice.
 
         Raises:
-            Fault: it is away for too long.
+            Fault: it is away for too long, or its error lasts until a person has changed something.
         """
         ends = time.monotonic() + _AWAY
-        away = False
+        away, logged = False, ""
         while True:
             try:
                 if away:
                     # It may come back empty, and without the record workers drop what they are sent.
                     self._renew_record()
                 return step()
-            except (redis.ConnectionError, redis.TimeoutError, OperationalError, BatchPublishError) as error:
+            except (redis.RedisError, OperationalError, BatchPublishError) as error:
                 check()
                 self._contact.lost()
                 away, self._recorded = True, 0.0
-                if time.monotonic() > ends:
-                    raise Fault(
-                        "Redis is away",
-                        f"it has not answered for {_AWAY:.0f} s ({error})",
-                        f"Start it again, then go on by `{resumption(self._store)}`.",
-                    ) from error
-                _log.warning("waiting for Redis: %s", error)
+                problem = redis_problem(error)
+                if not problem.temporary or time.monotonic() > ends:
+                    raise self._fault_of(problem) from error
+                if problem.note != logged:
+                    logged = problem.note
+                    _log.warning(logged)
+                if self._shown is not None:
+                    self._tell(replace(self._shown, note=f"{problem.note}. {problem.todo}"))
+                if problem.answered:
+                    # A server that became a replica keeps its connections; new ones lead to the new master.
+                    transport.disconnect_pools()
+                    app.backend.client.connection_pool.disconnect()
                 time.sleep(1)
+
+    def _fault_of(self, problem: RedisProblem) -> Fault:
+        """Return what ends a run at a Redis that can't be used."""
+        todo = f"{problem.todo} Then go on by `{resumption(self._store)}`."
+        if not problem.answered:
+            return Fault("Redis is away", f"it has not answered for {_AWAY:.0f} s ({problem.text})", todo)
+        if problem.temporary:
+            return Fault("Redis can't be used", f"for {_AWAY:.0f} s it has answered: {problem.text}", todo)
+        return Fault("Redis refuses a command", f"it answers: {problem.text}", todo)
 
 
 def planned_requests(shard: int, store: Store, run_id: str) -> list[ImageRequest]:
@@ -665,13 +694,17 @@ def drop(server: redis.Redis, run_id: str) -> None:
     server.delete(*keys.of_run(run_id))
 
 
+def _nobody(_: Progress) -> None:
+    """Tell nobody."""
+
+
 def _asked(local: bool) -> str:
     """Return what the workers say when nothing moves, and what a person can do, unless a local fleet does it."""
     try:
         slots = online_workers()
     except (redis.RedisError, OperationalError) as error:
         # The connection that lay idle since the last question may have gone with a Redis that is back.
-        return f"the workers can't be asked: {error}"
+        return f"the workers can't be asked: {redis_problem(error).note}"
     if not slots and local:
         return "no worker answers; those of the local fleet that have ended are being started again"
     if not slots:

@@ -1,4 +1,4 @@
-"""A Redis that is away, or full: what a worker does until it is back."""
+"""A Redis that can't be used for a while: what a worker does until it can."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import TypeVar
 import redis
 from celery.worker import state
 
+from tasks.redis_errors import redis_problem
+
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
 #: Seconds between two tries.
@@ -17,21 +19,23 @@ _RETRY = 1.0
 
 
 def patiently(step: Callable[[], _T]) -> _T:
-    """Do a step that needs Redis, again and again until Redis is there; the step has to bear being done twice.
+    """Do a step that needs Redis, and repeat it until Redis does its part; the step must be safe to repeat.
 
-    A task that raised because Redis was away would be lost to its chord, and without Redis there is nothing else for a
-    worker to do.
+    A task that raised because of Redis would be lost to its chord, and without Redis there is nothing else for a worker
+    to do. It also waits where Redis refuses its user: that is mended at the server.
 
     Raises:
-        redis.RedisError: the worker is told to stop. Its task stays unacknowledged, and another worker gets it.
+        redis.RedisError: the worker is told to stop, or waiting does not help. The task stays unacknowledged, and
+            another worker gets it.
     """
     while True:
         try:
             return step()
-        except (redis.ConnectionError, redis.TimeoutError, redis.OutOfMemoryError) as error:
-            if stopping():
+        except redis.RedisError as error:
+            problem = redis_problem(error)
+            if stopping() or not problem.waits_in_worker:
                 raise
-            _log.warning("waiting for Redis: %s", error)
+            _log.warning("%s. %s", problem.note, problem.todo)
             time.sleep(_RETRY)
 
 

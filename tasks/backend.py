@@ -23,7 +23,7 @@ import orjson
 from celery import Celery
 from celery._state import _task_stack
 from celery.backends.redis import RedisBackend
-from redis.exceptions import NoScriptError
+from redis.exceptions import NoScriptError, ReadOnlyError
 
 from tasks.away import patiently
 from tasks.settle import SettledRequest, Settler
@@ -63,6 +63,11 @@ class BatchingBackend(RedisBackend):  # type: ignore[misc]  # Celery has no anno
     #: The tasks whose parts the settler counts.
     settled: ClassVar[frozenset[str]] = frozenset()
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # A server that became a replica keeps its connections, and the address may lead to the new master by now.
+        self.connparams["retry_on_error"] = [ReadOnlyError]
+
     def on_chord_part_return(self, request: Any, state: str, result: Any, *rest: Any, **options: Any) -> Any:
         """Have a part counted, or count it; Celery knows parts by their task's id, so a second time changes nothing."""
         if isinstance(result, Unshown):
@@ -76,29 +81,39 @@ class BatchingBackend(RedisBackend):  # type: ignore[misc]  # Celery has no anno
         return None
 
     def count(self, parts: list[Part]) -> None:
-        """Count parts, and fire the bodies of the chords that they complete.
+        """Count parts, and fire the bodies of the chords that they complete; the same parts may be counted again.
 
         Raises:
             redis.RedisError: not all of them could be counted.
         """
         chords = [list(group) for _, group in groupby(sorted(parts, key=attrgetter("group")), attrgetter("group"))]
-        with self.client.pipeline(transaction=False) as pipe:
-            for chord in chords:
-                pipe.evalsha(self._script.sha, len(_KINDS), *self._keys(chord[0].group), *self._arguments(chord))
-            try:
-                replies = pipe.execute()
-            except NoScriptError:
-                self.client.script_load(_COUNT)
-                return self.count(parts)
-        for chord, claimed in zip(chords, replies, strict=True):
-            if claimed:
+        answers = self._count_each(chords)
+        # The server has lost its scripts, as after SCRIPT FLUSH or a failover.
+        forgotten = [chord for chord, answer in answers if isinstance(answer, NoScriptError)]
+        if forgotten:
+            answers = [pair for pair in answers if not isinstance(pair[1], NoScriptError)]
+            answers += self._count_each(forgotten, whole_script=True)
+        errors = [answer for _, answer in answers if isinstance(answer, Exception)]
+        for chord, claimed in answers:
+            if claimed == 1:
                 # The claim is for whoever fires the body. That is Celery's own code, which has to make one of its own:
                 # to it, this part is a second copy that finds the chord complete.
                 part = chord[-1]
                 self.client.delete(self._keys(part.group)[-1])
                 with self._inside(part.request):
                     super().on_chord_part_return(part.request, part.state, part.result)
-        return None
+        if errors:
+            if any(isinstance(error, ReadOnlyError) for error in errors):
+                self.client.connection_pool.disconnect()
+            raise errors[0]
+
+    def _count_each(self, chords: list[list[Part]], whole_script: bool = False) -> list[tuple[list[Part], Any]]:
+        """Return what the script has answered for each chord, which may be an error; the others are counted then."""
+        with self.client.pipeline(transaction=False) as pipe:
+            for chord in chords:
+                call, script = (pipe.eval, _COUNT) if whole_script else (pipe.evalsha, self._script.sha)
+                call(script, len(_KINDS), *self._keys(chord[0].group), *self._arguments(chord))
+            return list(zip(chords, pipe.execute(raise_on_error=False), strict=True))
 
     @contextmanager
     def _inside(self, request: Any) -> Iterator[None]:

@@ -97,6 +97,8 @@ def client(url: str, patient: bool = True) -> redis.Redis:
         "decode_responses": True,
         "socket_timeout": _TIMEOUT,
         "health_check_interval": 30,
+        # A server that became a replica keeps its connections, and the address may lead to the new master by now.
+        "retry_on_error": [redis.exceptions.ReadOnlyError],
     }
     if not patient:
         options["retry"] = Retry(NoBackoff(), 0)

@@ -37,8 +37,7 @@ from weakref import WeakSet
 
 import orjson
 from kombu.transport import TRANSPORT_ALIASES, redis, virtual
-from redis.exceptions import ConnectionError as Broken
-from redis.exceptions import TimeoutError as Silent
+from redis.exceptions import RedisError, ResponseError
 
 from tasks import keys
 
@@ -53,7 +52,8 @@ _ACKS = 16
 _ACK_WAIT = 0.2
 #: Ends the name of the list of what kombu did not write.
 _PUT_ASIDE = "_put_aside"
-_AWAY = (Broken, Silent, OSError)
+#: What Redis could not be told for: it is away, or answers with an error.
+_AWAY = (RedisError, OSError)
 #: More connections than a process can have: no bound on a pool of them.
 _UNBOUNDED = 2**31
 _JSON = "application/json"
@@ -406,6 +406,13 @@ def known() -> set[str]:
     return found
 
 
+def disconnect_pools() -> None:
+    """Close the connections that commands of this process take; the next command opens new ones."""
+    for channel in _copied(Channel._all):
+        if channel._pool is not None:
+            channel._pool.disconnect()
+
+
 def _copied(items: Iterable[_T]) -> list[_T]:
     """Return what is in a collection that other threads change."""
     while True:
@@ -473,6 +480,9 @@ class Transport(redis.Transport):  # type: ignore[misc]  # kombu has no annotati
     """kombu's transport with our channel."""
 
     Channel = Channel
+    #: A worker connects again after an error that Redis answers with, as after a broken connection; kombu would let it
+    #: die. A new connection leads to the new master after a failover, and what was delivered is kept meanwhile.
+    connection_errors = (*redis.Transport.connection_errors, ResponseError)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -1,0 +1,128 @@
+"""Redis errors are told apart by what a wait can do about them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import redis
+from celery.worker import state
+from kombu.exceptions import BatchPublishError, OperationalError
+from redis._parsers.base import BaseParser
+from redis.sentinel import MasterNotFoundError
+
+from tasks import away
+from tasks.redis_errors import redis_problem
+
+#: What Redis 6.2 to 8 answer with, to the letter.
+_TEMPORARY = {
+    "OOM": "OOM command not allowed when used memory > 'maxmemory'.",
+    "MISCONF": (
+        "MISCONF Redis is configured to save RDB snapshots, but it's currently unable to persist to disk. Commands "
+        "that may modify the data set are disabled."
+    ),
+    "READONLY": "READONLY You can't write against a read only replica.",
+    "LOADING": "LOADING Redis is loading the dataset in memory",
+    "BUSY": "BUSY Redis is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE.",
+    "MASTERDOWN": "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
+    "NOREPLICAS": "NOREPLICAS Not enough good replicas to write.",
+    "CLUSTERDOWN": "CLUSTERDOWN The cluster is down",
+    "TRYAGAIN": "TRYAGAIN Multiple keys request during rehashing of slot",
+    "UNBLOCKED": "UNBLOCKED client unblocked via CLIENT UNBLOCK",
+    "NOSCRIPT": "NOSCRIPT No matching script. Please use EVAL.",
+    "MAXCLIENTS": "ERR max number of clients reached",
+}
+_LASTING = {
+    "NOPERM": "NOPERM this user has no permissions to run the 'lpush' command",
+    "NOAUTH": "NOAUTH Authentication required.",
+    "WRONGPASS": "WRONGPASS invalid username-password pair or user is disabled.",
+    "DENIED": "DENIED Redis is running in protected mode because protected mode is enabled.",
+    "WRONGTYPE": "WRONGTYPE Operation against a key holding the wrong kind of value",
+    "MOVED": "MOVED 3999 127.0.0.1:6381",
+    "ASK": "ASK 3999 127.0.0.1:6381",
+    "CROSSSLOT": "CROSSSLOT Keys in request don't hash to the same slot",
+}
+
+
+def _parsed(answer: str) -> Exception:
+    """Return what redis-py makes of an answer."""
+    parse: Any = BaseParser.parse_error
+    error = parse(answer)
+    assert isinstance(error, Exception)
+    return error
+
+
+@pytest.mark.parametrize(("code", "answer"), [*_TEMPORARY.items(), *_LASTING.items()])
+def test_answer_has_its_code_its_text_and_what_to_do(code: str, answer: str) -> None:
+    """Each answer is known, and says what Redis said, whatever redis-py takes off it."""
+    problem = redis_problem(_parsed(answer))
+    assert (problem.code, problem.temporary, problem.answered) == (code, code in _TEMPORARY, True)
+    assert problem.text == answer
+    assert problem.todo.endswith(".")
+    assert answer in problem.note
+
+
+@pytest.mark.parametrize("code", _TEMPORARY)
+def test_wrapped_answer_is_known(code: str) -> None:
+    """kombu's wrapping, a pipeline's, a transaction's and a script's of Redis 6.2 hide no answer."""
+    answer = _TEMPORARY[code]
+    pipeline: Any = _parsed(answer)
+    told = pipeline.args[0]
+    pipeline.args = (
+        f"Command # 3 (LPUSH imagefleet.images {{NOPERM : WRONGTYPE x}}) of pipeline caused error: {told}",
+    )
+    for wrapper in (OperationalError, BatchPublishError):
+        wrapped = wrapper("delivery is uncertain")
+        wrapped.__cause__ = pipeline
+        assert (redis_problem(wrapped).code, redis_problem(wrapped).text) == (code, answer)
+    if code != "MAXCLIENTS":
+        for text in (
+            f"EXECABORT Transaction discarded because of: {answer}",
+            f"ERR Error running script (call to f_5f2): @user_script:28: @user_script: 28: -{answer}",
+        ):
+            assert redis_problem(_parsed(text)).code == code
+
+
+@pytest.mark.parametrize(
+    ("error", "temporary"),
+    [
+        (redis.ConnectionError("Error 111 connecting to redis.example:6379. Connection refused."), True),
+        (redis.TimeoutError("Timeout reading from socket"), True),
+        (OperationalError("Connection closed by server."), True),
+        (MasterNotFoundError("No master found for 'mymaster'"), True),
+        (redis.AuthenticationError("refused"), False),
+        (_parsed("ERR unknown command 'BLMOVE'"), False),
+        (_parsed("EXECABORT Transaction discarded because of previous errors."), False),
+        (redis.InvalidResponse("Protocol Error: b'HTTP/1.1 400'"), False),
+    ],
+)
+def test_other_errors(error: Exception, temporary: bool) -> None:
+    """A connection that fails is waited for; an answer that nobody knows is not."""
+    assert redis_problem(error).temporary == temporary
+
+
+@pytest.mark.parametrize("code", [*_TEMPORARY, "NOPERM", "NOAUTH", "WRONGPASS", "DENIED"])
+def test_worker_waits(code: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker keeps its task and repeats the step, also while Redis refuses its user."""
+    monkeypatch.setattr("tasks.away.time.sleep", lambda _: None)
+    answers = iter([_parsed({**_TEMPORARY, **_LASTING}[code])] * 3)
+
+    def step() -> str:
+        for error in answers:
+            raise error
+        return "done"
+
+    assert away.patiently(step) == "done"
+
+
+@pytest.mark.parametrize("stops", [False, True])
+def test_worker_does_not_wait_for_ever(stops: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It does not repeat what Redis will never do, and repeats nothing once it is told to stop."""
+    if stops:
+        monkeypatch.setattr(state, "should_stop", 0)
+
+    def step() -> None:
+        raise _parsed(_TEMPORARY["OOM"] if stops else _LASTING["WRONGTYPE"])
+
+    with pytest.raises(redis.ResponseError):
+        away.patiently(step)
