@@ -3,7 +3,7 @@
 PYTHON ?= python
 RUN = $(PYTHON) -m
 
-.PHONY: check format lint types contracts test unit integration slow faults faults-short e2e upstream pillow fuzz docs examples screenshot lock bench bench-check bench-scale bench-growth
+.PHONY: check format lint types contracts test unit integration slow faults faults-short e2e upstream pillow answers fuzz docs examples screenshot lock bench bench-check bench-scale bench-growth
 
 check: format lint types contracts test
 
@@ -55,6 +55,10 @@ upstream:
 # Pillow's own test images, fetched by a local fleet; a minute. Needs redis-server, nginx and the package index.
 pillow:
 	$(RUN) tests.pillow
+
+# The answers of docs/answers.md, fetched with imagefleet, curl and requests; renews the page. Needs curl; seconds.
+answers:
+	$(RUN) tests.answers
 
 # Inputs that nobody thought of, for FUZZ_SECONDS; needs Linux on x86_64.
 fuzz:

@@ -25,6 +25,7 @@ from tasks import manifest, plan
 from tasks.errors import FetchError
 from tasks.model import ImageRequest, Outcome, Reason, Status
 from tasks.shardfile import Mark
+from tests.answers import table as answers
 from tests.faults import table as faults
 from tests.pillow import counts as pillow_counts
 from tests.upstream.expected import FAILING
@@ -41,6 +42,7 @@ PAGES = (
     "docs/upstream-tests.md",
     "docs/security.md",
     "docs/faults.md",
+    "docs/answers.md",
 )
 _PART = re.compile(r"(<!-- produced: (?P<name>[a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -207,6 +209,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "scale-lists": lambda: _measured("scale", scale_tables.lists),
     "upstream": upstream,
     "pillow-images": pillow_images,
+    "answers": answers.answers,
     "faults": faults.survived,
     "faults-without-repair": faults.without_repair,
     "run-example": lambda: example("run"),

@@ -1,0 +1,89 @@
+"""A case: what a server sends, which URLs are fetched, and why imagefleet may refuse the image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from PIL import Image
+
+from tasks.model import FetchOptions
+from tests.conditions import PATIENCE
+from tests.encoding import encoded
+
+#: The columns of the table.
+CLIENTS = ("imagefleet", "curl", "requests")
+#: The image came as it was sent.
+SAVED = "saved"
+#: The client reports success, and has something else.
+OTHER_BYTES = "**other bytes**"
+#: The image that most cases send: a JPEG of about 700 bytes.
+IMAGE = encoded(Image.new("RGB", (24, 16), "teal"), "JPEG")
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request that reached the server."""
+
+    #: All of it, as text.
+    head: str
+    #: How many requests came before it in this case, on any connection.
+    earlier: int
+    #: The server's own URL, without a slash at its end.
+    server: str
+
+    @property
+    def target(self) -> str:
+        """The request target: the path and query, or the whole URL if the client takes the server for a proxy."""
+        return self.head.split(" ", 2)[1]
+
+    def has(self, line: str) -> bool:
+        """Tell whether a header line is there; its name's case does not matter."""
+        return line.lower() in self.head.lower().split("\r\n")
+
+
+#: What the server sends for a request: one piece, or several that are sent one by one.
+Answer = Callable[[Asked], bytes | Iterable[bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One row of the table."""
+
+    #: Short and unique; lower case with hyphens. The stored results are found by it.
+    name: str
+    #: What the server does, as the first column shows it; Markdown.
+    title: str
+    #: The bytes of every answer, or a function that makes them.
+    answer: bytes | Answer
+    #: Why imagefleet refuses the image although curl or requests save it; empty where it is not stricter than both.
+    reason: str = ""
+    #: The URLs that are fetched one after the other over the same connections; the last one is the row's. ``{server}``
+    #: stands for the server's own URL.
+    urls: tuple[str, ...] = ("{server}/image",)
+    #: The bytes that have to come.
+    image: bytes = IMAGE
+    #: Whether the server closes the connection after each answer.
+    closes: bool = False
+    #: Whether the clients use the server as their HTTP proxy; then ``urls`` may name any host.
+    proxied: bool = False
+    #: How imagefleet fetches.
+    options: FetchOptions = field(default=FetchOptions(timeout=2.0, deadline=PATIENCE, retries=0))
+
+
+def answer(body: bytes | Iterable[bytes] = IMAGE, *fields: str, status: str = "200 OK", length: bool = True) -> bytes:
+    """Return an answer; the fields are whole lines, and a Content-Length follows unless ``length`` is false."""
+    sent = body if isinstance(body, bytes) else b"".join(body)
+    lines = [f"HTTP/1.1 {status}", *fields, *([f"Content-Length: {len(sent)}"] if length else [])]
+    return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + sent
+
+
+def redirect(location: str, *fields: str, status: str = "302 Found") -> bytes:
+    """Return a redirect without a body."""
+    return answer(b"", f"Location: {location}", *fields, status=status)
+
+
+def by_path(answers: dict[str, bytes], otherwise: bytes = b"") -> Answer:
+    """Return an answer that depends on the path; unknown paths are 404."""
+    missing = otherwise or answer(b"not here", status="404 Not Found")
+    return lambda asked: answers.get(asked.target.partition("?")[0], missing)

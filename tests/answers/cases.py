@@ -1,0 +1,14 @@
+"""All cases, in the groups in which the table shows them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from tests.answers import bodies, fields
+from tests.answers.case import Case
+
+GROUPS: Mapping[str, Sequence[Case]] = {
+    "Response fields and transfer codings": fields.CASES,
+    "Answers that carry the image": bodies.CASES,
+}
+CASES: tuple[Case, ...] = tuple(case for cases in GROUPS.values() for case in cases)

@@ -1,0 +1,72 @@
+"""The table of `docs/answers.md`, its stored results, and the rule that they have to keep."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from tests.answers.case import CLIENTS, OTHER_BYTES, SAVED, Case
+from tests.answers.cases import CASES, GROUPS
+
+#: What `make answers` has found; the page is produced from it.
+FOUND = Path(__file__).with_name("found.json")
+
+Results = Mapping[str, str]
+
+
+def stored() -> dict[str, Any]:
+    """Return the stored results: ``rows``, by the names of cases and clients, and the ``versions`` of the clients."""
+    found: dict[str, Any] = json.loads(FOUND.read_text(encoding="utf-8"))
+    return found
+
+
+def store(rows: Mapping[str, Results], versions: Results) -> None:
+    """Store the results of all cases."""
+    found = {"versions": versions, "rows": {case.name: rows[case.name] for case in CASES}}
+    FOUND.write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def objections(cases: Iterable[Case], rows: Mapping[str, Results]) -> list[str]:
+    """Return a sentence for each row that breaks the rule: never worse than the better of both without a reason."""
+    found = []
+    for case in cases:
+        ours, *others = (rows[case.name][client] for client in CLIENTS)
+        if ours == OTHER_BYTES:
+            # Nobody can tell that a body is short if its length agrees with it.
+            if set(others) != {OTHER_BYTES}:
+                found.append(f"{case.name}: imagefleet saves something else than the server's image")
+        elif ours == SAVED and case.reason:
+            found.append(f"{case.name}: has a reason to refuse the image, which imagefleet saves")
+        elif ours != SAVED and SAVED in others and not case.reason:
+            found.append(f"{case.name}: imagefleet refuses an image that another client saves, without a reason")
+        elif ours != SAVED and SAVED not in others and case.reason:
+            found.append(f"{case.name}: needs no reason, because nobody saves the image")
+    return found
+
+
+def answers() -> str:
+    """Return the tables of the page, a heading and a table for each group."""
+    found = stored()
+    rows = found["rows"]
+    lines = []
+    for heading, cases in GROUPS.items():
+        lines += [f"### {heading}", "", "| the server's answer | imagefleet | curl | requests |", "|---|---|---|---|"]
+        for case in cases:
+            cells = [rows[case.name][client] for client in CLIENTS]
+            if case.reason:
+                cells[0] += f". {case.reason}"
+            lines.append("| " + " | ".join(_cell(text) for text in (case.title, *cells)) + " |")
+        lines.append("")
+    saved = [sum(rows[case.name][client] == SAVED for case in CASES) for client in CLIENTS]
+    versions = found["versions"]
+    lines += [
+        f"Of {len(CASES)} answers, imagefleet saves {saved[0]}, curl {versions['curl']} {saved[1]} and requests "
+        f"{versions['requests']} {saved[2]}.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
