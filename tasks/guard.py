@@ -1,9 +1,9 @@
 """Which addresses may be connected to; decided on the address itself, when the socket is opened.
 
-A name is resolved here and nowhere else, every address of the answer is judged, each time, and the socket is opened to
-an address that was judged: what the name means a moment later changes nothing. Public addresses are permitted, on the
-ports that browsers open; all others only where the worker's operator says so (``IMAGEFLEET_ALLOW_NETWORKS``), and none
-that the operator denies (``IMAGEFLEET_DENY_NETWORKS``). No message can widen that.
+A name is resolved here and nowhere else. Every address of the answer is judged, each time, and sockets are opened only
+to addresses that were judged: what the name means a moment later changes nothing. Public addresses are permitted, on
+the ports that browsers open; all others only where the worker's operator says so (``IMAGEFLEET_ALLOW_NETWORKS``), and
+none that the operator denies (``IMAGEFLEET_DENY_NETWORKS``). No message can widen that.
 
 Where the operator names a proxy, that resolves the names, and what is left to judge is the name itself.
 
@@ -23,6 +23,7 @@ from typing import Any
 
 from tasks.addresses import Address, carried, is_public
 from tasks.errors import BlockedAddress, ConnectFailed, DnsFailed, DnsUnavailable, TimedOut
+from tasks.happy_eyeballs import Connector, Opener
 from tasks.resolver import Resolver
 
 _NAME = re.compile(r"[\w-]+(\.[\w-]+)*\.?", re.ASCII)
@@ -119,6 +120,7 @@ class Guard:
         self._allowances = rules(allow)
         self._denials = rules(deny)
         self._resolver = Resolver()
+        self._connector = Connector()
 
     def permits(self, host: str, address: Address, port: int) -> bool:
         """Tell whether a connection to this address, found for this host name, is permitted."""
@@ -183,9 +185,9 @@ class Guard:
         host: str,
         port: int,
         timeout: float,
-        opener: Callable[[int, int, int], socket.socket] = socket.socket,
+        opener: Opener = socket.socket,
     ) -> socket.socket:
-        """Return a socket connected to the host, within ``timeout`` seconds for all its addresses together.
+        """Return a socket connected to the first address of the host that answers, within ``timeout`` seconds.
 
         Raises:
             BlockedAddress, DnsFailed, ConnectFailed, TimedOut: and nothing else.
@@ -197,7 +199,7 @@ class Guard:
         host: str,
         port: int,
         timeout: float,
-        opener: Callable[[int, int, int], socket.socket] = socket.socket,
+        opener: Opener = socket.socket,
     ) -> Any:
         """Return what ``opener`` makes, connected to the operator's proxy: who named it could allow its address too.
 
@@ -217,34 +219,17 @@ class Guard:
         host: str,
         port: int,
         timeout: float,
-        opener: Callable[[int, int, int], socket.socket],
+        opener: Opener,
     ) -> socket.socket:
         """Return a socket connected to one of the addresses that ``find`` gives."""
         ends = monotonic() + timeout
-        last: OSError | None = None
-        for family, kind, protocol, _, address in find(host, port, timeout):
-            remaining = ends - monotonic()
-            if remaining <= 0:
-                break
-            try:
-                connection = opener(family, kind, protocol)
-            except OSError as error:
-                # This machine may lack the address's family.
-                last = error
-                continue
-            try:
-                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                connection.settimeout(remaining)
-                connection.connect(address)
-            except OSError as error:
-                connection.close()
-                last = error
-            else:
-                return connection
-        self._resolver.forget(host, port)
-        if last is None or isinstance(last, TimeoutError):
-            raise TimedOut(f"{host} port {port} did not answer within {timeout:g} s") from last
-        raise ConnectFailed(f"{host} port {port}: {last.strerror or last}") from last
+        try:
+            return self._connector.connect(host, port, find(host, port, timeout), ends, opener)
+        except OSError as error:
+            self._resolver.forget(host, port)
+            if isinstance(error, TimeoutError):
+                raise TimedOut(f"{host} port {port} did not answer within {timeout:g} s") from error
+            raise ConnectFailed(f"{host} port {port}: {error.strerror or error}") from error
 
 
 def _refusal(host: str, address: Address | None, port: int, objection: str) -> BlockedAddress:

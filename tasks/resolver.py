@@ -1,10 +1,11 @@
-"""What a host name means: the system's resolver with a time limit, and what it said in the last half minute."""
+"""Resolve host names with a time limit, and remember the answers for half a minute."""
 
 from __future__ import annotations
 
 import ipaddress
 import socket
 import threading
+from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import Any
 
@@ -12,6 +13,8 @@ from tasks.errors import DnsUnavailable
 
 #: Seconds for which an answer is used again; the system's resolver does not tell how long it holds.
 _LIFETIME = 30.0
+#: For both families together, and for each by itself.
+_LOOK_UPS = 3
 #: The most names that are remembered.
 _NAMES = 10_000
 
@@ -51,27 +54,57 @@ class Resolver:
 
 
 def _asked(host: str, port: int, timeout: float) -> list[Any]:
-    """Return what the system's resolver answers, which has no timeout of its own: a thread waits for it.
+    """Return what the system's resolver answers, which has no timeout of its own: threads wait for it.
 
-    A look-up that is given up goes on in its thread until the resolver gives up too, half a minute at the most.
+    Some name servers ignore or refuse the question for one family, and then some resolvers fail for both. So after half
+    of the time, or if the resolver says that it may know later, each family is asked for by itself, and the first
+    addresses count. A look-up that is given up goes on in its thread until the resolver gives up too, half a minute at
+    the most.
     """
-    found: list[Any] = []
-    failures: list[Exception] = []
+    ends = monotonic() + timeout
+    answers: SimpleQueue[list[Any] | Exception] = SimpleQueue()
+    _start_look_up(host, port, socket.AF_UNSPEC, answers)
+    answer = _next(answers, timeout / 2)
+    if isinstance(answer, list):
+        return answer
+    if answer is not None and not _is_temporary(answer):
+        raise answer
+    for family in (socket.AF_INET, socket.AF_INET6):
+        _start_look_up(host, port, family, answers)
+    failures = [] if answer is None else [answer]
+    while len(failures) < _LOOK_UPS:
+        answer = _next(answers, ends - monotonic())
+        if isinstance(answer, list):
+            return answer
+        if answer is None:
+            raise DnsUnavailable(f"the host name {host} was not resolved within {timeout:g} s")
+        failures.append(answer)
+    raise next(filter(_is_temporary, failures), failures[0])
+
+
+def _start_look_up(host: str, port: int, family: int, answers: SimpleQueue[list[Any] | Exception]) -> None:
+    """Ask the system's resolver in a thread, which puts the addresses or the error into the queue."""
 
     def look_up() -> None:
         try:
-            found.extend(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+            answers.put(socket.getaddrinfo(host, port, family=family, type=socket.SOCK_STREAM))
         except (OSError, UnicodeError) as error:
-            failures.append(error)
+            answers.put(error)
 
-    thread = threading.Thread(target=look_up, name=f"look-up {host[:60]}", daemon=True)
-    thread.start()
-    thread.join(timeout)
-    if failures:
-        raise failures[0]
-    if not found:
-        raise DnsUnavailable(f"the host name {host} was not resolved within {timeout:g} s")
-    return found
+    threading.Thread(target=look_up, name=f"look-up {host[:60]}", daemon=True).start()
+
+
+def _next(answers: SimpleQueue[list[Any] | Exception], seconds: float) -> list[Any] | Exception | None:
+    """Return the next answer, or None if none comes in time."""
+    try:
+        return answers.get(timeout=max(seconds, 0))
+    except Empty:
+        return None
+
+
+def _is_temporary(error: Exception) -> bool:
+    """Tell whether the resolver may know later what it does not know now."""
+    return isinstance(error, socket.gaierror) and error.errno == socket.EAI_AGAIN
 
 
 def _is_address(host: str) -> bool:

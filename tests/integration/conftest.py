@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -15,10 +16,11 @@ import redis
 
 from tasks import broker
 from tests.conditions import wait_for
-from tests.conftest import redis_program
+from tests.conftest import lacking, redis_program, required
 from tests.integration import parts
 
 _numbers = count(1)
+_RESOLVER = "nameserver 127.0.0.1\noptions timeout:1 attempts:1\n"
 
 
 @pytest.fixture(scope="session")
@@ -87,3 +89,22 @@ def server(redis_url: str) -> Iterator[redis.Redis]:
     with broker.client(redis_url) as client:
         client.flushall()
         yield client
+
+
+@pytest.fixture(scope="module")
+def namespace() -> Iterator[str]:
+    """The name of a network namespace of this test's own, whose programs ask a resolver of its own."""
+    ip = required("ip")
+    name = f"imagefleet-test-{os.getpid()}"
+    added = subprocess.run([ip, "netns", "add", name], capture_output=True, text=True, check=False)
+    if added.returncode:
+        lacking(f"no network namespace can be made here: {added.stderr.strip()}")
+    folder = Path("/etc/netns") / name
+    try:
+        folder.mkdir(parents=True)
+        (folder / "resolv.conf").write_text(_RESOLVER)
+        yield name
+    finally:
+        subprocess.run([ip, "netns", "del", name], check=True)
+        (folder / "resolv.conf").unlink(missing_ok=True)
+        folder.rmdir()

@@ -16,9 +16,21 @@ _NO_NAME = 3
 class NameServer:
     """Answers from a table: for each name, what it means at the first question, at the second, and so on."""
 
-    def __init__(self, names: Mapping[str, Sequence[Sequence[str]]], address: tuple[str, int]) -> None:
-        """Take the table; the last meaning of a name stays, and a name that is missing does not exist."""
-        self._names = names
+    def __init__(
+        self,
+        names: Mapping[str, Sequence[Sequence[str]]],
+        address: tuple[str, int],
+        faults: Mapping[tuple[str, int], int | None] | None = None,
+    ) -> None:
+        """Take the table; the last meaning of a name stays, and a name that is missing does not exist.
+
+        Args:
+            names: what each name means.
+            address: where to listen.
+            faults: the response code for a name and the version of the addresses that are asked for, in place of an
+                answer; None to ignore the question.
+        """
+        self._names, self._faults = names, faults or {}
         #: How often each name was asked for, by the version of the addresses that were wanted.
         self.asked: Counter[tuple[str, int]] = Counter()
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -28,15 +40,20 @@ class NameServer:
     def _serve(self) -> None:
         while True:
             question, sender = self._socket.recvfrom(512)
-            self._socket.sendto(self._answer(question), sender)
+            answer = self._answer(question)
+            if answer is not None:
+                self._socket.sendto(answer, sender)
 
-    def _answer(self, question: bytes) -> bytes:
+    def _answer(self, question: bytes) -> bytes | None:
         labels, at = [], 12
         while size := question[at]:
             labels.append(question[at + 1 : at + 1 + size].decode("ascii"))
             at += 1 + size
         name, version = ".".join(labels).lower(), _TYPES.get(int.from_bytes(question[at + 1 : at + 3], "big"), 0)
-        meanings = self._names.get(name)
+        fault = self._faults.get((name, version), 0)
+        if fault is None:
+            return None
+        meanings = None if fault else self._names.get(name)
         records = []
         if meanings is not None:
             turn = min(self.asked[name, version], len(meanings) - 1)
@@ -48,6 +65,6 @@ class NameServer:
                 for address in found
                 if address.version == version
             ]
-        code = 0x8180 | (0 if meanings is not None else _NO_NAME)
+        code = 0x8180 | (fault or (0 if meanings is not None else _NO_NAME))
         head = question[:2] + struct.pack(">HHHHH", code, 1, len(records), 0, 0)
         return head + question[12 : at + 5] + b"".join(records)

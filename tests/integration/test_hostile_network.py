@@ -3,39 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.conftest import lacking, required
+from tests.conftest import required
 from tests.hostile_urls import URLS
 from tests.integration.hostile_network import GOOD, NAMES
-
-_RESOLVER = "nameserver 127.0.0.1\noptions timeout:1 attempts:1\n"
-
-
-@pytest.fixture(scope="module")
-def namespace() -> Iterator[str]:
-    """The name of a network namespace of this test's own, whose programs ask a resolver of its own."""
-    ip = required("ip")
-    name = f"imagefleet-test-{os.getpid()}"
-    added = subprocess.run([ip, "netns", "add", name], capture_output=True, text=True, check=False)
-    if added.returncode:
-        lacking(f"no network namespace can be made here: {added.stderr.strip()}")
-    folder = Path("/etc/netns") / name
-    try:
-        folder.mkdir(parents=True)
-        (folder / "resolv.conf").write_text(_RESOLVER)
-        yield name
-    finally:
-        subprocess.run([ip, "netns", "del", name], check=True)
-        (folder / "resolv.conf").unlink(missing_ok=True)
-        folder.rmdir()
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from tasks import resolver
 from tasks.errors import ConnectFailed
 from tasks.guard import Guard
 from tasks.resolver import Resolver
+from tests.conditions import PATIENCE
 
 
 class Asked:
@@ -79,6 +81,50 @@ def test_failure_is_not_remembered(asked: Asked, monkeypatch: pytest.MonkeyPatch
         with pytest.raises(socket.gaierror):
             names.look_up("a.example", 80, 1.0)
     assert names.look_up("a.example", 80, 1.0)
+
+
+@pytest.mark.parametrize("ignored", [False, True], ids=["an error for both families", "no answer for both"])
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
+def test_one_family_is_enough(monkeypatch: pytest.MonkeyPatch, family: int, ignored: bool) -> None:
+    """A name server that fails for one family, or ignores its question, does not hide the addresses of the other."""
+    over = threading.Event()
+
+    def answer(host: str, port: int, **options: int) -> list[Any]:
+        if options["family"] == family:
+            return [(family, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]
+        if ignored:
+            over.wait(PATIENCE)
+        raise socket.gaierror(socket.EAI_AGAIN, "later")
+
+    monkeypatch.setattr(socket, "getaddrinfo", answer)
+    assert Resolver().look_up("a.example", 80, 0.2 if ignored else PATIENCE)[0][0] == family
+    over.set()
+
+
+def test_temporary_failure_of_one_family_is_temporary(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name that has no address of one family, and whose other family could not be asked for, may be found later."""
+
+    def answer(*_: object, family: int, **__: object) -> list[Any]:
+        raise socket.gaierror(socket.EAI_NONAME if family == socket.AF_INET else socket.EAI_AGAIN, "fails")
+
+    monkeypatch.setattr(socket, "getaddrinfo", answer)
+    with pytest.raises(socket.gaierror) as caught:
+        Resolver().look_up("a.example", 80, 1.0)
+    assert caught.value.errno == socket.EAI_AGAIN
+
+
+def test_name_that_does_not_exist_is_asked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A final answer for both families costs no further question."""
+    asked = []
+
+    def answer(*_: object, family: int, **__: object) -> list[Any]:
+        asked.append(family)
+        raise socket.gaierror(socket.EAI_NONAME, "no such name")
+
+    monkeypatch.setattr(socket, "getaddrinfo", answer)
+    with pytest.raises(socket.gaierror):
+        Resolver().look_up("a.example", 80, 1.0)
+    assert asked == [socket.AF_UNSPEC]
 
 
 def test_address_that_leads_nowhere_is_forgotten(asked: Asked) -> None:

@@ -1,0 +1,43 @@
+"""A run saves the images of hosts whose first addresses lead nowhere, or whose name server knows one family only."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from tests.conftest import required
+from tests.integration.dead_addresses import NAMES, PARTIAL
+from tests.integration.parts import ROOT
+
+#: Far more than three head starts take, and far less than the timeout of one address.
+_SECONDS = 15.0
+
+
+@pytest.fixture(scope="module")
+def told(namespace: str, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """What the process inside the namespace tells of its run, which one real worker did."""
+    required("unshare")
+    folder = str(tmp_path_factory.mktemp("dead-addresses"))
+    command = [required("ip"), "netns", "exec", namespace, sys.executable, "-m", "tests.integration.dead_addresses"]
+    ended = subprocess.run([*command, folder], capture_output=True, text=True, timeout=250, cwd=ROOT, check=False)
+    assert ended.returncode == 0, ended.stderr
+    facts = json.loads(ended.stdout)
+    assert facts["code"] == 0, facts["err"]
+    return facts["rows"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_dead_addresses_cost_no_image(told: Any, name: str) -> None:
+    """One to three dead addresses before the good one, of either family, cost no image and no timeout."""
+    rows = [(error, seconds < _SECONDS) for url, error, seconds in told if name in url]
+    assert rows == [(None, True)] * 2
+
+
+@pytest.mark.parametrize("name", PARTIAL)
+def test_name_server_that_knows_one_family_costs_no_image(told: Any, name: str) -> None:
+    """The addresses of one family are used, though the question for the other is refused or ignored."""
+    assert [error for url, error, _ in told if name in url] == [None, None]
