@@ -13,7 +13,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial, reduce
 from pathlib import Path
@@ -44,6 +44,8 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 #: How wide text may be where there is no terminal to say it.
 _PLAIN_WIDTH = 160
 _INTERRUPTED = 130
+#: What ends a command politely.
+_ENDS = (signal.SIGINT, signal.SIGTERM)
 #: What tells a producer with a local fleet that its run is cancelled; one at a broker is told by that.
 _CANCELS = signal.SIGUSR1
 
@@ -622,25 +624,27 @@ def _tell_move(before: str | None, broker: str | None) -> None:
 def _seen_through(run: Run, crew: Crew, out: Path, as_json: bool) -> Report:
     """Execute a run, and show how far it is.
 
-    A first Ctrl-C lets it finish what is in flight, and a second one drops that, as a polite end does.
+    At a first Ctrl-C or SIGTERM it finishes what is being downloaded; a second one drops that.
     """
     from producer.live import Display
 
     def ask(*_: object) -> None:
-        signal.signal(signal.SIGINT, _interrupt)
-        left = run.finish()
-        # Not by click: what the signal has interrupted may be writing.
-        os.write(2, f"Finishing {left.text}; Ctrl-C again drops them.\n".encode())
+        for number in before:
+            signal.signal(number, _interrupt)
+        # What is said of it is said by the display: what the signal has interrupted may be writing.
+        run.finish()
 
     _ending().at(run, out)
-    before = signal.getsignal(signal.SIGINT)
-    if before is not signal.SIG_IGN:
-        signal.signal(signal.SIGINT, ask)
+    handlers = {number: signal.getsignal(number) for number in _ENDS}
+    before = {number: handler for number, handler in handlers.items() if handler is not signal.SIG_IGN}
+    for number in before:
+        signal.signal(number, ask)
     try:
         with Display(_console(sys.stderr), quiet=as_json) as display:
             return run.execute(crew, partial(_show_run, display))
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _tell_run(finished: Report, as_json: bool) -> None:
@@ -670,7 +674,7 @@ def main() -> NoReturn:
     """Run the command line, and exit with its status."""
     garbage.look_rarely()
     # A polite end is an end like Ctrl-C: everything that was started is ended.
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in _ENDS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _interrupt)
     signal.signal(_CANCELS, _cancel)
@@ -832,7 +836,7 @@ def _crew(
     url = _broker_url(broker)
     if url is None:
         former_roots = () if since is None else [Path(since)]
-        with _local_fleet(options, roots, allow, proxied, former_roots) as fleet:
+        with _local_fleet(options, roots, quiet, allow, proxied, former_roots) as fleet:
             # What the run needs takes half a second to import: the fleet starts before that.
             from producer.run import crew_of
 
@@ -894,14 +898,19 @@ def _refuse_empty(broker: str | None) -> None:
 def _local_fleet(
     options: dict[str, Any],
     roots: Sequence[Path],
+    quiet: bool = False,
     allow: Sequence[str] | None = None,
     proxied: bool = True,
     former_roots: Sequence[Path] = (),
 ) -> Iterator[Fleet]:
+    from producer.live import waiting
     from producer.local import Fleet, FleetSize, cores
 
     size = FleetSize(options["workers"] or len(cores()), options["concurrency"])
-    with Fleet(size, roots, allow, options["flower"], former_roots, proxied) as fleet:
+    text = "Starting 1 worker" if size.workers == 1 else f"Starting {size.workers} workers"
+    with ExitStack() as stack:
+        with waiting(_console(sys.stderr), text, quiet):
+            fleet = stack.enter_context(Fleet(size, roots, allow, options["flower"], former_roots, proxied))
         if fleet.flower is not None:
             _note(f"Flower is at {fleet.flower.text}", quiet=False)
         yield fleet
@@ -977,15 +986,22 @@ def _resize_options(options: dict[str, Any]) -> ResizeOptions:
 
 
 def _show_run(display: Display, progress: Progress) -> None:
-    from producer.report import size
+    from producer.report import failures, size
 
-    done = f"{size(progress.bytes)}, {progress.failed:,} failed"
+    detail = f"{size(progress.bytes)}, {failures(progress)}"
     if progress.done_before:
         # The images are the whole run's, the rest is this command's.
-        done = f"{progress.done_before:,} were done before; since then {done}"
-    note = progress.note or done
+        detail = f"{progress.done_before:,} were done before; since then {detail}"
     total = progress.planned if progress.plan_complete else None
-    display.show("images", progress.done_before + progress.success + progress.failed, total, note)
+    note = progress.note
+    if progress.finishing:
+        some = "1 image that is" if progress.finishing == 1 else f"{progress.finishing:,} images that are"
+        display.announce(
+            f"Finishing {some} being downloaded; Ctrl-C again drops {'it' if progress.finishing == 1 else 'them'}."
+        )
+        note = f"finishing {progress.finishing:,} more"
+    ended = progress.done_before + progress.success + progress.failed
+    display.show("images", ended, total, detail, note, progress.done_before)
 
 
 def _sized(fleet: Fleet) -> str:

@@ -17,7 +17,7 @@ from tasks.download import Downloader
 from tasks.model import ImageRequest, RunOptions
 from tasks.storage import Store
 
-#: Tells which way is under way, and how many images have ended in it.
+#: Tells which way is under way, and how many images have ended in it; 0 when it begins.
 Listener = Callable[[str, int], None]
 
 ONE_BY_ONE, THREADS, FLEET = "one by one", "threads", "fleet"
@@ -114,11 +114,13 @@ def compare(
         store = places[name]
         store.root.mkdir(parents=True, exist_ok=True)
         run = RunOptions(str(store.root), options.shard_size, options.fetch)
+        listener(name, 0)
         ended = _Counter(name, listener)
         seconds = step(requests, run, store, downloader, ended.add)
         shards = range(-(-len(requests) // options.shard_size))
         ways.append(Way(name, slots[name], seconds, summarise(_manifests(store, shards)), store.root))
     places[FLEET].root.mkdir(parents=True, exist_ok=True)
+    listener(FLEET, 0)
     with Run.begin(iter(requests), source, places[FLEET], options) as fleet:
         report = fleet.execute(crew, lambda progress: listener(FLEET, progress.success + progress.failed))
     ways.append(Way(FLEET, crew.concurrency, report.wall_seconds, report.summary, report.out))

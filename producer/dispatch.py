@@ -15,7 +15,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar, cast
@@ -27,6 +27,7 @@ from kombu.exceptions import BatchPublishError, OperationalError
 
 from config import bounds
 from producer import tally
+from producer.drain import Drain
 from producer.runfile import resumption
 from producer.sharding import Planner
 from tasks import keys, ledger, manifest, plan, presence, transport
@@ -35,6 +36,7 @@ from tasks.collect import ENDING, PASSING
 from tasks.errors import Fault, Interrupted, Lost, StorageFailed
 from tasks.fetch import failed
 from tasks.model import ImageRequest, Outcome, RunOptions, key_of, shard_name
+from tasks.progress import REASON
 from tasks.redis_errors import RedisProblem, redis_problem
 from tasks.shardfile import BadShardFile, Mark
 from tasks.storage import Store
@@ -79,8 +81,13 @@ class Progress:
     plan_complete: bool
     #: Images that an earlier command of the run has seen to the end.
     done_before: int = 0
+    #: The reason of most failures, and how many images failed for it; empty while none has failed.
+    main_reason: str = ""
+    main_reason_count: int = 0
     #: What a person should know when nothing moves.
     note: str = ""
+    #: Once the run was told to end early, how many images are still being downloaded; None before that.
+    finishing: int | None = None
 
 
 @dataclass(slots=True)
@@ -97,21 +104,6 @@ class Timing:
     def wall_seconds(self) -> float:
         """The time in between."""
         return self.last_done - self.first_sent
-
-
-@dataclass(frozen=True, slots=True)
-class Remaining:
-    """What is in flight: about how many images, and in how many shards."""
-
-    images: int = 0
-    shards: int = 0
-
-    @property
-    def text(self) -> str:
-        """What a person needs to know."""
-        images = "1 image" if self.images == 1 else f"{self.images:,} images"
-        shards = "1 shard" if self.shards == 1 else f"{self.shards:,} shards"
-        return f"about {images} in flight, in {shards}"
 
 
 @dataclass(slots=True)
@@ -181,23 +173,23 @@ class Dispatcher:
         #: Who is told of progress, and what was told last.
         self._listener: Callable[[Progress], None] = _nobody
         self._shown: Progress | None = None
+        self._drain: Drain | None = None
         #: What an earlier command has left in Redis; None until that was looked for.
         self._left: frozenset[str] | None = None
 
     def finish(self) -> None:
-        """Send no more shards, and end when those in flight are done; may be called from a signal's handler."""
+        """End when what is being downloaded is done, and drop what is queued; may be called from a signal's handler."""
         self._finishing.set()
 
-    @property
-    def in_flight(self) -> Remaining:
-        """What is in flight: an estimate, for it is asked by a signal's handler, which has to do without Redis."""
+    def _in_flight(self) -> int:
+        """Return about how many images are in flight."""
         flying = list(self._flying.values())
         # The chords were counted at the last look, and the sums that workers flush are newer; but an earlier command's
         # may be among those.
         images = sum(max(shard.images - shard.counted, 0) for shard in flying)
         if not self._resumed:
             images = min(images, max(sum(shard.images for shard in flying) - (self._ended - self._landed), 0))
-        return Remaining(images, len(flying))
+        return images
 
     def run(self, window: int, check: Callable[[], None], listener: Callable[[Progress], None]) -> Timing:
         """Send every shard of the plan and wait for all their manifests.
@@ -220,8 +212,10 @@ class Dispatcher:
                     self._begin(self._sent, timing, check)
                 # Between two shards it only looks: filling a large window takes longer than a shard may go unwatched.
                 self._watch(timing, check, 0.0 if self._can_send(window) else _TICK)
+                if self._finishing.is_set() and self._flying and self._is_drained(check):
+                    break
                 self._tell(self._progress())
-            if not self._all_sent():
+            if self._flying or not self._all_sent():
                 raise Interrupted(cancelled=False)
             if self._planner.error is not None:
                 raise self._planner.error
@@ -230,6 +224,23 @@ class Dispatcher:
             with suppress(redis.RedisError):
                 self._server.delete(*keys.of_run(self._run_id))
         return timing
+
+    def _is_drained(self, check: Callable[[], None]) -> bool:
+        """Have what is queued dropped, and tell whether what is being downloaded, and what that completes, is done."""
+        if self._drain is None:
+            self._options = replace(self._options, draining=True)
+            self._renewed = 0.0
+            self._guarded(self._renew_record, check)
+            self._drain = Drain(self._run_id, self._server, self._options.fetch.deadline)
+        drain = self._drain
+        self._guarded(drain.ask, check)
+        if not drain.idle:
+            return drain.overdue
+        # The last image of a shard may just have ended: its manifest is worth a moment.
+        collecting = self._guarded(
+            lambda: any(tally.fired(self._server, self._group(flying.shard)) for flying in self._flying.values()), check
+        )
+        return not collecting or drain.overdue
 
     def _all_sent(self) -> bool:
         return self._planner.closed and not self._planner.cut and self._sent == self._planner.shards
@@ -262,7 +273,9 @@ class Dispatcher:
                 self._land(flying, timing)
         if look_at_all:
             self._looked = time.monotonic()
-            self._guarded(lambda: self._look_into(timing), check)
+            # What a run that ends early has dropped is not lost.
+            if not self._finishing.is_set():
+                self._guarded(lambda: self._look_into(timing), check)
 
     def _land(self, flying: _InFlight, timing: Timing) -> None:
         """Take a shard out of the window if its manifest stands."""
@@ -396,12 +409,19 @@ class Dispatcher:
         success, failed = int(moved.get("success", 0)), int(moved.get("failed", 0))
         size = int(moved.get("bytes", 0))
         self._check_saving(success, int(moved.get("unsaved", 0)))
-        note = self._note(success + failed)
-        if self._finishing.is_set():
-            note = f"finishing {self.in_flight.text}; Ctrl-C again drops them"
         here = max(planned - self._done_before, 0)
+        reason, count = max(_reasons(moved).items(), key=lambda item: item[1], default=("", 0))
         return Progress(
-            min(success, here), min(failed, here), size, planned, self._planner.closed, self._done_before, note
+            min(success, here),
+            min(failed, here),
+            size,
+            planned,
+            self._planner.closed,
+            self._done_before,
+            reason,
+            count,
+            self._note(success + failed),
+            None if self._drain is None else self._drain.images,
         )
 
     def _check_saving(self, success: int, unsaved: int) -> None:
@@ -428,7 +448,7 @@ class Dispatcher:
             self._ended, self._moved, self._told = ended, now, ""
         elif now - self._moved > _STILL:
             self._moved = now
-            self._told = _asked(self._local)
+            self._told = _asked(self._local, self._in_flight(), self._server)
         return self._told
 
     def _connect(self) -> None:
@@ -612,6 +632,8 @@ class Dispatcher:
                 return step()
             except (redis.RedisError, OperationalError, BatchPublishError) as error:
                 check()
+                if away and self._finishing.is_set():
+                    raise Interrupted(cancelled=False) from error
                 self._contact.lost()
                 away, self._recorded = True, 0.0
                 problem = redis_problem(error)
@@ -698,19 +720,29 @@ def _nobody(_: Progress) -> None:
     """Tell nobody."""
 
 
-def _asked(local: bool) -> str:
+def _reasons(moved: Mapping[str, str]) -> dict[str, int]:
+    """Return how many images failed for each reason, by the sums of the workers."""
+    return {name.removeprefix(REASON): int(count) for name, count in moved.items() if name.startswith(REASON)}
+
+
+def _asked(local: bool, images: int, server: redis.Redis) -> str:
     """Return what the workers say when nothing moves, and what a person can do, unless a local fleet does it."""
+    waiting = "waiting for 1 image" if images == 1 else f"waiting for {images:,} images"
     try:
         slots = online_workers()
+        dead = sum(not lives for lives in presence.signs_of_life(server).values())
     except (redis.RedisError, OperationalError) as error:
         # The connection that lay idle since the last question may have gone with a Redis that is back.
-        return f"the workers can't be asked: {redis_problem(error).note}"
+        return f"{waiting}; the workers can't be asked: {redis_problem(error).note}"
     if not slots and local:
-        return "no worker answers; those of the local fleet that have ended are being started again"
+        return f"{waiting}; no worker responds: the local fleet is starting them again"
     if not slots:
-        return "no worker answers: start one with `celery -A tasks worker`, or `docker compose up -d`"
-    some = f"{len(slots)} workers answer" if len(slots) > 1 else "1 worker answers"
-    return f"{some}; tasks of one that died are handed on within {bounds.HANDED_BACK} s"
+        return f"{waiting}; no worker responds: start one with `celery -A tasks worker`, or `docker compose up -d`"
+    some = f"{waiting}; {len(slots)} workers respond" if len(slots) > 1 else f"{waiting}; 1 worker responds"
+    if not dead:
+        return some
+    died = f"{dead} workers have died, and their tasks are" if dead > 1 else "1 worker has died, and its tasks are"
+    return f"{some}; {died} handed to others within {bounds.HANDED_BACK} s"
 
 
 def online_workers() -> list[int]:

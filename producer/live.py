@@ -1,38 +1,79 @@
-"""The display while a run goes on: a bar on a terminal, a line every few seconds elsewhere, or nothing."""
+"""The display while a command goes on: a bar on a terminal, a line every few seconds elsewhere, or nothing."""
 
 from __future__ import annotations
 
 import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.text import Text
 
 #: Seconds between two lines where there is no terminal.
-_LINE_EVERY = 5.0
+_LINE_INTERVAL_SECONDS = 5.0
+#: Seconds that the images per second are an average of.
+_RATE_SECONDS = 10.0
+
+
+@dataclass(slots=True)
+class _Clock:
+    """When something was first shown, and how many of its images had ended at moments since; seconds, monotonic."""
+
+    started: float
+    samples: deque[tuple[float, int]] = field(default_factory=deque)
+
+    def rate(self, ended: int, now: float) -> float:
+        """Return the images per second of the last seconds, with ``ended`` images by now."""
+        # A count that went down, as after a Redis that was emptied, begins anew.
+        if self.samples and ended < self.samples[-1][1]:
+            self.samples.clear()
+        self.samples.append((now, ended))
+        while len(self.samples) > 2 and now - self.samples[1][0] >= _RATE_SECONDS:
+            self.samples.popleft()
+        at, before = self.samples[0]
+        return (ended - before) / (now - at) if now > at else 0.0
+
+
+class _Bar(Progress):
+    """rich's bars, with lines of text below them that go with the bars."""
+
+    lines: tuple[str, ...] = ()
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """Yield what is shown: a line would take the place of the bar, so it is not one of the bar's columns."""
+        yield self.make_tasks_table(self.tasks)
+        for line in filter(None, self.lines):
+            yield Text(line, "dim")
 
 
 class Display:
     """Shows how many images have ended, of how many; a context manager."""
 
     def __init__(self, console: Console, quiet: bool = False) -> None:
-        """Take where to show it; with ``quiet``, nothing is shown."""
+        """Take where to show it; with ``quiet``, only what is announced is shown."""
         self._console, self._quiet = console, quiet
-        self._bar: Progress | None = None
+        self._bar: _Bar | None = None
         self._tasks: dict[str, TaskID] = {}
-        self._started = self._last_line = time.monotonic()
+        self._clocks: dict[str, _Clock] = {}
+        self._last_line = time.monotonic()
+        self._note, self._announced = "", False
 
     def __enter__(self) -> Self:
         if not self._quiet and self._console.is_terminal:
-            self._bar = Progress(
+            columns = ("{task.fields[percent]}", "{task.fields[count]}", "{task.fields[rate]}", "{task.fields[times]}")
+            self._bar = _Bar(
                 TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[note]}"),
-                TimeElapsedColumn(),
+                BarColumn(bar_width=None),
+                *(TextColumn(column, justify="right") for column in columns),
                 console=self._console,
                 transient=True,
+                expand=True,
             )
             self._bar.start()
         return self
@@ -47,14 +88,75 @@ class Display:
         if self._bar is not None:
             self._bar.stop()
 
-    def show(self, what: str, ended: int, total: int | None, note: str = "") -> None:
-        """Show how far something is; ``total`` is None while it is not known."""
+    def show(
+        self, what: str, ended: int, total: int | None, detail: str = "", note: str = "", done_before: int = 0
+    ) -> None:
+        """Show how far something is; its clock starts when it is shown first.
+
+        Args:
+            what: its name.
+            ended: images that have ended.
+            total: how many there are; None while that is not known.
+            detail: what else is known of those that have ended.
+            note: what a person should know now; shown on a line of its own.
+            done_before: how many of the ended images are an earlier command's, and so not part of the speed.
+        """
+        if self._quiet:
+            return
+        now = time.monotonic()
+        clock = self._clocks.setdefault(what, _Clock(now))
+        rate = clock.rate(ended - done_before, now)
+        left = (total - ended) / rate if total is not None and rate else None
         if self._bar is not None:
+            self._bar.lines = (detail, note)
+            fields: dict[str, Any] = {
+                "percent": "" if not total else f"{ended * 100 // total}%",
+                "count": f"{ended:,}" if total is None else f"{ended:,}/{total:,}",
+                "rate": f"{_number(rate)} images/s",
+                "times": _duration(now - clock.started) + ("" if not left else f", {_duration(left)} left"),
+            }
             if what not in self._tasks:
-                self._tasks[what] = self._bar.add_task(what, total=total, note=note)
-            self._bar.update(self._tasks[what], completed=ended, total=total, note=note)
-        elif not self._quiet and time.monotonic() - self._last_line >= _LINE_EVERY:
-            self._last_line = time.monotonic()
+                self._tasks[what] = self._bar.add_task(what, total=total, **fields)
+            self._bar.update(self._tasks[what], completed=ended, total=total, **fields)
+            return
+        if note and note != self._note:
+            self._line(note)
+        self._note = note
+        if now - self._last_line >= _LINE_INTERVAL_SECONDS:
+            self._last_line = now
             of = "" if total is None else f" of {total:,}"
-            line = f"{what}: {ended:,}{of} images after {self._last_line - self._started:.0f} s"
-            self._console.print(f"{line}; {note}" if note else line, highlight=False)
+            percent = f" ({ended * 100 // total}%)" if total else ""
+            line = f"{what}: {ended:,}{of} images{percent} after {now - clock.started:.0f} s, {_number(rate)} images/s"
+            line += f", {_duration(left)} left" if left else ""
+            self._line(f"{line}; {detail}" if detail else line)
+
+    def announce(self, text: str) -> None:
+        """Show a line that stays, above a bar and with ``quiet``, too; only the first one is shown."""
+        if not self._announced:
+            self._announced = True
+            self._line(text)
+
+    def _line(self, text: str) -> None:
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+@contextmanager
+def waiting(console: Console, text: str, quiet: bool = False) -> Iterator[None]:
+    """Show what is waited for while the block lasts: on a terminal it goes with the block, elsewhere it is a line."""
+    if quiet:
+        yield
+    elif console.is_terminal:
+        with console.status(Text(text)):
+            yield
+    else:
+        console.print(text, highlight=False, markup=False)
+        yield
+
+
+def _number(rate: float) -> str:
+    return f"{rate:,.0f}" if rate >= 100 else f"{rate:.1f}"
+
+
+def _duration(seconds: float) -> str:
+    """Return a time as hours, minutes and seconds: 0:01:02."""
+    return str(timedelta(seconds=int(seconds)))

@@ -16,6 +16,7 @@ from tasks.urls import masked
 if TYPE_CHECKING:
     # A fault is shown by this module too, also one that keeps these from being imported.
     from producer.comparison import Comparison
+    from producer.dispatch import Progress
     from producer.doctor import Diagnosis
     from producer.run import Completion, Report
 
@@ -34,6 +35,17 @@ def size(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1024
     return f"{count:.1f} TiB"
+
+
+def failures(progress: Progress) -> str:
+    """Return how many images of a run have failed so far, and why most of them have."""
+    text = f"{progress.failed:,} failed"
+    if not progress.main_reason:
+        return text
+    # The workers' sums may be a moment ahead of what is shown as failed.
+    if progress.main_reason_count >= progress.failed:
+        return f"{text} ({progress.main_reason})"
+    return f"{text} ({progress.main_reason_count:,} of them {progress.main_reason})"
 
 
 def of_run(report: Report) -> RenderableType:

@@ -16,7 +16,7 @@ from typing import Any, Self
 import pyarrow as pa
 
 from producer import dispatch, lock, replan, sources
-from producer.dispatch import Dispatcher, Progress, Remaining, decoded, online_workers, planned_requests
+from producer.dispatch import Dispatcher, Progress, decoded, online_workers, planned_requests
 from producer.former import joined
 from producer.local import Fleet
 from producer.lock import Holder
@@ -273,14 +273,12 @@ class Run:
         """Whether nothing is left to do."""
         return self._record.state is State.COMPLETE
 
-    def finish(self) -> Remaining:
-        """Send no more; `execute` ends when what is in flight is done. Return how much that is."""
+    def finish(self) -> None:
+        """Have `execute` end when what is being downloaded is done; may be called from a signal's handler."""
         self._finishing = True
         self._planner.stop()
-        if self._dispatcher is None:
-            return Remaining()
-        self._dispatcher.finish()
-        return self._dispatcher.in_flight
+        if self._dispatcher is not None:
+            self._dispatcher.finish()
 
     def summary(self) -> Report:
         """Return the report of a run of which nothing is left to do.

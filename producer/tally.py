@@ -63,6 +63,11 @@ def counted(server: redis.Redis, group: str) -> int:
     return server.zcount(_key(group, ".j"), "-inf", "+inf")
 
 
+def fired(server: redis.Redis, group: str) -> bool:
+    """Tell whether a chord was complete and its body was sent."""
+    return cast("str | None", server.get(_key(group, ".c"))) == "done"
+
+
 def parts(server: redis.Redis, group: str, passing: Collection[Reason]) -> Parts:
     """Return what is counted of a chord.
 

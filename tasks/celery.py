@@ -19,7 +19,7 @@ from tasks import backend, broker, settle, transport
 #: The form of all that crosses Redis: the tasks and their arguments, a run's options, the Outcomes, the signals. Raise
 #: it with every change of one of them. Each form has queues of its own, so a worker of another version never takes what
 #: it would read wrongly, or would drop because it knows no such task: it waits for a worker that knows it.
-PROTOCOL = 4
+PROTOCOL = 5
 #: Where the images of all runs wait.
 IMAGES = f"imagefleet.images.{PROTOCOL}"
 #: Where finished chords' bodies wait: of its own, or a body would wait behind every image that is queued.
@@ -31,6 +31,8 @@ COLLECT_SHARD = "tasks.jobs.collect_shard"
 ABOUT = "imagefleet"
 #: The remote control command by which a worker says how it sees an output folder.
 EXAMINE = "imagefleet_examine"
+#: The remote control command by which a worker drops what is queued of a run that ends, and says what it is at.
+DRAIN = "imagefleet_drain"
 
 _DEFAULT_BROKER = "redis://localhost:6379/0"
 #: Connections that one process may hold: its slots, and room for the consumer, events, remote control and chords.

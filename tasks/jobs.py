@@ -5,8 +5,8 @@ from __future__ import annotations
 import gc
 import json
 import logging
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
 from time import monotonic, time
@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import redis
 from celery import Task
-from celery.exceptions import Reject, Retry
+from celery.exceptions import Ignore, Reject, Retry
 from celery.signals import worker_init, worker_shutdown
 from celery.worker.control import inspect_command
 
@@ -23,7 +23,7 @@ from config.settings import settings
 from tasks import alone, broker, download, garbage, keys, ledger, suspects, transport
 from tasks.away import patiently
 from tasks.backend import Unshown
-from tasks.celery import ABOUT, COLLECT_SHARD, EXAMINE, FETCH_IMAGE, PROTOCOL, app
+from tasks.celery import ABOUT, COLLECT_SHARD, DRAIN, EXAMINE, FETCH_IMAGE, PROTOCOL, app
 from tasks.collect import ENDING, PASSING, Deadly, Incomplete, collect
 from tasks.download import Downloader
 from tasks.errors import Cancelled, Fault, FetchError, Internal, RateLimited, StorageFailed
@@ -48,6 +48,8 @@ _OPEN = 1.0
 #: How much of an Outcome a task's event shows.
 _SHOWN = 1024
 _DONE = Path(__file__).with_name("done.lua").read_text()
+#: The ids of the tasks that this process's slots are at. Celery's own list has those as well that are being dropped.
+_running: set[str] = set()
 
 
 class Runs:
@@ -77,10 +79,15 @@ class Runs:
                 self._known.pop(run_id, None)
                 raise Cancelled("the run that this image belongs to has ended")
             run = RunOptions.from_json(json.loads(record))
-            self._known[run_id] = (monotonic(), run)
+            # That a run drains is not kept: the command that resumes it may come at any moment.
+            self._known[run_id] = (0.0 if run.draining else monotonic(), run)
             if run.revision != revision:
                 raise Cancelled("the pass of the run that this image belongs to has ended")
         return run
+
+    def forget(self, run_id: str) -> None:
+        """Have a run's options read again at its next task."""
+        self._known.pop(run_id, None)
 
     def is_done(self, run_id: str, shard: int, store: Store, revision: int = 0) -> bool:
         """Tell whether a shard has the manifest of a pass; that it has none is taken from memory for a moment.
@@ -191,6 +198,15 @@ def _examine(state: Any, out: Any = None, token: Any = None, **_: Any) -> dict[s
     return examine(out, token, settings().store_roots).to_json()
 
 
+@inspect_command(name=DRAIN)
+def _drain(state: Any, run_id: Any = None, **_: Any) -> dict[str, int]:
+    """Drop what is queued of a run whose options say that it drains; tell how many images and shards slots are at."""
+    _runs().forget(str(run_id))
+    at = [task_id for task_id in tuple(_running) if task_id.startswith(f"{run_id}.")]
+    shards = sum(task_id.endswith(".collect") for task_id in at)
+    return {"images": len(at) - shards, "shards": shards}
+
+
 @app.task(
     name=FETCH_IMAGE,
     bind=True,
@@ -225,12 +241,16 @@ def fetch_image(
         former: what the former run that this one refreshes has saved of the URL, if it has; a `Former` as JSON.
 
     Raises:
-        Retry: Celery's own, and nothing else: there is such a wait again, and the task is sent with it as countdown.
+        Retry: Celery's own: there is such a wait again, and the task is sent with it as countdown.
+        Ignore: Celery's own: the run ends early, and this image is left to the command that resumes it. It is no part
+            of the chord's then, so what the chord has counted stays.
     """
     try:
         run = _runs().options(run_id, revision)
     except FetchError as error:
         return _result(failed(str(index), error))
+    if run.draining:
+        raise _dropped(self)
     shard, offset = divmod(index, run.shard_size)
     try:
         store, downloader = _store(run.out), _downloader()
@@ -246,7 +266,7 @@ def fetch_image(
         # Whoever had it first may have saved the image, or died of it.
         again = recover or _is_redelivered(self)
         try:
-            with _watched(self, run_id, again) as crashes:
+            with _at_work(self), _watched(self, run_id, again) as crashes:
                 if crashes >= suspects.CRASHES:
                     outcome = alone.fetch(url, index, run, store, downloader, again, earlier)
                 else:
@@ -258,6 +278,24 @@ def fetch_image(
             raise _sent_later(self, later)
     _progress().add(run_id, outcome)
     return _result(outcome)
+
+
+@contextmanager
+def _at_work(task: Task[Any, Any]) -> Iterator[None]:
+    """Count a task among those that this process's slots are at, for as long as the block lasts."""
+    task_id = str(task.request.id)
+    _running.add(task_id)
+    try:
+        yield
+    finally:
+        _running.discard(task_id)
+
+
+def _dropped(task: Task[Any, Any]) -> Ignore:
+    """Return what tells Celery to acknowledge a task and count nothing; Flower shows the task as revoked."""
+    if settings().task_events:
+        task.send_event("task-revoked", terminated=False, signum=None, expired=False)
+    return Ignore()
 
 
 def _is_redelivered(task: Task[Any, Any]) -> bool:
@@ -340,7 +378,7 @@ def collect_shard(
         if any(outcome.reason in passing for outcome in known):
             _log.info("some of shard %d of run %s ended with the run: it is not collected", shard, run_id)
             return
-        with _watched(self, run_id, _is_redelivered(self)) as crashes:
+        with _at_work(self), _watched(self, run_id, _is_redelivered(self)) as crashes:
             if crashes >= suspects.BODY_CRASHES:
                 raise Deadly(f"{crashes} workers died while they were at it, as those do that run out of memory")
             collect(shard, known, run, _store(run.out), count)

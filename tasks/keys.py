@@ -8,8 +8,9 @@ imagefleet:done:ID          list    7 days; deleted when the run ends      ``col
                                                                            shard
 imagefleet:moved:ID         hash    7 days; deleted when the run ends      the workers, a few times a second: sums of
                                                                            ``success``, ``failed``, ``unsaved``
-                                                                           (failed because nothing could be saved)
-                                                                           and ``bytes``
+                                                                           (failed because nothing could be saved),
+                                                                           ``bytes``, and ``reason:REASON`` (failed
+                                                                           for this reason)
 imagefleet:crashes:ID       hash    7 days; deleted when the run ends      who buries a worker: task id -> how many
                                                                            workers died while they were at it
 imagefleet:workers          set     a worker's until it stopped, or died   each worker, every 3 s: its id

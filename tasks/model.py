@@ -203,6 +203,8 @@ class RunOptions:
     since: str | None = None
     #: Which command is at it: 0 for the one that began the run, 1… for each that has gone on with it.
     command: int = 0
+    #: Whether the run ends early: its queued images are dropped, and those being downloaded are finished.
+    draining: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return the options as JSON's own types."""
@@ -219,6 +221,7 @@ class RunOptions:
             revision=value["revision"],
             since=value.get("since"),
             command=value["command"],
+            draining=value.get("draining", False),
         )
 
 

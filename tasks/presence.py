@@ -134,6 +134,22 @@ def holders(server: redis.Redis) -> list[str]:
     return [keys.UNACKED, *(keys.held(keys.UNACKED, worker) for worker in sorted(workers))]
 
 
+def signs_of_life(server: redis.Redis) -> dict[str, bool]:
+    """Return by its id, for each worker that has not stopped, whether its sign of life stands.
+
+    Args:
+        server: a client that decodes what it reads.
+
+    Raises:
+        redis.RedisError: Redis is away.
+    """
+    names = sorted(cast("set[str]", server.smembers(keys.WORKERS)))
+    with server.pipeline(transaction=False) as pipe:
+        for name in names:
+            pipe.exists(keys.alive(name))
+        return dict(zip(names, map(bool, pipe.execute()), strict=True))
+
+
 def hand_back_of_the_dead(server: redis.Redis, seen_dead: Collection[str] = ()) -> int:
     """Give back all that workers without a sign of life hold; return how many messages.
 
@@ -146,12 +162,7 @@ def hand_back_of_the_dead(server: redis.Redis, seen_dead: Collection[str] = ()) 
     Raises:
         redis.RedisError: not all could be given back; whoever does it next finds the rest.
     """
-    workers = sorted(seen_dead) or sorted(cast("set[str]", server.smembers(keys.WORKERS)))
-    with server.pipeline(transaction=False) as pipe:
-        for worker in workers:
-            pipe.exists(keys.alive(worker))
-        alive = pipe.execute()
-    dead = workers if seen_dead else [worker for worker, lives in zip(workers, alive, strict=True) if not lives]
+    dead = sorted(seen_dead) or [name for name, lives in signs_of_life(server).items() if not lives]
     return sum(_bury(server, worker, bool(seen_dead)) for worker in dead)
 
 

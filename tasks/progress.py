@@ -19,6 +19,8 @@ from tasks import keys
 from tasks.model import Outcome, Reason
 
 _log = logging.getLogger(__name__)
+#: Begins the name of the sum of images that failed for a reason.
+REASON = "reason:"
 #: Seconds between two flushes.
 _INTERVAL = 0.25
 _SCRIPT = Path(__file__).with_suffix(".lua").read_text()
@@ -41,6 +43,8 @@ class Progress:
             sums = self._sums.setdefault(run_id, Counter())
             sums["success" if outcome.ok else "failed"] += 1
             sums["bytes"] += outcome.bytes or 0
+            if outcome.reason is not None:
+                sums[f"{REASON}{outcome.reason}"] += 1
             if outcome.reason is Reason.STORAGE:
                 sums["unsaved"] += 1
             if self._thread is None:

@@ -139,10 +139,10 @@ def test_nothing_is_left_after_success(tmp_path: Path, temporary: Path, demo_url
 def test_nothing_is_left_after_interruption(
     tmp_path: Path, temporary: Path, slow_list: Path, end: Callable[[int], None]
 ) -> None:
-    """Ctrl-C twice and a polite end give exit status 130, leave what was saved, and say in run.json what happened."""
+    """Ctrl-C or SIGTERM twice gives exit status 130, leaves what was saved, and says in run.json what happened."""
     with mid_run(tmp_path, temporary, slow_list) as run:
         end(run.command.process.pid)
-        # The first one lets it finish what is in flight.
+        # The first one finishes what is being downloaded.
         parts.eventually(lambda: "nterrupted" in run.command.err or "Ctrl-C again" in run.command.err, "its answer")
         if "Ctrl-C again" in run.command.err:
             end(run.command.process.pid)

@@ -42,7 +42,7 @@ def test_sums_arrive(server: redis.Redis) -> None:
     told = Progress(lambda: server)
     for run_id, outcome in (("a", success(0, bytes=7)), ("a", _FAILED), ("b", success(0, bytes=5)), ("a", success(2))):
         told.add(run_id, outcome)
-    wait_for(lambda: sums(server, "a") == {"success": "2", "failed": "1", "bytes": "10"})
+    wait_for(lambda: sums(server, "a") == {"success": "2", "failed": "1", "bytes": "10", "reason:dns": "1"})
     wait_for(lambda: sums(server, "b") == {"success": "1", "bytes": "5"})
     assert bounds.RECORD_LIFETIME - 60 < int(server.ttl(keys.moved("a"))) <= bounds.RECORD_LIFETIME
 
@@ -52,7 +52,8 @@ def test_what_could_not_be_saved_is_counted(server: redis.Redis) -> None:
     told = Progress(lambda: server)
     for outcome in (success(0, bytes=7), _FAILED, replace(_FAILED, reason=Reason.STORAGE)):
         told.add("a", outcome)
-    wait_for(lambda: sums(server, "a") == {"success": "1", "failed": "2", "unsaved": "1", "bytes": "7"})
+    counts = {"success": "1", "failed": "2", "unsaved": "1", "bytes": "7"}
+    wait_for(lambda: sums(server, "a") == {**counts, "reason:dns": "1", "reason:storage": "1"})
 
 
 def test_later_sums_are_added(server: redis.Redis) -> None:

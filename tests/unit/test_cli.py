@@ -19,7 +19,7 @@ from rich.table import Table
 
 from config import VERSION, bounds
 from config.settings import Settings, settings
-from producer import cli
+from producer import cli, report
 from producer.dispatch import Progress
 from producer.keeping import ROOT
 from producer.runfile import Options, PlanState, RunFile, State
@@ -432,11 +432,39 @@ def test_progress_says_what_is_of_this_command() -> None:
     shown: list[tuple[Any, ...]] = []
     display: Any = SimpleNamespace(show=lambda *what: shown.append(what))
     cli._show_run(display, Progress(30, 10, 2048, 200, True, done_before=60))
-    cli._show_run(display, Progress(30, 10, 2048, 200, False))
+    cli._show_run(display, Progress(30, 10, 2048, 200, False, note="waiting"))
     assert shown == [
-        ("images", 100, 200, "60 were done before; since then 2.0 KiB, 10 failed"),
-        ("images", 40, None, "2.0 KiB, 10 failed"),
+        ("images", 100, 200, "60 were done before; since then 2.0 KiB, 10 failed", "", 60),
+        ("images", 40, None, "2.0 KiB, 10 failed", "waiting", 0),
     ]
+
+
+@pytest.mark.parametrize(
+    ("images", "said"),
+    [
+        (1, "Finishing 1 image that is being downloaded; Ctrl-C again drops it."),
+        (64, "Finishing 64 images that are being downloaded; Ctrl-C again drops them."),
+    ],
+)
+def test_end_of_a_run_is_announced(images: int, said: str) -> None:
+    """How many images are still being downloaded is said on a line of its own, and then beside the counts."""
+    announced: list[str] = []
+    notes: list[str] = []
+    display: Any = SimpleNamespace(show=lambda *what: notes.append(what[4]), announce=announced.append)
+    for finishing in (None, 0, images):
+        cli._show_run(display, Progress(30, 10, 2048, 200, True, finishing=finishing))
+    assert announced == [said]
+    assert notes == ["", "", f"finishing {images} more"]
+
+
+@pytest.mark.parametrize(
+    ("reason", "count", "said"),
+    [("", 0, "10 failed"), ("dns", 10, "10 failed (dns)"), ("dns", 6, "10 failed (6 of them dns)")],
+)
+def test_progress_names_the_main_reason(reason: str, count: int, said: str) -> None:
+    """Why images fail is told while the run goes on, and not only when all of them have failed."""
+    progress = Progress(0, 10, 0, 200, True, main_reason=reason, main_reason_count=count)
+    assert report.failures(progress) == said
 
 
 def test_address_of_another_machine_is_a_fault(main: Main) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -87,11 +88,31 @@ def test_unfinished_run_is_not_tried_again(store: Store) -> None:
     assert caught.value.todo == f"Finish it by `producer resume '{store.root}'`."
 
 
-@pytest.mark.parametrize(("local", "said"), [(True, "being started again"), (False, "celery -A tasks worker")])
-def test_no_worker_answers(monkeypatch: pytest.MonkeyPatch, local: bool, said: str) -> None:
+@pytest.mark.parametrize(("local", "said"), [(True, "is starting them again"), (False, "celery -A tasks worker")])
+def test_no_worker_responds(monkeypatch: pytest.MonkeyPatch, local: bool, said: str) -> None:
     """Who waits for a local fleet is not told to start workers."""
     monkeypatch.setattr(dispatch, "online_workers", list)
-    note = dispatch._asked(local)
-    assert note.startswith("no worker answers")
+    monkeypatch.setattr("tasks.presence.signs_of_life", lambda _: {})
+    note = dispatch._asked(local, 3, Mock())
+    assert note.startswith("waiting for 3 images; no worker responds")
     assert said in note
     assert ("celery" in note) is not local
+
+
+@pytest.mark.parametrize(
+    ("images", "slots", "dead", "note"),
+    [
+        (2, [32, 32], 0, "waiting for 2 images; 2 workers respond"),
+        (1, [32], 0, "waiting for 1 image; 1 worker responds"),
+        (2, [32], 1, "waiting for 2 images; 1 worker responds; 1 worker has died, and its tasks are handed to others"),
+    ],
+)
+def test_dead_worker_is_told_only_where_one_died(
+    monkeypatch: pytest.MonkeyPatch, images: int, slots: list[int], dead: int, note: str
+) -> None:
+    """A run that waits says for how many images, and how many workers respond."""
+    monkeypatch.setattr(dispatch, "online_workers", lambda: slots)
+    lives = {**{f"alive-{number}": True for number in range(2)}, **{f"dead-{number}": False for number in range(dead)}}
+    monkeypatch.setattr("tasks.presence.signs_of_life", lambda _: lives)
+    within = " within 20 s" if dead else ""
+    assert dispatch._asked(False, images, Mock()) == note + within
