@@ -9,6 +9,8 @@ To add a setting: a field here with its description, the module that takes it as
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Annotated
@@ -21,12 +23,15 @@ from config import SettingsError, bounds
 
 REDIS_CONF = Path(__file__).with_name("redis.conf")
 FLOWER_CONF = Path(__file__).with_name("flower.py")
+_PREFIX = "IMAGEFLEET_"
+#: Names after the prefix that are read elsewhere: by `config/entrypoint.sh`.
+_OTHER_READERS = ("OWNED_BY",)
 
 
 class Settings(BaseSettings):
     """What the environment says, checked; frozen."""
 
-    model_config = SettingsConfigDict(env_prefix="IMAGEFLEET_", frozen=True, env_ignore_empty=True)
+    model_config = SettingsConfigDict(env_prefix=_PREFIX, frozen=True, env_ignore_empty=True)
 
     broker_url: str | None = Field(
         None,
@@ -61,7 +66,7 @@ class Settings(BaseSettings):
         None, description="A file that holds the proxy's password, to keep it out of the URL and the environment."
     )
     store_roots: Annotated[tuple[Path, ...], NoDecode] = Field(
-        (), description="The folders below which a worker may write. None are allowed until this is set."
+        (), description="The folders below which a worker may write. A worker does not start without one."
     )
     ca_bundle: Path | None = Field(
         None, description="Certificates to trust for https in place of the usual ones (a PEM file)."
@@ -163,6 +168,18 @@ class Settings(BaseSettings):
             if not root.is_absolute():
                 raise ValueError(f"{root} is not an absolute path")
         return tuple(Path(root).resolve() for root in roots)
+
+
+def unknown_variables(environment: Mapping[str, str]) -> list[str]:
+    """Return the set ``IMAGEFLEET_*`` variables that nothing reads, each with the name that was probably meant."""
+    known = [name.upper() for name in Settings.model_fields]
+    found = []
+    for variable, value in sorted(environment.items()):
+        prefix, name = variable[: len(_PREFIX)].upper(), variable[len(_PREFIX) :].upper()
+        if value and prefix == _PREFIX and name not in (*known, *_OTHER_READERS):
+            meant = difflib.get_close_matches(name, known, n=1)
+            found.append(f"{variable} (did you mean {_PREFIX}{meant[0]}?)" if meant else variable)
+    return found
 
 
 def _with_password(url: str, password: str) -> str:

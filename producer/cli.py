@@ -844,7 +844,9 @@ def _crew(
         return
     from producer.run import crew_at
 
-    crew = crew_at(url)
+    crew = crew_at(url, roots[0])
+    for warning in crew.warnings:
+        _note(f"Warning: {warning}.", quiet=False)
     if not crew.workers:
         _note(
             "No worker has answered at the broker; the run waits for one. Start it with\n"
@@ -903,9 +905,12 @@ def _local_fleet(
     proxied: bool = True,
     former_roots: Sequence[Path] = (),
 ) -> Iterator[Fleet]:
+    from config.settings import unknown_variables
     from producer.live import waiting
     from producer.local import Fleet, FleetSize, cores
 
+    if unknown := unknown_variables(os.environ):
+        _note(f"Warning: nothing reads these variables of the environment: {', '.join(unknown)}.", quiet=False)
     size = FleetSize(options["workers"] or len(cores()), options["concurrency"])
     text = "Starting 1 worker" if size.workers == 1 else f"Starting {size.workers} workers"
     with ExitStack() as stack:

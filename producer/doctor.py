@@ -7,6 +7,7 @@ file that it leaves in the output folder for the workers to see, nothing stays.
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,12 +20,13 @@ import redis
 from kombu.exceptions import OperationalError
 
 from config import SettingsError
-from config.settings import settings
-from producer import folder
+from config.settings import settings, unknown_variables
+from producer import folder, worker_pool
 from producer.finding import Finding, Level, counted, mebibytes, named, of_fault
 from producer.local import cores, server_binary
+from producer.worker_pool import MAX_SKEW_SECONDS, Worker, clock_ahead
 from tasks import broker, examine, reach
-from tasks.celery import ABOUT, EXAMINE, IMAGES, PROTOCOL, SHARDS, app, use_broker
+from tasks.celery import IMAGES, PROTOCOL, SHARDS, use_broker
 from tasks.errors import Fault, FetchError
 from tasks.examine import Seen
 from tasks.guard import Guard
@@ -35,8 +37,6 @@ from tasks.urls import masked
 _OLDEST = (6, 2)
 #: How full a server's memory may be.
 _FULL = 0.8
-#: Seconds by which clocks may differ.
-_SKEW = 2.0
 #: Seconds for which a worker's answer is waited for after the last one: to who it is, and to how it sees a folder.
 _ABOUT_PATIENCE, _EXAMINE_PATIENCE = 2.0, 10.0
 #: Seconds within which a proxy has to let itself be connected to.
@@ -46,7 +46,6 @@ _START = (
     "`docker compose up -d`."
 )
 _CONF = "config/redis.conf has the settings that imagefleet is run with."
-_SHARE = "Give workers and producer the same shared folder under the same path; see docs/many-machines.md."
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,20 +71,6 @@ class Diagnosis:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class Worker:
-    """What a worker has said of itself; None for what one of an older version does not say."""
-
-    name: str
-    version: str
-    protocol: int | None
-    slots: int
-    queues: tuple[str, ...] | None = None
-    store_roots: tuple[str, ...] | None = None
-    #: Seconds by which its clock is surely ahead of ours, or behind.
-    skew: float | None = None
-
-
 def diagnose(url: str | None, out: Path | None) -> Diagnosis:
     """Look at everything.
 
@@ -99,6 +84,7 @@ def diagnose(url: str | None, out: Path | None) -> Diagnosis:
     url = url or settings().broker
     with _folder(out) as examined:
         findings = [
+            *_of_names(),
             *_of_settings(url is None),
             *(_local() if url is None else _of_broker(url, examined)),
             *examined.findings,
@@ -151,10 +137,12 @@ def of_clocks(ahead: Mapping[str, float]) -> Finding:
     apart = everybody[first] - everybody[last]
     if not ahead:
         return Finding("clocks", Level.WARN, "unknown: no other clock could be read", "Let NTP set them on all hosts.")
-    if apart > _SKEW:
+    if apart > MAX_SKEW_SECONDS:
         found = f"{first} is {apart:.1f} s ahead of {last}"
         return Finding("clocks", Level.WARN, found, "Let NTP set the clocks of all hosts.")
-    return Finding("clocks", Level.OK, f"{counted(len(everybody), 'clock')} within {_SKEW:g} s of each other")
+    return Finding(
+        "clocks", Level.OK, f"{counted(len(everybody), 'clock')} within {MAX_SKEW_SECONDS:g} s of each other"
+    )
 
 
 def of_folder_at_workers(out: Path, seen: Mapping[str, Seen | None]) -> list[Finding]:
@@ -171,7 +159,7 @@ def of_folder_at_workers(out: Path, seen: Mapping[str, Seen | None]) -> list[Fin
     troubles: dict[tuple[str, str], list[str]] = {}
     for worker, what in seen.items():
         if what is not None and not what.writable:
-            troubles.setdefault((what.error, _mend(what)), []).append(worker)
+            troubles.setdefault((what.error, worker_pool.advice(what)), []).append(worker)
     for (error, todo), workers in troubles.items():
         findings.append(Finding(name, Level.BAD, f"{named(workers)}: {error}", todo))
     known = {worker: what.free for worker, what in seen.items() if what is not None and what.free is not None}
@@ -235,15 +223,6 @@ def _memory(info: Mapping[str, Any]) -> Finding:
     return Finding("memory", Level.OK, found)
 
 
-def _mend(seen: Seen) -> str:
-    """Return what to do about a folder that a worker can't use."""
-    if not seen.allowed:
-        return "Set IMAGEFLEET_STORE_ROOTS where it runs to a folder above, or choose another --out."
-    if not seen.same:
-        return f"{_SHARE} All have to write as the same user."
-    return "Let the worker's user write there, on a disk that has space."
-
-
 def _unknown(name: str, command: str, todo: str) -> Finding:
     return Finding(name, Level.WARN, f"unknown: the server does not tell by {command}", todo)
 
@@ -303,6 +282,15 @@ def _folder(out: Path | None) -> Iterator[_Folder]:
                 path.rmdir()
 
 
+def _of_names() -> list[Finding]:
+    """Name the variables of the environment that look like ours and are not."""
+    unknown = unknown_variables(os.environ)
+    if not unknown:
+        return []
+    todo = "Correct the names, or unset the variables; docs/settings.md has all names."
+    return [Finding("unknown settings", Level.WARN, f"nothing reads {', '.join(unknown)}", todo)]
+
+
 def _of_settings(local: bool) -> list[Finding]:
     """Look at what the environment says of the network; nothing is found where it says nothing.
 
@@ -347,13 +335,13 @@ def _of_broker(url: str, examined: _Folder) -> list[Finding]:
             sent = time.time()
             clock = _asked(server.time)
             if clock is not None:
-                ahead["Redis"] = _ahead(clock[0] + clock[1] / 1e6, sent, time.time())
+                ahead["Redis"] = clock_ahead(clock[0] + clock[1] / 1e6, sent, time.time())
         use_broker(url)
     except Fault as fault:
         return [of_fault("broker", fault)]
     findings = [Finding("broker", Level.OK, f"{masked(url)} answers"), *of_server(info)]
     try:
-        workers = _workers()
+        workers = worker_pool.ask_workers(_ABOUT_PATIENCE)
         findings += of_workers(workers)
         ahead |= {worker.name: worker.skew for worker in workers if worker.skew is not None}
         findings.append(of_clocks(ahead))
@@ -373,62 +361,9 @@ def _asked(command: Callable[[], Any]) -> Any:
         return None
 
 
-def _workers() -> list[Worker]:
-    """Ask who is there."""
-    sent = time.time()
-    workers: list[Worker] = []
-
-    def hear(answer: Mapping[str, Any]) -> None:
-        received = time.time()
-        workers.extend(_worker(name, about, sent, received) for name, about in answer.items())
-
-    app.control.broadcast(ABOUT, reply=True, timeout=_ABOUT_PATIENCE, callback=hear)
-    return sorted(workers, key=lambda worker: worker.name)
-
-
-def _worker(name: str, about: Any, sent: float, received: float) -> Worker:
-    """Return what an answer says; it may be a worker's of any version, or none of ours at all."""
-    said = about if isinstance(about, dict) else {}
-    queues, roots, clock, slots = (said.get(key) for key in ("queues", "store_roots", "time", "slots"))
-    return Worker(
-        name,
-        str(said.get("version", "unknown")),
-        said.get("protocol"),
-        slots if isinstance(slots, int) else 0,
-        tuple(map(str, queues)) if isinstance(queues, list) else None,
-        tuple(map(str, roots)) if isinstance(roots, list) else None,
-        _ahead(clock, sent, received) if isinstance(clock, int | float) else None,
-    )
-
-
-def _ahead(there: float, sent: float, received: float) -> float:
-    """Return the seconds by which a clock that was read in between is surely ahead of ours; negative if behind."""
-    # However long the answer took, a clock that is right shows a time in between.
-    return max(0.0, there - received) + min(0.0, there - sent)
-
-
-class _AllHeard(Exception):
-    """Every worker has answered."""
-
-
 def _at_workers(out: Path, token: str | None, names: Sequence[str]) -> list[Finding]:
     """Ask the workers how they see a folder."""
     if token is None:
         found = "unknown: without a file that is left here, no worker can tell whether it sees the same folder"
         return [Finding("folder at workers", Level.WARN, found, "Mend the folder here first.")]
-    question = {"out": str(out), "token": token}
-    seen: dict[str, Seen | None] = dict.fromkeys(names)
-    silent = set(names)
-
-    def hear(answer: Mapping[str, Any]) -> None:
-        for name, said in answer.items():
-            with suppress(KeyError, TypeError, ValueError):
-                seen[name] = Seen.from_json(said)
-            silent.discard(name)
-        if not silent:
-            raise _AllHeard
-
-    # Its own limit counts arrivals, of which one may bring several answers, and then it waits for no one.
-    with suppress(_AllHeard):
-        app.control.broadcast(EXAMINE, question, reply=True, timeout=_EXAMINE_PATIENCE, callback=hear)
-    return of_folder_at_workers(out, seen)
+    return of_folder_at_workers(out, worker_pool.ask_about_folder(out, token, names, _EXAMINE_PATIENCE))

@@ -83,6 +83,8 @@ def of_run(report: Report) -> RenderableType:
     if report.completion is None:
         fleet = _fleet(report.workers, report.concurrency)
         grid.add_row("Fleet", f"{fleet}; ready after {report.startup_seconds:.2f} s")
+    for worker in report.unfit:
+        grid.add_row("Unfit worker", Text(plain(str(worker))))
     if summary.success:
         grid.add_row("Images are in", Text(f"{report.out}/00000/ …"))
     grid.add_row("Manifests are in", Text(f"{report.out}/00000.parquet …"))

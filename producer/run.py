@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import count
@@ -16,7 +16,7 @@ from typing import Any, Self
 import pyarrow as pa
 
 from producer import dispatch, lock, replan, sources
-from producer.dispatch import Dispatcher, Progress, decoded, online_workers, planned_requests
+from producer.dispatch import Dispatcher, Progress, decoded, planned_requests
 from producer.former import joined
 from producer.local import Fleet
 from producer.lock import Holder
@@ -24,6 +24,7 @@ from producer.output import unwritable
 from producer.runfile import Options, PlanState, RunFile, State, new_id, resumption
 from producer.sharding import NOTHING, Planned, Planner
 from producer.summary import COLUMNS, Summary, summarise
+from producer.worker_pool import UnfitWorker, find_pool
 from tasks import broker, manifest, plan
 from tasks.celery import use_broker
 from tasks.errors import Fault, Interrupted, StorageFailed, UsageFault
@@ -42,7 +43,8 @@ class Crew:
     """Who does the work of a run: the broker, its workers and all their slots together, and a check of their health.
 
     ``startup_seconds`` is what it took to get them: to start a local fleet, or to ask a broker's workers. ``local`` is
-    whether they are a local fleet.
+    whether they are a local fleet. ``unfit`` are workers at the broker that can't do the run's work, and ``warnings``
+    is what a person should know of the workers before the run.
     """
 
     broker_url: str
@@ -51,6 +53,8 @@ class Crew:
     startup_seconds: float
     check: Callable[[], None]
     local: bool = False
+    unfit: Sequence[UnfitWorker] = ()
+    warnings: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +93,8 @@ class Report:
     since: str | None = None
     #: Where there was nothing to do, the command that had left it so.
     completion: Completion | None = None
+    #: Workers that could not do the run's work, and left it to the others.
+    unfit: Sequence[UnfitWorker] = ()
 
     @property
     def images_per_second(self) -> float:
@@ -112,6 +118,7 @@ class Report:
             "startup_seconds": round(self.startup_seconds, 3),
             "fetched": self.images,
             "repaired": self.repaired,
+            "unfit_workers": {worker.name: worker.why for worker in self.unfit},
         }
 
 
@@ -122,18 +129,31 @@ def crew_of(fleet: Fleet) -> Crew:
     return Crew(fleet.broker_url, size.workers, slots, fleet.startup_seconds, fleet.check, local=True)
 
 
-def crew_at(broker_url: str) -> Crew:
+def crew_at(broker_url: str, out: Path) -> Crew:
     """Return the workers at a broker that others keep as a run's crew; there may be none yet.
 
+    Args:
+        broker_url: the broker's.
+        out: the run's output folder, which they have to be able to write.
+
     Raises:
+        UsageFault: workers are there, and none of them can save the run's images.
         Fault: the broker can't be reached, or is not fit to hold a run.
     """
     started = time.monotonic()
     with broker.client(broker_url, patient=False) as server:
         broker.check_server(server, broker_url)
     use_broker(broker_url)
-    slots = online_workers()
-    return Crew(broker_url, len(slots), sum(slots), time.monotonic() - started, lambda: None)
+    pool = find_pool(out)
+    return Crew(
+        broker_url,
+        len(pool.fit),
+        sum(worker.slots for worker in pool.fit),
+        time.monotonic() - started,
+        lambda: None,
+        unfit=pool.unfit,
+        warnings=pool.warnings(),
+    )
 
 
 class Run:
@@ -354,6 +374,7 @@ class Run:
                 repaired=timing.repaired,
                 before=self._before,
                 since=record.options.since,
+                unfit=crew.unfit,
             )
             self._save(state=State.COMPLETE, finished_at=time.time(), totals=report.totals())
             # What is still being written belongs to late copies, of shards that are done.

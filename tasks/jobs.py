@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import logging
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
@@ -19,7 +20,7 @@ from celery.signals import worker_init, worker_shutdown
 from celery.worker.control import inspect_command
 
 from config import VERSION, SettingsError, bounds
-from config.settings import settings
+from config.settings import settings, unknown_variables
 from tasks import alone, broker, download, garbage, keys, ledger, suspects, transport
 from tasks.away import patiently
 from tasks.backend import Unshown
@@ -150,7 +151,14 @@ def _former(facts: Mapping[str, Any] | None, run: RunOptions) -> FormerImage | N
 @worker_init.connect
 def _prepare(sender: Any, **_: Any) -> None:
     """Build what all tasks share before the first of them; a wrong setting ends the worker here."""
+    if unknown := unknown_variables(os.environ):
+        _log.warning("nothing reads these variables of the environment: %s", ", ".join(unknown))
     try:
+        if not settings().store_roots:
+            raise SettingsError(
+                "IMAGEFLEET_STORE_ROOTS is not set, so it could save no image; set it to the folders below which this "
+                "worker may write, separated by commas"
+            )
         _downloader()
         _runs()
     except (SettingsError, Fault) as error:
@@ -162,10 +170,6 @@ def _prepare(sender: Any, **_: Any) -> None:
     garbage.look_rarely()
     # What is loaded by now stays.
     gc.freeze()
-    if not settings().store_roots:
-        _log.warning(
-            "IMAGEFLEET_STORE_ROOTS is not set, so this worker may save nothing: every image will fail with 'storage'"
-        )
 
 
 def _appear(worker: Worker) -> None:
@@ -341,7 +345,11 @@ def _result(outcome: Outcome) -> dict[str, Any] | Unshown:
     return outcome.to_json() if settings().task_events else Unshown(outcome.to_json())
 
 
-@app.task(name=COLLECT_SHARD, bind=True, acks_late=True, ignore_result=True)
+class CollectError(Exception):
+    """A shard could not be collected; its producer knows."""
+
+
+@app.task(name=COLLECT_SHARD, bind=True, acks_late=True, ignore_result=True, throws=(CollectError,))
 def collect_shard(
     self: Task[Any, Any],
     outcomes: list[Mapping[str, Any]],
@@ -363,6 +371,10 @@ def collect_shard(
         revision: the pass of the run; in a later one, the Outcomes are those of the images that are tried again.
         count: how many images that are.
         command: the command that has sent the shard's images.
+
+    Raises:
+        CollectError: the shard could not be collected. The producer was told, so nothing tries again; raised so that
+            the task counts as failed in Flower.
     """
     try:
         run = _runs().options(run_id, revision, fresh=True)
@@ -392,3 +404,6 @@ def collect_shard(
         _log.exception("a fault of ours at shard %d of run %s", shard, run_id)
         message["error"] = f"{type(error).__name__}: {error}"
     _server().eval(_DONE, 2, keys.run(run_id), keys.done(run_id), bounds.RECORD_LIFETIME, json.dumps(message))
+    if "error" in message:
+        # Not where it was caught: Celery's events would show what led to it.
+        raise CollectError(message["error"])

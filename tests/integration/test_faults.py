@@ -217,20 +217,6 @@ def test_redirect_says_where_it_led(mixed: Mixed) -> None:
     assert urlsplit(final).path == "/images/0.jpg"
 
 
-def test_workers_that_may_not_write_there(fleet: str, demo_url: str, tmp_path: Path) -> None:
-    """An output folder outside the workers' roots ends the run with exit status 1, and says how to allow it."""
-    out = tmp_path / "out"
-    url = f"{demo_url}/images/1.jpg".encode()
-    ended = parts.producer("run", "-", "--out", out, "--broker", fleet, "--json", stdin=url)
-    assert ended.code == 1
-    what, why, _ = parts.told(ended)
-    assert "00000" in what
-    assert str(out) in why
-    assert "IMAGEFLEET_STORE_ROOTS" in why
-    assert json.loads((out / "run.json").read_text())["state"] == "failed"
-    assert parts.images_of(out) == set()
-
-
 def test_what_else_stands_in_a_shards_folder(fleet: str, demo_url: str, out: Path) -> None:
     """A folder that stands where images go, which is no file of ours, does not stop a run."""
     (out / "00000/thumbnails").mkdir(parents=True)

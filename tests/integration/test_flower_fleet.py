@@ -41,7 +41,7 @@ def flower_of(family: list[psutil.Process]) -> list[psutil.Process]:
 def test_kept_fleet_has_flower(tmp_path: Path, demo_url: str) -> None:
     """`producer fleet` tells where Flower is; only its password opens it, and it listens on loopback alone.
 
-    It hears of every image, and its processes end with the fleet.
+    It hears of every image, and of a shard that can't be collected; its processes end with the fleet.
     """
     env = {"IMAGEFLEET_ALLOW_NETWORKS": "127.0.0.1"}
     with kept_fleet(tmp_path, "--workers", "1", env=env) as fleet:
@@ -61,6 +61,20 @@ def test_kept_fleet_has_flower(tmp_path: Path, demo_url: str) -> None:
                 sorted(task["state"] for task in fleet.flower.tasks().values()) == ["FAILURE", "SUCCESS", "SUCCESS"]
             ),
             "the states of two images and a shard",
+        )
+        arguments = ("run", "-", "--out", tmp_path / "broken", "--broker", fleet.broker)
+        slow = f"{demo_url}/images/1.jpg?latency=1".encode()
+        with parts.started("broken", parts.command(arguments), tmp_path, stdin=subprocess.PIPE) as broken:
+            assert broken.process.stdin is not None
+            broken.process.stdin.write(slow)
+            broken.process.stdin.close()
+            plan = tmp_path / "broken" / ".plan" / "00000.parquet"
+            parts.eventually(plan.exists, "the plan")
+            plan.write_bytes(b"damaged")
+            assert broken.wait().code == 1
+        parts.eventually(
+            lambda: "FAILURE" in [task["state"] for task in fleet.flower.tasks().values() if "collect" in task["name"]],
+            "the failure of the shard",
         )
         os.killpg(fleet.command.process.pid, signal.SIGINT)
         assert fleet.command.wait().code == 0

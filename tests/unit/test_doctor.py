@@ -13,8 +13,9 @@ from rich.console import Console
 
 from config.settings import Settings, settings
 from producer import doctor, report
-from producer.doctor import Diagnosis, Worker
+from producer.doctor import Diagnosis
 from producer.finding import Finding, Level
+from producer.worker_pool import Worker, clock_ahead
 from tasks.celery import IMAGES, PROTOCOL, SHARDS
 from tasks.examine import Seen
 
@@ -117,7 +118,7 @@ def test_clocks(ahead: Mapping[str, float], level: Level, found: str) -> None:
 @pytest.mark.parametrize(("there", "ahead"), [(100.0, 0.0), (105.0, 0.0), (110.0, 0.0), (113.0, 3.0), (96.0, -4.0)])
 def test_slow_answer_is_no_skew(there: float, ahead: float) -> None:
     """A clock that shows a time between the question and the answer may be right, however long that took."""
-    assert doctor._ahead(there, 100.0, 110.0) == ahead
+    assert clock_ahead(there, 100.0, 110.0) == ahead
 
 
 @pytest.fixture

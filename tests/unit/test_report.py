@@ -154,6 +154,7 @@ def test_totals() -> None:
         "startup_seconds": 1.25,
         "fetched": 3000,
         "repaired": 0,
+        "unfit_workers": {},
     }
 
 

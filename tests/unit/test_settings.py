@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from config import SettingsError, bounds
-from config.settings import Settings, settings
+from config.settings import Settings, settings, unknown_variables
 
 
 @pytest.fixture(autouse=True)
@@ -144,3 +144,20 @@ def test_bounds_leave_room() -> None:
     """A task's deadline and the wait behind what is reserved end before its message is given to another worker."""
     # What runs counts among what is reserved; a quarter of the time is to spare.
     assert bounds.MAX_DEADLINE * bounds.PREFETCH <= bounds.VISIBILITY_TIMEOUT * 3 / 4
+
+
+@pytest.mark.parametrize(
+    ("variable", "found"),
+    [
+        ("IMAGEFLEET_ALOW_NETWORKS", ["IMAGEFLEET_ALOW_NETWORKS (did you mean IMAGEFLEET_ALLOW_NETWORKS?)"]),
+        ("imagefleet_store_root", ["imagefleet_store_root (did you mean IMAGEFLEET_STORE_ROOTS?)"]),
+        ("IMAGEFLEET_XYZ", ["IMAGEFLEET_XYZ"]),
+        ("imagefleet_prefetch", []),
+        ("IMAGEFLEET_OWNED_BY", []),
+        ("OTHER", []),
+    ],
+)
+def test_variables_that_nothing_reads(variable: str, found: list[str]) -> None:
+    """A name that begins like ours and is none is told with the one that was meant; an empty value counts for none."""
+    assert unknown_variables({variable: "1"}) == found
+    assert unknown_variables({variable: ""}) == []

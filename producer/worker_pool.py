@@ -1,0 +1,195 @@
+"""The workers at a broker: what each says of itself, and which of them can save the images of a run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from producer.finding import named
+from tasks import examine
+from tasks.celery import ABOUT, EXAMINE, PROTOCOL, app
+from tasks.errors import UsageFault
+from tasks.examine import Seen
+from tasks.storage import Store
+
+#: Seconds by which clocks may differ.
+MAX_SKEW_SECONDS = 2.0
+SHARE = "Give workers and producer the same shared folder under the same path; see docs/many-machines.md."
+#: Seconds to wait for the workers' answers before a run: to who they are, and to how they see its folder.
+_ABOUT_SECONDS, _EXAMINE_SECONDS = 1.0, 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """What a worker has said of itself; None for what one of an older version does not say."""
+
+    name: str
+    version: str
+    protocol: int | None
+    slots: int
+    queues: tuple[str, ...] | None = None
+    store_roots: tuple[str, ...] | None = None
+    #: Seconds by which its clock is surely ahead of ours, or behind.
+    skew: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class UnfitWorker:
+    """A worker that can't do a run's work, and why."""
+
+    name: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.why})"
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerPool:
+    """The workers that answered before a run, by what they can do for it."""
+
+    #: Those that can save its images.
+    fit: Sequence[Worker] = ()
+    #: Those that can't; they hand its images to the others.
+    unfit: Sequence[UnfitWorker] = ()
+    #: Those of a version that takes none of its tasks.
+    others: Sequence[Worker] = ()
+
+    def warnings(self) -> list[str]:
+        """Return what a person should know before the run, a sentence each."""
+        found = []
+        if self.others:
+            shown = named(f"{worker.name} ({worker.version})" for worker in self.others)
+            found.append(f"workers of another version take nothing of this run: {shown}")
+        if self.unfit:
+            found.append(f"workers that can't save images of this run leave it to the others: {_listed(self.unfit)}")
+        if skewed := [worker for worker in self.fit if abs(worker.skew or 0.0) > MAX_SKEW_SECONDS]:
+            shown = named(f"{worker.name} ({worker.skew:+.1f} s)" for worker in skewed)
+            found.append(f"the clocks of workers differ from the one here: {shown}. Let NTP set them")
+        return found
+
+
+def find_pool(out: Path) -> WorkerPool:
+    """Return the workers at the app's broker, judged by whether they can save a run's images below a folder.
+
+    Raises:
+        UsageFault: workers answer, and none of them can.
+    """
+    answering = ask_workers(_ABOUT_SECONDS)
+    ours = [worker for worker in answering if worker.protocol == PROTOCOL]
+    others = [worker for worker in answering if worker.protocol != PROTOCOL]
+    troubles = _find_troubles(out, ours) if ours else {}
+    unfit = [UnfitWorker(name, seen.error) for name, seen in troubles.items()]
+    if ours and len(troubles) == len({worker.name for worker in ours}):
+        raise UsageFault(
+            f"No worker can save images in {out}",
+            _listed(unfit),
+            " ".join(dict.fromkeys(map(advice, troubles.values()))),
+        )
+    return WorkerPool([worker for worker in ours if worker.name not in troubles], unfit, others)
+
+
+def _find_troubles(out: Path, workers: Sequence[Worker]) -> dict[str, Seen]:
+    """Return what the workers say of a folder that they can't use, by their names; one that is silent may be busy."""
+    # `compare` makes the folder later.
+    store = Store(next(folder for folder in (out, *out.parents) if folder.is_dir()))
+    token = examine.new_token()
+    try:
+        examine.leave(store, token)
+        seen = ask_about_folder(store.root, token, [worker.name for worker in workers], _EXAMINE_SECONDS)
+    except OSError:
+        # The command that made the folder tells what is wrong with it here.
+        return {}
+    finally:
+        examine.take_away(store, token)
+    return {name: what for name, what in seen.items() if what is not None and not what.writable}
+
+
+def advice(seen: Seen) -> str:
+    """Return what to do about a folder that a worker can't use."""
+    if not seen.allowed:
+        return "Set IMAGEFLEET_STORE_ROOTS where it runs to a folder above, or choose another --out."
+    if not seen.same:
+        return f"{SHARE} All have to write as the same user."
+    return "Let the worker's user write there, on a disk that has space."
+
+
+def ask_workers(seconds: float) -> list[Worker]:
+    """Return the workers that answer, in the order of their names.
+
+    Args:
+        seconds: how long to wait after the last answer.
+    """
+    sent = time.time()
+    workers: list[Worker] = []
+
+    def hear(answer: Mapping[str, Any]) -> None:
+        received = time.time()
+        workers.extend(_worker(name, about, sent, received) for name, about in answer.items())
+
+    app.control.broadcast(ABOUT, reply=True, timeout=seconds, callback=hear)
+    return sorted(workers, key=lambda worker: worker.name)
+
+
+def ask_about_folder(out: Path, token: str, names: Sequence[str], seconds: float) -> dict[str, Seen | None]:
+    """Return how each worker sees a folder in which a file was left; None for one that did not answer, or not in form.
+
+    Args:
+        out: the folder.
+        token: what the file is named by.
+        names: the workers.
+        seconds: how long to wait after the last answer.
+    """
+    question = {"out": str(out), "token": token}
+    seen: dict[str, Seen | None] = dict.fromkeys(names)
+    silent = set(names)
+
+    def hear(answer: Mapping[str, Any]) -> None:
+        for name, said in answer.items():
+            with suppress(KeyError, TypeError, ValueError):
+                seen[name] = Seen.from_json(said)
+            silent.discard(name)
+        if not silent:
+            raise _AllHeardError
+
+    # Its own limit counts arrivals, of which one may bring several answers, and then it waits for no one.
+    with suppress(_AllHeardError):
+        app.control.broadcast(EXAMINE, question, reply=True, timeout=seconds, callback=hear)
+    return {name: seen[name] for name in names}
+
+
+def clock_ahead(there: float, sent: float, received: float) -> float:
+    """Return the seconds by which a clock that was read in between is surely ahead of ours; negative if behind."""
+    # However long the answer took, a clock that is right shows a time in between.
+    return max(0.0, there - received) + min(0.0, there - sent)
+
+
+class _AllHeardError(Exception):
+    """Every worker has answered."""
+
+
+def _listed(unfit: Sequence[UnfitWorker]) -> str:
+    """Return the names of workers, those with the same trouble together."""
+    by_trouble: dict[str, list[str]] = {}
+    for worker in unfit:
+        by_trouble.setdefault(worker.why, []).append(worker.name)
+    return "; ".join(f"{named(names)}: {why}" for why, names in by_trouble.items())
+
+
+def _worker(name: str, about: Any, sent: float, received: float) -> Worker:
+    """Return what an answer says; it may be a worker's of any version, or none of ours at all."""
+    said = about if isinstance(about, dict) else {}
+    queues, roots, clock, slots = (said.get(key) for key in ("queues", "store_roots", "time", "slots"))
+    return Worker(
+        name,
+        str(said.get("version", "unknown")),
+        said.get("protocol"),
+        slots if isinstance(slots, int) else 0,
+        tuple(map(str, queues)) if isinstance(queues, list) else None,
+        tuple(map(str, roots)) if isinstance(roots, list) else None,
+        clock_ahead(clock, sent, received) if isinstance(clock, int | float) else None,
+    )
