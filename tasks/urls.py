@@ -1,37 +1,40 @@
 """A URL, read as browsers read it: normalised for fetching, and masked for showing. Pure.
 
-The normal form follows the WHATWG URL Standard where a list of images can differ from it: surrounding space goes,
-spaces and non-ASCII characters are percent-encoded, backslashes are slashes, international host names become ASCII
-(IDNA 2008 with the UTS 46 mapping), a default port and the fragment go. A host that ends in a number is an IPv4 address
-in whatever way it is written (``127.1``, ``0x7f.1``, ``0177.0.0.1``, ``2130706433``), and is read here, so that
-everybody after this sees the address.
+The parser is ada-url, which follows the WHATWG URL Standard: it resolves dot segments, percent-encodes spaces and
+non-ASCII characters, reads backslashes as slashes, removes tabs and line ends, and makes an international host name
+ASCII by UTS 46. A host that ends in a number is an IPv4 address in whatever way it is written (``127.1``, ``0x7f.1``,
+``0177.0.0.1``, ``2130706433``). The host of a `Url` is the one that the guard judges and that the connection uses.
+
+Beyond the Standard, we refuse other schemes, port 0, host names that the DNS can't hold, characters that stand for
+undecodable bytes, and more than `MAX_LENGTH` characters.
 """
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
-from urllib.parse import quote, unquote, unquote_to_bytes, urljoin
+from urllib.parse import unquote, unquote_to_bytes
 
-import idna
+import ada_url
 
 from tasks.errors import InvalidUrl
 
 #: The longest URL that is fetched, in characters; servers refuse longer ones too.
 MAX_LENGTH = 8192
+#: The longest label and the longest name of the DNS (https://www.rfc-editor.org/rfc/rfc1035#section-2.3.4).
+_MAX_LABEL, _MAX_NAME = 63, 253
 _PORTS = {"http": 80, "https": 443}
-#: What may stand unescaped in a path or query. ``%`` is among them: what is escaped already stays as it is.
-_PATH_SAFE = "!$%&'()*+,-./:;=@_~"
-_QUERY_SAFE = _PATH_SAFE + "?[]|^`{}\\"
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+#: A normalised URL: scheme, userinfo, host, port, path and query. Each of them is ASCII, and what separates them occurs
+#: in none before it.
+_NORMAL = re.compile(r"(https?)://(?:([^/@]*)@)?(\[[^\]]*\]|[^/:]*)(?::([0-9]+))?(/[^#]*)")
 _NO_TEXT = re.compile("[\ufffd\ud800-\udfff]")
-_HOST = re.compile(r"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*\.?")
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
+_NUMBER = re.compile(r"[0-9]+|0[xX][0-9A-Fa-f]*")
+#: What the Standard removes: controls and spaces around a URL, tabs and line ends inside it.
+_AROUND = "".join(map(chr, range(0x21)))
+_INSIDE = re.compile("[\t\r\n]")
 _LIKE_URL = re.compile(r"(?i)\b(?:[a-z][a-z0-9+.-]*:[/\\]|https?:|data:)")
-_BEFORE_QUERY = re.compile(r"[^?#]*")
-_NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 #: What moves a terminal's cursor, ends a line of a log, or shows text in another order than it has: the controls of
 #: ASCII and of Latin-1, separators of lines, marks and overrides of direction, characters without a width, and halves
 #: of characters, which can't be written at all.
@@ -78,29 +81,7 @@ def parse(url: str) -> Url:
     Raises:
         InvalidUrl: it can't be fetched; the message names the part that is wrong.
     """
-    url = url.strip(" \t\r\n\f\v\x00")
-    if not url:
-        raise InvalidUrl("the URL is empty")
-    if len(url) > MAX_LENGTH:
-        raise InvalidUrl(f"the URL is longer than {MAX_LENGTH} characters")
-    if _CONTROL.search(url):
-        raise InvalidUrl("the URL holds a control character")
-    if _NO_TEXT.search(url):
-        raise InvalidUrl("the URL holds bytes that are not UTF-8")
-    scheme, separator, rest = url.partition(":")
-    scheme = scheme.lower()
-    if not separator or not re.fullmatch(r"[a-z][a-z0-9+.-]*", scheme):
-        raise InvalidUrl("the URL has no scheme: it must begin with http:// or https://")
-    if scheme not in _PORTS:
-        raise InvalidUrl(f"the scheme {scheme[:20]}: is not fetched, only http and https are")
-    rest, _, query = rest.partition("#")[0].partition("?")
-    authority, path = _split(rest)
-    userinfo, _, hostport = authority.rpartition("@")
-    host, port = _host_and_port(scheme, hostport)
-    target = quote(path, safe=_PATH_SAFE) or "/"
-    if query:
-        target += "?" + quote(query, safe=_QUERY_SAFE)
-    return Url(scheme, host, port, target, userinfo or None)
+    return _parsed(url, None)
 
 
 def join(base: Url, location: str) -> Url:
@@ -112,14 +93,11 @@ def join(base: Url, location: str) -> Url:
     # Servers send a Location as raw bytes, which http.client reads as Latin-1; browsers take them for UTF-8.
     with suppress(UnicodeError):
         location = location.encode("latin-1").decode()
-    # Before the query, backslashes are slashes here too: whoever writes two of them names a host.
-    place = _BEFORE_QUERY.match(location)
-    if place is not None:
-        location = place[0].replace("\\", "/") + location[place.end() :]
-    try:
-        return parse(urljoin(base.text, location.strip()))
-    except ValueError as error:
-        raise InvalidUrl(f"the redirect leads to no URL: {error}") from error
+    target = _parsed(location, base)
+    # A relative one is added to the base: what is too long already must not grow with each redirect.
+    if MAX_LENGTH < len(base.text) < len(target.text):
+        raise _too_long()
+    return target
 
 
 def looks_like_url(text: str) -> bool:
@@ -148,100 +126,79 @@ def _masked_if_secret(parameter: re.Match[str]) -> str:
     return f"{parameter[0][0]}{parameter[1]}=***" if _SECRET_ALONE.fullmatch(name) else parameter[0]
 
 
-def _split(rest: str) -> tuple[str, str]:
-    rest = rest.replace("\\", "/")
-    if not rest.startswith("//"):
-        raise InvalidUrl("the URL has no host: // is missing after the scheme")
-    authority, slash, path = rest.lstrip("/").partition("/")
-    return authority, slash + path
-
-
-# The next image of a list is most often at the same host.
-@lru_cache(maxsize=1024)
-def _host_and_port(scheme: str, hostport: str) -> tuple[str, int]:
-    # No message quotes what it speaks of: that may be a password with a slash in it.
-    if hostport.startswith("["):
-        name, bracket, tail = hostport[1:].partition("]")
-        if not bracket:
-            raise InvalidUrl("the host is no IPv6 address: its bracket is not closed")
-        if tail and not tail.startswith(":"):
-            raise InvalidUrl("the port is wrong: a colon has to stand between the host and it")
-        return _ipv6(name), _port(scheme, tail[1:])
-    name, _, port = hostport.partition(":")
-    if ":" in port:
-        raise InvalidUrl("the port is wrong, or the host is an IPv6 address, which has to stand in brackets")
-    if not name:
-        raise InvalidUrl("the URL has no host")
-    return _host(name), _port(scheme, port)
-
-
-def _port(scheme: str, digits: str) -> int:
-    if not digits:
-        return _PORTS[scheme]
-    if not (digits.isascii() and digits.isdigit()):
-        raise InvalidUrl("the port is wrong: it is no number")
-    port = int(digits[-6:]) if digits.lstrip("0") == digits[-6:].lstrip("0") else 65536
-    if port > 65535:
-        raise InvalidUrl("the port is wrong: the highest is 65535")
+def _parsed(url: str, base: Url | None) -> Url:
+    if len(url) > MAX_LENGTH:
+        raise _too_long()
+    if not url.isascii() and _NO_TEXT.search(url):
+        raise InvalidUrl("the URL holds bytes that are not UTF-8")
+    try:
+        normal = ada_url.URL(url, None if base is None else base.text).href
+    except ValueError as error:
+        raise InvalidUrl(_objection(url, base)) from error
+    parts = _NORMAL.match(normal)
+    if parts is None:
+        raise InvalidUrl(_other_scheme(normal.partition(":")[0]))
+    scheme, userinfo, host, digits, target = parts.groups()
+    port = _PORTS[scheme] if digits is None else int(digits)
     if port == 0:
         raise InvalidUrl("the port is 0")
-    return port
+    # One look at most hosts: none with shorter names and no such dots has a bad label.
+    if len(host) > _MAX_LABEL or ".." in host or host.startswith("."):
+        labels = host.removesuffix(".").split(".")
+        if len(host) > _MAX_NAME or not all(0 < len(label) <= _MAX_LABEL for label in labels):
+            raise InvalidUrl("the host name is not valid: it or a part of it is too long, or a part of it is empty")
+    return Url(scheme, host.strip("[]"), port, target, userinfo or None)
 
 
-def _host(name: str) -> str:
-    name = _unescaped(name).lower()
-    if not name.isascii():
-        try:
-            name = idna.encode(name, uts46=True).decode()
-        except idna.IDNAError as error:
-            raise InvalidUrl("the host name is not valid: it holds characters that no host name can hold") from error
-    if len(name) > 253 or not _HOST.fullmatch(name):
-        raise InvalidUrl("the host name is not valid")
-    labels = name.removesuffix(".").split(".")
-    return _ipv4(labels) if _NUMBER.fullmatch(labels[-1]) else name
+def _too_long() -> InvalidUrl:
+    return InvalidUrl(f"the URL is longer than {MAX_LENGTH} characters")
 
 
-def _unescaped(name: str) -> str:
-    if "%" not in name:
-        return name
+def _other_scheme(scheme: str) -> str:
+    return f"the scheme {scheme[:20]}: is not fetched, only http and https are"
+
+
+def _objection(url: str, base: Url | None) -> str:
+    """Return why the parser refuses a URL, as it does not tell that itself.
+
+    No part of the URL is quoted but its scheme: it may be a password with a slash in it.
+    """
+    url = _INSIDE.sub("", url).strip(_AROUND)
+    if not url:
+        return "the URL is empty"
+    found = _SCHEME.match(url)
+    if found is None and base is None:
+        return "the URL has no scheme: it must begin with http:// or https://"
+    scheme, rest = (found[1].lower(), url[found.end() :]) if found else ("http", url)
+    if scheme not in _PORTS:
+        return _other_scheme(scheme)
+    authority = re.split(r"[/\\?#]", rest.lstrip("/\\"), maxsplit=1)[0]
+    hostport = authority.rpartition("@")[2]
+    is_ipv6 = hostport.startswith("[")
+    name, closed, port = hostport[is_ipv6:].partition("]" if is_ipv6 else ":")
+    if is_ipv6 and not closed:
+        return "the host is no IPv6 address: its bracket is not closed"
+    if is_ipv6 and port and not port.startswith(":"):
+        return "the port is wrong: a colon has to stand between the host and it"
+    port = port.removeprefix(":") if is_ipv6 else port
+    if not is_ipv6 and ":" in port:
+        return "the port is wrong, or the host is an IPv6 address, which has to stand in brackets"
+    if not name:
+        return "the URL has no host"
+    if port and not (port.isascii() and port.isdigit()):
+        return "the port is wrong: it is no number"
+    if len(port.lstrip("0")) > 5 or int(port or 0) > 65535:
+        return "the port is wrong: the highest is 65535"
+    if is_ipv6:
+        return (
+            "the host is an IPv6 address with a zone, which no URL can hold"
+            if "%" in name
+            else "the host is no IPv6 address"
+        )
     try:
-        return unquote_to_bytes(name).decode()
-    except UnicodeDecodeError as error:
-        raise InvalidUrl("the host name is not valid: what is escaped in it is not UTF-8") from error
-
-
-def _ipv4(labels: list[str]) -> str:
-    """Return the address that up to four numbers stand for; the last fills what is left (WHATWG's IPv4 parser)."""
-    try:
-        if len(labels) > 4:
-            raise ValueError
-        numbers = [_number(label) for label in labels]
-        *first, last = numbers
-        if any(number > 255 for number in first):
-            raise ValueError
-        high = sum(number << 8 * (3 - place) for place, number in enumerate(first))
-        # It is as wide as the places that are left.
-        if last >= 1 << 8 * (4 - len(first)):
-            raise ValueError
-        return str(ipaddress.IPv4Address(high + last))
-    except ValueError as error:
-        raise InvalidUrl("the host ends in a number, and is no IPv4 address") from error
-
-
-def _number(label: str) -> int:
-    """Return the number of a label: hexadecimal after 0x, octal after 0, else decimal; 0x alone is 0."""
-    if label.startswith("0x"):
-        return int(label[2:] or "0", 16)
-    # Not by int() alone, which takes underscores too.
-    if not label.isdigit():
-        raise ValueError
-    return int(label, 8 if label.startswith("0") else 10)
-
-
-def _ipv6(name: str) -> str:
-    if "%" in name:
-        raise InvalidUrl("the host is an IPv6 address with a zone, which no URL can hold")
-    try:
-        return str(ipaddress.IPv6Address(name))
-    except ValueError as error:
-        raise InvalidUrl("the host is no IPv6 address") from error
+        name = unquote_to_bytes(name).decode()
+    except UnicodeDecodeError:
+        return "the host name is not valid: what is escaped in it is not UTF-8"
+    if _NUMBER.fullmatch(name.removesuffix(".").rpartition(".")[2]):
+        return "the host ends in a number, and is no IPv4 address"
+    return "the host name is not valid: it holds characters that no host name can hold"

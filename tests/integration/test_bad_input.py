@@ -158,8 +158,9 @@ def test_last_good_deadline(fleet: str, source: Path, out: Path) -> None:
 
 
 def test_source_as_other_programs_write_it(fleet: str, demo_url: str, tmp_path: Path, out: Path) -> None:
-    """A list in UTF-16 with CR line ends, quotation marks and commas is downloaded whole; the rows have its URLs."""
-    urls = [f"{demo_url}/images/{number}.jpg" for number in range(4)]
+    """A list in UTF-16 with CR line ends, quotation marks and commas is downloaded; the rows have its URLs as given."""
+    names = ("0.jpg", "a/../1.jpg", "%2E/2.jpg", "../images/3.jpg#part")
+    urls = [f"{demo_url}/images/{name}" for name in names]
     source = tmp_path / "wide.txt"
     source.write_bytes(f"\ufeff\"{urls[0]}\",\r<{urls[1]}>\r'{urls[2]}';\r\ufeff{urls[3]}\r".encode("utf-16-le"))
     assert parts.producer("run", source, "--out", out, "--broker", fleet, "--json").json()["success"] == 4

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import socket
 import ssl
 import tracemalloc
 import zlib
@@ -39,6 +40,7 @@ from tasks.errors import (
 )
 from tasks.model import FetchOptions, HeadOptions
 from tasks.session import USER_AGENT, Sessions, head_fields
+from tasks.urls import parse
 from tests.unit.conftest import ONCE, Canned, always, response
 from tests.zstandard import zstd
 
@@ -217,6 +219,26 @@ def test_every_kind_of_redirect(status: str, sessions_to: Callable[..., Sessions
         got, _ = download(Downloader(sessions_to(server.address)), server.url)
     assert got.final_url == f"{server.url}/b?token=***"
     assert b"GET /b?token=secret " in server.requests[1]
+
+
+@pytest.mark.parametrize("host", ["a-.example", "-a.example", "_a_.example", "\U0001f600.example", "r3---sn.example"])
+def test_host_name_that_browsers_take(
+    monkeypatch: pytest.MonkeyPatch, sessions_to: Callable[..., Sessions], host: str
+) -> None:
+    """A host with dashes, underscores or an emoji is looked up and asked by the name that browsers give it."""
+    with Canned(always(response())) as server:
+        asked: list[str] = []
+
+        def look_up(name: str, port: int, *_: object, **__: object) -> list[tuple[object, ...]]:
+            asked.append(name)
+            return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]
+
+        monkeypatch.setattr(socket, "getaddrinfo", look_up)
+        url = f"http://{host}:{server.port}/a/../b.jpg"
+        download(Downloader(sessions_to(server.address)), url)
+    ascii_host = parse(url).host
+    assert asked == [ascii_host]
+    assert f"GET /b.jpg HTTP/1.1\r\nHost: {ascii_host}:{server.port}\r\n".encode() in server.requests[0]
 
 
 def test_redirect_to_a_blocked_address_sends_nothing(demo: DemoServer, downloader: Downloader) -> None:
