@@ -48,13 +48,13 @@ def by_threads(
 ) -> float:
     """Fetch the images by up to ``threads`` threads; return the seconds as `one_by_one` does."""
     started = time.monotonic()
-    with ThreadPoolExecutor(min(threads, len(requests)), thread_name_prefix="baseline") as pool:
-        try:
-            outcomes = pool.map(lambda request: fetch(request.url, request.index, run, store, downloader), requests)
-            return _finish(started, requests, _told(outcomes, listener), run, store)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    pool = ThreadPoolExecutor(min(threads, len(requests)), thread_name_prefix="baseline")
+    try:
+        outcomes = pool.map(lambda request: fetch(request.url, request.index, run, store, downloader), requests)
+        return _finish(started, requests, _told(outcomes, listener), run, store)
+    finally:
+        # After an interruption nobody waits for what the threads are at.
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _told(outcomes: Iterable[Outcome], listener: Listener) -> list[Outcome]:

@@ -11,6 +11,7 @@ import re
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -130,6 +131,8 @@ class _Ending:
 
     #: Whether it was asked to.
     as_json: bool = False
+    #: The folder that a comparison writes to.
+    compared: Path | None = None
     _run: tuple[str, Path] | None = None
     _told: bool = False
 
@@ -680,11 +683,20 @@ def main() -> NoReturn:
     signal.signal(_CANCELS, _cancel)
     sys.unraisablehook = partial(_insist, sys.unraisablehook)
     try:
-        sys.exit(_ended(_Ending(), debug="--debug" in sys.argv[1:2]))
+        _leave(_ended(_Ending(), debug="--debug" in sys.argv[1:2]))
     except BrokenPipeError:
         # Whoever read our output has had enough; Python would complain again when it flushes.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+
+
+def _leave(status: Any) -> NoReturn:
+    """Exit with a status; after an interruption, without waiting for the threads of a comparison."""
+    if status == _INTERRUPTED and any(not thread.daemon for thread in threading.enumerate()[1:]):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(_INTERRUPTED)
+    sys.exit(status)
 
 
 def _ended(ending: _Ending, debug: bool) -> Any:
@@ -703,9 +715,13 @@ def _ended(ending: _Ending, debug: bool) -> Any:
         run = ending.run
         ending.tell({"interrupted": True, "cancelled": cancelled, **run})
         what = "Cancelled by another command." if cancelled else "Interrupted."
-        _note(f"{what} Images and manifests that are saved stay where they are.", quiet=False)
         if run:
+            _note(f"{what} Images and manifests that are saved stay where they are.", quiet=False)
             _note(f"Go on by: {run['resume']}", quiet=False)
+        elif ending.compared is not None:
+            _note(f"{what} Saved images stay in {ending.compared}; a comparison can't be resumed.", quiet=False)
+        else:
+            _note(what, quiet=False)
         return _INTERRUPTED
     except BrokenPipeError:
         raise
@@ -786,6 +802,7 @@ def _compare(
 
     frozen = _run_options(options)
     root = output(out).root
+    _ending().compared = out
     places = comparison.stores(root)
     downloader = download.for_process(allow, proxied)
     with (

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 _HINTS = {
-    "blocked_address": "  (the worker's operator can allow addresses with IMAGEFLEET_ALLOW_NETWORKS)",
+    "blocked_address": "  (error_message says which address or port, and how the worker's operator can allow it)",
     "storage": "  (see IMAGEFLEET_STORE_ROOTS where the worker runs, and its disk)",
 }
 _PROXY_HINT = "  (IMAGEFLEET_PROXY is set here, and may be what can't be reached: `producer doctor` tries it)"

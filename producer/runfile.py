@@ -14,6 +14,7 @@ import secrets
 import shlex
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Self
@@ -141,13 +142,28 @@ class RunFile:
         found = RunFile.remains(store)
         if found is None:
             return
-        # Without its record, a run can't be gone on with; a comparison's folders never had one.
-        go_on = f"Go on with it by `{resumption(store)}`, choose" if store.exists(NAME) else "Choose"
         raise UsageFault(
             f"{store.root} already holds a run, or what is left of one",
             f"{found} is there, and a run's files are never mixed with another's",
-            f"{go_on} another --out, or remove that folder.",
+            RunFile._instead(store),
         )
+
+    @staticmethod
+    def _instead(store: Store) -> str:
+        """Return what to do in place of a new run in a folder that holds one."""
+        # Without its record, a run can't be resumed; a comparison's folders never had one.
+        if not store.exists(NAME):
+            return "Choose another --out, or remove that folder."
+        with suppress(Fault):
+            if RunFile.load(store).state is State.COMPLETE:
+                folder = shlex.quote(str(store.root))
+                return (
+                    f"That run is complete. Call `producer retry {folder}` to try its failed images again. Choose "
+                    f"another --out to download the list again; add `--if-changed-since {folder}` to take over the "
+                    "images that have not changed."
+                )
+        # What is wrong with a record that can't be read is told by the command that resumes.
+        return f"Go on with it by `{resumption(store)}`, choose another --out, or remove that folder."
 
     @staticmethod
     def remains(store: Store) -> str | None:

@@ -146,8 +146,8 @@ class Guard:
         allowing = [rule for rule in self._allowances if rule.covers(host, address, port)]
         if port in BAD_PORTS and all(rule.port is None for rule in allowing):
             return (
-                "is asked at a port that is not one of web servers "
-                "(a worker's operator can allow it with IMAGEFLEET_ALLOW_NETWORKS and this port)"
+                "is asked at a port that browsers block "
+                f"(a worker's operator can allow it with IMAGEFLEET_ALLOW_NETWORKS={_entry(host, port)})"
             )
         if address is None:
             return None
@@ -236,6 +236,11 @@ def _refusal(host: str, address: Address | None, port: int, objection: str) -> B
     """Return what it means that a connection is not permitted; an address that the URL writes out is named once."""
     found = "" if address is None or str(address) == host else f" is at {address}, which"
     return BlockedAddress(f"{host} (port {port}){found} {objection}")
+
+
+def _entry(host: str, port: int) -> str:
+    """Return the entry of an operator's list that stands for a host's port."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _literal(host: str) -> Address | None:

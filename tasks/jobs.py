@@ -40,6 +40,7 @@ from tasks.progress import Progress
 from tasks.settle import SettledRequest
 from tasks.shardfile import BadShardFile
 from tasks.storage import Store
+from tasks.urls import masked
 
 _log = logging.getLogger(__name__)
 #: Seconds for which a run's options are taken from memory: so long may a run that was given up go on.
@@ -78,7 +79,7 @@ class Runs:
             record = cast("str | None", patiently(lambda: self._server.get(keys.run(run_id))))
             if record is None:
                 self._known.pop(run_id, None)
-                raise Cancelled("the run that this image belongs to has ended")
+                raise Cancelled(f"there is no run {run_id} at this broker: it has ended, or never began")
             run = RunOptions.from_json(json.loads(record))
             # That a run drains is not kept: the command that resumes it may come at any moment.
             self._known[run_id] = (0.0 if run.draining else monotonic(), run)
@@ -211,8 +212,39 @@ def _drain(state: Any, run_id: Any = None, **_: Any) -> dict[str, int]:
     return {"images": len(at) - shards, "shards": shards}
 
 
+class RunTask(Task):  # type: ignore[misc]  # Celery has no annotations
+    """A task of a run. One that a person sends by hand, with other arguments, fails with what to do instead."""
+
+    def apply_async(self, args: Any = None, kwargs: Any = None, *rest: Any, **options: Any) -> Any:
+        """Send the task.
+
+        Raises:
+            TypeError: these are not its arguments.
+        """
+        self._check(args or (), kwargs or {})
+        return super().apply_async(args, kwargs, *rest, **options)
+
+    def before_start(self, task_id: str, args: Any, kwargs: Any) -> None:
+        """Look at what was sent by its name alone, as by `celery call`: nothing has looked at its arguments.
+
+        Raises:
+            TypeError: these are not its arguments.
+        """
+        self._check(args, kwargs)
+
+    def _check(self, args: Any, kwargs: Any) -> None:
+        try:
+            self.__header__(*args, **kwargs)
+        except TypeError as error:
+            raise TypeError(
+                f"{error}. {self.name} is a part of a run, and can't be sent by itself: to download images, call "
+                "`producer run SOURCE --out OUT`"
+            ) from None
+
+
 @app.task(
     name=FETCH_IMAGE,
+    base=RunTask,
     bind=True,
     acks_late=True,
     ignore_result=True,
@@ -252,6 +284,8 @@ def fetch_image(
     try:
         run = _runs().options(run_id, revision)
     except FetchError as error:
+        if self.request.chord is None:
+            _log.warning("task %s was sent by hand, and %s", self.request.id, masked(str(error)))
         return _result(failed(str(index), error))
     if run.draining:
         raise _dropped(self)
@@ -349,7 +383,7 @@ class CollectError(Exception):
     """A shard could not be collected; its producer knows."""
 
 
-@app.task(name=COLLECT_SHARD, bind=True, acks_late=True, ignore_result=True, throws=(CollectError,))
+@app.task(name=COLLECT_SHARD, base=RunTask, bind=True, acks_late=True, ignore_result=True, throws=(CollectError,))
 def collect_shard(
     self: Task[Any, Any],
     outcomes: list[Mapping[str, Any]],

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tasks.celery import FETCH_IMAGE, IMAGES, app
 from tests.integration import parts
 
 _PASSWORD = "word-of-mine"
@@ -165,3 +166,21 @@ def test_source_as_other_programs_write_it(fleet: str, demo_url: str, tmp_path: 
     source.write_bytes(f"\ufeff\"{urls[0]}\",\r<{urls[1]}>\r'{urls[2]}';\r\ufeff{urls[3]}\r".encode("utf-16-le"))
     assert parts.producer("run", source, "--out", out, "--broker", fleet, "--json").json()["success"] == 4
     assert [row["url"] for row in parts.rows(out)] == urls
+
+
+def test_task_that_a_person_sends(fleet: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A worker that gets a task by `celery call` says in its log what is wrong with it, and goes on."""
+    logs = sorted(tmp_path_factory.getbasetemp().glob("workers*/*.err"))
+    url = f"http://user:{_PASSWORD}@127.0.0.1/1.jpg"
+    with parts.borrowed_app(fleet):
+        for arguments in ([url], ["no-such-run", 0, url]):
+            app.send_task(FETCH_IMAGE, args=arguments, queue=IMAGES)
+
+        def said() -> str:
+            text = "".join(log.read_text(encoding="utf-8") for log in logs)
+            return text if "producer run SOURCE --out OUT" in text and "no-such-run" in text else ""
+
+        text = parts.eventually(said, "both messages")
+        assert "there is no run no-such-run at this broker: it has ended, or never began" in text
+        assert "missing 2 required positional arguments: 'index' and 'url'" in text
+        assert len(app.control.ping(timeout=10, limit=2)) == 2

@@ -313,7 +313,8 @@ def test_every_address_of_an_answer_is_judged(monkeypatch: pytest.MonkeyPatch, a
         ("127.0.0.1", 6379, r"127\.0\.0\.1 \(port 6379\) is not a public address \("),
         ("::1", 80, r"::1 \(port 80\) is not a public address \("),
         ("localhost", 80, r"localhost \(port 80\) is at 127\.0\.0\.1, which is not a public address \("),
-        ("a.example", 25, r"a\.example \(port 25\) is asked at a port that is not one of web servers \("),
+        ("a.example", 25, r"a\.example \(port 25\) is asked at a port that browsers block \(.*=a\.example:25\)$"),
+        ("[::1]", 25, r"\[::1\] \(port 25\)"),
     ],
 )
 def test_refusal_names_what_is_refused(host: str, port: int, said: str) -> None:

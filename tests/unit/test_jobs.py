@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -122,3 +123,25 @@ def test_former_run_that_is_not_allowed(
     assert caplog.text.count("nothing is taken over from") == 1
     assert [jobs._former(None, allowed), jobs._former(_FORMER, RunOptions("/out", 10))] == [None, None]
     jobs._former_store.cache_clear()
+
+
+@pytest.mark.parametrize("arguments", [["http://a.example/1.jpg"], [], ["run", 0, *range(9)]])
+@pytest.mark.parametrize("task", [jobs.fetch_image, jobs.collect_shard])
+def test_task_sent_by_hand_names_the_command(task: Any, arguments: list[Any]) -> None:
+    """A person at a Celery prompt is told what to call, before anything is sent."""
+    with pytest.raises(TypeError, match=r"call `producer run SOURCE --out OUT`$"):
+        task.delay(*arguments)
+
+
+def test_run_that_drains_is_looked_up_each_time() -> None:
+    """Options that say that a run drains are not kept, so a command that resumes the run is heard at once."""
+    records = [
+        json.dumps(RunOptions("/out", 10, run_id="a", draining=draining).to_json()) for draining in (True, False)
+    ]
+    server = Mock()
+    server.get.side_effect = records
+    runs = Runs(server)
+    assert [runs.options("a", 0).draining for _ in range(3)] == [True, False, False]
+    server.get.side_effect = records
+    runs.forget("a")
+    assert runs.options("a", 0).draining

@@ -118,6 +118,17 @@ def test_what_is_left_of_a_run_is_refused(tmp_path: Path, name: str) -> None:
         RunFile.refuse_another(Store(tmp_path))
 
 
+def test_complete_run_is_not_resumed(store: Store) -> None:
+    """Who finds a complete run is told how to retry it, and how to download the list again, and not to resume it."""
+    _RECORD.create(store)
+    _RECORD.save(store, state=State.COMPLETE)
+    with pytest.raises(UsageFault) as caught:
+        RunFile.refuse_another(store)
+    assert f"producer retry {store.root}" in caught.value.todo
+    assert f"another --out to download the list again; add `--if-changed-since {store.root}`" in caught.value.todo
+    assert "resume" not in caught.value.todo
+
+
 def test_advice_fits_what_is_there(tmp_path: Path) -> None:
     """To go on is advised where a record stands, in words that a shell takes, and not where one is missing."""
     store = Store(tmp_path / "my out")
