@@ -24,7 +24,7 @@ import click
 from rich.console import Console
 
 from config import VERSION, SettingsError, bounds
-from tasks import fields, garbage
+from tasks import descriptors, fields, garbage
 from tasks.errors import WORTH_RETRYING, Fault, Interrupted, UsageFault
 from tasks.model import FetchOptions, HeadOptions, Reason, ResizeMode, ResizeOptions, Verify
 
@@ -676,6 +676,8 @@ def _locked(store: Store, broker: str | None, command: str) -> Iterator[None]:
 def main() -> NoReturn:
     """Run the command line, and exit with its status."""
     garbage.look_rarely()
+    # What it starts inherits the limit.
+    descriptors.raise_limit()
     # A polite end is an end like Ctrl-C: everything that was started is ended.
     for number in _ENDS:
         if signal.getsignal(number) is not signal.SIG_IGN:

@@ -19,6 +19,7 @@ from pathlib import Path
 from config.settings import settings
 from tasks import download
 from tasks import fetch as fetching
+from tasks.descriptors import patient
 from tasks.download import Downloader
 from tasks.errors import Crashed, FetchError, TimedOut
 from tasks.later import NOTHING, Earlier
@@ -67,7 +68,7 @@ def _answer(request: str, seconds: float) -> Outcome:
     for _ in range(_TRIES):
         try:
             # In a session of its own, a terminal's Ctrl-C does not reach it: the worker finishes what it is at.
-            ended = subprocess.run(
+            ended = _started(
                 PROGRAM,
                 input=request,
                 stdout=subprocess.PIPE,
@@ -89,6 +90,10 @@ def _answer(request: str, seconds: float) -> Outcome:
         raise Crashed(
             f"the process that fetched it alone ended with status {ended.returncode} and without an answer"
         ) from error
+
+
+#: The pipes of a process take descriptors.
+_started = patient(subprocess.run)
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ from typing import TypeVar
 import redis
 from celery.worker import state
 
+from tasks.descriptors import IDLE, is_exhausted
 from tasks.redis_errors import redis_problem
 
 _T = TypeVar("_T")
@@ -33,6 +34,8 @@ def patiently(step: Callable[[], _T]) -> _T:
             return step()
         except redis.RedisError as error:
             problem = redis_problem(error)
+            if is_exhausted(error):
+                IDLE.close_oldest(1)
             if stopping() or not problem.waits_in_worker:
                 raise
             _log.warning("%s. %s", problem.note, problem.todo)

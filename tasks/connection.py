@@ -18,13 +18,14 @@ import re
 import socket
 import ssl
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from time import monotonic
 from typing import Any
 
 from urllib3 import HTTPHeaderDict, HTTPResponse
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
+from tasks import descriptors
 from tasks.guard import Guard
 
 #: How much one read takes at most, where that much has come.
@@ -84,6 +85,8 @@ class _Paced:
     """What both kinds of socket share: each call looks at the deadline first."""
 
     _holder: Holder | None = None
+    #: Whether a byte has come since this was last set to False.
+    heard = False
 
     def pace(self, holder: Holder) -> None:
         """Keep the deadline that stands in the holder from now on."""
@@ -93,9 +96,12 @@ class _Paced:
         """Receive; bounded by the deadline."""
         self._bound()
         try:
-            return int(super().recv_into(*args))  # type: ignore[misc]
+            size = int(super().recv_into(*args))  # type: ignore[misc]
         except BlockingIOError as error:
             raise TimeoutError("timed out") from error
+        if size:
+            self.heard = True
+        return size
 
     def sendall(self, *args: Any) -> None:
         """Send; bounded by the deadline."""
@@ -223,10 +229,43 @@ class GuardedConnection(HTTPConnection):
 
     def _new_conn(self) -> Any:
         # `host` loses a trailing dot that `_dns_host` keeps: the name is resolved as it was given.
-        connection = self.guard.connect(self._dns_host, self.port, self.holder.deadline.wait(), PlainSocket)
+        connection = self.connected(self.guard.connect, self._dns_host, self.port)
         # What may follow is the handshake of TLS, which takes this timeout for all of it.
         connection.settimeout(self.holder.deadline.wait())
         return connection
+
+    def open_socket(self, family: int, kind: int, protocol: int) -> PlainSocket:
+        """Return a new socket; where no descriptor is left, idle connections are closed for it."""
+        opened = descriptors.wait_for(lambda: PlainSocket(family, kind, protocol), 0.0)
+        descriptors.IDLE.make_room(opened.fileno())
+        return opened
+
+    def connected(self, connect: Callable[..., Any], host: str, port: int) -> Any:
+        """Return a connected socket; while all descriptors are in use, it waits for one until the deadline.
+
+        Args:
+            connect: one of the guard's ways to connect.
+            host: where to.
+            port: where to.
+        """
+        deadline = self.holder.deadline
+        return descriptors.wait_for(
+            lambda: connect(host, port, deadline.wait(), self.open_socket), max(deadline.remaining, 0.0)
+        )
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the connection can be used again; urllib3 asks when it takes one out of its pool.
+
+        A connection in a pool is among the idle ones, where another thread may have closed it to make room.
+        """
+        return self.sock is not None and descriptors.IDLE.take(self.sock) and super().is_connected
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self.sock is not None:
+            descriptors.IDLE.take(self.sock)
+        super().close()
 
     def connect(self) -> None:
         """Open the connection."""

@@ -22,6 +22,7 @@ from time import monotonic
 from typing import Any
 
 from tasks.addresses import Address, carried, is_public
+from tasks.descriptors import is_exhausted
 from tasks.errors import BlockedAddress, ConnectFailed, DnsFailed, DnsUnavailable, TimedOut
 from tasks.happy_eyeballs import Connector, Opener
 from tasks.resolver import Resolver
@@ -226,7 +227,8 @@ class Guard:
         try:
             return self._connector.connect(host, port, find(host, port, timeout), ends, opener)
         except OSError as error:
-            self._resolver.forget(host, port)
+            if not is_exhausted(error):
+                self._resolver.forget(host, port)
             if isinstance(error, TimeoutError):
                 raise TimedOut(f"{host} port {port} did not answer within {timeout:g} s") from error
             raise ConnectFailed(f"{host} port {port}: {error.strerror or error}") from error

@@ -21,7 +21,7 @@ from celery.worker.control import inspect_command
 
 from config import VERSION, SettingsError, bounds
 from config.settings import settings, unknown_variables
-from tasks import alone, broker, download, garbage, keys, ledger, suspects, transport
+from tasks import alone, broker, descriptors, download, garbage, keys, ledger, suspects, transport
 from tasks.away import patiently
 from tasks.backend import Unshown
 from tasks.celery import ABOUT, COLLECT_SHARD, DRAIN, EXAMINE, FETCH_IMAGE, PROTOCOL, app
@@ -152,6 +152,7 @@ def _former(facts: Mapping[str, Any] | None, run: RunOptions) -> FormerImage | N
 @worker_init.connect
 def _prepare(sender: Any, **_: Any) -> None:
     """Build what all tasks share before the first of them; a wrong setting ends the worker here."""
+    descriptors.raise_limit()
     if unknown := unknown_variables(os.environ):
         _log.warning("nothing reads these variables of the environment: %s", ", ".join(unknown))
     try:
@@ -194,6 +195,7 @@ def _about(state: Any, **_: Any) -> dict[str, Any]:
         "queues": sorted(queue.name for queue in state.consumer.task_consumer.queues),
         "store_roots": [str(root) for root in settings().store_roots],
         "time": time(),
+        "descriptors": descriptors.limit(),
     }
 
 

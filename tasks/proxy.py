@@ -164,6 +164,6 @@ class TunnelledConnection(GuardedTlsConnection):
 
 def _connected(connection: ForwardedConnection | TunnelledConnection) -> PlainSocket:
     """Return a socket connected to a connection's proxy."""
-    through, deadline = connection.through, connection.holder.deadline
-    opened: PlainSocket = connection.guard.connect_to_proxy(through.host, through.port, deadline.wait(), PlainSocket)
+    through = connection.through
+    opened: PlainSocket = connection.connected(connection.guard.connect_to_proxy, through.host, through.port)
     return opened

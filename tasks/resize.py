@@ -19,6 +19,7 @@ from PIL.Image import Resampling, Transpose
 
 from tasks import footprint, images
 from tasks.connection import Deadline
+from tasks.descriptors import patient
 from tasks.errors import FetchError, TooManyPixels, Undecodable
 from tasks.images import ImageInfo, Picture
 from tasks.model import ResizeOptions
@@ -202,6 +203,7 @@ def _encoded(image: Image.Image, quality: int) -> bytes:
     return encoded
 
 
+@patient
 def _sink() -> IO[bytes]:
     """Return a file to encode into: in memory where the system has such files, else a temporary one."""
     try:

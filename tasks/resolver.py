@@ -5,10 +5,13 @@ from __future__ import annotations
 import ipaddress
 import socket
 import threading
+import time
+from functools import cache
 from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import Any
 
+from tasks import descriptors
 from tasks.errors import DnsUnavailable
 
 #: Seconds for which an answer is used again; the system's resolver does not tell how long it holds.
@@ -17,6 +20,8 @@ _LIFETIME = 30.0
 _LOOK_UPS = 3
 #: The most names that are remembered.
 _NAMES = 10_000
+#: How often, and after how many seconds, a look-up is repeated while file descriptors are short.
+_TRIES, _PAUSE_SECONDS = 50, 0.1
 
 
 class Resolver:
@@ -87,7 +92,7 @@ def _start_look_up(host: str, port: int, family: int, answers: SimpleQueue[list[
 
     def look_up() -> None:
         try:
-            answers.put(socket.getaddrinfo(host, port, family=family, type=socket.SOCK_STREAM))
+            answers.put(_addresses(host, port, family))
         except (OSError, UnicodeError) as error:
             answers.put(error)
 
@@ -105,6 +110,28 @@ def _next(answers: SimpleQueue[list[Any] | Exception], seconds: float) -> list[A
 def _is_temporary(error: Exception) -> bool:
     """Tell whether the resolver may know later what it does not know now."""
     return isinstance(error, socket.gaierror) and error.errno == socket.EAI_AGAIN
+
+
+@cache
+def _room() -> threading.BoundedSemaphore:
+    """Return what bounds the look-ups under way: each has descriptors open, also one that was given up."""
+    return threading.BoundedSemaphore(max(descriptors.limit() // 8, 8))
+
+
+def _addresses(host: str, port: int, family: int) -> list[Any]:
+    """Return the system's answer; where descriptors are short, idle connections are closed, and it is asked again.
+
+    The system's resolver does not say that it could not open a file or a socket: the name seems not to exist.
+    """
+    for _ in range(_TRIES):
+        with _room():
+            try:
+                return socket.getaddrinfo(host, port, family=family, type=socket.SOCK_STREAM)
+            except OSError:
+                if not descriptors.are_short():
+                    raise
+        time.sleep(_PAUSE_SECONDS)
+    raise socket.gaierror(socket.EAI_AGAIN, "no file descriptor was free")
 
 
 def _is_address(host: str) -> bool:

@@ -6,6 +6,7 @@ certificates for every connection is switched off.
 
 from __future__ import annotations
 
+import http
 import ssl
 import threading
 from collections.abc import Mapping
@@ -22,7 +23,9 @@ from requests.structures import CaseInsensitiveDict
 from urllib3 import HTTPConnectionPool, HTTPResponse, HTTPSConnectionPool, PoolManager
 
 from config import VERSION
+from tasks import descriptors
 from tasks.connection import Deadline, GuardedConnection, GuardedTlsConnection, Holder, TlsSocket
+from tasks.errors import ConnectFailed
 from tasks.fields import checked, field
 from tasks.guard import Guard
 from tasks.model import HeadOptions
@@ -44,11 +47,27 @@ class _Pool:
     """One host's connection, without urllib3's own retries, redirects, proxies and timeouts: those are ours."""
 
     def urlopen(self: Any, method: str, url: str, *, headers: Mapping[str, str], **_: Any) -> HTTPResponse:
-        """Send a request, and return its response with the body unread."""
+        """Send a request, and return its response with the body unread.
+
+        Servers close idle connections, and the request may already be on its way. So a request that fails on a reused
+        connection before a byte of the answer is sent once more, on a fresh one, as browsers and curl do; so is one
+        that is answered there with 408, by which some servers say that they close.
+        """
         connection = self._get_conn()
+        reused = connection.sock
         try:
-            connection.request(method, url, headers=headers)
-            response: HTTPResponse = connection.getresponse()
+            if reused is not None:
+                reused.heard = False
+            try:
+                response = _answer(connection, method, url, headers)
+                stale = reused is not None and response.status == http.HTTPStatus.REQUEST_TIMEOUT
+            except (OSError, ConnectFailed) as error:
+                if reused is None or reused.heard or isinstance(error, TimeoutError):
+                    raise
+                stale = True
+            if stale:
+                connection.close()
+                response = _answer(connection, method, url, headers)
         except BaseException:
             connection.close()
             self._put_conn(connection)
@@ -56,6 +75,17 @@ class _Pool:
         # By these it returns the connection once its body is read.
         response._connection, response._pool = connection, self
         return response
+
+    def _put_conn(self: Any, connection: Any) -> None:
+        """Keep a connection for the next request; while it is idle, it may be closed to make room."""
+        if connection is not None and connection.sock is not None:
+            descriptors.IDLE.add(connection.sock)
+        super()._put_conn(connection)  # type: ignore[misc]
+
+
+def _answer(connection: GuardedConnection, method: str, url: str, headers: Mapping[str, str]) -> HTTPResponse:
+    connection.request(method, url, headers=headers)
+    return connection.getresponse()
 
 
 class GuardedAdapter(HTTPAdapter):

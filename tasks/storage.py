@@ -20,6 +20,7 @@ from time import monotonic, sleep
 from typing import TypeVar
 
 from tasks import disk
+from tasks.descriptors import IDLE, patient
 from tasks.errors import StorageFailed
 
 _T = TypeVar("_T")
@@ -65,6 +66,7 @@ class Store:
         """Tell whether a file of this name stands."""
         return os.path.exists(f"{self.root}/{name}")  # noqa: PTH110  # on the hot path; Path.exists costs twice as much
 
+    @patient
     def read(self, name: str) -> bytes:
         """Return a file's bytes.
 
@@ -76,6 +78,7 @@ class Store:
         except OSError as error:
             raise _failed("read", name, error) from error
 
+    @patient
     def create(self, name: str, body: bytes, mode: int = PUBLIC) -> bool:
         """Save bytes under a name that nobody has taken; return False, and change nothing, if somebody has.
 
@@ -87,6 +90,7 @@ class Store:
         except OSError as error:
             raise _failed("save", name, error) from error
 
+    @patient
     def create_linked(self, name: str, body: bytes, file: Path) -> bool:
         """Save bytes under a free name, as `create` does, where a file elsewhere on the disk holds them already.
 
@@ -115,6 +119,7 @@ class Store:
             with suppress(FileNotFoundError):
                 os.unlink(temporary)  # noqa: PTH108  # the temporary name is a str
 
+    @patient
     def replace(self, name: str, body: bytes, mode: int = PRIVATE) -> None:
         """Save bytes under a name, durably, in place of what was there.
 
@@ -127,6 +132,7 @@ class Store:
         except OSError as error:
             raise _failed("save", name, error) from error
 
+    @patient
     def create_durably(self, name: str, body: bytes) -> bool:
         """Save private bytes under a free name, on the disk before they have it; return False if it is taken.
 
@@ -140,6 +146,7 @@ class Store:
             raise _failed("save", name, error) from error
         return created
 
+    @patient
     def names(self, folder: str) -> list[str]:
         """Return the names of the files in a folder; none where the folder does not exist.
 
@@ -155,6 +162,7 @@ class Store:
         except OSError as error:
             raise _failed("list", folder, error) from error
 
+    @patient
     def entries(self) -> list[str]:
         """Return the names of all that stands at the top; none where the folder itself does not exist.
 
@@ -168,6 +176,7 @@ class Store:
         except OSError as error:
             raise _failed("list", str(self.root), error) from error
 
+    @patient
     def holds_files(self, name: str) -> bool:
         """Tell whether a name is a file, or a folder with a file in it.
 
@@ -191,6 +200,7 @@ class Store:
         """Remove what killed writers have left; to be called when nothing is worth writing any more."""
         shutil.rmtree(self.path(TEMPORARY), ignore_errors=True)
 
+    @patient
     def remove(self, name: str) -> None:
         """Remove a file, if it is there.
 
@@ -202,6 +212,7 @@ class Store:
         except OSError as error:
             raise _failed("remove", name, error) from error
 
+    @patient
     def sync(self, folder: str, names: Iterable[str]) -> None:
         """Put the named files and their folder on the disk.
 
@@ -223,6 +234,7 @@ class Store:
         except FileNotFoundError:
             self._make_temporary()
             descriptor = os.open(temporary, flags, mode)
+        IDLE.make_room(descriptor)
         try:
             try:
                 rest = memoryview(body)

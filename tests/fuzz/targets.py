@@ -21,7 +21,7 @@ from PIL import Image
 
 from producer import sources
 from tasks import fields, images, part, plan, resize, urls, verify, wishes
-from tasks.connection import Deadline
+from tasks.connection import Deadline, PlainSocket
 from tasks.download import Downloader
 from tasks.errors import FetchError, InvalidUrl, UsageFault
 from tasks.guard import Guard
@@ -57,7 +57,7 @@ class _Answering(Guard):
         self.ends.enter_context(theirs)
         theirs.sendall(self.answers.pop(0) if self.answers else b"")
         theirs.shutdown(socket.SHUT_WR)
-        return kind(fileno=ours.detach())
+        return PlainSocket(fileno=ours.detach())
 
 
 @cache

@@ -50,13 +50,13 @@ Answer = Callable[[bytes], Iterable[bytes]]
 class Canned:
     """A server on 127.0.0.1 that answers as a test says, and keeps what it was asked."""
 
-    def __init__(self, answer: Answer, tls: ssl.SSLContext | None = None) -> None:
-        """Take what to send, and the certificate's context for https."""
+    def __init__(self, answer: Answer, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1") -> None:
+        """Take what to send, the certificate's context for https, and the address to listen at."""
         self.requests: list[bytes] = []
         self.connections = 0
         self.ended = threading.Event()
         self._answer, self._tls = answer, tls
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server((host, 0), backlog=1024)
         self._threads = [threading.Thread(target=self._accept)]
         self._clients: list[socket.socket] = []
         self.port: int = self._listener.getsockname()[1]

@@ -270,8 +270,12 @@ def test_only_what_may_help_is_tried_again(
 
 
 @pytest.mark.parametrize("route", ["server-error-once", "drop-once"])
-def test_retry_mends(demo: DemoServer, downloader: Downloader, tmp_path: Path, route: str) -> None:
+def test_retry_mends(
+    demo: DemoServer, allowed: list[str], sessions_to: Callable[..., Sessions], tmp_path: Path, route: str
+) -> None:
     """What failed once is had at the second attempt."""
+    # On a reused connection, the dropped request would be sent again within the attempt.
+    downloader = Downloader(sessions_to(*allowed), sleep=lambda _: None)
     got, attempts = download(
         downloader, f"{demo.url}/fault/{route}/3.jpg?{tmp_path.name}", FetchOptions(retries=1, backoff=0)
     )

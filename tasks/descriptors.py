@@ -1,0 +1,180 @@
+"""The file descriptors of a process: their limit, and the idle connections that are closed before they run out.
+
+A slot keeps connections open for the next image of a host, and each holds a descriptor. Nothing else in a worker grows
+with the number of hosts. So the idle connections of all slots stand in one list, and the one that was used least
+recently is closed first: when a new descriptor comes near the limit, and when one can't be had at all.
+
+The system gives out the lowest number that is free. The number of a new descriptor therefore says how many are in use,
+by everything in this process, and costs nothing to look at.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial, wraps
+from typing import Any, ParamSpec, TypeVar
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+#: What the system answers where no descriptor is left: for this process, and for the whole machine.
+_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE})
+#: The most that the limit is raised to: some programs close every number up to it before they start another program.
+_HIGHEST = 65_536
+#: What macOS allows where its hard limit is called unlimited.
+_MACOS = 10_240
+#: Descriptors that a worker or a producer needs besides those of its downloads: a quiet worker has about 30 open, most
+#: of them for Redis; the rest is for logs, look-ups, and a shard that is collected.
+RESERVED = 64
+#: The most that idle connections leave free for everything else.
+_MOST_FREE = 256
+#: Seconds for which a step waits for a descriptor that somebody else gives back.
+_PATIENCE = 60.0
+_PAUSE = 0.05
+#: Idle connections that are closed at a time, when a descriptor could not be had.
+_SOME = 8
+
+
+def limit() -> int:
+    """Return how many descriptors this process may have open."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return _HIGHEST if soft == resource.RLIM_INFINITY else soft
+
+
+def raise_limit() -> int:
+    """Raise the soft limit to the hard one, and return it; call it where a process starts, never at import."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _HIGHEST if hard == resource.RLIM_INFINITY else min(hard, _HIGHEST)
+    for number in (wanted, _MACOS):
+        if soft == resource.RLIM_INFINITY or soft >= min(number, wanted):
+            break
+        with suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (min(number, wanted), hard))
+            break
+    IDLE.follow(limit())
+    return limit()
+
+
+def max_slots(descriptors: int) -> int:
+    """Return how many downloads at a time a process has room for under a limit; each needs a descriptor."""
+    return max(descriptors - RESERVED, 0)
+
+
+def is_exhausted(error: BaseException | None) -> bool:
+    """Tell whether an error, or what it was raised from, means that no descriptor is left."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, OSError) and error.errno in _EXHAUSTED:
+            return True
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+    return False
+
+
+class IdleConnections:
+    """The idle connections of all threads: each socket belongs to whoever takes it out.
+
+    Every step is one operation of a dictionary, which no other thread can interrupt; so there is no lock.
+    """
+
+    def __init__(self, descriptors: int) -> None:
+        """Follow a limit of so many descriptors."""
+        #: The least recently used first.
+        self._sockets: OrderedDict[Any, None] = OrderedDict()
+        self.follow(descriptors)
+
+    def __len__(self) -> int:
+        return len(self._sockets)
+
+    def follow(self, descriptors: int) -> None:
+        """Leave a quarter of so many descriptors free, and 256 at most."""
+        self._most = descriptors - min(descriptors // 4, _MOST_FREE)
+
+    def add(self, socket: Any) -> None:
+        """Keep the socket of a connection that was just used, until it is taken or closed to make room."""
+        self._sockets[socket] = None
+
+    def take(self, socket: Any) -> bool:
+        """Take a socket out; return False if it is not there, because it was closed to make room."""
+        return self._sockets.pop(socket, self) is None
+
+    def make_room(self, descriptor: int) -> None:
+        """Close idle connections, if the number of a new descriptor says that too many are in use."""
+        if descriptor >= self._most:
+            self.close_oldest(descriptor - self._most + 1)
+
+    def close_oldest(self, number: int) -> int:
+        """Close so many connections, those first that were used least recently; return how many there were."""
+        for closed in range(number):
+            try:
+                socket, _ = self._sockets.popitem(last=False)
+            except KeyError:
+                return closed
+            with suppress(OSError):
+                socket.close()
+        return number
+
+
+#: Those of this process.
+IDLE = IdleConnections(limit())
+
+
+def patient(step: Callable[_P, _T]) -> Callable[_P, _T]:
+    """Return a step that is repeated while no descriptor can be had, for a minute at most; it must be safe to repeat.
+
+    Idle connections are closed for it first. Then it waits for what others give back.
+    """
+
+    @wraps(step)
+    def repeated(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+        try:
+            return step(*args, **kwargs)
+        except Exception as error:
+            if not is_exhausted(error):
+                raise
+        return wait_for(partial(step, *args, **kwargs), _PATIENCE)
+
+    return repeated
+
+
+def wait_for(step: Callable[[], _T], seconds: float) -> _T:
+    """Return what a step returns once it gets the descriptors that it needs.
+
+    Args:
+        step: it is repeated, for as long as there are idle connections to close.
+        seconds: how long to wait for what others give back, after that.
+
+    Raises:
+        Exception: what the step raises: at once where that is something else, and in the end.
+    """
+    ends = time.monotonic() + seconds
+    while True:
+        try:
+            return step()
+        except Exception as error:
+            if not is_exhausted(error):
+                raise
+            if not IDLE.close_oldest(_SOME):
+                if time.monotonic() >= ends:
+                    raise
+                time.sleep(_PAUSE)
+
+
+def are_short() -> bool:
+    """Tell whether hardly any descriptor is free, and close idle connections if so.
+
+    For what does not say why it failed, as a look-up of a name.
+    """
+    try:
+        probe = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        IDLE.close_oldest(_SOME)
+        return is_exhausted(error)
+    os.close(probe)
+    IDLE.make_room(probe)
+    return probe >= limit() - min(limit() // 8, RESERVED // 2)

@@ -1,0 +1,230 @@
+"""Downloads go on when file descriptors run out: idle connections are closed, those first that were used least."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import resource
+import socket
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+import redis
+
+from tasks import descriptors
+from tasks.descriptors import IdleConnections, is_exhausted, max_slots, patient
+from tasks.session import Sessions
+from tests.unit.conftest import Canned, always, response
+from tests.unit.test_session import get
+
+
+@pytest.fixture
+def sockets() -> Iterator[Callable[[int], list[socket.socket]]]:
+    """Make sockets that are closed at the end."""
+    with ExitStack() as stack:
+        yield lambda number: [stack.enter_context(socket.socket()) for _ in range(number)]
+
+
+def program(code: str, descriptors: int, *arguments: str) -> dict[str, int]:
+    """What a program prints as JSON that may have so many descriptors open."""
+    ended = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code), *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, descriptors)),
+    )
+    assert ended.returncode == 0, ended.stderr
+    found: dict[str, int] = json.loads(ended.stdout)
+    return found
+
+
+def test_closes_least_recently_used_first(sockets: Callable[[int], list[socket.socket]]) -> None:
+    """A connection that is used again is the last to be closed; one that is in use is not among them."""
+    idle = IdleConnections(100)
+    first, second, third, busy = sockets(4)
+    for each in (first, second, third, busy, first):
+        assert not idle.take(each) or each is first
+        idle.add(each)
+    assert idle.take(busy)
+    assert idle.close_oldest(2) == 2
+    assert [each.fileno() == -1 for each in (first, second, third, busy)] == [False, True, True, False]
+    assert not idle.take(second)
+    assert len(idle) == 1
+
+
+def test_follows_the_limit(sockets: Callable[[int], list[socket.socket]]) -> None:
+    """A new descriptor in the last quarter of the limit closes as many idle connections as are too many."""
+    idle = IdleConnections(100)
+    for each in sockets(10):
+        idle.add(each)
+    idle.make_room(74)
+    assert len(idle) == 10
+    idle.make_room(77)
+    assert len(idle) == 7
+    idle.follow(10_000)
+    idle.make_room(9_743)
+    assert len(idle) == 7
+    idle.make_room(9_999)
+    assert len(idle) == 0
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE])
+def test_repeats_what_had_no_descriptor(sockets: Callable[[int], list[socket.socket]], number: int) -> None:
+    """What fails for want of a descriptor, of the process or of the machine, is done again with one less idle."""
+    (each,) = sockets(1)
+    descriptors.IDLE.add(each)
+
+    @patient
+    def step() -> str:
+        if each.fileno() != -1:
+            raise OSError(number, os.strerror(number))
+        return "done"
+
+    assert step() == "done"
+
+
+def test_other_errors_are_raised_at_once() -> None:
+    """Only a lack of descriptors is waited for."""
+    calls: list[None] = []
+
+    @patient
+    def step() -> None:
+        calls.append(None)
+        raise OSError(errno.ENOSPC, "no space")
+
+    with pytest.raises(OSError, match="no space"):
+        step()
+    assert len(calls) == 1
+
+
+def test_knows_what_an_error_was_raised_from() -> None:
+    """redis-py and the Store raise errors of their own from the system's."""
+    raised = redis.ConnectionError("Error 24 connecting to 127.0.0.1:6379")
+    raised.__context__ = OSError(errno.EMFILE, "Too many open files")
+    assert is_exhausted(raised)
+    assert not is_exhausted(OSError(errno.ENOSPC, "no space"))
+    assert not is_exhausted(None)
+
+
+def test_raises_the_soft_limit_to_the_hard_one() -> None:
+    """A process has the descriptors that it may have, once it has started, and not because a module is imported."""
+    found = program(
+        """
+        import json, resource
+        resource.setrlimit(resource.RLIMIT_NOFILE, (100, 200))
+        from producer import cli
+        from tasks import descriptors
+        before = descriptors.limit()
+        print(json.dumps({"before": before, "after": descriptors.raise_limit(), "again": descriptors.raise_limit()}))
+        """,
+        300,
+    )
+    assert found == {"before": 100, "after": 200, "again": 200}
+
+
+def test_slots_leave_room_for_everything_else() -> None:
+    """A worker with 128 slots runs under a limit of 256, and one with 250 does not."""
+    assert max_slots(256) >= 128
+    assert max_slots(256) < 250
+    assert max_slots(10) == 0
+
+
+def test_idle_connection_that_was_closed_is_replaced(sessions_to: Callable[..., Sessions]) -> None:
+    """A thread whose connection was closed to make room opens another one, at no attempt's cost."""
+    with Canned(always(response())) as server:
+        sessions = sessions_to("127.0.0.1")
+        for connections in (1, 2, 3):
+            assert get(f"{server.url}/", sessions) == b"body"
+            assert server.connections == connections
+            assert get(f"{server.url}/", sessions) == b"body"
+            assert server.connections == connections
+            descriptors.IDLE.close_oldest(len(descriptors.IDLE))
+
+
+def test_a_connection_in_use_is_not_closed(sessions_to: Callable[..., Sessions]) -> None:
+    """What is being read stays open, however short descriptors are."""
+
+    def answer(_: bytes) -> Iterator[bytes]:
+        yield response(b"", "200 OK", "Content-Length: 8", length=False) + b"half"
+        descriptors.IDLE.close_oldest(1_000)
+        yield b"half"
+
+    with Canned(answer) as server:
+        sessions = sessions_to("127.0.0.1")
+        assert [get(f"{server.url}/", sessions) for _ in range(2)] == [b"halfhalf"] * 2
+        assert server.connections == 1
+
+
+def test_closed_connections_are_not_kept(sessions_to: Callable[..., Sessions]) -> None:
+    """What a thread closes by itself, as it goes to other hosts, leaves nothing behind."""
+    before = len(descriptors.IDLE)
+    with Canned(always(response())) as first, Canned(always(response(b"x", "200 OK", "Connection: close"))) as second:
+        sessions = sessions_to("127.0.0.1")
+        get(f"{first.url}/", sessions)
+        assert len(descriptors.IDLE) == before + 1
+        get(f"{second.url}/", sessions)
+        assert len(descriptors.IDLE) == before + 1
+        for host in range(2, 14):
+            with pytest.raises(Exception, match="not a public address"):
+                get(f"http://127.0.0.{host}:{first.port}/", sessions)
+        sessions.adapter()._last = None
+        sessions.adapter().close()
+        assert len(descriptors.IDLE) == before
+
+
+_DOWNLOADS = """
+    import json, sys
+    from concurrent.futures import ThreadPoolExecutor
+    from pathlib import Path
+    from tasks import descriptors
+    from tasks.connection import Deadline
+    from tasks.download import Downloader
+    from tasks.guard import Guard
+    from tasks.model import FetchOptions
+    from tasks.session import Sessions
+    from tasks.storage import Store
+
+    descriptors.raise_limit()
+    port, folder, slots = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+    store, downloader = Store(folder), Downloader(Sessions(Guard(["127.0.0.0/8"])))
+    options, highest = FetchOptions(retries=0, timeout=30.0, deadline=30.0), 0
+
+    def one(number):
+        global highest
+        url = f"http://127.0.1.{number % 20 + 1}:{port}/{number}"
+        attempts = []
+        got = downloader.download(url, options, Deadline(30.0, 30.0), lambda: attempts.append(None))
+        store.create(f"{number % 7}/{number}", got.body)
+        highest = max(highest, len(descriptors.IDLE))
+        return len(attempts)
+
+    with ThreadPoolExecutor(slots) as pool:
+        attempts = sum(pool.map(one, range(300)))
+    saved = sum(1 for _ in folder.glob("?/*"))
+    print(json.dumps({"saved": saved, "attempts": attempts, "highest": highest}))
+"""
+
+
+@pytest.mark.parametrize(("limit", "slots"), [(64, 40), (64, 70)])
+def test_all_images_come_however_few_descriptors_there_are(
+    tmp_path: Path, kept_alive: int, limit: int, slots: int
+) -> None:
+    """Twenty hosts that keep connections, and more slots than descriptors: nothing fails, and nothing is retried."""
+    found = program(_DOWNLOADS, limit, str(kept_alive), str(tmp_path), str(slots))
+    assert (found["saved"], found["attempts"]) == (300, 300)
+    assert found["highest"] <= limit * 3 // 4
+
+
+@pytest.fixture
+def kept_alive() -> Iterator[int]:
+    """The port of a server on all loopback addresses that keeps every connection open."""
+    with Canned(always(response()), host="0.0.0.0") as server:  # all of 127.0.0.0/8
+        yield server.port

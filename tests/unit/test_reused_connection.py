@@ -1,0 +1,200 @@
+"""A request that fails on a reused connection is sent once more, on a fresh one, and that is no attempt."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tasks.connection import Deadline
+from tasks.download import Downloader
+from tasks.errors import ConnectFailed, FetchError, HttpNotYet, TimedOut
+from tasks.guard import Guard
+from tasks.model import FetchOptions
+from tasks.proxy import Proxy
+from tasks.session import Sessions
+from tests.conditions import PATIENCE
+from tests.forward_proxy import ForwardProxy
+from tests.unit.conftest import Canned, always, response
+
+#: What a server does with a request that it does not answer.
+Ending = Callable[[socket.socket], None]
+_TIMEOUT_ANSWER = response(b"", "408 Request Timeout", "Connection: close")
+
+
+class Rude(Canned):
+    """A server that answers the first request on each connection, and ends the connection at the second."""
+
+    def __init__(self, end: Ending, tls: ssl.SSLContext | None = None, answered_connections: int = 100) -> None:
+        """Take how it ends a connection, and how many connections get an answer; those after them get none."""
+        super().__init__(always(), tls)
+        self._end, self._answered = end, answered_connections
+
+    def _converse(self, client: socket.socket) -> None:
+        if self.connections <= self._answered and self._read(client):
+            client.sendall(response())
+        if self._read(client):
+            self._end(client)
+
+    def _read(self, client: socket.socket) -> bool:
+        received = b""
+        while not received.endswith(b"\r\n\r\n"):
+            block = client.recv(65536)
+            if not block:
+                return False
+            received += block
+        self.requests.append(received)
+        return True
+
+
+def close(_: socket.socket) -> None:
+    """End with FIN, as `Canned` does."""
+
+
+def reset(client: socket.socket) -> None:
+    """End with RST."""
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    # Who reads in another thread would keep it open.
+    client.close()
+
+
+def say_timeout(client: socket.socket) -> None:
+    """End with 408, as some servers do with idle connections."""
+    client.sendall(_TIMEOUT_ANSWER)
+
+
+class Client:
+    """A downloader that counts attempts and waits."""
+
+    def __init__(self, sessions: Sessions, retries: int = 0, timeout: float = 10.0) -> None:
+        self.attempts, self.waits = 0, list[float]()
+        self._downloader = Downloader(sessions, sleep=self.waits.append)
+        self._options = FetchOptions(retries=retries, timeout=timeout)
+
+    def get(self, url: str) -> bytes:
+        """What a URL serves."""
+        return self._downloader.download(url, self._options, Deadline(self._options.timeout, 30.0), self._count).body
+
+    def _count(self) -> None:
+        self.attempts += 1
+
+
+@pytest.fixture
+def direct(sessions_to: Callable[..., Sessions]) -> Sessions:
+    """Sessions to loopback."""
+    return sessions_to("127.0.0.1")
+
+
+@pytest.mark.parametrize("end", [close, reset, say_timeout])
+def test_resends_on_a_fresh_connection(direct: Sessions, end: Ending) -> None:
+    """Each second request finds its connection ended; no image costs more than one attempt, and nothing waits."""
+    client = Client(direct)
+    with Rude(end) as server:
+        assert [client.get(f"{server.url}/{number}") for number in range(4)] == [b"body"] * 4
+    assert (client.attempts, client.waits) == (4, [])
+    assert server.connections == 4
+
+
+def test_resends_inside_tls(direct: Sessions, server_context: ssl.SSLContext) -> None:
+    """The end of TLS, with or without its closing message, is the end of the connection."""
+    client = Client(direct)
+    with Rude(close, server_context) as server:
+        assert [client.get(f"{server.url}/{number}") for number in range(3)] == [b"body"] * 3
+    assert (client.attempts, client.waits, server.connections) == (3, [], 3)
+
+
+@pytest.fixture
+def through(certificate: Path) -> Iterator[Callable[[int], Sessions]]:
+    """Sessions through the proxy at a port."""
+    made: list[Sessions] = []
+
+    def make(port: int) -> Sessions:
+        made.append(Sessions(Guard(["127.0.0.1"]), certificate, proxy=Proxy.parse(f"http://127.0.0.1:{port}")))
+        return made[-1]
+
+    yield make
+    for sessions in made:
+        sessions.adapter().close()
+
+
+def test_resends_through_a_proxy(through: Callable[[int], Sessions]) -> None:
+    """A proxy that ends idle connections costs no attempt, either."""
+    with Rude(close) as proxy:
+        client = Client(through(proxy.port))
+        assert [client.get(f"http://a.example/{number}") for number in range(3)] == [b"body"] * 3
+    assert (client.attempts, client.waits, proxy.connections) == (3, [], 3)
+
+
+def test_resends_inside_a_tunnel(through: Callable[[int], Sessions], server_context: ssl.SSLContext) -> None:
+    """A server behind a tunnel ends it, and the next request opens another one."""
+    with (
+        Rude(close, server_context) as server,
+        ForwardProxy({f"localhost:{server.port}": server.port}) as proxy,
+    ):
+        client = Client(through(proxy.port))
+        assert [client.get(f"https://localhost:{server.port}/{number}") for number in range(3)] == [b"body"] * 3
+        assert (client.attempts, client.waits, server.connections) == (3, [], 3)
+
+
+@pytest.mark.parametrize("end", [close, reset])
+def test_a_fresh_connection_that_fails_too_is_an_attempt(direct: Sessions, end: Ending) -> None:
+    """The request is sent once more and no more: what fails then has failed."""
+    client = Client(direct, retries=1)
+    with Rude(end, answered_connections=1) as server:
+        assert client.get(f"{server.url}/1") == b"body"
+        with pytest.raises(ConnectFailed):
+            client.get(f"{server.url}/2")
+    # One for the first image; for the second one on the old connection, one that is free, and one retry.
+    assert len(server.requests) == 4
+    assert (client.attempts, len(client.waits)) == (3, 1)
+
+
+def test_a_second_408_is_the_answer(direct: Sessions) -> None:
+    """On a fresh connection, 408 speaks of the request."""
+    client = Client(direct)
+    with Rude(say_timeout, answered_connections=1) as server:
+        client.get(f"{server.url}/1")
+        with pytest.raises(HttpNotYet):
+            client.get(f"{server.url}/2")
+    assert (len(server.requests), client.attempts) == (3, 2)
+
+
+@pytest.mark.parametrize(
+    "begun",
+    [b"HTTP/1.1 2", b"HTTP/1.1 200 OK\r\nContent-Le", response(b"whole")[:-2]],
+    ids=["status line", "head", "body"],
+)
+@pytest.mark.parametrize("end", [close, reset])
+def test_a_partial_answer_is_not_asked_for_again(direct: Sessions, begun: bytes, end: Ending) -> None:
+    """Once a byte of the answer has come, the server has had the request: its failure is an attempt's."""
+
+    def part(client: socket.socket) -> None:
+        client.sendall(begun)
+        end(client)
+
+    client = Client(direct)
+    with Rude(part) as server:
+        client.get(f"{server.url}/1")
+        with pytest.raises(FetchError):
+            client.get(f"{server.url}/2")
+    assert (len(server.requests), client.attempts) == (2, 2)
+
+
+def test_silence_is_not_asked_for_again(direct: Sessions) -> None:
+    """A server that says nothing may be at work; the time that it was given is over."""
+    client = Client(direct, timeout=0.1)
+    with ExitStack() as stack:
+
+        def be_silent(_: socket.socket) -> None:
+            server.ended.wait(PATIENCE)
+
+        server = stack.enter_context(Rude(be_silent))
+        client.get(f"{server.url}/1")
+        with pytest.raises(TimedOut):
+            client.get(f"{server.url}/2")
+        assert (len(server.requests), client.attempts) == (2, 2)
