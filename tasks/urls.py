@@ -132,7 +132,7 @@ def _parsed(url: str, base: Url | None) -> Url:
     if not url.isascii() and _NO_TEXT.search(url):
         raise InvalidUrl("the URL holds bytes that are not UTF-8")
     try:
-        normal = ada_url.URL(url, None if base is None else base.text).href
+        normal = ada_url.normalize_url(url) if base is None else ada_url.join_url(base.text, url)
     except ValueError as error:
         raise InvalidUrl(_objection(url, base)) from error
     parts = _NORMAL.match(normal)
