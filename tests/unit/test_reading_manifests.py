@@ -1,0 +1,50 @@
+"""The lines of the documentation that read a run's manifests read them alone: no image, and no plan."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from producer.keeping import ROOT
+from producer.runfile import PlanState, State
+from tasks.storage import Store
+from tests.conftest import lacking
+from tests.runs import left
+from tests.unit.conftest import image
+
+_PAGE = (ROOT / "docs" / "outcomes.md").read_text(encoding="utf-8")
+#: The expression of each library, as the page shows it.
+_LINES = dict(re.findall(r"^\| \w+ \| `(?=(pandas|polars|duckdb|pyarrow)\.)(.*?)`", _PAGE, re.MULTILINE))
+_LIBRARIES = ("pandas", "polars", "duckdb", "pyarrow")
+_ROWS = 8
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Give a folder in which ``images`` is the output folder of a complete run of three shards, with images in it."""
+    out = tmp_path / "images"
+    out.mkdir()
+    left(tmp_path / "list.txt", Store(out), _ROWS, 3, State.COMPLETE, PlanState.COMPLETE)
+    for shard in ("00000", "00001", "00002"):
+        (out / shard).mkdir(exist_ok=True)
+        (out / shard / f"{shard}0000.jpg").write_bytes(image("JPEG"))
+    assert len(list(out.glob(".plan/*.parquet"))) == 3
+    return tmp_path
+
+
+@pytest.mark.parametrize("library", _LIBRARIES)
+def test_line_reads_the_manifests_alone(folder: Path, library: str) -> None:
+    """Every request is there once, in the order of the list."""
+    if find_spec(library) is None:
+        lacking(f"{library} is not installed in this environment")
+    # In a process of its own: some of them start threads, which other tests would have to live with.
+    imports = "import glob, pyarrow.parquet" if library == "pyarrow" else f"import glob, {library}"
+    script = f"{imports}\nfor url in ({_LINES[library]})['url']: print(url)"
+    ended = subprocess.run([sys.executable, "-c", script], cwd=folder, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.split() == [f"http://a.example/{index}" for index in range(_ROWS)]
