@@ -7,6 +7,7 @@ import logging
 import re
 import warnings
 from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
 
 from PIL import (
@@ -24,6 +25,7 @@ from PIL import (
 )
 from PIL.ImageFile import ImageFile
 
+from tasks import metadata
 from tasks.errors import FetchError, NotAnImage, TooManyPixels, Undecodable
 
 #: Pillow's format names that are accepted, and the extension of a file of that format.
@@ -66,8 +68,9 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 logging.getLogger("PIL").setLevel(logging.CRITICAL)
 # The size is judged by our own bound, which a run may set.
 Image.MAX_IMAGE_PIXELS = None
-#: Bytes of text and colour profiles that a PNG may inflate: of one chunk, and of all. Pillow refuses what has more.
-PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY = 1024**2, 4 * 1024**2
+#: Bytes of text that a PNG may inflate, or of a colour profile. Pillow refuses an image that has more, and it is read
+#: again without them.
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = metadata.MAX_PROFILE_BYTES
 _SVG_DOCTYPE = re.compile(rb"<!doctype\s+svg\b", re.IGNORECASE)
 _TAG = re.compile(rb"<(!doctype|html|head|body|\?xml|svg)\b", re.IGNORECASE)
 
@@ -135,10 +138,14 @@ class Picture:
 def inspect(body: bytes, max_pixels: int) -> ImageInfo:
     """Return what the header says; no pixel is decoded, but those of an icon.
 
-    Raises: as `opened`.
+    Raises: as `opened`, for what is left of the image without its metadata.
     """
-    with opened(body, max_pixels) as image:
-        return described(image)
+
+    def read(body: bytes) -> ImageInfo:
+        with opened(body, max_pixels) as image:
+            return described(image)
+
+    return metadata.tolerating(read, body)
 
 
 def opened(body: bytes, max_pixels: int) -> ImageFile:
@@ -162,7 +169,15 @@ def opened(body: bytes, max_pixels: int) -> ImageFile:
     except Exception as error:  # Pillow's parsers raise whatever a broken header leads them to
         raise Undecodable(f"the image's header is broken: {error}") from error
     check_pixels(image.size, max_pixels)
+    if isinstance(image, PngImagePlugin.PngImageFile) and image.png is not None:
+        # A profile behind the pixels counts for nothing, and Pillow would inflate each of them.
+        vars(image.png)["chunk_iCCP"] = partial(_skip_chunk, file)
     return image
+
+
+def _skip_chunk(file: BytesIO, _position: int, length: int) -> bytes:
+    """Read a PNG's chunk and make nothing of it."""
+    return file.read(length)
 
 
 def described(image: ImageFile) -> ImageInfo:

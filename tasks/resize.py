@@ -14,10 +14,10 @@ from io import BytesIO
 from itertools import product
 from typing import IO
 
-from PIL import ExifTags, Image, ImageChops, ImageCms
+from PIL import Image, ImageChops, ImageCms
 from PIL.Image import Resampling, Transpose
 
-from tasks import footprint, images
+from tasks import completeness, footprint, images, metadata
 from tasks.connection import Deadline
 from tasks.descriptors import patient
 from tasks.errors import FetchError, TooManyPixels, Undecodable
@@ -55,8 +55,8 @@ _UPRIGHT = {
 }
 _LYING = frozenset({5, 6, 7, 8})
 
-#: Colour profiles that are remembered, and how many bytes a profile may have; a printer's has one or two million.
-_PROFILES, _MAX_PROFILE = 16, 4 * 1024 * 1024
+#: Colour profiles that are remembered.
+_PROFILES = 16
 #: The greatest difference that makes no difference, of 255: a profile that moves no colour by more is sRGB itself.
 _SAME_COLOUR = 2
 
@@ -79,6 +79,14 @@ def resized(body: bytes, options: ResizeOptions, max_pixels: int, deadline: Dead
         TimedOut: the deadline was over before there was room.
         OSError: a fault of this machine's: there is no file to encode into.
     """
+    return metadata.tolerating(
+        lambda body: _resized(body, options, max_pixels, deadline),
+        body,
+        lambda body: completeness.completed(body, max_pixels, deadline),
+    )
+
+
+def _resized(body: bytes, options: ResizeOptions, max_pixels: int, deadline: Deadline) -> Picture:
     image = images.opened(body, max_pixels)
     original = image.size
     size = scaled(original, options.image_size)
@@ -91,7 +99,9 @@ def resized(body: bytes, options: ResizeOptions, max_pixels: int, deadline: Dead
     with room.of(held, deadline):
         try:
             made = _in_srgb(_resampled(image, size, box))
-            orientation = _orientation(image)
+            # Pillow itself turns a TIFF upright, which has no EXIF block of its own. What XMP says is not looked at, as
+            # browsers do not.
+            orientation = metadata.orientation(image.info.get("exif", b""))
             if orientation in _UPRIGHT:
                 made = made.transpose(_UPRIGHT[orientation])
         except (FetchError, MemoryError):
@@ -146,7 +156,7 @@ def _ready(image: Image.Image) -> Image.Image:
 def _in_srgb(image: Image.Image) -> Image.Image:
     """Return the image in the colours that are meant where nothing is said: readers of data sets ignore profiles."""
     profile = image.info.get("icc_profile")
-    transform = _to_srgb(profile, image.mode) if profile and len(profile) <= _MAX_PROFILE else None
+    transform = _to_srgb(profile, image.mode) if profile and len(profile) <= metadata.MAX_PROFILE_BYTES else None
     if transform is not None:
         return transform.apply(image).convert("L" if image.mode == "L" else "RGB")
     return image.convert("RGB") if image.mode == "CMYK" else image
@@ -174,20 +184,6 @@ def _to_srgb(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
     probe = Image.frombytes(mode, (len(colours), 1), bytes(level for colour in colours for level in colour))
     difference = ImageChops.difference(probe.convert("RGB"), transform.apply(probe))
     return transform if max(difference.tobytes()) > _SAME_COLOUR else None
-
-
-def _orientation(image: Image.Image) -> int:
-    """Return how a decoded image's sides lie, as EXIF numbers it: 1 is upright.
-
-    Pillow itself turns a TIFF upright, which has no EXIF block of its own. What XMP says is not looked at, as browsers
-    do not.
-    """
-    exif = Image.Exif()
-    try:
-        exif.load(image.info.get("exif", b""))
-        return int(exif.get(ExifTags.Base.Orientation, 1))
-    except Exception:  # noqa: BLE001  # whatever broken EXIF leads Pillow to; it says nothing, then
-        return 1
 
 
 def _encoded(image: Image.Image, quality: int) -> bytes:

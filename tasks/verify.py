@@ -6,7 +6,7 @@ from contextlib import ExitStack
 
 from PIL import Image
 
-from tasks import footprint, images
+from tasks import completeness, footprint, images, metadata
 from tasks.connection import Deadline
 from tasks.errors import FetchError, TimedOut, TooManyPixels, Undecodable
 from tasks.images import ImageInfo
@@ -19,6 +19,8 @@ _MAX_FRAMES = 2000
 def decoded(body: bytes, max_pixels: int, deadline: Deadline) -> ImageInfo:
     """Return what an image's header says, once all its frames have been decoded.
 
+    Damaged metadata is no fault of the image; of a file of several JPEGs (MPO) the first has to be whole.
+
     Args:
         body: of any accepted format.
         max_pixels: of each frame, counted before it is decoded.
@@ -30,6 +32,14 @@ def decoded(body: bytes, max_pixels: int, deadline: Deadline) -> ImageInfo:
         Undecodable: a frame is broken, or breaks off, or is made to take long.
         TimedOut: the deadline was over before the last frame.
     """
+    return metadata.tolerating(
+        lambda body: _decoded(body, max_pixels, deadline),
+        body,
+        lambda body: completeness.completed(body, max_pixels, deadline),
+    )
+
+
+def _decoded(body: bytes, max_pixels: int, deadline: Deadline) -> ImageInfo:
     # An animation keeps its picture from one frame to the next, and the room for it.
     with images.opened(body, max_pixels) as image, ExitStack() as holding:
         held = 0

@@ -89,3 +89,21 @@ def pieces(kind: str, count: int) -> bytes:
         "GIF": (b"\x21\xfe\x01a\x00", body.find(b"\x2c" + bytes(4))),
     }[kind]
     return body[:at] + piece * count + body[at:]
+
+
+def metadata() -> dict[str, bytes]:
+    """Images of megabytes that are all metadata, or all places at which something that matters could begin."""
+    size = 4 << 20
+    start = encoded(Image.new("L", (8, 8), 1), "GIF")[:-1]
+    png = encoded(Image.new("L", (8, 8), 1))
+    profile = b"a\0\0" + zlib.compress(bytes(4 << 20), 9)
+    profiles = struct.pack(">I4s", len(profile), b"iCCP") + profile + zlib.crc32(b"iCCP" + profile).to_bytes(4)
+    return {
+        **{f"pieces of a {kind}": pieces(kind, 240_000) for kind in ("JPEG", "PNG", "GIF")},
+        "places in a JPEG": b"\xff\xd8\xff\xfe\0\0" + b"\xff\xdb\0\3a" * (size // 5),
+        "places in a PNG": png[:33] + bytes(8) + b"IDAT" * (size // 4),
+        "places in a GIF": start + b"\x21\xff" + b"\x2c\0\0\0\0\1\0\1\0\0\2" * (size // 11),
+        "places in a WebP": b"RIFF\0\0\0\0WEBPJUNK\xff\xff\xff\xff" + b"VP8 " * (size // 4),
+        "profiles before the pixels": png[:33] + profiles * 1000 + png[33:],
+        "profiles behind the pixels": png[:-12] + profiles * 1000 + png[-12:],
+    }

@@ -135,28 +135,34 @@ _BOMBS = {
 
 
 def judge() -> None:
-    """What each bomb ends as, and the greatest MB that this process ever had more than before."""
+    """Write what each bomb ends as, then the most seconds of a core for one, and by how many MB the peak grew."""
     import resource
+    import time
 
     def peak() -> int:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
-    before = peak()
-    for name, body in _BOMBS.items():
-        for call in (_decoded, _resized):
+    metadata = bombs.metadata()
+    before, longest = peak(), 0.0
+    for name, body in (_BOMBS | metadata).items():
+        for call in (_decoded,) if name in metadata else (_decoded, _resized):
+            started = time.process_time()
             try:
                 call(body)
                 said = "fine"
             except FetchError as error:
                 said = type(error).__name__
+            longest = max(longest, time.process_time() - started)
             sys.stdout.write(f"{name}, {call.__name__[1:]}: {said}\n")
-    sys.stdout.write(f"{peak() - before}\n")
+    sys.stdout.write(f"{longest}\n{peak() - before}\n")
 
 
 def test_bombs_are_cheap() -> None:
-    """A few bytes take no memory beyond what the bound allows, in a process that holds nothing else."""
+    """Neither a few bytes nor megabytes of metadata take memory or time beyond the bounds."""
     argv = [sys.executable, "-c", "from tests.unit.test_footprint import judge; judge()"]
-    *said, grown = subprocess.run(argv, check=True, capture_output=True, text=True, timeout=60).stdout.splitlines()
+    *said, longest, grown = subprocess.run(
+        argv, check=True, capture_output=True, text=True, timeout=60
+    ).stdout.splitlines()
     assert said == [
         "tile, decoded: TooManyPixels",
         "tile, resized: TooManyPixels",
@@ -170,8 +176,19 @@ def test_bombs_are_cheap() -> None:
         "second frame, resized: fine",
         "second frame over what was there, decoded: TooManyPixels",
         "second frame over what was there, resized: fine",
+        *(
+            f"{name}, decoded: {end}"
+            for name, end in {
+                **dict.fromkeys(("pieces of a JPEG", "pieces of a PNG", "pieces of a GIF"), "fine"),
+                **dict.fromkeys(("places in a JPEG", "places in a PNG"), "Undecodable"),
+                "places in a GIF": "fine",
+                "places in a WebP": "Undecodable",
+                **dict.fromkeys(("profiles before the pixels", "profiles behind the pixels"), "fine"),
+            }.items()
+        ),
     ]
     assert int(grown) < 64
+    assert float(longest) < 5
 
 
 @pytest.mark.parametrize(("call", "widths"), [(_decoded, [64, 16, 8, 8]), (_resized, [16] * 4)])
