@@ -71,6 +71,11 @@ class Settings(BaseSettings):
     ca_bundle: Path | None = Field(
         None, description="Certificates to trust for https in place of the usual ones (a PEM file)."
     )
+    allow_insecure_tls: bool = Field(
+        False,
+        description="Whether runs with `--insecure` may fetch from https servers that can't be verified, or that speak "
+        "versions of TLS before 1.2. It is never for Redis.",
+    )
     contact: str | None = Field(
         None,
         pattern=r"^[\x21-\x27\x2a-\x7e]+$",

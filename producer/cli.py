@@ -177,6 +177,7 @@ _defaults = FetchOptions()
 #: The options that are fields of `FetchOptions` as they are.
 _FETCH = (
     *("timeout", "deadline", "max_bytes", "retries", "max_wait", "max_redirects", "allow_downgrade", "ignore_opt_out"),
+    "insecure",
 )
 fetch_options = _together(
     click.option(
@@ -227,6 +228,12 @@ fetch_options = _together(
         "--ignore-opt-out",
         is_flag=True,
         help="Take images whose server says noai, noimageai, noindex or noimageindex (X-Robots-Tag).",
+    ),
+    click.option(
+        "--insecure",
+        is_flag=True,
+        help="Take images from https servers that can't be verified, or that speak old versions of TLS. Needs workers "
+        "with IMAGEFLEET_ALLOW_INSECURE_TLS; the manifests mark these images (tls_unverified).",
     ),
     click.option("--user-agent", metavar="TEXT", help="Who asks, in place of imagefleet and its version."),
     click.option("--referer", metavar="URL", help="The page that each request says it comes from."),
@@ -343,6 +350,8 @@ def run(source: str, out: Path, since: Path | None, broker: str | None, as_json:
     from producer.output import begun
 
     frozen = _run_options(options)
+    if _broker_url(broker) is None:
+        _check_insecure(frozen)
     if since is not None:
         from producer.former import FormerRun
 
@@ -803,6 +812,8 @@ def _compare(
     from tasks import download
 
     frozen = _run_options(options)
+    # The first two ways are done by this process.
+    _check_insecure(frozen)
     root = output(out).root
     _ending().compared = out
     places = comparison.stores(root)
@@ -863,7 +874,7 @@ def _crew(
         return
     from producer.run import crew_at
 
-    crew = crew_at(url, roots[0])
+    crew = crew_at(url, roots[0], options.get("insecure", False))
     for warning in crew.warnings:
         _note(f"Warning: {warning}.", quiet=False)
     if not crew.workers:
@@ -893,6 +904,22 @@ def _broker_url(broker: str | None) -> str | None:
 
     _refuse_empty(broker)
     return broker or settings().broker
+
+
+def _check_insecure(options: Options) -> None:
+    """Make sure that this process's environment, which a local fleet inherits, allows what a run asks for.
+
+    Raises:
+        UsageFault: it does not.
+    """
+    from config.settings import settings
+
+    if options.fetch.insecure and not settings().allow_insecure_tls:
+        raise UsageFault(
+            "--insecure is not allowed here",
+            "who runs the workers decides that, and IMAGEFLEET_ALLOW_INSECURE_TLS is not set",
+            "Set IMAGEFLEET_ALLOW_INSECURE_TLS=true, or leave --insecure out.",
+        )
 
 
 def _check_reach() -> None:

@@ -31,7 +31,7 @@ _log = logging.getLogger(__name__)
 _INDEX = f"{TEMPORARY}/former"
 #: A place in a former run is its shard, and below that its row.
 _ROW_BITS = 32
-_COLUMNS = ["url", "status", *FORMER_FIELDS]
+_COLUMNS = ["url", "status", "tls_unverified", *FORMER_FIELDS]
 #: Those that tell which rows are worth a place in the index.
 _TOLD_APART = ["url", "status", "etag", "last_modified"]
 #: What a saved image's row says in any case.
@@ -165,7 +165,8 @@ def joined(requests: Iterable[ImageRequest], options: Options, out: Store) -> It
 
 def _former(row: Mapping[str, Any]) -> Former | None:
     """Return what a manifest's row says of an image that may be taken over; None if it may not."""
-    if row["status"] != "success" or any(row[name] is None for name in _KNOWN):
+    # The word of a server that was verified says nothing of bytes that came from one that was not.
+    if row["status"] != "success" or row.get("tls_unverified") or any(row[name] is None for name in _KNOWN):
         return None
     former = Former.from_json(row)
     return None if condition_of(former) is None else former

@@ -129,22 +129,23 @@ def crew_of(fleet: Fleet) -> Crew:
     return Crew(fleet.broker_url, size.workers, slots, fleet.startup_seconds, fleet.check, local=True)
 
 
-def crew_at(broker_url: str, out: Path) -> Crew:
+def crew_at(broker_url: str, out: Path, insecure: bool = False) -> Crew:
     """Return the workers at a broker that others keep as a run's crew; there may be none yet.
 
     Args:
         broker_url: the broker's.
         out: the run's output folder, which they have to be able to write.
+        insecure: whether the run is to do without the verification of servers, which they have to allow.
 
     Raises:
-        UsageFault: workers are there, and none of them can save the run's images.
+        UsageFault: workers are there, and none of them can save the run's images, or none may do what it asks for.
         Fault: the broker can't be reached, or is not fit to hold a run.
     """
     started = time.monotonic()
     with broker.client(broker_url, patient=False) as server:
         broker.check_server(server, broker_url)
     use_broker(broker_url)
-    pool = find_pool(out)
+    pool = find_pool(out, insecure)
     return Crew(
         broker_url,
         len(pool.fit),

@@ -35,6 +35,8 @@ class Worker:
     store_roots: tuple[str, ...] | None = None
     #: Seconds by which its clock is surely ahead of ours, or behind.
     skew: float | None = None
+    #: Whether it may do without the verification of servers (``--insecure``).
+    insecure_tls: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,8 @@ class WorkerPool:
     unfit: Sequence[UnfitWorker] = ()
     #: Those of a version that takes none of its tasks.
     others: Sequence[Worker] = ()
+    #: Whether the run is to do without the verification of servers.
+    insecure: bool = False
 
     def warnings(self) -> list[str]:
         """Return what a person should know before the run, a sentence each."""
@@ -67,17 +71,23 @@ class WorkerPool:
             found.append(f"workers of another version take nothing of this run: {shown}")
         if self.unfit:
             found.append(f"workers that can't save images of this run leave it to the others: {_listed(self.unfit)}")
+        if self.insecure and (strict := [worker.name for worker in self.fit if not worker.insecure_tls]):
+            found.append(f"workers without IMAGEFLEET_ALLOW_INSECURE_TLS verify all servers: {named(strict)}")
         if skewed := [worker for worker in self.fit if abs(worker.skew or 0.0) > MAX_SKEW_SECONDS]:
             shown = named(f"{worker.name} ({worker.skew:+.1f} s)" for worker in skewed)
             found.append(f"the clocks of workers differ from the one here: {shown}. Let NTP set them")
         return found
 
 
-def find_pool(out: Path) -> WorkerPool:
+def find_pool(out: Path, insecure: bool = False) -> WorkerPool:
     """Return the workers at the app's broker, judged by whether they can save a run's images below a folder.
 
+    Args:
+        out: the folder.
+        insecure: whether the run is to do without the verification of servers.
+
     Raises:
-        UsageFault: workers answer, and none of them can.
+        UsageFault: workers answer, and none of them can, or may.
     """
     answering = ask_workers(_ABOUT_SECONDS)
     ours = [worker for worker in answering if worker.protocol == PROTOCOL]
@@ -90,7 +100,14 @@ def find_pool(out: Path) -> WorkerPool:
             _listed(unfit),
             " ".join(dict.fromkeys(map(advice, troubles.values()))),
         )
-    return WorkerPool([worker for worker in ours if worker.name not in troubles], unfit, others)
+    fit = [worker for worker in ours if worker.name not in troubles]
+    if insecure and fit and not any(worker.insecure_tls for worker in fit):
+        raise UsageFault(
+            "No worker allows --insecure",
+            f"IMAGEFLEET_ALLOW_INSECURE_TLS is not set at {named(worker.name for worker in fit)}",
+            "Set IMAGEFLEET_ALLOW_INSECURE_TLS=true where the workers run, or leave --insecure out.",
+        )
+    return WorkerPool(fit, unfit, others, insecure)
 
 
 def _find_troubles(out: Path, workers: Sequence[Worker]) -> dict[str, Seen]:
@@ -192,4 +209,5 @@ def _worker(name: str, about: Any, sent: float, received: float) -> Worker:
         tuple(map(str, queues)) if isinstance(queues, list) else None,
         tuple(map(str, roots)) if isinstance(roots, list) else None,
         clock_ahead(clock, sent, received) if isinstance(clock, int | float) else None,
+        said.get("insecure_tls") is True,
     )

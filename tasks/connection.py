@@ -26,7 +26,9 @@ from urllib3 import HTTPHeaderDict, HTTPResponse
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from tasks import descriptors
+from tasks.errors import FetchError
 from tasks.guard import Guard
+from tasks.tls import WRONG_HOST, Tls, is_avoidable, names_of
 
 #: How much one read takes at most, where that much has come.
 _BUFFER = 64 * 1024
@@ -75,10 +77,12 @@ class Deadline:
 class Holder:
     """The deadline of the download that a thread is at; its sockets look here."""
 
-    __slots__ = ("deadline",)
+    __slots__ = ("deadline", "tls_unverified")
 
     def __init__(self) -> None:
         self.deadline = Deadline(0, 0)
+        #: Whether the last request went to a server that could not be verified.
+        self.tls_unverified = False
 
 
 class _Paced:
@@ -325,4 +329,63 @@ class GuardedConnection(HTTPConnection):
 
 
 class GuardedTlsConnection(GuardedConnection, HTTPSConnection):
-    """The same inside TLS."""
+    """The same inside TLS.
+
+    Where ``lenient`` is set, a handshake that fails because the server can't be verified is made again without that.
+    """
+
+    tls: Tls
+    lenient = False
+
+    def connect(self) -> None:
+        """Open the connection, and verify the server.
+
+        Raises:
+            ssl.SSLError: the handshake failed; for a certificate of another host, ``certified_names`` says of which.
+        """
+        server = (self.host, self.port)
+        if self.lenient and self.tls.unverifiable.get(server):
+            self._connect_unverified()
+            return
+        try:
+            super().connect()
+        except ssl.SSLError as error:
+            self.close()
+            if self.lenient and is_avoidable(error):
+                self._connect_unverified()
+                self.tls.unverifiable.put(server, True)
+                return
+            if isinstance(error, ssl.SSLCertVerificationError) and error.verify_code in WRONG_HOST:
+                error.certified_names = self._certified_names()  # type: ignore[attr-defined]
+            raise
+
+    def request(  # type: ignore[override]
+        self, method: str, url: str, *, headers: Mapping[str, str] | None = None, **options: Any
+    ) -> None:
+        """Send the head of a GET, and note whether the server is one that could not be verified."""
+        super().request(method, url, headers=headers, **options)
+        if not self.is_verified:
+            self.holder.tls_unverified = True
+
+    def _connect_unverified(self) -> None:
+        """Open the connection without verifying the server; the next one begins with that again."""
+        context, required = self.ssl_context, self.cert_reqs
+        self.ssl_context, self.cert_reqs = self.tls.unverified, ssl.CERT_NONE
+        try:
+            super().connect()
+        finally:
+            self.ssl_context, self.cert_reqs = context, required
+
+    def _certified_names(self) -> str:
+        """Return the names that the server's certificate is for; of each server they are asked for once in a while."""
+        server = (self.host, self.port)
+        names = self.tls.certified_names.get(server)
+        if names is None:
+            try:
+                connection = self._new_conn()
+                with connection, self.tls.any_name.wrap_socket(connection, server_hostname=self.host) as inside:
+                    names = names_of(inside.getpeercert() or {})
+            except (OSError, ValueError, FetchError):
+                names = ""
+            self.tls.certified_names.put(server, names)
+        return names

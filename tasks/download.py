@@ -19,7 +19,7 @@ from requests import Response
 
 from config import bounds
 from config.settings import settings
-from tasks import reach, urls
+from tasks import reach, tls, urls
 from tasks.condition import Condition
 from tasks.connection import Deadline
 from tasks.errors import (
@@ -37,6 +37,7 @@ from tasks.errors import (
     OptedOut,
     RateLimited,
     TimedOut,
+    TlsClosedError,
     TlsFailed,
     TooLarge,
     TooManyRedirects,
@@ -77,6 +78,9 @@ _ENCODINGS = frozenset(
         "zstd",
     }
 )
+#: What a user can do about a server that can't be verified.
+_INSECURE = "--insecure can take it"
+_NOT_ALLOWED = "--insecure is not allowed here: IMAGEFLEET_ALLOW_INSECURE_TLS"
 _NO_END = "the compressed body has no end"
 _NOT_YET = frozenset({http.HTTPStatus.REQUEST_TIMEOUT, http.HTTPStatus.TOO_EARLY})
 _UNABLE = frozenset({http.HTTPStatus.NOT_IMPLEMENTED, http.HTTPStatus.HTTP_VERSION_NOT_SUPPORTED})
@@ -92,6 +96,8 @@ class Download:
     final_url: str | None
     etag: str | None
     last_modified: str | None
+    #: Whether a server on the way to it was not verified.
+    tls_unverified: bool = False
 
     @property
     def unchanged(self) -> bool:
@@ -154,7 +160,8 @@ class Downloader:
         left: list[Part],
         condition: Condition | None,
     ) -> Download:
-        adapter = self._sessions.adapter()
+        adapter = self._sessions.adapter(options.insecure)
+        unverified = False
         start, seen = url, {url.text}
         fields = head_fields(options.head, self._sessions.contact, True)
         for _ in range(options.max_redirects + 1):
@@ -165,6 +172,7 @@ class Downloader:
             asked = part.asking(fields) if part is not None else fields if on is None else on.asking(fields)
             try:
                 response = _get(adapter, url, deadline, asked)
+                unverified = unverified or adapter.tls_unverified
                 if response.status_code not in _REDIRECTS:
                     try:
                         if on is not None and response.status_code == http.HTTPStatus.NOT_MODIFIED:
@@ -181,9 +189,12 @@ class Downloader:
                         shown,
                         response.headers.get("ETag"),
                         response.headers.get("Last-Modified"),
+                        unverified,
                     )
             except FetchError as error:
                 error.final_url = shown
+                if isinstance(error, TlsFailed) and error.avoidable:
+                    error.args = (f"{error} ({_NOT_ALLOWED if options.insecure else _INSECURE})",)
                 if shown is not None and isinstance(error, BlockedAddress):
                     # The list has nothing of that address.
                     error.args = (f"after a redirect: {error}",)
@@ -215,7 +226,10 @@ def for_process(allow: Iterable[str] | None = None, proxied: bool = True) -> Dow
         SettingsError: a variable does not hold what it should.
     """
     proxy = reach.proxy() if proxied else None
-    return Downloader(Sessions(reach.guard(allow), reach.certificates(), settings().contact, proxy))
+    sessions = Sessions(
+        reach.guard(allow), reach.certificates(), settings().contact, proxy, settings().allow_insecure_tls
+    )
+    return Downloader(sessions)
 
 
 def backoff(retry: int, base: float, retry_after: float | None = None) -> float:
@@ -448,7 +462,10 @@ def _translated(error: Exception, url: urls.Url, deadline: Deadline) -> FetchErr
         if isinstance(cause, TimeoutError | requests.Timeout | urllib3.exceptions.TimeoutError):
             return TimedOut(f"{where} {deadline.passed}")
         if isinstance(cause, ssl.SSLError):
-            return TlsFailed(f"{where}: {cause.reason or cause}".replace("_", " ").lower())
+            kind = TlsClosedError if tls.is_closed(cause) else TlsFailed
+            failure = kind(f"{where}: {tls.explain(cause)}")
+            failure.avoidable = tls.is_avoidable(cause)
+            return failure
         if isinstance(cause, http.client.IncompleteRead | urllib3.exceptions.IncompleteRead):
             return Truncated(f"{where} ended the body early")
         if isinstance(cause, urllib3.exceptions.InvalidHeader):

@@ -12,6 +12,7 @@ command; it says what happened, why, and what to do.
     │   └── DnsUnavailable dns               the resolver did not answer          (retried)
     ├── ConnectFailed      connect           nobody listens, or nobody answers    (retried)
     ├── TlsFailed          tls               the certificate or handshake is bad
+    │   └── TlsClosedError tls               closed during the handshake          (retried)
     ├── TimedOut           timeout           too slow: one wait or the deadline   (retried)
     ├── HttpRefused        http_4xx          404 and its kind
     │   └── HttpNotYet     http_4xx          408, 425                             (retried)
@@ -95,8 +96,9 @@ def _worth_retrying() -> Iterator[Reason]:
     kinds = list(FetchError.__subclasses__())
     for kind in kinds:
         kinds += kind.__subclasses__()
-    # Of what a server refuses for good, some would be tried again at once (408), and most would be refused again.
-    yield from (kind.reason for kind in kinds if kind.retryable and kind.reason is not Reason.HTTP_4XX)
+    # Of what fails for good, some is tried again at once (408, a closed handshake), and most would fail again.
+    for_good = (Reason.HTTP_4XX, Reason.TLS)
+    yield from (kind.reason for kind in kinds if kind.retryable and kind.reason not in for_good)
     # No other attempt mends them at once, and another day may.
     yield from (Reason.STORAGE, Reason.LOST, Reason.CANCELLED, Reason.INTERNAL)
 
@@ -136,6 +138,14 @@ class TlsFailed(FetchError):
     """The handshake failed, or the certificate is not to be trusted."""
 
     reason = Reason.TLS
+    #: Whether a run that does without verification (``--insecure``) would have got past it.
+    avoidable = False
+
+
+class TlsClosedError(TlsFailed):
+    """The server closed the connection during the handshake."""
+
+    retryable = True
 
 
 class TimedOut(FetchError):

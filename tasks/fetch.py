@@ -110,7 +110,7 @@ def fetch(
             error.http_status, error.final_url = download.http_status, download.final_url
         if hand_back and isinstance(error, LongWait) and error.retry_after is not None:
             raise Later(_text(error), countdown(error.retry_after), Earlier(attempts, spent())) from None
-        facts = _failure(error)
+        facts = {**_failure(error), "tls_unverified": download is not None and download.tls_unverified}
     except MemoryError as error:
         facts = _failure(Internal(f"out of memory: {error}"))
     except Exception as error:  # noqa: BLE001  # one Outcome whatever happens
@@ -220,7 +220,8 @@ def _saved(
                 _log.warning("%s is not all there any more, and what came now takes its place", name)
                 store.remove(name)
                 return _saved(shard, key, download, picture, run, store, deadline, former)
-            return _described(name, kept, {"recovered": True})
+            # Nobody knows how that came; in such a run it may have come from anybody.
+            return _described(name, kept, {"recovered": True, "tls_unverified": run.fetch.insecure})
     elif ledger.is_done(shard, run.revision, store):
         _withdraw_unnamed(shard, name, store)
     response = {
@@ -229,6 +230,7 @@ def _saved(
         "final_url": _short(download.final_url, URL_LIMIT),
         "etag": _short(download.etag, HEADER_LIMIT),
         "last_modified": _short(download.last_modified, HEADER_LIMIT),
+        "tls_unverified": download.tls_unverified,
     }
     return _described(name, picture, response)
 
@@ -239,7 +241,8 @@ def _recovered(shard: int, key: str, run: RunOptions, store: Store, deadline: De
     The name alone says nothing of what a file holds, so all of it is decoded: that is done for few images. What is not
     whole stays until another has come, as it may be just what the URL serves, and its Outcome may be counted.
     """
-    if run.fetch.resize.mode is not ResizeMode.NO:
+    if run.fetch.resize.mode is not ResizeMode.NO or run.fetch.insecure:
+        # Its file does not tell what it was made of, or whether its server was verified.
         return None
     for extension in sorted(set(images.EXTENSIONS.values())):
         name = f"{shard_name(shard)}/{key}.{extension}"

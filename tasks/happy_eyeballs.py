@@ -15,12 +15,13 @@ import math
 import os
 import select
 import socket
-import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import chain, zip_longest
 from time import monotonic
 from typing import Any
+
+from tasks.recent import RecentMap
 
 #: One item of what `socket.getaddrinfo` returns: family, kind, protocol, canonical name and socket address.
 AddressInfo = tuple[Any, ...]
@@ -42,9 +43,8 @@ class Connector:
     """Connect for all threads of a process, and remember the addresses that answered in place of a dead one."""
 
     def __init__(self) -> None:
-        #: The address that answered for a host and port, and when the memory ends; the oldest first.
-        self._answered: dict[tuple[str, int], tuple[Any, float]] = {}
-        self._lock = threading.Lock()
+        #: The socket address that answered, by host and port.
+        self._answered: RecentMap[tuple[str, int], Any] = RecentMap(_MEMORY_SECONDS, _MEMORY_HOSTS)
 
     def connect(self, host: str, port: int, found: Sequence[AddressInfo], ends: float, opener: Opener) -> socket.socket:
         """Return a socket that is connected to one of a host's addresses.
@@ -64,33 +64,19 @@ class Connector:
             return _connect_one(found[0], ends, opener)
         addresses = interleave(found)
         usual = addresses[0]
-        remembered = self._recall(host, port)
+        remembered = self._answered.get((host, port))
         # Only an address that the resolver names today, and so one that the guard has judged, is tried.
         addresses.sort(key=lambda info: info[4] != remembered)
         try:
             connection, winner = _race(addresses, ends, opener)
         except OSError:
-            self._learn(host, port, None)
+            self._answered.drop((host, port))
             raise
         if winner is usual:
-            self._learn(host, port, None)
+            self._answered.drop((host, port))
         elif winner[4] != remembered:
-            self._learn(host, port, winner[4])
+            self._answered.put((host, port), winner[4])
         return connection
-
-    def _recall(self, host: str, port: int) -> Any:
-        """Return the socket address that answered last time in place of a dead one, or None."""
-        address, ends = self._answered.get((host, port), (None, 0.0))
-        return address if monotonic() < ends else None
-
-    def _learn(self, host: str, port: int, address: Any) -> None:
-        """Remember the address that answered; None forgets."""
-        with self._lock:
-            self._answered.pop((host, port), None)
-            if address is not None:
-                self._answered[host, port] = address, monotonic() + _MEMORY_SECONDS
-                if len(self._answered) > _MEMORY_HOSTS:
-                    del self._answered[next(iter(self._answered))]
 
 
 def interleave(found: Sequence[AddressInfo]) -> list[AddressInfo]:

@@ -194,6 +194,7 @@ def _about(state: Any, **_: Any) -> dict[str, Any]:
         "slots": state.consumer.pool.num_processes,
         "queues": sorted(queue.name for queue in state.consumer.task_consumer.queues),
         "store_roots": [str(root) for root in settings().store_roots],
+        "insecure_tls": settings().allow_insecure_tls,
         "time": time(),
         "descriptors": descriptors.limit(),
     }

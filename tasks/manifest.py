@@ -29,6 +29,7 @@ _TYPES: dict[str, pa.DataType] = {
     "fetch_seconds": pa.float64(),
     "finished_at": pa.timestamp("ms", "UTC"),
     "recovered": pa.bool_(),
+    "tls_unverified": pa.bool_(),
 }
 
 
@@ -85,7 +86,8 @@ def decode(body: bytes, columns: Sequence[str] | None = None, of: Mark | None = 
 
 def outcomes(table: pa.Table) -> Iterator[Outcome]:
     """Yield the Outcomes of a decoded manifest, in its order."""
-    for row in table.select(OUTCOME_FIELDS).to_pylist():
+    # A manifest of an earlier version lacks the columns that came later.
+    for row in table.select([name for name in OUTCOME_FIELDS if name in table.column_names]).to_pylist():
         row["finished_at"] = row["finished_at"].timestamp()
         yield Outcome.from_json(row)
 

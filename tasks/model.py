@@ -169,6 +169,9 @@ class FetchOptions:
     allow_downgrade: bool = False
     #: Whether an image is taken though its server says that it is not for that (X-Robots-Tag).
     ignore_opt_out: bool = False
+    #: Whether an image is taken though its server can't be verified, or speaks an old version of TLS. Works on workers
+    #: whose operator allows it.
+    insecure: bool = False
     head: HeadOptions = HeadOptions()
     #: Of an image as it comes, and as it is saved.
     max_pixels: int = 100_000_000
@@ -260,6 +263,8 @@ class Outcome:
     finished_at: float = 0.0
     worker: str | None = None
     recovered: bool = False
+    #: Whether it came over a connection, or by a redirect of one, whose server was not verified.
+    tls_unverified: bool = False
 
     @property
     def ok(self) -> bool:

@@ -7,7 +7,6 @@ certificates for every connection is switched off.
 from __future__ import annotations
 
 import http
-import ssl
 import threading
 from collections.abc import Mapping
 from functools import lru_cache
@@ -15,7 +14,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-import certifi
 from requests import PreparedRequest, Response
 from requests.adapters import HTTPAdapter
 from requests.auth import HTTPBasicAuth
@@ -30,6 +28,7 @@ from tasks.fields import checked, field
 from tasks.guard import Guard
 from tasks.model import HeadOptions
 from tasks.proxy import ForwardedConnection, Proxy, TunnelledConnection
+from tasks.tls import Tls
 from tasks.urls import Url
 
 USER_AGENT = f"imagefleet/{VERSION}"
@@ -91,8 +90,8 @@ def _answer(connection: GuardedConnection, method: str, url: str, headers: Mappi
 class GuardedAdapter(HTTPAdapter):
     """requests' adapter for one thread: keep-alive connections that the guard has opened."""
 
-    def __init__(self, guard: Guard, context: ssl.SSLContext) -> None:
-        self._guard, self._context, self._holder = guard, context, Holder()
+    def __init__(self, guard: Guard, tls: Tls, lenient: bool) -> None:
+        self._guard, self._tls, self._lenient, self._holder = guard, tls, lenient, Holder()
         #: The host that was asked last, and its pool: in most lists the next image is there too.
         self._last: tuple[tuple[str, str, int], Any] | None = None
         super().__init__(pool_connections=_HOSTS, pool_maxsize=1)
@@ -100,12 +99,22 @@ class GuardedAdapter(HTTPAdapter):
     def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **options: Any) -> None:
         """Build the pools of guarded connections; requests calls this when the adapter is made."""
         plain, tls = self._connections()
-        super().init_poolmanager(connections, maxsize, block, ssl_context=self._context, **options)
+        super().init_poolmanager(connections, maxsize, block, ssl_context=self._tls.context, **options)
         manager: PoolManager = self.poolmanager
         manager.pool_classes_by_scheme = {
             "http": type("GuardedPool", (_Pool, HTTPConnectionPool), {"ConnectionCls": plain}),
             "https": type("GuardedTlsPool", (_Pool, HTTPSConnectionPool), {"ConnectionCls": tls}),
         }
+
+    @property
+    def tls_unverified(self) -> bool:
+        """Whether the last request went to a server that could not be verified."""
+        return self._holder.tls_unverified
+
+    @property
+    def _tls_settings(self) -> dict[str, Any]:
+        """What this thread's connections inside TLS have in common."""
+        return {"tls": self._tls, "lenient": self._lenient}
 
     def _connections(self) -> tuple[type, type]:
         """Return the classes of this thread's connections, for http and for https."""
@@ -113,7 +122,7 @@ class GuardedAdapter(HTTPAdapter):
         shared = {"guard": self._guard, "holder": self._holder}
         return (
             type("GuardedConnection", (GuardedConnection,), shared),
-            type("GuardedTlsConnection", (GuardedTlsConnection,), shared),
+            type("GuardedTlsConnection", (GuardedTlsConnection,), {**shared, **self._tls_settings}),
         )
 
     def get_connection_with_tls_context(
@@ -155,6 +164,7 @@ class GuardedAdapter(HTTPAdapter):
             requests.RequestException, tasks.errors.FetchError: as requests and the guard do.
         """
         self._holder.deadline = deadline
+        self._holder.tls_unverified = False
         request = _Request()
         request.method, request.url, request.parts = "GET", url.text, url
         # The connection writes them as they are; nobody between here and there looks one up.
@@ -172,16 +182,16 @@ class ProxiedAdapter(GuardedAdapter):
     The proxy resolves the names, so the guard judges what can be seen of a host here, before each request.
     """
 
-    def __init__(self, guard: Guard, context: ssl.SSLContext, proxy: Proxy) -> None:
+    def __init__(self, guard: Guard, tls: Tls, lenient: bool, proxy: Proxy) -> None:
         self._proxy = proxy
-        super().__init__(guard, context)
+        super().__init__(guard, tls, lenient)
 
     def _connections(self) -> tuple[type, type]:
         """Return the classes of this thread's connections, for http and for https."""
         shared = {"guard": self._guard, "holder": self._holder, "through": self._proxy}
         return (
             type("ForwardedConnection", (ForwardedConnection,), shared),
-            type("TunnelledConnection", (TunnelledConnection,), shared),
+            type("TunnelledConnection", (TunnelledConnection,), {**shared, **self._tls_settings}),
         )
 
     def get_connection_with_tls_context(
@@ -241,6 +251,7 @@ class Sessions:
         ca_bundle: Path | None = None,
         contact: str | None = None,
         proxy: Proxy | None = None,
+        allow_insecure_tls: bool = False,
     ) -> None:
         """Take what all requests of the process have in common.
 
@@ -249,22 +260,35 @@ class Sessions:
             ca_bundle: a PEM file of certificates to trust in place of the usual ones.
             contact: where to complain about us.
             proxy: what everything goes through; None for nothing.
+            allow_insecure_tls: whether runs with ``--insecure`` may do without the verification of servers.
 
         Raises:
             OSError: the certificates can't be read.
         """
         self._guard, self._proxy, self.contact = guard, proxy, contact
-        self._context = ssl.create_default_context(cafile=str(ca_bundle or certifi.where()))
-        self._context.sslsocket_class = TlsSocket
+        self._tls = Tls(ca_bundle, allow_insecure_tls, TlsSocket)
         self._local = threading.local()
 
-    def adapter(self) -> GuardedAdapter:
-        """Return the calling thread's adapter."""
-        adapter: GuardedAdapter | None = getattr(self._local, "adapter", None)
+    @property
+    def allows_insecure_tls(self) -> bool:
+        """Whether runs with ``--insecure`` may do without the verification of servers."""
+        return self._tls.unverified is not None
+
+    def adapter(self, insecure: bool = False) -> GuardedAdapter:
+        """Return the calling thread's adapter.
+
+        Args:
+            insecure: whether servers that can't be verified are taken, if that is allowed. Such a run has an adapter of
+                its own, so none of its connections is ever used for a run that wants verification.
+        """
+        lenient = insecure and self.allows_insecure_tls
+        name = "lenient_adapter" if lenient else "adapter"
+        adapter: GuardedAdapter | None = getattr(self._local, name, None)
         if adapter is None:
-            adapter = self._local.adapter = (
-                GuardedAdapter(self._guard, self._context)
+            adapter = (
+                GuardedAdapter(self._guard, self._tls, lenient)
                 if self._proxy is None
-                else ProxiedAdapter(self._guard, self._context, self._proxy)
+                else ProxiedAdapter(self._guard, self._tls, lenient, self._proxy)
             )
+            setattr(self._local, name, adapter)
         return adapter

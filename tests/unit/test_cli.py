@@ -24,6 +24,7 @@ from producer.dispatch import Progress
 from producer.keeping import ROOT
 from producer.runfile import Options, PlanState, RunFile, State
 from tasks import plan
+from tasks.errors import UsageFault
 from tasks.model import HeadOptions, ImageRequest, ResizeMode, ResizeOptions, Verify
 from tasks.shardfile import Mark
 from tasks.storage import Store
@@ -513,6 +514,7 @@ def test_options_reach_the_run() -> None:
     given: dict[str, object] = {"timeout": 1.5, "deadline": bounds.MAX_DEADLINE, "max_bytes": 7, "retries": 0}
     resized = {"resize": "keep_ratio", "image_size": 99}
     given |= {"max_wait": 5.0, "max_redirects": 2, "allow_downgrade": True, "ignore_opt_out": True}
+    given["insecure"] = True
     head = {
         "verify": "decode",
         "user_agent": " Somebody/1.0 ",
@@ -526,6 +528,16 @@ def test_options_reach_the_run() -> None:
     assert options.fetch.verify is Verify.DECODE
     assert options.fetch.head == HeadOptions("Somebody/1.0", None, (("X-A", "b"), ("Authorization", "Basic c:d")))
     assert bounds.MAX_DEADLINE == bounds.VISIBILITY_TIMEOUT / 4
+
+
+def test_insecure_run_needs_the_operator(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where this environment is the workers' own, a run that they would not do is refused at once."""
+    frozen = cli._run_options({**cli._with_defaults({}), "insecure": True})
+    with pytest.raises(UsageFault, match="IMAGEFLEET_ALLOW_INSECURE_TLS is not set"):
+        cli._check_insecure(frozen)
+    monkeypatch.setenv("IMAGEFLEET_ALLOW_INSECURE_TLS", "true")
+    settings.cache_clear()
+    cli._check_insecure(frozen)
 
 
 @pytest.mark.parametrize("mode", ["no", "keep_ratio"])

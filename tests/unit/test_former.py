@@ -132,7 +132,7 @@ def test_first_of_the_same_url(old: Store, out: Store) -> None:
 
 
 def test_what_can_not_be_taken_over(old: Store, out: Store) -> None:
-    """Failures, and images without a validator, a path or a digest, are downloaded."""
+    """Failures, images without a validator, a path or a digest, and those of unverified servers, are downloaded."""
     rows = [
         failed(0, "failed"),
         saved(1, "no validator", etag=None),
@@ -140,9 +140,10 @@ def test_what_can_not_be_taken_over(old: Store, out: Store) -> None:
         saved(3, "none that can be sent", etag="*"),
         saved(4, "no path", path=None),
         saved(5, "no digest", sha256=None),
+        saved(6, "of a server that was not verified", tls_unverified=True),
     ]
     write(old, rows)
-    assert found(old, out, *(url for url, _ in rows)) == [None, None, "00000/000002.png", None, None, None]
+    assert found(old, out, *(url for url, _ in rows)) == [None, None, "00000/000002.png", None, None, None, None]
 
 
 def test_urls_of_the_same_hash(old: Store, out: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -122,23 +122,23 @@ def test_address_that_answered_is_tried_first(network: Network) -> None:
     assert len(network.opened) == 1
 
 
-def test_address_that_fails_is_forgotten(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_address_that_fails_is_forgotten(network: Network) -> None:
     """When the address that answered is gone, the others are tried in the resolver's order again."""
     good, dead = network.listen("127.0.0.3"), network.swallow("127.0.0.2")
     connector = Connector()
     network.connect(connector, dead, good)
     gone = network.refuse("127.0.0.4")
-    monkeypatch.setitem(connector._answered, ("a.example", network.port), (gone[4], monotonic() + PATIENCE))
+    connector._answered.put(("a.example", network.port), gone[4])
     del network.opened[:]
     assert network.connect(connector, good, gone) == "127.0.0.3"
-    assert [len(network.opened), connector._answered] == [2, {}]
+    assert [len(network.opened), connector._answered.get(("a.example", network.port))] == [2, None]
 
 
 def test_memory_ends(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a while the resolver's first address gets another chance."""
     good, dead = network.listen("127.0.0.3"), network.swallow("127.0.0.2")
-    connector = Connector()
     monkeypatch.setattr(happy_eyeballs, "_MEMORY_SECONDS", 0.0)
+    connector = Connector()
     network.connect(connector, dead, good)
     del network.opened[:]
     network.connect(connector, dead, good)
@@ -160,7 +160,8 @@ def test_memory_is_bounded(network: Network, monkeypatch: pytest.MonkeyPatch) ->
     connector = Connector()
     for host in ("a.example", "b.example", "c.example"):
         connector.connect(host, network.port, [refusing, good], monotonic() + PATIENCE, socket.socket).close()
-    assert [host for host, _ in connector._answered] == ["b.example", "c.example"]
+    kept = [connector._answered.get((host, network.port)) for host in ("a.example", "b.example", "c.example")]
+    assert kept == [None, good[4], good[4]]
 
 
 def test_no_answer_in_time(network: Network) -> None:

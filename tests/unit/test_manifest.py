@@ -41,6 +41,7 @@ _COLUMNS = {
     "finished_at": pa.timestamp("ms", "UTC"),
     "worker": pa.string(),
     "recovered": pa.bool_(),
+    "tls_unverified": pa.bool_(),
 }
 _FAILED = Outcome(
     "00000001",
@@ -79,6 +80,12 @@ def test_rows() -> None:
     assert (failed["status"], failed["reason"], failed["http_status"]) == ("failed_to_download", "http_4xx", 404)
     assert (failed["path"], failed["width"], failed["bytes"]) == (None, None, None)
     assert failed["finished_at"] == datetime.datetime(1970, 1, 1, 0, 1, 43, 250_000, datetime.UTC)
+
+
+def test_manifest_of_an_earlier_version() -> None:
+    """A column that came later is missing there, and its Outcomes are read all the same."""
+    before = table("caption").drop_columns(["tls_unverified"])
+    assert [outcome.tls_unverified for outcome in manifest.outcomes(before)] == [False] * before.num_rows
 
 
 def test_column_of_the_source_with_our_name() -> None:

@@ -1,0 +1,40 @@
+"""A bounded memory: what was learnt of each host, for a while."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Hashable
+from time import monotonic
+from typing import Generic, TypeVar
+
+_K = TypeVar("_K", bound=Hashable)
+_V = TypeVar("_V")
+
+
+class RecentMap(Generic[_K, _V]):
+    """A mapping for all threads of a process, which drops what is old, and the oldest first where it is full."""
+
+    def __init__(self, seconds: float, limit: int) -> None:
+        """Take how long a value is kept, and how many are kept at most."""
+        self._seconds, self._limit = seconds, limit
+        #: The values and when they end, by the monotonic clock; the oldest first.
+        self._items: dict[_K, tuple[_V, float]] = {}
+        self._lock = threading.Lock()
+
+    def get(self, key: _K) -> _V | None:
+        """Return the value of a key, or None."""
+        item = self._items.get(key)
+        return item[0] if item is not None and monotonic() < item[1] else None
+
+    def put(self, key: _K, value: _V) -> None:
+        """Keep a value; its time begins now."""
+        with self._lock:
+            self._items.pop(key, None)
+            self._items[key] = value, monotonic() + self._seconds
+            if len(self._items) > self._limit:
+                del self._items[next(iter(self._items))]
+
+    def drop(self, key: _K) -> None:
+        """Forget the value of a key, if there is one."""
+        with self._lock:
+            self._items.pop(key, None)

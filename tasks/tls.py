@@ -1,0 +1,182 @@
+"""TLS with image servers: whom it trusts, and what a failure means in words. Knows no sockets.
+
+Verification is the rule. Only where the worker's operator allows it (``IMAGEFLEET_ALLOW_INSECURE_TLS``) is there a
+second context, for runs with ``--insecure``: it verifies nothing and speaks old versions of TLS, and a connection uses
+it only after verification has failed.
+"""
+
+from __future__ import annotations
+
+import re
+import ssl
+import warnings
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+
+import certifi
+
+from tasks.recent import RecentMap
+
+#: How long a server that can't be verified is not asked to prove itself again.
+_MEMORY_SECONDS = 600.0
+#: The most servers that are remembered.
+_MEMORY_HOSTS = 10_000
+#: The longest list of names that a message quotes of a certificate.
+_NAMES_LIMIT = 60
+
+#: `X509_V_ERR_…` of OpenSSL's ``x509_vfy.h``.
+WRONG_HOST = frozenset({62, 64})
+_ISSUER = (
+    "the issuer of its certificate is unknown; it may have left an intermediate certificate out, or have a private CA"
+)
+_CERTIFICATE_FAULTS = {
+    2: _ISSUER,
+    9: "its certificate is not valid yet",
+    10: "its certificate has expired",
+    18: "its certificate is self-signed",
+    19: "its certificate chain ends in a self-signed certificate that is not trusted here",
+    20: _ISSUER,
+    21: _ISSUER,
+    22: "its certificate chain is too long",
+    23: "its certificate was revoked",
+    24: "its certificate was issued by a certificate that is no CA",
+    26: "its certificate is not one for servers",
+    62: "its certificate is for another host",
+    64: "its certificate is for another host",
+    66: "the key of its certificate is too short",
+    67: "the key of a certificate in its chain is too short",
+    68: "a certificate in its chain is signed with a weak algorithm",
+    79: "its certificate was issued by a certificate that is no CA",
+}
+_NO_TLS = "it answers without TLS, as a server for http:// does"
+_TOO_OLD = "it speaks only versions of TLS that are too old (before 1.2)"
+_NOTHING_IN_COMMON = "it has no cipher in common with us (handshake failure)"
+_WEAK_KEY = "its key is too short"
+_WEAK_SIGNATURE = "it signs with a weak algorithm"
+_CLIENT_CERTIFICATE = "it asks for a certificate of the client"
+#: By OpenSSL's names for reasons.
+_HANDSHAKE_FAULTS = {
+    "HTTP_REQUEST": _NO_TLS,
+    "PACKET_LENGTH_TOO_LONG": _NO_TLS,
+    "RECORD_LAYER_FAILURE": _NO_TLS,
+    "UNKNOWN_PROTOCOL": _NO_TLS,
+    "WRONG_VERSION_NUMBER": _NO_TLS,
+    "TLSV1_ALERT_PROTOCOL_VERSION": _TOO_OLD,
+    "UNSUPPORTED_PROTOCOL": _TOO_OLD,
+    "VERSION_TOO_LOW": _TOO_OLD,
+    "WRONG_SSL_VERSION": _TOO_OLD,
+    "INSUFFICIENT_SECURITY": _NOTHING_IN_COMMON,
+    "NO_SHARED_CIPHER": _NOTHING_IN_COMMON,
+    "SSLV3_ALERT_HANDSHAKE_FAILURE": _NOTHING_IN_COMMON,
+    "TLSV1_ALERT_INSUFFICIENT_SECURITY": _NOTHING_IN_COMMON,
+    "WRONG_CIPHER_RETURNED": _NOTHING_IN_COMMON,
+    "DH_KEY_TOO_SMALL": _WEAK_KEY,
+    "EE_KEY_TOO_SMALL": _WEAK_KEY,
+    "KEY_TOO_SMALL": _WEAK_KEY,
+    "MODULUS_TOO_SMALL": _WEAK_KEY,
+    "CA_MD_TOO_WEAK": _WEAK_SIGNATURE,
+    "LEGACY_SIGALG_DISALLOWED_OR_UNSUPPORTED": _WEAK_SIGNATURE,
+    "NO_SUITABLE_SIGNATURE_ALGORITHM": _WEAK_SIGNATURE,
+    "WRONG_SIGNATURE_TYPE": _WEAK_SIGNATURE,
+    "UNSAFE_LEGACY_RENEGOTIATION_DISABLED": "it supports only an unsafe way to renegotiate",
+    "TLSV1_UNRECOGNIZED_NAME": "it does not know this host name",
+    "TLSV1_ALERT_UNRECOGNIZED_NAME": "it does not know this host name",
+    "TLSV1_ALERT_INTERNAL_ERROR": "it reports an internal error, often for a host name that it does not know",
+    "SSLV3_ALERT_BAD_CERTIFICATE": _CLIENT_CERTIFICATE,
+    "TLSV13_ALERT_CERTIFICATE_REQUIRED": _CLIENT_CERTIFICATE,
+}
+#: What a handshake without verification, and with old versions and weak algorithms, gets past.
+_AVOIDABLE = frozenset({_TOO_OLD, _NOTHING_IN_COMMON, _WEAK_KEY, _WEAK_SIGNATURE}) | {
+    _HANDSHAKE_FAULTS["UNSAFE_LEGACY_RENEGOTIATION_DISABLED"]
+}
+
+
+class Tls:
+    """The contexts of a process, and what it has learnt about servers."""
+
+    def __init__(self, ca_bundle: Path | None, allow_insecure: bool, socket_class: type[ssl.SSLSocket]) -> None:
+        """Take whom to trust.
+
+        Args:
+            ca_bundle: a PEM file of certificates to trust in place of the usual ones.
+            allow_insecure: whether runs may do without verification.
+            socket_class: what the contexts make of a connected socket.
+
+        Raises:
+            OSError: the certificates can't be read.
+        """
+        self._ca_bundle, self._socket_class = ca_bundle, socket_class
+        self.context = self._verifying()
+        self.unverified = _unverified(socket_class) if allow_insecure else None
+        #: The servers that could not be verified, by host and port.
+        self.unverifiable: RecentMap[tuple[str, int], bool] = RecentMap(_MEMORY_SECONDS, _MEMORY_HOSTS)
+        #: The names that the certificates of wrong hosts are for, by host and port.
+        self.certified_names: RecentMap[tuple[str, int], str] = RecentMap(_MEMORY_SECONDS, _MEMORY_HOSTS)
+
+    @cached_property
+    def any_name(self) -> ssl.SSLContext:
+        """A context that verifies certificates, and does not care for which host they are."""
+        context = self._verifying()
+        context.check_hostname = False
+        return context
+
+    def _verifying(self) -> ssl.SSLContext:
+        context = ssl.create_default_context(cafile=str(self._ca_bundle or certifi.where()))
+        context.sslsocket_class = self._socket_class
+        return context
+
+
+def _unverified(socket_class: type[ssl.SSLSocket]) -> ssl.SSLContext:
+    """Return a context that verifies nothing, and so has nothing to lose by old versions and weak algorithms."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.set_ciphers("DEFAULT:@SECLEVEL=0")
+    # Python 3.11 has no name for it.
+    context.options |= getattr(ssl, "OP_LEGACY_SERVER_CONNECT", 0x4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        context.minimum_version = ssl.TLSVersion.TLSv1
+    context.sslsocket_class = socket_class
+    return context
+
+
+def explain(error: ssl.SSLError) -> str:
+    """Return what a TLS error says of the server, in words; what is not known here in OpenSSL's own."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        text = _CERTIFICATE_FAULTS.get(error.verify_code) or f"its certificate was refused: {error.verify_message}"
+        names = getattr(error, "certified_names", None)
+        return f"{text} ({names})" if names else text
+    if is_closed(error):
+        return "it closed the connection during the TLS handshake"
+    reason = error.reason or str(error)
+    return _HANDSHAKE_FAULTS.get(reason) or f"TLS failed: {reason.replace('_', ' ').lower()}"
+
+
+def is_closed(error: ssl.SSLError) -> bool:
+    """Tell whether the server just closed the connection, which it may not do the next time."""
+    return isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError)
+
+
+def is_avoidable(error: ssl.SSLError) -> bool:
+    """Tell whether the failure is one that a connection without verification would not have."""
+    return isinstance(error, ssl.SSLCertVerificationError) or explain(error) in _AVOIDABLE
+
+
+def names_of(certificate: Mapping[str, object]) -> str:
+    """Return the names that a certificate is for, cut to what a message holds.
+
+    Args:
+        certificate: as `ssl.SSLSocket.getpeercert` gives it.
+    """
+    pairs = certificate.get("subjectAltName", ())
+    names = [value for _, value in pairs] if isinstance(pairs, tuple) else []
+    shown = [re.sub(r"[^\w.:*-]", "?", name, flags=re.ASCII) for name in names]
+    text = ""
+    for number, name in enumerate(shown):
+        longer = f"{text}, {name}" if text else name
+        if len(longer) > _NAMES_LIMIT:
+            return f"{text} and {len(shown) - number} more" if text else f"{name[:_NAMES_LIMIT]}…"
+        text = longer
+    return text

@@ -1,0 +1,305 @@
+"""A server that can't be verified is named with the reason, and is taken all the same only where that is allowed."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from tasks import tls
+from tasks.connection import Deadline
+from tasks.download import Download, Downloader
+from tasks.errors import FetchError, TlsClosedError, TlsFailed
+from tasks.fetch import fetch
+from tasks.guard import Guard
+from tasks.model import MESSAGE_LIMIT, RunOptions
+from tasks.proxy import Proxy
+from tasks.session import Sessions
+from tasks.storage import Store
+from tests.certificates import RSA, SHORT_RSA, Authority
+from tests.forward_proxy import ForwardProxy
+from tests.unit.conftest import ONCE, Canned, always, image, response
+
+_PAST, _FUTURE = ("20200101000000Z", "20210101000000Z"), ("20990101000000Z", "20991231000000Z")
+_INSECURE = replace(ONCE, insecure=True)
+
+
+def server_context(
+    certificate: Path, ciphers: str | None = None, newest: ssl.TLSVersion | None = None
+) -> ssl.SSLContext:
+    """Return a server's context, of whatever age."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.set_ciphers(ciphers or "DEFAULT:@SECLEVEL=0")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        context.minimum_version = ssl.TLSVersion.TLSv1
+        if newest is not None:
+            context.maximum_version = newest
+    context.load_cert_chain(certificate)
+    return context
+
+
+@dataclass(frozen=True)
+class Servers:
+    """A trusted authority, and the contexts of servers by what is wrong with them."""
+
+    trusted: Path
+    contexts: dict[str, ssl.SSLContext]
+
+
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Servers:
+    """Give servers with every fault that a certificate or a handshake may have."""
+    folder = tmp_path_factory.mktemp("authorities")
+    root, stranger = Authority(folder / "root", "Root"), Authority(folder / "stranger", "Stranger")
+    middle = Authority(folder / "middle", "Middle", root)
+    good, rsa = root.issue("good"), root.issue("rsa", key=RSA)
+    certificates = {
+        "good": good,
+        "expired": root.issue("expired", dates=_PAST),
+        "not yet valid": root.issue("future", dates=_FUTURE),
+        "self-signed in the chain": stranger.issue("stranger", chain=[stranger]),
+        "unknown issuer": stranger.issue("unknown"),
+        "incomplete chain": middle.issue("incomplete"),
+        "complete chain": middle.issue("complete", chain=[middle]),
+        "other host": root.issue("other", "DNS:a.example,DNS:*.a.example"),
+        "other host and expired": root.issue("other-expired", "DNS:a.example", dates=_PAST),
+        "many other hosts": root.issue("many", ",".join(f"DNS:host-{number}.example" for number in range(50))),
+        "short key": root.issue("short", key=SHORT_RSA),
+        "weak signature": root.issue("sha1", digest="sha1"),
+        "not for servers": root.issue("client", usage="clientAuth"),
+    }
+    contexts = {name: server_context(certificate) for name, certificate in certificates.items()}
+    alone = folder / "alone.pem"
+    alone.write_bytes((folder / "stranger" / "ca.key").read_bytes() + stranger.certificate.read_bytes())
+    contexts["self-signed"] = server_context(alone)
+    contexts["TLS 1.0"] = server_context(good, newest=ssl.TLSVersion.TLSv1)
+    contexts["TLS 1.1"] = server_context(good, newest=ssl.TLSVersion.TLSv1_1)
+    contexts["no common cipher"] = server_context(rsa, "AES128-SHA256:@SECLEVEL=0", ssl.TLSVersion.TLSv1_2)
+    return Servers(root.certificate, contexts)
+
+
+def sessions(servers: Servers, allow_insecure: bool = False, proxy: Proxy | None = None) -> Sessions:
+    """Return sessions that trust the authority and may reach loopback."""
+    return Sessions(Guard(["127.0.0.1", "::1"]), servers.trusted, None, proxy, allow_insecure)
+
+
+def get(url: str, at: Sessions, insecure: bool = False) -> Download:
+    """Return what a URL serves at the first attempt."""
+    options = _INSECURE if insecure else ONCE
+    return Downloader(at).download(url, options, Deadline(options.timeout, options.deadline), lambda: None)
+
+
+def failure(url: str, at: Sessions, insecure: bool = False) -> FetchError:
+    """Return the error of a download."""
+    with pytest.raises(FetchError) as caught:
+        get(url, at, insecure)
+    return caught.value
+
+
+_UNKNOWN = "the issuer of its certificate is unknown; it may have left an intermediate certificate out"
+_REASONS = {
+    "expired": "its certificate has expired (--insecure can take it)",
+    "not yet valid": "its certificate is not valid yet (--insecure can take it)",
+    "self-signed": "its certificate is self-signed (--insecure can take it)",
+    "self-signed in the chain": "its certificate chain ends in a self-signed certificate that is not trusted here (",
+    "unknown issuer": _UNKNOWN,
+    "incomplete chain": _UNKNOWN,
+    "other host": "its certificate is for another host (a.example, *.a.example) (--insecure can take it)",
+    "other host and expired": "its certificate is for another host (--insecure can take it)",
+    "many other hosts": "its certificate is for another host (host-0.example, host-1.example, host-2.example and",
+    "short key": "the key of its certificate is too short (--insecure can take it)",
+    "weak signature": "a certificate in its chain is signed with a weak algorithm (--insecure can take it)",
+    "not for servers": "its certificate is not one for servers (--insecure can take it)",
+    "TLS 1.0": "it speaks only versions of TLS that are too old (before 1.2) (--insecure can take it)",
+    "TLS 1.1": "it speaks only versions of TLS that are too old (before 1.2) (--insecure can take it)",
+    "no common cipher": "it has no cipher in common with us (handshake failure) (--insecure can take it)",
+}
+
+
+@pytest.mark.parametrize("kind", _REASONS)
+def test_reason_is_named(servers: Servers, kind: str) -> None:
+    """The message says what is wrong with the server in words, and what can be done; nothing was sent to it."""
+    with Canned(always(response()), servers.contexts[kind]) as server:
+        error = failure(server.url, sessions(servers))
+    assert type(error) is TlsFailed
+    assert str(error).startswith(f"127.0.0.1 port {server.port}: {_REASONS[kind]}")
+    assert len(str(error)) < MESSAGE_LIMIT
+    assert server.requests == []
+
+
+@pytest.mark.parametrize("kind", _REASONS)
+def test_insecure_run_takes_the_image(servers: Servers, kind: str) -> None:
+    """Where the operator allows it, a run with --insecure has the image, and says that nobody was verified."""
+    with Canned(always(response()), servers.contexts[kind]) as server:
+        at = sessions(servers, allow_insecure=True)
+        found = [get(server.url, at, insecure=True) for _ in range(2)]
+        at.adapter(insecure=True).close()
+    assert [(each.body, each.tls_unverified) for each in found] == [(b"body", True)] * 2
+    # The failed handshake, and the connection that both images came over.
+    assert (len(server.requests), server.connections) == (2, 2)
+
+
+@pytest.mark.parametrize("kind", ["good", "complete chain"])
+def test_insecure_run_verifies_who_can_be_verified(servers: Servers, kind: str) -> None:
+    """A server whose certificate is right is verified in every run, and its image is not marked."""
+    with Canned(always(response()), servers.contexts[kind]) as server:
+        at = sessions(servers, allow_insecure=True)
+        assert not get(server.url, at, insecure=True).tls_unverified
+        at.adapter(insecure=True).close()
+        assert server.connections == 1
+
+
+@pytest.mark.parametrize("kind", ["expired", "TLS 1.0"])
+def test_operator_decides(servers: Servers, kind: str) -> None:
+    """Without the operator's allowance, a run with --insecure gets no image, and the message says who can allow it."""
+    with Canned(always(response()), servers.contexts[kind]) as server:
+        error = failure(server.url, sessions(servers), insecure=True)
+    assert str(error).endswith("(--insecure is not allowed here: IMAGEFLEET_ALLOW_INSECURE_TLS)")
+    assert server.requests == []
+
+
+def test_allowance_changes_nothing_for_other_runs(servers: Servers) -> None:
+    """Where the operator allows --insecure, a run without it verifies as ever."""
+    with Canned(always(response()), servers.contexts["expired"]) as server:
+        assert type(failure(server.url, sessions(servers, allow_insecure=True))) is TlsFailed
+
+
+def test_unverified_connection_is_never_used_by_a_run_that_verifies(servers: Servers) -> None:
+    """A connection that stays open after an image of an insecure run is not the next run's."""
+    with Canned(always(response()), servers.contexts["expired"]) as server:
+        at = sessions(servers, allow_insecure=True)
+        get(server.url, at, insecure=True)
+        assert type(failure(server.url, at)) is TlsFailed
+        assert get(server.url, at, insecure=True).tls_unverified
+        at.adapter(insecure=True).close()
+    assert len(server.requests) == 2
+
+
+def test_server_that_could_not_be_verified_is_remembered(servers: Servers) -> None:
+    """The next connection of an insecure run to such a server is made without the handshake that fails."""
+    with Canned(always(response(b"body", "200 OK", "Connection: close")), servers.contexts["expired"]) as server:
+        at = sessions(servers, allow_insecure=True)
+        for _ in range(3):
+            assert get(server.url, at, insecure=True).tls_unverified
+    assert server.connections == 4
+
+
+def test_redirect_over_an_unverified_connection_marks_the_image(servers: Servers) -> None:
+    """Where anybody could have redirected to, is not verified by a good server there."""
+    with Canned(always(response()), servers.contexts["good"]) as good:
+        moved = response(b"", "302 Found", f"Location: {good.url}/")
+        with Canned(always(moved), servers.contexts["expired"]) as bad:
+            at = sessions(servers, allow_insecure=True)
+            assert get(bad.url, at, insecure=True).tls_unverified
+            assert not get(good.url, at, insecure=True).tls_unverified
+            at.adapter(insecure=True).close()
+
+
+def test_insecure_run_through_a_proxy(servers: Servers) -> None:
+    """Inside a tunnel of the operator's proxy the same holds."""
+    with (
+        Canned(always(response()), servers.contexts["expired"]) as server,
+        ForwardProxy({server.address: server.port}) as proxy,
+    ):
+        at = sessions(servers, True, Proxy("127.0.0.1", proxy.port))
+        assert "has expired" in str(failure(server.url, at))
+        assert get(server.url, at, insecure=True).tls_unverified
+        at.adapter(insecure=True).close()
+
+
+def test_certificate_of_another_host_is_read_once(servers: Servers) -> None:
+    """The names in a certificate cost one more connection, and not one for each image of its server."""
+    with Canned(always(response()), servers.contexts["other host"]) as server:
+        at = sessions(servers)
+        messages = {str(failure(server.url, at)) for _ in range(3)}
+    assert len(messages) == 1
+    assert server.connections == 4
+
+
+@contextmanager
+def raw_server(answer: Callable[[socket.socket], None]) -> Iterator[str]:
+    """Give the URL of a server that treats each connection as a test says."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            client, _ = listener.accept()
+            with client:
+                client.recv(65536)
+                answer(client)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield f"https://127.0.0.1:{listener.getsockname()[1]}/"
+        thread.join()
+
+
+def test_connection_that_is_closed_in_the_handshake(servers: Servers) -> None:
+    """A server that just closes may answer the next time, so that is tried again."""
+    with raw_server(lambda _: None) as url:
+        error = failure(url, sessions(servers))
+    assert type(error) is TlsClosedError
+    assert error.retryable
+    assert str(error).endswith(": it closed the connection during the TLS handshake")
+
+
+@pytest.mark.parametrize("insecure", [False, True])
+def test_server_without_tls(servers: Servers, insecure: bool) -> None:
+    """Plain HTTP on a port that the URL calls https is named, and --insecure is no way around it."""
+    with raw_server(lambda client: client.sendall(response(b"", "400 Bad Request"))) as url:
+        error = failure(url, sessions(servers, allow_insecure=True), insecure)
+    assert str(error).endswith(": it answers without TLS, as a server for http:// does")
+
+
+@pytest.mark.parametrize(
+    ("alert", "said"),
+    [
+        (b"\x28", "it has no cipher in common with us (handshake failure) (--insecure can take it)"),
+        (b"\x46", "it speaks only versions of TLS that are too old (before 1.2) (--insecure can take it)"),
+        (b"\x47", "it has no cipher in common with us (handshake failure) (--insecure can take it)"),
+        (b"\x50", "it reports an internal error, often for a host name that it does not know"),
+        (b"\x70", "it does not know this host name"),
+        (b"\x74", "it asks for a certificate of the client"),
+        (b"\x31", "TLS failed: tlsv1 alert access denied"),
+    ],
+)
+def test_alert_is_named(servers: Servers, alert: bytes, said: str) -> None:
+    """What a server answers to a handshake (RFC 8446, 6.2) is said in words, and in OpenSSL's where there are none."""
+    with raw_server(lambda client: client.sendall(b"\x15\x03\x03\x00\x02\x02" + alert)) as url:
+        error = failure(url, sessions(servers))
+    assert str(error).partition(": ")[2] == said
+
+
+def test_every_code_has_words_that_fit_a_message() -> None:
+    """However long a reason is, host and hint have room beside it."""
+    for text in {*tls._CERTIFICATE_FAULTS.values(), *tls._HANDSHAKE_FAULTS.values()}:
+        assert len(text) < MESSAGE_LIMIT - 70
+
+
+def test_recovered_image_of_an_insecure_run_is_marked(servers: Servers, store: Store) -> None:
+    """What another delivery has saved may have come from anybody, where servers need not be verified."""
+    run = RunOptions(str(store.root), 10, replace(_INSECURE, max_pixels=100))
+    replies = iter([response(image(colour=colour)) for colour in ("red", "blue", "blue")])
+    with Canned(lambda _: [next(replies)], servers.contexts["good"]) as server:
+        at = sessions(servers, allow_insecure=True)
+        # The third is asked whether the image stands, and can't tell that by a file.
+        found = [fetch(server.url, 0, run, store, Downloader(at), recover=recover) for recover in (False, False, True)]
+        at.adapter(insecure=True).close()
+    assert [(each.recovered, each.tls_unverified) for each in found] == [(False, False), (True, True), (True, True)]
+
+
+def test_image_that_is_none_is_marked_too(servers: Servers, store: Store) -> None:
+    """Whatever came of an unverified server is marked, also where it is no image."""
+    run = RunOptions(str(store.root), 10, _INSECURE)
+    with Canned(always(response(b"<html>")), servers.contexts["expired"]) as server:
+        at = sessions(servers, allow_insecure=True)
+        outcome = fetch(server.url, 0, run, store, Downloader(at))
+        at.adapter(insecure=True).close()
+    assert (outcome.ok, outcome.tls_unverified) == (False, True)
