@@ -66,13 +66,15 @@ def _start(folder: Path) -> tuple[float, float]:
 def _compose(folder: Path, *arguments: str, given: str = "") -> None:
     argv = [_DOCKER, "compose", "-p", _PROJECT, *arguments]
     env = {**os.environ, "FLOWER_PORT": "0"}
-    done = subprocess.run(argv, cwd=folder, env=env, input=given, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        argv, cwd=folder, env=env, input=given, capture_output=True, text=True, check=False, encoding="utf-8"
+    )
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(argv)} failed with {done.returncode}:\n{done.stderr[-2000:]}")
 
 
 def _output(argv: list[str]) -> str:
-    return subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+    return subprocess.run(argv, capture_output=True, text=True, check=True, encoding="utf-8").stdout
 
 
 if __name__ == "__main__":

@@ -86,7 +86,7 @@ def _merge(images: int, row: dict[str, Any], size: Size) -> Path:
     """Keep a row beside those of other sizes; rows of another machine or fleet go."""
     fleet = {"workers": size.workers, "concurrency": size.concurrency}
     path = records.FOLDER / f"{_NAME}.json"
-    old = json.loads(path.read_text()) if path.exists() else {}
+    old = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     same = old.get("machine") == records.machine() and old.get("fleet") == fleet
     rows = {**(old["sizes"] if same else {}), str(images): row}
     sizes = dict(sorted(rows.items(), key=lambda item: int(item[0])))

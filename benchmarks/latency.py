@@ -44,7 +44,9 @@ def measured(repeat: int, images: int | None, folder: Path) -> dict[str, Any]:
 def _rate(place: Path, server: DemoProcess, images: int) -> float:
     place.mkdir()
     source = place / "urls.txt"
-    source.write_text("".join(f"{server.url}/images/{index % _PICTURES}.jpg?{index}\n" for index in range(images)))
+    source.write_text(
+        "".join(f"{server.url}/images/{index % _PICTURES}.jpg?{index}\n" for index in range(images)), encoding="utf-8"
+    )
     size = ("--workers", str(_WORKERS), "--concurrency", str(_CONCURRENCY))
     command = [sys.executable, "-m", "producer", "run", str(source), "--out", str(place / "out"), "--json", *size]
     report = json.loads(processes.measure(command, {"IMAGEFLEET_ALLOW_NETWORKS": server.address}).output)

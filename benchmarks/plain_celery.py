@@ -27,7 +27,7 @@ _GRACE = 4.0
 def main() -> None:
     """Download a list, and print how many images were saved, and the seconds from the first task to the last body."""
     source, out, pool, concurrency, size = sys.argv[1:]
-    addresses = Path(source).read_text().split()
+    addresses = Path(source).read_text(encoding="utf-8").split()
     folder = Path(out).resolve()
     folder.mkdir(parents=True)
     with _redis() as url:

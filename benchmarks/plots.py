@@ -76,7 +76,7 @@ def write(kept: Mapping[str, Result]) -> None:
     FOLDER.mkdir(exist_ok=True)
     for name, themes in drawn(kept).items():
         for theme, svg in themes.items():
-            file(name, theme).write_text(svg)
+            file(name, theme).write_text(svg, encoding="utf-8")
 
 
 def picture(name: str, folder: Path) -> str:

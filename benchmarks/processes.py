@@ -58,7 +58,7 @@ def measure(
     before = _children_cpu()
     started = time.monotonic()
     process = subprocess.Popen(
-        argv, env={**os.environ, **env}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        argv, env={**os.environ, **env}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8"
     )
     watcher = _Watcher(process.pid, look)
     try:

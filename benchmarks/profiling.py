@@ -73,7 +73,7 @@ def main() -> None:
         with web.served(gallery.folder, place / "nginx", tls=False) as site:
             source = place / "urls.txt"
             names = (f"{site.url}/{number % 2_000}.jpg?{number}\n" for number in range(arguments.images))
-            source.write_text("".join(names))
+            source.write_text("".join(names), encoding="utf-8")
             found = {
                 kind: _profile(source, place / kind, site.address, options)
                 for kind, options in (("running", ()), ("gil", ("--gil",)))
@@ -124,7 +124,7 @@ def _profile(source: Path, out: Path, address: str, options: Sequence[str]) -> d
     for thread in spying:
         thread.join()
     samples = []
-    for line in raw.read_text().splitlines():
+    for line in raw.read_text(encoding="utf-8").splitlines():
         stack, _, number = line.rpartition(" ")
         samples.append((stack.split(";"), int(number)))
     return shares(samples)

@@ -40,7 +40,7 @@ class Program:
         if self.path is None:
             return None
         asked = [self.path if word == self.name else word for word in self.version]
-        told = subprocess.run(asked, capture_output=True, text=True, check=False)
+        told = subprocess.run(asked, capture_output=True, text=True, check=False, encoding="utf-8")
         found = re.search(r"\d+(\.\d+)+", told.stdout + told.stderr)
         return found[0] if found else "unknown"
 

@@ -25,7 +25,7 @@ def keep(name: str, result: dict[str, Any], folder: Path = FOLDER) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.json"
     kept = {"measured_on": datetime.now(UTC).date().isoformat(), "machine": machine(), **result}
-    path.write_text(json.dumps(kept, indent=2) + "\n")
+    path.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
     return path
 
 
@@ -34,13 +34,13 @@ def load(name: str, folder: Path = FOLDER) -> dict[str, Any] | None:
     path = folder / f"{name}.json"
     if not path.exists():
         return None
-    result: dict[str, Any] = json.loads(path.read_text())
+    result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return result
 
 
 def all_kept(folder: Path = FOLDER) -> dict[str, dict[str, Any]]:
     """Return all that was measured, by its name."""
-    return {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))}
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
@@ -63,7 +63,7 @@ def machine() -> dict[str, Any]:
 
 def _cpu_name() -> str:
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()

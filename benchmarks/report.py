@@ -241,7 +241,7 @@ def _shares(result: Result) -> Iterator[str]:
         f"for {result['seconds']} s by py-spy, twice: its threads that run, on a core or in the kernel, and the one "
         "that holds Python's lock (the GIL). Made by `python -m benchmarks.profiling`."
     )
-    yield _PROFILE.read_text()
+    yield _PROFILE.read_text(encoding="utf-8")
 
 
 def _counted(counts: Sequence[Mapping[str, int] | None]) -> str:

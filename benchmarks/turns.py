@@ -127,7 +127,7 @@ class _Course:
         self._turns += 1
         out = self._place / str(self._turns)
         source = self._place / f"{self._turns}.txt"
-        source.write_text("".join(f"{self._site.url}/{number}.jpg\n" for number in range(images)))
+        source.write_text("".join(f"{self._site.url}/{number}.jpg\n" for number in range(images)), encoding="utf-8")
         job = Job(source, out, self._workload.smaller_side, self._site.certificates)
         env = {
             "IMAGEFLEET_ALLOW_NETWORKS": self._site.address,

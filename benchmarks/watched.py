@@ -136,14 +136,16 @@ class WatchedFleet:
         """
         place = Path(tempfile.mkdtemp(dir=self._root))
         source, out = place / "urls.txt", place / "out"
-        with source.open("w") as lines:
+        with source.open("w", encoding="utf-8") as lines:
             # The pictures are few; the queries make their URLs different.
             lines.writelines(f"{self._url}/{number % self._pictures}.jpg?n={number}\n" for number in range(images))
         argv = [sys.executable, "-m", "producer", "run", str(source), "--out", str(out), "--json"]
         argv += ["--broker", self._broker_url]
         work, cpu = RedisWork.so_far(self._server), self._cpu()
         ended = resource.getrusage(resource.RUSAGE_CHILDREN)
-        with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as producer:
+        with subprocess.Popen(
+            argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8"
+        ) as producer:
             memory = _PeakMemory({PRODUCER: [producer.pid], **self._pids()})
             output, errors = producer.communicate()
             memory.stop()

@@ -110,7 +110,10 @@ def curl() -> Way:
     def command(job: Job) -> list[str]:
         # It takes its URLs from a configuration of its own form.
         config = job.source.with_suffix(".curl")
-        config.write_text("".join(f"url = {line}\nremote-name\n" for line in job.source.read_text().splitlines()))
+        config.write_text(
+            "".join(f"url = {line}\nremote-name\n" for line in job.source.read_text(encoding="utf-8").splitlines()),
+            encoding="utf-8",
+        )
         parallel = ("--parallel", "--parallel-immediate", "--parallel-max", str(THREADS))
         where = ("--create-dirs", "--output-dir", str(job.out), "--cacert", str(job.certificates))
         return [CURL.name, "-s", "-f", *parallel, *where, "-K", str(config)]

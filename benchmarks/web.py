@@ -44,7 +44,7 @@ class Site:
     def asked(self) -> Counter[str]:
         """Return how often each path was asked for since the last call, and answered in full."""
         time.sleep(_FLUSH * 1.2)
-        with self._log.open() as log:
+        with self._log.open(encoding="utf-8") as log:
             log.seek(self._read)
             lines = log.read().splitlines()
             self._read = log.tell()
@@ -65,7 +65,8 @@ def served(folder: Path, scratch: Path, tls: bool) -> Iterator[Site]:
     # Started by root, its worker would be another user, who may not read our folders.
     user = "user root;" if os.geteuid() == 0 else ""
     kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    (scratch / "nginx.conf").write_text(f"""
+    (scratch / "nginx.conf").write_text(
+        f"""
 daemon off; {user} worker_processes 1; pid {scratch}/nginx.pid; error_log {scratch}/error.log;
 events {{ worker_connections 4096; }}
 http {{
@@ -74,13 +75,15 @@ http {{
     {" ".join(f"{kind}_temp_path {scratch}/{kind};" for kind in kinds)}
     server {{ listen {_HOST}:{port} {"ssl" if tls else ""}; root {folder}; {_tls(scratch) if tls else ""} }}
 }}
-""")
+""",
+        encoding="utf-8",
+    )
     server = subprocess.Popen([program, "-c", f"{scratch}/nginx.conf", "-p", scratch, "-e", f"{scratch}/error.log"])
     try:
         _wait_for_port(port, server)
         certificates = scratch / "trusted.pem"
-        own = (scratch / "ca.pem").read_text() if tls else ""
-        certificates.write_text(Path(certifi.where()).read_text() + own)
+        own = (scratch / "ca.pem").read_text(encoding="utf-8") if tls else ""
+        certificates.write_text(Path(certifi.where()).read_text(encoding="utf-8") + own, encoding="utf-8")
         yield Site(f"{'https' if tls else 'http'}://{_HOST}:{port}", certificates, scratch / "asked.log")
     finally:
         server.terminate()
@@ -90,7 +93,7 @@ http {{
 def _tls(folder: Path) -> str:
     """Make an authority and a certificate of it; return what nginx has to be told."""
     names = folder / "names"
-    names.write_text(f"subjectAltName=IP:{_HOST}\nauthorityKeyIdentifier=keyid\n")
+    names.write_text(f"subjectAltName=IP:{_HOST}\nauthorityKeyIdentifier=keyid\n", encoding="utf-8")
     for command in (
         ["req", "-x509", *_CURVE, "-subj", "/CN=imagefleet benchmarks", "-keyout", "ca-key.pem", "-out", "ca.pem"],
         ["req", *_CURVE[:-2], "-subj", f"/CN={_HOST}", "-keyout", "key.pem", "-out", "request.pem"],
@@ -99,7 +102,9 @@ def _tls(folder: Path) -> str:
             *("-days", "2", "-extfile", names.name, "-out", "certificate.pem"),
         ],
     ):
-        done = subprocess.run([OPENSSL.required(), *command], cwd=folder, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [OPENSSL.required(), *command], cwd=folder, capture_output=True, text=True, check=False, encoding="utf-8"
+        )
         if done.returncode != 0:
             raise RuntimeError(f"openssl {command[0]} failed:\n{done.stderr}")
     return (

@@ -55,18 +55,18 @@ def _make(folder: Path, name: str, asked: str) -> str:
     path = folder / f"{name}-password"
     if not asked.isprintable() or asked != asked.strip():
         sys.exit(f"{name.upper()}_PASSWORD holds a control character or surrounding space; choose another one in .env")
-    password = asked or (path.read_text() if path.exists() else secrets.token_urlsafe(24))
+    password = asked or (path.read_text(encoding="utf-8") if path.exists() else secrets.token_urlsafe(24))
     _write(path, password)
     return password
 
 
 def _read(folder: Path, name: str) -> str:
-    return (folder / f"{name}-password").read_text()
+    return (folder / f"{name}-password").read_text(encoding="utf-8")
 
 
 def _write(path: Path, text: str) -> None:
     temporary = path.with_suffix(".new")
-    temporary.write_text(text)
+    temporary.write_text(text, encoding="utf-8")
     temporary.chmod(0o444)
     temporary.replace(path)
 

@@ -195,7 +195,7 @@ def _with_password(url: str, password: str) -> str:
 
 def _secret(name: str, path: Path) -> str:
     try:
-        secret = path.read_text().strip()
+        secret = path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeError) as error:
         raise SettingsError(f"{name}: {path} can't be read: {error}") from error
     if not secret:

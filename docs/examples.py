@@ -21,17 +21,19 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place, DemoProcess(latency=0.05) as server:
         urls = [f"{server.url}/images/{index}.jpg" for index in range(2500)]
         urls[7], urls[1500], urls[1501] = f"{server.url}/fault/not-found", f"{server.url}/fault/html", "not a url"
-        (Path(place) / "urls.txt").write_text("\n".join(urls))
+        (Path(place) / "urls.txt").write_text("\n".join(urls), encoding="utf-8")
         _keep("run", ["run", "urls.txt", "--out", "images"], place, {"IMAGEFLEET_ALLOW_NETWORKS": server.address})
         _keep("demo", ["demo"], place, {})
 
 
 def _keep(name: str, command: list[str], place: str, env: dict[str, str]) -> None:
     argv = [sys.executable, "-m", "producer", *command]
-    shown = subprocess.run(argv, cwd=place, env={**os.environ, **env}, stdout=subprocess.PIPE, text=True, check=True)
+    shown = subprocess.run(
+        argv, cwd=place, env={**os.environ, **env}, stdout=subprocess.PIPE, text=True, check=True, encoding="utf-8"
+    )
     lines = [line.rstrip() for line in shown.stdout.replace(os.path.realpath(place), _HOME).splitlines()]
     text = re.sub(r"\n{2,}", "\n\n", "\n".join(lines)).strip("\n")
-    (FOLDER / f"{name}.txt").write_text(text + "\n")
+    (FOLDER / f"{name}.txt").write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

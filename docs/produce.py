@@ -137,7 +137,7 @@ def task_events(result: Mapping[str, Any]) -> str:
 
 def upstream() -> str:
     """Return how many of kombu's and Celery's own tests end how over ours, and which do not pass and why."""
-    counts = json.loads(COUNTS.read_text())
+    counts = json.loads(COUNTS.read_text(encoding="utf-8"))
     rows = [
         "| suite | its tests, in `t/` | pass | do not pass, see below | skipped | marked `xfail` by their authors |",
         "|---|---|---|---|---|---|",
@@ -167,7 +167,7 @@ def upstream() -> str:
 
 def pillow_images() -> str:
     """Return how Pillow's own test images end, by their kinds."""
-    kept = json.loads(pillow_counts.COUNTS.read_text())
+    kept = json.loads(pillow_counts.COUNTS.read_text(encoding="utf-8"))
     decoded, resized = kept["decode"], kept["resize"]
     ends = [reason for reason in pillow_counts.REASONS if any(reason in number for number in decoded.values())]
     rows = [
@@ -189,7 +189,7 @@ def pillow_images() -> str:
 
 def example(name: str) -> str:
     """Return what a command printed when `docs/examples.py` ran it."""
-    return f"```text\n{(ROOT / 'docs' / 'examples' / f'{name}.txt').read_text().rstrip()}\n```\n"
+    return f"```text\n{(ROOT / 'docs' / 'examples' / f'{name}.txt').read_text(encoding='utf-8').rstrip()}\n```\n"
 
 
 PARTS: dict[str, Callable[[], str]] = {
@@ -226,9 +226,9 @@ def main() -> None:
     """Write every page's produced parts, and the page and the plots of the benchmarks."""
     for name in PAGES:
         page = ROOT / name
-        page.write_text(produced(page.read_text()))
+        page.write_text(produced(page.read_text(encoding="utf-8")), encoding="utf-8")
         click.echo(name)
-    report.PAGE.write_text(report.page(records.all_kept()))
+    report.PAGE.write_text(report.page(records.all_kept()), encoding="utf-8")
     plots.write(records.all_kept())
     click.echo(report.PAGE.relative_to(ROOT))
 

@@ -32,7 +32,9 @@ def main() -> None:
         with Fleet(FleetSize(workers=2, concurrency=4), [Path(place)], [server.address], flower=True) as fleet:
             argv = [sys.executable, "-m", "producer", "run", "-", "--out", f"{place}/images", "--json"]
             env = {**os.environ, "IMAGEFLEET_BROKER_URL": fleet.broker_url}
-            subprocess.run(argv, env=env, input="\n".join(urls), stdout=subprocess.DEVNULL, text=True, check=True)
+            subprocess.run(
+                argv, env=env, input="\n".join(urls), stdout=subprocess.DEVNULL, text=True, check=True, encoding="utf-8"
+            )
             assert fleet.flower is not None
             _take(fleet.flower, path)
 

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import click
 from rich.console import Console
 
-from config import VERSION, SettingsError, bounds
+from config import VERSION, SettingsError, bounds, streams
 from tasks import descriptors, fields, garbage
 from tasks.errors import WORTH_RETRYING, Fault, Interrupted, UsageFault
 from tasks.model import FetchOptions, HeadOptions, Reason, ResizeMode, ResizeOptions, Verify
@@ -684,6 +684,7 @@ def _locked(store: Store, broker: str | None, command: str) -> Iterator[None]:
 
 def main() -> NoReturn:
     """Run the command line, and exit with its status."""
+    streams.set_up()
     garbage.look_rarely()
     # What it starts inherits the limit.
     descriptors.raise_limit()
@@ -693,12 +694,7 @@ def main() -> NoReturn:
             signal.signal(number, _interrupt)
     signal.signal(_CANCELS, _cancel)
     sys.unraisablehook = partial(_insist, sys.unraisablehook)
-    try:
-        _leave(_ended(_Ending(), debug="--debug" in sys.argv[1:2]))
-    except BrokenPipeError:
-        # Whoever read our output has had enough; Python would complain again when it flushes.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+    _leave(_ended(_Ending(), debug="--debug" in sys.argv[1:2]))
 
 
 def _leave(status: Any) -> NoReturn:
@@ -734,8 +730,6 @@ def _ended(ending: _Ending, debug: bool) -> Any:
         else:
             _note(what, quiet=False)
         return _INTERRUPTED
-    except BrokenPipeError:
-        raise
     except Exception as error:
         fault = _fault_of(error)
         _tell_fault(ending, fault)
@@ -844,7 +838,7 @@ def _tell_comparison(comparison: Comparison, out: Path, as_json: bool) -> None:
     picture, numbers = out / "comparison.svg", out / folder.COMPARISON
     chart.draw(comparison, picture)
     facts = {**comparison.to_json(), "out": str(out.resolve()), "chart": str(picture.resolve())}
-    numbers.write_text(json.dumps(facts, indent=2) + "\n")
+    numbers.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     _ending().tell(facts)
     if as_json:
         return

@@ -53,5 +53,5 @@ class DemoProcess:
 
 def _first_line(keeping: Keeping) -> str:
     log = keeping.log("demo server")
-    text = log.read_text() if log.exists() else ""
+    text = log.read_text(encoding="utf-8") if log.exists() else ""
     return text.partition("\n")[0].strip() if "\n" in text else ""

@@ -49,6 +49,7 @@ class Keeping:
             text=True,
             bufsize=1,
             start_new_session=True,
+            encoding="utf-8",
         )
         self._listener = threading.Thread(target=self._listen, name="keeper", daemon=True)
 
@@ -133,7 +134,7 @@ class Keeping:
     def last_words(self, name: str) -> str:
         """Return the last lines of a process's output."""
         try:
-            lines = self.log(name).read_text(errors="replace").strip().splitlines()
+            lines = self.log(name).read_text(errors="replace", encoding="utf-8").strip().splitlines()
         except OSError:
             return "none"
         return " / ".join(line.strip() for line in lines[-3:]) or "none"

@@ -146,7 +146,8 @@ def waiting(console: Console, text: str, quiet: bool = False) -> Iterator[None]:
     if quiet:
         yield
     elif console.is_terminal:
-        with console.status(Text(text)):
+        # The usual spinner is made of characters that not every encoding has.
+        with console.status(Text(text), spinner="dots" if console.encoding.startswith("utf") else "line"):
             yield
     else:
         console.print(text, highlight=False, markup=False)

@@ -166,7 +166,7 @@ class Fleet:
         password = secrets.token_urlsafe(12)
         file = self._keeping.folder / "flower-password"
         file.touch(mode=0o600)
-        file.write_text(password)
+        file.write_text(password, encoding="utf-8")
         self.flower = FlowerAccess(_free_port(_FLOWER_PORT), password)
         argv = [
             *(sys.executable, "-m", "celery", "-A", "tasks", "flower", f"--conf={FLOWER_CONF}"),

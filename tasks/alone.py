@@ -77,6 +77,7 @@ def _answer(request: str, seconds: float) -> Outcome:
                 env={**os.environ, "PYTHONPATH": path},
                 start_new_session=True,
                 check=False,
+                encoding="utf-8",
             )
         except subprocess.TimeoutExpired as error:
             raise TimedOut(f"the process that fetched it alone did not end within {seconds:.0f} s") from error
@@ -100,7 +101,7 @@ def main() -> None:
     """Fetch the image that standard input names, and say on standard output what became of it."""
     # Where memory is short, this process is the one to go, not the worker.
     with suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text("1000")
+        Path("/proc/self/oom_score_adj").write_text("1000", encoding="utf-8")
     request = json.load(sys.stdin)
     run = RunOptions.from_json(request["run"])
     store = Store.below(run.out, settings().store_roots)

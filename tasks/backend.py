@@ -28,7 +28,7 @@ from redis.exceptions import NoScriptError, ReadOnlyError
 from tasks.away import patiently
 from tasks.settle import SettledRequest, Settler
 
-_COUNT = Path(__file__).with_name("count.lua").read_text()
+_COUNT = Path(__file__).with_name("count.lua").read_text(encoding="utf-8")
 #: Every so many parts of a chord, the life time of its keys is set again.
 _RENEWAL = 100
 #: Ends the names of a chord's keys, in the order of the script's; the claim is the last.

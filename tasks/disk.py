@@ -77,7 +77,7 @@ def _is_local(folder: str) -> bool:
     real = os.path.realpath(folder)
     longest, kind = "", ""
     try:
-        lines = _MOUNTS.read_text().splitlines()
+        lines = _MOUNTS.read_text(encoding="utf-8").splitlines()
     except OSError:
         return False
     for line in lines:

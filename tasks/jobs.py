@@ -19,7 +19,7 @@ from celery.exceptions import Ignore, Reject, Retry
 from celery.signals import worker_init, worker_shutdown
 from celery.worker.control import inspect_command
 
-from config import VERSION, SettingsError, bounds
+from config import VERSION, SettingsError, bounds, streams
 from config.settings import settings, unknown_variables
 from tasks import alone, broker, descriptors, download, garbage, keys, ledger, suspects, transport
 from tasks.away import patiently
@@ -49,7 +49,7 @@ _FRESH = 5.0
 _OPEN = 1.0
 #: How much of an Outcome a task's event shows.
 _SHOWN = 1024
-_DONE = Path(__file__).with_name("done.lua").read_text()
+_DONE = Path(__file__).with_name("done.lua").read_text(encoding="utf-8")
 #: The ids of the tasks that this process's slots are at. Celery's own list has those as well that are being dropped.
 _running: set[str] = set()
 
@@ -152,6 +152,7 @@ def _former(facts: Mapping[str, Any] | None, run: RunOptions) -> FormerImage | N
 @worker_init.connect
 def _prepare(sender: Any, **_: Any) -> None:
     """Build what all tasks share before the first of them; a wrong setting ends the worker here."""
+    streams.show_everything()
     descriptors.raise_limit()
     if unknown := unknown_variables(os.environ):
         _log.warning("nothing reads these variables of the environment: %s", ", ".join(unknown))

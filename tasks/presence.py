@@ -34,8 +34,8 @@ from config import bounds
 from tasks import keys, suspects
 
 _log = logging.getLogger(__name__)
-_GIVE_BACK = Path(__file__).with_name("give_back.lua").read_text()
-_BURY = Path(__file__).with_name("bury.lua").read_text()
+_GIVE_BACK = Path(__file__).with_name("give_back.lua").read_text(encoding="utf-8")
+_BURY = Path(__file__).with_name("bury.lua").read_text(encoding="utf-8")
 #: Separates the parts of a worker's id; in no host name.
 _SEPARATOR = "|"
 #: Separates the parts of a binding, as kombu writes it.
@@ -85,7 +85,7 @@ class Worker:
 
 def _place() -> str:
     try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text()[:8]
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8")[:8]
         return f"{boot}.{Path('/proc/self/ns/pid').stat().st_ino}"
     except OSError:
         # Only Linux has namespaces.

@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 REASON = "reason:"
 #: Seconds between two flushes.
 _INTERVAL = 0.25
-_SCRIPT = Path(__file__).with_suffix(".lua").read_text()
+_SCRIPT = Path(__file__).with_suffix(".lua").read_text(encoding="utf-8")
 
 
 class Progress:

@@ -24,7 +24,7 @@ from tasks.away import patiently
 CRASHES = 2
 #: So many keep a shard from being collected, which ends its run: more, as a neighbour's crash must not do that.
 BODY_CRASHES = 4
-_ACCUSE = Path(__file__).with_name("accuse.lua").read_text()
+_ACCUSE = Path(__file__).with_name("accuse.lua").read_text(encoding="utf-8")
 
 
 @contextmanager

@@ -43,7 +43,7 @@ from tasks import keys
 
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
-_RESERVE = Path(__file__).with_name("reserve.lua").read_text()
+_RESERVE = Path(__file__).with_name("reserve.lua").read_text(encoding="utf-8")
 #: The most messages that one step takes: Redis does nothing else meanwhile.
 _MOST = 32
 #: Acknowledgements that wait for company, at most.

@@ -55,7 +55,7 @@ class Stack:
     def producing(self, log: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
         """Give a producer at work; its JSON comes on its standard output, all else goes to `log`."""
         argv = self._argv(("run", "--rm", "-T", "producer", *arguments, "--json"))
-        with log.open("w") as errors:
+        with log.open("w", encoding="utf-8") as errors:
             process = subprocess.Popen(
                 argv, cwd=self.folder, env=self.environment, stdout=subprocess.PIPE, stderr=errors, text=True
             )

@@ -98,10 +98,12 @@ def plain(table: Table) -> list[str]:
 
 def keep(form: str, path: Path = KEPT) -> None:
     """Keep what this process has measured; what another one has in the same form stays, but for the same faults."""
-    kept = json.loads(path.read_text()) if path.exists() else {}
+    kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     known = kept if kept.get("form") == form else {}
     merged = {table.name: _merged(known.get(table.name, []), map(asdict, table.rows)) for table in TABLES}
-    path.write_text(json.dumps({"form": form, "machine": records.machine(), **merged}, indent=2) + "\n")
+    path.write_text(
+        json.dumps({"form": form, "machine": records.machine(), **merged}, indent=2) + "\n", encoding="utf-8"
+    )
 
 
 def survived(path: Path = KEPT) -> str:
@@ -120,7 +122,7 @@ def _merged(known: Iterable[dict[str, Any]], new: Iterable[dict[str, Any]]) -> l
 
 
 def _markdown(table: Table, kind: type[Row] | type[Standstill], path: Path) -> str:
-    kept = json.loads(path.read_text())
+    kept = json.loads(path.read_text(encoding="utf-8"))
     machine = kept["machine"]
     cells = [kind(**row).cells() for row in kept[table.name]]
     lines = [table.heads, ("---", *["---:"] * (len(table.heads) - 1)), *cells]

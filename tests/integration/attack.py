@@ -58,14 +58,14 @@ def main() -> None:
 def _growth(work: Callable[[], None]) -> int:
     """Return by how many bytes this process grew at the worst moment of a work."""
     before = _memory("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # the peak is counted from here
     work()
     return _memory("VmHWM") - before
 
 
 def _memory(name: str) -> int:
     """Return a line of this process's status, in bytes."""
-    status = Path("/proc/self/status").read_text()
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
     return 1024 * int(next(line.split()[1] for line in status.splitlines() if line.startswith(name)))
 
 

@@ -33,7 +33,7 @@ with Keeping() as keeping:
 def alive(pid: int) -> bool:
     """Whether a process is there; one that has ended and was not waited for is not."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
 

@@ -297,7 +297,7 @@ def _polite_server(fleet: Watched, known: list[int]) -> psutil.Process | None:
     for process in parts.alive(fleet.command.family()):
         try:
             words = process.cmdline()
-            status = Path(f"/proc/{process.pid}/status").read_text()
+            status = Path(f"/proc/{process.pid}/status").read_text(encoding="utf-8")
         except (psutil.Error, OSError):
             continue
         caught = int(status.partition("SigCgt:")[2].split()[0], 16)

@@ -17,6 +17,7 @@ from PIL import Image
 from tasks import celery
 from tasks.celery import COLLECT_SHARD, FETCH_IMAGE
 from tests.integration import parts
+from tests.unit.test_streams import ASCII
 
 COUNT = 2_500
 SHARDS = {"00000": 1_000, "00001": 1_000, "00002": 500}
@@ -288,3 +289,18 @@ def test_nothing_of_a_run_stays_in_redis(fleet: str, demo_url: str, out: Path) -
         assert all(int(str(server.ttl(key))) > 0 for key in standing)
         assert [key for key in standing if key.startswith("imagefleet:")] == []
         assert [server.llen(queue) for queue in (celery.IMAGES, celery.SHARDS)] == [0, 0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("env", ASCII.values(), ids=ASCII)
+def test_run_where_text_is_ascii(demo_url: str, tmp_path: Path, env: dict[str, str]) -> None:
+    """A run with a local fleet is the same run where Python takes text for ASCII: files, URLs and logs are not."""
+    source, out = tmp_path / "list.txt", tmp_path / "größe-画像"
+    urls = [f"{demo_url}/images/1.jpg?é".encode(), f"{demo_url}/images/2.jpg?\u753b".encode()]
+    source.write_bytes(b"\n".join([*urls, f"{demo_url}/images/3.jpg?".encode() + b"caf\xe9", b"http://\xff/4.jpg"]))
+    ended = parts.producer(
+        *("run", source, "--out", out, "--workers", "1"), env={**env, "IMAGEFLEET_ALLOW_NETWORKS": "127.0.0.1"}
+    )
+    assert ended.code == 0, ended.err
+    assert [row["status"] for row in parts.rows(out)] == ["success"] * 2 + ["failed_to_download"] * 2
+    assert parts.producer("resume", out, env=env).code == 0

@@ -48,7 +48,7 @@ def mounts(path: Path, folder: Path, kind: str) -> Path:
     """Write what the kernel would say of a folder on a file system of a type."""
     place = str(folder).replace(" ", chr(92) + "040")
     text = f"22 1 254:0 / / rw - ext4 /dev/root rw\n30 22 0:30 / {place} rw - {kind} x rw\n"
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     return path
 
 

@@ -96,14 +96,14 @@ def test_other_list_is_not_taken(store: Store, source: Path, monkeypatch: pytest
     broken = 1 if change == "manifest" else 2
     damage(store, broken)
     before = plans(store)
-    text = source.read_text()
+    text = source.read_text(encoding="utf-8")
     if change == "gone":
         source.unlink()
     elif change == "longer":
-        source.write_text(text + "http://a.example/more\n")
+        source.write_text(text + "http://a.example/more\n", encoding="utf-8")
     else:
         row = {"other": 7, "manifest": 4, "neighbour": 9}[change]
-        source.write_text(text.replace(f"example/{row}\n", "example/x\n"))
+        source.write_text(text.replace(f"example/{row}\n", "example/x\n"), encoding="utf-8")
     if change in ("manifest", "neighbour"):
         monkeypatch.setattr("producer.sources.fingerprint", lambda _: record.fingerprint)
     with pytest.raises(Fault, match=rf"\.plan/0000{broken}\.parquet can't be trusted") as caught:

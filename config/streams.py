@@ -1,0 +1,63 @@
+"""Standard streams that never end a program: whatever their encoding is, whether they are closed, or nobody reads them.
+
+A report that can't be shown is no reason to give a run another exit status.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from typing import Any, TextIO
+
+_STANDARD = 3
+
+
+class _Output(io.FileIO):
+    """A file descriptor whose reader may go away; what is written after that is dropped."""
+
+    def write(self, data: Any, /) -> int:
+        """Write bytes; return how many were taken."""
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            with open(os.devnull, "wb") as nowhere:  # noqa: PTH123  # it is no path
+                os.dup2(nowhere.fileno(), self.fileno())
+            return len(data)
+
+
+def show_everything() -> None:
+    """Have the standard streams show a character that their encoding lacks as an escape sequence."""
+    for stream in (sys.__stdout__, sys.__stderr__):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def set_up() -> None:
+    """Replace the standard streams of this process, unless somebody else has done that already."""
+    _fill_closed()
+    if sys.stdin is None:
+        sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: PTH123, SIM115  # for as long as the process lives
+    if sys.stdout is sys.__stdout__:
+        sys.stdout = _output(sys.stdout, 1)
+    if sys.stderr is sys.__stderr__:
+        sys.stderr = _output(sys.stderr, 2)
+
+
+def _fill_closed() -> None:
+    """Open what is closed of the first three descriptors: the next file would become standard output by chance."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) < _STANDARD:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+
+
+def _output(stream: TextIO | None, descriptor: int) -> TextIO:
+    if stream is not None:
+        stream.flush()
+    return io.TextIOWrapper(
+        io.BufferedWriter(_Output(descriptor, "w", closefd=False)),
+        encoding="utf-8" if stream is None else stream.encoding,
+        errors="backslashreplace",
+        line_buffering=bool(getattr(stream, "line_buffering", False)),
+        write_through=bool(getattr(stream, "write_through", False)),
+    )

@@ -1,0 +1,116 @@
+"""What standard streams can't take changes no exit status, and every text file has an encoding of its own."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from producer.keeping import ROOT
+
+#: The environments in which Python takes standard streams, or files too, for ASCII.
+ASCII = {
+    "streams": {"PYTHONIOENCODING": "ascii"},
+    "strict streams": {"PYTHONIOENCODING": "ascii:strict"},
+    "locale": {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+}
+
+
+def command(*arguments: str | Path) -> list[str]:
+    """A `producer` command."""
+    return [sys.executable, "-m", "producer", *map(str, arguments)]
+
+
+def ended(argv: list[str], env: Mapping[str, str], **options: int) -> subprocess.CompletedProcess[bytes]:
+    """Run a command to its end."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
+    return subprocess.run(argv, env={**os.environ, **env}, cwd=ROOT, check=False, timeout=60, **pipes)  # type: ignore[call-overload, no-any-return]
+
+
+@pytest.mark.parametrize("env", ASCII.values(), ids=ASCII)
+def test_message_that_the_encoding_lacks_is_shown(tmp_path: Path, env: dict[str, str]) -> None:
+    """A fault whose text is not ASCII has the exit status of the fault, and is shown with escape sequences."""
+    done = ended(command("run", tmp_path / "größe-画像.txt", "--out", tmp_path / "out"), env)
+    assert done.returncode == 2, done.stderr
+    assert b"Traceback" not in done.stderr
+    assert b"No such file" in done.stderr
+    done.stderr.decode("ascii")
+
+
+@pytest.mark.parametrize("env", [{}, *ASCII.values()], ids=["UTF-8", *ASCII])
+def test_name_that_is_not_utf_8(tmp_path: Path, env: dict[str, str]) -> None:
+    """A file's name is bytes; one that is no text can be told all the same."""
+    source = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.txt")
+    done = ended(command("resume", source), env)
+    assert done.returncode == 2, done.stderr
+    assert b"Traceback" not in done.stderr
+    assert b"There is no folder" in done.stderr
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams(tmp_path: Path, closed: str) -> None:
+    """A command whose standard streams are closed does what it would do, and writes into no file by chance."""
+    argv = " ".join(command("run", "-", "--out", tmp_path / "out"))
+    done = ended(["sh", "-c", f"{argv} {closed}"], {}, stdin=subprocess.DEVNULL)
+    assert done.returncode == 2, done.stderr
+    assert b"Traceback" not in done.stderr
+    assert ("2>&-" in closed) or b"has no URL in it" in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["run", "--help"]])
+def test_reader_that_went_away(arguments: list[str]) -> None:
+    """Output that nobody reads any more, as behind `head`, changes no exit status."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = ended(command(*arguments), {}, stdout=writer)
+    finally:
+        os.close(writer)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_reader_of_errors_that_went_away(tmp_path: Path) -> None:
+    """A fault that nobody hears keeps its exit status."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = ended(command("run", tmp_path / "missing", "--out", tmp_path / "out", "--json"), {}, stderr=writer)
+    finally:
+        os.close(writer)
+    assert done.returncode == 2
+    assert b'"exit_code": 2' in done.stdout
+
+
+def test_text_files_say_their_encoding() -> None:
+    """Whoever opens a text file, or reads a program's text, says UTF-8: the locale's encoding may be any other.
+
+    ruff's PLW1514 finds only what it knows the type of.
+    """
+    folders = ("config", "tasks", "producer", "docs", "benchmarks")
+    files = [file for folder in folders for file in sorted((ROOT / folder).rglob("*.py"))]
+    assert len(files) > 100
+    assert [f"{file.relative_to(ROOT)}:{line}" for file in files for line in _without_encoding(file)] == []
+
+
+def _without_encoding(file: Path) -> Iterator[int]:
+    """The lines of a module that open a text file, or a pipe for text, in the locale's encoding."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.Call):
+            continue
+        options = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+        function = ast.unparse(node.func)
+        modes = [ast.unparse(argument) for argument in (*node.args, *(option.value for option in node.keywords))]
+        is_binary = any(mode.startswith("'") and mode.strip("'rwxab+") == "" and "b" in mode for mode in modes)
+        opens = function.rpartition(".")[2] in ("open", "fdopen") and not function.startswith(("os.open", "Image."))
+        if "encoding" not in options and (
+            function.endswith((".read_text", ".write_text"))
+            or (opens and not is_binary)
+            or options.get("text") == "True"
+            or options.get("universal_newlines") == "True"
+        ):
+            yield node.lineno
