@@ -1,0 +1,95 @@
+"""A run that ends early waits for what its workers are at, and for no more."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import Mock
+
+import pytest
+
+from producer import drain
+from producer.drain import Drain
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The workers' answers to the next questions, the workers that live, and the clock."""
+    state = SimpleNamespace(now=100.0, answers=[], living={})
+
+    def broadcast(*_: Any, **__: Any) -> Any:
+        state.now += 0.6
+        return state.answers
+
+    monkeypatch.setattr(drain, "app", SimpleNamespace(control=SimpleNamespace(broadcast=broadcast)))
+    monkeypatch.setattr("tasks.presence.signs_of_life", lambda _: state.living)
+    monkeypatch.setattr(drain, "time", SimpleNamespace(monotonic=lambda: state.now))
+    return state
+
+
+def worker(node: str) -> str:
+    """A worker's id."""
+    return f"{node}|host|boot.1|1|random"
+
+
+def begun(asked: Any, *nodes: str) -> Drain:
+    """A drain of a run with a deadline of a minute."""
+    asked.living = {worker(node): True for node in nodes}
+    return Drain("run", Mock(), 60.0, asked.now)
+
+
+def ask(drain: Drain, asked: Any, *answers: dict[str, dict[str, int]]) -> Drain:
+    """Ask again, half a second later."""
+    asked.now += 0.6
+    asked.answers = list(answers)
+    drain.ask()
+    return drain
+
+
+def test_idle_workers_are_asked_twice(asked: Any) -> None:
+    """The slots' images are added up; the drain is over once all workers have said twice that they are at none."""
+    found = begun(asked, "a@x", "b@x")
+    busy, idle = {"images": 3, "shards": 0}, {"images": 0, "shards": 0}
+    assert ask(found, asked, {"a@x": busy}, {"b@x": busy}).images == 6
+    assert not ask(found, asked, {"a@x": idle}, {"b@x": {"images": 0, "shards": 1}}).idle
+    assert not ask(found, asked, {"a@x": idle}, {"b@x": idle}).idle
+    assert ask(found, asked, {"a@x": idle}, {"b@x": idle}).idle
+
+
+def test_silent_worker_is_waited_for(asked: Any) -> None:
+    """A worker that lives and does not answer is at what it was at; without any answer it has ten seconds."""
+    found = begun(asked, "a@x", "b@x")
+    idle = {"images": 0, "shards": 0}
+    ask(found, asked, {"a@x": idle}, {"b@x": {"images": 2, "shards": 0}})
+    for _ in range(3):
+        assert ask(found, asked, {"a@x": idle}).images == 2
+    assert not found.idle
+    silent = begun(asked, "a@x")
+    assert not ask(ask(silent, asked), asked).idle
+    asked.now += 10
+    assert ask(ask(silent, asked), asked).idle
+
+
+def test_worker_that_died_is_not_waited_for(asked: Any) -> None:
+    """What a dead worker was at is left to the command that resumes the run."""
+    found = begun(asked, "a@x")
+    ask(found, asked, {"a@x": {"images": 2, "shards": 0}})
+    asked.living[worker("a@x")] = False
+    assert ask(ask(found, asked), asked).images == 0
+    assert found.idle
+
+
+def test_worker_of_another_version_has_nothing_of_the_run(asked: Any) -> None:
+    """It takes no task of it, and answers that it does not know the question."""
+    found = begun(asked, "a@x")
+    error: Any = {"error": "KeyError('imagefleet_drain')"}
+    assert ask(ask(found, asked, {"a@x": error}), asked, {"a@x": error}).idle
+
+
+def test_drain_has_an_end(asked: Any) -> None:
+    """It takes a deadline and a little more, whatever the workers say."""
+    found = begun(asked, "a@x")
+    asked.now += 64
+    assert not found.overdue
+    asked.now += 2
+    assert found.overdue
