@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import pty
 import re
 import shutil
 import socket
+import struct
 import subprocess
 import sys
+import termios
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -149,6 +154,58 @@ def started(
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+@dataclass
+class Screen:
+    """A program on a terminal of 80 columns, and all that it has shown."""
+
+    process: subprocess.Popen[bytes]
+    _terminal: int
+    shown: bytearray = field(default_factory=bytearray)
+
+    @property
+    def text(self) -> str:
+        """What was shown, without the commands to the terminal; what replaced a line stands on one of its own."""
+        return _COMMANDS.sub("", self.shown.decode(errors="replace")).replace("\r", "\n")
+
+    def type(self, keys: bytes) -> None:
+        """Type keys; Ctrl-C is one."""
+        os.write(self._terminal, keys)
+
+    def read(self) -> None:
+        """Read what is shown until the last program of the terminal has ended."""
+        with suppress(OSError):
+            while some := os.read(self._terminal, 4096):
+                self.shown.extend(some)
+
+
+@contextmanager
+def terminal(argv: Sequence[str], env: Mapping[str, str]) -> Iterator[Screen]:
+    """Start a program on a terminal that is its own; it is killed if it has not ended when the block is left."""
+    keyboard, end = pty.openpty()
+    fcntl.ioctl(end, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    # The terminal that a new session opens first is the one whose Ctrl-C it hears.
+    starter = [sys.executable, "-c", _ON_TERMINAL, os.ttyname(end), *argv]
+    process = subprocess.Popen(
+        starter, env=environment(env), cwd=ROOT, stdin=end, stdout=end, stderr=end, start_new_session=True
+    )
+    os.close(end)
+    screen = Screen(process, keyboard)
+    reader = threading.Thread(target=screen.read)
+    reader.start()
+    try:
+        yield screen
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+        reader.join()
+        os.close(keyboard)
+
+
+_COMMANDS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+_ON_TERMINAL = "import os, sys; os.close(os.open(sys.argv[1], os.O_RDWR)); os.execv(sys.argv[2], sys.argv[2:])"
 
 
 def alive(processes: Iterable[psutil.Process]) -> list[psutil.Process]:

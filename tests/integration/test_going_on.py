@@ -352,3 +352,71 @@ def test_files_that_were_changed(running: Running) -> None:
     running.assert_whole()
     assert running.asked == asked
     assert {row["recovered"] for row in parts.rows(running.out)} == {True, False}
+
+
+@pytest.mark.slow
+def test_one_signal_leaves_other_runs_alone(fleet: str, demo_url: str, store_root: Path, tmp_path: Path) -> None:
+    """A run that ends early drops its own tasks; another run at the same workers is completed meanwhile."""
+    folders = [tmp_path / name for name in ("ended", "other")]
+    for folder in folders:
+        folder.mkdir()
+    outs = [store_root / f"drain-{folder.name}" for folder in folders]
+    with (
+        begun(fleet, demo_url, outs[0], folders[0], "--window", "6") as ended,
+        begun(fleet, demo_url, outs[1], folders[1]) as other,
+    ):
+        parts.eventually(lambda: list(outs[0].glob("0*/*.png")), "an image")
+        ended.interrupt()
+        assert ended.producer.wait().code == 130
+        assert len(parts.images_of(outs[0])) < _IMAGES
+        assert other.producer.wait(90).code == 0
+        other.assert_whole()
+        ended.again("resume", "--json").json()
+        ended.assert_whole()
+
+
+@pytest.mark.slow
+def test_one_signal_on_a_terminal(demo_url: str, tmp_path: Path) -> None:
+    """With a local fleet, Ctrl-C says on a line of its own what is finished, takes the bar away, and ends the command.
+
+    Of thousands of queued images only those in the slots are waited for, and resume downloads the others once.
+    """
+    source, out, slots = tmp_path / "list.txt", tmp_path / "out", 16
+    source.write_text("".join(f"{demo_url}/images/{index}.png?latency=0.2\n" for index in range(3000)))
+    size = ("--workers", "2", "--concurrency", str(slots // 2))
+    env = {"IMAGEFLEET_ALLOW_NETWORKS": "127.0.0.1", "TERM": "xterm", "COLUMNS": "80"}
+    before = parts.hits(demo_url, "/images")
+    with parts.terminal(parts.command(["run", source, "--out", out, *size]), env) as screen:
+        parts.eventually(lambda: list(out.glob("0*/*.png")), "an image", 60)
+        screen.type(b"\x03")
+        assert screen.process.wait(60) == 130
+    said = re.search(r"^Finishing (\d+) images? that (?:is|are) being downloaded;", screen.text, re.MULTILINE)
+    assert said is not None, screen.text
+    assert 0 < int(said[1]) <= slots
+    assert "Starting 2 workers" in screen.text
+    assert re.search(r"\d% \d+/3,000 \S+ images/s", screen.text), screen.text
+    last = [line for line in screen.text.splitlines() if line.strip()][-2:]
+    assert last[0].endswith("Interrupted. Images and manifests that are saved stay where they are.")
+    assert last[1] == f"Go on by: producer resume {out}"
+    # The cursor goes up over the bar and its details, and erases them, before the last words.
+    assert b"\x1b[1A\x1b[2K\x1b[1A\x1b[2KInterrupted." in bytes(screen.shown)
+    assert parts.hits(demo_url, "/images") - before == len(parts.images_of(out)) < 3000
+    done = parts.producer("resume", out, *size, "--json", env=env, seconds=110).json()
+    assert done["success"] == 3000
+    assert parts.hits(demo_url, "/images") - before == 3000
+
+
+@pytest.mark.slow
+def test_comparison_that_is_interrupted(demo_url: str, tmp_path: Path) -> None:
+    """Ctrl-C ends a comparison at once, also while its threads wait for servers, and speaks of no run to resume."""
+    source, out = tmp_path / "list.txt", tmp_path / "out"
+    source.write_text(f"{demo_url}/images/1.png\n{demo_url}/images/2.png?latency=30\n" * 2)
+    argv = parts.command(["compare", source, "--out", out, "--workers", "1", "--timeout", "50"])
+    with parts.started("compare", argv, tmp_path, {"IMAGEFLEET_ALLOW_NETWORKS": "127.0.0.1"}) as compare:
+        parts.eventually(lambda: list(out.glob("one-by-one/0*/*.png")), "an image", 60)
+        os.kill(compare.process.pid, signal.SIGINT)
+        ended = compare.wait(20)
+    assert ended.code == 130
+    assert "Traceback" not in ended.err
+    last = ended.err.splitlines()[-1]
+    assert last == f"Interrupted. Saved images stay in {out}; a comparison can't be resumed."
