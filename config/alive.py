@@ -1,14 +1,18 @@
-"""Whether an HTTP service answers 200: ``python -m config.alive URL``, for health checks in images without curl."""
+"""Whether an HTTP service answers 200: ``python -m config.alive URL``, for health checks in images without curl.
+
+Several slashes in a row count as one, because a prefix in the URL may be empty, or begin or end with a slash.
+"""
 
 from __future__ import annotations
 
+import re
 import sys
 import urllib.request
 
 
 def main() -> None:
     """Exit with 0 if it does."""
-    url = sys.argv[1]
+    url = re.sub(r"(?<!:)//+", "/", sys.argv[1])
     if not url.startswith("http://"):
         sys.exit(f"{url} is no http URL")
     try:

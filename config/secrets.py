@@ -32,6 +32,7 @@ class Asked(BaseSettings):
     redis_password: str = ""
     flower_password: str = ""
     flower_port: int = 5555
+    flower_url_prefix: str = ""
 
 
 def main() -> None:
@@ -39,7 +40,7 @@ def main() -> None:
     show, folder = sys.argv[1] == "--show", Path(sys.argv[-1])
     asked = Asked()
     if show:
-        address = f"http://127.0.0.1:{asked.flower_port}"
+        address = f"http://127.0.0.1:{asked.flower_port}/{asked.flower_url_prefix.strip('/')}".rstrip("/")
         click.echo(f"Flower  {address}  user {_USER}, password {_read(folder, 'flower')}")
         click.echo(f"Redis   password {_read(folder, 'redis')}")
         return

@@ -106,6 +106,15 @@ def test_environment_sizes_the_services() -> None:
     assert {services[name]["environment"]["IMAGEFLEET_TASK_EVENTS"] for name in ("worker", "flower")} == {"off"}
 
 
+@pytest.mark.parametrize("prefix", ["", "watch", "/watch/"])
+def test_flower_has_its_prefix(prefix: str) -> None:
+    """A prefix is handed on to Flower, to its health check, and to the command that tells its address."""
+    services = config(FLOWER_URL_PREFIX=prefix)
+    assert {services[name]["environment"]["FLOWER_URL_PREFIX"] for name in ("flower", "passwords")} == {prefix}
+    # `config.alive` reads several slashes as one.
+    assert services["flower"]["healthcheck"]["test"][-1] == f"http://127.0.0.1:5555/{prefix}/healthcheck"
+
+
 def test_image_holds_what_it_needs_and_no_more(image: str) -> None:
     """The image runs as nobody in particular, and has no compiler and no pip."""
     look = "id -u; command -v gcc cc make pip pip3; find / -xdev -name 'pip*' -path '*opt*' -maxdepth 6; python -V"

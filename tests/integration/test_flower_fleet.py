@@ -18,6 +18,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from producer.keeping import ROOT
 from tests.flower import address, kept_fleet
 from tests.integration import parts
 
@@ -36,6 +37,20 @@ def taken(port: int) -> Iterator[None]:
 def flower_of(family: list[psutil.Process]) -> list[psutil.Process]:
     """Return the processes among these that are Flower."""
     return [process for process in family if "flower" in process.cmdline()]
+
+
+@pytest.mark.slow
+def test_flower_below_a_prefix(tmp_path: Path) -> None:
+    """With FLOWER_URL_PREFIX, all of Flower is below it, asks for its password, and the health check finds it there."""
+    with kept_fleet(tmp_path, "--workers", "1", env={"FLOWER_URL_PREFIX": "/watch/"}) as fleet:
+        for path in ("/", "/tasks", "/api/workers", "/static/css/flower.css"):
+            assert fleet.flower.get(f"/watch{path}", None)[0] == 401
+            assert fleet.flower.get(f"/watch{path}", fleet.flower.password)[0] == 200
+            assert fleet.flower.get(path, fleet.flower.password)[0] == 404
+        # As docker-compose.yml writes it, with the prefix as it is given.
+        for prefix, status in (("/watch/", 0), ("", 1)):
+            argv = [sys.executable, "-m", "config.alive", f"{fleet.flower.url}/{prefix}/healthcheck"]
+            assert subprocess.run(argv, cwd=ROOT, capture_output=True, check=False).returncode == status
 
 
 def test_kept_fleet_has_flower(tmp_path: Path, demo_url: str) -> None:

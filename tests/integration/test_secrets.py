@@ -33,6 +33,16 @@ def test_made_once_and_shown(tmp_path: Path) -> None:
     assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()} == {0o444}
 
 
+@pytest.mark.parametrize("prefix", ["watch", "/watch", "watch/", "/watch/"])
+def test_address_of_flower_has_its_prefix(tmp_path: Path, prefix: str) -> None:
+    """Where Flower is below a prefix, `--show` tells it, however the prefix is written."""
+    assert secrets(tmp_path).returncode == 0
+    assert (
+        "http://127.0.0.1:5999/watch "
+        in secrets(tmp_path, "--show", FLOWER_PORT="5999", FLOWER_URL_PREFIX=prefix).stdout
+    )
+
+
 @pytest.mark.parametrize("password", ["simple", 'with "quotes" and \\ signs', "a b#c$d'e"])
 def test_chosen_password_is_what_redis_demands(tmp_path: Path, password: str) -> None:
     """A password that the user chose, whatever signs it has, is the one that the server asks for."""
