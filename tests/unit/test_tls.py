@@ -27,7 +27,7 @@ from tests.certificates import RSA, SHORT_RSA, Authority
 from tests.forward_proxy import ForwardProxy
 from tests.unit.conftest import ONCE, Canned, always, image, response
 
-_PAST, _FUTURE = ("20200101000000Z", "20210101000000Z"), ("20990101000000Z", "20991231000000Z")
+PAST, _FUTURE = ("20200101000000Z", "20210101000000Z"), ("20990101000000Z", "20991231000000Z")
 _INSECURE = replace(ONCE, insecure=True)
 
 
@@ -48,9 +48,10 @@ def server_context(
 
 @dataclass(frozen=True)
 class Servers:
-    """A trusted authority, and the contexts of servers by what is wrong with them."""
+    """A trusted authority, one between it and servers, and the contexts of servers by what is wrong with them."""
 
     trusted: Path
+    middle: Path
     contexts: dict[str, ssl.SSLContext]
 
 
@@ -63,14 +64,14 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Servers:
     good, rsa = root.issue("good"), root.issue("rsa", key=RSA)
     certificates = {
         "good": good,
-        "expired": root.issue("expired", dates=_PAST),
+        "expired": root.issue("expired", dates=PAST),
         "not yet valid": root.issue("future", dates=_FUTURE),
         "self-signed in the chain": stranger.issue("stranger", chain=[stranger]),
         "unknown issuer": stranger.issue("unknown"),
         "incomplete chain": middle.issue("incomplete"),
         "complete chain": middle.issue("complete", chain=[middle]),
         "other host": root.issue("other", "DNS:a.example,DNS:*.a.example"),
-        "other host and expired": root.issue("other-expired", "DNS:a.example", dates=_PAST),
+        "other host and expired": root.issue("other-expired", "DNS:a.example", dates=PAST),
         "many other hosts": root.issue("many", ",".join(f"DNS:host-{number}.example" for number in range(50))),
         "short key": root.issue("short", key=SHORT_RSA),
         "weak signature": root.issue("sha1", digest="sha1"),
@@ -83,7 +84,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Servers:
     contexts["TLS 1.0"] = server_context(good, newest=ssl.TLSVersion.TLSv1)
     contexts["TLS 1.1"] = server_context(good, newest=ssl.TLSVersion.TLSv1_1)
     contexts["no common cipher"] = server_context(rsa, "AES128-SHA256:@SECLEVEL=0", ssl.TLSVersion.TLSv1_2)
-    return Servers(root.certificate, contexts)
+    return Servers(root.certificate, middle.certificate, contexts)
 
 
 def sessions(servers: Servers, allow_insecure: bool = False, proxy: Proxy | None = None) -> Sessions:
@@ -155,6 +156,16 @@ def test_insecure_run_verifies_who_can_be_verified(servers: Servers, kind: str) 
         assert not get(server.url, at, insecure=True).tls_unverified
         at.adapter(insecure=True).close()
         assert server.connections == 1
+
+
+def test_missing_intermediate_may_stand_in_the_bundle(servers: Servers, tmp_path: Path) -> None:
+    """An operator who adds the certificate that a server leaves out to the bundle has its images, verified."""
+    bundle = tmp_path / "bundle.pem"
+    bundle.write_bytes(servers.trusted.read_bytes() + servers.middle.read_bytes())
+    with Canned(always(response()), servers.contexts["incomplete chain"]) as server:
+        at = Sessions(Guard(["127.0.0.1"]), bundle)
+        assert not get(server.url, at).tls_unverified
+        at.adapter().close()
 
 
 @pytest.mark.parametrize("kind", ["expired", "TLS 1.0"])

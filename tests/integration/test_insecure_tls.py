@@ -1,0 +1,108 @@
+"""Images of servers that can't be verified, through real workers: refused with the reason, or taken and marked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from tests.certificates import Authority
+from tests.integration import parts
+from tests.unit.conftest import Canned, always, image, response
+from tests.unit.test_tls import PAST, server_context
+
+_PNG = response(image())
+
+
+class Site:
+    """Servers with a right certificate, with an expired one, and without TLS."""
+
+    def __init__(self, folder: Path, stack: ExitStack, plain: str) -> None:
+        """Make the certificates, and start the servers; one without TLS is there already."""
+        root = Authority(folder / "root", "Root")
+        good, expired = (server_context(root.issue(name, dates=dates)) for name, dates in (("a", ()), ("b", PAST)))
+        replies = iter([response(b"", "404 Not Found")])
+        self.urls = {
+            "good": stack.enter_context(Canned(always(_PNG), good)).url,
+            "expired": stack.enter_context(Canned(always(_PNG), expired)).url,
+            "expired, later": stack.enter_context(Canned(lambda _: [next(replies, _PNG)], expired)).url,
+            "no TLS": plain.replace("http:", "https:"),
+        }
+        self.source = folder / "urls.txt"
+        self.source.write_text("".join(f"{url}/images/1.png\n" for url in self.urls.values()))
+        self.env = {"IMAGEFLEET_ALLOW_NETWORKS": "127.0.0.1", "IMAGEFLEET_CA_BUNDLE": str(root.certificate)}
+        self.permissive = {**self.env, "IMAGEFLEET_ALLOW_INSECURE_TLS": "true"}
+
+    def rows(self, out: Path) -> dict[str, tuple[Any, ...]]:
+        """Return what a run's manifest says of each server's image."""
+        table = pq.read_table(out / "00000.parquet", columns=["status", "reason", "error_message", "tls_unverified"])
+        return {name: tuple(row.values()) for name, row in zip(self.urls, table.to_pylist(), strict=True)}
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory, demo_url: str) -> Iterator[Site]:
+    """Give servers over TLS, and the list of their images."""
+    with ExitStack() as stack:
+        yield Site(tmp_path_factory.mktemp("site"), stack, demo_url)
+
+
+def test_insecure_run_and_its_retry(site: Site, tmp_path: Path) -> None:
+    """A local fleet inherits the allowance; the manifest marks the images that need it, after a retry as well."""
+    out = tmp_path / "out"
+    begun = ("run", site.source, "--out", out, "--workers", "1", "--insecure", "--json")
+    assert parts.producer(*begun, env=site.permissive).json()["success"] == 2
+    before = site.rows(out)
+    assert before["good"] == ("success", None, None, False)
+    assert before["expired"] == ("success", None, None, True)
+    assert before["expired, later"][1:] == ("http_4xx", "HTTP 404 Not Found", False)
+    assert before["no TLS"][1] == "tls"
+    assert str(before["no TLS"][2]).endswith("it answers without TLS, as a server for http:// does")
+    assert json.loads((out / "run.json").read_text())["options"]["fetch"]["insecure"] is True
+    parts.producer("retry", out, "--all", "--workers", "1", "--json", env=site.permissive)
+    assert site.rows(out) == {**before, "expired, later": ("success", None, None, True)}
+
+
+@pytest.mark.slow
+def test_run_that_verifies_names_the_reason(site: Site, tmp_path: Path) -> None:
+    """Without --insecure an expired certificate is a failure, whose message says so and what can be done."""
+    out = tmp_path / "out"
+    parts.producer("run", site.source, "--out", out, "--workers", "1", "--json", env=site.permissive)
+    found = site.rows(out)
+    assert found["good"] == ("success", None, None, False)
+    status, reason, message, marked = found["expired"]
+    assert (status, reason, marked) == ("failed_to_download", "tls", False)
+    assert message.endswith(": its certificate has expired (--insecure can take it)")
+
+
+def test_command_that_starts_the_workers_refuses_early(site: Site, tmp_path: Path) -> None:
+    """Where the environment of a local fleet would not allow it, the run does not begin."""
+    ended = parts.producer("run", site.source, "--out", tmp_path / "out", "--insecure", "--json", env=site.env)
+    assert ended.code == 2
+    assert parts.told(ended) == (
+        "--insecure is not allowed here",
+        "who runs the workers decides that, and IMAGEFLEET_ALLOW_INSECURE_TLS is not set",
+        "Set IMAGEFLEET_ALLOW_INSECURE_TLS=true, or leave --insecure out.",
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def test_workers_that_do_not_allow_it(fleet: str, site: Site, out: Path) -> None:
+    """Where no worker at the broker allows it, the run does not begin, whatever the producer's environment says."""
+    begun = ("run", site.source, "--out", out, "--broker", fleet, "--insecure", "--json")
+    ended = parts.producer(*begun, env=site.permissive)
+    assert (ended.code, parts.told(ended)[0]) == (2, "No worker allows --insecure")
+    assert "second@" in parts.told(ended)[1]
+    assert not out.exists()
+
+
+def test_allowance_is_not_for_redis(tmp_path: Path, site: Site) -> None:
+    """A broker whose certificate would not be verified is refused as ever."""
+    begun = ("run", site.source, "--out", tmp_path / "out", "--broker", "rediss://redis.example/0?ssl_cert_reqs=none")
+    ended = parts.producer(*begun, "--insecure", env=site.permissive)
+    assert ended.code == 2
+    assert "would not be verified" in ended.err
