@@ -7,9 +7,11 @@ every worker does; in place of a fetched image there is an Outcome of the usual 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from tasks import jobs
 from tasks.download import Downloader
+from tasks.errors import FetchError
 from tasks.fetch import worker_name
 from tasks.former import FormerImage
 from tasks.later import NOTHING, Earlier
@@ -27,6 +29,7 @@ def fetch(
     earlier: Earlier = NOTHING,
     hand_back: bool = False,
     former: FormerImage | None = None,
+    judge: Callable[[FetchError], None] | None = None,
 ) -> Outcome:
     """Return the Outcome of an image that nobody fetched; takes what `tasks.fetch.fetch` takes."""
     shard, offset = divmod(index, run.shard_size)

@@ -30,6 +30,7 @@ from producer import tally
 from producer.drain import Drain
 from producer.runfile import resumption
 from producer.sharding import Planner
+from producer.unfit_workers import UnfitWorker, UnfitWorkers
 from tasks import keys, ledger, manifest, plan, presence, transport
 from tasks.celery import ABOUT, COLLECT_SHARD, FETCH_IMAGE, IMAGES, PROTOCOL, SHARDS, app
 from tasks.collect import ENDING, PASSING
@@ -159,6 +160,7 @@ class Dispatcher:
         #: When the run's record was written last, and when Redis was last seen to have it.
         self._renewed = self._recorded = 0.0
         self._ended, self._moved, self._told = 0, time.monotonic(), ""
+        self._unfit = UnfitWorkers(server, self._run_id)
         #: How many images could not be saved when one was saved last, and how many were saved then.
         self._saved = self._unsaved = 0
         #: Images of the shards whose manifests were seen to stand, of those that were sent.
@@ -191,6 +193,11 @@ class Dispatcher:
             images = min(images, max(sum(shard.images for shard in flying) - (self._ended - self._landed), 0))
         return images
 
+    @property
+    def unfit(self) -> list[UnfitWorker]:
+        """The workers that have left work of this run to others."""
+        return self._unfit.found
+
     def run(self, window: int, check: Callable[[], None], listener: Callable[[Progress], None]) -> Timing:
         """Send every shard of the plan and wait for all their manifests.
 
@@ -220,6 +227,8 @@ class Dispatcher:
             if self._planner.error is not None:
                 raise self._planner.error
         finally:
+            with suppress(redis.RedisError):
+                self._unfit.look(last=True)
             # Without its record, what is still queued of a run that ended early is dropped, unfetched.
             with suppress(redis.RedisError):
                 self._server.delete(*keys.of_run(self._run_id))
@@ -301,6 +310,7 @@ class Dispatcher:
         self._contact.heard()
         if self._contact.long_enough:
             presence.hand_back_of_the_dead(self._server)
+        self._unfit.look()
         now = time.monotonic()
         doubtful: list[_InFlight] = []
         for flying in self._flying.values():
@@ -434,10 +444,11 @@ class Dispatcher:
         if success != self._saved or unsaved < self._unsaved:
             self._saved, self._unsaved = success, unsaved
         elif unsaved - self._unsaved >= _UNSAVED:
+            troubles = "; ".join(self._unfit.storage_troubles)
             raise Fault(
                 "Nothing can be saved any more",
                 f"the last {unsaved - self._unsaved} images could not be written below {self._store.root}; "
-                "a full disk does that, or a folder that the workers may not write to",
+                f"{troubles or 'a full disk does that, or a folder that the workers may not write to'}",
                 f"Make space there, or permit it, then go on by `{resumption(self._store)}`.",
             )
 
@@ -449,7 +460,7 @@ class Dispatcher:
         elif now - self._moved > _STILL:
             self._moved = now
             self._told = _asked(self._local, self._in_flight(), self._server)
-        return self._told
+        return self._told or self._unfit.note
 
     def _connect(self) -> None:
         """Open the connections for messages and chords before the first task is sent, and so before the clock runs."""

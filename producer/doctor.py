@@ -124,6 +124,9 @@ def of_workers(workers: Sequence[Worker]) -> list[Finding]:
             findings.append(Finding("queues", Level.BAD, f"no worker takes from {', '.join(missing)}", todo))
         else:
             findings.append(Finding("queues", Level.OK, f"{IMAGES} and {SHARDS} are taken from"))
+    if troubled := [f"{worker.name} ({'; '.join(worker.troubles)})" for worker in ours if worker.troubles]:
+        todo = "Mend it where they run; each tries one task now and then, and goes on when that works."
+        findings.append(Finding("unfit workers", Level.WARN, f"they leave work to others: {named(troubled)}", todo))
     if idle := [worker.name for worker in ours if worker.store_roots == ()]:
         todo = "Set IMAGEFLEET_STORE_ROOTS where they run: the folders below which a worker may write."
         findings.append(Finding("store roots", Level.BAD, f"workers that may save nothing: {named(idle)}", todo))

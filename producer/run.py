@@ -24,7 +24,8 @@ from producer.output import unwritable
 from producer.runfile import Options, PlanState, RunFile, State, new_id, resumption
 from producer.sharding import NOTHING, Planned, Planner
 from producer.summary import COLUMNS, Summary, summarise
-from producer.worker_pool import UnfitWorker, find_pool
+from producer.unfit_workers import UnfitWorker
+from producer.worker_pool import find_pool
 from tasks import broker, manifest, plan
 from tasks.celery import use_broker
 from tasks.errors import Fault, Interrupted, StorageFailed, UsageFault
@@ -375,7 +376,7 @@ class Run:
                 repaired=timing.repaired,
                 before=self._before,
                 since=record.options.since,
-                unfit=crew.unfit,
+                unfit=list({worker.name: worker for worker in (*crew.unfit, *self._dispatcher.unfit)}.values()),
             )
             self._save(state=State.COMPLETE, finished_at=time.time(), totals=report.totals())
             # What is still being written belongs to late copies, of shards that are done.

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from producer.finding import named
+from producer.unfit_workers import UnfitWorker
 from tasks import examine
 from tasks.celery import ABOUT, EXAMINE, PROTOCOL, app
 from tasks.errors import UsageFault
@@ -37,17 +38,8 @@ class Worker:
     skew: float | None = None
     #: Whether it may do without the verification of servers (``--insecure``).
     insecure_tls: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class UnfitWorker:
-    """A worker that can't do a run's work, and why."""
-
-    name: str
-    why: str
-
-    def __str__(self) -> str:
-        return f"{self.name} ({self.why})"
+    #: What keeps it from doing its work, as it has noticed itself.
+    troubles: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +65,8 @@ class WorkerPool:
             found.append(f"workers that can't save images of this run leave it to the others: {_listed(self.unfit)}")
         if self.insecure and (strict := [worker.name for worker in self.fit if not worker.insecure_tls]):
             found.append(f"workers without IMAGEFLEET_ALLOW_INSECURE_TLS verify all servers: {named(strict)}")
+        if troubled := [f"{worker.name} ({'; '.join(worker.troubles)})" for worker in self.fit if worker.troubles]:
+            found.append(f"workers have troubles, and leave work to others until these are over: {named(troubled)}")
         if skewed := [worker for worker in self.fit if abs(worker.skew or 0.0) > MAX_SKEW_SECONDS]:
             shown = named(f"{worker.name} ({worker.skew:+.1f} s)" for worker in skewed)
             found.append(f"the clocks of workers differ from the one here: {shown}. Let NTP set them")
@@ -201,6 +195,7 @@ def _worker(name: str, about: Any, sent: float, received: float) -> Worker:
     """Return what an answer says; it may be a worker's of any version, or none of ours at all."""
     said = about if isinstance(about, dict) else {}
     queues, roots, clock, slots = (said.get(key) for key in ("queues", "store_roots", "time", "slots"))
+    troubles = said.get("troubles")
     return Worker(
         name,
         str(said.get("version", "unknown")),
@@ -210,4 +205,5 @@ def _worker(name: str, about: Any, sent: float, received: float) -> Worker:
         tuple(map(str, roots)) if isinstance(roots, list) else None,
         clock_ahead(clock, sent, received) if isinstance(clock, int | float) else None,
         said.get("insecure_tls") is True,
+        tuple(map(str, troubles)) if isinstance(troubles, list) else (),
     )

@@ -58,6 +58,8 @@ class FetchError(Exception):
     reason: ClassVar[Reason]
     #: Whether another attempt may mend it.
     retryable: ClassVar[bool] = False
+    #: Whether the fault is this worker's for sure, so that another worker may have the image.
+    of_worker: bool = False
 
     def __init__(self, message: str, *, http_status: int | None = None, retry_after: float | None = None) -> None:
         super().__init__(message)
@@ -247,9 +249,10 @@ class OptedOut(FetchError):
 
 
 class StorageFailed(FetchError):
-    """The bytes could not be saved, or may not be saved there."""
+    """The bytes could not be saved, or may not be saved there, by any worker that tried."""
 
     reason = Reason.STORAGE
+    of_worker = True
 
 
 class Lost(FetchError):

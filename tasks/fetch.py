@@ -9,7 +9,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -57,6 +57,7 @@ def fetch(
     earlier: Earlier = NOTHING,
     hand_back: bool = False,
     former: FormerImage | None = None,
+    judge: Callable[[FetchError], None] | None = None,
 ) -> Outcome:
     """Fetch one image and save it; return its Outcome whatever happens.
 
@@ -71,6 +72,7 @@ def fetch(
         earlier: what earlier deliveries have spent on it.
         hand_back: whether a wait that is too long for a slot is left to the caller; otherwise the image fails with it.
         former: what a former run has saved of the URL: it is taken over if the URL's server says that it is unchanged.
+        judge: called with what the image would fail with; what it raises is raised, and there is no Outcome.
 
     Raises:
         Later: there is such a wait; only with ``hand_back``.
@@ -110,6 +112,8 @@ def fetch(
             error.http_status, error.final_url = download.http_status, download.final_url
         if hand_back and isinstance(error, LongWait) and error.retry_after is not None:
             raise Later(_text(error), countdown(error.retry_after), Earlier(attempts, spent())) from None
+        if judge is not None:
+            judge(error)
         facts = {**_failure(error), "tls_unverified": download is not None and download.tls_unverified}
     except MemoryError as error:
         facts = _failure(Internal(f"out of memory: {error}"))

@@ -209,10 +209,11 @@ class Guard:
         """
         try:
             return self._opened(self._look_up, host, port, timeout, opener)
-        except TimedOut as error:
-            raise TimedOut(f"the proxy can't be reached: {error}") from error
-        except (ConnectFailed, DnsFailed) as error:
-            raise ConnectFailed(f"the proxy can't be reached: {error}") from error
+        except (TimedOut, ConnectFailed, DnsFailed) as error:
+            kind = TimedOut if isinstance(error, TimedOut) else ConnectFailed
+            failure = kind(f"the proxy can't be reached: {error}")
+            failure.of_worker = True
+            raise failure from error
 
     def _opened(
         self,

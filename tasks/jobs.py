@@ -6,9 +6,9 @@ import gc
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from time import monotonic, time
 from typing import Any, cast
@@ -21,15 +21,16 @@ from celery.worker.control import inspect_command
 
 from config import VERSION, SettingsError, bounds, streams
 from config.settings import settings, unknown_variables
-from tasks import alone, broker, descriptors, download, garbage, keys, ledger, suspects, transport
+from tasks import alone, broker, descriptors, download, garbage, keys, ledger, plan, reach, suspects, transport
 from tasks.away import patiently
 from tasks.backend import Unshown
-from tasks.celery import ABOUT, COLLECT_SHARD, DRAIN, EXAMINE, FETCH_IMAGE, PROTOCOL, app
+from tasks.celery import ABOUT, COLLECT_SHARD, DRAIN, EXAMINE, FETCH_IMAGE, IMAGES, PROTOCOL, SHARDS, app
 from tasks.collect import ENDING, PASSING, Deadly, Incomplete, collect
 from tasks.download import Downloader
 from tasks.errors import Cancelled, Fault, FetchError, Internal, RateLimited, StorageFailed
 from tasks.examine import examine
 from tasks.fetch import failed, fetch
+from tasks.fitness import PROBE_TIMEOUT_SECONDS, Fitness, HandedOver, Queues
 from tasks.former import FormerImage
 from tasks.later import Earlier, Later
 from tasks.manifest import BadManifest
@@ -127,7 +128,34 @@ def _progress() -> Progress:
 
 @cache
 def _store(out: str) -> Store:
-    return Store.below(out, settings().store_roots)
+    """Return the Store of a run.
+
+    Raises:
+        StorageFailed: this worker may not write there, or the run is not there: then this is another folder.
+    """
+    store = Store.below(out, settings().store_roots)
+    if not store.exists(plan.FOLDER):
+        raise StorageFailed(f"the run is not in {out} on this worker's host: is the shared folder mounted there?")
+    return store
+
+
+def _fitness() -> Fitness:
+    return _fitness_of(transport.Channel.holder)
+
+
+@cache
+def _fitness_of(worker: str) -> Fitness:
+    probe = None if reach.proxy() else _probe
+    return Fitness(_server(), worker, Queues(IMAGES, SHARDS), transport.pause, probe)
+
+
+def _probe(host: str, port: int) -> None:
+    """Connect to a host, with a guard that has looked up no name yet.
+
+    Raises:
+        FetchError: it can't be connected to.
+    """
+    reach.guard().connect(host, port, PROBE_TIMEOUT_SECONDS).close()
 
 
 @cache
@@ -169,16 +197,16 @@ def _prepare(sender: Any, **_: Any) -> None:
         _log.critical("this worker can't start: %s", error)
         raise SystemExit(1) from error
     _progress()
-    _appear(Worker.here(str(sender.hostname)))
+    _appear(Worker.here(str(sender.hostname)), sorted(sender.app.amqp.queues.consume_from))
     garbage.look_rarely()
     # What is loaded by now stays.
     gc.freeze()
 
 
-def _appear(worker: Worker) -> None:
+def _appear(worker: Worker, queues: Collection[str]) -> None:
     """Let this worker give signs of life until it stops; what it is given is recorded under its id from now on."""
     transport.Channel.holder = worker.name
-    presence = Presence(worker, lambda: broker.client(app.conf.broker_url, patient=False), transport.known)
+    presence = Presence(worker, lambda: broker.client(app.conf.broker_url, patient=False), transport.known, queues)
     presence.start()
 
     @worker_shutdown.connect(weak=False)
@@ -188,7 +216,7 @@ def _appear(worker: Worker) -> None:
 
 @inspect_command(name=ABOUT)
 def _about(state: Any, **_: Any) -> dict[str, Any]:
-    """Tell a producer what this worker is, what it takes, where it may write, and what time it has."""
+    """Tell a producer what this worker is, what it takes, where it may write, its troubles, and its time."""
     return {
         "protocol": PROTOCOL,
         "version": VERSION,
@@ -196,6 +224,7 @@ def _about(state: Any, **_: Any) -> dict[str, Any]:
         "queues": sorted(queue.name for queue in state.consumer.task_consumer.queues),
         "store_roots": [str(root) for root in settings().store_roots],
         "insecure_tls": settings().allow_insecure_tls,
+        "troubles": _fitness().troubles,
         "time": time(),
         "descriptors": descriptors.limit(),
     }
@@ -267,6 +296,7 @@ def fetch_image(
     attempts: int = 0,
     seconds: float = 0.0,
     former: dict[str, Any] | None = None,
+    tried_by: Collection[str] = (),
 ) -> dict[str, Any] | Unshown:
     """Fetch one image of a run; return its Outcome as JSON, unshown where there are no events.
 
@@ -279,9 +309,11 @@ def fetch_image(
         attempts: how many earlier deliveries have made, each of which ended with a wait that a server had asked for.
         seconds: how long those took.
         former: what the former run that this one refreshes has saved of the URL, if it has; a `Former` as JSON.
+        tried_by: the ids of the workers that have tried it, and may have failed by a fault of their own.
 
     Raises:
-        Retry: Celery's own: there is such a wait again, and the task is sent with it as countdown.
+        Retry: Celery's own: there is such a wait again, and the task is sent with it as countdown; or another worker is
+            to do it.
         Ignore: Celery's own: the run ends early, and this image is left to the command that resumes it. It is no part
             of the chord's then, so what the chord has counted stays.
     """
@@ -294,30 +326,40 @@ def fetch_image(
     if run.draining:
         raise _dropped(self)
     shard, offset = divmod(index, run.shard_size)
+    key, fitness = key_of(shard, offset, run.shard_size), _fitness()
+    # Whoever had it first may have saved the image, or died of it.
+    again = recover or _is_redelivered(self)
+    elsewhere: Later | HandedOver | None = None
     try:
-        store, downloader = _store(run.out), _downloader()
-        if _runs().is_done(run_id, shard, store, revision):
-            raise Cancelled("its shard is done already")
-    except FetchError as error:
-        outcome = failed(key_of(shard, offset, run.shard_size), error)
-    except (SettingsError, BadShardFile) as error:
-        outcome = failed(key_of(shard, offset, run.shard_size), Internal(str(error)))
-    else:
-        earlier, later = Earlier(attempts, seconds), None
-        before = _former(former, run)
-        # Whoever had it first may have saved the image, or died of it.
-        again = recover or _is_redelivered(self)
+        began = fitness.check(run_id)
+        judge = partial(fitness.judge, run_id=run_id, url=url, began=began, tried_by=tried_by)
         try:
+            store, downloader = _store(run.out), _downloader()
+            if _runs().is_done(run_id, shard, store, revision):
+                raise Cancelled("its shard is done already")
+        except FetchError as error:
+            judge(error)
+            outcome = failed(key, error)
+        except (SettingsError, BadShardFile) as error:
+            outcome = failed(key, Internal(str(error)))
+        else:
+            earlier, before = Earlier(attempts, seconds), _former(former, run)
             with _at_work(self), _watched(self, run_id, again) as crashes:
                 if crashes >= suspects.CRASHES:
                     outcome = alone.fetch(url, index, run, store, downloader, again, earlier)
                 else:
-                    outcome = fetch(url, index, run, store, downloader, again, earlier, hand_back=True, former=before)
-        except Later as error:
-            later = error
-        if later is not None:
-            # Not where it was caught: Celery's events would show what led to it.
-            raise _sent_later(self, later)
+                    outcome = fetch(
+                        url, index, run, store, downloader, again, earlier, hand_back=True, former=before, judge=judge
+                    )
+    except (Later, HandedOver) as error:
+        elsewhere = error
+    # Not where it was caught: Celery's events would show what led to it.
+    if isinstance(elsewhere, Later):
+        raise _sent_later(self, elsewhere)
+    if elsewhere is not None:
+        raise _handed_over(self, elsewhere, {"recover": True} if again else {})
+    if outcome.http_status is not None:
+        fitness.note_answer(run_id, url, outcome.ok, began)
     _progress().add(run_id, outcome)
     return _result(outcome)
 
@@ -353,21 +395,32 @@ def _watched(task: Task[Any, Any], run_id: str, again: bool) -> AbstractContextM
 
 
 def _sent_later(task: Task[Any, Any], later: Later) -> Retry:
-    """Send a task again, with a countdown; return what tells Celery so.
+    """Send a task again, with a countdown; return what tells Celery so."""
+    spent = {"attempts": later.earlier.attempts, "seconds": later.earlier.seconds}
+    return _sent_again(task, spent, later.countdown, RateLimited(str(later)))
+
+
+def _handed_over(task: Task[Any, Any], handed: HandedOver, known: Mapping[str, Any]) -> Retry:
+    """Send a task again, for another worker to do it now; return what tells Celery so."""
+    tried = {"tried_by": handed.tried_by} if handed.tried_by else {}
+    return _sent_again(task, {**known, **tried}, 0.0, handed)
+
+
+def _sent_again(task: Task[Any, Any], changes: Mapping[str, Any], countdown: float, why: Exception) -> Retry:
+    """Send a task again, with other arguments; return what tells Celery so.
 
     Its message is acknowledged after that, so there is one of the two at any time. Both have the task's id: a worker
     that dies in between leaves two tasks, whose part counts once.
     """
     request = task.request
-    kwargs = {**(request.kwargs or {}), "attempts": later.earlier.attempts, "seconds": later.earlier.seconds}
 
     def send() -> Retry:
         try:
             return task.retry(
                 args=request.args,
-                kwargs=kwargs,
-                countdown=later.countdown,
-                exc=RateLimited(str(later)),
+                kwargs={**(request.kwargs or {}), **changes},
+                countdown=countdown,
+                exc=why,
                 throw=False,
                 # Celery would make them anew, with the URL as it was given.
                 argsrepr=request.argsrepr,
@@ -387,7 +440,16 @@ class CollectError(Exception):
     """A shard could not be collected; its producer knows."""
 
 
-@app.task(name=COLLECT_SHARD, base=RunTask, bind=True, acks_late=True, ignore_result=True, throws=(CollectError,))
+@app.task(
+    name=COLLECT_SHARD,
+    base=RunTask,
+    bind=True,
+    acks_late=True,
+    ignore_result=True,
+    # Each retry hands it to another worker.
+    max_retries=None,
+    throws=(CollectError,),
+)
 def collect_shard(
     self: Task[Any, Any],
     outcomes: list[Mapping[str, Any]],
@@ -396,6 +458,7 @@ def collect_shard(
     revision: int = 0,
     count: int | None = None,
     command: int = 0,
+    tried_by: Collection[str] = (),
 ) -> None:
     """Write a shard's manifest from its Outcomes, and tell the producer; the body of the shard's chord.
 
@@ -409,8 +472,10 @@ def collect_shard(
         revision: the pass of the run; in a later one, the Outcomes are those of the images that are tried again.
         count: how many images that are.
         command: the command that has sent the shard's images.
+        tried_by: the ids of the workers that could not save the manifest.
 
     Raises:
+        Retry: Celery's own: this worker can't save the manifest, and another one may.
         CollectError: the shard could not be collected. The producer was told, so nothing tries again; raised so that
             the task counts as failed in Flower.
     """
@@ -420,6 +485,7 @@ def collect_shard(
         _log.info("run %s has ended: shard %d is not collected", run_id, shard)
         return
     message: dict[str, Any] = {"shard": shard}
+    handed: HandedOver | None = None
     try:
         known = [Outcome.from_json(outcome) for outcome in outcomes]
         # What is cancelled was so while the run had no record; and what an earlier command could not save, before it
@@ -431,7 +497,14 @@ def collect_shard(
         with _at_work(self), _watched(self, run_id, _is_redelivered(self)) as crashes:
             if crashes >= suspects.BODY_CRASHES:
                 raise Deadly(f"{crashes} workers died while they were at it, as those do that run out of memory")
-            collect(shard, known, run, _store(run.out), count)
+            began = _fitness().check(run_id, collects=True)
+            try:
+                collect(shard, known, run, _store(run.out), count)
+            except StorageFailed as error:
+                _fitness().judge(error, run_id, "", began, tried_by, collects=True)
+                raise
+    except HandedOver as other:
+        handed = other
     except (StorageFailed, BadPlan, BadManifest, Incomplete, Deadly) as error:
         _log.error("shard %d of run %s can't be collected: %s", shard, run_id, error)
         message["error"] = str(error)
@@ -441,6 +514,8 @@ def collect_shard(
     except Exception as error:  # noqa: BLE001  # the producer has to hear of it, or it would wait
         _log.exception("a fault of ours at shard %d of run %s", shard, run_id)
         message["error"] = f"{type(error).__name__}: {error}"
+    if handed is not None:
+        raise _handed_over(self, handed, {})
     _server().eval(_DONE, 2, keys.run(run_id), keys.done(run_id), bounds.RECORD_LIFETIME, json.dumps(message))
     if "error" in message:
         # Not where it was caught: Celery's events would show what led to it.

@@ -13,9 +13,13 @@ imagefleet:moved:ID         hash    7 days; deleted when the run ends      the w
                                                                            for this reason)
 imagefleet:crashes:ID       hash    7 days; deleted when the run ends      who buries a worker: task id -> how many
                                                                            workers died while they were at it
+imagefleet:unfit:ID         hash    7 days; deleted when the run ends      workers that can't do the run: worker id ->
+                                                                           JSON of ``kind`` (``storage`` or
+                                                                           ``network``) and ``why``
 imagefleet:workers          set     a worker's until it stopped, or died   each worker, every 3 s: its id
                                     and was buried
-imagefleet:alive:WORKER     string  15 s; deleted when the worker stops    the worker, every 3 s
+imagefleet:alive:WORKER     string  15 s; deleted when the worker stops    the worker, every 3 s: the queues that it
+                                                                           takes from, with commas between
 imagefleet:begun:WORKER     set     7 days; deleted when the worker        the worker: ids of the tasks that it is at
                                     stopped, or was buried                 and that were redelivered
 unacked:WORKER              hash    while it holds something               the worker's transport, as kombu writes
@@ -58,9 +62,14 @@ def crashes(run_id: str) -> str:
     return f"imagefleet:crashes:{run_id}"
 
 
+def unfit(run_id: str) -> str:
+    """Return the key of the workers that can't do a run's work."""
+    return f"imagefleet:unfit:{run_id}"
+
+
 def of_run(run_id: str) -> tuple[str, ...]:
     """Return all keys of a run."""
-    return run(run_id), done(run_id), moved(run_id), crashes(run_id)
+    return run(run_id), done(run_id), moved(run_id), crashes(run_id), unfit(run_id)
 
 
 def alive(worker: str) -> str:

@@ -224,6 +224,8 @@ class Presence:
     connect: Callable[[], redis.Redis]
     #: Tells the delivery tags that this process knows of.
     known: Callable[[], Collection[str]]
+    #: The names of the queues that this process takes from.
+    queues: Collection[str] = ()
     _contact: Contact = field(default_factory=Contact)
     _looked: float = 0.0
     _unknown: frozenset[str] = frozenset()
@@ -257,7 +259,7 @@ class Presence:
         name = self.worker.name
         try:
             with server.pipeline() as pipe:
-                pipe.set(keys.alive(name), int(time.time()), ex=bounds.WORKER_LIFETIME)
+                pipe.set(keys.alive(name), ",".join(self.queues), ex=bounds.WORKER_LIFETIME)
                 pipe.sadd(keys.WORKERS, name)
                 pipe.smembers(keys.WORKERS)
                 workers = pipe.execute()[-1]

@@ -73,10 +73,12 @@ class Proxy:
 
     def refusal(self) -> ConnectFailed:
         """Return what it means that the proxy asks for credentials: those that it was given, if any, are wrong."""
-        return ConnectFailed(
+        failure = ConnectFailed(
             f"{self} does not let this worker through: HTTP 407 "
             "(the worker's operator gives user and password with IMAGEFLEET_PROXY and IMAGEFLEET_PROXY_PASSWORD_FILE)"
         )
+        failure.of_worker = True
+        return failure
 
 
 class ForwardedConnection(GuardedConnection):

@@ -100,6 +100,8 @@ class QoS(redis.QoS):  # type: ignore[misc]  # kombu has no annotations
         """
         if not self.prefetch_count:
             return True
+        if time.monotonic() < self.channel.paused_until:
+            return False
         # Whoever holds a thousand of those never has a quarter of all the room free.
         self._own = min(self._own or self.prefetch_count, self.prefetch_count)
         room = self.prefetch_count - (len(self._delivered) - len(self._dirty))
@@ -251,6 +253,8 @@ class Channel(redis.Channel):  # type: ignore[misc]  # kombu has no annotations
     _all: ClassVar[WeakSet[Channel]] = WeakSet()
     #: The id of this worker process, under which its records are; without one they are where kombu has them.
     holder: ClassVar[str] = ""
+    #: Until when this process takes no tasks, by the monotonic clock.
+    paused_until: ClassVar[float] = 0.0
     #: The ids of the tasks that this process is at.
     begun: Callable[[], Collection[str]] = staticmethod(frozenset)
     #: Called before a channel is closed: what is still to be acknowledged over it is, then.
@@ -393,6 +397,11 @@ def _read(raw: bytes) -> Any:
         return orjson.loads(raw)
     except ValueError:
         return json.loads(raw)
+
+
+def pause(seconds: float) -> None:
+    """Have this process take no tasks for so many seconds; what it was given already stays with it."""
+    Channel.paused_until = max(Channel.paused_until, time.monotonic() + seconds)
 
 
 def known() -> set[str]:

@@ -134,6 +134,9 @@ class Fleet:
             task.push_request(id=held.task_id, delivery_info=held.message["properties"]["delivery_info"])
             try:
                 done = task.run(*args, **kwargs)
+            except jobs.CollectError:
+                # Its producer was told.
+                done = None
             finally:
                 task.pop_request()
             self._done[held.tag] = done.value if isinstance(done, Unshown) else done

@@ -105,4 +105,4 @@ def test_run_that_has_ended_gets_no_keys_again(server: redis.Redis) -> None:
 
 def test_keys_of_a_run_are_known() -> None:
     """All keys of a run are named in one place, each with the run's id."""
-    assert keys.of_run("ID") == tuple(f"imagefleet:{kind}:ID" for kind in ("run", "done", "moved", "crashes"))
+    assert keys.of_run("ID") == tuple(f"imagefleet:{kind}:ID" for kind in ("run", "done", "moved", "crashes", "unfit"))

@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
+from tasks import presence
+from tasks.broker import client
+from tests.conditions import PATIENCE
 from tests.integration import parts
+
+#: What each worker of a kind is started by, beside the plain command: it takes root, and ends with the worker.
+_UNSHARED = {
+    # Neither a name server that answers, nor a file of names.
+    "resolver": ("--mount", 'mount --bind "$0/empty" /etc/resolv.conf && mount --bind "$0/empty" /etc/hosts'),
+    "route": ("--net", ":"),
+    "read-only": ("--mount", 'mount --bind "$0/root" "$0/root" && mount -o remount,bind,ro "$0/root"'),
+}
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +85,8 @@ def test_unfit_worker_is_named_and_the_others_do_the_work(mixed: tuple[str, Path
     urls = "".join(f"{demo_url}/images/{number}.jpg\n" for number in range(100)).encode()
     ended = parts.producer("run", "-", "--out", root / "out", "--broker", broker, "--json", stdin=urls)
     facts = ended.json()
-    assert facts["workers"] == 1
+    assert (facts["workers"], facts["success"]) == (1, 100)
+    assert {row["attempts"] for row in parts.rows(root / "out")} == {1}
     (name,) = facts["unfit_workers"]
     assert name.startswith("stray@")
     assert "IMAGEFLEET_STORE_ROOTS" in facts["unfit_workers"][name]
@@ -90,3 +104,64 @@ def test_misspelt_settings_are_named(tmp_path: Path, demo_url: str) -> None:
     ended = parts.producer("run", "-", "--out", tmp_path / "out", "--workers", "1", "--json", env=env, stdin=url)
     assert ended.json()["success"] == 1
     assert ended.err == f"Warning: nothing reads these variables of the environment: {unknown}.\n"
+
+
+@contextmanager
+def kinds_of_workers(folder: Path, broker: str, allow: str) -> Iterator[dict[str, parts.Background]]:
+    """Give two good workers, and one of each kind that can only fail; all share a folder ``root``."""
+    root = folder / "root"
+    for name in ("root", "other"):
+        (folder / name).mkdir()
+    (folder / "empty").touch()
+    closed = f"http://127.0.0.1:{parts.free_port()}"
+    settings = {"first": {}, "second": {}, "stray": {"STORE_ROOTS": str(folder / "other")}, "proxy": {"PROXY": closed}}
+    with ExitStack() as stack:
+        found = {}
+        for name in (*settings, *_UNSHARED):
+            argv = [sys.executable, "-m", "celery", "-A", "tasks", "worker", "-c", "8", "-n", f"{name}@%h"]
+            if name in _UNSHARED:
+                kind, script = _UNSHARED[name]
+                argv = ["unshare", kind, "sh", "-c", f'{script} && exec "$@"', str(folder), *argv]
+            changes = {
+                "BROKER_URL": broker,
+                "STORE_ROOTS": str(root),
+                "ALLOW_NETWORKS": allow,
+                **settings.get(name, {}),
+            }
+            env = {f"IMAGEFLEET_{variable}": value for variable, value in changes.items()}
+            found[name] = stack.enter_context(parts.started(name, argv, folder, env))
+        with client(broker) as server:
+
+            def are_up() -> bool:
+                ended = [worker.err for worker in found.values() if worker.process.poll() is not None]
+                assert not ended
+                return len(presence.holders(server)) > len(found)
+
+            parts.eventually(are_up, "all workers", 30 * PATIENCE)
+        yield found
+
+
+@pytest.mark.slow
+def test_workers_that_can_only_fail_take_nothing_of_a_run(redis_url: str, demo_url: str, tmp_path: Path) -> None:
+    """Beside two good workers, one of each unfit kind costs no image; each is named, in the run and by the doctor."""
+    if subprocess.run(["unshare", "--mount", "--net", "true"], capture_output=True, check=False).returncode:
+        pytest.skip("this user may not make namespaces")
+    host = demo_url.replace("127.0.0.1", "localhost")
+    urls = "".join(f"{host}/images/{number}.jpg?latency=0.05\n" for number in range(2000)).encode()
+    out = tmp_path / "root" / "out"
+    with kinds_of_workers(tmp_path, redis_url, "127.0.0.1,::1") as workers:
+        arguments = ("run", "-", "--out", out, "--broker", redis_url, "--shard-size", "200", "--timeout", "5", "--json")
+        ended = parts.producer(*arguments, stdin=urls, seconds=60 * PATIENCE)
+        facts = ended.json()
+        assert (facts["success"], facts["failed"]) == (2000, 0), facts
+        kinds = {name.partition("@")[0]: why for name, why in facts["unfit_workers"].items()}
+        assert kinds.keys() == workers.keys() - {"first", "second"}
+        assert "can't be resolved" in kinds["resolver"]
+        assert "the proxy can't be reached" in kinds["proxy"]
+        assert "nreachable" in kinds["route"]
+        assert "Read-only file system" in kinds["read-only"]
+        assert "IMAGEFLEET_STORE_ROOTS" in kinds["stray"]
+        assert "a worker leaves this run to the others: proxy@" in ended.err
+        said = json.loads(parts.producer("doctor", "--broker", redis_url, "--out", out, "--json").out)
+        found = {finding["name"]: finding["found"] for finding in said["findings"]}
+        assert all(f"{name}@" in found["unfit workers"] for name in ("resolver", "proxy", "route"))
