@@ -952,7 +952,7 @@ def _local_fleet(
     if unknown := unknown_variables(os.environ):
         _note(f"Warning: nothing reads these variables of the environment: {', '.join(unknown)}.", quiet=False)
     size = FleetSize(options["workers"] or len(cores()), options["concurrency"])
-    text = "Starting 1 worker" if size.workers == 1 else f"Starting {size.workers} workers"
+    text = f"Starting {_workers(size.workers)}"
     with ExitStack() as stack:
         with waiting(_console(sys.stderr), text, quiet):
             fleet = stack.enter_context(Fleet(size, roots, allow, options["flower"], former_roots, proxied))
@@ -1046,11 +1046,15 @@ def _show_run(display: Display, progress: Progress) -> None:
         )
         note = f"finishing {progress.finishing:,} more"
     ended = progress.done_before + progress.success + progress.failed
-    display.show("images", ended, total, detail, note, progress.done_before)
+    display.show("images", ended, total, detail, note, progress.done_before, progress.finishing is not None)
+
+
+def _workers(count: int) -> str:
+    return "1 worker" if count == 1 else f"{count} workers"
 
 
 def _sized(fleet: Fleet) -> str:
-    return f"{fleet.size.workers} workers with {fleet.size.concurrency} slots each"
+    return f"{_workers(fleet.size.workers)} with {fleet.size.concurrency} slots each"
 
 
 def _new_folder(name: str) -> Path:

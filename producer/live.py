@@ -89,7 +89,14 @@ class Display:
             self._bar.stop()
 
     def show(
-        self, what: str, ended: int, total: int | None, detail: str = "", note: str = "", done_before: int = 0
+        self,
+        what: str,
+        ended: int,
+        total: int | None,
+        detail: str = "",
+        note: str = "",
+        done_before: int = 0,
+        ends_early: bool = False,
     ) -> None:
         """Show how far something is; its clock starts when it is shown first.
 
@@ -100,13 +107,14 @@ class Display:
             detail: what else is known of those that have ended.
             note: what a person should know now; shown on a line of its own.
             done_before: how many of the ended images are an earlier command's, and so not part of the speed.
+            ends_early: whether it will not come to its total, so that no time left can be told.
         """
         if self._quiet:
             return
         now = time.monotonic()
         clock = self._clocks.setdefault(what, _Clock(now))
         rate = clock.rate(ended - done_before, now)
-        left = (total - ended) / rate if total is not None and rate else None
+        left = (total - ended) / rate if total is not None and rate and not ends_early else None
         if self._bar is not None:
             self._bar.lines = (detail, note)
             fields: dict[str, Any] = {

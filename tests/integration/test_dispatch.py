@@ -234,6 +234,24 @@ def test_run_whose_list_was_not_read_to_its_end_is_not_done(server: redis.Redis,
     assert not store.exists(plan.name(1))
 
 
+def test_early_end_does_not_wait_for_redis(server: redis.Redis, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that is told to end while Redis is away ends: it could hear of nothing more. One failure is no absence."""
+    job, _ = dispatcher(store, server, ["http://a.example/0"])
+    monkeypatch.setattr("producer.dispatch.time.sleep", lambda _: None)
+    failures = [redis.ConnectionError("away")]
+
+    def step() -> int:
+        if failures:
+            raise failures.pop()
+        return 7
+
+    job.finish()
+    assert job._guarded(step, lambda: None) == 7
+    failures += [redis.ConnectionError("away")] * 2
+    with pytest.raises(Interrupted):
+        job._guarded(step, lambda: None)
+
+
 def test_window_bounds_what_is_in_flight(server: redis.Redis, store: Store) -> None:
     """Never more shards than the window are in flight, and each that ends lets the next one go."""
     flying: list[int] = []

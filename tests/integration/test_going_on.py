@@ -355,6 +355,24 @@ def test_files_that_were_changed(running: Running) -> None:
 
 
 @pytest.mark.slow
+def test_one_signal_while_the_list_is_read(fleet: str, demo_url: str, out: Path, tmp_path: Path) -> None:
+    """Ctrl-C ends a run that waits for standard input, of which no shard is full yet."""
+    with begun(fleet, demo_url, out, tmp_path, stdin=True) as run:
+        pipe = run.producer.process.stdin
+        assert pipe is not None
+        pipe.write(lines(demo_url, 5).encode())
+        pipe.flush()
+        # By then it has a run, and waits.
+        with parts.connect(fleet) as server:
+            parts.eventually(lambda: list(server.scan_iter("imagefleet:run:*")), "the run")
+            run.interrupt()
+            ended = run.producer.wait()
+        assert ended.code == 130
+        assert f"Go on by: producer resume {out}" in ended.err
+        assert run.asked == 0
+
+
+@pytest.mark.slow
 def test_one_signal_leaves_other_runs_alone(fleet: str, demo_url: str, store_root: Path, tmp_path: Path) -> None:
     """A run that ends early drops its own tasks; another run at the same workers is completed meanwhile."""
     folders = [tmp_path / name for name in ("ended", "other")]

@@ -435,8 +435,8 @@ def test_progress_says_what_is_of_this_command() -> None:
     cli._show_run(display, Progress(30, 10, 2048, 200, True, done_before=60))
     cli._show_run(display, Progress(30, 10, 2048, 200, False, note="waiting"))
     assert shown == [
-        ("images", 100, 200, "60 were done before; since then 2.0 KiB, 10 failed", "", 60),
-        ("images", 40, None, "2.0 KiB, 10 failed", "waiting", 0),
+        ("images", 100, 200, "60 were done before; since then 2.0 KiB, 10 failed", "", 60, False),
+        ("images", 40, None, "2.0 KiB, 10 failed", "waiting", 0, False),
     ]
 
 

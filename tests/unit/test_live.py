@@ -129,6 +129,16 @@ def test_speed_is_of_this_command(watch: Watch) -> None:
     assert "images: 510 of 1,000 images (51%) after 5 s, 2.0 images/s, 0:04:05 left" in written(screen)
 
 
+def test_early_end_has_no_time_left(watch: Watch) -> None:
+    """Who ends a run early is not told how long the rest would take."""
+    screen = console(terminal=False)
+    with Display(screen) as display:
+        display.show("images", 0, 1000)
+        watch.now += 5
+        display.show("images", 10, 1000, ends_early=True)
+    assert "images: 10 of 1,000 images (1%) after 5 s, 2.0 images/s" in written(screen)
+
+
 @pytest.mark.parametrize(("terminal", "quiet"), [(True, False), (False, False), (False, True)])
 def test_start_of_a_fleet_is_shown(terminal: bool, quiet: bool) -> None:
     """The seconds while workers start say so: on a terminal for as long as they last, elsewhere as a line."""
