@@ -25,20 +25,35 @@ from typing import Any
 from urllib3 import HTTPHeaderDict, HTTPResponse
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
-from tasks import descriptors
+from tasks import codings, descriptors
 from tasks.errors import FetchError
 from tasks.guard import Guard
 from tasks.tls import WRONG_HOST, Tls, is_avoidable, names_of
 
 #: How much one read takes at most, where that much has come.
 _BUFFER = 64 * 1024
-#: The longest head, and the most fields in it, that are read: those of the standard library.
-_MAX_HEAD = 64 * 1024
-_MAX_FIELDS = 100
+#: The longest head in bytes, and the most fields in it: more than curl and browsers read.
+MAX_HEAD_BYTES = 512 * 1024
+MAX_FIELDS = 5000
+#: Validators: a response that has two different ones has none.
+_VALIDATORS = ("etag", "last-modified")
+#: HTTP/1.x, as servers write it; what follows the status may lack its space or be missing. HTTP/2 comes from proxies
+#: that copy the status line of another connection.
+_STATUS_LINE = re.compile(rb"HTTP/(1\.[0-9]|2(?:\.0)?)[ \t]+([1-9][0-9]{2})(?![0-9])(.*)", re.IGNORECASE | re.DOTALL)
+_CHUNK_SIZE = re.compile(rb"[0-9a-fA-F]{1,16}")
+#: The longest line of a chunk's size, in bytes: its extensions are skipped.
+_MAX_CHUNK_LINE = 64 * 1024
+#: More digits than the length of any body has.
+_MAX_LENGTH_DIGITS = 18
+_LEADING_ZEROS = re.compile(r"^0+(?=[0-9])")
 #: Seconds by which the system may end a wait before its time.
 _SLACK = 0.01
 #: What can stand in the line that a request begins with, and not end it.
 TARGET = re.compile(r"[\x21-\x7e]+")
+
+
+class BadHeadError(http.client.HTTPException):
+    """A response's head that is HTTP and can't be accepted: it is too large, or says two things about the body."""
 
 
 class Deadline:
@@ -170,38 +185,61 @@ class Response(http.client.HTTPResponse):
         """Read the head (RFC 9112); interim responses are skipped.
 
         Raises:
-            http.client.HTTPException: it is not HTTP, or it has no end.
+            http.client.HTTPException: it is not HTTP, has no end, or says in two ways how long the body is.
         """
         while True:
-            version, status, reason = self._read_status()  # type: ignore[attr-defined]
+            version, status, reason = self._read_status()
             self.headers = self.msg = self._fields()  # type: ignore[assignment]
             if not 100 <= status < 200 or status == http.HTTPStatus.SWITCHING_PROTOCOLS:
                 break
-        if not version.startswith(("HTTP/1.", "HTTP/0.9")):
-            raise http.client.UnknownProtocol(version)
         self.code = self.status = status
-        self.reason = reason.strip()
-        self.version = 10 if version in ("HTTP/1.0", "HTTP/0.9") else 11
-        self.chunked = self.headers.get("transfer-encoding", "").lower() == "chunked"
-        self.chunk_left = None
-        self.length = None if self.chunked else self._length()
+        self.reason = reason
+        self.version = 10 if version == "1.0" else 11
+        self.chunked, self.chunk_left = False, None
+        coded = "transfer-encoding" in self.headers and self._read_transfer_codings()
+        self.length = None if coded else self._length()
         if status in (http.HTTPStatus.NO_CONTENT, http.HTTPStatus.NOT_MODIFIED, http.HTTPStatus.SWITCHING_PROTOCOLS):
             self.length = 0
         # A body without a length of its own ends with the connection.
-        self.will_close = self._check_close() or (not self.chunked and self.length is None)  # type: ignore[attr-defined]
+        self.will_close = (
+            self.will_close is True
+            or self._check_close()  # type: ignore[attr-defined]
+            or (not self.chunked and self.length is None)
+        )
+
+    def _read_status(self) -> tuple[str, int, str]:
+        """Return version, status and reason.
+
+        Raises:
+            http.client.HTTPException: it is not HTTP.
+        """
+        line = self.fp.readline(MAX_HEAD_BYTES + 1)
+        if not line:
+            raise http.client.RemoteDisconnected("the server closed the connection without an answer")
+        found = _STATUS_LINE.fullmatch(line)
+        if found is None:
+            raise http.client.BadStatusLine(repr(line[:40].decode("latin-1").rstrip()))
+        return found[1].decode(), int(found[2]), found[3].decode("latin-1").strip()
 
     def _fields(self) -> HTTPHeaderDict:
-        """Return the fields up to the empty line; a line that is no field is left out, as browsers do."""
+        """Return the fields up to the empty line.
+
+        A line that is no field is left out, as browsers do. A field that comes twice with the same value counts once.
+
+        Raises:
+            BadHeadError: there is too much of them.
+            http.client.IncompleteRead: the connection ended before the empty line.
+        """
         fields: list[tuple[str, str]] = []
-        rest = _MAX_HEAD
+        rest = MAX_HEAD_BYTES
         while line := self.fp.readline(rest + 1):
             rest -= len(line)
             if rest < 0:
-                raise http.client.LineTooLong("header")
+                raise BadHeadError(f"the head has more than {MAX_HEAD_BYTES // 1024} KiB")
             if line in (b"\r\n", b"\n"):
                 break
-            if len(fields) > _MAX_FIELDS:
-                raise http.client.HTTPException(f"got more than {_MAX_FIELDS} headers")
+            if len(fields) >= MAX_FIELDS:
+                raise BadHeadError(f"the head has more than {MAX_FIELDS:,} fields")
             text = line.decode("latin-1")
             if line[0] in b" \t":
                 # A folded value, which is obsolete.
@@ -211,17 +249,89 @@ class Response(http.client.HTTPResponse):
                 continue
             name, colon, value = text.partition(":")
             if colon and name and not name[-1].isspace():
-                fields.append((name, value.strip()))
+                fields.append((name.lower(), value.strip()))
+        else:
+            # What came may lack the very field that says how long the body is.
+            raise http.client.IncompleteRead(b"")
         found = HTTPHeaderDict()
-        for name, value in fields:
+        different = dict.fromkeys(fields)
+        for name, value in different:
             found.add(name, value)
+        if len(found) < len(different):
+            for name in _VALIDATORS:
+                if len(found.getlist(name)) > 1:
+                    del found[name]
         return found
 
+    def _read_transfer_codings(self) -> bool:
+        """Read Transfer-Encoding, and tell whether it says where the body ends (RFC 9112, 6.3).
+
+        Codings besides chunked are handed on as the last content codings: both are undone in the same way.
+
+        Raises:
+            BadHeadError: chunked is not the last one, so nobody can say where the body ends.
+        """
+        names = codings.parse(self.headers["transfer-encoding"])
+        if not names:
+            return False
+        while names and names[-1] == "chunked":
+            names.pop()
+            self.chunked = True
+        if "chunked" in names:
+            raise BadHeadError("chunked is not the last transfer coding")
+        if names:
+            applied = [*codings.parse(self.headers.get("content-encoding", "")), *names]
+            self.headers["content-encoding"] = ", ".join(applied)
+        # A length besides it counts for nothing, and may be an attempt to have the next response read wrongly: the
+        # connection is not used again. Nor is one of HTTP/1.0, which knows no transfer coding.
+        if "content-length" in self.headers or self.version == 10:
+            self.headers.discard("content-length")
+            self.will_close = True
+        return True
+
     def _length(self) -> int | None:
-        """Return the length that is announced; None where that says nothing, which is judged elsewhere."""
-        lengths = {value.strip() for value in self.headers.get("content-length", "").split(",")}
+        """Return the length that is announced; None where it is no number: then the body ends with the connection.
+
+        Raises:
+            BadHeadError: there are two lengths, of which one may be meant for somebody else.
+        """
+        announced = self.headers.get("content-length")
+        if announced is None:
+            return None
+        if announced.isascii() and announced.isdigit() and len(announced) <= _MAX_LENGTH_DIGITS:
+            return int(announced)
+        lengths = {_LEADING_ZEROS.sub("", value.strip()) for value in announced.split(",")}
+        if len(lengths) > 1:
+            raise BadHeadError(f"Content-Length has two values that differ: {announced[:80]}")
         length = lengths.pop()
-        return int(length) if not lengths and length.isascii() and length.isdigit() else None
+        if not (length.isascii() and length.isdigit()):
+            # `-1` is how some programs write that they don't know the length.
+            self.headers.discard("content-length")
+            return None
+        if len(length) > _MAX_LENGTH_DIGITS:
+            raise BadHeadError(f"Content-Length has {len(length)} digits")
+        self.headers["content-length"] = length
+        return int(length)
+
+    def _get_chunk_left(self) -> int | None:
+        """Return how much of the current chunk is unread, after the next one's size if need be; None at the end.
+
+        Raises:
+            http.client.IncompleteRead: a chunk does not end where its size says.
+        """
+        if not self.chunk_left:
+            if self.chunk_left is not None and self.fp.readline(3) not in (b"\r\n", b"\n"):
+                raise http.client.IncompleteRead(b"")
+            line = self.fp.readline(_MAX_CHUNK_LINE + 1)
+            size = _CHUNK_SIZE.fullmatch(line.partition(b";")[0].strip())
+            if size is None or len(line) > _MAX_CHUNK_LINE:
+                self._close_conn()  # type: ignore[attr-defined]
+                raise http.client.IncompleteRead(b"")
+            self.chunk_left = int(size[0], 16) or None
+            if self.chunk_left is None:
+                self._read_and_discard_trailer()  # type: ignore[attr-defined]
+                self._close_conn()  # type: ignore[attr-defined]
+        return self.chunk_left
 
 
 class GuardedConnection(HTTPConnection):

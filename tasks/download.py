@@ -9,9 +9,9 @@ import http.client
 import random
 import ssl
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import requests
 import urllib3
@@ -19,9 +19,10 @@ from requests import Response
 
 from config import bounds
 from config.settings import settings
-from tasks import reach, tls, urls
+from tasks import codings, reach, tls, urls
 from tasks.condition import Condition
-from tasks.connection import Deadline
+from tasks.connection import BadHeadError, Deadline
+from tasks.cookies import Cookies, with_cookies
 from tasks.errors import (
     BadResponse,
     BlockedAddress,
@@ -44,44 +45,24 @@ from tasks.errors import (
     Truncated,
 )
 from tasks.model import FetchOptions
-from tasks.part import Part, part_of
+from tasks.part import Part, part_of, whole_size
 from tasks.session import GuardedAdapter, Sessions, head_fields
+from tasks.signatures import begins_as_image
 from tasks.wishes import opt_out, parse_retry_after
 
 _BLOCK = 64 * 1024
 #: A refused request's body is read to its end up to this size, which keeps the connection for the next image.
 _DRAIN = 64 * 1024
-_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+#: The statuses that redirect if they have a Location: all of their class, as curl does, but 304.
+_REDIRECTS = frozenset(range(300, 400)) - {http.HTTPStatus.NOT_MODIFIED}
+#: The statuses of success: whichever it is, its body is the image.
+_SUCCESS = range(200, 300)
 _MAX_BACKOFF = 30.0
 #: The most that is added to a countdown, as a part of it: images that were refused together do not come back together.
 _SPREAD = 0.1
-#: What may answer a request for a range.
-_OF_A_RANGE = frozenset(
-    {http.HTTPStatus.OK, http.HTTPStatus.PARTIAL_CONTENT, http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE}
-)
-#: https://www.iana.org/assignments/http-parameters, the content codings.
-_ENCODINGS = frozenset(
-    {
-        *(
-            "aes128gcm",
-            "br",
-            "compress",
-            "dcb",
-            "dcz",
-            "deflate",
-            "exi",
-            "gzip",
-            "pack200-gzip",
-            "x-compress",
-            "x-gzip",
-        ),
-        "zstd",
-    }
-)
 #: What a user can do about a server that can't be verified.
 _INSECURE = "--insecure can take it"
 _NOT_ALLOWED = "--insecure is not allowed here: IMAGEFLEET_ALLOW_INSECURE_TLS"
-_NO_END = "the compressed body has no end"
 _NOT_YET = frozenset({http.HTTPStatus.REQUEST_TIMEOUT, http.HTTPStatus.TOO_EARLY})
 _UNABLE = frozenset({http.HTTPStatus.NOT_IMPLEMENTED, http.HTTPStatus.HTTP_VERSION_NOT_SUPPORTED})
 
@@ -162,7 +143,11 @@ class Downloader:
     ) -> Download:
         adapter = self._sessions.adapter(options.insecure)
         unverified = False
-        start, seen = url, {url.text}
+        start = url
+        cookies: Cookies | None = None
+        # The cookies that a URL was asked for with: what it answers may depend on them.
+        cookie: str | None = None
+        seen = {(url.text, cookie)}
         fields = head_fields(options.head, self._sessions.contact, True)
         for _ in range(options.max_redirects + 1):
             part = left[0] if left and left[0].url == url.text else None
@@ -170,10 +155,13 @@ class Downloader:
             # What has begun to come is of a newer image, or of one that there was no condition for.
             on = condition if condition is not None and part is None and condition.is_for(shown) else None
             asked = part.asking(fields) if part is not None else fields if on is None else on.asking(fields)
+            if cookie is not None:
+                asked = with_cookies(asked, cookie)
             try:
                 response = _get(adapter, url, deadline, asked)
                 unverified = unverified or adapter.tls_unverified
-                if response.status_code not in _REDIRECTS:
+                location = _location(response, deadline) if response.status_code in _REDIRECTS else None
+                if location is None:
                     try:
                         if on is not None and response.status_code == http.HTTPStatus.NOT_MODIFIED:
                             _heed(response, options, deadline)
@@ -199,7 +187,10 @@ class Downloader:
                     # The list has nothing of that address.
                     error.args = (f"after a redirect: {error}",)
                 raise
-            before, url = url, _next_hop(response, url, deadline)
+            if "Set-Cookie" in response.headers:
+                cookies = cookies or Cookies()
+                cookies.take(url, response.raw.headers.getlist("Set-Cookie"))
+            before, url = url, _next_hop(response, url, location)
             if before.scheme == "https" and url.scheme == "http" and not options.allow_downgrade:
                 raise TooManyRedirects(
                     f"the redirect to {urls.masked(url.text)} leads from https to http",
@@ -207,11 +198,12 @@ class Downloader:
                 )
             if not _keeps_credentials(before, url):
                 fields = head_fields(options.head, self._sessions.contact, False)
-            if url.text in seen:
+            cookie = None if cookies is None else cookies.value(url)
+            if (url.text, cookie) in seen:
                 raise TooManyRedirects(
                     f"the redirect to {urls.masked(url.text)} is a loop", http_status=response.status_code
                 )
-            seen.add(url.text)
+            seen.add((url.text, cookie))
         raise TooManyRedirects(f"more than {options.max_redirects} redirects", http_status=response.status_code)
 
 
@@ -274,19 +266,38 @@ def _get(adapter: GuardedAdapter, url: urls.Url, deadline: Deadline, fields: Map
         return adapter.get(url, deadline, fields)
     except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
         raise _translated(error, url, deadline) from error
+    except BadHeadError as error:
+        raise BadResponse(f"{url.host} sent a head that is refused: {error}") from error
+    except http.client.IncompleteRead as error:
+        raise _translated(error, url, deadline) from error
     except (ValueError, http.client.HTTPException) as error:
         raise BadResponse(f"{url.host} answered with what is not HTTP: {error}") from error
 
 
-def _next_hop(response: Response, url: urls.Url, deadline: Deadline) -> urls.Url:
-    location = response.headers.get("Location")
-    status = response.status_code
+def _location(response: Response, deadline: Deadline) -> str | None:
+    """Return where a redirect leads, after its body; None if it does not say that, so that its body may be the image.
+
+    Raises:
+        TooManyRedirects: it says two things, of which one may be meant for somebody else.
+    """
+    places = response.raw.headers.getlist("Location")
+    if len(places) > 1:
+        response.close()
+        raise TooManyRedirects(
+            f"HTTP {response.status_code} has {len(places)} Locations that differ", http_status=response.status_code
+        )
+    if not places or not places[0]:
+        return None
     _drain(response, deadline)
-    if not location:
-        raise TooManyRedirects(f"HTTP {status} without a Location", http_status=status)
+    place: str = places[0]
+    return place
+
+
+def _next_hop(response: Response, url: urls.Url, location: str) -> urls.Url:
     try:
         return urls.join(url, location)
     except InvalidUrl as error:
+        status = response.status_code
         raise TooManyRedirects(f"HTTP {status} leads to no URL: {error}", http_status=status) from error
 
 
@@ -313,41 +324,49 @@ def _body(
     """
     status = response.status_code
     begun = b""
-    if part is not None and status in _OF_A_RANGE:
+    whole: int | None = None
+    if part is not None and (status in _SUCCESS or status == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE):
         left.clear()
         if not part.is_gone_on_with(status, response.headers):
             _drain(response, deadline)
             raise Truncated("the body broke off, and the server did not go on where it had ended", http_status=status)
-        begun = part.body if status == http.HTTPStatus.PARTIAL_CONTENT else b""
-    elif status != http.HTTPStatus.OK:
+        if status == http.HTTPStatus.PARTIAL_CONTENT:
+            begun, whole = part.body, part.size
+    elif status == http.HTTPStatus.PARTIAL_CONTENT:
+        whole = whole_size(response.headers)
+        if whole is None and "Content-Range" in response.headers:
+            _drain(response, deadline)
+            raise BadResponse(
+                f"HTTP 206 with a part of the body alone, for which nobody asked: "
+                f"{response.headers['Content-Range'][:60]}",
+                http_status=status,
+            )
+    elif status not in _SUCCESS and status not in _REDIRECTS:
         _drain(response, deadline)
         raise _refusal(response)
     _heed(response, options, deadline)
     announced = response.headers.get("Content-Length", "")
-    if announced and not (announced.isascii() and announced.isdigit()):
-        raise BadResponse(f"the Content-Length is no number: {announced[:40]!r}", http_status=status)
     if announced and len(begun) + int(announced) > options.max_bytes:
         raise TooLarge(f"the body has {announced} bytes, more than {options.max_bytes}", http_status=status)
-    # Most have none, and looking for a value costs more than looking whether there is one.
-    encoded = response.headers["Content-Encoding"] if "Content-Encoding" in response.headers else None  # noqa: SIM401
-    if encoded is not None:
-        _check_encoding(encoded, status)
     blocks = [begun] if begun else []
     try:
         size = _read(response, url, options, deadline, blocks)
-        if encoded is not None:
-            _check_end(response)
-        if begun and part is not None and part.size not in (None, size):
-            raise Truncated(f"the body has {size} bytes, and not {part.size}", http_status=status)
+        # A range is of the body as it is sent, so it says nothing of one that was decoded.
+        if whole not in (None, size) and "Content-Encoding" not in response.headers:
+            raise Truncated(f"the body has {size} bytes, and not {whole}", http_status=status)
     except FetchError as error:
-        if error.retryable and blocks and encoded is None:
+        if error.retryable and blocks and "Content-Encoding" not in response.headers:
             body = b"".join(blocks)
             kept = part.longer(body) if begun and part is not None else part_of(url.text, response.headers, body)
             left[:] = [] if kept is None else [kept]
         raise
-    if size == 0:
-        raise EmptyBody("the body is empty", http_status=status)
-    return b"".join(blocks)
+    body = b"".join(blocks)
+    if status in _REDIRECTS and not begins_as_image(body):
+        raise TooManyRedirects(f"HTTP {status} without a Location", http_status=status)
+    if not body:
+        text = "the body is empty" if status == http.HTTPStatus.OK else f"HTTP {status} with an empty body"
+        raise EmptyBody(text, http_status=status)
+    return body
 
 
 def _heed(response: Response, options: FetchOptions, deadline: Deadline) -> None:
@@ -370,17 +389,17 @@ def _read(response: Response, url: urls.Url, options: FetchOptions, deadline: De
     """Read a body to its end, append it to blocks, and return the size of all of them."""
     status = response.status_code
     size = sum(map(len, blocks))
+    pieces = iter(partial(response.raw.read1, _BLOCK, decode_content=False), b"")
     try:
-        while block := response.raw.read1(_BLOCK, decode_content=True):
+        # Most have no coding, and looking for a value costs more than looking whether there is one.
+        if "Content-Encoding" in response.headers:
+            names = codings.parse(response.headers["Content-Encoding"])
+            pieces = codings.undone(_bounded(pieces, options.max_bytes, status), names, status)
+        for block in pieces:
             size += len(block)
             if size > options.max_bytes:
                 raise TooLarge(f"the body has more than {options.max_bytes} bytes", http_status=status)
             blocks.append(block)
-    except urllib3.exceptions.DecodeError as error:
-        # urllib3 looks for the end of zstd by itself, and there is no error of the decoder's behind what it says then.
-        if error.__cause__ is None and getattr(response.raw, "_decoder", None) is not None:
-            raise Truncated(_NO_END, http_status=status) from error
-        raise BadResponse(f"the body is not encoded as it says: {error}", http_status=status) from error
     except (urllib3.exceptions.HTTPError, OSError) as error:
         failure = _translated(error, url, deadline)
         failure.http_status = status
@@ -391,39 +410,26 @@ def _read(response: Response, url: urls.Url, options: FetchOptions, deadline: De
     return size
 
 
-def _check_encoding(encoding: str, status: int) -> None:
-    """Refuse a body that is encoded in a way that can't be undone here; names that are no encoding say nothing.
+def _bounded(pieces: Iterable[bytes], max_bytes: int, status: int) -> Iterator[bytes]:
+    """Return the pieces of a compressed body, which may hold less than it is long.
 
     Raises:
-        BadResponse: it is one.
+        TooLarge: it has more than ``max_bytes``.
     """
-    names = {name.strip() for name in encoding.lower().split(",")}
-    if unknown := names & _ENCODINGS - set(urllib3.HTTPResponse.CONTENT_DECODERS):
-        raise BadResponse(
-            f"the body is encoded as {', '.join(sorted(unknown))}, which nobody asked for and which is not read here",
-            http_status=status,
-        )
-
-
-def _check_end(response: Response) -> None:
-    """Refuse a compressed body without its end, which urllib3 takes for whole.
-
-    Raises:
-        Truncated: it is one.
-    """
-    decoder = getattr(response.raw, "_decoder", None)
-    for each in getattr(decoder, "_decoders", (decoder,)):
-        inflater: Any = getattr(each, "_obj", None)
-        # Brotli's has another name for it.
-        ended = inflater.is_finished() if hasattr(inflater, "is_finished") else getattr(inflater, "eof", True)
-        if not ended:
-            raise Truncated(_NO_END, http_status=response.status_code)
+    size = 0
+    for piece in pieces:
+        size += len(piece)
+        if size > max_bytes:
+            raise TooLarge(f"the compressed body has more than {max_bytes} bytes", http_status=status)
+        yield piece
 
 
 def _refusal(response: Response) -> FetchError:
     status = response.status_code
     text = f"HTTP {status} {response.reason or ''}".strip()
-    retry_after = parse_retry_after(response.headers.get("Retry-After"))
+    # Of several waits the longest is kept to.
+    waits = [parse_retry_after(value) for value in response.raw.headers.getlist("Retry-After")]
+    retry_after = max((wait for wait in waits if wait is not None), default=None)
     if status == http.HTTPStatus.TOO_MANY_REQUESTS:
         return RateLimited(text, http_status=status, retry_after=retry_after)
     if status in _NOT_YET:
@@ -434,8 +440,6 @@ def _refusal(response: Response) -> FetchError:
         return HttpUnable(text, http_status=status)
     if 500 <= status < 600:
         return HttpFailed(text, http_status=status, retry_after=retry_after)
-    if status == http.HTTPStatus.NO_CONTENT:
-        return EmptyBody(text, http_status=status)
     return BadResponse(f"{text}, which nobody asked for", http_status=status)
 
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-[0-9]+/([0-9]+|\*)")
+_CONTENT_RANGE = re.compile(r"bytes[ =]([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
 _STRONG = re.compile(r'"[\x21\x23-\x7e]*"')
 #: What can be sent back as it came.
 _PLAIN = re.compile(r"[\x20-\x7e]+")
@@ -36,17 +36,25 @@ class Part:
 
     def is_gone_on_with(self, status: int, headers: Mapping[str, str]) -> bool:
         """Tell whether a response goes on where the part ends, or begins anew; what does neither can't be used."""
-        if status == http.HTTPStatus.OK:
+        if status not in (http.HTTPStatus.PARTIAL_CONTENT, http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE):
             return True
         found = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))
         return (
             status == http.HTTPStatus.PARTIAL_CONTENT
             and found is not None
             and int(found[1]) == len(self.body)
-            and (self.size is None or found[2] in ("*", str(self.size)))
+            and (self.size is None or found[3] in ("*", str(self.size)))
             and headers.get("ETag") in (None, self.etag)
             and "Content-Encoding" not in headers
         )
+
+
+def whole_size(headers: Mapping[str, str]) -> int | None:
+    """Return the size of the whole body if the Content-Range of a response spans all of it; None otherwise."""
+    found = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))
+    if found is None or found[3] == "*" or int(found[1]) != 0 or int(found[2]) + 1 != int(found[3]):
+        return None
+    return int(found[3])
 
 
 def part_of(url: str, headers: Mapping[str, str], body: bytes) -> Part | None:
@@ -60,7 +68,8 @@ def part_of(url: str, headers: Mapping[str, str], body: bytes) -> Part | None:
     etag = headers.get("ETag")
     # A weak ETag says that two are alike, and not that they are the same bytes (RFC 9110, 8.8.1 and 13.1.5).
     validator = etag if etag is not None and _STRONG.fullmatch(etag) else headers.get("Last-Modified")
-    if headers.get("Accept-Ranges", "").lower() != "bytes" or validator is None or not _PLAIN.fullmatch(validator):
+    ranges = {unit.strip() for unit in headers.get("Accept-Ranges", "").lower().split(",")}
+    if ranges != {"bytes"} or validator is None or not _PLAIN.fullmatch(validator):
         return None
     announced = headers.get("Content-Length")
     return Part(url, body, int(announced) if announced else None, validator, etag)

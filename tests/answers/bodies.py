@@ -35,7 +35,12 @@ _STATUSES = [
     status("205 Reset Content"),
     Case("partial-whole", "`206`, `Content-Range: bytes 0-(N-1)/N`", partial(f"bytes 0-{_SIZE - 1}/{_SIZE}")),
     Case("partial-no-range", "`206` without a `Content-Range`", answer(status="206 Partial Content")),
-    Case("partial-unknown", "`206`, `Content-Range: bytes 0-(N-1)/*`", partial(f"bytes 0-{_SIZE - 1}/*")),
+    Case(
+        "partial-unknown",
+        "`206`, `Content-Range: bytes 0-(N-1)/*`",
+        partial(f"bytes 0-{_SIZE - 1}/*"),
+        reason="It may be the beginning of the image alone",
+    ),
     Case(
         "partial-half", "`206` with the first half", partial(f"bytes 0-{_SIZE // 2 - 1}/{_SIZE}", IMAGE[: _SIZE // 2])
     ),
@@ -60,7 +65,12 @@ _STATUSES = [
     Case("status-304", "`304` that was not asked for", answer(b"", status="304 Not Modified")),
     status("404 Not Found"),
     status("500 Internal Server Error"),
-    status("600 What"),
+    Case(
+        "status-600",
+        "`600 What` with the image",
+        answer(status="600 What"),
+        reason="HTTP has no such status; a client is to treat it as a failure of the server (RFC 9110, 15)",
+    ),
     Case("status-999", "`999 Request denied` with a text", answer(b"no", status="999 Request denied")),
     Case("status-525", "`525` with a text", answer(b"no", status="525")),
 ]
@@ -90,7 +100,12 @@ _CODINGS = [
     coded("gzip-stray", ", then stray bytes", "gzip", _GZIP + b"\r\n\0\0"),
     coded("gzip-stray-byte", ", then one stray byte", "gzip", _GZIP + b"\n"),
     coded("gzip-zeros", ", then 600 zeros", "gzip", _GZIP + bytes(600)),
-    coded("gzip-cut", " that lacks its end", "gzip", _GZIP[:-4]),
+    Case(
+        "coding-gzip-cut",
+        "`Content-Encoding: gzip` that lacks its end",
+        answer(_GZIP[:-4], "Content-Encoding: gzip"),
+        reason="The image may lack its end, too, so it is asked for again",
+    ),
     coded("gzip-sum", " with a wrong checksum", "gzip", _GZIP[:-8] + b"wron" + _GZIP[-4:]),
     coded("deflate-stray", ", then stray bytes", "deflate", zlib.compress(IMAGE) + b"\r\n"),
     coded("br-stray", ", then stray bytes", "br", brotli.compress(IMAGE) + b"\r\n"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from PIL import Image
 
@@ -17,6 +17,8 @@ CLIENTS = ("imagefleet", "curl", "requests")
 SAVED = "saved"
 #: The client reports success, and has something else.
 OTHER_BYTES = "**other bytes**"
+#: How imagefleet fetches unless a case says otherwise.
+OPTIONS = FetchOptions(timeout=2.0, deadline=PATIENCE, retries=0)
 #: The image that most cases send: a JPEG of about 700 bytes.
 IMAGE = encoded(Image.new("RGB", (24, 16), "teal"), "JPEG")
 
@@ -68,7 +70,7 @@ class Case:
     #: Whether the clients use the server as their HTTP proxy; then ``urls`` may name any host.
     proxied: bool = False
     #: How imagefleet fetches.
-    options: FetchOptions = field(default=FetchOptions(timeout=2.0, deadline=PATIENCE, retries=0))
+    options: FetchOptions = OPTIONS
 
 
 def answer(body: bytes | Iterable[bytes] = IMAGE, *fields: str, status: str = "200 OK", length: bool = True) -> bytes:

@@ -39,7 +39,7 @@ FAULTS: dict[str, str | None] = {
     "DEMO/fault/drip": "timeout",
     "DEMO/fault/slow-header": "timeout",
     "DEMO/fault/truncated": "truncated",
-    "DEMO/fault/wrong-length": "bad_response",
+    "DEMO/fault/wrong-length": None,
     "DEMO/fault/wrong-length?conflicting": "bad_response",
     "DEMO/fault/bad-chunk": "truncated",
     "DEMO/fault/huge-header": "bad_response",

@@ -25,6 +25,11 @@ def test_names_are_unique() -> None:
     assert list(table.stored()["rows"]) == names, "run `make answers`"
 
 
+def test_imagefleet_is_never_stricter_without_a_reason() -> None:
+    """Where curl or requests save an image that imagefleet refuses, the page says why."""
+    assert table.objections(CASES, table.stored()["rows"]) == []
+
+
 _PLAIN = Case("a", "an answer", b"")
 _EXPLAINED = Case("a", "an answer", b"", reason="because")
 

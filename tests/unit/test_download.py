@@ -41,7 +41,7 @@ from tasks.errors import (
 from tasks.model import FetchOptions, HeadOptions
 from tasks.session import USER_AGENT, Sessions, head_fields
 from tasks.urls import parse
-from tests.unit.conftest import ONCE, Canned, always, response
+from tests.unit.conftest import ONCE, Canned, always, image, response
 from tests.zstandard import zstd
 
 _FAULTS: dict[str, tuple[type[FetchError], int | None, str]] = {
@@ -55,13 +55,16 @@ _FAULTS: dict[str, tuple[type[FetchError], int | None, str]] = {
     "/fault/opted-out": (OptedOut, 200, "X-Robots-Tag says noai (--ignore-opt-out"),
     "/fault/no-content": (EmptyBody, 204, "HTTP 204"),
     "/fault/not-modified": (BadResponse, 304, "HTTP 304 Not Modified, which nobody asked for"),
-    "/fault/partial": (BadResponse, 206, "HTTP 206 Partial Content, which nobody asked for"),
+    "/fault/partial": (BadResponse, 206, "HTTP 206 with a part of the body alone, for which nobody asked: bytes 0-"),
     "/fault/drop": (ConnectFailed, None, "closed the connection without an answer"),
     "/fault/truncated": (Truncated, 200, "ended the body early"),
-    "/fault/wrong-length": (BadResponse, 200, "the Content-Length is no number: 'abc'"),
-    "/fault/wrong-length?conflicting": (BadResponse, None, "Content-Length"),
+    "/fault/wrong-length?conflicting": (
+        BadResponse,
+        None,
+        "sent a head that is refused: Content-Length has two values that differ: ",
+    ),
     "/fault/bad-chunk": (Truncated, 200, ""),
-    "/fault/huge-header": (BadResponse, None, "not HTTP: got more than 65536 bytes"),
+    "/fault/huge-header": (BadResponse, None, "sent a head that is refused: the head has more than 512 KiB"),
     "/fault/empty": (EmptyBody, 200, "the body is empty"),
     "/fault/huge": (TooLarge, 200, "the body has 1073741824 bytes, more than 100000"),
     "/fault/huge?declared=no": (TooLarge, 200, "the body has more than 100000 bytes"),
@@ -82,23 +85,41 @@ _CANNED: dict[str, tuple[bytes, type[FetchError], str]] = {
         f"not {name}": (
             response(b"<html>plain</html>", "200 OK", f"Content-Encoding: {name}"),
             BadResponse,
-            "not encoded as it says",
+            "as its header says",
         )
-        for name in ("gzip", "br", "zstd", "br, zstd", "gzip, gzip, gzip, gzip, gzip, gzip")
+        for name in ("gzip", "deflate", "br", "zstd", "br, zstd")
     },
+    "gzip six times": (
+        response(b"<html>plain</html>", "200 OK", f"Content-Encoding: {', '.join(['gzip'] * 6)}"),
+        BadResponse,
+        "encoded 6 times, more than 5",
+    ),
     "zstd with a window of 256 MiB": (
         response(b"\x28\xb5\x2f\xfd\x00\x90\x01\x00\x00", "200 OK", "Content-Encoding: zstd"),
         BadResponse,
-        "not encoded as it says",
+        "as its header says",
     ),
-    "negative length": (response(b"body", "200 OK", "Content-Length: -4", length=False), BadResponse, "no number"),
+    "length of 19 digits": (
+        response(b"body", "200 OK", f"Content-Length: 1{'0' * 18}", length=False),
+        BadResponse,
+        "Content-Length has 19 digits",
+    ),
     "redirect without a Location": (response(b"", "302 Found"), TooManyRedirects, "without a Location"),
+    "redirect with a page and no Location": (response(b"<html>", "302 Found"), TooManyRedirects, "without a Location"),
+    "redirect with two Locations": (
+        response(b"", "302 Found", "Location: /a", "Location: /b"),
+        TooManyRedirects,
+        "HTTP 302 has 2 Locations that differ",
+    ),
     "redirect to an unescaped host": (
         response(b"", "302 Found", "Location: http://a b/"),
         TooManyRedirects,
         "host name is not valid",
     ),
 }
+
+
+_DATE = "Thu, 01 Jan 2026 00:00:00 GMT"
 
 
 def download(downloader: Downloader, url: str, options: FetchOptions = ONCE) -> tuple[Download, int]:
@@ -322,7 +343,8 @@ _STATUSES: dict[int, tuple[int, type[FetchError]]] = {
     429: (3, RateLimited),
     **dict.fromkeys([500, 502, 503, 504, 506, 507, 508, 510, 511, 520, 599], (3, HttpFailed)),
     **dict.fromkeys([501, 505], (1, HttpUnable)),
-    **dict.fromkeys([201, 202, 203, 205, 206, 226, 300, 304, 305, 306, 399, 600, 999], (1, BadResponse)),
+    **dict.fromkeys([304, 600, 999], (1, BadResponse)),
+    **dict.fromkeys([300, 305, 306, 399], (1, TooManyRedirects)),
     204: (1, EmptyBody),
 }
 
@@ -334,6 +356,84 @@ def test_status(status: int, expected: tuple[int, type[FetchError]], sessions_to
         downloader = Downloader(sessions_to(server.address), sleep=lambda _: None)
         error, attempts = failure(downloader, server.url, FetchOptions(timeout=2.0, retries=2, backoff=0))
     assert (attempts, type(error), error.http_status) == (*expected, status)
+
+
+@pytest.mark.parametrize("status", [200, 201, 202, 203, 205, 206, 207, 226, 299])
+def test_any_success_carries_the_image(status: int, sessions_to: Callable[..., Sessions]) -> None:
+    """Whichever success a server names, its body is what was asked for."""
+    with Canned(always(response(b"body", f"{status} What", 'ETag: "a"'))) as server:
+        got, _ = download(Downloader(sessions_to(server.address)), server.url)
+    assert (got.body, got.http_status, got.etag) == (b"body", status, '"a"')
+
+
+def test_redirect_without_a_location_may_be_the_image(sessions_to: Callable[..., Sessions]) -> None:
+    """A body that begins as an image is taken where there is nowhere else to go."""
+    with Canned(always(response(image("JPEG"), "300 Multiple Choices"))) as server:
+        got, _ = download(Downloader(sessions_to(server.address)), server.url)
+    assert got.body == image("JPEG")
+
+
+@pytest.mark.parametrize("sent", ["bytes 0-3/4", "bytes=0-3/4"])
+def test_range_that_spans_the_body_is_the_body(sent: str, sessions_to: Callable[..., Sessions]) -> None:
+    """A 206 that nobody asked for is taken if it has all of the image."""
+    with Canned(always(response(b"body", "206 Partial Content", f"Content-Range: {sent}"))) as server:
+        got, _ = download(Downloader(sessions_to(server.address)), server.url)
+    assert got.body == b"body"
+
+
+@pytest.mark.parametrize(
+    "sent", ["bytes 0-3/8", "bytes 4-7/8", "bytes 0-3/*", "pages 0-3/4", "bytes 0-3/4\r\nContent-Range: bytes 0-3/8"]
+)
+def test_part_that_nobody_asked_for_is_refused(sent: str, sessions_to: Callable[..., Sessions]) -> None:
+    """A 206 with a part, or that does not say how large the whole is, is not taken for the image."""
+    with Canned(always(response(b"body", "206 Partial Content", f"Content-Range: {sent}"))) as server:
+        error, _ = failure(Downloader(sessions_to(server.address)), server.url)
+    assert type(error) is BadResponse
+    assert "a part of the body alone" in str(error)
+
+
+def test_whole_range_that_is_short_is_truncated(sessions_to: Callable[..., Sessions]) -> None:
+    """A 206 that has less than its range is not whole."""
+    with Canned(always(response(b"bod", "206 Partial Content", "Content-Range: bytes 0-3/4"))) as server:
+        error, _ = failure(Downloader(sessions_to(server.address)), server.url)
+    assert type(error) is Truncated
+
+
+@pytest.mark.parametrize("values", [("2", "2"), ("1", "2"), ("soon", "2")])
+def test_longest_of_several_waits_is_kept(
+    values: tuple[str, str], waits: list[float], sessions_to: Callable[..., Sessions]
+) -> None:
+    """A Retry-After that comes twice counts once, and of two the longer one counts."""
+    fields = [f"Retry-After: {value}" for value in values]
+    replies = iter([response(b"", "503 What", *fields), response()])
+    with Canned(lambda _: [next(replies)]) as server:
+        downloader = Downloader(sessions_to(server.address), sleep=waits.append)
+        download(downloader, server.url, FetchOptions(retries=1, backoff=0))
+    assert waits == [2.0]
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        (['ETag: "a"', 'etag: "a"', f"Last-Modified: {_DATE}", f"Last-Modified: {_DATE}"], ('"a"', _DATE)),
+        (['ETag: "a"', 'ETag: "b"', f"Last-Modified: {_DATE}", "Last-Modified: never"], (None, None)),
+    ],
+    ids=["the same", "different"],
+)
+def test_validators_that_come_twice(
+    fields: list[str], expected: tuple[str | None, str | None], sessions_to: Callable[..., Sessions]
+) -> None:
+    """The same validator twice counts once; two that differ are none."""
+    with Canned(always(response(b"body", "200 OK", *fields))) as server:
+        got, _ = download(Downloader(sessions_to(server.address)), server.url)
+    assert (got.etag, got.last_modified) == expected
+
+
+def test_opt_out_that_comes_twice(sessions_to: Callable[..., Sessions]) -> None:
+    """An opt-out is heard in whichever field it stands."""
+    with Canned(always(response(b"body", "200 OK", "X-Robots-Tag: all", "X-Robots-Tag: noai"))) as server:
+        error, _ = failure(Downloader(sessions_to(server.address)), server.url)
+    assert type(error) is OptedOut
 
 
 @pytest.mark.parametrize("status", [408, 429, 500, 503])
@@ -442,15 +542,98 @@ def test_credentials_stay_with_their_host(sessions_to: Callable[..., Sessions]) 
     assert b"User-Agent: Somebody/1.0" in other.requests[0]
 
 
-def test_no_cookie_is_kept(sessions_to: Callable[..., Sessions]) -> None:
-    """What a server wants to be told again is not told, within a redirect or later."""
-    replies = iter([response(b"", "302 Found", "Location: /b", "Set-Cookie: a=b"), response(), response()])
+def cookies_of(server: Canned) -> list[bytes]:
+    """The Cookie lines of each request; empty where there is none."""
+    return [
+        b"".join(line for line in request.split(b"\r\n") if line.lower().startswith(b"cookie:"))
+        for request in server.requests
+    ]
+
+
+def test_cookies_live_for_one_download(sessions_to: Callable[..., Sessions]) -> None:
+    """A redirect's cookie is sent with the requests that follow it, and not with those of the next download."""
+    replies = iter(
+        [*(response(b"", "302 Found", "Location: /b", f"Set-Cookie: a={value}") for value in "12"), response()] * 2
+    )
     with Canned(lambda _: [next(replies)]) as server:
         downloader = Downloader(sessions_to(server.address))
         for _ in range(2):
             download(downloader, server.url)
-    assert len(server.requests) == 3
-    assert b"ookie" not in b"".join(server.requests)
+    assert cookies_of(server) == [b"", b"Cookie: a=1", b"Cookie: a=2"] * 2
+
+
+def test_cookies_live_for_one_attempt(sessions_to: Callable[..., Sessions]) -> None:
+    """Each attempt begins without cookies, as the first one did."""
+    moved = response(b"", "302 Found", "Location: /b", "Set-Cookie: a=1")
+    replies = iter([moved, response(b"", "503 What"), moved, response()])
+    with Canned(lambda _: [next(replies)]) as server:
+        download(Downloader(sessions_to(server.address)), server.url, FetchOptions(retries=1, backoff=0))
+    assert cookies_of(server) == [b"", b"Cookie: a=1"] * 2
+
+
+def test_cookies_stay_with_their_host(sessions_to: Callable[..., Sessions]) -> None:
+    """A cookie is sent to the host that has set it, and to no other; nobody can set one for another host."""
+    with Canned(lambda _: [next(others)]) as other, Canned(lambda _: [next(firsts)]) as first:
+        away = f"http://localhost:{other.port}/c"
+        lines = ("Set-Cookie: a=1", "Set-Cookie: b=2; Domain=localhost", "Set-Cookie: c=3; Domain=.com")
+        firsts = iter([response(b"", "302 Found", f"Location: {away}", *lines), response()])
+        others = iter([response(b"", "302 Found", f"Location: {first.url}/d")])
+        download(Downloader(sessions_to("127.0.0.1", "::1", "localhost")), first.url)
+    assert cookies_of(first) == [b"", b"Cookie: a=1"]
+    assert cookies_of(other) == [b""]
+
+
+def test_secure_cookie_stays_inside_tls(server_context: ssl.SSLContext, sessions_to: Callable[..., Sessions]) -> None:
+    """A cookie that is Secure is not sent without TLS, to the same host either."""
+    with Canned(always(response())) as plain:
+        moved = response(b"", "302 Found", f"Location: {plain.url}/b", "Set-Cookie: a=1; Secure", "Set-Cookie: b=2")
+        with Canned(always(moved), server_context) as tls:
+            download(Downloader(sessions_to("127.0.0.1")), tls.url, replace(ONCE, allow_downgrade=True))
+    assert cookies_of(plain) == [b"Cookie: b=2"]
+
+
+def test_users_cookie_stays(sessions_to: Callable[..., Sessions]) -> None:
+    """A Cookie field of the user's is sent along, to the host of the list alone."""
+    replies = iter([response(b"", "302 Found", "Location: /b", "Set-Cookie: a=1"), response()])
+    with Canned(lambda _: [next(replies)]) as server:
+        head = HeadOptions(fields=(("cookie", "user=me"),))
+        download(Downloader(sessions_to(server.address)), server.url, replace(ONCE, head=head))
+    assert cookies_of(server) == [b"cookie: user=me", b"cookie: user=me; a=1"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "a=b\rX-Evil: c",
+        "a=caf\xe9",
+        "a=b\x00",
+        "a=" + "b" * 17_000,
+        "a=b; Max-Age=0",
+        "a=b; Path=/elsewhere",
+        "a=b; Domain=example.com",
+    ],
+)
+def test_cookie_that_is_not_sent(line: str, sessions_to: Callable[..., Sessions]) -> None:
+    """A cookie that would end its line, is too large, has expired, or is for somebody else is left out."""
+    replies = iter([response(b"", "302 Found", "Location: /b", f"Set-Cookie: {line}"), response()])
+    with Canned(lambda _: [next(replies)]) as server:
+        download(Downloader(sessions_to(server.address)), server.url)
+    assert cookies_of(server) == [b"", b""]
+
+
+@pytest.mark.parametrize(("new", "error"), [("each time", "more than 5 redirects"), ("once", "is a loop")])
+def test_loop_is_the_same_url_with_the_same_cookies(new: str, error: str, sessions_to: Callable[..., Sessions]) -> None:
+    """A server that sets another cookie each time ends at --max-redirects, any other one at the first repetition."""
+
+    def answer(_: bytes) -> list[bytes]:
+        value = len(server.requests) if new == "each time" else 1
+        return [response(b"", "302 Found", "Location: /", f"Set-Cookie: a={value}")]
+
+    with Canned(answer) as server:
+        caught, _ = failure(Downloader(sessions_to(server.address)), server.url)
+    assert type(caught) is TooManyRedirects
+    assert error in str(caught)
+    assert len(server.requests) == (6 if new == "each time" else 2)
 
 
 @pytest.mark.parametrize(
@@ -503,6 +686,14 @@ _RESUMED: dict[str, tuple[tuple[str, ...], bytes | None, bytes, bytes]] = {
         response(b"eone", "206 Partial", "Content-Range: bytes 4-7/*"),
         b"imageone",
     ),
+    "fields that come twice": (
+        (*_STRONG_ETAG, *_STRONG_ETAG, "accept-ranges: bytes"),
+        b'If-Range: "a"',
+        response(b"eone", "206 Partial", *["Content-Range: bytes 4-7/8", 'ETag: "a"'] * 2),
+        b"imageone",
+    ),
+    "another image by now, as 203": (_STRONG_ETAG, b'If-Range: "a"', response(b"another", "203 What"), b"another"),
+    "two ETags": (("Accept-Ranges: bytes", 'ETag: "a"', 'ETag: "b"'), None, response(b"imageone"), b"imageone"),
     "another image by now": (_STRONG_ETAG, b'If-Range: "a"', response(b"another"), b"another"),
     "weak ETag alone": (("Accept-Ranges: bytes", 'ETag: W/"a"'), None, response(b"imageone"), b"imageone"),
     "ETag that is none": (("Accept-Ranges: bytes", "ETag: a"), None, response(b"imageone"), b"imageone"),
@@ -630,6 +821,7 @@ def test_retries_of_a_request_under_a_condition(sessions_to: Callable[..., Sessi
 _NOT_THE_REST = {
     "another range": response(b"eone", "206 Partial", "Content-Range: bytes 3-6/8"),
     "of another size": response(b"eone", "206 Partial", "Content-Range: bytes 4-7/9"),
+    "of two ranges": response(b"eone", "206 Partial", "Content-Range: bytes 4-7/8", "Content-Range: bytes 0-3/8"),
     "of another ETag": response(b"eone", "206 Partial", "Content-Range: bytes 4-7/8", 'ETag: "b"'),
     "no range": response(b"eone", "206 Partial"),
     "encoded": response(b"eone", "206 Partial", "Content-Range: bytes 4-7/8", "Content-Encoding: gzip"),
@@ -680,6 +872,11 @@ _ENCODED = {
     "gzip": ("gzip", gzip.compress(b"body" * 100)),
     "x-gzip, upper case": ("X-GZIP", gzip.compress(b"body" * 100)),
     "gzip in two members": ("gzip", gzip.compress(b"body" * 50) * 2),
+    "gzip, then stray bytes": ("Gzip", gzip.compress(b"body" * 100) + b"\r\n\0"),
+    "gzip, then one byte of another member": ("gZip", gzip.compress(b"body" * 100) + b"\x1f"),
+    "zstd, then stray bytes": ("Zstd", zstd.compress(b"body" * 100) + b"\r\n"),
+    "gzip and what is none": ("aws-chunked, gzip, identity", gzip.compress(b"body" * 100)),
+    "gzip with a parameter": ("gzip;q=1", gzip.compress(b"body" * 100)),
     "deflate": ("deflate", zlib.compress(b"body" * 100)),
     "deflate without its head": ("deflate", _DEFLATED),
     "br": ("br", brotli.compress(b"body" * 100)),
@@ -717,6 +914,31 @@ def test_encoding_that_is_not_read(name: str, sessions_to: Callable[..., Session
         error, _ = failure(Downloader(sessions_to(server.address)), server.url)
     assert type(error) is BadResponse
     assert name.rpartition(" ")[2] in str(error)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "AVIF", "BMP", "TIFF", "ICO"])
+@pytest.mark.parametrize("name", ["gzip", "br, zstd", "compress"])
+def test_image_that_only_claims_to_be_encoded(name: str, kind: str, sessions_to: Callable[..., Sessions]) -> None:
+    """A body that begins as an image is what it is, whatever its fields say."""
+    with Canned(always(response(image(kind), "200 OK", f"Content-Encoding: {name}"))) as server:
+        got, _ = download(Downloader(sessions_to(server.address)), server.url)
+    assert got.body == image(kind)
+
+
+def test_image_that_is_encoded_less_often_than_it_claims(sessions_to: Callable[..., Sessions]) -> None:
+    """A coding that is named twice may have been applied once: by the server, and not by the cache before it."""
+    sent = response(gzip.compress(image("PNG")), "200 OK", "Content-Encoding: gzip", "Content-Encoding: gzip")
+    with Canned(always(sent)) as server:
+        got, _ = download(Downloader(sessions_to(server.address)), server.url)
+    assert got.body == image("PNG")
+
+
+def test_second_member_without_its_end_is_truncated(sessions_to: Callable[..., Sessions]) -> None:
+    """What follows a gzip member and begins as another one belongs to the body."""
+    sent = gzip.compress(b"body") + gzip.compress(b"more" * 100)[:-9]
+    with Canned(always(response(sent, "200 OK", "Content-Encoding: gzip"))) as server:
+        error, _ = failure(Downloader(sessions_to(server.address)), server.url)
+    assert type(error) is Truncated
 
 
 _ZEROS = bytes(40 << 20)

@@ -156,10 +156,10 @@ _NO_TUNNEL: dict[str, tuple[Answer, str]] = {
     "redirect": (always(b"HTTP/1.1 302 Found\r\nLocation: http://b.example/\r\n\r\n"), "HTTP 302 Found"),
     "switched": (always(b"HTTP/1.1 101 Switching\r\n\r\n"), "HTTP 101 Switching"),
     "not HTTP": (always(b"SSH-2.0-OpenSSH_9.6\r\n\r\n"), "SSH-2.0"),
-    "closed": (closing, "closed connection"),
-    "long line": (always(b"HTTP/1.1 200 OK\r\nX: " + b"a" * 70_000 + b"\r\n\r\n"), "got more than 65536 bytes"),
-    "many lines": (always(b"HTTP/1.1 200 OK\r\n" + b"X: a\r\n" * 110 + b"\r\n"), "got more than 100 headers"),
-    "long head": (always(b"HTTP/1.1 200 OK\r\n" + (b"X: " + b"a" * 1000 + b"\r\n") * 70), "got more than 65536 bytes"),
+    "closed": (closing, "closed the connection"),
+    "long line": (always(b"HTTP/1.1 200 OK\r\nX: " + b"a" * 530_000 + b"\r\n\r\n"), "more than 512 KiB"),
+    "many lines": (always(b"HTTP/1.1 200 OK\r\n" + b"X: a\r\n" * 5001 + b"\r\n"), "more than 5,000 fields"),
+    "long head": (always(b"HTTP/1.1 200 OK\r\n" + (b"X: " + b"a" * 1000 + b"\r\n") * 530), "more than 512 KiB"),
 }
 
 

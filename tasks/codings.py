@@ -1,0 +1,179 @@
+"""Content and transfer codings (RFC 9110, 8.4; RFC 9112, 7), undone while a body is read. Pure.
+
+What a server claims is compared with what it sends: a body that begins as an image is not compressed, whatever its
+fields say, and a coding that is named twice may have been applied once.
+"""
+
+from __future__ import annotations
+
+import sys
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
+
+import brotli
+
+from tasks.errors import BadResponse, Truncated
+from tasks.signatures import SIGNATURE_BYTES, begins_as_image
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+#: The most codings of one body that are undone. No sound server has more than two.
+_MAX_CODINGS = 5
+#: About how many bytes a decoder gives at once.
+_PIECE_BYTES = 64 * 1024
+_GZIP_MEMBER = b"\x1f\x8b"
+#: The magic numbers of a zstd frame and of the sixteen kinds of skippable frames, in their byte order.
+_ZSTD_FRAMES = (b"\x28\xb5\x2f\xfd", *(bytes((low, 0x2A, 0x4D, 0x18)) for low in range(0x50, 0x60)))
+
+
+class _IncompleteError(Exception):
+    """The compressed data lacks its end."""
+
+
+def parse(value: str) -> list[str]:
+    """Return the codings that a field names, in the order in which they were applied; parameters are left out."""
+    names = (item.partition(";")[0].strip() for item in value.lower().split(","))
+    return [name for name in names if name not in ("", "identity")]
+
+
+def undone(pieces: Iterable[bytes], names: Sequence[str], status: int) -> Iterator[bytes]:
+    """Return the pieces of a body without its codings; each decoder gives about 64 KiB at once.
+
+    Args:
+        pieces: the body as it comes.
+        names: what was applied, in this order, as `parse` returns it. A name that is no registered coding
+            (``utf-8``, ``aws-chunked``) says nothing.
+        status: of the response, for errors.
+
+    Raises:
+        BadResponse: at once or while the pieces are read: the body has a coding that can't be undone, or is not coded
+            as its fields say.
+        Truncated: while the pieces are read: the compressed data lacks its end.
+    """
+    names = [name for name in names if name in _DECODERS or name in _UNREAD]
+    if len(names) > _MAX_CODINGS:
+        raise BadResponse(f"the body is encoded {len(names)} times, more than {_MAX_CODINGS}", http_status=status)
+    found = iter(pieces)
+    for name in reversed(names):
+        found = _without(name, found, status)
+    return found
+
+
+def _without(name: str, pieces: Iterator[bytes], status: int) -> Iterator[bytes]:
+    """Return the pieces without one coding, or as they are if they begin as an image."""
+    head = b""
+    for piece in pieces:
+        head += piece
+        if len(head) >= SIGNATURE_BYTES:
+            break
+    if not head or begins_as_image(head):
+        yield head
+        yield from pieces
+        return
+    if name in _UNREAD:
+        raise BadResponse(f"the body is encoded as {name}, which imagefleet can't decode", http_status=status)
+    try:
+        yield from _DECODERS[name](chain((head,), pieces))
+    except _IncompleteError:
+        raise Truncated("the compressed body has no end", http_status=status) from None
+    except (zlib.error, brotli.error, zstd.ZstdError) as error:
+        raise BadResponse(f"the body is not {name} as its header says: {error}", http_status=status) from error
+
+
+def _gzip(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """Return what all members hold; bytes after the last one that begin no other member are dropped."""
+    inflater, rest = zlib.decompressobj(16 + zlib.MAX_WBITS), b""
+    for piece in pieces:
+        rest += piece
+        while rest:
+            if inflater.eof:
+                if len(rest) < len(_GZIP_MEMBER):
+                    break
+                if not rest.startswith(_GZIP_MEMBER):
+                    _drop(pieces)
+                    return
+                inflater = zlib.decompressobj(16 + zlib.MAX_WBITS)
+            yield inflater.decompress(rest, _PIECE_BYTES)
+            rest = inflater.unconsumed_tail or inflater.unused_data
+    yield from _pending(inflater)
+
+
+def _deflate(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """Return what zlib's format holds, or bare deflate, which many servers send by that name."""
+    inflater, rest = zlib.decompressobj(), next(pieces)
+    try:
+        found = inflater.decompress(rest, _PIECE_BYTES)
+    except zlib.error:
+        inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+        found = inflater.decompress(rest, _PIECE_BYTES)
+    yield found
+    for rest in chain((inflater.unconsumed_tail,), pieces):
+        while rest and not inflater.eof:
+            yield inflater.decompress(rest, _PIECE_BYTES)
+            rest = inflater.unconsumed_tail  # noqa: PLW2901  # the piece shrinks
+    yield from _pending(inflater)
+
+
+def _pending(inflater: zlib._Decompress) -> Iterator[bytes]:
+    """Return what a decoder still holds when all of its input was read."""
+    while not inflater.eof:
+        found = inflater.decompress(b"", _PIECE_BYTES)
+        if not found and not inflater.eof:
+            raise _IncompleteError
+        yield found
+
+
+def _brotli(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    inflater = brotli.Decompressor()
+    for piece in pieces:
+        if inflater.is_finished():
+            _drop(pieces)
+            return
+        yield inflater.process(piece, output_buffer_limit=_PIECE_BYTES)
+        # It may hold output though it accepts more input.
+        while (found := inflater.process(b"", output_buffer_limit=_PIECE_BYTES)) or not inflater.can_accept_more_data():
+            yield found
+    if not inflater.is_finished():
+        raise _IncompleteError
+
+
+def _zstd(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """Return what all frames hold; bytes after the last one that begin no other frame are dropped."""
+    inflater, rest = zstd.ZstdDecompressor(), b""
+    for piece in pieces:
+        rest += piece
+        while rest:
+            if inflater.eof:
+                if len(rest) < len(_ZSTD_FRAMES[0]):
+                    break
+                if not rest.startswith(_ZSTD_FRAMES):
+                    _drop(pieces)
+                    return
+                inflater = zstd.ZstdDecompressor()
+            yield inflater.decompress(rest, max_length=_PIECE_BYTES)
+            while not (inflater.needs_input or inflater.eof):
+                yield inflater.decompress(b"", max_length=_PIECE_BYTES)
+            rest = inflater.unused_data
+    if not inflater.eof:
+        raise _IncompleteError
+
+
+def _drop(pieces: Iterator[bytes]) -> None:
+    """Read what is left of a body, so that its connection can be used again."""
+    for _ in pieces:
+        pass
+
+
+_DECODERS: dict[str, Callable[[Iterator[bytes]], Iterator[bytes]]] = {
+    "gzip": _gzip,
+    "x-gzip": _gzip,
+    "deflate": _deflate,
+    "br": _brotli,
+    "zstd": _zstd,
+}
+#: The registered codings that can't be undone here (https://www.iana.org/assignments/http-parameters).
+_UNREAD = frozenset({"aes128gcm", "compress", "dcb", "dcz", "exi", "pack200-gzip", "x-compress"})

@@ -1,0 +1,34 @@
+"""The answers of docs/answers.md, through real workers."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+
+from tests.answers import table
+from tests.answers.case import OPTIONS, OTHER_BYTES, SAVED
+from tests.answers.cases import CASES
+from tests.answers.clients import serving
+from tests.integration import parts
+
+
+def test_workers_do_what_the_page_says(fleet: str, out: Path) -> None:
+    """A run over all answers saves what the page says, byte for byte, and fails for the reasons that it names."""
+    cases = [case for case in CASES if not case.proxied and len(case.urls) == 1 and case.options == OPTIONS]
+    with ExitStack() as servers:
+        urls = [case.urls[0].replace("{server}", servers.enter_context(serving(case)).url) for case in cases]
+        source = out.with_suffix(".txt")
+        source.write_text("\n".join(urls))
+        parts.producer(
+            *("run", source, "--out", out, "--broker", fleet, "--json"), *("--timeout", "2s", "--retries", "0")
+        ).json()
+    found = {}
+    for case, row in zip(cases, parts.rows(out), strict=True):
+        if row["path"] is None:
+            found[case.name] = row["reason"]
+        else:
+            found[case.name] = SAVED if (out / row["path"]).read_bytes() == case.image else OTHER_BYTES
+    stored = table.stored()["rows"]
+    told = {case.name: stored[case.name]["imagefleet"] for case in cases}
+    # A refusal has its reason first, in backquotes.
+    assert found == {name: text if text in (SAVED, OTHER_BYTES) else text.split("`")[1] for name, text in told.items()}

@@ -1,0 +1,105 @@
+"""Codings are undone piece by piece, wherever the pieces begin and end."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Iterator
+from contextlib import suppress
+
+import brotli
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tasks.codings import parse, undone
+from tasks.errors import BadResponse, Truncated
+from tests.unit.conftest import image
+from tests.zstandard import zstd
+
+_BODIES = st.binary(max_size=50) | st.integers(0, 300_000).map(bytes) | st.just(image("JPEG"))
+
+
+def _raw_deflate(body: bytes) -> bytes:
+    made = zlib.compressobj(wbits=-15)
+    return made.compress(body) + made.flush()
+
+
+_ENCODERS = {
+    "gzip": gzip.compress,
+    "x-gzip": lambda body: gzip.compress(body[:100]) + gzip.compress(body[100:]) + b"\r\n",
+    "deflate": zlib.compress,
+    "br": brotli.compress,
+    "zstd": lambda body: zstd.compress(body[:100]) + zstd.compress(body[100:]) + b"\0",
+}
+
+
+def cut(body: bytes, sizes: list[int]) -> Iterator[bytes]:
+    """Cut a body into pieces of these sizes, and a last one."""
+    for size in sizes:
+        yield body[:size]
+        body = body[size:]
+    yield body
+
+
+@given(body=_BODIES, name=st.sampled_from(list(_ENCODERS)), sizes=st.lists(st.integers(0, 40), max_size=20))
+@settings(max_examples=200)
+def test_pieces_make_no_difference(body: bytes, name: str, sizes: list[int]) -> None:
+    """A body is the same in one piece and in many."""
+    coded = _ENCODERS[name](body)
+    assert b"".join(undone(cut(coded, sizes), [name], 200)) == body
+
+
+@pytest.mark.parametrize("size", [64 * 1024 * times + more for times in (1, 2) for more in (-1, 0, 1)])
+@pytest.mark.parametrize("name", _ENCODERS)
+def test_bodies_as_large_as_a_decoders_piece(name: str, size: int) -> None:
+    """What a decoder holds when its input ends is part of the body."""
+    pieces = list(undone([_ENCODERS[name](bytes(size))], [name], 200))
+    assert b"".join(pieces) == bytes(size)
+
+
+@pytest.mark.parametrize("name", ["gzip", "deflate", "br", "zstd"])
+def test_decoder_gives_small_pieces(name: str) -> None:
+    """A bomb comes in pieces that can be counted before they fill memory."""
+    first = next(filter(None, undone([_ENCODERS[name](bytes(50 << 20))], [name], 200)))
+    assert len(first) < 3 << 20
+
+
+@given(
+    body=st.binary(min_size=1, max_size=200), name=st.sampled_from(["gzip", "deflate", "br", "zstd"]), data=st.data()
+)
+def test_body_without_its_end_is_never_whole(body: bytes, name: str, data: st.DataObject) -> None:
+    """Wherever a compressed body is cut, that is noticed."""
+    coded = _ENCODERS[name](body)
+    kept = data.draw(st.integers(18, max(18, len(coded) - 1)))
+    if kept < len(coded) and name != "zstd":
+        with pytest.raises(Truncated):
+            list(undone([coded[:kept]], [name], 200))
+
+
+@given(body=st.binary(max_size=300), names=st.lists(st.sampled_from([*_ENCODERS, "exi", "utf-8"]), max_size=6))
+@settings(max_examples=200)
+def test_whatever_is_claimed_is_undone_or_refused(body: bytes, names: list[str]) -> None:
+    """Bytes that are anything end in bytes, or in an error that has a reason; nothing else is raised."""
+    with suppress(BadResponse, Truncated):
+        assert isinstance(b"".join(undone([body], names, 200)), bytes)
+
+
+def test_raw_deflate_is_undone() -> None:
+    """Many servers send bare deflate by the name of zlib's format."""
+    assert b"".join(undone(cut(_raw_deflate(b"body" * 1000), [20, 1]), ["deflate"], 200)) == b"body" * 1000
+
+
+@pytest.mark.parametrize(
+    ("value", "names"),
+    [
+        ("", []),
+        ("identity", []),
+        ("GZip", ["gzip"]),
+        ("br, ,gzip;q=1.0 ,", ["br", "gzip"]),
+        ("aws-chunked,gzip", ["aws-chunked", "gzip"]),
+    ],
+)
+def test_field_names_codings(value: str, names: list[str]) -> None:
+    """Case, parameters, empty members and identity make no difference."""
+    assert parse(value) == names
