@@ -396,6 +396,24 @@ def test_family_that_this_machine_lacks_is_passed_over(
         assert connection.getpeername()[0] == "127.0.0.1"
 
 
+def test_proxy_with_several_addresses(monkeypatch: pytest.MonkeyPatch, listener: socket.socket) -> None:
+    """The operator's proxy is found behind its dead address, too, wherever its addresses are."""
+    port = listener.getsockname()[1]
+    resolve_to(monkeypatch, "127.0.0.2", "::1", "127.0.0.1", port=port)
+    with Guard().connect_to_proxy("proxy.example", port, 5.0) as connection:
+        assert connection.getpeername() == ("127.0.0.1", port)
+
+
+def test_every_address_is_judged_before_one_is_tried(monkeypatch: pytest.MonkeyPatch, listener: socket.socket) -> None:
+    """A name with an address that is denied reaches nobody, though another would answer first."""
+    port = listener.getsockname()[1]
+    resolve_to(monkeypatch, "127.0.0.1", "127.0.0.2", port=port)
+    with pytest.raises(BlockedAddress, match=r"127\.0\.0\.2"):
+        Guard(["127.0.0.0/8"], ["127.0.0.2"]).connect("a.example", port, 5.0)
+    with pytest.raises(BlockingIOError):
+        listener.accept()
+
+
 def test_socket_that_can_not_be_made_is_a_failed_connection() -> None:
     """Running out of file descriptors is an error of the tree like any other."""
 
