@@ -27,9 +27,8 @@ _NAMES_LIMIT = 60
 
 #: `X509_V_ERR_…` of OpenSSL's ``x509_vfy.h``.
 WRONG_HOST = frozenset({62, 64})
-_ISSUER = (
-    "the issuer of its certificate is unknown; it may have left an intermediate certificate out, or have a private CA"
-)
+#: Most often the first: docs/security.md says what can be done.
+_ISSUER = "the issuer of its certificate is unknown: a missing intermediate, or a private CA"
 _CERTIFICATE_FAULTS = {
     2: _ISSUER,
     9: "its certificate is not valid yet",
