@@ -143,7 +143,10 @@ def kinds_of_workers(folder: Path, broker: str, allow: str) -> Iterator[dict[str
 
 @pytest.mark.slow
 def test_workers_that_can_only_fail_take_nothing_of_a_run(redis_url: str, demo_url: str, tmp_path: Path) -> None:
-    """Beside two good workers, one of each unfit kind costs no image; each is named, in the run and by the doctor."""
+    """Beside two good workers, one of each unfit kind costs no image; each is named, in the run and by the doctor.
+
+    One whose fault is over works again.
+    """
     if subprocess.run(["unshare", "--mount", "--net", "true"], capture_output=True, check=False).returncode:
         pytest.skip("this user may not make namespaces")
     host = demo_url.replace("127.0.0.1", "localhost")
@@ -165,3 +168,12 @@ def test_workers_that_can_only_fail_take_nothing_of_a_run(redis_url: str, demo_u
         said = json.loads(parts.producer("doctor", "--broker", redis_url, "--out", out, "--json").out)
         found = {finding["name"]: finding["found"] for finding in said["findings"]}
         assert all(f"{name}@" in found["unfit workers"] for name in ("resolver", "proxy", "route"))
+        # The worker reads this file in the place of /etc/hosts.
+        (tmp_path / "empty").write_text("127.0.0.1 localhost\n")
+        slow = "".join(f"{host}/images/{number}.jpg?latency=1\n" for number in range(2000)).encode()
+        argv = parts.command(("run", "-", "--out", tmp_path / "root" / "again", "--broker", redis_url))
+        with parts.started("again", argv, tmp_path, stdin=subprocess.PIPE) as again:
+            assert again.process.stdin is not None
+            again.process.stdin.write(slow)
+            again.process.stdin.close()
+            parts.eventually(lambda: "this worker is fit again" in workers["resolver"].err, "a name", 24 * PATIENCE)
