@@ -35,11 +35,16 @@ class Settings(BaseSettings):
 
     broker_url: str | None = Field(
         None,
-        description="The Redis that holds the tasks: redis://, rediss:// or redis+socket://. Without it a worker looks "
-        "at redis://localhost:6379/0, and a command starts a local fleet.",
+        description="The Redis that holds the tasks: redis://, rediss://, redis+socket://, or sentinel:// for a set of "
+        "[Sentinels](many-machines.md#redis-with-sentinel). Without it a worker looks at redis://localhost:6379/0, "
+        "and a command starts a local fleet.",
     )
     broker_password_file: Path | None = Field(
         None, description="A file that holds the broker's password, to keep it out of the URL and the environment."
+    )
+    broker_sentinel_password_file: Path | None = Field(
+        None,
+        description="A file that holds the password of the Sentinels in a sentinel:// broker URL, where they have one.",
     )
     broker_ca_file: Path | None = Field(
         None,
@@ -109,11 +114,22 @@ class Settings(BaseSettings):
                 either is there without a URL.
         """
         url = self.broker_url
-        for name, file in (("PASSWORD", self.broker_password_file), ("CA", self.broker_ca_file)):
+        files = (
+            ("PASSWORD", self.broker_password_file),
+            ("SENTINEL_PASSWORD", self.broker_sentinel_password_file),
+            ("CA", self.broker_ca_file),
+        )
+        for name, file in files:
             if url is None and file is not None:
                 raise SettingsError(f"IMAGEFLEET_BROKER_{name}_FILE is set, and IMAGEFLEET_BROKER_URL is not")
         if url is not None and self.broker_password_file is not None:
             url = _with_password(url, _secret("IMAGEFLEET_BROKER_PASSWORD_FILE", self.broker_password_file))
+        if url is not None and self.broker_sentinel_password_file is not None:
+            name = "IMAGEFLEET_BROKER_SENTINEL_PASSWORD_FILE"
+            if not url.startswith("sentinel:"):
+                raise SettingsError(f"{name} is set, and IMAGEFLEET_BROKER_URL is not a sentinel:// URL")
+            password = _secret(name, self.broker_sentinel_password_file)
+            url += ("&" if "?" in url.rpartition(";")[2] else "?") + urlencode({"sentinel_password": password})
         if url is not None and self.broker_ca_file is not None:
             parts = urlsplit(url)
             if parts.scheme != "rediss":

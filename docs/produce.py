@@ -212,6 +212,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "answers": answers.answers,
     "faults": faults.survived,
     "faults-without-repair": faults.without_repair,
+    "redis-errors": faults.redis_errors,
     "run-example": lambda: example("run"),
     "demo-example": lambda: example("demo"),
 }

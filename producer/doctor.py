@@ -25,11 +25,12 @@ from producer import folder, worker_pool
 from producer.finding import Finding, Level, counted, mebibytes, named, of_fault
 from producer.local import cores, server_binary
 from producer.worker_pool import MAX_SKEW_SECONDS, Worker, clock_ahead
-from tasks import broker, examine, reach
+from tasks import broker, examine, keys, reach
 from tasks.celery import IMAGES, PROTOCOL, SHARDS, use_broker
 from tasks.errors import Fault, FetchError
 from tasks.examine import Seen
 from tasks.guard import Guard
+from tasks.redis_errors import redis_problem
 from tasks.storage import Store
 from tasks.urls import masked
 
@@ -45,6 +46,8 @@ _START = (
     "Start one: `celery -A tasks worker`, with IMAGEFLEET_BROKER_URL and IMAGEFLEET_STORE_ROOTS set, or "
     "`docker compose up -d`."
 )
+#: No run has this id.
+_NO_RUN = "none"
 _CONF = "config/redis.conf has the settings that imagefleet is run with."
 
 
@@ -335,6 +338,7 @@ def _of_broker(url: str, examined: _Folder) -> list[Finding]:
         with broker.client(url, patient=False) as server, broker.translated(url):
             server.ping()
             info = _asked(server.info) or {}
+            writes = _writes(server)
             sent = time.time()
             clock = _asked(server.time)
             if clock is not None:
@@ -342,7 +346,7 @@ def _of_broker(url: str, examined: _Folder) -> list[Finding]:
         use_broker(url)
     except Fault as fault:
         return [of_fault("broker", fault)]
-    findings = [Finding("broker", Level.OK, f"{masked(url)} answers"), *of_server(info)]
+    findings = [Finding("broker", Level.OK, f"{masked(url)} answers"), writes, *of_server(info)]
     try:
         workers = worker_pool.ask_workers(_ABOUT_PATIENCE)
         findings += of_workers(workers)
@@ -351,9 +355,20 @@ def _of_broker(url: str, examined: _Folder) -> list[Finding]:
         if workers and examined.path is not None:
             findings += _at_workers(examined.path, examined.token, [worker.name for worker in workers])
     except (redis.RedisError, OperationalError, OSError) as error:
-        todo = "Let the user of the broker's URL do what config/users.acl allows, and ask again."
-        findings.append(Finding("workers", Level.BAD, f"they can't be asked: {error}", todo))
+        problem = redis_problem(error)
+        findings.append(Finding("workers", Level.BAD, f"they can't be asked: {problem.text}", problem.todo))
     return findings
+
+
+def _writes(server: redis.Redis) -> Finding:
+    """Return whether the server takes writes, by one that changes nothing: it is for a key that exists already."""
+    try:
+        server.set(keys.run(_NO_RUN), "", xx=True)
+    except redis.RedisError as error:
+        problem = redis_problem(error)
+        waits = "; a run waits two minutes for it" if problem.temporary else ""
+        return Finding("writes", Level.BAD, f"Redis answers: {problem.text}{waits}", problem.todo)
+    return Finding("writes", Level.OK, "Redis takes them")
 
 
 def _asked(command: Callable[[], Any]) -> Any:

@@ -39,7 +39,11 @@ _WORKER_GRACE = 4.0
 _SERVER_GRACE = 2.0
 _FLOWER_PORT = 5555
 #: What may be set for the broker of other commands, and is nothing for a local fleet's own.
-_OF_ANOTHER_BROKER = {"IMAGEFLEET_BROKER_PASSWORD_FILE": "", "IMAGEFLEET_BROKER_CA_FILE": ""}
+_OF_ANOTHER_BROKER = {
+    "IMAGEFLEET_BROKER_PASSWORD_FILE": "",
+    "IMAGEFLEET_BROKER_SENTINEL_PASSWORD_FILE": "",
+    "IMAGEFLEET_BROKER_CA_FILE": "",
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -445,7 +445,7 @@ def cancel(store: Store, broker_url: str | None, end: Callable[[Holder], bool]) 
                 "Cancel it there, or end that producer by Ctrl-C.",
             )
     elif url is not None:
-        with broker.client(url, patient=False) as server:
+        with broker.client(url, patient=False) as server, broker.translated(url):
             broker.check_server(server, url)
             # It may have ended meanwhile.
             if lock.holder(store) is None:

@@ -22,7 +22,7 @@ from uuid import uuid4
 import orjson
 from celery import Celery
 from celery._state import _task_stack
-from celery.backends.redis import RedisBackend
+from celery.backends.redis import RedisBackend, SentinelBackend
 from redis.exceptions import NoScriptError, ReadOnlyError
 
 from tasks.away import patiently
@@ -153,13 +153,18 @@ class BatchingBackend(RedisBackend):  # type: ignore[misc]  # Celery has no anno
         return self.client.register_script(_COUNT)
 
 
-def install(app: Celery, settled: frozenset[str]) -> None:
-    """Let an app that is given the URL of a Redis use this backend, with a settler for the parts of the named tasks.
+class SentinelBatchingBackend(BatchingBackend, SentinelBackend):  # type: ignore[misc]  # Celery has no annotations
+    """Our backend, at whichever server the Sentinels call the master."""
 
-    Those tasks need `SettledRequest` as their ``Request``.
+
+def install(app: Celery, settled: frozenset[str]) -> None:
+    """Let an app that is given the URL of a Redis, or of Sentinels, use this backend.
+
+    Its settler counts the parts of the named tasks, which need `SettledRequest` as their ``Request``.
     """
     name = f"{__name__}:{BatchingBackend.__name__}"
-    app.loader.override_backends = {"redis": name, "rediss": name}
+    sentinel = f"{__name__}:{SentinelBatchingBackend.__name__}"
+    app.loader.override_backends = {"redis": name, "rediss": name, "sentinel": sentinel}
     BatchingBackend.settled = settled
 
     def count(parts: list[Part]) -> None:

@@ -1,8 +1,9 @@
 """The Redis server behind a broker URL: a client for our own keys, and whether it is fit to hold a run.
 
 Celery and kombu read the same URL for themselves. The forms that both sides know are
-``redis://[user:password@]host:port/db``, ``rediss://…?ssl_cert_reqs=required&ssl_ca_certs=FILE`` and
-``redis+socket:///path``.
+``redis://[user:password@]host:port/db``, ``rediss://…?ssl_cert_reqs=required&ssl_ca_certs=FILE``,
+``redis+socket:///path``, and, for a set of Sentinels, ``sentinel://host:26379/db;sentinel://…?master_name=NAME``.
+Celery takes the name of the master from its transport options: see `celery_url` and `master_name`.
 """
 
 from __future__ import annotations
@@ -10,17 +11,21 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 from urllib.parse import parse_qs, parse_qsl, unquote, urlsplit
 
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
+from redis.sentinel import Sentinel
 
 from tasks.errors import Fault, UsageFault
+from tasks.redis_errors import redis_problem
 from tasks.urls import masked
 
-_SCHEMES = ("redis", "rediss", "redis+socket")
+_SCHEMES = ("redis", "rediss", "redis+socket", "sentinel")
+_SENTINEL_PORT = 26379
+_SENTINEL_PARAMETERS = ("master_name", "sentinel_password")
 _MEND = (
     "Start Redis there, or check the address (rediss:// for a server that speaks TLS); without --broker a local one is "
     "started for you."
@@ -31,6 +36,8 @@ _MEND_TLS = (
 )
 #: Seconds for one command of ours; those that wait on purpose add their own wait.
 _TIMEOUT = 10.0
+#: Seconds for one Sentinel to answer.
+_SENTINEL_TIMEOUT = 2.0
 
 
 def check_url(url: str) -> str:
@@ -39,6 +46,8 @@ def check_url(url: str) -> str:
     Raises:
         UsageFault: an unknown scheme, or TLS that would not be verified.
     """
+    if is_sentinel(url):
+        return _check_sentinels(url)
     try:
         parts = urlsplit(url)
         _ = parts.port, _database(url)
@@ -68,6 +77,34 @@ def check_url(url: str) -> str:
             "Take ssl_check_hostname out of the URL, and give the server a certificate that names its host.",
         )
     return url
+
+
+def is_sentinel(url: str) -> bool:
+    """Tell whether a URL names Sentinels, which know where the master is."""
+    return url.startswith("sentinel:")
+
+
+def master_name(url: str) -> str | None:
+    """Return what the Sentinels of a URL call their master; None for a URL without Sentinels."""
+    return _parameter(url, "master_name") if is_sentinel(url) else None
+
+
+def celery_url(url: str) -> str:
+    """Return a URL as Celery reads it: kombu takes a query for options of its own, which Sentinels have none of."""
+    if not is_sentinel(url):
+        return url
+    return ";".join(urlsplit(part)._replace(query="").geturl() for part in url.split(";"))
+
+
+def sentinel_options(url: str) -> dict[str, Any]:
+    """Return how the Sentinels of a URL are asked for their master; a dead one is left for the next one at once."""
+    password = _parameter(url, "sentinel_password")
+    return {
+        "socket_timeout": _SENTINEL_TIMEOUT,
+        "socket_connect_timeout": _SENTINEL_TIMEOUT,
+        "retry": Retry(NoBackoff(), 0),
+        **({"password": password} if password else {}),
+    }
 
 
 def tls(url: str) -> dict[str, str] | None:
@@ -102,6 +139,8 @@ def client(url: str, patient: bool = True) -> redis.Redis:
     }
     if not patient:
         options["retry"] = Retry(NoBackoff(), 0)
+    if is_sentinel(url):
+        return _master_client(url, options)
     if parts.scheme == "redis+socket":
         return redis.Redis(
             unix_socket_path=parts.path,
@@ -139,20 +178,80 @@ def translated(url: str) -> Iterator[None]:
     shown = masked(url)
     try:
         yield
-    except redis.AuthenticationError as error:
-        raise _refused(shown, error) from error
-    except (redis.ConnectionError, redis.TimeoutError) as error:
-        raise Fault(
-            f"The broker {shown} can't be reached",
-            str(error) or "no answer",
-            _MEND_TLS if url.startswith("rediss:") else _MEND,
-        ) from error
-    except redis.ResponseError as error:
-        raise _refused(shown, error) from error
     except redis.RedisError as error:
+        problem = redis_problem(error)
+        if problem.code:
+            what = f"The broker {shown} can't be used now" if problem.temporary else f"The broker {shown} refuses us"
+            raise Fault(what, problem.text, problem.todo) from error
+        if isinstance(error, redis.ConnectionError | redis.TimeoutError):
+            todo = _MEND_TLS if url.startswith("rediss:") else _MEND
+            raise Fault(f"The broker {shown} can't be reached", str(error) or "no answer", todo) from error
+        if isinstance(error, redis.ResponseError):
+            raise Fault(f"The broker {shown} refuses us", problem.text, problem.todo) from error
         raise Fault(
             f"What answers at {shown} is no Redis", str(error), "Check the host and the port in the URL."
         ) from error
+
+
+def _check_sentinels(url: str) -> str:
+    """Return the URL of Sentinels if it can be used.
+
+    Raises:
+        UsageFault: one of its parts is no Sentinel's, or it does not name one master.
+    """
+    example = "sentinel://one.example:26379/0;sentinel://two.example:26379/0?master_name=mymaster"
+    try:
+        parts = [urlsplit(part) for part in url.split(";")]
+        fit = all(part.scheme == "sentinel" and part.hostname and (part.port or True) for part in parts)
+        databases = {int(part.path.strip("/") or 0) for part in parts}
+    except ValueError:
+        fit, databases = False, set()
+    if not fit or len(databases) != 1:
+        raise UsageFault(
+            "The broker URL can't be used",
+            "each part between semicolons has to be sentinel://host:port/db, and db the same in all",
+            f"Write it as {example}.",
+        )
+    if any(name not in _SENTINEL_PARAMETERS for part in parts for name in parse_qs(part.query)):
+        raise UsageFault(
+            f"The broker URL {masked(url)} can't be used",
+            f"a sentinel:// URL has no parameters but {' and '.join(_SENTINEL_PARAMETERS)}; TLS is not supported there",
+            f"Write it as {example}.",
+        )
+    if master_name(url) is None:
+        raise UsageFault(
+            f"The broker URL {masked(url)} can't be used",
+            "it does not say which master to use",
+            f"Add the name that the Sentinels know it by (`SENTINEL MASTERS` shows it), as in {example}.",
+        )
+    return url
+
+
+def _parameter(url: str, name: str) -> str | None:
+    """Return a parameter of a URL of Sentinels, which any of its parts may have; None without one, or with several."""
+    values = {value for part in url.split(";") for value in parse_qs(urlsplit(part).query).get(name, ())}
+    return values.pop() if len(values) == 1 else None
+
+
+def _master_client(url: str, options: dict[str, Any]) -> redis.Redis:
+    """Return a client for whichever server the Sentinels call the master, also after a failover."""
+    parts = [urlsplit(part) for part in url.split(";")]
+    hosts = [(part.hostname, part.port or _SENTINEL_PORT) for part in parts]
+    first = parts[0]
+    # redis-py has no types for these.
+    untyped: Any = Sentinel
+    sentinel = untyped(hosts, sentinel_kwargs=sentinel_options(url))
+    return cast(
+        "redis.Redis",
+        sentinel.master_for(
+            master_name(url),
+            db=int(first.path.strip("/") or 0),
+            username=unquote(first.username) if first.username else None,
+            password=unquote(first.password) if first.password else None,
+            socket_connect_timeout=_TIMEOUT,
+            **options,
+        ),
+    )
 
 
 def _database(url: str) -> int:
@@ -165,11 +264,3 @@ def _database(url: str) -> int:
     if parts.scheme == "redis+socket":
         return int(parse_qs(parts.query).get("virtual_host", ["0"])[0])
     return int(parts.path.strip("/") or 0)
-
-
-def _refused(shown: str, error: Exception) -> Fault:
-    return Fault(
-        f"The broker {shown} refuses us",
-        str(error),
-        "Check the user and the password, which stand in the URL before the host, as user:password@.",
-    )

@@ -121,12 +121,17 @@ def use_broker(url: str) -> None:
         UsageFault: the URL is not one that can be used safely.
     """
     broker.check_url(url)
-    app.conf.broker_url = url
-    app.conf.result_backend = url
+    # As it was given, for clients of our own; Celery's leaves out what it can't read.
+    app.conf.imagefleet_broker_url = url
+    app.conf.broker_url = app.conf.result_backend = broker.celery_url(url)
     # All others read it from the URL; Flower's view of the queues does not.
     app.conf.broker_use_ssl = broker.tls(url) or False
     tcp = not url.startswith("redis+socket:")
-    app.conf.broker_transport_options = {**_TRANSPORT_OPTIONS, **(_TCP_OPTIONS if tcp else {})}
+    sentinels = {}
+    if broker.is_sentinel(url):
+        sentinels = {"master_name": broker.master_name(url), "sentinel_kwargs": broker.sentinel_options(url)}
+    app.conf.broker_transport_options = {**_TRANSPORT_OPTIONS, **(_TCP_OPTIONS if tcp else {}), **sentinels}
+    app.conf.result_backend_transport_options = sentinels
     app.conf.redis_socket_keepalive = tcp
 
 

@@ -108,7 +108,7 @@ class Runs:
 
 @cache
 def _server() -> redis.Redis:
-    return broker.client(app.conf.broker_url)
+    return broker.client(app.conf.imagefleet_broker_url)
 
 
 @cache
@@ -206,7 +206,8 @@ def _prepare(sender: Any, **_: Any) -> None:
 def _appear(worker: Worker, queues: Collection[str]) -> None:
     """Let this worker give signs of life until it stops; what it is given is recorded under its id from now on."""
     transport.Channel.holder = worker.name
-    presence = Presence(worker, lambda: broker.client(app.conf.broker_url, patient=False), transport.known, queues)
+    connect = partial(broker.client, app.conf.imagefleet_broker_url, patient=False)
+    presence = Presence(worker, connect, transport.known, queues)
     presence.start()
 
     @worker_shutdown.connect(weak=False)
@@ -516,7 +517,8 @@ def collect_shard(
         message["error"] = f"{type(error).__name__}: {error}"
     if handed is not None:
         raise _handed_over(self, handed, {})
-    _server().eval(_DONE, 2, keys.run(run_id), keys.done(run_id), bounds.RECORD_LIFETIME, json.dumps(message))
+    told = json.dumps(message)
+    patiently(lambda: _server().eval(_DONE, 2, keys.run(run_id), keys.done(run_id), bounds.RECORD_LIFETIME, told))
     if "error" in message:
         # Not where it was caught: Celery's events would show what led to it.
         raise CollectError(message["error"])

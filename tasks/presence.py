@@ -32,6 +32,7 @@ import redis
 
 from config import bounds
 from tasks import keys, suspects
+from tasks.redis_errors import redis_problem
 
 _log = logging.getLogger(__name__)
 _GIVE_BACK = Path(__file__).with_name("give_back.lua").read_text(encoding="utf-8")
@@ -297,7 +298,8 @@ class Presence:
             try:
                 self.beat(server)
             except redis.RedisError as error:
-                _log.warning("no sign of life could be given: %s", error)
+                problem = redis_problem(error)
+                _log.warning("no heartbeat could be sent: %s. %s", problem.text, problem.todo)
             except Exception:  # noqa: BLE001  # a worker without it would be taken for dead
                 _log.exception("a fault of ours while a sign of life was given")
             self._stopped.wait(bounds.WORKER_BEAT)

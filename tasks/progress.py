@@ -17,6 +17,7 @@ import redis
 from config import bounds
 from tasks import keys
 from tasks.model import Outcome, Reason
+from tasks.redis_errors import redis_problem
 
 _log = logging.getLogger(__name__)
 #: Begins the name of the sum of images that failed for a reason.
@@ -63,12 +64,23 @@ class Progress:
             try:
                 self._flush(server, sums)
             except redis.RedisError as error:
+                # They may have been added all the same, and would count twice.
                 _log.warning("progress could not be shown: %s", error)
 
-    @staticmethod
-    def _flush(server: redis.Redis, sums: dict[str, Counter[str]]) -> None:
+    def _flush(self, server: redis.Redis, sums: dict[str, Counter[str]]) -> None:
         pipe = server.pipeline(transaction=False)
         for run_id, counts in sums.items():
             increments = [item for pair in counts.items() for item in pair]
             pipe.eval(_SCRIPT, 2, keys.run(run_id), keys.moved(run_id), bounds.RECORD_LIFETIME, *increments)
-        pipe.execute()
+        for (run_id, counts), answer in zip(sums.items(), pipe.execute(raise_on_error=False), strict=True):
+            if isinstance(answer, Exception):
+                problem = redis_problem(answer)
+                _log.warning("progress could not be shown: %s", problem.text)
+                if problem.temporary:
+                    self._put_back(run_id, counts)
+
+    def _put_back(self, run_id: str, counts: Counter[str]) -> None:
+        """Have sums flushed with what comes next."""
+        with self._lock:
+            self._sums.setdefault(run_id, Counter()).update(counts)
+        self._pending.set()

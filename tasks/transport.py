@@ -507,8 +507,19 @@ class Transport(redis.Transport):  # type: ignore[misc]  # kombu has no annotati
         cycle._ack_tref = loop.call_repeatedly(_ACK_WAIT, cycle.look_after)
 
 
+class SentinelChannel(Channel, redis.SentinelChannel):  # type: ignore[misc]  # kombu has no annotations
+    """Our channel, to whichever server the Sentinels call the master."""
+
+
+class SentinelTransport(Transport):
+    """Our transport, for ``sentinel://``."""
+
+    Channel = SentinelChannel
+    default_port = redis.SentinelTransport.default_port
+
+
 def install(begun: Callable[[], Collection[str]] = frozenset, finish: Callable[[], object] = frozenset) -> None:
-    """Have every ``redis://``, ``rediss://`` and ``redis+socket://`` connection made from now on use `Transport`.
+    """Have every connection to a Redis made from now on use `Transport`, and to Sentinels `SentinelTransport`.
 
     The setting ``broker_transport`` would not do: a Unix socket's URL ignores it, and ``rediss://`` would be spoken in
     plain text.
@@ -519,4 +530,5 @@ def install(begun: Callable[[], Collection[str]] = frozenset, finish: Callable[[
     """
     Channel.begun, Channel.finish = staticmethod(begun), staticmethod(finish)
     name = f"{__name__}:{Transport.__name__}"
-    TRANSPORT_ALIASES.update(redis=name, rediss=name)
+    sentinel = f"{__name__}:{SentinelTransport.__name__}"
+    TRANSPORT_ALIASES.update(redis=name, rediss=name, sentinel=sentinel)

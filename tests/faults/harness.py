@@ -104,14 +104,15 @@ class Server:
         assert self._process is not None
         return self._process.pid
 
-    def start(self) -> None:
-        """Start it, with what it held when it was killed."""
+    def start(self, wait: bool = True) -> None:
+        """Start it, with what it held when it was killed; wait until it takes commands, unless told otherwise."""
         self._data.mkdir(exist_ok=True)
         argv = [redis_program(), str(REDIS_CONF), "--bind", "127.0.0.1", "--port", str(self.port)]
         argv += ["--dir", str(self._data), *self._options]
         with (self._data / "redis.log").open("ab") as log:
             self._process = subprocess.Popen(argv, stdout=log, stderr=log, start_new_session=True)
-        parts.eventually(self._answers, "Redis")
+        if wait:
+            parts.eventually(self._answers, "Redis")
 
     def kill(self, forget: bool = False) -> None:
         """Kill it; with ``forget``, take what it held away."""
@@ -311,6 +312,13 @@ class Arena:
         assert lost == 0
         assert found.success == (len(self.urls) if success is None else success), found.reasons
         return found
+
+    def proven_answer(self, error: str, workers: str, producer: str) -> None:
+        """Prove what came of a run whose Redis answered with an error, and put it into the table of those."""
+        found = self.proven(None)
+        twice = sum(times - 1 for times in self.site.hits(self.name).values())
+        lost = len(self.urls) - found.outcomes + found.lost
+        table.answers.append(table.Answer(error, workers, producer, len(self.urls), found.outcomes, lost, twice))
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,10 @@ class Proxy:
         """How many connections go through it."""
         return len(self._pairs)
 
+    def lead_to(self, target: int) -> None:
+        """Forward new connections to another port, as a name that moves; those that are open stay as they are."""
+        self._target = target
+
     def stall(self) -> None:
         """Forward nothing more; what comes is accepted, and waits."""
         self._flows.clear()

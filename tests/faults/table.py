@@ -1,4 +1,6 @@
-"""The tables of faults, printed at the end, kept and shown: what was survived, and what a fault does without repair."""
+"""The tables of faults, printed at the end, kept and shown: what was survived, what a fault does without repair,
+and what came of the errors that Redis answers with.
+"""
 
 from __future__ import annotations
 
@@ -65,16 +67,36 @@ class Standstill:
 
 
 @dataclass(frozen=True, slots=True)
+class Answer:
+    """What came of an error that Redis answered with, in the middle of a run."""
+
+    error: str
+    workers: str
+    #: What the producer did.
+    producer: str
+    images: int
+    outcomes: int
+    lost: int
+    twice: int
+
+    def cells(self) -> tuple[str, ...]:
+        """Return what the table shows."""
+        numbers = (f"{number:,}" for number in (self.images, self.outcomes, self.lost, self.twice))
+        return (f"`{self.error}`" if self.error.isupper() else self.error, self.producer, self.workers, *numbers)
+
+
+@dataclass(frozen=True, slots=True)
 class Table:
     """A table: its name, its heads, and the rows that this process has measured so far."""
 
     name: str
     heads: tuple[str, ...]
-    rows: Sequence[Row | Standstill]
+    rows: Sequence[Row | Standstill | Answer]
 
 
 rows: list[Row] = []
 standstills: list[Standstill] = []
+answers: list[Answer] = []
 SURVIVED = Table(
     "survived", ("fault", "repetitions", "images", "Outcomes", "lost", "fetched twice", "time to recover"), rows
 )
@@ -83,7 +105,10 @@ WITHOUT_REPAIR = Table(
     ("fault, without repair", "images", "saved", "Outcomes", "stood still for", "Outcomes after `producer resume`"),
     standstills,
 )
-TABLES = (SURVIVED, WITHOUT_REPAIR)
+ANSWERS = Table(
+    "answers", ("Redis answers", "producer", "workers", "images", "Outcomes", "lost", "fetched twice"), answers
+)
+TABLES = (SURVIVED, WITHOUT_REPAIR, ANSWERS)
 
 
 def plain(table: Table) -> list[str]:
@@ -116,15 +141,21 @@ def without_repair(path: Path = KEPT) -> str:
     return _markdown(WITHOUT_REPAIR, Standstill, path)
 
 
+def redis_errors(path: Path = KEPT) -> str:
+    """Return the table of what Redis answered with as Markdown, from what is kept."""
+    return _markdown(ANSWERS, Answer, path)
+
+
 def _merged(known: Iterable[dict[str, Any]], new: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    # Two rows of one fault tell lists of two lengths apart.
-    return list({(row["fault"], row["images"]): row for row in (*known, *new)}.values())
+    # Two rows of one fault tell lists of two lengths apart, and two crews.
+    names = ("fault", "error", "workers", "images")
+    return list({tuple(row.get(name) for name in names): row for row in (*known, *new)}.values())
 
 
-def _markdown(table: Table, kind: type[Row] | type[Standstill], path: Path) -> str:
+def _markdown(table: Table, kind: type[Row] | type[Standstill] | type[Answer], path: Path) -> str:
     kept = json.loads(path.read_text(encoding="utf-8"))
     machine = kept["machine"]
-    cells = [kind(**row).cells() for row in kept[table.name]]
+    cells = [kind(**row).cells() for row in kept.get(table.name, [])]
     lines = [table.heads, ("---", *["---:"] * (len(table.heads) - 1)), *cells]
     rows = "".join(f"| {' | '.join(line)} |\n" for line in lines)
     return f"{rows}\nThe {kept['form']} form, everything on {machine['cores']} cores of {machine['cpu']}.\n"

@@ -323,7 +323,7 @@ def borrowed_app(broker_url: str | None = None) -> Iterator[None]:
 
     A pool that was closed is never filled again, and the app would go on waiting at it.
     """
-    before = app.conf.broker_url
+    before = app.conf.imagefleet_broker_url
     _forget_connections()
     if broker_url is not None:
         use_broker(broker_url)

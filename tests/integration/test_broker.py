@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -13,6 +14,8 @@ from redis.retry import Retry
 
 from tasks import broker
 from tasks.errors import Fault, UsageFault
+from tasks.urls import masked
+from tests.integration import parts
 
 _GOOD = [
     "redis://localhost",
@@ -23,12 +26,21 @@ _GOOD = [
     "rediss://redis.example:6379/0?ssl_cert_reqs=CERT_REQUIRED&ssl_ca_certs=/ca.pem",
     "redis+socket:///run/redis.sock",
     "redis+socket:///run/redis.sock?virtual_host=2",
+    "sentinel://one.example:26379/0?master_name=mymaster",
+    "sentinel://user:word@one.example:26379/2;sentinel://two.example/2?master_name=mymaster&sentinel_password=other",
 ]
 _BAD = {
     "nothing": ("", "can't be used: its scheme is none of redis://"),
     "no scheme": ("localhost:6379", "can't be used"),
     "AMQP": ("amqp://user:secret@rabbit.example//", "can't be used"),
-    "sentinel": ("sentinel://redis.example:26379", "can't be used"),
+    "no master": ("sentinel://:secret@one.example:26379/0", "does not say which master"),
+    "two masters": ("sentinel://one.example/0?master_name=a;sentinel://two.example/0?master_name=b", "which master"),
+    "no Sentinel": (
+        "sentinel://one.example:26379/0;redis://:secret@two.example:6379/0",
+        "each part between semicolons",
+    ),
+    "two databases": ("sentinel://one.example/0;sentinel://two.example/1?master_name=a", "db the same in all"),
+    "Sentinels with TLS": ("sentinel://one.example/0?master_name=a&ssl_cert_reqs=required", "TLS is not supported"),
     "TLS that is not verified": ("rediss://:secret@redis.example/0", "would not be verified: without ssl_cert_reqs"),
     "TLS that is switched off": ("rediss://:secret@redis.example/0?ssl_cert_reqs=none", "would not be verified"),
     "TLS verified once": ("rediss://redis.example/?ssl_cert_reqs=required&ssl_cert_reqs=none", "not be verified"),
@@ -69,6 +81,29 @@ def test_client_is_for_the_url(url: str, expected: dict[str, object]) -> None:
     options = broker.client(url).connection_pool.connection_kwargs
     assert {name: options.get(name) for name in expected} == expected
     assert options["socket_timeout"]
+
+
+def test_client_of_sentinels() -> None:
+    """It asks each Sentinel with their own password, and the master with that of the URL."""
+    url = "sentinel://user:wo%40rd@one.example:7/2;sentinel://two.example/2?master_name=main&sentinel_password=other"
+    pool: Any = broker.client(url).connection_pool
+    assert (pool.service_name, pool.is_master) == ("main", True)
+    known = pool.connection_kwargs
+    assert (known["db"], known["username"], known["password"], known["decode_responses"]) == (2, "user", "wo@rd", True)
+    asked = [sentinel.connection_pool.connection_kwargs for sentinel in pool.sentinel_manager.sentinels]
+    assert [(one["host"], one["port"], one["password"]) for one in asked] == [
+        ("one.example", 7, "other"),
+        ("two.example", 26379, "other"),
+    ]
+
+
+def test_celery_is_given_urls_that_it_reads() -> None:
+    """kombu would take a parameter for an option of its own."""
+    url = "sentinel://one.example:7/2?master_name=main;sentinel://two.example/2?sentinel_password=other"
+    assert broker.celery_url(url) == "sentinel://one.example:7/2;sentinel://two.example/2"
+    assert broker.master_name(url) == "main"
+    assert [broker.celery_url(url) for url in _GOOD[:8]] == _GOOD[:8]
+    assert "other" not in masked(url)
 
 
 @contextmanager
@@ -114,6 +149,26 @@ def test_password_is_asked_for(server: redis.Redis, redis_url: str) -> None:
     with impatient(f"redis+socket://:right@{path}") as other:
         broker.check_server(other, redis_url)
         assert other.config_set("requirepass", "")
+
+
+def test_server_that_answers_with_an_error(server: redis.Redis, redis_url: str) -> None:
+    """What Redis says is told, with what to do about it."""
+    server.acl_setuser("default", commands=["-info"])
+    try:
+        with pytest.raises(Fault, match="refuses us: NOPERM") as caught:
+            broker.check_server(server, redis_url)
+    finally:
+        server.acl_setuser("default", commands=["+info"])
+    assert "config/users.acl" in caught.value.todo
+
+
+def test_sentinels_that_are_not_there() -> None:
+    """A command ends soon, and says what the Sentinels of its URL were asked for."""
+    url = f"sentinel://127.0.0.1:{parts.free_port()}/0?master_name=mymaster"
+    with broker.client(url, patient=False) as client, pytest.raises(Fault, match="can't be used now") as caught:
+        broker.check_server(client, url)
+    assert "No master found for 'mymaster'" in str(caught.value)
+    assert "master_name" in caught.value.todo
 
 
 def test_server_that_is_not_there(tmp_path: Path) -> None:

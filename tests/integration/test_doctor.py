@@ -40,7 +40,17 @@ def test_all_is_well(fleet: str, out: Path) -> None:
     assert "second@" in findings["folder at workers"][1]
     assert findings["clocks"][1].startswith("4 clocks ")
     assert set(findings) - disks == {
-        *("broker", "server version", "append-only file", "eviction policy", "memory", "workers", "queues", "clocks"),
+        *(
+            "broker",
+            "writes",
+            "server version",
+            "append-only file",
+            "eviction policy",
+            "memory",
+            "workers",
+            "queues",
+            "clocks",
+        ),
         *("folder here", "folder at workers"),
     }
     assert not out.exists()

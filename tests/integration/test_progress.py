@@ -93,6 +93,20 @@ def test_redis_that_fails_is_no_fault(server: redis.Redis, caplog: pytest.LogCap
     wait_for(lambda: sums(server, "a") == {"success": "1", "bytes": "3"})
 
 
+def test_sums_that_a_full_redis_refuses_arrive_later(server: redis.Redis, caplog: pytest.LogCaptureFixture) -> None:
+    """Redis says that it added nothing, so nothing counts twice."""
+    caplog.set_level(logging.WARNING)
+    told = Progress(lambda: server)
+    server.config_set("maxmemory", 1)
+    try:
+        told.add("a", success(0))
+        wait_for(lambda: "OOM" in caplog.text)
+    finally:
+        server.config_set("maxmemory", 0)
+    told.add("a", success(1))
+    wait_for(lambda: sums(server, "a") == {"success": "2", "bytes": "6"})
+
+
 def test_run_that_has_ended_gets_no_keys_again(server: redis.Redis) -> None:
     """What is flushed after a run's end is dropped, with no key left behind."""
     server.delete(keys.run("a"))

@@ -108,7 +108,28 @@ def test_ca_for_plain_text_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         _ = settings().broker
 
 
-@pytest.mark.parametrize("name", ["IMAGEFLEET_BROKER_PASSWORD_FILE", "IMAGEFLEET_BROKER_CA_FILE"])
+def test_password_of_the_sentinels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is put where the client looks for it, and refused for a URL that names no Sentinels."""
+    (tmp_path / "word").write_text("se&cret\n")
+    monkeypatch.setenv("IMAGEFLEET_BROKER_SENTINEL_PASSWORD_FILE", str(tmp_path / "word"))
+    for url, separator in (("sentinel://a/0;sentinel://b/0", "?"), ("sentinel://a/0?master_name=m", "&")):
+        settings.cache_clear()
+        monkeypatch.setenv("IMAGEFLEET_BROKER_URL", url)
+        assert settings().broker == f"{url}{separator}sentinel_password=se%26cret"
+    settings.cache_clear()
+    monkeypatch.setenv("IMAGEFLEET_BROKER_URL", "redis://a/0")
+    with pytest.raises(SettingsError, match="is not a sentinel:// URL"):
+        _ = settings().broker
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "IMAGEFLEET_BROKER_PASSWORD_FILE",
+        "IMAGEFLEET_BROKER_SENTINEL_PASSWORD_FILE",
+        "IMAGEFLEET_BROKER_CA_FILE",
+    ],
+)
 def test_file_for_no_broker_is_refused(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """Whoever gave a password or a CA and forgot the URL does not get a fleet of another kind."""
     monkeypatch.setenv(name, "/nope")

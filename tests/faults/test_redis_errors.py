@@ -1,0 +1,146 @@
+"""A Redis that answers with errors: temporary ones are waited for, lasting ones end a run that is resumed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import redis
+
+from tests.faults import answers
+from tests.faults.answers import LASTING, TEMPORARY, Target
+from tests.faults.harness import Arena
+from tests.integration import parts
+
+#: Seconds that an error lasts: longer than the time between two looks of a producer, and two beats of a worker.
+_LASTS = 6.0
+_ADMIN = "administrator"
+
+
+@pytest.fixture(params=["plain workers", "local fleet"])
+def crew(request: pytest.FixtureRequest) -> str:
+    """Name who does the work."""
+    return str(request.param)
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("error", TEMPORARY)
+def test_temporary_error_is_waited_for(arena: Arena, long: bool, crew: str, error: str) -> None:
+    """The run stands still while Redis answers so, and completes: nothing is lost, no worker dies."""
+    images = 4_000 if long else 400
+    with _running(arena, crew, images) as (run, target):
+        arena.until_saved(images // 4, run)
+        arena.strike()
+        with TEMPORARY[error](target):
+            answers.hold(_LASTS)
+        arena.strike()
+        ended = run.wait(240)
+        assert ended.json()["success"] == images
+        if crew == "plain workers":
+            assert arena.fleet.deaths == 0
+            arena.fleet.end(0.0)
+    arena.proven_answer(error, crew, "waits")
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("error", LASTING)
+def test_lasting_error_ends_the_run_early(arena: Arena, long: bool, crew: str, error: str) -> None:
+    """The producer says what Redis answers and what to do; the workers live on, and the run is resumed."""
+    images = 4_000 if long else 400
+    with _running(arena, crew, images) as (run, target):
+        arena.until_saved(images // 4, run)
+        arena.strike()
+        with LASTING[error](target):
+            ended = run.wait(60)
+            what, why, todo = parts.told(ended)
+        assert ended.code == 1
+        assert what == "Redis refuses a command"
+        assert error in why
+        assert "producer resume" in todo
+        arena.strike()
+        arguments = ["resume", arena.out, "--json", *(_local() if crew == "local fleet" else _plain(arena))]
+        with parts.started(
+            "resume", [sys.executable, "-m", "producer", *map(str, arguments)], arena.folder, _ENV
+        ) as two:
+            assert two.wait(240).json()["success"] == images
+        if crew == "plain workers":
+            assert arena.fleet.deaths == 0
+            arena.fleet.end(0.0)
+    arena.proven_answer(error, crew, "ends, and is resumed")
+
+
+_ENV = {"IMAGEFLEET_ALLOW_NETWORKS": "127.0.0.1"}
+
+
+def _local() -> list[str]:
+    return ["--workers", "2", "--concurrency", "16"]
+
+
+def _plain(arena: Arena) -> list[str]:
+    return ["--broker", arena.server.url]
+
+
+@contextmanager
+def _running(arena: Arena, crew: str, images: int) -> Iterator[tuple[parts.Background, Target]]:
+    """Start a run by plain workers or by a local fleet; give it, and its server."""
+    source = arena.list(images, rate=20_000)
+    local = crew == "local fleet"
+    if not local:
+        arena.fleet.add(2, slots=16)
+    arguments = ["run", source, "--out", arena.out, "--shard-size", "250", "--json"]
+    arguments += _local() if local else _plain(arena)
+    argv = [sys.executable, "-m", "producer", *map(str, arguments)]
+    with parts.started("run", argv, arena.folder, _ENV) as run:
+        target = _of_fleet(arena, run) if local else _of_arena(arena)
+        with target.admin:
+            yield run, target
+
+
+def _of_arena(arena: Arena) -> Target:
+    def restart() -> None:
+        arena.server.kill()
+        arena.server.start(wait=False)
+
+    _add_administrator(arena.server.client)
+    admin = redis.Redis(port=arena.server.port, username=_ADMIN, password=_ADMIN, decode_responses=True)
+    return Target(admin, arena.folder / "redis", restart, lambda: _run_id(arena.out))
+
+
+def _of_fleet(arena: Arena, run: parts.Background) -> Target:
+    server = parts.eventually(lambda: _server_of(run), "the fleet's Redis")
+    assert server is not None
+    pid, folder = server.pid, Path(server.cwd())
+    argv = server.cmdline()
+    socket = argv[argv.index("--unixsocket") + 1] if "--unixsocket" in argv else argv[-1]
+    parts.eventually(lambda: Path(socket).exists(), "its socket")
+    with redis.Redis(unix_socket_path=socket) as client:
+        _add_administrator(client)
+    admin = redis.Redis(unix_socket_path=socket, username=_ADMIN, password=_ADMIN, decode_responses=True)
+    return Target(admin, folder, lambda: os.kill(pid, signal.SIGKILL), lambda: _run_id(arena.out))
+
+
+def _server_of(run: parts.Background) -> psutil.Process | None:
+    for process in run.family():
+        try:
+            if process.name().startswith(("redis-server", "valkey-server")):
+                return process
+        except psutil.NoSuchProcess:
+            continue
+    return None
+
+
+def _add_administrator(client: Any) -> None:
+    """Add a user whom no error of the default user concerns."""
+    client.execute_command("ACL", "SETUSER", _ADMIN, "on", f">{_ADMIN}", "~*", "&*", "+@all")
+
+
+def _run_id(out: Path) -> str:
+    return str(json.loads((out / "run.json").read_text())["id"])
