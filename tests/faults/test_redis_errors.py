@@ -118,8 +118,7 @@ def _of_fleet(arena: Arena, run: parts.Background) -> Target:
     server = parts.eventually(lambda: _server_of(run), "the fleet's Redis")
     assert server is not None
     pid, folder = server.pid, Path(server.cwd())
-    argv = server.cmdline()
-    socket = argv[argv.index("--unixsocket") + 1] if "--unixsocket" in argv else argv[-1]
+    socket = str(folder / "redis.sock")
     parts.eventually(lambda: Path(socket).exists(), "its socket")
     with redis.Redis(unix_socket_path=socket) as client:
         _add_administrator(client)
