@@ -23,11 +23,10 @@ def patiently(step: Callable[[], _T]) -> _T:
     """Do a step that needs Redis, and repeat it until Redis does its part; the step must be safe to repeat.
 
     A task that raised because of Redis would be lost to its chord, and without Redis there is nothing else for a worker
-    to do. It also waits where Redis refuses its user: that is mended at the server.
+    to do. It waits for lasting errors as well: they are mended at the server, and the log says how.
 
     Raises:
-        redis.RedisError: the worker is told to stop, or waiting does not help. The task stays unacknowledged, and
-            another worker gets it.
+        redis.RedisError: the worker is told to stop. Its task stays unacknowledged, and another worker gets it.
     """
     while True:
         try:
@@ -36,7 +35,7 @@ def patiently(step: Callable[[], _T]) -> _T:
             problem = redis_problem(error)
             if is_exhausted(error):
                 IDLE.close_oldest(1)
-            if stopping() or not problem.waits_in_worker:
+            if stopping():
                 raise
             _log.warning("%s. %s", problem.note, problem.todo)
             time.sleep(_RETRY)

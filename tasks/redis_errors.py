@@ -49,8 +49,6 @@ _LASTING = {
     "ASK": _NO_CLUSTER,
     "CROSSSLOT": _NO_CLUSTER,
 }
-#: Lasting errors that an operator mends at the server: a worker waits for that, because the answer is not the task's.
-_MENDED_AT_SERVER = frozenset({"NOPERM", "NOAUTH", "WRONGPASS", "DENIED"})
 _RECONNECT = "Start Redis there, or check the address and the network."
 _UNKNOWN = "Look at the log of that Redis."
 #: redis-py drops some codes from the text and names the class instead.
@@ -74,6 +72,7 @@ _PIPELINE = " of pipeline caused error: "
 #: What Redis says instead of a code.
 _PHRASES = (
     ("max number of clients reached", "MAXCLIENTS"),
+    ("The user executing the script can't", "NOPERM"),
     ("invalid username-password pair", "WRONGPASS"),
     ("invalid password", "WRONGPASS"),
     ("AUTH <password> called without any password", "WRONGPASS"),
@@ -97,11 +96,6 @@ class RedisProblem:
     answered: bool
     #: What a person can do.
     todo: str
-
-    @property
-    def waits_in_worker(self) -> bool:
-        """Whether a worker keeps its task and waits."""
-        return self.temporary or self.code in _MENDED_AT_SERVER
 
     @property
     def note(self) -> str:
