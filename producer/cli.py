@@ -808,6 +808,7 @@ def _compare(
     frozen = _run_options(options)
     # The first two ways are done by this process.
     _check_insecure(frozen)
+    descriptors.check_slots(options["threads"], "--threads")
     root = output(out).root
     _ending().compared = out
     places = comparison.stores(root)
@@ -954,8 +955,9 @@ def _local_fleet(
     size = FleetSize(options["workers"] or len(cores()), options["concurrency"])
     text = f"Starting {_workers(size.workers)}"
     with ExitStack() as stack:
+        fleet = Fleet(size, roots, allow, options["flower"], former_roots, proxied)
         with waiting(_console(sys.stderr), text, quiet):
-            fleet = stack.enter_context(Fleet(size, roots, allow, options["flower"], former_roots, proxied))
+            stack.enter_context(fleet)
         if fleet.flower is not None:
             _note(f"Flower is at {fleet.flower.text}", quiet=False)
         yield fleet

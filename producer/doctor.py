@@ -23,7 +23,7 @@ from config import SettingsError
 from config.settings import settings, unknown_variables
 from producer import folder, worker_pool
 from producer.finding import Finding, Level, counted, mebibytes, named, of_fault
-from producer.local import cores, server_binary
+from producer.local import FleetSize, check_size, cores, server_binary
 from producer.worker_pool import MAX_SKEW_SECONDS, Worker, clock_ahead
 from tasks import broker, examine, keys, reach
 from tasks.celery import IMAGES, PROTOCOL, SHARDS, use_broker
@@ -103,6 +103,18 @@ def of_server(info: Mapping[str, Any]) -> list[Finding]:
     return [_version(info), _append_only(info), _policy(info), _memory(info)]
 
 
+def of_connections(info: Mapping[str, Any], workers: int) -> Finding:
+    """Judge how many more clients a server takes, with so many workers at it."""
+    name, free = "connections", broker.free_connections(info)
+    if free is None:
+        return _unknown(name, "INFO", "Look at `maxclients` there.")
+    needed = broker.PRODUCER_CONNECTIONS + workers * broker.MORE_CONNECTIONS
+    found = f"{info['connected_clients']} of {info['maxclients']} in use"
+    if free < needed:
+        return Finding(name, Level.BAD, f"{found}; a run needs about {needed} more", broker.MORE_CLIENTS)
+    return Finding(name, Level.OK, found)
+
+
 def of_workers(workers: Sequence[Worker]) -> list[Finding]:
     """Judge who works at a broker."""
     ours = [worker for worker in workers if worker.protocol == PROTOCOL]
@@ -130,6 +142,8 @@ def of_workers(workers: Sequence[Worker]) -> list[Finding]:
     if troubled := [f"{worker.name} ({'; '.join(worker.troubles)})" for worker in ours if worker.troubles]:
         todo = "Mend it where they run; each tries one task now and then, and goes on when that works."
         findings.append(Finding("unfit workers", Level.WARN, f"they leave work to others: {named(troubled)}", todo))
+    if crowded := [worker for worker in ours if not worker.has_room]:
+        findings.append(Finding("open files", Level.BAD, worker_pool.shown_as_crowded(crowded), worker_pool.CROWDED))
     if idle := [worker.name for worker in ours if worker.store_roots == ()]:
         todo = "Set IMAGEFLEET_STORE_ROOTS where they run: the folders below which a worker may write."
         findings.append(Finding("store roots", Level.BAD, f"workers that may save nothing: {named(idle)}", todo))
@@ -326,6 +340,7 @@ def _of_settings(local: bool) -> list[Finding]:
 def _local() -> list[Finding]:
     try:
         binary = server_binary()
+        check_size(FleetSize(len(cores())))
     except Fault as fault:
         return [of_fault("local fleet", fault)]
     found = f"no broker is named: a command starts {binary} and {counted(len(cores()), 'worker')} for itself"
@@ -349,7 +364,7 @@ def _of_broker(url: str, examined: _Folder) -> list[Finding]:
     findings = [Finding("broker", Level.OK, f"{masked(url)} answers"), writes, *of_server(info)]
     try:
         workers = worker_pool.ask_workers(_ABOUT_PATIENCE)
-        findings += of_workers(workers)
+        findings += [of_connections(info, len(workers)), *of_workers(workers)]
         ahead |= {worker.name: worker.skew for worker in workers if worker.skew is not None}
         findings.append(of_clocks(ahead))
         if workers and examined.path is not None:

@@ -26,8 +26,8 @@ import redis
 from config import bounds
 from config.settings import FLOWER_CONF, REDIS_CONF
 from producer.keeping import Keeping
-from tasks import broker
-from tasks.errors import Fault
+from tasks import broker, descriptors
+from tasks.errors import Fault, UsageFault
 from tasks.storage import TEMPORARY
 
 #: Seconds within which a server or a worker has to answer.
@@ -38,6 +38,10 @@ _PING = 0.05
 _WORKER_GRACE = 4.0
 _SERVER_GRACE = 2.0
 _FLOWER_PORT = 5555
+#: Descriptors that a Redis server keeps for its files, and the most clients that it takes unless it is told otherwise.
+_SERVER_DESCRIPTORS, _MAX_CLIENTS = 32, 10_000
+#: Connections of the producer, and of Flower.
+_OTHER_CONNECTIONS = broker.PRODUCER_CONNECTIONS + 12
 #: What may be set for the broker of other commands, and is nothing for a local fleet's own.
 _OF_ANOTHER_BROKER = {
     "IMAGEFLEET_BROKER_PASSWORD_FILE": "",
@@ -86,7 +90,11 @@ class Fleet:
         Without ``allow_networks``, the environment's IMAGEFLEET_ALLOW_NETWORKS holds for them as for any worker. With
         ``flower``, Flower shows the fleet on a port of 127.0.0.1, and the workers send it their events, unless the
         environment's IMAGEFLEET_TASK_EVENTS says not to. Unless they are ``proxied``, they use no IMAGEFLEET_PROXY.
+
+        Raises:
+            UsageFault: it is too large for the limit of open files.
         """
+        check_size(size)
         self.size = size
         #: Where Flower is, and how to log in, if it was asked for.
         self.flower: FlowerAccess | None = None
@@ -223,6 +231,25 @@ class Fleet:
                     todo,
                 )
             time.sleep(0.01)
+
+
+def check_size(size: FleetSize) -> None:
+    """Make sure that a fleet can run with the file descriptors that a process may have here.
+
+    Raises:
+        UsageFault: its workers have too many slots for that, or are too many for its Redis server.
+    """
+    descriptors.check_slots(size.concurrency, "--concurrency")
+    # The server keeps some for itself, and takes so many clients less.
+    clients = min(descriptors.limit() - _SERVER_DESCRIPTORS, _MAX_CLIENTS) - _OTHER_CONNECTIONS
+    needed = size.workers * broker.WORKER_CONNECTIONS
+    if needed > clients:
+        raise UsageFault(
+            f"{size.workers} workers can't share a Redis server on this machine",
+            f"they need up to {needed} connections, and with the limit of open files here it takes {max(clients, 0)}",
+            f"Use --workers {max(clients // broker.WORKER_CONNECTIONS, 1)} or less, or raise the limit by "
+            f"`ulimit -n {needed + _OTHER_CONNECTIONS + _SERVER_DESCRIPTORS}`.",
+        )
 
 
 def cores() -> list[int]:

@@ -145,8 +145,10 @@ def crew_at(broker_url: str, out: Path, insecure: bool = False) -> Crew:
     started = time.monotonic()
     with broker.client(broker_url, patient=False) as server:
         broker.check_server(server, broker_url)
-    use_broker(broker_url)
-    pool = find_pool(out, insecure)
+        broker.check_connections(server, broker_url, workers=0)
+        use_broker(broker_url)
+        pool = find_pool(out, insecure)
+        broker.check_connections(server, broker_url, len(pool.fit))
     return Crew(
         broker_url,
         len(pool.fit),

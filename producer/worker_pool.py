@@ -13,6 +13,7 @@ from producer.finding import named
 from producer.unfit_workers import UnfitWorker
 from tasks import examine
 from tasks.celery import ABOUT, EXAMINE, PROTOCOL, app
+from tasks.descriptors import max_slots
 from tasks.errors import UsageFault
 from tasks.examine import Seen
 from tasks.storage import Store
@@ -20,6 +21,7 @@ from tasks.storage import Store
 #: Seconds by which clocks may differ.
 MAX_SKEW_SECONDS = 2.0
 SHARE = "Give workers and producer the same shared folder under the same path; see docs/many-machines.md."
+CROWDED = "Start them with a smaller -c (--concurrency), or raise the limit: `ulimit -n`, or LimitNOFILE= in systemd."
 #: Seconds to wait for the workers' answers before a run: to who they are, and to how they see its folder.
 _ABOUT_SECONDS, _EXAMINE_SECONDS = 1.0, 5.0
 
@@ -40,6 +42,13 @@ class Worker:
     insecure_tls: bool = False
     #: What keeps it from doing its work, as it has noticed itself.
     troubles: tuple[str, ...] = ()
+    #: How many file descriptors it may have open.
+    descriptors: int | None = None
+
+    @property
+    def has_room(self) -> bool:
+        """Whether all its slots can download at the same time, as far as is known."""
+        return self.descriptors is None or self.slots <= max_slots(self.descriptors)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +79,15 @@ class WorkerPool:
         if skewed := [worker for worker in self.fit if abs(worker.skew or 0.0) > MAX_SKEW_SECONDS]:
             shown = named(f"{worker.name} ({worker.skew:+.1f} s)" for worker in skewed)
             found.append(f"the clocks of workers differ from the one here: {shown}. Let NTP set them")
+        if crowded := [worker for worker in self.fit if not worker.has_room]:
+            found.append(f"{shown_as_crowded(crowded)}. {CROWDED}")
         return found
+
+
+def shown_as_crowded(crowded: Sequence[Worker]) -> str:
+    """Return what is wrong with workers whose slots have too few file descriptors."""
+    shown = named(f"{worker.name} ({worker.slots} slots, {worker.descriptors} descriptors)" for worker in crowded)
+    return f"workers have more slots than their limit of open files lets run at a time: {shown}"
 
 
 def find_pool(out: Path, insecure: bool = False) -> WorkerPool:
@@ -196,6 +213,7 @@ def _worker(name: str, about: Any, sent: float, received: float) -> Worker:
     said = about if isinstance(about, dict) else {}
     queues, roots, clock, slots = (said.get(key) for key in ("queues", "store_roots", "time", "slots"))
     troubles = said.get("troubles")
+    descriptors = said.get("descriptors")
     return Worker(
         name,
         str(said.get("version", "unknown")),
@@ -206,4 +224,5 @@ def _worker(name: str, about: Any, sent: float, received: float) -> Worker:
         clock_ahead(clock, sent, received) if isinstance(clock, int | float) else None,
         said.get("insecure_tls") is True,
         tuple(map(str, troubles)) if isinstance(troubles, list) else (),
+        descriptors if isinstance(descriptors, int) else None,
     )

@@ -9,7 +9,7 @@ Celery takes the name of the master from its transport options: see `celery_url`
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, cast
 from urllib.parse import parse_qs, parse_qsl, unquote, urlsplit
@@ -34,6 +34,10 @@ _MEND_TLS = (
     "Start Redis there, or check the address. The server has to speak TLS, with a certificate that names this host and "
     "is signed by what IMAGEFLEET_BROKER_CA_FILE or ssl_ca_certs holds."
 )
+#: Connections that a producer has open at most, that a worker has, and that it opens when it begins to work.
+PRODUCER_CONNECTIONS, WORKER_CONNECTIONS, MORE_CONNECTIONS = 12, 24, 8
+#: What to do about a server that takes too few.
+MORE_CLIENTS = "Raise `maxclients` of that Redis, and its limit of open files, or stop some of its clients."
 #: Seconds for one command of ours; those that wait on purpose add their own wait.
 _TIMEOUT = 10.0
 #: Seconds for one Sentinel to answer.
@@ -165,6 +169,33 @@ def check_server(server: redis.Redis, url: str) -> None:
             f"The broker {masked(url)} may drop queued images",
             f"its maxmemory-policy is {policy}, which evicts keys when memory is short",
             "Set `maxmemory-policy noeviction` (config/redis.conf has the settings that imagefleet is run with).",
+        )
+
+
+def free_connections(info: Mapping[str, Any]) -> int | None:
+    """Return how many more clients a server takes, by its INFO; None where it does not tell."""
+    if "maxclients" not in info or "connected_clients" not in info:
+        return None
+    return int(info["maxclients"]) - int(info["connected_clients"])
+
+
+def check_connections(server: redis.Redis, url: str, workers: int) -> None:
+    """Make sure that a server takes the connections of a producer, and those that workers open during a run.
+
+    Raises:
+        Fault: it can't be reached, or takes too few.
+    """
+    with translated(url):
+        try:
+            free = free_connections(server.info("clients"))
+        except redis.exceptions.NoPermissionError:
+            return
+    needed = PRODUCER_CONNECTIONS + workers * MORE_CONNECTIONS
+    if free is not None and free < needed:
+        raise Fault(
+            f"The broker {masked(url)} takes too few connections",
+            f"it takes {free} more, and this run needs about {needed}",
+            MORE_CLIENTS,
         )
 
 

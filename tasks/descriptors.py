@@ -20,6 +20,8 @@ from contextlib import suppress
 from functools import partial, wraps
 from typing import Any, ParamSpec, TypeVar
 
+from tasks.errors import UsageFault
+
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 #: What the system answers where no descriptor is left: for this process, and for the whole machine.
@@ -65,6 +67,33 @@ def max_slots(descriptors: int) -> int:
     return max(descriptors - RESERVED, 0)
 
 
+def check_slots(slots: int, option: str) -> None:
+    """Make sure that a process of this machine has room for so many downloads at a time.
+
+    Args:
+        slots: how many.
+        option: the option that says so.
+
+    Raises:
+        UsageFault: it has not.
+    """
+    allowed = limit()
+    most = max_slots(allowed)
+    if slots > most:
+        other = f"Use {option} {most} or less, or raise" if most else "Raise"
+        raise UsageFault(
+            f"{slots} downloads at a time can't run in one process here",
+            f"each needs a file descriptor, a process may open {allowed}, and {RESERVED} of those are needed besides",
+            f"{other} the limit: {advice(slots)}.",
+        )
+
+
+def advice(slots: int) -> str:
+    """Return how a person raises the limit so far that a process can have so many slots."""
+    wanted = slots + RESERVED
+    return f"`ulimit -n {wanted}`, LimitNOFILE={wanted} in a systemd unit, or `ulimits` in Compose"
+
+
 def is_exhausted(error: BaseException | None) -> bool:
     """Tell whether an error, or what it was raised from, means that no descriptor is left."""
     seen: set[int] = set()
@@ -98,6 +127,8 @@ class IdleConnections:
     def add(self, socket: Any) -> None:
         """Keep the socket of a connection that was just used, until it is taken or closed to make room."""
         self._sockets[socket] = None
+        if len(self._sockets) > self._most:
+            self.close_oldest(1)
 
     def take(self, socket: Any) -> bool:
         """Take a socket out; return False if it is not there, because it was closed to make room."""

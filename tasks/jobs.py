@@ -6,6 +6,7 @@ import gc
 import json
 import logging
 import os
+import threading
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache, partial
@@ -61,6 +62,7 @@ class Runs:
     def __init__(self, server: redis.Redis) -> None:
         self._server = server
         self._known: dict[str, tuple[float, RunOptions]] = {}
+        self._reading = threading.Lock()
         #: The shard that was looked at last, and when: tasks come in the order of their shards.
         self._open: tuple[str, int, float] = ("", -1, 0.0)
 
@@ -75,17 +77,31 @@ class Runs:
         Raises:
             Cancelled: the run has ended, or was given up, or is at another pass.
         """
+        run = None if fresh else self._remembered(run_id, revision)
+        if run is not None:
+            return run
+        # All slots need them at the same moment, and would open a connection each.
+        with self._reading:
+            run = None if fresh else self._remembered(run_id, revision)
+            return run or self._read(run_id, revision)
+
+    def _remembered(self, run_id: str, revision: int) -> RunOptions | None:
+        """Return a run's options if they were read a moment ago."""
         read_at, run = self._known.get(run_id, (0.0, None))
-        if run is None or fresh or run.revision != revision or monotonic() - read_at > _FRESH:
-            record = cast("str | None", patiently(lambda: self._server.get(keys.run(run_id))))
-            if record is None:
-                self._known.pop(run_id, None)
-                raise Cancelled(f"there is no run {run_id} at this broker: it has ended, or never began")
-            run = RunOptions.from_json(json.loads(record))
-            # That a run drains is not kept: the command that resumes it may come at any moment.
-            self._known[run_id] = (0.0 if run.draining else monotonic(), run)
-            if run.revision != revision:
-                raise Cancelled("the pass of the run that this image belongs to has ended")
+        stale = run is None or run.revision != revision or monotonic() - read_at > _FRESH
+        return None if stale else run
+
+    def _read(self, run_id: str, revision: int) -> RunOptions:
+        """Return a run's options as they stand in Redis."""
+        record = cast("str | None", patiently(lambda: self._server.get(keys.run(run_id))))
+        if record is None:
+            self._known.pop(run_id, None)
+            raise Cancelled(f"there is no run {run_id} at this broker: it has ended, or never began")
+        run = RunOptions.from_json(json.loads(record))
+        # That a run drains is not kept: the command that resumes it may come at any moment.
+        self._known[run_id] = (0.0 if run.draining else monotonic(), run)
+        if run.revision != revision:
+            raise Cancelled("the pass of the run that this image belongs to has ended")
         return run
 
     def forget(self, run_id: str) -> None:
@@ -181,7 +197,14 @@ def _former(facts: Mapping[str, Any] | None, run: RunOptions) -> FormerImage | N
 def _prepare(sender: Any, **_: Any) -> None:
     """Build what all tasks share before the first of them; a wrong setting ends the worker here."""
     streams.show_everything()
-    descriptors.raise_limit()
+    most = descriptors.max_slots(descriptors.raise_limit())
+    if sender.concurrency > most:
+        _log.warning(
+            "this worker has %d slots, and its limit of open files lets %d run at a time; use a smaller -c, or %s",
+            sender.concurrency,
+            most,
+            descriptors.advice(sender.concurrency),
+        )
     if unknown := unknown_variables(os.environ):
         _log.warning("nothing reads these variables of the environment: %s", ", ".join(unknown))
     try:

@@ -47,6 +47,7 @@ def test_all_is_well(fleet: str, out: Path) -> None:
             "append-only file",
             "eviction policy",
             "memory",
+            "connections",
             "workers",
             "queues",
             "clocks",

@@ -17,8 +17,10 @@ from pathlib import Path
 import pytest
 import redis
 
+from producer.local import FleetSize, check_size
 from tasks import descriptors
 from tasks.descriptors import IdleConnections, is_exhausted, max_slots, patient
+from tasks.errors import UsageFault
 from tasks.session import Sessions
 from tests.unit.conftest import Canned, always, response
 from tests.unit.test_session import get
@@ -228,3 +230,27 @@ def kept_alive() -> Iterator[int]:
     """The port of a server on all loopback addresses that keeps every connection open."""
     with Canned(always(response()), host="0.0.0.0") as server:  # all of 127.0.0.0/8
         yield server.port
+
+
+@pytest.mark.parametrize(
+    ("size", "refused"),
+    [
+        (FleetSize(1, 128), ""),
+        (FleetSize(1, 193), "193 downloads at a time can't run in one process here"),
+        (FleetSize(8, 16), ""),
+        (FleetSize(9, 16), "9 workers can't share a Redis server on this machine"),
+    ],
+)
+def test_fleet_that_the_limit_does_not_allow_is_refused(
+    monkeypatch: pytest.MonkeyPatch, size: FleetSize, refused: str
+) -> None:
+    """A local fleet that has more slots, or more workers, than descriptors allow is refused before it starts."""
+    monkeypatch.setattr(descriptors, "limit", lambda: 256)
+    if not refused:
+        check_size(size)
+        return
+    with pytest.raises(UsageFault) as caught:
+        check_size(size)
+    assert caught.value.what == refused
+    assert "256" in caught.value.why or "200" in caught.value.why
+    assert "ulimit -n" in caught.value.todo

@@ -69,6 +69,31 @@ def test_server_that_does_not_tell() -> None:
     assert all(finding.found.startswith("unknown") for finding in findings)
 
 
+@pytest.mark.parametrize(
+    ("info", "workers", "level"),
+    [
+        ({"connected_clients": 40, "maxclients": 10_000}, 10, Level.OK),
+        ({"connected_clients": 90, "maxclients": 100}, 0, Level.BAD),
+        ({"connected_clients": 60, "maxclients": 100}, 2, Level.OK),
+        ({"connected_clients": 60, "maxclients": 100}, 5, Level.BAD),
+        ({"connected_clients": 60}, 0, Level.WARN),
+    ],
+)
+def test_connections(info: Mapping[str, int], workers: int, level: Level) -> None:
+    """A server has to take the connections of a producer, and those that its workers open during a run."""
+    assert doctor.of_connections(info, workers).level is level
+
+
+def test_workers_with_more_slots_than_descriptors() -> None:
+    """A worker that can't run all its slots under its limit of open files is bad; one that does not tell is not."""
+    few, enough = replace(_WORKER, descriptors=64), replace(_WORKER, name="b@here", descriptors=256)
+    assert levels(doctor.of_workers([enough, _WORKER])) == {}
+    findings = doctor.of_workers([few, enough])
+    assert levels(findings) == {"open files": Level.BAD}
+    (found,) = (finding for finding in findings if finding.name == "open files")
+    assert found.found.endswith("a@here (16 slots, 64 descriptors)")
+
+
 def test_workers() -> None:
     """Workers of this version are counted with their slots, and named."""
     findings = doctor.of_workers([_WORKER, replace(_WORKER, name="b@here")])

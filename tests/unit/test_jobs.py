@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -145,3 +147,20 @@ def test_run_that_drains_is_looked_up_each_time() -> None:
     server.get.side_effect = records
     runs.forget("a")
     assert runs.options("a", 0).draining
+
+
+def test_slots_read_options_once_together() -> None:
+    """Slots that start at the same moment read a run's options once, and not over a connection each."""
+    slots = 16
+    barrier = threading.Barrier(slots)
+    server = Mock()
+    server.get.return_value = json.dumps(RunOptions("/out", 10, run_id="run").to_json())
+    runs = Runs(server)
+
+    def read(_: int) -> str:
+        barrier.wait()
+        return runs.options("run", 0).run_id
+
+    with ThreadPoolExecutor(slots) as pool:
+        assert set(pool.map(read, range(slots))) == {"run"}
+    assert server.get.call_count == 1

@@ -1,0 +1,100 @@
+"""A run under a small limit of open files, and at a Redis that takes few clients."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+import redis
+
+from tests.integration import parts
+from tests.unit.conftest import Canned, always, image, response
+
+_HOSTS, _SLOTS = 40, 128
+
+
+@pytest.fixture(scope="module")
+def kept_alive() -> Iterator[int]:
+    """Give the port of a server on all loopback addresses that keeps every connection open."""
+    with Canned(always(response(image("JPEG"))), host="0.0.0.0") as server:
+        yield server.port
+
+
+def limited(descriptors: int) -> Callable[[], None]:
+    """Set both limits of open files in a process that starts."""
+    return lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, descriptors))
+
+
+def run_of(folder: Path, port: int, images: int, descriptors: int, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a list of images on many hosts with a local fleet that may open so many files in each process."""
+    source = folder / "list.txt"
+    urls = (f"http://127.0.1.{number % _HOSTS + 1}:{port}/{number}.jpg\n" for number in range(images))
+    source.write_text("".join(urls))
+    return subprocess.run(
+        parts.command(["run", source, "--out", folder / "out", "--workers", "1", "--json", *arguments]),
+        env=parts.environment({"IMAGEFLEET_ALLOW_NETWORKS": "127.0.0.0/8"}),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=110,
+        preexec_fn=limited(descriptors),
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("descriptors", [256, 512, 1024])
+def test_run_completes_under_a_small_limit(tmp_path: Path, kept_alive: int, descriptors: int) -> None:
+    """6,000 images on 40 hosts that keep connections are all saved, with 128 slots, and none is tried twice."""
+    ended = run_of(tmp_path, kept_alive, 6_000, descriptors, "--concurrency", str(_SLOTS), "--retries", "0")
+    assert ended.returncode == 0, ended.stderr
+    found = json.loads(ended.stdout)
+    assert (found["success"], found["failed"], found["repaired"]) == (6_000, 0, 0)
+
+
+def test_fleet_beyond_the_limit_is_refused_before_it_starts(tmp_path: Path, kept_alive: int) -> None:
+    """More slots than descriptors: the command says so, and leaves no folder."""
+    ended = run_of(tmp_path, kept_alive, 1, 128, "--concurrency", "128")
+    assert ended.returncode == 2
+    assert "128 downloads at a time can't run in one process here" in ended.stderr
+    assert "--concurrency 64" in ended.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_worker_reports_its_limit(tmp_path: Path) -> None:
+    """A worker raises its soft limit, warns of slots that it can't run, and tells the doctor."""
+    with parts.redis_server(tmp_path) as port, ExitStack() as stack:
+        url = f"redis://127.0.0.1:{port}/0"
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        try:
+            # What the worker inherits; this process gets its own limit back.
+            resource.setrlimit(resource.RLIMIT_NOFILE, (min(200, soft), hard))
+            worker = stack.enter_context(parts.worker("crowded", tmp_path, url, tmp_path, "127.0.0.1"))
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        parts.eventually(lambda: parts.worker_stats(url), "a worker")
+        soft_there, _ = resource.prlimit(worker.process.pid, resource.RLIMIT_NOFILE)
+        assert soft_there == min(hard, 65_536)
+        assert "limit of open files" not in worker.err
+
+
+def test_run_at_a_redis_that_takes_few_clients_is_refused(tmp_path: Path) -> None:
+    """Too few connections are left for a run: `run` and `doctor` say so before anything is sent."""
+    (tmp_path / "list.txt").write_text("http://127.0.0.1:9/1.jpg\n")
+    with parts.redis_server(tmp_path, "--maxclients", "20") as port, ExitStack() as stack:
+        url = f"redis://127.0.0.1:{port}/0"
+        for _ in range(12):
+            client = stack.enter_context(redis.Redis(port=port))
+            client.ping()
+        ended = parts.producer("run", tmp_path / "list.txt", "--out", tmp_path / "out", "--broker", url)
+        assert ended.code == 1
+        assert "takes too few connections" in ended.err
+        assert "maxclients" in ended.err
+        diagnosis = json.loads(parts.producer("doctor", "--json", "--broker", url).out)
+    (found,) = (finding for finding in diagnosis["findings"] if finding["name"] == "connections")
+    assert found["level"] == "bad"
+    assert found["found"].startswith("13 of 20 in use")
