@@ -404,3 +404,48 @@ def test_run_that_can_save_nothing_ends(server: redis.Redis, store: Store) -> No
     assert told == [unsaved for _, unsaved in sums]
     assert "the last 200 images" in caught.value.why
     assert f"producer resume {store.root}" in caught.value.todo
+
+
+def test_temporary_error_of_redis_is_waited_for(
+    store: Store, server: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full Redis is told with its own words, in the place of what was told last, until it takes the write."""
+    job, _ = dispatcher(store, server, ["http://127.0.0.1/a"])
+    told: list[Progress] = []
+    job._listener, job._shown = told.append, Progress(3, 1, 77, 9, True)
+    server.config_set("maxmemory", 1)
+
+    def wait(_: float) -> None:
+        server.config_set("maxmemory", 0)
+
+    monkeypatch.setattr("producer.dispatch.time.sleep", wait)
+    assert job._guarded(lambda: server.set("key", "value"), lambda: None)
+    (waiting,) = told
+    assert (waiting.success, waiting.planned) == (3, 9)
+    assert "OOM command not allowed" in waiting.note
+    assert "maxmemory" in waiting.note
+
+
+def test_lasting_error_of_redis_ends_the_run(store: Store, server: redis.Redis) -> None:
+    """At once, with what Redis says and how the run goes on."""
+    job, _ = dispatcher(store, server, ["http://127.0.0.1/a"])
+    server.set("key", "no list")
+    with pytest.raises(Fault, match="Redis refuses a command: it answers: WRONGTYPE") as caught:
+        job._guarded(lambda: server.lpush("key", "value"), lambda: None)
+    assert "producer resume" in caught.value.todo
+
+
+def test_temporary_error_of_redis_is_not_waited_for_for_ever(
+    store: Store, server: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the time that an outage may take, the run ends and can be resumed."""
+    job, _ = dispatcher(store, server, ["http://127.0.0.1/a"])
+    monkeypatch.setattr(dispatch, "_AWAY", -1.0)
+    server.config_set("maxmemory", 1)
+    try:
+        with pytest.raises(Fault, match="Redis can't be used: for -1 s it has answered: OOM") as caught:
+            job._guarded(lambda: server.set("key", "value"), lambda: None)
+    finally:
+        server.config_set("maxmemory", 0)
+    assert "Raise maxmemory" in caught.value.todo
+    assert "producer resume" in caught.value.todo

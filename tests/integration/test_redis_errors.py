@@ -1,0 +1,75 @@
+"""Errors that a real Redis answers a write with, as the doctor finds them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from producer.doctor import diagnose
+from producer.finding import Level
+from tasks import broker
+from tests.integration import parts
+
+_RESTORED = {"maxmemory": "0", "min-replicas-to-write": "0", "replica-serve-stale-data": "yes"}
+
+
+@contextmanager
+def full(admin: Any) -> Iterator[None]:
+    """OOM."""
+    admin.config_set("maxmemory", 1)
+    yield
+
+
+@contextmanager
+def lonely(admin: Any) -> Iterator[None]:
+    """NOREPLICAS."""
+    admin.config_set("min-replicas-to-write", 1)
+    yield
+
+
+@contextmanager
+def demoted(admin: Any) -> Iterator[None]:
+    """READONLY."""
+    admin.replicaof("127.0.0.1", parts.free_port())
+    yield
+
+
+@contextmanager
+def forbidden(admin: Any) -> Iterator[None]:
+    """NOPERM."""
+    admin.execute_command("ACL", "SETUSER", "default", "-set")
+    yield
+
+
+_ERRORS = {"OOM": full, "NOREPLICAS": lonely, "READONLY": demoted, "NOPERM": forbidden}
+
+
+@pytest.fixture
+def admin(redis_url: str) -> Iterator[Any]:
+    """A user whom no error concerns; the server is as it was at the end."""
+    with broker.client(redis_url) as client:
+        untyped: Any = client
+        untyped.execute_command("ACL", "SETUSER", "administrator", "on", ">word", "~*", "&*", "+@all")
+    url = redis_url.replace("redis+socket://", "redis+socket://administrator:word@")
+    with broker.client(url) as client:
+        yield client
+        client.replicaof("NO", "ONE")
+        for name, value in _RESTORED.items():
+            client.config_set(name, value)
+        untyped = client
+        untyped.execute_command("ACL", "SETUSER", "default", "+@all")
+
+
+@pytest.mark.parametrize("code", _ERRORS)
+def test_doctor_says_what_redis_answers_a_write_with(code: str, admin: Any, redis_url: str) -> None:
+    """The finding is bad, has the words of Redis and what to do, and nothing is written."""
+    with _ERRORS[code](admin):
+        findings = {finding.name: finding for finding in diagnose(redis_url, None).findings}
+    writes = findings["writes"]
+    assert writes.level is Level.BAD
+    assert code in writes.found
+    assert writes.todo
+    assert not admin.exists("imagefleet:run:none")
