@@ -199,7 +199,7 @@ class Response(http.client.HTTPResponse):
         coded = "transfer-encoding" in self.headers and self._read_transfer_codings()
         self.length = None if coded else self._length()
         if status in (http.HTTPStatus.NO_CONTENT, http.HTTPStatus.NOT_MODIFIED, http.HTTPStatus.SWITCHING_PROTOCOLS):
-            self.length = 0
+            self.length, self.chunked = 0, False
         # A body without a length of its own ends with the connection.
         self.will_close = (
             self.will_close is True

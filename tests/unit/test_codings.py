@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 import brotli
@@ -25,11 +25,11 @@ def _raw_deflate(body: bytes) -> bytes:
     return made.compress(body) + made.flush()
 
 
-_ENCODERS = {
+_ENCODERS: dict[str, Callable[[bytes], bytes]] = {
     "gzip": gzip.compress,
     "x-gzip": lambda body: gzip.compress(body[:100]) + gzip.compress(body[100:]) + b"\r\n",
     "deflate": zlib.compress,
-    "br": brotli.compress,
+    "br": lambda body: brotli.compress(body, quality=1),
     "zstd": lambda body: zstd.compress(body[:100]) + zstd.compress(body[100:]) + b"\0",
 }
 
@@ -43,7 +43,7 @@ def cut(body: bytes, sizes: list[int]) -> Iterator[bytes]:
 
 
 @given(body=_BODIES, name=st.sampled_from(list(_ENCODERS)), sizes=st.lists(st.integers(0, 40), max_size=20))
-@settings(max_examples=200)
+@settings(max_examples=100)
 def test_pieces_make_no_difference(body: bytes, name: str, sizes: list[int]) -> None:
     """A body is the same in one piece and in many."""
     coded = _ENCODERS[name](body)
@@ -61,7 +61,7 @@ def test_bodies_as_large_as_a_decoders_piece(name: str, size: int) -> None:
 @pytest.mark.parametrize("name", ["gzip", "deflate", "br", "zstd"])
 def test_decoder_gives_small_pieces(name: str) -> None:
     """A bomb comes in pieces that can be counted before they fill memory."""
-    first = next(filter(None, undone([_ENCODERS[name](bytes(50 << 20))], [name], 200)))
+    first = next(filter(None, undone([_ENCODERS[name](bytes(16 << 20))], [name], 200)))
     assert len(first) < 3 << 20
 
 
@@ -70,15 +70,15 @@ def test_decoder_gives_small_pieces(name: str) -> None:
 )
 def test_body_without_its_end_is_never_whole(body: bytes, name: str, data: st.DataObject) -> None:
     """Wherever a compressed body is cut, that is noticed."""
-    coded = _ENCODERS[name](body)
+    coded = zstd.compress(body) if name == "zstd" else _ENCODERS[name](body)
     kept = data.draw(st.integers(18, max(18, len(coded) - 1)))
-    if kept < len(coded) and name != "zstd":
+    if kept < len(coded):
         with pytest.raises(Truncated):
             list(undone([coded[:kept]], [name], 200))
 
 
 @given(body=st.binary(max_size=300), names=st.lists(st.sampled_from([*_ENCODERS, "exi", "utf-8"]), max_size=6))
-@settings(max_examples=200)
+@settings(max_examples=100)
 def test_whatever_is_claimed_is_undone_or_refused(body: bytes, names: list[str]) -> None:
     """Bytes that are anything end in bytes, or in an error that has a reason; nothing else is raised."""
     with suppress(BadResponse, Truncated):

@@ -366,6 +366,15 @@ def test_any_success_carries_the_image(status: int, sessions_to: Callable[..., S
     assert (got.body, got.http_status, got.etag) == (b"body", status, '"a"')
 
 
+@pytest.mark.parametrize("fields", [("Content-Length: 4",), ("Transfer-Encoding: chunked",)])
+def test_no_content_is_not_waited_for(fields: tuple[str, ...], sessions_to: Callable[..., Sessions]) -> None:
+    """A 204 has no body, whatever its fields announce, and its connection serves the next image."""
+    with Canned(always(response(b"", "204 No Content", *fields, length=False))) as server:
+        downloader = Downloader(sessions_to(server.address))
+        assert [type(failure(downloader, server.url)[0]) for _ in range(2)] == [EmptyBody] * 2
+        assert server.connections == 1
+
+
 def test_redirect_without_a_location_may_be_the_image(sessions_to: Callable[..., Sessions]) -> None:
     """A body that begins as an image is taken where there is nowhere else to go."""
     with Canned(always(response(image("JPEG"), "300 Multiple Choices"))) as server:
