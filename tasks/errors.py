@@ -25,7 +25,7 @@ command; it says what happened, why, and what to do.
     ├── TooLarge           too_large         more bytes than allowed
     ├── EmptyBody          empty             an answer without a body
     ├── Truncated          truncated         the body ended early                 (retried)
-    ├── NotAnImage         not_image         HTML, text, or nothing known
+    ├── NotAnImage         not_image         another format, HTML, text, or unknown
     ├── Undecodable        undecodable       says that it is an image, and is broken
     ├── TooManyPixels      too_many_pixels   larger than allowed, before any decoding
     ├── OptedOut           opted_out         its server says that it is not for this
@@ -225,7 +225,7 @@ class Truncated(FetchError):
 
 
 class NotAnImage(FetchError):
-    """The body is no image of a known format."""
+    """The body is not an image, or is one in a format that is not saved; the message names what it is."""
 
     reason = Reason.NOT_IMAGE
 

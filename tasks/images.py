@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import re
 import warnings
 from dataclasses import dataclass
 from functools import partial
@@ -27,6 +26,7 @@ from PIL.ImageFile import ImageFile
 
 from tasks import metadata
 from tasks.errors import FetchError, NotAnImage, TooManyPixels, Undecodable
+from tasks.file_signatures import identified
 
 #: Pillow's format names that are accepted, and the extension of a file of that format.
 EXTENSIONS = {
@@ -55,7 +55,10 @@ _PLUGINS = (
 )
 _FORMATS = tuple(name for name in EXTENSIONS if name != "MPO")
 _GIF = (b"GIF87a", b"GIF89a")
-_BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", *_GIF)
+_BEGINNINGS = (
+    *(b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", *_GIF, b"BM", b"\0\0\1\0"),
+    *(b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
+)
 _ICON = b"\0\0\1\0"
 #: Pieces in which a parser may read an image, besides one for so many bytes. A GIF takes two for each block of 255
 #: bytes, and a TIFF of 2,000 pages forty for each page.
@@ -71,8 +74,6 @@ Image.MAX_IMAGE_PIXELS = None
 #: Bytes of text that a PNG may inflate, or of a colour profile. Pillow refuses an image that has more, and it is read
 #: again without them.
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = metadata.MAX_PROFILE_BYTES
-_SVG_DOCTYPE = re.compile(rb"<!doctype\s+svg\b", re.IGNORECASE)
-_TAG = re.compile(rb"<(!doctype|html|head|body|\?xml|svg)\b", re.IGNORECASE)
 
 
 class _Pieces(BytesIO):
@@ -163,11 +164,11 @@ def opened(body: bytes, max_pixels: int) -> ImageFile:
         file = _Pieces(body)
         image = _Gif(file) if body.startswith(_GIF) else Image.open(file, formats=_FORMATS)
     except UnidentifiedImageError as error:
-        raise _unidentified(body) from error
+        raise _refused(body, "the body begins as an image, and its header is broken") from error
     except FetchError:
         raise
     except Exception as error:  # Pillow's parsers raise whatever a broken header leads them to
-        raise Undecodable(f"the image's header is broken: {error}") from error
+        raise _refused(body, f"the image's header is broken: {error}") from error
     check_pixels(image.size, max_pixels)
     if isinstance(image, PngImagePlugin.PngImageFile) and image.png is not None:
         # A profile behind the pixels counts for nothing, and Pillow would inflate each of them.
@@ -215,16 +216,13 @@ def _icon_size(body: bytes) -> tuple[int, int]:
         return width, height // 2
 
 
-def _unidentified(body: bytes) -> NotAnImage | Undecodable:
-    start = body[:512].lstrip()
-    if body.startswith(_BEGINNINGS) or body[8:12] == b"WEBP" or body[4:12] == b"ftypavif":
-        return Undecodable("the body begins as an image, and its header is broken")
-    if tag := _TAG.search(start):
-        name = tag[1].lower()
-        if name == b"svg" or (name == b"?xml" and b"<svg" in start.lower()) or _SVG_DOCTYPE.match(start):
-            return NotAnImage("the body is SVG, a program that draws, and not an image made of pixels")
-        kind = "XML" if name == b"?xml" else "HTML"
-        return NotAnImage(f"the body is {kind}, not an image")
-    if start[:1] in (b"{", b"["):
-        return NotAnImage("the body is JSON, not an image")
+def _refused(body: bytes, why: str) -> NotAnImage | Undecodable:
+    """Return the error for a body that no parser takes; ``why`` is for one that begins as an accepted image."""
+    known = identified(body)
+    if known is not None and known.is_image:
+        return NotAnImage(f"the body is {known.name}, a format that imagefleet does not save")
+    if body.startswith(_BEGINNINGS) or body[8:12] == b"WEBP" or (body[4:8] == b"ftyp" and b"avi" in body[8:64]):
+        return Undecodable(why)
+    if known is not None:
+        return NotAnImage(f"the body is {known.name}, not an image")
     return NotAnImage("the body is no image of a known format")
