@@ -105,7 +105,6 @@ def _inflates_much(body: bytes) -> bool:
 def _png(body: bytes) -> bytes:
     before: list[bytes] = []
     pixels: list[tuple[bytes, bytes]] = []
-    moving: list[tuple[bytes, bytes]] = []
     profile = exif = b""
     for kind, piece in _chunks(body):
         data = piece[8:-4]
@@ -113,13 +112,12 @@ def _png(body: bytes) -> bytes:
             profile = piece if _is_profile(data) else b""
         elif kind == b"eXIf" and not exif:
             exif = _exif(data)
-        elif kind in _MOVING:
-            moving.append((kind, data))
-        if kind == b"IDAT" or kind in _MOVING:
+        elif kind == b"IDAT" or kind in _MOVING:
             pixels.append((kind, piece))
         elif kind in (b"IHDR", b"PLTE") or (kind == b"tRNS" and _is_transparency(data, body[25])):
             before.append(piece)
-    kept = [piece for kind, piece in pixels if kind == b"IDAT" or _is_animation(moving)]
+    is_animation = _is_animation([(kind, piece[8:-4]) for kind, piece in pixels])
+    kept = [piece for kind, piece in pixels if kind == b"IDAT" or is_animation]
     # The profile stands before the palette.
     header, palette = before[:1], before[1:]
     # Pillow takes EXIF with and without the word by which JPEG introduces it.
@@ -187,18 +185,23 @@ def _is_transparency(data: bytes, colour_type: int) -> bool:
 
 def _is_animation(chunks: list[tuple[bytes, bytes]]) -> bool:
     """Tell whether the frames of an animation are in order; if not, the image is a still one, as in browsers."""
-    if [kind for kind, _ in chunks].count(b"acTL") != 1:
-        return False
-    sequence = 0
+    announced = frames = sequence = 0
+    before = b""
     for kind, data in chunks:
         if kind == b"acTL":
-            if len(data) < 8:
+            if announced or len(data) < 8:
                 return False
-        elif len(data) < (26 if kind == b"fcTL" else 4) or int.from_bytes(data[:4]) != sequence:
-            return False
-        else:
+            announced = int.from_bytes(data[:4])
+        elif kind != b"IDAT":
+            if len(data) < (26 if kind == b"fcTL" else 4) or int.from_bytes(data[:4]) != sequence:
+                return False
             sequence += 1
-    return sequence > 0
+            # A frame has pixels.
+            if kind == before == b"fcTL":
+                return False
+            frames += kind == b"fcTL"
+        before = kind
+    return 0 < announced == frames and before != b"fcTL"
 
 
 _SEGMENT = re.compile(rb"\xff+([^\x00\xff])")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from tests.answers import bodies, connections, fields, urls
+from tests.answers import bodies, connections, fields, images, urls
 from tests.answers.case import Case
 
 GROUPS: Mapping[str, Sequence[Case]] = {
@@ -12,5 +12,6 @@ GROUPS: Mapping[str, Sequence[Case]] = {
     "Answers that carry the image": bodies.CASES,
     "URLs": urls.CASES,
     "Connections": connections.CASES,
+    "Images, decoded by imagefleet and not by the others": images.CASES,
 }
 CASES: tuple[Case, ...] = tuple(case for cases in GROUPS.values() for case in cases)

@@ -165,11 +165,20 @@ _OTHER_HEADERS = {
 }
 
 
-def _cases(headers: dict[str, list[bytes]]) -> list[tuple[str, bytes]]:
-    return [(name, body) for name, bodies in headers.items() for body in bodies]
+_CASES = [(name, body) for name, bodies in (_IMAGE_HEADERS | _OTHER_HEADERS).items() for body in bodies]
 
 
-@pytest.mark.parametrize(("name", "body"), _cases(_IMAGE_HEADERS))
+def _bodies(headers: dict[str, list[bytes]]) -> pytest.MarkDecorator:
+    """Run a test for each body, and name it by its format and number: bytes may hold the time."""
+    cases = [
+        pytest.param(name, body, id=f"{name} {number}")
+        for name, bodies in headers.items()
+        for number, body in enumerate(bodies)
+    ]
+    return pytest.mark.parametrize(("name", "body"), cases)
+
+
+@_bodies(_IMAGE_HEADERS)
 def test_image_of_another_format_is_named(name: str, body: bytes) -> None:
     """An image in a format that is recognised and not saved is no broken one, and its format is told."""
     with pytest.raises(NotAnImage) as caught:
@@ -177,7 +186,7 @@ def test_image_of_another_format_is_named(name: str, body: bytes) -> None:
     assert str(caught.value) == f"the body is {name}, a format that imagefleet does not save"
 
 
-@pytest.mark.parametrize(("name", "body"), _cases(_OTHER_HEADERS))
+@_bodies(_OTHER_HEADERS)
 def test_body_that_is_not_an_image_is_named(name: str, body: bytes) -> None:
     """A page, a video or an archive is named as well."""
     with pytest.raises(NotAnImage) as caught:
@@ -191,7 +200,7 @@ def test_every_format_has_a_header_here() -> None:
     assert set(_OTHERS) <= set(_OTHER_HEADERS)
 
 
-@pytest.mark.parametrize("body", [bytes(range(256)), b"\x80\x81 text", b""])
+@pytest.mark.parametrize("body", [bytes(range(256)), b"\x80\x81 text", b""], ids=["all", "text", "none"])
 def test_unknown_bytes_have_no_name(body: bytes) -> None:
     """Nothing is guessed."""
     assert identified(body) is None
@@ -206,7 +215,7 @@ def test_broken_image_of_an_accepted_format_is_no_other(kind: str) -> None:
         inspect(cut, 1_000_000)
 
 
-@given(st.binary(max_size=80), st.sampled_from(_cases(_IMAGE_HEADERS | _OTHER_HEADERS)), st.integers(0, 80))
+@given(st.binary(max_size=80), st.sampled_from(_CASES), st.integers(0, 80))
 def test_whatever_bytes_have_a_name_or_none(more: bytes, case: tuple[str, bytes], cut: int) -> None:
     """However a header is cut and continued, it is named or not, and nothing is raised."""
     found = identified(case[1][:cut] + more)

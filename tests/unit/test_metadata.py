@@ -136,7 +136,11 @@ def _without(body: bytes, kind: bytes) -> bytes:
     return body[: end - 4] + bytes(4) + body[end:]
 
 
-@pytest.mark.parametrize("body", [_without(encoded(PICTURE), b"IHDR"), _without(encoded(PICTURE.quantize(8)), b"PLTE")])
+@pytest.mark.parametrize(
+    "body",
+    [_without(encoded(PICTURE), b"IHDR"), _without(encoded(PICTURE.quantize(8)), b"PLTE")],
+    ids=["size", "palette"],
+)
 def test_header_of_the_pixels_has_to_be_right(body: bytes) -> None:
     """Size and palette belong to the pixels; browsers show no such image either."""
     with pytest.raises(Undecodable):

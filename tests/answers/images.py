@@ -1,0 +1,70 @@
+"""Cases of images: damaged metadata around whole pixels, and pixels that are missing.
+
+curl and requests don't look at what they save, so imagefleet decodes every pixel here (`--verify decode`). It refuses
+an image that has lost pixels, with a reason, and no other.
+"""
+
+from __future__ import annotations
+
+import re
+
+from tasks.model import FetchOptions, ResizeMode, ResizeOptions, Verify
+from tests.answers.case import Case, answer
+from tests.conditions import PATIENCE
+from tests.damaged_metadata import damaged_metadata
+
+_DECODED = FetchOptions(timeout=2.0, deadline=PATIENCE, retries=0, verify=Verify.DECODE)
+_RESIZED = FetchOptions(timeout=2.0, deadline=PATIENCE, retries=0, resize=ResizeOptions(ResizeMode.KEEP_RATIO, 32))
+#: Those of the damaged images that the table shows; the unit tests read all of them.
+_SHOWN = (
+    "PNG: wrong checksum of pHYs",
+    "PNG: wrong checksum of iCCP",
+    "PNG: wrong checksum of tEXt",
+    "PNG: profile of 1.6 MB",
+    "PNG: tEXt of 6 MB",
+    "PNG: text that is shorter than it says",
+    "PNG: broken EXIF",
+    "PNG: no end chunk",
+    "JPEG: no end marker",
+    "JPEG: no end marker, progressive",
+    "JPEG: EXIF that breaks off",
+    "JPEG: Photoshop that breaks off",
+    "JPEG: comment that is shorter than it says",
+    "JPEG: profile of 8 MB",
+    "JPEG: later picture that is gone",
+    "JPEG: stray bytes behind the end",
+    "GIF: comment that does not end",
+    "GIF: no trailer",
+    "WebP: file that is shorter than it says",
+    "WebP: EXIF without its padding",
+    "TIFF: all of them",
+    "TIFF: next page beyond the file",
+    "AVIF with broken EXIF",
+    "BMP of another size",
+)
+_TITLES = {"TIFF: all of them": "TIFF: ancillary tags beyond the file"}
+
+
+def _case(name: str, title: str, body: bytes, options: FetchOptions, reason: str = "") -> Case:
+    slug = re.sub(r"[^a-z0-9]+", "-", name.lower())
+    return Case(f"image-{slug}", title, answer(body), reason, image=body, options=options)
+
+
+def _cases() -> list[Case]:
+    images = damaged_metadata()
+    cases = [_case(name, _TITLES.get(name, name), images[name], _DECODED) for name in _SHOWN]
+    without_end = images["JPEG: no end marker"]
+    cases.append(_case("resized-no-end-marker", "JPEG: no end marker, and `--resize`", without_end, _RESIZED))
+    cases.append(
+        _case(
+            "truncated",
+            "JPEG: the second half is missing",
+            without_end[: len(without_end) // 2 + 200],
+            _DECODED,
+            "Half of the pixels are missing. Without `--verify decode` and `--resize` it is saved",
+        )
+    )
+    return cases
+
+
+CASES = _cases()
