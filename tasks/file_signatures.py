@@ -28,7 +28,7 @@ class Format:
 #: Formats of images that are recognised and not saved. Where a mark does not stand at the start, dots fill the gap.
 _IMAGES = {
     "a HEIC image": rb"....ftyp(?:hei[cxms]|hev[cxms])|....ftyp(?:mif1|msf1|miaf)....(?:....){0,15}?hei[cx]",
-    "a HEIF image": rb"....ftyp(?:mif[123]|msf1|miaf)",
+    "a HEIF image": rb"....ftyp(?:mif[123]|msf1|miaf)(?!....(?:....){0,15}?avi[fs])",
     "a JPEG XL image": rb"\xff\x0a|\x00\x00\x00\x0cJXL \r\n\x87\n",
     "a JPEG 2000 image": rb"\x00\x00\x00\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51",
     "a JPEG XS image": rb"\xff\x10\xff\x50|\x00\x00\x00\x0cJXS \r\n\x87\n",

@@ -27,6 +27,7 @@ from PIL.ImageFile import ImageFile
 from tasks import metadata
 from tasks.errors import FetchError, NotAnImage, TooManyPixels, Undecodable
 from tasks.file_signatures import identified
+from tasks.signatures import begins_as_image
 
 #: Pillow's format names that are accepted, and the extension of a file of that format.
 EXTENSIONS = {
@@ -55,10 +56,6 @@ _PLUGINS = (
 )
 _FORMATS = tuple(name for name in EXTENSIONS if name != "MPO")
 _GIF = (b"GIF87a", b"GIF89a")
-_BEGINNINGS = (
-    *(b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", *_GIF, b"BM", b"\0\0\1\0"),
-    *(b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
-)
 _ICON = b"\0\0\1\0"
 #: Pieces in which a parser may read an image, besides one for so many bytes. A GIF takes two for each block of 255
 #: bytes, and a TIFF of 2,000 pages forty for each page.
@@ -221,7 +218,7 @@ def _refused(body: bytes, why: str) -> NotAnImage | Undecodable:
     known = identified(body)
     if known is not None and known.is_image:
         return NotAnImage(f"the body is {known.name}, a format that imagefleet does not save")
-    if body.startswith(_BEGINNINGS) or body[8:12] == b"WEBP" or (body[4:8] == b"ftyp" and b"avi" in body[8:64]):
+    if begins_as_image(body) or (body[4:8] == b"ftyp" and b"avif" in body[8:64]):
         return Undecodable(why)
     if known is not None:
         return NotAnImage(f"the body is {known.name}, not an image")

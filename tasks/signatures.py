@@ -9,7 +9,7 @@ SIGNATURE_BYTES = 18
 # A BMP begins with two letters alone, so the rest of its header has to fit: four reserved zeros, and the size of the
 # header that follows.
 _IMAGE = re.compile(
-    rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|GIF8[79]a|RIFF....WEBP|....ftypavi[fs]|II\*\x00|MM\x00\*|\x00\x00\x01\x00"
+    rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|GIF8[79]a|RIFF....WEBP|....ftypavi[fs]|II[*+]\x00|MM\x00[*+]|\x00\x00\x01\x00"
     rb"|BM....\x00{4}....(?:\x0c|\x28|\x34|\x38|\x40|\x6c|\x7c)\x00{3}",
     re.DOTALL,
 )
