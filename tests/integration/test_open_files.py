@@ -41,12 +41,13 @@ def run_of(folder: Path, port: int, images: int, descriptors: int, *arguments: s
         capture_output=True,
         text=True,
         check=False,
-        timeout=110,
+        timeout=280,
         preexec_fn=limited(descriptors),
     )
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("descriptors", [256, 512, 1024])
 def test_run_completes_under_a_small_limit(tmp_path: Path, kept_alive: int, descriptors: int) -> None:
     """6,000 images on 40 hosts that keep connections are all saved, with 128 slots, and none is tried twice."""
