@@ -109,9 +109,10 @@ def _of_arena(arena: Arena) -> Target:
         arena.server.kill()
         arena.server.start(wait=False)
 
-    _add_administrator(arena.server.client)
+    client = arena.server.client
+    assert _admit(client)
     admin = redis.Redis(port=arena.server.port, username=_ADMIN, password=_ADMIN, decode_responses=True)
-    return Target(admin, arena.folder / "redis", restart, lambda: _run_id(arena.out))
+    return Target(admin, arena.folder / "redis", restart, lambda: _admit(client), lambda: _run_id(arena.out))
 
 
 def _of_fleet(arena: Arena, run: parts.Background) -> Target:
@@ -120,10 +121,12 @@ def _of_fleet(arena: Arena, run: parts.Background) -> Target:
     pid, folder = server.pid, Path(server.cwd())
     socket = str(folder / "redis.sock")
     parts.eventually(lambda: Path(socket).exists(), "its socket")
-    with redis.Redis(unix_socket_path=socket) as client:
-        _add_administrator(client)
+    client = redis.Redis(unix_socket_path=socket)
+    parts.eventually(lambda: _admit(client), "the fleet's Redis")
     admin = redis.Redis(unix_socket_path=socket, username=_ADMIN, password=_ADMIN, decode_responses=True)
-    return Target(admin, folder, lambda: os.kill(pid, signal.SIGKILL), lambda: _run_id(arena.out))
+    return Target(
+        admin, folder, lambda: os.kill(pid, signal.SIGKILL), lambda: _admit(client), lambda: _run_id(arena.out)
+    )
 
 
 def _server_of(run: parts.Background) -> psutil.Process | None:
@@ -136,9 +139,13 @@ def _server_of(run: parts.Background) -> psutil.Process | None:
     return None
 
 
-def _add_administrator(client: Any) -> None:
-    """Add a user whom no error of the default user concerns."""
-    client.execute_command("ACL", "SETUSER", _ADMIN, "on", f">{_ADMIN}", "~*", "&*", "+@all")
+def _admit(client: Any) -> bool:
+    """Add a user whom no error of the default user concerns; tell whether the server answers."""
+    try:
+        client.execute_command("ACL", "SETUSER", _ADMIN, "on", f">{_ADMIN}", "~*", "&*", "+@all")
+    except redis.RedisError:
+        return False
+    return True
 
 
 def _run_id(out: Path) -> str:
