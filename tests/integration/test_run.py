@@ -46,6 +46,7 @@ COLUMNS = [
     "finished_at",
     "worker",
     "recovered",
+    "tls_unverified",
 ]
 FACTS = {
     "run_id",
@@ -65,6 +66,7 @@ FACTS = {
     "startup_seconds",
     "fetched",
     "repaired",
+    "unfit_workers",
 }
 
 
