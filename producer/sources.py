@@ -147,7 +147,7 @@ def _encoding(stream: BufferedReader[FileIO], source: str) -> str:
     head = stream.peek(_HEAD)
     encoding = next((name for mark, name in _ENCODINGS.items() if head.startswith(mark)), "utf-8")
     found = list_format.from_bytes(head)
-    if found is None and encoding == "utf-8" and b"\0" in head:
+    if found is None and encoding == "utf-8" and _is_binary(head):
         raise UsageFault(
             f"{named(source)} is not a text file",
             "it holds zero bytes, as binary files do, and text in UTF-16 without a byte order mark",
@@ -166,6 +166,14 @@ def _encoding(stream: BufferedReader[FileIO], source: str) -> str:
     raise UsageFault(
         f"{named(source)} looks like {found.name}", "only text files with one URL on each line can be read", todo
     )
+
+
+def _is_binary(head: bytes) -> bool:
+    """Tell whether at least a tenth of the rows hold zero bytes; a list may have a bad row."""
+    if b"\0" not in head:
+        return False
+    rows = [row for row in head.split(b"\n") if row]
+    return 10 * sum(b"\0" in row for row in rows) >= len(rows)
 
 
 def _lines(text: TextIOWrapper) -> Iterator[str]:

@@ -142,6 +142,12 @@ def read(body: bytes, tmp_path: Path) -> list[ImageRequest]:
     return list(sources.read(str(path)))
 
 
+def test_list_may_have_a_row_with_a_zero_byte(tmp_path: Path) -> None:
+    """One bad row does not make a list a binary file."""
+    body = b"".join(b"http://a/%d\n" % index for index in range(20))
+    assert [request.url for request in read(body + b"http://a/\0\n", tmp_path)][19:] == ["http://a/19", "http://a/\0"]
+
+
 @pytest.mark.parametrize(("body", "urls"), _TEXTS.values(), ids=_TEXTS)
 def test_lines_become_requests(tmp_path: Path, body: bytes, urls: list[str]) -> None:
     """Every line that is neither blank nor a comment is a request, numbered from 0 without gaps."""
