@@ -197,7 +197,8 @@ def _repeated(step: Callable[[], object]) -> Iterator[None]:
 
     def run() -> None:
         while not over.wait(0.05):
-            step()
+            with _while_it_lives():
+                step()
 
     thread = threading.Thread(target=run)
     thread.start()

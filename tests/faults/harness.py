@@ -107,7 +107,11 @@ class Server:
     def start(self, wait: bool = True) -> None:
         """Start it, with what it held when it was killed; wait until it takes commands, unless told otherwise."""
         self._data.mkdir(exist_ok=True)
-        argv = [redis_program(), str(REDIS_CONF), "--bind", "127.0.0.1", "--port", str(self.port)]
+        conf = self._data / "redis.conf"
+        if not conf.exists():
+            # A copy: Sentinels have the servers that they watch write what they know into it.
+            shutil.copy(REDIS_CONF, conf)
+        argv = [redis_program(), str(conf), "--bind", "127.0.0.1", "--port", str(self.port)]
         argv += ["--dir", str(self._data), *self._options]
         with (self._data / "redis.log").open("ab") as log:
             self._process = subprocess.Popen(argv, stdout=log, stderr=log, start_new_session=True)

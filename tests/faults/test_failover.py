@@ -29,7 +29,7 @@ def test_replica_is_promoted(arena: Arena, long: bool) -> None:
         fleet = Fleet(arena.folder, url)
         try:
             fleet.add(2, slots=16)
-            with _started(arena, url, images, long) as run:
+            with _started(arena, url, images) as run:
                 arena.until_saved(images // 4, run)
                 arena.strike()
                 replication.stall()
@@ -56,7 +56,7 @@ def test_sentinels_fail_over(arena: Arena, long: bool) -> None:
         fleet = Fleet(arena.folder, url)
         try:
             fleet.add(2, slots=16)
-            with _started(arena, url, images, long) as run:
+            with _started(arena, url, images) as run:
                 arena.until_saved(images // 4, run)
                 arena.strike()
                 fail_over(url)
@@ -73,8 +73,8 @@ def test_sentinels_fail_over(arena: Arena, long: bool) -> None:
     arena.proven_answer("failover by Sentinels, twice", "plain workers", "waits")
 
 
-def _started(arena: Arena, url: str, images: int, long: bool) -> AbstractContextManager[parts.Background]:
-    # The short form is slow enough to last until the second failover.
-    source = arena.list(images, rate=10_000 if long else 3_000)
+def _started(arena: Arena, url: str, images: int) -> AbstractContextManager[parts.Background]:
+    # Slow enough to last until the second failover.
+    source = arena.list(images, rate=3_000)
     arguments = ["run", source, "--out", arena.out, "--shard-size", "250", "--broker", url, "--json"]
     return parts.started("run", [sys.executable, "-m", "producer", *map(str, arguments)], arena.folder)

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -98,13 +98,15 @@ def _running(arena: Arena, crew: str, images: int) -> Iterator[tuple[parts.Backg
     arguments = ["run", source, "--out", arena.out, "--shard-size", "250", "--json"]
     arguments += _local() if local else _plain(arena)
     argv = [sys.executable, "-m", "producer", *map(str, arguments)]
-    with parts.started("run", argv, arena.folder, _ENV) as run:
-        target = _of_fleet(arena, run) if local else _of_arena(arena)
-        with target.admin:
-            yield run, target
+    with (
+        parts.started("run", argv, arena.folder, _ENV) as run,
+        _target_of_fleet(arena, run) if local else _target_of_arena(arena) as target,
+    ):
+        yield run, target
 
 
-def _of_arena(arena: Arena) -> Target:
+@contextmanager
+def _target_of_arena(arena: Arena) -> Iterator[Target]:
     def restart() -> None:
         arena.server.kill()
         arena.server.start(wait=False)
@@ -112,30 +114,33 @@ def _of_arena(arena: Arena) -> Target:
     client = arena.server.client
     assert _admit(client)
     admin = redis.Redis(port=arena.server.port, username=_ADMIN, password=_ADMIN, decode_responses=True)
-    return Target(admin, arena.folder / "redis", restart, lambda: _admit(client), lambda: _run_id(arena.out))
+    with admin:
+        yield Target(admin, arena.folder / "redis", restart, lambda: _admit(client), lambda: _run_id(arena.out))
 
 
-def _of_fleet(arena: Arena, run: parts.Background) -> Target:
-    server = parts.eventually(lambda: _server_of(run), "the fleet's Redis")
-    assert server is not None
-    pid, folder = server.pid, Path(server.cwd())
+@contextmanager
+def _target_of_fleet(arena: Arena, run: parts.Background) -> Iterator[Target]:
+    found = parts.eventually(lambda: _server_of(run), "the fleet's Redis")
+    assert found is not None
+    pid, folder = found
     socket = str(folder / "redis.sock")
-    parts.eventually(lambda: Path(socket).exists(), "its socket")
     client = redis.Redis(unix_socket_path=socket)
     parts.eventually(lambda: _admit(client), "the fleet's Redis")
     admin = redis.Redis(unix_socket_path=socket, username=_ADMIN, password=_ADMIN, decode_responses=True)
-    return Target(
-        admin, folder, lambda: os.kill(pid, signal.SIGKILL), lambda: _admit(client), lambda: _run_id(arena.out)
-    )
+    with client, admin:
+        yield Target(
+            admin, folder, lambda: os.kill(pid, signal.SIGKILL), lambda: _admit(client), lambda: _run_id(arena.out)
+        )
 
 
-def _server_of(run: parts.Background) -> psutil.Process | None:
+def _server_of(run: parts.Background) -> tuple[int, Path] | None:
+    """Return the process id and the folder of a local fleet's server, once it listens."""
     for process in run.family():
-        try:
+        with suppress(psutil.NoSuchProcess):
             if process.name().startswith(("redis-server", "valkey-server")):
-                return process
-        except psutil.NoSuchProcess:
-            continue
+                # It goes to its folder only some time after its start.
+                folder = Path(process.cwd())
+                return (process.pid, folder) if (folder / "redis.sock").exists() else None
     return None
 
 
