@@ -12,9 +12,10 @@ import urllib.request
 
 def main() -> None:
     """Exit with 0 if it does."""
-    url = re.sub(r"(?<!:)//+", "/", sys.argv[1])
+    url = sys.argv[1]
     if not url.startswith("http://"):
-        sys.exit(f"{url} is no http URL")
+        sys.exit(f"{url} is not an http URL")
+    url = re.sub(r"(?<!:)//+", "/", url)
     try:
         with urllib.request.urlopen(url, timeout=4) as answer:  # noqa: S310  # the scheme was looked at
             sys.exit(0 if answer.status == 200 else f"{url} answered {answer.status}")

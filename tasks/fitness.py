@@ -38,11 +38,13 @@ from tasks.model import Reason, shortened
 from tasks.urls import masked
 
 _log = logging.getLogger(__name__)
-_DECLARE = Path(__file__).with_name("declare_unfit.lua").read_text()
+_DECLARE = Path(__file__).with_name("declare_unfit.lua").read_text(encoding="utf-8")
 #: The reasons that say nothing of whose fault it is, as long as no server has answered.
 _NETWORK = frozenset({Reason.DNS, Reason.CONNECT, Reason.TIMEOUT, Reason.TLS})
 #: Seconds for which an unfit worker takes nothing: at first, and at most; it doubles with each failure.
 _FIRST_PAUSE_SECONDS, _MAX_PAUSE_SECONDS = 1.0, 30.0
+#: Seconds for which a worker takes nothing after a task that it has tried already.
+_YIELD_SECONDS = 0.1
 #: So many hosts, or failures, without any answer make a worker unfit.
 _MAX_SILENT_HOSTS, _MAX_SILENT_FAILURES = 3, 8
 #: Seconds for which the last attempt to reach a host that has answered says how the network is.
@@ -136,17 +138,22 @@ class Fitness:
         """Why this worker is unfit; empty if it is not."""
         return sorted({trouble.why for trouble in list(self._troubles.values())})
 
-    def check(self, run_id: str, collects: bool = False) -> float:
+    def check(self, run_id: str, collects: bool = False, tried_by: Collection[str] = ()) -> float:
         """Return when a task begins, by the monotonic clock, if this worker may do it.
 
         Args:
             run_id: the run.
             collects: whether the task only has to save, and needs no network.
+            tried_by: the ids of the workers that have tried it before.
 
         Raises:
-            HandedOver: this worker is unfit for the run, and another one may be fit.
+            HandedOver: this worker is unfit for the run, or has tried the task, and another one may succeed.
         """
         now = monotonic()
+        if self._worker in tried_by and self._able(run_id, collects).difference(tried_by):
+            # All workers take from one queue, so the others get a moment to be the next.
+            self._pause(_YIELD_SECONDS)
+            raise HandedOver("another worker is to try it", ())
         # On the way of each image.
         if not self._troubles:
             return now
@@ -190,7 +197,8 @@ class Fitness:
                 return
             if self._reaches_others(url, error.reason):
                 return
-        if error.of_worker or self._is_silence(url):
+        # An image counts once, however often it comes back.
+        if error.of_worker or (self._worker not in tried_by and self._is_silence(url)):
             self._note_trouble(error, run_id, began)
         if self._able(run_id, collects).difference(tried_by):
             raise HandedOver(str(error), dict.fromkeys([*tried_by, self._worker]))

@@ -355,7 +355,7 @@ def fetch_image(
     again = recover or _is_redelivered(self)
     elsewhere: Later | HandedOver | None = None
     try:
-        began = fitness.check(run_id)
+        began = fitness.check(run_id, tried_by=tried_by)
         judge = partial(fitness.judge, run_id=run_id, url=url, began=began, tried_by=tried_by)
         try:
             store, downloader = _store(run.out), _downloader()

@@ -153,12 +153,12 @@ def test_password_is_asked_for(server: redis.Redis, redis_url: str) -> None:
 
 def test_server_that_answers_with_an_error(server: redis.Redis, redis_url: str) -> None:
     """What Redis says is told, with what to do about it."""
-    server.acl_setuser("default", commands=["-info"])
+    server.acl_setuser("default", enabled=True, commands=["-info"])
     try:
         with pytest.raises(Fault, match="refuses us: NOPERM") as caught:
             broker.check_server(server, redis_url)
     finally:
-        server.acl_setuser("default", commands=["+info"])
+        server.acl_setuser("default", enabled=True, commands=["+info"])
     assert "config/users.acl" in caught.value.todo
 
 

@@ -221,4 +221,4 @@ def test_health_check_tells_what_is_wrong() -> None:
     assert code == 1
     assert "Connection refused" in told
     for wrong in ("file:///etc/passwd", "nothing"):
-        assert alive(wrong) == (1, f"{wrong} is no http URL\n")
+        assert alive(wrong) == (1, f"{wrong} is not an http URL\n")

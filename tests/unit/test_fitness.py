@@ -51,7 +51,7 @@ class Fleet:
     def fails(self, error: FetchError, url: str = "http://a/1.jpg", tried_by: tuple[str, ...] = ()) -> list[str] | None:
         """Do a task that fails; return who has tried it if it is handed over, and None if the image fails."""
         try:
-            began = self.fitness.check("run")
+            began = self.fitness.check("run", tried_by=tried_by)
             self.wait(0.1)
             self.fitness.judge(error, "run", url, began, tried_by)
         except HandedOver as handed:
@@ -98,6 +98,15 @@ def test_failure_of_a_worker_that_reaches_nobody_is_handed_over(fleet: Fleet) ->
     assert fleet.unfit() == {"kind": "network", "why": "dns: no answer"}
     assert fleet.paused == [1.0]
     assert fleet.fitness.troubles == ["dns: no answer"]
+
+
+def test_task_that_comes_back_is_not_tried_again(fleet: Fleet) -> None:
+    """While another worker has not tried it, a worker hands its own task on after a moment, and counts nothing."""
+    for _ in range(10):
+        assert fleet.fails(ConnectFailed("refused"), "http://dead/", ("me",)) == []
+    assert (fleet.unfit(), fleet.paused) == ({}, [0.1] * 10)
+    assert fleet.fails(ConnectFailed("refused"), "http://dead/", ("me", "other")) is None
+    assert fleet.unfit() == {}
 
 
 def test_one_host_is_enough_if_it_fails_again_and_again(fleet: Fleet) -> None:
