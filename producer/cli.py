@@ -694,12 +694,13 @@ def main() -> NoReturn:
             signal.signal(number, _interrupt)
     signal.signal(_CANCELS, _cancel)
     sys.unraisablehook = partial(_insist, sys.unraisablehook)
-    _leave(_ended(_Ending(), debug="--debug" in sys.argv[1:2]))
+    ending = _Ending()
+    _leave(_ended(ending, debug="--debug" in sys.argv[1:2]), compared=ending.compared is not None)
 
 
-def _leave(status: Any) -> NoReturn:
-    """Exit with a status; after an interruption, without waiting for the threads of a comparison."""
-    if status == _INTERRUPTED and any(not thread.daemon for thread in threading.enumerate()[1:]):
+def _leave(status: Any, compared: bool) -> NoReturn:
+    """Exit with a status; after the interruption of a comparison, without waiting for its threads."""
+    if compared and status == _INTERRUPTED and any(not thread.daemon for thread in threading.enumerate()[1:]):
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(_INTERRUPTED)

@@ -181,7 +181,8 @@ def of_folder_at_workers(out: Path, seen: Mapping[str, Seen | None]) -> list[Fin
         if what is not None and not what.writable:
             troubles.setdefault((what.error, worker_pool.advice(what)), []).append(worker)
     for (error, todo), workers in troubles.items():
-        findings.append(Finding(name, Level.BAD, f"{named(workers)}: {error}", todo))
+        # A run goes on with the others.
+        findings.append(Finding(name, Level.WARN if fit else Level.BAD, f"{named(workers)}: {error}", todo))
     known = {worker: what.free for worker, what in seen.items() if what is not None and what.free is not None}
     if known:
         worker = min(known, key=known.__getitem__)
@@ -286,7 +287,7 @@ def _folder(out: Path | None) -> Iterator[_Folder]:
         found = _Folder(store.root, None, findings + (folder.examined(store) if store.root.is_dir() else []))
     else:
         if made:
-            about = f"{store.root} is not there; `producer run` would make it, and may"
+            about = f"{store.root} is not there; `producer run` can make it"
             todo = "If a run should be there, give the folder that --out named when it was begun."
             findings = [Finding(name, Level.WARN, about, todo), *folder.space(store)]
         else:
@@ -382,7 +383,7 @@ def _writes(server: redis.Redis) -> Finding:
     except redis.RedisError as error:
         problem = redis_problem(error)
         waits = "; a run waits two minutes for it" if problem.temporary else ""
-        return Finding("writes", Level.BAD, f"Redis answers: {problem.text}{waits}", problem.todo)
+        return Finding("writes", Level.BAD, f"Redis answers: {problem.text.rstrip('.')}{waits}", problem.todo)
     return Finding("writes", Level.OK, "Redis takes them")
 
 

@@ -40,7 +40,7 @@ _ARIA2 = Format("an input file of aria2")
 #: The first row of these is enough.
 _FIRST_ROW = (
     (re.compile(r"\{\s*(?:[\"}]|$)|\[\s*(?:[\"{\[\]]|$)"), _JSON),
-    (re.compile(r"<(?:!doctype|html|\?xml|urlset)\b", re.IGNORECASE), _MARKUP),
+    (re.compile(r"<(?:!doctype|html|\?xml|urlset|a|img|ul|ol|li|p|div)\b", re.IGNORECASE), _MARKUP),
     # A header: no URL, several columns, and one of them is called after what it holds.
     (
         re.compile(

@@ -140,14 +140,15 @@ def crew_at(broker_url: str, out: Path, insecure: bool = False) -> Crew:
 
     Raises:
         UsageFault: workers are there, and none of them can save the run's images, or none may do what it asks for.
-        Fault: the broker can't be reached, or is not fit to hold a run.
+        Fault: the broker can't be reached or used now, or is not fit to hold a run.
     """
     started = time.monotonic()
     with broker.client(broker_url, patient=False) as server:
         broker.check_server(server, broker_url)
         broker.check_connections(server, broker_url, workers=0)
         use_broker(broker_url)
-        pool = find_pool(out, insecure)
+        with broker.translated(broker_url):
+            pool = find_pool(out, insecure)
         broker.check_connections(server, broker_url, len(pool.fit))
     return Crew(
         broker_url,

@@ -160,7 +160,7 @@ def _encoding(stream: BufferedReader[FileIO], source: str) -> str:
     if found is None:
         return encoding
     if found.decompress is None:
-        todo = "Write its URLs into a text file, one on each line, and give that."
+        todo = "Write its URLs into a text file, one on each line; docs/lists.md has a command for each format."
     else:
         todo = f"Pipe it into the command: `{found.decompress} FILE | producer run - --out OUT`."
     raise UsageFault(

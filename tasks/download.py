@@ -243,9 +243,11 @@ def countdown(wait: float) -> float:
 def _too_long(error: FetchError, options: FetchOptions, retry: int) -> RateLimited:
     """Return what a server's wish for a wait is that no slot is held for."""
     wait = error.retry_after or 0.0
-    kind = LongWait if retry < options.retries and wait <= bounds.MAX_COUNTDOWN else RateLimited
-    longer = kind(
-        f"{error}: asks for a wait of {wait:.0f} s, more than {options.max_wait:g}",
+    is_last = retry >= options.retries
+    is_deferred = not is_last and wait <= bounds.MAX_COUNTDOWN
+    bound = options.max_wait if is_last or is_deferred else max(options.max_wait, bounds.MAX_COUNTDOWN)
+    longer = (LongWait if is_deferred else RateLimited)(
+        f"{error}: asks for a wait of {wait:.0f} s, more than {bound:g}",
         http_status=error.http_status,
         retry_after=wait,
     )

@@ -190,7 +190,7 @@ class RateLimited(FetchError):
 
 
 class LongWait(RateLimited):
-    """Such a wait of up to two minutes: the slot is handed back, and the image tried again after it."""
+    """A wait of more than `--max-wait` and up to two minutes: the slot is given back meanwhile."""
 
 
 class TooManyRedirects(FetchError):

@@ -43,6 +43,8 @@ _DECLARE = Path(__file__).with_name("declare_unfit.lua").read_text(encoding="utf
 _NETWORK = frozenset({Reason.DNS, Reason.CONNECT, Reason.TIMEOUT, Reason.TLS})
 #: Seconds for which an unfit worker takes nothing: at first, and at most; it doubles with each failure.
 _FIRST_PAUSE_SECONDS, _MAX_PAUSE_SECONDS = 1.0, 30.0
+#: Seconds for which a trouble is shown after it was met last; while its run goes on, it is met at each trial.
+_TROUBLE_SHOWN_SECONDS = 120.0
 #: Seconds for which a worker takes nothing after a task that it has tried already.
 _YIELD_SECONDS = 0.1
 #: So many hosts, or failures, without any answer make a worker unfit.
@@ -135,8 +137,9 @@ class Fitness:
 
     @property
     def troubles(self) -> list[str]:
-        """Why this worker is unfit; empty if it is not."""
-        return sorted({trouble.why for trouble in list(self._troubles.values())})
+        """Why this worker is unfit; empty if it is not. Troubles that were not met for a while belong to ended runs."""
+        since = monotonic() - _TROUBLE_SHOWN_SECONDS
+        return sorted({trouble.why for trouble in list(self._troubles.values()) if trouble.found_at >= since})
 
     def check(self, run_id: str, collects: bool = False, tried_by: Collection[str] = ()) -> float:
         """Return when a task begins, by the monotonic clock, if this worker may do it.
@@ -197,8 +200,9 @@ class Fitness:
                 return
             if self._reaches_others(url, error.reason):
                 return
-        # An image counts once, however often it comes back.
-        if error.of_worker or (self._worker not in tried_by and self._is_silence(url)):
+        # An image counts once, however often it comes back; and "no such name" is what a name server says that works.
+        counts = self._worker not in tried_by and (error.reason is not Reason.DNS or error.retryable)
+        if error.of_worker or (counts and self._is_silence(url)):
             self._note_trouble(error, run_id, began)
         if self._able(run_id, collects).difference(tried_by):
             raise HandedOver(str(error), dict.fromkeys([*tried_by, self._worker]))

@@ -100,7 +100,8 @@ class RedisProblem:
     @property
     def note(self) -> str:
         """One line for a progress display or a log."""
-        said = f"Redis answers {self.text}" if self.answered else f"Redis does not answer ({self.text})"
+        text = self.text.rstrip(".")
+        said = f"Redis answers {text}" if self.answered else f"Redis does not answer ({text})"
         return f"{said}; waiting for it"
 
 

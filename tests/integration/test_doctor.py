@@ -35,7 +35,7 @@ def test_all_is_well(fleet: str, out: Path) -> None:
     assert code == 0, findings
     disks = {name for name in findings if name.startswith("disk ")}
     assert {name for name, (level, _) in findings.items() if name not in disks and level != "ok"} == {"folder here"}
-    assert findings["folder here"] == ("warn", f"{out} is not there; `producer run` would make it, and may")
+    assert findings["folder here"] == ("warn", f"{out} is not there; `producer run` can make it")
     assert findings["workers"][1].startswith("2 workers, ")
     assert "second@" in findings["folder at workers"][1]
     assert findings["clocks"][1].startswith("4 clocks ")

@@ -196,9 +196,9 @@ def test_folder_at_workers() -> None:
 @pytest.mark.parametrize(
     ("seen", "level", "mend"),
     [
-        (Seen(error="this worker may not"), Level.BAD, "IMAGEFLEET_STORE_ROOTS"),
-        (Seen(True, error="the producer's file is not there"), Level.BAD, "same shared folder"),
-        (Seen(True, True, False, None, "no file can be made there"), Level.BAD, "worker's user"),
+        (Seen(error="this worker may not"), Level.WARN, "IMAGEFLEET_STORE_ROOTS"),
+        (Seen(True, error="the producer's file is not there"), Level.WARN, "same shared folder"),
+        (Seen(True, True, False, None, "no file can be made there"), Level.WARN, "worker's user"),
         (None, Level.WARN, "one version"),
         (replace(_SEEN, free=1024**2), Level.BAD, "Make space"),
         (replace(_SEEN, free=1024**3 - 1), Level.WARN, "Make space"),

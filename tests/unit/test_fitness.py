@@ -10,7 +10,7 @@ import fakeredis
 import pytest
 
 from tasks import fitness, keys
-from tasks.errors import ConnectFailed, DnsFailed, FetchError, HttpFailed, StorageFailed, TlsFailed
+from tasks.errors import ConnectFailed, DnsFailed, DnsUnavailable, FetchError, HttpFailed, StorageFailed, TlsFailed
 from tasks.fitness import Fitness, HandedOver, Queues
 
 _QUEUES = Queues("images.9", "shards.9")
@@ -92,12 +92,18 @@ def test_dead_host_fails_at_a_worker_that_reaches_others(fleet: Fleet) -> None:
 def test_failure_of_a_worker_that_reaches_nobody_is_handed_over(fleet: Fleet) -> None:
     """The first failures go to another worker, who learns who has tried them; after three hosts the worker is unfit."""
     for number in range(2):
-        assert fleet.fails(DnsFailed("no answer"), f"http://host{number}/") == ["me"]
+        assert fleet.fails(DnsUnavailable("no answer"), f"http://host{number}/") == ["me"]
     assert (fleet.unfit(), fleet.paused) == ({}, [])
-    assert fleet.fails(DnsFailed("no answer"), "http://host2/", ("third",)) == ["third", "me"]
+    assert fleet.fails(DnsUnavailable("no answer"), "http://host2/", ("third",)) == ["third", "me"]
     assert fleet.unfit() == {"kind": "network", "why": "dns: no answer"}
     assert fleet.paused == [1.0]
     assert fleet.fitness.troubles == ["dns: no answer"]
+
+
+def test_names_that_do_not_exist_make_no_worker_unfit(fleet: Fleet) -> None:
+    """A name server that says so works; another worker may know better all the same."""
+    assert [fleet.fails(DnsFailed("no such name"), f"http://dead{number}/") for number in range(9)] == [["me"]] * 9
+    assert (fleet.unfit(), fleet.paused, fleet.fitness.troubles) == ({}, [], [])
 
 
 def test_task_that_comes_back_is_not_tried_again(fleet: Fleet) -> None:
@@ -119,7 +125,7 @@ def test_network_that_breaks_in_the_middle_of_a_run(fleet: Fleet) -> None:
     """Hosts that have answered before are no proof once they can't be connected to."""
     fleet.succeeds(url="http://good/1.jpg")
     fleet.reachable = False
-    assert fleet.fails(DnsFailed("no answer")) == ["me"]
+    assert fleet.fails(DnsUnavailable("no answer")) == ["me"]
 
 
 @pytest.mark.parametrize(
@@ -132,7 +138,7 @@ def test_network_that_breaks_in_the_middle_of_a_run(fleet: Fleet) -> None:
     ],
     ids=["unfit", "dead", "other version", "no images"],
 )
-@pytest.mark.parametrize("error", [DnsFailed("no answer"), StorageFailed("disk full")], ids=["network", "storage"])
+@pytest.mark.parametrize("error", [DnsUnavailable("no answer"), StorageFailed("disk full")], ids=["network", "storage"])
 def test_image_fails_if_nobody_else_can(fleet: Fleet, change: Callable[[Fleet], object], error: FetchError) -> None:
     """Without another worker that may succeed, the image fails, and this worker goes on taking tasks."""
     change(fleet)
@@ -142,7 +148,9 @@ def test_image_fails_if_nobody_else_can(fleet: Fleet, change: Callable[[Fleet], 
     assert fleet.paused == []
 
 
-@pytest.mark.parametrize("error", [DnsFailed("no answer"), StorageFailed("in the way")], ids=["network", "storage"])
+@pytest.mark.parametrize(
+    "error", [DnsUnavailable("no answer"), StorageFailed("in the way")], ids=["network", "storage"]
+)
 def test_image_fails_if_all_have_tried_it(fleet: Fleet, error: FetchError) -> None:
     """An image that every worker has tried fails at the last one."""
     assert fleet.fails(error, tried_by=("other",)) is None

@@ -97,6 +97,7 @@ _OTHER_FORMATS = {
     "JSON object": (b'{\n  "urls": ["http://a/1.jpg"]\n}\n', "JSON", "text file"),
     "JSON Lines": (b'{"url": "http://a/1.jpg", "caption": "x"}\n{"url": "http://a/2.jpg"}\n', "JSON", "text file"),
     "HTML": (b"<!DOCTYPE html>\n<img src='http://a/1.jpg'>\n", "HTML or XML", "text file"),
+    "links": (b'<a href="http://a/1.jpg">\n<a href="http://a/2.jpg">\n', "HTML or XML", "text file"),
     "sitemap": (b"<?xml version='1.0'?>\n<urlset>\n<loc>http://a/1.jpg</loc>\n", "HTML or XML", "text file"),
     "CSV": (b'url,caption\nhttp://a/1.jpg,"A cat, sitting"\nhttp://a/2.jpg,dog\n', "a table", "text file"),
     "CSV whose header says it": (b"id;Image URL;text\n1;/1.jpg;a\n", "a table", "text file"),
