@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tasks.celery import FETCH_IMAGE, IMAGES, app
+from tasks.celery import FETCH_IMAGE, IMAGES
 from tests.integration import parts
 
 _PASSWORD = "word-of-mine"
@@ -172,15 +174,17 @@ def test_task_that_a_person_sends(fleet: str, tmp_path_factory: pytest.TempPathF
     """A worker that gets a task by `celery call` says in its log what is wrong with it, and goes on."""
     logs = sorted(tmp_path_factory.getbasetemp().glob("workers*/*.err"))
     url = f"http://user:{_PASSWORD}@127.0.0.1/1.jpg"
-    with parts.borrowed_app(fleet):
-        for arguments in ([url], ["no-such-run", 0, url]):
-            app.send_task(FETCH_IMAGE, args=arguments, queue=IMAGES)
+    env = parts.environment({"IMAGEFLEET_BROKER_URL": fleet})
+    for arguments in ([url], ["no-such-run", 0, url]):
+        call = [sys.executable, "-m", "celery", "-A", "tasks", "call", FETCH_IMAGE]
+        call += ["--args", json.dumps(arguments), "--queue", IMAGES]
+        subprocess.run(call, env=env, cwd=parts.ROOT, capture_output=True, timeout=60, check=True)
 
-        def said() -> str:
-            text = "".join(log.read_text(encoding="utf-8") for log in logs)
-            return text if "producer run SOURCE --out OUT" in text and "no-such-run" in text else ""
+    def said() -> str:
+        text = "".join(log.read_text(encoding="utf-8") for log in logs)
+        return text if "producer run SOURCE --out OUT" in text and "no-such-run" in text else ""
 
-        text = parts.eventually(said, "both messages")
-        assert "there is no run no-such-run at this broker: it has ended, or never began" in text
-        assert "missing 2 required positional arguments: 'index' and 'url'" in text
-        assert len(app.control.ping(timeout=10, limit=2)) == 2
+    text = parts.eventually(said, "both messages")
+    assert "there is no run no-such-run at this broker: it has ended, or never began" in text
+    assert "missing 2 required positional arguments: 'index' and 'url'" in text
+    assert len(parts.worker_stats(fleet)) == 2

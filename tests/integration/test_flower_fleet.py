@@ -78,13 +78,15 @@ def test_kept_fleet_has_flower(tmp_path: Path, demo_url: str) -> None:
             "the states of two images and a shard",
         )
         arguments = ("run", "-", "--out", tmp_path / "broken", "--broker", fleet.broker)
-        slow = f"{demo_url}/images/1.jpg?latency=1".encode()
+        slow = f"{demo_url}/images/1.jpg?latency=2".encode()
+        before = parts.hits(demo_url, "/images")
         with parts.started("broken", parts.command(arguments), tmp_path, stdin=subprocess.PIPE) as broken:
             assert broken.process.stdin is not None
             broken.process.stdin.write(slow)
             broken.process.stdin.close()
             plan = tmp_path / "broken" / ".plan" / "00000.parquet"
-            parts.eventually(plan.exists, "the plan")
+            # The producer has read the plan by then, and the shard is not collected yet.
+            parts.eventually(lambda: parts.hits(demo_url, "/images") > before, "the request of the image")
             plan.write_bytes(b"damaged")
             assert broken.wait().code == 1
         parts.eventually(
