@@ -122,6 +122,8 @@ class Tls:
 
     def _verifying(self) -> ssl.SSLContext:
         context = ssl.create_default_context(cafile=str(self._ca_bundle or certifi.where()))
+        # The Pythons of some distributions leave this to the system's configuration.
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.sslsocket_class = self._socket_class
         return context
 
