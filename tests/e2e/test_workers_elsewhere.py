@@ -133,7 +133,7 @@ def test_run(site: Site) -> None:
     arguments = ["run", "--rm", "-T", "producer", "run", "-", "--out", str(out), "--shard-size", "100", "--json"]
     facts = json.loads(site.done(*arguments, given=urls))
     assert (facts["total"], facts["success"], facts["shards"], facts["workers"]) == (250, 250, 3, 2)
-    assert len(parts.images_of(out)) == 250
+    assert len(parts.image_files(out)) == 250
     assert {path.stat().st_uid for path in out.rglob("*")} == {_USER}
     assert [row["url"] for row in parts.rows(out)] == urls.split()
     assert site.denied().strip() == ""

@@ -262,7 +262,7 @@ class Arena:
         """Go on with the run; to be entered."""
         return self._started("resume", ["resume", self.out], subprocess.DEVNULL)
 
-    def resume(self) -> parts.Ended:
+    def resume(self) -> parts.Completed:
         """Go on with the run, to its end."""
         with self.resumed() as running:
             return running.wait(240)
@@ -281,7 +281,7 @@ class Arena:
     def is_idle(self) -> bool:
         """Tell whether nothing is under way: no message waits, and none is in a worker's hands."""
         client = self.server.client
-        return not (client.llen(IMAGES) or client.llen(SHARDS) or parts.held(client))
+        return not (client.llen(IMAGES) or client.llen(SHARDS) or parts.unacked_count(client))
 
     def saved(self) -> int:
         """Return how many images are on the disk."""
@@ -366,7 +366,7 @@ def verdict(out: Path, site: Site, urls: Sequence[str]) -> Verdict:
         assert (len(body), sha256(body).hexdigest()) == (row["bytes"], row["sha256"]), row
         if urls[number].startswith(site.url):
             assert body == site.originals[number % _PICTURES], row
-    assert parts.images_of(out) - _temporary(out) == {row["path"] for row in rows if row["path"] is not None}
+    assert parts.image_files(out) - _temporary(out) == {row["path"] for row in rows if row["path"] is not None}
     assert not _temporary(out)
     return Verdict(rows, Counter(row["reason"] for row in rows if row["reason"] is not None))
 

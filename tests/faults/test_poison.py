@@ -46,7 +46,7 @@ def test_shard_kills_whoever_collects_it(arena: Arena) -> None:
         ended = run.wait(200)
     deaths = arena.fleet.deaths
     assert ended.code == 1
-    what, why, todo = parts.told(ended)
+    what, why, todo = parts.error_parts(ended)
     assert what == "Shard 00000 could not be collected"
     assert f"{BODY_CRASHES} workers died" in why
     assert f"producer resume {arena.out}" in todo

@@ -76,6 +76,6 @@ def test_killed_while_standard_input_is_open(arena: Arena) -> None:
     arena.fleet.add(2)
     ended = arena.resume()
     assert ended.code == 1
-    assert f"{planned:,} rows" in parts.told(ended)[1]
+    assert f"{planned:,} rows" in parts.error_parts(ended)[1]
     arena.urls = arena.urls[:planned]
     arena.proven("SIGKILL of the producer while standard input is open", state="failed")

@@ -61,7 +61,7 @@ def test_lasting_error_ends_the_run_early(arena: Arena, long: bool, crew: str, e
         arena.strike()
         with LASTING[error](target):
             ended = run.wait(60)
-            what, why, todo = parts.told(ended)
+            what, why, todo = parts.error_parts(ended)
         assert ended.code == 1
         assert what == "Redis refuses a command"
         assert error in why
@@ -136,7 +136,7 @@ def _target_of_fleet(arena: Arena, run: parts.Background) -> Iterator[Target]:
 
 def _server_of(run: parts.Background) -> tuple[int, Path] | None:
     """Return the process id and the folder of a local fleet's server, once it listens."""
-    for process in run.family():
+    for process in run.descendants():
         with suppress(psutil.NoSuchProcess):
             if process.name().startswith(("redis-server", "valkey-server")):
                 # It goes to its folder only some time after its start.

@@ -43,7 +43,7 @@ def stopped(arena: Arena, run: parts.Background) -> tuple[str, str, str]:
     for shard in arena.out.glob("[0-9]*[0-9]/"):
         for file in shard.iterdir():
             assert file.read_bytes() in originals, file
-    return parts.told(ended)
+    return parts.error_parts(ended)
 
 
 @pytest.mark.timeout(300)
@@ -97,7 +97,7 @@ def test_manifest_is_cut(arena: Arena) -> None:
     arena.strike()
     ended = arena.resume()
     assert ended.code == 1
-    assert str(manifest) in parts.told(ended)[0]
+    assert str(manifest) in parts.error_parts(ended)[0]
     assert manifest.read_bytes() == cut
     manifest.unlink()
     assert arena.resume().code == 0
@@ -124,7 +124,7 @@ def test_record_is_changed(arena: Arena, long: bool) -> None:
         record.write_bytes(bytes(changed))
         ended = arena.resume()
         assert ended.code == 1, (place, chr(whole[place]), ended)
-        assert str(record) in parts.told(ended)[0]
+        assert str(record) in parts.error_parts(ended)[0]
         assert record.read_bytes() == bytes(changed)
         assert parts.files_below(arena.out) == before
     record.write_bytes(whole)

@@ -1,4 +1,4 @@
-"""The real programs that these tests start and end, and how to wait for what they do."""
+"""Start and stop the real programs of these tests, and wait for their effects."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ _T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
-class Ended:
-    """A command that has ended."""
+class Completed:
+    """The exit status and output of a finished command."""
 
     code: int
     out: str
     err: str
 
     def json(self) -> dict[str, Any]:
-        """The one JSON object that stands on its standard output."""
+        """Return the one JSON object on its standard output."""
         assert self.code == 0, self.err
         value = json.loads(self.out)
         assert isinstance(value, dict)
@@ -53,7 +53,7 @@ class Ended:
 
 
 def eventually(condition: Callable[[], _T], what: str, seconds: float = 30.0) -> _T:
-    """Wait until a condition holds, and return what it returned; fail when it does not come true in time."""
+    """Wait until a condition is true and return its value; fail the test after `seconds`."""
     ends = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < ends, f"waited {seconds:g} s in vain for {what}"
@@ -62,13 +62,13 @@ def eventually(condition: Callable[[], _T], what: str, seconds: float = 30.0) ->
 
 
 def environment(changes: Mapping[str, str]) -> dict[str, str]:
-    """This process's environment without settings of ours, and with the changes."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("IMAGEFLEET_")}
-    return {**kept, "PYTHONPATH": str(ROOT), **changes}
+    """Return this process's environment without imagefleet's settings, plus the changes."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("IMAGEFLEET_")}
+    return {**inherited, "PYTHONPATH": str(ROOT), **changes}
 
 
 def command(arguments: Iterable[str | Path]) -> list[str]:
-    """The argument list of a `producer` command."""
+    """Return the argument list of a `producer` command."""
     return [sys.executable, "-m", "producer", *map(str, arguments)]
 
 
@@ -78,8 +78,8 @@ def producer(
     cwd: Path | None = None,
     stdin: bytes = b"",
     seconds: float = 60.0,
-) -> Ended:
-    """Run a `producer` command to its end; one that does not end in time fails the test."""
+) -> Completed:
+    """Run a `producer` command to its end; fail the test if it takes longer than `seconds`."""
     done = subprocess.run(
         command(arguments),
         env=environment(env or {}),
@@ -89,12 +89,12 @@ def producer(
         timeout=seconds,
         check=False,
     )
-    return Ended(done.returncode, done.stdout.decode(), done.stderr.decode())
+    return Completed(done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
 @dataclass(frozen=True)
 class Background:
-    """A program that runs beside the test; its output goes to files."""
+    """A program that runs beside the test, with its output in files."""
 
     process: subprocess.Popen[bytes]
     folder: Path
@@ -102,16 +102,16 @@ class Background:
 
     @property
     def out(self) -> str:
-        """What it has printed so far."""
+        """Return its standard output so far."""
         return (self.folder / f"{self.name}.out").read_text(errors="replace")
 
     @property
     def err(self) -> str:
-        """What it has said on standard error so far."""
+        """Return its standard error so far."""
         return (self.folder / f"{self.name}.err").read_text(errors="replace")
 
     def first_line(self) -> str:
-        """Its first line on standard output, once it is there."""
+        """Wait for its first line on standard output and return it."""
 
         def line() -> str:
             assert self.process.poll() is None, f"{self.name} has ended: {self.err}"
@@ -119,12 +119,12 @@ class Background:
 
         return eventually(line, f"the first line of {self.name}")
 
-    def wait(self, seconds: float = 30.0) -> Ended:
-        """Wait for its end."""
-        return Ended(self.process.wait(seconds), self.out, self.err)
+    def wait(self, seconds: float = 30.0) -> Completed:
+        """Wait for it to end."""
+        return Completed(self.process.wait(seconds), self.out, self.err)
 
-    def family(self) -> list[psutil.Process]:
-        """All processes that it has started, and those that they have started."""
+    def descendants(self) -> list[psutil.Process]:
+        """Return its child processes and their descendants."""
         return psutil.Process(self.process.pid).children(recursive=True)
 
 
@@ -137,7 +137,7 @@ def started(
     cwd: Path = ROOT,
     stdin: int = subprocess.DEVNULL,
 ) -> Iterator[Background]:
-    """Start a program in a session of its own, as a terminal does; it is ended when the block is left."""
+    """Start a program in its own session, as a terminal does; end it when the block is left."""
     with (folder / f"{name}.out").open("wb") as out, (folder / f"{name}.err").open("wb") as err:
         process = subprocess.Popen(
             argv, env=environment(env or {}), cwd=cwd, stdin=stdin, stdout=out, stderr=err, start_new_session=True
@@ -158,7 +158,7 @@ def started(
 
 @dataclass
 class Screen:
-    """A program on a terminal of 80 columns, and all that it has shown."""
+    """A program on a terminal of 80 columns, and all its output."""
 
     process: subprocess.Popen[bytes]
     _terminal: int
@@ -166,26 +166,26 @@ class Screen:
 
     @property
     def text(self) -> str:
-        """What was shown, without the commands to the terminal; what replaced a line stands on one of its own."""
+        """Return the output without terminal control codes; a redrawn line appears as a new line."""
         return _COMMANDS.sub("", self.shown.decode(errors="replace")).replace("\r", "\n")
 
     def type(self, keys: bytes) -> None:
-        """Type keys; Ctrl-C is one."""
+        """Type keys, for example Ctrl-C."""
         os.write(self._terminal, keys)
 
     def read(self) -> None:
-        """Read what is shown until the last program of the terminal has ended."""
+        """Read the output until the last program on the terminal has ended."""
         with suppress(OSError):
-            while some := os.read(self._terminal, 4096):
-                self.shown.extend(some)
+            while chunk := os.read(self._terminal, 4096):
+                self.shown.extend(chunk)
 
 
 @contextmanager
 def terminal(argv: Sequence[str], env: Mapping[str, str]) -> Iterator[Screen]:
-    """Start a program on a terminal that is its own; it is killed if it has not ended when the block is left."""
+    """Start a program on its own terminal; kill it if it still runs when the block is left."""
     keyboard, end = pty.openpty()
     fcntl.ioctl(end, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
-    # The terminal that a new session opens first is the one whose Ctrl-C it hears.
+    # The first terminal that a new session opens becomes its controlling terminal, so Ctrl-C there reaches the session.
     starter = [sys.executable, "-c", _ON_TERMINAL, os.ttyname(end), *argv]
     process = subprocess.Popen(
         starter, env=environment(env), cwd=ROOT, stdin=end, stdout=end, stderr=end, start_new_session=True
@@ -208,8 +208,8 @@ _COMMANDS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _ON_TERMINAL = "import os, sys; os.close(os.open(sys.argv[1], os.O_RDWR)); os.execv(sys.argv[2], sys.argv[2:])"
 
 
-def alive(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
-    """Those that still run; one that has ended and was not yet reaped does not."""
+def still_running(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
+    """Return the processes that still run; a zombie has ended."""
 
     def runs(process: psutil.Process) -> bool:
         try:
@@ -221,7 +221,7 @@ def alive(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
 
 
 def free_port() -> int:
-    """A TCP port of loopback at which nobody listens."""
+    """Return a TCP port of loopback without a listener."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -229,17 +229,17 @@ def free_port() -> int:
 
 @contextmanager
 def redis_server(folder: Path, *options: str, port: int | None = None) -> Iterator[int]:
-    """A Redis at a TCP port of loopback with the settings of config/redis.conf, and other options on top."""
+    """Start Redis at a TCP port of loopback with config/redis.conf and these extra options."""
     port = port or free_port()
     argv = [redis_program(), str(REDIS_CONF), "--bind", "127.0.0.1", "--port", str(port)]
     argv += ["--dir", str(folder), *options]
     with started("redis", argv, folder):
-        eventually(lambda: _greets(port), "Redis")
+        eventually(lambda: _answers(port), "Redis")
         yield port
 
 
-def _greets(port: int) -> bool:
-    # Also a server that wants a password first answers.
+def _answers(port: int) -> bool:
+    # A server with a password answers too, with -NOAUTH.
     try:
         with socket.create_connection(("127.0.0.1", port), 1) as connection:
             connection.sendall(b"PING\r\n")
@@ -249,7 +249,7 @@ def _greets(port: int) -> bool:
 
 
 def set_up_redis(folder: Path, names: str) -> None:
-    """Make in a folder what docs/many-machines.md makes on the host of Redis: its first commands, for other names."""
+    """Run the first commands of docs/many-machines.md, those for the Redis host, for this folder and these names."""
     required("openssl")
     commands = (ROOT / "docs" / "many-machines.md").read_text().split("```sh\n")[1].partition("```")[0]
     script = commands.replace("/etc/imagefleet", str(folder)).replace("DNS:redis.example.com", names)
@@ -261,7 +261,7 @@ def set_up_redis(folder: Path, names: str) -> None:
 def worker(
     name: str, folder: Path, broker_url: str, store_root: Path, allow: str, *arguments: str
 ) -> Iterator[Background]:
-    """A worker, started by the plain Celery command."""
+    """Start a worker by the plain Celery command."""
     settings = {
         "IMAGEFLEET_BROKER_URL": broker_url,
         "IMAGEFLEET_STORE_ROOTS": str(store_root),
@@ -273,23 +273,28 @@ def worker(
 
 
 def worker_stats(broker_url: str) -> dict[str, dict[str, Any]]:
-    """What each worker at a broker says of itself, by its name."""
+    """Return the `inspect stats` answer of each worker at a broker, by worker name."""
     argv = [sys.executable, "-m", "celery", "-A", "tasks", "inspect", "stats", "--json"]
     env = environment({"IMAGEFLEET_BROKER_URL": broker_url})
     done = subprocess.run(argv, env=env, cwd=ROOT, capture_output=True, timeout=60, check=False)
-    # Without any worker, it says so in words and fails.
+    # Without any worker, the command prints a message instead of JSON and fails.
     return dict(json.loads(done.stdout)) if done.returncode == 0 else {}
 
 
 @contextmanager
 def nginx(folder: Path, files: Path, more: str = "") -> Iterator[int]:
-    """An nginx that serves a folder at a port of loopback; ``more`` is what its server is told besides.
+    """Start an nginx that serves a folder at a port of loopback.
 
-    It writes each path that was asked for into hits.log, and into requests.log with its query; answers.log has the
-    status and the bytes of the body, too.
+    Each request is logged three times: hits.log has its path, requests.log its path and query, and answers.log its
+    path, status and body size in bytes.
+
+    Args:
+        folder: for its configuration and logs.
+        files: the folder to serve.
+        more: further directives for its server block.
     """
     port = free_port()
-    # Started by root, its workers would be another user, who may not read the tests' folders.
+    # As root, nginx would run its workers as another user without access to the tests' folders.
     user = "user root;" if os.geteuid() == 0 else ""
     kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     (folder / "nginx.conf").write_text(
@@ -318,10 +323,10 @@ def nginx(folder: Path, files: Path, more: str = "") -> Iterator[int]:
 
 
 @contextmanager
-def borrowed_app(broker_url: str | None = None) -> Iterator[None]:
-    """Let this process's app use a Redis, by connections that are opened anew, and have it as it was at the end.
+def app_with_broker(broker_url: str | None = None) -> Iterator[None]:
+    """Connect this process's app to a Redis by new connections, and restore the app afterwards.
 
-    A pool that was closed is never filled again, and the app would go on waiting at it.
+    A closed pool is never refilled, and the app would block on it.
     """
     before = app.conf.imagefleet_broker_url
     _forget_connections()
@@ -339,49 +344,49 @@ def _forget_connections() -> None:
     app._pool = app.amqp._producer_pool = None
 
 
-def hits(demo_url: str, route: str) -> int:
-    """How many requests a route of the demo server has had."""
+def request_count(demo_url: str, route: str) -> int:
+    """Return the number of requests for a route of the demo server."""
     with urllib.request.urlopen(f"{demo_url}/stats", timeout=10) as answer:
         return int(json.load(answer).get(route, 0))
 
 
 def connect(broker_url: str) -> redis.Redis:
-    """A client for a broker; to be closed."""
+    """Return a client for a broker; the caller closes it."""
     return redis.Redis.from_url(broker_url, decode_responses=True)
 
 
-def held(server: redis.Redis) -> int:
-    """How many messages are with workers, unacknowledged."""
+def unacked_count(server: redis.Redis) -> int:
+    """Return the number of unacknowledged messages of all workers."""
     counts: list[Any] = [server.hlen(name) for name in presence.holders(server)]
     return sum(counts)
 
 
 def rows(out: Path) -> list[dict[str, Any]]:
-    """The rows of all manifests of a run, in order."""
+    """Return the rows of all manifests of a run, in order."""
     manifests = sorted(out.glob("[0-9]*.parquet"))
     return [row for manifest in manifests for row in pq.read_table(manifest).to_pylist()]
 
 
 def files_below(folder: Path) -> set[str]:
-    """The files below a folder, by their relative paths."""
+    """Return the relative paths of the files below a folder."""
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
 
 
-def images_of(out: Path) -> set[str]:
-    """The files in a run's shard folders, by their paths relative to the run's folder."""
+def image_files(out: Path) -> set[str]:
+    """Return the files in a run's shard folders, relative to the run's folder."""
     return {name for name in files_below(out) if "/" in name and not name.startswith(".plan/")}
 
 
-def told(ended: Ended) -> tuple[str, str, str]:
-    """The three parts of what a command says of its fault: what happened, why, and what to do.
+def error_parts(ended: Completed) -> tuple[str, str, str]:
+    """Return the three parts of a command's error message: what happened, why, and what to do.
 
-    With ``--json``, the one object on its standard output says the same.
+    With ``--json``, make sure that the one object on standard output has the same three parts.
     """
     assert "Traceback" not in ended.err, ended.err
-    # A long part goes on below itself; what was noted before the fault comes first.
-    said = re.fullmatch(r"(?:.*\n)?Error:(.+)\nWhy:(.+)\nTo do:(.+)", _UNINDENTED.sub("\n", ended.err), re.DOTALL)
-    assert said is not None, ended.err
-    what, why, todo = (" ".join(part.split()) for part in said.groups())
+    # Log lines may come before the error, and a long part continues on indented lines.
+    match = re.fullmatch(r"(?:.*\n)?Error:(.+)\nWhy:(.+)\nTo do:(.+)", _UNINDENTED.sub("\n", ended.err), re.DOTALL)
+    assert match is not None, ended.err
+    what, why, todo = (" ".join(part.split()) for part in match.groups())
     assert what, ended.err
     assert why, ended.err
     assert todo, ended.err
@@ -389,7 +394,7 @@ def told(ended: Ended) -> tuple[str, str, str]:
         assert ended.out.count("\n") == 1
         error = json.loads(ended.out)["error"]
         assert error.pop("exit_code") == ended.code
-        # A word that is too long for a line of the text is broken there.
+        # A word longer than a line of the message is broken there.
         assert [_unspaced(error[name]) for name in ("what", "why", "todo")] == [*map(_unspaced, (what, why, todo))]
     return what, why, todo
 
@@ -398,15 +403,15 @@ def _unspaced(text: str) -> str:
     return "".join(text.split())
 
 
-#: The labels of the three parts may be set to the right or to the left of their column.
+#: The labels may be aligned to the right or to the left of their column.
 _UNINDENTED = re.compile(r"\n +(?=Why:|To do:)")
 
 
-def emptied(folder: Path) -> bool:
-    """Whether a folder is not there, or has nothing in it."""
+def missing_or_empty(folder: Path) -> bool:
+    """Return whether a folder does not exist or is empty."""
     return not folder.exists() or not any(folder.iterdir())
 
 
 def remove(folder: Path) -> None:
-    """Remove a folder that a test is done with: thousands of images would stay until the next runs."""
+    """Remove a folder after its test, because pytest would keep its thousands of images until later sessions."""
     shutil.rmtree(folder)

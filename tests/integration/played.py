@@ -363,7 +363,7 @@ class Stage:
 def stage(url: str) -> Iterator[Stage]:
     """Connect the app to a Redis, and let dispatchers look and doubt at once."""
     with (
-        parts.borrowed_app(url),
+        parts.app_with_broker(url),
         broker.client(url) as server,
         ThreadPoolExecutor(1) as pool,
         pytest.MonkeyPatch.context() as patch,

@@ -36,7 +36,7 @@ def refused(code: int, *arguments: str | Path, stdin: bytes = b"") -> tuple[str,
     ended = parts.producer(*arguments, stdin=stdin, seconds=30)
     assert ended.code == code, ended.err
     assert _PASSWORD not in ended.err
-    return parts.told(ended)
+    return parts.error_parts(ended)
 
 
 def test_source_that_is_missing(tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def test_compare_against_a_demo_server(tmp_path: Path) -> None:
         )
         assert_same_images(ended.json(), out, 12)
         assert (out / "comparison.svg").stat().st_size > 0
-        assert parts.hits(url, "/images") == 3 * 12
+        assert parts.request_count(url, "/images") == 3 * 12
         os.killpg(server.process.pid, signal.SIGINT)
         served = server.wait(10)
     assert served.code == 0
@@ -72,7 +72,8 @@ def assert_same_images(facts: dict[str, object], out: Path, count: int) -> None:
     for way in ways:
         assert (way["total"], way["success"], way["failed"], way["reasons"]) == (count, count, 0, {})
     held = [
-        {name: (out / folder / name).read_bytes() for name in parts.images_of(out / folder)} for folder in WAYS.values()
+        {name: (out / folder / name).read_bytes() for name in parts.image_files(out / folder)}
+        for folder in WAYS.values()
     ]
     assert len(held[0]) == count
     assert held[0] == held[1] == held[2]

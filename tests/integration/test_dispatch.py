@@ -50,7 +50,7 @@ class Sent(NamedTuple):
 @pytest.fixture(scope="module")
 def connected(redis_url: str) -> Iterator[redis.Redis]:
     """The app, connected to the tests' Redis, and a client of it."""
-    with parts.borrowed_app(redis_url), broker.client(redis_url) as client:
+    with parts.app_with_broker(redis_url), broker.client(redis_url) as client:
         yield client
         gc.collect()  # results end their subscriptions when they are collected, and need the server for it
         app.backend.result_consumer.stop()

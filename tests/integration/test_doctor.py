@@ -107,7 +107,7 @@ def test_worker_that_sees_another_folder(redis_port: int, tmp_path: Path) -> Non
     assert findings["folder here"][0] == "ok"
     level, found = findings["folder at workers"]
     assert (level, found.partition(": ")[2]) == ("bad", "the producer's file is not there")
-    assert parts.emptied(root / "out")
+    assert parts.missing_or_empty(root / "out")
 
 
 def test_dead_broker() -> None:

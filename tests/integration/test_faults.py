@@ -95,7 +95,7 @@ class Mixed:
     """The run of all of it: a good image before each fault and after the last, in rows by turns."""
 
     out: Path
-    ended: parts.Ended
+    ended: parts.Completed
     rows: list[dict[str, Any]]
     lines: list[bytes]
 
@@ -175,7 +175,7 @@ def test_good_neighbours_are_saved(mixed: Mixed) -> None:
     for number, row in enumerate(mixed.rows[::2]):
         assert row["status"] == "success", row
         assert (mixed.out / row["path"]).read_bytes() == picture(number + 1000, 80, 40)
-    assert parts.images_of(mixed.out) == {row["path"] for row in mixed.rows if row["path"]}
+    assert parts.image_files(mixed.out) == {row["path"] for row in mixed.rows if row["path"]}
 
 
 def test_lines_are_kept_as_given(mixed: Mixed) -> None:

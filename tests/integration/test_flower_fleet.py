@@ -60,7 +60,7 @@ def test_kept_fleet_has_flower(tmp_path: Path, demo_url: str) -> None:
     """
     env = {"IMAGEFLEET_ALLOW_NETWORKS": "127.0.0.1"}
     with kept_fleet(tmp_path, "--workers", "1", env=env) as fleet:
-        family = fleet.command.family()
+        family = fleet.command.descendants()
         (flower,) = flower_of(family)
         port = int(fleet.flower.url.rpartition(":")[2])
         assert [connection.laddr for connection in flower.net_connections("tcp") if connection.status == "LISTEN"] == [
@@ -79,14 +79,14 @@ def test_kept_fleet_has_flower(tmp_path: Path, demo_url: str) -> None:
         )
         arguments = ("run", "-", "--out", tmp_path / "broken", "--broker", fleet.broker)
         slow = f"{demo_url}/images/1.jpg?latency=2".encode()
-        before = parts.hits(demo_url, "/images")
+        before = parts.request_count(demo_url, "/images")
         with parts.started("broken", parts.command(arguments), tmp_path, stdin=subprocess.PIPE) as broken:
             assert broken.process.stdin is not None
             broken.process.stdin.write(slow)
             broken.process.stdin.close()
             plan = tmp_path / "broken" / ".plan" / "00000.parquet"
             # The producer has read the plan by then, and the shard is not collected yet.
-            parts.eventually(lambda: parts.hits(demo_url, "/images") > before, "the request of the image")
+            parts.eventually(lambda: parts.request_count(demo_url, "/images") > before, "the request of the image")
             plan.write_bytes(b"damaged")
             assert broken.wait().code == 1
         parts.eventually(
@@ -95,7 +95,7 @@ def test_kept_fleet_has_flower(tmp_path: Path, demo_url: str) -> None:
         )
         os.killpg(fleet.command.process.pid, signal.SIGINT)
         assert fleet.command.wait().code == 0
-        parts.eventually(lambda: not parts.alive(family), "the end of all processes")
+        parts.eventually(lambda: not parts.still_running(family), "the end of all processes")
 
 
 @pytest.mark.slow
@@ -132,12 +132,12 @@ def test_run_with_flower(tmp_path: Path, demo_url: str) -> None:
         assert flower is not None
         assert not flower.url.endswith(":5555")
         assert flower.get("/tasks", flower.password)[0] == 200
-        family = run.family()
+        family = run.descendants()
         assert len(flower_of(family)) == 1
         ended = run.wait()
         assert json.loads(ended.out)["success"] == 16
         assert ended.err.count("\n") == 1
-        parts.eventually(lambda: not parts.alive(family), "the end of all processes")
+        parts.eventually(lambda: not parts.still_running(family), "the end of all processes")
 
 
 @pytest.mark.slow
@@ -171,7 +171,7 @@ def test_terminal_waits_for_a_key(tmp_path: Path, demo_url: str, way: str) -> No
         assert len(flower_of(family)) == 1
         os.write(terminal, b" ")
         assert process.wait(30) == 0
-        parts.eventually(lambda: not parts.alive(family), "the end of all processes")
+        parts.eventually(lambda: not parts.still_running(family), "the end of all processes")
     finally:
         if process.poll() is None:
             process.kill()

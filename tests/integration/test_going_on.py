@@ -39,7 +39,7 @@ class Running:
     @property
     def asked(self) -> int:
         """How many requests for images there were since."""
-        return parts.hits(self.demo, "/images") - self.asked_before
+        return parts.request_count(self.demo, "/images") - self.asked_before
 
     def manifests(self) -> int:
         """How many shards are done."""
@@ -58,7 +58,7 @@ class Running:
         self.producer.process.kill()
         self.producer.process.wait()
 
-    def again(self, command: str, *options: str) -> parts.Ended:
+    def again(self, command: str, *options: str) -> parts.Completed:
         """Call a command for the run's folder, with its broker."""
         return parts.producer(command, self.out, "--broker", self.broker, *options)
 
@@ -67,7 +67,7 @@ class Running:
         rows = parts.rows(self.out)
         assert [row["key"][-2:] for row in rows] == [f"{index % _SHARD:02d}" for index in range(images)]
         assert {row["status"] for row in rows} == {"success"}
-        assert parts.images_of(self.out) == {row["path"] for row in rows}
+        assert parts.image_files(self.out) == {row["path"] for row in rows}
         assert json.loads((self.out / "run.json").read_text())["state"] == "complete"
 
 
@@ -84,7 +84,7 @@ def begun(fleet: str, demo_url: str, out: Path, folder: Path, *options: str, std
     source.write_text(lines(demo_url))
     arguments = ["run", "-" if stdin else source, "--out", out, "--broker", fleet, "--json"]
     argv = parts.command([*arguments, "--shard-size", str(_SHARD), "--window", "2", *options])
-    before = parts.hits(demo_url, "/images")
+    before = parts.request_count(demo_url, "/images")
     pipe = subprocess.PIPE if stdin else subprocess.DEVNULL
     with parts.started("run", argv, folder, stdin=pipe) as process:
         yield Running(process, out, fleet, demo_url, before)
@@ -126,7 +126,7 @@ def test_second_producer_is_refused(running: Running) -> None:
     """While a producer lives, another one is refused, and the first goes on."""
     ended = running.again("resume")
     assert ended.code == 2
-    assert str(running.producer.process.pid) in parts.told(ended)[1]
+    assert str(running.producer.process.pid) in parts.error_parts(ended)[1]
     assert running.producer.wait().code == 0
     running.assert_whole()
 
@@ -144,7 +144,7 @@ def test_cut_standard_input(fleet: str, demo_url: str, out: Path, tmp_path: Path
         run.kill()
     ended = parts.producer("resume", out, "--broker", fleet)
     assert ended.code == 1
-    assert f"{2 * _SHARD} rows" in parts.told(ended)[1]
+    assert f"{2 * _SHARD} rows" in parts.error_parts(ended)[1]
     rows = parts.rows(out)
     assert len(rows) == 2 * _SHARD
     assert {row["status"] for row in rows} == {"success"}
@@ -199,7 +199,7 @@ def test_one_signal_finishes_what_is_being_downloaded(
         assert f"Go on by: producer resume {out}" in ended.err
         assert json.loads((out / "run.json").read_text())["state"] == "interrupted"
         # All that was asked for is saved, and that is far from all.
-        assert running.asked == len(parts.images_of(out)) < _IMAGES
+        assert running.asked == len(parts.image_files(out)) < _IMAGES
         running.again("resume", "--json").json()
         running.assert_whole()
         assert running.asked == _IMAGES
@@ -278,20 +278,23 @@ def test_retry(fleet: str, demo_url: str, out: Path, tmp_path: Path) -> None:
     arguments = ("--broker", fleet, "--json")
     first = parts.producer("run", source, "--out", out, *arguments, "--retries", "1", "--shard-size", "3").json()
     assert first["reasons"] == {"connect": 3, "http_4xx": 1}
-    asked, missing = parts.hits(demo_url, "/images"), parts.hits(demo_url, "/fault/not-found")
+    asked, missing = parts.request_count(demo_url, "/images"), parts.request_count(demo_url, "/fault/not-found")
     before = parts.rows(out)
     argv = [*parts.command([])[:1], "-m", "producer.demo", "--port", str(port), "--width", "80", "--height", "40"]
     with parts.started("late", argv, tmp_path) as server:
         server.first_line()
         again = parts.producer("retry", out, *arguments).json()
     assert (again["retried"], again["reasons"], again["success"]) == ({"connect": 3}, {"http_4xx": 1}, 5)
-    assert (parts.hits(demo_url, "/images"), parts.hits(demo_url, "/fault/not-found")) == (asked, missing)
+    assert (parts.request_count(demo_url, "/images"), parts.request_count(demo_url, "/fault/not-found")) == (
+        asked,
+        missing,
+    )
     rows = parts.rows(out)
     assert [row["attempts"] for row in rows] == [3, 1, 1, 3, 1, 3]
     assert [row for row in rows if row["url"] in [*good, gone]] == [
         row for row in before if row["url"] in [*good, gone]
     ]
-    assert parts.images_of(out) == {row["path"] for row in rows if row["path"]}
+    assert parts.image_files(out) == {row["path"] for row in rows if row["path"]}
     third = parts.producer("retry", out, *arguments)
     assert third.json()["retried"] == {}
     every = parts.producer("retry", out, "--all", *arguments).json()
@@ -306,7 +309,7 @@ def test_folder_without_a_run(tmp_path: Path, command: str, place: str) -> None:
     (tmp_path / "empty").mkdir()
     ended = parts.producer(command, tmp_path / place)
     assert ended.code == 2
-    assert place in parts.told(ended)[0]
+    assert place in parts.error_parts(ended)[0]
 
 
 @pytest.mark.slow
@@ -336,7 +339,7 @@ def test_files_that_were_changed(running: Running) -> None:
     for command in ("resume", "retry", "cancel"):
         ended = running.again(command)
         assert ended.code == 1
-        assert str(record) in parts.told(ended)[0]
+        assert str(record) in parts.error_parts(ended)[0]
     record.write_bytes(whole)
     manifest = running.out / "00001.parquet"
     body = manifest.read_bytes()
@@ -344,7 +347,7 @@ def test_files_that_were_changed(running: Running) -> None:
     for command in ("resume", "retry"):
         ended = running.again(command)
         assert ended.code == 1
-        assert str(manifest) in parts.told(ended)[0]
+        assert str(manifest) in parts.error_parts(ended)[0]
     assert manifest.read_bytes() == body[:-100]
     asked = running.asked
     manifest.unlink()
@@ -386,7 +389,7 @@ def test_one_signal_leaves_other_runs_alone(fleet: str, demo_url: str, store_roo
         parts.eventually(lambda: list(outs[0].glob("0*/*.png")), "an image")
         ended.interrupt()
         assert ended.producer.wait().code == 130
-        assert len(parts.images_of(outs[0])) < _IMAGES
+        assert len(parts.image_files(outs[0])) < _IMAGES
         assert other.producer.wait(90).code == 0
         other.assert_whole()
         ended.again("resume", "--json").json()
@@ -403,7 +406,7 @@ def test_one_signal_on_a_terminal(demo_url: str, tmp_path: Path) -> None:
     source.write_text("".join(f"{demo_url}/images/{index}.png?latency=0.2\n" for index in range(3000)))
     size = ("--workers", "2", "--concurrency", str(slots // 2))
     env = {"IMAGEFLEET_ALLOW_NETWORKS": "127.0.0.1", "TERM": "xterm", "COLUMNS": "80"}
-    before = parts.hits(demo_url, "/images")
+    before = parts.request_count(demo_url, "/images")
     with parts.terminal(parts.command(["run", source, "--out", out, *size]), env) as screen:
         parts.eventually(lambda: list(out.glob("0*/*.png")), "an image", 60)
         screen.type(b"\x03")
@@ -418,10 +421,10 @@ def test_one_signal_on_a_terminal(demo_url: str, tmp_path: Path) -> None:
     assert last[1] == f"Go on by: producer resume {out}"
     # The cursor goes up over the bar and its details, and erases them, before the last words.
     assert b"\x1b[1A\x1b[2K\x1b[1A\x1b[2KInterrupted." in bytes(screen.shown)
-    assert parts.hits(demo_url, "/images") - before == len(parts.images_of(out)) < 3000
+    assert parts.request_count(demo_url, "/images") - before == len(parts.image_files(out)) < 3000
     done = parts.producer("resume", out, *size, "--json", env=env, seconds=110).json()
     assert done["success"] == 3000
-    assert parts.hits(demo_url, "/images") - before == 3000
+    assert parts.request_count(demo_url, "/images") - before == 3000
 
 
 @pytest.mark.slow

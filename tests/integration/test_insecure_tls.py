@@ -83,7 +83,7 @@ def test_command_that_starts_the_workers_refuses_early(site: Site, tmp_path: Pat
     """Where the environment of a local fleet would not allow it, the run does not begin."""
     ended = parts.producer("run", site.source, "--out", tmp_path / "out", "--insecure", "--json", env=site.env)
     assert ended.code == 2
-    assert parts.told(ended) == (
+    assert parts.error_parts(ended) == (
         "--insecure is not allowed here",
         "who runs the workers decides that, and IMAGEFLEET_ALLOW_INSECURE_TLS is not set",
         "Set IMAGEFLEET_ALLOW_INSECURE_TLS=true, or leave --insecure out.",
@@ -95,8 +95,8 @@ def test_workers_that_do_not_allow_it(fleet: str, site: Site, out: Path) -> None
     """Where no worker at the broker allows it, the run does not begin, whatever the producer's environment says."""
     begun = ("run", site.source, "--out", out, "--broker", fleet, "--insecure", "--json")
     ended = parts.producer(*begun, env=site.permissive)
-    assert (ended.code, parts.told(ended)[0]) == (2, "No worker allows --insecure")
-    assert "second@" in parts.told(ended)[1]
+    assert (ended.code, parts.error_parts(ended)[0]) == (2, "No worker allows --insecure")
+    assert "second@" in parts.error_parts(ended)[1]
     assert not out.exists()
 
 

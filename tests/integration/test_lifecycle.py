@@ -37,7 +37,7 @@ class Watched:
 
     def look(self) -> None:
         """Remember the processes that it has now; the keeper's are found only while their ancestors live."""
-        self.family = self.command.family()
+        self.family = self.command.descendants()
 
     def named(self, word: str) -> list[psutil.Process]:
         """Its processes whose command line has a word."""
@@ -46,11 +46,11 @@ class Watched:
     def assert_nothing_left(self) -> None:
         """Make sure that all processes seen are gone, and every temporary file with them."""
         assert self.family
-        parts.eventually(lambda: not parts.alive(self.family), "the end of all processes", _GONE)
-        parts.eventually(lambda: parts.emptied(self.temporary), "an empty temporary folder", _GONE)
-        assert parts.emptied(self.out / ".tmp")
+        parts.eventually(lambda: not parts.still_running(self.family), "the end of all processes", _GONE)
+        parts.eventually(lambda: parts.missing_or_empty(self.temporary), "an empty temporary folder", _GONE)
+        assert parts.missing_or_empty(self.out / ".tmp")
 
-    def assert_told(self, code: int) -> parts.Ended:
+    def assert_told(self, code: int) -> parts.Completed:
         """Make sure that it ends with this status and without a traceback."""
         ended = self.command.wait()
         assert ended.code == code, ended.err
@@ -84,7 +84,7 @@ def watched(tmp_path: Path, temporary: Path, out: Path, *arguments: str | Path) 
             yield seen
         finally:
             # What a failed test has shown to be left over is not left for the next one.
-            for process in parts.alive(seen.family) if command.process.poll() is not None else []:
+            for process in parts.still_running(seen.family) if command.process.poll() is not None else []:
                 process.kill()
 
 
@@ -99,7 +99,7 @@ def mid_run(tmp_path: Path, temporary: Path, slow_list: Path) -> Iterator[Watche
         run.look()
         assert len(run.named("celery")) == 2
         assert len(run.named("redis")) == 1
-        assert not parts.emptied(temporary)
+        assert not parts.missing_or_empty(temporary)
         yield run
 
 
@@ -159,7 +159,7 @@ def test_nothing_is_left_after_interruption(
         assert ended.err.splitlines()[-2].startswith("Interrupted.")
         run.assert_nothing_left()
         assert record["state"] == "interrupted"
-        assert parts.images_of(run.out)
+        assert parts.image_files(run.out)
 
 
 def test_nothing_is_left_after_an_early_interruption(tmp_path: Path, temporary: Path, slow_list: Path) -> None:
@@ -248,14 +248,14 @@ def test_run_goes_on_after_a_worker_died(tmp_path: Path, temporary: Path, slow_l
         assert run.command.wait(90).json()["success"] == 324
         rows = parts.rows(run.out)
         assert [row["key"] for row in rows] == [f"{index:08d}" for index in range(324)]
-        assert parts.images_of(run.out) == {row["path"] for row in rows}
+        assert parts.image_files(run.out) == {row["path"] for row in rows}
         run.assert_nothing_left()
 
 
 def test_killed_processes_of_a_fleet_come_back(tmp_path: Path) -> None:
     """A local fleet's Redis that is killed is there again with its data, and its worker answers to its name."""
     with (
-        parts.borrowed_app(),
+        parts.app_with_broker(),
         Fleet(FleetSize(1, 1), [tmp_path]) as fleet,
         broker.client(fleet.broker_url) as server,
     ):
@@ -296,7 +296,7 @@ def test_fleet_whose_server_keeps_ending_is_told(tmp_path: Path, temporary: Path
 
 def _polite_server(fleet: Watched, known: list[int]) -> psutil.Process | None:
     """Return a fleet's server once it handles SIGTERM, if it is none of these."""
-    for process in parts.alive(fleet.command.family()):
+    for process in parts.still_running(fleet.command.descendants()):
         try:
             words = process.cmdline()
             status = Path(f"/proc/{process.pid}/status").read_text(encoding="utf-8")
@@ -334,11 +334,11 @@ def test_nothing_is_left_when_a_worker_does_not_come_up(
         except subprocess.TimeoutExpired:
             pytest.fail(f"the run goes on for ever with workers that can fetch nothing: {command.err}")
         assert ended.code in (1, 2), ended.err
-        _, why, todo = parts.told(ended)
+        _, why, todo = parts.error_parts(ended)
         assert value in why or setting in why
         assert "--debug" not in todo
-        assert parts.emptied(temporary)
-        assert parts.images_of(out) == set()
+        assert parts.missing_or_empty(temporary)
+        assert parts.image_files(out) == set()
 
 
 def test_nothing_is_left_when_the_broker_is_no_redis(tmp_path: Path, temporary: Path, demo_url: str) -> None:
@@ -350,11 +350,11 @@ def test_nothing_is_left_when_the_broker_is_no_redis(tmp_path: Path, temporary: 
         stdin=f"{demo_url}/images/1.jpg".encode(),
     )
     assert ended.code == 1
-    what, _, todo = parts.told(ended)
+    what, _, todo = parts.error_parts(ended)
     assert url.removeprefix("redis://") in what
     assert "--debug" not in todo
-    assert parts.emptied(temporary)
-    assert parts.emptied(tmp_path / "out/.tmp")
+    assert parts.missing_or_empty(temporary)
+    assert parts.missing_or_empty(tmp_path / "out/.tmp")
 
 
 def test_kept_fleet_serves_runs_and_ends(tmp_path: Path, temporary: Path, demo_url: str) -> None:
@@ -370,7 +370,7 @@ def test_kept_fleet_serves_runs_and_ends(tmp_path: Path, temporary: Path, demo_u
                 stdin=f"{demo_url}/images/{number}.jpg".encode(),
             )
             assert ended.json()["success"] == 1
-            assert parts.emptied(root / f"run-{number}/.tmp")
+            assert parts.missing_or_empty(root / f"run-{number}/.tmp")
         os.killpg(fleet.command.process.pid, signal.SIGINT)
         assert re.search(r"\bimages?\b", fleet.assert_told(0).err) is None
         fleet.assert_nothing_left()

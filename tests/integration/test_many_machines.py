@@ -154,7 +154,7 @@ def test_run(site: Site, out: Path, demo_url: str) -> None:
     ran = parts.producer("run", "-", "--out", out, "--shard-size", "100", "--json", env=site.env(), stdin=urls.encode())
     facts = ran.json()
     assert (facts["total"], facts["success"], facts["shards"], facts["workers"]) == (250, 250, 3, 2)
-    assert len(parts.images_of(out)) == 250
+    assert len(parts.image_files(out)) == 250
     assert not [key for key in site.admin.keys("imagefleet:*") if facts["run_id"] in key]
     assert {name.partition(facts["run_id"])[2] for name in site.admin.keys("celery-taskset-meta-*")} == {
         f".0000{shard}.c" for shard in range(3)
@@ -223,10 +223,10 @@ def test_worker_that_is_stopped(site_without_workers: Site, tmp_path: Path, out:
     argv = parts.command(["run", tmp_path / "list", "--out", out, "--json"])
     with parts.started("run", argv, tmp_path, site.env()) as run:
         with site.worker("stopped") as worker:
-            parts.eventually(lambda: parts.held(site.admin) == 32, "all that it takes ahead")
+            parts.eventually(lambda: parts.unacked_count(site.admin) == 32, "all that it takes ahead")
             worker.process.terminate()
             ended = worker.wait()
-        assert (ended.code, site.admin.llen(IMAGES), parts.held(site.admin)) == (0, 50 - 16, 0), ended.err
+        assert (ended.code, site.admin.llen(IMAGES), parts.unacked_count(site.admin)) == (0, 50 - 16, 0), ended.err
         assert "NOPERM" not in ended.err
         assert site.password not in ended.out + ended.err
         assert not [key for key in site.admin.keys("*") if "stopped@" in key]
@@ -343,7 +343,7 @@ def test_producer_says_what_is_wrong(
     """A broker that can't be used ends the producer with what happened, why, and what to do; no password is told."""
     env = site.env(**changes(site, tmp_path))
     ended = parts.producer("run", "-", "--out", out, env=env, stdin=b"http://127.0.0.1/\n")
-    told = parts.told(ended)
+    told = parts.error_parts(ended)
     assert ended.code == code
     assert why in told[1]
     assert todo in told[2]
@@ -527,7 +527,7 @@ def test_task_that_nobody_knows(site_without_workers: Site) -> None:
             send("tasks.jobs.of_tomorrow", args=(), task_id="odd", ignore_result=True)
         parts.eventually(lambda: "unregistered task of type 'tasks.jobs.of_tomorrow'" in worker.err, "a word of it")
         parts.eventually(lambda: site.admin.exists("celery-task-meta-odd"), "its failure")
-        assert (site.admin.llen(IMAGES), parts.held(site.admin)) == (0, 0)
+        assert (site.admin.llen(IMAGES), parts.unacked_count(site.admin)) == (0, 0)
 
 
 def _arguments(task: Any) -> str:

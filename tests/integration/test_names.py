@@ -22,7 +22,7 @@ def test_each_name_is_written_once(redis_port: int, demo_url: str, store_root: P
     source = tmp_path / "list.txt"
     # The wait lets all twenty be under way at once.
     source.write_text(f"{demo_url}/changing?latency=1\n" * COUNT)
-    before = parts.hits(demo_url, "/changing")
+    before = parts.request_count(demo_url, "/changing")
     argv = parts.command(["run", source, "--out", out, "--broker", broker, "--json"])
     with parts.started("run", argv, tmp_path) as run, parts.connect(broker) as server:
         parts.eventually(lambda: server.llen(IMAGES) == COUNT, "ten tasks")
@@ -32,10 +32,10 @@ def test_each_name_is_written_once(redis_port: int, demo_url: str, store_root: P
         assert server.llen(IMAGES) == 2 * COUNT
         with parts.worker("worker", tmp_path, broker, store_root, "127.0.0.1", "-c", str(2 * COUNT)):
             facts = run.wait(60).json()
-            parts.eventually(lambda: server.llen(IMAGES) == parts.held(server) == 0, "the end of all copies")
+            parts.eventually(lambda: server.llen(IMAGES) == parts.unacked_count(server) == 0, "the end of all copies")
     assert (facts["total"], facts["success"]) == (COUNT, COUNT)
     # Twice the requests: the copies were fetched, and not only dropped.
-    assert parts.hits(demo_url, "/changing") - before == 2 * COUNT
+    assert parts.request_count(demo_url, "/changing") - before == 2 * COUNT
     rows = parts.rows(out)
     assert [row["key"] for row in rows] == [f"00000{place:03d}" for place in range(COUNT)]
     for row in rows:
@@ -48,8 +48,8 @@ def test_each_name_is_written_once(redis_port: int, demo_url: str, store_root: P
         assert row["format"] == FORMATS[file.suffix.removeprefix(".")] == kind
         assert (row["bytes"], row["sha256"]) == (len(body), hashlib.sha256(body).hexdigest())
     assert len({row["sha256"] for row in rows}) == COUNT
-    assert parts.images_of(out) == {row["path"] for row in rows}
-    assert parts.emptied(out / ".tmp")
+    assert parts.image_files(out) == {row["path"] for row in rows}
+    assert parts.missing_or_empty(out / ".tmp")
 
 
 def delivered_again(message: str, number: int) -> str:

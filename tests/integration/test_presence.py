@@ -236,7 +236,7 @@ def test_other_worker_does_what_a_killed_one_held(alone_redis: str, demo_url: st
         parts.started("run", argv, tmp_path) as run,
         working("killed", tmp_path, alone_redis) as killed,
     ):
-        parts.eventually(lambda: parts.held(server) == 24, "all that it takes")
+        parts.eventually(lambda: parts.unacked_count(server) == 24, "all that it takes")
         with working("other", tmp_path, alone_redis):
             parts.eventually(lambda: server.scard(keys.WORKERS) == 2, "the other one")
             # Nobody waits for its end, so the system goes on to list it: only its sign of life tells.
@@ -252,7 +252,7 @@ def test_next_worker_of_the_host_takes_over_at_once(alone_redis: str, demo_url: 
     argv = parts.command(["run", source, "--out", tmp_path / "out", "--broker", alone_redis, "--json"])
     with parts.connect(alone_redis) as server, parts.started("run", argv, tmp_path) as run:
         with working("same", tmp_path, alone_redis) as killed:
-            parts.eventually(lambda: parts.held(server) == 8, "all that it takes")
+            parts.eventually(lambda: parts.unacked_count(server) == 8, "all that it takes")
             killed.process.kill()
             killed.process.wait()
         with working("same", tmp_path, alone_redis) as next_one:
@@ -266,7 +266,7 @@ def test_worker_that_stops_leaves_nothing(alone_redis: str, demo_url: str, tmp_p
     argv = parts.command(["run", source, "--out", tmp_path / "out", "--broker", alone_redis, "--json"])
     with parts.connect(alone_redis) as server, parts.started("run", argv, tmp_path):
         with working("stopped", tmp_path, alone_redis) as worker:
-            parts.eventually(lambda: parts.held(server) == 24, "all that it takes")
+            parts.eventually(lambda: parts.unacked_count(server) == 24, "all that it takes")
             worker.process.terminate()
             assert worker.wait().code == 0
         assert server.llen(IMAGES) == 24 - 8
@@ -335,7 +335,7 @@ def test_stopped_redis_buries_nobody(alone_redis: str, demo_url: str, tmp_path: 
         working("one", tmp_path, alone_redis) as one,
         working("two", tmp_path, alone_redis) as two,
     ):
-        parts.eventually(lambda: parts.held(server) == 32, "what both hold")
+        parts.eventually(lambda: parts.unacked_count(server) == 32, "what both hold")
         pid = server.info("server")["process_id"]
         os.kill(pid, signal.SIGSTOP)
         time.sleep(bounds.WORKER_LIFETIME + 2)

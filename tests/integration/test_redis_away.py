@@ -23,20 +23,22 @@ def test_run_survives_a_restart_of_redis(demo_url: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
     port = parts.free_port()
     url = f"redis://127.0.0.1:{port}/0"
-    before = parts.hits(demo_url, "/images")
+    before = parts.request_count(demo_url, "/images")
     arguments = parts.command(["run", source, "--out", out, "--broker", url, "--json"])
     with parts.redis_server(tmp_path, port=port):
         worker = parts.worker("worker", tmp_path, url, tmp_path, "127.0.0.1")
         producer = parts.started("producer", arguments, tmp_path)
         with worker, producer as running:
-            parts.eventually(lambda: parts.hits(demo_url, "/images") == before + _IMAGES, "all images asked for")
+            parts.eventually(
+                lambda: parts.request_count(demo_url, "/images") == before + _IMAGES, "all images asked for"
+            )
             with parts.connect(url) as server:
                 server.shutdown()
-            parts.eventually(lambda: len(parts.images_of(out)) == _IMAGES, "all images saved")
+            parts.eventually(lambda: len(parts.image_files(out)) == _IMAGES, "all images saved")
             with parts.redis_server(tmp_path, port=port):
                 numbers = running.wait(60).json()
                 assert (numbers["total"], numbers["success"]) == (_IMAGES, _IMAGES)
-    assert parts.hits(demo_url, "/images") == before + _IMAGES
+    assert parts.request_count(demo_url, "/images") == before + _IMAGES
 
 
 def test_worker_that_is_told_to_stop_waits_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -103,7 +103,7 @@ def test_refresh(fleet: str, site: Site, out: Path) -> None:
             former = known[row["url"]]
             assert {name: row[name] for name in _OF_THE_FILE} == {name: former[name] for name in _OF_THE_FILE}
             assert (out / row["path"]).samefile(old / former["path"])
-    assert parts.images_of(out) == {row["path"] for row in rows}
+    assert parts.image_files(out) == {row["path"] for row in rows}
     assert set(rows[0]) == set(before[0])
     assert not (out / ".tmp").exists()
     assert stands(old) == stood
@@ -185,7 +185,7 @@ def test_former_run_that_is_none(tmp_path: Path, place: str) -> None:
     out = tmp_path / "out"
     ended = parts.producer("run", tmp_path / "list.txt", "--out", out, "--if-changed-since", tmp_path / place)
     assert ended.code == 2
-    assert str(tmp_path / place) in parts.told(ended)[0]
+    assert str(tmp_path / place) in parts.error_parts(ended)[0]
     assert not out.exists()
 
 
@@ -197,15 +197,15 @@ def test_former_manifest_that_can_not_be_trusted(fleet: str, demo_url: str, out:
     run(urls, old, "--broker", fleet)
     body = (old / "00000.parquet").read_bytes()
     (old / "00000.parquet").write_bytes(body[:-20])
-    asked = parts.hits(demo_url, "/images")
+    asked = parts.request_count(demo_url, "/images")
     source = out.with_name(f"{out.name}.txt")
     source.write_text("\n".join(urls))
     ended = parts.producer("run", source, "--out", out, "--if-changed-since", old, "--broker", fleet)
     assert ended.code == 1
-    what, _, todo = parts.told(ended)
+    what, _, todo = parts.error_parts(ended)
     assert str(old / "00000.parquet") in what
     assert f"producer resume {out}" in todo
-    assert parts.hits(demo_url, "/images") == asked
+    assert parts.request_count(demo_url, "/images") == asked
     assert json.loads((out / "run.json").read_text())["state"] == "failed"
     (old / "00000.parquet").unlink()
     facts = parts.producer("resume", out, "--broker", fleet, "--json").json()

@@ -41,7 +41,7 @@ def test_run_resizes(fleet: str, demo_url: str, out: Path) -> None:
         with Image.open(out / row["path"]) as saved:
             saved.load()
             assert (saved.format, saved.size) == ("JPEG", size)
-    assert parts.images_of(out) == {row["path"] for row in rows if row["path"]}
+    assert parts.image_files(out) == {row["path"] for row in rows if row["path"]}
 
 
 def test_all_ways_resize_alike(fleet: str, demo_url: str, out: Path, tmp_path: Path) -> None:
@@ -54,7 +54,7 @@ def test_all_ways_resize_alike(fleet: str, demo_url: str, out: Path, tmp_path: P
         env={"IMAGEFLEET_ALLOW_NETWORKS": demo_url.removeprefix("http://")},
     )
     ways = [Path(way["out"]) for way in ended.json()["ways"]]
-    held = [{name: (way / name).read_bytes() for name in parts.images_of(way)} for way in ways]
+    held = [{name: (way / name).read_bytes() for name in parts.image_files(way)} for way in ways]
     assert len(held[0]) == len(_SIZES)
     assert held[0] == held[1] == held[2]
     assert {(row["width"], row["height"]) for row in parts.rows(ways[0])} == set(_SIZES.values())

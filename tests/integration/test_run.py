@@ -91,7 +91,7 @@ class Ran:
     site: Site
     executed: dict[str, int] | None
     out: Path
-    ended: parts.Ended
+    ended: parts.Completed
     fetched: list[str]
     rows: list[dict[str, Any]]
 
@@ -160,7 +160,7 @@ def test_saved_files_are_their_originals(ran: Ran) -> None:
     for row, (name, body) in zip(ran.rows, ran.site.originals.items(), strict=True):
         assert row["url"].endswith(f"/{name}")
         assert (ran.out / row["path"]).read_bytes() == body
-    assert parts.images_of(ran.out) == {row["path"] for row in ran.rows}
+    assert parts.image_files(ran.out) == {row["path"] for row in ran.rows}
 
 
 def test_manifests_hold_a_row_for_each_url_in_order(ran: Ran) -> None:
@@ -231,7 +231,7 @@ def test_run_json_is_complete(ran: Ran) -> None:
 
 def test_what_holds_urls_is_for_its_owner_alone(ran: Ran) -> None:
     """Plan, manifests, stats and run.json, which may hold secrets, can be read by nobody else."""
-    names = parts.files_below(ran.out) - parts.images_of(ran.out)
+    names = parts.files_below(ran.out) - parts.image_files(ran.out)
     assert len(names) == 3 * len(SHARDS) + len({"run.json", ".lock"})
     assert {stat.S_IMODE((ran.out / name).stat().st_mode) for name in names} == {0o600}
 

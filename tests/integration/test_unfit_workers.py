@@ -55,7 +55,7 @@ def test_folder_that_no_worker_may_write(fleet: str, demo_url: str, tmp_path: Pa
     url = f"{demo_url}/images/1.jpg".encode()
     ended = parts.producer("run", "-", "--out", out, "--broker", fleet, "--json", stdin=url)
     assert ended.code == 2
-    what, why, todo = parts.told(ended)
+    what, why, todo = parts.error_parts(ended)
     assert what == f"No worker can save images in {out}"
     assert "second@" in why
     assert "IMAGEFLEET_STORE_ROOTS" in todo
@@ -70,11 +70,11 @@ def test_resume_and_retry_are_refused_in_the_same_way(fleet: str, demo_url: str,
     assert parts.producer(*arguments, env=env, stdin=urls).json()["failed"] == 1
     complete = (out / "run.json").read_text()
     ended = parts.producer("retry", out, "--broker", fleet, "--json")
-    assert (ended.code, parts.told(ended)[0]) == (2, f"No worker can save images in {out}")
+    assert (ended.code, parts.error_parts(ended)[0]) == (2, f"No worker can save images in {out}")
     assert (out / "run.json").read_text() == complete
     (out / "00000.parquet").unlink()
     ended = parts.producer("resume", out, "--broker", fleet, "--json")
-    assert (ended.code, parts.told(ended)[0]) == (2, f"No worker can save images in {out}")
+    assert (ended.code, parts.error_parts(ended)[0]) == (2, f"No worker can save images in {out}")
     assert (out / "run.json").read_text() == complete
     assert not list(out.glob(".doctor-*"))
 

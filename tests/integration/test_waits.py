@@ -108,7 +108,7 @@ def test_slot_is_free_while_images_wait(server: redis.Redis, demo_url: str, tmp_
     assert max(row["finished_at"] for row in rows[_WAITING:]) < first_back
     # The wait is no part of it.
     assert max(row["fetch_seconds"] for row in rows) < 4
-    assert (parts.held(server), server.llen(IMAGES)) == (0, 0)
+    assert (parts.unacked_count(server), server.llen(IMAGES)) == (0, 0)
     assert not server.keys("celery-task-meta-*")
 
 
@@ -153,7 +153,7 @@ def test_worker_that_ends_hands_its_waiting_tasks_on(
     urls = refused_once(demo_url, 8, 5)
     with fleet(server, tmp_path, "first") as (first,), running(server, tmp_path, urls) as producer:
         # Without the messages that they came from, whose acknowledgements wait for company.
-        parts.eventually(lambda: len(waiting(server)) == parts.held(server) == 5, "five countdowns")
+        parts.eventually(lambda: len(waiting(server)) == parts.unacked_count(server) == 5, "five countdowns")
         first.process.send_signal(number)
         first.process.wait(15)
         if number == signal.SIGTERM:
