@@ -1,4 +1,4 @@
-"""ICC profiles, built from the numbers that they are defined by."""
+"""Build ICC profiles from the numbers in their definitions."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ import struct
 from collections.abc import Mapping, Sequence
 from itertools import product
 
-#: Red, green and blue of Adobe RGB (1998) as XYZ under D50, and its exponent.
+#: Red, green and blue of Adobe RGB (1998) as XYZ under D50, and its gamma.
 ADOBE_RGB = ((0.60974, 0.31111, 0.01947), (0.20528, 0.62567, 0.06087), (0.14919, 0.06322, 0.74457))
 ADOBE_GAMMA = 563 / 256
 _WHITE = (0.9642, 1.0, 0.8249)
 
 
 def rgb(primaries: Sequence[Sequence[float]] = ADOBE_RGB, gamma: float = ADOBE_GAMMA) -> bytes:
-    """A display's profile, by its primaries and its exponent."""
+    """Return a display profile with these primaries and this gamma."""
     tags = {f"{name}XYZ": _xyz(primary) for name, primary in zip("rgb", primaries, strict=True)}
     return _profile(b"mntr", b"RGB ", b"XYZ ", {**tags, **{f"{name}TRC": _curve(gamma) for name in "rgb"}})
 
 
 def grey(gamma: float) -> bytes:
-    """A profile of grey, by its exponent."""
+    """Return a greyscale profile with this gamma."""
     return _profile(b"mntr", b"GRAY", b"XYZ ", {"kTRC": _curve(gamma)})
 
 
 def cmyk() -> bytes:
-    """The profile of a printer that has black ink, and clear water in place of the other three."""
+    """Return the profile of a printer with black ink, and clear water in place of the other three inks."""
     straight = bytes(range(256))
     colours = b"".join(bytes((0 if black else 255, 128, 128)) for *_, black in product(range(2), repeat=4))
     matrix = struct.pack(">9i", *(65536 * (index % 4 == 0) for index in range(9)))
@@ -41,7 +41,7 @@ def _curve(gamma: float) -> bytes:
 
 
 def _profile(kind: bytes, space: bytes, connection: bytes, tags: Mapping[str, bytes]) -> bytes:
-    """A profile of version 2: a header of 128 bytes, a table of tags, and the tags."""
+    """Return a version 2 profile: a header of 128 bytes, a table of tags, and the tags."""
     name = b"desc\0\0\0\0" + struct.pack(">I", 2) + b"x\0" + bytes(78)
     text = b"text\0\0\0\0x\0"
     every = {"desc": name, "cprt": text, "wtpt": _xyz(_WHITE), **tags}

@@ -1,4 +1,4 @@
-"""What the unit tests share: servers on loopback, a certificate, a Redis on a Unix socket, and a run's folder."""
+"""Fixtures for the unit tests: servers on loopback, a certificate, downloaders, and a run's output folder."""
 
 from __future__ import annotations
 
@@ -33,25 +33,25 @@ hypothesis.settings.load_profile("unit")
 
 @cache
 def image(kind: str = "PNG", size: tuple[int, int] = (4, 3), colour: str = "red") -> bytes:
-    """An image's bytes, in one of Pillow's formats."""
+    """Return the bytes of an image in one of Pillow's formats."""
     return encoded(Image.new("RGB", size, colour), kind)
 
 
 def response(body: bytes = b"body", status: str = "200 OK", *fields: str, length: bool = True) -> bytes:
-    """An HTTP response; without ``length`` it does not announce its size."""
+    """Return an HTTP response; with ``length=False`` it has no Content-Length."""
     head = [f"HTTP/1.1 {status}", *fields, *([f"Content-Length: {len(body)}"] if length else [])]
     return "\r\n".join(head).encode("latin-1") + b"\r\n\r\n" + body
 
 
-#: What a `Canned` server sends for a request: the pieces, each at once.
+#: The answer of a `Canned` server to a request: pieces, each sent in a call of its own.
 Answer = Callable[[bytes], Iterable[bytes]]
 
 
 class Canned:
-    """A server on 127.0.0.1 that answers as a test says, and keeps what it was asked."""
+    """Serve canned answers on 127.0.0.1 and record the requests."""
 
     def __init__(self, answer: Answer, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1") -> None:
-        """Take what to send, the certificate's context for https, and the address to listen at."""
+        """Set the answers, the TLS context for https, and the address to listen on."""
         self.requests: list[bytes] = []
         self.connections = 0
         self.ended = threading.Event()
@@ -76,7 +76,7 @@ class Canned:
         self._listener.close()
 
     def drop_clients(self) -> None:
-        """Close every connection that is open."""
+        """Close all open connections."""
         for client in self._clients:
             with suppress(OSError):
                 client.shutdown(socket.SHUT_RDWR)
@@ -99,7 +99,7 @@ class Canned:
             if self._tls is None:
                 self._converse(client)
             else:
-                # Wrapping takes the socket away from `client`, through which `drop_clients` has to reach it.
+                # Wrapping would detach the socket from `client`, which `drop_clients` shuts down: wrap a copy.
                 with self._tls.wrap_socket(client.dup(), server_side=True) as wrapped:
                     self._converse(wrapped)
 
@@ -115,48 +115,48 @@ class Canned:
 
 
 def always(*pieces: bytes) -> Answer:
-    """The same answer to every request."""
+    """Return the same answer to every request."""
     return lambda _: pieces
 
 
 @pytest.fixture(scope="session")
 def demo() -> Iterator[DemoServer]:
-    """The demo server: one for all tests that only ask."""
+    """Run one demo server for all tests that only send requests to it."""
     with running() as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def allowed(demo: DemoServer) -> list[str]:
-    """What permits the demo server's address and port, and nothing else."""
+    """Return the allow list for the demo server's address and port alone."""
     return ["{}:{}".format(*demo.address)]
 
 
 @pytest.fixture
 def waits() -> list[float]:
-    """The seconds that `downloader` would have slept."""
+    """Return the list of seconds that `downloader` would have slept."""
     return []
 
 
 @pytest.fixture(scope="session")
 def demo_sessions(allowed: list[str]) -> Sessions:
-    """Sessions that may reach the demo server alone."""
+    """Return sessions that may connect to the demo server alone."""
     return Sessions(Guard(allowed))
 
 
 @pytest.fixture
 def downloader(demo_sessions: Sessions, waits: list[float]) -> Downloader:
-    """A downloader that may reach the demo server alone, and writes its waits down in place of sleeping."""
+    """Return a downloader that may connect to the demo server alone, and records its waits instead of sleeping."""
     return Downloader(demo_sessions, sleep=waits.append)
 
 
 @pytest.fixture
 def sessions_to(certificate: Path) -> Iterator[Callable[..., Sessions]]:
-    """Sessions that may reach what they are made with, and are closed at the end."""
+    """Make sessions that may connect to the given networks alone, and close them after the test."""
     made: list[Sessions] = []
 
     def make(*allow: str) -> Sessions:
-        # A bundle of one certificate is read in no time; the usual one takes 20 ms.
+        # A bundle of one certificate loads at once; the usual bundle takes 20 ms.
         made.append(Sessions(Guard(allow), certificate))
         return made[-1]
 
@@ -167,13 +167,13 @@ def sessions_to(certificate: Path) -> Iterator[Callable[..., Sessions]]:
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    """An empty run folder."""
+    """Return a store with an empty run folder."""
     return Store(tmp_path)
 
 
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A PEM file with the key and the self-signed certificate of 127.0.0.1 and localhost."""
+    """Return a PEM file with the key and the self-signed certificate of 127.0.0.1 and localhost."""
     folder = tmp_path_factory.mktemp("tls")
     key, made = folder / "key.pem", folder / "certificate.pem"
     subprocess.run(
@@ -193,18 +193,18 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def server_context(certificate: Path) -> ssl.SSLContext:
-    """The TLS context of a server with that certificate."""
+    """Return a server's TLS context with that certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
     return context
 
 
 def success(offset: int, shard: int = 0, shard_size: int = 1000, **values: object) -> Outcome:
-    """The Outcome of a saved image; its file is named but not made."""
+    """Return the Outcome of a saved image; it names a file but creates none."""
     key = key_of(shard, offset, shard_size)
     known: dict[str, object] = {"path": f"{shard:05d}/{key}.png", "bytes": 3, "finished_at": 100.0, "attempts": 1}
     return Outcome(key, Status.SUCCESS, **{**known, **values})  # type: ignore[arg-type]
 
 
-#: Options that fail at the first attempt, within a time that no test should need.
+#: Options without retries, and with a deadline that no test should reach.
 ONCE = FetchOptions(timeout=2.0, deadline=PATIENCE, retries=0, backoff=0)

@@ -1,4 +1,4 @@
-"""The health check of an HTTP service tells by its exit status whether the service answers."""
+"""The health check of an HTTP service exits with 0 if the service is healthy."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from producer.keeping import ROOT
     ("path", "status"),
     [("/healthcheck", 0), ("//healthcheck", 0), ("///healthcheck", 0), ("/fault/not-found", 1)],
 )
-def test_exit_status_tells_the_answer(demo: DemoServer, path: str, status: int) -> None:
-    """A 200 is healthy, anything else is not; an empty prefix leaves slashes that mean nothing."""
+def test_exit_status_follows_the_response(demo: DemoServer, path: str, status: int) -> None:
+    """A 200 is healthy, anything else is not; extra slashes from an empty prefix make no difference."""
     argv = [sys.executable, "-m", "config.alive", f"{demo.url}{path}"]
     assert subprocess.run(argv, cwd=ROOT, capture_output=True, check=False).returncode == status

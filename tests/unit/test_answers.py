@@ -1,4 +1,4 @@
-"""The page of answers tells what imagefleet does now."""
+"""The page of answers shows imagefleet's current behaviour."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from tests.answers.clients import imagefleet
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_imagefleet_does_what_the_page_says(case: Case, certificate: Path) -> None:
-    """A row that changes is stored again by `make answers`."""
+def test_imagefleet_behaves_as_the_page_shows(case: Case, certificate: Path) -> None:
+    """Each case gives the stored result; after a change, `make answers` stores the new one."""
     assert imagefleet(case, certificate) == table.stored()["rows"][case.name]["imagefleet"]
 
 
 def test_names_are_unique() -> None:
-    """No row hides another one's result."""
+    """No row hides another row's result."""
     names = [case.name for case in CASES]
     assert len(set(names)) == len(names)
     assert list(table.stored()["rows"]) == names, "run `make answers`"
 
 
 def test_imagefleet_is_never_stricter_without_a_reason() -> None:
-    """Where curl or requests save an image that imagefleet refuses, the page says why."""
+    """If curl or requests save an image and imagefleet refuses it, the page gives the reason."""
     assert table.objections(CASES, table.stored()["rows"]) == []
 
 
@@ -49,8 +49,8 @@ _EXPLAINED = Case("a", "an answer", b"", reason="because")
         (_EXPLAINED, ("refused: x", "refused: y", OTHER_BYTES), "nobody saves"),
     ],
 )
-def test_stricter_needs_a_reason(case: Case, results: tuple[str, str, str], objection: str) -> None:
-    """A row in which imagefleet is worse than another client can't pass without a reason, and no reason stays stale."""
+def test_stricter_behaviour_needs_a_reason(case: Case, results: tuple[str, str, str], objection: str) -> None:
+    """A row in which imagefleet does worse than another client needs a reason; a reason without need is an error."""
     found = table.objections([case], {"a": dict(zip(CLIENTS, results, strict=True))})
     assert len(found) == bool(objection)
     assert objection in "".join(found)

@@ -27,12 +27,12 @@ _SMALLER = (100, 50)
 
 @pytest.fixture(scope="module")
 def gallery(tmp_path_factory: pytest.TempPathFactory) -> Gallery:
-    """A few pictures."""
+    """Make a few images."""
     return hang(SMALL, _COUNT, tmp_path_factory.mktemp("gallery") / "pictures")
 
 
 def result(ours: list[float], theirs: list[float]) -> dict[str, Any]:
-    """What is kept of a workload whose turns took so many seconds."""
+    """Return the stored result of a workload with these durations per turn, in seconds."""
 
     def row(seconds: list[float]) -> dict[str, Any]:
         count = {"number": 100, "most": 1}
@@ -57,38 +57,38 @@ def result(ours: list[float], theirs: list[float]) -> dict[str, Any]:
     }
 
 
-def test_ratio_is_of_the_same_turn() -> None:
-    """A moment in which both are slow does not change their ratio; a goal is held against its median."""
+def test_ratio_compares_the_same_turn() -> None:
+    """A slow moment of the machine affects both and leaves their ratio as it was; goals apply to the median ratio."""
     first = next(findings({HTTP_SMALL.name: result([1.0, 4.0, 1.0], [2.0, 8.0, 2.2])}))
     assert first.found == pytest.approx({"median": 2.0, "least": 2.0, "most": 2.2})
     assert (first.goal, first.text, first.verdict) == ("≥ 1.25 x", "2.00 x (2.00 to 2.20)", "reached")
 
 
-def test_goal_that_is_not_reached() -> None:
-    """It is said, also where less is better."""
+def test_missed_goal_is_reported() -> None:
+    """A missed goal is marked, including goals where less is better."""
     found = {"median": 2.0, "least": 1.0, "most": 3.0}
     assert Finding("slow", found, 2.5, True, " x", 1).verdict == "**not reached**"
     assert Finding("dear", found, 1.5, False, " ms", 1).verdict == "**not reached**"
     assert Finding("cheap", found, 2.5, False, " ms", 1).verdict == "reached"
 
 
-def test_page_of_nothing() -> None:
-    """Without any result the page has the goals, and says that they are not measured."""
+def test_page_without_results() -> None:
+    """Without results, the page lists the goals as not measured."""
     page = report.page({})
     assert page.count("not measured") == len(list(findings({})))
     assert report.readme({}) == "Not measured yet.\n"
     assert plots.drawn({}) == {}
 
 
-def test_result_with_goals_of_its_own() -> None:
-    """A result that another command keeps shows its goals."""
+def test_result_with_its_own_goals() -> None:
+    """A result stored by another command shows its own goals."""
     own = {"about": "memory", "found": {"median": 1.05, "least": 1.0, "most": 1.1}, "bound": 1.1, "at_least": False}
     kept = {"machine": result([1], [1])["machine"], "goals": [{**own, "unit": " x", "digits": 2}]}
     assert "| memory | ≤ 1.1 x | 1.05 x (1.00 to 1.10) | reached |" in report.page({"scale": kept})
 
 
 def test_page_of_a_workload() -> None:
-    """It names versions and the size that was chosen, and what it could not count it says."""
+    """The page names the versions and the chosen fleet size, and says which figures were not counted."""
     kept = {HTTP_SMALL.name: result([1.0], [2.0])}
     page = report.page(kept)
     assert f"{BASE} 1.2.3 (2 x 32)" in page
@@ -97,16 +97,16 @@ def test_page_of_a_workload() -> None:
     assert report.readme(kept).count("<picture>") == len(plots.drawn(kept)) == 2
 
 
-def test_same_results_draw_the_same() -> None:
-    """A plot has no date and no random ids, and its text stands as text."""
+def test_plots_are_reproducible() -> None:
+    """A plot has no date and no random ids, and its text is stored as text."""
     kept = {HTTP_SMALL.name: result([1.0], [2.0])}
     first = plots.drawn(kept)
     assert first == plots.drawn(kept)
     assert all(BASE in svg for themes in first.values() for svg in themes.values())
 
 
-def test_kept_pictures(gallery: Gallery, tmp_path: Path) -> None:
-    """Every picture has to be there once, as it was sent; its name does not matter."""
+def test_every_image_is_saved_unchanged(gallery: Gallery, tmp_path: Path) -> None:
+    """Every image must exist once, unchanged; its file name does not matter."""
     for number in range(_COUNT):
         (tmp_path / f"a{number}.jpg").write_bytes((gallery.folder / f"{number}.jpg").read_bytes())
     checks.kept(tmp_path, gallery, _COUNT)
@@ -122,10 +122,10 @@ def test_kept_pictures(gallery: Gallery, tmp_path: Path) -> None:
         (lambda body, other: other, "shows something else"),
         (lambda body, other: shrunk(body, (99, 50)), r"a JPEG of \(99, 50\)"),
     ],
-    ids=["truncated", "another", "size"],
+    ids=["truncated", "another image", "wrong size"],
 )
-def test_resized_pictures(gallery: Gallery, tmp_path: Path, changed: Any, message: str) -> None:
-    """Every picture has to decode, to have its size, and to show what it should."""
+def test_resized_images_are_checked(gallery: Gallery, tmp_path: Path, changed: Any, message: str) -> None:
+    """Every image must decode, have the right size, and show the right content."""
     (tmp_path / "00000").mkdir()
     bodies = [shrunk(gallery.source(number), _SMALLER) for number in range(_COUNT)]
     for number, body in enumerate(bodies):
@@ -140,14 +140,14 @@ def test_resized_pictures(gallery: Gallery, tmp_path: Path, changed: Any, messag
 
 
 def shrunk(jpeg: bytes, size: tuple[int, int]) -> bytes:
-    """A picture in another size."""
+    """Return the image in another size."""
     saved = io.BytesIO()
     Image.open(io.BytesIO(jpeg)).resize(size).save(saved, "jpeg", quality=95)
     return saved.getvalue()
 
 
-def test_no_cpu_is_lost() -> None:
-    """What a process took that no look saw is in the sum all the same."""
+def test_all_cpu_time_is_counted() -> None:
+    """The total includes CPU time of processes too short to be sampled."""
     work = "import time; ends = time.process_time() + 0.3\nwhile time.process_time() < ends: pass"
     measured = processes.measure([sys.executable, "-c", work], {})
     assert 0.3 <= sum(measured.cpu.values()) < measured.seconds + 0.1
@@ -155,25 +155,25 @@ def test_no_cpu_is_lost() -> None:
     assert short.cpu[processes.UNSEEN] > 0
 
 
-def test_failed_command_is_told() -> None:
-    """A command that fails is no measurement; its last words are in the error."""
+def test_failed_command_is_an_error() -> None:
+    """A failed command is no measurement; the error quotes the end of its output."""
     with pytest.raises(RuntimeError, match="failed with 3:\nso it is"):
         processes.measure([sys.executable, "-c", "import sys; sys.stderr.write('so it is'); sys.exit(3)"], {})
 
 
 class Server:
-    """As much of a Redis server's process as a ledger asks for."""
+    """Stand in for a Redis server's process, with only the part that a ledger uses."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def cwd(self) -> str:
-        """Where its files are."""
+        """Return the folder of its files."""
         return str(self._folder)
 
 
 def test_messages_are_counted_after_the_run(tmp_path: Path) -> None:
-    """An image's messages and deliveries are told by what the append-only files held, also those that are gone."""
+    """Messages and deliveries of an image are counted from the append-only files, deleted ones included."""
     server: Any = Server(tmp_path)
     (tmp_path / "appendonlydir").mkdir()
 
@@ -199,25 +199,28 @@ def test_messages_are_counted_after_the_run(tmp_path: Path) -> None:
 
 
 def message(task: str) -> str:
-    """As much of a task's message as tells which it is."""
+    """Return a task's message with nothing but its id."""
     return json.dumps({"headers": {"id": task}})
 
 
-def test_shorter_lists() -> None:
-    """Lists of a way's own length scale with the others."""
+def test_list_lengths_scale_together() -> None:
+    """A way's own list length scales with the others."""
     workload = next(workload for workload in WORKLOADS if workload.lists)
     half = workload.scaled(workload.images // 2)
     assert (half.length(IMAGEFLEET), half.length(BASE)) == (workload.images // 2, workload.length(BASE) // 2)
 
 
-def test_tutorial_imports_nothing_of_ours() -> None:
-    """Plain Celery is measured with its own transport."""
+def test_plain_celery_imports_no_imagefleet_code() -> None:
+    """Plain Celery is measured with Celery's own transport."""
     ask = "import sys, benchmarks.plain_celery, benchmarks.tutorial; print('tasks' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True).stdout == "False\n"
 
 
 def test_profile_counts_each_sample_once() -> None:
-    """A sample belongs to the innermost frame that is known; what lies below counts for its caller, and waiting not."""
+    """A sample counts for its innermost known frame.
+
+    Unknown frames below it count for their caller, and waiting does not count.
+    """
     task = ["Worker.run (celery/concurrency/thread.py:1)", "trace_task (celery/app/trace.py:2)"]
     samples = [
         ([*task, "fetch (tasks/fetch.py:3)", "Store.create (tasks/storage.py:4)", "makedirs (<frozen os>:5)"], 3),

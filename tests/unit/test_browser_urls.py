@@ -1,4 +1,4 @@
-"""URLs are read as browsers read them: as web-platform-tests say, but for the deviations that are named here."""
+"""URLs are parsed as web-platform-tests require of browsers, except for the deviations listed here."""
 
 from __future__ import annotations
 
@@ -14,46 +14,46 @@ from tasks.urls import join, parse
 
 _DATA = json.loads((Path(__file__).parents[1] / "wpt" / "urls.json").read_text(encoding="utf-8"))
 _HOSTS = {case["input"]: case["output"] for case in _DATA["hosts"]}
-#: What we refuse though a browser reads it, by what the message says; each with how many cases have it, and the reason.
+#: URLs that browsers accept and we refuse: the text of our message, the number of cases, and the reason.
 _REFUSED = {
     # Only http and https are fetched.
     "is not fetched": 35,
-    # The character stands for bytes that could not be decoded: the URL would be another one than was meant.
+    # U+FFFD replaces bytes that could not be decoded, so the URL would not be the one its author meant.
     "not UTF-8": 2,
-    # Nothing listens there.
+    # Nothing listens on port 0.
     "the port is 0": 2,
-    # The DNS holds no such name.
+    # The DNS can't hold such a name.
     "a part of it is empty": 3,
 }
-#: What we read though browsers refused it in 2023: ada-url takes a label of ASCII as it is, also where it is no
-#: Punycode. It can look like nothing else, and the DNS holds no such name.
+#: URLs that we accept and browsers refused in 2023: ada-url accepts an ASCII label that starts with "xn--" and is
+#: not valid Punycode. It can't pass for another name, and the DNS holds no such name.
 _TAKEN = 7
 
 
 def expected(href: str) -> str:
-    """Return the form of ours that a browser's has: without userinfo, which goes into a field, and fragment."""
+    """Return a browser's form of the URL as we write it: without userinfo, which we send as a header, and fragment."""
     scheme, _, rest = href.partition("#")[0].partition("://")
     authority, slash, target = rest.partition("/")
     return f"{scheme}://{authority.rpartition('@')[2]}{slash}{target}"
 
 
 def found(case: dict[str, str | None]) -> str:
-    """Return what we read in a case: in its base, if it has one, as a redirect of a server."""
+    """Return our form of a case's URL; if the case has a base, parse it as a server's redirect."""
     text, base = case["input"] or "", case["base"]
     if base is None:
         return parse(text).text
-    # A field of an answer is read as Latin-1.
+    # Response headers are decoded as Latin-1.
     return join(parse(base), text.encode("utf-8", "surrogatepass").decode("latin-1")).text
 
 
 def is_in_dns(host: str) -> bool:
-    """Tell whether a name has the lengths that the DNS can hold."""
+    """Return whether the DNS can hold a name of these lengths."""
     labels = host.removesuffix(".").split(".")
     return len(host) <= 253 and all(0 < len(label) <= 63 for label in labels)
 
 
 def refused(case: dict[str, str | None]) -> str | None:
-    """Return what is said of a URL that browsers read, and we don't; None for others."""
+    """Return our message for a URL that browsers accept and we refuse; None for other URLs."""
     href, text = case["href"], case["input"] or ""
     if href is None:
         return None
@@ -68,13 +68,13 @@ def refused(case: dict[str, str | None]) -> str | None:
 
 
 def taken(case: dict[str, str | None]) -> bool:
-    """Tell whether a URL is one that browsers refused, and we read."""
+    """Return whether browsers refused this URL and we accept it."""
     return case["href"] is None and "xn--" in (case["input"] or "").lower() and (case["input"] or "").isascii()
 
 
 @pytest.mark.parametrize("case", _DATA["urls"], ids=lambda case: ascii((case["input"], case["base"])))
-def test_url_is_read_as_browsers_read_it(case: dict[str, str | None]) -> None:
-    """Each URL of web-platform-tests, in a list or as a redirect, has the form that browsers give it, or is refused."""
+def test_urls_parse_as_in_browsers(case: dict[str, str | None]) -> None:
+    """Each web-platform-tests URL, in a list or as a redirect, gets the form that browsers give it, or is refused."""
     message = refused(case)
     if taken(case):
         assert parse(found(case)).text == found(case)
@@ -85,8 +85,8 @@ def test_url_is_read_as_browsers_read_it(case: dict[str, str | None]) -> None:
         assert found(case) == expected(case["href"])
 
 
-def test_deviations_are_those_that_are_named() -> None:
-    """All other cases are read as browsers read them."""
+def test_only_listed_deviations_exist() -> None:
+    """All other cases are parsed as browsers parse them."""
     kinds = [kind for case in _DATA["urls"] if (kind := refused(case))]
     assert {kind: kinds.count(kind) for kind in _REFUSED} == _REFUSED
     assert set(kinds) == set(_REFUSED)
@@ -95,9 +95,9 @@ def test_deviations_are_those_that_are_named() -> None:
 
 @pytest.mark.parametrize(("name", "host"), _HOSTS.items(), ids=[ascii(name)[:40] for name in _HOSTS])
 def test_host_name_becomes_ascii_as_in_browsers(name: str, host: str | None) -> None:
-    """Each name of web-platform-tests becomes what UTS 46 makes of it, or is refused."""
+    """Each host name of web-platform-tests is converted as UTS 46 requires, or is refused."""
     if host is None and name.isascii() and "xn--" in name:
-        # As above.
+        # See _TAKEN.
         assert parse(f"https://{name}/x").host == name
     elif host is None or not is_in_dns(host):
         with pytest.raises(InvalidUrl):
@@ -106,8 +106,8 @@ def test_host_name_becomes_ascii_as_in_browsers(name: str, host: str | None) -> 
         assert parse(f"https://{name}/x").host == host
 
 
-def test_connection_has_the_host_that_is_judged() -> None:
-    """No layer below reads a host in another way: the pool, and so the connection, has it as it was parsed."""
+def test_connection_uses_the_checked_host() -> None:
+    """No lower layer reads a host differently: the connection pool, and so the connection, gets it as parsed."""
     hosts = set()
     for case in _DATA["urls"]:
         with suppress(InvalidUrl):

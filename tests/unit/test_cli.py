@@ -1,4 +1,4 @@
-"""Commands explain themselves, refuse what they can't use before anything is started, and exit with their status."""
+"""Commands have help, refuse invalid arguments before anything starts, and exit with their documented status."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ from tasks.shardfile import Mark
 from tasks.storage import Store
 
 _COMMANDS = sorted(cli.cli.commands)
-#: A broker at which nobody answers.
+#: A broker that refuses connections.
 _DEAD = "redis://127.0.0.1:1/0"
 Main = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(autouse=True)
 def _no_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Let no variable of ours reach a command."""
+    """Remove imagefleet's environment variables."""
     for name in Settings.model_fields:
         monkeypatch.delenv(f"IMAGEFLEET_{name.upper()}", raising=False)
     settings.cache_clear()
@@ -47,7 +47,7 @@ def _no_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def main(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Main]:
-    """The command line, in this process: its exit status and what it wrote."""
+    """Run the command line in this process; return its exit status, stdout and stderr."""
     numbers = (signal.SIGTERM, signal.SIGUSR1)
     before = [signal.getsignal(number) for number in numbers]
     monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
@@ -67,13 +67,13 @@ def main(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
 
 
 def parts(errors: str) -> list[str]:
-    """The labels of an error's parts; a part that is too long for a line goes on below, indented."""
+    """Return the labels of an error's parts; long parts continue on indented lines."""
     return [line.split(":")[0] for line in errors.splitlines() if not line.startswith(" ")]
 
 
 @pytest.mark.parametrize("command", _COMMANDS)
-def test_every_command_explains_itself(command: str) -> None:
-    """The help of each command says what it does and describes each of its options."""
+def test_every_command_has_help(command: str) -> None:
+    """The help of each command says what it does, and describes each of its options."""
     result = CliRunner().invoke(cli.cli, [command, "--help"])
     assert result.exit_code == 0
     assert result.output.startswith(f"Usage: cli {command} ")
@@ -84,19 +84,19 @@ def test_every_command_explains_itself(command: str) -> None:
 
 
 def test_help_lists_every_command(main: Main) -> None:
-    """The help of the program names all commands, with a sentence for each."""
+    """The program's help names all commands, with a sentence for each."""
     status, output, _ = main("--help")
     assert status == 0
     assert [line.split()[0] for line in output.partition("Commands:")[2].splitlines() if line.strip()] == _COMMANDS
 
 
 def test_version(main: Main) -> None:
-    """The program knows its version."""
+    """`--version` prints the version."""
     assert main("--version") == (0, f"imagefleet, version {VERSION}\n", "")
 
 
 def test_module_is_the_command() -> None:
-    """``python -m producer`` is the program."""
+    """``python -m producer`` runs the program."""
     command = [sys.executable, "-m", "producer", "run"]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stdout) == (2, "")
@@ -109,28 +109,34 @@ _USAGE = {
     "no SOURCE": (["run"], "Missing argument 'SOURCE'"),
     "no --out": (["run", "list.txt"], "Missing option '--out'"),
     "unknown option": (["run", "list.txt", "--out", "o", "--fast"], "No such option"),
-    "deadline beyond its bound": (["run", "list.txt", "--out", "o", "--deadline", "151"], "it may be 150 s at most"),
+    "deadline above its maximum": (["run", "list.txt", "--out", "o", "--deadline", "151"], "it may be 150 s at most"),
     "deadline of a comparison": (["compare", "list.txt", "--out", "o", "--deadline", "3m"], "it may be 150 s at most"),
-    "timeout of nothing": (["run", "list.txt", "--out", "o", "--timeout", "0"], "at least 0.001 s"),
-    "timeout that is no number": (["run", "list.txt", "--out", "o", "--timeout", "soon"], "'soon' is no duration"),
-    "size that is no number": (["run", "list.txt", "--out", "o", "--max-bytes", "big"], "'big' is no size"),
+    "timeout of zero": (["run", "list.txt", "--out", "o", "--timeout", "0"], "at least 0.001 s"),
+    "timeout that is not a number": (["run", "list.txt", "--out", "o", "--timeout", "soon"], "'soon' is no duration"),
+    "size that is not a number": (["run", "list.txt", "--out", "o", "--max-bytes", "big"], "'big' is no size"),
     "too many retries": (["run", "list.txt", "--out", "o", "--retries", "11"], "0<=x<=10"),
     "no workers": (["run", "list.txt", "--out", "o", "--workers", "0"], "1<=x<=256"),
     "shards too large": (["run", "list.txt", "--out", "o", "--shard-size", "10001"], "1<=x<=10000"),
-    "resizing of no known kind": (["run", "list.txt", "--out", "o", "--resize", "crop"], "'no', 'keep_ratio'"),
-    "size of nothing": (
+    "unknown resize mode": (["run", "list.txt", "--out", "o", "--resize", "crop"], "'no', 'keep_ratio'"),
+    "image size of zero": (
         ["run", "list.txt", "--out", "o", "--resize", "keep_ratio", "--image-size", "0"],
         "1<=x<=10000",
     ),
-    "size without resizing": (["run", "list.txt", "--out", "o", "--image-size", "64"], "add --resize keep_ratio"),
-    "size of a comparison": (["compare", "list.txt", "--out", "o", "--image-size", "64"], "add --resize keep_ratio"),
+    "image size without --resize": (["run", "list.txt", "--out", "o", "--image-size", "64"], "add --resize keep_ratio"),
+    "image size of a comparison": (
+        ["compare", "list.txt", "--out", "o", "--image-size", "64"],
+        "add --resize keep_ratio",
+    ),
     "no images": (["demo", "--images", "0"], "1<=x<=100000"),
     "OUT in S3": (["run", "list.txt", "--out", "s3://bucket/x"], "s3:// is not supported"),
     "OUT in upper case": (["run", "list.txt", "--out", "GS://bucket/x"], "gs:// is not supported"),
     "OUT as a file URL": (["run", "list.txt", "--out", "file:///tmp/x"], "file:// is not supported"),
     "OUT of a comparison": (["compare", "list.txt", "--out", "hdfs://a/x"], "hdfs:// is not supported"),
     "OUT of a demo": (["demo", "--out", "s3a://bucket/x"], "s3a:// is not supported"),
-    "former run in S3": (["run", "list.txt", "--out", "o", "--if-changed-since", "s3://b/x"], "s3:// is not supported"),
+    "previous run in S3": (
+        ["run", "list.txt", "--out", "o", "--if-changed-since", "s3://b/x"],
+        "s3:// is not supported",
+    ),
     "resume in S3": (["resume", "s3://bucket/x"], "s3:// is not supported"),
     "retry in S3": (["retry", "s3://bucket/x"], "s3:// is not supported"),
     "cancel in S3": (["cancel", "s3://bucket/x"], "s3:// is not supported"),
@@ -148,7 +154,7 @@ _USAGE = {
 def test_wrong_usage_exits_with_2(
     main: Main, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, arguments: list[str], message: str
 ) -> None:
-    """What is wrong with the arguments is told before a list is read or a folder is made."""
+    """Invalid arguments are reported before a list is read or a folder is created."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "list.txt").write_text("http://a.example/\n")
     status, output, errors = main(*arguments)
@@ -158,7 +164,7 @@ def test_wrong_usage_exits_with_2(
 
 
 def test_refused_url_shows_no_password(main: Main) -> None:
-    """Of a URL in place of a path, only the scheme is shown."""
+    """An error about a URL in place of a path shows only its scheme."""
     status, _, errors = main("run", "https://user:secret@a.example/list?token=secret", "--out", "o")
     assert status == 2
     assert "secret" not in errors
@@ -168,7 +174,7 @@ def test_refused_url_shows_no_password(main: Main) -> None:
 def test_folder_with_a_colon_in_its_name(
     main: Main, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
 ) -> None:
-    """A colon alone makes no URL of a folder: the folder is looked for."""
+    """A name with a colon is a folder's name, not a URL."""
     monkeypatch.chdir(tmp_path)
     status, _, errors = main("resume", name)
     assert status == 2
@@ -178,22 +184,22 @@ def test_folder_with_a_colon_in_its_name(
 _FAULTS: dict[str, tuple[bytes | None, list[str], int, str]] = {
     "missing list": (None, [], 2, "No such file or directory"),
     "empty list": (b"", [], 2, "has no URL in it"),
-    "comments alone": (b"# nothing\n\n", [], 2, "has no URL in it"),
+    "only comments": (b"# nothing\n\n", [], 2, "has no URL in it"),
     "binary list": (b"\0\0\0", [], 2, "is not a text file"),
     "table": (b"a\thttp://a.example/1.jpg\n", [], 2, "looks like a table"),
     "JSON": (b'["http://a.example/1.jpg"]', [], 2, "looks like JSON"),
     "text without URLs": (b"Dear reader,\nthis is no list.\n", [], 2, "none of its first 2 rows"),
-    "broker of another kind": (b"http://a.example/\n", ["--broker", "amqp://u:secret@a.example"], 2, "can't be used"),
-    "broker that is not verified": (b"http://a.example/\n", ["--broker", "rediss://:secret@a.example"], 2, "verified"),
+    "unsupported broker": (b"http://a.example/\n", ["--broker", "amqp://u:secret@a.example"], 2, "can't be used"),
+    "broker without verification": (b"http://a.example/\n", ["--broker", "rediss://:secret@a.example"], 2, "verified"),
 }
 
 
 @pytest.mark.parametrize("command", ["run", "compare"])
 @pytest.mark.parametrize(("body", "more", "status", "message"), _FAULTS.values(), ids=_FAULTS)
-def test_fault_is_told_in_three_parts(
+def test_error_has_three_parts(
     main: Main, tmp_path: Path, command: str, body: bytes | None, more: list[str], status: int, message: str
 ) -> None:
-    """A fault says what happened, why, and what to do; it shows no traceback and no password."""
+    """An error says what happened, why, and what to do, without a traceback or a password."""
     source = tmp_path / "list.txt"
     if body is not None:
         source.write_bytes(body)
@@ -207,7 +213,7 @@ def test_fault_is_told_in_three_parts(
 
 @pytest.mark.parametrize("command", ["run", "compare"])
 def test_folder_with_a_run_is_refused(main: Main, tmp_path: Path, command: str) -> None:
-    """A folder that holds a run is told before anything is started, and is left as it is."""
+    """A folder with a run is refused before anything starts, and is left unchanged."""
     source, out = tmp_path / "list.txt", tmp_path / "out"
     source.write_text("http://a.example/\n")
     out.mkdir()
@@ -221,10 +227,10 @@ def test_folder_with_a_run_is_refused(main: Main, tmp_path: Path, command: str) 
     ("name", "value"),
     [("PREFETCH", "many"), ("STORE_ROOTS", "data"), ("ALLOW_NETWORKS", "10.0.0.0/33")],
 )
-def test_wrong_variable_is_told_by_its_name(
+def test_invalid_variable_is_named(
     main: Main, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, value: str
 ) -> None:
-    """A variable of the environment that can't be used is what the user is told to mend."""
+    """The error names the environment variable that has the invalid value."""
     monkeypatch.setenv(f"IMAGEFLEET_{name}", value)
     (tmp_path / "list.txt").write_text("http://a.example/\n")
     status, _, errors = main("compare", str(tmp_path / "list.txt"), "--out", str(tmp_path / "out"))
@@ -237,20 +243,23 @@ def test_wrong_variable_is_told_by_its_name(
 _UNFIT = {
     "proxy": ("PROXY", "me:word"),
     "proxy with a user": ("PROXY", "http://me:word@127.0.0.1:3/path"),
-    "allowed": ("ALLOW_NETWORKS", "foo/bar"),
-    "denied": ("DENY_NETWORKS", "foo/bar"),
+    "allowed networks": ("ALLOW_NETWORKS", "foo/bar"),
+    "denied networks": ("DENY_NETWORKS", "foo/bar"),
     "certificates": ("CA_BUNDLE", "/nope"),
-    "password": ("PROXY_PASSWORD_FILE", "/nope"),
+    "proxy's password": ("PROXY_PASSWORD_FILE", "/nope"),
     "broker's password": ("BROKER_PASSWORD_FILE", "/nope"),
 }
 
 
 @pytest.mark.parametrize("command", ["run", "fleet"])
 @pytest.mark.parametrize(("name", "value"), _UNFIT.values(), ids=_UNFIT)
-def test_setting_that_no_worker_could_use(
+def test_invalid_worker_setting_is_refused_before_the_fleet_starts(
     main: Main, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: str, name: str, value: str
 ) -> None:
-    """What a local fleet's workers would end over is told before one is started, in words that masking leaves alone."""
+    """A setting that would stop a local fleet's workers is reported before one starts.
+
+    Redaction leaves the message readable.
+    """
     monkeypatch.setattr("producer.local.Fleet", None)
     monkeypatch.setenv("IMAGEFLEET_PROXY", "http://127.0.0.1:3")
     monkeypatch.setenv(f"IMAGEFLEET_{name}", value)
@@ -265,8 +274,10 @@ def test_setting_that_no_worker_could_use(
     assert not (tmp_path / "out").exists()
 
 
-def test_setting_of_another_machine_is_left_alone(main: Main, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """With a broker, the workers have environments of their own."""
+def test_worker_settings_are_not_checked_with_a_broker(
+    main: Main, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """With `--broker`, workers have environments of their own, so this one is not checked."""
     monkeypatch.setenv("IMAGEFLEET_PROXY", "me:word")
     (tmp_path / "list.txt").write_text("http://a.example/\n")
     _, _, errors = main("run", str(tmp_path / "list.txt"), "--out", str(tmp_path / "out"), "--broker", _DEAD)
@@ -274,16 +285,16 @@ def test_setting_of_another_machine_is_left_alone(main: Main, monkeypatch: pytes
     assert "can't be reached" in errors
 
 
-def test_lines_of_a_file_end_where_their_text_does(capsys: pytest.CaptureFixture[str]) -> None:
-    """What fills a table's columns on a terminal is not in the way of who reads a file."""
+def test_redirected_tables_have_no_trailing_spaces(capsys: pytest.CaptureFixture[str]) -> None:
+    """A table's padding, meant for terminals, is left out when output goes to a file."""
     table = Table("name", "found", box=None)
     table.add_row("a", "much more than a name")
     cli._show(table)
     assert capsys.readouterr().out.splitlines() == [" name  found", " a     much more than a name"]
 
 
-def test_unknown_fault_points_to_debug(main: Main, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A fault that nobody expected is told in three parts too, and with --debug as it is."""
+def test_unexpected_error_points_to_debug(main: Main, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """An unexpected error has three parts too; with --debug its traceback is shown."""
     monkeypatch.setattr("producer.sources.read", lambda _: 1 / 0)
     arguments = ["run", "list.txt", "--out", str(tmp_path / "out")]
     status, _, errors = main(*arguments)
@@ -296,7 +307,7 @@ def test_unknown_fault_points_to_debug(main: Main, monkeypatch: pytest.MonkeyPat
 
 
 def test_interrupt_exits_with_130(main: Main, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Ctrl-C says that what is saved stays."""
+    """Ctrl-C ends the command with status 130 and a message."""
 
     def interrupt(_: str) -> None:
         raise KeyboardInterrupt
@@ -309,10 +320,10 @@ def test_interrupt_exits_with_130(main: Main, monkeypatch: pytest.MonkeyPatch, t
 
 @pytest.mark.parametrize(("body", "more", "status", "message"), _FAULTS.values(), ids=_FAULTS)
 @pytest.mark.parametrize("command", ["run", "compare"])
-def test_fault_is_told_as_an_object(
+def test_error_is_a_json_object(
     main: Main, tmp_path: Path, command: str, body: bytes | None, more: list[str], status: int, message: str
 ) -> None:
-    """With --json a fault is one object on standard output, and the same text as ever on standard error."""
+    """With --json an error is one object on stdout, and the usual text on stderr."""
     source = tmp_path / "list.txt"
     if body is not None:
         source.write_bytes(body)
@@ -330,10 +341,10 @@ def test_fault_is_told_as_an_object(
 @pytest.mark.parametrize(
     ("arguments", "message"), [usage for usage in _USAGE.values() if len(usage[0]) > 3 and "--fast" not in usage[0]]
 )
-def test_wrong_usage_is_told_as_an_object(
+def test_usage_error_is_a_json_object(
     main: Main, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, arguments: list[str], message: str
 ) -> None:
-    """With --json, what is wrong with another option is one object, wherever that option stands."""
+    """With --json an invalid option is reported as one object, wherever --json is on the command line."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "list.txt").write_text("http://a.example/\n")
     status, output, errors = main(*arguments, "--json")
@@ -344,8 +355,8 @@ def test_wrong_usage_is_told_as_an_object(
     assert error["todo"].endswith(f" {arguments[0]} --help`.")
 
 
-def test_unknown_fault_is_told_as_an_object(main: Main, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A fault that nobody expected is one object, too, and an interruption says that it was one."""
+def test_unexpected_error_is_a_json_object(main: Main, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """With --json an unexpected error is one object too, and so is an interruption."""
     arguments = ["run", "list.txt", "--out", str(tmp_path / "out"), "--json"]
     monkeypatch.setattr("producer.sources.read", lambda _: 1 / 0)
     status, output, _ = main(*arguments)
@@ -359,8 +370,8 @@ def test_unknown_fault_is_told_as_an_object(main: Main, monkeypatch: pytest.Monk
     assert (status, json.loads(output)) == (130, {"interrupted": True, "cancelled": False})
 
 
-def test_run_without_a_broker_that_answers_leaves_nothing(main: Main, tmp_path: Path) -> None:
-    """A folder that was made for a run that could not begin is gone, with its lock."""
+def test_unreachable_broker_leaves_no_folder(main: Main, tmp_path: Path) -> None:
+    """A folder that was created for a run that could not start is removed, with its lock."""
     (tmp_path / "list.txt").write_text("http://a.example/\n")
     out = tmp_path / "a" / "out"
     for command in ("run", "compare"):
@@ -370,8 +381,8 @@ def test_run_without_a_broker_that_answers_leaves_nothing(main: Main, tmp_path: 
 
 
 @pytest.mark.parametrize("state", list(State))
-def test_run_that_can_not_go_on_does_not_say_that_it_runs(main: Main, tmp_path: Path, state: State) -> None:
-    """Where the fleet of a resumed run can't be had, its record is as it was, unless that says that it runs."""
+def test_failed_resume_is_not_recorded_as_running(main: Main, tmp_path: Path, state: State) -> None:
+    """If a resumed run gets no fleet, its record keeps its state, but a state of running becomes failed."""
     store = Store(tmp_path)
     record = RunFile("id", "-", str(tmp_path), Options(), plan=PlanState.COMPLETE, planned_rows=1, planned_shards=1)
     record.create(store)
@@ -379,8 +390,12 @@ def test_run_that_can_not_go_on_does_not_say_that_it_runs(main: Main, tmp_path: 
     record.save(store, state=state)
     status, output, errors = main("resume", str(tmp_path), "--broker", _DEAD, "--json")
     assert status == 1
-    said = json.loads(output)
-    assert (said["run_id"], said["out"], said["resume"]) == ("id", str(tmp_path), f"producer resume {tmp_path}")
+    printed = json.loads(output)
+    assert (printed["run_id"], printed["out"], printed["resume"]) == (
+        "id",
+        str(tmp_path),
+        f"producer resume {tmp_path}",
+    )
     assert RunFile.load(store).state is (State.FAILED if state is State.RUNNING else state)
     assert ("has died without a word" in errors) is (state is State.RUNNING)
 
@@ -389,8 +404,8 @@ def test_run_that_can_not_go_on_does_not_say_that_it_runs(main: Main, tmp_path: 
     ("broker", "status", "message"),
     [(_DEAD, 1, "can't be reached"), ("redis://***@127.0.0.1:1/0", 2, "Add --broker with the whole URL")],
 )
-def test_cancel_knows_the_broker(main: Main, tmp_path: Path, broker: str, status: int, message: str) -> None:
-    """A run at a broker whose producer is dead is not called cancelled before that broker was asked."""
+def test_cancel_asks_the_runs_broker(main: Main, tmp_path: Path, broker: str, status: int, message: str) -> None:
+    """A run with a dead producer is recorded as cancelled only after its broker was asked."""
     store = Store(tmp_path)
     RunFile("id", "-", str(tmp_path), Options(), broker=broker).create(store)
     ended, _, errors = main("cancel", str(tmp_path))
@@ -400,7 +415,7 @@ def test_cancel_knows_the_broker(main: Main, tmp_path: Path, broker: str, status
 
 
 def test_cancel_of_a_local_run_asks_no_broker(main: Main, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """What was done with a local fleet left nothing at the broker that is configured here."""
+    """A run with a local fleet left nothing in the broker configured here, so that broker is not asked."""
     monkeypatch.setenv("IMAGEFLEET_BROKER_URL", _DEAD)
     store = Store(tmp_path)
     RunFile("id", "-", str(tmp_path), Options()).create(store)
@@ -409,8 +424,8 @@ def test_cancel_of_a_local_run_asks_no_broker(main: Main, monkeypatch: pytest.Mo
     assert errors.strip().endswith(f"go on by: producer resume {tmp_path}")
 
 
-def test_run_that_moves_is_told(main: Main, tmp_path: Path) -> None:
-    """Where a run goes on elsewhere than at the broker that it was at, that is said; its secrets are not."""
+def test_change_of_broker_is_reported(main: Main, tmp_path: Path) -> None:
+    """If a run continues on another broker, this is reported, without secrets."""
     store = Store(tmp_path)
     record = RunFile("id", "-", str(tmp_path), Options(), plan=PlanState.COMPLETE, planned_rows=1, planned_shards=1)
     replace(record, broker="redis://***@a.example/0", state=State.INTERRUPTED).create(store)
@@ -420,16 +435,16 @@ def test_run_that_moves_is_told(main: Main, tmp_path: Path) -> None:
     assert RunFile.load(store).broker == "redis://***@a.example/0"
 
 
-def test_cancelled_producer_says_so(main: Main, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """What another command has cancelled does not call itself interrupted."""
+def test_cancelled_run_is_reported_as_cancelled(main: Main, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A run that another command cancelled is not reported as interrupted."""
     monkeypatch.setattr("producer.sources.read", lambda _: signal.raise_signal(signal.SIGUSR1))
     status, output, errors = main("run", "list.txt", "--out", str(tmp_path / "out"), "--json")
     assert (status, json.loads(output)) == (130, {"interrupted": True, "cancelled": True})
     assert errors.strip().startswith("Cancelled by another command.")
 
 
-def test_progress_says_what_is_of_this_command() -> None:
-    """Images are counted of the whole run, and what is only this command's is told as that."""
+def test_progress_separates_earlier_images() -> None:
+    """Images are counted for the whole run; figures of this command alone are labelled so."""
     shown: list[tuple[Any, ...]] = []
     display: Any = SimpleNamespace(show=lambda *what: shown.append(what))
     cli._show_run(display, Progress(30, 10, 2048, 200, True, done_before=60))
@@ -441,39 +456,39 @@ def test_progress_says_what_is_of_this_command() -> None:
 
 
 @pytest.mark.parametrize(
-    ("images", "said"),
+    ("images", "expected"),
     [
         (1, "Finishing 1 image that is being downloaded; Ctrl-C again drops it."),
         (64, "Finishing 64 images that are being downloaded; Ctrl-C again drops them."),
     ],
 )
-def test_end_of_a_run_is_announced(images: int, said: str) -> None:
-    """How many images are still being downloaded is said on a line of its own, and then beside the counts."""
+def test_finishing_downloads_are_announced(images: int, expected: str) -> None:
+    """The number of images still being downloaded is announced on its own line, then shown beside the counts."""
     announced: list[str] = []
     notes: list[str] = []
     display: Any = SimpleNamespace(show=lambda *what: notes.append(what[4]), announce=announced.append)
     for finishing in (None, 0, images):
         cli._show_run(display, Progress(30, 10, 2048, 200, True, finishing=finishing))
-    assert announced == [said]
+    assert announced == [expected]
     assert notes == ["", "", f"finishing {images} more"]
 
 
 @pytest.mark.parametrize(
-    ("reason", "count", "said"),
+    ("reason", "count", "expected"),
     [("", 0, "10 failed"), ("dns", 10, "10 failed (dns)"), ("dns", 6, "10 failed (6 of them dns)")],
 )
-def test_progress_names_the_main_reason(reason: str, count: int, said: str) -> None:
-    """Why images fail is told while the run goes on, and not only when all of them have failed."""
+def test_progress_names_the_main_reason(reason: str, count: int, expected: str) -> None:
+    """The main reason of failures is shown while the run is going, not only when all images have failed."""
     progress = Progress(0, 10, 0, 200, True, main_reason=reason, main_reason_count=count)
-    assert report.failures(progress) == said
+    assert report.failures(progress) == expected
 
 
-def test_address_of_another_machine_is_a_fault(main: Main) -> None:
-    """A demo server that can't listen says where, and what to choose instead."""
+def test_unusable_listen_address_is_an_error(main: Main) -> None:
+    """A demo server that can't listen names the address and an alternative."""
     status, _, errors = main("serve", "--host", "192.0.2.1")
     assert (status, parts(errors)) == (2, ["Error", "Why", "To do"])
     assert "192.0.2.1:8765" in errors
-    # Once is enough.
+    # The cause is given once.
     assert errors.count("listen") == 1
 
 
@@ -482,13 +497,13 @@ def test_address_of_another_machine_is_a_fault(main: Main) -> None:
     [("1", 1), ("500", 500), ("1kB", 1000), ("500KiB", 512_000), ("64MiB", 64 << 20), ("1.5 MiB", 1_572_864)],
 )
 def test_sizes(text: str, count: int) -> None:
-    """A size is a number of bytes, or has a unit."""
+    """A size is a number of bytes, or a number with a unit."""
     assert cli._Size().convert(text, None, None) == count
 
 
 @pytest.mark.parametrize("text", ["", "0", "-5", "big", "5 potatoes", "nan", "inf"])
-def test_sizes_that_are_none(text: str) -> None:
-    """What is no size, or no byte, is refused."""
+def test_invalid_sizes_are_refused(text: str) -> None:
+    """Text that is not a size, and a size below one byte, are refused."""
     with pytest.raises(click.BadParameter, match="size"):
         cli._Size().convert(text, None, None)
 
@@ -498,19 +513,22 @@ def test_sizes_that_are_none(text: str) -> None:
     [("10", 10.0), ("0.5", 0.5), ("300ms", 0.3), ("1ms", 0.001), ("5s", 5.0), ("2m", 120.0), (" 2 M ", 120.0)],
 )
 def test_durations(text: str, seconds: float) -> None:
-    """A duration is a number of seconds, or has a unit."""
+    """A duration is a number of seconds, or a number with a unit."""
     assert cli._Duration().convert(text, None, None) == pytest.approx(seconds)
 
 
 @pytest.mark.parametrize("text", ["", "ms", "0", "-1", "nan", "inf", "1e400", "1h", "soon"])
-def test_durations_that_are_none(text: str) -> None:
-    """What is no duration, or none that ends, is refused."""
+def test_invalid_durations_are_refused(text: str) -> None:
+    """Text that is not a duration, and a duration that is zero, negative or infinite, are refused."""
     with pytest.raises(click.BadParameter, match=r"no duration|at least"):
         cli._Duration().convert(text, None, None)
 
 
 def test_options_reach_the_run() -> None:
-    """What the command line says is what a run's options hold; the longest deadline is a quarter of the visibility."""
+    """The command line's values become the run's options.
+
+    The longest deadline is a quarter of the visibility timeout.
+    """
     given: dict[str, object] = {"timeout": 1.5, "deadline": bounds.MAX_DEADLINE, "max_bytes": 7, "retries": 0}
     resized = {"resize": "keep_ratio", "image_size": 99}
     given |= {"max_wait": 5.0, "max_redirects": 2, "allow_downgrade": True, "ignore_opt_out": True}
@@ -531,7 +549,7 @@ def test_options_reach_the_run() -> None:
 
 
 def test_insecure_run_needs_the_operator(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where this environment is the workers' own, a run that they would not do is refused at once."""
+    """If the workers share this environment, a run that they would refuse is refused at once."""
     frozen = cli._run_options({**cli._with_defaults({}), "insecure": True})
     with pytest.raises(UsageFault, match="IMAGEFLEET_ALLOW_INSECURE_TLS is not set"):
         cli._check_insecure(frozen)
@@ -541,8 +559,11 @@ def test_insecure_run_needs_the_operator(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.parametrize("mode", ["no", "keep_ratio"])
-def test_size_is_img2datasets_unless_it_is_given(mode: str) -> None:
-    """Without --image-size, a resized image's smaller side has 256 pixels; the demo keeps images as they come."""
+def test_image_size_defaults_to_256(mode: str) -> None:
+    """Without --image-size, a resized image's smaller side has 256 pixels, as in img2dataset.
+
+    Without --resize, images stay as they are.
+    """
     given = cli._with_defaults({})
     assert cli._run_options(given).fetch.resize == ResizeOptions(ResizeMode.NO)
     assert cli._run_options({**given, "resize": mode}).fetch.resize == ResizeOptions(ResizeMode(mode), 256)
@@ -565,13 +586,13 @@ def test_size_is_img2datasets_unless_it_is_given(mode: str) -> None:
         ("referer", "", "printable"),
     ],
 )
-def test_header_that_is_none(name: str, value: object, why: str) -> None:
-    """A field that would end its line, or say what is ours to say, is refused at the command line."""
+def test_invalid_headers_are_refused(name: str, value: object, why: str) -> None:
+    """A header that would break its line, or that imagefleet sets itself, is refused on the command line."""
     with pytest.raises(click.BadParameter, match=why):
         cli._run_options({**cli._with_defaults({}), name: value})
 
 
-def test_new_folder_is_never_an_old_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_demo_gets_a_new_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The demo's folder gets the next free number."""
     monkeypatch.chdir(tmp_path)
     for expected in ("demo", "demo-2", "demo-3"):
@@ -583,7 +604,7 @@ def test_new_folder_is_never_an_old_one(monkeypatch: pytest.MonkeyPatch, tmp_pat
 
 @pytest.mark.parametrize("option", ["--out", "--broker"])
 def test_empty_value_is_refused(main: Main, tmp_path: Path, option: str) -> None:
-    """A shell variable that is not set stands for no folder, and for no broker."""
+    """An empty value, as from an unset shell variable, is not taken as "no folder" or "no broker"."""
     (tmp_path / "list.txt").write_text("http://a.example/\n")
     values = {"--out": str(tmp_path / "out"), "--broker": "redis://127.0.0.1:1/0"} | {option: ""}
     arguments = [item for pair in values.items() for item in pair]

@@ -1,4 +1,4 @@
-"""Codings are undone piece by piece, wherever the pieces begin and end."""
+"""Content codings are decoded piece by piece, wherever the pieces begin and end."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _ENCODERS: dict[str, Callable[[bytes], bytes]] = {
 
 
 def cut(body: bytes, sizes: list[int]) -> Iterator[bytes]:
-    """Cut a body into pieces of these sizes, and a last one."""
+    """Split a body into pieces of these sizes, and the rest."""
     for size in sizes:
         yield body[:size]
         body = body[size:]
@@ -45,22 +45,22 @@ def cut(body: bytes, sizes: list[int]) -> Iterator[bytes]:
 @given(body=_BODIES, name=st.sampled_from(list(_ENCODERS)), sizes=st.lists(st.integers(0, 40), max_size=20))
 @settings(max_examples=100)
 def test_pieces_make_no_difference(body: bytes, name: str, sizes: list[int]) -> None:
-    """A body is the same in one piece and in many."""
+    """A body decodes to the same bytes in one piece and in many."""
     coded = _ENCODERS[name](body)
     assert b"".join(undone(cut(coded, sizes), [name], 200)) == body
 
 
 @pytest.mark.parametrize("size", [64 * 1024 * times + more for times in (1, 2) for more in (-1, 0, 1)])
 @pytest.mark.parametrize("name", _ENCODERS)
-def test_bodies_as_large_as_a_decoders_piece(name: str, size: int) -> None:
-    """What a decoder holds when its input ends is part of the body."""
+def test_bodies_as_large_as_a_decoders_buffer(name: str, size: int) -> None:
+    """Output that a decoder still holds when its input ends belongs to the body."""
     pieces = list(undone([_ENCODERS[name](bytes(size))], [name], 200))
     assert b"".join(pieces) == bytes(size)
 
 
 @pytest.mark.parametrize("name", ["gzip", "deflate", "br", "zstd"])
-def test_decoder_gives_small_pieces(name: str) -> None:
-    """A bomb comes in pieces that can be counted before they fill memory."""
+def test_decoder_returns_small_pieces(name: str) -> None:
+    """A decompression bomb is decoded in pieces, which can be counted before they fill memory."""
     first = next(filter(None, undone([_ENCODERS[name](bytes(16 << 20))], [name], 200)))
     assert len(first) < 3 << 20
 
@@ -79,14 +79,14 @@ def test_body_without_its_end_is_never_whole(body: bytes, name: str, data: st.Da
 
 @given(body=st.binary(max_size=300), names=st.lists(st.sampled_from([*_ENCODERS, "exi", "utf-8"]), max_size=6))
 @settings(max_examples=100)
-def test_whatever_is_claimed_is_undone_or_refused(body: bytes, names: list[str]) -> None:
-    """Bytes that are anything end in bytes, or in an error that has a reason; nothing else is raised."""
+def test_any_body_is_decoded_or_refused(body: bytes, names: list[str]) -> None:
+    """Arbitrary bytes are decoded, or end in an error with a reason; no other exception is raised."""
     with suppress(BadResponse, Truncated):
         assert isinstance(b"".join(undone([body], names, 200)), bytes)
 
 
-def test_raw_deflate_is_undone() -> None:
-    """Many servers send bare deflate by the name of zlib's format."""
+def test_raw_deflate_is_decoded() -> None:
+    """Many servers send raw deflate as "deflate", which means the zlib format."""
     assert b"".join(undone(cut(_raw_deflate(b"body" * 1000), [20, 1]), ["deflate"], 200)) == b"body" * 1000
 
 
@@ -100,6 +100,6 @@ def test_raw_deflate_is_undone() -> None:
         ("aws-chunked,gzip", ["aws-chunked", "gzip"]),
     ],
 )
-def test_field_names_codings(value: str, names: list[str]) -> None:
+def test_parses_the_content_encoding_header(value: str, names: list[str]) -> None:
     """Case, parameters, empty members and identity make no difference."""
     assert parse(value) == names

@@ -1,4 +1,4 @@
-"""The ways of a comparison are measured against the first, over the same images by the same functions."""
+"""The ways of a comparison are measured against the first, with the same images and the same functions."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def test_speedup_is_measured_against_one_by_one() -> None:
     assert comparison.speedup(Way("none", 1, 0.0, _DONE, Path())) == 0.0
 
 
-def test_speed_counts_all_that_ended() -> None:
-    """An image that failed took its time too."""
+def test_speed_counts_failed_images() -> None:
+    """A failed image took time too."""
     assert [round(way.images_per_second, 2) for way in _WAYS] == [1.67, 6.67, 13.33]
     assert Way("none", 1, 0.0, _DONE, Path()).images_per_second == 0.0
 
 
 def test_json() -> None:
-    """The numbers are JSON's own types, rounded, with a row for each way."""
+    """The numbers are plain JSON types, rounded, with one row for each way."""
     numbers = json.loads(json.dumps(Comparison("list.txt", _WAYS, 1.23456).to_json()))
     assert (numbers["source"], numbers["startup_seconds"]) == ("list.txt", 1.235)
     assert [way["name"] for way in numbers["ways"]] == ["one by one", "threads", "fleet"]
@@ -62,7 +62,7 @@ def test_json() -> None:
 
 
 def test_each_way_has_a_folder(tmp_path: Path) -> None:
-    """The ways write into folders of their own."""
+    """Each way writes into a folder of its own."""
     assert {name: store.root for name, store in stores(tmp_path).items()} == {
         name: tmp_path / folder for name, folder in FOLDERS.items()
     }
@@ -70,7 +70,7 @@ def test_each_way_has_a_folder(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("folder", FOLDERS.values())
 def test_folder_with_a_run_is_refused(tmp_path: Path, folder: str) -> None:
-    """Where one of the ways' folders holds a run, nothing is begun."""
+    """If one of the folders holds a run, nothing starts."""
     RunFile("id", "list.txt", "/out", Options()).create(Store(tmp_path / folder))
     with pytest.raises(UsageFault, match=f"{folder} already holds a run"):
         stores(tmp_path)
@@ -83,22 +83,22 @@ def by_three_threads(
     downloader: Downloader,
     listener: Callable[[Outcome], None],
 ) -> float:
-    """The second way, with three threads."""
+    """Run the threads way with three threads."""
     return baseline.by_threads(requests, run, store, downloader, listener, 3)
 
 
 @pytest.mark.parametrize("way", [baseline.one_by_one, by_three_threads])
-def test_baseline_leaves_what_a_fleet_leaves(
+def test_baseline_writes_the_same_files_as_a_fleet(
     demo: DemoServer, downloader: Downloader, store: Store, way: Callable[..., float]
 ) -> None:
-    """A baseline fetches every image, tells of each, and leaves images, plan, manifests and stats."""
+    """A baseline fetches every image, reports each one, and writes images, plan, manifests and stats."""
     urls = [f"{demo.url}/images/{number}.png?width=40" for number in range(4)]
     urls.insert(2, f"{demo.url}/fault/not-found")
     requests = [ImageRequest(index, url) for index, url in enumerate(urls)]
-    told: list[Outcome] = []
+    reported: list[Outcome] = []
     run = RunOptions(str(store.root), _SHARD_SIZE, FetchOptions(retries=0))
-    seconds = way(requests, run, store, downloader, told.append)
-    assert sorted(outcome.key for outcome in told) == ["000000", "000001", "000002", "000010", "000011"]
+    seconds = way(requests, run, store, downloader, reported.append)
+    assert sorted(outcome.key for outcome in reported) == ["000000", "000001", "000002", "000010", "000011"]
     summary = summarise(manifest.decode(store.read(manifest.name(shard)), COLUMNS) for shard in (0, 1))
     assert (summary.total, summary.success, summary.reasons, summary.shards) == (5, 4, {"http_4xx": 1}, 2)
     assert sorted(store.names("00001")) == ["00001/000010.png", "00001/000011.png"]
@@ -107,8 +107,8 @@ def test_baseline_leaves_what_a_fleet_leaves(
     assert 0 < seconds < 5
 
 
-def test_baseline_that_can_not_write_says_so(downloader: Downloader, store: Store) -> None:
-    """A disk that takes no plan ends a baseline as it ends a run: with the folder, the reason, and what to do."""
+def test_baseline_reports_an_unwritable_folder(downloader: Downloader, store: Store) -> None:
+    """If the plan can't be written, a baseline fails as a run does: with the folder, the reason, and what to do."""
     store.path(".plan").write_bytes(b"")
     run = RunOptions(str(store.root), 10)
     with pytest.raises(UsageFault, match=r"can't be written: could not save \.plan/00000\.parquet") as caught:

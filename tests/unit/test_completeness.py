@@ -1,4 +1,4 @@
-"""A JPEG without its end marker is taken if its pixels are all there, and only then."""
+"""A JPEG without its end marker is accepted only if all its pixels are present."""
 
 from __future__ import annotations
 
@@ -25,31 +25,31 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 
 
 def ended(body: bytes, limit: int = 1_000_000) -> bytes:
-    """The image with an end marker."""
+    """Return the image with an end marker."""
     return completed(body, limit, Deadline(PATIENCE, PATIENCE))
 
 
 @pytest.fixture(params=_OPTIONS)
 def whole(request: pytest.FixtureRequest) -> bytes:
-    """A small JPEG, each of whose blocks is another."""
+    """Return a small JPEG in which no two blocks are alike."""
     return encoded(Image.effect_noise((40, 25), 60).convert("RGB"), "JPEG", **_OPTIONS[request.param])
 
 
 def test_end_marker_is_added(whole: bytes) -> None:
-    """With or without half of a marker, what has all pixels gets its end."""
+    """A JPEG with all its pixels gets its end marker, whether the marker is missing or cut in half."""
     assert ended(whole[:-2]) == whole
     assert ended(whole[:-1]) == whole
 
 
-def test_pixels_that_are_missing_are_noticed(whole: bytes) -> None:
-    """Wherever an image breaks off, at a restart or between scans too, its missing pixels are no grey."""
+def test_missing_pixels_are_an_error(whole: bytes) -> None:
+    """Wherever an image is cut, even at a restart marker or between scans, missing pixels are an error and not grey."""
     for cut in range(whole.index(b"\xff\xda") + 20, len(whole) - 3):
         with pytest.raises(Undecodable):
             ended(whole[:cut])
 
 
-def test_components_that_are_missing_are_noticed() -> None:
-    """An image whose scans hold one component each is whole with all three of them."""
+def test_missing_components_are_an_error() -> None:
+    """An image with one component per scan is complete only with all three components."""
     body = bombs.jpeg((64, 64), 3)
     assert ended(body[:-2]) == body
     with pytest.raises(Undecodable):
@@ -57,13 +57,13 @@ def test_components_that_are_missing_are_noticed() -> None:
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
-def test_other_images_stay(kind: str) -> None:
-    """What has an end marker, or needs none, is handed back as it is."""
+def test_other_images_are_returned_unchanged(kind: str) -> None:
+    """An image that has an end marker, or needs none, is returned unchanged."""
     body = encoded(Image.new("RGB", (8, 8)), kind)
     assert ended(body) is body
 
 
-def test_pixels_are_bounded() -> None:
+def test_too_many_pixels_are_refused() -> None:
     """Pixels are counted before any is decoded."""
     with pytest.raises(TooManyPixels):
         ended(encoded(Image.new("RGB", (100, 100)), "JPEG")[:-2], 9_999)

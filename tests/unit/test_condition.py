@@ -1,4 +1,4 @@
-"""What tells an image from a newer one is sent back as it came, to the URL that gave it, or not at all."""
+"""Validators are sent back unchanged, only to the URL that sent them, or not at all."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _DATE = "Thu, 01 Jan 2026 00:00:00 GMT"
 
 
 def former(etag: str | None = None, last_modified: str | None = None, final_url: str | None = None) -> Former:
-    """A former run's image with these validators."""
+    """Return a previous run's image with these validators."""
     return Former(
         "00000/00000000.png", 1, 1, "png", 1, "f00", final_url=final_url, etag=etag, last_modified=last_modified
     )
@@ -29,42 +29,42 @@ def former(etag: str | None = None, last_modified: str | None = None, final_url:
         ('"a"', "yesterday", {"If-None-Match": '"a"'}),
     ],
 )
-def test_what_is_asked(etag: str | None, date: str | None, asked: dict[str, str]) -> None:
-    """Each validator that has the form of one is sent, beside the fields that are sent anyway."""
+def test_valid_validators_are_sent(etag: str | None, date: str | None, asked: dict[str, str]) -> None:
+    """Each well-formed validator is sent, together with the usual headers."""
     condition = condition_of(former(etag, date))
     assert condition is not None
     assert condition.asking({"Accept": "*/*"}) == {"Accept": "*/*", **asked}
 
 
 _NONE = {
-    "nothing": None,
+    "none": None,
     "without its quotes": "a",
-    "a second one": '"a", "b"',
-    "any": "*",
-    "cut": shortened(f'"{"a" * 200}"', 120),
-    "a line more": '"a"\r\nX: y',
-    "a line's end": '"a"\n',
+    "two ETags": '"a", "b"',
+    "wildcard": "*",
+    "truncated": shortened(f'"{"a" * 200}"', 120),
+    "header injection": '"a"\r\nX: y',
+    "newline at the end": '"a"\n',
     "a quote inside": '"a"b"',
-    "beyond ASCII": '"\xe9"',
+    "not ASCII": '"\xe9"',
 }
 
 
 @pytest.mark.parametrize("etag", _NONE.values(), ids=_NONE)
-def test_etag_that_is_none(etag: str | None) -> None:
-    """What does not have the form of an ETag is not sent; neither is one that was cut, which has lost its end."""
+def test_invalid_etags_are_not_sent(etag: str | None) -> None:
+    """A malformed ETag is not sent; nor is one that was truncated, because it has lost its end."""
     assert condition_of(former(etag)) is None
 
 
 @pytest.mark.parametrize(
     "date", ["", "0", "2026-01-01", f"{_DATE}\r\nX: y", f"{_DATE}\n", "Thu, 01 Jan 26 00:00:00 GMT"]
 )
-def test_date_that_is_none(date: str) -> None:
-    """What is not a date of HTTP is not sent."""
+def test_invalid_dates_are_not_sent(date: str) -> None:
+    """A value that is not an HTTP date is not sent."""
     assert condition_of(former(None, date)) is None
 
 
 def test_condition_is_for_its_url() -> None:
-    """Validators say nothing to another URL than the one that gave them, which redirects may lead to by now."""
+    """Validators mean nothing to any URL but the one that sent them; a redirect may lead to another URL by now."""
     here, there = condition_of(former('"a"')), condition_of(former('"a"', final_url="http://b.example/?sig=***"))
     assert here == Condition('"a"', None, None)
     assert there is not None
@@ -73,6 +73,6 @@ def test_condition_is_for_its_url() -> None:
 
 
 @pytest.mark.parametrize("tail", ["a" * 500, "\\" * 500, "a" * 200 + "\\" * 60, "a" * 150 + "\\" * 90])
-def test_final_url_that_was_cut(tail: str) -> None:
-    """A final URL that a manifest may hold the beginning of alone stands for many."""
+def test_truncated_final_url_gives_no_condition(tail: str) -> None:
+    """A final URL that may be truncated in the manifest could belong to many URLs."""
     assert condition_of(former('"a"', final_url=shortened(f"http://b.example/?{tail}", URL_LIMIT))) is None

@@ -1,4 +1,4 @@
-"""Heads of requests and responses, as a connection writes and reads them."""
+"""A connection writes request heads and reads response heads."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _BODY = b"Content-Length: 4\r\n\r\nbody"
 
 
 def chunk(body: bytes) -> bytes:
-    """A body in one chunk."""
+    """Return the body as a single chunk."""
     return b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
 
 
 def then_close(answer: bytes) -> Answer:
-    """Send this, and close the connection."""
+    """Send this answer, then close the connection."""
 
     def sent(_: bytes) -> Iterator[bytes]:
         yield answer
@@ -42,7 +42,7 @@ def then_close(answer: bytes) -> Answer:
 
 @pytest.fixture
 def answered(sessions_to: Callable[..., Sessions]) -> Callable[[bytes], bytes]:
-    """Give what is fetched from a server that answers with these bytes."""
+    """Return a function that fetches the body from a server that sends these bytes."""
 
     def fetched(answer: bytes) -> bytes:
         with Canned(always(answer)) as server:
@@ -89,20 +89,20 @@ def answered(sessions_to: Callable[..., Sessions]) -> Callable[[bytes], bytes]:
         _OK + b"".join(b"X-%d: a\r\n" % number for number in range(4900)) + _BODY,
     ],
 )
-def test_head_is_read(answered: Callable[[bytes], bytes], head: bytes) -> None:
-    """Heads that browsers understand, in all their forms, are understood."""
+def test_valid_heads_are_read(answered: Callable[[bytes], bytes], head: bytes) -> None:
+    """Response heads that browsers understand are read, in all their forms."""
     assert answered(head) == b"body"
 
 
 def test_body_may_end_with_the_connection(sessions_to: Callable[..., Sessions]) -> None:
-    """A response without a length is read until the server closes."""
+    """A response without a length is read until the server closes the connection."""
     with Canned(then_close(_OK + b"Connection: close\r\n\r\nbody")) as server:
         assert get(server.url, sessions_to(server.address)) == b"body"
 
 
 @pytest.mark.parametrize("length", [b"-1", b"", b"abc", b"4 bytes", b"+4"])
-def test_length_that_is_no_number_counts_as_none(sessions_to: Callable[..., Sessions], length: bytes) -> None:
-    """The body is read to the end of the connection, which is not used again."""
+def test_malformed_length_is_ignored(sessions_to: Callable[..., Sessions], length: bytes) -> None:
+    """The body is read until the connection closes, and the connection is not reused."""
     with Canned(then_close(_OK + b"Content-Length: " + length + b"\r\n\r\nbody")) as server:
         assert get(server.url, sessions_to(server.address)) == b"body"
 
@@ -115,7 +115,7 @@ def test_length_that_is_no_number_counts_as_none(sessions_to: Callable[..., Sess
     ],
 )
 def test_body_without_chunks_ends_with_the_connection(sessions_to: Callable[..., Sessions], head: bytes) -> None:
-    """A transfer coding without chunks leaves the end to the connection, whatever a length says."""
+    """A transfer coding without chunks ends with the connection, whatever Content-Length says."""
     with Canned(then_close(head)) as server:
         assert get(server.url, sessions_to(server.address)) == b"body"
 
@@ -130,12 +130,12 @@ _CHUNKED = b"Transfer-Encoding: chunked\r\n"
         (_OK + b"Content-Length: 14\r\n" + _CHUNKED, 2),
         (b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\n" + _CHUNKED, 2),
     ],
-    ids=["twice", "with a length", "HTTP/1.0"],
+    ids=["chunked twice", "chunked with a length", "HTTP/1.0"],
 )
-def test_connection_with_a_doubtful_end_is_not_used_again(
+def test_connection_with_an_ambiguous_end_is_not_reused(
     sessions_to: Callable[..., Sessions], head: bytes, connections: int
 ) -> None:
-    """Whoever says in two ways where a body ends may have the next response read wrongly."""
+    """If a response states its end in two ways, the next response might be read wrongly."""
     with Canned(always(head + b"\r\n4\r\nbody\r\n0\r\n\r\n")) as server:
         sessions = sessions_to(server.address)
         assert [get(server.url, sessions) for _ in range(2)] == [b"body"] * 2
@@ -143,8 +143,8 @@ def test_connection_with_a_doubtful_end_is_not_used_again(
 
 
 @pytest.mark.parametrize("length", [b"4, 5", b"4\r\nContent-Length: 5", b"4, abc", b"4,", b"4\r\nContent-Length:"])
-def test_lengths_that_differ_are_refused(sessions_to: Callable[..., Sessions], length: bytes) -> None:
-    """Of two lengths one may be meant for somebody else: nothing is read, and the connection is closed."""
+def test_conflicting_lengths_are_refused(sessions_to: Callable[..., Sessions], length: bytes) -> None:
+    """One of two lengths may be meant for another client, so nothing is read and the connection is closed."""
     with Canned(always(_OK + b"Content-Length: " + length + b"\r\n\r\nbody!")) as server:
         sessions = sessions_to(server.address)
         for _ in range(2):
@@ -157,8 +157,8 @@ def test_lengths_that_differ_are_refused(sessions_to: Callable[..., Sessions], l
     "body",
     [b"-4\r\nbody", b"0x4\r\nbody", b"4_0\r\nbody", b"\r\nbody", b"3\r\nbody", b"5\r\nbody\r\n", b"4\r\nbody\r\r\n"],
 )
-def test_chunk_that_is_wrong_is_truncated(sessions_to: Callable[..., Sessions], body: bytes) -> None:
-    """A size is hexadecimal digits, and a chunk ends where it says."""
+def test_malformed_chunk_is_truncated(sessions_to: Callable[..., Sessions], body: bytes) -> None:
+    """A chunk's size must be hexadecimal digits, and the chunk must end there."""
     with (
         Canned(then_close(_OK + _CHUNKED + b"\r\n" + body + b"\r\n0\r\n\r\n")) as server,
         pytest.raises(Truncated),
@@ -166,8 +166,8 @@ def test_chunk_that_is_wrong_is_truncated(sessions_to: Callable[..., Sessions], 
         get(server.url, sessions_to(server.address))
 
 
-def test_head_without_its_end_is_truncated(sessions_to: Callable[..., Sessions]) -> None:
-    """A connection that ends within the head may have lost the very field that says how long the body is."""
+def test_incomplete_head_is_truncated(sessions_to: Callable[..., Sessions]) -> None:
+    """A connection that closes within the head may have lost the very header that gives the body's length."""
     with Canned(then_close(_OK + b"Content-Type: image/png\r\n")) as server, pytest.raises(Truncated):
         get(server.url, sessions_to(server.address))
 
@@ -180,8 +180,8 @@ def test_head_without_its_end_is_truncated(sessions_to: Callable[..., Sessions])
         (_OK + b"X: a\r\n" * 5001 + _BODY, "5,000 fields"),
     ],
 )
-def test_bound_of_a_head_is_named(answered: Callable[[bytes], bytes], head: bytes, bound: str) -> None:
-    """A head that is too large is refused by the bound that it is above."""
+def test_oversized_head_names_its_limit(answered: Callable[[bytes], bytes], head: bytes, bound: str) -> None:
+    """A head that is too large is refused, and the error names the limit that it exceeds."""
     with pytest.raises(BadResponse, match=f"sent a head that is refused: the head has more than {bound}"):
         answered(head)
 
@@ -198,20 +198,20 @@ def test_bound_of_a_head_is_named(answered: Callable[[bytes], bytes], head: byte
         _OK + b"Transfer-Encoding: compress, chunked\r\n\r\n4\r\nbody\r\n0\r\n\r\n",
     ],
 )
-def test_head_that_is_none_is_refused(answered: Callable[[bytes], bytes], head: bytes) -> None:
-    """What is not HTTP, or has codings that nobody can undo, is a bad response."""
+def test_invalid_head_is_refused(answered: Callable[[bytes], bytes], head: bytes) -> None:
+    """A response that is not HTTP, or has codings that we can't decode, is a bad response."""
     with pytest.raises(BadResponse):
         answered(head)
 
 
 def test_short_body_is_truncated(sessions_to: Callable[..., Sessions]) -> None:
-    """A body that is shorter than announced is not taken for whole."""
+    """A body that is shorter than its Content-Length is not accepted as complete."""
     with Canned(then_close(_OK + b"Content-Length: 9\r\n\r\nbody")) as server, pytest.raises(Truncated):
         get(server.url, sessions_to(server.address))
 
 
-def test_request_is_one_head(sessions_to: Callable[..., Sessions]) -> None:
-    """A request says what is asked for and of whom, and its fields are each a line."""
+def test_request_head_is_well_formed(sessions_to: Callable[..., Sessions]) -> None:
+    """A request has a request line and a Host header, and each header is one line."""
     with Canned(always(_OK + _BODY)) as server:
         get(server.url + "/a%20b?c=d", sessions_to(server.address))
         lines = server.requests[0].split(b"\r\n")
@@ -222,8 +222,8 @@ def test_request_is_one_head(sessions_to: Callable[..., Sessions]) -> None:
 
 
 @pytest.mark.parametrize("target", ["/a b", "/a\r\nX: y", "/a\x00", "/ä", ""])
-def test_target_that_would_end_its_line_is_never_sent(target: str) -> None:
-    """The last line of defence: no URL can add a field to a request."""
+def test_target_with_a_line_break_is_never_sent(target: str) -> None:
+    """As a last line of defence, no URL can add a header to a request."""
     made = type("Made", (GuardedConnection,), {"guard": Guard()})
     connection = made("127.0.0.1", 9)
     with pytest.raises(http.client.InvalidURL):
@@ -232,7 +232,7 @@ def test_target_that_would_end_its_line_is_never_sent(target: str) -> None:
 
 
 def test_silence_within_a_body_times_out(sessions_to: Callable[..., Sessions]) -> None:
-    """The wait for the rest of a body is bounded by the timeout."""
+    """The wait for the rest of a body is limited by the timeout."""
     with (
         Canned(always(_OK + b"Content-Length: 9\r\n\r\nbody")) as server,
         pytest.raises(FetchError, match=r"sent nothing for 0\.1 s \(--timeout\)$"),
@@ -260,8 +260,11 @@ _PIECES = (
 
 @given(st.lists(st.sampled_from(_PIECES) | st.binary(max_size=8), max_size=20).map(b"".join))
 @settings(max_examples=200)
-def test_whatever_a_server_sends_is_read_or_refused(sent: bytes) -> None:
-    """A response made of anything is one, or an error that the downloader translates; nothing else is raised."""
+def test_any_response_is_read_or_refused(sent: bytes) -> None:
+    """Arbitrary bytes are read as a response, or raise an error that the downloader maps.
+
+    No other exception is raised.
+    """
     ours, theirs = socket.socketpair()
     with ours, theirs:
         theirs.sendall(sent)

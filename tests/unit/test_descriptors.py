@@ -1,4 +1,4 @@
-"""Downloads go on when file descriptors run out: idle connections are closed, those first that were used least."""
+"""Downloads continue when file descriptors run out: the least recently used idle connections are closed first."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from tests.unit.test_session import get
 
 @pytest.fixture
 def sockets() -> Iterator[Callable[[int], list[socket.socket]]]:
-    """Make sockets that are closed at the end."""
+    """Make sockets, and close them after the test."""
     with ExitStack() as stack:
         yield lambda number: [stack.enter_context(socket.socket()) for _ in range(number)]
 
 
 def program(code: str, descriptors: int, *arguments: str) -> dict[str, int]:
-    """What a program prints as JSON that may have so many descriptors open."""
+    """Return the JSON output of a program that may have this many file descriptors open."""
     ended = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code), *arguments],
         capture_output=True,
@@ -49,7 +49,7 @@ def program(code: str, descriptors: int, *arguments: str) -> dict[str, int]:
 
 
 def test_closes_least_recently_used_first(sockets: Callable[[int], list[socket.socket]]) -> None:
-    """A connection that is used again is the last to be closed; one that is in use is not among them."""
+    """A reused connection is closed last; a connection in use is not closed."""
     idle = IdleConnections(100)
     first, second, third, busy = sockets(4)
     for each in (first, second, third, busy, first):
@@ -63,7 +63,7 @@ def test_closes_least_recently_used_first(sockets: Callable[[int], list[socket.s
 
 
 def test_follows_the_limit(sockets: Callable[[int], list[socket.socket]]) -> None:
-    """A new descriptor in the last quarter of the limit closes as many idle connections as are too many."""
+    """When a new descriptor falls in the last quarter of the limit, the surplus idle connections are closed."""
     idle = IdleConnections(100)
     for each in sockets(10):
         idle.add(each)
@@ -79,8 +79,8 @@ def test_follows_the_limit(sockets: Callable[[int], list[socket.socket]]) -> Non
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE])
-def test_repeats_what_had_no_descriptor(sockets: Callable[[int], list[socket.socket]], number: int) -> None:
-    """What fails for want of a descriptor, of the process or of the machine, is done again with one less idle."""
+def test_retries_after_a_lack_of_descriptors(sockets: Callable[[int], list[socket.socket]], number: int) -> None:
+    """Without a free descriptor in the process or on the machine, close an idle connection and retry."""
     (each,) = sockets(1)
     descriptors.IDLE.add(each)
 
@@ -94,7 +94,7 @@ def test_repeats_what_had_no_descriptor(sockets: Callable[[int], list[socket.soc
 
 
 def test_other_errors_are_raised_at_once() -> None:
-    """Only a lack of descriptors is waited for."""
+    """Only a lack of descriptors is retried."""
     calls: list[None] = []
 
     @patient
@@ -107,8 +107,8 @@ def test_other_errors_are_raised_at_once() -> None:
     assert len(calls) == 1
 
 
-def test_knows_what_an_error_was_raised_from() -> None:
-    """redis-py and the Store raise errors of their own from the system's."""
+def test_finds_the_cause_of_an_error() -> None:
+    """redis-py and the Store raise their own errors from the system's."""
     raised = redis.ConnectionError("Error 24 connecting to 127.0.0.1:6379")
     raised.__context__ = OSError(errno.EMFILE, "Too many open files")
     assert is_exhausted(raised)
@@ -117,7 +117,7 @@ def test_knows_what_an_error_was_raised_from() -> None:
 
 
 def test_raises_the_soft_limit_to_the_hard_one() -> None:
-    """A process has the descriptors that it may have, once it has started, and not because a module is imported."""
+    """A process raises its soft limit to the hard limit when it starts, not when a module is imported."""
     found = program(
         """
         import json, resource
@@ -133,14 +133,14 @@ def test_raises_the_soft_limit_to_the_hard_one() -> None:
 
 
 def test_slots_leave_room_for_everything_else() -> None:
-    """A worker with 128 slots runs under a limit of 256, and one with 250 does not."""
+    """A worker with 128 slots runs under a limit of 256; one with 250 slots does not."""
     assert max_slots(256) >= 128
     assert max_slots(256) < 250
     assert max_slots(10) == 0
 
 
-def test_idle_connection_that_was_closed_is_replaced(sessions_to: Callable[..., Sessions]) -> None:
-    """A thread whose connection was closed to make room opens another one, at no attempt's cost."""
+def test_closed_idle_connection_is_replaced(sessions_to: Callable[..., Sessions]) -> None:
+    """If a thread's idle connection was closed to make room, it opens a new one without using up an attempt."""
     with Canned(always(response())) as server:
         sessions = sessions_to("127.0.0.1")
         for connections in (1, 2, 3):
@@ -152,7 +152,7 @@ def test_idle_connection_that_was_closed_is_replaced(sessions_to: Callable[..., 
 
 
 def test_a_connection_in_use_is_not_closed(sessions_to: Callable[..., Sessions]) -> None:
-    """What is being read stays open, however short descriptors are."""
+    """A connection that is being read stays open, however few descriptors are left."""
 
     def answer(_: bytes) -> Iterator[bytes]:
         yield response(b"", "200 OK", "Content-Length: 8", length=False) + b"half"
@@ -166,7 +166,7 @@ def test_a_connection_in_use_is_not_closed(sessions_to: Callable[..., Sessions])
 
 
 def test_closed_connections_are_not_kept(sessions_to: Callable[..., Sessions]) -> None:
-    """What a thread closes by itself, as it goes to other hosts, leaves nothing behind."""
+    """When a thread moves on to other hosts, the connections that it closes leave the idle list."""
     before = len(descriptors.IDLE)
     with Canned(always(response())) as first, Canned(always(response(b"x", "200 OK", "Connection: close"))) as second:
         sessions = sessions_to("127.0.0.1")
@@ -216,10 +216,8 @@ _DOWNLOADS = """
 
 
 @pytest.mark.parametrize(("limit", "slots"), [(64, 40), (64, 70)])
-def test_all_images_come_however_few_descriptors_there_are(
-    tmp_path: Path, kept_alive: int, limit: int, slots: int
-) -> None:
-    """Twenty hosts that keep connections, and more slots than descriptors: nothing fails, and nothing is retried."""
+def test_all_images_are_saved_with_few_descriptors(tmp_path: Path, kept_alive: int, limit: int, slots: int) -> None:
+    """With 20 keep-alive hosts, and once with more slots than descriptors, nothing fails and nothing is retried."""
     found = program(_DOWNLOADS, limit, str(kept_alive), str(tmp_path), str(slots))
     assert (found["saved"], found["attempts"]) == (300, 300)
     assert found["highest"] <= limit * 3 // 4
@@ -227,7 +225,7 @@ def test_all_images_come_however_few_descriptors_there_are(
 
 @pytest.fixture
 def kept_alive() -> Iterator[int]:
-    """The port of a server on all loopback addresses that keeps every connection open."""
+    """Run a server on all loopback addresses that keeps every connection open; return its port."""
     with Canned(always(response()), host="0.0.0.0") as server:  # all of 127.0.0.0/8
         yield server.port
 
@@ -241,10 +239,10 @@ def kept_alive() -> Iterator[int]:
         (FleetSize(9, 16), "9 workers can't share a Redis server on this machine"),
     ],
 )
-def test_fleet_that_the_limit_does_not_allow_is_refused(
+def test_fleet_above_the_descriptor_limit_is_refused(
     monkeypatch: pytest.MonkeyPatch, size: FleetSize, refused: str
 ) -> None:
-    """A local fleet that has more slots, or more workers, than descriptors allow is refused before it starts."""
+    """A local fleet with more slots or workers than the descriptor limit allows is refused before it starts."""
     monkeypatch.setattr(descriptors, "limit", lambda: 256)
     if not refused:
         check_size(size)

@@ -1,4 +1,4 @@
-"""Files are synced with their file system where that is as good, and one by one elsewhere."""
+"""Files are synced with syncfs where it is as safe as fsync, and one by one elsewhere."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tasks import disk
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
-    """Count what is synced, and how."""
+    """Count the calls of fsync and syncfs."""
     counts = {"fsync": 0, "syncfs": 0}
     fsync = os.fsync
 
@@ -38,14 +38,14 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
 
 
 def files(folder: Path, count: int) -> list[str]:
-    """Make so many files; return their paths."""
+    """Create this many files; return their paths."""
     for number in range(count):
         (folder / f"{number}").write_bytes(b"x")
     return [str(folder / f"{number}") for number in range(count)]
 
 
 def mounts(path: Path, folder: Path, kind: str) -> Path:
-    """Write what the kernel would say of a folder on a file system of a type."""
+    """Write a mountinfo file, as the kernel would, for a folder on a file system of this type."""
     place = str(folder).replace(" ", chr(92) + "040")
     text = f"22 1 254:0 / / rw - ext4 /dev/root rw\n30 22 0:30 / {place} rw - {kind} x rw\n"
     path.write_text(text, encoding="utf-8")
@@ -53,10 +53,10 @@ def mounts(path: Path, folder: Path, kind: str) -> Path:
 
 
 @pytest.mark.parametrize(("kind", "together"), [("ext4", True), ("xfs", True), ("nfs4", False), ("fuse.sshfs", False)])
-def test_file_system_decides(
+def test_file_system_type_decides(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: dict[str, int], kind: str, together: bool
 ) -> None:
-    """A disk of this machine is synced at once; a server is asked for each file."""
+    """A local disk is synced as a whole; on a network file system each file is synced."""
     folder = tmp_path / "a folder"
     folder.mkdir()
     monkeypatch.setattr(disk, "_MOUNTS", mounts(tmp_path / "mounts", folder, kind))
@@ -65,8 +65,8 @@ def test_file_system_decides(
     assert calls == ({"fsync": 0, "syncfs": 1} if together else {"fsync": 21, "syncfs": 0})
 
 
-def test_folder_is_looked_at_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: dict[str, int]) -> None:
-    """Nothing is remembered of a folder: a worker meets another one with every shard."""
+def test_file_system_type_is_not_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: dict[str, int]) -> None:
+    """The folder's file system is looked up for every shard, because a worker meets another folder with each."""
     monkeypatch.setattr(disk, "_kernel", lambda: (5, 8))
     for kind in ("ext4", "nfs4"):
         monkeypatch.setattr(disk, "_MOUNTS", mounts(tmp_path / "mounts", tmp_path, kind))
@@ -74,27 +74,27 @@ def test_folder_is_looked_at_each_time(tmp_path: Path, monkeypatch: pytest.Monke
     assert calls == {"fsync": 21, "syncfs": 1}
 
 
-def test_few_files_wait_for_nobody_else(tmp_path: Path, calls: dict[str, int]) -> None:
-    """What others write to the disk does not hold up a small shard."""
+def test_few_files_are_synced_one_by_one(tmp_path: Path, calls: dict[str, int]) -> None:
+    """A small shard does not wait for other processes' writes to the disk."""
     disk.sync_all(tmp_path, files(tmp_path, 3))
     assert calls == {"fsync": 4, "syncfs": 0}
 
 
-def test_old_kernel_hides_failed_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: dict[str, int]) -> None:
-    """Before 5.8 syncfs reported no failed write, so it is not relied on."""
+def test_old_kernels_use_fsync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: dict[str, int]) -> None:
+    """Before Linux 5.8 syncfs did not report failed writes, so it is not used."""
     monkeypatch.setattr(disk, "_kernel", lambda: (5, 7))
     disk.sync_all(tmp_path, files(tmp_path, 20))
     assert calls["syncfs"] == 0
 
 
-def test_missing_file_is_told(tmp_path: Path) -> None:
-    """Also where the file system is synced as a whole."""
+def test_missing_file_is_an_error(tmp_path: Path) -> None:
+    """A missing file is an error also where the whole file system is synced."""
     with pytest.raises(FileNotFoundError):
         disk.sync_all(tmp_path, [*files(tmp_path, 20), str(tmp_path / "none")])
 
 
-def test_failed_write_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What syncfs reports is raised."""
+def test_failed_write_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error of syncfs is raised."""
 
     class Failing:
         def __init__(self, *_: Any, **__: Any) -> None: ...
@@ -111,6 +111,6 @@ def test_failed_write_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_real_disk(tmp_path: Path) -> None:
-    """It works on the machine that runs this."""
+    """Syncing works on the machine that runs this test."""
     disk.sync_all(tmp_path, files(tmp_path, 20))
     disk.sync_all(tmp_path / "none", [])

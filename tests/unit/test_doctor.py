@@ -1,4 +1,4 @@
-"""What the doctor makes of what it is told."""
+"""The doctor's findings follow from the state that Redis, the workers and the folder report."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _SEEN = Seen(True, True, True, 10 * 1024**3)
 
 
 def levels(findings: list[Finding]) -> dict[str, Level]:
-    """What is not as it should be, by its name."""
+    """Return the levels of all findings that are not OK, by name."""
     assert all(bool(finding.todo) == (finding.level is not Level.OK) for finding in findings)
     return {finding.name: finding.level for finding in findings if finding.level is not Level.OK}
 
@@ -58,12 +58,12 @@ def levels(findings: list[Finding]) -> dict[str, Level]:
     ],
 )
 def test_server(changes: Mapping[str, Any], expected: Mapping[str, Level]) -> None:
-    """Each of a server's properties is judged by itself."""
+    """Each property of a Redis server is judged on its own."""
     assert levels(doctor.of_server({**_GOOD, **changes})) == expected
 
 
-def test_server_that_does_not_tell() -> None:
-    """What the server may not tell is unknown, and a warning."""
+def test_silent_server_is_a_warning() -> None:
+    """A property that the server does not report is unknown, and a warning."""
     findings = doctor.of_server({})
     assert set(levels(findings).values()) == {Level.WARN}
     assert all(finding.found.startswith("unknown") for finding in findings)
@@ -80,12 +80,12 @@ def test_server_that_does_not_tell() -> None:
     ],
 )
 def test_connections(info: Mapping[str, int], workers: int, level: Level) -> None:
-    """A server has to take the connections of a producer, and those that its workers open during a run."""
+    """The server must accept the connections of a producer, and of its workers during a run."""
     assert doctor.of_connections(info, workers).level is level
 
 
 def test_workers_with_more_slots_than_descriptors() -> None:
-    """A worker that can't run all its slots under its limit of open files is bad; one that does not tell is not."""
+    """A worker with too few open files for its slots is bad; a worker that does not report its limit is fine."""
     few, enough = replace(_WORKER, descriptors=64), replace(_WORKER, name="b@here", descriptors=256)
     assert levels(doctor.of_workers([enough, _WORKER])) == {}
     findings = doctor.of_workers([few, enough])
@@ -95,14 +95,14 @@ def test_workers_with_more_slots_than_descriptors() -> None:
 
 
 def test_workers() -> None:
-    """Workers of this version are counted with their slots, and named."""
+    """Workers of this version are listed and counted with their slots."""
     findings = doctor.of_workers([_WORKER, replace(_WORKER, name="b@here")])
     assert levels(findings) == {}
     assert findings[0].found == "2 workers, 32 slots: a@here (0.1.0, 16 slots), b@here (0.1.0, 16 slots)"
 
 
 def test_many_workers_are_not_all_named() -> None:
-    """Of many workers five are named."""
+    """At most five workers are named."""
     finding = doctor.of_workers([replace(_WORKER, name=f"{number}@here") for number in range(8)])[0]
     assert finding.found.endswith("4@here (0.1.0, 16 slots) and 3 more")
 
@@ -119,8 +119,8 @@ def test_many_workers_are_not_all_named() -> None:
         ([replace(_WORKER, queues=None, store_roots=None, skew=None)], {}),
     ],
 )
-def test_workers_that_do_not_do(workers: list[Worker], expected: Mapping[str, Level]) -> None:
-    """Nobody there, other versions, queues that nobody takes from, and workers that may save nothing are found."""
+def test_unsuitable_workers_are_reported(workers: list[Worker], expected: Mapping[str, Level]) -> None:
+    """Reported are: no workers, other versions, queues without a worker, and workers that may not save anything."""
     assert levels(doctor.of_workers(workers)) == expected
 
 
@@ -135,20 +135,20 @@ def test_workers_that_do_not_do(workers: list[Worker], expected: Mapping[str, Le
     ],
 )
 def test_clocks(ahead: Mapping[str, float], level: Level, found: str) -> None:
-    """Clocks may be two seconds apart, whichever two."""
+    """No two clocks may differ by more than two seconds."""
     finding = doctor.of_clocks(ahead)
     assert (finding.level, finding.found) == (level, found)
 
 
 @pytest.mark.parametrize(("there", "ahead"), [(100.0, 0.0), (105.0, 0.0), (110.0, 0.0), (113.0, 3.0), (96.0, -4.0)])
-def test_slow_answer_is_no_skew(there: float, ahead: float) -> None:
-    """A clock that shows a time between the question and the answer may be right, however long that took."""
+def test_slow_reply_is_not_clock_skew(there: float, ahead: float) -> None:
+    """A clock whose time lies between question and reply may be right, however long the reply took."""
     assert clock_ahead(there, 100.0, 110.0) == ahead
 
 
 @pytest.fixture
 def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
-    """Set variables of ours, and no others."""
+    """Set imagefleet's variables to these, and remove all others."""
 
     def change(**variables: str) -> None:
         for name in Settings.model_fields:
@@ -162,7 +162,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]
 
 
 def test_settings(environment: Callable[..., None]) -> None:
-    """What is set of the network and can be used is named; where nothing is, there is nothing to say."""
+    """Usable network settings are named; without any, there is no finding."""
     environment(STORE_ROOTS="/data")
     assert doctor._of_settings(local=True) == []
     with socket.create_server(("127.0.0.1", 0)) as proxy:
@@ -171,8 +171,11 @@ def test_settings(environment: Callable[..., None]) -> None:
     assert (finding.level, finding.found) == (Level.OK, "can be used: IMAGEFLEET_DENY_NETWORKS, IMAGEFLEET_PROXY")
 
 
-def test_settings_that_can_not_be_used(environment: Callable[..., None]) -> None:
-    """All that is wrong is told by its variable, and of a proxy's URL nothing; they may be those of no worker."""
+def test_unusable_settings_are_named(environment: Callable[..., None]) -> None:
+    """Every unusable variable is named, without a proxy's secrets.
+
+    If the workers run elsewhere, it is only a warning.
+    """
     environment(PROXY="http://me:word@127.0.0.1:3", ALLOW_NETWORKS="foo/bar", CA_BUNDLE="/nope")
     for local, level in ((True, Level.BAD), (False, Level.WARN)):
         (finding,) = doctor._of_settings(local)
@@ -194,7 +197,7 @@ def test_folder_at_workers() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seen", "level", "mend"),
+    ("seen", "level", "advice"),
     [
         (Seen(error="this worker may not"), Level.WARN, "IMAGEFLEET_STORE_ROOTS"),
         (Seen(True, error="the producer's file is not there"), Level.WARN, "same shared folder"),
@@ -204,17 +207,17 @@ def test_folder_at_workers() -> None:
         (replace(_SEEN, free=1024**3 - 1), Level.WARN, "Make space"),
     ],
 )
-def test_folder_that_is_not_fit(seen: Seen | None, level: Level, mend: str) -> None:
-    """What is wrong with the folder at a worker comes with what to do about it, and with the worker's name."""
+def test_unusable_folder_is_reported(seen: Seen | None, level: Level, advice: str) -> None:
+    """A problem with the folder at a worker is reported with the worker's name and what to do."""
     findings = doctor.of_folder_at_workers(_OUT, {"a@here": seen, "b@here": _SEEN})
     (wrong,) = [finding for finding in findings if finding.level is not Level.OK]
     assert wrong.level is level
-    assert mend in wrong.todo
+    assert advice in wrong.todo
     assert "a@here" in wrong.name + wrong.found
 
 
-def test_workers_with_the_same_trouble_are_named_together() -> None:
-    """A trouble that many workers have is one finding."""
+def test_same_problem_is_one_finding() -> None:
+    """Workers that have the same problem are named in one finding."""
     findings = doctor.of_folder_at_workers(_OUT, {f"{number}@here": Seen(error="no") for number in range(3)})
     assert [finding.found for finding in findings] == ["0@here, 1@here, 2@here: no"]
 
@@ -224,7 +227,7 @@ def test_workers_with_the_same_trouble_are_named_together() -> None:
     [(Level.OK, True, "All is well."), (Level.WARN, True, "Runs will work"), (Level.BAD, False, "Runs will not work")],
 )
 def test_diagnosis_is_shown(worst: Level, healthy: bool, end: str) -> None:
-    """The table ends with what all findings come to, and what is in brackets is shown as it is."""
+    """The table ends with the overall verdict, and text in brackets is shown unchanged."""
     findings = [Finding("broker", Level.OK, "it answers"), Finding("workers", worst, "[red]found[/red]", "do this")]
     diagnosis = Diagnosis("redis://***@here", _OUT, findings)
     assert diagnosis.healthy is healthy

@@ -1,4 +1,4 @@
-"""A run that ends early waits for what its workers are at, and for no more."""
+"""A run that ends early waits for its workers' current downloads, and for nothing else."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from producer.drain import Drain
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The workers' answers to the next questions, the workers that live, and the clock."""
+    """Fake the workers' replies to the next questions, the live workers, and the clock."""
     state = SimpleNamespace(now=100.0, answers=[], living={})
 
     def broadcast(*_: Any, **__: Any) -> Any:
@@ -28,12 +28,12 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def worker(node: str) -> str:
-    """A worker's id."""
+    """Return a worker's id."""
     return f"{node}|host|boot.1|1|random"
 
 
 def begun(asked: Any, *nodes: str) -> Drain:
-    """A drain of a run with a deadline of a minute."""
+    """Start draining a run with a deadline of a minute."""
     asked.living = {worker(node): True for node in nodes}
     return Drain("run", Mock(), 60.0, asked.now)
 
@@ -47,7 +47,7 @@ def ask(drain: Drain, asked: Any, *answers: dict[str, dict[str, int]]) -> Drain:
 
 
 def test_idle_workers_are_asked_twice(asked: Any) -> None:
-    """The slots' images are added up; the drain is over once all workers have said twice that they are at none."""
+    """The workers' images are added up; draining ends once all workers have reported twice that they are idle."""
     found = begun(asked, "a@x", "b@x")
     busy, idle = {"images": 3, "shards": 0}, {"images": 0, "shards": 0}
     assert ask(found, asked, {"a@x": busy}, {"b@x": busy}).images == 6
@@ -57,7 +57,7 @@ def test_idle_workers_are_asked_twice(asked: Any) -> None:
 
 
 def test_silent_worker_is_waited_for(asked: Any) -> None:
-    """A worker that lives and does not answer is at what it was at; without any answer it has ten seconds."""
+    """A live worker that does not reply counts as still busy; if none replies, draining ends after ten seconds."""
     found = begun(asked, "a@x", "b@x")
     idle = {"images": 0, "shards": 0}
     ask(found, asked, {"a@x": idle}, {"b@x": {"images": 2, "shards": 0}})
@@ -70,8 +70,8 @@ def test_silent_worker_is_waited_for(asked: Any) -> None:
     assert ask(ask(silent, asked), asked).idle
 
 
-def test_worker_that_died_is_not_waited_for(asked: Any) -> None:
-    """What a dead worker was at is left to the command that resumes the run."""
+def test_dead_worker_is_not_waited_for(asked: Any) -> None:
+    """A dead worker's tasks are left to the command that resumes the run."""
     found = begun(asked, "a@x")
     ask(found, asked, {"a@x": {"images": 2, "shards": 0}})
     asked.living[worker("a@x")] = False
@@ -79,15 +79,15 @@ def test_worker_that_died_is_not_waited_for(asked: Any) -> None:
     assert found.idle
 
 
-def test_worker_of_another_version_has_nothing_of_the_run(asked: Any) -> None:
-    """It takes no task of it, and answers that it does not know the question."""
+def test_worker_of_another_version_counts_as_idle(asked: Any) -> None:
+    """It takes no task of the run, and replies that it does not know the command."""
     found = begun(asked, "a@x")
     error: Any = {"error": "KeyError('imagefleet_drain')"}
     assert ask(ask(found, asked, {"a@x": error}), asked, {"a@x": error}).idle
 
 
-def test_drain_has_an_end(asked: Any) -> None:
-    """It takes a deadline and a little more, whatever the workers say."""
+def test_drain_has_a_time_limit(asked: Any) -> None:
+    """Draining lasts at most the deadline and a few seconds, whatever the workers report."""
     found = begun(asked, "a@x")
     asked.now += 64
     assert not found.overdue

@@ -1,4 +1,4 @@
-"""Each reason has its error class, and the tree in the module's docstring is the tree of the classes."""
+"""Each reason has its error class, and the tree in the module's docstring matches the classes."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from tasks import errors
 from tasks.errors import Fault, FetchError, UsageFault
 from tasks.model import Reason
 
-#: A line of the tree: its depth in branches, the class, the reason or exit status, and whether it is retried.
+#: A line of the tree: its branches (they give the depth), the class, the reason or exit status, and "(retried)".
 _LINE = re.compile(r"^    ([│ ]*)[├└]── (\w+) +(\w+(?: status \d)?)(.*)$", re.MULTILINE)
 
 
 def below(root: type[Exception]) -> list[type[Exception]]:
-    """All classes below one, in the order of their definition."""
+    """Return all subclasses of a class, in the order of their definition."""
     return [kind for direct in root.__subclasses__() for kind in (direct, *below(direct))]
 
 
-def test_every_reason_has_one_tree_of_classes() -> None:
-    """The classes right below FetchError and the reasons are one for one."""
+def test_every_reason_has_one_error_class() -> None:
+    """Each reason has exactly one direct subclass of FetchError."""
     reasons = Counter(kind.reason for kind in FetchError.__subclasses__())
     assert reasons == dict.fromkeys(Reason, 1)
 
 
 def test_a_class_keeps_the_reason_of_its_parent() -> None:
-    """A class below another says more about the same reason."""
+    """A subclass is a more specific error with the same reason."""
     for direct in FetchError.__subclasses__():
         assert {kind.reason for kind in below(direct) if issubclass(kind, FetchError)} <= {direct.reason}
 
 
-def test_tree_of_the_docstring_is_that_of_the_classes() -> None:
-    """Each line of the drawn tree names a class, its reason and its retrying, and no class is left out."""
+def test_docstring_tree_matches_the_classes() -> None:
+    """Each line of the tree names a class, its reason and whether it is retried, and no class is missing."""
     assert errors.__doc__ is not None
     drawn = {name: (reason, "(retried)" in rest) for _, name, reason, rest in _LINE.findall(errors.__doc__)}
     fetch_errors = {
@@ -42,8 +42,8 @@ def test_tree_of_the_docstring_is_that_of_the_classes() -> None:
     assert drawn == {**fetch_errors, "UsageFault": ("exit status 2", False)}
 
 
-def test_depth_of_the_docstring_is_that_of_the_classes() -> None:
-    """A class stands in the drawn tree below its parent."""
+def test_docstring_tree_matches_the_inheritance() -> None:
+    """In the tree, each class is below its parent."""
     assert errors.__doc__ is not None
     parents: list[str] = []
     for indent, name, *_ in _LINE.findall(errors.__doc__):
@@ -57,24 +57,24 @@ def test_depth_of_the_docstring_is_that_of_the_classes() -> None:
 
 
 @pytest.mark.parametrize(("kind", "status"), [(Fault, 1), (UsageFault, 2)])
-def test_fault_has_three_parts_and_an_exit_status(kind: type[Fault], status: int) -> None:
-    """A Fault says what happened, why, and what to do, and knows how its command exits."""
+def test_command_error_has_three_parts_and_an_exit_status(kind: type[Fault], status: int) -> None:
+    """The error says what happened, why, and what to do, and has the command's exit status."""
     fault = kind("It broke", "it was old", "Buy another.")
     assert (fault.what, fault.why, fault.todo) == ("It broke", "it was old", "Buy another.")
     assert str(fault) == "It broke: it was old"
     assert fault.exit_code == status
 
 
-def test_fetch_error_keeps_what_the_server_said() -> None:
-    """Status and Retry-After travel with the error, and are unknown unless told."""
+def test_fetch_error_keeps_status_and_retry_after() -> None:
+    """HTTP status and Retry-After are attributes of the error, and None unless given."""
     error = errors.RateLimited("HTTP 429", http_status=429, retry_after=3.0)
     assert (str(error), error.http_status, error.retry_after) == ("HTTP 429", 429, 3.0)
     silent = errors.DnsFailed("no such host")
     assert (silent.http_status, silent.retry_after) == (None, None)
 
 
-def test_worth_retrying_is_what_may_be_gone_later() -> None:
-    """A later pass tries what another attempt may mend, what could not be saved, was lost or cut short, or was ours."""
+def test_transient_reasons_are_worth_retrying() -> None:
+    """`retry` repeats temporary failures, failed saves, lost or cancelled tasks, and internal errors."""
     assert set(errors.WORTH_RETRYING) == {
         *(Reason.DNS, Reason.CONNECT, Reason.TIMEOUT, Reason.HTTP_5XX, Reason.RATE_LIMITED, Reason.TRUNCATED),
         *(Reason.STORAGE, Reason.LOST, Reason.CANCELLED, Reason.INTERNAL),
