@@ -1,7 +1,8 @@
-"""A fleet that a test plays, message by message, and a producer that goes one step at a time: all else is real.
+"""A simulated fleet, moved message by message by a test, and a producer that runs step by step.
 
-The messages, the chords and the bodies are in a real Redis; the tasks are those of ``tasks/jobs.py``, with a downloader
-that makes a picture up. What a worker holds is recorded as its transport records it.
+Everything else is real. Messages, chords and their collect tasks are in a real Redis. The tasks are those of
+``tasks/jobs.py``, with a downloader that generates images. A worker's unacknowledged messages are recorded as by its
+transport.
 """
 
 from __future__ import annotations
@@ -43,19 +44,19 @@ from tests.conditions import PATIENCE, wait_for
 from tests.integration import parts
 
 RUN_ID = "20260101-000000-abcdef"
-#: The end of a URL that is refused at each try, and of one that is refused at every other.
-REFUSED, FICKLE = "/refused", "/fickle"
-#: What a chord's keys end with, but its claim.
+#: Ends of URLs: one is refused at each attempt, the other at every second attempt.
+REFUSED, FLAKY = "/refused", "/flaky"
+#: The suffixes of a chord's keys, except for that of its claim.
 _KINDS = (".j", ".t", ".s", ".d")
 
 
 class Killed(BaseException):
-    """Ends a producer where it stands."""
+    """Ends a producer at once."""
 
 
 @dataclass(frozen=True)
-class Held:
-    """A message in a worker's hands."""
+class TakenMessage:
+    """A message that a worker has taken and not acknowledged."""
 
     worker: str
     tag: str
@@ -64,108 +65,108 @@ class Held:
 
     @property
     def task_id(self) -> str:
-        """The task's id."""
+        """Return the task's id."""
         return str(self.message["headers"]["id"])
 
     @property
     def body(self) -> Any:
-        """Its arguments: a list, a mapping, and what Celery adds."""
+        """Return its arguments: a list, a mapping, and Celery's additions."""
         return json.loads(base64.b64decode(self.message["body"]))
 
     @property
     def index(self) -> int:
-        """The place of its image in the Source."""
+        """Return its image's index in the URL list."""
         return int(self.body[0][1])
 
 
-class Hits(Downloader):
-    """A downloader to which each hit serves another picture; it counts them by URL."""
+class NumberedImages(Downloader):
+    """A downloader that serves a new image to each request, and records the requested URLs."""
 
     def __init__(self) -> None:
-        self.hits: list[str] = []
+        self.requested: list[str] = []
 
     def download(self, url: str, *_: Any) -> Download:
-        """Return a picture that was not served before."""
-        self.hits.append(url)
-        if url.endswith(REFUSED) or (url.endswith(FICKLE) and self.hits.count(url) % 2):
+        """Return an image different from all earlier ones."""
+        self.requested.append(url)
+        if url.endswith(REFUSED) or (url.endswith(FLAKY) and self.requested.count(url) % 2):
             raise HttpRefused("HTTP 404", http_status=404)
-        return Download(_picture(len(self.hits)), 200, None, None, None)
+        return Download(_image(len(self.requested)), 200, None, None, None)
 
 
-def _picture(number: int) -> bytes:
+def _image(number: int) -> bytes:
     sink = io.BytesIO()
     Image.new("RGB", (2, 1), (number & 255, number >> 8 & 255, 7)).save(sink, "PNG")
     return sink.getvalue()
 
 
 class Fleet:
-    """Workers whose every move is the test's."""
+    """Workers that do nothing but the test's commands."""
 
     def __init__(self, server: redis.Redis) -> None:
-        """Take a client that decodes."""
+        """Take a client that decodes responses."""
         self.server = server
-        self.downloader = Hits()
-        self.held: list[Held] = []
+        self.downloader = NumberedImages()
+        self.taken: list[TakenMessage] = []
         self._done: dict[str, Any] = {}
         self._tags = count()
-        #: Happens once, when the producer has looked through the queues and not yet at what workers hold.
-        self.meanwhile: Callable[[], None] | None = None
+        #: Called once, after the producer has read the queues and before it reads the unacknowledged messages.
+        self.between_scans: Callable[[], None] | None = None
 
     def waiting(self, queue: str = IMAGES) -> list[dict[str, Any]]:
-        """The messages that wait in a queue, the next one first."""
+        """Return the messages of a queue, the next one first."""
         return [json.loads(item) for item in self._queue(queue)]
 
-    def take(self, queue: str = IMAGES, worker: str = "a") -> Held:
+    def take(self, queue: str = IMAGES, worker: str = "a") -> TakenMessage:
         """Let a worker take the next message of a queue."""
         name = worker_id(worker)
         raw = cast("str", self.server.rpop(queue))
-        held = Held(name, f"{worker}-{next(self._tags)}", queue, json.loads(raw))
+        taken = TakenMessage(name, f"{worker}-{next(self._tags)}", queue, json.loads(raw))
         self.server.sadd(keys.WORKERS, name)
-        self.server.hset(keys.held(keys.UNACKED, name), held.tag, json.dumps([held.message, "", queue]))
-        self.server.zadd(keys.held(keys.UNACKED_INDEX, name), {held.tag: 0})
-        self.held.append(held)
-        return held
+        self.server.hset(keys.held(keys.UNACKED, name), taken.tag, json.dumps([taken.message, "", queue]))
+        self.server.zadd(keys.held(keys.UNACKED_INDEX, name), {taken.tag: 0})
+        self.taken.append(taken)
+        return taken
 
-    def do(self, held: Held) -> None:
-        """Do what a message asks for, by the real task; what it returns is told to nobody yet."""
-        if held.tag not in self._done:
-            args, kwargs, _ = held.body
-            task = jobs.collect_shard if held.queue == SHARDS else jobs.fetch_image
-            task.push_request(id=held.task_id, delivery_info=held.message["properties"]["delivery_info"])
+    def execute(self, taken: TakenMessage) -> None:
+        """Run a message's real task and keep its result; report the result to no one yet."""
+        if taken.tag not in self._done:
+            args, kwargs, _ = taken.body
+            task = jobs.collect_shard if taken.queue == SHARDS else jobs.fetch_image
+            task.push_request(id=taken.task_id, delivery_info=taken.message["properties"]["delivery_info"])
             try:
                 done = task.run(*args, **kwargs)
             except jobs.CollectError:
-                # Its producer was told.
+                # The task has reported the error to its producer.
                 done = None
             finally:
                 task.pop_request()
-            self._done[held.tag] = done.value if isinstance(done, Unshown) else done
+            self._done[taken.tag] = done.value if isinstance(done, Unshown) else done
 
-    def finish(self, held: Held) -> None:
-        """Do what a message asks for, unless that is done, count its part, and acknowledge it."""
-        self.do(held)
-        if held.queue == IMAGES:
-            self.count(held, self._done[held.tag])
-        self.acknowledge(held)
+    def finish(self, taken: TakenMessage) -> None:
+        """Run a message's task, unless it has run, count its part, and acknowledge the message."""
+        self.execute(taken)
+        if taken.queue == IMAGES:
+            self.count(taken, self._done[taken.tag])
+        self.acknowledge(taken)
 
-    def count(self, held: Held, result: Any, state: str = "SUCCESS") -> None:
-        """Count a part with this result, as the settler does."""
-        headers = held.message["headers"]
+    def count(self, taken: TakenMessage, result: Any, state: str = "SUCCESS") -> None:
+        """Count a part with this result, as the ack batcher does."""
+        headers = taken.message["headers"]
         known = {name: headers[name] for name in ("task", "id", "root_id", "group", "group_index")}
-        request = Context(known, chord=held.body[2]["chord"], called_directly=False)
-        app.backend.count([Part(request, state, result, orjson.dumps([1, held.task_id, state, result]))])
+        request = Context(known, chord=taken.body[2]["chord"], called_directly=False)
+        app.backend.count([Part(request, state, result, orjson.dumps([1, taken.task_id, state, result]))])
 
-    def acknowledge(self, held: Held) -> None:
+    def acknowledge(self, taken: TakenMessage) -> None:
         """Acknowledge a message."""
-        self.held.remove(held)
-        self.server.hdel(keys.held(keys.UNACKED, held.worker), held.tag)
-        self.server.zrem(keys.held(keys.UNACKED_INDEX, held.worker), held.tag)
+        self.taken.remove(taken)
+        self.server.hdel(keys.held(keys.UNACKED, taken.worker), taken.tag)
+        self.server.zrem(keys.held(keys.UNACKED_INDEX, taken.worker), taken.tag)
 
     def work(self, queues: Sequence[str] = (IMAGES, SHARDS)) -> int:
-        """Do all that is held and that waits, as good workers do; return how many messages that were."""
+        """Run all taken and queued messages without a failure; return their number."""
         done = 0
-        for held in [held for held in self.held if held.queue in queues]:
-            self.finish(held)
+        for taken in [taken for taken in self.taken if taken.queue in queues]:
+            self.finish(taken)
             done += 1
         for queue in queues:
             while self.server.llen(queue):
@@ -174,42 +175,42 @@ class Fleet:
         return done
 
     def crash(self, worker: str, lost: bool = False) -> None:
-        """Let a worker die; what it held is handed back by another, or lost."""
+        """Let a worker die; another requeues its messages, or they are lost."""
         name = worker_id(worker)
-        self.held = [held for held in self.held if held.worker != name]
+        self.taken = [taken for taken in self.taken if taken.worker != name]
         if lost:
             self.server.delete(keys.held(keys.UNACKED, name), keys.held(keys.UNACKED_INDEX, name))
         presence.hand_back_of_the_dead(self.server, [name])
 
     def lose(self, queue: str, place: int | None = None) -> None:
-        """Lose one of the messages that wait, or all."""
+        """Lose one message of a queue, or all."""
         raws = self._queue(queue)
         self._put(queue, [] if place is None else [*raws[:place], *raws[place + 1 :]])
 
     def duplicate(self, queue: str, place: int) -> None:
-        """Put a copy of a message that waits behind all others."""
+        """Put a copy of a queued message at the end of its queue."""
         raws = self._queue(queue)
         self._put(queue, [*raws, raws[place]])
 
-    def give_back(self, held: Held) -> None:
-        """Let a message wait again that is not acknowledged, though it is done."""
-        self.server.rpush(held.queue, json.dumps(held.message))
+    def requeue(self, taken: TakenMessage) -> None:
+        """Requeue a message that was executed but not acknowledged."""
+        self.server.rpush(taken.queue, json.dumps(taken.message))
 
-    def turn(self, queue: str) -> None:
-        """Turn a queue round."""
+    def reverse(self, queue: str) -> None:
+        """Reverse a queue."""
         self._put(queue, self._queue(queue)[::-1])
 
-    def under_way(self) -> Counter[str]:
-        """How many messages of each task wait, or are in a worker's hands."""
+    def in_flight(self) -> Counter[str]:
+        """Return the number of queued or taken messages of each task."""
         waiting = [message for queue in (IMAGES, SHARDS) for message in self.waiting(queue)]
-        return Counter(message["headers"]["id"] for message in (*waiting, *(held.message for held in self.held)))
+        return Counter(message["headers"]["id"] for message in (*waiting, *(taken.message for taken in self.taken)))
 
-    def counts(self, shard: int) -> bool:
-        """Whether a shard's chord counts parts: its size stands, and its body was not sent."""
+    def is_counting(self, shard: int) -> bool:
+        """Return whether a shard's chord counts parts: its size is in Redis, and its collect task was not sent."""
         return self.server.exists(chord_key(shard, ".s")) == 1 and self.server.get(chord_key(shard, ".c")) != "done"
 
     def parts(self, shard: int, suffix: str = "") -> list[str]:
-        """The tasks that are counted in a shard's chord."""
+        """Return the ids of the tasks counted in a shard's chord."""
         entries = cast("list[str]", self.server.zrange(chord_key(shard, ".j", suffix), 0, -1))
         return [json.loads(entry)[1] for entry in entries]
 
@@ -227,11 +228,11 @@ class Fleet:
         self.server.delete(*(chord_key(shard, kind) for kind in _KINDS))
 
     def claim(self, shard: int) -> None:
-        """Let a worker claim a chord's body, and die before it sends it: whoever comes next finds it claimed."""
-        self.server.set(chord_key(shard, ".c"), "of a worker that died", ex=60, nx=True)
+        """Let a worker claim a chord's collect task and die before sending it; later workers find it claimed."""
+        self.server.set(chord_key(shard, ".c"), "of a dead worker", ex=60, nx=True)
 
     def claim_expires(self, shard: int) -> None:
-        """Let that claim go."""
+        """Let that claim expire."""
         if self.server.get(chord_key(shard, ".c")) != "done":
             self.server.delete(chord_key(shard, ".c"))
 
@@ -245,36 +246,36 @@ class Fleet:
 
 
 def worker_id(worker: str) -> str:
-    """A worker's id: of another host, so that nobody looks for its process."""
+    """Return a worker's id on another host, so that no one checks its process."""
     return Worker(worker, "elsewhere", "boot.1", 1, "1").name
 
 
 def chord_key(shard: int, kind: str, suffix: str = "") -> str:
-    """The name of one of a chord's keys."""
+    """Return the name of one of a chord's keys."""
     return cast("bytes", app.backend.get_key_for_group(f"{RUN_ID}.{shard_name(shard)}{suffix}", kind)).decode()
 
 
-class _Mortal(Dispatcher):
-    """A dispatcher that may be killed while it sends a shard."""
+class _KillableDispatcher(Dispatcher):
+    """A dispatcher that a test can kill while it sends a shard."""
 
-    #: How many of the messages that it sends next it has sent when it dies.
-    last_words: int | None = None
+    #: The number of further messages to send before it dies.
+    dies_after: int | None = None
 
     def _publish(
         self, shard: int, requests: Sequence[ImageRequest], sent: Sequence[ImageRequest], recover: bool = False
     ) -> None:
-        super()._publish(shard, requests, sent[: self.last_words], recover)
-        if self.last_words is not None:
+        super()._publish(shard, requests, sent[: self.dies_after], recover)
+        if self.dies_after is not None:
             self.die()
 
     def die(self) -> None:
-        """End as by SIGKILL: nothing is taken back."""
+        """End as by SIGKILL, without cleaning up."""
         self._server.delete = lambda *_: 0  # type: ignore[method-assign]
         raise Killed
 
 
 class Producer:
-    """A run's dispatcher that goes one step at a time, in the stage's thread."""
+    """A run's dispatcher that runs step by step, in the stage's thread."""
 
     def __init__(
         self,
@@ -286,50 +287,50 @@ class Producer:
         resumed: bool = False,
         retried: Sequence[str] = (),
     ) -> None:
-        """Begin, and come to the first point at which it looks after the fleet, or to the end."""
+        """Start, and run to the first check of the fleet or to the end."""
         wait_for(lambda: planner.closed)
         self._go, self._came = threading.Semaphore(0), threading.Semaphore(0)
         self._killed = self._ending = False
         self._client = broker.client(stage.url)
-        self.told: list[Progress] = []
-        self.over = False
+        self.reports: list[Progress] = []
+        self.ended = False
         options = replace(options, out=str(store.root))
-        self._job = _Mortal(options, store, planner, self._client, resumed, retried)
-        self._ended: Future[Timing] = stage.pool.submit(self._job.run, window, self._check, self.told.append)
-        self._ended.add_done_callback(lambda _: self._end())
+        self._job = _KillableDispatcher(options, store, planner, self._client, resumed, retried)
+        self._future: Future[Timing] = stage.pool.submit(self._job.run, window, self._check, self.reports.append)
+        self._future.add_done_callback(lambda _: self._end())
         stage.producers.append(self)
         self._wait()
 
     def step(self, times: int = 1) -> None:
-        """Let it go on to the next look after the fleet, so many times, or to its end."""
+        """Continue to the next check of the fleet, this many times, or to the end."""
         for _ in range(times):
-            if not self.over:
+            if not self.ended:
                 self._go.release()
                 self._wait()
 
     def kill(self) -> None:
-        """End it as SIGKILL does: it takes nothing back."""
+        """End it as SIGKILL does, without cleaning up."""
         self._killed = True
         self.end()
 
     def kill_while_sending(self, messages: int) -> None:
-        """Let SIGKILL end it when it sends next, after so many messages."""
-        self._job.last_words = messages
+        """Let SIGKILL end it during its next sending, after this many messages."""
+        self._job.dies_after = messages
 
     def end(self) -> None:
-        """End it as an error does: its record is taken back."""
+        """End it as an error does: it removes the run's record."""
         self._ending = True
         self.step()
 
     @property
     def error(self) -> BaseException | None:
-        """What it has ended with."""
-        return self._ended.exception(PATIENCE)
+        """Return the exception that ended it, or None."""
+        return self._future.exception(PATIENCE)
 
     @property
     def timing(self) -> Timing:
-        """What it has returned; what it has raised is raised here."""
-        return self._ended.result(PATIENCE)
+        """Return its result, or raise its exception."""
+        return self._future.result(PATIENCE)
 
     def _check(self) -> None:
         self._came.release()
@@ -340,28 +341,28 @@ class Producer:
             raise Killed
 
     def _end(self) -> None:
-        self.over = True
+        self.ended = True
         self._client.close()
         self._came.release()
 
     def _wait(self) -> None:
-        assert self._came.acquire(timeout=2 * PATIENCE), "the dispatcher does not come to its next step"
+        assert self._came.acquire(timeout=2 * PATIENCE), "the dispatcher does not reach its next step"
 
 
 @dataclass(frozen=True)
 class Stage:
-    """Where it is played: a Redis, and the thread of the producers."""
+    """A Redis, and the thread in which the producers run."""
 
     url: str
     server: redis.Redis
     pool: ThreadPoolExecutor
-    #: Those that were begun there.
+    #: The producers started on this stage.
     producers: list[Producer] = field(default_factory=list)
 
 
 @contextmanager
 def stage(url: str) -> Iterator[Stage]:
-    """Connect the app to a Redis, and let dispatchers look and doubt at once."""
+    """Connect the app to a Redis, and let dispatchers inspect shards without delay."""
     with (
         parts.app_with_broker(url),
         broker.client(url) as server,
@@ -371,7 +372,7 @@ def stage(url: str) -> Iterator[Stage]:
         for name in ("_TICK", "_LOOK", "_DOUBT", "_MOST_DOUBT"):
             patch.setattr(dispatch, name, 0.0)
         yield Stage(url, server, pool)
-        gc.collect()  # results end their subscriptions when they are collected, and need the server for it
+        gc.collect()  # results unsubscribe when they are garbage-collected, which needs the server
         _disconnect()
         pool.submit(_disconnect).result()
 
@@ -383,12 +384,12 @@ def _disconnect() -> None:
 
 @contextmanager
 def fleet(stage: Stage) -> Iterator[Fleet]:
-    """An empty Redis, and a fleet there."""
+    """Empty Redis, and give a fleet there."""
     stage.server.flushall()
     played = Fleet(stage.server)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jobs, "_server", lambda: stage.server)
-        # What a worker takes from memory depends on the time.
+        # A worker's cache would make its results depend on time.
         patch.setattr(jobs, "_runs", lambda: jobs.Runs(stage.server))
         patch.setattr(jobs, "_store", lambda out: Store(Path(out)))
         patch.setattr(jobs, "_downloader", lambda: played.downloader)
@@ -403,9 +404,9 @@ def fleet(stage: Stage) -> Iterator[Fleet]:
 
 def _queued(played: Fleet, read: Callable[..., Iterator[Any]], server: redis.Redis, queue: str) -> Iterator[Any]:
     yield from read(server, queue)
-    if queue == SHARDS and played.meanwhile is not None:
-        meanwhile, played.meanwhile = played.meanwhile, None
-        meanwhile()
+    if queue == SHARDS and played.between_scans is not None:
+        between_scans, played.between_scans = played.between_scans, None
+        between_scans()
 
 
 def planner(store: Store, shard_size: int, urls: Sequence[str]) -> Planner:
@@ -417,8 +418,8 @@ def planner(store: Store, shard_size: int, urls: Sequence[str]) -> Planner:
     return found
 
 
-def planned(store: Store, shard_size: int, rows: int) -> Planner:
-    """The plan of a run that was planned by an earlier command."""
+def earlier_plan(store: Store, shard_size: int, rows: int) -> Planner:
+    """Return the finished plan of an earlier command."""
     planned = Planned(rows, -(-rows // shard_size)) if rows else NOTHING
     found = Planner(iter(()), store, shard_size, lambda *_: None, RUN_ID, planned)
     found.start()
@@ -426,5 +427,5 @@ def planned(store: Store, shard_size: int, rows: int) -> Planner:
 
 
 def rows(store: Store, shard: int) -> list[Outcome]:
-    """The Outcomes of a shard's manifest."""
+    """Return the Outcomes of a shard's manifest."""
     return list(manifest.outcomes(manifest.decode(store.read(manifest.name(shard)))))

@@ -1,4 +1,4 @@
-"""A shard's messages are those of a Celery chord, a window of them in flight, until each shard's manifest stands."""
+"""The dispatcher sends each shard as a Celery chord, a window of them at a time, until all manifests exist."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Stopped(Exception):
 
 
 class Sent(NamedTuple):
-    """The messages of one shard, and the size of its chord with its life time."""
+    """The messages of one shard, and the size of its chord with its time to live in seconds."""
 
     messages: list[dict[str, Any]]
     size: tuple[str, int]
@@ -49,30 +49,30 @@ class Sent(NamedTuple):
 
 @pytest.fixture(scope="module")
 def connected(redis_url: str) -> Iterator[redis.Redis]:
-    """The app, connected to the tests' Redis, and a client of it."""
+    """Connect the app to the tests' Redis, and give a client for it."""
     with parts.app_with_broker(redis_url), broker.client(redis_url) as client:
         yield client
-        gc.collect()  # results end their subscriptions when they are collected, and need the server for it
+        gc.collect()  # results unsubscribe when they are garbage-collected, which needs the server
         app.backend.result_consumer.stop()
         app.backend.client.close()
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    """An empty run's folder."""
+    """Give an empty run folder."""
     return Store(tmp_path)
 
 
 @pytest.fixture
 def server(connected: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> redis.Redis:
-    """An empty Redis, and a dispatcher that looks at it often."""
+    """Give an empty Redis, and let the dispatcher poll it often."""
     connected.flushall()
     monkeypatch.setattr(dispatch, "_TICK", 0.01)
     return connected
 
 
 def dispatcher(store: Store, server: redis.Redis, urls: Iterable[str]) -> tuple[Dispatcher, Planner]:
-    """A dispatcher of these URLs, and the planner it waits for."""
+    """Return a dispatcher for these URLs, and its planner."""
     requests = (ImageRequest(index, url) for index, url in enumerate(urls))
     planner = Planner(requests, store, _SHARD_SIZE, lambda rows, shards: None, _RUN_ID)
     planner.start()
@@ -80,65 +80,65 @@ def dispatcher(store: Store, server: redis.Redis, urls: Iterable[str]) -> tuple[
 
 
 def run(job: Dispatcher, check: Callable[[], None], window: int = 1) -> list[Progress]:
-    """See a run through; return what its listener was told."""
-    told: list[Progress] = []
-    job.run(window, check, told.append)
-    return told
+    """Run a dispatcher to its end; return the progress reports that its listener got."""
+    reports: list[Progress] = []
+    job.run(window, check, reports.append)
+    return reports
 
 
 def stop() -> None:
-    """End the run that asks."""
+    """End the calling run."""
     raise Stopped
 
 
-def taken(server: Any) -> list[dict[str, Any]]:
-    """Take the messages for images out of their queue, the oldest first, with their bodies decoded."""
+def take_messages(server: Any) -> list[dict[str, Any]]:
+    """Remove and return the image messages of the queue, the oldest first, with decoded bodies."""
     messages = [json.loads(item) for item in server.lrange(IMAGES, 0, -1)[::-1]]
     server.delete(IMAGES)
     return [{**message, "body": json.loads(base64.b64decode(message["body"]))} for message in messages]
 
 
 def finish(server: Any, store: Store, shard: int, signal: bool = True) -> None:
-    """Do what the workers do at the end of a shard."""
+    """Finish a shard as the workers do: write its manifest, and signal the producer."""
     store.create(manifest.name(shard), b"")
     if signal:
         server.rpush(keys.done(_RUN_ID), json.dumps({"shard": shard}))
 
 
 @pytest.fixture
-def ours(server: redis.Redis, store: Store) -> Sent:
-    """What the dispatcher sends for a shard."""
+def sent_by_us(server: redis.Redis, store: Store) -> Sent:
+    """Give the dispatcher's messages for a shard."""
     job, planner = dispatcher(store, server, ["http://a.example/0", _SECRET_URL])
     planner.wait(1, PATIENCE)
     with pytest.raises(Stopped):
         run(job, stop)
-    return Sent(taken(server), size_of(server, _GROUP))
+    return Sent(take_messages(server), size_of(server, _GROUP))
 
 
 @pytest.fixture
-def celerys(server: redis.Redis) -> Sent:
-    """What Celery's own chord sends for it."""
+def sent_by_celery(server: redis.Redis) -> Sent:
+    """Give the messages that Celery's own chord sends for the same shard."""
     header = [
         fetch_image.s(_RUN_ID, index, url).set(task_id=f"{_RUN_ID}.00000{index}")
         for index, url in enumerate(["http://a.example/0", _SECRET_URL])
     ]
     body = collect_shard.s(run_id=_RUN_ID, shard=0).set(task_id=f"{_GROUP}.collect")
     chord(header, app=app)(body)
-    messages = taken(server)
+    messages = take_messages(server)
     group = messages[0]["headers"]["group"]
     return Sent(json.loads(json.dumps(messages).replace(group, _GROUP)), size_of(server, group))
 
 
 def size_of(server: Any, group: str) -> tuple[str, int]:
-    """What Redis holds of a chord's size, and for how many seconds."""
+    """Return a chord's size in Redis, and its time to live in seconds."""
     key = app.backend.get_key_for_group(group, ".s")
     return server.get(key), server.ttl(key)
 
 
-def test_message_is_that_of_a_chord(ours: Sent, celerys: Sent) -> None:
-    """In all that a worker reads, a message is the one that Celery's chord sends; only what is shown differs."""
-    assert len(ours.messages) == len(celerys.messages) == _SHARD_SIZE
-    for mine, theirs in zip(ours.messages, celerys.messages, strict=True):
+def test_message_equals_that_of_a_celery_chord(sent_by_us: Sent, sent_by_celery: Sent) -> None:
+    """Workers read the same message as from Celery's chord; only fields for display differ."""
+    assert len(sent_by_us.messages) == len(sent_by_celery.messages) == _SHARD_SIZE
+    for mine, theirs in zip(sent_by_us.messages, sent_by_celery.messages, strict=True):
         shown = {"argsrepr", "origin"}
         for name in theirs["headers"].keys() - shown:
             assert (name, mine["headers"][name]) == (name, theirs["headers"][name])
@@ -152,24 +152,24 @@ def test_message_is_that_of_a_chord(ours: Sent, celerys: Sent) -> None:
         )
 
 
-def test_body_is_that_of_a_chord(ours: Sent, celerys: Sent) -> None:
+def test_chord_body_equals_that_of_a_celery_chord(sent_by_us: Sent, sent_by_celery: Sent) -> None:
     """The chord's body is the same task with the same arguments and id; it needs no group and no reply."""
-    for mine, theirs in zip(ours.messages, celerys.messages, strict=True):
+    for mine, theirs in zip(sent_by_us.messages, sent_by_celery.messages, strict=True):
         body, expected = mine["body"][2]["chord"], theirs["body"][2]["chord"]
         for option in ("reply_to", "group_id"):
             del expected["options"][option]
         assert body == expected
 
 
-def test_size_is_that_of_a_chord(ours: Sent, celerys: Sent) -> None:
-    """The chord's size stands in Redis as Celery writes it."""
-    assert ours.size == celerys.size
-    assert ours.size[0] == str(_SHARD_SIZE)
+def test_chord_size_equals_that_of_a_celery_chord(sent_by_us: Sent, sent_by_celery: Sent) -> None:
+    """The chord's size is in Redis in Celery's format."""
+    assert sent_by_us.size == sent_by_celery.size
+    assert sent_by_us.size[0] == str(_SHARD_SIZE)
 
 
-def test_message_in_full(ours: Sent) -> None:
-    """What matters of a message, word for word; what Flower shows of it has no secret."""
-    headers, (args, kwargs, _) = ours.messages[1]["headers"], ours.messages[1]["body"]
+def test_message_fields(sent_by_us: Sent) -> None:
+    """A message has these values, and its text for Flower contains no secret."""
+    headers, (args, kwargs, _) = sent_by_us.messages[1]["headers"], sent_by_us.messages[1]["body"]
     assert (args, kwargs) == ([_RUN_ID, 1, _SECRET_URL], {})
     assert headers["task"] == "tasks.jobs.fetch_image"
     assert headers["id"] == f"{_RUN_ID}.000001"
@@ -178,39 +178,39 @@ def test_message_in_full(ours: Sent) -> None:
     assert (headers["retries"], headers["eta"], headers["expires"]) == (0, None, None)
     assert headers["argsrepr"] == "http://***@a.example/?token=***"
     assert headers["kwargsrepr"] == "{}"
-    assert ours.messages[1]["properties"]["delivery_info"]["routing_key"] == IMAGES
+    assert sent_by_us.messages[1]["properties"]["delivery_info"]["routing_key"] == IMAGES
     assert app.conf.task_routes[collect_shard.name] == {"queue": SHARDS}
 
 
-def test_long_url_is_cut(server: redis.Redis, store: Store) -> None:
-    """A URL that no worker will fetch is sent with just as many characters as tell so."""
+def test_truncates_a_too_long_url(server: redis.Redis, store: Store) -> None:
+    """A URL too long to be fetched is sent with just enough characters to be recognised as too long."""
     job, planner = dispatcher(store, server, ["http://a.example/" + "b" * 1_000_000])
     planner.wait(1, PATIENCE)
     with pytest.raises(Stopped):
         run(job, stop)
-    (message,) = taken(server)
+    (message,) = take_messages(server)
     assert len(message["body"][0][2]) == MAX_LENGTH + 1
     assert len(message["headers"]["argsrepr"]) <= 120
 
 
-def test_window_is_watched_while_it_is_filled(store: Store, server: redis.Redis) -> None:
-    """After each shard that is sent, the dispatcher looks at the fleet: a large window takes a while to fill."""
+def test_checks_the_fleet_while_it_fills_the_window(store: Store, server: redis.Redis) -> None:
+    """The dispatcher checks the fleet after each sent shard, because a large window takes long to fill."""
     job, planner = dispatcher(store, server, (f"http://a.example/{number}" for number in range(3 * _SHARD_SIZE)))
     planner.wait(3, PATIENCE)
-    seen: list[int] = []
+    observed: list[int] = []
 
     def look() -> None:
-        seen.append(server.llen(IMAGES))
-        if len(seen) == 3:
+        observed.append(server.llen(IMAGES))
+        if len(observed) == 3:
             raise Stopped
 
     with pytest.raises(Stopped):
         run(job, look, window=3)
-    assert seen == [_SHARD_SIZE, 2 * _SHARD_SIZE, 3 * _SHARD_SIZE]
+    assert observed == [_SHARD_SIZE, 2 * _SHARD_SIZE, 3 * _SHARD_SIZE]
 
 
-def test_run_whose_list_was_not_read_to_its_end_is_not_done(server: redis.Redis, store: Store) -> None:
-    """A run that is to end early is interrupted, though all that was planned until then is done."""
+def test_run_with_a_partly_read_list_is_interrupted(server: redis.Redis, store: Store) -> None:
+    """A run ended early is interrupted, even if everything planned so far is done."""
     more = threading.Event()
 
     def slow() -> Iterator[str]:
@@ -235,7 +235,7 @@ def test_run_whose_list_was_not_read_to_its_end_is_not_done(server: redis.Redis,
 
 
 def test_early_end_does_not_wait_for_redis(server: redis.Redis, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run that is told to end while Redis is away ends: it could hear of nothing more. One failure is no absence."""
+    """A run ended early does not wait for an unreachable Redis; a single failed call is retried first."""
     job, _ = dispatcher(store, server, ["http://a.example/0"])
     monkeypatch.setattr("producer.dispatch.time.sleep", lambda _: None)
     failures = [redis.ConnectionError("away")]
@@ -252,27 +252,27 @@ def test_early_end_does_not_wait_for_redis(server: redis.Redis, store: Store, mo
         job._guarded(step, lambda: None)
 
 
-def test_window_bounds_what_is_in_flight(server: redis.Redis, store: Store) -> None:
-    """Never more shards than the window are in flight, and each that ends lets the next one go."""
-    flying: list[int] = []
+def test_window_bounds_the_shards_in_flight(server: redis.Redis, store: Store) -> None:
+    """The shards in flight never exceed the window; each finished shard is replaced by the next one."""
+    in_flight: list[int] = []
     ended: list[int] = []
 
     def work() -> None:
-        shards = sorted({int(message["headers"]["group"].rpartition(".")[2]) for message in taken(server)})
-        flying.extend(shards)
-        assert len(flying) <= 2
-        if flying:
-            ended.append(flying.pop(0))
+        shards = sorted({int(message["headers"]["group"].rpartition(".")[2]) for message in take_messages(server)})
+        in_flight.extend(shards)
+        assert len(in_flight) <= 2
+        if in_flight:
+            ended.append(in_flight.pop(0))
             finish(server, store, ended[-1])
 
     job, _ = dispatcher(store, server, [f"http://a.example/{number}" for number in range(9)])
-    told = run(job, work, window=2)
+    reports = run(job, work, window=2)
     assert ended == [0, 1, 2, 3, 4]
-    assert (told[-1].planned, told[-1].plan_complete) == (9, True)
+    assert (reports[-1].planned, reports[-1].plan_complete) == (9, True)
 
 
 def test_run_is_timed(server: redis.Redis, store: Store) -> None:
-    """The time of a run is from its first message to its last manifest."""
+    """The time of a run lasts from its first message to its last manifest."""
     job, _ = dispatcher(store, server, ["http://a.example/"])
     timing = job.run(1, lambda: finish(server, store, 0), lambda _: None)
     assert 0 < timing.first_sent < timing.last_done
@@ -280,7 +280,7 @@ def test_run_is_timed(server: redis.Redis, store: Store) -> None:
 
 
 def test_manifest_counts_without_its_signal(server: redis.Redis, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A shard whose signal was lost is done when its manifest is seen."""
+    """A shard with a lost signal is done when the producer sees its manifest."""
     monkeypatch.setattr(dispatch, "_LOOK", 0.0)
     job, _ = dispatcher(store, server, ["http://a.example/"])
     assert run(job, lambda: finish(server, store, 0, signal=False))
@@ -289,7 +289,7 @@ def test_manifest_counts_without_its_signal(server: redis.Redis, store: Store, m
 def test_signal_does_not_count_without_its_manifest(
     server: redis.Redis, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A worker that says that a manifest stands, which is not to be seen here, writes somewhere else: that is told."""
+    """A signal without a visible manifest is an error, because the worker writes to another folder."""
     monkeypatch.setattr(dispatch, "_VISIBLE", 0.03)
     job, _ = dispatcher(store, server, ["http://a.example/"])
     server.rpush(keys.done(_RUN_ID), json.dumps({"shard": 0}))
@@ -299,8 +299,8 @@ def test_signal_does_not_count_without_its_manifest(
     assert "shared folder" in caught.value.todo
 
 
-def test_progress_is_what_the_workers_say(server: redis.Redis, store: Store) -> None:
-    """The listener hears the workers' sums, never more images than there are."""
+def test_progress_comes_from_the_workers(server: redis.Redis, store: Store) -> None:
+    """The listener gets the workers' sums, capped at the number of images."""
     server.hset(keys.moved(_RUN_ID), mapping={"success": 5, "failed": 1, "bytes": 77})
     job, _ = dispatcher(store, server, ["http://a.example/0", "http://a.example/1", "http://a.example/2"])
 
@@ -308,12 +308,12 @@ def test_progress_is_what_the_workers_say(server: redis.Redis, store: Store) -> 
         for shard in (0, 1):
             finish(server, store, shard)
 
-    told = run(job, work, window=2)
-    assert told[-1] == Progress(success=3, failed=1, bytes=77, planned=3, plan_complete=True)
+    reports = run(job, work, window=2)
+    assert reports[-1] == Progress(success=3, failed=1, bytes=77, planned=3, plan_complete=True)
 
 
-def test_record_stands_while_the_run_goes_on(server: redis.Redis, store: Store) -> None:
-    """Workers find a run's options in Redis, for a time, and nothing of the run when it is over."""
+def test_run_record_exists_only_during_the_run(server: redis.Redis, store: Store) -> None:
+    """The run's options are in Redis with a time to live; all keys of the run are removed at its end."""
     records: list[Any] = []
 
     def work() -> None:
@@ -328,30 +328,28 @@ def test_record_stands_while_the_run_goes_on(server: redis.Redis, store: Store) 
     assert server.exists(*keys.of_run(_RUN_ID)) == 0
 
 
-def test_record_that_redis_has_lost_is_restored(
-    server: redis.Redis, store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A producer that does nothing but wait for shards puts it back: without it workers drop what they are sent."""
+def test_restores_a_lost_run_record(server: redis.Redis, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A producer that only waits for shards restores a lost record, because workers drop tasks without it."""
     monkeypatch.setattr(dispatch, "_TICK", 0.2)
     monkeypatch.setattr(dispatch, "_LOOK", 0.3)
-    seen: list[bool] = []
+    observed: list[bool] = []
 
     def work() -> None:
-        if len(seen) == 4:
+        if len(observed) == 4:
             server.delete(keys.run(_RUN_ID))
-        seen.append(bool(server.exists(keys.run(_RUN_ID))))
-        if len(seen) == 12:
+        observed.append(bool(server.exists(keys.run(_RUN_ID))))
+        if len(observed) == 12:
             finish(server, store, 0)
 
     job, planner = dispatcher(store, server, ["http://a.example/"])
     planner.wait(0, PATIENCE)
     run(job, work)
-    assert not seen[4]
-    assert seen[-1]
+    assert not observed[4]
+    assert observed[-1]
 
 
-def test_shard_that_can_not_be_collected_ends_the_run(server: redis.Redis, store: Store) -> None:
-    """What a worker says went wrong with a shard is told, and what is queued is dropped with the run's record."""
+def test_collect_error_ends_the_run(server: redis.Redis, store: Store) -> None:
+    """A worker's collect error ends the run with its message; the record and the queued work are dropped."""
     job, _ = dispatcher(store, server, ["http://a.example/"])
     message = {"shard": 0, "error": "could not save 00000.parquet: No space left on device"}
     server.rpush(keys.done(_RUN_ID), json.dumps(message))
@@ -360,8 +358,8 @@ def test_shard_that_can_not_be_collected_ends_the_run(server: redis.Redis, store
     assert server.exists(*keys.of_run(_RUN_ID)) == 0
 
 
-def test_source_that_breaks_off_ends_the_run(server: redis.Redis, store: Store) -> None:
-    """Where the Source can't be read to its end, what was planned is finished, and then the error is told."""
+def test_finishes_the_plan_of_a_list_that_breaks_off(server: redis.Redis, store: Store) -> None:
+    """If the list can't be read to its end, the planned shards are finished, then the error is raised."""
 
     def urls() -> Iterator[str]:
         yield from ["http://a.example/0", "http://a.example/1"]
@@ -373,46 +371,44 @@ def test_source_that_breaks_off_ends_the_run(server: redis.Redis, store: Store) 
     assert store.exists(manifest.name(0))
 
 
-def test_standstill_without_workers_is_told(server: redis.Redis, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run that nobody works at says so, in place of waiting in silence."""
+def test_notes_a_standstill_without_workers(server: redis.Redis, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run without workers says so instead of waiting silently."""
     monkeypatch.setattr(dispatch, "_STILL", 0.0)
     job, _ = dispatcher(store, server, ["http://a.example/"])
-    told: list[Progress] = []
+    reports: list[Progress] = []
 
     def listen(progress: Progress) -> None:
-        told.append(progress)
+        reports.append(progress)
         if progress.note:
             finish(server, store, 0)
 
     job.run(1, lambda: None, listen)
-    assert any("waiting for 1 image; no worker responds" in progress.note for progress in told)
+    assert any("waiting for 1 image; no worker responds" in progress.note for progress in reports)
 
 
-def test_run_that_can_save_nothing_ends(server: redis.Redis, store: Store) -> None:
-    """Two hundred images in a row that could not be saved end a run; one that was saved between them lets it go on."""
+def test_ends_a_run_that_can_save_nothing(server: redis.Redis, store: Store) -> None:
+    """A run ends after 200 consecutive images that could not be saved; one saved image resets the count."""
     job, _ = dispatcher(store, server, ["http://a.example/"])
     sums = [(0, 199), (1, 200), (1, 399), (0, 10), (0, 209), (0, 210)]
-    told: list[int] = []
+    reports: list[int] = []
 
     def work() -> None:
-        success, unsaved = sums[len(told)]
+        success, unsaved = sums[len(reports)]
         server.hset(keys.moved(_RUN_ID), mapping={"success": success, "failed": unsaved, "unsaved": unsaved})
-        told.append(unsaved)
+        reports.append(unsaved)
 
     with pytest.raises(Fault, match="Nothing can be saved any more") as caught:
         run(job, work)
-    assert told == [unsaved for _, unsaved in sums]
+    assert reports == [unsaved for _, unsaved in sums]
     assert "the last 200 images" in caught.value.why
     assert f"producer resume {store.root}" in caught.value.todo
 
 
-def test_temporary_error_of_redis_is_waited_for(
-    store: Store, server: redis.Redis, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A full Redis is told with its own words, in the place of what was told last, until it takes the write."""
+def test_waits_out_a_temporary_redis_error(store: Store, server: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While Redis is full, its message is shown with the last progress, until Redis accepts the write."""
     job, _ = dispatcher(store, server, ["http://127.0.0.1/a"])
-    told: list[Progress] = []
-    job._listener, job._shown = told.append, Progress(3, 1, 77, 9, True)
+    reports: list[Progress] = []
+    job._listener, job._shown = reports.append, Progress(3, 1, 77, 9, True)
     server.config_set("maxmemory", 1)
 
     def wait(_: float) -> None:
@@ -420,14 +416,14 @@ def test_temporary_error_of_redis_is_waited_for(
 
     monkeypatch.setattr("producer.dispatch.time.sleep", wait)
     assert job._guarded(lambda: server.set("key", "value"), lambda: None)
-    (waiting,) = told
+    (waiting,) = reports
     assert (waiting.success, waiting.planned) == (3, 9)
     assert "OOM command not allowed" in waiting.note
     assert "maxmemory" in waiting.note
 
 
-def test_lasting_error_of_redis_ends_the_run(store: Store, server: redis.Redis) -> None:
-    """At once, with what Redis says and how the run goes on."""
+def test_permanent_redis_error_ends_the_run(store: Store, server: redis.Redis) -> None:
+    """A permanent error ends the run at once, with Redis's message and the command to resume."""
     job, _ = dispatcher(store, server, ["http://127.0.0.1/a"])
     server.set("key", "no list")
     with pytest.raises(Fault, match="Redis refuses a command: it answers: WRONGTYPE") as caught:
@@ -435,10 +431,10 @@ def test_lasting_error_of_redis_ends_the_run(store: Store, server: redis.Redis) 
     assert "producer resume" in caught.value.todo
 
 
-def test_temporary_error_of_redis_is_not_waited_for_for_ever(
+def test_gives_up_on_a_temporary_redis_error(
     store: Store, server: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After the time that an outage may take, the run ends and can be resumed."""
+    """After the longest allowed outage, the run ends and can be resumed."""
     job, _ = dispatcher(store, server, ["http://127.0.0.1/a"])
     monkeypatch.setattr(dispatch, "_AWAY", -1.0)
     server.config_set("maxmemory", 1)

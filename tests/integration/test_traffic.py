@@ -1,4 +1,4 @@
-"""What is said to a Redis is recorded, and can be said again by several players at once."""
+"""Redis traffic is recorded, and can be replayed by several players at once."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import redis
 from benchmarks.traffic import Tap, Turn, play
 
 
-def test_turns_are_noted_and_said_again(redis_port: int) -> None:
-    """What comes at once is one turn, what waits for others is left out, and each player does all of it each time."""
+def test_records_and_replays_turns(redis_port: int) -> None:
+    """Commands sent together are one turn, blocking reads are left out, and each player replays all turns each time."""
     turns: list[Turn] = []
     with Tap(redis_port, turns) as tap, redis.Redis("127.0.0.1", tap.port, db=9) as client:
         client.flushdb()
@@ -29,7 +29,7 @@ def test_turns_are_noted_and_said_again(redis_port: int) -> None:
         assert second.get("sum") == b"7"
 
 
-def test_what_redis_refuses_is_told(redis_port: int) -> None:
-    """A recording that Redis does not take as it did is worth nothing."""
+def test_reports_a_refused_replay(redis_port: int) -> None:
+    """Replaying commands that Redis refuses raises an error, because their measurement would be worthless."""
     with pytest.raises(RuntimeError, match="could not go on"):
         play([Turn(1, b"INCRBY text x\r\n", 1)], redis_port, players=1, times=1)
