@@ -1,4 +1,4 @@
-"""However a command ends, nothing of it is left: no process, no socket, no temporary folder."""
+"""However a command ends, it leaves no process, socket or temporary folder behind."""
 
 from __future__ import annotations
 
@@ -22,35 +22,35 @@ from producer.local import Fleet, FleetSize, cores
 from tasks import broker
 from tests.integration import parts
 
-#: Seconds within which all that was started has to be gone once its command has ended, or was killed.
-_GONE = 10.0
+#: Seconds within which all started processes must be gone after their command has ended or was killed.
+_CLEANUP_SECONDS = 10.0
 
 
 @dataclass
 class Watched:
-    """A command with its own folder for temporary files, and all processes that it was seen to have."""
+    """A command with its own folder for temporary files, and all its processes seen so far."""
 
     command: parts.Background
     temporary: Path
     out: Path
-    family: list[psutil.Process]
+    processes: list[psutil.Process]
 
-    def look(self) -> None:
-        """Remember the processes that it has now; the keeper's are found only while their ancestors live."""
-        self.family = self.command.descendants()
+    def snapshot(self) -> None:
+        """Remember its current processes; the keeper's can be found only while their ancestors live."""
+        self.processes = self.command.descendants()
 
-    def named(self, word: str) -> list[psutil.Process]:
-        """Its processes whose command line has a word."""
-        return [process for process in self.family if any(word in part for part in process.cmdline())]
+    def matching(self, word: str) -> list[psutil.Process]:
+        """Return its processes with a word in their command line."""
+        return [process for process in self.processes if any(word in part for part in process.cmdline())]
 
     def assert_nothing_left(self) -> None:
-        """Make sure that all processes seen are gone, and every temporary file with them."""
-        assert self.family
-        parts.eventually(lambda: not parts.still_running(self.family), "the end of all processes", _GONE)
-        parts.eventually(lambda: parts.missing_or_empty(self.temporary), "an empty temporary folder", _GONE)
+        """Make sure that all its processes and temporary files are gone."""
+        assert self.processes
+        parts.eventually(lambda: not parts.still_running(self.processes), "the end of all processes", _CLEANUP_SECONDS)
+        parts.eventually(lambda: parts.missing_or_empty(self.temporary), "an empty temporary folder", _CLEANUP_SECONDS)
         assert parts.missing_or_empty(self.out / ".tmp")
 
-    def assert_told(self, code: int) -> parts.Completed:
+    def assert_ended(self, code: int) -> parts.Completed:
         """Make sure that it ends with this status and without a traceback."""
         ended = self.command.wait()
         assert ended.code == code, ended.err
@@ -60,13 +60,13 @@ class Watched:
 
 @pytest.fixture
 def temporary(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give an empty folder for a command's temporary files; its path is short enough for a socket below it."""
+    """Give an empty folder for a command's temporary files; its path is short enough for a Unix socket below it."""
     return tmp_path_factory.mktemp("t")
 
 
 @pytest.fixture
 def slow_list(tmp_path: Path, demo_url: str) -> Path:
-    """Give a list that a fleet of 16 slots is at for half a minute, though its first images come at once."""
+    """Give a list that keeps a fleet of 16 slots busy for half a minute; its first images arrive at once."""
     urls = [f"{demo_url}/images/{number}.jpg" for number in range(4)]
     urls += [f"{demo_url}/images/{number}.jpg?latency=1.5" for number in range(4, 324)]
     source = tmp_path / "slow.txt"
@@ -76,29 +76,29 @@ def slow_list(tmp_path: Path, demo_url: str) -> Path:
 
 @contextmanager
 def watched(tmp_path: Path, temporary: Path, out: Path, *arguments: str | Path) -> Iterator[Watched]:
-    """Start a command and look after what it starts."""
+    """Start a command and track its processes."""
     env = {"TMPDIR": str(temporary), "IMAGEFLEET_ALLOW_NETWORKS": "127.0.0.1"}
     with parts.started("command", parts.command(arguments), tmp_path, env) as command:
         seen = Watched(command, temporary, out, [])
         try:
             yield seen
         finally:
-            # What a failed test has shown to be left over is not left for the next one.
-            for process in parts.still_running(seen.family) if command.process.poll() is not None else []:
+            # Kill the processes left over by a failed test, so that the next test does not meet them.
+            for process in parts.still_running(seen.processes) if command.process.poll() is not None else []:
                 process.kill()
 
 
 @contextmanager
 def mid_run(tmp_path: Path, temporary: Path, slow_list: Path) -> Iterator[Watched]:
-    """Start a run by a local fleet of two workers, and go on when it has saved its first images."""
+    """Start a run with a local fleet of two workers, and continue once its first images are saved."""
     out = tmp_path / "out"
     with watched(
         tmp_path, temporary, out, "run", slow_list, "--out", out, "--workers", "2", "--concurrency", "8", "--json"
     ) as run:
         parts.eventually(lambda: _has_images(run), "the first image")
-        run.look()
-        assert len(run.named("celery")) == 2
-        assert len(run.named("redis")) == 1
+        run.snapshot()
+        assert len(run.matching("celery")) == 2
+        assert len(run.matching("redis")) == 1
         assert not parts.missing_or_empty(temporary)
         yield run
 
@@ -108,22 +108,22 @@ def _has_images(run: Watched) -> bool:
     return bool(list(run.out.glob("00000/*.jpg")))
 
 
-def test_nothing_is_left_after_success(tmp_path: Path, temporary: Path, demo_url: str) -> None:
-    """A run that ends well ends its fleet; workers have sessions of their own, and the server has no TCP port."""
+def test_success_leaves_nothing_behind(tmp_path: Path, temporary: Path, demo_url: str) -> None:
+    """A finished run ends its fleet; workers have their own sessions, and Redis has no TCP port."""
     out = tmp_path / "out"
     source = tmp_path / "list.txt"
     source.write_text("".join(f"{demo_url}/images/{number}.jpg?latency=0.5\n" for number in range(32)))
     arguments: list[str | Path] = ["run", source, "--out", out, "--workers", "1", "--concurrency", "8", "--json"]
     with watched(tmp_path, temporary, out, *arguments) as run:
         parts.eventually(lambda: _has_images(run), "the first image")
-        run.look()
-        (server,), (worker,) = run.named("redis"), run.named("celery")
+        run.snapshot()
+        (server,), (worker,) = run.matching("redis"), run.matching("celery")
         sockets = {connection.laddr for connection in server.net_connections("unix")}
         assert sockets & {str(path) for path in temporary.rglob("*.sock")}
         assert server.net_connections("inet") == []
         assert os.getsid(worker.pid) != os.getsid(run.command.process.pid)
         assert os.getpgid(worker.pid) != os.getpgid(run.command.process.pid)
-        facts = run.assert_told(0).json()
+        facts = run.assert_ended(0).json()
         assert (facts["success"], facts["workers"], facts["concurrency"]) == (32, 1, 8)
         run.assert_nothing_left()
 
@@ -131,30 +131,30 @@ def test_nothing_is_left_after_success(tmp_path: Path, temporary: Path, demo_url
 @pytest.mark.parametrize(
     "end",
     [
-        # As a terminal does it: to all of its foreground, which the fleet is no part of.
+        # As a terminal does: to all its foreground processes. The fleet is not one of them.
         pytest.param(lambda pid: os.killpg(pid, signal.SIGINT), id="ctrl-c"),
         pytest.param(lambda pid: os.kill(pid, signal.SIGINT), id="sigint"),
         pytest.param(lambda pid: os.kill(pid, signal.SIGTERM), id="sigterm"),
     ],
 )
-def test_nothing_is_left_after_interruption(
+def test_interruption_leaves_nothing_behind(
     tmp_path: Path, temporary: Path, slow_list: Path, end: Callable[[int], None]
 ) -> None:
-    """Ctrl-C or SIGTERM twice gives exit status 130, leaves what was saved, and says in run.json what happened."""
+    """Ctrl-C or SIGTERM twice gives exit status 130, keeps saved images, and is recorded in run.json."""
     with mid_run(tmp_path, temporary, slow_list) as run:
         end(run.command.process.pid)
-        # The first one finishes what is being downloaded.
-        parts.eventually(lambda: "nterrupted" in run.command.err or "Ctrl-C again" in run.command.err, "its answer")
+        # The first signal lets the downloads in progress finish.
+        parts.eventually(lambda: "nterrupted" in run.command.err or "Ctrl-C again" in run.command.err, "its response")
         if "Ctrl-C again" in run.command.err:
             end(run.command.process.pid)
-        ended = run.assert_told(130)
+        ended = run.assert_ended(130)
         record = json.loads((run.out / "run.json").read_text())
         resume = f"producer resume {run.out}"
         assert json.loads(ended.out) == {
             **{"interrupted": True, "cancelled": False},
             **{"run_id": record["id"], "out": str(run.out), "resume": resume},
         }
-        # What happened, and then what to do.
+        # What happened, then what to do.
         assert ended.err.splitlines()[-1] == f"Go on by: {resume}"
         assert ended.err.splitlines()[-2].startswith("Interrupted.")
         run.assert_nothing_left()
@@ -162,23 +162,23 @@ def test_nothing_is_left_after_interruption(
         assert parts.image_files(run.out)
 
 
-def test_nothing_is_left_after_an_early_interruption(tmp_path: Path, temporary: Path, slow_list: Path) -> None:
-    """Ctrl-C while the fleet is still coming up ends what has been started of it."""
+def test_early_interruption_leaves_nothing_behind(tmp_path: Path, temporary: Path, slow_list: Path) -> None:
+    """Ctrl-C during the fleet's start ends its processes started so far."""
     out = tmp_path / "out"
     with watched(tmp_path, temporary, out, "run", slow_list, "--out", out, "--workers", "2") as run:
 
-        def coming_up() -> bool:
-            run.look()
-            return len(run.family) >= 3
+        def is_starting() -> bool:
+            run.snapshot()
+            return len(run.processes) >= 3
 
-        parts.eventually(coming_up, "the keeper and its first two processes")
+        parts.eventually(is_starting, "the keeper and its first two processes")
         os.killpg(run.command.process.pid, signal.SIGINT)
-        # Nothing is saved yet, and there is no run to resume.
-        assert run.assert_told(130).err.splitlines()[-1] == "Interrupted."
+        # Nothing is saved yet, so there is no run to resume.
+        assert run.assert_ended(130).err.splitlines()[-1] == "Interrupted."
         run.assert_nothing_left()
 
 
-#: A command that is interrupted, twice, while an object is being destroyed.
+#: A command interrupted twice, each time during an object's destruction.
 _DESTROYED = """
 import os, signal, time
 from producer import cli
@@ -201,50 +201,50 @@ cli.main()
 
 
 def test_interruption_is_never_lost() -> None:
-    """Ctrl-C at a moment when Python drops what is raised is heard all the same, and nothing is said of it."""
+    """Ctrl-C works even while Python discards exceptions, as in __del__, and prints no message about it."""
     argv = [sys.executable, "-c", _DESTROYED]
     ended = subprocess.run(argv, check=False, capture_output=True, text=True, timeout=30)
     assert (ended.returncode, ended.stderr.count("\n")) == (130, 1), ended.stderr
 
 
-def test_nothing_is_left_after_sigkill(tmp_path: Path, temporary: Path, slow_list: Path) -> None:
-    """A producer that is killed takes its fleet and its temporary files with it within ten seconds."""
+def test_sigkill_leaves_nothing_behind(tmp_path: Path, temporary: Path, slow_list: Path) -> None:
+    """A killed producer's fleet and temporary files are gone within ten seconds."""
     with mid_run(tmp_path, temporary, slow_list) as run:
         run.command.process.kill()
         assert run.command.wait().code == -signal.SIGKILL
         run.assert_nothing_left()
-        parts.eventually(lambda: not parts.files_below(run.out / ".tmp"), "no temporary images", _GONE)
+        parts.eventually(lambda: not parts.files_below(run.out / ".tmp"), "no temporary images", _CLEANUP_SECONDS)
 
 
 @pytest.mark.slow
-def test_run_goes_on_after_the_server_died(tmp_path: Path, temporary: Path, demo_url: str) -> None:
-    """A fleet whose Redis is killed starts it again with what it held, and the run completes."""
+def test_run_continues_after_redis_was_killed(tmp_path: Path, temporary: Path, demo_url: str) -> None:
+    """A fleet restarts its killed Redis with all its data, and the run completes."""
     out = tmp_path / "out"
     source = tmp_path / "list.txt"
     source.write_text("".join(f"{demo_url}/images/{number}.jpg?latency=0.5\n" for number in range(96)))
     arguments: list[str | Path] = ["run", source, "--out", out, "--workers", "1", "--concurrency", "8", "--json"]
     with watched(tmp_path, temporary, out, *arguments) as run:
         parts.eventually(lambda: _has_images(run), "the first image")
-        run.look()
-        (server,) = run.named("redis")
+        run.snapshot()
+        (server,) = run.matching("redis")
         server.kill()
         again = "redis is started again: it was ended by signal 9"
         parts.eventually(lambda: again in run.command.err, "another server")
-        run.look()
-        assert run.assert_told(0).json()["success"] == 96
+        run.snapshot()
+        assert run.assert_ended(0).json()["success"] == 96
         run.assert_nothing_left()
 
 
 @pytest.mark.slow
-def test_run_goes_on_after_a_worker_died(tmp_path: Path, temporary: Path, slow_list: Path) -> None:
-    """A fleet whose worker is killed starts it again; what it was at is done, and each image has its Outcome."""
+def test_run_continues_after_a_worker_was_killed(tmp_path: Path, temporary: Path, slow_list: Path) -> None:
+    """A fleet restarts its killed worker; the worker's tasks are done, and each image gets its Outcome."""
     with mid_run(tmp_path, temporary, slow_list) as run:
-        worker = run.named("celery")[0]
+        worker = run.matching("celery")[0]
         name = next(word for word in worker.cmdline() if word.endswith("@%h")).removesuffix("@%h")
         worker.kill()
         again = f"{name} is started again: it was ended by signal 9"
         parts.eventually(lambda: again in run.command.err, "another worker")
-        run.look()
+        run.snapshot()
         assert run.command.wait(90).json()["success"] == 324
         rows = parts.rows(run.out)
         assert [row["key"] for row in rows] == [f"{index:08d}" for index in range(324)]
@@ -252,8 +252,8 @@ def test_run_goes_on_after_a_worker_died(tmp_path: Path, temporary: Path, slow_l
         run.assert_nothing_left()
 
 
-def test_killed_processes_of_a_fleet_come_back(tmp_path: Path) -> None:
-    """A local fleet's Redis that is killed is there again with its data, and its worker answers to its name."""
+def test_local_fleet_restarts_killed_processes(tmp_path: Path) -> None:
+    """A local fleet's killed Redis restarts with its data, and a killed worker restarts under its name."""
     with (
         parts.app_with_broker(),
         Fleet(FleetSize(1, 1), [tmp_path]) as fleet,
@@ -263,7 +263,7 @@ def test_killed_processes_of_a_fleet_come_back(tmp_path: Path) -> None:
         pids = fleet.pids
         os.kill(pids["redis"], signal.SIGKILL)
         parts.eventually(lambda: fleet.restarts == {"redis": 1}, "the server's restart")
-        assert parts.eventually(lambda: _held(server), "the server") == "kept"
+        assert parts.eventually(lambda: _stored_value(server), "the server") == "kept"
         os.kill(pids["worker-1"], signal.SIGKILL)
         parts.eventually(lambda: fleet.restarts == {"redis": 1, "worker-1": 1}, "the worker's restart")
         assert not set(pids.values()) & set(fleet.pids.values())
@@ -272,30 +272,30 @@ def test_killed_processes_of_a_fleet_come_back(tmp_path: Path) -> None:
         fleet.check()
 
 
-def test_fleet_whose_server_keeps_ending_is_told(tmp_path: Path, temporary: Path) -> None:
-    """A server that exits again and again is given up: exit status 1, its last words, and nothing left."""
+def test_gives_up_on_a_server_that_keeps_exiting(tmp_path: Path, temporary: Path) -> None:
+    """The fleet gives up: exit status 1, the end of the server's log, and nothing left behind."""
     root = tmp_path / "store"
     root.mkdir()
     with watched(tmp_path, temporary, root, "fleet", "--store-root", root, "--workers", "1") as fleet:
         parts.eventually(lambda: "Ctrl-C ends it" in fleet.command.out, "the fleet")
-        fleet.look()
+        fleet.snapshot()
         ended: list[int] = []
         for _ in range(4):
-            # A server that does not yet handle SIGTERM would be ended by a signal.
-            server = parts.eventually(lambda: _polite_server(fleet, ended), "a server that ends when it is asked to")
+            # A server that does not yet handle SIGTERM would die by the signal.
+            server = parts.eventually(lambda: _terminable_server(fleet, ended), "a server that handles SIGTERM")
             assert server is not None
-            fleet.family.append(server)
+            fleet.processes.append(server)
             ended.append(server.pid)
             server.terminate()
-        told = fleet.command.wait()
-        assert told.code == 1, told.err
-        assert "has ended: redis" in told.err
-        assert "it exited with status 0; its last words were" in told.err
+        completed = fleet.command.wait()
+        assert completed.code == 1, completed.err
+        assert "has ended: redis" in completed.err
+        assert "it exited with status 0; its last words were" in completed.err
         fleet.assert_nothing_left()
 
 
-def _polite_server(fleet: Watched, known: list[int]) -> psutil.Process | None:
-    """Return a fleet's server once it handles SIGTERM, if it is none of these."""
+def _terminable_server(fleet: Watched, known: list[int]) -> psutil.Process | None:
+    """Return a fleet's Redis once it handles SIGTERM, if its process id is not a known one; else None."""
     for process in parts.still_running(fleet.command.descendants()):
         try:
             words = process.cmdline()
@@ -308,7 +308,7 @@ def _polite_server(fleet: Watched, known: list[int]) -> psutil.Process | None:
     return None
 
 
-def _held(server: redis.Redis) -> str | None:
+def _stored_value(server: redis.Redis) -> str | None:
     try:
         return cast("str | None", server.get("imagefleet.test"))
     except redis.ConnectionError:
@@ -319,10 +319,10 @@ def _held(server: redis.Redis) -> str | None:
     ("setting", "value"),
     [("ALLOW_NETWORKS", "not/a/network"), ("CA_BUNDLE", "/no/such/file.pem"), ("PREFETCH", "many")],
 )
-def test_nothing_is_left_when_a_worker_does_not_come_up(
+def test_unusable_worker_setting_leaves_nothing_behind(
     tmp_path: Path, temporary: Path, demo_url: str, setting: str, value: str
 ) -> None:
-    """A setting that workers can't use is seen at the start: exit status 1 or 2, the setting named, nothing left."""
+    """A setting that workers can't use ends the run at its start with exit status 1 or 2, and is named."""
     out = tmp_path / "out"
     source = tmp_path / "list.txt"
     source.write_text(f"{demo_url}/images/1.jpg\n")
@@ -332,7 +332,7 @@ def test_nothing_is_left_when_a_worker_does_not_come_up(
         try:
             ended = command.wait(15)
         except subprocess.TimeoutExpired:
-            pytest.fail(f"the run goes on for ever with workers that can fetch nothing: {command.err}")
+            pytest.fail(f"the run does not end although its workers can fetch nothing: {command.err}")
         assert ended.code in (1, 2), ended.err
         _, why, todo = parts.error_parts(ended)
         assert value in why or setting in why
@@ -341,8 +341,8 @@ def test_nothing_is_left_when_a_worker_does_not_come_up(
         assert parts.image_files(out) == set()
 
 
-def test_nothing_is_left_when_the_broker_is_no_redis(tmp_path: Path, temporary: Path, demo_url: str) -> None:
-    """An address at which something else answers ends the run at once, with three parts that say so."""
+def test_broker_that_is_no_redis_leaves_nothing_behind(tmp_path: Path, temporary: Path, demo_url: str) -> None:
+    """An address with another kind of server ends the run at once, with a message that says so."""
     url = demo_url.replace("http://", "redis://") + "/0"
     ended = parts.producer(
         *("run", "-", "--out", tmp_path / "out", "--broker", url),
@@ -357,13 +357,13 @@ def test_nothing_is_left_when_the_broker_is_no_redis(tmp_path: Path, temporary: 
     assert parts.missing_or_empty(tmp_path / "out/.tmp")
 
 
-def test_kept_fleet_serves_runs_and_ends(tmp_path: Path, temporary: Path, demo_url: str) -> None:
-    """`producer fleet` stays up for run after run, and ends on Ctrl-C with exit status 0 and nothing left."""
+def test_standing_fleet_serves_runs_and_ends(tmp_path: Path, temporary: Path, demo_url: str) -> None:
+    """`producer fleet` serves run after run; Ctrl-C ends it with exit status 0 and nothing left behind."""
     root = tmp_path / "store"
     root.mkdir()
     with watched(tmp_path, temporary, root, "fleet", "--store-root", root, "--workers", "1") as fleet:
         broker = parts.eventually(lambda: _word_after("--broker", fleet.command.out), "the broker's URL")
-        fleet.look()
+        fleet.snapshot()
         for number in (1, 2):
             ended = parts.producer(
                 *("run", "-", "--out", root / f"run-{number}", "--broker", broker, "--json"),
@@ -372,31 +372,31 @@ def test_kept_fleet_serves_runs_and_ends(tmp_path: Path, temporary: Path, demo_u
             assert ended.json()["success"] == 1
             assert parts.missing_or_empty(root / f"run-{number}/.tmp")
         os.killpg(fleet.command.process.pid, signal.SIGINT)
-        assert re.search(r"\bimages?\b", fleet.assert_told(0).err) is None
+        assert re.search(r"\bimages?\b", fleet.assert_ended(0).err) is None
         fleet.assert_nothing_left()
 
 
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no say in where a process runs")
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system can't pin processes to cores")
 @pytest.mark.parametrize("more", [more for more in (-1, 0, 1) if len(cores()) + more])
-def test_workers_stay_each_on_a_core(tmp_path: Path, temporary: Path, more: int) -> None:
-    """As many workers as cores, or more, are spread over them and stay; fewer may use what there is."""
+def test_pins_workers_to_cores(tmp_path: Path, temporary: Path, more: int) -> None:
+    """At least as many workers as cores are pinned evenly to the cores; fewer may use all."""
     allowed = cores()
     workers = len(allowed) + more
     root = tmp_path / "store"
     root.mkdir()
     with watched(tmp_path, temporary, root, "fleet", "--store-root", root, "--workers", str(workers)) as fleet:
         parts.eventually(lambda: _word_after("--broker", fleet.command.out), "the broker's URL")
-        fleet.look()
-        places = [_cores_of(process) for process in fleet.named("@%h")]
+        fleet.snapshot()
+        places = [_cores_of(process) for process in fleet.matching("@%h")]
         everywhere = {tuple(allowed)}
         spread = [{(allowed[worker % len(allowed)],)} for worker in range(workers)]
         assert sorted(places, key=str) == sorted([everywhere] * workers if more < 0 else spread, key=str)
         os.killpg(fleet.command.process.pid, signal.SIGINT)
-        fleet.assert_told(0)
+        fleet.assert_ended(0)
 
 
 def _cores_of(process: psutil.Process) -> set[tuple[int, ...]]:
-    """Return where a process's threads may run."""
+    """Return the sets of cores on which a process's threads may run."""
     return {tuple(sorted(os.sched_getaffinity(thread.id))) for thread in process.threads()}
 
 

@@ -1,4 +1,4 @@
-"""What the slots have done is settled in batches: parts first, then acknowledgements."""
+"""Finished tasks are reported in batches: their parts first, then their acknowledgements."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ _TASK, _GROUP, _SIZE = "tests.part", "group-1", 250
 
 
 class Channel:
-    """A channel that notes when Redis is told."""
+    """A channel that records its flushes of acknowledgements to Redis."""
 
     def __init__(self, log: list[str]) -> None:
         self.qos = SimpleNamespace(flush=lambda: log.append("flush"))
 
 
 class Message:
-    """A message that notes when it is acknowledged."""
+    """A message that records its acknowledgement."""
 
     def __init__(self, name: str, log: list[str]) -> None:
         self.headers = {"id": name}
         self._log, self.channel = log, Channel(log)
 
     def ack_log_error(self, *_: Any) -> None:
-        """Note it."""
+        """Record it."""
         self._log.append(f"ack {self.headers['id']}")
 
 
-def test_message_is_acknowledged_after_its_part_is_counted() -> None:
-    """A worker that dies in between has lost nothing."""
+def test_acknowledges_a_message_after_counting_its_part() -> None:
+    """A worker that dies between the two steps loses nothing."""
     log: list[str] = []
     settler = settle.Settler(lambda parts: log.extend(f"count {part}" for part in parts))
     for name in ("a", "b"):
@@ -55,10 +55,8 @@ def test_message_is_acknowledged_after_its_part_is_counted() -> None:
         assert log.index(f"count {name}") < log.index(f"ack {name}") < len(log) - log[::-1].index("flush")
 
 
-def test_part_that_is_not_counted_is_not_acknowledged(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """A worker that stops while Redis is away leaves the message to another one."""
+def test_uncounted_part_is_not_acknowledged(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """A worker that stops while Redis is unreachable leaves the message to another worker."""
     monkeypatch.setattr(state, "should_stop", 0)
 
     def count(_: list[Any]) -> None:
@@ -76,26 +74,26 @@ def test_part_that_is_not_counted_is_not_acknowledged(
 
 @pytest.fixture
 def app(redis_url: str) -> Iterator[Celery]:
-    """Give an app whose chords are counted in batches, on an empty Redis."""
+    """Give an app that counts chord parts in batches, on an empty Redis."""
     with broker.client(redis_url) as server:
         server.flushall()
     before = (BatchingBackend.settled, settle.SettledRequest.settler)
     found = Celery("settling", broker=redis_url, backend=redis_url, set_as_current=False)
     backend.install(found, frozenset([_TASK]))
     yield found
-    gc.collect()  # results end their subscriptions when they are collected, and need the server for it
+    gc.collect()  # results unsubscribe when they are garbage-collected, which needs the server
     BatchingBackend.settled, settle.SettledRequest.settler = before
 
 
 def part(place: int) -> Any:
-    """Return what Celery knows of a task that has ended, in as far as chords need it."""
+    """Return Celery's context of a finished task, with the fields needed by chords."""
     body = {"task": "tests.body", "args": [], "kwargs": {}, "options": {"task_id": "body-1"}, "immutable": False}
     ended = {"task": _TASK, "id": f"task-{place}", "root_id": "run-1", "group": _GROUP, "group_index": place}
     return Context(ended, chord=body, called_directly=False)
 
 
-def test_body_is_fired_once_with_all_results_in_order(app: Celery, redis_url: str) -> None:
-    """A chord is complete with its last part, whatever came twice and in whatever order; that is the body's parent."""
+def test_sends_the_collect_task_once_with_all_results_in_order(app: Celery, redis_url: str) -> None:
+    """The last part completes a chord, despite duplicates and in any order, and is the body's parent."""
 
     @app.task(name="tests.body")  # type: ignore[untyped-decorator]  # Celery's
     def body(results: list[Any]) -> None:
@@ -103,7 +101,7 @@ def test_body_is_fired_once_with_all_results_in_order(app: Celery, redis_url: st
 
     @app.task(name=_TASK)  # type: ignore[untyped-decorator]  # Celery's
     def header() -> None:
-        """Never run: the test says that it has ended."""
+        """Never run: the test reports it as finished."""
 
     app.backend.set_chord_size(_GROUP, _SIZE)
     sent: list[str] = []
@@ -123,8 +121,8 @@ def test_body_is_fired_once_with_all_results_in_order(app: Celery, redis_url: st
     assert len([line for line in sent if line.startswith("ack")]) == _SIZE + 2
 
 
-def test_chord_stands_as_celery_leaves_it(app: Celery, redis_url: str) -> None:
-    """Workers that count as Celery does, and those that count in batches, share a chord."""
+def test_keeps_a_chord_in_celerys_format(app: Celery, redis_url: str) -> None:
+    """Workers that count as Celery does and workers that count in batches can share a chord."""
     odd = {"text": "\ud800", "n": 1}
     settler = settle.SettledRequest.settler
     plain = RedisBackend(url=redis_url.removeprefix("redis+"), app=app)
@@ -138,11 +136,11 @@ def test_chord_stands_as_celery_leaves_it(app: Celery, redis_url: str) -> None:
             settler.acknowledge(Message(ended.id, []))
     wait_for(lambda: not settler.unsettled())
     with broker.client(redis_url) as server:
-        stand: list[Any] = []
+        states: list[Any] = []
         for group in groups:
             keys = {kind: plain.get_key_for_group(group, kind).decode() for kind in (".j", ".t", ".s", ".d", "", ".c")}
             counted: Any = server.zrange(keys[".j"], 0, -1, withscores=True)
-            stand.append(
+            states.append(
                 (
                     [(json.loads(value), place) for value, place in counted],
                     server.smembers(keys[".d"]),
@@ -150,11 +148,11 @@ def test_chord_stands_as_celery_leaves_it(app: Celery, redis_url: str) -> None:
                     {kind: (server.exists(key), server.ttl(key) // 60) for kind, key in keys.items()},
                 )
             )
-    assert stand[0] == stand[1]
-    assert [place for _, place in stand[0][0]] == [0, 1, 200]
+    assert states[0] == states[1]
+    assert [place for _, place in states[0][0]] == [0, 1, 200]
 
 
-def test_chord_whose_parts_have_no_order_is_celerys(app: Celery, redis_url: str) -> None:
+def test_leaves_an_unordered_chord_to_celery(app: Celery, redis_url: str) -> None:
     """Celery keeps such a chord's parts in a list, and counts them itself."""
     app.conf.result_backend_transport_options = {"result_chord_ordered": False}
     app.backend.set_chord_size(_GROUP, _SIZE)
@@ -165,8 +163,8 @@ def test_chord_whose_parts_have_no_order_is_celerys(app: Celery, redis_url: str)
     assert [json.loads(value)[3] for value in counted] == [2, 0]
 
 
-def test_script_that_redis_forgot_is_sent_again(app: Celery, redis_url: str) -> None:
-    """After a restart of Redis, the first batch finds the script gone."""
+def test_resends_a_script_lost_by_redis(app: Celery, redis_url: str) -> None:
+    """After a restart of Redis, the first batch finds its script missing and sends it again."""
     app.backend.set_chord_size(_GROUP, _SIZE)
     with broker.client(redis_url) as server:
         server.script_flush()
@@ -179,8 +177,8 @@ def test_script_that_redis_forgot_is_sent_again(app: Celery, redis_url: str) -> 
         assert server.zcard(app.backend.get_key_for_group(_GROUP, ".j").decode()) == 1
 
 
-def test_keys_of_a_chord_end_some_day(app: Celery, redis_url: str) -> None:
-    """Though not every part renews their life time."""
+def test_keys_of_a_chord_expire(app: Celery, redis_url: str) -> None:
+    """All keys of a chord have a time to live, although not every part renews it."""
     app.backend.set_chord_size(_GROUP, _SIZE)
     settler = settle.SettledRequest.settler
     for place in range(3):

@@ -31,7 +31,7 @@ _QUEUE = "transport-test"
 
 @pytest.fixture(autouse=True)
 def server(redis_url: str) -> Iterator[redis.Redis]:
-    """A client of an empty Redis; the transport is installed."""
+    """Install the transport, and give a client of an empty Redis."""
     transport.install()
     with broker.client(redis_url) as client:
         client.flushall()
@@ -39,7 +39,7 @@ def server(redis_url: str) -> Iterator[redis.Redis]:
 
 
 def put(url: str, queue: str, count: int, first: int = 0, **options: Any) -> None:
-    """Send so many numbers to a queue."""
+    """Send this many numbers to a queue."""
     with Connection(url, **options) as connection, connection.SimpleQueue(queue) as simple:
         for number in range(first, first + count):
             simple.put({"n": number})
@@ -49,7 +49,7 @@ def put(url: str, queue: str, count: int, first: int = 0, **options: Any) -> Non
 def consuming(
     url: str, queues: list[str], prefetch: int, on_message: Callable[[Any, Any], None], **options: Any
 ) -> Iterator[Any]:
-    """Consume from queues; give a connection whose ``drain_events`` delivers."""
+    """Consume from queues; give a connection that delivers by ``drain_events``."""
     with Connection(url, **options) as connection:
         channel = connection.channel()
         channel.basic_qos(0, prefetch, False)
@@ -59,7 +59,7 @@ def consuming(
 
 
 def drain(connection: Any, enough: Callable[[], bool]) -> None:
-    """Deliver until there is enough."""
+    """Deliver until the condition is true."""
 
     def deliver() -> bool:
         with suppress(TimeoutError):
@@ -69,8 +69,8 @@ def drain(connection: Any, enough: Callable[[], bool]) -> None:
     wait_for(deliver)
 
 
-def taking(found: list[int]) -> Callable[[Any, Any], None]:
-    """Return a consumer that notes each number and acknowledges it."""
+def recording_consumer(found: list[int]) -> Callable[[Any, Any], None]:
+    """Return a consumer that records each number and acknowledges it."""
 
     def take(body: Any, message: Any) -> None:
         found.append(body["n"])
@@ -80,67 +80,67 @@ def taking(found: list[int]) -> Callable[[Any, Any], None]:
 
 
 @pytest.mark.parametrize("scheme", ["redis", "rediss", "redis+socket"])
-def test_every_scheme_uses_it(scheme: str) -> None:
-    """Connections of all the schemes that we accept use this transport."""
+def test_every_scheme_uses_our_transport(scheme: str) -> None:
+    """Connections of all accepted schemes use this transport."""
     assert Connection(f"{scheme}://localhost/0").get_transport_cls() is transport.Transport
 
 
-def test_all_arrive_once_and_are_acknowledged(redis_url: str, server: redis.Redis) -> None:
-    """A hundred messages arrive in their order, each once, and leave nothing behind."""
+def test_delivers_every_message_once_and_acknowledges_it(redis_url: str, server: redis.Redis) -> None:
+    """A hundred messages arrive in order, each once, and leave nothing behind."""
     put(redis_url, _QUEUE, 100)
     found: list[int] = []
 
-    with consuming(redis_url, [_QUEUE], 10, taking(found)) as connection:
+    with consuming(redis_url, [_QUEUE], 10, recording_consumer(found)) as connection:
         drain(connection, lambda: len(found) == 100)
     assert found == list(range(100))
     assert not server.exists("unacked", "unacked_index", _QUEUE)
 
 
-def test_prefetch_is_kept(redis_url: str, server: redis.Redis) -> None:
-    """No more than the prefetch count is taken, all of it is recorded, and the rest stays in the queue."""
+def test_takes_no_more_than_the_prefetch_count(redis_url: str, server: redis.Redis) -> None:
+    """It takes and records no more than the prefetch count; the other messages stay in the queue."""
     put(redis_url, _QUEUE, 100)
-    held: list[Any] = []
-    with consuming(redis_url, [_QUEUE], 12, lambda _, message: held.append(message)) as connection:
-        drain(connection, lambda: len(held) >= 12)
+    taken: list[Any] = []
+    with consuming(redis_url, [_QUEUE], 12, lambda _, message: taken.append(message)) as connection:
+        drain(connection, lambda: len(taken) >= 12)
         with pytest.raises(TimeoutError):
             connection.drain_events(timeout=0.3)
-        assert (len(held), server.llen(_QUEUE)) == (12, 88)
+        assert (len(taken), server.llen(_QUEUE)) == (12, 88)
         recorded: Any = server.hkeys("unacked")
-        assert set(recorded) == {message.delivery_tag for message in held}
+        assert set(recorded) == {message.delivery_tag for message in taken}
 
 
 def test_countdowns_leave_room_for_others(redis_url: str) -> None:
-    """A consumer that holds many messages under a countdown, each with room of its own, takes others all the same."""
+    """A consumer with many messages under a countdown still takes others, because each adds room for itself."""
     put(redis_url, _QUEUE, 108)
-    held: list[Any] = []
+    taken: list[Any] = []
 
     def hold(_: Any, message: Any) -> None:
-        held.append(message)
-        # As Celery does for each of them.
-        message.channel.basic_qos(0, 4 + min(len(held), 100), False)
+        taken.append(message)
+        # As Celery does for each such message.
+        message.channel.basic_qos(0, 4 + min(len(taken), 100), False)
 
     with consuming(redis_url, [_QUEUE], 4, hold) as connection:
-        drain(connection, lambda: len(held) >= 104)
-        for message in held[100:104]:
+        drain(connection, lambda: len(taken) >= 104)
+        for message in taken[100:104]:
             message.ack()
-        drain(connection, lambda: len(held) >= 108)
+        drain(connection, lambda: len(taken) >= 108)
 
 
-def test_what_a_dead_consumer_held_comes_back(redis_url: str, server: redis.Redis) -> None:
-    """What was reserved stands in Redis as kombu writes it: kombu itself hands it to the next consumer."""
+def test_kombu_redelivers_messages_of_a_dead_consumer(redis_url: str, server: redis.Redis) -> None:
+    """Taken messages are in Redis in kombu's format, so that kombu itself redelivers them."""
     put(redis_url, _QUEUE, 20)
-    held: list[Any] = []
-    with consuming(redis_url, [_QUEUE], 20, lambda _, message: held.append(message)) as connection:
-        drain(connection, lambda: len(held) == 20)
+    taken: list[Any] = []
+    with consuming(redis_url, [_QUEUE], 20, lambda _, message: taken.append(message)) as connection:
+        drain(connection, lambda: len(taken) == 20)
         records: Any = server.hgetall("unacked")
-        # As a killed worker leaves them: nothing is handed back when the connection goes.
-        held[0].channel.qos._delivered.clear()
+        # As after SIGKILL: the closing connection requeues nothing.
+        taken[0].channel.qos._delivered.clear()
     assert {json.loads(record)[1] for record in records.values()} == {_QUEUE}
     for tag in records:
         server.zadd("unacked_index", {tag: 1})
     found: list[int] = []
     options = {"transport_options": {"visibility_timeout": 1, "unacked_restore_limit": 100}}
-    with consuming(redis_url, [_QUEUE], 20, taking(found), **options) as connection:
+    with consuming(redis_url, [_QUEUE], 20, recording_consumer(found), **options) as connection:
         drain(connection, lambda: len(set(found)) == 20)
     assert not server.exists("unacked")
 
@@ -149,14 +149,14 @@ def test_what_a_dead_consumer_held_comes_back(redis_url: str, server: redis.Redi
 def test_both_transports_share_a_queue(
     redis_url: str, server: redis.Redis, monkeypatch: pytest.MonkeyPatch, sender: str, taker: str
 ) -> None:
-    """What one sends the other takes, and what stands unacknowledged has kombu's form in every case."""
+    """Each transport takes the other's messages, and unacknowledged ones always have kombu's format."""
     aliases = {"ours": "tasks.transport:Transport", "theirs": "kombu.transport.redis:Transport"}
     monkeypatch.setitem(TRANSPORT_ALIASES, "redis", aliases[sender])
     put(redis_url, _QUEUE, 3)
     monkeypatch.setitem(TRANSPORT_ALIASES, "redis", aliases[taker])
-    held: list[Any] = []
-    with consuming(redis_url, [_QUEUE], 8, lambda _, message: held.append(message)) as connection:
-        drain(connection, lambda: len(held) == 3)
+    taken: list[Any] = []
+    with consuming(redis_url, [_QUEUE], 8, lambda _, message: taken.append(message)) as connection:
+        drain(connection, lambda: len(taken) == 3)
         stored: Any = server.hgetall("unacked")
     for tag, record in stored.items():
         message, exchange, key = json.loads(record)
@@ -165,51 +165,51 @@ def test_both_transports_share_a_queue(
 
 
 def test_a_busy_queue_blocks_no_other(redis_url: str) -> None:
-    """A queue that is never empty does not keep a second one waiting."""
+    """A queue that is never empty does not delay a second one."""
     put(redis_url, "busy", 200)
     put(redis_url, "quiet", 5, first=1000)
     found: list[int] = []
 
-    with consuming(redis_url, ["busy", "quiet"], 8, taking(found)) as connection:
+    with consuming(redis_url, ["busy", "quiet"], 8, recording_consumer(found)) as connection:
         drain(connection, lambda: len(found) == 205)
     assert max(found.index(number) for number in range(1000, 1005)) < 40
 
 
 @pytest.mark.parametrize("foreign", ["{broken", "{}", "[]", "5", '{"properties": {}}'])
-def test_message_of_another_form_is_put_aside(redis_url: str, server: redis.Redis, foreign: str) -> None:
-    """What kombu did not write is kept in a list of its own, and what stood behind it is delivered."""
+def test_foreign_message_goes_to_the_dead_letter_list(redis_url: str, server: redis.Redis, foreign: str) -> None:
+    """A message not written by kombu goes to a list of its own, and the ones behind it are delivered."""
     put(redis_url, _QUEUE, 1)
     server.lpush(_QUEUE, foreign)
     put(redis_url, _QUEUE, 2, first=1)
     found: list[int] = []
 
-    with consuming(redis_url, [_QUEUE], 2, taking(found)) as connection:
+    with consuming(redis_url, [_QUEUE], 2, recording_consumer(found)) as connection:
         drain(connection, lambda: len(found) == 3)
     assert server.lrange("unacked_put_aside", 0, -1) == [foreign]
 
 
-def test_delivery_that_raises_gives_the_others_back(redis_url: str, server: redis.Redis) -> None:
-    """A consumer that fails at one message loses none of those that were taken with it."""
+def test_failed_delivery_loses_no_other_message(redis_url: str, server: redis.Redis) -> None:
+    """A consumer that fails at one message loses none of those taken with it."""
     put(redis_url, _QUEUE, 10)
-    seen: list[int] = []
+    received: list[int] = []
 
     def fail(body: Any, _: Any) -> None:
-        seen.append(body["n"])
+        received.append(body["n"])
         if body["n"] == 4:
-            raise RuntimeError("it can't be taken")
+            raise RuntimeError("refused by the test")
 
     with (
         consuming(redis_url, [_QUEUE], 20, fail) as connection,
-        pytest.raises(RuntimeError, match="it can't be taken"),
+        pytest.raises(RuntimeError, match="refused by the test"),
     ):
-        drain(connection, lambda: len(seen) == 10)
+        drain(connection, lambda: len(received) == 10)
     queued: Any = server.llen(_QUEUE)
     unacked: Any = server.hlen("unacked")
     assert queued + unacked == 10
 
 
-def test_channel_follows_its_pool(redis_url: str) -> None:
-    """A channel has one client for all its commands, and another after a reconnect gave it another pool."""
+def test_channel_renews_its_client_with_its_pool(redis_url: str) -> None:
+    """A channel uses one client for all its commands, and a new one after a reconnect replaced its pool."""
     with Connection(redis_url) as connection:
         channel: Any = connection.default_channel
         before = channel._create_client()
@@ -220,37 +220,37 @@ def test_channel_follows_its_pool(redis_url: str) -> None:
         assert after.ping()
 
 
-def test_what_goes_on_is_acknowledged_over_the_next_connection(redis_url: str, server: redis.Redis) -> None:
-    """A connection that ends gives back what has not begun; what has is acknowledged later, once, by another one."""
-    begun: list[str] = []
-    transport.install(lambda: begun)
+def test_running_task_is_acknowledged_over_the_next_connection(redis_url: str, server: redis.Redis) -> None:
+    """A closing connection requeues tasks that have not started; running ones are acknowledged later, once."""
+    running: list[str] = []
+    transport.install(lambda: running)
     messages: list[Any] = []
     put(redis_url, _QUEUE, 4)
     with consuming(redis_url, [_QUEUE], 4, lambda _, message: messages.append(message)) as connection:
         drain(connection, lambda: len(messages) == 4)
         for number, message in enumerate(messages):
             message.headers["id"] = str(number)
-        begun += ["0", "1"]
+        running += ["0", "1"]
     assert (server.llen(_QUEUE), server.hlen("unacked")) == (2, 2)
     for message in messages[:2]:
         message.ack()
     found: list[int] = []
 
-    with consuming(redis_url, [_QUEUE], 4, taking(found)) as connection:
+    with consuming(redis_url, [_QUEUE], 4, recording_consumer(found)) as connection:
         drain(connection, lambda: len(found) == 2)
     assert sorted(found) == [2, 3]
     assert server.hlen("unacked") == 0
 
 
-def test_waiting_takes_nothing_out(redis_url: str, server: redis.Redis) -> None:
-    """A consumer that waits leaves a message where it is until it asks for it, and asks as soon as it can."""
+def test_waiting_takes_no_message(redis_url: str, server: redis.Redis) -> None:
+    """A waiting consumer leaves a message in its queue until it fetches it, and fetches it as soon as it can."""
     found: list[int] = []
 
-    with consuming(redis_url, ["other", _QUEUE], 8, taking(found)) as connection:
+    with consuming(redis_url, ["other", _QUEUE], 8, recording_consumer(found)) as connection:
         for _ in range(3):
             with suppress(TimeoutError):
                 connection.drain_events(timeout=0.05)
-        # Nobody drains now: what the server answers to the waiting consumer stays in its socket.
+        # Nothing drains now, so the reply for the waiting consumer stays in its socket.
         put(redis_url, _QUEUE, 1)
         time.sleep(0.2)
         assert server.llen(_QUEUE) == 1
@@ -258,7 +258,7 @@ def test_waiting_takes_nothing_out(redis_url: str, server: redis.Redis) -> None:
 
 
 def test_draining_ends_with_a_message_or_in_time(redis_url: str) -> None:
-    """Who drains an empty queue waits until the time is over, whatever the server answers to the waiters meanwhile."""
+    """Draining an empty queue lasts until its timeout, whatever Redis replies to the waiting listeners."""
     with consuming(redis_url, ["one", "two"], 8, lambda *_: None) as connection:
         started = time.monotonic()
         with pytest.raises(TimeoutError):
@@ -266,88 +266,88 @@ def test_draining_ends_with_a_message_or_in_time(redis_url: str) -> None:
         assert time.monotonic() - started >= 1.5
 
 
-def only_waiter(connection: Any) -> Any:
-    """Return the waiter of a connection that consumes from one list."""
-    ((waiter,),) = [channel.waiters() for channel in connection.transport.channels if channel.active_queues]
-    return waiter
+def only_listener(connection: Any) -> Any:
+    """Return the queue listener of a connection that consumes from one list."""
+    ((listener,),) = [channel.waiters() for channel in connection.transport.channels if channel.active_queues]
+    return listener
 
 
 _ONE_LIST: dict[str, Any] = {"transport_options": {"priority_steps": [0]}}
 
 
-def test_answer_that_is_not_read_yet_is_none_that_is_missing(redis_url: str, server: redis.Redis) -> None:
-    """A process that was stopped for a minute finds the messages that it had asked for."""
+def test_unread_reply_does_not_count_as_missing(redis_url: str, server: redis.Redis) -> None:
+    """A process stopped for a minute finds the messages that it had requested."""
     put(redis_url, _QUEUE, 3)
     found: list[int] = []
-    with consuming(redis_url, [_QUEUE], 8, taking(found), **_ONE_LIST) as connection:
-        cycle, waiter = connection.transport.cycle, only_waiter(connection)
+    with consuming(redis_url, [_QUEUE], 8, recording_consumer(found), **_ONE_LIST) as connection:
+        cycle, listener = connection.transport.cycle, only_listener(connection)
         cycle.on_poll_start()
-        assert select.select([waiter.client.connection._sock], [], [], PATIENCE)[0]
-        waiter._sent -= 60
+        assert select.select([listener.client.connection._sock], [], [], PATIENCE)[0]
+        listener._sent -= 60
         cycle.look_after()
         drain(connection, lambda: found == [0, 1, 2])
     assert not server.exists("unacked")
 
 
-def test_server_that_is_silent_is_given_up(redis_url: str) -> None:
-    """A connection that nobody answers is closed, and its successor brings what has come meanwhile."""
+def test_gives_up_a_silent_connection(redis_url: str) -> None:
+    """A connection without replies is closed, and the next one delivers the messages queued meanwhile."""
     found: list[int] = []
-    with consuming(redis_url, [_QUEUE], 8, taking(found), **_ONE_LIST) as connection:
+    with consuming(redis_url, [_QUEUE], 8, recording_consumer(found), **_ONE_LIST) as connection:
         drain(connection, lambda: True)
-        cycle, waiter = connection.transport.cycle, only_waiter(connection)
+        cycle, listener = connection.transport.cycle, only_listener(connection)
         cycle.on_poll_start()
-        before = waiter.client.connection._sock
-        waiter._sent -= 60
+        before = listener.client.connection._sock
+        listener._sent -= 60
         cycle.look_after()
-        assert waiter.client.connection._sock is None
+        assert listener.client.connection._sock is None
         put(redis_url, _QUEUE, 1)
         drain(connection, lambda: found == [0])
-        assert waiter.client.connection._sock is not before
+        assert listener.client.connection._sock is not before
 
 
 @pytest.mark.parametrize("option", [{"polling_interval": 0}, {"health_check_interval": 0}])
-def test_silence_is_borne_where_nobody_bounds_it(redis_url: str, option: dict[str, int]) -> None:
-    """Without a bound on a server's wait, or with health checks switched off, no connection is given up."""
+def test_tolerates_silence_without_a_bound(redis_url: str, option: dict[str, int]) -> None:
+    """Without a bound on Redis's wait, or with health checks off, no connection is given up."""
     options = {"transport_options": {"priority_steps": [0], **option}}
     with consuming(redis_url, [_QUEUE], 8, lambda *_: None, **options) as connection:
-        drain(connection, lambda: only_waiter(connection)._asked is None)
-        cycle, waiter = connection.transport.cycle, only_waiter(connection)
+        drain(connection, lambda: only_listener(connection)._asked is None)
+        cycle, listener = connection.transport.cycle, only_listener(connection)
         cycle.on_poll_start()
-        before = waiter.client.connection._sock
-        waiter._sent -= 3600
+        before = listener.client.connection._sock
+        listener._sent -= 3600
         cycle.look_after()
-        assert waiter.client.connection._sock is before
+        assert listener.client.connection._sock is before
 
 
 @pytest.mark.parametrize("event", [READ, ERR], ids=["read", "error"])
 def test_server_may_close_an_idle_connection(redis_url: str, server: redis.Redis, event: int) -> None:
-    """A consumer without room whose server closes what it does not use takes another connection when there is room."""
+    """If Redis closes the connection of a full consumer, it opens another one once it has room."""
     put(redis_url, _QUEUE, 2)
     messages: list[Any] = []
     with consuming(redis_url, [_QUEUE], 1, lambda _, message: messages.append(message), **_ONE_LIST) as connection:
         drain(connection, lambda: len(messages) == 1)
-        waiter = only_waiter(connection)
-        connected = waiter.client.connection._sock
+        listener = only_listener(connection)
+        connected = listener.client.connection._sock
         server.client_kill_filter(_type="normal", skipme=True)
         assert select.select([connected], [], [], PATIENCE)[0]
         with suppress(Empty):
             connection.transport.cycle.handle_event(connected.fileno(), event)
-        assert waiter.client.connection._sock is None
+        assert listener.client.connection._sock is None
         messages[0].ack()
         drain(connection, lambda: len(messages) == 2)
 
 
 @pytest.mark.parametrize("end", ["cancel", "close"])
-def test_what_comes_after_the_end_goes_back(redis_url: str, server: redis.Redis, end: str) -> None:
-    """Messages that were asked for, and come when nobody consumes any more, are in their queue again."""
+def test_messages_after_the_end_are_requeued(redis_url: str, server: redis.Redis, end: str) -> None:
+    """Requested messages that arrive after their consumer has ended are requeued."""
     put(redis_url, _QUEUE, 3)
     found: list[int] = []
     with Connection(redis_url, **_ONE_LIST) as connection:
         channel: Any = connection.channel()
         queue = Queue(_QUEUE, Exchange(_QUEUE), routing_key=_QUEUE)
-        with Consumer(channel, [queue], callbacks=[taking(found)]):
+        with Consumer(channel, [queue], callbacks=[recording_consumer(found)]):
             connection.transport.cycle.on_poll_start()
-            assert select.select([only_waiter(connection).client.connection._sock], [], [], PATIENCE)[0]
+            assert select.select([only_listener(connection).client.connection._sock], [], [], PATIENCE)[0]
         if end == "close":
             channel.close()
         else:
@@ -357,36 +357,36 @@ def test_what_comes_after_the_end_goes_back(redis_url: str, server: redis.Redis,
     assert not server.exists("unacked")
 
 
-def test_channel_without_room_blocks_no_other(redis_url: str) -> None:
-    """Two channels of a connection wait for each other neither when one is full nor when it has room again."""
+def test_full_channel_blocks_no_other(redis_url: str) -> None:
+    """Two channels of a connection never wait for each other, neither when one is full nor when it has room again."""
     put(redis_url, "one", 2)
-    held: list[Any] = []
+    taken: list[Any] = []
     found: list[int] = []
-    with consuming(redis_url, ["one"], 1, lambda _, message: held.append(message), **_ONE_LIST) as connection:
-        drain(connection, lambda: len(held) == 1)
+    with consuming(redis_url, ["one"], 1, lambda _, message: taken.append(message), **_ONE_LIST) as connection:
+        drain(connection, lambda: len(taken) == 1)
         other = connection.channel()
-        with Consumer(other, [Queue("two", Exchange("two"), routing_key="two")], callbacks=[taking(found)]):
+        with Consumer(other, [Queue("two", Exchange("two"), routing_key="two")], callbacks=[recording_consumer(found)]):
             put(redis_url, "two", 3, first=10)
             drain(connection, lambda: found == [10, 11, 12])
-            assert len(held) == 1
-            held[0].ack()
-            drain(connection, lambda: len(held) == 2)
+            assert len(taken) == 1
+            taken[0].ack()
+            drain(connection, lambda: len(taken) == 2)
 
 
-def test_event_loop_follows_a_connection_that_is_made_anew(redis_url: str) -> None:
-    """redis-py may replace a connection between two ticks of a worker's loop; each is told to the loop once."""
+def test_event_loop_follows_a_new_connection(redis_url: str) -> None:
+    """redis-py may replace a connection between two ticks of a worker's loop; the loop registers each once."""
     found: list[int] = []
     hub = Hub()
-    told: list[int] = []
+    registered: list[int] = []
     add_reader = hub.add_reader
 
     def add(place: int, *callback: Any) -> None:
-        told.append(place)
+        registered.append(place)
         add_reader(place, *callback)
 
     hub.add_reader = add
 
-    def turn() -> bool:
+    def tick_once() -> bool:
         for tick in list(hub.on_tick):
             tick()
         for place, _ in hub.poller.poll(0.05):
@@ -396,23 +396,23 @@ def test_event_loop_follows_a_connection_that_is_made_anew(redis_url: str) -> No
         return bool(found)
 
     try:
-        with consuming(redis_url, [_QUEUE], 8, taking(found), **_ONE_LIST) as connection:
+        with consuming(redis_url, [_QUEUE], 8, recording_consumer(found), **_ONE_LIST) as connection:
             connection.register_with_event_loop(hub)
             for number in range(3):
-                turn()
-                only_waiter(connection).client.connection.disconnect()
-                only_waiter(connection).client.connection.connect()
+                tick_once()
+                only_listener(connection).client.connection.disconnect()
+                only_listener(connection).client.connection.connect()
                 put(redis_url, _QUEUE, 1, first=number)
-                wait_for(turn)
+                wait_for(tick_once)
                 assert found == [number]
                 found.clear()
-        assert len(told) == 4
+        assert len(registered) == 4
     finally:
         hub.close()
 
 
-def test_waiting_is_no_polling(redis_url: str, server: redis.Redis) -> None:
-    """While its queues are empty, a consumer sends a command a second for each."""
+def test_waiting_is_not_polling(redis_url: str, server: redis.Redis) -> None:
+    """While its queues are empty, a consumer sends one command a second for each."""
 
     def sent() -> int:
         stats: Any = server.info("commandstats")
@@ -428,7 +428,7 @@ def test_waiting_is_no_polling(redis_url: str, server: redis.Redis) -> None:
         assert sent() - before <= 6
 
 
-def test_priorities_come_first(redis_url: str) -> None:
+def test_higher_priorities_come_first(redis_url: str) -> None:
     """With priorities configured, a message of a higher one overtakes all of a lower one; 0 is the highest."""
     options: dict[str, Any] = {"transport_options": {"priority_steps": [0, 5]}}
     with Connection(redis_url, **options) as connection:
@@ -440,16 +440,18 @@ def test_priorities_come_first(redis_url: str) -> None:
             )
     found: list[int] = []
 
-    with consuming(redis_url, [_QUEUE], 2, taking(found), **options) as connection:
+    with consuming(redis_url, [_QUEUE], 2, recording_consumer(found), **options) as connection:
         drain(connection, lambda: len(found) == 4)
     assert found == [2, 3, 0, 1]
 
 
 def test_lists_may_outnumber_the_connections(redis_url: str) -> None:
-    """More lists than connections are allowed for commands: four for each of three queues, as kombu has it unasked."""
+    """There may be more lists than command connections: kombu's default is four lists for each queue."""
     found: list[int] = []
     queues = ["one", "two", "three"]
-    with consuming(redis_url, queues, 8, taking(found), transport_options={"max_connections": 2}) as connection:
+    with consuming(
+        redis_url, queues, 8, recording_consumer(found), transport_options={"max_connections": 2}
+    ) as connection:
         drain(connection, lambda: True)
         for number, queue in enumerate(queues):
             put(redis_url, queue, 1, first=number)
@@ -457,7 +459,7 @@ def test_lists_may_outnumber_the_connections(redis_url: str) -> None:
 
 
 def test_prefix_is_put_before_every_key(redis_url: str, server: redis.Redis) -> None:
-    """A broker that is shared by a prefix sees no key without it."""
+    """A broker shared by prefixes gets no key without the prefix."""
     options: dict[str, Any] = {"transport_options": {"global_keyprefix": "mine:"}}
     put(redis_url, _QUEUE, 20, **options)
     messages: list[Any] = []
@@ -473,8 +475,8 @@ def test_prefix_is_put_before_every_key(redis_url: str, server: redis.Redis) -> 
     assert not server.exists("mine:unacked")
 
 
-def test_acknowledgements_go_where_the_message_came_from(redis_url: str, server: redis.Redis) -> None:
-    """Of two consumers of one Redis, each with a prefix of its own, neither tells the other's acknowledgements."""
+def test_acknowledges_where_the_message_came_from(redis_url: str, server: redis.Redis) -> None:
+    """Of two consumers with different prefixes in one Redis, neither sends the other's acknowledgements."""
     prefixes: list[dict[str, Any]] = [{"transport_options": {"global_keyprefix": name}} for name in ("a:", "b:")]
     messages: list[Any] = []
 
@@ -496,7 +498,7 @@ def test_acknowledgements_go_where_the_message_came_from(redis_url: str, server:
 
 
 def test_database_may_be_a_number(redis_port: int) -> None:
-    """As it may be for kombu, where it is no part of a URL."""
+    """The database may be a number, as for kombu, where it is not part of a URL."""
     with Connection(f"redis://127.0.0.1:{redis_port}", virtual_host=1) as connection:
         assert connection.default_channel.client.connection_pool.connection_kwargs["db"] == 1
 
@@ -521,7 +523,7 @@ with Connection(sys.argv[1]) as connection:
 
 
 def test_killed_consumers_lose_nothing(redis_url: str, server: redis.Redis) -> None:
-    """Ten consumers are killed at work, one after the other: every message was done, or is queued or recorded."""
+    """After ten consumers were killed at work, every message is done, queued or recorded as unacknowledged."""
     total = 4_000
     put(redis_url, _QUEUE, total)
     done: set[int] = set()
@@ -535,6 +537,6 @@ def test_killed_consumers_lose_nothing(redis_url: str, server: redis.Redis) -> N
             done |= {int(line) for line in process.stdout.read().split("\n")[:-1] if line}
     queued: Any = server.lrange(_QUEUE, 0, -1)
     records: Any = server.hvals("unacked")
-    left = [json.loads(one) for one in queued] + [json.loads(one)[0] for one in records]
-    numbers = {json.loads(b64decode(one["body"]))["n"] for one in left}
+    remaining = [json.loads(one) for one in queued] + [json.loads(one)[0] for one in records]
+    numbers = {json.loads(b64decode(one["body"]))["n"] for one in remaining}
     assert done | numbers == set(range(total))
