@@ -1,1 +1,1 @@
-"""The tests: `unit` needs nothing, `integration` real servers and workers."""
+"""The tests: `unit` needs no services, `integration` uses real servers and workers."""

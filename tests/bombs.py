@@ -1,4 +1,4 @@
-"""Images of a few bytes, put together by hand, that would have a decoder take memory or time."""
+"""Hand-made images of a few bytes that are built to cost a decoder memory or time."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _SCAN = b"\xff\xda"
 
 
 def tiled_tiff(*tiles: tuple[int, int], size: tuple[int, int] = (16, 16), kind: int = 4) -> bytes:
-    """A grey TIFF of one tile, whose data breaks off.
+    """Return a grey TIFF of one tile. Its data is truncated.
 
     Args:
-        tiles: width and height of it, as often as they are said.
+        tiles: the tile's width and height; repeated for each time the tags occur.
         size: of the image.
-        kind: the type of the tile's sides: 4 is an integer of 32 bits, 11 a floating-point number.
+        kind: the type of the tags for the tile's sides: 4 is a 32-bit integer, 11 a floating-point number.
     """
     data = zlib.compress(bytes(1000), 9)
     data += bytes(len(data) % 2)
@@ -37,13 +37,13 @@ def tiled_tiff(*tiles: tuple[int, int], size: tuple[int, int] = (16, 16), kind: 
 
 
 def jpeg(size: tuple[int, int], scans: int, *, before: bytes = b"", data: bool = True) -> bytes:
-    """A baseline JPEG of three components, of which each scan holds one.
+    """Return a baseline JPEG of three components. Each scan holds one of them.
 
     Args:
         size: width and height.
         scans: how many there are; the components take turns.
-        before: segments that stand before the first scan.
-        data: whether the scans hold any, for a size of 64 x 64. A decoder takes what is missing for grey.
+        before: segments to insert before the first scan.
+        data: whether the scans hold data, enough for 64 x 64 pixels. A decoder shows missing data as grey.
     """
     grey = encoded(Image.new("L", (64, 64), 90), "JPEG")
     frame, scan = grey.index(b"\xff\xc0"), grey.index(_SCAN)
@@ -55,14 +55,14 @@ def jpeg(size: tuple[int, int], scans: int, *, before: bytes = b"", data: bool =
 
 
 def gif(*frames: tuple[int, int], disposal: int = 2) -> bytes:
-    """A GIF whose canvas is of 8 x 8.
+    """Return a GIF with a canvas of 8 x 8.
 
     Args:
-        frames: their sizes; of each there are the data of 8 x 8.
-        disposal: what each is to leave: the background (2) or what was there before it (3).
+        frames: the size of each frame; each has data for 8 x 8.
+        disposal: what each frame leaves behind: the background (2) or the previous image (3).
     """
     body = encoded(Image.new("L", (8, 8), 1), "GIF")
-    # Before it stand the screen and its colours, and behind its ten bytes the data.
+    # The descriptor follows the screen and its colours; after its ten bytes comes the data.
     descriptor = body.index(b"\x2c" + bytes(4))
     control = b"\x21\xf9\x04" + bytes([disposal << 2 | 1, 0, 0, 0, 0])
     made = (control + b"\x2c" + struct.pack("<HHHHB", 0, 0, *size, 0) + body[descriptor + 10 : -1] for size in frames)
@@ -70,17 +70,17 @@ def gif(*frames: tuple[int, int], disposal: int = 2) -> bytes:
 
 
 def small_avif(size: tuple[int, int]) -> bytes:
-    """An AVIF of this size whose header names 16 x 16."""
+    """Return an AVIF of this size. Its header claims 16 x 16."""
     body = encoded(Image.new("L", size, 90), "AVIF", speed=10)
     return body.replace(struct.pack(">4sIII", b"ispe", 0, *size), struct.pack(">4sIII", b"ispe", 0, 16, 16))
 
 
 def pieces(kind: str, count: int) -> bytes:
-    """A small image with so many empty pieces before its data.
+    """Return a small image with many empty pieces before its data.
 
     Args:
         kind: ``JPEG``, ``PNG`` or ``GIF``.
-        count: of comments, or of chunks that only their writer knows.
+        count: the number of comments, or of private chunks.
     """
     body = encoded(Image.new("L", (8, 8), 1), kind)
     piece, at = {
@@ -92,7 +92,7 @@ def pieces(kind: str, count: int) -> bytes:
 
 
 def metadata() -> dict[str, bytes]:
-    """Images of megabytes that are all metadata, or all places at which something that matters could begin."""
+    """Return images of several megabytes that are all metadata, or all places where a relevant part could begin."""
     size = 4 << 20
     start = encoded(Image.new("L", (8, 8), 1), "GIF")[:-1]
     png = encoded(Image.new("L", (8, 8), 1))

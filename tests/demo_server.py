@@ -1,4 +1,4 @@
-"""A demo server for tests, running in a thread of theirs."""
+"""Run a demo server in a thread for tests."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.conditions import PATIENCE
 
 @contextmanager
 def running(options: DemoOptions | None = None) -> Iterator[DemoServer]:
-    """A server with an event loop in a thread; it must leave neither tasks nor complaints behind."""
+    """Run a server with an event loop in a thread. It must leave neither tasks nor complaints behind."""
     loop = asyncio.new_event_loop()
     complaints: list[dict[str, Any]] = []
     loop.set_exception_handler(lambda _, complaint: complaints.append(complaint))

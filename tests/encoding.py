@@ -1,4 +1,4 @@
-"""A picture as a file's bytes, in one of Pillow's formats."""
+"""Encode a Pillow image in one of its formats."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 from PIL import Image
 
 
-def encoded(picture: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
     """Return an image's bytes; ``options`` are those of Pillow's ``save``."""
     sink = io.BytesIO()
-    picture.save(sink, kind, **options)
+    image.save(sink, kind, **options)
     return sink.getvalue()

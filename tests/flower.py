@@ -1,4 +1,4 @@
-"""A local fleet that is kept up with its Flower, and what Flower answers."""
+"""Run a local fleet with its Flower, and query Flower."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _BROKER = re.compile(r"--broker (\S+)\n")
 
 @dataclass(frozen=True)
 class Flower:
-    """Where a Flower is, and its password."""
+    """A Flower's address and password."""
 
     url: str
     password: str
 
     def get(self, path: str, password: str | None = None) -> tuple[int, str]:
-        """Return the status and the text of an answer; with no password of one's own, nothing is said of who asks."""
+        """Return the status and the text of a response. With an empty password, send no credentials."""
         login = {"Authorization": f"Basic {b64encode(f'imagefleet:{password}'.encode()).decode()}"} if password else {}
         try:
             with urllib.request.urlopen(
@@ -38,19 +38,19 @@ class Flower:
             return error.code, error.read().decode()
 
     def tasks(self) -> dict[str, Any]:
-        """Return the tasks that it has heard of, by their ids."""
+        """Return the tasks that Flower knows, by their ids."""
         return dict(json.loads(self.get("/api/tasks", self.password)[1]))
 
 
-def address(told: str) -> Flower | None:
-    """Return the Flower that a command has told of, if it has."""
-    found = _ADDRESS.search(told)
+def address(output: str) -> Flower | None:
+    """Return the Flower named in a command's output, or None."""
+    found = _ADDRESS.search(output)
     return Flower(*found.groups()) if found else None
 
 
 @dataclass(frozen=True)
 class KeptFleet:
-    """A `producer fleet` that is up."""
+    """A running `producer fleet`."""
 
     command: parts.Background
     flower: Flower
@@ -58,7 +58,7 @@ class KeptFleet:
     root: Path
 
     def run(self, name: str, urls: Sequence[str]) -> dict[str, Any]:
-        """Download URLs into a folder of that name; return the numbers of the run."""
+        """Download URLs into a folder of that name. Return the numbers of the run."""
         given = "\n".join(urls).encode()
         arguments = ("run", "-", "--out", self.root / name, "--broker", self.broker, "--retries", "0", "--json")
         return parts.producer(*arguments, stdin=given).json()
@@ -66,7 +66,7 @@ class KeptFleet:
 
 @contextmanager
 def kept_fleet(folder: Path, *arguments: str, env: Mapping[str, str] | None = None) -> Iterator[KeptFleet]:
-    """Keep a local fleet up; it is ended when the block is left."""
+    """Run a local fleet until the block ends."""
     argv = parts.command(["fleet", "--store-root", folder, *arguments])
     with parts.started("fleet", argv, folder, env) as command:
         (broker,) = parts.eventually(lambda: _BROKER.findall(command.out), "the fleet")

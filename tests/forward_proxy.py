@@ -1,4 +1,4 @@
-"""A small HTTP proxy on loopback: it knows a few hosts, forwards http, opens tunnels, and keeps what it was asked."""
+"""A small HTTP proxy on loopback: it knows a few hosts, forwards http, opens tunnels, and records its requests."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from tests.unit.conftest import Canned, always, response
 
 
 class ForwardProxy(Canned):
-    """A proxy that resolves names by itself; what it does not know is a 502."""
+    """A proxy that resolves names itself. It answers 502 for an unknown host."""
 
     def __init__(self, hosts: Mapping[str, int], credentials: str | None = None) -> None:
-        """Take the hosts, as ``name:port``, each with the port of 127.0.0.1 that it stands for, and who may use it."""
+        """Take the hosts and the required credentials. ``hosts`` maps ``name:port`` to a port on 127.0.0.1."""
         super().__init__(always())
         self._hosts, self._credentials = hosts, credentials
 
@@ -47,7 +47,7 @@ def _authority(url: str) -> str:
 
 
 def _origin_form(head: bytes) -> bytes:
-    """The head as it is sent on: with path and query alone, and without what was said to the proxy."""
+    """Return the head as it is forwarded: with only path and query, and without the fields for the proxy."""
     first, *lines = head.decode().split("\r\n")
     method, url, version = first.split(" ")
     target = url.partition("://")[2].partition("/")[2]
@@ -66,7 +66,7 @@ def _head(connection: socket.socket) -> bytes:
 
 
 def _whole(host: socket.socket) -> bytes:
-    """A response with a Content-Length."""
+    """Return a response with a Content-Length."""
     head = _head(host)
     size = int(next(line.split(b":")[1] for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:")))
     body = b""
@@ -76,7 +76,7 @@ def _whole(host: socket.socket) -> bytes:
 
 
 def _relay(client: socket.socket, host: socket.socket) -> None:
-    """Hand on what comes, both ways, until both have ended."""
+    """Relay the bytes of both directions until both have ended."""
 
     def pump(source: socket.socket, sink: socket.socket) -> None:
         with suppress(OSError):

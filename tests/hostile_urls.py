@@ -1,8 +1,8 @@
-"""Hostile URLs: forms in which a list may write an address that a worker must not connect to."""
+"""Hostile URLs: ways to write an address that a worker must not connect to."""
 
 from __future__ import annotations
 
-#: Where each leads is this machine or its network. PORT stands for a port on which somebody listens.
+#: Each of these leads to this machine or its network. PORT stands for a port with a listener.
 URLS = {
     "dotted": "http://127.0.0.1:PORT/",
     "another of loopback": "http://127.255.255.254:PORT/",

@@ -1,4 +1,4 @@
-"""A run in a folder as its producer and its workers leave it, made without either."""
+"""Make the folder of a run as its producer and its workers would leave it, without either."""
 
 from __future__ import annotations
 
@@ -26,9 +26,10 @@ def left(
     row: str = "http://a.example/{}\n",
     encoding: str = "utf-8",
 ) -> RunFile:
-    """A run of a list of so many rows, in shards of three, of which so many are done: the others are only planned.
+    """Make a run of a list with this many rows, in shards of three.
 
-    Every image has failed, by a timeout. The list has these rows, in this encoding.
+    The first ``done`` shards have manifests; the others are only planned. Every image has failed with a timeout. The
+    list's rows are made from ``row``, in this encoding.
     """
     source.write_bytes("".join(row.format(index) for index in range(rows)).encode(encoding))
     shards = -(-rows // SIZE)

@@ -1,4 +1,4 @@
-"""Zstandard, from where this Python has it."""
+"""Import Zstandard from the place where this Python has it."""
 
 from __future__ import annotations
 

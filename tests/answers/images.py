@@ -15,34 +15,34 @@ from tests.damaged_metadata import damaged_metadata
 
 _DECODED = FetchOptions(timeout=2.0, deadline=PATIENCE, retries=0, verify=Verify.DECODE)
 _RESIZED = FetchOptions(timeout=2.0, deadline=PATIENCE, retries=0, resize=ResizeOptions(ResizeMode.KEEP_RATIO, 32))
-#: Those of the damaged images that the table shows; the unit tests read all of them.
+#: Those of the damaged images that the table shows; the unit tests read all tags.
 _SHOWN = (
     "PNG: wrong checksum of pHYs",
     "PNG: wrong checksum of iCCP",
     "PNG: wrong checksum of tEXt",
     "PNG: profile of 1.6 MB",
     "PNG: tEXt of 6 MB",
-    "PNG: text that is shorter than it says",
+    "PNG: text shorter than declared",
     "PNG: broken EXIF",
     "PNG: no end chunk",
     "JPEG: no end marker",
     "JPEG: no end marker, progressive",
-    "JPEG: EXIF that breaks off",
-    "JPEG: Photoshop that breaks off",
-    "JPEG: comment that is shorter than it says",
+    "JPEG: truncated EXIF",
+    "JPEG: truncated Photoshop",
+    "JPEG: comment shorter than declared",
     "JPEG: profile of 8 MB",
-    "JPEG: later picture that is gone",
-    "JPEG: stray bytes behind the end",
-    "GIF: comment that does not end",
+    "JPEG: missing later image",
+    "JPEG: stray bytes after the end",
+    "GIF: unterminated comment",
     "GIF: no trailer",
-    "WebP: file that is shorter than it says",
+    "WebP: file shorter than declared",
     "WebP: EXIF without its padding",
-    "TIFF: all of them",
+    "TIFF: all tags",
     "TIFF: next page beyond the file",
     "AVIF with broken EXIF",
-    "BMP of another size",
+    "BMP with a wrong file size",
 )
-_TITLES = {"TIFF: all of them": "TIFF: ancillary tags beyond the file"}
+_TITLES = {"TIFF: all tags": "TIFF: ancillary tags beyond the file"}
 
 
 def _case(name: str, title: str, body: bytes, options: FetchOptions, reason: str = "") -> Case:

@@ -9,7 +9,7 @@ from urllib.parse import quote
 import pytest
 from PIL import Image
 
-from tests.damaged_metadata import PICTURE, damaged_metadata
+from tests.damaged_metadata import IMAGE, damaged_metadata
 from tests.encoding import encoded
 from tests.integration import parts
 
@@ -47,7 +47,7 @@ def test_run_saves_every_image_with_whole_pixels(fleet: str, served: str, out: P
     assert (facts["success"], facts["reasons"]) == (len(_IMAGES), {"not_image": 2, "undecodable": 1})
     rows = parts.rows(out)
     for row, body in zip(rows, _IMAGES.values(), strict=False):
-        assert (row["original_width"], row["original_height"]) == PICTURE.size
+        assert (row["original_width"], row["original_height"]) == IMAGE.size
         assert row["exif"] is None
         if options[0] == "--verify":
             assert (out / row["path"]).read_bytes() == body

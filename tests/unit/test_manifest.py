@@ -1,4 +1,4 @@
-"""A manifest has the promised columns in the promised order, and stats as img2dataset writes them."""
+"""A manifest has the documented columns in the documented order, and stats in img2dataset's format."""
 
 from __future__ import annotations
 
@@ -57,21 +57,21 @@ _FAILED = Outcome(
 
 
 def table(*columns: str) -> pa.Table:
-    """The manifest of a saved and a failed image, whose Source had these other columns."""
+    """Return the manifest of a saved and a failed image from a URL list with these other columns."""
     rows = [ImageRequest(index, f"http://a.example/{index}", dict.fromkeys(columns, "its own")) for index in (0, 1)]
     outcomes = [success(0, width=4, height=3, sha256="f00", fetch_seconds=1.0), _FAILED]
     return manifest.decode(manifest.encode(plan.decode(plan.encode(rows, _MARK)), outcomes, _MARK))
 
 
 def test_columns_in_order() -> None:
-    """The Source's columns come first, then those of an Outcome, each with its type."""
+    """The URL list's columns come first, then the columns of an Outcome, each with its type."""
     schema = table("caption").schema
     assert schema.names == ["url", "caption", *_COLUMNS]
     assert schema.types[2:] == list(_COLUMNS.values())
 
 
 def test_rows() -> None:
-    """A row says what became of its request, and is null where nothing is known."""
+    """A row describes the result of its request. Unknown values are null."""
     saved, failed = table().to_pylist()
     assert saved["url"] == "http://a.example/0"
     assert (saved["key"], saved["status"], saved["reason"]) == ("00000000", "success", None)
@@ -82,22 +82,22 @@ def test_rows() -> None:
     assert failed["finished_at"] == datetime.datetime(1970, 1, 1, 0, 1, 43, 250_000, datetime.UTC)
 
 
-def test_manifest_of_an_earlier_version() -> None:
-    """A column that came later is missing there, and its Outcomes are read all the same."""
+def test_reads_a_manifest_of_an_earlier_version() -> None:
+    """A manifest that lacks a newer column can still be read."""
     before = table("caption").drop_columns(["tls_unverified"])
     assert [outcome.tls_unverified for outcome in manifest.outcomes(before)] == [False] * before.num_rows
 
 
-def test_column_of_the_source_with_our_name() -> None:
-    """Where a Source has a column of ours, ours keeps the name, and its own is kept under another."""
+def test_renames_a_source_column_named_like_ours() -> None:
+    """If the URL list has a column with one of our names, ours keeps the name and the other gets a prefix."""
     both = table("width", "caption", "key")
     assert both.column_names == ["url", "source_width", "caption", "source_key", *_COLUMNS]
     assert both["source_width"].to_pylist() == ["its own", "its own"]
     assert both["width"].to_pylist() == [4, None]
 
 
-def test_what_the_plan_keeps_for_itself() -> None:
-    """What a former run has of a URL is no part of the manifest; a Source's column of that name is."""
+def test_previous_run_columns_stay_in_the_plan() -> None:
+    """A URL's data from a previous run is not part of the manifest, but a source column with that name is."""
     former = Former("00000/00000000.png", 4, 3, "png", 5, "f00", etag='"e"')
     rows = [ImageRequest(0, "a", {"imagefleet.former": "its own"}, former)]
     both = manifest.decode(manifest.encode(plan.decode(plan.encode(rows, _MARK)), [success(0)], _MARK))
@@ -106,32 +106,32 @@ def test_what_the_plan_keeps_for_itself() -> None:
 
 
 def test_names_stay_distinct() -> None:
-    """A Source that has a column of ours and the name that it would get loses neither."""
+    """A URL list that has a column of ours and also the prefixed name loses neither."""
     names = table("source_width", "width").column_names
     assert len(names) == len(set(names))
 
 
-def test_some_columns_alone() -> None:
-    """A reader of some columns reads no others."""
+def test_reads_only_the_requested_columns() -> None:
+    """A reader that asks for some columns reads only those."""
     body = manifest.encode(plan.decode(plan.encode([ImageRequest(0, "a")], _MARK)), [success(0)], _MARK)
     assert manifest.decode(body, ["status", "bytes"]).to_pydict() == {"status": ["success"], "bytes": [3]}
 
 
 @pytest.mark.parametrize("body", [b"", b"PAR1", b"key,status\n"])
-def test_what_is_no_manifest_is_refused(body: bytes) -> None:
-    """A broken file is not taken for a manifest."""
+def test_refuses_a_broken_file(body: bytes) -> None:
+    """A broken file is refused as a manifest."""
     with pytest.raises(BadManifest, match="not a whole Parquet file"):
         manifest.decode(body)
 
 
-def test_name_that_is_no_text_is_refused() -> None:
-    """A column's name of which a byte was changed is told as any other damage."""
+def test_refuses_a_column_name_with_a_changed_byte() -> None:
+    """A changed byte in a column's name is reported like any other damage."""
     with pytest.raises(BadManifest, match="not a whole Parquet file"):
         manifest.decode(shardfile.encode(table("other"), _MARK).replace(b"other", b"oth\xb9r"))
 
 
 def test_reading_starts_no_threads(tmp_path: Path) -> None:
-    """Arrow's threads, once started, may abort a producer that has told its report and exits."""
+    """Arrow's threads, once started, may abort a producer that has printed its report and exits."""
     planned = plan.encode([ImageRequest(index, "http://a.example/") for index in (0, 1)], _MARK)
     (tmp_path / "plan").write_bytes(planned)
     (tmp_path / "manifest").write_bytes(manifest.encode(plan.decode(planned), [success(0), _FAILED], _MARK))
@@ -149,8 +149,8 @@ def test_reading_starts_no_threads(tmp_path: Path) -> None:
     assert found.stdout.strip() == "0"
 
 
-def test_names() -> None:
-    """A manifest and its stats file are named by their shard."""
+def test_file_names_contain_the_shard() -> None:
+    """A manifest and its stats file are named after their shard."""
     assert (manifest.name(7), manifest.stats_name(7)) == ("00007.parquet", "00007_stats.json")
 
 

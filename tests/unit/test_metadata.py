@@ -21,74 +21,74 @@ from tasks.model import ResizeMode, ResizeOptions
 from tasks.resize import resized
 from tasks.verify import decoded
 from tests.conditions import PATIENCE
-from tests.damaged_metadata import PICTURE, chunk, damaged_metadata, exif, jpeg, png, riff_chunk, segment, tiff, webp
+from tests.damaged_metadata import IMAGE, chunk, damaged_metadata, exif, jpeg, png, riff_chunk, segment, tiff, webp
 from tests.encoding import encoded
 from tests.unit import colour_profiles
 
 _LIMIT = 1_000_000
-#: How much a JPEG's edges may differ from what was encoded, of 255.
+#: How much a JPEG's edges may differ from the encoded image, of 255.
 _NEAR = 20
 _WIDE = (90, 160, 90)
 
 
 def shown(body: bytes) -> Image.Image:
-    """The image after resizing it to its own size."""
-    options = ResizeOptions(ResizeMode.KEEP_RATIO, PICTURE.height, 95)
+    """Return the image after resizing it to its own size."""
+    options = ResizeOptions(ResizeMode.KEEP_RATIO, IMAGE.height, 95)
     return Image.open(io.BytesIO(resized(body, options, _LIMIT, Deadline(PATIENCE, PATIENCE)).body))
 
 
 def verified(body: bytes) -> Any:
-    """What decoding says of an image."""
+    """Return the result of decoding an image."""
     return decoded(body, _LIMIT, Deadline(PATIENCE, PATIENCE))
 
 
 def difference(one: Image.Image, other: Image.Image) -> float:
-    """How much two images differ, of 255."""
+    """Return how much two images differ, of 255."""
     return max(ImageStat.Stat(ImageChops.difference(one.convert("RGB"), other)).rms)
 
 
 @pytest.mark.parametrize("name", damaged_metadata())
-def test_pixels_that_are_whole_are_taken(name: str) -> None:
-    """Neither the header, nor decoding, nor resizing drops an image for what carries no pixels."""
+def test_accepts_whole_pixels_with_damaged_metadata(name: str) -> None:
+    """The header check, decoding and resizing all accept an image with damage outside its pixels."""
     body = damaged_metadata()[name]
     info = inspect(body, _LIMIT)
-    assert (info.width, info.height) == PICTURE.size
+    assert (info.width, info.height) == IMAGE.size
     assert verified(body) == info
-    assert difference(shown(body), PICTURE) < _NEAR
+    assert difference(shown(body), IMAGE) < _NEAR
 
 
 def _transposed(kind: str) -> bytes:
-    """A picture that lies on its side and says so, in a wide gamut, with metadata that a parser stumbles over."""
-    lying = PICTURE.transpose(Transpose.ROTATE_90)
+    """Return a rotated image with an EXIF orientation, a wide gamut, and metadata that breaks a parser."""
+    rotated = IMAGE.transpose(Transpose.ROTATE_90)
     options: dict[str, Any] = {"exif": exif(6), "icc_profile": colour_profiles.rgb()}
     match kind:
         case "PNG":
-            body = encoded(lying, "PNG", **options)
+            body = encoded(rotated, "PNG", **options)
             return body[:33] + chunk(b"tEXt", b"Comment\0text", crc_error=1) + body[33:]
         case "JPEG":
-            body = encoded(lying, "JPEG", quality=95, subsampling=0, **options)
+            body = encoded(rotated, "JPEG", quality=95, subsampling=0, **options)
             return body[:2] + segment(0xED, b"Photoshop 3.0\08BIM\4\4") + body[2:-2]
         case "WEBP":
-            body = encoded(lying, "WEBP", lossless=True, **options)
+            body = encoded(rotated, "WEBP", lossless=True, **options)
             return body + riff_chunk(b"XMP ", b"text", length_error=99)
         case _:
-            body = encoded(lying, "TIFF", **options)
+            body = encoded(rotated, "TIFF", **options)
             return body[:-4] + struct.pack("<I", 1 << 30) if body.endswith(bytes(4)) else body
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF"])
-def test_profile_and_orientation_stay(kind: str) -> None:
-    """What is sound of an image's metadata still counts when the rest is damaged."""
+def test_uses_profile_and_orientation_beside_damage(kind: str) -> None:
+    """Intact metadata is still used when other metadata is damaged."""
     body = _transposed(kind)
-    expected = encoded(PICTURE, "PNG", icc_profile=colour_profiles.rgb())
+    expected = encoded(IMAGE, "PNG", icc_profile=colour_profiles.rgb())
     assert difference(shown(body), shown(expected).convert("RGB")) < _NEAR
 
 
-def test_large_profile_counts() -> None:
-    """A profile of more than a megabyte, as printers have them, is used in a PNG as well."""
+def test_uses_a_large_profile() -> None:
+    """A profile of more than a megabyte, as printers have them, is used in a PNG too."""
     profile = colour_profiles.rgb() + bytes(2 << 20)
     profile = struct.pack(">I", len(profile)) + profile[4:]
-    plain = Image.new("RGB", PICTURE.size, _WIDE)
+    plain = Image.new("RGB", IMAGE.size, _WIDE)
     colours = [
         shown(encoded(plain, kind, icc_profile=colour_profile, **options)).convert("RGB").getpixel((9, 9))
         for kind, options, colour_profile in (
@@ -105,8 +105,8 @@ def test_large_profile_counts() -> None:
     assert colours[0] != _WIDE
 
 
-def test_orientation_that_is_damaged_turns_nothing() -> None:
-    """An image whose EXIF is broken is taken as it lies."""
+def test_damaged_orientation_does_not_rotate() -> None:
+    """An image with broken EXIF is not rotated."""
     for broken in (b"MM\0*", b"II*\0\xff\xff\xff\xff", bytes(20), exif(6)[6:20]):
         for body in (
             png(chunk(b"eXIf", broken)),
@@ -114,13 +114,13 @@ def test_orientation_that_is_damaged_turns_nothing() -> None:
             webp(after=riff_chunk(b"EXIF", broken), flags=8),
             tiff((274, 3, 2, b"\6\0\6\0")),
         ):
-            assert shown(body).size == PICTURE.size
+            assert shown(body).size == IMAGE.size
 
 
-def test_transparency_stays() -> None:
-    """What can be seen through belongs to the pixels, with damaged metadata too."""
-    picture = PICTURE.quantize(8)
-    body = encoded(picture, transparency=picture.getpixel((0, 0)))
+def test_transparency_survives_damaged_metadata() -> None:
+    """Transparency belongs to the pixels, so damaged metadata does not affect it."""
+    image = IMAGE.quantize(8)
+    body = encoded(image, transparency=image.getpixel((0, 0)))
     damaged = body[:33] + chunk(b"pHYs", bytes(9), crc_error=1) + body[33:]
     assert shown(damaged).tobytes() == shown(body).tobytes()
     assert min(shown(damaged).crop((0, 0, 4, 4)).tobytes()) > 240
@@ -130,7 +130,7 @@ _NOISE = Image.effect_noise((90, 70), 60).convert("RGB")
 
 
 def _without(body: bytes, kind: bytes) -> bytes:
-    """A PNG whose chunk of a kind has a wrong checksum."""
+    """Return a PNG with a wrong checksum in the chunk of this kind."""
     start = body.index(kind) - 4
     end = start + 12 + int.from_bytes(body[start : start + 4])
     return body[: end - 4] + bytes(4) + body[end:]
@@ -138,24 +138,24 @@ def _without(body: bytes, kind: bytes) -> bytes:
 
 @pytest.mark.parametrize(
     "body",
-    [_without(encoded(PICTURE), b"IHDR"), _without(encoded(PICTURE.quantize(8)), b"PLTE")],
+    [_without(encoded(IMAGE), b"IHDR"), _without(encoded(IMAGE.quantize(8)), b"PLTE")],
     ids=["size", "palette"],
 )
-def test_header_of_the_pixels_has_to_be_right(body: bytes) -> None:
-    """Size and palette belong to the pixels; browsers show no such image either."""
+def test_refuses_damaged_size_or_palette(body: bytes) -> None:
+    """Size and palette belong to the pixels; browsers refuse such an image too."""
     with pytest.raises(Undecodable):
         inspect(body, _LIMIT)
 
 
-def test_pixels_are_judged_by_decoding() -> None:
-    """A wrong checksum of pixels that can all be decoded drops no image, as in browsers."""
-    assert verified(_without(encoded(PICTURE), b"IDAT")).format == "png"
+def test_wrong_checksum_of_whole_pixels_is_accepted() -> None:
+    """A wrong checksum does not drop an image if all its pixels can be decoded, as in browsers."""
+    assert verified(_without(encoded(IMAGE), b"IDAT")).format == "png"
 
 
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.9, 0.99])
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "TIFF"])
-def test_pixels_that_break_off_are_refused(kind: str, share: float) -> None:
-    """That damaged metadata is passed over hides no pixel that is missing."""
+def test_refuses_truncated_pixels(kind: str, share: float) -> None:
+    """Tolerance for damaged metadata does not hide missing pixels."""
     body = encoded(_NOISE, kind)
     cut = body[: int(len(body) * share)]
     for read in (verified, shown):
@@ -163,35 +163,35 @@ def test_pixels_that_break_off_are_refused(kind: str, share: float) -> None:
             read(cut)
 
 
-def test_animation_whose_order_is_damaged_is_a_still_image() -> None:
-    """A PNG whose frames can't be put in order shows its first picture, as in browsers."""
-    frames = [PICTURE, PICTURE.transpose(Transpose.FLIP_LEFT_RIGHT)]
+def test_animation_with_a_damaged_order_is_a_still_image() -> None:
+    """If a PNG's frames can't be put in order, its first image is used, as in browsers."""
+    frames = [IMAGE, IMAGE.transpose(Transpose.FLIP_LEFT_RIGHT)]
     body = encoded(frames[0], save_all=True, append_images=frames[1:])
     last = body.rindex(b"fcTL") + 4
     damaged = body[:last] + b"\0\0\0\7" + body[last + 4 :]
     crc = zlib.crc32(damaged[last - 4 : last + 26]).to_bytes(4)
     damaged = damaged[: last + 26] + crc + damaged[last + 30 :]
     assert verified(damaged) == inspect(damaged, _LIMIT)
-    assert difference(shown(damaged), PICTURE) < _NEAR
+    assert difference(shown(damaged), IMAGE) < _NEAR
 
 
 @pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP"])
-def test_later_frame_that_is_damaged(kind: str) -> None:
-    """An animation that breaks off is saved by its header, and refused where every frame is decoded."""
-    frames = [Image.effect_noise(PICTURE.size, 10 + number).convert("RGB") for number in range(3)]
+def test_truncated_animation(kind: str) -> None:
+    """A truncated animation is saved if only its header is checked, and refused if every frame is decoded."""
+    frames = [Image.effect_noise(IMAGE.size, 10 + number).convert("RGB") for number in range(3)]
     body = encoded(frames[0], kind, save_all=True, append_images=frames[1:])
     cut = body[: len(body) * 7 // 9]
     with pytest.raises(Undecodable):
         verified(cut)
     if kind != "WEBP":
-        assert inspect(cut, _LIMIT).width == PICTURE.width
-        assert shown(cut).size == PICTURE.size
+        assert inspect(cut, _LIMIT).width == IMAGE.width
+        assert shown(cut).size == IMAGE.size
 
 
 @settings(max_examples=60)
 @given(data=st.data())
-def test_whatever_is_damaged_is_read_or_refused(data: st.DataObject) -> None:
-    """However the bytes of a damaged image are changed, it ends as an image or as a reason."""
+def test_random_damage_is_read_or_refused(data: st.DataObject) -> None:
+    """Whatever bytes of a damaged image change, the result is an image or a reason."""
     small = [name for name, body in damaged_metadata().items() if len(body) < 40_000]
     body = bytearray(damaged_metadata()[data.draw(st.sampled_from(small))])
     for _ in range(data.draw(st.integers(0, 4))):
@@ -205,8 +205,8 @@ def test_whatever_is_damaged_is_read_or_refused(data: st.DataObject) -> None:
         assert isinstance(error, NotAnImage | Undecodable | TooManyPixels)  # noqa: PT017  # either end is right
 
 
-def test_orientation_golden() -> None:
-    """EXIF's number of an orientation is read, and anything else is upright."""
+def test_reads_the_exif_orientation() -> None:
+    """EXIF's orientation number is read; any other value means upright."""
     assert [metadata.orientation(exif(number)) for number in range(1, 9)] == list(range(1, 9))
     assert metadata.orientation(b"") == metadata.orientation(b"Exif\0\0nothing") == 1
     assert metadata.orientation(exif(6).replace(struct.pack(">HHI", 274, 3, 1), struct.pack(">HHI", 274, 2, 1))) == 1

@@ -1,4 +1,4 @@
-"""The values that travel keep what they hold, and stay small."""
+"""The values sent between processes are immutable, compact, and survive JSON."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ _outcomes = st.builds(
 
 
 def img2dataset_key(shard: int, offset: int, shard_size: int) -> str:
-    """A key by the formula of img2dataset's ``compute_key``, with its five digits for the shard."""
+    """Return a key by the formula of img2dataset's ``compute_key``, with its five digits for the shard."""
     digits = math.ceil(math.log10(shard_size))
     return f"{10**digits * shard + offset:0{digits + 5}d}"
 
@@ -61,7 +61,7 @@ def img2dataset_key(shard: int, offset: int, shard_size: int) -> str:
 @pytest.mark.parametrize("shard_size", [2, 10, 11, 100, 101, 999, 1000, 1001, 5000, 10_000])
 @pytest.mark.parametrize("shard", [0, 3, 99_999, 100_000, 1_234_567])
 def test_key_is_that_of_img2dataset(shard: int, shard_size: int) -> None:
-    """The first and the last key of a shard are those that img2dataset writes, also beyond 99,999 shards."""
+    """The first and the last key of a shard equal img2dataset's, also beyond 99,999 shards."""
     for offset in (0, shard_size - 1):
         assert key_of(shard, offset, shard_size) == img2dataset_key(shard, offset, shard_size)
 
@@ -71,33 +71,33 @@ def test_key_is_that_of_img2dataset(shard: int, shard_size: int) -> None:
     [(0, 0, 1000, "00000000"), (3, 7, 1000, "00003007"), (123_456, 999, 1000, "123456999"), (2, 0, 1, "000020")],
 )
 def test_key_golden(shard: int, offset: int, shard_size: int, key: str) -> None:
-    """Keys of the usual size have eight digits, and grow only where the shard's number does."""
+    """Keys of the usual size have eight digits, and grow only if the shard number does."""
     assert key_of(shard, offset, shard_size) == key
 
 
 @given(st.integers(0, 10**6), st.integers(0, 10**6), st.integers(1, 10_000))
 def test_keys_are_distinct(first: int, second: int, shard_size: int) -> None:
-    """Two images of a run never share a key."""
+    """Two images of a run never have the same key."""
     keys = {key_of(*divmod(index, shard_size), shard_size) for index in (first, second)}
     assert len(keys) == len({first, second})
 
 
 def test_shard_name_grows() -> None:
-    """A shard's name has five digits, and more where it needs more."""
+    """A shard's name has five digits, or more if its number needs them."""
     assert [shard_name(number) for number in (0, 99_999, 100_000)] == ["00000", "99999", "100000"]
 
 
 @given(_outcomes)
 def test_outcome_survives_json(outcome: Outcome) -> None:
-    """What crosses Redis as JSON comes back as the same Outcome, with enums and not strings."""
+    """An Outcome sent through Redis as JSON comes back equal, with enums and not strings."""
     back = Outcome.from_json(json.loads(json.dumps(outcome.to_json())))
     assert back == outcome
     assert isinstance(back.status, Status)
     assert back.reason is None or isinstance(back.reason, Reason)
 
 
-def test_outcome_says_nothing_that_is_not_known() -> None:
-    """Fields without a value do not cross Redis."""
+def test_outcome_omits_unset_fields() -> None:
+    """Fields without a value are not sent through Redis."""
     assert Outcome("00000000", Status.SUCCESS).to_json() == {
         "key": "00000000",
         "status": "success",
@@ -107,8 +107,8 @@ def test_outcome_says_nothing_that_is_not_known() -> None:
     }
 
 
-def test_unknown_fields_are_left_out() -> None:
-    """A message of a later version is read without the fields that this one does not know."""
+def test_ignores_unknown_fields() -> None:
+    """A message of a later version is read without its unknown fields."""
     assert Outcome.from_json({"key": "1", "status": "success", "later": 1}) == Outcome("1", Status.SUCCESS)
     run = RunOptions("/out", 10, FetchOptions(retries=7))
     later = run.to_json()
@@ -119,7 +119,7 @@ def test_unknown_fields_are_left_out() -> None:
 
 
 def test_run_options_survive_json() -> None:
-    """A run's options come back from Redis as they were put there."""
+    """A run's options come back from Redis unchanged."""
     resize = ResizeOptions(ResizeMode.KEEP_RATIO, 99, 80)
     head = HeadOptions("Somebody/1.0", "https://a.example/", (("X-A", "b"), ("X-C", "d")))
     run = RunOptions("/out", 250, FetchOptions(timeout=1.5, max_bytes=7, max_pixels=9, resize=resize, head=head))
@@ -130,18 +130,18 @@ def test_run_options_survive_json() -> None:
 
 @pytest.mark.parametrize("reason", Reason)
 def test_reason_has_its_status(reason: Reason) -> None:
-    """Only what is wrong with the image itself counts as img2dataset's failed_to_resize."""
+    """Only a problem of the image itself has img2dataset's status failed_to_resize."""
     about_the_image = reason in {Reason.NOT_IMAGE, Reason.UNDECODABLE, Reason.TOO_MANY_PIXELS}
     assert reason.status is (Status.FAILED_TO_RESIZE if about_the_image else Status.FAILED_TO_DOWNLOAD)
 
 
 def test_only_success_is_ok() -> None:
-    """An Outcome is ok when its image was saved."""
+    """An Outcome is ok if its image was saved."""
     assert [Outcome("1", status).ok for status in Status] == [True, False, False]
 
 
 def test_values_are_frozen() -> None:
-    """No field of an Outcome can be set after it was made."""
+    """No field of an Outcome can be changed after its creation."""
     outcome = Outcome("1", Status.SUCCESS)
     for field in fields(outcome):
         with pytest.raises(FrozenInstanceError):

@@ -1,4 +1,4 @@
-"""What is counted of Pillow's own test images, and what must not come of one."""
+"""How Pillow's own test images are counted, and which results count as wrong."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from tests.upstream import sources
 _IMAGES = ["a/b.PNG", "c.jpeg", "d", "e.png"]
 
 
-def test_images_have_their_kinds() -> None:
-    """A file is counted by the ending of its name."""
+def test_kind_follows_the_file_name() -> None:
+    """A file's kind follows from its file extension."""
     assert [kind_of(name) for name in _IMAGES] == ["PNG, APNG", "JPEG", OTHERS, "PNG, APNG"]
 
 
-def test_ends_are_counted() -> None:
-    """Each kind has how many ended how."""
+def test_counts_results_by_kind() -> None:
+    """For each kind, the results are counted by outcome."""
     rows = [{"reason": reason} for reason in (None, None, "not_image", "undecodable")]
     assert counted(_IMAGES, rows) == {
         "JPEG": {"success": 1},
@@ -27,16 +27,16 @@ def test_ends_are_counted() -> None:
     }
 
 
-def test_what_is_not_of_the_image_is_wrong() -> None:
-    """A fault of ours, or a lost worker, is told with the image that caused it."""
+def test_internal_errors_are_reported() -> None:
+    """An internal error or a lost worker is reported with the image that caused it."""
     rows = [
         {"reason": reason, "error_message": "x"} for reason in (None, Reason.INTERNAL, Reason.CRASHED, *REASONS[:1])
     ]
     assert wrong(_IMAGES, rows) == ["c.jpeg: internal: x", "d: crashed: x"]
 
 
-def test_kept_numbers_are_of_the_same_images() -> None:
-    """The documentation shows runs over one set of images, and no end that should not be."""
+def test_stored_counts_cover_the_same_images() -> None:
+    """The documented runs used the same images, and all of their results are allowed."""
     kept = json.loads(COUNTS.read_text())
     assert {*RUNS, "version"} == set(kept)
     for run in RUNS:
@@ -47,5 +47,5 @@ def test_kept_numbers_are_of_the_same_images() -> None:
 
 
 def test_sources_are_pinned_with_their_hashes() -> None:
-    """What is fetched is what is installed."""
+    """The downloaded source is the installed version."""
     assert "--hash=sha256:" in sources.requirement("pillow")

@@ -1,4 +1,4 @@
-"""A shard's requests come back from their Parquet file as they went in."""
+"""A shard's requests survive a round trip through their Parquet file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MARK = Mark("", 0)
 
 
 def parquet(table: pa.Table) -> bytes:
-    """A table as a Parquet file."""
+    """Return a table as a Parquet file."""
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink)
     return bytes(sink.getvalue())
@@ -25,7 +25,7 @@ def parquet(table: pa.Table) -> bytes:
 
 @given(st.integers(0, 2**50), st.lists(st.text(max_size=50), min_size=1, max_size=20))
 def test_requests_come_back(first: int, urls: list[str]) -> None:
-    """Indexes and URLs survive, whatever stands in a URL's place."""
+    """Indexes and URLs are unchanged, even if a row is not a URL."""
     requests = [ImageRequest(first + place, url) for place, url in enumerate(urls)]
     table = plan.decode(plan.encode(requests, _MARK))
     assert plan.requests(table) == requests
@@ -33,7 +33,7 @@ def test_requests_come_back(first: int, urls: list[str]) -> None:
 
 
 def test_columns_and_types() -> None:
-    """The plan's columns are index, url, and then the Source's own with their types; a missing value is null."""
+    """The plan's columns are index, url, and then the source's own with their types; a missing value is null."""
     rows = [ImageRequest(0, "a", {"caption": "x", "width": 3}), ImageRequest(1, "b", {"caption": None})]
     table = plan.decode(plan.encode(rows, _MARK))
     assert table.schema.names == ["index", "url", "caption", "width"]
@@ -42,7 +42,7 @@ def test_columns_and_types() -> None:
 
 
 def test_other_columns_stay_in_the_plan() -> None:
-    """A decoded request has its index and URL alone: the other columns never travel."""
+    """A decoded request has only its index and URL: the other columns are never sent."""
     table = plan.decode(plan.encode([ImageRequest(5, "a", {"caption": "x"})], _MARK))
     assert plan.requests(table) == [ImageRequest(5, "a")]
 
@@ -50,8 +50,8 @@ def test_other_columns_stay_in_the_plan() -> None:
 _FORMER = Former("00003/00003007.jpg", 4, 3, "jpeg", 5, "f00", 8, 6, "{}", "http://a.example/b", '"e"', "today")
 
 
-def test_what_a_former_run_has_comes_back() -> None:
-    """What a former run has of a URL goes with its request, and with no other."""
+def test_previous_run_data_comes_back() -> None:
+    """A URL's data from a previous run comes back with its request, and with no other."""
     requests = [ImageRequest(0, "a"), ImageRequest(1, "b", former=_FORMER), ImageRequest(2, "c")]
     table = plan.decode(plan.encode(requests, _MARK))
     assert plan.requests(table) == requests
@@ -59,8 +59,8 @@ def test_what_a_former_run_has_comes_back() -> None:
     assert plan.requests(plan.decode(plan.encode(alone, _MARK))) == alone
 
 
-def test_column_of_the_source_with_a_name_of_the_plan() -> None:
-    """The plan's own columns keep their names, and those of a Source that are called alike are kept under others."""
+def test_renames_source_columns_named_like_the_plans() -> None:
+    """The plan's own columns keep their names; source columns of the same name get others."""
     own = {"index": "x", "imagefleet.former": "y", "source_index": "z"}
     table = plan.decode(plan.encode([ImageRequest(7, "a", own, _FORMER), ImageRequest(8, "b", own)], _MARK))
     assert plan.requests(table) == [ImageRequest(7, "a", former=_FORMER), ImageRequest(8, "b")]
@@ -69,8 +69,8 @@ def test_column_of_the_source_with_a_name_of_the_plan() -> None:
 
 
 @pytest.mark.parametrize(("shard", "name"), [(0, ".plan/00000.parquet"), (123_456, ".plan/123456.parquet")])
-def test_name(shard: int, name: str) -> None:
-    """A plan's file is named by its shard."""
+def test_file_name_contains_the_shard(shard: int, name: str) -> None:
+    """A plan's file is named after its shard."""
     assert plan.name(shard) == name
 
 
@@ -79,7 +79,7 @@ _BROKEN = {
     "nothing": b"",
     "text": b"index,url\n",
     "cut": _whole[:-1],
-    "cut in the middle": _whole[: len(_whole) // 2],
+    "truncated": _whole[: len(_whole) // 2],
     "another table": parquet(pa.table({"url": ["a"], "index": [1]})),
     "no columns": parquet(pa.table({})),
     "no rows": parquet(pa.table({"index": pa.array([], pa.int64()), "url": pa.array([], pa.string())})),
@@ -87,7 +87,7 @@ _BROKEN = {
 
 
 @pytest.mark.parametrize("body", _BROKEN.values(), ids=_BROKEN)
-def test_what_is_no_plan_is_refused(body: bytes) -> None:
-    """A file that is broken, empty or another table is not taken for a plan."""
+def test_refuses_an_invalid_plan(body: bytes) -> None:
+    """A broken file, an empty file and another table are refused as a plan."""
     with pytest.raises(BadPlan, match="not a "):
         plan.decode(body)

@@ -1,4 +1,4 @@
-"""Whom a worker may take for dead, and how its id tells who and where it is."""
+"""When a worker may treat another as dead, and how a worker id identifies a process."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ _ME = Worker("a|b@here", "here", "boot.1", os.getpid(), "1")
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Give a clock that the test sets."""
+    """Return a clock controlled by the test."""
     now = [100.0]
     monkeypatch.setattr("tasks.presence.time.monotonic", lambda: now[0])
     return now
 
 
 def beats(contact: Contact, clock: list[float], seconds: float) -> None:
-    """Hear Redis in each beat of so many seconds."""
+    """Reach Redis at each interval of this many seconds."""
     for _ in range(int(seconds // bounds.WORKER_BEAT)):
         clock[0] += bounds.WORKER_BEAT
         contact.heard()
 
 
-def test_contact_has_to_last(clock: list[float]) -> None:
-    """A sign of life that is missing means something once one could have expired while Redis was heard."""
+def test_contact_must_outlast_a_heartbeat(clock: list[float]) -> None:
+    """A missing heartbeat counts once contact with Redis has lasted longer than a heartbeat takes to expire."""
     contact = Contact()
     assert not contact.long_enough
     contact.heard()
@@ -39,8 +39,8 @@ def test_contact_has_to_last(clock: list[float]) -> None:
     assert contact.long_enough
 
 
-def test_contact_that_was_lost_is_a_new_one(clock: list[float]) -> None:
-    """After Redis was away, all signs of life may have expired."""
+def test_contact_restarts_after_redis_was_unreachable(clock: list[float]) -> None:
+    """After Redis was unreachable, all heartbeats may have expired."""
     contact = Contact()
     beats(contact, clock, 60)
     contact.lost()
@@ -48,8 +48,8 @@ def test_contact_that_was_lost_is_a_new_one(clock: list[float]) -> None:
     assert not contact.long_enough
 
 
-def test_contact_with_a_gap_is_a_new_one(clock: list[float]) -> None:
-    """A process that was stopped for a while has missed the others' signs of life too."""
+def test_contact_restarts_after_a_gap(clock: list[float]) -> None:
+    """A process that was paused has also missed the others' heartbeats."""
     contact = Contact()
     beats(contact, clock, 60)
     clock[0] += 60
@@ -57,15 +57,15 @@ def test_contact_with_a_gap_is_a_new_one(clock: list[float]) -> None:
     assert not contact.long_enough
 
 
-def test_id_tells_the_worker() -> None:
-    """An id is read back whatever is in the name that the operator chose; one that is none of ours is not."""
+def test_parses_worker_ids() -> None:
+    """An id is parsed whatever name the operator chose. An id in another format gives None."""
     assert Worker.of(_ME.name) == _ME
     assert Worker.of("celery@here") is None
     assert Worker.of("a|b|c|no number|d") is None
 
 
 def test_worker_is_never_its_own_predecessor() -> None:
-    """Only what is not this process itself, and was in the same place, is known to be gone by its process id."""
+    """A worker can tell by process id only that another process on the same host and boot is gone."""
     assert not _ME.sees_the_end_of(_ME)
     assert _ME.sees_the_end_of(replace(_ME, random="2"))
     assert not _ME.sees_the_end_of(replace(_ME, random="2", host="there"))
@@ -73,6 +73,6 @@ def test_worker_is_never_its_own_predecessor() -> None:
     assert not _ME.sees_the_end_of(replace(_ME, random="2", pid=os.getppid()))
 
 
-def test_two_starts_are_two_workers() -> None:
-    """A process that starts again under the same name, host and process id has another id."""
+def test_restarted_worker_has_a_new_id() -> None:
+    """A process restarted with the same name, host and process id has another id."""
     assert Worker.here("a@here") != Worker.here("a@here")

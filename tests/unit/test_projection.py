@@ -1,4 +1,4 @@
-"""What is reckoned from the cost of one image."""
+"""Estimates computed from the cost of one image."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ COST = Cost(
 )
 
 
-def test_what_was_measured() -> None:
-    """CPU comes in microseconds, bytes of both directions are one number, and Redis counts where it was busiest."""
+def test_reads_the_measurements() -> None:
+    """CPU is in microseconds, the bytes of both directions are added, and Redis's cost is taken at its highest load."""
     image = {
         "worker_us": 2000.0,
         "producer_us": 100.0,
@@ -47,22 +47,22 @@ def test_what_was_measured() -> None:
     assert replace(measured, worker=COST.worker, producer=COST.producer, redis=COST.redis) == COST
 
 
-def test_a_rate_by_its_cpu() -> None:
-    """Where images take little time, the cores decide: two of them at 70 % do 700 images/s of 2 ms."""
+def test_cpu_limits_the_rate_of_fast_images() -> None:
+    """For fast images the cores are the limit: two of them at 70 % do 700 images/s of 2 ms."""
     needed = Needed.at(690, 0.02, COST, 1000)
     assert (needed.slots, needed.cores, needed.processes, needed.hosts) == (14, 2, 2, 1)
     assert (needed.redis_servers, needed.producers) == (1, 1)
 
 
-def test_a_rate_by_its_waiting() -> None:
-    """Where images take long, the slots decide how many processes: one has 64 at the most."""
+def test_slots_limit_the_rate_of_slow_images() -> None:
+    """For slow images the slots determine the number of processes: each has at most 64."""
     needed = Needed.at(690, 1.0, COST, 1000)
     assert (needed.slots, needed.cores, needed.processes) == (690, 2, 11)
 
 
 @pytest.mark.parametrize(("rate", "servers", "producers"), [(9_900, 1, 2), (10_100, 2, 2), (99_000, 10, 15)])
 def test_servers_follow_the_rate(rate: float, servers: int, producers: int) -> None:
-    """A Redis and a producer carry what fits into 70 % of a core each: 10,000 and 7,000 images/s."""
+    """One Redis and one producer each handle the load of 70 % of a core: 10,000 and 7,000 images/s."""
     needed = Needed.at(rate, 0.5, COST, 1000)
     assert (needed.redis_servers, needed.producers) == (servers, producers)
     assert needed.downloaded == rate * 15_000
@@ -71,15 +71,15 @@ def test_servers_follow_the_rate(rate: float, servers: int, producers: int) -> N
 
 
 def test_memory_follows_the_slots() -> None:
-    """The usual window is enough for a small fleet; a larger one holds several images for each slot."""
+    """The usual window is enough for a small fleet; a larger fleet holds several images for each slot."""
     small, large = (Needed.at(rate, 0.5, COST, 1000) for rate in (1_000, 10_000))
     assert (small.window, small.redis_memory) == (8, 8 * 1000 * 1_800)
     assert large.window * 1000 == AHEAD * large.slots * (1 + bounds.PREFETCH)
     assert large.redis_memory == large.window * 1000 * 1_800
 
 
-def test_what_a_list_leaves() -> None:
-    """Each image is a file; each shard, the last one too, a folder, a manifest, its counts and its plan."""
+def test_counts_output_files() -> None:
+    """Each image is a file; each shard, the last one too, has a folder, a manifest, its counts and its plan."""
     left = Left.by(2_500, COST, 1000)
     assert (left.shards, left.entries) == (3, 2_512)
     assert (left.pictures, left.manifests, left.plan) == (37_500_000, 125_000, 25_000)
