@@ -5,6 +5,7 @@ What a command needs is imported when it runs: `producer --help` and a wrong opt
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import re
@@ -13,7 +14,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial, reduce
@@ -689,17 +690,28 @@ def main() -> NoReturn:
     # What it starts inherits the limit.
     descriptors.raise_limit()
     # A polite end is an end like Ctrl-C: everything that was started is ended.
-    for number in _ENDS:
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, _interrupt)
+    _handle(_ENDS, _interrupt)
     signal.signal(_CANCELS, _cancel)
     sys.unraisablehook = partial(_insist, sys.unraisablehook)
     ending = _Ending()
     _leave(_ended(ending, debug="--debug" in sys.argv[1:2]), compared=ending.compared is not None)
 
 
+def _handle(signals: Iterable[signal.Signals], handler: Callable[..., Any] | signal.Handlers) -> None:
+    """Set the handler of signals, but for those that this process was started to ignore, as `nohup` does."""
+    for number in signals:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, handler)
+
+
 def _leave(status: Any, compared: bool) -> NoReturn:
-    """Exit with a status; after the interruption of a comparison, without waiting for its threads."""
+    """Exit with a status; after the interruption of a comparison, without waiting for its threads.
+
+    A late signal only hastens the end. Python resets handlers when it finalizes, so the last step is to ignore signals:
+    otherwise Ctrl-C would kill the process there, and its exit status would be lost.
+    """
+    atexit.register(_handle, (*_ENDS, _CANCELS), signal.SIG_IGN)
+    _handle((*_ENDS, _CANCELS), lambda *_: os._exit(status or 0))
     if compared and status == _INTERRUPTED and any(not thread.daemon for thread in threading.enumerate()[1:]):
         sys.stdout.flush()
         sys.stderr.flush()
@@ -711,11 +723,15 @@ def _ended(ending: _Ending, debug: bool) -> Any:
     """Run the command line, tell how it has ended, and return the exit status; with ``debug``, faults are raised."""
     try:
         return cli(standalone_mode=False, obj=ending)
+    except SystemExit as error:
+        return error.code
     except click.ClickException as error:
         _tell_fault(ending, _of_usage(error))
         error.show()
         return error.exit_code
     except (KeyboardInterrupt, Interrupted, click.Abort) as error:
+        # The rest takes milliseconds; another Ctrl-C must not cost the user the command that resumes.
+        _handle(_ENDS, lambda *_: None)
         # Click puts an Abort in the place of an interruption.
         cancelled = isinstance(error.__cause__ or error, _Cancelled) or (
             isinstance(error, Interrupted) and error.cancelled

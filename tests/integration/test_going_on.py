@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -214,6 +215,21 @@ def test_two_interrupts_drop_what_is_queued(running: Running) -> None:
     assert running.manifests()
     with parts.connect(running.broker) as server:
         parts.eventually(lambda: not server.llen(IMAGES), "an empty queue")
+    running.again("resume", "--json").json()
+    running.assert_whole()
+
+
+def test_interrupts_without_a_pause_end_in_the_same_way(running: Running) -> None:
+    """Ctrl-C again and again, until the process is gone: its exit status is 130, and it names the way to resume."""
+    process = running.producer.process
+    while process.poll() is None:
+        running.interrupt()
+        time.sleep(0.002)
+    ended = running.producer.wait()
+    assert ended.code == 130
+    assert "Traceback" not in ended.err
+    assert f"producer resume {running.out}" in ended.err
+    assert json.loads(ended.out)["interrupted"] is True
     running.again("resume", "--json").json()
     running.assert_whole()
 
