@@ -1,4 +1,4 @@
-"""The demo server answers each route as its sentence says, and survives its clients."""
+"""The demo server answers each route as its description says, and survives misbehaving clients."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ from tests.zstandard import zstd
 
 ROOT = Path(__file__).parents[2]
 FORMATS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP", "gif": "GIF"}
-QUIET = 0.05  # seconds without a byte that count as silence
+QUIET = 0.05  # Seconds without a byte that count as silence.
 
 
 class Answer(NamedTuple):
-    """What came back for a request."""
+    """The response to a request."""
 
     status: int
     headers: http.client.HTTPMessage
@@ -44,13 +44,13 @@ class Answer(NamedTuple):
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[DemoServer]:
-    """One server for the tests that only ask."""
+    """Give one server for the tests that only send requests."""
     with running() as server:
         yield server
 
 
 def fetch(server: DemoServer, path: str, method: str = "GET", **headers: str) -> Answer:
-    """One request on a connection of its own."""
+    """Send one request on its own connection and return the response."""
     connection = http.client.HTTPConnection(*server.address, timeout=PATIENCE)
     try:
         connection.request(method, path, headers=headers)
@@ -62,24 +62,24 @@ def fetch(server: DemoServer, path: str, method: str = "GET", **headers: str) ->
 
 @contextmanager
 def connected(server: DemoServer, sent: bytes) -> Iterator[socket.socket]:
-    """A raw connection over which `sent` was sent."""
+    """Give a raw connection over which `sent` was sent."""
     with socket.create_connection(server.address, PATIENCE) as client:
         client.sendall(sent)
         yield client
 
 
 def get(path: str) -> bytes:
-    """The bytes of a minimal request."""
+    """Return the bytes of a minimal request."""
     return f"GET {path} HTTP/1.1\r\nHost: demo\r\n\r\n".encode()
 
 
 def read_all(client: socket.socket) -> bytes:
-    """Everything until the server closes."""
+    """Return everything until the server closes the connection."""
     return b"".join(iter(lambda: client.recv(65536), b""))
 
 
 def read_until_quiet(client: socket.socket, size: int) -> bytes:
-    """`size` bytes, or more if more follow without a pause; the connection must stay open."""
+    """Return at least `size` bytes, up to the first pause; fail if the connection closes."""
     received = b""
     while len(received) < size or select.select([client], [], [], QUIET)[0]:
         data = client.recv(65536)
@@ -89,18 +89,18 @@ def read_until_quiet(client: socket.socket, size: int) -> bytes:
 
 
 def decoded(body: bytes) -> Image.Image:
-    """The picture in `body`, all of its pixels read."""
+    """Return the image in `body`, with all its pixels decoded."""
     image = Image.open(io.BytesIO(body))
     image.load()
     return image
 
 
-# --- Pictures ---
+# --- Images ---
 
 
 @pytest.mark.parametrize("extension", FORMATS)
-def test_picture_is_served_in_each_format(server: DemoServer, extension: str) -> None:
-    """A picture has the format, type, size and validators that its URL promises."""
+def test_serves_an_image_in_each_format(server: DemoServer, extension: str) -> None:
+    """An image has the format, media type and size of its URL, and validators."""
     answer = fetch(server, f"/images/17.{extension}")
     image = decoded(answer.body)
     assert (answer.status, image.format, image.size) == (200, FORMATS[extension], (400, 200))
@@ -111,33 +111,33 @@ def test_picture_is_served_in_each_format(server: DemoServer, extension: str) ->
     assert answer.body == picture(17, format=FORMATS[extension].lower())
 
 
-def test_picture_depends_on_its_number_alone() -> None:
+def test_image_depends_on_its_number_alone() -> None:
     """A number gives the same bytes each time, and no two numbers give the same."""
     assert picture(5) == picture(5)
     assert len({picture(number, 64, 32) for number in (*range(30), 10**90)}) == 31
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1), (3, 2), (1200, 900)])
-def test_picture_has_the_size_asked_for(size: tuple[int, int]) -> None:
+def test_image_has_the_requested_size(size: tuple[int, int]) -> None:
     """Every size within the limits can be drawn."""
     assert decoded(picture(8, *size)).size == size
 
 
 @pytest.mark.parametrize("arguments", [(-1, 1, 1, "png"), (0, 0, 1, "png"), (0, 1, 4097, "png"), (0, 1, 1, "bmp")])
-def test_picture_refuses_what_it_cannot_draw(arguments: tuple[int, int, int, str]) -> None:
-    """A number, a size or a format out of range is a ValueError."""
+def test_image_out_of_range_is_a_value_error(arguments: tuple[int, int, int, str]) -> None:
+    """A number, size or format out of range is a ValueError."""
     with pytest.raises(ValueError, match="must be"):
         picture(*arguments)
 
 
 def test_query_sets_the_size(server: DemoServer) -> None:
-    """The query's width and height win over the server's."""
+    """The query's width and height take precedence over the server's."""
     assert decoded(fetch(server, "/images/3.png?width=31&height=17").body).size == (31, 17)
 
 
 @pytest.mark.parametrize("query", ["width=0", "height=4097", "width=wide", "width=nan", "latency=-1"])
 def test_query_out_of_range_is_refused(server: DemoServer, query: str) -> None:
-    """A query that cannot be obeyed is answered 400, with the limits."""
+    """A query out of range is answered with 400 and the limits."""
     answer = fetch(server, f"/images/3.png?{query}")
     assert answer.status == 400
     assert b"must be a number" in answer.body
@@ -145,12 +145,12 @@ def test_query_out_of_range_is_refused(server: DemoServer, query: str) -> None:
 
 @pytest.mark.parametrize("path", ["/images", "/images/-1.jpg", "/images/1.bmp", "/images/x/1.jpg", "/nowhere"])
 def test_other_paths_are_not_found(server: DemoServer, path: str) -> None:
-    """A path that names no picture and no route is answered 404."""
+    """A path of no image and no route is answered with 404."""
     assert fetch(server, path).status == 404
 
 
 def test_head_is_the_answer_without_its_body(server: DemoServer) -> None:
-    """HEAD gives the headers of GET, for a picture that is drawn now and for one that is kept."""
+    """HEAD gives the headers of GET, for an image drawn now and for a cached one."""
     cold = fetch(server, "/images/23.webp", "HEAD")
     warm = fetch(server, "/images/23.webp", "HEAD")
     whole = fetch(server, "/images/23.webp")
@@ -158,8 +158,8 @@ def test_head_is_the_answer_without_its_body(server: DemoServer) -> None:
     assert cold.headers.items() == warm.headers.items() == whole.headers.items()
 
 
-def test_latency_comes_before_pictures_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The server's latency is waited for before a picture, kept or not; a URL may change it, up to 30 s."""
+def test_latency_delays_images_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server's latency delays each image, cached or not; a URL may set its own latency, up to 30 s."""
     waits: list[float] = []
     sleep = asyncio.sleep
 
@@ -177,20 +177,20 @@ def test_latency_comes_before_pictures_only(monkeypatch: pytest.MonkeyPatch) -> 
     assert waits == [0.5, 0.5, 2, 30]
 
 
-def test_cold_picture_is_drawn_once_and_blocks_nobody(server: DemoServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two clients share one drawing, and a third is answered while it goes on."""
-    begun, may_end, drawings = threading.Event(), threading.Event(), []
+def test_uncached_image_is_drawn_once_and_blocks_no_one(server: DemoServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two clients share one drawing, and a third is answered meanwhile."""
+    started, may_end, drawings = threading.Event(), threading.Event(), []
 
     def slow_picture(*arguments: Any) -> bytes:
         drawings.append(arguments)
-        begun.set()
+        started.set()
         assert may_end.wait(PATIENCE)
         return b"drawn"
 
     monkeypatch.setattr(gallery, "picture", slow_picture)
     path = "/images/1.gif?width=77"
     with connected(server, get(path)) as first, connected(server, get(path)) as second:
-        assert begun.wait(PATIENCE)
+        assert started.wait(PATIENCE)
         assert fetch(server, "/healthcheck").body == b"ok\n"
         assert not select.select([first, second], [], [], 0)[0]
         may_end.set()
@@ -199,8 +199,8 @@ def test_cold_picture_is_drawn_once_and_blocks_nobody(server: DemoServer, monkey
     assert drawings == [(1, 77, 200, "gif")]
 
 
-def test_kept_pictures_stay_within_their_bound() -> None:
-    """What was not asked for the longest goes first; what is larger than the bound is not kept."""
+def test_image_cache_stays_within_its_limit() -> None:
+    """The least recently requested image is evicted first; one larger than the limit is not cached."""
     kept = Kept(10)
     one, two, three, four = (Wanted(number, 1, 1, "png") for number in range(4))
     drawn = Drawn(b"12345", 0, "image/png")
@@ -213,8 +213,8 @@ def test_kept_pictures_stay_within_their_bound() -> None:
     assert kept.get(four) is None
 
 
-def test_ready_pictures_are_drawn_before_anybody_asks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Once the server listens, the first pictures of its list are served without drawing; the next one is drawn."""
+def test_ready_images_are_drawn_before_the_first_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once the server listens, the list's first images are served from the cache; the next one is drawn."""
     with running(DemoOptions(width=20, height=10, ready=6)) as server:
         lines = fetch(server, "/list?count=7").body.decode().splitlines()
         paths = [line.removeprefix(server.url) for line in lines]
@@ -225,8 +225,8 @@ def test_ready_pictures_are_drawn_before_anybody_asks(monkeypatch: pytest.Monkey
     assert bodies[6] == b"(6, 20, 10, 'webp')"
 
 
-def test_ready_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many are asked for, 10,000 are drawn."""
+def test_number_of_ready_images_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At most 10,000 images are drawn ahead, however many are asked for."""
     drawings: list[int] = []
 
     def no_picture(index: int, *_: object) -> bytes:
@@ -242,7 +242,7 @@ def test_ready_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_list_has_absolute_urls_in_four_formats(server: DemoServer) -> None:
-    """The list's URLs are on the host that it was asked at, and lead to pictures."""
+    """The list's URLs have the host of the request, and lead to images."""
     lines = fetch(server, "/list?count=6", Host="images.test:81").body.decode().splitlines()
     assert lines[:2] == ["http://images.test:81/images/0.jpg", "http://images.test:81/images/1.png"]
     assert [line.rpartition(".")[2] for line in lines] == [*FORMATS, "jpg", "png"]
@@ -251,7 +251,7 @@ def test_list_has_absolute_urls_in_four_formats(server: DemoServer) -> None:
 
 
 def test_changing_is_never_the_same_twice(server: DemoServer) -> None:
-    """Each hit brings another picture, and the formats take turns."""
+    """Each request gets another image, and the formats alternate."""
     answers = [fetch(server, "/changing/same.jpg") for _ in range(5)]
     assert len({answer.body for answer in answers}) == 5
     assert len({answer.headers["Content-Type"] for answer in answers}) == 4
@@ -269,7 +269,7 @@ def test_stats_count_by_route() -> None:
 
 
 def test_index_lists_every_route(server: DemoServer) -> None:
-    """The page at / names all routes, and each has a sentence."""
+    """The page at / names all routes, each with one sentence."""
     page = fetch(server, "/").body.decode()
     assert all(f'href="{name}"' in page for name in ROUTES)
     assert all(sentence.endswith(".") and "\n" not in sentence for sentence in ROUTES.values())
@@ -305,29 +305,29 @@ def test_status_fault(server: DemoServer, fault: str, status: int) -> None:
 
 
 def test_opted_out(server: DemoServer) -> None:
-    """The picture says by X-Robots-Tag what ?tag= asks for, in one line whatever that holds."""
+    """The image's X-Robots-Tag is the query's tag, always in one line."""
     assert fetch(server, "/fault/opted-out/2.jpg").headers["X-Robots-Tag"] == "noai"
     answer = fetch(server, "/fault/opted-out/2.jpg?tag=imagefleet:%20noindex%0d%0aX-Evil:%20yes")
     assert answer.headers["X-Robots-Tag"] == "imagefleet: noindexX-Evil: yes"
     assert answer.body == picture(2)
 
 
-def test_rate_limit_says_when_to_come_back(server: DemoServer) -> None:
-    """Retry-After is 1 second, or what the query says."""
+def test_rate_limit_has_a_retry_after(server: DemoServer) -> None:
+    """Retry-After is 1 second, or the query's value."""
     assert fetch(server, "/fault/rate-limited").headers["Retry-After"] == "1"
     assert fetch(server, "/fault/rate-limited?after=7").headers["Retry-After"] == "7"
 
 
 @pytest.mark.parametrize(("fault", "status"), [("rate-limited", 429), ("server-error", 500)])
-def test_once_fault_is_over_at_the_second_hit(server: DemoServer, fault: str, status: int) -> None:
-    """Each URL fails once, by itself, and then gives its picture."""
+def test_once_fault_is_over_at_the_second_request(server: DemoServer, fault: str, status: int) -> None:
+    """Each URL fails once, independently of others, and then gives its image."""
     for path in (f"/fault/{fault}-once/4.png", f"/fault/{fault}-once/5.png"):
         assert fetch(server, path).status == status
         assert decoded(fetch(server, path).body).format == "PNG"
 
 
-def test_drop_closes_without_a_word(server: DemoServer) -> None:
-    """Not a byte comes back, and drop-once gives the picture at the second hit."""
+def test_drop_closes_without_an_answer(server: DemoServer) -> None:
+    """No byte comes back; drop-once gives the image at the second request."""
     for path in ("/fault/drop/1.jpg", "/fault/drop-once/1.jpg"):
         with pytest.raises(http.client.RemoteDisconnected):
             fetch(server, path)
@@ -335,7 +335,7 @@ def test_drop_closes_without_a_word(server: DemoServer) -> None:
 
 
 def test_silent_never_answers(server: DemoServer) -> None:
-    """The request is taken, and nothing comes back."""
+    """The request is accepted, and nothing comes back."""
     with connected(server, get("/fault/silent")) as client:
         assert not select.select([client], [], [], QUIET)[0]
 
@@ -349,15 +349,15 @@ def test_stall_stops_in_the_middle(server: DemoServer) -> None:
     assert body == whole.body[: len(whole.body) // 2]
 
 
-def test_drip_sends_a_byte_and_waits(server: DemoServer) -> None:
-    """After the headers the picture comes byte by byte, a second apart."""
+def test_drip_sends_one_byte_a_second(server: DemoServer) -> None:
+    """After the headers the image comes byte by byte, one each second."""
     with connected(server, get("/fault/drip/2.jpg")) as client:
         received = read_until_quiet(client, 1)
     assert received.endswith(b"\r\n\r\n\xff")
 
 
-def test_slow_header_sends_the_status_and_waits(server: DemoServer) -> None:
-    """After the status line the headers come byte by byte, a second apart."""
+def test_slow_header_sends_one_byte_a_second(server: DemoServer) -> None:
+    """After the status line the headers come byte by byte, one each second."""
     with connected(server, get("/fault/slow-header")) as client:
         assert read_until_quiet(client, 1) == b"HTTP/1.1 200 OK\r\n"
 
@@ -370,8 +370,8 @@ def test_truncated_closes_too_early(server: DemoServer) -> None:
 
 
 @pytest.mark.parametrize(("query", "lengths"), [("", 1), ("?conflicting", 2)])
-def test_wrong_length_cannot_be_trusted(server: DemoServer, query: str, lengths: int) -> None:
-    """The Content-Length is not a number, or there are two; then comes the whole picture."""
+def test_wrong_length_is_unusable(server: DemoServer, query: str, lengths: int) -> None:
+    """The Content-Length is not a number, or there are two; the whole image follows."""
     with connected(server, get(f"/fault/wrong-length/2.jpg{query}")) as client:
         head, _, body = read_all(client).partition(b"\r\n\r\n")
     assert head.count(b"Content-Length: ") == lengths
@@ -380,21 +380,21 @@ def test_wrong_length_cannot_be_trusted(server: DemoServer, query: str, lengths:
 
 
 def test_bad_chunk_breaks_in_the_middle(server: DemoServer) -> None:
-    """A client that reads chunks finds a size that is no number."""
+    """A client that reads chunks finds a chunk size that is not a number."""
     with pytest.raises((http.client.IncompleteRead, ValueError)):
         fetch(server, "/fault/bad-chunk/2.jpg")
 
 
-def test_huge_header_comes_before_the_picture(server: DemoServer) -> None:
-    """The head has more than 1 MiB, and the picture follows it."""
+def test_huge_header_comes_before_the_image(server: DemoServer) -> None:
+    """The headers are larger than 1 MiB, and the image follows them."""
     with connected(server, get("/fault/huge-header/2.jpg").replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")) as c:
         head, _, body = read_all(c).partition(b"\r\n\r\n")
     assert len(head) > 1024**2
     assert body == picture(2)
 
 
-def test_partial_is_half_of_a_picture(server: DemoServer) -> None:
-    """Status 206 comes with the range that was sent."""
+def test_partial_is_half_of_an_image(server: DemoServer) -> None:
+    """Status 206 comes with the sent range."""
     answer = fetch(server, "/fault/partial/2.jpg")
     whole = picture(2)
     assert answer.status == 206
@@ -402,29 +402,29 @@ def test_partial_is_half_of_a_picture(server: DemoServer) -> None:
     assert answer.headers["Content-Range"] == f"bytes 0-{len(answer.body) - 1}/{len(whole)}"
 
 
-def test_gzip_is_a_picture_once_unpacked(server: DemoServer) -> None:
-    """The body is the picture in gzip, and says so."""
+def test_gzip_decompresses_to_an_image(server: DemoServer) -> None:
+    """The body is the image in gzip, with the matching Content-Encoding."""
     answer = fetch(server, "/fault/gzip/2.jpg")
     assert answer.headers["Content-Encoding"] == "gzip"
     assert gzip.decompress(answer.body) == picture(2)
 
 
 def test_gzip_bomb_is_valid_and_large(server: DemoServer) -> None:
-    """About 1 MiB inflates to 1 GiB exactly, checksum included."""
+    """About 1 MiB inflates to exactly 1 GiB, checksum included."""
     answer = fetch(server, "/fault/gzip-bomb")
     assert answer.headers["Content-Encoding"] == "gzip"
     assert len(answer.body) == int(answer.headers["Content-Length"]) < 1.1 * 1024**2
-    # Inflating all of it takes seconds: it is one block a thousand times over, so one block is enough.
+    # Inflating everything takes seconds. The body is 1,024 copies of one block, so one block is enough.
     blocks, checks = answer.body[10:-10], answer.body[-8:]
     block = blocks[: len(blocks) // 1024]
     assert blocks == block * 1024
     assert zlib.decompressobj(wbits=-15).decompress(block) == bytes(1024**2)
-    checksum = functools.reduce(lambda so_far, _: zlib.crc32(bytes(2**24), so_far), range(64), 0)
+    checksum = functools.reduce(lambda previous, _: zlib.crc32(bytes(2**24), previous), range(64), 0)
     assert checks == struct.pack("<II", checksum, 1024**3)
 
 
 def test_br_bomb_is_valid_and_large(server: DemoServer) -> None:
-    """Less than 1 KiB inflates to 1 GiB exactly: it is one block of 16 MiB time and again, so a few are enough."""
+    """Less than 1 KiB inflates to exactly 1 GiB. It repeats a block of 16 MiB, so a few blocks are enough."""
     answer = fetch(server, "/fault/br-bomb")
     assert answer.headers["Content-Encoding"] == "br"
     first, second, end = answer.body[:14], answer.body[14:28], answer.body[-1:]
@@ -433,7 +433,7 @@ def test_br_bomb_is_valid_and_large(server: DemoServer) -> None:
 
 
 def test_zstd_bomb_is_valid_and_large(server: DemoServer) -> None:
-    """32 KiB inflate to 1 GiB exactly: it is one block eight thousand times over, so a few are enough."""
+    """32 KiB inflate to exactly 1 GiB. They repeat one block 8,192 times, so a few blocks are enough."""
     answer = fetch(server, "/fault/zstd-bomb")
     assert answer.headers["Content-Encoding"] == "zstd"
     head, block, end = answer.body[:6], answer.body[6:10], answer.body[-4:]
@@ -441,8 +441,8 @@ def test_zstd_bomb_is_valid_and_large(server: DemoServer) -> None:
     assert zstd.decompress(head + 7 * block + end) == bytes(1024**2)
 
 
-def test_huge_has_the_size_asked_for(server: DemoServer) -> None:
-    """The body has as many bytes as the query says, declared or not."""
+def test_huge_has_the_requested_size(server: DemoServer) -> None:
+    """The body has the query's number of bytes, declared or not."""
     declared = fetch(server, "/fault/huge?bytes=200001")
     undeclared = fetch(server, "/fault/huge?bytes=200001&declared=no")
     assert len(declared.body) == len(undeclared.body) == 200001
@@ -451,16 +451,16 @@ def test_huge_has_the_size_asked_for(server: DemoServer) -> None:
 
 
 def test_huge_waits_for_its_reader(server: DemoServer) -> None:
-    """A client that does not read is sent no more than the sockets hold, and the others are served."""
+    """A client that does not read gets no more than the sockets hold, and other clients are served."""
     with connected(server, get("/fault/huge")) as client:
         wait_for(lambda: any(not connection._writable.is_set() for connection in server.connections))
-        assert max(c._transport.get_write_buffer_size() for c in server.connections) < 256 * 1024
+        assert max(connection._transport.get_write_buffer_size() for connection in server.connections) < 256 * 1024
         assert fetch(server, "/healthcheck").status == 200
         assert client.recv(100).startswith(b"HTTP/1.1 200 OK")
 
 
-def test_bodies_that_are_no_picture(server: DemoServer) -> None:
-    """Each is answered 200, and Pillow takes none of them."""
+def test_bodies_that_are_not_images(server: DemoServer) -> None:
+    """Each is answered with 200, and Pillow accepts none of them."""
     for path, content_type in (
         ("html", "image/jpeg"),
         ("json", "application/json"),
@@ -496,14 +496,14 @@ def test_big_pixels_is_a_bomb_for_decoders(server: DemoServer, monkeypatch: pyte
     ],
 )
 def test_redirects(server: DemoServer, path: str, location: str) -> None:
-    """Status 302 leads where the route says, and cannot be used to write headers."""
+    """Status 302 leads to the route's target, and can't be used to inject headers."""
     answer = fetch(server, path)
     assert (answer.status, answer.headers["Location"]) == (302, location)
     assert "X-Evil" not in answer.headers
 
 
-def test_redirect_chain_ends_in_the_picture(server: DemoServer) -> None:
-    """After as many hops as asked for comes the picture."""
+def test_redirect_chain_ends_in_the_image(server: DemoServer) -> None:
+    """The image comes after the requested number of redirects."""
     assert fetch(server, "/fault/redirect-chain/9.png?hops=0").body == picture(9, format="png")
     assert fetch(server, "/fault/redirect-to").status == 400
 
@@ -511,8 +511,8 @@ def test_redirect_chain_ends_in_the_picture(server: DemoServer) -> None:
 # --- Clients ---
 
 
-def test_requests_sent_ahead_are_answered_in_order(server: DemoServer) -> None:
-    """Requests that arrive together get their answers one after the other, also when some take longer."""
+def test_pipelined_requests_are_answered_in_order(server: DemoServer) -> None:
+    """Requests sent together are answered in order, even if some take longer."""
     fetch(server, "/images/40.jpg?latency=0")
     paths = ("/images/41.jpg?latency=0.02", "/images/40.jpg", "/healthcheck", "/fault/gone", "/images/40.jpg")
     with connected(server, b"".join(map(get, paths)) + get("/fault/drop")) as client:
@@ -524,8 +524,8 @@ def test_requests_sent_ahead_are_answered_in_order(server: DemoServer) -> None:
 
 @pytest.mark.parametrize("path", ["/images/42.jpg", "/healthcheck"])
 @pytest.mark.parametrize("ending", ["HTTP/1.0", "HTTP/1.1\r\nConnection: close"])
-def test_connection_closes_when_the_client_says_so(server: DemoServer, path: str, ending: str) -> None:
-    """A client of HTTP/1.0, or one that asks for it, gets its answer and then the end."""
+def test_connection_closes_at_the_clients_request(server: DemoServer, path: str, ending: str) -> None:
+    """A client of HTTP/1.0, or one with Connection: close, gets its answer and then the end."""
     fetch(server, path)
     with connected(server, f"GET {path} {ending}\r\n\r\n".encode()) as client:
         assert read_all(client).startswith(b"HTTP/1.1 200 OK")
@@ -545,14 +545,14 @@ def test_connection_closes_when_the_client_says_so(server: DemoServer, path: str
         (b"GET / HTTP/1.1\r\nX: " + b"x" * 1_000_000 + b"\r\n\r\n", 431),
     ],
 )
-def test_garbage_is_answered_and_the_connection_ended(server: DemoServer, sent: bytes, status: int) -> None:
-    """What is no request gets a status that says so, even while the client is still sending."""
+def test_garbage_is_answered_and_the_connection_closed(server: DemoServer, sent: bytes, status: int) -> None:
+    """An invalid request gets a fitting error status, even while the client is still sending."""
     with connected(server, sent) as client:
         assert read_all(client).startswith(f"HTTP/1.1 {status} ".encode())
 
 
-def test_client_that_floods_is_cut_off(server: DemoServer) -> None:
-    """What a client sends ahead, while it is being answered, is bounded."""
+def test_flooding_client_is_cut_off(server: DemoServer) -> None:
+    """The amount of requests a client may send ahead of its answers is limited."""
     with connected(server, get("/fault/silent")) as client, pytest.raises(ConnectionError):
         client.sendall(get("/healthcheck") * 1_000_000)
 
@@ -568,8 +568,8 @@ def test_client_that_floods_is_cut_off(server: DemoServer) -> None:
         "/images/0.jpg?latency=9",
     ],
 )
-def test_client_that_leaves_is_forgotten(path: str) -> None:
-    """A client that goes away in the middle takes its task along, without a complaint."""
+def test_disconnected_client_is_forgotten(path: str) -> None:
+    """If a client disconnects in the middle, its task ends without an error."""
     with running() as server:
         with connected(server, get(path)):
             wait_for(lambda: any(connection.answering for connection in server.connections))
@@ -579,7 +579,7 @@ def test_client_that_leaves_is_forgotten(path: str) -> None:
 # --- Starting and stopping ---
 
 
-def test_stop_ends_what_is_going_on() -> None:
+def test_stop_ends_open_connections() -> None:
     """Connections that would last for ever end within a second of stop()."""
     paths = ("/fault/stall", "/fault/silent", "/fault/drip", "/fault/slow-header", "/fault/huge")
     with running() as server:
@@ -589,22 +589,22 @@ def test_stop_ends_what_is_going_on() -> None:
         idle = socket.create_connection(server.address, PATIENCE)
         wait_for(lambda: sum(connection.answering is not None for connection in server.connections) == 5)
         wait_for(lambda: len(server.connections) == 6)
-        begun = time.monotonic()
-    assert time.monotonic() - begun < 1.0
+        before = time.monotonic()
+    assert time.monotonic() - before < 1.0
     for client in (*clients, idle):
-        with client, suppress(ConnectionError):  # reset or closed, but not a timeout
+        with client, suppress(ConnectionError):  # Reset or closed, but no timeout.
             read_all(client)
 
 
 def test_taken_port_is_an_error_that_names_it() -> None:
-    """Two servers cannot have one port, and the second says which."""
+    """A second server on the same port fails with an error that names the port."""
     with running() as server, pytest.raises(DemoError, match=f"{server.address[1]}: Address already in use"):
         asyncio.run(DemoServer(DemoOptions(port=server.address[1])).start())
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "x" * 70 + ".invalid"])
 def test_foreign_host_is_an_error_that_names_it(host: str) -> None:
-    """An address that is not this machine's, or is no name at all, cannot be listened on."""
+    """The server can't listen on another machine's address or on an invalid name."""
     with pytest.raises(DemoError, match=host):
         asyncio.run(DemoServer(DemoOptions(host=host)).start())
 
@@ -613,6 +613,6 @@ def test_foreign_host_is_an_error_that_names_it(host: str) -> None:
     "values", [{"host": ""}, {"port": 65536}, {"latency": -1}, {"latency": float("nan")}, {"width": 0}, {"ready": -1}]
 )
 def test_options_out_of_range_are_refused(values: dict[str, Any]) -> None:
-    """Options are checked when they are made."""
+    """Options are checked when they are created."""
     with pytest.raises(ValueError, match="must"):
         DemoOptions(**values)

@@ -1,3 +1,5 @@
+"""The demo server as a process: it prints its URL, and ends on a signal."""
+
 from __future__ import annotations
 
 import signal
@@ -15,13 +17,13 @@ ROOT = Path(__file__).parents[2]
 
 
 def demo_process(*arguments: str) -> subprocess.Popen[str]:
-    """`python -m producer.demo` in a process of its own."""
+    """Start `python -m producer.demo` in its own process."""
     command = [sys.executable, "-m", "producer.demo", *arguments]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def test_process_announces_itself_and_ends_in_silence() -> None:
-    """The process prints its URL, draws what this one draws, and ends on a signal though a client waits."""
+def test_process_prints_its_url_and_ends_silently() -> None:
+    """The process prints its URL, serves the same images, and ends on a signal even if a client waits."""
     with demo_process("--width", "50", "--height", "40") as first, demo_process("--width=50") as second:
         for process, number, height in ((first, signal.SIGINT, 40), (second, signal.SIGTERM, 200)):
             assert process.stdout is not None
@@ -37,8 +39,8 @@ def test_process_announces_itself_and_ends_in_silence() -> None:
             assert process.communicate() == ("", "")
 
 
-def test_process_has_pictures_ready() -> None:
-    """What is to be ready is drawn, then the URL is printed; a signal does not wait for the drawing."""
+def test_process_draws_its_ready_images_first() -> None:
+    """The URL is printed after the ready images are drawn; a signal does not wait for the drawing."""
     with demo_process("--ready", "2") as process:
         assert process.stdout is not None
         assert process.stdout.readline().startswith("http://")

@@ -1,4 +1,4 @@
-"""`producer doctor` over real servers and workers: what it finds, its exit status, and that nothing of it stays."""
+"""`producer doctor` with real servers and workers: its findings, its exit status, and that it leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from tests.runs import left
 _ACL = parts.ROOT / "config" / "users.acl"
 
 
-def examined(*arguments: str | Path, env: dict[str, str] | None = None) -> tuple[int, dict[str, tuple[str, str]]]:
-    """Run the doctor, and return its exit status and, by their names, what it found and how bad that is."""
+def diagnose(*arguments: str | Path, env: dict[str, str] | None = None) -> tuple[int, dict[str, tuple[str, str]]]:
+    """Run the doctor; return its exit status, and the level and text of each finding by name."""
     ended = parts.producer("doctor", "--json", *arguments, env=env)
     assert "Traceback" not in ended.err
-    said = json.loads(ended.out)
-    assert (ended.code == 0) is said["healthy"]
-    findings = {finding["name"]: (finding["level"], finding["found"]) for finding in said["findings"]}
-    assert len(findings) == len(said["findings"]), said
+    report = json.loads(ended.out)
+    assert (ended.code == 0) is report["healthy"]
+    findings = {finding["name"]: (finding["level"], finding["found"]) for finding in report["findings"]}
+    assert len(findings) == len(report["findings"]), report
     return ended.code, findings
 
 
-def test_all_is_well(fleet: str, out: Path) -> None:
-    """With a broker and workers as they should be, all checks but one pass: the folder is not there, and stays so."""
-    code, findings = examined("--broker", fleet, "--out", out)
+def test_healthy_setup_passes(fleet: str, out: Path) -> None:
+    """With a good broker and good workers all checks pass, except for the missing folder, which stays missing."""
+    code, findings = diagnose("--broker", fleet, "--out", out)
     assert code == 0, findings
     disks = {name for name in findings if name.startswith("disk ")}
     assert {name for name, (level, _) in findings.items() if name not in disks and level != "ok"} == {"folder here"}
@@ -57,8 +57,8 @@ def test_all_is_well(fleet: str, out: Path) -> None:
     assert not out.exists()
 
 
-def test_table(fleet: str, out: Path) -> None:
-    """Without --json the findings are a table; a folder that was there stays, with nothing new in it."""
+def test_prints_a_table(fleet: str, out: Path) -> None:
+    """Without --json the findings are a table; an existing folder stays unchanged."""
     out.mkdir()
     (out / "mine").touch()
     ended = parts.producer("doctor", "--broker", fleet, "--out", out)
@@ -67,19 +67,19 @@ def test_table(fleet: str, out: Path) -> None:
     assert parts.files_below(out) == {"mine"}
 
 
-def test_no_worker_and_a_server_that_is_not_fit(tmp_path: Path) -> None:
-    """A broker without workers, that forgets and evicts, is told with all three findings."""
+def test_reports_missing_workers_and_an_unfit_server(tmp_path: Path) -> None:
+    """A broker without workers, without an append-only file, and with eviction gets all three findings."""
     options = ("--appendonly", "no", "--maxmemory-policy", "allkeys-lru")
     with parts.redis_server(tmp_path, *options) as port:
-        code, findings = examined("--broker", f"redis://127.0.0.1:{port}/0", "--out", tmp_path / "out")
+        code, findings = diagnose("--broker", f"redis://127.0.0.1:{port}/0", "--out", tmp_path / "out")
     assert code == 1
     wrong = {name: level for name, (level, _) in findings.items() if level != "ok" and not name.startswith("disk ")}
     assert wrong == {"append-only file": "warn", "eviction policy": "bad", "workers": "bad", "folder here": "warn"}
 
 
-def test_folder_outside_of_the_workers_roots(fleet: str, tmp_path: Path) -> None:
-    """A folder that the workers may not write to is told, with the setting that decides it."""
-    code, findings = examined("--broker", fleet, "--out", tmp_path / "elsewhere")
+def test_reports_a_folder_outside_of_the_workers_roots(fleet: str, tmp_path: Path) -> None:
+    """A folder that the workers may not write to is reported, with the setting to change."""
+    code, findings = diagnose("--broker", fleet, "--out", tmp_path / "elsewhere")
     assert code == 1
     level, found = findings["folder at workers"]
     assert level == "bad"
@@ -88,12 +88,12 @@ def test_folder_outside_of_the_workers_roots(fleet: str, tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-def test_worker_that_sees_another_folder(redis_port: int, tmp_path: Path) -> None:
-    """A worker to which another disk has the path of the folder is told; both may write there."""
+def test_reports_a_worker_with_another_folder(redis_port: int, tmp_path: Path) -> None:
+    """A worker with another disk at the folder's path is reported, even if both sides may write there."""
     hide = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs none "$1" && mkdir "$1/out" && shift && exec "$@"', "sh"]
     root = tmp_path / "root"
     (root / "out").mkdir(parents=True)
-    # It takes root, which nobody has to be who runs the tests.
+    # Mounting requires root, which the tests do not.
     allowed = subprocess.run([*hide, str(root), "true"], capture_output=True, check=False).returncode == 0
     if not allowed:
         pytest.skip("this user may not mount")
@@ -102,7 +102,7 @@ def test_worker_that_sees_another_folder(redis_port: int, tmp_path: Path) -> Non
     argv = [*hide, str(root), sys.executable, "-m", "celery", "-A", "tasks", "worker", "-c", "1"]
     with parts.started("worker", argv, tmp_path, settings):
         parts.eventually(lambda: parts.worker_stats(url), "the worker")
-        code, findings = examined("--broker", url, "--out", root / "out")
+        code, findings = diagnose("--broker", url, "--out", root / "out")
     assert code == 1
     assert findings["folder here"][0] == "ok"
     level, found = findings["folder at workers"]
@@ -110,8 +110,8 @@ def test_worker_that_sees_another_folder(redis_port: int, tmp_path: Path) -> Non
     assert parts.missing_or_empty(root / "out")
 
 
-def test_dead_broker() -> None:
-    """A broker that does not answer is one finding, by its name without its password."""
+def test_unreachable_broker_is_one_finding() -> None:
+    """A broker that does not answer is one finding, with its address and without its password."""
     url = f"redis://me:word@127.0.0.1:{parts.free_port()}/0"
     ended = parts.producer("doctor", "--broker", url)
     assert ended.code == 1
@@ -120,22 +120,22 @@ def test_dead_broker() -> None:
     assert "word" not in ended.out + ended.err
 
 
-def test_wrong_password(tmp_path: Path) -> None:
-    """A broker that refuses the password says so."""
+def test_reports_a_wrong_password(tmp_path: Path) -> None:
+    """A broker that refuses the password is reported as such."""
     with parts.redis_server(tmp_path, "--requirepass", "another") as port:
         for login in ("", ":word-of-mine@"):
-            code, findings = examined("--broker", f"redis://{login}127.0.0.1:{port}/0")
+            code, findings = diagnose("--broker", f"redis://{login}127.0.0.1:{port}/0")
             assert code == 1
             assert "refuses us" in findings["broker"][1]
             assert "word-of-mine" not in findings["broker"][1]
 
 
-def test_server_that_tells_little(tmp_path: Path) -> None:
-    """What a user may not ask for is unknown, which is a warning; where workers can't be asked, that is bad."""
+def test_warns_about_unknown_server_settings(tmp_path: Path) -> None:
+    """A setting hidden from the user is unknown, a warning; workers that can't be asked are an error."""
     users = tmp_path / "users.acl"
     users.write_text("user default on nopass ~* &* +@all -info -time -publish\n")
     with parts.redis_server(tmp_path, "--aclfile", str(users)) as port:
-        code, findings = examined("--broker", f"redis://127.0.0.1:{port}/0")
+        code, findings = diagnose("--broker", f"redis://127.0.0.1:{port}/0")
     assert code == 1
     unknown = {name for name, (level, found) in findings.items() if level == "warn" and found.startswith("unknown")}
     assert unknown >= {"server version", "append-only file", "eviction policy", "memory"}
@@ -143,8 +143,8 @@ def test_server_that_tells_little(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_user_of_the_fleet_may_ask(tmp_path: Path) -> None:
-    """The Redis user that config/users.acl gives to a fleet may do all that the doctor does."""
+def test_user_of_the_fleet_may_run_all_checks(tmp_path: Path) -> None:
+    """The fleet's Redis user in config/users.acl has the permissions for all checks of the doctor."""
     users = tmp_path / "users.acl"
     users.write_text(
         _ACL.read_text().replace("on #ADMIN_SHA256", "on nopass").replace("on #IMAGEFLEET_SHA256", "on nopass")
@@ -155,37 +155,37 @@ def test_user_of_the_fleet_may_ask(tmp_path: Path) -> None:
         url = f"redis://imagefleet:any@127.0.0.1:{port}/0"
         with parts.worker("worker", tmp_path, url, root, "127.0.0.1"):
             parts.eventually(lambda: parts.worker_stats(url), "the worker")
-            code, findings = examined("--broker", url, "--out", root / "out")
+            code, findings = diagnose("--broker", url, "--out", root / "out")
     assert code == 0, findings
     assert {level for name, (level, _) in findings.items() if not name.startswith("disk ")} == {"ok"}
 
 
-def test_folder_that_can_not_be_written(tmp_path: Path) -> None:
-    """A folder that can't be made is told with the reason, without a broker as well."""
+def test_reports_an_unwritable_folder(tmp_path: Path) -> None:
+    """A folder that can't be created is reported with the reason, even without a broker."""
     (tmp_path / "file").touch()
-    code, findings = examined("--out", tmp_path / "file" / "out")
+    code, findings = diagnose("--out", tmp_path / "file" / "out")
     assert code == 1
     assert findings["folder here"][0] == "bad"
     assert findings["local fleet"][0] == "ok"
 
 
 def test_without_a_broker(tmp_path: Path) -> None:
-    """Without a broker, the doctor says what a command would start for itself."""
-    code, findings = examined("--out", tmp_path / "a" / "b")
+    """Without a broker, the doctor reports the processes that a command would start."""
+    code, findings = diagnose("--out", tmp_path / "a" / "b")
     assert code == 0
     assert "no broker is named: a command starts" in findings["local fleet"][1]
-    assert os.listdir(tmp_path) == []  # noqa: PTH208  # names are wanted
+    assert os.listdir(tmp_path) == []  # noqa: PTH208  # only names are needed
 
 
-def test_run_in_the_folder(tmp_path: Path) -> None:
-    """A run whose producer has died is told with how to go on, and nothing of it is changed or locked."""
+def test_reports_a_dead_producers_run(tmp_path: Path) -> None:
+    """A run with a dead producer is reported with the command to resume it, and is neither changed nor locked."""
     out = tmp_path / "out"
     out.mkdir()
     left(tmp_path / "list.txt", Store(out), 11, 2, State.RUNNING, PlanState.COMPLETE)
     (out / ".plan/00003.parquet").unlink()
     (out / "00000.parquet").write_bytes(b"")
     before = parts.files_below(out)
-    code, findings = examined("--out", out)
+    code, findings = diagnose("--out", out)
     assert code == 1
     assert findings["run"][0] == "warn"
     assert "its producer is dead" in findings["run"][1]

@@ -1,4 +1,4 @@
-"""A local fleet's Flower: where it is, who may look, what it hears, and that it ends with the fleet."""
+"""A local fleet's Flower: its address, its password, its events, and its end with the fleet."""
 
 from __future__ import annotations
 
@@ -26,42 +26,42 @@ _PRESS = "any key ends it"
 
 
 @contextmanager
-def taken(port: int) -> Iterator[None]:
-    """See that somebody listens at a port: this test, or whoever was there before it."""
+def port_in_use(port: int) -> Iterator[None]:
+    """Make sure that a port is in use, by this test or by an earlier listener."""
     with ExitStack() as stack:
         with suppress(OSError):
             stack.enter_context(socket.create_server(("127.0.0.1", port)))
         yield
 
 
-def flower_of(family: list[psutil.Process]) -> list[psutil.Process]:
-    """Return the processes among these that are Flower."""
-    return [process for process in family if "flower" in process.cmdline()]
+def flower_processes(processes: list[psutil.Process]) -> list[psutil.Process]:
+    """Return the Flower processes among these."""
+    return [process for process in processes if "flower" in process.cmdline()]
 
 
 @pytest.mark.slow
 def test_flower_below_a_prefix(tmp_path: Path) -> None:
-    """With FLOWER_URL_PREFIX, all of Flower is below it, asks for its password, and the health check finds it there."""
+    """With FLOWER_URL_PREFIX, all of Flower is below the prefix and needs the password; its health check passes."""
     with kept_fleet(tmp_path, "--workers", "1", env={"FLOWER_URL_PREFIX": "/watch/"}) as fleet:
         for path in ("/", "/tasks", "/api/workers", "/static/css/flower.css"):
             assert fleet.flower.get(f"/watch{path}", None)[0] == 401
             assert fleet.flower.get(f"/watch{path}", fleet.flower.password)[0] == 200
             assert fleet.flower.get(path, fleet.flower.password)[0] == 404
-        # As docker-compose.yml writes it, with the prefix as it is given.
+        # As in docker-compose.yml, with the prefix exactly as given.
         for prefix, status in (("/watch/", 0), ("", 1)):
             argv = [sys.executable, "-m", "config.alive", f"{fleet.flower.url}/{prefix}/healthcheck"]
             assert subprocess.run(argv, cwd=ROOT, capture_output=True, check=False).returncode == status
 
 
-def test_kept_fleet_has_flower(tmp_path: Path, demo_url: str) -> None:
-    """`producer fleet` tells where Flower is; only its password opens it, and it listens on loopback alone.
+def test_fleet_command_starts_flower(tmp_path: Path, demo_url: str) -> None:
+    """`producer fleet` prints Flower's address; Flower needs its password and listens on loopback only.
 
-    It hears of every image, and of a shard that can't be collected; its processes end with the fleet.
+    It gets an event for every image, and for a shard that can't be collected. Its processes end with the fleet.
     """
     env = {"IMAGEFLEET_ALLOW_NETWORKS": "127.0.0.1"}
     with kept_fleet(tmp_path, "--workers", "1", env=env) as fleet:
-        family = fleet.command.descendants()
-        (flower,) = flower_of(family)
+        processes = fleet.command.descendants()
+        (flower,) = flower_processes(processes)
         port = int(fleet.flower.url.rpartition(":")[2])
         assert [connection.laddr for connection in flower.net_connections("tcp") if connection.status == "LISTEN"] == [
             ("127.0.0.1", port)
@@ -69,7 +69,7 @@ def test_kept_fleet_has_flower(tmp_path: Path, demo_url: str) -> None:
         for password, status in ((None, 401), ("wrong", 401), (fleet.flower.password, 200)):
             for path in ("/", "/tasks", "/api/workers", "/static/css/flower.css"):
                 assert fleet.flower.get(path, password)[0] == status
-        assert fleet.flower.password not in str([process.cmdline() for process in family])
+        assert fleet.flower.password not in str([process.cmdline() for process in processes])
         fleet.run("heard", [f"{demo_url}/images/1.jpg", f"{demo_url}/fault/not-found"])
         parts.eventually(
             lambda: (
@@ -85,7 +85,7 @@ def test_kept_fleet_has_flower(tmp_path: Path, demo_url: str) -> None:
             broken.process.stdin.write(slow)
             broken.process.stdin.close()
             plan = tmp_path / "broken" / ".plan" / "00000.parquet"
-            # The producer has read the plan by then, and the shard is not collected yet.
+            # By then the producer has read the plan, and the shard is not collected yet.
             parts.eventually(lambda: parts.request_count(demo_url, "/images") > before, "the request of the image")
             plan.write_bytes(b"damaged")
             assert broken.wait().code == 1
@@ -95,12 +95,12 @@ def test_kept_fleet_has_flower(tmp_path: Path, demo_url: str) -> None:
         )
         os.killpg(fleet.command.process.pid, signal.SIGINT)
         assert fleet.command.wait().code == 0
-        parts.eventually(lambda: not parts.still_running(family), "the end of all processes")
+        parts.eventually(lambda: not parts.still_running(processes), "the end of all processes")
 
 
 @pytest.mark.slow
 def test_events_can_be_off(tmp_path: Path, demo_url: str) -> None:
-    """With IMAGEFLEET_TASK_EVENTS=off Flower knows the workers, and hears of no image."""
+    """With IMAGEFLEET_TASK_EVENTS=off Flower knows the workers, and gets no event of an image."""
     env = {"IMAGEFLEET_ALLOW_NETWORKS": "127.0.0.1", "IMAGEFLEET_TASK_EVENTS": "off"}
     with kept_fleet(tmp_path, "--workers", "1", env=env) as fleet:
         assert fleet.run("unheard", [f"{demo_url}/images/1.jpg"])["success"] == 1
@@ -109,7 +109,7 @@ def test_events_can_be_off(tmp_path: Path, demo_url: str) -> None:
             workers = json.loads(fleet.flower.get("/workers?json=1", fleet.flower.password)[1])["data"]
             return sum(worker.get("worker-heartbeat", 0) for worker in workers)
 
-        # They are events as well: the next one comes after all that the image would have made.
+        # Heartbeats are events too: the next one would come after all events of the image.
         before = heartbeats()
         parts.eventually(lambda: heartbeats() > before, "the next heartbeat")
         assert fleet.flower.tasks() == {}
@@ -117,32 +117,32 @@ def test_events_can_be_off(tmp_path: Path, demo_url: str) -> None:
 
 
 def test_run_with_flower(tmp_path: Path, demo_url: str) -> None:
-    """`run --flower --json` prints its JSON and nothing else; where Flower is goes to standard error.
+    """`run --flower --json` prints only its JSON to standard output, and Flower's address to standard error.
 
-    Its usual port is taken: it has another one. It ends with the run, without waiting for anybody.
+    Its usual port is taken, so it uses another one. It ends with the run, without waiting for a key.
     """
     source = tmp_path / "list.txt"
     source.write_text("".join(f"{demo_url}/images/{number}.jpg?latency=0.5\n" for number in range(16)))
     argv = parts.command(["run", source, "--out", tmp_path / "out", "--workers", "1", "--concurrency", "4"])
     argv += ["--flower", "--json"]
     env = {"IMAGEFLEET_ALLOW_NETWORKS": "127.0.0.1"}
-    with taken(5555), parts.started("run", argv, tmp_path, env) as run:
+    with port_in_use(5555), parts.started("run", argv, tmp_path, env) as run:
         parts.eventually(lambda: address(run.err), "Flower's address")
         flower = address(run.err)
         assert flower is not None
         assert not flower.url.endswith(":5555")
         assert flower.get("/tasks", flower.password)[0] == 200
-        family = run.descendants()
-        assert len(flower_of(family)) == 1
+        processes = run.descendants()
+        assert len(flower_processes(processes)) == 1
         ended = run.wait()
         assert json.loads(ended.out)["success"] == 16
         assert ended.err.count("\n") == 1
-        parts.eventually(lambda: not parts.still_running(family), "the end of all processes")
+        parts.eventually(lambda: not parts.still_running(processes), "the end of all processes")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("way", ["compare", "demo"])
-def test_terminal_waits_for_a_key(tmp_path: Path, demo_url: str, way: str) -> None:
+def test_flower_on_a_terminal_stays_until_a_key(tmp_path: Path, demo_url: str, way: str) -> None:
     """On a terminal the fleet and its Flower stay until a key is pressed, so that a person can look at them."""
     (tmp_path / "list.txt").write_text(f"{demo_url}/images/1.jpg\n")
     arguments = ["compare", tmp_path / "list.txt"] if way == "compare" else ["demo", "--images=1", "--latency=0"]
@@ -151,10 +151,10 @@ def test_terminal_waits_for_a_key(tmp_path: Path, demo_url: str, way: str) -> No
     shown = bytearray()
 
     def read() -> None:
-        # A terminal whose last program has ended gives an error.
+        # Reading fails once the terminal's last program has ended.
         with suppress(OSError):
-            while some := os.read(terminal, 4096):
-                shown.extend(some)
+            while chunk := os.read(terminal, 4096):
+                shown.extend(chunk)
 
     env = parts.environment({"IMAGEFLEET_ALLOW_NETWORKS": "127.0.0.1"})
     process = subprocess.Popen(argv, env=env, cwd=tmp_path, stdin=end, stdout=end, stderr=end, start_new_session=True)
@@ -162,16 +162,16 @@ def test_terminal_waits_for_a_key(tmp_path: Path, demo_url: str, way: str) -> No
     reader = threading.Thread(target=read)
     reader.start()
     try:
-        parts.eventually(lambda: _PRESS in shown.decode(errors="replace"), "the question", 60)
+        parts.eventually(lambda: _PRESS in shown.decode(errors="replace"), "the prompt", 60)
         flower = address(shown.decode().replace("\r\n", "\n"))
         assert flower is not None
         assert flower.get("/", flower.password)[0] == 200
         assert process.poll() is None
-        family = psutil.Process(process.pid).children(recursive=True)
-        assert len(flower_of(family)) == 1
+        processes = psutil.Process(process.pid).children(recursive=True)
+        assert len(flower_processes(processes)) == 1
         os.write(terminal, b" ")
         assert process.wait(30) == 0
-        parts.eventually(lambda: not parts.still_running(family), "the end of all processes")
+        parts.eventually(lambda: not parts.still_running(processes), "the end of all processes")
     finally:
         if process.poll() is None:
             process.kill()
@@ -181,8 +181,8 @@ def test_terminal_waits_for_a_key(tmp_path: Path, demo_url: str, way: str) -> No
     assert "comparison.svg" in shown.decode()
 
 
-def test_nobody_is_waited_for_without_a_terminal(tmp_path: Path) -> None:
-    """A script that runs the demo with Flower goes on when the demo is done."""
+def test_waits_for_no_key_without_a_terminal(tmp_path: Path) -> None:
+    """Without a terminal, the demo with Flower ends when its downloads are done."""
     arguments = ("--images=1", "--latency=0", "--workers=1", "--flower", "--out", tmp_path / "out")
     ended = parts.producer("demo", *arguments)
     assert ended.code == 0, ended.err
@@ -196,13 +196,13 @@ class _Answer(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
-def test_health_check_tells_what_is_wrong() -> None:
-    """It is silent about a service that answers 200, and says in one line what is wrong with any other."""
+def test_health_check_reports_the_error() -> None:
+    """It prints nothing for a service that answers 200, and one line with the error otherwise."""
 
-    def alive(url: str) -> tuple[int, str]:
+    def check(url: str) -> tuple[int, str]:
         argv = [sys.executable, "-m", "config.alive", url]
         done = subprocess.run(argv, cwd=parts.ROOT, capture_output=True, text=True, timeout=20, check=False)
         assert done.stdout == ""
@@ -213,14 +213,14 @@ def test_health_check_tells_what_is_wrong() -> None:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:
-            assert alive(f"{url}/healthcheck") == (0, "")
-            code, told = alive(f"{url}/broken")
+            assert check(f"{url}/healthcheck") == (0, "")
+            code, error = check(f"{url}/broken")
         finally:
             server.shutdown()
             thread.join()
-    assert (code, told) == (1, f"{url}/broken: HTTP Error 500: Internal Server Error\n")
-    code, told = alive(f"http://127.0.0.1:{parts.free_port()}/")
+    assert (code, error) == (1, f"{url}/broken: HTTP Error 500: Internal Server Error\n")
+    code, error = check(f"http://127.0.0.1:{parts.free_port()}/")
     assert code == 1
-    assert "Connection refused" in told
+    assert "Connection refused" in error
     for wrong in ("file:///etc/passwd", "nothing"):
-        assert alive(wrong) == (1, f"{wrong} is not an http URL\n")
+        assert check(wrong) == (1, f"{wrong} is not an http URL\n")

@@ -1,4 +1,4 @@
-"""A run goes on after any end of its producer, tries again what failed, and ends when it is told to."""
+"""A run can be resumed after any end of its producer, retried where images failed, and cancelled."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ from tests.integration import parts
 _IMAGES = 240
 _SHARD = 40
 _SLOW = 0.5
-#: Of both workers of the fleet.
+#: The slots of both workers of the fleet.
 _SLOTS = 64
 _places = count(1)
 
 
 @dataclass
 class Running:
-    """A run whose producer was started, and how many requests the demo server had had before."""
+    """A run with a started producer, and the demo server's number of image requests before it."""
 
     producer: parts.Background
     out: Path
     broker: str
     demo: str
-    asked_before: int
+    requests_before: int
 
     @property
-    def asked(self) -> int:
-        """How many requests for images there were since."""
-        return parts.request_count(self.demo, "/images") - self.asked_before
+    def requested(self) -> int:
+        """Return the number of requests for images since the run's start."""
+        return parts.request_count(self.demo, "/images") - self.requests_before
 
     def manifests(self) -> int:
-        """How many shards are done."""
+        """Return the number of finished shards."""
         return len(list(self.out.glob("0*.parquet")))
 
     def until_begun(self) -> None:
@@ -64,7 +64,7 @@ class Running:
         return parts.producer(command, self.out, "--broker", self.broker, *options)
 
     def assert_whole(self, images: int = _IMAGES) -> None:
-        """Make sure that each request has one Outcome, a success, and that its file stands."""
+        """Make sure that each request has exactly one Outcome, a success, and that its file exists."""
         rows = parts.rows(self.out)
         assert [row["key"][-2:] for row in rows] == [f"{index % _SHARD:02d}" for index in range(images)]
         assert {row["status"] for row in rows} == {"success"}
@@ -73,14 +73,16 @@ class Running:
 
 
 def lines(demo_url: str, images: int = _IMAGES) -> str:
-    """A list of images, each answered after a while."""
+    """Return a list of images, each answered after a delay."""
     place = next(_places)
     return "".join(f"{demo_url}/images/{place * 1000 + index}.png?latency={_SLOW}\n" for index in range(images))
 
 
 @contextmanager
-def begun(fleet: str, demo_url: str, out: Path, folder: Path, *options: str, stdin: bool = False) -> Iterator[Running]:
-    """A run that is under way; its list is on standard input, or in a file."""
+def started_run(
+    fleet: str, demo_url: str, out: Path, folder: Path, *options: str, stdin: bool = False
+) -> Iterator[Running]:
+    """Start a run; its list is in a file or on standard input."""
     source = folder / "list.txt"
     source.write_text(lines(demo_url))
     arguments = ["run", "-" if stdin else source, "--out", out, "--broker", fleet, "--json"]
@@ -93,14 +95,14 @@ def begun(fleet: str, demo_url: str, out: Path, folder: Path, *options: str, std
 
 @pytest.fixture
 def running(fleet: str, demo_url: str, out: Path, tmp_path: Path) -> Iterator[Running]:
-    """A run of a file that is under way, with a shard done."""
-    with begun(fleet, demo_url, out, tmp_path) as run:
+    """Give a run of a file with at least one finished shard."""
+    with started_run(fleet, demo_url, out, tmp_path) as run:
         run.until_begun()
         yield run
 
 
-def test_killed_producer(running: Running, tmp_path: Path) -> None:
-    """A run whose producer was killed is resumed, also without its list; no image is asked for twice."""
+def test_resumes_after_the_producer_was_killed(running: Running, tmp_path: Path) -> None:
+    """A run with a killed producer is resumed, even without its list, and no image is requested twice."""
     running.kill()
     (tmp_path / "list.txt").unlink()
     facts = running.again("resume", "--json").json()
@@ -108,23 +110,23 @@ def test_killed_producer(running: Running, tmp_path: Path) -> None:
     assert facts["fetched"] < _IMAGES
     running.assert_whole()
     assert json.loads((running.out / "run.json").read_text())["command"] == 1
-    assert running.asked == _IMAGES
+    assert running.requested == _IMAGES
 
 
 @pytest.mark.slow
-def test_complete_run_is_not_done_again(running: Running) -> None:
-    """A run that is complete is resumed by telling so, without a fleet."""
+def test_resume_of_a_complete_run_does_nothing(running: Running) -> None:
+    """Resuming a complete run only reports it, without a fleet."""
     assert running.producer.wait().code == 0
-    asked = running.asked
+    requested = running.requested
     ended = parts.producer("resume", running.out, "--json")
     assert ended.json()["total"] == _IMAGES
     assert "nothing is left to do" not in ended.out
-    assert running.asked == asked
+    assert running.requested == requested
 
 
 @pytest.mark.slow
-def test_second_producer_is_refused(running: Running) -> None:
-    """While a producer lives, another one is refused, and the first goes on."""
+def test_refuses_a_second_producer(running: Running) -> None:
+    """While a producer lives, a second one is refused, and the first continues."""
     ended = running.again("resume")
     assert ended.code == 2
     assert str(running.producer.process.pid) in parts.error_parts(ended)[1]
@@ -132,13 +134,13 @@ def test_second_producer_is_refused(running: Running) -> None:
     running.assert_whole()
 
 
-def test_cut_standard_input(fleet: str, demo_url: str, out: Path, tmp_path: Path) -> None:
-    """Killed while standard input is still open: all that was planned is done, and it says how many rows that was."""
+def test_resume_after_a_cut_standard_input(fleet: str, demo_url: str, out: Path, tmp_path: Path) -> None:
+    """After a kill with standard input still open, the plan is finished and the number of planned rows is reported."""
     text = lines(demo_url).encode()
-    with begun(fleet, demo_url, out, tmp_path, stdin=True) as run:
+    with started_run(fleet, demo_url, out, tmp_path, stdin=True) as run:
         pipe = run.producer.process.stdin
         assert pipe is not None
-        # Two shards, and a part of a third that is never planned.
+        # Two shards, and a part of a third one that is never planned.
         pipe.write(b"".join(text.splitlines(keepends=True)[: 2 * _SHARD + 5]))
         pipe.flush()
         parts.eventually(lambda: len(list(out.glob(".plan/*"))) == 2, "the plan of two shards")
@@ -153,12 +155,12 @@ def test_cut_standard_input(fleet: str, demo_url: str, out: Path, tmp_path: Path
 
 @pytest.mark.slow
 @pytest.mark.parametrize("change", ["same", "other", "gone"])
-def test_open_plan_is_gone_on_with(fleet: str, demo_url: str, out: Path, tmp_path: Path, change: str) -> None:
-    """A list that was not read to its end is read on; one that was changed is not, and what is planned is done."""
-    with begun(fleet, demo_url, out, tmp_path) as run:
+def test_resume_continues_an_open_plan(fleet: str, demo_url: str, out: Path, tmp_path: Path, change: str) -> None:
+    """An unchanged, partly read list is read to its end; of a changed or missing one, only the plan is finished."""
+    with started_run(fleet, demo_url, out, tmp_path) as run:
         run.until_begun()
         run.kill()
-    # As if it had been killed while it planned: the last shards are not planned, and the plan is open.
+    # As after a kill during planning: the last shards are not planned, and the plan is open.
     for shard in (4, 5):
         (out / f".plan/0000{shard}.parquet").unlink()
     from producer.runfile import PlanState, RunFile
@@ -182,28 +184,28 @@ def test_open_plan_is_gone_on_with(fleet: str, demo_url: str, out: Path, tmp_pat
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
-def test_one_signal_finishes_what_is_being_downloaded(
+def test_one_signal_finishes_the_downloads_in_progress(
     fleet: str, demo_url: str, out: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
-    """Ctrl-C, or SIGTERM, ends a run when its slots are done; what is queued is dropped, and resume downloads it.
+    """Ctrl-C or SIGTERM ends a run after the downloads in progress; queued tasks are dropped, and resume does them.
 
-    Nothing is asked for twice: what was saved before the end counts, also in a shard that has no manifest yet.
+    Nothing is requested twice. Images saved before the end count, even in a shard without a manifest.
     """
-    with begun(fleet, demo_url, out, tmp_path, "--window", "6") as running:
+    with started_run(fleet, demo_url, out, tmp_path, "--window", "6") as running:
         parts.eventually(lambda: list(out.glob("0*/*.png")), "an image")
         os.kill(running.producer.process.pid, number)
         ended = running.producer.wait()
         assert ended.code == 130, ended.err
-        said = re.search(r"^Finishing (\d+) images? that (?:is|are) being downloaded;", ended.err, re.MULTILINE)
-        assert said is not None, ended.err
-        assert 0 < int(said[1]) <= _SLOTS
+        match = re.search(r"^Finishing (\d+) images? that (?:is|are) being downloaded;", ended.err, re.MULTILINE)
+        assert match is not None, ended.err
+        assert 0 < int(match[1]) <= _SLOTS
         assert f"Go on by: producer resume {out}" in ended.err
         assert json.loads((out / "run.json").read_text())["state"] == "interrupted"
-        # All that was asked for is saved, and that is far from all.
-        assert running.asked == len(parts.image_files(out)) < _IMAGES
+        # Every requested image is saved, and most images were not requested.
+        assert running.requested == len(parts.image_files(out)) < _IMAGES
         running.again("resume", "--json").json()
         running.assert_whole()
-        assert running.asked == _IMAGES
+        assert running.requested == _IMAGES
 
 
 def test_two_interrupts_drop_what_is_queued(running: Running) -> None:
@@ -235,24 +237,24 @@ def test_interrupts_without_a_pause_end_in_the_same_way(running: Running) -> Non
 
 
 @pytest.mark.slow
-def test_cancelled_by_another_command(running: Running) -> None:
-    """`producer cancel` ends the run's producer, which drops what is queued; the run can be resumed."""
+def test_cancel_ends_the_producer(running: Running) -> None:
+    """`producer cancel` ends the run's producer, which drops the queued tasks; the run can be resumed."""
     ended = running.again("cancel")
     assert ended.code == 0, ended.err
     assert "cancelled" in ended.err
-    told = running.producer.wait()
-    assert told.code == 130
-    said = json.loads(told.out)
-    assert (said["interrupted"], said["cancelled"], said["out"]) == (True, True, str(running.out))
-    assert "Cancelled by another command." in told.err
+    completed = running.producer.wait()
+    assert completed.code == 130
+    result = json.loads(completed.out)
+    assert (result["interrupted"], result["cancelled"], result["out"]) == (True, True, str(running.out))
+    assert "Cancelled by another command." in completed.err
     assert json.loads((running.out / "run.json").read_text())["state"] == "cancelled"
     running.again("resume", "--json").json()
     running.assert_whole()
 
 
 @pytest.mark.slow
-def test_cancelled_without_a_producer(running: Running) -> None:
-    """The tasks that a killed producer has left are dropped by `producer cancel`, which knows where they are."""
+def test_cancel_without_a_producer_drops_the_queue(running: Running) -> None:
+    """`producer cancel` finds and drops the queued tasks of a killed producer."""
     running.kill()
     ended = parts.producer("cancel", running.out)
     assert ended.code == 0
@@ -265,11 +267,11 @@ def test_cancelled_without_a_producer(running: Running) -> None:
 
 
 @pytest.mark.slow
-def test_cancelled_with_a_local_fleet(demo_url: str, out: Path, tmp_path: Path) -> None:
-    """A run with a fleet of its own, whose Redis nobody else knows, is cancelled by ending its producer."""
+def test_cancel_with_a_local_fleet(demo_url: str, out: Path, tmp_path: Path) -> None:
+    """A run with its own fleet, and so its own Redis, is cancelled by ending its producer."""
     source = tmp_path / "list.txt"
     source.write_text(lines(demo_url))
-    # It must not be done before the command that cancels it has started.
+    # It must not finish before the cancel command has started.
     size = ("--workers", "1", "--concurrency", "8")
     argv = parts.command(["run", source, "--out", out, "--shard-size", str(_SHARD), "--window", "2", *size])
     allowed = {"IMAGEFLEET_ALLOW_NETWORKS": "127.0.0.1"}
@@ -277,14 +279,14 @@ def test_cancelled_with_a_local_fleet(demo_url: str, out: Path, tmp_path: Path) 
         parts.eventually(lambda: list(out.glob("0*.parquet")), "a manifest")
         ended = parts.producer("cancel", out)
         assert ended.code == 0, ended.err
-        told = process.wait()
-        assert told.code == 130
-        assert "Cancelled by another command." in told.err
+        completed = process.wait()
+        assert completed.code == 130
+        assert "Cancelled by another command." in completed.err
     assert json.loads((out / "run.json").read_text())["state"] == "cancelled"
 
 
-def test_retry(fleet: str, demo_url: str, out: Path, tmp_path: Path) -> None:
-    """What could succeed now is tried again, and nothing else; attempts add up, and what changed is told."""
+def test_retry_repeats_failures_that_may_succeed_now(fleet: str, demo_url: str, out: Path, tmp_path: Path) -> None:
+    """Only failures that may succeed now are retried; attempts add up, and the changes are reported."""
     port = parts.free_port()
     late = [f"http://127.0.0.1:{port}/images/{index}.png" for index in range(3)]
     good = [f"{demo_url}/images/{index}.png" for index in (7001, 7002)]
@@ -294,7 +296,7 @@ def test_retry(fleet: str, demo_url: str, out: Path, tmp_path: Path) -> None:
     arguments = ("--broker", fleet, "--json")
     first = parts.producer("run", source, "--out", out, *arguments, "--retries", "1", "--shard-size", "3").json()
     assert first["reasons"] == {"connect": 3, "http_4xx": 1}
-    asked, missing = parts.request_count(demo_url, "/images"), parts.request_count(demo_url, "/fault/not-found")
+    requested, missing = parts.request_count(demo_url, "/images"), parts.request_count(demo_url, "/fault/not-found")
     before = parts.rows(out)
     argv = [*parts.command([])[:1], "-m", "producer.demo", "--port", str(port), "--width", "80", "--height", "40"]
     with parts.started("late", argv, tmp_path) as server:
@@ -302,7 +304,7 @@ def test_retry(fleet: str, demo_url: str, out: Path, tmp_path: Path) -> None:
         again = parts.producer("retry", out, *arguments).json()
     assert (again["retried"], again["reasons"], again["success"]) == ({"connect": 3}, {"http_4xx": 1}, 5)
     assert (parts.request_count(demo_url, "/images"), parts.request_count(demo_url, "/fault/not-found")) == (
-        asked,
+        requested,
         missing,
     )
     rows = parts.rows(out)
@@ -320,8 +322,8 @@ def test_retry(fleet: str, demo_url: str, out: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("command", ["resume", "retry", "cancel"])
 @pytest.mark.parametrize("place", ["nowhere", "empty"])
-def test_folder_without_a_run(tmp_path: Path, command: str, place: str) -> None:
-    """A folder that is not there, or holds no run, is told, with exit status 2."""
+def test_folder_without_a_run_is_an_error(tmp_path: Path, command: str, place: str) -> None:
+    """A missing folder, or one without a run, is an error with exit status 2."""
     (tmp_path / "empty").mkdir()
     ended = parts.producer(command, tmp_path / place)
     assert ended.code == 2
@@ -330,12 +332,15 @@ def test_folder_without_a_run(tmp_path: Path, command: str, place: str) -> None:
 
 @pytest.mark.slow
 def test_two_runs_share_a_fleet(fleet: str, demo_url: str, store_root: Path, tmp_path: Path) -> None:
-    """Of two runs at once neither waits for the other: when the first is done, most of the second is, too."""
+    """Two simultaneous runs share the workers fairly: when the first is done, so is most of the second."""
     folders = [tmp_path / name for name in ("first", "second")]
     for folder in folders:
         folder.mkdir()
     outs = [store_root / f"shared-{folder.name}" for folder in folders]
-    with begun(fleet, demo_url, outs[0], folders[0]) as one, begun(fleet, demo_url, outs[1], folders[1]) as other:
+    with (
+        started_run(fleet, demo_url, outs[0], folders[0]) as one,
+        started_run(fleet, demo_url, outs[1], folders[1]) as other,
+    ):
         runs = [one, other]
         parts.eventually(lambda: any(run.producer.process.poll() is not None for run in runs), "the end of one", 90)
         behind = min(run.manifests() for run in runs)
@@ -346,8 +351,8 @@ def test_two_runs_share_a_fleet(fleet: str, demo_url: str, store_root: Path, tmp
 
 
 @pytest.mark.slow
-def test_files_that_were_changed(running: Running) -> None:
-    """A manifest that was cut, and a run.json with another byte, are named, and nothing is overwritten."""
+def test_damaged_files_are_named_and_kept(running: Running) -> None:
+    """A truncated manifest and a changed run.json are named in the error, and nothing is overwritten."""
     assert running.producer.wait().code == 0
     record = running.out / "run.json"
     whole = record.read_bytes()
@@ -365,42 +370,42 @@ def test_files_that_were_changed(running: Running) -> None:
         assert ended.code == 1
         assert str(manifest) in parts.error_parts(ended)[0]
     assert manifest.read_bytes() == body[:-100]
-    asked = running.asked
+    requested = running.requested
     manifest.unlink()
     running.again("resume", "--json").json()
     running.assert_whole()
-    assert running.asked == asked
+    assert running.requested == requested
     assert {row["recovered"] for row in parts.rows(running.out)} == {True, False}
 
 
 @pytest.mark.slow
-def test_one_signal_while_the_list_is_read(fleet: str, demo_url: str, out: Path, tmp_path: Path) -> None:
-    """Ctrl-C ends a run that waits for standard input, of which no shard is full yet."""
-    with begun(fleet, demo_url, out, tmp_path, stdin=True) as run:
+def test_one_signal_ends_a_run_that_waits_for_its_list(fleet: str, demo_url: str, out: Path, tmp_path: Path) -> None:
+    """Ctrl-C ends a run that waits for standard input before its first shard is full."""
+    with started_run(fleet, demo_url, out, tmp_path, stdin=True) as run:
         pipe = run.producer.process.stdin
         assert pipe is not None
         pipe.write(lines(demo_url, 5).encode())
         pipe.flush()
-        # By then it has a run, and waits.
+        # By then the run exists and waits.
         with parts.connect(fleet) as server:
             parts.eventually(lambda: list(server.scan_iter("imagefleet:run:*")), "the run")
             run.interrupt()
             ended = run.producer.wait()
         assert ended.code == 130
         assert f"Go on by: producer resume {out}" in ended.err
-        assert run.asked == 0
+        assert run.requested == 0
 
 
 @pytest.mark.slow
 def test_one_signal_leaves_other_runs_alone(fleet: str, demo_url: str, store_root: Path, tmp_path: Path) -> None:
-    """A run that ends early drops its own tasks; another run at the same workers is completed meanwhile."""
+    """A run that ends early drops only its own tasks; another run at the same workers completes meanwhile."""
     folders = [tmp_path / name for name in ("ended", "other")]
     for folder in folders:
         folder.mkdir()
     outs = [store_root / f"drain-{folder.name}" for folder in folders]
     with (
-        begun(fleet, demo_url, outs[0], folders[0], "--window", "6") as ended,
-        begun(fleet, demo_url, outs[1], folders[1]) as other,
+        started_run(fleet, demo_url, outs[0], folders[0], "--window", "6") as ended,
+        started_run(fleet, demo_url, outs[1], folders[1]) as other,
     ):
         parts.eventually(lambda: list(outs[0].glob("0*/*.png")), "an image")
         ended.interrupt()
@@ -414,9 +419,9 @@ def test_one_signal_leaves_other_runs_alone(fleet: str, demo_url: str, store_roo
 
 @pytest.mark.slow
 def test_one_signal_on_a_terminal(demo_url: str, tmp_path: Path) -> None:
-    """With a local fleet, Ctrl-C says on a line of its own what is finished, takes the bar away, and ends the command.
+    """Ctrl-C with a local fleet prints the number of downloads to finish, removes the bar, and ends the command.
 
-    Of thousands of queued images only those in the slots are waited for, and resume downloads the others once.
+    Of thousands of queued images it waits only for those in the slots, and resume downloads each of the others once.
     """
     source, out, slots = tmp_path / "list.txt", tmp_path / "out", 16
     source.write_text("".join(f"{demo_url}/images/{index}.png?latency=0.2\n" for index in range(3000)))
@@ -427,15 +432,15 @@ def test_one_signal_on_a_terminal(demo_url: str, tmp_path: Path) -> None:
         parts.eventually(lambda: list(out.glob("0*/*.png")), "an image", 60)
         screen.type(b"\x03")
         assert screen.process.wait(60) == 130
-    said = re.search(r"^Finishing (\d+) images? that (?:is|are) being downloaded;", screen.text, re.MULTILINE)
-    assert said is not None, screen.text
-    assert 0 < int(said[1]) <= slots
+    match = re.search(r"^Finishing (\d+) images? that (?:is|are) being downloaded;", screen.text, re.MULTILINE)
+    assert match is not None, screen.text
+    assert 0 < int(match[1]) <= slots
     assert "Starting 2 workers" in screen.text
     assert re.search(r"\d% \d+/3,000 \S+ images/s", screen.text), screen.text
     last = [line for line in screen.text.splitlines() if line.strip()][-2:]
     assert last[0].endswith("Interrupted. Images and manifests that are saved stay where they are.")
     assert last[1] == f"Go on by: producer resume {out}"
-    # The cursor goes up over the bar and its details, and erases them, before the last words.
+    # The cursor moves up over the bar and its details and erases them before the last message.
     assert b"\x1b[1A\x1b[2K\x1b[1A\x1b[2KInterrupted." in bytes(screen.shown)
     assert parts.request_count(demo_url, "/images") - before == len(parts.image_files(out)) < 3000
     done = parts.producer("resume", out, *size, "--json", env=env, seconds=110).json()
@@ -444,8 +449,8 @@ def test_one_signal_on_a_terminal(demo_url: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_comparison_that_is_interrupted(demo_url: str, tmp_path: Path) -> None:
-    """Ctrl-C ends a comparison at once, also while its threads wait for servers, and speaks of no run to resume."""
+def test_interrupted_comparison_ends_at_once(demo_url: str, tmp_path: Path) -> None:
+    """Ctrl-C ends a comparison at once, even while its threads wait for servers, and offers no resume."""
     source, out = tmp_path / "list.txt", tmp_path / "out"
     source.write_text(f"{demo_url}/images/1.png\n{demo_url}/images/2.png?latency=30\n" * 2)
     argv = parts.command(["compare", source, "--out", out, "--workers", "1", "--timeout", "50"])

@@ -1,4 +1,4 @@
-"""Files and rows agree, also where every task is delivered twice and every request is given another picture."""
+"""Files and rows agree, even if every task is delivered twice and every request gets another image."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ COUNT = 10
 FORMATS = {"jpg": "jpeg", "png": "png", "webp": "webp", "gif": "gif"}
 
 
-def test_each_name_is_written_once(redis_port: int, demo_url: str, store_root: Path, out: Path, tmp_path: Path) -> None:
-    """Ten rows for one changing URL, with every task delivered twice, describe the ten files that stand."""
-    # A database of its own, where no worker takes the tasks before their copies are there.
+def test_each_file_is_written_once(redis_port: int, demo_url: str, store_root: Path, out: Path, tmp_path: Path) -> None:
+    """Ten rows for one changing URL, with each task delivered twice, describe the ten saved files."""
+    # A separate database, so that no worker takes the tasks before their copies are queued.
     broker = f"redis://127.0.0.1:{redis_port}/1"
     source = tmp_path / "list.txt"
-    # The wait lets all twenty be under way at once.
+    # The latency lets all twenty run at once.
     source.write_text(f"{demo_url}/changing?latency=1\n" * COUNT)
     before = parts.request_count(demo_url, "/changing")
     argv = parts.command(["run", source, "--out", out, "--broker", broker, "--json"])
     with parts.started("run", argv, tmp_path) as run, parts.connect(broker) as server:
         parts.eventually(lambda: server.llen(IMAGES) == COUNT, "ten tasks")
         originals = [str(message) for message in server.lrange(IMAGES, 0, -1)]
-        copies = [delivered_again(message, number) for number, message in enumerate(originals)]
+        copies = [redelivered(message, number) for number, message in enumerate(originals)]
         server.rpush(IMAGES, *copies)
         assert server.llen(IMAGES) == 2 * COUNT
         with parts.worker("worker", tmp_path, broker, store_root, "127.0.0.1", "-c", str(2 * COUNT)):
             facts = run.wait(60).json()
             parts.eventually(lambda: server.llen(IMAGES) == parts.unacked_count(server) == 0, "the end of all copies")
     assert (facts["total"], facts["success"]) == (COUNT, COUNT)
-    # Twice the requests: the copies were fetched, and not only dropped.
+    # Twice the requests: the copies were fetched, not only dropped.
     assert parts.request_count(demo_url, "/changing") - before == 2 * COUNT
     rows = parts.rows(out)
     assert [row["key"] for row in rows] == [f"00000{place:03d}" for place in range(COUNT)]
@@ -52,8 +52,8 @@ def test_each_name_is_written_once(redis_port: int, demo_url: str, store_root: P
     assert parts.missing_or_empty(out / ".tmp")
 
 
-def delivered_again(message: str, number: int) -> str:
-    """The same message as the broker would deliver it again: all is equal but the tag of the delivery."""
+def redelivered(message: str, number: int) -> str:
+    """Return the message as in a redelivery: only its delivery tag differs."""
     content = json.loads(message)
     content["properties"]["delivery_tag"] = f"copy-{number}"
     return json.dumps(content)

@@ -1,4 +1,4 @@
-"""A local fleet fetches through the proxy that its environment names, and shows nobody the password of it."""
+"""A local fleet fetches through its configured proxy, and never shows the proxy's password."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.integration import parts
 
 
 def test_run_through_a_proxy(demo_url: str, tmp_path: Path) -> None:
-    """Names that the proxy alone knows are fetched; an address that is not public is refused all the same."""
+    """Host names known only to the proxy are fetched; a private address is still refused."""
     credentials = "Basic " + base64.b64encode(b"user:word-of-mine").decode()
     urls = [f"http://images.example/images/{number}.jpg" for number in range(3)]
     refused = ["http://10.0.0.1/1.jpg", "http://images.example:25/1.jpg"]

@@ -1,4 +1,4 @@
-"""A run that refreshes a former one: what is unchanged costs a 304, and all else is downloaded."""
+"""Refreshing a previous run: an unchanged image costs one 304 response, the others are downloaded."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from tests.integration import parts
 
 _COUNT = 12
 _SHARD = 5
-#: The pictures of the former run of which one was changed at its server, and of one the file is gone, of one another.
-_CHANGED, _GONE, _SPOILT = 3, 4, 7
+#: Images of the previous run: one changed at its server, one with its file removed, one with its file damaged.
+_CHANGED, _REMOVED, _DAMAGED = 3, 4, 7
 
 
 @dataclass(frozen=True)
 class Site:
-    """An nginx with its pictures, a list of them, and what it has answered."""
+    """An nginx with its images, their URLs, and its access log."""
 
     files: Path
     folder: Path
     urls: list[str]
 
     def answers(self) -> list[tuple[int, int, int]]:
-        """For each answer so far the picture's number, the status, and the bytes of the body."""
+        """Return the image number, status and body size in bytes of each response so far."""
         lines = [line.split() for line in (self.folder / "answers.log").read_text().splitlines()]
         return [(int(path[1:-4]), int(status), int(size)) for path, status, size in lines]
 
-    def paint(self, number: int, colour: tuple[int, int, int]) -> None:
-        """Put a picture there; one that is painted again is as if it had been changed an hour later."""
+    def save_image(self, number: int, colour: tuple[int, int, int]) -> None:
+        """Save an image on the server; saving it again makes it an hour newer."""
         path = self.files / f"{number}.png"
         again = path.exists()
         Image.new("RGB", (60 + number, 40), colour).save(path)
@@ -45,51 +45,51 @@ class Site:
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
-    """Serve a dozen pictures by nginx, which gives each an ETag and a Last-Modified."""
+    """Serve a dozen images by nginx, which gives each an ETag and a Last-Modified."""
     files, folder = tmp_path / "files", tmp_path / "nginx"
     files.mkdir()
     folder.mkdir()
     with parts.nginx(folder, files) as port:
         site = Site(files, folder, [f"http://127.0.0.1:{port}/{number}.png" for number in range(_COUNT)])
         for number in range(_COUNT):
-            site.paint(number, (number, 90, 90))
+            site.save_image(number, (number, 90, 90))
         yield site
 
 
 def run(urls: list[str], out: Path, *options: str | Path, env: dict[str, str] | None = None) -> dict[str, Any]:
-    """Run a list into a folder; what the command tells of it."""
+    """Run a list into a folder, and return the command's JSON report."""
     arguments = ("run", "-", "--out", out, "--shard-size", str(_SHARD), "--json", *options)
     return parts.producer(*arguments, stdin="\n".join(urls).encode(), env=env).json()
 
 
-def stands(folder: Path) -> dict[str, tuple[bytes, int]]:
-    """What is in a folder, and when it was written last."""
+def snapshot(folder: Path) -> dict[str, tuple[bytes, int]]:
+    """Return the files of a folder with their contents and modification times."""
     names = parts.files_below(folder)
     return {name: ((folder / name).read_bytes(), (folder / name).stat().st_mtime_ns) for name in names}
 
 
-#: Of a row, what a download of the same image says too.
-_OF_THE_FILE = ("url", "width", "height", "original_width", "original_height", "format", "bytes", "sha256", "etag")
+#: The columns of a row that a new download of the same image would have too.
+_IMAGE_COLUMNS = ("url", "width", "height", "original_width", "original_height", "format", "bytes", "sha256", "etag")
 
 
 def test_refresh(fleet: str, site: Site, out: Path) -> None:
-    """Of a dozen images, all but the changed ones and those whose files are not what they were cost a 304 alone."""
+    """All images but the changed ones and those with a missing or damaged file cost one 304 response each."""
     old = out.with_name(f"{out.name}-old")
     run(site.urls, old, "--broker", fleet)
-    site.paint(_CHANGED, (200, 0, 0))
+    site.save_image(_CHANGED, (200, 0, 0))
     before = parts.rows(old)
-    (old / before[_GONE]["path"]).unlink()
-    spoilt = old / before[_SPOILT]["path"]
-    spoilt.write_bytes(b"x" * spoilt.stat().st_size)
-    stood, asked = stands(old), len(site.answers())
-    # Another order, and URLs that the former run has not.
+    (old / before[_REMOVED]["path"]).unlink()
+    damaged = old / before[_DAMAGED]["path"]
+    damaged.write_bytes(b"x" * damaged.stat().st_size)
+    files_before, requested = snapshot(old), len(site.answers())
+    # Another order, and URLs unknown to the previous run.
     urls = [*reversed(site.urls), site.urls[0], f"{site.urls[0]}?new"]
     facts = run(urls, out, "--if-changed-since", old, "--broker", fleet)
     assert (facts["success"], facts["unchanged"]) == (_COUNT + 2, _COUNT - 3 + 1)
-    answers = sorted(site.answers()[asked:])
+    answers = sorted(site.answers()[requested:])
     sizes = {number: (site.files / f"{number}.png").stat().st_size for number in range(_COUNT)}
-    unchanged = [(number, 304, 0) for number in (0, *range(_COUNT)) if number not in (_CHANGED, _GONE)]
-    whole = [(number, 200, sizes[number]) for number in (0, _CHANGED, _GONE, _SPOILT)]
+    unchanged = [(number, 304, 0) for number in (0, *range(_COUNT)) if number not in (_CHANGED, _REMOVED)]
+    whole = [(number, 200, sizes[number]) for number in (0, _CHANGED, _REMOVED, _DAMAGED)]
     assert answers == sorted(unchanged + whole)
     rows = parts.rows(out)
     assert [row["url"] for row in rows] == urls
@@ -97,28 +97,28 @@ def test_refresh(fleet: str, site: Site, out: Path) -> None:
     for row in rows:
         number = int(row["url"].rpartition("/")[2].partition(".")[0])
         assert (out / row["path"]).read_bytes() == (site.files / f"{number}.png").read_bytes()
-        fresh = number in (_CHANGED, _GONE, _SPOILT) or row["url"].endswith("?new")
-        assert (row["http_status"], row["attempts"]) == (200 if fresh else 304, 2 if number == _SPOILT else 1)
+        fresh = number in (_CHANGED, _REMOVED, _DAMAGED) or row["url"].endswith("?new")
+        assert (row["http_status"], row["attempts"]) == (200 if fresh else 304, 2 if number == _DAMAGED else 1)
         if not fresh:
-            former = known[row["url"]]
-            assert {name: row[name] for name in _OF_THE_FILE} == {name: former[name] for name in _OF_THE_FILE}
-            assert (out / row["path"]).samefile(old / former["path"])
+            previous = known[row["url"]]
+            assert {name: row[name] for name in _IMAGE_COLUMNS} == {name: previous[name] for name in _IMAGE_COLUMNS}
+            assert (out / row["path"]).samefile(old / previous["path"])
     assert parts.image_files(out) == {row["path"] for row in rows}
     assert set(rows[0]) == set(before[0])
     assert not (out / ".tmp").exists()
-    assert stands(old) == stood
+    assert snapshot(old) == files_before
 
 
 @pytest.mark.slow
-def test_refresh_goes_on(fleet: str, site: Site, out: Path, tmp_path: Path) -> None:
-    """A refresh whose producer died while it planned goes on as one, by its plan and by what it plans anew."""
+def test_refresh_can_be_resumed(fleet: str, site: Site, out: Path, tmp_path: Path) -> None:
+    """A refresh killed during planning resumes as a refresh, for planned and newly planned shards."""
     old = out.with_name(f"{out.name}-old")
     run(site.urls, old, "--broker", fleet)
     source = tmp_path / "list.txt"
     source.write_text("\n".join(site.urls))
     arguments = ("--if-changed-since", old, "--broker", fleet, "--shard-size", str(_SHARD))
     assert parts.producer("run", source, "--out", out, *arguments).code == 0
-    # As if it had been killed while it planned the last shard, with none collected.
+    # As after a kill during the planning of the last shard, before any shard was collected.
     store = Store(out)
     RunFile.load(store).save(store, plan=PlanState.OPEN, planned_rows=0, planned_shards=0)
     (out / ".plan" / "00002.parquet").unlink()
@@ -126,16 +126,16 @@ def test_refresh_goes_on(fleet: str, site: Site, out: Path, tmp_path: Path) -> N
     for shard in ("00000", "00001", "00002"):
         (out / f"{shard}.parquet").unlink()
         parts.remove(out / shard)
-    asked = len(site.answers())
+    requested = len(site.answers())
     facts = parts.producer("resume", out, "--broker", fleet, "--json").json()
     assert (facts["success"], facts["unchanged"]) == (_COUNT, _COUNT)
-    assert [status for _, status, _ in site.answers()[asked:]] == [304] * _COUNT
+    assert [status for _, status, _ in site.answers()[requested:]] == [304] * _COUNT
     assert not (out / ".tmp").exists()
 
 
 @pytest.mark.slow
-def test_refresh_is_retried(fleet: str, site: Site, out: Path) -> None:
-    """What failed of a refresh is tried again under the same condition."""
+def test_refresh_can_be_retried(fleet: str, site: Site, out: Path) -> None:
+    """The failed images of a refresh are retried, again with conditional requests."""
     old = out.with_name(f"{out.name}-old")
     run(site.urls, old, "--broker", fleet)
     hidden = site.files / "0.gone"
@@ -149,28 +149,28 @@ def test_refresh_is_retried(fleet: str, site: Site, out: Path) -> None:
 
 @pytest.mark.slow
 def test_refresh_of_resized_images_by_a_local_fleet(site: Site, tmp_path: Path) -> None:
-    """A local fleet may take over what a former run has resized, and does no work in that run's folder."""
+    """A local fleet takes over a previous run's resized images, and writes nothing into its folder."""
     old, new = tmp_path / "old", tmp_path / "new"
     env = {"IMAGEFLEET_ALLOW_NETWORKS": "127.0.0.1"}
     resize = ("--resize", "keep_ratio", "--image-size", "32", "--workers", "1")
     run(site.urls, old, *resize, env=env)
     (old / ".tmp").mkdir()
-    (old / ".tmp" / "of-another").touch()
-    stood = stands(old)
+    (old / ".tmp" / "of-another-run").touch()
+    files_before = snapshot(old)
     facts = run(site.urls, new, "--if-changed-since", old, *resize, env=env)
     assert (facts["success"], facts["unchanged"]) == (_COUNT, _COUNT)
-    assert stands(old) == stood
-    for row, former in zip(parts.rows(new), parts.rows(old), strict=True):
-        assert {name: row[name] for name in _OF_THE_FILE} == {name: former[name] for name in _OF_THE_FILE}
+    assert snapshot(old) == files_before
+    for row, previous in zip(parts.rows(new), parts.rows(old), strict=True):
+        assert {name: row[name] for name in _IMAGE_COLUMNS} == {name: previous[name] for name in _IMAGE_COLUMNS}
         assert row["original_width"] == 60 + int(row["key"][-1]) + _SHARD * int(row["key"][:5])
-        assert (new / row["path"]).samefile(old / former["path"])
-    shown = parts.producer("resume", new, env=env).out
-    assert f"unchanged {_COUNT} of them, taken over from {old}" in " ".join(shown.split())
+        assert (new / row["path"]).samefile(old / previous["path"])
+    report = parts.producer("resume", new, env=env).out
+    assert f"unchanged {_COUNT} of them, taken over from {old}" in " ".join(report.split())
 
 
 @pytest.mark.slow
-def test_former_run_that_workers_may_not_touch(fleet: str, site: Site, out: Path, tmp_path: Path) -> None:
-    """Where the workers' operator does not allow the former run's folder, everything is downloaded."""
+def test_refresh_without_access_to_the_previous_run(fleet: str, site: Site, out: Path, tmp_path: Path) -> None:
+    """If the workers may not read the previous run's folder, everything is downloaded."""
     old = tmp_path / "old"
     run(site.urls, old, env={"IMAGEFLEET_ALLOW_NETWORKS": "127.0.0.1"})
     facts = run(site.urls, out, "--if-changed-since", old, "--broker", fleet)
@@ -178,8 +178,8 @@ def test_former_run_that_workers_may_not_touch(fleet: str, site: Site, out: Path
 
 
 @pytest.mark.parametrize("place", ["empty", "out"])
-def test_former_run_that_is_none(tmp_path: Path, place: str) -> None:
-    """What is no former run is told before anything is begun, with exit status 2."""
+def test_refresh_from_a_folder_without_a_run_is_refused(tmp_path: Path, place: str) -> None:
+    """A folder that is no previous run is refused before anything starts, with exit status 2."""
     (tmp_path / "list.txt").write_text("http://127.0.0.1/1.jpg\n")
     (tmp_path / "empty").mkdir()
     out = tmp_path / "out"
@@ -190,14 +190,14 @@ def test_former_run_that_is_none(tmp_path: Path, place: str) -> None:
 
 
 @pytest.mark.slow
-def test_former_manifest_that_can_not_be_trusted(fleet: str, demo_url: str, out: Path) -> None:
-    """A manifest that was cut is named before anything is asked for; what to do then does the run."""
+def test_refresh_names_a_damaged_manifest(fleet: str, demo_url: str, out: Path) -> None:
+    """A truncated manifest is named before any request; the recommended command then completes the run."""
     old = out.with_name(f"{out.name}-old")
     urls = [f"{demo_url}/images/{number}.png" for number in range(3)]
     run(urls, old, "--broker", fleet)
     body = (old / "00000.parquet").read_bytes()
     (old / "00000.parquet").write_bytes(body[:-20])
-    asked = parts.request_count(demo_url, "/images")
+    requested = parts.request_count(demo_url, "/images")
     source = out.with_name(f"{out.name}.txt")
     source.write_text("\n".join(urls))
     ended = parts.producer("run", source, "--out", out, "--if-changed-since", old, "--broker", fleet)
@@ -205,7 +205,7 @@ def test_former_manifest_that_can_not_be_trusted(fleet: str, demo_url: str, out:
     what, _, todo = parts.error_parts(ended)
     assert str(old / "00000.parquet") in what
     assert f"producer resume {out}" in todo
-    assert parts.request_count(demo_url, "/images") == asked
+    assert parts.request_count(demo_url, "/images") == requested
     assert json.loads((out / "run.json").read_text())["state"] == "failed"
     (old / "00000.parquet").unlink()
     facts = parts.producer("resume", out, "--broker", fleet, "--json").json()

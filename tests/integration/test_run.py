@@ -1,4 +1,4 @@
-"""A run of 2,500 images, over a broker with plain Celery workers and by a local fleet, proven to the byte."""
+"""A run of 2,500 images, with a broker and plain Celery workers or a local fleet, checked byte for byte."""
 
 from __future__ import annotations
 
@@ -72,21 +72,21 @@ FACTS = {
 
 @dataclass(frozen=True)
 class Site:
-    """An nginx with its pictures: file names in the order of the list, each with its bytes."""
+    """An nginx with its images: file names in the order of the list, each with its bytes."""
 
     port: int
     folder: Path
     originals: dict[str, bytes]
     source: Path
 
-    def hits(self) -> list[str]:
-        """The pictures that were asked for so far, each as often as it was."""
+    def requested(self) -> list[str]:
+        """Return the images requested so far, each as often as it was."""
         return [line.removeprefix("/") for line in (self.folder / "hits.log").read_text().splitlines()]
 
 
 @dataclass(frozen=True)
-class Ran:
-    """A run that has ended; ``executed`` is how often each task was begun, where its workers can be asked."""
+class FinishedRun:
+    """A finished run; ``executed`` is the number of started tasks by name, or None if its workers can't be asked."""
 
     site: Site
     executed: dict[str, int] | None
@@ -96,20 +96,20 @@ class Ran:
     rows: list[dict[str, Any]]
 
 
-def side(number: int) -> tuple[int, int]:
-    """The size of a picture: no two have the same, so all differ."""
+def image_size(number: int) -> tuple[int, int]:
+    """Return the size of an image: no two have the same, so all differ."""
     return 8 + number % 50, 8 + number // 50
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """Serve 2,500 different pictures in four formats by nginx."""
-    files, folder = tmp_path_factory.mktemp("pictures"), tmp_path_factory.mktemp("nginx")
+    """Serve 2,500 different images in four formats by nginx."""
+    files, folder = tmp_path_factory.mktemp("images"), tmp_path_factory.mktemp("nginx")
     originals = {}
     for number in range(COUNT):
         extension = list(KINDS)[number % 4]
         path = files / f"{number:04d}.{extension}"
-        Image.new("RGB", side(number), (number % 256, number // 10, 90)).save(path, KINDS[extension])
+        Image.new("RGB", image_size(number), (number % 256, number // 10, 90)).save(path, KINDS[extension])
         originals[path.name] = path.read_bytes()
     assert len(set(originals.values())) == COUNT
     with parts.nginx(folder, files) as port:
@@ -120,25 +120,27 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 
 @pytest.fixture(scope="module", params=["broker", "local fleet"])
-def ran(request: pytest.FixtureRequest, site: Site, store_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Ran:
-    """Run the list once in each of the two ways; the tests below look at what came of it."""
-    before = len(site.hits())
+def ran(
+    request: pytest.FixtureRequest, site: Site, store_root: Path, tmp_path_factory: pytest.TempPathFactory
+) -> FinishedRun:
+    """Run the list once in each of the two ways; the tests below check the results."""
+    requests_before = len(site.requested())
     executed = None
     if request.param == "broker":
         out = store_root / "of-2500"
         url = request.getfixturevalue("fleet")
-        counted = executions(url)
+        before_run = executions(url)
         ended = parts.producer("run", site.source, "--out", out, "--broker", url, "--json")
-        executed = {name: count - counted.get(name, 0) for name, count in executions(url).items()}
+        executed = {name: count - before_run.get(name, 0) for name, count in executions(url).items()}
     else:
         out = tmp_path_factory.mktemp("local") / "out"
         env = {"IMAGEFLEET_ALLOW_NETWORKS": f"127.0.0.1:{site.port}"}
         ended = parts.producer("run", site.source, "--out", out, "--json", env=env)
-    return Ran(site, executed, out, ended, site.hits()[before:], parts.rows(out))
+    return FinishedRun(site, executed, out, ended, site.requested()[requests_before:], parts.rows(out))
 
 
 def executions(url: str) -> dict[str, int]:
-    """How often the workers at a broker have begun each task, by their own count."""
+    """Return how often the workers at a broker have started each task, by their own count."""
     stats = parts.worker_stats(url)
     assert len(stats) == 2
     totals: dict[str, int] = {}
@@ -148,23 +150,23 @@ def executions(url: str) -> dict[str, int]:
     return totals
 
 
-def test_every_image_is_executed_and_asked_for_exactly_once(ran: Ran) -> None:
-    """2,500 images are 2,500 tasks and 3 bodies by the workers' own count, and 2,500 requests at the server."""
+def test_every_image_is_fetched_exactly_once(ran: FinishedRun) -> None:
+    """2,500 images are 2,500 tasks and 3 collect tasks by the workers' count, and 2,500 requests at the server."""
     assert ran.ended.code == 0, ran.ended.err
     assert ran.executed in (None, {FETCH_IMAGE: COUNT, COLLECT_SHARD: len(SHARDS)})
     assert sorted(ran.fetched) == sorted(ran.site.originals)
 
 
-def test_saved_files_are_their_originals(ran: Ran) -> None:
-    """Every image is saved byte for byte, below the name that its row gives, and nothing else is saved."""
+def test_saved_files_equal_their_originals(ran: FinishedRun) -> None:
+    """Every image is saved byte for byte under the path in its row, and nothing else is saved."""
     for row, (name, body) in zip(ran.rows, ran.site.originals.items(), strict=True):
         assert row["url"].endswith(f"/{name}")
         assert (ran.out / row["path"]).read_bytes() == body
     assert parts.image_files(ran.out) == {row["path"] for row in ran.rows}
 
 
-def test_manifests_hold_a_row_for_each_url_in_order(ran: Ran) -> None:
-    """Three manifests hold the rows in the list's order, with the columns that are promised."""
+def test_manifests_hold_a_row_for_each_url_in_order(ran: FinishedRun) -> None:
+    """Three manifests hold the rows in the list's order, with the promised columns."""
     assert sorted(path.stem for path in ran.out.glob("*.parquet")) == list(SHARDS)
     assert [row["url"] for row in ran.rows] == ran.site.source.read_text().split()
     assert all(list(row) == COLUMNS for row in ran.rows)
@@ -173,12 +175,12 @@ def test_manifests_hold_a_row_for_each_url_in_order(ran: Ran) -> None:
     ]
 
 
-def test_rows_say_what_the_files_are(ran: Ran) -> None:
-    """Each row describes its own picture: format, size, bytes, digest, and how it was had."""
+def test_rows_describe_the_files(ran: FinishedRun) -> None:
+    """Each row describes its own image: format, size, bytes, digest and download."""
     for number, (row, (name, body)) in enumerate(zip(ran.rows, ran.site.originals.items(), strict=True)):
         extension = name.partition(".")[2]
         shard = row["key"][:5]
-        size = side(number)
+        size = image_size(number)
         assert (row["status"], row["reason"], row["error_message"]) == ("success", None, None)
         assert row["path"] == f"{shard}/{row['key']}.{extension}"
         assert (row["width"], row["height"]) == (row["original_width"], row["original_height"]) == size
@@ -191,8 +193,8 @@ def test_rows_say_what_the_files_are(ran: Ran) -> None:
         assert 0 < row["fetch_seconds"] < 60
 
 
-def test_each_shard_has_its_stats(ran: Ran) -> None:
-    """Beside each manifest stands what img2dataset's users look for: counts, times and statuses."""
+def test_each_shard_has_its_stats(ran: FinishedRun) -> None:
+    """Each manifest has a stats file as img2dataset's users expect it: counts, times and statuses."""
     for shard, count in SHARDS.items():
         stats = json.loads((ran.out / f"{shard}_stats.json").read_text())
         assert stats.pop("start_time") + stats.pop("duration") == pytest.approx(stats.pop("end_time"))
@@ -205,8 +207,8 @@ def test_each_shard_has_its_stats(ran: Ran) -> None:
         }
 
 
-def test_json_is_all_that_is_printed(ran: Ran) -> None:
-    """``--json`` prints one object with exactly the promised keys, whose numbers are the run's."""
+def test_json_is_the_only_output(ran: FinishedRun) -> None:
+    """``--json`` prints one object with exactly the promised keys and the run's numbers."""
     facts = ran.ended.json()
     assert ran.ended.out.count("\n") == 1
     assert set(facts) == FACTS
@@ -218,8 +220,8 @@ def test_json_is_all_that_is_printed(ran: Ran) -> None:
     assert facts["images_per_second"] == pytest.approx(COUNT / facts["wall_seconds"], rel=0.01)
 
 
-def test_run_json_is_complete(ran: Ran) -> None:
-    """run.json says that the run is complete, what was planned, and the same totals as the command."""
+def test_run_json_is_complete(ran: FinishedRun) -> None:
+    """run.json has the state complete, the planned numbers, and the same totals as the command's output."""
     record = json.loads((ran.out / "run.json").read_text())
     facts = ran.ended.json()
     assert (record["state"], record["plan"]) == ("complete", "complete")
@@ -229,15 +231,15 @@ def test_run_json_is_complete(ran: Ran) -> None:
     assert record["started_at"] < record["finished_at"]
 
 
-def test_what_holds_urls_is_for_its_owner_alone(ran: Ran) -> None:
-    """Plan, manifests, stats and run.json, which may hold secrets, can be read by nobody else."""
+def test_files_with_urls_are_private(ran: FinishedRun) -> None:
+    """Plan, manifests, stats and run.json may hold secrets, so only their owner can read them."""
     names = parts.files_below(ran.out) - parts.image_files(ran.out)
     assert len(names) == 3 * len(SHARDS) + len({"run.json", ".lock"})
     assert {stat.S_IMODE((ran.out / name).stat().st_mode) for name in names} == {0o600}
 
 
-def test_report_for_people(fleet: str, demo_url: str, out: Path) -> None:
-    """Without ``--json``, the report is on standard output and names the Total Execution Time."""
+def test_report_without_json(fleet: str, demo_url: str, out: Path) -> None:
+    """Without ``--json``, the report is on standard output and has the Total Execution Time."""
     urls = f"{demo_url}/images/1.jpg\n{demo_url}/fault/not-found\n"
     ended = parts.producer("run", "-", "--out", out, "--broker", fleet, stdin=urls.encode())
     assert ended.code == 0, ended.err
@@ -263,8 +265,8 @@ def test_slow_pipe_is_read_lazily(fleet: str, demo_url: str, out: Path, tmp_path
     assert [row["format"] for row in parts.rows(out)] == ["jpeg", "png", "gif"]
 
 
-def test_progress_moves_with_each_image(fleet: str, demo_url: str, out: Path, tmp_path: Path) -> None:
-    """The sums in Redis grow while a shard's slowest image is still on its way, and go when the run has ended."""
+def test_progress_grows_with_each_image(fleet: str, demo_url: str, out: Path, tmp_path: Path) -> None:
+    """The sums in Redis grow while a shard's slowest image is still missing, and disappear after the run."""
     urls = [f"{demo_url}/images/{number}.jpg" for number in range(3)]
     source = tmp_path / "list.txt"
     source.write_text("\n".join([*urls, f"{demo_url}/images/3.jpg?latency=4"]))
@@ -278,25 +280,25 @@ def test_progress_moves_with_each_image(fleet: str, demo_url: str, out: Path, tm
         assert run.wait().json()["success"] == 4
 
 
-def test_nothing_of_a_run_stays_in_redis(fleet: str, demo_url: str, out: Path) -> None:
-    """Once a run has ended, no key of ours is left or comes back, Celery's expire, and no task is queued."""
+def test_redis_keeps_nothing_of_a_run(fleet: str, demo_url: str, out: Path) -> None:
+    """After a run, no key of ours exists or returns, Celery's keys expire, and no task is queued."""
     source = f"{demo_url}/images/1.jpg".encode()
     first = parts.producer("run", "-", "--out", out, "--broker", fleet, "--json", stdin=source).json()
-    # While another run goes by, whatever the workers still had to say of the first has been said.
+    # By the end of another run, the workers have sent all their reports about the first one.
     second = parts.producer("run", "-", "--out", f"{out}-again", "--broker", fleet, "--json", stdin=source).json()
     assert second["success"] == 1
     with parts.connect(fleet) as server:
-        standing = [str(key) for key in server.scan_iter(f"*{first['run_id']}*")]
-        # Celery remembers for a day that a chord was done, so that a late copy of a part can't begin it again.
-        assert all(int(str(server.ttl(key))) > 0 for key in standing)
-        assert [key for key in standing if key.startswith("imagefleet:")] == []
+        remaining = [str(key) for key in server.scan_iter(f"*{first['run_id']}*")]
+        # Celery remembers for a day that a chord was done, so that a late copy of a part can't start it again.
+        assert all(int(str(server.ttl(key))) > 0 for key in remaining)
+        assert [key for key in remaining if key.startswith("imagefleet:")] == []
         assert [server.llen(queue) for queue in (celery.IMAGES, celery.SHARDS)] == [0, 0]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("env", ASCII.values(), ids=ASCII)
 def test_run_where_text_is_ascii(demo_url: str, tmp_path: Path, env: dict[str, str]) -> None:
-    """A run with a local fleet is the same run where Python takes text for ASCII: files, URLs and logs are not."""
+    """Where Python assumes ASCII, a run with a local fleet still handles non-ASCII files, URLs and logs."""
     source, out = tmp_path / "list.txt", tmp_path / "größe-画像"
     urls = [f"{demo_url}/images/1.jpg?é".encode(), f"{demo_url}/images/2.jpg?\u753b".encode()]
     source.write_bytes(b"\n".join([*urls, f"{demo_url}/images/3.jpg?".encode() + b"caf\xe9", b"http://\xff/4.jpg"]))

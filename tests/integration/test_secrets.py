@@ -1,4 +1,4 @@
-"""The passwords of a Compose fleet: made once, kept, shown, or chosen by the user."""
+"""The passwords of a Compose fleet are created once, kept, shown, or chosen by the user."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from tests.integration import parts
 
 
 def secrets(folder: Path, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-    """Run the command over a folder."""
+    """Run the command for a folder."""
     argv = [sys.executable, "-m", "config.secrets", *arguments, str(folder)]
     return subprocess.run(argv, env={**os.environ, **env}, capture_output=True, text=True, check=False)
 
 
-def test_made_once_and_shown(tmp_path: Path) -> None:
-    """The first run makes two long passwords, a second one keeps them, and `--show` tells them."""
+def test_creates_passwords_once_and_shows_them(tmp_path: Path) -> None:
+    """The first call creates two long passwords, a second one keeps them, and `--show` prints them."""
     assert secrets(tmp_path).returncode == 0
     made = {name: (tmp_path / f"{name}-password").read_text() for name in ("redis", "flower")}
     assert secrets(tmp_path).returncode == 0
@@ -34,8 +34,8 @@ def test_made_once_and_shown(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("prefix", ["watch", "/watch", "watch/", "/watch/"])
-def test_address_of_flower_has_its_prefix(tmp_path: Path, prefix: str) -> None:
-    """Where Flower is below a prefix, `--show` tells it, however the prefix is written."""
+def test_shows_flowers_address_with_its_prefix(tmp_path: Path, prefix: str) -> None:
+    """`--show` includes Flower's URL prefix, with or without slashes around it."""
     assert secrets(tmp_path).returncode == 0
     assert (
         "http://127.0.0.1:5999/watch "
@@ -43,9 +43,9 @@ def test_address_of_flower_has_its_prefix(tmp_path: Path, prefix: str) -> None:
     )
 
 
-@pytest.mark.parametrize("password", ["simple", 'with "quotes" and \\ signs', "a b#c$d'e"])
-def test_chosen_password_is_what_redis_demands(tmp_path: Path, password: str) -> None:
-    """A password that the user chose, whatever signs it has, is the one that the server asks for."""
+@pytest.mark.parametrize("password", ["simple", 'with "quotes" and \\ characters', "a b#c$d'e"])
+def test_redis_uses_the_chosen_password(tmp_path: Path, password: str) -> None:
+    """Redis asks for the user's password, whatever characters it contains."""
     assert secrets(tmp_path, REDIS_PASSWORD=password).returncode == 0
     with parts.redis_server(tmp_path, "--include", str(tmp_path / "redis.conf")) as port:
         with pytest.raises(redis.AuthenticationError):
@@ -54,8 +54,8 @@ def test_chosen_password_is_what_redis_demands(tmp_path: Path, password: str) ->
             assert client.ping()
 
 
-def test_password_that_can_not_be_written_is_refused(tmp_path: Path) -> None:
-    """A line break in a password would be another line of the server's settings."""
+def test_refuses_a_password_with_a_line_break(tmp_path: Path) -> None:
+    """A line break in a password would add a line to Redis's configuration."""
     ended = secrets(tmp_path, REDIS_PASSWORD="a\nport 1")
     assert ended.returncode == 1
     assert ended.stderr.startswith("REDIS_PASSWORD holds a control character")

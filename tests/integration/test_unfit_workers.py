@@ -1,4 +1,4 @@
-"""Workers that can't do a run's work: they don't start, or the run's command names them, and others do the work."""
+"""Unfit workers do not start, or are named by the run's command, and the others do the work."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from tasks.broker import client
 from tests.conditions import PATIENCE
 from tests.integration import parts
 
-#: What each worker of a kind is started by, beside the plain command: it takes root, and ends with the worker.
+#: The wrapper of each kind's plain worker command; it needs root, and ends with the worker.
 _UNSHARED = {
-    # Neither a name server that answers, nor a file of names.
+    # Neither a responding name server nor a hosts file.
     "resolver": ("--mount", 'mount --bind "$0/empty" /etc/resolv.conf && mount --bind "$0/empty" /etc/hosts'),
     "route": ("--net", ":"),
     "read-only": ("--mount", 'mount --bind "$0/root" "$0/root" && mount -o remount,bind,ro "$0/root"'),
@@ -27,7 +27,7 @@ _UNSHARED = {
 
 @pytest.fixture(scope="module")
 def mixed(redis_port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
-    """Give a broker with a worker that may write below a folder, and one that may not; and that folder."""
+    """Give a broker with a worker that may write below a folder and one that may not, and the folder."""
     url, folder = f"redis://127.0.0.1:{redis_port}/5", tmp_path_factory.mktemp("mixed")
     root, other = folder / "root", folder / "other"
     with (
@@ -39,7 +39,7 @@ def mixed(redis_port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 
 def test_worker_without_a_store_root_does_not_start(tmp_path: Path, redis_port: int) -> None:
-    """A plain worker that may save nothing ends at once, and says which variable is missing."""
+    """A plain worker that may save nothing ends at once, and names the missing variable."""
     argv = [sys.executable, "-m", "celery", "-A", "tasks", "worker"]
     env = {"IMAGEFLEET_BROKER_URL": f"redis://127.0.0.1:{redis_port}/6", "IMAGEFLEET_STORE_ROOT": "/data"}
     with parts.started("worker", argv, tmp_path, env) as worker:
@@ -49,8 +49,8 @@ def test_worker_without_a_store_root_does_not_start(tmp_path: Path, redis_port: 
     assert "IMAGEFLEET_STORE_ROOT (did you mean IMAGEFLEET_STORE_ROOTS?)" in ended.err
 
 
-def test_folder_that_no_worker_may_write(fleet: str, demo_url: str, tmp_path: Path) -> None:
-    """A run outside of all workers' roots is refused before it begins, and leaves nothing."""
+def test_refuses_a_folder_that_no_worker_may_write(fleet: str, demo_url: str, tmp_path: Path) -> None:
+    """A run outside of all workers' roots is refused before it starts, and leaves nothing behind."""
     out = tmp_path / "out"
     url = f"{demo_url}/images/1.jpg".encode()
     ended = parts.producer("run", "-", "--out", out, "--broker", fleet, "--json", stdin=url)
@@ -62,8 +62,8 @@ def test_folder_that_no_worker_may_write(fleet: str, demo_url: str, tmp_path: Pa
     assert not out.exists()
 
 
-def test_resume_and_retry_are_refused_in_the_same_way(fleet: str, demo_url: str, tmp_path: Path) -> None:
-    """A command that goes on with a run is refused like the first one, and changes nothing."""
+def test_resume_and_retry_are_refused_likewise(fleet: str, demo_url: str, tmp_path: Path) -> None:
+    """Resume and retry are refused like the first command, and change nothing."""
     out, env = tmp_path / "out", {"IMAGEFLEET_ALLOW_NETWORKS": "127.0.0.1"}
     urls = f"{demo_url}/images/1.jpg\n{demo_url}/fault/server-error\n".encode()
     arguments = ("run", "-", "--out", out, "--workers", "1", "--retries", "0", "--json")
@@ -79,8 +79,8 @@ def test_resume_and_retry_are_refused_in_the_same_way(fleet: str, demo_url: str,
     assert not list(out.glob(".doctor-*"))
 
 
-def test_unfit_worker_is_named_and_the_others_do_the_work(mixed: tuple[str, Path], demo_url: str) -> None:
-    """The command names a worker that can't save before it sends anything, and counts it as none of the fleet's."""
+def test_unfit_worker_is_named_and_others_do_the_work(mixed: tuple[str, Path], demo_url: str) -> None:
+    """Before sending, the command names a worker that can't save, and does not count it as part of the fleet."""
     broker, root = mixed
     urls = "".join(f"{demo_url}/images/{number}.jpg\n" for number in range(100)).encode()
     ended = parts.producer("run", "-", "--out", root / "out", "--broker", broker, "--json", stdin=urls)
@@ -93,11 +93,11 @@ def test_unfit_worker_is_named_and_the_others_do_the_work(mixed: tuple[str, Path
     assert f"Warning: workers that can't save images of this run leave it to the others: {name}: " in ended.err
 
 
-def test_misspelt_settings_are_named(tmp_path: Path, demo_url: str) -> None:
-    """The doctor and a command with a local fleet name variables that nothing reads, with what was meant."""
+def test_names_misspelt_settings(tmp_path: Path, demo_url: str) -> None:
+    """The doctor and a command with a local fleet name unknown variables, and suggest the right ones."""
     env = {"IMAGEFLEET_ALOW_NETWORKS": "127.0.0.1", "IMAGEFLEET_ALLOW_NETWORKS": "127.0.0.1", "IMAGEFLEET_XYZ": "1"}
-    said = json.loads(parts.producer("doctor", "--json", env=env).out)
-    (finding,) = [finding for finding in said["findings"] if finding["name"] == "unknown settings"]
+    report = json.loads(parts.producer("doctor", "--json", env=env).out)
+    (finding,) = [finding for finding in report["findings"] if finding["name"] == "unknown settings"]
     unknown = "IMAGEFLEET_ALOW_NETWORKS (did you mean IMAGEFLEET_ALLOW_NETWORKS?), IMAGEFLEET_XYZ"
     assert (finding["level"], finding["found"]) == ("warn", f"nothing reads {unknown}")
     url = f"{demo_url}/images/1.jpg".encode()
@@ -142,10 +142,10 @@ def kinds_of_workers(folder: Path, broker: str, allow: str) -> Iterator[dict[str
 
 
 @pytest.mark.slow
-def test_workers_that_can_only_fail_take_nothing_of_a_run(redis_url: str, demo_url: str, tmp_path: Path) -> None:
-    """Beside two good workers, one of each unfit kind costs no image; each is named, in the run and by the doctor.
+def test_unfit_workers_cost_no_image(redis_url: str, demo_url: str, tmp_path: Path) -> None:
+    """Beside two good workers, an unfit one of each kind costs no image; the run and the doctor name each.
 
-    One whose fault is over works again.
+    A worker becomes fit again once its fault is fixed.
     """
     if subprocess.run(["unshare", "--mount", "--net", "true"], capture_output=True, check=False).returncode:
         pytest.skip("this user may not make namespaces")
@@ -165,10 +165,10 @@ def test_workers_that_can_only_fail_take_nothing_of_a_run(redis_url: str, demo_u
         assert "Read-only file system" in kinds["read-only"]
         assert "IMAGEFLEET_STORE_ROOTS" in kinds["stray"]
         assert "a worker leaves this run to the others: proxy@" in ended.err
-        said = json.loads(parts.producer("doctor", "--broker", redis_url, "--out", out, "--json").out)
-        found = {finding["name"]: finding["found"] for finding in said["findings"]}
+        report = json.loads(parts.producer("doctor", "--broker", redis_url, "--out", out, "--json").out)
+        found = {finding["name"]: finding["found"] for finding in report["findings"]}
         assert all(f"{name}@" in found["unfit workers"] for name in ("resolver", "proxy", "route"))
-        # The worker reads this file in the place of /etc/hosts.
+        # This worker reads this file as its /etc/hosts.
         (tmp_path / "empty").write_text("127.0.0.1 localhost\n")
         slow = "".join(f"{host}/images/{number}.jpg?latency=1\n" for number in range(2000)).encode()
         argv = parts.command(("run", "-", "--out", tmp_path / "root" / "again", "--broker", redis_url))
@@ -176,4 +176,6 @@ def test_workers_that_can_only_fail_take_nothing_of_a_run(redis_url: str, demo_u
             assert again.process.stdin is not None
             again.process.stdin.write(slow)
             again.process.stdin.close()
-            parts.eventually(lambda: "this worker is fit again" in workers["resolver"].err, "a name", 24 * PATIENCE)
+            parts.eventually(
+                lambda: "this worker is fit again" in workers["resolver"].err, "a resolved name", 24 * PATIENCE
+            )
