@@ -199,7 +199,7 @@ _FAULTS: dict[str, tuple[bytes | None, list[str], int, str]] = {
 def test_error_has_three_parts(
     main: Main, tmp_path: Path, command: str, body: bytes | None, more: list[str], status: int, message: str
 ) -> None:
-    """An error says what happened, why, and what to do, without a traceback or a password."""
+    """An error has three parts (Error, Why, To do), and no traceback or password."""
     source = tmp_path / "list.txt"
     if body is not None:
         source.write_bytes(body)

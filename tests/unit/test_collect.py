@@ -1,4 +1,4 @@
-"""A manifest is written once, last, and only from the Outcomes of its plan, one for one."""
+"""A manifest is written once, last, and only from the Outcomes of its plan, one per request."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _RUN = RunOptions("/out", _SIZE)
 
 
 def saved(place: int) -> Outcome:
-    """The Outcome of a saved image of the shard."""
+    """Return the Outcome of a saved image of the shard."""
     return success(place, _SHARD, _SIZE)
 
 
 @pytest.fixture
 def planned(store: Store) -> Store:
-    """A Store with the plan of a shard, the files of its first two images, and a stray."""
+    """Return a store with a shard's plan, the files of its first two images, and a stray file."""
     requests = [ImageRequest(_SHARD * _SIZE + place, f"http://a.example/{place}") for place in range(_SIZE)]
     store.create_durably(plan.name(_SHARD), plan.encode(requests, Mark("", _SHARD)))
     for name in (saved(0).path, saved(1).path, "00002/000022.jpg", "00002/.000020.png.claim"):
@@ -43,18 +43,18 @@ def planned(store: Store) -> Store:
 
 @pytest.fixture
 def outcomes() -> list[Outcome]:
-    """The Outcomes of that shard."""
+    """Return the Outcomes of that shard."""
     failed = Outcome(key_of(_SHARD, 2, _SIZE), Status.FAILED_TO_DOWNLOAD, Reason.TIMEOUT, finished_at=101.0)
     return [saved(0), saved(1), failed]
 
 
-def standing(store: Store) -> dict[str, bytes]:
-    """All files of a Store but its temporary ones, with their bytes."""
+def snapshot(store: Store) -> dict[str, bytes]:
+    """Return all files of a store with their bytes, temporary files excepted."""
     paths = [path for path in store.root.rglob("*") if path.is_file()]
     return {str(path.relative_to(store.root)): path.read_bytes() for path in paths}
 
 
-def test_collected_in_order(planned: Store, outcomes: list[Outcome]) -> None:
+def test_collects_in_plan_order(planned: Store, outcomes: list[Outcome]) -> None:
     """Outcomes in any order become rows in the plan's order, joined with their URLs."""
     collect(_SHARD, outcomes[::-1], _RUN, planned)
     table = manifest.decode(planned.read("00002.parquet"))
@@ -64,23 +64,23 @@ def test_collected_in_order(planned: Store, outcomes: list[Outcome]) -> None:
 
 
 def test_strays_are_removed(planned: Store, outcomes: list[Outcome]) -> None:
-    """Files of the shard that no Outcome names are gone afterwards; those that one names stay."""
+    """Files of the shard without an Outcome are removed; the others stay."""
     collect(_SHARD, outcomes, _RUN, planned)
     assert sorted(planned.names("00002")) == [saved(0).path, saved(1).path]
 
 
-def test_second_time_changes_nothing(planned: Store, outcomes: list[Outcome]) -> None:
-    """A body that is delivered again, also with other Outcomes, finds the manifest and leaves all as it is."""
+def test_second_delivery_changes_nothing(planned: Store, outcomes: list[Outcome]) -> None:
+    """A redelivered collect task, even with other Outcomes, finds the manifest and changes nothing."""
     collect(_SHARD, outcomes, _RUN, planned)
-    before = standing(planned)
+    before = snapshot(planned)
     other = [Outcome(outcome.key, Status.FAILED_TO_DOWNLOAD, Reason.DNS) for outcome in outcomes]
     collect(_SHARD, other, _RUN, planned)
     collect(_SHARD, [], _RUN, planned)
-    assert standing(planned) == before
+    assert snapshot(planned) == before
 
 
 def test_interrupted_clean_up_is_finished(planned: Store, outcomes: list[Outcome]) -> None:
-    """Strays that were left when a collector died after its manifest go with the next delivery."""
+    """If a collect task died after writing the manifest, the next delivery removes the remaining strays."""
     collect(_SHARD, outcomes, _RUN, planned)
     planned.create("00002/late.jpg", b"")
     collect(_SHARD, outcomes, _RUN, planned)
@@ -89,9 +89,9 @@ def test_interrupted_clean_up_is_finished(planned: Store, outcomes: list[Outcome
 
 _WRONG: dict[str, tuple[Callable[[list[Outcome]], Sequence[Outcome]], str]] = {
     "none": (lambda good: [], "3 requests and 0 Outcomes; the first that is missing is 000020"),
-    "one missing": (lambda good: good[:1] + good[2:], "the first that is missing is 000021"),
-    "one doubled": (lambda good: [*good, good[0]], "3 requests and 4 Outcomes"),
-    "one doubled in place of another": (lambda good: [good[0], good[0], good[2]], "missing is 000021"),
+    "one Outcome missing": (lambda good: good[:1] + good[2:], "the first that is missing is 000021"),
+    "one duplicate": (lambda good: [*good, good[0]], "3 requests and 4 Outcomes"),
+    "one duplicate in place of another": (lambda good: [good[0], good[0], good[2]], "missing is 000021"),
     "one foreign": (lambda good: [*good, success(0, 5, _SIZE)], "3 requests and 4 Outcomes"),
     "one foreign in place of another": (lambda good: [*good[:2], success(2, 5, _SIZE)], "missing is 000022"),
 }
@@ -101,15 +101,15 @@ _WRONG: dict[str, tuple[Callable[[list[Outcome]], Sequence[Outcome]], str]] = {
 def test_wrong_outcomes_write_nothing(
     planned: Store, outcomes: list[Outcome], change: Callable[[list[Outcome]], Sequence[Outcome]], message: str
 ) -> None:
-    """Outcomes that are not those of the plan, one for one, are told, and nothing is written or removed."""
-    before = standing(planned)
+    """Unless each request of the plan has exactly one Outcome, collecting fails, and nothing is written or removed."""
+    before = snapshot(planned)
     with pytest.raises(Incomplete, match=message):
         collect(_SHARD, change(outcomes), _RUN, planned)
-    assert standing(planned) == before
+    assert snapshot(planned) == before
 
 
-def test_manifest_comes_last_after_the_files(planned: Store, outcomes: list[Outcome]) -> None:
-    """Where a file that an Outcome names is missing, neither stats nor manifest are written."""
+def test_missing_file_prevents_the_manifest(planned: Store, outcomes: list[Outcome]) -> None:
+    """If a file named by an Outcome is missing, neither stats nor manifest are written."""
     planned.remove("00002/000021.png")
     with pytest.raises(StorageFailed, match="could not sync"):
         collect(_SHARD, outcomes, _RUN, planned)
@@ -117,8 +117,8 @@ def test_manifest_comes_last_after_the_files(planned: Store, outcomes: list[Outc
     assert not planned.exists("00002_stats.json")
 
 
-def test_manifest_comes_last_after_the_stats(planned: Store, outcomes: list[Outcome]) -> None:
-    """Where the stats can't be written, there is no manifest, and no stray is removed."""
+def test_failed_stats_prevent_the_manifest(planned: Store, outcomes: list[Outcome]) -> None:
+    """If the stats can't be written, there is no manifest, and no stray is removed."""
     (planned.root / "00002_stats.json").mkdir()
     with pytest.raises(StorageFailed, match=r"could not save 00002_stats\.json"):
         collect(_SHARD, outcomes, _RUN, planned)
@@ -126,11 +126,11 @@ def test_manifest_comes_last_after_the_stats(planned: Store, outcomes: list[Outc
     assert planned.exists("00002/000022.jpg")
 
 
-@pytest.mark.parametrize("taken", [False, True], ids=["nobody's", "another's"])
-def test_stats_do_not_stand_without_the_manifest(
+@pytest.mark.parametrize("taken", [False, True], ids=["no manifest", "another copy's manifest"])
+def test_stats_are_removed_without_their_manifest(
     planned: Store, outcomes: list[Outcome], monkeypatch: pytest.MonkeyPatch, taken: bool
 ) -> None:
-    """On a disk that is full for the manifest, its stats go too; those of another copy's manifest that stands stay."""
+    """If the disk is full for the manifest, its stats are removed; stats of another copy's manifest stay."""
     create = Store.create_durably
 
     def refuse(self: Store, name: str, body: bytes) -> NoReturn:
@@ -144,10 +144,10 @@ def test_stats_do_not_stand_without_the_manifest(
     assert planned.exists("00002_stats.json") is planned.exists("00002.parquet") is taken
 
 
-def test_stats_of_a_pass_do_not_stand_beside_the_manifest_before(
+def test_stats_of_a_failed_revision_are_removed(
     planned: Store, outcomes: list[Outcome], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where a later pass can't replace the manifest, its stats do not count what the standing one has not recorded."""
+    """If a later revision can't replace the manifest, its stats are removed, because they would not match it."""
     collect(_SHARD, outcomes, _RUN, planned)
     before = planned.read("00002.parquet")
     replaced = Store.replace
@@ -165,10 +165,10 @@ def test_stats_of_a_pass_do_not_stand_beside_the_manifest_before(
     assert not planned.exists("00002_stats.json")
 
 
-def test_all_is_durable_before_the_manifest(
+def test_images_and_stats_are_durable_before_the_manifest(
     planned: Store, outcomes: list[Outcome], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The files' sync comes first, the stats second, and the manifest third."""
+    """Files are synced first, then the stats are written, then the manifest."""
     steps: list[str] = []
     for name in ("sync", "replace", "create_durably", "remove"):
 
@@ -182,8 +182,8 @@ def test_all_is_durable_before_the_manifest(
     assert steps == ["sync", "replace", "create_durably", "remove", "remove"]
 
 
-def test_plan_that_is_missing_or_broken(store: Store, outcomes: list[Outcome]) -> None:
-    """Without a whole plan nothing is collected, and the error says why."""
+def test_missing_or_damaged_plan_prevents_collecting(store: Store, outcomes: list[Outcome]) -> None:
+    """Without a complete plan nothing is collected, and the error gives the reason."""
     with pytest.raises(StorageFailed, match=r"could not read \.plan/00002\.parquet: No such file"):
         collect(_SHARD, outcomes, _RUN, store)
     store.create(plan.name(_SHARD), b"broken")
@@ -193,7 +193,7 @@ def test_plan_that_is_missing_or_broken(store: Store, outcomes: list[Outcome]) -
 
 
 def test_shard_without_a_saved_image(tmp_path: Path) -> None:
-    """A shard of which nothing was saved has no folder, and a manifest all the same."""
+    """A shard without a saved image has no folder, but a manifest."""
     store = Store(tmp_path)
     store.create_durably(plan.name(0), plan.encode([ImageRequest(0, "a")], Mark("", 0)))
     collect(0, [Outcome("00000000", Status.FAILED_TO_DOWNLOAD, Reason.INVALID_URL)], RunOptions("/out", 1000), store)
@@ -206,7 +206,7 @@ _LATER = replace(_RUN, revision=1)
 
 @pytest.fixture
 def collected(planned: Store) -> Store:
-    """The Store after a first pass in which one image was saved, and two failed."""
+    """Return the store after a first revision with one saved image and two failures."""
     timeout, refused = (
         Outcome(key_of(_SHARD, place, _SIZE), reason.status, reason, attempts=attempts, finished_at=101.0)
         for place, reason, attempts in ((1, Reason.TIMEOUT, 3), (2, Reason.HTTP_4XX, 1))
@@ -216,8 +216,8 @@ def collected(planned: Store) -> Store:
     return planned
 
 
-def test_later_pass_takes_the_place_of_what_failed(collected: Store) -> None:
-    """The images that were tried again have their new Outcomes, with the attempts of all passes; the others stay."""
+def test_later_revision_replaces_failures(collected: Store) -> None:
+    """Retried images get their new Outcomes with the attempts of all revisions; the other rows stay."""
     before = list(manifest.outcomes(manifest.decode(collected.read("00002.parquet"))))
     collect(_SHARD, [saved(1)], _LATER, collected, count=1)
     rows = list(manifest.outcomes(manifest.decode(collected.read("00002.parquet"), of=Mark("", _SHARD))))
@@ -227,16 +227,16 @@ def test_later_pass_takes_the_place_of_what_failed(collected: Store) -> None:
     assert revision(_SHARD, collected) == 1
 
 
-def test_later_pass_twice_changes_nothing(collected: Store) -> None:
-    """The body of a later pass that is delivered again adds no attempts."""
+def test_redelivered_revision_changes_nothing(collected: Store) -> None:
+    """A redelivered collect task of a later revision adds no attempts."""
     collect(_SHARD, [saved(1)], _LATER, collected, count=1)
-    before = standing(collected)
+    before = snapshot(collected)
     collect(_SHARD, [saved(1)], _LATER, collected, count=1)
-    assert standing(collected) == before
+    assert snapshot(collected) == before
 
 
-def test_passes_add_up(collected: Store) -> None:
-    """A third pass adds its attempts to those of both before it."""
+def test_attempts_of_revisions_add_up(collected: Store) -> None:
+    """A third revision adds its attempts to those of the two before."""
     again = Outcome(key_of(_SHARD, 1, _SIZE), Status.FAILED_TO_DOWNLOAD, Reason.DNS, attempts=2, finished_at=102.0)
     collect(_SHARD, [again], _LATER, collected, count=1)
     collected.create(str(saved(1).path), b"png")
@@ -249,41 +249,41 @@ def test_passes_add_up(collected: Store) -> None:
 _WRONG_LATER: dict[str, tuple[list[Outcome], int | None]] = {
     "none": ([], 1),
     "one of two": ([saved(1)], 2),
-    "one doubled": ([saved(1), saved(1)], 2),
+    "one duplicate": ([saved(1), saved(1)], 2),
     "one too many": ([saved(1), saved(2)], 1),
-    "one that was saved before": ([saved(0)], 1),
+    "one saved before": ([saved(0)], 1),
     "one foreign": ([success(1, 5, _SIZE)], 1),
-    "not told how many": ([saved(1)], None),
+    "without a count": ([saved(1)], None),
 }
 
 
 @pytest.mark.parametrize(("outcomes", "count"), _WRONG_LATER.values(), ids=_WRONG_LATER)
-def test_wrong_outcomes_of_a_later_pass_write_nothing(
+def test_wrong_outcomes_of_a_later_revision_write_nothing(
     collected: Store, outcomes: list[Outcome], count: int | None
 ) -> None:
-    """Outcomes of a later pass that are not those that it was to have are told, and nothing is written."""
-    before = standing(collected)
+    """If a later revision gets other Outcomes than it expects, collecting fails, and nothing is written."""
+    before = snapshot(collected)
     with pytest.raises(Incomplete, match="to try again"):
         collect(_SHARD, outcomes, _LATER, collected, count)
-    assert standing(collected) == before
+    assert snapshot(collected) == before
 
 
-def test_late_body_of_an_earlier_pass_removes_nothing(collected: Store) -> None:
-    """What a later pass has saved is no stray to the body of the pass before, before its manifest and after."""
+def test_late_collect_task_of_an_earlier_revision_removes_nothing(collected: Store) -> None:
+    """It removes no image of a later revision, before or after that revision's manifest."""
     collect(_SHARD, [saved(1)], _LATER, collected, count=1)
     collected.create("00002/000022.png", b"saved by the pass that is under way")
-    before = standing(collected)
+    before = snapshot(collected)
     collect(_SHARD, [saved(0), saved(1), saved(2)], _RUN, collected)
-    assert standing(collected) == before
+    assert snapshot(collected) == before
 
 
 def test_manifest_of_another_run_is_not_replaced(collected: Store) -> None:
-    """A later pass that finds a manifest of another run tells so, and leaves it."""
+    """A later revision that finds a manifest of another run fails and leaves it unchanged."""
     plan_of = [ImageRequest(_SHARD * _SIZE + place, "a") for place in range(_SIZE)]
     foreign = plan.decode(plan.encode(plan_of, Mark("", _SHARD)))
     outcomes = manifest.outcomes(manifest.decode(collected.read("00002.parquet")))
     collected.replace("00002.parquet", manifest.encode(foreign, list(outcomes), Mark("another", _SHARD)))
-    before = standing(collected)
+    before = snapshot(collected)
     with pytest.raises(BadManifest, match="run another"):
         collect(_SHARD, [saved(1)], _LATER, collected, count=1)
-    assert standing(collected) == before
+    assert snapshot(collected) == before

@@ -1,4 +1,4 @@
-"""A download ends in bytes or in the one error that fits, within its bounds, after as many attempts as may help."""
+"""A download returns bytes or raises the one matching error, within its limits, retrying only where it may help."""
 
 from __future__ import annotations
 
@@ -79,8 +79,8 @@ _FAULTS: dict[str, tuple[type[FetchError], int | None, str]] = {
 }
 _CANNED: dict[str, tuple[bytes, type[FetchError], str]] = {
     "not HTTP": (b"SSH-2.0-OpenSSH_9.6\r\n\r\n", BadResponse, "not HTTP"),
-    "nonsense status": (b"HTTP/1.1 abc OK\r\n\r\n", BadResponse, "not HTTP"),
-    "status without a class": (response(b"", "700 What"), BadResponse, "HTTP 700 What, which nobody asked for"),
+    "malformed status": (b"HTTP/1.1 abc OK\r\n\r\n", BadResponse, "not HTTP"),
+    "status of an unknown class": (response(b"", "700 What"), BadResponse, "HTTP 700 What, which nobody asked for"),
     **{
         f"not {name}": (
             response(b"<html>plain</html>", "200 OK", f"Content-Encoding: {name}"),
@@ -123,14 +123,14 @@ _DATE = "Thu, 01 Jan 2026 00:00:00 GMT"
 
 
 def download(downloader: Downloader, url: str, options: FetchOptions = ONCE) -> tuple[Download, int]:
-    """What a URL serves, and after how many attempts."""
+    """Return a URL's download and the number of attempts."""
     attempts: list[None] = []
     deadline = Deadline(options.timeout, options.deadline)
     return downloader.download(url, options, deadline, lambda: attempts.append(None)), len(attempts)
 
 
 def failure(downloader: Downloader, url: str, options: FetchOptions = ONCE) -> tuple[FetchError, int]:
-    """The error that a download ends in, and after how many attempts."""
+    """Return the error of a failed download and the number of attempts."""
     attempts: list[None] = []
     deadline = Deadline(options.timeout, options.deadline)
     with pytest.raises(FetchError) as caught:
@@ -139,10 +139,10 @@ def failure(downloader: Downloader, url: str, options: FetchOptions = ONCE) -> t
 
 
 @pytest.mark.parametrize(("route", "expected"), _FAULTS.items(), ids=list(_FAULTS))
-def test_fault_has_its_error(
+def test_each_fault_has_its_error(
     demo: DemoServer, downloader: Downloader, route: str, expected: tuple[type[FetchError], int | None, str]
 ) -> None:
-    """Each fault of a server is told as the one class that fits, with the status that was seen."""
+    """Each fault of a server raises the one matching class, with the HTTP status."""
     error, attempts = failure(downloader, demo.url + route, FetchOptions(max_bytes=100_000, retries=0))
     assert (type(error), error.http_status) == expected[:2]
     assert expected[2] in str(error)
@@ -150,10 +150,10 @@ def test_fault_has_its_error(
 
 
 @pytest.mark.parametrize(("sent", "kind", "message"), _CANNED.values(), ids=_CANNED)
-def test_answer_that_is_wrong(
+def test_malformed_response_has_its_error(
     sent: bytes, kind: type[FetchError], message: str, sessions_to: Callable[..., Sessions]
 ) -> None:
-    """What no sound server sends is told as the one class that fits."""
+    """Each malformed response raises the one matching class."""
     with Canned(always(sent)) as server:
         sessions = sessions_to(server.address)
         error, _ = failure(Downloader(sessions), server.url)
@@ -161,8 +161,8 @@ def test_answer_that_is_wrong(
     assert message in str(error)
 
 
-def test_picture_comes_as_it_is(demo: DemoServer, downloader: Downloader) -> None:
-    """The body is what the server sent, with what the server said of it."""
+def test_image_is_returned_unchanged(demo: DemoServer, downloader: Downloader) -> None:
+    """The body is unchanged, and comes with the response's metadata."""
     got, attempts = download(downloader, f"{demo.url}/images/3.png?width=40&height=30")
     assert got.body == picture(3, 40, 30, "png")
     assert (got.http_status, got.final_url, attempts) == (200, None, 1)
@@ -171,21 +171,21 @@ def test_picture_comes_as_it_is(demo: DemoServer, downloader: Downloader) -> Non
 
 
 def test_gzip_is_decoded(demo: DemoServer, downloader: Downloader) -> None:
-    """A compressed body, which is legal though not asked for, is kept as what it holds."""
+    """A compressed body, though not requested, is legal, and is decoded."""
     got, _ = download(downloader, f"{demo.url}/fault/gzip/3.png?width=40&height=30")
     assert got.body == picture(3, 40, 30, "png")
 
 
-def test_chunked_body_comes_whole(sessions_to: Callable[..., Sessions]) -> None:
-    """A body in chunks comes whole."""
+def test_chunked_body_is_complete(sessions_to: Callable[..., Sessions]) -> None:
+    """A body in chunks is returned in full."""
     sent = response(b"4\r\nbody\r\n1\r\n!\r\n0\r\n\r\n", "200 OK", "Transfer-Encoding: chunked", length=False)
     with Canned(always(sent)) as server:
         got, _ = download(Downloader(sessions_to(server.address)), server.url)
     assert got.body == b"body!"
 
 
-def test_body_of_the_largest_size_is_kept(demo: DemoServer, downloader: Downloader) -> None:
-    """The cap itself is allowed, and one byte more is not, whether the size is declared or not."""
+def test_body_of_exactly_max_bytes_is_accepted(demo: DemoServer, downloader: Downloader) -> None:
+    """A body of --max-bytes is accepted, and one byte more is refused, with or without a declared size."""
     for declared in ("yes", "no"):
         url = f"{demo.url}/fault/huge?bytes=100000&declared={declared}"
         got, _ = download(downloader, url, FetchOptions(max_bytes=100_000, retries=0))
@@ -194,8 +194,8 @@ def test_body_of_the_largest_size_is_kept(demo: DemoServer, downloader: Download
         assert type(error) is TooLarge
 
 
-def test_declared_size_is_judged_before_the_body(sessions_to: Callable[..., Sessions]) -> None:
-    """A body that is announced as too large is refused without waiting for any of it."""
+def test_declared_size_is_checked_before_the_body(sessions_to: Callable[..., Sessions]) -> None:
+    """A body declared too large is refused without waiting for its first byte."""
     with Canned(always(response(b"", "200 OK", "Content-Length: 101", length=False))) as server:
         options = FetchOptions(max_bytes=100, retries=0)
         sessions = sessions_to(server.address)
@@ -204,8 +204,8 @@ def test_declared_size_is_judged_before_the_body(sessions_to: Callable[..., Sess
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "br", "zstd"])
-def test_bomb_is_not_inflated(demo: DemoServer, downloader: Downloader, encoding: str) -> None:
-    """A compressed body is inflated block by block: what is thrown away was never in memory."""
+def test_bomb_is_not_held_in_memory(demo: DemoServer, downloader: Downloader, encoding: str) -> None:
+    """A compressed body is inflated block by block, so the refused rest is never in memory."""
     url = f"{demo.url}/fault/{encoding}-bomb"
     tracemalloc.start()
     try:
@@ -218,14 +218,14 @@ def test_bomb_is_not_inflated(demo: DemoServer, downloader: Downloader, encoding
 
 
 def test_redirect_is_followed(demo: DemoServer, downloader: Downloader) -> None:
-    """A redirect leads to the picture, and the Outcome can tell where it came from."""
+    """A redirect leads to the image, and the final URL is known."""
     got, attempts = download(downloader, f"{demo.url}/fault/redirect/3.jpg")
     assert got.final_url == f"{demo.url}/images/3.jpg"
     assert attempts == 1
 
 
-def test_as_many_redirects_as_allowed(demo: DemoServer, downloader: Downloader) -> None:
-    """The last allowed hop is followed."""
+def test_last_allowed_redirect_is_followed(demo: DemoServer, downloader: Downloader) -> None:
+    """The last allowed redirect is followed; with --max-redirects 0, none is."""
     got, _ = download(downloader, f"{demo.url}/fault/redirect-chain/3.jpg?hops=5")
     assert got.http_status == 200
     error, _ = failure(downloader, f"{demo.url}/fault/redirect-chain?hops=1", FetchOptions(retries=0, max_redirects=0))
@@ -233,8 +233,8 @@ def test_as_many_redirects_as_allowed(demo: DemoServer, downloader: Downloader) 
 
 
 @pytest.mark.parametrize("status", ["301 Moved", "302 Found", "303 See Other", "307 Temporary", "308 Permanent"])
-def test_every_kind_of_redirect(status: str, sessions_to: Callable[..., Sessions]) -> None:
-    """All redirects of HTTP are followed, and the final URL is shown without its secrets."""
+def test_every_redirect_status_is_followed(status: str, sessions_to: Callable[..., Sessions]) -> None:
+    """All redirect statuses are followed, and the final URL is shown without its secrets."""
     replies = iter([response(b"", status, "Location: /b?token=secret"), response()])
     with Canned(lambda _: [next(replies)]) as server:
         got, _ = download(Downloader(sessions_to(server.address)), server.url)
@@ -243,10 +243,10 @@ def test_every_kind_of_redirect(status: str, sessions_to: Callable[..., Sessions
 
 
 @pytest.mark.parametrize("host", ["a-.example", "-a.example", "_a_.example", "\U0001f600.example", "r3---sn.example"])
-def test_host_name_that_browsers_take(
+def test_unusual_host_names_are_accepted(
     monkeypatch: pytest.MonkeyPatch, sessions_to: Callable[..., Sessions], host: str
 ) -> None:
-    """A host with dashes, underscores or an emoji is looked up and asked by the name that browsers give it."""
+    """A host with dashes, underscores or an emoji is resolved and requested by the name that browsers use."""
     with Canned(always(response())) as server:
         asked: list[str] = []
 
@@ -263,7 +263,7 @@ def test_host_name_that_browsers_take(
 
 
 def test_redirect_to_a_blocked_address_sends_nothing(demo: DemoServer, downloader: Downloader) -> None:
-    """Each hop is judged: a permitted server can't lead us to one that is not."""
+    """Each hop is checked: an allowed server can't redirect us to a blocked one."""
     with Canned(always(response())) as inside:
         error, _ = failure(downloader, f"{demo.url}/fault/redirect-to?url={inside.url}/")
     assert type(error) is BlockedAddress
@@ -272,7 +272,7 @@ def test_redirect_to_a_blocked_address_sends_nothing(demo: DemoServer, downloade
 
 
 def test_invalid_url_is_never_tried(downloader: Downloader) -> None:
-    """What is no URL costs no attempt."""
+    """An invalid URL costs no attempt."""
     error, attempts = failure(downloader, "ftp://a.example/")
     assert (type(error), attempts) == (InvalidUrl, 0)
 
@@ -281,21 +281,21 @@ def test_invalid_url_is_never_tried(downloader: Downloader) -> None:
     ("route", "attempts"),
     [("server-error", 3), ("drop", 3), ("truncated", 3), ("not-found", 1), ("empty", 1), ("redirect-loop", 1)],
 )
-def test_only_what_may_help_is_tried_again(
+def test_only_temporary_failures_are_retried(
     demo: DemoServer, downloader: Downloader, waits: list[float], route: str, attempts: int
 ) -> None:
-    """A fault that may pass is tried as often as allowed, with a wait before each retry; others are final."""
+    """A temporary failure is retried as often as allowed, with a wait before each retry; other failures are final."""
     _, tried = failure(downloader, f"{demo.url}/fault/{route}", FetchOptions(retries=2, backoff=0))
     assert tried == attempts
     assert waits == [0.0] * (attempts - 1)
 
 
 @pytest.mark.parametrize("route", ["server-error-once", "drop-once"])
-def test_retry_mends(
+def test_second_attempt_succeeds(
     demo: DemoServer, allowed: list[str], sessions_to: Callable[..., Sessions], tmp_path: Path, route: str
 ) -> None:
-    """What failed once is had at the second attempt."""
-    # On a reused connection, the dropped request would be sent again within the attempt.
+    """An image that failed once is saved at the second attempt."""
+    # On a reused connection, the dropped request would be repeated within the same attempt.
     downloader = Downloader(sessions_to(*allowed), sleep=lambda _: None)
     got, attempts = download(
         downloader, f"{demo.url}/fault/{route}/3.jpg?{tmp_path.name}", FetchOptions(retries=1, backoff=0)
@@ -303,7 +303,7 @@ def test_retry_mends(
     assert (got.http_status, attempts) == (200, 2)
 
 
-def test_waits_grow(demo: DemoServer, downloader: Downloader, waits: list[float]) -> None:
+def test_backoff_doubles(demo: DemoServer, downloader: Downloader, waits: list[float]) -> None:
     """The waits double, less a random part of up to a half."""
     failure(downloader, f"{demo.url}/fault/drop", FetchOptions(retries=3, backoff=1.0, deadline=60.0))
     assert len(waits) == 3
@@ -312,7 +312,7 @@ def test_waits_grow(demo: DemoServer, downloader: Downloader, waits: list[float]
 
 
 def test_retry_after_is_respected(demo: DemoServer, downloader: Downloader, waits: list[float], tmp_path: Path) -> None:
-    """A server that asks for seconds gets them, though our own wait would be shorter."""
+    """A longer Retry-After overrides our own backoff."""
     url = f"{demo.url}/fault/rate-limited-once/3.jpg?after=2&{tmp_path.name}"
     got, attempts = download(downloader, url, FetchOptions(retries=1, backoff=0, deadline=10.0))
     assert (got.http_status, attempts, waits) == (200, 2, [2.0])
@@ -322,7 +322,7 @@ def test_retry_after_is_respected(demo: DemoServer, downloader: Downloader, wait
 def test_retry_after_beyond_the_deadline_gives_up(
     demo: DemoServer, downloader: Downloader, waits: list[float], after: int
 ) -> None:
-    """Where the wait would outlast the deadline, the failure is told at once."""
+    """If the wait would outlast the deadline, the download fails at once."""
     options = FetchOptions(retries=5, backoff=0, deadline=5.0)
     error, attempts = failure(downloader, f"{demo.url}/fault/rate-limited?after={after}", options)
     assert (type(error), attempts, waits) == (RateLimited, 1, [])
@@ -330,13 +330,13 @@ def test_retry_after_beyond_the_deadline_gives_up(
 
 @given(st.integers(0, 10), st.floats(0, 100), st.none() | st.floats(0, 1e6))
 def test_backoff_stays_in_its_bounds(retry: int, base: float, retry_after: float | None) -> None:
-    """A wait is half to whole of the doubled base, at most 30 s, and never less than the server asks."""
+    """A wait is 50 to 100 % of the doubled base, at most 30 s, and never shorter than Retry-After."""
     full = min(base * 2**retry, 30.0)
     least = retry_after or 0.0
     assert max(full / 2, least) <= backoff(retry, base, retry_after) <= max(full, least)
 
 
-#: What becomes of a status: how often it is tried when two retries are allowed, and as what it ends.
+#: For each status: the number of attempts with two retries allowed, and the final error.
 _STATUSES: dict[int, tuple[int, type[FetchError]]] = {
     **dict.fromkeys([*range(400, 408), *range(409, 425), 426, 428, 431, 451, 499], (1, HttpRefused)),
     **dict.fromkeys([408, 425], (3, HttpNotYet)),
@@ -350,8 +350,10 @@ _STATUSES: dict[int, tuple[int, type[FetchError]]] = {
 
 
 @pytest.mark.parametrize(("status", "expected"), _STATUSES.items(), ids=map(str, _STATUSES))
-def test_status(status: int, expected: tuple[int, type[FetchError]], sessions_to: Callable[..., Sessions]) -> None:
-    """Status by status: what is tried again, what never is, and as what it ends."""
+def test_status_decides_about_retries(
+    status: int, expected: tuple[int, type[FetchError]], sessions_to: Callable[..., Sessions]
+) -> None:
+    """For each status: whether it is retried, and its error class."""
     with Canned(always(response(b"body", f"{status} What"))) as server:
         downloader = Downloader(sessions_to(server.address), sleep=lambda _: None)
         error, attempts = failure(downloader, server.url, FetchOptions(timeout=2.0, retries=2, backoff=0))
@@ -359,16 +361,16 @@ def test_status(status: int, expected: tuple[int, type[FetchError]], sessions_to
 
 
 @pytest.mark.parametrize("status", [200, 201, 202, 203, 205, 206, 207, 226, 299])
-def test_any_success_carries_the_image(status: int, sessions_to: Callable[..., Sessions]) -> None:
-    """Whichever success a server names, its body is what was asked for."""
+def test_any_success_status_is_accepted(status: int, sessions_to: Callable[..., Sessions]) -> None:
+    """With any 2xx status, the body is the requested image."""
     with Canned(always(response(b"body", f"{status} What", 'ETag: "a"'))) as server:
         got, _ = download(Downloader(sessions_to(server.address)), server.url)
     assert (got.body, got.http_status, got.etag) == (b"body", status, '"a"')
 
 
 @pytest.mark.parametrize("fields", [("Content-Length: 4",), ("Transfer-Encoding: chunked",)])
-def test_no_content_is_not_waited_for(fields: tuple[str, ...], sessions_to: Callable[..., Sessions]) -> None:
-    """A 204 has no body, whatever its fields announce, and its connection serves the next image."""
+def test_no_content_has_no_body(fields: tuple[str, ...], sessions_to: Callable[..., Sessions]) -> None:
+    """A 204 has no body, whatever its headers announce, and its connection is reused."""
     with Canned(always(response(b"", "204 No Content", *fields, length=False))) as server:
         downloader = Downloader(sessions_to(server.address))
         assert [type(failure(downloader, server.url)[0]) for _ in range(2)] == [EmptyBody] * 2
@@ -376,15 +378,15 @@ def test_no_content_is_not_waited_for(fields: tuple[str, ...], sessions_to: Call
 
 
 def test_redirect_without_a_location_may_be_the_image(sessions_to: Callable[..., Sessions]) -> None:
-    """A body that begins as an image is taken where there is nowhere else to go."""
+    """Without a Location, a body that starts as an image is accepted."""
     with Canned(always(response(image("JPEG"), "300 Multiple Choices"))) as server:
         got, _ = download(Downloader(sessions_to(server.address)), server.url)
     assert got.body == image("JPEG")
 
 
 @pytest.mark.parametrize("sent", ["bytes 0-3/4", "bytes=0-3/4"])
-def test_range_that_spans_the_body_is_the_body(sent: str, sessions_to: Callable[..., Sessions]) -> None:
-    """A 206 that nobody asked for is taken if it has all of the image."""
+def test_unrequested_full_range_is_accepted(sent: str, sessions_to: Callable[..., Sessions]) -> None:
+    """A 206 without a range request is accepted if it holds the whole image."""
     with Canned(always(response(b"body", "206 Partial Content", f"Content-Range: {sent}"))) as server:
         got, _ = download(Downloader(sessions_to(server.address)), server.url)
     assert got.body == b"body"
@@ -393,26 +395,26 @@ def test_range_that_spans_the_body_is_the_body(sent: str, sessions_to: Callable[
 @pytest.mark.parametrize(
     "sent", ["bytes 0-3/8", "bytes 4-7/8", "bytes 0-3/*", "pages 0-3/4", "bytes 0-3/4\r\nContent-Range: bytes 0-3/8"]
 )
-def test_part_that_nobody_asked_for_is_refused(sent: str, sessions_to: Callable[..., Sessions]) -> None:
-    """A 206 with a part, or that does not say how large the whole is, is not taken for the image."""
+def test_unrequested_partial_body_is_refused(sent: str, sessions_to: Callable[..., Sessions]) -> None:
+    """A 206 is refused if it holds only a part, or does not give the full size."""
     with Canned(always(response(b"body", "206 Partial Content", f"Content-Range: {sent}"))) as server:
         error, _ = failure(Downloader(sessions_to(server.address)), server.url)
     assert type(error) is BadResponse
     assert "a part of the body alone" in str(error)
 
 
-def test_whole_range_that_is_short_is_truncated(sessions_to: Callable[..., Sessions]) -> None:
-    """A 206 that has less than its range is not whole."""
+def test_short_full_range_is_truncated(sessions_to: Callable[..., Sessions]) -> None:
+    """A 206 with fewer bytes than its range is truncated."""
     with Canned(always(response(b"bod", "206 Partial Content", "Content-Range: bytes 0-3/4"))) as server:
         error, _ = failure(Downloader(sessions_to(server.address)), server.url)
     assert type(error) is Truncated
 
 
 @pytest.mark.parametrize("values", [("2", "2"), ("1", "2"), ("soon", "2")])
-def test_longest_of_several_waits_is_kept(
+def test_longest_retry_after_counts(
     values: tuple[str, str], waits: list[float], sessions_to: Callable[..., Sessions]
 ) -> None:
-    """A Retry-After that comes twice counts once, and of two the longer one counts."""
+    """A repeated Retry-After counts once, and of two different ones the longer counts."""
     fields = [f"Retry-After: {value}" for value in values]
     replies = iter([response(b"", "503 What", *fields), response()])
     with Canned(lambda _: [next(replies)]) as server:
@@ -429,27 +431,28 @@ def test_longest_of_several_waits_is_kept(
     ],
     ids=["the same", "different"],
 )
-def test_validators_that_come_twice(
+def test_repeated_validators(
     fields: list[str], expected: tuple[str | None, str | None], sessions_to: Callable[..., Sessions]
 ) -> None:
-    """The same validator twice counts once; two that differ are none."""
+    """A repeated validator counts once; two different ones are ignored."""
     with Canned(always(response(b"body", "200 OK", *fields))) as server:
         got, _ = download(Downloader(sessions_to(server.address)), server.url)
     assert (got.etag, got.last_modified) == expected
 
 
-def test_opt_out_that_comes_twice(sessions_to: Callable[..., Sessions]) -> None:
-    """An opt-out is heard in whichever field it stands."""
+def test_repeated_opt_out_header(sessions_to: Callable[..., Sessions]) -> None:
+    """An opt-out is respected in any of several X-Robots-Tag headers."""
     with Canned(always(response(b"body", "200 OK", "X-Robots-Tag: all", "X-Robots-Tag: noai"))) as server:
         error, _ = failure(Downloader(sessions_to(server.address)), server.url)
     assert type(error) is OptedOut
 
 
 @pytest.mark.parametrize("status", [408, 429, 500, 503])
-def test_wait_that_is_too_long_is_not_slept(
-    status: int, waits: list[float], sessions_to: Callable[..., Sessions]
-) -> None:
-    """No slot is held for more than --max-wait, and the message names the wait; the bound is slept."""
+def test_long_wait_holds_no_slot(status: int, waits: list[float], sessions_to: Callable[..., Sessions]) -> None:
+    """No slot is held for longer than --max-wait, and the message names the wait.
+
+    A wait of exactly --max-wait is slept.
+    """
     for after, tried in ((31, 1), (30, 2)):
         with Canned(always(response(b"", f"{status} What", f"Retry-After: {after}"))) as server:
             downloader = Downloader(sessions_to(server.address), sleep=waits.append)
@@ -466,10 +469,10 @@ def test_wait_that_is_too_long_is_not_slept(
     [(120, 0, LongWait), (120, 1, LongWait), (120, 2, RateLimited), (121, 0, RateLimited)],
     ids=["first", "last but one", "last attempt", "too long for a countdown"],
 )
-def test_wait_is_left_to_a_countdown(
+def test_wait_becomes_a_countdown(
     after: int, earlier: int, expected: type[FetchError], sessions_to: Callable[..., Sessions]
 ) -> None:
-    """A wait of up to two minutes is, while there is another attempt to make; those of earlier deliveries count."""
+    """A wait of up to 120 s becomes a countdown if an attempt is left; attempts of earlier deliveries count."""
     with Canned(always(response(b"", "503 What", f"Retry-After: {after}"))) as server:
         downloader = Downloader(sessions_to(server.address))
         options = FetchOptions(retries=2, backoff=0)
@@ -479,7 +482,7 @@ def test_wait_is_left_to_a_countdown(
 
 
 def test_attempts_of_earlier_deliveries_count(sessions_to: Callable[..., Sessions]) -> None:
-    """All deliveries of a task together make no more attempts than one would."""
+    """All deliveries of a task together make no more attempts than a single delivery would."""
     attempts: list[None] = []
     with Canned(always(response(b"", "503 What"))) as server:
         downloader = Downloader(sessions_to(server.address), sleep=lambda _: None)
@@ -488,15 +491,15 @@ def test_attempts_of_earlier_deliveries_count(sessions_to: Callable[..., Session
     assert len(attempts) == 2
 
 
-def test_countdown_is_spread() -> None:
-    """Those who are refused together come back after what was asked for, and up to a tenth more."""
+def test_countdown_has_jitter() -> None:
+    """Tasks refused together come back after the requested wait plus up to 10 %."""
     found = {countdown(100.0) for _ in range(100)}
     assert len(found) > 1
     assert all(100 <= seconds <= 110 for seconds in found)
 
 
 def test_redirect_from_https_to_http(server_context: ssl.SSLContext, sessions_to: Callable[..., Sessions]) -> None:
-    """A redirect that gives TLS up is followed only where the user says so."""
+    """A redirect from https to http is followed only if the user allows it."""
     with Canned(always(response())) as plain:
         moved = response(b"", "302 Found", f"Location: {plain.url}/?token=secret")
         with Canned(always(moved), server_context) as tls:
@@ -509,7 +512,7 @@ def test_redirect_from_https_to_http(server_context: ssl.SSLContext, sessions_to
 
 
 def test_redirect_from_http_to_https(server_context: ssl.SSLContext, sessions_to: Callable[..., Sessions]) -> None:
-    """A redirect that wins TLS is followed."""
+    """A redirect from http to https is followed."""
     with Canned(always(response()), server_context) as tls:
         moved = response(b"", "302 Found", f"Location: {tls.url}/")
         plain = Canned(always(moved))
@@ -522,8 +525,8 @@ _HEAD = HeadOptions(
 )
 
 
-def test_head_says_what_the_user_says(sessions_to: Callable[..., Sessions]) -> None:
-    """User agent, referer and further fields are sent, each once."""
+def test_custom_headers_are_sent(sessions_to: Callable[..., Sessions]) -> None:
+    """User agent, referer and custom headers are sent, each once."""
     with Canned(always(response())) as server:
         download(Downloader(sessions_to(server.address)), server.url, replace(ONCE, head=_HEAD))
     lines = server.requests[0].split(b"\r\n")[2:-2]
@@ -537,10 +540,10 @@ def test_head_says_what_the_user_says(sessions_to: Callable[..., Sessions]) -> N
 
 
 def test_credentials_stay_with_their_host(sessions_to: Callable[..., Sessions]) -> None:
-    """A redirect elsewhere gets neither the URL's userinfo nor the user's fields, nor does what follows it."""
+    """After a redirect to another host, neither the URL's credentials nor the user's headers are sent any more."""
     with Canned(lambda _: [next(others)]) as other, Canned(lambda _: [next(firsts)]) as first:
-        here, away, back = "/b", f"{other.url}/c", f"{first.url}/d"
-        firsts = iter([*(response(b"", "302 Found", f"Location: {place}") for place in (here, away)), response()])
+        here, elsewhere, back = "/b", f"{other.url}/c", f"{first.url}/d"
+        firsts = iter([*(response(b"", "302 Found", f"Location: {place}") for place in (here, elsewhere)), response()])
         others = iter([response(b"", "302 Found", f"Location: {back}")])
         url = first.url.replace("://", "://user:word@")
         options = replace(ONCE, head=replace(_HEAD, fields=(("X-Key", "k"),)))
@@ -552,7 +555,7 @@ def test_credentials_stay_with_their_host(sessions_to: Callable[..., Sessions]) 
 
 
 def cookies_of(server: Canned) -> list[bytes]:
-    """The Cookie lines of each request; empty where there is none."""
+    """Return the Cookie line of each request; empty if it has none."""
     return [
         b"".join(line for line in request.split(b"\r\n") if line.lower().startswith(b"cookie:"))
         for request in server.requests
@@ -560,7 +563,7 @@ def cookies_of(server: Canned) -> list[bytes]:
 
 
 def test_cookies_live_for_one_download(sessions_to: Callable[..., Sessions]) -> None:
-    """A redirect's cookie is sent with the requests that follow it, and not with those of the next download."""
+    """A redirect's cookie is sent with the following requests of the same download alone."""
     replies = iter(
         [*(response(b"", "302 Found", "Location: /b", f"Set-Cookie: a={value}") for value in "12"), response()] * 2
     )
@@ -572,7 +575,7 @@ def test_cookies_live_for_one_download(sessions_to: Callable[..., Sessions]) -> 
 
 
 def test_cookies_live_for_one_attempt(sessions_to: Callable[..., Sessions]) -> None:
-    """Each attempt begins without cookies, as the first one did."""
+    """Each attempt starts without cookies, as the first one did."""
     moved = response(b"", "302 Found", "Location: /b", "Set-Cookie: a=1")
     replies = iter([moved, response(b"", "503 What"), moved, response()])
     with Canned(lambda _: [next(replies)]) as server:
@@ -581,11 +584,11 @@ def test_cookies_live_for_one_attempt(sessions_to: Callable[..., Sessions]) -> N
 
 
 def test_cookies_stay_with_their_host(sessions_to: Callable[..., Sessions]) -> None:
-    """A cookie is sent to the host that has set it, and to no other; nobody can set one for another host."""
+    """A cookie is sent only to the host that set it, and no host can set one for another."""
     with Canned(lambda _: [next(others)]) as other, Canned(lambda _: [next(firsts)]) as first:
-        away = f"http://localhost:{other.port}/c"
+        elsewhere = f"http://localhost:{other.port}/c"
         lines = ("Set-Cookie: a=1", "Set-Cookie: b=2; Domain=localhost", "Set-Cookie: c=3; Domain=.com")
-        firsts = iter([response(b"", "302 Found", f"Location: {away}", *lines), response()])
+        firsts = iter([response(b"", "302 Found", f"Location: {elsewhere}", *lines), response()])
         others = iter([response(b"", "302 Found", f"Location: {first.url}/d")])
         download(Downloader(sessions_to("127.0.0.1", "::1", "localhost")), first.url)
     assert cookies_of(first) == [b"", b"Cookie: a=1"]
@@ -593,7 +596,7 @@ def test_cookies_stay_with_their_host(sessions_to: Callable[..., Sessions]) -> N
 
 
 def test_secure_cookie_stays_inside_tls(server_context: ssl.SSLContext, sessions_to: Callable[..., Sessions]) -> None:
-    """A cookie that is Secure is not sent without TLS, to the same host either."""
+    """A Secure cookie is not sent without TLS, not even to the same host."""
     with Canned(always(response())) as plain:
         moved = response(b"", "302 Found", f"Location: {plain.url}/b", "Set-Cookie: a=1; Secure", "Set-Cookie: b=2")
         with Canned(always(moved), server_context) as tls:
@@ -601,8 +604,8 @@ def test_secure_cookie_stays_inside_tls(server_context: ssl.SSLContext, sessions
     assert cookies_of(plain) == [b"Cookie: b=2"]
 
 
-def test_users_cookie_stays(sessions_to: Callable[..., Sessions]) -> None:
-    """A Cookie field of the user's is sent along, to the host of the list alone."""
+def test_users_cookie_is_kept(sessions_to: Callable[..., Sessions]) -> None:
+    """The user's own Cookie header is sent too, but only to the host in the list."""
     replies = iter([response(b"", "302 Found", "Location: /b", "Set-Cookie: a=1"), response()])
     with Canned(lambda _: [next(replies)]) as server:
         head = HeadOptions(fields=(("cookie", "user=me"),))
@@ -622,8 +625,8 @@ def test_users_cookie_stays(sessions_to: Callable[..., Sessions]) -> None:
         "a=b; Domain=example.com",
     ],
 )
-def test_cookie_that_is_not_sent(line: str, sessions_to: Callable[..., Sessions]) -> None:
-    """A cookie that would end its line, is too large, has expired, or is for somebody else is left out."""
+def test_unusable_cookies_are_not_sent(line: str, sessions_to: Callable[..., Sessions]) -> None:
+    """A cookie is dropped if it would break its line, is too large, has expired, or is for another host or path."""
     replies = iter([response(b"", "302 Found", "Location: /b", f"Set-Cookie: {line}"), response()])
     with Canned(lambda _: [next(replies)]) as server:
         download(Downloader(sessions_to(server.address)), server.url)
@@ -632,7 +635,7 @@ def test_cookie_that_is_not_sent(line: str, sessions_to: Callable[..., Sessions]
 
 @pytest.mark.parametrize(("new", "error"), [("each time", "more than 5 redirects"), ("once", "is a loop")])
 def test_loop_is_the_same_url_with_the_same_cookies(new: str, error: str, sessions_to: Callable[..., Sessions]) -> None:
-    """A server that sets another cookie each time ends at --max-redirects, any other one at the first repetition."""
+    """A server with a new cookie each time is stopped at --max-redirects, any other at the first repetition."""
 
     def answer(_: bytes) -> list[bytes]:
         value = len(server.requests) if new == "each time" else 1
@@ -648,34 +651,34 @@ def test_loop_is_the_same_url_with_the_same_cookies(new: str, error: str, sessio
 @pytest.mark.parametrize(
     "fields", [(("X-A", "b\r\nX-Evil: c"),), (("Host", "a.example"),), (("X-A\r\nX-Evil", "c"),), (("", "c"),)]
 )
-def test_message_can_not_forge_a_head(fields: tuple[tuple[str, str], ...]) -> None:
-    """A worker trusts no message: a field that would end its line is refused there, too."""
+def test_message_can_not_add_headers(fields: tuple[tuple[str, str], ...]) -> None:
+    """A worker does not trust messages: it also refuses a header that would break its line."""
     with pytest.raises(ValueError, match=r"header|can't be set"):
         head_fields(HeadOptions(fields=fields), None, True)
 
 
-def test_own_user_agent_says_where_to_complain() -> None:
-    """By default we say who we are, and with IMAGEFLEET_CONTACT where to complain."""
+def test_user_agent_contains_the_contact() -> None:
+    """The default user agent names imagefleet, and gives the contact of IMAGEFLEET_CONTACT."""
     assert head_fields(HeadOptions(), None, True)["User-Agent"] == USER_AGENT
     contact = head_fields(HeadOptions(), "https://fleet.example/about", True)
     assert contact["User-Agent"] == f"{USER_AGENT} (+https://fleet.example/about)"
 
 
-def test_opt_out_is_the_users_to_ignore(demo: DemoServer, downloader: Downloader) -> None:
-    """An image that opted out is had only by the user's word."""
+def test_opt_out_can_be_ignored(demo: DemoServer, downloader: Downloader) -> None:
+    """An opted-out image is downloaded only with --ignore-opt-out."""
     got, _ = download(downloader, f"{demo.url}/fault/opted-out/3.jpg", replace(ONCE, ignore_opt_out=True))
     assert got.body == picture(3)
 
 
 def broken(*pieces: bytes) -> Iterator[bytes]:
-    """Send the pieces, then close."""
+    """Send the pieces, then close the connection."""
     yield from pieces
     raise ConnectionError
 
 
 _STRONG_ETAG = ("Accept-Ranges: bytes", 'ETag: "a"')
 _MODIFIED = ("Accept-Ranges: bytes", "Last-Modified: Thu, 01 Jan 2026 00:00:00 GMT")
-#: How a body begins that breaks off, what the next request asks for, what is answered, and what comes of it.
+#: The headers of an interrupted response, the If-Range of the next request, its response, and the body as saved.
 _RESUMED: dict[str, tuple[tuple[str, ...], bytes | None, bytes, bytes]] = {
     "strong ETag": (
         _STRONG_ETAG,
@@ -689,23 +692,23 @@ _RESUMED: dict[str, tuple[tuple[str, ...], bytes | None, bytes, bytes]] = {
         response(b"eone", "206 Partial", "Content-Range: bytes 4-7/8"),
         b"imageone",
     ),
-    "size that is not known": (
+    "unknown size": (
         _STRONG_ETAG,
         b'If-Range: "a"',
         response(b"eone", "206 Partial", "Content-Range: bytes 4-7/*"),
         b"imageone",
     ),
-    "fields that come twice": (
+    "repeated headers": (
         (*_STRONG_ETAG, *_STRONG_ETAG, "accept-ranges: bytes"),
         b'If-Range: "a"',
         response(b"eone", "206 Partial", *["Content-Range: bytes 4-7/8", 'ETag: "a"'] * 2),
         b"imageone",
     ),
-    "another image by now, as 203": (_STRONG_ETAG, b'If-Range: "a"', response(b"another", "203 What"), b"another"),
+    "changed image, as 203": (_STRONG_ETAG, b'If-Range: "a"', response(b"another", "203 What"), b"another"),
     "two ETags": (("Accept-Ranges: bytes", 'ETag: "a"', 'ETag: "b"'), None, response(b"imageone"), b"imageone"),
-    "another image by now": (_STRONG_ETAG, b'If-Range: "a"', response(b"another"), b"another"),
-    "weak ETag alone": (("Accept-Ranges: bytes", 'ETag: W/"a"'), None, response(b"imageone"), b"imageone"),
-    "ETag that is none": (("Accept-Ranges: bytes", "ETag: a"), None, response(b"imageone"), b"imageone"),
+    "changed image": (_STRONG_ETAG, b'If-Range: "a"', response(b"another"), b"another"),
+    "only a weak ETag": (("Accept-Ranges: bytes", 'ETag: W/"a"'), None, response(b"imageone"), b"imageone"),
+    "malformed ETag": (("Accept-Ranges: bytes", "ETag: a"), None, response(b"imageone"), b"imageone"),
     "weak ETag and a date": (
         (*_MODIFIED, 'ETag: W/"a"'),
         b"If-Range: Thu, 01 Jan 2026 00:00:00 GMT",
@@ -714,15 +717,15 @@ _RESUMED: dict[str, tuple[tuple[str, ...], bytes | None, bytes, bytes]] = {
     ),
     "no validator": (("Accept-Ranges: bytes",), None, response(b"imageone"), b"imageone"),
     "no ranges": (('ETag: "a"',), None, response(b"imageone"), b"imageone"),
-    "ranges of something else": (("Accept-Ranges: none", 'ETag: "a"'), None, response(b"imageone"), b"imageone"),
+    "Accept-Ranges: none": (("Accept-Ranges: none", 'ETag: "a"'), None, response(b"imageone"), b"imageone"),
 }
 
 
 @pytest.mark.parametrize(("fields", "asked", "then", "body"), _RESUMED.values(), ids=_RESUMED)
-def test_body_that_broke_off_goes_on(
+def test_interrupted_body_is_resumed(
     fields: tuple[str, ...], asked: bytes | None, then: bytes, body: bytes, sessions_to: Callable[..., Sessions]
 ) -> None:
-    """The rest of a body is asked for where its server allows that and tells the image from another."""
+    """The rest of a body is requested if the server supports ranges and sends a strong validator."""
     first = response(b"imag", "200 OK", *fields, "Content-Length: 8", length=False)
     replies = iter([broken(first), iter([then])])
     with Canned(lambda _: next(replies)) as server:
@@ -741,14 +744,14 @@ _ASKED = (b'If-None-Match: "a"', b"If-Modified-Since: Thu, 01 Jan 2026 00:00:00 
 
 
 def asked(request: bytes) -> tuple[bytes, ...]:
-    """The lines of a request by which it has a condition."""
+    """Return the conditional headers of a request."""
     return tuple(line for line in request.split(b"\r\n") if line.startswith(b"If-"))
 
 
 def under_condition(
     downloader: Downloader, url: str, condition: Condition = _CONDITION, options: FetchOptions = ONCE
 ) -> tuple[Download, int]:
-    """What a URL serves under a condition, and after how many attempts."""
+    """Return a URL's download under a condition, and the number of attempts."""
     attempts: list[None] = []
     deadline = Deadline(options.timeout, options.deadline)
     got = downloader.download(url, options, deadline, lambda: attempts.append(None), 0, condition)
@@ -756,9 +759,9 @@ def under_condition(
 
 
 def test_unchanged_image_is_not_sent(sessions_to: Callable[..., Sessions]) -> None:
-    """A 304 to a request with validators is an answer; its connection serves the next one."""
-    told = response(b"", "304 Not Modified", 'ETag: "b"', "Content-Length: 500", length=False)
-    with Canned(always(told)) as server:
+    """A 304 to a conditional request is a valid response; its connection is reused."""
+    unchanged = response(b"", "304 Not Modified", 'ETag: "b"', "Content-Length: 500", length=False)
+    with Canned(always(unchanged)) as server:
         downloader = Downloader(sessions_to(server.address))
         for _ in range(2):
             got, attempts = under_condition(downloader, server.url)
@@ -772,14 +775,14 @@ def test_unchanged_image_is_not_sent(sessions_to: Callable[..., Sessions]) -> No
 
 
 def test_changed_image_is_sent(sessions_to: Callable[..., Sessions]) -> None:
-    """A 200 to such a request is what it always is."""
+    """A 200 to a conditional request is a normal download."""
     with Canned(always(response(b"newer", "200 OK", 'ETag: "b"'))) as server:
         got, _ = under_condition(Downloader(sessions_to(server.address)), server.url)
     assert (got.unchanged, got.body, got.http_status, got.etag) == (False, b"newer", 200, '"b"')
 
 
 def test_condition_goes_to_the_url_that_gave_it(sessions_to: Callable[..., Sessions]) -> None:
-    """On a way over redirects the validators are sent to the URL that they are of, and to no other."""
+    """In a chain of redirects, validators are sent only to the URL that they came from."""
 
     def answer(request: bytes) -> list[bytes]:
         here = request.split(b" ")[1] == b"/"
@@ -792,9 +795,9 @@ def test_condition_goes_to_the_url_that_gave_it(sessions_to: Callable[..., Sessi
     assert [asked(request) for request in server.requests] == [(), _ASKED]
 
 
-@pytest.mark.parametrize("route", ["redirects now", "does not redirect any more"])
-def test_another_final_url_is_asked_for_all(route: str, sessions_to: Callable[..., Sessions]) -> None:
-    """Where the way leads somewhere else than before, nobody asks under a condition, and a 304 is none of ours."""
+@pytest.mark.parametrize("route", ["redirects now", "no longer redirects"])
+def test_changed_final_url_gets_no_condition(route: str, sessions_to: Callable[..., Sessions]) -> None:
+    """If redirects lead elsewhere than before, no condition is sent, and a 304 is an error."""
     replies = iter(
         [response(b"", "302 Found", "Location: /b"), _UNCHANGED] if route == "redirects now" else [_UNCHANGED]
     )
@@ -806,7 +809,7 @@ def test_another_final_url_is_asked_for_all(route: str, sessions_to: Callable[..
 
 
 def test_opt_out_of_an_unchanged_image(sessions_to: Callable[..., Sessions]) -> None:
-    """Whoever says with a 304 that an image is not for this is heard, unless the user takes it all the same."""
+    """An opt-out in a 304 is respected, unless the user ignores opt-outs."""
     with Canned(always(response(b"", "304 Not Modified", "X-Robots-Tag: noai", length=False))) as server:
         downloader = Downloader(sessions_to(server.address))
         with pytest.raises(OptedOut, match="says noai") as caught:
@@ -815,8 +818,8 @@ def test_opt_out_of_an_unchanged_image(sessions_to: Callable[..., Sessions]) -> 
         assert under_condition(downloader, server.url, options=replace(ONCE, ignore_opt_out=True))[0].unchanged
 
 
-def test_retries_of_a_request_under_a_condition(sessions_to: Callable[..., Sessions]) -> None:
-    """An attempt that failed is made again under the condition; of a newer image that broke off, the rest is asked."""
+def test_retries_of_a_conditional_request(sessions_to: Callable[..., Sessions]) -> None:
+    """A failed attempt is repeated with the condition; for a newer image that was cut off, the rest is requested."""
     newer = response(b"imag", "200 OK", "Accept-Ranges: bytes", 'ETag: "b"', "Content-Length: 8", length=False)
     rest = response(b"eone", "206 Partial", "Content-Range: bytes 4-7/8", 'ETag: "b"')
     replies = iter([iter([response(b"", "503 What")]), broken(newer), iter([rest])])
@@ -828,19 +831,19 @@ def test_retries_of_a_request_under_a_condition(sessions_to: Callable[..., Sessi
 
 
 _NOT_THE_REST = {
-    "another range": response(b"eone", "206 Partial", "Content-Range: bytes 3-6/8"),
-    "of another size": response(b"eone", "206 Partial", "Content-Range: bytes 4-7/9"),
-    "of two ranges": response(b"eone", "206 Partial", "Content-Range: bytes 4-7/8", "Content-Range: bytes 0-3/8"),
-    "of another ETag": response(b"eone", "206 Partial", "Content-Range: bytes 4-7/8", 'ETag: "b"'),
+    "wrong range": response(b"eone", "206 Partial", "Content-Range: bytes 3-6/8"),
+    "other size": response(b"eone", "206 Partial", "Content-Range: bytes 4-7/9"),
+    "two ranges": response(b"eone", "206 Partial", "Content-Range: bytes 4-7/8", "Content-Range: bytes 0-3/8"),
+    "other ETag": response(b"eone", "206 Partial", "Content-Range: bytes 4-7/8", 'ETag: "b"'),
     "no range": response(b"eone", "206 Partial"),
     "encoded": response(b"eone", "206 Partial", "Content-Range: bytes 4-7/8", "Content-Encoding: gzip"),
-    "no such range": response(b"", "416 What"),
+    "range not satisfiable": response(b"", "416 What"),
 }
 
 
 @pytest.mark.parametrize("answer", _NOT_THE_REST.values(), ids=_NOT_THE_REST)
-def test_what_is_not_the_rest_is_never_joined(answer: bytes, sessions_to: Callable[..., Sessions]) -> None:
-    """A server that goes on with something else is asked for the whole again."""
+def test_mismatched_rest_is_never_joined(answer: bytes, sessions_to: Callable[..., Sessions]) -> None:
+    """If the server continues with anything but the rest, the whole image is requested again."""
     first = response(b"imag", "200 OK", *_STRONG_ETAG, "Content-Length: 8", length=False)
     replies = iter([broken(first), iter([answer]), iter([response(b"imageone")])])
     with Canned(lambda _: next(replies)) as server:
@@ -851,8 +854,8 @@ def test_what_is_not_the_rest_is_never_joined(answer: bytes, sessions_to: Callab
     assert b"Range:" not in server.requests[2]
 
 
-def test_body_that_breaks_off_again_and_again(sessions_to: Callable[..., Sessions]) -> None:
-    """Each attempt goes on where the last one ended, also of chunks and after a refusal, and under the cap."""
+def test_body_is_resumed_repeatedly(sessions_to: Callable[..., Sessions]) -> None:
+    """Each attempt continues where the last one ended, also with chunks, after an error, and within --max-bytes."""
     chunked = response(b"3\r\nima\r\nxyz\r\n", "200 OK", *_STRONG_ETAG, "Transfer-Encoding: chunked", length=False)
     second = response(b"ge", "206 Partial", "Content-Range: bytes 3-7/8", "Content-Length: 5", length=False)
     third = response(b"one", "206 Partial", "Content-Range: bytes 5-7/8")
@@ -884,23 +887,23 @@ _ENCODED = {
     "gzip, then stray bytes": ("Gzip", gzip.compress(b"body" * 100) + b"\r\n\0"),
     "gzip, then one byte of another member": ("gZip", gzip.compress(b"body" * 100) + b"\x1f"),
     "zstd, then stray bytes": ("Zstd", zstd.compress(b"body" * 100) + b"\r\n"),
-    "gzip and what is none": ("aws-chunked, gzip, identity", gzip.compress(b"body" * 100)),
+    "gzip and non-encodings": ("aws-chunked, gzip, identity", gzip.compress(b"body" * 100)),
     "gzip with a parameter": ("gzip;q=1", gzip.compress(b"body" * 100)),
     "deflate": ("deflate", zlib.compress(b"body" * 100)),
-    "deflate without its head": ("deflate", _DEFLATED),
+    "raw deflate": ("deflate", _DEFLATED),
     "br": ("br", brotli.compress(b"body" * 100)),
     "zstd": ("zstd", zstd.compress(b"body" * 100)),
     "zstd in two frames, upper case": ("ZSTD", zstd.compress(b"body" * 50) * 2),
     "twice": ("deflate, gzip", gzip.compress(zlib.compress(b"body" * 100))),
     "br in zstd": ("br, zstd", zstd.compress(brotli.compress(b"body" * 100))),
     "identity": ("identity", b"body" * 100),
-    "name of no encoding": ("utf-8", b"body" * 100),
+    "unknown name": ("utf-8", b"body" * 100),
 }
 
 
 @pytest.mark.parametrize(("name", "sent"), _ENCODED.values(), ids=_ENCODED)
-def test_encoding_is_undone(name: str, sent: bytes, sessions_to: Callable[..., Sessions]) -> None:
-    """A body that is encoded though nobody asked for it is kept as what it holds."""
+def test_encoding_is_decoded(name: str, sent: bytes, sessions_to: Callable[..., Sessions]) -> None:
+    """An encoded body is decoded, though we did not request an encoding."""
     with Canned(always(response(sent, "200 OK", f"Content-Encoding: {name}"))) as server:
         got, _ = download(Downloader(sessions_to(server.address)), server.url)
     assert got.body == b"body" * 100
@@ -909,7 +912,7 @@ def test_encoding_is_undone(name: str, sent: bytes, sessions_to: Callable[..., S
 @pytest.mark.parametrize("lacking", [1, 8])
 @pytest.mark.parametrize("name", ["gzip", "deflate", "br", "zstd", "deflate, gzip", "br, zstd"])
 def test_compressed_body_without_its_end(name: str, lacking: int, sessions_to: Callable[..., Sessions]) -> None:
-    """A compressed body that lacks its end is truncated, though its length is as announced."""
+    """A compressed body without its end is truncated, even if its length matches Content-Length."""
     sent = dict(_ENCODED.values())[name][:-lacking]
     with Canned(always(response(sent, "200 OK", f"Content-Encoding: {name}"))) as server:
         error, _ = failure(Downloader(sessions_to(server.address)), server.url)
@@ -917,8 +920,8 @@ def test_compressed_body_without_its_end(name: str, lacking: int, sessions_to: C
 
 
 @pytest.mark.parametrize("name", ["compress", "gzip, exi", "dcb"])
-def test_encoding_that_is_not_read(name: str, sessions_to: Callable[..., Sessions]) -> None:
-    """What can't be undone is said so, and not taken for a broken image."""
+def test_unsupported_encoding_is_named(name: str, sessions_to: Callable[..., Sessions]) -> None:
+    """An unsupported encoding is named in the error, and is not reported as a broken image."""
     with Canned(always(response(b"body", "200 OK", f"Content-Encoding: {name}"))) as server:
         error, _ = failure(Downloader(sessions_to(server.address)), server.url)
     assert type(error) is BadResponse
@@ -927,15 +930,15 @@ def test_encoding_that_is_not_read(name: str, sessions_to: Callable[..., Session
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "AVIF", "BMP", "TIFF", "ICO"])
 @pytest.mark.parametrize("name", ["gzip", "br, zstd", "compress"])
-def test_image_that_only_claims_to_be_encoded(name: str, kind: str, sessions_to: Callable[..., Sessions]) -> None:
-    """A body that begins as an image is what it is, whatever its fields say."""
+def test_unencoded_image_with_an_encoding_header(name: str, kind: str, sessions_to: Callable[..., Sessions]) -> None:
+    """A body that starts as an image is accepted, whatever its Content-Encoding says."""
     with Canned(always(response(image(kind), "200 OK", f"Content-Encoding: {name}"))) as server:
         got, _ = download(Downloader(sessions_to(server.address)), server.url)
     assert got.body == image(kind)
 
 
-def test_image_that_is_encoded_less_often_than_it_claims(sessions_to: Callable[..., Sessions]) -> None:
-    """A coding that is named twice may have been applied once: by the server, and not by the cache before it."""
+def test_image_encoded_less_often_than_declared(sessions_to: Callable[..., Sessions]) -> None:
+    """A coding that is named twice may have been applied once, for instance if a cache added a second header."""
     sent = response(gzip.compress(image("PNG")), "200 OK", "Content-Encoding: gzip", "Content-Encoding: gzip")
     with Canned(always(sent)) as server:
         got, _ = download(Downloader(sessions_to(server.address)), server.url)
@@ -943,7 +946,7 @@ def test_image_that_is_encoded_less_often_than_it_claims(sessions_to: Callable[.
 
 
 def test_second_member_without_its_end_is_truncated(sessions_to: Callable[..., Sessions]) -> None:
-    """What follows a gzip member and begins as another one belongs to the body."""
+    """Bytes after a gzip member that start as another member belong to the body."""
     sent = gzip.compress(b"body") + gzip.compress(b"more" * 100)[:-9]
     with Canned(always(response(sent, "200 OK", "Content-Encoding: gzip"))) as server:
         error, _ = failure(Downloader(sessions_to(server.address)), server.url)
@@ -967,7 +970,7 @@ _BOMBS = {
 
 @pytest.mark.parametrize(("name", "make"), _BOMBS.values(), ids=_BOMBS)
 def test_bombs_end_early(name: str, make: Callable[[], bytes], sessions_to: Callable[..., Sessions]) -> None:
-    """However a body is compressed, what is above the cap is never in memory."""
+    """With any compression, data above --max-bytes is never in memory."""
     with Canned(always(response(make(), "200 OK", f"Content-Encoding: {name}"))) as server:
         downloader = Downloader(sessions_to(server.address))
         tracemalloc.start()

@@ -58,7 +58,7 @@ def test_docstring_tree_matches_the_inheritance() -> None:
 
 @pytest.mark.parametrize(("kind", "status"), [(Fault, 1), (UsageFault, 2)])
 def test_command_error_has_three_parts_and_an_exit_status(kind: type[Fault], status: int) -> None:
-    """The error says what happened, why, and what to do, and has the command's exit status."""
+    """The error has a summary, a cause, a remedy, and the command's exit status."""
     fault = kind("It broke", "it was old", "Buy another.")
     assert (fault.what, fault.why, fault.todo) == ("It broke", "it was old", "Buy another.")
     assert str(fault) == "It broke: it was old"

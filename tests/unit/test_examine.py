@@ -1,4 +1,4 @@
-"""How a process sees an output folder: it looks only where its operator lets it, and leaves nothing there."""
+"""A process inspects an output folder only where its operator allows it, and leaves no file there."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TOKEN = "0123456789abcdef" * 2
 
 @pytest.fixture
 def out(tmp_path: Path) -> Path:
-    """Give an output folder in which a producer has left its file."""
+    """Return an output folder with the producer's probe file."""
     folder = tmp_path / "out"
     folder.mkdir()
     examine.leave(Store(folder), TOKEN)
@@ -25,7 +25,7 @@ def out(tmp_path: Path) -> Path:
 
 
 def test_same_folder(tmp_path: Path, out: Path) -> None:
-    """A worker that has the producer's folder says so, with the free bytes, and leaves nothing."""
+    """A worker that sees the producer's folder reports this with the free bytes, and leaves no file."""
     seen = examine.examine(str(out), TOKEN, [tmp_path])
     assert (seen.allowed, seen.same, seen.writable, seen.error) == (True, True, True, "")
     assert seen.free is not None
@@ -33,15 +33,15 @@ def test_same_folder(tmp_path: Path, out: Path) -> None:
     assert Seen.from_json(seen.to_json()) == seen
 
 
-def test_file_is_taken_away(out: Path) -> None:
-    """The producer's file is gone afterwards; taking it away again is no fault."""
+def test_probe_is_removed(out: Path) -> None:
+    """The producer's file is removed at the end; removing it twice is no error."""
     for _ in range(2):
         examine.take_away(Store(out), TOKEN)
     assert list(out.iterdir()) == []
 
 
 def test_folder_outside_of_the_roots(tmp_path: Path, out: Path) -> None:
-    """A worker does not look outside of its operator's roots, also not through a link."""
+    """A worker inspects nothing outside of its operator's roots, not even through a link."""
     root = tmp_path / "root"
     root.mkdir()
     (root / "link").symlink_to(out)
@@ -52,7 +52,7 @@ def test_folder_outside_of_the_roots(tmp_path: Path, out: Path) -> None:
 
 
 def test_another_folder(tmp_path: Path, out: Path) -> None:
-    """A folder without the producer's file is another, and nothing is made there."""
+    """A folder without the producer's file is a different one, and nothing is created there."""
     other = tmp_path / "other"
     other.mkdir()
     assert examine.examine(str(other), TOKEN, [tmp_path]).error == "the producer's file is not there"
@@ -61,8 +61,8 @@ def test_another_folder(tmp_path: Path, out: Path) -> None:
     assert not (tmp_path / "none").exists()
 
 
-def test_file_that_holds_something_else(out: Path) -> None:
-    """A file with the name of the producer's and other bytes, a link, or a pipe is not the producer's."""
+def test_file_with_other_content_is_not_the_probe(out: Path) -> None:
+    """A file with the probe's name but other bytes, a link, or a pipe is not the producer's file."""
     path = out / examine.name_of(TOKEN)
     for body in (b"", b"x", TOKEN.encode() + b"x"):
         path.write_bytes(body)
@@ -76,8 +76,8 @@ def test_file_that_holds_something_else(out: Path) -> None:
     assert not examine.examine(str(out), TOKEN, [out]).same
 
 
-def test_folder_that_can_not_be_written(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder that is the same and refuses a file is told, with why."""
+def test_unwritable_folder_is_reported(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder that is the same but can't be written to is reported with the reason."""
 
     def refuse(*_: object) -> None:
         raise OSError(30, "Read-only file system")
@@ -89,20 +89,20 @@ def test_folder_that_can_not_be_written(out: Path, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("token", ["", "../../etc/passwd", "a" * 31, "A" * 32, f"{TOKEN}\n", None, 3, "g" * 32])
-def test_token_that_is_none(out: Path, token: Any) -> None:
-    """A token is 32 hexadecimal digits; what else is asked for is not looked at."""
+def test_invalid_token_is_refused(out: Path, token: Any) -> None:
+    """A token is 32 hexadecimal digits; for any other, no file is opened."""
     assert examine.examine(str(out), token, [out]) == Seen(error="what was asked is not understood")
 
 
 @pytest.mark.parametrize("path", [None, 3, "", "relative", "/a\0b", "/\ud800", "/" + "x" * 5000])
-def test_path_that_is_none(tmp_path: Path, path: Any) -> None:
-    """What is no path below a root is answered in words, and raises nothing."""
+def test_invalid_path_is_refused(tmp_path: Path, path: Any) -> None:
+    """A path that is invalid or outside of the roots gives an error message and raises nothing."""
     seen = examine.examine(path, TOKEN, [tmp_path])
     assert not seen.allowed
     assert seen.error
 
 
-def test_links_in_a_circle(tmp_path: Path) -> None:
-    """A path that leads round in a circle is answered in words."""
+def test_circular_links_are_refused(tmp_path: Path) -> None:
+    """A circular link gives an error message and raises nothing."""
     (tmp_path / "circle").symlink_to(tmp_path / "circle")
     assert examine.examine(str(tmp_path / "circle"), TOKEN, [tmp_path]).error

@@ -1,4 +1,4 @@
-"""One request becomes one Outcome, whatever happens, and the Outcome agrees with the file that stands."""
+"""One request becomes one Outcome, whatever happens, and the Outcome matches the saved file."""
 
 from __future__ import annotations
 
@@ -47,18 +47,18 @@ _LARGEST = 1024
 
 
 class Raising(Downloader):
-    """A downloader with a fault of ours in it."""
+    """Simulate an internal error in the downloader."""
 
     def __init__(self, error: BaseException) -> None:
         self._error = error
 
     def download(self, *_: Any) -> Download:
-        """Raise it."""
+        """Raise the error."""
         raise self._error
 
 
-def test_long_wait_is_handed_back(store: Store) -> None:
-    """It is no Outcome but a countdown, with what was spent until then, where the caller can wait without a slot."""
+def test_long_wait_is_requeued(store: Store) -> None:
+    """A long wait gives a countdown with the attempts and time so far, or an Outcome if the caller can't requeue."""
     waits = Raising(LongWait("HTTP 503: asks for a wait of 60 s at http://a.example/?token=x", retry_after=60.0))
     earlier = Earlier(2, 1.5)
     with pytest.raises(Later, match=r"token=\*\*\*") as caught:
@@ -71,15 +71,15 @@ def test_long_wait_is_handed_back(store: Store) -> None:
     assert (outcome.reason, outcome.attempts) == (Reason.RATE_LIMITED, 2)
 
 
-def test_saved_image_adds_up_its_deliveries(demo: DemoServer, downloader: Downloader, store: Store) -> None:
-    """Attempts and their time are those of all deliveries."""
+def test_deliveries_add_up(demo: DemoServer, downloader: Downloader, store: Store) -> None:
+    """Attempts and fetch time are totals of all deliveries."""
     outcome = fetch(f"{demo.url}/images/3.png", 0, _RUN, store, downloader, earlier=Earlier(1, 7.0), hand_back=True)
     assert (outcome.ok, outcome.attempts) == (True, 2)
     assert outcome.fetch_seconds > 7
 
 
 def test_saved_image(demo: DemoServer, downloader: Downloader, store: Store) -> None:
-    """A saved image's Outcome says where it is, what it is, and where it came from."""
+    """A saved image's Outcome has its path, its properties and its origin."""
     outcome = fetch(f"{demo.url}/images/3.png?width=40&height=30", 27, _RUN, store, downloader)
     body = picture(3, 40, 30, "png")
     assert outcome == Outcome(
@@ -105,8 +105,8 @@ def test_saved_image(demo: DemoServer, downloader: Downloader, store: Store) -> 
     assert 0 < outcome.fetch_seconds < 5
 
 
-def test_extension_is_that_of_the_bytes(store: Store, sessions_to: Callable[..., Sessions]) -> None:
-    """A GIF that calls itself a JPEG is saved as the GIF that it is."""
+def test_extension_follows_the_bytes(store: Store, sessions_to: Callable[..., Sessions]) -> None:
+    """A GIF sent as a JPEG is saved as a GIF."""
     with Canned(always(response(image("GIF"), "200 OK", "Content-Type: image/jpeg"))) as server:
         outcome = fetch(f"{server.url}/a.jpg", 0, _RUN, store, Downloader(sessions_to(server.address)))
     assert (outcome.path, outcome.format) == ("00000/000000.gif", "gif")
@@ -131,7 +131,7 @@ def test_failure_is_an_outcome(
     attempts: int,
     http_status: int,
 ) -> None:
-    """What fails has its reason, its message, its attempts and what was answered, and leaves no file."""
+    """A failure's Outcome has a reason, a message, attempts and the HTTP status, and there is no file."""
     outcome = fetch(f"{demo.url}/fault/{route}", 3, _RUN, store, downloader)
     assert (outcome.http_status, outcome.final_url) == (http_status, None)
     assert (outcome.key, outcome.status, outcome.reason) == ("000003", reason.status, reason)
@@ -152,17 +152,17 @@ def test_failure_is_an_outcome(
 def test_failure_after_a_redirect(
     demo: DemoServer, downloader: Downloader, store: Store, target: str, reason: Reason, http_status: int | None
 ) -> None:
-    """What fails where a redirect leads says where that is."""
+    """A failure after a redirect records the final URL."""
     final = target.format(url=demo.url)
     outcome = fetch(f"{demo.url}/fault/redirect-to?url={final}", 3, _RUN, store, downloader)
     assert (outcome.reason, outcome.http_status, outcome.final_url) == (reason, http_status, final)
 
 
 @pytest.mark.parametrize(("verify", "reason"), [(Verify.HEADER, None), (Verify.DECODE, Reason.UNDECODABLE)])
-def test_image_that_breaks_off(
+def test_incomplete_image(
     verify: Verify, reason: Reason | None, store: Store, sessions_to: Callable[..., Sessions]
 ) -> None:
-    """An image with a sound header and half its pixels is saved, unless the user wants all of it decoded."""
+    """An image with a valid header and half its pixels is saved, unless --verify decode is given."""
     whole = picture(3, 300, 200)
     run = replace(_RUN, fetch=replace(_RUN.fetch, verify=verify))
     with Canned(always(response(whole[: len(whole) // 2]))) as server:
@@ -173,8 +173,8 @@ def test_image_that_breaks_off(
     assert (outcome.reason, outcome.width, outcome.original_width) == (None, 300, 300)
 
 
-def test_what_a_server_says_commands_nothing(store: Store, sessions_to: Callable[..., Sessions]) -> None:
-    """Controls in what a server says of an image are not passed on."""
+def test_control_characters_are_removed(store: Store, sessions_to: Callable[..., Sessions]) -> None:
+    """Control characters in a server's headers are not passed on."""
     fields = ("ETag: \x9b31m", "Last-Modified: \x90now")
     with Canned(always(response(image("PNG"), "200 OK", *fields))) as server:
         outcome = fetch(server.url, 0, _RUN, store, Downloader(sessions_to(server.address)))
@@ -185,15 +185,15 @@ def test_what_a_server_says_commands_nothing(store: Store, sessions_to: Callable
 
 
 @pytest.mark.parametrize("url", ["", "a.example", "http://[", "ftp://a.example/", "http://a.example/\ud800", "\0"])
-def test_nonsense_is_an_invalid_url(downloader: Downloader, store: Store, url: str) -> None:
-    """A row that holds no URL is told as that, without an attempt."""
+def test_invalid_url_is_an_outcome(downloader: Downloader, store: Store, url: str) -> None:
+    """A row without a valid URL has the reason invalid_url, and no attempt."""
     outcome = fetch(url, 0, _RUN, store, downloader)
     assert (outcome.reason, outcome.attempts) == (Reason.INVALID_URL, 0)
 
 
 @pytest.mark.parametrize("error", [RuntimeError("boom"), MemoryError("full"), RecursionError("deep"), KeyError("x")])
-def test_fault_of_ours_is_an_outcome(store: Store, caplog: pytest.LogCaptureFixture, error: BaseException) -> None:
-    """An exception that nobody expected is an Outcome too, and its URL is logged without secrets."""
+def test_internal_error_is_an_outcome(store: Store, caplog: pytest.LogCaptureFixture, error: BaseException) -> None:
+    """An unexpected exception becomes an Outcome too, and its URL is logged without secrets."""
     caplog.set_level(logging.ERROR)
     outcome = fetch("http://user:hunter2@a.example/?token=secret", 0, _RUN, store, Raising(error))
     assert (outcome.status, outcome.reason) == (Status.FAILED_TO_DOWNLOAD, Reason.INTERNAL)
@@ -203,27 +203,27 @@ def test_fault_of_ours_is_an_outcome(store: Store, caplog: pytest.LogCaptureFixt
 
 
 def test_interrupt_is_not_swallowed(store: Store) -> None:
-    """An interrupt ends the process and is no Outcome."""
+    """An interrupt ends the process and does not become an Outcome."""
     with pytest.raises(KeyboardInterrupt):
         fetch("http://a.example/", 0, _RUN, store, Raising(KeyboardInterrupt()))
 
 
 def test_unwritable_store_is_an_outcome(demo: DemoServer, downloader: Downloader, store: Store) -> None:
-    """Where nothing can be saved, the reason is storage."""
+    """If nothing can be saved, the reason is storage."""
     (store.root / "00000").write_bytes(b"")
     outcome = fetch(f"{demo.url}/images/3.png", 0, _RUN, store, downloader)
     assert outcome.reason is Reason.STORAGE
     assert "could not save 00000/000000.png" in (outcome.error_message or "")
 
 
-def test_second_delivery_of_the_same_picture(demo: DemoServer, downloader: Downloader, store: Store) -> None:
-    """A task that is delivered twice has the same Outcome both times."""
+def test_second_delivery_of_the_same_image(demo: DemoServer, downloader: Downloader, store: Store) -> None:
+    """A redelivered task has the same Outcome."""
     first, second = (fetch(f"{demo.url}/images/3.png", 0, _RUN, store, downloader) for _ in range(2))
     assert (second.sha256, second.path, second.recovered) == (first.sha256, first.path, False)
 
 
-def test_second_delivery_of_another_picture(demo: DemoServer, downloader: Downloader, store: Store) -> None:
-    """A URL that serves another picture the second time gets the Outcome of the picture that stands."""
+def test_second_delivery_of_another_image(demo: DemoServer, downloader: Downloader, store: Store) -> None:
+    """If the URL serves another image by then, the Outcome describes the saved one."""
     first = fetch(f"{demo.url}/images/3.png?width=40", 0, _RUN, store, downloader)
     second = fetch(f"{demo.url}/images/4.png?width=50", 0, _RUN, store, downloader)
     assert second.recovered
@@ -232,7 +232,7 @@ def test_second_delivery_of_another_picture(demo: DemoServer, downloader: Downlo
 
 
 def test_resized_image(demo: DemoServer, downloader: Downloader, store: Store) -> None:
-    """A resized image's Outcome describes the file that is saved, and says how large the original was."""
+    """A resized image's Outcome describes the saved file, and gives the original's size."""
     outcome = fetch(f"{demo.url}/images/3.png?width=200&height=100", 27, _RESIZING, store, downloader)
     body = store.read("00002/000027.jpg")
     assert (outcome.status, outcome.path, outcome.format) == (Status.SUCCESS, "00002/000027.jpg", "jpeg")
@@ -244,8 +244,8 @@ def test_resized_image(demo: DemoServer, downloader: Downloader, store: Store) -
         assert (saved.format, saved.size) == ("JPEG", (64, 32))
 
 
-def test_half_an_image_is_resized_by_nobody(store: Store, sessions_to: Callable[..., Sessions]) -> None:
-    """An image whose pixels end early is saved as it is, as nobody looks at them, and can't be resized."""
+def test_incomplete_image_is_not_resized(store: Store, sessions_to: Callable[..., Sessions]) -> None:
+    """An image with missing pixels is saved unchanged, because they are not decoded, but can't be resized."""
     whole = picture(3, 100, 50, "jpeg")
     with Canned(always(response(whole[: len(whole) // 2]))) as server:
         downloader = Downloader(sessions_to(server.address))
@@ -258,16 +258,16 @@ def test_half_an_image_is_resized_by_nobody(store: Store, sessions_to: Callable[
     assert store.names("00000") == [kept.path]
 
 
-def test_second_delivery_of_the_same_picture_resized(demo: DemoServer, downloader: Downloader, store: Store) -> None:
-    """A task that is delivered twice makes the same file twice, and has the same Outcome."""
+def test_second_delivery_of_the_same_resized_image(demo: DemoServer, downloader: Downloader, store: Store) -> None:
+    """A redelivered task makes the same file again, and has the same Outcome."""
     url = f"{demo.url}/images/3.jpg?width=200&height=100"
     first, second = (fetch(url, 0, _RESIZING, store, downloader) for _ in range(2))
     assert replace(second, fetch_seconds=first.fetch_seconds, finished_at=first.finished_at) == first
     assert second.original_width == 200
 
 
-def test_second_delivery_of_another_picture_resized(demo: DemoServer, downloader: Downloader, store: Store) -> None:
-    """What stands is described; of what size it was made, the second delivery can't know, and does not say."""
+def test_second_delivery_of_another_resized_image(demo: DemoServer, downloader: Downloader, store: Store) -> None:
+    """The Outcome describes the saved file, without the original's size, which a second delivery can't know."""
     first = fetch(f"{demo.url}/images/3.png?width=200&height=100", 0, _RESIZING, store, downloader)
     second = fetch(f"{demo.url}/images/4.png?width=300&height=100", 0, _RESIZING, store, downloader)
     assert second.recovered
@@ -277,7 +277,7 @@ def test_second_delivery_of_another_picture_resized(demo: DemoServer, downloader
 
 @pytest.fixture
 def finished(store: Store) -> Store:
-    """A Store whose first shard is done: its first image saved, its second not."""
+    """Return a store with a finished shard: its first image saved, its second failed."""
     store.create_durably(plan.name(0), plan.encode([ImageRequest(0, "a"), ImageRequest(1, "b")], Mark("", 0)))
     store.create("00000/000000.png", image())
     named = Outcome("000000", Status.SUCCESS, path="00000/000000.png")
@@ -285,14 +285,14 @@ def finished(store: Store) -> Store:
     return store
 
 
-def test_late_copy_withdraws_its_file(demo: DemoServer, downloader: Downloader, finished: Store) -> None:
-    """A copy that comes after the manifest, which calls the image failed, leaves no file behind."""
+def test_late_duplicate_removes_its_file(demo: DemoServer, downloader: Downloader, finished: Store) -> None:
+    """A duplicate task that runs after its image was recorded as failed leaves no file behind."""
     fetch(f"{demo.url}/images/3.png", 1, _RUN, finished, downloader)
     assert finished.names("00000") == ["00000/000000.png"]
 
 
-def test_late_copy_leaves_the_named_file(demo: DemoServer, downloader: Downloader, finished: Store) -> None:
-    """A late copy of an image that the manifest names changes nothing."""
+def test_late_duplicate_keeps_a_listed_file(demo: DemoServer, downloader: Downloader, finished: Store) -> None:
+    """A duplicate task of a saved image changes nothing."""
     before = finished.read("00000/000000.png")
     fetch(f"{demo.url}/images/3.png", 0, _RUN, finished, downloader)
     assert finished.read("00000/000000.png") == before
@@ -300,7 +300,7 @@ def test_late_copy_leaves_the_named_file(demo: DemoServer, downloader: Downloade
 
 
 def test_recovered_image_is_not_downloaded(demo: DemoServer, downloader: Downloader, store: Store) -> None:
-    """An image that may be saved already, and is, is described from its file; what only its server knew is unknown."""
+    """An image saved by an earlier delivery is described from its file, without the facts that only its server had."""
     first = fetch(f"{demo.url}/images/3.png", 0, _RUN, store, downloader)
     second = fetch("http://a.example/gone", 0, _RUN, store, Raising(AssertionError()), recover=True)
     assert second.recovered
@@ -317,21 +317,21 @@ def test_recovered_image_is_not_downloaded(demo: DemoServer, downloader: Downloa
 
 
 def test_recovered_image_may_have_any_extension(store: Store) -> None:
-    """What is saved is found under whatever extension its bytes have given it."""
+    """A saved image is found under any accepted extension."""
     for index, (kind, extension) in enumerate({"GIF": "gif", "JPEG": "jpg", "WEBP": "webp", "BMP": "bmp"}.items()):
         store.create(f"00000/00000{index}.{extension}", image(kind))
         outcome = fetch("http://a.example/", index, _RUN, store, Raising(AssertionError()), recover=True)
         assert (outcome.ok, outcome.path) == (True, f"00000/00000{index}.{extension}")
 
 
-def test_nothing_to_recover_is_downloaded(demo: DemoServer, downloader: Downloader, store: Store) -> None:
-    """An image that may be saved already, and is not, is fetched as any other."""
+def test_image_without_a_file_is_downloaded(demo: DemoServer, downloader: Downloader, store: Store) -> None:
+    """With `recover`, an image that was not saved is downloaded as usual."""
     outcome = fetch(f"{demo.url}/images/3.png", 0, _RUN, store, downloader, recover=True)
     assert (outcome.ok, outcome.attempts, outcome.recovered) == (True, 1, False)
 
 
 def test_resized_image_is_not_recovered(demo: DemoServer, downloader: Downloader, store: Store) -> None:
-    """Where images are changed on the way, nobody knows what the saved one was made of: it is fetched again."""
+    """A resized image is fetched again, because its original's facts are unknown."""
     url = f"{demo.url}/images/3.png?width=200&height=100"
     first = fetch(url, 0, _RESIZING, store, downloader)
     second = fetch(url, 0, _RESIZING, store, downloader, recover=True)
@@ -339,13 +339,13 @@ def test_resized_image_is_not_recovered(demo: DemoServer, downloader: Downloader
     assert second.sha256 == first.sha256
 
 
-@pytest.mark.parametrize("recover", [False, True], ids=["delivered again", "sent again"])
-@pytest.mark.parametrize("left", [b"", bytes(500)], ids=["empty", "zeros"])
-def test_saved_file_that_is_no_image_is_replaced(
-    demo: DemoServer, downloader: Downloader, store: Store, left: bytes, recover: bool
+@pytest.mark.parametrize("recover", [False, True], ids=["redelivered", "resent"])
+@pytest.mark.parametrize("damage", [b"", bytes(500)], ids=["empty", "zeros"])
+def test_damaged_file_is_replaced(
+    demo: DemoServer, downloader: Downloader, store: Store, damage: bytes, recover: bool
 ) -> None:
-    """What a loss of power has left of an image under its name is no failure of that image: it is fetched again."""
-    store.create("00000/000000.png", left)
+    """An image that a power loss has left empty or zeroed is fetched again."""
+    store.create("00000/000000.png", damage)
     outcome = fetch(f"{demo.url}/images/3.png", 0, _RUN, store, downloader, recover=recover)
     assert (outcome.ok, outcome.attempts, outcome.recovered) == (True, 1, False)
     assert hashlib.sha256(store.read("00000/000000.png")).hexdigest() == outcome.sha256
@@ -353,27 +353,27 @@ def test_saved_file_that_is_no_image_is_replaced(
 
 @pytest.fixture
 def since(tmp_path: Path) -> Store:
-    """The folder of a former run."""
+    """Return the folder of a previous run."""
     (tmp_path / "old").mkdir()
     return Store(tmp_path / "old")
 
 
 @pytest.fixture
 def new(tmp_path: Path) -> Store:
-    """The folder of the run that refreshes it."""
+    """Return the folder of the run that refreshes it."""
     (tmp_path / "new").mkdir()
     return Store(tmp_path / "new")
 
 
 def saved_before(url: str, downloader: Downloader, since: Store, run: RunOptions = _RUN) -> FormerImage:
-    """What a former run has saved of a URL, as another image of it."""
+    """Return a URL's image in the previous run, saved under another key."""
     outcome = fetch(url, 23, run, since, downloader)
     assert outcome.ok
     return FormerImage(Former.from_json(asdict(outcome)), since)
 
 
 def conditional(body: bytes, *fields: str) -> Callable[[bytes], list[bytes]]:
-    """A server's answers: a body with an ETag, and that it is unchanged, with fields, to whoever names that ETag."""
+    """Return a body with an ETag, or a 304 with these headers to a request with that ETag."""
 
     def answer(request: bytes) -> list[bytes]:
         if b'If-None-Match: "e"' in request:
@@ -384,10 +384,10 @@ def conditional(body: bytes, *fields: str) -> Callable[[bytes], list[bytes]]:
 
 
 @pytest.mark.parametrize("run", [_RUN, _RESIZING], ids=["as it came", "resized"])
-def test_unchanged_image_is_taken_over(
+def test_unchanged_image_is_reused(
     since: Store, new: Store, sessions_to: Callable[..., Sessions], run: RunOptions
 ) -> None:
-    """It costs a 304: its file gets another name, and its Outcome says what it would say of the download."""
+    """It costs a 304: the file gets a new name, and the Outcome matches that of a download."""
     with Canned(conditional(picture(3, 80, 60, "png"))) as server:
         downloader = Downloader(sessions_to(server.address))
         former = saved_before(server.url, downloader, since, run)
@@ -405,7 +405,7 @@ def test_unchanged_image_is_taken_over(
 
 
 def test_new_validators_win(since: Store, new: Store, sessions_to: Callable[..., Sessions]) -> None:
-    """What a 304 says of the image is what the next run asks with."""
+    """Validators of a 304 replace the old ones for the next run."""
     with Canned(conditional(image(), 'ETag: W/"f"')) as server:
         downloader = Downloader(sessions_to(server.address))
         former = saved_before(server.url, downloader, since)
@@ -416,23 +416,23 @@ def test_new_validators_win(since: Store, new: Store, sessions_to: Callable[...,
     )
 
 
-@pytest.mark.parametrize("spoil", ["gone", "shorter", "a link", "no image's name", "not below"])
-def test_former_file_that_does_not_stand(
+@pytest.mark.parametrize("spoil", ["gone", "shorter", "link", "wrong extension", "outside"])
+def test_unusable_previous_file_sends_no_condition(
     since: Store, new: Store, sessions_to: Callable[..., Sessions], spoil: str
 ) -> None:
-    """Where there is nothing that could be taken over, nobody asks under a condition."""
+    """Without a usable previous file, no conditional request is sent."""
     with Canned(conditional(image())) as server:
         downloader = Downloader(sessions_to(server.address))
         former = saved_before(server.url, downloader, since)
         if spoil == "shorter":
             former.file.write_bytes(image()[:-1])
-        elif spoil == "a link":
+        elif spoil == "link":
             former.file.rename(since.path("there"))
             former.file.symlink_to(since.path("there"))
         elif spoil == "gone":
             former.file.unlink()
         else:
-            path = {"no image's name": "00002/000023.txt", "not below": "../old/00002/000023.png"}[spoil]
+            path = {"wrong extension": "00002/000023.txt", "outside": "../old/00002/000023.png"}[spoil]
             since.path("00002/000023.txt").write_bytes(image())
             former = replace(former, facts=replace(former.facts, path=path))
         outcome = fetch(server.url, 0, _RUN, new, downloader, former=former)
@@ -440,11 +440,11 @@ def test_former_file_that_does_not_stand(
     assert b"If-" not in server.requests[-1]
 
 
-@pytest.mark.parametrize("spoil", ["another of its size", "gone meanwhile"])
-def test_former_file_that_is_another(
+@pytest.mark.parametrize("spoil", ["changed, same size", "gone meanwhile"])
+def test_changed_previous_file_is_not_reused(
     since: Store, new: Store, sessions_to: Callable[..., Sessions], spoil: str
 ) -> None:
-    """What is not what the manifest says is never taken over: the image is asked for again, whole and at once."""
+    """A previous file that differs from its manifest is not reused: the image is requested in full at once."""
     body = image()
     answers = conditional(body)
 
@@ -456,7 +456,7 @@ def test_former_file_that_is_another(
     with Canned(answer) as server:
         downloader = Downloader(sessions_to(server.address))
         former = saved_before(server.url, downloader, since)
-        if spoil == "another of its size":
+        if spoil == "changed, same size":
             former.file.write_bytes(body[:-1] + b"x")
         outcome = fetch(
             server.url, 0, replace(_RUN, fetch=replace(_RUN.fetch, retries=0)), new, downloader, former=former
@@ -467,7 +467,7 @@ def test_former_file_that_is_another(
 
 
 def test_changed_image_is_downloaded(since: Store, new: Store, sessions_to: Callable[..., Sessions]) -> None:
-    """A newer image is saved as any other, and the former one stays."""
+    """A newer image is saved as usual, and the previous file stays."""
     bodies = iter([image(), image(colour="blue")])
     with Canned(lambda _: [response(next(bodies), "200 OK", 'ETag: "e"')]) as server:
         downloader = Downloader(sessions_to(server.address))
@@ -478,7 +478,7 @@ def test_changed_image_is_downloaded(since: Store, new: Store, sessions_to: Call
 
 
 def test_second_delivery_of_an_unchanged_image(since: Store, new: Store, sessions_to: Callable[..., Sessions]) -> None:
-    """A task that is delivered twice has the same Outcome both times; where another picture stands, that is told."""
+    """A redelivered task has the same Outcome; if another image is saved, the Outcome is marked as recovered."""
     with Canned(conditional(image())) as server:
         downloader = Downloader(sessions_to(server.address))
         former = saved_before(server.url, downloader, since)
@@ -494,13 +494,13 @@ def _damaged(whole: bytes, how: str) -> bytes:
     return {"cut": whole[:half], "zeros": whole[:half] + bytes(len(whole) - half), "another": b"<html></html>"}[how]
 
 
-@pytest.mark.parametrize("recover", [False, True], ids=["delivered again", "sent again"])
+@pytest.mark.parametrize("recover", [False, True], ids=["redelivered", "resent"])
 @pytest.mark.parametrize("how", ["cut", "zeros", "another"])
 @pytest.mark.parametrize("kind", ["jpeg", "png", "webp"])
-def test_half_of_a_saved_file_is_replaced(
+def test_incomplete_saved_file_is_replaced(
     store: Store, sessions_to: Callable[..., Sessions], kind: str, how: str, recover: bool
 ) -> None:
-    """A header says nothing of what follows: a file of which not all is on the disk is fetched again, and replaced."""
+    """A valid header proves nothing about the rest: a file that is not fully on disk is fetched again and replaced."""
     whole = picture(3, 200, 200, kind)
     name = f"00000/000000.{'jpg' if kind == 'jpeg' else kind}"
     store.create(name, _damaged(whole, how))
@@ -510,8 +510,8 @@ def test_half_of_a_saved_file_is_replaced(
     assert store.read(name) == whole
 
 
-def test_image_that_is_served_in_half_stays(store: Store, sessions_to: Callable[..., Sessions]) -> None:
-    """Where only headers are verified, what a URL serves in half is saved so; its second delivery changes nothing."""
+def test_incomplete_image_from_the_server_is_kept(store: Store, sessions_to: Callable[..., Sessions]) -> None:
+    """With header checks only, an incomplete image is saved as served; a second delivery changes nothing."""
     half = picture(3, 100, 50, "jpeg")[:-300]
     with Canned(always(response(half))) as server:
         downloader = Downloader(sessions_to(server.address))
@@ -520,12 +520,12 @@ def test_image_that_is_served_in_half_stays(store: Store, sessions_to: Callable[
     assert store.read("00000/000000.jpg") == half
     gone = fetch("http://a.example/", 0, _RUN, store, Raising(HttpRefused("HTTP 404")), recover=True)
     assert not gone.ok
-    # It may be what a counted Outcome names; the end of its shard tells.
+    # A counted Outcome may name this file; that is settled when the shard is collected.
     assert store.read("00000/000000.jpg") == half
 
 
-def test_image_that_is_too_much_to_decode_is_recovered(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is saved and would take too long to decode is taken at its header's word, and not downloaded again."""
+def test_image_too_costly_to_decode_is_recovered(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A saved image that would take too long to decode is checked by its header, and not downloaded again."""
     store.create("00000/000000.png", image())
     monkeypatch.setattr("tasks.verify._MAX_FRAMES", -1)
     outcome = fetch("http://a.example/", 0, _RUN, store, Raising(AssertionError()), recover=True)
@@ -537,7 +537,7 @@ _MARKS = {"ASCII": "x", "quotes": '"', "backslashes": "\\", "Latin-1": "\xff"}
 
 @pytest.mark.parametrize("mark", _MARKS.values(), ids=_MARKS)
 def test_largest_success_stays_small(store: Store, sessions_to: Callable[..., Sessions], mark: str) -> None:
-    """However long what a server says is, the Outcome stays under 1 KB as JSON: it crosses Redis."""
+    """With headers of any length, the Outcome stays under 1 KB as JSON, because it goes through Redis."""
     long = mark * 5000
     sent = response(image(), "200 OK", f"ETag: {long}", f"Last-Modified: {long}")
     moved = response(b"", "302 Found", f"Location: /a?{long}")
@@ -549,9 +549,9 @@ def test_largest_success_stays_small(store: Store, sessions_to: Callable[..., Se
     assert len(json.dumps(outcome.to_json())) < _LARGEST
 
 
-@pytest.mark.parametrize("mark", [*_MARKS.values(), "\U0001f40c"], ids=[*_MARKS, "beyond Unicode's first plane"])
+@pytest.mark.parametrize("mark", [*_MARKS.values(), "\U0001f40c"], ids=[*_MARKS, "outside the BMP"])
 def test_largest_failure_stays_small(mark: str) -> None:
-    """However long what is quoted in a message is, the Outcome stays under 1 KB as JSON."""
+    """With a quote of any length in the message, the Outcome stays under 1 KB as JSON."""
     error = RateLimited(mark * 500, http_status=429)
     error.final_url = "http://a.example/" + mark * 500
     outcome = replace(failed("9999999999", error), tls_unverified=True)
@@ -559,7 +559,7 @@ def test_largest_failure_stays_small(mark: str) -> None:
 
 
 def test_failed_keeps_the_status_and_no_secret() -> None:
-    """The Outcome of an error has its HTTP status, and its message is masked and short."""
+    """The Outcome of an error has its HTTP status, and a short message without secrets."""
     outcome = failed("000001", RateLimited("http://user:word@a.example/?sig=x " + "y" * 500, http_status=429))
     assert (outcome.http_status, outcome.reason) == (429, Reason.RATE_LIMITED)
     assert outcome.error_message is not None

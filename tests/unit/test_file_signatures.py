@@ -1,4 +1,4 @@
-"""A body that is not saved is named as what it is: by its first bytes, and in words that a person knows."""
+"""An error names the format of a body that is not saved, found by its first bytes."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _REST = bytes(400)
 
 
 def _box(brand: bytes, *compatible: bytes) -> bytes:
-    """The first box of a file in ISO's base format."""
+    """Return the first box of a file in ISO's base media format."""
     return struct.pack(">I4s4sI", 16 + 4 * len(compatible), b"ftyp", brand, 0) + b"".join(compatible) + _REST
 
 
 def _ebml(kind: bytes) -> bytes:
-    """The header of a Matroska file or one of its kind."""
+    """Return the header of a Matroska or WebM file."""
     return b"\x1a\x45\xdf\xa3\x9f\x42\x86\x81\x01\x42\xf7\x81\x01\x42\x82" + bytes([0x80 + len(kind)]) + kind + _REST
 
 
@@ -169,7 +169,7 @@ _CASES = [(name, body) for name, bodies in (_IMAGE_HEADERS | _OTHER_HEADERS).ite
 
 
 def _bodies(headers: dict[str, list[bytes]]) -> pytest.MarkDecorator:
-    """Run a test for each body, and name it by its format and number: bytes may hold the time."""
+    """Run a test for each body, with its format and number as id, because bytes may contain the time."""
     cases = [
         pytest.param(name, body, id=f"{name} {number}")
         for name, bodies in headers.items()
@@ -180,7 +180,7 @@ def _bodies(headers: dict[str, list[bytes]]) -> pytest.MarkDecorator:
 
 @_bodies(_IMAGE_HEADERS)
 def test_image_of_another_format_is_named(name: str, body: bytes) -> None:
-    """An image in a format that is recognised and not saved is no broken one, and its format is told."""
+    """An unsupported image format is named, and is not reported as a broken image."""
     with pytest.raises(NotAnImage) as caught:
         inspect(body, 1_000_000)
     assert str(caught.value) == f"the body is {name}, a format that imagefleet does not save"
@@ -188,27 +188,27 @@ def test_image_of_another_format_is_named(name: str, body: bytes) -> None:
 
 @_bodies(_OTHER_HEADERS)
 def test_body_that_is_not_an_image_is_named(name: str, body: bytes) -> None:
-    """A page, a video or an archive is named as well."""
+    """A page, a video or an archive is named too."""
     with pytest.raises(NotAnImage) as caught:
         inspect(body, 1_000_000)
     assert str(caught.value) == f"the body is {name}, not an image"
 
 
-def test_every_format_has_a_header_here() -> None:
-    """No line of the tables is without a test."""
+def test_every_format_is_tested() -> None:
+    """Every entry of the tables has a test."""
     assert set(_IMAGES) <= set(_IMAGE_HEADERS)
     assert set(_OTHERS) <= set(_OTHER_HEADERS)
 
 
 @pytest.mark.parametrize("body", [bytes(range(256)), b"\x80\x81 text", b""], ids=["all", "text", "none"])
 def test_unknown_bytes_have_no_name(body: bytes) -> None:
-    """Nothing is guessed."""
+    """Unknown bytes are not guessed at."""
     assert identified(body) is None
 
 
 @pytest.mark.parametrize("kind", sorted(set(EXTENSIONS) - {"MPO"}))
-def test_broken_image_of_an_accepted_format_is_no_other(kind: str) -> None:
-    """What begins as an accepted image and is broken is `undecodable`."""
+def test_broken_image_of_an_accepted_format_is_undecodable(kind: str) -> None:
+    """A body that starts as an accepted format but is broken fails as `undecodable`."""
     body = image(kind, (16, 12))
     cut = body[: {"BMP": 20, "TIFF": 12, "ICO": 30}.get(kind, 16)]
     with pytest.raises(Undecodable, match="header is broken"):
@@ -216,7 +216,7 @@ def test_broken_image_of_an_accepted_format_is_no_other(kind: str) -> None:
 
 
 @given(st.binary(max_size=80), st.sampled_from(_CASES), st.integers(0, 80))
-def test_whatever_bytes_have_a_name_or_none(more: bytes, case: tuple[str, bytes], cut: int) -> None:
-    """However a header is cut and continued, it is named or not, and nothing is raised."""
+def test_any_bytes_are_named_or_unknown(more: bytes, case: tuple[str, bytes], cut: int) -> None:
+    """However a header is cut and continued, identifying it raises no error."""
     found = identified(case[1][:cut] + more)
     assert found is None or found.name

@@ -1,4 +1,4 @@
-"""When a worker hands a task to others, and when an image fails by its own fault."""
+"""A worker requeues a task if the worker itself may be the cause; otherwise the image fails."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _QUEUES = Queues("images.9", "shards.9")
 
 
 class Fleet:
-    """A worker under test beside others that are alive, at a Redis and with a clock of its own."""
+    """Simulate a worker under test and other live workers, with a Redis and a clock."""
 
     def __init__(self) -> None:
         self.server = fakeredis.FakeRedis(decode_responses=True)
@@ -29,27 +29,27 @@ class Fleet:
         self.add("me")
 
     def add(self, name: str, queues: str = "images.9,shards.9") -> None:
-        """Add a worker that takes from queues, as its sign of life says."""
+        """Add a worker with these queues in its heartbeat."""
         self.server.sadd(keys.WORKERS, name)
         self.server.set(keys.alive(name), queues)
         self.wait(2)
 
     def declare(self, name: str, kind: str = "network") -> None:
-        """Have another worker call itself unfit for the run."""
+        """Let another worker report itself as unfit for the run."""
         self.server.hset(keys.unfit("run"), name, json.dumps({"kind": kind, "why": "broken"}))
         self.wait(2)
 
     def wait(self, seconds: float) -> None:
-        """Let time pass."""
+        """Advance the clock."""
         self.now += seconds
 
     def unfit(self, run_id: str = "run") -> dict[str, Any]:
-        """What Redis has of this worker."""
-        said = self.server.hget(keys.unfit(run_id), "me")
-        return dict(json.loads(str(said))) if said else {}
+        """Return this worker's record of being unfit."""
+        record = self.server.hget(keys.unfit(run_id), "me")
+        return dict(json.loads(str(record))) if record else {}
 
     def fails(self, error: FetchError, url: str = "http://a/1.jpg", tried_by: tuple[str, ...] = ()) -> list[str] | None:
-        """Do a task that fails; return who has tried it if it is handed over, and None if the image fails."""
+        """Run a failing task; return the workers that have tried it if it is requeued, or None if the image fails."""
         try:
             began = self.fitness.check("run", tried_by=tried_by)
             self.wait(0.1)
@@ -59,7 +59,7 @@ class Fleet:
         return None
 
     def succeeds(self, run_id: str = "run", url: str = "http://a/1.jpg") -> None:
-        """Do a task that succeeds."""
+        """Run a successful task."""
         began = self.fitness.check(run_id)
         self.fitness.note_answer(run_id, url, True, began)
 
@@ -71,7 +71,7 @@ class Fleet:
 
 @pytest.fixture
 def fleet(monkeypatch: pytest.MonkeyPatch) -> Iterator[Fleet]:
-    """Give a worker with one other beside it."""
+    """Return a worker with one other worker."""
     found = Fleet()
     monkeypatch.setattr(fitness, "monotonic", lambda: found.now)
     found.add("other")
@@ -79,8 +79,8 @@ def fleet(monkeypatch: pytest.MonkeyPatch) -> Iterator[Fleet]:
     found.server.close()
 
 
-def test_dead_host_fails_at_a_worker_that_reaches_others(fleet: Fleet) -> None:
-    """One connection to a host that has answered shows that the network is in order, and is enough for a moment."""
+def test_dead_host_fails_if_others_are_reachable(fleet: Fleet) -> None:
+    """A connection to a host that responded before proves that the network works; the proof holds for a moment."""
     fleet.succeeds(url="http://good:81/1.jpg")
     assert [fleet.fails(DnsFailed("no such name"), f"http://dead{number}/") for number in range(4)] == [None] * 4
     assert fleet.probed == ["good:81"]
@@ -89,8 +89,8 @@ def test_dead_host_fails_at_a_worker_that_reaches_others(fleet: Fleet) -> None:
     assert (fleet.probed, fleet.paused, fleet.unfit()) == (["good:81"] * 2, [], {})
 
 
-def test_failure_of_a_worker_that_reaches_nobody_is_handed_over(fleet: Fleet) -> None:
-    """The first failures go to another worker, who learns who has tried them; after three hosts the worker is unfit."""
+def test_worker_without_network_requeues_its_failures(fleet: Fleet) -> None:
+    """The first failures go to another worker, with the workers that tried. After three hosts, the worker is unfit."""
     for number in range(2):
         assert fleet.fails(DnsUnavailable("no answer"), f"http://host{number}/") == ["me"]
     assert (fleet.unfit(), fleet.paused) == ({}, [])
@@ -100,14 +100,14 @@ def test_failure_of_a_worker_that_reaches_nobody_is_handed_over(fleet: Fleet) ->
     assert fleet.fitness.troubles == ["dns: no answer"]
 
 
-def test_names_that_do_not_exist_make_no_worker_unfit(fleet: Fleet) -> None:
-    """A name server that says so works; another worker may know better all the same."""
+def test_unknown_names_make_no_worker_unfit(fleet: Fleet) -> None:
+    """A name server that reports an unknown name works, but another worker may resolve it."""
     assert [fleet.fails(DnsFailed("no such name"), f"http://dead{number}/") for number in range(9)] == [["me"]] * 9
     assert (fleet.unfit(), fleet.paused, fleet.fitness.troubles) == ({}, [], [])
 
 
-def test_task_that_comes_back_is_not_tried_again(fleet: Fleet) -> None:
-    """While another worker has not tried it, a worker hands its own task on after a moment, and counts nothing."""
+def test_returned_task_is_requeued_untried(fleet: Fleet) -> None:
+    """A worker requeues its own returned task after a moment until another worker has tried it, and counts nothing."""
     for _ in range(10):
         assert fleet.fails(ConnectFailed("refused"), "http://dead/", ("me",)) == []
     assert (fleet.unfit(), fleet.paused) == ({}, [0.1] * 10)
@@ -115,14 +115,14 @@ def test_task_that_comes_back_is_not_tried_again(fleet: Fleet) -> None:
     assert fleet.unfit() == {}
 
 
-def test_one_host_is_enough_if_it_fails_again_and_again(fleet: Fleet) -> None:
-    """A list of one host makes a worker unfit that has no answer from it."""
+def test_one_host_that_keeps_failing_makes_a_worker_unfit(fleet: Fleet) -> None:
+    """With a list of one host, a worker without any response from it becomes unfit."""
     assert [fleet.fails(ConnectFailed("no route")) for _ in range(8)] == [["me"]] * 8
     assert fleet.unfit()["kind"] == "network"
 
 
-def test_network_that_breaks_in_the_middle_of_a_run(fleet: Fleet) -> None:
-    """Hosts that have answered before are no proof once they can't be connected to."""
+def test_network_that_breaks_during_a_run(fleet: Fleet) -> None:
+    """Earlier responses prove nothing once their hosts are unreachable."""
     fleet.succeeds(url="http://good/1.jpg")
     fleet.reachable = False
     assert fleet.fails(DnsUnavailable("no answer")) == ["me"]
@@ -139,8 +139,10 @@ def test_network_that_breaks_in_the_middle_of_a_run(fleet: Fleet) -> None:
     ids=["unfit", "dead", "other version", "no images"],
 )
 @pytest.mark.parametrize("error", [DnsUnavailable("no answer"), StorageFailed("disk full")], ids=["network", "storage"])
-def test_image_fails_if_nobody_else_can(fleet: Fleet, change: Callable[[Fleet], object], error: FetchError) -> None:
-    """Without another worker that may succeed, the image fails, and this worker goes on taking tasks."""
+def test_image_fails_without_another_able_worker(
+    fleet: Fleet, change: Callable[[Fleet], object], error: FetchError
+) -> None:
+    """If no other worker can do better, the image fails, and this worker keeps taking tasks."""
     change(fleet)
     fleet.wait(2)
     assert [fleet.fails(error, f"http://host{number}/") for number in range(5)] == [None] * 5
@@ -152,29 +154,29 @@ def test_image_fails_if_nobody_else_can(fleet: Fleet, change: Callable[[Fleet], 
     "error", [DnsUnavailable("no answer"), StorageFailed("in the way")], ids=["network", "storage"]
 )
 def test_image_fails_if_all_have_tried_it(fleet: Fleet, error: FetchError) -> None:
-    """An image that every worker has tried fails at the last one."""
+    """An image fails at the last worker once all have tried it."""
     assert fleet.fails(error, tried_by=("other",)) is None
 
 
 @pytest.mark.parametrize("error", [HttpFailed("HTTP 500", http_status=500), FetchError])
-def test_what_a_server_has_answered_is_the_images_own(fleet: Fleet, error: Any) -> None:
-    """A failure with an answer is no doubt about the worker."""
+def test_failure_with_a_response_is_the_images_own(fleet: Fleet, error: Any) -> None:
+    """A failure with a response is no evidence against the worker."""
     if error is FetchError:
         error = ConnectFailed("broke off", http_status=200)
     assert fleet.fails(error) is None
     assert fleet.probed == []
 
 
-def test_certificates(fleet: Fleet) -> None:
-    """A bad certificate is the host's once another one was trusted; a plain answer says nothing of that."""
+def test_untrusted_certificate(fleet: Fleet) -> None:
+    """An untrusted certificate is the host's fault if another one was trusted; a response over http proves nothing."""
     fleet.succeeds(url="http://good/1.jpg")
     assert fleet.fails(TlsFailed("not trusted"), "https://a/") == ["me"]
     fleet.succeeds(url="https://good/1.jpg")
     assert fleet.fails(TlsFailed("not trusted"), "https://b/") is None
 
 
-def test_full_disk_is_of_one_run(fleet: Fleet) -> None:
-    """A worker that can't save hands the run's tasks back at once, takes nothing for a while, and does other runs."""
+def test_full_disk_affects_one_run(fleet: Fleet) -> None:
+    """A worker that can't save requeues the run's tasks, pauses, and works for other runs."""
     assert fleet.fails(StorageFailed("disk full")) == ["me"]
     assert (fleet.unfit(), fleet.paused) == ({"kind": "storage", "why": "storage: disk full"}, [1.0])
     with pytest.raises(HandedOver, match="disk full") as caught:
@@ -185,7 +187,7 @@ def test_full_disk_is_of_one_run(fleet: Fleet) -> None:
 
 
 def test_unfit_worker_tries_one_task_at_a_time_and_recovers(fleet: Fleet) -> None:
-    """It tries one task after a pause that doubles, and is fit again when one is done that began after the trouble."""
+    """It tries one task after each pause, which doubles; it recovers with a success that started after the failure."""
     proxy_gone = ConnectFailed("the proxy can't be reached")
     proxy_gone.of_worker = True
     early = fleet.fitness.check("run")
@@ -206,14 +208,14 @@ def test_unfit_worker_tries_one_task_at_a_time_and_recovers(fleet: Fleet) -> Non
 
 
 @pytest.mark.parametrize("emptied", [False, True])
-def test_signs_of_life_that_have_all_expired_say_nothing(fleet: Fleet, emptied: bool) -> None:
-    """After a Redis that was away, or came back empty, no image fails before the other workers are heard again."""
+def test_expired_heartbeats_of_all_workers_say_nothing(fleet: Fleet, emptied: bool) -> None:
+    """After Redis was unreachable or emptied, no image fails before the other workers' heartbeats are back."""
     fleet.server.delete(keys.alive("me"), keys.alive("other"), *([keys.WORKERS] if emptied else []))
     assert fleet.fails(StorageFailed("disk full")) == ["me"]
 
 
-def test_shard_is_collected_by_who_can_save(fleet: Fleet) -> None:
-    """For a task that only saves, another worker is able whose network fails, and not one that can't save."""
+def test_shard_is_collected_by_a_worker_that_can_save(fleet: Fleet) -> None:
+    """A collect task can go to a worker without network, but not to one that can't save."""
     error = StorageFailed("disk full")
     fleet.declare("other", "network")
     with pytest.raises(HandedOver):
@@ -222,15 +224,15 @@ def test_shard_is_collected_by_who_can_save(fleet: Fleet) -> None:
     fleet.fitness.judge(error, "run", "", fleet.now, (), collects=True)
 
 
-def test_run_that_has_ended_gets_no_keys_again(fleet: Fleet) -> None:
-    """What a worker says of itself for a run that is over leaves no key."""
+def test_ended_run_gets_no_new_keys(fleet: Fleet) -> None:
+    """A worker's record for a run that has ended leaves no key."""
     fleet.server.delete(keys.run("run"))
     assert fleet.fails(StorageFailed("disk full")) == ["me"]
     assert not fleet.server.exists(keys.unfit("run"))
 
 
-def test_without_a_worker_nothing_is_handed_over() -> None:
-    """A process that is no worker's, as of a test, judges nothing."""
+def test_nothing_is_requeued_outside_of_a_worker() -> None:
+    """In a process that is not a worker, such as a test, nothing is judged."""
     server: Any = None
     alone = Fitness(server, "", _QUEUES, lambda _: None, None)
     alone.judge(StorageFailed("disk full"), "run", "", alone.check("run"), ())

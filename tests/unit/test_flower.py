@@ -1,4 +1,4 @@
-"""What Flower counts and shows of a task, from the events as Celery writes them."""
+"""Flower's counts and texts for a task, from events in Celery's format."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SAVED = Outcome(
     "00000007", Status.SUCCESS, path="00000/00000007.jpg", width=400, height=200, format="jpeg", bytes=15_339
 )
 _MISSING = Outcome("00000008", Status.FAILED_TO_DOWNLOAD, Reason.HTTP_4XX, "HTTP 404 Not Found", http_status=404)
-#: What is no Outcome: another task's result, one that was cut, and what only looks like one.
+#: Results that are not Outcomes: another task's, a truncated one, and look-alikes.
 _OTHERS = [
     "None",
     "''",
@@ -34,22 +34,22 @@ _OTHERS = [
 
 
 def written(outcome: Outcome) -> str:
-    """Return an Outcome as a worker's event carries it."""
+    """Return an Outcome as text in a worker's event."""
     return str(saferepr(outcome.to_json(), 1024))
 
 
 def ended(result: str) -> dict[str, Any]:
-    """Return the event of a task that returned this."""
+    """Return the event of a task with this result."""
     return {"type": "task-succeeded", "uuid": "a", "result": result, "runtime": 0.1}
 
 
 def test_saved_image_in_a_line() -> None:
-    """A saved image is told by its size, format and bytes."""
+    """A saved image is shown with its size, format and bytes."""
     assert line(written(_SAVED)) == "success: 400x200 jpeg, 15,339 bytes"
 
 
 def test_failed_image_in_a_line() -> None:
-    """A failed image is told by its status, its reason and the words for it, however long they are."""
+    """A failed image is shown with its status, reason and message, however long."""
     assert line(written(_MISSING)) == "failed_to_download: http_4xx (HTTP 404 Not Found)"
     words = "it's no image " * 14
     long = Outcome("1", Status.FAILED_TO_RESIZE, Reason.NOT_IMAGE, words)
@@ -57,7 +57,7 @@ def test_failed_image_in_a_line() -> None:
 
 
 def test_page_has_all_fields() -> None:
-    """A task's own page has every field that says something, in the order of the manifest."""
+    """A task's page has every field with a value, in the manifest's order."""
     assert page(written(_MISSING)) == (
         "key: 00000008\nstatus: failed_to_download\nreason: http_4xx\nerror_message: HTTP 404 Not Found\n"
         "http_status: 404\nattempts: 0\nfetch_seconds: 0.0\nfinished_at: 0.0"
@@ -78,7 +78,7 @@ def test_page_has_all_fields() -> None:
     )
 )
 def test_any_outcome_is_read(outcome: Outcome) -> None:
-    """Quotes, backslashes and line ends in texts from strangers change neither fields nor state."""
+    """Quotes, backslashes and line ends in a server's texts change neither fields nor state."""
     values = outcome.to_json()
     assert page(written(outcome)) == "\n".join(f"{name}: {value}" for name, value in values.items())
     assert honest(ended(written(outcome)))["type"] == ("task-succeeded" if outcome.ok else "task-failed")
@@ -86,22 +86,22 @@ def test_any_outcome_is_read(outcome: Outcome) -> None:
 
 
 @pytest.mark.parametrize("result", _OTHERS)
-def test_what_is_no_outcome_stays(result: str) -> None:
-    """What is no Outcome is shown as it is, and says nothing of a failure."""
+def test_other_results_are_unchanged(result: str) -> None:
+    """A result that is not an Outcome is shown unchanged, and does not count as a failure."""
     assert line(result) == page(result) == result
     assert honest(ended(result)) == ended(result)
 
 
 def test_failed_image_is_a_failed_task() -> None:
-    """All else of the event stays, and so does the event itself, which others may hold."""
+    """Only the type changes, in a copy of the event, because others may hold the original."""
     event = ended(written(_MISSING))
     assert honest(event) == {**event, "type": "task-failed"}
     assert event["type"] == "task-succeeded"
     assert honest(ended(written(_SAVED))) == ended(written(_SAVED))
 
 
-def test_other_events_stay() -> None:
-    """Events of workers and tasks that have not ended are as they were."""
+def test_other_events_are_unchanged() -> None:
+    """Events of workers and unfinished tasks are unchanged."""
     for event in ({"type": "worker-heartbeat"}, {"type": "task-started", "uuid": "a"}, {"type": "task-succeeded"}):
         assert honest(event) == event
     image = {"type": "task-received", "name": "tasks.jobs.fetch_image", "args": "http://a.example/", "kwargs": "{}"}
@@ -112,14 +112,14 @@ def test_other_events_stay() -> None:
     ("kwargs", "shown"),
     [("{'run_id': 'a', 'shard': 12}", "Outcomes of shard 12"), (None, "Outcomes of shard None")],
 )
-def test_shard_is_told_by_its_number(kwargs: str | None, shown: str) -> None:
-    """The task of a shard does not show its Outcomes."""
+def test_collect_task_shows_its_shard(kwargs: str | None, shown: str) -> None:
+    """A collect task shows its shard's number instead of its Outcomes."""
     event = {"type": "task-received", "name": "tasks.jobs.collect_shard", "args": "[{…}]", "kwargs": kwargs}
     assert honest(event) == {**event, "args": shown}
 
 
-def test_configuration_is_what_flower_takes(tmp_path: Path) -> None:
-    """Flower takes every option of the file, which may be read twice; tornado would pass over a wrong name."""
+def test_flower_accepts_the_configuration(tmp_path: Path) -> None:
+    """Flower knows every option in the file, also when read twice; tornado would ignore a misspelled one."""
     (tmp_path / "password").write_text("a secret\n")
     code = f"""
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-"""What the doctor makes of a folder, and of the run that is or was in it."""
+"""The doctor's findings about a folder, and about a current or past run in it."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ _ROWS, _SHARDS = 11, 4
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """Where the list is."""
+    """Return the path of the URL list."""
     return tmp_path / "list.txt"
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    """The run's folder."""
+    """Return the run's folder."""
     (tmp_path / "out").mkdir()
     return Store(tmp_path / "out")
 
 
 def found(store: Store) -> dict[str, Finding]:
-    """What is found of a folder's run, by name; what is not as it should be has something to do."""
+    """Return the findings about a folder's run, by name; each problem has a remedy."""
     findings = [finding for finding in folder.examined(store) if not finding.name.endswith("here")]
     assert all(bool(finding.todo) == (finding.level is not Level.OK) for finding in findings)
     assert len({finding.name for finding in findings}) == len(findings)
@@ -48,27 +48,27 @@ def found(store: Store) -> dict[str, Finding]:
 
 
 def levels(store: Store) -> dict[str, Level]:
-    """What is not as it should be."""
+    """Return the levels of all findings that are not OK."""
     return {name: finding.level for name, finding in found(store).items() if finding.level is not Level.OK}
 
 
 def test_folder_without_a_run(store: Store) -> None:
-    """An empty folder, or one with somebody's files, is free."""
+    """A folder that is empty, or holds only other files, can be used."""
     store.replace("mine.txt", b"")
     assert (levels(store), found(store)["run"].found) == ({}, "no run is in it")
 
 
 @pytest.mark.parametrize("name", ["00000.parquet", "00001_stats.json"])
-def test_what_is_left_of_a_run(store: Store, name: str) -> None:
-    """What would keep a run out is named."""
+def test_leftovers_of_a_run_are_named(store: Store, name: str) -> None:
+    """A file that would prevent a run is named."""
     store.replace(name, b"")
     assert levels(store) == {"run": Level.BAD}
     assert name in found(store)["run"].found
 
 
 @pytest.mark.parametrize("name", ["00003", ".plan", ".tmp"])
-def test_folder_of_a_run(store: Store, source: Path, name: str) -> None:
-    """A folder that is a part of a run's is a wrong name, and the right one is said."""
+def test_folder_inside_of_a_run(store: Store, source: Path, name: str) -> None:
+    """If the folder is inside of a run's folder, the right one is suggested."""
     left(source, store, _ROWS, 0, State.INTERRUPTED, PlanState.COMPLETE)
     store.path(name).mkdir(exist_ok=True)
     for file in store.path(name).iterdir():
@@ -77,8 +77,8 @@ def test_folder_of_a_run(store: Store, source: Path, name: str) -> None:
     assert (finding.level, finding.todo) == (Level.BAD, f"Give {store.root}.")
 
 
-def test_record_that_was_changed(store: Store, source: Path) -> None:
-    """A run.json that can't be trusted is bad, and what to do can be done."""
+def test_damaged_run_file(store: Store, source: Path) -> None:
+    """A damaged run.json is bad, and the finding has a remedy."""
     left(source, store, _ROWS, 2, State.INTERRUPTED, PlanState.COMPLETE)
     path = store.path("run.json")
     path.write_text(path.read_text().replace('"window": 8', '"window": 9'))
@@ -89,7 +89,7 @@ def test_record_that_was_changed(store: Store, source: Path) -> None:
 
 
 def test_folder_of_a_baseline(store: Store) -> None:
-    """A folder of one of the ways of `compare` is as it should be, and is told from what is left of a run."""
+    """A folder of one of the ways of `compare` is fine, and is told apart from a run's leftovers."""
     options = RunOptions(str(store.root), 2)
     store.create_durably(plan.name(0), plan.encode([ImageRequest(0, "http://a.example/")], Mark("", 0)))
     collect(0, [Outcome("000000", Status.FAILED_TO_DOWNLOAD, Reason.TIMEOUT, finished_at=101.0)], options, store)
@@ -98,13 +98,13 @@ def test_folder_of_a_baseline(store: Store) -> None:
         assert "one of the ways of a comparison" in found(store)["run"].found
         store.remove(name)
     assert levels(store) == {"run": Level.BAD}
-    # What is beside it says so, too.
+    # The comparison.json next to the folder also identifies it.
     store.path("../comparison.json").write_text(json.dumps({"ways": [{"out": "/moved/since/out"}]}))
     assert levels(store) == {}
 
 
-def test_images_that_are_gone(store: Store, source: Path) -> None:
-    """Images that a manifest names and that are not there are counted by their shard, with what can be done."""
+def test_missing_images_are_counted(store: Store, source: Path) -> None:
+    """Images that are in a manifest but missing are counted per shard, with a remedy."""
     left(source, store, _ROWS, _SHARDS, State.COMPLETE, PlanState.COMPLETE)
     store.remove("00001.parquet")
     outcomes = [success(place, 1, SIZE) for place in range(SIZE)]
@@ -121,8 +121,8 @@ def test_images_that_are_gone(store: Store, source: Path) -> None:
 
 
 @pytest.mark.parametrize("state", [State.INTERRUPTED, State.CANCELLED, State.FAILED])
-def test_run_that_has_ended_early(store: Store, source: Path, state: State) -> None:
-    """How a run has ended, how much of it is done, and how to go on is told."""
+def test_unfinished_run(store: Store, source: Path, state: State) -> None:
+    """The report gives the run's state, its progress, and how to resume it."""
     left(source, store, _ROWS, 2, state, PlanState.COMPLETE)
     assert levels(store) == {"run": Level.WARN}
     seen = found(store)
@@ -132,8 +132,8 @@ def test_run_that_has_ended_early(store: Store, source: Path, state: State) -> N
     assert seen["manifests"].found == "2 of 4 shards done, all checked"
 
 
-def test_producer_that_lives_and_one_that_died(store: Store, source: Path) -> None:
-    """A run whose producer holds the lock is as it should be; one that nobody holds has a dead producer."""
+def test_live_and_dead_producer(store: Store, source: Path) -> None:
+    """A running run with a held lock is fine; if the lock is free, its producer is dead."""
     left(source, store, _ROWS, 2, State.RUNNING, PlanState.OPEN)
     with lock.held(store, None):
         assert levels(store) == {}
@@ -141,13 +141,13 @@ def test_producer_that_lives_and_one_that_died(store: Store, source: Path) -> No
         written = store.read(lock.NAME)
     assert levels(store) == {"run": Level.WARN}
     assert found(store)["run"].found.endswith("its record says that it runs, but its producer is dead")
-    # As a kill leaves it.
+    # The state after a kill.
     store.replace(lock.NAME, written)
     assert "but its producer, process" in found(store)["run"].found
 
 
 def test_complete_run_with_failures(store: Store, source: Path) -> None:
-    """Failures that may be gone are worth a retry."""
+    """For temporary failures, a retry is suggested."""
     left(source, store, _ROWS, _SHARDS, State.COMPLETE, PlanState.COMPLETE)
     assert levels(store) == {"failures": Level.WARN}
     finding = found(store)["failures"]
@@ -155,8 +155,8 @@ def test_complete_run_with_failures(store: Store, source: Path) -> None:
     assert f"producer retry {store.root}" in finding.todo
 
 
-def test_manifests_that_are_not_as_they_should_be(store: Store, source: Path) -> None:
-    """A manifest that was cut is bad, and named; one that is gone from a complete run is made again by a resume."""
+def test_damaged_and_missing_manifests(store: Store, source: Path) -> None:
+    """A truncated manifest is bad, and named; one missing from a complete run is rebuilt by `resume`."""
     left(source, store, _ROWS, _SHARDS, State.COMPLETE, PlanState.COMPLETE)
     whole = store.read("00001.parquet")
     store.path("00001.parquet").write_bytes(whole[:-100])
@@ -177,10 +177,8 @@ def test_manifests_that_are_not_as_they_should_be(store: Store, source: Path) ->
     ],
     ids=["same", "gone"],
 )
-def test_plan_that_is_not_as_it_should_be(
-    store: Store, source: Path, change: Callable[[Path], None], level: Level, todo: str
-) -> None:
-    """A file of the plan that is gone is made anew from the list, if that is as it was."""
+def test_missing_plan_file(store: Store, source: Path, change: Callable[[Path], None], level: Level, todo: str) -> None:
+    """A missing plan file is rebuilt from the URL list, if the list is unchanged."""
     left(source, store, _ROWS, 2, State.INTERRUPTED, PlanState.COMPLETE)
     store.remove(".plan/00002.parquet")
     change(source)
@@ -189,8 +187,8 @@ def test_plan_that_is_not_as_it_should_be(
     assert todo in finding.todo
 
 
-def test_list_that_was_not_read_to_its_end(store: Store, source: Path) -> None:
-    """Where the rest of a list can't be planned any more, that is told."""
+def test_partly_read_list(store: Store, source: Path) -> None:
+    """If the rest of a list can't be planned any more, the report says so."""
     left(source, store, _ROWS, 2, State.INTERRUPTED, PlanState.OPEN)
     assert found(store)["plan"].found.endswith("the list was not read to its end")
     source.unlink()
@@ -198,8 +196,8 @@ def test_list_that_was_not_read_to_its_end(store: Store, source: Path) -> None:
     assert "is gone, or was changed" in found(store)["plan"].found
 
 
-def test_many_manifests_are_read_for_a_while(store: Store, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What can't be read in time is not; how much was is told."""
+def test_checking_manifests_is_limited_in_time(store: Store, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Manifests that can't be checked in time are skipped; the report gives the number of checked ones."""
     left(source, store, _ROWS, 3, State.INTERRUPTED, PlanState.COMPLETE)
     monkeypatch.setattr(folder, "_PATIENCE", 0)
     assert found(store)["manifests"].found == "3 of 4 shards done, 1 of them, within 0 s, checked"
@@ -214,7 +212,7 @@ _MIB = 1024**2
         (4096, None, Level.BAD, "4 KiB are free, less than 8 MiB"),
         (8 * _MIB, None, Level.WARN, "less than 1,024 MiB"),
         (_GIB, None, Level.OK, "1,024 MiB are free"),
-        # A run that is complete.
+        # A complete run.
         (15 * _MIB, Need(0, 0), Level.OK, "15 MiB are free"),
         (7 * _MIB, Need(0, 0), Level.WARN, "less than 8 MiB"),
         (31 * _MIB, Need(32 * _MIB, 320 * _MIB), Level.BAD, "in flight at once take about 32 MiB"),
@@ -223,15 +221,17 @@ _MIB = 1024**2
     ],
 )
 def test_space(free: int, need: Need | None, level: Level, bound: str) -> None:
-    """What is free is judged by what a run takes, where that is known; the bound is said."""
+    """Free space is compared with the run's estimated need, if known; the finding names the threshold."""
     finding = folder.of_space("disk here", free, need)
     assert finding.level is level
     assert bound in finding.found
 
 
 @pytest.mark.parametrize(("free", "level"), [(999, Level.BAD), (1_000, Level.WARN), (20_000, None)])
-def test_files_that_can_be_made(store: Store, monkeypatch: pytest.MonkeyPatch, free: int, level: Level | None) -> None:
-    """A file system that can hold few more files is told, as an image is a file."""
+def test_few_free_inodes_are_reported(
+    store: Store, monkeypatch: pytest.MonkeyPatch, free: int, level: Level | None
+) -> None:
+    """A file system with few free inodes is reported, because each image is a file."""
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=_GIB))
     monkeypatch.setattr("os.statvfs", lambda _: SimpleNamespace(f_files=10**6, f_favail=free))
     found = {finding.name: finding.level for finding in folder.examined(store)}

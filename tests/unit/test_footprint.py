@@ -1,4 +1,4 @@
-"""What a decoder will hold is known, and bounded, before it begins: also of an image that is made to take memory."""
+"""A decoder's memory is estimated and limited before decoding starts, also for malicious images."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _COMMENT = b"\xff\xfe\x00\x06" + b"\xff\xda\xff\xda"
 
 
 def held(body: bytes, limit: int = _LIMIT, draft: int | None = None) -> int:
-    """The pixels that decoding an image holds, after a draft if there is one."""
+    """Return the pixels that decoding an image holds in memory, after a draft if given."""
     with images.opened(body, limit) as image:
         if draft:
             image.draft(None, (draft, draft))
@@ -32,29 +32,29 @@ def held(body: bytes, limit: int = _LIMIT, draft: int | None = None) -> int:
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF"])
-def test_as_many_as_it_has(kind: str) -> None:
-    """An ordinary image counts as many pixels as it has."""
+def test_ordinary_image_counts_its_pixels(kind: str) -> None:
+    """An ordinary image counts with its own number of pixels."""
     assert held(encoded(_TEAL, kind)) == 640 * 480
 
 
-def test_draft_counts() -> None:
-    """A JPEG that is decoded at an eighth of its sides counts as many pixels as that has."""
+def test_draft_reduces_the_estimate() -> None:
+    """A JPEG decoded at an eighth of its sides counts with the reduced size."""
     assert held(encoded(_TEAL, "JPEG"), draft=1) == 80 * 60
 
 
 @pytest.mark.parametrize("body", [encoded(_TEAL, "JPEG", progressive=True), bombs.jpeg((640, 480), 3, data=False)])
-def test_scans_are_put_together_in_full(body: bytes) -> None:
-    """A JPEG of several scans counts in full, whatever the draft is."""
+def test_several_scans_count_in_full(body: bytes) -> None:
+    """A JPEG with several scans counts in full, whatever the draft."""
     assert held(body) == held(body, draft=1) == 640 * 480
 
 
-def test_scan_that_lacks_components() -> None:
-    """So does one of a single scan that holds one of three components."""
+def test_incomplete_scan_counts_in_full() -> None:
+    """A JPEG with a single scan of one component out of three counts in full too."""
     assert held(bombs.jpeg((640, 480), 1, data=False), draft=1) == 640 * 480
 
 
-def test_each_image_of_a_file_is_looked_at() -> None:
-    """In an MPO, the scans are those of the image at which it stands."""
+def test_each_image_of_a_file_is_checked() -> None:
+    """In an MPO, the scans are those of the current image."""
     body = encoded(Image.new("RGB", (64, 64)), "MPO", save_all=True, append_images=[Image.new("RGB", (32, 32))])
     second = body.rindex(b"\xff\xc0")
     for bytes_, expected in ((body, [False, False]), (body[:second] + b"\xff\xc2" + body[second + 2 :], [False, True])):
@@ -68,8 +68,8 @@ def test_each_image_of_a_file_is_looked_at() -> None:
 
 
 @pytest.mark.parametrize("scans", [200, 201])
-def test_scans_are_counted(scans: int) -> None:
-    """More than 200 scans are refused; what looks like one in a comment is none."""
+def test_scans_are_limited(scans: int) -> None:
+    """More than 200 scans are refused; a scan marker inside a comment does not count."""
     body = bombs.jpeg((64, 64), scans, before=_COMMENT * 50)
     if scans > 200:
         with pytest.raises(Undecodable, match="more than 200 scans"):
@@ -78,22 +78,22 @@ def test_scans_are_counted(scans: int) -> None:
         assert held(body) == 64 * 64
 
 
-def test_end_that_is_none() -> None:
-    """An end that stands in a comment does not hide the scans behind it."""
+def test_end_marker_in_a_comment_hides_nothing() -> None:
+    """Scans after an end marker inside a comment are counted."""
     end = b"\xff\xfe\x00\x04\xff\xd9"
     body = bombs.jpeg((64, 64), 1)
     with pytest.raises(Undecodable, match="scans"):
         held(body[:-2] + end + body[body.index(b"\xff\xda") : -2] * 201 + body[-2:])
 
 
-def test_segments_are_counted() -> None:
-    """A JPEG that is all segments is refused before all of them were looked at."""
+def test_segments_are_limited() -> None:
+    """A JPEG with too many segments is refused before all of them are read."""
     with pytest.raises(Undecodable, match="segments"):
         held(bombs.jpeg((64, 64), 3, before=b"\xff\xfe\x00\x02" * 20_001))
 
 
-def test_tiles_count() -> None:
-    """A TIFF's tile counts, and is bounded as the image is."""
+def test_tiles_are_limited() -> None:
+    """A TIFF's tile size counts, and is limited as the image's size is."""
     assert held(bombs.tiled_tiff((512, 256))) == 512 * 256
     with pytest.raises(TooManyPixels, match="tiles of 32768x32768 pixels, more than 1000000"):
         held(bombs.tiled_tiff((32768, 32768)))
@@ -101,15 +101,15 @@ def test_tiles_count() -> None:
         held(bombs.tiled_tiff((32768, 32768), kind=11))
 
 
-def test_tile_that_is_said_twice() -> None:
-    """The first word counts, as it does for the decoder; see below what the second one costs."""
+def test_first_tile_size_counts() -> None:
+    """Of two tile sizes the first counts, as for the decoder; `_BOMBS` shows the cost of a large second one."""
     assert held(bombs.tiled_tiff((32, 32), (32768, 32768))) == 32 * 32
     with pytest.raises(TooManyPixels, match="tiles of"):
         held(bombs.tiled_tiff((32768, 32768), (32, 32)))
 
 
-def test_avif_counts_what_it_may_hide() -> None:
-    """An AVIF's header says nothing of what is coded, so it counts as the largest that is decoded."""
+def test_avif_counts_as_the_largest_allowed() -> None:
+    """An AVIF's header does not bound its coded size, so it counts as the largest that is decoded."""
     body = bombs.small_avif((640, 480))
     assert images.inspect(body, _LIMIT).width == 16
     assert held(body) == 16384 * 16384
@@ -123,19 +123,19 @@ def _decoded(body: bytes) -> ImageInfo:
     return verify.decoded(body, _LIMIT, Deadline(5, 5))
 
 
-#: Of each, decoding would take half a gigabyte or more, or a core for a minute.
+#: Decoding any of these would take half a gigabyte or more, or a core for a minute.
 _BOMBS = {
     "tile": bombs.tiled_tiff((32768, 32768)),
     "second tile": bombs.tiled_tiff((32, 32), (32768, 32768)),
     "scans": bombs.jpeg((900, 900), 50_000, data=False),
     "first frame": bombs.gif((60_000, 60_000)),
     "second frame": bombs.gif((8, 8), (60_000, 60_000)),
-    "second frame over what was there": bombs.gif((8, 8), (60_000, 60_000), disposal=3),
+    "second frame that restores the previous": bombs.gif((8, 8), (60_000, 60_000), disposal=3),
 }
 
 
 def judge() -> None:
-    """Write what each bomb ends as, then the most seconds of a core for one, and by how many MB the peak grew."""
+    """Print each bomb's result, then the longest CPU time for one in seconds, and the growth of peak memory in MB."""
     import resource
     import time
 
@@ -158,7 +158,7 @@ def judge() -> None:
 
 
 def test_bombs_are_cheap() -> None:
-    """Neither a few bytes nor megabytes of metadata take memory or time beyond the bounds."""
+    """Neither small bombs nor megabytes of metadata use memory or time beyond the limits."""
     argv = [sys.executable, "-c", "from tests.unit.test_footprint import judge; judge()"]
     *said, longest, grown = subprocess.run(
         argv, check=True, capture_output=True, text=True, timeout=60
@@ -174,8 +174,8 @@ def test_bombs_are_cheap() -> None:
         "first frame, resized: TooManyPixels",
         "second frame, decoded: TooManyPixels",
         "second frame, resized: fine",
-        "second frame over what was there, decoded: TooManyPixels",
-        "second frame over what was there, resized: fine",
+        "second frame that restores the previous, decoded: TooManyPixels",
+        "second frame that restores the previous, resized: fine",
         *(
             f"{name}, decoded: {end}"
             for name, end in {
@@ -193,7 +193,7 @@ def test_bombs_are_cheap() -> None:
 
 @pytest.mark.parametrize(("call", "widths"), [(_decoded, [64, 16, 8, 8]), (_resized, [16] * 4)])
 def test_bombs_are_images(call: Callable[[bytes], ImageInfo], widths: list[int]) -> None:
-    """The same with sizes that are allowed are images, so what is refused above is the size."""
+    """The same images with allowed sizes are valid, so above only their size is refused."""
     gifs = (bombs.gif((8, 8), (8, 8), disposal=disposal) for disposal in (2, 3))
     bodies = (bombs.jpeg((64, 64), 3), bombs.small_avif((64, 64)), *gifs)
     assert [call(body).width for body in bodies] == widths

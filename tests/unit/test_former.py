@@ -1,4 +1,4 @@
-"""A run that refreshes a former one finds in it what may be taken over, and changes nothing there."""
+"""A run that refreshes a previous one finds reusable images there, and changes nothing in its folder."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ _FACTS: dict[str, Any] = {"width": 4, "height": 3, "format": "png", "bytes": 3, 
 
 
 def saved(place: int, url: str, **values: object) -> tuple[str, Outcome]:
-    """A row of a former run: a URL, and the Outcome of its image in its place, with an ETag unless it is said."""
+    """Return a row of a previous run: a URL, and the Outcome of its image, with an ETag unless given."""
     shard, offset = divmod(place, _SIZE)
     return url, success(offset, shard, _SIZE, **{**_FACTS, "etag": f'"{place}"', **values})
 
 
 def failed(place: int, url: str) -> tuple[str, Outcome]:
-    """A row of an image that was not saved."""
+    """Return a row of an image that was not saved."""
     return url, Outcome(f"{place:06d}", Status.FAILED_TO_DOWNLOAD, Reason.TIMEOUT, etag='"x"')
 
 
@@ -52,7 +52,7 @@ def write(
     fetch: FetchOptions = _FETCH,
     columns: dict[str, str] | None = None,
 ) -> Store:
-    """A former run with these rows."""
+    """Write a previous run with these rows."""
     shards = -(-len(rows) // _SIZE)
     store.root.mkdir()
     record = RunFile("old", "list.txt", str(store.root), Options(fetch, _SIZE), plan=PlanState.COMPLETE)
@@ -70,19 +70,19 @@ def write(
 
 @pytest.fixture
 def old(tmp_path: Path) -> Store:
-    """Where a former run goes."""
+    """Return the folder for a previous run."""
     return Store(tmp_path / "old")
 
 
 @pytest.fixture
 def out(tmp_path: Path) -> Store:
-    """The folder of the run that refreshes it."""
+    """Return the folder of the run that refreshes it."""
     (tmp_path / "new").mkdir()
     return Store(tmp_path / "new")
 
 
 def found(old: Store, out: Store, *urls: str, shard_size: int = 2) -> list[str | None]:
-    """The paths of what the former run has of these URLs."""
+    """Return the paths of these URLs' images in the previous run."""
     requests = (ImageRequest(index, url) for index, url in enumerate(urls))
     joins = list(joined(requests, Options(_FETCH, shard_size, since=str(old.root)), out))
     assert [(request.index, request.url) for request in joins] == list(enumerate(urls))
@@ -90,15 +90,15 @@ def found(old: Store, out: Store, *urls: str, shard_size: int = 2) -> list[str |
     return [None if request.former is None else request.former.path for request in joins]
 
 
-def stands(store: Store) -> dict[Path, tuple[int, int]]:
-    """What stands in a folder, and when each was changed last."""
+def timestamps(store: Store) -> dict[Path, tuple[int, int]]:
+    """Return all paths in a folder with their times of change."""
     return {path: (path.stat().st_mtime_ns, path.stat().st_ctime_ns) for path in store.root.rglob("*")}
 
 
 def test_url_finds_its_image(old: Store, out: Store) -> None:
-    """Whatever order the new list has, each URL gets what the former run has saved of it, from whichever shard."""
+    """In any order of the new list, each URL finds its image, in whichever shard of the previous run."""
     write(old, [saved(place, f"u{place}") for place in range(7)])
-    before = stands(old)
+    before = timestamps(old)
     assert found(old, out, "u6", "new", "u0", "u3", "u0") == [
         "00002/000020.png",
         None,
@@ -106,11 +106,11 @@ def test_url_finds_its_image(old: Store, out: Store) -> None:
         "00001/000010.png",
         "00000/000000.png",
     ]
-    assert stands(old) == before
+    assert timestamps(old) == before
 
 
-def test_all_facts_come_along(old: Store, out: Store) -> None:
-    """What a new row is to say of an unchanged image is what the old one says."""
+def test_all_facts_are_taken_over(old: Store, out: Store) -> None:
+    """An unchanged image's row takes over all facts of the previous row."""
     values: dict[str, Any] = {
         "original_width": 8,
         "original_height": 6,
@@ -124,37 +124,37 @@ def test_all_facts_come_along(old: Store, out: Store) -> None:
     )
 
 
-def test_first_of_the_same_url(old: Store, out: Store) -> None:
-    """Of a URL that the former run has more than once, the first image that can be taken over counts."""
+def test_first_reusable_image_of_a_url_counts(old: Store, out: Store) -> None:
+    """If a URL occurs more than once in the previous run, its first reusable image counts."""
     rows = [failed(0, "u"), saved(1, "u", etag=None), saved(2, "u"), saved(3, "u")]
     write(old, rows)
     assert found(old, out, "u") == ["00000/000002.png"]
 
 
-def test_what_can_not_be_taken_over(old: Store, out: Store) -> None:
-    """Failures, images without a validator, a path or a digest, and those of unverified servers, are downloaded."""
+def test_unusable_images_are_downloaded(old: Store, out: Store) -> None:
+    """Downloaded again: failures, images without validator, path or digest, and those from unverified servers."""
     rows = [
         failed(0, "failed"),
         saved(1, "no validator", etag=None),
         saved(2, "no ETag but a date", etag=None, last_modified="Thu, 01 Jan 2026 00:00:00 GMT"),
-        saved(3, "none that can be sent", etag="*"),
+        saved(3, "validator that can't be sent", etag="*"),
         saved(4, "no path", path=None),
         saved(5, "no digest", sha256=None),
-        saved(6, "of a server that was not verified", tls_unverified=True),
+        saved(6, "unverified server", tls_unverified=True),
     ]
     write(old, rows)
     assert found(old, out, *(url for url, _ in rows)) == [None, None, "00000/000002.png", None, None, None, None]
 
 
-def test_urls_of_the_same_hash(old: Store, out: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where URLs share a hash, each still gets its own image, and one that is not there gets none."""
+def test_hash_collisions_are_harmless(old: Store, out: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """URLs with the same hash still get their own images, and a new URL gets none."""
     monkeypatch.setattr(urlindex, "_hash", lambda url: b"12345678")
     write(old, [saved(0, "a"), saved(1, "b"), saved(2, "c")])
     assert found(old, out, "c", "a", "d", "b") == ["00000/000002.png", "00000/000000.png", None, "00000/000001.png"]
 
 
-def test_columns_of_the_source_named_alike(old: Store, out: Store) -> None:
-    """A Source's own columns are not taken for those of an Outcome."""
+def test_list_columns_named_like_outcome_fields(old: Store, out: Store) -> None:
+    """The list's own columns are not confused with an Outcome's."""
     columns = {"etag": '"its own"', "path": "its own", "status": "failed", "imagefleet.former": "its own"}
     write(old, [saved(0, "u")], columns=columns)
     requests = [ImageRequest(0, "u", columns)]
@@ -163,8 +163,8 @@ def test_columns_of_the_source_named_alike(old: Store, out: Store) -> None:
     assert (request.former.path, request.former.etag, request.columns) == ("00000/000000.png", '"0"', columns)
 
 
-def test_run_that_is_not_complete(old: Store, out: Store) -> None:
-    """Of a run that has not ended, what stands is used."""
+def test_incomplete_previous_run(old: Store, out: Store) -> None:
+    """The finished shards of an incomplete run are used."""
     write(old, [saved(place, f"u{place}") for place in range(9)])
     record = RunFile.load(old)
     record.save(old, plan=PlanState.OPEN, planned_rows=0, planned_shards=0)
@@ -173,7 +173,7 @@ def test_run_that_is_not_complete(old: Store, out: Store) -> None:
 
 
 def test_requests_are_read_a_shard_at_a_time(old: Store, out: Store) -> None:
-    """Who feeds the list slowly does not wait for more than a shard's lines."""
+    """A slow list is waited for only one shard at a time."""
     write(old, [saved(0, "u0")])
     read: list[int] = []
 
@@ -189,32 +189,32 @@ def test_requests_are_read_a_shard_at_a_time(old: Store, out: Store) -> None:
     assert not out.path(".tmp/former").exists()
 
 
-@pytest.mark.parametrize("spoil", ["cut", "another run's"])
-def test_manifest_that_can_not_be_trusted(old: Store, out: Store, spoil: str) -> None:
-    """It is named before anything is yielded, and nothing is taken from the others either."""
+@pytest.mark.parametrize("spoil", ["truncated", "another shard's"])
+def test_damaged_manifest_is_an_error(old: Store, out: Store, spoil: str) -> None:
+    """A damaged manifest is named before any request is returned, so no image of the run is reused."""
     write(old, [saved(place, f"u{place}") for place in range(6)])
     body = old.read(manifest.name(1))
-    old.replace(manifest.name(1), body[:-50] if spoil == "cut" else old.read(manifest.name(0)))
+    old.replace(manifest.name(1), body[:-50] if spoil == "truncated" else old.read(manifest.name(0)))
     with pytest.raises(Fault, match=r"old/00001\.parquet can't be trusted") as caught:
         found(old, out, "u0")
     assert f"producer resume {out.root}" in caught.value.todo
 
 
-def test_former_run_that_is_gone(old: Store, out: Store, caplog: pytest.LogCaptureFixture) -> None:
-    """A run that is gone on with after its former run was removed downloads the rest, and says so."""
+def test_missing_previous_run(old: Store, out: Store, caplog: pytest.LogCaptureFixture) -> None:
+    """If the previous run was removed, a resumed run downloads the rest, and logs this."""
     caplog.set_level(logging.WARNING)
     assert found(old, out, "u0", "u1") == [None, None]
     assert f"nothing more is taken over from {old.root}" in caplog.text
 
 
 def test_ordinary_run(out: Store) -> None:
-    """A run that refreshes none has its requests as they came."""
+    """Without a previous run, requests are unchanged."""
     requests = [ImageRequest(0, "a"), ImageRequest(1, "b")]
     assert list(joined(requests, Options(), out)) == requests
 
 
-def test_folder_that_is_no_run(tmp_path: Path, old: Store, out: Store) -> None:
-    """A folder that is not there, or holds no run, is told."""
+def test_folder_without_a_run_is_refused(tmp_path: Path, old: Store, out: Store) -> None:
+    """A folder that does not exist, or holds no run, is refused."""
     with pytest.raises(UsageFault, match=r"There is no folder .*/old \(--if-changed-since\)"):
         FormerRun(old.root, out.root, _FETCH)
     old.root.mkdir()
@@ -223,7 +223,7 @@ def test_folder_that_is_no_run(tmp_path: Path, old: Store, out: Store) -> None:
 
 
 def test_run_in_its_own_folder(tmp_path: Path, old: Store) -> None:
-    """A run is not refreshed in its own folder, however that is written."""
+    """A run can't be refreshed in its own folder, however the path is written."""
     write(old, [saved(0, "u")])
     (tmp_path / "link").symlink_to(old.root)
     with pytest.raises(UsageFault, match="can't be refreshed in itself"):
@@ -232,8 +232,8 @@ def test_run_in_its_own_folder(tmp_path: Path, old: Store) -> None:
         FormerRun(old.root, tmp_path / "link" / "new", _FETCH)
 
 
-def test_record_that_was_changed(old: Store, out: Store) -> None:
-    """A run.json that is not what was written is told."""
+def test_changed_run_file_is_refused(old: Store, out: Store) -> None:
+    """A modified run.json is refused."""
     write(old, [saved(0, "u")])
     old.replace("run.json", old.read("run.json").replace(b"list.txt", b"tsil.txt"))
     with pytest.raises(Fault, match=r"run\.json can't be trusted"):
@@ -242,18 +242,20 @@ def test_record_that_was_changed(old: Store, out: Store) -> None:
 
 _SMALL = ResizeOptions(ResizeMode.KEEP_RATIO, 64)
 _UNLIKE: dict[str, tuple[FetchOptions, FetchOptions, str]] = {
-    "resized by it alone": (FetchOptions(resize=_SMALL), _FETCH, "--resize"),
-    "resized now alone": (_FETCH, FetchOptions(resize=_SMALL), "--resize"),
+    "only the previous run resized": (FetchOptions(resize=_SMALL), _FETCH, "--resize"),
+    "only this run resizes": (_FETCH, FetchOptions(resize=_SMALL), "--resize"),
     "another size": (FetchOptions(resize=_SMALL), FetchOptions(resize=replace(_SMALL, image_size=65)), "--image-size"),
-    "decoded now alone": (_FETCH, FetchOptions(verify=Verify.DECODE), "--verify decode"),
-    "larger ones": (_FETCH, FetchOptions(max_bytes=5), "--max-bytes"),
-    "opted out": (FetchOptions(ignore_opt_out=True), _FETCH, "--ignore-opt-out"),
+    "only this run decodes": (_FETCH, FetchOptions(verify=Verify.DECODE), "--verify decode"),
+    "larger images": (_FETCH, FetchOptions(max_bytes=5), "--max-bytes"),
+    "opt-outs ignored": (FetchOptions(ignore_opt_out=True), _FETCH, "--ignore-opt-out"),
 }
 
 
 @pytest.mark.parametrize(("before", "now", "named"), _UNLIKE.values(), ids=_UNLIKE)
-def test_options_that_do_not_fit(old: Store, out: Store, before: FetchOptions, now: FetchOptions, named: str) -> None:
-    """Where this run would not have saved an image as the former one has, that is told, with the option."""
+def test_incompatible_options_are_refused(
+    old: Store, out: Store, before: FetchOptions, now: FetchOptions, named: str
+) -> None:
+    """If this run would not have saved an image as the previous run did, the error names the option."""
     write(old, [saved(0, "u")], before)
     with pytest.raises(UsageFault, match="can't be taken over") as caught:
         FormerRun(old.root, out.root, now)
@@ -261,16 +263,16 @@ def test_options_that_do_not_fit(old: Store, out: Store, before: FetchOptions, n
 
 
 _LIKE = {
-    "decoded by it": (FetchOptions(verify=Verify.DECODE), _FETCH),
-    "resized alike": (FetchOptions(resize=_SMALL), FetchOptions(resize=_SMALL, verify=Verify.DECODE)),
-    "smaller ones": (FetchOptions(max_bytes=5), _FETCH),
-    "opted out now": (_FETCH, FetchOptions(ignore_opt_out=True)),
-    "what says nothing of an image": (FetchOptions(timeout=1.0, retries=0), _FETCH),
+    "only the previous run decoded": (FetchOptions(verify=Verify.DECODE), _FETCH),
+    "same resizing": (FetchOptions(resize=_SMALL), FetchOptions(resize=_SMALL, verify=Verify.DECODE)),
+    "smaller images": (FetchOptions(max_bytes=5), _FETCH),
+    "opt-outs ignored now": (_FETCH, FetchOptions(ignore_opt_out=True)),
+    "options without effect on images": (FetchOptions(timeout=1.0, retries=0), _FETCH),
 }
 
 
 @pytest.mark.parametrize(("before", "now"), _LIKE.values(), ids=_LIKE)
-def test_options_that_fit(old: Store, out: Store, before: FetchOptions, now: FetchOptions) -> None:
-    """A former run that was at least as strict is taken."""
+def test_compatible_options_are_accepted(old: Store, out: Store, before: FetchOptions, now: FetchOptions) -> None:
+    """A previous run that was at least as strict is accepted."""
     write(old, [saved(0, "u")], before)
     assert FormerRun(old.root, out.root, now).folder == old.root

@@ -1,4 +1,4 @@
-"""What is fuzzed holds for what it begins with, so that whatever is found is found later."""
+"""The fuzz targets accept their seeds, so that fuzzing can start from them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.fuzz.targets import TARGETS
 @pytest.mark.parametrize("name", TARGETS)
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_seeds(name: str) -> None:
-    """Each input to begin with is one that its target understands or refuses."""
+    """Each target parses or refuses each of its seeds."""
     target = TARGETS[name]
     seeds = list(target.seeds())
     assert seeds
@@ -24,7 +24,7 @@ def test_seeds(name: str) -> None:
 @pytest.mark.parametrize("name", TARGETS)
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @given(st.data())
-def test_beginnings(name: str, data: st.DataObject) -> None:
-    """So is each that breaks off, or ends in something else."""
+def test_changed_seeds(name: str, data: st.DataObject) -> None:
+    """Each target also parses or refuses seeds that are cut or continued with other bytes."""
     seed = data.draw(st.sampled_from(list(TARGETS[name].seeds())))
     TARGETS[name].call(seed[: data.draw(st.integers(0, len(seed)))] + data.draw(st.binary(max_size=8)))

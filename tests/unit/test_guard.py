@@ -1,4 +1,4 @@
-"""The guard judges addresses, not names, and opens no connection that the operator's policy denies."""
+"""The guard checks addresses, not names, and opens no connection that the operator's policy denies."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ _PUBLIC = {
     "IPv4": "93.184.215.14",
     "another IPv4": "1.1.1.1",
     "IPv6": "2606:4700:4700::1111",
-    "the last IPv6": "3ffe:ffff::1",
+    "last IPv6": "3ffe:ffff::1",
 }
 _NOT_PUBLIC = {
     "loopback": "127.0.0.1",
-    "the rest of loopback": "127.255.0.9",
+    "end of loopback": "127.255.0.9",
     "unspecified": "0.0.0.0",
     "this network": "0.1.2.3",
     "private 10": "10.1.2.3",
     "private 172.16": "172.16.0.1",
     "private 192.168": "192.168.1.1",
     "carrier NAT": "100.64.0.1",
-    "the rest of carrier NAT": "100.127.255.254",
+    "end of carrier NAT": "100.127.255.254",
     "link-local": "169.254.1.1",
     "metadata": "169.254.169.254",
     "IETF assignments": "192.0.0.1",
@@ -55,7 +55,7 @@ _NOT_PUBLIC = {
     "IPv6 documentation": "2001:db8::1",
     "discard": "100::1",
     "new IPv6 documentation": "3fff::1",
-    "IPv6 that is handed out to nobody": "4000::1",
+    "unallocated IPv6": "4000::1",
     "segments": "5f00::1",
     "documentation 2": "198.51.100.1",
     "documentation 3": "203.0.113.1",
@@ -78,7 +78,7 @@ _NOT_PUBLIC = {
     "local NAT64": "64:ff9b:1::7f00:1",
     "6to4 of private": "2002:a00:1::1",
     "6to4 of loopback": "2002:7f00:1::",
-    # A Teredo address holds its client's address with all bits turned over.
+    # A Teredo address holds its client's address with all bits inverted.
     "Teredo of loopback": "2001:0:808:808:0:0:80ff:fffe",
     "Teredo of private": "2001:0:808:808:0:0:f5ff:fffe",
 }
@@ -99,12 +99,12 @@ _ALLOWANCES = {
 _NO_ALLOWANCES = {
     "empty": "",
     "mask too long": "10.0.0.0/33",
-    "port that is no number": "10.0.0.1:http",
-    "no port": "images.internal:",
+    "port that is not a number": "10.0.0.1:http",
+    "empty port": "images.internal:",
     "path": "images.internal/8",
-    "no IPv6": "fd00::g",
+    "invalid IPv6": "fd00::g",
     "text after the brackets": "[::1]8080",
-    "brackets that don't end": "[::1",
+    "unclosed bracket": "[::1",
     "address with too many parts": "10.0.0.0.1",
     "address out of range": "10.0.0.300",
     "port out of range": "10.0.0.1:99999",
@@ -113,14 +113,14 @@ _NO_ALLOWANCES = {
 
 @pytest.fixture
 def listener() -> Iterator[socket.socket]:
-    """A socket that listens on 127.0.0.1 and tells at once whether somebody connected."""
+    """Return a socket that listens on 127.0.0.1, with a non-blocking accept that shows connections."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.setblocking(False)
         yield listener
 
 
 def answers(*addresses: str) -> list[tuple[Any, ...]]:
-    """What a resolver's answer with these addresses looks like."""
+    """Return a resolver's reply with these addresses."""
     return [
         (socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 80))
         for address in addresses
@@ -128,21 +128,21 @@ def answers(*addresses: str) -> list[tuple[Any, ...]]:
 
 
 def resolve_to(monkeypatch: pytest.MonkeyPatch, *addresses: str, port: int = 80) -> None:
-    """Let every name have these addresses."""
+    """Let every name resolve to these addresses."""
     found = [(*answer[:4], (answer[4][0], port)) for answer in answers(*addresses)]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
 
 
 @pytest.mark.parametrize("address", _PUBLIC.values(), ids=_PUBLIC)
 def test_public_address(address: str) -> None:
-    """What anybody can reach may be connected to."""
+    """A public address may be connected to."""
     assert is_public(ipaddress.ip_address(address))
     assert Guard().permits("a.example", ipaddress.ip_address(address), 80)
 
 
 @pytest.mark.parametrize("address", _NOT_PUBLIC.values(), ids=_NOT_PUBLIC)
-def test_address_that_is_not_public(address: str) -> None:
-    """What only this machine or its network can reach may not be connected to, in whatever wrapping it comes."""
+def test_non_public_address(address: str) -> None:
+    """An address for this machine or a private network is refused, in any form of embedding."""
     assert not is_public(ipaddress.ip_address(address))
     assert not Guard().permits("a.example", ipaddress.ip_address(address), 80)
 
@@ -166,8 +166,8 @@ _WRAPPINGS: dict[str, Callable[[int], int]] = {
 @example(ipaddress.IPv4Address("127.0.0.1"))
 @example(ipaddress.IPv4Address("169.254.169.254"))
 @example(ipaddress.IPv4Address("8.8.8.8"))
-def test_wrapping_hides_nothing(wrapping: Callable[[int], int], inner: ipaddress.IPv4Address) -> None:
-    """An IPv6 address that carries an IPv4 address is refused, and where it is allowed the IPv4 address is judged."""
+def test_embedded_ipv4_address_is_checked(wrapping: Callable[[int], int], inner: ipaddress.IPv4Address) -> None:
+    """IPv6 with an embedded IPv4 address is refused; where it is allowed, the IPv4 address is checked."""
     wrapped = ipaddress.IPv6Address(wrapping(int(inner)))
     assert not is_public(wrapped)
     assert inner in carried(wrapped)
@@ -176,23 +176,23 @@ def test_wrapping_hides_nothing(wrapping: Callable[[int], int], inner: ipaddress
     assert not Guard(["::/0", "0.0.0.0/0"], [str(inner)]).permits("a.example", wrapped, 80)
 
 
-def test_translator_that_is_allowed() -> None:
-    """An operator whose network reaches IPv4 through NAT64 alone allows its prefix, and nothing private by that."""
+def test_allowed_nat64_prefix() -> None:
+    """An operator with NAT64 as the only way to IPv4 can allow its prefix, without allowing private addresses."""
     guard = Guard(["64:ff9b::/96"])
     assert guard.permits("a.example", ipaddress.ip_address("64:ff9b::8.8.8.8"), 80)
     assert not guard.permits("a.example", ipaddress.ip_address("64:ff9b::10.0.0.1"), 80)
 
 
 @given(st.ip_addresses())
-def test_what_python_calls_special_is_special(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> None:
-    """Our table of ranges lacks none that this Python's knows."""
+def test_pythons_special_addresses_are_not_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> None:
+    """Our table lacks no special range of this Python."""
     if not address.is_global or address.is_multicast or address.is_reserved:
         assert not is_public(address)
 
 
 @pytest.mark.parametrize("port", sorted(BAD_PORTS - {0}))
-def test_port_of_another_service(port: int) -> None:
-    """A port that no browser opens is refused at every address, unless an allowance names the port itself."""
+def test_bad_port_is_refused(port: int) -> None:
+    """A port that browsers block is refused at every address, unless a rule names the port itself."""
     public, inside = ipaddress.ip_address("1.1.1.1"), ipaddress.ip_address("10.0.0.1")
     guard = Guard(["10.0.0.0/8", "0.0.0.0/0"])
     assert not guard.permits("a.example", public, port)
@@ -223,27 +223,27 @@ def test_number_of_bad_ports() -> None:
     ],
 )
 def test_denial_wins(denial: str, host: str, address: str, port: int, permitted: bool) -> None:
-    """What the operator denies is refused, whether it is public or allowed: by network, or by a name and all below."""
+    """A denied network, or name with its subdomains, is refused, whether public or allowed."""
     guard = Guard(["10.0.0.0/8", "a.example", "b.a.example"], [denial])
     assert guard.permits(host, ipaddress.ip_address(address), port) is permitted
 
 
-def test_denial_says_so() -> None:
-    """Who reads the message looks at the right variable."""
+def test_denial_names_its_variable() -> None:
+    """The message names the variable with the rule."""
     with pytest.raises(BlockedAddress, match=r"IMAGEFLEET_DENY_NETWORKS"):
         Guard(["127.0.0.1"], ["127.0.0.0/8"]).connect("127.0.0.1", 80, 1.0)
 
 
 @pytest.mark.parametrize(("entry", "network", "name", "port"), _ALLOWANCES.values(), ids=_ALLOWANCES)
-def test_allowance(entry: str, network: str | None, name: str | None, port: int | None) -> None:
-    """An entry of the operator's list is a network, an address or a name, with a port or without."""
+def test_rule_is_parsed(entry: str, network: str | None, name: str | None, port: int | None) -> None:
+    """A rule is a network, an address or a name, with or without a port."""
     expected = None if network is None else ipaddress.ip_network(network)
     assert Rule.parse(entry) == Rule(expected, name, port)
 
 
 @pytest.mark.parametrize("entry", _NO_ALLOWANCES.values(), ids=_NO_ALLOWANCES)
-def test_allowance_that_is_none(entry: str) -> None:
-    """An entry that is none of these is refused, rather than taken for a name that nothing has."""
+def test_invalid_rule_is_refused(entry: str) -> None:
+    """An invalid rule is refused instead of being taken for a name."""
     with pytest.raises(ValueError, match=r"\S"):
         Guard([entry])
     with pytest.raises(ValueError, match=r"\S"):
@@ -265,15 +265,15 @@ def test_allowance_that_is_none(entry: str) -> None:
         ("::1", "a.example", "::1", 80, True),
     ],
 )
-def test_allowance_covers(entry: str, host: str, address: str, port: int, permitted: bool) -> None:
-    """An entry permits its network or name on its port, and nothing else."""
+def test_rule_covers(entry: str, host: str, address: str, port: int, permitted: bool) -> None:
+    """A rule covers its network or name on its port, and nothing else."""
     covered = Rule.parse(entry).covers(host, ipaddress.ip_address(address), port)
     assert covered is permitted
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "127.1", "0x7f.0.0.1", "2130706433", "::ffff:127.0.0.1"])
 def test_blocked_loopback_is_never_connected_to(host: str, listener: socket.socket) -> None:
-    """However loopback is written, the guard refuses before anything is sent: the listener sees nobody."""
+    """In any notation, loopback is refused before anything is sent."""
     with pytest.raises(BlockedAddress, match="IMAGEFLEET_ALLOW_NETWORKS"):
         Guard().connect(host, listener.getsockname()[1], 1.0)
     with pytest.raises(BlockingIOError):
@@ -282,7 +282,7 @@ def test_blocked_loopback_is_never_connected_to(host: str, listener: socket.sock
 
 @pytest.mark.parametrize("entry", ["127.0.0.0/8", "127.0.0.1:{port}", "localhost", "localhost:{port}"])
 def test_allowed_loopback_is_connected_to(entry: str, listener: socket.socket) -> None:
-    """What the operator allows is reached, also where the name's first address has no listener."""
+    """An allowed address is reached, also if the name's first address refuses connections."""
     port = listener.getsockname()[1]
     allow = [entry.format(port=port), "::1"]
     with Guard(allow).connect("localhost", port, 1.0) as connection:
@@ -291,7 +291,7 @@ def test_allowed_loopback_is_connected_to(entry: str, listener: socket.socket) -
 
 
 def test_port_that_is_not_allowed_is_blocked(listener: socket.socket) -> None:
-    """An allowance for one port opens no other."""
+    """A rule for one port opens no other port."""
     port = listener.getsockname()[1]
     with pytest.raises(BlockedAddress):
         Guard([f"127.0.0.1:{port + 1}"]).connect("127.0.0.1", port, 1.0)
@@ -300,15 +300,15 @@ def test_port_that_is_not_allowed_is_blocked(listener: socket.socket) -> None:
 
 
 @pytest.mark.parametrize("addresses", [("1.1.1.1", "127.0.0.1"), ("127.0.0.1", "1.1.1.1"), ("1.1.1.1", "::1")])
-def test_every_address_of_an_answer_is_judged(monkeypatch: pytest.MonkeyPatch, addresses: tuple[str, str]) -> None:
-    """A name with one good and one bad address is refused, in whatever order they come."""
+def test_every_resolved_address_is_checked(monkeypatch: pytest.MonkeyPatch, addresses: tuple[str, str]) -> None:
+    """A name with one good and one bad address is refused, in either order."""
     resolve_to(monkeypatch, *addresses)
     with pytest.raises(BlockedAddress, match=r"a\.example \(port 80\) is at (127\.0\.0\.1|::1), which is not a"):
         Guard().resolve("a.example", 80, 1.0)
 
 
 @pytest.mark.parametrize(
-    ("host", "port", "said"),
+    ("host", "port", "message"),
     [
         ("127.0.0.1", 6379, r"127\.0\.0\.1 \(port 6379\) is not a public address \("),
         ("::1", 80, r"::1 \(port 80\) is not a public address \("),
@@ -317,14 +317,14 @@ def test_every_address_of_an_answer_is_judged(monkeypatch: pytest.MonkeyPatch, a
         ("[::1]", 25, r"\[::1\] \(port 25\)"),
     ],
 )
-def test_refusal_names_what_is_refused(host: str, port: int, said: str) -> None:
-    """An address that is written out is named once, and the port with it."""
-    with pytest.raises(BlockedAddress, match=f"^{said}"):
+def test_refusal_names_the_address(host: str, port: int, message: str) -> None:
+    """An address in the URL is named once, together with the port."""
+    with pytest.raises(BlockedAddress, match=f"^{message}"):
         Guard().judge_unresolved(host, port)
 
 
 def test_name_is_resolved_once(monkeypatch: pytest.MonkeyPatch, listener: socket.socket) -> None:
-    """The socket is opened to the address that was judged: a name that means another a moment later gains nothing."""
+    """The connection goes to the checked address, so a name that resolves differently a moment later gains nothing."""
     port = listener.getsockname()[1]
     found = iter([[(*answers("127.0.0.1")[0][:4], ("127.0.0.1", port))]])
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: next(found))
@@ -338,7 +338,7 @@ def test_name_is_resolved_once(monkeypatch: pytest.MonkeyPatch, listener: socket
     [(socket.EAI_NONAME, DnsFailed), (socket.EAI_FAIL, DnsFailed), (socket.EAI_AGAIN, DnsUnavailable)],
 )
 def test_resolver_failures(monkeypatch: pytest.MonkeyPatch, number: int, kind: type[DnsFailed]) -> None:
-    """A name without an address is final; a resolver that does not answer may do so later."""
+    """A name without an address is final; a resolver that does not respond may do so later."""
 
     def fail(*_: object, **__: object) -> None:
         raise socket.gaierror(number, "says the resolver")
@@ -349,8 +349,8 @@ def test_resolver_failures(monkeypatch: pytest.MonkeyPatch, number: int, kind: t
     assert type(caught.value) is kind
 
 
-def test_resolver_that_is_silent_is_waited_for_no_longer_than_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The system's resolver has no timeout, and a look-up ends in time all the same."""
+def test_silent_resolver_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system's resolver has no timeout, but a lookup still ends in time."""
     never = threading.Event()
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [never.wait(5)])
     started = time.monotonic()
@@ -361,29 +361,27 @@ def test_resolver_that_is_silent_is_waited_for_no_longer_than_said(monkeypatch: 
 
 
 def test_label_that_is_too_long_has_no_address() -> None:
-    """A name that the resolver can't even ask for is a DNS failure like others."""
+    """A name that can't be looked up at all is a DNS failure like others."""
     with pytest.raises(DnsFailed):
         Guard().resolve("a" * 64 + ".example", 80, 1.0)
 
 
-def test_nobody_listens() -> None:
-    """A refused connection says where it was refused."""
+def test_refused_connection_names_the_address() -> None:
+    """A refused connection names its address and port."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     with pytest.raises(ConnectFailed, match=f"127.0.0.1 port {port}: Connection refused"):
         Guard(["127.0.0.1"]).connect("127.0.0.1", port, 1.0)
 
 
-def test_no_time_is_left() -> None:
-    """Without time for even the first address, the connection timed out."""
+def test_expired_time_is_a_timeout() -> None:
+    """If no time is left for the first address, the connection times out."""
     with pytest.raises(TimedOut, match="within 0 s"):
         Guard(["127.0.0.1"]).connect("127.0.0.1", 80, 0.0)
 
 
-def test_family_that_this_machine_lacks_is_passed_over(
-    monkeypatch: pytest.MonkeyPatch, listener: socket.socket
-) -> None:
-    """Where no IPv6 socket can be made, the name's IPv4 address is tried."""
+def test_unsupported_address_family_is_skipped(monkeypatch: pytest.MonkeyPatch, listener: socket.socket) -> None:
+    """If no IPv6 socket can be created, the name's IPv4 address is tried."""
 
     def opener(family: int, kind: int, protocol: int) -> socket.socket:
         if family == socket.AF_INET6:
@@ -397,15 +395,15 @@ def test_family_that_this_machine_lacks_is_passed_over(
 
 
 def test_proxy_with_several_addresses(monkeypatch: pytest.MonkeyPatch, listener: socket.socket) -> None:
-    """The operator's proxy is found behind its dead address, too, wherever its addresses are."""
+    """The operator's proxy is reached past a dead address, in any network."""
     port = listener.getsockname()[1]
     resolve_to(monkeypatch, "127.0.0.2", "::1", "127.0.0.1", port=port)
     with Guard().connect_to_proxy("proxy.example", port, 5.0) as connection:
         assert connection.getpeername() == ("127.0.0.1", port)
 
 
-def test_every_address_is_judged_before_one_is_tried(monkeypatch: pytest.MonkeyPatch, listener: socket.socket) -> None:
-    """A name with an address that is denied reaches nobody, though another would answer first."""
+def test_every_address_is_checked_before_connecting(monkeypatch: pytest.MonkeyPatch, listener: socket.socket) -> None:
+    """A name with a denied address is not connected to, though another address would respond first."""
     port = listener.getsockname()[1]
     resolve_to(monkeypatch, "127.0.0.1", "127.0.0.2", port=port)
     with pytest.raises(BlockedAddress, match=r"127\.0\.0\.2"):
@@ -414,8 +412,8 @@ def test_every_address_is_judged_before_one_is_tried(monkeypatch: pytest.MonkeyP
         listener.accept()
 
 
-def test_socket_that_can_not_be_made_is_a_failed_connection() -> None:
-    """Running out of file descriptors is an error of the tree like any other."""
+def test_lack_of_descriptors_is_a_failed_connection() -> None:
+    """Running out of file descriptors raises an error of the tree like any other."""
 
     def opener(*_: int) -> socket.socket:
         raise OSError(24, "Too many open files")
