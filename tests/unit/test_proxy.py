@@ -1,4 +1,4 @@
-"""Requests go through the operator's proxy and nowhere else, and what can be judged before it is."""
+"""Requests go only through the operator's proxy, and the guard checks as much as it can before that."""
 
 from __future__ import annotations
 
@@ -29,34 +29,35 @@ from tests.unit.test_session import drip, get
 _BASIC = "Basic " + base64.b64encode("usér:wo@rd".encode()).decode()
 _ESCAPED = "us%C3%A9r:wo%40rd@"
 
-#: Sessions through the proxy at a port, of a guard that allows and denies; ``userinfo`` is what the proxy is told.
+#: Make sessions through the proxy at a port, with a guard that allows and denies these entries. ``userinfo`` has the
+#: proxy's user and password.
 Through = Callable[..., Sessions]
 
 
 @pytest.fixture
 def through(certificate: Path) -> Iterator[Through]:
-    """Make such sessions, and close them at the end."""
-    made: list[Sessions] = []
+    """Return a function that makes such sessions. They are closed at the end."""
+    opened: list[Sessions] = []
 
     def make(port: int, *allow: str, deny: tuple[str, ...] = (), userinfo: str = "") -> Sessions:
         proxy = Proxy.parse(f"http://{userinfo}127.0.0.1:{port}")
-        made.append(Sessions(Guard(allow, deny), certificate, proxy=proxy))
-        return made[-1]
+        opened.append(Sessions(Guard(allow, deny), certificate, proxy=proxy))
+        return opened[-1]
 
     yield make
-    for sessions in made:
+    for sessions in opened:
         sessions.adapter().close()
 
 
 def failure(url: str, sessions: Sessions, options: FetchOptions = ONCE) -> FetchError:
-    """The error of a download."""
+    """Return the error of a download."""
     with pytest.raises(FetchError) as caught:
         get(url, sessions, options)
     return caught.value
 
 
-def test_http_is_asked_for_at_the_proxy(through: Through) -> None:
-    """Names are the proxy's to resolve, URLs stand whole in the request, and all hosts share one connection."""
+def test_http_goes_to_the_proxy(through: Through) -> None:
+    """The proxy resolves names, requests carry the whole URL, and all hosts share one connection."""
     with (
         Canned(always(response(b"first"))) as first,
         Canned(always(response(b"second"))) as second,
@@ -76,7 +77,7 @@ def test_http_is_asked_for_at_the_proxy(through: Through) -> None:
 
 
 def test_https_goes_through_a_tunnel(through: Through, server_context: ssl.SSLContext) -> None:
-    """TLS is with the host behind the proxy, whose certificate is verified, and a tunnel serves the next image too."""
+    """TLS is with the host behind the proxy. Its certificate is verified, and the next image uses the same tunnel."""
     with (
         Canned(always(response()), server_context) as server,
         ForwardProxy({server.address: server.port}, _BASIC) as proxy,
@@ -92,7 +93,7 @@ def test_https_goes_through_a_tunnel(through: Through, server_context: ssl.SSLCo
 
 
 def test_certificate_of_another_host_is_refused(through: Through, server_context: ssl.SSLContext) -> None:
-    """A proxy that leads elsewhere gets no request to read."""
+    """If a proxy connects to the wrong host, the host receives no request."""
     with (
         Canned(always(response()), server_context) as server,
         ForwardProxy({"a.example:443": server.port}) as proxy,
@@ -104,7 +105,9 @@ def test_certificate_of_another_host_is_refused(through: Through, server_context
 
 
 def test_credentials_are_for_the_proxy(through: Through) -> None:
-    """User and password are unescaped and sent with each request, beside those of a URL, which are the host's."""
+    """The proxy's credentials are unescaped and sent with each request, separately from the URL's credentials for the
+    host.
+    """
     with Canned(always(response())) as server, ForwardProxy({"a.example:80": server.port}, _BASIC) as proxy:
         assert get("http://me:mine@a.example/", through(proxy.port, userinfo=_ESCAPED)) == b"body"
     assert f"Proxy-Authorization: {_BASIC}\r\n".encode() in proxy.requests[0]
@@ -115,7 +118,7 @@ def test_credentials_are_for_the_proxy(through: Through) -> None:
 @pytest.mark.parametrize("url", ["http://a.example/", "https://a.example/"])
 @pytest.mark.parametrize("userinfo", ["", "user:wrong-word@"])
 def test_wrong_credentials(through: Through, url: str, userinfo: str) -> None:
-    """A proxy that asks for other credentials is a failed connection, which says what to do and shows none."""
+    """If the proxy requires other credentials, the connection fails. The message gives a remedy, and no credentials."""
     with ForwardProxy({}, _BASIC) as proxy:
         error = failure(url, through(proxy.port, userinfo=userinfo))
     assert type(error) is ConnectFailed
@@ -125,8 +128,8 @@ def test_wrong_credentials(through: Through, url: str, userinfo: str) -> None:
     assert "wrong-word" not in str(error)
 
 
-def test_next_request_may_pass(through: Through, waits: list[float]) -> None:
-    """What the proxy refused is tried again, on a connection of its own."""
+def test_retries_after_a_proxy_refusal(through: Through, waits: list[float]) -> None:
+    """A request refused by the proxy is retried on a new connection."""
     answers = iter([response(b"no", "407 Proxy Authentication Required"), response()])
     with Canned(lambda _: [next(answers)]) as proxy:
         options = FetchOptions(retries=1, backoff=0, timeout=2.0)
@@ -136,8 +139,8 @@ def test_next_request_may_pass(through: Through, waits: list[float]) -> None:
     assert (got.body, len(waits)) == (b"body", 1)
 
 
-def test_what_the_proxy_does_not_know(through: Through) -> None:
-    """For http its word can't be told from a host's; where it opens no tunnel, there was no host."""
+def test_host_unknown_to_the_proxy(through: Through) -> None:
+    """For http, a proxy's 502 looks like the host's. For https, no tunnel opens, so the connection has failed."""
     with ForwardProxy({}) as proxy:
         assert type(failure("http://a.example/", through(proxy.port))) is HttpFailed
         error = failure("https://a.example/", through(proxy.port))
@@ -146,11 +149,11 @@ def test_what_the_proxy_does_not_know(through: Through) -> None:
 
 
 def closing(_: bytes) -> Iterator[bytes]:
-    """Close the connection without a word."""
+    """Close the connection without an answer."""
     raise ConnectionAbortedError
 
 
-#: What a proxy answers to CONNECT, and what is said of it.
+#: Answers of a proxy to CONNECT, with the text in the resulting message.
 _NO_TUNNEL: dict[str, tuple[Answer, str]] = {
     "forbidden": (always(b"HTTP/1.1 403 Forbidden\r\n\r\n"), "HTTP 403 Forbidden"),
     "redirect": (always(b"HTTP/1.1 302 Found\r\nLocation: http://b.example/\r\n\r\n"), "HTTP 302 Found"),
@@ -164,8 +167,8 @@ _NO_TUNNEL: dict[str, tuple[Answer, str]] = {
 
 
 @pytest.mark.parametrize(("answer", "message"), _NO_TUNNEL.values(), ids=_NO_TUNNEL)
-def test_tunnel_that_is_none(through: Through, answer: Answer, message: str) -> None:
-    """Whatever a proxy answers instead is a failed connection, and no more than a head of it is read."""
+def test_refused_tunnel_is_a_failed_connection(through: Through, answer: Answer, message: str) -> None:
+    """Any other answer to CONNECT is a failed connection, and no more than the allowed size of a head is read."""
     with Canned(answer) as proxy:
         error = failure("https://a.example/", through(proxy.port))
     assert type(error) is ConnectFailed
@@ -173,8 +176,8 @@ def test_tunnel_that_is_none(through: Through, answer: Answer, message: str) -> 
     assert message in str(error)
 
 
-def test_proxy_that_says_nothing_to_http(through: Through) -> None:
-    """A connection that is closed without an answer is the proxy's fault, and is told as that."""
+def test_proxy_that_closes_an_http_connection(through: Through) -> None:
+    """A connection closed without an answer is reported as a failure of the proxy."""
     with Canned(closing) as proxy:
         error = failure("http://a.example/", through(proxy.port))
     assert type(error) is ConnectFailed
@@ -183,8 +186,8 @@ def test_proxy_that_says_nothing_to_http(through: Through) -> None:
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
 @pytest.mark.parametrize("host", ["127.0.0.1", "no-such-proxy.invalid"])
-def test_proxy_that_is_not_there(certificate: Path, scheme: str, host: str) -> None:
-    """A proxy at which nobody listens, or without an address, is a failed connection; the host's name is not asked."""
+def test_unreachable_proxy(certificate: Path, scheme: str, host: str) -> None:
+    """A proxy without a listener or an address is a failed connection. The host's name is not resolved here."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     sessions = Sessions(Guard(), certificate, proxy=Proxy(host, port))
@@ -198,7 +201,7 @@ _SECONDS = 0.4
 
 
 def dripping(ended: Callable[[], threading.Event], *heads: bytes) -> Answer:
-    """Send the heads one after the other, and then a byte at a time."""
+    """Send the heads one after the other, and then one byte at a time."""
 
     def answer(_: bytes) -> Iterator[bytes]:
         for head in heads:
@@ -219,21 +222,21 @@ def dripping(ended: Callable[[], threading.Event], *heads: bytes) -> Answer:
     ],
     ids=["head", "head of a tunnel", "handshake", "body"],
 )
-def test_deadline_holds(through: Through, scheme: str, heads: list[bytes]) -> None:
-    """A proxy that sends a byte at a time holds no download for longer than its deadline."""
+def test_deadline_bounds_a_slow_proxy(through: Through, scheme: str, heads: list[bytes]) -> None:
+    """A proxy that sends one byte at a time can't hold a download beyond its deadline."""
     servers: list[Canned] = []
     with Canned(dripping(lambda: servers[0].ended, *heads)) as proxy:
         servers.append(proxy)
         sessions = through(proxy.port)
-        begun = monotonic()
+        started = monotonic()
         error = failure(f"{scheme}://a.example/", sessions, FetchOptions(timeout=10.0, deadline=_SECONDS, retries=0))
-        seconds = monotonic() - begun
+        seconds = monotonic() - started
     assert type(error) is TimedOut
     assert _SECONDS * 0.9 <= seconds <= _SECONDS * 1.25
 
 
 def test_silent_proxy_times_out(through: Through) -> None:
-    """One wait for the proxy is bounded by the timeout."""
+    """The timeout bounds each wait for the proxy."""
     with Canned(always()) as proxy:
         sessions = through(proxy.port)
         for scheme in ("http", "https"):
@@ -262,8 +265,8 @@ def test_silent_proxy_times_out(through: Through) -> None:
         "http://1.1.1.1/",
     ],
 )
-def test_what_can_be_judged_is_refused(through: Through, url: str) -> None:
-    """Addresses that are written out, ports and denied names never get as far as the proxy."""
+def test_guard_refuses_before_the_proxy(through: Through, url: str) -> None:
+    """Literal addresses, ports and denied names are refused before the proxy is contacted."""
     with Canned(always(response())) as proxy:
         error = failure(url, through(proxy.port, "127.0.0.1:81", deny=("denied.example", "1.1.1.0/24")))
     assert type(error) is BlockedAddress
@@ -271,14 +274,14 @@ def test_what_can_be_judged_is_refused(through: Through, url: str) -> None:
 
 
 @pytest.mark.parametrize("url", ["http://10.0.0.1/", "http://localhost:8080/", "http://a.example:25/"])
-def test_what_is_allowed_goes_to_the_proxy(through: Through, url: str) -> None:
-    """The operator's allowances hold with a proxy too."""
+def test_allowed_addresses_go_to_the_proxy(through: Through, url: str) -> None:
+    """The operator's allowances also apply with a proxy."""
     with Canned(always(response())) as proxy:
         assert get(url, through(proxy.port, "10.0.0.0/8", "localhost", "a.example:25")) == b"body"
 
 
 def test_redirect_to_a_private_address_is_refused(through: Through) -> None:
-    """Each hop is judged, though the connection to the proxy stays the same."""
+    """Each redirect is checked, even on the same connection to the proxy."""
     moved = response(b"", "302 Found", "Location: http://169.254.169.254/latest/")
     with Canned(always(moved)) as proxy:
         error = failure("http://a.example/", through(proxy.port))
@@ -286,8 +289,8 @@ def test_redirect_to_a_private_address_is_refused(through: Through) -> None:
     assert len(proxy.requests) == 1
 
 
-def test_environment_of_other_tools_changes_nothing(through: Through, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither another proxy nor an exception from the proxy can be given by the variables of other tools."""
+def test_ignores_proxy_variables_of_other_tools(through: Through, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The variables of other tools can set neither another proxy nor an exception from it."""
     for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
     for name in ("no_proxy", "NO_PROXY"):
@@ -299,7 +302,7 @@ def test_environment_of_other_tools_changes_nothing(through: Through, monkeypatc
 
 @pytest.fixture
 def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
-    """Set variables of ours, and no others."""
+    """Return a function that sets our variables. No others of ours are set."""
     for name in Settings.model_fields:
         monkeypatch.delenv(f"IMAGEFLEET_{name.upper()}", raising=False)
 
@@ -323,8 +326,8 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]
         ("http://user@proxy.example:3128", "proxy.example", 3128, b"user:"),
     ],
 )
-def test_proxy_is_read(url: str, host: str, port: int, userinfo: bytes | None) -> None:
-    """A proxy is an address and perhaps a user, and shows the former alone."""
+def test_parses_the_proxy(url: str, host: str, port: int, userinfo: bytes | None) -> None:
+    """A proxy has an address and optional credentials. Only the address is displayed."""
     proxy = Proxy.parse(url)
     assert (proxy.host, proxy.port) == (host, port)
     expected = None if userinfo is None else "Basic " + base64.b64encode(userinfo).decode()
@@ -346,8 +349,8 @@ def test_proxy_is_read(url: str, host: str, port: int, userinfo: bytes | None) -
         ("http://hidden:word@[::1:3128", "bracket is not closed"),
     ],
 )
-def test_proxy_that_is_none(environment: Callable[..., None], url: str, message: str) -> None:
-    """A proxy that can't be used ends the process at its start, with what is wrong, and shows no part of it."""
+def test_refuses_an_unusable_proxy(environment: Callable[..., None], url: str, message: str) -> None:
+    """A worker with an unusable proxy setting exits at the start. The message has the reason and no part of the URL."""
     environment(PROXY=url)
     with pytest.raises(SettingsError) as caught:
         download.for_process()
@@ -357,8 +360,8 @@ def test_proxy_that_is_none(environment: Callable[..., None], url: str, message:
     assert "rd@proxy" not in str(caught.value)
 
 
-def test_password_from_a_file(environment: Callable[..., None], tmp_path: Path) -> None:
-    """The password may stand in a file, as it is; the settings show neither it nor one in the URL."""
+def test_reads_the_password_from_a_file(environment: Callable[..., None], tmp_path: Path) -> None:
+    """The password may be given in a file, unescaped. The settings display neither it nor a password in the URL."""
     file = tmp_path / "password"
     file.write_text("p@ss/w:rd #1%\n")
     environment(PROXY="http://user:hidden@proxy.example:3128", PROXY_PASSWORD_FILE=str(file))
@@ -376,7 +379,7 @@ def test_password_from_a_file(environment: Callable[..., None], tmp_path: Path) 
 
 
 def test_process_uses_the_proxy_of_its_environment(environment: Callable[..., None]) -> None:
-    """What the operator's variable says holds for the process, but for what this machine serves itself."""
+    """The operator's proxy applies to the whole process, except for URLs served by this machine itself."""
     with Canned(always(response(b"served"))) as server, ForwardProxy({server.address: server.port}) as proxy:
         environment(PROXY=f"http://127.0.0.1:{proxy.port}", ALLOW_NETWORKS=server.address)
         for proxied in (True, False):

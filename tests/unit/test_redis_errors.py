@@ -1,4 +1,4 @@
-"""Redis errors are told apart by what a wait can do about them."""
+"""Redis errors are classified by whether waiting can help."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from redis.sentinel import MasterNotFoundError
 from tasks import away
 from tasks.redis_errors import redis_problem
 
-#: What Redis 6.2 to 8 answer with, to the letter.
+#: The exact error texts of Redis 6.2 to 8.
 _TEMPORARY = {
     "OOM": "OOM command not allowed when used memory > 'maxmemory'.",
     "MISCONF": (
@@ -45,7 +45,7 @@ _LASTING = {
 
 
 def _parsed(answer: str) -> Exception:
-    """Return what redis-py makes of an answer."""
+    """Return the exception that redis-py makes of an error answer."""
     parse: Any = BaseParser.parse_error
     error = parse(answer)
     assert isinstance(error, Exception)
@@ -53,8 +53,8 @@ def _parsed(answer: str) -> Exception:
 
 
 @pytest.mark.parametrize(("code", "answer"), [*_TEMPORARY.items(), *_LASTING.items()])
-def test_answer_has_its_code_its_text_and_what_to_do(code: str, answer: str) -> None:
-    """Each answer is known, and says what Redis said, whatever redis-py takes off it."""
+def test_error_has_code_text_and_hint(code: str, answer: str) -> None:
+    """Each error is recognised and has Redis's text, including the part that redis-py strips."""
     problem = redis_problem(_parsed(answer))
     assert (problem.code, problem.temporary, problem.answered) == (code, code in _TEMPORARY, True)
     assert problem.text == answer
@@ -63,13 +63,13 @@ def test_answer_has_its_code_its_text_and_what_to_do(code: str, answer: str) -> 
 
 
 @pytest.mark.parametrize("code", _TEMPORARY)
-def test_wrapped_answer_is_known(code: str) -> None:
-    """kombu's wrapping, a pipeline's, a transaction's and a script's of Redis 6.2 hide no answer."""
+def test_recognises_wrapped_errors(code: str) -> None:
+    """An error is recognised inside kombu's wrapper, a pipeline, a transaction, and a script of Redis 6.2."""
     answer = _TEMPORARY[code]
     pipeline: Any = _parsed(answer)
-    told = pipeline.args[0]
+    message = pipeline.args[0]
     pipeline.args = (
-        f"Command # 3 (LPUSH imagefleet.images {{NOPERM : WRONGTYPE x}}) of pipeline caused error: {told}",
+        f"Command # 3 (LPUSH imagefleet.images {{NOPERM : WRONGTYPE x}}) of pipeline caused error: {message}",
     )
     for wrapper in (OperationalError, BatchPublishError):
         wrapped = wrapper("delivery is uncertain")
@@ -83,8 +83,8 @@ def test_wrapped_answer_is_known(code: str) -> None:
             assert redis_problem(_parsed(text)).code == code
 
 
-def test_script_of_a_user_without_rights() -> None:
-    """Redis 7 gives no code for what a script may not do."""
+def test_recognises_a_script_without_permissions() -> None:
+    """Redis 7 gives no code for a script's missing permission."""
     text = "ERR The user executing the script can't run this command or subcommand script: cdc8, on @user_script:20."
     assert redis_problem(_parsed(text)).code == "NOPERM"
 
@@ -103,13 +103,13 @@ def test_script_of_a_user_without_rights() -> None:
     ],
 )
 def test_other_errors(error: Exception, temporary: bool) -> None:
-    """A connection that fails is waited for; an answer that nobody knows is not."""
+    """A failed connection is temporary; an unknown answer is not."""
     assert redis_problem(error).temporary == temporary
 
 
 @pytest.mark.parametrize("code", [*_TEMPORARY, *_LASTING])
-def test_worker_waits(code: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A worker keeps its task and repeats the step, also while Redis refuses its user."""
+def test_worker_waits_for_redis(code: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker keeps its task and repeats the operation, even while Redis refuses its user."""
     monkeypatch.setattr("tasks.away.time.sleep", lambda _: None)
     answers = iter([_parsed({**_TEMPORARY, **_LASTING}[code])] * 3)
 
@@ -121,7 +121,7 @@ def test_worker_waits(code: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert away.patiently(step) == "done"
 
 
-def test_worker_that_stops_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stopping_worker_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its task stays unacknowledged, and goes to another worker."""
     monkeypatch.setattr(state, "should_stop", 0)
 

@@ -1,4 +1,4 @@
-"""A plan that was damaged is made anew from its list, and only from that one."""
+"""A damaged plan is rebuilt from its URL list, and only from the unchanged list."""
 
 from __future__ import annotations
 
@@ -23,34 +23,34 @@ _SHARDS = 4
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """Where the list is."""
+    """Return the path of the URL list."""
     return tmp_path / "list.txt"
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    """The run's folder."""
+    """Return the run's folder."""
     (tmp_path / "out").mkdir()
     return Store(tmp_path / "out")
 
 
 def plans(store: Store) -> dict[str, bytes]:
-    """The files of the plan."""
+    """Return the files of the plan."""
     return {name: store.read(name) for name in store.names(plan.FOLDER)}
 
 
 def damage(store: Store, shard: int) -> None:
-    """Cut a file of the plan."""
+    """Truncate a file of the plan."""
     path = store.path(plan.name(shard))
     path.write_bytes(path.read_bytes()[:-100])
 
 
 @pytest.mark.parametrize("state", list(PlanState))
 @pytest.mark.parametrize("broken", [[0], [1], [3], [0, 1, 2, 3]], ids=str)
-def test_damaged_plan_is_made_anew(
+def test_rebuilds_a_damaged_plan(
     store: Store, source: Path, caplog: pytest.LogCaptureFixture, state: PlanState, broken: list[int]
 ) -> None:
-    """Whichever files of a plan can't be trusted have the same rows afterwards; each is told, and the rest stays."""
+    """Damaged plan files are rebuilt with the same rows. Each is reported, and intact files stay."""
     record = left(source, store, _ROWS, 2, State.INTERRUPTED, state)
     before = plans(store)
     for shard in broken:
@@ -70,10 +70,10 @@ def test_damaged_plan_is_made_anew(
         ('\ufeff"http://a.example/{}",\r\n', "utf-8"),
         ("<http://a.example/{}>\n", "utf-16"),
     ],
-    ids=["CR", "marks and quotation marks", "UTF-16"],
+    ids=["CR", "byte order marks and quotes", "UTF-16"],
 )
-def test_plan_is_made_anew_from_a_list_of_another_form(store: Store, source: Path, row: str, encoding: str) -> None:
-    """Whatever its line ends and encoding, a list is read again as it was read first."""
+def test_rebuilds_from_lists_in_other_encodings(store: Store, source: Path, row: str, encoding: str) -> None:
+    """A list with any line ends and encoding is read as it was the first time."""
     record = left(source, store, _ROWS, 2, State.INTERRUPTED, PlanState.COMPLETE, row, encoding)
     before = plans(store)
     assert plan.requests(plan.decode(before[plan.name(3)], Mark(record.id, 3)))[0].url == "http://a.example/9"
@@ -83,15 +83,15 @@ def test_plan_is_made_anew_from_a_list_of_another_form(store: Store, source: Pat
 
 
 def test_whole_plan_needs_no_list(store: Store, source: Path) -> None:
-    """Where nothing is broken, the list is not looked at."""
+    """If nothing is damaged, the list is not read."""
     record = left(source, store, _ROWS, 0, State.INTERRUPTED, PlanState.COMPLETE)
     source.unlink()
     make_whole(record, store, _SHARDS)
 
 
 @pytest.mark.parametrize("change", ["gone", "longer", "other", "manifest", "neighbour"])
-def test_other_list_is_not_taken(store: Store, source: Path, monkeypatch: pytest.MonkeyPatch, change: str) -> None:
-    """A list that is gone or another one, also one whose change its fingerprint does not show, makes no plan anew."""
+def test_refuses_a_changed_list(store: Store, source: Path, monkeypatch: pytest.MonkeyPatch, change: str) -> None:
+    """A missing or changed list rebuilds no plan, even if the change does not show in its fingerprint."""
     record = left(source, store, _ROWS, 2, State.INTERRUPTED, PlanState.COMPLETE)
     broken = 1 if change == "manifest" else 2
     damage(store, broken)
@@ -113,8 +113,8 @@ def test_other_list_is_not_taken(store: Store, source: Path, monkeypatch: pytest
     assert plans(store) == before
 
 
-def test_run_goes_on_with_a_plan_made_anew(store: Store, source: Path) -> None:
-    """A run whose plan is damaged is resumed while its list is as it was, and refused when it is not."""
+def test_resumes_with_a_rebuilt_plan(store: Store, source: Path) -> None:
+    """A run with a damaged plan is resumed if its list is unchanged, and refused otherwise."""
     left(source, store, _ROWS, 2, State.INTERRUPTED, PlanState.COMPLETE)
     before = plans(store)
     damage(store, 3)
@@ -127,7 +127,7 @@ def test_run_goes_on_with_a_plan_made_anew(store: Store, source: Path) -> None:
 
 
 def test_complete_run_needs_no_plan(store: Store, source: Path) -> None:
-    """A run that is done is told as done, whatever became of its plan and its list."""
+    """A completed run is reported as done, even if its plan is damaged and its list is missing."""
     left(source, store, _ROWS, _SHARDS, State.COMPLETE, PlanState.COMPLETE)
     damage(store, 1)
     source.unlink()
@@ -135,7 +135,7 @@ def test_complete_run_needs_no_plan(store: Store, source: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("done", "state", "error", "said"),
+    ("done", "state", "error", "expected"),
     [
         (2, State.INTERRUPTED, KeyError, State.INTERRUPTED),
         (2, State.RUNNING, KeyError, State.FAILED),
@@ -143,13 +143,13 @@ def test_complete_run_needs_no_plan(store: Store, source: Path) -> None:
         (_SHARDS, State.COMPLETE, KeyboardInterrupt, State.COMPLETE),
     ],
 )
-def test_record_says_what_has_ended_a_run(
-    store: Store, source: Path, done: int, state: State, error: type[BaseException], said: State
+def test_record_states_how_a_run_ended(
+    store: Store, source: Path, done: int, state: State, error: type[BaseException], expected: State
 ) -> None:
-    """A run whose block fails before it is executed is not left as running, and otherwise as it was found."""
+    """A run that fails before its execution keeps its earlier state, except that "running" is replaced."""
     left(source, store, _ROWS, done, state, PlanState.COMPLETE)
     run = Run.resume(store)
     assert run.abandoned is (state is State.RUNNING)
     with pytest.raises(error), run:
         raise error
-    assert RunFile.load(store).state is said
+    assert RunFile.load(store).state is expected

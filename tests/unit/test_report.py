@@ -1,4 +1,4 @@
-"""What a person reads after a run, a comparison or a fault."""
+"""The console output after a run, a comparison or an error."""
 
 from __future__ import annotations
 
@@ -57,19 +57,19 @@ To do: Buy another.
 
 
 def text(shown: RenderableType) -> str:
-    """What a console without a terminal shows, without the space at line ends."""
+    """Return the text of a console without a terminal, without spaces at line ends."""
     sink = io.StringIO()
     Console(file=sink, width=160).print(shown)
     return "\n".join(line.rstrip() for line in sink.getvalue().splitlines()).strip("\n") + "\n"
 
 
 def test_report_of_a_run() -> None:
-    """A run's report begins with its wall-clock time, counts what failed by reason, and says where things are."""
+    """A run's report begins with its wall-clock time, counts the failures by reason, and names the files."""
     assert text(report.of_run(_REPORT)) == _GOLDEN_RUN
 
 
-def test_report_of_a_run_that_could_not_connect(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where a proxy is set, it is what to look at first."""
+def test_report_suggests_checking_the_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If connections failed and a proxy is set, the report suggests checking the proxy first."""
     summary = replace(_SUMMARY, reasons={"connect": 3})
     shown = [text(report.of_run(replace(_REPORT, summary=summary)))]
     monkeypatch.setenv("IMAGEFLEET_PROXY", "http://user:word@127.0.0.1:3")
@@ -81,15 +81,15 @@ def test_report_of_a_run_that_could_not_connect(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_report_without_failures() -> None:
-    """A run without failures speaks of none, and one shard is not many."""
+    """A run without failures does not mention them, and one shard is in the singular."""
     shown = text(report.of_run(replace(_REPORT, summary=Summary({"success": 1}, {}, 5, 1))))
     assert "1 in 1 shard\n" in shown
     assert "Failures" not in shown
     assert "failed" not in shown
 
 
-def test_report_of_a_run_that_was_gone_on_with() -> None:
-    """Time and speed are of this command, and beside them stands how much of the run it has done."""
+def test_report_of_a_resumed_run() -> None:
+    """Time and speed are of this command, and the report says how much of the run it did."""
     shown = text(report.of_run(replace(_REPORT, images=320)))
     assert shown.splitlines()[:4] == [
         "Total Execution Time  12.50 seconds",
@@ -99,8 +99,8 @@ def test_report_of_a_run_that_was_gone_on_with() -> None:
     ]
 
 
-def test_report_where_nothing_was_left_to_do() -> None:
-    """What a command has not done has no time: the numbers are told as those of the one that completed the run."""
+def test_report_of_a_run_already_complete() -> None:
+    """A command with nothing to do reports no time of its own: the figures are those of the run's completion."""
     done = Completion(1.0e9, 320, 12.5, 25.6, 2, 32)
     finished = Report("id", "list.txt", Path("/data/out"), _SUMMARY, 0.0, 0, 0, 0.0, 0, completion=done)
     shown = text(report.of_run(finished))
@@ -114,7 +114,7 @@ def test_report_where_nothing_was_left_to_do() -> None:
 
 
 def test_report_of_a_refresh() -> None:
-    """A run that refreshes another says how many images that has spared it, also if there are none."""
+    """A refresh reports how many images it reused, even if there are none."""
     for unchanged in (0, 2900):
         summary = replace(_SUMMARY, unchanged=unchanged)
         shown = text(report.of_run(replace(_REPORT, summary=summary, since="/data/old")))
@@ -123,7 +123,7 @@ def test_report_of_a_refresh() -> None:
 
 
 def test_report_of_a_comparison() -> None:
-    """The ways stand below each other with their times and how many times as fast as the first they were."""
+    """The ways are listed with their times, and with their speed relative to the first."""
     ways = (
         Way("one by one", 1, 20.0, Summary({"success": 10}, {}, 5, 1), Path("/a")),
         Way("threads", 4, 5.0, Summary({"success": 9}, {}, 5, 1), Path("/b")),
@@ -132,13 +132,13 @@ def test_report_of_a_comparison() -> None:
     assert text(report.of_comparison(Comparison("list.txt", ways, 1.25))) == _GOLDEN_COMPARISON
 
 
-def test_fault_in_three_parts() -> None:
-    """A fault is told as what happened, why and what to do, and nothing in it is taken for markup."""
+def test_error_has_three_parts() -> None:
+    """An error says what happened, why, and what to do. None of it is interpreted as markup."""
     assert text(report.of_fault(Fault("It [bold]broke[/bold]", "it was old", "Buy another."))) == _GOLDEN_FAULT
 
 
-def test_totals() -> None:
-    """The numbers of a run as JSON are rounded, and hold what a script needs."""
+def test_json_totals() -> None:
+    """The JSON totals of a run are rounded, and hold the figures for a script."""
     assert _REPORT.totals() == {
         "total": 3000,
         "success": 2997,
@@ -177,12 +177,12 @@ def test_run_that_took_no_time() -> None:
     ],
 )
 def test_size(count: int, shown: str) -> None:
-    """A number of bytes is shown in the unit that fits."""
+    """A number of bytes is shown in a suitable unit."""
     assert report.size(count) == shown
 
 
-def test_fault_commands_no_terminal() -> None:
-    """What a fault quotes of a file or a server stays text, keeps its secrets, and forges no line."""
+def test_errors_are_escaped() -> None:
+    """Text quoted from a file or a server can't send terminal codes, reveal secrets or forge lines."""
     fault = Fault(
         "\x1b[2J\x1b]0;title\x07 is no list",
         "http://user:word@a.example/?sig=x\nError: \x9b31m\u202egpj",

@@ -1,4 +1,4 @@
-"""A resized image has the size that was asked for, its colours and its upright side, and costs no more than it must."""
+"""A resized image has the requested size, the original colours and the right side up, and resizing wastes no work."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from tests.unit.conftest import image
 
 _LIMIT = 10_000_000
 _KINDS = ["JPEG", "PNG", "GIF", "WEBP", "AVIF", "BMP", "TIFF", "ICO"]
-#: What Pillow's `save` needs to be told, so that an image's colours and size stay.
+#: The arguments of Pillow's `save` that preserve an image's colours and size.
 _EXACT: dict[str, dict[str, Any]] = {
     "JPEG": {"quality": 100},
     "WEBP": {"lossless": True, "exact": True},
@@ -49,23 +49,23 @@ _RED, _GREEN, _BLUE, _YELLOW = (255, 0, 0), (0, 128, 0), (0, 0, 255), (255, 255,
 _WHITE, _BLACK = (255, 255, 255), (0, 0, 0)
 
 
-def to(size: int) -> ResizeOptions:
-    """The options for a smaller side of so many pixels."""
+def options_for(size: int) -> ResizeOptions:
+    """Return the options for a smaller side of this many pixels."""
     return ResizeOptions(ResizeMode.KEEP_RATIO, size)
 
 
-def made(body: bytes, size: int = 64, max_pixels: int = _LIMIT) -> Picture:
-    """What comes of an image."""
-    return resized(body, to(size), max_pixels, Deadline(PATIENCE, PATIENCE))
+def resize_to(body: bytes, size: int = 64, max_pixels: int = _LIMIT) -> Picture:
+    """Return the resized image."""
+    return resized(body, options_for(size), max_pixels, Deadline(PATIENCE, PATIENCE))
 
 
-def shown(body: bytes, size: int = 64) -> Image.Image:
-    """What comes of an image, as a reader that knows nothing of profiles and EXIF sees it."""
-    return Image.open(io.BytesIO(made(body, size).body))
+def view(body: bytes, size: int = 64) -> Image.Image:
+    """Return the resized image as shown by a reader that ignores profiles and EXIF."""
+    return Image.open(io.BytesIO(resize_to(body, size).body))
 
 
 def quarters(width: int = 96, height: int = 64) -> Image.Image:
-    """An image without symmetry: red and green above, blue and yellow below."""
+    """Return an asymmetric image: red and green above, blue and yellow below."""
     drawn = Image.new("RGB", (width, height), _RED)
     drawn.paste(_GREEN, (width // 2, 0, width, height // 2))
     drawn.paste(_BLUE, (0, height // 2, width // 2, height))
@@ -74,18 +74,18 @@ def quarters(width: int = 96, height: int = 64) -> Image.Image:
 
 
 def near(colour: Any, expected: Any, by: int = 4) -> bool:
-    """Whether two colours are the same to the eye."""
+    """Return whether two colours look the same."""
     pairs = zip(colour, expected, strict=True) if isinstance(expected, tuple) else [(colour, expected)]
     return all(abs(one - other) <= by for one, other in pairs)
 
 
 def centre(picture: Image.Image) -> Any:
-    """The colour in an image's middle."""
+    """Return the colour in an image's centre."""
     return picture.getpixel((picture.width // 2, picture.height // 2))
 
 
 def psnr(one: Image.Image, other: Image.Image) -> float:
-    """How alike two images are, in decibels: above 40 nobody sees a difference."""
+    """Return the similarity of two images in decibels; differences above 40 are invisible."""
     squares = ImageStat.Stat(ImageChops.difference(one, other)).rms
     return 20 * math.log10(255 / math.sqrt(sum(rms**2 for rms in squares) / len(squares)))
 
@@ -104,7 +104,7 @@ def psnr(one: Image.Image, other: Image.Image) -> float:
     ],
 )
 def test_size_golden(size: tuple[int, int], smaller_side: int, expected: tuple[int, int]) -> None:
-    """The smaller side gets the size, whether the image is larger or smaller than that."""
+    """The smaller side gets the size, whether the image is larger or smaller."""
     assert scaled(size, smaller_side) == expected
 
 
@@ -126,13 +126,13 @@ def test_size_keeps_the_ratio(width: int, height: int, smaller_side: int) -> Non
 @example(1, 200, 3, "JPEG")
 @example(200, 1, 1, "JPEG")
 @example(8, 9, 1, "JPEG")
-def test_every_size_is_as_announced(width: int, height: int, smaller_side: int, kind: str) -> None:
-    """Whatever the sides, the file has the size that is told, and the original's size is told as well."""
-    came = made(encoded(Image.new("RGB", (width, height), _RED), kind), smaller_side)
+def test_reports_both_sizes(width: int, height: int, smaller_side: int, kind: str) -> None:
+    """For any size, the file has the reported size, and the original's size is reported too."""
+    result = resize_to(encoded(Image.new("RGB", (width, height), _RED), kind), smaller_side)
     size = scaled((width, height), smaller_side)
-    assert came.info == ImageInfo("jpeg", "jpg", *size)
-    assert came.original == (width, height)
-    with Image.open(io.BytesIO(came.body)) as opened:
+    assert result.info == ImageInfo("jpeg", "jpg", *size)
+    assert result.original == (width, height)
+    with Image.open(io.BytesIO(result.body)) as opened:
         assert opened.size == size
         assert near(centre(opened), _RED)
 
@@ -140,7 +140,7 @@ def test_every_size_is_as_announced(width: int, height: int, smaller_side: int, 
 @pytest.mark.parametrize("kind", _KINDS)
 def test_every_format_becomes_a_jpeg(kind: str) -> None:
     """Each accepted format is decoded, and saved as a JPEG of three colours."""
-    opened = shown(encoded(quarters(48, 32), kind, **_EXACT.get(kind, {})))
+    opened = view(encoded(quarters(48, 32), kind, **_EXACT.get(kind, {})))
     assert (opened.format, opened.mode, opened.size) == ("JPEG", "RGB", (96, 64))
     assert near(opened.getpixel((20, 12)), _RED, 12)
     assert near(opened.getpixel((76, 12)), _GREEN, 12)
@@ -149,9 +149,9 @@ def test_every_format_becomes_a_jpeg(kind: str) -> None:
 
 
 def test_same_download_gives_the_same_bytes() -> None:
-    """A task that is delivered twice makes the same file of the same download."""
+    """A task delivered twice makes the same file from the same download."""
     body = picture(3, 300, 200)
-    assert made(body).body == made(body).body
+    assert resize_to(body).body == resize_to(body).body
 
 
 _MODES: dict[str, tuple[bytes, str, Any]] = {
@@ -163,7 +163,7 @@ _MODES: dict[str, tuple[bytes, str, Any]] = {
     "black and white": (encoded(Image.new("1", (90, 70), 1)), "L", 255),
     "16 bits of grey": (encoded(Image.new("I;16", (90, 70), 77 * 257)), "L", 77),
     "16 bits in a TIFF": (encoded(Image.new("I;16", (90, 70), 77 * 257), "TIFF"), "L", 77),
-    "16 bits, the other way": (encoded(Image.new("I;16B", (90, 70), 77 * 257), "TIFF"), "L", 77),
+    "16 bits, other byte order": (encoded(Image.new("I;16B", (90, 70), 77 * 257), "TIFF"), "L", 77),
     "CMYK in a TIFF": (encoded(Image.new("CMYK", (90, 70), (0, 255, 255, 0)), "TIFF"), "RGB", _RED),
     "YCbCr in a TIFF": (encoded(Image.new("RGB", (90, 70), _RED).convert("YCbCr"), "TIFF"), "RGB", _RED),
 }
@@ -172,33 +172,33 @@ _MODES: dict[str, tuple[bytes, str, Any]] = {
 @pytest.mark.parametrize(("body", "mode", "colour"), _MODES.values(), ids=_MODES)
 @pytest.mark.parametrize("size", [20, 140], ids=["smaller", "larger"])
 def test_colours_stay(body: bytes, mode: str, colour: Any, size: int) -> None:
-    """Whatever the pixels are, the colour is that of the original, and grey stays one channel, as in img2dataset."""
-    opened = shown(body, size)
+    """Any pixel format keeps the original's colour, and grey stays one channel, as in img2dataset."""
+    opened = view(body, size)
     assert opened.mode == mode
     assert near(centre(opened), colour)
 
 
 def test_sixteen_bits_are_scaled() -> None:
-    """Grey of 16 bits is scaled to 8: no level is cut off, and none wraps around."""
+    """16-bit grey is scaled to 8 bits: no level is cut off, and none wraps around."""
     ramp = Image.new("I;16", (256, 8))
     ramp.putdata([level * 257 for level in range(256)] * 8)
-    row = shown(encoded(ramp), 8).crop((0, 4, 256, 5)).tobytes()
+    row = view(encoded(ramp), 8).crop((0, 4, 256, 5)).tobytes()
     assert all(near(level, x, 6) for x, level in enumerate(row))
 
 
 @pytest.mark.parametrize(("mode", "value"), [("I", 7), ("F", 0.5), ("LAB", (50, 0, 0))])
-def test_pixels_without_a_white_are_refused(mode: str, value: Any) -> None:
-    """Integers of 32 bits, floating-point numbers and Lab are told as what they are, and never guessed at."""
+def test_refuses_modes_without_a_white_level(mode: str, value: Any) -> None:
+    """32-bit integers, floating-point numbers and Lab are refused by name, because their white level is unknown."""
     with pytest.raises(Undecodable, match=f"of mode {mode}"):
-        made(encoded(Image.new(mode, (90, 70), value), "TIFF"))
+        resize_to(encoded(Image.new(mode, (90, 70), value), "TIFF"))
 
 
 def ycck(colour: tuple[int, int, int]) -> bytes:
-    """A JPEG in YCCK, as Adobe's programs write it: cyan, magenta and yellow as if they were RGB, black inverted."""
+    """Return a YCCK JPEG as Adobe's programs write it: C, M and Y coded as if they were RGB, and K inverted."""
     red, green, blue = (255 - part for part in colour)
     inks = Image.new("RGB", (1, 1), (red, green, blue)).convert("YCbCr").getpixel((0, 0))
     assert isinstance(inks, tuple)
-    # Pillow inverts what it writes, and says that it did not transform it.
+    # Pillow inverts its output, and declares it as not transformed.
     written = encoded(Image.new("CMYK", (90, 70), (*(255 - ink for ink in inks), 0)), "JPEG", quality=95)
     at = written.index(b"Adobe\0") + 11
     assert written[at] == 0
@@ -207,14 +207,14 @@ def ycck(colour: tuple[int, int, int]) -> bytes:
 
 @pytest.mark.parametrize("colour", [_RED, _GREEN, _BLUE, _WHITE, _BLACK])
 def test_adobes_inks_are_inverted(colour: tuple[int, int, int]) -> None:
-    """A JPEG for print is not shown as its negative, in CMYK as in YCCK."""
+    """A CMYK or YCCK JPEG for print is not shown as a negative."""
     inks = tuple(255 - part for part in colour)
-    assert near(centre(shown(encoded(Image.new("CMYK", (90, 70), (*inks, 0)), "JPEG"))), colour)
-    assert near(centre(shown(ycck(colour))), colour)
+    assert near(centre(view(encoded(Image.new("CMYK", (90, 70), (*inks, 0)), "JPEG"))), colour)
+    assert near(centre(view(ycck(colour))), colour)
 
 
 def in_adobe_rgb(colour: tuple[int, ...]) -> tuple[int, ...]:
-    """An sRGB colour as Adobe RGB writes it, by the definitions of both."""
+    """Return an sRGB colour in Adobe RGB, by the definitions of both."""
     red, green, blue = (
         (part / 255 / 12.92 if part <= 10 else ((part / 255 + 0.055) / 1.055) ** 2.4) for part in colour
     )
@@ -225,29 +225,29 @@ def in_adobe_rgb(colour: tuple[int, ...]) -> tuple[int, ...]:
 @pytest.mark.parametrize("colour", [(200, 60, 40), (90, 160, 90), (40, 60, 200), (128, 128, 128), _WHITE, _BLACK])
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "AVIF", "TIFF"])
 def test_wide_gamut_is_not_washed_out(kind: str, colour: tuple[int, int, int]) -> None:
-    """What says that it is in Adobe RGB gets the sRGB numbers of its colours, as readers ignore profiles."""
+    """Adobe RGB colours are converted to sRGB, because readers ignore profiles."""
     wide = Image.new("RGB", (90, 70), in_adobe_rgb(colour))
     body = encoded(wide, kind, icc_profile=colour_profiles.rgb(), **_EXACT.get(kind, {}))
-    assert near(centre(shown(body)), colour, 5)
-    assert "icc_profile" not in shown(body).info
+    assert near(centre(view(body)), colour, 5)
+    assert "icc_profile" not in view(body).info
 
 
-def test_profile_of_grey() -> None:
-    """Grey of another exponent becomes sRGB's grey, and stays one channel."""
-    opened = shown(encoded(Image.new("L", (90, 70), 128), icc_profile=colour_profiles.grey(1.0)))
+def test_converts_grey_with_a_profile() -> None:
+    """Grey with another exponent becomes sRGB's grey, and stays one channel."""
+    opened = view(encoded(Image.new("L", (90, 70), 128), icc_profile=colour_profiles.grey(1.0)))
     assert (opened.mode, near(centre(opened), 188)) == ("L", True)
 
 
-def test_profile_of_a_printer() -> None:
-    """The profile says what the inks look like: of a printer whose cyan is clear, cyan is white."""
+def test_converts_cmyk_with_a_profile() -> None:
+    """The profile defines the look of the inks: for a printer with a clear cyan, cyan is white."""
     body = encoded(Image.new("CMYK", (90, 70), (255, 0, 0, 0)), "JPEG", icc_profile=colour_profiles.cmyk())
-    assert near(centre(shown(body)), _WHITE)
+    assert near(centre(view(body)), _WHITE)
 
 
 _NO_PROFILES = {
     "sRGB": ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes(),
     "broken": colour_profiles.rgb()[:-40],
-    "no profile at all": b"profile",
+    "not a profile": b"profile",
     "of grey": colour_profiles.grey(1.0),
     "of a printer": colour_profiles.cmyk(),
     "too large": colour_profiles.rgb() + bytes(4 * 1024 * 1024),
@@ -255,21 +255,21 @@ _NO_PROFILES = {
 
 
 @pytest.mark.parametrize("profile", _NO_PROFILES.values(), ids=_NO_PROFILES)
-def test_profile_that_changes_nothing(profile: bytes) -> None:
-    """sRGB's own profile costs nothing, and what can't be meant counts as none, as in browsers."""
+def test_ignores_unusable_profiles(profile: bytes) -> None:
+    """sRGB's own profile costs nothing, and an unsuitable profile is ignored, as in browsers."""
     drawn = Image.open(io.BytesIO(picture(3, 200, 100, "png")))
-    assert made(encoded(drawn, "JPEG", icc_profile=profile)).body == made(encoded(drawn, "JPEG")).body
+    assert resize_to(encoded(drawn, "JPEG", icc_profile=profile)).body == resize_to(encoded(drawn, "JPEG")).body
 
 
 def test_threads_share_a_profile() -> None:
-    """Many threads with one profile make what one thread makes."""
+    """Many threads with one profile get the same result as one thread."""
     drawn = Image.open(io.BytesIO(picture(3, 200, 100, "png")))
     body = encoded(drawn, "JPEG", icc_profile=colour_profiles.rgb())
     with ThreadPoolExecutor(8) as pool:
-        assert len(set(pool.map(lambda _: made(body).body, range(64)))) == 1
+        assert len(set(pool.map(lambda _: resize_to(body).body, range(64)))) == 1
 
 
-#: What makes an upright image lie as EXIF's number says: the inverse of what a reader has to do.
+#: The transposition that gives an upright image the EXIF orientation: the inverse of the reader's.
 _LAID = {
     2: Transpose.FLIP_LEFT_RIGHT,
     3: Transpose.ROTATE_180,
@@ -284,50 +284,50 @@ _LAID = {
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "AVIF", "TIFF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_image_is_upright(kind: str, orientation: int) -> None:
-    """All eight orientations are applied, once, in each format that has them; the sizes are the upright image's."""
+    """All eight orientations are applied, once, in each format with orientations; the sizes are the upright image's."""
     upright = quarters(192, 128)
     stored = upright.transpose(_LAID[orientation]) if orientation in _LAID else upright
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = orientation
-    came = made(encoded(stored, kind, exif=exif, **_EXACT.get(kind, {})))
-    assert (came.info.width, came.info.height) == (96, 64)
-    assert came.original == (192, 128)
-    opened = Image.open(io.BytesIO(came.body))
+    result = resize_to(encoded(stored, kind, exif=exif, **_EXACT.get(kind, {})))
+    assert (result.info.width, result.info.height) == (96, 64)
+    assert result.original == (192, 128)
+    opened = Image.open(io.BytesIO(result.body))
     assert len(opened.getexif()) == 0
-    # Half of the colours' pixels are not kept, which shows at edges as hard as these.
+    # Half of the colour samples are dropped, which shows at edges as hard as these.
     assert psnr(opened, upright.resize((96, 64), Resampling.BOX)) > 24
 
 
 @pytest.mark.parametrize("orientation", [0, 9, 65535])
-def test_orientation_that_is_none(orientation: int) -> None:
-    """A number beyond EXIF's eight turns nothing."""
+def test_ignores_an_unknown_orientation(orientation: int) -> None:
+    """A number beyond EXIF's eight does not rotate."""
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = orientation
-    assert made(encoded(quarters(), "JPEG", exif=exif)).body == made(encoded(quarters(), "JPEG")).body
+    assert resize_to(encoded(quarters(), "JPEG", exif=exif)).body == resize_to(encoded(quarters(), "JPEG")).body
 
 
 @pytest.mark.parametrize(
     "exif", [b"Exif\0\0", b"Exif\0\0MM\0*", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0" + bytes(50)]
 )
 @pytest.mark.filterwarnings("ignore:(Corrupt EXIF data|Truncated File Read):UserWarning")
-def test_broken_exif_says_nothing(exif: bytes) -> None:
-    """An image whose EXIF is broken is taken as it lies."""
-    assert made(encoded(quarters(), "JPEG", exif=exif)).body == made(encoded(quarters(), "JPEG")).body
+def test_ignores_broken_exif(exif: bytes) -> None:
+    """An image with broken EXIF is not rotated."""
+    assert resize_to(encoded(quarters(), "JPEG", exif=exif)).body == resize_to(encoded(quarters(), "JPEG")).body
 
 
-def test_nothing_but_pixels_is_kept() -> None:
-    """Where a picture was taken, who wrote on it, and its preview stay behind."""
+def test_removes_metadata() -> None:
+    """The place of a photo, its author and its preview are not saved."""
     exif = Image.Exif()
     exif[ExifTags.Base.Artist] = "Ada Secret"
     body = encoded(quarters(), "JPEG", exif=exif, comment=b"a Secret comment", xmp=b"<x>Secret</x>", dpi=(300, 300))
     assert body.count(b"Secret") == 3
-    came = made(body).body
-    assert b"Secret" not in came
-    assert Image.open(io.BytesIO(came)).info.keys() == {"jfif", "jfif_version", "jfif_unit", "jfif_density"}
+    result = resize_to(body).body
+    assert b"Secret" not in result
+    assert Image.open(io.BytesIO(result)).info.keys() == {"jfif", "jfif_version", "jfif_unit", "jfif_density"}
 
 
 def _transparent(kind: str) -> bytes:
-    """A red image whose right half can be seen through, and is black where it can't be seen."""
+    """Return a red image with a transparent right half, black in its invisible pixels."""
     drawn = Image.new("RGBA", (100, 64), (*_RED, 255))
     drawn.paste((0, 0, 0, 0), (50, 0, 100, 64))
     if kind.startswith("palette"):
@@ -343,10 +343,10 @@ def _transparent(kind: str) -> bytes:
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "GIF", "TIFF", "ICO", "palette", "palette with levels", "one colour"])
-@pytest.mark.parametrize("size", [32, 64, 100], ids=["smaller", "as it is", "larger"])
-def test_transparency_lies_on_white(kind: str, size: int) -> None:
-    """What can be seen through is white, and the black that nobody saw does not darken the edge."""
-    opened = shown(_transparent(kind), size)
+@pytest.mark.parametrize("size", [32, 64, 100], ids=["smaller", "same size", "larger"])
+def test_flattens_transparency_onto_white(kind: str, size: int) -> None:
+    """Transparent pixels become white, and their hidden black does not darken the edge."""
+    opened = view(_transparent(kind), size)
     assert opened.mode == "RGB"
     assert near(opened.getpixel((opened.width // 4, opened.height // 2)), _RED)
     assert near(opened.getpixel((opened.width * 3 // 4, opened.height // 2)), _WHITE)
@@ -354,26 +354,26 @@ def test_transparency_lies_on_white(kind: str, size: int) -> None:
 
 
 def test_half_transparency_is_half_white() -> None:
-    """A veil of half black over white is grey, for colours and for grey."""
-    assert near(centre(shown(encoded(Image.new("RGBA", (90, 70), (0, 0, 0, 128))))), (127, 127, 127))
-    assert near(centre(shown(encoded(Image.new("LA", (90, 70), (0, 128))))), 127)
+    """Half-transparent black over white is grey, for colours and for grey."""
+    assert near(centre(view(encoded(Image.new("RGBA", (90, 70), (0, 0, 0, 128))))), (127, 127, 127))
+    assert near(centre(view(encoded(Image.new("LA", (90, 70), (0, 128))))), 127)
 
 
 @pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "TIFF", "AVIF", "MPO"])
 def test_first_frame_is_taken(kind: str) -> None:
-    """Of an animation, of pages, and of a camera's several pictures in one file, it is the first."""
+    """The first frame or page is used; so is the first of a camera's several images in one file."""
     frames = [Image.new("RGB", (90, 70), colour) for colour in (_RED, _GREEN, _BLUE)]
     body = encoded(frames[0], kind, save_all=True, append_images=frames[1:])
-    assert near(centre(shown(body)), _RED, 8)
+    assert near(centre(view(body)), _RED, 8)
 
 
 @pytest.mark.parametrize("kind", _KINDS)
 @pytest.mark.parametrize("share", [0.5, 0.9])
 def test_truncated_image_is_undecodable(kind: str, share: float) -> None:
-    """An image that breaks off is broken, however much of it is there."""
+    """A truncated image is broken, at whatever point it ends."""
     body = encoded(Image.open(io.BytesIO(picture(3, 100, 80, "png"))), kind)
     with pytest.raises(Undecodable):
-        made(body[: int(len(body) * share)])
+        resize_to(body[: int(len(body) * share)])
 
 
 @pytest.mark.parametrize("kind", _KINDS)
@@ -381,64 +381,64 @@ def test_truncated_image_is_undecodable(kind: str, share: float) -> None:
 @settings(max_examples=30)
 @given(data=st.data())
 def test_broken_bytes_raise_nothing_else(kind: str, data: st.DataObject) -> None:
-    """However an image's bytes are changed, it is resized or refused by an error of the tree."""
+    """Whatever bytes of an image change, it is resized or refused with one of our errors."""
     body = bytearray(image(kind, (40, 30)))
     for _ in range(data.draw(st.integers(1, 4))):
         body[data.draw(st.integers(0, len(body) - 1))] = data.draw(st.integers(0, 255))
     try:
-        came = made(bytes(body), max_pixels=1_000_000)
+        result = resize_to(bytes(body), max_pixels=1_000_000)
     except (NotAnImage, Undecodable, TooManyPixels):
         return
-    assert min(came.info.width, came.info.height) == 64
+    assert min(result.info.width, result.info.height) == 64
 
 
-def test_out_of_memory_is_not_the_images_fault(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An image that this machine has no memory for is not told as broken."""
+def test_out_of_memory_is_not_a_broken_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An image that exceeds this machine's memory is not reported as broken."""
 
     def full(*_: Any) -> Image.Image:
         raise MemoryError
 
     monkeypatch.setattr(Image.Image, "resize", full)
     with pytest.raises(MemoryError):
-        made(image("JPEG"))
+        resize_to(image("JPEG"))
 
 
 @pytest.mark.parametrize("size", [(20_000, 1), (1, 20_000), (1_200, 1)])
 def test_extreme_ratio_is_too_many_pixels(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A line that would be a hundred million pixels, or longer than a JPEG may be, is refused before it is decoded."""
+    """A result of over a hundred million pixels, or longer than a JPEG may be, is refused before decoding."""
     body = image("PNG", size)
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda _: pytest.fail("it was decoded"))
     with pytest.raises(TooManyPixels, match=r"more than 10000000|JPEG ends at 65500"):
-        made(body)
+        resize_to(body)
 
 
-def test_pixels_are_counted_on_the_header(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The original is judged before anything is decoded, as without resizing."""
+def test_checks_the_header_before_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The original's size is checked before decoding, as without resizing."""
     body = image("PNG", (200, 100))
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda _: pytest.fail("it was decoded"))
     with pytest.raises(TooManyPixels, match="200x100"):
-        made(body, 8, max_pixels=19_999)
+        resize_to(body, 8, max_pixels=19_999)
 
 
-def test_what_is_no_image_is_refused() -> None:
-    """A page is no image, with resizing as without."""
+def test_refuses_a_page() -> None:
+    """HTML is refused as an image, with resizing as without."""
     with pytest.raises(NotAnImage):
-        made(b"<!doctype html><title>Sign in</title>")
+        resize_to(b"<!doctype html><title>Sign in</title>")
 
 
 def test_scans_are_bounded() -> None:
-    """A progressive JPEG that goes over its pixels again and again is refused; one of the usual number is not."""
+    """A progressive JPEG with too many scans is refused; one with the usual number is not."""
     body = encoded(quarters(), "JPEG", progressive=True)
-    assert made(body).info.width == 96
+    assert resize_to(body).info.width == 96
     last = body.rindex(b"\xff\xda")
     bomb = body[:last] + body[last:-2] * 300 + body[-2:]
     with pytest.raises(Undecodable, match="more than 200 scans"):
-        made(bomb)
+        resize_to(bomb)
 
 
 @pytest.fixture
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
-    """The sizes at which JPEGs are decoded, one for each time."""
+    """Return the list of sizes at which JPEGs are decoded, one for each time."""
     sizes: list[tuple[int, int]] = []
     prepare = ImageFile.ImageFile.load_prepare
 
@@ -465,8 +465,8 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
 def test_jpeg_is_decoded_once_and_small(
     decoded: list[tuple[int, int]], mode: str, size: tuple[int, int], smaller_side: int, scale: int
 ) -> None:
-    """A JPEG is decoded once, at the smallest of its scales that is not below the size that is wanted."""
-    made(encoded(Image.new(mode, size), "JPEG"), smaller_side, 100_000_000)
+    """A JPEG is decoded once, at its smallest scale that is not below the requested size."""
+    resize_to(encoded(Image.new(mode, size), "JPEG"), smaller_side, 100_000_000)
     assert decoded == [(-(-size[0] // scale), -(-size[1] // scale))]
 
 
@@ -476,11 +476,11 @@ def test_jpeg_is_decoded_once_and_small(
 )
 @pytest.mark.parametrize("kind", ["jpeg", "png"])
 def test_reduced_decoding_costs_no_quality(size: tuple[int, int], smaller_side: int, kind: str) -> None:
-    """A reader sees what full decoding and the best filter would have given, and nothing is moved by half a pixel."""
+    """The result looks as with full decoding and the best filter, and nothing moves by half a pixel."""
     body = picture(3, *size, kind)
     best = Image.open(io.BytesIO(body)).convert("RGB").resize(scaled(size, smaller_side), Resampling.LANCZOS)
-    reached = psnr(shown(body, smaller_side), best)
-    # Encoding costs most of what is lost, and costs the best as much.
+    reached = psnr(view(body, smaller_side), best)
+    # Most of the loss is from encoding, and encoding the best result loses as much.
     possible = psnr(Image.open(io.BytesIO(encoded(best, "JPEG", quality=95))), best)
     assert reached > 40
     assert reached > possible - 3.5
@@ -490,20 +490,20 @@ def test_enlarging_is_smooth() -> None:
     """An enlarged edge is a slope, and not a step."""
     edge = Image.new("L", (8, 8), 0)
     edge.paste(255, (4, 0, 8, 8))
-    row = shown(encoded(edge), 80).crop((35, 40, 46, 41)).tobytes()
+    row = view(encoded(edge), 80).crop((35, 40, 46, 41)).tobytes()
     assert max(abs(left - right) for left, right in pairwise(row)) < 70
 
 
 @contextmanager
 def ticking() -> Iterator[Callable[[], int]]:
-    """Count in another thread, which gets Python's lock only from who gives it up: nobody is made to."""
+    """Count in another thread. It gets Python's lock (the GIL) only if the working thread releases it."""
     ended, count = threading.Event(), 0
 
     def tick() -> None:
         nonlocal count
         while not ended.is_set():
             count += 1
-            # It gives the lock up itself, or it would keep it.
+            # It releases the lock itself, or it would keep it.
             time.sleep(0)
 
     before = sys.getswitchinterval()
@@ -518,8 +518,8 @@ def ticking() -> Iterator[Callable[[], int]]:
         thread.join(PATIENCE)
 
 
-def test_other_threads_run_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
-    """While an image is decoded, resampled, brought to sRGB and encoded, the worker's other threads go on in each."""
+def test_other_threads_run_during_resizing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Decoding, resampling, conversion to sRGB and encoding each let the worker's other threads run."""
     noise = Image.effect_noise((2000, 2000), 90).convert("RGB")
     body = encoded(noise, "JPEG", quality=95, icc_profile=colour_profiles.rgb())
     moved: Counter[str] = Counter()
@@ -540,13 +540,13 @@ def test_other_threads_run_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
         watch(Image.Image, "resize", "resample")
         watch(ImageCms.ImageCmsTransform, "apply", "colours")
         watch(Image.Image, "save", "encode")
-        made(body, 1900)
+        resize_to(body, 1900)
     assert len(moved) == 4
     assert min(moved.values()) > 10, moved
 
 
-def test_encoding_into_memory_would_stop_them() -> None:
-    """Why there is a file to encode into. Should this fail, Pillow has learnt to do without, and `_sink` can go."""
+def test_encoding_into_memory_blocks_threads() -> None:
+    """Encode into a file for this reason. If this test fails, Pillow no longer needs it, and `_sink` can go."""
     noise = Image.effect_noise((1000, 1000), 90).convert("RGB")
     with ticking() as ticks:
         before = ticks()
@@ -558,16 +558,16 @@ def test_encoding_into_memory_would_stop_them() -> None:
     assert free > 10
 
 
-def test_temporary_file_stands_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where there are no files in memory, as on macOS, a temporary one takes the same bytes."""
+def test_falls_back_to_a_temporary_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without in-memory files, as on macOS, a temporary file gets the same bytes."""
     body = picture(3, 300, 200)
-    same = made(body).body
+    same = resize_to(body).body
     monkeypatch.delattr(os, "memfd_create", raising=False)
-    assert made(body).body == same
+    assert resize_to(body).body == same
 
 
-def test_half_written_image_is_no_image(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """What the system did not take whole is a fault of this machine, and never saved."""
+def test_refuses_a_partly_written_image(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """An incomplete write is an error of this machine, and the image is not saved."""
 
     class Full(io.FileIO):
         def read(self, size: int | None = -1) -> bytes:
@@ -575,16 +575,16 @@ def test_half_written_image_is_no_image(monkeypatch: pytest.MonkeyPatch, tmp_pat
 
     monkeypatch.setattr(resize, "_sink", lambda: Full(tmp_path / "full", "w+"))
     with pytest.raises(OSError, match="not written whole"):
-        made(image("PNG"))
+        resize_to(image("PNG"))
 
 
 def deadline(seconds: float) -> Deadline:
-    """A deadline that is over in so many seconds."""
+    """Return a deadline in this many seconds."""
     return Deadline(seconds, seconds)
 
 
-def test_room_is_bounded() -> None:
-    """At no time do threads hold more than there is room for, and each gets its turn, the large ones too."""
+def test_pixel_budget_is_bounded() -> None:
+    """Threads never hold more pixels than the budget, and each gets its turn, large ones too."""
     room = Room(10)
     held: list[int] = []
     most = 0
@@ -607,8 +607,8 @@ def test_room_is_bounded() -> None:
     assert not held
 
 
-def test_who_waits_for_room_is_next() -> None:
-    """A large image is not passed by small ones that come later, or it would wait for ever."""
+def test_pixel_budget_serves_in_order() -> None:
+    """A large image is not overtaken by later small ones, or it would wait for ever."""
     room = Room(10)
     order: list[str] = []
 
@@ -629,23 +629,23 @@ def test_who_waits_for_room_is_next() -> None:
 
 
 @pytest.mark.parametrize("queued", [False, True], ids=["waits for room", "waits for its turn"])
-def test_wait_for_room_ends_with_the_deadline(queued: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An image that can't be decoded in time is told as too slow, and not as broken."""
+def test_wait_for_pixel_budget_ends_at_the_deadline(queued: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An image that can't be decoded in time is reported as too slow, and not as broken."""
     room = Room(10)
     monkeypatch.setattr(resize, "room", room)
     with room.of(10, deadline(PATIENCE)):
         if queued:
             room._turn.acquire()
         with pytest.raises(TimedOut, match="room to decode"):
-            resized(image("PNG"), to(8), _LIMIT, deadline(0.05))
+            resized(image("PNG"), options_for(8), _LIMIT, deadline(0.05))
         if queued:
             room._turn.release()
-    assert resized(image("PNG"), to(8), _LIMIT, deadline(PATIENCE)).info.height == 8
+    assert resized(image("PNG"), options_for(8), _LIMIT, deadline(PATIENCE)).info.height == 8
 
 
 @pytest.mark.parametrize(("progressive", "held"), [(False, 512 * 384), (True, 1024 * 768)])
-def test_progressive_jpeg_counts_in_full(progressive: bool, held: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A JPEG is held at its reduced scale; a progressive one is put together at its full size first."""
+def test_progressive_jpeg_counts_full_size(progressive: bool, held: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A JPEG counts at its reduced scale, but a progressive one is assembled at its full size first."""
     asked: list[int] = []
     of = rooms.room.of
 
@@ -654,11 +654,11 @@ def test_progressive_jpeg_counts_in_full(progressive: bool, held: int, monkeypat
         return of(pixels, ends)
 
     monkeypatch.setattr(rooms.room, "of", asking)
-    made(encoded(quarters(1024, 768), "JPEG", progressive=progressive), 256)
+    resize_to(encoded(quarters(1024, 768), "JPEG", progressive=progressive), 256)
     assert asked == [held + 341 * 256]
 
 
-def test_images_module_knows_the_result() -> None:
-    """What comes out is an image like any other to who looks at it later."""
-    came = made(picture(3, 300, 200))
-    assert images.inspect(came.body, _LIMIT) == came.info
+def test_result_passes_the_image_check() -> None:
+    """The header check accepts the result as an ordinary image."""
+    result = resize_to(picture(3, 300, 200))
+    assert images.inspect(result.body, _LIMIT) == result.info

@@ -1,4 +1,4 @@
-"""Names are looked up once in a while, and not for ever."""
+"""Names are resolved at intervals, with a bounded cache."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.conditions import PATIENCE
 
 
 class Asked:
-    """A resolver of the system that counts."""
+    """A replacement of the system's resolver that counts its calls."""
 
     def __init__(self) -> None:
         self.hosts: list[str] = []
@@ -29,14 +29,14 @@ class Asked:
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
-    """Stand in for the system's resolver."""
+    """Replace the system's resolver."""
     counting = Asked()
     monkeypatch.setattr(socket, "getaddrinfo", counting)
     return counting
 
 
-def test_answer_is_used_again(asked: Asked) -> None:
-    """The second look-up of a name asks nobody; another name, or another port, does."""
+def test_caches_an_answer(asked: Asked) -> None:
+    """A second look-up of a name uses the cache; another name, or another port, does not."""
     names = Resolver()
     first = names.look_up("a.example", 80, 1.0)
     assert names.look_up("a.example", 80, 1.0) == first
@@ -46,8 +46,8 @@ def test_answer_is_used_again(asked: Asked) -> None:
     assert asked.hosts == ["a.example", "a.example", "b.example"]
 
 
-def test_answer_grows_old(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After half a minute a name is looked up anew."""
+def test_cached_answer_expires(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After half a minute a name is resolved again."""
     now = 0.0
     monkeypatch.setattr(resolver, "monotonic", lambda: now)
     names = Resolver()
@@ -60,7 +60,7 @@ def test_answer_grows_old(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None
     assert len(asked.hosts) == 2
 
 
-def test_oldest_answers_go_first(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_drops_the_oldest_answers(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
     """A list with a million hosts does not fill the memory."""
     monkeypatch.setattr(resolver, "_NAMES", 2)
     names = Resolver()
@@ -69,8 +69,8 @@ def test_oldest_answers_go_first(asked: Asked, monkeypatch: pytest.MonkeyPatch) 
     assert asked.hosts == ["a.example", "b.example", "c.example", "a.example"]
 
 
-def test_failure_is_not_remembered(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A name that was not found is asked for again."""
+def test_does_not_cache_failures(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name that was not found is resolved again."""
 
     def fail(*_: object, **__: object) -> None:
         raise socket.gaierror(socket.EAI_AGAIN, "later")
@@ -86,7 +86,7 @@ def test_failure_is_not_remembered(asked: Asked, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("ignored", [False, True], ids=["an error for both families", "no answer for both"])
 @pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
 def test_one_family_is_enough(monkeypatch: pytest.MonkeyPatch, family: int, ignored: bool) -> None:
-    """A name server that fails for one family, or ignores its question, does not hide the addresses of the other."""
+    """If a name server fails for one address family or ignores its query, the other family's addresses are used."""
     over = threading.Event()
 
     def answer(host: str, port: int, **options: int) -> list[Any]:
@@ -102,7 +102,7 @@ def test_one_family_is_enough(monkeypatch: pytest.MonkeyPatch, family: int, igno
 
 
 def test_temporary_failure_of_one_family_is_temporary(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A name that has no address of one family, and whose other family could not be asked for, may be found later."""
+    """If a name has no address of one family and the query for the other failed, the error is temporary."""
 
     def answer(*_: object, family: int, **__: object) -> list[Any]:
         raise socket.gaierror(socket.EAI_NONAME if family == socket.AF_INET else socket.EAI_AGAIN, "fails")
@@ -113,8 +113,8 @@ def test_temporary_failure_of_one_family_is_temporary(monkeypatch: pytest.Monkey
     assert caught.value.errno == socket.EAI_AGAIN
 
 
-def test_name_that_does_not_exist_is_asked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A final answer for both families costs no further question."""
+def test_resolves_a_nonexistent_name_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a final answer for both families, there is no further query."""
     asked = []
 
     def answer(*_: object, family: int, **__: object) -> list[Any]:
@@ -127,8 +127,8 @@ def test_name_that_does_not_exist_is_asked_for_once(monkeypatch: pytest.MonkeyPa
     assert asked == [socket.AF_UNSPEC]
 
 
-def test_address_that_leads_nowhere_is_forgotten(asked: Asked) -> None:
-    """A host that moved is found at the next attempt, not after half a minute."""
+def test_forgets_an_unreachable_address(asked: Asked) -> None:
+    """If a host has moved, the next attempt finds it, without the wait of half a minute."""
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
     guard = Guard(["127.0.0.1"])

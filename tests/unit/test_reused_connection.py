@@ -1,4 +1,4 @@
-"""A request that fails on a reused connection is sent once more, on a fresh one, and that is no attempt."""
+"""A request that fails on a reused connection is sent again on a fresh one, without counting as an attempt."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from tests.conditions import PATIENCE
 from tests.forward_proxy import ForwardProxy
 from tests.unit.conftest import Canned, always, response
 
-#: What a server does with a request that it does not answer.
+#: How a server ends a connection in place of an answer.
 Ending = Callable[[socket.socket], None]
 _TIMEOUT_ANSWER = response(b"", "408 Request Timeout", "Connection: close")
 
 
-class Rude(Canned):
+class EndingServer(Canned):
     """A server that answers the first request on each connection, and ends the connection at the second."""
 
     def __init__(self, end: Ending, tls: ssl.SSLContext | None = None, answered_connections: int = 100) -> None:
-        """Take how it ends a connection, and how many connections get an answer; those after them get none."""
+        """Take the way to end a connection, and how many connections get an answer; later ones get none."""
         super().__init__(always(), tls)
         self._end, self._answered = end, answered_connections
 
@@ -59,11 +59,11 @@ def close(_: socket.socket) -> None:
 def reset(client: socket.socket) -> None:
     """End with RST."""
     client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    # Who reads in another thread would keep it open.
+    # A thread that is still reading would keep the connection open.
     client.close()
 
 
-def say_timeout(client: socket.socket) -> None:
+def send_408(client: socket.socket) -> None:
     """End with 408, as some servers do with idle connections."""
     client.sendall(_TIMEOUT_ANSWER)
 
@@ -77,7 +77,7 @@ class Client:
         self._options = FetchOptions(retries=retries, timeout=timeout)
 
     def get(self, url: str) -> bytes:
-        """What a URL serves."""
+        """Return the body of a URL."""
         return self._downloader.download(url, self._options, Deadline(self._options.timeout, 30.0), self._count).body
 
     def _count(self) -> None:
@@ -86,15 +86,15 @@ class Client:
 
 @pytest.fixture
 def direct(sessions_to: Callable[..., Sessions]) -> Sessions:
-    """Sessions to loopback."""
+    """Return sessions to loopback."""
     return sessions_to("127.0.0.1")
 
 
-@pytest.mark.parametrize("end", [close, reset, say_timeout])
+@pytest.mark.parametrize("end", [close, reset, send_408])
 def test_resends_on_a_fresh_connection(direct: Sessions, end: Ending) -> None:
-    """Each second request finds its connection ended; no image costs more than one attempt, and nothing waits."""
+    """Each second request finds its connection closed. Every image needs one attempt, and there are no waits."""
     client = Client(direct)
-    with Rude(end) as server:
+    with EndingServer(end) as server:
         assert [client.get(f"{server.url}/{number}") for number in range(4)] == [b"body"] * 4
     assert (client.attempts, client.waits) == (4, [])
     assert server.connections == 4
@@ -103,14 +103,14 @@ def test_resends_on_a_fresh_connection(direct: Sessions, end: Ending) -> None:
 def test_resends_inside_tls(direct: Sessions, server_context: ssl.SSLContext) -> None:
     """The end of TLS, with or without its closing message, is the end of the connection."""
     client = Client(direct)
-    with Rude(close, server_context) as server:
+    with EndingServer(close, server_context) as server:
         assert [client.get(f"{server.url}/{number}") for number in range(3)] == [b"body"] * 3
     assert (client.attempts, client.waits, server.connections) == (3, [], 3)
 
 
 @pytest.fixture
 def through(certificate: Path) -> Iterator[Callable[[int], Sessions]]:
-    """Sessions through the proxy at a port."""
+    """Return sessions through the proxy at a port."""
     made: list[Sessions] = []
 
     def make(port: int) -> Sessions:
@@ -123,17 +123,17 @@ def through(certificate: Path) -> Iterator[Callable[[int], Sessions]]:
 
 
 def test_resends_through_a_proxy(through: Callable[[int], Sessions]) -> None:
-    """A proxy that ends idle connections costs no attempt, either."""
-    with Rude(close) as proxy:
+    """A proxy that closes idle connections costs no attempt, either."""
+    with EndingServer(close) as proxy:
         client = Client(through(proxy.port))
         assert [client.get(f"http://a.example/{number}") for number in range(3)] == [b"body"] * 3
     assert (client.attempts, client.waits, proxy.connections) == (3, [], 3)
 
 
 def test_resends_inside_a_tunnel(through: Callable[[int], Sessions], server_context: ssl.SSLContext) -> None:
-    """A server behind a tunnel ends it, and the next request opens another one."""
+    """If a server behind a tunnel closes it, the next request opens a new tunnel."""
     with (
-        Rude(close, server_context) as server,
+        EndingServer(close, server_context) as server,
         ForwardProxy({f"localhost:{server.port}": server.port}) as proxy,
     ):
         client = Client(through(proxy.port))
@@ -142,22 +142,22 @@ def test_resends_inside_a_tunnel(through: Callable[[int], Sessions], server_cont
 
 
 @pytest.mark.parametrize("end", [close, reset])
-def test_a_fresh_connection_that_fails_too_is_an_attempt(direct: Sessions, end: Ending) -> None:
-    """The request is sent once more and no more: what fails then has failed."""
+def test_second_failure_is_an_attempt(direct: Sessions, end: Ending) -> None:
+    """The request is sent again only once; a second failure counts as a failed attempt."""
     client = Client(direct, retries=1)
-    with Rude(end, answered_connections=1) as server:
+    with EndingServer(end, answered_connections=1) as server:
         assert client.get(f"{server.url}/1") == b"body"
         with pytest.raises(ConnectFailed):
             client.get(f"{server.url}/2")
-    # One for the first image; for the second one on the old connection, one that is free, and one retry.
+    # One for the first image; for the second: the old connection, a fresh one that is free, and one retry.
     assert len(server.requests) == 4
     assert (client.attempts, len(client.waits)) == (3, 1)
 
 
-def test_a_second_408_is_the_answer(direct: Sessions) -> None:
-    """On a fresh connection, 408 speaks of the request."""
+def test_408_on_a_fresh_connection_is_final(direct: Sessions) -> None:
+    """On a fresh connection, 408 refers to the request."""
     client = Client(direct)
-    with Rude(say_timeout, answered_connections=1) as server:
+    with EndingServer(send_408, answered_connections=1) as server:
         client.get(f"{server.url}/1")
         with pytest.raises(HttpNotYet):
             client.get(f"{server.url}/2")
@@ -170,30 +170,30 @@ def test_a_second_408_is_the_answer(direct: Sessions) -> None:
     ids=["status line", "head", "body"],
 )
 @pytest.mark.parametrize("end", [close, reset])
-def test_a_partial_answer_is_not_asked_for_again(direct: Sessions, begun: bytes, end: Ending) -> None:
-    """Once a byte of the answer has come, the server has had the request: its failure is an attempt's."""
+def test_partial_answer_is_not_resent(direct: Sessions, begun: bytes, end: Ending) -> None:
+    """After the first byte of the answer, the server has the request, so its failure counts as an attempt."""
 
     def part(client: socket.socket) -> None:
         client.sendall(begun)
         end(client)
 
     client = Client(direct)
-    with Rude(part) as server:
+    with EndingServer(part) as server:
         client.get(f"{server.url}/1")
         with pytest.raises(FetchError):
             client.get(f"{server.url}/2")
     assert (len(server.requests), client.attempts) == (2, 2)
 
 
-def test_silence_is_not_asked_for_again(direct: Sessions) -> None:
-    """A server that says nothing may be at work; the time that it was given is over."""
+def test_timeout_is_not_resent(direct: Sessions) -> None:
+    """A silent server may still be working, and its time is over."""
     client = Client(direct, timeout=0.1)
     with ExitStack() as stack:
 
-        def be_silent(_: socket.socket) -> None:
+        def send_nothing(_: socket.socket) -> None:
             server.ended.wait(PATIENCE)
 
-        server = stack.enter_context(Rude(be_silent))
+        server = stack.enter_context(EndingServer(send_nothing))
         client.get(f"{server.url}/1")
         with pytest.raises(TimedOut):
             client.get(f"{server.url}/2")

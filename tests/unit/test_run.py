@@ -1,4 +1,4 @@
-"""What goes on with a run looks at all that it acts upon before it changes anything."""
+"""Resuming or retrying a run checks all of its files before it changes anything."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _ROWS, _SHARDS = 11, 4
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    """The folder of a complete run whose images have all failed."""
+    """Return the folder of a complete run with only failed images."""
     (tmp_path / "my out").mkdir()
     store = Store(tmp_path / "my out")
     left(tmp_path / "list.txt", store, _ROWS, _SHARDS, State.COMPLETE, PlanState.COMPLETE)
@@ -36,8 +36,8 @@ def flip(store: Store, name: str, place: int = 700) -> None:
 
 @pytest.mark.parametrize("shard", [0, 3])
 @pytest.mark.parametrize("place", [700, 1500, -300])
-def test_flipped_byte_of_a_manifest_is_told(store: Store, shard: int, place: int) -> None:
-    """A manifest with another byte is named by whatever goes on, and the run's record stays to the letter."""
+def test_reports_a_changed_byte_of_a_manifest(store: Store, shard: int, place: int) -> None:
+    """A changed manifest is reported by its path, and the run's record is unchanged."""
     flip(store, manifest.name(shard), place)
     record = store.read("run.json")
     for reasons in (None, ["timeout"], ["dns"]):
@@ -48,8 +48,8 @@ def test_flipped_byte_of_a_manifest_is_told(store: Store, shard: int, place: int
     assert store.read("run.json") == record
 
 
-def test_retry_looks_at_the_plan_first(store: Store) -> None:
-    """A damaged file of the plan of what is tried again is told before the record is touched."""
+def test_retry_checks_the_plan_first(store: Store) -> None:
+    """A damaged plan file of a shard to retry is reported before the record changes."""
     flip(store, plan.name(2))
     record = store.read("run.json")
     with pytest.raises(Fault, match="can't be trusted"):
@@ -59,7 +59,7 @@ def test_retry_looks_at_the_plan_first(store: Store) -> None:
 
 
 def test_retry_that_sends_nothing_changes_nothing(store: Store) -> None:
-    """A pass whose fleet can't be had leaves the record as it was; one that was interrupted can be gone on with."""
+    """If a retry gets no fleet, the record is unchanged; if it is interrupted, it can be resumed."""
     record = store.read("run.json")
     with pytest.raises(KeyError), Run.retry(store, ["timeout"]):
         raise KeyError
@@ -70,8 +70,8 @@ def test_retry_that_sends_nothing_changes_nothing(store: Store) -> None:
     assert (found.state, found.revision) == (State.INTERRUPTED, 1)
 
 
-def test_manifest_that_is_gone(store: Store) -> None:
-    """What to do about a manifest that is gone is not to remove it, and is a command that can be called."""
+def test_missing_manifest(store: Store) -> None:
+    """For a missing manifest, the hint is a valid command, and does not say to remove the manifest."""
     store.remove(manifest.name(1))
     with pytest.raises(Fault, match=r"00001\.parquet is gone") as caught:
         Run.retry(store, ["timeout"])
@@ -80,22 +80,22 @@ def test_manifest_that_is_gone(store: Store) -> None:
     )
 
 
-def test_unfinished_run_is_not_tried_again(store: Store) -> None:
-    """To retry a run that is not finished is wrong usage, and how to finish it is said as a shell takes it."""
+def test_refuses_to_retry_an_unfinished_run(store: Store) -> None:
+    """Retrying an unfinished run is a usage error. The hint has the command to finish it, quoted for the shell."""
     RunFile.load(store).save(store, state=State.INTERRUPTED)
     with pytest.raises(UsageFault, match="is not finished") as caught:
         Run.retry(store, ["timeout"])
     assert caught.value.todo == f"Finish it by `producer resume '{store.root}'`."
 
 
-@pytest.mark.parametrize(("local", "said"), [(True, "is starting them again"), (False, "celery -A tasks worker")])
-def test_no_worker_responds(monkeypatch: pytest.MonkeyPatch, local: bool, said: str) -> None:
-    """Who waits for a local fleet is not told to start workers."""
+@pytest.mark.parametrize(("local", "expected"), [(True, "is starting them again"), (False, "celery -A tasks worker")])
+def test_no_worker_responds(monkeypatch: pytest.MonkeyPatch, local: bool, expected: str) -> None:
+    """A run that waits for a local fleet does not advise to start workers."""
     monkeypatch.setattr(dispatch, "online_workers", list)
     monkeypatch.setattr("tasks.presence.signs_of_life", lambda _: {})
     note = dispatch._asked(local, 3, Mock())
     assert note.startswith("waiting for 3 images; no worker responds")
-    assert said in note
+    assert expected in note
     assert ("celery" in note) is not local
 
 
@@ -107,10 +107,10 @@ def test_no_worker_responds(monkeypatch: pytest.MonkeyPatch, local: bool, said: 
         (2, [32], 1, "waiting for 2 images; 1 worker responds; 1 worker has died, and its tasks are handed to others"),
     ],
 )
-def test_dead_worker_is_told_only_where_one_died(
+def test_mentions_dead_workers_only_if_one_died(
     monkeypatch: pytest.MonkeyPatch, images: int, slots: list[int], dead: int, note: str
 ) -> None:
-    """A run that waits says for how many images, and how many workers respond."""
+    """A waiting run reports the number of images, and how many workers respond."""
     monkeypatch.setattr(dispatch, "online_workers", lambda: slots)
     lives = {**{f"alive-{number}": True for number in range(2)}, **{f"dead-{number}": False for number in range(dead)}}
     monkeypatch.setattr("tasks.presence.signs_of_life", lambda _: lives)

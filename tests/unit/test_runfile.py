@@ -1,4 +1,4 @@
-"""A run's record says what the run is, is replaced whole, and keeps another run out of its folder."""
+"""A run's record describes the run, is replaced atomically, and keeps other runs out of its folder."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from tasks.storage import Store
 _RECORD = RunFile("20260101-000000-abcdef", "list.txt", "/out", Options(FetchOptions(retries=7), 10, 2), started_at=1.5)
 
 
-def test_record_as_written(store: Store) -> None:
-    """A new run's record has its id, Source and options, and says that it is running and not yet planned."""
+def test_writes_a_new_record(store: Store) -> None:
+    """A new run's record has its id, source and options, and is in the state "running" with an incomplete plan."""
     _RECORD.create(store)
     written = json.loads(store.read("run.json"))
     assert len(written.pop("checksum")) == 64
@@ -55,7 +55,7 @@ def test_record_as_written(store: Store) -> None:
 
 
 def test_changes_are_saved(store: Store) -> None:
-    """What changes is written, and the rest stays; the record that was there before is not touched."""
+    """Changes are written, other fields stay, and the previous record object is not modified."""
     _RECORD.create(store)
     changed = _RECORD.save(store, plan=PlanState.COMPLETE, planned_rows=3)
     changed = changed.save(store, state=State.COMPLETE, finished_at=9.0, totals={"total": 3})
@@ -67,7 +67,7 @@ def test_changes_are_saved(store: Store) -> None:
 
 @pytest.mark.parametrize("step", [RunFile("other", "b", "/b", Options()).create, RunFile.refuse_another])
 def test_folder_with_a_run_is_refused(store: Store, step: Callable[[Store], None]) -> None:
-    """A second run in one folder is refused, and the first one's record stays."""
+    """A second run in the same folder is refused, and the first one's record stays."""
     RunFile.refuse_another(store)
     _RECORD.create(store)
     with pytest.raises(UsageFault, match="already holds a run") as caught:
@@ -77,7 +77,7 @@ def test_folder_with_a_run_is_refused(store: Store, step: Callable[[Store], None
 
 
 def test_one_of_two_runs_at_once_wins(store: Store) -> None:
-    """Of runs that begin in one folder at the same moment, one has it."""
+    """If several runs start in one folder at the same time, exactly one succeeds."""
 
     def create(number: int) -> bool:
         try:
@@ -91,7 +91,7 @@ def test_one_of_two_runs_at_once_wins(store: Store) -> None:
 
 
 def test_failed_save_leaves_the_old_record(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A record that can't be replaced still stands as it was."""
+    """If a record can't be replaced, the old one is unchanged."""
     _RECORD.create(store)
     monkeypatch.setattr(store, "root", store.root / "run.json")
     with pytest.raises(StorageFailed):
@@ -101,7 +101,7 @@ def test_failed_save_leaves_the_old_record(store: Store, monkeypatch: pytest.Mon
 
 
 def test_ids_are_distinct_and_sort() -> None:
-    """An id begins with its time, so that ids sort, and two of one second differ."""
+    """An id begins with its time, so ids sort by time, and two of the same second differ."""
     ids = [new_id() for _ in range(50)]
     assert len(set(ids)) == 50
     assert all(re.fullmatch(r"\d{8}-\d{6}-[0-9a-f]{6}", run_id) for run_id in ids)
@@ -110,8 +110,8 @@ def test_ids_are_distinct_and_sort() -> None:
 @pytest.mark.parametrize(
     "name", ["run.json", ".plan/00000.parquet", "00000/1.jpg", "00000.parquet", "00007_stats.json", "123456.parquet"]
 )
-def test_what_is_left_of_a_run_is_refused(tmp_path: Path, name: str) -> None:
-    """A stale manifest would pass for the new run's, and a shard's folder is cleaned: both keep a run out."""
+def test_refuses_remains_of_a_run(tmp_path: Path, name: str) -> None:
+    """A stale manifest would pass for the new run's, and a shard's folder is cleaned, so both keep a run out."""
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).touch()
     with pytest.raises(UsageFault, match="already holds a run, or what is left of one"):
@@ -119,7 +119,7 @@ def test_what_is_left_of_a_run_is_refused(tmp_path: Path, name: str) -> None:
 
 
 def test_complete_run_is_not_resumed(store: Store) -> None:
-    """Who finds a complete run is told how to retry it, and how to download the list again, and not to resume it."""
+    """For a complete run, the hint is how to retry it or download the list again, and not to resume it."""
     _RECORD.create(store)
     _RECORD.save(store, state=State.COMPLETE)
     with pytest.raises(UsageFault) as caught:
@@ -129,8 +129,8 @@ def test_complete_run_is_not_resumed(store: Store) -> None:
     assert "resume" not in caught.value.todo
 
 
-def test_advice_fits_what_is_there(tmp_path: Path) -> None:
-    """To go on is advised where a record stands, in words that a shell takes, and not where one is missing."""
+def test_hint_depends_on_the_record(tmp_path: Path) -> None:
+    """The hint to resume, quoted for the shell, appears only if a record exists."""
     store = Store(tmp_path / "my out")
     store.root.mkdir()
     store.path("00000.parquet").touch()
@@ -155,17 +155,17 @@ def test_advice_fits_what_is_there(tmp_path: Path) -> None:
         ("redis://a.example:6379/0", "redis://b.example:6379/0", " --broker redis://a.example:6379/0"),
     ],
 )
-def test_advice_names_the_broker(
+def test_hint_names_the_broker(
     store: Store, monkeypatch: pytest.MonkeyPatch, broker: str | None, configured: str | None, option: str
 ) -> None:
-    """Who goes on as advised does so at the broker that the run is at, whether it was given or configured."""
+    """The suggested command uses the run's broker, whether it was given by an option or configured."""
     monkeypatch.setattr(runfile, "settings", lambda: SimpleNamespace(broker=configured))
     replace(_RECORD, broker=broker).create(store)
     assert resumption(store) == f"producer resume {store.root}{option}"
 
 
-def test_broker_that_can_be_connected_to(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A broker without a password is known by the record, one with a password by the environment, or not at all."""
+def test_finds_the_broker_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A broker without a password comes from the record, one with a password only from the environment."""
     monkeypatch.setattr(runfile, "settings", lambda: SimpleNamespace(broker="redis://:word@a.example/0"))
     assert replace(_RECORD, broker=None).broker_url() is None
     assert replace(_RECORD, broker="redis://b.example/0").broker_url() == "redis://b.example/0"
@@ -176,8 +176,8 @@ def test_broker_that_can_be_connected_to(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.parametrize("name", ["holiday.jpg", "notes", "1234", "00000.txt"])
-def test_what_else_stands_there_is_no_run(tmp_path: Path, name: str) -> None:
-    """Other files in the output folder keep nobody out."""
+def test_other_files_are_not_a_run(tmp_path: Path, name: str) -> None:
+    """Other files in the output folder do not prevent a run."""
     (tmp_path / name).touch()
     RunFile.refuse_another(Store(tmp_path))
 
@@ -201,21 +201,21 @@ _FULL = RunFile(
 
 
 @pytest.mark.parametrize("record", [_RECORD, _FULL], ids=["new", "full"])
-def test_record_is_read_as_it_was_written(store: Store, record: RunFile) -> None:
-    """Whatever a record says, it says to whoever reads it."""
+def test_record_survives_a_round_trip(store: Store, record: RunFile) -> None:
+    """A record reads back equal to what was written."""
     record.create(store)
     assert RunFile.load(store) == record
 
 
-def test_folder_without_a_run_is_told(store: Store) -> None:
-    """Where no record is, there is no run."""
+def test_reports_a_folder_without_a_run(store: Store) -> None:
+    """Without a record there is no run."""
     with pytest.raises(UsageFault, match="holds no run"):
         RunFile.load(store)
 
 
-def test_flipped_byte_is_told(store: Store) -> None:
-    """A record with any byte changed is refused by its name, also where a number would be read as it was."""
-    # A time has more digits than a number in a computer.
+def test_reports_any_changed_byte(store: Store) -> None:
+    """A record with any changed byte is refused by its path, even if a number would read as the same value."""
+    # The time has more digits than a floating-point number keeps.
     replace(_FULL, started_at=1795621279.7116647).create(store)
     body = store.read("run.json")
     for place in range(len(body)):
@@ -229,8 +229,8 @@ def test_flipped_byte_is_told(store: Store) -> None:
             assert store.read("run.json") == flipped
 
 
-def test_every_cut_is_told(store: Store) -> None:
-    """A record that was cut anywhere is refused."""
+def test_reports_any_truncation(store: Store) -> None:
+    """A record truncated at any byte is refused."""
     _FULL.create(store)
     body = store.read("run.json")
     for length in range(len(body)):
@@ -241,14 +241,14 @@ def test_every_cut_is_told(store: Store) -> None:
 
 @pytest.mark.parametrize("text", ["[]", "null", "1", '"text"', "{}", '{"checksum": 1}'])
 def test_other_json_is_refused(store: Store, text: str) -> None:
-    """JSON that is no record is told."""
+    """JSON that is not a record is refused."""
     store.replace("run.json", text.encode())
     with pytest.raises(Fault, match="can't be trusted"):
         RunFile.load(store)
 
 
 def test_record_of_another_version_is_refused(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A record that another version has written is not guessed at."""
+    """A record of another version is refused."""
     monkeypatch.setattr(runfile, "_VERSION", 99)
     _FULL.create(store)
     monkeypatch.undo()
