@@ -61,7 +61,10 @@ class Connector:
             OSError: no address can be connected to, or there is no file descriptor for a socket (EMFILE, ENFILE).
         """
         if len(found) == 1:
-            return _connect_one(found[0], ends, opener)
+            remaining = ends - monotonic()
+            if remaining <= 0:
+                raise TimeoutError("timed out")
+            return _connect(found[0], opener, remaining)
         addresses = interleave(found)
         usual = addresses[0]
         remembered = self._answered.get((host, port))
@@ -88,22 +91,6 @@ def interleave(found: Sequence[AddressInfo]) -> list[AddressInfo]:
     return [info for info in chain.from_iterable(turns) if info is not None]
 
 
-def _connect_one(info: AddressInfo, ends: float, opener: Opener) -> socket.socket:
-    """Return a socket that is connected to an address."""
-    remaining = ends - monotonic()
-    if remaining <= 0:
-        raise TimeoutError("timed out")
-    connection = opener(*info[:3])
-    try:
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        connection.settimeout(remaining)
-        connection.connect(info[4])
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
 def _race(addresses: Sequence[AddressInfo], ends: float, opener: Opener) -> tuple[socket.socket, AddressInfo]:
     """Return the first socket that is connected, and its address; the others are closed.
 
@@ -124,7 +111,7 @@ def _race(addresses: Sequence[AddressInfo], ends: float, opener: Opener) -> tupl
             if waiting and (now >= next_start or not running):
                 info = waiting.popleft()
                 try:
-                    connection = _begin(info, opener)
+                    connection = _connect(info, opener, timeout=0)
                 except OSError as error:
                     if error.errno not in _NO_DESCRIPTORS:
                         # This machine may lack the address's family or a route to it.
@@ -157,16 +144,16 @@ def _race(addresses: Sequence[AddressInfo], ends: float, opener: Opener) -> tupl
     raise _summary(failures)
 
 
-def _begin(info: AddressInfo, opener: Opener) -> socket.socket:
-    """Return a socket that is being connected to an address."""
+def _connect(info: AddressInfo, opener: Opener, timeout: float) -> socket.socket:
+    """Return a socket connected to an address; with a timeout of 0, its connection may still be under way."""
     connection = opener(*info[:3])
     try:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        connection.setblocking(False)
+        connection.settimeout(timeout)
         connection.connect(info[4])
-    except BlockingIOError:
-        pass
-    except BaseException:
+    except BaseException as error:
+        if timeout == 0 and isinstance(error, BlockingIOError):
+            return connection
         connection.close()
         raise
     return connection
