@@ -1,6 +1,6 @@
-"""``python -m tests.integration.attack URL FOLDER FAULT…``: all slots of one process ask a hostile server at once.
+"""``python -m tests.integration.attack URL FOLDER FAULT…``: let all slots of one process fetch from a hostile server.
 
-Prints how each download ended and when, and how much memory the process took at its worst.
+Prints each download's path, reason and seconds, and the process's peak memory growth in bytes.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from tasks.session import Sessions
 from tasks.storage import Store
 
 SLOTS = 64
-#: Bytes of a body, and seconds of a download.
+#: The largest body in bytes, and the deadline of a download in seconds.
 CAP, DEADLINE = 1 << 20, 4.0
 HEAVY = ("/fault/gzip-bomb", "/fault/huge?declared=no")
-#: Bombs whose decoders hold a window besides, in bytes, and how many of them burst at once.
+#: Bombs for decoders with an extra window, the window's size in bytes, and the number of simultaneous bombs.
 WINDOWED, WINDOW, AT_ONCE = ("/fault/br-bomb", "/fault/zstd-bomb"), 16 << 20, 16
 
 
 def main() -> None:
-    """Fetch everything at once, and tell."""
+    """Fetch everything at once, and print the report."""
     url, folder, *faults = sys.argv[1:]
-    # All of them once, and then what fills a slot to its cap, in all slots at once.
+    # Each route once, then the routes that fill a slot to its cap, in all slots at once.
     jobs = [*faults, *(HEAVY[number % len(HEAVY)] for number in range(2 * SLOTS))]
     others = range(len(jobs), len(jobs) + AT_ONCE)
     jobs += [WINDOWED[number % len(WINDOWED)] for number in others]
@@ -38,12 +38,12 @@ def main() -> None:
     store, downloader = Store(Path(folder)), Downloader(Sessions(Guard([url.removeprefix("http://")])))
 
     def attempt(index: int) -> tuple[str, str | None, float]:
-        begun = time.monotonic()
+        started = time.monotonic()
         outcome = fetch(url + jobs[index], index, run, store, downloader)
-        return jobs[index], outcome.reason, time.monotonic() - begun
+        return jobs[index], outcome.reason, time.monotonic() - started
 
     with ThreadPoolExecutor(SLOTS) as pool:
-        # Threads, parsers and tables that any download needs are there before it begins.
+        # First create the threads, parsers and tables that any download needs.
         list(
             pool.map(
                 lambda index: fetch(f"{url}/images/{index}.jpg", 500 + index, run, store, downloader), range(SLOTS)
@@ -56,9 +56,9 @@ def main() -> None:
 
 
 def _growth(work: Callable[[], None]) -> int:
-    """Return by how many bytes this process grew at the worst moment of a work."""
+    """Return this process's peak memory growth during the work, in bytes."""
     before = _memory("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # the peak is counted from here
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # Reset the peak.
     work()
     return _memory("VmHWM") - before
 

@@ -1,6 +1,6 @@
-"""Versions of the protocol that are broken at one place each, to see that its model finds them.
+"""Versions of the protocol with one defect each, to check that the model finds the defect.
 
-To add one: here, as a function that patches, and in `BROKEN`, by what it does wrong.
+To add one: add a function here that patches the code, and its description to `BROKEN`.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ Patch = pytest.MonkeyPatch
 
 
 class _Everything(frozenset[str]):
-    """What any set is a part of."""
+    """A superset of any set."""
 
     def __ge__(self, _: Any) -> bool:
         return True
 
 
-def _sends_what_is_under_way(patch: Patch) -> None:
+def _resends_tasks_in_flight(patch: Patch) -> None:
     patch.setattr(tally, "held", lambda *_: frozenset())
 
 
-def _trusts_one_look(patch: Patch) -> None:
+def _trusts_one_inspection(patch: Patch) -> None:
     look = Dispatcher._look_into
 
     def trusting(self: Dispatcher, timing: Timing) -> None:
@@ -47,25 +47,25 @@ def _keeps_failed_parts(patch: Patch) -> None:
     patch.setattr(tally, "forget", lambda *_: None)
 
 
-def _refuses_a_second_body(patch: Patch) -> None:
+def _refuses_a_second_collect_task(patch: Patch) -> None:
     once = collect.collect
 
     def refusing(shard: int, outcomes: Sequence[Any], run: Any, store: Store, count: int | None = None) -> None:
         if store.exists(manifest.name(shard)):
-            raise StorageFailed("its manifest stands")
+            raise StorageFailed("its manifest exists")
         once(shard, outcomes, run, store, count)
 
     patch.setattr(jobs, "collect", refusing)
 
 
 def _adopts_nothing(patch: Patch) -> None:
-    def sending(self: Dispatcher, flying: Any, requests: Sequence[ImageRequest]) -> None:
-        self._publish(flying.shard, requests, requests)
+    def sending(self: Dispatcher, in_flight: Any, requests: Sequence[ImageRequest]) -> None:
+        self._publish(in_flight.shard, requests, requests)
 
     patch.setattr(Dispatcher, "_adopt", sending)
 
 
-def _collects_what_was_cancelled(patch: Patch) -> None:
+def _collects_cancelled_images(patch: Patch) -> None:
     patch.setattr(jobs, "PASSING", frozenset())
     patch.setattr(jobs, "ENDING", frozenset())
 
@@ -80,11 +80,11 @@ def _overwrites_images(patch: Patch) -> None:
     patch.setattr(Store, "create", overwriting)
 
 
-def _waits_for_a_claimed_body(patch: Patch) -> None:
+def _waits_for_a_claimed_collect_task(patch: Patch) -> None:
     patch.setattr(Dispatcher, "_publish_body", lambda *_: None)
 
 
-def _writes_its_record_once(patch: Patch) -> None:
+def _writes_the_record_once(patch: Patch) -> None:
     write = Dispatcher._renew_record
 
     def once(self: Dispatcher) -> None:
@@ -99,14 +99,14 @@ def _leaves_strays(patch: Patch) -> None:
 
 
 BROKEN: dict[str, Callable[[Patch], None]] = {
-    "sends again what is under way": _sends_what_is_under_way,
-    "sends again what one look misses": _trusts_one_look,
-    "leaves parts counted that have failed": _keeps_failed_parts,
-    "bears no second body": _refuses_a_second_body,
-    "sends all when it is resumed": _adopts_nothing,
-    "collects what was cancelled": _collects_what_was_cancelled,
+    "resends tasks in flight": _resends_tasks_in_flight,
+    "resends tasks missing in one inspection": _trusts_one_inspection,
+    "keeps failed parts counted": _keeps_failed_parts,
+    "refuses a second collect task": _refuses_a_second_collect_task,
+    "resends everything on resume": _adopts_nothing,
+    "collects cancelled images": _collects_cancelled_images,
     "lets the last writer win": _overwrites_images,
-    "waits for a body that is claimed": _waits_for_a_claimed_body,
-    "writes the run's record once": _writes_its_record_once,
-    "leaves files that no Outcome names": _leaves_strays,
+    "waits for a claimed collect task": _waits_for_a_claimed_collect_task,
+    "writes the run's record once": _writes_the_record_once,
+    "keeps files without an Outcome": _leaves_strays,
 }

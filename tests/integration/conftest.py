@@ -1,4 +1,4 @@
-"""What the integration tests share: servers that are started once, and one fleet of plain Celery workers."""
+"""Fixtures of the integration tests: servers started once, and one fleet of plain Celery workers."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def store_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def out(store_root: Path) -> Path:
-    """Give an output folder of the test's own, below the fleet's store root; it is not there yet."""
+    """Give a separate output folder below the fleet's store root; it does not exist yet."""
     return store_root / f"out-{next(_numbers)}"
 
 
 @pytest.fixture(scope="session")
 def fleet(redis_port: int, store_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Give the URL of a broker with two workers; the first is started by the plain command, with nothing added."""
+    """Give the URL of a broker with two workers; the first runs by the plain command without any options."""
     url = f"redis://127.0.0.1:{redis_port}/0"
     folder = tmp_path_factory.mktemp("workers")
     with (
@@ -57,7 +57,7 @@ def fleet(redis_port: int, store_root: Path, tmp_path_factory: pytest.TempPathFa
 
 @pytest.fixture(scope="session")
 def demo_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Give the URL of a demo server; its pictures are small, and wait only if a URL asks for it."""
+    """Give the URL of a demo server with small images and no latency unless a URL sets one."""
     argv = [sys.executable, "-m", "producer.demo", "--port", "0", "--width", "80", "--height", "40"]
     with parts.started("demo", argv, tmp_path_factory.mktemp("demo")) as server:
         yield server.first_line()
@@ -65,7 +65,7 @@ def demo_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def redis_url() -> Iterator[str]:
-    """The broker URL of a real Redis on a Unix socket; without a server program the test is skipped, but not in CI."""
+    """Give the broker URL of a real Redis on a Unix socket; skip without a server program, but fail in CI."""
     program = redis_program()
     # pytest's own folders are too deep for the path of a socket.
     folder = Path(tempfile.mkdtemp(prefix="imagefleet-test-"))
@@ -93,12 +93,12 @@ def server(redis_url: str) -> Iterator[redis.Redis]:
 
 @pytest.fixture(scope="module")
 def namespace() -> Iterator[str]:
-    """The name of a network namespace of this test's own, whose programs ask a resolver of its own."""
+    """Give the name of a separate network namespace with its own resolver."""
     ip = required("ip")
     name = f"imagefleet-test-{os.getpid()}"
     added = subprocess.run([ip, "netns", "add", name], capture_output=True, text=True, check=False)
     if added.returncode:
-        lacking(f"no network namespace can be made here: {added.stderr.strip()}")
+        lacking(f"can't create a network namespace: {added.stderr.strip()}")
     folder = Path("/etc/netns") / name
     try:
         folder.mkdir(parents=True)

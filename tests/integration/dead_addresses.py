@@ -1,8 +1,8 @@
-"""``python -m tests.integration.dead_addresses FOLDER``: run inside a network namespace, and tell what a run fetches.
+"""``python -m tests.integration.dead_addresses FOLDER``: run inside a network namespace, and print a run's results.
 
-A second namespace, at the other end of a cable, is the internet: it has the addresses that answer, and drops what is
-for others. Names mean what a DNS server of this process says. The folder is the run's; with ``compare`` behind it curl
-and requests fetch the same URLs, so that their seconds stand beside ours in the documentation.
+A second namespace, connected by a virtual cable, plays the internet. It has the addresses that answer, and drops
+packets to all others. A DNS server in this process defines the names. FOLDER is the run's folder. With a second
+argument ``compare``, curl and requests fetch the same URLs, so that the documentation can show their times beside ours.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from tests.integration.name_server import NameServer
 _SERVFAIL = 2
 GOOD4, GOOD6 = "93.184.215.14", "2606:4700:2::1"
 DEAD4 = ("93.184.216.1", "93.184.216.2", "93.184.216.3")
-# Longer prefixes in common with this side's own address, so that the resolver's order begins with these (RFC 6724).
+# Longer common prefixes with this side's own address, so that the resolver puts these first (RFC 6724).
 DEAD6 = ("2606:4700:1::d1", "2606:4700:1::d2", "2606:4700:1::d3")
-#: The names with dead addresses: one to three of them before the one that answers.
+#: The names with one to three dead addresses before the one that answers.
 NAMES = {
     "one-dead4.example": [DEAD4[0], GOOD4],
     "one-dead6.example": [DEAD6[0], GOOD4],
@@ -37,7 +37,7 @@ NAMES = {
     "three-dead.example": [DEAD6[0], DEAD6[1], DEAD4[0], GOOD4],
     "three-dead6.example": [*DEAD6, GOOD6],
 }
-#: The names whose server fails for one family of their addresses, or ignores the question.
+#: The names with a server that fails for one address family, or ignores the query for it.
 PARTIAL = {
     "servfail6.example": ([GOOD4], 6, _SERVFAIL),
     "servfail4.example": ([GOOD6], 4, _SERVFAIL),
@@ -48,13 +48,13 @@ _THERE4, _THERE6 = "192.168.7.2", "fe80::2"
 
 
 def main(folder: Path, compare: bool) -> None:
-    """Fetch one picture of every name, and print the run's rows and seconds."""
+    """Fetch two images of every name, and print the run's rows and seconds."""
     internet = _connect_cable()
-    meanings = {**NAMES, **{name: found for name, (found, _, _) in PARTIAL.items()}}
+    addresses = {**NAMES, **{name: found for name, (found, _, _) in PARTIAL.items()}}
     faults = {(name, version): fault for name, (_, version, fault) in PARTIAL.items()}
-    NameServer({name: [found] for name, found in meanings.items()}, ("127.0.0.1", 53), faults)
+    NameServer({name: [found] for name, found in addresses.items()}, ("127.0.0.1", 53), faults)
     source, out = folder / "urls.txt", folder / "out"
-    urls = [f"http://{name}/{number}.png" for name in meanings for number in range(2)]
+    urls = [f"http://{name}/{number}.png" for name in addresses for number in range(2)]
     source.write_text("".join(f"{url}\n" for url in urls))
     argv = [sys.executable, "-m", "producer", "run", str(source), "--out", str(out), "--workers", "1", "--json"]
     done = subprocess.run(
@@ -72,7 +72,7 @@ def main(folder: Path, compare: bool) -> None:
 
 
 def serve() -> None:
-    """Be the internet: answer at the addresses that are good, and drop everything else."""
+    """Play the internet: answer at the good addresses, and drop everything else."""
     _ip("link", "set", "lo", "up")
     for address in (f"{GOOD4}/32", f"{GOOD6}/128"):
         _ip("addr", "add", address, "dev", "lo")
@@ -88,28 +88,28 @@ def serve() -> None:
     server.socket = socket.create_server(("::", 80), family=socket.AF_INET6, dualstack_ipv6=True)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     print("ready", flush=True)
-    # The other side closes this when it ends.
+    # The other side closes this pipe when it ends.
     sys.stdin.read()
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
-    """Answer every request with a picture."""
+    """Answer every request with an image."""
 
-    _PICTURE = encoded(Image.new("RGB", (4, 3), "red"), "PNG")
+    _IMAGE = encoded(Image.new("RGB", (4, 3), "red"), "PNG")
 
     def do_GET(self) -> None:
-        """Send the picture."""
+        """Send the image."""
         self.send_response(200)
-        self.send_header("Content-Length", str(len(self._PICTURE)))
+        self.send_header("Content-Length", str(len(self._IMAGE)))
         self.end_headers()
-        self.wfile.write(self._PICTURE)
+        self.wfile.write(self._IMAGE)
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 def _connect_cable() -> subprocess.Popen[str]:
-    """Make the second namespace, with its server and a cable that leads there, and return its process."""
+    """Create the second namespace with its server and a cable to it, and return its process."""
     _ip("link", "set", "lo", "up")
     unshare = shutil.which("unshare") or "/usr/bin/unshare"
     argv = [unshare, "--net", sys.executable, "-m", "tests.integration.dead_addresses", "serve"]
@@ -129,15 +129,15 @@ def _ip(*arguments: str) -> None:
 
 
 def _curl(url: str) -> float | str:
-    """Return the seconds that curl takes, or that it fails."""
+    """Return the seconds that curl takes, or its exit status if it fails."""
     began = time.monotonic()
     done = subprocess.run(["curl", "-sf", "-o", os.devnull, "--max-time", "60", url], check=False)
     return f"exit status {done.returncode}" if done.returncode else time.monotonic() - began
 
 
 def _requests(url: str) -> float | str:
-    """Return the seconds that requests takes with our timeout, or how it fails."""
-    # A new process: urllib3 looks for IPv6 when it is imported, and this one had no network then.
+    """Return the seconds that requests takes with our timeout, or its error."""
+    # A new process, because urllib3 checks for IPv6 when imported, and this process had no network then.
     program = f"import requests, time; t = time.time(); requests.get({url!r}, timeout=10); print(time.time() - t)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     return done.stderr.splitlines()[-1] if done.returncode else float(done.stdout)

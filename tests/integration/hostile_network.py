@@ -1,7 +1,7 @@
-"""``python -m tests.integration.hostile_network``: run inside a network namespace of its own, and tell what happened.
+"""``python -m tests.integration.hostile_network``: run inside its own network namespace, and print the results.
 
-All addresses that a worker must not connect to are here this machine's, and one that it may is too; whoever connects to
-port 80 of any is answered and counted. Names mean what a DNS server of this process says.
+All forbidden addresses belong to this machine here, as does one allowed address. Connections to port 80 of any of them
+are answered and counted. A DNS server in this process defines the names.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tasks.session import Sessions
 from tests.hostile_urls import URLS
 from tests.integration.name_server import NameServer
 
-#: The one address that a worker may connect to; it is a public one, outside of this namespace.
+#: The one allowed address; outside of this namespace it is a public one.
 GOOD = "93.184.215.14"
 ADDRESSES = (
     *(f"{GOOD}/32", "10.0.0.1/32", "172.16.0.1/32", "192.168.0.1/32", "100.64.0.1/32", "169.254.169.254/32"),
@@ -30,7 +30,7 @@ ADDRESSES = (
     *("64:ff9b:1::7f00:1/128", "64:ff9b:1:7f00:0:100::/128", "2002:7f00:1::/128", "2001:0:7f00:1::80ff:fffe/128"),
     *("2606:4700::5efe:7f00:1/128", "::7f00:1/128"),
 )
-#: What each name means: at the first look-up, and at later ones.
+#: The addresses of each name at the first lookup, and at later ones.
 NAMES = {
     "good.example": [[GOOD]],
     "loopback.example": [["127.0.0.1"]],
@@ -49,7 +49,7 @@ NAMES = {
 
 
 def main() -> None:
-    """Fetch every hostile URL and name, and print the reasons, who was connected to, and how often names were asked."""
+    """Fetch every hostile URL and name, and print the reasons, the reached addresses and the number of lookups."""
     for command in ("link set lo up", *(f"addr add {address} dev lo nodad" for address in ADDRESSES)):
         subprocess.run(["ip", *command.split()], check=True)
     reached: Counter[str] = Counter()
@@ -66,23 +66,23 @@ def main() -> None:
     }
     before = dict(reached)
     good = _reason(downloader, "http://good.example/")
-    # The name is good when it is judged; what it means after that is of no account until it is judged again.
+    # The name is good when checked. Its later addresses do not matter until the next check.
     first = _reason(downloader, "http://rebinding.example/")
-    asked = names.asked["rebinding.example", 4]
-    # Another process, or the same one half a minute later.
+    lookups = names.asked["rebinding.example", 4]
+    # As in another process, or in the same one half a minute later.
     second = _reason(Downloader(Sessions(Guard())), "http://rebinding.example/")
     facts = {
         "hostile": hostile,
         "reached_by_hostile": before,
         "good": good,
-        "rebinding": [first, asked, second],
+        "rebinding": [first, lookups, second],
         "reached": dict(reached),
     }
     print(json.dumps(facts))
 
 
 def _reason(downloader: Downloader, url: str) -> str:
-    """Return why a download fails, or that it does not."""
+    """Return the reason of a download's failure, or "success"."""
     options = FetchOptions(timeout=2.0, deadline=5.0, retries=0)
     try:
         downloader.download(url, options, Deadline(options.timeout, options.deadline), lambda: None)
@@ -92,7 +92,7 @@ def _reason(downloader: Downloader, url: str) -> str:
 
 
 def _serve(listener: socket.socket, reached: Counter[str]) -> None:
-    """Answer everybody with a few bytes, and count by the address that was connected to."""
+    """Answer each connection with a few bytes, and count it by its local address."""
     while True:
         client, _ = listener.accept()
         with client, suppress(OSError):

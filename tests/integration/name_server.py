@@ -1,4 +1,4 @@
-"""A small DNS server (RFC 1035) that answers A and AAAA as a test says, over UDP."""
+"""A small DNS server (RFC 1035) over UDP that answers A and AAAA queries from a test's table."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _NO_NAME = 3
 
 
 class NameServer:
-    """Answers from a table: for each name, what it means at the first question, at the second, and so on."""
+    """Answers from a table: for each name, the addresses at the first query, at the second, and so on."""
 
     def __init__(
         self,
@@ -22,16 +22,16 @@ class NameServer:
         address: tuple[str, int],
         faults: Mapping[tuple[str, int], int | None] | None = None,
     ) -> None:
-        """Take the table; the last meaning of a name stays, and a name that is missing does not exist.
+        """Take the table; a name's last addresses stay, and a missing name does not exist.
 
         Args:
-            names: what each name means.
-            address: where to listen.
-            faults: the response code for a name and the version of the addresses that are asked for, in place of an
-                answer; None to ignore the question.
+            names: the addresses of each name, by query.
+            address: the host and port to listen at.
+            faults: for a name and address family (4 or 6), the response code instead of an answer; None to ignore the
+                query.
         """
         self._names, self._faults = names, faults or {}
-        #: How often each name was asked for, by the version of the addresses that were wanted.
+        #: The number of queries for each name, by address family.
         self.asked: Counter[tuple[str, int]] = Counter()
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._socket.bind(address)
@@ -59,7 +59,7 @@ class NameServer:
             turn = min(self.asked[name, version], len(meanings) - 1)
             self.asked[name, version] += 1
             found = [ipaddress.ip_address(address) for address in meanings[turn]]
-            # Each points to the question's name, and may be kept for no time.
+            # Each record points to the name in the question, with a time to live of 0.
             records = [
                 struct.pack(">HHHIH", 0xC00C, 1 if version == 4 else 28, 1, 0, len(address.packed)) + address.packed
                 for address in found

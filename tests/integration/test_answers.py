@@ -1,4 +1,4 @@
-"""The answers of docs/answers.md, through real workers."""
+"""The cases of docs/answers.md, through real workers."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from tests.answers.clients import serving
 from tests.integration import parts
 
 
-def test_workers_do_what_the_page_says(fleet: str, out: Path) -> None:
-    """A run over all answers saves what the page says, byte for byte, and fails for the reasons that it names."""
+def test_workers_match_the_documented_answers(fleet: str, out: Path) -> None:
+    """A run of all cases saves the documented bytes, and fails for the documented reasons."""
     cases = [case for case in CASES if not case.proxied and len(case.urls) == 1 and case.options == OPTIONS]
     with ExitStack() as servers:
         urls = [case.urls[0].replace("{server}", servers.enter_context(serving(case)).url) for case in cases]
@@ -29,6 +29,8 @@ def test_workers_do_what_the_page_says(fleet: str, out: Path) -> None:
         else:
             found[case.name] = SAVED if (out / row["path"]).read_bytes() == case.image else OTHER_BYTES
     stored = table.stored()["rows"]
-    told = {case.name: stored[case.name]["imagefleet"] for case in cases}
-    # A refusal has its reason first, in backquotes.
-    assert found == {name: text if text in (SAVED, OTHER_BYTES) else text.split("`")[1] for name, text in told.items()}
+    documented = {case.name: stored[case.name]["imagefleet"] for case in cases}
+    # A refusal begins with its reason, in backquotes.
+    assert found == {
+        name: text if text in (SAVED, OTHER_BYTES) else text.split("`")[1] for name, text in documented.items()
+    }

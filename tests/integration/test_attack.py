@@ -1,4 +1,4 @@
-"""A worker's process whose slots are all under attack ends every download in time, and its memory stays bounded."""
+"""A worker process with all slots under attack ends every download in time, and its memory stays bounded."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from tests.conftest import lacking
 from tests.integration.attack import AT_ONCE, CAP, DEADLINE, SLOTS, WINDOW
 from tests.integration.test_faults import FAULTS
 
-#: What a server can do: a path, and the reason in which it ends.
+#: Hostile routes of the demo server, each with the expected failure reason.
 _HOSTILE = {
     fault.removeprefix("DEMO"): reason
     for fault, reason in FAULTS.items()
-    # What is good at the second visit is no attack.
+    # A route that succeeds at the second request is no attack.
     if fault.startswith("DEMO/fault/") and not fault.endswith("-once")
 }
 
 
 @pytest.fixture(scope="module")
 def attacked(demo_url: str, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """What the process tells after the attack."""
+    """Give the report of the process after the attack."""
     if not Path("/proc/self/clear_refs").exists():
         lacking("memory is measured by Linux's /proc")
     command = [sys.executable, "-m", "tests.integration.attack", demo_url, str(tmp_path_factory.mktemp("attack"))]
@@ -35,24 +35,24 @@ def attacked(demo_url: str, tmp_path_factory: pytest.TempPathFactory) -> Any:
     return json.loads(ended.stdout)
 
 
-def test_there_are_many_behaviours(attacked: Any) -> None:
-    """All slots are taken at once, by at least thirty ways of being hostile."""
+def test_attack_has_enough_variety(attacked: Any) -> None:
+    """At least thirty kinds of hostile behaviour take all slots at once."""
     assert len(_HOSTILE) >= 30
     assert len(attacked["ended"]) == len(_HOSTILE) + 2 * SLOTS + AT_ONCE
 
 
-def test_each_ends_in_time_and_as_what_it_is(attacked: Any) -> None:
-    """Each download has its exact reason, within its deadline and a tenth."""
+def test_each_download_ends_in_time_with_its_reason(attacked: Any) -> None:
+    """Each download has its exact reason, within its deadline plus 10 %."""
     for path, reason, seconds in attacked["ended"]:
         assert (path, reason) == (path, _HOSTILE[path])
         assert seconds <= DEADLINE * 1.1, path
 
 
-def test_memory_stays_within_slots_and_cap(attacked: Any) -> None:
-    """The worst moment takes no more than each slot's cap."""
+def test_memory_stays_within_the_slots_caps(attacked: Any) -> None:
+    """The peak memory growth is at most the sum of the slots' caps."""
     assert attacked["grown"] <= SLOTS * CAP
 
 
-def test_windows_are_bounded(attacked: Any) -> None:
-    """A body in br or zstd takes its window besides, which no server can make larger."""
+def test_decoder_windows_are_bounded(attacked: Any) -> None:
+    """A br or zstd body also needs its decoder's window, which no server can make larger."""
     assert attacked["grown_with_windows"] <= AT_ONCE * (CAP + WINDOW)

@@ -1,4 +1,4 @@
-"""What a command can't use, it refuses in three parts: what happened, why, and what to do; never by a traceback."""
+"""Commands refuse bad input with what happened, why, and what to do; never with a traceback."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PASSWORD = "word-of-mine"
 
 @pytest.fixture(scope="module")
 def locked_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    """Give the port of a Redis that wants a password."""
+    """Give the port of a Redis with a password."""
     with parts.redis_server(tmp_path_factory.mktemp("locked"), "--requirepass", "another") as port:
         yield port
 
@@ -32,23 +32,23 @@ def source(tmp_path: Path, demo_url: str) -> Path:
 
 
 def refused(code: int, *arguments: str | Path, stdin: bytes = b"") -> tuple[str, str, str]:
-    """Run what has to be refused, and return the three parts of what it says."""
+    """Run a command that must be refused, and return the three parts of its error message."""
     ended = parts.producer(*arguments, stdin=stdin, seconds=30)
     assert ended.code == code, ended.err
     assert _PASSWORD not in ended.err
     return parts.error_parts(ended)
 
 
-def test_source_that_is_missing(tmp_path: Path) -> None:
-    """A list that is not there is named, and the run's folder is not made."""
+def test_refuses_a_missing_list(tmp_path: Path) -> None:
+    """A missing list is named, and no output folder is created."""
     what, why, _ = refused(2, "run", tmp_path / "none.txt", "--out", tmp_path / "out")
     assert str(tmp_path / "none.txt") in what
     assert "No such file" in why
     assert not (tmp_path / "out").exists()
 
 
-def test_source_that_is_binary(tmp_path: Path) -> None:
-    """A binary file is refused as a list, before anything is started."""
+def test_refuses_a_binary_list(tmp_path: Path) -> None:
+    """A binary file is refused as a list before anything starts."""
     source = tmp_path / "binary.txt"
     source.write_bytes(b"\x7fELF\x02\x01\x01\x00\x00\x00")
     what, why, _ = refused(2, "run", source, "--out", tmp_path / "out")
@@ -65,36 +65,36 @@ def test_source_that_is_binary(tmp_path: Path) -> None:
     ],
     ids=["table", "JSON", "gzip"],
 )
-def test_source_in_another_format(tmp_path: Path, text: bytes, name: str) -> None:
-    """A list in another format is refused by its name, before a fleet is started or a folder is made."""
+def test_refuses_a_list_in_another_format(tmp_path: Path, text: bytes, name: str) -> None:
+    """The error names the list's format, before a fleet starts or a folder is created."""
     what, _, _ = refused(2, "run", "-", "--out", tmp_path / "out", stdin=text)
     assert name in what
     assert not (tmp_path / "out").exists()
 
 
-def test_source_that_is_a_folder(tmp_path: Path) -> None:
-    """A folder given as the list is refused."""
+def test_refuses_a_folder_as_the_list(tmp_path: Path) -> None:
+    """A folder is refused as the list."""
     what, why, _ = refused(2, "run", tmp_path, "--out", tmp_path / "out")
     assert str(tmp_path) in what
     assert "directory" in why
 
 
 @pytest.mark.parametrize("text", [b"", b"\n\n  \r\n", b"# a comment\n#http://127.0.0.1/1.jpg\n"])
-def test_source_without_a_url(tmp_path: Path, text: bytes) -> None:
-    """A list of nothing but blank lines and comments is refused: nobody wants an empty run."""
+def test_refuses_a_list_without_a_url(tmp_path: Path, text: bytes) -> None:
+    """A list of only blank lines and comments is refused, because an empty run is useless."""
     what, _, _ = refused(2, "run", "-", "--out", tmp_path / "out", stdin=text)
     assert "no URL" in what
 
 
-def test_out_that_cannot_be_written(tmp_path: Path, source: Path) -> None:
-    """An output folder below a regular file is refused, before anything is started."""
+def test_refuses_an_unwritable_output_folder(tmp_path: Path, source: Path) -> None:
+    """An output folder below a regular file is refused before anything starts."""
     (tmp_path / "file").write_text("a file")
     what, _, _ = refused(2, "run", source, "--out", tmp_path / "file" / "out")
     assert str(tmp_path / "file" / "out") in what
 
 
-def test_out_that_holds_a_run(fleet: str, source: Path, out: Path) -> None:
-    """A folder that holds a run is refused, by each command that writes one, and nothing in it is changed."""
+def test_refuses_a_folder_with_a_run(fleet: str, source: Path, out: Path) -> None:
+    """Each command that writes a run refuses a folder with a run, and changes nothing in it."""
     assert parts.producer("run", source, "--out", out, "--broker", fleet, "--json").json()["success"] == 1
     before = {name: (out / name).read_bytes() for name in parts.files_below(out)}
     what, _, todo = refused(2, "run", source, "--out", out, "--broker", fleet)
@@ -105,8 +105,8 @@ def test_out_that_holds_a_run(fleet: str, source: Path, out: Path) -> None:
     assert {name: (out / name).read_bytes() for name in parts.files_below(out)} == before
 
 
-def test_broker_that_cannot_be_reached(tmp_path: Path, source: Path) -> None:
-    """A broker at which nobody listens is refused, and its password is not shown."""
+def test_refuses_an_unreachable_broker(tmp_path: Path, source: Path) -> None:
+    """A broker without a listener is refused, and its password is not shown."""
     port = parts.free_port()
     url = f"redis://user:{_PASSWORD}@127.0.0.1:{port}/0"
     what, why, _ = refused(1, "run", source, "--out", tmp_path / "out", "--broker", url)
@@ -114,8 +114,8 @@ def test_broker_that_cannot_be_reached(tmp_path: Path, source: Path) -> None:
     assert "refused" in why
 
 
-def test_broker_that_may_evict(tmp_path: Path, source: Path) -> None:
-    """A Redis that may drop keys when memory is short is refused, and the setting that mends it is named."""
+def test_refuses_an_evicting_broker(tmp_path: Path, source: Path) -> None:
+    """A Redis that may evict keys is refused, and the setting to fix it is named."""
     with parts.redis_server(tmp_path, "--maxmemory-policy", "allkeys-lru") as port:
         _, why, todo = refused(1, "run", source, "--out", tmp_path / "out", "--broker", f"redis://127.0.0.1:{port}/0")
     assert "allkeys-lru" in why
@@ -123,8 +123,8 @@ def test_broker_that_may_evict(tmp_path: Path, source: Path) -> None:
 
 
 @pytest.mark.parametrize("user", ["", f":{_PASSWORD}@", f"user:{_PASSWORD}@"], ids=["none", "wrong", "unknown user"])
-def test_broker_that_refuses_the_password(tmp_path: Path, source: Path, locked_port: int, user: str) -> None:
-    """A wrong or missing password is told as such, and never printed."""
+def test_reports_a_wrong_password_without_showing_it(tmp_path: Path, source: Path, locked_port: int, user: str) -> None:
+    """A wrong or missing password is reported as such, and never printed."""
     url = f"redis://{user}127.0.0.1:{locked_port}/0"
     what, _, todo = refused(1, "run", source, "--out", tmp_path / "out", "--broker", url)
     assert f"127.0.0.1:{locked_port}" in what
@@ -135,15 +135,15 @@ def test_broker_that_refuses_the_password(tmp_path: Path, source: Path, locked_p
     "url",
     [f"amqp://user:{_PASSWORD}@127.0.0.1/", f"rediss://:{_PASSWORD}@127.0.0.1/0", "not a url", "redis://127.0.0.1:x/0"],
 )
-def test_broker_url_that_cannot_be_used(tmp_path: Path, source: Path, url: str) -> None:
-    """A URL of another kind, one that makes no sense, and TLS that nobody would verify, are refused as usage."""
+def test_refuses_an_unusable_broker_url(tmp_path: Path, source: Path, url: str) -> None:
+    """Another scheme, a malformed URL, and TLS without verification are usage errors."""
     what, _, todo = refused(2, "run", source, "--out", tmp_path / "out", "--broker", url)
     assert "broker" in what
     assert "--debug" not in todo
 
 
-def test_deadline_beyond_what_redis_waits_for(tmp_path: Path, source: Path) -> None:
-    """A deadline above 150 s is refused with the reason, as a task would be done twice; 150 s is the last good one."""
+def test_refuses_a_deadline_above_the_redelivery_time(tmp_path: Path, source: Path) -> None:
+    """A deadline above 150 s is refused, because tasks would be redelivered while they run; 150 s is the maximum."""
     ended = parts.producer("run", source, "--out", tmp_path / "out", "--deadline", "151")
     assert ended.code == 2
     assert ended.out == ""
@@ -153,15 +153,15 @@ def test_deadline_beyond_what_redis_waits_for(tmp_path: Path, source: Path) -> N
     assert not (tmp_path / "out").exists()
 
 
-def test_last_good_deadline(fleet: str, source: Path, out: Path) -> None:
-    """The longest deadline that is promised is taken."""
+def test_accepts_the_longest_deadline(fleet: str, source: Path, out: Path) -> None:
+    """The longest documented deadline is accepted."""
     ended = parts.producer("run", source, "--out", out, "--broker", fleet, "--deadline", "150", "--json")
     assert ended.json()["success"] == 1
     assert json.loads((out / "run.json").read_text())["options"]["fetch"]["deadline"] == 150
 
 
-def test_source_as_other_programs_write_it(fleet: str, demo_url: str, tmp_path: Path, out: Path) -> None:
-    """A list in UTF-16 with CR line ends, quotation marks and commas is downloaded; the rows have its URLs as given."""
+def test_reads_lists_of_other_programs(fleet: str, demo_url: str, tmp_path: Path, out: Path) -> None:
+    """A list in UTF-16 with CR line ends, quotes and commas works; the rows have its URLs as given."""
     names = ("0.jpg", "a/../1.jpg", "%2E/2.jpg", "../images/3.jpg#part")
     urls = [f"{demo_url}/images/{name}" for name in names]
     source = tmp_path / "wide.txt"
@@ -170,8 +170,8 @@ def test_source_as_other_programs_write_it(fleet: str, demo_url: str, tmp_path: 
     assert [row["url"] for row in parts.rows(out)] == urls
 
 
-def test_task_that_a_person_sends(fleet: str, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """A worker that gets a task by `celery call` says in its log what is wrong with it, and goes on."""
+def test_survives_a_hand_sent_task(fleet: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A worker logs the mistake in a task sent by `celery call`, and continues."""
     logs = sorted(tmp_path_factory.getbasetemp().glob("workers*/*.err"))
     url = f"http://user:{_PASSWORD}@127.0.0.1/1.jpg"
     env = parts.environment({"IMAGEFLEET_BROKER_URL": fleet})
@@ -180,11 +180,11 @@ def test_task_that_a_person_sends(fleet: str, tmp_path_factory: pytest.TempPathF
         call += ["--args", json.dumps(arguments), "--queue", IMAGES]
         subprocess.run(call, env=env, cwd=parts.ROOT, capture_output=True, timeout=60, check=True)
 
-    def said() -> str:
+    def both_messages() -> str:
         text = "".join(log.read_text(encoding="utf-8") for log in logs)
         return text if "producer run SOURCE --out OUT" in text and "no-such-run" in text else ""
 
-    text = parts.eventually(said, "both messages")
+    text = parts.eventually(both_messages, "both messages")
     assert "there is no run no-such-run at this broker: it has ended, or never began" in text
     assert "missing 2 required positional arguments: 'index' and 'url'" in text
     assert len(parts.worker_stats(fleet)) == 2

@@ -1,4 +1,4 @@
-"""A broker URL is one of the forms that can be used safely, and a server is one that keeps what is queued."""
+"""Broker URLs have one of the safe forms, and servers must never evict the queue."""
 
 from __future__ import annotations
 
@@ -41,25 +41,25 @@ _BAD = {
     ),
     "two databases": ("sentinel://one.example/0;sentinel://two.example/1?master_name=a", "db the same in all"),
     "Sentinels with TLS": ("sentinel://one.example/0?master_name=a&ssl_cert_reqs=required", "TLS is not supported"),
-    "TLS that is not verified": ("rediss://:secret@redis.example/0", "would not be verified: without ssl_cert_reqs"),
-    "TLS that is switched off": ("rediss://:secret@redis.example/0?ssl_cert_reqs=none", "would not be verified"),
+    "TLS without verification": ("rediss://:secret@redis.example/0", "would not be verified: without ssl_cert_reqs"),
+    "TLS verification off": ("rediss://:secret@redis.example/0?ssl_cert_reqs=none", "would not be verified"),
     "TLS verified once": ("rediss://redis.example/?ssl_cert_reqs=required&ssl_cert_reqs=none", "not be verified"),
-    "TLS that is optional": ("rediss://redis.example/0?ssl_cert_reqs=optional", "would not be verified"),
-    "port that is no number": ("redis://:secret@redis.example:port/0", "can't be used"),
+    "optional TLS": ("rediss://redis.example/0?ssl_cert_reqs=optional", "would not be verified"),
+    "port not a number": ("redis://:secret@redis.example:port/0", "can't be used"),
     "IPv6 without its end": ("redis://:secret@[::1:6379/0", "can't be used"),
-    "database that is no number": ("redis://:secret@redis.example:6379/first", "can't be used"),
+    "database not a number": ("redis://:secret@redis.example:6379/first", "can't be used"),
 }
 
 
 @pytest.mark.parametrize("url", _GOOD)
-def test_url_that_can_be_used(url: str) -> None:
-    """The documented forms are taken as they are."""
+def test_accepts_documented_urls(url: str) -> None:
+    """The documented forms are accepted unchanged."""
     assert broker.check_url(url) == url
 
 
 @pytest.mark.parametrize(("url", "message"), _BAD.values(), ids=_BAD)
-def test_url_that_can_not_be_used(url: str, message: str) -> None:
-    """Other forms, and TLS that verifies nobody, are refused before anything is sent; no password is told."""
+def test_refuses_other_urls(url: str, message: str) -> None:
+    """Other forms, and TLS without verification, are refused before anything is sent; passwords stay hidden."""
     with pytest.raises(UsageFault) as caught:
         broker.check_url(url)
     assert message in str(caught.value)
@@ -76,7 +76,7 @@ def test_url_that_can_not_be_used(url: str, message: str) -> None:
         ("redis+socket://user:wo%40rd@/run/redis.sock", {"username": "user", "password": "wo@rd"}),
     ],
 )
-def test_client_is_for_the_url(url: str, expected: dict[str, object]) -> None:
+def test_client_uses_the_url(url: str, expected: dict[str, object]) -> None:
     """A client has the address, the database and the credentials of its URL."""
     options = broker.client(url).connection_pool.connection_kwargs
     assert {name: options.get(name) for name in expected} == expected
@@ -84,7 +84,7 @@ def test_client_is_for_the_url(url: str, expected: dict[str, object]) -> None:
 
 
 def test_client_of_sentinels() -> None:
-    """It asks each Sentinel with their own password, and the master with that of the URL."""
+    """It asks each Sentinel with the Sentinels' password, and the master with the URL's."""
     url = "sentinel://user:wo%40rd@one.example:7/2;sentinel://two.example/2?master_name=main&sentinel_password=other"
     pool: Any = broker.client(url).connection_pool
     assert (pool.service_name, pool.is_master) == ("main", True)
@@ -97,8 +97,8 @@ def test_client_of_sentinels() -> None:
     ]
 
 
-def test_celery_is_given_urls_that_it_reads() -> None:
-    """kombu would take a parameter for an option of its own."""
+def test_celery_gets_urls_it_understands() -> None:
+    """Our parameters are removed, because kombu would take them for options of its own."""
     url = "sentinel://one.example:7/2?master_name=main;sentinel://two.example/2?sentinel_password=other"
     assert broker.celery_url(url) == "sentinel://one.example:7/2;sentinel://two.example/2"
     assert broker.master_name(url) == "main"
@@ -108,7 +108,7 @@ def test_celery_is_given_urls_that_it_reads() -> None:
 
 @contextmanager
 def impatient(url: str) -> Iterator[redis.Redis]:
-    """A client that tries once: what is tested is what it says, not for how long it tries."""
+    """Give a client that tries once, to test its error and not its patience."""
     with broker.client(url) as client:
         client.set_retry(Retry(NoBackoff(), 0))
         yield client
@@ -116,29 +116,29 @@ def impatient(url: str) -> Iterator[redis.Redis]:
 
 @pytest.fixture
 def server(redis_url: str) -> Iterator[redis.Redis]:
-    """A client whose server's settings are put back at the end."""
+    """Give a client, and restore the server's settings at the end."""
     with broker.client(redis_url) as client:
         yield client
         client.config_set("maxmemory-policy", "noeviction")
         client.config_set("requirepass", "")
 
 
-def test_fit_server(server: redis.Redis, redis_url: str) -> None:
-    """A server that answers and evicts nothing may hold a run."""
+def test_accepts_a_good_server(server: redis.Redis, redis_url: str) -> None:
+    """A server that answers and evicts nothing is accepted."""
     broker.check_server(server, redis_url)
     assert server.ping()
 
 
-def test_server_that_evicts_is_refused(server: redis.Redis, redis_url: str) -> None:
-    """A server that may drop a queue is refused, with the setting to change."""
+def test_refuses_an_evicting_server(server: redis.Redis, redis_url: str) -> None:
+    """A server that may evict a queue is refused, with the setting to change."""
     server.config_set("maxmemory-policy", "allkeys-lru")
     with pytest.raises(Fault, match="its maxmemory-policy is allkeys-lru") as caught:
         broker.check_server(server, redis_url)
     assert "maxmemory-policy noeviction" in caught.value.todo
 
 
-def test_password_is_asked_for(server: redis.Redis, redis_url: str) -> None:
-    """A server that wants a password says so, and a wrong one is not told to anybody."""
+def test_reports_a_missing_or_wrong_password(server: redis.Redis, redis_url: str) -> None:
+    """A missing or wrong password is reported as such, and never shown."""
     server.config_set("requirepass", "right")
     path = redis_url.removeprefix("redis+socket://")
     for url in (redis_url, f"redis+socket://:secret@{path}"):
@@ -151,8 +151,8 @@ def test_password_is_asked_for(server: redis.Redis, redis_url: str) -> None:
         assert other.config_set("requirepass", "")
 
 
-def test_server_that_answers_with_an_error(server: redis.Redis, redis_url: str) -> None:
-    """What Redis says is told, with what to do about it."""
+def test_reports_an_error_of_redis(server: redis.Redis, redis_url: str) -> None:
+    """Redis's error message is reported with advice."""
     server.acl_setuser("default", enabled=True, commands=["-info"])
     try:
         with pytest.raises(Fault, match="refuses us: NOPERM") as caught:
@@ -162,8 +162,8 @@ def test_server_that_answers_with_an_error(server: redis.Redis, redis_url: str) 
     assert "config/users.acl" in caught.value.todo
 
 
-def test_sentinels_that_are_not_there() -> None:
-    """A command ends soon, and says what the Sentinels of its URL were asked for."""
+def test_unreachable_sentinels_end_the_command_soon() -> None:
+    """The error names the master asked for, and how to fix the URL."""
     url = f"sentinel://127.0.0.1:{parts.free_port()}/0?master_name=mymaster"
     with broker.client(url, patient=False) as client, pytest.raises(Fault, match="can't be used now") as caught:
         broker.check_server(client, url)
@@ -171,8 +171,8 @@ def test_sentinels_that_are_not_there() -> None:
     assert "master_name" in caught.value.todo
 
 
-def test_server_that_is_not_there(tmp_path: Path) -> None:
-    """A server that can't be reached is a fault with the URL, masked."""
+def test_unreachable_server_is_named_without_its_password(tmp_path: Path) -> None:
+    """An unreachable server is an error with the URL, its password masked."""
     url = f"redis+socket://:secret@{tmp_path}/redis.sock"
     with impatient(url) as client, pytest.raises(Fault, match="can't be reached") as caught:
         broker.check_server(client, url)

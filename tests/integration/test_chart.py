@@ -1,4 +1,4 @@
-"""A comparison's chart is a drawing that any viewer opens, and the same numbers draw the same one."""
+"""A comparison's chart is a valid SVG, and the same numbers give the same chart."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _WAYS = tuple(
 )
 
 
-def test_chart_is_drawn_the_same_each_time(tmp_path: Path) -> None:
-    """An SVG is drawn with a bar for each way, without a date or anything else that differs between two drawings."""
+def test_chart_is_reproducible(tmp_path: Path) -> None:
+    """The SVG has a bar for each way, and no date or other content that differs between two drawings."""
     for name in ("first.svg", "second.svg"):
         chart.draw(Comparison("list.txt", _WAYS, 1.0), tmp_path / name)
     drawn = (tmp_path / "first.svg").read_bytes()
     assert ET.fromstring(drawn).tag == "{http://www.w3.org/2000/svg}svg"
     assert b"dc:date" not in drawn
-    # matplotlib draws text as paths, and says in comments what it draws.
+    # matplotlib draws text as paths, with the text in comments.
     for text in (b"one by one", b"20.00 s   1.0 x", b"2.50 s   8.0 x", b"Total Execution Time", b"1,000 images"):
         assert text in drawn
     assert drawn == (tmp_path / "second.svg").read_bytes()

@@ -1,4 +1,4 @@
-"""One list three ways: the demo, a comparison against a server of its own, and that server alone."""
+"""One list downloaded three ways: by the demo, and by a comparison with its own server; and that server alone."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ WAYS = {"one by one": "one-by-one", "threads": "threads", "fleet": "fleet"}
 def test_demo_compares_three_ways(tmp_path: Path) -> None:
     """In an empty folder and without any service, the demo downloads the same ten images three ways.
 
-    The proxy of whoever tries it knows nothing of a server on this machine, and is not asked.
+    The user's proxy does not know the server on this machine, so it is not used.
     """
     env = {"IMAGEFLEET_PROXY": "http://127.0.0.1:1"}
     ended = parts.producer("demo", "--json", "--images", "10", "--latency", "300ms", cwd=tmp_path, env=env)
@@ -28,7 +28,7 @@ def test_demo_compares_three_ways(tmp_path: Path) -> None:
     assert_same_images(facts, out, 10)
     one_by_one, threads, fleet = facts["ways"]
     assert one_by_one["wall_seconds"] >= 10 * 0.3
-    # Far less than what it is, so that a busy machine does not fail it: they wait together, not in turn.
+    # The threshold is low enough for a busy machine. It shows that the waits overlap.
     assert threads["speedup"] >= 2
     assert fleet["speedup"] >= 2
 
@@ -37,8 +37,8 @@ def test_compare_against_a_demo_server(tmp_path: Path) -> None:
     """`producer compare` fetches a list from `producer serve`, which ends cleanly on Ctrl-C."""
     argv = parts.command(["serve", "--port", "0", "--width", "80", "--height", "40"])
     with parts.started("serve", argv, tmp_path) as server:
-        words = server.first_line().split()
-        url = next(word for word in words if word.startswith("http://"))
+        line = server.first_line().split()
+        url = next(word for word in line if word.startswith("http://"))
         source, out = tmp_path / "list.txt", tmp_path / "compared"
         source.write_text("".join(f"{url}/images/{number}.{'png' if number % 2 else 'jpg'}\n" for number in range(12)))
         ended = parts.producer(
@@ -55,8 +55,8 @@ def test_compare_against_a_demo_server(tmp_path: Path) -> None:
     assert url.removeprefix("http://") in served.out.partition("IMAGEFLEET_ALLOW_NETWORKS=")[2]
 
 
-def test_demo_table_is_for_people(tmp_path: Path) -> None:
-    """Without ``--json``, the demo prints a line for each way and says where images and chart are."""
+def test_demo_prints_a_table(tmp_path: Path) -> None:
+    """Without ``--json``, the demo prints a line for each way and the paths of the images and the chart."""
     ended = parts.producer("demo", "--images", "2", "--latency", "0", "--workers", "1", "--out", tmp_path / "here")
     assert ended.code == 0, ended.err
     assert "Total Execution Time" in ended.out
@@ -65,15 +65,15 @@ def test_demo_table_is_for_people(tmp_path: Path) -> None:
 
 
 def assert_same_images(facts: dict[str, object], out: Path, count: int) -> None:
-    """Make sure that each way saved all images, and that the three folders hold identical ones."""
+    """Make sure that each way saved all images, and that the three folders have identical files."""
     ways = facts["ways"]
     assert isinstance(ways, list)
     assert {way["name"]: way["out"] for way in ways} == {name: str(out / folder) for name, folder in WAYS.items()}
     for way in ways:
         assert (way["total"], way["success"], way["failed"], way["reasons"]) == (count, count, 0, {})
-    held = [
+    files = [
         {name: (out / folder / name).read_bytes() for name in parts.image_files(out / folder)}
         for folder in WAYS.values()
     ]
-    assert len(held[0]) == count
-    assert held[0] == held[1] == held[2]
+    assert len(files[0]) == count
+    assert files[0] == files[1] == files[2]

@@ -1,4 +1,4 @@
-"""Images as real servers have them, through real workers: damaged metadata, and other formats."""
+"""Images as real servers have them, through real workers: damaged metadata and other formats."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _OTHERS = {
 }
 
 
-#: The large ones cost seconds; unit tests read them.
+#: Without the large ones, which cost seconds; unit tests read them.
 _IMAGES = {name: body for name, body in damaged_metadata().items() if len(body) < 100_000}
 
 
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[str]:
-    """Give the URL of a server with all the damaged images, and others that are not saved."""
+    """Give the URL of a server with all the damaged images, and with files that can't be saved."""
     files = tmp_path / "files"
     files.mkdir()
     for name, body in [*_IMAGES.items(), *((name, body) for name, (body, _) in _OTHERS.items())]:
@@ -39,8 +39,8 @@ def served(tmp_path: Path) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("options", [("--verify", "decode"), ("--resize", "keep_ratio", "--image-size", "64")])
-def test_run_saves_every_image_with_whole_pixels(fleet: str, served: str, out: Path, options: tuple[str, ...]) -> None:
-    """Workers save each damaged image, byte for byte if it is not resized, and name what they don't save."""
+def test_run_saves_every_image_with_intact_pixels(fleet: str, served: str, out: Path, options: tuple[str, ...]) -> None:
+    """Workers save each damaged image, byte for byte unless resized, and name the reason for the others."""
     urls = "".join(f"{served}/{quote(name)}\n" for name in [*_IMAGES, *_OTHERS])
     command = ("run", "-", "--out", out, "--broker", fleet, "--json")
     facts = parts.producer(*command, *options, stdin=urls.encode()).json()

@@ -1,4 +1,4 @@
-"""A run saves the images of hosts whose first addresses lead nowhere, or whose name server knows one family only."""
+"""A run saves images of hosts with dead first addresses, or with a name server that answers for one family only."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from tests.conftest import required
 from tests.integration.dead_addresses import NAMES, PARTIAL
 from tests.integration.parts import ROOT
 
-#: Far more than three head starts take, and far less than the timeout of one address.
+#: Far more than three head starts, and far less than the timeout of one address.
 _SECONDS = 15.0
 
 
 @pytest.fixture(scope="module")
-def told(namespace: str, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """What the process inside the namespace tells of its run, which one real worker did."""
+def fetched(namespace: str, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Give the rows of the run inside the namespace, by one real worker."""
     required("unshare")
     folder = str(tmp_path_factory.mktemp("dead-addresses"))
     command = [required("ip"), "netns", "exec", namespace, sys.executable, "-m", "tests.integration.dead_addresses"]
@@ -31,13 +31,13 @@ def told(namespace: str, tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_dead_addresses_cost_no_image(told: Any, name: str) -> None:
-    """One to three dead addresses before the good one, of either family, cost no image and no timeout."""
-    rows = [(error, seconds < _SECONDS) for url, error, seconds in told if name in url]
+def test_dead_addresses_cost_no_image(fetched: Any, name: str) -> None:
+    """One to three dead addresses of either family before the good one cost no image and no timeout."""
+    rows = [(error, seconds < _SECONDS) for url, error, seconds in fetched if name in url]
     assert rows == [(None, True)] * 2
 
 
 @pytest.mark.parametrize("name", PARTIAL)
-def test_name_server_that_knows_one_family_costs_no_image(told: Any, name: str) -> None:
-    """The addresses of one family are used, though the question for the other is refused or ignored."""
-    assert [error for url, error, _ in told if name in url] == [None, None]
+def test_name_server_for_one_family_costs_no_image(fetched: Any, name: str) -> None:
+    """The addresses of one family are used if the query for the other fails or gets no answer."""
+    assert [error for url, error, _ in fetched if name in url] == [None, None]

@@ -1,4 +1,4 @@
-"""One run, through real workers, of everything that can go wrong with an image, each beside one that is good."""
+"""One run, through real workers, of every kind of faulty image, each beside a good one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from producer.demo.pictures import picture
 from tasks.model import Reason, Status
 from tests.integration import parts
 
-#: What becomes of each line: a status, and a reason where it failed. DEMO and CLOSED stand for addresses.
+#: The expected failure reason of each line, or None for a success. DEMO and CLOSED stand for addresses.
 FAULTS: dict[str, str | None] = {
     "DEMO/fault/not-found": "http_4xx",
     "DEMO/fault/forbidden": "http_4xx",
@@ -81,18 +81,18 @@ FAULTS: dict[str, str | None] = {
     "http://127.0.0.1:99999/1.jpg": "invalid_url",
     "DEMO/" + "x" * 100_000: "invalid_url",
     "DEMO/images/\udcff\udcfe.jpg": "invalid_url",
-    # Escaped, as browsers do: no route of the server has such a name.
+    # Escaped as in browsers; no route of the server has such a name.
     "DEMO/images/\x01.jpg": "http_4xx",
     "DEMO/images/\x00.jpg": "http_4xx",
     "DEMO/images/77.jpg#unsavable": "storage",
 }
-#: Reasons that no line of a list leads to: they need a run that ends early, a fault of ours, or a death.
+#: Reasons that no line of a list causes: they need a run that ends early, an internal error, or a dead worker.
 ELSEWHERE = {Reason.CANCELLED, Reason.INTERNAL, Reason.LOST, Reason.CRASHED}
 
 
 @dataclass(frozen=True)
 class Mixed:
-    """The run of all of it: a good image before each fault and after the last, in rows by turns."""
+    """The run of all faults: good images and faults in turn, beginning and ending with a good one."""
 
     out: Path
     ended: parts.Completed
@@ -100,13 +100,13 @@ class Mixed:
     lines: list[bytes]
 
     def row(self, fault: str) -> dict[str, Any]:
-        """The row of a fault."""
+        """Return the row of a fault."""
         return self.rows[2 * list(FAULTS).index(fault) + 1]
 
 
 @pytest.fixture(scope="module")
 def mixed(fleet: str, demo_url: str, store_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Mixed:
-    """Run the list of all faults once, with short times."""
+    """Run the list of all faults once, with short timeouts."""
     tls = f"https://{urlsplit(demo_url).netloc}"
     closed = f"http://127.0.0.1:{parts.free_port()}"
     lines = [good(0, demo_url)]
@@ -116,7 +116,7 @@ def mixed(fleet: str, demo_url: str, store_root: Path, tmp_path_factory: pytest.
     source = tmp_path_factory.mktemp("faults") / "list.txt"
     source.write_bytes(b"\n".join(lines))
     out = store_root / "of-faults"
-    # Where one image would go stands a link to nowhere: it can neither be saved nor taken for the image.
+    # A dangling symlink in one image's place, which can neither be overwritten nor be taken for the image.
     unsavable = next(at for at, line in enumerate(lines) if line.endswith(b"#unsavable"))
     (out / "00000").mkdir(parents=True)
     (out / f"00000/00000{unsavable:03d}.jpg").symlink_to(out / "nowhere")
@@ -128,20 +128,22 @@ def mixed(fleet: str, demo_url: str, store_root: Path, tmp_path_factory: pytest.
 
 
 def good(number: int, demo_url: str) -> bytes:
-    """The line of a good image."""
+    """Return the line of a good image."""
     return f"{demo_url}/images/{number + 1000}.jpg".encode()
 
 
-def test_every_fault_has_its_row_here() -> None:
-    """Each fault route of the demo server, and each reason that a list can lead to, is among the rows below."""
+def test_every_fault_route_and_reason_is_covered() -> None:
+    """Each fault route of the demo server, and each reason that a list can cause, is in the table above."""
     routes = {route for route in ROUTES if route.startswith("/fault/")}
-    asked = {urlsplit(fault.removeprefix("DEMO")).path.removesuffix("/1.png") for fault in FAULTS if "/fault/" in fault}
-    assert routes == asked
+    covered = {
+        urlsplit(fault.removeprefix("DEMO")).path.removesuffix("/1.png") for fault in FAULTS if "/fault/" in fault
+    }
+    assert routes == covered
     assert {Reason(reason) for reason in FAULTS.values() if reason} == set(Reason) - ELSEWHERE
 
 
-def test_run_is_complete_whatever_its_images_did(mixed: Mixed) -> None:
-    """Faults of single images, however many, leave the run complete, its exit status 0, its counts exact."""
+def test_run_completes_despite_its_faults(mixed: Mixed) -> None:
+    """However many images fail, the run completes with exit status 0 and exact counts."""
     facts = mixed.ended.json()
     failed = sum(reason is not None for reason in FAULTS.values())
     assert (facts["total"], facts["failed"]) == (2 * len(FAULTS) + 1, failed)
@@ -156,7 +158,7 @@ def test_run_is_complete_whatever_its_images_did(mixed: Mixed) -> None:
     ("fault", "reason"), FAULTS.items(), ids=[quote(fault.encode(errors="surrogateescape"))[:60] for fault in FAULTS]
 )
 def test_fault_has_its_exact_outcome(mixed: Mixed, fault: str, reason: str | None) -> None:
-    """Each fault has the status and the reason that belong to it, and saves nothing unless it is a success."""
+    """Each fault has its expected status and reason, and saves a file only on success."""
     row = mixed.row(fault)
     assert row["status"] == (Status.SUCCESS if reason is None else Reason(reason).status)
     assert row["reason"] == reason
@@ -171,20 +173,20 @@ def test_fault_has_its_exact_outcome(mixed: Mixed, fault: str, reason: str | Non
 
 
 def test_good_neighbours_are_saved(mixed: Mixed) -> None:
-    """The images between the faults are saved byte for byte, and nothing but what succeeded is saved."""
+    """The images between the faults are saved byte for byte, and no other files than those of successes exist."""
     for number, row in enumerate(mixed.rows[::2]):
         assert row["status"] == "success", row
         assert (mixed.out / row["path"]).read_bytes() == picture(number + 1000, 80, 40)
     assert parts.image_files(mixed.out) == {row["path"] for row in mixed.rows if row["path"]}
 
 
-def test_lines_are_kept_as_given(mixed: Mixed) -> None:
+def test_urls_are_kept_as_given(mixed: Mixed) -> None:
     """The manifest's URL is the line of the list, so that its rows can be joined with the list."""
     assert [row["url"] for row in mixed.rows] == [line.decode(errors="replace") for line in mixed.lines]
 
 
 def test_secrets_of_urls_are_not_shown(mixed: Mixed) -> None:
-    """A password or token in a URL stands nowhere but in the URL's own column."""
+    """A password or token in a URL appears only in the column of the URL itself."""
     for row in mixed.rows:
         assert "word-of-mine" not in json.dumps({**row, "url": ""}, default=str)
     assert "word-of-mine" not in mixed.ended.out + mixed.ended.err
@@ -201,26 +203,26 @@ def test_secrets_of_urls_are_not_shown(mixed: Mixed) -> None:
         "DEMO/fault/request-timeout": 2,
         "DEMO/fault/not-implemented": 1,
         "DEMO/fault/opted-out": 1,
-        # Not drop-once: on a reused connection, its request is sent again for free.
+        # Not drop-once: on a reused connection, its request is resent without counting as an attempt.
         "DEMO/fault/drop": 2,
         "CLOSED/1.jpg": 2,
         "DEMO/fault/html": 1,
         "http://10.0.0.1/": 1,
     }.items(),
 )
-def test_only_what_may_mend_is_tried_again(mixed: Mixed, fault: str, attempts: int) -> None:
-    """Attempts are made again for what another attempt may mend, within the deadline, and for nothing else."""
+def test_retries_only_temporary_failures(mixed: Mixed, fault: str, attempts: int) -> None:
+    """Only failures that may be temporary are retried, within the deadline."""
     assert mixed.row(fault)["attempts"] == attempts
 
 
-def test_redirect_says_where_it_led(mixed: Mixed) -> None:
-    """An image that was found behind redirects tells the URL that it came from."""
+def test_redirected_image_has_its_final_url(mixed: Mixed) -> None:
+    """The row of a redirected image has the URL of its last redirect."""
     final = mixed.row("DEMO/fault/redirect")["final_url"]
     assert urlsplit(final).path == "/images/0.jpg"
 
 
-def test_what_else_stands_in_a_shards_folder(fleet: str, demo_url: str, out: Path) -> None:
-    """A folder that stands where images go, which is no file of ours, does not stop a run."""
+def test_foreign_folder_among_the_images_is_tolerated(fleet: str, demo_url: str, out: Path) -> None:
+    """A folder in a shard's folder, created by someone else, does not stop a run."""
     (out / "00000/thumbnails").mkdir(parents=True)
     url = f"{demo_url}/images/1.jpg".encode()
     ended = parts.producer("run", "-", "--out", out, "--broker", fleet, "--json", stdin=url)

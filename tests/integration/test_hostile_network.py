@@ -1,4 +1,4 @@
-"""In a network where every forbidden address answers, nothing connects to one, whatever URLs and DNS say."""
+"""In a network where every forbidden address answers, workers connect to none, whatever URLs and DNS say."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from tests.integration.hostile_network import GOOD, NAMES
 
 
 @pytest.fixture(scope="module")
-def told(namespace: str) -> Any:
-    """What the process inside the namespace tells."""
+def report(namespace: str) -> Any:
+    """Give the report of the process inside the namespace."""
     command = [required("ip"), "netns", "exec", namespace, sys.executable, "-m", "tests.integration.hostile_network"]
     root = Path(__file__).parents[2]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=100, cwd=root, check=False)
@@ -25,32 +25,32 @@ def told(namespace: str) -> Any:
     return json.loads(ended.stdout)
 
 
-def test_nobody_is_reached(told: Any) -> None:
-    """Of all hostile URLs and names, none leads to a single connection."""
-    assert told["reached_by_hostile"] == {}
+def test_no_forbidden_address_is_reached(report: Any) -> None:
+    """None of the hostile URLs and names leads to a connection."""
+    assert report["reached_by_hostile"] == {}
 
 
 @pytest.mark.parametrize(
     "name", [*URLS, *(name for name in NAMES if name not in ("good.example", "rebinding.example"))]
 )
-def test_reason(told: Any, name: str) -> None:
-    """Each ends as a URL that is none, an address that is refused, or a name that does not exist."""
-    assert told["hostile"][name] in ("invalid_url", "blocked_address", "dns")
+def test_hostile_url_fails_for_its_reason(report: Any, name: str) -> None:
+    """Each fails as an invalid URL, a blocked address, or a name that does not exist."""
+    assert report["hostile"][name] in ("invalid_url", "blocked_address", "dns")
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in ("good.example", "rebinding.example")])
-def test_hostile_name_is_refused_for_its_address(told: Any, name: str) -> None:
-    """A name with any address that is refused is refused, in whatever order and company the address comes."""
-    assert told["hostile"][name] == "blocked_address"
+def test_name_with_one_forbidden_address_is_refused(report: Any, name: str) -> None:
+    """A name with any forbidden address is refused, wherever that address is among the others."""
+    assert report["hostile"][name] == "blocked_address"
 
 
-def test_good_name_is_reached(told: Any) -> None:
-    """The same network lets a public address be reached, so silence above is the guard's work."""
-    assert told["good"] == "success"
+def test_public_address_is_reached(report: Any) -> None:
+    """The same network lets a public address be reached, so the guard causes the refusals above."""
+    assert report["good"] == "success"
 
 
-def test_rebinding_gains_nothing(told: Any) -> None:
-    """A name that turns bad between two look-ups is connected to where it was judged, and then refused."""
-    first, asked, second = told["rebinding"]
-    assert (first, asked, second) == ("success", 1, "blocked_address")
-    assert set(told["reached"]) == {GOOD}
+def test_dns_rebinding_is_refused(report: Any) -> None:
+    """A name that turns bad between two lookups is fetched from its checked address, and refused at the next lookup."""
+    first, lookups, second = report["rebinding"]
+    assert (first, lookups, second) == ("success", 1, "blocked_address")
+    assert set(report["reached"]) == {GOOD}

@@ -1,4 +1,4 @@
-"""Images of servers that can't be verified, through real workers: refused with the reason, or taken and marked."""
+"""Images of unverifiable servers, through real workers: refused with a reason, or saved and marked."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _PNG = response(image())
 
 
 class Site:
-    """Servers with a right certificate, with an expired one, and without TLS."""
+    """Servers with a valid certificate, with an expired one, and without TLS."""
 
     def __init__(self, folder: Path, stack: ExitStack, plain: str) -> None:
-        """Make the certificates, and start the servers; one without TLS is there already."""
+        """Create the certificates and start the servers, except for the one without TLS, which runs already."""
         root = Authority(folder / "root", "Root")
         good, expired = (server_context(root.issue(name, dates=dates)) for name, dates in (("a", ()), ("b", PAST)))
         replies = iter([response(b"", "404 Not Found")])
@@ -39,23 +39,23 @@ class Site:
         self.permissive = {**self.env, "IMAGEFLEET_ALLOW_INSECURE_TLS": "true"}
 
     def rows(self, out: Path) -> dict[str, tuple[Any, ...]]:
-        """Return what a run's manifest says of each server's image."""
+        """Return the manifest's values for each server's image."""
         table = pq.read_table(out / "00000.parquet", columns=["status", "reason", "error_message", "tls_unverified"])
         return {name: tuple(row.values()) for name, row in zip(self.urls, table.to_pylist(), strict=True)}
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory, demo_url: str) -> Iterator[Site]:
-    """Give servers over TLS, and the list of their images."""
+    """Give the TLS servers and the list of their images."""
     with ExitStack() as stack:
         yield Site(tmp_path_factory.mktemp("site"), stack, demo_url)
 
 
 def test_insecure_run_and_its_retry(site: Site, tmp_path: Path) -> None:
-    """A local fleet inherits the allowance; the manifest marks the images that need it, after a retry as well."""
+    """A local fleet inherits the permission; the manifest marks the images that needed it, even after a retry."""
     out = tmp_path / "out"
-    begun = ("run", site.source, "--out", out, "--workers", "1", "--insecure", "--json")
-    assert parts.producer(*begun, env=site.permissive).json()["success"] == 2
+    arguments = ("run", site.source, "--out", out, "--workers", "1", "--insecure", "--json")
+    assert parts.producer(*arguments, env=site.permissive).json()["success"] == 2
     before = site.rows(out)
     assert before["good"] == ("success", None, None, False)
     assert before["expired"] == ("success", None, None, True)
@@ -68,8 +68,8 @@ def test_insecure_run_and_its_retry(site: Site, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_run_that_verifies_names_the_reason(site: Site, tmp_path: Path) -> None:
-    """Without --insecure an expired certificate is a failure, whose message says so and what can be done."""
+def test_verifying_run_names_the_reason(site: Site, tmp_path: Path) -> None:
+    """Without --insecure an expired certificate is a failure, and the message names the option."""
     out = tmp_path / "out"
     parts.producer("run", site.source, "--out", out, "--workers", "1", "--json", env=site.permissive)
     found = site.rows(out)
@@ -79,8 +79,8 @@ def test_run_that_verifies_names_the_reason(site: Site, tmp_path: Path) -> None:
     assert message.endswith(": its certificate has expired (--insecure can take it)")
 
 
-def test_command_that_starts_the_workers_refuses_early(site: Site, tmp_path: Path) -> None:
-    """Where the environment of a local fleet would not allow it, the run does not begin."""
+def test_local_fleet_without_the_permission_is_refused_early(site: Site, tmp_path: Path) -> None:
+    """If the environment of a local fleet does not permit --insecure, the run does not start."""
     ended = parts.producer("run", site.source, "--out", tmp_path / "out", "--insecure", "--json", env=site.env)
     assert ended.code == 2
     assert parts.error_parts(ended) == (
@@ -91,18 +91,25 @@ def test_command_that_starts_the_workers_refuses_early(site: Site, tmp_path: Pat
     assert not (tmp_path / "out").exists()
 
 
-def test_workers_that_do_not_allow_it(fleet: str, site: Site, out: Path) -> None:
-    """Where no worker at the broker allows it, the run does not begin, whatever the producer's environment says."""
-    begun = ("run", site.source, "--out", out, "--broker", fleet, "--insecure", "--json")
-    ended = parts.producer(*begun, env=site.permissive)
+def test_workers_without_the_permission_are_refused(fleet: str, site: Site, out: Path) -> None:
+    """If no worker permits --insecure, the run does not start, whatever the producer's environment says."""
+    arguments = ("run", site.source, "--out", out, "--broker", fleet, "--insecure", "--json")
+    ended = parts.producer(*arguments, env=site.permissive)
     assert (ended.code, parts.error_parts(ended)[0]) == (2, "No worker allows --insecure")
     assert "second@" in parts.error_parts(ended)[1]
     assert not out.exists()
 
 
-def test_allowance_is_not_for_redis(tmp_path: Path, site: Site) -> None:
-    """A broker whose certificate would not be verified is refused as ever."""
-    begun = ("run", site.source, "--out", tmp_path / "out", "--broker", "rediss://redis.example/0?ssl_cert_reqs=none")
-    ended = parts.producer(*begun, "--insecure", env=site.permissive)
+def test_permission_does_not_apply_to_redis(tmp_path: Path, site: Site) -> None:
+    """A broker URL without certificate verification is still refused."""
+    arguments = (
+        "run",
+        site.source,
+        "--out",
+        tmp_path / "out",
+        "--broker",
+        "rediss://redis.example/0?ssl_cert_reqs=none",
+    )
+    ended = parts.producer(*arguments, "--insecure", env=site.permissive)
     assert ended.code == 2
     assert "would not be verified" in ended.err

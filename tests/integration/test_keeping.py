@@ -1,4 +1,4 @@
-"""What a keeper starts ends with whoever wanted it, however that one ends."""
+"""The keeper's processes end with their owner, however the owner ends."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ with Keeping() as keeping:
 """
 
 
-def alive(pid: int) -> bool:
-    """Whether a process is there; one that has ended and was not waited for is not."""
+def is_running(pid: int) -> bool:
+    """Return whether a process exists and is no zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
     except OSError:
@@ -40,7 +40,7 @@ def alive(pid: int) -> bool:
 
 @pytest.fixture
 def keeping() -> Iterator[Keeping]:
-    """A keeper that is up."""
+    """Give a running keeper."""
     with Keeping() as keeping:
         yield keeping
 
@@ -52,49 +52,49 @@ def started(keeping: Keeping, name: str, argv: list[str], grace: float = 5.0, re
     return keeping.pids[name]
 
 
-def told(keeping: Keeping) -> Fault:
-    """The fault that a check tells, once it does."""
+def check_error(keeping: Keeping) -> Fault:
+    """Wait for a failed check and return its error."""
     faults: list[Fault] = []
 
-    def tells() -> bool:
+    def fails() -> bool:
         try:
             keeping.check()
         except Fault as fault:
             faults.append(fault)
         return bool(faults)
 
-    wait_for(tells)
+    wait_for(fails)
     return faults[0]
 
 
-def test_children_end_with_the_pipe(tmp_path: Path) -> None:
-    """At the end all processes are gone, and so are the private folder and those that were named."""
+def test_children_end_with_the_owner(tmp_path: Path) -> None:
+    """At the end all processes are gone, with the private folder and the folders registered for removal."""
     (tmp_path / "left").mkdir()
     with Keeping() as keeping:
         pids = [started(keeping, name, _SLEEP) for name in ("first", "second")]
-        keeping.remove_at_end(tmp_path / "left", tmp_path / "never there")
+        keeping.remove_at_end(tmp_path / "left", tmp_path / "missing")
         keeping.check()
         assert keeping.folder.stat().st_mode & 0o077 == 0
-        assert all(alive(pid) for pid in pids)
-    assert not any(alive(pid) for pid in pids)
+        assert all(is_running(pid) for pid in pids)
+    assert not any(is_running(pid) for pid in pids)
     assert not keeping.folder.exists()
     assert list(tmp_path.iterdir()) == []
 
 
 def test_children_end_with_a_killed_owner() -> None:
-    """An owner that is killed, and can say nothing, leaves neither processes nor its folder."""
+    """A killed owner leaves neither processes nor its folder behind."""
     with subprocess.Popen([sys.executable, "-c", _OWNER], cwd=ROOT, stdout=subprocess.PIPE, text=True) as owner:
         assert owner.stdout is not None
         pid, folder = owner.stdout.readline().split()
-        assert alive(int(pid))
+        assert is_running(int(pid))
         owner.kill()
-    wait_for(lambda: not alive(int(pid)))
+    wait_for(lambda: not is_running(int(pid)))
     wait_for(lambda: not Path(folder).exists())
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_children_end_with_a_polite_end_of_the_keeper(tmp_path: Path, number: signal.Signals) -> None:
-    """A keeper that is asked to end ends what it keeps first."""
+def test_children_end_with_the_keepers_sigterm(tmp_path: Path, number: signal.Signals) -> None:
+    """A keeper that gets SIGTERM or SIGHUP first ends its processes."""
     argv = [sys.executable, "-P", str(ROOT / "producer" / "keeper.py")]
     command = {"start": "child", "argv": _SLEEP, "log": str(tmp_path / "log")}
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as keeper:
@@ -105,46 +105,46 @@ def test_children_end_with_a_polite_end_of_the_keeper(tmp_path: Path, number: si
         pid = json.loads(keeper.stdout.readline())["pid"]
         keeper.send_signal(number)
         assert keeper.wait(PATIENCE) == 0
-        assert not alive(pid)
+        assert not is_running(pid)
 
 
-def test_child_that_will_not_end_is_killed(keeping: Keeping) -> None:
-    """A process that ignores the request to end has its grace, and is then killed."""
+def test_kills_a_child_after_its_grace_period(keeping: Keeping) -> None:
+    """A process that ignores SIGTERM is killed after its grace period."""
     pid = started(keeping, "stubborn", ["sh", "-c", 'trap "" TERM; echo ready; exec sleep 60'], grace=0.05)
     wait_for(lambda: "ready" in keeping.last_words("stubborn"))
     keeping.__exit__(None, None, None)
-    assert not alive(pid)
+    assert not is_running(pid)
 
 
-def test_exit_is_told_with_its_last_words(keeping: Keeping) -> None:
-    """A process that ended by itself is told with its status and what it said last."""
+def test_reports_an_exit_with_the_end_of_its_log(keeping: Keeping) -> None:
+    """A process that exited is reported with its status and the end of its output."""
     keeping.check()
     started(keeping, "worker-1", ["sh", "-c", "echo one; echo two; echo three; echo four >&2; exit 3"])
-    fault = told(keeping)
+    fault = check_error(keeping)
     assert fault.what.endswith("has ended: worker-1")
     assert fault.why == "it exited with status 3; its last words were: two / three / four"
 
 
-def test_kill_is_told(keeping: Keeping) -> None:
-    """A process that was killed from outside is told with the signal."""
+def test_reports_a_kill(keeping: Keeping) -> None:
+    """A process killed from outside is reported with the signal."""
     os.kill(started(keeping, "redis", _SLEEP), signal.SIGKILL)
-    assert re.search("it was ended by signal 9; its last words were: none", str(told(keeping)))
+    assert re.search("it was ended by signal 9; its last words were: none", str(check_error(keeping)))
 
 
-def test_killed_process_is_started_again(keeping: Keeping) -> None:
-    """A process that may be restarted runs again after a kill, and again, with its new id; nothing is amiss."""
+def test_restarts_a_killed_process(keeping: Keeping) -> None:
+    """A restartable process runs again after each kill, with a new id, and no check fails."""
     pid = started(keeping, "worker-1", _SLEEP, restart=True)
     for times in (1, 2):
         os.kill(keeping.pids["worker-1"], signal.SIGKILL)
         wait_for(lambda times=times: keeping.restarts.get("worker-1") == times)  # type: ignore[misc]
-        assert alive(keeping.pids["worker-1"])
+        assert is_running(keeping.pids["worker-1"])
         keeping.check()
     assert keeping.pids["worker-1"] != pid
     assert "worker-2" not in keeping.restarts
 
 
-def test_process_is_started_again_as_it_was(keeping: Keeping) -> None:
-    """A process that is started again has the same command, environment, folder, core and log."""
+def test_restarts_a_process_unchanged(keeping: Keeping) -> None:
+    """A restarted process has the same command, environment, folder, core and log."""
     core = min(os.sched_getaffinity(0))
     argv = ["sh", "-c", 'echo "$IMAGEFLEET_TEST $PWD"; exec sleep 60']
     keeping.start("worker-1", argv, {"IMAGEFLEET_TEST": "yes"}, 5.0, core, restart=True)
@@ -155,22 +155,22 @@ def test_process_is_started_again_as_it_was(keeping: Keeping) -> None:
     assert os.sched_getaffinity(keeping.pids["worker-1"]) == {core}
 
 
-def test_process_that_keeps_exiting_is_told(keeping: Keeping) -> None:
-    """A process that exits each time it is started is given up after three more tries, and told with its last words."""
+def test_gives_up_a_process_that_keeps_exiting(keeping: Keeping) -> None:
+    """A process that exits at each start is given up after three restarts, and its last output is reported."""
     started(keeping, "worker-1", ["sh", "-c", "echo no such setting; exit 2"], restart=True)
-    fault = told(keeping)
+    fault = check_error(keeping)
     assert fault.what.endswith("has ended: worker-1")
     assert fault.why.startswith("it exited with status 2; its last words were: no such setting")
     assert keeping.restarts == {"worker-1": 3}
 
 
-def test_exit_while_coming_up_is_told_at_once(keeping: Keeping) -> None:
-    """Who waits for processes to come up is told of the first exit; a kill is no reason to give up."""
+def test_reports_an_exit_during_startup_at_once(keeping: Keeping) -> None:
+    """A check during startup reports the first exit; a killed process is no reason to give up."""
     started(keeping, "worker-1", _SLEEP, restart=True)
     os.kill(keeping.pids["worker-1"], signal.SIGKILL)
     wait_for(lambda: keeping.restarts == {"worker-1": 1})
     keeping.check(starting=True)
-    argv = ["sh", "-c", 'test -e "$0" && exec sleep 60; touch "$0"; exit 2', str(keeping.folder / "been-here")]
+    argv = ["sh", "-c", 'test -e "$0" && exec sleep 60; touch "$0"; exit 2', str(keeping.folder / "second-start")]
     started(keeping, "worker-2", argv, restart=True)
     wait_for(lambda: keeping.restarts.get("worker-2") == 1)
     keeping.check()
@@ -178,37 +178,37 @@ def test_exit_while_coming_up_is_told_at_once(keeping: Keeping) -> None:
         keeping.check(starting=True)
 
 
-def test_started_again_ends_with_the_pipe() -> None:
-    """At the end, what was started again is ended too, and so is what waits to be."""
+def test_restarted_processes_end_with_the_owner() -> None:
+    """At the end, restarted processes end too, and pending restarts do not happen."""
     with Keeping() as keeping:
         for name in ("running", "waiting"):
             started(keeping, name, _SLEEP, restart=True)
         os.kill(keeping.pids["running"], signal.SIGKILL)
         wait_for(lambda: keeping.restarts == {"running": 1})
         os.kill(keeping.pids["waiting"], signal.SIGKILL)
-    assert not any(alive(pid) for pid in keeping.pids.values())
+    assert not any(is_running(pid) for pid in keeping.pids.values())
     assert not keeping.folder.exists()
 
 
-def test_program_that_is_missing_is_told(keeping: Keeping) -> None:
-    """A process that can't be started is told with the reason."""
+def test_reports_a_missing_program(keeping: Keeping) -> None:
+    """A process that can't be started is reported with the reason."""
     keeping.start("redis", ["/no/such/program"], {}, 1.0)
-    assert re.search(r"it could not be started \(.*No such file", str(told(keeping)))
+    assert re.search(r"it could not be started \(.*No such file", str(check_error(keeping)))
 
 
-def test_environment_and_folder_of_a_child(keeping: Keeping) -> None:
-    """A process runs where the packages are, with the variables that it was given."""
+def test_child_has_its_environment_and_folder(keeping: Keeping) -> None:
+    """A process runs in the folder of the packages, with its given variables."""
     keeping.start("child", ["sh", "-c", 'echo "$IMAGEFLEET_TEST $PWD"; exec sleep 60'], {"IMAGEFLEET_TEST": "yes"}, 5.0)
     wait_for(lambda: keeping.last_words("child") == f"yes {ROOT}")
     assert keeping.log("child").parent == keeping.folder
 
 
-def test_killed_keeper_is_told() -> None:
-    """Where the keeper itself is killed, the next check and the next start say so."""
+def test_reports_a_killed_keeper() -> None:
+    """If the keeper itself is killed, the next check and the next start report it."""
     keeping = Keeping()
     with keeping:
         keeping._process.kill()
-        assert re.search("has ended: keeper", str(told(keeping)))
+        assert re.search("has ended: keeper", str(check_error(keeping)))
         with pytest.raises(Fault, match="keeps the local fleet has ended"):
             keeping.start("child", _SLEEP, {}, 1.0)
     assert not keeping.folder.exists()

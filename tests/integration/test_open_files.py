@@ -1,4 +1,4 @@
-"""A run under a small limit of open files, and at a Redis that takes few clients."""
+"""Runs under a small limit of open files, and at a Redis that accepts few clients."""
 
 from __future__ import annotations
 
@@ -26,12 +26,14 @@ def kept_alive() -> Iterator[int]:
 
 
 def limited(descriptors: int) -> Callable[[], None]:
-    """Set both limits of open files in a process that starts."""
+    """Return a function that sets both limits of open files in a starting process."""
     return lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, descriptors))
 
 
-def run_of(folder: Path, port: int, images: int, descriptors: int, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run a list of images on many hosts with a local fleet that may open so many files in each process."""
+def run_images(
+    folder: Path, port: int, images: int, descriptors: int, *arguments: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a list of images on many hosts, with a local fleet under this limit of open files in each process."""
     source = folder / "list.txt"
     urls = (f"http://127.0.1.{number % _HOSTS + 1}:{port}/{number}.jpg\n" for number in range(images))
     source.write_text("".join(urls))
@@ -50,29 +52,29 @@ def run_of(folder: Path, port: int, images: int, descriptors: int, *arguments: s
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("descriptors", [256, 512, 1024])
 def test_run_completes_under_a_small_limit(tmp_path: Path, kept_alive: int, descriptors: int) -> None:
-    """6,000 images on 40 hosts that keep connections are all saved, with 128 slots, and none is tried twice."""
-    ended = run_of(tmp_path, kept_alive, 6_000, descriptors, "--concurrency", str(_SLOTS), "--retries", "0")
+    """6,000 images on 40 keep-alive hosts are all saved at the first attempt, with 128 slots."""
+    ended = run_images(tmp_path, kept_alive, 6_000, descriptors, "--concurrency", str(_SLOTS), "--retries", "0")
     assert ended.returncode == 0, ended.stderr
     found = json.loads(ended.stdout)
     assert (found["success"], found["failed"], found["repaired"]) == (6_000, 0, 0)
 
 
-def test_fleet_beyond_the_limit_is_refused_before_it_starts(tmp_path: Path, kept_alive: int) -> None:
-    """More slots than descriptors: the command says so, and leaves no folder."""
-    ended = run_of(tmp_path, kept_alive, 1, 128, "--concurrency", "128")
+def test_refuses_a_fleet_beyond_the_limit(tmp_path: Path, kept_alive: int) -> None:
+    """With more slots than descriptors, the command reports it and leaves no folder behind."""
+    ended = run_images(tmp_path, kept_alive, 1, 128, "--concurrency", "128")
     assert ended.returncode == 2
     assert "128 downloads at a time can't run in one process here" in ended.stderr
     assert "--concurrency 64" in ended.stderr
     assert not (tmp_path / "out").exists()
 
 
-def test_worker_reports_its_limit(tmp_path: Path) -> None:
-    """A worker raises its soft limit, warns of slots that it can't run, and tells the doctor."""
+def test_worker_raises_its_soft_limit(tmp_path: Path) -> None:
+    """A worker raises its soft limit, so it does not warn of too few descriptors."""
     with parts.redis_server(tmp_path) as port, ExitStack() as stack:
         url = f"redis://127.0.0.1:{port}/0"
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         try:
-            # What the worker inherits; this process gets its own limit back.
+            # The worker inherits this limit; afterwards this process gets its own limit back.
             resource.setrlimit(resource.RLIMIT_NOFILE, (min(200, soft), hard))
             worker = stack.enter_context(parts.worker("crowded", tmp_path, url, tmp_path, "127.0.0.1"))
         finally:
@@ -83,8 +85,8 @@ def test_worker_reports_its_limit(tmp_path: Path) -> None:
         assert "limit of open files" not in worker.err
 
 
-def test_run_at_a_redis_that_takes_few_clients_is_refused(tmp_path: Path) -> None:
-    """Too few connections are left for a run: `run` and `doctor` say so before anything is sent."""
+def test_refuses_a_redis_that_accepts_few_clients(tmp_path: Path) -> None:
+    """With too few free connections for a run, `run` and `doctor` report it before sending anything."""
     (tmp_path / "list.txt").write_text("http://127.0.0.1:9/1.jpg\n")
     with parts.redis_server(tmp_path, "--maxclients", "20") as port, ExitStack() as stack:
         url = f"redis://127.0.0.1:{port}/0"

@@ -1,4 +1,4 @@
-"""An image that kills its worker is found, and nothing else suffers from it for long."""
+"""An image that kills its worker is detected, and delays the other images only briefly."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ pytestmark = pytest.mark.slow
 
 
 @contextmanager
-def kept_up(name: str, folder: Path, url: str) -> Iterator[list[int]]:
-    """Keep a worker up that poison kills: each time that it dies, another one is started; give the exit statuses."""
+def keep_worker_running(name: str, folder: Path, url: str) -> Iterator[list[int]]:
+    """Restart a worker each time an image kills it, and give the list of its exit statuses."""
     settings = {
         "IMAGEFLEET_BROKER_URL": url,
         "IMAGEFLEET_STORE_ROOTS": str(folder),
@@ -36,7 +36,7 @@ def kept_up(name: str, folder: Path, url: str) -> Iterator[list[int]]:
     argv = [sys.executable, "-m", "celery", "-A", "tests.faults.poisoned", "worker", "-n", f"{name}@%h", "-c", "8"]
     over, deaths = threading.Event(), list[int]()
 
-    def keep() -> None:
+    def restart() -> None:
         while not over.is_set():
             with parts.started(f"{name}-{len(deaths)}", argv, folder, settings) as worker:
                 while worker.process.poll() is None and not over.wait(0.1):
@@ -44,10 +44,10 @@ def kept_up(name: str, folder: Path, url: str) -> Iterator[list[int]]:
                 if worker.process.returncode is not None:
                     deaths.append(worker.process.returncode)
 
-    # An abort would write the memory of each worker to the disk.
+    # An abort would write a core dump of each worker to the disk.
     soft, hard = resource.getrlimit(resource.RLIMIT_CORE)
     resource.setrlimit(resource.RLIMIT_CORE, (0, hard))
-    keeper = threading.Thread(target=keep)
+    keeper = threading.Thread(target=restart)
     keeper.start()
     try:
         yield deaths
@@ -58,8 +58,8 @@ def kept_up(name: str, folder: Path, url: str) -> Iterator[list[int]]:
 
 
 @pytest.mark.timeout(240)
-def test_poison_is_found_and_its_neighbours_are_saved(demo_url: str, tmp_path: Path) -> None:
-    """Three images of two hundred that abort the process: all others are saved, and they alone are ``crashed``."""
+def test_detects_poison_and_saves_its_neighbours(demo_url: str, tmp_path: Path) -> None:
+    """Three images of two hundred abort their process: only they are ``crashed``, and all others are saved."""
     urls = [f"{demo_url}/images/{index}.jpg" for index in range(_IMAGES)]
     for index in _POISONS:
         urls[index] += "?poison"
@@ -67,7 +67,7 @@ def test_poison_is_found_and_its_neighbours_are_saved(demo_url: str, tmp_path: P
     out, started = tmp_path / "out", time.monotonic()
     with parts.redis_server(tmp_path) as port, parts.connect(f"redis://127.0.0.1:{port}/0") as redis_client:
         url = f"redis://127.0.0.1:{port}/0"
-        with kept_up("a", tmp_path, url) as some, kept_up("b", tmp_path, url) as others:
+        with keep_worker_running("a", tmp_path, url) as some, keep_worker_running("b", tmp_path, url) as others:
             numbers = parts.producer("run", tmp_path / "list", "--out", out, "--broker", url, "--json", seconds=180)
             deaths = [*some, *others]
             assert (numbers.json()["success"], numbers.json()["reasons"]) == (_IMAGES - 3, {"crashed": 3})
@@ -76,12 +76,12 @@ def test_poison_is_found_and_its_neighbours_are_saved(demo_url: str, tmp_path: P
     rows = parts.rows(out)
     assert tuple(place for place, row in enumerate(rows) if row["reason"] == "crashed") == _POISONS
     assert Counter(row["status"] for row in rows) == {"success": _IMAGES - 3, "failed_to_download": 3}
-    # The first death of an image is not counted, the next two are, and the fourth is that of another process.
+    # The first death of an image is not counted, the next two are, and the fourth is that of an isolated process.
     assert 3 <= len(deaths) <= 3 * len(_POISONS)
 
 
-def test_only_what_had_begun_is_counted(server: redis.Redis) -> None:
-    """A task is noted while it is at it; who buries the worker counts it, once, while its run goes on."""
+def test_counts_a_crash_only_for_running_tasks(server: redis.Redis) -> None:
+    """A running task is tracked; a dead worker's crash counts once for each of its tasks, while the run exists."""
     server.set(keys.run("run-1"), "{}")
     with suspects.watched(server, _WORKER, "run-1", _TASK) as crashes:
         assert crashes == 0
@@ -98,8 +98,8 @@ def test_only_what_had_begun_is_counted(server: redis.Redis) -> None:
 
 
 @pytest.fixture
-def asked(demo_url: str, store: Store, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Give the URL of a demo server that this process and those that it starts may ask and save from."""
+def allowed_url(demo_url: str, store: Store, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Give the URL of a demo server that this process and its child processes may fetch from."""
     monkeypatch.setenv("IMAGEFLEET_ALLOW_NETWORKS", "127.0.0.1")
     monkeypatch.setenv("IMAGEFLEET_STORE_ROOTS", str(store.root.parent))
     return demo_url
@@ -112,21 +112,21 @@ def store(tmp_path: Path) -> Store:
     return Store.below(str(tmp_path / "out"), [tmp_path])
 
 
-def fetched_alone(url: str, store: Store, deadline: float = 60.0) -> Outcome:
-    """Return the Outcome of an image that is fetched alone."""
+def fetch_isolated(url: str, store: Store, deadline: float = 60.0) -> Outcome:
+    """Return the Outcome of an image fetched in isolation."""
     run = RunOptions(str(store.root), 1000, FetchOptions(deadline=deadline))
     return alone.fetch(url, 3, run, store, download.for_process())
 
 
-def test_innocent_suspect_is_saved(asked: str, store: Store) -> None:
-    """Fetched alone, an image has the Outcome that it would have had."""
-    outcome = fetched_alone(f"{asked}/images/1.jpg", store)
+def test_harmless_suspect_is_saved(allowed_url: str, store: Store) -> None:
+    """A harmless image fetched in isolation gets its normal Outcome."""
+    outcome = fetch_isolated(f"{allowed_url}/images/1.jpg", store)
     assert (outcome.ok, outcome.key, outcome.path) == (True, "00000003", "00000/00000003.jpg")
     assert store.exists("00000/00000003.jpg")
 
 
 @pytest.mark.parametrize(
-    ("program", "reason", "said"),
+    ("program", "reason", "message"),
     [
         ("import os; os.abort()", Reason.CRASHED, "signal 6"),
         ("import os; os.kill(os.getpid(), 9)", Reason.CRASHED, "signal 9"),
@@ -134,21 +134,21 @@ def test_innocent_suspect_is_saved(asked: str, store: Store) -> None:
         ("import time; time.sleep(60)", Reason.TIMEOUT, "within 1 s"),
     ],
 )
-def test_process_that_gives_no_answer(
-    store: Store, monkeypatch: pytest.MonkeyPatch, program: str, reason: Reason, said: str
+def test_isolated_process_without_an_answer(
+    store: Store, monkeypatch: pytest.MonkeyPatch, program: str, reason: Reason, message: str
 ) -> None:
-    """A process that dies, or says nothing, or never ends, leaves an Outcome that says so."""
+    """A process that dies, prints no Outcome or never ends gives an Outcome with the reason."""
     monkeypatch.setattr(alone, "PROGRAM", (sys.executable, "-c", program))
     monkeypatch.setattr(alone, "_MARGIN", 0.0)
-    outcome = fetched_alone("http://127.0.0.1/", store, deadline=1.0)
+    outcome = fetch_isolated("http://127.0.0.1/", store, deadline=1.0)
     assert outcome.reason is reason
-    assert said in str(outcome.error_message)
+    assert message in str(outcome.error_message)
 
 
-def test_process_that_was_told_to_end_is_no_proof(
+def test_terminated_isolated_process_is_restarted(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a service manager ends on its way is started again: that says nothing of the image."""
+    """SIGTERM, as from a service manager, proves nothing about the image, so the process is started again."""
     program = f"""
 import json, os, pathlib, signal
 first = pathlib.Path({str(tmp_path / "first")!r})
@@ -158,4 +158,4 @@ if not first.exists():
 print(json.dumps({{"key": "00000003", "status": "success"}}))
 """
     monkeypatch.setattr(alone, "PROGRAM", (sys.executable, "-c", program))
-    assert fetched_alone("http://127.0.0.1/", store).ok
+    assert fetch_isolated("http://127.0.0.1/", store).ok

@@ -1,4 +1,4 @@
-"""What a process has done reaches Redis in sums, at a cost that does not grow with the images."""
+"""Progress reaches Redis as sums, at a cost that does not grow with the number of images."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _FAILED = Outcome("00000001", Status.FAILED_TO_DOWNLOAD, Reason.DNS)
 
 @pytest.fixture
 def server(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[redis.Redis]:
-    """A client of an empty Redis, and flushes that follow each other quickly."""
+    """Give a client of an empty Redis, and let flushes follow each other quickly."""
     monkeypatch.setattr(progress, "_INTERVAL", 0.02)
     with broker.client(redis_url) as client:
         client.flushall()
@@ -33,43 +33,43 @@ def server(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[redis.Re
 
 
 def sums(server: Any, run_id: str) -> dict[str, str]:
-    """What the display would read."""
+    """Return the sums as the progress display reads them."""
     return dict(server.hgetall(keys.moved(run_id)))
 
 
 def test_sums_arrive(server: redis.Redis) -> None:
-    """Saved and failed images and their bytes are added up by run, with the life time of a run's record."""
-    told = Progress(lambda: server)
+    """Saved and failed images and their bytes are summed by run, with the time to live of a run's record."""
+    reporter = Progress(lambda: server)
     for run_id, outcome in (("a", success(0, bytes=7)), ("a", _FAILED), ("b", success(0, bytes=5)), ("a", success(2))):
-        told.add(run_id, outcome)
+        reporter.add(run_id, outcome)
     wait_for(lambda: sums(server, "a") == {"success": "2", "failed": "1", "bytes": "10", "reason:dns": "1"})
     wait_for(lambda: sums(server, "b") == {"success": "1", "bytes": "5"})
     assert bounds.RECORD_LIFETIME - 60 < int(server.ttl(keys.moved("a"))) <= bounds.RECORD_LIFETIME
 
 
-def test_what_could_not_be_saved_is_counted(server: redis.Redis) -> None:
-    """Images that failed because nothing can be saved are told, as failed and for themselves."""
-    told = Progress(lambda: server)
+def test_counts_unsaved_images(server: redis.Redis) -> None:
+    """Images that failed because they could not be saved count as failed and also separately."""
+    reporter = Progress(lambda: server)
     for outcome in (success(0, bytes=7), _FAILED, replace(_FAILED, reason=Reason.STORAGE)):
-        told.add("a", outcome)
+        reporter.add("a", outcome)
     counts = {"success": "1", "failed": "2", "unsaved": "1", "bytes": "7"}
     wait_for(lambda: sums(server, "a") == {**counts, "reason:dns": "1", "reason:storage": "1"})
 
 
 def test_later_sums_are_added(server: redis.Redis) -> None:
-    """What comes after a flush is added to what is there, also by another process."""
-    for told in (Progress(lambda: server), Progress(lambda: server)):
-        told.add("a", success(0))
+    """Results after a flush are added to the existing sums, even by another process."""
+    for reporter in (Progress(lambda: server), Progress(lambda: server)):
+        reporter.add("a", success(0))
     wait_for(lambda: sums(server, "a") == {"success": "2", "bytes": "6"})
 
 
 def test_cost_does_not_grow(server: redis.Redis) -> None:
     """A thousand images of many threads cost a few commands, and none is lost."""
-    told = Progress(lambda: server)
+    reporter = Progress(lambda: server)
 
     def add() -> None:
         for _ in range(125):
-            told.add("a", success(0))
+            reporter.add("a", success(0))
 
     threads = [threading.Thread(target=add) for _ in range(8)]
     for thread in threads:
@@ -81,42 +81,42 @@ def test_cost_does_not_grow(server: redis.Redis) -> None:
     assert stats["cmdstat_hincrby"]["calls"] < 50
 
 
-def test_redis_that_fails_is_no_fault(server: redis.Redis, caplog: pytest.LogCaptureFixture) -> None:
-    """Numbers for the eye that can't be told are logged, and the next ones arrive."""
+def test_failing_redis_is_not_an_error(server: redis.Redis, caplog: pytest.LogCaptureFixture) -> None:
+    """Progress that can't be sent is logged, and later progress arrives."""
     caplog.set_level(logging.WARNING)
-    told = Progress(lambda: server)
-    server.set(keys.moved("a"), "no hash")
-    told.add("a", success(0))
+    reporter = Progress(lambda: server)
+    server.set(keys.moved("a"), "not a hash")
+    reporter.add("a", success(0))
     wait_for(lambda: "progress could not be shown" in caplog.text)
     server.delete(keys.moved("a"))
-    told.add("a", success(1))
+    reporter.add("a", success(1))
     wait_for(lambda: sums(server, "a") == {"success": "1", "bytes": "3"})
 
 
-def test_sums_that_a_full_redis_refuses_arrive_later(server: redis.Redis, caplog: pytest.LogCaptureFixture) -> None:
-    """Redis says that it added nothing, so nothing counts twice."""
+def test_sums_refused_by_a_full_redis_arrive_later(server: redis.Redis, caplog: pytest.LogCaptureFixture) -> None:
+    """A full Redis reports that it added nothing, so nothing counts twice."""
     caplog.set_level(logging.WARNING)
-    told = Progress(lambda: server)
+    reporter = Progress(lambda: server)
     server.config_set("maxmemory", 1)
     try:
-        told.add("a", success(0))
+        reporter.add("a", success(0))
         wait_for(lambda: "OOM" in caplog.text)
     finally:
         server.config_set("maxmemory", 0)
-    told.add("a", success(1))
+    reporter.add("a", success(1))
     wait_for(lambda: sums(server, "a") == {"success": "2", "bytes": "6"})
 
 
-def test_run_that_has_ended_gets_no_keys_again(server: redis.Redis) -> None:
-    """What is flushed after a run's end is dropped, with no key left behind."""
+def test_ended_run_gets_no_keys_again(server: redis.Redis) -> None:
+    """A flush after a run's end is dropped, and leaves no key behind."""
     server.delete(keys.run("a"))
-    told = Progress(lambda: server)
-    told.add("a", success(0))
-    told.add("b", success(0))
+    reporter = Progress(lambda: server)
+    reporter.add("a", success(0))
+    reporter.add("b", success(0))
     wait_for(lambda: sums(server, "b") == {"success": "1", "bytes": "3"})
     assert not server.exists(keys.moved("a"))
 
 
-def test_keys_of_a_run_are_known() -> None:
+def test_all_keys_of_a_run_are_known() -> None:
     """All keys of a run are named in one place, each with the run's id."""
     assert keys.of_run("ID") == tuple(f"imagefleet:{kind}:ID" for kind in ("run", "done", "moved", "crashes", "unfit"))

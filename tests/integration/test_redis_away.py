@@ -1,4 +1,4 @@
-"""A Redis that is away while images end: their parts are counted when it is back."""
+"""Redis is unreachable while images end: their parts are counted once it is back."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _IMAGES = 16
 
 @pytest.mark.slow
 def test_run_survives_a_restart_of_redis(demo_url: str, tmp_path: Path) -> None:
-    """Redis is away while the images of all slots end: the run completes, and none is asked for twice."""
+    """Redis is unreachable while all slots' images end: the run completes, and no image is requested twice."""
     source = tmp_path / "list.txt"
     source.write_text("".join(f"{demo_url}/images/{index}.png?latency=3\n" for index in range(_IMAGES)))
     out = tmp_path / "out"
@@ -30,7 +30,7 @@ def test_run_survives_a_restart_of_redis(demo_url: str, tmp_path: Path) -> None:
         producer = parts.started("producer", arguments, tmp_path)
         with worker, producer as running:
             parts.eventually(
-                lambda: parts.request_count(demo_url, "/images") == before + _IMAGES, "all images asked for"
+                lambda: parts.request_count(demo_url, "/images") == before + _IMAGES, "requests for all images"
             )
             with parts.connect(url) as server:
                 server.shutdown()
@@ -41,10 +41,10 @@ def test_run_survives_a_restart_of_redis(demo_url: str, tmp_path: Path) -> None:
     assert parts.request_count(demo_url, "/images") == before + _IMAGES
 
 
-def test_worker_that_is_told_to_stop_waits_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its task stays unacknowledged, and goes to another worker."""
+def test_stopping_worker_does_not_wait_for_redis(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stopping worker gives up, so its task stays unacknowledged and goes to another worker."""
     monkeypatch.setattr(state, "should_stop", 0)
     started = time.monotonic()
-    with redis.Redis(port=parts.free_port()) as nobody, pytest.raises(redis.ConnectionError):
-        away.patiently(nobody.ping)
+    with redis.Redis(port=parts.free_port()) as unreachable, pytest.raises(redis.ConnectionError):
+        away.patiently(unreachable.ping)
     assert time.monotonic() - started < 10

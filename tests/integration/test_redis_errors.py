@@ -1,4 +1,4 @@
-"""Errors that a real Redis answers a write with, as the doctor finds them."""
+"""Error replies of a real Redis to a write, as the doctor reports them."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ _ERRORS = {"OOM": full, "NOREPLICAS": lonely, "READONLY": demoted, "NOPERM": for
 
 @pytest.fixture
 def admin(redis_url: str) -> Iterator[Any]:
-    """A user whom no error concerns; the server is as it was at the end."""
+    """Give a client of a user without these errors, and restore the server at the end."""
     with broker.client(redis_url) as client:
         untyped: Any = client
         untyped.execute_command("ACL", "SETUSER", "administrator", "on", ">word", "~*", "&*", "+@all")
@@ -64,8 +64,8 @@ def admin(redis_url: str) -> Iterator[Any]:
 
 
 @pytest.mark.parametrize("code", _ERRORS)
-def test_doctor_says_what_redis_answers_a_write_with(code: str, admin: Any, redis_url: str) -> None:
-    """The finding is bad, has the words of Redis and what to do, and nothing is written."""
+def test_doctor_reports_redis_errors(code: str, admin: Any, redis_url: str) -> None:
+    """The finding is bad, has Redis's message and advice, and nothing is written."""
     with _ERRORS[code](admin):
         findings = {finding.name: finding for finding in diagnose(redis_url, None).findings}
     writes = findings["writes"]

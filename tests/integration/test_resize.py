@@ -1,4 +1,4 @@
-"""Images that are resized on their way, by a fleet and by the ways it is compared with."""
+"""Resizing during the download, by a fleet and by the other ways of a comparison."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from PIL import Image
 from tests.integration import parts
 
 _SIDE = 64
-#: What the demo server is asked for, and the size that comes of it.
+#: The requests to the demo server, each with the resulting size in pixels.
 _SIZES = {
     "images/1.jpg?width=400&height=200": (128, 64),
     "images/2.png?width=300&height=300": (64, 64),
@@ -22,7 +22,7 @@ _SIZES = {
 
 
 def test_run_resizes(fleet: str, demo_url: str, out: Path) -> None:
-    """Workers save every image as a JPEG of the size that was asked for, and rows say what came and what is saved."""
+    """Workers save every image as a JPEG of the requested size; rows have the original and the saved size."""
     urls = [*(f"{demo_url}/{path}" for path in _SIZES), f"{demo_url}/fault/broken-image", f"{demo_url}/fault/html"]
     options = ("--resize", "keep_ratio", "--image-size", str(_SIDE), "--broker", fleet, "--json")
     facts = parts.producer("run", "-", "--out", out, *options, stdin="\n".join(urls).encode()).json()
@@ -36,8 +36,8 @@ def test_run_resizes(fleet: str, demo_url: str, out: Path) -> None:
         assert row["path"] == f"00000/{row['key']}.jpg"
         assert (row["format"], row["bytes"], row["sha256"]) == ("jpeg", len(body), hashlib.sha256(body).hexdigest())
         assert (row["width"], row["height"]) == size
-        asked = dict(item.split("=") for item in path.partition("?")[2].split("&"))
-        assert (row["original_width"], row["original_height"]) == (int(asked["width"]), int(asked["height"]))
+        requested = dict(item.split("=") for item in path.partition("?")[2].split("&"))
+        assert (row["original_width"], row["original_height"]) == (int(requested["width"]), int(requested["height"]))
         with Image.open(out / row["path"]) as saved:
             saved.load()
             assert (saved.format, saved.size) == ("JPEG", size)
@@ -45,7 +45,7 @@ def test_run_resizes(fleet: str, demo_url: str, out: Path) -> None:
 
 
 def test_all_ways_resize_alike(fleet: str, demo_url: str, out: Path, tmp_path: Path) -> None:
-    """One by one, by threads and by the fleet, the same files come of the same list."""
+    """One by one, threads and the fleet save the same files from the same list."""
     source = tmp_path / "list.txt"
     source.write_text("".join(f"{demo_url}/{path}\n" for path in _SIZES))
     ended = parts.producer(
@@ -54,9 +54,9 @@ def test_all_ways_resize_alike(fleet: str, demo_url: str, out: Path, tmp_path: P
         env={"IMAGEFLEET_ALLOW_NETWORKS": demo_url.removeprefix("http://")},
     )
     ways = [Path(way["out"]) for way in ended.json()["ways"]]
-    held = [{name: (way / name).read_bytes() for name in parts.image_files(way)} for way in ways]
-    assert len(held[0]) == len(_SIZES)
-    assert held[0] == held[1] == held[2]
+    files = [{name: (way / name).read_bytes() for name in parts.image_files(way)} for way in ways]
+    assert len(files[0]) == len(_SIZES)
+    assert files[0] == files[1] == files[2]
     assert {(row["width"], row["height"]) for row in parts.rows(ways[0])} == set(_SIZES.values())
 
 
@@ -69,7 +69,7 @@ def test_all_ways_resize_alike(fleet: str, demo_url: str, out: Path, tmp_path: P
     ],
 )
 def test_wrong_options_are_refused(tmp_path: Path, options: list[str], named: str) -> None:
-    """A mode that is not there, a size of nothing, and a size without a mode are told before anything is started."""
+    """An unknown mode, a size of 0, and a size without a mode are reported before anything starts."""
     (tmp_path / "list.txt").write_text("http://127.0.0.1/1.jpg\n")
     ended = parts.producer("run", tmp_path / "list.txt", "--out", tmp_path / "out", *options)
     assert (ended.code, ended.out) == (2, "")

@@ -1,4 +1,4 @@
-"""A server's wish for a long wait costs no slot: the task is sent again with a countdown, and is never lost by that."""
+"""A long Retry-After occupies no slot: the task is queued again with a countdown, and never gets lost."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from tasks import presence
 from tasks.celery import IMAGES
 from tests.integration import parts
 
-#: More than a worker of one slot has room for.
+#: More than a worker of one slot takes ahead.
 _WAITING = 20
 _numbers = count(1)
 
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[redis.Redis]:
-    """Give a client of a Redis of the test's own."""
-    with parts.redis_server(tmp_path) as port, parts.connect(url_of(port)) as client:
+    """Give a client of a Redis for this test alone."""
+    with parts.redis_server(tmp_path) as port, parts.connect(broker_url(port)) as client:
         yield client
 
 
-def url_of(port: int) -> str:
-    """The broker URL of a Redis at a port of this machine."""
+def broker_url(port: int) -> str:
+    """Return the broker URL of a Redis at a port of this machine."""
     return f"redis://127.0.0.1:{port}/0"
 
 
 @contextmanager
 def fleet(server: redis.Redis, folder: Path, *names: str) -> Iterator[list[parts.Background]]:
-    """Keep workers of one slot each up, which take part of the test's Redis."""
-    url = url_of(server.connection_pool.connection_kwargs["port"])
+    """Run workers of one slot each at the test's Redis."""
+    url = broker_url(server.connection_pool.connection_kwargs["port"])
     with ExitStack() as stack:
         yield [
             stack.enter_context(
@@ -51,9 +51,9 @@ def fleet(server: redis.Redis, folder: Path, *names: str) -> Iterator[list[parts
 
 @contextmanager
 def running(server: redis.Redis, folder: Path, urls: list[str], *options: str) -> Iterator[parts.Background]:
-    """Keep a run of these URLs up that holds no slot for any wait."""
+    """Run these URLs with --max-wait 0, so that no wait occupies a slot."""
     (folder / "list").write_text("\n".join(urls))
-    url = url_of(server.connection_pool.connection_kwargs["port"])
+    url = broker_url(server.connection_pool.connection_kwargs["port"])
     words: list[str | Path] = [
         "run",
         folder / "list",
@@ -71,7 +71,7 @@ def running(server: redis.Redis, folder: Path, urls: list[str], *options: str) -
 
 
 def waiting(server: redis.Redis) -> list[dict[str, Any]]:
-    """The messages with a countdown that are in a worker's hands."""
+    """Return the unacknowledged messages with a countdown."""
     records: list[str] = []
     for holder in presence.holders(server):
         values: Any = server.hvals(holder)
@@ -80,25 +80,27 @@ def waiting(server: redis.Redis) -> list[dict[str, Any]]:
 
 
 def events(listener: Any) -> list[dict[str, Any]]:
-    """What workers have told of tasks since the last look."""
+    """Return the task events since the last call."""
     found: list[dict[str, Any]] = []
-    while (told := listener.get_message(timeout=0.1)) is not None:
-        body = json.loads(base64.b64decode(json.loads(told["data"])["body"])) if told["type"] == "pmessage" else []
+    while (message := listener.get_message(timeout=0.1)) is not None:
+        body = (
+            json.loads(base64.b64decode(json.loads(message["data"])["body"])) if message["type"] == "pmessage" else []
+        )
         found += body if isinstance(body, list) else [body]
     return [event for event in found if event["type"].startswith("task-")]
 
 
 def refused_once(demo_url: str, after: int, images: int) -> list[str]:
-    """URLs that are served at the second hit, each after a wait of so many seconds."""
+    """Return URLs that answer 429 once, each with this Retry-After in seconds, and then serve an image."""
     return [f"{demo_url}/fault/rate-limited-once?after={after}&number={next(_numbers)}" for _ in range(images)]
 
 
 @pytest.mark.slow
 def test_slot_is_free_while_images_wait(server: redis.Redis, demo_url: str, tmp_path: Path) -> None:
-    """One slot has twenty images wait at once and does others meanwhile; each has one Outcome, with all attempts."""
+    """One slot does other images while twenty wait; each has one Outcome with all its attempts."""
     urls = refused_once(demo_url, 4, _WAITING) + [f"{demo_url}/images/{number}.jpg" for number in range(_WAITING)]
     with fleet(server, tmp_path, "only") as (worker,), running(server, tmp_path, urls) as producer:
-        # Not in the slot: that would be 80 s.
+        # Waiting in the slot would take 80 s.
         numbers = producer.wait(40).json()
         assert numbers["success"] == 2 * _WAITING
         assert "Retry in 4" in worker.err
@@ -106,15 +108,15 @@ def test_slot_is_free_while_images_wait(server: redis.Redis, demo_url: str, tmp_
     assert [row["attempts"] for row in rows] == [2] * _WAITING + [1] * _WAITING
     first_back = min(row["finished_at"] for row in rows[:_WAITING])
     assert max(row["finished_at"] for row in rows[_WAITING:]) < first_back
-    # The wait is no part of it.
+    # The wait does not count as fetch time.
     assert max(row["fetch_seconds"] for row in rows) < 4
     assert (parts.unacked_count(server), server.llen(IMAGES)) == (0, 0)
     assert not server.keys("celery-task-meta-*")
 
 
 @pytest.mark.slow
-def test_waiting_task_is_held_and_not_sent_again(server: redis.Redis, demo_url: str, tmp_path: Path) -> None:
-    """A task under a countdown is the same part of the same chord, shows no secret, and is in nobody's eyes lost."""
+def test_waiting_task_does_not_count_as_lost(server: redis.Redis, demo_url: str, tmp_path: Path) -> None:
+    """A task under a countdown is the same part of the same chord, shows no secret, and is not resent."""
     urls = [f"{url}&token=secret" for url in refused_once(demo_url, 14, 3)]
     untyped: Any = server
     listener = untyped.pubsub()
@@ -134,25 +136,25 @@ def test_waiting_task_is_held_and_not_sent_again(server: redis.Redis, demo_url: 
             assert embed["chord"]["options"]["task_id"] == f"{run_id}.00000.collect"
         ended = producer.wait(60)
         assert ended.json()["success"] == 3
-        # It was looked into after eight seconds.
+        # The producer inspected the shard after eight seconds.
         assert "are lost" not in ended.err
         assert "secret" not in worker.err
-        told = events(listener)
+        task_events = events(listener)
         listener.close()
-        assert [event["type"] for event in told].count("task-retried") == 3
-        assert "secret" not in json.dumps(told)
+        assert [event["type"] for event in task_events].count("task-retried") == 3
+        assert "secret" not in json.dumps(task_events)
     assert [row["attempts"] for row in parts.rows(tmp_path / "out")] == [2] * 3
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["stopped", "killed"])
-def test_worker_that_ends_hands_its_waiting_tasks_on(
+def test_waiting_tasks_of_an_ended_worker_are_requeued(
     number: signal.Signals, server: redis.Redis, demo_url: str, tmp_path: Path
 ) -> None:
-    """What a worker that is stopped or killed holds under a countdown is done by another, once."""
+    """Another worker does the waiting tasks of a stopped or killed worker, once."""
     urls = refused_once(demo_url, 8, 5)
     with fleet(server, tmp_path, "first") as (first,), running(server, tmp_path, urls) as producer:
-        # Without the messages that they came from, whose acknowledgements wait for company.
+        # Only the countdowns: the acknowledgements of their original messages are sent in batches.
         parts.eventually(lambda: len(waiting(server)) == parts.unacked_count(server) == 5, "five countdowns")
         first.process.send_signal(number)
         first.process.wait(15)
@@ -165,7 +167,7 @@ def test_worker_that_ends_hands_its_waiting_tasks_on(
 
 
 def test_countdowns_are_bounded(server: redis.Redis, demo_url: str, tmp_path: Path) -> None:
-    """Who asks for a wait again and again is asked --retries times more; who asks for minutes, once."""
+    """A repeated Retry-After gets --retries further attempts; one of minutes gets none."""
     urls = [f"{demo_url}/fault/rate-limited?after={after}" for after in (1, 121)]
     with fleet(server, tmp_path, "only"), running(server, tmp_path, urls, "--retries", "2") as producer:
         assert producer.wait(40).json()["reasons"] == {"rate_limited": 2}
