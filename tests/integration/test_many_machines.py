@@ -1,4 +1,4 @@
-"""Workers and producer on other machines than Redis: TLS, a user with only what is needed, and other versions."""
+"""Workers and producer on other machines than Redis: TLS, a user with minimal permissions, and other versions."""
 
 from __future__ import annotations
 
@@ -144,12 +144,12 @@ def workers(site: Site) -> Iterator[None]:
         yield
 
 
-# What works over TLS, with what the user may do
+# Allowed operations over TLS
 
 
 @pytest.mark.usefixtures("workers", "nothing_denied")
-def test_run(site: Site, out: Path, demo_url: str) -> None:
-    """A producer and two workers complete a run, and leave no key of it but what Celery keeps for late copies."""
+def test_run_over_tls(site: Site, out: Path, demo_url: str) -> None:
+    """A producer and two workers complete a run, and leave no key of it but Celery's, kept for late copies."""
     urls = "".join(f"{demo_url}/images/{index}.jpg\n" for index in range(250))
     ran = parts.producer("run", "-", "--out", out, "--shard-size", "100", "--json", env=site.env(), stdin=urls.encode())
     facts = ran.json()
@@ -162,8 +162,8 @@ def test_run(site: Site, out: Path, demo_url: str) -> None:
 
 
 @pytest.mark.usefixtures("workers", "nothing_denied")
-def test_long_wait(site: Site, out: Path, demo_url: str) -> None:
-    """A worker may send a task again whose server asks for a wait."""
+def test_retry_later_over_tls(site: Site, out: Path, demo_url: str) -> None:
+    """A worker may send a task again after a server asked for a wait."""
     url = f"{demo_url}/fault/rate-limited-once?after=1&many-machines"
     ran = parts.producer("run", "-", "--out", out, "--max-wait", "0", "--json", env=site.env(), stdin=url.encode())
     assert ran.json()["success"] == 1
@@ -173,7 +173,7 @@ def test_long_wait(site: Site, out: Path, demo_url: str) -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("workers", "nothing_denied")
 def test_remote_control_and_flower(site: Site, tmp_path: Path) -> None:
-    """Workers answer questions, and Flower sees them and the lengths of the queues."""
+    """Workers answer inspect commands, and Flower sees them and the lengths of the queues."""
     assert site.celery("inspect", "ping").count("pong") == 2
     assert site.celery("status").count(": OK") == 2
     assert all(json.loads(site.celery("inspect", name, "--json")) for name in ("stats", "active_queues"))
@@ -198,15 +198,15 @@ def test_remote_control_and_flower(site: Site, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("workers", "nothing_denied")
-def test_chord_that_fails(site: Site) -> None:
-    """What Celery does about a part that raises, and about its shard that nobody will collect, is allowed too."""
+def test_failing_chord(site: Site) -> None:
+    """The permissions also cover Celery's handling of a part that raises and of its uncollected shard."""
     with sending(site) as send:
         body = Signature(COLLECT_SHARD, kwargs={"run_id": "odd", "shard": 0}, options={"task_id": "odd.collect"})
         site.admin.set("celery-taskset-meta-odd.s", 1)
         chord = {"group_id": "odd", "group_index": 0, "chord": dict(body)}
         send(
             FETCH_IMAGE,
-            args=("more",) * 20,  # than it takes
+            args=("more",) * 20,  # more than it takes
             task_id="odd.0",
             ignore_result=True,
             **chord,
@@ -216,14 +216,16 @@ def test_chord_that_fails(site: Site) -> None:
 
 
 @pytest.mark.slow
-def test_worker_that_is_stopped(site_without_workers: Site, tmp_path: Path, out: Path, demo_url: str) -> None:
-    """A worker that is asked to end finishes what it is at and hands the rest back at once, and the run goes on."""
+def test_stopped_worker_requeues_its_tasks(
+    site_without_workers: Site, tmp_path: Path, out: Path, demo_url: str
+) -> None:
+    """A stopped worker finishes its current downloads and requeues its other tasks at once, and the run continues."""
     site = site_without_workers
     (tmp_path / "list").write_text("".join(f"{demo_url}/images/{index}.jpg?latency=2\n" for index in range(50)))
     argv = parts.command(["run", tmp_path / "list", "--out", out, "--json"])
     with parts.started("run", argv, tmp_path, site.env()) as run:
         with site.worker("stopped") as worker:
-            parts.eventually(lambda: parts.unacked_count(site.admin) == 32, "all that it takes ahead")
+            parts.eventually(lambda: parts.unacked_count(site.admin) == 32, "its unacknowledged tasks")
             worker.process.terminate()
             ended = worker.wait()
         assert (ended.code, site.admin.llen(IMAGES), parts.unacked_count(site.admin)) == (0, 50 - 16, 0), ended.err
@@ -236,7 +238,7 @@ def test_worker_that_is_stopped(site_without_workers: Site, tmp_path: Path, out:
 
 
 @pytest.mark.usefixtures("nothing_denied")
-def test_transport(site: Site) -> None:
+def test_transport_over_tls(site: Site) -> None:
     """The transport takes messages in batches over TLS, each once, and leaves nothing behind."""
     transport.install()
     queue, found = "imagefleet.transport-test", []
@@ -253,17 +255,17 @@ def test_transport(site: Site) -> None:
     assert not site.admin.exists("unacked", "unacked_index", queue)
 
 
-# What is refused
+# Refused operations
 
 
 def other_ca(folder: Path) -> Path:
-    """Make a CA that has signed nothing of the site's."""
+    """Create a CA that signed none of the site's certificates."""
     parts.set_up_redis(folder, "IP:127.0.0.1")
     return folder / "ca.pem"
 
 
 _FAULTS: dict[str, tuple[int, Any, str, str]] = {
-    "CA of others": (
+    "another CA": (
         1,
         lambda _, folder: {"BROKER_CA_FILE": str(other_ca(folder))},
         "certificate verify failed",
@@ -284,7 +286,7 @@ _FAULTS: dict[str, tuple[int, Any, str, str]] = {
         "certificate verify failed",
         "IMAGEFLEET_BROKER_CA_FILE",
     ),
-    "CA file that is not there": (
+    "missing CA file": (
         2,
         lambda _, folder: {"BROKER_CA_FILE": str(folder / "nowhere.pem")},
         "nowhere.pem is not there",
@@ -296,7 +298,7 @@ _FAULTS: dict[str, tuple[int, Any, str, str]] = {
         "no certificate",
         "IMAGEFLEET_BROKER_CA_FILE",
     ),
-    "password of others": (
+    "wrong password": (
         1,
         lambda site, _: {"BROKER_PASSWORD_FILE": str(site.folder / "ca.pem")},
         "invalid username-password pair",
@@ -315,19 +317,19 @@ _FAULTS: dict[str, tuple[int, Any, str, str]] = {
         "IMAGEFLEET_BROKER_URL is not a rediss:// URL",
         "docs/settings.md",
     ),
-    "TLS that is not verified": (
+    "TLS without verification": (
         2,
         lambda site, _: {"BROKER_URL": f"rediss://imagefleet@127.0.0.1:{site.port}/0", "BROKER_CA_FILE": ""},
         "without ssl_cert_reqs=required",
         "ssl_cert_reqs=required",
     ),
-    "check that is switched off": (
+    "certificate check off": (
         2,
         lambda site, _: {"BROKER_URL": f"rediss://imagefleet@127.0.0.1:{site.port}/0?ssl_cert_reqs=none"},
         "without ssl_cert_reqs=required",
         "ssl_cert_reqs=required",
     ),
-    "host name that is not checked": (
+    "host name check off": (
         2,
         lambda site, _: {"BROKER_URL": f"rediss://imagefleet@localhost:{site.port}/0?ssl_check_hostname=false"},
         "the certificate of any other host is accepted",
@@ -337,22 +339,22 @@ _FAULTS: dict[str, tuple[int, Any, str, str]] = {
 
 
 @pytest.mark.parametrize(("code", "changes", "why", "todo"), _FAULTS.values(), ids=_FAULTS)
-def test_producer_says_what_is_wrong(
+def test_unusable_broker_ends_the_producer(
     site: Site, tmp_path: Path, out: Path, code: int, changes: Any, why: str, todo: str
 ) -> None:
-    """A broker that can't be used ends the producer with what happened, why, and what to do; no password is told."""
+    """An unusable broker ends the producer with reason and advice; the password is not shown."""
     env = site.env(**changes(site, tmp_path))
     ended = parts.producer("run", "-", "--out", out, env=env, stdin=b"http://127.0.0.1/\n")
-    told = parts.error_parts(ended)
+    _, why_shown, todo_shown = parts.error_parts(ended)
     assert ended.code == code
-    assert why in told[1]
-    assert todo in told[2]
+    assert why in why_shown
+    assert todo in todo_shown
     assert site.password not in ended.err
 
 
 @pytest.mark.parametrize("wrong", ["CA", "host"])
-def test_celery_refuses_it_too(site: Site, tmp_path: Path, wrong: str) -> None:
-    """What takes messages and what counts the parts of chords verify the server as our own client does."""
+def test_celery_verifies_the_server_too(site: Site, tmp_path: Path, wrong: str) -> None:
+    """The transport and the result backend verify the server as our own client does."""
     url = (
         site.url(broker_ca_file=other_ca(tmp_path))
         if wrong == "CA"
@@ -368,17 +370,17 @@ def test_celery_refuses_it_too(site: Site, tmp_path: Path, wrong: str) -> None:
         ours.ping()
 
 
-def test_worker_waits_for_a_server_that_it_can_trust(site: Site, tmp_path: Path) -> None:
-    """A worker that can't verify its Redis says so, tells no password, and tries again."""
+def test_worker_waits_for_a_verifiable_server(site: Site, tmp_path: Path) -> None:
+    """A worker that can't verify its Redis logs it without the password, and retries."""
     argv = [sys.executable, "-m", "celery", "-A", "tasks", "worker"]
-    with parts.started("wary", argv, tmp_path, site.env(BROKER_CA_FILE=str(other_ca(tmp_path)))) as worker:
-        parts.eventually(lambda: worker.err.count("certificate verify failed") > 1, "its second try")
+    with parts.started("distrustful", argv, tmp_path, site.env(BROKER_CA_FILE=str(other_ca(tmp_path)))) as worker:
+        parts.eventually(lambda: worker.err.count("certificate verify failed") > 1, "its second attempt")
         assert worker.process.poll() is None
         assert site.password not in worker.out + worker.err
 
 
-def test_worker_without_its_ca_ends(site: Site, tmp_path: Path) -> None:
-    """A worker whose CA file is not there says so and ends; it does not try for ever."""
+def test_worker_without_its_ca_file_ends(site: Site, tmp_path: Path) -> None:
+    """A worker with a missing CA file reports it and ends, instead of retrying for ever."""
     argv = [sys.executable, "-m", "celery", "-A", "tasks", "worker"]
     with parts.started("lost", argv, tmp_path, site.env(BROKER_CA_FILE="/nowhere.pem")) as worker:
         ended = worker.wait()
@@ -397,18 +399,18 @@ _DENIED = [
 
 
 @pytest.mark.parametrize("command", _DENIED)
-def test_denied(site: Site, command: str) -> None:
-    """What the user of the fleet does not need, it may not do."""
+def test_unneeded_commands_are_denied(site: Site, command: str) -> None:
+    """The fleet's user has no permission for commands and keys that the fleet does not need."""
     with (
         client(site.port, site.folder, "imagefleet") as ours,
-        # DEBUG is refused to everybody, before it is looked who asks.
+        # DEBUG is refused to everyone, before the permissions are checked.
         pytest.raises(redis.ResponseError, match=r"no permissions|DEBUG command not allowed"),
     ):
         ours.execute_command(*command.split())
 
 
-def test_denied_in_scripts(site: Site) -> None:
-    """A script may do no more than the user who sends it."""
+def test_scripts_are_denied_too(site: Site) -> None:
+    """A script has only the permissions of the user that sends it."""
     site.admin.set("foreign", "secret")
     with client(site.port, site.folder, "imagefleet") as ours:
         for script in ("return redis.call('GET', 'foreign')", "return redis.call('FLUSHALL')"):
@@ -417,17 +419,17 @@ def test_denied_in_scripts(site: Site) -> None:
     assert site.admin.getdel("foreign") == "secret"
 
 
-def test_nobody_without_a_password(site: Site) -> None:
-    """The user that needs no password is off."""
+def test_no_login_without_a_password(site: Site) -> None:
+    """The default user, who needs no password, is off."""
     with (
-        client(site.port, site.folder, None) as nobody,
+        client(site.port, site.folder, None) as anonymous,
         pytest.raises(redis.AuthenticationError, match="authenticated"),
     ):
-        nobody.ping()
+        anonymous.ping()
 
 
-def test_file_as_it_is_lets_nobody_in(site: Site, tmp_path: Path) -> None:
-    """Without passwords put in, Redis does not start with the file: nobody runs it with those of an example."""
+def test_acl_file_without_passwords_lets_no_one_in(site: Site, tmp_path: Path) -> None:
+    """Redis does not start with the file before passwords are filled in, so no one runs it with example ones."""
     argv = [
         redis_program(),
         "--port",
@@ -447,7 +449,7 @@ def test_file_as_it_is_lets_nobody_in(site: Site, tmp_path: Path) -> None:
 
 @contextmanager
 def sending(site: Site) -> Iterator[Any]:
-    """Give what sends a task to the site's workers, whatever the task."""
+    """Give a function that sends any task to the site's workers."""
     transport.install()
     sender = Celery(set_as_current=False, broker=site.url())
     sender.conf.update(task_queues=app.conf.task_queues, task_default_queue=IMAGES)
@@ -458,7 +460,7 @@ def sending(site: Site) -> Iterator[Any]:
 
 @pytest.fixture
 def other_version(tmp_path: Path) -> Path:
-    """Give a checkout of another version, whose messages have another form."""
+    """Give a checkout of another version with another message format."""
     for package in ("config", "tasks"):
         shutil.copytree(parts.ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
     for name, line in {"config/__init__.py": 'VERSION = "', "tasks/celery.py": "PROTOCOL = "}.items():
@@ -469,8 +471,10 @@ def other_version(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_worker_of_another_version(site_without_workers: Site, other_version: Path, out: Path, demo_url: str) -> None:
-    """Such a worker takes nothing of a run, and the producer says so; with a worker of its own the run goes on."""
+def test_worker_of_another_version_takes_nothing(
+    site_without_workers: Site, other_version: Path, out: Path, demo_url: str
+) -> None:
+    """A worker of another version is reported and takes nothing; the run continues with a matching worker."""
     site = site_without_workers
     env = {**site.env(), "PYTHONPATH": str(other_version)}
     (other_version / "list").write_text("".join(f"{demo_url}/images/{index}.jpg\n" for index in range(5)))
@@ -479,7 +483,7 @@ def test_worker_of_another_version(site_without_workers: Site, other_version: Pa
         site.worker("other", env, cwd=other_version) as other,
         parts.started("run", argv, other_version, site.env()) as run,
     ):
-        parts.eventually(lambda: site.admin.llen(IMAGES) == 5, "five tasks that wait")
+        parts.eventually(lambda: site.admin.llen(IMAGES) == 5, "five queued tasks")
         assert "workers of another version take nothing of this run: other@" in run.err
         assert "(90." in run.err
         assert "No worker has answered" in run.err
@@ -491,8 +495,8 @@ def test_worker_of_another_version(site_without_workers: Site, other_version: Pa
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("workers", "nothing_denied")
-def test_message_of_another_version_goes_back(site: Site) -> None:
-    """What a dead worker of another version held is handed back to its own queue, by whichever worker finds it."""
+def test_requeues_a_message_of_another_version(site: Site) -> None:
+    """The tasks of a dead worker of another version are requeued to its own queue, by any worker."""
     queue = IMAGES.replace(str(PROTOCOL), f"9{PROTOCOL}")
     site.admin.sadd(f"_kombu.binding.{queue}", _SEPARATOR.join([queue, "", queue]))
     message = {"body": "", "headers": {}, "properties": {"delivery_tag": "tag", "delivery_info": {"priority": 0}}}
@@ -504,8 +508,8 @@ def test_message_of_another_version_goes_back(site: Site) -> None:
 
 
 @pytest.mark.usefixtures("workers", "nothing_denied")
-def test_dead_worker_is_buried(site: Site) -> None:
-    """The user may do all that it takes: find the worker, count what it was at, give back what it held, forget it."""
+def test_dead_worker_is_removed(site: Site) -> None:
+    """The user has all permissions to find a dead worker, count its crashes, requeue its tasks and forget it."""
     dead, queue = "dead@there|there|boot.1|1|random", "imagefleet.images.9"
     message = {"body": "", "headers": {}, "properties": {"delivery_tag": "tag", "delivery_info": {}}}
     site.admin.set(keys.run("odd"), "{}")
@@ -513,19 +517,21 @@ def test_dead_worker_is_buried(site: Site) -> None:
     site.admin.hset(keys.held(keys.UNACKED, dead), "tag", json.dumps([message, "", queue]))
     site.admin.zadd(keys.held(keys.UNACKED_INDEX, dead), {"tag": 1})
     site.admin.sadd(keys.WORKERS, dead)
-    parts.eventually(lambda: not site.admin.sismember(keys.WORKERS, dead), "its burial")
+    parts.eventually(lambda: not site.admin.sismember(keys.WORKERS, dead), "its removal")
     assert (site.admin.llen(queue), site.admin.hgetall(keys.crashes("odd"))) == (1, {"odd.1": "1"})
     assert not [key for key in site.admin.keys("*") if dead in key]
     site.admin.delete(queue, *keys.of_run("odd"))
 
 
-def test_task_that_nobody_knows(site_without_workers: Site) -> None:
-    """Celery drops the message of an unknown task and logs it; that is why another form has another queue."""
+def test_celery_drops_an_unknown_task(site_without_workers: Site) -> None:
+    """Celery drops and logs an unknown task's message; therefore another message format has another queue."""
     site = site_without_workers
-    with site.worker("knowing") as worker:
+    with site.worker("only") as worker:
         with sending(site) as send:
-            send("tasks.jobs.of_tomorrow", args=(), task_id="odd", ignore_result=True)
-        parts.eventually(lambda: "unregistered task of type 'tasks.jobs.of_tomorrow'" in worker.err, "a word of it")
+            send("tasks.jobs.of_the_future", args=(), task_id="odd", ignore_result=True)
+        parts.eventually(
+            lambda: "unregistered task of type 'tasks.jobs.of_the_future'" in worker.err, "the log message"
+        )
         parts.eventually(lambda: site.admin.exists("celery-task-meta-odd"), "its failure")
         assert (site.admin.llen(IMAGES), parts.unacked_count(site.admin)) == (0, 0)
 
