@@ -69,7 +69,7 @@ class Canned:
 
     def __exit__(self, *_: object) -> None:
         self.ended.set()
-        # Closing alone would not wake the threads that accept and receive.
+        # Closing alone would not wake the threads in accept and recv.
         self._listener.shutdown(socket.SHUT_RDWR)
         self._threads[0].join(PATIENCE)
         self.drop_clients()
@@ -193,7 +193,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def server_context(certificate: Path) -> ssl.SSLContext:
-    """Return a server's TLS context with that certificate."""
+    """Return a server's TLS context with this certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
     return context

@@ -14,7 +14,7 @@ from tasks.urls import join, parse
 
 _DATA = json.loads((Path(__file__).parents[1] / "wpt" / "urls.json").read_text(encoding="utf-8"))
 _HOSTS = {case["input"]: case["output"] for case in _DATA["hosts"]}
-#: URLs that browsers accept and we refuse: the text of our message, the number of cases, and the reason.
+#: URLs accepted by browsers but refused by us: the text of our message, the number of cases, and the reason.
 _REFUSED = {
     # Only http and https are fetched.
     "is not fetched": 35,
@@ -25,8 +25,8 @@ _REFUSED = {
     # The DNS can't hold such a name.
     "a part of it is empty": 3,
 }
-#: URLs that we accept and browsers refused in 2023: ada-url accepts an ASCII label that starts with "xn--" and is
-#: not valid Punycode. It can't pass for another name, and the DNS holds no such name.
+#: URLs accepted by us but refused by browsers in 2023: ada-url accepts an ASCII label with "xn--" but without valid
+#: Punycode. It can't pass for another name, and the DNS holds no such name.
 _TAKEN = 7
 
 

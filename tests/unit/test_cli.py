@@ -73,7 +73,7 @@ def parts(errors: str) -> list[str]:
 
 @pytest.mark.parametrize("command", _COMMANDS)
 def test_every_command_has_help(command: str) -> None:
-    """The help of each command says what it does, and describes each of its options."""
+    """The help of each command has a description, and a text for each option."""
     result = CliRunner().invoke(cli.cli, [command, "--help"])
     assert result.exit_code == 0
     assert result.output.startswith(f"Usage: cli {command} ")
@@ -230,7 +230,7 @@ def test_folder_with_a_run_is_refused(main: Main, tmp_path: Path, command: str) 
 def test_invalid_variable_is_named(
     main: Main, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, value: str
 ) -> None:
-    """The error names the environment variable that has the invalid value."""
+    """The error names the environment variable with the invalid value."""
     monkeypatch.setenv(f"IMAGEFLEET_{name}", value)
     (tmp_path / "list.txt").write_text("http://a.example/\n")
     status, _, errors = main("compare", str(tmp_path / "list.txt"), "--out", str(tmp_path / "out"))
@@ -371,7 +371,7 @@ def test_unexpected_error_is_a_json_object(main: Main, monkeypatch: pytest.Monke
 
 
 def test_unreachable_broker_leaves_no_folder(main: Main, tmp_path: Path) -> None:
-    """A folder that was created for a run that could not start is removed, with its lock."""
+    """If a run can't start, the folder created for it is removed, with its lock."""
     (tmp_path / "list.txt").write_text("http://a.example/\n")
     out = tmp_path / "a" / "out"
     for command in ("run", "compare"):
@@ -415,7 +415,7 @@ def test_cancel_asks_the_runs_broker(main: Main, tmp_path: Path, broker: str, st
 
 
 def test_cancel_of_a_local_run_asks_no_broker(main: Main, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A run with a local fleet left nothing in the broker configured here, so that broker is not asked."""
+    """A run with a local fleet left nothing in the broker configured here, so `cancel` does not ask that broker."""
     monkeypatch.setenv("IMAGEFLEET_BROKER_URL", _DEAD)
     store = Store(tmp_path)
     RunFile("id", "-", str(tmp_path), Options()).create(store)
@@ -436,7 +436,7 @@ def test_change_of_broker_is_reported(main: Main, tmp_path: Path) -> None:
 
 
 def test_cancelled_run_is_reported_as_cancelled(main: Main, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A run that another command cancelled is not reported as interrupted."""
+    """A run cancelled by another command is not reported as interrupted."""
     monkeypatch.setattr("producer.sources.read", lambda _: signal.raise_signal(signal.SIGUSR1))
     status, output, errors = main("run", "list.txt", "--out", str(tmp_path / "out"), "--json")
     assert (status, json.loads(output)) == (130, {"interrupted": True, "cancelled": True})
@@ -503,7 +503,7 @@ def test_sizes(text: str, count: int) -> None:
 
 @pytest.mark.parametrize("text", ["", "0", "-5", "big", "5 potatoes", "nan", "inf"])
 def test_invalid_sizes_are_refused(text: str) -> None:
-    """Text that is not a size, and a size below one byte, are refused."""
+    """Text that is not a size, and sizes below one byte, are refused."""
     with pytest.raises(click.BadParameter, match="size"):
         cli._Size().convert(text, None, None)
 
@@ -519,7 +519,7 @@ def test_durations(text: str, seconds: float) -> None:
 
 @pytest.mark.parametrize("text", ["", "ms", "0", "-1", "nan", "inf", "1e400", "1h", "soon"])
 def test_invalid_durations_are_refused(text: str) -> None:
-    """Text that is not a duration, and a duration that is zero, negative or infinite, are refused."""
+    """Text that is not a duration, and durations that are zero, negative or infinite, are refused."""
     with pytest.raises(click.BadParameter, match=r"no duration|at least"):
         cli._Duration().convert(text, None, None)
 
@@ -549,7 +549,7 @@ def test_options_reach_the_run() -> None:
 
 
 def test_insecure_run_needs_the_operator(monkeypatch: pytest.MonkeyPatch) -> None:
-    """If the workers share this environment, a run that they would refuse is refused at once."""
+    """If the workers share this environment and would refuse the run, it is refused at once."""
     frozen = cli._run_options({**cli._with_defaults({}), "insecure": True})
     with pytest.raises(UsageFault, match="IMAGEFLEET_ALLOW_INSECURE_TLS is not set"):
         cli._check_insecure(frozen)

@@ -53,7 +53,7 @@ def test_pieces_make_no_difference(body: bytes, name: str, sizes: list[int]) -> 
 @pytest.mark.parametrize("size", [64 * 1024 * times + more for times in (1, 2) for more in (-1, 0, 1)])
 @pytest.mark.parametrize("name", _ENCODERS)
 def test_bodies_as_large_as_a_decoders_buffer(name: str, size: int) -> None:
-    """Output that a decoder still holds when its input ends belongs to the body."""
+    """Output still in a decoder's buffer when its input ends belongs to the body."""
     pieces = list(undone([_ENCODERS[name](bytes(size))], [name], 200))
     assert b"".join(pieces) == bytes(size)
 
@@ -68,8 +68,8 @@ def test_decoder_returns_small_pieces(name: str) -> None:
 @given(
     body=st.binary(min_size=1, max_size=200), name=st.sampled_from(["gzip", "deflate", "br", "zstd"]), data=st.data()
 )
-def test_body_without_its_end_is_never_whole(body: bytes, name: str, data: st.DataObject) -> None:
-    """Wherever a compressed body is cut, that is noticed."""
+def test_incomplete_body_is_truncated(body: bytes, name: str, data: st.DataObject) -> None:
+    """A compressed body is reported as truncated, wherever it is cut."""
     coded = zstd.compress(body) if name == "zstd" else _ENCODERS[name](body)
     kept = data.draw(st.integers(18, max(18, len(coded) - 1)))
     if kept < len(coded):

@@ -43,7 +43,7 @@ def planned(store: Store) -> Store:
 
 @pytest.fixture
 def outcomes() -> list[Outcome]:
-    """Return the Outcomes of that shard."""
+    """Return the Outcomes of the planned shard."""
     failed = Outcome(key_of(_SHARD, 2, _SIZE), Status.FAILED_TO_DOWNLOAD, Reason.TIMEOUT, finished_at=101.0)
     return [saved(0), saved(1), failed]
 
@@ -269,7 +269,7 @@ def test_wrong_outcomes_of_a_later_revision_write_nothing(
 
 
 def test_late_collect_task_of_an_earlier_revision_removes_nothing(collected: Store) -> None:
-    """It removes no image of a later revision, before or after that revision's manifest."""
+    """It removes no image of a later revision, neither before nor after the later manifest."""
     collect(_SHARD, [saved(1)], _LATER, collected, count=1)
     collected.create("00002/000022.png", b"saved by the pass that is under way")
     before = snapshot(collected)
@@ -278,7 +278,7 @@ def test_late_collect_task_of_an_earlier_revision_removes_nothing(collected: Sto
 
 
 def test_manifest_of_another_run_is_not_replaced(collected: Store) -> None:
-    """A later revision that finds a manifest of another run fails and leaves it unchanged."""
+    """If a later revision finds a manifest of another run, it fails and leaves the manifest unchanged."""
     plan_of = [ImageRequest(_SHARD * _SIZE + place, "a") for place in range(_SIZE)]
     foreign = plan.decode(plan.encode(plan_of, Mark("", _SHARD)))
     outcomes = manifest.outcomes(manifest.decode(collected.read("00002.parquet")))

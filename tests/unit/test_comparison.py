@@ -108,7 +108,7 @@ def test_baseline_writes_the_same_files_as_a_fleet(
 
 
 def test_baseline_reports_an_unwritable_folder(downloader: Downloader, store: Store) -> None:
-    """If the plan can't be written, a baseline fails as a run does: with the folder, the reason, and what to do."""
+    """If the plan can't be written, a baseline fails as a run does: with the folder, the reason and a remedy."""
     store.path(".plan").write_bytes(b"")
     run = RunOptions(str(store.root), 10)
     with pytest.raises(UsageFault, match=r"can't be written: could not save \.plan/00000\.parquet") as caught:

@@ -1,4 +1,4 @@
-"""Validators are sent back unchanged, only to the URL that sent them, or not at all."""
+"""Validators are sent back unchanged to the URL they came from, or not at all."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ _NONE = {
 
 @pytest.mark.parametrize("etag", _NONE.values(), ids=_NONE)
 def test_invalid_etags_are_not_sent(etag: str | None) -> None:
-    """A malformed ETag is not sent; nor is one that was truncated, because it has lost its end."""
+    """A malformed ETag is not sent; nor is a truncated one, because it has lost its end."""
     assert condition_of(former(etag)) is None
 
 
@@ -64,7 +64,7 @@ def test_invalid_dates_are_not_sent(date: str) -> None:
 
 
 def test_condition_is_for_its_url() -> None:
-    """Validators mean nothing to any URL but the one that sent them; a redirect may lead to another URL by now."""
+    """Validators mean nothing to any URL but their own; a redirect may lead to another URL by now."""
     here, there = condition_of(former('"a"')), condition_of(former('"a"', final_url="http://b.example/?sig=***"))
     assert here == Condition('"a"', None, None)
     assert there is not None

@@ -167,7 +167,7 @@ def test_malformed_chunk_is_truncated(sessions_to: Callable[..., Sessions], body
 
 
 def test_incomplete_head_is_truncated(sessions_to: Callable[..., Sessions]) -> None:
-    """A connection that closes within the head may have lost the very header that gives the body's length."""
+    """If the connection closes within the head, the very header with the body's length may be missing."""
     with Canned(then_close(_OK + b"Content-Type: image/png\r\n")) as server, pytest.raises(Truncated):
         get(server.url, sessions_to(server.address))
 
@@ -181,7 +181,7 @@ def test_incomplete_head_is_truncated(sessions_to: Callable[..., Sessions]) -> N
     ],
 )
 def test_oversized_head_names_its_limit(answered: Callable[[bytes], bytes], head: bytes, bound: str) -> None:
-    """A head that is too large is refused, and the error names the limit that it exceeds."""
+    """A head above a limit is refused, and the error names the limit."""
     with pytest.raises(BadResponse, match=f"sent a head that is refused: the head has more than {bound}"):
         answered(head)
 
@@ -205,7 +205,7 @@ def test_invalid_head_is_refused(answered: Callable[[bytes], bytes], head: bytes
 
 
 def test_short_body_is_truncated(sessions_to: Callable[..., Sessions]) -> None:
-    """A body that is shorter than its Content-Length is not accepted as complete."""
+    """A body shorter than its Content-Length is not accepted as complete."""
     with Canned(then_close(_OK + b"Content-Length: 9\r\n\r\nbody")) as server, pytest.raises(Truncated):
         get(server.url, sessions_to(server.address))
 

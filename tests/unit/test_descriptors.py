@@ -34,7 +34,7 @@ def sockets() -> Iterator[Callable[[int], list[socket.socket]]]:
 
 
 def program(code: str, descriptors: int, *arguments: str) -> dict[str, int]:
-    """Return the JSON output of a program that may have this many file descriptors open."""
+    """Run a program with this limit of file descriptors; return its JSON output."""
     ended = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code), *arguments],
         capture_output=True,
@@ -152,7 +152,7 @@ def test_closed_idle_connection_is_replaced(sessions_to: Callable[..., Sessions]
 
 
 def test_a_connection_in_use_is_not_closed(sessions_to: Callable[..., Sessions]) -> None:
-    """A connection that is being read stays open, however few descriptors are left."""
+    """A connection stays open while it is being read, however few descriptors are left."""
 
     def answer(_: bytes) -> Iterator[bytes]:
         yield response(b"", "200 OK", "Content-Length: 8", length=False) + b"half"
@@ -166,7 +166,7 @@ def test_a_connection_in_use_is_not_closed(sessions_to: Callable[..., Sessions])
 
 
 def test_closed_connections_are_not_kept(sessions_to: Callable[..., Sessions]) -> None:
-    """When a thread moves on to other hosts, the connections that it closes leave the idle list."""
+    """When a thread moves on to other hosts, its closed connections leave the idle list."""
     before = len(descriptors.IDLE)
     with Canned(always(response())) as first, Canned(always(response(b"x", "200 OK", "Connection: close"))) as second:
         sessions = sessions_to("127.0.0.1")

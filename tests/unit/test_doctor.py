@@ -34,7 +34,7 @@ _SEEN = Seen(True, True, True, 10 * 1024**3)
 
 
 def levels(findings: list[Finding]) -> dict[str, Level]:
-    """Return the levels of all findings that are not OK, by name."""
+    """Return the levels of all findings except OK, by name."""
     assert all(bool(finding.todo) == (finding.level is not Level.OK) for finding in findings)
     return {finding.name: finding.level for finding in findings if finding.level is not Level.OK}
 
@@ -190,7 +190,7 @@ def test_unusable_settings_are_named(environment: Callable[..., None]) -> None:
 
 
 def test_folder_at_workers() -> None:
-    """Workers that see the producer's folder are named together."""
+    """Workers with access to the producer's folder are named together."""
     findings = doctor.of_folder_at_workers(_OUT, {"a@here": _SEEN, "b@there": _SEEN})
     assert [finding.level for finding in findings] == [Level.OK]
     assert findings[0].found == "/data/out is the same folder, and writable: a@here, b@there"
@@ -208,7 +208,7 @@ def test_folder_at_workers() -> None:
     ],
 )
 def test_unusable_folder_is_reported(seen: Seen | None, level: Level, advice: str) -> None:
-    """A problem with the folder at a worker is reported with the worker's name and what to do."""
+    """A problem with the folder at a worker is reported with the worker's name and a remedy."""
     findings = doctor.of_folder_at_workers(_OUT, {"a@here": seen, "b@here": _SEEN})
     (wrong,) = [finding for finding in findings if finding.level is not Level.OK]
     assert wrong.level is level
@@ -217,7 +217,7 @@ def test_unusable_folder_is_reported(seen: Seen | None, level: Level, advice: st
 
 
 def test_same_problem_is_one_finding() -> None:
-    """Workers that have the same problem are named in one finding."""
+    """Workers with the same problem are named in one finding."""
     findings = doctor.of_folder_at_workers(_OUT, {f"{number}@here": Seen(error="no") for number in range(3)})
     assert [finding.found for finding in findings] == ["0@here, 1@here, 2@here: no"]
 

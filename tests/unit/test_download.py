@@ -294,7 +294,7 @@ def test_only_temporary_failures_are_retried(
 def test_second_attempt_succeeds(
     demo: DemoServer, allowed: list[str], sessions_to: Callable[..., Sessions], tmp_path: Path, route: str
 ) -> None:
-    """An image that failed once is saved at the second attempt."""
+    """After one failure, an image is saved at the second attempt."""
     # On a reused connection, the dropped request would be repeated within the same attempt.
     downloader = Downloader(sessions_to(*allowed), sleep=lambda _: None)
     got, attempts = download(
@@ -782,7 +782,7 @@ def test_changed_image_is_sent(sessions_to: Callable[..., Sessions]) -> None:
 
 
 def test_condition_goes_to_the_url_that_gave_it(sessions_to: Callable[..., Sessions]) -> None:
-    """In a chain of redirects, validators are sent only to the URL that they came from."""
+    """In a chain of redirects, validators are sent only to the URL they came from."""
 
     def answer(request: bytes) -> list[bytes]:
         here = request.split(b" ")[1] == b"/"
@@ -819,7 +819,7 @@ def test_opt_out_of_an_unchanged_image(sessions_to: Callable[..., Sessions]) -> 
 
 
 def test_retries_of_a_conditional_request(sessions_to: Callable[..., Sessions]) -> None:
-    """A failed attempt is repeated with the condition; for a newer image that was cut off, the rest is requested."""
+    """A failed attempt is repeated with the condition; for an interrupted newer image, the rest is requested."""
     newer = response(b"imag", "200 OK", "Accept-Ranges: bytes", 'ETag: "b"', "Content-Length: 8", length=False)
     rest = response(b"eone", "206 Partial", "Content-Range: bytes 4-7/8", 'ETag: "b"')
     replies = iter([iter([response(b"", "503 What")]), broken(newer), iter([rest])])
@@ -938,7 +938,7 @@ def test_unencoded_image_with_an_encoding_header(name: str, kind: str, sessions_
 
 
 def test_image_encoded_less_often_than_declared(sessions_to: Callable[..., Sessions]) -> None:
-    """A coding that is named twice may have been applied once, for instance if a cache added a second header."""
+    """A coding named twice may have been applied once, for instance if a cache added a second header."""
     sent = response(gzip.compress(image("PNG")), "200 OK", "Content-Encoding: gzip", "Content-Encoding: gzip")
     with Canned(always(sent)) as server:
         got, _ = download(Downloader(sessions_to(server.address)), server.url)

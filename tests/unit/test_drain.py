@@ -57,7 +57,7 @@ def test_idle_workers_are_asked_twice(asked: Any) -> None:
 
 
 def test_silent_worker_is_waited_for(asked: Any) -> None:
-    """A live worker that does not reply counts as still busy; if none replies, draining ends after ten seconds."""
+    """A live worker without a reply counts as still busy; if none replies, draining ends after ten seconds."""
     found = begun(asked, "a@x", "b@x")
     idle = {"images": 0, "shards": 0}
     ask(found, asked, {"a@x": idle}, {"b@x": {"images": 2, "shards": 0}})
@@ -71,7 +71,7 @@ def test_silent_worker_is_waited_for(asked: Any) -> None:
 
 
 def test_dead_worker_is_not_waited_for(asked: Any) -> None:
-    """A dead worker's tasks are left to the command that resumes the run."""
+    """A dead worker's tasks are left to `resume`."""
     found = begun(asked, "a@x")
     ask(found, asked, {"a@x": {"images": 2, "shards": 0}})
     asked.living[worker("a@x")] = False

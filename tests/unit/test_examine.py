@@ -25,7 +25,7 @@ def out(tmp_path: Path) -> Path:
 
 
 def test_same_folder(tmp_path: Path, out: Path) -> None:
-    """A worker that sees the producer's folder reports this with the free bytes, and leaves no file."""
+    """A worker with access to the producer's folder reports this with the free bytes, and leaves no file."""
     seen = examine.examine(str(out), TOKEN, [tmp_path])
     assert (seen.allowed, seen.same, seen.writable, seen.error) == (True, True, True, "")
     assert seen.free is not None
@@ -77,7 +77,7 @@ def test_file_with_other_content_is_not_the_probe(out: Path) -> None:
 
 
 def test_unwritable_folder_is_reported(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder that is the same but can't be written to is reported with the reason."""
+    """The same folder without write access is reported with the reason."""
 
     def refuse(*_: object) -> None:
         raise OSError(30, "Read-only file system")

@@ -286,7 +286,7 @@ def finished(store: Store) -> Store:
 
 
 def test_late_duplicate_removes_its_file(demo: DemoServer, downloader: Downloader, finished: Store) -> None:
-    """A duplicate task that runs after its image was recorded as failed leaves no file behind."""
+    """If a duplicate task runs after its image was recorded as failed, it leaves no file behind."""
     fetch(f"{demo.url}/images/3.png", 1, _RUN, finished, downloader)
     assert finished.names("00000") == ["00000/000000.png"]
 
@@ -325,7 +325,7 @@ def test_recovered_image_may_have_any_extension(store: Store) -> None:
 
 
 def test_image_without_a_file_is_downloaded(demo: DemoServer, downloader: Downloader, store: Store) -> None:
-    """With `recover`, an image that was not saved is downloaded as usual."""
+    """With `recover`, an image without a saved file is downloaded as usual."""
     outcome = fetch(f"{demo.url}/images/3.png", 0, _RUN, store, downloader, recover=True)
     assert (outcome.ok, outcome.attempts, outcome.recovered) == (True, 1, False)
 
@@ -344,7 +344,7 @@ def test_resized_image_is_not_recovered(demo: DemoServer, downloader: Downloader
 def test_damaged_file_is_replaced(
     demo: DemoServer, downloader: Downloader, store: Store, damage: bytes, recover: bool
 ) -> None:
-    """An image that a power loss has left empty or zeroed is fetched again."""
+    """A file that a power loss has left empty or zeroed is fetched again."""
     store.create("00000/000000.png", damage)
     outcome = fetch(f"{demo.url}/images/3.png", 0, _RUN, store, downloader, recover=recover)
     assert (outcome.ok, outcome.attempts, outcome.recovered) == (True, 1, False)
@@ -373,7 +373,7 @@ def saved_before(url: str, downloader: Downloader, since: Store, run: RunOptions
 
 
 def conditional(body: bytes, *fields: str) -> Callable[[bytes], list[bytes]]:
-    """Return a body with an ETag, or a 304 with these headers to a request with that ETag."""
+    """Return a body with an ETag; reply to a request with this ETag with a 304 and these headers."""
 
     def answer(request: bytes) -> list[bytes]:
         if b'If-None-Match: "e"' in request:
@@ -387,7 +387,7 @@ def conditional(body: bytes, *fields: str) -> Callable[[bytes], list[bytes]]:
 def test_unchanged_image_is_reused(
     since: Store, new: Store, sessions_to: Callable[..., Sessions], run: RunOptions
 ) -> None:
-    """It costs a 304: the file gets a new name, and the Outcome matches that of a download."""
+    """It costs a 304: the file gets a new name, and the Outcome is the same as for a download."""
     with Canned(conditional(picture(3, 80, 60, "png"))) as server:
         downloader = Downloader(sessions_to(server.address))
         former = saved_before(server.url, downloader, since, run)
@@ -444,7 +444,7 @@ def test_unusable_previous_file_sends_no_condition(
 def test_changed_previous_file_is_not_reused(
     since: Store, new: Store, sessions_to: Callable[..., Sessions], spoil: str
 ) -> None:
-    """A previous file that differs from its manifest is not reused: the image is requested in full at once."""
+    """If a previous file differs from its manifest, the image is requested in full at once."""
     body = image()
     answers = conditional(body)
 
@@ -500,7 +500,7 @@ def _damaged(whole: bytes, how: str) -> bytes:
 def test_incomplete_saved_file_is_replaced(
     store: Store, sessions_to: Callable[..., Sessions], kind: str, how: str, recover: bool
 ) -> None:
-    """A valid header proves nothing about the rest: a file that is not fully on disk is fetched again and replaced."""
+    """A valid header proves nothing about the rest: a file not fully on disk is fetched again and replaced."""
     whole = picture(3, 200, 200, kind)
     name = f"00000/000000.{'jpg' if kind == 'jpeg' else kind}"
     store.create(name, _damaged(whole, how))
@@ -520,12 +520,12 @@ def test_incomplete_image_from_the_server_is_kept(store: Store, sessions_to: Cal
     assert store.read("00000/000000.jpg") == half
     gone = fetch("http://a.example/", 0, _RUN, store, Raising(HttpRefused("HTTP 404")), recover=True)
     assert not gone.ok
-    # A counted Outcome may name this file; that is settled when the shard is collected.
+    # A counted Outcome may name this file; collecting the shard settles this.
     assert store.read("00000/000000.jpg") == half
 
 
 def test_image_too_costly_to_decode_is_recovered(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A saved image that would take too long to decode is checked by its header, and not downloaded again."""
+    """If a saved image would take too long to decode, only its header is checked, and it is not downloaded again."""
     store.create("00000/000000.png", image())
     monkeypatch.setattr("tasks.verify._MAX_FRAMES", -1)
     outcome = fetch("http://a.example/", 0, _RUN, store, Raising(AssertionError()), recover=True)

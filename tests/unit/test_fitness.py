@@ -80,7 +80,7 @@ def fleet(monkeypatch: pytest.MonkeyPatch) -> Iterator[Fleet]:
 
 
 def test_dead_host_fails_if_others_are_reachable(fleet: Fleet) -> None:
-    """A connection to a host that responded before proves that the network works; the proof holds for a moment."""
+    """Connecting to a host that responded before proves that the network works; the proof holds for a moment."""
     fleet.succeeds(url="http://good:81/1.jpg")
     assert [fleet.fails(DnsFailed("no such name"), f"http://dead{number}/") for number in range(4)] == [None] * 4
     assert fleet.probed == ["good:81"]
@@ -90,7 +90,10 @@ def test_dead_host_fails_if_others_are_reachable(fleet: Fleet) -> None:
 
 
 def test_worker_without_network_requeues_its_failures(fleet: Fleet) -> None:
-    """The first failures go to another worker, with the workers that tried. After three hosts, the worker is unfit."""
+    """The first failures go to another worker, and the message names the workers that tried.
+
+    After three hosts, the worker is unfit.
+    """
     for number in range(2):
         assert fleet.fails(DnsUnavailable("no answer"), f"http://host{number}/") == ["me"]
     assert (fleet.unfit(), fleet.paused) == ({}, [])
@@ -101,7 +104,7 @@ def test_worker_without_network_requeues_its_failures(fleet: Fleet) -> None:
 
 
 def test_unknown_names_make_no_worker_unfit(fleet: Fleet) -> None:
-    """A name server that reports an unknown name works, but another worker may resolve it."""
+    """A name server works if it reports a name as unknown, but another worker may resolve the name."""
     assert [fleet.fails(DnsFailed("no such name"), f"http://dead{number}/") for number in range(9)] == [["me"]] * 9
     assert (fleet.unfit(), fleet.paused, fleet.fitness.troubles) == ({}, [], [])
 
@@ -225,14 +228,14 @@ def test_shard_is_collected_by_a_worker_that_can_save(fleet: Fleet) -> None:
 
 
 def test_ended_run_gets_no_new_keys(fleet: Fleet) -> None:
-    """A worker's record for a run that has ended leaves no key."""
+    """If a run has ended, a worker's record for it leaves no key."""
     fleet.server.delete(keys.run("run"))
     assert fleet.fails(StorageFailed("disk full")) == ["me"]
     assert not fleet.server.exists(keys.unfit("run"))
 
 
 def test_nothing_is_requeued_outside_of_a_worker() -> None:
-    """In a process that is not a worker, such as a test, nothing is judged."""
+    """Outside of a worker process, for instance in a test, nothing is judged."""
     server: Any = None
     alone = Fitness(server, "", _QUEUES, lambda _: None, None)
     alone.judge(StorageFailed("disk full"), "run", "", alone.check("run"), ())

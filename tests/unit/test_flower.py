@@ -21,7 +21,7 @@ _SAVED = Outcome(
     "00000007", Status.SUCCESS, path="00000/00000007.jpg", width=400, height=200, format="jpeg", bytes=15_339
 )
 _MISSING = Outcome("00000008", Status.FAILED_TO_DOWNLOAD, Reason.HTTP_4XX, "HTTP 404 Not Found", http_status=404)
-#: Results that are not Outcomes: another task's, a truncated one, and look-alikes.
+#: Results other than Outcomes: another task's, a truncated one, and look-alikes.
 _OTHERS = [
     "None",
     "''",
@@ -87,7 +87,7 @@ def test_any_outcome_is_read(outcome: Outcome) -> None:
 
 @pytest.mark.parametrize("result", _OTHERS)
 def test_other_results_are_unchanged(result: str) -> None:
-    """A result that is not an Outcome is shown unchanged, and does not count as a failure."""
+    """Any result but an Outcome is shown unchanged, and does not count as a failure."""
     assert line(result) == page(result) == result
     assert honest(ended(result)) == ended(result)
 

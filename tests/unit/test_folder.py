@@ -48,7 +48,7 @@ def found(store: Store) -> dict[str, Finding]:
 
 
 def levels(store: Store) -> dict[str, Level]:
-    """Return the levels of all findings that are not OK."""
+    """Return the levels of all findings except OK."""
     return {name: finding.level for name, finding in found(store).items() if finding.level is not Level.OK}
 
 
@@ -104,7 +104,7 @@ def test_folder_of_a_baseline(store: Store) -> None:
 
 
 def test_missing_images_are_counted(store: Store, source: Path) -> None:
-    """Images that are in a manifest but missing are counted per shard, with a remedy."""
+    """Missing images of a manifest are counted per shard, with a remedy."""
     left(source, store, _ROWS, _SHARDS, State.COMPLETE, PlanState.COMPLETE)
     store.remove("00001.parquet")
     outcomes = [success(place, 1, SIZE) for place in range(SIZE)]
@@ -197,7 +197,7 @@ def test_partly_read_list(store: Store, source: Path) -> None:
 
 
 def test_checking_manifests_is_limited_in_time(store: Store, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Manifests that can't be checked in time are skipped; the report gives the number of checked ones."""
+    """Checking stops when the time is up; the report gives the number of checked manifests."""
     left(source, store, _ROWS, 3, State.INTERRUPTED, PlanState.COMPLETE)
     monkeypatch.setattr(folder, "_PATIENCE", 0)
     assert found(store)["manifests"].found == "3 of 4 shards done, 1 of them, within 0 s, checked"

@@ -109,7 +109,7 @@ def test_first_tile_size_counts() -> None:
 
 
 def test_avif_counts_as_the_largest_allowed() -> None:
-    """An AVIF's header does not bound its coded size, so it counts as the largest that is decoded."""
+    """An AVIF's header does not bound its coded size, so it counts as the largest size that is decoded."""
     body = bombs.small_avif((640, 480))
     assert images.inspect(body, _LIMIT).width == 16
     assert held(body) == 16384 * 16384

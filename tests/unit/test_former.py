@@ -42,7 +42,7 @@ def saved(place: int, url: str, **values: object) -> tuple[str, Outcome]:
 
 
 def failed(place: int, url: str) -> tuple[str, Outcome]:
-    """Return a row of an image that was not saved."""
+    """Return a row of a failed image."""
     return url, Outcome(f"{place:06d}", Status.FAILED_TO_DOWNLOAD, Reason.TIMEOUT, etag='"x"')
 
 
@@ -214,7 +214,7 @@ def test_ordinary_run(out: Store) -> None:
 
 
 def test_folder_without_a_run_is_refused(tmp_path: Path, old: Store, out: Store) -> None:
-    """A folder that does not exist, or holds no run, is refused."""
+    """A missing folder, or one without a run, is refused."""
     with pytest.raises(UsageFault, match=r"There is no folder .*/old \(--if-changed-since\)"):
         FormerRun(old.root, out.root, _FETCH)
     old.root.mkdir()
@@ -273,6 +273,6 @@ _LIKE = {
 
 @pytest.mark.parametrize(("before", "now"), _LIKE.values(), ids=_LIKE)
 def test_compatible_options_are_accepted(old: Store, out: Store, before: FetchOptions, now: FetchOptions) -> None:
-    """A previous run that was at least as strict is accepted."""
+    """A previous run with the same or stricter options is accepted."""
     write(old, [saved(0, "u")], before)
     assert FormerRun(old.root, out.root, now).folder == old.root

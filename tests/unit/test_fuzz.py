@@ -1,4 +1,4 @@
-"""The fuzz targets accept their seeds, so that fuzzing can start from them."""
+"""The fuzz targets accept their seeds, so fuzzing can start from them."""
 
 from __future__ import annotations
 
@@ -25,6 +25,6 @@ def test_seeds(name: str) -> None:
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @given(st.data())
 def test_changed_seeds(name: str, data: st.DataObject) -> None:
-    """Each target also parses or refuses seeds that are cut or continued with other bytes."""
+    """Each target also parses or refuses seeds cut short or continued with other bytes."""
     seed = data.draw(st.sampled_from(list(TARGETS[name].seeds())))
     TARGETS[name].call(seed[: data.draw(st.integers(0, len(seed)))] + data.draw(st.binary(max_size=8)))

@@ -113,7 +113,10 @@ _NO_ALLOWANCES = {
 
 @pytest.fixture
 def listener() -> Iterator[socket.socket]:
-    """Return a socket that listens on 127.0.0.1, with a non-blocking accept that shows connections."""
+    """Return a socket that listens on 127.0.0.1.
+
+    Its accept does not block, so tests can see whether a client connected.
+    """
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.setblocking(False)
         yield listener
@@ -360,8 +363,8 @@ def test_silent_resolver_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
     assert time.monotonic() - started < 1
 
 
-def test_label_that_is_too_long_has_no_address() -> None:
-    """A name that can't be looked up at all is a DNS failure like others."""
+def test_overlong_label_is_a_dns_failure() -> None:
+    """A name too long to look up is a DNS failure like others."""
     with pytest.raises(DnsFailed):
         Guard().resolve("a" * 64 + ".example", 80, 1.0)
 

@@ -1,4 +1,4 @@
-"""A dead address of a host costs a head start and not the timeout, and its sockets are closed."""
+"""A dead address of a host delays a connection by a head start, not by the timeout, and its sockets are closed."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _HEAD_START = happy_eyeballs._HEAD_START_SECONDS
 
 
 def info(address: str, port: int = 80) -> AddressInfo:
-    """Return what a resolver's answer says of an address."""
+    """Return a resolver's entry for an address."""
     rest = (0, 0) if ":" in address else ()
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     return (family, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (address, port, *rest))
 
 
 class Network:
-    """Listeners at one port of several loopback addresses, and a count of the sockets that are opened."""
+    """Listen on one port of several loopback addresses, and record the opened sockets."""
 
     def __init__(self, stack: ExitStack) -> None:
         self._stack = stack
@@ -37,12 +37,12 @@ class Network:
         self.opened: list[socket.socket] = []
 
     def listen(self, address: str) -> AddressInfo:
-        """Return an address that answers."""
+        """Return an address that accepts connections."""
         self._bind(address).listen(16)
         return info(address, self.port)
 
     def swallow(self, address: str) -> AddressInfo:
-        """Return an address that ignores who connects, as its backlog is full."""
+        """Return an address that ignores new connections, because its backlog is full."""
         self._bind(address).listen(0)
         for _ in range(4):
             filler = self._stack.enter_context(closing(socket.socket(info(address)[0])))
@@ -52,17 +52,17 @@ class Network:
         return info(address, self.port)
 
     def refuse(self, address: str) -> AddressInfo:
-        """Return an address where nobody listens."""
+        """Return an address that refuses connections."""
         self._bind(address)
         return info(address, self.port)
 
     def open(self, *kind: int) -> socket.socket:
-        """Open a socket, and remember it."""
+        """Open a socket and record it."""
         self.opened.append(socket.socket(*kind))
         return self.opened[-1]
 
     def connect(self, connector: Connector, *found: AddressInfo, seconds: float = PATIENCE) -> str:
-        """Return the address that a connector connects to; every other socket has to be closed."""
+        """Return the address that a connector connects to; check that all other sockets are closed."""
         connection = connector.connect("a.example", self.port, found, monotonic() + seconds, self.open)
         with connection:
             assert connection.gettimeout() is not None
@@ -84,13 +84,13 @@ class Network:
 
 @pytest.fixture
 def network() -> Iterator[Network]:
-    """Give loopback addresses that answer, refuse or say nothing."""
+    """Provide loopback addresses that accept, refuse or ignore connections."""
     with ExitStack() as stack:
         yield Network(stack)
 
 
 def test_dead_addresses_cost_a_head_start_each(network: Network) -> None:
-    """Two addresses that say nothing, of both families, delay the third by two head starts."""
+    """Two silent addresses, one of each family, delay the third by two head starts."""
     good = network.listen("127.0.0.3")
     dead = [network.swallow("::1"), network.swallow("127.0.0.2")]
     began = monotonic()
@@ -99,7 +99,7 @@ def test_dead_addresses_cost_a_head_start_each(network: Network) -> None:
 
 
 def test_failed_attempt_costs_no_head_start(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
-    """When an address refuses, the next one is tried at once."""
+    """If an address refuses, the next one is tried at once."""
     monkeypatch.setattr(happy_eyeballs, "_HEAD_START_SECONDS", 2 * PATIENCE)
     good = network.listen("127.0.0.3")
     refusing = [network.refuse(address) for address in ("127.0.0.2", "127.0.0.4")]
@@ -107,12 +107,12 @@ def test_failed_attempt_costs_no_head_start(network: Network, monkeypatch: pytes
 
 
 def test_slow_address_may_still_win(network: Network) -> None:
-    """An attempt goes on beside those that begin later: the only good address is tried first, and its peer is dead."""
+    """An attempt continues beside later ones: the only good address is tried first, then a dead one."""
     good = network.listen("127.0.0.3")
     assert network.connect(Connector(), good, network.swallow("127.0.0.2")) == "127.0.0.3"
 
 
-def test_address_that_answered_is_tried_first(network: Network) -> None:
+def test_last_good_address_is_tried_first(network: Network) -> None:
     """The second connection to a host does not wait for its dead address."""
     good, dead = network.listen("127.0.0.3"), network.swallow("127.0.0.2")
     connector = Connector()
@@ -122,8 +122,8 @@ def test_address_that_answered_is_tried_first(network: Network) -> None:
     assert len(network.opened) == 1
 
 
-def test_address_that_fails_is_forgotten(network: Network) -> None:
-    """When the address that answered is gone, the others are tried in the resolver's order again."""
+def test_failed_address_is_forgotten(network: Network) -> None:
+    """If the remembered address fails, the others are tried in the resolver's order again."""
     good, dead = network.listen("127.0.0.3"), network.swallow("127.0.0.2")
     connector = Connector()
     network.connect(connector, dead, good)
@@ -134,8 +134,8 @@ def test_address_that_fails_is_forgotten(network: Network) -> None:
     assert [len(network.opened), connector._answered.get(("a.example", network.port))] == [2, None]
 
 
-def test_memory_ends(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After a while the resolver's first address gets another chance."""
+def test_memory_expires(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After some time the resolver's first address is tried first again."""
     good, dead = network.listen("127.0.0.3"), network.swallow("127.0.0.2")
     monkeypatch.setattr(happy_eyeballs, "_MEMORY_SECONDS", 0.0)
     connector = Connector()
@@ -145,8 +145,8 @@ def test_memory_ends(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(network.opened) == 2
 
 
-def test_address_that_the_resolver_no_longer_names_is_not_tried(network: Network) -> None:
-    """A memory changes the order of the addresses that the guard has judged, and adds none."""
+def test_remembered_address_must_still_resolve(network: Network) -> None:
+    """The memory changes the order of the addresses that the guard has checked, and adds none."""
     good, dead, other = network.listen("127.0.0.3"), network.swallow("127.0.0.2"), network.listen("127.0.0.4")
     connector = Connector()
     network.connect(connector, dead, good)
@@ -164,8 +164,8 @@ def test_memory_is_bounded(network: Network, monkeypatch: pytest.MonkeyPatch) ->
     assert kept == [None, good[4], good[4]]
 
 
-def test_no_answer_in_time(network: Network) -> None:
-    """All attempts together end with the time, and every socket is closed."""
+def test_all_attempts_share_one_timeout(network: Network) -> None:
+    """All attempts end when the time is up, and every socket is closed."""
     found = [network.swallow("127.0.0.2"), network.swallow("127.0.0.3")]
     with pytest.raises(TimeoutError):
         network.connect(Connector(), *found, seconds=2 * _HEAD_START)
@@ -182,8 +182,8 @@ def test_all_addresses_fail(network: Network) -> None:
     assert [each.fileno() for each in network.opened] == [-1, -1]
 
 
-def test_answer_of_a_host_tells_more_than_a_missing_route(network: Network) -> None:
-    """Where one family has no route and the other refuses, the error is the refusal, and its text names both."""
+def test_refusal_outranks_a_missing_route(network: Network) -> None:
+    """If one family has no route and the other refuses, the error is the refusal, and its message names both."""
 
     def opener(family: int, *kind: int) -> socket.socket:
         if family == socket.AF_INET6:
@@ -196,7 +196,7 @@ def test_answer_of_a_host_tells_more_than_a_missing_route(network: Network) -> N
 
 
 class _Descriptors:
-    """An opener with a limit on the sockets that are open."""
+    """Open sockets up to a limit."""
 
     def __init__(self, limit: int) -> None:
         self._limit, self._opened = limit, list[socket.socket]()
@@ -210,8 +210,8 @@ class _Descriptors:
 
 
 @pytest.mark.parametrize("limit", [0, 1])
-def test_running_out_of_descriptors_is_recognisable(network: Network, limit: int) -> None:
-    """Whoever can free file descriptors sees EMFILE, and no dead host; what runs is waited for."""
+def test_lack_of_descriptors_is_recognisable(network: Network, limit: int) -> None:
+    """It is raised as EMFILE and not taken for a dead host; attempts in progress are waited for."""
     refusing, good = network.refuse("127.0.0.2"), network.listen("127.0.0.3")
     ends = monotonic() + PATIENCE
     if limit:
@@ -223,7 +223,7 @@ def test_running_out_of_descriptors_is_recognisable(network: Network, limit: int
 
 
 def test_no_descriptor_is_left_open(network: Network) -> None:
-    """Whatever happens to the attempts, a connection costs one descriptor, and none after it is closed."""
+    """A connection uses one descriptor, and none once it is closed, however its attempts end."""
     good, dead, refusing = network.listen("127.0.0.3"), network.swallow("127.0.0.2"), network.refuse("127.0.0.4")
     folder = Path("/proc/self/fd")
     before = len(list(folder.iterdir()))
@@ -242,12 +242,12 @@ def test_no_descriptor_is_left_open(network: Network) -> None:
     ],
 )
 def test_families_alternate(found: list[str], expected: list[str]) -> None:
-    """The resolver's first family goes first, each family keeps its order, and no address comes twice."""
+    """The resolver's first family comes first, each family keeps its order, and no address occurs twice."""
     assert [each[4][0] for each in interleave([info(address) for address in found])] == expected
 
 
 def test_single_address_takes_one_blocking_call(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A host with one address, as most are, is connected to without a poll."""
+    """A host with one address, the usual case, is connected to without a poll."""
 
     def fail(*_: Any) -> None:
         raise AssertionError("there is nothing to race")

@@ -1,4 +1,4 @@
-"""A process whose threads have decoded large images does not keep their memory."""
+"""A process returns the memory of large images once its threads have decoded them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from producer.keeping import ROOT
 from tasks import heap
 
 _STATM = Path("/proc/self/statm")
-#: Eight threads resize images of 50 MB each; by glibc's own habit, each would keep as much.
+#: Eight threads resize images of 50 MB each; with glibc's defaults, each thread would keep the same amount.
 _PROGRAM = """
 import io, resource
 from concurrent.futures import ThreadPoolExecutor
@@ -36,8 +36,8 @@ with ThreadPoolExecutor(8) as pool:
 """
 
 
-@pytest.mark.skipif(not _STATM.exists(), reason="only Linux says in this way how much memory a process has")
-def test_large_images_are_given_back() -> None:
+@pytest.mark.skipif(not _STATM.exists(), reason="needs Linux: reads the process's memory from /proc/self/statm")
+def test_large_images_are_freed() -> None:
     """Once its threads are done with large images, a process is as small as before."""
     argv = [sys.executable, "-c", _PROGRAM]
     done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=True)
@@ -45,6 +45,6 @@ def test_large_images_are_given_back() -> None:
 
 
 def test_other_c_libraries_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where there is nothing to tell, nothing is told."""
+    """Without mallopt in the C library, nothing happens."""
     monkeypatch.setattr(ctypes, "CDLL", lambda _: object())
     heap.return_large_blocks()

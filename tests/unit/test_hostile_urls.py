@@ -1,4 +1,4 @@
-"""However a list or a server writes an address of this machine, nothing connects to it."""
+"""No notation of this machine's address in a list or a redirect leads to a connection."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.unit.test_download import failure
 
 @pytest.fixture
 def listeners() -> Iterator[list[socket.socket]]:
-    """Sockets that listen on one port of both loopbacks, as far as this machine has them."""
+    """Return listening sockets on one port of both loopback addresses, if this machine has them."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         found = [listener]
         port = listener.getsockname()[1]
@@ -35,25 +35,25 @@ def listeners() -> Iterator[list[socket.socket]]:
 
 @pytest.fixture(scope="module")
 def sessions() -> Sessions:
-    """Sessions of a worker whose operator allows nothing."""
+    """Return the sessions of a worker without allowed networks."""
     return Sessions(Guard())
 
 
 def assert_untouched(listeners: list[socket.socket]) -> None:
-    """Fail if somebody has connected."""
+    """Fail if a client has connected."""
     for listener in listeners:
         with pytest.raises(BlockingIOError):
             listener.accept()
 
 
-def test_there_are_many() -> None:
-    """The corpus has the size that was promised."""
+def test_corpus_has_the_promised_size() -> None:
+    """There are at least 90 hostile URLs."""
     assert len(URLS) >= 90
 
 
 @pytest.mark.parametrize("url", URLS.values(), ids=URLS)
-def test_url_of_a_list(url: str, listeners: list[socket.socket], sessions: Sessions) -> None:
-    """A hostile URL in a list ends as what it is, and whoever listens there sees nobody."""
+def test_hostile_url_in_a_list(url: str, listeners: list[socket.socket], sessions: Sessions) -> None:
+    """A hostile URL in a list fails with its reason, and its listener sees no connection."""
     url = url.replace("PORT", str(listeners[0].getsockname()[1]))
     error, _ = failure(Downloader(sessions), url)
     assert isinstance(error, BlockedAddress | InvalidUrl | DnsFailed)
@@ -61,8 +61,10 @@ def test_url_of_a_list(url: str, listeners: list[socket.socket], sessions: Sessi
 
 
 @pytest.mark.parametrize("url", URLS.values(), ids=URLS)
-def test_url_of_a_redirect(url: str, listeners: list[socket.socket], sessions_to: Callable[..., Sessions]) -> None:
-    """A server that may be asked leads to none of them either."""
+def test_hostile_url_in_a_redirect(
+    url: str, listeners: list[socket.socket], sessions_to: Callable[..., Sessions]
+) -> None:
+    """An allowed server can't redirect to any of them either."""
     url = url.replace("PORT", str(listeners[0].getsockname()[1])).strip()
     location = f"Location: {url.encode().decode('latin-1')}"
     with Canned(lambda _: [response(b"", "302 Found", location)]) as server:
@@ -72,7 +74,7 @@ def test_url_of_a_redirect(url: str, listeners: list[socket.socket], sessions_to
 
 
 def test_redirect_of_a_redirect(demo: DemoServer, downloader: Downloader, listeners: list[socket.socket]) -> None:
-    """Each hop is judged, also the second."""
+    """Every hop is checked, the second one too."""
     url = f"http://0x7f.1:{listeners[0].getsockname()[1]}/"
     error, _ = failure(downloader, f"{demo.url}/fault/redirect-to?url={demo.url}/fault/redirect-to?url={url}")
     assert isinstance(error, BlockedAddress)

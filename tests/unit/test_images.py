@@ -1,4 +1,4 @@
-"""Bytes are what their header says, or are refused with the reason, before any pixel is decoded."""
+"""Images match their header, or are refused with a reason, before any pixel is decoded."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _OTHER_FORMATS = ["PPM", "PCX", "TGA", "EPS", "PDF", "JPEG2000", "DDS", "ICNS"]
 
 
 def png(width: int, height: int) -> bytes:
-    """A PNG of a few bytes that declares these sides."""
+    """Return a PNG of a few bytes with these sides in its header."""
     chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)), (b"IDAT", b""), (b"IEND", b"")]
     packed = (
         struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks
@@ -51,13 +51,13 @@ def png(width: int, height: int) -> bytes:
 
 
 @pytest.mark.parametrize(("kind", "extension"), _FORMATS.items(), ids=list(_FORMATS))
-def test_format_is_that_of_the_bytes(kind: str, extension: str) -> None:
-    """Each accepted format is known by its bytes, with its extension and its size."""
+def test_format_follows_the_bytes(kind: str, extension: str) -> None:
+    """Each accepted format is recognised by its bytes, with its extension and size."""
     assert inspect(image(kind, (16, 12)), _LIMIT) == ImageInfo(kind.lower(), extension, 16, 12)
 
 
 def test_mpo_is_a_jpeg() -> None:
-    """A camera's file of several JPEGs is saved as the JPEG that every reader takes it for."""
+    """A camera's file of several JPEGs is saved as a JPEG, because every reader opens it as one."""
     sink = io.BytesIO()
     pages = [Image.new("RGB", (16, 12), colour) for colour in ("red", "blue")]
     pages[0].save(sink, "MPO", save_all=True, append_images=pages[1:])
@@ -66,14 +66,14 @@ def test_mpo_is_a_jpeg() -> None:
 
 @pytest.mark.parametrize("kind", _OTHER_FORMATS)
 def test_other_formats_are_not_opened(kind: str) -> None:
-    """Formats beyond the accepted ones are refused, though Pillow knows them."""
+    """Other formats are refused, even if Pillow supports them."""
     with pytest.raises(NotAnImage, match=r"imagefleet does not save|not an image"):
         inspect(image(kind, (16, 16)), _LIMIT)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "AVIF"])
 def test_truncated_header_is_undecodable(kind: str) -> None:
-    """Bytes that begin as an image, with a header that breaks off, are a broken image and not a foreign format."""
+    """A truncated header is a broken image, not an unknown format."""
     with pytest.raises(Undecodable, match="header is broken"):
         inspect(image(kind)[:12], _LIMIT)
 
@@ -81,7 +81,7 @@ def test_truncated_header_is_undecodable(kind: str) -> None:
 @pytest.mark.parametrize("kind", _FORMATS)
 @settings(max_examples=15)
 @given(data=st.data())
-def test_broken_bytes_raise_nothing_else(kind: str, data: st.DataObject) -> None:
+def test_changed_bytes_raise_no_other_error(kind: str, data: st.DataObject) -> None:
     """However an image's bytes are cut and changed, they are described or refused by an error of the tree."""
     body = bytearray(image(kind, (16, 12)))
     at = data.draw(st.integers(0, min(len(body) - 1, 200)))
@@ -95,29 +95,31 @@ def test_broken_bytes_raise_nothing_else(kind: str, data: st.DataObject) -> None
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF"])
-def test_pieces_are_counted(kind: str) -> None:
-    """A parser reads a few thousand comments and no millions; an image that has more is read without them."""
+def test_pieces_are_limited(kind: str) -> None:
+    """A parser reads thousands of comments but not millions; an image with more is read without them."""
     assert images.opened(bombs.pieces(kind, 10_000), _LIMIT).width == 8
     with pytest.raises(Undecodable, match="more pieces"):
         images.opened(bombs.pieces(kind, 200_000), _LIMIT)
     assert inspect(bombs.pieces(kind, 200_000), _LIMIT).width == 8
 
 
-def test_large_image_has_many_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A sound image may have the more of them the larger it is; of all formats a GIF has most."""
+def test_limit_of_pieces_grows_with_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The larger an image, the more pieces are allowed; of all formats, GIF has the most."""
     monkeypatch.setattr(images, "_MAX_PIECES", 100)
     body = encoded(Image.effect_noise((900, 900), 60), "GIF")
     assert decoded(body, _LIMIT, Deadline(10, 10)).width == 900
 
 
 def test_largest_image_is_accepted() -> None:
-    """The bound itself is allowed, and one row more is not."""
+    """An image at the limit is accepted, and one with one row more is refused."""
     assert inspect(png(1000, 1000), _LIMIT) == ImageInfo("png", "png", 1000, 1000)
     with pytest.raises(TooManyPixels, match="1000x1001 pixels, more than 1000000"):
         inspect(png(1000, 1001), _LIMIT)
 
 
-@pytest.mark.parametrize("side", [10_000, 20_000, 50_000], ids=["ours", "beyond Pillow's", "beyond all"])
+@pytest.mark.parametrize(
+    "side", [10_000, 20_000, 50_000], ids=["above our limit", "above Pillow's limit", "far above both"]
+)
 def test_pixels_are_counted_before_decoding(side: int) -> None:
     """An image that declares too many pixels costs neither memory nor time."""
     body = png(side, side)
@@ -133,45 +135,45 @@ def test_pixels_are_counted_before_decoding(side: int) -> None:
     assert time.process_time() - begun < 0.5
 
 
-def icon(picture: bytes, width: int = 16, height: int = 16) -> bytes:
-    """An icon whose directory says that the picture in it has these sides."""
-    entry = struct.pack("<BBBBHHII", width, height, 0, 0, 1, 32, len(picture), 22)
-    return struct.pack("<HHH", 0, 1, 1) + entry + picture
+def icon(embedded: bytes, width: int = 16, height: int = 16) -> bytes:
+    """Return an icon that declares these sides for the embedded image."""
+    entry = struct.pack("<BBBBHHII", width, height, 0, 0, 1, 32, len(embedded), 22)
+    return struct.pack("<HHH", 0, 1, 1) + entry + embedded
 
 
 def dib(width: int, height: int) -> bytes:
-    """The header of a picture as old icons hold it, in 32 bits; the rows of its mask count as height."""
+    """Return the header of a 32-bit image as in old icons; its height includes the rows of the mask."""
     return struct.pack("<IiiHHIIiiII", 40, width, 2 * height, 1, 32, 0, 0, 0, 0, 0, 0)
 
 
-@pytest.mark.parametrize("picture", [png(10_000, 10_000), dib(10_000, 10_000)], ids=["PNG", "DIB"])
-def test_icon_is_judged_by_what_is_in_it(picture: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pillow decodes an icon as it opens it, so one that says 16x16 and holds a bomb is refused before that."""
+@pytest.mark.parametrize("embedded", [png(10_000, 10_000), dib(10_000, 10_000)], ids=["PNG", "DIB"])
+def test_icon_is_checked_by_its_embedded_image(embedded: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow decodes an icon when it opens it, so an icon that declares 16x16 but holds a bomb is refused before."""
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda _: pytest.fail("it was decoded"))
     with pytest.raises(TooManyPixels, match="10000x10000"):
-        inspect(icon(picture), 500_000_000)
+        inspect(icon(embedded), 500_000_000)
 
 
-@pytest.mark.parametrize("picture", [image("PNG", (48, 32)), dib(48, 32) + bytes(4 * 48 * 32)], ids=["PNG", "DIB"])
-def test_icon_has_the_size_of_its_picture(picture: bytes) -> None:
-    """Icons of both kinds are described by the picture in them."""
-    assert inspect(icon(picture, 48, 32), _LIMIT) == ImageInfo("ico", "ico", 48, 32)
+@pytest.mark.parametrize("embedded", [image("PNG", (48, 32)), dib(48, 32) + bytes(4 * 48 * 32)], ids=["PNG", "DIB"])
+def test_icon_has_the_size_of_its_embedded_image(embedded: bytes) -> None:
+    """Icons of both kinds are described by their embedded image."""
+    assert inspect(icon(embedded, 48, 32), _LIMIT) == ImageInfo("ico", "ico", 48, 32)
 
 
-def test_bound_is_ours_alone() -> None:
-    """An operator who allows more pixels than Pillow's own bound gets them."""
+def test_pillows_limit_does_not_apply() -> None:
+    """An operator may allow more pixels than Pillow's own limit."""
     assert inspect(png(20_000, 20_000), 500_000_000).width == 20_000
 
 
 def test_pixels_are_not_decoded() -> None:
-    """Only the header is read: an image whose pixels are garbage is described all the same."""
+    """Only the header is read, so an image with garbage for pixels is described too."""
     whole = image("PNG", (16, 12))
     at = whole.index(b"IDAT") + 4
     assert inspect(whole[:at] + b"\xff" * (len(whole) - at), _LIMIT).width == 16
 
 
 def test_threads_do_not_disturb_each_other() -> None:
-    """Many threads describe and refuse at once, each its own image."""
+    """Many threads inspect different images at once."""
     bodies = [image("PNG", (side, 1)) for side in range(1, 9)] * 4
     with ThreadPoolExecutor(8) as pool:
         widths = list(pool.map(lambda body: inspect(body, _LIMIT).width, bodies))
@@ -179,12 +181,12 @@ def test_threads_do_not_disturb_each_other() -> None:
 
 
 def test_digest_is_sha256() -> None:
-    """A digest is that of the bytes as they are saved."""
+    """The digest is the SHA-256 of the saved bytes."""
     assert digest(b"body") == hashlib.sha256(b"body").hexdigest()
 
 
-def test_what_pillow_notes_is_not_kept() -> None:
-    """Neither its warnings nor its log, of which an image can cause as many as it likes, are shown."""
+def test_pillows_warnings_are_not_shown() -> None:
+    """Neither Pillow's warnings nor its log are shown, because an image can cause any number of them."""
     whole = image("PNG")
     at = whole.index(b"IDAT") - 4
     chunk = b"acTL" + bytes(8)
@@ -196,18 +198,18 @@ def test_what_pillow_notes_is_not_kept() -> None:
         "for body in map(bytes.fromhex, sys.argv[1:]):\n try: Image.open(BytesIO(body))\n except Exception: pass"
     )
 
-    def said(*bodies: bytes, imports: str) -> str:
+    def stderr(*bodies: bytes, imports: str) -> str:
         argv = [sys.executable, "-c", script.format(imports), *(body.hex() for body in bodies)]
         root = Path(__file__).parents[2]
         return subprocess.run(argv, capture_output=True, text=True, check=True, cwd=root).stderr
 
-    assert "Invalid APNG" in said(warned, imports="")
-    assert "samples per pixel" in said(logged, imports="")
-    assert said(warned, logged, imports="import tasks.images\n") == ""
+    assert "Invalid APNG" in stderr(warned, imports="")
+    assert "samples per pixel" in stderr(logged, imports="")
+    assert stderr(warned, logged, imports="import tasks.images\n") == ""
 
 
-def test_text_that_inflates_is_left_out() -> None:
-    """A PNG's compressed text is inflated to a bound, and the image is read without it."""
+def test_compressed_text_is_limited() -> None:
+    """A PNG's compressed text is inflated up to a limit, and the image is read without it."""
     text = b"Comment\0\0" + zlib.compress(bytes(64 << 20), 9)
     chunk = struct.pack(">I", len(text)) + b"zTXt" + text + struct.pack(">I", zlib.crc32(b"zTXt" + text))
     whole = image("PNG", (16, 12))

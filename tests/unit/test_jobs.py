@@ -1,4 +1,4 @@
-"""What a worker knows of runs is fresh enough, and not asked for again with each image."""
+"""A worker caches facts about runs for a short time instead of reading them again for each image."""
 
 from __future__ import annotations
 
@@ -21,52 +21,54 @@ from tasks.model import RunOptions
 from tasks.storage import Store
 
 
-class Looked(Store):
-    """A Store that counts how often a file is looked for."""
+class CountingStore(Store):
+    """Count the lookups of files."""
 
-    looks = 0
+    lookups = 0
 
     def exists(self, name: str) -> bool:
-        """Look, and count."""
-        self.looks += 1
+        """Look up the file, and count the lookup."""
+        self.lookups += 1
         return super().exists(name)
 
 
 @pytest.fixture
-def looked(store: Store) -> Looked:
-    """Give an empty run folder that counts."""
-    return Looked(store.root)
+def counting_store(store: Store) -> CountingStore:
+    """Return a counting store with an empty run folder."""
+    return CountingStore(store.root)
 
 
-def test_open_shard_is_looked_at_once_in_a_while(looked: Looked, monkeypatch: pytest.MonkeyPatch) -> None:
-    """That a shard has no manifest is known for a second; another shard, or another run, is another question."""
+def test_open_shard_is_checked_once_a_second(counting_store: CountingStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A missing manifest is cached for a second, for each shard of each run."""
     now = 100.0
     monkeypatch.setattr("tasks.jobs.monotonic", lambda: now)
     runs = Runs(Mock())
-    assert [runs.is_done("a", 0, looked) for _ in range(3)] == [False] * 3
-    assert looked.looks == 1
-    runs.is_done("a", 1, looked)
-    runs.is_done("b", 1, looked)
-    assert looked.looks == 3
+    assert [runs.is_done("a", 0, counting_store) for _ in range(3)] == [False] * 3
+    assert counting_store.lookups == 1
+    runs.is_done("a", 1, counting_store)
+    runs.is_done("b", 1, counting_store)
+    assert counting_store.lookups == 3
     now += 1.0
-    runs.is_done("b", 1, looked)
-    assert looked.looks == 4
+    runs.is_done("b", 1, counting_store)
+    assert counting_store.lookups == 4
 
 
-def test_finished_shard_is_always_looked_at(looked: Looked, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A shard that is done is told within a second, and what was looked at last does not hide it."""
+def test_finished_shard_is_noticed_within_a_second(
+    counting_store: CountingStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A finished shard is noticed within a second, whichever shard was looked up last."""
     now = 100.0
     monkeypatch.setattr("tasks.jobs.monotonic", lambda: now)
     runs = Runs(Mock())
-    assert not runs.is_done("a", 0, looked)
-    looked.create(manifest.name(0), b"")
+    assert not runs.is_done("a", 0, counting_store)
+    counting_store.create(manifest.name(0), b"")
     now += 1.0
-    assert runs.is_done("a", 0, looked)
-    assert runs.is_done("a", 0, looked)
+    assert runs.is_done("a", 0, counting_store)
+    assert runs.is_done("a", 0, counting_store)
 
 
 class Sending:
-    """A task that can't be sent as often as a test says."""
+    """Simulate a task that can't be sent this many times."""
 
     def __init__(self, failures: int, **kwargs: Any) -> None:
         self.request = SimpleNamespace(
@@ -76,7 +78,7 @@ class Sending:
         self._failures = failures
 
     def retry(self, **options: Any) -> Retry:
-        """Do what Celery does, up to the message."""
+        """Do the same as Celery, except for sending the message."""
         if self._failures:
             self._failures -= 1
             raise Reject(OSError("away"), requeue=False)
@@ -87,8 +89,8 @@ class Sending:
 _LATER = Later("HTTP 429", 61.5, Earlier(2, 0.75))
 
 
-def test_task_is_sent_again_with_what_was_spent(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its arguments stay, what was spent is added, what is shown stays masked; a Redis that is away is waited for."""
+def test_task_is_resent_with_its_attempts_and_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Arguments stay, attempts and time are added, texts stay redacted; an unreachable Redis is waited for."""
     monkeypatch.setattr("tasks.away.time.sleep", lambda _: None)
     task: Any = Sending(2, revision=1, recover=True, attempts=1, seconds=0.5)
     assert jobs._sent_later(task, _LATER).when == 61.5
@@ -98,8 +100,8 @@ def test_task_is_sent_again_with_what_was_spent(monkeypatch: pytest.MonkeyPatch)
     assert (sent["argsrepr"], sent["kwargsrepr"], str(sent["exc"])) == ("a", "{}", "HTTP 429")
 
 
-def test_worker_that_stops_does_not_wait_to_send_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its message stays unacknowledged, and another worker gets it."""
+def test_stopping_worker_does_not_wait_to_resend(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message stays unacknowledged, so another worker gets it."""
     monkeypatch.setattr("tasks.away.stopping", lambda: True)
     task: Any = Sending(1)
     with pytest.raises(redis.ConnectionError):
@@ -109,10 +111,10 @@ def test_worker_that_stops_does_not_wait_to_send_again(monkeypatch: pytest.Monke
 _FORMER = {"path": "00000/00000000.png", "width": 1, "height": 1, "format": "png", "bytes": 3, "sha256": "f00"}
 
 
-def test_former_run_that_is_not_allowed(
+def test_previous_run_outside_of_the_allowed_roots(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Nothing is taken over from a folder that the worker's operator does not allow; its log says so once."""
+    """Nothing is reused from a folder that the worker's operator does not allow; the worker logs this once."""
     monkeypatch.setattr(jobs, "settings", lambda: SimpleNamespace(store_roots=(tmp_path / "allowed",)))
     jobs._former_store.cache_clear()
     allowed, denied = (
@@ -130,13 +132,13 @@ def test_former_run_that_is_not_allowed(
 @pytest.mark.parametrize("arguments", [["http://a.example/1.jpg"], [], ["run", 0, *range(9)]])
 @pytest.mark.parametrize("task", [jobs.fetch_image, jobs.collect_shard])
 def test_task_sent_by_hand_names_the_command(task: Any, arguments: list[Any]) -> None:
-    """A person at a Celery prompt is told what to call, before anything is sent."""
+    """A task called at a Celery prompt fails with the command to use instead, before anything is sent."""
     with pytest.raises(TypeError, match=r"call `producer run SOURCE --out OUT`$"):
         task.delay(*arguments)
 
 
-def test_run_that_drains_is_looked_up_each_time() -> None:
-    """Options that say that a run drains are not kept, so a command that resumes the run is heard at once."""
+def test_options_of_a_draining_run_are_not_cached() -> None:
+    """They are read each time, so a resumed run is noticed at once."""
     records = [
         json.dumps(RunOptions("/out", 10, run_id="a", draining=draining).to_json()) for draining in (True, False)
     ]
@@ -150,7 +152,7 @@ def test_run_that_drains_is_looked_up_each_time() -> None:
 
 
 def test_slots_read_options_once_together() -> None:
-    """Slots that start at the same moment read a run's options once, and not over a connection each."""
+    """Slots that start at the same moment read a run's options once, not each over its own connection."""
     slots = 16
     barrier = threading.Barrier(slots)
     server = Mock()

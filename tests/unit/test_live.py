@@ -1,4 +1,4 @@
-"""What a person sees while a command goes on: a bar that fits 80 columns, lines elsewhere, and notes of their own."""
+"""Progress output: a bar of 80 columns on a terminal, lines elsewhere, and notes on their own lines."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _ERASED = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
 class Watch:
-    """A clock that a test sets."""
+    """Replace the clock with one that the test sets."""
 
     now = 100.0
 
@@ -26,47 +26,47 @@ class Watch:
 
 @pytest.fixture
 def watch(monkeypatch: pytest.MonkeyPatch) -> Watch:
-    """The display's clock."""
+    """Return the display's clock."""
     watch = Watch()
     monkeypatch.setattr(live, "time", watch)
     return watch
 
 
 def console(terminal: bool, width: int = 80) -> Console:
-    """A console that keeps what is written to it."""
+    """Return a console that records its output."""
     return Console(file=io.StringIO(), force_terminal=terminal, width=width)
 
 
 def written(screen: Console) -> list[str]:
-    """The lines that were written, without the commands to a terminal."""
+    """Return the written lines without terminal commands."""
     assert isinstance(screen.file, io.StringIO)
     return [line.rstrip() for line in _ERASED.sub("", screen.file.getvalue()).replace("\r", "\n").split("\n")]
 
 
 def shown(display: Display) -> list[str]:
-    """The lines that a terminal of 80 columns shows of the bar now."""
+    """Return the lines of the bar on a terminal of 80 columns."""
     assert display._bar is not None
-    # The bar's own console would show it twice.
+    # Use another console, because the bar's own would show it twice.
     screen = console(terminal=True)
     screen.print(display._bar.get_renderable())
     return [line for line in written(screen) if line]
 
 
 def test_bar_fits_80_columns(watch: Watch) -> None:
-    """Percentage, counts, speed, time and time left stand on one line; details and a note have lines of their own."""
+    """Percentage, counts, speed, time and time left are on one line; details and a note have lines of their own."""
     screen = console(terminal=True)
     with Display(screen) as display:
         display.show("one by one", 0, 10_000_000)
         watch.now += 3700
         note = "waiting for 2 images; 2 workers respond"
         display.show("one by one", 1_234_567, 10_000_000, "12.3 MiB, 3 failed", note)
-        bar, detail, told = shown(display)
+        bar, detail, shown_note = shown(display)
     assert re.fullmatch(r"one by one +\S+ 12% 1,234,567/10,000,000 334 images/s 1:01:40, 7:17:\d\d left", bar), bar
-    assert (detail, told) == ("12.3 MiB, 3 failed", note)
+    assert (detail, shown_note) == ("12.3 MiB, 3 failed", note)
 
 
 def test_bar_without_a_total(watch: Watch) -> None:
-    """While a list is still being read there is no percentage and no time left."""
+    """While the list is still being read, there is no percentage and no time left."""
     screen = console(terminal=True)
     with Display(screen) as display:
         display.show("images", 0, None)
@@ -77,21 +77,21 @@ def test_bar_without_a_total(watch: Watch) -> None:
 
 
 def test_bar_is_gone_at_the_end(watch: Watch) -> None:
-    """No stale bar stays, and an announcement has a line of its own that does, once."""
+    """The bar is erased at the end; an announcement stays, on a line of its own, and is shown once."""
     screen = console(terminal=True)
     with Display(screen) as display:
         display.show("images", 1, 10, "detail", "note")
         display.announce("Finishing 3 images.")
         display.announce("Finishing 2 images.")
     assert isinstance(screen.file, io.StringIO)
-    # Each line of the bar is erased: a line up, and its text removed.
+    # For each line of the bar: move up one line, and erase it.
     assert screen.file.getvalue().endswith("\x1b[1A\x1b[2K" * 3)
     assert "Finishing 3 images." in written(screen)
     assert "Finishing 2 images." not in written(screen)
 
 
 def test_each_way_has_a_clock_of_its_own(watch: Watch) -> None:
-    """What is shown second counts its own time, and its own speed."""
+    """The second way has its own time and speed."""
     screen = console(terminal=False)
     with Display(screen) as display:
         display.show("one by one", 0, 100)
@@ -107,8 +107,8 @@ def test_each_way_has_a_clock_of_its_own(watch: Watch) -> None:
     ]
 
 
-def test_note_is_a_line_where_there_is_no_terminal(watch: Watch) -> None:
-    """A note is told when it changes, and does not take the counts' place."""
+def test_note_is_a_line_without_a_terminal(watch: Watch) -> None:
+    """A note is printed when it changes, beside the counts."""
     screen = console(terminal=False)
     with Display(screen) as display:
         for note in ("", "waiting", "waiting", "", "waiting"):
@@ -119,8 +119,8 @@ def test_note_is_a_line_where_there_is_no_terminal(watch: Watch) -> None:
     assert lines == ["waiting", "waiting", "images: 7 of 10 images (70%) after 5 s, 0.0 images/s; detail"]
 
 
-def test_speed_is_of_this_command(watch: Watch) -> None:
-    """Images of an earlier command count as ended, and not as fast."""
+def test_speed_leaves_out_earlier_images(watch: Watch) -> None:
+    """Images of an earlier command count as done, but not for the speed."""
     screen = console(terminal=False)
     with Display(screen) as display:
         display.show("images", 0, 1000)
@@ -130,7 +130,7 @@ def test_speed_is_of_this_command(watch: Watch) -> None:
 
 
 def test_early_end_has_no_time_left(watch: Watch) -> None:
-    """Who ends a run early is not told how long the rest would take."""
+    """If a run ends early, no remaining time is shown."""
     screen = console(terminal=False)
     with Display(screen) as display:
         display.show("images", 0, 1000)
@@ -141,7 +141,7 @@ def test_early_end_has_no_time_left(watch: Watch) -> None:
 
 @pytest.mark.parametrize(("terminal", "quiet"), [(True, False), (False, False), (False, True)])
 def test_start_of_a_fleet_is_shown(terminal: bool, quiet: bool) -> None:
-    """The seconds while workers start say so: on a terminal for as long as they last, elsewhere as a line."""
+    """While workers start, a terminal shows this until they are up; elsewhere a line is printed."""
     screen = console(terminal)
     with waiting(screen, "Starting 2 workers", quiet):
         pass

@@ -38,7 +38,7 @@ with lock.held(Path(sys.argv[1]), "redis://me:word@there:6379/0", "run"):
 
 @contextmanager
 def another(out: Path) -> Iterator[subprocess.Popen[str]]:
-    """Another process that holds the lock until its standard input ends, or it is killed."""
+    """Run another process that holds the lock until its stdin ends or it is killed."""
     argv = [sys.executable, "-c", _HOLDER, str(out), "--broker=redis://me:word@there:6379/0", "--header", "A: word"]
     with subprocess.Popen(argv, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -49,8 +49,8 @@ def another(out: Path) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
-def test_second_is_refused_while_the_first_lives(tmp_path: Path) -> None:
-    """Who comes second is told the first one's host, process and time, and what to do."""
+def test_second_producer_is_refused_while_the_first_lives(tmp_path: Path) -> None:
+    """The error names the first producer's host, process and time, and a remedy."""
     with another(tmp_path) as first:
         with pytest.raises(Fault) as caught, lock.held(Store(tmp_path), None):
             pytest.fail("two hold it")
@@ -62,8 +62,8 @@ def test_second_is_refused_while_the_first_lives(tmp_path: Path) -> None:
         assert f"producer cancel {tmp_path}" in fault.todo
 
 
-def test_killed_holder_keeps_nobody_out(tmp_path: Path) -> None:
-    """After a SIGKILL of the holder the lock is free at once, though its file still names the dead."""
+def test_lock_of_a_killed_producer_is_free(tmp_path: Path) -> None:
+    """After SIGKILL the lock is free at once, though its file still names the dead process."""
     with another(tmp_path) as first:
         first.send_signal(signal.SIGKILL)
         first.wait()
@@ -74,7 +74,7 @@ def test_killed_holder_keeps_nobody_out(tmp_path: Path) -> None:
 
 
 def test_lock_is_free_after_the_block(tmp_path: Path) -> None:
-    """A lock that was given up can be taken again, and its file stays."""
+    """A released lock can be taken again, and its file stays."""
     for _ in range(2):
         with lock.held(tmp_path, None):
             pass
@@ -82,8 +82,8 @@ def test_lock_is_free_after_the_block(tmp_path: Path) -> None:
         assert (tmp_path / ".lock").exists()
 
 
-def test_lock_whose_file_was_removed_is_not_had(tmp_path: Path) -> None:
-    """Who waits for a holder that leaves the folder gets a lock that others find, and not the file that is gone."""
+def test_lock_on_a_removed_file_is_not_used(tmp_path: Path) -> None:
+    """If the file is removed while a process waits for its lock, the process locks the new file, where others look."""
     path = tmp_path / ".lock"
     with path.open("w") as old:
         fcntl.flock(old, fcntl.LOCK_EX)
@@ -100,8 +100,8 @@ def test_lock_whose_file_was_removed_is_not_had(tmp_path: Path) -> None:
             assert found.pid == os.getpid()
 
 
-def test_who_died_with_the_lock(tmp_path: Path) -> None:
-    """A holder that was killed is still named by its file; one that gave it up is not."""
+def test_dead_holder_is_named_by_its_file(tmp_path: Path) -> None:
+    """The file names a killed holder, but not one that released the lock."""
     assert lock.left_by(tmp_path) is None
     with another(tmp_path) as first:
         first.kill()
@@ -114,20 +114,20 @@ def test_who_died_with_the_lock(tmp_path: Path) -> None:
 
 
 def test_lock_is_free_after_an_error(tmp_path: Path) -> None:
-    """A command that fails gives the lock up."""
+    """A failed command releases the lock."""
     with pytest.raises(KeyError), lock.held(tmp_path, None):
         raise KeyError
     assert lock.holder(tmp_path) is None
 
 
-def test_one_process_can_not_hold_it_twice(tmp_path: Path) -> None:
-    """The lock counts within one process, too."""
+def test_one_process_can_not_hold_the_lock_twice(tmp_path: Path) -> None:
+    """The lock also excludes a second holder in the same process."""
     with lock.held(tmp_path, None), pytest.raises(Fault, match="Another producer"), lock.held(tmp_path, None):
         pytest.fail("held twice")
 
 
-def test_holder_waits_for_one_that_is_ending(tmp_path: Path) -> None:
-    """A lock that becomes free within a moment is had."""
+def test_waits_for_a_holder_that_is_ending(tmp_path: Path) -> None:
+    """If the lock becomes free within a moment, it is acquired."""
     with another(tmp_path) as first:
         assert first.stdin is not None
         first.stdin.close()
@@ -135,16 +135,16 @@ def test_holder_waits_for_one_that_is_ending(tmp_path: Path) -> None:
             pass
 
 
-def test_refusing_takes_nothing(tmp_path: Path) -> None:
-    """Who only makes sure that nobody holds a lock makes no file of it."""
+def test_checking_creates_no_file(tmp_path: Path) -> None:
+    """A check for another producer does not create the lock's file."""
     lock.refuse_another(tmp_path)
     assert list(tmp_path.iterdir()) == []
     with lock.held(tmp_path, None), pytest.raises(UsageFault, match="Another producer"):
         lock.refuse_another(tmp_path)
 
 
-def test_child_of_a_holder_does_not_keep_it(tmp_path: Path) -> None:
-    """What a holder has started, and what outlives it, does not hold the lock."""
+def test_child_process_does_not_keep_the_lock(tmp_path: Path) -> None:
+    """A child process that outlives the holder does not hold the lock."""
     with lock.held(tmp_path, None):
         child = subprocess.Popen(["sleep", "60"])
     try:
@@ -154,8 +154,8 @@ def test_child_of_a_holder_does_not_keep_it(tmp_path: Path) -> None:
         child.wait()
 
 
-def test_holder_says_who_it_is_without_secrets(tmp_path: Path) -> None:
-    """What stands in the file is for all who may read it: host, process, time, the command's name and the broker."""
+def test_holder_is_named_without_secrets(tmp_path: Path) -> None:
+    """The lock's file has host, process, time, the command's name and the broker, without secrets."""
     assert lock.holder(tmp_path) is None
     with another(tmp_path) as first:
         found = lock.holder(Store(tmp_path))
@@ -170,8 +170,8 @@ def test_holder_says_who_it_is_without_secrets(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"host": "here"}', '{"host": 1, "pid": "x"}'])
-def test_holder_that_has_not_said_who_it_is(tmp_path: Path, text: str) -> None:
-    """A file that says nothing, or not all, is a holder's all the same if it is locked."""
+def test_holder_without_a_valid_file(tmp_path: Path, text: str) -> None:
+    """A locked file counts as held even if its text is empty or incomplete."""
     with (tmp_path / ".lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.write(text)
@@ -182,8 +182,8 @@ def test_holder_that_has_not_said_who_it_is(tmp_path: Path, text: str) -> None:
             pytest.fail("two hold it")
 
 
-def test_asking_does_not_hinder(tmp_path: Path) -> None:
-    """Who asks for the holder again and again keeps nobody from becoming one."""
+def test_asking_for_the_holder_does_not_block(tmp_path: Path) -> None:
+    """Asking for the holder again and again does not prevent others from taking the lock."""
     script = (
         "import sys; from pathlib import Path; from producer import lock\nwhile True: lock.holder(Path(sys.argv[1]))"
     )
@@ -197,15 +197,15 @@ def test_asking_does_not_hinder(tmp_path: Path) -> None:
             asking.kill()
 
 
-def test_folder_that_is_missing(tmp_path: Path) -> None:
-    """A folder that is not there has no holder, and can't be locked."""
+def test_missing_folder(tmp_path: Path) -> None:
+    """A missing folder has no holder, and can't be locked."""
     assert lock.holder(tmp_path / "none") is None
     with pytest.raises(UsageFault, match="can't be locked"), lock.held(tmp_path / "none", None):
         pytest.fail("held")
 
 
-def test_lock_does_not_pass_for_a_run(tmp_path: Path) -> None:
-    """A folder with nothing but a lock is free for a run."""
+def test_lock_does_not_count_as_a_run(tmp_path: Path) -> None:
+    """A folder with nothing but a lock can be used for a run."""
     with lock.held(tmp_path, None):
         RunFile.refuse_another(Store(tmp_path))
 
@@ -214,7 +214,7 @@ def test_lock_does_not_pass_for_a_run(tmp_path: Path) -> None:
 def test_file_system_without_locks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, number: int
 ) -> None:
-    """Where there are no locks a warning says so, and the command goes on; nobody is found to hold one."""
+    """Without lock support a warning is logged, and the command continues; no holder is found."""
 
     def refuse(*_: object) -> NoReturn:
         raise OSError(number, os.strerror(number))
