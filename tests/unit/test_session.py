@@ -1,4 +1,4 @@
-"""Sessions keep connections open, keep deadlines against servers that trickle, and verify TLS."""
+"""Sessions keep connections open, enforce deadlines against slow servers, and verify TLS."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ from tasks.model import FetchOptions
 from tasks.session import Sessions
 from tests.unit.conftest import ONCE, Answer, Canned, always, response
 
-_SECONDS = 1.0  # the deadline of what trickles
-_LATE = 0.1  # of the deadline: so much later than it a download may end
+_SECONDS = 1.0  # deadline of the slow downloads
+_LATE = 0.1  # maximum lateness of a download, as a share of its deadline
 
 
 def get(url: str, sessions: Sessions, options: FetchOptions = ONCE) -> bytes:
-    """What a URL serves at the first attempt."""
+    """Return the body of a URL, fetched in one attempt."""
     deadline = Deadline(options.timeout, options.deadline)
     return Downloader(sessions).download(url, options, deadline, lambda: None).body
 
 
 def timed(url: str, sessions: Sessions, timeout: float) -> tuple[FetchError, float]:
-    """The error of a download with the short deadline, and the seconds that it took."""
-    begun = monotonic()
+    """Return the error of a download with the short deadline, and its duration in seconds."""
+    started = monotonic()
     with pytest.raises(FetchError) as caught:
         get(url, sessions, FetchOptions(timeout=timeout, deadline=_SECONDS, retries=0))
-    return caught.value, monotonic() - begun
+    return caught.value, monotonic() - started
 
 
 def drip(head: bytes, ended: Callable[[], threading.Event]) -> Answer:
@@ -54,13 +54,13 @@ def drip(head: bytes, ended: Callable[[], threading.Event]) -> Answer:
     return answer
 
 
-_TRICKLES = {
-    "body a byte a second": ("demo", "/fault/drip"),
-    "headers a byte a second": ("demo", "/fault/slow-header"),
+_SLOW_DOWNLOADS = {
+    "body, one byte a second": ("demo", "/fault/drip"),
+    "headers, one byte a second": ("demo", "/fault/slow-header"),
     "half a body": ("demo", "/fault/stall"),
     "no answer": ("demo", "/fault/silent"),
-    "body a byte at a time": ("body", "/"),
-    "headers a byte at a time": ("headers", "/"),
+    "body, one byte at a time": ("body", "/"),
+    "headers, one byte at a time": ("headers", "/"),
     "body inside TLS": ("tls body", "/"),
     "headers inside TLS": ("tls headers", "/"),
     "no handshake": ("mute", "/"),
@@ -68,12 +68,12 @@ _TRICKLES = {
 
 
 @pytest.fixture(scope="module")
-def trickles(
+def slow_downloads(
     demo: DemoServer, certificate: Path, server_context: ssl.SSLContext
 ) -> Iterator[dict[str, tuple[FetchError, float]]]:
-    """How all downloads that trickle ended; they were under way at the same time."""
+    """Return the error and the duration of each slow download; they run at the same time."""
     long = response(b"", "200 OK", "Content-Length: 100000", length=False)
-    begun = b"HTTP/1.1 200 OK\r\nX-Long: "
+    started = b"HTTP/1.1 200 OK\r\nX-Long: "
     with ExitStack() as stack:
         servers: dict[str, Canned] = {}
 
@@ -85,38 +85,38 @@ def trickles(
         urls = {
             "demo": demo.url,
             "body": serve("body", long, None),
-            "headers": serve("headers", begun, None),
+            "headers": serve("headers", started, None),
             "tls body": serve("tls body", long, server_context),
-            "tls headers": serve("tls headers", begun, server_context),
+            "tls headers": serve("tls headers", started, server_context),
             "mute": f"https://127.0.0.1:{mute.getsockname()[1]}",
         }
         sessions = Sessions(Guard(["127.0.0.1"]), certificate)
-        with ThreadPoolExecutor(len(_TRICKLES)) as pool:
+        with ThreadPoolExecutor(len(_SLOW_DOWNLOADS)) as pool:
             jobs = {
                 name: pool.submit(timed, urls[server] + path, sessions, 10.0)
-                for name, (server, path) in _TRICKLES.items()
+                for name, (server, path) in _SLOW_DOWNLOADS.items()
             }
             yield {name: job.result() for name, job in jobs.items()}
 
 
-@pytest.mark.parametrize("name", _TRICKLES)
-def test_deadline_holds(trickles: dict[str, tuple[FetchError, float]], name: str) -> None:
-    """However slowly a server sends, a download ends with its deadline, though no single wait was long."""
-    error, seconds = trickles[name]
+@pytest.mark.parametrize("name", _SLOW_DOWNLOADS)
+def test_deadline_ends_a_slow_download(slow_downloads: dict[str, tuple[FetchError, float]], name: str) -> None:
+    """However slowly a server sends, its download ends at the deadline, even if no single wait is long."""
+    error, seconds = slow_downloads[name]
     assert type(error) is TimedOut
     assert _SECONDS * 0.9 <= seconds <= _SECONDS * (1 + _LATE)
 
 
 @pytest.mark.parametrize("route", ["stall", "silent", "drip"])
-def test_one_wait_is_bounded_by_the_timeout(demo: DemoServer, demo_sessions: Sessions, route: str) -> None:
-    """A server that says nothing for the timeout is given up before the deadline."""
+def test_timeout_bounds_each_wait(demo: DemoServer, demo_sessions: Sessions, route: str) -> None:
+    """A silent server times out before the deadline."""
     error, seconds = timed(f"{demo.url}/fault/{route}", demo_sessions, 0.05)
     assert type(error) is TimedOut
     assert seconds < _SECONDS
 
 
-def test_wait_is_the_shorter_of_timeout_and_deadline() -> None:
-    """A wait may last as long as the timeout, and less when the deadline is near."""
+def test_wait_is_the_minimum_of_timeout_and_deadline() -> None:
+    """A wait lasts at most the timeout, and less if the deadline is near."""
     assert Deadline(timeout=1.0, seconds=60.0).wait() == 1.0
     near = Deadline(timeout=60.0, seconds=1.0)
     assert 0.0 < near.wait() <= 1.0
@@ -125,8 +125,8 @@ def test_wait_is_the_shorter_of_timeout_and_deadline() -> None:
         Deadline(timeout=1.0, seconds=0.0).wait()
 
 
-def test_bound_that_was_passed_is_told() -> None:
-    """Who reads that a server was too slow looks at the right option."""
+def test_message_names_the_exceeded_limit() -> None:
+    """The message about a slow server names the option responsible."""
     assert Deadline(timeout=1.0, seconds=60.0).passed == "sent nothing for 1 s (--timeout)"
     assert Deadline(timeout=1.0, seconds=0.0).passed == "was not done within 0 s (--deadline)"
 
@@ -145,8 +145,8 @@ def test_connection_is_kept_open(sessions_to: Callable[..., Sessions]) -> None:
     [response(b"gone", "404 Not Found"), response(b"", "302 Found", "Location: /b"), response(b"", "500 Oops")],
     ids=["404", "redirect", "500"],
 )
-def test_connection_is_kept_open_after_a_refusal(first: bytes, sessions_to: Callable[..., Sessions]) -> None:
-    """A short body that nobody wants is read to its end, and the connection serves the next image."""
+def test_connection_stays_open_after_an_error_status(first: bytes, sessions_to: Callable[..., Sessions]) -> None:
+    """A short unwanted body is read to its end, so the connection serves the next image."""
     replies = iter([first, response(), response()])
     with Canned(lambda _: [next(replies)]) as server:
         sessions = sessions_to(server.address)
@@ -159,7 +159,7 @@ def test_connection_is_kept_open_after_a_refusal(first: bytes, sessions_to: Call
 
 
 def test_dead_connection_is_replaced(sessions_to: Callable[..., Sessions]) -> None:
-    """A kept connection that the server has closed meanwhile costs a retry, and no image."""
+    """If the server has closed a kept connection, the next download costs a retry, and no image."""
     with Canned(always(response())) as server:
         sessions = sessions_to(server.address)
         assert get(server.url, sessions) == b"body"
@@ -169,7 +169,7 @@ def test_dead_connection_is_replaced(sessions_to: Callable[..., Sessions]) -> No
 
 
 def test_threads_share_no_connection() -> None:
-    """Each thread has an adapter of its own, and always the same one."""
+    """Each thread has its own adapter, and keeps it."""
     sessions = Sessions(Guard())
     with ThreadPoolExecutor(1) as pool:
         other = pool.submit(sessions.adapter).result()
@@ -178,8 +178,8 @@ def test_threads_share_no_connection() -> None:
     assert sessions.adapter() is not other
 
 
-def test_request_says_who_asks_and_for_what(sessions_to: Callable[..., Sessions]) -> None:
-    """A request names us, asks for images unencoded, and carries nothing from the environment."""
+def test_request_headers(sessions_to: Callable[..., Sessions]) -> None:
+    """A request has our User-Agent, asks for unencoded images, and carries nothing from the environment."""
     with Canned(always(response())) as server:
         get(f"{server.url}/b%20c.jpg?d=e", sessions_to(server.address))
         line, *headers = server.requests[0].decode().strip().split("\r\n")
@@ -196,13 +196,15 @@ def test_request_says_who_asks_and_for_what(sessions_to: Callable[..., Sessions]
     "variable",
     ["http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"],
 )
-def test_environment_changes_nothing(
+def test_ignores_the_environment(
     monkeypatch: pytest.MonkeyPatch,
     server_context: ssl.SSLContext,
     sessions_to: Callable[..., Sessions],
     variable: str,
 ) -> None:
-    """No variable of other tools leads a request elsewhere or changes whom it trusts: the guard could not look."""
+    """Variables of other tools can't redirect a request or change the trusted CAs, because the guard could not check
+    it.
+    """
     monkeypatch.setenv(variable, "http://127.0.0.1:1")
     with Canned(always(response())) as plain, Canned(always(response()), server_context) as tls:
         sessions = sessions_to(plain.address, tls.address)
@@ -210,7 +212,7 @@ def test_environment_changes_nothing(
 
 
 def test_userinfo_is_basic_auth(sessions_to: Callable[..., Sessions]) -> None:
-    """A URL's user and password are sent as Basic credentials, unescaped, and not in the request line."""
+    """A URL's user and password are unescaped and sent as Basic credentials, not in the request line."""
     with Canned(always(response())) as server:
         get(f"http://us%C3%A9r:wo%40rd@{server.address}/b", sessions_to(server.address))
     expected = base64.b64encode("usér:wo@rd".encode()).decode()
@@ -220,7 +222,7 @@ def test_userinfo_is_basic_auth(sessions_to: Callable[..., Sessions]) -> None:
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
 def test_userinfo_does_not_cross_to_another_host(host: str, sessions_to: Callable[..., Sessions]) -> None:
-    """After a redirect the credentials of the first URL are gone."""
+    """After a redirect to another host, the first URL's credentials are not sent."""
     with (
         Canned(always(response())) as second,
         Canned(always(response(b"", "302 Found", f"Location: http://{host}:{second.port}/"))) as first,
@@ -232,7 +234,7 @@ def test_userinfo_does_not_cross_to_another_host(host: str, sessions_to: Callabl
 
 
 def test_credentials_are_not_kept(sessions_to: Callable[..., Sessions]) -> None:
-    """A connection that carried credentials carries none for the next URL of the same host."""
+    """Credentials sent over a connection are not sent for the next URL of the same host."""
     with Canned(always(response())) as server:
         sessions = sessions_to(server.address)
         get(f"http://user:word@{server.address}/", sessions)
@@ -241,7 +243,7 @@ def test_credentials_are_not_kept(sessions_to: Callable[..., Sessions]) -> None:
 
 
 def test_cookies_are_not_kept(sessions_to: Callable[..., Sessions]) -> None:
-    """What a server sets at one image it does not get back at the next."""
+    """A server's cookies for one image are not sent for the next."""
     with Canned(always(response(b"body", "200 OK", "Set-Cookie: a=b"))) as server:
         sessions = sessions_to(server.address)
         for _ in range(2):
@@ -249,17 +251,17 @@ def test_cookies_are_not_kept(sessions_to: Callable[..., Sessions]) -> None:
     assert not any(b"Cookie" in request for request in server.requests)
 
 
-def test_unknown_certificate_is_refused(server_context: ssl.SSLContext) -> None:
-    """A server with a certificate that nobody vouches for gets no request."""
+def test_refuses_an_untrusted_certificate(server_context: ssl.SSLContext) -> None:
+    """A server with an untrusted certificate receives no request."""
     with Canned(always(response()), server_context) as server, pytest.raises(TlsFailed, match="is self-signed"):
         get(server.url, Sessions(Guard([server.address])))
     assert server.requests == []
 
 
-def test_own_certificates_are_trusted(
+def test_trusts_the_operators_bundle(
     certificate: Path, server_context: ssl.SSLContext, sessions_to: Callable[..., Sessions]
 ) -> None:
-    """With the operator's bundle the same server is trusted, and its connection is kept open."""
+    """With the operator's CA bundle the same server is trusted, and its connection is kept open."""
     with Canned(always(response()), server_context) as server:
         sessions = sessions_to("127.0.0.1", "::1")
         for _ in range(2):
@@ -268,8 +270,8 @@ def test_own_certificates_are_trusted(
         assert get(f"https://localhost:{server.port}/", sessions) == b"body"
 
 
-def test_certificate_of_another_host_is_refused(certificate: Path, server_context: ssl.SSLContext) -> None:
-    """A trusted certificate is good for the names in it only."""
+def test_refuses_a_certificate_of_another_host(certificate: Path, server_context: ssl.SSLContext) -> None:
+    """A trusted certificate is valid only for the names in it."""
     with (
         Canned(always(response()), server_context) as server,
         pytest.raises(TlsFailed, match=r"is for another host \(127\.0\.0\.1, localhost\)"),
@@ -285,23 +287,23 @@ class _ToLoopback(Guard):
         super().__init__(["127.0.0.1"])
 
     def resolve(self, host: str, port: int, timeout: float) -> list[tuple[Any, ...]]:
-        """Return where the server is, whatever the host."""
+        """Return the server's address for any host."""
         return super().resolve("127.0.0.1", port, timeout)
 
 
-def test_https_to_a_plain_server_fails(demo: DemoServer, demo_sessions: Sessions) -> None:
-    """A server that speaks no TLS is a TLS failure."""
+def test_refuses_https_without_tls(demo: DemoServer, demo_sessions: Sessions) -> None:
+    """An https URL of a server without TLS is a TLS failure."""
     with pytest.raises(TlsFailed):
         get(demo.url.replace("http:", "https:"), demo_sessions)
 
 
 def test_blocked_https_is_blocked() -> None:
-    """The guard decides before TLS begins."""
+    """The guard refuses an address before TLS starts."""
     with pytest.raises(BlockedAddress):
         get("https://127.0.0.1:1/", Sessions(Guard()))
 
 
-def test_missing_bundle_is_an_error_at_the_start(tmp_path: Path) -> None:
-    """A bundle that can't be read is told when the process starts, not at the first image."""
+def test_missing_bundle_fails_at_the_start(tmp_path: Path) -> None:
+    """An unreadable CA bundle is reported when the process starts, not at the first image."""
     with pytest.raises(OSError, match="No such file"):
         Sessions(Guard(), tmp_path / "missing.pem")

@@ -1,4 +1,4 @@
-"""The environment is read in one place, checked, and told by the name of the variable that is wrong."""
+"""The environment is read in one place and validated. Errors name the variable."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from config.settings import Settings, settings, unknown_variables
 
 @pytest.fixture(autouse=True)
 def _fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Let each test read an environment without variables of ours."""
+    """Give each test an environment without our variables."""
     for name in Settings.model_fields:
         monkeypatch.delenv(f"IMAGEFLEET_{name.upper()}", raising=False)
     settings.cache_clear()
@@ -22,8 +22,8 @@ def _fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     settings.cache_clear()
 
 
-def test_defaults_deny() -> None:
-    """Without variables nothing beyond public addresses and no folder is allowed."""
+def test_defaults_allow_nothing_more() -> None:
+    """Without variables, only public addresses are allowed, and no folder."""
     found = settings()
     assert (found.broker_url, found.allow_networks, found.store_roots, found.ca_bundle) == (None, (), (), None)
     assert found.prefetch == bounds.PREFETCH
@@ -39,13 +39,13 @@ def test_defaults_deny() -> None:
     ],
 )
 def test_lists_are_split_by_commas(monkeypatch: pytest.MonkeyPatch, value: str, entries: tuple[str, ...]) -> None:
-    """A list's entries are separated by commas; space around them and empty ones count for nothing."""
+    """List entries are separated by commas; space around them and empty entries are ignored."""
     monkeypatch.setenv("IMAGEFLEET_ALLOW_NETWORKS", value)
     assert settings().allow_networks == entries
 
 
 def test_store_roots_are_real_paths(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A root that is a link stands for what it points at, as a run's folder does that is compared with it."""
+    """A root that is a link is resolved, because it is compared with a run's resolved folder."""
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "real")
     monkeypatch.setenv("IMAGEFLEET_STORE_ROOTS", f"{tmp_path}/link/,{tmp_path}/later")
@@ -54,7 +54,7 @@ def test_store_roots_are_real_paths(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 
 _WRONG = {
     "relative root": ("STORE_ROOTS", "/data,data", "data is not an absolute path"),
-    "prefetch that is no number": ("PREFETCH", "many", "integer"),
+    "prefetch not a number": ("PREFETCH", "many", "integer"),
     "prefetch too small": ("PREFETCH", "0", "greater than or equal to 1"),
     "prefetch too large": ("PREFETCH", "65", "less than or equal to 64"),
 }
@@ -62,7 +62,7 @@ _WRONG = {
 
 @pytest.mark.parametrize(("name", "value", "message"), _WRONG.values(), ids=_WRONG)
 def test_wrong_value_names_its_variable(monkeypatch: pytest.MonkeyPatch, name: str, value: str, message: str) -> None:
-    """A variable that holds what it can't is named, with what is wrong."""
+    """An error about an invalid value names the variable and the problem."""
     monkeypatch.setenv(f"IMAGEFLEET_{name}", value)
     with pytest.raises(SettingsError, match=f"^IMAGEFLEET_{name}: .*{message}"):
         settings()
@@ -76,7 +76,7 @@ _BROKERS = {
         {"URL": f"{_URL}?ssl_ca_certs=/url.pem", "CA_FILE": "/ca.pem"},
         f"{_URL}?ssl_cert_reqs=required&ssl_ca_certs=/url.pem",
     ),
-    "check that is off": (
+    "verification off": (
         {"URL": f"{_URL}?ssl_cert_reqs=none", "CA_FILE": "/ca.pem"},
         f"{_URL}?ssl_cert_reqs=none&ssl_ca_certs=/ca.pem",
     ),
@@ -88,10 +88,10 @@ _BROKERS = {
 
 
 @pytest.mark.parametrize(("variables", "broker"), _BROKERS.values(), ids=_BROKERS)
-def test_broker_of_several_variables(
+def test_broker_from_several_variables(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, variables: dict[str, str], broker: str
 ) -> None:
-    """The broker's URL is put together of what is said of it; what the URL says itself stands."""
+    """The broker's URL is combined from all variables; values in the URL itself take precedence."""
     if "PASSWORD_FILE" in variables:
         (tmp_path / "password").write_text(variables["PASSWORD_FILE"] + "\n")
         variables = {**variables, "PASSWORD_FILE": str(tmp_path / "password")}
@@ -100,16 +100,16 @@ def test_broker_of_several_variables(
     assert settings().broker == broker
 
 
-def test_ca_for_plain_text_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever gave a CA does not get a connection that nobody verifies or encrypts."""
+def test_refuses_a_ca_without_tls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CA with a URL without TLS is refused, because that connection would be neither verified nor encrypted."""
     monkeypatch.setenv("IMAGEFLEET_BROKER_URL", "redis://redis.example/0")
     monkeypatch.setenv("IMAGEFLEET_BROKER_CA_FILE", "/ca.pem")
     with pytest.raises(SettingsError, match="IMAGEFLEET_BROKER_CA_FILE is set"):
         _ = settings().broker
 
 
-def test_password_of_the_sentinels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is put where the client looks for it, and refused for a URL that names no Sentinels."""
+def test_sentinel_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The password is put where the client reads it, and refused for a URL without Sentinels."""
     (tmp_path / "word").write_text("se&cret\n")
     monkeypatch.setenv("IMAGEFLEET_BROKER_SENTINEL_PASSWORD_FILE", str(tmp_path / "word"))
     for url, separator in (("sentinel://a/0;sentinel://b/0", "?"), ("sentinel://a/0?master_name=m", "&")):
@@ -130,15 +130,15 @@ def test_password_of_the_sentinels(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         "IMAGEFLEET_BROKER_CA_FILE",
     ],
 )
-def test_file_for_no_broker_is_refused(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """Whoever gave a password or a CA and forgot the URL does not get a fleet of another kind."""
+def test_refuses_a_broker_file_without_a_url(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """A password or CA without a URL is an error, and does not start a local fleet instead."""
     monkeypatch.setenv(name, "/nope")
     with pytest.raises(SettingsError, match=f"^{name} is set, and IMAGEFLEET_BROKER_URL is not$"):
         _ = settings().broker
 
 
-def test_unknown_variables_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Variables that are not ours, or have no field, are left alone."""
+def test_ignores_unknown_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unknown variables, and those without our prefix, are ignored."""
     before = settings()
     settings.cache_clear()
     monkeypatch.setenv("IMAGEFLEET_NO_SUCH_THING", "1")
@@ -147,7 +147,7 @@ def test_unknown_variables_change_nothing(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_settings_are_read_once_and_frozen(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a process has read stays as it was read."""
+    """Settings that a process has read do not change."""
     first = settings()
     monkeypatch.setenv("IMAGEFLEET_ALLOW_NETWORKS", "10.0.0.0/8")
     assert settings() is first
@@ -156,14 +156,14 @@ def test_settings_are_read_once_and_frozen(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_every_setting_is_described() -> None:
-    """Each variable has a sentence that says what it is for."""
+    """Each variable has a sentence about its purpose."""
     described = {name: field.description or "" for name, field in Settings.model_fields.items()}
     assert all(text.endswith(".") for text in described.values()), described
 
 
-def test_bounds_leave_room() -> None:
-    """A task's deadline and the wait behind what is reserved end before its message is given to another worker."""
-    # What runs counts among what is reserved; a quarter of the time is to spare.
+def test_limits_leave_time_for_reserved_tasks() -> None:
+    """A task's deadline and the wait behind other reserved tasks end before its message is redelivered."""
+    # Running tasks count as reserved; a quarter of the time is spare.
     assert bounds.MAX_DEADLINE * bounds.PREFETCH <= bounds.VISIBILITY_TIMEOUT * 3 / 4
 
 
@@ -178,7 +178,7 @@ def test_bounds_leave_room() -> None:
         ("OTHER", []),
     ],
 )
-def test_variables_that_nothing_reads(variable: str, found: list[str]) -> None:
-    """A name that begins like ours and is none is told with the one that was meant; an empty value counts for none."""
+def test_suggests_the_variable_meant(variable: str, found: list[str]) -> None:
+    """An unknown name with our prefix is reported with the closest known name; an empty value is ignored."""
     assert unknown_variables({variable: "1"}) == found
     assert unknown_variables({variable: ""}) == []

@@ -1,4 +1,4 @@
-"""A list is read lazily, line by line, whatever its line ends and encoding; a list in another format is refused."""
+"""A list is read lazily, line by line, with any line ends and encoding. Other formats are refused."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _TEXTS = {
     "blank lines": (b"\n\n http://a\n \t \n\r\nhttp://b\n\n", ["http://a", "http://b"]),
     "comments": (b"# a list\nhttp://a\n  # indented\nhttp://b#c\n", ["http://a", "http://b#c"]),
     "space around": (b"  http://a\t \n", ["http://a"]),
-    "not a URL": (b"no URL at all\n", ["no URL at all"]),
+    "not a URL": (b"no URL at all\n", ["not a URL"]),
     "doubled": (b"http://a\nhttp://a\n", ["http://a", "http://a"]),
     "UTF-8": ("http://ä/ö\n".encode(), ["http://ä/ö"]),
     "not UTF-8": (b"http://\xe4\nhttp://b\n", ["http://\ufffd", "http://b"]),
@@ -56,17 +56,17 @@ _TEXTS = {
         ("\ufeffhttp://a\n".encode("utf-16-le") + "\ufeffhttp://b\n".encode("utf-16-le")),
         ["http://a", "http://b"],
     ),
-    "UTF-16 that ends half way": ("\ufeffhttp://a\n".encode("utf-16-le") + b"h", ["http://a", "\ufffd"]),
+    "truncated UTF-16": ("\ufeffhttp://a\n".encode("utf-16-le") + b"h", ["http://a", "\ufffd"]),
     "UTF-32, little endian": ("\ufeffhttp://ä\nhttp://b\n".encode("utf-32-le"), ["http://ä", "http://b"]),
     "UTF-32, big endian": ("\ufeffhttp://ä\r\nhttp://b".encode("utf-32-be"), ["http://ä", "http://b"]),
     "quotation marks": (b"\"http://a\"\n'http://b'\n<http://c>\n`http://d`\n", [f"http://{name}" for name in "abcd"]),
     "typographic quotation marks": ("\u201chttp://a\u201d\n\u2018http://b\u2019\n".encode(), ["http://a", "http://b"]),
     "trailing commas and semicolons": (b"http://a,\nhttp://b;\nhttp://c , \n", ["http://a", "http://b", "http://c"]),
-    "rows of a program": (b"\"http://a\",\n'http://b';\n<http://c>,\n", ["http://a", "http://b", "http://c"]),
+    "rows of source code": (b"\"http://a\",\n'http://b';\n<http://c>,\n", ["http://a", "http://b", "http://c"]),
     "space within quotation marks": (b'" http://a "\n', ["http://a"]),
     "comma within quotation marks": (b'"http://a,"\n', ["http://a,"]),
-    "one comma goes": (b"http://a,,\n", ["http://a,"]),
-    "marks that don't fit": (b"\"http://a'\n<http://b\nhttp://c'\n", ["\"http://a'", "<http://b", "http://c'"]),
+    "one comma removed": (b"http://a,,\n", ["http://a,"]),
+    "unmatched marks": (b"\"http://a'\n<http://b\nhttp://c'\n", ["\"http://a'", "<http://b", "http://c'"]),
     "marks alone": (b'http://a\n,\n""\n"\n', ["http://a", ",", '""', '"']),
     "marks inside": (b"http://a/b,c;d'e\"f<g>h\n", ["http://a/b,c;d'e\"f<g>h"]),
     "nothing": (b"", []),
@@ -115,7 +115,7 @@ _OTHER_FORMATS = {
     "aria2": (b"http://a/1.jpg\n  out=one.jpg\nhttp://a/2.jpg\n  dir=/tmp\n  out=two.jpg\n", "aria2", "text file"),
     "aria2 with mirrors": (b"http://a/1\thttp://b/1\n  out=one.jpg\n", "with tabs", "text file"),
 }
-#: Each with nine more rows, or it would be one bad row of one.
+#: Each with nine more rows, or it would be a list of a single bad row.
 _LISTS = {
     "commas of an image service": b"https://res.example/demo/image/upload/w_400,h_400,c_crop,g_face/w_200/lady.jpg",
     "commas after an extension": b"https://static.example/media/x.jpg/v1/fill/w_980,h_653,al_c,q_85/x.jpg",
@@ -137,13 +137,13 @@ _LISTS = {
 
 
 def read(body: bytes, tmp_path: Path) -> list[ImageRequest]:
-    """The requests of a file with these bytes."""
+    """Return the requests of a file with these bytes."""
     path = tmp_path / "list.txt"
     path.write_bytes(body)
     return list(sources.read(str(path)))
 
 
-def test_list_may_have_a_row_with_a_zero_byte(tmp_path: Path) -> None:
+def test_one_zero_byte_does_not_make_a_binary_file(tmp_path: Path) -> None:
     """One bad row does not make a list a binary file."""
     body = b"".join(b"http://a/%d\n" % index for index in range(20))
     assert [request.url for request in read(body + b"http://a/\0\n", tmp_path)][19:] == ["http://a/19", "http://a/\0"]
@@ -151,39 +151,39 @@ def test_list_may_have_a_row_with_a_zero_byte(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("body", "urls"), _TEXTS.values(), ids=_TEXTS)
 def test_lines_become_requests(tmp_path: Path, body: bytes, urls: list[str]) -> None:
-    """Every line that is neither blank nor a comment is a request, numbered from 0 without gaps."""
+    """Every line except blank lines and comments is a request, numbered from 0 without gaps."""
     assert read(body, tmp_path) == [ImageRequest(index, url) for index, url in enumerate(urls)]
 
 
 @given(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\r\n\0\ufeff"), max_size=20), max_size=20))
 def test_each_line_is_one_request(tmp_path_factory: pytest.TempPathFactory, lines: list[str]) -> None:
-    """Whatever stands on a line, it is one request or none, and the lines around it are not touched."""
-    whole = [line for text in lines for line in ("http://a", text)]
-    requests = read("\n".join(whole).encode(), tmp_path_factory.getbasetemp())
+    """Any line is one request or none, and does not affect the lines around it."""
+    every_line = [line for text in lines for line in ("http://a", text)]
+    requests = read("\n".join(every_line).encode(), tmp_path_factory.getbasetemp())
     assert [request.index for request in requests] == list(range(len(requests)))
     assert sum(request.url == "http://a" for request in requests) >= len(lines)
     assert len(requests) <= 2 * len(lines)
 
 
 @pytest.mark.parametrize("body", _NO_TEXTS.values(), ids=_NO_TEXTS)
-def test_binary_file_is_refused(tmp_path: Path, body: bytes) -> None:
-    """A binary file, or text in UTF-16 that does not say so, is refused before its first request."""
+def test_refuses_a_binary_file(tmp_path: Path, body: bytes) -> None:
+    """A binary file, or UTF-16 without a byte order mark, is refused before its first request."""
     with pytest.raises(UsageFault, match="is not a text file") as caught:
         read(body, tmp_path)
     assert "UTF-8" in caught.value.todo
 
 
 @pytest.mark.parametrize(("body", "name", "todo"), _OTHER_FORMATS.values(), ids=_OTHER_FORMATS)
-def test_list_in_another_format_is_refused(tmp_path: Path, body: bytes, name: str, todo: str) -> None:
-    """A table, JSON or a compressed file is refused by its name before its first request."""
+def test_refuses_another_format(tmp_path: Path, body: bytes, name: str, todo: str) -> None:
+    """A table, JSON or a compressed file is refused before its first request. The message names the format."""
     with pytest.raises(UsageFault, match=f"looks like .*{name}") as caught:
         read(body, tmp_path)
     assert todo in caught.value.todo
 
 
 @pytest.mark.parametrize("row", _LISTS.values(), ids=_LISTS)
-def test_list_with_odd_urls_is_a_list(tmp_path: Path, row: bytes) -> None:
-    """URLs hold commas, spaces and other URLs; a list of them is no table."""
+def test_accepts_unusual_urls(tmp_path: Path, row: bytes) -> None:
+    """URLs may contain commas, spaces and other URLs; a list of them is not a table."""
     requests = read((row + b"\n") * 10, tmp_path)
     assert [request.url for request in requests] == [row.decode().strip().removesuffix(",")] * 10
     assert len(list(sources.nonempty(iter(requests), "list.txt"))) == 10
@@ -193,7 +193,7 @@ def test_list_with_odd_urls_is_a_list(tmp_path: Path, row: bytes) -> None:
     "row",
     [b"1\thttp://a.example/1.jpg", b'{"url": "http://a.example/1.jpg"}', b"url,caption", b"out=one.jpg", b"<html>"],
 )
-def test_one_bad_row_makes_no_table(tmp_path: Path, row: bytes) -> None:
+def test_one_bad_row_is_not_a_table(tmp_path: Path, row: bytes) -> None:
     """A list with a row of another format in its middle is read, and the row gets its own Outcome."""
     requests = read(b"http://a.example/1.jpg\n" * 3 + row + b"\n" + b"http://a.example/2.jpg\n" * 3, tmp_path)
     assert requests[3].url == row.decode()
@@ -201,7 +201,7 @@ def test_one_bad_row_makes_no_table(tmp_path: Path, row: bytes) -> None:
 
 
 def test_header_of_one_column_is_a_bad_row(tmp_path: Path) -> None:
-    """A column of URLs under its name is a list, whose first row is no URL."""
+    """A column of URLs with a header is a list with a bad first row."""
     assert [request.url for request in read(b"url\nhttp://a.example/1.jpg\n", tmp_path)] == [
         "url",
         "http://a.example/1.jpg",
@@ -209,14 +209,14 @@ def test_header_of_one_column_is_a_bad_row(tmp_path: Path) -> None:
 
 
 def test_format_is_recognised_on_standard_input(tmp_path: Path) -> None:
-    """A table that is piped in is refused too, by what has arrived of it."""
+    """A piped table is refused too, by the bytes that have arrived."""
     command = [sys.executable, "-c", "from producer import sources; list(sources.read('-'))"]
     ended = subprocess.run(command, input=b"a\thttp://a/1\nb\thttp://a/2\n", cwd=ROOT, capture_output=True, check=False)
     assert b"The list on standard input looks like a table with tabs" in ended.stderr
 
 
 def test_standard_input_in_utf_16(tmp_path: Path) -> None:
-    """Standard input is read as a file is: by its byte order mark, whatever its line ends."""
+    """Standard input is read like a file: by its byte order mark, with any line ends."""
     script = "from producer import sources; print([request.url for request in sources.read('-')])"
     ended = subprocess.run(
         [sys.executable, "-c", script],
@@ -231,16 +231,16 @@ def test_standard_input_in_utf_16(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "why"), [("missing.txt", "No such file or directory"), (".", "Is a directory"), ("list/x", "Not a dir")]
 )
-def test_what_can_not_be_read_is_refused(tmp_path: Path, name: str, why: str) -> None:
-    """A list that is not there, or is a folder, says so, and what to give instead."""
+def test_refuses_an_unreadable_list(tmp_path: Path, name: str, why: str) -> None:
+    """For a missing list or a folder, the error gives the reason and a remedy."""
     (tmp_path / "list").write_bytes(b"")
     with pytest.raises(UsageFault, match=why) as caught:
         list(sources.read(str(tmp_path / name)))
     assert caught.value.exit_code == 2
 
 
-def test_huge_line_is_cut(tmp_path: Path) -> None:
-    """A line of many megabytes is one request, cut, and costs no more memory than its limit."""
+def test_truncates_a_huge_line(tmp_path: Path) -> None:
+    """A line of many megabytes is one truncated request, and uses no more memory than its limit."""
     path = tmp_path / "list.txt"
     with path.open("wb") as file:
         file.write(b"http://")
@@ -257,13 +257,13 @@ def test_huge_line_is_cut(tmp_path: Path) -> None:
     assert peak < 8 << 20
 
 
-def test_nothing_is_read_before_it_is_asked_for(tmp_path: Path) -> None:
-    """A list is not even opened until its first request is wanted."""
+def test_reads_nothing_before_the_first_request(tmp_path: Path) -> None:
+    """A list is not opened before its first request is needed."""
     assert isinstance(sources.read(str(tmp_path / "missing.txt")), Iterator)
 
 
-def test_pipe_is_read_as_far_as_asked(tmp_path: Path) -> None:
-    """The first requests of a pipe are had while its writer still waits to write the rest."""
+def test_reads_a_pipe_only_as_far_as_needed(tmp_path: Path) -> None:
+    """The first requests of a pipe are available while its writer still waits to write the rest."""
     path = tmp_path / "pipe"
     os.mkfifo(path)
     more = threading.Event()
@@ -285,7 +285,7 @@ def test_pipe_is_read_as_far_as_asked(tmp_path: Path) -> None:
 
 
 def test_standard_input(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A dash stands for standard input, which stays open afterwards."""
+    """A dash means standard input, which stays open afterwards."""
     (tmp_path / "list").write_text("http://a\n")
     with (tmp_path / "list").open() as stream:
         monkeypatch.setattr("sys.stdin", stream)
@@ -302,15 +302,15 @@ time.sleep(0.1)
 """
 
 
-def test_end_while_standard_input_is_open() -> None:
+def test_command_ends_while_standard_input_is_open() -> None:
     """A command may end while its planner still waits for a line."""
     with subprocess.Popen([sys.executable, "-c", _WAITING], cwd=ROOT, stdin=subprocess.PIPE) as process:
-        # Not by `communicate`, which closes the pipe.
+        # Not with `communicate`, which would close the pipe.
         assert process.wait(30) == 0
 
 
-def test_list_with_a_url_is_passed_on_lazily() -> None:
-    """Only the first request is read before the run begins, and none is lost."""
+def test_reads_one_row_before_the_run_starts() -> None:
+    """Only the first request is read before the run starts, and none is lost."""
     read: list[int] = []
 
     def source() -> Iterator[ImageRequest]:
@@ -323,14 +323,14 @@ def test_list_with_a_url_is_passed_on_lazily() -> None:
     assert [request.index for request in requests] == [0, 1, 2]
 
 
-def test_list_without_a_url_is_refused() -> None:
-    """A list with nothing in it is told by its name before anything is started."""
+def test_refuses_an_empty_list() -> None:
+    """An empty list is refused by its name before anything is started."""
     with pytest.raises(UsageFault, match=r"The list list\.txt has no URL in it"):
         sources.nonempty(iter([]), "list.txt")
 
 
-def test_list_whose_first_rows_hold_no_url_is_refused() -> None:
-    """Of a text that is no list, a thousand rows are read before it is refused; its first row is shown, masked."""
+def test_refuses_a_list_without_urls_in_its_first_rows() -> None:
+    """A text is refused if its first thousand rows have no URL. The message shows the first row, masked."""
     read: list[int] = []
 
     def source() -> Iterator[ImageRequest]:
@@ -345,16 +345,16 @@ def test_list_whose_first_rows_hold_no_url_is_refused() -> None:
     assert len(read) == 1000
 
 
-def test_url_after_bad_rows_makes_a_list() -> None:
-    """A list may begin with rows that are no URLs: they are passed on as they are."""
+def test_accepts_a_list_with_bad_first_rows() -> None:
+    """A list may begin with rows without URLs. They are passed on unchanged."""
     urls = ["a title", "", "http://a.example/1.jpg", "more"]
     requests = [ImageRequest(index, url) for index, url in enumerate(urls)]
     assert list(sources.nonempty(iter(requests), "list.txt")) == requests
 
 
 @pytest.mark.parametrize("size", [0, 1, 1 << 20, (1 << 20) + 1, (2 << 20) + 5])
-def test_fingerprint_tells_a_change_at_either_end(tmp_path: Path, size: int) -> None:
-    """A list that was changed at its start or end, or has another length, is another; its name counts for nothing."""
+def test_fingerprint_detects_a_change_at_either_end(tmp_path: Path, size: int) -> None:
+    """The fingerprint changes with a list's start, end or length, and not with its name."""
     path, copy = tmp_path / "list.txt", tmp_path / "copy.txt"
     body = bytes(size)
     path.write_bytes(body)
@@ -369,16 +369,16 @@ def test_fingerprint_tells_a_change_at_either_end(tmp_path: Path, size: int) -> 
     assert None not in prints
 
 
-def test_fingerprint_of_what_can_not_be_read_again(tmp_path: Path) -> None:
-    """Standard input, pipes, folders and what is not there have none; a pipe is not waited for."""
+def test_fingerprint_of_unrepeatable_sources(tmp_path: Path) -> None:
+    """Standard input, pipes, folders and missing files have no fingerprint, and a pipe is not waited for."""
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     for source in ("-", str(pipe), str(tmp_path), str(tmp_path / "missing.txt"), "/dev/null"):
         assert sources.fingerprint(source) is None
 
 
-def test_standard_input_has_a_name() -> None:
-    """What is wrong with standard input is told of standard input, and not of a dash."""
+def test_names_standard_input_in_messages() -> None:
+    """Messages say "standard input", and not a dash."""
     with pytest.raises(UsageFault, match="The list on standard input has no URL in it"):
         sources.nonempty(iter(()), "-")
     assert sources.named("my.txt") == "The list my.txt"

@@ -1,4 +1,4 @@
-"""A file is whole or absent, the first writer wins, and nothing is written where the operator denies it."""
+"""A file is whole or absent, the first writer wins, and nothing is written outside the operator's folders."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from tests.conditions import wait_for
 _WRITERS = 16
 
 
-def left(store: Store) -> list[str]:
-    """What stands in the folder of temporary files."""
+def temporary_files(store: Store) -> list[str]:
+    """Return the names in the folder of temporary files."""
     return [path.name for path in store.root.glob(f"{TEMPORARY}/*")]
 
 
 def without_links(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
-    """Let the file system have no hard links: it refuses each with this error, once it has found the folder."""
+    """Simulate a file system without hard links: each fails with this error, or ENOENT if its folder is missing."""
 
     def link(_: object, target: str, **__: object) -> None:
         if not Path(target).parent.exists():
@@ -37,65 +37,65 @@ def without_links(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
 
 
 @pytest.fixture(params=["links", "EPERM", "ENOTSUP"])
-def either(request: pytest.FixtureRequest, store: Store, monkeypatch: pytest.MonkeyPatch) -> Store:
-    """A Store on a file system with hard links, and on those without."""
+def any_store(request: pytest.FixtureRequest, store: Store, monkeypatch: pytest.MonkeyPatch) -> Store:
+    """Return a Store on a file system with hard links, and on others without."""
     if request.param != "links":
         without_links(monkeypatch, getattr(errno, request.param))
     return store
 
 
-def test_created_file_is_whole(either: Store) -> None:
-    """Bytes that were saved stand under their name, in a folder made for them, and nothing temporary is left."""
-    assert either.create("00000/a.jpg", b"body")
-    assert either.exists("00000/a.jpg")
-    assert either.read("00000/a.jpg") == b"body"
-    assert left(either) == []
+def test_creates_a_whole_file(any_store: Store) -> None:
+    """Saved bytes are under their name, in a newly created folder, and no temporary file remains."""
+    assert any_store.create("00000/a.jpg", b"body")
+    assert any_store.exists("00000/a.jpg")
+    assert any_store.read("00000/a.jpg") == b"body"
+    assert temporary_files(any_store) == []
 
 
-def test_taken_name_stays_as_it_is(either: Store) -> None:
-    """Who comes second changes nothing and is told so."""
-    assert either.create("00000/a.jpg", b"first")
-    assert not either.create("00000/a.jpg", b"second")
-    assert either.read("00000/a.jpg") == b"first"
-    assert left(either) == []
+def test_does_not_replace_an_existing_file(any_store: Store) -> None:
+    """The second writer of a name changes nothing, and learns that from the result."""
+    assert any_store.create("00000/a.jpg", b"first")
+    assert not any_store.create("00000/a.jpg", b"second")
+    assert any_store.read("00000/a.jpg") == b"first"
+    assert temporary_files(any_store) == []
 
 
-def test_first_of_many_writers_wins(either: Store) -> None:
-    """Of many writers of one name exactly one wins, and the file is that one's, whole."""
+def test_first_of_many_writers_wins(any_store: Store) -> None:
+    """Of many writers of one name exactly one wins, and the file has all of its bytes."""
     barrier = threading.Barrier(_WRITERS)
 
     def write(number: int) -> bool:
         barrier.wait()
-        return either.create("00000/a.jpg", bytes([number]) * 50_000)
+        return any_store.create("00000/a.jpg", bytes([number]) * 50_000)
 
     with ThreadPoolExecutor(_WRITERS) as pool:
         won = list(pool.map(write, range(_WRITERS)))
     assert won.count(True) == 1
-    assert either.read("00000/a.jpg") == bytes([won.index(True)]) * 50_000
-    assert left(either) == []
+    assert any_store.read("00000/a.jpg") == bytes([won.index(True)]) * 50_000
+    assert temporary_files(any_store) == []
 
 
-def test_file_that_is_there_already_is_linked(store: Store) -> None:
-    """A file elsewhere on the disk gets the name as a second one: nothing is written, and it stays as it was."""
+def test_links_an_existing_file(store: Store) -> None:
+    """An existing file elsewhere on the disk gets a second name: nothing is written, and it stays unchanged."""
     (store.root / "old").write_bytes(b"body")
     assert store.create_linked("00000/a.jpg", b"body", store.path("old"))
     assert store.path("00000/a.jpg").samefile(store.path("old"))
     assert not store.create_linked("00000/a.jpg", b"body", store.path("old"))
-    assert left(store) == []
+    assert temporary_files(store) == []
 
 
-def test_file_that_can_not_be_linked_is_copied(either: Store) -> None:
-    """Where there are no hard links, the bytes are written; the file that has them stays."""
-    (either.root / "old").write_bytes(b"body")
-    assert either.create_linked("00000/a.jpg", b"body", either.path("old"))
-    assert not either.create_linked("00000/a.jpg", b"body", either.path("old"))
-    assert (either.read("00000/a.jpg"), either.read("old")) == (b"body", b"body")
-    assert left(either) == []
+def test_copies_a_file_without_hard_links(any_store: Store) -> None:
+    """Without hard links, the bytes are written again; the existing file stays."""
+    (any_store.root / "old").write_bytes(b"body")
+    assert any_store.create_linked("00000/a.jpg", b"body", any_store.path("old"))
+    assert not any_store.create_linked("00000/a.jpg", b"body", any_store.path("old"))
+    assert (any_store.read("00000/a.jpg"), any_store.read("old")) == (b"body", b"body")
+    assert temporary_files(any_store) == []
 
 
 @pytest.mark.parametrize("spoil", ["gone", "another", "a link"])
-def test_file_that_is_another_by_now_is_not_linked(store: Store, spoil: str) -> None:
-    """What gets the name are the bytes that were wanted, whatever has become of the file meanwhile."""
+def test_does_not_link_a_changed_file(store: Store, spoil: str) -> None:
+    """The new name always gets the requested bytes, even if the existing file has changed."""
     file = store.path("old")
     if spoil == "another":
         file.write_bytes(b"else")
@@ -105,11 +105,11 @@ def test_file_that_is_another_by_now_is_not_linked(store: Store, spoil: str) -> 
     assert store.create_linked("00000/a.jpg", b"body", file)
     standing = store.path("00000/a.jpg")
     assert (standing.read_bytes(), standing.is_symlink(), standing.stat().st_nlink) == (b"body", False, 1)
-    assert left(store) == []
+    assert temporary_files(store) == []
 
 
-def test_claim_of_a_dead_writer_is_taken_over(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without links, a name that was claimed by a writer that died is free again after a while."""
+def test_takes_over_the_claim_of_a_dead_writer(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without links, a name claimed by a dead writer is released after a while."""
     without_links(monkeypatch, errno.EPERM)
     monkeypatch.setattr(storage, "_CLAIM_LIFETIME", 0.02)
     store.path("00000").mkdir()
@@ -118,14 +118,14 @@ def test_claim_of_a_dead_writer_is_taken_over(store: Store, monkeypatch: pytest.
     assert store.read("00000/a.jpg") == b"body"
 
 
-def test_claim_of_a_living_writer_is_waited_for(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without links, who comes second waits until the first has given its file its name."""
+def test_waits_for_the_claim_of_a_live_writer(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without links, the second writer waits until the first has given its file its name."""
     without_links(monkeypatch, errno.EPERM)
     store.path("00000").mkdir()
     store.path("00000/.a.jpg.claim").touch()
     with ThreadPoolExecutor(1) as pool:
         second = pool.submit(store.create, "00000/a.jpg", b"second")
-        wait_for(lambda: len(left(store)) == 1)
+        wait_for(lambda: len(temporary_files(store)) == 1)
         store.path("00000/a.jpg").write_bytes(b"first")
         assert second.result() is False
     assert store.read("00000/a.jpg") == b"first"
@@ -133,8 +133,8 @@ def test_claim_of_a_living_writer_is_waited_for(store: Store, monkeypatch: pytes
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
 @pytest.mark.parametrize("method", ["create", "create_durably", "replace"])
-def test_failed_write_leaves_nothing(store: Store, monkeypatch: pytest.MonkeyPatch, method: str, number: int) -> None:
-    """A disk that is full half way leaves neither a file nor a temporary one, and what stood before stands."""
+def test_failed_write_leaves_no_file(store: Store, monkeypatch: pytest.MonkeyPatch, method: str, number: int) -> None:
+    """If the disk fills up during a write, no new or temporary file remains, and an existing file is unchanged."""
     store.replace("b.json", b"old")
     written: list[int] = []
     real = os.write
@@ -152,11 +152,11 @@ def test_failed_write_leaves_nothing(store: Store, monkeypatch: pytest.MonkeyPat
     assert written == [2]
     assert {path.name for path in store.root.iterdir()} == {TEMPORARY, "b.json"}
     assert store.read("b.json") == b"old"
-    assert left(store) == []
+    assert temporary_files(store) == []
 
 
-def test_short_writes_are_finished(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A write that takes only some of the bytes is followed by more until all are written."""
+def test_completes_short_writes(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A write that accepts only some of the bytes is repeated until all are written."""
     real = os.write
     monkeypatch.setattr(os, "write", lambda descriptor, body: real(descriptor, body[:3]))
     store.create("a.jpg", b"0123456789")
@@ -175,31 +175,31 @@ _ACTIONS: dict[str, Callable[[Store], object]] = {
 
 
 @pytest.mark.parametrize("action", _ACTIONS.values(), ids=_ACTIONS)
-def test_folder_that_can_not_be_used(tmp_path: Path, action: Callable[[Store], object]) -> None:
-    """Whatever is done in a folder that can't be one, the error is of the tree."""
+def test_unusable_folder(tmp_path: Path, action: Callable[[Store], object]) -> None:
+    """Every operation in an unusable folder raises one of our errors."""
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(StorageFailed, match="Not a directory"):
         action(Store(tmp_path / "file"))
 
 
 def test_file_in_place_of_a_shard_folder(store: Store) -> None:
-    """A shard whose folder's name is taken by a file can't be saved, and nothing temporary is left."""
+    """If a file has the name of a shard's folder, the shard can't be saved, and no temporary file remains."""
     store.create("00000", b"")
     with pytest.raises(StorageFailed, match="Not a directory"):
         store.create("00000/a.jpg", b"body")
-    assert left(store) == []
+    assert temporary_files(store) == []
 
 
-def test_replace_is_whole(store: Store) -> None:
-    """What stood under a name is replaced, and nothing temporary is left."""
+def test_replaces_a_whole_file(store: Store) -> None:
+    """An existing file is replaced, and no temporary file remains."""
     store.replace("a.json", b"old")
     store.replace("a.json", b"new")
     assert store.read("a.json") == b"new"
-    assert left(store) == []
+    assert temporary_files(store) == []
 
 
-def test_modes(store: Store) -> None:
-    """Images are for whom the umask allows; what holds URLs is for its owner alone."""
+def test_file_modes(store: Store) -> None:
+    """Images have the permissions of the umask; files with URLs are for their owner only."""
     before = os.umask(0o027)
     try:
         store.create("a.jpg", b"")
@@ -211,8 +211,8 @@ def test_modes(store: Store) -> None:
     assert modes == {"a.jpg": 0o640, "a.parquet": PRIVATE, "a.json": PRIVATE}
 
 
-def test_durable_bytes_are_synced_before_they_have_their_name(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A manifest is on the disk before its name says that it is there, and the folder after."""
+def test_syncs_a_durable_file_before_naming_it(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A manifest is synced to the disk before it gets its name, and the folder after that."""
     steps: list[str] = []
     fsync, link = os.fsync, os.link
 
@@ -233,8 +233,8 @@ def test_durable_bytes_are_synced_before_they_have_their_name(store: Store, monk
     assert steps == ["name"]
 
 
-def test_sync_takes_files_and_folder(store: Store) -> None:
-    """A shard's files can be put on the disk; a file that is missing is an error, an absent folder of none is not."""
+def test_syncs_files_and_their_folder(store: Store) -> None:
+    """A shard's files can be synced. A missing file is an error; a missing folder without files is not."""
     store.create("00000/a.jpg", b"body")
     store.sync("00000", ["00000/a.jpg"])
     store.sync("00001", [])
@@ -242,8 +242,8 @@ def test_sync_takes_files_and_folder(store: Store) -> None:
         store.sync("00000", ["00000/b.jpg"])
 
 
-def test_names_and_remove(store: Store) -> None:
-    """Files are listed by folder and removed by name; what is not there needs no removing."""
+def test_lists_and_removes_files(store: Store) -> None:
+    """Files are listed by folder and removed by name. Removing a missing file is no error."""
     for name in ("00000/a.jpg", "00000/b.jpg", "00001/c.jpg"):
         store.create(name, b"")
     store.remove("00000/a.jpg")
@@ -253,8 +253,8 @@ def test_names_and_remove(store: Store) -> None:
 
 
 @pytest.mark.parametrize("root", ["{base}", "{base}/run", "{base}/a/../run", "{base}/inside/run"])
-def test_store_below_an_allowed_folder(tmp_path: Path, root: str) -> None:
-    """A root itself, what is below it, and links that stay below it may be written to."""
+def test_allows_a_store_below_a_root(tmp_path: Path, root: str) -> None:
+    """A root, folders below it, and links that stay below it are allowed."""
     base = tmp_path / "base"
     (base / "real").mkdir(parents=True)
     (base / "inside").symlink_to(base / "real")
@@ -265,10 +265,10 @@ def test_store_below_an_allowed_folder(tmp_path: Path, root: str) -> None:
 @pytest.mark.parametrize(
     "root",
     ["{base}/..", "{base}/../other", "{base}-2", "{base}/outside/run", "base", "", "/", "{base}/\0"],
-    ids=["parent", "sibling", "same beginning", "link that leads out", "relative", "empty", "root", "zero byte"],
+    ids=["parent", "sibling", "common prefix", "link to the outside", "relative", "empty", "root", "zero byte"],
 )
-def test_store_elsewhere_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, root: str) -> None:
-    """What is not below a root may not be written to, whatever a message says, and the message names the setting."""
+def test_refuses_a_store_outside_the_roots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, root: str) -> None:
+    """Writing outside the roots is refused, whatever a message says. The error names the setting."""
     base = tmp_path / "base"
     base.mkdir()
     (base / "outside").symlink_to(tmp_path)
@@ -283,12 +283,12 @@ def test_without_roots_nothing_is_allowed(tmp_path: Path) -> None:
         Store.below(str(tmp_path), [])
 
 
-def test_what_killed_writers_left_is_removed(tmp_path: Path) -> None:
-    """A temporary file that nobody will name any more goes with its folder, and what has its name stays."""
+def test_removes_temporary_files_of_killed_writers(tmp_path: Path) -> None:
+    """Abandoned temporary files are removed with their folder, and named files stay."""
     store = Store(tmp_path)
     store.create("00000/a.jpg", b"a")
     (tmp_path / ".tmp").mkdir(exist_ok=True)
-    (tmp_path / ".tmp/left").write_bytes(b"par")
+    (tmp_path / ".tmp/abandoned").write_bytes(b"par")
     for _ in range(2):
         store.remove_left()
     assert [path.name for path in tmp_path.iterdir()] == ["00000"]

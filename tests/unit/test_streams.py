@@ -1,4 +1,4 @@
-"""What standard streams can't take changes no exit status, and every text file has an encoding of its own."""
+"""A broken standard stream never changes the exit status, and every text file has an explicit encoding."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 from producer.keeping import ROOT
 
-#: The environments in which Python takes standard streams, or files too, for ASCII.
+#: Environments in which Python uses ASCII for standard streams, or for files too.
 ASCII = {
     "streams": {"PYTHONIOENCODING": "ascii"},
     "strict streams": {"PYTHONIOENCODING": "ascii:strict"},
@@ -22,20 +22,20 @@ ASCII = {
 
 
 def command(*arguments: str | Path) -> list[str]:
-    """A `producer` command."""
+    """Return a `producer` command."""
     return [sys.executable, "-m", "producer", *map(str, arguments)]
 
 
-def ended(argv: list[str], env: Mapping[str, str], **options: int) -> subprocess.CompletedProcess[bytes]:
+def run_to_end(argv: list[str], env: Mapping[str, str], **options: int) -> subprocess.CompletedProcess[bytes]:
     """Run a command to its end."""
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
     return subprocess.run(argv, env={**os.environ, **env}, cwd=ROOT, check=False, timeout=60, **pipes)  # type: ignore[call-overload, no-any-return]
 
 
 @pytest.mark.parametrize("env", ASCII.values(), ids=ASCII)
-def test_message_that_the_encoding_lacks_is_shown(tmp_path: Path, env: dict[str, str]) -> None:
-    """A fault whose text is not ASCII has the exit status of the fault, and is shown with escape sequences."""
-    done = ended(command("run", tmp_path / "größe-画像.txt", "--out", tmp_path / "out"), env)
+def test_escapes_characters_outside_the_encoding(tmp_path: Path, env: dict[str, str]) -> None:
+    """An error message with non-ASCII characters keeps its exit status, and shows them as escape sequences."""
+    done = run_to_end(command("run", tmp_path / "größe-画像.txt", "--out", tmp_path / "out"), env)
     assert done.returncode == 2, done.stderr
     assert b"Traceback" not in done.stderr
     assert b"No such file" in done.stderr
@@ -43,10 +43,10 @@ def test_message_that_the_encoding_lacks_is_shown(tmp_path: Path, env: dict[str,
 
 
 @pytest.mark.parametrize("env", [{}, *ASCII.values()], ids=["UTF-8", *ASCII])
-def test_name_that_is_not_utf_8(tmp_path: Path, env: dict[str, str]) -> None:
-    """A file's name is bytes; one that is no text can be told all the same."""
+def test_reports_a_file_name_outside_utf_8(tmp_path: Path, env: dict[str, str]) -> None:
+    """A file name with bytes outside UTF-8 can still be reported."""
     source = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.txt")
-    done = ended(command("resume", source), env)
+    done = run_to_end(command("resume", source), env)
     assert done.returncode == 2, done.stderr
     assert b"Traceback" not in done.stderr
     assert b"There is no folder" in done.stderr
@@ -54,42 +54,42 @@ def test_name_that_is_not_utf_8(tmp_path: Path, env: dict[str, str]) -> None:
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
 def test_closed_streams(tmp_path: Path, closed: str) -> None:
-    """A command whose standard streams are closed does what it would do, and writes into no file by chance."""
+    """A command with closed standard streams works as usual, and writes into no other file by accident."""
     argv = " ".join(command("run", "-", "--out", tmp_path / "out"))
-    done = ended(["sh", "-c", f"{argv} {closed}"], {}, stdin=subprocess.DEVNULL)
+    done = run_to_end(["sh", "-c", f"{argv} {closed}"], {}, stdin=subprocess.DEVNULL)
     assert done.returncode == 2, done.stderr
     assert b"Traceback" not in done.stderr
     assert ("2>&-" in closed) or b"has no URL in it" in done.stderr
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["run", "--help"]])
-def test_reader_that_went_away(arguments: list[str]) -> None:
-    """Output that nobody reads any more, as behind `head`, changes no exit status."""
+def test_closed_output_pipe(arguments: list[str]) -> None:
+    """Closing the pipe of the output, as `head` does, changes no exit status."""
     reader, writer = os.pipe()
     os.close(reader)
     try:
-        done = ended(command(*arguments), {}, stdout=writer)
+        done = run_to_end(command(*arguments), {}, stdout=writer)
     finally:
         os.close(writer)
     assert (done.returncode, done.stderr) == (0, b"")
 
 
-def test_reader_of_errors_that_went_away(tmp_path: Path) -> None:
-    """A fault that nobody hears keeps its exit status."""
+def test_closed_error_pipe(tmp_path: Path) -> None:
+    """An error keeps its exit status if its output pipe is closed."""
     reader, writer = os.pipe()
     os.close(reader)
     try:
-        done = ended(command("run", tmp_path / "missing", "--out", tmp_path / "out", "--json"), {}, stderr=writer)
+        done = run_to_end(command("run", tmp_path / "missing", "--out", tmp_path / "out", "--json"), {}, stderr=writer)
     finally:
         os.close(writer)
     assert done.returncode == 2
     assert b'"exit_code": 2' in done.stdout
 
 
-def test_text_files_say_their_encoding() -> None:
-    """Whoever opens a text file, or reads a program's text, says UTF-8: the locale's encoding may be any other.
+def test_text_files_have_an_explicit_encoding() -> None:
+    """Code that opens a text file, or reads a program's text, names UTF-8, because the locale's encoding may differ.
 
-    ruff's PLW1514 finds only what it knows the type of.
+    ruff's PLW1514 finds only calls on types that it can infer.
     """
     folders = ("config", "tasks", "producer", "docs", "benchmarks")
     files = [file for folder in folders for file in sorted((ROOT / folder).rglob("*.py"))]
@@ -98,7 +98,7 @@ def test_text_files_say_their_encoding() -> None:
 
 
 def _without_encoding(file: Path) -> Iterator[int]:
-    """The lines of a module that open a text file, or a pipe for text, in the locale's encoding."""
+    """Return the lines of a module that open a text file, or a text pipe, in the locale's encoding."""
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if not isinstance(node, ast.Call):
             continue

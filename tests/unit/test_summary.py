@@ -14,7 +14,7 @@ _MARK = Mark("", 0)
 
 
 def table(*outcomes: Outcome) -> pa.Table:
-    """A manifest of these Outcomes."""
+    """Return a manifest of these Outcomes."""
     requests = [ImageRequest(place, "http://a.example/") for place in range(len(outcomes))]
     return manifest.decode(manifest.encode(plan.decode(plan.encode(requests, _MARK)), outcomes, _MARK), COLUMNS)
 
@@ -34,19 +34,19 @@ def test_sums() -> None:
     assert list(summary.statuses) == ["success", "failed_to_download", "failed_to_resize"]
 
 
-def test_unchanged() -> None:
-    """Images that were taken over from a former run are counted; a 304 that failed is none."""
+def test_counts_unchanged_images() -> None:
+    """Images reused from a previous run are counted; a failed 304 is not."""
     refused = Outcome("1", Status.FAILED_TO_DOWNLOAD, Reason.BAD_RESPONSE, http_status=304)
     saved = [success(place, http_status=status) for place, status in enumerate((304, 200, None, 304))]
     assert summarise([table(refused, *saved), table(success(0, http_status=304))]).unchanged == 3
 
 
 def test_nothing_saved() -> None:
-    """A run of which nothing was saved has no bytes and no success."""
+    """A run without saved images has no bytes and no success."""
     summary = summarise([table(Outcome("1", Status.FAILED_TO_DOWNLOAD, Reason.TLS))])
     assert (summary.total, summary.success, summary.failed, summary.bytes) == (1, 0, 1, 0)
 
 
-def test_no_manifests() -> None:
-    """No manifests sum up to nothing."""
+def test_sum_of_no_manifests() -> None:
+    """The sum of no manifests is zero."""
     assert summarise([]) == Summary({}, {}, 0, 0)

@@ -1,4 +1,4 @@
-"""A server that can't be verified is named with the reason, and is taken all the same only where that is allowed."""
+"""The error for an unverified server gives the reason, and its images are accepted only if that is allowed."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _INSECURE = replace(ONCE, insecure=True)
 def server_context(
     certificate: Path, ciphers: str | None = None, newest: ssl.TLSVersion | None = None
 ) -> ssl.SSLContext:
-    """Return a server's context, of whatever age."""
+    """Return a server's context, as modern or old as requested."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.set_ciphers(ciphers or "DEFAULT:@SECLEVEL=0")
     with warnings.catch_warnings():
@@ -47,8 +47,8 @@ def server_context(
 
 
 @dataclass(frozen=True)
-class Servers:
-    """A trusted authority, one between it and servers, and the contexts of servers by what is wrong with them."""
+class ServerContexts:
+    """A trusted authority, an intermediate one, and server contexts, keyed by their fault."""
 
     trusted: Path
     middle: Path
@@ -56,8 +56,8 @@ class Servers:
 
 
 @pytest.fixture(scope="module")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Servers:
-    """Give servers with every fault that a certificate or a handshake may have."""
+def servers(tmp_path_factory: pytest.TempPathFactory) -> ServerContexts:
+    """Return servers with every fault of a certificate or a handshake."""
     folder = tmp_path_factory.mktemp("authorities")
     root, stranger = Authority(folder / "root", "Root"), Authority(folder / "stranger", "Stranger")
     middle = Authority(folder / "middle", "Middle", root)
@@ -75,7 +75,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Servers:
         "many other hosts": root.issue("many", ",".join(f"DNS:host-{number}.example" for number in range(50))),
         "short key": root.issue("short", key=SHORT_RSA),
         "weak signature": root.issue("sha1", digest="sha1"),
-        "not for servers": root.issue("client", usage="clientAuth"),
+        "not for TLS servers": root.issue("client", usage="clientAuth"),
     }
     contexts = {name: server_context(certificate) for name, certificate in certificates.items()}
     alone = folder / "alone.pem"
@@ -84,16 +84,16 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Servers:
     contexts["TLS 1.0"] = server_context(good, newest=ssl.TLSVersion.TLSv1)
     contexts["TLS 1.1"] = server_context(good, newest=ssl.TLSVersion.TLSv1_1)
     contexts["no common cipher"] = server_context(rsa, "AES128-SHA256:@SECLEVEL=0", ssl.TLSVersion.TLSv1_2)
-    return Servers(root.certificate, middle.certificate, contexts)
+    return ServerContexts(root.certificate, middle.certificate, contexts)
 
 
-def sessions(servers: Servers, allow_insecure: bool = False, proxy: Proxy | None = None) -> Sessions:
+def sessions(servers: ServerContexts, allow_insecure: bool = False, proxy: Proxy | None = None) -> Sessions:
     """Return sessions that trust the authority and may reach loopback."""
     return Sessions(Guard(["127.0.0.1", "::1"]), servers.trusted, None, proxy, allow_insecure)
 
 
 def get(url: str, at: Sessions, insecure: bool = False) -> Download:
-    """Return what a URL serves at the first attempt."""
+    """Return the result for a URL, fetched in one attempt."""
     options = _INSECURE if insecure else ONCE
     return Downloader(at).download(url, options, Deadline(options.timeout, options.deadline), lambda: None)
 
@@ -118,19 +118,19 @@ _REASONS = {
     "many other hosts": "its certificate is for another host (host-0.example, host-1.example, host-2.example and",
     "short key": "the key of its certificate is too short (--insecure can take it)",
     "weak signature": "a certificate in its chain is signed with a weak algorithm (--insecure can take it)",
-    "not for servers": "its certificate is not one for servers (--insecure can take it)",
+    "not for TLS servers": "its certificate is not one for servers (--insecure can take it)",
     "TLS 1.0": "it speaks only versions of TLS that are too old (before 1.2) (--insecure can take it)",
     "TLS 1.1": "it speaks only versions of TLS that are too old (before 1.2) (--insecure can take it)",
     "no common cipher": "it has no cipher in common with us (handshake failure) (--insecure can take it)",
 }
 if any(cipher["name"] == "AES128-SHA256" for cipher in ssl.create_default_context().get_ciphers()):
-    # This Python takes the system's ciphers, and the server's is among them.
+    # This Python uses the system's ciphers, and the server's is among them.
     del _REASONS["no common cipher"]
 
 
 @pytest.mark.parametrize("kind", _REASONS)
-def test_reason_is_named(servers: Servers, kind: str) -> None:
-    """The message says what is wrong with the server in words, and what can be done; nothing was sent to it."""
+def test_message_gives_the_reason(servers: ServerContexts, kind: str) -> None:
+    """The message gives the problem and a remedy, and the server has received no request."""
     with Canned(always(response()), servers.contexts[kind]) as server:
         error = failure(server.url, sessions(servers))
     assert type(error) is TlsFailed
@@ -140,20 +140,20 @@ def test_reason_is_named(servers: Servers, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", _REASONS)
-def test_insecure_run_takes_the_image(servers: Servers, kind: str) -> None:
-    """Where the operator allows it, a run with --insecure has the image, and says that nobody was verified."""
+def test_insecure_run_accepts_the_image(servers: ServerContexts, kind: str) -> None:
+    """If the operator allows it, a run with --insecure accepts the image and marks it as unverified."""
     with Canned(always(response()), servers.contexts[kind]) as server:
         at = sessions(servers, allow_insecure=True)
         found = [get(server.url, at, insecure=True) for _ in range(2)]
         at.adapter(insecure=True).close()
     assert [(each.body, each.tls_unverified) for each in found] == [(b"body", True)] * 2
-    # The failed handshake, and the connection that both images came over.
+    # The failed handshake, and the connection for both images.
     assert (len(server.requests), server.connections) == (2, 2)
 
 
 @pytest.mark.parametrize("kind", ["good", "complete chain"])
-def test_insecure_run_verifies_who_can_be_verified(servers: Servers, kind: str) -> None:
-    """A server whose certificate is right is verified in every run, and its image is not marked."""
+def test_insecure_run_still_verifies(servers: ServerContexts, kind: str) -> None:
+    """A server with a valid certificate is verified in every run, and its image is not marked."""
     with Canned(always(response()), servers.contexts[kind]) as server:
         at = sessions(servers, allow_insecure=True)
         assert not get(server.url, at, insecure=True).tls_unverified
@@ -161,8 +161,8 @@ def test_insecure_run_verifies_who_can_be_verified(servers: Servers, kind: str) 
         assert server.connections == 1
 
 
-def test_missing_intermediate_may_stand_in_the_bundle(servers: Servers, tmp_path: Path) -> None:
-    """An operator who adds the certificate that a server leaves out to the bundle has its images, verified."""
+def test_bundle_may_have_the_missing_intermediate(servers: ServerContexts, tmp_path: Path) -> None:
+    """If the bundle has the intermediate certificate that a server omits, its images are fetched and verified."""
     bundle = tmp_path / "bundle.pem"
     bundle.write_bytes(servers.trusted.read_bytes() + servers.middle.read_bytes())
     with Canned(always(response()), servers.contexts["incomplete chain"]) as server:
@@ -172,22 +172,22 @@ def test_missing_intermediate_may_stand_in_the_bundle(servers: Servers, tmp_path
 
 
 @pytest.mark.parametrize("kind", ["expired", "TLS 1.0"])
-def test_operator_decides(servers: Servers, kind: str) -> None:
-    """Without the operator's allowance, a run with --insecure gets no image, and the message says who can allow it."""
+def test_insecure_needs_the_operators_permission(servers: ServerContexts, kind: str) -> None:
+    """Without the operator's permission, a run with --insecure gets no image. The message names the setting."""
     with Canned(always(response()), servers.contexts[kind]) as server:
         error = failure(server.url, sessions(servers), insecure=True)
     assert str(error).endswith("(--insecure is not allowed here: IMAGEFLEET_ALLOW_INSECURE_TLS)")
     assert server.requests == []
 
 
-def test_allowance_changes_nothing_for_other_runs(servers: Servers) -> None:
-    """Where the operator allows --insecure, a run without it verifies as ever."""
+def test_permission_does_not_affect_other_runs(servers: ServerContexts) -> None:
+    """Where the operator allows --insecure, a run without it still verifies."""
     with Canned(always(response()), servers.contexts["expired"]) as server:
         assert type(failure(server.url, sessions(servers, allow_insecure=True))) is TlsFailed
 
 
-def test_unverified_connection_is_never_used_by_a_run_that_verifies(servers: Servers) -> None:
-    """A connection that stays open after an image of an insecure run is not the next run's."""
+def test_verifying_run_does_not_reuse_an_unverified_connection(servers: ServerContexts) -> None:
+    """A connection kept open by an insecure run is not used by the next, verifying run."""
     with Canned(always(response()), servers.contexts["expired"]) as server:
         at = sessions(servers, allow_insecure=True)
         get(server.url, at, insecure=True)
@@ -197,8 +197,8 @@ def test_unverified_connection_is_never_used_by_a_run_that_verifies(servers: Ser
     assert len(server.requests) == 2
 
 
-def test_server_that_could_not_be_verified_is_remembered(servers: Servers) -> None:
-    """The next connection of an insecure run to such a server is made without the handshake that fails."""
+def test_remembers_an_unverifiable_server(servers: ServerContexts) -> None:
+    """An insecure run's next connection to such a server skips the verifying handshake, which would fail."""
     with Canned(always(response(b"body", "200 OK", "Connection: close")), servers.contexts["expired"]) as server:
         at = sessions(servers, allow_insecure=True)
         for _ in range(3):
@@ -206,8 +206,8 @@ def test_server_that_could_not_be_verified_is_remembered(servers: Servers) -> No
     assert server.connections == 4
 
 
-def test_redirect_over_an_unverified_connection_marks_the_image(servers: Servers) -> None:
-    """Where anybody could have redirected to, is not verified by a good server there."""
+def test_redirect_over_an_unverified_connection_marks_the_image(servers: ServerContexts) -> None:
+    """An unverified server could redirect anywhere, so a verified target does not clear the mark."""
     with Canned(always(response()), servers.contexts["good"]) as good:
         moved = response(b"", "302 Found", f"Location: {good.url}/")
         with Canned(always(moved), servers.contexts["expired"]) as bad:
@@ -217,8 +217,8 @@ def test_redirect_over_an_unverified_connection_marks_the_image(servers: Servers
             at.adapter(insecure=True).close()
 
 
-def test_insecure_run_through_a_proxy(servers: Servers) -> None:
-    """Inside a tunnel of the operator's proxy the same holds."""
+def test_insecure_run_through_a_proxy(servers: ServerContexts) -> None:
+    """The same applies inside a tunnel of the operator's proxy."""
     with (
         Canned(always(response()), servers.contexts["expired"]) as server,
         ForwardProxy({server.address: server.port}) as proxy,
@@ -229,8 +229,8 @@ def test_insecure_run_through_a_proxy(servers: Servers) -> None:
         at.adapter(insecure=True).close()
 
 
-def test_certificate_of_another_host_is_read_once(servers: Servers) -> None:
-    """The names in a certificate cost one more connection, and not one for each image of its server."""
+def test_reads_a_wrong_certificate_once(servers: ServerContexts) -> None:
+    """Reading the names in a certificate costs one connection, and not one for each image of its server."""
     with Canned(always(response()), servers.contexts["other host"]) as server:
         at = sessions(servers)
         messages = {str(failure(server.url, at)) for _ in range(3)}
@@ -240,7 +240,7 @@ def test_certificate_of_another_host_is_read_once(servers: Servers) -> None:
 
 @contextmanager
 def raw_server(answer: Callable[[socket.socket], None]) -> Iterator[str]:
-    """Give the URL of a server that treats each connection as a test says."""
+    """Return the URL of a server that answers each connection with this function."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def serve() -> None:
@@ -255,8 +255,8 @@ def raw_server(answer: Callable[[socket.socket], None]) -> Iterator[str]:
         thread.join()
 
 
-def test_connection_that_is_closed_in_the_handshake(servers: Servers) -> None:
-    """A server that just closes may answer the next time, so that is tried again."""
+def test_retries_a_connection_closed_in_the_handshake(servers: ServerContexts) -> None:
+    """A server that closes the connection may answer the next time, so the download is retried."""
     with raw_server(lambda _: None) as url:
         error = failure(url, sessions(servers))
     assert type(error) is TlsClosedError
@@ -265,15 +265,15 @@ def test_connection_that_is_closed_in_the_handshake(servers: Servers) -> None:
 
 
 @pytest.mark.parametrize("insecure", [False, True])
-def test_server_without_tls(servers: Servers, insecure: bool) -> None:
-    """Plain HTTP on a port that the URL calls https is named, and --insecure is no way around it."""
+def test_server_without_tls(servers: ServerContexts, insecure: bool) -> None:
+    """A server without TLS at an https URL is named as that, and --insecure does not help."""
     with raw_server(lambda client: client.sendall(response(b"", "400 Bad Request"))) as url:
         error = failure(url, sessions(servers, allow_insecure=True), insecure)
     assert str(error).endswith(": it answers without TLS, as a server for http:// does")
 
 
 @pytest.mark.parametrize(
-    ("alert", "said"),
+    ("alert", "expected"),
     [
         (b"\x28", "it has no cipher in common with us (handshake failure) (--insecure can take it)"),
         (b"\x46", "it speaks only versions of TLS that are too old (before 1.2) (--insecure can take it)"),
@@ -284,33 +284,33 @@ def test_server_without_tls(servers: Servers, insecure: bool) -> None:
         (b"\x31", "TLS failed: tlsv1 alert access denied"),
     ],
 )
-def test_alert_is_named(servers: Servers, alert: bytes, said: str) -> None:
-    """What a server answers to a handshake (RFC 8446, 6.2) is said in words, and in OpenSSL's where there are none."""
+def test_explains_tls_alerts(servers: ServerContexts, alert: bytes, expected: str) -> None:
+    """A TLS alert (RFC 8446, 6.2) is explained in our words, or quoted from OpenSSL if we have none."""
     with raw_server(lambda client: client.sendall(b"\x15\x03\x03\x00\x02\x02" + alert)) as url:
         error = failure(url, sessions(servers))
-    assert str(error).partition(": ")[2] == said
+    assert str(error).partition(": ")[2] == expected
 
 
-def test_every_code_has_words_that_fit_a_message() -> None:
-    """However long a reason is, an ordinary host and the longest hint have room beside it."""
+def test_explanations_fit_a_message() -> None:
+    """Even the longest reason leaves space for an ordinary host and the longest hint."""
     for text in {*tls._CERTIFICATE_FAULTS.values(), *tls._HANDSHAKE_FAULTS.values()}:
         assert len(f"{'h' * 40} port 443: {text} ({_NOT_ALLOWED})") < MESSAGE_LIMIT
 
 
-def test_recovered_image_of_an_insecure_run_is_marked(servers: Servers, store: Store) -> None:
-    """What another delivery has saved may have come from anybody, where servers need not be verified."""
+def test_marks_a_recovered_image_of_an_insecure_run(servers: ServerContexts, store: Store) -> None:
+    """In an insecure run, an image recovered from another delivery may come from an unverified server."""
     run = RunOptions(str(store.root), 10, replace(_INSECURE, max_pixels=100))
     replies = iter([response(image(colour=colour)) for colour in ("red", "blue", "blue")])
     with Canned(lambda _: [next(replies)], servers.contexts["good"]) as server:
         at = sessions(servers, allow_insecure=True)
-        # The third is asked whether the image stands, and can't tell that by a file.
+        # The third delivery looks for an existing image, and its file can't show whether it was verified.
         found = [fetch(server.url, 0, run, store, Downloader(at), recover=recover) for recover in (False, False, True)]
         at.adapter(insecure=True).close()
     assert [(each.recovered, each.tls_unverified) for each in found] == [(False, False), (True, True), (True, True)]
 
 
-def test_image_that_is_none_is_marked_too(servers: Servers, store: Store) -> None:
-    """Whatever came of an unverified server is marked, also where it is no image."""
+def test_marks_other_responses_too(servers: ServerContexts, store: Store) -> None:
+    """Any response of an unverified server is marked, even if it is not an image."""
     run = RunOptions(str(store.root), 10, _INSECURE)
     with Canned(always(response(b"<html>")), servers.contexts["expired"]) as server:
         at = sessions(servers, allow_insecure=True)

@@ -1,4 +1,4 @@
-"""What transport, backend and settler lean on in kombu and Celery is nobody's interface: it is as it was."""
+"""The internals of kombu and Celery used by our transport, backend and settler are unchanged."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from celery.backends import redis as backend
 from celery.worker import request
 from kombu.transport import redis, virtual
 
-#: What the transport overrides or calls, with the first digits of the SHA-256 of its source.
-_LEANED_ON = {
+#: The overridden or called parts, with the first digits of the SHA-256 of their source.
+_INTERNALS = {
     "redis.QoS.append": "35c655f6ecc6",
     "redis.QoS.ack": "1bc15a4ddf54",
     "redis.QoS.reject": "747a02434344",
@@ -61,15 +61,14 @@ _LEANED_ON = {
 _MODULES = {"redis": redis, "virtual": virtual, "backend": backend, "request": request}
 
 
-@pytest.mark.parametrize(("name", "digest"), _LEANED_ON.items(), ids=_LEANED_ON)
-def test_it_is_as_it_was(name: str, digest: str) -> None:
-    """Each part has the source that ours was written against."""
+@pytest.mark.parametrize(("name", "digest"), _INTERNALS.items(), ids=_INTERNALS)
+def test_internal_is_unchanged(name: str, digest: str) -> None:
+    """Each part has the source for which our code was written."""
     module, _, attribute = name.partition(".")
     part: Any = attrgetter(attribute)(_MODULES[module])
     source = part if isinstance(part, str) else inspect.getsource(part)
     found = hashlib.sha256(source.encode()).hexdigest()[:12]
     assert found == digest, (
-        f"kombu {version('kombu')} or celery {version('celery')} has another {name} than the one that ours leans on: "
-        f"read what has changed, and put {found} here when tasks/transport.py, presence.py, backend.py and "
-        "settle.py go with it"
+        f"kombu {version('kombu')} or celery {version('celery')} has another {name} than the one our code relies on: "
+        f"read the changes, adapt tasks/transport.py, presence.py, backend.py and settle.py, then put {found} here"
     )

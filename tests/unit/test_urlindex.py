@@ -1,4 +1,4 @@
-"""An index of URLs finds each at its places, however many there are, and leaves nothing behind."""
+"""An index of URLs finds all positions of a URL, however many there are, and removes its files."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from producer.urlindex import UrlIndex
 _URLS = [f"http://a.example/{number}" for number in range(3000)]
 
 
-@pytest.mark.parametrize("held", [1 << 20, 7], ids=["held in memory", "written by and by"])
+@pytest.mark.parametrize("held", [1 << 20, 7], ids=["in memory", "in files"])
 def test_each_url_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, held: int) -> None:
-    """Each URL has its place, those that were not added have none, and large places stay what they are."""
+    """Each URL has its position, others have none, and large positions are exact."""
     monkeypatch.setattr(urlindex, "_HELD", held)
     urls = _URLS if held > len(_URLS) else _URLS[:100]
     with UrlIndex(tmp_path / "index") as index:
@@ -26,16 +26,16 @@ def test_each_url_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, held
     assert list(tmp_path.iterdir()) == []
 
 
-def test_lowest_places_of_a_url(tmp_path: Path) -> None:
-    """Of a URL that is there a thousand times, the lowest few places are told."""
+def test_returns_the_lowest_positions(tmp_path: Path) -> None:
+    """For a URL with a thousand positions, the lowest few are returned."""
     with UrlIndex(tmp_path / "index") as index:
         for place in reversed(range(1000)):
             index.add("a", place)
         assert index.find("a") == [0, 1, 2, 3]
 
 
-def test_urls_of_the_same_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where two URLs share a hash, the places of both are told, and who asks sees which is which."""
+def test_urls_with_the_same_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If two URLs share a hash, the positions of both are returned, and the caller tells them apart."""
     monkeypatch.setattr(urlindex, "_hash", lambda url: (b"a" if url in "ab" else b"z") * 8)
     with UrlIndex(tmp_path / "index") as index:
         index.add("b", 1)
@@ -45,13 +45,13 @@ def test_urls_of_the_same_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_empty_index(tmp_path: Path) -> None:
-    """An index of nothing finds nothing."""
+    """An empty index finds nothing."""
     with UrlIndex(tmp_path / "index") as index:
         assert index.find("a") == []
 
 
-def test_what_a_killed_one_has_left(tmp_path: Path) -> None:
-    """What stands in the folder is of a killed producer, and is removed."""
+def test_removes_files_of_a_killed_producer(tmp_path: Path) -> None:
+    """Files of a killed producer in the folder are removed."""
     (tmp_path / "index").mkdir()
     (tmp_path / "index" / "0000").write_bytes(b"x" * 16)
     with UrlIndex(tmp_path / "index") as index:

@@ -1,4 +1,4 @@
-"""URLs are read as browsers read them, refused with the part that is wrong, and shown without their secrets."""
+"""URLs are parsed as in browsers, refused with a message about the wrong part, and displayed without secrets."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tasks.urls import MAX_LENGTH, Url, join, masked, parse
 
 _NORMAL = {
     "plain": ("http://a.example/b.jpg", "http://a.example/b.jpg"),
-    "no path": ("http://a.example", "http://a.example/"),
+    "without a path": ("http://a.example", "http://a.example/"),
     "surrounding space": ("  \thttp://a.example/b\r\n", "http://a.example/b"),
     "upper-case scheme and host": ("HTTP://A.Example/B", "http://a.example/B"),
     "default port": ("http://a.example:80/", "http://a.example/"),
@@ -25,7 +25,7 @@ _NORMAL = {
     "fragment": ("http://a.example/b#c?d", "http://a.example/b"),
     "query": ("http://a.example/b?c=d&e=f", "http://a.example/b?c=d&e=f"),
     "query without a path": ("http://a.example?c", "http://a.example/?c"),
-    # Browsers send the question mark, and a server may tell the two apart.
+    # Browsers send the question mark, and a server may distinguish the two.
     "empty query": ("http://a.example/b?", "http://a.example/b?"),
     "question mark in a query": ("http://a.example/b?c?d", "http://a.example/b?c?d"),
     "space": ("http://a.example/b c.jpg?d e", "http://a.example/b%20c.jpg?d%20e"),
@@ -33,7 +33,7 @@ _NORMAL = {
     "escaped already": ("http://a.example/%C3%A4%20%2f.jpg", "http://a.example/%C3%A4%20%2f.jpg"),
     "a lone percent": ("http://a.example/100%.jpg", "http://a.example/100%.jpg"),
     "quotes and angles": ('http://a.example/"<b>"', "http://a.example/%22%3Cb%3E%22"),
-    "marks that may stand": ("http://a.example/!$&'()*+,;=:@~_-.", "http://a.example/!$&'()*+,;=:@~_-."),
+    "marks that are not escaped": ("http://a.example/!$&'()*+,;=:@~_-.", "http://a.example/!$&'()*+,;=:@~_-."),
     "brackets in a query": ("http://a.example/?a[]=1|2", "http://a.example/?a[]=1|2"),
     "backslashes": ("http:\\\\a.example\\b\\c.jpg", "http://a.example/b/c.jpg"),
     "too many slashes": ("http:////a.example/b", "http://a.example/b"),
@@ -49,7 +49,7 @@ _NORMAL = {
     "IPv4 between dots of another script": ("http://127。0。0。1/", "http://127.0.0.1/"),
     "escaped IPv4": ("http://%31%32%37.0.0.1/", "http://127.0.0.1/"),
     "escaped host": ("http://a%2Eex%61mple/", "http://a.example/"),
-    "number that is no last label": ("http://1.a.example/", "http://1.a.example/"),
+    "number that is not the last label": ("http://1.a.example/", "http://1.a.example/"),
     "doubled slash in the path": ("http://a.example//b", "http://a.example//b"),
     "international host": ("http://Bücher.example/", "http://xn--bcher-kva.example/"),
     "sharp s is a letter of its own": ("http://faß.example/", "http://xn--fa-hia.example/"),
@@ -64,7 +64,7 @@ _NORMAL = {
     "dot segments above the root": ("http://a.example/../../b.jpg", "http://a.example/b.jpg"),
     "dot segment at the end": ("http://a.example/b/..", "http://a.example/"),
     "escaped dot segments": ("http://a.example/b/%2e%2E/%2e/c.jpg", "http://a.example/c.jpg"),
-    "dots that are no segment": ("http://a.example/b/.../c..jpg", "http://a.example/b/.../c..jpg"),
+    "dots that are not a segment": ("http://a.example/b/.../c..jpg", "http://a.example/b/.../c..jpg"),
     "dot segments in a query": ("http://a.example/b?c=/../d", "http://a.example/b?c=/../d"),
     "dash at the end of a label": ("http://a-.example/", "http://a-.example/"),
     "dash at the start of a label": ("http://-a.example/", "http://-a.example/"),
@@ -72,9 +72,9 @@ _NORMAL = {
     "underscores at both ends": ("http://_a_.example/", "http://_a_.example/"),
     "emoji": ("http://\U0001f600.example/", "http://xn--e28h.example/"),
     "emoji of two characters": ("http://\u2764\ufe0f.example/", "http://xn--qei.example/"),
-    "letters that nobody writes first": ("http://\u2f00.example/", "http://xn--4gq.example/"),
+    "unusual letter order": ("http://\u2f00.example/", "http://xn--4gq.example/"),
     "soft hyphen and a dash": ("http://☃.\u2f00\u00ad-/", "http://xn--n3h.xn----zn6a/"),
-    "label of ASCII that is no Punycode": ("http://xn--a.example/", "http://xn--a.example/"),
+    "ASCII label that is not Punycode": ("http://xn--a.example/", "http://xn--a.example/"),
     "letters from right to left": ("http://\u05d0.example/", "http://xn--4db.example/"),
     "no slashes": ("http:a.example/b", "http://a.example/b"),
     "one slash": ("https:/a.example/b", "https://a.example/b"),
@@ -98,7 +98,7 @@ _INVALID = {
     "no scheme": ("a.example/b.jpg", "no scheme"),
     "no scheme but a port": ("a.example:80/b.jpg", "the scheme a.example: is not fetched"),
     "relative": ("//a.example/b.jpg", "no scheme"),
-    "scheme that is no word": ("1http://a.example", "no scheme"),
+    "scheme that is not a word": ("1http://a.example", "no scheme"),
     "file": ("file:///etc/passwd", "the scheme file: is not fetched"),
     "data": ("data:image/png;base64,AAAA", "the scheme data: is not fetched"),
     "nothing after the scheme": ("http:", "no host"),
@@ -110,7 +110,7 @@ _INVALID = {
     "port 0": ("http://a.example:0/", "the port is 0"),
     "port too large": ("http://a.example:65536/", "the port is wrong: the highest is 65535"),
     "port far too large": (f"http://a.example:{'9' * 5000}/", "the port is wrong: the highest is 65535"),
-    "port that is no number": ("http://a.example:b/", "the port is wrong: it is no number"),
+    "port that is not a number": ("http://a.example:b/", "the port is wrong: it is no number"),
     "port in other digits": ("http://a.example:٨/", "the port is wrong: it is no number"),
     "signed port": ("http://a.example:+80/", "the port is wrong: it is no number"),
     "port with underscores": ("http://a.example:8_0/", "the port is wrong: it is no number"),
@@ -119,7 +119,7 @@ _INVALID = {
     "number above a byte": ("http://1.2.3.256/", "ends in a number, and is no IPv4 address"),
     "number above four bytes": ("http://4294967296/", "ends in a number, and is no IPv4 address"),
     "first number above a byte": ("http://256.1/", "ends in a number, and is no IPv4 address"),
-    "no octal": ("http://08.1.1.1/", "ends in a number, and is no IPv4 address"),
+    "not octal": ("http://08.1.1.1/", "ends in a number, and is no IPv4 address"),
     "name that ends in a number": ("http://a.example.1/", "ends in a number, and is no IPv4 address"),
     "hexadecimal end": ("http://a.example.0x1/", "ends in a number, and is no IPv4 address"),
     "zone": ("http://[fe80::1%25eth0]/", "with a zone"),
@@ -133,7 +133,7 @@ _INVALID = {
     "empty first label": ("http://.example/", "host name is not valid"),
     "two trailing dots": ("http://a.example../", "host name is not valid"),
     "only a dot": ("http://./", "host name is not valid"),
-    "letters of no script": ("http://a\ufdd0.example/", "host name is not valid"),
+    "letters without a script": ("http://a\ufdd0.example/", "host name is not valid"),
     "joiner without a letter": ("http://\u200d.example/", "host name is not valid"),
     "number before its trailing dot": ("http://1.2.3.4.5./", "ends in a number, and is no IPv4 address"),
     "host too long": (f"http://{'a.' * 127}example/", "host name is not valid"),
@@ -152,7 +152,7 @@ _JOINED = {
     "query alone": ("?x=1", "https://a.example/d/e?x=1"),
     "backslashes before a host": ("\\\\b.example\\c", "https://b.example/c"),
     "backslash in a query": ("/c?d\\e", "https://a.example/c?d\\e"),
-    "UTF-8 that was read as Latin-1": ("/ä".encode().decode("latin-1"), "https://a.example/%C3%A4"),
+    "UTF-8 decoded as Latin-1": ("/ä".encode().decode("latin-1"), "https://a.example/%C3%A4"),
     "Latin-1": ("/\xe4", "https://a.example/%C3%A4"),
     "space around": (" /c ", "https://a.example/c"),
     "space inside": ("/c d", "https://a.example/c%20d"),
@@ -248,19 +248,19 @@ _MASKED = {
 
 @pytest.mark.parametrize(("url", "normal"), _NORMAL.values(), ids=_NORMAL)
 def test_normal_form(url: str, normal: str) -> None:
-    """A URL that can be fetched has one normal form."""
+    """A valid URL has one normal form."""
     assert parse(url).text == normal
 
 
 @pytest.mark.parametrize(("url", "part"), _INVALID.values(), ids=_INVALID)
 def test_invalid_url_says_what_is_wrong(url: str, part: str) -> None:
-    """A URL that can't be fetched is refused, and the message names the part that is wrong."""
+    """An invalid URL is refused, and the message names the wrong part."""
     with pytest.raises(InvalidUrl, match=part):
         parse(url)
 
 
 def test_parts() -> None:
-    """A parsed URL holds what a request needs, with userinfo apart from the text."""
+    """A parsed URL holds the parts for a request, with userinfo apart from the text."""
     assert parse("https://user:wo%40rd@[::1]:8443/b c?d#e") == Url("https", "::1", 8443, "/b%20c?d", "user:wo%40rd")
 
 
@@ -269,8 +269,8 @@ def test_parts() -> None:
     ["http://user:secret/word@a.example/", "http://user:secret#word@a.example/", "http://a.example:secret/"],
     ids=["slash in the password", "hash in the password", "port"],
 )
-def test_message_does_not_tell_a_password(url: str) -> None:
-    """A password with a character that ends the host is taken for a port, and must not be quoted as one."""
+def test_message_hides_a_password(url: str) -> None:
+    """A password with a character that ends the host is parsed as a port, and must not be quoted."""
     with pytest.raises(InvalidUrl) as caught:
         parse(url)
     assert "secret" not in str(caught.value)
@@ -278,7 +278,7 @@ def test_message_does_not_tell_a_password(url: str) -> None:
 
 @pytest.mark.parametrize(("location", "target"), _JOINED.values(), ids=_JOINED)
 def test_join(location: str, target: str) -> None:
-    """A redirect leads where a browser would go, and its target is normalised too."""
+    """A redirect leads to the same URL as in a browser, and its target is normalised too."""
     assert join(parse("https://user:word@a.example/d/e?f"), location) == parse(target)
 
 
@@ -286,14 +286,14 @@ def test_join(location: str, target: str) -> None:
     "location",
     ["http://[", "ftp://a.example/", "https://:80/", "\ud800", "//b.example:x/", "//[::1", "javascript:alert(1)"],
 )
-def test_join_refuses_what_leads_nowhere(location: str) -> None:
-    """A redirect to what can't be fetched is an invalid URL, not another exception."""
+def test_join_refuses_invalid_targets(location: str) -> None:
+    """A redirect to an invalid URL raises InvalidUrl, and no other exception."""
     with pytest.raises(InvalidUrl):
         join(parse("http://a.example/"), location)
 
 
-def test_redirects_do_not_grow_a_url_without_a_bound() -> None:
-    """A relative redirect is added to the path; a URL that is too long already does not grow further."""
+def test_join_bounds_the_length() -> None:
+    """A relative redirect is added to the path, but a URL at the maximum length can't grow."""
     first = join(parse("http://a.example/" + "b" * (MAX_LENGTH - 100) + "/"), "c" * 200 + "/")
     assert len(first.text) > MAX_LENGTH
     with pytest.raises(InvalidUrl, match="longer than 8192"):
@@ -302,14 +302,14 @@ def test_redirects_do_not_grow_a_url_without_a_bound() -> None:
 
 
 @pytest.mark.parametrize(("url", "shown"), _MASKED.values(), ids=_MASKED)
-def test_masked(url: str, shown: str) -> None:
-    """What is shown of a URL holds no userinfo, no secret parameter and no control character."""
+def test_masks_secrets(url: str, shown: str) -> None:
+    """A URL is displayed without userinfo, secret parameters and control characters."""
     assert masked(url) == shown
 
 
 @given(st.text(max_size=60) | st.text(st.sampled_from("ab:/@?&=%#\x1b\u202e;.\\"), max_size=60))
-def test_what_is_shown_can_be_printed(text: str) -> None:
-    """Whatever a list or a server writes, what is shown of it holds no control, and is masked for good."""
+def test_displayed_text_is_printable(text: str) -> None:
+    """Displayed text of a list or a server has no control characters, and masking it again changes nothing."""
     shown = masked(text)
     assert not any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in shown)
     assert not set(shown) & set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200e\u200f")
@@ -335,11 +335,11 @@ def test_what_is_shown_can_be_printed(text: str) -> None:
         "s:s@",
     ],
 )
-def test_masking_is_not_slowed_down(text: str) -> None:
-    """A text of the longest length that repeats what the masking looks for costs it no more than a moment."""
-    begun = time.monotonic()
+def test_masking_time_is_bounded(text: str) -> None:
+    """A text of the maximum length that repeats the masked patterns is still masked quickly."""
+    started = time.monotonic()
     masked("http://a.example/?=@%" + text * (MAX_LENGTH // len(text)) + "=@%")
-    assert time.monotonic() - begun < 0.5
+    assert time.monotonic() - started < 0.5
 
 
 _anything = st.text(st.characters(), max_size=40)
@@ -347,8 +347,8 @@ _likely = st.builds("{}{}{}{}".format, st.sampled_from(["http:", "https://", "ht
 
 
 @given(_anything | _likely)
-def test_parse_raises_nothing_but_invalid_url(url: str) -> None:
-    """Whatever a list holds, it is parsed or refused; and what was parsed stays what it is when parsed again."""
+def test_parse_raises_only_invalid_url(url: str) -> None:
+    """Any text is parsed or refused, and parsing the result again changes nothing."""
     try:
         parsed = parse(url)
     except InvalidUrl:
@@ -360,7 +360,7 @@ def test_parse_raises_nothing_but_invalid_url(url: str) -> None:
 
 @given(st.text(st.sampled_from("ab/:@?#&=\\[]. %é"), max_size=20))
 def test_normal_form_is_stable(rest: str) -> None:
-    """The normal form of a normal form is itself, in all its parts but userinfo."""
+    """The normal form of a normal form is itself, in all its parts except userinfo."""
     try:
         first = parse(f"http://{rest}")
     except InvalidUrl:

@@ -1,4 +1,4 @@
-"""A server's wishes are read in all their forms, and what is none is nothing."""
+"""Retry-After and X-Robots-Tag are parsed in all their forms, and invalid values are ignored."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ from tasks.wishes import opt_out, parse_retry_after
     ],
 )
 def test_retry_after(value: str | None, seconds: float | None) -> None:
-    """Retry-After is read as seconds, and what is neither seconds nor a date as nothing."""
+    """Retry-After is parsed as seconds; a value in another form than seconds or a date gives None."""
     assert parse_retry_after(value) == seconds
 
 
-def test_retry_after_as_a_date() -> None:
-    """A date stands for the seconds until then."""
+def test_retry_after_date() -> None:
+    """A date is converted to the seconds until then."""
     seconds = parse_retry_after(email.utils.formatdate(time.time() + 60, usegmt=True))
     assert seconds is not None
     assert 58 <= seconds <= 60
@@ -44,13 +44,13 @@ def test_retry_after_as_a_date() -> None:
 
 @given(st.text(max_size=40) | st.from_regex(r"\w{3}, \d{1,3} (Jan|Feb) \d{1,30} \d\d?:\d\d:\d\d( GMT| [+-]\d{1,6})?"))
 def test_retry_after_never_raises(value: str) -> None:
-    """Whatever a server writes there is read as a time of zero or more, or as nothing."""
+    """Any text is parsed as a time of zero or more, or as None."""
     seconds = parse_retry_after(value)
     assert seconds is None or seconds >= 0
 
 
 @pytest.mark.parametrize(
-    ("values", "wish"),
+    ("values", "directive"),
     [
         (["noai"], "noai"),
         (["NoImageAI"], "noimageai"),
@@ -73,12 +73,12 @@ def test_retry_after_never_raises(value: str) -> None:
         (["unavailable_after: Sunday, 25-Jun-30 15:00:00 PST"], None),
     ],
 )
-def test_opt_out(values: list[str], wish: str | None) -> None:
-    """A server's wish is heard where it speaks to everybody or to us, and not where it speaks to another."""
-    assert opt_out(values) == wish
+def test_opt_out(values: list[str], directive: str | None) -> None:
+    """A directive applies if it names all robots or us, and not if it names another robot."""
+    assert opt_out(values) == directive
 
 
 @given(st.lists(st.text(max_size=40)))
 def test_opt_out_never_raises(values: list[str]) -> None:
-    """Whatever a server writes there is a wish or none."""
+    """Any text gives a known directive or None."""
     assert opt_out(values) in (None, "noai", "noimageai", "noindex", "noimageindex", "none")
