@@ -27,17 +27,17 @@ _REFUSED = {
 }
 #: URLs accepted by us but refused by browsers in 2023: ada-url accepts an ASCII label with "xn--" but without valid
 #: Punycode. It can't pass for another name, and the DNS holds no such name.
-_TAKEN = 7
+_ACCEPTED_BY_US_ALONE = 7
 
 
-def expected(href: str) -> str:
+def browser_form(href: str) -> str:
     """Return a browser's form of the URL as we write it: without userinfo, which we send as a header, and fragment."""
     scheme, _, rest = href.partition("#")[0].partition("://")
     authority, slash, target = rest.partition("/")
     return f"{scheme}://{authority.rpartition('@')[2]}{slash}{target}"
 
 
-def found(case: dict[str, str | None]) -> str:
+def our_form(case: dict[str, str | None]) -> str:
     """Return our form of a case's URL; if the case has a base, parse it as a server's redirect."""
     text, base = case["input"] or "", case["base"]
     if base is None:
@@ -52,7 +52,7 @@ def is_in_dns(host: str) -> bool:
     return len(host) <= 253 and all(0 < len(label) <= 63 for label in labels)
 
 
-def refused(case: dict[str, str | None]) -> str | None:
+def refusal(case: dict[str, str | None]) -> str | None:
     """Return our message for a URL that browsers accept and we refuse; None for other URLs."""
     href, text = case["href"], case["input"] or ""
     if href is None:
@@ -61,13 +61,13 @@ def refused(case: dict[str, str | None]) -> str | None:
         return "is not fetched"
     if "\ufffd" in text or "\ud800" in text:
         return "not UTF-8"
-    host = expected(href).split("/")[2]
+    host = browser_form(href).split("/")[2]
     if host.endswith(":0"):
         return "the port is 0"
     return None if is_in_dns(host.partition(":")[0]) or host.startswith("[") else "a part of it is empty"
 
 
-def taken(case: dict[str, str | None]) -> bool:
+def accepted_by_us_alone(case: dict[str, str | None]) -> bool:
     """Return whether browsers refused this URL and we accept it."""
     return case["href"] is None and "xn--" in (case["input"] or "").lower() and (case["input"] or "").isascii()
 
@@ -75,29 +75,29 @@ def taken(case: dict[str, str | None]) -> bool:
 @pytest.mark.parametrize("case", _DATA["urls"], ids=lambda case: ascii((case["input"], case["base"])))
 def test_urls_parse_as_in_browsers(case: dict[str, str | None]) -> None:
     """Each web-platform-tests URL, in a list or as a redirect, gets the form that browsers give it, or is refused."""
-    message = refused(case)
-    if taken(case):
-        assert parse(found(case)).text == found(case)
+    message = refusal(case)
+    if accepted_by_us_alone(case):
+        assert parse(our_form(case)).text == our_form(case)
     elif message is not None or case["href"] is None:
         with pytest.raises(InvalidUrl, match=message):
-            found(case)
+            our_form(case)
     else:
-        assert found(case) == expected(case["href"])
+        assert our_form(case) == browser_form(case["href"])
 
 
 def test_only_listed_deviations_exist() -> None:
     """All other cases are parsed as browsers parse them."""
-    kinds = [kind for case in _DATA["urls"] if (kind := refused(case))]
+    kinds = [kind for case in _DATA["urls"] if (kind := refusal(case))]
     assert {kind: kinds.count(kind) for kind in _REFUSED} == _REFUSED
     assert set(kinds) == set(_REFUSED)
-    assert sum(map(taken, _DATA["urls"])) == _TAKEN
+    assert sum(map(accepted_by_us_alone, _DATA["urls"])) == _ACCEPTED_BY_US_ALONE
 
 
 @pytest.mark.parametrize(("name", "host"), _HOSTS.items(), ids=[ascii(name)[:40] for name in _HOSTS])
 def test_host_name_becomes_ascii_as_in_browsers(name: str, host: str | None) -> None:
     """Each host name of web-platform-tests is converted as UTS 46 requires, or is refused."""
     if host is None and name.isascii() and "xn--" in name:
-        # See _TAKEN.
+        # See _ACCEPTED_BY_US_ALONE.
         assert parse(f"https://{name}/x").host == name
     elif host is None or not is_in_dns(host):
         with pytest.raises(InvalidUrl):
@@ -111,6 +111,6 @@ def test_connection_uses_the_checked_host() -> None:
     hosts = set()
     for case in _DATA["urls"]:
         with suppress(InvalidUrl):
-            hosts.add(parse(found(case)).host)
+            hosts.add(parse(our_form(case)).host)
     assert len(hosts) > 50
     assert {host: HTTPConnectionPool(host).host for host in hosts} == {host: host for host in hosts}

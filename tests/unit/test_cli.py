@@ -307,7 +307,7 @@ def test_unexpected_error_points_to_debug(main: Main, monkeypatch: pytest.Monkey
 
 
 def test_interrupt_exits_with_130(main: Main, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Ctrl-C ends the command with status 130 and a message."""
+    """Ctrl-C ends the command with status 130; the message says that saved images stay."""
 
     def interrupt(_: str) -> None:
         raise KeyboardInterrupt

@@ -34,7 +34,7 @@ _ENCODERS: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
-def cut(body: bytes, sizes: list[int]) -> Iterator[bytes]:
+def split(body: bytes, sizes: list[int]) -> Iterator[bytes]:
     """Split a body into pieces of these sizes, and the rest."""
     for size in sizes:
         yield body[:size]
@@ -47,7 +47,7 @@ def cut(body: bytes, sizes: list[int]) -> Iterator[bytes]:
 def test_pieces_make_no_difference(body: bytes, name: str, sizes: list[int]) -> None:
     """A body decodes to the same bytes in one piece and in many."""
     coded = _ENCODERS[name](body)
-    assert b"".join(undone(cut(coded, sizes), [name], 200)) == body
+    assert b"".join(undone(split(coded, sizes), [name], 200)) == body
 
 
 @pytest.mark.parametrize("size", [64 * 1024 * times + more for times in (1, 2) for more in (-1, 0, 1)])
@@ -87,7 +87,7 @@ def test_any_body_is_decoded_or_refused(body: bytes, names: list[str]) -> None:
 
 def test_raw_deflate_is_decoded() -> None:
     """Many servers send raw deflate as "deflate", which means the zlib format."""
-    assert b"".join(undone(cut(_raw_deflate(b"body" * 1000), [20, 1]), ["deflate"], 200)) == b"body" * 1000
+    assert b"".join(undone(split(_raw_deflate(b"body" * 1000), [20, 1]), ["deflate"], 200)) == b"body" * 1000
 
 
 @pytest.mark.parametrize(

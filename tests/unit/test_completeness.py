@@ -24,7 +24,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-def ended(body: bytes, limit: int = 1_000_000) -> bytes:
+def with_end_marker(body: bytes, limit: int = 1_000_000) -> bytes:
     """Return the image with an end marker."""
     return completed(body, limit, Deadline(PATIENCE, PATIENCE))
 
@@ -37,33 +37,33 @@ def whole(request: pytest.FixtureRequest) -> bytes:
 
 def test_end_marker_is_added(whole: bytes) -> None:
     """A JPEG with all its pixels gets its end marker, whether the marker is missing or cut in half."""
-    assert ended(whole[:-2]) == whole
-    assert ended(whole[:-1]) == whole
+    assert with_end_marker(whole[:-2]) == whole
+    assert with_end_marker(whole[:-1]) == whole
 
 
 def test_missing_pixels_are_an_error(whole: bytes) -> None:
     """Wherever an image is cut, even at a restart marker or between scans, missing pixels are an error and not grey."""
     for cut in range(whole.index(b"\xff\xda") + 20, len(whole) - 3):
         with pytest.raises(Undecodable):
-            ended(whole[:cut])
+            with_end_marker(whole[:cut])
 
 
 def test_missing_components_are_an_error() -> None:
     """An image with one component per scan is complete only with all three components."""
     body = bombs.jpeg((64, 64), 3)
-    assert ended(body[:-2]) == body
+    assert with_end_marker(body[:-2]) == body
     with pytest.raises(Undecodable):
-        ended(bombs.jpeg((64, 64), 2)[:-2])
+        with_end_marker(bombs.jpeg((64, 64), 2)[:-2])
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
 def test_other_images_are_returned_unchanged(kind: str) -> None:
     """An image that has an end marker, or needs none, is returned unchanged."""
     body = encoded(Image.new("RGB", (8, 8)), kind)
-    assert ended(body) is body
+    assert with_end_marker(body) is body
 
 
 def test_too_many_pixels_are_refused() -> None:
     """Pixels are counted before any is decoded."""
     with pytest.raises(TooManyPixels):
-        ended(encoded(Image.new("RGB", (100, 100)), "JPEG")[:-2], 9_999)
+        with_end_marker(encoded(Image.new("RGB", (100, 100)), "JPEG")[:-2], 9_999)

@@ -10,7 +10,7 @@ from tasks.model import URL_LIMIT, Former, shortened
 _DATE = "Thu, 01 Jan 2026 00:00:00 GMT"
 
 
-def former(etag: str | None = None, last_modified: str | None = None, final_url: str | None = None) -> Former:
+def previous_image(etag: str | None = None, last_modified: str | None = None, final_url: str | None = None) -> Former:
     """Return a previous run's image with these validators."""
     return Former(
         "00000/00000000.png", 1, 1, "png", 1, "f00", final_url=final_url, etag=etag, last_modified=last_modified
@@ -31,12 +31,12 @@ def former(etag: str | None = None, last_modified: str | None = None, final_url:
 )
 def test_valid_validators_are_sent(etag: str | None, date: str | None, asked: dict[str, str]) -> None:
     """Each well-formed validator is sent, together with the usual headers."""
-    condition = condition_of(former(etag, date))
+    condition = condition_of(previous_image(etag, date))
     assert condition is not None
     assert condition.asking({"Accept": "*/*"}) == {"Accept": "*/*", **asked}
 
 
-_NONE = {
+_INVALID_ETAGS = {
     "none": None,
     "without its quotes": "a",
     "two ETags": '"a", "b"',
@@ -49,10 +49,10 @@ _NONE = {
 }
 
 
-@pytest.mark.parametrize("etag", _NONE.values(), ids=_NONE)
+@pytest.mark.parametrize("etag", _INVALID_ETAGS.values(), ids=_INVALID_ETAGS)
 def test_invalid_etags_are_not_sent(etag: str | None) -> None:
     """A malformed ETag is not sent; nor is a truncated one, because it has lost its end."""
-    assert condition_of(former(etag)) is None
+    assert condition_of(previous_image(etag)) is None
 
 
 @pytest.mark.parametrize(
@@ -60,12 +60,15 @@ def test_invalid_etags_are_not_sent(etag: str | None) -> None:
 )
 def test_invalid_dates_are_not_sent(date: str) -> None:
     """A value that is not an HTTP date is not sent."""
-    assert condition_of(former(None, date)) is None
+    assert condition_of(previous_image(None, date)) is None
 
 
 def test_condition_is_for_its_url() -> None:
     """Validators mean nothing to any URL but their own; a redirect may lead to another URL by now."""
-    here, there = condition_of(former('"a"')), condition_of(former('"a"', final_url="http://b.example/?sig=***"))
+    here, there = (
+        condition_of(previous_image('"a"')),
+        condition_of(previous_image('"a"', final_url="http://b.example/?sig=***")),
+    )
     assert here == Condition('"a"', None, None)
     assert there is not None
     assert (here.is_for(None), here.is_for("http://b.example/?sig=***")) == (True, False)
@@ -75,4 +78,4 @@ def test_condition_is_for_its_url() -> None:
 @pytest.mark.parametrize("tail", ["a" * 500, "\\" * 500, "a" * 200 + "\\" * 60, "a" * 150 + "\\" * 90])
 def test_truncated_final_url_gives_no_condition(tail: str) -> None:
     """A final URL that may be truncated in the manifest could belong to many URLs."""
-    assert condition_of(former('"a"', final_url=shortened(f"http://b.example/?{tail}", URL_LIMIT))) is None
+    assert condition_of(previous_image('"a"', final_url=shortened(f"http://b.example/?{tail}", URL_LIMIT))) is None

@@ -33,7 +33,7 @@ def sockets() -> Iterator[Callable[[int], list[socket.socket]]]:
         yield lambda number: [stack.enter_context(socket.socket()) for _ in range(number)]
 
 
-def program(code: str, descriptors: int, *arguments: str) -> dict[str, int]:
+def run_program(code: str, descriptors: int, *arguments: str) -> dict[str, int]:
     """Run a program with this limit of file descriptors; return its JSON output."""
     ended = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code), *arguments],
@@ -118,7 +118,7 @@ def test_finds_the_cause_of_an_error() -> None:
 
 def test_raises_the_soft_limit_to_the_hard_one() -> None:
     """A process raises its soft limit to the hard limit when it starts, not when a module is imported."""
-    found = program(
+    found = run_program(
         """
         import json, resource
         resource.setrlimit(resource.RLIMIT_NOFILE, (100, 200))
@@ -218,7 +218,7 @@ _DOWNLOADS = """
 @pytest.mark.parametrize(("limit", "slots"), [(64, 40), (64, 70)])
 def test_all_images_are_saved_with_few_descriptors(tmp_path: Path, kept_alive: int, limit: int, slots: int) -> None:
     """With 20 keep-alive hosts, and once with more slots than descriptors, nothing fails and nothing is retried."""
-    found = program(_DOWNLOADS, limit, str(kept_alive), str(tmp_path), str(slots))
+    found = run_program(_DOWNLOADS, limit, str(kept_alive), str(tmp_path), str(slots))
     assert (found["saved"], found["attempts"]) == (300, 300)
     assert found["highest"] <= limit * 3 // 4
 

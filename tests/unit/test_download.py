@@ -670,7 +670,7 @@ def test_opt_out_can_be_ignored(demo: DemoServer, downloader: Downloader) -> Non
     assert got.body == picture(3)
 
 
-def broken(*pieces: bytes) -> Iterator[bytes]:
+def cut_off(*pieces: bytes) -> Iterator[bytes]:
     """Send the pieces, then close the connection."""
     yield from pieces
     raise ConnectionError
@@ -727,7 +727,7 @@ def test_interrupted_body_is_resumed(
 ) -> None:
     """The rest of a body is requested if the server supports ranges and sends a strong validator."""
     first = response(b"imag", "200 OK", *fields, "Content-Length: 8", length=False)
-    replies = iter([broken(first), iter([then])])
+    replies = iter([cut_off(first), iter([then])])
     with Canned(lambda _: next(replies)) as server:
         got, attempts = download(
             Downloader(sessions_to(server.address)), server.url, FetchOptions(retries=1, backoff=0, timeout=2.0)
@@ -748,7 +748,7 @@ def asked(request: bytes) -> tuple[bytes, ...]:
     return tuple(line for line in request.split(b"\r\n") if line.startswith(b"If-"))
 
 
-def under_condition(
+def download_conditionally(
     downloader: Downloader, url: str, condition: Condition = _CONDITION, options: FetchOptions = ONCE
 ) -> tuple[Download, int]:
     """Return a URL's download under a condition, and the number of attempts."""
@@ -764,7 +764,7 @@ def test_unchanged_image_is_not_sent(sessions_to: Callable[..., Sessions]) -> No
     with Canned(always(unchanged)) as server:
         downloader = Downloader(sessions_to(server.address))
         for _ in range(2):
-            got, attempts = under_condition(downloader, server.url)
+            got, attempts = download_conditionally(downloader, server.url)
             assert (got.unchanged, got.body, got.http_status, got.etag, got.last_modified) == (
                 *(True, b"", 304, '"b"'),
                 None,
@@ -777,7 +777,7 @@ def test_unchanged_image_is_not_sent(sessions_to: Callable[..., Sessions]) -> No
 def test_changed_image_is_sent(sessions_to: Callable[..., Sessions]) -> None:
     """A 200 to a conditional request is a normal download."""
     with Canned(always(response(b"newer", "200 OK", 'ETag: "b"'))) as server:
-        got, _ = under_condition(Downloader(sessions_to(server.address)), server.url)
+        got, _ = download_conditionally(Downloader(sessions_to(server.address)), server.url)
     assert (got.unchanged, got.body, got.http_status, got.etag) == (False, b"newer", 200, '"b"')
 
 
@@ -790,7 +790,7 @@ def test_condition_goes_to_the_url_that_gave_it(sessions_to: Callable[..., Sessi
 
     with Canned(answer) as server:
         there = replace(_CONDITION, url=f"{server.url}/b?sig=***")
-        got, _ = under_condition(Downloader(sessions_to(server.address)), server.url, there)
+        got, _ = download_conditionally(Downloader(sessions_to(server.address)), server.url, there)
     assert (got.unchanged, got.final_url) == (True, there.url)
     assert [asked(request) for request in server.requests] == [(), _ASKED]
 
@@ -804,7 +804,7 @@ def test_changed_final_url_gets_no_condition(route: str, sessions_to: Callable[.
     with Canned(lambda _: [next(replies)]) as server:
         condition = _CONDITION if route == "redirects now" else replace(_CONDITION, url=f"{server.url}/b")
         with pytest.raises(BadResponse, match="nobody asked for"):
-            under_condition(Downloader(sessions_to(server.address)), server.url, condition)
+            download_conditionally(Downloader(sessions_to(server.address)), server.url, condition)
     assert asked(server.requests[-1]) == ()
 
 
@@ -813,24 +813,24 @@ def test_opt_out_of_an_unchanged_image(sessions_to: Callable[..., Sessions]) -> 
     with Canned(always(response(b"", "304 Not Modified", "X-Robots-Tag: noai", length=False))) as server:
         downloader = Downloader(sessions_to(server.address))
         with pytest.raises(OptedOut, match="says noai") as caught:
-            under_condition(downloader, server.url)
+            download_conditionally(downloader, server.url)
         assert caught.value.http_status == 304
-        assert under_condition(downloader, server.url, options=replace(ONCE, ignore_opt_out=True))[0].unchanged
+        assert download_conditionally(downloader, server.url, options=replace(ONCE, ignore_opt_out=True))[0].unchanged
 
 
 def test_retries_of_a_conditional_request(sessions_to: Callable[..., Sessions]) -> None:
     """A failed attempt is repeated with the condition; for an interrupted newer image, the rest is requested."""
     newer = response(b"imag", "200 OK", "Accept-Ranges: bytes", 'ETag: "b"', "Content-Length: 8", length=False)
     rest = response(b"eone", "206 Partial", "Content-Range: bytes 4-7/8", 'ETag: "b"')
-    replies = iter([iter([response(b"", "503 What")]), broken(newer), iter([rest])])
+    replies = iter([iter([response(b"", "503 What")]), cut_off(newer), iter([rest])])
     with Canned(lambda _: next(replies)) as server:
         options = FetchOptions(retries=2, backoff=0, timeout=2.0)
-        got, attempts = under_condition(Downloader(sessions_to(server.address)), server.url, options=options)
+        got, attempts = download_conditionally(Downloader(sessions_to(server.address)), server.url, options=options)
     assert (got.body, got.http_status, attempts) == (b"imageone", 206, 3)
     assert [asked(request) for request in server.requests] == [_ASKED, _ASKED, (b'If-Range: "b"',)]
 
 
-_NOT_THE_REST = {
+_MISMATCHED_RESTS = {
     "wrong range": response(b"eone", "206 Partial", "Content-Range: bytes 3-6/8"),
     "other size": response(b"eone", "206 Partial", "Content-Range: bytes 4-7/9"),
     "two ranges": response(b"eone", "206 Partial", "Content-Range: bytes 4-7/8", "Content-Range: bytes 0-3/8"),
@@ -841,11 +841,11 @@ _NOT_THE_REST = {
 }
 
 
-@pytest.mark.parametrize("answer", _NOT_THE_REST.values(), ids=_NOT_THE_REST)
+@pytest.mark.parametrize("answer", _MISMATCHED_RESTS.values(), ids=_MISMATCHED_RESTS)
 def test_mismatched_rest_is_never_joined(answer: bytes, sessions_to: Callable[..., Sessions]) -> None:
     """If the server continues with anything but the rest, the whole image is requested again."""
     first = response(b"imag", "200 OK", *_STRONG_ETAG, "Content-Length: 8", length=False)
-    replies = iter([broken(first), iter([answer]), iter([response(b"imageone")])])
+    replies = iter([cut_off(first), iter([answer]), iter([response(b"imageone")])])
     with Canned(lambda _: next(replies)) as server:
         got, attempts = download(
             Downloader(sessions_to(server.address)), server.url, FetchOptions(retries=2, backoff=0, timeout=2.0)
@@ -864,7 +864,7 @@ def test_body_is_resumed_repeatedly(sessions_to: Callable[..., Sessions]) -> Non
         return next(replies)
 
     for cap, body in ((8, b"imageone"), (7, None)):
-        replies = iter([broken(chunked), broken(second), iter([response(b"", "503 What")]), iter([third])])
+        replies = iter([cut_off(chunked), cut_off(second), iter([response(b"", "503 What")]), iter([third])])
         with Canned(answer) as server:
             downloader = Downloader(sessions_to(server.address))
             options = FetchOptions(retries=3, backoff=0, timeout=2.0, max_bytes=cap)

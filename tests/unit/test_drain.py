@@ -13,7 +13,7 @@ from producer.drain import Drain
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> Any:
+def workers(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Fake the workers' replies to the next questions, the live workers, and the clock."""
     state = SimpleNamespace(now=100.0, answers=[], living={})
 
@@ -32,64 +32,64 @@ def worker(node: str) -> str:
     return f"{node}|host|boot.1|1|random"
 
 
-def begun(asked: Any, *nodes: str) -> Drain:
+def start_drain(workers: Any, *nodes: str) -> Drain:
     """Start draining a run with a deadline of a minute."""
-    asked.living = {worker(node): True for node in nodes}
-    return Drain("run", Mock(), 60.0, asked.now)
+    workers.living = {worker(node): True for node in nodes}
+    return Drain("run", Mock(), 60.0, workers.now)
 
 
-def ask(drain: Drain, asked: Any, *answers: dict[str, dict[str, int]]) -> Drain:
+def ask(drain: Drain, workers: Any, *answers: dict[str, dict[str, int]]) -> Drain:
     """Ask again, half a second later."""
-    asked.now += 0.6
-    asked.answers = list(answers)
+    workers.now += 0.6
+    workers.answers = list(answers)
     drain.ask()
     return drain
 
 
-def test_idle_workers_are_asked_twice(asked: Any) -> None:
+def test_idle_workers_are_asked_twice(workers: Any) -> None:
     """The workers' images are added up; draining ends once all workers have reported twice that they are idle."""
-    found = begun(asked, "a@x", "b@x")
+    found = start_drain(workers, "a@x", "b@x")
     busy, idle = {"images": 3, "shards": 0}, {"images": 0, "shards": 0}
-    assert ask(found, asked, {"a@x": busy}, {"b@x": busy}).images == 6
-    assert not ask(found, asked, {"a@x": idle}, {"b@x": {"images": 0, "shards": 1}}).idle
-    assert not ask(found, asked, {"a@x": idle}, {"b@x": idle}).idle
-    assert ask(found, asked, {"a@x": idle}, {"b@x": idle}).idle
+    assert ask(found, workers, {"a@x": busy}, {"b@x": busy}).images == 6
+    assert not ask(found, workers, {"a@x": idle}, {"b@x": {"images": 0, "shards": 1}}).idle
+    assert not ask(found, workers, {"a@x": idle}, {"b@x": idle}).idle
+    assert ask(found, workers, {"a@x": idle}, {"b@x": idle}).idle
 
 
-def test_silent_worker_is_waited_for(asked: Any) -> None:
+def test_silent_worker_is_waited_for(workers: Any) -> None:
     """A live worker without a reply counts as still busy; if none replies, draining ends after ten seconds."""
-    found = begun(asked, "a@x", "b@x")
+    found = start_drain(workers, "a@x", "b@x")
     idle = {"images": 0, "shards": 0}
-    ask(found, asked, {"a@x": idle}, {"b@x": {"images": 2, "shards": 0}})
+    ask(found, workers, {"a@x": idle}, {"b@x": {"images": 2, "shards": 0}})
     for _ in range(3):
-        assert ask(found, asked, {"a@x": idle}).images == 2
+        assert ask(found, workers, {"a@x": idle}).images == 2
     assert not found.idle
-    silent = begun(asked, "a@x")
-    assert not ask(ask(silent, asked), asked).idle
-    asked.now += 10
-    assert ask(ask(silent, asked), asked).idle
+    silent = start_drain(workers, "a@x")
+    assert not ask(ask(silent, workers), workers).idle
+    workers.now += 10
+    assert ask(ask(silent, workers), workers).idle
 
 
-def test_dead_worker_is_not_waited_for(asked: Any) -> None:
+def test_dead_worker_is_not_waited_for(workers: Any) -> None:
     """A dead worker's tasks are left to `resume`."""
-    found = begun(asked, "a@x")
-    ask(found, asked, {"a@x": {"images": 2, "shards": 0}})
-    asked.living[worker("a@x")] = False
-    assert ask(ask(found, asked), asked).images == 0
+    found = start_drain(workers, "a@x")
+    ask(found, workers, {"a@x": {"images": 2, "shards": 0}})
+    workers.living[worker("a@x")] = False
+    assert ask(ask(found, workers), workers).images == 0
     assert found.idle
 
 
-def test_worker_of_another_version_counts_as_idle(asked: Any) -> None:
+def test_worker_of_another_version_counts_as_idle(workers: Any) -> None:
     """It takes no task of the run, and replies that it does not know the command."""
-    found = begun(asked, "a@x")
+    found = start_drain(workers, "a@x")
     error: Any = {"error": "KeyError('imagefleet_drain')"}
-    assert ask(ask(found, asked, {"a@x": error}), asked, {"a@x": error}).idle
+    assert ask(ask(found, workers, {"a@x": error}), workers, {"a@x": error}).idle
 
 
-def test_drain_has_a_time_limit(asked: Any) -> None:
+def test_drain_has_a_time_limit(workers: Any) -> None:
     """Draining lasts at most the deadline and a few seconds, whatever the workers report."""
-    found = begun(asked, "a@x")
-    asked.now += 64
+    found = start_drain(workers, "a@x")
+    workers.now += 64
     assert not found.overdue
-    asked.now += 2
+    workers.now += 2
     assert found.overdue

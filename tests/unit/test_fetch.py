@@ -416,23 +416,23 @@ def test_new_validators_win(since: Store, new: Store, sessions_to: Callable[...,
     )
 
 
-@pytest.mark.parametrize("spoil", ["gone", "shorter", "link", "wrong extension", "outside"])
+@pytest.mark.parametrize("change", ["gone", "shorter", "link", "wrong extension", "outside"])
 def test_unusable_previous_file_sends_no_condition(
-    since: Store, new: Store, sessions_to: Callable[..., Sessions], spoil: str
+    since: Store, new: Store, sessions_to: Callable[..., Sessions], change: str
 ) -> None:
     """Without a usable previous file, no conditional request is sent."""
     with Canned(conditional(image())) as server:
         downloader = Downloader(sessions_to(server.address))
         former = saved_before(server.url, downloader, since)
-        if spoil == "shorter":
+        if change == "shorter":
             former.file.write_bytes(image()[:-1])
-        elif spoil == "link":
+        elif change == "link":
             former.file.rename(since.path("there"))
             former.file.symlink_to(since.path("there"))
-        elif spoil == "gone":
+        elif change == "gone":
             former.file.unlink()
         else:
-            path = {"wrong extension": "00002/000023.txt", "outside": "../old/00002/000023.png"}[spoil]
+            path = {"wrong extension": "00002/000023.txt", "outside": "../old/00002/000023.png"}[change]
             since.path("00002/000023.txt").write_bytes(image())
             former = replace(former, facts=replace(former.facts, path=path))
         outcome = fetch(server.url, 0, _RUN, new, downloader, former=former)
@@ -440,23 +440,23 @@ def test_unusable_previous_file_sends_no_condition(
     assert b"If-" not in server.requests[-1]
 
 
-@pytest.mark.parametrize("spoil", ["changed, same size", "gone meanwhile"])
+@pytest.mark.parametrize("change", ["changed, same size", "gone meanwhile"])
 def test_changed_previous_file_is_not_reused(
-    since: Store, new: Store, sessions_to: Callable[..., Sessions], spoil: str
+    since: Store, new: Store, sessions_to: Callable[..., Sessions], change: str
 ) -> None:
     """If a previous file differs from its manifest, the image is requested in full at once."""
     body = image()
     answers = conditional(body)
 
     def answer(request: bytes) -> list[bytes]:
-        if spoil == "gone meanwhile" and b"If-None-Match" in request:
+        if change == "gone meanwhile" and b"If-None-Match" in request:
             former.file.unlink()
         return answers(request)
 
     with Canned(answer) as server:
         downloader = Downloader(sessions_to(server.address))
         former = saved_before(server.url, downloader, since)
-        if spoil == "changed, same size":
+        if change == "changed, same size":
             former.file.write_bytes(body[:-1] + b"x")
         outcome = fetch(
             server.url, 0, replace(_RUN, fetch=replace(_RUN.fetch, retries=0)), new, downloader, former=former

@@ -33,32 +33,32 @@ _OTHERS = [
 ]
 
 
-def written(outcome: Outcome) -> str:
+def event_text(outcome: Outcome) -> str:
     """Return an Outcome as text in a worker's event."""
     return str(saferepr(outcome.to_json(), 1024))
 
 
-def ended(result: str) -> dict[str, Any]:
+def success_event(result: str) -> dict[str, Any]:
     """Return the event of a task with this result."""
     return {"type": "task-succeeded", "uuid": "a", "result": result, "runtime": 0.1}
 
 
 def test_saved_image_in_a_line() -> None:
     """A saved image is shown with its size, format and bytes."""
-    assert line(written(_SAVED)) == "success: 400x200 jpeg, 15,339 bytes"
+    assert line(event_text(_SAVED)) == "success: 400x200 jpeg, 15,339 bytes"
 
 
 def test_failed_image_in_a_line() -> None:
     """A failed image is shown with its status, reason and message, however long."""
-    assert line(written(_MISSING)) == "failed_to_download: http_4xx (HTTP 404 Not Found)"
+    assert line(event_text(_MISSING)) == "failed_to_download: http_4xx (HTTP 404 Not Found)"
     words = "it's no image " * 14
     long = Outcome("1", Status.FAILED_TO_RESIZE, Reason.NOT_IMAGE, words)
-    assert line(written(long)) == f"failed_to_resize: not_image ({words})"
+    assert line(event_text(long)) == f"failed_to_resize: not_image ({words})"
 
 
 def test_page_has_all_fields() -> None:
     """A task's page has every field with a value, in the manifest's order."""
-    assert page(written(_MISSING)) == (
+    assert page(event_text(_MISSING)) == (
         "key: 00000008\nstatus: failed_to_download\nreason: http_4xx\nerror_message: HTTP 404 Not Found\n"
         "http_status: 404\nattempts: 0\nfetch_seconds: 0.0\nfinished_at: 0.0"
     )
@@ -80,24 +80,24 @@ def test_page_has_all_fields() -> None:
 def test_any_outcome_is_read(outcome: Outcome) -> None:
     """Quotes, backslashes and line ends in a server's texts change neither fields nor state."""
     values = outcome.to_json()
-    assert page(written(outcome)) == "\n".join(f"{name}: {value}" for name, value in values.items())
-    assert honest(ended(written(outcome)))["type"] == ("task-succeeded" if outcome.ok else "task-failed")
-    assert line(written(outcome)).startswith(f"{outcome.status}: ")
+    assert page(event_text(outcome)) == "\n".join(f"{name}: {value}" for name, value in values.items())
+    assert honest(success_event(event_text(outcome)))["type"] == ("task-succeeded" if outcome.ok else "task-failed")
+    assert line(event_text(outcome)).startswith(f"{outcome.status}: ")
 
 
 @pytest.mark.parametrize("result", _OTHERS)
 def test_other_results_are_unchanged(result: str) -> None:
     """Any result but an Outcome is shown unchanged, and does not count as a failure."""
     assert line(result) == page(result) == result
-    assert honest(ended(result)) == ended(result)
+    assert honest(success_event(result)) == success_event(result)
 
 
 def test_failed_image_is_a_failed_task() -> None:
     """Only the type changes, in a copy of the event, because others may hold the original."""
-    event = ended(written(_MISSING))
+    event = success_event(event_text(_MISSING))
     assert honest(event) == {**event, "type": "task-failed"}
     assert event["type"] == "task-succeeded"
-    assert honest(ended(written(_SAVED))) == ended(written(_SAVED))
+    assert honest(success_event(event_text(_SAVED))) == success_event(event_text(_SAVED))
 
 
 def test_other_events_are_unchanged() -> None:
@@ -135,7 +135,7 @@ assert options.read_only
 assert not (options.persistent or options.natural_time or options.enable_events)
 assert (options.max_tasks, options.max_workers, options.purge_offline_workers) == (20000, 1000, 300)
 assert len(visible_task_columns(options.tasks_columns)) == options.tasks_columns.count(",") + 1
-shown = options.format_task(SimpleNamespace(result={written(_MISSING)!r})).result
+shown = options.format_task(SimpleNamespace(result={event_text(_MISSING)!r})).result
 assert shown == "failed_to_download: http_4xx (HTTP 404 Not Found)", shown
 assert options.format_task(SimpleNamespace(result=None)).result is None
 handlers = [rule.handler_class if isinstance(rule, URLSpec) else rule[1] for rule in flower.urls.handlers]

@@ -39,7 +39,7 @@ def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "out")
 
 
-def found(store: Store) -> dict[str, Finding]:
+def findings_by_name(store: Store) -> dict[str, Finding]:
     """Return the findings about a folder's run, by name; each problem has a remedy."""
     findings = [finding for finding in folder.examined(store) if not finding.name.endswith("here")]
     assert all(bool(finding.todo) == (finding.level is not Level.OK) for finding in findings)
@@ -49,13 +49,13 @@ def found(store: Store) -> dict[str, Finding]:
 
 def levels(store: Store) -> dict[str, Level]:
     """Return the levels of all findings except OK."""
-    return {name: finding.level for name, finding in found(store).items() if finding.level is not Level.OK}
+    return {name: finding.level for name, finding in findings_by_name(store).items() if finding.level is not Level.OK}
 
 
 def test_folder_without_a_run(store: Store) -> None:
     """A folder that is empty, or holds only other files, can be used."""
     store.replace("mine.txt", b"")
-    assert (levels(store), found(store)["run"].found) == ({}, "no run is in it")
+    assert (levels(store), findings_by_name(store)["run"].found) == ({}, "no run is in it")
 
 
 @pytest.mark.parametrize("name", ["00000.parquet", "00001_stats.json"])
@@ -63,7 +63,7 @@ def test_leftovers_of_a_run_are_named(store: Store, name: str) -> None:
     """A file that would prevent a run is named."""
     store.replace(name, b"")
     assert levels(store) == {"run": Level.BAD}
-    assert name in found(store)["run"].found
+    assert name in findings_by_name(store)["run"].found
 
 
 @pytest.mark.parametrize("name", ["00003", ".plan", ".tmp"])
@@ -73,7 +73,7 @@ def test_folder_inside_of_a_run(store: Store, source: Path, name: str) -> None:
     store.path(name).mkdir(exist_ok=True)
     for file in store.path(name).iterdir():
         file.unlink()
-    finding = found(Store(store.path(name)))["run"]
+    finding = findings_by_name(Store(store.path(name)))["run"]
     assert (finding.level, finding.todo) == (Level.BAD, f"Give {store.root}.")
 
 
@@ -82,7 +82,7 @@ def test_damaged_run_file(store: Store, source: Path) -> None:
     left(source, store, _ROWS, 2, State.INTERRUPTED, PlanState.COMPLETE)
     path = store.path("run.json")
     path.write_text(path.read_text().replace('"window": 8', '"window": 9'))
-    finding = found(store)["run"]
+    finding = findings_by_name(store)["run"]
     assert finding.level is Level.BAD
     assert "can't be trusted" in finding.found
     assert "run the list into another folder" in finding.todo
@@ -95,7 +95,7 @@ def test_folder_of_a_baseline(store: Store) -> None:
     collect(0, [Outcome("000000", Status.FAILED_TO_DOWNLOAD, Reason.TIMEOUT, finished_at=101.0)], options, store)
     for name in ("00000.parquet", plan.name(0)):
         assert levels(store) == {}
-        assert "one of the ways of a comparison" in found(store)["run"].found
+        assert "one of the ways of a comparison" in findings_by_name(store)["run"].found
         store.remove(name)
     assert levels(store) == {"run": Level.BAD}
     # The comparison.json next to the folder also identifies it.
@@ -111,10 +111,10 @@ def test_missing_images_are_counted(store: Store, source: Path) -> None:
     for outcome in outcomes:
         store.create(outcome.path or "", b"image")
     collect(1, outcomes, RunOptions(str(store.root), SIZE, run_id=RUN_ID), store)
-    assert "images" not in found(store)
+    assert "images" not in findings_by_name(store)
     for outcome in outcomes[1:]:
         store.remove(outcome.path or "")
-    finding = found(store)["images"]
+    finding = findings_by_name(store)["images"]
     assert (finding.level, finding.found) == (Level.WARN, "2 images that manifests name are gone, of shards 00001 (2)")
     assert "remove the manifest of such a shard (00001.parquet)" in finding.todo
     assert f"`producer resume {store.root}` does that shard again" in finding.todo
@@ -125,7 +125,7 @@ def test_unfinished_run(store: Store, source: Path, state: State) -> None:
     """The report gives the run's state, its progress, and how to resume it."""
     left(source, store, _ROWS, 2, state, PlanState.COMPLETE)
     assert levels(store) == {"run": Level.WARN}
-    seen = found(store)
+    seen = findings_by_name(store)
     assert seen["run"].found == f"{RUN_ID} of {source}: {state}"
     assert seen["run"].todo == f"Go on with it by `producer resume {store.root}`."
     assert seen["plan"].found == "4 shards planned, all checked"
@@ -137,20 +137,20 @@ def test_live_and_dead_producer(store: Store, source: Path) -> None:
     left(source, store, _ROWS, 2, State.RUNNING, PlanState.OPEN)
     with lock.held(store, None):
         assert levels(store) == {}
-        assert "its producer is process" in found(store)["run"].found
+        assert "its producer is process" in findings_by_name(store)["run"].found
         written = store.read(lock.NAME)
     assert levels(store) == {"run": Level.WARN}
-    assert found(store)["run"].found.endswith("its record says that it runs, but its producer is dead")
+    assert findings_by_name(store)["run"].found.endswith("its record says that it runs, but its producer is dead")
     # The state after a kill.
     store.replace(lock.NAME, written)
-    assert "but its producer, process" in found(store)["run"].found
+    assert "but its producer, process" in findings_by_name(store)["run"].found
 
 
 def test_complete_run_with_failures(store: Store, source: Path) -> None:
     """For temporary failures, a retry is suggested."""
     left(source, store, _ROWS, _SHARDS, State.COMPLETE, PlanState.COMPLETE)
     assert levels(store) == {"failures": Level.WARN}
-    finding = found(store)["failures"]
+    finding = findings_by_name(store)["failures"]
     assert finding.found == "11 of 11 images, 11 for reasons that may be gone"
     assert f"producer retry {store.root}" in finding.todo
 
@@ -160,12 +160,12 @@ def test_damaged_and_missing_manifests(store: Store, source: Path) -> None:
     left(source, store, _ROWS, _SHARDS, State.COMPLETE, PlanState.COMPLETE)
     whole = store.read("00001.parquet")
     store.path("00001.parquet").write_bytes(whole[:-100])
-    finding = found(store)["manifests"]
+    finding = findings_by_name(store)["manifests"]
     assert finding.level is Level.BAD
     assert finding.found.startswith("4 of 4 shards done; of 4 that were checked, 1 not to be trusted: 00001.parquet (")
     assert "remove it" in finding.todo
     store.remove("00001.parquet")
-    finding = found(store)["manifests"]
+    finding = findings_by_name(store)["manifests"]
     assert (finding.level, finding.found) == (Level.WARN, "3 of 4 shards done, all checked")
 
 
@@ -182,7 +182,7 @@ def test_missing_plan_file(store: Store, source: Path, change: Callable[[Path], 
     left(source, store, _ROWS, 2, State.INTERRUPTED, PlanState.COMPLETE)
     store.remove(".plan/00002.parquet")
     change(source)
-    finding = found(store)["plan"]
+    finding = findings_by_name(store)["plan"]
     assert (finding.level, ".plan/00002.parquet" in finding.found) == (level, True)
     assert todo in finding.todo
 
@@ -190,17 +190,17 @@ def test_missing_plan_file(store: Store, source: Path, change: Callable[[Path], 
 def test_partly_read_list(store: Store, source: Path) -> None:
     """If the rest of a list can't be planned any more, the report says so."""
     left(source, store, _ROWS, 2, State.INTERRUPTED, PlanState.OPEN)
-    assert found(store)["plan"].found.endswith("the list was not read to its end")
+    assert findings_by_name(store)["plan"].found.endswith("the list was not read to its end")
     source.unlink()
-    assert found(store)["plan"].level is Level.WARN
-    assert "is gone, or was changed" in found(store)["plan"].found
+    assert findings_by_name(store)["plan"].level is Level.WARN
+    assert "is gone, or was changed" in findings_by_name(store)["plan"].found
 
 
 def test_checking_manifests_is_limited_in_time(store: Store, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Checking stops when the time is up; the report gives the number of checked manifests."""
     left(source, store, _ROWS, 3, State.INTERRUPTED, PlanState.COMPLETE)
     monkeypatch.setattr(folder, "_PATIENCE", 0)
-    assert found(store)["manifests"].found == "3 of 4 shards done, 1 of them, within 0 s, checked"
+    assert findings_by_name(store)["manifests"].found == "3 of 4 shards done, 1 of them, within 0 s, checked"
 
 
 _MIB = 1024**2

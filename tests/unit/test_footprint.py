@@ -23,7 +23,7 @@ _TEAL = Image.new("RGB", (640, 480), "teal")
 _COMMENT = b"\xff\xfe\x00\x06" + b"\xff\xda\xff\xda"
 
 
-def held(body: bytes, limit: int = _LIMIT, draft: int | None = None) -> int:
+def estimated_pixels(body: bytes, limit: int = _LIMIT, draft: int | None = None) -> int:
     """Return the pixels that decoding an image holds in memory, after a draft if given."""
     with images.opened(body, limit) as image:
         if draft:
@@ -34,23 +34,23 @@ def held(body: bytes, limit: int = _LIMIT, draft: int | None = None) -> int:
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF"])
 def test_ordinary_image_counts_its_pixels(kind: str) -> None:
     """An ordinary image counts with its own number of pixels."""
-    assert held(encoded(_TEAL, kind)) == 640 * 480
+    assert estimated_pixels(encoded(_TEAL, kind)) == 640 * 480
 
 
 def test_draft_reduces_the_estimate() -> None:
     """A JPEG decoded at an eighth of its sides counts with the reduced size."""
-    assert held(encoded(_TEAL, "JPEG"), draft=1) == 80 * 60
+    assert estimated_pixels(encoded(_TEAL, "JPEG"), draft=1) == 80 * 60
 
 
 @pytest.mark.parametrize("body", [encoded(_TEAL, "JPEG", progressive=True), bombs.jpeg((640, 480), 3, data=False)])
 def test_several_scans_count_in_full(body: bytes) -> None:
     """A JPEG with several scans counts in full, whatever the draft."""
-    assert held(body) == held(body, draft=1) == 640 * 480
+    assert estimated_pixels(body) == estimated_pixels(body, draft=1) == 640 * 480
 
 
 def test_incomplete_scan_counts_in_full() -> None:
     """A JPEG with a single scan of one component out of three counts in full too."""
-    assert held(bombs.jpeg((640, 480), 1, data=False), draft=1) == 640 * 480
+    assert estimated_pixels(bombs.jpeg((640, 480), 1, data=False), draft=1) == 640 * 480
 
 
 def test_each_image_of_a_file_is_checked() -> None:
@@ -73,9 +73,9 @@ def test_scans_are_limited(scans: int) -> None:
     body = bombs.jpeg((64, 64), scans, before=_COMMENT * 50)
     if scans > 200:
         with pytest.raises(Undecodable, match="more than 200 scans"):
-            held(body)
+            estimated_pixels(body)
     else:
-        assert held(body) == 64 * 64
+        assert estimated_pixels(body) == 64 * 64
 
 
 def test_end_marker_in_a_comment_hides_nothing() -> None:
@@ -83,36 +83,36 @@ def test_end_marker_in_a_comment_hides_nothing() -> None:
     end = b"\xff\xfe\x00\x04\xff\xd9"
     body = bombs.jpeg((64, 64), 1)
     with pytest.raises(Undecodable, match="scans"):
-        held(body[:-2] + end + body[body.index(b"\xff\xda") : -2] * 201 + body[-2:])
+        estimated_pixels(body[:-2] + end + body[body.index(b"\xff\xda") : -2] * 201 + body[-2:])
 
 
 def test_segments_are_limited() -> None:
     """A JPEG with too many segments is refused before all of them are read."""
     with pytest.raises(Undecodable, match="segments"):
-        held(bombs.jpeg((64, 64), 3, before=b"\xff\xfe\x00\x02" * 20_001))
+        estimated_pixels(bombs.jpeg((64, 64), 3, before=b"\xff\xfe\x00\x02" * 20_001))
 
 
 def test_tiles_are_limited() -> None:
     """A TIFF's tile size counts, and is limited as the image's size is."""
-    assert held(bombs.tiled_tiff((512, 256))) == 512 * 256
+    assert estimated_pixels(bombs.tiled_tiff((512, 256))) == 512 * 256
     with pytest.raises(TooManyPixels, match="tiles of 32768x32768 pixels, more than 1000000"):
-        held(bombs.tiled_tiff((32768, 32768)))
+        estimated_pixels(bombs.tiled_tiff((32768, 32768)))
     with pytest.raises(Undecodable, match="tiles are no integers"):
-        held(bombs.tiled_tiff((32768, 32768), kind=11))
+        estimated_pixels(bombs.tiled_tiff((32768, 32768), kind=11))
 
 
 def test_first_tile_size_counts() -> None:
     """Of two tile sizes the first counts, as for the decoder; `_BOMBS` shows the cost of a large second one."""
-    assert held(bombs.tiled_tiff((32, 32), (32768, 32768))) == 32 * 32
+    assert estimated_pixels(bombs.tiled_tiff((32, 32), (32768, 32768))) == 32 * 32
     with pytest.raises(TooManyPixels, match="tiles of"):
-        held(bombs.tiled_tiff((32768, 32768), (32, 32)))
+        estimated_pixels(bombs.tiled_tiff((32768, 32768), (32, 32)))
 
 
 def test_avif_counts_as_the_largest_allowed() -> None:
     """An AVIF's header does not bound its coded size, so it counts as the largest size that is decoded."""
     body = bombs.small_avif((640, 480))
     assert images.inspect(body, _LIMIT).width == 16
-    assert held(body) == 16384 * 16384
+    assert estimated_pixels(body) == 16384 * 16384
 
 
 def _resized(body: bytes) -> ImageInfo:
@@ -134,7 +134,7 @@ _BOMBS = {
 }
 
 
-def judge() -> None:
+def print_costs() -> None:
     """Print each bomb's result, then the longest CPU time for one in seconds, and the growth of peak memory in MB."""
     import resource
     import time
@@ -149,21 +149,21 @@ def judge() -> None:
             started = time.process_time()
             try:
                 call(body)
-                said = "fine"
+                result = "fine"
             except FetchError as error:
-                said = type(error).__name__
+                result = type(error).__name__
             longest = max(longest, time.process_time() - started)
-            sys.stdout.write(f"{name}, {call.__name__[1:]}: {said}\n")
+            sys.stdout.write(f"{name}, {call.__name__[1:]}: {result}\n")
     sys.stdout.write(f"{longest}\n{peak() - before}\n")
 
 
 def test_bombs_are_cheap() -> None:
     """Neither small bombs nor megabytes of metadata use memory or time beyond the limits."""
-    argv = [sys.executable, "-c", "from tests.unit.test_footprint import judge; judge()"]
-    *said, longest, grown = subprocess.run(
+    argv = [sys.executable, "-c", "from tests.unit.test_footprint import print_costs; print_costs()"]
+    *results, longest, grown = subprocess.run(
         argv, check=True, capture_output=True, text=True, timeout=60
     ).stdout.splitlines()
-    assert said == [
+    assert results == [
         "tile, decoded: TooManyPixels",
         "tile, resized: TooManyPixels",
         "second tile, decoded: Undecodable",

@@ -35,18 +35,18 @@ _FETCH = FetchOptions()
 _FACTS: dict[str, Any] = {"width": 4, "height": 3, "format": "png", "bytes": 3, "sha256": "f00"}
 
 
-def saved(place: int, url: str, **values: object) -> tuple[str, Outcome]:
+def saved_row(place: int, url: str, **values: object) -> tuple[str, Outcome]:
     """Return a row of a previous run: a URL, and the Outcome of its image, with an ETag unless given."""
     shard, offset = divmod(place, _SIZE)
     return url, success(offset, shard, _SIZE, **{**_FACTS, "etag": f'"{place}"', **values})
 
 
-def failed(place: int, url: str) -> tuple[str, Outcome]:
+def failed_row(place: int, url: str) -> tuple[str, Outcome]:
     """Return a row of a failed image."""
     return url, Outcome(f"{place:06d}", Status.FAILED_TO_DOWNLOAD, Reason.TIMEOUT, etag='"x"')
 
 
-def write(
+def write_run(
     store: Store,
     rows: list[tuple[str, Outcome]],
     fetch: FetchOptions = _FETCH,
@@ -97,7 +97,7 @@ def timestamps(store: Store) -> dict[Path, tuple[int, int]]:
 
 def test_url_finds_its_image(old: Store, out: Store) -> None:
     """In any order of the new list, each URL finds its image, in whichever shard of the previous run."""
-    write(old, [saved(place, f"u{place}") for place in range(7)])
+    write_run(old, [saved_row(place, f"u{place}") for place in range(7)])
     before = timestamps(old)
     assert found(old, out, "u6", "new", "u0", "u3", "u0") == [
         "00002/000020.png",
@@ -117,7 +117,7 @@ def test_all_facts_are_taken_over(old: Store, out: Store) -> None:
         "exif": "{}",
         "final_url": "http://b.example/",
     }
-    write(old, [saved(0, "u", last_modified="Thu, 01 Jan 2026 00:00:00 GMT", **values)])
+    write_run(old, [saved_row(0, "u", last_modified="Thu, 01 Jan 2026 00:00:00 GMT", **values)])
     (request,) = joined([ImageRequest(0, "u")], Options(_FETCH, since=str(old.root)), out)
     assert request.former == Former(
         path="00000/000000.png", etag='"0"', last_modified="Thu, 01 Jan 2026 00:00:00 GMT", **_FACTS, **values
@@ -126,37 +126,37 @@ def test_all_facts_are_taken_over(old: Store, out: Store) -> None:
 
 def test_first_reusable_image_of_a_url_counts(old: Store, out: Store) -> None:
     """If a URL occurs more than once in the previous run, its first reusable image counts."""
-    rows = [failed(0, "u"), saved(1, "u", etag=None), saved(2, "u"), saved(3, "u")]
-    write(old, rows)
+    rows = [failed_row(0, "u"), saved_row(1, "u", etag=None), saved_row(2, "u"), saved_row(3, "u")]
+    write_run(old, rows)
     assert found(old, out, "u") == ["00000/000002.png"]
 
 
 def test_unusable_images_are_downloaded(old: Store, out: Store) -> None:
     """Downloaded again: failures, images without validator, path or digest, and those from unverified servers."""
     rows = [
-        failed(0, "failed"),
-        saved(1, "no validator", etag=None),
-        saved(2, "no ETag but a date", etag=None, last_modified="Thu, 01 Jan 2026 00:00:00 GMT"),
-        saved(3, "validator that can't be sent", etag="*"),
-        saved(4, "no path", path=None),
-        saved(5, "no digest", sha256=None),
-        saved(6, "unverified server", tls_unverified=True),
+        failed_row(0, "failed"),
+        saved_row(1, "no validator", etag=None),
+        saved_row(2, "no ETag but a date", etag=None, last_modified="Thu, 01 Jan 2026 00:00:00 GMT"),
+        saved_row(3, "validator that can't be sent", etag="*"),
+        saved_row(4, "no path", path=None),
+        saved_row(5, "no digest", sha256=None),
+        saved_row(6, "unverified server", tls_unverified=True),
     ]
-    write(old, rows)
+    write_run(old, rows)
     assert found(old, out, *(url for url, _ in rows)) == [None, None, "00000/000002.png", None, None, None, None]
 
 
 def test_hash_collisions_are_harmless(old: Store, out: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """URLs with the same hash still get their own images, and a new URL gets none."""
     monkeypatch.setattr(urlindex, "_hash", lambda url: b"12345678")
-    write(old, [saved(0, "a"), saved(1, "b"), saved(2, "c")])
+    write_run(old, [saved_row(0, "a"), saved_row(1, "b"), saved_row(2, "c")])
     assert found(old, out, "c", "a", "d", "b") == ["00000/000002.png", "00000/000000.png", None, "00000/000001.png"]
 
 
 def test_list_columns_named_like_outcome_fields(old: Store, out: Store) -> None:
     """The list's own columns are not confused with an Outcome's."""
     columns = {"etag": '"its own"', "path": "its own", "status": "failed", "imagefleet.former": "its own"}
-    write(old, [saved(0, "u")], columns=columns)
+    write_run(old, [saved_row(0, "u")], columns=columns)
     requests = [ImageRequest(0, "u", columns)]
     (request,) = joined(requests, Options(_FETCH, since=str(old.root)), out)
     assert request.former is not None
@@ -165,7 +165,7 @@ def test_list_columns_named_like_outcome_fields(old: Store, out: Store) -> None:
 
 def test_incomplete_previous_run(old: Store, out: Store) -> None:
     """The finished shards of an incomplete run are used."""
-    write(old, [saved(place, f"u{place}") for place in range(9)])
+    write_run(old, [saved_row(place, f"u{place}") for place in range(9)])
     record = RunFile.load(old)
     record.save(old, plan=PlanState.OPEN, planned_rows=0, planned_shards=0)
     old.remove(manifest.name(1))
@@ -174,7 +174,7 @@ def test_incomplete_previous_run(old: Store, out: Store) -> None:
 
 def test_requests_are_read_a_shard_at_a_time(old: Store, out: Store) -> None:
     """A slow list is waited for only one shard at a time."""
-    write(old, [saved(0, "u0")])
+    write_run(old, [saved_row(0, "u0")])
     read: list[int] = []
 
     def slowly() -> Iterator[ImageRequest]:
@@ -189,12 +189,12 @@ def test_requests_are_read_a_shard_at_a_time(old: Store, out: Store) -> None:
     assert not out.path(".tmp/former").exists()
 
 
-@pytest.mark.parametrize("spoil", ["truncated", "another shard's"])
-def test_damaged_manifest_is_an_error(old: Store, out: Store, spoil: str) -> None:
+@pytest.mark.parametrize("damage", ["truncated", "another shard's"])
+def test_damaged_manifest_is_an_error(old: Store, out: Store, damage: str) -> None:
     """A damaged manifest is named before any request is returned, so no image of the run is reused."""
-    write(old, [saved(place, f"u{place}") for place in range(6)])
+    write_run(old, [saved_row(place, f"u{place}") for place in range(6)])
     body = old.read(manifest.name(1))
-    old.replace(manifest.name(1), body[:-50] if spoil == "truncated" else old.read(manifest.name(0)))
+    old.replace(manifest.name(1), body[:-50] if damage == "truncated" else old.read(manifest.name(0)))
     with pytest.raises(Fault, match=r"old/00001\.parquet can't be trusted") as caught:
         found(old, out, "u0")
     assert f"producer resume {out.root}" in caught.value.todo
@@ -224,7 +224,7 @@ def test_folder_without_a_run_is_refused(tmp_path: Path, old: Store, out: Store)
 
 def test_run_in_its_own_folder(tmp_path: Path, old: Store) -> None:
     """A run can't be refreshed in its own folder, however the path is written."""
-    write(old, [saved(0, "u")])
+    write_run(old, [saved_row(0, "u")])
     (tmp_path / "link").symlink_to(old.root)
     with pytest.raises(UsageFault, match="can't be refreshed in itself"):
         FormerRun(tmp_path / "link", old.root / ".." / "old", _FETCH)
@@ -234,14 +234,14 @@ def test_run_in_its_own_folder(tmp_path: Path, old: Store) -> None:
 
 def test_changed_run_file_is_refused(old: Store, out: Store) -> None:
     """A modified run.json is refused."""
-    write(old, [saved(0, "u")])
+    write_run(old, [saved_row(0, "u")])
     old.replace("run.json", old.read("run.json").replace(b"list.txt", b"tsil.txt"))
     with pytest.raises(Fault, match=r"run\.json can't be trusted"):
         FormerRun(old.root, out.root, _FETCH)
 
 
 _SMALL = ResizeOptions(ResizeMode.KEEP_RATIO, 64)
-_UNLIKE: dict[str, tuple[FetchOptions, FetchOptions, str]] = {
+_INCOMPATIBLE: dict[str, tuple[FetchOptions, FetchOptions, str]] = {
     "only the previous run resized": (FetchOptions(resize=_SMALL), _FETCH, "--resize"),
     "only this run resizes": (_FETCH, FetchOptions(resize=_SMALL), "--resize"),
     "another size": (FetchOptions(resize=_SMALL), FetchOptions(resize=replace(_SMALL, image_size=65)), "--image-size"),
@@ -251,18 +251,18 @@ _UNLIKE: dict[str, tuple[FetchOptions, FetchOptions, str]] = {
 }
 
 
-@pytest.mark.parametrize(("before", "now", "named"), _UNLIKE.values(), ids=_UNLIKE)
+@pytest.mark.parametrize(("before", "now", "named"), _INCOMPATIBLE.values(), ids=_INCOMPATIBLE)
 def test_incompatible_options_are_refused(
     old: Store, out: Store, before: FetchOptions, now: FetchOptions, named: str
 ) -> None:
     """If this run would not have saved an image as the previous run did, the error names the option."""
-    write(old, [saved(0, "u")], before)
+    write_run(old, [saved_row(0, "u")], before)
     with pytest.raises(UsageFault, match="can't be taken over") as caught:
         FormerRun(old.root, out.root, now)
     assert named in caught.value.why
 
 
-_LIKE = {
+_COMPATIBLE = {
     "only the previous run decoded": (FetchOptions(verify=Verify.DECODE), _FETCH),
     "same resizing": (FetchOptions(resize=_SMALL), FetchOptions(resize=_SMALL, verify=Verify.DECODE)),
     "smaller images": (FetchOptions(max_bytes=5), _FETCH),
@@ -271,8 +271,8 @@ _LIKE = {
 }
 
 
-@pytest.mark.parametrize(("before", "now"), _LIKE.values(), ids=_LIKE)
+@pytest.mark.parametrize(("before", "now"), _COMPATIBLE.values(), ids=_COMPATIBLE)
 def test_compatible_options_are_accepted(old: Store, out: Store, before: FetchOptions, now: FetchOptions) -> None:
     """A previous run with the same or stricter options is accepted."""
-    write(old, [saved(0, "u")], before)
+    write_run(old, [saved_row(0, "u")], before)
     assert FormerRun(old.root, out.root, now).folder == old.root

@@ -82,7 +82,7 @@ _NOT_PUBLIC = {
     "Teredo of loopback": "2001:0:808:808:0:0:80ff:fffe",
     "Teredo of private": "2001:0:808:808:0:0:f5ff:fffe",
 }
-_ALLOWANCES = {
+_RULES = {
     "network": ("10.0.0.0/8", "10.0.0.0/8", None, None),
     "network with a port": ("10.0.0.0/8:8080", "10.0.0.0/8", None, 8080),
     "network with host bits": ("10.1.2.3/8", "10.0.0.0/8", None, None),
@@ -96,7 +96,7 @@ _ALLOWANCES = {
     "name": ("images.internal", None, "images.internal", None),
     "name with a port": ("Images.Internal.:81", None, "images.internal", 81),
 }
-_NO_ALLOWANCES = {
+_INVALID_RULES = {
     "empty": "",
     "mask too long": "10.0.0.0/33",
     "port that is not a number": "10.0.0.1:http",
@@ -122,7 +122,7 @@ def listener() -> Iterator[socket.socket]:
         yield listener
 
 
-def answers(*addresses: str) -> list[tuple[Any, ...]]:
+def resolver_reply(*addresses: str) -> list[tuple[Any, ...]]:
     """Return a resolver's reply with these addresses."""
     return [
         (socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 80))
@@ -132,7 +132,7 @@ def answers(*addresses: str) -> list[tuple[Any, ...]]:
 
 def resolve_to(monkeypatch: pytest.MonkeyPatch, *addresses: str, port: int = 80) -> None:
     """Let every name resolve to these addresses."""
-    found = [(*answer[:4], (answer[4][0], port)) for answer in answers(*addresses)]
+    found = [(*answer[:4], (answer[4][0], port)) for answer in resolver_reply(*addresses)]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
 
 
@@ -150,7 +150,7 @@ def test_non_public_address(address: str) -> None:
     assert not Guard().permits("a.example", ipaddress.ip_address(address), 80)
 
 
-_WRAPPINGS: dict[str, Callable[[int], int]] = {
+_EMBEDDINGS: dict[str, Callable[[int], int]] = {
     "mapped": lambda inner: 0xFFFF << 32 | inner,
     "translated": lambda inner: 0xFFFF << 48 | inner,
     "NAT64": lambda inner: 0x64FF9B << 96 | inner,
@@ -164,14 +164,14 @@ _WRAPPINGS: dict[str, Callable[[int], int]] = {
 }
 
 
-@pytest.mark.parametrize("wrapping", _WRAPPINGS.values(), ids=_WRAPPINGS)
+@pytest.mark.parametrize("embedding", _EMBEDDINGS.values(), ids=_EMBEDDINGS)
 @given(st.ip_addresses(v=4))
 @example(ipaddress.IPv4Address("127.0.0.1"))
 @example(ipaddress.IPv4Address("169.254.169.254"))
 @example(ipaddress.IPv4Address("8.8.8.8"))
-def test_embedded_ipv4_address_is_checked(wrapping: Callable[[int], int], inner: ipaddress.IPv4Address) -> None:
+def test_embedded_ipv4_address_is_checked(embedding: Callable[[int], int], inner: ipaddress.IPv4Address) -> None:
     """IPv6 with an embedded IPv4 address is refused; where it is allowed, the IPv4 address is checked."""
-    wrapped = ipaddress.IPv6Address(wrapping(int(inner)))
+    wrapped = ipaddress.IPv6Address(embedding(int(inner)))
     assert not is_public(wrapped)
     assert inner in carried(wrapped)
     assert not Guard().permits("a.example", wrapped, 80)
@@ -237,14 +237,14 @@ def test_denial_names_its_variable() -> None:
         Guard(["127.0.0.1"], ["127.0.0.0/8"]).connect("127.0.0.1", 80, 1.0)
 
 
-@pytest.mark.parametrize(("entry", "network", "name", "port"), _ALLOWANCES.values(), ids=_ALLOWANCES)
+@pytest.mark.parametrize(("entry", "network", "name", "port"), _RULES.values(), ids=_RULES)
 def test_rule_is_parsed(entry: str, network: str | None, name: str | None, port: int | None) -> None:
     """A rule is a network, an address or a name, with or without a port."""
     expected = None if network is None else ipaddress.ip_network(network)
     assert Rule.parse(entry) == Rule(expected, name, port)
 
 
-@pytest.mark.parametrize("entry", _NO_ALLOWANCES.values(), ids=_NO_ALLOWANCES)
+@pytest.mark.parametrize("entry", _INVALID_RULES.values(), ids=_INVALID_RULES)
 def test_invalid_rule_is_refused(entry: str) -> None:
     """An invalid rule is refused instead of being taken for a name."""
     with pytest.raises(ValueError, match=r"\S"):
@@ -329,7 +329,7 @@ def test_refusal_names_the_address(host: str, port: int, message: str) -> None:
 def test_name_is_resolved_once(monkeypatch: pytest.MonkeyPatch, listener: socket.socket) -> None:
     """The connection goes to the checked address, so a name that resolves differently a moment later gains nothing."""
     port = listener.getsockname()[1]
-    found = iter([[(*answers("127.0.0.1")[0][:4], ("127.0.0.1", port))]])
+    found = iter([[(*resolver_reply("127.0.0.1")[0][:4], ("127.0.0.1", port))]])
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: next(found))
     with Guard(["127.0.0.1"]).connect("a.example", port, 1.0) as connection:
         assert connection.getpeername()[1] == port

@@ -41,7 +41,7 @@ class Network:
         self._bind(address).listen(16)
         return info(address, self.port)
 
-    def swallow(self, address: str) -> AddressInfo:
+    def ignore(self, address: str) -> AddressInfo:
         """Return an address that ignores new connections, because its backlog is full."""
         self._bind(address).listen(0)
         for _ in range(4):
@@ -92,7 +92,7 @@ def network() -> Iterator[Network]:
 def test_dead_addresses_cost_a_head_start_each(network: Network) -> None:
     """Two silent addresses, one of each family, delay the third by two head starts."""
     good = network.listen("127.0.0.3")
-    dead = [network.swallow("::1"), network.swallow("127.0.0.2")]
+    dead = [network.ignore("::1"), network.ignore("127.0.0.2")]
     began = monotonic()
     assert network.connect(Connector(), *dead, good) == "127.0.0.3"
     assert 2 * _HEAD_START <= monotonic() - began < PATIENCE / 2
@@ -109,12 +109,12 @@ def test_failed_attempt_costs_no_head_start(network: Network, monkeypatch: pytes
 def test_slow_address_may_still_win(network: Network) -> None:
     """An attempt continues beside later ones: the only good address is tried first, then a dead one."""
     good = network.listen("127.0.0.3")
-    assert network.connect(Connector(), good, network.swallow("127.0.0.2")) == "127.0.0.3"
+    assert network.connect(Connector(), good, network.ignore("127.0.0.2")) == "127.0.0.3"
 
 
 def test_last_good_address_is_tried_first(network: Network) -> None:
     """The second connection to a host does not wait for its dead address."""
-    good, dead = network.listen("127.0.0.3"), network.swallow("127.0.0.2")
+    good, dead = network.listen("127.0.0.3"), network.ignore("127.0.0.2")
     connector = Connector()
     network.connect(connector, dead, good)
     del network.opened[:]
@@ -124,7 +124,7 @@ def test_last_good_address_is_tried_first(network: Network) -> None:
 
 def test_failed_address_is_forgotten(network: Network) -> None:
     """If the remembered address fails, the others are tried in the resolver's order again."""
-    good, dead = network.listen("127.0.0.3"), network.swallow("127.0.0.2")
+    good, dead = network.listen("127.0.0.3"), network.ignore("127.0.0.2")
     connector = Connector()
     network.connect(connector, dead, good)
     gone = network.refuse("127.0.0.4")
@@ -136,7 +136,7 @@ def test_failed_address_is_forgotten(network: Network) -> None:
 
 def test_memory_expires(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
     """After some time the resolver's first address is tried first again."""
-    good, dead = network.listen("127.0.0.3"), network.swallow("127.0.0.2")
+    good, dead = network.listen("127.0.0.3"), network.ignore("127.0.0.2")
     monkeypatch.setattr(happy_eyeballs, "_MEMORY_SECONDS", 0.0)
     connector = Connector()
     network.connect(connector, dead, good)
@@ -147,7 +147,7 @@ def test_memory_expires(network: Network, monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_remembered_address_must_still_resolve(network: Network) -> None:
     """The memory changes the order of the addresses that the guard has checked, and adds none."""
-    good, dead, other = network.listen("127.0.0.3"), network.swallow("127.0.0.2"), network.listen("127.0.0.4")
+    good, dead, other = network.listen("127.0.0.3"), network.ignore("127.0.0.2"), network.listen("127.0.0.4")
     connector = Connector()
     network.connect(connector, dead, good)
     assert network.connect(connector, other, dead) == "127.0.0.4"
@@ -166,7 +166,7 @@ def test_memory_is_bounded(network: Network, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_all_attempts_share_one_timeout(network: Network) -> None:
     """All attempts end when the time is up, and every socket is closed."""
-    found = [network.swallow("127.0.0.2"), network.swallow("127.0.0.3")]
+    found = [network.ignore("127.0.0.2"), network.ignore("127.0.0.3")]
     with pytest.raises(TimeoutError):
         network.connect(Connector(), *found, seconds=2 * _HEAD_START)
     assert [each.fileno() for each in network.opened] == [-1, -1]
@@ -224,7 +224,7 @@ def test_lack_of_descriptors_is_recognisable(network: Network, limit: int) -> No
 
 def test_no_descriptor_is_left_open(network: Network) -> None:
     """A connection uses one descriptor, and none once it is closed, however its attempts end."""
-    good, dead, refusing = network.listen("127.0.0.3"), network.swallow("127.0.0.2"), network.refuse("127.0.0.4")
+    good, dead, refusing = network.listen("127.0.0.3"), network.ignore("127.0.0.2"), network.refuse("127.0.0.4")
     folder = Path("/proc/self/fd")
     before = len(list(folder.iterdir()))
     for _ in range(3):

@@ -37,19 +37,19 @@ def console(terminal: bool, width: int = 80) -> Console:
     return Console(file=io.StringIO(), force_terminal=terminal, width=width)
 
 
-def written(screen: Console) -> list[str]:
+def written_lines(screen: Console) -> list[str]:
     """Return the written lines without terminal commands."""
     assert isinstance(screen.file, io.StringIO)
     return [line.rstrip() for line in _ERASED.sub("", screen.file.getvalue()).replace("\r", "\n").split("\n")]
 
 
-def shown(display: Display) -> list[str]:
+def bar_lines(display: Display) -> list[str]:
     """Return the lines of the bar on a terminal of 80 columns."""
     assert display._bar is not None
     # Use another console, because the bar's own would show it twice.
     screen = console(terminal=True)
     screen.print(display._bar.get_renderable())
-    return [line for line in written(screen) if line]
+    return [line for line in written_lines(screen) if line]
 
 
 def test_bar_fits_80_columns(watch: Watch) -> None:
@@ -60,7 +60,7 @@ def test_bar_fits_80_columns(watch: Watch) -> None:
         watch.now += 3700
         note = "waiting for 2 images; 2 workers respond"
         display.show("one by one", 1_234_567, 10_000_000, "12.3 MiB, 3 failed", note)
-        bar, detail, shown_note = shown(display)
+        bar, detail, shown_note = bar_lines(display)
     assert re.fullmatch(r"one by one +\S+ 12% 1,234,567/10,000,000 334 images/s 1:01:40, 7:17:\d\d left", bar), bar
     assert (detail, shown_note) == ("12.3 MiB, 3 failed", note)
 
@@ -72,7 +72,7 @@ def test_bar_without_a_total(watch: Watch) -> None:
         display.show("images", 0, None)
         watch.now += 10
         display.show("images", 50, None)
-        (bar,) = shown(display)
+        (bar,) = bar_lines(display)
     assert re.fullmatch(r"images +\S+ +50 5\.0 images/s 0:00:10", bar), bar
 
 
@@ -86,8 +86,8 @@ def test_bar_is_gone_at_the_end(watch: Watch) -> None:
     assert isinstance(screen.file, io.StringIO)
     # For each line of the bar: move up one line, and erase it.
     assert screen.file.getvalue().endswith("\x1b[1A\x1b[2K" * 3)
-    assert "Finishing 3 images." in written(screen)
-    assert "Finishing 2 images." not in written(screen)
+    assert "Finishing 3 images." in written_lines(screen)
+    assert "Finishing 2 images." not in written_lines(screen)
 
 
 def test_each_way_has_a_clock_of_its_own(watch: Watch) -> None:
@@ -100,7 +100,7 @@ def test_each_way_has_a_clock_of_its_own(watch: Watch) -> None:
         display.show("threads", 0, 100)
         watch.now += 10
         display.show("threads", 50, 100, "50 KiB")
-    lines = [line for line in written(screen) if line]
+    lines = [line for line in written_lines(screen) if line]
     assert lines == [
         "one by one: 100 of 100 images (100%) after 60 s, 1.7 images/s",
         "threads: 50 of 100 images (50%) after 10 s, 5.0 images/s, 0:00:10 left; 50 KiB",
@@ -115,7 +115,7 @@ def test_note_is_a_line_without_a_terminal(watch: Watch) -> None:
             display.show("images", 7, 10, "detail", note)
         watch.now += 5
         display.show("images", 7, 10, "detail", "waiting")
-    lines = [line for line in written(screen) if line]
+    lines = [line for line in written_lines(screen) if line]
     assert lines == ["waiting", "waiting", "images: 7 of 10 images (70%) after 5 s, 0.0 images/s; detail"]
 
 
@@ -126,7 +126,7 @@ def test_speed_leaves_out_earlier_images(watch: Watch) -> None:
         display.show("images", 0, 1000)
         watch.now += 5
         display.show("images", 510, 1000, done_before=500)
-    assert "images: 510 of 1,000 images (51%) after 5 s, 2.0 images/s, 0:04:05 left" in written(screen)
+    assert "images: 510 of 1,000 images (51%) after 5 s, 2.0 images/s, 0:04:05 left" in written_lines(screen)
 
 
 def test_early_end_has_no_time_left(watch: Watch) -> None:
@@ -136,7 +136,7 @@ def test_early_end_has_no_time_left(watch: Watch) -> None:
         display.show("images", 0, 1000)
         watch.now += 5
         display.show("images", 10, 1000, ends_early=True)
-    assert "images: 10 of 1,000 images (1%) after 5 s, 2.0 images/s" in written(screen)
+    assert "images: 10 of 1,000 images (1%) after 5 s, 2.0 images/s" in written_lines(screen)
 
 
 @pytest.mark.parametrize(("terminal", "quiet"), [(True, False), (False, False), (False, True)])
@@ -145,6 +145,6 @@ def test_start_of_a_fleet_is_shown(terminal: bool, quiet: bool) -> None:
     screen = console(terminal)
     with waiting(screen, "Starting 2 workers", quiet):
         pass
-    assert any("Starting 2 workers" in line for line in written(screen)) is not quiet
+    assert any("Starting 2 workers" in line for line in written_lines(screen)) is not quiet
     assert isinstance(screen.file, io.StringIO)
     assert not terminal or screen.file.getvalue().endswith("\x1b[2K")

@@ -37,7 +37,7 @@ with lock.held(Path(sys.argv[1]), "redis://me:word@there:6379/0", "run"):
 
 
 @contextmanager
-def another(out: Path) -> Iterator[subprocess.Popen[str]]:
+def other_holder(out: Path) -> Iterator[subprocess.Popen[str]]:
     """Run another process that holds the lock until its stdin ends or it is killed."""
     argv = [sys.executable, "-c", _HOLDER, str(out), "--broker=redis://me:word@there:6379/0", "--header", "A: word"]
     with subprocess.Popen(argv, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
@@ -51,7 +51,7 @@ def another(out: Path) -> Iterator[subprocess.Popen[str]]:
 
 def test_second_producer_is_refused_while_the_first_lives(tmp_path: Path) -> None:
     """The error names the first producer's host, process and time, and a remedy."""
-    with another(tmp_path) as first:
+    with other_holder(tmp_path) as first:
         with pytest.raises(Fault) as caught, lock.held(Store(tmp_path), None):
             pytest.fail("two hold it")
         fault = caught.value
@@ -64,7 +64,7 @@ def test_second_producer_is_refused_while_the_first_lives(tmp_path: Path) -> Non
 
 def test_lock_of_a_killed_producer_is_free(tmp_path: Path) -> None:
     """After SIGKILL the lock is free at once, though its file still names the dead process."""
-    with another(tmp_path) as first:
+    with other_holder(tmp_path) as first:
         first.send_signal(signal.SIGKILL)
         first.wait()
     assert lock.holder(tmp_path) is None
@@ -103,7 +103,7 @@ def test_lock_on_a_removed_file_is_not_used(tmp_path: Path) -> None:
 def test_dead_holder_is_named_by_its_file(tmp_path: Path) -> None:
     """The file names a killed holder, but not one that released the lock."""
     assert lock.left_by(tmp_path) is None
-    with another(tmp_path) as first:
+    with other_holder(tmp_path) as first:
         first.kill()
         first.wait()
     assert (found := lock.left_by(tmp_path)) is not None
@@ -128,7 +128,7 @@ def test_one_process_can_not_hold_the_lock_twice(tmp_path: Path) -> None:
 
 def test_waits_for_a_holder_that_is_ending(tmp_path: Path) -> None:
     """If the lock becomes free within a moment, it is acquired."""
-    with another(tmp_path) as first:
+    with other_holder(tmp_path) as first:
         assert first.stdin is not None
         first.stdin.close()
         with lock.held(tmp_path, None):
@@ -157,7 +157,7 @@ def test_child_process_does_not_keep_the_lock(tmp_path: Path) -> None:
 def test_holder_is_named_without_secrets(tmp_path: Path) -> None:
     """The lock's file has host, process, time, the command's name and the broker, without secrets."""
     assert lock.holder(tmp_path) is None
-    with another(tmp_path) as first:
+    with other_holder(tmp_path) as first:
         found = lock.holder(Store(tmp_path))
         assert found is not None
         assert (found.host, found.pid, found.broker) == (socket.gethostname(), first.pid, "redis://***@there:6379/0")
