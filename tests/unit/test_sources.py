@@ -35,7 +35,7 @@ _TEXTS = {
     "blank lines": (b"\n\n http://a\n \t \n\r\nhttp://b\n\n", ["http://a", "http://b"]),
     "comments": (b"# a list\nhttp://a\n  # indented\nhttp://b#c\n", ["http://a", "http://b#c"]),
     "space around": (b"  http://a\t \n", ["http://a"]),
-    "not a URL": (b"no URL at all\n", ["not a URL"]),
+    "not a URL": (b"not a URL\n", ["not a URL"]),
     "doubled": (b"http://a\nhttp://a\n", ["http://a", "http://a"]),
     "UTF-8": ("http://ä/ö\n".encode(), ["http://ä/ö"]),
     "not UTF-8": (b"http://\xe4\nhttp://b\n", ["http://\ufffd", "http://b"]),
