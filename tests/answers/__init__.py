@@ -1,10 +1,11 @@
-"""Answers of real servers: what imagefleet, curl and requests make of each, and why imagefleet refuses some.
+"""Answers of real servers: the results of imagefleet, curl and requests, and why imagefleet refuses some.
 
-The rows are data: a case says what the server sends, and three clients fetch the image. ``python -m tests.answers``
-(``make answers``) runs all cases, stores the results in ``found.json`` and renews ``docs/answers.md``.
+The rows are data: a case gives the server's answer, and three clients fetch the image. ``python -m tests.answers``
+(``make answers``) runs all cases, stores the results in ``found.json`` and updates ``docs/answers.md``.
 
 To add a row, add a `Case` to a module of cases (`fields.py`, `bodies.py`, …), or add a module with a list ``CASES`` and
-its heading to `cases.GROUPS`; then run ``make answers``. A unit test fails while a row has no stored result, while
-imagefleet's result differs from the stored one, and while imagefleet refuses an image that curl or requests save and
-the case has no ``reason``.
+its heading to `cases.GROUPS`. Then run ``make answers``.
+
+A unit test fails in three cases: a row has no stored result; imagefleet's result differs from the stored one;
+imagefleet refuses an image that curl or requests save, and the case has no ``reason``.
 """

@@ -16,7 +16,7 @@ from tests.conftest import required
 
 
 def main() -> None:
-    """Store the results, print them, and renew the page; end with status 1 if a row breaks the rule."""
+    """Store the results, print them, and update the page. Exit with status 1 if a row breaks the rule."""
     rows = {}
     for case in CASES:
         rows[case.name] = by_all(case)

@@ -1,4 +1,4 @@
-"""Cases of statuses, content codings and cookies: other answers than 200 that carry the image."""
+"""Cases of statuses, content codings and cookies: answers other than a plain 200 with the image."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def partial(range_: str, body: bytes = IMAGE) -> bytes:
 
 
 def status(name: str) -> Case:
-    """Return a case in which a status carries the image."""
+    """Return a case with the image in the body of a response with this status."""
     return Case(f"status-{name.partition(' ')[0]}", f"`{name}` with the image", answer(status=name))
 
 
@@ -39,7 +39,7 @@ _STATUSES = [
         "partial-unknown",
         "`206`, `Content-Range: bytes 0-(N-1)/*`",
         partial(f"bytes 0-{_SIZE - 1}/*"),
-        reason="It may be the beginning of the image alone",
+        reason="It may be only the beginning of the image",
     ),
     Case(
         "partial-half", "`206` with the first half", partial(f"bytes 0-{_SIZE // 2 - 1}/{_SIZE}", IMAGE[: _SIZE // 2])
@@ -62,14 +62,14 @@ _STATUSES = [
         "`300 Multiple Choices` without a `Location`, with the image",
         answer(status="300 Multiple Choices"),
     ),
-    Case("status-304", "`304` that was not asked for", answer(b"", status="304 Not Modified")),
+    Case("status-304", "`304` to an unconditional request", answer(b"", status="304 Not Modified")),
     status("404 Not Found"),
     status("500 Internal Server Error"),
     Case(
         "status-600",
         "`600 What` with the image",
         answer(status="600 What"),
-        reason="HTTP has no such status; a client is to treat it as a failure of the server (RFC 9110, 15)",
+        reason="HTTP has no such status; a client should treat it as a server error (RFC 9110, 15)",
     ),
     Case("status-999", "`999 Request denied` with a text", answer(b"no", status="999 Request denied")),
     Case("status-525", "`525` with a text", answer(b"no", status="525")),
@@ -102,9 +102,9 @@ _CODINGS = [
     coded("gzip-zeros", ", then 600 zeros", "gzip", _GZIP + bytes(600)),
     Case(
         "coding-gzip-cut",
-        "`Content-Encoding: gzip` that lacks its end",
+        "truncated `Content-Encoding: gzip`",
         answer(_GZIP[:-4], "Content-Encoding: gzip"),
-        reason="The image may lack its end, too, so it is asked for again",
+        reason="The image may be truncated, too, so the request is retried",
     ),
     coded("gzip-sum", " with a wrong checksum", "gzip", _GZIP[:-8] + b"wron" + _GZIP[-4:]),
     coded("deflate-stray", ", then stray bytes", "deflate", zlib.compress(IMAGE) + b"\r\n"),
@@ -138,7 +138,7 @@ _CODINGS = [
 
 
 def wall(name: str, title: str, *cookies: str, wanted: str = "seen=1") -> Case:
-    """Return a case whose server redirects to the same URL until it gets its cookies back."""
+    """Return a case of a server that redirects to the same URL until it gets its cookies back."""
     lines = [f"Set-Cookie: {cookie}" for cookie in cookies]
     return Case(
         f"cookie-{name}",
@@ -200,7 +200,7 @@ _COOKIES = [
     ),
     Case(
         "cookie-ignored",
-        "a redirect to the same URL, for ever, always with the same cookie",
+        "an endless redirect to the same URL, always with the same cookie",
         lambda asked: redirect(asked.target, "Set-Cookie: seen=1"),
     ),
 ]

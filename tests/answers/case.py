@@ -1,4 +1,4 @@
-"""A case: what a server sends, which URLs are fetched, and why imagefleet may refuse the image."""
+"""A case: the server's answer, the URLs to fetch, and why imagefleet may refuse the image."""
 
 from __future__ import annotations
 
@@ -13,38 +13,38 @@ from tests.encoding import encoded
 
 #: The columns of the table.
 CLIENTS = ("imagefleet", "curl", "requests")
-#: The image came as it was sent.
+#: The client saved the image unchanged.
 SAVED = "saved"
-#: The client reports success, and has something else.
+#: The client reports success, but saved other bytes.
 OTHER_BYTES = "**other bytes**"
-#: How imagefleet fetches unless a case says otherwise.
+#: imagefleet's options, unless a case has its own.
 OPTIONS = FetchOptions(timeout=2.0, deadline=PATIENCE, retries=0)
-#: The image that most cases send: a JPEG of about 700 bytes.
+#: The image of most cases: a JPEG of about 700 bytes.
 IMAGE = encoded(Image.new("RGB", (24, 16), "teal"), "JPEG")
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A request that reached the server."""
+    """A request received by the server."""
 
-    #: All of it, as text.
+    #: The whole head, as text.
     head: str
-    #: How many requests came before it in this case, on any connection.
+    #: The number of earlier requests in this case, on any connection.
     earlier: int
-    #: The server's own URL, without a slash at its end.
+    #: The server's own URL, without a trailing slash.
     server: str
 
     @property
     def target(self) -> str:
-        """The request target: the path and query, or the whole URL if the client takes the server for a proxy."""
+        """Return the request target: the path and query, or the whole URL if the client uses the server as a proxy."""
         return self.head.split(" ", 2)[1]
 
     def has(self, line: str) -> bool:
-        """Tell whether a header line is there; its name's case does not matter."""
+        """Return whether a header line is present; the case of its name is ignored."""
         return line.lower() in self.head.lower().split("\r\n")
 
 
-#: What the server sends for a request: one piece, or several that are sent one by one.
+#: The server's answer: one piece, or several sent one by one.
 Answer = Callable[[Asked], bytes | Iterable[bytes]]
 
 
@@ -52,29 +52,29 @@ Answer = Callable[[Asked], bytes | Iterable[bytes]]
 class Case:
     """One row of the table."""
 
-    #: Short and unique; lower case with hyphens. The stored results are found by it.
+    #: Short and unique; lower case with hyphens. The stored results are keyed by it.
     name: str
-    #: What the server does, as the first column shows it; Markdown.
+    #: The server's behaviour, as shown in the first column; Markdown.
     title: str
     #: The bytes of every answer, or a function that makes them.
     answer: bytes | Answer
-    #: Why imagefleet refuses the image although curl or requests save it; empty where it is not stricter than both.
+    #: Why imagefleet refuses the image although curl or requests save it; empty if it is not stricter than both.
     reason: str = ""
-    #: The URLs that are fetched one after the other over the same connections; the last one is the row's. ``{server}``
-    #: stands for the server's own URL.
+    #: The URLs to fetch one after the other over the same connections; the last one is the row's. ``{server}`` is
+    #: replaced by the server's own URL.
     urls: tuple[str, ...] = ("{server}/image",)
-    #: The bytes that have to come.
+    #: The expected bytes.
     image: bytes = IMAGE
     #: Whether the server closes the connection after each answer.
     closes: bool = False
-    #: Whether the clients use the server as their HTTP proxy; then ``urls`` may name any host.
+    #: Whether the clients use the server as their HTTP proxy; then ``urls`` may contain any host.
     proxied: bool = False
-    #: How imagefleet fetches.
+    #: imagefleet's options.
     options: FetchOptions = OPTIONS
 
 
 def answer(body: bytes | Iterable[bytes] = IMAGE, *fields: str, status: str = "200 OK", length: bool = True) -> bytes:
-    """Return an answer; the fields are whole lines, and a Content-Length follows unless ``length`` is false."""
+    """Return an answer. The fields are whole lines, and a Content-Length follows unless ``length`` is false."""
     sent = body if isinstance(body, bytes) else b"".join(body)
     lines = [f"HTTP/1.1 {status}", *fields, *([f"Content-Length: {len(sent)}"] if length else [])]
     return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + sent

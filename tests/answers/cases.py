@@ -1,4 +1,4 @@
-"""All cases, in the groups in which the table shows them."""
+"""All cases, in the groups of the table."""
 
 from __future__ import annotations
 
@@ -12,6 +12,6 @@ GROUPS: Mapping[str, Sequence[Case]] = {
     "Answers that carry the image": bodies.CASES,
     "URLs": urls.CASES,
     "Connections": connections.CASES,
-    "Images, decoded by imagefleet and not by the others": images.CASES,
+    "Images; only imagefleet decodes them": images.CASES,
 }
 CASES: tuple[Case, ...] = tuple(case for cases in GROUPS.values() for case in cases)

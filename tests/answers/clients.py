@@ -1,4 +1,4 @@
-"""The three clients, each fetching the URLs of a case from a server on loopback."""
+"""The three clients. Each fetches the URLs of a case from a server on loopback."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ def serving(case: Case) -> Iterator[Canned]:
 
 
 def imagefleet(case: Case, certificates: Path | None = None) -> str:
-    """Return what imagefleet makes of a case, by the function that its workers call.
+    """Return imagefleet's result of a case, from the function that its workers call.
 
     Args:
         case: the row.
-        certificates: a bundle to trust; a small one is loaded in no time.
+        certificates: a CA bundle to trust; a small one loads quickly.
     """
     with serving(case) as server, tempfile.TemporaryDirectory() as folder:
         proxy = Proxy.parse(server.url) if case.proxied else None
@@ -63,7 +63,7 @@ def imagefleet(case: Case, certificates: Path | None = None) -> str:
 
 
 def curl(case: Case) -> str:
-    """Return what curl makes of a case, with the options that a downloader would give it."""
+    """Return curl's result of a case, with a downloader's usual options."""
     with serving(case) as server, tempfile.TemporaryDirectory() as folder:
         command = [required("curl"), "--disable", "--silent", "--show-error", "--fail", "--location", "--compressed"]
         command += ["--cookie", "", "--max-time", f"{_SECONDS:g}"]
@@ -79,7 +79,7 @@ def curl(case: Case) -> str:
 
 
 def by_requests(case: Case) -> str:
-    """Return what requests makes of a case, in a session and with ``raise_for_status``."""
+    """Return the result of requests, with a session and ``raise_for_status``."""
     with serving(case) as server, requests.Session() as session:
         session.trust_env = False
         session.proxies = {"http": server.url} if case.proxied else {}
@@ -87,13 +87,13 @@ def by_requests(case: Case) -> str:
             for url in _urls(case, server):
                 response = session.get(url, timeout=_SECONDS)
             response.raise_for_status()
-        except Exception as error:  # noqa: BLE001  # whatever it raises is its result
+        except Exception as error:  # noqa: BLE001  # any exception is a result
             return _refused(server, f"`{type(error).__name__}`")
         return SAVED if response.content == case.image else OTHER_BYTES
 
 
 def by_all(case: Case) -> dict[str, str]:
-    """Return what each client makes of a case."""
+    """Return each client's result of a case."""
     return {name: client(case) for name, client in zip(CLIENTS, (imagefleet, curl, by_requests), strict=True)}
 
 
@@ -102,10 +102,10 @@ def _urls(case: Case, server: Canned) -> list[str]:
 
 
 def _refused(server: Canned, message: str) -> str:
-    """Return a message without what differs from run to run: the server's port, sizes and times."""
+    """Return a message without the parts that vary between runs: the server's port, sizes and times."""
     message = message.replace(f"{server.address}", "127.0.0.1").replace(f"port {server.port}", "port N")
     message = re.sub(r"\b\d+ (milliseconds|bytes)\b", r"N \1", message)
-    # The image has another size with another version of its encoder.
+    # The size of the image depends on the version of its encoder.
     message = re.sub(r"bytes \d+-\d+/(\d+|\*)", r"bytes …", message)
     message = re.sub(r"differ: \d+, \d+", "differ: …", message)
     return "refused: " + " ".join(message.split())

@@ -1,4 +1,4 @@
-"""Cases of the head and its framing: fields that come twice, lengths, transfer codings, redirects, odd heads."""
+"""Cases of the head and its framing: repeated fields, lengths, transfer codings, redirects, unusual heads."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import zlib
 
 from tests.answers.case import IMAGE, Asked, Case, answer, by_path, redirect
 
-_SMUGGLING = "Of two lengths one may be meant for somebody else (request smuggling): RFC 9112 and browsers refuse, too"
-_BOUND = "The bound of a head, which bounds a worker's memory"
+_SMUGGLING = (
+    "One of two lengths may be meant for another recipient (request smuggling): RFC 9112 and browsers refuse, too"
+)
+_BOUND = "The limit of a head, which bounds a worker's memory"
 _CHUNKED = "Transfer-Encoding: chunked"
 _SIZE = len(IMAGE)
 _OK = answer()
@@ -154,7 +156,7 @@ _LOCATIONS = [
         "location-conflict",
         "two different `Location`",
         by_path({**redirected("Location: /there", "Location: /elsewhere"), "/elsewhere": _OK}),
-        reason="Of two targets one may be injected; browsers refuse, too",
+        reason="One of two targets may be injected; browsers refuse, too",
     ),
     Case(
         "location-utf8",
@@ -167,12 +169,12 @@ _LOCATIONS = [
     Case(
         "location-missing", "a redirect without a `Location`; its body is the image", answer(IMAGE, status="302 Found")
     ),
-    Case("location-loop", "a redirect to the same URL, for ever", lambda asked: redirect(asked.target)),
+    Case("location-loop", "an endless redirect to the same URL", lambda asked: redirect(asked.target)),
     Case(
         "location-once",
-        "a redirect to the same URL at the first request alone",
+        "a redirect to the same URL, only at the first request",
         lambda asked: _OK if asked.earlier else redirect(asked.target),
-        reason="The same URL with the same cookies is a loop: a server without a state would send us round for ever",
+        reason="The same URL with the same cookies is a loop: a stateless server would repeat it for ever",
     ),
 ]
 
@@ -193,7 +195,7 @@ _HEADS = [
     ),
     Case("lf-only", "lines that end with LF alone", b"HTTP/1.1 200 OK\nContent-Length: %d\n\n" % _SIZE + IMAGE),
     Case("folded", "a folded field", answer(IMAGE, "X-A: 1\r\n\tmore")),
-    Case("no-colon", "a line without a colon", answer(IMAGE, "this is no field", "\xe9t\xe9: 1")),
+    Case("no-colon", "a line without a colon", answer(IMAGE, "this is not a field", "\xe9t\xe9: 1")),
     Case("nul", "a field with a NUL", answer(IMAGE, "X-A: a\0b")),
     Case(
         "etag-twice",

@@ -1,7 +1,7 @@
-"""Cases of images: damaged metadata around whole pixels, and pixels that are missing.
+"""Cases of images: damaged metadata around whole pixels, and missing pixels.
 
-curl and requests don't look at what they save, so imagefleet decodes every pixel here (`--verify decode`). It refuses
-an image that has lost pixels, with a reason, and no other.
+curl and requests don't check the contents they save, so imagefleet decodes every pixel here (`--verify decode`). It
+refuses only an image with missing pixels, and gives a reason.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tests.damaged_metadata import damaged_metadata
 
 _DECODED = FetchOptions(timeout=2.0, deadline=PATIENCE, retries=0, verify=Verify.DECODE)
 _RESIZED = FetchOptions(timeout=2.0, deadline=PATIENCE, retries=0, resize=ResizeOptions(ResizeMode.KEEP_RATIO, 32))
-#: Those of the damaged images that the table shows; the unit tests read all tags.
+#: The damaged images in the table; the unit tests read all of them.
 _SHOWN = (
     "PNG: wrong checksum of pHYs",
     "PNG: wrong checksum of iCCP",
@@ -58,7 +58,7 @@ def _cases() -> list[Case]:
     cases.append(
         _case(
             "truncated",
-            "JPEG: the second half is missing",
+            "JPEG without its second half",
             without_end[: len(without_end) // 2 + 200],
             _DECODED,
             "Half of the pixels are missing. Without `--verify decode` and `--resize` it is saved",

@@ -1,4 +1,4 @@
-"""The table of `docs/answers.md`, its stored results, and the rule that they have to keep."""
+"""The table of `docs/answers.md`, its stored results, and their rule."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from tests.answers.case import CLIENTS, OTHER_BYTES, SAVED, Case
 from tests.answers.cases import CASES, GROUPS
 
-#: What `make answers` has found; the page is produced from it.
+#: The results of `make answers`. The page is produced from them.
 FOUND = Path(__file__).with_name("found.json")
 
 Results = Mapping[str, str]
@@ -29,20 +29,20 @@ def store(rows: Mapping[str, Results], versions: Results) -> None:
 
 
 def objections(cases: Iterable[Case], rows: Mapping[str, Results]) -> list[str]:
-    """Return a sentence for each row that breaks the rule: never worse than the better of both without a reason."""
+    """Return a sentence for each row that breaks the rule: without a reason, never worse than both other clients."""
     found = []
     for case in cases:
         ours, *others = (rows[case.name][client] for client in CLIENTS)
         if ours == OTHER_BYTES:
-            # Nobody can tell that a body is short if its length agrees with it.
+            # A short body is not detectable if its length field agrees with it.
             if set(others) != {OTHER_BYTES}:
                 found.append(f"{case.name}: imagefleet saves something else than the server's image")
         elif ours == SAVED and case.reason:
-            found.append(f"{case.name}: has a reason to refuse the image, which imagefleet saves")
+            found.append(f"{case.name}: has a reason to refuse the image, but imagefleet saves it")
         elif ours != SAVED and SAVED in others and not case.reason:
             found.append(f"{case.name}: imagefleet refuses an image that another client saves, without a reason")
         elif ours != SAVED and SAVED not in others and case.reason:
-            found.append(f"{case.name}: needs no reason, because nobody saves the image")
+            found.append(f"{case.name}: needs no reason, because no client saves the image")
     return found
 
 

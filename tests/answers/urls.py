@@ -1,4 +1,4 @@
-"""Cases of URLs, in a list or in a redirect: dot segments, host names, characters that have to be escaped."""
+"""Cases of URLs, in a list or in a redirect: dot segments, host names, characters to escape."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _OK = answer()
 
 
 def in_list(name: str, title: str, url: str, target: str) -> Case:
-    """Return a case of a URL in a list; the server knows this request target alone."""
+    """Return a case of a URL in a list. The server knows only this request target."""
     return Case(
         f"url-{name}",
         title,
@@ -24,11 +24,11 @@ def redirected(name: str, title: str, location: str) -> Case:
 
 
 def host(name: str, title: str, written: str, ascii_host: str, scheme: str = "http://") -> Case:
-    """Return a case of a host name; the clients fetch it through a proxy, which needs no DNS."""
+    """Return a case of a host name. The clients fetch it through a proxy, which needs no DNS."""
     target = f"http://{ascii_host}/image"
 
     def served(asked: Asked) -> bytes:
-        # The case of a host means nothing.
+        # The letter case of a host is irrelevant.
         return _OK if asked.target.lower() == target else answer(b"not here", status="404 Not Found")
 
     return Case(f"url-host-{name}", title, served, urls=(f"{scheme}{written}/image",), proxied=True)
@@ -42,7 +42,7 @@ CASES = (
     in_list("space", "a space in the path", "{server}/my image", "/my%20image"),
     in_list("letters", "letters beyond ASCII in path and query", "{server}/ä?ö", "/%C3%A4?%C3%B6"),
     in_list("brackets", "brackets in the path", "{server}/[image]", "/[image]"),
-    in_list("percent", "a percent sign that escapes nothing", "{server}/100%/image", "/100%/image"),
+    in_list("percent", "a percent sign without an escape", "{server}/100%/image", "/100%/image"),
     in_list("query-empty", "an empty query: `/image?`", "{server}/image?", "/image?"),
     in_list("fragment", "a fragment", "{server}/image#part", "/image"),
     in_list("tab", "a tab in the path", "{server}/im\tage", "/image"),

@@ -1,7 +1,7 @@
-"""Fuzzes for as long as it is told: ``python -m tests.fuzz --seconds 60``.
+"""Fuzz for a given time: ``python -m tests.fuzz --seconds 60``.
 
-What is found stands in ``.fuzz/TARGET/``: the input that failed, and the log with its traceback. So does what atheris
-has learned, with which the next time begins.
+The findings are in ``.fuzz/TARGET/``: the failing input, and the log with its traceback. atheris's corpus is there too,
+and the next run starts from it.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ import click
 from tests.fuzz.targets import TARGETS
 from tests.integration import parts
 
-#: Git knows nothing of it.
+#: Ignored by git.
 FOLDER = parts.ROOT / ".fuzz"
-#: Seconds for one input, and MB for a process; more is a fault.
+#: Limits of one input in seconds, and of a process in MB; exceeding one is a finding.
 _PATIENCE, _MEMORY = 10, 1024
-#: Examples of each property for a second of hypothesis.
+#: Examples of each property for each second of hypothesis.
 _RATE = 5
 
 
 def fuzzed(name: str, seconds: int) -> str | None:
-    """Fuzz a target by atheris; return what was found, if anything was."""
+    """Fuzz a target with atheris. Return the finding, or None."""
     target, folder = TARGETS[name], FOLDER / name
     corpus = folder / "corpus"
     corpus.mkdir(parents=True, exist_ok=True)
@@ -44,7 +44,7 @@ def fuzzed(name: str, seconds: int) -> str | None:
 
 
 def properties(seconds: int) -> str | None:
-    """Try the properties of this folder by hypothesis; return what was found, if anything was."""
+    """Test this folder's properties with hypothesis. Return the finding, or None."""
     argv = [sys.executable, "-m", "pytest", "-q", "--timeout=0", str(Path(__file__).parent)]
     done = subprocess.run(
         argv,
@@ -63,7 +63,7 @@ def _last(text: str) -> str:
 
 
 def _traceback(text: str) -> str:
-    """Return what a log says of a fault, without what came before."""
+    """Return the part of a log about the failure."""
     for mark in ("=== Uncaught Python exception", "ERROR: libFuzzer", "Traceback"):
         if mark in text:
             return text[text.index(mark) :][:4000]
@@ -72,14 +72,14 @@ def _traceback(text: str) -> str:
 
 @click.command()
 @click.argument("names", nargs=-1, type=click.Choice(list(TARGETS)), metavar="[TARGET]...")
-@click.option("--seconds", type=click.IntRange(10), default=60, show_default=True, help="How long, about.")
+@click.option("--seconds", type=click.IntRange(10), default=60, show_default=True, help="Approximate duration.")
 def main(names: tuple[str, ...], seconds: int) -> None:
-    """Fuzz what reads bytes of strangers: all targets and properties, or some targets."""
+    """Fuzz the code that parses untrusted bytes: all targets and properties, or only some targets."""
     if importlib.util.find_spec("atheris") is None:
-        raise click.ClickException("atheris is not installed: it is of the extra `dev`, on Linux x86_64")
+        raise click.ClickException("atheris is not installed. It is part of the extra `dev`, on Linux x86_64")
     cores = len(os.sched_getaffinity(0))
     chosen = names or tuple(TARGETS)
-    # One after the other on each core.
+    # Several targets share a core, one after the other.
     each = max(seconds * cores // (len(chosen) + (not names)), 1)
     with ThreadPoolExecutor(cores) as pool:
         running = [] if names else [pool.submit(properties, each)]

@@ -1,4 +1,4 @@
-"""How many examples hypothesis tries here, and that no two runs try the same."""
+"""Set the number of hypothesis examples here, and use new examples in every run."""
 
 from __future__ import annotations
 

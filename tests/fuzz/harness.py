@@ -1,4 +1,4 @@
-"""``python -m tests.fuzz.harness TARGET [libFuzzer's options]``: one target, under atheris, until it ends or fails."""
+"""``python -m tests.fuzz.harness TARGET [libFuzzer's options]``: fuzz a target with atheris until it ends or fails."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import atheris
 
 
 def main() -> None:
-    """Fuzz the target that the first argument names."""
+    """Fuzz the target in the first argument."""
     name = sys.argv.pop(1)
     with atheris.instrument_imports(include=["tasks", "producer", "PIL", "urllib3"]):
         from tests.fuzz.targets import TARGETS

@@ -1,7 +1,7 @@
-"""What is fuzzed: functions of bytes that end by themselves or raise what is documented, and what to begin with.
+"""The fuzzing targets: functions of bytes that return or raise a documented error, with their seed inputs.
 
-To add a target: a function of ``bytes``, and a line in `TARGETS` with inputs that it understands. Whatever it raises is
-found to be a fault.
+To add a target: a function of ``bytes``, and a line in `TARGETS` with valid seed inputs. Any exception it raises is a
+finding.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from tests import bombs
 from tests.encoding import encoded
 from tests.zstandard import zstd
 
-#: Between the answers of a server, one for each request.
+#: Separates the answers of a server, one for each request.
 NEXT = b"\n--next--\n"
 _OPTIONS = FetchOptions(timeout=1, deadline=5, retries=2, backoff=0, max_bytes=1 << 20, max_wait=1, max_redirects=3)
-#: A socket's buffer has room for as much.
+#: The size of a socket's buffer.
 _MAX_ANSWER = 64 * 1024
 _MAX_PIXELS = 1 << 16
 _FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "AVIF", "BMP", "TIFF", "ICO")
@@ -43,13 +43,13 @@ _BASE = urls.parse("http://a.example/b/c?d")
 _MARK = Mark("run", 3, 1)
 
 
-class _Answering(Guard):
-    """Opens no connection: whoever asks gets the next answer, and then the end."""
+class _AnsweringGuard(Guard):
+    """A guard that opens no connection: each caller gets the next answer, and then the end of the stream."""
 
     def __init__(self) -> None:
         super().__init__()
         self.answers: list[bytes] = []
-        #: The servers' ends; closed ones would not take the request.
+        #: The server's ends of the sockets; if one were closed, requests could not be sent.
         self.ends = ExitStack()
 
     def connect(self, host: str, port: int, timeout: float, kind: Any = socket.socket) -> Any:
@@ -61,20 +61,20 @@ class _Answering(Guard):
 
 
 @cache
-def _client() -> tuple[_Answering, Downloader]:
-    guard = _Answering()
+def _client() -> tuple[_AnsweringGuard, Downloader]:
+    guard = _AnsweringGuard()
     return guard, Downloader(Sessions(guard), sleep=lambda _: None)
 
 
 def response(data: bytes) -> None:
-    """Download from a server that answers with these bytes: heads, redirects, parts, encodings, waits."""
+    """Download from a server with these answers: heads, redirects, parts, encodings, waits."""
     guard, downloader = _client()
     guard.answers = [answer[:_MAX_ANSWER] for answer in data.split(NEXT)]
     with suppress(FetchError):
         got = downloader.download("http://a.example/", _OPTIONS, Deadline(1, 5), lambda: None)
         assert got.body
         assert len(got.body) <= _OPTIONS.max_bytes
-    # No connection is left for the next input.
+    # Close the connections, so that the next input gets new ones.
     adapter = downloader._sessions.adapter()
     adapter.poolmanager.clear()
     adapter._last = None
@@ -82,7 +82,7 @@ def response(data: bytes) -> None:
 
 
 def url(data: bytes) -> None:
-    """Read a URL of a list and of a redirect, and show it."""
+    """Parse a URL from a list and from a redirect, and display it."""
     text = data.decode("utf-8", "replace")
     shown = urls.masked(text)
     assert not any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in shown)
@@ -99,22 +99,22 @@ def url(data: bytes) -> None:
         assert " " not in found.text
         assert found.target.startswith("/")
         if len(found.text) <= urls.MAX_LENGTH:
-            # The normal form is one.
+            # The normal form is stable.
             assert urls.parse(found.text) == replace(found, userinfo=None)
 
 
 def header(data: bytes) -> None:
-    """Read what a server wishes, and what it says of a part; and what a run adds to its requests."""
+    """Parse a server's Retry-After, X-Robots-Tag and partial responses, and a run's own request headers."""
     lines = data.decode("latin-1").split("\n")
     for line in lines:
         seconds = wishes.parse_retry_after(line)
         assert seconds is None or 0 <= seconds < float("inf")
     assert wishes.opt_out(lines) in (None, "noai", "noimageai", "noindex", "noimageindex", "none")
     names = ("Content-Range", "ETag", "Last-Modified", "Accept-Ranges", "Content-Encoding")
-    said = dict(zip(names, lines, strict=False))
-    begun = part.Part("http://a.example/", b"abc", 6, '"a"', '"a"')
-    assert begun.is_gone_on_with(206, said) in (True, False)
-    found = part.part_of("http://a.example/", {**said, "Content-Length": "6", "Accept-Ranges": "bytes"}, b"abc")
+    headers = dict(zip(names, lines, strict=False))
+    started = part.Part("http://a.example/", b"abc", 6, '"a"', '"a"')
+    assert started.is_gone_on_with(206, headers) in (True, False)
+    found = part.part_of("http://a.example/", {**headers, "Content-Length": "6", "Accept-Ranges": "bytes"}, b"abc")
     if found is not None:
         assert found.asking({})["If-Range"].isprintable()
     for line in lines:
@@ -135,7 +135,7 @@ def image(data: bytes) -> None:
 
 
 def source(data: bytes) -> None:
-    """Read a list, and write and read the plan of what is in it."""
+    """Read a URL list, and write and read its plan."""
     with tempfile.NamedTemporaryFile() as file:
         file.write(data)
         file.flush()
@@ -155,7 +155,7 @@ def source(data: bytes) -> None:
 
 @dataclass(frozen=True)
 class Target:
-    """A function of bytes, and inputs to begin with."""
+    """A function of bytes, and its seed inputs."""
 
     call: Callable[[bytes], None]
     seeds: Callable[[], Iterable[bytes]]

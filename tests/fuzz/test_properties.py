@@ -1,4 +1,4 @@
-"""URLs, heads and rows, made from what they look like, hold what is promised of them."""
+"""Generated URLs, heads and rows keep the documented properties."""
 
 from __future__ import annotations
 
@@ -74,8 +74,8 @@ _BODIES = st.sampled_from([b"", b"body", b"4\r\nbody\r\n0\r\n\r\n", b"ffffffffff
 
 
 @given(_URLS)
-def test_url(url: str) -> None:
-    """A URL in any of its forms is read or refused, and its normal form is one."""
+def test_url_has_a_stable_normal_form(url: str) -> None:
+    """A URL in any form is parsed or refused, and its normal form is stable."""
     targets.url(url.encode("utf-8", "replace"))
 
 
@@ -83,14 +83,14 @@ def test_url(url: str) -> None:
     st.sampled_from(["http://u:{}@a.example/", "http://a.example/?token={}", "http://a.example/b?c=d&%73ig={}#e"]),
     _TEXT,
 )
-def test_secret_is_masked_wherever_it_stands(form: str, around: str) -> None:
-    """Text before and after a URL shows nothing of what is secret in it."""
+def test_masks_a_secret_in_any_position(form: str, around: str) -> None:
+    """A secret in a URL is masked, whatever text surrounds the URL."""
     assert _SECRET not in urls.masked(f"{around} {form.format(_SECRET)} {around}")
 
 
 @given(st.lists(st.tuples(_STATUSES, _FIELDS, _BODIES), min_size=1, max_size=4))
-def test_answers(answers: list[tuple[int, list[tuple[str, str]], bytes]]) -> None:
-    """Whatever fields come together in a server's answers, a download ends as documented."""
+def test_download_ends_as_documented(answers: list[tuple[int, list[tuple[str, str]], bytes]]) -> None:
+    """For any combination of fields in a server's answers, a download ends as documented."""
     made = []
     for status, fields, body in answers:
         head = [f"HTTP/1.1 {status} Text", *(f"{name}: {value}" for name, value in fields)]
@@ -99,8 +99,8 @@ def test_answers(answers: list[tuple[int, list[tuple[str, str]], bytes]]) -> Non
 
 
 @given(_TEXT, _TEXT, _TEXT)
-def test_request_has_no_line_more(agent: str, name: str, value: str) -> None:
-    """A run's own fields are refused, or each is one line of ASCII."""
+def test_request_fields_are_single_lines(agent: str, name: str, value: str) -> None:
+    """A run's own request header is refused, or is one line of ASCII."""
     try:
         fields = head_fields(HeadOptions(user_agent=agent or None, fields=((name, value),)), None, True)
     except ValueError:
@@ -111,8 +111,8 @@ def test_request_has_no_line_more(agent: str, name: str, value: str) -> None:
 
 
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=20), min_size=1, max_size=4), st.data())
-def test_rows(found: list[str], data: st.DataObject) -> None:
-    """A Source's rows come back from the plan as they went, and their Outcomes from Redis and the manifest."""
+def test_rows_survive_a_round_trip(found: list[str], data: st.DataObject) -> None:
+    """A list's rows come back unchanged from the plan, and their Outcomes from Redis and the manifest."""
     mark = Mark("run", 0)
     texts = st.none() | st.text(st.characters(exclude_categories=["Cs"]), max_size=10)
     name = data.draw(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8))
@@ -143,8 +143,8 @@ def test_rows(found: list[str], data: st.DataObject) -> None:
         st.sampled_from(["fetch", "folder", "shard_size", "x"]) | _TEXT, st.none() | st.integers(), max_size=3
     )
 )
-def test_options_of_another_version(more: dict[str, int | None]) -> None:
-    """A run's options come back from Redis as they went, whatever another version has added to them."""
+def test_ignores_options_of_another_version(more: dict[str, int | None]) -> None:
+    """A run's options come back from Redis unchanged, whatever fields another version has added."""
     options = RunOptions("folder", 1000, FetchOptions())
     value = options.to_json()
     assert (

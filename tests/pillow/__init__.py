@@ -1,1 +1,1 @@
-"""Pillow's own test images, fetched by a fleet: whatever they hold, no worker is lost."""
+"""Pillow's own test images, downloaded by a fleet: no image may kill a worker."""

@@ -1,7 +1,7 @@
-"""Serves Pillow's own test images, has a fleet fetch them, and compares how they end with what is documented.
+"""Serve Pillow's own test images, download them with a fleet, and compare the results with the documented ones.
 
-``python -m tests.pillow`` installs nothing, and fetches the images if it has not yet. They are fetched twice, once with
-every frame decoded and once made smaller, by worker processes that have to be the same at the end.
+``python -m tests.pillow`` installs nothing, and downloads the images once. The fleet fetches them twice, once with
+every frame decoded and once resized, and no worker process may be replaced.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tests.integration import parts
 from tests.pillow.counts import COUNTS, REASONS, RUNS, kind_of
 from tests.upstream import sources
 
-#: Where the images are kept; git knows nothing of it.
+#: The folder of the images; ignored by git.
 FOLDER = parts.ROOT / ".pillow"
 _PATIENCE = 900.0
 _SIZE = FleetSize(workers=2, concurrency=8)
@@ -33,7 +33,7 @@ def fetched(name: str, images: list[str], port: int, folder: Path, broker_url: s
     """Return the manifest's row of each image, after one of the runs.
 
     Raises:
-        click.ClickException: the run did not come to its end.
+        click.ClickException: the run did not finish.
     """
     source, out = folder / "list.txt", folder / name
     source.write_text("".join(f"http://127.0.0.1:{port}/{quote(image)}\n" for image in images))
@@ -43,12 +43,12 @@ def fetched(name: str, images: list[str], port: int, folder: Path, broker_url: s
     )
     rows = parts.rows(out)
     if len(rows) != len(images):
-        raise click.ClickException(f"{name}: {len(rows)} of {len(images)} images have ended: {ended.err}")
+        raise click.ClickException(f"{name}: {len(rows)} of {len(images)} images have results: {ended.err}")
     return rows
 
 
 def counted(images: list[str], rows: list[dict[str, Any]]) -> dict[str, dict[str, int]]:
-    """Return how many images of each kind ended how."""
+    """Return the number of results of each kind, by kind of file."""
     counts: dict[str, Counter[str]] = {}
     for image, row in zip(images, rows, strict=True):
         counts.setdefault(kind_of(image), Counter())[row["reason"] or "success"] += 1
@@ -56,7 +56,7 @@ def counted(images: list[str], rows: list[dict[str, Any]]) -> dict[str, dict[str
 
 
 def wrong(images: list[str], rows: list[dict[str, Any]]) -> list[str]:
-    """Return the images that ended as no image should."""
+    """Return the images with a result that no image may have."""
     return [
         f"{image}: {row['reason']}: {row['error_message']}"
         for image, row in zip(images, rows, strict=True)
@@ -65,9 +65,9 @@ def wrong(images: list[str], rows: list[dict[str, Any]]) -> list[str]:
 
 
 @click.command()
-@click.option("--keep", is_flag=True, help="Keep the numbers, for `make docs`.")
+@click.option("--keep", is_flag=True, help="Store the numbers, for `make docs`.")
 def main(keep: bool) -> None:
-    """Fetch every test image of Pillow's by a local fleet."""
+    """Download every test image of Pillow with a local fleet."""
     for program in ("redis-server", "nginx"):
         if shutil.which(program, path="/usr/sbin:/usr/local/sbin") is None and shutil.which(program) is None:
             raise click.ClickException(f"{program} is not installed on this machine")
@@ -91,11 +91,11 @@ def main(keep: bool) -> None:
                 shutil.copy(log, FOLDER)
                 faults += [f"{log.name}: {line}" for line in log.read_text().splitlines() if "PIL" in line]
             if fleet.restarts or fleet.pids != pids:
-                faults.append(f"processes of the fleet were lost: {fleet.restarts}")
+                faults.append(f"worker processes died: {fleet.restarts}")
     if keep:
         COUNTS.write_text(json.dumps(counts, indent=2) + "\n")
     elif not COUNTS.exists() or json.loads(COUNTS.read_text()) != counts:
-        faults.append("the numbers are not those in docs/security.md: python -m tests.pillow --keep")
+        faults.append("the numbers differ from docs/security.md; to store them, run: python -m tests.pillow --keep")
     if faults:
         raise click.ClickException("\n".join(faults))
 

@@ -1,4 +1,4 @@
-"""What Pillow's own test images are counted by, and where the numbers are kept."""
+"""The categories for counting Pillow's own test images, and the file with the counts."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from pathlib import Path, PurePosixPath
 
 from tasks.model import Reason
 
-#: How many images of each kind ended how; docs/security.md shows it, and each run has to have it so.
+#: The number of results of each kind, by kind of file. docs/security.md shows it, and each run must match it.
 COUNTS = Path(__file__).with_name("counts.json")
-#: What is fetched, by which options.
+#: The runs, with their options.
 RUNS = {"decode": ("--verify", "decode"), "resize": ("--resize", "keep_ratio")}
-#: How an image may end that is not saved: by what it is, and by nothing of ours.
+#: The permitted reasons of an unsaved image: properties of the image, and no internal error.
 REASONS = (Reason.NOT_IMAGE, Reason.UNDECODABLE, Reason.TOO_MANY_PIXELS, Reason.EMPTY)
-#: Kinds of files, by the endings of their names.
+#: Kinds of files, by their extensions.
 _KINDS = {
     "JPEG": (".jpg", ".jpeg", ".mpo"),
     "PNG, APNG": (".png", ".apng"),
@@ -28,6 +28,6 @@ KINDS = (*_KINDS, OTHERS)
 
 
 def kind_of(name: str) -> str:
-    """Return the kind of a file by its name, which may be wrong on purpose."""
+    """Return the kind of a file by its name, which may be intentionally wrong."""
     ending = PurePosixPath(name).suffix.lower()
     return next((kind for kind, endings in _KINDS.items() if ending in endings), OTHERS)

@@ -45,8 +45,8 @@ _EXPLAINED = Case("a", "an answer", b"", reason="because")
         (_PLAIN, ("refused: x", OTHER_BYTES, SAVED), "without a reason"),
         (_PLAIN, (OTHER_BYTES, SAVED, SAVED), "something else"),
         (_PLAIN, (OTHER_BYTES, "refused: x", OTHER_BYTES), "something else"),
-        (_EXPLAINED, (SAVED, "refused: x", SAVED), "which imagefleet saves"),
-        (_EXPLAINED, ("refused: x", "refused: y", OTHER_BYTES), "nobody saves"),
+        (_EXPLAINED, (SAVED, "refused: x", SAVED), "but imagefleet saves it"),
+        (_EXPLAINED, ("refused: x", "refused: y", OTHER_BYTES), "no client saves"),
     ],
 )
 def test_stricter_behaviour_needs_a_reason(case: Case, results: tuple[str, str, str], objection: str) -> None:

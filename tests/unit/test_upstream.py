@@ -42,7 +42,7 @@ def test_reports_unexpected_passes() -> None:
     result = Result(expected=[f"{name}[one]" for name in _NAMES])
     assert wrong(_SUITE, result, result.counts()) == []
     less = Result(expected=result.expected[1:])
-    assert wrong(_SUITE, less, less.counts()) == [f"{_NAMES[0]} did not fail, or is not there"]
+    assert wrong(_SUITE, less, less.counts()) == [f"{_NAMES[0]} did not fail, or does not exist"]
 
 
 def test_numbers_match_the_documentation() -> None:

@@ -1,6 +1,6 @@
-"""Runs kombu's and Celery's own tests over ours, and compares how they end with what is expected.
+"""Run kombu's and Celery's own tests over our code, and compare the results with the expected ones.
 
-``python -m tests.upstream`` installs nothing, and fetches the tests if it has not yet.
+``python -m tests.upstream`` installs nothing, and downloads the tests once.
 """
 
 from __future__ import annotations
@@ -24,34 +24,34 @@ from tests.upstream import sources
 from tests.upstream.expected import FAILING
 from tests.upstream.suites import COUNTS, SUITES, Suite
 
-#: Seconds for one test, where its own authors do not say.
+#: Timeout of a test in seconds, unless its authors set one.
 _PATIENCE = 300
 
 
 @dataclass(frozen=True)
 class Result:
-    """How the tests of a suite have ended."""
+    """The results of a suite's tests."""
 
     passed: int = 0
     skipped: int = 0
-    #: Those that their own authors expect to fail, or to fail at times.
+    #: Tests that their authors expect to fail, always or sometimes.
     marked: int = 0
-    #: The names of those that failed as `expected` says, of those that failed, and of those that passed at another try.
+    #: The names of the tests that failed as `expected` says, of other failures, and of tests that passed when repeated.
     expected: Sequence[str] = ()
     failed: Sequence[str] = ()
     rerun: Sequence[str] = ()
-    #: pytest's exit status, and how long it took.
+    #: pytest's exit status, and its duration in seconds.
     code: int = 0
     seconds: int = 0
 
     def counts(self) -> dict[str, int]:
-        """Return the numbers that every run of the suite has in common."""
+        """Return the numbers that are the same in every run of the suite."""
         expected = len(self.expected)
         return {"passed": self.passed, "expected": expected, "skipped": self.skipped, "marked": self.marked}
 
 
 def run(suite: Suite, ports: Sequence[int], theirs: bool, only: str) -> Result:
-    """Run a suite, or some of its tests, with a Redis at each of the ports."""
+    """Run a suite, or some of its tests, with one Redis at each port."""
     log, outcomes = sources.FOLDER / f"{suite.name}.log", sources.FOLDER / f"{suite.name}.json"
     outcomes.unlink(missing_ok=True)
     argv = [sys.executable, "-m", "pytest", "--verbose", "--tb=short", "--disable-warnings", "-k", only]
@@ -60,7 +60,7 @@ def run(suite: Suite, ports: Sequence[int], theirs: bool, only: str) -> Result:
     for plugin in ("no:cacheprovider", "no:valkey", "tests.conftest", "celery.contrib.pytest", "tests.upstream.plugin"):
         argv += ["-p", plugin]
     if suite.processes > 1:
-        # One test after the other, in the order of the plugin.
+        # One test after the other, in the plugin's order.
         argv += [f"--numprocesses={suite.processes}", "--dist=load", "--maxschedchunk=1"]
     argv += [f"t/{module}" for module in suite.modules]
     started = monotonic()
@@ -72,22 +72,24 @@ def run(suite: Suite, ports: Sequence[int], theirs: bool, only: str) -> Result:
 
 
 def wrong(suite: str, result: Result, counts: Mapping[str, int]) -> list[str]:
-    """Return what is not as it should be with a suite's result; ``counts`` are the numbers in the documentation."""
+    """Return the deviations of a suite's result; ``counts`` are the documented numbers."""
     failed = {name for test in result.expected for name in (test, test.partition("[")[0])}
     expected = {name for names in FAILING[suite].values() for name in names}
-    faults = [f"{name} did not fail, or is not there" for name in sorted(expected - failed)]
+    faults = [f"{name} did not fail, or does not exist" for name in sorted(expected - failed)]
     if result.counts() != counts:
-        faults.append(f"{suite}: the numbers are not those in docs/upstream-tests.md: python -m tests.upstream --keep")
+        faults.append(
+            f"{suite}: the numbers differ from docs/upstream-tests.md; to store them: python -m tests.upstream --keep"
+        )
     return faults
 
 
 @click.command()
 @click.argument("names", nargs=-1, type=click.Choice([suite.name for suite in SUITES]), metavar="[SUITE]...")
-@click.option("--only", default="", help="The tests that this expression names, as for pytest's -k.")
-@click.option("--theirs", is_flag=True, help="Over kombu's and Celery's own code, to compare.")
-@click.option("--keep", is_flag=True, help="Keep the numbers, for `make docs`.")
+@click.option("--only", default="", help="Run only the tests that match this expression, as with pytest's -k.")
+@click.option("--theirs", is_flag=True, help="Use kombu's and Celery's own code, for comparison.")
+@click.option("--keep", is_flag=True, help="Store the numbers, for `make docs`.")
 def main(names: tuple[str, ...], only: str, theirs: bool, keep: bool) -> None:
-    """Run kombu's and Celery's own tests over our transport and backend: all suites, side by side, or some."""
+    """Run kombu's and Celery's own tests over our transport and backend: all suites in parallel, or some."""
     if shutil.which("redis-server") is None:
         raise click.ClickException("redis-server is not installed on this machine")
     suites = [suite for suite in SUITES if not names or suite.name in names]
@@ -112,7 +114,7 @@ def main(names: tuple[str, ...], only: str, theirs: bool, keep: bool) -> None:
         numbers = ", ".join(f"{name} {number}" for name, number in result.counts().items())
         click.echo(f"{suite.name}: {numbers}; {result.seconds} s; see {sources.FOLDER.name}/{suite.name}.log")
         for name in result.rerun:
-            click.echo(f"  {name} did not pass at once")
+            click.echo(f"  {name} passed only when repeated")
         faults += [f"{name} failed" for name in result.failed]
         faults += [f"{suite.name}: pytest ended with {result.code}"] if result.code else []
         if not theirs and not only:

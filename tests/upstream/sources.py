@@ -1,4 +1,4 @@
-"""The sources of distributions, of the versions that are installed, for the tests and test images in them."""
+"""Fetch the source distributions of installed packages, for their tests and test images."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ import click
 
 from tests.integration.parts import ROOT
 
-#: Where they are kept, and what the tests write; git knows nothing of it.
+#: Their folder, also for the tests' output; ignored by git.
 FOLDER = ROOT / ".upstream"
 _LOCK = ROOT / "requirements-dev.lock"
 
 
 def requirement(distribution: str) -> str:
-    """Return what pip is to fetch: the version that is installed, with the hashes of the lock file.
+    """Return pip's requirement for the installed version, with the hashes of the lock file.
 
     Raises:
         click.ClickException: the lock file has another version.
@@ -34,17 +34,17 @@ def requirement(distribution: str) -> str:
 
 
 def fetched(distribution: str) -> Path:
-    """Return the folder with a distribution's tests and pytest's settings for them; it is fetched once.
+    """Return the folder with a distribution's tests and their pytest settings. It is fetched once.
 
     Raises:
         click.ClickException: the lock file has another version, or pip can't download this one.
     """
-    # Beside its tests, the package would be imported in place of the one that is installed.
+    # If it stayed beside its tests, the package would be imported in place of the installed one.
     return unpacked(distribution, FOLDER, distribution)
 
 
 def unpacked(distribution: str, below: Path, without: str) -> Path:
-    """Return the folder of a distribution's sources, without one of theirs; they are fetched once.
+    """Return the folder of a distribution's sources, without one of its folders. They are fetched once.
 
     Raises:
         click.ClickException: the lock file has another version, or pip can't download this one.
@@ -55,7 +55,7 @@ def unpacked(distribution: str, below: Path, without: str) -> Path:
     below.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=below) as name:
         place = Path(name)
-        # What builds the distribution's metadata may come as wheels.
+        # The build dependencies of the distribution's metadata may be wheels.
         (place / "wanted.txt").write_text(f"--no-binary {distribution}\n{requirement(distribution)}\n")
         argv = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes"]
         done = subprocess.run([*argv, "--dest", place, "-r", place / "wanted.txt"], check=False)

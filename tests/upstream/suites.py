@@ -1,25 +1,25 @@
-"""The suites: which of kombu's and Celery's own tests run over ours, and together."""
+"""The suites: kombu's and Celery's own tests that run over our code, grouped."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
-#: How many tests of each suite end how; docs/upstream-tests.md shows it, and each run has to have it so.
+#: The numbers of test results of each suite. docs/upstream-tests.md shows them, and each run must match them.
 COUNTS = Path(__file__).with_name("counts.json")
 
 
 @dataclass(frozen=True)
 class Suite:
-    """Tests of one distribution that meet ours in one way."""
+    """Tests of one distribution that use our code in one way."""
 
     name: str
     distribution: str
-    #: pytest's settings for them.
+    #: The pytest configuration file of these tests.
     config: str
     #: Their modules, in the folder ``t/``.
     modules: tuple[str, ...]
-    #: How many processes share them, which wait most of the time; one where tests lean on those before them.
+    #: The number of processes; the tests mostly wait. It is one if tests depend on earlier ones.
     processes: int
 
 
