@@ -1,7 +1,7 @@
-"""The settings of imagefleet, its bounds, and the Redis settings that its fleets share."""
+"""Settings and limits of imagefleet, and the Redis configuration of its fleets."""
 
 VERSION = "0.1.0"
 
 
 class SettingsError(ValueError):
-    """A variable of the environment holds what it cannot hold; the message names it."""
+    """An environment variable has an invalid value; the message names the variable."""

@@ -1,6 +1,6 @@
-"""Whether an HTTP service answers 200: ``python -m config.alive URL``, for health checks in images without curl.
+"""Health check for images without curl: ``python -m config.alive URL`` succeeds if the service responds with 200.
 
-Several slashes in a row count as one, because a prefix in the URL may be empty, or begin or end with a slash.
+Repeated slashes are collapsed into one, because a prefix in the URL may be empty, or start or end with a slash.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ import urllib.request
 
 
 def main() -> None:
-    """Exit with 0 if it does."""
+    """Exit with 0 on a response of 200, otherwise with a message."""
     url = sys.argv[1]
     if not url.startswith("http://"):
         sys.exit(f"{url} is not an http URL")
     url = re.sub(r"(?<!:)//+", "/", url)
     try:
-        with urllib.request.urlopen(url, timeout=4) as answer:  # noqa: S310  # the scheme was looked at
-            sys.exit(0 if answer.status == 200 else f"{url} answered {answer.status}")
+        with urllib.request.urlopen(url, timeout=4) as response:  # noqa: S310  # the scheme is checked above
+            sys.exit(0 if response.status == 200 else f"{url} responded with {response.status}")
     except OSError as error:
         sys.exit(f"{url}: {error}")
 

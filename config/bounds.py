@@ -1,38 +1,38 @@
-"""The bounds that the producer and the workers must agree on, with the reason for each number."""
+"""Limits shared by the producer and the workers, with the reason for each number."""
 
 from __future__ import annotations
 
-#: Seconds after which Redis hands an unacknowledged message to another worker. It must exceed the longest stay of a
-#: task in a worker: the wait behind what is prefetched, plus its deadline.
+#: Seconds until an unacknowledged message is redelivered to another worker. It must exceed the longest time that a task
+#: spends in a worker: its wait behind the prefetched tasks, plus its deadline.
 VISIBILITY_TIMEOUT = 600
 
-#: The longest deadline of one delivery, in seconds. A quarter of the visibility timeout leaves room for the tasks
-#: that a worker prefetched ahead of it.
+#: Longest deadline of one delivery, in seconds. A quarter of the visibility timeout leaves room for the tasks
+#: prefetched ahead of it.
 MAX_DEADLINE = VISIBILITY_TIMEOUT / 4
 
-#: The longest wait that a server may ask for, in seconds, after which its image is asked for again; one that is too
-#: long for a slot is a countdown of its task, which a worker holds unacknowledged. A fifth of the visibility timeout:
-#: the task still waits behind others when its countdown is over.
+#: Longest wait requested by a server, in seconds, after which the image is still retried. A wait too long for a slot
+#: becomes a countdown of the task, and a worker holds that task unacknowledged meanwhile. The limit is a fifth of the
+#: visibility timeout because the task still waits behind others when its countdown is over.
 MAX_COUNTDOWN = VISIBILITY_TIMEOUT / 5
 
-#: Tasks that a worker reserves for each slot, with the one that runs: enough that a slot never waits for Redis, also
-#: while what is done waits to be settled, which counts among them; few enough that the last of them begins long before
-#: the visibility timeout.
+#: Tasks that a worker reserves per slot, including the running one. Finished tasks count until they are acknowledged.
+#: The number is high enough that a slot never waits for Redis, even while finished tasks wait for their batch. It is
+#: low enough that the last reserved task starts long before the visibility timeout.
 PREFETCH = 3
 
-#: Download slots of a worker process, unless ``--concurrency`` says otherwise.
+#: Default number of download slots per worker process; ``--concurrency`` overrides it.
 CONCURRENCY = 16
 
-#: Seconds that a run's record stays in Redis without its producer renewing it.
+#: Seconds until a run's record expires in Redis unless its producer renews it.
 RECORD_LIFETIME = 7 * 24 * 3600
 
-#: Seconds between two signs of life of a worker, and two looks for workers that give none.
+#: Seconds between two heartbeats of a worker, and between two checks for workers without one.
 WORKER_BEAT = 3
 
-#: Seconds after its last sign of life for which a worker counts as alive: several beats, as a machine that is busy or a
-#: connection that is made anew may swallow one.
+#: Seconds that a worker counts as alive after its last heartbeat. Several intervals long, because a busy machine or a
+#: reconnect may skip a heartbeat.
 WORKER_LIFETIME = 15
 
-#: Seconds within which the tasks of a worker that died are with their queue again, where another worker is up: its
-#: life time, a beat of the other one, and the handing over.
+#: Seconds within which a dead worker's tasks are back in the queue if another worker is up: the heartbeat timeout, one
+#: interval of the other worker, and the requeueing itself.
 HANDED_BACK = 20

@@ -1,9 +1,9 @@
 """Flower's configuration: ``celery -A tasks flower --conf=config/flower.py``.
 
-Tornado runs this file and takes the names that are options of Flower. Flower shows every image's task; what an image
-came to is the task's result. To Celery a failed download is a task that succeeded, as it has an Outcome to return;
-here it counts as failed (see ``config/flower_tasks.py``), and reads ``failed_to_download: http_4xx (HTTP 404 Not
-Found)`` in the column *Result*. It is found by *Failed*, and by searching for ``result:failed``.
+Tornado runs this file and reads Flower's options from its names. Flower shows one task per image, with the Outcome as
+its result. For Celery a failed download is a successful task, because the task returns an Outcome. Here it counts as
+failed (see ``config/flower_tasks.py``), and the column *Result* shows ``failed_to_download: http_4xx (HTTP 404 Not
+Found)``. To find failed images, click *Failed* or search for ``result:failed``.
 """
 
 from __future__ import annotations
@@ -24,67 +24,67 @@ from config import flower_tasks
 from config.settings import settings
 
 basic_auth = [f"imagefleet:{settings().flower_password}"]
-# Its API can publish and revoke tasks, otherwise.
+# Otherwise, clients of Flower's API could publish and revoke tasks.
 read_only = True
-# What its pages show of a task: the URL is the argument, the Outcome the result, and the id leads to the task's page.
+# The columns of the task table: the URL is the argument, the Outcome the result, and the id links to the task's page.
 tasks_columns = "args,state,result,runtime,uuid,worker,received"
 max_tasks = 20_000
 max_workers = 1_000
 purge_offline_workers = 300
 persistent = False
 natural_time = False
-# The workers' own setting decides whether events are sent; Flower would switch them on again every five seconds.
+# The workers' own setting decides whether they send events. Otherwise, Flower would enable them every five seconds.
 enable_events = settings().task_events
 
 
 def format_task(task: Any) -> Any:
-    """Return a task as Flower's table shows it: a line for its Outcome in place of the whole."""
+    """Shorten a task's Outcome to one line for Flower's table."""
     if task.result:
-        task.result = flower_tasks.line(task.result)
+        task.result = flower_tasks.format_line(task.result)
     return task
 
 
 class _State(events.EventsState):  # type: ignore[misc]
-    """What Flower remembers and counts."""
+    """Flower's task history and counters, with failed images counted as failed tasks."""
 
     def event(self, event: dict[str, Any]) -> None:
-        super().event(flower_tasks.honest(event))
+        super().event(flower_tasks.adjust_event(event))
 
 
 class _TaskPage(TaskView):  # type: ignore[misc]
-    """A task's own page, which has room for the whole Outcome."""
+    """A task's own page, with its whole Outcome."""
 
     def format_task(self, task: Any) -> Any:
-        """Return a task with its Outcome's fields, one on each line."""
+        """Return a copy of the task with one line per field of its Outcome."""
         task = copy(task)
         if task.result:
-            task.result = flower_tasks.page(task.result)
+            task.result = flower_tasks.format_page(task.result)
         return task
 
 
 events.EventsState = _State
 
 
-def _asking(handler: Any) -> Any:
+def _require_password(handler: Any) -> Any:
     """Return a handler that asks for the password before anything else."""
-    # There is no page to log in on: the browser asks.
+    # There is no login page: the browser asks for the password.
     base = {LoginHandler: NotFoundErrorHandler, TaskView: _TaskPage}.get(handler, handler)
 
-    class Asking(base):  # type: ignore[misc,valid-type]
+    class Protected(base):  # type: ignore[misc,valid-type]
         def prepare(self) -> Any:
-            # It raises 401 for whoever is not logged in.
+            # Raises 401 for clients that are not logged in.
             BaseHandler.get_current_user(self)
             return super().prepare()
 
-    return Asking
+    return Protected
 
 
-# Flower gives its scripts, its page for unknown paths and a few others to anybody. Here all ask, but for the two that
-# monitoring needs.
+# Flower serves its scripts, its page for unknown paths and a few others without a password. Here only the two pages
+# for monitoring are open.
 _OPEN = (Metrics, Healthcheck)
-urls.settings["static_handler_class"] = _asking(StaticFileHandler)
-for _place, _rule in enumerate(urls.handlers):
+urls.settings["static_handler_class"] = _require_password(StaticFileHandler)
+for _index, _rule in enumerate(urls.handlers):
     if isinstance(_rule, URLSpec):
-        _rule.target = _rule.handler_class = _asking(_rule.handler_class)
+        _rule.target = _rule.handler_class = _require_password(_rule.handler_class)
     elif _rule[1] not in _OPEN:
-        urls.handlers[_place] = (_rule[0], _asking(_rule[1]), *_rule[2:])
+        urls.handlers[_index] = (_rule[0], _require_password(_rule[1]), *_rule[2:])

@@ -1,6 +1,6 @@
-"""A task as Flower knows it: an Outcome's status is the task's state, and its text is made for reading.
+"""Adapt image tasks for Flower: take the task's state from the Outcome, and format the Outcome as readable text.
 
-Knows neither Flower nor Celery: what comes in is an event, or a task, as Flower hands them over.
+Imports neither Flower nor Celery: the functions take the events and results that Flower passes to them.
 """
 
 from __future__ import annotations
@@ -10,18 +10,18 @@ from typing import Any
 
 _COLLECT = "collect_shard"
 _IS_OUTCOME = re.compile(r"\{'key': '\w*', 'status': '(?P<status>\w+)'")
-# Celery writes an Outcome much as Python would, but for backslashes and line ends, which it leaves as they are. So it
-# can't be read as Python; a quote inside a text, though, always has a backslash before it.
+# Celery formats an Outcome almost like Python's repr, but does not escape backslashes and line ends. So the text can't
+# be parsed as Python. A quote inside a string always follows a backslash, though.
 _FIELD = re.compile(r"'(?P<name>\w+)': (?:'(?P<text>.*?)'|(?P<plain>[^',]+?))(?=, '\w+': |\}$)", re.DOTALL)
 
 
-def honest(event: dict[str, Any]) -> dict[str, Any]:
-    """Return an event as it should count: the task of an image that failed has failed.
+def adjust_event(event: dict[str, Any]) -> dict[str, Any]:
+    """Return the event as Flower should count it: as ``task-failed`` if the image failed.
 
-    To Celery it has succeeded, as it has an Outcome to return, and a chord needs that.
+    For Celery the task succeeded, because it returned an Outcome, which the chord needs.
     """
     if event["type"] == "task-received" and str(event.get("name")).endswith(_COLLECT):
-        # The argument is every Outcome of the shard, as far as it goes: a search for an image would find the shard.
+        # The argument holds the Outcomes of the shard, truncated, so a search for an image would find the shard.
         return {**event, "args": f"Outcomes of shard {_shard(str(event.get('kwargs')))}"}
     if event["type"] == "task-succeeded":
         found = _IS_OUTCOME.match(str(event.get("result")))
@@ -30,8 +30,8 @@ def honest(event: dict[str, Any]) -> dict[str, Any]:
     return event
 
 
-def line(result: str) -> str:
-    """Return an Outcome in a line, for a table; what is no Outcome stays."""
+def format_line(result: str) -> str:
+    """Format an Outcome as one line for a table; return any other result unchanged."""
     found = _fields(result)
     if not found:
         return result
@@ -41,8 +41,8 @@ def line(result: str) -> str:
     return f"{found['status']}: {found.get('reason')} ({found.get('error_message')})"
 
 
-def page(result: str) -> str:
-    """Return all of an Outcome, a field on each line; what is no Outcome stays."""
+def format_page(result: str) -> str:
+    """Format an Outcome with one line per field; return any other result unchanged."""
     return "\n".join(f"{name}: {value}" for name, value in _fields(result).items()) or result
 
 

@@ -1,17 +1,17 @@
-"""The passwords of a Compose fleet: made once, kept in a volume, shown on request.
+"""The passwords of a Compose fleet: created once, stored in a volume, shown on request.
 
-``python -m config.secrets FOLDER`` makes what is missing: a password for Redis and one for Flower, strong and random,
-or the ones that REDIS_PASSWORD and FLOWER_PASSWORD give. ``--show`` prints them.
+``python -m config.secrets FOLDER`` creates the missing passwords, one for Redis and one for Flower. Each is strong and
+random unless you set it in REDIS_PASSWORD or FLOWER_PASSWORD. ``--show`` prints them.
 
 =================  =========================================================================
-file               who reads it
+file               reader
 =================  =========================================================================
-redis-password     workers, producer and Flower, to log in at Redis
+redis-password     workers, producer and Flower, to log in to Redis
 redis.conf         the Redis server: the same password as its ``requirepass``
 flower-password    Flower; its user is ``imagefleet``
 =================  =========================================================================
 
-Services run under different users, so the files can be read by each that the volume is mounted into.
+Services run as different users, so every service with this volume mounted can read the files.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from pydantic_settings import BaseSettings
 _USER = "imagefleet"
 
 
-class Asked(BaseSettings):
-    """What the user has chosen: passwords, empty where they leave it to us, and where Flower is published."""
+class ComposeSettings(BaseSettings):
+    """The user's choices: passwords (random if empty), and the port and path prefix of Flower."""
 
     redis_password: str = ""
     flower_password: str = ""
@@ -36,27 +36,29 @@ class Asked(BaseSettings):
 
 
 def main() -> None:
-    """Make the passwords, or show them."""
+    """Create the passwords, or print them."""
     show, folder = sys.argv[1] == "--show", Path(sys.argv[-1])
-    asked = Asked()
+    chosen = ComposeSettings()
     if show:
-        address = f"http://127.0.0.1:{asked.flower_port}/{asked.flower_url_prefix.strip('/')}".rstrip("/")
+        address = f"http://127.0.0.1:{chosen.flower_port}/{chosen.flower_url_prefix.strip('/')}".rstrip("/")
         click.echo(f"Flower  {address}  user {_USER}, password {_read(folder, 'flower')}")
         click.echo(f"Redis   password {_read(folder, 'redis')}")
         return
-    redis = _make(folder, "redis", asked.redis_password)
-    _make(folder, "flower", asked.flower_password)
-    # In quotes, a password may hold whatever redis.conf would read as something else.
+    redis = _save(folder, "redis", chosen.redis_password)
+    _save(folder, "flower", chosen.flower_password)
+    # In quotes, a password may contain characters with a special meaning in redis.conf.
     quoted = redis.replace("\\", "\\\\").replace('"', '\\"')
     _write(folder / "redis.conf", f'requirepass "{quoted}"\n')
 
 
-def _make(folder: Path, name: str, asked: str) -> str:
-    """Return a password: the one that is asked for, else the one that is there, else a new one."""
+def _save(folder: Path, name: str, chosen: str) -> str:
+    """Save and return a password: the chosen one, else the existing one, else a new one."""
     path = folder / f"{name}-password"
-    if not asked.isprintable() or asked != asked.strip():
-        sys.exit(f"{name.upper()}_PASSWORD holds a control character or surrounding space; choose another one in .env")
-    password = asked or (path.read_text(encoding="utf-8") if path.exists() else secrets.token_urlsafe(24))
+    if not chosen.isprintable() or chosen != chosen.strip():
+        sys.exit(
+            f"{name.upper()}_PASSWORD contains a control character or surrounding space; choose another one in .env"
+        )
+    password = chosen or (path.read_text(encoding="utf-8") if path.exists() else secrets.token_urlsafe(24))
     _write(path, password)
     return password
 

@@ -1,10 +1,10 @@
-"""The environment of a process: the only place where it is read.
+"""Settings from the environment. No other module reads the environment.
 
-A worker's operator decides by these variables where the worker may connect to and where it may write; no message
-can widen them. Each is written ``IMAGEFLEET_NAME`` in the environment; lists are separated by commas.
+With these variables a worker's operator limits the addresses and folders that the worker may use. No message can extend
+these limits. The name of each variable is ``IMAGEFLEET_NAME``; lists are separated by commas.
 
-To add a setting: a field here with its description, the module that takes it as an argument, and
-``docs/settings.md``, which ``make docs`` writes from the descriptions.
+To add a setting: add a field with its description here, pass the value as an argument to the module that uses it, and
+run ``make docs``, which writes ``docs/settings.md`` from the descriptions.
 """
 
 from __future__ import annotations
@@ -24,94 +24,94 @@ from config import SettingsError, bounds
 REDIS_CONF = Path(__file__).with_name("redis.conf")
 FLOWER_CONF = Path(__file__).with_name("flower.py")
 _PREFIX = "IMAGEFLEET_"
-#: Names after the prefix that are read elsewhere: by `config/entrypoint.sh`.
-_OTHER_READERS = ("OWNED_BY",)
+#: Names after the prefix that `config/entrypoint.sh` reads.
+_ENTRYPOINT_NAMES = ("OWNED_BY",)
 
 
 class Settings(BaseSettings):
-    """What the environment says, checked; frozen."""
+    """The validated settings from the environment; frozen."""
 
     model_config = SettingsConfigDict(env_prefix=_PREFIX, frozen=True, env_ignore_empty=True)
 
     broker_url: str | None = Field(
         None,
-        description="The Redis that holds the tasks: redis://, rediss://, redis+socket://, or sentinel:// for a set of "
-        "[Sentinels](many-machines.md#redis-with-sentinel). Without it a worker looks at redis://localhost:6379/0, "
-        "and a command starts a local fleet.",
+        description="URL of the Redis server for the tasks: redis://, rediss://, redis+socket://, or sentinel:// for a "
+        "set of [Sentinels](many-machines.md#redis-with-sentinel). Without it, a worker uses "
+        "redis://localhost:6379/0, and a command starts a local fleet.",
     )
     broker_password_file: Path | None = Field(
-        None, description="A file that holds the broker's password, to keep it out of the URL and the environment."
+        None, description="File with the broker's password. It keeps the password out of the URL and the environment."
     )
     broker_sentinel_password_file: Path | None = Field(
         None,
-        description="A file that holds the password of the Sentinels in a sentinel:// broker URL, where they have one.",
+        description="File with the password of the Sentinels in a sentinel:// broker URL, if they have one.",
     )
     broker_ca_file: Path | None = Field(
         None,
-        description="The certificates that a rediss:// broker's own has to be signed by (a PEM file); with it the URL "
-        "needs no ssl_cert_reqs and no ssl_ca_certs.",
+        description="PEM file with the CA certificates that signed the certificate of a rediss:// broker. With it, the "
+        "URL needs neither ssl_cert_reqs nor ssl_ca_certs.",
     )
     allow_networks: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
-        description="What a worker may connect to besides public addresses: networks, addresses or host names, "
-        "each with an optional :port.",
+        description="Networks, addresses or host names, each with an optional :port, that a worker may connect to in "
+        "addition to public addresses.",
     )
     deny_networks: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
-        description="What a worker may not connect to, in the same form; a host name stands for those below it, too. "
-        "It wins over what is allowed.",
+        description="Networks, addresses or host names that a worker may not connect to, in the same form. A host name "
+        "includes its subdomains. Denied entries take precedence over allowed ones.",
     )
     proxy: SecretStr | None = Field(
         None,
-        description="The HTTP proxy that a worker fetches all images through: http://[user:password@]host:port, "
-        "with port 80 where none is named. It resolves the names of hosts, and so decides instead of the worker what "
-        "they may stand for ([Proxies](security.md#proxies)). HTTP_PROXY, HTTPS_PROXY and NO_PROXY count for nothing.",
+        description="HTTP proxy for all image downloads of a worker: http://[user:password@]host:port; the default "
+        "port is 80. The proxy resolves host names, so it decides instead of the worker which addresses are allowed "
+        "([Proxies](security.md#proxies)). HTTP_PROXY, HTTPS_PROXY and NO_PROXY are ignored.",
     )
     proxy_password_file: Path | None = Field(
-        None, description="A file that holds the proxy's password, to keep it out of the URL and the environment."
+        None, description="File with the proxy's password. It keeps the password out of the URL and the environment."
     )
     store_roots: Annotated[tuple[Path, ...], NoDecode] = Field(
-        (), description="The folders below which a worker may write. A worker does not start without one."
+        (),
+        description="Folders that a worker may write to, including subfolders. A worker needs at least one to start.",
     )
     ca_bundle: Path | None = Field(
-        None, description="Certificates to trust for https in place of the usual ones (a PEM file)."
+        None, description="PEM file with the CA certificates to trust for https instead of the default ones."
     )
     allow_insecure_tls: bool = Field(
         False,
-        description="Whether runs with `--insecure` may fetch from https servers that can't be verified, or that speak "
-        "versions of TLS before 1.2. It is never for Redis.",
+        description="Whether runs with `--insecure` may fetch from https servers that fail verification or use a TLS "
+        "version before 1.2. It never applies to Redis.",
     )
     contact: str | None = Field(
         None,
         pattern=r"^[\x21-\x27\x2a-\x7e]+$",
-        description="Where the owners of images can complain: a URL or mailto:, which a worker's User-Agent says.",
+        description="Contact for the owners of images, shown in a worker's User-Agent: a URL or mailto: address.",
     )
     task_events: bool = Field(
         True,
-        description="Whether workers send Celery's task events, which Flower shows; `off` saves up to three messages "
-        "an image.",
+        description="Whether workers send Celery's task events for Flower. `off` saves up to three messages per image.",
     )
     flower_password_file: Path | None = Field(
-        None, description="A file that holds the password of Flower's user `imagefleet`. Flower does not start without."
+        None, description="File with the password of Flower's user `imagefleet`. Flower does not start without it."
     )
     demo_url: str | None = Field(
         None,
-        description="A demo server that is running already: `producer demo` uses it where a broker is configured.",
+        description="URL of a running demo server. `producer demo` uses it if a broker is configured.",
     )
     prefetch: int = Field(
         bounds.PREFETCH,
         ge=1,
         le=64,
-        description="Tasks that a worker reserves for each of its slots, with the one that runs.",
+        description="Tasks that a worker reserves per slot, including the running one.",
     )
 
     @property
     def broker(self) -> str | None:
-        """The broker's URL, with its password and what TLS is verified by in it.
+        """The broker's URL, including its password and the TLS verification options.
 
         Raises:
-            SettingsError: the file of the password can't be read, there are certificates for a URL without TLS, or
-                either is there without a URL.
+            SettingsError: a password file is unreadable, CA certificates are set for a URL without TLS, or a file is
+                set without a URL.
         """
         url = self.broker_url
         files = (
@@ -121,22 +121,24 @@ class Settings(BaseSettings):
         )
         for name, file in files:
             if url is None and file is not None:
-                raise SettingsError(f"IMAGEFLEET_BROKER_{name}_FILE is set, and IMAGEFLEET_BROKER_URL is not")
+                raise SettingsError(
+                    f"IMAGEFLEET_BROKER_{name}_FILE is set, but IMAGEFLEET_BROKER_URL is not; set both or neither"
+                )
         if url is not None and self.broker_password_file is not None:
             url = _with_password(url, _secret("IMAGEFLEET_BROKER_PASSWORD_FILE", self.broker_password_file))
         if url is not None and self.broker_sentinel_password_file is not None:
             name = "IMAGEFLEET_BROKER_SENTINEL_PASSWORD_FILE"
             if not url.startswith("sentinel:"):
-                raise SettingsError(f"{name} is set, and IMAGEFLEET_BROKER_URL is not a sentinel:// URL")
+                raise SettingsError(f"{name} is set, but IMAGEFLEET_BROKER_URL is not a sentinel:// URL")
             password = _secret(name, self.broker_sentinel_password_file)
             url += ("&" if "?" in url.rpartition(";")[2] else "?") + urlencode({"sentinel_password": password})
         if url is not None and self.broker_ca_file is not None:
             parts = urlsplit(url)
             if parts.scheme != "rediss":
                 raise SettingsError(
-                    "IMAGEFLEET_BROKER_CA_FILE is set, and IMAGEFLEET_BROKER_URL is not a rediss:// URL"
+                    "IMAGEFLEET_BROKER_CA_FILE is set, but IMAGEFLEET_BROKER_URL is not a rediss:// URL"
                 )
-            # What the URL says stands, also a check that it switches off: that is refused where it is used.
+            # The URL's own options win, even if they disable verification: the client refuses such a URL later.
             query = {
                 "ssl_cert_reqs": "required",
                 "ssl_ca_certs": str(self.broker_ca_file),
@@ -147,10 +149,10 @@ class Settings(BaseSettings):
 
     @property
     def proxy_url(self) -> str | None:
-        """The proxy's URL, with its password in it; not to be shown.
+        """The proxy's URL including its password; never show it.
 
         Raises:
-            SettingsError: the file of the password can't be read, or the URL is none.
+            SettingsError: the password file is unreadable, or the URL is invalid.
         """
         if self.proxy is None:
             return None
@@ -161,18 +163,18 @@ class Settings(BaseSettings):
         try:
             return _with_password(url, password)
         except ValueError:
-            # Its text may quote a part of the URL.
-            raise SettingsError("IMAGEFLEET_PROXY: it is no URL") from None
+            # The error's text may quote a part of the URL.
+            raise SettingsError("IMAGEFLEET_PROXY: not a valid URL") from None
 
     @property
     def flower_password(self) -> str:
         """The password of Flower's only user.
 
         Raises:
-            SettingsError: there is none, or its file can't be read.
+            SettingsError: no file is set, or it is unreadable.
         """
         if self.flower_password_file is None:
-            raise SettingsError("IMAGEFLEET_FLOWER_PASSWORD_FILE is not set, and Flower is not to be open to anybody")
+            raise SettingsError("IMAGEFLEET_FLOWER_PASSWORD_FILE is not set; Flower does not start without a password")
         return _secret("IMAGEFLEET_FLOWER_PASSWORD_FILE", self.flower_password_file)
 
     @field_validator("allow_networks", "deny_networks", "store_roots", mode="before")
@@ -192,28 +194,28 @@ class Settings(BaseSettings):
 
 
 def unknown_variables(environment: Mapping[str, str]) -> list[str]:
-    """Return the set ``IMAGEFLEET_*`` variables that nothing reads, each with the name that was probably meant."""
+    """Return the unknown ``IMAGEFLEET_*`` variables of the environment, each with the most similar known name."""
     known = [name.upper() for name in Settings.model_fields]
     found = []
     for variable, value in sorted(environment.items()):
         prefix, name = variable[: len(_PREFIX)].upper(), variable[len(_PREFIX) :].upper()
-        if value and prefix == _PREFIX and name not in (*known, *_OTHER_READERS):
-            meant = difflib.get_close_matches(name, known, n=1)
-            found.append(f"{variable} (did you mean {_PREFIX}{meant[0]}?)" if meant else variable)
+        if value and prefix == _PREFIX and name not in (*known, *_ENTRYPOINT_NAMES):
+            similar = difflib.get_close_matches(name, known, n=1)
+            found.append(f"{variable} (did you mean {_PREFIX}{similar[0]}?)" if similar else variable)
     return found
 
 
 def _with_password(url: str, password: str) -> str:
     parts = urlsplit(url)
-    place = parts.netloc.rpartition("@")[2]
-    return parts._replace(netloc=f"{parts.username or ''}:{quote(password, safe='')}@{place}").geturl()
+    host = parts.netloc.rpartition("@")[2]
+    return parts._replace(netloc=f"{parts.username or ''}:{quote(password, safe='')}@{host}").geturl()
 
 
 def _secret(name: str, path: Path) -> str:
     try:
         secret = path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeError) as error:
-        raise SettingsError(f"{name}: {path} can't be read: {error}") from error
+        raise SettingsError(f"{name}: cannot read {path}: {error}") from error
     if not secret:
         raise SettingsError(f"{name}: {path} is empty")
     return secret
@@ -221,10 +223,10 @@ def _secret(name: str, path: Path) -> str:
 
 @cache
 def settings() -> Settings:
-    """Return this process's settings, read once.
+    """Return this process's settings; the environment is read only once.
 
     Raises:
-        SettingsError: a variable does not hold what it should.
+        SettingsError: a variable has an invalid value.
     """
     try:
         return Settings()

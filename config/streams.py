@@ -1,6 +1,6 @@
-"""Standard streams that never end a program: whatever their encoding is, whether they are closed, or nobody reads them.
+"""Standard streams that never end the program, whether they are closed, have no reader, or have a limited encoding.
 
-A report that can't be shown is no reason to give a run another exit status.
+A report that can't be printed must not change a run's exit status.
 """
 
 from __future__ import annotations
@@ -14,27 +14,27 @@ _STANDARD = 3
 
 
 class _Output(io.FileIO):
-    """A file descriptor whose reader may go away; what is written after that is dropped."""
+    """A file descriptor that drops further output once its reader has closed the pipe."""
 
     def write(self, data: Any, /) -> int:
-        """Write bytes; return how many were taken."""
+        """Write bytes; return how many were accepted."""
         try:
             return super().write(data)
         except BrokenPipeError:
-            with open(os.devnull, "wb") as nowhere:  # noqa: PTH123  # it is no path
-                os.dup2(nowhere.fileno(), self.fileno())
+            with open(os.devnull, "wb") as devnull:  # noqa: PTH123  # not a Path
+                os.dup2(devnull.fileno(), self.fileno())
             return len(data)
 
 
 def show_everything() -> None:
-    """Have the standard streams show a character that their encoding lacks as an escape sequence."""
+    """Make the standard streams print characters missing from their encoding as escape sequences."""
     for stream in (sys.__stdout__, sys.__stderr__):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
 def set_up() -> None:
-    """Replace the standard streams of this process, unless somebody else has done that already."""
+    """Replace the standard streams of this process, unless other code has replaced them already."""
     _fill_closed()
     if sys.stdin is None:
         sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: PTH123, SIM115  # for as long as the process lives
@@ -45,7 +45,7 @@ def set_up() -> None:
 
 
 def _fill_closed() -> None:
-    """Open what is closed of the first three descriptors: the next file would become standard output by chance."""
+    """Open those of the first three descriptors that are closed, or the next opened file would become stdout."""
     while (descriptor := os.open(os.devnull, os.O_RDWR)) < _STANDARD:
         os.set_inheritable(descriptor, True)
     os.close(descriptor)

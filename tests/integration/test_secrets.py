@@ -58,5 +58,5 @@ def test_refuses_a_password_with_a_line_break(tmp_path: Path) -> None:
     """A line break in a password would add a line to Redis's configuration."""
     ended = secrets(tmp_path, REDIS_PASSWORD="a\nport 1")
     assert ended.returncode == 1
-    assert ended.stderr.startswith("REDIS_PASSWORD holds a control character")
+    assert ended.stderr.startswith("REDIS_PASSWORD contains a control character")
     assert not list(tmp_path.iterdir())

@@ -13,7 +13,7 @@ from celery.utils.saferepr import saferepr
 from hypothesis import given
 from hypothesis import strategies as st
 
-from config.flower_tasks import honest, line, page
+from config.flower_tasks import adjust_event, format_line, format_page
 from config.settings import FLOWER_CONF
 from tasks.model import Outcome, Reason, Status
 
@@ -45,20 +45,20 @@ def success_event(result: str) -> dict[str, Any]:
 
 def test_saved_image_in_a_line() -> None:
     """A saved image is shown with its size, format and bytes."""
-    assert line(event_text(_SAVED)) == "success: 400x200 jpeg, 15,339 bytes"
+    assert format_line(event_text(_SAVED)) == "success: 400x200 jpeg, 15,339 bytes"
 
 
 def test_failed_image_in_a_line() -> None:
     """A failed image is shown with its status, reason and message, however long."""
-    assert line(event_text(_MISSING)) == "failed_to_download: http_4xx (HTTP 404 Not Found)"
+    assert format_line(event_text(_MISSING)) == "failed_to_download: http_4xx (HTTP 404 Not Found)"
     words = "it's no image " * 14
     long = Outcome("1", Status.FAILED_TO_RESIZE, Reason.NOT_IMAGE, words)
-    assert line(event_text(long)) == f"failed_to_resize: not_image ({words})"
+    assert format_line(event_text(long)) == f"failed_to_resize: not_image ({words})"
 
 
 def test_page_has_all_fields() -> None:
     """A task's page has every field with a value, in the manifest's order."""
-    assert page(event_text(_MISSING)) == (
+    assert format_page(event_text(_MISSING)) == (
         "key: 00000008\nstatus: failed_to_download\nreason: http_4xx\nerror_message: HTTP 404 Not Found\n"
         "http_status: 404\nattempts: 0\nfetch_seconds: 0.0\nfinished_at: 0.0"
     )
@@ -80,32 +80,34 @@ def test_page_has_all_fields() -> None:
 def test_any_outcome_is_read(outcome: Outcome) -> None:
     """Quotes, backslashes and line ends in a server's texts change neither fields nor state."""
     values = outcome.to_json()
-    assert page(event_text(outcome)) == "\n".join(f"{name}: {value}" for name, value in values.items())
-    assert honest(success_event(event_text(outcome)))["type"] == ("task-succeeded" if outcome.ok else "task-failed")
-    assert line(event_text(outcome)).startswith(f"{outcome.status}: ")
+    assert format_page(event_text(outcome)) == "\n".join(f"{name}: {value}" for name, value in values.items())
+    assert adjust_event(success_event(event_text(outcome)))["type"] == (
+        "task-succeeded" if outcome.ok else "task-failed"
+    )
+    assert format_line(event_text(outcome)).startswith(f"{outcome.status}: ")
 
 
 @pytest.mark.parametrize("result", _OTHERS)
 def test_other_results_are_unchanged(result: str) -> None:
     """Any result but an Outcome is shown unchanged, and does not count as a failure."""
-    assert line(result) == page(result) == result
-    assert honest(success_event(result)) == success_event(result)
+    assert format_line(result) == format_page(result) == result
+    assert adjust_event(success_event(result)) == success_event(result)
 
 
 def test_failed_image_is_a_failed_task() -> None:
     """Only the type changes, in a copy of the event, because others may hold the original."""
     event = success_event(event_text(_MISSING))
-    assert honest(event) == {**event, "type": "task-failed"}
+    assert adjust_event(event) == {**event, "type": "task-failed"}
     assert event["type"] == "task-succeeded"
-    assert honest(success_event(event_text(_SAVED))) == success_event(event_text(_SAVED))
+    assert adjust_event(success_event(event_text(_SAVED))) == success_event(event_text(_SAVED))
 
 
 def test_other_events_are_unchanged() -> None:
     """Events of workers and unfinished tasks are unchanged."""
     for event in ({"type": "worker-heartbeat"}, {"type": "task-started", "uuid": "a"}, {"type": "task-succeeded"}):
-        assert honest(event) == event
+        assert adjust_event(event) == event
     image = {"type": "task-received", "name": "tasks.jobs.fetch_image", "args": "http://a.example/", "kwargs": "{}"}
-    assert honest(image) == image
+    assert adjust_event(image) == image
 
 
 @pytest.mark.parametrize(
@@ -115,7 +117,7 @@ def test_other_events_are_unchanged() -> None:
 def test_collect_task_shows_its_shard(kwargs: str | None, shown: str) -> None:
     """A collect task shows its shard's number instead of its Outcomes."""
     event = {"type": "task-received", "name": "tasks.jobs.collect_shard", "args": "[{…}]", "kwargs": kwargs}
-    assert honest(event) == {**event, "args": shown}
+    assert adjust_event(event) == {**event, "args": shown}
 
 
 def test_flower_accepts_the_configuration(tmp_path: Path) -> None:
@@ -139,7 +141,7 @@ shown = options.format_task(SimpleNamespace(result={event_text(_MISSING)!r})).re
 assert shown == "failed_to_download: http_4xx (HTTP 404 Not Found)", shown
 assert options.format_task(SimpleNamespace(result=None)).result is None
 handlers = [rule.handler_class if isinstance(rule, URLSpec) else rule[1] for rule in flower.urls.handlers]
-assert {{handler for handler in handlers if handler.__name__ != "Asking"}} == {{Healthcheck, Metrics}}
+assert {{handler for handler in handlers if handler.__name__ != "Protected"}} == {{Healthcheck, Metrics}}
 """
     env = {
         **os.environ,

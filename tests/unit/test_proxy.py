@@ -372,7 +372,7 @@ def test_reads_the_password_from_a_file(environment: Callable[..., None], tmp_pa
     environment(PROXY="http://hidden\u2100@proxy.example:3128")
     with pytest.raises(SettingsError) as caught:
         download.for_process()
-    assert str(caught.value) == "IMAGEFLEET_PROXY: it is no URL"
+    assert str(caught.value) == "IMAGEFLEET_PROXY: not a valid URL"
     file.unlink()
     with pytest.raises(SettingsError, match=r"^IMAGEFLEET_PROXY_PASSWORD_FILE: "):
         download.for_process()

@@ -133,7 +133,7 @@ def test_sentinel_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_refuses_a_broker_file_without_a_url(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """A password or CA without a URL is an error, and does not start a local fleet instead."""
     monkeypatch.setenv(name, "/nope")
-    with pytest.raises(SettingsError, match=f"^{name} is set, and IMAGEFLEET_BROKER_URL is not$"):
+    with pytest.raises(SettingsError, match=f"^{name} is set, but IMAGEFLEET_BROKER_URL is not;"):
         _ = settings().broker
 
 
