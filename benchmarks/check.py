@@ -1,7 +1,7 @@
-"""Whether imagefleet is as fast as it was: the short form again, against the numbers that are kept of it.
+"""Check for a loss of speed: run the short form again and compare it with its saved numbers.
 
-``python -m benchmarks.check``, or ``make bench-check``, takes a few minutes. It compares ratios of the same turns, so
-it holds on another machine as far as a ratio does. Exit status 1: one fell by more than a tenth.
+``python -m benchmarks.check``, or ``make bench-check``, takes a few minutes. It compares ratios within the same turns,
+so it is as valid on another machine as a ratio is. Exit status 1: a ratio fell by more than 10 %.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ _LEAST = 0.9
 
 
 def main() -> int:
-    """Measure, print what is compared, and return the exit status."""
+    """Measure, print the compared ratios, and return the exit status."""
     known = records.load(SHORT.name)
     if known is None:
-        print("There is nothing to compare with: `make bench` keeps the short form's numbers.", file=sys.stderr)
+        print("There are no saved numbers of the short form to compare with; run `make bench` first.", file=sys.stderr)
         return 1
     with turns.scratch() as folder:
-        found = turns.measured(SHORT.scaled(known["images"]), _REPEAT, folder)
+        found = turns.measure(SHORT.scaled(known["images"]), _REPEAT, folder)
     fell = False
     for other in ("threads", BASE):
         before, now = goals.ratio(known, IMAGEFLEET, other), goals.ratio(found, IMAGEFLEET, other)
@@ -36,9 +36,9 @@ def main() -> int:
         )
     if fell:
         print(
-            f"A ratio is below {_LEAST:.0%} of what benchmarks/results/{SHORT.name}.json holds. Run it again on a "
-            "quiet machine; if it stays, find what made it slower, or say why in benchmarks/profile.md and run "
-            "`make bench`.",
+            f"A ratio is below {_LEAST:.0%} of its value in benchmarks/results/{SHORT.name}.json. Run the check again "
+            "on an idle machine. If it fails again, find and fix the cause, or explain it in benchmarks/profile.md and "
+            "run `make bench`.",
             file=sys.stderr,
         )
     return 1 if fell else 0

@@ -1,4 +1,4 @@
-"""Whether what a way saved is right: every file of every turn is looked at."""
+"""Check every file that a way saved in a turn."""
 
 from __future__ import annotations
 
@@ -15,36 +15,37 @@ from PIL import Image, ImageChops, ImageStat
 
 from benchmarks.pictures import Gallery, digests
 
-#: The size to which pictures are shrunk before they are compared, in pixels.
+#: Size of the thumbnails that are compared, in pixels.
 _THUMBNAIL = (16, 12)
-#: By how much two thumbnails of one picture may differ, in levels of 256, on average.
-_ALIKE = 3.0
+#: Largest average difference between two thumbnails of the same image, in levels of 256.
+_MAX_DIFFERENCE = 3.0
 
 
-class Wrong(RuntimeError):
-    """What was saved is not what should have been."""
+class CheckError(RuntimeError):
+    """The saved images are not the expected ones."""
 
 
-#: Tells whether a folder holds the first so many pictures of a gallery, and raises `Wrong` if it does not.
+#: Checks that a folder contains the first COUNT images of a gallery, or raises `CheckError`.
 Check = Callable[[Path, Gallery, int], None]
 
 
-def kept(out: Path, gallery: Gallery, count: int) -> None:
-    """Hold each picture to be there once, byte for byte; its name does not matter.
+def check_unchanged(out: Path, gallery: Gallery, count: int) -> None:
+    """Check that each image was saved exactly once, byte for byte, under any name.
 
     Raises:
-        Wrong: one is missing, or there is another.
+        CheckError: an image is missing, or there is an unexpected one.
     """
     found, sent = Counter(digests(_jpegs(out))), Counter(gallery.digests[:count])
     if found != sent:
-        raise Wrong(f"{(sent - found).total()} of {count} pictures are missing, {(found - sent).total()} are others")
+        missing, unexpected = (sent - found).total(), (found - sent).total()
+        raise CheckError(f"{missing} of {count} images are missing, {unexpected} are unexpected")
 
 
 @dataclass(frozen=True)
 class Resized:
-    """Holds each picture to be there in this size, and to show what its URL's picture shows.
+    """Checks that each image was saved in this size and shows the same content as the image at its URL.
 
-    A picture is found by the columns ``url`` and ``key`` of the tables that imagefleet and img2dataset both write.
+    It finds an image by the columns ``url`` and ``key`` of the tables, which imagefleet and img2dataset both write.
     """
 
     width: int
@@ -54,33 +55,33 @@ class Resized:
         """Check a folder.
 
         Raises:
-            Wrong: a picture is missing, is not whole, has another size, or shows something else.
+            CheckError: an image is missing or truncated, has another size, or shows something else.
         """
-        saved = dict(_named(out))
+        saved = dict(_listed_images(out))
         if sorted(saved) != list(range(count)) or sum(1 for _ in _jpegs(out)) != count:
-            raise Wrong(f"the tables name {len(saved)} pictures, not {count}, or there are others beside them")
-        thumbnails = [_thumbnail(source) for source in gallery.drawn]
-        tell = partial(_fault, thumbnails, (self.width, self.height))
+            raise CheckError(f"the tables list {len(saved)} images, not {count}, or there are unlisted images")
+        thumbnails = [_thumbnail(original) for original in gallery.originals]
+        find_error = partial(_find_error, thumbnails, (self.width, self.height))
         with ThreadPoolExecutor() as pool:
-            faults = [fault for fault in pool.map(tell, saved.items()) if fault]
-        if faults:
-            raise Wrong(f"{len(faults)} of {count} pictures are wrong; the first: {faults[0]}")
+            errors = [error for error in pool.map(find_error, saved.items()) if error]
+        if errors:
+            raise CheckError(f"{len(errors)} of {count} images are wrong; the first: {errors[0]}")
 
 
 def _jpegs(out: Path) -> Iterator[Path]:
     return out.rglob("*.jpg")
 
 
-def _named(out: Path) -> Iterator[tuple[int, Path]]:
-    """Give the number of each picture that was asked for, and the file that a table names for it."""
+def _listed_images(out: Path) -> Iterator[tuple[int, Path]]:
+    """Yield the number of each requested image and its file, as listed in the tables."""
     for path in out.glob("*.parquet"):
         table = pq.read_table(path, columns=["url", "key"])
         for row in table.to_pylist():
             yield int(Path(row["url"]).stem), out / path.stem / f"{row['key']}.jpg"
 
 
-def _fault(thumbnails: list[Image.Image], size: tuple[int, int], saved: tuple[int, Path]) -> str:
-    """Return what is wrong with a picture, or nothing."""
+def _find_error(thumbnails: list[Image.Image], size: tuple[int, int], saved: tuple[int, Path]) -> str:
+    """Return the error of a saved image, or an empty string."""
     number, path = saved
     try:
         body = path.read_bytes()
@@ -92,11 +93,13 @@ def _fault(thumbnails: list[Image.Image], size: tuple[int, int], saved: tuple[in
     if found != size or kind != "JPEG":
         return f"{path}: a {kind} of {found}, not a JPEG of {size}"
     difference = max(ImageStat.Stat(ImageChops.difference(thumbnail, thumbnails[number % len(thumbnails)])).mean)
-    return f"{path} shows something else: it is {difference:.1f} levels away" if difference > _ALIKE else ""
+    if difference > _MAX_DIFFERENCE:
+        return f"{path} shows something else: it differs by {difference:.1f} levels"
+    return ""
 
 
 def _thumbnail(jpeg: bytes) -> Image.Image:
     with Image.open(io.BytesIO(jpeg)) as image:
-        # A quarter of the size is a fraction of the time, and still reads the whole file.
+        # Decoding at a reduced size still reads the whole file, but takes a fraction of the time.
         image.draft("RGB", (_THUMBNAIL[0] * 4, _THUMBNAIL[1] * 4))
         return image.convert("RGB").resize(_THUMBNAIL, Image.Resampling.BOX)

@@ -1,8 +1,8 @@
-"""How big the image is, and how soon after ``docker compose up`` the first picture is saved.
+"""Measure the size of the Docker image and the time from ``docker compose up`` to the first saved image.
 
-``python -m benchmarks.compose`` builds the image, then starts the whole stack from nothing five times, saves one
-picture each time and takes the stack down again; it writes ``benchmarks/results/compose.json``. Needs a Docker Engine
-with Compose, and an image of Redis that is there already.
+``python -m benchmarks.compose`` builds the Docker image. Then it starts the whole stack from nothing five times, saves
+one image each time and takes the stack down. It writes ``benchmarks/results/compose.json``. It needs a Docker Engine
+with Compose, and the Docker image of Redis must be present already.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ _ROOT = Path(__file__).parents[1]
 _GIT = shutil.which("git") or "git"
 _DOCKER = shutil.which("docker") or "docker"
 _PROJECT = "imagefleet-benchmark"
-_PICTURE = "http://demo:8765/images/0.jpg?latency=0"
+_URL = "http://demo:8765/images/0.jpg?latency=0"
 
 
 def main() -> None:
-    """Measure, print the numbers, and keep them."""
+    """Measure, print the numbers, and save them."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeat", type=int, default=5)
     arguments = parser.parse_args()
@@ -42,32 +42,32 @@ def main() -> None:
         "ready_seconds": records.spread([ready for ready, _ in found]),
         "first_image_seconds": records.spread([first for _, first in found]),
     }
-    path = records.keep("compose", result)
+    path = records.save("compose", result)
     print(json.dumps(result, indent=2))
     print(f"written to {path}")
 
 
 def _start(folder: Path) -> tuple[float, float]:
-    """Start the stack; return the seconds until it was healthy, and until a picture was saved."""
+    """Start the stack; return the seconds until it was healthy, and until an image was saved."""
     started = time.monotonic()
     try:
         _compose(folder, "up", "-d", "--wait", "--scale", "worker=2")
         ready = time.monotonic() - started
-        _compose(folder, "run", "--rm", "-T", "producer", "run", "-", "--out", "/images/first", given=_PICTURE)
+        _compose(folder, "run", "--rm", "-T", "producer", "run", "-", "--out", "/images/first", stdin=_URL)
         first = time.monotonic() - started
         if not (folder / "images/first/00000/00000000.jpg").exists():
-            raise RuntimeError("the picture was not saved")
+            raise RuntimeError("the image was not saved")
     finally:
         _compose(folder, "down", "-v", "--timeout", "20")
         shutil.rmtree(folder / "images" / "first", ignore_errors=True)
     return ready, first
 
 
-def _compose(folder: Path, *arguments: str, given: str = "") -> None:
+def _compose(folder: Path, *arguments: str, stdin: str = "") -> None:
     argv = [_DOCKER, "compose", "-p", _PROJECT, *arguments]
     env = {**os.environ, "FLOWER_PORT": "0"}
     done = subprocess.run(
-        argv, cwd=folder, env=env, input=given, capture_output=True, text=True, check=False, encoding="utf-8"
+        argv, cwd=folder, env=env, input=stdin, capture_output=True, text=True, check=False, encoding="utf-8"
     )
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(argv)} failed with {done.returncode}:\n{done.stderr[-2000:]}")

@@ -1,7 +1,7 @@
-"""What the demo image server serves a second, so that nobody measures it in place of a downloader.
+"""Measure the demo image server's images per second, so that nobody mistakes its limit for that of a downloader.
 
-``python -m benchmarks.demo_server`` asks for drawn pictures over kept connections, many requests ahead, and for new
-ones; it writes ``benchmarks/results/demo-server.json``.
+``python -m benchmarks.demo_server`` requests cached and new images over a persistent connection with pipelining. It
+writes ``benchmarks/results/demo-server.json``.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import time
 from benchmarks import records
 from producer.demo_process import DemoProcess
 
+#: Pipelined requests.
 _AHEAD = 64
 _SECONDS = 3.0
 _REPEAT = 5
@@ -20,51 +21,57 @@ _READY = 100
 
 
 def main() -> None:
-    """Measure, print a line, and keep the result."""
+    """Measure, print a line, and save the result."""
     with DemoProcess(ready=_READY) as server:
-        drawn = [_rate(server, first=0, known=_READY) for _ in range(_REPEAT)]
-        new = [_rate(server, first=1_000_000 * (turn + 1), known=0) for turn in range(_REPEAT)]
-    path = records.keep(
+        cached = [_rate(server, first=0, cached=_READY) for _ in range(_REPEAT)]
+        new = [_rate(server, first=1_000_000 * (turn + 1), cached=0) for turn in range(_REPEAT)]
+    path = records.save(
         "demo-server",
-        {"repeat": _REPEAT, "drawn_per_second": records.spread(drawn), "new_per_second": records.spread(new)},
+        {"repeat": _REPEAT, "drawn_per_second": records.spread(cached), "new_per_second": records.spread(new)},
     )
-    print(f"{records.spread(drawn)['median']:,.0f} drawn, {records.spread(new)['median']:,.0f} new pictures a second")
+    print(f"{records.spread(cached)['median']:,.0f} cached, {records.spread(new)['median']:,.0f} new images per second")
     print(f"written to {path}")
 
 
-def _rate(server: DemoProcess, first: int, known: int) -> float:
-    """Return the pictures a second over one connection; ``known`` pictures are asked for again and again, or none."""
+def _rate(server: DemoProcess, first: int, cached: int) -> float:
+    """Return the images per second over one connection.
+
+    Args:
+        server: the demo server.
+        first: number of the first new image.
+        cached: number of cached images to request repeatedly; 0 requests new images only.
+    """
     host, _, port = server.address.partition(":")
-    asked = 0
+    requested = 0
     with socket.create_connection((host, int(port))) as connection:
         started = time.monotonic()
         while time.monotonic() - started < _SECONDS:
-            # Every fourth picture is a JPEG, and those alone are asked for: 15 KB each.
-            numbers = [first + 4 * (asked + step) for step in range(_AHEAD)]
-            paths = [f"/images/{number % known if known else number}.jpg" for number in numbers]
+            # Every fourth image is a JPEG of 15 KB; request only those.
+            numbers = [first + 4 * (requested + step) for step in range(_AHEAD)]
+            paths = [f"/images/{number % cached if cached else number}.jpg" for number in numbers]
             connection.sendall("".join(f"GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n" for path in paths).encode())
             _read(connection, _AHEAD)
-            asked += _AHEAD
-        return asked / (time.monotonic() - started)
+            requested += _AHEAD
+        return requested / (time.monotonic() - started)
 
 
-def _read(connection: socket.socket, answers: int) -> None:
-    """Read so many answers to their end."""
+def _read(connection: socket.socket, responses: int) -> None:
+    """Read the given number of responses completely."""
     pending = b""
     length = re.compile(rb"Content-Length: ([0-9]+)\r\n")
-    while answers:
+    while responses:
         head, end, rest = pending.partition(b"\r\n\r\n")
         if end:
             found = length.search(head)
             if not head.startswith(b"HTTP/1.1 200") or found is None:
-                raise RuntimeError(f"the demo server answered {head[:100]!r}")
+                raise RuntimeError(f"unexpected response of the demo server: {head[:100]!r}")
             missing = int(found[1]) - len(rest)
             while missing > 0:
                 block = connection.recv(1 << 18)
                 rest += block
                 missing -= len(block)
             pending = rest[int(found[1]) :]
-            answers -= 1
+            responses -= 1
         else:
             pending += connection.recv(1 << 18)
 

@@ -1,7 +1,7 @@
-"""A job that downloads nothing, for workers that are to load Redis and nothing else.
+"""A job that downloads nothing, for workers that put load on Redis only.
 
-``celery -A tasks worker --include benchmarks.empty`` takes its messages, counts its parts and collects its shards as
-every worker does; in place of a fetched image there is an Outcome of the usual size.
+``celery -A tasks worker --include benchmarks.empty`` takes messages, counts chord parts and collects shards as every
+worker does. Instead of fetching an image, it returns an Outcome of the usual size.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def fetch(
     former: FormerImage | None = None,
     judge: Callable[[FetchError], None] | None = None,
 ) -> Outcome:
-    """Return the Outcome of an image that nobody fetched; takes what `tasks.fetch.fetch` takes."""
+    """Return the Outcome of an image without fetching it; the arguments are those of `tasks.fetch.fetch`."""
     shard, offset = divmod(index, run.shard_size)
     return Outcome(
         key_of(shard, offset, run.shard_size),
@@ -45,7 +45,7 @@ def fetch(
         sha256="0" * 64,
         http_status=200,
         final_url=url,
-        # As long as the path that is missing: there is no file that could be put on the disk.
+        # As long as the missing path; there is no file to save.
         etag='"0123456789abcdef-0123456789abcdef-0123456789"',
         last_modified="Thu, 01 Jan 2026 00:00:00 GMT",
         attempts=1,
@@ -55,4 +55,4 @@ def fetch(
     )
 
 
-jobs.fetch = fetch  # type: ignore[attr-defined]  # the name under which the task calls it
+jobs.fetch = fetch  # type: ignore[attr-defined]  # the task calls it by this name

@@ -1,7 +1,7 @@
-"""What is to be reached, and whether it is.
+"""The goals of the benchmarks, and their check against the results.
 
-To add a goal: a `Goal` here, for a result that ``python -m benchmarks`` keeps. A result that another command keeps may
-bring its own: a list ``"goals"`` in its JSON, of objects with the fields of a `Finding`, such as ::
+To add a goal: a `Goal` here, for a result saved by ``python -m benchmarks``. A result of another command can contain
+its own goals: a list ``"goals"`` in its JSON, of objects with the fields of a `Finding`, such as ::
 
     {"about": "Redis, peak memory, 10^6 images to 10^5", "found": {"median": 1.04, "least": 1.03, "most": 1.05},
      "bound": 1.1, "at_least": false, "unit": " x", "digits": 2}
@@ -24,9 +24,9 @@ Spread = Mapping[str, float]
 
 @dataclass(frozen=True)
 class Finding:
-    """What was found of a goal: the median, the least and the most, in a unit that is written behind numbers.
+    """A goal and its measured value: the median, the least and the most, with a unit to append to the numbers.
 
-    ``found`` is None where it was not measured.
+    ``found`` is None if the value was not measured.
     """
 
     about: str
@@ -51,7 +51,7 @@ class Finding:
 
     @property
     def verdict(self) -> str:
-        """Whether the median is as good as the goal, as text."""
+        """Text that says whether the median reaches the goal."""
         if self.found is None:
             return "-"
         median = self.found["median"]
@@ -60,7 +60,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Goal:
-    """A goal for one result, and how its numbers are found there."""
+    """A goal for one result, with the function that takes its numbers from the result."""
 
     about: str
     result: str
@@ -71,18 +71,18 @@ class Goal:
     digits: int = 2
 
     def finding(self, result: Result | None) -> Finding:
-        """Return what was found: nothing, where the result or a way in it is missing."""
+        """Return the goal with its measured value, which is None if the result or one of its ways is missing."""
         found = None if result is None else self.found(result)
         return Finding(self.about, found, self.bound, self.at_least, self.unit, self.digits)
 
 
 def rates(result: Result, way: str) -> list[float]:
-    """Return a way's images a second in each turn, from its start to its exit."""
+    """Return a way's images per second in each turn, from its start to its exit."""
     return [turn["images"] / turn["seconds"] for turn in result["ways"][way]["turns"]]
 
 
 def ratio(result: Result, way: str, base: str) -> Spread | None:
-    """Return how often a way is as fast as another, turn by turn: what disturbs a turn disturbs both."""
+    """Return the ratio of two ways' speeds, turn by turn, because a disturbance of a turn affects both."""
     if not {way, base} <= result["ways"].keys():
         return None
     pairs = zip(rates(result, way), rates(result, base), strict=True)
@@ -90,7 +90,7 @@ def ratio(result: Result, way: str, base: str) -> Spread | None:
 
 
 def cpu(result: Result, way: str, role: str | None = None) -> Spread:
-    """Return the CPU in ms an image of a role, or of all."""
+    """Return the CPU time per image in ms, of one role or of all."""
     turns = [turn["cpu_ms"] for turn in result["ways"][way]["turns"]]
     return spread([sum(turn.values()) if role is None else turn.get(role, 0.0) for turn in turns])
 
@@ -99,19 +99,19 @@ def _percent(found: Spread) -> Spread:
     return {name: 100 * value for name, value in found.items()}
 
 
-def _to(base: str) -> Callable[[Result], Spread | None]:
+def _ratio_to(base: str) -> Callable[[Result], Spread | None]:
     return partial(ratio, way=IMAGEFLEET, base=base)
 
 
 _SMALL = workloads.HTTP_SMALL
 GOALS = (
-    Goal(_SMALL.about, _SMALL.name, _to(BASE), 1.25),
-    Goal(workloads.HTTPS_SMALL.about, workloads.HTTPS_SMALL.name, _to(BASE), 10),
-    Goal(workloads.RESIZE.about, workloads.RESIZE.name, _to(BASE), 1.5),
-    Goal(workloads.HTTP_LARGE.about, workloads.HTTP_LARGE.name, _to(BASE), 1.25),
-    Goal("plain Celery, 15 KB", _SMALL.name, _to(PLAIN_CELERY), 2.5),
+    Goal(_SMALL.about, _SMALL.name, _ratio_to(BASE), 1.25),
+    Goal(workloads.HTTPS_SMALL.about, workloads.HTTPS_SMALL.name, _ratio_to(BASE), 10),
+    Goal(workloads.RESIZE.about, workloads.RESIZE.name, _ratio_to(BASE), 1.5),
+    Goal(workloads.HTTP_LARGE.about, workloads.HTTP_LARGE.name, _ratio_to(BASE), 1.25),
+    Goal("plain Celery, 15 KB", _SMALL.name, _ratio_to(PLAIN_CELERY), 2.5),
     Goal(
-        "200 ms latency, 64 slots: of the ideal rate",
+        "200 ms latency, 64 slots: share of the ideal rate",
         "latency",
         lambda result: _percent(result["of_ideal"]),
         95,
@@ -127,7 +127,7 @@ GOALS = (
         digits=0,
     ),
     Goal(
-        "Redis CPU an image",
+        "Redis CPU per image",
         _SMALL.name,
         partial(cpu, way=IMAGEFLEET, role="redis"),
         0.20,
@@ -135,7 +135,7 @@ GOALS = (
         unit=" ms",
     ),
     Goal(
-        "CPU an image in all, 15 KB http",
+        "total CPU per image, 15 KB http",
         _SMALL.name,
         partial(cpu, way=IMAGEFLEET),
         1.0,
@@ -146,7 +146,7 @@ GOALS = (
 
 
 def findings(results: Mapping[str, Result]) -> Iterator[Finding]:
-    """Give what was found of each goal; takes the results by their names."""
+    """Yield each goal with its measured value; takes the results by name."""
     for goal in GOALS:
         yield goal.finding(results.get(goal.result))
     for result in results.values():

@@ -1,7 +1,7 @@
-"""How much of the ideal rate a fleet reaches where waiting is all there is to do: 200 ms for each image, 64 slots.
+"""Measure the share of the ideal rate that a fleet reaches if it only waits: 200 ms per image, 64 slots.
 
-The ideal is slots / latency: 320 images a second. The rate is by the run's own clock, from its first task to its last
-manifest: the ideal has no start.
+The ideal rate is slots / latency, 320 images per second. The fleet's rate counts from the run's first task to its last
+manifest, because the ideal rate has no startup.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ _LATENCY = 0.2
 _WORKERS, _CONCURRENCY = 2, 32
 _SLOTS = _WORKERS * _CONCURRENCY
 _IDEAL = _SLOTS / _LATENCY
-#: Drawn before the clock runs: the fleet is measured, not the drawing.
+#: Number of images that the server draws in advance, so that drawing is not measured.
 _PICTURES = 100
 
 
-def measured(repeat: int, images: int | None, folder: Path) -> dict[str, Any]:
-    """Measure, and return the result."""
+def measure(repeat: int, images: int | None, folder: Path) -> dict[str, Any]:
+    """Measure, and return the result as JSON-safe values."""
     images = images or _IMAGES
     with DemoProcess(_LATENCY, ready=_PICTURES) as server:
         rates = [_rate(folder / f"latency-{turn}", server, images) for turn in range(repeat)]

@@ -1,8 +1,8 @@
-"""How many messages a run sent and how many were delivered, told by the append-only file of the run's own Redis.
+"""Count the messages that a run sent and those delivered, from the append-only file of the run's own Redis.
 
-The file holds every change of that Redis, so nothing is asked of it while it is measured: the file is opened when the
-server is first seen, and read when the run is over, though the server has removed it by then. Redis 7 or newer: older
-ones write it in another form.
+The file contains every change in Redis, so the measurement sends no commands to Redis. It opens the file when it first
+sees the server and reads it after the run, although the server has deleted it by then. Needs Redis 7 or newer, because
+older versions use another format.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from tasks.celery import IMAGES
 _BLOCK = 1 << 20
 
 
-class Ledger:
-    """The append-only files of a run's Redis; a context manager that keeps them open."""
+class MessageCounter:
+    """Counts messages in the append-only files of a run's Redis; a context manager that keeps the files open."""
 
     def __init__(self) -> None:
         self._files: dict[Path, IO[bytes]] = {}
@@ -39,32 +39,32 @@ class Ledger:
         for file in self._files.values():
             file.close()
 
-    def look(self, role: str, process: psutil.Process) -> None:
-        """Open what a Redis has begun to write since the last look; `processes.measure` calls this."""
+    def inspect(self, role: str, process: psutil.Process) -> None:
+        """Open files that Redis has created since the last call; `processes.measure` calls this."""
         if role != processes.REDIS:
             return
-        # A Redis goes to its folder, and writes a title over its arguments.
+        # Redis changes to its data folder, and overwrites its arguments with a process title.
         folder = Path(process.cwd()) / "appendonlydir"
-        # It begins a new one when it has rewritten what the last ones say, and then removes those.
+        # After a rewrite, Redis starts a new file and deletes the old ones.
         for path in folder.glob("*.incr.aof"):
             if path not in self._files:
                 with suppress(FileNotFoundError):
                     self._files[path] = path.open("rb")
 
     @property
-    def seen(self) -> bool:
-        """Whether there was a Redis with such a file."""
+    def has_files(self) -> bool:
+        """Whether a Redis with an append-only file was found."""
         return bool(self._files)
 
-    def messages(self) -> tuple[Counter[str], Counter[str]]:
-        """Return how often each image's task was put into the queue, and how often it was handed to a worker."""
+    def count(self) -> tuple[Counter[str], Counter[str]]:
+        """Return how often each image's task was queued, and how often it was delivered to a worker."""
         sent: Counter[str] = Counter()
         delivered: Counter[str] = Counter()
         for command in self._commands():
             match command:
                 case [b"LPUSH" | b"RPUSH", queue, *values] if queue == IMAGES.encode():
                     sent.update(_task(json.loads(value)) for value in values)
-                # kombu's own name, or a worker's.
+                # kombu's own hash, or a worker's.
                 case [b"HSET", key, *pairs] if key.partition(b":")[0] == b"unacked":
                     records = [json.loads(record) for record in pairs[1::2]]
                     delivered.update(_task(message) for message, _, route in records if route == IMAGES)

@@ -1,7 +1,7 @@
 """Plain Celery as a command: a Redis with our ``config/redis.conf``, one worker, and the list sent as chords.
 
-``python -m benchmarks.plain_celery LIST OUT POOL CONCURRENCY CHORD`` prints JSON. What runs is ``tutorial.py``; nothing
-of ours is imported, because with ``tasks.celery`` every connection would use our transport.
+``python -m benchmarks.plain_celery LIST OUT POOL CONCURRENCY CHORD`` runs ``tutorial.py`` and prints JSON. It imports
+no code of imagefleet, because ``tasks.celery`` would make every connection use our transport.
 """
 
 from __future__ import annotations
@@ -19,27 +19,28 @@ from contextlib import contextmanager
 from pathlib import Path
 
 _REDIS_CONF = Path(__file__).parents[1] / "config" / "redis.conf"
-_PATIENCE = 60.0
-#: Seconds that a process has to end, as a local fleet's workers have.
+#: Seconds to wait for the worker.
+_TIMEOUT = 60.0
+#: Seconds that a process has to end, the same as for a local fleet's workers.
 _GRACE = 4.0
 
 
 def main() -> None:
-    """Download a list, and print how many images were saved, and the seconds from the first task to the last body."""
+    """Download a list; print the number of saved images, and the seconds from the first task to the last chord body."""
     source, out, pool, concurrency, size = sys.argv[1:]
     addresses = Path(source).read_text(encoding="utf-8").split()
     folder = Path(out).resolve()
     folder.mkdir(parents=True)
     with _redis() as url:
-        # It is imported here because it asks where its Redis is when it is imported.
+        # Imported here because the module reads its Redis URL at import.
         os.environ["TUTORIAL_REDIS"] = url
         from benchmarks import tutorial
 
         with _worker(pool, concurrency):
-            ends = time.monotonic() + _PATIENCE
+            deadline = time.monotonic() + _TIMEOUT
             while not tutorial.app.control.ping(timeout=0.3):
-                if time.monotonic() > ends:
-                    raise RuntimeError("the worker does not answer")
+                if time.monotonic() > deadline:
+                    raise RuntimeError(f"the worker did not answer within {_TIMEOUT:.0f} s")
             started = time.monotonic()
             saved = tutorial.download(addresses, folder, int(size))
             seconds = time.monotonic() - started
@@ -48,7 +49,7 @@ def main() -> None:
 
 @contextmanager
 def _redis() -> Iterator[str]:
-    """Run a Redis on a free port of loopback; give its URL."""
+    """Run a Redis on a free loopback port; yield its URL."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = str(probe.getsockname()[1])
     with tempfile.TemporaryDirectory(prefix="plain-celery-") as folder:
@@ -71,7 +72,7 @@ def _worker(pool: str, concurrency: str) -> Iterator[None]:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a process; one that has nothing to do any more and still takes its time is killed with its children."""
+    """Terminate an idle process; kill it and its children after `_GRACE` seconds."""
     process.terminate()
     try:
         process.wait(_GRACE)

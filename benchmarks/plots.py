@@ -1,6 +1,6 @@
-"""The plots of the README and of ``RESULTS.md``: SVG, for a light and for a dark page.
+"""Draw the plots of the README and of ``RESULTS.md``, as SVG for light and for dark pages.
 
-The same results give the same files: there is no date in them, ids do not change, and text stands as text.
+The output is reproducible: it contains no date, ids are stable, and text is stored as text.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FOLDER = Path(__file__).with_name("plots")
-#: How much longer an axis is than its longest bar, so that a label has room.
-_ROOM = 1.45
-#: How much longer than all others a bar has to be to be cut off.
-_FAR = 3
+#: Length of an axis relative to its longest bar; the rest is room for a label.
+_AXIS_TO_BAR = 1.45
+#: A bar that is longer than the second longest by this factor is cut off.
+_CUT_OFF_RATIO = 3
 
 
 @dataclass(frozen=True)
@@ -57,33 +57,33 @@ _THEMES = {
         {WORKERS: "#f0883e", COMMAND: "#58a6ff", REDIS: "#bc8cff", UNSEEN: "#545d68"},
     ),
 }
-_LABELS = {WORKERS: "workers", COMMAND: "producer, or the command itself", REDIS: "Redis", UNSEEN: "not seen"}
+_LABELS = {WORKERS: "workers", COMMAND: "producer, or the command itself", REDIS: "Redis", UNSEEN: "not sampled"}
 
 
-def drawn(kept: Mapping[str, Result]) -> dict[str, dict[str, str]]:
-    """Return the plots that the results are enough for: by name and theme, as SVG."""
+def draw(results: Mapping[str, Result]) -> dict[str, dict[str, str]]:
+    """Return the plots for the existing results as SVG, by name and theme."""
     plots = {}
-    shown = [workload.name for workload in WORKLOADS if workload.name in kept and not workload.short]
+    shown = [workload.name for workload in WORKLOADS if workload.name in results and not workload.short]
     if shown:
-        plots["speed"] = {theme: _speed([kept[name] for name in shown], _THEMES[theme]) for theme in _THEMES}
-    if HTTP_SMALL.name in kept:
-        plots["cpu"] = {theme: _cpu(kept[HTTP_SMALL.name], _THEMES[theme]) for theme in _THEMES}
+        plots["speed"] = {theme: _speed([results[name] for name in shown], _THEMES[theme]) for theme in _THEMES}
+    if HTTP_SMALL.name in results:
+        plots["cpu"] = {theme: _cpu(results[HTTP_SMALL.name], _THEMES[theme]) for theme in _THEMES}
     return plots
 
 
-def write(kept: Mapping[str, Result]) -> None:
+def write(results: Mapping[str, Result]) -> None:
     """Write the plots into their folder."""
     FOLDER.mkdir(exist_ok=True)
-    for name, themes in drawn(kept).items():
+    for name, themes in draw(results).items():
         for theme, svg in themes.items():
             file(name, theme).write_text(svg, encoding="utf-8")
 
 
-def picture(name: str, folder: Path) -> str:
-    """Return the HTML that shows a plot in the colours of the reader's page; ``folder`` is that of ``plots``."""
+def html(name: str, folder: Path) -> str:
+    """Return the HTML of a plot in the colours of the reader's page; ``folder`` is the parent of ``plots``."""
     about = {
-        "speed": "Images a second of imagefleet and its peers, for each workload",
-        "cpu": "CPU time an image of imagefleet and its peers, by role",
+        "speed": "Images per second of imagefleet and its peers, for each workload",
+        "cpu": "CPU time per image of imagefleet and its peers, by role",
     }[name]
     light, dark = (folder / file(name, theme).relative_to(FOLDER.parent) for theme in ("light", "dark"))
     return (
@@ -93,7 +93,7 @@ def picture(name: str, folder: Path) -> str:
 
 
 def file(name: str, theme: str) -> Path:
-    """Return where a plot is kept."""
+    """Return the path of a plot."""
     return FOLDER / f"{name}-{theme}.svg"
 
 
@@ -104,32 +104,32 @@ def _speed(results: list[Result], theme: _Theme) -> str:
     for axes, result in zip(panels, results, strict=True):
         ways = result["ways"]
         rates = {name: row["of_command"] for name, row in ways.items()}
-        middle = [rate["median"] for rate in rates.values()]
+        medians = [rate["median"] for rate in rates.values()]
         spread = [
             [rate["median"] - rate["least"] for rate in rates.values()],
             [rate["most"] - rate["median"] for rate in rates.values()],
         ]
         colours = [theme.ours if name == IMAGEFLEET else theme.others for name in ways]
-        axes.barh(list(ways), middle, xerr=spread, color=colours, ecolor=theme.ink, height=0.65)
-        *_, second, longest = sorted(middle)
-        # Were the axis long enough for curl, nobody could compare the others.
-        end = _ROOM * (second if longest > _FAR * second else longest)
-        for place, (name, rate) in enumerate(zip(ways, middle, strict=True)):
+        axes.barh(list(ways), medians, xerr=spread, color=colours, ecolor=theme.ink, height=0.65)
+        *_, second, longest = sorted(medians)
+        # On an axis long enough for curl, the other bars would be too short to compare.
+        end = _AXIS_TO_BAR * (second if longest > _CUT_OFF_RATIO * second else longest)
+        for row, (name, rate) in enumerate(zip(ways, medians, strict=True)):
             beyond = rate > end
             label = f"{_label(result, name, rate)}{' →' if beyond else ''}"
-            at, side, colour = (end, "right", theme.page) if beyond else (spread[1][place] + rate, "left", theme.ink)
+            at, side, colour = (end, "right", theme.page) if beyond else (spread[1][row] + rate, "left", theme.ink)
             axes.annotate(
                 label,
-                (at, place),
+                (at, row),
                 (-8 if beyond else 6, 0),
                 textcoords="offset points",
                 ha=side,
                 va="center",
                 color=colour,
             )
-        _plain(axes, theme, result["about"])
+        _style(axes, theme, result["about"])
         axes.set_xlim(0, end)
-    panels[-1].set_xlabel("images a second, from a command's start to its exit; the line is from the least to the most")
+    panels[-1].set_xlabel("images per second, from a command's start to its exit; the line: from the least to the most")
     return _svg(figure, theme)
 
 
@@ -143,8 +143,8 @@ def _cpu(result: Result, theme: _Theme) -> str:
         bars = axes.barh(list(ways), widths, left=left, label=label, color=theme.roles[role], height=0.65)
         left = [start + width for start, width in zip(left, widths, strict=True)]
     axes.bar_label(bars, [f"{width:.2f} ms" for width in left], padding=6, color=theme.ink)
-    axes.set_xlim(0, _ROOM * max(left))
-    _plain(axes, theme, f"CPU time an image: {result['about']}")
+    axes.set_xlim(0, _AXIS_TO_BAR * max(left))
+    _style(axes, theme, f"CPU time per image: {result['about']}")
     axes.set_xlabel("milliseconds")
     figure.legend(loc="outside lower center", ncols=len(_LABELS), frameon=False, labelcolor=theme.ink)
     return _svg(figure, theme)
@@ -157,7 +157,7 @@ def _label(result: Result, name: str, rate: float) -> str:
 
 
 def _figure(height: float, theme: _Theme) -> Figure:
-    # matplotlib takes half a second to import, and most who import this draw nothing.
+    # Importing matplotlib takes half a second, and most importers of this module draw nothing.
     import matplotlib as mpl
 
     mpl.use("agg")
@@ -166,7 +166,7 @@ def _figure(height: float, theme: _Theme) -> Figure:
     return Figure(figsize=(8, height), layout="constrained", facecolor=theme.page)
 
 
-def _plain(axes: Axes, theme: _Theme, title: str) -> None:
+def _style(axes: Axes, theme: _Theme, title: str) -> None:
     axes.invert_yaxis()
     axes.set_title(title, loc="left", color=theme.ink)
     axes.set_facecolor(theme.page)

@@ -1,4 +1,4 @@
-"""What a command and all its descendants take: CPU by role, and the peak of their memory."""
+"""Measure the CPU time by role and the peak memory of a command with all its descendants."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from itertools import count
 
 import psutil
 
-#: Seconds between two looks at the processes that are known.
+#: Seconds between two samples of the known processes.
 _SAMPLE = 0.1
-#: Looks between two at who is there, which is dear.
-_ROUND = 10
-#: Unique memory takes milliseconds to add up: it is read when resident memory has grown by so much, and once in so many
-#: looks, because pages that are shared at first become a process's own.
+#: Samples between two searches for new processes; a search is expensive.
+_SEARCH_EVERY = 10
+#: Summing up unique memory takes milliseconds. It is read when resident memory has grown by the factor `_GROWTH`, and
+#: in one of `_FULL` samples, because pages shared at first become private to a process.
 _GROWTH, _FULL = 1.02, 50
-#: The roles of processes. What is none of the last three is the command itself.
+#: The roles of processes. A process with none of the last three roles is the command itself.
 COMMAND, REDIS, WORKERS, FLOWER = "producer", "redis", "workers", "flower"
-#: The CPU that no look saw: of processes that ended soon after they began, and of all others' last tenth of a second.
+#: CPU time missed by all samples: of short-lived processes, and of the last tenth of a second of all others.
 UNSEEN = "unseen"
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What a command took, from its start to its exit.
+    """Time, CPU and memory of a command from its start to its exit, and its output.
 
-    ``cpu`` is in seconds by role; all together are what the system itself counted. ``peak_memory`` is in bytes: the sum
-    of the processes' unique set sizes, which would be free if they ended.
+    ``cpu`` is in seconds by role; the sum is the operating system's own count. ``peak_memory`` is in bytes: the sum of
+    the processes' unique set sizes, the memory that would be free if they ended.
     """
 
     seconds: float
@@ -43,14 +43,14 @@ class Measured:
 
 
 def measure(
-    argv: Sequence[str], env: Mapping[str, str], look: Callable[[str, psutil.Process], None] | None = None
+    argv: Sequence[str], env: Mapping[str, str], inspect: Callable[[str, psutil.Process], None] | None = None
 ) -> Measured:
-    """Run a command to its end and return what its process tree took.
+    """Run a command to its end and return the CPU time and memory of its process tree.
 
     Args:
         argv: the command.
-        env: what it is told besides this process's environment.
-        look: called about once a second with the role of each process and the process.
+        env: variables to add to this process's environment.
+        inspect: called about once a second for each process, with its role and the process.
 
     Raises:
         RuntimeError: the command failed.
@@ -60,33 +60,33 @@ def measure(
     process = subprocess.Popen(
         argv, env={**os.environ, **env}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8"
     )
-    watcher = _Watcher(process.pid, look)
+    sampler = _Sampler(process.pid, inspect)
     try:
-        with watcher:
+        with sampler:
             output, errors = process.communicate()
             seconds = time.monotonic() - started
     except BaseException:
-        # As Ctrl-C on a terminal: the command ends what it has started.
+        # Like Ctrl-C on a terminal, so that the command ends its own children.
         process.send_signal(signal.SIGINT)
         process.wait()
         raise
     if process.returncode != 0:
         raise RuntimeError(f"{' '.join(argv)} failed with {process.returncode}:\n{errors[-2000:]}")
-    cpu = watcher.cpu()
+    cpu = sampler.cpu()
     cpu[UNSEEN] = max(0.0, _children_cpu() - before - sum(cpu.values()))
-    return Measured(seconds, cpu, watcher.peak_memory, output)
+    return Measured(seconds, cpu, sampler.peak_memory, output)
 
 
-class _Watcher:
-    """A thread that looks at a process tree; a context manager."""
+class _Sampler:
+    """Samples a process tree in a thread; a context manager."""
 
-    def __init__(self, pid: int, look: Callable[[str, psutil.Process], None] | None) -> None:
-        self._pid, self._look = pid, look
+    def __init__(self, pid: int, inspect: Callable[[str, psutil.Process], None] | None) -> None:
+        self._pid, self._inspect = pid, inspect
         self._members: dict[psutil.Process, str] = {}
         self._used: dict[psutil.Process, float] = {}
         self._resident = 0
         self._done = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="watcher")
+        self._thread = threading.Thread(target=self._run, name="sampler")
         self.peak_memory = 0
 
     def __enter__(self) -> None:
@@ -97,18 +97,18 @@ class _Watcher:
         self._thread.join()
 
     def cpu(self) -> dict[str, float]:
-        """Return the CPU seconds that were seen, by role."""
+        """Return the sampled CPU seconds by role."""
         found: dict[str, float] = {}
         for member, seconds in self._used.items():
             role = self._members[member]
             found[role] = found.get(role, 0.0) + seconds
         return found
 
-    def _watch(self) -> None:
-        for look in count():
+    def _run(self) -> None:
+        for sample in count():
             if self._done.wait(_SAMPLE):
                 return
-            if look % _ROUND == 0:
+            if sample % _SEARCH_EVERY == 0:
                 self._find_members()
             resident = 0
             for member in self._members:
@@ -116,9 +116,9 @@ class _Watcher:
                     times = member.cpu_times()
                     self._used[member] = times.user + times.system
                     resident += member.memory_info().rss
-            if look % _FULL == 0 or resident > self._resident * _GROWTH:
+            if sample % _FULL == 0 or resident > self._resident * _GROWTH:
                 self._resident = max(self._resident, resident)
-                self._add_up()
+                self._update_peak()
 
     def _find_members(self) -> None:
         try:
@@ -128,13 +128,13 @@ class _Watcher:
             return
         for member in present:
             with suppress(psutil.Error):
-                # A process may become another program after it was first seen, and one that ends has no arguments left.
+                # A process may execute another program later, and an ended process has no arguments any more.
                 role = COMMAND if member == root else _role(member.cmdline()) or self._members.get(member, COMMAND)
                 self._members[member] = role
-                if self._look is not None:
-                    self._look(role, member)
+                if self._inspect is not None:
+                    self._inspect(role, member)
 
-    def _add_up(self) -> None:
+    def _update_peak(self) -> None:
         unique = 0
         for member in self._members:
             with suppress(psutil.Error):
@@ -143,7 +143,7 @@ class _Watcher:
 
 
 def _role(argv: Sequence[str]) -> str | None:
-    """Return the role of a process by its arguments, or None without any."""
+    """Return the role of a process from its arguments, or None if it has no arguments."""
     if not argv:
         return None
     words = " ".join(argv[:6])
@@ -157,6 +157,6 @@ def _role(argv: Sequence[str]) -> str | None:
 
 
 def _children_cpu() -> float:
-    """Return the CPU seconds of all descendants that have ended and were waited for."""
+    """Return the CPU seconds of all descendants that have ended and been waited for."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime

@@ -1,11 +1,11 @@
-"""Where a worker's time goes: one of a fleet's workers is looked at by py-spy while it downloads small pictures.
+"""Profile one worker of a fleet with py-spy while it downloads small images.
 
-``python -m benchmarks.profiling`` looks twice, each time at a run of its own: at threads that run, on a core or in the
-kernel, and at the thread that holds Python's lock (the GIL). Each sample counts for the first of `_PLACES` that its
-innermost known frame belongs to. Writes ``benchmarks/results/profile.json``; `make docs` makes a table of it.
+``python -m benchmarks.profiling`` profiles two separate runs. One samples the running threads, on a core or in the
+kernel. The other samples the thread with Python's lock (the GIL). A sample counts for the first of `_ACTIVITIES` that
+contains its innermost known frame. Writes ``benchmarks/results/profile.json``; `make docs` turns it into a table.
 
-py-spy does not stop the worker for a look: whoever holds Python's lock at such a moment would hold it at the next one,
-too, and most looks would find the thread that takes messages.
+py-spy does not pause the worker for a sample. After a pause, the same thread would still hold Python's lock at the next
+sample, and most samples would show the thread that takes messages.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from pathlib import Path
 import psutil
 
 from benchmarks import processes, records, web
-from benchmarks.pictures import SMALL, hang
+from benchmarks.pictures import SMALL, create_gallery
 from benchmarks.programs import PY_SPY
 
-#: Looks a second, and seconds of looking; the first seconds of a run are its start.
+#: Samples per second, and seconds of sampling. The first `_START` seconds of a run are skipped as its startup.
 _RATE, _SECONDS, _START = 250, 10, 5.0
-#: What a worker does, and the files, folders or functions that belong to it.
-_PLACES: dict[str, tuple[str, ...]] = {
+#: The activities of a worker, with the files, folders or functions of each.
+_ACTIVITIES: dict[str, tuple[str, ...]] = {
     "sending and receiving": (
         *("_Paced.sendall (tasks/connection.py", "_Paced.recv_into (tasks/connection.py"),
         "tasks/guard.py",
@@ -53,7 +53,8 @@ _PLACES: dict[str, tuple[str, ...]] = {
     "Celery: receiving a task": ("celery/", "concurrent/futures/", "vine/"),
 }
 _OTHER = "the rest"
-#: Where a slot waits for a task, the worker for messages, and the settler for company: py-spy takes them for running.
+#: Waits that py-spy counts as running: of a slot for a task, of the worker for messages, and of the batcher for more
+#: acknowledgements.
 _IDLE = (
     "_worker (concurrent/futures/thread.py",
     "_epoll.poll (kombu/utils/eventio.py",
@@ -63,17 +64,17 @@ _LINE = re.compile(r":\d+\)$")
 
 
 def main() -> None:
-    """Look, print the shares, and keep them."""
+    """Profile, print the shares, and save them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=30_000)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="imagefleet-benchmark-") as folder:
         place = Path(folder)
-        gallery = hang(SMALL, 2_000, place / "pictures")
-        with web.served(gallery.folder, place / "nginx", tls=False) as site:
+        gallery = create_gallery(SMALL, 2_000, place / "pictures")
+        with web.serve(gallery.folder, place / "nginx", tls=False) as site:
             source = place / "urls.txt"
-            names = (f"{site.url}/{number % 2_000}.jpg?{number}\n" for number in range(arguments.images))
-            source.write_text("".join(names), encoding="utf-8")
+            urls = (f"{site.url}/{number % 2_000}.jpg?{number}\n" for number in range(arguments.images))
+            source.write_text("".join(urls), encoding="utf-8")
             found = {
                 kind: _profile(source, place / kind, site.address, options)
                 for kind, options in (("running", ()), ("gil", ("--gil",)))
@@ -83,45 +84,48 @@ def main() -> None:
         print(kind)
         for name, share in shares.items():
             print(f"  {share:6.1%}  {name}")
-    print(f"written to {records.keep('profile', result)}")
+    print(f"written to {records.save('profile', result)}")
 
 
 def shares(samples: Sequence[tuple[list[str], int]]) -> dict[str, float]:
-    """Return the part of each place in samples: stacks, the outermost frame first, and how often each was seen."""
+    """Return the share of each activity.
+
+    A sample is a stack, with the outermost frame first, and its number of occurrences.
+    """
     counted: Counter[str] = Counter()
     for stack, number in samples:
         if not any(_is_in(stack[-1], idle) for idle in _IDLE):
-            counted[_place(stack)] += number
+            counted[_activity(stack)] += number
     total = counted.total() or 1
     return {name: round(number / total, 4) for name, number in counted.most_common()}
 
 
-def _place(stack: Sequence[str]) -> str:
+def _activity(stack: Sequence[str]) -> str:
     for frame in reversed(stack):
-        for name, ends in _PLACES.items():
+        for name, ends in _ACTIVITIES.items():
             if any(_is_in(frame, end) for end in ends):
                 return name
     return _OTHER
 
 
 def _is_in(frame: str, end: str) -> bool:
-    """Tell whether a frame, ``function (file:line)``, is of a file or folder, or is the function that is named."""
+    """Return whether a frame, ``function (file:line)``, belongs to a file or folder, or is the given function."""
     return _LINE.sub("", frame) == end if " (" in end else f"({end}" in frame or f"/{end}" in frame
 
 
 def _profile(source: Path, out: Path, address: str, options: Sequence[str]) -> dict[str, float]:
-    """Return the shares of a worker's time in a run."""
+    """Return the shares of one worker's time in a run."""
     raw = out.with_suffix(".txt")
-    spying: list[threading.Thread] = []
+    profilers: list[threading.Thread] = []
 
-    def look(role: str, process: psutil.Process) -> None:
-        if role == processes.WORKERS and not spying:
-            spying.append(threading.Thread(target=_spy, args=(process.pid, raw, options)))
-            spying[0].start()
+    def profile_first_worker(role: str, process: psutil.Process) -> None:
+        if role == processes.WORKERS and not profilers:
+            profilers.append(threading.Thread(target=_sample, args=(process.pid, raw, options)))
+            profilers[0].start()
 
     command = [sys.executable, "-m", "producer", "run", str(source), "--out", str(out), "--json"]
-    processes.measure(command, {"IMAGEFLEET_ALLOW_NETWORKS": address}, look)
-    for thread in spying:
+    processes.measure(command, {"IMAGEFLEET_ALLOW_NETWORKS": address}, profile_first_worker)
+    for thread in profilers:
         thread.join()
     samples = []
     for line in raw.read_text(encoding="utf-8").splitlines():
@@ -130,12 +134,12 @@ def _profile(source: Path, out: Path, address: str, options: Sequence[str]) -> d
     return shares(samples)
 
 
-def _spy(worker: int, raw: Path, options: Sequence[str]) -> None:
-    """Write what a worker's threads are at, seen for a while once the run is under way."""
+def _sample(worker: int, raw: Path, options: Sequence[str]) -> None:
+    """Sample a worker's threads with py-spy once the run has started, and write the stacks to a file."""
     time.sleep(_START)
-    look = ["record", "--nonblocking", "--format", "raw", "--rate", str(_RATE), "--duration", str(_SECONDS), *options]
+    record = ["record", "--nonblocking", "--format", "raw", "--rate", str(_RATE), "--duration", str(_SECONDS), *options]
     subprocess.run(
-        [PY_SPY.required(), *look, "--output", str(raw), "--pid", str(worker)], check=True, capture_output=True
+        [PY_SPY.required(), *record, "--output", str(raw), "--pid", str(worker)], check=True, capture_output=True
     )
 
 

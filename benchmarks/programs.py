@@ -1,4 +1,4 @@
-"""The programs that are measured, and those that a measurement needs: where they are, and their versions."""
+"""Find the measured programs and the required tools: their paths and versions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ IMG2DATASET = Path(os.environ.get("IMG2DATASET", Path(__file__).parents[1] / ".b
 
 @dataclass(frozen=True)
 class Program:
-    """A program, how it is asked for its version, and what installs it."""
+    """A program, the command that prints its version, and a hint for its installation."""
 
     name: str
     version: tuple[str, ...]
@@ -22,11 +22,11 @@ class Program:
 
     @property
     def path(self) -> str | None:
-        """Where it is, or None. Servers live in /usr/sbin, which is not on every user's PATH."""
+        """Its path, or None. Also searches /usr/sbin, the folder of servers, which is not on every user's PATH."""
         return shutil.which(self.name) or shutil.which(self.name, path="/usr/sbin:/usr/local/sbin")
 
     def required(self) -> str:
-        """Return where it is.
+        """Return its path.
 
         Raises:
             RuntimeError: it is not installed.
@@ -36,12 +36,12 @@ class Program:
         return self.path
 
     def installed(self) -> str | None:
-        """Return its version, or None if it is not there."""
+        """Return its version, or None if it is not installed."""
         if self.path is None:
             return None
-        asked = [self.path if word == self.name else word for word in self.version]
-        told = subprocess.run(asked, capture_output=True, text=True, check=False, encoding="utf-8")
-        found = re.search(r"\d+(\.\d+)+", told.stdout + told.stderr)
+        argv = [self.path if word == self.name else word for word in self.version]
+        ended = subprocess.run(argv, capture_output=True, text=True, check=False, encoding="utf-8")
+        found = re.search(r"\d+(\.\d+)+", ended.stdout + ended.stderr)
         return found[0] if found else "unknown"
 
 
@@ -54,12 +54,12 @@ CURL = Program("curl", ("curl", "--version"), "Debian's package is curl")
 PEER = Program(
     str(IMG2DATASET),
     (str(IMG2DATASET.with_name("python")), "-c", _ASK_PACKAGE),
-    "`make bench` installs it; IMG2DATASET says where another is",
+    "`make bench` installs it; set IMG2DATASET to the path of another one",
 )
-PY_SPY = Program("py-spy", ("py-spy", "--version"), "the `dev` extra brings it, for Linux and macOS")
+PY_SPY = Program("py-spy", ("py-spy", "--version"), "the `dev` extra includes it, for Linux and macOS")
 _ALL = {"img2dataset": PEER, "aria2": ARIA2, "curl": CURL, "nginx": NGINX, "redis-server": REDIS, "openssl": OPENSSL}
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of those that are there."""
+    """Return the versions of all installed programs."""
     return {name: found for name, program in _ALL.items() if (found := program.installed()) is not None}

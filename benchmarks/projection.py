@@ -1,4 +1,4 @@
-"""What a rate needs and what a list leaves, reckoned from what one image costs. Pure arithmetic, no measurement."""
+"""Project the cost per image to the resources for a rate and the disk space of a list. Arithmetic, no measurement."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from typing import Any, Self
 from config import bounds
 from producer.runfile import Options
 
-#: How much of a core is counted on, of workers, Redis and producer alike: queues in front of a busy core grow long.
+#: Planned use of a core, for workers, Redis and the producer: queues grow long in front of a busier core.
 USE = 0.7
 HOST_CORES = 16
-#: Slots that one worker process is given at most.
+#: Largest number of slots per worker process.
 MOST_SLOTS = 64
-#: Images in the window for each that the workers hold: a shard in flight is only as full as its slowest image.
+#: Images in the window per image held by the workers: a shard stays in flight until its slowest image is done.
 AHEAD = 2
-#: What a shard leaves besides its images: its folder, manifest, stats file and plan.
+#: Files and folders per shard besides its images: its folder, manifest, stats file and plan.
 _ENTRIES = 4
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What one image costs: CPU in seconds, the rest in bytes."""
+    """The cost of one image: CPU in seconds, the rest in bytes."""
 
     worker: float
     producer: float
@@ -34,12 +34,15 @@ class Cost:
     in_flight: float
     manifest: float
     plan: float
-    #: Seconds for each shard, once, at the end.
+    #: Seconds per shard, once, at the end.
     summary: float
 
     @classmethod
-    def measured(cls, result: Mapping[str, Any]) -> Self:
-        """Return what ``benchmarks/scale.py`` measured; Redis as busy as it became, where it costs least."""
+    def from_result(cls, result: Mapping[str, Any]) -> Self:
+        """Return the cost from a result of ``benchmarks/scale.py``.
+
+        Redis counts with the cost under its highest load, which is its lowest cost per image.
+        """
         image, loads = result["image"], result["loads"].values()
         return cls(
             worker=image["worker_us"] / 1e6,
@@ -56,19 +59,19 @@ class Cost:
 
 
 @dataclass(frozen=True)
-class Needed:
-    """What images at a rate need; sizes in bytes, or bytes a second."""
+class Resources:
+    """Resources for a download rate; sizes in bytes, traffic in bytes per second."""
 
-    #: Images under way at once.
+    #: Images downloaded concurrently.
     slots: int
-    #: Of workers, and the hosts that have them.
+    #: Cores for workers, and hosts with `HOST_CORES` cores each.
     cores: int
     hosts: int
-    #: Of workers: one can fill a core, and has `MOST_SLOTS` slots at most.
+    #: Worker processes: each can use a whole core, and has at most `MOST_SLOTS` slots.
     processes: int
     redis_servers: int
     producers: int
-    #: Shards in flight, over all Redis servers.
+    #: Shards in flight on all Redis servers together.
     window: int
     redis_memory: float
     downloaded: float
@@ -76,14 +79,14 @@ class Needed:
     appended: float
 
     @classmethod
-    def at(cls, rate: float, latency: float, cost: Cost, shard_size: int) -> Self:
-        """Return what a rate needs.
+    def for_rate(cls, rate: float, latency: float, cost: Cost, shard_size: int) -> Self:
+        """Return the resources for a rate.
 
         Args:
-            rate: images a second.
-            latency: seconds that an image is under way, most of which are waiting.
-            cost: of an image.
-            shard_size: images of a shard.
+            rate: images per second.
+            latency: seconds per download, mostly waiting.
+            cost: the cost of one image.
+            shard_size: images per shard.
         """
         slots = math.ceil(rate * latency)
         cores = math.ceil(rate * cost.worker / USE)
@@ -104,11 +107,11 @@ class Needed:
 
 
 @dataclass(frozen=True)
-class Left:
-    """What a list of images leaves on the disk, and what of it went through Redis; in bytes and seconds."""
+class ListTotals:
+    """Totals of a list of images: disk space, traffic of Redis, and the time of the summary; in bytes and seconds."""
 
     shards: int
-    #: Files and folders: inodes.
+    #: Files and folders, which is the number of inodes.
     entries: int
     pictures: float
     manifests: float
@@ -118,8 +121,8 @@ class Left:
     summary: float
 
     @classmethod
-    def by(cls, images: int, cost: Cost, shard_size: int) -> Self:
-        """Return what so many images leave, all of them saved."""
+    def for_images(cls, images: int, cost: Cost, shard_size: int) -> Self:
+        """Return the totals for a number of images, all of them saved."""
         shards = math.ceil(images / shard_size)
         return cls(
             shards=shards,

@@ -1,4 +1,4 @@
-"""What was measured, kept as JSON with the machine that it was measured on."""
+"""Save and load results as JSON, together with the machine they were measured on."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ FOLDER = Path(__file__).with_name("results")
 _PACKAGES = ("celery", "kombu", "redis", "hiredis", "requests", "urllib3", "pillow", "pyarrow")
 
 
-def keep(name: str, result: dict[str, Any], folder: Path = FOLDER) -> Path:
-    """Write what was measured, with the day and the machine; `make docs` puts it into the pages."""
+def save(name: str, result: dict[str, Any], folder: Path = FOLDER) -> Path:
+    """Save a result with the day and the machine; `make docs` puts it into the pages."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.json"
-    kept = {"measured_on": datetime.now(UTC).date().isoformat(), "machine": machine(), **result}
-    path.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
+    record = {"measured_on": datetime.now(UTC).date().isoformat(), "machine": machine(), **result}
+    path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     return path
 
 
 def load(name: str, folder: Path = FOLDER) -> dict[str, Any] | None:
-    """Return what was measured, or None where that was not done yet."""
+    """Return a saved result, or None if there is none yet."""
     path = folder / f"{name}.json"
     if not path.exists():
         return None
@@ -38,18 +38,18 @@ def load(name: str, folder: Path = FOLDER) -> dict[str, Any] | None:
     return result
 
 
-def all_kept(folder: Path = FOLDER) -> dict[str, dict[str, Any]]:
-    """Return all that was measured, by its name."""
+def load_all(folder: Path = FOLDER) -> dict[str, dict[str, Any]]:
+    """Return all saved results by name."""
     return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))}
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
-    """Return the median, the least and the most of repeated measurements."""
+    """Return the median, the minimum and the maximum of repeated measurements."""
     return {"median": statistics.median(values), "least": min(values), "most": max(values)}
 
 
 def machine() -> dict[str, Any]:
-    """Return what the numbers depend on: the machine, and our own versions."""
+    """Return a description of the machine, and the versions of Python, imagefleet and its dependencies."""
     return {
         "cpu": _cpu_name(),
         "cores": os.cpu_count(),

@@ -1,4 +1,4 @@
-"""What a Redis server has done, by its own count."""
+"""Read a Redis server's own counters of its work."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ import redis
 class RedisWork:
     """Calls, bytes and CPU seconds."""
 
-    #: By the command's name: how many calls, and the microseconds in them. What a script calls is there twice: under
-    #: its own name, and in the script's time.
+    #: Calls, and microseconds spent in them, by command name. A command called by a script counts twice: under its own
+    #: name, and in the script's time.
     calls: dict[str, int]
     microseconds: dict[str, int]
-    #: How often it read from a client: a round trip each.
+    #: Reads from clients; each is a round trip.
     reads: int
     bytes_in: int
     bytes_out: int
-    #: How much longer its append-only file is; less than was written if it was written anew meanwhile.
+    #: Growth of the append-only file; less than the bytes written if Redis rewrote the file meanwhile.
     appended: int
-    #: CPU of the thread that serves all clients.
+    #: CPU seconds of the thread that serves all clients.
     main_thread: float
 
     @classmethod
-    def so_far(cls, server: redis.Redis) -> Self:
-        """Ask a server what it has done since it began."""
+    def read(cls, server: redis.Redis) -> Self:
+        """Read a server's counters since its start."""
         commands = {name.removeprefix("cmdstat_"): found for name, found in _info(server, "commandstats").items()}
         stats, cpu = _info(server, "stats"), _info(server, "cpu")
         return cls(
@@ -42,17 +42,17 @@ class RedisWork:
         )
 
     def since(self, earlier: Self) -> Self:
-        """Return what was done after an earlier moment."""
+        """Return the work done since an earlier reading."""
         values: dict[str, Any] = {}
         for field in fields(self):
             now, then = getattr(self, field.name), getattr(earlier, field.name)
-            values[field.name] = _more(now, then) if isinstance(now, dict) else now - then
+            values[field.name] = _difference(now, then) if isinstance(now, dict) else now - then
         return type(self)(**values)
 
 
-def _more(now: Mapping[str, int], then: Mapping[str, int]) -> dict[str, int]:
-    more = {name: count - then.get(name, 0) for name, count in now.items()}
-    return {name: count for name, count in more.items() if count}
+def _difference(now: Mapping[str, int], then: Mapping[str, int]) -> dict[str, int]:
+    added = {name: count - then.get(name, 0) for name, count in now.items()}
+    return {name: count for name, count in added.items() if count}
 
 
 def _info(server: redis.Redis, section: str) -> dict[str, Any]:

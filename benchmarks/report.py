@@ -1,4 +1,4 @@
-"""What was measured, as text: the page ``RESULTS.md``, and the README's part. ``make docs`` writes both."""
+"""Format the results as the page ``RESULTS.md`` and the README's part. ``make docs`` writes both."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from benchmarks.workloads import BASE, IMAGEFLEET, SIZES, WORKLOADS, Workload
 from config import bounds
 
 PAGE = Path(__file__).with_name("RESULTS.md")
-#: Written by hand: where the time goes, and what was tried.
+#: Written by hand: the past optimisations and experiments, and the remaining costs.
 _PROFILE = Path(__file__).with_name("profile.md")
-#: What stands where a measurement is missing.
+#: Placeholder for a missing measurement.
 MISSING = "Not measured yet.\n"
 _PACKAGES = {"python": "Python", "redis": "redis-py"}
 _ROLES = (COMMAND, REDIS, WORKERS, FLOWER, UNSEEN)
 
 
-def page(kept: Mapping[str, Result]) -> str:
-    """Return the text of ``RESULTS.md``; takes the results by their names."""
-    return "\n".join(block.strip() + "\n" for block in _blocks(kept))
+def page(results: Mapping[str, Result]) -> str:
+    """Return the text of ``RESULTS.md``; takes the results by name."""
+    return "\n".join(block.strip() + "\n" for block in _blocks(results))
 
 
-def readme(kept: Mapping[str, Result]) -> str:
-    """Return the README's part: plots, ratios, and the first workload's ways."""
-    measured = [(workload, kept[workload.name]) for workload in WORKLOADS if workload.name in kept]
+def readme(results: Mapping[str, Result]) -> str:
+    """Return the README's part: plots, ratios, and all ways of the first workload."""
+    measured = [(workload, results[workload.name]) for workload in WORKLOADS if workload.name in results]
     if not measured:
         return MISSING
     ratios = [
@@ -38,14 +38,14 @@ def readme(kept: Mapping[str, Result]) -> str:
     ]
     first, result = measured[0]
     blocks = [
-        *(plots.picture(name, Path(plots.FOLDER.parent.name)) for name in plots.drawn(kept)),
+        *(plots.html(name, Path(plots.FOLDER.parent.name)) for name in plots.draw(results)),
         _table(["", IMAGEFLEET, BASE, "ratio"], ratios),
         f"All ways, {first.about}:",
         _table(
-            ["", "images/s", f"of {BASE}", "CPU an image", "peak memory"],
+            ["", "images/s", f"of {BASE}", "CPU per image", "peak memory"],
             [
                 [
-                    _named(name, result),
+                    _label(name, result),
                     _rate(row),
                     _ratio(result, name),
                     _ms(goals.cpu(result, name)["median"]),
@@ -54,81 +54,81 @@ def readme(kept: Mapping[str, Result]) -> str:
                 for name, row in result["ways"].items()
             ],
         ),
-        f"Median (least to most) of {result['repeat']} runs in turns, each from its start to its exit, everything on "
-        f"{result['machine']['cores']} cores of {result['machine']['cpu']}, against nginx on the same machine. aria2 "
-        "and curl save what comes, and nothing else; imagefleet and img2dataset also write what they know of each "
-        "image, and imagefleet sees to it that it is on the disk. [All numbers, goals and how to repeat "
-        "them](benchmarks/RESULTS.md).",
+        f"Median (least to most) of {result['repeat']} runs in turns, each from its start to its exit. Everything, "
+        f"including nginx, runs on {result['machine']['cores']} cores of {result['machine']['cpu']}. aria2 and curl "
+        "only save the files. imagefleet and img2dataset also record a row per image, and imagefleet syncs all of it "
+        "to disk. [All numbers and goals, and how to repeat the benchmarks](benchmarks/RESULTS.md).",
     ]
     return "\n".join(block.strip() + "\n" for block in blocks)
 
 
-def _blocks(kept: Mapping[str, Result]) -> Iterator[str]:
+def _blocks(results: Mapping[str, Result]) -> Iterator[str]:
     yield "# Results"
     yield (
-        "Made by `make bench`, from [benchmarks/results](results): imagefleet and its peers over the same pictures on "
-        "the same machine, in turns (A B A B …). Every file of every turn is checked: byte for byte, or by its size "
-        "and a thumbnail where it was made smaller. Numbers are medians, with the least and the most of all turns. "
-        "imagefleet runs with a user's defaults: the guard, the verification, the manifests, the append-only file and "
-        "the progress are on, and a fleet is started and ended for each run; its rates count from the command's start "
-        "to its exit."
+        "`make bench` makes this page from [benchmarks/results](results). imagefleet and its peers download the same "
+        "images on the same machine, in turns (A B A B …). Every file of every turn is checked: byte for byte, or by "
+        "its size and a thumbnail if it was resized. Numbers are medians, with the least and the most of all turns in "
+        "brackets. imagefleet runs with its defaults: the address guard, verification, manifests, the append-only file "
+        "and the progress display are on. Each run starts and ends its own fleet, and rates count from the command's "
+        "start to its exit."
     )
     yield "## Goals"
     yield _table(
         ["workload", "goal", "measured", ""],
-        [[one.about, one.goal, one.text, one.verdict] for one in goals.findings(kept)],
+        [[one.about, one.goal, one.text, one.verdict] for one in goals.findings(results)],
     )
-    yield f"Ratios are to {BASE}, or to what the row names, turn by turn."
-    for name in plots.drawn(kept):
-        yield plots.picture(name, Path())
+    yield f"Ratios are relative to {BASE}, unless the row names something else, and computed turn by turn."
+    for name in plots.draw(results):
+        yield plots.html(name, Path())
     for workload in WORKLOADS:
-        if workload.name in kept:
-            yield from _workload(workload, kept[workload.name])
-    if "latency" in kept:
-        yield from _latency(kept["latency"])
-    if "submission" in kept:
-        yield from _submission(kept["submission"])
-    yield from _once(kept)
-    if SIZES.name in kept:
-        yield from _sizes(kept[SIZES.name])
-    if "profile" in kept:
-        yield from _shares(kept["profile"])
+        if workload.name in results:
+            yield from _workload(workload, results[workload.name])
+    if "latency" in results:
+        yield from _latency(results["latency"])
+    if "submission" in results:
+        yield from _submission(results["submission"])
+    yield from _counts(results)
+    if SIZES.name in results:
+        yield from _sizes(results[SIZES.name])
+    if "profile" in results:
+        yield from _shares(results["profile"])
     yield "## How it is measured"
     yield _METHOD
     yield "## Machine and versions"
-    yield from _machines(kept)
+    yield from _machines(results)
     yield "## To repeat it"
     yield _REPEAT
 
 
 _METHOD = f"""
-- All ways download from one nginx on the same machine, which shares the cores with them. It speaks TLS with a
-  certificate of the benchmark's own authority; every way is given the usual certificates (certifi's) and that one.
-- Pictures are drawn: 200 of them, each file made different by a comment of its own. Those of 160 KB have grain, so that
-  they are as hard to decode as a photograph.
-- {BASE} runs in an environment of its own, with the number of processes and threads that was fastest in a sweep over
-  a quarter of its list, plain Celery with the pool and the size of chords. Plain Celery is [tutorial.py](tutorial.py):
-  one task for each image, `requests` with a session for each process, Celery's own transport and settings, and a Redis
-  with the same `config/redis.conf` as ours. One chord for all can be many times slower: `AsyncResult.get` of its body
-  takes the message of one finished part at a time, and after each looks at all parts.
-- CPU is what the system counted for the command and all its descendants. The split into roles is looked at ten times a
-  second; what no look saw (the last moment of each process, and short ones) is the column "not seen". Peak memory is
-  the sum of unique set sizes, what would be free if all processes ended, read whenever resident memory has grown.
-- The disk is synced between turns, so that none waits for what another has left. Files are emptied after they are
-  checked, and removed at the very end: ext4 is slow to give away inodes that were deleted in the last minutes.
-- Requests are counted in nginx's access log; messages and their deliveries in the append-only file of the run's own
-  Redis, which holds every change. Both belong to the runs that are measured.
+- All ways download from one nginx on the same machine and share the cores with it. For https, nginx has a certificate
+  of the benchmark's own CA. All ways trust the usual certificates (certifi's) and that CA.
+- There are 200 drawn images; a unique comment makes each file different. The images of 160 KB have grain, so that they
+  are as hard to decode as photographs.
+- {BASE} runs in a separate environment, with the number of processes and threads that was fastest in a sweep over a
+  quarter of its list. The sweep of plain Celery covers the pool and the size of chords. Plain Celery is
+  [tutorial.py](tutorial.py): one task per image, `requests` with one session per process, Celery's own transport and
+  settings, and a Redis with the same `config/redis.conf` as imagefleet. One chord for all images can be many times
+  slower: `AsyncResult.get` of its body takes the message of one finished part at a time, and then checks all parts.
+- CPU is the system's count for the command and all its descendants. The split by role is sampled ten times a second.
+  The column "not sampled" has the rest: short-lived processes, and the last moment of each process. Peak memory is the
+  sum of unique set sizes, the memory that would be free if all processes ended. It is read whenever resident memory has
+  grown.
+- The disk is synced between turns, so that no turn waits for the writes of another. Files are emptied after their check
+  and deleted at the very end, because ext4 is slow to reuse inodes deleted in the last minutes.
+- Requests are counted in nginx's access log. Messages and deliveries are counted in the append-only file of the run's
+  own Redis, which contains every change. Both counts come from the measured runs.
 """
 
 _REPEAT = """
 ```sh
 make bench                                            # everything, over an hour; then RESULTS.md, plots and README
 python -m benchmarks --workload http-15k              # one workload; --images and --repeat make it shorter
-make bench-check                                      # minutes: fails where a ratio fell by more than 10 %
+make bench-check                                      # minutes: fails if a ratio fell by more than 10 %
 ```
 
-`make bench` needs nginx, openssl, redis-server, aria2 and curl, and installs img2dataset into `.bench`; `IMG2DATASET`
-names another one. `TMPDIR` is where pictures are saved: the disk to measure, with about 8 GiB free.
+`make bench` needs nginx, openssl, redis-server, aria2 and curl. It installs img2dataset into `.bench`; set
+`IMG2DATASET` to use another one. Images are saved below `TMPDIR`: set it to the disk to measure, with about 8 GiB free.
 """
 
 
@@ -140,7 +140,7 @@ def _workload(workload: Workload, result: Result) -> Iterator[str]:
         cpu = row["cpu_ms_per_image"]
         rows.append(
             [
-                _named(name, result),
+                _label(name, result),
                 f"{row['images']:,}",
                 _rate(row),
                 f"{row['images_per_second']['median']:,.0f}",
@@ -150,17 +150,19 @@ def _workload(workload: Workload, result: Result) -> Iterator[str]:
                 f"{row['peak_mib']['median']:,.0f} MiB",
             ]
         )
-    titles = [{COMMAND: "producer, or command", REDIS: "Redis", UNSEEN: "not seen"}.get(role, role) for role in shown]
-    head = ["", "images", "images/s", "by its own clock", f"of {BASE}", "CPU an image", *titles, "peak memory"]
+    names = {COMMAND: "producer, or command", REDIS: "Redis", UNSEEN: "not sampled"}
+    titles = [names.get(role, role) for role in shown]
+    head = ["", "images", "images/s", "by its own clock", f"of {BASE}", "CPU per image", *titles, "peak memory"]
     yield _table(head, rows)
     yield (
-        f"{result['repeat']} turns; pictures of {result['bytes_per_image']:,} bytes. By its own clock, a run of ours "
-        "or of plain Celery begins with the first task, and threads with the first image; others have no clock."
+        f"{result['repeat']} turns; images of {result['bytes_per_image']:,} bytes. The own clock of imagefleet and "
+        "plain Celery starts with the first task, and that of threads with the first image. The other ways have no "
+        "clock."
     )
     if workload.lists:
         yield (
-            "The lists have different lengths, so that each of the two takes a minute or more, and their starts weigh "
-            "the same."
+            "The lists have different lengths, so that each of the two takes a minute or more, and their startup has "
+            "the same weight."
         )
     for name, sweep in result["sweeps"].items():
         sizes = sorted(sweep.items(), key=lambda item: -item[1])
@@ -171,10 +173,10 @@ def _latency(result: Result) -> Iterator[str]:
     yield "## Latency"
     rate, part = result["images_per_second"], result["of_ideal"]
     yield (
-        f"A server that waits {result['latency_ms']:.0f} ms before each answer, {result['slots']} slots, "
+        f"A server that waits {result['latency_ms']:.0f} ms before each response, {result['slots']} slots, "
         f"{result['images']:,} images, {result['repeat']} runs: {rate['median']:,.0f} images/s "
         f"({rate['least']:,.0f} to {rate['most']:,.0f}) of the ideal {result['ideal_per_second']:,.0f}, "
-        f"{part['median']:.1%}. By the run's own clock."
+        f"{part['median']:.1%}. Time is measured by the run's own clock."
     )
 
 
@@ -182,32 +184,32 @@ def _submission(result: Result) -> Iterator[str]:
     yield "## Submission"
     rate, cpu = result["tasks_per_second"], result["cpu_ms_per_task"]
     yield (
-        f"From the plan into a Redis with its append-only file, the producer on one core and nobody taking tasks: "
+        f"From the plan into a Redis with its append-only file, with the producer on one core and no worker: "
         f"{rate['median']:,.0f} tasks/s ({rate['least']:,.0f} to {rate['most']:,.0f}; {result['images']:,} tasks, "
-        f"{result['repeat']} runs), {cpu['median']:.3f} ms of the producer's CPU a task."
+        f"{result['repeat']} runs), {cpu['median']:.3f} ms of the producer's CPU per task."
     )
 
 
-def _once(kept: Mapping[str, Result]) -> Iterator[str]:
-    """Give the table of what each image caused: requests, and with a Redis of ours, messages and deliveries."""
+def _counts(results: Mapping[str, Result]) -> Iterator[str]:
+    """Yield the table of messages, deliveries and requests; the first two need a Redis of the run."""
     rows = []
     for workload in WORKLOADS:
-        for name, row in kept.get(workload.name, {"ways": {}})["ways"].items():
+        for name, row in results.get(workload.name, {"ways": {}})["ways"].items():
             turns = row["turns"]
             counts = [[turn[kind] for turn in turns] for kind in ("messages", "deliveries", "requests")]
             if name == IMAGEFLEET:
-                rows.append([workload.about, f"{sum(turn['images'] for turn in turns):,}", *map(_counted, counts)])
+                rows.append([workload.about, f"{sum(turn['images'] for turn in turns):,}", *map(_format_count, counts)])
     if rows:
         yield "## One message and one execution for each image"
         yield _table(["imagefleet", "images", "messages sent", "messages delivered", "requests"], rows)
-        yield "All turns together, in the runs that are measured; in brackets the most that one image had."
+        yield "Totals of all turns of the measured runs; in brackets the largest number for one image."
 
 
 def _sizes(result: Result) -> Iterator[str]:
-    """Give the table of fleets of other sizes than the usual one."""
+    """Yield the table of fleet sizes."""
     yield "## The size of the fleet"
     yield _table(
-        ["", "images/s", "by its own clock", "CPU an image"],
+        ["", "images/s", "by its own clock", "CPU per image"],
         [
             [
                 name,
@@ -221,15 +223,15 @@ def _sizes(result: Result) -> Iterator[str]:
     yield (
         f"{result['images']:,} images of 15 KB by http, {result['repeat']} turns. As it is: a worker for each of "
         f"{result['machine']['cores']} cores, {bounds.CONCURRENCY} slots in each, {bounds.PREFETCH} tasks reserved for "
-        "each slot. What is done counts as reserved until it is settled, so a worker with "
-        "few reserved runs dry meanwhile; more slots than that gain nothing from a server that answers at once, and "
-        "each is a download more at a time from one that takes a tenth of a second. Made by "
-        "`python -m benchmarks --workload sizes`."
+        "each slot. A finished task counts as reserved until it is acknowledged, so a worker with few reserved tasks "
+        "runs out of work meanwhile. More slots gain nothing with a server that responds at once. With a server that "
+        "takes a tenth of a second, each slot is one more concurrent download. Made by `python -m benchmarks "
+        "--workload sizes`."
     )
 
 
 def _shares(result: Result) -> Iterator[str]:
-    """Give the table of where a worker's time goes, and what is to be said of it."""
+    """Yield the table of a worker's activities, with the text about it."""
     yield "## Where a worker's time goes"
     running, holding = (result["shares"][kind] for kind in ("running", "gil"))
     yield _table(
@@ -237,24 +239,24 @@ def _shares(result: Result) -> Iterator[str]:
         [[name, f"{share:.0%}", f"{holding.get(name, 0.0):.0%}"] for name, share in running.items()],
     )
     yield (
-        f"One of the workers of a fleet that downloads pictures of 15 KB by http, seen {result['rate']} times a second "
-        f"for {result['seconds']} s by py-spy, twice: its threads that run, on a core or in the kernel, and the one "
-        "that holds Python's lock (the GIL). Made by `python -m benchmarks.profiling`."
+        f"One worker of a fleet that downloads images of 15 KB by http, sampled by py-spy {result['rate']} times a "
+        f"second for {result['seconds']} s in each of two runs: first its running threads, on a core or in the kernel, "
+        "then the thread with Python's lock (the GIL). Made by `python -m benchmarks.profiling`."
     )
     yield _PROFILE.read_text(encoding="utf-8")
 
 
-def _counted(counts: Sequence[Mapping[str, int] | None]) -> str:
+def _format_count(counts: Sequence[Mapping[str, int] | None]) -> str:
     found = [count for count in counts if count is not None]
     if len(found) < len(counts):
         return "not counted"
     return f"{sum(count['number'] for count in found):,} ({max(count['most'] for count in found)})"
 
 
-def _machines(kept: Mapping[str, Result]) -> Iterator[str]:
-    """Give what each measurement was made on and with; those that agree share a paragraph."""
+def _machines(results: Mapping[str, Result]) -> Iterator[str]:
+    """Yield the machine and versions of each measurement; equal ones share a paragraph."""
     same: dict[str, list[str]] = {}
-    for name, result in kept.items():
+    for name, result in results.items():
         machine = dict(result["machine"])
         where = f"{machine.pop('cpu')}, {machine.pop('cores')} cores, {machine.pop('memory_gib')} GiB, "
         where += machine.pop("system")
@@ -274,7 +276,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
 
 
-def _named(name: str, result: Result) -> str:
+def _label(name: str, result: Result) -> str:
     version = result["versions"].get(name)
     sweep = result["sweeps"].get(name)
     best = f" ({max(sweep, key=lambda size: sweep[size])})" if sweep else ""

@@ -1,9 +1,12 @@
-"""What an image costs a fleet and its Redis, and how many images a second one Redis carries.
+"""Measure the cost of an image for a fleet and its Redis, and the images per second that one Redis can handle.
 
-``python -m benchmarks.scale`` takes five minutes and writes ``benchmarks/results/scale.json``; `make docs` makes tables
-of ``docs/scale.md`` of it. It loads a Redis with the settings of ``config/redis.conf`` in three ways, each heavier than
-the one before: a fleet that downloads pictures of 15 KB from nginx, a fleet whose job is empty, and what the first one
-said to its Redis, said again as fast as Redis answers.
+``python -m benchmarks.scale`` takes five minutes and writes ``benchmarks/results/scale.json``; `make docs` turns it
+into tables of ``docs/scale.md``. It uses a Redis with the settings of ``config/redis.conf`` and three loads, each
+heavier than the last:
+
+- a fleet that downloads images of 15 KB from nginx;
+- a fleet with an empty job;
+- the recorded commands of the first fleet, replayed as fast as Redis responds.
 """
 
 from __future__ import annotations
@@ -18,8 +21,8 @@ from statistics import median
 from typing import Any
 
 from benchmarks import records, traffic, web
-from benchmarks.pictures import SMALL, hang
-from benchmarks.watched import PRODUCER, WORKERS, Size, Taken, WatchedFleet
+from benchmarks.pictures import SMALL, create_gallery
+from benchmarks.watched import PRODUCER, WORKERS, MeasuredFleet, RunUsage, Size
 from config import bounds
 from producer.local import cores
 from producer.runfile import Options
@@ -30,37 +33,37 @@ from tasks.storage import Store
 _NAME = "scale"
 _PICTURES = 500
 _WARM_UP = 1000
-#: A run's usual options, and the images that are in flight with them.
+#: A run's default options, and the number of images in flight with them.
 _OPTIONS = Options()
 _WINDOW = _OPTIONS.window * _OPTIONS.shard_size
 _STARTS = 3
-#: Redis never writes its file anew while it is counted what it appends.
-_APPEND_ONLY = ("--auto-aof-rewrite-percentage", "0")
+#: Redis must not rewrite its append-only file while we measure the file's growth.
+_NO_REWRITE = ("--auto-aof-rewrite-percentage", "0")
 
-_Fleet = Callable[..., WatchedFleet]
+_Fleet = Callable[..., MeasuredFleet]
 _Numbers = dict[str, float]
 
 
 def main() -> None:
-    """Measure, print the loads, and keep the result."""
+    """Measure, print the loads, and save the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=20_000)
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--workers", type=int, default=len(cores()))
     parser.add_argument("--concurrency", type=int, default=bounds.CONCURRENCY)
-    parser.add_argument("--players", type=int, default=2, help="processes that say what was said")
-    parser.add_argument("--times", type=int, default=6, help="how often each of them says it")
+    parser.add_argument("--clients", type=int, default=2, help="processes that replay the recorded commands")
+    parser.add_argument("--times", type=int, default=6, help="how often each process replays them")
     arguments = parser.parse_args()
     size = Size(arguments.workers, arguments.concurrency)
     with tempfile.TemporaryDirectory(prefix="imagefleet-benchmark-") as folder:
         place = Path(folder)
-        hang(SMALL, _PICTURES, place / "pictures")
-        with web.served(place / "pictures", place / "nginx", tls=False) as site:
-            fleet = partial(WatchedFleet, size, place, site.url, _PICTURES)
+        create_gallery(SMALL, _PICTURES, place / "pictures")
+        with web.serve(place / "pictures", place / "nginx", tls=False) as site:
+            fleet = partial(MeasuredFleet, size, place, site.url, _PICTURES)
             image, downloads = _downloads(fleet, arguments.images, arguments.repeat)
             empty = _empty_job(fleet, arguments.images, arguments.repeat)
-            alone = _commands_alone(fleet, arguments.players, arguments.times)
-    loads = {"downloads": downloads, "an empty job": empty, "the downloads' commands alone": alone}
+            replayed = _replay(fleet, arguments.clients, arguments.times)
+    loads = {"downloads": downloads, "an empty job": empty, "the downloads' commands alone": replayed}
     result: dict[str, Any] = {
         "fleet": {"workers": size.workers, "concurrency": size.concurrency},
         "images": arguments.images,
@@ -68,69 +71,69 @@ def main() -> None:
         "image": image,
         "loads": loads,
     }
-    path = records.keep(_NAME, result)
+    path = records.save(_NAME, result)
     for name, load in loads.items():
-        print(f"{name:30} {load['images_per_second']:8,.0f} images/s  {load['redis_us']:6.1f} us of Redis an image")
+        print(f"{name:30} {load['images_per_second']:8,.0f} images/s  {load['redis_us']:6.1f} us of Redis per image")
     print(f"written to {path}")
 
 
 def _downloads(fleet: _Fleet, images: int, repeat: int) -> tuple[dict[str, Any], _Numbers]:
-    """Return what an image costs, and the load."""
-    with fleet(redis_options=_APPEND_ONLY) as watched:
-        watched.run(_WARM_UP)
-        before = watched.allocated()
-        starts = [watched.run(1) for _ in range(_STARTS)]
-        runs = [watched.run(images) for _ in range(repeat)]
+    """Return the cost per image, and the load on Redis."""
+    with fleet(redis_options=_NO_REWRITE) as measured:
+        measured.run(_WARM_UP)
+        before = measured.allocated()
+        starts = [measured.run(1) for _ in range(_STARTS)]
+        runs = [measured.run(images) for _ in range(repeat)]
     in_flight = min(images, _WINDOW)
-    start = median(taken.cpu[PRODUCER] for taken in starts)
+    start = median(run.cpu[PRODUCER] for run in starts)
     return {
-        "worker_us": _middle(runs, lambda taken: taken.cpu[WORKERS] / images * 1e6),
-        "producer_us": _middle(runs, lambda taken: (taken.cpu[PRODUCER] - start) / images * 1e6),
-        "round_trips": _middle(runs, lambda taken: taken.work.reads / images, 3),
-        "bytes_in": _middle(runs, lambda taken: taken.work.bytes_in / images),
-        "bytes_out": _middle(runs, lambda taken: taken.work.bytes_out / images),
-        "appended": _middle(runs, lambda taken: taken.work.appended / images),
-        "in_flight": round((max(taken.peak_allocated for taken in runs) - before) / in_flight),
+        "worker_us": _median(runs, lambda run: run.cpu[WORKERS] / images * 1e6),
+        "producer_us": _median(runs, lambda run: (run.cpu[PRODUCER] - start) / images * 1e6),
+        "round_trips": _median(runs, lambda run: run.work.reads / images, 3),
+        "bytes_in": _median(runs, lambda run: run.work.bytes_in / images),
+        "bytes_out": _median(runs, lambda run: run.work.bytes_out / images),
+        "appended": _median(runs, lambda run: run.work.appended / images),
+        "in_flight": round((max(run.peak_allocated for run in runs) - before) / in_flight),
         "connections_per_worker": round(runs[-1].connections / runs[-1].report["workers"]),
         "commands": _commands(runs[-1], images),
-        **_left(runs[-1].out, images),
+        **_output(runs[-1].out, images),
     }, _load(runs, images)
 
 
 def _empty_job(fleet: _Fleet, images: int, repeat: int) -> _Numbers:
-    with fleet(include=["benchmarks.empty"]) as watched:
-        watched.run(_WARM_UP)
-        return _load([watched.run(images) for _ in range(repeat)], images)
+    with fleet(include=["benchmarks.empty"]) as measured:
+        measured.run(_WARM_UP)
+        return _load([measured.run(images) for _ in range(repeat)], images)
 
 
-def _commands_alone(fleet: _Fleet, players: int, times: int) -> _Numbers:
-    # The recording begins as every run does, with a full window.
+def _replay(fleet: _Fleet, clients: int, times: int) -> _Numbers:
+    # The recording starts like every run, with a full window.
     images = _WINDOW
-    with fleet(recorded=True) as watched:
-        watched.run(_WARM_UP)
-        watched.turns.clear()
-        watched.run(images)
-        turns = list(watched.turns)
-        played = traffic.play(turns, watched.port, players, times)
-    images *= players * times
+    with fleet(record=True) as measured:
+        measured.run(_WARM_UP)
+        measured.batches.clear()
+        measured.run(images)
+        batches = list(measured.batches)
+        replayed = traffic.replay(batches, measured.port, clients, times)
+    images *= clients * times
     return {
-        "images_per_second": round(images / played.seconds, 1),
-        "redis_share": round(played.work.main_thread / played.seconds, 3),
-        "redis_us": round(played.work.main_thread / images * 1e6, 1),
+        "images_per_second": round(images / replayed.seconds, 1),
+        "redis_share": round(replayed.work.main_thread / replayed.seconds, 3),
+        "redis_us": round(replayed.work.main_thread / images * 1e6, 1),
     }
 
 
-def _load(runs: list[Taken], images: int) -> _Numbers:
+def _load(runs: list[RunUsage], images: int) -> _Numbers:
     return {
-        "images_per_second": _middle(runs, lambda taken: images / taken.report["wall_seconds"]),
-        "redis_share": _middle(runs, lambda taken: taken.work.main_thread / taken.report["wall_seconds"], 3),
-        "redis_us": _middle(runs, lambda taken: taken.work.main_thread / images * 1e6),
+        "images_per_second": _median(runs, lambda run: images / run.report["wall_seconds"]),
+        "redis_share": _median(runs, lambda run: run.work.main_thread / run.report["wall_seconds"], 3),
+        "redis_us": _median(runs, lambda run: run.work.main_thread / images * 1e6),
     }
 
 
-def _commands(taken: Taken, images: int) -> dict[str, dict[str, float]]:
-    """Return how often each command is called for an image and how long that takes, the longest first."""
-    work = taken.work
+def _commands(run: RunUsage, images: int) -> dict[str, dict[str, float]]:
+    """Return the calls and microseconds per image of each command, with the most expensive command first."""
+    work = run.work
     longest = sorted(work.calls, key=lambda name: work.microseconds.get(name, 0), reverse=True)
     return {
         name: {
@@ -141,8 +144,8 @@ def _commands(taken: Taken, images: int) -> dict[str, dict[str, float]]:
     }
 
 
-def _left(out: Path, images: int) -> dict[str, float]:
-    """Return the bytes that an image leaves on the disk, and the milliseconds that a shard costs the summary."""
+def _output(out: Path, images: int) -> dict[str, float]:
+    """Return the bytes on disk per image, and the milliseconds of the summary per shard."""
     store, shards = Store(out), range(-(-images // _OPTIONS.shard_size))
 
     def size(name: Callable[[int], str]) -> float:
@@ -160,8 +163,8 @@ def _left(out: Path, images: int) -> dict[str, float]:
     }
 
 
-def _middle(runs: list[Taken], number: Callable[[Taken], float], digits: int = 1) -> float:
-    return round(median(number(taken) for taken in runs), digits)
+def _median(runs: list[RunUsage], number: Callable[[RunUsage], float], digits: int = 1) -> float:
+    return round(median(number(run) for run in runs), digits)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
-"""How many tasks a second a producer sends to a Redis with its append-only file, from one core.
+"""Measure the tasks per second that a producer sends from one core to a Redis with its append-only file.
 
-What is measured is the dispatcher's own path, from a plan on the disk to the queue, with all shards in the window and
-no worker to take them.
+The benchmark runs the dispatcher from the plan on disk to the queue, with all shards in the window and no worker.
 """
 
 from __future__ import annotations
@@ -31,21 +30,22 @@ from tasks.storage import Store
 
 _IMAGES = 20_000
 _SHARD_SIZE = 1000
-_PATIENCE = 10.0
+#: Seconds to wait for Redis.
+_TIMEOUT = 10.0
 
 
 class _AllSentError(Exception):
-    """Ends a run when its last task is sent."""
+    """Ends a run after its last task is sent."""
 
 
-def measured(repeat: int, images: int | None, folder: Path) -> dict[str, Any]:
-    """Measure, and return the result."""
+def measure(repeat: int, images: int | None, folder: Path) -> dict[str, Any]:
+    """Measure, and return the result as JSON-safe values."""
     images = images or _IMAGES
     turns = []
     for turn in range(repeat):
         place = folder / f"submission-{turn}"
         place.mkdir()
-        # A process of its own for each turn, as a producer is.
+        # A new process for each turn, as for each producer command.
         with _redis(place) as url, ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
             turns.append(pool.submit(_submit, url, images, place / "out").result())
         print(f"submission: {images / turns[-1][0]:.0f} tasks/s", file=sys.stderr, flush=True)
@@ -59,7 +59,7 @@ def measured(repeat: int, images: int | None, folder: Path) -> dict[str, Any]:
 
 
 def _submit(url: str, images: int, out: Path) -> tuple[float, float]:
-    """Plan a list, send all its tasks, and return the seconds and the CPU seconds of sending them."""
+    """Plan a list and send all its tasks; return the seconds and the CPU seconds of the sending."""
     out.mkdir()
     store = Store(out)
     requests = (ImageRequest(index, f"http://images.example/pictures/{index:08d}.jpg") for index in range(images))
@@ -76,19 +76,19 @@ def _submit(url: str, images: int, out: Path) -> tuple[float, float]:
         try:
             dispatcher.run(planner.shards, _stop_after(planner.shards), lambda progress: None)
         except _AllSentError:
-            taken = time.monotonic() - started, time.process_time() - used
+            spent = time.monotonic() - started, time.process_time() - used
         queued = server.llen(IMAGES)
     if queued != images:
         raise RuntimeError(f"{queued} tasks are queued, not {images}")
-    return taken
+    return spent
 
 
 def _stop_after(shards: int) -> Callable[[], None]:
-    """Return what stands in for the check of the fleet, which is asked for after each shard."""
-    left = iter(range(shards - 1))
+    """Return a replacement for the check of the fleet, which the dispatcher calls after each shard."""
+    remaining = iter(range(shards - 1))
 
     def check() -> None:
-        if next(left, None) is None:
+        if next(remaining, None) is None:
             raise _AllSentError
 
     return check
@@ -96,17 +96,17 @@ def _stop_after(shards: int) -> Callable[[], None]:
 
 @contextmanager
 def _redis(folder: Path) -> Iterator[str]:
-    """Run a Redis as local fleets have it, on a Unix socket; give its URL."""
+    """Run a Redis like that of a local fleet, on a Unix socket; yield its URL."""
     path = folder / "redis.sock"
     argv = [server_binary(), str(REDIS_CONF), "--port", "0", "--unixsocket", str(path), "--dir", str(folder)]
     process = subprocess.Popen(argv, stdout=subprocess.DEVNULL)
     url = f"redis+socket://{path}"
     try:
-        ends = time.monotonic() + _PATIENCE
+        deadline = time.monotonic() + _TIMEOUT
         with broker.client(url, patient=False) as server:
-            while not _answers(server):
-                if time.monotonic() > ends:
-                    raise RuntimeError("Redis does not answer")
+            while not _is_ready(server):
+                if time.monotonic() > deadline:
+                    raise RuntimeError(f"Redis did not answer within {_TIMEOUT:.0f} s")
                 time.sleep(0.01)
         yield url
     finally:
@@ -114,7 +114,7 @@ def _redis(folder: Path) -> Iterator[str]:
         process.wait()
 
 
-def _answers(server: redis.Redis) -> bool:
+def _is_ready(server: redis.Redis) -> bool:
     try:
         return bool(server.ping())
     except redis.ConnectionError:

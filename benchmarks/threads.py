@@ -1,4 +1,4 @@
-"""The threads baseline alone, as a command: ``python -m benchmarks.threads LIST OUT THREADS``; prints JSON."""
+"""Run the threads baseline as a command: ``python -m benchmarks.threads LIST OUT THREADS``; prints JSON."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tasks.storage import Store
 
 
 def main() -> None:
-    """Fetch a list by threads and print how many images were saved, and the seconds."""
+    """Fetch a list with threads; print the number of saved images and the seconds."""
     source, out, threads = sys.argv[1], Path(sys.argv[2]).resolve(), int(sys.argv[3])
     out.mkdir(parents=True)
     requests = list(sources.read(source))

@@ -1,8 +1,8 @@
-"""What a fleet says to its Redis: recorded by a proxy in between, and said again as fast as Redis answers.
+"""Record a fleet's commands to Redis with a proxy, and replay them as fast as Redis responds.
 
-Python can't load a Redis on the same two cores: what sends and takes the messages needs several times the CPU of the
-Redis that carries them. What was recorded costs next to nothing to send. Each player speaks in a database of its own,
-on as many connections as the fleet had, one turn after the other, so Redis does for every image what it did in the run.
+A fleet in Python can't saturate a Redis on the same two cores, because sending and taking messages needs several times
+the CPU of Redis. Sending recorded commands costs almost nothing. Each client uses a separate database and as many
+connections as the fleet, and sends one batch after the other. So Redis does the same work per image as in the run.
 """
 
 from __future__ import annotations
@@ -29,37 +29,37 @@ from tasks.celery import IMAGES
 
 _HOST = "127.0.0.1"
 _BLOCK = 1 << 20
-#: Seconds that players wait for each other.
-_PATIENCE = 600.0
-#: Messages that may be left: a run ends before the last of them are acknowledged.
-_FEW = 100
-#: Each connection says these for itself, or they wait for what others do; Redis does next to nothing for them.
-_LEFT_OUT = frozenset(
+#: Seconds that clients wait for each other.
+_TIMEOUT = 600.0
+#: Number of messages that may remain: a run ends before its last messages are acknowledged.
+_MAX_REMAINING = 100
+#: Commands that set up a connection, or wait for other clients. They cost Redis almost nothing.
+_NOT_RECORDED = frozenset(
     {b"HELLO", b"CLIENT", b"SELECT", b"SUBSCRIBE", b"PSUBSCRIBE", b"UNSUBSCRIBE", b"BLMOVE", b"BLPOP"}
 )
 
 
 @dataclass(frozen=True)
-class Turn:
-    """Commands that came at once on a connection, and how many replies they have."""
+class Batch:
+    """Commands received together on one connection, and their number of replies."""
 
     connection: int
     request: bytes
     replies: int
 
 
-class Tap:
-    """A proxy before a Redis that notes every turn, in the order in which Redis hears them; a context manager."""
+class Recorder:
+    """A proxy in front of Redis that records every batch, in the order of their arrival; a context manager."""
 
-    def __init__(self, port: int, turns: list[Turn]) -> None:
-        """Take the port of Redis on this machine, and the list to note in; `port` is the proxy's own."""
-        self._redis_port, self._turns = port, turns
+    def __init__(self, port: int, batches: list[Batch]) -> None:
+        """Take the port of Redis on this machine, and the list for the batches; `Recorder.port` is the proxy's own."""
+        self._redis_port, self._batches = port, batches
         self._server = _Server(self._serve)
         self._numbers = count(1)
         self.port: int = self._server.server_address[1]
 
     def __enter__(self) -> Self:
-        threading.Thread(target=self._server.serve_forever, name="tap").start()
+        threading.Thread(target=self._server.serve_forever, name="recorder").start()
         return self
 
     def __exit__(
@@ -69,29 +69,29 @@ class Tap:
         self._server.server_close()
 
     def _serve(self, client: socket.socket) -> None:
-        """Carry one connection's bytes both ways until either side ends it."""
+        """Forward one connection's bytes in both directions until either side closes it."""
         number, reader = next(self._numbers), hiredis.Reader()
         with socket.create_connection((_HOST, self._redis_port)) as server, suppress(OSError):
-            threading.Thread(target=_carry, args=(server, client), daemon=True).start()
+            threading.Thread(target=_forward, args=(server, client), daemon=True).start()
             while block := client.recv(_BLOCK):
                 reader.feed(block)
-                # Before Redis hears of it: what follows from it stands behind it.
-                self._note(number, reader)
+                # Record before forwarding, so that commands caused by these ones are recorded after them.
+                self._record(number, reader)
                 server.sendall(block)
 
-    def _note(self, connection: int, reader: hiredis.Reader) -> None:
+    def _record(self, connection: int, reader: hiredis.Reader) -> None:
         commands = []
         while (command := reader.gets()) is not False:
-            if command[0].upper() not in _LEFT_OUT:
+            if command[0].upper() not in _NOT_RECORDED:
                 commands.append(hiredis.pack_command(tuple(command)))
         if commands:
-            self._turns.append(Turn(connection, b"".join(commands), len(commands)))
+            self._batches.append(Batch(connection, b"".join(commands), len(commands)))
 
 
 class _Server(socketserver.ThreadingTCPServer):
-    """Gives each connection to a function, in a thread of its own."""
+    """Passes each connection to a function, in a separate thread."""
 
-    # Clients may stay longer than the tap.
+    # Clients may stay connected longer than the recorder lives.
     daemon_threads = True
 
     def __init__(self, serve: Callable[[socket.socket], None]) -> None:
@@ -102,7 +102,7 @@ class _Server(socketserver.ThreadingTCPServer):
         self._serve(request)
 
 
-def _carry(source: socket.socket, target: socket.socket) -> None:
+def _forward(source: socket.socket, target: socket.socket) -> None:
     with suppress(OSError):
         while block := source.recv(_BLOCK):
             target.sendall(block)
@@ -110,38 +110,38 @@ def _carry(source: socket.socket, target: socket.socket) -> None:
 
 
 @dataclass(frozen=True)
-class Played:
-    """What Redis did while players spoke to it, and how long that took."""
+class Replay:
+    """The duration of a replay, and the work of Redis during it."""
 
     seconds: float
     work: RedisWork
 
 
-def play(turns: Sequence[Turn], port: int, players: int, times: int) -> Played:
-    """Say what was recorded again: so many players at once, each so many times.
+def replay(batches: Sequence[Batch], port: int, clients: int, times: int) -> Replay:
+    """Send the recorded batches from ``clients`` concurrent processes, ``times`` times each.
 
     Raises:
-        RuntimeError: a player could not go on, or Redis did not do what it did in the run.
+        RuntimeError: a client failed, or Redis did not do the same work as in the run.
     """
     context = multiprocessing.get_context("spawn")
-    barrier = context.Barrier(players + 1)
+    barrier = context.Barrier(clients + 1)
     processes = [
-        # The fleet is still there, in database 0.
-        context.Process(target=_play, args=(turns, port, database, times, barrier))
-        for database in range(1, players + 1)
+        # The fleet still uses database 0.
+        context.Process(target=_replay, args=(batches, port, database, times, barrier))
+        for database in range(1, clients + 1)
     ]
     for process in processes:
         process.start()
     try:
         with redis.Redis(_HOST, port) as server:
-            # All are ready, all begin, all are done.
-            barrier.wait(_PATIENCE)
-            work, started = RedisWork.so_far(server), time.monotonic()
-            barrier.wait(_PATIENCE)
-            barrier.wait(_PATIENCE)
-            return Played(time.monotonic() - started, RedisWork.so_far(server).since(work))
+            # Three barriers: all clients are ready, all start, all are done.
+            barrier.wait(_TIMEOUT)
+            work, started = RedisWork.read(server), time.monotonic()
+            barrier.wait(_TIMEOUT)
+            barrier.wait(_TIMEOUT)
+            return Replay(time.monotonic() - started, RedisWork.read(server).since(work))
     except threading.BrokenBarrierError as error:
-        raise RuntimeError("a player could not go on; it says above why") from error
+        raise RuntimeError("a client failed; its traceback is above") from error
     except BaseException:
         barrier.abort()
         raise
@@ -150,50 +150,50 @@ def play(turns: Sequence[Turn], port: int, players: int, times: int) -> Played:
             process.join()
 
 
-def _play(turns: Sequence[Turn], port: int, database: int, times: int, barrier: Barrier) -> None:
-    """Be a player: once in peace, which opens connections and loads scripts, and then as often as asked."""
+def _replay(batches: Sequence[Batch], port: int, database: int, times: int, barrier: Barrier) -> None:
+    """Run one client: a warm-up that opens the connections and loads the scripts, then ``times`` measured rounds."""
     try:
         with redis.Redis(_HOST, port, db=database) as server, ExitStack() as stack:
-            player = _Player(port, database, stack)
-            player.say(turns)
-            barrier.wait(_PATIENCE)
-            barrier.wait(_PATIENCE)
+            client = _Client(port, database, stack)
+            client.send(batches)
+            barrier.wait(_TIMEOUT)
+            barrier.wait(_TIMEOUT)
             for _ in range(times):
-                # Celery drops parts of a chord that it knows to be done.
+                # Otherwise, Celery would drop the chord parts that it has counted already.
                 server.flushdb()
-                player.say(turns)
+                client.send(batches)
                 _expect_nothing_queued(server)
-            barrier.wait(_PATIENCE)
+            barrier.wait(_TIMEOUT)
     except BaseException:
         barrier.abort()
         raise
 
 
-class _Player:
+class _Client:
     """Connections to one database."""
 
     def __init__(self, port: int, database: int, stack: ExitStack) -> None:
         self._port, self._database, self._stack = port, database, stack
         self._connections: dict[int, tuple[socket.socket, hiredis.Reader]] = {}
 
-    def say(self, turns: Sequence[Turn]) -> None:
-        """Say it all, each turn when the one before is answered.
+    def send(self, batches: Sequence[Batch]) -> None:
+        """Send all batches, each after the replies to the one before.
 
         Raises:
             RuntimeError: Redis refused a command.
         """
-        for turn in turns:
-            self._say(turn)
+        for batch in batches:
+            self._send(batch)
 
-    def _say(self, turn: Turn) -> None:
-        connection, reader = self._connections.get(turn.connection) or self._connect(turn.connection)
-        connection.sendall(turn.request)
-        missing = turn.replies
+    def _send(self, batch: Batch) -> None:
+        connection, reader = self._connections.get(batch.connection) or self._connect(batch.connection)
+        connection.sendall(batch.request)
+        missing = batch.replies
         while missing:
             reader.feed(connection.recv(_BLOCK))
             while (reply := reader.gets()) is not False:
                 if isinstance(reply, hiredis.ReplyError) and not str(reply).startswith("NOSCRIPT"):
-                    raise RuntimeError(f"Redis refused what it had accepted: {reply}")
+                    raise RuntimeError(f"Redis refused a command that it accepted in the recording: {reply}")
                 missing -= 1
 
     def _connect(self, number: int) -> tuple[socket.socket, hiredis.Reader]:
@@ -201,17 +201,17 @@ class _Player:
             self._stack.enter_context(socket.create_connection((_HOST, self._port))),
             hiredis.Reader(),
         )
-        self._say(Turn(number, b"SELECT %d\r\n" % self._database, 1))
+        self._send(Batch(number, b"SELECT %d\r\n" % self._database, 1))
         return found
 
 
 def _expect_nothing_queued(server: redis.Redis) -> None:
-    """Make sure that Redis was told of the end of all that it was given; the last moments may be missing.
+    """Check that nearly all messages were acknowledged; the recording may lack the last acknowledgements.
 
     Raises:
-        RuntimeError: too much is left.
+        RuntimeError: too many messages remain.
     """
-    held: list[Any] = [server.hlen(name) for name in presence.holders(server)]
-    left = server.llen(IMAGES) + sum(held)
-    if left > _FEW:
-        raise RuntimeError(f"{left} messages are left in Redis, which had none at the end of the run")
+    unacked: list[Any] = [server.hlen(name) for name in presence.holders(server)]
+    remaining = server.llen(IMAGES) + sum(unacked)
+    if remaining > _MAX_REMAINING:
+        raise RuntimeError(f"{remaining} messages remain in Redis, but none remained at the end of the run")

@@ -1,8 +1,8 @@
-"""What a good tutorial on Celery writes: a task for each image, chords, the default transport and settings.
+"""Plain Celery as in a good tutorial: one task per image, chords, the default transport and settings.
 
-It imports nothing of ours. What is better than in most tutorials: a ``requests.Session`` that all tasks of a process
-share, and chords of a bounded size. ``AsyncResult.get`` of a chord's body takes the message of one finished part at a
-time, and after each looks at all parts of the chord, so the time for a chord of all images grows with its square.
+It imports no code of imagefleet. It is better than most tutorials in two points: all tasks of a process share a
+``requests.Session``, and the size of chords is limited. ``AsyncResult.get`` of a chord's body takes the message of one
+finished part at a time, and then checks all parts. So the time for a chord of all images grows with its square.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import requests
 from celery import Celery, chord
 from requests.adapters import HTTPAdapter
 
-#: The variable that says where Redis is.
+#: The environment variable with the URL of Redis.
 _REDIS = "TUTORIAL_REDIS"
 
 url = os.environ.get(_REDIS, "redis://localhost:6379/0")
@@ -27,7 +27,7 @@ session.mount("http://", HTTPAdapter(pool_maxsize=64))
 
 @app.task
 def fetch(address: str, folder: str) -> str:
-    """Download one image, and return where it is."""
+    """Download one image; return its path."""
     response = session.get(address, timeout=10)
     response.raise_for_status()
     path = Path(folder, address.rpartition("/")[2])
@@ -37,12 +37,12 @@ def fetch(address: str, folder: str) -> str:
 
 @app.task
 def collect(paths: list[str]) -> int:
-    """Return how many images there are."""
+    """Return the number of images."""
     return len(paths)
 
 
 def download(addresses: Sequence[str], folder: Path, size: int) -> int:
-    """Send a list in chords of a size, wait for all of them, and return how many images were saved."""
+    """Send a list in chords of ``size`` images, wait for all of them, and return the number of saved images."""
     parts = [addresses[first : first + size] for first in range(0, len(addresses), size)]
     chords = [chord([fetch.s(address, str(folder)) for address in part])(collect.s()) for part in parts]
     return sum(result.get() for result in chords)

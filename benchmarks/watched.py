@@ -1,7 +1,7 @@
-"""A fleet on this machine whose parts are watched: a Redis with a TCP port, workers, and producers one after another.
+"""Measure a fleet on this machine by part: a Redis with a TCP port, workers, and one producer after another.
 
-It is what the docs describe for several machines, on one: the settings of ``config/redis.conf``, plain Celery workers,
-``producer run --broker``. A run's cost is told by part, so that each can be counted on for itself.
+It is the setup that the docs describe for several machines, on one machine: the settings of ``config/redis.conf``,
+plain Celery workers, ``producer run --broker``. The cost of a run is split by part, to plan each part separately.
 """
 
 from __future__ import annotations
@@ -25,48 +25,48 @@ import psutil
 import redis
 
 from benchmarks.redis_work import RedisWork
-from benchmarks.traffic import Tap, Turn
+from benchmarks.traffic import Batch, Recorder
 from config.settings import REDIS_CONF
 from producer.keeping import Keeping
 from producer.local import server_binary, worker_argv
 
-#: Seconds between two looks at memory.
+#: Seconds between two samples of memory.
 _SAMPLE = 1.0
-#: Seconds within which Redis and the workers have to answer.
-_PATIENCE = 60.0
+#: Seconds within which Redis and the workers must answer.
+_TIMEOUT = 60.0
 _GRACE = 5.0
 PRODUCER, WORKERS, REDIS = "producer", "workers", "redis"
 
 
 @dataclass(frozen=True)
-class Taken:
-    """What a run took of each part: the producer, the workers together, and Redis."""
+class RunUsage:
+    """The resources that a run used, by part: the producer, all workers together, and Redis."""
 
-    #: What the producer printed, and where its output is.
+    #: The producer's JSON, and the output folder.
     report: dict[str, Any]
     out: Path
     #: CPU seconds, by part.
     cpu: dict[str, float]
-    #: Bytes, by part: the unique set sizes, which would be free if its processes ended.
+    #: Bytes, by part: unique set sizes, the memory that would be free if the part's processes ended.
     peak_memory: dict[str, int]
-    #: Bytes that Redis allocated at most since it began.
+    #: Peak of the bytes allocated by Redis since its start.
     peak_allocated: int
     #: Keys in Redis after the run, and connections of the workers.
-    keys_left: int
+    remaining_keys: int
     connections: int
     work: RedisWork
 
 
 @dataclass(frozen=True)
 class Size:
-    """How many worker processes, and how many slots in each."""
+    """The number of worker processes, and of slots in each."""
 
     workers: int
     concurrency: int
 
 
-class WatchedFleet:
-    """A context manager: what it starts ends with it."""
+class MeasuredFleet:
+    """A Redis and workers; a context manager that ends them at its exit."""
 
     def __init__(
         self,
@@ -76,20 +76,22 @@ class WatchedFleet:
         pictures: int,
         include: Sequence[str] = (),
         redis_options: Sequence[str] = (),
-        recorded: bool = False,
+        record: bool = False,
     ) -> None:
-        """Take its size, the folder below which it writes, and a server with pictures.
+        """Prepare a fleet; entering it starts the processes.
 
         Args:
-            url: of the server, which has ``/0.jpg``, ``/1.jpg`` and so on.
-            pictures: how many it has.
-            include: modules that the workers load besides their own.
-            redis_options: what Redis is told besides ``config/redis.conf``.
-            recorded: whether `turns` is to hold what workers and producers say to Redis.
+            size: number of workers and slots.
+            root: folder for everything that the fleet writes.
+            url: web server with the images ``/0.jpg``, ``/1.jpg`` and so on.
+            pictures: number of images on that server.
+            include: additional modules for the workers to load.
+            redis_options: options for Redis on top of ``config/redis.conf``.
+            record: whether to record the commands of workers and producers to Redis in `batches`.
         """
         self._size, self._root, self._url, self._pictures = size, root, url, pictures
-        self._include, self._redis_options, self._recorded = include, redis_options, recorded
-        self.turns: list[Turn] = []
+        self._include, self._redis_options, self._record = include, redis_options, record
+        self.batches: list[Batch] = []
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -101,8 +103,8 @@ class WatchedFleet:
             options = ("--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self._keeping.folder))
             argv = [server_binary(), str(REDIS_CONF), *options, *self._redis_options]
             self._keeping.start(REDIS, argv, {}, _GRACE)
-            self._wait_for("Redis", self._answers)
-            port = stack.enter_context(Tap(self.port, self.turns)).port if self._recorded else self.port
+            self._wait_for("Redis", self._is_ready)
+            port = stack.enter_context(Recorder(self.port, self.batches)).port if self._record else self.port
             self._broker_url = f"redis://127.0.0.1:{port}/0"
             env = {
                 "IMAGEFLEET_BROKER_URL": self._broker_url,
@@ -115,8 +117,8 @@ class WatchedFleet:
                 for module in self._include:
                     worker += ["--include", module]
                 self._keeping.start(f"worker-{number}", worker, env, _GRACE)
-            # A worker waits for each of its two queues on a connection of its own.
-            self._wait_for("a worker", lambda: self._waiting() == 2 * self._size.workers)
+            # A worker waits for each of its two queues on a separate connection.
+            self._wait_for("a worker", lambda: self._blocked_clients() == 2 * self._size.workers)
             self._stack = stack.pop_all()
         return self
 
@@ -125,24 +127,24 @@ class WatchedFleet:
     ) -> None:
         self._stack.close()
 
-    def run(self, images: int) -> Taken:
-        """Run a list of so many images to its end and return what that took; the fleet's own start is not part of it.
+    def run(self, images: int) -> RunUsage:
+        """Download a list of ``images`` images and return the resources used, without those of the fleet's startup.
 
-        What it saved stays: before it gives away an inode, an ext4 looks through those that were deleted in the last
-        minutes, so the next run would pay for the last one.
+        The saved files are not deleted. Before ext4 allocates an inode, it searches the inodes deleted in the last
+        minutes, so a deletion would slow down the next run.
 
         Raises:
-            RuntimeError: the run failed, or images of it did.
+            RuntimeError: the run or an image failed.
         """
         place = Path(tempfile.mkdtemp(dir=self._root))
         source, out = place / "urls.txt", place / "out"
         with source.open("w", encoding="utf-8") as lines:
-            # The pictures are few; the queries make their URLs different.
+            # There are few images; the queries make the URLs unique.
             lines.writelines(f"{self._url}/{number % self._pictures}.jpg?n={number}\n" for number in range(images))
         argv = [sys.executable, "-m", "producer", "run", str(source), "--out", str(out), "--json"]
         argv += ["--broker", self._broker_url]
-        work, cpu = RedisWork.so_far(self._server), self._cpu()
-        ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+        work, cpu = RedisWork.read(self._server), self._cpu()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         with subprocess.Popen(
             argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8"
         ) as producer:
@@ -155,22 +157,22 @@ class WatchedFleet:
         if report["failed"]:
             raise RuntimeError(f"{report['failed']} images failed: {report['reasons']}")
         used = resource.getrusage(resource.RUSAGE_CHILDREN)
-        return Taken(
+        return RunUsage(
             report=report,
             out=out,
             cpu={
-                PRODUCER: used.ru_utime + used.ru_stime - ended.ru_utime - ended.ru_stime,
+                PRODUCER: used.ru_utime + used.ru_stime - before.ru_utime - before.ru_stime,
                 **{role: now - cpu[role] for role, now in self._cpu().items()},
             },
             peak_memory=memory.peak,
             peak_allocated=int(self._memory()["used_memory_peak"]),
-            keys_left=cast("int", self._server.dbsize()),
+            remaining_keys=cast("int", self._server.dbsize()),
             connections=int(cast("dict[str, Any]", self._server.info("clients"))["connected_clients"]) - 1,
-            work=RedisWork.so_far(self._server).since(work),
+            work=RedisWork.read(self._server).since(work),
         )
 
     def allocated(self) -> int:
-        """Return the bytes that Redis has allocated now."""
+        """Return the bytes allocated by Redis now."""
         return int(self._memory()["used_memory"])
 
     def _memory(self) -> dict[str, Any]:
@@ -182,48 +184,48 @@ class WatchedFleet:
         return {REDIS: [pids[REDIS]], WORKERS: [pid for name, pid in pids.items() if name != REDIS]}
 
     def _cpu(self) -> dict[str, float]:
-        """Return the CPU seconds of each part so far, with those of its children that have ended."""
+        """Return the CPU seconds of each part so far, including its ended children."""
         return {
             role: sum(sum(psutil.Process(pid).cpu_times()[:4]) for pid in pids) for role, pids in self._pids().items()
         }
 
-    def _waiting(self) -> int:
+    def _blocked_clients(self) -> int:
         return int(cast("dict[str, Any]", self._server.info("clients"))["blocked_clients"])
 
-    def _answers(self) -> bool:
+    def _is_ready(self) -> bool:
         try:
             return bool(self._server.ping())
         except redis.ConnectionError:
             return False
 
-    def _wait_for(self, what: str, ready: Callable[[], bool]) -> None:
-        ends = time.monotonic() + _PATIENCE
-        while not ready():
+    def _wait_for(self, name: str, is_ready: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + _TIMEOUT
+        while not is_ready():
             self._keeping.check()
-            if time.monotonic() > ends:
-                raise RuntimeError(f"{what} did not answer within {_PATIENCE:.0f} s")
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"{name} did not answer within {_TIMEOUT:.0f} s")
             time.sleep(0.05)
 
 
 class _PeakMemory:
-    """The peaks of memory of some processes, looked at once a second by a thread of its own."""
+    """The peak memory of some processes by part, sampled once a second by a thread."""
 
     def __init__(self, pids: dict[str, list[int]]) -> None:
         self.peak = dict.fromkeys(pids, 0)
         self._pids = pids
         self._done = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="memory")
+        self._thread = threading.Thread(target=self._run, name="memory")
         self._thread.start()
 
     def stop(self) -> None:
-        """End it."""
+        """End the sampling."""
         self._done.set()
         self._thread.join()
 
-    def _watch(self) -> None:
+    def _run(self) -> None:
         while not self._done.wait(_SAMPLE):
             for role, pids in self._pids.items():
-                # The producer may have ended a moment ago.
+                # The producer may have just ended.
                 with suppress(psutil.Error):
                     used = sum(psutil.Process(pid).memory_full_info().uss for pid in pids)
                     self.peak[role] = max(self.peak[role], used)

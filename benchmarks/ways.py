@@ -1,4 +1,4 @@
-"""Ways of downloading a list of pictures: imagefleet as a user runs it, its peers, and the plain baselines."""
+"""Ways of downloading a list of images: imagefleet with a user's command, its peers, and the plain baselines."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from pathlib import Path
 
 from benchmarks.programs import ARIA2, CURL, IMG2DATASET, PEER, REDIS, Program
 
-#: Threads of the baseline, and downloads at a time of the peers that take a number: as many as a local fleet has slots.
+#: Threads of the baseline, and concurrent downloads of aria2 and curl: the number of slots of a local fleet.
 THREADS = 32
 
 
 @dataclass(frozen=True)
 class Job:
-    """What is to be downloaded, and where to.
+    """A download: the list, the output folder and the options.
 
-    ``smaller_side`` is the pixels that the smaller side of a picture is to have afterwards; None keeps pictures as they
-    are. ``certificates`` is a PEM file to trust.
+    ``smaller_side`` is the smaller side of a resized image in pixels; None does not resize. ``certificates`` is a PEM
+    file of trusted certificates.
     """
 
     source: Path
@@ -29,9 +29,10 @@ class Job:
 
 @dataclass(frozen=True)
 class Way:
-    """How to download: the argument list for a job, and what it is told besides this process's environment.
+    """A way to download: a function from a job to its command, and variables to add to this process's environment.
 
-    A program of ours prints one JSON object with ``wall_seconds``; others are timed from their start to their exit.
+    Programs of imagefleet and these benchmarks print a JSON object with ``wall_seconds``. Others have no clock of their
+    own, so their time counts from start to exit.
     """
 
     command: Callable[[Job], Sequence[str]]
@@ -40,14 +41,14 @@ class Way:
 
 
 @dataclass(frozen=True)
-class Swept:
-    """A way that comes in sizes, of which a measurement takes the fastest."""
+class Sweep:
+    """A way in several sizes; a benchmark measures the fastest one."""
 
     sizes: Mapping[str, Way]
 
 
 def fleet(*options: str, env: Mapping[str, str] | None = None) -> Way:
-    """Return a run with a local fleet, as a user gives it, with options if a measurement is about them."""
+    """Return a run with a local fleet, with a user's defaults and additional options."""
 
     def command(job: Job) -> list[str]:
         resize = ["--resize", "keep_ratio", "--image-size", str(job.smaller_side)] if job.smaller_side else []
@@ -58,12 +59,12 @@ def fleet(*options: str, env: Mapping[str, str] | None = None) -> Way:
 
 
 def threads() -> Way:
-    """Return the baseline of plain threads, which fetches with the fleet's own function."""
+    """Return the baseline of plain threads, which uses the fleet's own function to fetch."""
     return Way(lambda job: [sys.executable, "-m", "benchmarks.threads", str(job.source), str(job.out), str(THREADS)])
 
 
 def img2dataset(processes: int, threads: int) -> Way:
-    """Return img2dataset with so many processes, and threads in each; shards are of 1,000, as ours."""
+    """Return img2dataset with a number of processes, and of threads in each; shards have 1,000 images, as ours."""
 
     def command(job: Job) -> list[str]:
         resize = (
@@ -83,7 +84,7 @@ def img2dataset(processes: int, threads: int) -> Way:
 
 
 def plain_celery(pool: str, concurrency: int, chord: int) -> Way:
-    """Return plain Celery with one worker of so many processes or threads, and chords of so many images."""
+    """Return plain Celery with one worker of ``concurrency`` processes or threads, and chords of ``chord`` images."""
 
     def command(job: Job) -> list[str]:
         size = (pool, str(concurrency), str(chord))
@@ -93,7 +94,7 @@ def plain_celery(pool: str, concurrency: int, chord: int) -> Way:
 
 
 def aria2() -> Way:
-    """Return aria2, which saves what comes under the name in its URL."""
+    """Return aria2, which saves each response under the name in its URL."""
 
     def command(job: Job) -> list[str]:
         quiet = ("--quiet", "--console-log-level=error", "--summary-interval=0", "--download-result=hide")
@@ -105,10 +106,10 @@ def aria2() -> Way:
 
 
 def curl() -> Way:
-    """Return curl, which saves what comes under the name in its URL."""
+    """Return curl, which saves each response under the name in its URL."""
 
     def command(job: Job) -> list[str]:
-        # It takes its URLs from a configuration of its own form.
+        # curl reads its URLs from a configuration file.
         config = job.source.with_suffix(".curl")
         config.write_text(
             "".join(f"url = {line}\nremote-name\n" for line in job.source.read_text(encoding="utf-8").splitlines()),
@@ -121,16 +122,16 @@ def curl() -> Way:
     return Way(command, program=CURL)
 
 
-#: img2dataset, by its processes and the threads of each.
-IMG2DATASET_SIZES = Swept(
+#: img2dataset, by number of processes and of threads in each.
+IMG2DATASET_SIZES = Sweep(
     {
         f"{processes} processes of {threads} threads": img2dataset(processes, threads)
         for processes in (2, 4)
         for threads in (16, 32, 64)
     }
 )
-#: Plain Celery, by its pool and the size of its chords.
-PLAIN_CELERY_SIZES = Swept(
+#: Plain Celery, by pool and size of the chords.
+PLAIN_CELERY_SIZES = Sweep(
     {
         "2 processes, one chord": plain_celery("prefork", 2, 1_000_000),
         "8 processes, chords of 1,000": plain_celery("prefork", 8, 1000),

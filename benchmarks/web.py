@@ -1,4 +1,4 @@
-"""The web server that all download from: nginx on this machine, by http or by https."""
+"""The web server with the images: nginx on this machine, over http or https."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ import certifi
 from benchmarks.programs import NGINX, OPENSSL
 
 _HOST = "127.0.0.1"
-#: Seconds after which nginx writes down what it was asked for, at the latest.
+#: Seconds after which nginx flushes its access log, at the latest.
 _FLUSH = 1.0
 _CURVE = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2")
 
 
 @dataclass
 class Site:
-    """A folder that is served.
+    """A served folder.
 
-    ``certificates`` is a PEM file to trust: the usual ones, of which a program that reads them for each image reads as
-    many as elsewhere, and that of the benchmark's own authority. It is there without TLS, too.
+    ``certificates`` is a PEM file to trust, with the usual certificates and that of the benchmark's own CA. With the
+    usual ones, a program that reads them for each image reads as many as in normal use. The file exists without TLS,
+    too.
     """
 
     url: str
@@ -41,8 +42,8 @@ class Site:
         """Its address and port."""
         return urlsplit(self.url).netloc
 
-    def asked(self) -> Counter[str]:
-        """Return how often each path was asked for since the last call, and answered in full."""
+    def new_requests(self) -> Counter[str]:
+        """Return the number of requests for each path since the last call that got a full response (200)."""
         time.sleep(_FLUSH * 1.2)
         with self._log.open(encoding="utf-8") as log:
             log.seek(self._read)
@@ -52,17 +53,17 @@ class Site:
 
 
 @contextmanager
-def served(folder: Path, scratch: Path, tls: bool) -> Iterator[Site]:
-    """Serve a folder on a free port of loopback; ``scratch`` is where the server keeps its own files.
+def serve(folder: Path, scratch: Path, tls: bool) -> Iterator[Site]:
+    """Serve a folder on a free loopback port; ``scratch`` is for the server's own files.
 
     Raises:
-        RuntimeError: nginx or openssl are not there, or do not do it.
+        RuntimeError: nginx or openssl is not installed, or fails.
     """
     program = NGINX.required()
     scratch.mkdir(parents=True)
     with socket.create_server((_HOST, 0)) as probe:
         port = probe.getsockname()[1]
-    # Started by root, its worker would be another user, who may not read our folders.
+    # If started by root, nginx would run its worker as another user without access to our folders.
     user = "user root;" if os.geteuid() == 0 else ""
     kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     (scratch / "nginx.conf").write_text(
@@ -91,7 +92,7 @@ http {{
 
 
 def _tls(folder: Path) -> str:
-    """Make an authority and a certificate of it; return what nginx has to be told."""
+    """Create a CA and a certificate signed by it; return the nginx directives for them."""
     names = folder / "names"
     names.write_text(f"subjectAltName=IP:{_HOST}\nauthorityKeyIdentifier=keyid\n", encoding="utf-8")
     for command in (
@@ -114,8 +115,8 @@ def _tls(folder: Path) -> str:
 
 
 def _wait_for_port(port: int, server: subprocess.Popen[bytes]) -> None:
-    ends = time.monotonic() + 10
-    while time.monotonic() < ends and server.poll() is None:
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline and server.poll() is None:
         try:
             socket.create_connection((_HOST, port), 1).close()
         except OSError:

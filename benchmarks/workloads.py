@@ -1,4 +1,4 @@
-"""The workloads: what is downloaded, by which ways, and how it is checked."""
+"""The workloads: the images to download, the ways that download them, and the check of the saved files."""
 
 from __future__ import annotations
 
@@ -9,40 +9,40 @@ from typing import Self
 from benchmarks import checks, ways
 from benchmarks.checks import Check, Resized
 from benchmarks.pictures import LARGE, SMALL, Pictures
-from benchmarks.ways import Swept, Way
+from benchmarks.ways import Sweep, Way
 
 
 @dataclass(frozen=True)
 class Workload:
-    """A list of pictures, and the ways that download it in turns.
+    """A list of images, and the ways that download it in turns.
 
-    A way in ``lists`` gets a list of its own length, and all others get ``images``.
+    ``lists`` has the length of the list for some ways; all other ways get ``images`` images.
     """
 
     name: str
     about: str
     pictures: Pictures
-    ways: Mapping[str, Way | Swept]
+    ways: Mapping[str, Way | Sweep]
     images: int = 20_000
     lists: Mapping[str, int] = field(default_factory=dict)
     tls: bool = False
     smaller_side: int | None = None
-    check: Check = checks.kept
-    #: Whether it only tells if something fell behind.
+    check: Check = checks.check_unchanged
+    #: Whether it only serves to detect a loss of speed.
     short: bool = False
 
     def length(self, way: str) -> int:
-        """Return how many pictures a way downloads."""
+        """Return the number of images that a way downloads."""
         return self.lists.get(way, self.images)
 
     def scaled(self, images: int) -> Self:
-        """Return the workload with another number of images, and all lists as much longer or shorter."""
+        """Return the workload with another number of images, and all lists scaled by the same factor."""
         lists = {way: max(1, length * images // self.images) for way, length in self.lists.items()}
         return replace(self, images=images, lists=lists)
 
 
 IMAGEFLEET = "imagefleet"
-#: What ratios are of, and what they are to.
+#: Ratios compare imagefleet with this way.
 BASE = "img2dataset"
 PLAIN_CELERY = "plain Celery"
 
@@ -64,8 +64,8 @@ HTTPS_SMALL = Workload(
     "https, 15 KB, kept as they are",
     SMALL,
     {IMAGEFLEET: ways.fleet(), BASE: ways.IMG2DATASET_SIZES, "curl": ways.curl()},
-    # Each takes a minute or more, so the seconds that each needs to start weigh the same: img2dataset builds a TLS
-    # context for each image.
+    # img2dataset gets a shorter list, because it builds a TLS context for each image. So both take a minute or more,
+    # and their startup has the same weight.
     images=80_000,
     lists={BASE: 6_000},
     tls=True,
@@ -84,7 +84,7 @@ HTTP_LARGE = Workload(
     LARGE,
     {IMAGEFLEET: ways.fleet(), BASE: ways.IMG2DATASET_SIZES, "threads": ways.threads()},
 )
-#: What `make bench-check` runs: a run's start weighs more in a short list, so it has numbers of its own.
+#: The workload of `make bench-check`. It has separate numbers, because a run's startup has more weight in a short list.
 SHORT = Workload(
     "short",
     "http, 15 KB, kept as they are: the short form",
@@ -104,7 +104,7 @@ TASK_EVENTS = Workload(
     },
     images=10_000,
 )
-#: What the default sizes of a fleet were chosen by.
+#: The default size of a fleet was chosen from these results.
 SIZES = Workload(
     "sizes",
     "http, 15 KB, by the size of the fleet",
@@ -121,5 +121,5 @@ SIZES = Workload(
     },
     images=10_000,
 )
-#: In the order in which they are measured and shown.
+#: In the order of measurement and display.
 WORKLOADS = (HTTP_SMALL, HTTPS_SMALL, RESIZE, HTTP_LARGE, SHORT)

@@ -199,7 +199,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "columns": columns,
     "routes": routes,
     "demo-server": lambda: _measured("demo-server", demo_server),
-    "speed": lambda: report.readme(records.all_kept()),
+    "speed": lambda: report.readme(records.load_all()),
     "compose": lambda: _measured("compose", compose),
     "task-events": lambda: _measured("task-events", task_events),
     "scale-redis": lambda: _measured("scale", scale_tables.redis),
@@ -229,8 +229,8 @@ def main() -> None:
         page = ROOT / name
         page.write_text(produced(page.read_text(encoding="utf-8")), encoding="utf-8")
         click.echo(name)
-    report.PAGE.write_text(report.page(records.all_kept()), encoding="utf-8")
-    plots.write(records.all_kept())
+    report.PAGE.write_text(report.page(records.load_all()), encoding="utf-8")
+    plots.write(records.load_all())
     click.echo(report.PAGE.relative_to(ROOT))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from benchmarks.projection import AHEAD, HOST_CORES, MOST_SLOTS, USE, Cost, Left, Needed
+from benchmarks.projection import AHEAD, HOST_CORES, MOST_SLOTS, USE, Cost, ListTotals, Resources
 from producer.report import size
 from producer.runfile import Options
 
@@ -122,8 +122,8 @@ def _ratios(sizes: Mapping[int, Mapping[str, Any]]) -> list[str]:
 
 def rates(result: Mapping[str, Any]) -> str:
     """Return what a rate needs."""
-    cost = Cost.measured(result)
-    needed = {rate: Needed.at(rate, _LATENCY, cost, _SHARD_SIZE) for rate in _RATES}
+    cost = Cost.from_result(result)
+    needed = {rate: Resources.for_rate(rate, _LATENCY, cost, _SHARD_SIZE) for rate in _RATES}
     rows = ["| images/s | " + " | ".join(f"{rate:,}" for rate in _RATES) + " |", "|---" * (len(_RATES) + 1) + "|"]
     for label, images in _LISTS.items():
         rows.append(_line(f"{label} images take", [_duration(images / rate) for rate in _RATES]))
@@ -150,8 +150,8 @@ def rates(result: Mapping[str, Any]) -> str:
 
 def lists(result: Mapping[str, Any]) -> str:
     """Return what a list leaves."""
-    cost = Cost.measured(result)
-    left = [Left.by(images, cost, _SHARD_SIZE) for images in _LISTS.values()]
+    cost = Cost.from_result(result)
+    left = [ListTotals.for_images(images, cost, _SHARD_SIZE) for images in _LISTS.values()]
     rows = ["| images | " + " | ".join(_LISTS) + " |", "|---" * (len(_LISTS) + 1) + "|"]
     facts = {
         "shards, and so manifests": [f"{found.shards:,}" for found in left],

@@ -14,10 +14,10 @@ import pytest
 from PIL import Image
 
 from benchmarks import checks, plots, processes, profiling, report
-from benchmarks.checks import Resized, Wrong
+from benchmarks.checks import CheckError, Resized
 from benchmarks.goals import Finding, findings
-from benchmarks.messages import Ledger
-from benchmarks.pictures import SMALL, Gallery, hang
+from benchmarks.messages import MessageCounter
+from benchmarks.pictures import SMALL, Gallery, create_gallery
 from benchmarks.workloads import BASE, HTTP_SMALL, IMAGEFLEET, WORKLOADS
 from tasks.celery import IMAGES, SHARDS
 
@@ -28,7 +28,7 @@ _SMALLER = (100, 50)
 @pytest.fixture(scope="module")
 def gallery(tmp_path_factory: pytest.TempPathFactory) -> Gallery:
     """Make a few images."""
-    return hang(SMALL, _COUNT, tmp_path_factory.mktemp("gallery") / "pictures")
+    return create_gallery(SMALL, _COUNT, tmp_path_factory.mktemp("gallery") / "pictures")
 
 
 def result(ours: list[float], theirs: list[float]) -> dict[str, Any]:
@@ -77,7 +77,7 @@ def test_page_without_results() -> None:
     page = report.page({})
     assert page.count("not measured") == len(list(findings({})))
     assert report.readme({}) == "Not measured yet.\n"
-    assert plots.drawn({}) == {}
+    assert plots.draw({}) == {}
 
 
 def test_result_with_its_own_goals() -> None:
@@ -94,14 +94,14 @@ def test_page_of_a_workload() -> None:
     assert f"{BASE} 1.2.3 (2 x 32)" in page
     assert f"| {HTTP_SMALL.about} | 100 | 100 (1) | not counted | 100 (1) |" in page
     assert "redis-py 8.1.0" in page
-    assert report.readme(kept).count("<picture>") == len(plots.drawn(kept)) == 2
+    assert report.readme(kept).count("<picture>") == len(plots.draw(kept)) == 2
 
 
 def test_plots_are_reproducible() -> None:
     """A plot has no date and no random ids, and its text is stored as text."""
     kept = {HTTP_SMALL.name: result([1.0], [2.0])}
-    first = plots.drawn(kept)
-    assert first == plots.drawn(kept)
+    first = plots.draw(kept)
+    assert first == plots.draw(kept)
     assert all(BASE in svg for themes in first.values() for svg in themes.values())
 
 
@@ -109,10 +109,10 @@ def test_every_image_is_saved_unchanged(gallery: Gallery, tmp_path: Path) -> Non
     """Every image must exist once, unchanged; its file name does not matter."""
     for number in range(_COUNT):
         (tmp_path / f"a{number}.jpg").write_bytes((gallery.folder / f"{number}.jpg").read_bytes())
-    checks.kept(tmp_path, gallery, _COUNT)
+    checks.check_unchanged(tmp_path, gallery, _COUNT)
     (tmp_path / "a1.jpg").write_bytes((tmp_path / "a2.jpg").read_bytes())
-    with pytest.raises(Wrong, match="1 of 4 pictures are missing, 1 are others"):
-        checks.kept(tmp_path, gallery, _COUNT)
+    with pytest.raises(CheckError, match="1 of 4 images are missing, 1 are unexpected"):
+        checks.check_unchanged(tmp_path, gallery, _COUNT)
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_every_image_is_saved_unchanged(gallery: Gallery, tmp_path: Path) -> Non
 def test_resized_images_are_checked(gallery: Gallery, tmp_path: Path, changed: Any, message: str) -> None:
     """Every image must decode, have the right size, and show the right content."""
     (tmp_path / "00000").mkdir()
-    bodies = [shrunk(gallery.source(number), _SMALLER) for number in range(_COUNT)]
+    bodies = [shrunk(gallery.original(number), _SMALLER) for number in range(_COUNT)]
     for number, body in enumerate(bodies):
         (tmp_path / "00000" / f"0000{number}.jpg").write_bytes(body)
     rows = [{"url": f"http://a.example/{number}.jpg", "key": f"0000{number}"} for number in range(_COUNT)]
@@ -135,7 +135,7 @@ def test_resized_images_are_checked(gallery: Gallery, tmp_path: Path, changed: A
     check = Resized(*_SMALLER)
     check(tmp_path, gallery, _COUNT)
     (tmp_path / "00000" / "00001.jpg").write_bytes(changed(bodies[1], bodies[2]))
-    with pytest.raises(Wrong, match=message):
+    with pytest.raises(CheckError, match=message):
         check(tmp_path, gallery, _COUNT)
 
 
@@ -162,7 +162,7 @@ def test_failed_command_is_an_error() -> None:
 
 
 class Server:
-    """Stand in for a Redis server's process, with only the part that a ledger uses."""
+    """Stand in for a Redis server's process, with only the part that a message counter uses."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -183,18 +183,18 @@ def test_messages_are_counted_after_the_run(tmp_path: Path) -> None:
                 file.write(f"*{len(command)}\r\n".encode())
                 file.writelines(f"${len(word.encode())}\r\n{word}\r\n".encode() for word in command)
 
-    with Ledger() as ledger:
-        ledger.look(processes.WORKERS, server)
+    with MessageCounter() as counter:
+        counter.inspect(processes.WORKERS, server)
         write("a.1.incr.aof", ["SELECT", "0"], ["LPUSH", IMAGES, message("x"), message("y")])
-        ledger.look(processes.REDIS, server)
+        counter.inspect(processes.REDIS, server)
         write(
             "a.1.incr.aof", ["MULTI"], ["HSET", "unacked:a", "tag", json.dumps([json.loads(message("x")), "", IMAGES])]
         )
         write("a.2.incr.aof", ["LPUSH", SHARDS, message("z")], ["RPUSH", IMAGES, message("x")])
-        ledger.look(processes.REDIS, server)
+        counter.inspect(processes.REDIS, server)
         shutil.rmtree(tmp_path / "appendonlydir")
-        sent, delivered = ledger.messages()
-    assert ledger.seen
+        sent, delivered = counter.count()
+    assert counter.has_files
     assert (sent, delivered) == ({"x": 2, "y": 1}, {"x": 1})
 
 

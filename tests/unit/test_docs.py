@@ -19,12 +19,12 @@ def test_page_is_up_to_date(name: str) -> None:
 
 def test_results_are_up_to_date() -> None:
     """The benchmark page matches the stored JSON."""
-    assert report.PAGE.read_text() == report.page(records.all_kept()), "run `make docs`"
+    assert report.PAGE.read_text() == report.page(records.load_all()), "run `make docs`"
 
 
 def test_plots_are_up_to_date() -> None:
     """The plots match the benchmarks' JSON; only texts are compared, because matplotlib versions draw differently."""
-    for name, themes in plots.drawn(records.all_kept()).items():
+    for name, themes in plots.draw(records.load_all()).items():
         for theme, svg in themes.items():
             assert texts(plots.file(name, theme).read_text()) == texts(svg), "run `make docs`"
 

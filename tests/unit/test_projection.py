@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks.projection import AHEAD, Cost, Left, Needed
+from benchmarks.projection import AHEAD, Cost, ListTotals, Resources
 from config import bounds
 
 COST = Cost(
@@ -42,28 +42,28 @@ def test_reads_the_measurements() -> None:
         "heavy": {"redis_share": 0.9, "redis_us": 70.0},
         "middle": {"redis_share": 0.3, "redis_us": 60.0},
     }
-    measured = Cost.measured({"image": image, "loads": loads})
+    measured = Cost.from_result({"image": image, "loads": loads})
     assert (measured.worker, measured.producer, measured.redis) == pytest.approx((0.002, 0.0001, 0.00007))
     assert replace(measured, worker=COST.worker, producer=COST.producer, redis=COST.redis) == COST
 
 
 def test_cpu_limits_the_rate_of_fast_images() -> None:
     """For fast images the cores are the limit: two of them at 70 % do 700 images/s of 2 ms."""
-    needed = Needed.at(690, 0.02, COST, 1000)
+    needed = Resources.for_rate(690, 0.02, COST, 1000)
     assert (needed.slots, needed.cores, needed.processes, needed.hosts) == (14, 2, 2, 1)
     assert (needed.redis_servers, needed.producers) == (1, 1)
 
 
 def test_slots_limit_the_rate_of_slow_images() -> None:
     """For slow images the slots determine the number of processes: each has at most 64."""
-    needed = Needed.at(690, 1.0, COST, 1000)
+    needed = Resources.for_rate(690, 1.0, COST, 1000)
     assert (needed.slots, needed.cores, needed.processes) == (690, 2, 11)
 
 
 @pytest.mark.parametrize(("rate", "servers", "producers"), [(9_900, 1, 2), (10_100, 2, 2), (99_000, 10, 15)])
 def test_servers_follow_the_rate(rate: float, servers: int, producers: int) -> None:
     """One Redis and one producer each handle the load of 70 % of a core: 10,000 and 7,000 images/s."""
-    needed = Needed.at(rate, 0.5, COST, 1000)
+    needed = Resources.for_rate(rate, 0.5, COST, 1000)
     assert (needed.redis_servers, needed.producers) == (servers, producers)
     assert needed.downloaded == rate * 15_000
     assert needed.redis_traffic == rate * 6_000
@@ -72,7 +72,7 @@ def test_servers_follow_the_rate(rate: float, servers: int, producers: int) -> N
 
 def test_memory_follows_the_slots() -> None:
     """The usual window is enough for a small fleet; a larger fleet holds several images for each slot."""
-    small, large = (Needed.at(rate, 0.5, COST, 1000) for rate in (1_000, 10_000))
+    small, large = (Resources.for_rate(rate, 0.5, COST, 1000) for rate in (1_000, 10_000))
     assert (small.window, small.redis_memory) == (8, 8 * 1000 * 1_800)
     assert large.window * 1000 == AHEAD * large.slots * (1 + bounds.PREFETCH)
     assert large.redis_memory == large.window * 1000 * 1_800
@@ -80,7 +80,7 @@ def test_memory_follows_the_slots() -> None:
 
 def test_counts_output_files() -> None:
     """Each image is a file; each shard, the last one too, has a folder, a manifest, its counts and its plan."""
-    left = Left.by(2_500, COST, 1000)
+    left = ListTotals.for_images(2_500, COST, 1000)
     assert (left.shards, left.entries) == (3, 2_512)
     assert (left.pictures, left.manifests, left.plan) == (37_500_000, 125_000, 25_000)
     assert left.summary == pytest.approx(0.003)
