@@ -27,37 +27,20 @@ def page(results: Mapping[str, Result]) -> str:
 
 
 def readme(results: Mapping[str, Result]) -> str:
-    """Return the README's part: plots, ratios, and all ways of the first workload."""
-    measured = [(workload, results[workload.name]) for workload in WORKLOADS if workload.name in results]
+    """Return the README's part: the chart of speed, and the rates of imagefleet beside those of img2dataset."""
+    measured = [(one.about, results[one.name]) for one in WORKLOADS if one.name in results and not one.short]
     if not measured:
         return MISSING
     ratios = [
-        [workload.about, *(_rate(result["ways"].get(way)) for way in (IMAGEFLEET, BASE)), _ratio(result, IMAGEFLEET)]
-        for workload, result in measured
-        if not workload.short
+        [about, *(_rate(result["ways"].get(way)) for way in (IMAGEFLEET, BASE)), _ratio(result, IMAGEFLEET)]
+        for about, result in measured
     ]
-    first, result = measured[0]
+    result = measured[0][1]
     blocks = [
-        *(plots.html(name, Path(plots.FOLDER.parent.name)) for name in plots.draw(results)),
-        _table(["", IMAGEFLEET, BASE, "ratio"], ratios),
-        f"All ways, {first.about}:",
-        _table(
-            ["", "images/s", f"of {BASE}", "CPU per image", "peak memory"],
-            [
-                [
-                    _label(name, result),
-                    _rate(row),
-                    _ratio(result, name),
-                    _ms(goals.cpu(result, name)["median"]),
-                    f"{row['peak_mib']['median']:,.0f} MiB",
-                ]
-                for name, row in result["ways"].items()
-            ],
-        ),
-        f"Median (least to most) of {result['repeat']} runs in turns, each from its start to its exit. Everything, "
-        f"including nginx, runs on {result['machine']['cores']} cores of {result['machine']['cpu']}. aria2 and curl "
-        "only save the files. imagefleet and img2dataset also record a row per image, and imagefleet syncs all of it "
-        "to disk. [All numbers and goals, and how to repeat the benchmarks](benchmarks/RESULTS.md).",
+        plots.html("speed", Path(plots.FOLDER.parent.name)),
+        _table(["images/s", IMAGEFLEET, BASE, "ratio"], ratios),
+        f"Median (least to most) of {result['repeat']} runs in turn, with everything on {result['machine']['cores']} "
+        f"cores of {result['machine']['cpu']}. [All results, and how to repeat them](benchmarks/RESULTS.md).",
     ]
     return "\n".join(block.strip() + "\n" for block in blocks)
 
@@ -103,6 +86,8 @@ def _blocks(results: Mapping[str, Result]) -> Iterator[str]:
 _METHOD = f"""
 - All ways download from one nginx on the same machine and share the cores with it. For https, nginx has a certificate
   of the benchmark's own CA. All ways trust the usual certificates (certifi's) and that CA.
+- aria2 and curl only save the files. imagefleet and {BASE} also record a row per image, and imagefleet syncs all of it
+  to disk.
 - There are 200 drawn images; a unique comment makes each file different. The images of 160 KB have grain, so that they
   are as hard to decode as photographs.
 - {BASE} runs in a separate environment, with the number of processes and threads that was fastest in a sweep over a

@@ -1,1 +1,1 @@
-"""The documentation, and what makes its produced parts."""
+"""The documentation, and the code that writes its produced parts."""

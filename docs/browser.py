@@ -1,4 +1,4 @@
-"""Chromium without a window: it takes the picture in the docs, and looks at pages for the tests."""
+"""Start headless Chromium: for the screenshot in the docs, and for tests of pages."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _QUIET = (
 
 @contextmanager
 def chromium(program: str) -> Iterator[Browser]:
-    """Give the browser, with a profile of its own that goes with it."""
+    """Yield the browser, with a temporary profile of its own."""
     with sync_playwright() as playwright:
         # Chromium's sandbox does not start as root; only pages of our own are opened.
         browser = playwright.chromium.launch(
@@ -32,7 +32,7 @@ def chromium(program: str) -> Iterator[Browser]:
 
 @contextmanager
 def flower_page(browser: Browser, url: str, password: str, size: tuple[int, int] = (1600, 900)) -> Iterator[Page]:
-    """Give a page of a size in pixels that logs in to the Flower at a URL; nothing is open yet."""
+    """Yield an empty page of a size in pixels, with the login for the Flower at a URL."""
     width, height = size
     with browser.new_context(
         base_url=url,

@@ -1,4 +1,4 @@
-"""What the README shows of a run and of the demo: their real output, kept in ``docs/examples/``. ``make examples``."""
+"""Record the output of a run and of the demo for the README, in ``docs/examples/`` (``make examples``)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _HOME = "/home/you"
 
 
 def main() -> None:
-    """Run both in an empty folder, and keep what they print."""
+    """Run both in an empty folder, and keep their output."""
     FOLDER.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as place, DemoProcess(latency=0.05) as server:
         urls = [f"{server.url}/images/{index}.jpg" for index in range(2500)]

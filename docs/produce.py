@@ -1,7 +1,7 @@
-"""The produced parts of the documentation: help texts, settings and measured tables. ``make docs`` writes them.
+"""Write the produced parts of the documentation: help texts, settings and measured tables (``make docs``).
 
-A produced part stands between two marker lines, ``<!-- produced: NAME -->`` and ``<!-- end -->``; whatever is between
-them is replaced. A test compares what stands there with what would be produced.
+A produced part is between two marker lines, ``<!-- produced: NAME -->`` and ``<!-- end -->``. `main` replaces it.
+A test compares the pages with the produced parts.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ ROOT = Path(__file__).parent.parent
 PAGES = (
     "README.md",
     "docs/commands.md",
+    "docs/docker.md",
+    "docs/monitoring.md",
     "docs/settings.md",
     "docs/outcomes.md",
     "docs/demo-server.md",
@@ -67,8 +69,8 @@ def settings() -> str:
 
 
 def reasons() -> str:
-    """Return the table of reasons: what each means, its status, and whether it is retried."""
-    rows = ["| reason | status | meaning | tried again |", "|---|---|---|---|"]
+    """Return the table of reasons: meaning, status, and whether imagefleet retries."""
+    rows = ["| reason | status | meaning | retried |", "|---|---|---|---|"]
     kinds = sorted(_kinds(FetchError), key=lambda kind: list(Reason).index(kind.reason))
     for kind in kinds:
         again = "yes" if kind.retryable else "no"
@@ -78,7 +80,7 @@ def reasons() -> str:
 
 
 def columns() -> str:
-    """Return the table of a manifest's columns after the Source's own."""
+    """Return the table of a manifest's columns, after those of the URL list."""
     outcome = Outcome("00000000", Status.SUCCESS)
     mark = Mark("", 0)
     table = plan.decode(plan.encode([ImageRequest(0, "")], mark))
@@ -96,29 +98,29 @@ def routes() -> str:
 
 
 def demo_server(result: Mapping[str, Any]) -> str:
-    """Return what ``benchmarks/demo_server.py`` measured."""
+    """Return the results of ``benchmarks/demo_server.py`` as a sentence."""
     drawn, new = result["drawn_per_second"]["median"], result["new_per_second"]["median"]
     return (
-        f"One process serves {drawn:,.0f} drawn pictures of 15 KB a second, and draws {new:,.0f} new ones "
+        f"One process serves {drawn:,.0f} cached images of 15 KB per second, and draws {new:,.0f} new ones per second "
         f"(median of {result['repeat']} runs of `python -m benchmarks.demo_server`; {result['machine']['cpu']}, "
         f"{result['machine']['cores']} cores shared with the client).\n"
     )
 
 
 def compose(result: Mapping[str, Any]) -> str:
-    """Return what ``benchmarks/compose.py`` measured."""
+    """Return the results of ``benchmarks/compose.py`` as text."""
     return (
-        f"The image has {result['image_mb']:,.0f} MB. With it built, the first image is saved "
-        f"{result['first_image_seconds']['median']:.0f} s after `up`; the stack is healthy after "
+        f"The container image has {result['image_mb']:,.0f} MB. Once it is built, the first downloaded image is saved "
+        f"{result['first_image_seconds']['median']:.0f} s after `up`, and the stack is healthy after "
         f"{result['ready_seconds']['median']:.0f} s (median of {result['repeat']} starts from nothing; "
         f"{result['machine']['cpu']}, {result['machine']['cores']} cores).\n"
     )
 
 
 def task_events(result: Mapping[str, Any]) -> str:
-    """Return what the workload ``task-events`` of ``benchmarks/workloads.py`` measured."""
+    """Return the table of the workload ``task-events`` of ``benchmarks/workloads.py``."""
     ways = result["ways"]
-    rows = ["| task events | images/s (least to most) | CPU an image | of it Flower |", "|---|---|---|---|"]
+    rows = ["| task events | images/s (least to most) | CPU per image | Flower's share |", "|---|---|---|---|"]
     for name, way in ways.items():
         rate, cpu = way["images_per_second"], way["cpu_ms_per_image"]
         flower = f"{cpu['flower']:.2f} ms" if "flower" in cpu else "-"
@@ -128,15 +130,15 @@ def task_events(result: Mapping[str, Any]) -> str:
         )
     rows += [
         "",
-        "For large runs, `IMAGEFLEET_TASK_EVENTS=off` saves up to three messages an image, here for "
-        f"{result['images']:,} images of 15 KB with everything on {result['machine']['cores']} cores "
-        f"(median of {result['repeat']} runs in turns).",
+        "For large runs, `IMAGEFLEET_TASK_EVENTS=off` saves up to three messages per image. Measured with "
+        f"{result['images']:,} images of 15 KB and everything on {result['machine']['cores']} cores "
+        f"(median of {result['repeat']} runs in turn).",
     ]
     return "\n".join(rows) + "\n"
 
 
 def upstream() -> str:
-    """Return how many of kombu's and Celery's own tests end how over ours, and which do not pass and why."""
+    """Return the results of kombu's and Celery's own tests with our code, and the failing tests with their reasons."""
     counts = json.loads(COUNTS.read_text(encoding="utf-8"))
     rows = [
         "| suite | its tests, in `t/` | pass | do not pass, see below | skipped | marked `xfail` by their authors |",
@@ -166,12 +168,12 @@ def upstream() -> str:
 
 
 def pillow_images() -> str:
-    """Return how Pillow's own test images end, by their kinds."""
+    """Return the results of Pillow's own test images, by format."""
     kept = json.loads(pillow_counts.COUNTS.read_text(encoding="utf-8"))
     decoded, resized = kept["decode"], kept["resize"]
     ends = [reason for reason in pillow_counts.REASONS if any(reason in number for number in decoded.values())]
     rows = [
-        f"| files | of them | decode | {' | '.join(f'`{reason}`' for reason in ends)} | can be made smaller |",
+        f"| format | files | decoded | {' | '.join(f'`{reason}`' for reason in ends)} | can be resized |",
         f"|---|---|---|{'---|' * len(ends)}---|",
     ]
     total = {
@@ -188,7 +190,7 @@ def pillow_images() -> str:
 
 
 def example(name: str) -> str:
-    """Return what a command printed when `docs/examples.py` ran it."""
+    """Return the output of a command, as recorded by `docs/examples.py`."""
     return f"```text\n{(ROOT / 'docs' / 'examples' / f'{name}.txt').read_text(encoding='utf-8').rstrip()}\n```\n"
 
 
@@ -219,12 +221,12 @@ PARTS: dict[str, Callable[[], str]] = {
 
 
 def produced(text: str) -> str:
-    """Return a page with its produced parts made anew."""
+    """Return a page with its produced parts renewed."""
     return _PART.sub(lambda part: part[1] + PARTS[part["name"]]() + part[3], text)
 
 
 def main() -> None:
-    """Write every page's produced parts, and the page and the plots of the benchmarks."""
+    """Write every page's produced parts, and the results page and the plots of the benchmarks."""
     for name in PAGES:
         page = ROOT / name
         page.write_text(produced(page.read_text(encoding="utf-8")), encoding="utf-8")
@@ -242,7 +244,7 @@ def _kinds(base: type[FetchError]) -> list[type[FetchError]]:
 
 
 def _measured(name: str, shown: Callable[[Mapping[str, Any]], str]) -> str:
-    """Return what a benchmark's result is shown as."""
+    """Return the text of a benchmark's result, or a note that it is missing."""
     result = records.load(name)
     return report.MISSING if result is None else shown(result)
 

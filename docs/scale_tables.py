@@ -1,4 +1,4 @@
-"""The tables of ``docs/scale.md``, made of what ``benchmarks/scale.py`` and ``benchmarks/growth.py`` measured."""
+"""Make the tables of ``docs/scale.md`` from the results of ``benchmarks/scale.py`` and ``benchmarks/growth.py``."""
 
 from __future__ import annotations
 
@@ -9,49 +9,49 @@ from benchmarks.projection import AHEAD, HOST_CORES, MOST_SLOTS, USE, Cost, List
 from producer.report import size
 from producer.runfile import Options
 
-#: What the larger commands are there for; those in brackets are called by the two scripts.
+#: The purposes of the most frequent commands; the two scripts call those in brackets.
 _PURPOSES = {
-    "eval": "workers take messages and record them as unacknowledged (`tasks/reserve.lua`)",
-    "evalsha": "parts are counted in their chord (Celery's script)",
-    "lpush": "messages are sent",
-    "exec": "messages are acknowledged",
-    "zrem": "messages are acknowledged",
-    "hdel": "messages are acknowledged",
-    "multi": "messages are acknowledged",
-    "rpop": "(a message is taken)",
-    "hset": "(a message is recorded)",
-    "zadd": "(a message is recorded; a part is counted)",
-    "get": "(a part is counted)",
-    "sismember": "(a part is counted)",
-    "sadd": "(a part is counted)",
-    "zcount": "(a part is counted)",
-    "expire": "(a part is counted, each hundredth)",
+    "eval": "take messages and record them as unacknowledged (`tasks/reserve.lua`)",
+    "evalsha": "count chord parts (Celery's script)",
+    "lpush": "send messages",
+    "exec": "acknowledge messages",
+    "zrem": "acknowledge messages",
+    "hdel": "acknowledge messages",
+    "multi": "acknowledge messages",
+    "rpop": "(take a message)",
+    "hset": "(record a message)",
+    "zadd": "(record a message; count a part)",
+    "get": "(count a part)",
+    "sismember": "(count a part)",
+    "sadd": "(count a part)",
+    "zcount": "(count a part)",
+    "expire": "(count a part, every hundredth)",
 }
 _RATES = (1_000, 10_000, 100_000)
 _LISTS = {"10⁶": 10**6, "10⁸": 10**8, "10¹⁰": 10**10}
-#: Seconds that an image is under way; most of it is waiting for its server.
+#: Seconds per image, mostly spent waiting for its server.
 _LATENCY = 0.5
 _SHARD_SIZE = Options().shard_size
 
 
 def redis(result: Mapping[str, Any]) -> str:
-    """Return what an image costs Redis."""
+    """Return the tables of an image's costs in Redis."""
     image, downloads = result["image"], result["loads"]["downloads"]
     commands = image["commands"]
     calls = sum(found["calls"] for found in commands.values())
     scripts = commands["eval"]["calls"] + commands["evalsha"]["calls"]
     rows = [
-        "| of Redis, for each image | |",
+        "| Redis, per image | |",
         "|---|---|",
         f"| round trips | {image['round_trips']:.2f} |",
-        f"| calls of commands, those by scripts among them | {calls:.1f} |",
-        f"| runs of Lua scripts | {scripts:.2f} |",
-        f"| received, sent | {image['bytes_in']:,.0f} B, {image['bytes_out']:,.0f} B |",
-        f"| appended to its file | {image['appended']:,.0f} B |",
-        f"| memory, while the image is in flight | {image['in_flight']:,} B |",
-        f"| CPU of its main thread, at {downloads['redis_share']:.0%} of a core | {downloads['redis_us']:.0f} µs |",
+        f"| commands, including those called by scripts | {calls:.1f} |",
+        f"| Lua scripts run | {scripts:.2f} |",
+        f"| bytes received, sent | {image['bytes_in']:,.0f} B, {image['bytes_out']:,.0f} B |",
+        f"| appended to the append-only file | {image['appended']:,.0f} B |",
+        f"| memory while the image is in flight | {image['in_flight']:,} B |",
+        f"| CPU of the main thread, at {downloads['redis_share']:.0%} of a core | {downloads['redis_us']:.0f} µs |",
         "",
-        "| command | calls | µs | what for |",
+        "| command | calls | µs | purpose |",
         "|---|---|---|---|",
     ]
     rows += [
@@ -62,8 +62,8 @@ def redis(result: Mapping[str, Any]) -> str:
     fleet, machine = result["fleet"], result["machine"]
     rows += [
         "",
-        f"{result['images']:,} pictures of {size(image['picture'])} from nginx, {result['repeat']} runs; the time of a "
-        f"script holds that of the commands that it calls. {_fleet(fleet)}, Redis, producer and nginx shared "
+        f"{result['images']:,} images of {size(image['picture'])} from nginx, {result['repeat']} runs. A "
+        f"script's time includes the commands that it calls. {_fleet(fleet)}, Redis, producer and nginx shared "
         f"{machine['cores']} cores ({machine['cpu']}). Each worker process holds {image['connections_per_worker']} "
         "connections to Redis.",
     ]
@@ -71,9 +71,9 @@ def redis(result: Mapping[str, Any]) -> str:
 
 
 def loads(result: Mapping[str, Any]) -> str:
-    """Return how busy Redis was, and what that means for a whole core."""
+    """Return the table of Redis's load, and the rate that a whole core would carry."""
     rows = [
-        "| load | images/s | share of a core that Redis took | CPU of Redis an image | a whole core would carry |",
+        "| load | images/s | Redis's share of a core | Redis's CPU per image | a whole core would carry |",
         "|---|---|---|---|---|",
     ]
     rows += [
@@ -85,9 +85,9 @@ def loads(result: Mapping[str, Any]) -> str:
 
 
 def growth(result: Mapping[str, Any]) -> str:
-    """Return cost and memory by the length of the list, and how they grow."""
+    """Return the table of cost and memory by the length of the list, and their growth."""
     rows = [
-        "| images | images/s | CPU an image: workers, Redis, producer | memory: producer | Redis, of it allocated "
+        "| images | images/s | CPU per image: workers, Redis, producer | memory: producer | Redis, allocated "
         "| workers |",
         "|---|---|---|---|---|---|",
     ]
@@ -111,56 +111,56 @@ def _ratios(sizes: Mapping[int, Mapping[str, Any]]) -> list[str]:
     cost = {images: sum(sizes[images]["cpu_us_per_image"].values()) for images in (least, most)}
     memory = {
         "the producer": sizes[most]["peak_mib"]["producer"] / sizes[before]["peak_mib"]["producer"],
-        "Redis, as it allocates": sizes[most]["redis_allocated_mib"] / sizes[before]["redis_allocated_mib"],
+        "Redis (allocated)": sizes[most]["redis_allocated_mib"] / sizes[before]["redis_allocated_mib"],
     }
     changes = ", ".join(f"{name} {_change(ratio)}" for name, ratio in memory.items())
     return [
-        f"CPU an image, {least:,} to {most:,} images: {_change(cost[most] / cost[least])}. "
+        f"CPU per image, {least:,} to {most:,} images: {_change(cost[most] / cost[least])}. "
         f"Memory, {before:,} to {most:,} images: {changes}."
     ]
 
 
 def rates(result: Mapping[str, Any]) -> str:
-    """Return what a rate needs."""
+    """Return the table of resources per download rate."""
     cost = Cost.from_result(result)
     needed = {rate: Resources.for_rate(rate, _LATENCY, cost, _SHARD_SIZE) for rate in _RATES}
     rows = ["| images/s | " + " | ".join(f"{rate:,}" for rate in _RATES) + " |", "|---" * (len(_RATES) + 1) + "|"]
     for label, images in _LISTS.items():
         rows.append(_line(f"{label} images take", [_duration(images / rate) for rate in _RATES]))
     facts = {
-        f"slots, at {_LATENCY} s an image": [f"{found.slots:,}" for found in needed.values()],
-        f"worker processes, of at most {MOST_SLOTS} slots": [f"{found.processes:,}" for found in needed.values()],
-        f"their cores; hosts of {HOST_CORES}": [f"{found.cores:,}; {found.hosts:,}" for found in needed.values()],
-        "Redis servers, a core each": [f"{found.redis_servers:,}" for found in needed.values()],
-        "producers, a core each": [f"{found.producers:,}" for found in needed.values()],
+        f"slots, at {_LATENCY} s per image": [f"{found.slots:,}" for found in needed.values()],
+        f"worker processes, at most {MOST_SLOTS} slots each": [f"{found.processes:,}" for found in needed.values()],
+        f"their cores; hosts of {HOST_CORES} cores": [f"{found.cores:,}; {found.hosts:,}" for found in needed.values()],
+        "Redis servers, one core each": [f"{found.redis_servers:,}" for found in needed.values()],
+        "producers, one core each": [f"{found.producers:,}" for found in needed.values()],
         "window, shards in flight": [f"{found.window:,}" for found in needed.values()],
         "memory of all Redis servers": [size(found.redis_memory) for found in needed.values()],
         "network of all Redis servers": [_bits(found.redis_traffic) for found in needed.values()],
         "written by all Redis servers": [f"{size(found.appended)}/s" for found in needed.values()],
-        f"downloaded, at {size(cost.picture)} an image": [_bits(found.downloaded) for found in needed.values()],
+        f"downloaded, at {size(cost.picture)} per image": [_bits(found.downloaded) for found in needed.values()],
     }
     rows += [_line(label, values) for label, values in facts.items()]
     rows += [
         "",
-        f"Every core is counted at {USE:.0%}. The window holds {AHEAD} images for each that a worker has in a slot or "
-        "has taken ahead, and never less than the usual eight shards.",
+        f"Every core is planned at {USE:.0%} use. The window holds {AHEAD} images for each image that a worker has in "
+        "a slot or has reserved, and at least the default of eight shards.",
     ]
     return "\n".join(rows) + "\n"
 
 
 def lists(result: Mapping[str, Any]) -> str:
-    """Return what a list leaves."""
+    """Return the table of data per list."""
     cost = Cost.from_result(result)
     left = [ListTotals.for_images(images, cost, _SHARD_SIZE) for images in _LISTS.values()]
     rows = ["| images | " + " | ".join(_LISTS) + " |", "|---" * (len(_LISTS) + 1) + "|"]
     facts = {
-        "shards, and so manifests": [f"{found.shards:,}" for found in left],
+        "shards and manifests": [f"{found.shards:,}" for found in left],
         "files and folders (inodes)": [f"{found.entries:,}" for found in left],
-        f"pictures, at {size(cost.picture)}": [size(found.pictures) for found in left],
+        f"images, at {size(cost.picture)}": [size(found.pictures) for found in left],
         "manifests": [size(found.manifests) for found in left],
         "plan": [size(found.plan) for found in left],
         "through Redis, both ways": [size(found.redis_traffic) for found in left],
-        "appended by Redis, and dropped again": [size(found.appended) for found in left],
+        "appended by Redis, and rewritten away": [size(found.appended) for found in left],
         "reading the manifests at the end": [_duration(found.summary) for found in left],
     }
     rows += [_line(label, values) for label, values in facts.items()]
@@ -184,7 +184,7 @@ def _bits(bytes_a_second: float) -> str:
 
 
 def _duration(seconds: float) -> str:
-    """Return a time in the unit that fits."""
+    """Return a duration in a suitable unit."""
     for unit, length, most in (("s", 1, 90), ("min", 60, 90 * 60), ("h", 3600, 72 * 3600)):
         if seconds < most:
             return f"{seconds / length:.{0 if seconds / length >= 10 else 1}f} {unit}"

@@ -1,4 +1,4 @@
-"""The picture of Flower in the docs: its real page over a real run of a local fleet. ``make screenshot``."""
+"""Take the screenshot of Flower in the docs, from a real run of a local fleet (``make screenshot``)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SIZE = (1560, 900)
 
 
 def main() -> None:
-    """Run a list with a few bad URLs, and take the picture."""
+    """Run a list with a few bad URLs, and take the screenshot."""
     path = Path(sys.argv[1]) if len(sys.argv) > 1 else PICTURE
     with tempfile.TemporaryDirectory() as place, DemoProcess(latency=0.08) as server:
         urls = [f"{server.url}/images/{index}.jpg" for index in range(_IMAGES)]
@@ -47,19 +47,19 @@ def _take(flower: FlowerAccess, path: Path) -> None:
     with chromium(program) as browser, flower_page(browser, url, flower.password, _SIZE) as page:
         page.route("**/tasks/datatable", _neutral)
         page.goto("/tasks")
-        # Each image, the shard, and no task that is still at work.
+        # All images and the shard, and no running task.
         page.wait_for_function(
             "count => { const all = [...document.querySelectorAll('tbody .badge')].map(one => one.textContent);"
             " return all.length == count && !all.includes('STARTED') && !all.includes('RECEIVED') }",
             arg=_IMAGES + 1,
         )
         picture = Image.open(io.BytesIO(page.screenshot()))
-    # A page has few colours; as a palette it is a third of the size.
+    # A page has few colours; with a palette, the file has a third of the size.
     picture.quantize(256).save(path, optimize=True)
 
 
 def _neutral(route: Route) -> None:
-    # The name of the machine that the picture was made on is nobody's business.
+    # Hide the name of this machine.
     answer = route.fetch()
     route.fulfill(response=answer, body=answer.text().replace(f"@{socket.gethostname()}", "@host"))
 

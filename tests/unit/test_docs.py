@@ -41,11 +41,32 @@ def test_every_generated_part_is_on_a_page() -> None:
 
 
 def test_links_lead_to_files() -> None:
-    """Every relative link leads to an existing file."""
-    pages = [*PAGES, "CONTRIBUTING.md", "docs/design.md", "benchmarks/RESULTS.md"]
-    for page in pages:
-        for link in re.findall(r"\]\(([^)#:]+)\)", (ROOT / page).read_text()):
-            assert ((ROOT / page).parent / link).exists(), f"{page} links to {link}"
+    """Every relative link leads to an existing file, and to a heading in it if it has an anchor."""
+    pages = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/RESULTS.md")]
+    for page in [*pages, *(ROOT / "docs").glob("*.md")]:
+        for link, anchor in re.findall(r"\]\(([^)#:\s]*)(?:#([^)\s]+))?\)", page.read_text()):
+            target = page.parent / link if link else page
+            assert target.exists(), f"{page.name} links to {link}"
+            assert not anchor or anchor in anchors(target.read_text()), f"{page.name} links to {link}#{anchor}"
+
+
+def anchors(text: str) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub makes them."""
+    return {
+        re.sub(r"[^\w\- ]", "", title.lower()).strip().replace(" ", "-")
+        for title in re.findall("^#+ (.*)$", text, re.M)
+    }
+
+
+def test_index_lists_every_page() -> None:
+    """The index of the documentation links to every page of it."""
+    links = set(re.findall(r"\]\(([\w-]+\.md)\)", (ROOT / "docs" / "README.md").read_text()))
+    assert links == {page.name for page in (ROOT / "docs").glob("*.md")} - {"README.md"}
+
+
+def test_readme_is_short() -> None:
+    """The README is at most 180 lines long, so that a newcomer reads it; everything else is in the documentation."""
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 180
 
 
 def test_readme_has_two_set_up_commands() -> None:
