@@ -49,7 +49,7 @@ def address(output: str) -> Flower | None:
 
 
 @dataclass(frozen=True)
-class KeptFleet:
+class RunningFleet:
     """A running `producer fleet`."""
 
     command: parts.Background
@@ -65,11 +65,11 @@ class KeptFleet:
 
 
 @contextmanager
-def kept_fleet(folder: Path, *arguments: str, env: Mapping[str, str] | None = None) -> Iterator[KeptFleet]:
+def running_fleet(folder: Path, *arguments: str, env: Mapping[str, str] | None = None) -> Iterator[RunningFleet]:
     """Run a local fleet until the block ends."""
     argv = parts.command(["fleet", "--store-root", folder, *arguments])
     with parts.started("fleet", argv, folder, env) as command:
         (broker,) = parts.eventually(lambda: _BROKER.findall(command.out), "the fleet")
         flower = address(command.err)
         assert flower is not None
-        yield KeptFleet(command, flower, broker, folder)
+        yield RunningFleet(command, flower, broker, folder)

@@ -16,7 +16,7 @@ RUN_ID = "20260101-000000-abcdef"
 SIZE = 3
 
 
-def left(
+def make_run(
     source: Path,
     store: Store,
     rows: int,

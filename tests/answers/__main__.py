@@ -24,8 +24,8 @@ def main() -> None:
     curl = subprocess.run([required("curl"), "--version"], capture_output=True, check=True, text=True)
     table.store(rows, {"curl": curl.stdout.split()[1], "requests": version("requests")})
     produce.main()
-    for objection in (found := table.objections(CASES, rows)):
-        click.echo(objection, err=True)
+    for violation in (found := table.violations(CASES, rows)):
+        click.echo(violation, err=True)
     sys.exit(bool(found))
 
 

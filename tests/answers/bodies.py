@@ -7,7 +7,7 @@ import zlib
 
 import brotli
 
-from tests.answers.case import IMAGE, Asked, Case, answer, by_path, redirect
+from tests.answers.case import IMAGE, Case, ReceivedRequest, answer, by_path, redirect
 from tests.zstandard import zstd
 
 _SIZE = len(IMAGE)
@@ -143,29 +143,29 @@ def wall(name: str, title: str, *cookies: str, wanted: str = "seen=1") -> Case:
     return Case(
         f"cookie-{name}",
         title,
-        lambda asked: _OK if asked.has(f"Cookie: {wanted}") else redirect(asked.target, *lines),
+        lambda received: _OK if received.has(f"Cookie: {wanted}") else redirect(received.target, *lines),
     )
 
 
-def _counted(asked: Asked) -> bytes:
-    return _OK if asked.has("Cookie: n=3") else redirect(asked.target, f"Set-Cookie: n={asked.earlier + 1}")
+def _counted(received: ReceivedRequest) -> bytes:
+    return _OK if received.has("Cookie: n=3") else redirect(received.target, f"Set-Cookie: n={received.earlier + 1}")
 
 
-def _over_a_login(asked: Asked) -> bytes:
-    if asked.target == "/login":
+def _over_a_login(received: ReceivedRequest) -> bytes:
+    if received.target == "/login":
         return redirect("/image", "Set-Cookie: seen=1; Path=/; HttpOnly; SameSite=Lax")
-    return _OK if asked.has("Cookie: seen=1") else redirect("/login")
+    return _OK if received.has("Cookie: seen=1") else redirect("/login")
 
 
-def _elsewhere(asked: Asked) -> bytes:
-    if "b.example" in asked.target:
-        return answer(b"leaked", status="403 Forbidden") if "cookie:" in asked.head.lower() else _OK
+def _elsewhere(received: ReceivedRequest) -> bytes:
+    if "b.example" in received.target:
+        return answer(b"leaked", status="403 Forbidden") if "cookie:" in received.head.lower() else _OK
     return redirect("http://b.example/image", "Set-Cookie: seen=1")
 
 
-def _to_a_subdomain(asked: Asked) -> bytes:
-    if "cdn.a.example" in asked.target:
-        return _OK if asked.has("Cookie: seen=1") else answer(b"no cookie", status="403 Forbidden")
+def _to_a_subdomain(received: ReceivedRequest) -> bytes:
+    if "cdn.a.example" in received.target:
+        return _OK if received.has("Cookie: seen=1") else answer(b"no cookie", status="403 Forbidden")
     return redirect("http://cdn.a.example/image", "Set-Cookie: seen=1; Domain=a.example")
 
 
@@ -192,16 +192,16 @@ _COOKIES = [
     Case(
         "cookie-path",
         "a cookie for another path",
-        lambda asked: (
+        lambda received: (
             _OK
-            if asked.earlier and "cookie:" not in asked.head.lower()
+            if received.earlier and "cookie:" not in received.head.lower()
             else redirect("/there", "Set-Cookie: a=b; Path=/else")
         ),
     ),
     Case(
         "cookie-ignored",
         "an endless redirect to the same URL, always with the same cookie",
-        lambda asked: redirect(asked.target, "Set-Cookie: seen=1"),
+        lambda received: redirect(received.target, "Set-Cookie: seen=1"),
     ),
 ]
 

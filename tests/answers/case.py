@@ -24,7 +24,7 @@ IMAGE = encoded(Image.new("RGB", (24, 16), "teal"), "JPEG")
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ReceivedRequest:
     """A request received by the server."""
 
     #: The whole head, as text.
@@ -45,7 +45,7 @@ class Asked:
 
 
 #: The server's answer: one piece, or several sent one by one.
-Answer = Callable[[Asked], bytes | Iterable[bytes]]
+Answer = Callable[[ReceivedRequest], bytes | Iterable[bytes]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,4 +88,4 @@ def redirect(location: str, *fields: str, status: str = "302 Found") -> bytes:
 def by_path(answers: dict[str, bytes], otherwise: bytes = b"") -> Answer:
     """Return an answer that depends on the path; unknown paths are 404."""
     missing = otherwise or answer(b"not here", status="404 Not Found")
-    return lambda asked: answers.get(asked.target.partition("?")[0], missing)
+    return lambda received: answers.get(received.target.partition("?")[0], missing)

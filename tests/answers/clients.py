@@ -18,7 +18,7 @@ from tasks.model import ResizeMode, RunOptions
 from tasks.proxy import Proxy
 from tasks.session import Sessions
 from tasks.storage import Store
-from tests.answers.case import CLIENTS, OTHER_BYTES, SAVED, Asked, Case
+from tests.answers.case import CLIENTS, OTHER_BYTES, SAVED, Case, ReceivedRequest
 from tests.conftest import required
 from tests.unit.conftest import Canned
 
@@ -30,8 +30,8 @@ def serving(case: Case) -> Iterator[Canned]:
     """Serve a case until the block ends."""
 
     def answered(request: bytes) -> Iterable[bytes]:
-        asked = Asked(request.decode("latin-1"), len(server.requests) - 1, server.url)
-        sent = case.answer if isinstance(case.answer, bytes) else case.answer(asked)
+        received = ReceivedRequest(request.decode("latin-1"), len(server.requests) - 1, server.url)
+        sent = case.answer if isinstance(case.answer, bytes) else case.answer(received)
         yield from (sent,) if isinstance(sent, bytes) else sent
         if case.closes:
             raise ConnectionAbortedError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from tests.answers.case import Answer, Asked, Case, answer
+from tests.answers.case import Answer, Case, ReceivedRequest, answer
 
 _TWO_URLS = ("{server}/first", "{server}/image")
 
@@ -12,8 +12,8 @@ _TWO_URLS = ("{server}/first", "{server}/image")
 def _ending_the_second(end: Callable[[], bytes | Iterator[bytes]]) -> Answer:
     """Answer every request except the second, which arrives on the connection of the first."""
 
-    def answered(asked: Asked) -> bytes | Iterator[bytes]:
-        return end() if asked.earlier == 1 else answer()
+    def answered(received: ReceivedRequest) -> bytes | Iterator[bytes]:
+        return end() if received.earlier == 1 else answer()
 
     return answered
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import zlib
 
-from tests.answers.case import IMAGE, Asked, Case, answer, by_path, redirect
+from tests.answers.case import IMAGE, Case, ReceivedRequest, answer, by_path, redirect
 
 _SMUGGLING = (
     "One of two lengths may be meant for another recipient (request smuggling): RFC 9112 and browsers refuse, too"
@@ -34,10 +34,12 @@ def redirected(*fields: str, status: str = "302 Found", at: str = "/image") -> d
     return {at: answer(b"", *fields, status=status), "/there": _OK}
 
 
-def _two_locations(asked: Asked) -> bytes:
-    if asked.target == "/image":
-        return answer(b"", f"Location: {asked.server}/there", f"Location: {asked.server}/there", status="302 Found")
-    return _OK if asked.target == "/there" else answer(b"not here", status="404 Not Found")
+def _two_locations(received: ReceivedRequest) -> bytes:
+    if received.target == "/image":
+        return answer(
+            b"", f"Location: {received.server}/there", f"Location: {received.server}/there", status="302 Found"
+        )
+    return _OK if received.target == "/there" else answer(b"not here", status="404 Not Found")
 
 
 _TRANSFER = [
@@ -169,11 +171,11 @@ _LOCATIONS = [
     Case(
         "location-missing", "a redirect without a `Location`; its body is the image", answer(IMAGE, status="302 Found")
     ),
-    Case("location-loop", "an endless redirect to the same URL", lambda asked: redirect(asked.target)),
+    Case("location-loop", "an endless redirect to the same URL", lambda received: redirect(received.target)),
     Case(
         "location-once",
         "a redirect to the same URL, only at the first request",
-        lambda asked: _OK if asked.earlier else redirect(asked.target),
+        lambda received: _OK if received.earlier else redirect(received.target),
         reason="The same URL with the same cookies is a loop: a stateless server would repeat it for ever",
     ),
 ]

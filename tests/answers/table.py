@@ -28,7 +28,7 @@ def store(rows: Mapping[str, Results], versions: Results) -> None:
     FOUND.write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def objections(cases: Iterable[Case], rows: Mapping[str, Results]) -> list[str]:
+def violations(cases: Iterable[Case], rows: Mapping[str, Results]) -> list[str]:
     """Return a sentence for each row that breaks the rule: without a reason, never worse than both other clients."""
     found = []
     for case in cases:

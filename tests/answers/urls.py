@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.answers.case import Asked, Case, answer, by_path, redirect
+from tests.answers.case import Case, ReceivedRequest, answer, by_path, redirect
 
 _OK = answer()
 
@@ -12,7 +12,7 @@ def in_list(name: str, title: str, url: str, target: str) -> Case:
     return Case(
         f"url-{name}",
         title,
-        lambda asked: _OK if asked.target == target else answer(b"not here", status="404 Not Found"),
+        lambda received: _OK if received.target == target else answer(b"not here", status="404 Not Found"),
         urls=(url,),
     )
 
@@ -27,9 +27,9 @@ def host(name: str, title: str, written: str, ascii_host: str, scheme: str = "ht
     """Return a case of a host name. The clients fetch it through a proxy, which needs no DNS."""
     target = f"http://{ascii_host}/image"
 
-    def served(asked: Asked) -> bytes:
+    def served(received: ReceivedRequest) -> bytes:
         # The letter case of a host is irrelevant.
-        return _OK if asked.target.lower() == target else answer(b"not here", status="404 Not Found")
+        return _OK if received.target.lower() == target else answer(b"not here", status="404 Not Found")
 
     return Case(f"url-host-{name}", title, served, urls=(f"{scheme}{written}/image",), proxied=True)
 

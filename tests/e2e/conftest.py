@@ -10,7 +10,7 @@ import pytest
 
 from producer.demo_process import DemoProcess
 from tests.conftest import lacking, required
-from tests.flower import KeptFleet, kept_fleet
+from tests.flower import RunningFleet, running_fleet
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -36,9 +36,9 @@ def demo() -> Iterator[DemoProcess]:
 
 
 @pytest.fixture(scope="module")
-def fleet(demo: DemoProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[KeptFleet]:
+def fleet(demo: DemoProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningFleet]:
     """Give a fleet of two workers with five slots each, which may fetch from the demo server."""
     env = {"IMAGEFLEET_ALLOW_NETWORKS": demo.address}
     folder = tmp_path_factory.mktemp("fleet")
-    with kept_fleet(folder, "--workers", "2", "--concurrency", "5", env=env) as kept:
+    with running_fleet(folder, "--workers", "2", "--concurrency", "5", env=env) as kept:
         yield kept

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from producer.demo_process import DemoProcess
-from tests.flower import KeptFleet
+from tests.flower import RunningFleet
 from tests.integration import parts
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Seen:
 
 
 @pytest.fixture(scope="module")
-def urls(demo: DemoProcess, fleet: KeptFleet) -> list[str]:
+def urls(demo: DemoProcess, fleet: RunningFleet) -> list[str]:
     """Give the URLs of a run that the fleet has done and Flower has heard of: the first ones are saved."""
     every = [f"{demo.url}/images/{number}.jpg" for number in range(_SAVED)]
     every += [f"{demo.url}/fault/not-found", f"{demo.url}/fault/html", "http://10.0.0.1/private.jpg", _MARKUP]
@@ -72,7 +72,7 @@ def urls(demo: DemoProcess, fleet: KeptFleet) -> list[str]:
 
 
 @pytest.fixture
-def seen(browser: Browser, fleet: KeptFleet, urls: list[str]) -> Iterator[Seen]:
+def seen(browser: Browser, fleet: RunningFleet, urls: list[str]) -> Iterator[Seen]:
     """Give a page; whatever it does, it must not complain, ask other hosts, or run what is in a URL."""
     from playwright.sync_api import Dialog, expect
 
@@ -94,7 +94,7 @@ def seen(browser: Browser, fleet: KeptFleet, urls: list[str]) -> Iterator[Seen]:
         assert wrong == []
 
 
-def test_wrong_password_is_refused(browser: Browser, fleet: KeptFleet) -> None:
+def test_wrong_password_is_refused(browser: Browser, fleet: RunningFleet) -> None:
     """With a wrong password nothing is shown, not even Flower's own frame."""
     from docs.browser import flower_page
 

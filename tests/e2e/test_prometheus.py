@@ -14,7 +14,7 @@ import pytest
 
 from producer.demo_process import DemoProcess
 from tests.conftest import required
-from tests.flower import KeptFleet
+from tests.flower import RunningFleet
 from tests.integration import parts
 
 _CONFIG = parts.ROOT / "config" / "prometheus.yml"
@@ -46,7 +46,7 @@ class Prometheus:
 
 
 @pytest.fixture(scope="module")
-def prometheus(fleet: KeptFleet, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
+def prometheus(fleet: RunningFleet, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
     """Give a Prometheus with the documented file; the fleet's port stands in it, and a shorter interval."""
     program = required("prometheus")
     folder = tmp_path_factory.mktemp("prometheus")
@@ -68,13 +68,13 @@ def prometheus(fleet: KeptFleet, tmp_path_factory: pytest.TempPathFactory) -> It
         yield server
 
 
-def test_only_the_numbers_are_open(fleet: KeptFleet) -> None:
+def test_only_the_numbers_are_open(fleet: RunningFleet) -> None:
     """Prometheus needs no password, and whoever has none gets nothing else."""
     assert fleet.flower.get("/metrics")[0] == 200
     assert {fleet.flower.get(path)[0] for path in ("/", "/tasks", "/api/workers", "/metrics/", "/nowhere")} == {401}
 
 
-def test_counters_move(prometheus: Prometheus, fleet: KeptFleet, demo: DemoProcess) -> None:
+def test_counters_move(prometheus: Prometheus, fleet: RunningFleet, demo: DemoProcess) -> None:
     """The target is up; saved and failed images are counted apart; every query of the docs has an answer."""
     parts.eventually(lambda: prometheus.value('up{job="imagefleet"}') == 1, "the target")
     urls = [f"{demo.url}/images/{number}.jpg" for number in range(20)]

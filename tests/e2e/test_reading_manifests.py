@@ -14,7 +14,7 @@ from producer.keeping import ROOT
 from producer.runfile import PlanState, State
 from tasks.storage import Store
 from tests.conftest import lacking
-from tests.runs import left
+from tests.runs import make_run
 from tests.unit.conftest import image
 
 _PAGE = (ROOT / "docs" / "outcomes.md").read_text(encoding="utf-8")
@@ -29,7 +29,7 @@ def folder(tmp_path: Path) -> Path:
     """Give a folder in which ``images`` is the output folder of a complete run of three shards, with images in it."""
     out = tmp_path / "images"
     out.mkdir()
-    left(tmp_path / "list.txt", Store(out), _ROWS, 3, State.COMPLETE, PlanState.COMPLETE)
+    make_run(tmp_path / "list.txt", Store(out), _ROWS, 3, State.COMPLETE, PlanState.COMPLETE)
     for shard in ("00000", "00001", "00002"):
         (out / shard).mkdir(exist_ok=True)
         (out / shard / f"{shard}0000.jpg").write_bytes(image("JPEG"))

@@ -13,7 +13,7 @@ import pytest
 from producer.runfile import PlanState, State
 from tasks.storage import Store
 from tests.integration import parts
-from tests.runs import left
+from tests.runs import make_run
 
 _ACL = parts.ROOT / "config" / "users.acl"
 
@@ -181,7 +181,7 @@ def test_reports_a_dead_producers_run(tmp_path: Path) -> None:
     """A run with a dead producer is reported with the command to resume it, and is neither changed nor locked."""
     out = tmp_path / "out"
     out.mkdir()
-    left(tmp_path / "list.txt", Store(out), 11, 2, State.RUNNING, PlanState.COMPLETE)
+    make_run(tmp_path / "list.txt", Store(out), 11, 2, State.RUNNING, PlanState.COMPLETE)
     (out / ".plan/00003.parquet").unlink()
     (out / "00000.parquet").write_bytes(b"")
     before = parts.files_below(out)

@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 from producer.keeping import ROOT
-from tests.flower import address, kept_fleet
+from tests.flower import address, running_fleet
 from tests.integration import parts
 
 _PRESS = "any key ends it"
@@ -42,7 +42,7 @@ def flower_processes(processes: list[psutil.Process]) -> list[psutil.Process]:
 @pytest.mark.slow
 def test_flower_below_a_prefix(tmp_path: Path) -> None:
     """With FLOWER_URL_PREFIX, all of Flower is below the prefix and needs the password; its health check passes."""
-    with kept_fleet(tmp_path, "--workers", "1", env={"FLOWER_URL_PREFIX": "/watch/"}) as fleet:
+    with running_fleet(tmp_path, "--workers", "1", env={"FLOWER_URL_PREFIX": "/watch/"}) as fleet:
         for path in ("/", "/tasks", "/api/workers", "/static/css/flower.css"):
             assert fleet.flower.get(f"/watch{path}", None)[0] == 401
             assert fleet.flower.get(f"/watch{path}", fleet.flower.password)[0] == 200
@@ -59,7 +59,7 @@ def test_fleet_command_starts_flower(tmp_path: Path, demo_url: str) -> None:
     It gets an event for every image, and for a shard that can't be collected. Its processes end with the fleet.
     """
     env = {"IMAGEFLEET_ALLOW_NETWORKS": "127.0.0.1"}
-    with kept_fleet(tmp_path, "--workers", "1", env=env) as fleet:
+    with running_fleet(tmp_path, "--workers", "1", env=env) as fleet:
         processes = fleet.command.descendants()
         (flower,) = flower_processes(processes)
         port = int(fleet.flower.url.rpartition(":")[2])
@@ -102,7 +102,7 @@ def test_fleet_command_starts_flower(tmp_path: Path, demo_url: str) -> None:
 def test_events_can_be_off(tmp_path: Path, demo_url: str) -> None:
     """With IMAGEFLEET_TASK_EVENTS=off Flower knows the workers, and gets no event of an image."""
     env = {"IMAGEFLEET_ALLOW_NETWORKS": "127.0.0.1", "IMAGEFLEET_TASK_EVENTS": "off"}
-    with kept_fleet(tmp_path, "--workers", "1", env=env) as fleet:
+    with running_fleet(tmp_path, "--workers", "1", env=env) as fleet:
         assert fleet.run("unheard", [f"{demo_url}/images/1.jpg"])["success"] == 1
 
         def heartbeats() -> int:

@@ -27,7 +27,7 @@ def test_names_are_unique() -> None:
 
 def test_imagefleet_is_never_stricter_without_a_reason() -> None:
     """If curl or requests save an image and imagefleet refuses it, the page gives the reason."""
-    assert table.objections(CASES, table.stored()["rows"]) == []
+    assert table.violations(CASES, table.stored()["rows"]) == []
 
 
 _PLAIN = Case("a", "an answer", b"")
@@ -35,7 +35,7 @@ _EXPLAINED = Case("a", "an answer", b"", reason="because")
 
 
 @pytest.mark.parametrize(
-    ("case", "results", "objection"),
+    ("case", "results", "violation"),
     [
         (_PLAIN, (SAVED, SAVED, SAVED), ""),
         (_PLAIN, ("refused: x", "refused: y", OTHER_BYTES), ""),
@@ -49,8 +49,8 @@ _EXPLAINED = Case("a", "an answer", b"", reason="because")
         (_EXPLAINED, ("refused: x", "refused: y", OTHER_BYTES), "no client saves"),
     ],
 )
-def test_stricter_behaviour_needs_a_reason(case: Case, results: tuple[str, str, str], objection: str) -> None:
+def test_stricter_behaviour_needs_a_reason(case: Case, results: tuple[str, str, str], violation: str) -> None:
     """A row in which imagefleet does worse than another client needs a reason; a reason without need is an error."""
-    found = table.objections([case], {"a": dict(zip(CLIENTS, results, strict=True))})
-    assert len(found) == bool(objection)
-    assert objection in "".join(found)
+    found = table.violations([case], {"a": dict(zip(CLIENTS, results, strict=True))})
+    assert len(found) == bool(violation)
+    assert violation in "".join(found)

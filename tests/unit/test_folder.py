@@ -19,7 +19,7 @@ from tasks.collect import collect
 from tasks.model import ImageRequest, Outcome, Reason, RunOptions, Status
 from tasks.shardfile import Mark
 from tasks.storage import Store
-from tests.runs import RUN_ID, SIZE, left
+from tests.runs import RUN_ID, SIZE, make_run
 from tests.unit.conftest import success
 
 _GIB = 1024**3
@@ -69,7 +69,7 @@ def test_leftovers_of_a_run_are_named(store: Store, name: str) -> None:
 @pytest.mark.parametrize("name", ["00003", ".plan", ".tmp"])
 def test_folder_inside_of_a_run(store: Store, source: Path, name: str) -> None:
     """If the folder is inside of a run's folder, the right one is suggested."""
-    left(source, store, _ROWS, 0, State.INTERRUPTED, PlanState.COMPLETE)
+    make_run(source, store, _ROWS, 0, State.INTERRUPTED, PlanState.COMPLETE)
     store.path(name).mkdir(exist_ok=True)
     for file in store.path(name).iterdir():
         file.unlink()
@@ -79,7 +79,7 @@ def test_folder_inside_of_a_run(store: Store, source: Path, name: str) -> None:
 
 def test_damaged_run_file(store: Store, source: Path) -> None:
     """A damaged run.json is bad, and the finding has a remedy."""
-    left(source, store, _ROWS, 2, State.INTERRUPTED, PlanState.COMPLETE)
+    make_run(source, store, _ROWS, 2, State.INTERRUPTED, PlanState.COMPLETE)
     path = store.path("run.json")
     path.write_text(path.read_text().replace('"window": 8', '"window": 9'))
     finding = findings_by_name(store)["run"]
@@ -105,7 +105,7 @@ def test_folder_of_a_baseline(store: Store) -> None:
 
 def test_missing_images_are_counted(store: Store, source: Path) -> None:
     """Missing images of a manifest are counted per shard, with a remedy."""
-    left(source, store, _ROWS, _SHARDS, State.COMPLETE, PlanState.COMPLETE)
+    make_run(source, store, _ROWS, _SHARDS, State.COMPLETE, PlanState.COMPLETE)
     store.remove("00001.parquet")
     outcomes = [success(place, 1, SIZE) for place in range(SIZE)]
     for outcome in outcomes:
@@ -123,7 +123,7 @@ def test_missing_images_are_counted(store: Store, source: Path) -> None:
 @pytest.mark.parametrize("state", [State.INTERRUPTED, State.CANCELLED, State.FAILED])
 def test_unfinished_run(store: Store, source: Path, state: State) -> None:
     """The report gives the run's state, its progress, and how to resume it."""
-    left(source, store, _ROWS, 2, state, PlanState.COMPLETE)
+    make_run(source, store, _ROWS, 2, state, PlanState.COMPLETE)
     assert levels(store) == {"run": Level.WARN}
     seen = findings_by_name(store)
     assert seen["run"].found == f"{RUN_ID} of {source}: {state}"
@@ -134,7 +134,7 @@ def test_unfinished_run(store: Store, source: Path, state: State) -> None:
 
 def test_live_and_dead_producer(store: Store, source: Path) -> None:
     """A running run with a held lock is fine; if the lock is free, its producer is dead."""
-    left(source, store, _ROWS, 2, State.RUNNING, PlanState.OPEN)
+    make_run(source, store, _ROWS, 2, State.RUNNING, PlanState.OPEN)
     with lock.held(store, None):
         assert levels(store) == {}
         assert "its producer is process" in findings_by_name(store)["run"].found
@@ -148,7 +148,7 @@ def test_live_and_dead_producer(store: Store, source: Path) -> None:
 
 def test_complete_run_with_failures(store: Store, source: Path) -> None:
     """For temporary failures, a retry is suggested."""
-    left(source, store, _ROWS, _SHARDS, State.COMPLETE, PlanState.COMPLETE)
+    make_run(source, store, _ROWS, _SHARDS, State.COMPLETE, PlanState.COMPLETE)
     assert levels(store) == {"failures": Level.WARN}
     finding = findings_by_name(store)["failures"]
     assert finding.found == "11 of 11 images, 11 for reasons that may be gone"
@@ -157,7 +157,7 @@ def test_complete_run_with_failures(store: Store, source: Path) -> None:
 
 def test_damaged_and_missing_manifests(store: Store, source: Path) -> None:
     """A truncated manifest is bad, and named; one missing from a complete run is rebuilt by `resume`."""
-    left(source, store, _ROWS, _SHARDS, State.COMPLETE, PlanState.COMPLETE)
+    make_run(source, store, _ROWS, _SHARDS, State.COMPLETE, PlanState.COMPLETE)
     whole = store.read("00001.parquet")
     store.path("00001.parquet").write_bytes(whole[:-100])
     finding = findings_by_name(store)["manifests"]
@@ -179,7 +179,7 @@ def test_damaged_and_missing_manifests(store: Store, source: Path) -> None:
 )
 def test_missing_plan_file(store: Store, source: Path, change: Callable[[Path], None], level: Level, todo: str) -> None:
     """A missing plan file is rebuilt from the URL list, if the list is unchanged."""
-    left(source, store, _ROWS, 2, State.INTERRUPTED, PlanState.COMPLETE)
+    make_run(source, store, _ROWS, 2, State.INTERRUPTED, PlanState.COMPLETE)
     store.remove(".plan/00002.parquet")
     change(source)
     finding = findings_by_name(store)["plan"]
@@ -189,7 +189,7 @@ def test_missing_plan_file(store: Store, source: Path, change: Callable[[Path], 
 
 def test_partly_read_list(store: Store, source: Path) -> None:
     """If the rest of a list can't be planned any more, the report says so."""
-    left(source, store, _ROWS, 2, State.INTERRUPTED, PlanState.OPEN)
+    make_run(source, store, _ROWS, 2, State.INTERRUPTED, PlanState.OPEN)
     assert findings_by_name(store)["plan"].found.endswith("the list was not read to its end")
     source.unlink()
     assert findings_by_name(store)["plan"].level is Level.WARN
@@ -198,7 +198,7 @@ def test_partly_read_list(store: Store, source: Path) -> None:
 
 def test_checking_manifests_is_limited_in_time(store: Store, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Checking stops when the time is up; the report gives the number of checked manifests."""
-    left(source, store, _ROWS, 3, State.INTERRUPTED, PlanState.COMPLETE)
+    make_run(source, store, _ROWS, 3, State.INTERRUPTED, PlanState.COMPLETE)
     monkeypatch.setattr(folder, "_PATIENCE", 0)
     assert findings_by_name(store)["manifests"].found == "3 of 4 shards done, 1 of them, within 0 s, checked"
 

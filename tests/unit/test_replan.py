@@ -15,7 +15,7 @@ from tasks import plan
 from tasks.errors import Fault
 from tasks.shardfile import Mark
 from tasks.storage import Store
-from tests.runs import left
+from tests.runs import make_run
 
 _ROWS = 11
 _SHARDS = 4
@@ -51,7 +51,7 @@ def test_rebuilds_a_damaged_plan(
     store: Store, source: Path, caplog: pytest.LogCaptureFixture, state: PlanState, broken: list[int]
 ) -> None:
     """Damaged plan files are rebuilt with the same rows. Each is reported, and intact files stay."""
-    record = left(source, store, _ROWS, 2, State.INTERRUPTED, state)
+    record = make_run(source, store, _ROWS, 2, State.INTERRUPTED, state)
     before = plans(store)
     for shard in broken:
         damage(store, shard)
@@ -74,7 +74,7 @@ def test_rebuilds_a_damaged_plan(
 )
 def test_rebuilds_from_lists_in_other_encodings(store: Store, source: Path, row: str, encoding: str) -> None:
     """A list with any line ends and encoding is read as it was the first time."""
-    record = left(source, store, _ROWS, 2, State.INTERRUPTED, PlanState.COMPLETE, row, encoding)
+    record = make_run(source, store, _ROWS, 2, State.INTERRUPTED, PlanState.COMPLETE, row, encoding)
     before = plans(store)
     assert plan.requests(plan.decode(before[plan.name(3)], Mark(record.id, 3)))[0].url == "http://a.example/9"
     damage(store, 3)
@@ -84,7 +84,7 @@ def test_rebuilds_from_lists_in_other_encodings(store: Store, source: Path, row:
 
 def test_whole_plan_needs_no_list(store: Store, source: Path) -> None:
     """If nothing is damaged, the list is not read."""
-    record = left(source, store, _ROWS, 0, State.INTERRUPTED, PlanState.COMPLETE)
+    record = make_run(source, store, _ROWS, 0, State.INTERRUPTED, PlanState.COMPLETE)
     source.unlink()
     make_whole(record, store, _SHARDS)
 
@@ -92,7 +92,7 @@ def test_whole_plan_needs_no_list(store: Store, source: Path) -> None:
 @pytest.mark.parametrize("change", ["gone", "longer", "other", "manifest", "neighbour"])
 def test_refuses_a_changed_list(store: Store, source: Path, monkeypatch: pytest.MonkeyPatch, change: str) -> None:
     """A missing or changed list rebuilds no plan, even if the change does not show in its fingerprint."""
-    record = left(source, store, _ROWS, 2, State.INTERRUPTED, PlanState.COMPLETE)
+    record = make_run(source, store, _ROWS, 2, State.INTERRUPTED, PlanState.COMPLETE)
     broken = 1 if change == "manifest" else 2
     damage(store, broken)
     before = plans(store)
@@ -115,7 +115,7 @@ def test_refuses_a_changed_list(store: Store, source: Path, monkeypatch: pytest.
 
 def test_resumes_with_a_rebuilt_plan(store: Store, source: Path) -> None:
     """A run with a damaged plan is resumed if its list is unchanged, and refused otherwise."""
-    left(source, store, _ROWS, 2, State.INTERRUPTED, PlanState.COMPLETE)
+    make_run(source, store, _ROWS, 2, State.INTERRUPTED, PlanState.COMPLETE)
     before = plans(store)
     damage(store, 3)
     assert not Run.resume(store).is_done
@@ -128,7 +128,7 @@ def test_resumes_with_a_rebuilt_plan(store: Store, source: Path) -> None:
 
 def test_complete_run_needs_no_plan(store: Store, source: Path) -> None:
     """A completed run is reported as done, even if its plan is damaged and its list is missing."""
-    left(source, store, _ROWS, _SHARDS, State.COMPLETE, PlanState.COMPLETE)
+    make_run(source, store, _ROWS, _SHARDS, State.COMPLETE, PlanState.COMPLETE)
     damage(store, 1)
     source.unlink()
     assert Run.resume(store).is_done
@@ -147,7 +147,7 @@ def test_record_states_how_a_run_ended(
     store: Store, source: Path, done: int, state: State, error: type[BaseException], expected: State
 ) -> None:
     """A run that fails before its execution keeps its earlier state, except that "running" is replaced."""
-    left(source, store, _ROWS, done, state, PlanState.COMPLETE)
+    make_run(source, store, _ROWS, done, state, PlanState.COMPLETE)
     run = Run.resume(store)
     assert run.abandoned is (state is State.RUNNING)
     with pytest.raises(error), run:

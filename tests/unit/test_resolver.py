@@ -15,7 +15,7 @@ from tasks.resolver import Resolver
 from tests.conditions import PATIENCE
 
 
-class Asked:
+class CountingResolver:
     """A replacement of the system's resolver that counts its calls."""
 
     def __init__(self) -> None:
@@ -28,25 +28,25 @@ class Asked:
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
+def system_resolver(monkeypatch: pytest.MonkeyPatch) -> CountingResolver:
     """Replace the system's resolver."""
-    counting = Asked()
+    counting = CountingResolver()
     monkeypatch.setattr(socket, "getaddrinfo", counting)
     return counting
 
 
-def test_caches_an_answer(asked: Asked) -> None:
+def test_caches_an_answer(system_resolver: CountingResolver) -> None:
     """A second look-up of a name uses the cache; another name, or another port, does not."""
     names = Resolver()
     first = names.look_up("a.example", 80, 1.0)
     assert names.look_up("a.example", 80, 1.0) == first
-    assert asked.hosts == ["a.example"]
+    assert system_resolver.hosts == ["a.example"]
     assert names.look_up("a.example", 443, 1.0) != first
     names.look_up("b.example", 80, 1.0)
-    assert asked.hosts == ["a.example", "a.example", "b.example"]
+    assert system_resolver.hosts == ["a.example", "a.example", "b.example"]
 
 
-def test_cached_answer_expires(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cached_answer_expires(system_resolver: CountingResolver, monkeypatch: pytest.MonkeyPatch) -> None:
     """After half a minute a name is resolved again."""
     now = 0.0
     monkeypatch.setattr(resolver, "monotonic", lambda: now)
@@ -54,22 +54,22 @@ def test_cached_answer_expires(asked: Asked, monkeypatch: pytest.MonkeyPatch) ->
     names.look_up("a.example", 80, 1.0)
     now = 29.9
     names.look_up("a.example", 80, 1.0)
-    assert len(asked.hosts) == 1
+    assert len(system_resolver.hosts) == 1
     now = 30.0
     names.look_up("a.example", 80, 1.0)
-    assert len(asked.hosts) == 2
+    assert len(system_resolver.hosts) == 2
 
 
-def test_drops_the_oldest_answers(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_drops_the_oldest_answers(system_resolver: CountingResolver, monkeypatch: pytest.MonkeyPatch) -> None:
     """A list with a million hosts does not fill the memory."""
     monkeypatch.setattr(resolver, "_NAMES", 2)
     names = Resolver()
     for host in ("a.example", "b.example", "c.example", "b.example", "a.example"):
         names.look_up(host, 80, 1.0)
-    assert asked.hosts == ["a.example", "b.example", "c.example", "a.example"]
+    assert system_resolver.hosts == ["a.example", "b.example", "c.example", "a.example"]
 
 
-def test_does_not_cache_failures(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_does_not_cache_failures(system_resolver: CountingResolver, monkeypatch: pytest.MonkeyPatch) -> None:
     """A name that was not found is resolved again."""
 
     def fail(*_: object, **__: object) -> None:
@@ -115,19 +115,19 @@ def test_temporary_failure_of_one_family_is_temporary(monkeypatch: pytest.Monkey
 
 def test_resolves_a_nonexistent_name_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """After a final answer for both families, there is no further query."""
-    asked = []
+    system_resolver = []
 
     def answer(*_: object, family: int, **__: object) -> list[Any]:
-        asked.append(family)
+        system_resolver.append(family)
         raise socket.gaierror(socket.EAI_NONAME, "no such name")
 
     monkeypatch.setattr(socket, "getaddrinfo", answer)
     with pytest.raises(socket.gaierror):
         Resolver().look_up("a.example", 80, 1.0)
-    assert asked == [socket.AF_UNSPEC]
+    assert system_resolver == [socket.AF_UNSPEC]
 
 
-def test_forgets_an_unreachable_address(asked: Asked) -> None:
+def test_forgets_an_unreachable_address(system_resolver: CountingResolver) -> None:
     """If a host has moved, the next attempt finds it, without the wait of half a minute."""
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
@@ -135,4 +135,4 @@ def test_forgets_an_unreachable_address(asked: Asked) -> None:
     for _ in range(2):
         with pytest.raises(ConnectFailed):
             guard.connect("a.example", port, 1.0)
-    assert asked.hosts == ["a.example", "a.example"]
+    assert system_resolver.hosts == ["a.example", "a.example"]

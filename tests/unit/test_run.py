@@ -13,7 +13,7 @@ from producer.runfile import PlanState, RunFile, State
 from tasks import manifest, plan
 from tasks.errors import Fault, UsageFault
 from tasks.storage import Store
-from tests.runs import left
+from tests.runs import make_run
 
 _ROWS, _SHARDS = 11, 4
 
@@ -23,7 +23,7 @@ def store(tmp_path: Path) -> Store:
     """Return the folder of a complete run with only failed images."""
     (tmp_path / "my out").mkdir()
     store = Store(tmp_path / "my out")
-    left(tmp_path / "list.txt", store, _ROWS, _SHARDS, State.COMPLETE, PlanState.COMPLETE)
+    make_run(tmp_path / "list.txt", store, _ROWS, _SHARDS, State.COMPLETE, PlanState.COMPLETE)
     return store
 
 
