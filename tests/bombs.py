@@ -1,4 +1,4 @@
-"""Hand-made images of a few bytes that are built to cost a decoder memory or time."""
+"""Hand-made images of a few bytes that would cost a decoder much memory or time."""
 
 from __future__ import annotations
 

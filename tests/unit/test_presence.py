@@ -58,7 +58,7 @@ def test_contact_restarts_after_a_gap(clock: list[float]) -> None:
 
 
 def test_parses_worker_ids() -> None:
-    """An id is parsed whatever name the operator chose. An id in another format gives None."""
+    """An id is parsed with any name that the operator chose. An id in another format gives None."""
     assert Worker.of(_ME.name) == _ME
     assert Worker.of("celery@here") is None
     assert Worker.of("a|b|c|no number|d") is None

@@ -290,7 +290,7 @@ def test_redirect_to_a_private_address_is_refused(through: Through) -> None:
 
 
 def test_ignores_proxy_variables_of_other_tools(through: Through, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The variables of other tools can set neither another proxy nor an exception from it."""
+    """Other tools' variables for a proxy, or for exceptions from it, are ignored."""
     for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
     for name in ("no_proxy", "NO_PROXY"):

@@ -84,7 +84,7 @@ def test_recognises_wrapped_errors(code: str) -> None:
 
 
 def test_recognises_a_script_without_permissions() -> None:
-    """Redis 7 gives no code for a script's missing permission."""
+    """Redis 7 reports a script's missing permission without an error code."""
     text = "ERR The user executing the script can't run this command or subcommand script: cdc8, on @user_script:20."
     assert redis_problem(_parsed(text)).code == "NOPERM"
 

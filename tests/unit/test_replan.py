@@ -146,7 +146,7 @@ def test_complete_run_needs_no_plan(store: Store, source: Path) -> None:
 def test_record_states_how_a_run_ended(
     store: Store, source: Path, done: int, state: State, error: type[BaseException], expected: State
 ) -> None:
-    """A run that fails before its execution keeps its earlier state, except that "running" is replaced."""
+    """A run that fails before it executes keeps its earlier state; only "running" is replaced."""
     make_run(source, store, _ROWS, done, state, PlanState.COMPLETE)
     run = Run.resume(store)
     assert run.abandoned is (state is State.RUNNING)

@@ -239,7 +239,7 @@ def test_converts_grey_with_a_profile() -> None:
 
 
 def test_converts_cmyk_with_a_profile() -> None:
-    """The profile defines the look of the inks: for a printer with a clear cyan, cyan is white."""
+    """The profile gives the colours of the inks: if the printer's cyan ink is clear, cyan becomes white."""
     body = encoded(Image.new("CMYK", (90, 70), (255, 0, 0, 0)), "JPEG", icc_profile=colour_profiles.cmyk())
     assert near(centre(view(body)), _WHITE)
 

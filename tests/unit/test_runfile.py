@@ -165,7 +165,7 @@ def test_hint_names_the_broker(
 
 
 def test_finds_the_broker_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A broker without a password comes from the record, one with a password only from the environment."""
+    """A broker URL without a password is in the record; with a password, it comes only from the environment."""
     monkeypatch.setattr(runfile, "settings", lambda: SimpleNamespace(broker="redis://:word@a.example/0"))
     assert replace(_RECORD, broker=None).broker_url() is None
     assert replace(_RECORD, broker="redis://b.example/0").broker_url() == "redis://b.example/0"

@@ -209,7 +209,7 @@ def test_header_of_one_column_is_a_bad_row(tmp_path: Path) -> None:
 
 
 def test_format_is_recognised_on_standard_input(tmp_path: Path) -> None:
-    """A piped table is refused too, by the bytes that have arrived."""
+    """A piped table is recognised by its first bytes, and refused too."""
     command = [sys.executable, "-c", "from producer import sources; list(sources.read('-'))"]
     ended = subprocess.run(command, input=b"a\thttp://a/1\nb\thttp://a/2\n", cwd=ROOT, capture_output=True, check=False)
     assert b"The list on standard input looks like a table with tabs" in ended.stderr

@@ -162,7 +162,7 @@ def test_insecure_run_still_verifies(servers: ServerContexts, kind: str) -> None
 
 
 def test_bundle_may_have_the_missing_intermediate(servers: ServerContexts, tmp_path: Path) -> None:
-    """If the bundle has the intermediate certificate that a server omits, its images are fetched and verified."""
+    """A server that omits its intermediate certificate is verified if the operator's bundle contains it."""
     bundle = tmp_path / "bundle.pem"
     bundle.write_bytes(servers.trusted.read_bytes() + servers.middle.read_bytes())
     with Canned(always(response()), servers.contexts["incomplete chain"]) as server:

@@ -47,7 +47,7 @@ def test_reports_a_certainly_unfit_worker_at_once(
 
 
 def test_waits_before_reporting_an_uncertain_worker(server: fakeredis.FakeRedis) -> None:
-    """A problem that may be the hosts' must last for two inspections."""
+    """A problem that the hosts may have caused is reported only after two inspections in a row."""
     workers = UnfitWorkers(server, "run")
     report_unfit(server, _BAD, "network", certain=False)
     workers.look()

@@ -26,7 +26,7 @@ def test_sources_are_pinned_with_their_hashes(distribution: str) -> None:
 
 
 def test_refuses_a_version_that_is_not_locked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The hashes of another version are unknown."""
+    """A version other than the locked one is refused, because its hashes are unknown."""
     monkeypatch.setattr(sources, "version", lambda _: "0.1")
     with pytest.raises(click.ClickException, match=r"kombu==0\.1 is installed"):
         sources.requirement("kombu")
