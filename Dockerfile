@@ -1,7 +1,7 @@
 # One image for the workers, the producer, Flower and the demo server.
 #
-# Dependencies come from the hashed lock file and have a layer of their own: a change of our code rebuilds only the last
-# layers. The final image has no compiler, no pip and no package list.
+# Dependencies come from the hashed lock file and have a layer of their own, so a change of our code rebuilds only the
+# last layers. The final image has no compiler, no pip and no package list.
 
 FROM python:3.13-slim AS dependencies
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
@@ -30,7 +30,7 @@ COPY config ./config
 COPY tasks ./tasks
 COPY producer ./producer
 RUN python -m compileall -q /opt/imagefleet/lib /app
-# By number: an orchestrator that refuses root can tell.
+# As a number, so that an orchestrator that refuses root can check it.
 USER 10001:10001
 ENTRYPOINT ["as-owner"]
 CMD ["celery", "-A", "tasks", "worker"]

@@ -1,5 +1,5 @@
-# The whole gate is `make check`; hooks and CI call the same targets.
-# PYTHON is the interpreter of the virtual environment that has the project with its `dev` extra.
+# `make check` runs everything that each change must pass; hooks and CI call the same targets.
+# PYTHON is the interpreter of a virtual environment with the project and its `dev` extra.
 PYTHON ?= python
 RUN = $(PYTHON) -m
 
@@ -28,7 +28,7 @@ unit:
 integration:
 	$(RUN) pytest tests/integration
 
-# Processes that are killed, connections that break, disks that fill; over an hour, and the table in docs/faults.md.
+# Kill processes, break connections and fill disks; takes over an hour, and writes the tables of docs/faults.md.
 # Needs nginx, redis-server, and root for its small disks.
 faults:
 	FAULTS=long FAULTS_KEEP=yes $(RUN) pytest -n 0 tests/faults
@@ -39,8 +39,7 @@ faults:
 faults-short:
 	$(RUN) pytest -n 0 tests/faults
 
-# Whole runs whose processes are killed or wait long, and broken versions that the protocol's model has to find: seven
-# minutes.
+# Whole runs with killed or slow processes, and broken versions that the protocol's model must detect; seven minutes.
 slow:
 	$(RUN) pytest tests/integration -m slow
 
@@ -48,23 +47,23 @@ slow:
 e2e:
 	$(RUN) pytest -n 0 tests/e2e
 
-# kombu's and Celery's own tests over our transport and backend; three minutes. Needs redis-server and the package index.
+# kombu's and Celery's own tests with our transport and backend; three minutes. Needs redis-server and the package index.
 upstream:
 	$(RUN) tests.upstream
 
-# Pillow's own test images, fetched by a local fleet; a minute. Needs redis-server, nginx and the package index.
+# Fetch Pillow's own test images with a local fleet; a minute. Needs redis-server, nginx and the package index.
 pillow:
 	$(RUN) tests.pillow
 
-# The answers of docs/answers.md, fetched with imagefleet, curl and requests; renews the page. Needs curl; seconds.
+# Fetch the responses of docs/answers.md with imagefleet, curl and requests, and update the page; a minute. Needs curl.
 answers:
 	$(RUN) tests.answers
 
-# Inputs that nobody thought of, for FUZZ_SECONDS; needs Linux on x86_64.
+# Search for unexpected inputs for FUZZ_SECONDS (default: 600); needs Linux on x86_64.
 fuzz:
 	$(RUN) tests.fuzz --seconds $(or $(FUZZ_SECONDS),600)
 
-# Pins for users (constraints.txt) and pins with hashes for images and CI; neither names a host.
+# Pins for users (constraints.txt), and pins with hashes for containers and CI; neither names a package index.
 COMPILE = $(RUN) piptools compile --quiet --strip-extras --allow-unsafe --no-header --no-annotate \
 	--no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-emit-options --resolver=backtracking
 
@@ -73,7 +72,7 @@ lock:
 	$(COMPILE) --generate-hashes --constraint constraints.txt --output-file requirements.lock pyproject.toml
 	$(COMPILE) --generate-hashes --constraint constraints.txt --all-extras --output-file requirements-dev.lock pyproject.toml
 
-# img2dataset needs other versions than we do, so it has an environment of its own; or name one that is there.
+# img2dataset needs other versions than imagefleet, so it gets an environment of its own. Set IMG2DATASET to use another.
 IMG2DATASET ?= $(CURDIR)/.bench/bin/img2dataset
 export IMG2DATASET
 
@@ -81,32 +80,34 @@ $(CURDIR)/.bench/bin/img2dataset: benchmarks/peers.txt
 	$(PYTHON) -m venv .bench
 	.bench/bin/pip install -q -r benchmarks/peers.txt
 
-# Over an hour: peers and imagefleet over the same pictures, in turns, then RESULTS.md, the plots and the README.
+# Compare imagefleet and its peers on the same images, in turn, then write RESULTS.md, the plots and the README; over an
+# hour.
 # Needs nginx, openssl, redis-server, aria2 and curl.
 bench: $(IMG2DATASET)
 	$(RUN) benchmarks
 	$(RUN) docs.produce
 
-# Minutes: fails where imagefleet fell behind threads or img2dataset by more than a tenth of what is kept.
+# Fail if imagefleet's ratio to threads or img2dataset fell by more than a tenth of its stored value; minutes.
 bench-check:
 	$(RUN) benchmarks.check
 
-# What an image costs Redis, and how many a second one carries: five minutes. Needs nginx, as do all that follow.
+# Measure an image's cost in Redis, and how many images per second one Redis carries; five minutes. This target and the
+# next need nginx.
 bench-scale:
 	$(RUN) benchmarks.scale
 
-# Memory and cost by the length of the list: five minutes; `SIZES=1000000` takes twenty, and merges what it finds.
+# Measure memory and cost by the length of the list; five minutes. `SIZES=1000000` takes twenty, and merges its results.
 bench-growth:
 	$(RUN) benchmarks.growth --images $(or $(SIZES),1000 10000 100000)
 
-# The parts of README.md and docs/ that are made, not typed: help texts, settings, tables.
+# Write the produced parts of README.md and docs/: help texts, settings, tables.
 docs:
 	$(RUN) docs.produce
 
-# Runs what the README shows, and keeps what it printed.
+# Run the README's examples, and store their output.
 examples:
 	$(RUN) docs.examples
 
-# The picture of Flower in the docs; needs Debian's chromium.
+# Take the screenshot of Flower in the docs; needs Debian's chromium.
 screenshot:
 	$(RUN) docs.screenshot

@@ -1,12 +1,12 @@
 #!/bin/sh
-# Runs a command as the owner of the folder that holds the images, so that the files belong to whoever owns it on the
-# host. Needs root with the capabilities SETUID, SETGID and SETPCAP for that; without root it runs the command as it is.
+# Run a command as the owner of the image folder, so that new files belong to the folder's owner on the host. This needs
+# root with the capabilities SETUID, SETGID and SETPCAP. Without root, the command runs unchanged.
 set -eu
 folder=${IMAGEFLEET_OWNED_BY:-}
 if [ "$(id -u)" -eq 0 ] && [ -n "$folder" ]; then
     owner=$(stat -c %u "$folder")
     group=$(stat -c %g "$folder")
-    # The bounding set goes too: not even a root owner keeps a capability.
+    # Drop the bounding set too, so that even a root owner keeps no capability.
     exec setpriv --reuid "$owner" --regid "$group" --clear-groups \
         --inh-caps=-all --bounding-set=-all --no-new-privs -- "$@"
 fi

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Whether this container's worker answers. Asking takes most of a second of CPU, so an answer counts for half a minute:
-# a check every few seconds says soon that a worker is up, and costs next to nothing after that.
+# Check whether this container's worker answers. A ping costs most of a second of CPU, so its answer is cached for half a
+# minute. Compose checks every few seconds, so a new worker is soon healthy, and later checks cost almost nothing.
 set -eu
 answered=/tmp/worker-answered
 if [ -e "$answered" ] && [ $(($(date +%s) - $(stat -c %Y "$answered"))) -lt 30 ]; then
