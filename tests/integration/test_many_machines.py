@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import inspect
 import json
 import shutil
 import subprocess
@@ -12,7 +10,7 @@ import urllib.request
 from base64 import b64encode
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,8 +24,6 @@ from kombu.connection import Connection
 from config.settings import Settings
 from tasks import broker, keys, transport
 from tasks.celery import COLLECT_SHARD, FETCH_IMAGE, IMAGES, PROTOCOL, SHARDS, app
-from tasks.jobs import collect_shard, fetch_image
-from tasks.model import FetchOptions, Former, Outcome, Reason, ResizeMode, ResizeOptions, RunOptions, Status
 from tests.conftest import redis_program, required
 from tests.integration import parts
 from tests.integration.test_transport import consuming, drain, put
@@ -534,22 +530,3 @@ def test_celery_drops_an_unknown_task(site_without_workers: Site) -> None:
         )
         parts.eventually(lambda: site.admin.exists("celery-task-meta-odd"), "its failure")
         assert (site.admin.llen(IMAGES), parts.unacked_count(site.admin)) == (0, 0)
-
-
-def _arguments(task: Any) -> str:
-    return ", ".join(str(parameter) for parameter in inspect.signature(task.run).parameters.values())
-
-
-def test_form_has_its_number() -> None:
-    """Whoever changes the form of what crosses Redis raises PROTOCOL, and then the second number here."""
-    types = (RunOptions, FetchOptions, ResizeOptions, Former, Outcome)
-    form = [
-        *(f"{kind.__name__}.{field.name}: {field.type}" for kind in types for field in fields(kind)),
-        *(str(item) for item in (*Status, *Reason, *ResizeMode)),
-        # What they return is an Outcome, and nothing.
-        *(f"{task.name}({_arguments(task)})" for task in (fetch_image, collect_shard)),
-    ]
-    digest = hashlib.sha256("\n".join(form).encode()).hexdigest()[:8]
-    assert (PROTOCOL, digest) == (5, "507fd95b"), "raise PROTOCOL, then mend this line:\n" + "\n".join(form)
-    assert {queue.name for queue in app.conf.task_queues} == {IMAGES, SHARDS}
-    assert all(name.endswith(f".{PROTOCOL}") for name in (IMAGES, SHARDS))
