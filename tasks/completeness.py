@@ -6,7 +6,7 @@ import hashlib
 import re
 
 from tasks import footprint, images
-from tasks.connection import Deadline
+from tasks.deadline import Deadline
 from tasks.errors import Undecodable
 from tasks.room import room
 

@@ -19,13 +19,13 @@ import socket
 import ssl
 import struct
 from collections.abc import Callable, Mapping
-from time import monotonic
 from typing import Any
 
 from urllib3 import HTTPHeaderDict, HTTPResponse
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from tasks import codings, descriptors
+from tasks.deadline import Deadline
 from tasks.errors import FetchError
 from tasks.guard import Guard
 from tasks.tls import WRONG_HOST, Tls, is_avoidable, names_of
@@ -46,47 +46,12 @@ _MAX_CHUNK_LINE = 64 * 1024
 #: More digits than the length of any body has.
 _MAX_LENGTH_DIGITS = 18
 _LEADING_ZEROS = re.compile(r"^0+(?=[0-9])")
-#: Seconds by which the system may end a wait before its time.
-_SLACK = 0.01
 #: What can stand in the line that a request begins with, and not end it.
 TARGET = re.compile(r"[\x21-\x7e]+")
 
 
 class BadHeadError(http.client.HTTPException):
     """A response's head that is HTTP and can't be accepted: it is too large, or says two things about the body."""
-
-
-class Deadline:
-    """When a download has to be over, and how long one wait may take; in seconds."""
-
-    __slots__ = ("ends", "seconds", "timeout")
-
-    def __init__(self, timeout: float, seconds: float) -> None:
-        self.timeout, self.seconds = timeout, seconds
-        self.ends = monotonic() + seconds
-
-    @property
-    def remaining(self) -> float:
-        """Seconds until the end; negative when it is over."""
-        return self.ends - monotonic()
-
-    @property
-    def passed(self) -> str:
-        """What is to be said of a server of whom a wait has ended without an answer: which bound that was."""
-        if self.remaining <= _SLACK:
-            return f"was not done within {self.seconds:g} s (--deadline)"
-        return f"sent nothing for {self.timeout:g} s (--timeout)"
-
-    def wait(self) -> float:
-        """Return how long the next wait on a socket may take.
-
-        Raises:
-            TimeoutError: the deadline is over.
-        """
-        remaining = self.remaining
-        if remaining <= 0:
-            raise TimeoutError("the deadline is over")
-        return min(self.timeout, remaining)
 
 
 class Holder:

@@ -21,8 +21,9 @@ from config import bounds
 from config.settings import settings
 from tasks import codings, reach, tls, urls
 from tasks.condition import Condition
-from tasks.connection import BadHeadError, Deadline
+from tasks.connection import BadHeadError
 from tasks.cookies import Cookies, with_cookies
+from tasks.deadline import Deadline
 from tasks.errors import (
     BadResponse,
     BlockedAddress,

@@ -16,7 +16,7 @@ from typing import Any
 
 from tasks import images, ledger
 from tasks.condition import Condition
-from tasks.connection import Deadline
+from tasks.deadline import Deadline
 from tasks.download import Download, Downloader, countdown
 from tasks.errors import FetchError, Internal, LongWait, NotAnImage, TimedOut, TooManyPixels, Undecodable
 from tasks.former import FormerImage

@@ -18,7 +18,7 @@ from PIL import Image, ImageChops, ImageCms
 from PIL.Image import Resampling, Transpose
 
 from tasks import completeness, footprint, images, metadata
-from tasks.connection import Deadline
+from tasks.deadline import Deadline
 from tasks.descriptors import patient
 from tasks.errors import FetchError, TooManyPixels, Undecodable
 from tasks.images import ImageInfo, Picture

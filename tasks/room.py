@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from tasks import heap
-from tasks.connection import Deadline
+from tasks.deadline import Deadline
 from tasks.errors import TimedOut
 
 #: Pixels that the threads of a process hold decoded at once, of 4 to 16 bytes each. Phones' photos are decoded at an

@@ -22,7 +22,8 @@ from urllib3 import HTTPConnectionPool, HTTPResponse, HTTPSConnectionPool, PoolM
 
 from config import VERSION
 from tasks import descriptors
-from tasks.connection import Deadline, GuardedConnection, GuardedTlsConnection, Holder, TlsSocket
+from tasks.connection import GuardedConnection, GuardedTlsConnection, Holder, TlsSocket
+from tasks.deadline import Deadline
 from tasks.errors import ConnectFailed
 from tasks.fields import checked, field
 from tasks.guard import Guard

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from PIL import Image
 
 from tasks import completeness, footprint, images, metadata
-from tasks.connection import Deadline
+from tasks.deadline import Deadline
 from tasks.errors import FetchError, TimedOut, TooManyPixels, Undecodable
 from tasks.images import ImageInfo
 from tasks.room import room

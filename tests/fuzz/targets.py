@@ -21,7 +21,8 @@ from PIL import Image
 
 from producer import sources
 from tasks import fields, images, part, plan, resize, urls, verify, wishes
-from tasks.connection import Deadline, PlainSocket
+from tasks.connection import PlainSocket
+from tasks.deadline import Deadline
 from tasks.download import Downloader
 from tasks.errors import FetchError, InvalidUrl, UsageFault
 from tasks.guard import Guard

@@ -13,7 +13,7 @@ import threading
 from collections import Counter
 from contextlib import suppress
 
-from tasks.connection import Deadline
+from tasks.deadline import Deadline
 from tasks.download import Downloader
 from tasks.errors import FetchError
 from tasks.guard import Guard

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from tasks.completeness import completed
-from tasks.connection import Deadline
+from tasks.deadline import Deadline
 from tasks.errors import TooManyPixels, Undecodable
 from tests import bombs
 from tests.conditions import PATIENCE

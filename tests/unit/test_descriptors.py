@@ -187,7 +187,7 @@ _DOWNLOADS = """
     from concurrent.futures import ThreadPoolExecutor
     from pathlib import Path
     from tasks import descriptors
-    from tasks.connection import Deadline
+    from tasks.deadline import Deadline
     from tasks.download import Downloader
     from tasks.guard import Guard
     from tasks.model import FetchOptions

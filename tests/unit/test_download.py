@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from producer.demo import DemoServer, picture
 from tasks.condition import Condition
-from tasks.connection import Deadline
+from tasks.deadline import Deadline
 from tasks.download import Download, Downloader, backoff, countdown
 from tasks.errors import (
     BadResponse,

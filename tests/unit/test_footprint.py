@@ -11,7 +11,7 @@ from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
 from tasks import footprint, images, resize, verify
-from tasks.connection import Deadline
+from tasks.deadline import Deadline
 from tasks.errors import FetchError, TooManyPixels, Undecodable
 from tasks.images import ImageInfo
 from tasks.model import ResizeMode, ResizeOptions

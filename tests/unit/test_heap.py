@@ -21,7 +21,7 @@ from pathlib import Path
 from PIL import Image
 from tasks.model import ResizeOptions
 from tasks.resize import resized
-from tasks.connection import Deadline
+from tasks.deadline import Deadline
 
 sink = io.BytesIO()
 Image.new("RGB", (3600, 3600)).save(sink, "PNG", compress_level=1)

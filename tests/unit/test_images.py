@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
 from tasks import images
-from tasks.connection import Deadline
+from tasks.deadline import Deadline
 from tasks.errors import FetchError, NotAnImage, TooManyPixels, Undecodable
 from tasks.images import ImageInfo, digest, inspect
 from tasks.verify import decoded

@@ -14,7 +14,7 @@ from PIL import Image, ImageChops, ImageStat
 from PIL.Image import Transpose
 
 from tasks import metadata
-from tasks.connection import Deadline
+from tasks.deadline import Deadline
 from tasks.errors import FetchError, NotAnImage, TooManyPixels, Undecodable
 from tasks.images import inspect
 from tasks.model import ResizeMode, ResizeOptions

@@ -15,7 +15,7 @@ import pytest
 from config import SettingsError
 from config.settings import Settings, settings
 from tasks import download
-from tasks.connection import Deadline
+from tasks.deadline import Deadline
 from tasks.download import Downloader
 from tasks.errors import BlockedAddress, ConnectFailed, FetchError, HttpFailed, TimedOut, TlsFailed
 from tasks.guard import Guard

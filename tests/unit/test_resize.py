@@ -25,7 +25,7 @@ from PIL.Image import Resampling, Transpose
 from producer.demo import picture
 from tasks import images, resize
 from tasks import room as rooms
-from tasks.connection import Deadline
+from tasks.deadline import Deadline
 from tasks.errors import NotAnImage, TimedOut, TooManyPixels, Undecodable
 from tasks.images import ImageInfo, Picture
 from tasks.model import ResizeMode, ResizeOptions

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.connection import Deadline
+from tasks.deadline import Deadline
 from tasks.download import Downloader
 from tasks.errors import ConnectFailed, FetchError, HttpNotYet, TimedOut
 from tasks.guard import Guard

@@ -17,7 +17,7 @@ import pytest
 
 from config import VERSION
 from producer.demo import DemoServer
-from tasks.connection import Deadline
+from tasks.deadline import Deadline
 from tasks.download import Downloader
 from tasks.errors import BlockedAddress, FetchError, TimedOut, TlsFailed
 from tasks.guard import Guard

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tasks import tls
-from tasks.connection import Deadline
+from tasks.deadline import Deadline
 from tasks.download import _NOT_ALLOWED, Download, Downloader
 from tasks.errors import FetchError, TlsClosedError, TlsFailed
 from tasks.fetch import fetch

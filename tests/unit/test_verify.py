@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tasks import verify
-from tasks.connection import Deadline
+from tasks.deadline import Deadline
 from tasks.errors import FetchError, NotAnImage, TimedOut, TooManyPixels, Undecodable
 from tasks.images import EXTENSIONS, ImageInfo
 from tasks.room import room
