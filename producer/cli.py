@@ -625,7 +625,7 @@ def _go_on(run: Run, nothing: str, out: Path, broker: str | None, as_json: bool,
 
 def _tell_move(before: str | None, broker: str | None) -> None:
     """Say so where a run that was at a broker goes on at another, or with a local fleet."""
-    from tasks.urls import masked
+    from tasks.redaction import masked
 
     url = _broker_url(broker)
     now = None if url is None else masked(url)

@@ -38,10 +38,11 @@ from tasks.errors import Fault, Interrupted, Lost, StorageFailed
 from tasks.fetch import failed
 from tasks.model import ImageRequest, Outcome, RunOptions, key_of, shard_name
 from tasks.progress import REASON
+from tasks.redaction import masked
 from tasks.redis_errors import RedisProblem, redis_problem
 from tasks.shardfile import BadShardFile, Mark
 from tasks.storage import Store
-from tasks.urls import MAX_LENGTH, masked
+from tasks.urls import MAX_LENGTH
 
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)

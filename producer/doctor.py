@@ -30,9 +30,9 @@ from tasks.celery import IMAGES, PROTOCOL, SHARDS, use_broker
 from tasks.errors import Fault, FetchError
 from tasks.examine import Seen
 from tasks.guard import Guard
+from tasks.redaction import masked
 from tasks.redis_errors import redis_problem
 from tasks.storage import Store
-from tasks.urls import masked
 
 #: The oldest server that has all commands that the transport uses.
 _OLDEST = (6, 2)

@@ -25,8 +25,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tasks.errors import Fault, UsageFault
+from tasks.redaction import masked
 from tasks.storage import PRIVATE, Store
-from tasks.urls import masked
 
 NAME = ".lock"
 _log = logging.getLogger(__name__)

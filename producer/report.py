@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tasks.errors import Fault
-from tasks.urls import masked
+from tasks.redaction import masked
 
 if TYPE_CHECKING:
     # A fault is shown by this module too, also one that keeps these from being imported.

@@ -30,8 +30,8 @@ from tasks import broker, manifest, plan
 from tasks.celery import use_broker
 from tasks.errors import Fault, Interrupted, StorageFailed, UsageFault
 from tasks.model import ImageRequest, RunOptions
+from tasks.redaction import masked
 from tasks.storage import Store
-from tasks.urls import masked
 
 #: Seconds within which a producer that is told to end its run has to have ended it.
 _ENDING = 60.0

@@ -22,8 +22,8 @@ from typing import Any, Self
 from config.settings import settings
 from tasks.errors import Fault, StorageFailed, UsageFault
 from tasks.model import FetchOptions
+from tasks.redaction import masked
 from tasks.storage import Store
-from tasks.urls import masked
 
 NAME = "run.json"
 #: What a run writes at the top of its folder; a stale manifest would pass for one of the new run's.

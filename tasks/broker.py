@@ -20,8 +20,8 @@ from redis.retry import Retry
 from redis.sentinel import Sentinel
 
 from tasks.errors import Fault, UsageFault
+from tasks.redaction import masked
 from tasks.redis_errors import redis_problem
-from tasks.urls import masked
 
 _SCHEMES = ("redis", "rediss", "redis+socket", "sentinel")
 _SENTINEL_PORT = 26379

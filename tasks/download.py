@@ -47,6 +47,7 @@ from tasks.errors import (
 )
 from tasks.model import FetchOptions
 from tasks.part import Part, part_of, whole_size
+from tasks.redaction import masked
 from tasks.session import GuardedAdapter, Sessions, head_fields
 from tasks.signatures import begins_as_image
 from tasks.wishes import opt_out, parse_retry_after
@@ -152,7 +153,7 @@ class Downloader:
         fields = head_fields(options.head, self._sessions.contact, True)
         for _ in range(options.max_redirects + 1):
             part = left[0] if left and left[0].url == url.text else None
-            shown = None if url == start else urls.masked(url.text)
+            shown = None if url == start else masked(url.text)
             # What has begun to come is of a newer image, or of one that there was no condition for.
             on = condition if condition is not None and part is None and condition.is_for(shown) else None
             asked = part.asking(fields) if part is not None else fields if on is None else on.asking(fields)
@@ -194,7 +195,7 @@ class Downloader:
             before, url = url, _next_hop(response, url, location)
             if before.scheme == "https" and url.scheme == "http" and not options.allow_downgrade:
                 raise TooManyRedirects(
-                    f"the redirect to {urls.masked(url.text)} leads from https to http",
+                    f"the redirect to {masked(url.text)} leads from https to http",
                     http_status=response.status_code,
                 )
             if not _keeps_credentials(before, url):
@@ -202,7 +203,7 @@ class Downloader:
             cookie = None if cookies is None else cookies.value(url)
             if (url.text, cookie) in seen:
                 raise TooManyRedirects(
-                    f"the redirect to {urls.masked(url.text)} is a loop", http_status=response.status_code
+                    f"the redirect to {masked(url.text)} is a loop", http_status=response.status_code
                 )
             seen.add((url.text, cookie))
         raise TooManyRedirects(f"more than {options.max_redirects} redirects", http_status=response.status_code)

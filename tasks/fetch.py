@@ -36,9 +36,9 @@ from tasks.model import (
     shard_name,
     shortened,
 )
+from tasks.redaction import masked
 from tasks.resize import resized
 from tasks.storage import Store
-from tasks.urls import masked
 from tasks.verify import decoded
 
 _log = logging.getLogger(__name__)

@@ -35,7 +35,7 @@ from tasks import keys
 from tasks.away import patiently
 from tasks.errors import FetchError, StorageFailed
 from tasks.model import Reason, shortened
-from tasks.urls import masked
+from tasks.redaction import masked
 
 _log = logging.getLogger(__name__)
 _DECLARE = Path(__file__).with_name("declare_unfit.lua").read_text(encoding="utf-8")

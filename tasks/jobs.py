@@ -39,10 +39,10 @@ from tasks.model import Former, Outcome, RunOptions, key_of
 from tasks.plan import BadPlan
 from tasks.presence import Presence, Worker
 from tasks.progress import Progress
+from tasks.redaction import masked
 from tasks.settle import SettledRequest
 from tasks.shardfile import BadShardFile
 from tasks.storage import Store
-from tasks.urls import masked
 
 _log = logging.getLogger(__name__)
 #: Seconds for which a run's options are taken from memory: so long may a run that was given up go on.

@@ -27,6 +27,7 @@ from tasks.download import Downloader
 from tasks.errors import FetchError, InvalidUrl, UsageFault
 from tasks.guard import Guard
 from tasks.model import FetchOptions, ResizeMode, ResizeOptions
+from tasks.redaction import masked
 from tasks.session import Sessions
 from tasks.shardfile import Mark
 from tests import bombs
@@ -85,9 +86,9 @@ def response(data: bytes) -> None:
 def url(data: bytes) -> None:
     """Parse a URL from a list and from a redirect, and display it."""
     text = data.decode("utf-8", "replace")
-    shown = urls.masked(text)
+    shown = masked(text)
     assert not any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in shown)
-    assert urls.masked(shown) == shown
+    assert masked(shown) == shown
     for read in (partial(urls.parse, text), partial(urls.join, _BASE, data.decode("latin-1"))):
         try:
             found = read()

@@ -5,8 +5,9 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks import manifest, plan, urls
+from tasks import manifest, plan
 from tasks.model import FetchOptions, HeadOptions, ImageRequest, Outcome, Reason, RunOptions, Status
+from tasks.redaction import masked
 from tasks.session import head_fields
 from tasks.shardfile import Mark
 from tests.fuzz import targets
@@ -85,7 +86,7 @@ def test_url_has_a_stable_normal_form(url: str) -> None:
 )
 def test_masks_a_secret_in_any_position(form: str, around: str) -> None:
     """A secret in a URL is masked, whatever text surrounds the URL."""
-    assert _SECRET not in urls.masked(f"{around} {form.format(_SECRET)} {around}")
+    assert _SECRET not in masked(f"{around} {form.format(_SECRET)} {around}")
 
 
 @given(st.lists(st.tuples(_STATUSES, _FIELDS, _BODIES), min_size=1, max_size=4))

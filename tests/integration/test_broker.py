@@ -14,7 +14,7 @@ from redis.retry import Retry
 
 from tasks import broker
 from tasks.errors import Fault, UsageFault
-from tasks.urls import masked
+from tasks.redaction import masked
 from tests.integration import parts
 
 _GOOD = [
