@@ -20,7 +20,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar, cast
 
-import pyarrow as pa
 import redis
 from celery import Signature
 from kombu.exceptions import BatchPublishError, OperationalError
@@ -29,18 +28,18 @@ from config import bounds
 from producer import tally
 from producer.drain import Drain
 from producer.runfile import resumption
+from producer.shard_files import decoded, planned_requests
 from producer.sharding import Planner
 from producer.unfit_workers import UnfitWorker, UnfitWorkers
-from tasks import keys, ledger, manifest, plan, presence, transport
+from tasks import keys, ledger, manifest, presence, transport
 from tasks.celery import ABOUT, COLLECT_SHARD, FETCH_IMAGE, IMAGES, PROTOCOL, SHARDS, app
 from tasks.collect import ENDING, PASSING
-from tasks.errors import Fault, Interrupted, Lost, StorageFailed
+from tasks.errors import Fault, Interrupted, Lost
 from tasks.fetch import failed
 from tasks.model import ImageRequest, Outcome, RunOptions, key_of, shard_name
 from tasks.progress import REASON
 from tasks.redaction import masked
 from tasks.redis_errors import RedisProblem, redis_problem
-from tasks.shardfile import BadShardFile, Mark
 from tasks.storage import Store
 from tasks.urls import MAX_LENGTH
 
@@ -670,51 +669,6 @@ class Dispatcher:
         if problem.temporary:
             return Fault("Redis can't be used", f"for {_AWAY:.0f} s it has answered: {problem.text}", todo)
         return Fault("Redis refuses a command", f"it answers: {problem.text}", todo)
-
-
-def planned_requests(shard: int, store: Store, run_id: str) -> list[ImageRequest]:
-    """Return a shard's requests, from the plan.
-
-    Raises:
-        Fault: its plan can't be read, or is another's.
-    """
-    return plan.requests(planned(shard, store, run_id))
-
-
-def planned(shard: int, store: Store, run_id: str) -> pa.Table:
-    """Return a shard's plan; that it can be is known in a sixth of the time that its requests take.
-
-    Raises:
-        Fault: it can't be read, or is another's.
-    """
-    try:
-        return plan.decode(store.read(plan.name(shard)), Mark(run_id, shard))
-    except (BadShardFile, StorageFailed) as error:
-        raise Fault(
-            f"{store.path(plan.name(shard))} can't be trusted",
-            f"it should hold what is planned of shard {shard_name(shard)}: {error}",
-            f"Put a copy of it back that is whole; or, while the run's list is as it was, call `{resumption(store)}`, "
-            "which makes it anew from that.",
-        ) from error
-
-
-def decoded(shard: int, store: Store, run_id: str, columns: Sequence[str] | None) -> pa.Table:
-    """Return columns of a shard's manifest; None for all of them.
-
-    Raises:
-        Fault: it is not what was written.
-    """
-    try:
-        return manifest.decode(store.read(manifest.name(shard)), columns, Mark(run_id, shard))
-    except (BadShardFile, StorageFailed) as error:
-        stands = store.exists(manifest.name(shard))
-        what = "can't be trusted" if stands else "is gone"
-        raise Fault(
-            f"{store.path(manifest.name(shard))} {what}",
-            f"it should hold the Outcomes of shard {shard_name(shard)}: {error}; nothing was changed",
-            f"Put a copy of it back that is whole; or {'remove it, and ' if stands else ''}`{resumption(store)}` does "
-            "that shard again, without downloading what is saved.",
-        ) from error
 
 
 def cancel(server: redis.Redis, run_id: str) -> None:

@@ -22,7 +22,8 @@ from kombu.exceptions import OperationalError
 from config import SettingsError
 from config.settings import settings, unknown_variables
 from producer import folder, worker_pool
-from producer.finding import Finding, Level, counted, mebibytes, named, of_fault
+from producer.finding import Finding, Level, of_fault
+from producer.formatting import counted, mebibytes, named
 from producer.local import FleetSize, check_size, cores, server_binary
 from producer.worker_pool import MAX_SKEW_SECONDS, Worker, clock_ahead
 from tasks import broker, examine, keys, reach

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
 from tasks.errors import Fault
-
-#: How many names stand in one finding.
-_NAMED = 5
 
 
 class Level(StrEnum):
@@ -33,20 +29,3 @@ class Finding:
 def of_fault(name: str, fault: Fault) -> Finding:
     """Return what a check has found that ended with a fault."""
     return Finding(name, Level.BAD, f"{fault.what}: {fault.why}", fault.todo)
-
-
-def named(names: Iterable[str]) -> str:
-    """Return the first names in their order, and how many more there are."""
-    listed = sorted(names)
-    more = len(listed) - _NAMED
-    return ", ".join(listed[:_NAMED]) + (f" and {more:,} more" if more > 0 else "")
-
-
-def counted(number: int, noun: str) -> str:
-    """Return a number of things."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
-
-
-def mebibytes(count: float) -> str:
-    """Return a number of bytes in MiB; what is less than one, in KiB."""
-    return f"{count / 1024**2:,.0f} MiB" if count >= 1024**2 else f"{count / 1024:,.0f} KiB"

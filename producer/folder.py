@@ -18,9 +18,10 @@ from pathlib import Path
 import pyarrow.compute as pc
 
 from producer import lock, sources
-from producer.dispatch import decoded, planned
-from producer.finding import Finding, Level, counted, mebibytes, named, of_fault
+from producer.finding import Finding, Level, of_fault
+from producer.formatting import counted, mebibytes, named
 from producer.runfile import NAME, PlanState, RunFile, State, resumption
+from producer.shard_files import decoded, planned
 from tasks import manifest, plan, shardfile
 from tasks.errors import WORTH_RETRYING, Fault, StorageFailed
 from tasks.model import ResizeMode, shard_name

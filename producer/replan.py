@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from itertools import islice
 
 from producer import sources
-from producer.dispatch import decoded, planned
 from producer.former import joined
 from producer.output import unwritable
 from producer.runfile import PlanState, RunFile
+from producer.shard_files import decoded, planned
 from tasks import manifest, plan
 from tasks.errors import Fault, StorageFailed
 from tasks.model import ImageRequest, shard_name

@@ -15,13 +15,14 @@ from typing import Any, Self
 
 import pyarrow as pa
 
-from producer import dispatch, lock, replan, sources
-from producer.dispatch import Dispatcher, Progress, decoded, planned_requests
+from producer import dispatch, lock, replan, shard_files, sources
+from producer.dispatch import Dispatcher, Progress
 from producer.former import joined
 from producer.local import Fleet
 from producer.lock import Holder
 from producer.output import unwritable
 from producer.runfile import Options, PlanState, RunFile, State, new_id, resumption
+from producer.shard_files import decoded, planned_requests
 from producer.sharding import NOTHING, Planned, Planner
 from producer.summary import COLUMNS, Summary, summarise
 from producer.unfit_workers import UnfitWorker
@@ -267,7 +268,7 @@ class Run:
             failed = Counter(map(str, reasons_of.to_pylist()))
             before.update(failed)
             if failed.keys() & set(reasons):
-                dispatch.planned(shard, store, record.id)
+                shard_files.planned(shard, store, record.id)
         chosen = Counter({reason: number for reason, number in before.items() if reason in reasons})
         if chosen:
             record = _begun(record, store, revision=record.revision + 1, retried=tuple(sorted(chosen)))

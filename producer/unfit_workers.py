@@ -9,7 +9,7 @@ from typing import cast
 
 import redis
 
-from producer.finding import named
+from producer.formatting import named
 from tasks import keys
 from tasks.presence import Worker
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from producer.finding import named
+from producer.formatting import named
 from producer.unfit_workers import UnfitWorker
 from tasks import examine
 from tasks.celery import ABOUT, EXAMINE, PROTOCOL, app

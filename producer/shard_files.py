@@ -1,0 +1,59 @@
+"""A shard's plan and manifest, read from the output folder of a run; a damaged file ends the command with a way out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pyarrow as pa
+
+from producer.runfile import resumption
+from tasks import manifest, plan
+from tasks.errors import Fault, StorageFailed
+from tasks.model import ImageRequest, shard_name
+from tasks.shardfile import BadShardFile, Mark
+from tasks.storage import Store
+
+
+def planned_requests(shard: int, store: Store, run_id: str) -> list[ImageRequest]:
+    """Return a shard's requests, from the plan.
+
+    Raises:
+        Fault: its plan can't be read, or is another's.
+    """
+    return plan.requests(planned(shard, store, run_id))
+
+
+def planned(shard: int, store: Store, run_id: str) -> pa.Table:
+    """Return a shard's plan; that it can be is known in a sixth of the time that its requests take.
+
+    Raises:
+        Fault: it can't be read, or is another's.
+    """
+    try:
+        return plan.decode(store.read(plan.name(shard)), Mark(run_id, shard))
+    except (BadShardFile, StorageFailed) as error:
+        raise Fault(
+            f"{store.path(plan.name(shard))} can't be trusted",
+            f"it should hold what is planned of shard {shard_name(shard)}: {error}",
+            f"Put a copy of it back that is whole; or, while the run's list is as it was, call `{resumption(store)}`, "
+            "which makes it anew from that.",
+        ) from error
+
+
+def decoded(shard: int, store: Store, run_id: str, columns: Sequence[str] | None) -> pa.Table:
+    """Return columns of a shard's manifest; None for all of them.
+
+    Raises:
+        Fault: it is not what was written.
+    """
+    try:
+        return manifest.decode(store.read(manifest.name(shard)), columns, Mark(run_id, shard))
+    except (BadShardFile, StorageFailed) as error:
+        stands = store.exists(manifest.name(shard))
+        what = "can't be trusted" if stands else "is gone"
+        raise Fault(
+            f"{store.path(manifest.name(shard))} {what}",
+            f"it should hold the Outcomes of shard {shard_name(shard)}: {error}; nothing was changed",
+            f"Put a copy of it back that is whole; or {'remove it, and ' if stands else ''}`{resumption(store)}` does "
+            "that shard again, without downloading what is saved.",
+        ) from error
