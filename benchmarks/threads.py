@@ -8,13 +8,15 @@ from pathlib import Path
 
 from producer import sources
 from producer.baseline import by_threads
-from tasks import download
+from tasks import download, runtime_tuning
 from tasks.model import RunOptions
 from tasks.storage import Store
 
 
 def main() -> None:
     """Fetch a list with threads; print the number of saved images and the seconds."""
+    runtime_tuning.return_large_blocks()
+    runtime_tuning.configure_pillow()
     source, out, threads = sys.argv[1], Path(sys.argv[2]).resolve(), int(sys.argv[3])
     out.mkdir(parents=True)
     requests = list(sources.read(source))

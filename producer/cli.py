@@ -25,7 +25,7 @@ import click
 from rich.console import Console
 
 from config import VERSION, SettingsError, bounds, streams
-from tasks import descriptors, fields, garbage
+from tasks import descriptors, fields, runtime_tuning
 from tasks.errors import WORTH_RETRYING, Fault, Interrupted, UsageFault
 from tasks.model import FetchOptions, HeadOptions, Reason, ResizeMode, ResizeOptions, Verify
 
@@ -686,7 +686,8 @@ def _locked(store: Store, broker: str | None, command: str) -> Iterator[None]:
 def main() -> NoReturn:
     """Run the command line, and exit with its status."""
     streams.set_up()
-    garbage.look_rarely()
+    runtime_tuning.reduce_garbage_collection()
+    runtime_tuning.return_large_blocks()
     # What it starts inherits the limit.
     descriptors.raise_limit()
     # A polite end is an end like Ctrl-C: everything that was started is ended.
@@ -824,6 +825,7 @@ def _compare(
 
     frozen = _run_options(options)
     # The first two ways are done by this process.
+    runtime_tuning.configure_pillow()
     _check_insecure(frozen)
     descriptors.check_slots(options["threads"], "--threads")
     root = output(out).root

@@ -17,7 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from config.settings import settings
-from tasks import download
+from tasks import download, runtime_tuning
 from tasks import fetch as fetching
 from tasks.descriptors import patient
 from tasks.download import Downloader
@@ -102,6 +102,8 @@ def main() -> None:
     # Where memory is short, this process is the one to go, not the worker.
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="utf-8")
+    runtime_tuning.return_large_blocks()
+    runtime_tuning.configure_pillow()
     request = json.load(sys.stdin)
     run = RunOptions.from_json(request["run"])
     store = Store.below(run.out, settings().store_roots)

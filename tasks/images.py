@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
-import warnings
 from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
@@ -62,15 +60,6 @@ _ICON = b"\0\0\1\0"
 _MAX_PIECES, _PIECE = 200_000, 100
 #: Pillow decodes an icon as it opens it, and an icon may hold more than its directory says. None is larger than this.
 _MAX_ICON_PIXELS = 2048 * 2048
-# What Pillow notes of an image, besides what it raises, is as much as the image likes: a line for each of its tags, and
-# Python remembers each text that differs. It would fill a worker's log and memory.
-warnings.filterwarnings("ignore", module=r"PIL\.")
-logging.getLogger("PIL").setLevel(logging.CRITICAL)
-# The size is judged by our own bound, which a run may set.
-Image.MAX_IMAGE_PIXELS = None
-#: Bytes of text that a PNG may inflate, or of a colour profile. Pillow refuses an image that has more, and it is read
-#: again without them.
-PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = metadata.MAX_PROFILE_BYTES
 
 
 class _Pieces(BytesIO):

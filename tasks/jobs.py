@@ -22,7 +22,7 @@ from celery.worker.control import inspect_command
 
 from config import VERSION, SettingsError, bounds, streams
 from config.settings import settings, unknown_variables
-from tasks import alone, broker, descriptors, download, garbage, keys, ledger, plan, reach, suspects, transport
+from tasks import alone, broker, descriptors, download, keys, ledger, plan, reach, runtime_tuning, suspects, transport
 from tasks.away import patiently
 from tasks.backend import Unshown
 from tasks.celery import ABOUT, COLLECT_SHARD, DRAIN, EXAMINE, FETCH_IMAGE, IMAGES, PROTOCOL, SHARDS, app
@@ -197,6 +197,8 @@ def _former(facts: Mapping[str, Any] | None, run: RunOptions) -> FormerImage | N
 def _prepare(sender: Any, **_: Any) -> None:
     """Build what all tasks share before the first of them; a wrong setting ends the worker here."""
     streams.show_everything()
+    runtime_tuning.return_large_blocks()
+    runtime_tuning.configure_pillow()
     most = descriptors.max_slots(descriptors.raise_limit())
     if sender.concurrency > most:
         _log.warning(
@@ -221,7 +223,7 @@ def _prepare(sender: Any, **_: Any) -> None:
         raise SystemExit(1) from error
     _progress()
     _appear(Worker.here(str(sender.hostname)), sorted(sender.app.amqp.queues.consume_from))
-    garbage.look_rarely()
+    runtime_tuning.reduce_garbage_collection()
     # What is loaded by now stays.
     gc.freeze()
 

@@ -6,7 +6,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from tasks import heap
 from tasks.deadline import Deadline
 from tasks.errors import TimedOut
 
@@ -56,5 +55,3 @@ def _no_room() -> TimedOut:
 
 
 room = Room(_MAX_HELD)
-# What is decoded in it is the largest that a process holds.
-heap.return_large_blocks()

@@ -13,7 +13,11 @@ from typing import Any, NoReturn
 import pytest
 
 from producer.local import server_binary
+from tasks import runtime_tuning
 from tasks.errors import Fault
+
+# As a worker does when it starts.
+runtime_tuning.configure_pillow()
 
 
 @pytest.fixture(autouse=True, scope="session")

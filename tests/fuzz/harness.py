@@ -11,7 +11,9 @@ def main() -> None:
     """Fuzz the target in the first argument."""
     name = sys.argv.pop(1)
     with atheris.instrument_imports(include=["tasks", "producer", "PIL", "urllib3"]):
+        from tasks import runtime_tuning
         from tests.fuzz.targets import TARGETS
+    runtime_tuning.configure_pillow()
     atheris.Setup(sys.argv, TARGETS[name].call)
     atheris.Fuzz()
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from tasks import runtime_tuning
 from tasks.download import Downloader
 from tasks.fetch import fetch
 from tasks.guard import Guard
@@ -29,6 +30,8 @@ WINDOWED, WINDOW, AT_ONCE = ("/fault/br-bomb", "/fault/zstd-bomb"), 16 << 20, 16
 
 def main() -> None:
     """Fetch everything at once, and print the report."""
+    runtime_tuning.return_large_blocks()
+    runtime_tuning.configure_pillow()
     url, folder, *faults = sys.argv[1:]
     # Each route once, then the routes that fill a slot to its cap, in all slots at once.
     jobs = [*faults, *(HEAVY[number % len(HEAVY)] for number in range(2 * SLOTS))]

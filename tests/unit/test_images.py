@@ -205,7 +205,7 @@ def test_pillows_warnings_are_not_shown() -> None:
 
     assert "Invalid APNG" in stderr(warned, imports="")
     assert "samples per pixel" in stderr(logged, imports="")
-    assert stderr(warned, logged, imports="import tasks.images\n") == ""
+    assert stderr(warned, logged, imports="from tasks import runtime_tuning\nruntime_tuning.configure_pillow()\n") == ""
 
 
 def test_compressed_text_is_limited() -> None:

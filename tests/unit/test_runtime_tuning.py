@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from producer.keeping import ROOT
-from tasks import heap
+from tasks import runtime_tuning
 
 _STATM = Path("/proc/self/statm")
 #: Eight threads resize images of 50 MB each; with glibc's defaults, each thread would keep the same amount.
@@ -22,7 +22,9 @@ from PIL import Image
 from tasks.model import ResizeOptions
 from tasks.resize import resized
 from tasks.deadline import Deadline
+from tasks.runtime_tuning import return_large_blocks
 
+return_large_blocks()
 sink = io.BytesIO()
 Image.new("RGB", (3600, 3600)).save(sink, "PNG", compress_level=1)
 
@@ -47,4 +49,4 @@ def test_large_images_are_freed() -> None:
 def test_other_c_libraries_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without mallopt in the C library, nothing happens."""
     monkeypatch.setattr(ctypes, "CDLL", lambda _: object())
-    heap.return_large_blocks()
+    runtime_tuning.return_large_blocks()
