@@ -10,7 +10,6 @@ import threading
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache, partial
-from pathlib import Path
 from time import monotonic, time
 from typing import Any, cast
 
@@ -20,7 +19,7 @@ from celery.exceptions import Ignore, Reject, Retry
 from celery.signals import worker_init, worker_shutdown
 from celery.worker.control import inspect_command
 
-from config import VERSION, SettingsError, bounds, streams
+from config import VERSION, SettingsError, streams
 from config.settings import settings, unknown_variables
 from tasks import alone, broker, descriptors, download, keys, ledger, plan, reach, runtime_tuning, suspects, transport
 from tasks.away import patiently
@@ -41,6 +40,7 @@ from tasks.presence import Presence, Worker
 from tasks.progress import Progress
 from tasks.redaction import masked
 from tasks.settle import SettledRequest
+from tasks.shard_signal import notify_shard_done
 from tasks.shardfile import BadShardFile
 from tasks.storage import Store
 
@@ -51,7 +51,6 @@ _FRESH = 5.0
 _OPEN = 1.0
 #: How much of an Outcome a task's event shows.
 _SHOWN = 1024
-_DONE = Path(__file__).with_name("done.lua").read_text(encoding="utf-8")
 #: The ids of the tasks that this process's slots are at. Celery's own list has those as well that are being dropped.
 _running: set[str] = set()
 
@@ -542,8 +541,7 @@ def collect_shard(
         message["error"] = f"{type(error).__name__}: {error}"
     if handed is not None:
         raise _handed_over(self, handed, {})
-    told = json.dumps(message)
-    patiently(lambda: _server().eval(_DONE, 2, keys.run(run_id), keys.done(run_id), bounds.RECORD_LIFETIME, told))
+    notify_shard_done(_server(), run_id, message)
     if "error" in message:
         # Not where it was caught: Celery's events would show what led to it.
         raise CollectError(message["error"])

@@ -1,0 +1,22 @@
+"""The signal to a run's producer that one of its shards is collected, or could not be."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import redis
+
+from config import bounds
+from tasks import keys
+from tasks.away import patiently
+
+_NOTIFY = Path(__file__).with_name("done.lua").read_text(encoding="utf-8")
+
+
+def notify_shard_done(server: redis.Redis, run_id: str, message: Mapping[str, Any]) -> None:
+    """Push a message to the list that the run's producer reads; wait for Redis while it is unreachable."""
+    told = json.dumps(message)
+    patiently(lambda: server.eval(_NOTIFY, 2, keys.run(run_id), keys.done(run_id), bounds.RECORD_LIFETIME, told))
