@@ -153,7 +153,7 @@ class Response(http.client.HTTPResponse):
             http.client.HTTPException: it is not HTTP, has no end, or says in two ways how long the body is.
         """
         while True:
-            version, status, reason = self._read_status()
+            version, status, reason = self._read_status_line()
             self.headers = self.msg = self._fields()  # type: ignore[assignment]
             if not 100 <= status < 200 or status == http.HTTPStatus.SWITCHING_PROTOCOLS:
                 break
@@ -172,7 +172,7 @@ class Response(http.client.HTTPResponse):
             or (not self.chunked and self.length is None)
         )
 
-    def _read_status(self) -> tuple[str, int, str]:
+    def _read_status_line(self) -> tuple[str, int, str]:
         """Return version, status and reason.
 
         Raises:
@@ -306,9 +306,13 @@ class GuardedConnection(HTTPConnection):
     holder: Holder
     _host_field: str | None = None
 
+    def __init__(self, host: str, *args: Any, **options: Any) -> None:
+        super().__init__(host, *args, **options)
+        #: The host with its trailing dot, which `host` drops: names are resolved as given.
+        self.full_host = host
+
     def _new_conn(self) -> Any:
-        # `host` loses a trailing dot that `_dns_host` keeps: the name is resolved as it was given.
-        connection = self.connected(self.guard.connect, self._dns_host, self.port)
+        connection = self.connected(self.guard.connect, self.full_host, self.port)
         # What may follow is the handshake of TLS, which takes this timeout for all of it.
         connection.settimeout(self.holder.deadline.wait())
         return connection

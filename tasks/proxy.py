@@ -140,7 +140,7 @@ class TunnelledConnection(GuardedTlsConnection):
         return connection
 
     def _open_tunnel(self, connection: PlainSocket) -> None:
-        name = self._dns_host
+        name = self.full_host
         target = f"[{name}]:{self.port}" if ":" in name else f"{name}:{self.port}"
         if not TARGET.fullmatch(target):
             raise http.client.InvalidURL(f"a host can't be {target[:80]!r}")
