@@ -50,10 +50,15 @@ def lacking(message: str) -> NoReturn:
     pytest.skip(message)
 
 
+def installed(program: str) -> str | None:
+    """Return the path of a program, or None if this machine lacks it."""
+    # nginx and others are in /usr/sbin, which is not on every user's PATH.
+    return shutil.which(program) or shutil.which(program, path="/usr/sbin:/usr/local/sbin")
+
+
 def required(program: str) -> str:
     """Return the path of a program that a test needs. If it is missing, skip the test; in CI, fail."""
-    # nginx and others are in /usr/sbin, which is not on every user's PATH.
-    found = shutil.which(program) or shutil.which(program, path="/usr/sbin:/usr/local/sbin")
+    found = installed(program)
     if found is None:
         lacking(f"{program} is not installed on this machine")
     return found

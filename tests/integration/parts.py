@@ -30,7 +30,7 @@ from kombu import pools
 from config.settings import REDIS_CONF
 from tasks import presence
 from tasks.celery import app, use_broker
-from tests.conftest import redis_program, required
+from tests.conftest import installed, redis_program, required
 
 ROOT = Path(__file__).parents[2]
 _T = TypeVar("_T")
@@ -312,14 +312,41 @@ def nginx(folder: Path, files: Path, more: str = "") -> Iterator[int]:
     )
     argv = [required("nginx"), "-p", str(folder), "-e", str(folder / "nginx.log"), "-c", str(folder / "nginx.conf")]
     with started("nginx", argv, folder) as server:
-
-        def listens() -> bool:
-            assert server.process.poll() is None, server.err
-            with socket.socket() as probe:
-                return probe.connect_ex(("127.0.0.1", port)) == 0
-
-        eventually(listens, "nginx")
+        eventually(lambda: listens(server, port), "nginx")
         yield port
+
+
+@contextmanager
+def file_server(folder: Path, files: Path) -> Iterator[int]:
+    """Serve a folder at a port of loopback by nginx or, where nginx is not installed, by `tests/file_server.py`.
+
+    Both write the same logs; see `nginx`.
+    """
+    if installed("nginx"):
+        with nginx(folder, files) as port:
+            yield port
+        return
+    port = free_port()
+    argv = [sys.executable, "-m", "tests.file_server", str(files), str(folder), str(port)]
+    with started("file-server", argv, folder) as server:
+        eventually(lambda: listens(server, port), "the file server")
+        yield port
+
+
+@contextmanager
+def tls_proxy(folder: Path, target: int, certificate: Path, key: Path, port: int) -> Iterator[None]:
+    """Accept TLS at a port of loopback for a server without TLS at the port `target`."""
+    argv = [sys.executable, "-m", "tests.tls_proxy", str(port), str(target), str(certificate), str(key)]
+    with started("tls-proxy", argv, folder) as proxy:
+        eventually(lambda: listens(proxy, port), "the TLS proxy")
+        yield
+
+
+def listens(server: Background, port: int) -> bool:
+    """Return whether a server listens at a port of loopback; fail if it has ended."""
+    assert server.process.poll() is None, server.err
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 @contextmanager

@@ -34,7 +34,7 @@ def served(tmp_path: Path) -> Iterator[str]:
     files.mkdir()
     for name, body in [*_IMAGES.items(), *((name, body) for name, (body, _) in _OTHERS.items())]:
         (files / name).write_bytes(body)
-    with parts.nginx(tmp_path, files) as port:
+    with parts.file_server(tmp_path, files) as port:
         yield f"http://127.0.0.1:{port}"
 
 

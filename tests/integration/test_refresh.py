@@ -24,7 +24,7 @@ _CHANGED, _REMOVED, _DAMAGED = 3, 4, 7
 
 @dataclass(frozen=True)
 class Site:
-    """An nginx with its images, their URLs, and its access log."""
+    """A file server with its images, their URLs, and its access log."""
 
     files: Path
     folder: Path
@@ -45,11 +45,11 @@ class Site:
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
-    """Serve a dozen images by nginx, which gives each an ETag and a Last-Modified."""
-    files, folder = tmp_path / "files", tmp_path / "nginx"
+    """Serve a dozen images by a file server that gives each an ETag and a Last-Modified."""
+    files, folder = tmp_path / "files", tmp_path / "server"
     files.mkdir()
     folder.mkdir()
-    with parts.nginx(folder, files) as port:
+    with parts.file_server(folder, files) as port:
         site = Site(files, folder, [f"http://127.0.0.1:{port}/{number}.png" for number in range(_COUNT)])
         for number in range(_COUNT):
             site.save_image(number, (number, 90, 90))

@@ -72,7 +72,7 @@ FACTS = {
 
 @dataclass(frozen=True)
 class Site:
-    """An nginx with its images: file names in the order of the list, each with its bytes."""
+    """A file server with its images: file names in the order of the list, each with its bytes."""
 
     port: int
     folder: Path
@@ -103,8 +103,8 @@ def image_size(number: int) -> tuple[int, int]:
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """Serve 2,500 different images in four formats by nginx."""
-    files, folder = tmp_path_factory.mktemp("images"), tmp_path_factory.mktemp("nginx")
+    """Serve 2,500 different images in four formats."""
+    files, folder = tmp_path_factory.mktemp("images"), tmp_path_factory.mktemp("server")
     originals = {}
     for number in range(COUNT):
         extension = list(KINDS)[number % 4]
@@ -112,7 +112,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         Image.new("RGB", image_size(number), (number % 256, number // 10, 90)).save(path, KINDS[extension])
         originals[path.name] = path.read_bytes()
     assert len(set(originals.values())) == COUNT
-    with parts.nginx(folder, files) as port:
+    with parts.file_server(folder, files) as port:
         source = folder / "list.txt"
         source.write_text("".join(f"http://127.0.0.1:{port}/{name}\n" for name in originals))
         yield Site(port, folder, originals, source)
