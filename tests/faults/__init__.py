@@ -1,1 +1,1 @@
-"""Faults: whole runs over real processes that are killed, cut off and starved, and the proof that nothing is lost."""
+"""Fault tests: whole runs with real processes that are killed, disconnected or starved; they prove nothing is lost."""

@@ -1,7 +1,7 @@
-"""Redis errors, each provoked in a real server for a while: the server answers with them, and is there.
+"""Provoke Redis errors in a running server.
 
-Each function is a context manager: inside the block the server answers so. A `Target` is the server of plain workers or
-that of a local fleet.
+Each function is a context manager: inside its block the server replies with the error. A `Target` is the server of
+plain workers or of a local fleet.
 """
 
 from __future__ import annotations
@@ -19,40 +19,46 @@ import redis
 from tests.conditions import wait_for
 from tests.integration import parts
 
-#: Commands in the append-only file that a server takes seconds to read; a script that writes all of them is BUSY.
-_BIG, _AT_ONCE = 1_000_000, 50_000
+#: Commands in the append-only file, enough for seconds of loading. Each script writes `_BATCH` of them, because one
+#: script for all would be BUSY.
+_COMMANDS, _BATCH = 1_000_000, 50_000
 _FILLER = "filler"
 _PASSWORD = "changed"
 
 
 @dataclass(frozen=True)
 class Target:
-    """A server that errors are provoked in: an administrator's client, its data folder, and how it is restarted."""
+    """A server to provoke errors in: an administrator's client, its data folder, and functions to control it."""
 
-    #: Untyped: redis-py has no types for most of what is called here.
+    #: Untyped: redis-py has no types for most of the methods called here.
     admin: Any
     folder: Path
     restart: Callable[[], None]
-    #: Lets the administrator in again, who is not in the append-only file; false while the server does not answer.
+    #: Creates the administrator's account again, because the append-only file does not contain it. Returns false while
+    #: the server does not answer.
     admit: Callable[[], bool]
-    #: Tells the id of the run at it.
+    #: Returns the id of the run on this server.
     run_id: Callable[[], str]
 
 
 Provocation = Callable[[Target], AbstractContextManager[None]]
 
 
-@contextmanager
-def out_of_memory(target: Target) -> Iterator[None]:
-    """OOM: maxmemory is below what is used."""
-    target.admin.config_set("maxmemory", 1)
-    yield
-    target.admin.config_set("maxmemory", 0)
+def setting(name: str, value: int) -> Provocation:
+    """Return a provocation that gives a setting of Redis a value, and then 0 again."""
+
+    @contextmanager
+    def change(target: Target) -> Iterator[None]:
+        target.admin.config_set(name, value)
+        yield
+        target.admin.config_set(name, 0)
+
+    return change
 
 
 @contextmanager
 def cannot_save(target: Target) -> Iterator[None]:
-    """MISCONF: a snapshot failed, because a folder has the name of its file."""
+    """MISCONF: a snapshot failed, because a folder with the name of its file exists."""
     obstacle = target.folder / "dump.rdb"
     obstacle.mkdir()
     target.admin.config_set("save", "3600 100000000")
@@ -70,7 +76,7 @@ def _snapshot(target: Target, status: str) -> None:
 
 @contextmanager
 def read_only(target: Target) -> Iterator[None]:
-    """READONLY: the server is a replica, of a master that is not there."""
+    """READONLY: the server is a replica of a master that does not exist."""
     target.admin.replicaof("127.0.0.1", parts.free_port())
     yield
     target.admin.replicaof("NO", "ONE")
@@ -78,7 +84,7 @@ def read_only(target: Target) -> Iterator[None]:
 
 @contextmanager
 def master_down(target: Target) -> Iterator[None]:
-    """MASTERDOWN: the server is a replica that answers nothing without its master."""
+    """MASTERDOWN: the server is a replica and refuses commands without its master."""
     target.admin.config_set("replica-serve-stale-data", "no")
     with read_only(target):
         yield
@@ -86,9 +92,9 @@ def master_down(target: Target) -> Iterator[None]:
 
 @contextmanager
 def loading(target: Target) -> Iterator[None]:
-    """LOADING: the server restarts, with a big append-only file."""
-    for _ in range(_BIG // _AT_ONCE):
-        target.admin.eval(f"for i = 1, {_AT_ONCE} do redis.call('LPUSH', KEYS[1], i) end", 1, _FILLER)
+    """LOADING: the server restarts with a large append-only file."""
+    for _ in range(_COMMANDS // _BATCH):
+        target.admin.eval(f"for i = 1, {_BATCH} do redis.call('LPUSH', KEYS[1], i) end", 1, _FILLER)
     target.restart()
     yield
     wait_for(target.admit, 120)
@@ -97,7 +103,7 @@ def loading(target: Target) -> Iterator[None]:
 
 @contextmanager
 def busy(target: Target) -> Iterator[None]:
-    """BUSY: a script runs without an end."""
+    """BUSY: a script runs forever."""
     target.admin.config_set("busy-reply-threshold", 100)
 
     def run() -> None:
@@ -107,12 +113,12 @@ def busy(target: Target) -> Iterator[None]:
     thread = threading.Thread(target=run)
     thread.start()
     yield
-    wait_for(lambda: _ends_scripts(target.admin), 60)
+    wait_for(lambda: _end_script(target.admin), 60)
     thread.join()
 
 
-def _ends_scripts(admin: Any) -> bool:
-    """End the script that runs; false while another one does, because a client may have sent it again."""
+def _end_script(admin: Any) -> bool:
+    """Kill the running script; return false while another one runs, because a client may have sent it again."""
     with suppress(redis.ResponseError):
         admin.script_kill()
     try:
@@ -123,17 +129,9 @@ def _ends_scripts(admin: Any) -> bool:
 
 
 @contextmanager
-def no_replicas(target: Target) -> Iterator[None]:
-    """NOREPLICAS: the server wants a replica, and has none."""
-    target.admin.config_set("min-replicas-to-write", 1)
-    yield
-    target.admin.config_set("min-replicas-to-write", 0)
-
-
-@contextmanager
 def unblocked(target: Target) -> Iterator[None]:
-    """UNBLOCKED: whatever waits at the server is ended with an error, again and again."""
-    with _repeated(lambda: _unblock(target.admin)):
+    """UNBLOCKED: the server repeatedly ends all blocking commands with an error."""
+    with _repeat(lambda: _unblock(target.admin)):
         yield
 
 
@@ -145,14 +143,14 @@ def _unblock(admin: Any) -> None:
 
 @contextmanager
 def scripts_flushed(target: Target) -> Iterator[None]:
-    """NOSCRIPT: the server forgets its scripts, again and again."""
-    with _repeated(target.admin.script_flush):
+    """NOSCRIPT: the server repeatedly forgets its scripts."""
+    with _repeat(target.admin.script_flush):
         yield
 
 
 @contextmanager
 def too_many_clients(target: Target) -> Iterator[None]:
-    """ERR max number of clients reached: all connections are closed, and no new one is let in."""
+    """ERR max number of clients reached: all connections are closed, and new ones are refused."""
     target.admin.config_set("maxclients", 1)
     target.admin.client_kill_filter(_type="normal", skipme=True)
     yield
@@ -161,53 +159,53 @@ def too_many_clients(target: Target) -> Iterator[None]:
 
 @contextmanager
 def silent(target: Target) -> Iterator[None]:
-    """A timeout: the server answers nothing, for longer than a command waits."""
+    """Timeout: the server sends no reply for longer than the timeout of a command."""
     target.admin.execute_command("CLIENT", "PAUSE", 12_000, "ALL")
     yield
-    wait_for(lambda: _answers(target.admin), 120)
+    wait_for(lambda: _is_ready(target.admin), 120)
 
 
 @contextmanager
 def no_permission(target: Target) -> Iterator[None]:
-    """NOPERM: the user may write nothing any more."""
+    """NOPERM: the user loses the permission to write."""
     target.admin.execute_command("ACL", "SETUSER", "default", "-@write")
     yield
-    with _while_it_lives():
+    with _ignore_ended_server():
         target.admin.execute_command("ACL", "SETUSER", "default", "+@all")
 
 
 @contextmanager
 def password_changed(target: Target) -> Iterator[None]:
-    """NOAUTH: the server has a password by now, and all connections are new."""
+    """NOAUTH: the server gets a password, and closes all connections."""
     target.admin.execute_command("ACL", "SETUSER", "default", "resetpass", f">{_PASSWORD}")
     target.admin.client_kill_filter(_type="normal", skipme=True)
     yield
-    with _while_it_lives():
+    with _ignore_ended_server():
         target.admin.execute_command("ACL", "SETUSER", "default", "nopass")
 
 
 @contextmanager
 def key_of_another_program(target: Target) -> Iterator[None]:
-    """WRONGTYPE: another program has written to a key of ours."""
+    """WRONGTYPE: another program has overwritten one of our keys."""
     key = f"imagefleet:done:{target.run_id()}"
     target.admin.set(key, "something else")
     yield
-    with _while_it_lives():
+    with _ignore_ended_server():
         target.admin.delete(key)
 
 
-def _while_it_lives() -> AbstractContextManager[None]:
-    """Pass over a server that is gone: that of a local fleet ends with the run."""
+def _ignore_ended_server() -> AbstractContextManager[None]:
+    """Ignore a server that has ended: that of a local fleet ends with the run."""
     return suppress(redis.ConnectionError)
 
 
 @contextmanager
-def _repeated(step: Callable[[], object]) -> Iterator[None]:
+def _repeat(step: Callable[[], object]) -> Iterator[None]:
     over = threading.Event()
 
     def run() -> None:
         while not over.wait(0.05):
-            with _while_it_lives():
+            with _ignore_ended_server():
                 step()
 
     thread = threading.Thread(target=run)
@@ -219,33 +217,33 @@ def _repeated(step: Callable[[], object]) -> Iterator[None]:
         thread.join()
 
 
-def _answers(admin: Any) -> bool:
+def _is_ready(admin: Any) -> bool:
     try:
         return bool(admin.ping())
     except redis.RedisError:
         return False
 
 
-def hold(seconds: float) -> None:
-    """Let a fault last: what is waited for here is that time passes."""
+def let_last(seconds: float) -> None:
+    """Let a fault last for some time; there is no condition to wait for."""
     time.sleep(seconds)
 
 
-#: The errors that are waited for, by what the table calls them.
+#: The errors that a run waits out, by their name in the table.
 TEMPORARY: dict[str, Provocation] = {
-    "OOM": out_of_memory,
+    "OOM": setting("maxmemory", 1),
     "MISCONF": cannot_save,
     "READONLY": read_only,
     "MASTERDOWN": master_down,
     "LOADING": loading,
     "BUSY": busy,
-    "NOREPLICAS": no_replicas,
+    "NOREPLICAS": setting("min-replicas-to-write", 1),
     "UNBLOCKED": unblocked,
     "NOSCRIPT": scripts_flushed,
     "max number of clients reached": too_many_clients,
     "no answer for 12 s": silent,
 }
-#: The errors that end a run early.
+#: The errors that end a run.
 LASTING: dict[str, Provocation] = {
     "NOPERM": no_permission,
     "NOAUTH": password_changed,

@@ -1,6 +1,7 @@
-"""A producer that trusts its chords: it never looks whether something was lost, and sends nothing again.
+"""A producer that does not check its chords: it never inspects shards for lost messages, and resends nothing.
 
-``python -m tests.faults.blind_producer run …``; its ``resume`` takes what an earlier command has sent for under way.
+``python -m tests.faults.blind_producer run …``; its ``resume`` assumes that tasks sent by an earlier command are still
+in flight.
 """
 
 from __future__ import annotations
@@ -11,11 +12,11 @@ from producer import cli
 from producer.dispatch import Dispatcher
 
 
-def _nothing(*_: Any) -> None:
-    """Look away."""
+def _do_nothing(*_: Any) -> None:
+    """Replace a check."""
 
 
 if __name__ == "__main__":
-    Dispatcher._look_into = _nothing  # type: ignore[assignment, method-assign]
-    Dispatcher._adopt = _nothing  # type: ignore[assignment, method-assign]
+    Dispatcher._look_into = _do_nothing  # type: ignore[assignment, method-assign]
+    Dispatcher._adopt = _do_nothing  # type: ignore[assignment, method-assign]
     cli.main()

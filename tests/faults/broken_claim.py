@@ -1,7 +1,7 @@
-"""A worker that dies when it has claimed a chord's body and has not sent it.
+"""A worker that dies between claiming and sending a chord's body.
 
-The parts that it had just counted are not acknowledged, and come back. Whoever counts them again finds the chord
-complete and its body claimed, for as long as Celery gives a worker to send it: over a minute.
+The last counted parts are not acknowledged, so they are redelivered. The worker that counts them again finds the chord
+complete and the body claimed. The claim lasts for the time that Celery allows for sending the body: over a minute.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ __all__ = ["app"]
 _send = app.amqp._retry_publish
 
 
-def _dying(*arguments: Any, **options: Any) -> Any:
-    if once.strikes():
+def _die_or_send(*arguments: Any, **options: Any) -> Any:
+    if once.is_first():
         os._exit(9)
     return _send(*arguments, **options)
 
 
-# What Celery's backend calls to send the body, once the claim is its own.
-app.amqp._retry_publish = _dying
+# Celery's backend calls this to send the body after claiming it.
+app.amqp._retry_publish = _die_or_send

@@ -1,4 +1,4 @@
-"""A worker that loses a chord's part: it is acknowledged, and was never counted."""
+"""A worker that loses one part of a chord: it acknowledges the part without counting it."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ __all__ = ["app"]
 _count = BatchingBackend.count
 
 
-def _losing(self: BatchingBackend, parts: list[Part]) -> None:
-    _count(self, parts[1:] if once.strikes() else parts)
+def _lose_one(self: BatchingBackend, parts: list[Part]) -> None:
+    _count(self, parts[1:] if once.is_first() else parts)
 
 
-BatchingBackend.count = _losing  # type: ignore[method-assign]
+BatchingBackend.count = _lose_one  # type: ignore[method-assign]

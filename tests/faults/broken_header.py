@@ -1,4 +1,4 @@
-"""A worker whose header task raises, so that its part is counted as failed."""
+"""A worker with one header task that raises, so that its chord part counts as failed."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from tasks.celery import app
 from tests.faults import once
 
 __all__ = ["app"]
-_fetch = jobs.fetch  # type: ignore[attr-defined]  # the name under which the task calls it
+_fetch = jobs.fetch  # type: ignore[attr-defined]  # the task calls it by this name
 
 
-def _raising(*arguments: Any, **options: Any) -> Any:
-    if once.strikes():
-        raise RuntimeError("a fault on purpose")
+def _raise_or_fetch(*arguments: Any, **options: Any) -> Any:
+    if once.is_first():
+        raise RuntimeError("a deliberate fault")
     return _fetch(*arguments, **options)
 
 
-jobs.fetch = _raising  # type: ignore[attr-defined]
+jobs.fetch = _raise_or_fetch  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""A worker that counts each part once, as Celery does: a Redis that is away at that moment never hears of it."""
+"""A worker that tries only once to count a part, as Celery does: if Redis is unreachable, the part is lost."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ __all__ = ["app"]
 _count = BatchingBackend.count
 
 
-def _once(self: BatchingBackend, parts: list[Part]) -> None:
+def _count_without_retry(self: BatchingBackend, parts: list[Part]) -> None:
     with suppress(redis.RedisError):
         _count(self, parts)
 
 
-BatchingBackend.count = _once  # type: ignore[method-assign]
+BatchingBackend.count = _count_without_retry  # type: ignore[method-assign]

@@ -1,4 +1,4 @@
-"""A producer that dies before it has sent its last header: ``python -m tests.faults.broken_producer run …``."""
+"""A producer that dies before sending its last header task: ``python -m tests.faults.broken_producer run …``."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from typing import Any
 from producer import cli, dispatch
 from tasks.celery import app
 
-#: Messages that it makes before it dies; they are sent in smaller batches.
+#: The producer dies at this message; it sends messages in smaller batches.
 DIES_AT = 95
 dispatch._BATCH = 10
-_made = count(1)
-_message = app.amqp.as_task_v2
+_counter = count(1)
+_create_message = app.amqp.as_task_v2
 
 
-def _dying(*arguments: Any, **options: Any) -> Any:
-    if next(_made) == DIES_AT:
+def _die_or_create_message(*arguments: Any, **options: Any) -> Any:
+    if next(_counter) == DIES_AT:
         os.kill(os.getpid(), signal.SIGKILL)
-    return _message(*arguments, **options)
+    return _create_message(*arguments, **options)
 
 
 if __name__ == "__main__":
-    # The app's own property, and not its class: it hands out what stands in the object.
-    app.amqp.__dict__["as_task_v2"] = _dying
+    # as_task_v2 is a cached property: it returns the value in the instance's __dict__.
+    app.amqp.__dict__["as_task_v2"] = _die_or_create_message
     cli.main()

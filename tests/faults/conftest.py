@@ -1,7 +1,7 @@
-"""What the tests of faults share: their form, the pictures, and the tables of what they have shown.
+"""Shared fixtures of the fault tests: their form, the images, and the tables of results.
 
-``FAULTS=long`` chooses the long form; any other value, or none, the short one. ``FAULTS_KEEP`` keeps what is found, for
-the page that is produced from it.
+``FAULTS=long`` selects the long form; any other value, or none, selects the short one. ``FAULTS_KEEP`` saves the
+results, from which docs/faults.md is made.
 """
 
 from __future__ import annotations
@@ -14,38 +14,38 @@ from pathlib import Path
 import pytest
 
 from tests.faults import table
-from tests.faults.harness import Arena, Site, site
+from tests.faults.harness import Arena, Site, serve_images
 
 
 @pytest.fixture(scope="session")
 def long() -> bool:
-    """Tell whether this is the long form."""
+    """Return whether this is the long form."""
     return os.environ.get("FAULTS") == "long"
 
 
 @pytest.fixture(scope="session")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """Serve the pictures of all faults by nginx."""
-    with site(tmp_path_factory.mktemp("pictures")) as served:
+    """Serve the images of all fault tests with nginx."""
+    with serve_images(tmp_path_factory.mktemp("pictures")) as served:
         yield served
 
 
 @pytest.fixture
 def arena(pictures: Site, tmp_path: Path) -> Iterator[Arena]:
-    """Give a place for one fault: a Redis, a fleet that is empty yet, and producers; its images go at the end."""
-    with Arena(tmp_path, pictures) as place:
-        yield place
+    """Provide a Redis and an empty fleet for one test; delete its images at the end."""
+    with Arena(tmp_path, pictures) as created:
+        yield created
     for out in tmp_path.glob("out-*"):
-        # What a killed worker's last system call was still at may come and go.
+        # A killed worker's last system call may still create or delete a file.
         shutil.rmtree(out, ignore_errors=True)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print the tables, and keep them."""
-    found = [one for one in table.TABLES if one.rows]
-    for one in found:
+    """Print the tables, and save them on request."""
+    filled = [one for one in table.TABLES if one.rows]
+    for one in filled:
         terminalreporter.section(f"faults: {one.name}")
-        for line in table.plain(one):
+        for line in table.format_lines(one):
             terminalreporter.write_line(line)
-    if found and os.environ.get("FAULTS_KEEP"):
-        table.keep("long" if os.environ.get("FAULTS") == "long" else "short")
+    if filled and os.environ.get("FAULTS_KEEP"):
+        table.save("long" if os.environ.get("FAULTS") == "long" else "short")

@@ -1,4 +1,4 @@
-"""A worker that dies of each shard that it collects, as one does that runs out of memory."""
+"""A worker that dies at each collect task, as if it ran out of memory."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from tasks.celery import app
 __all__ = ["app"]
 
 
-def _dying(*_: Any) -> None:
+def _die(*_: Any) -> None:
     os._exit(9)
 
 
-jobs.collect = _dying  # type: ignore[assignment, attr-defined]  # the name under which the task calls it
+jobs.collect = _die  # type: ignore[assignment, attr-defined]  # the task calls it by this name

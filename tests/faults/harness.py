@@ -1,7 +1,7 @@
-"""A place where faults strike: a Redis, workers and producers that can be killed, and the proof of what came of a run.
+"""The harness of the fault tests: a Redis, workers and producers that can be killed, and the check of a finished run.
 
-Workers are started again when they die, as Compose does it. Each URL is asked for once in a run without faults, so what
-nginx has counted beyond that was fetched twice.
+Dead workers are restarted, as Compose does. A run without faults requests each URL once, so further requests in nginx's
+log are images fetched twice.
 """
 
 from __future__ import annotations
@@ -33,43 +33,43 @@ from tests.conftest import redis_program
 from tests.faults import once, table
 from tests.integration import parts
 
-#: Pictures that nginx has; the lists name them again and again, each time with another query.
+#: Number of images on the nginx server. The lists repeat them, each time with another query.
 _PICTURES = 200
-#: Bytes that a picture has at least: a delay is made by sending it slowly.
-_SMALLEST = 3_000
-#: What two runs have to agree in.
+#: Smallest size of an image in bytes, because sending an image slowly is how we delay it.
+_MIN_BYTES = 3_000
+#: Manifest columns that must be equal in two runs over the same list.
 FACTS = ("key", "url", "status", "reason", "path", "width", "height", "format", "bytes", "sha256")
-#: Only while a worker writes is there anything in this folder.
+#: This folder is empty unless a worker is writing.
 _TEMPORARY = ".tmp"
 
 
 @dataclass(frozen=True)
 class Site:
-    """An nginx with pictures, and what it was asked for."""
+    """An nginx with images, and its log of requests."""
 
     url: str
     folder: Path
     originals: list[bytes]
 
     def urls(self, count: int, run: str, rate: int = 0) -> list[str]:
-        """Return so many URLs, all different, of a run with this name.
+        """Return different URLs for a run.
 
         Args:
-            count: how many.
-            run: tells them from those of other runs.
-            rate: bytes a second at which each is sent; at half a picture it takes about a second. 0 for no bound.
+            count: number of URLs.
+            run: name of the run, which makes its URLs unique.
+            rate: bytes per second of each response; half an image per second takes about a second. 0: no limit.
         """
         return [f"{self.url}/{number % _PICTURES}.png?run={run}&n={number}&rate={rate}" for number in range(count)]
 
     def hits(self, run: str) -> Counter[str]:
-        """Return how often each URL of a run was asked for."""
-        asked = (self.folder / "requests.log").read_text().splitlines()
-        return Counter(line for line in asked if f"?run={run}&" in line)
+        """Return the number of requests for each URL of a run."""
+        requests = (self.folder / "requests.log").read_text().splitlines()
+        return Counter(line for line in requests if f"?run={run}&" in line)
 
 
 @contextmanager
-def site(folder: Path) -> Iterator[Site]:
-    """Serve small pictures, all different, by an nginx that sends each as slowly as its URL asks for."""
+def serve_images(folder: Path) -> Iterator[Site]:
+    """Serve small, different images with an nginx that sends each at the rate in its URL."""
     files = folder / "files"
     files.mkdir()
     originals = []
@@ -78,13 +78,13 @@ def site(folder: Path) -> Iterator[Site]:
         path = files / f"{number}.png"
         Image.frombytes("RGB", (40, 30), noise.randbytes(40 * 30 * 3)).save(path)
         originals.append(path.read_bytes())
-    assert min(map(len, originals)) > _SMALLEST
+    assert min(map(len, originals)) > _MIN_BYTES
     with parts.nginx(folder, files, "limit_rate $arg_rate;") as port:
         yield Site(f"http://127.0.0.1:{port}", folder, originals)
 
 
 class Server:
-    """A Redis with its append-only file, at a port that it keeps."""
+    """A Redis with an append-only file and a fixed port."""
 
     def __init__(self, folder: Path, *options: str) -> None:
         """Take a folder for its data, and options on top of ours."""
@@ -105,21 +105,21 @@ class Server:
         return self._process.pid
 
     def start(self, wait: bool = True) -> None:
-        """Start it, with what it held when it was killed; wait until it takes commands, unless told otherwise."""
+        """Start it with its previous data; wait until it accepts commands, unless ``wait`` is false."""
         self._data.mkdir(exist_ok=True)
         conf = self._data / "redis.conf"
         if not conf.exists():
-            # A copy: Sentinels have the servers that they watch write what they know into it.
+            # A copy, because Sentinels make the monitored servers write their state into it.
             shutil.copy(REDIS_CONF, conf)
         argv = [redis_program(), str(conf), "--bind", "127.0.0.1", "--port", str(self.port)]
         argv += ["--dir", str(self._data), *self._options]
         with (self._data / "redis.log").open("ab") as log:
             self._process = subprocess.Popen(argv, stdout=log, stderr=log, start_new_session=True)
         if wait:
-            parts.eventually(self._answers, "Redis")
+            parts.eventually(self._is_ready, "Redis")
 
     def kill(self, forget: bool = False) -> None:
-        """Kill it; with ``forget``, take what it held away."""
+        """Kill it; with ``forget``, delete its data."""
         assert self._process is not None
         self._process.kill()
         self._process.wait()
@@ -132,7 +132,7 @@ class Server:
         if self._process is not None and self._process.poll() is None:
             self.kill()
 
-    def _answers(self) -> bool:
+    def _is_ready(self) -> bool:
         try:
             return bool(self.client.ping())
         except redis.RedisError:
@@ -140,10 +140,10 @@ class Server:
 
 
 class Fleet:
-    """Plain Celery workers, each of which is started again when it dies."""
+    """Plain Celery workers that are restarted when they die."""
 
     def __init__(self, folder: Path, broker_url: str) -> None:
-        """Take the folder below which they may write, and their broker."""
+        """Take the folder that the workers may write to, and their broker."""
         self._folder, self._broker_url = folder, broker_url
         self._threads: list[threading.Thread] = []
         self._over = threading.Event()
@@ -157,19 +157,19 @@ class Fleet:
             name = f"worker-{len(self._threads)}"
             argv = [sys.executable, "-m", "celery", "-A", app, "worker", "-P", "threads", "-c", str(slots)]
             argv += ["-n", f"{name}@%h", "-l", "WARNING", "--without-gossip", "--without-mingle", *arguments]
-            thread = threading.Thread(target=self._keep, args=[name, argv], name=name)
+            thread = threading.Thread(target=self._supervise, args=[name, argv], name=name)
             self._threads.append(thread)
             thread.start()
 
     def kill_one(self) -> None:
-        """Kill one of them, whichever."""
+        """Kill a random worker."""
         with self._lock:
-            living = [process for process in self._processes.values() if process.poll() is None]
-            if living:
-                random.choice(living).kill()
+            running = [process for process in self._processes.values() if process.poll() is None]
+            if running:
+                random.choice(running).kill()
 
     def end(self, grace: float = 15.0) -> None:
-        """End all of them; others may be added after."""
+        """End all workers; others can be added afterwards."""
         self._over.set()
         with self._lock:
             for process in self._processes.values():
@@ -186,18 +186,18 @@ class Fleet:
         self._processes.clear()
         self._over.clear()
 
-    def said(self) -> str:
-        """Return what all of them have logged."""
+    def logs(self) -> str:
+        """Return the logs of all workers."""
         return "".join(path.read_text(errors="replace") for path in sorted(self._folder.glob("worker-*.log")))
 
-    def _keep(self, name: str, argv: Sequence[str]) -> None:
+    def _supervise(self, name: str, argv: Sequence[str]) -> None:
         env = parts.environment(
             {
                 "IMAGEFLEET_BROKER_URL": self._broker_url,
                 "IMAGEFLEET_STORE_ROOTS": str(self._folder),
                 "IMAGEFLEET_ALLOW_NETWORKS": "127.0.0.1",
                 "IMAGEFLEET_TASK_EVENTS": "off",
-                once.SETTING: str(self._folder / "once"),
+                once.VARIABLE: str(self._folder / "once"),
             }
         )
         with (self._folder / f"{name}.log").open("ab") as log:
@@ -213,21 +213,21 @@ class Fleet:
 
 @dataclass
 class Arena:
-    """One run and what it is done by; a context manager that ends all of it."""
+    """One run with its Redis and workers; a context manager that ends all processes."""
 
     folder: Path
     site: Site
-    #: What Redis is told besides our settings.
+    #: Options for Redis on top of our settings.
     redis_options: tuple[str, ...] = ()
-    #: The module that is the `producer` command.
+    #: Module to run as the `producer` command.
     module: str = "producer"
     _stack: ExitStack = field(default_factory=ExitStack)
-    #: How often the fault struck, and when it did last.
-    _struck: int = 0
-    _last: float = 0.0
+    #: Number of faults so far, and the time of the last one.
+    _faults: int = 0
+    _last_fault: float = 0.0
 
     def __enter__(self) -> Self:
-        self.anew(self.folder.name)
+        self.prepare_run(self.folder.name)
         self.server = Server(self.folder, *self.redis_options)
         self._stack.callback(self.server.close)
         self.server.start()
@@ -240,13 +240,13 @@ class Arena:
     ) -> None:
         self._stack.close()
 
-    def anew(self, name: str) -> None:
-        """Make room for another run, of another name, by the same Redis and workers."""
+    def prepare_run(self, name: str) -> None:
+        """Prepare another run with another name on the same Redis and workers."""
         self.name, self.out = name, self.folder / f"out-{name}"
-        self._struck, self._last = 0, 0.0
+        self._faults, self._last_fault = 0, 0.0
 
     def list(self, count: int, rate: int = 0) -> Path:
-        """Write a list of so many images; see `Site.urls`."""
+        """Write a list of ``count`` images; see `Site.urls`."""
         self.urls = self.site.urls(count, self.name, rate)
         source = self.folder / "list.txt"
         source.write_text("".join(f"{url}\n" for url in self.urls))
@@ -255,106 +255,106 @@ class Arena:
     def run(
         self, source: Path | str, *arguments: str, name: str = "run", stdin: int = subprocess.DEVNULL
     ) -> AbstractContextManager[parts.Background]:
-        """Start a run; to be entered."""
-        return self._started(name, ["run", source, "--out", self.out, *arguments], stdin)
+        """Return a context manager that starts a run."""
+        return self._start(name, ["run", source, "--out", self.out, *arguments], stdin)
 
-    def resumed(self) -> AbstractContextManager[parts.Background]:
-        """Go on with the run; to be entered."""
-        return self._started("resume", ["resume", self.out], subprocess.DEVNULL)
+    def start_resume(self) -> AbstractContextManager[parts.Background]:
+        """Return a context manager that resumes the run."""
+        return self._start("resume", ["resume", self.out], subprocess.DEVNULL)
 
     def resume(self) -> parts.Completed:
-        """Go on with the run, to its end."""
-        with self.resumed() as running:
+        """Resume the run, and wait for its end."""
+        with self.start_resume() as running:
             return running.wait(240)
 
-    def _started(
+    def _start(
         self, name: str, arguments: Sequence[str | Path], stdin: int
     ) -> AbstractContextManager[parts.Background]:
         argv = [sys.executable, "-m", self.module, *map(str, arguments), "--broker", self.server.url, "--json"]
         return parts.started(name, argv, self.folder, stdin=stdin)
 
-    def strike(self) -> None:
-        """Note that the fault strikes now."""
-        self._struck += 1
-        self._last = time.monotonic()
+    def count_fault(self) -> None:
+        """Record that a fault occurs now."""
+        self._faults += 1
+        self._last_fault = time.monotonic()
 
     def is_idle(self) -> bool:
-        """Tell whether nothing is under way: no message waits, and none is in a worker's hands."""
+        """Return whether nothing is in flight: no message is queued or unacknowledged."""
         client = self.server.client
         return not (client.llen(IMAGES) or client.llen(SHARDS) or parts.unacked_count(client))
 
     def saved(self) -> int:
-        """Return how many images are on the disk."""
+        """Return the number of images on disk."""
         shards = self.out.glob("[0-9]*[0-9]/")
         return sum(sum(1 for _ in os.scandir(shard)) for shard in shards)
 
-    def until_saved(self, count: int, running: parts.Background | None = None, seconds: float = 120.0) -> None:
-        """Wait until so many images are on the disk."""
+    def wait_until_saved(self, count: int, running: parts.Background | None = None, seconds: float = 120.0) -> None:
+        """Wait until ``count`` images are on disk."""
 
-        def there() -> bool:
+        def are_saved() -> bool:
             assert running is None or running.process.poll() is None, running.err
             return self.saved() >= count
 
-        parts.eventually(there, f"{count} images", seconds)
+        parts.eventually(are_saved, f"{count} images", seconds)
 
-    def proven(self, fault: str | None, success: int | None = None, state: str = "complete") -> Verdict:
-        """Prove what came of the run, and put it into the table.
+    def verify(self, fault: str | None, success: int | None = None, state: str = "complete") -> Results:
+        """Verify the output of the run, and add it to the table.
 
         Args:
-            fault: what the table calls it; None to keep it out.
-            success: how many images are saved; None for all.
-            state: what the run's record says.
+            fault: label in the table; None adds no row.
+            success: expected number of saved images; None for all.
+            state: expected state in the run's record.
         """
-        recovered = time.monotonic() - self._last if self._last else 0.0
-        found = verdict(self.out, self.site, self.urls)
+        recovered = time.monotonic() - self._last_fault if self._last_fault else 0.0
+        found = verify_output(self.out, self.site, self.urls)
         assert json.loads((self.out / "run.json").read_text())["state"] == state
         twice = sum(times - 1 for times in self.site.hits(self.name).values())
         lost = len(self.urls) - found.outcomes + found.lost
         if fault is not None:
-            row = table.Row(fault, self._struck, len(self.urls), found.outcomes, lost, twice, recovered)
+            row = table.Row(fault, self._faults, len(self.urls), found.outcomes, lost, twice, recovered)
             table.rows.append(row)
         assert lost == 0
         assert found.success == (len(self.urls) if success is None else success), found.reasons
         return found
 
-    def proven_answer(self, error: str, workers: str, producer: str) -> None:
-        """Prove what came of a run whose Redis answered with an error, and put it into the table of those."""
-        found = self.proven(None)
+    def verify_redis_error(self, error: str, workers: str, producer: str) -> None:
+        """Verify the output of a run with a Redis error, and add it to the table of Redis errors."""
+        found = self.verify(None)
         twice = sum(times - 1 for times in self.site.hits(self.name).values())
         lost = len(self.urls) - found.outcomes + found.lost
         table.answers.append(table.Answer(error, workers, producer, len(self.urls), found.outcomes, lost, twice))
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What is proven of a finished run."""
+class Results:
+    """The verified manifest rows of a finished run."""
 
     rows: list[dict[str, Any]]
     reasons: Counter[str]
 
     @property
     def outcomes(self) -> int:
-        """How many Outcomes it has."""
+        """Number of Outcomes."""
         return len(self.rows)
 
     @property
     def success(self) -> int:
-        """How many images are saved."""
+        """Number of saved images."""
         return self.outcomes - self.reasons.total()
 
     @property
     def lost(self) -> int:
-        """How many were given up."""
+        """Number of images given up as lost."""
         return self.reasons["lost"]
 
     def facts(self, *but: str) -> list[tuple[Any, ...]]:
-        """Return what two runs over the same list have to agree in, without what tells their URLs apart."""
+        """Return the columns that must be equal in two runs over the same list, with the run's name cut from URLs."""
         names = [name for name in FACTS if name not in but]
-        return [tuple(_unmarked(row[name]) if name == "url" else row[name] for name in names) for row in self.rows]
+        return [tuple(_without_run(row[name]) if name == "url" else row[name] for name in names) for row in self.rows]
 
 
-def verdict(out: Path, site: Site, urls: Sequence[str]) -> Verdict:
-    """Prove that a run is whole: each request has one Outcome, in its place; each file is whole, and named by one."""
+def verify_output(out: Path, site: Site, urls: Sequence[str]) -> Results:
+    """Verify a run's output: one Outcome per request in the right place, and one complete file per saved image."""
     rows = parts.rows(out)
     assert [row["url"] for row in rows] == list(urls)
     assert len({row["key"] for row in rows}) == len(rows)
@@ -368,12 +368,12 @@ def verdict(out: Path, site: Site, urls: Sequence[str]) -> Verdict:
             assert body == site.originals[number % _PICTURES], row
     assert parts.image_files(out) - _temporary(out) == {row["path"] for row in rows if row["path"] is not None}
     assert not _temporary(out)
-    return Verdict(rows, Counter(row["reason"] for row in rows if row["reason"] is not None))
+    return Results(rows, Counter(row["reason"] for row in rows if row["reason"] is not None))
 
 
 def _temporary(out: Path) -> set[str]:
     return {f"{_TEMPORARY}/{name}" for name in parts.files_below(out / _TEMPORARY)}
 
 
-def _unmarked(url: str) -> str:
+def _without_run(url: str) -> str:
     return url.partition("?")[0].rpartition("/")[2] + "?" + url.partition("&")[2].partition("&")[0]

@@ -1,7 +1,7 @@
-"""The holes through which a chord loses something, each with the fault that opens it.
+"""Scenarios in which a chord loses a message, a part or its body, each with its fault.
 
-A hole is opened in a run of `IMAGES` images, and left with good workers at work: what is missing then is for the
-producer to find. Its command is the arena's: one that repairs, or one that does not, to see what that is good for.
+A scenario causes its fault in a run of `IMAGES` images, and then leaves good workers running. The producer has to find
+the loss. `Arena.module` is the producer's command: the real one, or as a control one that repairs nothing.
 """
 
 from __future__ import annotations
@@ -22,86 +22,86 @@ from tests.integration import parts
 
 IMAGES = 100
 _LOST = 7
-#: Bytes a second for pictures that take a second each, so that a fault can strike while they come.
-_SLOWLY = 4_000
-#: Seconds for which Celery claims a body, at most: `RedisBackend._chord_publish_claim_expires`.
-_CLAIM_LASTS = 70.0
+#: Bytes per second, so that each image takes a second and a fault can occur meanwhile.
+_SLOW_RATE = 4_000
+#: Longest time in seconds that Celery keeps the claim of a body: `RedisBackend._chord_publish_claim_expires`.
+_CLAIM_SECONDS = 70.0
 
 
 @dataclass(frozen=True)
-class Hole:
-    """One of them; ``open`` gives the command that is at the run when the fault has struck."""
+class LossScenario:
+    """A loss; ``start`` is a context manager that yields the producer's command after the fault."""
 
     name: str
     fault: str
-    open: Callable[[Arena], AbstractContextManager[parts.Background]]
-    #: How many images a producer that repairs has to send again; None where that depends on the moment.
+    start: Callable[[Arena], AbstractContextManager[parts.Background]]
+    #: Number of images that a repairing producer must resend; None if it depends on timing.
     repaired: int | None = None
-    #: Seconds for which something may hold the run up that goes by itself.
-    lasts: float = 0.0
+    #: Longest temporary delay of the run in seconds that ends without a repair.
+    delay: float = 0.0
 
 
 @contextmanager
 def _message(arena: Arena) -> Iterator[parts.Background]:
-    """Take messages out of their queue, as a worker does that dies at that moment."""
+    """Remove messages from their queue, like a worker that dies at that moment."""
     with arena.run(arena.list(IMAGES)) as run:
         parts.eventually(lambda: arena.server.client.llen(IMAGES_QUEUE) == IMAGES, "all messages")
         arena.server.client.rpop(IMAGES_QUEUE, _LOST)
-        arena.strike()
+        arena.count_fault()
         arena.fleet.add(1)
         yield run
 
 
 @contextmanager
 def _broken(app: str, arena: Arena) -> Iterator[parts.Background]:
-    """Let the work be done by a worker that is broken at one line, once."""
+    """Use a worker with one faulty line that takes effect once."""
     arena.fleet.add(1, app=f"tests.faults.{app}")
     with arena.run(arena.list(IMAGES)) as run:
         parts.eventually((arena.folder / "once").exists, "the fault")
-        arena.strike()
+        arena.count_fault()
         yield run
 
 
 @contextmanager
 def _body(arena: Arena) -> Iterator[parts.Background]:
-    """Take a chord's body out of its queue."""
+    """Remove a chord's body from its queue."""
     arena.fleet.add(1, "-Q", IMAGES_QUEUE)
     with arena.run(arena.list(IMAGES)) as run:
         parts.eventually(lambda: arena.server.client.rpop(SHARDS), "the body")
-        arena.strike()
+        arena.count_fault()
         arena.fleet.add(1)
         yield run
 
 
 @contextmanager
 def _last_header(arena: Arena) -> Iterator[parts.Background]:
-    """Let the producer die before it has sent its last header."""
+    """Let the producer die before it sends its last header task."""
     argv = ["run", arena.list(IMAGES), "--out", arena.out, "--broker", arena.server.url, "--json"]
     command = [sys.executable, "-m", broken_producer.__spec__.name, *map(str, argv)]
     with parts.started("run", command, arena.folder) as run:
         assert run.wait().code == -signal.SIGKILL, run.err
-    arena.strike()
+    arena.count_fault()
     assert 0 < int(str(arena.server.client.llen(IMAGES_QUEUE))) < broken_producer.DIES_AT
     arena.fleet.add(1)
-    with arena.resumed() as run:
+    with arena.start_resume() as run:
         yield run
 
 
 @contextmanager
-def _stranger(arena: Arena) -> Iterator[parts.Background]:
-    """Let a worker that knows no such task drop all messages."""
+def _foreign_worker(arena: Arena) -> Iterator[parts.Background]:
+    """Let a worker without our tasks drop all messages."""
     arena.fleet.add(1, app="tests.faults.stranger")
     with arena.run(arena.list(IMAGES)) as run:
-        parts.eventually(lambda: arena.fleet.said().count("unregistered task") >= IMAGES, "what it drops")
+        parts.eventually(lambda: arena.fleet.logs().count("unregistered task") >= IMAGES, "dropped messages")
         arena.fleet.end()
-        arena.strike()
+        arena.count_fault()
         arena.fleet.add(1)
         yield run
 
 
 @contextmanager
-def _given_up(arena: Arena) -> Iterator[parts.Background]:
-    """Complete a chord by tasks that find no run any more, and go on with that run while its body waits."""
+def _expired_run(arena: Arena) -> Iterator[parts.Background]:
+    """Complete a chord with tasks that no longer find their run, and resume that run while the body is queued."""
     with arena.run(arena.list(IMAGES)) as run:
         parts.eventually(lambda: arena.server.client.llen(IMAGES_QUEUE) == IMAGES, "all messages")
         run.process.kill()
@@ -110,40 +110,49 @@ def _given_up(arena: Arena) -> Iterator[parts.Background]:
     arena.fleet.add(1, "-Q", IMAGES_QUEUE)
     parts.eventually(lambda: client.llen(SHARDS), "the body")
     arena.fleet.end()
-    with arena.resumed() as run:
+    with arena.start_resume() as run:
         parts.eventually(lambda: list(client.scan_iter("imagefleet:run:*")), "the run's record")
-        arena.strike()
+        arena.count_fault()
         arena.fleet.add(1)
         yield run
 
 
 @contextmanager
 def _redis(app: str, forget: bool, arena: Arena) -> Iterator[parts.Background]:
-    """Kill Redis while images come, and start it again while more have come."""
+    """Kill Redis during downloads, and restart it after more of them are done."""
     arena.fleet.add(1, app=app)
-    with arena.run(arena.list(IMAGES, rate=_SLOWLY)) as run:
-        arena.until_saved(IMAGES // 4, run)
-        arena.strike()
+    with arena.run(arena.list(IMAGES, rate=_SLOW_RATE)) as run:
+        arena.wait_until_saved(IMAGES // 4, run)
+        arena.count_fault()
         arena.server.kill(forget)
         time.sleep(2)
         arena.server.start()
         yield run
 
 
-#: Those of a chord; the last argument is how many images have to be sent again.
-OF_CHORDS = (
-    Hole("message", "a message lost", _message, _LOST),
-    Hole("part", "a part lost", partial(_broken, "broken_count"), 1),
-    Hole("failure", "a part counted as failed", partial(_broken, "broken_header"), 1),
-    Hole("claim", "the claim of a body lost", partial(_broken, "broken_claim"), lasts=_CLAIM_LASTS),
-    # Celery forgets a chord's parts when it sends the body.
-    Hole("body", "the body lost", _body, IMAGES),
-    Hole("header", "the producer dead before its last header", _last_header),
-    Hole("stranger", "a worker that knows no such task", _stranger, IMAGES),
-    Hole("given-up", "a body of a run that was given up", _given_up),
+#: Losses in a chord; the last argument is the number of images to resend.
+CHORD_LOSSES = (
+    LossScenario("message", "a lost message", _message, _LOST),
+    LossScenario("part", "a lost chord part", partial(_broken, "broken_count"), 1),
+    LossScenario("failure", "a chord part counted as failed", partial(_broken, "broken_header"), 1),
+    LossScenario(
+        "claim",
+        "a worker killed after claiming the collect task",
+        partial(_broken, "broken_claim"),
+        delay=_CLAIM_SECONDS,
+    ),
+    # Celery deletes a chord's parts when it sends the body.
+    LossScenario("body", "a lost collect task", _body, IMAGES),
+    LossScenario("header", "a producer killed before its last image task", _last_header),
+    LossScenario("foreign-worker", "a worker without our tasks", _foreign_worker, IMAGES),
+    LossScenario("expired-run", "a collect task of an expired run", _expired_run),
 )
-#: Those of a Redis that restarts. A worker of ours waits for it, and loses no part.
-OF_REDIS = (
-    Hole("restart", "a part not counted while Redis restarts", partial(_redis, "tests.faults.broken_patience", False)),
-    Hole("empty", "Redis replaced by an empty one", partial(_redis, "tasks", True)),
+#: Losses in a restarting Redis. An unmodified worker waits for Redis and loses no part.
+REDIS_LOSSES = (
+    LossScenario(
+        "restart",
+        "a chord part not counted during a Redis restart",
+        partial(_redis, "tests.faults.broken_patience", False),
+    ),
+    LossScenario("empty", "Redis replaced by an empty one", partial(_redis, "tasks", True)),
 )

@@ -1,18 +1,18 @@
-"""A fault that strikes once, however many workers there are, and however often they are started again."""
+"""Let a fault occur only once, regardless of the number of workers and their restarts."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-#: Names the file that stands once it has struck.
-SETTING = "FAULTS_ONCE"
+#: Environment variable with the path of a file that exists after the fault.
+VARIABLE = "FAULTS_ONCE"
 
 
-def strikes() -> bool:
-    """Tell whether the fault is to strike now: true for whoever asks first."""
+def is_first() -> bool:
+    """Return true for the first caller only, across all processes."""
     try:
-        Path(os.environ[SETTING]).touch(exist_ok=False)
+        Path(os.environ[VARIABLE]).touch(exist_ok=False)
     except FileExistsError:
         return False
     return True

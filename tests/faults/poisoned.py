@@ -1,7 +1,7 @@
-"""A worker that dies of some images, started by ``celery -A tests.faults.poisoned worker``.
+"""A worker killed by some images, started by ``celery -A tests.faults.poisoned worker``.
 
-An image whose URL contains ``poison`` aborts the process that fetches it, also where it is fetched alone:
-``python -m tests.faults.poisoned`` stands in for ``python -m tasks.alone``.
+An image with ``poison`` in its URL aborts the process that fetches it, even in a separate process:
+``python -m tests.faults.poisoned`` replaces ``python -m tasks.alone``.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ __all__ = ["app"]
 _download = Downloader.download
 
 
-def _dying(self: Downloader, url: str, *rest: Any) -> Any:
+def _abort_or_download(self: Downloader, url: str, *rest: Any) -> Any:
     if "poison" in url:
         os.abort()
     return _download(self, url, *rest)
 
 
-Downloader.download = _dying  # type: ignore[assignment, method-assign]
+Downloader.download = _abort_or_download  # type: ignore[assignment, method-assign]
 alone.PROGRAM = (sys.executable, "-m", __spec__.name)
 
 if __name__ == "__main__":

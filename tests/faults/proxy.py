@@ -1,4 +1,4 @@
-"""A proxy of TCP that can misbehave: it stalls, cuts or half-closes what goes through it."""
+"""A TCP proxy that can stall, break or half-close its connections."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ class Proxy:
     """Forwards connections to a port of loopback; a context manager."""
 
     def __init__(self, target: int) -> None:
-        """Take the port that connections are forwarded to."""
+        """Take the target port."""
         self._target = target
-        self._flows = threading.Event()
-        self._flows.set()
+        self._forwarding = threading.Event()
+        self._forwarding.set()
         self._lock = threading.Lock()
         self._pairs: set[tuple[socket.socket, socket.socket]] = set()
 
@@ -32,40 +32,40 @@ class Proxy:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._listener.close()
-        self.flow()
+        self.forward()
         self.cut()
 
     @property
     def connections(self) -> int:
-        """How many connections go through it."""
+        """Number of open connections."""
         return len(self._pairs)
 
-    def lead_to(self, target: int) -> None:
-        """Forward new connections to another port, as a name that moves; those that are open stay as they are."""
+    def move_to(self, target: int) -> None:
+        """Forward new connections to another port, like a changed DNS name; open connections stay unchanged."""
         self._target = target
 
     def stall(self) -> None:
-        """Forward nothing more; what comes is accepted, and waits."""
-        self._flows.clear()
+        """Stop forwarding; received data is accepted and waits."""
+        self._forwarding.clear()
 
-    def flow(self) -> None:
-        """Forward again."""
-        self._flows.set()
+    def forward(self) -> None:
+        """Continue forwarding."""
+        self._forwarding.set()
 
     def cut(self) -> None:
-        """Break all connections off; new ones are forwarded."""
-        for pair in self._taken():
+        """Break all connections; new ones are forwarded."""
+        for pair in self._open_pairs():
             for end in pair:
                 with suppress(OSError):
                     end.shutdown(socket.SHUT_RDWR)
 
     def half_close(self) -> None:
-        """End what Redis says over each connection; what is said to Redis still arrives."""
-        for client, _ in self._taken():
+        """Close each connection's direction from Redis; data to Redis still arrives."""
+        for client, _ in self._open_pairs():
             with suppress(OSError):
                 client.shutdown(socket.SHUT_WR)
 
-    def _taken(self) -> list[tuple[socket.socket, socket.socket]]:
+    def _open_pairs(self) -> list[tuple[socket.socket, socket.socket]]:
         with self._lock:
             return list(self._pairs)
 
@@ -88,12 +88,12 @@ class Proxy:
     def _forward(self, source: socket.socket, sink: socket.socket, pair: tuple[socket.socket, socket.socket]) -> None:
         try:
             while data := source.recv(_CHUNK):
-                self._flows.wait()
+                self._forwarding.wait()
                 sink.sendall(data)
         except OSError:
             pass
         finally:
-            # Whichever direction ends first ends the other, as it would between two real ends sooner or later.
+            # The end of one direction ends the other, as it would between two real peers sooner or later.
             for end in pair:
                 with suppress(OSError):
                     end.shutdown(socket.SHUT_RDWR)

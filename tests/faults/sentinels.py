@@ -1,4 +1,4 @@
-"""Servers that take over from each other: a master with a replica, and Sentinels that watch them."""
+"""Servers for failover tests: a master with a replica, and Sentinels that monitor them."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from tests.integration import parts
 
 MASTER = "mymaster"
 _COUNT = 3
-#: Milliseconds of silence after which a Sentinel takes a server for dead, and those of one failover.
+#: Milliseconds of silence until a Sentinel considers a server dead, and the timeout of a failover in milliseconds.
 _DEAD_AFTER, _FAILOVER = 1_000, 6_000
 
 
 @contextmanager
 def replica_of(server: Server, folder: Path, port: int | None = None) -> Iterator[Server]:
-    """Start a replica of a server, and wait until it has its data; ``port`` is where it finds it, if not at its own."""
+    """Start a replica of a server, and wait until it is in sync; ``port`` is the master's port if not its own."""
     folder.mkdir()
     other = Server(folder, "--replicaof", f"127.0.0.1 {port or server.port}", "--repl-diskless-sync-delay", "0")
     other.start()
@@ -36,7 +36,7 @@ def replica_of(server: Server, folder: Path, port: int | None = None) -> Iterato
 
 @contextmanager
 def sentinels(folder: Path, server: Server) -> Iterator[str]:
-    """Start Sentinels that watch a server and its replica; give the broker URL."""
+    """Start Sentinels that monitor a server and its replica; yield the broker URL."""
     program = redis_program()
     ports = [parts.free_port() for _ in range(_COUNT)]
     with ExitStack() as stack:
@@ -57,13 +57,13 @@ def sentinels(folder: Path, server: Server) -> Iterator[str]:
 
 
 def master_port(url: str) -> int:
-    """Return the port of the server that the first Sentinel of a URL calls the master."""
+    """Return the master's port as reported by the first Sentinel of a URL."""
     with redis.Redis(port=_port(url), decode_responses=True) as sentinel:
         return int(_master(sentinel)["port"])
 
 
 def fail_over(url: str) -> None:
-    """Have the Sentinels promote the replica while the master lives."""
+    """Make the Sentinels promote the replica while the master is alive."""
     sentinel: Any = redis.Redis(port=_port(url), decode_responses=True)
     with sentinel:
         sentinel.execute_command("SENTINEL", "FAILOVER", MASTER)

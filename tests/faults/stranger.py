@@ -1,4 +1,4 @@
-"""A worker that listens to the same queues and knows none of the tasks: it drops what it is given."""
+"""A worker on the same queues without our tasks: it drops all messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Memory: what the producer and Redis need does not grow with the list, and a Redis with a bound never refuses."""
+"""The memory of the producer and Redis does not grow with the list, and a Redis with a limit refuses no write."""
 
 from __future__ import annotations
 
@@ -13,39 +13,39 @@ from tests.faults import table
 from tests.faults.harness import Arena, Site
 from tests.integration import parts
 
-#: Redis may take so much, and refuses a write beyond it.
-_BOUND = 256 * 2**20
-_GROWTH = 1.1
+#: Memory limit of Redis in bytes; it refuses writes beyond the limit.
+_LIMIT = 256 * 2**20
+_MAX_GROWTH = 1.1
 
 
 def peaks(images: int, window: int, pictures: Site, folder: Path) -> tuple[int, int]:
-    """Return the producer's peak memory and Redis's, in bytes, in a run over so many images that nobody fetches."""
+    """Return the peak memory of the producer and of Redis, in bytes, in a run without downloads."""
     folder.mkdir()
     source = folder / "list.txt"
     with source.open("w") as lines:
         lines.writelines(f"http://127.0.0.1/{number:09d}.jpg\n" for number in range(images))
-    with Arena(folder, pictures, ("--maxmemory", str(_BOUND))) as arena:
+    with Arena(folder, pictures, ("--maxmemory", str(_LIMIT))) as arena:
         arena.fleet.add(2, "--include", "benchmarks.empty", slots=16)
         started = time.monotonic()
         with arena.run(source, "--window", str(window)) as run:
             memory, over = [0], threading.Event()
-            watcher = threading.Thread(target=_watch, args=[run.process.pid, memory, over])
-            watcher.start()
+            sampler = threading.Thread(target=_sample, args=[run.process.pid, memory, over])
+            sampler.start()
             numbers = run.wait(3600).json()
             over.set()
-            watcher.join()
+            sampler.join()
         assert numbers["success"] == numbers["total"] == images
-        # Redis notes nothing of what it refused, but workers and producers would have failed over it.
-        assert "OOM" not in run.err + arena.fleet.said()
+        # Redis does not log refused writes, but workers and producers log the errors.
+        assert "OOM" not in run.err + arena.fleet.logs()
         found = arena.server.client.info("memory")
         seconds = time.monotonic() - started
-    row = table.Row("nothing: an empty fetch, Redis of 256 MB", 1, images, numbers["total"], 0, 0, seconds)
+    row = table.Row("no fault: empty downloads, Redis limited to 256 MB", 1, images, numbers["total"], 0, 0, seconds)
     table.rows.append(row)
     parts.remove(arena.out)
     return max(memory), int(found["used_memory_peak"])
 
 
-def _watch(pid: int, memory: list[int], over: threading.Event) -> None:
+def _sample(pid: int, memory: list[int], over: threading.Event) -> None:
     process = psutil.Process(pid)
     while not over.wait(0.25):
         try:
@@ -56,9 +56,9 @@ def _watch(pid: int, memory: list[int], over: threading.Event) -> None:
 
 @pytest.mark.timeout(4000)
 def test_memory_does_not_grow_with_the_list(pictures: Site, tmp_path: Path, long: bool) -> None:
-    """Many times as many images take less than a tenth more memory of the producer and of Redis, which has a bound."""
-    # The shorter list is several windows long, too.
+    """A list that is many times longer takes less than 10 % more memory in the producer and in a limited Redis."""
+    # Even the shorter list is several windows long.
     sizes, window = ((100_000, 1_000_000), 8) if long else ((10_000, 30_000), 2)
     small, large = (peaks(images, window, pictures, tmp_path / str(images)) for images in sizes)
-    grown = [after / before for before, after in zip(small, large, strict=True)]
-    assert max(grown) < _GROWTH, (small, large)
+    growth = [after / before for before, after in zip(small, large, strict=True)]
+    assert max(growth) < _MAX_GROWTH, (small, large)

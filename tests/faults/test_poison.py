@@ -1,4 +1,4 @@
-"""Images that kill whoever fetches them: they alone are given up. A shard that does it ends its run."""
+"""Images that kill their worker fail alone. A shard that kills every worker collecting it ends its run."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ _POISONS = (300, 301, 777)
 
 
 @pytest.mark.timeout(400)
-def test_three_of_a_thousand_kill_their_worker(arena: Arena) -> None:
-    """997 images are saved and 3 have ``crashed``, within three minutes."""
+def test_only_images_that_kill_workers_fail(arena: Arena) -> None:
+    """Of 1,000 images, the 3 that kill workers fail as ``crashed`` and 997 are saved, within three minutes."""
     source = arena.list(1_000)
     for index in _POISONS:
         arena.urls[index] += "&poison"
@@ -27,7 +27,7 @@ def test_three_of_a_thousand_kill_their_worker(arena: Arena) -> None:
         numbers = run.wait(300).json()
     seconds = time.monotonic() - started
     assert (numbers["success"], numbers["reasons"]) == (997, {"crashed": 3})
-    found = arena.proven(None, success=997)
+    found = arena.verify(None, success=997)
     assert tuple(number for number, row in enumerate(found.rows) if row["reason"] == "crashed") == _POISONS
     twice = sum(times - 1 for times in arena.site.hits(arena.name).values())
     table.rows.append(
@@ -39,8 +39,8 @@ def test_three_of_a_thousand_kill_their_worker(arena: Arena) -> None:
 
 
 @pytest.mark.timeout(300)
-def test_shard_kills_whoever_collects_it(arena: Arena) -> None:
-    """The run ends with an error that says so, and not with workers that die for ever; others complete it."""
+def test_shard_that_kills_its_workers_ends_the_run(arena: Arena) -> None:
+    """The run ends with an error instead of killing workers forever; other workers complete it after a resume."""
     arena.fleet.add(1, app="tests.faults.deadly_body")
     with arena.run(arena.list(100)) as run:
         ended = run.wait(200)
@@ -52,8 +52,8 @@ def test_shard_kills_whoever_collects_it(arena: Arena) -> None:
     assert f"producer resume {arena.out}" in todo
     assert deaths == 1 + BODY_CRASHES
     arena.fleet.end(0.0)
-    arena.strike()
+    arena.count_fault()
     arena.fleet.add(1)
     assert arena.resume().code == 0
-    arena.proven("poison: a shard that kills whoever collects it")
+    arena.verify("poison: a shard that kills every worker collecting it")
     assert max(arena.site.hits(arena.name).values()) == 1

@@ -1,4 +1,4 @@
-"""A Redis that answers with errors: temporary ones are waited for, lasting ones end a run that is resumed."""
+"""Redis errors during a run: the run waits for the end of temporary ones; lasting ones end it until it is resumed."""
 
 from __future__ import annotations
 
@@ -20,45 +20,45 @@ from tests.faults.answers import LASTING, TEMPORARY, Target
 from tests.faults.harness import Arena
 from tests.integration import parts
 
-#: Seconds that an error lasts: longer than the time between two looks of a producer, and two beats of a worker.
-_LASTS = 6.0
+#: Seconds that an error lasts: longer than the producer's check interval and two heartbeats of a worker.
+_DURATION = 6.0
 _ADMIN = "administrator"
 
 
 @pytest.fixture(params=["plain workers", "local fleet"])
-def crew(request: pytest.FixtureRequest) -> str:
-    """Name who does the work."""
+def workers(request: pytest.FixtureRequest) -> str:
+    """Return the kind of workers."""
     return str(request.param)
 
 
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("error", TEMPORARY)
-def test_temporary_error_is_waited_for(arena: Arena, long: bool, crew: str, error: str) -> None:
-    """The run stands still while Redis answers so, and completes: nothing is lost, no worker dies."""
-    # To fill a server takes a second, in which a short run would end.
+def test_run_waits_for_the_end_of_a_temporary_error(arena: Arena, long: bool, workers: str, error: str) -> None:
+    """The run pauses during the error and then completes; no image is lost and no worker dies."""
+    # Filling the server takes a second, and a short run would end meanwhile.
     images = 4_000 if long or error == "LOADING" else 400
-    with _running(arena, crew, images) as (run, target):
-        arena.until_saved(images // 4, run)
-        arena.strike()
+    with _start_run(arena, workers, images) as (run, target):
+        arena.wait_until_saved(images // 4, run)
+        arena.count_fault()
         with TEMPORARY[error](target):
-            answers.hold(_LASTS)
-        arena.strike()
+            answers.let_last(_DURATION)
+        arena.count_fault()
         ended = run.wait(240)
         assert ended.json()["success"] == images
-        if crew == "plain workers":
+        if workers == "plain workers":
             assert arena.fleet.deaths == 0
             arena.fleet.end(0.0)
-    arena.proven_answer(error, crew, "waits")
+    arena.verify_redis_error(error, workers, "waits")
 
 
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("error", LASTING)
-def test_lasting_error_ends_the_run_early(arena: Arena, long: bool, crew: str, error: str) -> None:
-    """The producer says what Redis answers and what to do; the workers live on, and the run is resumed."""
+def test_lasting_error_ends_the_run(arena: Arena, long: bool, workers: str, error: str) -> None:
+    """The producer reports the error with a hint and exits; the workers keep running; a resume completes the run."""
     images = 4_000 if long else 400
-    with _running(arena, crew, images) as (run, target):
-        arena.until_saved(images // 4, run)
-        arena.strike()
+    with _start_run(arena, workers, images) as (run, target):
+        arena.wait_until_saved(images // 4, run)
+        arena.count_fault()
         with LASTING[error](target):
             ended = run.wait(60)
             what, why, todo = parts.error_parts(ended)
@@ -66,16 +66,16 @@ def test_lasting_error_ends_the_run_early(arena: Arena, long: bool, crew: str, e
         assert what == "Redis refuses a command"
         assert error in why
         assert "producer resume" in todo
-        arena.strike()
-        arguments = ["resume", arena.out, "--json", *(_local() if crew == "local fleet" else _plain(arena))]
+        arena.count_fault()
+        arguments = ["resume", arena.out, "--json", *(_local() if workers == "local fleet" else _plain(arena))]
         with parts.started(
             "resume", [sys.executable, "-m", "producer", *map(str, arguments)], arena.folder, _ENV
         ) as two:
             assert two.wait(240).json()["success"] == images
-        if crew == "plain workers":
+        if workers == "plain workers":
             assert arena.fleet.deaths == 0
             arena.fleet.end(0.0)
-    arena.proven_answer(error, crew, "ends, and is resumed")
+    arena.verify_redis_error(error, workers, "ends, and is resumed")
 
 
 _ENV = {"IMAGEFLEET_ALLOW_NETWORKS": "127.0.0.1"}
@@ -90,10 +90,10 @@ def _plain(arena: Arena) -> list[str]:
 
 
 @contextmanager
-def _running(arena: Arena, crew: str, images: int) -> Iterator[tuple[parts.Background, Target]]:
-    """Start a run by plain workers or by a local fleet; give it, and its server."""
+def _start_run(arena: Arena, workers: str, images: int) -> Iterator[tuple[parts.Background, Target]]:
+    """Start a run with plain workers or a local fleet; yield the run and its server."""
     source = arena.list(images, rate=20_000)
-    local = crew == "local fleet"
+    local = workers == "local fleet"
     if not local:
         arena.fleet.add(2, slots=16)
     arguments = ["run", source, "--out", arena.out, "--shard-size", "250", "--json"]
@@ -139,14 +139,14 @@ def _server_of(run: parts.Background) -> tuple[int, Path] | None:
     for process in run.descendants():
         with suppress(psutil.NoSuchProcess):
             if process.name().startswith(("redis-server", "valkey-server")):
-                # It goes to its folder only some time after its start.
+                # The server changes to its folder some time after its start.
                 folder = Path(process.cwd())
                 return (process.pid, folder) if (folder / "redis.sock").exists() else None
     return None
 
 
 def _admit(client: Any) -> bool:
-    """Add a user whom no error of the default user concerns; tell whether the server answers."""
+    """Add a user that is not affected by errors of the default user; return whether the server answers."""
     try:
         client.execute_command("ACL", "SETUSER", _ADMIN, "on", f">{_ADMIN}", "~*", "&*", "+@all")
     except redis.RedisError:

@@ -1,4 +1,4 @@
-"""A disk that fills up, a folder that can't be written any more, and files that were changed by hand."""
+"""Storage faults: a full disk, a read-only folder, and damaged files."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from tests.integration import parts
 
 @contextmanager
 def mounted(place: Path, *options: str) -> Iterator[None]:
-    """Mount something at a folder, on top of what is there, for as long as the block takes."""
+    """Mount a file system over a folder during the block."""
     if os.geteuid() != 0:
-        lacking("only root may mount what these tests need")
-    # Who has a file open there for a moment is in the way of some changes.
+        lacking("only root can mount the file systems of these tests")
+    # A process with an open file in the folder can block a mount for a moment.
     parts.eventually(lambda: not _mount(*options, str(place)), f"a mount at {place}")
     try:
         yield
     finally:
-        # Lazily: who was killed a moment ago may still have a file open there.
+        # Lazily, because a process that was just killed may still have an open file there.
         subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
@@ -34,10 +34,10 @@ def _mount(*arguments: str) -> int:
     return subprocess.run(["mount", *arguments], check=False, capture_output=True).returncode
 
 
-def stopped(arena: Arena, run: parts.Background) -> tuple[str, str, str]:
-    """Wait for the end of a run that can't go on, and return what it tells; no file of it is in part."""
+def wait_for_failure(arena: Arena, run: parts.Background) -> tuple[str, str, str]:
+    """Wait until a run fails, check that it left no partial file, and return the parts of its message."""
     ended = run.wait(120)
-    arena.strike()
+    arena.count_fault()
     assert ended.code == 1, ended.err
     originals = set(arena.site.originals)
     for shard in arena.out.glob("[0-9]*[0-9]/"):
@@ -47,14 +47,14 @@ def stopped(arena: Arena, run: parts.Background) -> tuple[str, str, str]:
 
 
 @pytest.mark.timeout(300)
-def test_disk_is_full(arena: Arena) -> None:
-    """The run stops and says so; after space is made, it is completed, and what was saved is not fetched again."""
+def test_full_disk_stops_the_run_until_resumed(arena: Arena) -> None:
+    """The run reports the full disk and stops; with more space, a resume completes it and fetches no saved image."""
     images = 10_000
     arena.out.mkdir()
     with mounted(arena.out, "-t", "tmpfs", "-o", "size=20m", "tmpfs"):
         arena.fleet.add(2)
         with arena.run(arena.list(images)) as run:
-            _, why, todo = stopped(arena, run)
+            _, why, todo = wait_for_failure(arena, run)
         assert "full" in why or "No space left" in why
         assert f"producer resume {arena.out}" in todo
         before = arena.site.hits(arena.name)
@@ -63,71 +63,70 @@ def test_disk_is_full(arena: Arena) -> None:
         assert _mount("-o", "remount,size=200m", str(arena.out)) == 0
         ended = arena.resume()
         assert ended.code == 0, ended.err
-        arena.proven("a disk of 20 MB that is full")
+        arena.verify("a full disk of 20 MB")
     assert sum(before.values()) >= saved
 
 
 @pytest.mark.timeout(300)
-def test_folder_becomes_read_only(arena: Arena) -> None:
-    """The run stops and says so; when the folder can be written again, it is completed."""
+def test_read_only_folder_stops_the_run_until_resumed(arena: Arena) -> None:
+    """The run reports the read-only folder and stops; when the folder is writable again, a resume completes it."""
     images = 3_000
     arena.fleet.add(2)
     with arena.run(arena.list(images), "--shard-size", "250") as run:
-        arena.until_saved(images // 2, run)
-        # The producer's lock is open for writing, so the folder is covered by itself: whatever is opened from now on is
-        # opened through the cover.
+        arena.wait_until_saved(images // 2, run)
+        # The producer's lock is open for writing, so the folder can't be remounted directly. A bind mount of the folder
+        # over itself can: all files opened from now on are opened through it.
         with mounted(arena.out, "--bind", str(arena.out)):
-            parts.eventually(lambda: not _mount("-o", "remount,ro,bind", str(arena.out)), "a folder that is read-only")
-            _, why, todo = stopped(arena, run)
+            parts.eventually(lambda: not _mount("-o", "remount,ro,bind", str(arena.out)), "a read-only folder")
+            _, why, todo = wait_for_failure(arena, run)
     assert "Read-only" in why or str(arena.out) in why
     assert str(arena.out) in todo
     assert arena.resume().code == 0
-    arena.proven("OUT read-only half way")
+    arena.verify("OUT becomes read-only midway")
 
 
 @pytest.mark.timeout(200)
-def test_manifest_is_cut(arena: Arena) -> None:
-    """A manifest that is cut is named, and stays as it is; once it is removed, the run is completed without a fetch."""
+def test_reports_a_truncated_manifest(arena: Arena) -> None:
+    """A truncated manifest is reported and left unchanged; after its removal, a resume completes without a fetch."""
     arena.fleet.add(1)
     with arena.run(arena.list(300), "--shard-size", "100") as run:
         assert run.wait(60).json()["success"] == 300
     manifest = arena.out / "00001.parquet"
-    cut = manifest.read_bytes()[:-100]
-    manifest.write_bytes(cut)
-    arena.strike()
+    truncated = manifest.read_bytes()[:-100]
+    manifest.write_bytes(truncated)
+    arena.count_fault()
     ended = arena.resume()
     assert ended.code == 1
     assert str(manifest) in parts.error_parts(ended)[0]
-    assert manifest.read_bytes() == cut
+    assert manifest.read_bytes() == truncated
     manifest.unlink()
     assert arena.resume().code == 0
-    arena.proven("a manifest cut by hand")
+    arena.verify("a truncated manifest")
     assert max(arena.site.hits(arena.name).values()) == 1
 
 
 @pytest.mark.timeout(900)
-def test_record_is_changed(arena: Arena, long: bool) -> None:
-    """A byte of run.json is flipped, in many places: it is named each time, and nothing is changed."""
+def test_reports_a_changed_run_json(arena: Arena, long: bool) -> None:
+    """A changed byte of run.json is reported in every tested position, and no file is modified."""
     with arena.run(arena.list(10)) as run:
         parts.eventually(lambda: arena.server.client.llen(IMAGES), "its messages")
         run.process.kill()
         run.wait()
     record = arena.out / "run.json"
-    whole = record.read_bytes()
-    inside = [place for place, byte in enumerate(whole) if byte not in b" \n"]
-    places = inside[:: max(1, len(inside) // (200 if long else 6))]
+    original = record.read_bytes()
+    offsets = [offset for offset, byte in enumerate(original) if byte not in b" \n"]
     before = parts.files_below(arena.out)
-    for place in places:
-        arena.strike()
-        changed = bytearray(whole)
-        changed[place] ^= 1
+    for offset in offsets[:: max(1, len(offsets) // (200 if long else 6))]:
+        arena.count_fault()
+        changed = bytearray(original)
+        changed[offset] ^= 1
         record.write_bytes(bytes(changed))
         ended = arena.resume()
-        assert ended.code == 1, (place, chr(whole[place]), ended)
+        assert ended.code == 1, (offset, chr(original[offset]), ended)
         assert str(record) in parts.error_parts(ended)[0]
         assert record.read_bytes() == bytes(changed)
         assert parts.files_below(arena.out) == before
-    record.write_bytes(whole)
+    record.write_bytes(original)
     arena.fleet.add(1)
     assert arena.resume().code == 0
-    arena.proven("a byte of run.json flipped")
+    arena.verify("a flipped byte in run.json")
