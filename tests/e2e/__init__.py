@@ -1,1 +1,1 @@
-"""Tests on a real engine: the Compose file as a stranger would use it."""
+"""End-to-end tests with a real Docker Engine: the Compose files as a new user runs them."""

@@ -1,4 +1,4 @@
-"""What the end-to-end tests share: a browser, and a local fleet that is kept up for a module."""
+"""Shared fixtures of the end-to-end tests: a browser, and a local fleet for each module."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Give a Chromium; without it, or what drives it, the tests are skipped at home and fail in CI."""
+    """Start Chromium; without it or playwright, the tests are skipped at home and fail in CI."""
     program = required("chromium")
     if importlib.util.find_spec("playwright") is None:
         lacking("playwright is not installed: pip install -e '.[dev]'")
@@ -30,14 +30,14 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def demo() -> Iterator[DemoProcess]:
-    """Give a demo server."""
+    """Start a demo server."""
     with DemoProcess() as server:
         yield server
 
 
 @pytest.fixture(scope="module")
 def fleet(demo: DemoProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningFleet]:
-    """Give a fleet of two workers with five slots each, which may fetch from the demo server."""
+    """Start a fleet of two workers with five slots each and access to the demo server."""
     env = {"IMAGEFLEET_ALLOW_NETWORKS": demo.address}
     folder = tmp_path_factory.mktemp("fleet")
     with running_fleet(folder, "--workers", "2", "--concurrency", "5", env=env) as kept:

@@ -1,4 +1,4 @@
-"""A Compose project of the tests' own, in a clone of the checkout."""
+"""A separate Compose project for tests, in a clone of the checkout."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _DEMO_PORT = 8765
 
 
 class Stack:
-    """A clone of the project with its own Compose project.
+    """A clone of the repository with its own Compose project.
 
     Args:
         folder: the clone.
-        environment: what is set for Compose besides this process's environment.
+        environment: variables for Compose in addition to this process's environment.
     """
 
     def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
@@ -32,13 +32,13 @@ class Stack:
         self.name = f"imagefleet-test-{uuid.uuid4().hex[:8]}"
         self.environment = {**os.environ, **environment}
 
-    def compose(self, *arguments: str, given: str | None = None, check: bool = True) -> str:
-        """Run a Compose command in the clone; return what it printed."""
+    def compose(self, *arguments: str, stdin: str | None = None, check: bool = True) -> str:
+        """Run a Compose command in the clone; return its output."""
         done = subprocess.run(
             self._argv(arguments),
             cwd=self.folder,
             env=self.environment,
-            input=given,
+            input=stdin,
             capture_output=True,
             text=True,
             timeout=600,
@@ -47,13 +47,13 @@ class Stack:
         assert not check or done.returncode == 0, f"{arguments}: {done.stdout[-3000:]}{done.stderr[-3000:]}"
         return done.stdout
 
-    def produce(self, *arguments: str, given: str | None = None) -> dict[str, Any]:
+    def produce(self, *arguments: str, stdin: str | None = None) -> dict[str, Any]:
         """Run the producer in its container; return its JSON."""
-        return dict(json.loads(self.compose("run", "--rm", "-T", "producer", *arguments, "--json", given=given)))
+        return dict(json.loads(self.compose("run", "--rm", "-T", "producer", *arguments, "--json", stdin=stdin)))
 
     @contextmanager
-    def producing(self, log: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-        """Give a producer at work; its JSON comes on its standard output, all else goes to `log`."""
+    def start_producer(self, log: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+        """Yield a running producer; its JSON goes to stdout, all other output to `log`."""
         argv = self._argv(("run", "--rm", "-T", "producer", *arguments, "--json"))
         with log.open("w", encoding="utf-8") as errors:
             process = subprocess.Popen(
@@ -62,32 +62,32 @@ class Stack:
         try:
             yield process
         finally:
-            # What it started is taken down with the stack.
+            # Its container is removed together with the stack.
             process.kill()
             process.communicate()
 
     def hits(self, route: str = "/images") -> int:
-        """Return how many requests a route of the demo server has had since it started."""
+        """Return the number of requests to a route of the demo server since its start."""
         code = f"import urllib.request as u; print(u.urlopen('http://127.0.0.1:{_DEMO_PORT}/stats').read().decode())"
         return int(json.loads(self.compose("exec", "-T", "demo", "python", "-c", code)).get(route, 0))
 
-    def password(self, of: str) -> str:
-        """Return the password of Flower or Redis, as the command of the README shows it."""
+    def password(self, service: str) -> str:
+        """Return the password of Flower or Redis, as printed by the README's command."""
         lines = self.compose("run", "--rm", "passwords").splitlines()
-        return next(line for line in lines if line.startswith(of)).split("password ")[1].strip()
+        return next(line for line in lines if line.startswith(service)).split("password ")[1].strip()
 
     def _argv(self, arguments: Sequence[str]) -> list[str]:
         return ["docker", "compose", "-p", self.name, "--progress", "quiet", *arguments]
 
 
 def need_engine() -> None:
-    """Skip a test on a machine without a Docker Engine; in CI there has to be one."""
+    """Skip a test without a Docker Engine; in CI the test fails instead."""
     if subprocess.run([required("docker"), "compose", "ls"], capture_output=True, check=False).returncode:
-        lacking("no Docker Engine with Compose answers on this machine")
+        lacking("no Docker Engine with Compose is running on this machine")
 
 
 def clone(folder: Path, owner: int) -> Path:
-    """Make a clean clone of what is committed, as `owner` would have it."""
+    """Make a clean clone of the last commit, with `owner` as the owner of all files."""
     subprocess.run(["git", "clone", "-q", str(ROOT), str(folder)], check=True)
     if owner != os.geteuid():
         if os.geteuid() != 0:
@@ -99,7 +99,7 @@ def clone(folder: Path, owner: int) -> Path:
 
 @contextmanager
 def up(folder: Path, workers: int, **environment: str) -> Iterator[Stack]:
-    """Give a stack that is up with some workers, and take it down with all that it made."""
+    """Start a stack with some workers; at the end remove it with its volumes."""
     stack = Stack(folder, environment)
     try:
         stack.compose("up", "-d", "--build", "--wait", "--scale", f"worker={workers}")

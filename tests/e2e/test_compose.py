@@ -1,4 +1,4 @@
-"""From a clean clone, `docker compose up` gives a fleet; runs save files that belong to the user."""
+"""In a clean clone, `docker compose up` starts a fleet, and its runs save files owned by the user."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from tests.conditions import wait_for
 from tests.e2e.stack import Stack, clone, need_engine, up
 
-#: An ordinary user of the host; the number needs no account.
+#: An ordinary user of the host; the id needs no account.
 _USER = 12345
 
 pytestmark = pytest.mark.timeout(900)
@@ -23,14 +23,14 @@ pytestmark = pytest.mark.timeout(900)
 
 @pytest.fixture(scope="module", params=[0, _USER], ids=["root", "ordinary user"])
 def stack(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """Give a stack that is up with two workers; its clone belongs to root or to an ordinary user."""
+    """Start a stack with two workers in a clone owned by root or by an ordinary user."""
     need_engine()
     with up(clone(tmp_path_factory.mktemp("compose") / "clone", request.param), workers=2) as found:
         yield found
 
 
 def test_demo_runs(stack: Stack) -> None:
-    """The first command needs no internet: the demo runs on the fleet, and its files are the folder owner's."""
+    """The demo runs on the fleet without internet, and its files belong to the folder's owner."""
     owner = (stack.folder / "images").stat().st_uid
     numbers = stack.produce("demo")
     assert [(way["name"], way["success"], way["failed"]) for way in numbers["ways"]] == [
@@ -43,10 +43,10 @@ def test_demo_runs(stack: Stack) -> None:
     assert {path.stat().st_uid for path in files} == {owner}
 
 
-def test_list_from_standard_input(stack: Stack) -> None:
-    """Five hundred images of the user's own list are saved, one row each."""
+def test_downloads_a_list_from_stdin(stack: Stack) -> None:
+    """All 500 images of a list on stdin are saved, with one row each."""
     urls = "".join(f"http://demo:8765/images/{index}.jpg?latency=0\n" for index in range(500))
-    numbers = stack.produce("run", "-", "--out", "/images/piped", given=urls)
+    numbers = stack.produce("run", "-", "--out", "/images/piped", stdin=urls)
     assert (numbers["total"], numbers["success"], numbers["workers"]) == (500, 500, 2)
     out = stack.folder / "images" / "piped"
     rows = pq.ParquetFile(out / "00000.parquet").read().to_pylist()
@@ -54,8 +54,8 @@ def test_list_from_standard_input(stack: Stack) -> None:
     assert {(out / row["path"]).stat().st_uid for row in rows} == {(stack.folder / "images").stat().st_uid}
 
 
-def test_list_from_the_lists_folder(stack: Stack) -> None:
-    """A file in ./lists is there for the producer, read-only."""
+def test_downloads_a_list_from_the_lists_folder(stack: Stack) -> None:
+    """The producer can read a file in ./lists."""
     (stack.folder / "lists" / "three.txt").write_text(
         "".join(f"http://demo:8765/images/{index}.png?latency=0\n" for index in range(3))
     )
@@ -63,7 +63,7 @@ def test_list_from_the_lists_folder(stack: Stack) -> None:
 
 
 def test_only_flower_is_published(stack: Stack) -> None:
-    """Nothing of the stack listens on the host but Flower, and that on loopback alone."""
+    """Only Flower listens on the host, and only on loopback."""
     ports = [
         (service["Service"], publisher["URL"], publisher["PublishedPort"])
         for service in map(json.loads, stack.compose("ps", "--format", "json").splitlines())
@@ -73,17 +73,17 @@ def test_only_flower_is_published(stack: Stack) -> None:
     assert ports == [("flower", "127.0.0.1", 5555)]
 
 
-def test_redis_demands_its_password(stack: Stack) -> None:
-    """Inside the network, Redis answers nobody who has no password."""
-    answer = stack.compose("exec", "-T", "redis", "redis-cli", "ping", check=False)
-    assert "NOAUTH" in answer
+def test_redis_requires_its_password(stack: Stack) -> None:
+    """Redis refuses commands without a password, even inside the network."""
+    reply = stack.compose("exec", "-T", "redis", "redis-cli", "ping", check=False)
+    assert "NOAUTH" in reply
 
 
 @pytest.mark.parametrize(
     "path", ["/", "/tasks", "/api/workers", "/api/tasks", "/static/css/flower.css", "/logout", "/nowhere"]
 )
-def test_flower_asks_for_its_password(stack: Stack, path: str) -> None:
-    """Every page asks, also those that Flower itself would give to anybody; the right password opens them."""
+def test_flower_requires_its_password(stack: Stack, path: str) -> None:
+    """Every page requires the right password, including the pages that Flower normally leaves open."""
     assert _status(path) == 401
     assert _status(path, "imagefleet:wrong") == 401
     assert _status(path, f"imagefleet:{stack.password('Flower')}") in (200, 404)
@@ -91,47 +91,47 @@ def test_flower_asks_for_its_password(stack: Stack, path: str) -> None:
 
 @pytest.mark.parametrize("path", ["/metrics", "/healthcheck"])
 def test_monitoring_needs_no_password(stack: Stack, path: str) -> None:
-    """What monitoring reads is open, on loopback."""
+    """The pages for monitoring are open on loopback."""
     assert _status(path) == 200
 
 
-def test_flower_publishes_nothing(stack: Stack) -> None:
-    """Flower only shows: its API refuses to send a task."""
+def test_flower_is_read_only(stack: Stack) -> None:
+    """Flower's API refuses to send a task."""
     login = f"imagefleet:{stack.password('Flower')}"
     assert _status("/api/task/send-task/tasks.jobs.fetch_image", login, b'{"args": []}') == 403
 
 
-def test_flower_sees_workers_and_failures(stack: Stack) -> None:
-    """Flower knows both workers with their slots, and a failed image by its URL, as failed."""
+def test_flower_shows_workers_and_failures(stack: Stack) -> None:
+    """Flower shows both workers with their slots, and a failed image with its URL as a failed task."""
     login = f"imagefleet:{stack.password('Flower')}"
     workers = json.loads(_get("/api/workers?refresh=1", login))
     assert [worker["stats"]["pool"]["max-concurrency"] for worker in workers.values()] == [16, 16]
     url = "http://demo:8765/fault/not-found"
-    numbers = stack.produce("run", "-", "--out", "/images/failing", given=url)
+    numbers = stack.produce("run", "-", "--out", "/images/failing", stdin=url)
     assert numbers["reasons"] == {"http_4xx": 1}
 
-    def found() -> list[str]:
+    def final_states() -> list[str]:
         tasks = json.loads(_get("/api/tasks?sort_by=-received", login)).values()
         return [task["state"] for task in tasks if url in task["args"] and task["state"] != "STARTED"]
 
-    wait_for(lambda: bool(found()), 10)
-    assert found() == ["FAILURE"]
+    wait_for(lambda: bool(final_states()), 10)
+    assert final_states() == ["FAILURE"]
 
 
-def test_passwords_stay(stack: Stack) -> None:
-    """A second start makes no other passwords."""
+def test_restart_keeps_the_passwords(stack: Stack) -> None:
+    """A second start does not change the passwords."""
     before = stack.password("Redis"), stack.password("Flower")
     stack.compose("up", "-d", "--wait", "--scale", "worker=2")
     assert (stack.password("Redis"), stack.password("Flower")) == before
 
 
-def test_down_leaves_nothing(stack: Stack) -> None:
-    """`down -v` leaves no container, network or volume, and the images stay."""
+def test_down_removes_everything_but_images(stack: Stack) -> None:
+    """`down -v` removes all containers, networks and volumes, and keeps the images."""
     stack.compose("down", "-v", "--timeout", "20")
     label = f"label=com.docker.compose.project={stack.name}"
     for kind in (["ps", "-aq"], ["network", "ls", "-q"], ["volume", "ls", "-q"]):
-        left = subprocess.run(["docker", *kind, "--filter", label], capture_output=True, text=True, check=True)
-        assert left.stdout == ""
+        listed = subprocess.run(["docker", *kind, "--filter", label], capture_output=True, text=True, check=True)
+        assert listed.stdout == ""
     assert (stack.folder / "images" / "piped" / "run.json").exists()
 
 
@@ -141,13 +141,13 @@ def _request(path: str, login: str | None, body: bytes | None = None) -> urllib.
 
 
 def _get(path: str, login: str | None = None) -> str:
-    with urllib.request.urlopen(_request(path, login), timeout=10) as answer:
-        return str(answer.read().decode())
+    with urllib.request.urlopen(_request(path, login), timeout=10) as response:
+        return str(response.read().decode())
 
 
 def _status(path: str, login: str | None = None, body: bytes | None = None) -> int:
     try:
-        with urllib.request.urlopen(_request(path, login, body), timeout=10) as answer:
-            return int(answer.status)
+        with urllib.request.urlopen(_request(path, login, body), timeout=10) as response:
+            return int(response.status)
     except urllib.error.HTTPError as error:
         return error.code

@@ -1,4 +1,4 @@
-"""What the Compose files and the image promise, read from what Compose and the engine make of them."""
+"""The guarantees of the Compose files and the Docker image, as Compose and the engine interpret them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from config import bounds
 from tests.e2e.stack import need_engine
 from tests.integration.parts import ROOT
 
-#: Those that make or show the passwords, and the producer, run once.
+#: Services that run once: two create or show the passwords, one is the producer.
 _ONCE = {"secrets", "passwords", "producer"}
 _LONG_RUNNING = ["redis", "worker", "flower", "demo"]
 
@@ -25,7 +25,7 @@ def _engine() -> None:
 
 
 def config(folder: Path = ROOT, **environment: str) -> dict[str, Any]:
-    """Return the services as Compose reads them, with all profiles; it must have nothing to say about them."""
+    """Return the services of all profiles as Compose reads them; fail if Compose prints a warning."""
     done = subprocess.run(
         ["docker", "compose", "--profile", "*", "config", "--format", "json"],
         cwd=folder,
@@ -39,8 +39,8 @@ def config(folder: Path = ROOT, **environment: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", _LONG_RUNNING)
-def test_services_stay_and_are_looked_after(name: str) -> None:
-    """What runs for long has a check of its health, comes back, and its logs do not fill the disk."""
+def test_long_running_services_are_supervised(name: str) -> None:
+    """Every long-running service has a health check, restarts after a crash, and limits its logs."""
     service = config()[name]
     assert service["restart"] == "unless-stopped"
     assert service["healthcheck"]["test"]
@@ -48,14 +48,14 @@ def test_services_stay_and_are_looked_after(name: str) -> None:
     assert "stop_grace_period" in service
 
 
-def test_every_service_is_known() -> None:
-    """No service escapes the rules of this file."""
+def test_every_service_is_tested() -> None:
+    """The tests of this file cover every service."""
     assert set(config()) == {*_LONG_RUNNING, *_ONCE}
 
 
 @pytest.mark.parametrize("name", [*_LONG_RUNNING, *sorted(_ONCE)])
-def test_services_are_shut_in(name: str) -> None:
-    """Every service has a read-only root, no capability but those that are named, and bounds."""
+def test_services_are_confined(name: str) -> None:
+    """Every service has a read-only root, only the listed capabilities, and limits on memory and processes."""
     service = config()[name]
     assert service["init"] is True
     assert service["read_only"] is True
@@ -70,15 +70,15 @@ def test_services_are_shut_in(name: str) -> None:
     assert not any("docker.sock" in volume["source"] for volume in service.get("volumes", []))
 
 
-def test_worker_finishes_what_it_is_at() -> None:
-    """A worker that is stopped has longer than the longest download."""
+def test_stopped_worker_can_finish_its_downloads() -> None:
+    """The stop grace period of a worker is longer than the longest download."""
     period = config()["worker"]["stop_grace_period"]
     minutes, seconds = period.removesuffix("s").split("m")
     assert int(minutes) * 60 + int(seconds) > bounds.MAX_DEADLINE
 
 
 def test_only_flower_is_published() -> None:
-    """Nothing is published but Flower, on loopback; its port can be chosen, its address can't."""
+    """Only Flower is published, always on loopback; its port is configurable."""
     for port in ("5555", "5999"):
         services = config(FLOWER_PORT=port)
         published = {name: service["ports"] for name, service in services.items() if "ports" in service}
@@ -87,8 +87,8 @@ def test_only_flower_is_published() -> None:
         assert (one["host_ip"], one["published"], one["target"]) == ("127.0.0.1", port, 5555)
 
 
-def test_environment_sizes_the_services() -> None:
-    """Slots, log level, memory, events and networks come from the environment, or from .env."""
+def test_environment_configures_the_services() -> None:
+    """The environment or .env sets slots, log level, memory, events, networks and proxy."""
     services = config(
         WORKER_CONCURRENCY="3",
         WORKER_LOGLEVEL="INFO",
@@ -107,19 +107,19 @@ def test_environment_sizes_the_services() -> None:
 
 
 @pytest.mark.parametrize("prefix", ["", "watch", "/watch/"])
-def test_flower_has_its_prefix(prefix: str) -> None:
-    """A prefix is handed on to Flower, to its health check, and to the command that tells its address."""
+def test_flower_uses_its_prefix(prefix: str) -> None:
+    """Flower, its health check and the command for its address all get the prefix."""
     services = config(FLOWER_URL_PREFIX=prefix)
     assert {services[name]["environment"]["FLOWER_URL_PREFIX"] for name in ("flower", "passwords")} == {prefix}
-    # `config.alive` reads several slashes as one.
+    # `config.alive` collapses repeated slashes.
     assert services["flower"]["healthcheck"]["test"][-1] == f"http://127.0.0.1:5555/{prefix}/healthcheck"
 
 
-def test_image_holds_what_it_needs_and_no_more(image: str) -> None:
-    """The image runs as nobody in particular, and has no compiler and no pip."""
-    look = "id -u; command -v gcc cc make pip pip3; find / -xdev -name 'pip*' -path '*opt*' -maxdepth 6; python -V"
+def test_image_has_no_build_tools(image: str) -> None:
+    """The image runs as an unprivileged user, and contains no compiler and no pip."""
+    script = "id -u; command -v gcc cc make pip pip3; find / -xdev -name 'pip*' -path '*opt*' -maxdepth 6; python -V"
     done = subprocess.run(
-        ["docker", "run", "--rm", "--network", "none", "--entrypoint", "sh", image, "-c", look],
+        ["docker", "run", "--rm", "--network", "none", "--entrypoint", "sh", image, "-c", script],
         capture_output=True,
         text=True,
         check=False,
@@ -127,8 +127,8 @@ def test_image_holds_what_it_needs_and_no_more(image: str) -> None:
     assert done.stdout.split() == ["10001", "Python", *done.stdout.split()[-1:]]
 
 
-def test_history_tells_no_secret(image: str) -> None:
-    """Nothing was given to the build that should not be read off the image."""
+def test_history_contains_no_secret(image: str) -> None:
+    """The image's build history contains no password, token or private URL."""
     argv = ["docker", "history", "--no-trunc", "--format", "{{.CreatedBy}}", image]
     history = subprocess.run(argv, capture_output=True, text=True, check=True).stdout.lower()
     assert "imagefleet" in history
@@ -137,7 +137,7 @@ def test_history_tells_no_secret(image: str) -> None:
 
 @pytest.fixture(scope="module")
 def image() -> Iterator[str]:
-    """Give the image's name, built; its name goes afterwards."""
+    """Build the image and return its name; remove the name afterwards."""
     name = "imagefleet-test-image"
     subprocess.run(["docker", "build", "-q", "-t", name, "."], cwd=ROOT, capture_output=True, check=True)
     yield name

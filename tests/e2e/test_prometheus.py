@@ -1,4 +1,4 @@
-"""A real Prometheus reads Flower's numbers by the documented file, and the documented queries answer."""
+"""A real Prometheus reads Flower's metrics with the documented configuration, and the documented queries work."""
 
 from __future__ import annotations
 
@@ -29,25 +29,25 @@ class Prometheus:
         self._url = url
 
     def value(self, query: str) -> float:
-        """Return the one value that a query has; not a number while there is none."""
-        words = urllib.parse.urlencode({"query": query})
-        with urllib.request.urlopen(f"{self._url}/api/v1/query?{words}", timeout=10) as answer:
-            found = json.load(answer)["data"]["result"]
+        """Return the single value of a query, or NaN while there is none."""
+        parameters = urllib.parse.urlencode({"query": query})
+        with urllib.request.urlopen(f"{self._url}/api/v1/query?{parameters}", timeout=10) as response:
+            found = json.load(response)["data"]["result"]
         assert len(found) <= 1
         return float(found[0]["value"][1]) if found else math.nan
 
-    def ready(self) -> bool:
-        """Return whether it answers."""
+    def is_ready(self) -> bool:
+        """Return whether it answers requests."""
         try:
-            with urllib.request.urlopen(f"{self._url}/-/ready", timeout=10) as answer:
-                return bool(answer.status == 200)
+            with urllib.request.urlopen(f"{self._url}/-/ready", timeout=10) as response:
+                return bool(response.status == 200)
         except OSError:
             return False
 
 
 @pytest.fixture(scope="module")
 def prometheus(fleet: RunningFleet, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
-    """Give a Prometheus with the documented file; the fleet's port stands in it, and a shorter interval."""
+    """Start a Prometheus with the documented configuration, changed to the fleet's port and a shorter interval."""
     program = required("prometheus")
     folder = tmp_path_factory.mktemp("prometheus")
     documented = _CONFIG.read_text()
@@ -60,41 +60,41 @@ def prometheus(fleet: RunningFleet, tmp_path_factory: pytest.TempPathFactory) ->
     with parts.started("prometheus", [*argv, f"--web.listen-address=127.0.0.1:{port}"], folder) as process:
         server = Prometheus(f"http://127.0.0.1:{port}")
 
-        def ready() -> bool:
+        def is_ready() -> bool:
             assert process.process.poll() is None, process.err
-            return server.ready()
+            return server.is_ready()
 
-        parts.eventually(ready, "Prometheus")
+        parts.eventually(is_ready, "Prometheus")
         yield server
 
 
-def test_only_the_numbers_are_open(fleet: RunningFleet) -> None:
-    """Prometheus needs no password, and whoever has none gets nothing else."""
+def test_only_metrics_need_no_password(fleet: RunningFleet) -> None:
+    """Prometheus reads the metrics without a password; all other pages require one."""
     assert fleet.flower.get("/metrics")[0] == 200
     assert {fleet.flower.get(path)[0] for path in ("/", "/tasks", "/api/workers", "/metrics/", "/nowhere")} == {401}
 
 
-def test_counters_move(prometheus: Prometheus, fleet: RunningFleet, demo: DemoProcess) -> None:
-    """The target is up; saved and failed images are counted apart; every query of the docs has an answer."""
+def test_counters_follow_the_runs(prometheus: Prometheus, fleet: RunningFleet, demo: DemoProcess) -> None:
+    """The target is up, saved and failed images count separately, and every query of the docs returns a value."""
     parts.eventually(lambda: prometheus.value('up{job="imagefleet"}') == 1, "the target")
     urls = [f"{demo.url}/images/{number}.jpg" for number in range(20)]
     urls += [f"{demo.url}/fault/not-found?{number}" for number in range(5)]
-    # A rate needs a counter of one worker to grow after it was seen, and there are two workers: the third turn is at a
-    # worker that had one before.
+    # A rate needs a worker's counter to grow after Prometheus first saw it. There are two workers, so at least one of
+    # them gets two of three turns.
     for turn in (1, 2, 3):
         fleet.run(f"turn-{turn}", urls)
         ended = [20.0 * turn, 5.0 * turn]
-        parts.eventually(partial(_counted, prometheus, ended), f"{ended} images that were saved and failed")
+        parts.eventually(partial(_have_counts, prometheus, ended), f"{ended} saved and failed images")
     assert prometheus.value('sum(flower_task_runtime_seconds_count{task="tasks.jobs.fetch_image"})') == 75
     assert prometheus.value("sum(flower_worker_online)") == 2
     assert len(_QUERIES) == 5
     for query in _QUERIES:
-        # Nobody is at work any more; all else has grown.
+        # No task is running any more; all other values have grown.
         least = -1 if "currently_executing" in query else 0
         parts.eventually(partial(_exceeds, prometheus, query, least), query)
 
 
-def _counted(prometheus: Prometheus, wanted: list[float]) -> bool:
+def _have_counts(prometheus: Prometheus, wanted: list[float]) -> bool:
     return [prometheus.value(_IMAGES % how) for how in ("succeeded", "failed")] == wanted
 
 

@@ -1,4 +1,4 @@
-"""The lines of the documentation that read a run's manifests read them alone: no image, and no plan."""
+"""The code lines of the docs for reading manifests read only the manifests, and no image or plan."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _ROWS = 8
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Give a folder in which ``images`` is the output folder of a complete run of three shards, with images in it."""
+    """Return a folder with ``images``, the output folder of a complete run with three shards and some images."""
     out = tmp_path / "images"
     out.mkdir()
     make_run(tmp_path / "list.txt", Store(out), _ROWS, 3, State.COMPLETE, PlanState.COMPLETE)
@@ -38,11 +38,11 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("library", _LIBRARIES)
-def test_line_reads_the_manifests_alone(folder: Path, library: str) -> None:
-    """Every request is there once, in the order of the list."""
+def test_line_reads_only_the_manifests(folder: Path, library: str) -> None:
+    """Each line returns every request once, in the order of the list."""
     if find_spec(library) is None:
         lacking(f"{library} is not installed in this environment")
-    # In a process of its own: some of them start threads, which other tests would have to live with.
+    # In a separate process, because some libraries start threads that would affect other tests.
     imports = "import glob, pyarrow.parquet" if library == "pyarrow" else f"import glob, {library}"
     script = f"{imports}\nfor url in ({_LINES[library]})['url']: print(url)"
     ended = subprocess.run([sys.executable, "-c", script], cwd=folder, capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
-"""Workers by docker-compose.workers.yml alone, with a Redis of TLS and named users, and a producer, elsewhere."""
+"""Workers started from docker-compose.workers.yml, with a producer and a Redis with TLS and users on other hosts."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ import pytest
 from tests.e2e.stack import need_engine
 from tests.integration import parts
 
-#: An ordinary user of the host, who owns the shared folder; the number needs no account.
+#: An ordinary user of the host and owner of the shared folder; the id needs no account.
 _USER = 12345
 _WORKERS = parts.ROOT / "docker-compose.workers.yml"
-#: The variables that `.env` has to hold.
-_NEEDED = ("BROKER_URL", "BROKER_PASSWORD_FILE", "BROKER_CA_FILE", "STORE_ROOTS")
+#: The required variables in `.env`.
+_REQUIRED = ("BROKER_URL", "BROKER_PASSWORD_FILE", "BROKER_CA_FILE", "STORE_ROOTS")
 
 pytestmark = pytest.mark.timeout(900)
 
 
 class Site:
-    """A host's `.env`, its shared folder, and the Compose project of what runs there and elsewhere."""
+    """A host's `.env`, its shared folder, and a Compose project with the services of this host and the others."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.images = folder, folder / "images"
@@ -39,8 +39,8 @@ class Site:
             "ALLOW_NETWORKS": "demo:8765",
         }
 
-    def compose(self, *arguments: str, given: str | None = None, **changes: str | None) -> Any:
-        """Run a Compose command with the host's `.env`; a variable that is None is missing there."""
+    def compose(self, *arguments: str, stdin: str | None = None, **changes: str | None) -> Any:
+        """Run a Compose command with the host's `.env` and changes to it; None removes a variable."""
         lines = [f"IMAGEFLEET_{name}={value}" for name, value in {**self.values, **changes}.items() if value]
         (self.folder / "env").write_text("\n".join(lines) + "\n")
         files = [_WORKERS, *self.folder.glob("elsewhere.yml")]
@@ -48,23 +48,24 @@ class Site:
         argv += [part for file in files for part in ("-f", str(file))]
         env = {name: value for name, value in os.environ.items() if not name.startswith("IMAGEFLEET_")}
         return subprocess.run(
-            [*argv, *arguments], env=env, input=given, capture_output=True, text=True, timeout=600, check=False
+            [*argv, *arguments], env=env, input=stdin, capture_output=True, text=True, timeout=600, check=False
         )
 
-    def done(self, *arguments: str, given: str | None = None) -> str:
-        """Run a Compose command that has to work; return what it printed."""
-        ended = self.compose(*arguments, given=given)
+    def check_compose(self, *arguments: str, stdin: str | None = None) -> str:
+        """Run a Compose command, check that it succeeds, and return its output."""
+        ended = self.compose(*arguments, stdin=stdin)
         assert ended.returncode == 0, f"{arguments}: {ended.stdout[-3000:]}{ended.stderr[-3000:]}"
         return str(ended.stdout)
 
-    def denied(self) -> str:
-        """Return what Redis has denied so far, to whomever."""
+    def denied_commands(self) -> str:
+        """Return Redis's log of all commands denied so far."""
         login = ["--tls", "--cacert", "/etc/imagefleet/ca.pem", "-h", "redis", "-p", "6380", "--no-auth-warning"]
-        word = (self.folder / "etc" / "admin-password").read_text().strip()
-        return self.done("exec", "-T", "redis", "redis-cli", *login, "--user", "admin", "-a", word, "acl", "log")
+        password = (self.folder / "etc" / "admin-password").read_text().strip()
+        options = [*login, "--user", "admin", "-a", password]
+        return self.check_compose("exec", "-T", "redis", "redis-cli", *options, "acl", "log")
 
-    def elsewhere(self) -> dict[str, Any]:
-        """Return what the other hosts run: Redis as docs/many-machines.md sets it up, images to fetch, a producer."""
+    def other_hosts(self) -> dict[str, Any]:
+        """Return the services of the other hosts: Redis as in docs/many-machines.md, an image server, a producer."""
         ours = {"image": self.name, "build": str(parts.ROOT), "init": True}
         ping = "redis-cli --tls --cacert /etc/imagefleet/ca.pem -h redis -p 6380 ping | grep -q NOAUTH"
         return {
@@ -94,31 +95,31 @@ class Site:
         }
 
 
-def _files(site: Site) -> None:
-    """Make what an operator makes: what docs/many-machines.md says, and the shared folder."""
+def _create_files(site: Site) -> None:
+    """Create an operator's files, as in docs/many-machines.md, and the shared folder."""
     etc = site.folder / "etc"
     parts.set_up_redis(etc, "DNS:redis")
     site.images.mkdir()
-    # The container's user has another number than that of any user here.
+    # The container's user id differs from all user ids here.
     for path in (etc, *etc.iterdir()):
         path.chmod(0o755 if path.is_dir() else 0o644)
-    # As it ought to be: nobody but the folder's owner can read the password.
+    # As recommended: only the folder's owner can read the password.
     (etc / "imagefleet-password").chmod(0o400)
     for path in (site.images, etc / "imagefleet-password"):
         os.chown(path, _USER, _USER)
-    (site.folder / "elsewhere.yml").write_text(json.dumps({"services": site.elsewhere()}))
+    (site.folder / "elsewhere.yml").write_text(json.dumps({"services": site.other_hosts()}))
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """Give a site with two workers up."""
+    """Start a site with two workers."""
     need_engine()
     if os.geteuid() != 0:
         pytest.skip("only root can give a folder to another user")
     site = Site(tmp_path_factory.mktemp("elsewhere"))
-    _files(site)
+    _create_files(site)
     try:
-        site.done("up", "-d", "--build", "--wait", "--scale", "worker=2")
+        site.check_compose("up", "-d", "--build", "--wait", "--scale", "worker=2")
         yield site
     finally:
         site.compose("down", "-v", "--timeout", "20")
@@ -126,52 +127,52 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
             subprocess.run(["docker", "image", "rm", site.name], capture_output=True, timeout=60, check=False)
 
 
-def test_run(site: Site) -> None:
-    """Files arrive in the shared folder, and belong to its owner; Redis had nothing to deny to anybody."""
+def test_run_saves_to_the_shared_folder(site: Site) -> None:
+    """Files are saved in the shared folder and belong to its owner, and Redis denies no command."""
     urls = "".join(f"http://demo:8765/images/{index}.jpg\n" for index in range(250))
     out = site.images / "run"
     arguments = ["run", "--rm", "-T", "producer", "run", "-", "--out", str(out), "--shard-size", "100", "--json"]
-    facts = json.loads(site.done(*arguments, given=urls))
+    facts = json.loads(site.check_compose(*arguments, stdin=urls))
     assert (facts["total"], facts["success"], facts["shards"], facts["workers"]) == (250, 250, 3, 2)
     assert len(parts.image_files(out)) == 250
     assert {path.stat().st_uid for path in out.rglob("*")} == {_USER}
     assert [row["url"] for row in parts.rows(out)] == urls.split()
-    assert site.denied().strip() == ""
+    assert site.denied_commands().strip() == ""
 
 
 def test_worker_is_confined(site: Site) -> None:
-    """A worker runs as the shared folder's owner, with no capability, a root that it can't write, and no port."""
-    status = site.done(
+    """A worker runs as the shared folder's owner, without capabilities or ports, and with a read-only root."""
+    status = site.check_compose(
         "exec", "-T", "worker", "sh", "-c", "grep -l Name:.celery /proc/[0-9]*/status | head -1 | xargs cat"
     )
     found = dict(line.split(":\t", 1) for line in status.splitlines())
     assert found["Uid"].split() == [str(_USER)] * 4
     assert {int(found[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")} == {0}
     assert found["NoNewPrivs"] == "1"
-    config = json.loads(site.done("config", "--format", "json"))["services"]["worker"]
-    whole = subprocess.run(
+    config = json.loads(site.check_compose("config", "--format", "json"))["services"]["worker"]
+    single_host = subprocess.run(
         ["docker", "compose", "-f", str(parts.ROOT / "docker-compose.yml"), "config", "--format", "json", "worker"],
         capture_output=True,
         check=True,
     )
-    theirs = json.loads(whole.stdout)["services"]["worker"]
+    theirs = json.loads(single_host.stdout)["services"]["worker"]
     same = ("read_only", "cap_drop", "cap_add", "security_opt", "pids_limit", "logging", "stop_grace_period", "tmpfs")
     assert {name: config[name] for name in same} == {name: theirs[name] for name in same}
     assert "ports" not in config
 
 
-def test_worker_that_is_stopped(site: Site) -> None:
-    """Workers end when they are asked to, without a word of anything denied, and come back."""
-    site.done("stop", "worker")
-    states = [json.loads(line) for line in site.done("ps", "-a", "--format", "json", "worker").splitlines()]
+def test_workers_stop_cleanly_and_restart(site: Site) -> None:
+    """Stopped workers exit with 0 and without a denied command, and can be started again."""
+    site.check_compose("stop", "worker")
+    states = [json.loads(line) for line in site.check_compose("ps", "-a", "--format", "json", "worker").splitlines()]
     assert [state["ExitCode"] for state in states] == [0, 0]
-    assert "NOPERM" not in site.done("logs", "worker")
-    assert site.denied().strip() == ""
-    site.done("up", "-d", "--wait", "--scale", "worker=2")
+    assert "NOPERM" not in site.check_compose("logs", "worker")
+    assert site.denied_commands().strip() == ""
+    site.check_compose("up", "-d", "--wait", "--scale", "worker=2")
 
 
-def test_share_that_is_not_there(site: Site) -> None:
-    """A shared folder that is missing is told; no empty one is made in its place."""
+def test_reports_a_missing_shared_folder(site: Site) -> None:
+    """A missing shared folder is reported, and no empty one is created instead."""
     missing = site.folder / "not-mounted"
     ended = site.compose("run", "--rm", "-T", "--no-deps", "worker", "true", STORE_ROOTS=str(missing))
     assert ended.returncode != 0
@@ -179,9 +180,9 @@ def test_share_that_is_not_there(site: Site) -> None:
     assert not missing.exists()
 
 
-@pytest.mark.parametrize("name", _NEEDED)
-def test_variable_that_is_missing(name: str, tmp_path: Path) -> None:
-    """Whatever is not set is named, with what it is for."""
+@pytest.mark.parametrize("name", _REQUIRED)
+def test_reports_a_missing_variable(name: str, tmp_path: Path) -> None:
+    """A missing variable is reported with its name and purpose."""
     need_engine()
     ended = Site(tmp_path).compose("config", **{name: None})
     assert ended.returncode != 0
