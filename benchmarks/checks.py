@@ -1,4 +1,4 @@
-"""Check every file that a way saved in a turn."""
+"""Check every file saved by a way in a turn."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from PIL import Image, ImageChops, ImageStat
 
 from benchmarks.pictures import Gallery, digests
 
-#: Size of the thumbnails that are compared, in pixels.
+#: Size of the compared thumbnails, in pixels.
 _THUMBNAIL = (16, 12)
 #: Largest average difference between two thumbnails of the same image, in levels of 256.
 _MAX_DIFFERENCE = 3.0

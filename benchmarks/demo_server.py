@@ -1,4 +1,4 @@
-"""Measure the demo image server's images per second, so that nobody mistakes its limit for that of a downloader.
+"""Measure the demo image server's images per second, so that nobody mistakes its limit for a downloader's.
 
 ``python -m benchmarks.demo_server`` requests cached and new images over a persistent connection with pipelining. It
 writes ``benchmarks/results/demo-server.json``.

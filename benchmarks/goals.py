@@ -51,7 +51,7 @@ class Finding:
 
     @property
     def verdict(self) -> str:
-        """Text that says whether the median reaches the goal."""
+        """Whether the median reaches the goal, as text."""
         if self.found is None:
             return "-"
         median = self.found["median"]
@@ -60,7 +60,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Goal:
-    """A goal for one result, with the function that takes its numbers from the result."""
+    """A goal for one result, with a function to take its numbers from the result."""
 
     about: str
     result: str

@@ -1,4 +1,4 @@
-"""Measure the share of the ideal rate that a fleet reaches if it only waits: 200 ms per image, 64 slots.
+"""Measure a fleet's share of the ideal rate if it only waits: 200 ms per image, 64 slots.
 
 The ideal rate is slots / latency, 320 images per second. The fleet's rate counts from the run's first task to its last
 manifest, because the ideal rate has no startup.
@@ -20,7 +20,7 @@ _LATENCY = 0.2
 _WORKERS, _CONCURRENCY = 2, 32
 _SLOTS = _WORKERS * _CONCURRENCY
 _IDEAL = _SLOTS / _LATENCY
-#: Number of images that the server draws in advance, so that drawing is not measured.
+#: Number of images drawn in advance, so that drawing is not measured.
 _PICTURES = 100
 
 

@@ -1,4 +1,4 @@
-"""Count the messages that a run sent and those delivered, from the append-only file of the run's own Redis.
+"""Count a run's sent and delivered messages, from the append-only file of the run's own Redis.
 
 The file contains every change in Redis, so the measurement sends no commands to Redis. It opens the file when it first
 sees the server and reads it after the run, although the server has deleted it by then. Needs Redis 7 or newer, because
@@ -40,7 +40,7 @@ class MessageCounter:
             file.close()
 
     def inspect(self, role: str, process: psutil.Process) -> None:
-        """Open files that Redis has created since the last call; `processes.measure` calls this."""
+        """Open the files created by Redis since the last call; `processes.measure` calls this."""
         if role != processes.REDIS:
             return
         # Redis changes to its data folder, and overwrites its arguments with a process title.

@@ -17,13 +17,13 @@ from producer.demo.pictures import picture
 
 #: Number of different images. Drawing thousands would take minutes, so each file gets a unique comment instead.
 DRAWN = 200
-#: Strength of the noise, from 0 to 1: about that of a camera's sensor in poor light.
+#: Strength of the noise, from 0 to 1: about as strong as in a camera's sensor in poor light.
 _GRAIN = 0.2
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """A kind of image: its description, a function that draws one from its number, and its approximate bytes."""
+    """A kind of image: its description, a function to draw one from its number, and its approximate bytes."""
 
     about: str
     draw: Callable[[int], bytes]

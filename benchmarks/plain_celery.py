@@ -21,7 +21,7 @@ from pathlib import Path
 _REDIS_CONF = Path(__file__).parents[1] / "config" / "redis.conf"
 #: Seconds to wait for the worker.
 _TIMEOUT = 60.0
-#: Seconds that a process has to end, the same as for a local fleet's workers.
+#: Seconds for a process to end, the same as for a local fleet's workers.
 _GRACE = 4.0
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 FOLDER = Path(__file__).with_name("plots")
 #: Length of an axis relative to its longest bar; the rest is room for a label.
 _AXIS_TO_BAR = 1.45
-#: A bar that is longer than the second longest by this factor is cut off.
+#: A bar longer than the second longest by this factor is cut off.
 _CUT_OFF_RATIO = 3
 
 

@@ -85,12 +85,12 @@ def _blocks(results: Mapping[str, Result]) -> Iterator[str]:
 
 _METHOD = f"""
 - All ways download from one nginx on the same machine and share the cores with it. For https, nginx has a certificate
-  of the benchmark's own CA. All ways trust the usual certificates (certifi's) and that CA.
+  of the benchmark's own CA. All ways trust the usual certificates (certifi's) and this CA.
 - aria2 and curl only save the files. imagefleet and {BASE} also record a row per image, and imagefleet syncs all of it
   to disk.
 - There are 200 drawn images; a unique comment makes each file different. The images of 160 KB have grain, so that they
   are as hard to decode as photographs.
-- {BASE} runs in a separate environment, with the number of processes and threads that was fastest in a sweep over a
+- {BASE} runs in a separate environment, with the fastest number of processes and threads in a sweep over a
   quarter of its list. The sweep of plain Celery covers the pool and the size of chords. Plain Celery is
   [tutorial.py](tutorial.py): one task per image, `requests` with one session per process, Celery's own transport and
   settings, and a Redis with the same `config/redis.conf` as imagefleet. One chord for all images can be many times

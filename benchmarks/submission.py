@@ -1,4 +1,4 @@
-"""Measure the tasks per second that a producer sends from one core to a Redis with its append-only file.
+"""Measure a producer's rate of tasks per second, from one core to a Redis with its append-only file.
 
 The benchmark runs the dispatcher from the plan on disk to the queue, with all shards in the window and no worker.
 """

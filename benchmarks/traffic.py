@@ -29,11 +29,11 @@ from tasks.celery import IMAGES
 
 _HOST = "127.0.0.1"
 _BLOCK = 1 << 20
-#: Seconds that clients wait for each other.
+#: Timeout of the clients' waits for each other, in seconds.
 _TIMEOUT = 600.0
-#: Number of messages that may remain: a run ends before its last messages are acknowledged.
+#: Number of messages allowed to remain: a run ends before its last messages are acknowledged.
 _MAX_REMAINING = 100
-#: Commands that set up a connection, or wait for other clients. They cost Redis almost nothing.
+#: Commands to set up a connection or to wait for other clients. They cost Redis almost nothing.
 _NOT_RECORDED = frozenset(
     {b"HELLO", b"CLIENT", b"SELECT", b"SUBSCRIBE", b"PSUBSCRIBE", b"UNSUBSCRIBE", b"BLMOVE", b"BLPOP"}
 )
@@ -151,7 +151,7 @@ def replay(batches: Sequence[Batch], port: int, clients: int, times: int) -> Rep
 
 
 def _replay(batches: Sequence[Batch], port: int, database: int, times: int, barrier: Barrier) -> None:
-    """Run one client: a warm-up that opens the connections and loads the scripts, then ``times`` measured rounds."""
+    """Run one client: a warm-up to open the connections and load the scripts, then ``times`` measured rounds."""
     try:
         with redis.Redis(_HOST, port, db=database) as server, ExitStack() as stack:
             client = _Client(port, database, stack)
@@ -159,7 +159,7 @@ def _replay(batches: Sequence[Batch], port: int, database: int, times: int, barr
             barrier.wait(_TIMEOUT)
             barrier.wait(_TIMEOUT)
             for _ in range(times):
-                # Otherwise, Celery would drop the chord parts that it has counted already.
+                # Otherwise, Celery would drop the chord parts counted already.
                 server.flushdb()
                 client.send(batches)
                 _expect_nothing_queued(server)

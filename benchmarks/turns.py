@@ -30,7 +30,7 @@ _FILES = 3
 
 @dataclass(frozen=True)
 class Count:
-    """The total of an event that should occur once per image, and its maximum for one image."""
+    """The total of an event expected once per image, and its maximum for one image."""
 
     number: int
     most: int
@@ -74,7 +74,7 @@ def scratch() -> Iterator[Path]:
 def measure(workload: Workload, repeat: int, folder: Path) -> dict[str, Any]:
     """Run a workload and return its result, with a row for each way.
 
-    Checks every file of every turn. Skips ways with a program that is not installed.
+    Checks every file of every turn. Skips ways with a missing program.
 
     Raises:
         RuntimeError: a way failed or saved wrong files, or the disk has too little space.

@@ -1,6 +1,6 @@
 """Measure a fleet on this machine by part: a Redis with a TCP port, workers, and one producer after another.
 
-It is the setup that the docs describe for several machines, on one machine: the settings of ``config/redis.conf``,
+It is the docs' setup for several machines, on one machine: the settings of ``config/redis.conf``,
 plain Celery workers, ``producer run --broker``. The cost of a run is split by part, to plan each part separately.
 """
 
@@ -40,7 +40,7 @@ PRODUCER, WORKERS, REDIS = "producer", "workers", "redis"
 
 @dataclass(frozen=True)
 class RunUsage:
-    """The resources that a run used, by part: the producer, all workers together, and Redis."""
+    """The resources used by a run, by part: the producer, all workers together, and Redis."""
 
     #: The producer's JSON, and the output folder.
     report: dict[str, Any]
@@ -66,7 +66,7 @@ class Size:
 
 
 class MeasuredFleet:
-    """A Redis and workers; a context manager that ends them at its exit."""
+    """A Redis and workers; a context manager, which ends them at its exit."""
 
     def __init__(
         self,
@@ -82,7 +82,7 @@ class MeasuredFleet:
 
         Args:
             size: number of workers and slots.
-            root: folder for everything that the fleet writes.
+            root: folder for all files of the fleet.
             url: web server with the images ``/0.jpg``, ``/1.jpg`` and so on.
             pictures: number of images on that server.
             include: additional modules for the workers to load.

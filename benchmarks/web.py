@@ -27,7 +27,7 @@ _CURVE = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
 class Site:
     """A served folder.
 
-    ``certificates`` is a PEM file to trust, with the usual certificates and that of the benchmark's own CA. With the
+    ``certificates`` is a PEM file to trust, with the usual certificates and the benchmark's own CA. With the
     usual ones, a program that reads them for each image reads as many as in normal use. The file exists without TLS,
     too.
     """
@@ -43,7 +43,7 @@ class Site:
         return urlsplit(self.url).netloc
 
     def new_requests(self) -> Counter[str]:
-        """Return the number of requests for each path since the last call that got a full response (200)."""
+        """Return the number of requests with a full response (200) for each path since the last call."""
         time.sleep(_FLUSH * 1.2)
         with self._log.open(encoding="utf-8") as log:
             log.seek(self._read)

@@ -1,4 +1,4 @@
-"""The workloads: the images to download, the ways that download them, and the check of the saved files."""
+"""The workloads: the images to download, the ways to download them, and the check of the saved files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from benchmarks.ways import Sweep, Way
 
 @dataclass(frozen=True)
 class Workload:
-    """A list of images, and the ways that download it in turns.
+    """A list of images, and the ways to download it in turns.
 
     ``lists`` has the length of the list for some ways; all other ways get ``images`` images.
     """
@@ -32,7 +32,7 @@ class Workload:
     short: bool = False
 
     def length(self, way: str) -> int:
-        """Return the number of images that a way downloads."""
+        """Return the number of images for a way."""
         return self.lists.get(way, self.images)
 
     def scaled(self, images: int) -> Self:

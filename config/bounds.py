@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-#: Seconds until an unacknowledged message is redelivered to another worker. It must exceed the longest time that a task
-#: spends in a worker: its wait behind the prefetched tasks, plus its deadline.
+#: Seconds until an unacknowledged message is redelivered to another worker. It must exceed the longest time of
+#: a task in a worker: its wait behind the prefetched tasks, plus its deadline.
 VISIBILITY_TIMEOUT = 600
 
 #: Longest deadline of one delivery, in seconds. A quarter of the visibility timeout leaves room for the tasks
@@ -11,11 +11,11 @@ VISIBILITY_TIMEOUT = 600
 MAX_DEADLINE = VISIBILITY_TIMEOUT / 4
 
 #: Longest wait requested by a server, in seconds, after which the image is still retried. A wait too long for a slot
-#: becomes a countdown of the task, and a worker holds that task unacknowledged meanwhile. The limit is a fifth of the
+#: becomes a countdown of the task, and a worker holds the task unacknowledged meanwhile. The limit is a fifth of the
 #: visibility timeout because the task still waits behind others when its countdown is over.
 MAX_COUNTDOWN = VISIBILITY_TIMEOUT / 5
 
-#: Tasks that a worker reserves per slot, including the running one. Finished tasks count until they are acknowledged.
+#: Tasks reserved by a worker per slot, including the running one. Finished tasks count until they are acknowledged.
 #: The number is high enough that a slot never waits for Redis, even while finished tasks wait for their batch. It is
 #: low enough that the last reserved task starts long before the visibility timeout.
 PREFETCH = 3
@@ -29,8 +29,8 @@ RECORD_LIFETIME = 7 * 24 * 3600
 #: Seconds between two heartbeats of a worker, and between two checks for workers without one.
 WORKER_BEAT = 3
 
-#: Seconds that a worker counts as alive after its last heartbeat. Several intervals long, because a busy machine or a
-#: reconnect may skip a heartbeat.
+#: Seconds for which a worker counts as alive after its last heartbeat. Several intervals long, because a busy machine
+#: or a reconnect may skip a heartbeat.
 WORKER_LIFETIME = 15
 
 #: Seconds within which a dead worker's tasks are back in the queue if another worker is up: the heartbeat timeout, one

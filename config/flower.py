@@ -72,7 +72,7 @@ def _require_password(handler: Any) -> Any:
 
     class Protected(base):  # type: ignore[misc,valid-type]
         def prepare(self) -> Any:
-            # Raises 401 for clients that are not logged in.
+            # Raises 401 for clients without a login.
             BaseHandler.get_current_user(self)
             return super().prepare()
 

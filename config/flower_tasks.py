@@ -1,6 +1,6 @@
 """Adapt image tasks for Flower: take the task's state from the Outcome, and format the Outcome as readable text.
 
-Imports neither Flower nor Celery: the functions take the events and results that Flower passes to them.
+Imports neither Flower nor Celery: the functions take Flower's events and results.
 """
 
 from __future__ import annotations

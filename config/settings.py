@@ -1,6 +1,6 @@
 """Settings from the environment. No other module reads the environment.
 
-With these variables a worker's operator limits the addresses and folders that the worker may use. No message can extend
+With these variables a worker's operator limits the worker's addresses and folders. No message can extend
 these limits. The name of each variable is ``IMAGEFLEET_NAME``; lists are separated by commas.
 
 To add a setting: add a field with its description here, pass the value as an argument to the module that uses it, and
@@ -24,7 +24,7 @@ from config import SettingsError, bounds
 REDIS_CONF = Path(__file__).with_name("redis.conf")
 FLOWER_CONF = Path(__file__).with_name("flower.py")
 _PREFIX = "IMAGEFLEET_"
-#: Names after the prefix that `config/entrypoint.sh` reads.
+#: Names after the prefix for `config/entrypoint.sh`.
 _ENTRYPOINT_NAMES = ("OWNED_BY",)
 
 
@@ -102,7 +102,7 @@ class Settings(BaseSettings):
         bounds.PREFETCH,
         ge=1,
         le=64,
-        description="Tasks that a worker reserves per slot, including the running one.",
+        description="Tasks reserved by a worker per slot, including the running one.",
     )
 
     @property

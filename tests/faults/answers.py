@@ -76,7 +76,7 @@ def _snapshot(target: Target, status: str) -> None:
 
 @contextmanager
 def read_only(target: Target) -> Iterator[None]:
-    """READONLY: the server is a replica of a master that does not exist."""
+    """READONLY: the server is a replica of a missing master."""
     target.admin.replicaof("127.0.0.1", parts.free_port())
     yield
     target.admin.replicaof("NO", "ONE")
@@ -195,7 +195,7 @@ def key_of_another_program(target: Target) -> Iterator[None]:
 
 
 def _ignore_ended_server() -> AbstractContextManager[None]:
-    """Ignore a server that has ended: that of a local fleet ends with the run."""
+    """Ignore an ended server: the server of a local fleet ends with the run."""
     return suppress(redis.ConnectionError)
 
 
@@ -229,7 +229,7 @@ def let_last(seconds: float) -> None:
     time.sleep(seconds)
 
 
-#: The errors that a run waits out, by their name in the table.
+#: Errors a run waits out, by their name in the table.
 TEMPORARY: dict[str, Provocation] = {
     "OOM": setting("maxmemory", 1),
     "MISCONF": cannot_save,
@@ -243,7 +243,7 @@ TEMPORARY: dict[str, Provocation] = {
     "max number of clients reached": too_many_clients,
     "no answer for 12 s": silent,
 }
-#: The errors that end a run.
+#: Errors ending a run.
 LASTING: dict[str, Provocation] = {
     "NOPERM": no_permission,
     "NOAUTH": password_changed,

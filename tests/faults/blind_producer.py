@@ -1,6 +1,6 @@
-"""A producer that does not check its chords: it never inspects shards for lost messages, and resends nothing.
+"""A producer without checks of its chords: it never inspects shards for lost messages, and resends nothing.
 
-``python -m tests.faults.blind_producer run …``; its ``resume`` assumes that tasks sent by an earlier command are still
+``python -m tests.faults.blind_producer run …``; its ``resume`` assumes tasks sent by an earlier command to be still
 in flight.
 """
 

@@ -1,7 +1,7 @@
-"""A worker that dies between claiming and sending a chord's body.
+"""A worker dies between claiming and sending a chord's body.
 
-The last counted parts are not acknowledged, so they are redelivered. The worker that counts them again finds the chord
-complete and the body claimed. The claim lasts for the time that Celery allows for sending the body: over a minute.
+The last counted parts are not acknowledged, so they are redelivered. The next worker to count them finds the chord
+complete and the body claimed. The claim lasts as long as Celery allows for sending the body: over a minute.
 """
 
 from __future__ import annotations

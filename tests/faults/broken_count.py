@@ -1,4 +1,4 @@
-"""A worker that loses one part of a chord: it acknowledges the part without counting it."""
+"""A worker loses one part of a chord: it acknowledges the part without counting it."""
 
 from __future__ import annotations
 

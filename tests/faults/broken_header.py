@@ -1,4 +1,4 @@
-"""A worker with one header task that raises, so that its chord part counts as failed."""
+"""One header task of the worker raises, so its chord part counts as failed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A worker that tries only once to count a part, as Celery does: if Redis is unreachable, the part is lost."""
+"""A worker tries only once to count a part, as Celery does: if Redis is unreachable, the part is lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A producer that dies before sending its last header task: ``python -m tests.faults.broken_producer run …``."""
+"""A producer dies before sending its last header task: ``python -m tests.faults.broken_producer run …``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A worker that dies at each collect task, as if it ran out of memory."""
+"""A worker dies at each collect task, as if it ran out of memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The harness of the fault tests: a Redis, workers and producers that can be killed, and the check of a finished run.
+"""The harness of the fault tests: a Redis, workers and producers to kill, and the check of a finished run.
 
 Dead workers are restarted, as Compose does. A run without faults requests each URL once, so further requests in nginx's
 log are images fetched twice.
@@ -143,7 +143,7 @@ class Fleet:
     """Plain Celery workers that are restarted when they die."""
 
     def __init__(self, folder: Path, broker_url: str) -> None:
-        """Take the folder that the workers may write to, and their broker."""
+        """Take the workers' output folder, and their broker."""
         self._folder, self._broker_url = folder, broker_url
         self._threads: list[threading.Thread] = []
         self._over = threading.Event()
@@ -213,7 +213,7 @@ class Fleet:
 
 @dataclass
 class Arena:
-    """One run with its Redis and workers; a context manager that ends all processes."""
+    """One run with its Redis and workers; a context manager, which ends all processes."""
 
     folder: Path
     site: Site
@@ -255,11 +255,11 @@ class Arena:
     def run(
         self, source: Path | str, *arguments: str, name: str = "run", stdin: int = subprocess.DEVNULL
     ) -> AbstractContextManager[parts.Background]:
-        """Return a context manager that starts a run."""
+        """Return a context manager for a new run."""
         return self._start(name, ["run", source, "--out", self.out, *arguments], stdin)
 
     def start_resume(self) -> AbstractContextManager[parts.Background]:
-        """Return a context manager that resumes the run."""
+        """Return a context manager for the resumed run."""
         return self._start("resume", ["resume", self.out], subprocess.DEVNULL)
 
     def resume(self) -> parts.Completed:
@@ -274,7 +274,7 @@ class Arena:
         return parts.started(name, argv, self.folder, stdin=stdin)
 
     def count_fault(self) -> None:
-        """Record that a fault occurs now."""
+        """Record a fault now."""
         self._faults += 1
         self._last_fault = time.monotonic()
 

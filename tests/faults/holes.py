@@ -1,7 +1,7 @@
 """Scenarios in which a chord loses a message, a part or its body, each with its fault.
 
 A scenario causes its fault in a run of `IMAGES` images, and then leaves good workers running. The producer has to find
-the loss. `Arena.module` is the producer's command: the real one, or as a control one that repairs nothing.
+the loss. `Arena.module` is the producer's command: the real one, or as a control one without repairs.
 """
 
 from __future__ import annotations
@@ -22,28 +22,28 @@ from tests.integration import parts
 
 IMAGES = 100
 _LOST = 7
-#: Bytes per second, so that each image takes a second and a fault can occur meanwhile.
+#: Bytes per second. Each image takes a second, so a fault can occur meanwhile.
 _SLOW_RATE = 4_000
-#: Longest time in seconds that Celery keeps the claim of a body: `RedisBackend._chord_publish_claim_expires`.
+#: Longest time in seconds for which Celery keeps the claim of a body: `RedisBackend._chord_publish_claim_expires`.
 _CLAIM_SECONDS = 70.0
 
 
 @dataclass(frozen=True)
 class LossScenario:
-    """A loss; ``start`` is a context manager that yields the producer's command after the fault."""
+    """A loss; ``start`` is a context manager yielding the producer's command after the fault."""
 
     name: str
     fault: str
     start: Callable[[Arena], AbstractContextManager[parts.Background]]
-    #: Number of images that a repairing producer must resend; None if it depends on timing.
+    #: Number of images to resend by a repairing producer; None if it depends on timing.
     repaired: int | None = None
-    #: Longest temporary delay of the run in seconds that ends without a repair.
+    #: Longest delay of the run in seconds without a repair.
     delay: float = 0.0
 
 
 @contextmanager
 def _message(arena: Arena) -> Iterator[parts.Background]:
-    """Remove messages from their queue, like a worker that dies at that moment."""
+    """Remove messages from their queue, like a worker dying at that moment."""
     with arena.run(arena.list(IMAGES)) as run:
         parts.eventually(lambda: arena.server.client.llen(IMAGES_QUEUE) == IMAGES, "all messages")
         arena.server.client.rpop(IMAGES_QUEUE, _LOST)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-#: Environment variable with the path of a file that exists after the fault.
+#: Environment variable with the path of a file created by the fault.
 VARIABLE = "FAULTS_ONCE"
 
 

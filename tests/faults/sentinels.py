@@ -1,4 +1,4 @@
-"""Servers for failover tests: a master with a replica, and Sentinels that monitor them."""
+"""Servers for failover tests: a master with a replica, and Sentinels monitoring them."""
 
 from __future__ import annotations
 

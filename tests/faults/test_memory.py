@@ -56,7 +56,7 @@ def _sample(pid: int, memory: list[int], over: threading.Event) -> None:
 
 @pytest.mark.timeout(4000)
 def test_memory_does_not_grow_with_the_list(pictures: Site, tmp_path: Path, long: bool) -> None:
-    """A list that is many times longer takes less than 10 % more memory in the producer and in a limited Redis."""
+    """A many times longer list takes less than 10 % more memory in the producer and in a limited Redis."""
     # Even the shorter list is several windows long.
     sizes, window = ((100_000, 1_000_000), 8) if long else ((10_000, 30_000), 2)
     small, large = (peaks(images, window, pictures, tmp_path / str(images)) for images in sizes)

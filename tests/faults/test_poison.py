@@ -1,4 +1,4 @@
-"""Images that kill their worker fail alone. A shard that kills every worker collecting it ends its run."""
+"""Only images that kill their worker fail. A shard that kills every worker collecting it ends its run."""
 
 from __future__ import annotations
 

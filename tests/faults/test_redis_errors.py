@@ -20,7 +20,7 @@ from tests.faults.answers import LASTING, TEMPORARY, Target
 from tests.faults.harness import Arena
 from tests.integration import parts
 
-#: Seconds that an error lasts: longer than the producer's check interval and two heartbeats of a worker.
+#: Duration of an error in seconds: longer than the producer's check interval and two heartbeats of a worker.
 _DURATION = 6.0
 _ADMIN = "administrator"
 
@@ -146,7 +146,7 @@ def _server_of(run: parts.Background) -> tuple[int, Path] | None:
 
 
 def _admit(client: Any) -> bool:
-    """Add a user that is not affected by errors of the default user; return whether the server answers."""
+    """Add a user unaffected by errors of the default user; return whether the server answers."""
     try:
         client.execute_command("ACL", "SETUSER", _ADMIN, "on", f">{_ADMIN}", "~*", "&*", "+@all")
     except redis.RedisError:

@@ -26,7 +26,7 @@ def mounted(place: Path, *options: str) -> Iterator[None]:
     try:
         yield
     finally:
-        # Lazily, because a process that was just killed may still have an open file there.
+        # Lazily, because a killed process may still have an open file there.
         subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
