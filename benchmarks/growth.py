@@ -23,7 +23,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks import records, web
-from benchmarks.pictures import Pictures, create_gallery
+from benchmarks.pictures import ImageKind, create_gallery
 from benchmarks.watched import MeasuredFleet, RunUsage, Size
 from config import bounds
 from producer.demo.pictures import picture
@@ -31,8 +31,8 @@ from producer.local import cores
 
 _NAME = "growth"
 #: Number of images on the nginx server. The lists repeat them, each time with another query.
-_PICTURES = 300
-_TINY = Pictures("64 x 32, 1 KB", partial(picture, width=64, height=32), 1_000)
+_DIFFERENT_IMAGES = 300
+_TINY = ImageKind("64 x 32, 1 KB", partial(picture, width=64, height=32), 1_000)
 _WARM_UP = 1000
 _STARTS = 3
 
@@ -47,7 +47,9 @@ def main() -> None:
     size = Size(arguments.workers, arguments.concurrency)
     with tempfile.TemporaryDirectory(prefix="imagefleet-benchmark-") as folder:
         place = Path(folder)
-        with web.serve(create_gallery(_TINY, _PICTURES, place / "pictures").folder, place / "nginx", tls=False) as site:
+        with web.serve(
+            create_gallery(_TINY, _DIFFERENT_IMAGES, place / "pictures").folder, place / "nginx", tls=False
+        ) as site:
             for images in sorted(arguments.images):
                 row = _measure(images, size, place, site.url)
                 path = _merge(images, row, size)
@@ -61,7 +63,7 @@ def _repeat(images: int) -> int:
 
 
 def _measure(images: int, size: Size, place: Path, url: str) -> dict[str, Any]:
-    with MeasuredFleet(size, place, url, _PICTURES) as fleet:
+    with MeasuredFleet(size, place, url, _DIFFERENT_IMAGES) as fleet:
         fleet.run(_WARM_UP)
         starts = [fleet.run(1) for _ in range(_STARTS)]
         return _row(images, starts, [fleet.run(images) for _ in range(_repeat(images))])

@@ -21,13 +21,13 @@ _WORKERS, _CONCURRENCY = 2, 32
 _SLOTS = _WORKERS * _CONCURRENCY
 _IDEAL = _SLOTS / _LATENCY
 #: Number of images drawn in advance, so that drawing is not measured.
-_PICTURES = 100
+_DIFFERENT_IMAGES = 100
 
 
 def measure(repeat: int, images: int | None, folder: Path) -> dict[str, Any]:
     """Measure, and return the result as JSON-safe values."""
     images = images or _IMAGES
-    with DemoProcess(_LATENCY, ready=_PICTURES) as server:
+    with DemoProcess(_LATENCY, ready=_DIFFERENT_IMAGES) as server:
         rates = [_rate(folder / f"latency-{turn}", server, images) for turn in range(repeat)]
     return {
         "about": f"{_LATENCY * 1000:.0f} ms latency, {_SLOTS} slots",
@@ -45,7 +45,8 @@ def _rate(place: Path, server: DemoProcess, images: int) -> float:
     place.mkdir()
     source = place / "urls.txt"
     source.write_text(
-        "".join(f"{server.url}/images/{index % _PICTURES}.jpg?{index}\n" for index in range(images)), encoding="utf-8"
+        "".join(f"{server.url}/images/{index % _DIFFERENT_IMAGES}.jpg?{index}\n" for index in range(images)),
+        encoding="utf-8",
     )
     size = ("--workers", str(_WORKERS), "--concurrency", str(_CONCURRENCY))
     command = [sys.executable, "-m", "producer", "run", str(source), "--out", str(place / "out"), "--json", *size]

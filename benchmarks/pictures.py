@@ -22,7 +22,7 @@ _GRAIN = 0.2
 
 
 @dataclass(frozen=True)
-class Pictures:
+class ImageKind:
     """A kind of image: its description, a function to draw one from its number, and its approximate bytes."""
 
     about: str
@@ -43,8 +43,8 @@ def _draw_grainy(number: int) -> bytes:
     return encoded.getvalue()
 
 
-SMALL = Pictures("400 x 200, 15 KB", picture, 15_000)
-LARGE = Pictures("1024 x 768, 160 KB", _draw_grainy, 160_000)
+SMALL = ImageKind("400 x 200, 15 KB", picture, 15_000)
+LARGE = ImageKind("1024 x 768, 160 KB", _draw_grainy, 160_000)
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Gallery:
         return self.originals[number % len(self.originals)]
 
 
-def create_gallery(kind: Pictures, count: int, folder: Path) -> Gallery:
+def create_gallery(kind: ImageKind, count: int, folder: Path) -> Gallery:
     """Write ``count`` images into a new folder."""
     folder.mkdir(parents=True)
     originals = _draw(kind, min(count, DRAWN))
@@ -79,7 +79,7 @@ def create_gallery(kind: Pictures, count: int, folder: Path) -> Gallery:
 
 
 @cache
-def _draw(kind: Pictures, count: int) -> tuple[bytes, ...]:
+def _draw(kind: ImageKind, count: int) -> tuple[bytes, ...]:
     """Draw the first ``count`` images; cached because several workloads use the same ones."""
     with ThreadPoolExecutor() as pool:
         return tuple(pool.map(kind.draw, range(count)))

@@ -31,7 +31,7 @@ from tasks import manifest, plan
 from tasks.storage import Store
 
 _NAME = "scale"
-_PICTURES = 500
+_DIFFERENT_IMAGES = 500
 _WARM_UP = 1000
 #: A run's default options, and the number of images in flight with them.
 _OPTIONS = Options()
@@ -57,9 +57,9 @@ def main() -> None:
     size = Size(arguments.workers, arguments.concurrency)
     with tempfile.TemporaryDirectory(prefix="imagefleet-benchmark-") as folder:
         place = Path(folder)
-        create_gallery(SMALL, _PICTURES, place / "pictures")
+        create_gallery(SMALL, _DIFFERENT_IMAGES, place / "pictures")
         with web.serve(place / "pictures", place / "nginx", tls=False) as site:
-            fleet = partial(MeasuredFleet, size, place, site.url, _PICTURES)
+            fleet = partial(MeasuredFleet, size, place, site.url, _DIFFERENT_IMAGES)
             image, downloads = _downloads(fleet, arguments.images, arguments.repeat)
             empty = _empty_job(fleet, arguments.images, arguments.repeat)
             replayed = _replay(fleet, arguments.clients, arguments.times)

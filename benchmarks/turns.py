@@ -83,7 +83,7 @@ def measure(workload: Workload, repeat: int, folder: Path) -> dict[str, Any]:
     installed = {name: way for name, way in workload.ways.items() if _is_installed(name, way)}
     _check_space(workload, installed, repeat, place)
     longest = max(workload.length(name) for name in installed)
-    gallery = pictures.create_gallery(workload.pictures, longest, place / "pictures")
+    gallery = pictures.create_gallery(workload.kind, longest, place / "pictures")
     with web.serve(gallery.folder, place / "web", workload.tls) as site:
         runner = _TurnRunner(workload, gallery, site, place)
         sweeps = {name: runner.sweep(name, way) for name, way in installed.items() if isinstance(way, Sweep)}
@@ -186,7 +186,7 @@ def _check_space(workload: Workload, ways: Mapping[str, Way | Sweep], repeat: in
     files = sum(workload.length(name) * _FILES * times for name, times in runs.items())
     longest = max(workload.length(name) for name in ways)
     # A file of a few bytes takes 4 KB, and a turn's folders remain.
-    needed = 2 * longest * (workload.pictures.bytes + 8192) + 50 * 2**20
+    needed = 2 * longest * (workload.kind.bytes + 8192) + 50 * 2**20
     free, state = shutil.disk_usage(place).free, os.statvfs(place)
     if needed > free:
         raise RuntimeError(

@@ -73,7 +73,7 @@ class MeasuredFleet:
         size: Size,
         root: Path,
         url: str,
-        pictures: int,
+        image_count: int,
         include: Sequence[str] = (),
         redis_options: Sequence[str] = (),
         record: bool = False,
@@ -84,12 +84,12 @@ class MeasuredFleet:
             size: number of workers and slots.
             root: folder for all files of the fleet.
             url: web server with the images ``/0.jpg``, ``/1.jpg`` and so on.
-            pictures: number of images on that server.
+            image_count: number of images on that server.
             include: additional modules for the workers to load.
             redis_options: options for Redis on top of ``config/redis.conf``.
             record: whether to record the commands of workers and producers to Redis in `batches`.
         """
-        self._size, self._root, self._url, self._pictures = size, root, url, pictures
+        self._size, self._root, self._url, self._image_count = size, root, url, image_count
         self._include, self._redis_options, self._record = include, redis_options, record
         self.batches: list[Batch] = []
         self._stack = ExitStack()
@@ -140,7 +140,7 @@ class MeasuredFleet:
         source, out = place / "urls.txt", place / "out"
         with source.open("w", encoding="utf-8") as lines:
             # There are few images; the queries make the URLs unique.
-            lines.writelines(f"{self._url}/{number % self._pictures}.jpg?n={number}\n" for number in range(images))
+            lines.writelines(f"{self._url}/{number % self._image_count}.jpg?n={number}\n" for number in range(images))
         argv = [sys.executable, "-m", "producer", "run", str(source), "--out", str(out), "--json"]
         argv += ["--broker", self._broker_url]
         work, cpu = RedisWork.read(self._server), self._cpu()

@@ -8,7 +8,7 @@ from typing import Self
 
 from benchmarks import checks, ways
 from benchmarks.checks import Check, Resized
-from benchmarks.pictures import LARGE, SMALL, Pictures
+from benchmarks.pictures import LARGE, SMALL, ImageKind
 from benchmarks.ways import Sweep, Way
 
 
@@ -21,7 +21,7 @@ class Workload:
 
     name: str
     about: str
-    pictures: Pictures
+    kind: ImageKind
     ways: Mapping[str, Way | Sweep]
     images: int = 20_000
     lists: Mapping[str, int] = field(default_factory=dict)
@@ -48,7 +48,7 @@ PLAIN_CELERY = "plain Celery"
 
 HTTP_SMALL = Workload(
     "http-15k",
-    "http, 15 KB, kept as they are",
+    "http, 15 KB, not resized",
     SMALL,
     {
         IMAGEFLEET: ways.fleet(),
@@ -61,7 +61,7 @@ HTTP_SMALL = Workload(
 )
 HTTPS_SMALL = Workload(
     "https-15k",
-    "https, 15 KB, kept as they are",
+    "https, 15 KB, not resized",
     SMALL,
     {IMAGEFLEET: ways.fleet(), BASE: ways.IMG2DATASET_SIZES, "curl": ways.curl()},
     # img2dataset gets a shorter list, because it builds a TLS context for each image. So both take a minute or more,
@@ -80,14 +80,14 @@ RESIZE = Workload(
 )
 HTTP_LARGE = Workload(
     "http-160k",
-    "http, 160 KB, kept as they are",
+    "http, 160 KB, not resized",
     LARGE,
     {IMAGEFLEET: ways.fleet(), BASE: ways.IMG2DATASET_SIZES, "threads": ways.threads()},
 )
 #: The workload of `make bench-check`. It has separate numbers, because a run's startup has more weight in a short list.
 SHORT = Workload(
     "short",
-    "http, 15 KB, kept as they are: the short form",
+    "http, 15 KB, not resized: the short form",
     SMALL,
     {IMAGEFLEET: ways.fleet(), "threads": ways.threads(), BASE: ways.img2dataset(2, 32)},
     images=4_000,

@@ -40,5 +40,5 @@ def fleet(demo: DemoProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     """Start a fleet of two workers with five slots each and access to the demo server."""
     env = {"IMAGEFLEET_ALLOW_NETWORKS": demo.address}
     folder = tmp_path_factory.mktemp("fleet")
-    with running_fleet(folder, "--workers", "2", "--concurrency", "5", env=env) as kept:
-        yield kept
+    with running_fleet(folder, "--workers", "2", "--concurrency", "5", env=env) as started:
+        yield started

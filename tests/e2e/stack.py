@@ -91,7 +91,7 @@ def clone(folder: Path, owner: int) -> Path:
     subprocess.run(["git", "clone", "-q", str(ROOT), str(folder)], check=True)
     if owner != os.geteuid():
         if os.geteuid() != 0:
-            pytest.skip("only root can give a folder to another user")
+            pytest.skip("only root can change the owner of a folder")
         for path in [folder, *folder.rglob("*")]:
             os.chown(path, owner, owner, follow_symlinks=False)
     return folder

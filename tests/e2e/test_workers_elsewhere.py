@@ -115,7 +115,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """Start a site with two workers."""
     need_engine()
     if os.geteuid() != 0:
-        pytest.skip("only root can give a folder to another user")
+        pytest.skip("only root can change the owner of a folder")
     site = Site(tmp_path_factory.mktemp("elsewhere"))
     _create_files(site)
     try:

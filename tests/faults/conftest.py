@@ -24,16 +24,16 @@ def long() -> bool:
 
 
 @pytest.fixture(scope="session")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """Serve the images of all fault tests with nginx."""
     with serve_images(tmp_path_factory.mktemp("pictures")) as served:
         yield served
 
 
 @pytest.fixture
-def arena(pictures: Site, tmp_path: Path) -> Iterator[Arena]:
+def arena(site: Site, tmp_path: Path) -> Iterator[Arena]:
     """Provide a Redis and an empty fleet for one test; delete its images at the end."""
-    with Arena(tmp_path, pictures) as created:
+    with Arena(tmp_path, site) as created:
         yield created
     for out in tmp_path.glob("out-*"):
         # A killed worker's last system call may still create or delete a file.

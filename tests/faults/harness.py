@@ -34,7 +34,7 @@ from tests.faults import once, table
 from tests.integration import parts
 
 #: Number of images on the nginx server. The lists repeat them, each time with another query.
-_PICTURES = 200
+_DIFFERENT_IMAGES = 200
 #: Smallest size of an image in bytes, because sending an image slowly is how we delay it.
 _MIN_BYTES = 3_000
 #: Manifest columns that must be equal in two runs over the same list.
@@ -59,7 +59,9 @@ class Site:
             run: name of the run, which makes its URLs unique.
             rate: bytes per second of each response; half an image per second takes about a second. 0: no limit.
         """
-        return [f"{self.url}/{number % _PICTURES}.png?run={run}&n={number}&rate={rate}" for number in range(count)]
+        return [
+            f"{self.url}/{number % _DIFFERENT_IMAGES}.png?run={run}&n={number}&rate={rate}" for number in range(count)
+        ]
 
     def hits(self, run: str) -> Counter[str]:
         """Return the number of requests for each URL of a run."""
@@ -74,7 +76,7 @@ def serve_images(folder: Path) -> Iterator[Site]:
     files.mkdir()
     originals = []
     noise = random.Random(1)
-    for number in range(_PICTURES):
+    for number in range(_DIFFERENT_IMAGES):
         path = files / f"{number}.png"
         Image.frombytes("RGB", (40, 30), noise.randbytes(40 * 30 * 3)).save(path)
         originals.append(path.read_bytes())
@@ -365,7 +367,7 @@ def verify_output(out: Path, site: Site, urls: Sequence[str]) -> Results:
         body = (out / row["path"]).read_bytes()
         assert (len(body), sha256(body).hexdigest()) == (row["bytes"], row["sha256"]), row
         if urls[number].startswith(site.url):
-            assert body == site.originals[number % _PICTURES], row
+            assert body == site.originals[number % _DIFFERENT_IMAGES], row
     assert parts.image_files(out) - _temporary(out) == {row["path"] for row in rows if row["path"] is not None}
     assert not _temporary(out)
     return Results(rows, Counter(row["reason"] for row in rows if row["reason"] is not None))

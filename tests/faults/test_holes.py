@@ -55,12 +55,12 @@ def run_without_repair(loss: LossScenario, arena: Arena, seconds: float) -> tabl
 
 @pytest.fixture(scope="module")
 def runs(
-    pictures: Site, tmp_path_factory: pytest.TempPathFactory, long: bool
+    site: Site, tmp_path_factory: pytest.TempPathFactory, long: bool
 ) -> Iterator[dict[str, Future[table.StalledRun]]]:
     """Run all losses without repair, some concurrently; provide the result of each."""
     with ExitStack() as stack:
         arenas = {
-            loss: stack.enter_context(Arena(tmp_path_factory.mktemp(f"left-{loss.name}"), pictures)) for loss in _LOSSES
+            loss: stack.enter_context(Arena(tmp_path_factory.mktemp(f"left-{loss.name}"), site)) for loss in _LOSSES
         }
         with ThreadPoolExecutor(_CONCURRENT_RUNS) as pool:
             yield {

@@ -18,13 +18,13 @@ _LIMIT = 256 * 2**20
 _MAX_GROWTH = 1.1
 
 
-def peaks(images: int, window: int, pictures: Site, folder: Path) -> tuple[int, int]:
+def peaks(images: int, window: int, site: Site, folder: Path) -> tuple[int, int]:
     """Return the peak memory of the producer and of Redis, in bytes, in a run without downloads."""
     folder.mkdir()
     source = folder / "list.txt"
     with source.open("w") as lines:
         lines.writelines(f"http://127.0.0.1/{number:09d}.jpg\n" for number in range(images))
-    with Arena(folder, pictures, ("--maxmemory", str(_LIMIT))) as arena:
+    with Arena(folder, site, ("--maxmemory", str(_LIMIT))) as arena:
         arena.fleet.add(2, "--include", "benchmarks.empty", slots=16)
         started = time.monotonic()
         with arena.run(source, "--window", str(window)) as run:
@@ -55,10 +55,10 @@ def _sample(pid: int, memory: list[int], over: threading.Event) -> None:
 
 
 @pytest.mark.timeout(4000)
-def test_memory_does_not_grow_with_the_list(pictures: Site, tmp_path: Path, long: bool) -> None:
+def test_memory_does_not_grow_with_the_list(site: Site, tmp_path: Path, long: bool) -> None:
     """A many times longer list takes less than 10 % more memory in the producer and in a limited Redis."""
     # Even the shorter list is several windows long.
     sizes, window = ((100_000, 1_000_000), 8) if long else ((10_000, 30_000), 2)
-    small, large = (peaks(images, window, pictures, tmp_path / str(images)) for images in sizes)
+    small, large = (peaks(images, window, site, tmp_path / str(images)) for images in sizes)
     growth = [after / before for before, after in zip(small, large, strict=True)]
     assert max(growth) < _MAX_GROWTH, (small, large)
