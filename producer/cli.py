@@ -1,6 +1,6 @@
-"""The commands; the only module that prints.
+"""Define the commands. This is the only module that prints.
 
-What a command needs is imported when it runs: `producer --help` and a wrong option answer at once.
+Each command imports its modules when it runs, so that `producer --help` and usage errors answer at once.
 """
 
 from __future__ import annotations
@@ -43,17 +43,20 @@ if TYPE_CHECKING:
     from tasks.storage import Store
 
 _F = TypeVar("_F", bound=Callable[..., Any])
-#: How wide text may be where there is no terminal to say it.
+#: Maximum width of printed text, in columns, without a terminal.
 _PLAIN_WIDTH = 160
 _INTERRUPTED = 130
-#: What ends a command politely.
+#: The signals that ask a command to end.
 _ENDS = (signal.SIGINT, signal.SIGTERM)
-#: What tells a producer with a local fleet that its run is cancelled; one at a broker is told by that.
+#: Tells a producer with a local fleet that its run is cancelled. A producer at a broker learns it from the broker.
 _CANCELS = signal.SIGUSR1
 
 
 class _Folder(click.Path):
-    """A folder on this machine; an empty name, as of a shell variable that is not set, is not the current one."""
+    """A folder on this machine.
+
+    An empty name, as from an unset shell variable, is refused instead of taken as the current folder.
+    """
 
     def __init__(self) -> None:
         super().__init__(path_type=Path, file_okay=False)
@@ -62,24 +65,24 @@ class _Folder(click.Path):
         if value == "":
             self.fail("the folder's name is empty", param, ctx)
         if scheme := _scheme(value):
-            # As a path it would be a folder here whose name is the scheme, and the run would report success.
-            other = "mount the storage, and give the path where it is mounted"
-            todo = "give the path alone" if scheme == "file" else other
-            self.fail(f"{scheme}:// is not supported, only folders on this machine are; {todo}", param, ctx)
+            # As a path, it would create a folder named after the scheme here, and the run would report success.
+            other = "mount the storage and give the path of the mount"
+            todo = "give the path without file://" if scheme == "file" else other
+            self.fail(f"{scheme}:// is not supported, only folders on this machine; {todo}", param, ctx)
         return super().convert(value, param, ctx)
 
 
 class _List(click.ParamType[str]):
-    """A SOURCE: the path of a file on this machine, or ``-``."""
+    """A SOURCE: the path of a file on this machine, or ``-`` for standard input."""
 
     name = "text"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         if scheme := _scheme(value):
             other = "copy the list to this machine, or pipe it into the command with - as SOURCE"
-            todo = "give the path alone" if scheme == "file" else other
+            todo = "give the path without file://" if scheme == "file" else other
             self.fail(
-                f"{scheme}:// is not supported, only files on this machine and - (standard input) are; {todo}",
+                f"{scheme}:// is not supported, only files on this machine and - (standard input); {todo}",
                 param,
                 ctx,
             )
@@ -87,7 +90,7 @@ class _List(click.ParamType[str]):
 
 
 def _scheme(value: Any) -> str | None:
-    """Return the scheme of a URL that is given in place of a path, in lower case; None for a path."""
+    """Return the scheme, in lower case, of a URL given in place of a path; None for a path."""
     found = re.match(r"\s*([A-Za-z][A-Za-z0-9+.-]*)://", value) if isinstance(value, str) else None
     return None if found is None else found[1].lower()
 
@@ -101,9 +104,9 @@ class _Size(click.ParamType[int]):
         try:
             count = int(TypeAdapter(ByteSize).validate_python(value))
         except ValidationError:
-            self.fail(f"{value!r} is no size, such as 500KiB or 64MiB", param, ctx)
+            self.fail(f"{value!r} is not a size, such as 500KiB or 64MiB", param, ctx)
         if count < 1:
-            self.fail("a size has to be at least one byte", param, ctx)
+            self.fail("a size must be at least one byte", param, ctx)
         return count
 
 
@@ -120,30 +123,30 @@ class _Duration(click.ParamType[float]):
         try:
             seconds = float(text.removesuffix(unit)) * units.get(unit, 1.0)
         except ValueError:
-            self.fail(f"{value!r} is no duration, such as 300ms, 10 or 2m", param, ctx)
+            self.fail(f"{value!r} is not a duration, such as 300ms, 10 or 2m", param, ctx)
         if not self._least <= seconds < float("inf"):
-            self.fail(f"it has to be at least {self._least:g} s", param, ctx)
+            self.fail(f"it must be at least {self._least:g} s", param, ctx)
         return seconds
 
 
 @dataclass(slots=True)
 class _Ending:
-    """How a command tells its end to a program: one JSON object on standard output, whatever the end is."""
+    """The result of a command with `--json`: one object on standard output, however the command ends."""
 
-    #: Whether it was asked to.
+    #: Whether `--json` was given.
     as_json: bool = False
-    #: The folder that a comparison writes to.
+    #: The output folder of a comparison.
     compared: Path | None = None
     _run: tuple[str, Path] | None = None
     _told: bool = False
 
     def at(self, run: Run, out: Path) -> None:
-        """Note the run that the command is at from now on."""
+        """Set the run that this command works on from now on."""
         self._run = run.id, out.resolve()
 
     @property
     def run(self) -> dict[str, str]:
-        """What to say of the run that the command is at: its id, its folder, and the command that goes on with it."""
+        """The id and folder of the command's run, and the command that resumes it; empty before there is a run."""
         if self._run is None:
             return {}
         from producer.runfile import resumption
@@ -153,15 +156,15 @@ class _Ending:
         return {"run_id": run_id, "out": str(folder), "resume": resumption(Store(folder))}
 
     def tell(self, facts: dict[str, Any]) -> None:
-        """Print an object, if one was asked for and none is printed."""
+        """Print an object, if `--json` was given and none has been printed."""
         if self.as_json and not self._told:
-            # Before, and not after: an interruption in between would tell a second one.
+            # Set this first: an interruption after printing would print a second object.
             self._told = True
             click.echo(json.dumps(facts))
 
 
 def _ending() -> _Ending:
-    """Return the ending of the command that is running."""
+    """Return the JSON result of the running command."""
     return click.get_current_context().ensure_object(_Ending)
 
 
@@ -175,7 +178,7 @@ def _together(*decorators: Callable[[Any], Any]) -> Callable[[_F], _F]:
 
 
 _defaults = FetchOptions()
-#: The options that are fields of `FetchOptions` as they are.
+#: The options with the name and the value of a field of `FetchOptions`.
 _FETCH = (
     *("timeout", "deadline", "max_bytes", "retries", "max_wait", "max_redirects", "allow_downgrade", "ignore_opt_out"),
     "insecure",
@@ -186,83 +189,85 @@ fetch_options = _together(
         type=_Duration(),
         default=_defaults.timeout,
         show_default=True,
-        help="Seconds for connecting, and for each wait on a server.",
+        help="Timeout for connecting and for each network read or write, in seconds.",
     ),
     click.option(
         "--deadline",
         type=_Duration(),
         default=_defaults.deadline,
         show_default=True,
-        help=f"Seconds for one image in all: attempts, waits and saving. At most {bounds.MAX_DEADLINE:g}.",
+        help="Time limit of an image in seconds, for all its attempts, waits and saving. "
+        f"At most {bounds.MAX_DEADLINE:g}.",
     ),
     click.option(
         "--max-bytes",
         type=_Size(),
         default="64MiB",
         show_default=True,
-        help="The largest image that is kept.",
+        help="Maximum size of an image, as downloaded.",
     ),
     click.option(
         "--retries",
         type=click.IntRange(0, 10),
         default=_defaults.retries,
         show_default=True,
-        help="Attempts after the first, for failures that another attempt may mend.",
+        help="Maximum number of attempts after the first, for errors that may be temporary.",
     ),
     click.option(
         "--max-wait",
         type=_Duration(0.0),
         default=_defaults.max_wait,
         show_default=True,
-        help="The longest wait, in seconds, that a download slot is held for when a server asks for it. After a longer "
-        f"one, of up to {bounds.MAX_COUNTDOWN:g}, the image is tried again in another slot.",
+        help="Longest Retry-After, in seconds, to wait for in a download slot. For a longer one, of up to "
+        f"{bounds.MAX_COUNTDOWN:g}, the image is requeued, and retried in another slot after the wait.",
     ),
     click.option(
         "--max-redirects",
         type=click.IntRange(0, 50),
         default=_defaults.max_redirects,
         show_default=True,
-        help="Redirects that are followed from one URL.",
+        help="Maximum number of redirects to follow per URL.",
     ),
     click.option("--allow-downgrade", is_flag=True, help="Follow redirects from https to http."),
     click.option(
         "--ignore-opt-out",
         is_flag=True,
-        help="Take images whose server says noai, noimageai, noindex or noimageindex (X-Robots-Tag).",
+        help="Also download images if the server opts out by noai, noimageai, noindex or noimageindex (X-Robots-Tag).",
     ),
     click.option(
         "--insecure",
         is_flag=True,
-        help="Take images from https servers that can't be verified, or that speak old versions of TLS. Needs workers "
-        "with IMAGEFLEET_ALLOW_INSECURE_TLS; the manifests mark these images (tls_unverified).",
+        help="Also download from https servers that can't be verified or that use an old version of TLS. Needs workers "
+        "with IMAGEFLEET_ALLOW_INSECURE_TLS set; manifests mark these images (tls_unverified).",
     ),
-    click.option("--user-agent", metavar="TEXT", help="Who asks, in place of imagefleet and its version."),
-    click.option("--referer", metavar="URL", help="The page that each request says it comes from."),
+    click.option("--user-agent", metavar="TEXT", help="User-Agent header.  [default: imagefleet/VERSION]"),
+    click.option("--referer", metavar="URL", help="Referer header."),
     click.option(
         "--header",
         "headers",
         metavar="NAME:VALUE",
         multiple=True,
-        help="A field for each request, sent to no host but that of the image's URL; may be given again.",
+        help="Extra request header, sent only to the host of the image's URL, not to other hosts after a redirect. "
+        "Repeatable.",
     ),
     click.option(
         "--verify",
         type=click.Choice([way.value for way in Verify]),
         default=_defaults.verify.value,
         show_default=True,
-        help="header: an image is what its header says. decode: also every frame of it can be decoded.",
+        help="header: check an image by its header only. decode: also decode every frame.",
     ),
     click.option(
         "--resize",
         type=click.Choice([mode.value for mode in ResizeMode]),
         default=_defaults.resize.mode.value,
         show_default=True,
-        help="no: save images as they come. keep_ratio: save them as JPEG with a smaller side of --image-size.",
+        help="no: save images unchanged. keep_ratio: save them as JPEG with a smaller side of --image-size.",
     ),
     click.option(
         "--image-size",
         type=click.IntRange(1, 10_000),
-        help=f"Pixels of a resized image's smaller side.  [default: {_defaults.resize.image_size}]",
+        help=f"Smaller side of resized images, in pixels.  [default: {_defaults.resize.image_size}]",
     ),
 )
 run_options = _together(
@@ -271,56 +276,56 @@ run_options = _together(
         type=click.IntRange(1, 10_000),
         default=1000,
         show_default=True,
-        help="Images that form one chord and one manifest.",
+        help="Number of images in a shard, which is one chord and has one manifest.",
     ),
     click.option(
         "--window",
         type=click.IntRange(1, 1000),
         default=8,
         show_default=True,
-        help="Shards in flight at once.",
+        help="Maximum number of shards in flight.",
     ),
 )
 fleet_options = _together(
     click.option(
         "--workers",
         type=click.IntRange(1, 256),
-        help="Worker processes of a local fleet.  [default: the cores]",
+        help="Number of worker processes in a local fleet.  [default: one per CPU core]",
     ),
     click.option(
         "--concurrency",
         type=click.IntRange(1, 256),
         default=bounds.CONCURRENCY,
         show_default=True,
-        help="Download slots of each worker process of a local fleet.",
+        help="Number of download slots in each worker process of a local fleet.",
     ),
 )
 flower_option = click.option("--flower", is_flag=True, help="Show a local fleet in Flower, on 127.0.0.1.")
 broker_option = click.option(
     "--broker",
     metavar="URL",
-    help="Use the Redis at this URL, and the workers that are connected to it, instead of a local fleet.  "
+    help="Use the Redis at this URL and the workers connected to it, instead of a local fleet.  "
     "[default: IMAGEFLEET_BROKER_URL]",
 )
 json_option = click.option(
     "--json",
     "as_json",
     is_flag=True,
-    # First of all options: what is wrong with another one is told as an object, too.
+    # Eager, so that errors in other options are reported as an object too.
     is_eager=True,
     callback=_ask_for_json,
-    help="Print one JSON object on standard output, whatever the end is, and nothing else there.",
+    help="Print one JSON object to standard output, however the command ends, and nothing else there.",
 )
-#: What the forms are that options name.
-_DURATIONS = "A DURATION is a number of seconds, or has a unit: 300ms, 10, 2m."
-_SIZES = "A SIZE is a number of bytes, or has a unit: 500KiB, 64MiB."
+#: The formats of option values, for the end of help texts.
+_DURATIONS = "A DURATION is a number of seconds, or a number with a unit: 10, 300ms, 2m."
+_SIZES = "A SIZE is a number of bytes, or a number with a unit: 500KiB, 64MiB."
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(VERSION, prog_name="imagefleet")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 def cli(debug: bool) -> None:
-    """Download images by a fleet of Celery workers."""
+    """Download lists of image URLs with a fleet of Celery workers."""
 
 
 @cli.command(epilog=f"{_DURATIONS} {_SIZES}")
@@ -329,15 +334,15 @@ def cli(debug: bool) -> None:
     "--out",
     required=True,
     type=_Folder(),
-    help="The folder for images, manifests and run.json.",
+    help="Folder for images, manifests and run.json.",
 )
 @click.option(
     "--if-changed-since",
     "since",
     metavar="OLD",
     type=_Folder(),
-    help="The folder of a former run, to be refreshed: images that their servers call unchanged since are not sent "
-    "again, but taken over from there.",
+    help="Folder of a previous run to refresh. Images that the server reports as unchanged are reused from it instead "
+    "of downloaded.",
 )
 @run_options
 @fetch_options
@@ -346,7 +351,7 @@ def cli(debug: bool) -> None:
 @broker_option
 @json_option
 def run(source: str, out: Path, since: Path | None, broker: str | None, as_json: bool, **options: Any) -> None:
-    """Download every image of SOURCE: a text file of one URL on each line, or - for standard input."""
+    """Download every image in SOURCE: a text file with one URL on each line, or - for standard input."""
     from producer import sources
     from producer.output import begun
 
@@ -376,9 +381,10 @@ def run(source: str, out: Path, since: Path | None, broker: str | None, as_json:
 @broker_option
 @json_option
 def resume(out: Path, broker: str | None, as_json: bool, **options: Any) -> None:
-    """Go on with the run in OUT, whatever has ended it, with the options that it was begun with.
+    """Resume the run in OUT, however it ended, with the options it was started with.
 
-    What is done stays done. Where the list was not read to its end, it is read on, unless it has changed.
+    Finished images are not downloaded again. If the URL list was not fully read, reading continues; the list must be
+    unchanged.
     """
     from producer.output import standing
 
@@ -386,7 +392,7 @@ def resume(out: Path, broker: str | None, as_json: bool, **options: Any) -> None
     with _locked(store, broker, "resume"):
         from producer.run import Run
 
-        _go_on(Run.resume(store), "The run is complete; nothing is left to do.", out, broker, as_json, options)
+        _go_on(Run.resume(store), "The run is complete. There is nothing to do.", out, broker, as_json, options)
 
 
 @cli.command()
@@ -396,9 +402,9 @@ def resume(out: Path, broker: str | None, as_json: bool, **options: Any) -> None
     "reasons",
     multiple=True,
     type=click.Choice([reason.value for reason in Reason]),
-    help=f"Try the images that failed for this reason; may be given again.  [default: {', '.join(WORTH_RETRYING)}]",
+    help=f"Retry images that failed for this reason. Repeatable.  [default: {', '.join(WORTH_RETRYING)}]",
 )
-@click.option("--all", "everything", is_flag=True, help="Try every image that failed.")
+@click.option("--all", "everything", is_flag=True, help="Retry all failed images.")
 @fleet_options
 @flower_option
 @broker_option
@@ -406,7 +412,7 @@ def resume(out: Path, broker: str | None, as_json: bool, **options: Any) -> None
 def retry(
     out: Path, reasons: tuple[str, ...], everything: bool, broker: str | None, as_json: bool, **options: Any
 ) -> None:
-    """Try again what failed in the finished run in OUT, and tell what has changed. Nothing else is fetched."""
+    """Retry failed images of the finished run in OUT, and report the changes. Nothing else is downloaded."""
     from producer.output import standing
 
     if reasons and everything:
@@ -416,14 +422,21 @@ def retry(
     with _locked(store, broker, "retry"):
         from producer.run import Run
 
-        _go_on(Run.retry(store, chosen), "No image failed for such a reason.", out, broker, as_json, options)
+        _go_on(
+            Run.retry(store, chosen),
+            "No image failed for these reasons. There is nothing to do.",
+            out,
+            broker,
+            as_json,
+            options,
+        )
 
 
 @cli.command()
 @click.argument("out", type=_Folder())
 @broker_option
 def cancel(out: Path, broker: str | None) -> None:
-    """End the run in OUT: its queued tasks are dropped, what is done stays, and it can be resumed."""
+    """Cancel the run in OUT and drop its queued tasks. Finished images stay, and the run can be resumed."""
     from producer.output import standing
 
     _refuse_empty(broker)
@@ -439,14 +452,14 @@ def cancel(out: Path, broker: str | None) -> None:
     "--out",
     required=True,
     type=_Folder(),
-    help="The folder for the three ways' folders and the chart.",
+    help="Folder for the chart and the images, with a folder for each way.",
 )
 @click.option(
     "--threads",
     type=click.IntRange(1, 1024),
     default=32,
     show_default=True,
-    help="Threads of the second way, at most.",
+    help="Maximum number of threads of the second way.",
 )
 @run_options
 @fetch_options
@@ -455,7 +468,7 @@ def cancel(out: Path, broker: str | None) -> None:
 @broker_option
 @json_option
 def compare(source: str, out: Path, broker: str | None, as_json: bool, **options: Any) -> None:
-    """Download SOURCE three ways: one by one, by threads, and by the fleet; show the times side by side."""
+    """Download SOURCE in three ways, one by one, with threads and with a fleet, and compare their times."""
     from config.settings import settings
     from producer import sources
     from producer.output import made_for_use
@@ -468,34 +481,36 @@ def compare(source: str, out: Path, broker: str | None, as_json: bool, **options
 
 
 @cli.command(epilog=_DURATIONS)
-@click.option("--images", type=click.IntRange(1, 100_000), default=10, show_default=True, help="Images to download.")
+@click.option(
+    "--images", type=click.IntRange(1, 100_000), default=10, show_default=True, help="Number of images to download."
+)
 @click.option(
     "--latency",
     type=_Duration(0.0),
     default="300ms",
     show_default=True,
-    help="How long the demo server waits before it answers.",
+    help="Delay of the demo server before each response.",
 )
 @click.option(
     "--out",
     type=_Folder(),
-    help="The folder for the pictures and the chart.  [default: a new imagefleet-demo folder here]",
+    help="Folder for the images and the chart.  [default: a new imagefleet-demo folder here]",
 )
 @click.option(
     "--threads",
     type=click.IntRange(1, 1024),
     default=32,
     show_default=True,
-    help="Threads of the second way, at most.",
+    help="Maximum number of threads of the second way.",
 )
 @fleet_options
 @flower_option
 @json_option
 def demo(images: int, latency: float, out: Path | None, as_json: bool, **options: Any) -> None:
-    """Serve demo images on this machine and download them three ways. Needs no network, Redis or Docker.
+    """Serve demo images on this machine and download them in three ways. Needs no network, Redis or Docker.
 
-    Where a broker is configured, its workers are the fleet, and the images come from the demo server that
-    IMAGEFLEET_DEMO_URL names.
+    If a broker is configured, its workers are the fleet, and the images come from the demo server at
+    IMAGEFLEET_DEMO_URL.
     """
     from producer.output import made_for_use
     from tasks.model import ImageRequest
@@ -503,32 +518,38 @@ def demo(images: int, latency: float, out: Path | None, as_json: bool, **options
     place = out or _new_folder("imagefleet-demo")
     options = _with_defaults(options)
     with _demo_server(latency, images) as url, made_for_use(place):
-        _note(f"{images} images, served at {url} after {latency * 1000:.0f} ms each", as_json)
+        _note(f"Downloading {images} images from {url}, which delays each by {latency * 1000:.0f} ms", as_json)
         kinds = ("jpg", "png", "webp", "gif")
         requests = [
             ImageRequest(index, f"{url}/images/{index}.{kinds[index % len(kinds)]}?latency={latency}")
             for index in range(images)
         ]
         address = url.removeprefix("http://")
-        # The server is this machine's own, or that of the workers: a proxy may know neither.
+        # The server is on this machine or among the workers, where a proxy may be unable to reach it.
         comparison = _compare(requests, url, place, options, None, [address], as_json, proxied=False)
     _tell_comparison(comparison, place, as_json)
 
 
 @cli.command(epilog=_DURATIONS)
-@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen at.")
-@click.option("--port", type=click.IntRange(0, 65535), default=8765, show_default=True, help="0 for any free port.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=8765, show_default=True, help="Port; 0 for any free one."
+)
 @click.option(
     "--latency",
     type=_Duration(0.0),
     default="0ms",
     show_default=True,
-    help="How long to wait before each picture.",
+    help="Delay before each image.",
 )
-@click.option("--width", type=click.IntRange(1, 4096), default=400, show_default=True, help="Pixels.")
-@click.option("--height", type=click.IntRange(1, 4096), default=200, show_default=True, help="Pixels.")
+@click.option(
+    "--width", type=click.IntRange(1, 4096), default=400, show_default=True, help="Width of images in pixels."
+)
+@click.option(
+    "--height", type=click.IntRange(1, 4096), default=200, show_default=True, help="Height of images in pixels."
+)
 def serve(host: str, port: int, latency: float, width: int, height: int) -> None:
-    """Run the demo image server alone, until Ctrl-C."""
+    """Run only the demo image server, until Ctrl-C."""
     from producer.demo import DemoError, DemoOptions, serve
 
     def announce(url: str) -> None:
@@ -540,9 +561,9 @@ def serve(host: str, port: int, latency: float, width: int, height: int) -> None
         serve(DemoOptions(host, port, latency, width, height), announce)
     except DemoError as error:
         raise UsageFault(
-            f"The demo server can't listen at {host}:{port}",
+            f"The demo server can't listen on {host}:{port}",
             error.why,
-            "Choose another --port, or 0 for any.",
+            "Choose another --port, or 0 for any free one.",
         ) from error
 
 
@@ -552,37 +573,37 @@ def serve(host: str, port: int, latency: float, width: int, height: int) -> None
     "store_roots",
     multiple=True,
     type=_Folder(),
-    help="A folder below which the workers may write; may be given again.  [default: this folder]",
+    help="Folder to which the workers may write, subfolders included. Repeatable.  [default: the current folder]",
 )
 @fleet_options
 def fleet(store_roots: tuple[Path, ...], **options: Any) -> None:
-    """Keep a local fleet up until Ctrl-C, with Flower, for any number of runs."""
+    """Run a local fleet with Flower until Ctrl-C, for any number of runs."""
     _check_reach()
     roots = [root.resolve() for root in store_roots or (Path(),)]
     with _local_fleet({**options, "flower": True}, roots) as kept:
-        click.echo(f"The fleet is up after {kept.startup_seconds:.2f} s: {_sized(kept)}.")
-        click.echo(f"It may write below {', '.join(str(root) for root in roots)}.")
-        click.echo("Use it from another terminal with")
+        click.echo(f"The fleet is ready after {kept.startup_seconds:.2f} s: {_sized(kept)}.")
+        click.echo(f"It may write to {', '.join(str(root) for root in roots)}, subfolders included.")
+        click.echo("To use it, run in another terminal:")
         click.echo(f"  producer run SOURCE --out OUT --broker {kept.broker_url}")
-        click.echo("Ctrl-C ends it.")
+        click.echo("Press Ctrl-C to stop it.")
         try:
             while True:
                 kept.check()
                 time.sleep(0.5)
         except KeyboardInterrupt:
-            _note("Ending the fleet …", quiet=False)
+            _note("Stopping the fleet …", quiet=False)
 
 
 @cli.command()
 @click.option(
-    "--out", type=_Folder(), help="An output folder to look at, with the run in it, here and from each worker."
+    "--out", type=_Folder(), help="Output folder to check with its run, on this machine and from each worker."
 )
 @broker_option
 @json_option
 def doctor(out: Path | None, broker: str | None, as_json: bool) -> None:
-    """Check the broker, the workers, the clocks, and an output folder with its run, and say what to do.
+    """Check broker, workers, clocks, and an output folder with its run, and say how to fix problems.
 
-    The exit status is 1 if something is bad.
+    The exit status is 1 if a check finds something bad.
     """
     from producer.doctor import diagnose
 
@@ -597,7 +618,7 @@ def doctor(out: Path | None, broker: str | None, as_json: bool) -> None:
 
 
 def _end(holder: Holder) -> bool:
-    """Tell a producer of this host that its run is cancelled; return False for one of another host."""
+    """Signal a producer on this host that its run is cancelled. Return False for a producer on another host."""
     if holder.host != socket.gethostname():
         return False
     with suppress(ProcessLookupError):
@@ -606,14 +627,14 @@ def _end(holder: Holder) -> bool:
 
 
 def _go_on(run: Run, nothing: str, out: Path, broker: str | None, as_json: bool, options: dict[str, Any]) -> None:
-    """See a run through that was begun before, if there is anything left to do."""
+    """Continue an earlier run to its end, if there is anything to do."""
     if run.is_done:
         _note(nothing, as_json)
         _tell_run(run.summary(), as_json)
         return
     if run.abandoned:
         _note(
-            "The run's last producer has died without a word, by a kill or a full disk; it is gone on with.",
+            "The previous producer died without recording why (killed, or disk full). Continuing the run.",
             quiet=False,
         )
     _tell_move(run.broker, broker)
@@ -624,27 +645,30 @@ def _go_on(run: Run, nothing: str, out: Path, broker: str | None, as_json: bool,
 
 
 def _tell_move(before: str | None, broker: str | None) -> None:
-    """Say so where a run that was at a broker goes on at another, or with a local fleet."""
+    """Print a note if a run continues at another broker than before, or with a local fleet."""
     from tasks.redaction import masked
 
     url = _broker_url(broker)
     now = None if url is None else masked(url)
     if before is not None and now != before:
-        goes_on = "with a local fleet here" if now is None else f"at {now}"
-        _note(f"The run was last at the broker {before}; it goes on {goes_on}. --broker chooses another.", quiet=False)
+        place = "with a local fleet here" if now is None else f"at {now}"
+        _note(
+            f"The run used the broker {before} before; it continues {place}. Use --broker to choose another.",
+            quiet=False,
+        )
 
 
 def _seen_through(run: Run, crew: Crew, out: Path, as_json: bool) -> Report:
-    """Execute a run, and show how far it is.
+    """Execute a run and show its progress.
 
-    At a first Ctrl-C or SIGTERM it finishes what is being downloaded; a second one drops that.
+    A first Ctrl-C or SIGTERM lets it finish the downloads in progress; a second one drops them.
     """
     from producer.live import Display
 
     def ask(*_: object) -> None:
         for number in before:
             signal.signal(number, _interrupt)
-        # What is said of it is said by the display: what the signal has interrupted may be writing.
+        # The display announces it: the code that the signal interrupted may be printing.
         run.finish()
 
     _ending().at(run, out)
@@ -676,7 +700,7 @@ def _tell_run(finished: Report, as_json: bool) -> None:
 
 @contextmanager
 def _locked(store: Store, broker: str | None, command: str) -> Iterator[None]:
-    """Hold the lock of an output folder, for the command with this name."""
+    """Hold the lock of an output folder for a command with this name."""
     from producer import lock
 
     with lock.held(store, _named(broker), command):
@@ -688,9 +712,9 @@ def main() -> NoReturn:
     streams.set_up()
     runtime_tuning.reduce_garbage_collection()
     runtime_tuning.return_large_blocks()
-    # What it starts inherits the limit.
+    # Processes started by the command inherit the limit.
     descriptors.raise_limit()
-    # A polite end is an end like Ctrl-C: everything that was started is ended.
+    # SIGTERM ends a command like Ctrl-C: all processes that it started are stopped.
     _handle(_ENDS, _interrupt)
     signal.signal(_CANCELS, _cancel)
     sys.unraisablehook = partial(_insist, sys.unraisablehook)
@@ -699,17 +723,18 @@ def main() -> NoReturn:
 
 
 def _handle(signals: Iterable[signal.Signals], handler: Callable[..., Any] | signal.Handlers) -> None:
-    """Set the handler of signals, but for those that this process was started to ignore, as `nohup` does."""
+    """Set the handler of signals, except of those that this process was started to ignore, as with `nohup`."""
     for number in signals:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, handler)
 
 
 def _leave(status: Any, compared: bool) -> NoReturn:
-    """Exit with a status; after the interruption of a comparison, without waiting for its threads.
+    """Exit with a status. After the interruption of a comparison, don't wait for its threads.
 
-    A late signal only hastens the end. Python resets handlers when it finalizes, so the last step is to ignore signals:
-    otherwise Ctrl-C would kill the process there, and its exit status would be lost.
+    A signal during the exit only ends the process sooner, with the same status. Python resets handlers when it
+    finalizes, so the last step is to ignore signals; otherwise Ctrl-C would kill the process there, and its exit status
+    would be lost.
     """
     atexit.register(_handle, (*_ENDS, _CANCELS), signal.SIG_IGN)
     _handle((*_ENDS, _CANCELS), lambda *_: os._exit(status or 0))
@@ -721,7 +746,7 @@ def _leave(status: Any, compared: bool) -> NoReturn:
 
 
 def _ended(ending: _Ending, debug: bool) -> Any:
-    """Run the command line, tell how it has ended, and return the exit status; with ``debug``, faults are raised."""
+    """Run the command line, report how it ended, and return the exit status. With ``debug``, raise errors."""
     try:
         return cli(standalone_mode=False, obj=ending)
     except SystemExit as error:
@@ -731,9 +756,9 @@ def _ended(ending: _Ending, debug: bool) -> Any:
         error.show()
         return error.exit_code
     except (KeyboardInterrupt, Interrupted, click.Abort) as error:
-        # The rest takes milliseconds; another Ctrl-C must not cost the user the command that resumes.
+        # The rest takes milliseconds. Ignore another Ctrl-C, so that the user gets the command that resumes.
         _handle(_ENDS, lambda *_: None)
-        # Click puts an Abort in the place of an interruption.
+        # Click replaces an interruption by an Abort.
         cancelled = isinstance(error.__cause__ or error, _Cancelled) or (
             isinstance(error, Interrupted) and error.cancelled
         )
@@ -741,10 +766,10 @@ def _ended(ending: _Ending, debug: bool) -> Any:
         ending.tell({"interrupted": True, "cancelled": cancelled, **run})
         what = "Cancelled by another command." if cancelled else "Interrupted."
         if run:
-            _note(f"{what} Images and manifests that are saved stay where they are.", quiet=False)
-            _note(f"Go on by: {run['resume']}", quiet=False)
+            _note(f"{what} Saved images and manifests are kept.", quiet=False)
+            _note(f"Resume with: {run['resume']}", quiet=False)
         elif ending.compared is not None:
-            _note(f"{what} Saved images stay in {ending.compared}; a comparison can't be resumed.", quiet=False)
+            _note(f"{what} Saved images are kept in {ending.compared}. A comparison can't be resumed.", quiet=False)
         else:
             _note(what, quiet=False)
         return _INTERRUPTED
@@ -760,24 +785,24 @@ def _ended(ending: _Ending, debug: bool) -> Any:
 
 
 def _fault_of(error: Exception) -> Fault:
-    """Return what has ended a command as a fault."""
+    """Return the exception that ended a command as an error for the user."""
     if isinstance(error, Fault):
         return error
     if isinstance(error, SettingsError):
-        todo = "Correct the variable, or unset it; see docs/settings.md."
-        return UsageFault("A setting can't be used", str(error), todo)
+        todo = "Correct the variable or unset it; see docs/settings.md."
+        return UsageFault("A setting is invalid", str(error), todo)
     return Fault(
-        "The command failed for a reason that it does not know",
+        "Unexpected error",
         f"{type(error).__name__}: {error}",
-        "Run it again as `producer --debug …`, and report what it shows.",
+        "Run it again with `producer --debug …`, and report the output.",
     )
 
 
 def _of_usage(error: click.ClickException) -> Fault:
-    """Return what is wrong with a command line as a fault."""
+    """Return a usage error that Click found."""
     context = getattr(error, "ctx", None)
     command = "producer" if context is None else context.command_path
-    return UsageFault("The command can't be used like this", error.format_message(), f"See `{command} --help`.")
+    return UsageFault("The command line is invalid", error.format_message(), f"See `{command} --help`.")
 
 
 def _tell_fault(ending: _Ending, fault: Fault) -> None:
@@ -790,7 +815,7 @@ def _tell_fault(ending: _Ending, fault: Fault) -> None:
 
 @contextmanager
 def _demo_server(latency: float, images: int) -> Iterator[str]:
-    """Give the URL of a demo server: the configured one beside a configured broker, else one of our own."""
+    """Yield the URL of a demo server: with a configured broker the configured one, else one started for the block."""
     from config.settings import settings
     from producer.demo_process import DemoProcess
 
@@ -801,9 +826,9 @@ def _demo_server(latency: float, images: int) -> Iterator[str]:
     url = settings().demo_url
     if url is None:
         raise UsageFault(
-            "The demo has no images to show",
+            "The demo has no image server",
             "a broker is configured, and its workers can't reach a demo server that this command starts for itself",
-            "Set IMAGEFLEET_DEMO_URL to a demo server that they can reach, or unset IMAGEFLEET_BROKER_URL.",
+            "Set IMAGEFLEET_DEMO_URL to a demo server that the workers can reach, or unset IMAGEFLEET_BROKER_URL.",
         )
     yield url.rstrip("/")
 
@@ -824,7 +849,7 @@ def _compare(
     from tasks import download
 
     frozen = _run_options(options)
-    # The first two ways are done by this process.
+    # The first two ways run in this process.
     runtime_tuning.configure_pillow()
     _check_insecure(frozen)
     descriptors.check_slots(options["threads"], "--threads")
@@ -848,7 +873,7 @@ def _compare(
         )
         if options["flower"] and sys.stdin.isatty() and not quiet:
             display.close()
-            click.pause("Look at the fleet in Flower; any key ends it.", err=True)
+            click.pause("Flower shows the fleet. Press any key to stop it.", err=True)
         return found
 
 
@@ -876,12 +901,12 @@ def _crew(
     proxied: bool = True,
     since: str | None = None,
 ) -> Iterator[Crew]:
-    """Give the fleet that does the work: the one at the broker, or one of our own for as long as it is needed."""
+    """Yield the workers of a run: those at the broker, or else a local fleet that runs while the block does."""
     url = _broker_url(broker)
     if url is None:
         former_roots = () if since is None else [Path(since)]
         with _local_fleet(options, roots, quiet, allow, proxied, former_roots) as fleet:
-            # What the run needs takes half a second to import: the fleet starts before that.
+            # Importing this takes half a second, so the fleet starts first.
             from producer.run import crew_of
 
             yield crew_of(fleet)
@@ -893,7 +918,7 @@ def _crew(
         _note(f"Warning: {warning}.", quiet=False)
     if not crew.workers:
         _note(
-            "No worker has answered at the broker; the run waits for one. Start it with\n"
+            "No worker has answered at the broker. The run waits for one; start it with\n"
             "  celery -A tasks worker  (with IMAGEFLEET_BROKER_URL and IMAGEFLEET_STORE_ROOTS set)",
             quiet=False,
         )
@@ -901,10 +926,10 @@ def _crew(
 
 
 def _named(broker: str | None) -> str | None:
-    """Return the URL of the broker that a command uses; None for a local fleet, whose workers could start.
+    """Return the URL of a command's broker, or None for a local fleet after a check that its workers could start.
 
     Raises:
-        SettingsError: a variable does not hold what it should, or no worker that has this environment could start.
+        SettingsError: a variable is invalid, or workers with this environment could not start.
     """
     url = _broker_url(broker)
     if url is None:
@@ -913,7 +938,7 @@ def _named(broker: str | None) -> str | None:
 
 
 def _broker_url(broker: str | None) -> str | None:
-    """Return the URL of the broker that is given, or else that the environment names; None for a local fleet."""
+    """Return the URL of the broker as given, or else from the environment; None for a local fleet."""
     from config.settings import settings
 
     _refuse_empty(broker)
@@ -921,31 +946,31 @@ def _broker_url(broker: str | None) -> str | None:
 
 
 def _check_insecure(options: Options) -> None:
-    """Make sure that this process's environment, which a local fleet inherits, allows what a run asks for.
+    """Check that a run may be insecure in this process's environment, which a local fleet inherits.
 
     Raises:
-        UsageFault: it does not.
+        UsageFault: the run is insecure, and the environment does not allow it.
     """
     from config.settings import settings
 
     if options.fetch.insecure and not settings().allow_insecure_tls:
         raise UsageFault(
             "--insecure is not allowed here",
-            "who runs the workers decides that, and IMAGEFLEET_ALLOW_INSECURE_TLS is not set",
-            "Set IMAGEFLEET_ALLOW_INSECURE_TLS=true, or leave --insecure out.",
+            "the operator of the workers must allow it, and IMAGEFLEET_ALLOW_INSECURE_TLS is not set",
+            "Set IMAGEFLEET_ALLOW_INSECURE_TLS=true, or omit --insecure.",
         )
 
 
 def _check_reach() -> None:
-    """Make sure that workers with this environment could start, before they are started.
+    """Check, before workers are started, that they could start in this environment.
 
     Raises:
-        SettingsError: they could not.
+        SettingsError: a setting would stop them.
     """
     from config.settings import settings
     from tasks import reach
 
-    # What is said of a broker has to be right as well: all processes read it.
+    # The broker's settings must be valid too, because every process reads them.
     _ = settings().broker
     for trouble in reach.troubles():
         raise trouble
@@ -970,7 +995,7 @@ def _local_fleet(
     from producer.local import Fleet, FleetSize, cores
 
     if unknown := unknown_variables(os.environ):
-        _note(f"Warning: nothing reads these variables of the environment: {', '.join(unknown)}.", quiet=False)
+        _note(f"Warning: unknown environment variables are ignored: {', '.join(unknown)}.", quiet=False)
     size = FleetSize(options["workers"] or len(cores()), options["concurrency"])
     text = f"Starting {_workers(size.workers)}"
     with ExitStack() as stack:
@@ -1006,8 +1031,8 @@ def _run_options(options: dict[str, Any]) -> Options:
 
     if options["deadline"] > bounds.MAX_DEADLINE:
         raise click.BadParameter(
-            f"it may be {bounds.MAX_DEADLINE:g} s at most. Redis hands a task on to another worker "
-            f"{bounds.VISIBILITY_TIMEOUT} s after the first one took it, and waiting counts too",
+            f"it must be at most {bounds.MAX_DEADLINE:g} s. Redis gives a task to another worker "
+            f"{bounds.VISIBILITY_TIMEOUT} s after the first one took it, and this time includes waiting",
             param_hint="--deadline",
         )
     fetch = replace(
@@ -1038,7 +1063,7 @@ def _head_options(options: dict[str, Any]) -> HeadOptions:
 def _halves(header: str) -> tuple[str, str]:
     name, colon, value = header.partition(":")
     if not colon:
-        raise ValueError("there is no colon between a header's name and its value: NAME:VALUE")
+        raise ValueError("there is no colon between the header's name and value; write it as NAME:VALUE")
     return name, value
 
 
@@ -1056,15 +1081,13 @@ def _show_run(display: Display, progress: Progress) -> None:
 
     detail = f"{size(progress.bytes)}, {failures(progress)}"
     if progress.done_before:
-        # The images are the whole run's, the rest is this command's.
+        # Images are counted for the whole run, the details for this command.
         detail = f"{progress.done_before:,} were done before; since then {detail}"
     total = progress.planned if progress.plan_complete else None
     note = progress.note
     if progress.finishing:
-        some = "1 image that is" if progress.finishing == 1 else f"{progress.finishing:,} images that are"
-        display.announce(
-            f"Finishing {some} being downloaded; Ctrl-C again drops {'it' if progress.finishing == 1 else 'them'}."
-        )
+        some, them = ("1 download", "it") if progress.finishing == 1 else (f"{progress.finishing:,} downloads", "them")
+        display.announce(f"Finishing {some} in progress. Press Ctrl-C again to drop {them}.")
         note = f"finishing {progress.finishing:,} more"
     ended = progress.done_before + progress.success + progress.failed
     display.show("images", ended, total, detail, note, progress.done_before, progress.finishing is not None)
@@ -1079,7 +1102,7 @@ def _sized(fleet: Fleet) -> str:
 
 
 def _new_folder(name: str) -> Path:
-    """Return a folder here that is not there yet: ``name``, or ``name-2`` and so on."""
+    """Return the name of a folder that does not exist yet: ``name``, or ``name-2`` and so on."""
     numbers = iter(range(2, 1_000_000))
     folder = Path(name)
     while folder.exists():
@@ -1092,7 +1115,7 @@ def _console(stream: Any) -> Console:
 
 
 def _show(shown: RenderableType, stream: Any = None) -> None:
-    """Print what a report has made, on standard output unless another stream is named."""
+    """Print a rendered report, by default to standard output."""
     stream = stream or sys.stdout
     console = _console(stream)
     if stream.isatty():
@@ -1100,7 +1123,7 @@ def _show(shown: RenderableType, stream: Any = None) -> None:
         return
     with console.capture() as captured:
         console.print(shown)
-    # In a file, what fills a table's columns up to its width is only in the way.
+    # Leave out the padding of tables, which is of no use in a file.
     click.echo("\n".join(line.rstrip() for line in captured.get().splitlines()), file=stream)
 
 
@@ -1110,15 +1133,15 @@ def _note(text: str, quiet: bool) -> None:
 
 
 class _Interrupted(KeyboardInterrupt):
-    """Ctrl-C, or a polite end.
+    """Ctrl-C or SIGTERM.
 
-    A class of our own, because Python ends itself by SIGINT, whatever the exit status, once a plain KeyboardInterrupt
-    has passed through text that is executed, as the making of a dataclass is.
+    It has its own class because of a trap with a plain KeyboardInterrupt. Once one has passed through code run by
+    `exec`, as the creation of a dataclass is, Python ends itself by SIGINT, whatever the exit status.
     """
 
 
 class _Cancelled(_Interrupted):
-    """The end that `producer cancel` asks a producer with a local fleet for."""
+    """`producer cancel` has signalled a producer with a local fleet."""
 
 
 def _interrupt(*_: object) -> NoReturn:
@@ -1130,9 +1153,9 @@ def _cancel(*_: object) -> NoReturn:
 
 
 def _insist(tell: Callable[[Any], object], dropped: Any) -> None:
-    """Interrupt once more: what is raised while an object is being destroyed, Python drops."""
+    """Interrupt again, because Python drops an exception raised while an object is being destroyed."""
     if dropped.exc_type in (_Interrupted, _Cancelled):
-        # Not now, or it would be dropped again.
+        # Not at once, or it would be dropped again.
         signal.signal(signal.SIGALRM, _cancel if dropped.exc_type is _Cancelled else _interrupt)
         signal.setitimer(signal.ITIMER_REAL, 0.01)
     else:

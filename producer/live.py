@@ -1,4 +1,4 @@
-"""The display while a command goes on: a bar on a terminal, a line every few seconds elsewhere, or nothing."""
+"""Show the progress of a command: as a bar on a terminal, elsewhere as a line every few seconds, or not at all."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
-#: Seconds between two lines where there is no terminal.
+#: Seconds between two lines without a terminal.
 _LINE_INTERVAL_SECONDS = 5.0
-#: Seconds that the images per second are an average of.
+#: Seconds over which the images per second are averaged.
 _RATE_SECONDS = 10.0
 
 
 @dataclass(slots=True)
 class _Clock:
-    """When something was first shown, and how many of its images had ended at moments since; seconds, monotonic."""
+    """When a bar was first shown, and its number of ended images at times since then; monotonic seconds."""
 
     started: float
     samples: deque[tuple[float, int]] = field(default_factory=deque)
 
     def rate(self, ended: int, now: float) -> float:
-        """Return the images per second of the last seconds, with ``ended`` images by now."""
-        # A count that went down, as after a Redis that was emptied, begins anew.
+        """Add the number of ended images at this time, and return the images per second of the last seconds."""
+        # The number went down, as when Redis was emptied: measure from here.
         if self.samples and ended < self.samples[-1][1]:
             self.samples.clear()
         self.samples.append((now, ended))
@@ -41,22 +41,22 @@ class _Clock:
 
 
 class _Bar(Progress):
-    """rich's bars, with lines of text below them that go with the bars."""
+    """rich's bars, with lines of text below them, which disappear with the bars."""
 
     lines: tuple[str, ...] = ()
 
     def get_renderables(self) -> Iterable[RenderableType]:
-        """Yield what is shown: a line would take the place of the bar, so it is not one of the bar's columns."""
+        """Yield the bars and then the lines, which are no columns because they would take the bar's space."""
         yield self.make_tasks_table(self.tasks)
         for line in filter(None, self.lines):
             yield Text(line, "dim")
 
 
 class Display:
-    """Shows how many images have ended, of how many; a context manager."""
+    """Shows the number of ended images, and their total. A context manager."""
 
     def __init__(self, console: Console, quiet: bool = False) -> None:
-        """Take where to show it; with ``quiet``, only what is announced is shown."""
+        """Take the console. With ``quiet``, only announcements are shown."""
         self._console, self._quiet = console, quiet
         self._bar: _Bar | None = None
         self._tasks: dict[str, TaskID] = {}
@@ -84,7 +84,7 @@ class Display:
         self.close()
 
     def close(self) -> None:
-        """Take the bar off the terminal; harmless when repeated."""
+        """Remove the bar from the terminal; idempotent."""
         if self._bar is not None:
             self._bar.stop()
 
@@ -98,16 +98,16 @@ class Display:
         done_before: int = 0,
         ends_early: bool = False,
     ) -> None:
-        """Show how far something is; its clock starts when it is shown first.
+        """Show the progress of a bar or line. Its clock starts when it is first shown.
 
         Args:
-            what: its name.
-            ended: images that have ended.
-            total: how many there are; None while that is not known.
-            detail: what else is known of those that have ended.
-            note: what a person should know now; shown on a line of its own.
-            done_before: how many of the ended images are an earlier command's, and so not part of the speed.
-            ends_early: whether it will not come to its total, so that no time left can be told.
+            what: the name of the bar.
+            ended: the number of ended images.
+            total: the number of all images; None while it is unknown.
+            detail: further figures of the ended images.
+            note: a note for the user, shown on its own line.
+            done_before: the number of images that an earlier command ended; they don't count for the speed.
+            ends_early: whether the command ends before the total is reached, so that no remaining time is shown.
         """
         if self._quiet:
             return
@@ -139,7 +139,7 @@ class Display:
             self._line(f"{line}; {detail}" if detail else line)
 
     def announce(self, text: str) -> None:
-        """Show a line that stays, above a bar and with ``quiet``, too; only the first one is shown."""
+        """Show a line that stays above the bar, also with ``quiet``. Only the first announcement is shown."""
         if not self._announced:
             self._announced = True
             self._line(text)
@@ -150,7 +150,7 @@ class Display:
 
 @contextmanager
 def waiting(console: Console, text: str, quiet: bool = False) -> Iterator[None]:
-    """Show what is waited for while the block lasts: on a terminal it goes with the block, elsewhere it is a line."""
+    """Show a text while the block runs: on a terminal it disappears at the end, elsewhere it is a printed line."""
     if quiet:
         yield
     elif console.is_terminal:

@@ -1,4 +1,4 @@
-"""What commands have to tell as terminal text: numbers, findings and faults. Prints nothing itself."""
+"""Render reports, findings and errors as terminal text. Nothing here prints."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tasks.errors import Fault
 from tasks.redaction import masked
 
 if TYPE_CHECKING:
-    # A fault is shown by this module too, also one that keeps these from being imported.
+    # This module must also show errors that keep these modules from being imported.
     from producer.comparison import Comparison
     from producer.dispatch import Progress
     from producer.doctor import Diagnosis
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 
 _HINTS = {
-    "blocked_address": "  (error_message says which address or port, and how the worker's operator can allow it)",
-    "storage": "  (see IMAGEFLEET_STORE_ROOTS where the worker runs, and its disk)",
+    "blocked_address": "  (error_message names the address or port, and how the worker's operator can allow it)",
+    "storage": "  (check IMAGEFLEET_STORE_ROOTS and the disk on the worker's machine)",
 }
-_PROXY_HINT = "  (IMAGEFLEET_PROXY is set here, and may be what can't be reached: `producer doctor` tries it)"
+_PROXY_HINT = "  (IMAGEFLEET_PROXY is set here, and the proxy may be unreachable: check it with `producer doctor`)"
 
 
 def size(count: float) -> str:
@@ -38,47 +38,47 @@ def size(count: float) -> str:
 
 
 def failures(progress: Progress) -> str:
-    """Return how many images of a run have failed so far, and why most of them have."""
+    """Return the number of failed images so far, with their main reason."""
     text = f"{progress.failed:,} failed"
     if not progress.main_reason:
         return text
-    # The workers' sums may be a moment ahead of what is shown as failed.
+    # The workers' counts by reason may be ahead of the number of failures for a moment.
     if progress.main_reason_count >= progress.failed:
         return f"{text} ({progress.main_reason})"
     return f"{text} ({progress.main_reason_count:,} of them {progress.main_reason})"
 
 
 def of_run(report: Report) -> RenderableType:
-    """Return what is shown after a run."""
-    # Not before: a fault may be that it can't be read.
+    """Render the report of a run."""
+    # Not at the top: invalid settings are an error that this module must show.
     from config.settings import settings
 
     summary = report.summary
     hints = _HINTS if settings().proxy is None else {**_HINTS, "connect": _PROXY_HINT}
     grid = Table.grid(padding=(0, 2))
     if report.completion is not None:
-        grid.add_row("Done here", Text("nothing; the numbers are those of the run as it was completed", "bold"))
+        grid.add_row("This command", Text("nothing to do; the figures are from when the run completed", "bold"))
         grid.add_row("Completed", _of_completion(report.completion, summary.total))
     else:
         grid.add_row("Total Execution Time", Text(f"{report.wall_seconds:.2f} seconds", "bold"))
         grid.add_row("Images per second", f"{report.images_per_second:,.1f}")
         if report.images != summary.total:
-            grid.add_row("Done here", f"{report.images:,} of {summary.total:,} images, in this time")
+            grid.add_row("This command", f"{report.images:,} of {summary.total:,} images, in this time")
     grid.add_row("Images", f"{summary.total:,} in {summary.shards:,} {'shard' if summary.shards == 1 else 'shards'}")
     for status, count in summary.statuses.items():
         grid.add_row(f"  {status}", f"{count:,}")
     if report.since is not None:
-        grid.add_row("  unchanged", Text(f"{summary.unchanged:,} of them, taken over from {report.since}"))
+        grid.add_row("  unchanged", Text(f"{summary.unchanged:,} of them, reused from {report.since}"))
     if summary.reasons:
         grid.add_row("Reasons of failures", "")
     for reason, count in summary.reasons.items():
         grid.add_row(f"  {reason}", f"{count:,}{hints.get(reason, '')}")
     if report.before:
-        grid.add_row("Tried again", f"{sum(report.before.values()):,}")
+        grid.add_row("Retried", f"{sum(report.before.values()):,}")
         for reason, number in report.before.items():
             grid.add_row(f"  {reason}", f"{number:,} before, {summary.reasons.get(reason, 0):,} now")
     if report.repaired:
-        grid.add_row("Repaired", f"{report.repaired:,} lost tasks were sent again")
+        grid.add_row("Repaired", f"{report.repaired:,} lost tasks, sent again")
     grid.add_row("Saved", size(summary.bytes))
     if report.completion is None:
         fleet = _fleet(report.workers, report.concurrency)
@@ -91,17 +91,17 @@ def of_run(report: Report) -> RenderableType:
     if summary.failed:
         grid.add_row(
             "Failures are",
-            "the manifests' rows whose status is not success; reason and error_message say why",
+            "the manifest rows with a status other than success; see their reason and error_message",
         )
     return grid
 
 
 def _of_completion(completion: Completion, total: int) -> str:
-    """Return what an earlier command did that has completed a run."""
+    """Describe the earlier command that completed a run."""
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(completion.finished_at))
     done = f"{completion.images:,} of {total:,} images in {completion.wall_seconds:.2f} seconds"
     fleet = _fleet(completion.workers, completion.concurrency)
-    return f"{when}, by a command that did {done} ({completion.images_per_second:,.1f} a second) with {fleet}"
+    return f"{when}, by a command that finished {done} ({completion.images_per_second:,.1f} per second) with {fleet}"
 
 
 def _fleet(workers: int, slots: int) -> str:
@@ -109,7 +109,7 @@ def _fleet(workers: int, slots: int) -> str:
 
 
 def of_comparison(comparison: Comparison) -> RenderableType:
-    """Return the table of a comparison."""
+    """Render the table of a comparison."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("way")
     for heading in ("at once", "Total Execution Time", "images/s", "speed-up", "saved", "failed"):
@@ -125,7 +125,7 @@ def of_comparison(comparison: Comparison) -> RenderableType:
             f"{way.summary.failed:,}",
         )
     started = Text(
-        f"The fleet was ready after {comparison.startup_seconds:.2f} s, which are not part of its time.", "dim"
+        f"The fleet was ready after {comparison.startup_seconds:.2f} s; its time does not include this wait.", "dim"
     )
     reasons = [
         Text(f"{way.name}: {count} x {reason}", "yellow")
@@ -139,7 +139,7 @@ _LEVELS = {"ok": "green", "warn": "yellow", "bad": "bold red"}
 
 
 def of_diagnosis(diagnosis: Diagnosis) -> RenderableType:
-    """Return the table of what the doctor found, and what it comes to."""
+    """Render the doctor's findings as a table, with a conclusion."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("check", no_wrap=True)
     table.add_column("")
@@ -150,16 +150,16 @@ def of_diagnosis(diagnosis: Diagnosis) -> RenderableType:
         table.add_row(finding.name, level, Text(finding.found), Text(finding.todo))
     counts = {level: sum(finding.level == level for finding in diagnosis.findings) for level in ("bad", "warn")}
     if counts["bad"]:
-        end = Text("Runs will not work before what is bad is mended.", "bold red")
+        end = Text('Runs will fail until the problems marked "bad" are fixed.', "bold red")
     elif counts["warn"]:
-        end = Text("Runs will work; look at the warnings.", "yellow")
+        end = Text("Runs will work, but see the warnings.", "yellow")
     else:
-        end = Text("All is well.", "green")
+        end = Text("No problems found.", "green")
     return Group(table, end)
 
 
 def of_fault(fault: Fault) -> RenderableType:
-    """Return what is shown of a fault: what happened, why, and what to do."""
+    """Render an error: what happened, why, and what to do."""
     grid = Table.grid(padding=(0, 1))
     grid.add_row(Text("Error:", "bold red"), Text(plain(fault.what)))
     grid.add_row(Text("Why:", "bold"), Text(plain(fault.why)))
@@ -168,5 +168,5 @@ def of_fault(fault: Fault) -> RenderableType:
 
 
 def plain(text: str) -> str:
-    """Return a text that may quote a file or a server: without secrets, and nothing in it is a terminal's command."""
+    """Return a text without secrets and terminal commands, which quotes from files and servers may contain."""
     return "\n".join(map(masked, text.splitlines()))

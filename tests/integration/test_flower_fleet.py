@@ -22,7 +22,7 @@ from producer.keeping import ROOT
 from tests.flower import address, running_fleet
 from tests.integration import parts
 
-_PRESS = "any key ends it"
+_PRESS = "Press any key"
 
 
 @contextmanager

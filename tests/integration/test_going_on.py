@@ -120,7 +120,7 @@ def test_resume_of_a_complete_run_does_nothing(running: Running) -> None:
     requested = running.requested
     ended = parts.producer("resume", running.out, "--json")
     assert ended.json()["total"] == _IMAGES
-    assert "nothing is left to do" not in ended.out
+    assert "There is nothing to do" not in ended.out
     assert running.requested == requested
 
 
@@ -199,7 +199,7 @@ def test_one_signal_finishes_the_downloads_in_progress(
         match = re.search(r"^Finishing (\d+) images? that (?:is|are) being downloaded;", ended.err, re.MULTILINE)
         assert match is not None, ended.err
         assert 0 < int(match[1]) <= _SLOTS
-        assert f"Go on by: producer resume {out}" in ended.err
+        assert f"Resume with: producer resume {out}" in ended.err
         assert json.loads((out / "run.json").read_text())["state"] == "interrupted"
         # Every requested image is saved, and most images were not requested.
         assert running.requested == len(parts.image_files(out)) < _IMAGES
@@ -392,7 +392,7 @@ def test_one_signal_ends_a_run_that_waits_for_its_list(fleet: str, demo_url: str
             run.interrupt()
             ended = run.producer.wait()
         assert ended.code == 130
-        assert f"Go on by: producer resume {out}" in ended.err
+        assert f"Resume with: producer resume {out}" in ended.err
         assert run.requested == 0
 
 
@@ -438,8 +438,8 @@ def test_one_signal_on_a_terminal(demo_url: str, tmp_path: Path) -> None:
     assert "Starting 2 workers" in screen.text
     assert re.search(r"\d% \d+/3,000 \S+ images/s", screen.text), screen.text
     last = [line for line in screen.text.splitlines() if line.strip()][-2:]
-    assert last[0].endswith("Interrupted. Images and manifests that are saved stay where they are.")
-    assert last[1] == f"Go on by: producer resume {out}"
+    assert last[0].endswith("Interrupted. Saved images and manifests are kept.")
+    assert last[1] == f"Resume with: producer resume {out}"
     # The cursor moves up over the bar and its details and erases them before the last message.
     assert b"\x1b[1A\x1b[2K\x1b[1A\x1b[2KInterrupted." in bytes(screen.shown)
     assert parts.request_count(demo_url, "/images") - before == len(parts.image_files(out)) < 3000

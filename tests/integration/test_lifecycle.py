@@ -155,7 +155,7 @@ def test_interruption_leaves_nothing_behind(
             **{"run_id": record["id"], "out": str(run.out), "resume": resume},
         }
         # What happened, then what to do.
-        assert ended.err.splitlines()[-1] == f"Go on by: {resume}"
+        assert ended.err.splitlines()[-1] == f"Resume with: {resume}"
         assert ended.err.splitlines()[-2].startswith("Interrupted.")
         run.assert_nothing_left()
         assert record["state"] == "interrupted"
@@ -277,7 +277,7 @@ def test_gives_up_on_a_server_that_keeps_exiting(tmp_path: Path, temporary: Path
     root = tmp_path / "store"
     root.mkdir()
     with watched(tmp_path, temporary, root, "fleet", "--store-root", root, "--workers", "1") as fleet:
-        parts.eventually(lambda: "Ctrl-C ends it" in fleet.command.out, "the fleet")
+        parts.eventually(lambda: "Press Ctrl-C" in fleet.command.out, "the fleet")
         fleet.snapshot()
         ended: list[int] = []
         for _ in range(4):

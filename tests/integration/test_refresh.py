@@ -165,7 +165,7 @@ def test_refresh_of_resized_images_by_a_local_fleet(site: Site, tmp_path: Path) 
         assert row["original_width"] == 60 + int(row["key"][-1]) + _SHARD * int(row["key"][:5])
         assert (new / row["path"]).samefile(old / previous["path"])
     report = parts.producer("resume", new, env=env).out
-    assert f"unchanged {_COUNT} of them, taken over from {old}" in " ".join(report.split())
+    assert f"unchanged {_COUNT} of them, reused from {old}" in " ".join(report.split())
 
 
 @pytest.mark.slow

@@ -103,7 +103,7 @@ def test_names_misspelt_settings(tmp_path: Path, demo_url: str) -> None:
     url = f"{demo_url}/images/1.jpg".encode()
     ended = parts.producer("run", "-", "--out", tmp_path / "out", "--workers", "1", "--json", env=env, stdin=url)
     assert ended.json()["success"] == 1
-    assert ended.err == f"Warning: nothing reads these variables of the environment: {unknown}.\n"
+    assert ended.err == f"Warning: unknown environment variables are ignored: {unknown}.\n"
 
 
 @contextmanager

@@ -109,11 +109,14 @@ _USAGE = {
     "no SOURCE": (["run"], "Missing argument 'SOURCE'"),
     "no --out": (["run", "list.txt"], "Missing option '--out'"),
     "unknown option": (["run", "list.txt", "--out", "o", "--fast"], "No such option"),
-    "deadline above its maximum": (["run", "list.txt", "--out", "o", "--deadline", "151"], "it may be 150 s at most"),
-    "deadline of a comparison": (["compare", "list.txt", "--out", "o", "--deadline", "3m"], "it may be 150 s at most"),
+    "deadline above its maximum": (["run", "list.txt", "--out", "o", "--deadline", "151"], "must be at most 150 s"),
+    "deadline of a comparison": (["compare", "list.txt", "--out", "o", "--deadline", "3m"], "must be at most 150 s"),
     "timeout of zero": (["run", "list.txt", "--out", "o", "--timeout", "0"], "at least 0.001 s"),
-    "timeout that is not a number": (["run", "list.txt", "--out", "o", "--timeout", "soon"], "'soon' is no duration"),
-    "size that is not a number": (["run", "list.txt", "--out", "o", "--max-bytes", "big"], "'big' is no size"),
+    "timeout that is not a number": (
+        ["run", "list.txt", "--out", "o", "--timeout", "soon"],
+        "'soon' is not a duration",
+    ),
+    "size that is not a number": (["run", "list.txt", "--out", "o", "--max-bytes", "big"], "'big' is not a size"),
     "too many retries": (["run", "list.txt", "--out", "o", "--retries", "11"], "0<=x<=10"),
     "no workers": (["run", "list.txt", "--out", "o", "--workers", "0"], "1<=x<=256"),
     "shards too large": (["run", "list.txt", "--out", "o", "--shard-size", "10001"], "1<=x<=10000"),
@@ -144,7 +147,7 @@ _USAGE = {
     "fleet in S3": (["fleet", "--store-root", "s3://bucket/x"], "s3:// is not supported"),
     "SOURCE from the web": (["run", "https://a.example/list.txt", "--out", "o"], "https:// is not supported"),
     "SOURCE in S3": (["run", "s3://bucket/list.txt", "--out", "o"], "s3:// is not supported"),
-    "SOURCE as a file URL": (["run", "file:///list.txt", "--out", "o"], "give the path alone"),
+    "SOURCE as a file URL": (["run", "file:///list.txt", "--out", "o"], "give the path without file://"),
     "SOURCE of a comparison": (["compare", "ftp://a.example/list", "--out", "o"], "ftp:// is not supported"),
     "port out of range": (["serve", "--port", "65536"], "0<=x<=65535"),
 }
@@ -267,7 +270,7 @@ def test_invalid_worker_setting_is_refused_before_the_fleet_starts(
     arguments = {"run": [str(tmp_path / "list.txt"), "--out", str(tmp_path / "out")], "fleet": []}[command]
     status, _, errors = main(command, *arguments)
     assert (status, parts(errors)) == (2, ["Error", "Why", "To do"])
-    assert f"A setting can't be used\nWhy:   IMAGEFLEET_{name}" in errors
+    assert f"A setting is invalid\nWhy:   IMAGEFLEET_{name}" in errors
     assert "word@127" not in errors
     assert "***" not in errors
     assert name != "PROXY" or "http://host:port, with user:password@ before the host" in errors
@@ -397,7 +400,7 @@ def test_failed_resume_is_not_recorded_as_running(main: Main, tmp_path: Path, st
         f"producer resume {tmp_path}",
     )
     assert RunFile.load(store).state is (State.FAILED if state is State.RUNNING else state)
-    assert ("has died without a word" in errors) is (state is State.RUNNING)
+    assert ("died without recording why" in errors) is (state is State.RUNNING)
 
 
 @pytest.mark.parametrize(
@@ -431,7 +434,7 @@ def test_change_of_broker_is_reported(main: Main, tmp_path: Path) -> None:
     replace(record, broker="redis://***@a.example/0", state=State.INTERRUPTED).create(store)
     store.create_durably(plan.name(0), plan.encode([ImageRequest(0, "http://a.example/")], Mark("id", 0)))
     _, _, errors = main("resume", str(tmp_path), "--broker", _DEAD)
-    assert f"The run was last at the broker redis://***@a.example/0; it goes on at {_DEAD}." in errors
+    assert f"The run used the broker redis://***@a.example/0 before; it continues at {_DEAD}." in errors
     assert RunFile.load(store).broker == "redis://***@a.example/0"
 
 
@@ -458,8 +461,8 @@ def test_progress_separates_earlier_images() -> None:
 @pytest.mark.parametrize(
     ("images", "expected"),
     [
-        (1, "Finishing 1 image that is being downloaded; Ctrl-C again drops it."),
-        (64, "Finishing 64 images that are being downloaded; Ctrl-C again drops them."),
+        (1, "Finishing 1 download in progress. Press Ctrl-C again to drop it."),
+        (64, "Finishing 64 downloads in progress. Press Ctrl-C again to drop them."),
     ],
 )
 def test_finishing_downloads_are_announced(images: int, expected: str) -> None:
@@ -520,7 +523,7 @@ def test_durations(text: str, seconds: float) -> None:
 @pytest.mark.parametrize("text", ["", "ms", "0", "-1", "nan", "inf", "1e400", "1h", "soon"])
 def test_invalid_durations_are_refused(text: str) -> None:
     """Text that is not a duration, and durations that are zero, negative or infinite, are refused."""
-    with pytest.raises(click.BadParameter, match=r"no duration|at least"):
+    with pytest.raises(click.BadParameter, match=r"not a duration|at least"):
         cli._Duration().convert(text, None, None)
 
 

@@ -224,7 +224,7 @@ def test_same_problem_is_one_finding() -> None:
 
 @pytest.mark.parametrize(
     ("worst", "healthy", "end"),
-    [(Level.OK, True, "All is well."), (Level.WARN, True, "Runs will work"), (Level.BAD, False, "Runs will not work")],
+    [(Level.OK, True, "No problems"), (Level.WARN, True, "Runs will work"), (Level.BAD, False, "Runs will fail")],
 )
 def test_diagnosis_is_shown(worst: Level, healthy: bool, end: str) -> None:
     """The table ends with the overall verdict, and text in brackets is shown unchanged."""

@@ -37,7 +37,7 @@ Saved                 50.0 MiB
 Fleet                 2 workers, 32 slots; ready after 1.25 s
 Images are in         /data/out/00000/ …
 Manifests are in      /data/out/00000.parquet …
-Failures are          the manifests' rows whose status is not success; reason and error_message say why
+Failures are          the manifest rows with a status other than success; see their reason and error_message
 """
 _GOLDEN_COMPARISON = """\
  way          at once   Total Execution Time   images/s   speed-up   saved   failed
@@ -46,7 +46,7 @@ _GOLDEN_COMPARISON = """\
  threads            4           5.00 seconds        1.8      4.0 x       9        0
  fleet             32           2.00 seconds        5.0     10.0 x       9        1
 
-The fleet was ready after 1.25 s, which are not part of its time.
+The fleet was ready after 1.25 s; its time does not include this wait.
 fleet: 1 x timeout
 """
 _GOLDEN_FAULT = """\
@@ -94,7 +94,7 @@ def test_report_of_a_resumed_run() -> None:
     assert shown.splitlines()[:4] == [
         "Total Execution Time  12.50 seconds",
         "Images per second     25.6",
-        "Done here             320 of 3,000 images, in this time",
+        "This command          320 of 3,000 images, in this time",
         "Images                3,000 in 3 shards",
     ]
 
@@ -104,9 +104,10 @@ def test_report_of_a_run_already_complete() -> None:
     done = Completion(1.0e9, 320, 12.5, 25.6, 2, 32)
     finished = Report("id", "list.txt", Path("/data/out"), _SUMMARY, 0.0, 0, 0, 0.0, 0, completion=done)
     shown = text(report.of_run(finished))
-    assert shown.startswith("Done here             nothing; ")
+    assert shown.startswith("This command          nothing to do; ")
     assert (
-        "by a command that did 320 of 3,000 images in 12.50 seconds (25.6 a second) with 2 workers, 32 slots" in shown
+        "by a command that finished 320 of 3,000 images in 12.50 seconds (25.6 per second) with 2 workers, 32 slots"
+        in shown
     )
     assert "Total Execution Time" not in shown
     assert "ready after" not in shown
@@ -118,7 +119,7 @@ def test_report_of_a_refresh() -> None:
     for unchanged in (0, 2900):
         summary = replace(_SUMMARY, unchanged=unchanged)
         shown = text(report.of_run(replace(_REPORT, summary=summary, since="/data/old")))
-        line = f"  unchanged           {unchanged:,} of them, taken over from /data/old\n"
+        line = f"  unchanged           {unchanged:,} of them, reused from /data/old\n"
         assert shown == _GOLDEN_RUN.replace("Reasons", f"{line}Reasons")
 
 
