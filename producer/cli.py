@@ -1,4 +1,4 @@
-"""Define the commands. This is the only module that prints.
+"""Define the commands. No other module prints.
 
 Each command imports its modules when it runs, so that `producer --help` and usage errors answer at once.
 """
@@ -46,9 +46,9 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 #: Maximum width of printed text, in columns, without a terminal.
 _PLAIN_WIDTH = 160
 _INTERRUPTED = 130
-#: The signals that ask a command to end.
+#: The signals to end a command.
 _ENDS = (signal.SIGINT, signal.SIGTERM)
-#: Tells a producer with a local fleet that its run is cancelled. A producer at a broker learns it from the broker.
+#: The signal to cancel the run of a producer with a local fleet. With a broker, the cancellation is sent through it.
 _CANCELS = signal.SIGUSR1
 
 
@@ -141,12 +141,12 @@ class _Ending:
     _told: bool = False
 
     def at(self, run: Run, out: Path) -> None:
-        """Set the run that this command works on from now on."""
+        """Set the run for this command to report from now on."""
         self._run = run.id, out.resolve()
 
     @property
     def run(self) -> dict[str, str]:
-        """The id and folder of the command's run, and the command that resumes it; empty before there is a run."""
+        """The id and folder of the command's run, and the command to resume it; empty before there is a run."""
         if self._run is None:
             return {}
         from producer.runfile import resumption
@@ -211,7 +211,7 @@ fetch_options = _together(
         type=click.IntRange(0, 10),
         default=_defaults.retries,
         show_default=True,
-        help="Maximum number of attempts after the first, for errors that may be temporary.",
+        help="Maximum number of attempts after the first, for possibly temporary errors.",
     ),
     click.option(
         "--max-wait",
@@ -237,8 +237,8 @@ fetch_options = _together(
     click.option(
         "--insecure",
         is_flag=True,
-        help="Also download from https servers that can't be verified or that use an old version of TLS. Needs workers "
-        "with IMAGEFLEET_ALLOW_INSECURE_TLS set; manifests mark these images (tls_unverified).",
+        help="Also download from https servers with an unverifiable certificate or an old version of TLS. Needs "
+        "workers with IMAGEFLEET_ALLOW_INSECURE_TLS set; manifests mark these images (tls_unverified).",
     ),
     click.option("--user-agent", metavar="TEXT", help="User-Agent header.  [default: imagefleet/VERSION]"),
     click.option("--referer", metavar="URL", help="Referer header."),
@@ -311,7 +311,7 @@ json_option = click.option(
     "--json",
     "as_json",
     is_flag=True,
-    # Eager, so that errors in other options are reported as an object too.
+    # Eager, so errors in other options are reported as an object too.
     is_eager=True,
     callback=_ask_for_json,
     help="Print one JSON object to standard output, however the command ends, and nothing else there.",
@@ -341,8 +341,8 @@ def cli(debug: bool) -> None:
     "since",
     metavar="OLD",
     type=_Folder(),
-    help="Folder of a previous run to refresh. Images that the server reports as unchanged are reused from it instead "
-    "of downloaded.",
+    help="Folder of a previous run to refresh. Images reported as unchanged by their server are reused from it "
+    "instead of downloaded.",
 )
 @run_options
 @fetch_options
@@ -618,7 +618,7 @@ def doctor(out: Path | None, broker: str | None, as_json: bool) -> None:
 
 
 def _end(holder: Holder) -> bool:
-    """Signal a producer on this host that its run is cancelled. Return False for a producer on another host."""
+    """Signal a producer on this host to cancel its run. Return False for a producer on another host."""
     if holder.host != socket.gethostname():
         return False
     with suppress(ProcessLookupError):
@@ -668,7 +668,7 @@ def _seen_through(run: Run, crew: Crew, out: Path, as_json: bool) -> Report:
     def ask(*_: object) -> None:
         for number in before:
             signal.signal(number, _interrupt)
-        # The display announces it: the code that the signal interrupted may be printing.
+        # The display announces it, because the interrupted code may be printing.
         run.finish()
 
     _ending().at(run, out)
@@ -714,7 +714,7 @@ def main() -> NoReturn:
     runtime_tuning.return_large_blocks()
     # Processes started by the command inherit the limit.
     descriptors.raise_limit()
-    # SIGTERM ends a command like Ctrl-C: all processes that it started are stopped.
+    # SIGTERM ends a command like Ctrl-C: all its child processes are stopped.
     _handle(_ENDS, _interrupt)
     signal.signal(_CANCELS, _cancel)
     sys.unraisablehook = partial(_insist, sys.unraisablehook)
@@ -723,7 +723,7 @@ def main() -> NoReturn:
 
 
 def _handle(signals: Iterable[signal.Signals], handler: Callable[..., Any] | signal.Handlers) -> None:
-    """Set the handler of signals, except of those that this process was started to ignore, as with `nohup`."""
+    """Set the handler of signals, except those ignored from the start of the process, as with `nohup`."""
     for number in signals:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, handler)
@@ -756,7 +756,7 @@ def _ended(ending: _Ending, debug: bool) -> Any:
         error.show()
         return error.exit_code
     except (KeyboardInterrupt, Interrupted, click.Abort) as error:
-        # The rest takes milliseconds. Ignore another Ctrl-C, so that the user gets the command that resumes.
+        # The rest takes milliseconds. Ignore another Ctrl-C, so that the user still gets the command to resume.
         _handle(_ENDS, lambda *_: None)
         # Click replaces an interruption by an Abort.
         cancelled = isinstance(error.__cause__ or error, _Cancelled) or (
@@ -799,7 +799,7 @@ def _fault_of(error: Exception) -> Fault:
 
 
 def _of_usage(error: click.ClickException) -> Fault:
-    """Return a usage error that Click found."""
+    """Return a usage error found by Click."""
     context = getattr(error, "ctx", None)
     command = "producer" if context is None else context.command_path
     return UsageFault("The command line is invalid", error.format_message(), f"See `{command} --help`.")
@@ -827,8 +827,8 @@ def _demo_server(latency: float, images: int) -> Iterator[str]:
     if url is None:
         raise UsageFault(
             "The demo has no image server",
-            "a broker is configured, and its workers can't reach a demo server that this command starts for itself",
-            "Set IMAGEFLEET_DEMO_URL to a demo server that the workers can reach, or unset IMAGEFLEET_BROKER_URL.",
+            "a broker is configured, and its workers can't reach a demo server started by this command",
+            "Set IMAGEFLEET_DEMO_URL to a demo server within reach of the workers, or unset IMAGEFLEET_BROKER_URL.",
         )
     yield url.rstrip("/")
 
@@ -901,7 +901,7 @@ def _crew(
     proxied: bool = True,
     since: str | None = None,
 ) -> Iterator[Crew]:
-    """Yield the workers of a run: those at the broker, or else a local fleet that runs while the block does."""
+    """Yield the workers of a run: those at the broker, or else a local fleet for the duration of the block."""
     url = _broker_url(broker)
     if url is None:
         former_roots = () if since is None else [Path(since)]
@@ -926,10 +926,10 @@ def _crew(
 
 
 def _named(broker: str | None) -> str | None:
-    """Return the URL of a command's broker, or None for a local fleet after a check that its workers could start.
+    """Return the URL of a command's broker, or None for a local fleet, after a check of its workers' settings.
 
     Raises:
-        SettingsError: a variable is invalid, or workers with this environment could not start.
+        SettingsError: a variable is invalid, or would keep workers with this environment from starting.
     """
     url = _broker_url(broker)
     if url is None:
@@ -962,10 +962,10 @@ def _check_insecure(options: Options) -> None:
 
 
 def _check_reach() -> None:
-    """Check, before workers are started, that they could start in this environment.
+    """Check the workers' settings in this environment before workers are started.
 
     Raises:
-        SettingsError: a setting would stop them.
+        SettingsError: a setting would keep them from starting.
     """
     from config.settings import settings
     from tasks import reach
@@ -1102,7 +1102,7 @@ def _sized(fleet: Fleet) -> str:
 
 
 def _new_folder(name: str) -> Path:
-    """Return the name of a folder that does not exist yet: ``name``, or ``name-2`` and so on."""
+    """Return the first name not taken by a file or folder: ``name``, ``name-2`` and so on."""
     numbers = iter(range(2, 1_000_000))
     folder = Path(name)
     while folder.exists():

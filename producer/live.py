@@ -106,8 +106,8 @@ class Display:
             total: the number of all images; None while it is unknown.
             detail: further figures of the ended images.
             note: a note for the user, shown on its own line.
-            done_before: the number of images that an earlier command ended; they don't count for the speed.
-            ends_early: whether the command ends before the total is reached, so that no remaining time is shown.
+            done_before: the number of images ended by earlier commands; they don't count for the speed.
+            ends_early: whether the command ends before the total is reached; if so, no remaining time is shown.
         """
         if self._quiet:
             return
@@ -139,7 +139,7 @@ class Display:
             self._line(f"{line}; {detail}" if detail else line)
 
     def announce(self, text: str) -> None:
-        """Show a line that stays above the bar, also with ``quiet``. Only the first announcement is shown."""
+        """Show a permanent line above the bar, also with ``quiet``. Only the first announcement is shown."""
         if not self._announced:
             self._announced = True
             self._line(text)
@@ -154,7 +154,7 @@ def waiting(console: Console, text: str, quiet: bool = False) -> Iterator[None]:
     if quiet:
         yield
     elif console.is_terminal:
-        # The usual spinner is made of characters that not every encoding has.
+        # Some encodings lack the characters of the usual spinner.
         with console.status(Text(text), spinner="dots" if console.encoding.startswith("utf") else "line"):
             yield
     else:

@@ -14,7 +14,7 @@ from tasks.errors import Fault
 from tasks.redaction import masked
 
 if TYPE_CHECKING:
-    # This module must also show errors that keep these modules from being imported.
+    # Not imported at run time, because this module also shows the errors of a failing import.
     from producer.comparison import Comparison
     from producer.dispatch import Progress
     from producer.doctor import Diagnosis
@@ -29,7 +29,7 @@ _PROXY_HINT = "  (IMAGEFLEET_PROXY is set here, and the proxy may be unreachable
 
 
 def size(count: float) -> str:
-    """Return a number of bytes in the unit that fits, by powers of 1024."""
+    """Return a number of bytes with a fitting unit, by powers of 1024."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if round(count, 1) < 1024:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
@@ -50,7 +50,7 @@ def failures(progress: Progress) -> str:
 
 def of_run(report: Report) -> RenderableType:
     """Render the report of a run."""
-    # Not at the top: invalid settings are an error that this module must show.
+    # Not at the top, because this module also shows errors in the settings.
     from config.settings import settings
 
     summary = report.summary
@@ -97,11 +97,11 @@ def of_run(report: Report) -> RenderableType:
 
 
 def _of_completion(completion: Completion, total: int) -> str:
-    """Describe the earlier command that completed a run."""
+    """Describe the earlier command, which completed the run."""
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(completion.finished_at))
     done = f"{completion.images:,} of {total:,} images in {completion.wall_seconds:.2f} seconds"
     fleet = _fleet(completion.workers, completion.concurrency)
-    return f"{when}, by a command that finished {done} ({completion.images_per_second:,.1f} per second) with {fleet}"
+    return f"{when}, by a command with {fleet}: {done} ({completion.images_per_second:,.1f} per second)"
 
 
 def _fleet(workers: int, slots: int) -> str:

@@ -105,10 +105,7 @@ def test_report_of_a_run_already_complete() -> None:
     finished = Report("id", "list.txt", Path("/data/out"), _SUMMARY, 0.0, 0, 0, 0.0, 0, completion=done)
     shown = text(report.of_run(finished))
     assert shown.startswith("This command          nothing to do; ")
-    assert (
-        "by a command that finished 320 of 3,000 images in 12.50 seconds (25.6 per second) with 2 workers, 32 slots"
-        in shown
-    )
+    assert "by a command with 2 workers, 32 slots: 320 of 3,000 images in 12.50 seconds (25.6 per second)" in shown
     assert "Total Execution Time" not in shown
     assert "ready after" not in shown
     assert (finished.totals()["total"], finished.totals()["fetched"], finished.totals()["wall_seconds"]) == (3000, 0, 0)
