@@ -1,1 +1,1 @@
-"""What a worker runs. Start one with ``celery -A tasks worker``; nothing here imports the producer."""
+"""The code of a worker. Start one with ``celery -A tasks worker``. Nothing here imports the producer."""

@@ -1,47 +1,47 @@
-"""What can go wrong: with one image (`FetchError`), or with a whole command (`Fault`).
+"""The errors of one image (`FetchError`) and of a whole command (`CommandError`).
 
-A FetchError becomes an Outcome; each class knows its reason and whether another attempt may mend it. A Fault ends a
-command; it says what happened, why, and what to do.
+A FetchError becomes an Outcome. Each class has a reason, and says whether another attempt may succeed. A CommandError
+ends a command. Its message says what happened, why, and what to do.
 
 ::
 
     FetchError
-    ├── InvalidUrl         invalid_url       what is written there is no URL that can be fetched
-    ├── BlockedAddress     blocked_address   the operator's policy refuses the address
-    ├── DnsFailed          dns               the name has no address
-    │   └── DnsUnavailable dns               the resolver did not answer          (retried)
-    ├── ConnectFailed      connect           nobody listens, or nobody answers    (retried)
-    ├── TlsFailed          tls               the certificate or handshake is bad
-    │   └── TlsClosedError tls               closed during the handshake          (retried)
-    ├── TimedOut           timeout           too slow: one wait or the deadline   (retried)
-    ├── HttpRefused        http_4xx          404 and its kind
-    │   └── HttpNotYet     http_4xx          408, 425                             (retried)
-    ├── HttpFailed         http_5xx          500 and its kind                     (retried)
-    │   └── HttpUnable     http_5xx          501, 505
-    ├── RateLimited        rate_limited      429, or a longer wait than allowed   (retried)
-    │   └── LongWait       rate_limited      a wait for which no slot is held     (retried)
-    ├── TooManyRedirects   redirects         more hops than allowed, or a loop
-    ├── BadResponse        bad_response      not HTTP, or not an answer to this request
-    ├── TooLarge           too_large         more bytes than allowed
-    ├── EmptyBody          empty             an answer without a body
-    ├── Truncated          truncated         the body ended early                 (retried)
-    ├── NotAnImage         not_image         another format, HTML, text, or unknown
-    ├── Undecodable        undecodable       says that it is an image, and is broken
-    ├── TooManyPixels      too_many_pixels   larger than allowed, before any decoding
-    ├── OptedOut           opted_out         its server says that it is not for this
-    ├── StorageFailed      storage           the bytes could not be saved
-    ├── Lost               lost              given up after its task was lost again and again
-    ├── Crashed            crashed           ends the process that fetches it
-    ├── Cancelled          cancelled         its run has ended
-    └── Internal           internal          a fault of ours
+    ├── InvalidUrlError                  invalid_url       not a URL that can be fetched
+    ├── BlockedAddressError              blocked_address   the operator's policy forbids the address
+    ├── DnsError                         dns               the host name has no address
+    │   └── DnsUnavailableError          dns               no answer from the resolver         (retried)
+    ├── ConnectError                     connect           connection refused or broken        (retried)
+    ├── TlsError                         tls               bad certificate or handshake
+    │   └── TlsClosedError               tls               closed during the handshake         (retried)
+    ├── FetchTimeoutError                timeout           timeout or deadline exceeded        (retried)
+    ├── HttpClientError                  http_4xx          404 and other 4xx
+    │   └── HttpRetryableClientError     http_4xx          408, 425                            (retried)
+    ├── HttpServerError                  http_5xx          500 and other 5xx                   (retried)
+    │   └── HttpNotImplementedError      http_5xx          501, 505
+    ├── RateLimitedError                 rate_limited      429, or a wait above the limit      (retried)
+    │   └── LongWaitError                rate_limited      a wait too long to hold a slot for  (retried)
+    ├── RedirectError                    redirects         more redirects than allowed, or a loop
+    ├── BadResponseError                 bad_response      not HTTP, or not a response to this request
+    ├── TooLargeError                    too_large         more bytes than allowed
+    ├── EmptyBodyError                   empty             a response without a body
+    ├── TruncatedError                   truncated         the body ended early                (retried)
+    ├── NotAnImageError                  not_image         another format, HTML, text, or unknown
+    ├── UndecodableError                 undecodable       begins as an image, but is broken
+    ├── TooManyPixelsError               too_many_pixels   more pixels than allowed; not decoded
+    ├── OptedOutError                    opted_out         the server opts out (X-Robots-Tag)
+    ├── StorageError                     storage           the bytes could not be saved
+    ├── TaskLostError                    lost              the task was lost repeatedly
+    ├── CrashedError                     crashed           ends the process that fetches it
+    ├── CancelledError                   cancelled         the run has ended
+    └── InternalError                    internal          an error in imagefleet
 
-    Fault                  exit status 1     of ours, or of what we run on
-    └── UsageFault         exit status 2     of what we were told
+    CommandError                         exit status 1     an error in imagefleet or its environment
+    └── UsageError                       exit status 2     input that the command can't use
 
-    Interrupted            exit status 130   by who has started it
+    RunInterruptedError                  exit status 130   ended early by the user
 
-Exceptions of other libraries are translated once, where they enter: ``guard``, ``proxy`` and ``download`` translate
-those of the network, ``images`` and ``resize`` those of Pillow, ``storage`` those of the file system.
+Exceptions of other libraries are translated once, where they enter. The modules for downloads translate network errors,
+those for images Pillow's errors, and the store translates errors of the file system.
 """
 
 from __future__ import annotations
@@ -53,25 +53,25 @@ from tasks.model import Reason
 
 
 class FetchError(Exception):
-    """An image that could not be had. Its text is fit to be shown: it holds no secret."""
+    """An image can't be fetched. The message contains no secret, so it can be shown."""
 
     reason: ClassVar[Reason]
-    #: Whether another attempt may mend it.
+    #: Whether another attempt may succeed.
     retryable: ClassVar[bool] = False
-    #: Whether the fault is this worker's for sure, so that another worker may have the image.
+    #: Whether this worker is certainly the cause, so that another worker may fetch the image.
     of_worker: bool = False
 
     def __init__(self, message: str, *, http_status: int | None = None, retry_after: float | None = None) -> None:
         super().__init__(message)
         self.http_status = http_status
-        #: Where the image was asked for in the end, masked; None where that is its own URL.
+        #: The URL of the last request, redacted; None if it is the image's own URL.
         self.final_url: str | None = None
-        #: Seconds that the server asked us to wait, if it did.
+        #: Seconds to wait before the next attempt, if the server asked for a wait.
         self.retry_after = retry_after
 
 
 class Fault(Exception):
-    """A command that cannot go on: what happened, why, and what to do next, a sentence each."""
+    """A command can't continue. The message says what happened, why, and what to do next, one sentence each."""
 
     exit_code: ClassVar[int] = 1
 
@@ -81,7 +81,7 @@ class Fault(Exception):
 
 
 class Interrupted(Exception):
-    """A command that was told to end before it was done: it has finished what was in flight, or dropped it."""
+    """A command was told to end early. It has finished the images in flight, or cancelled them."""
 
     def __init__(self, cancelled: bool) -> None:
         super().__init__("cancelled" if cancelled else "finished early")
@@ -89,7 +89,7 @@ class Interrupted(Exception):
 
 
 class UsageFault(Fault):
-    """A command that was told something it cannot use."""
+    """A command got an option, an argument or a file that it can't use."""
 
     exit_code = 2
 
@@ -98,49 +98,49 @@ def _worth_retrying() -> Iterator[Reason]:
     kinds = list(FetchError.__subclasses__())
     for kind in kinds:
         kinds += kind.__subclasses__()
-    # Of what fails for good, some is tried again at once (408, a closed handshake), and most would fail again.
-    for_good = (Reason.HTTP_4XX, Reason.TLS)
-    yield from (kind.reason for kind in kinds if kind.retryable and kind.reason not in for_good)
-    # No other attempt mends them at once, and another day may.
+    # A few errors with these reasons are retried at once (408, a closed handshake), but most would fail again later.
+    permanent = (Reason.HTTP_4XX, Reason.TLS)
+    yield from (kind.reason for kind in kinds if kind.retryable and kind.reason not in permanent)
+    # An immediate retry does not fix these, but a retry on another day may.
     yield from (Reason.STORAGE, Reason.LOST, Reason.CANCELLED, Reason.INTERNAL)
 
 
 class InvalidUrl(FetchError):
-    """What is written there is no URL that can be fetched."""
+    """The text is not a URL that can be fetched."""
 
     reason = Reason.INVALID_URL
 
 
 class BlockedAddress(FetchError):
-    """The operator's policy refuses the address."""
+    """The operator's policy forbids connections to the address."""
 
     reason = Reason.BLOCKED_ADDRESS
 
 
 class DnsFailed(FetchError):
-    """The host's name has no address."""
+    """The host name has no address."""
 
     reason = Reason.DNS
 
 
 class DnsUnavailable(DnsFailed):
-    """The resolver did not answer; it may do so later."""
+    """The resolver did not answer; it may answer later."""
 
     retryable = True
 
 
 class ConnectFailed(FetchError):
-    """Nobody listens there, the connection broke before an answer, or the operator's proxy leads nowhere."""
+    """The connection failed, or broke before a response, or the operator's proxy could not connect."""
 
     reason = Reason.CONNECT
     retryable = True
 
 
 class TlsFailed(FetchError):
-    """The handshake failed, or the certificate is not to be trusted."""
+    """The TLS handshake failed, or the certificate is not trusted."""
 
     reason = Reason.TLS
-    #: Whether a run that does without verification (``--insecure``) would have got past it.
+    #: Whether a run without verification (``--insecure``) would have avoided the error.
     avoidable = False
 
 
@@ -151,56 +151,56 @@ class TlsClosedError(TlsFailed):
 
 
 class TimedOut(FetchError):
-    """One wait took longer than the timeout, or all together longer than the deadline."""
+    """One wait exceeded the timeout, or all attempts together exceeded the deadline."""
 
     reason = Reason.TIMEOUT
     retryable = True
 
 
 class HttpRefused(FetchError):
-    """The server says that the request is wrong: 404 and its kind."""
+    """The server rejected the request: 404 and other 4xx statuses."""
 
     reason = Reason.HTTP_4XX
 
 
 class HttpNotYet(HttpRefused):
-    """The server was not ready for the request: 408 and 425."""
+    """The server was not ready for the request: 408 or 425."""
 
     retryable = True
 
 
 class HttpFailed(FetchError):
-    """The server says that it failed: 500 and its kind."""
+    """The server failed: 500 and other 5xx statuses."""
 
     reason = Reason.HTTP_5XX
     retryable = True
 
 
 class HttpUnable(HttpFailed):
-    """The server will never do what was asked: 501 and 505."""
+    """The server does not support the request: 501 or 505."""
 
     retryable = False
 
 
 class RateLimited(FetchError):
-    """The server asks us to slow down: 429, or a wait that is longer than `--max-wait`."""
+    """The server asked for a pause: 429, or a wait longer than `--max-wait`."""
 
     reason = Reason.RATE_LIMITED
     retryable = True
 
 
 class LongWait(RateLimited):
-    """A wait of more than `--max-wait` and up to two minutes: the slot is given back meanwhile."""
+    """A wait longer than `--max-wait`, up to two minutes; its slot downloads other images meanwhile."""
 
 
 class TooManyRedirects(FetchError):
-    """More hops than allowed, a loop, or a redirect that leads nowhere, or from https to http."""
+    """More redirects than allowed, a loop, or a redirect without a usable target, or from https to http."""
 
     reason = Reason.REDIRECTS
 
 
 class BadResponse(FetchError):
-    """What came is not HTTP, or not an answer to this request."""
+    """The response is not HTTP, or does not belong to this request."""
 
     reason = Reason.BAD_RESPONSE
 
@@ -212,7 +212,7 @@ class TooLarge(FetchError):
 
 
 class EmptyBody(FetchError):
-    """The answer has no body."""
+    """The response has no body."""
 
     reason = Reason.EMPTY
 
@@ -225,59 +225,59 @@ class Truncated(FetchError):
 
 
 class NotAnImage(FetchError):
-    """The body is not an image, or is one in a format that is not saved; the message names what it is."""
+    """The body is not an image, or an image in a format that is not saved; the message names the format."""
 
     reason = Reason.NOT_IMAGE
 
 
 class Undecodable(FetchError):
-    """The body says that it is an image, and is broken."""
+    """The body begins as an image, but is broken."""
 
     reason = Reason.UNDECODABLE
 
 
 class TooManyPixels(FetchError):
-    """The image says that it is larger than allowed; it was not decoded."""
+    """The image's header announces more pixels than allowed; it was not decoded."""
 
     reason = Reason.TOO_MANY_PIXELS
 
 
 class OptedOut(FetchError):
-    """The image's server says, by X-Robots-Tag, that it is not for data sets or indexes."""
+    """The server opts the image out of data sets or indexes (X-Robots-Tag)."""
 
     reason = Reason.OPTED_OUT
 
 
 class StorageFailed(FetchError):
-    """The bytes could not be saved, or may not be saved there, by any worker that tried."""
+    """No worker that tried could save the image, or was allowed to save it there."""
 
     reason = Reason.STORAGE
     of_worker = True
 
 
 class Lost(FetchError):
-    """Its task was lost again and again, and the run goes on without it."""
+    """The task was lost repeatedly, so the run continued without the image."""
 
     reason = Reason.LOST
 
 
 class Crashed(FetchError):
-    """It ended the process that fetched it, time and again, and at last one that did nothing else."""
+    """The image repeatedly ended the process that fetched it, and at last a process that did nothing else."""
 
     reason = Reason.CRASHED
 
 
 class Cancelled(FetchError):
-    """The run that this image belongs to has ended."""
+    """The image's run has ended."""
 
     reason = Reason.CANCELLED
 
 
 class Internal(FetchError):
-    """A fault of ours; the worker's log has its traceback."""
+    """An internal error; the worker's log has the traceback."""
 
     reason = Reason.INTERNAL
 
 
-#: The reasons of failures that may be gone when an image is tried again later.
+#: The reasons of failures that a later retry may fix.
 WORTH_RETRYING = tuple(sorted(set(_worth_retrying())))

@@ -1,10 +1,10 @@
-"""The names of file formats, by their first bytes: for the message about a body that is not saved.
+"""Identify file formats by their first bytes, so that a message can name the format of a body that is not saved.
 
-Libraries for this exist, and do not fit. filetype 1.2 (of 2022) does not know JPEG XL, SVG, OpenEXR or FITS. puremagic
-1.30 takes zeros for an embroidery design and a cursor for a spreadsheet. python-magic needs a C library that no wheel
-brings. And a message needs names that a person knows.
+No library fits. filetype 1.2 (of 2022) does not know JPEG XL, SVG, OpenEXR or FITS. puremagic 1.30 identifies zeros as
+an embroidery design and a cursor as a spreadsheet. python-magic needs a C library that no wheel contains. And messages
+need names that people know.
 
-To add a format: a line in `_IMAGES` or `_OTHERS`, and a header in ``tests/unit/test_file_signatures.py``.
+To add a format, add a line to `_IMAGES` or `_OTHERS`, and a header to ``tests/unit/test_file_signatures.py``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import re
 import zlib
 from dataclasses import dataclass
 
-#: Bytes in which a text's first words, or a format's mark that may stand anywhere, are looked for.
+#: Bytes to search for a text's first words, or for a tag such as ``<svg>``.
 _BEGINNING = 1024
 
 
@@ -25,7 +25,7 @@ class Format:
     is_image: bool
 
 
-#: Formats of images that are recognised and not saved. Where a mark does not stand at the start, dots fill the gap.
+#: Image formats that are recognised, but not saved. Dots precede a mark that is not at the start.
 _IMAGES = {
     "a HEIC image": rb"....ftyp(?:hei[cxms]|hev[cxms])|....ftyp(?:mif1|msf1|miaf)....(?:....){0,15}?hei[cx]",
     "a HEIF image": rb"....ftyp(?:mif[123]|msf1|miaf)(?!....(?:....){0,15}?avi[fs])",
@@ -69,14 +69,14 @@ _IMAGES = {
     "a raw photo (Fujifilm RAF)": rb"FUJIFILMCCD-RAW ",
     "a raw photo (Sigma X3F)": rb"FOVb",
     "a raw photo (Minolta MRW)": rb"\x00MRM",
-    # A TIFF with DNG's tag of its version. Raw photos that can be opened as a TIFF are TIFFs.
+    # A TIFF with the tag of DNG's version. Raw photos that Pillow opens as a TIFF count as TIFFs.
     "a raw photo (DNG)": rb"(?:II\*\x00|MM\x00\*).{0,999}?(?:\x12\xc6\x01\x00\x04\x00|\xc6\x12\x00\x01\x00\x00)",
     "a raw photo (Nikon NEF)": rb"(?:II\*\x00|MM\x00\*).{0,999}NIKON CORPORATION",
     "a raw photo (Sony ARW)": rb"II\*\x00.{0,999}SONY",
     "a raw photo (Pentax PEF)": rb"(?:II\*\x00|MM\x00\*).{0,999}PENTAX",
     "an EPS or PostScript file": rb"%!PS|\xc5\xd0\xd3\xc6|\x04%!PS",
 }
-#: What else servers send.
+#: Other formats that servers send.
 _OTHERS = {
     "a PDF document": rb".{0,999}?%PDF-\d",
     "a QuickTime video": rb"....ftypqt  |....(?:moov|mdat|wide)",
@@ -136,7 +136,7 @@ _UTF16 = {b"\xff\xfe": "utf-16-le", b"\xfe\xff": "utf-16-be"}
 
 
 def identified(body: bytes) -> Format | None:
-    """Return the format of bytes that are not one of the accepted images, or None if it is unknown."""
+    """Return the format of bytes that are not an accepted image, or None if it is unknown."""
     for known, signature in _SIGNATURES:
         if signature.match(body):
             return _SVG if known.name == _GZIP and _is_compressed_svg(body) else known
@@ -148,7 +148,7 @@ def identified(body: bytes) -> Format | None:
 
 
 def _text(start: bytes) -> Format | None:
-    """Return the kind of a text by its beginning, or None if it is not a text."""
+    """Return the kind of a text from its first bytes, or None if it is not a text."""
     if encoding := _UTF16.get(start[:2]):
         start = start[2:].decode(encoding, "ignore").encode("utf-8", "ignore")
     words = start.removeprefix(b"\xef\xbb\xbf").lstrip()
@@ -157,7 +157,7 @@ def _text(start: bytes) -> Format | None:
     if _ELEMENT.match(words):
         tag = _TAG.search(words)
         return _XML if tag is None else _SVG if tag[1] else _HTML
-    # The last character may be cut through.
+    # The last character may be truncated.
     text = words.decode("utf-8", "replace")[:-1]
     is_text = all(character.isprintable() or character.isspace() for character in text) and "\ufffd" not in text
     return _TEXT if text and is_text else None

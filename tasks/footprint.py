@@ -1,8 +1,8 @@
-"""What a decoder holds in memory of a frame: with a file made for it, far more than the frame's own size.
+"""Estimate the memory that decoding a frame takes: a crafted file needs far more than the frame's own size.
 
-A TIFF's tile is decoded whole, and may be larger than the image. Each scan of a JPEG goes over all pixels, and where
-there are several, all coefficients are kept, at full size. The header of an AVIF may name a small image, to which
-libavif then scales the large one that is coded.
+A TIFF's tile is decoded completely, and may be larger than the image. Each scan of a JPEG covers all pixels. With
+several scans, all coefficients are kept in memory, at full size. An AVIF's header may announce a small image, to which
+libavif then scales the large encoded one.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ from PIL.TiffImagePlugin import TILELENGTH, TILEWIDTH, TiffImageFile
 from tasks import images
 from tasks.errors import TooManyPixels, Undecodable
 
-#: Scans of a JPEG; each may take only a few bytes. Encoders write about ten.
+#: Limit of a JPEG's scans. Each may have only a few bytes. Encoders write about ten.
 _MAX_SCANS = 200
-#: Segments of a JPEG, of which each costs a moment; one of 100 MB that is all profile has 1,600.
+#: Limit of a JPEG's segments, because each takes time. A JPEG of 100 MB that consists of a profile has 1,600.
 _MAX_SEGMENTS = 20_000
-#: libavif's own bound, the one that holds whatever the header says.
+#: libavif's own limit, which applies whatever the header announces.
 _AVIF_PIXELS = 16384 * 16384
-#: A JPEG's marker: between the codes of a scan stand 0xFF00 for the byte, restarts (0xFFD0 to 0xFFD7), and no others.
+#: A JPEG's marker. The data of a scan contains only 0xFF00, for the byte 0xFF, and restart markers (0xFFD0 to 0xFFD7).
 _MARKER = re.compile(rb"\xff([^\x00\x01\xff\xd0-\xd8])")
 _SCAN, _END = b"\xda", b"\xd9"
 
 
 def of(image: ImageFile, body: bytes, max_pixels: int) -> int:
-    """Return how many pixels are held while the frame at which an opened image stands is decoded.
+    """Return the number of pixels in memory while an opened image's current frame is decoded.
 
     Args:
-        image: as its header describes it; a JPEG's draft counts.
-        body: the bytes that it was opened from.
-        max_pixels: of the frame, and of a tile.
+        image: the opened image; a JPEG's draft mode counts.
+        body: the bytes it was opened from.
+        max_pixels: limit for the frame, and for a tile.
 
     Raises:
-        TooManyPixels: there are more.
-        Undecodable: a JPEG is made to take long, or a TIFF's tiles have no plain size.
+        TooManyPixelsError: the frame or a tile has more.
+        UndecodableError: a JPEG is built to decode slowly, or the sides of a TIFF's tiles are not integers.
     """
     images.check_pixels(image.size, max_pixels)
     width, height = image.size
@@ -50,7 +50,7 @@ def of(image: ImageFile, body: bytes, max_pixels: int) -> int:
         case TiffImageFile():
             across, down = image.tag_v2.get(TILEWIDTH, 0), image.tag_v2.get(TILELENGTH, 0)
             if not (isinstance(across, int) and isinstance(down, int)):
-                raise Undecodable("the sides of the image's tiles are no integers")
+                raise Undecodable("the sides of the image's tiles are not integers")
             if across * down > max_pixels:
                 raise TooManyPixels(f"the image has tiles of {across}x{down} pixels, more than {max_pixels}")
             return max(width * height, across * down)
@@ -60,12 +60,12 @@ def of(image: ImageFile, body: bytes, max_pixels: int) -> int:
 
 
 def _keeps_all(image: JpegImageFile, body: bytes) -> bool:
-    """Tell whether the coefficients of a whole JPEG are kept: its scans are several, or parts of one image.
+    """Return whether the decoder keeps all coefficients of a JPEG, because several scans make up the image.
 
     Raises:
-        Undecodable: there are too many of them.
+        UndecodableError: the JPEG has too many scans or segments.
     """
-    # Of several images in a file (MPO), each begins with a header of its own.
+    # Each image of a file with several (MPO) begins with its own header.
     position, scans = getattr(image, "offset", 0), 0
     for _ in range(_MAX_SEGMENTS):
         marker = _MARKER.search(body, position)
@@ -78,6 +78,6 @@ def _keeps_all(image: JpegImageFile, body: bytes) -> bool:
                 return False
             if scans > _MAX_SCANS:
                 raise Undecodable(f"the image has more than {_MAX_SCANS} scans")
-        # A segment's length counts itself.
+        # A segment's length includes the length field.
         position += int.from_bytes(body[position : position + 2])
     raise Undecodable(f"the image has more than {_MAX_SEGMENTS} segments")

@@ -1,4 +1,4 @@
-"""Bytes that claim to be an image: what they really are, read from their header, before anything is decoded."""
+"""Identify an image by its header, before any pixels are decoded."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tasks.errors import FetchError, NotAnImage, TooManyPixels, Undecodable
 from tasks.file_signatures import identified
 from tasks.signatures import begins_as_image
 
-#: Pillow's format names that are accepted, and the extension of a file of that format.
+#: The accepted formats by Pillow's names, with their file extensions.
 EXTENSIONS = {
     "JPEG": "jpg",
     "MPO": "jpg",
@@ -39,8 +39,8 @@ EXTENSIONS = {
     "TIFF": "tiff",
     "ICO": "ico",
 }
-#: The parsers of these formats alone are loaded, and tried; those of all others stay switched off. An MPO is opened as
-#: the JPEG that it begins with.
+#: Only the parsers of these formats are loaded and tried; all others stay off. An MPO is opened as the JPEG at its
+#: start.
 _PLUGINS = (
     JpegImagePlugin,
     PngImagePlugin,
@@ -55,57 +55,58 @@ _PLUGINS = (
 _FORMATS = tuple(name for name in EXTENSIONS if name != "MPO")
 _GIF = (b"GIF87a", b"GIF89a")
 _ICON = b"\0\0\1\0"
-#: Pieces in which a parser may read an image, besides one for so many bytes. A GIF takes two for each block of 255
-#: bytes, and a TIFF of 2,000 pages forty for each page.
+#: Reads that a parser may make: this many, plus one for each 100 bytes. A GIF needs two for each block of 255 bytes,
+#: and a TIFF of 2,000 pages needs forty for each page.
 _MAX_PIECES, _PIECE = 200_000, 100
-#: Pillow decodes an icon as it opens it, and an icon may hold more than its directory says. None is larger than this.
+#: Pillow decodes an icon while opening it, and the icon may be larger than its directory says. So the limit is low.
 _MAX_ICON_PIXELS = 2048 * 2048
 
 
 class _Pieces(BytesIO):
-    """The bytes of an image, for parsers that ask for them piece by piece, and get as many as a sound image has.
+    """The bytes of an image for Pillow's parsers, with a limit of reads that no valid image reaches.
 
-    An image of 20 MB that is all comments of one byte, or all empty chunks, has millions. They cost seconds of a core
-    with Python's lock held, and up to a gigabyte.
+    An image of 20 MB that consists of comments of one byte, or of empty chunks, has millions of them. Parsing them
+    takes seconds of a core with Python's lock (the GIL) held, and up to a gigabyte of memory.
     """
 
     def __init__(self, body: bytes) -> None:
-        """Take all of them."""
+        """Derive the limit from the number of bytes."""
         super().__init__(body)
         self._left = _MAX_PIECES + len(body) // _PIECE
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """Return the next piece.
+        """Read the next bytes.
 
         Raises:
-            Undecodable: there were too many.
+            UndecodableError: too many reads.
         """
         self._left -= 1
         if self._left < 0:
-            raise Undecodable("the image is cut into more pieces than a sound one has")
+            raise Undecodable("the image has more pieces than any valid image")
         return super().read(size)
 
 
 class _Gif(GifImagePlugin.GifImageFile):
-    """A GIF whose frames are drawn one over the other, as if each were to be left as it is.
+    """A GIF with each frame drawn over the previous ones, as if no frame had a disposal method.
 
-    What a frame is replaced with, Pillow makes as it goes there, as large as the frame says that it is: gigabytes for a
-    few bytes, before anybody could look at its size. It changes how later frames look, and nobody looks at those.
+    While seeking to a frame, Pillow allocates the area that replaces it, at the size that the frame announces. A few
+    bytes can cost gigabytes, before we can check the size. Disposal only changes how later frames look, and nothing
+    uses those.
     """
 
     @property
     def disposal_method(self) -> int:
-        """0: nothing is said."""
+        """0: not specified."""
         return 0
 
     @disposal_method.setter
     def disposal_method(self, value: int) -> None:
-        """Hear nothing."""
+        """Ignore the value."""
 
 
 @dataclass(frozen=True, slots=True)
 class ImageInfo:
-    """What an image's header says of it; sizes in pixels."""
+    """The format and size of an image, from its header. Sizes are in pixels."""
 
     format: str
     extension: str
@@ -115,7 +116,7 @@ class ImageInfo:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """What is saved of a download: the bytes, what they are, and the width and height of what came, if known."""
+    """The image to save: its bytes, its format and size, and the downloaded image's width and height, if known."""
 
     body: bytes
     info: ImageInfo
@@ -123,9 +124,9 @@ class Picture:
 
 
 def inspect(body: bytes, max_pixels: int) -> ImageInfo:
-    """Return what the header says; no pixel is decoded, but those of an icon.
+    """Return an image's format and size from its header. Only the pixels of icons are decoded.
 
-    Raises: as `opened`, for what is left of the image without its metadata.
+    Raises: as `open_image`, for the image without its metadata.
     """
 
     def read(body: bytes) -> ImageInfo:
@@ -136,12 +137,12 @@ def inspect(body: bytes, max_pixels: int) -> ImageInfo:
 
 
 def opened(body: bytes, max_pixels: int) -> ImageFile:
-    """Return the image as its header describes it; its pixels are decoded when somebody asks for them.
+    """Return an image with its header parsed. Its pixels are decoded later, when they are accessed.
 
     Raises:
-        NotAnImage: the bytes are of no known format.
-        Undecodable: they begin as an image, and the header is broken, or in far too many pieces.
-        TooManyPixels: the header announces more than ``max_pixels``.
+        NotAnImageError: the bytes have no accepted format.
+        UndecodableError: they begin as an image, but the header is broken or has far too many pieces.
+        TooManyPixelsError: the header announces more than ``max_pixels``.
     """
     image: ImageFile
     try:
@@ -150,25 +151,25 @@ def opened(body: bytes, max_pixels: int) -> ImageFile:
         file = _Pieces(body)
         image = _Gif(file) if body.startswith(_GIF) else Image.open(file, formats=_FORMATS)
     except UnidentifiedImageError as error:
-        raise _refused(body, "the body begins as an image, and its header is broken") from error
+        raise _refused(body, "the body begins as an image, but its header is broken") from error
     except FetchError:
         raise
-    except Exception as error:  # Pillow's parsers raise whatever a broken header leads them to
+    except Exception as error:  # a broken header can make Pillow's parsers raise any exception
         raise _refused(body, f"the image's header is broken: {error}") from error
     check_pixels(image.size, max_pixels)
     if isinstance(image, PngImagePlugin.PngImageFile) and image.png is not None:
-        # A profile behind the pixels counts for nothing, and Pillow would inflate each of them.
+        # Profiles after the pixels have no effect, but Pillow would inflate each of them.
         vars(image.png)["chunk_iCCP"] = partial(_skip_chunk, file)
     return image
 
 
 def _skip_chunk(file: BytesIO, _position: int, length: int) -> bytes:
-    """Read a PNG's chunk and make nothing of it."""
+    """Read a PNG's chunk without interpreting it."""
     return file.read(length)
 
 
 def described(image: ImageFile) -> ImageInfo:
-    """Return what the header says of an opened image."""
+    """Return the format and size of an opened image."""
     kind = image.format or ""
     return ImageInfo(kind.lower().replace("mpo", "jpeg"), EXTENSIONS[kind], *image.size)
 
@@ -179,10 +180,10 @@ def digest(body: bytes) -> str:
 
 
 def check_pixels(size: tuple[int, int], max_pixels: int) -> None:
-    """Refuse an image of more pixels than are allowed.
+    """Check that an image has at most ``max_pixels`` pixels.
 
     Raises:
-        TooManyPixels: it is one.
+        TooManyPixelsError: it has more.
     """
     width, height = size
     if width * height > max_pixels:
@@ -190,20 +191,20 @@ def check_pixels(size: tuple[int, int], max_pixels: int) -> None:
 
 
 def _icon_size(body: bytes) -> tuple[int, int]:
-    """Return the size of the picture that Pillow takes from an icon, by that picture's own header."""
+    """Return the size of the image that Pillow selects from an icon, as in that image's own header."""
     entry = IcoImagePlugin.IcoFile(_Pieces(body)).entry[0]
-    picture = _Pieces(body[entry.offset :])
+    file = _Pieces(body[entry.offset :])
     try:
-        return PngImagePlugin.PngImageFile(picture).size
+        return PngImagePlugin.PngImageFile(file).size
     except SyntaxError:
-        picture.seek(0)
-        width, height = BmpImagePlugin.DibImageFile(picture).size
-        # Below the picture stands its mask.
+        file.seek(0)
+        width, height = BmpImagePlugin.DibImageFile(file).size
+        # The height includes the mask below the image.
         return width, height // 2
 
 
 def _refused(body: bytes, why: str) -> NotAnImage | Undecodable:
-    """Return the error for a body that no parser takes; ``why`` is for one that begins as an accepted image."""
+    """Return the error for a body that no parser accepts; ``why`` is its message if the body begins as an image."""
     known = identified(body)
     if known is not None and known.is_image:
         return NotAnImage(f"the body is {known.name}, a format that imagefleet does not save")
@@ -211,4 +212,4 @@ def _refused(body: bytes, why: str) -> NotAnImage | Undecodable:
         return Undecodable(why)
     if known is not None:
         return NotAnImage(f"the body is {known.name}, not an image")
-    return NotAnImage("the body is no image of a known format")
+    return NotAnImage("the body is not an image of a known format")

@@ -1,10 +1,10 @@
-"""Metadata that is damaged or too large: leave it out, so that a decoder reads the pixels.
+"""Remove damaged or oversized metadata, so that a decoder can read the pixels.
 
-Pillow refuses an image for a comment with a wrong checksum. Such an image is cut down to its pixels, colour profile
-and orientation here, and read again. The saved file stays as it came, byte for byte.
+Pillow rejects an image even for a comment with a wrong checksum. This module reduces such an image to its pixels,
+colour profile and orientation, and has it read again. The saved file stays as downloaded, byte for byte.
 
-A sound image never comes here, so it costs nothing more. A loop in Python walks over the pieces of a file, up to a
-bound. Beyond that bound, and after a wrong length, a regular expression finds the next piece that matters.
+Valid images cost nothing more, because they never get here. A Python loop walks over the pieces of a file, up to a
+limit. Beyond that limit, and after a wrong length, a regular expression finds the next relevant piece.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from PIL import ExifTags, Image
 
 from tasks.errors import TooManyPixels, Undecodable
 
-#: Bytes of a colour profile that is used; a printer's has one or two million.
+#: Limit of a colour profile; a printer's profile has one or two million bytes.
 MAX_PROFILE_BYTES = 4 * 1024 * 1024
-#: Bytes of EXIF in which an orientation is looked for; a JPEG's segment ends at 64 KiB.
+#: Limit of EXIF data to read an orientation from; in a JPEG, it has at most 64 KiB.
 _MAX_EXIF_BYTES = 1024 * 1024
-#: Pieces of a file that are looked at one by one, and places at which a search looks for the next one.
+#: Pieces of a file to visit one by one, and places to try in searches for the next piece.
 _MAX_PIECES, _MAX_CANDIDATES = 20_000, 200
-#: Pages of a TIFF, as many as `tasks.verify` decodes.
+#: Pages of a TIFF: as many as are decoded to verify it.
 _MAX_PAGES = 2000
 
 _Read = TypeVar("_Read")
@@ -34,15 +34,15 @@ _Read = TypeVar("_Read")
 def tolerating(
     read: Callable[[bytes], _Read], body: bytes, complete: Callable[[bytes], bytes] = lambda body: body
 ) -> _Read:
-    """Return what `read` returns for an image; if it refuses the image, call it again without the metadata.
+    """Return the result of ``read`` for an image; if it rejects the image, call it again without the metadata.
 
     Args:
         read: inspects, decodes or resizes an image.
-        body: the image as it came.
-        complete: prepares the image without metadata for the second call, or raises.
+        body: the image as downloaded.
+        complete: prepares the image without metadata for the second call, or raises an error.
 
     Raises:
-        FetchError: what ``read`` raises of the pixels alone, or of an image from which nothing can be left out.
+        FetchError: ``read`` rejects the pixels alone, or an image with nothing to remove.
     """
     if _inflates_much(body):
         body = pixels_only(body)
@@ -56,31 +56,31 @@ def tolerating(
 
 
 def pixels_only(body: bytes) -> bytes:
-    """Return an image without metadata, except for a sound colour profile and an orientation.
+    """Return an image without metadata, except for a valid colour profile and an orientation.
 
-    It is the same if nothing can be left out, or the format is one whose metadata disturbs no decoder.
+    The image is unchanged if it has nothing to remove, or if metadata of its format disturbs no decoder.
     """
     for beginning, cut in _CUTS.items():
         if body.startswith(beginning):
             try:
                 return cut(body)
-            except (struct.error, IndexError):  # it breaks off
+            except (struct.error, IndexError):  # truncated
                 return body
     return body
 
 
 def orientation(exif: bytes) -> int:
-    """Return how an image's sides lie, as EXIF numbers it: 1 is upright, and so is one whose EXIF is broken."""
+    """Return the orientation in an image's EXIF data, as EXIF numbers it: 1 is upright. Broken EXIF counts as 1."""
     try:
         tags = Image.Exif()
         tags.load(exif)
         return int(tags.get(ExifTags.Base.Orientation, 1))
-    except Exception:  # noqa: BLE001  # whatever broken EXIF leads Pillow to; it says nothing, then
+    except Exception:  # noqa: BLE001  # broken EXIF can make Pillow raise any exception
         return 1
 
 
 def _exif(found: bytes) -> bytes:
-    """Return an EXIF block that holds nothing but an orientation; empty for an upright image."""
+    """Return an EXIF block with only the orientation of another block; empty for an upright image."""
     number = orientation(found) if len(found) <= _MAX_EXIF_BYTES else 1
     if number not in range(2, 9):
         return b""
@@ -91,14 +91,14 @@ def _exif(found: bytes) -> bytes:
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _CHUNK = struct.Struct(">I4s")
-#: The chunks without which there are no pixels, and those of an animation.
+#: The chunks that pixels need, and those of an animation.
 _PIXEL_CHUNKS, _MOVING = (b"IHDR", b"PLTE", b"IDAT", b"fdAT"), (b"acTL", b"fcTL", b"fdAT")
 _NEXT_CHUNK = re.compile(rb"PLTE|IDAT|tRNS|IEND|acTL|fcTL|fdAT|iCCP|eXIf")
 _CHUNK_NAME = re.compile(rb"[A-Za-z]{4}")
 
 
 def _inflates_much(body: bytes) -> bool:
-    """Tell whether a PNG has several profiles, each of which Pillow would inflate, up to its bound, and then forget."""
+    """Return whether a PNG has several profiles. Pillow would inflate each, up to its limit, and discard it."""
     return body.startswith(_PNG) and body.count(b"iCCP", 0, body.find(b"IDAT")) > 1
 
 
@@ -118,12 +118,12 @@ def _png(body: bytes) -> bytes:
             before.append(piece)
     is_animation = _is_animation([(kind, piece[8:-4]) for kind, piece in pixels])
     kept = [piece for kind, piece in pixels if kind == b"IDAT" or is_animation]
-    # The profile stands before the palette.
+    # The profile comes before the palette.
     header, palette = before[:1], before[1:]
-    # Pillow takes EXIF with and without the word by which JPEG introduces it.
+    # Pillow accepts EXIF with and without the prefix that JPEG uses.
     oriented = [_chunk(b"eXIf", exif.removeprefix(b"Exif\0\0"))] if exif else []
     parts = [_PNG, *header, profile, *palette, *oriented, *kept]
-    # What follows a chunk that breaks off would be taken for the rest of it.
+    # A decoder would read an end chunk after a truncated chunk as the rest of that chunk.
     is_whole = kept and len(kept[-1]) == 12 + int.from_bytes(kept[-1][:4])
     return b"".join([*parts, _chunk(b"IEND", b"")] if is_whole else parts)
 
@@ -133,7 +133,7 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def _chunks(body: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Yield the name and bytes of each chunk that is sound, and of each that has pixels or a header of pixels."""
+    """Yield the name and bytes of each valid chunk, and of each chunk with pixels or their header, valid or not."""
     position, candidates, is_found = len(_PNG), 0, False
     for number in range(10 * _MAX_PIECES):
         if position + 8 > len(body):
@@ -141,7 +141,7 @@ def _chunks(body: bytes) -> Iterator[tuple[bytes, bytes]]:
         length, kind = _CHUNK.unpack_from(body, position)
         end = position + 12 + length
         has_pixels = kind in _PIXEL_CHUNKS
-        # A wrong length leads to no other chunk.
+        # After a wrong length, no chunk follows.
         is_last = end + 4 >= len(body) and (has_pixels or end <= len(body))
         follows = is_last or bool(_CHUNK_NAME.match(body, end + 4))
         if has_pixels or (follows and kind.isalpha() and (is_found or number < _MAX_PIECES)):
@@ -161,12 +161,12 @@ def _chunks(body: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _is_sound(body: bytes, start: int, end: int) -> bool:
-    """Tell whether a chunk's checksum is right."""
+    """Return whether a chunk's checksum is correct."""
     return end <= len(body) and zlib.crc32(body[start + 4 : end - 4]).to_bytes(4) == body[end - 4 : end]
 
 
 def _is_profile(data: bytes) -> bool:
-    """Tell whether a profile's chunk can be inflated, and to no more than is used."""
+    """Return whether a profile's chunk can be inflated, and stays within the limit."""
     name, _, packed = data.partition(b"\0")
     inflater = zlib.decompressobj()
     try:
@@ -177,14 +177,14 @@ def _is_profile(data: bytes) -> bool:
 
 
 def _is_transparency(data: bytes, colour_type: int) -> bool:
-    """Tell whether the data of a tRNS chunk have the right length for a colour type."""
+    """Return whether the data of a tRNS chunk has the right length for a colour type."""
     if colour_type == 3:
         return 0 < len(data) <= 256
     return len(data) == {0: 2, 2: 6}.get(colour_type)
 
 
 def _is_animation(chunks: list[tuple[bytes, bytes]]) -> bool:
-    """Tell whether the frames of an animation are in order; if not, the image is a still one, as in browsers."""
+    """Return whether the frames of an animation are in order. If not, the image counts as a still, as in browsers."""
     announced = frames = sequence = 0
     before = b""
     for kind, data in chunks:
@@ -196,7 +196,7 @@ def _is_animation(chunks: list[tuple[bytes, bytes]]) -> bool:
             if len(data) < (26 if kind == b"fcTL" else 4) or int.from_bytes(data[:4]) != sequence:
                 return False
             sequence += 1
-            # A frame has pixels.
+            # A frame without pixels.
             if kind == before == b"fcTL":
                 return False
             frames += kind == b"fcTL"
@@ -257,12 +257,12 @@ def _jpeg(body: bytes) -> bytes:
 
 
 def _segment(code: int, data: bytes) -> bytes:
-    """Return a JPEG's segment; nothing for one that is empty."""
+    """Return a JPEG's segment; nothing if it has no data."""
     return struct.pack(">BBH", 0xFF, code, len(data) + 2) + data if data else b""
 
 
 def _next_segment(body: bytes, position: int) -> tuple[int, int]:
-    """Return where the next segment that matters begins, and how many places were looked at."""
+    """Return the position of the next relevant segment, and the number of places tried."""
     tried = 0
     for tried, match in enumerate(_NEXT_SEGMENT.finditer(body, position), 1):
         start = match.start() + 2
@@ -310,24 +310,24 @@ def _gif(body: bytes) -> bytes:
             is_found = _is_block(body, position, canvas)
         if not is_found:
             break
-    # Decoders need no trailer, and behind a frame that breaks off it would be taken for the rest of that.
+    # Decoders need no trailer, and would read one after a truncated frame as the rest of that frame.
     return b"".join(kept)
 
 
 def _palette(flags: int) -> int:
-    """Return how many bytes a GIF's palette has."""
+    """Return the size of a GIF's palette in bytes."""
     return 3 << (flags & 7) + 1 if flags & 128 else 0
 
 
 def _blocks_end(body: bytes, position: int) -> int:
-    """Return where the blocks of a GIF's frame or extension end: beyond the file if they break off."""
+    """Return the end of the blocks of a GIF's frame or extension; it is beyond the file if they are truncated."""
     while position < len(body) and body[position]:
         position += 1 + body[position]
     return position + 1
 
 
 def _is_block(body: bytes, position: int, canvas: tuple[int, int]) -> bool:
-    """Tell whether a GIF's frame begins at a position, or what controls one."""
+    """Return whether a GIF's frame, or the extension that controls one, begins at a position."""
     if body.startswith(_EXTENSION, position):
         return True
     left, top, width, height, flags = struct.unpack_from("<HHHHB", body, position + 1)
@@ -340,7 +340,7 @@ def _is_block(body: bytes, position: int, canvas: tuple[int, int]) -> bool:
 _WEBP_PIXELS = (b"VP8 ", b"VP8L", b"ALPH", b"ANIM", b"ANMF")
 _NEXT_WEBP = re.compile(rb"VP8 |VP8L|ALPH|ANIM|ANMF")
 _RIFF_NAME = re.compile(rb"[A-Z0-9]{3}[A-Z0-9 ]")
-#: Which of them a WebP's header announces: a profile, transparency, EXIF, XMP and an animation.
+#: Flags in a WebP's header: they announce a profile, EXIF, and transparency or an animation. XMP's flag is dropped.
 _PROFILE_FLAG, _EXIF_FLAG, _PIXEL_FLAGS = 0x20, 0x08, 0x12
 
 
@@ -366,7 +366,7 @@ def _webp(body: bytes) -> bytes:
         elif kind == b"EXIF" and is_whole:
             exif = exif or _exif(data)
         padded = end + size % 2
-        # Some writers leave out the byte that makes a length even.
+        # Some encoders omit the padding byte after an odd length.
         if _RIFF_NAME.match(body, end) and not _RIFF_NAME.match(body, padded):
             padded = end
         if not is_whole or not _RIFF_NAME.match(kind):
@@ -389,7 +389,7 @@ def _riff(kind: bytes, data: bytes, size: int | None = None) -> bytes:
     return kind + (len(data) if size is None else size).to_bytes(4, "little") + data + bytes(len(data) % 2)
 
 
-#: The tags of a TIFF that say what its pixels are, where, and which side of them is up.
+#: The tags of a TIFF that describe its pixels, their position in the file, and their orientation.
 _PIXEL_TAGS = frozenset(
     {
         *(254, 255, 256, 257, 258, 259, 262, 266, 273, 274, 277, 278, 279, 284, 292, 293, 317, 320, 322, 323, 324, 325),
@@ -405,10 +405,10 @@ def _tiff(body: bytes) -> bytes:
     count, entry, offset = (
         struct.Struct(order + code) for code in (("Q", "HHQQ", "Q") if is_big else ("H", "HHII", "I"))
     )
-    mended = bytearray(body)
+    fixed = bytearray(body)
     pointer, seen = 8 if is_big else 4, set[int]()
     while len(seen) < _MAX_PAGES:
-        (page,) = offset.unpack_from(mended, pointer)
+        (page,) = offset.unpack_from(fixed, pointer)
         start = page + count.size
         entries: list[bytes] = []
         if page and page not in seen and start <= len(body):
@@ -419,17 +419,17 @@ def _tiff(body: bytes) -> bytes:
         if not any(entry.unpack(each)[0] == _WIDTH for each in entries):
             # This is the last page, or the offset is wrong.
             if seen:
-                offset.pack_into(mended, pointer, 0)
+                offset.pack_into(fixed, pointer, 0)
             break
         seen.add(page)
         kept = [each for each in entries if _is_kept(len(body), *entry.unpack(each))]
         pointer = start + len(kept) * entry.size
-        mended[page : pointer + offset.size] = count.pack(len(kept)) + b"".join(kept) + body[end : end + offset.size]
-    return bytes(mended)
+        fixed[page : pointer + offset.size] = count.pack(len(kept)) + b"".join(kept) + body[end : end + offset.size]
+    return bytes(fixed)
 
 
 def _is_kept(size: int, tag: int, kind: int, number: int, value: int) -> bool:
-    """Tell whether a TIFF's tag is one that its pixels, their colours or their orientation need."""
+    """Return whether a TIFF's tag is valid and needed for its pixels, their colours or their orientation."""
     if tag == _ORIENTATION:
         return (kind, number) == (3, 1)
     if tag == _PROFILE:
@@ -437,18 +437,18 @@ def _is_kept(size: int, tag: int, kind: int, number: int, value: int) -> bool:
     return tag in _PIXEL_TAGS
 
 
-#: An entry of an AVIF's list of items that says what kind of item it is: EXIF, or XMP.
+#: An entry for EXIF or XMP in an AVIF's list of items.
 _AVIF_METADATA = re.compile(rb"(infe[\2\3].{3}(?:..|.{4})\0\0)(?:Exif|mime)", re.DOTALL)
 
 
 def _avif(body: bytes) -> bytes:
     if body[4:8] != b"ftyp":
         return body
-    # Of a kind that nobody knows, it is passed over; all offsets stay.
+    # Decoders skip an item of an unknown type, and all offsets stay valid.
     return _AVIF_METADATA.sub(rb"\1skip", body)
 
 
-#: The first bytes of each format, and the function that leaves its metadata out.
+#: The first bytes of each format, and the function that removes its metadata.
 _CUTS: dict[bytes, Callable[[bytes], bytes]] = {
     _PNG: _png,
     b"\xff\xd8\xff": _jpeg,

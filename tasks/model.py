@@ -1,9 +1,9 @@
-"""The values that travel: an image's request, its outcome, and the options of a run.
+"""The values that producer and workers exchange: an image's request, its Outcome, and the options of a run.
 
-All are frozen, hold nothing but JSON's own types, and do no I/O.
+All are frozen, hold only JSON's own types, and do no I/O.
 
-To add a reason: a member of `Reason` here, an error class in ``tasks/errors.py`` that carries it, a route in
-``producer/demo/faults.py`` that provokes it, and a row in ``tests/integration/test_faults.py``.
+To add a reason, add a member to `Reason` here, an error class with this reason to ``tasks/errors.py``, a route that
+provokes the error to ``producer/demo/faults.py``, and a row to ``tests/integration/test_faults.py``.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from typing import Any, Self
 
-#: The longest texts that an `Outcome` carries, in bytes of JSON: an Outcome stays under 1 KB.
+#: Limits of the texts in an `Outcome`, in bytes of JSON. They keep an Outcome under 1 KB.
 MESSAGE_LIMIT = 200
 URL_LIMIT = 240
 HEADER_LIMIT = 120
 
 
 class Status(StrEnum):
-    """How a request ended, in the words of img2dataset."""
+    """The result of a request, in img2dataset's terms."""
 
     SUCCESS = "success"
     FAILED_TO_DOWNLOAD = "failed_to_download"
@@ -57,7 +57,7 @@ class Reason(StrEnum):
 
     @property
     def status(self) -> Status:
-        """The status that goes with this reason."""
+        """The status of a failure with this reason."""
         if self in _IMAGE_REASONS:
             return Status.FAILED_TO_RESIZE
         return Status.FAILED_TO_DOWNLOAD
@@ -68,9 +68,9 @@ _IMAGE_REASONS = frozenset({Reason.NOT_IMAGE, Reason.UNDECODABLE, Reason.TOO_MAN
 
 @dataclass(frozen=True, slots=True)
 class Former:
-    """An image that a former run has saved of a URL: what its manifest says of the file, and of where that came from.
+    """A URL's image from a previous run: its file and its origin, as in that run's manifest.
 
-    The fields mean what they mean in an `Outcome`; ``path`` is relative to the former run's output folder.
+    The fields have the same meaning as in an `Outcome`. ``path`` is relative to the previous run's output folder.
     """
 
     path: str
@@ -87,12 +87,12 @@ class Former:
     last_modified: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as JSON's own types, without the fields that say nothing: it crosses Redis."""
+        """Return it as JSON's own types, without fields that are None, because it crosses Redis."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """Return what `to_json` wrote; fields that this version does not know are left out."""
+        """Return the value that `to_json` wrote, without fields unknown to this version."""
         return cls(**{name: value[name] for name in FORMER_FIELDS if name in value})
 
 
@@ -101,7 +101,7 @@ FORMER_FIELDS = tuple(item.name for item in fields(Former))
 
 @dataclass(frozen=True, slots=True)
 class ImageRequest:
-    """One row of a Source: a URL, its place (from 0), the row's other columns, and its image of a former run."""
+    """One row of a URL list: its index (from 0), URL and other columns, and the URL's image from a previous run."""
 
     index: int
     url: str
@@ -110,78 +110,78 @@ class ImageRequest:
 
 
 class ResizeMode(StrEnum):
-    """What becomes of an image's size, in the words of img2dataset."""
+    """How to resize an image, in img2dataset's terms."""
 
-    #: It is saved as it came.
+    #: Save it as downloaded.
     NO = "no"
-    #: Its smaller side gets the size that is wanted, and the other side keeps its ratio to it.
+    #: Scale the smaller side to the requested size, and keep the aspect ratio.
     KEEP_RATIO = "keep_ratio"
 
 
 class Verify(StrEnum):
-    """How an image is looked at before it is saved as it came."""
+    """How to check an image before it is saved as downloaded."""
 
-    #: Its header says what it is.
+    #: Read its header.
     HEADER = "header"
-    #: All of it is decoded.
+    #: Decode it completely.
     DECODE = "decode"
 
 
 @dataclass(frozen=True, slots=True)
 class ResizeOptions:
-    """How an image is made smaller or larger. All but the mode says nothing where the mode is ``no``."""
+    """How to resize each image of a run. With the mode ``no``, the other fields have no effect."""
 
     mode: ResizeMode = ResizeMode.NO
-    #: In pixels.
+    #: Length of the smaller side, in pixels.
     image_size: int = 256
-    #: Of the JPEG that is saved, from 1 to 100.
+    #: Quality of the saved JPEG, from 1 to 100.
     quality: int = 95
 
 
 @dataclass(frozen=True, slots=True)
 class HeadOptions:
-    """What a request says besides its URL."""
+    """The headers of each request that a run can set."""
 
-    #: In place of our own; None for that.
+    #: The User-Agent; None for imagefleet's own.
     user_agent: str | None = None
     referer: str | None = None
-    #: Further fields, name and value; they may be credentials, and are sent to the host of the list's URL alone.
+    #: Extra headers, as names and values. They may be credentials, so only the host in the list's URL gets them.
     fields: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class FetchOptions:
-    """How one image is fetched: the same for every image of a run. Times in seconds, sizes in bytes."""
+    """How to fetch each image of a run. Times are in seconds, sizes in bytes."""
 
-    #: For connecting, and for each wait on the socket.
+    #: Timeout for connecting, and for each wait on the socket.
     timeout: float = 10.0
-    #: For all attempts of one delivery together: waits, redirects and saving included.
+    #: Limit for all attempts of one delivery together, including waits, redirects and saving.
     deadline: float = 60.0
     max_bytes: int = 64 * 1024 * 1024
-    #: Attempts after the first, for reasons that another attempt may mend.
+    #: Attempts after the first, for reasons that another attempt may fix.
     retries: int = 2
-    #: The wait before the first retry; it doubles with each, and a random half is taken off.
+    #: Wait before the first retry. It doubles with each retry, and up to half of it is randomly taken off.
     backoff: float = 0.5
-    #: The longest wait, in seconds, that a server may ask for and gets.
+    #: Longest wait requested by a server for which a slot is held. For longer ones, the image is requeued or fails.
     max_wait: float = 30.0
     max_redirects: int = 5
-    #: Whether a redirect from https to http is followed.
+    #: Whether to follow redirects from https to http.
     allow_downgrade: bool = False
-    #: Whether an image is taken though its server says that it is not for that (X-Robots-Tag).
+    #: Whether to save an image even if its server opts out of it (X-Robots-Tag).
     ignore_opt_out: bool = False
-    #: Whether an image is taken though its server can't be verified, or speaks an old version of TLS. Works on workers
-    #: whose operator allows it.
+    #: Whether to download from servers that can't be verified, or use an old version of TLS. This works only on workers
+    #: with the permission of their operator.
     insecure: bool = False
     head: HeadOptions = HeadOptions()
-    #: Of an image as it comes, and as it is saved.
+    #: Limit for an image as downloaded, and as saved.
     max_pixels: int = 100_000_000
-    #: Says nothing where an image is resized: that decodes it.
+    #: No effect on resized images, because resizing decodes them.
     verify: Verify = Verify.HEADER
     resize: ResizeOptions = ResizeOptions()
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """Return the options that JSON's own types stand for; fields that this version does not know are left out."""
+        """Return the options from JSON's own types, without fields unknown to this version."""
         known = _known(cls, value)
         resize = _known(ResizeOptions, known["resize"])
         resize["mode"] = ResizeMode(resize["mode"])
@@ -193,20 +193,20 @@ class FetchOptions:
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """What a worker has to know of a run: where it writes, how it fetches, how its keys are counted."""
+    """The options of a run that its workers need: where to write, how to fetch, and how to count keys."""
 
     out: str
     shard_size: int
     fetch: FetchOptions = FetchOptions()
-    #: The run; a baseline has none.
+    #: The run's id; empty for a baseline.
     run_id: str = ""
-    #: Which pass of the run it is: 0 for the first, 1… for each retry of what failed.
+    #: The run's revision: 0 at first, then 1, 2… for each retry of its failed images.
     revision: int = 0
-    #: The folder of the former run that this one refreshes, if it does.
+    #: The folder of the previous run to refresh from; None if the run does not refresh one.
     since: str | None = None
-    #: Which command is at it: 0 for the one that began the run, 1… for each that has gone on with it.
+    #: The producer epoch: 0 for the command that began the run, then 1, 2… for each command that continued it.
     command: int = 0
-    #: Whether the run ends early: its queued images are dropped, and those being downloaded are finished.
+    #: Whether the run ends early: workers drop its queued images, and finish those in flight.
     draining: bool = False
 
     def to_json(self) -> dict[str, Any]:
@@ -215,7 +215,7 @@ class RunOptions:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """Return the options that `to_json` wrote; fields that this version does not know are left out."""
+        """Return the options that `to_json` wrote, without fields unknown to this version."""
         return cls(
             out=value["out"],
             shard_size=value["shard_size"],
@@ -229,16 +229,16 @@ class RunOptions:
 
 
 def _known(kind: type[FetchOptions | ResizeOptions | HeadOptions], value: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of a dataclass that a mapping has."""
+    """Return a mapping's items that are fields of a dataclass."""
     return {name.name: value[name.name] for name in fields(kind) if name.name in value}
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The one final record of a request; under 1 KB as JSON.
+    """The only final record of a request; under 1 KB as JSON.
 
-    ``finished_at`` is in seconds since the epoch, ``fetch_seconds`` is the time of all attempts, ``bytes`` is the
-    size of the saved file, and ``path`` is relative to the run's output folder.
+    ``finished_at`` is in seconds since the epoch. ``fetch_seconds`` is the time of all attempts. ``bytes`` is the size
+    of the saved file, and ``path`` is relative to the run's output folder.
     """
 
     key: str
@@ -263,7 +263,7 @@ class Outcome:
     finished_at: float = 0.0
     worker: str | None = None
     recovered: bool = False
-    #: Whether it came over a connection, or by a redirect of one, whose server was not verified.
+    #: Whether the image, or a redirect to it, came from a server that was not verified.
     tls_unverified: bool = False
 
     @property
@@ -272,13 +272,13 @@ class Outcome:
         return self.status is Status.SUCCESS
 
     def to_json(self) -> dict[str, Any]:
-        """Return the Outcome as JSON's own types, without the fields that say nothing: it crosses Redis."""
+        """Return the Outcome as JSON's own types, without fields that are None or False, because it crosses Redis."""
         values = ((name, getattr(self, name)) for name in OUTCOME_FIELDS)
         return {name: value for name, value in values if value is not None and value is not False}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """Return the Outcome that `to_json` wrote; fields that this version does not know are left out."""
+        """Return the Outcome that `to_json` wrote, without fields unknown to this version."""
         known = {name: item for name, item in value.items() if name in _OUTCOME_NAMES}
         known["status"] = Status(known["status"])
         if known.get("reason") is not None:
@@ -291,7 +291,7 @@ _OUTCOME_NAMES = frozenset(OUTCOME_FIELDS)
 
 
 def shortened(text: str, limit: int) -> str:
-    """Return as much of a text as takes at most ``limit`` bytes as JSON, in which a character may take twelve."""
+    """Return as much of a text as fits in ``limit`` bytes of JSON, where one character may take twelve bytes."""
     text = text[:limit]
     while (size := len(json.dumps(text))) > limit:
         text = text[: min(len(text) - 1, len(text) * limit // size)]
@@ -299,15 +299,15 @@ def shortened(text: str, limit: int) -> str:
 
 
 def key_of(shard: int, offset: int, shard_size: int) -> str:
-    """Return an image's key: its shard in five digits and its place in the shard.
+    """Return an image's key: its shard in five digits, then its offset in the shard.
 
-    The place has as many digits as the largest place needs, as img2dataset writes it: with 1,000 images a shard, image
-    7 of shard 3 is ``00003007``.
+    The offset has as many digits as the largest offset needs, as in img2dataset: with 1,000 images per shard, image 7
+    of shard 3 has the key ``00003007``.
     """
     digits = len(str(max(shard_size - 1, 1)))
     return f"{shard:05d}{offset:0{digits}d}"
 
 
 def shard_name(shard: int) -> str:
-    """Return a shard's name: its number in five digits, more where it needs more."""
+    """Return a shard's name: its number in at least five digits."""
     return f"{shard:05d}"

@@ -1,4 +1,4 @@
-"""Room for decoded pixels: as much as the threads of a worker process hold at once."""
+"""Limit the decoded pixels that the threads of a worker process hold in memory at once."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from contextlib import contextmanager
 from tasks.deadline import Deadline
 from tasks.errors import TimedOut
 
-#: Pixels that the threads of a process hold decoded at once, of 4 to 16 bytes each. Phones' photos are decoded at an
-#: eighth of their size, so who waits here has a huge PNG or progressive JPEG, or an AVIF (`tasks.footprint`).
+#: Decoded pixels that the threads of a process may hold at once, of 4 to 16 bytes each. Photos from phones are decoded
+#: at an eighth of their size. So a thread waits here only with a huge PNG or progressive JPEG, or an AVIF
+#: (see `estimate_pixels`).
 _MAX_HELD = 32_000_000
 
 
 class Room:
-    """Room for decoded pixels. Who finds too little waits, in turn; an image larger than all of it goes alone."""
+    """A budget for decoded pixels. Threads wait for it in turn; an image larger than the whole budget goes alone."""
 
     def __init__(self, pixels: int) -> None:
         self._pixels, self._held = pixels, 0
@@ -24,12 +25,12 @@ class Room:
 
     @contextmanager
     def of(self, pixels: int, deadline: Deadline) -> Iterator[None]:
-        """Hold room for so many pixels.
+        """Reserve pixels of the budget.
 
         Raises:
-            TimedOut: the deadline was over before there was enough.
+            FetchTimeoutError: the deadline passed before enough pixels were free.
         """
-        # Who waits for room keeps the turn, or a large image would wait for ever beside many small ones.
+        # A waiting thread keeps the turn. Otherwise a large image would wait forever beside many small ones.
         if not self._turn.acquire(timeout=max(0.0, deadline.remaining)):
             raise _no_room()
         try:
@@ -51,7 +52,7 @@ class Room:
 
 
 def _no_room() -> TimedOut:
-    return TimedOut("the deadline was over before there was room to decode the image")
+    return TimedOut("the deadline passed before enough memory was free to decode the image")
 
 
 room = Room(_MAX_HELD)

@@ -1,4 +1,4 @@
-"""An image decoded to its end, every frame of it, to see that it can be; the pixels are thrown away."""
+"""Decode every frame of an image to check it; the pixels are discarded."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from tasks.errors import FetchError, TimedOut, TooManyPixels, Undecodable
 from tasks.images import ImageInfo
 from tasks.room import room
 
-#: Frames of an animation or pages of a file; each may be a few bytes, and cost as much as the whole canvas.
+#: Limit of an animation's frames or a file's pages. One may have only a few bytes and cost as much as the whole canvas.
 _MAX_FRAMES = 2000
 
 
 def decoded(body: bytes, max_pixels: int, deadline: Deadline) -> ImageInfo:
-    """Return what an image's header says, once all its frames have been decoded.
+    """Return an image's format and size after decoding all its frames.
 
-    Damaged metadata is no fault of the image; of a file of several JPEGs (MPO) the first has to be whole.
+    Damaged metadata does not make an image fail. If a file has several JPEGs (MPO), only the first must be complete.
 
     Args:
-        body: of any accepted format.
-        max_pixels: of each frame, counted before it is decoded.
-        deadline: looked at before each frame.
+        body: an image of any accepted format.
+        max_pixels: limit for each frame, checked before it is decoded.
+        deadline: checked before each frame.
 
     Raises:
-        NotAnImage, TooManyPixels: as `tasks.images.opened`; the latter also for more than 2,000 frames, or as
-            `tasks.footprint.of`.
-        Undecodable: a frame is broken, or breaks off, or is made to take long.
-        TimedOut: the deadline was over before the last frame.
+        NotAnImageError, TooManyPixelsError: as `open_image`; the latter also for more than 2,000 frames, or as
+            `estimate_pixels`.
+        UndecodableError: a frame is broken, truncated, or built to decode slowly.
+        FetchTimeoutError: the deadline passed before the last frame.
     """
     return metadata.tolerating(
         lambda body: _decoded(body, max_pixels, deadline),
@@ -40,11 +40,11 @@ def decoded(body: bytes, max_pixels: int, deadline: Deadline) -> ImageInfo:
 
 
 def _decoded(body: bytes, max_pixels: int, deadline: Deadline) -> ImageInfo:
-    # An animation keeps its picture from one frame to the next, and the room for it.
+    # An animation keeps its image from frame to frame, so its pixels stay reserved.
     with images.opened(body, max_pixels) as image, ExitStack() as holding:
         held = 0
         info = images.described(image)
-        # An eighth of a JPEG's sides: all of its data is read, and a 64th of its pixels is made.
+        # Decode a JPEG at an eighth of its sides: this reads all of its data, but produces only a 64th of its pixels.
         if image.format == "JPEG" and "progressive" not in image.info:
             image.draft(None, (1, 1))
         try:
@@ -52,7 +52,7 @@ def _decoded(body: bytes, max_pixels: int, deadline: Deadline) -> ImageInfo:
                 if number and not _went_to(image, number):
                     return info
                 if deadline.remaining <= 0:
-                    raise TimedOut(f"the deadline was over before frame {number} was decoded")
+                    raise TimedOut(f"the deadline passed before frame {number} was decoded")
                 # A frame may be larger than the first.
                 if (pixels := footprint.of(image, body, max_pixels)) > held:
                     holding.close()
@@ -61,13 +61,13 @@ def _decoded(body: bytes, max_pixels: int, deadline: Deadline) -> ImageInfo:
                 image.load()
         except (FetchError, MemoryError):
             raise
-        except Exception as error:  # Pillow's decoders raise whatever broken data leads them to
+        except Exception as error:  # broken data can make Pillow's decoders raise any exception
             raise Undecodable(f"the image can't be decoded: {error}") from error
     raise TooManyPixels(f"the image has more than {_MAX_FRAMES} frames")
 
 
 def _went_to(image: Image.Image, number: int) -> bool:
-    """Go to a frame; tell whether there is one."""
+    """Seek to a frame; return whether it exists."""
     try:
         image.seek(number)
     except EOFError:

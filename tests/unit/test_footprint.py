@@ -97,7 +97,7 @@ def test_tiles_are_limited() -> None:
     assert estimated_pixels(bombs.tiled_tiff((512, 256))) == 512 * 256
     with pytest.raises(TooManyPixels, match="tiles of 32768x32768 pixels, more than 1000000"):
         estimated_pixels(bombs.tiled_tiff((32768, 32768)))
-    with pytest.raises(Undecodable, match="tiles are no integers"):
+    with pytest.raises(Undecodable, match="tiles are not integers"):
         estimated_pixels(bombs.tiled_tiff((32768, 32768), kind=11))
 
 

@@ -408,7 +408,7 @@ def test_extreme_ratio_is_too_many_pixels(size: tuple[int, int], monkeypatch: py
     """A result of over a hundred million pixels, or longer than a JPEG may be, is refused before decoding."""
     body = image("PNG", size)
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda _: pytest.fail("it was decoded"))
-    with pytest.raises(TooManyPixels, match=r"more than 10000000|JPEG ends at 65500"):
+    with pytest.raises(TooManyPixels, match=r"more than 10000000|side has at most 65500"):
         resize_to(body)
 
 
@@ -574,7 +574,7 @@ def test_refuses_a_partly_written_image(monkeypatch: pytest.MonkeyPatch, tmp_pat
             return (super().read() or b"")[:-1]
 
     monkeypatch.setattr(resize, "_sink", lambda: Full(tmp_path / "full", "w+"))
-    with pytest.raises(OSError, match="not written whole"):
+    with pytest.raises(OSError, match="only partly written"):
         resize_to(image("PNG"))
 
 
@@ -636,7 +636,7 @@ def test_wait_for_pixel_budget_ends_at_the_deadline(queued: bool, monkeypatch: p
     with room.of(10, deadline(PATIENCE)):
         if queued:
             room._turn.acquire()
-        with pytest.raises(TimedOut, match="room to decode"):
+        with pytest.raises(TimedOut, match="memory was free to decode"):
             resized(image("PNG"), options_for(8), _LIMIT, deadline(0.05))
         if queued:
             room._turn.release()
