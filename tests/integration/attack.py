@@ -33,7 +33,7 @@ def main() -> None:
     runtime_tuning.return_large_blocks()
     runtime_tuning.configure_pillow()
     url, folder, *faults = sys.argv[1:]
-    # Each route once, then the routes that fill a slot to its cap, in all slots at once.
+    # Each route once, then routes with bodies of a slot's full cap, in all slots at once.
     jobs = [*faults, *(HEAVY[number % len(HEAVY)] for number in range(2 * SLOTS))]
     others = range(len(jobs), len(jobs) + AT_ONCE)
     jobs += [WINDOWED[number % len(WINDOWED)] for number in others]
@@ -46,7 +46,7 @@ def main() -> None:
         return jobs[index], outcome.reason, time.monotonic() - started
 
     with ThreadPoolExecutor(SLOTS) as pool:
-        # First create the threads, parsers and tables that any download needs.
+        # First create the threads, parsers and tables of any download.
         list(
             pool.map(
                 lambda index: fetch(f"{url}/images/{index}.jpg", 500 + index, run, store, downloader), range(SLOTS)

@@ -1,4 +1,4 @@
-"""Versions of the protocol with one defect each, to check that the model finds the defect.
+"""Versions of the protocol with one defect each, to check the model's search for defects.
 
 To add one: add a function here that patches the code, and its description to `BROKEN`.
 """

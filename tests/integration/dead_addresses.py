@@ -27,7 +27,7 @@ from tests.integration.name_server import NameServer
 _SERVFAIL = 2
 GOOD4, GOOD6 = "93.184.215.14", "2606:4700:2::1"
 DEAD4 = ("93.184.216.1", "93.184.216.2", "93.184.216.3")
-# Longer common prefixes with this side's own address, so that the resolver puts these first (RFC 6724).
+# Longer common prefixes with this side's own address, which puts these first in the resolver's order (RFC 6724).
 DEAD6 = ("2606:4700:1::d1", "2606:4700:1::d2", "2606:4700:1::d3")
 #: The names with one to three dead addresses before the one that answers.
 NAMES = {
@@ -129,14 +129,14 @@ def _ip(*arguments: str) -> None:
 
 
 def _curl(url: str) -> float | str:
-    """Return the seconds that curl takes, or its exit status if it fails."""
+    """Return curl's time in seconds, or its exit status if it fails."""
     began = time.monotonic()
     done = subprocess.run(["curl", "-sf", "-o", os.devnull, "--max-time", "60", url], check=False)
     return f"exit status {done.returncode}" if done.returncode else time.monotonic() - began
 
 
 def _requests(url: str) -> float | str:
-    """Return the seconds that requests takes with our timeout, or its error."""
+    """Return the time of requests in seconds, with our timeout, or its error."""
     # A new process, because urllib3 checks for IPv6 when imported, and this process had no network then.
     program = f"import requests, time; t = time.time(); requests.get({url!r}, timeout=10); print(time.time() - t)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)

@@ -185,7 +185,7 @@ def terminal(argv: Sequence[str], env: Mapping[str, str]) -> Iterator[Screen]:
     """Start a program on its own terminal; kill it if it still runs when the block is left."""
     keyboard, end = pty.openpty()
     fcntl.ioctl(end, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
-    # The first terminal that a new session opens becomes its controlling terminal, so Ctrl-C there reaches the session.
+    # The first terminal opened by a new session becomes its controlling terminal, so Ctrl-C there reaches the session.
     starter = [sys.executable, "-c", _ON_TERMINAL, os.ttyname(end), *argv]
     process = subprocess.Popen(
         starter, env=environment(env), cwd=ROOT, stdin=end, stdout=end, stderr=end, start_new_session=True
@@ -209,7 +209,7 @@ _ON_TERMINAL = "import os, sys; os.close(os.open(sys.argv[1], os.O_RDWR)); os.ex
 
 
 def still_running(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
-    """Return the processes that still run; a zombie has ended."""
+    """Return the running processes; a zombie has ended."""
 
     def runs(process: psutil.Process) -> bool:
         try:

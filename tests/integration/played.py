@@ -46,7 +46,7 @@ from tests.integration import parts
 RUN_ID = "20260101-000000-abcdef"
 #: Ends of URLs: one is refused at each attempt, the other at every second attempt.
 REFUSED, FLAKY = "/refused", "/flaky"
-#: The suffixes of a chord's keys, except for that of its claim.
+#: The suffixes of a chord's keys, without the claim's.
 _KINDS = (".j", ".t", ".s", ".d")
 
 
@@ -56,7 +56,7 @@ class Killed(BaseException):
 
 @dataclass(frozen=True)
 class TakenMessage:
-    """A message that a worker has taken and not acknowledged."""
+    """A message taken by a worker and not acknowledged."""
 
     worker: str
     tag: str
@@ -193,7 +193,7 @@ class Fleet:
         self._put(queue, [*raws, raws[place]])
 
     def requeue(self, taken: TakenMessage) -> None:
-        """Requeue a message that was executed but not acknowledged."""
+        """Requeue an executed but unacknowledged message."""
         self.server.rpush(taken.queue, json.dumps(taken.message))
 
     def reverse(self, queue: str) -> None:
@@ -324,7 +324,7 @@ class Producer:
 
     @property
     def error(self) -> BaseException | None:
-        """Return the exception that ended it, or None."""
+        """Return its exception, or None if it ended without one."""
         return self._future.exception(PATIENCE)
 
     @property

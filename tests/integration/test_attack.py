@@ -18,7 +18,7 @@ from tests.integration.test_faults import FAULTS
 _HOSTILE = {
     fault.removeprefix("DEMO"): reason
     for fault, reason in FAULTS.items()
-    # A route that succeeds at the second request is no attack.
+    # A route with a success at the second request is no attack.
     if fault.startswith("DEMO/fault/") and not fault.endswith("-once")
 }
 

@@ -124,13 +124,13 @@ def server(redis_url: str) -> Iterator[redis.Redis]:
 
 
 def test_accepts_a_good_server(server: redis.Redis, redis_url: str) -> None:
-    """A server that answers and evicts nothing is accepted."""
+    """A responding server with the policy noeviction is accepted."""
     broker.check_server(server, redis_url)
     assert server.ping()
 
 
 def test_refuses_an_evicting_server(server: redis.Redis, redis_url: str) -> None:
-    """A server that may evict a queue is refused, with the setting to change."""
+    """An evicting server could lose a queue, so it is refused, with the setting to change."""
     server.config_set("maxmemory-policy", "allkeys-lru")
     with pytest.raises(Fault, match="its maxmemory-policy is allkeys-lru") as caught:
         broker.check_server(server, redis_url)

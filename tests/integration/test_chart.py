@@ -17,7 +17,7 @@ _WAYS = tuple(
 
 
 def test_chart_is_reproducible(tmp_path: Path) -> None:
-    """The SVG has a bar for each way, and no date or other content that differs between two drawings."""
+    """The SVG has a bar for each way, and no date or other variable content."""
     for name in ("first.svg", "second.svg"):
         chart.draw(Comparison("list.txt", _WAYS, 1.0), tmp_path / name)
     drawn = (tmp_path / "first.svg").read_bytes()

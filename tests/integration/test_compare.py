@@ -28,7 +28,7 @@ def test_demo_compares_three_ways(tmp_path: Path) -> None:
     assert_same_images(facts, out, 10)
     one_by_one, threads, fleet = facts["ways"]
     assert one_by_one["wall_seconds"] >= 10 * 0.3
-    # The threshold is low enough for a busy machine. It shows that the waits overlap.
+    # The threshold is low enough for a busy machine. It still shows the overlap of the waits.
     assert threads["speedup"] >= 2
     assert fleet["speedup"] >= 2
 
@@ -65,7 +65,7 @@ def test_demo_prints_a_table(tmp_path: Path) -> None:
 
 
 def assert_same_images(facts: dict[str, object], out: Path, count: int) -> None:
-    """Make sure that each way saved all images, and that the three folders have identical files."""
+    """Make sure that each way saved all images, with identical files in the three folders."""
     ways = facts["ways"]
     assert isinstance(ways, list)
     assert {way["name"]: way["out"] for way in ways} == {name: str(out / folder) for name, folder in WAYS.items()}

@@ -44,7 +44,7 @@ class Answer(NamedTuple):
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[DemoServer]:
-    """Give one server for the tests that only send requests."""
+    """Give one server for all tests with only requests."""
     with running() as server:
         yield server
 
@@ -380,7 +380,7 @@ def test_wrong_length_is_unusable(server: DemoServer, query: str, lengths: int) 
 
 
 def test_bad_chunk_breaks_in_the_middle(server: DemoServer) -> None:
-    """A client that reads chunks finds a chunk size that is not a number."""
+    """A client that reads chunks finds an invalid chunk size."""
     with pytest.raises((http.client.IncompleteRead, ValueError)):
         fetch(server, "/fault/bad-chunk/2.jpg")
 

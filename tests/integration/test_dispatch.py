@@ -80,7 +80,7 @@ def dispatcher(store: Store, server: redis.Redis, urls: Iterable[str]) -> tuple[
 
 
 def run(job: Dispatcher, check: Callable[[], None], window: int = 1) -> list[Progress]:
-    """Run a dispatcher to its end; return the progress reports that its listener got."""
+    """Run a dispatcher to its end; return its progress reports."""
     reports: list[Progress] = []
     job.run(window, check, reports.append)
     return reports
@@ -117,7 +117,7 @@ def sent_by_us(server: redis.Redis, store: Store) -> Sent:
 
 @pytest.fixture
 def sent_by_celery(server: redis.Redis) -> Sent:
-    """Give the messages that Celery's own chord sends for the same shard."""
+    """Give the messages of Celery's own chord for the same shard."""
     header = [
         fetch_image.s(_RUN_ID, index, url).set(task_id=f"{_RUN_ID}.00000{index}")
         for index, url in enumerate(["http://a.example/0", _SECRET_URL])
@@ -387,7 +387,7 @@ def test_notes_a_standstill_without_workers(server: redis.Redis, store: Store, m
 
 
 def test_ends_a_run_that_can_save_nothing(server: redis.Redis, store: Store) -> None:
-    """A run ends after 200 consecutive images that could not be saved; one saved image resets the count."""
+    """A run ends after 200 consecutive unsaved images; one saved image resets the count."""
     job, _ = dispatcher(store, server, ["http://a.example/"])
     sums = [(0, 199), (1, 200), (1, 399), (0, 10), (0, 209), (0, 210)]
     reports: list[int] = []

@@ -1,4 +1,4 @@
-"""`producer doctor` with real servers and workers: its findings, its exit status, and that it leaves nothing behind."""
+"""`producer doctor` with real servers and workers: its findings, its exit status, and its clean-up."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_reports_missing_workers_and_an_unfit_server(tmp_path: Path) -> None:
 
 
 def test_reports_a_folder_outside_of_the_workers_roots(fleet: str, tmp_path: Path) -> None:
-    """A folder that the workers may not write to is reported, with the setting to change."""
+    """A folder outside of the workers' roots is reported, with the setting to change."""
     code, findings = diagnose("--broker", fleet, "--out", tmp_path / "elsewhere")
     assert code == 1
     level, found = findings["folder at workers"]
@@ -111,7 +111,7 @@ def test_reports_a_worker_with_another_folder(redis_port: int, tmp_path: Path) -
 
 
 def test_unreachable_broker_is_one_finding() -> None:
-    """A broker that does not answer is one finding, with its address and without its password."""
+    """An unreachable broker is one finding, with its address and without its password."""
     url = f"redis://me:word@127.0.0.1:{parts.free_port()}/0"
     ended = parts.producer("doctor", "--broker", url)
     assert ended.code == 1
@@ -121,7 +121,7 @@ def test_unreachable_broker_is_one_finding() -> None:
 
 
 def test_reports_a_wrong_password(tmp_path: Path) -> None:
-    """A broker that refuses the password is reported as such."""
+    """A refused password is reported as such."""
     with parts.redis_server(tmp_path, "--requirepass", "another") as port:
         for login in ("", ":word-of-mine@"):
             code, findings = diagnose("--broker", f"redis://{login}127.0.0.1:{port}/0")
@@ -131,7 +131,7 @@ def test_reports_a_wrong_password(tmp_path: Path) -> None:
 
 
 def test_warns_about_unknown_server_settings(tmp_path: Path) -> None:
-    """A setting hidden from the user is unknown, a warning; workers that can't be asked are an error."""
+    """A setting hidden from the user is unknown, a warning; workers without an answer are an error."""
     users = tmp_path / "users.acl"
     users.write_text("user default on nopass ~* &* +@all -info -time -publish\n")
     with parts.redis_server(tmp_path, "--aclfile", str(users)) as port:
@@ -161,7 +161,7 @@ def test_user_of_the_fleet_may_run_all_checks(tmp_path: Path) -> None:
 
 
 def test_reports_an_unwritable_folder(tmp_path: Path) -> None:
-    """A folder that can't be created is reported with the reason, even without a broker."""
+    """A failed creation of the folder is reported with the reason, even without a broker."""
     (tmp_path / "file").touch()
     code, findings = diagnose("--out", tmp_path / "file" / "out")
     assert code == 1
@@ -170,7 +170,7 @@ def test_reports_an_unwritable_folder(tmp_path: Path) -> None:
 
 
 def test_without_a_broker(tmp_path: Path) -> None:
-    """Without a broker, the doctor reports the processes that a command would start."""
+    """Without a broker, the doctor reports the processes of a local fleet."""
     code, findings = diagnose("--out", tmp_path / "a" / "b")
     assert code == 0
     assert "no broker is named: a command starts" in findings["local fleet"][1]

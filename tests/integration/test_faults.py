@@ -86,7 +86,7 @@ FAULTS: dict[str, str | None] = {
     "DEMO/images/\x00.jpg": "http_4xx",
     "DEMO/images/77.jpg#unsavable": "storage",
 }
-#: Reasons that no line of a list causes: they need a run that ends early, an internal error, or a dead worker.
+#: Reasons not caused by a line of a list: they need an early end of the run, an internal error, or a dead worker.
 ELSEWHERE = {Reason.CANCELLED, Reason.INTERNAL, Reason.LOST, Reason.CRASHED}
 
 
@@ -133,7 +133,7 @@ def good(number: int, demo_url: str) -> bytes:
 
 
 def test_every_fault_route_and_reason_is_covered() -> None:
-    """Each fault route of the demo server, and each reason that a list can cause, is in the table above."""
+    """Each fault route of the demo server, and each reason caused by a list's line, is in the table above."""
     routes = {route for route in ROUTES if route.startswith("/fault/")}
     covered = {
         urlsplit(fault.removeprefix("DEMO")).path.removesuffix("/1.png") for fault in FAULTS if "/fault/" in fault
@@ -181,7 +181,7 @@ def test_good_neighbours_are_saved(mixed: Mixed) -> None:
 
 
 def test_urls_are_kept_as_given(mixed: Mixed) -> None:
-    """The manifest's URL is the line of the list, so that its rows can be joined with the list."""
+    """The manifest's URL is the line of the list, so its rows can be joined with the list."""
     assert [row["url"] for row in mixed.rows] == [line.decode(errors="replace") for line in mixed.lines]
 
 
@@ -211,7 +211,7 @@ def test_secrets_of_urls_are_not_shown(mixed: Mixed) -> None:
     }.items(),
 )
 def test_retries_only_temporary_failures(mixed: Mixed, fault: str, attempts: int) -> None:
-    """Only failures that may be temporary are retried, within the deadline."""
+    """Only temporary kinds of failures are retried, within the deadline."""
     assert mixed.row(fault)["attempts"] == attempts
 
 

@@ -143,7 +143,7 @@ def test_run_with_flower(tmp_path: Path, demo_url: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("way", ["compare", "demo"])
 def test_flower_on_a_terminal_stays_until_a_key(tmp_path: Path, demo_url: str, way: str) -> None:
-    """On a terminal the fleet and its Flower stay until a key is pressed, so that a person can look at them."""
+    """On a terminal the fleet and its Flower stay until a key is pressed, for a person to look at them."""
     (tmp_path / "list.txt").write_text(f"{demo_url}/images/1.jpg\n")
     arguments = ["compare", tmp_path / "list.txt"] if way == "compare" else ["demo", "--images=1", "--latency=0"]
     argv = parts.command([*arguments, "--out", tmp_path / "out", "--workers=1", "--flower"])

@@ -64,7 +64,7 @@ class Running:
         return parts.producer(command, self.out, "--broker", self.broker, *options)
 
     def assert_whole(self, images: int = _IMAGES) -> None:
-        """Make sure that each request has exactly one Outcome, a success, and that its file exists."""
+        """Make sure that each request has exactly one Outcome, a success, and a file."""
         rows = parts.rows(self.out)
         assert [row["key"][-2:] for row in rows] == [f"{index % _SHARD:02d}" for index in range(images)]
         assert {row["status"] for row in rows} == {"success"}
@@ -221,8 +221,8 @@ def test_two_interrupts_drop_what_is_queued(running: Running) -> None:
     running.assert_whole()
 
 
-def test_interrupts_without_a_pause_end_in_the_same_way(running: Running) -> None:
-    """Ctrl-C again and again, until the process is gone: its exit status is 130, and it names the way to resume."""
+def test_repeated_interrupts_end_likewise(running: Running) -> None:
+    """Ctrl-C repeated until the process has ended gives exit status 130 and the command to resume."""
     process = running.producer.process
     while process.poll() is None:
         running.interrupt()

@@ -40,7 +40,7 @@ def test_hostile_url_fails_for_its_reason(report: Any, name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in ("good.example", "rebinding.example")])
 def test_name_with_one_forbidden_address_is_refused(report: Any, name: str) -> None:
-    """A name with any forbidden address is refused, wherever that address is among the others."""
+    """A name with any forbidden address is refused, at any place among the others."""
     assert report["hostile"][name] == "blocked_address"
 
 

@@ -52,7 +52,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, demo_url: str) -> Iterator[Si
 
 
 def test_insecure_run_and_its_retry(site: Site, tmp_path: Path) -> None:
-    """A local fleet inherits the permission; the manifest marks the images that needed it, even after a retry."""
+    """A local fleet inherits the permission; the manifest marks images saved because of it, even after a retry."""
     out = tmp_path / "out"
     arguments = ("run", site.source, "--out", out, "--workers", "1", "--insecure", "--json")
     assert parts.producer(*arguments, env=site.permissive).json()["success"] == 2

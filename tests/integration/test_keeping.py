@@ -117,7 +117,7 @@ def test_kills_a_child_after_its_grace_period(keeping: Keeping) -> None:
 
 
 def test_reports_an_exit_with_the_end_of_its_log(keeping: Keeping) -> None:
-    """A process that exited is reported with its status and the end of its output."""
+    """An exited process is reported with its status and the end of its output."""
     keeping.check()
     started(keeping, "worker-1", ["sh", "-c", "echo one; echo two; echo three; echo four >&2; exit 3"])
     fault = check_error(keeping)
@@ -191,7 +191,7 @@ def test_restarted_processes_end_with_the_owner() -> None:
 
 
 def test_reports_a_missing_program(keeping: Keeping) -> None:
-    """A process that can't be started is reported with the reason."""
+    """A failed start is reported with the reason."""
     keeping.start("redis", ["/no/such/program"], {}, 1.0)
     assert re.search(r"it could not be started \(.*No such file", str(check_error(keeping)))
 

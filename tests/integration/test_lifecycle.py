@@ -83,7 +83,7 @@ def watched(tmp_path: Path, temporary: Path, out: Path, *arguments: str | Path) 
         try:
             yield seen
         finally:
-            # Kill the processes left over by a failed test, so that the next test does not meet them.
+            # Kill the processes left over by a failed test, before the next test.
             for process in parts.still_running(seen.processes) if command.process.poll() is not None else []:
                 process.kill()
 
@@ -281,7 +281,7 @@ def test_gives_up_on_a_server_that_keeps_exiting(tmp_path: Path, temporary: Path
         fleet.snapshot()
         ended: list[int] = []
         for _ in range(4):
-            # A server that does not yet handle SIGTERM would die by the signal.
+            # Before it handles SIGTERM, a server would die by the signal.
             server = parts.eventually(lambda: _terminable_server(fleet, ended), "a server that handles SIGTERM")
             assert server is not None
             fleet.processes.append(server)
@@ -322,7 +322,7 @@ def _stored_value(server: redis.Redis) -> str | None:
 def test_unusable_worker_setting_leaves_nothing_behind(
     tmp_path: Path, temporary: Path, demo_url: str, setting: str, value: str
 ) -> None:
-    """A setting that workers can't use ends the run at its start with exit status 1 or 2, and is named."""
+    """A setting unusable for workers ends the run at its start with exit status 1 or 2, and is named."""
     out = tmp_path / "out"
     source = tmp_path / "list.txt"
     source.write_text(f"{demo_url}/images/1.jpg\n")
@@ -342,7 +342,7 @@ def test_unusable_worker_setting_leaves_nothing_behind(
 
 
 def test_broker_that_is_no_redis_leaves_nothing_behind(tmp_path: Path, temporary: Path, demo_url: str) -> None:
-    """An address with another kind of server ends the run at once, with a message that says so."""
+    """An address with another kind of server ends the run at once, with a clear message."""
     url = demo_url.replace("http://", "redis://") + "/0"
     ended = parts.producer(
         *("run", "-", "--out", tmp_path / "out", "--broker", url),

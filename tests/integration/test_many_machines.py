@@ -412,7 +412,7 @@ _DENIED = [
 
 @pytest.mark.parametrize("command", _DENIED)
 def test_unneeded_commands_are_denied(site: Site, command: str) -> None:
-    """The fleet's user has no permission for commands and keys that the fleet does not need."""
+    """The fleet's user has no permission for commands and keys unneeded by the fleet."""
     with (
         client(site.port, site.folder, "imagefleet") as ours,
         # DEBUG is refused to everyone, before the permissions are checked.
@@ -422,7 +422,7 @@ def test_unneeded_commands_are_denied(site: Site, command: str) -> None:
 
 
 def test_scripts_are_denied_too(site: Site) -> None:
-    """A script has only the permissions of the user that sends it."""
+    """A script has only the permissions of its sender."""
     site.admin.set("foreign", "secret")
     with client(site.port, site.folder, "imagefleet") as ours:
         for script in ("return redis.call('GET', 'foreign')", "return redis.call('FLUSHALL')"):

@@ -76,7 +76,7 @@ def test_detects_poison_and_saves_its_neighbours(demo_url: str, tmp_path: Path) 
     rows = parts.rows(out)
     assert tuple(place for place, row in enumerate(rows) if row["reason"] == "crashed") == _POISONS
     assert Counter(row["status"] for row in rows) == {"success": _IMAGES - 3, "failed_to_download": 3}
-    # The first death of an image is not counted, the next two are, and the fourth is that of an isolated process.
+    # The first death of an image is not counted, the next two are, and the fourth is an isolated process's.
     assert 3 <= len(deaths) <= 3 * len(_POISONS)
 
 

@@ -83,7 +83,7 @@ def test_message_goes_to_the_queues_of_its_exchange(server: redis.Redis) -> None
 
 
 def test_damaged_record_goes_to_the_dead_letter_list(server: redis.Redis) -> None:
-    """A damaged record goes to the transport's dead-letter list, so that the dead worker can be forgotten."""
+    """A damaged record goes to the transport's dead-letter list, and does not keep the dead worker registered."""
     record_unacked(server, _ELSEWHERE, 1)
     server.hset(keys.held(keys.UNACKED, _ELSEWHERE.name), "odd", "no record")
     presence.hand_back_of_the_dead(server)
@@ -198,7 +198,7 @@ def test_lists_all_unacked_hashes(server: redis.Redis) -> None:
 
 
 def test_producer_uses_kombus_keys(redis_url: str) -> None:
-    """A process that is no worker has no worker id, and uses kombu's own key names."""
+    """A process other than a worker has no worker id, and uses kombu's own key names."""
     transport.install()
     with Connection(redis_url) as connection:
         assert connection.channel().qos.unacked_key == "unacked"

@@ -48,7 +48,7 @@ def test_sums_arrive(server: redis.Redis) -> None:
 
 
 def test_counts_unsaved_images(server: redis.Redis) -> None:
-    """Images that failed because they could not be saved count as failed and also separately."""
+    """Unsaved images count as failed and also separately."""
     reporter = Progress(lambda: server)
     for outcome in (success(0, bytes=7), _FAILED, replace(_FAILED, reason=Reason.STORAGE)):
         reporter.add("a", outcome)
@@ -82,7 +82,7 @@ def test_cost_does_not_grow(server: redis.Redis) -> None:
 
 
 def test_failing_redis_is_not_an_error(server: redis.Redis, caplog: pytest.LogCaptureFixture) -> None:
-    """Progress that can't be sent is logged, and later progress arrives."""
+    """Failed progress updates are logged, and later ones arrive."""
     caplog.set_level(logging.WARNING)
     reporter = Progress(lambda: server)
     server.set(keys.moved("a"), "not a hash")

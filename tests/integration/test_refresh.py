@@ -68,7 +68,7 @@ def snapshot(folder: Path) -> dict[str, tuple[bytes, int]]:
     return {name: ((folder / name).read_bytes(), (folder / name).stat().st_mtime_ns) for name in names}
 
 
-#: The columns of a row that a new download of the same image would have too.
+#: A row's columns with the same values as after a new download of the image.
 _IMAGE_COLUMNS = ("url", "width", "height", "original_width", "original_height", "format", "bytes", "sha256", "etag")
 
 

@@ -1,4 +1,4 @@
-"""The producer resends only messages that are certainly lost, and every request gets one Outcome."""
+"""The producer resends a message only if it is certainly lost, and every request gets one Outcome."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_run_without_losses_repairs_nothing(begin: Begin, fleet: Fleet, store: S
 
 
 def test_resends_a_lost_message(begin: Begin, fleet: Fleet, store: Store) -> None:
-    """A lost message alone is resent under its id, and tells its task that the image may be saved already."""
+    """A lost message alone is resent under its id, and its task checks for an already saved image."""
     producer = begin()
     fleet.lose(IMAGES, 1)
     producer.step()
@@ -211,7 +211,7 @@ def test_resends_after_redis_was_emptied(
 
 
 def test_redis_emptied_while_workers_continue(begin: Begin, fleet: Fleet, store: Store) -> None:
-    """Tasks that workers ran while Redis was emptied end as cancelled, and are repeated."""
+    """Tasks run by workers while Redis was emptied end as cancelled, and are repeated."""
     producer = begin()
     taken = [fleet.take() for _ in range(_SIZE)]
     fleet.server.flushall()
@@ -270,7 +270,7 @@ def test_gives_up_on_an_image_lost_again_and_again(begin: Begin, fleet: Fleet, s
 
 
 def test_gives_up_on_a_collect_task_lost_again_and_again(begin: Begin, fleet: Fleet, store: Store) -> None:
-    """A shard with an always lost collect task ends the run with an error that says what to do."""
+    """A shard with an always lost collect task ends the run with an error and advice."""
     producer = begin()
     for _ in range(100):
         if producer.ended:

@@ -122,7 +122,7 @@ def test_sends_the_collect_task_once_with_all_results_in_order(app: Celery, redi
 
 
 def test_keeps_a_chord_in_celerys_format(app: Celery, redis_url: str) -> None:
-    """Workers that count as Celery does and workers that count in batches can share a chord."""
+    """Workers with Celery's counting and workers with our batches can share a chord."""
     odd = {"text": "\ud800", "n": 1}
     settler = settle.SettledRequest.settler
     plain = RedisBackend(url=redis_url.removeprefix("redis+"), app=app)

@@ -127,7 +127,7 @@ def test_countdowns_leave_room_for_others(redis_url: str) -> None:
 
 
 def test_kombu_redelivers_messages_of_a_dead_consumer(redis_url: str, server: redis.Redis) -> None:
-    """Taken messages are in Redis in kombu's format, so that kombu itself redelivers them."""
+    """Taken messages are in Redis in kombu's format, so kombu itself redelivers them."""
     put(redis_url, _QUEUE, 20)
     taken: list[Any] = []
     with consuming(redis_url, [_QUEUE], 20, lambda _, message: taken.append(message)) as connection:
@@ -165,7 +165,7 @@ def test_both_transports_share_a_queue(
 
 
 def test_a_busy_queue_blocks_no_other(redis_url: str) -> None:
-    """A queue that is never empty does not delay a second one."""
+    """A permanently busy queue does not delay a second one."""
     put(redis_url, "busy", 200)
     put(redis_url, "quiet", 5, first=1000)
     found: list[int] = []
@@ -276,7 +276,7 @@ _ONE_LIST: dict[str, Any] = {"transport_options": {"priority_steps": [0]}}
 
 
 def test_unread_reply_does_not_count_as_missing(redis_url: str, server: redis.Redis) -> None:
-    """A process stopped for a minute finds the messages that it had requested."""
+    """A process stopped for a minute finds its requested messages."""
     put(redis_url, _QUEUE, 3)
     found: list[int] = []
     with consuming(redis_url, [_QUEUE], 8, recording_consumer(found), **_ONE_LIST) as connection:

@@ -39,7 +39,7 @@ def mixed(redis_port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 
 def test_worker_without_a_store_root_does_not_start(tmp_path: Path, redis_port: int) -> None:
-    """A plain worker that may save nothing ends at once, and names the missing variable."""
+    """A plain worker without a store root ends at once, and names the missing variable."""
     argv = [sys.executable, "-m", "celery", "-A", "tasks", "worker"]
     env = {"IMAGEFLEET_BROKER_URL": f"redis://127.0.0.1:{redis_port}/6", "IMAGEFLEET_STORE_ROOT": "/data"}
     with parts.started("worker", argv, tmp_path, env) as worker:
@@ -80,7 +80,7 @@ def test_resume_and_retry_are_refused_likewise(fleet: str, demo_url: str, tmp_pa
 
 
 def test_unfit_worker_is_named_and_others_do_the_work(mixed: tuple[str, Path], demo_url: str) -> None:
-    """Before sending, the command names a worker that can't save, and does not count it as part of the fleet."""
+    """Before sending, the command names a worker unable to save, and does not count it as part of the fleet."""
     broker, root = mixed
     urls = "".join(f"{demo_url}/images/{number}.jpg\n" for number in range(100)).encode()
     ended = parts.producer("run", "-", "--out", root / "out", "--broker", broker, "--json", stdin=urls)
