@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import required
 from tests.integration.dead_addresses import NAMES, PARTIAL
 from tests.integration.parts import ROOT
 
@@ -18,11 +17,10 @@ _SECONDS = 15.0
 
 
 @pytest.fixture(scope="module")
-def fetched(namespace: str, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def fetched(namespace: list[str], tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Give the rows of the run inside the namespace, by one real worker."""
-    required("unshare")
     folder = str(tmp_path_factory.mktemp("dead-addresses"))
-    command = [required("ip"), "netns", "exec", namespace, sys.executable, "-m", "tests.integration.dead_addresses"]
+    command = [*namespace, sys.executable, "-m", "tests.integration.dead_addresses"]
     ended = subprocess.run([*command, folder], capture_output=True, text=True, timeout=250, cwd=ROOT, check=False)
     assert ended.returncode == 0, ended.stderr
     facts = json.loads(ended.stdout)

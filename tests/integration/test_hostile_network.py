@@ -10,15 +10,14 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import required
 from tests.hostile_urls import URLS
 from tests.integration.hostile_network import GOOD, NAMES
 
 
 @pytest.fixture(scope="module")
-def report(namespace: str) -> Any:
+def report(namespace: list[str]) -> Any:
     """Give the report of the process inside the namespace."""
-    command = [required("ip"), "netns", "exec", namespace, sys.executable, "-m", "tests.integration.hostile_network"]
+    command = [*namespace, sys.executable, "-m", "tests.integration.hostile_network"]
     root = Path(__file__).parents[2]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=100, cwd=root, check=False)
     assert ended.returncode == 0, ended.stderr
