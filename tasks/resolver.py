@@ -13,6 +13,7 @@ from typing import Any
 
 from tasks import descriptors
 from tasks.errors import DnsUnavailable
+from tasks.recent import RecentMap
 
 #: Seconds for which an answer is used again; the system's resolver does not tell how long it holds.
 _LIFETIME = 30.0
@@ -28,9 +29,8 @@ class Resolver:
     """Looks names up for all threads of a process; each name once in a while."""
 
     def __init__(self) -> None:
-        #: When an answer was given, by the monotonic clock, and the answer; the oldest first.
-        self._known: dict[tuple[str, int], tuple[float, list[Any]]] = {}
-        self._lock = threading.Lock()
+        #: The addresses, by host and port.
+        self._known: RecentMap[tuple[str, int], list[Any]] = RecentMap(_LIFETIME, _NAMES)
 
     def look_up(self, host: str, port: int, timeout: float) -> list[Any]:
         """Return what `socket.getaddrinfo` answers for a stream to a host, or has answered a moment ago.
@@ -42,20 +42,15 @@ class Resolver:
         if _is_address(host):
             return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
         known = self._known.get((host, port))
-        if known is not None and monotonic() - known[0] < _LIFETIME:
-            return known[1]
+        if known is not None:
+            return known
         answer = _asked(host, port, timeout)
-        with self._lock:
-            self._known.pop((host, port), None)
-            self._known[host, port] = monotonic(), answer
-            if len(self._known) > _NAMES:
-                del self._known[next(iter(self._known))]
+        self._known.put((host, port), answer)
         return answer
 
     def forget(self, host: str, port: int) -> None:
         """Ask again at the next look-up: what was answered leads nowhere."""
-        with self._lock:
-            self._known.pop((host, port), None)
+        self._known.drop((host, port))
 
 
 def _asked(host: str, port: int, timeout: float) -> list[Any]:
