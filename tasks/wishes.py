@@ -6,6 +6,7 @@ import email.utils
 import re
 import time
 from collections.abc import Iterable
+from datetime import UTC
 
 #: The name by which X-Robots-Tag speaks to us.
 AGENT = "imagefleet"
@@ -43,6 +44,8 @@ def parse_retry_after(value: str | None) -> float | None:
     if value.isascii() and value.isdigit():
         return float(value[:9])
     try:
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+        date = email.utils.parsedate_to_datetime(value)
+        # Dates without a zone, as asctime writes them, are in UTC (RFC 9110, 5.6.7).
+        return max(0.0, (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - time.time())
     except (ValueError, OverflowError, OSError):  # a year that no date has, or that this machine's clock does not
         return None

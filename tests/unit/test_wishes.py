@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import email.utils
 import time
 
 import pytest
@@ -35,9 +34,22 @@ def test_retry_after(value: str | None, seconds: float | None) -> None:
     assert parse_retry_after(value) == seconds
 
 
-def test_retry_after_date() -> None:
-    """A date is converted to the seconds until then."""
-    seconds = parse_retry_after(email.utils.formatdate(time.time() + 60, usegmt=True))
+@pytest.mark.parametrize(
+    "form",
+    ["%a, %d %b %Y %H:%M:%S GMT", "%A, %d-%b-%y %H:%M:%S GMT", "%a %b %e %H:%M:%S %Y", "%a, %d %b %Y %H:%M:%S"],
+    ids=["IMF-fixdate", "RFC 850", "asctime", "without a zone"],
+)
+@pytest.mark.parametrize("zone", ["UTC", "America/New_York", "Asia/Tokyo"])
+def test_retry_after_date(form: str, zone: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A date is converted to the seconds until then; without a zone it is in UTC, whatever the worker's own zone is."""
+    value = time.strftime(form, time.gmtime(time.time() + 60))
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    try:
+        seconds = parse_retry_after(value)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
     assert seconds is not None
     assert 58 <= seconds <= 60
 
