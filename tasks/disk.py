@@ -1,9 +1,8 @@
-"""What is on the disk for good: files and folders that are synced, one by one or with their file system.
+"""Sync files and folders to disk, one by one or together with their file system.
 
-A shard has a thousand files, and an fsync for each took a fifth of a fleet's speed: each makes the file system write
-its journal. ``syncfs`` (syncfs(2), Linux) writes it once for all of them. It is used where the kernel reports failed
-writes from it, which it does since 5.8, and on file systems of this machine; a server behind any other has to be asked
-for each file.
+A shard has a thousand files. An fsync for each made a fleet a fifth slower, because the file system writes its journal
+each time. ``syncfs`` (syncfs(2), Linux) writes the journal once for all files. It is used only if the kernel reports
+failed writes from it (since 5.8), and on local file systems; for files on a server, each needs its own fsync.
 """
 
 from __future__ import annotations
@@ -16,19 +15,19 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-#: The types that /proc/self/mountinfo knows, of which syncfs is as good as an fsync for each file.
+#: The file systems, as /proc/self/mountinfo names them, where syncfs is as good as an fsync for each file.
 _LOCAL = frozenset({"bcachefs", "btrfs", "ext2", "ext3", "ext4", "f2fs", "overlay", "tmpfs", "xfs", "zfs"})
 _MOUNTS = Path("/proc/self/mountinfo")
 _ESCAPED = re.compile(r"\\([0-7]{3})")
-#: So few files are synced one by one: others write to the file system too, and syncfs waits for them.
+#: Up to this many files are synced one by one, because syncfs also waits for the writes of other processes.
 _FEW = 16
 
 
 def sync(path: str | Path) -> None:
-    """Put a file or a folder on the disk.
+    """Sync a file or a folder to disk.
 
     Raises:
-        OSError: it can't be.
+        OSError: it can't be synced.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -38,21 +37,21 @@ def sync(path: str | Path) -> None:
 
 
 def sync_all(folder: str | Path, paths: Iterable[str]) -> None:
-    """Put files and the folder that they are in on the disk.
+    """Sync files and their folder to disk.
 
     Raises:
-        OSError: one can't be.
+        OSError: one of them can't be synced.
     """
     found = list(paths)
     if len(found) > _FEW and _is_local(str(folder)):
         for path in found:
-            # It has to be there: syncfs would not tell.
+            # The file must exist, and syncfs does not report a missing one.
             os.stat(path)  # noqa: PTH116  # a thousand times a shard
         _sync_file_system(folder)
         return
     for path in found:
         sync(path)
-    # Without any file, the folder may not be there.
+    # Without files, the folder may not exist.
     with suppress(FileNotFoundError):
         sync(folder)
 
@@ -68,9 +67,9 @@ def _sync_file_system(folder: str | Path) -> None:
 
 
 def _is_local(folder: str) -> bool:
-    """Tell whether syncfs does for a folder what fsync would do for each of its files.
+    """Return whether syncfs is as good for a folder as an fsync for each of its files.
 
-    Nothing is remembered: each shard has a folder of its own, so a worker would remember them all, and use none of it.
+    The result is not cached: each shard has its own folder, so a worker would cache every folder and reuse none.
     """
     if platform.system() != "Linux" or _kernel() < (5, 8):
         return False
@@ -83,7 +82,7 @@ def _is_local(folder: str) -> bool:
     for line in lines:
         fields, _, more = line.partition(" - ")
         place = _ESCAPED.sub(lambda found: chr(int(found[1], 8)), fields.split()[4])
-        # A later line covers an earlier one at the same place.
+        # A later mount hides an earlier one at the same place.
         if len(place) >= len(longest) and (real == place or real.startswith(place.rstrip("/") + "/")):
             longest, kind = place, more.split()[0]
     return kind in _LOCAL

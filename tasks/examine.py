@@ -1,7 +1,8 @@
-"""An output folder as one process sees it: whether it is the producer's own folder, and can be written.
+"""Probe an output folder from one process: check that it is the producer's own folder, and can be written.
 
-The producer leaves a small file with a name of its own in the folder, and asks each worker by remote control what it
-sees. What a worker touches is decided by its operator's store roots, whatever the message says, and it makes no folder.
+The producer writes a small file with a unique name to the folder, and asks each worker by remote control to look for
+it. The operator's store roots decide which folders a worker touches, whatever the message says. The worker creates no
+folder.
 """
 
 from __future__ import annotations
@@ -24,52 +25,52 @@ _TOKEN = re.compile(r"[0-9a-f]{32}")
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What a process sees of a folder; each is false, too, where the ones before are."""
+    """The state of a folder as one process sees it. If one check fails, the later ones are false as well."""
 
-    #: Whether its operator lets it write there.
+    #: Whether the process's operator lets it write there.
     allowed: bool = False
-    #: Whether it sees the file that was left, with what is in it.
+    #: Whether the process sees the producer's file, with its content.
     same: bool = False
-    #: Whether it can make a file there and remove it.
+    #: Whether the process can create a file there and remove it.
     writable: bool = False
-    #: Bytes that are free there, if it can tell.
+    #: Free bytes there, or None if unknown.
     free: int | None = None
-    #: What is wrong, in words; empty where nothing is.
+    #: The error message, or an empty string.
     error: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as JSON has it."""
+        """Return the result as JSON's own types."""
         return asdict(self)
 
     @classmethod
-    def from_json(cls, said: Mapping[str, Any]) -> Seen:
-        """Return what another process has said.
+    def from_json(cls, value: Mapping[str, Any]) -> Seen:
+        """Return the result that another process sent.
 
         Raises:
-            KeyError, TypeError, ValueError: it has said something else.
+            KeyError, TypeError, ValueError: it sent something else.
         """
-        free = said["free"]
+        free = value["free"]
         return cls(
-            said["allowed"] is True,
-            said["same"] is True,
-            said["writable"] is True,
+            value["allowed"] is True,
+            value["same"] is True,
+            value["writable"] is True,
             None if free is None else int(free),
-            str(said["error"]),
+            str(value["error"]),
         )
 
 
 def new_token() -> str:
-    """Return what a file is named by, and holds, that nobody else has."""
+    """Return a unique token: a part of a file's name, and its content."""
     return secrets.token_hex(16)
 
 
 def name_of(token: str) -> str:
-    """Return the name of the file that is left."""
+    """Return the name of the producer's file."""
     return f".doctor-{token}"
 
 
 def leave(store: Store, token: str) -> None:
-    """Leave the file by which others know the folder.
+    """Write the file by which workers recognise the folder.
 
     Raises:
         OSError: it can't be written.
@@ -78,37 +79,37 @@ def leave(store: Store, token: str) -> None:
 
 
 def take_away(store: Store, token: str) -> None:
-    """Remove the file, if it is there and can be removed."""
+    """Remove the producer's file, if it exists and can be removed."""
     with suppress(OSError):
         store.path(name_of(token)).unlink()
 
 
 def examine(out: Any, token: Any, allowed: Iterable[Path]) -> Seen:
-    """Return what this process sees of a folder.
+    """Return the state of a folder as this process sees it.
 
     Args:
-        out: the folder's path, as the producer has it.
-        token: what the file is named by that the producer has left there.
+        out: the folder's path at the producer.
+        token: the token of the producer's file in the folder.
         allowed: the folders below which this process may write.
     """
     if not isinstance(out, str) or not isinstance(token, str) or not _TOKEN.fullmatch(token):
-        return Seen(error="what was asked is not understood")
+        return Seen(error="the request is not understood")
     try:
         store = Store.below(out, allowed)
     except StorageFailed as error:
         return Seen(error=str(error))
     except (OSError, ValueError, RuntimeError) as error:
-        # No path, too long for one, or links that go round in a circle.
-        return Seen(error=f"{out!a:.200} can't be looked at: {error}")
+        # Not a valid path, too long for one, or a cycle of links.
+        return Seen(error=f"{out!a:.200} can't be inspected: {error}")
     try:
         same = _holds(store.path(name_of(token)), token.encode())
     except FileNotFoundError:
-        what = "the producer's file is not there" if store.root.is_dir() else "the folder is not there"
-        return Seen(allowed=True, error=what)
+        missing = "the producer's file" if store.root.is_dir() else "the folder"
+        return Seen(allowed=True, error=f"{missing} does not exist")
     except OSError as error:
         return Seen(allowed=True, error=f"the producer's file can't be read: {error.strerror or error}")
     if not same:
-        return Seen(allowed=True, error="another file has the name of the producer's")
+        return Seen(allowed=True, error="the producer's file has other content")
     try:
         free = shutil.disk_usage(store.root).free
     except OSError:
@@ -118,13 +119,13 @@ def examine(out: Any, token: Any, allowed: Iterable[Path]) -> Seen:
         _write(probe, token.encode())
         probe.unlink()
     except OSError as error:
-        return Seen(True, True, False, free, f"no file can be made there: {error.strerror or error}")
+        return Seen(True, True, False, free, f"no file can be created there: {error.strerror or error}")
     return Seen(True, True, True, free)
 
 
 def _write(path: Path, body: bytes) -> None:
-    """Make a new private file; nothing of it is left where that fails."""
-    # Not by way of a Store's temporary folder: removing that would disturb a run that goes on there.
+    """Create a private file; if that fails, no part of it remains."""
+    # Not in the Store's temporary folder, because removing that folder would disturb a running run.
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, PRIVATE)
     try:
         try:
@@ -139,7 +140,7 @@ def _write(path: Path, body: bytes) -> None:
 
 
 def _holds(path: Path, body: bytes) -> bool:
-    """Tell whether a file holds these bytes and no more; a link, or what would have to be waited for, does not."""
+    """Return whether a file has exactly these bytes. Links are not followed, and a pipe is not waited for."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         return os.read(descriptor, len(body) + 1) == body

@@ -1,4 +1,4 @@
-"""A run's ledger as it stands in an output folder: which pass of the run has done a shard, and what it names."""
+"""Read from the manifests of an output folder which revision of a run completed a shard, and its files."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from tasks.storage import Store
 
 
 def revision(shard: int, store: Store) -> int | None:
-    """Return the pass of the run that a shard's manifest is of; None where none stands.
+    """Return the revision of the run that wrote a shard's manifest; None if there is no manifest.
 
     Raises:
-        StorageFailed, BadManifest: it can't be read.
+        StorageError, CorruptManifestError: it can't be read.
     """
     if not store.exists(manifest.name(shard)):
         return None
@@ -23,23 +23,23 @@ def revision(shard: int, store: Store) -> int | None:
 
 
 def is_done(shard: int, of: int, store: Store) -> bool:
-    """Tell whether a pass of the run (``of``: 0 is the first), or a later one, has written a shard's manifest.
+    """Return whether a shard's manifest is of a given revision of the run (0 is the first) or a later one.
 
     Raises:
-        StorageFailed, BadManifest: as `revision`.
+        StorageError, CorruptManifestError: as `manifest_revision`.
     """
     if not of:
-        # Whichever pass it is of, and it is not read for that.
+        # Any manifest will do, so it is not read.
         return store.exists(manifest.name(shard))
     standing = revision(shard, store)
     return standing is not None and standing >= of
 
 
 def paths(shard: int, store: Store) -> frozenset[str]:
-    """Return the files that the manifest of a finished shard names.
+    """Return the paths of the files in the manifest of a completed shard.
 
     Raises:
-        StorageFailed, BadManifest: it can't be read.
+        StorageError, CorruptManifestError: it can't be read.
     """
     table = manifest.decode(store.read(manifest.name(shard)), ["path"])
     return frozenset(map(str, table["path"].drop_null().to_pylist()))

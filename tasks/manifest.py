@@ -1,9 +1,9 @@
-"""A shard's Outcomes as Parquet, and back: the manifest, a run's ledger. Pure.
+"""Encode and decode a shard's manifest: its Outcomes as Parquet, the lasting record of a run. No I/O.
 
-One row a request, in index order: the Source's own columns (``url`` first), then the columns of an Outcome. Those that
-img2dataset also writes mean what they mean there. Null where nothing is known.
+It has one row for each request, in index order: the URL list's own columns (``url`` first), then the columns of an
+Outcome. Columns also written by img2dataset have the same meaning. Unknown values are null.
 
-To add a column: a field of `Outcome` in ``tasks/model.py``, its type in `_TYPES` here.
+To add a column, add a field to `Outcome` in ``tasks/model.py``, and its type to `_TYPES` here.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _TYPES: dict[str, pa.DataType] = {
 
 
 class BadManifest(BadShardFile):
-    """A manifest is not what was written."""
+    """A manifest is damaged, or belongs to another run or shard."""
 
 
 def name(shard: int) -> str:
@@ -61,7 +61,7 @@ def encode(plan: pa.Table, outcomes: Sequence[Outcome], mark: Mark) -> bytes:
 
 
 def _distinct(names: Sequence[str]) -> list[str]:
-    """Return a Source's column names with those of ours given way: ours keep the names that tools look for."""
+    """Rename a URL list's columns that have names of ours, because tools look for ours by name."""
     taken = set(OUTCOME_FIELDS)
     found = []
     for name in names:
@@ -73,10 +73,10 @@ def _distinct(names: Sequence[str]) -> list[str]:
 
 
 def decode(body: bytes, columns: Sequence[str] | None = None, of: Mark | None = None) -> pa.Table:
-    """Return a manifest as a table, or only some of its columns.
+    """Return a manifest as a table, or some of its columns.
 
     Raises:
-        BadManifest: it is no manifest, or broken, or not the manifest of what it should be of.
+        CorruptManifestError: it is not a manifest, is damaged, or belongs to another run or shard.
     """
     try:
         return shardfile.decode(body, columns, of)
@@ -86,14 +86,14 @@ def decode(body: bytes, columns: Sequence[str] | None = None, of: Mark | None = 
 
 def outcomes(table: pa.Table) -> Iterator[Outcome]:
     """Yield the Outcomes of a decoded manifest, in its order."""
-    # A manifest of an earlier version lacks the columns that came later.
+    # A manifest of an earlier version lacks newer columns.
     for row in table.select([name for name in OUTCOME_FIELDS if name in table.column_names]).to_pylist():
         row["finished_at"] = row["finished_at"].timestamp()
         yield Outcome.from_json(row)
 
 
 def stats(outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """Return what img2dataset writes beside a shard: counts, times in seconds since the epoch, reasons counted."""
+    """Return a shard's stats as img2dataset writes them: counts, times in seconds since the epoch, and reasons."""
     statuses = Counter(str(outcome.status) for outcome in outcomes)
     start = min(outcome.finished_at - outcome.fetch_seconds for outcome in outcomes)
     end = max(outcome.finished_at for outcome in outcomes)

@@ -1,8 +1,9 @@
-"""A shard's requests as Parquet, and back: the plan, which outlives the Source. Pure.
+"""Encode and decode a shard's plan: its requests as Parquet, so that a run no longer needs its URL list. No I/O.
 
-One file a shard, one row a request in index order: ``index`` (int64, from 0 over the whole Source), ``url`` (string),
-then the Source's other columns as they came. Where a run refreshes another, the last column says what that one has
-saved (``FORMER``, a struct, null where it has nothing of the URL); it is the plan's own, and no manifest has it.
+Each shard has one file, with one row for each request, in index order. The columns are ``index`` (int64, from 0 over
+the whole list), ``url`` (string), and the list's other columns, unchanged. If a run refreshes another, the last column
+holds the previous run's image of each URL (``PREVIOUS_IMAGE_COLUMN``, a struct; null without one). Manifests do not
+have this column.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _FORMER = pa.struct([(name, pa.int64() if name in _NUMBERS else pa.string()) for
 
 
 class BadPlan(BadShardFile):
-    """A file of the plan is not what was written."""
+    """A file of the plan is damaged, or belongs to another run or shard."""
 
 
 def name(shard: int) -> str:
@@ -52,7 +53,7 @@ def decode(body: bytes, of: Mark | None = None) -> pa.Table:
     """Return a shard's plan as a table of its rows.
 
     Raises:
-        BadPlan: it is no plan, or broken, or not the plan of what it should be of.
+        CorruptPlanError: it is not a plan, is damaged, or belongs to another run or shard.
     """
     try:
         table = shardfile.decode(body, of=of)
@@ -64,7 +65,7 @@ def decode(body: bytes, of: Mark | None = None) -> pa.Table:
 
 
 def requests(table: pa.Table) -> list[ImageRequest]:
-    """Return the requests of a decoded plan, without their other columns: those stay in the plan."""
+    """Return the requests of a decoded plan without their other columns, which stay in the plan."""
     ours = table.select([name for name in table.column_names if name in ("index", "url", FORMER)])
     return [ImageRequest(row["index"], row["url"], former=_former(row.get(FORMER))) for row in ours.to_pylist()]
 

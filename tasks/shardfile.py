@@ -1,13 +1,12 @@
-"""A shard's file in Parquet that says whose it is: the plan and the manifest are such files. Pure.
+"""Encode and decode a shard's Parquet file, the plan or the manifest, with its run, shard and checksum. No I/O.
 
-What is read is checked, whichever columns of it are wanted: the whole file against a checksum of all its bytes, and
-against the run and shard that it is expected to be of. A file that was cut, changed, or brought from another run is
-told, and never taken for the right one.
+Whichever columns are read, the whole file is checked against the checksum of all its bytes, and against the expected
+run and shard. A file that is truncated, modified or from another run is reported and never used.
 
-The checksum is a SHA-256 in the file's own metadata, of the file with zeros in its place. It costs a fifth of what four
-columns of a thousand rows take to read (0.08 of 0.43 ms), where reading all columns to check their pages costs five
-times as much as they do (2.1 ms): of 100,000 manifests that is 8 s, not three minutes more. Pages have checksums of
-their own, for other tools.
+The checksum is a SHA-256 in the file's own metadata, computed with zeros in its place. To check it takes 0.08 ms, a
+fifth of the time to read four columns of a thousand rows (0.43 ms). To read all columns and check their pages instead
+would take 2.1 ms, five times as long. For 100,000 manifests, the checksum adds 8 s instead of almost three minutes.
+Pages have checksums too, for other tools.
 """
 
 from __future__ import annotations
@@ -20,24 +19,24 @@ from dataclasses import asdict, dataclass
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-#: The plan's column of what a former run has of a URL; a Source's column of this name is kept under another.
+#: The plan's column with a URL's image from the previous run. A list's own column of this name is renamed.
 FORMER = "imagefleet.former"
-#: The columns of a plan that no manifest has.
+#: The columns of a plan that are not in a manifest.
 OF_THE_PLAN = frozenset({"index", FORMER})
 _KEY, _CHECKSUM = b"imagefleet", b"imagefleet.sha256"
-#: What stands in the place of the checksum while it is computed: its digits, all zero.
+#: The placeholder for the checksum while it is computed: as many zeros as it has digits.
 _BLANK = b"0" * (2 * hashlib.sha256().digest_size)
-#: What Arrow raises of a file that is not whole; a name that is no UTF-8 is a bare ValueError.
+#: Arrow's errors for an incomplete file. A name with invalid UTF-8 raises a bare ValueError.
 _BROKEN = (pa.ArrowException, OSError, ValueError)
 
 
 class BadShardFile(ValueError):
-    """A file is not what was written."""
+    """A shard's file is damaged, or belongs to another run or shard."""
 
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """Whose a file is: a run, one of its shards, and the pass of the run that wrote it (0, and 1… for retries)."""
+    """A file's run, shard, and the revision of the run that wrote it (0, then 1, 2… for retries)."""
 
     run_id: str
     shard: int
@@ -50,49 +49,50 @@ def encode(table: pa.Table, mark: Mark) -> bytes:
     sink = pa.BufferOutputStream()
     with pq.ParquetWriter(sink, marked.schema, compression="zstd", write_page_checksum=True) as writer:
         writer.write_table(marked)
-        # Not by the schema's metadata, which stand in the file a second time, encoded.
+        # Not in the schema's metadata: the file holds that twice, the second time encoded.
         writer.add_key_value_metadata({_CHECKSUM.decode(): _BLANK.decode()})
     body = bytes(sink.getvalue())
-    # The metadata are at the end of the file, each value after its name.
+    # The metadata is at the end of the file, each value after its name.
     place = body.index(_BLANK, body.rindex(_CHECKSUM))
     return b"".join((body[:place], _digest(body, place), body[place + len(_BLANK) :]))
 
 
 def decode(body: bytes, columns: Sequence[str] | None = None, of: Mark | None = None) -> pa.Table:
-    """Return the table of a file, or only some of its columns.
+    """Return a file's table, or some of its columns.
 
     Args:
         body: the file.
-        columns: their names; all without.
-        of: what it has to be of, in whatever revision; without, it may be anybody's, and only its pages are checked.
+        columns: the names of the columns to read; None for all.
+        of: the expected run and shard; the revision does not matter. If None, the file may belong to any run and shard,
+            and only its pages are checked.
 
     Raises:
-        BadShardFile: it is not whole, or not of that run and shard.
+        CorruptShardFileError: the file is damaged, or belongs to another run or shard.
     """
     file = _opened(body)
     if of is not None:
         found = _mark(file)
         if found is None or (found.run_id, found.shard) != (of.run_id, of.shard):
-            whose = "nobody's" if found is None else f"of shard {found.shard} of run {found.run_id or 'without a name'}"
-            raise BadShardFile(f"it is {whose}, not of shard {of.shard} of run {of.run_id}")
+            name = "no run" if found is None else f"shard {found.shard} of run {found.run_id or '(without an id)'}"
+            raise BadShardFile(f"it belongs to {name}, not to shard {of.shard} of run {of.run_id}")
         _check(body, file)
     try:
         # Arrow's threads cost more than they save on a shard, and may abort a process that exits meanwhile.
         return file.read(None if columns is None else list(columns), use_threads=False)
     except _BROKEN as error:
-        raise BadShardFile(f"not a whole Parquet file: {error}") from error
+        raise BadShardFile(f"not a complete Parquet file: {error}") from error
 
 
 def revision(body: bytes) -> int:
-    """Return the pass of the run that wrote a file.
+    """Return the revision of the run that wrote a file.
 
     Raises:
-        BadShardFile: it is not whole, or says nothing of it.
+        CorruptShardFileError: the file is damaged, or does not contain its revision.
     """
     file = _opened(body)
     mark = _mark(file)
     if mark is None:
-        raise BadShardFile("it does not say whose it is")
+        raise BadShardFile("it does not name its run and shard")
     _check(body, file)
     return mark.revision
 
@@ -101,23 +101,23 @@ def _opened(body: bytes) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(pa.BufferReader(body), page_checksum_verification=True)
     except _BROKEN as error:
-        raise BadShardFile(f"not a whole Parquet file: {error}") from error
+        raise BadShardFile(f"not a complete Parquet file: {error}") from error
 
 
 def _check(body: bytes, file: pq.ParquetFile) -> None:
     """Compare a file with its checksum.
 
     Raises:
-        BadShardFile: a byte of it is another one, or it has none.
+        CorruptShardFileError: the file was modified, or has no checksum.
     """
-    told = (file.metadata.metadata or {}).get(_CHECKSUM, b"")
-    place = body.find(told, body.rfind(_CHECKSUM))
-    if len(told) != len(_BLANK) or _digest(body, place) != told:
-        raise BadShardFile("its checksum does not fit what is in it")
+    stored = (file.metadata.metadata or {}).get(_CHECKSUM, b"")
+    place = body.find(stored, body.rfind(_CHECKSUM))
+    if len(stored) != len(_BLANK) or _digest(body, place) != stored:
+        raise BadShardFile("its checksum does not match its content")
 
 
 def _digest(body: bytes, place: int) -> bytes:
-    """Return the SHA-256 of a file, in hexadecimal digits, whatever stands in the checksum's place."""
+    """Return the SHA-256 of a file in hexadecimal digits, with zeros in place of the checksum."""
     rest = memoryview(body)
     digest = hashlib.sha256(rest[:place])
     digest.update(_BLANK)

@@ -1,8 +1,8 @@
-"""Where bytes go: a run's folder, in which a file is whole or absent, and the first writer wins.
+"""Save files in a run's folder: each file is complete or absent, and the first writer of a name wins.
 
-A file is written under a temporary name in ``.tmp`` and then given its final name by ``link``, which fails where the
-name is taken. Where the file system has no hard links, an exclusive lock file stands in for that: slower, and the name
-appears by ``rename``. Neither syncs: that is done once for a shard, before its manifest is written.
+A file is written under a temporary name in ``.tmp``, then hard-linked to its final name; ``link`` fails if the name is
+taken. File systems without hard links use an exclusive lock file and ``rename`` instead, which is slower. Neither way
+syncs to disk: that happens once for each shard, before its manifest is written.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from tasks.errors import StorageFailed
 _T = TypeVar("_T")
 TEMPORARY = ".tmp"
 _NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV})
-#: Tells this process's temporary names from those of others, on whatever machine; asking for random bytes for each file
-#: would be a system call more.
+#: Makes this process's temporary names unique among all processes on all machines. Random bytes for each file would
+#: cost another system call.
 _PROCESS, _numbers = secrets.token_hex(8), count()
-#: Seconds after which a claimed name without a file counts as left by a writer that died.
+#: Seconds after which a claimed name without a file counts as left over by a dead writer.
 _CLAIM_LIFETIME = 5.0
-#: What only its owner may read: URLs stand there as they were given, with their secrets.
+#: The mode of files that only their owner may read, because they hold URLs as given, with their secrets.
 PRIVATE = 0o600
 PUBLIC = 0o666
 
@@ -44,13 +44,13 @@ class Store:
 
     @classmethod
     def below(cls, root: str, allowed: Iterable[Path]) -> Store:
-        """Return the Store at ``root``, if it is one of the allowed folders or below one.
+        """Return the Store at ``root``, if that is an allowed folder or below one.
 
         Raises:
-            StorageFailed: it is not; links in the path count for what they point at.
+            StorageError: it is neither. Links in the path are resolved before the check.
         """
         path = Path(root)
-        # A zero byte is no part of a path, and resolving one raises.
+        # A path has no zero bytes, and resolving one raises an error.
         real = path.resolve() if "\0" not in root else None
         if real is None or not path.is_absolute() or not any(real.is_relative_to(base) for base in allowed):
             raise StorageFailed(
@@ -59,11 +59,11 @@ class Store:
         return cls(real)
 
     def path(self, name: str) -> Path:
-        """Return where a name is on the file system."""
+        """Return the path of a name on the file system."""
         return self.root / name
 
     def exists(self, name: str) -> bool:
-        """Tell whether a file of this name stands."""
+        """Return whether a file of this name exists."""
         return os.path.exists(f"{self.root}/{name}")  # noqa: PTH110  # on the hot path; Path.exists costs twice as much
 
     @patient
@@ -71,7 +71,7 @@ class Store:
         """Return a file's bytes.
 
         Raises:
-            StorageFailed: it can't be read.
+            StorageError: it can't be read.
         """
         try:
             return self.path(name).read_bytes()
@@ -80,10 +80,10 @@ class Store:
 
     @patient
     def create(self, name: str, body: bytes, mode: int = PUBLIC) -> bool:
-        """Save bytes under a name that nobody has taken; return False, and change nothing, if somebody has.
+        """Save bytes under a free name; return False, and change nothing, if the name is taken.
 
         Raises:
-            StorageFailed: they can't be saved; nothing of them is left.
+            StorageError: they can't be saved; no part of them remains.
         """
         try:
             return self._put(body, mode, partial(self._claim, target=f"{self.root}/{name}"))
@@ -92,13 +92,13 @@ class Store:
 
     @patient
     def create_linked(self, name: str, body: bytes, file: Path) -> bool:
-        """Save bytes under a free name, as `create` does, where a file elsewhere on the disk holds them already.
+        """Save bytes under a free name, as `create` does, if a file elsewhere on the disk already contains them.
 
-        The file gets the name as a second one, by a hard link, and nothing is written. Where that can't be, or the file
-        holds something else by now, the bytes are written as any others.
+        The file gets the name as a second one, by a hard link, and nothing is written. If it can't be linked, or has
+        other content by now, the bytes are written as usual.
 
         Raises:
-            StorageFailed: they can't be saved; nothing of them is left.
+            StorageError: they can't be saved; no part of them remains.
         """
         temporary = self._temporary()
         try:
@@ -107,7 +107,7 @@ class Store:
             except FileNotFoundError:
                 self._make_temporary()
                 os.link(file, temporary, follow_symlinks=False)
-            # Not the file but what has the temporary name: that is what gets the final one.
+            # Compare the link, not the file, because the link gets the final name.
             same = not os.path.islink(temporary) and Path(temporary).read_bytes() == body  # noqa: PTH114  # a str
         except OSError:
             same = False
@@ -121,10 +121,10 @@ class Store:
 
     @patient
     def replace(self, name: str, body: bytes, mode: int = PRIVATE) -> None:
-        """Save bytes under a name, durably, in place of what was there.
+        """Save bytes under a name and sync them to disk; replace an existing file.
 
         Raises:
-            StorageFailed: they can't be saved; what was there still stands.
+            StorageError: they can't be saved; an existing file is unchanged.
         """
         try:
             self._put(body, mode, lambda temporary: Path(temporary).replace(self.path(name)), sync=True)
@@ -134,10 +134,10 @@ class Store:
 
     @patient
     def create_durably(self, name: str, body: bytes) -> bool:
-        """Save private bytes under a free name, on the disk before they have it; return False if it is taken.
+        """Save private bytes under a free name, after syncing them to disk; return False if the name is taken.
 
         Raises:
-            StorageFailed: they can't be saved; nothing of them is left.
+            StorageError: they can't be saved; no part of them remains.
         """
         try:
             created = self._put(body, PRIVATE, partial(self._claim, target=f"{self.root}/{name}"), sync=True)
@@ -148,14 +148,14 @@ class Store:
 
     @patient
     def names(self, folder: str) -> list[str]:
-        """Return the names of the files in a folder; none where the folder does not exist.
+        """Return the names of the files in a folder; none if the folder does not exist.
 
         Raises:
-            StorageFailed: it can't be listed.
+            StorageError: it can't be listed.
         """
         try:
             with os.scandir(self.path(folder)) as entries:
-                # Folders are not ours: some file servers keep thumbnails in them.
+                # Subfolders are not ours: some file servers keep thumbnails in them.
                 return [f"{folder}/{entry.name}" for entry in entries if not entry.is_dir(follow_symlinks=False)]
         except FileNotFoundError:
             return []
@@ -164,10 +164,10 @@ class Store:
 
     @patient
     def entries(self) -> list[str]:
-        """Return the names of all that stands at the top; none where the folder itself does not exist.
+        """Return the names of all files and folders at the top level; none if the output folder does not exist.
 
         Raises:
-            StorageFailed: it can't be listed.
+            StorageError: it can't be listed.
         """
         try:
             return sorted(os.listdir(self.root))  # noqa: PTH208  # names are wanted, not paths
@@ -178,10 +178,10 @@ class Store:
 
     @patient
     def holds_files(self, name: str) -> bool:
-        """Tell whether a name is a file, or a folder with a file in it.
+        """Return whether a name is a file, or a folder with a file in it.
 
         Raises:
-            StorageFailed: the folder can't be listed.
+            StorageError: the folder can't be listed.
         """
         try:
             with os.scandir(self.path(name)) as entries:
@@ -192,20 +192,20 @@ class Store:
             raise _failed("list", name, error) from error
 
     def remove_temporary(self) -> None:
-        """Remove the folder of temporary files, if nothing is being written."""
+        """Remove the folder of temporary files, unless a file is being written."""
         with suppress(OSError):
             self.path(TEMPORARY).rmdir()
 
     def remove_left(self) -> None:
-        """Remove what killed writers have left; to be called when nothing is worth writing any more."""
+        """Remove the temporary files of killed writers. Call this only when no other writer is needed any more."""
         shutil.rmtree(self.path(TEMPORARY), ignore_errors=True)
 
     @patient
     def remove(self, name: str) -> None:
-        """Remove a file, if it is there.
+        """Remove a file if it exists.
 
         Raises:
-            StorageFailed: it can't be removed.
+            StorageError: it can't be removed.
         """
         try:
             self.path(name).unlink(missing_ok=True)
@@ -214,10 +214,10 @@ class Store:
 
     @patient
     def sync(self, folder: str, names: Iterable[str]) -> None:
-        """Put the named files and their folder on the disk.
+        """Sync files and their folder to disk.
 
         Raises:
-            StorageFailed: one can't be.
+            StorageError: one of them can't be synced.
         """
         try:
             disk.sync_all(self.path(folder), [f"{self.root}/{name}" for name in names])
@@ -225,8 +225,8 @@ class Store:
             raise _failed("sync", folder, error) from error
 
     def _put(self, body: bytes, mode: int, give_name: Callable[[str], _T], sync: bool = False) -> _T:
-        """Write a temporary file, and return what giving it a name returns; nothing of it is left if that fails."""
-        # Paths are texts here, and no generator is in the way: this is done for each image.
+        """Write a temporary file, and return the result of ``give_name``; remove the file if that fails."""
+        # For speed, because this runs for each image: paths are strings, and there is no generator.
         temporary = self._temporary()
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         try:
@@ -256,7 +256,7 @@ class Store:
         os.makedirs(f"{self.root}/{TEMPORARY}", exist_ok=True)  # noqa: PTH103  # the root is a str here
 
     def _claim(self, temporary: str, target: str) -> bool:
-        """Give a temporary file its name, if the name is free."""
+        """Give a temporary file its final name, if that is free."""
         for attempt in (1, 2):
             try:
                 os.link(temporary, target)
@@ -276,12 +276,12 @@ class Store:
 
     @staticmethod
     def _claim_without_links(temporary: str, target: Path) -> bool:
-        """Claim a name by an exclusive file beside it, for as long as the rename takes."""
+        """Claim a name with an exclusive file beside it while the rename takes place."""
         claim = target.with_name(f".{target.name}.claim")
         try:
             os.close(os.open(claim, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE))
         except FileExistsError:
-            # The other writer has a rename to do. If it takes this long, it died in between.
+            # The other writer only has to rename its file. If that takes this long, the writer died in between.
             ends = monotonic() + _CLAIM_LIFETIME
             while monotonic() < ends:
                 if target.exists():

@@ -106,7 +106,7 @@ def test_reports_a_worker_with_another_folder(redis_port: int, tmp_path: Path) -
     assert code == 1
     assert findings["folder here"][0] == "ok"
     level, found = findings["folder at workers"]
-    assert (level, found.partition(": ")[2]) == ("bad", "the producer's file is not there")
+    assert (level, found.partition(": ")[2]) == ("bad", "the producer's file does not exist")
     assert parts.missing_or_empty(root / "out")
 
 

@@ -200,8 +200,8 @@ def test_folder_at_workers() -> None:
     ("seen", "level", "advice"),
     [
         (Seen(error="this worker may not"), Level.WARN, "IMAGEFLEET_STORE_ROOTS"),
-        (Seen(True, error="the producer's file is not there"), Level.WARN, "same shared folder"),
-        (Seen(True, True, False, None, "no file can be made there"), Level.WARN, "worker's user"),
+        (Seen(True, error="the producer's file does not exist"), Level.WARN, "same shared folder"),
+        (Seen(True, True, False, None, "no file can be created there"), Level.WARN, "worker's user"),
         (None, Level.WARN, "one version"),
         (replace(_SEEN, free=1024**2), Level.BAD, "Make space"),
         (replace(_SEEN, free=1024**3 - 1), Level.WARN, "Make space"),

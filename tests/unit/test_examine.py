@@ -55,8 +55,8 @@ def test_another_folder(tmp_path: Path, out: Path) -> None:
     """A folder without the producer's file is a different one, and nothing is created there."""
     other = tmp_path / "other"
     other.mkdir()
-    assert examine.examine(str(other), TOKEN, [tmp_path]).error == "the producer's file is not there"
-    assert examine.examine(str(tmp_path / "none"), TOKEN, [tmp_path]).error == "the folder is not there"
+    assert examine.examine(str(other), TOKEN, [tmp_path]).error == "the producer's file does not exist"
+    assert examine.examine(str(tmp_path / "none"), TOKEN, [tmp_path]).error == "the folder does not exist"
     assert list(other.iterdir()) == []
     assert not (tmp_path / "none").exists()
 
@@ -85,13 +85,13 @@ def test_unwritable_folder_is_reported(out: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(examine, "_write", refuse)
     seen = examine.examine(str(out), TOKEN, [out])
     assert (seen.same, seen.writable) == (True, False)
-    assert seen.error == "no file can be made there: Read-only file system"
+    assert seen.error == "no file can be created there: Read-only file system"
 
 
 @pytest.mark.parametrize("token", ["", "../../etc/passwd", "a" * 31, "A" * 32, f"{TOKEN}\n", None, 3, "g" * 32])
 def test_invalid_token_is_refused(out: Path, token: Any) -> None:
     """A token is 32 hexadecimal digits; for any other, no file is opened."""
-    assert examine.examine(str(out), token, [out]) == Seen(error="what was asked is not understood")
+    assert examine.examine(str(out), token, [out]) == Seen(error="the request is not understood")
 
 
 @pytest.mark.parametrize("path", [None, 3, "", "relative", "/a\0b", "/\ud800", "/" + "x" * 5000])

@@ -48,8 +48,8 @@ def test_accepts_any_revision() -> None:
 @pytest.mark.parametrize(
     ("of", "message"),
     [
-        (Mark("another", 3), "it is of shard 3 of run 20260101-000000-abcdef, not of shard 3 of run another"),
-        (Mark(_MARK.run_id, 4), "not of shard 4 of run 20260101-000000-abcdef"),
+        (Mark("another", 3), "it belongs to shard 3 of run 20260101-000000-abcdef, not to shard 3 of run another"),
+        (Mark(_MARK.run_id, 4), "not to shard 4 of run 20260101-000000-abcdef"),
     ],
     ids=["run", "shard"],
 )
@@ -74,9 +74,9 @@ _NOBODYS = {
 def test_refuses_a_file_without_a_mark(metadata: dict[bytes, bytes] | None) -> None:
     """A Parquet file that names no run and shard is refused, and has no revision."""
     body = parquet(metadata)
-    with pytest.raises(BadShardFile, match="it is nobody's, not of shard 3"):
+    with pytest.raises(BadShardFile, match="it belongs to no run, not to shard 3"):
         shardfile.decode(body, of=_MARK)
-    with pytest.raises(BadShardFile, match="does not say whose it is"):
+    with pytest.raises(BadShardFile, match="does not name its run and shard"):
         shardfile.revision(body)
     assert shardfile.decode(body).num_rows == 2
 
