@@ -16,7 +16,7 @@ import redis
 
 from tasks import broker
 from tests.conditions import wait_for
-from tests.conftest import lacking, redis_program, required
+from tests.conftest import installed, lacking, redis_program, required
 from tests.integration import parts
 
 _numbers = count(1)
@@ -92,18 +92,27 @@ def server(redis_url: str) -> Iterator[redis.Redis]:
 
 
 @pytest.fixture(scope="module")
-def namespace(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Give the beginning of a command that runs in a new network namespace with its own resolver.
+def possible_namespace(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], str]:
+    """Give the beginning of a command that runs in a new network namespace, or the reason why none can be created.
 
-    Where the system lets every user create namespaces, it needs no root.
+    The namespace has its own resolver. Where the system lets every user create namespaces, it needs no root.
     """
-    required("ip")
+    missing = [program for program in ("ip", "unshare") if installed(program) is None]
+    if missing:
+        return [], f"{' and '.join(missing)} not installed"
     resolver = tmp_path_factory.mktemp("namespace") / "resolv.conf"
     resolver.write_text(_RESOLVER)
     options = ["--net", "--mount"] if os.geteuid() == 0 else ["--net", "--mount", "--user", "--map-root-user"]
     script = 'mount --bind "$0" /etc/resolv.conf && exec "$@"'
     command = [required("unshare"), *options, "sh", "-c", script, str(resolver)]
     created = subprocess.run([*command, "true"], capture_output=True, text=True, check=False)
-    if created.returncode:
-        lacking(f"can't create a network namespace: {created.stderr.strip()}")
+    return (command, "") if created.returncode == 0 else ([], created.stderr.strip())
+
+
+@pytest.fixture(scope="module")
+def namespace(possible_namespace: tuple[list[str], str]) -> list[str]:
+    """Give the beginning of a command that runs in a new network namespace."""
+    command, reason = possible_namespace
+    if not command:
+        lacking(f"can't create a network namespace: {reason}")
     return command

@@ -2,6 +2,9 @@
 
 All forbidden addresses belong to this machine here, as does one allowed address. Connections to port 80 of any of them
 are answered and counted. A DNS server in this process defines the names.
+
+With the argument ``simulated``, it runs without a namespace: this process resolves the names from the same table, and
+counts each address that a socket connects to.
 """
 
 from __future__ import annotations
@@ -9,9 +12,11 @@ from __future__ import annotations
 import json
 import socket
 import subprocess
+import sys
 import threading
 from collections import Counter
 from contextlib import suppress
+from typing import Any
 
 from tasks.deadline import Deadline
 from tasks.download import Downloader
@@ -50,12 +55,8 @@ NAMES = {
 
 def main() -> None:
     """Fetch every hostile URL and name, and print the reasons, the reached addresses and the number of lookups."""
-    for command in ("link set lo up", *(f"addr add {address} dev lo nodad" for address in ADDRESSES)):
-        subprocess.run(["ip", *command.split()], check=True)
     reached: Counter[str] = Counter()
-    listener = socket.create_server(("::", 80), family=socket.AF_INET6, dualstack_ipv6=True)
-    threading.Thread(target=_serve, args=(listener, reached), daemon=True).start()
-    names = NameServer(NAMES, ("127.0.0.1", 53))
+    lookups = _simulate(reached) if "simulated" in sys.argv else _set_up(reached)
     downloader = Downloader(Sessions(Guard()))
     urls = {form: url.replace("PORT", "80") for form, url in URLS.items()}
     hostile = {form: _reason(downloader, url) for form, url in urls.items()}
@@ -68,17 +69,52 @@ def main() -> None:
     good = _reason(downloader, "http://good.example/")
     # The name is good when checked. Its later addresses do not matter until the next check.
     first = _reason(downloader, "http://rebinding.example/")
-    lookups = names.asked["rebinding.example", 4]
+    lookups_of_name = lookups["rebinding.example", 4]
     # As in another process, or in the same one half a minute later.
     second = _reason(Downloader(Sessions(Guard())), "http://rebinding.example/")
     facts = {
         "hostile": hostile,
         "reached_by_hostile": before,
         "good": good,
-        "rebinding": [first, lookups, second],
+        "rebinding": [first, lookups_of_name, second],
         "reached": dict(reached),
     }
     print(json.dumps(facts))
+
+
+def _set_up(reached: Counter[str]) -> Counter[tuple[str, int]]:
+    """Give all addresses to this namespace, and start both servers; return the number of lookups by name and family."""
+    for command in ("link set lo up", *(f"addr add {address} dev lo nodad" for address in ADDRESSES)):
+        subprocess.run(["ip", *command.split()], check=True)
+    listener = socket.create_server(("::", 80), family=socket.AF_INET6, dualstack_ipv6=True)
+    threading.Thread(target=_serve, args=(listener, reached), daemon=True).start()
+    return NameServer(NAMES, ("127.0.0.1", 53)).asked
+
+
+def _simulate(reached: Counter[str]) -> Counter[tuple[str, int]]:
+    """Let this process's sockets and lookups behave as in the namespace; return the number of lookups as above."""
+    lookups: Counter[tuple[str, int]] = Counter()
+    resolve, connect = socket.getaddrinfo, socket.socket.connect
+    listener = socket.create_server(("127.0.0.1", 0))
+    threading.Thread(target=_serve, args=(listener, Counter()), daemon=True).start()
+
+    def getaddrinfo(host: str, port: int, family: int = 0, type: int = 0, proto: int = 0, flags: int = 0) -> list[Any]:
+        if host not in NAMES:
+            # Only addresses are known, in each notation that the system understands.
+            return resolve(host, port, family, type, proto, flags | socket.AI_NUMERICHOST)
+        addresses = NAMES[host][min(lookups[host, 4], len(NAMES[host]) - 1)]
+        lookups[host, 4] += 1
+        return [answer for address in addresses for answer in resolve(address, port, 0, type, proto, flags)]
+
+    def counting_connect(self: socket.socket, address: Any) -> None:
+        reached[address[0].removeprefix("::ffff:")] += 1
+        if address[0] != GOOD:
+            raise ConnectionRefusedError(f"{address} is forbidden")
+        connect(self, listener.getsockname())
+
+    socket.getaddrinfo = getaddrinfo  # type: ignore[assignment]
+    socket.socket.connect = counting_connect  # type: ignore[assignment,method-assign]
+    return lookups
 
 
 def _reason(downloader: Downloader, url: str) -> str:
