@@ -144,14 +144,14 @@ def test_next_minor_version_is_not_installed(library: str) -> None:
 
 
 def _modules() -> Iterator[ModuleType]:
-    """Return our modules that import the libraries."""
+    """Return our modules that import the libraries, or `ssl`."""
     for package in (tasks, producer):
         for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             spec = found.module_finder.find_spec(found.name, None)
             assert spec is not None
             assert spec.origin is not None
             source = Path(spec.origin).read_text(encoding="utf-8")
-            if re.search(r"^(?:import|from) (?:requests|urllib3|http\.client)\b", source, re.MULTILINE):
+            if re.search(r"^(?:import|from) (?:requests|urllib3|http\.client|ssl)\b", source, re.MULTILINE):
                 yield import_module(found.name)
 
 
