@@ -134,7 +134,7 @@ def test_source_is_unchanged(name: str, digest: str) -> None:
 @pytest.mark.parametrize("library", ["requests", "urllib3"])
 def test_next_minor_version_is_not_installed(library: str) -> None:
     """The bounds in pyproject.toml allow the version with these digests, and no later minor version."""
-    text = (Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8")
+    text = (Path(tasks.__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8")
     bounds = [Requirement(item) for item in tomllib.loads(text)["project"]["dependencies"]]
     allowed = next(item.specifier for item in bounds if item.name == library)
     major, minor, *_ = version(library).split(".")
