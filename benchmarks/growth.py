@@ -25,7 +25,7 @@ from typing import Any
 from benchmarks import records, web
 from benchmarks.pictures import ImageKind, create_gallery
 from benchmarks.watched import MeasuredFleet, RunUsage, Size
-from config import bounds
+from config import limits
 from producer.demo.pictures import picture
 from producer.local import cores
 
@@ -42,7 +42,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, nargs="+", default=[1_000, 10_000, 100_000])
     parser.add_argument("--workers", type=int, default=len(cores()))
-    parser.add_argument("--concurrency", type=int, default=bounds.CONCURRENCY)
+    parser.add_argument("--concurrency", type=int, default=limits.CONCURRENCY)
     arguments = parser.parse_args()
     size = Size(arguments.workers, arguments.concurrency)
     with tempfile.TemporaryDirectory(prefix="imagefleet-benchmark-") as folder:

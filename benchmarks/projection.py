@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-from config import bounds
+from config import limits
 from producer.runfile import Options
 
 #: Planned use of a core, for workers, Redis and the producer: queues grow long in front of a busier core.
@@ -90,7 +90,7 @@ class Resources:
         """
         slots = math.ceil(rate * latency)
         cores = math.ceil(rate * cost.worker / USE)
-        window = max(Options().window, math.ceil(AHEAD * slots * (1 + bounds.PREFETCH) / shard_size))
+        window = max(Options().window, math.ceil(AHEAD * slots * (1 + limits.PREFETCH) / shard_size))
         return cls(
             slots=slots,
             cores=cores,

@@ -10,7 +10,7 @@ from benchmarks import goals, plots
 from benchmarks.goals import Result, Spread
 from benchmarks.processes import COMMAND, FLOWER, REDIS, UNSEEN, WORKERS
 from benchmarks.workloads import BASE, IMAGEFLEET, SIZES, WORKLOADS, Workload
-from config import bounds
+from config import limits
 
 PAGE = Path(__file__).with_name("RESULTS.md")
 #: Written by hand: the past optimisations and experiments, and the remaining costs.
@@ -207,7 +207,7 @@ def _sizes(result: Result) -> Iterator[str]:
     )
     yield (
         f"{result['images']:,} images of 15 KB by http, {result['repeat']} turns. As it is: a worker for each of "
-        f"{result['machine']['cores']} cores, {bounds.CONCURRENCY} slots in each, {bounds.PREFETCH} tasks reserved for "
+        f"{result['machine']['cores']} cores, {limits.CONCURRENCY} slots in each, {limits.PREFETCH} tasks reserved for "
         "each slot. A finished task counts as reserved until it is acknowledged, so a worker with few reserved tasks "
         "runs out of work meanwhile. More slots gain nothing with a server that responds at once. With a server that "
         "takes a tenth of a second, each slot is one more concurrent download. Made by `python -m benchmarks "

@@ -23,7 +23,7 @@ from typing import Any
 from benchmarks import records, traffic, web
 from benchmarks.pictures import SMALL, create_gallery
 from benchmarks.watched import PRODUCER, WORKERS, MeasuredFleet, RunUsage, Size
-from config import bounds
+from config import limits
 from producer.local import cores
 from producer.runfile import Options
 from producer.summary import COLUMNS, summarise
@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=20_000)
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--workers", type=int, default=len(cores()))
-    parser.add_argument("--concurrency", type=int, default=bounds.CONCURRENCY)
+    parser.add_argument("--concurrency", type=int, default=limits.CONCURRENCY)
     parser.add_argument("--clients", type=int, default=2, help="processes that replay the recorded commands")
     parser.add_argument("--times", type=int, default=6, help="how often each process replays them")
     arguments = parser.parse_args()

@@ -19,7 +19,7 @@ from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from config import SettingsError, bounds
+from config import SettingsError, limits
 
 REDIS_CONF = Path(__file__).with_name("redis.conf")
 FLOWER_CONF = Path(__file__).with_name("flower.py")
@@ -99,7 +99,7 @@ class Settings(BaseSettings):
         description="URL of a running demo server. `producer demo` uses it if a broker is configured.",
     )
     prefetch: int = Field(
-        bounds.PREFETCH,
+        limits.PREFETCH,
         ge=1,
         le=64,
         description="Tasks reserved by a worker per slot, including the running one.",

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import click
 from rich.console import Console
 
-from config import VERSION, SettingsError, bounds, streams
+from config import VERSION, SettingsError, limits, streams
 from tasks import descriptors, fields, runtime_tuning
 from tasks.errors import WORTH_RETRYING, Fault, Interrupted, UsageFault
 from tasks.model import FetchOptions, HeadOptions, Reason, ResizeMode, ResizeOptions, Verify
@@ -197,7 +197,7 @@ fetch_options = _together(
         default=_defaults.deadline,
         show_default=True,
         help="Time limit of an image in seconds, for all its attempts, waits and saving. "
-        f"At most {bounds.MAX_DEADLINE:g}.",
+        f"At most {limits.MAX_DEADLINE:g}.",
     ),
     click.option(
         "--max-bytes",
@@ -219,7 +219,7 @@ fetch_options = _together(
         default=_defaults.max_wait,
         show_default=True,
         help="Longest Retry-After, in seconds, to wait for in a download slot. For a longer one, of up to "
-        f"{bounds.MAX_COUNTDOWN:g}, the image is requeued, and retried in another slot after the wait.",
+        f"{limits.MAX_COUNTDOWN:g}, the image is requeued, and retried in another slot after the wait.",
     ),
     click.option(
         "--max-redirects",
@@ -295,7 +295,7 @@ fleet_options = _together(
     click.option(
         "--concurrency",
         type=click.IntRange(1, 256),
-        default=bounds.CONCURRENCY,
+        default=limits.CONCURRENCY,
         show_default=True,
         help="Number of download slots in each worker process of a local fleet.",
     ),
@@ -1029,10 +1029,10 @@ def _with_defaults(options: dict[str, Any]) -> dict[str, Any]:
 def _run_options(options: dict[str, Any]) -> Options:
     from producer.runfile import Options
 
-    if options["deadline"] > bounds.MAX_DEADLINE:
+    if options["deadline"] > limits.MAX_DEADLINE:
         raise click.BadParameter(
-            f"it must be at most {bounds.MAX_DEADLINE:g} s. Redis gives a task to another worker "
-            f"{bounds.VISIBILITY_TIMEOUT} s after the first one took it, and this time includes waiting",
+            f"it must be at most {limits.MAX_DEADLINE:g} s. Redis gives a task to another worker "
+            f"{limits.VISIBILITY_TIMEOUT} s after the first one took it, and this time includes waiting",
             param_hint="--deadline",
         )
     fetch = replace(

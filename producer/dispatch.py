@@ -24,7 +24,7 @@ import redis
 from celery import Signature
 from kombu.exceptions import BatchPublishError, OperationalError
 
-from config import bounds
+from config import limits
 from producer import tally
 from producer.drain import Drain
 from producer.runfile import resumption
@@ -478,7 +478,7 @@ class Dispatcher:
         if known and now - self._recorded <= _LOOK:
             return
         record = json.dumps(self._options.to_json())
-        key, lifetime = keys.run(self._run_id), bounds.RECORD_LIFETIME
+        key, lifetime = keys.run(self._run_id), limits.RECORD_LIFETIME
         # A write, though reading would do: a Redis that is full, can't save or is a replica refuses that, and nothing
         # else would tell the producer why no image ends.
         if known and self._server.set(key, record, ex=lifetime, xx=True):
@@ -674,7 +674,7 @@ class Dispatcher:
 def cancel(server: redis.Redis, run_id: str) -> None:
     """Tell a run's producer to end it."""
     server.rpush(keys.done(run_id), json.dumps(_CANCEL))
-    server.expire(keys.done(run_id), bounds.RECORD_LIFETIME)
+    server.expire(keys.done(run_id), limits.RECORD_LIFETIME)
 
 
 def drop(server: redis.Redis, run_id: str) -> None:
@@ -708,7 +708,7 @@ def _asked(local: bool, images: int, server: redis.Redis) -> str:
     if not dead:
         return some
     died = f"{dead} workers have died, and their tasks are" if dead > 1 else "1 worker has died, and its tasks are"
-    return f"{some}; {died} handed to others within {bounds.HANDED_BACK} s"
+    return f"{some}; {died} handed to others within {limits.HANDED_BACK} s"
 
 
 def online_workers() -> list[int]:

@@ -23,7 +23,7 @@ from typing import Self
 
 import redis
 
-from config import bounds
+from config import limits
 from config.settings import FLOWER_CONF, REDIS_CONF
 from producer.keeping import Keeping
 from tasks import broker, descriptors
@@ -55,7 +55,7 @@ class FleetSize:
     """How many worker processes, and how many download slots in each."""
 
     workers: int
-    concurrency: int = bounds.CONCURRENCY
+    concurrency: int = limits.CONCURRENCY
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from celery import Celery
 from celery.exceptions import SecurityWarning
 from kombu.entity import Exchange, Queue
 
-from config import bounds
+from config import limits
 from config.settings import settings
 from tasks import backend, broker, settle, transport
 
@@ -39,7 +39,7 @@ _DEFAULT_BROKER = "redis://localhost:6379/0"
 _CONNECTIONS = 512
 
 _TRANSPORT_OPTIONS = {
-    "visibility_timeout": bounds.VISIBILITY_TIMEOUT,
+    "visibility_timeout": limits.VISIBILITY_TIMEOUT,
     # A lost worker's messages are looked for every 10 s by whichever worker comes first.
     "unacked_restore_interval": 10,
     "unacked_restore_throttle": 1,
@@ -88,7 +88,7 @@ app.conf.update(
     },
     # prefork would need a process for each download, and gevent loses tasks on Redis.
     worker_pool="threads",
-    worker_concurrency=bounds.CONCURRENCY,
+    worker_concurrency=limits.CONCURRENCY,
     worker_prefetch_multiplier=settings().prefetch,
     # Soft and cold shutdowns fail with threads; the warm one finishes what runs.
     worker_soft_shutdown_timeout=0,

@@ -17,7 +17,7 @@ import requests
 import urllib3
 from requests import Response
 
-from config import bounds
+from config import limits
 from config.settings import settings
 from tasks import codings, reach, tls, urls
 from tasks.condition import Condition
@@ -246,8 +246,8 @@ def _too_long(error: FetchError, options: FetchOptions, retry: int) -> RateLimit
     """Return what a server's wish for a wait is that no slot is held for."""
     wait = error.retry_after or 0.0
     is_last = retry >= options.retries
-    is_deferred = not is_last and wait <= bounds.MAX_COUNTDOWN
-    bound = options.max_wait if is_last or is_deferred else max(options.max_wait, bounds.MAX_COUNTDOWN)
+    is_deferred = not is_last and wait <= limits.MAX_COUNTDOWN
+    bound = options.max_wait if is_last or is_deferred else max(options.max_wait, limits.MAX_COUNTDOWN)
     longer = (LongWait if is_deferred else RateLimited)(
         f"{error}: asks for a wait of {wait:.0f} s, more than {bound:g}",
         http_status=error.http_status,

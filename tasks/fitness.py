@@ -30,7 +30,7 @@ from urllib.parse import urlsplit
 
 import redis
 
-from config import bounds
+from config import limits
 from tasks import keys
 from tasks.away import patiently
 from tasks.errors import FetchError, StorageFailed
@@ -280,7 +280,7 @@ class Fitness:
             return
         said = json.dumps({"kind": trouble.kind, "why": trouble.why})
         places = keys.run(run_id), keys.unfit(run_id)
-        patiently(lambda: self._server.eval(_DECLARE, 2, *places, bounds.RECORD_LIFETIME, self._worker, said))
+        patiently(lambda: self._server.eval(_DECLARE, 2, *places, limits.RECORD_LIFETIME, self._worker, said))
         trouble.declared.add(run_id)
 
     def _recover(self, scope: str, trouble: _Trouble) -> None:

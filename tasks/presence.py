@@ -30,7 +30,7 @@ from typing import Any, Self, cast
 
 import redis
 
-from config import bounds
+from config import limits
 from tasks import keys, suspects
 from tasks.redis_errors import redis_problem
 
@@ -115,7 +115,7 @@ class Contact:
         """Note an answer."""
         now = time.monotonic()
         # Who was stopped for a while has missed what happened meanwhile.
-        if self._since is None or now - self._last > bounds.WORKER_LIFETIME / 2:
+        if self._since is None or now - self._last > limits.WORKER_LIFETIME / 2:
             self._since = now
         self._last = now
 
@@ -126,7 +126,7 @@ class Contact:
     @property
     def long_enough(self) -> bool:
         """Whether a sign of life that is not there means anything."""
-        return self._since is not None and self._last - self._since >= bounds.WORKER_LIFETIME
+        return self._since is not None and self._last - self._since >= limits.WORKER_LIFETIME
 
 
 def holders(server: redis.Redis) -> list[str]:
@@ -244,7 +244,7 @@ class Presence:
         """Give back what is still held, and be gone; without Redis, others do so later."""
         self._stopped.set()
         if self._thread is not None:
-            self._thread.join(bounds.WORKER_BEAT)
+            self._thread.join(limits.WORKER_BEAT)
         name = self.worker.name
         with suppress(redis.RedisError), self.connect() as server:
             # What this process had begun it has ended, and nobody is to be accused of it.
@@ -260,7 +260,7 @@ class Presence:
         name = self.worker.name
         try:
             with server.pipeline() as pipe:
-                pipe.set(keys.alive(name), ",".join(self.queues), ex=bounds.WORKER_LIFETIME)
+                pipe.set(keys.alive(name), ",".join(self.queues), ex=limits.WORKER_LIFETIME)
                 pipe.sadd(keys.WORKERS, name)
                 pipe.smembers(keys.WORKERS)
                 workers = pipe.execute()[-1]
@@ -302,12 +302,12 @@ class Presence:
                 _log.warning("no heartbeat could be sent: %s. %s", problem.text, problem.todo)
             except Exception:  # noqa: BLE001  # a worker without it would be taken for dead
                 _log.exception("a fault of ours while a sign of life was given")
-            self._stopped.wait(bounds.WORKER_BEAT)
+            self._stopped.wait(limits.WORKER_BEAT)
 
 
 def _give_back_overdue(server: redis.Redis, unacked: str, index: str) -> None:
     """Give back what was delivered before the visibility timeout, as kombu does for what its own consumers hold."""
-    latest = time.time() - bounds.VISIBILITY_TIMEOUT
+    latest = time.time() - limits.VISIBILITY_TIMEOUT
     overdue = cast("list[str]", server.zrangebyscore(index, 0, latest, start=0, num=_OVERDUE))
     if overdue:
         _give_back(server, unacked, index, _records(server, unacked, overdue))

@@ -9,7 +9,7 @@ from typing import Any
 
 import redis
 
-from config import bounds
+from config import limits
 from tasks import keys
 from tasks.away import patiently
 
@@ -19,4 +19,4 @@ _NOTIFY = Path(__file__).with_name("done.lua").read_text(encoding="utf-8")
 def notify_shard_done(server: redis.Redis, run_id: str, message: Mapping[str, Any]) -> None:
     """Push a message to the list that the run's producer reads; wait for Redis while it is unreachable."""
     told = json.dumps(message)
-    patiently(lambda: server.eval(_NOTIFY, 2, keys.run(run_id), keys.done(run_id), bounds.RECORD_LIFETIME, told))
+    patiently(lambda: server.eval(_NOTIFY, 2, keys.run(run_id), keys.done(run_id), limits.RECORD_LIFETIME, told))

@@ -16,7 +16,7 @@ from typing import Any, cast
 
 import redis
 
-from config import bounds
+from config import limits
 from tasks import keys
 from tasks.away import patiently
 
@@ -38,7 +38,7 @@ def watched(server: redis.Redis, worker: str, run_id: str, task_id: str) -> Iter
     def begin() -> int:
         with server.pipeline() as pipe:
             pipe.sadd(keys.begun(worker), task_id)
-            pipe.expire(keys.begun(worker), bounds.RECORD_LIFETIME)
+            pipe.expire(keys.begun(worker), limits.RECORD_LIFETIME)
             pipe.hget(keys.crashes(run_id), task_id)
             return int(pipe.execute()[-1] or 0)
 
@@ -59,5 +59,5 @@ def accuse(server: redis.Redis, worker: str) -> None:
             # A task's id begins with its run's.
             run_id = task_id.partition(".")[0]
             places: list[Any] = [keys.begun(worker), keys.run(run_id), keys.crashes(run_id)]
-            pipe.eval(_ACCUSE, len(places), *places, task_id, bounds.RECORD_LIFETIME)
+            pipe.eval(_ACCUSE, len(places), *places, task_id, limits.RECORD_LIFETIME)
         pipe.execute()

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from config import bounds
+from config import limits
 from tests.e2e.stack import need_engine
 from tests.integration.parts import ROOT
 
@@ -74,7 +74,7 @@ def test_stopped_worker_can_finish_its_downloads() -> None:
     """The stop grace period of a worker is longer than the longest download."""
     period = config()["worker"]["stop_grace_period"]
     minutes, seconds = period.removesuffix("s").split("m")
-    assert int(minutes) * 60 + int(seconds) > bounds.MAX_DEADLINE
+    assert int(minutes) * 60 + int(seconds) > limits.MAX_DEADLINE
 
 
 def test_only_flower_is_published() -> None:
@@ -111,7 +111,7 @@ def test_flower_uses_its_prefix(prefix: str) -> None:
     """Flower, its health check and the command for its address all get the prefix."""
     services = config(FLOWER_URL_PREFIX=prefix)
     assert {services[name]["environment"]["FLOWER_URL_PREFIX"] for name in ("flower", "passwords")} == {prefix}
-    # `config.alive` collapses repeated slashes.
+    # `config.healthcheck` collapses repeated slashes.
     assert services["flower"]["healthcheck"]["test"][-1] == f"http://127.0.0.1:5555/{prefix}/healthcheck"
 
 

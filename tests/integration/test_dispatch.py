@@ -15,7 +15,7 @@ import pytest
 import redis
 from celery import chord
 
-from config import bounds
+from config import limits
 from producer import dispatch
 from producer.dispatch import Dispatcher, Progress
 from producer.sharding import Planner
@@ -324,7 +324,7 @@ def test_run_record_exists_only_during_the_run(server: redis.Redis, store: Store
     run(job, work)
     record, seconds = records[-1]
     assert RunOptions.from_json(json.loads(record)) == replace(_OPTIONS, out=str(store.root))
-    assert 0 < seconds <= bounds.RECORD_LIFETIME
+    assert 0 < seconds <= limits.RECORD_LIFETIME
     assert server.exists(*keys.of_run(_RUN_ID)) == 0
 
 

@@ -49,7 +49,7 @@ def test_flower_below_a_prefix(tmp_path: Path) -> None:
             assert fleet.flower.get(path, fleet.flower.password)[0] == 404
         # As in docker-compose.yml, with the prefix exactly as given.
         for prefix, status in (("/watch/", 0), ("", 1)):
-            argv = [sys.executable, "-m", "config.alive", f"{fleet.flower.url}/{prefix}/healthcheck"]
+            argv = [sys.executable, "-m", "config.healthcheck", f"{fleet.flower.url}/{prefix}/healthcheck"]
             assert subprocess.run(argv, cwd=ROOT, capture_output=True, check=False).returncode == status
 
 
@@ -203,7 +203,7 @@ def test_health_check_reports_the_error() -> None:
     """It prints nothing for a service that answers 200, and one line with the error otherwise."""
 
     def check(url: str) -> tuple[int, str]:
-        argv = [sys.executable, "-m", "config.alive", url]
+        argv = [sys.executable, "-m", "config.healthcheck", url]
         done = subprocess.run(argv, cwd=parts.ROOT, capture_output=True, text=True, timeout=20, check=False)
         assert done.stdout == ""
         return done.returncode, done.stderr

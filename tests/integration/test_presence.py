@@ -22,7 +22,7 @@ import pytest
 import redis
 from kombu.connection import Connection
 
-from config import bounds
+from config import limits
 from tasks import broker, keys, presence, transport
 from tasks.celery import IMAGES
 from tasks.presence import Contact, Presence, Worker
@@ -113,7 +113,7 @@ def test_declares_no_one_dead_before_lasting_contact(server: redis.Redis, heartb
     heartbeat.beat(server)
     assert server.llen(_QUEUE) == 0
     with broker.client(f"redis://127.0.0.1:{parts.free_port()}/0", patient=False) as unreachable:
-        since = time.monotonic() - bounds.WORKER_LIFETIME
+        since = time.monotonic() - limits.WORKER_LIFETIME
         heartbeat._contact = Contact(since, time.monotonic())
         assert heartbeat._contact.long_enough
         with pytest.raises(redis.ConnectionError):
@@ -186,7 +186,7 @@ def test_requeues_overdue_messages_of_kombu(server: redis.Redis, heartbeat: Pres
     """Messages that plain kombu has kept beyond the visibility timeout are requeued, as by kombu's own consumers."""
     record = [{"headers": {}, "properties": {"delivery_info": {}}}, "", _QUEUE]
     server.hset(keys.UNACKED, mapping={"old": json.dumps(record), "new": json.dumps(record)})
-    server.zadd(keys.UNACKED_INDEX, {"old": time.time() - bounds.VISIBILITY_TIMEOUT - 1, "new": time.time()})
+    server.zadd(keys.UNACKED_INDEX, {"old": time.time() - limits.VISIBILITY_TIMEOUT - 1, "new": time.time()})
     heartbeat.beat(server)
     assert (server.llen(_QUEUE), server.hkeys(keys.UNACKED)) == (1, ["new"])
 
@@ -243,7 +243,7 @@ def test_other_worker_does_the_tasks_of_a_killed_one(own_redis: str, demo_url: s
             killed.process.kill()
             started = time.monotonic()
             assert run.wait(60).json()["success"] == 24
-            assert time.monotonic() - started < bounds.HANDED_BACK + 3 * 4 + 5
+            assert time.monotonic() - started < limits.HANDED_BACK + 3 * 4 + 5
 
 
 def test_restarted_worker_requeues_its_tasks_at_once(own_redis: str, demo_url: str, tmp_path: Path) -> None:
@@ -338,10 +338,10 @@ def test_paused_redis_declares_no_one_dead(own_redis: str, demo_url: str, tmp_pa
         parts.eventually(lambda: parts.unacked_count(server) == 32, "the unacknowledged messages of both")
         pid = server.info("server")["process_id"]
         os.kill(pid, signal.SIGSTOP)
-        time.sleep(bounds.WORKER_LIFETIME + 2)
+        time.sleep(limits.WORKER_LIFETIME + 2)
         os.kill(pid, signal.SIGCONT)
         parts.eventually(lambda: len(server.keys(keys.alive("*"))) == 2, "heartbeats")
-        time.sleep(2 * bounds.WORKER_BEAT)
+        time.sleep(2 * limits.WORKER_BEAT)
         assert "is gone" not in one.err + two.err
         for worker in (one, two):
             worker.process.kill()

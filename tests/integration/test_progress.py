@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import redis
 
-from config import bounds
+from config import limits
 from tasks import broker, keys, progress
 from tasks.model import Outcome, Reason, Status
 from tasks.progress import Progress
@@ -44,7 +44,7 @@ def test_sums_arrive(server: redis.Redis) -> None:
         reporter.add(run_id, outcome)
     wait_for(lambda: sums(server, "a") == {"success": "2", "failed": "1", "bytes": "10", "reason:dns": "1"})
     wait_for(lambda: sums(server, "b") == {"success": "1", "bytes": "5"})
-    assert bounds.RECORD_LIFETIME - 60 < int(server.ttl(keys.moved("a"))) <= bounds.RECORD_LIFETIME
+    assert limits.RECORD_LIFETIME - 60 < int(server.ttl(keys.moved("a"))) <= limits.RECORD_LIFETIME
 
 
 def test_counts_unsaved_images(server: redis.Redis) -> None:

@@ -16,7 +16,7 @@ from tests.integration import parts
 
 def secrets(folder: Path, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
     """Run the command for a folder."""
-    argv = [sys.executable, "-m", "config.secrets", *arguments, str(folder)]
+    argv = [sys.executable, "-m", "config.passwords", *arguments, str(folder)]
     return subprocess.run(argv, env={**os.environ, **env}, capture_output=True, text=True, check=False)
 
 

@@ -17,5 +17,5 @@ from producer.keeping import ROOT
 )
 def test_exit_status_follows_the_response(demo: DemoServer, path: str, status: int) -> None:
     """A 200 is healthy, anything else is not; extra slashes from an empty prefix make no difference."""
-    argv = [sys.executable, "-m", "config.alive", f"{demo.url}{path}"]
+    argv = [sys.executable, "-m", "config.healthcheck", f"{demo.url}{path}"]
     assert subprocess.run(argv, cwd=ROOT, capture_output=True, check=False).returncode == status

@@ -17,7 +17,7 @@ import pytest
 from click.testing import CliRunner
 from rich.table import Table
 
-from config import VERSION, bounds
+from config import VERSION, limits
 from config.settings import Settings, settings
 from producer import cli, report
 from producer.dispatch import Progress
@@ -532,7 +532,7 @@ def test_options_reach_the_run() -> None:
 
     The longest deadline is a quarter of the visibility timeout.
     """
-    given: dict[str, object] = {"timeout": 1.5, "deadline": bounds.MAX_DEADLINE, "max_bytes": 7, "retries": 0}
+    given: dict[str, object] = {"timeout": 1.5, "deadline": limits.MAX_DEADLINE, "max_bytes": 7, "retries": 0}
     resized = {"resize": "keep_ratio", "image_size": 99}
     given |= {"max_wait": 5.0, "max_redirects": 2, "allow_downgrade": True, "ignore_opt_out": True}
     given["insecure"] = True
@@ -548,7 +548,7 @@ def test_options_reach_the_run() -> None:
     assert options.fetch.resize == ResizeOptions(ResizeMode.KEEP_RATIO, 99)
     assert options.fetch.verify is Verify.DECODE
     assert options.fetch.head == HeadOptions("Somebody/1.0", None, (("X-A", "b"), ("Authorization", "Basic c:d")))
-    assert bounds.MAX_DEADLINE == bounds.VISIBILITY_TIMEOUT / 4
+    assert limits.MAX_DEADLINE == limits.VISIBILITY_TIMEOUT / 4
 
 
 def test_insecure_run_needs_the_operator(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from config import bounds
+from config import limits
 from tasks.presence import Contact, Worker
 
 _ME = Worker("a|b@here", "here", "boot.1", os.getpid(), "1")
@@ -23,8 +23,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 def beats(contact: Contact, clock: list[float], seconds: float) -> None:
     """Reach Redis at each interval of this many seconds."""
-    for _ in range(int(seconds // bounds.WORKER_BEAT)):
-        clock[0] += bounds.WORKER_BEAT
+    for _ in range(int(seconds // limits.WORKER_BEAT)):
+        clock[0] += limits.WORKER_BEAT
         contact.heard()
 
 
@@ -33,9 +33,9 @@ def test_contact_must_outlast_a_heartbeat(clock: list[float]) -> None:
     contact = Contact()
     assert not contact.long_enough
     contact.heard()
-    beats(contact, clock, bounds.WORKER_LIFETIME - bounds.WORKER_BEAT)
+    beats(contact, clock, limits.WORKER_LIFETIME - limits.WORKER_BEAT)
     assert not contact.long_enough
-    beats(contact, clock, bounds.WORKER_BEAT)
+    beats(contact, clock, limits.WORKER_BEAT)
     assert contact.long_enough
 
 
@@ -44,7 +44,7 @@ def test_contact_restarts_after_redis_was_unreachable(clock: list[float]) -> Non
     contact = Contact()
     beats(contact, clock, 60)
     contact.lost()
-    beats(contact, clock, bounds.WORKER_BEAT)
+    beats(contact, clock, limits.WORKER_BEAT)
     assert not contact.long_enough
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from benchmarks.projection import AHEAD, Cost, ListTotals, Resources
-from config import bounds
+from config import limits
 
 COST = Cost(
     worker=0.002,
@@ -74,7 +74,7 @@ def test_memory_follows_the_slots() -> None:
     """The usual window is enough for a small fleet; a larger fleet holds several images for each slot."""
     small, large = (Resources.for_rate(rate, 0.5, COST, 1000) for rate in (1_000, 10_000))
     assert (small.window, small.redis_memory) == (8, 8 * 1000 * 1_800)
-    assert large.window * 1000 == AHEAD * large.slots * (1 + bounds.PREFETCH)
+    assert large.window * 1000 == AHEAD * large.slots * (1 + limits.PREFETCH)
     assert large.redis_memory == large.window * 1000 * 1_800
 
 

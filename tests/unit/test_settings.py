@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from config import SettingsError, bounds
+from config import SettingsError, limits
 from config.settings import Settings, settings, unknown_variables
 
 
@@ -26,7 +26,7 @@ def test_defaults_allow_nothing_more() -> None:
     """Without variables, only public addresses are allowed, and no folder."""
     found = settings()
     assert (found.broker_url, found.allow_networks, found.store_roots, found.ca_bundle) == (None, (), (), None)
-    assert found.prefetch == bounds.PREFETCH
+    assert found.prefetch == limits.PREFETCH
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_every_setting_is_described() -> None:
 def test_limits_leave_time_for_reserved_tasks() -> None:
     """A task's deadline and the wait behind other reserved tasks end before its message is redelivered."""
     # Running tasks count as reserved; a quarter of the time is spare.
-    assert bounds.MAX_DEADLINE * bounds.PREFETCH <= bounds.VISIBILITY_TIMEOUT * 3 / 4
+    assert limits.MAX_DEADLINE * limits.PREFETCH <= limits.VISIBILITY_TIMEOUT * 3 / 4
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Health check for images without curl: ``python -m config.alive URL`` succeeds if the service responds with 200.
+"""Health check for images without curl: ``python -m config.healthcheck URL`` succeeds if the service responds with 200.
 
 Repeated slashes are collapsed into one, because a prefix in the URL may be empty, or start or end with a slash.
 """

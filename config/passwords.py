@@ -1,7 +1,7 @@
 """The passwords of a Compose fleet: created once, stored in a volume, shown on request.
 
-``python -m config.secrets FOLDER`` creates the missing passwords, one for Redis and one for Flower. Each is strong and
-random unless you set it in REDIS_PASSWORD or FLOWER_PASSWORD. ``--show`` prints them.
+``python -m config.passwords FOLDER`` creates the missing passwords, one for Redis and one for Flower. Each is strong
+and random unless you set it in REDIS_PASSWORD or FLOWER_PASSWORD. ``--show`` prints them.
 
 =================  =========================================================================
 file               reader
