@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 
 from tasks import jobs
-from tasks.download import Downloader
+from tasks.download.downloader import Downloader
 from tasks.errors import FetchError
 from tasks.fetch import worker_name
 from tasks.former import FormerImage

@@ -32,18 +32,18 @@ _RATE, _SECONDS, _START = 250, 10, 5.0
 #: The activities of a worker, with the files, folders or functions of each.
 _ACTIVITIES: dict[str, tuple[str, ...]] = {
     "sending and receiving": (
-        *("_Paced.sendall (tasks/connection.py", "_Paced.recv_into (tasks/connection.py"),
-        "tasks/guard.py",
+        *("_Paced.sendall (tasks/download/connection.py", "_Paced.recv_into (tasks/download/connection.py"),
+        "tasks/download/guard.py",
     ),
     "saving": ("tasks/storage.py", "tasks/disk.py"),
     "SHA-256": ("digest (tasks/images.py",),
     "the image's header (Pillow)": ("tasks/images.py", "PIL/"),
     "HTTP (requests, urllib3, http.client)": (
-        *("tasks/connection.py", "tasks/session.py"),
+        *("tasks/download/connection.py", "tasks/download/adapters.py"),
         *("requests/", "urllib3/", "http/"),
     ),
     "around the download": (
-        *("tasks/download.py", "tasks/fetch.py", "tasks/urls.py"),
+        *("tasks/download/downloader.py", "tasks/fetch.py", "tasks/download/urls.py"),
         *("tasks/jobs.py", "tasks/progress.py", "tasks/model.py"),
     ),
     "collecting shards": ("tasks/collect.py", "tasks/manifest.py", "tasks/plan.py"),

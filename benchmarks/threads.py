@@ -8,7 +8,8 @@ from pathlib import Path
 
 from producer import sources
 from producer.baseline import by_threads
-from tasks import download, runtime_tuning
+from tasks import runtime_tuning
+from tasks.download import downloader as downloading
 from tasks.model import RunOptions
 from tasks.storage import Store
 
@@ -20,7 +21,7 @@ def main() -> None:
     source, out, threads = sys.argv[1], Path(sys.argv[2]).resolve(), int(sys.argv[3])
     out.mkdir(parents=True)
     requests = list(sources.read(source))
-    downloader = download.for_process()
+    downloader = downloading.for_process()
     saved = 0
 
     def count(outcome: object) -> None:

@@ -14,7 +14,7 @@ from itertools import groupby
 from producer.output import unwritable
 from tasks import plan
 from tasks.collect import collect
-from tasks.download import Downloader
+from tasks.download.downloader import Downloader
 from tasks.errors import StorageFailed
 from tasks.fetch import fetch
 from tasks.model import ImageRequest, Outcome, RunOptions

@@ -25,7 +25,8 @@ import click
 from rich.console import Console
 
 from config import VERSION, SettingsError, limits, streams
-from tasks import descriptors, fields, runtime_tuning
+from tasks import descriptors, runtime_tuning
+from tasks.download import headers
 from tasks.errors import WORTH_RETRYING, Fault, Interrupted, UsageFault
 from tasks.model import FetchOptions, HeadOptions, Reason, ResizeMode, ResizeOptions, Verify
 
@@ -846,7 +847,7 @@ def _compare(
     from producer import comparison
     from producer.live import Display
     from producer.output import output
-    from tasks import download
+    from tasks.download import downloader as downloading
 
     frozen = _run_options(options)
     # The first two ways run in this process.
@@ -856,7 +857,7 @@ def _compare(
     root = output(out).root
     _ending().compared = out
     places = comparison.stores(root)
-    downloader = download.for_process(allow, proxied)
+    downloader = downloading.for_process(allow, proxied)
     with (
         _crew(broker, options, [places[comparison.FLEET].root], quiet, allow, proxied) as crew,
         Display(_console(sys.stderr), quiet) as display,
@@ -968,11 +969,11 @@ def _check_reach() -> None:
         SettingsError: a setting would keep them from starting.
     """
     from config.settings import settings
-    from tasks import reach
+    from tasks.download import network_settings
 
     # The broker's settings must be valid too, because every process reads them.
     _ = settings().broker
-    for trouble in reach.troubles():
+    for trouble in network_settings.troubles():
         raise trouble
 
 
@@ -1049,11 +1050,11 @@ def _head_options(options: dict[str, Any]) -> HeadOptions:
     given = {"--user-agent": options["user_agent"], "--referer": options["referer"]}
     for name, value in given.items():
         try:
-            given[name] = None if value is None else fields.checked(value)
+            given[name] = None if value is None else headers.checked(value)
         except ValueError as error:
             raise click.BadParameter(str(error), param_hint=name) from error
     try:
-        added = tuple(fields.field(*_halves(header)) for header in options["headers"])
+        added = tuple(headers.field(*_halves(header)) for header in options["headers"])
     except ValueError as error:
         # The header itself may be a secret.
         raise click.BadParameter(str(error), param_hint="--header") from error

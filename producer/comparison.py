@@ -13,7 +13,7 @@ from producer.run import Crew, Run
 from producer.runfile import Options, RunFile
 from producer.summary import COLUMNS, Summary, summarise
 from tasks import manifest
-from tasks.download import Downloader
+from tasks.download.downloader import Downloader
 from tasks.model import ImageRequest, RunOptions
 from tasks.storage import Store
 

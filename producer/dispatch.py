@@ -34,6 +34,7 @@ from producer.unfit_workers import UnfitWorker, UnfitWorkers
 from tasks import keys, ledger, manifest, presence, transport
 from tasks.celery import ABOUT, COLLECT_SHARD, FETCH_IMAGE, IMAGES, PROTOCOL, SHARDS, app
 from tasks.collect import ENDING, PASSING
+from tasks.download.urls import MAX_LENGTH
 from tasks.errors import Fault, Interrupted, Lost
 from tasks.fetch import failed
 from tasks.model import ImageRequest, Outcome, RunOptions, key_of, shard_name
@@ -41,7 +42,6 @@ from tasks.progress import REASON
 from tasks.redaction import masked
 from tasks.redis_errors import RedisProblem, redis_problem
 from tasks.storage import Store
-from tasks.urls import MAX_LENGTH
 
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)

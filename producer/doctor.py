@@ -26,11 +26,12 @@ from producer.finding import Finding, Level, of_fault
 from producer.formatting import counted, mebibytes, named
 from producer.local import FleetSize, check_size, cores, server_binary
 from producer.worker_pool import MAX_SKEW_SECONDS, Worker, clock_ahead
-from tasks import broker, examine, keys, reach
+from tasks import broker, examine, keys
 from tasks.celery import IMAGES, PROTOCOL, SHARDS, use_broker
+from tasks.download import network_settings
+from tasks.download.guard import Guard
 from tasks.errors import Fault, FetchError
 from tasks.examine import Seen
-from tasks.guard import Guard
 from tasks.redaction import masked
 from tasks.redis_errors import redis_problem
 from tasks.storage import Store
@@ -319,12 +320,12 @@ def _of_settings(local: bool) -> list[Finding]:
     Args:
         local: whether it is a local fleet's; the workers at a broker have environments of their own.
     """
-    name, variables = "settings", reach.variables()
+    name, variables = "settings", network_settings.variables()
     if not variables:
         return []
-    wrong = [str(trouble) for trouble in reach.troubles()]
+    wrong = [str(trouble) for trouble in network_settings.troubles()]
     try:
-        proxy = reach.proxy()
+        proxy = network_settings.proxy()
         if proxy is not None:
             Guard().connect_to_proxy(proxy.host, proxy.port, _PROXY_PATIENCE).close()
     except SettingsError:

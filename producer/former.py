@@ -20,7 +20,7 @@ from producer.output import standing
 from producer.runfile import Options, PlanState, RunFile, resumption
 from producer.urlindex import UrlIndex
 from tasks import manifest, plan
-from tasks.condition import condition_of
+from tasks.download.conditional import condition_of
 from tasks.errors import Fault, StorageFailed, UsageFault
 from tasks.model import FORMER_FIELDS, FetchOptions, Former, ImageRequest, ResizeMode, Verify, shard_name
 from tasks.shardfile import BadShardFile, Mark

@@ -21,10 +21,10 @@ from itertools import chain, islice
 from pathlib import Path
 
 from producer import list_format
+from tasks.download.urls import looks_like_url
 from tasks.errors import UsageFault
 from tasks.model import ImageRequest
 from tasks.redaction import masked
-from tasks.urls import looks_like_url
 
 STANDARD_INPUT = "-"
 #: The longest part of a line that is kept, in characters. No URL is as long; the rest of such a line is skipped.

@@ -17,10 +17,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 from config.settings import settings
-from tasks import download, runtime_tuning
 from tasks import fetch as fetching
+from tasks import runtime_tuning
 from tasks.descriptors import patient
-from tasks.download import Downloader
+from tasks.download import downloader as downloading
+from tasks.download.downloader import Downloader
 from tasks.errors import Crashed, FetchError, TimedOut
 from tasks.later import NOTHING, Earlier
 from tasks.model import Outcome, RunOptions, key_of
@@ -107,7 +108,7 @@ def main() -> None:
     request = json.load(sys.stdin)
     run = RunOptions.from_json(request["run"])
     store = Store.below(run.out, settings().store_roots)
-    downloader = download.for_process()
+    downloader = downloading.for_process()
     earlier = Earlier(**request["earlier"])
     outcome = fetching.fetch(request["url"], request["index"], run, store, downloader, request["recover"], earlier)
     json.dump(outcome.to_json(), sys.stdout)

@@ -15,9 +15,9 @@ from functools import cache
 from typing import Any
 
 from tasks import images, ledger
-from tasks.condition import Condition
 from tasks.deadline import Deadline
-from tasks.download import Download, Downloader, countdown
+from tasks.download.conditional import Condition
+from tasks.download.downloader import Download, Downloader, countdown
 from tasks.errors import FetchError, Internal, LongWait, NotAnImage, TimedOut, TooManyPixels, Undecodable
 from tasks.former import FormerImage
 from tasks.images import Picture

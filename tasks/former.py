@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tasks import images
-from tasks.condition import Condition, condition_of
-from tasks.download import Download
+from tasks.download.conditional import Condition, condition_of
+from tasks.download.downloader import Download
 from tasks.errors import StorageFailed
 from tasks.images import ImageInfo, Picture
 from tasks.model import Former

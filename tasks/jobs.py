@@ -21,12 +21,13 @@ from celery.worker.control import inspect_command
 
 from config import VERSION, SettingsError, streams
 from config.settings import settings, unknown_variables
-from tasks import alone, broker, descriptors, download, keys, ledger, plan, reach, runtime_tuning, suspects, transport
+from tasks import alone, broker, descriptors, keys, ledger, plan, runtime_tuning, suspects, transport
 from tasks.away import patiently
 from tasks.backend import Unshown
 from tasks.celery import ABOUT, COLLECT_SHARD, DRAIN, EXAMINE, FETCH_IMAGE, IMAGES, PROTOCOL, SHARDS, app
 from tasks.collect import ENDING, PASSING, Deadly, Incomplete, collect
-from tasks.download import Downloader
+from tasks.download import downloader, network_settings
+from tasks.download.downloader import Downloader
 from tasks.errors import Cancelled, Fault, FetchError, Internal, RateLimited, StorageFailed
 from tasks.examine import examine
 from tasks.fetch import failed, fetch
@@ -133,7 +134,7 @@ def _runs() -> Runs:
 
 @cache
 def _downloader() -> Downloader:
-    return download.for_process()
+    return downloader.for_process()
 
 
 @cache
@@ -160,7 +161,7 @@ def _fitness() -> Fitness:
 
 @cache
 def _fitness_of(worker: str) -> Fitness:
-    probe = None if reach.proxy() else _probe
+    probe = None if network_settings.proxy() else _probe
     return Fitness(_server(), worker, Queues(IMAGES, SHARDS), transport.pause, probe)
 
 
@@ -170,7 +171,7 @@ def _probe(host: str, port: int) -> None:
     Raises:
         FetchError: it can't be connected to.
     """
-    reach.guard().connect(host, port, PROBE_TIMEOUT_SECONDS).close()
+    network_settings.guard().connect(host, port, PROBE_TIMEOUT_SECONDS).close()
 
 
 @cache

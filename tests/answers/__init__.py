@@ -3,8 +3,8 @@
 The rows are data: a case gives the server's answer, and three clients fetch the image. ``python -m tests.answers``
 (``make answers``) runs all cases, stores the results in ``found.json`` and updates ``docs/answers.md``.
 
-To add a row, add a `Case` to a module of cases (`fields.py`, `bodies.py`, …), or add a module with a list ``CASES`` and
-its heading to `cases.GROUPS`. Then run ``make answers``.
+To add a row, add a `Case` to a module of cases (`headers.py`, `bodies.py`, …), or add a module with a list ``CASES``
+and its heading to `cases.GROUPS`. Then run ``make answers``.
 
 A unit test fails in three cases: a row has no stored result; imagefleet's result differs from the stored one;
 imagefleet refuses an image that curl or requests save, and the case has no ``reason``.

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import requests
 
-from tasks.download import Downloader
+from tasks.download.adapters import Sessions
+from tasks.download.downloader import Downloader
+from tasks.download.guard import Guard
+from tasks.download.proxy import Proxy
 from tasks.fetch import fetch
-from tasks.guard import Guard
 from tasks.model import ResizeMode, RunOptions
-from tasks.proxy import Proxy
-from tasks.session import Sessions
 from tasks.storage import Store
 from tests.answers.case import CLIENTS, OTHER_BYTES, SAVED, Case, ReceivedRequest
 from tests.conftest import required

@@ -12,7 +12,7 @@ from typing import Any
 
 from tasks import alone
 from tasks.celery import app
-from tasks.download import Downloader
+from tasks.download.downloader import Downloader
 
 __all__ = ["app"]
 _download = Downloader.download

@@ -20,15 +20,17 @@ import brotli
 from PIL import Image
 
 from producer import sources
-from tasks import fields, images, part, plan, resize, urls, verify, wishes
-from tasks.connection import PlainSocket
+from tasks import images, plan, resize, verify
 from tasks.deadline import Deadline
-from tasks.download import Downloader
+from tasks.download import byte_range, retry, urls
+from tasks.download import headers as download_headers
+from tasks.download.adapters import Sessions
+from tasks.download.connection import PlainSocket
+from tasks.download.downloader import Downloader
+from tasks.download.guard import Guard
 from tasks.errors import FetchError, InvalidUrl, UsageFault
-from tasks.guard import Guard
 from tasks.model import FetchOptions, ResizeMode, ResizeOptions
 from tasks.redaction import masked
-from tasks.session import Sessions
 from tasks.shardfile import Mark
 from tests import bombs
 from tests.encoding import encoded
@@ -109,20 +111,22 @@ def header(data: bytes) -> None:
     """Parse a server's Retry-After, X-Robots-Tag and partial responses, and a run's own request headers."""
     lines = data.decode("latin-1").split("\n")
     for line in lines:
-        seconds = wishes.parse_retry_after(line)
+        seconds = retry.parse_retry_after(line)
         assert seconds is None or 0 <= seconds < float("inf")
-    assert wishes.opt_out(lines) in (None, "noai", "noimageai", "noindex", "noimageindex", "none")
+    assert retry.opt_out(lines) in (None, "noai", "noimageai", "noindex", "noimageindex", "none")
     names = ("Content-Range", "ETag", "Last-Modified", "Accept-Ranges", "Content-Encoding")
     headers = dict(zip(names, lines, strict=False))
-    started = part.Part("http://a.example/", b"abc", 6, '"a"', '"a"')
+    started = byte_range.Part("http://a.example/", b"abc", 6, '"a"', '"a"')
     assert started.is_gone_on_with(206, headers) in (True, False)
-    found = part.part_of("http://a.example/", {**headers, "Content-Length": "6", "Accept-Ranges": "bytes"}, b"abc")
+    found = byte_range.part_of(
+        "http://a.example/", {**headers, "Content-Length": "6", "Accept-Ranges": "bytes"}, b"abc"
+    )
     if found is not None:
         assert found.asking({})["If-Range"].isprintable()
     for line in lines:
         name, _, value = line.partition(":")
         with suppress(ValueError):
-            assert "".join(fields.field(name, value)).replace("\t", " ").isprintable()
+            assert "".join(download_headers.field(name, value)).replace("\t", " ").isprintable()
 
 
 def image(data: bytes) -> None:

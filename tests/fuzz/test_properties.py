@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks import manifest, plan
+from tasks.download.adapters import head_fields
 from tasks.model import FetchOptions, HeadOptions, ImageRequest, Outcome, Reason, RunOptions, Status
 from tasks.redaction import masked
-from tasks.session import head_fields
 from tasks.shardfile import Mark
 from tests.fuzz import targets
 

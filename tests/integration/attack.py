@@ -13,11 +13,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tasks import runtime_tuning
-from tasks.download import Downloader
+from tasks.download.adapters import Sessions
+from tasks.download.downloader import Downloader
+from tasks.download.guard import Guard
 from tasks.fetch import fetch
-from tasks.guard import Guard
 from tasks.model import FetchOptions, RunOptions
-from tasks.session import Sessions
 from tasks.storage import Store
 
 SLOTS = 64

@@ -19,11 +19,11 @@ from contextlib import suppress
 from typing import Any
 
 from tasks.deadline import Deadline
-from tasks.download import Downloader
+from tasks.download.adapters import Sessions
+from tasks.download.downloader import Downloader
+from tasks.download.guard import Guard
 from tasks.errors import FetchError
-from tasks.guard import Guard
 from tasks.model import FetchOptions
-from tasks.session import Sessions
 from tests.hostile_urls import URLS
 from tests.integration.name_server import NameServer
 

@@ -35,7 +35,7 @@ from producer.sharding import NOTHING, Planned, Planner
 from tasks import broker, jobs, keys, manifest, presence
 from tasks.backend import Part, Unshown
 from tasks.celery import IMAGES, SHARDS, app
-from tasks.download import Download, Downloader
+from tasks.download.downloader import Download, Downloader
 from tasks.errors import HttpRefused
 from tasks.model import ImageRequest, Outcome, RunOptions, shard_name
 from tasks.presence import Worker

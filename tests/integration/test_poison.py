@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 import redis
 
-from tasks import alone, download, keys, suspects
+from tasks import alone, keys, suspects
+from tasks.download import downloader
 from tasks.model import FetchOptions, Outcome, Reason, RunOptions
 from tasks.storage import Store
 from tests.integration import parts
@@ -115,7 +116,7 @@ def store(tmp_path: Path) -> Store:
 def fetch_isolated(url: str, store: Store, deadline: float = 60.0) -> Outcome:
     """Return the Outcome of an image fetched in isolation."""
     run = RunOptions(str(store.root), 1000, FetchOptions(deadline=deadline))
-    return alone.fetch(url, 3, run, store, download.for_process())
+    return alone.fetch(url, 3, run, store, downloader.for_process())
 
 
 def test_harmless_suspect_is_saved(allowed_url: str, store: Store) -> None:

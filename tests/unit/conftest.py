@@ -17,10 +17,10 @@ import pytest
 from PIL import Image
 
 from producer.demo import DemoServer
-from tasks.download import Downloader
-from tasks.guard import Guard
+from tasks.download.adapters import Sessions
+from tasks.download.downloader import Downloader
+from tasks.download.guard import Guard
 from tasks.model import FetchOptions, Outcome, Status, key_of
-from tasks.session import Sessions
 from tasks.storage import Store
 from tests.conditions import PATIENCE
 from tests.conftest import required

@@ -226,8 +226,8 @@ def test_profile_counts_each_sample_once() -> None:
     samples = [
         ([*task, "fetch (tasks/fetch.py:3)", "Store.create (tasks/storage.py:4)", "makedirs (<frozen os>:5)"], 3),
         ([*task, "digest (tasks/images.py:6)"], 2),
-        ([*task, "_Paced.recv_into (tasks/connection.py:7)"], 2),
-        ([*task, "Response.begin (tasks/connection.py:8)", "get (urllib3/_collections.py:9)"], 1),
+        ([*task, "_Paced.recv_into (tasks/download/connection.py:7)"], 2),
+        ([*task, "Response.begin (tasks/download/connection.py:8)", "get (urllib3/_collections.py:9)"], 1),
         (task, 1),
         (["main (somewhere.py:1)"], 1),
         (["run (threading.py:10)", "_worker (concurrent/futures/thread.py:11)"], 90),

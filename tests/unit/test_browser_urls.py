@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from urllib3.connectionpool import HTTPConnectionPool
 
+from tasks.download.urls import join, parse
 from tasks.errors import InvalidUrl
-from tasks.urls import join, parse
 
 _DATA = json.loads((Path(__file__).parents[1] / "wpt" / "urls.json").read_text(encoding="utf-8"))
 _HOSTS = {case["input"]: case["output"] for case in _DATA["hosts"]}

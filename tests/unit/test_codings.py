@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.codings import parse, undone
+from tasks.download.content_codings import parse, undone
 from tasks.errors import BadResponse, Truncated
 from tests.unit.conftest import image
 from tests.zstandard import zstd

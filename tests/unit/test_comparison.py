@@ -14,7 +14,7 @@ from producer.demo import DemoServer
 from producer.runfile import Options, RunFile
 from producer.summary import COLUMNS, Summary, summarise
 from tasks import manifest, plan
-from tasks.download import Downloader
+from tasks.download.downloader import Downloader
 from tasks.errors import UsageFault
 from tasks.model import FetchOptions, ImageRequest, Outcome, RunOptions
 from tasks.storage import Store

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tasks.condition import Condition, condition_of
+from tasks.download.conditional import Condition, condition_of
 from tasks.model import URL_LIMIT, Former, shortened
 
 _DATE = "Thu, 01 Jan 2026 00:00:00 GMT"

@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.connection import GuardedConnection, Response
+from tasks.download.adapters import Sessions
+from tasks.download.connection import GuardedConnection, Response
+from tasks.download.guard import Guard
 from tasks.errors import BadResponse, FetchError, Truncated
-from tasks.guard import Guard
 from tasks.model import FetchOptions
-from tasks.session import Sessions
 from tests.unit.conftest import Answer, Canned, always
 from tests.unit.test_session import get
 

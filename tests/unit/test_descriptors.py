@@ -20,8 +20,8 @@ import redis
 from producer.local import FleetSize, check_size
 from tasks import descriptors
 from tasks.descriptors import IdleConnections, is_exhausted, max_slots, patient
+from tasks.download.adapters import Sessions
 from tasks.errors import UsageFault
-from tasks.session import Sessions
 from tests.unit.conftest import Canned, always, response
 from tests.unit.test_session import get
 
@@ -188,10 +188,10 @@ _DOWNLOADS = """
     from pathlib import Path
     from tasks import descriptors
     from tasks.deadline import Deadline
-    from tasks.download import Downloader
-    from tasks.guard import Guard
+    from tasks.download.downloader import Downloader
+    from tasks.download.guard import Guard
     from tasks.model import FetchOptions
-    from tasks.session import Sessions
+    from tasks.download.adapters import Sessions
     from tasks.storage import Store
 
     descriptors.raise_limit()

@@ -17,9 +17,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from producer.demo import DemoServer, picture
-from tasks.condition import Condition
 from tasks.deadline import Deadline
-from tasks.download import Download, Downloader, backoff, countdown
+from tasks.download.adapters import USER_AGENT, Sessions, head_fields
+from tasks.download.conditional import Condition
+from tasks.download.downloader import Download, Downloader, backoff, countdown
+from tasks.download.urls import parse
 from tasks.errors import (
     BadResponse,
     BlockedAddress,
@@ -39,8 +41,6 @@ from tasks.errors import (
     Truncated,
 )
 from tasks.model import FetchOptions, HeadOptions
-from tasks.session import USER_AGENT, Sessions, head_fields
-from tasks.urls import parse
 from tests.unit.conftest import ONCE, Canned, always, image, response
 from tests.zstandard import zstd
 

@@ -17,7 +17,8 @@ from PIL import Image
 from producer.demo import DemoServer, picture
 from tasks import manifest, plan
 from tasks.collect import collect
-from tasks.download import Download, Downloader
+from tasks.download.adapters import Sessions
+from tasks.download.downloader import Download, Downloader
 from tasks.errors import DnsFailed, HttpRefused, LongWait, RateLimited
 from tasks.fetch import failed, fetch, worker_name
 from tasks.former import FormerImage
@@ -34,7 +35,6 @@ from tasks.model import (
     Status,
     Verify,
 )
-from tasks.session import Sessions
 from tasks.shardfile import Mark
 from tasks.storage import Store
 from tests.unit.conftest import Canned, always, image, response

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tasks.addresses import carried, is_public
+from tasks.download.guard import BAD_PORTS, Guard, Rule
+from tasks.download.ip_addresses import carried, is_public
 from tasks.errors import BlockedAddress, ConnectFailed, DnsFailed, DnsUnavailable, TimedOut
-from tasks.guard import BAD_PORTS, Guard, Rule
 
 _PUBLIC = {
     "IPv4": "93.184.215.14",

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from tasks import happy_eyeballs
-from tasks.happy_eyeballs import AddressInfo, Connector, interleave
+from tasks.download import happy_eyeballs
+from tasks.download.happy_eyeballs import AddressInfo, Connector, interleave
 from tests.conditions import PATIENCE
 from tests.conftest import lacking
 

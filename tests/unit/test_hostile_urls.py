@@ -9,10 +9,10 @@ from contextlib import suppress
 import pytest
 
 from producer.demo import DemoServer
-from tasks.download import Downloader
+from tasks.download.adapters import Sessions
+from tasks.download.downloader import Downloader
+from tasks.download.guard import Guard
 from tasks.errors import BlockedAddress, DnsFailed, InvalidUrl, TooManyRedirects
-from tasks.guard import Guard
-from tasks.session import Sessions
 from tests.hostile_urls import URLS
 from tests.unit.conftest import Canned, response
 from tests.unit.test_download import failure

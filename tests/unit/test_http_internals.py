@@ -36,7 +36,7 @@ from urllib3.util import ssl_
 
 import producer
 import tasks
-from tasks.connection import GuardedConnection, PlainSocket, Response
+from tasks.download.connection import GuardedConnection, PlainSocket, Response
 
 #: The parts we override or call, and their callers, with the first digits of the SHA-256 of their source.
 _SOURCES = {

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from tasks import recent, resolver
+from tasks.download import recent_hosts, resolver
+from tasks.download.guard import Guard
+from tasks.download.resolver import Resolver
 from tasks.errors import ConnectFailed
-from tasks.guard import Guard
-from tasks.resolver import Resolver
 from tests.conditions import PATIENCE
 
 
@@ -49,7 +49,7 @@ def test_caches_an_answer(system_resolver: CountingResolver) -> None:
 def test_cached_answer_expires(system_resolver: CountingResolver, monkeypatch: pytest.MonkeyPatch) -> None:
     """After half a minute a name is resolved again."""
     now = 0.0
-    monkeypatch.setattr(recent, "monotonic", lambda: now)
+    monkeypatch.setattr(recent_hosts, "monotonic", lambda: now)
     names = Resolver()
     names.look_up("a.example", 80, 1.0)
     now = 29.9

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 from tasks.deadline import Deadline
-from tasks.download import Downloader
+from tasks.download.adapters import Sessions
+from tasks.download.downloader import Downloader
+from tasks.download.guard import Guard
+from tasks.download.proxy import Proxy
 from tasks.errors import ConnectFailed, FetchError, HttpNotYet, TimedOut
-from tasks.guard import Guard
 from tasks.model import FetchOptions
-from tasks.proxy import Proxy
-from tasks.session import Sessions
 from tests.conditions import PATIENCE
 from tests.forward_proxy import ForwardProxy
 from tests.unit.conftest import Canned, always, response

@@ -18,11 +18,11 @@ import pytest
 from config import VERSION
 from producer.demo import DemoServer
 from tasks.deadline import Deadline
-from tasks.download import Downloader
+from tasks.download.adapters import Sessions
+from tasks.download.downloader import Downloader
+from tasks.download.guard import Guard
 from tasks.errors import BlockedAddress, FetchError, TimedOut, TlsFailed
-from tasks.guard import Guard
 from tasks.model import FetchOptions
-from tasks.session import Sessions
 from tests.unit.conftest import ONCE, Answer, Canned, always, response
 
 _SECONDS = 1.0  # deadline of the slow downloads

@@ -13,15 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from tasks import tls
 from tasks.deadline import Deadline
-from tasks.download import _NOT_ALLOWED, Download, Downloader
+from tasks.download import tls
+from tasks.download.adapters import Sessions
+from tasks.download.downloader import _NOT_ALLOWED, Download, Downloader
+from tasks.download.guard import Guard
+from tasks.download.proxy import Proxy
 from tasks.errors import FetchError, TlsClosedError, TlsFailed
 from tasks.fetch import fetch
-from tasks.guard import Guard
 from tasks.model import MESSAGE_LIMIT, RunOptions
-from tasks.proxy import Proxy
-from tasks.session import Sessions
 from tasks.storage import Store
 from tests.certificates import RSA, SHORT_RSA, Authority
 from tests.forward_proxy import ForwardProxy

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, reject
 from hypothesis import strategies as st
 
+from tasks.download.urls import MAX_LENGTH, Url, join, parse
 from tasks.errors import InvalidUrl
 from tasks.redaction import masked
-from tasks.urls import MAX_LENGTH, Url, join, parse
 
 _NORMAL = {
     "plain": ("http://a.example/b.jpg", "http://a.example/b.jpg"),

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.wishes import opt_out, parse_retry_after
+from tasks.download.retry import opt_out, parse_retry_after
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 from urllib.request import Request
 
-from tasks.urls import Url
+from tasks.download.urls import Url
 
 #: How much a server may set in one download, in bytes. Few servers take requests with more than half of that.
 _MAX_BYTES = 16 * 1024

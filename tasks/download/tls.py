@@ -16,7 +16,7 @@ from pathlib import Path
 
 import certifi
 
-from tasks.recent import RecentMap
+from tasks.download.recent_hosts import RecentMap
 
 #: How long a server that can't be verified is not asked to prove itself again.
 _MEMORY_SECONDS = 600.0

@@ -12,8 +12,8 @@ from time import monotonic
 from typing import Any
 
 from tasks import descriptors
+from tasks.download.recent_hosts import RecentMap
 from tasks.errors import DnsUnavailable
-from tasks.recent import RecentMap
 
 #: Seconds for which an answer is used again; the system's resolver does not tell how long it holds.
 _LIFETIME = 30.0

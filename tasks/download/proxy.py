@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
-from tasks import urls
-from tasks.connection import TARGET, GuardedConnection, GuardedTlsConnection, PlainSocket, Response
+from tasks.download import urls
+from tasks.download.connection import TARGET, GuardedConnection, GuardedTlsConnection, PlainSocket, Response
 from tasks.errors import ConnectFailed, InvalidUrl, TimedOut
 
 #: Without what a URL's userinfo looks like: that is masked wherever this is shown.

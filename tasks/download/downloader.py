@@ -19,11 +19,14 @@ from requests import Response
 
 from config import limits
 from config.settings import settings
-from tasks import codings, reach, tls, urls
-from tasks.condition import Condition
-from tasks.connection import BadHeadError
-from tasks.cookies import Cookies, with_cookies
 from tasks.deadline import Deadline
+from tasks.download import content_codings, network_settings, tls, urls
+from tasks.download.adapters import GuardedAdapter, Sessions, head_fields
+from tasks.download.byte_range import Part, part_of, whole_size
+from tasks.download.conditional import Condition
+from tasks.download.connection import BadHeadError
+from tasks.download.cookies import Cookies, with_cookies
+from tasks.download.retry import opt_out, parse_retry_after
 from tasks.errors import (
     BadResponse,
     BlockedAddress,
@@ -46,11 +49,8 @@ from tasks.errors import (
     Truncated,
 )
 from tasks.model import FetchOptions
-from tasks.part import Part, part_of, whole_size
 from tasks.redaction import masked
-from tasks.session import GuardedAdapter, Sessions, head_fields
 from tasks.signatures import begins_as_image
-from tasks.wishes import opt_out, parse_retry_after
 
 _BLOCK = 64 * 1024
 #: A refused request's body is read to its end up to this size, which keeps the connection for the next image.
@@ -219,9 +219,13 @@ def for_process(allow: Iterable[str] | None = None, proxied: bool = True) -> Dow
     Raises:
         SettingsError: a variable does not hold what it should.
     """
-    proxy = reach.proxy() if proxied else None
+    proxy = network_settings.proxy() if proxied else None
     sessions = Sessions(
-        reach.guard(allow), reach.certificates(), settings().contact, proxy, settings().allow_insecure_tls
+        network_settings.guard(allow),
+        network_settings.certificates(),
+        settings().contact,
+        proxy,
+        settings().allow_insecure_tls,
     )
     return Downloader(sessions)
 
@@ -397,8 +401,8 @@ def _read(response: Response, url: urls.Url, options: FetchOptions, deadline: De
     try:
         # Most have no coding, and looking for a value costs more than looking whether there is one.
         if "Content-Encoding" in response.headers:
-            names = codings.parse(response.headers["Content-Encoding"])
-            pieces = codings.undone(_bounded(pieces, options.max_bytes, status), names, status)
+            names = content_codings.parse(response.headers["Content-Encoding"])
+            pieces = content_codings.undone(_bounded(pieces, options.max_bytes, status), names, status)
         for block in pieces:
             size += len(block)
             if size > options.max_bytes:

@@ -21,7 +21,7 @@ from itertools import chain, zip_longest
 from time import monotonic
 from typing import Any
 
-from tasks.recent import RecentMap
+from tasks.download.recent_hosts import RecentMap
 
 #: One item of what `socket.getaddrinfo` returns: family, kind, protocol, canonical name and socket address.
 AddressInfo = tuple[Any, ...]

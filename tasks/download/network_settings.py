@@ -15,8 +15,8 @@ from config import SettingsError
 from config.settings import settings
 
 if TYPE_CHECKING:
-    from tasks.guard import Guard
-    from tasks.proxy import Proxy
+    from tasks.download.guard import Guard
+    from tasks.download.proxy import Proxy
 
 
 def guard(allow: Iterable[str] | None = None) -> Guard:
@@ -25,7 +25,7 @@ def guard(allow: Iterable[str] | None = None) -> Guard:
     Raises:
         SettingsError: an entry is neither a network nor a host name.
     """
-    from tasks.guard import Guard, rules
+    from tasks.download.guard import Guard, rules
 
     lists = {"ALLOW": settings().allow_networks if allow is None else tuple(allow), "DENY": settings().deny_networks}
     for name, entries in lists.items():
@@ -45,7 +45,7 @@ def proxy() -> Proxy | None:
     url = settings().proxy_url
     if url is None:
         return None
-    from tasks.proxy import Proxy
+    from tasks.download.proxy import Proxy
 
     try:
         return Proxy.parse(url)

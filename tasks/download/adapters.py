@@ -22,15 +22,15 @@ from urllib3 import HTTPConnectionPool, HTTPResponse, HTTPSConnectionPool, PoolM
 
 from config import VERSION
 from tasks import descriptors
-from tasks.connection import GuardedConnection, GuardedTlsConnection, Holder, TlsSocket
 from tasks.deadline import Deadline
+from tasks.download.connection import GuardedConnection, GuardedTlsConnection, Holder, TlsSocket
+from tasks.download.guard import Guard
+from tasks.download.headers import checked, field
+from tasks.download.proxy import ForwardedConnection, Proxy, TunnelledConnection
+from tasks.download.tls import Tls
+from tasks.download.urls import Url
 from tasks.errors import ConnectFailed
-from tasks.fields import checked, field
-from tasks.guard import Guard
 from tasks.model import HeadOptions
-from tasks.proxy import ForwardedConnection, Proxy, TunnelledConnection
-from tasks.tls import Tls
-from tasks.urls import Url
 
 USER_AGENT = f"imagefleet/{VERSION}"
 #: Hosts to which a thread keeps a connection open.

@@ -24,11 +24,12 @@ from typing import Any
 from urllib3 import HTTPHeaderDict, HTTPResponse
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
-from tasks import codings, descriptors
+from tasks import descriptors
 from tasks.deadline import Deadline
+from tasks.download import content_codings
+from tasks.download.guard import Guard
+from tasks.download.tls import WRONG_HOST, Tls, is_avoidable, names_of
 from tasks.errors import FetchError
-from tasks.guard import Guard
-from tasks.tls import WRONG_HOST, Tls, is_avoidable, names_of
 
 #: How much one read takes at most, where that much has come.
 _BUFFER = 64 * 1024
@@ -236,7 +237,7 @@ class Response(http.client.HTTPResponse):
         Raises:
             BadHeadError: chunked is not the last one, so nobody can say where the body ends.
         """
-        names = codings.parse(self.headers["transfer-encoding"])
+        names = content_codings.parse(self.headers["transfer-encoding"])
         if not names:
             return False
         while names and names[-1] == "chunked":
@@ -245,7 +246,7 @@ class Response(http.client.HTTPResponse):
         if "chunked" in names:
             raise BadHeadError("chunked is not the last transfer coding")
         if names:
-            applied = [*codings.parse(self.headers.get("content-encoding", "")), *names]
+            applied = [*content_codings.parse(self.headers.get("content-encoding", "")), *names]
             self.headers["content-encoding"] = ", ".join(applied)
         # A length besides it counts for nothing, and may be an attempt to have the next response read wrongly: the
         # connection is not used again. Nor is one of HTTP/1.0, which knows no transfer coding.

@@ -1,0 +1,1 @@
+"""Download one URL: addresses, connections, requests, redirects and retries."""
