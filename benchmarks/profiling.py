@@ -36,8 +36,8 @@ _ACTIVITIES: dict[str, tuple[str, ...]] = {
         "tasks/download/guard.py",
     ),
     "saving": ("tasks/storage.py", "tasks/disk.py"),
-    "SHA-256": ("digest (tasks/images.py",),
-    "the image's header (Pillow)": ("tasks/images.py", "PIL/"),
+    "SHA-256": ("digest (tasks/images/identify.py",),
+    "the image's header (Pillow)": ("tasks/images/identify.py", "PIL/"),
     "HTTP (requests, urllib3, http.client)": (
         *("tasks/download/connection.py", "tasks/download/adapters.py"),
         *("requests/", "urllib3/", "http/"),

@@ -14,13 +14,16 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
-from tasks import images, ledger
+from tasks import ledger
 from tasks.deadline import Deadline
 from tasks.download.conditional import Condition
 from tasks.download.downloader import Download, Downloader, countdown
 from tasks.errors import FetchError, Internal, LongWait, NotAnImage, TimedOut, TooManyPixels, Undecodable
 from tasks.former import FormerImage
-from tasks.images import Picture
+from tasks.images import identify
+from tasks.images.decode import decoded
+from tasks.images.identify import Picture
+from tasks.images.resize import resized
 from tasks.later import NOTHING, Earlier, Later
 from tasks.model import (
     HEADER_LIMIT,
@@ -37,9 +40,7 @@ from tasks.model import (
     shortened,
 )
 from tasks.redaction import masked
-from tasks.resize import resized
 from tasks.storage import Store
-from tasks.verify import decoded
 
 _log = logging.getLogger(__name__)
 #: Formats whose decoders take zeros for pixels, and what the end of a file looks like that never reached the disk.
@@ -165,7 +166,7 @@ def _picture(body: bytes, options: FetchOptions, deadline: Deadline) -> Picture:
 
 
 def _as_it_came(body: bytes, options: FetchOptions) -> Picture:
-    info = images.inspect(body, options.max_pixels)
+    info = identify.inspect(body, options.max_pixels)
     return Picture(body, info, (info.width, info.height))
 
 
@@ -248,7 +249,7 @@ def _recovered(shard: int, key: str, run: RunOptions, store: Store, deadline: De
     if run.fetch.resize.mode is not ResizeMode.NO or run.fetch.insecure:
         # Its file does not tell what it was made of, or whether its server was verified.
         return None
-    for extension in sorted(set(images.EXTENSIONS.values())):
+    for extension in sorted(set(identify.EXTENSIONS.values())):
         name = f"{shard_name(shard)}/{key}.{extension}"
         if not store.exists(name):
             continue
@@ -271,7 +272,7 @@ def _described(name: str, picture: Picture, origin: Mapping[str, Any]) -> dict[s
         "original_height": picture.original[1],
         "format": info.format,
         "bytes": len(picture.body),
-        "sha256": images.digest(picture.body),
+        "sha256": identify.digest(picture.body),
         **origin,
     }
 

@@ -8,17 +8,17 @@ import stat
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tasks import images
 from tasks.download.conditional import Condition, condition_of
 from tasks.download.downloader import Download
 from tasks.errors import StorageFailed
-from tasks.images import ImageInfo, Picture
+from tasks.images import identify
+from tasks.images.identify import ImageInfo, Picture
 from tasks.model import Former
 from tasks.storage import Store
 
 #: A shard's folder and a key; a message can name no other place.
 _PATH = re.compile(r"[0-9]{5,}/[0-9]{5,}\.([a-z]+)")
-_EXTENSIONS = frozenset(images.EXTENSIONS.values())
+_EXTENSIONS = frozenset(identify.EXTENSIONS.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class FormerImage:
             body = self.store.read(facts.path) if self._stands() else b""
         except StorageFailed:
             return None
-        if images.digest(body) != facts.sha256:
+        if identify.digest(body) != facts.sha256:
             return None
         info = ImageInfo(facts.format, self._extension() or "", facts.width, facts.height)
         return Picture(body, info, (facts.original_width, facts.original_height))

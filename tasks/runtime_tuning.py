@@ -21,7 +21,7 @@ _LARGE_BLOCK_BYTES = 1024 * 1024
 #: Bytes: the end of a heap goes back to the system when this much of it is free.
 _SPARE_BYTES = 8 * 1024 * 1024
 #: Bytes of text that a PNG may inflate, or of its colour profile: as much as a profile that is used
-#: (`tasks.metadata.MAX_PROFILE_BYTES`). Pillow refuses a larger one, and the image is read again without it.
+#: (`tasks.images.metadata.MAX_PROFILE_BYTES`). Pillow refuses a larger one, and the image is read again without it.
 _MAX_PNG_TEXT_BYTES = 4 * 1024 * 1024
 
 
@@ -59,6 +59,6 @@ def configure_pillow() -> None:
     # would fill a worker's log and memory. What matters, Pillow raises.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     logging.getLogger("PIL").setLevel(logging.CRITICAL)
-    # `max_pixels` of a run is the limit (`tasks.images.check_pixels`).
+    # `max_pixels` of a run is the limit (`tasks.images.identify.check_pixels`).
     Image.MAX_IMAGE_PIXELS = None
     PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = _MAX_PNG_TEXT_BYTES

@@ -20,7 +20,7 @@ import brotli
 from PIL import Image
 
 from producer import sources
-from tasks import images, plan, resize, verify
+from tasks import plan
 from tasks.deadline import Deadline
 from tasks.download import byte_range, retry, urls
 from tasks.download import headers as download_headers
@@ -29,6 +29,7 @@ from tasks.download.connection import PlainSocket
 from tasks.download.downloader import Downloader
 from tasks.download.guard import Guard
 from tasks.errors import FetchError, InvalidUrl, UsageFault
+from tasks.images import decode, identify, resize
 from tasks.model import FetchOptions, ResizeMode, ResizeOptions
 from tasks.redaction import masked
 from tasks.shardfile import Mark
@@ -132,10 +133,10 @@ def header(data: bytes) -> None:
 def image(data: bytes) -> None:
     """Inspect, decode and resize an image."""
     with suppress(FetchError):
-        info = images.inspect(data, _MAX_PIXELS)
+        info = identify.inspect(data, _MAX_PIXELS)
         assert 0 <= info.width * info.height <= _MAX_PIXELS
     with suppress(FetchError):
-        verify.decoded(data, _MAX_PIXELS, Deadline(1, 5))
+        decode.decoded(data, _MAX_PIXELS, Deadline(1, 5))
     with suppress(FetchError):
         resize.resized(data, ResizeOptions(ResizeMode.KEEP_RATIO, 16), _MAX_PIXELS, Deadline(1, 5))
 

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tasks.completeness import completed
 from tasks.deadline import Deadline
 from tasks.errors import TooManyPixels, Undecodable
+from tasks.images.completeness import completed
 from tests import bombs
 from tests.conditions import PATIENCE
 from tests.encoding import encoded

@@ -527,7 +527,7 @@ def test_incomplete_image_from_the_server_is_kept(store: Store, sessions_to: Cal
 def test_image_too_costly_to_decode_is_recovered(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """If a saved image would take too long to decode, only its header is checked, and it is not downloaded again."""
     store.create("00000/000000.png", image())
-    monkeypatch.setattr("tasks.verify._MAX_FRAMES", -1)
+    monkeypatch.setattr("tasks.images.decode._MAX_FRAMES", -1)
     outcome = fetch("http://a.example/", 0, _RUN, store, Raising(AssertionError()), recover=True)
     assert (outcome.ok, outcome.recovered) == (True, True)
 

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.errors import NotAnImage, Undecodable
-from tasks.file_signatures import _IMAGES, _OTHERS, identified
-from tasks.images import EXTENSIONS, inspect
+from tasks.images.file_signatures import _IMAGES, _OTHERS, identified
+from tasks.images.identify import EXTENSIONS, inspect
 from tests.unit.conftest import image
 
 _SVG = b'<svg xmlns="http://www.w3.org/2000/svg"/>'

@@ -10,10 +10,11 @@ import pytest
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
-from tasks import footprint, images, resize, runtime_tuning, verify
+from tasks import runtime_tuning
 from tasks.deadline import Deadline
 from tasks.errors import FetchError, TooManyPixels, Undecodable
-from tasks.images import ImageInfo
+from tasks.images import decode, identify, memory_estimate, resize
+from tasks.images.identify import ImageInfo
 from tasks.model import ResizeMode, ResizeOptions
 from tests import bombs
 from tests.encoding import encoded
@@ -25,10 +26,10 @@ _COMMENT = b"\xff\xfe\x00\x06" + b"\xff\xda\xff\xda"
 
 def estimated_pixels(body: bytes, limit: int = _LIMIT, draft: int | None = None) -> int:
     """Return the pixels that decoding an image holds in memory, after a draft if given."""
-    with images.opened(body, limit) as image:
+    with identify.opened(body, limit) as image:
         if draft:
             image.draft(None, (draft, draft))
-        return footprint.of(image, body, limit)
+        return memory_estimate.of(image, body, limit)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF"])
@@ -58,12 +59,12 @@ def test_each_image_of_a_file_is_checked() -> None:
     body = encoded(Image.new("RGB", (64, 64)), "MPO", save_all=True, append_images=[Image.new("RGB", (32, 32))])
     second = body.rindex(b"\xff\xc0")
     for bytes_, expected in ((body, [False, False]), (body[:second] + b"\xff\xc2" + body[second + 2 :], [False, True])):
-        with images.opened(bytes_, _LIMIT) as image:
+        with identify.opened(bytes_, _LIMIT) as image:
             assert isinstance(image, JpegImageFile)
             found = []
             for number in (0, 1):
                 image.seek(number)
-                found.append(footprint._keeps_all(image, bytes_))
+                found.append(memory_estimate._keeps_all(image, bytes_))
         assert found == expected
 
 
@@ -111,7 +112,7 @@ def test_first_tile_size_counts() -> None:
 def test_avif_counts_as_the_largest_allowed() -> None:
     """An AVIF's header does not bound its coded size, so it counts as the largest size that is decoded."""
     body = bombs.small_avif((640, 480))
-    assert images.inspect(body, _LIMIT).width == 16
+    assert identify.inspect(body, _LIMIT).width == 16
     assert estimated_pixels(body) == 16384 * 16384
 
 
@@ -120,7 +121,7 @@ def _resized(body: bytes) -> ImageInfo:
 
 
 def _decoded(body: bytes) -> ImageInfo:
-    return verify.decoded(body, _LIMIT, Deadline(5, 5))
+    return decode.decoded(body, _LIMIT, Deadline(5, 5))
 
 
 #: Decoding any of these would take half a gigabyte or more, or a core for a minute.

@@ -18,11 +18,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
-from tasks import images
 from tasks.deadline import Deadline
 from tasks.errors import FetchError, NotAnImage, TooManyPixels, Undecodable
-from tasks.images import ImageInfo, digest, inspect
-from tasks.verify import decoded
+from tasks.images import identify
+from tasks.images.decode import decoded
+from tasks.images.identify import ImageInfo, digest, inspect
 from tests import bombs
 from tests.encoding import encoded
 from tests.unit.conftest import image
@@ -97,15 +97,15 @@ def test_changed_bytes_raise_no_other_error(kind: str, data: st.DataObject) -> N
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF"])
 def test_pieces_are_limited(kind: str) -> None:
     """A parser reads thousands of comments but not millions; an image with more is read without them."""
-    assert images.opened(bombs.pieces(kind, 10_000), _LIMIT).width == 8
+    assert identify.opened(bombs.pieces(kind, 10_000), _LIMIT).width == 8
     with pytest.raises(Undecodable, match="more pieces"):
-        images.opened(bombs.pieces(kind, 200_000), _LIMIT)
+        identify.opened(bombs.pieces(kind, 200_000), _LIMIT)
     assert inspect(bombs.pieces(kind, 200_000), _LIMIT).width == 8
 
 
 def test_limit_of_pieces_grows_with_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
     """The larger an image, the more pieces are allowed; of all formats, GIF has the most."""
-    monkeypatch.setattr(images, "_MAX_PIECES", 100)
+    monkeypatch.setattr(identify, "_MAX_PIECES", 100)
     body = encoded(Image.effect_noise((900, 900), 60), "GIF")
     assert decoded(body, _LIMIT, Deadline(10, 10)).width == 900
 

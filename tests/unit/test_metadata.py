@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from PIL import Image, ImageChops, ImageStat
 from PIL.Image import Transpose
 
-from tasks import metadata
 from tasks.deadline import Deadline
 from tasks.errors import FetchError, NotAnImage, TooManyPixels, Undecodable
-from tasks.images import inspect
+from tasks.images import metadata
+from tasks.images.decode import decoded
+from tasks.images.identify import inspect
+from tasks.images.resize import resized
 from tasks.model import ResizeMode, ResizeOptions
-from tasks.resize import resized
-from tasks.verify import decoded
 from tests.conditions import PATIENCE
 from tests.damaged_metadata import IMAGE, chunk, damaged_metadata, exif, jpeg, png, riff_chunk, segment, tiff, webp
 from tests.encoding import encoded

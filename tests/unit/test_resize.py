@@ -23,14 +23,14 @@ from PIL import ExifTags, Image, ImageChops, ImageCms, ImageFile, ImageStat, Jpe
 from PIL.Image import Resampling, Transpose
 
 from producer.demo import picture
-from tasks import images, resize
-from tasks import room as rooms
 from tasks.deadline import Deadline
 from tasks.errors import NotAnImage, TimedOut, TooManyPixels, Undecodable
-from tasks.images import ImageInfo, Picture
+from tasks.images import identify, resize
+from tasks.images import pixel_budget as rooms
+from tasks.images.identify import ImageInfo, Picture
+from tasks.images.pixel_budget import Room
+from tasks.images.resize import resized, scaled
 from tasks.model import ResizeMode, ResizeOptions
-from tasks.resize import resized, scaled
-from tasks.room import Room
 from tests.conditions import PATIENCE, wait_for
 from tests.encoding import encoded
 from tests.unit import colour_profiles
@@ -661,4 +661,4 @@ def test_progressive_jpeg_counts_full_size(progressive: bool, held: int, monkeyp
 def test_result_passes_the_image_check() -> None:
     """The header check accepts the result as an ordinary image."""
     result = resize_to(picture(3, 300, 200))
-    assert images.inspect(result.body, _LIMIT) == result.info
+    assert identify.inspect(result.body, _LIMIT) == result.info

@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from PIL import Image
 from tasks.model import ResizeOptions
-from tasks.resize import resized
+from tasks.images.resize import resized
 from tasks.deadline import Deadline
 from tasks.runtime_tuning import return_large_blocks
 

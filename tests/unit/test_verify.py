@@ -7,12 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from tasks import verify
 from tasks.deadline import Deadline
 from tasks.errors import FetchError, NotAnImage, TimedOut, TooManyPixels, Undecodable
-from tasks.images import EXTENSIONS, ImageInfo
-from tasks.room import room
-from tasks.verify import decoded
+from tasks.images import decode
+from tasks.images.decode import decoded
+from tasks.images.identify import EXTENSIONS, ImageInfo
+from tasks.images.pixel_budget import room
 from tests.encoding import encoded
 from tests.unit.conftest import image
 
@@ -63,7 +63,7 @@ def test_refuses_a_truncated_last_frame(kind: str) -> None:
 
 def test_bounds_the_number_of_frames(monkeypatch: pytest.MonkeyPatch) -> None:
     """An image with more frames than the limit is refused; the limit itself is accepted."""
-    monkeypatch.setattr(verify, "_MAX_FRAMES", 3)
+    monkeypatch.setattr(decode, "_MAX_FRAMES", 3)
     assert decode_all(frames("GIF", 3)).width == 64
     with pytest.raises(TooManyPixels, match="more than 3 frames"):
         decode_all(frames("GIF", 4))
@@ -78,13 +78,13 @@ def test_checks_each_frame() -> None:
 
 def test_animation_keeps_its_pixel_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     """An animation's image stays in memory between its frames, and is counted all that time."""
-    went_to, held = verify._went_to, []
+    went_to, held = decode._went_to, []
 
     def recording(image: Image.Image, number: int) -> bool:
         held.append(room._held)
         return went_to(image, number)
 
-    monkeypatch.setattr(verify, "_went_to", recording)
+    monkeypatch.setattr(decode, "_went_to", recording)
     decode_all(frames("GIF", 3))
     assert held == [64 * 48] * 3
     assert not room._held

@@ -14,8 +14,8 @@ from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.TiffImagePlugin import TILELENGTH, TILEWIDTH, TiffImageFile
 
-from tasks import images
 from tasks.errors import TooManyPixels, Undecodable
+from tasks.images import identify
 
 #: Limit of a JPEG's scans. Each may have only a few bytes. Encoders write about ten.
 _MAX_SCANS = 200
@@ -40,7 +40,7 @@ def of(image: ImageFile, body: bytes, max_pixels: int) -> int:
         TooManyPixelsError: the frame or a tile has more.
         UndecodableError: a JPEG is built to decode slowly, or the sides of a TIFF's tiles are not integers.
     """
-    images.check_pixels(image.size, max_pixels)
+    identify.check_pixels(image.size, max_pixels)
     width, height = image.size
     match image:
         case JpegImageFile():

@@ -17,13 +17,13 @@ from typing import IO
 from PIL import Image, ImageChops, ImageCms
 from PIL.Image import Resampling, Transpose
 
-from tasks import completeness, footprint, images, metadata
 from tasks.deadline import Deadline
 from tasks.descriptors import patient
 from tasks.errors import FetchError, TooManyPixels, Undecodable
-from tasks.images import ImageInfo, Picture
+from tasks.images import completeness, identify, memory_estimate, metadata
+from tasks.images.identify import ImageInfo, Picture
+from tasks.images.pixel_budget import room
 from tasks.model import ResizeOptions
-from tasks.room import room
 
 #: The longest side that libjpeg writes, in pixels.
 _MAX_SIDE = 65_500
@@ -87,17 +87,17 @@ def resized(body: bytes, options: ResizeOptions, max_pixels: int, deadline: Dead
 
 
 def _resized(body: bytes, options: ResizeOptions, max_pixels: int, deadline: Deadline) -> Picture:
-    image = images.opened(body, max_pixels)
+    image = identify.opened(body, max_pixels)
     original = image.size
     size = scaled(original, options.image_size)
-    images.check_pixels(size, max_pixels)
+    identify.check_pixels(size, max_pixels)
     if max(size) > _MAX_SIDE:
         raise TooManyPixels(
             f"the resized image would have {size[0]}x{size[1]} pixels; a JPEG's side has at most {_MAX_SIDE}"
         )
     drafted = image.draft(None, size)
     box = drafted[1] if drafted else (0, 0, *original)
-    held = footprint.of(image, body, max_pixels) + size[0] * size[1]
+    held = memory_estimate.of(image, body, max_pixels) + size[0] * size[1]
     with room.of(held, deadline):
         try:
             made = _in_srgb(_resampled(image, size, box))
@@ -114,7 +114,7 @@ def _resized(body: bytes, options: ResizeOptions, max_pixels: int, deadline: Dea
         encoded = _encoded(made, options.quality)
     return Picture(
         encoded,
-        ImageInfo("jpeg", images.EXTENSIONS["JPEG"], *made.size),
+        ImageInfo("jpeg", identify.EXTENSIONS["JPEG"], *made.size),
         original[::-1] if orientation in _LYING else original,
     )
 

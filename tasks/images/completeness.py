@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import re
 
-from tasks import footprint, images
 from tasks.deadline import Deadline
 from tasks.errors import Undecodable
-from tasks.room import room
+from tasks.images import identify, memory_estimate
+from tasks.images.pixel_budget import room
 
 _START, _SCAN, _END = b"\xff\xd8\xff", b"\xff\xda", b"\xff\xd9"
 #: A scan's header up to its number of components, which determines its length.
@@ -51,7 +51,7 @@ def _noise(body: bytes) -> bytes:
 
 def _decoded(body: bytes, max_pixels: int, deadline: Deadline) -> tuple[bytes, int]:
     """Return a digest of a JPEG's pixels, and its number of components."""
-    with images.opened(body, max_pixels) as image, room.of(footprint.of(image, body, max_pixels), deadline):
+    with identify.opened(body, max_pixels) as image, room.of(memory_estimate.of(image, body, max_pixels), deadline):
         try:
             image.load()
         except MemoryError:

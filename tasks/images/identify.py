@@ -22,9 +22,9 @@ from PIL import (
 )
 from PIL.ImageFile import ImageFile
 
-from tasks import metadata
 from tasks.errors import FetchError, NotAnImage, TooManyPixels, Undecodable
-from tasks.file_signatures import identified
+from tasks.images import metadata
+from tasks.images.file_signatures import identified
 from tasks.signatures import begins_as_image
 
 #: The accepted formats by Pillow's names, with their file extensions.

@@ -6,11 +6,11 @@ from contextlib import ExitStack
 
 from PIL import Image
 
-from tasks import completeness, footprint, images, metadata
 from tasks.deadline import Deadline
 from tasks.errors import FetchError, TimedOut, TooManyPixels, Undecodable
-from tasks.images import ImageInfo
-from tasks.room import room
+from tasks.images import completeness, identify, memory_estimate, metadata
+from tasks.images.identify import ImageInfo
+from tasks.images.pixel_budget import room
 
 #: Limit of an animation's frames or a file's pages. One may have only a few bytes and cost as much as the whole canvas.
 _MAX_FRAMES = 2000
@@ -41,9 +41,9 @@ def decoded(body: bytes, max_pixels: int, deadline: Deadline) -> ImageInfo:
 
 def _decoded(body: bytes, max_pixels: int, deadline: Deadline) -> ImageInfo:
     # An animation keeps its image from frame to frame, so its pixels stay reserved.
-    with images.opened(body, max_pixels) as image, ExitStack() as holding:
+    with identify.opened(body, max_pixels) as image, ExitStack() as holding:
         held = 0
-        info = images.described(image)
+        info = identify.described(image)
         # Decode a JPEG at an eighth of its sides: this reads all of its data, but produces only a 64th of its pixels.
         if image.format == "JPEG" and "progressive" not in image.info:
             image.draft(None, (1, 1))
@@ -54,7 +54,7 @@ def _decoded(body: bytes, max_pixels: int, deadline: Deadline) -> ImageInfo:
                 if deadline.remaining <= 0:
                     raise TimedOut(f"the deadline passed before frame {number} was decoded")
                 # A frame may be larger than the first.
-                if (pixels := footprint.of(image, body, max_pixels)) > held:
+                if (pixels := memory_estimate.of(image, body, max_pixels)) > held:
                     holding.close()
                     holding.enter_context(room.of(pixels, deadline))
                     held = pixels

@@ -1,0 +1,1 @@
+"""Identify, decode and resize images, within limits of pixels and memory."""
