@@ -16,7 +16,7 @@ from tasks.fetch import worker_name
 from tasks.former import FormerImage
 from tasks.later import NOTHING, Earlier
 from tasks.model import Outcome, RunOptions, Status, key_of
-from tasks.storage import Store
+from tasks.storage.store import Store
 
 
 def fetch(

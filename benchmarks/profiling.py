@@ -35,7 +35,7 @@ _ACTIVITIES: dict[str, tuple[str, ...]] = {
         *("_Paced.sendall (tasks/download/connection.py", "_Paced.recv_into (tasks/download/connection.py"),
         "tasks/download/guard.py",
     ),
-    "saving": ("tasks/storage.py", "tasks/disk.py"),
+    "saving": ("tasks/storage/store.py", "tasks/storage/fsync.py"),
     "SHA-256": ("digest (tasks/images/identify.py",),
     "the image's header (Pillow)": ("tasks/images/identify.py", "PIL/"),
     "HTTP (requests, urllib3, http.client)": (
@@ -46,7 +46,7 @@ _ACTIVITIES: dict[str, tuple[str, ...]] = {
         *("tasks/download/downloader.py", "tasks/fetch.py", "tasks/download/urls.py"),
         *("tasks/jobs.py", "tasks/progress.py", "tasks/model.py"),
     ),
-    "collecting shards": ("tasks/collect.py", "tasks/manifest.py", "tasks/plan.py"),
+    "collecting shards": ("tasks/collect.py", "tasks/storage/manifest.py", "tasks/storage/plan.py"),
     "counting parts, acknowledging": ("tasks/settle.py", "tasks/backend.py"),
     "Celery: running a task": ("celery/app/", "celery/backends/"),
     "taking messages from Redis": ("tasks/transport.py", "kombu/", "redis/"),

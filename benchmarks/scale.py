@@ -27,8 +27,8 @@ from config import limits
 from producer.local import cores
 from producer.runfile import Options
 from producer.summary import COLUMNS, summarise
-from tasks import manifest, plan
-from tasks.storage import Store
+from tasks.storage import manifest, plan
+from tasks.storage.store import Store
 
 _NAME = "scale"
 _DIFFERENT_IMAGES = 500

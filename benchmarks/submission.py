@@ -26,7 +26,7 @@ from producer.sharding import Planner
 from tasks import broker
 from tasks.celery import IMAGES, use_broker
 from tasks.model import ImageRequest, RunOptions
-from tasks.storage import Store
+from tasks.storage.store import Store
 
 _IMAGES = 20_000
 _SHARD_SIZE = 1000

@@ -11,7 +11,7 @@ from producer.baseline import by_threads
 from tasks import runtime_tuning
 from tasks.download import downloader as downloading
 from tasks.model import RunOptions
-from tasks.storage import Store
+from tasks.storage.store import Store
 
 
 def main() -> None:

@@ -21,10 +21,10 @@ from config.settings import Settings
 from docs import scale_tables
 from producer.cli import cli
 from producer.demo import ROUTES
-from tasks import manifest, plan
 from tasks.errors import FetchError
 from tasks.model import ImageRequest, Outcome, Reason, Status
-from tasks.shardfile import Mark
+from tasks.storage import manifest, plan
+from tasks.storage.shard_parquet import Mark
 from tests.answers import table as answers
 from tests.faults import table as faults
 from tests.pillow import counts as pillow_counts

@@ -12,14 +12,14 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 
 from producer.output import unwritable
-from tasks import plan
 from tasks.collect import collect
 from tasks.download.downloader import Downloader
 from tasks.errors import StorageFailed
 from tasks.fetch import fetch
 from tasks.model import ImageRequest, Outcome, RunOptions
-from tasks.shardfile import Mark
-from tasks.storage import Store
+from tasks.storage import plan
+from tasks.storage.shard_parquet import Mark
+from tasks.storage.store import Store
 
 #: Tells how an image ended, as soon as it has.
 Listener = Callable[[Outcome], None]

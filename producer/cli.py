@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from producer.run import Crew, Report, Run
     from producer.runfile import Options
     from tasks.model import ImageRequest
-    from tasks.storage import Store
+    from tasks.storage.store import Store
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 #: Maximum width of printed text, in columns, without a terminal.
@@ -151,7 +151,7 @@ class _Ending:
         if self._run is None:
             return {}
         from producer.runfile import resumption
-        from tasks.storage import Store
+        from tasks.storage.store import Store
 
         run_id, folder = self._run
         return {"run_id": run_id, "out": str(folder), "resume": resumption(Store(folder))}

@@ -12,10 +12,10 @@ from producer import baseline
 from producer.run import Crew, Run
 from producer.runfile import Options, RunFile
 from producer.summary import COLUMNS, Summary, summarise
-from tasks import manifest
 from tasks.download.downloader import Downloader
 from tasks.model import ImageRequest, RunOptions
-from tasks.storage import Store
+from tasks.storage import manifest
+from tasks.storage.store import Store
 
 #: Tells which way is under way, and how many images have ended in it; 0 when it begins.
 Listener = Callable[[str, int], None]

@@ -31,7 +31,7 @@ from producer.runfile import resumption
 from producer.shard_files import decoded, planned_requests
 from producer.sharding import Planner
 from producer.unfit_workers import UnfitWorker, UnfitWorkers
-from tasks import keys, ledger, manifest, presence, transport
+from tasks import keys, presence, transport
 from tasks.celery import ABOUT, COLLECT_SHARD, FETCH_IMAGE, IMAGES, PROTOCOL, SHARDS, app
 from tasks.collect import ENDING, PASSING
 from tasks.download.urls import MAX_LENGTH
@@ -41,7 +41,8 @@ from tasks.model import ImageRequest, Outcome, RunOptions, key_of, shard_name
 from tasks.progress import REASON
 from tasks.redaction import masked
 from tasks.redis_errors import RedisProblem, redis_problem
-from tasks.storage import Store
+from tasks.storage import manifest, shard_status
+from tasks.storage.store import Store
 
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
@@ -302,7 +303,7 @@ class Dispatcher:
 
     def _stands(self, shard: int) -> bool:
         """Tell whether a shard has the manifest of this pass."""
-        return ledger.is_done(shard, self._options.revision, self._store)
+        return shard_status.is_done(shard, self._options.revision, self._store)
 
     def _look_into(self, timing: Timing) -> None:
         """Look how far the chords are, and send again what two looks in a row miss of one that stands still."""

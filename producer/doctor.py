@@ -26,15 +26,16 @@ from producer.finding import Finding, Level, of_fault
 from producer.formatting import counted, mebibytes, named
 from producer.local import FleetSize, check_size, cores, server_binary
 from producer.worker_pool import MAX_SKEW_SECONDS, Worker, clock_ahead
-from tasks import broker, examine, keys
+from tasks import broker, keys
 from tasks.celery import IMAGES, PROTOCOL, SHARDS, use_broker
 from tasks.download import network_settings
 from tasks.download.guard import Guard
 from tasks.errors import Fault, FetchError
-from tasks.examine import Seen
 from tasks.redaction import masked
 from tasks.redis_errors import redis_problem
-from tasks.storage import Store
+from tasks.storage import folder_probe
+from tasks.storage.folder_probe import Seen
+from tasks.storage.store import Store
 
 #: The oldest server that has all commands that the transport uses.
 _OLDEST = (6, 2)
@@ -274,14 +275,14 @@ def _folder(out: Path | None) -> Iterator[_Folder]:
         return
     name = "folder here"
     made: list[Path] = []
-    store, token = Store(out.absolute()), examine.new_token()
+    store, token = Store(out.absolute()), folder_probe.new_token()
     try:
         store = Store(out.resolve())
         for path in reversed([store.root, *store.root.parents]):
             if not path.exists():
                 path.mkdir()
                 made.append(path)
-        examine.leave(store, token)
+        folder_probe.leave(store, token)
     except (OSError, RuntimeError, ValueError) as error:
         why = getattr(error, "strerror", None) or error
         todo = "Choose a folder that you may write to, on a disk that has space."
@@ -298,7 +299,7 @@ def _folder(out: Path | None) -> Iterator[_Folder]:
     try:
         yield found
     finally:
-        examine.take_away(store, token)
+        folder_probe.take_away(store, token)
         for path in reversed(made):
             # Somebody else may have begun to use it.
             with suppress(OSError):

@@ -22,11 +22,11 @@ from producer.finding import Finding, Level, of_fault
 from producer.formatting import counted, mebibytes, named
 from producer.runfile import NAME, PlanState, RunFile, State, resumption
 from producer.shard_files import decoded, planned
-from tasks import manifest, plan, shardfile
 from tasks.errors import WORTH_RETRYING, Fault, StorageFailed
 from tasks.model import ResizeMode, shard_name
-from tasks.shardfile import BadShardFile, Mark
-from tasks.storage import TEMPORARY, Store
+from tasks.storage import manifest, plan, shard_parquet
+from tasks.storage.shard_parquet import BadShardFile, Mark
+from tasks.storage.store import TEMPORARY, Store
 
 #: Bytes without which nothing should begin: a few images, and the files beside them.
 _LEAST = 8 * 1024**2
@@ -177,7 +177,7 @@ def _is_of_a_comparison(store: Store) -> bool:
     for name in (plan.name(0), manifest.name(0)):
         # Its files belong to a run without a name.
         with suppress(StorageFailed, BadShardFile):
-            shardfile.decode(store.read(name), [], Mark("", 0))
+            shard_parquet.decode(store.read(name), [], Mark("", 0))
             return True
     with suppress(StorageFailed, ValueError, TypeError, KeyError):
         ways = json.loads(Store(store.root.parent).read(COMPARISON))["ways"]

@@ -19,12 +19,12 @@ import pyarrow as pa
 from producer.output import standing
 from producer.runfile import Options, PlanState, RunFile, resumption
 from producer.urlindex import UrlIndex
-from tasks import manifest, plan
 from tasks.download.conditional import condition_of
 from tasks.errors import Fault, StorageFailed, UsageFault
 from tasks.model import FORMER_FIELDS, FetchOptions, Former, ImageRequest, ResizeMode, Verify, shard_name
-from tasks.shardfile import BadShardFile, Mark
-from tasks.storage import TEMPORARY, Store
+from tasks.storage import manifest, plan
+from tasks.storage.shard_parquet import BadShardFile, Mark
+from tasks.storage.store import TEMPORARY, Store
 
 _log = logging.getLogger(__name__)
 #: Where the index of its URLs is, below the output folder, while the plan is made.

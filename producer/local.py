@@ -28,7 +28,7 @@ from config.settings import FLOWER_CONF, REDIS_CONF
 from producer.keeping import Keeping
 from tasks import broker, descriptors
 from tasks.errors import Fault, UsageFault
-from tasks.storage import TEMPORARY
+from tasks.storage.store import TEMPORARY
 
 #: Seconds within which a server or a worker has to answer.
 _PATIENCE = 60.0

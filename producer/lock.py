@@ -26,7 +26,7 @@ from pathlib import Path
 
 from tasks.errors import Fault, UsageFault
 from tasks.redaction import masked
-from tasks.storage import PRIVATE, Store
+from tasks.storage.store import PRIVATE, Store
 
 NAME = ".lock"
 _log = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from pathlib import Path
 from producer import lock
 from producer.runfile import RunFile
 from tasks.errors import StorageFailed, UsageFault
-from tasks.storage import Store
+from tasks.storage.store import Store
 
 _PROBE = ".probe"
 

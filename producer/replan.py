@@ -11,11 +11,11 @@ from producer.former import joined
 from producer.output import unwritable
 from producer.runfile import PlanState, RunFile
 from producer.shard_files import decoded, planned
-from tasks import manifest, plan
 from tasks.errors import Fault, StorageFailed
 from tasks.model import ImageRequest, shard_name
-from tasks.shardfile import Mark
-from tasks.storage import Store
+from tasks.storage import manifest, plan
+from tasks.storage.shard_parquet import Mark
+from tasks.storage.store import Store
 
 _log = logging.getLogger(__name__)
 

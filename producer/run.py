@@ -27,12 +27,13 @@ from producer.sharding import NOTHING, Planned, Planner
 from producer.summary import COLUMNS, Summary, summarise
 from producer.unfit_workers import UnfitWorker
 from producer.worker_pool import find_pool
-from tasks import broker, manifest, plan
+from tasks import broker
 from tasks.celery import use_broker
 from tasks.errors import Fault, Interrupted, StorageFailed, UsageFault
 from tasks.model import ImageRequest, RunOptions
 from tasks.redaction import masked
-from tasks.storage import Store
+from tasks.storage import manifest, plan
+from tasks.storage.store import Store
 
 #: Seconds within which a producer that is told to end its run has to have ended it.
 _ENDING = 60.0

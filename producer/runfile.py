@@ -23,7 +23,7 @@ from config.settings import settings
 from tasks.errors import Fault, StorageFailed, UsageFault
 from tasks.model import FetchOptions
 from tasks.redaction import masked
-from tasks.storage import Store
+from tasks.storage.store import Store
 
 NAME = "run.json"
 #: What a run writes at the top of its folder; a stale manifest would pass for one of the new run's.

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import pyarrow as pa
 
 from producer.runfile import resumption
-from tasks import manifest, plan
 from tasks.errors import Fault, StorageFailed
 from tasks.model import ImageRequest, shard_name
-from tasks.shardfile import BadShardFile, Mark
-from tasks.storage import Store
+from tasks.storage import manifest, plan
+from tasks.storage.shard_parquet import BadShardFile, Mark
+from tasks.storage.store import Store
 
 
 def planned_requests(shard: int, store: Store, run_id: str) -> list[ImageRequest]:

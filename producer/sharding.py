@@ -11,10 +11,10 @@ from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from itertools import islice
 
-from tasks import plan
 from tasks.model import ImageRequest
-from tasks.shardfile import Mark
-from tasks.storage import Store
+from tasks.storage import plan
+from tasks.storage.shard_parquet import Mark
+from tasks.storage.store import Store
 
 
 @dataclass(frozen=True, slots=True)

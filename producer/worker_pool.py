@@ -11,12 +11,12 @@ from typing import Any
 
 from producer.formatting import named
 from producer.unfit_workers import UnfitWorker
-from tasks import examine
 from tasks.celery import ABOUT, EXAMINE, PROTOCOL, app
 from tasks.descriptors import max_slots
 from tasks.errors import UsageFault
-from tasks.examine import Seen
-from tasks.storage import Store
+from tasks.storage import folder_probe
+from tasks.storage.folder_probe import Seen
+from tasks.storage.store import Store
 
 #: Seconds by which clocks may differ.
 MAX_SKEW_SECONDS = 2.0
@@ -125,15 +125,15 @@ def _find_troubles(out: Path, workers: Sequence[Worker]) -> dict[str, Seen]:
     """Return what the workers say of a folder that they can't use, by their names; one that is silent may be busy."""
     # `compare` makes the folder later.
     store = Store(next(folder for folder in (out, *out.parents) if folder.is_dir()))
-    token = examine.new_token()
+    token = folder_probe.new_token()
     try:
-        examine.leave(store, token)
+        folder_probe.leave(store, token)
         seen = ask_about_folder(store.root, token, [worker.name for worker in workers], _EXAMINE_SECONDS)
     except OSError:
         # The command that made the folder tells what is wrong with it here.
         return {}
     finally:
-        examine.take_away(store, token)
+        folder_probe.take_away(store, token)
     return {name: what for name, what in seen.items() if what is not None and not what.writable}
 
 

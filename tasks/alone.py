@@ -25,7 +25,7 @@ from tasks.download.downloader import Downloader
 from tasks.errors import Crashed, FetchError, TimedOut
 from tasks.later import NOTHING, Earlier
 from tasks.model import Outcome, RunOptions, key_of
-from tasks.storage import Store
+from tasks.storage.store import Store
 
 #: What fetches; it is started anew for each image.
 PROGRAM = (sys.executable, "-m", "tasks.alone")

@@ -15,12 +15,12 @@ from dataclasses import replace
 
 import pyarrow as pa
 
-from tasks import ledger, manifest, plan
 from tasks.errors import StorageFailed
-from tasks.manifest import BadManifest
 from tasks.model import Outcome, Reason, RunOptions, key_of, shard_name
-from tasks.shardfile import Mark
-from tasks.storage import PRIVATE, Store
+from tasks.storage import manifest, plan, shard_status
+from tasks.storage.manifest import BadManifest
+from tasks.storage.shard_parquet import Mark
+from tasks.storage.store import PRIVATE, Store
 
 _log = logging.getLogger(__name__)
 #: What an Outcome says that was made while the run had no record: it counts for nothing.
@@ -56,7 +56,7 @@ def collect(shard: int, outcomes: Sequence[Outcome], run: RunOptions, store: Sto
         StorageFailed, BadPlan, BadManifest: what is there can't be read, or the manifest can't be written.
     """
     mark = Mark(run.run_id, shard, run.revision)
-    done = ledger.revision(shard, store)
+    done = shard_status.revision(shard, store)
     if done is None or done < run.revision:
         table = plan.decode(store.read(plan.name(shard)), mark)
         indexes = plan.indexes(table)
@@ -92,7 +92,7 @@ def in_order(shard: int, indexes: Sequence[int], outcomes: Sequence[Outcome], sh
 def remove_strays(shard: int, store: Store) -> None:
     """Remove the files of a finished shard that its manifest does not name."""
     standing = store.names(shard_name(shard))
-    named = ledger.paths(shard, store)
+    named = shard_status.paths(shard, store)
     for name in standing:
         if name not in named:
             try:
@@ -135,5 +135,5 @@ def _withdraw_stats(mark: Mark, store: Store) -> None:
     """Remove the stats of a pass whose manifest does not stand: they would count what nobody has recorded."""
     with suppress(StorageFailed, BadManifest):
         # Another copy may have written both meanwhile.
-        if not ledger.is_done(mark.shard, mark.revision, store):
+        if not shard_status.is_done(mark.shard, mark.revision, store):
             store.remove(manifest.stats_name(mark.shard))

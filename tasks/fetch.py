@@ -14,7 +14,6 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
-from tasks import ledger
 from tasks.deadline import Deadline
 from tasks.download.conditional import Condition
 from tasks.download.downloader import Download, Downloader, countdown
@@ -40,7 +39,8 @@ from tasks.model import (
     shortened,
 )
 from tasks.redaction import masked
-from tasks.storage import Store
+from tasks.storage import shard_status
+from tasks.storage.store import Store
 
 _log = logging.getLogger(__name__)
 #: Formats whose decoders take zeros for pixels, and what the end of a file looks like that never reached the disk.
@@ -227,7 +227,7 @@ def _saved(
                 return _saved(shard, key, download, picture, run, store, deadline, former)
             # Nobody knows how that came; in such a run it may have come from anybody.
             return _described(name, kept, {"recovered": True, "tls_unverified": run.fetch.insecure})
-    elif ledger.is_done(shard, run.revision, store):
+    elif shard_status.is_done(shard, run.revision, store):
         _withdraw_unnamed(shard, name, store)
     response = {
         "exif": None if former is None else former.facts.exif,
@@ -283,7 +283,7 @@ def _withdraw_unnamed(shard: int, name: str, store: Store) -> None:
     Whoever writes a manifest removes strays after it has its name, and here a file has its name before the manifest is
     looked for: whichever comes second sees the other.
     """
-    if name not in ledger.paths(shard, store):
+    if name not in shard_status.paths(shard, store):
         store.remove(name)
 
 

@@ -14,7 +14,7 @@ from tasks.errors import StorageFailed
 from tasks.images import identify
 from tasks.images.identify import ImageInfo, Picture
 from tasks.model import Former
-from tasks.storage import Store
+from tasks.storage.store import Store
 
 #: A shard's folder and a key; a message can name no other place.
 _PATH = re.compile(r"[0-9]{5,}/[0-9]{5,}\.([a-z]+)")

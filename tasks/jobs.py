@@ -21,7 +21,7 @@ from celery.worker.control import inspect_command
 
 from config import VERSION, SettingsError, streams
 from config.settings import settings, unknown_variables
-from tasks import alone, broker, descriptors, keys, ledger, plan, runtime_tuning, suspects, transport
+from tasks import alone, broker, descriptors, keys, runtime_tuning, suspects, transport
 from tasks.away import patiently
 from tasks.backend import Unshown
 from tasks.celery import ABOUT, COLLECT_SHARD, DRAIN, EXAMINE, FETCH_IMAGE, IMAGES, PROTOCOL, SHARDS, app
@@ -29,21 +29,22 @@ from tasks.collect import ENDING, PASSING, Deadly, Incomplete, collect
 from tasks.download import downloader, network_settings
 from tasks.download.downloader import Downloader
 from tasks.errors import Cancelled, Fault, FetchError, Internal, RateLimited, StorageFailed
-from tasks.examine import examine
 from tasks.fetch import failed, fetch
 from tasks.fitness import PROBE_TIMEOUT_SECONDS, Fitness, HandedOver, Queues
 from tasks.former import FormerImage
 from tasks.later import Earlier, Later
-from tasks.manifest import BadManifest
 from tasks.model import Former, Outcome, RunOptions, key_of
-from tasks.plan import BadPlan
 from tasks.presence import Presence, Worker
 from tasks.progress import Progress
 from tasks.redaction import masked
 from tasks.settle import SettledRequest
 from tasks.shard_signal import notify_shard_done
-from tasks.shardfile import BadShardFile
-from tasks.storage import Store
+from tasks.storage import plan, shard_status
+from tasks.storage.folder_probe import examine
+from tasks.storage.manifest import BadManifest
+from tasks.storage.plan import BadPlan
+from tasks.storage.shard_parquet import BadShardFile
+from tasks.storage.store import Store
 
 _log = logging.getLogger(__name__)
 #: Seconds for which a run's options are taken from memory: so long may a run that was given up go on.
@@ -116,7 +117,7 @@ class Runs:
         last_run, last_shard, looked_at = self._open
         if (last_run, last_shard) == (run_id, shard) and monotonic() - looked_at < _OPEN:
             return False
-        if ledger.is_done(shard, revision, store):
+        if shard_status.is_done(shard, revision, store):
             return True
         self._open = run_id, shard, monotonic()
         return False

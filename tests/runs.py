@@ -6,11 +6,11 @@ from pathlib import Path
 
 from producer import sources
 from producer.runfile import Options, PlanState, RunFile, State
-from tasks import plan
 from tasks.collect import collect
 from tasks.model import Outcome, Reason, RunOptions, Status, key_of
-from tasks.shardfile import Mark
-from tasks.storage import Store
+from tasks.storage import plan
+from tasks.storage.shard_parquet import Mark
+from tasks.storage.store import Store
 
 RUN_ID = "20260101-000000-abcdef"
 SIZE = 3

@@ -17,7 +17,7 @@ from tasks.download.guard import Guard
 from tasks.download.proxy import Proxy
 from tasks.fetch import fetch
 from tasks.model import ResizeMode, RunOptions
-from tasks.storage import Store
+from tasks.storage.store import Store
 from tests.answers.case import CLIENTS, OTHER_BYTES, SAVED, Case, ReceivedRequest
 from tests.conftest import required
 from tests.unit.conftest import Canned

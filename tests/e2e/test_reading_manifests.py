@@ -12,7 +12,7 @@ import pytest
 
 from producer.keeping import ROOT
 from producer.runfile import PlanState, State
-from tasks.storage import Store
+from tasks.storage.store import Store
 from tests.conftest import lacking
 from tests.runs import make_run
 from tests.unit.conftest import image

@@ -20,7 +20,6 @@ import brotli
 from PIL import Image
 
 from producer import sources
-from tasks import plan
 from tasks.deadline import Deadline
 from tasks.download import byte_range, retry, urls
 from tasks.download import headers as download_headers
@@ -32,7 +31,8 @@ from tasks.errors import FetchError, InvalidUrl, UsageFault
 from tasks.images import decode, identify, resize
 from tasks.model import FetchOptions, ResizeMode, ResizeOptions
 from tasks.redaction import masked
-from tasks.shardfile import Mark
+from tasks.storage import plan
+from tasks.storage.shard_parquet import Mark
 from tests import bombs
 from tests.encoding import encoded
 from tests.zstandard import zstd

@@ -5,11 +5,11 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks import manifest, plan
 from tasks.download.adapters import head_fields
 from tasks.model import FetchOptions, HeadOptions, ImageRequest, Outcome, Reason, RunOptions, Status
 from tasks.redaction import masked
-from tasks.shardfile import Mark
+from tasks.storage import manifest, plan
+from tasks.storage.shard_parquet import Mark
 from tests.fuzz import targets
 
 _TEXT = st.text(max_size=12)

@@ -18,7 +18,7 @@ from tasks.download.downloader import Downloader
 from tasks.download.guard import Guard
 from tasks.fetch import fetch
 from tasks.model import FetchOptions, RunOptions
-from tasks.storage import Store
+from tasks.storage.store import Store
 
 SLOTS = 64
 #: The largest body in bytes, and the deadline of a download in seconds.

@@ -13,10 +13,11 @@ import pytest
 
 from producer import tally
 from producer.dispatch import Dispatcher, Timing
-from tasks import collect, jobs, manifest
+from tasks import collect, jobs
 from tasks.errors import StorageFailed
 from tasks.model import ImageRequest
-from tasks.storage import Store
+from tasks.storage import manifest
+from tasks.storage.store import Store
 
 Patch = pytest.MonkeyPatch
 

@@ -32,14 +32,15 @@ from PIL import Image
 from producer import dispatch, tally
 from producer.dispatch import Dispatcher, Progress, Timing
 from producer.sharding import NOTHING, Planned, Planner
-from tasks import broker, jobs, keys, manifest, presence
+from tasks import broker, jobs, keys, presence
 from tasks.backend import Part, Unshown
 from tasks.celery import IMAGES, SHARDS, app
 from tasks.download.downloader import Download, Downloader
 from tasks.errors import HttpRefused
 from tasks.model import ImageRequest, Outcome, RunOptions, shard_name
 from tasks.presence import Worker
-from tasks.storage import Store
+from tasks.storage import manifest
+from tasks.storage.store import Store
 from tests.conditions import PATIENCE, wait_for
 from tests.integration import parts
 

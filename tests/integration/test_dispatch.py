@@ -19,13 +19,14 @@ from config import limits
 from producer import dispatch
 from producer.dispatch import Dispatcher, Progress
 from producer.sharding import Planner
-from tasks import broker, keys, manifest, plan
+from tasks import broker, keys
 from tasks.celery import IMAGES, SHARDS, app
 from tasks.download.urls import MAX_LENGTH
 from tasks.errors import Fault, Interrupted, UsageFault
 from tasks.jobs import collect_shard, fetch_image
 from tasks.model import ImageRequest, RunOptions
-from tasks.storage import Store
+from tasks.storage import manifest, plan
+from tasks.storage.store import Store
 from tests.conditions import PATIENCE, wait_for
 from tests.integration import parts
 

@@ -164,7 +164,7 @@ def test_resume_continues_an_open_plan(fleet: str, demo_url: str, out: Path, tmp
     for shard in (4, 5):
         (out / f".plan/0000{shard}.parquet").unlink()
     from producer.runfile import PlanState, RunFile
-    from tasks.storage import Store
+    from tasks.storage.store import Store
 
     store = Store(out)
     RunFile.load(store).save(store, plan=PlanState.OPEN, planned_rows=0, planned_shards=0)

@@ -17,7 +17,7 @@ import redis
 from tasks import alone, keys, suspects
 from tasks.download import downloader
 from tasks.model import FetchOptions, Outcome, Reason, RunOptions
-from tasks.storage import Store
+from tasks.storage.store import Store
 from tests.integration import parts
 
 _IMAGES, _POISONS = 200, (20, 21, 150)

@@ -18,10 +18,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from producer import dispatch
-from tasks import keys, manifest
+from tasks import keys
 from tasks.celery import IMAGES, SHARDS
 from tasks.model import RunOptions, shard_name
-from tasks.storage import Store
+from tasks.storage import manifest
+from tasks.storage.store import Store
 from tests.integration import played
 from tests.integration.broken_versions import BROKEN
 from tests.integration.played import FLAKY, RUN_ID, Fleet, Killed, Producer, Stage

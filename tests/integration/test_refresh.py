@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from producer.runfile import PlanState, RunFile
-from tasks.storage import Store
+from tasks.storage.store import Store
 from tests.integration import parts
 
 _COUNT = 12

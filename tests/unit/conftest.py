@@ -21,7 +21,7 @@ from tasks.download.adapters import Sessions
 from tasks.download.downloader import Downloader
 from tasks.download.guard import Guard
 from tasks.model import FetchOptions, Outcome, Status, key_of
-from tasks.storage import Store
+from tasks.storage.store import Store
 from tests.conditions import PATIENCE
 from tests.conftest import required
 from tests.demo_server import running

@@ -23,11 +23,11 @@ from producer import cli, report
 from producer.dispatch import Progress
 from producer.keeping import ROOT
 from producer.runfile import Options, PlanState, RunFile, State
-from tasks import plan
 from tasks.errors import UsageFault
 from tasks.model import HeadOptions, ImageRequest, ResizeMode, ResizeOptions, Verify
-from tasks.shardfile import Mark
-from tasks.storage import Store
+from tasks.storage import plan
+from tasks.storage.shard_parquet import Mark
+from tasks.storage.store import Store
 
 _COMMANDS = sorted(cli.cli.commands)
 #: A broker that refuses connections.

@@ -10,15 +10,15 @@ from typing import NoReturn
 
 import pytest
 
-from tasks import manifest, plan
 from tasks.collect import Incomplete, collect
 from tasks.errors import StorageFailed
-from tasks.ledger import revision
-from tasks.manifest import BadManifest
 from tasks.model import ImageRequest, Outcome, Reason, RunOptions, Status, key_of
-from tasks.plan import BadPlan
-from tasks.shardfile import Mark
-from tasks.storage import Store
+from tasks.storage import manifest, plan
+from tasks.storage.manifest import BadManifest
+from tasks.storage.plan import BadPlan
+from tasks.storage.shard_parquet import Mark
+from tasks.storage.shard_status import revision
+from tasks.storage.store import Store
 from tests.unit.conftest import success
 
 _SHARD, _SIZE = 2, 3

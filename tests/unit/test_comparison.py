@@ -13,11 +13,11 @@ from producer.comparison import FLEET, FOLDERS, ONE_BY_ONE, THREADS, Comparison,
 from producer.demo import DemoServer
 from producer.runfile import Options, RunFile
 from producer.summary import COLUMNS, Summary, summarise
-from tasks import manifest, plan
 from tasks.download.downloader import Downloader
 from tasks.errors import UsageFault
 from tasks.model import FetchOptions, ImageRequest, Outcome, RunOptions
-from tasks.storage import Store
+from tasks.storage import manifest, plan
+from tasks.storage.store import Store
 
 _DONE = Summary({"success": 10}, {}, 1000, 1)
 _WAYS = (

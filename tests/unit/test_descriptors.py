@@ -192,7 +192,7 @@ _DOWNLOADS = """
     from tasks.download.guard import Guard
     from tasks.model import FetchOptions
     from tasks.download.adapters import Sessions
-    from tasks.storage import Store
+    from tasks.storage.store import Store
 
     descriptors.raise_limit()
     port, folder, slots = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])

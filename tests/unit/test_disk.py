@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tasks import disk
+from tasks.storage import fsync
 
 
 @pytest.fixture
@@ -59,38 +59,38 @@ def test_file_system_type_decides(
     """A local disk is synced as a whole; on a network file system each file is synced."""
     folder = tmp_path / "a folder"
     folder.mkdir()
-    monkeypatch.setattr(disk, "_MOUNTS", mounts(tmp_path / "mounts", folder, kind))
-    monkeypatch.setattr(disk, "_kernel", lambda: (5, 8))
-    disk.sync_all(folder, files(folder, 20))
+    monkeypatch.setattr(fsync, "_MOUNTS", mounts(tmp_path / "mounts", folder, kind))
+    monkeypatch.setattr(fsync, "_kernel", lambda: (5, 8))
+    fsync.sync_all(folder, files(folder, 20))
     assert calls == ({"fsync": 0, "syncfs": 1} if together else {"fsync": 21, "syncfs": 0})
 
 
 def test_file_system_type_is_not_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: dict[str, int]) -> None:
     """The folder's file system is looked up for every shard, because a worker meets another folder with each."""
-    monkeypatch.setattr(disk, "_kernel", lambda: (5, 8))
+    monkeypatch.setattr(fsync, "_kernel", lambda: (5, 8))
     for kind in ("ext4", "nfs4"):
-        monkeypatch.setattr(disk, "_MOUNTS", mounts(tmp_path / "mounts", tmp_path, kind))
-        disk.sync_all(tmp_path, files(tmp_path, 20))
+        monkeypatch.setattr(fsync, "_MOUNTS", mounts(tmp_path / "mounts", tmp_path, kind))
+        fsync.sync_all(tmp_path, files(tmp_path, 20))
     assert calls == {"fsync": 21, "syncfs": 1}
 
 
 def test_few_files_are_synced_one_by_one(tmp_path: Path, calls: dict[str, int]) -> None:
     """A small shard does not wait for other processes' writes to the disk."""
-    disk.sync_all(tmp_path, files(tmp_path, 3))
+    fsync.sync_all(tmp_path, files(tmp_path, 3))
     assert calls == {"fsync": 4, "syncfs": 0}
 
 
 def test_old_kernels_use_fsync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: dict[str, int]) -> None:
     """Before Linux 5.8 syncfs did not report failed writes, so it is not used."""
-    monkeypatch.setattr(disk, "_kernel", lambda: (5, 7))
-    disk.sync_all(tmp_path, files(tmp_path, 20))
+    monkeypatch.setattr(fsync, "_kernel", lambda: (5, 7))
+    fsync.sync_all(tmp_path, files(tmp_path, 20))
     assert calls["syncfs"] == 0
 
 
 def test_missing_file_is_an_error(tmp_path: Path) -> None:
     """A missing file is an error also where the whole file system is synced."""
     with pytest.raises(FileNotFoundError):
-        disk.sync_all(tmp_path, [*files(tmp_path, 20), str(tmp_path / "none")])
+        fsync.sync_all(tmp_path, [*files(tmp_path, 20), str(tmp_path / "none")])
 
 
 def test_failed_write_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,13 +104,13 @@ def test_failed_write_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             ctypes.set_errno(errno.EIO)
             return -1
 
-    monkeypatch.setattr(disk, "_is_local", lambda _: True)
+    monkeypatch.setattr(fsync, "_is_local", lambda _: True)
     monkeypatch.setattr(ctypes, "CDLL", Failing)
     with pytest.raises(OSError, match="Input/output error"):
-        disk.sync_all(tmp_path, files(tmp_path, 20))
+        fsync.sync_all(tmp_path, files(tmp_path, 20))
 
 
 def test_real_disk(tmp_path: Path) -> None:
     """Syncing works on the machine that runs this test."""
-    disk.sync_all(tmp_path, files(tmp_path, 20))
-    disk.sync_all(tmp_path / "none", [])
+    fsync.sync_all(tmp_path, files(tmp_path, 20))
+    fsync.sync_all(tmp_path / "none", [])

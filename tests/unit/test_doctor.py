@@ -17,7 +17,7 @@ from producer.doctor import Diagnosis
 from producer.finding import Finding, Level
 from producer.worker_pool import Worker, clock_ahead
 from tasks.celery import IMAGES, PROTOCOL, SHARDS
-from tasks.examine import Seen
+from tasks.storage.folder_probe import Seen
 
 _GOOD = {
     "redis_version": "7.2.4",

@@ -15,7 +15,6 @@ import pytest
 from PIL import Image
 
 from producer.demo import DemoServer, picture
-from tasks import manifest, plan
 from tasks.collect import collect
 from tasks.download.adapters import Sessions
 from tasks.download.downloader import Download, Downloader
@@ -35,8 +34,9 @@ from tasks.model import (
     Status,
     Verify,
 )
-from tasks.shardfile import Mark
-from tasks.storage import Store
+from tasks.storage import manifest, plan
+from tasks.storage.shard_parquet import Mark
+from tasks.storage.store import Store
 from tests.unit.conftest import Canned, always, image, response
 
 _MARK = Mark("", 0)

@@ -14,11 +14,11 @@ from producer import folder, lock
 from producer.finding import Finding, Level
 from producer.folder import Need
 from producer.runfile import PlanState, State
-from tasks import plan
 from tasks.collect import collect
 from tasks.model import ImageRequest, Outcome, Reason, RunOptions, Status
-from tasks.shardfile import Mark
-from tasks.storage import Store
+from tasks.storage import plan
+from tasks.storage.shard_parquet import Mark
+from tasks.storage.store import Store
 from tests.runs import RUN_ID, SIZE, make_run
 from tests.unit.conftest import success
 

@@ -13,7 +13,6 @@ import pytest
 from producer import urlindex
 from producer.former import FormerRun, joined
 from producer.runfile import Options, PlanState, RunFile
-from tasks import manifest, plan
 from tasks.errors import Fault, UsageFault
 from tasks.model import (
     FetchOptions,
@@ -26,8 +25,9 @@ from tasks.model import (
     Status,
     Verify,
 )
-from tasks.shardfile import Mark
-from tasks.storage import Store
+from tasks.storage import manifest, plan
+from tasks.storage.shard_parquet import Mark
+from tasks.storage.store import Store
 from tests.unit.conftest import success
 
 _SIZE = 3

@@ -14,11 +14,12 @@ import pytest
 import redis
 from celery.exceptions import Reject, Retry
 
-from tasks import jobs, manifest
+from tasks import jobs
 from tasks.jobs import Runs
 from tasks.later import Earlier, Later
 from tasks.model import RunOptions
-from tasks.storage import Store
+from tasks.storage import manifest
+from tasks.storage.store import Store
 
 
 class CountingStore(Store):

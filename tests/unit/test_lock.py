@@ -24,7 +24,7 @@ from producer import lock
 from producer.keeping import ROOT
 from producer.runfile import RunFile
 from tasks.errors import Fault, UsageFault
-from tasks.storage import Store
+from tasks.storage.store import Store
 
 _HOLDER = """
 import sys, time

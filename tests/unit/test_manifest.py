@@ -10,10 +10,10 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from tasks import manifest, plan, shardfile
-from tasks.manifest import BadManifest
 from tasks.model import Former, ImageRequest, Outcome, Reason, Status
-from tasks.shardfile import Mark
+from tasks.storage import manifest, plan, shard_parquet
+from tasks.storage.manifest import BadManifest
+from tasks.storage.shard_parquet import Mark
 from tests.unit.conftest import success
 
 _MARK = Mark("", 0)
@@ -127,7 +127,7 @@ def test_refuses_a_broken_file(body: bytes) -> None:
 def test_refuses_a_column_name_with_a_changed_byte() -> None:
     """A changed byte in a column's name is reported like any other damage."""
     with pytest.raises(BadManifest, match="not a complete Parquet file"):
-        manifest.decode(shardfile.encode(table("other"), _MARK).replace(b"other", b"oth\xb9r"))
+        manifest.decode(shard_parquet.encode(table("other"), _MARK).replace(b"other", b"oth\xb9r"))
 
 
 def test_reading_starts_no_threads(tmp_path: Path) -> None:
@@ -137,7 +137,9 @@ def test_reading_starts_no_threads(tmp_path: Path) -> None:
     (tmp_path / "manifest").write_bytes(manifest.encode(plan.decode(planned), [success(0), _FAILED], _MARK))
     code = """if True:
         import pathlib, sys, psutil
-        from tasks import manifest, plan, shardfile
+        from tasks.storage import manifest
+        from tasks.storage import plan
+        from tasks.storage import shard_parquet as shardfile
         folder = pathlib.Path(sys.argv[1])
         before = psutil.Process().num_threads()
         manifest.decode((folder / "manifest").read_bytes())

@@ -10,7 +10,7 @@ from producer import lock
 from producer.output import begun, output, standing
 from producer.runfile import Options, RunFile
 from tasks.errors import Fault, UsageFault
-from tasks.storage import TEMPORARY, Store
+from tasks.storage.store import TEMPORARY, Store
 
 
 def test_creates_the_output_folder(tmp_path: Path) -> None:

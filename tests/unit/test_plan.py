@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks import plan
 from tasks.model import Former, ImageRequest
-from tasks.plan import BadPlan
-from tasks.shardfile import Mark
+from tasks.storage import plan
+from tasks.storage.plan import BadPlan
+from tasks.storage.shard_parquet import Mark
 
 _MARK = Mark("", 0)
 

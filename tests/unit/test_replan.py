@@ -11,10 +11,10 @@ import pytest
 from producer.replan import make_whole
 from producer.run import Run
 from producer.runfile import PlanState, RunFile, State
-from tasks import plan
 from tasks.errors import Fault
-from tasks.shardfile import Mark
-from tasks.storage import Store
+from tasks.storage import plan
+from tasks.storage.shard_parquet import Mark
+from tasks.storage.store import Store
 from tests.runs import make_run
 
 _ROWS = 11

@@ -10,9 +10,9 @@ import pytest
 from producer import dispatch
 from producer.run import Run
 from producer.runfile import PlanState, RunFile, State
-from tasks import manifest, plan
 from tasks.errors import Fault, UsageFault
-from tasks.storage import Store
+from tasks.storage import manifest, plan
+from tasks.storage.store import Store
 from tests.runs import make_run
 
 _ROWS, _SHARDS = 11, 4

@@ -17,7 +17,7 @@ from producer import runfile
 from producer.runfile import Options, PlanState, RunFile, State, new_id, resumption
 from tasks.errors import Fault, StorageFailed, UsageFault
 from tasks.model import FetchOptions, ResizeMode, ResizeOptions
-from tasks.storage import Store
+from tasks.storage.store import Store
 
 _RECORD = RunFile("20260101-000000-abcdef", "list.txt", "/out", Options(FetchOptions(retries=7), 10, 2), started_at=1.5)
 

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks import shardfile
-from tasks.shardfile import BadShardFile, Mark
+from tasks.storage import shard_parquet
+from tasks.storage.shard_parquet import BadShardFile, Mark
 
 _MARK = Mark("20260101-000000-abcdef", 3, 1)
 _TABLE = pa.table({"key": ["a", "b"], "bytes": [1, None]})
-_WHOLE = shardfile.encode(_TABLE, _MARK)
+_WHOLE = shard_parquet.encode(_TABLE, _MARK)
 
 
 def parquet(metadata: dict[bytes, bytes] | None) -> bytes:
@@ -30,19 +30,19 @@ def parquet(metadata: dict[bytes, bytes] | None) -> bytes:
 def test_table_survives_a_round_trip(run_id: str, shard: int, revision: int) -> None:
     """The table and the revision are read as parquet, if the file belongs to the expected shard."""
     mark = Mark(run_id, shard, revision)
-    body = shardfile.encode(_TABLE, mark)
-    assert shardfile.decode(body, of=mark).equals(_TABLE)
-    assert shardfile.revision(body) == revision
+    body = shard_parquet.encode(_TABLE, mark)
+    assert shard_parquet.decode(body, of=mark).equals(_TABLE)
+    assert shard_parquet.revision(body) == revision
 
 
 def test_reads_only_the_requested_columns() -> None:
     """A reader of some columns gets only those, in the requested order."""
-    assert shardfile.decode(_WHOLE, ["bytes", "key"], _MARK).to_pydict() == {"bytes": [1, None], "key": ["a", "b"]}
+    assert shard_parquet.decode(_WHOLE, ["bytes", "key"], _MARK).to_pydict() == {"bytes": [1, None], "key": ["a", "b"]}
 
 
 def test_accepts_any_revision() -> None:
     """A shard's file is accepted from any revision of the run."""
-    assert shardfile.decode(_WHOLE, of=Mark(_MARK.run_id, 3, 7)).num_rows == 2
+    assert shard_parquet.decode(_WHOLE, of=Mark(_MARK.run_id, 3, 7)).num_rows == 2
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_accepts_any_revision() -> None:
 def test_refuses_a_file_of_another_shard(of: Mark, message: str) -> None:
     """A valid file of another run or shard is refused. The message says where it belongs."""
     with pytest.raises(BadShardFile, match=message):
-        shardfile.decode(_WHOLE, of=of)
+        shard_parquet.decode(_WHOLE, of=of)
 
 
 _NOBODYS = {
@@ -75,41 +75,41 @@ def test_refuses_a_file_without_a_mark(metadata: dict[bytes, bytes] | None) -> N
     """A Parquet file that names no run and shard is refused, and has no revision."""
     body = parquet(metadata)
     with pytest.raises(BadShardFile, match="it belongs to no run, not to shard 3"):
-        shardfile.decode(body, of=_MARK)
+        shard_parquet.decode(body, of=_MARK)
     with pytest.raises(BadShardFile, match="does not name its run and shard"):
-        shardfile.revision(body)
-    assert shardfile.decode(body).num_rows == 2
+        shard_parquet.revision(body)
+    assert shard_parquet.decode(body).num_rows == 2
 
 
 def test_detects_any_truncation() -> None:
     """A file truncated at any length is refused."""
     for length in range(len(_WHOLE)):
         with pytest.raises(BadShardFile):
-            shardfile.decode(_WHOLE[:length], of=_MARK)
+            shard_parquet.decode(_WHOLE[:length], of=_MARK)
         with pytest.raises(BadShardFile):
-            shardfile.revision(_WHOLE[:length])
+            shard_parquet.revision(_WHOLE[:length])
 
 
 def test_detects_any_changed_byte() -> None:
     """Any changed byte is detected, whichever column is read, and wherever the byte is."""
     table = pa.table({"url": [f"http://a.example/{number * 7919}" for number in range(200)], "bytes": range(200)})
-    body = shardfile.encode(table, _MARK)
+    body = shard_parquet.encode(table, _MARK)
     for place in range(len(body)):
         flipped = bytearray(body)
         flipped[place] ^= 1 << place % 8
         with pytest.raises(BadShardFile):
-            shardfile.decode(bytes(flipped), ["bytes"], _MARK)
+            shard_parquet.decode(bytes(flipped), ["bytes"], _MARK)
         with pytest.raises(BadShardFile):
-            shardfile.revision(bytes(flipped))
+            shard_parquet.revision(bytes(flipped))
 
 
 def test_refuses_a_file_without_a_checksum() -> None:
     """A file that names its run and shard, but has no checksum, is refused."""
     body = parquet({b"imagefleet": json.dumps(asdict(_MARK)).encode()})
     with pytest.raises(BadShardFile, match="checksum"):
-        shardfile.decode(body, of=_MARK)
+        shard_parquet.decode(body, of=_MARK)
     with pytest.raises(BadShardFile, match="checksum"):
-        shardfile.revision(body)
+        shard_parquet.revision(body)
 
 
 def test_zeros_are_not_mistaken_for_the_checksum() -> None:
@@ -117,4 +117,4 @@ def test_zeros_are_not_mistaken_for_the_checksum() -> None:
     zeros = "0" * 64
     table = pa.table({zeros: [zeros, zeros]})
     mark = Mark(zeros, 0)
-    assert shardfile.decode(shardfile.encode(table, mark), of=mark).equals(table)
+    assert shard_parquet.decode(shard_parquet.encode(table, mark), of=mark).equals(table)

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from producer.sharding import Planned, Planner
-from tasks import plan
 from tasks.errors import StorageFailed, UsageFault
 from tasks.model import ImageRequest
-from tasks.shardfile import Mark
-from tasks.storage import Store
+from tasks.storage import plan
+from tasks.storage.shard_parquet import Mark
+from tasks.storage.store import Store
 from tests.conditions import PATIENCE, wait_for
 
 Reports = list[tuple[int, int]]

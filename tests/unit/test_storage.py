@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tasks import storage
 from tasks.errors import StorageFailed
-from tasks.storage import PRIVATE, TEMPORARY, Store
+from tasks.storage import store as store_module
+from tasks.storage.store import PRIVATE, TEMPORARY, Store
 from tests.conditions import wait_for
 
 _WRITERS = 16
@@ -111,7 +111,7 @@ def test_does_not_link_a_changed_file(store: Store, spoil: str) -> None:
 def test_takes_over_the_claim_of_a_dead_writer(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without links, a name claimed by a dead writer is released after a while."""
     without_links(monkeypatch, errno.EPERM)
-    monkeypatch.setattr(storage, "_CLAIM_LIFETIME", 0.02)
+    monkeypatch.setattr(store_module, "_CLAIM_LIFETIME", 0.02)
     store.path("00000").mkdir()
     store.path("00000/.a.jpg.claim").touch()
     assert store.create("00000/a.jpg", b"body")

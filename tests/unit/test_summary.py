@@ -5,9 +5,9 @@ from __future__ import annotations
 import pyarrow as pa
 
 from producer.summary import COLUMNS, Summary, summarise
-from tasks import manifest, plan
 from tasks.model import ImageRequest, Outcome, Reason, Status
-from tasks.shardfile import Mark
+from tasks.storage import manifest, plan
+from tasks.storage.shard_parquet import Mark
 from tests.unit.conftest import success
 
 _MARK = Mark("", 0)

@@ -22,7 +22,7 @@ from tasks.download.proxy import Proxy
 from tasks.errors import FetchError, TlsClosedError, TlsFailed
 from tasks.fetch import fetch
 from tasks.model import MESSAGE_LIMIT, RunOptions
-from tasks.storage import Store
+from tasks.storage.store import Store
 from tests.certificates import RSA, SHORT_RSA, Authority
 from tests.forward_proxy import ForwardProxy
 from tests.unit.conftest import ONCE, Canned, always, image, response

@@ -19,9 +19,9 @@ from pathlib import Path
 from time import monotonic, sleep
 from typing import TypeVar
 
-from tasks import disk
 from tasks.descriptors import IDLE, patient
 from tasks.errors import StorageFailed
+from tasks.storage import fsync
 
 _T = TypeVar("_T")
 TEMPORARY = ".tmp"
@@ -128,7 +128,7 @@ class Store:
         """
         try:
             self._put(body, mode, lambda temporary: Path(temporary).replace(self.path(name)), sync=True)
-            disk.sync(self.path(name).parent)
+            fsync.sync(self.path(name).parent)
         except OSError as error:
             raise _failed("save", name, error) from error
 
@@ -141,7 +141,7 @@ class Store:
         """
         try:
             created = self._put(body, PRIVATE, partial(self._claim, target=f"{self.root}/{name}"), sync=True)
-            disk.sync(self.path(name).parent)
+            fsync.sync(self.path(name).parent)
         except OSError as error:
             raise _failed("save", name, error) from error
         return created
@@ -220,7 +220,7 @@ class Store:
             StorageError: one of them can't be synced.
         """
         try:
-            disk.sync_all(self.path(folder), [f"{self.root}/{name}" for name in names])
+            fsync.sync_all(self.path(folder), [f"{self.root}/{name}" for name in names])
         except OSError as error:
             raise _failed("sync", folder, error) from error
 

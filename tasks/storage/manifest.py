@@ -14,9 +14,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from tasks import shardfile
 from tasks.model import OUTCOME_FIELDS, Outcome, shard_name
-from tasks.shardfile import OF_THE_PLAN, BadShardFile, Mark
+from tasks.storage import shard_parquet
+from tasks.storage.shard_parquet import OF_THE_PLAN, BadShardFile, Mark
 
 _TYPES: dict[str, pa.DataType] = {
     "width": pa.int32(),
@@ -57,7 +57,7 @@ def encode(plan: pa.Table, outcomes: Sequence[Outcome], mark: Mark) -> bytes:
             values = [round(value * 1000) for value in values]
         column = pa.array(values, _TYPES.get(field, pa.string()))
         table = table.append_column(field, column)
-    return shardfile.encode(table, mark)
+    return shard_parquet.encode(table, mark)
 
 
 def _distinct(names: Sequence[str]) -> list[str]:
@@ -79,7 +79,7 @@ def decode(body: bytes, columns: Sequence[str] | None = None, of: Mark | None = 
         CorruptManifestError: it is not a manifest, is damaged, or belongs to another run or shard.
     """
     try:
-        return shardfile.decode(body, columns, of)
+        return shard_parquet.decode(body, columns, of)
     except BadShardFile as error:
         raise BadManifest(str(error)) from error
 

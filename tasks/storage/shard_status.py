@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from tasks import manifest, shardfile
-from tasks.manifest import BadManifest
-from tasks.shardfile import BadShardFile
-from tasks.storage import Store
+from tasks.storage import manifest, shard_parquet
+from tasks.storage.manifest import BadManifest
+from tasks.storage.shard_parquet import BadShardFile
+from tasks.storage.store import Store
 
 
 def revision(shard: int, store: Store) -> int | None:
@@ -17,7 +17,7 @@ def revision(shard: int, store: Store) -> int | None:
     if not store.exists(manifest.name(shard)):
         return None
     try:
-        return shardfile.revision(store.read(manifest.name(shard)))
+        return shard_parquet.revision(store.read(manifest.name(shard)))
     except BadShardFile as error:
         raise BadManifest(f"{manifest.name(shard)}: {error}") from error
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.errors import StorageFailed
-from tasks.storage import PRIVATE, Store
+from tasks.storage.store import PRIVATE, Store
 
 _TOKEN = re.compile(r"[0-9a-f]{32}")
 

@@ -13,9 +13,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from tasks import shardfile
 from tasks.model import FORMER_FIELDS, Former, ImageRequest, shard_name
-from tasks.shardfile import FORMER, BadShardFile, Mark
+from tasks.storage import shard_parquet
+from tasks.storage.shard_parquet import FORMER, BadShardFile, Mark
 
 FOLDER = ".plan"
 _NUMBERS = frozenset({"width", "height", "bytes", "original_width", "original_height"})
@@ -46,7 +46,7 @@ def encode(requests: Sequence[ImageRequest], mark: Mark) -> bytes:
         columns[FORMER] = [None if request.former is None else request.former.to_json() for request in requests]
     schema = {"index": pa.int64(), "url": pa.string(), FORMER: _FORMER}
     table = pa.table({key: pa.array(values, schema.get(key)) for key, values in columns.items()})
-    return shardfile.encode(table, mark)
+    return shard_parquet.encode(table, mark)
 
 
 def decode(body: bytes, of: Mark | None = None) -> pa.Table:
@@ -56,7 +56,7 @@ def decode(body: bytes, of: Mark | None = None) -> pa.Table:
         CorruptPlanError: it is not a plan, is damaged, or belongs to another run or shard.
     """
     try:
-        table = shardfile.decode(body, of=of)
+        table = shard_parquet.decode(body, of=of)
     except BadShardFile as error:
         raise BadPlan(str(error)) from error
     if table.column_names[:2] != ["index", "url"] or table.num_rows == 0:

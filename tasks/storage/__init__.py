@@ -1,0 +1,1 @@
+"""Store a run's files: images, plans and manifests, each atomic and synced to disk."""
