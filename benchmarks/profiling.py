@@ -44,12 +44,12 @@ _ACTIVITIES: dict[str, tuple[str, ...]] = {
     ),
     "around the download": (
         *("tasks/download/downloader.py", "tasks/fetch.py", "tasks/download/urls.py"),
-        *("tasks/jobs.py", "tasks/progress.py", "tasks/model.py"),
+        *("tasks/jobs.py", "tasks/broker/progress.py", "tasks/model.py"),
     ),
     "collecting shards": ("tasks/collect.py", "tasks/storage/manifest.py", "tasks/storage/plan.py"),
-    "counting parts, acknowledging": ("tasks/settle.py", "tasks/backend.py"),
+    "counting parts, acknowledging": ("tasks/broker/ack_batcher.py", "tasks/broker/backend.py"),
     "Celery: running a task": ("celery/app/", "celery/backends/"),
-    "taking messages from Redis": ("tasks/transport.py", "kombu/", "redis/"),
+    "taking messages from Redis": ("tasks/broker/transport.py", "kombu/", "redis/"),
     "Celery: receiving a task": ("celery/", "concurrent/futures/", "vine/"),
 }
 _OTHER = "the rest"
@@ -58,7 +58,7 @@ _OTHER = "the rest"
 _IDLE = (
     "_worker (concurrent/futures/thread.py",
     "_epoll.poll (kombu/utils/eventio.py",
-    "Settler._run (tasks/settle.py",
+    "Settler._run (tasks/broker/ack_batcher.py",
 )
 _LINE = re.compile(r":\d+\)$")
 

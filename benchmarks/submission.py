@@ -23,7 +23,7 @@ from config.settings import REDIS_CONF
 from producer.dispatch import Dispatcher
 from producer.local import server_binary
 from producer.sharding import Planner
-from tasks import broker
+from tasks.broker import client as broker_client
 from tasks.celery import IMAGES, use_broker
 from tasks.model import ImageRequest, RunOptions
 from tasks.storage.store import Store
@@ -70,7 +70,7 @@ def _submit(url: str, images: int, out: Path) -> tuple[float, float]:
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     use_broker(url)
-    with broker.client(url) as server:
+    with broker_client.client(url) as server:
         dispatcher = Dispatcher(RunOptions(str(out), _SHARD_SIZE, run_id="benchmark"), store, planner, server)
         started, used = time.monotonic(), time.process_time()
         try:
@@ -103,7 +103,7 @@ def _redis(folder: Path) -> Iterator[str]:
     url = f"redis+socket://{path}"
     try:
         deadline = time.monotonic() + _TIMEOUT
-        with broker.client(url, patient=False) as server:
+        with broker_client.client(url, patient=False) as server:
             while not _is_ready(server):
                 if time.monotonic() > deadline:
                     raise RuntimeError(f"Redis did not answer within {_TIMEOUT:.0f} s")

@@ -11,7 +11,7 @@ from producer.runfile import Options
 
 #: The purposes of the most frequent commands; the two scripts call those in brackets.
 _PURPOSES = {
-    "eval": "take messages and record them as unacknowledged (`tasks/reserve.lua`)",
+    "eval": "take messages and record them as unacknowledged (`tasks/broker/reserve.lua`)",
     "evalsha": "count chord parts (Celery's script)",
     "lpush": "send messages",
     "exec": "acknowledge messages",

@@ -31,16 +31,16 @@ from producer.runfile import resumption
 from producer.shard_files import decoded, planned_requests
 from producer.sharding import Planner
 from producer.unfit_workers import UnfitWorker, UnfitWorkers
-from tasks import keys, presence, transport
+from tasks.broker import heartbeat, keys, transport
+from tasks.broker.progress import REASON
+from tasks.broker.redis_errors import RedisProblem, redis_problem
 from tasks.celery import ABOUT, COLLECT_SHARD, FETCH_IMAGE, IMAGES, PROTOCOL, SHARDS, app
 from tasks.collect import ENDING, PASSING
 from tasks.download.urls import MAX_LENGTH
 from tasks.errors import Fault, Interrupted, Lost
 from tasks.fetch import failed
 from tasks.model import ImageRequest, Outcome, RunOptions, key_of, shard_name
-from tasks.progress import REASON
 from tasks.redaction import masked
-from tasks.redis_errors import RedisProblem, redis_problem
 from tasks.storage import manifest, shard_status
 from tasks.storage.store import Store
 
@@ -171,7 +171,7 @@ class Dispatcher:
         self._done_before = 0
         #: Whether anything may have been sent.
         self.has_sent = False
-        self._contact = presence.Contact()
+        self._contact = heartbeat.Contact()
         self._finishing = threading.Event()
         #: Who is told of progress, and what was told last.
         self._listener: Callable[[Progress], None] = _nobody
@@ -310,7 +310,7 @@ class Dispatcher:
         # Workers hand on what a dead one held; where none is left that has lived for long, it is done here.
         self._contact.heard()
         if self._contact.long_enough:
-            presence.hand_back_of_the_dead(self._server)
+            heartbeat.hand_back_of_the_dead(self._server)
         self._unfit.look()
         now = time.monotonic()
         doubtful: list[_InFlight] = []
@@ -323,7 +323,7 @@ class Dispatcher:
                 doubtful.append(flying)
         if not doubtful:
             return
-        held = tally.held(self._server, self._run_id, presence.holders(self._server))
+        held = tally.held(self._server, self._run_id, heartbeat.holders(self._server))
         for flying in doubtful:
             requests = self._requests(flying.shard)
             found = tally.parts(self._server, self._group(flying.shard), PASSING)
@@ -520,7 +520,7 @@ class Dispatcher:
         named. A late copy may have saved it since, just as it came, and that is what the pass is to bring about.
         """
         if self._left is None:
-            self._left = tally.held(self._server, self._run_id, presence.holders(self._server))
+            self._left = tally.held(self._server, self._run_id, heartbeat.holders(self._server))
         found = tally.parts(self._server, self._group(flying.shard), ENDING)
         if self._missing(flying.shard, requests, found, self._left):
             self._repair(flying, requests, found, self._left)
@@ -697,7 +697,7 @@ def _asked(local: bool, images: int, server: redis.Redis) -> str:
     waiting = "waiting for 1 image" if images == 1 else f"waiting for {images:,} images"
     try:
         slots = online_workers()
-        dead = sum(not lives for lives in presence.signs_of_life(server).values())
+        dead = sum(not lives for lives in heartbeat.signs_of_life(server).values())
     except (redis.RedisError, OperationalError) as error:
         # The connection that lay idle since the last question may have gone with a Redis that is back.
         return f"{waiting}; the workers can't be asked: {redis_problem(error).note}"

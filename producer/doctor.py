@@ -26,13 +26,14 @@ from producer.finding import Finding, Level, of_fault
 from producer.formatting import counted, mebibytes, named
 from producer.local import FleetSize, check_size, cores, server_binary
 from producer.worker_pool import MAX_SKEW_SECONDS, Worker, clock_ahead
-from tasks import broker, keys
+from tasks.broker import client as broker_client
+from tasks.broker import keys
+from tasks.broker.redis_errors import redis_problem
 from tasks.celery import IMAGES, PROTOCOL, SHARDS, use_broker
 from tasks.download import network_settings
 from tasks.download.guard import Guard
 from tasks.errors import Fault, FetchError
 from tasks.redaction import masked
-from tasks.redis_errors import redis_problem
 from tasks.storage import folder_probe
 from tasks.storage.folder_probe import Seen
 from tasks.storage.store import Store
@@ -108,13 +109,13 @@ def of_server(info: Mapping[str, Any]) -> list[Finding]:
 
 def of_connections(info: Mapping[str, Any], workers: int) -> Finding:
     """Judge how many more clients a server takes, with so many workers at it."""
-    name, free = "connections", broker.free_connections(info)
+    name, free = "connections", broker_client.free_connections(info)
     if free is None:
         return _unknown(name, "INFO", "Look at `maxclients` there.")
-    needed = broker.PRODUCER_CONNECTIONS + workers * broker.MORE_CONNECTIONS
+    needed = broker_client.PRODUCER_CONNECTIONS + workers * broker_client.MORE_CONNECTIONS
     found = f"{info['connected_clients']} of {info['maxclients']} in use"
     if free < needed:
-        return Finding(name, Level.BAD, f"{found}; a run needs about {needed} more", broker.MORE_CLIENTS)
+        return Finding(name, Level.BAD, f"{found}; a run needs about {needed} more", broker_client.MORE_CLIENTS)
     return Finding(name, Level.OK, found)
 
 
@@ -354,7 +355,7 @@ def _local() -> list[Finding]:
 def _of_broker(url: str, examined: _Folder) -> list[Finding]:
     ahead: dict[str, float] = {}
     try:
-        with broker.client(url, patient=False) as server, broker.translated(url):
+        with broker_client.client(url, patient=False) as server, broker_client.translated(url):
             server.ping()
             info = _asked(server.info) or {}
             writes = _writes(server)

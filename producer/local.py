@@ -26,7 +26,8 @@ import redis
 from config import limits
 from config.settings import FLOWER_CONF, REDIS_CONF
 from producer.keeping import Keeping
-from tasks import broker, descriptors
+from tasks import descriptors
+from tasks.broker import client as broker_client
 from tasks.errors import Fault, UsageFault
 from tasks.storage.store import TEMPORARY
 
@@ -41,7 +42,7 @@ _FLOWER_PORT = 5555
 #: Descriptors that a Redis server keeps for its files, and the most clients that it takes unless it is told otherwise.
 _SERVER_DESCRIPTORS, _MAX_CLIENTS = 32, 10_000
 #: Connections of the producer, and of Flower.
-_OTHER_CONNECTIONS = broker.PRODUCER_CONNECTIONS + 12
+_OTHER_CONNECTIONS = broker_client.PRODUCER_CONNECTIONS + 12
 #: What may be set for the broker of other commands, and is nothing for a local fleet's own.
 _OF_ANOTHER_BROKER = {
     "IMAGEFLEET_BROKER_PASSWORD_FILE": "",
@@ -171,7 +172,7 @@ class Fleet:
             argv += [f"--{name}", value]
         # Its append-only file is in the folder, so it comes back with what it held; it removes a socket that was left.
         self._keeping.start("redis", argv, {}, _SERVER_GRACE, restart=True)
-        with broker.client(self.broker_url, patient=False) as server:
+        with broker_client.client(self.broker_url, patient=False) as server:
             self._wait_for("redis", partial(_answers, server), "Give the URL of a running Redis with --broker.")
 
     def _start_flower(self) -> None:
@@ -242,12 +243,12 @@ def check_size(size: FleetSize) -> None:
     descriptors.check_slots(size.concurrency, "--concurrency")
     # The server keeps some for itself, and takes so many clients less.
     clients = min(descriptors.limit() - _SERVER_DESCRIPTORS, _MAX_CLIENTS) - _OTHER_CONNECTIONS
-    needed = size.workers * broker.WORKER_CONNECTIONS
+    needed = size.workers * broker_client.WORKER_CONNECTIONS
     if needed > clients:
         raise UsageFault(
             f"{size.workers} workers can't share a Redis server on this machine",
             f"they need up to {needed} connections, and with the limit of open files here it takes {max(clients, 0)}",
-            f"Use --workers {max(clients // broker.WORKER_CONNECTIONS, 1)} or less, or raise the limit by "
+            f"Use --workers {max(clients // broker_client.WORKER_CONNECTIONS, 1)} or less, or raise the limit by "
             f"`ulimit -n {needed + _OTHER_CONNECTIONS + _SERVER_DESCRIPTORS}`.",
         )
 

@@ -27,7 +27,7 @@ from producer.sharding import NOTHING, Planned, Planner
 from producer.summary import COLUMNS, Summary, summarise
 from producer.unfit_workers import UnfitWorker
 from producer.worker_pool import find_pool
-from tasks import broker
+from tasks.broker import client as broker_client
 from tasks.celery import use_broker
 from tasks.errors import Fault, Interrupted, StorageFailed, UsageFault
 from tasks.model import ImageRequest, RunOptions
@@ -145,13 +145,13 @@ def crew_at(broker_url: str, out: Path, insecure: bool = False) -> Crew:
         Fault: the broker can't be reached or used now, or is not fit to hold a run.
     """
     started = time.monotonic()
-    with broker.client(broker_url, patient=False) as server:
-        broker.check_server(server, broker_url)
-        broker.check_connections(server, broker_url, workers=0)
+    with broker_client.client(broker_url, patient=False) as server:
+        broker_client.check_server(server, broker_url)
+        broker_client.check_connections(server, broker_url, workers=0)
         use_broker(broker_url)
-        with broker.translated(broker_url):
+        with broker_client.translated(broker_url):
             pool = find_pool(out, insecure)
-        broker.check_connections(server, broker_url, len(pool.fit))
+        broker_client.check_connections(server, broker_url, len(pool.fit))
     return Crew(
         broker_url,
         len(pool.fit),
@@ -350,7 +350,7 @@ class Run:
             except StorageFailed as error:
                 raise unwritable(self._store, error) from error
         record = self._record
-        server = broker.client(crew.broker_url)
+        server = broker_client.client(crew.broker_url)
         options = RunOptions(
             out=str(self._store.root),
             shard_size=record.options.shard_size,
@@ -450,8 +450,8 @@ def cancel(store: Store, broker_url: str | None, end: Callable[[Holder], bool]) 
                 "Cancel it there, or end that producer by Ctrl-C.",
             )
     elif url is not None:
-        with broker.client(url, patient=False) as server, broker.translated(url):
-            broker.check_server(server, url)
+        with broker_client.client(url, patient=False) as server, broker_client.translated(url):
+            broker_client.check_server(server, url)
             # It may have ended meanwhile.
             if lock.holder(store) is None:
                 dispatch.drop(server, record.id)

@@ -10,8 +10,8 @@ from typing import cast
 import redis
 
 from producer.formatting import named
-from tasks import keys
-from tasks.presence import Worker
+from tasks.broker import keys
+from tasks.broker.heartbeat import Worker
 
 _log = logging.getLogger(__name__)
 

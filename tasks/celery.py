@@ -14,7 +14,8 @@ from kombu.entity import Exchange, Queue
 
 from config import limits
 from config.settings import settings
-from tasks import backend, broker, settle, transport
+from tasks.broker import ack_batcher, backend, transport
+from tasks.broker import client as broker_client
 
 #: The form of all that crosses Redis: the tasks and their arguments, a run's options, the Outcomes, the signals. Raise
 #: it with every change of one of them. Each form has queues of its own, so a worker of another version never takes what
@@ -56,7 +57,7 @@ _TCP_OPTIONS = {"socket_connect_timeout": 10, "socket_keepalive": True}
 # messages are JSON alone.
 warnings.filterwarnings("ignore", category=SecurityWarning)
 
-transport.install(settle.begun, settle.finish)
+transport.install(ack_batcher.begun, ack_batcher.finish)
 app = Celery("imagefleet", include=["tasks.jobs"], set_as_current=True)
 backend.install(app, settled=frozenset([FETCH_IMAGE]))
 app.conf.update(
@@ -120,16 +121,19 @@ def use_broker(url: str) -> None:
     Raises:
         UsageFault: the URL is not one that can be used safely.
     """
-    broker.check_url(url)
+    broker_client.check_url(url)
     # As it was given, for clients of our own; Celery's leaves out what it can't read.
     app.conf.imagefleet_broker_url = url
-    app.conf.broker_url = app.conf.result_backend = broker.celery_url(url)
+    app.conf.broker_url = app.conf.result_backend = broker_client.celery_url(url)
     # All others read it from the URL; Flower's view of the queues does not.
-    app.conf.broker_use_ssl = broker.tls(url) or False
+    app.conf.broker_use_ssl = broker_client.tls(url) or False
     tcp = not url.startswith("redis+socket:")
     sentinels = {}
-    if broker.is_sentinel(url):
-        sentinels = {"master_name": broker.master_name(url), "sentinel_kwargs": broker.sentinel_options(url)}
+    if broker_client.is_sentinel(url):
+        sentinels = {
+            "master_name": broker_client.master_name(url),
+            "sentinel_kwargs": broker_client.sentinel_options(url),
+        }
     app.conf.broker_transport_options = {**_TRANSPORT_OPTIONS, **(_TCP_OPTIONS if tcp else {}), **sentinels}
     app.conf.result_backend_transport_options = sentinels
     app.conf.redis_socket_keepalive = tcp

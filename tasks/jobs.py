@@ -21,24 +21,26 @@ from celery.worker.control import inspect_command
 
 from config import VERSION, SettingsError, streams
 from config.settings import settings, unknown_variables
-from tasks import alone, broker, descriptors, keys, runtime_tuning, suspects, transport
-from tasks.away import patiently
-from tasks.backend import Unshown
+from tasks import alone, descriptors, runtime_tuning
+from tasks.broker import client as broker_client
+from tasks.broker import keys, poison, transport
+from tasks.broker.ack_batcher import SettledRequest
+from tasks.broker.backend import Unshown
+from tasks.broker.fitness import PROBE_TIMEOUT_SECONDS, Fitness, HandedOver, Queues
+from tasks.broker.heartbeat import Presence, Worker
+from tasks.broker.progress import Progress
+from tasks.broker.redis_retry import patiently
+from tasks.broker.shard_signal import notify_shard_done
 from tasks.celery import ABOUT, COLLECT_SHARD, DRAIN, EXAMINE, FETCH_IMAGE, IMAGES, PROTOCOL, SHARDS, app
 from tasks.collect import ENDING, PASSING, Deadly, Incomplete, collect
 from tasks.download import downloader, network_settings
 from tasks.download.downloader import Downloader
 from tasks.errors import Cancelled, Fault, FetchError, Internal, RateLimited, StorageFailed
 from tasks.fetch import failed, fetch
-from tasks.fitness import PROBE_TIMEOUT_SECONDS, Fitness, HandedOver, Queues
 from tasks.former import FormerImage
 from tasks.later import Earlier, Later
 from tasks.model import Former, Outcome, RunOptions, key_of
-from tasks.presence import Presence, Worker
-from tasks.progress import Progress
 from tasks.redaction import masked
-from tasks.settle import SettledRequest
-from tasks.shard_signal import notify_shard_done
 from tasks.storage import plan, shard_status
 from tasks.storage.folder_probe import examine
 from tasks.storage.manifest import BadManifest
@@ -125,7 +127,7 @@ class Runs:
 
 @cache
 def _server() -> redis.Redis:
-    return broker.client(app.conf.imagefleet_broker_url)
+    return broker_client.client(app.conf.imagefleet_broker_url)
 
 
 @cache
@@ -232,7 +234,7 @@ def _prepare(sender: Any, **_: Any) -> None:
 def _appear(worker: Worker, queues: Collection[str]) -> None:
     """Let this worker give signs of life until it stops; what it is given is recorded under its id from now on."""
     transport.Channel.holder = worker.name
-    connect = partial(broker.client, app.conf.imagefleet_broker_url, patient=False)
+    connect = partial(broker_client.client, app.conf.imagefleet_broker_url, patient=False)
     presence = Presence(worker, connect, transport.known, queues)
     presence.start()
 
@@ -372,7 +374,7 @@ def fetch_image(
         else:
             earlier, before = Earlier(attempts, seconds), _former(former, run)
             with _at_work(self), _watched(self, run_id, again) as crashes:
-                if crashes >= suspects.CRASHES:
+                if crashes >= poison.CRASHES:
                     outcome = alone.fetch(url, index, run, store, downloader, again, earlier)
                 else:
                     outcome = fetch(
@@ -418,7 +420,7 @@ def _watched(task: Task[Any, Any], run_id: str, again: bool) -> AbstractContextM
     """Watch a task that was begun before, for as long as the block lasts; give how many workers died at it."""
     if not (again and transport.Channel.holder):
         return nullcontext(0)
-    return suspects.watched(_server(), transport.Channel.holder, run_id, task.request.id)
+    return poison.watched(_server(), transport.Channel.holder, run_id, task.request.id)
 
 
 def _sent_later(task: Task[Any, Any], later: Later) -> Retry:
@@ -522,7 +524,7 @@ def collect_shard(
             _log.info("some of shard %d of run %s ended with the run: it is not collected", shard, run_id)
             return
         with _at_work(self), _watched(self, run_id, _is_redelivered(self)) as crashes:
-            if crashes >= suspects.BODY_CRASHES:
+            if crashes >= poison.BODY_CRASHES:
                 raise Deadly(f"{crashes} workers died while they were at it, as those do that run out of memory")
             began = _fitness().check(run_id, collects=True)
             try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tasks.backend import BatchingBackend, Part
+from tasks.broker.backend import BatchingBackend, Part
 from tasks.celery import app
 from tests.faults import once
 

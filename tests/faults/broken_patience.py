@@ -6,7 +6,7 @@ from contextlib import suppress
 
 import redis
 
-from tasks.backend import BatchingBackend, Part
+from tasks.broker.backend import BatchingBackend, Part
 from tasks.celery import app
 
 __all__ = ["app"]

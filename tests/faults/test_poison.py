@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from tasks.suspects import BODY_CRASHES
+from tasks.broker.poison import BODY_CRASHES
 from tests.faults import table
 from tests.faults.harness import Arena
 from tests.integration import parts

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from tasks import broker
+from tasks.broker import client as broker_client
 from tests.conditions import wait_for
 from tests.conftest import installed, lacking, redis_program, required
 from tests.integration import parts
@@ -74,7 +74,7 @@ def redis_url() -> Iterator[str]:
     process = subprocess.Popen(argv, stdout=subprocess.DEVNULL)
     try:
         wait_for(path.exists)
-        with broker.client(f"redis+socket://{path}") as server:
+        with broker_client.client(f"redis+socket://{path}") as server:
             wait_for(server.ping)
         yield f"redis+socket://{path}"
     finally:
@@ -86,7 +86,7 @@ def redis_url() -> Iterator[str]:
 @pytest.fixture
 def server(redis_url: str) -> Iterator[redis.Redis]:
     """Give a client of an empty Redis."""
-    with broker.client(redis_url) as client:
+    with broker_client.client(redis_url) as client:
         client.flushall()
         yield client
 

@@ -32,13 +32,15 @@ from PIL import Image
 from producer import dispatch, tally
 from producer.dispatch import Dispatcher, Progress, Timing
 from producer.sharding import NOTHING, Planned, Planner
-from tasks import broker, jobs, keys, presence
-from tasks.backend import Part, Unshown
+from tasks import jobs
+from tasks.broker import client as broker_client
+from tasks.broker import heartbeat, keys
+from tasks.broker.backend import Part, Unshown
+from tasks.broker.heartbeat import Worker
 from tasks.celery import IMAGES, SHARDS, app
 from tasks.download.downloader import Download, Downloader
 from tasks.errors import HttpRefused
 from tasks.model import ImageRequest, Outcome, RunOptions, shard_name
-from tasks.presence import Worker
 from tasks.storage import manifest
 from tasks.storage.store import Store
 from tests.conditions import PATIENCE, wait_for
@@ -181,7 +183,7 @@ class Fleet:
         self.taken = [taken for taken in self.taken if taken.worker != name]
         if lost:
             self.server.delete(keys.held(keys.UNACKED, name), keys.held(keys.UNACKED_INDEX, name))
-        presence.hand_back_of_the_dead(self.server, [name])
+        heartbeat.hand_back_of_the_dead(self.server, [name])
 
     def lose(self, queue: str, place: int | None = None) -> None:
         """Lose one message of a queue, or all."""
@@ -292,7 +294,7 @@ class Producer:
         wait_for(lambda: planner.closed)
         self._go, self._came = threading.Semaphore(0), threading.Semaphore(0)
         self._killed = self._ending = False
-        self._client = broker.client(stage.url)
+        self._client = broker_client.client(stage.url)
         self.reports: list[Progress] = []
         self.ended = False
         options = replace(options, out=str(store.root))
@@ -366,7 +368,7 @@ def stage(url: str) -> Iterator[Stage]:
     """Connect the app to a Redis, and let dispatchers inspect shards without delay."""
     with (
         parts.app_with_broker(url),
-        broker.client(url) as server,
+        broker_client.client(url) as server,
         ThreadPoolExecutor(1) as pool,
         pytest.MonkeyPatch.context() as patch,
     ):

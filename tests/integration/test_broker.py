@@ -12,7 +12,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from tasks import broker
+from tasks.broker import client as broker_client
 from tasks.errors import Fault, UsageFault
 from tasks.redaction import masked
 from tests.integration import parts
@@ -54,14 +54,14 @@ _BAD = {
 @pytest.mark.parametrize("url", _GOOD)
 def test_accepts_documented_urls(url: str) -> None:
     """The documented forms are accepted unchanged."""
-    assert broker.check_url(url) == url
+    assert broker_client.check_url(url) == url
 
 
 @pytest.mark.parametrize(("url", "message"), _BAD.values(), ids=_BAD)
 def test_refuses_other_urls(url: str, message: str) -> None:
     """Other forms, and TLS without verification, are refused before anything is sent; passwords stay hidden."""
     with pytest.raises(UsageFault) as caught:
-        broker.check_url(url)
+        broker_client.check_url(url)
     assert message in str(caught.value)
     assert "secret" not in f"{caught.value} {caught.value.todo}"
     assert caught.value.todo.endswith(".")
@@ -78,7 +78,7 @@ def test_refuses_other_urls(url: str, message: str) -> None:
 )
 def test_client_uses_the_url(url: str, expected: dict[str, object]) -> None:
     """A client has the address, the database and the credentials of its URL."""
-    options = broker.client(url).connection_pool.connection_kwargs
+    options = broker_client.client(url).connection_pool.connection_kwargs
     assert {name: options.get(name) for name in expected} == expected
     assert options["socket_timeout"]
 
@@ -86,7 +86,7 @@ def test_client_uses_the_url(url: str, expected: dict[str, object]) -> None:
 def test_client_of_sentinels() -> None:
     """It asks each Sentinel with the Sentinels' password, and the master with the URL's."""
     url = "sentinel://user:wo%40rd@one.example:7/2;sentinel://two.example/2?master_name=main&sentinel_password=other"
-    pool: Any = broker.client(url).connection_pool
+    pool: Any = broker_client.client(url).connection_pool
     assert (pool.service_name, pool.is_master) == ("main", True)
     known = pool.connection_kwargs
     assert (known["db"], known["username"], known["password"], known["decode_responses"]) == (2, "user", "wo@rd", True)
@@ -100,16 +100,16 @@ def test_client_of_sentinels() -> None:
 def test_celery_gets_urls_it_understands() -> None:
     """Our parameters are removed, because kombu would take them for options of its own."""
     url = "sentinel://one.example:7/2?master_name=main;sentinel://two.example/2?sentinel_password=other"
-    assert broker.celery_url(url) == "sentinel://one.example:7/2;sentinel://two.example/2"
-    assert broker.master_name(url) == "main"
-    assert [broker.celery_url(url) for url in _GOOD[:8]] == _GOOD[:8]
+    assert broker_client.celery_url(url) == "sentinel://one.example:7/2;sentinel://two.example/2"
+    assert broker_client.master_name(url) == "main"
+    assert [broker_client.celery_url(url) for url in _GOOD[:8]] == _GOOD[:8]
     assert "other" not in masked(url)
 
 
 @contextmanager
 def impatient(url: str) -> Iterator[redis.Redis]:
     """Give a client that tries once, to test its error and not its patience."""
-    with broker.client(url) as client:
+    with broker_client.client(url) as client:
         client.set_retry(Retry(NoBackoff(), 0))
         yield client
 
@@ -117,7 +117,7 @@ def impatient(url: str) -> Iterator[redis.Redis]:
 @pytest.fixture
 def server(redis_url: str) -> Iterator[redis.Redis]:
     """Give a client, and restore the server's settings at the end."""
-    with broker.client(redis_url) as client:
+    with broker_client.client(redis_url) as client:
         yield client
         client.config_set("maxmemory-policy", "noeviction")
         client.config_set("requirepass", "")
@@ -125,7 +125,7 @@ def server(redis_url: str) -> Iterator[redis.Redis]:
 
 def test_accepts_a_good_server(server: redis.Redis, redis_url: str) -> None:
     """A responding server with the policy noeviction is accepted."""
-    broker.check_server(server, redis_url)
+    broker_client.check_server(server, redis_url)
     assert server.ping()
 
 
@@ -133,7 +133,7 @@ def test_refuses_an_evicting_server(server: redis.Redis, redis_url: str) -> None
     """An evicting server could lose a queue, so it is refused, with the setting to change."""
     server.config_set("maxmemory-policy", "allkeys-lru")
     with pytest.raises(Fault, match="its maxmemory-policy is allkeys-lru") as caught:
-        broker.check_server(server, redis_url)
+        broker_client.check_server(server, redis_url)
     assert "maxmemory-policy noeviction" in caught.value.todo
 
 
@@ -143,11 +143,11 @@ def test_reports_a_missing_or_wrong_password(server: redis.Redis, redis_url: str
     path = redis_url.removeprefix("redis+socket://")
     for url in (redis_url, f"redis+socket://:secret@{path}"):
         with impatient(url) as other, pytest.raises(Fault, match="refuses us") as caught:
-            broker.check_server(other, url)
+            broker_client.check_server(other, url)
         assert "secret" not in str(caught.value)
         assert "password" in caught.value.todo
     with impatient(f"redis+socket://:right@{path}") as other:
-        broker.check_server(other, redis_url)
+        broker_client.check_server(other, redis_url)
         assert other.config_set("requirepass", "")
 
 
@@ -156,7 +156,7 @@ def test_reports_an_error_of_redis(server: redis.Redis, redis_url: str) -> None:
     server.acl_setuser("default", enabled=True, commands=["-info"])
     try:
         with pytest.raises(Fault, match="refuses us: NOPERM") as caught:
-            broker.check_server(server, redis_url)
+            broker_client.check_server(server, redis_url)
     finally:
         server.acl_setuser("default", enabled=True, commands=["+info"])
     assert "config/users.acl" in caught.value.todo
@@ -165,8 +165,8 @@ def test_reports_an_error_of_redis(server: redis.Redis, redis_url: str) -> None:
 def test_unreachable_sentinels_end_the_command_soon() -> None:
     """The error names the master asked for, and how to fix the URL."""
     url = f"sentinel://127.0.0.1:{parts.free_port()}/0?master_name=mymaster"
-    with broker.client(url, patient=False) as client, pytest.raises(Fault, match="can't be used now") as caught:
-        broker.check_server(client, url)
+    with broker_client.client(url, patient=False) as client, pytest.raises(Fault, match="can't be used now") as caught:
+        broker_client.check_server(client, url)
     assert "No master found for 'mymaster'" in str(caught.value)
     assert "master_name" in caught.value.todo
 
@@ -175,6 +175,6 @@ def test_unreachable_server_is_named_without_its_password(tmp_path: Path) -> Non
     """An unreachable server is an error with the URL, its password masked."""
     url = f"redis+socket://:secret@{tmp_path}/redis.sock"
     with impatient(url) as client, pytest.raises(Fault, match="can't be reached") as caught:
-        broker.check_server(client, url)
+        broker_client.check_server(client, url)
     assert str(tmp_path) in str(caught.value)
     assert "secret" not in str(caught.value)

@@ -19,7 +19,8 @@ from config import limits
 from producer import dispatch
 from producer.dispatch import Dispatcher, Progress
 from producer.sharding import Planner
-from tasks import broker, keys
+from tasks.broker import client as broker_client
+from tasks.broker import keys
 from tasks.celery import IMAGES, SHARDS, app
 from tasks.download.urls import MAX_LENGTH
 from tasks.errors import Fault, Interrupted, UsageFault
@@ -51,7 +52,7 @@ class Sent(NamedTuple):
 @pytest.fixture(scope="module")
 def connected(redis_url: str) -> Iterator[redis.Redis]:
     """Connect the app to the tests' Redis, and give a client for it."""
-    with parts.app_with_broker(redis_url), broker.client(redis_url) as client:
+    with parts.app_with_broker(redis_url), broker_client.client(redis_url) as client:
         yield client
         gc.collect()  # results unsubscribe when they are garbage-collected, which needs the server
         app.backend.result_consumer.stop()

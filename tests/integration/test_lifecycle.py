@@ -19,7 +19,7 @@ import pytest
 import redis
 
 from producer.local import Fleet, FleetSize, cores
-from tasks import broker
+from tasks.broker import client as broker_client
 from tests.integration import parts
 
 #: Seconds within which all started processes must be gone after their command has ended or was killed.
@@ -257,7 +257,7 @@ def test_local_fleet_restarts_killed_processes(tmp_path: Path) -> None:
     with (
         parts.app_with_broker(),
         Fleet(FleetSize(1, 1), [tmp_path]) as fleet,
-        broker.client(fleet.broker_url) as server,
+        broker_client.client(fleet.broker_url) as server,
     ):
         server.set("imagefleet.test", "kept")
         pids = fleet.pids

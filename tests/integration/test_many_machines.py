@@ -22,7 +22,8 @@ from celery.backends.redis import RedisBackend
 from kombu.connection import Connection
 
 from config.settings import Settings
-from tasks import broker, keys, transport
+from tasks.broker import client as broker_client
+from tasks.broker import keys, transport
 from tasks.celery import COLLECT_SHARD, FETCH_IMAGE, IMAGES, PROTOCOL, SHARDS, app
 from tests.conftest import installed, redis_program
 from tests.integration import parts
@@ -378,7 +379,7 @@ def test_celery_verifies_the_server_too(site: Site, tmp_path: Path, wrong: str) 
     backend = RedisBackend(app=Celery(set_as_current=False), url=url)
     with backend.client as server, pytest.raises(redis.ConnectionError, match="CERTIFICATE_VERIFY_FAILED"):
         server.ping()
-    with broker.client(url, patient=False) as ours, pytest.raises(redis.ConnectionError, match="VERIFY_FAILED"):
+    with broker_client.client(url, patient=False) as ours, pytest.raises(redis.ConnectionError, match="VERIFY_FAILED"):
         ours.ping()
 
 

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 import redis
 
-from tasks import alone, keys, suspects
+from tasks import alone
+from tasks.broker import keys, poison
 from tasks.download import downloader
 from tasks.model import FetchOptions, Outcome, Reason, RunOptions
 from tasks.storage.store import Store
@@ -84,17 +85,17 @@ def test_detects_poison_and_saves_its_neighbours(demo_url: str, tmp_path: Path) 
 def test_counts_a_crash_only_for_running_tasks(server: redis.Redis) -> None:
     """A running task is tracked; a dead worker's crash counts once for each of its tasks, while the run exists."""
     server.set(keys.run("run-1"), "{}")
-    with suspects.watched(server, _WORKER, "run-1", _TASK) as crashes:
+    with poison.watched(server, _WORKER, "run-1", _TASK) as crashes:
         assert crashes == 0
         for _ in range(2):
-            suspects.accuse(server, _WORKER)
-    with suspects.watched(server, _WORKER, "run-1", _TASK) as crashes:
+            poison.accuse(server, _WORKER)
+    with poison.watched(server, _WORKER, "run-1", _TASK) as crashes:
         assert crashes == 1
-    suspects.accuse(server, _WORKER)
+    poison.accuse(server, _WORKER)
     assert server.hgetall(keys.crashes("run-1")) == {_TASK: "1"}
     server.delete(*keys.of_run("run-1"))
-    with suspects.watched(server, _WORKER, "run-1", _TASK):
-        suspects.accuse(server, _WORKER)
+    with poison.watched(server, _WORKER, "run-1", _TASK):
+        poison.accuse(server, _WORKER)
     assert server.keys("*") == []
 
 

@@ -23,9 +23,11 @@ import redis
 from kombu.connection import Connection
 
 from config import limits
-from tasks import broker, keys, presence, transport
+from tasks.broker import client as broker_client
+from tasks.broker import heartbeat as broker_heartbeat
+from tasks.broker import keys, transport
+from tasks.broker.heartbeat import Contact, Presence, Worker
 from tasks.celery import IMAGES
-from tasks.presence import Contact, Presence, Worker
 from tests.integration import parts
 from tests.integration.test_transport import consuming, drain, put
 
@@ -40,7 +42,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture
 def heartbeat(redis_url: str) -> Presence:
     """Give this process's heartbeat; the test calls its beats."""
-    return Presence(_ME, lambda: broker.client(redis_url, patient=False), transport.known)
+    return Presence(_ME, lambda: broker_client.client(redis_url, patient=False), transport.known)
 
 
 def record_unacked(server: redis.Redis, worker: Worker, count: int, exchange: str = "") -> None:
@@ -65,7 +67,7 @@ def queued(server: redis.Redis) -> list[dict[str, Any]]:
 def test_requeues_all_tasks_of_a_dead_worker(server: redis.Redis) -> None:
     """Each message is next in its queue, unchanged but for kombu's redelivery marks; the worker is forgotten."""
     record_unacked(server, _ELSEWHERE, 5)
-    assert presence.hand_back_of_the_dead(server) == 5
+    assert broker_heartbeat.hand_back_of_the_dead(server) == 5
     messages = queued(server)
     assert sorted(message["body"] for message in messages) == list("01234")
     for message in messages:
@@ -78,7 +80,7 @@ def test_message_goes_to_the_queues_of_its_exchange(server: redis.Redis) -> None
     """A message sent to an exchange is requeued along the exchange's bindings."""
     server.sadd("_kombu.binding.shop", "\x06\x16".join([_QUEUE, "", "bound"]), "\x06\x16".join(["x", "", "other"]))
     record_unacked(server, _ELSEWHERE, 1, exchange="shop")
-    presence.hand_back_of_the_dead(server)
+    broker_heartbeat.hand_back_of_the_dead(server)
     assert [server.llen(name) for name in ("bound", "other", _QUEUE)] == [1, 0, 0]
 
 
@@ -86,7 +88,7 @@ def test_damaged_record_goes_to_the_dead_letter_list(server: redis.Redis) -> Non
     """A damaged record goes to the transport's dead-letter list, and does not keep the dead worker registered."""
     record_unacked(server, _ELSEWHERE, 1)
     server.hset(keys.held(keys.UNACKED, _ELSEWHERE.name), "odd", "no record")
-    presence.hand_back_of_the_dead(server)
+    broker_heartbeat.hand_back_of_the_dead(server)
     assert server.lrange(keys.PUT_ASIDE, 0, -1) == ["no record"]
     assert server.llen(_QUEUE) == 1
     assert not server.exists(keys.WORKERS)
@@ -96,8 +98,8 @@ def test_concurrent_requeues_requeue_once(server: redis.Redis, redis_url: str) -
     """If four clients remove the same dead worker, each message is in its queue once."""
     record_unacked(server, _ELSEWHERE, 300)
     with ExitStack() as stack:
-        clients = [stack.enter_context(broker.client(redis_url)) for _ in range(4)]
-        threads = [threading.Thread(target=presence.hand_back_of_the_dead, args=[client]) for client in clients]
+        clients = [stack.enter_context(broker_client.client(redis_url)) for _ in range(4)]
+        threads = [threading.Thread(target=broker_heartbeat.hand_back_of_the_dead, args=[client]) for client in clients]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -112,7 +114,7 @@ def test_declares_no_one_dead_before_lasting_contact(server: redis.Redis, heartb
     record_unacked(server, _ELSEWHERE, 1)
     heartbeat.beat(server)
     assert server.llen(_QUEUE) == 0
-    with broker.client(f"redis://127.0.0.1:{parts.free_port()}/0", patient=False) as unreachable:
+    with broker_client.client(f"redis://127.0.0.1:{parts.free_port()}/0", patient=False) as unreachable:
         since = time.monotonic() - limits.WORKER_LIFETIME
         heartbeat._contact = Contact(since, time.monotonic())
         assert heartbeat._contact.long_enough
@@ -194,7 +196,7 @@ def test_requeues_overdue_messages_of_kombu(server: redis.Redis, heartbeat: Pres
 def test_lists_all_unacked_hashes(server: redis.Redis) -> None:
     """The list of hashes with unacknowledged messages begins with kombu's own."""
     server.sadd(keys.WORKERS, "b", "a")
-    assert presence.holders(server) == ["unacked", "unacked:a", "unacked:b"]
+    assert broker_heartbeat.holders(server) == ["unacked", "unacked:a", "unacked:b"]
 
 
 def test_producer_uses_kombus_keys(redis_url: str) -> None:

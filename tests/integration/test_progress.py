@@ -12,9 +12,10 @@ import pytest
 import redis
 
 from config import limits
-from tasks import broker, keys, progress
+from tasks.broker import client as broker_client
+from tasks.broker import keys, progress
+from tasks.broker.progress import Progress
 from tasks.model import Outcome, Reason, Status
-from tasks.progress import Progress
 from tests.conditions import wait_for
 from tests.unit.conftest import success
 
@@ -25,7 +26,7 @@ _FAILED = Outcome("00000001", Status.FAILED_TO_DOWNLOAD, Reason.DNS)
 def server(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[redis.Redis]:
     """Give a client of an empty Redis, and let flushes follow each other quickly."""
     monkeypatch.setattr(progress, "_INTERVAL", 0.02)
-    with broker.client(redis_url) as client:
+    with broker_client.client(redis_url) as client:
         client.flushall()
         client.mset({keys.run("a"): "options", keys.run("b"): "options"})
         client.config_resetstat()

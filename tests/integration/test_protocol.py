@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from producer import dispatch
-from tasks import keys
+from tasks.broker import keys
 from tasks.celery import IMAGES, SHARDS
 from tasks.model import RunOptions, shard_name
 from tasks.storage import manifest

@@ -9,7 +9,7 @@ import pytest
 import redis
 from celery.worker import state
 
-from tasks import away
+from tasks.broker import redis_retry
 from tests.integration import parts
 
 _IMAGES = 16
@@ -46,5 +46,5 @@ def test_stopping_worker_does_not_wait_for_redis(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(state, "should_stop", 0)
     started = time.monotonic()
     with redis.Redis(port=parts.free_port()) as unreachable, pytest.raises(redis.ConnectionError):
-        away.patiently(unreachable.ping)
+        redis_retry.patiently(unreachable.ping)
     assert time.monotonic() - started < 10

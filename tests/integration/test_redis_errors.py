@@ -10,7 +10,7 @@ import pytest
 
 from producer.doctor import diagnose
 from producer.finding import Level
-from tasks import broker
+from tasks.broker import client as broker_client
 from tests.integration import parts
 
 _RESTORED = {"maxmemory": "0", "min-replicas-to-write": "0", "replica-serve-stale-data": "yes"}
@@ -50,11 +50,11 @@ _ERRORS = {"OOM": full, "NOREPLICAS": lonely, "READONLY": demoted, "NOPERM": for
 @pytest.fixture
 def admin(redis_url: str) -> Iterator[Any]:
     """Give a client of a user without these errors, and restore the server at the end."""
-    with broker.client(redis_url) as client:
+    with broker_client.client(redis_url) as client:
         untyped: Any = client
         untyped.execute_command("ACL", "SETUSER", "administrator", "on", ">word", "~*", "&*", "+@all")
     url = redis_url.replace("redis+socket://", "redis+socket://administrator:word@")
-    with broker.client(url) as client:
+    with broker_client.client(url) as client:
         yield client
         client.replicaof("NO", "ONE")
         for name, value in _RESTORED.items():

@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 
 from producer.dispatch import Dispatcher
-from tasks import keys
+from tasks.broker import keys
+from tasks.broker.poison import BODY_CRASHES
+from tasks.broker.transport import Channel
 from tasks.celery import IMAGES, SHARDS
 from tasks.errors import Cancelled, Fault, StorageFailed
 from tasks.fetch import failed
 from tasks.model import Reason, RunOptions, Status
 from tasks.storage import manifest
 from tasks.storage.store import Store
-from tasks.suspects import BODY_CRASHES
-from tasks.transport import Channel
 from tests.integration import played
 from tests.integration.played import REFUSED, RUN_ID, Fleet, Producer, Stage
 

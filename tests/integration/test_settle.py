@@ -17,8 +17,9 @@ from celery.app.task import Context
 from celery.backends.redis import RedisBackend
 from celery.worker import state
 
-from tasks import backend, broker, settle
-from tasks.backend import BatchingBackend
+from tasks.broker import ack_batcher, backend
+from tasks.broker import client as broker_client
+from tasks.broker.backend import BatchingBackend
 from tests.conditions import wait_for
 
 _TASK, _GROUP, _SIZE = "tests.part", "group-1", 250
@@ -46,7 +47,7 @@ class Message:
 def test_acknowledges_a_message_after_counting_its_part() -> None:
     """A worker that dies between the two steps loses nothing."""
     log: list[str] = []
-    settler = settle.Settler(lambda parts: log.extend(f"count {part}" for part in parts))
+    settler = ack_batcher.Settler(lambda parts: log.extend(f"count {part}" for part in parts))
     for name in ("a", "b"):
         settler.part(name)
         settler.acknowledge(Message(name, log))
@@ -63,7 +64,7 @@ def test_uncounted_part_is_not_acknowledged(monkeypatch: pytest.MonkeyPatch, cap
         raise redis.ConnectionError("away")
 
     log: list[str] = []
-    settler = settle.Settler(count)
+    settler = ack_batcher.Settler(count)
     settler.part("a")
     with caplog.at_level(logging.WARNING):
         settler.acknowledge(Message("a", log))
@@ -75,14 +76,14 @@ def test_uncounted_part_is_not_acknowledged(monkeypatch: pytest.MonkeyPatch, cap
 @pytest.fixture
 def app(redis_url: str) -> Iterator[Celery]:
     """Give an app that counts chord parts in batches, on an empty Redis."""
-    with broker.client(redis_url) as server:
+    with broker_client.client(redis_url) as server:
         server.flushall()
-    before = (BatchingBackend.settled, settle.SettledRequest.settler)
+    before = (BatchingBackend.settled, ack_batcher.SettledRequest.settler)
     found = Celery("settling", broker=redis_url, backend=redis_url, set_as_current=False)
     backend.install(found, frozenset([_TASK]))
     yield found
     gc.collect()  # results unsubscribe when they are garbage-collected, which needs the server
-    BatchingBackend.settled, settle.SettledRequest.settler = before
+    BatchingBackend.settled, ack_batcher.SettledRequest.settler = before
 
 
 def part(place: int) -> Any:
@@ -105,12 +106,12 @@ def test_sends_the_collect_task_once_with_all_results_in_order(app: Celery, redi
 
     app.backend.set_chord_size(_GROUP, _SIZE)
     sent: list[str] = []
-    settler = settle.SettledRequest.settler
+    settler = ack_batcher.SettledRequest.settler
     for place in [*reversed(range(_SIZE)), 7, 7]:
         app.backend.on_chord_part_return(part(place), "SUCCESS", {"n": place})
         settler.acknowledge(Message(f"task-{place}", sent))
     wait_for(lambda: not settler.unsettled())
-    with broker.client(redis_url) as server:
+    with broker_client.client(redis_url) as server:
         bodies: Any = server.lrange("celery", 0, -1)
     (fired,) = bodies
     message = json.loads(fired)
@@ -124,7 +125,7 @@ def test_sends_the_collect_task_once_with_all_results_in_order(app: Celery, redi
 def test_keeps_a_chord_in_celerys_format(app: Celery, redis_url: str) -> None:
     """Workers with Celery's counting and workers with our batches can share a chord."""
     odd = {"text": "\ud800", "n": 1}
-    settler = settle.SettledRequest.settler
+    settler = ack_batcher.SettledRequest.settler
     plain = RedisBackend(url=redis_url.removeprefix("redis+"), app=app)
     groups = ("batched", "plain")
     for group, counting in zip(groups, (app.backend, plain), strict=True):
@@ -135,7 +136,7 @@ def test_keeps_a_chord_in_celerys_format(app: Celery, redis_url: str) -> None:
             counting.on_chord_part_return(ended, "SUCCESS", odd)
             settler.acknowledge(Message(ended.id, []))
     wait_for(lambda: not settler.unsettled())
-    with broker.client(redis_url) as server:
+    with broker_client.client(redis_url) as server:
         states: list[Any] = []
         for group in groups:
             keys = {kind: plain.get_key_for_group(group, kind).decode() for kind in (".j", ".t", ".s", ".d", "", ".c")}
@@ -158,7 +159,7 @@ def test_leaves_an_unordered_chord_to_celery(app: Celery, redis_url: str) -> Non
     app.backend.set_chord_size(_GROUP, _SIZE)
     for place in (2, 0):
         app.backend.on_chord_part_return(part(place), "SUCCESS", place)
-    with broker.client(redis_url) as server:
+    with broker_client.client(redis_url) as server:
         counted: Any = server.lrange(app.backend.get_key_for_group(_GROUP, ".j").decode(), 0, -1)
     assert [json.loads(value)[3] for value in counted] == [2, 0]
 
@@ -166,9 +167,9 @@ def test_leaves_an_unordered_chord_to_celery(app: Celery, redis_url: str) -> Non
 def test_resends_a_script_lost_by_redis(app: Celery, redis_url: str) -> None:
     """After a restart of Redis, the first batch finds its script missing and sends it again."""
     app.backend.set_chord_size(_GROUP, _SIZE)
-    with broker.client(redis_url) as server:
+    with broker_client.client(redis_url) as server:
         server.script_flush()
-        settler = settle.SettledRequest.settler
+        settler = ack_batcher.SettledRequest.settler
         log: list[str] = []
         app.backend.on_chord_part_return(part(0), "SUCCESS", {})
         settler.acknowledge(Message("task-0", log))
@@ -180,11 +181,11 @@ def test_resends_a_script_lost_by_redis(app: Celery, redis_url: str) -> None:
 def test_keys_of_a_chord_expire(app: Celery, redis_url: str) -> None:
     """All keys of a chord have a time to live, although not every part renews it."""
     app.backend.set_chord_size(_GROUP, _SIZE)
-    settler = settle.SettledRequest.settler
+    settler = ack_batcher.SettledRequest.settler
     for place in range(3):
         app.backend.on_chord_part_return(part(place), "SUCCESS", {})
         settler.acknowledge(Message(f"task-{place}", []))
     wait_for(lambda: not settler.unsettled())
-    with broker.client(redis_url) as server:
+    with broker_client.client(redis_url) as server:
         for kind in (".j", ".d", ".s"):
             assert server.ttl(app.backend.get_key_for_group(_GROUP, kind).decode()) > 3600

@@ -22,7 +22,8 @@ from kombu.messaging import Consumer
 from kombu.transport import TRANSPORT_ALIASES
 from kombu.utils.eventio import ERR, READ
 
-from tasks import broker, transport
+from tasks.broker import client as broker_client
+from tasks.broker import transport
 from tests.conditions import PATIENCE, wait_for
 from tests.integration import parts
 
@@ -33,7 +34,7 @@ _QUEUE = "transport-test"
 def server(redis_url: str) -> Iterator[redis.Redis]:
     """Install the transport, and give a client of an empty Redis."""
     transport.install()
-    with broker.client(redis_url) as client:
+    with broker_client.client(redis_url) as client:
         client.flushall()
         yield client
 
@@ -150,7 +151,7 @@ def test_both_transports_share_a_queue(
     redis_url: str, server: redis.Redis, monkeypatch: pytest.MonkeyPatch, sender: str, taker: str
 ) -> None:
     """Each transport takes the other's messages, and unacknowledged ones always have kombu's format."""
-    aliases = {"ours": "tasks.transport:Transport", "theirs": "kombu.transport.redis:Transport"}
+    aliases = {"ours": "tasks.broker.transport:Transport", "theirs": "kombu.transport.redis:Transport"}
     monkeypatch.setitem(TRANSPORT_ALIASES, "redis", aliases[sender])
     put(redis_url, _QUEUE, 3)
     monkeypatch.setitem(TRANSPORT_ALIASES, "redis", aliases[taker])
@@ -506,7 +507,7 @@ def test_database_may_be_a_number(redis_port: int) -> None:
 _CONSUMER = """
 import sys
 from kombu import Connection, Consumer, Exchange, Queue
-from tasks import transport
+from tasks.broker import transport
 transport.install()
 with Connection(sys.argv[1]) as connection:
     channel = connection.channel()

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks import presence
-from tasks.broker import client
+from tasks.broker import heartbeat
+from tasks.broker.client import client
 from tests.conditions import PATIENCE
 from tests.integration import parts
 
@@ -135,7 +135,7 @@ def kinds_of_workers(folder: Path, broker: str, allow: str) -> Iterator[dict[str
             def are_up() -> bool:
                 ended = [worker.err for worker in found.values() if worker.process.poll() is not None]
                 assert not ended
-                return len(presence.holders(server)) > len(found)
+                return len(heartbeat.holders(server)) > len(found)
 
             parts.eventually(are_up, "all workers", 30 * PATIENCE)
         yield found

@@ -9,9 +9,9 @@ from typing import Any
 import fakeredis
 import pytest
 
-from tasks import fitness, keys
+from tasks.broker import fitness, keys
+from tasks.broker.fitness import Fitness, HandedOver, Queues
 from tasks.errors import ConnectFailed, DnsFailed, DnsUnavailable, FetchError, HttpFailed, StorageFailed, TlsFailed
-from tasks.fitness import Fitness, HandedOver, Queues
 
 _QUEUES = Queues("images.9", "shards.9")
 

@@ -92,7 +92,7 @@ _LATER = Later("HTTP 429", 61.5, Earlier(2, 0.75))
 
 def test_task_is_resent_with_its_attempts_and_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Arguments stay, attempts and time are added, texts stay redacted; an unreachable Redis is waited for."""
-    monkeypatch.setattr("tasks.away.time.sleep", lambda _: None)
+    monkeypatch.setattr("tasks.broker.redis_retry.time.sleep", lambda _: None)
     task: Any = Sending(2, revision=1, recover=True, attempts=1, seconds=0.5)
     assert jobs._sent_later(task, _LATER).when == 61.5
     (sent,) = task.sent
@@ -103,7 +103,7 @@ def test_task_is_resent_with_its_attempts_and_time(monkeypatch: pytest.MonkeyPat
 
 def test_stopping_worker_does_not_wait_to_resend(monkeypatch: pytest.MonkeyPatch) -> None:
     """The message stays unacknowledged, so another worker gets it."""
-    monkeypatch.setattr("tasks.away.stopping", lambda: True)
+    monkeypatch.setattr("tasks.broker.redis_retry.stopping", lambda: True)
     task: Any = Sending(1)
     with pytest.raises(redis.ConnectionError):
         jobs._sent_later(task, _LATER)

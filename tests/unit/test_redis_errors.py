@@ -11,8 +11,8 @@ from kombu.exceptions import BatchPublishError, OperationalError
 from redis._parsers.base import BaseParser
 from redis.sentinel import MasterNotFoundError
 
-from tasks import away
-from tasks.redis_errors import redis_problem
+from tasks.broker import redis_retry
+from tasks.broker.redis_errors import redis_problem
 
 #: The exact error texts of Redis 6.2 to 8.
 _TEMPORARY = {
@@ -110,7 +110,7 @@ def test_other_errors(error: Exception, temporary: bool) -> None:
 @pytest.mark.parametrize("code", [*_TEMPORARY, *_LASTING])
 def test_worker_waits_for_redis(code: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker keeps its task and repeats the operation, even while Redis refuses its user."""
-    monkeypatch.setattr("tasks.away.time.sleep", lambda _: None)
+    monkeypatch.setattr("tasks.broker.redis_retry.time.sleep", lambda _: None)
     answers = iter([_parsed({**_TEMPORARY, **_LASTING}[code])] * 3)
 
     def step() -> str:
@@ -118,7 +118,7 @@ def test_worker_waits_for_redis(code: str, monkeypatch: pytest.MonkeyPatch) -> N
             raise error
         return "done"
 
-    assert away.patiently(step) == "done"
+    assert redis_retry.patiently(step) == "done"
 
 
 def test_stopping_worker_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,4 +129,4 @@ def test_stopping_worker_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
         raise _parsed(_TEMPORARY["OOM"])
 
     with pytest.raises(redis.ResponseError):
-        away.patiently(step)
+        redis_retry.patiently(step)

@@ -92,7 +92,7 @@ def test_refuses_to_retry_an_unfinished_run(store: Store) -> None:
 def test_no_worker_responds(monkeypatch: pytest.MonkeyPatch, local: bool, expected: str) -> None:
     """A run that waits for a local fleet does not advise to start workers."""
     monkeypatch.setattr(dispatch, "online_workers", list)
-    monkeypatch.setattr("tasks.presence.signs_of_life", lambda _: {})
+    monkeypatch.setattr("tasks.broker.heartbeat.signs_of_life", lambda _: {})
     note = dispatch._asked(local, 3, Mock())
     assert note.startswith("waiting for 3 images; no worker responds")
     assert expected in note
@@ -113,6 +113,6 @@ def test_mentions_dead_workers_only_if_one_died(
     """A waiting run reports the number of images, and how many workers respond."""
     monkeypatch.setattr(dispatch, "online_workers", lambda: slots)
     lives = {**{f"alive-{number}": True for number in range(2)}, **{f"dead-{number}": False for number in range(dead)}}
-    monkeypatch.setattr("tasks.presence.signs_of_life", lambda _: lives)
+    monkeypatch.setattr("tasks.broker.heartbeat.signs_of_life", lambda _: lives)
     within = " within 20 s" if dead else ""
     assert dispatch._asked(False, images, Mock()) == note + within

@@ -9,7 +9,7 @@ import fakeredis
 import pytest
 
 from producer.unfit_workers import UnfitWorkers
-from tasks import keys
+from tasks.broker import keys
 
 _BAD, _GOOD = "bad@here|here|boot.1|7|ab", "good@here|here|boot.1|8|cd"
 

@@ -21,8 +21,8 @@ from celery.app.task import Task
 from kombu.entity import Queue
 from kombu.utils import eventio
 
-from tasks import backend, settle, transport
-from tasks.backend import BatchingBackend, Part
+from tasks.broker import ack_batcher, backend, transport
+from tasks.broker.backend import BatchingBackend, Part
 from tests.upstream.expected import FAILING
 
 #: The class with tests of Celery's script in a Redis written in Python, and not of a copy of the script in Python.
@@ -105,11 +105,11 @@ def _bind_celery_unit() -> None:
 def _bind_celery_integration() -> None:
     """Let our settler count the chord parts of every task, and acknowledge their messages."""
     _bind_celery_unit()
-    transport.install(settle.begun, settle.finish)
+    transport.install(ack_batcher.begun, ack_batcher.finish)
     BatchingBackend.settled = _AllNames()
     # The app and its backend belong to the calling test and thread.
-    settle.SettledRequest.settler = settle.Settler(lambda parts: current_app.backend.count(parts))  # noqa: PLW0108
-    Task.Request = f"{settle.__name__}:{settle.SettledRequest.__name__}"
+    ack_batcher.SettledRequest.settler = ack_batcher.Settler(lambda parts: current_app.backend.count(parts))  # noqa: PLW0108
+    Task.Request = f"{ack_batcher.__name__}:{ack_batcher.SettledRequest.__name__}"
 
 
 _BINDINGS: dict[str, Callable[[], None]] = {
@@ -157,7 +157,7 @@ def celery_worker_parameters() -> dict[str, Any]:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run the tests of Celery's script over ours, too."""
     if metafunc.cls is not None and metafunc.cls.__name__ == _SCRIPT_TESTS and not metafunc.config.option.theirs:
-        metafunc.parametrize("_counting", ["celery", "count.lua"], indirect=True)
+        metafunc.parametrize("_counting", ["celery", "count_chord_parts.lua"], indirect=True)
 
 
 @pytest.fixture(autouse=True)
@@ -175,7 +175,7 @@ def _counting(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
             request.instance.b.count([part])
 
     monkeypatch.setattr(BatchingBackend, "settled", _AllNames())
-    monkeypatch.setattr(settle.SettledRequest, "settler", Settler(), raising=False)
+    monkeypatch.setattr(ack_batcher.SettledRequest, "settler", Settler(), raising=False)
 
 
 @pytest.fixture(autouse=True)

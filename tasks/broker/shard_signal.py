@@ -10,10 +10,10 @@ from typing import Any
 import redis
 
 from config import limits
-from tasks import keys
-from tasks.away import patiently
+from tasks.broker import keys
+from tasks.broker.redis_retry import patiently
 
-_NOTIFY = Path(__file__).with_name("done.lua").read_text(encoding="utf-8")
+_NOTIFY = Path(__file__).with_name("notify_shard_done.lua").read_text(encoding="utf-8")
 
 
 def notify_shard_done(server: redis.Redis, run_id: str, message: Mapping[str, Any]) -> None:

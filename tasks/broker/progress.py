@@ -15,9 +15,9 @@ from pathlib import Path
 import redis
 
 from config import limits
-from tasks import keys
+from tasks.broker import keys
+from tasks.broker.redis_errors import redis_problem
 from tasks.model import Outcome, Reason
-from tasks.redis_errors import redis_problem
 
 _log = logging.getLogger(__name__)
 #: Begins the name of the sum of images that failed for a reason.

@@ -10,8 +10,8 @@ from typing import TypeVar
 import redis
 from celery.worker import state
 
+from tasks.broker.redis_errors import redis_problem
 from tasks.descriptors import IDLE, is_exhausted
-from tasks.redis_errors import redis_problem
 
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)

@@ -2,9 +2,9 @@
 
 Celery counts each part in a round trip and a script of its own, and tries that once: a Redis that restarts at that
 moment would leave its chord one part short for ever, though the image is saved. Here the parts of one moment are
-counted by one script for each chord (``count.lua``), again and again until Redis has heard it. What stands in Redis is
-what Celery's script leaves, so workers with and without this backend count the same chord; and it is Celery's own code
-that fires a chord's body.
+counted by one script for each chord (``count_chord_parts.lua``), again and again until Redis has heard it. What stands
+in Redis is what Celery's script leaves, so workers with and without this backend count the same chord; and it is
+Celery's own code that fires a chord's body.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from celery._state import _task_stack
 from celery.backends.redis import RedisBackend, SentinelBackend
 from redis.exceptions import NoScriptError, ReadOnlyError
 
-from tasks.away import patiently
-from tasks.settle import SettledRequest, Settler
+from tasks.broker.ack_batcher import SettledRequest, Settler
+from tasks.broker.redis_retry import patiently
 
-_COUNT = Path(__file__).with_name("count.lua").read_text(encoding="utf-8")
+_COUNT = Path(__file__).with_name("count_chord_parts.lua").read_text(encoding="utf-8")
 #: Every so many parts of a chord, the life time of its keys is set again.
 _RENEWAL = 100
 #: Ends the names of a chord's keys, in the order of the script's; the claim is the last.

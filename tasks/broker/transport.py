@@ -15,7 +15,7 @@ connections at that moment ends the worker. Here what can't be told to Redis is 
 the acknowledgements of what goes on meanwhile, and the messages whose tasks had not begun.
 
 A worker process has records of its own, under its id (``Channel.holder``), so that others can tell what it holds and
-give that back when it is gone (``tasks/presence.py``). Who has no id records where kombu does.
+give that back when it is gone (``tasks/broker/heartbeat.py``). Who has no id records where kombu does.
 
 Workers and producers with and without it share a queue: what stands in Redis is what kombu writes. Redis has to be 6.2
 or newer. What it leans on in the pinned kombu is in ``tests/unit/test_transport.py``, which fails where that changes.
@@ -39,7 +39,7 @@ import orjson
 from kombu.transport import TRANSPORT_ALIASES, redis, virtual
 from redis.exceptions import RedisError, ResponseError
 
-from tasks import keys
+from tasks.broker import keys
 
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)

@@ -31,8 +31,8 @@ from urllib.parse import urlsplit
 import redis
 
 from config import limits
-from tasks import keys
-from tasks.away import patiently
+from tasks.broker import keys
+from tasks.broker.redis_retry import patiently
 from tasks.errors import FetchError, StorageFailed
 from tasks.model import Reason, shortened
 from tasks.redaction import masked

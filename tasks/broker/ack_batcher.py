@@ -21,7 +21,7 @@ from celery.worker import state
 from celery.worker.request import Request
 from kombu.asynchronous import get_event_loop
 
-from tasks.away import patiently, stopping
+from tasks.broker.redis_retry import patiently, stopping
 
 _log = logging.getLogger(__name__)
 #: Seconds that what is done waits for company: a round trip, and the switch to another thread, cost more than a part.

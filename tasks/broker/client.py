@@ -19,9 +19,9 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
+from tasks.broker.redis_errors import redis_problem
 from tasks.errors import Fault, UsageFault
 from tasks.redaction import masked
-from tasks.redis_errors import redis_problem
 
 _SCHEMES = ("redis", "rediss", "redis+socket", "sentinel")
 _SENTINEL_PORT = 26379

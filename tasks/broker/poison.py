@@ -17,14 +17,14 @@ from typing import Any, cast
 import redis
 
 from config import limits
-from tasks import keys
-from tasks.away import patiently
+from tasks.broker import keys
+from tasks.broker.redis_retry import patiently
 
 #: So many counted crashes make a task run alone.
 CRASHES = 2
 #: So many keep a shard from being collected, which ends its run: more, as a neighbour's crash must not do that.
 BODY_CRASHES = 4
-_ACCUSE = Path(__file__).with_name("accuse.lua").read_text(encoding="utf-8")
+_ACCUSE = Path(__file__).with_name("count_crash.lua").read_text(encoding="utf-8")
 
 
 @contextmanager

@@ -31,12 +31,12 @@ from typing import Any, Self, cast
 import redis
 
 from config import limits
-from tasks import keys, suspects
-from tasks.redis_errors import redis_problem
+from tasks.broker import keys, poison
+from tasks.broker.redis_errors import redis_problem
 
 _log = logging.getLogger(__name__)
-_GIVE_BACK = Path(__file__).with_name("give_back.lua").read_text(encoding="utf-8")
-_BURY = Path(__file__).with_name("bury.lua").read_text(encoding="utf-8")
+_GIVE_BACK = Path(__file__).with_name("requeue.lua").read_text(encoding="utf-8")
+_BURY = Path(__file__).with_name("forget_worker.lua").read_text(encoding="utf-8")
 #: Separates the parts of a worker's id; in no host name.
 _SEPARATOR = "|"
 #: Separates the parts of a binding, as kombu writes it.
@@ -169,7 +169,7 @@ def hand_back_of_the_dead(server: redis.Redis, seen_dead: Collection[str] = ()) 
 
 def _bury(server: redis.Redis, worker: str, seen_dead: bool) -> int:
     # First the counts: whoever gets a message that is given back looks at them.
-    suspects.accuse(server, worker)
+    poison.accuse(server, worker)
     given = _dissolve(server, worker, seen_dead)
     _log.warning("worker %s is gone; %d tasks that it held are given back", worker, given)
     return given
