@@ -13,9 +13,9 @@ from tasks import jobs
 from tasks.download.downloader import Downloader
 from tasks.errors import FetchError
 from tasks.fetch import worker_name
-from tasks.former import FormerImage
-from tasks.later import NOTHING, Earlier
 from tasks.model import Outcome, RunOptions, Status, key_of
+from tasks.previous_image import FormerImage
+from tasks.retry_later import NOTHING, Earlier
 from tasks.storage.store import Store
 
 

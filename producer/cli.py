@@ -25,7 +25,7 @@ import click
 from rich.console import Console
 
 from config import VERSION, SettingsError, limits, streams
-from tasks import descriptors, runtime_tuning
+from tasks import file_descriptors, runtime_tuning
 from tasks.download import headers
 from tasks.errors import WORTH_RETRYING, Fault, Interrupted, UsageFault
 from tasks.model import FetchOptions, HeadOptions, Reason, ResizeMode, ResizeOptions, Verify
@@ -714,7 +714,7 @@ def main() -> NoReturn:
     runtime_tuning.reduce_garbage_collection()
     runtime_tuning.return_large_blocks()
     # Processes started by the command inherit the limit.
-    descriptors.raise_limit()
+    file_descriptors.raise_limit()
     # SIGTERM ends a command like Ctrl-C: all its child processes are stopped.
     _handle(_ENDS, _interrupt)
     signal.signal(_CANCELS, _cancel)
@@ -853,7 +853,7 @@ def _compare(
     # The first two ways run in this process.
     runtime_tuning.configure_pillow()
     _check_insecure(frozen)
-    descriptors.check_slots(options["threads"], "--threads")
+    file_descriptors.check_slots(options["threads"], "--threads")
     root = output(out).root
     _ending().compared = out
     places = comparison.stores(root)

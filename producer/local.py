@@ -26,7 +26,7 @@ import redis
 from config import limits
 from config.settings import FLOWER_CONF, REDIS_CONF
 from producer.keeping import Keeping
-from tasks import descriptors
+from tasks import file_descriptors
 from tasks.broker import client as broker_client
 from tasks.errors import Fault, UsageFault
 from tasks.storage.store import TEMPORARY
@@ -240,9 +240,9 @@ def check_size(size: FleetSize) -> None:
     Raises:
         UsageFault: its workers have too many slots for that, or are too many for its Redis server.
     """
-    descriptors.check_slots(size.concurrency, "--concurrency")
+    file_descriptors.check_slots(size.concurrency, "--concurrency")
     # The server keeps some for itself, and takes so many clients less.
-    clients = min(descriptors.limit() - _SERVER_DESCRIPTORS, _MAX_CLIENTS) - _OTHER_CONNECTIONS
+    clients = min(file_descriptors.limit() - _SERVER_DESCRIPTORS, _MAX_CLIENTS) - _OTHER_CONNECTIONS
     needed = size.workers * broker_client.WORKER_CONNECTIONS
     if needed > clients:
         raise UsageFault(

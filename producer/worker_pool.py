@@ -12,8 +12,8 @@ from typing import Any
 from producer.formatting import named
 from producer.unfit_workers import UnfitWorker
 from tasks.celery import ABOUT, EXAMINE, PROTOCOL, app
-from tasks.descriptors import max_slots
 from tasks.errors import UsageFault
+from tasks.file_descriptors import max_slots
 from tasks.storage import folder_probe
 from tasks.storage.folder_probe import Seen
 from tasks.storage.store import Store

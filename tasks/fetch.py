@@ -18,12 +18,10 @@ from tasks.deadline import Deadline
 from tasks.download.conditional import Condition
 from tasks.download.downloader import Download, Downloader, countdown
 from tasks.errors import FetchError, Internal, LongWait, NotAnImage, TimedOut, TooManyPixels, Undecodable
-from tasks.former import FormerImage
 from tasks.images import identify
 from tasks.images.decode import decoded
 from tasks.images.identify import Picture
 from tasks.images.resize import resized
-from tasks.later import NOTHING, Earlier, Later
 from tasks.model import (
     HEADER_LIMIT,
     MESSAGE_LIMIT,
@@ -38,7 +36,9 @@ from tasks.model import (
     shard_name,
     shortened,
 )
+from tasks.previous_image import FormerImage
 from tasks.redaction import masked
+from tasks.retry_later import NOTHING, Earlier, Later
 from tasks.storage import shard_status
 from tasks.storage.store import Store
 

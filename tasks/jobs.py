@@ -21,7 +21,7 @@ from celery.worker.control import inspect_command
 
 from config import VERSION, SettingsError, streams
 from config.settings import settings, unknown_variables
-from tasks import alone, descriptors, runtime_tuning
+from tasks import file_descriptors, isolation, runtime_tuning
 from tasks.broker import client as broker_client
 from tasks.broker import keys, poison, transport
 from tasks.broker.ack_batcher import SettledRequest
@@ -37,10 +37,10 @@ from tasks.download import downloader, network_settings
 from tasks.download.downloader import Downloader
 from tasks.errors import Cancelled, Fault, FetchError, Internal, RateLimited, StorageFailed
 from tasks.fetch import failed, fetch
-from tasks.former import FormerImage
-from tasks.later import Earlier, Later
 from tasks.model import Former, Outcome, RunOptions, key_of
+from tasks.previous_image import FormerImage
 from tasks.redaction import masked
+from tasks.retry_later import Earlier, Later
 from tasks.storage import plan, shard_status
 from tasks.storage.folder_probe import examine
 from tasks.storage.manifest import BadManifest
@@ -202,13 +202,13 @@ def _prepare(sender: Any, **_: Any) -> None:
     streams.show_everything()
     runtime_tuning.return_large_blocks()
     runtime_tuning.configure_pillow()
-    most = descriptors.max_slots(descriptors.raise_limit())
+    most = file_descriptors.max_slots(file_descriptors.raise_limit())
     if sender.concurrency > most:
         _log.warning(
             "this worker has %d slots, and its limit of open files lets %d run at a time; use a smaller -c, or %s",
             sender.concurrency,
             most,
-            descriptors.advice(sender.concurrency),
+            file_descriptors.advice(sender.concurrency),
         )
     if unknown := unknown_variables(os.environ):
         _log.warning("nothing reads these variables of the environment: %s", ", ".join(unknown))
@@ -255,7 +255,7 @@ def _about(state: Any, **_: Any) -> dict[str, Any]:
         "insecure_tls": settings().allow_insecure_tls,
         "troubles": _fitness().troubles,
         "time": time(),
-        "descriptors": descriptors.limit(),
+        "descriptors": file_descriptors.limit(),
     }
 
 
@@ -375,7 +375,7 @@ def fetch_image(
             earlier, before = Earlier(attempts, seconds), _former(former, run)
             with _at_work(self), _watched(self, run_id, again) as crashes:
                 if crashes >= poison.CRASHES:
-                    outcome = alone.fetch(url, index, run, store, downloader, again, earlier)
+                    outcome = isolation.fetch(url, index, run, store, downloader, again, earlier)
                 else:
                     outcome = fetch(
                         url, index, run, store, downloader, again, earlier, hand_back=True, former=before, judge=judge

@@ -11,7 +11,7 @@ import redis
 from celery.worker import state
 
 from tasks.broker.redis_errors import redis_problem
-from tasks.descriptors import IDLE, is_exhausted
+from tasks.file_descriptors import IDLE, is_exhausted
 
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)

@@ -21,7 +21,7 @@ from requests.structures import CaseInsensitiveDict
 from urllib3 import HTTPConnectionPool, HTTPResponse, HTTPSConnectionPool, PoolManager
 
 from config import VERSION
-from tasks import descriptors
+from tasks import file_descriptors
 from tasks.deadline import Deadline
 from tasks.download.connection import GuardedConnection, GuardedTlsConnection, Holder, TlsSocket
 from tasks.download.guard import Guard
@@ -79,7 +79,7 @@ class _Pool:
     def _put_conn(self: Any, connection: Any) -> None:
         """Keep a connection for the next request; while it is idle, it may be closed to make room."""
         if connection is not None and connection.sock is not None:
-            descriptors.IDLE.add(connection.sock)
+            file_descriptors.IDLE.add(connection.sock)
         super()._put_conn(connection)  # type: ignore[misc]
 
 

@@ -14,7 +14,7 @@ from itertools import chain
 import brotli
 
 from tasks.errors import BadResponse, Truncated
-from tasks.signatures import SIGNATURE_BYTES, begins_as_image
+from tasks.image_signatures import SIGNATURE_BYTES, begins_as_image
 
 if sys.version_info >= (3, 14):
     from compression import zstd

@@ -48,9 +48,9 @@ from tasks.errors import (
     TooManyRedirects,
     Truncated,
 )
+from tasks.image_signatures import begins_as_image
 from tasks.model import FetchOptions
 from tasks.redaction import masked
-from tasks.signatures import begins_as_image
 
 _BLOCK = 64 * 1024
 #: A refused request's body is read to its end up to this size, which keeps the connection for the next image.

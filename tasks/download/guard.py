@@ -21,11 +21,11 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
-from tasks.descriptors import is_exhausted
 from tasks.download.happy_eyeballs import Connector, Opener
 from tasks.download.ip_addresses import Address, carried, is_public
 from tasks.download.resolver import Resolver
 from tasks.errors import BlockedAddress, ConnectFailed, DnsFailed, DnsUnavailable, TimedOut
+from tasks.file_descriptors import is_exhausted
 
 _NAME = re.compile(r"[\w-]+(\.[\w-]+)*\.?", re.ASCII)
 #: Those of other services than the web's, whose servers would read a request as commands of theirs; browsers open none

@@ -11,7 +11,7 @@ from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import Any
 
-from tasks import descriptors
+from tasks import file_descriptors
 from tasks.download.recent_hosts import RecentMap
 from tasks.errors import DnsUnavailable
 
@@ -110,7 +110,7 @@ def _is_temporary(error: Exception) -> bool:
 @cache
 def _room() -> threading.BoundedSemaphore:
     """Return what bounds the look-ups under way: each has descriptors open, also one that was given up."""
-    return threading.BoundedSemaphore(max(descriptors.limit() // 8, 8))
+    return threading.BoundedSemaphore(max(file_descriptors.limit() // 8, 8))
 
 
 def _addresses(host: str, port: int, family: int) -> list[Any]:
@@ -123,7 +123,7 @@ def _addresses(host: str, port: int, family: int) -> list[Any]:
             try:
                 return socket.getaddrinfo(host, port, family=family, type=socket.SOCK_STREAM)
             except OSError:
-                if not descriptors.are_short():
+                if not file_descriptors.are_short():
                     raise
         time.sleep(_PAUSE_SECONDS)
     raise socket.gaierror(socket.EAI_AGAIN, "no file descriptor was free")

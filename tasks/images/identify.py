@@ -23,9 +23,9 @@ from PIL import (
 from PIL.ImageFile import ImageFile
 
 from tasks.errors import FetchError, NotAnImage, TooManyPixels, Undecodable
+from tasks.image_signatures import begins_as_image
 from tasks.images import metadata
 from tasks.images.file_signatures import identified
-from tasks.signatures import begins_as_image
 
 #: The accepted formats by Pillow's names, with their file extensions.
 EXTENSIONS = {

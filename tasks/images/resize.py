@@ -18,8 +18,8 @@ from PIL import Image, ImageChops, ImageCms
 from PIL.Image import Resampling, Transpose
 
 from tasks.deadline import Deadline
-from tasks.descriptors import patient
 from tasks.errors import FetchError, TooManyPixels, Undecodable
+from tasks.file_descriptors import patient
 from tasks.images import completeness, identify, memory_estimate, metadata
 from tasks.images.identify import ImageInfo, Picture
 from tasks.images.pixel_budget import room

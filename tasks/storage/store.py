@@ -19,8 +19,8 @@ from pathlib import Path
 from time import monotonic, sleep
 from typing import TypeVar
 
-from tasks.descriptors import IDLE, patient
 from tasks.errors import StorageFailed
+from tasks.file_descriptors import IDLE, patient
 from tasks.storage import fsync
 
 _T = TypeVar("_T")

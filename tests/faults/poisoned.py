@@ -1,7 +1,7 @@
 """A worker killed by some images, started by ``celery -A tests.faults.poisoned worker``.
 
 An image with ``poison`` in its URL aborts the process that fetches it, even in a separate process:
-``python -m tests.faults.poisoned`` replaces ``python -m tasks.alone``.
+``python -m tests.faults.poisoned`` replaces ``python -m tasks.isolation``.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import os
 import sys
 from typing import Any
 
-from tasks import alone
+from tasks import isolation
 from tasks.celery import app
 from tasks.download.downloader import Downloader
 
@@ -25,7 +25,7 @@ def _abort_or_download(self: Downloader, url: str, *rest: Any) -> Any:
 
 
 Downloader.download = _abort_or_download  # type: ignore[assignment, method-assign]
-alone.PROGRAM = (sys.executable, "-m", __spec__.name)
+isolation.PROGRAM = (sys.executable, "-m", __spec__.name)
 
 if __name__ == "__main__":
-    alone.main()
+    isolation.main()

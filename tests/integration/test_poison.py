@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from tasks import alone
+from tasks import isolation
 from tasks.broker import keys, poison
 from tasks.download import downloader
 from tasks.model import FetchOptions, Outcome, Reason, RunOptions
@@ -117,7 +117,7 @@ def store(tmp_path: Path) -> Store:
 def fetch_isolated(url: str, store: Store, deadline: float = 60.0) -> Outcome:
     """Return the Outcome of an image fetched in isolation."""
     run = RunOptions(str(store.root), 1000, FetchOptions(deadline=deadline))
-    return alone.fetch(url, 3, run, store, downloader.for_process())
+    return isolation.fetch(url, 3, run, store, downloader.for_process())
 
 
 def test_harmless_suspect_is_saved(allowed_url: str, store: Store) -> None:
@@ -140,8 +140,8 @@ def test_isolated_process_without_an_answer(
     store: Store, monkeypatch: pytest.MonkeyPatch, program: str, reason: Reason, message: str
 ) -> None:
     """A process that dies, prints no Outcome or never ends gives an Outcome with the reason."""
-    monkeypatch.setattr(alone, "PROGRAM", (sys.executable, "-c", program))
-    monkeypatch.setattr(alone, "_MARGIN", 0.0)
+    monkeypatch.setattr(isolation, "PROGRAM", (sys.executable, "-c", program))
+    monkeypatch.setattr(isolation, "_MARGIN", 0.0)
     outcome = fetch_isolated("http://127.0.0.1/", store, deadline=1.0)
     assert outcome.reason is reason
     assert message in str(outcome.error_message)
@@ -159,5 +159,5 @@ if not first.exists():
     os.kill(os.getpid(), signal.SIGTERM)
 print(json.dumps({{"key": "00000003", "status": "success"}}))
 """
-    monkeypatch.setattr(alone, "PROGRAM", (sys.executable, "-c", program))
+    monkeypatch.setattr(isolation, "PROGRAM", (sys.executable, "-c", program))
     assert fetch_isolated("http://127.0.0.1/", store).ok

@@ -18,10 +18,10 @@ import pytest
 import redis
 
 from producer.local import FleetSize, check_size
-from tasks import descriptors
-from tasks.descriptors import IdleConnections, is_exhausted, max_slots, patient
+from tasks import file_descriptors
 from tasks.download.adapters import Sessions
 from tasks.errors import UsageFault
+from tasks.file_descriptors import IdleConnections, is_exhausted, max_slots, patient
 from tests.unit.conftest import Canned, always, response
 from tests.unit.test_session import get
 
@@ -82,7 +82,7 @@ def test_follows_the_limit(sockets: Callable[[int], list[socket.socket]]) -> Non
 def test_retries_after_a_lack_of_descriptors(sockets: Callable[[int], list[socket.socket]], number: int) -> None:
     """Without a free descriptor in the process or on the machine, close an idle connection and retry."""
     (each,) = sockets(1)
-    descriptors.IDLE.add(each)
+    file_descriptors.IDLE.add(each)
 
     @patient
     def step() -> str:
@@ -123,7 +123,7 @@ def test_raises_the_soft_limit_to_the_hard_one() -> None:
         import json, resource
         resource.setrlimit(resource.RLIMIT_NOFILE, (100, 200))
         from producer import cli
-        from tasks import descriptors
+        from tasks import file_descriptors as descriptors
         before = descriptors.limit()
         print(json.dumps({"before": before, "after": descriptors.raise_limit(), "again": descriptors.raise_limit()}))
         """,
@@ -148,7 +148,7 @@ def test_closed_idle_connection_is_replaced(sessions_to: Callable[..., Sessions]
             assert server.connections == connections
             assert get(f"{server.url}/", sessions) == b"body"
             assert server.connections == connections
-            descriptors.IDLE.close_oldest(len(descriptors.IDLE))
+            file_descriptors.IDLE.close_oldest(len(file_descriptors.IDLE))
 
 
 def test_a_connection_in_use_is_not_closed(sessions_to: Callable[..., Sessions]) -> None:
@@ -156,7 +156,7 @@ def test_a_connection_in_use_is_not_closed(sessions_to: Callable[..., Sessions])
 
     def answer(_: bytes) -> Iterator[bytes]:
         yield response(b"", "200 OK", "Content-Length: 8", length=False) + b"half"
-        descriptors.IDLE.close_oldest(1_000)
+        file_descriptors.IDLE.close_oldest(1_000)
         yield b"half"
 
     with Canned(answer) as server:
@@ -167,26 +167,26 @@ def test_a_connection_in_use_is_not_closed(sessions_to: Callable[..., Sessions])
 
 def test_closed_connections_are_not_kept(sessions_to: Callable[..., Sessions]) -> None:
     """When a thread moves on to other hosts, its closed connections leave the idle list."""
-    before = len(descriptors.IDLE)
+    before = len(file_descriptors.IDLE)
     with Canned(always(response())) as first, Canned(always(response(b"x", "200 OK", "Connection: close"))) as second:
         sessions = sessions_to("127.0.0.1")
         get(f"{first.url}/", sessions)
-        assert len(descriptors.IDLE) == before + 1
+        assert len(file_descriptors.IDLE) == before + 1
         get(f"{second.url}/", sessions)
-        assert len(descriptors.IDLE) == before + 1
+        assert len(file_descriptors.IDLE) == before + 1
         for host in range(2, 14):
             with pytest.raises(Exception, match="not a public address"):
                 get(f"http://127.0.0.{host}:{first.port}/", sessions)
         sessions.adapter()._last = None
         sessions.adapter().close()
-        assert len(descriptors.IDLE) == before
+        assert len(file_descriptors.IDLE) == before
 
 
 _DOWNLOADS = """
     import json, sys
     from concurrent.futures import ThreadPoolExecutor
     from pathlib import Path
-    from tasks import descriptors
+    from tasks import file_descriptors as descriptors
     from tasks.deadline import Deadline
     from tasks.download.downloader import Downloader
     from tasks.download.guard import Guard
@@ -243,7 +243,7 @@ def test_fleet_above_the_descriptor_limit_is_refused(
     monkeypatch: pytest.MonkeyPatch, size: FleetSize, refused: str
 ) -> None:
     """A local fleet with more slots or workers than the descriptor limit allows is refused before it starts."""
-    monkeypatch.setattr(descriptors, "limit", lambda: 256)
+    monkeypatch.setattr(file_descriptors, "limit", lambda: 256)
     if not refused:
         check_size(size)
         return

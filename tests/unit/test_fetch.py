@@ -20,8 +20,6 @@ from tasks.download.adapters import Sessions
 from tasks.download.downloader import Download, Downloader
 from tasks.errors import DnsFailed, HttpRefused, LongWait, RateLimited
 from tasks.fetch import failed, fetch, worker_name
-from tasks.former import FormerImage
-from tasks.later import Earlier, Later
 from tasks.model import (
     FetchOptions,
     Former,
@@ -34,6 +32,8 @@ from tasks.model import (
     Status,
     Verify,
 )
+from tasks.previous_image import FormerImage
+from tasks.retry_later import Earlier, Later
 from tasks.storage import manifest, plan
 from tasks.storage.shard_parquet import Mark
 from tasks.storage.store import Store

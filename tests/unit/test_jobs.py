@@ -16,8 +16,8 @@ from celery.exceptions import Reject, Retry
 
 from tasks import jobs
 from tasks.jobs import Runs
-from tasks.later import Earlier, Later
 from tasks.model import RunOptions
+from tasks.retry_later import Earlier, Later
 from tasks.storage import manifest
 from tasks.storage.store import Store
 

@@ -1,7 +1,7 @@
 """One image fetched alone, in a process of its own: for a suspect, which may end the process that fetches it.
 
-``python -m tasks.alone`` reads the request as JSON on its standard input and writes the Outcome as JSON on its standard
-output. It has the worker's environment, and so its settings.
+``python -m tasks.isolation`` reads the request as JSON on its standard input and writes the Outcome as JSON on its
+standard output. It has the worker's environment, and so its settings.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from pathlib import Path
 from config.settings import settings
 from tasks import fetch as fetching
 from tasks import runtime_tuning
-from tasks.descriptors import patient
 from tasks.download import downloader as downloading
 from tasks.download.downloader import Downloader
 from tasks.errors import Crashed, FetchError, TimedOut
-from tasks.later import NOTHING, Earlier
+from tasks.file_descriptors import patient
 from tasks.model import Outcome, RunOptions, key_of
+from tasks.retry_later import NOTHING, Earlier
 from tasks.storage.store import Store
 
 #: What fetches; it is started anew for each image.
-PROGRAM = (sys.executable, "-m", "tasks.alone")
+PROGRAM = (sys.executable, "-m", "tasks.isolation")
 #: Seconds beside the deadline of a delivery: for the start of the process, and for what no deadline ends.
 _MARGIN = 30.0
 #: How many a worker runs at a time: each has an interpreter of its own in memory.
