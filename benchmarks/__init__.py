@@ -3,7 +3,7 @@
 A workload (``workloads.py``) is a list of images. Several ways (``ways.py``) download it in turns (``turns.py``) from a
 web server on this machine (``web.py``). We measure the CPU and memory of each way's processes (``processes.py``), check
 every file (``checks.py``), and count messages and requests (``messages.py``, ``web.py``). Each result is saved in
-``results/NAME.json``. From these, ``report.py`` and ``plots.py`` make ``RESULTS.md`` and the plots. ``goals.py``
+``results/NAME.json``. From these, ``render.py`` and ``plots.py`` make ``RESULTS.md`` and the plots. ``goals.py``
 defines the goals.
 
 To add a workload: a value in ``workloads.py``. To add another kind of measurement: a module with a ``measure`` function

@@ -19,7 +19,7 @@ from click.testing import CliRunner
 from benchmarks import plots, records, report
 from config.settings import Settings
 from docs import scale_tables
-from producer.cli import cli
+from producer.cli.main import cli
 from producer.demo import ROUTES
 from tasks.errors import FetchError
 from tasks.model import ImageRequest, Outcome, Reason, Status

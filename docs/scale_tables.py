@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from benchmarks.projection import AHEAD, HOST_CORES, MOST_SLOTS, USE, Cost, ListTotals, Resources
-from producer.report import size
+from producer.cli.render import size
 from producer.runfile import Options
 
 #: The purposes of the most frequent commands; the two scripts call those in brackets.

@@ -1,5 +1,5 @@
 """``python -m producer`` is the same as ``producer``."""
 
-from producer.cli import main
+from producer.cli.main import main
 
 main()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from producer import cli
+from producer.cli import main
 from producer.dispatch import Dispatcher
 
 
@@ -19,4 +19,4 @@ def _do_nothing(*_: Any) -> None:
 if __name__ == "__main__":
     Dispatcher._look_into = _do_nothing  # type: ignore[assignment, method-assign]
     Dispatcher._adopt = _do_nothing  # type: ignore[assignment, method-assign]
-    cli.main()
+    main.main()

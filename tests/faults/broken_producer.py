@@ -7,7 +7,8 @@ import signal
 from itertools import count
 from typing import Any
 
-from producer import cli, dispatch
+from producer import dispatch
+from producer.cli import main
 from tasks.celery import app
 
 #: The producer dies at this message; it sends messages in smaller batches.
@@ -26,4 +27,4 @@ def _die_or_create_message(*arguments: Any, **options: Any) -> Any:
 if __name__ == "__main__":
     # as_task_v2 is a cached property: it returns the value in the instance's __dict__.
     app.amqp.__dict__["as_task_v2"] = _die_or_create_message
-    cli.main()
+    main.main()

@@ -181,7 +181,7 @@ def test_early_interruption_leaves_nothing_behind(tmp_path: Path, temporary: Pat
 #: A command interrupted twice, each time during an object's destruction.
 _DESTROYED = """
 import os, signal, time
-from producer import cli
+from producer.cli import main as cli
 
 class Object:
     def __del__(self):

@@ -19,7 +19,8 @@ from rich.table import Table
 
 from config import VERSION, limits
 from config.settings import Settings, settings
-from producer import cli, report
+from producer.cli import main as command_line
+from producer.cli import render
 from producer.dispatch import Progress
 from producer.keeping import ROOT
 from producer.runfile import Options, PlanState, RunFile, State
@@ -29,7 +30,7 @@ from tasks.storage import plan
 from tasks.storage.shard_parquet import Mark
 from tasks.storage.store import Store
 
-_COMMANDS = sorted(cli.cli.commands)
+_COMMANDS = sorted(command_line.cli.commands)
 #: A broker that refuses connections.
 _DEAD = "redis://127.0.0.1:1/0"
 Main = Callable[..., tuple[int, str, str]]
@@ -55,7 +56,7 @@ def main(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
     def run(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["producer", *arguments])
         with pytest.raises(SystemExit) as ended:
-            cli.main()
+            command_line.main()
         written = capsys.readouterr()
         status = ended.value.code or 0
         assert isinstance(status, int)
@@ -74,10 +75,10 @@ def parts(errors: str) -> list[str]:
 @pytest.mark.parametrize("command", _COMMANDS)
 def test_every_command_has_help(command: str) -> None:
     """The help of each command has a description, and a text for each option."""
-    result = CliRunner().invoke(cli.cli, [command, "--help"])
+    result = CliRunner().invoke(command_line.cli, [command, "--help"])
     assert result.exit_code == 0
     assert result.output.startswith(f"Usage: cli {command} ")
-    described = cli.cli.commands[command]
+    described = command_line.cli.commands[command]
     assert described.help
     for option in described.params:
         assert option.name in ("source", "out") or getattr(option, "help", None), option.name
@@ -292,7 +293,7 @@ def test_redirected_tables_have_no_trailing_spaces(capsys: pytest.CaptureFixture
     """A table's padding, meant for terminals, is left out when output goes to a file."""
     table = Table("name", "found", box=None)
     table.add_row("a", "much more than a name")
-    cli._show(table)
+    command_line._show(table)
     assert capsys.readouterr().out.splitlines() == [" name  found", " a     much more than a name"]
 
 
@@ -306,7 +307,7 @@ def test_unexpected_error_points_to_debug(main: Main, monkeypatch: pytest.Monkey
     assert "--debug" in errors
     monkeypatch.setattr(sys, "argv", ["producer", "--debug", *arguments])
     with pytest.raises(ZeroDivisionError):
-        cli.main()
+        command_line.main()
 
 
 def test_interrupt_exits_with_130(main: Main, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -450,8 +451,8 @@ def test_progress_separates_earlier_images() -> None:
     """Images are counted for the whole run; figures of this command alone are labelled so."""
     shown: list[tuple[Any, ...]] = []
     display: Any = SimpleNamespace(show=lambda *what: shown.append(what))
-    cli._show_run(display, Progress(30, 10, 2048, 200, True, done_before=60))
-    cli._show_run(display, Progress(30, 10, 2048, 200, False, note="waiting"))
+    command_line._show_run(display, Progress(30, 10, 2048, 200, True, done_before=60))
+    command_line._show_run(display, Progress(30, 10, 2048, 200, False, note="waiting"))
     assert shown == [
         ("images", 100, 200, "60 were done before; since then 2.0 KiB, 10 failed", "", 60, False),
         ("images", 40, None, "2.0 KiB, 10 failed", "waiting", 0, False),
@@ -471,7 +472,7 @@ def test_finishing_downloads_are_announced(images: int, expected: str) -> None:
     notes: list[str] = []
     display: Any = SimpleNamespace(show=lambda *what: notes.append(what[4]), announce=announced.append)
     for finishing in (None, 0, images):
-        cli._show_run(display, Progress(30, 10, 2048, 200, True, finishing=finishing))
+        command_line._show_run(display, Progress(30, 10, 2048, 200, True, finishing=finishing))
     assert announced == [expected]
     assert notes == ["", "", f"finishing {images} more"]
 
@@ -483,7 +484,7 @@ def test_finishing_downloads_are_announced(images: int, expected: str) -> None:
 def test_progress_names_the_main_reason(reason: str, count: int, expected: str) -> None:
     """The main reason of failures is shown while the run is going, not only when all images have failed."""
     progress = Progress(0, 10, 0, 200, True, main_reason=reason, main_reason_count=count)
-    assert report.failures(progress) == expected
+    assert render.failures(progress) == expected
 
 
 def test_unusable_listen_address_is_an_error(main: Main) -> None:
@@ -501,14 +502,14 @@ def test_unusable_listen_address_is_an_error(main: Main) -> None:
 )
 def test_sizes(text: str, count: int) -> None:
     """A size is a number of bytes, or a number with a unit."""
-    assert cli._Size().convert(text, None, None) == count
+    assert command_line._Size().convert(text, None, None) == count
 
 
 @pytest.mark.parametrize("text", ["", "0", "-5", "big", "5 potatoes", "nan", "inf"])
 def test_invalid_sizes_are_refused(text: str) -> None:
     """Text that is not a size, and sizes below one byte, are refused."""
     with pytest.raises(click.BadParameter, match="size"):
-        cli._Size().convert(text, None, None)
+        command_line._Size().convert(text, None, None)
 
 
 @pytest.mark.parametrize(
@@ -517,14 +518,14 @@ def test_invalid_sizes_are_refused(text: str) -> None:
 )
 def test_durations(text: str, seconds: float) -> None:
     """A duration is a number of seconds, or a number with a unit."""
-    assert cli._Duration().convert(text, None, None) == pytest.approx(seconds)
+    assert command_line._Duration().convert(text, None, None) == pytest.approx(seconds)
 
 
 @pytest.mark.parametrize("text", ["", "ms", "0", "-1", "nan", "inf", "1e400", "1h", "soon"])
 def test_invalid_durations_are_refused(text: str) -> None:
     """Text that is not a duration, and durations that are zero, negative or infinite, are refused."""
     with pytest.raises(click.BadParameter, match=r"not a duration|at least"):
-        cli._Duration().convert(text, None, None)
+        command_line._Duration().convert(text, None, None)
 
 
 def test_options_reach_the_run() -> None:
@@ -542,7 +543,7 @@ def test_options_reach_the_run() -> None:
         "referer": None,
         "headers": ("X-A: b", "Authorization:Basic c:d"),
     }
-    options = cli._run_options({**given, **resized, **head, "shard_size": 10, "window": 2})
+    options = command_line._run_options({**given, **resized, **head, "shard_size": 10, "window": 2})
     assert (options.shard_size, options.window) == (10, 2)
     assert {name: getattr(options.fetch, name) for name in given} == given
     assert options.fetch.resize == ResizeOptions(ResizeMode.KEEP_RATIO, 99)
@@ -553,12 +554,12 @@ def test_options_reach_the_run() -> None:
 
 def test_insecure_run_needs_the_operator(monkeypatch: pytest.MonkeyPatch) -> None:
     """If the workers share this environment and would refuse the run, it is refused at once."""
-    frozen = cli._run_options({**cli._with_defaults({}), "insecure": True})
+    frozen = command_line._run_options({**command_line._with_defaults({}), "insecure": True})
     with pytest.raises(UsageFault, match="IMAGEFLEET_ALLOW_INSECURE_TLS is not set"):
-        cli._check_insecure(frozen)
+        command_line._check_insecure(frozen)
     monkeypatch.setenv("IMAGEFLEET_ALLOW_INSECURE_TLS", "true")
     settings.cache_clear()
-    cli._check_insecure(frozen)
+    command_line._check_insecure(frozen)
 
 
 @pytest.mark.parametrize("mode", ["no", "keep_ratio"])
@@ -567,9 +568,9 @@ def test_image_size_defaults_to_256(mode: str) -> None:
 
     Without --resize, images stay as they are.
     """
-    given = cli._with_defaults({})
-    assert cli._run_options(given).fetch.resize == ResizeOptions(ResizeMode.NO)
-    assert cli._run_options({**given, "resize": mode}).fetch.resize == ResizeOptions(ResizeMode(mode), 256)
+    given = command_line._with_defaults({})
+    assert command_line._run_options(given).fetch.resize == ResizeOptions(ResizeMode.NO)
+    assert command_line._run_options({**given, "resize": mode}).fetch.resize == ResizeOptions(ResizeMode(mode), 256)
 
 
 @pytest.mark.parametrize(
@@ -592,14 +593,14 @@ def test_image_size_defaults_to_256(mode: str) -> None:
 def test_invalid_headers_are_refused(name: str, value: object, why: str) -> None:
     """A header that would break its line, or that imagefleet sets itself, is refused on the command line."""
     with pytest.raises(click.BadParameter, match=why):
-        cli._run_options({**cli._with_defaults({}), name: value})
+        command_line._run_options({**command_line._with_defaults({}), name: value})
 
 
 def test_demo_gets_a_new_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The demo's folder gets the next free number."""
     monkeypatch.chdir(tmp_path)
     for expected in ("demo", "demo-2", "demo-3"):
-        folder = cli._new_folder("demo")
+        folder = command_line._new_folder("demo")
         assert str(folder) == expected
         folder.mkdir()
     assert len(list(tmp_path.iterdir())) == 3

@@ -122,7 +122,7 @@ def test_raises_the_soft_limit_to_the_hard_one() -> None:
         """
         import json, resource
         resource.setrlimit(resource.RLIMIT_NOFILE, (100, 200))
-        from producer import cli
+        from producer.cli import main as cli
         from tasks import file_descriptors as descriptors
         before = descriptors.limit()
         print(json.dumps({"before": before, "after": descriptors.raise_limit(), "again": descriptors.raise_limit()}))

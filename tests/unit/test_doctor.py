@@ -12,7 +12,8 @@ import pytest
 from rich.console import Console
 
 from config.settings import Settings, settings
-from producer import doctor, report
+from producer import doctor
+from producer.cli import render
 from producer.doctor import Diagnosis
 from producer.finding import Finding, Level
 from producer.worker_pool import Worker, clock_ahead
@@ -239,7 +240,7 @@ def test_diagnosis_is_shown(worst: Level, healthy: bool, end: str) -> None:
     }
     console = Console(width=160)
     with console.capture() as capture:
-        console.print(report.of_diagnosis(diagnosis))
+        console.print(render.of_diagnosis(diagnosis))
     shown = capture.get()
     assert "[red]found[/red]" in shown
     assert shown.strip().splitlines()[-1].startswith(end)

@@ -18,7 +18,7 @@ _HEAVY = {"PIL", "celery", "flower", "kombu", "matplotlib", "numpy", "pyarrow", 
     ("module", "needed"),
     [
         # Help and usage errors.
-        ("producer.cli", set()),
+        ("producer.cli.main", set()),
         # The supervisor, which outlives the producer, and the image server.
         ("producer.keeper", set()),
         ("producer.demo", {"PIL"}),

@@ -8,8 +8,8 @@ import re
 import pytest
 from rich.console import Console
 
-from producer import live
-from producer.live import Display, waiting
+from producer.cli import progress_display
+from producer.cli.progress_display import Display, waiting
 
 _ERASED = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
@@ -28,7 +28,7 @@ class Watch:
 def watch(monkeypatch: pytest.MonkeyPatch) -> Watch:
     """Return the display's clock."""
     watch = Watch()
-    monkeypatch.setattr(live, "time", watch)
+    monkeypatch.setattr(progress_display, "time", watch)
     return watch
 
 

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console, RenderableType
 
 from config.settings import settings
-from producer import report
+from producer.cli import render
 from producer.comparison import Comparison, Way
 from producer.run import Completion, Report
 from producer.summary import Summary
@@ -65,16 +65,16 @@ def text(shown: RenderableType) -> str:
 
 def test_report_of_a_run() -> None:
     """A run's report begins with its wall-clock time, counts the failures by reason, and names the files."""
-    assert text(report.of_run(_REPORT)) == _GOLDEN_RUN
+    assert text(render.of_run(_REPORT)) == _GOLDEN_RUN
 
 
 def test_report_suggests_checking_the_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     """If connections failed and a proxy is set, the report suggests checking the proxy first."""
     summary = replace(_SUMMARY, reasons={"connect": 3})
-    shown = [text(report.of_run(replace(_REPORT, summary=summary)))]
+    shown = [text(render.of_run(replace(_REPORT, summary=summary)))]
     monkeypatch.setenv("IMAGEFLEET_PROXY", "http://user:word@127.0.0.1:3")
     settings.cache_clear()
-    shown.append(text(report.of_run(replace(_REPORT, summary=summary))))
+    shown.append(text(render.of_run(replace(_REPORT, summary=summary))))
     settings.cache_clear()
     assert ["IMAGEFLEET_PROXY" in each for each in shown] == [False, True]
     assert "word" not in shown[1]
@@ -82,7 +82,7 @@ def test_report_suggests_checking_the_proxy(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_report_without_failures() -> None:
     """A run without failures does not mention them, and one shard is in the singular."""
-    shown = text(report.of_run(replace(_REPORT, summary=Summary({"success": 1}, {}, 5, 1))))
+    shown = text(render.of_run(replace(_REPORT, summary=Summary({"success": 1}, {}, 5, 1))))
     assert "1 in 1 shard\n" in shown
     assert "Failures" not in shown
     assert "failed" not in shown
@@ -90,7 +90,7 @@ def test_report_without_failures() -> None:
 
 def test_report_of_a_resumed_run() -> None:
     """Time and speed are of this command, and the report says how much of the run it did."""
-    shown = text(report.of_run(replace(_REPORT, images=320)))
+    shown = text(render.of_run(replace(_REPORT, images=320)))
     assert shown.splitlines()[:4] == [
         "Total Execution Time  12.50 seconds",
         "Images per second     25.6",
@@ -103,7 +103,7 @@ def test_report_of_a_run_already_complete() -> None:
     """A command with nothing to do reports no time of its own: the figures are those of the run's completion."""
     done = Completion(1.0e9, 320, 12.5, 25.6, 2, 32)
     finished = Report("id", "list.txt", Path("/data/out"), _SUMMARY, 0.0, 0, 0, 0.0, 0, completion=done)
-    shown = text(report.of_run(finished))
+    shown = text(render.of_run(finished))
     assert shown.startswith("This command          nothing to do; ")
     assert "by a command with 2 workers, 32 slots: 320 of 3,000 images in 12.50 seconds (25.6 per second)" in shown
     assert "Total Execution Time" not in shown
@@ -115,7 +115,7 @@ def test_report_of_a_refresh() -> None:
     """A refresh reports how many images it reused, even if there are none."""
     for unchanged in (0, 2900):
         summary = replace(_SUMMARY, unchanged=unchanged)
-        shown = text(report.of_run(replace(_REPORT, summary=summary, since="/data/old")))
+        shown = text(render.of_run(replace(_REPORT, summary=summary, since="/data/old")))
         line = f"  unchanged           {unchanged:,} of them, reused from /data/old\n"
         assert shown == _GOLDEN_RUN.replace("Reasons", f"{line}Reasons")
 
@@ -127,12 +127,12 @@ def test_report_of_a_comparison() -> None:
         Way("threads", 4, 5.0, Summary({"success": 9}, {}, 5, 1), Path("/b")),
         Way("fleet", 32, 2.0, Summary({"success": 9, "failed_to_download": 1}, {"timeout": 1}, 5, 1), Path("/c")),
     )
-    assert text(report.of_comparison(Comparison("list.txt", ways, 1.25))) == _GOLDEN_COMPARISON
+    assert text(render.of_comparison(Comparison("list.txt", ways, 1.25))) == _GOLDEN_COMPARISON
 
 
 def test_error_has_three_parts() -> None:
     """An error says what happened, why, and what to do. None of it is interpreted as markup."""
-    assert text(report.of_fault(Fault("It [bold]broke[/bold]", "it was old", "Buy another."))) == _GOLDEN_FAULT
+    assert text(render.of_fault(Fault("It [bold]broke[/bold]", "it was old", "Buy another."))) == _GOLDEN_FAULT
 
 
 def test_json_totals() -> None:
@@ -176,7 +176,7 @@ def test_run_that_took_no_time() -> None:
 )
 def test_size(count: int, shown: str) -> None:
     """A number of bytes is shown in a suitable unit."""
-    assert report.size(count) == shown
+    assert render.size(count) == shown
 
 
 def test_errors_are_escaped() -> None:
@@ -188,7 +188,7 @@ def test_errors_are_escaped() -> None:
     )
     console = Console(width=100, file=io.StringIO(), force_terminal=False)
     with console.capture() as shown:
-        console.print(report.of_fault(fault))
+        console.print(render.of_fault(fault))
     assert [line.rstrip() for line in shown.get().splitlines()] == [
         "Error: \ufffd[2J\ufffd]0;title\ufffd is no list",
         "Why:   http://***@a.example/?sig=***",

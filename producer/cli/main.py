@@ -33,9 +33,9 @@ from tasks.model import FetchOptions, HeadOptions, Reason, ResizeMode, ResizeOpt
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from producer.cli.progress_display import Display
     from producer.comparison import Comparison
     from producer.dispatch import Progress
-    from producer.live import Display
     from producer.local import Fleet
     from producer.lock import Holder
     from producer.run import Crew, Report, Run
@@ -612,9 +612,9 @@ def doctor(out: Path | None, broker: str | None, as_json: bool) -> None:
     diagnosis = diagnose(broker, out)
     _ending().tell(diagnosis.to_json())
     if not as_json:
-        from producer import report
+        from producer.cli import render
 
-        _show(report.of_diagnosis(diagnosis))
+        _show(render.of_diagnosis(diagnosis))
     sys.exit(0 if diagnosis.healthy else 1)
 
 
@@ -664,7 +664,7 @@ def _seen_through(run: Run, crew: Crew, out: Path, as_json: bool) -> Report:
 
     A first Ctrl-C or SIGTERM lets it finish the downloads in progress; a second one drops them.
     """
-    from producer.live import Display
+    from producer.cli.progress_display import Display
 
     def ask(*_: object) -> None:
         for number in before:
@@ -694,9 +694,9 @@ def _tell_run(finished: Report, as_json: bool) -> None:
             facts["completed"] = asdict(finished.completion)
         _ending().tell(facts)
         return
-    from producer import report
+    from producer.cli import render
 
-    _show(report.of_run(finished))
+    _show(render.of_run(finished))
 
 
 @contextmanager
@@ -779,9 +779,9 @@ def _ended(ending: _Ending, debug: bool) -> Any:
         _tell_fault(ending, fault)
         if debug:
             raise
-        from producer import report
+        from producer.cli import render
 
-        _show(report.of_fault(fault), sys.stderr)
+        _show(render.of_fault(fault), sys.stderr)
         return fault.exit_code
 
 
@@ -808,7 +808,7 @@ def _of_usage(error: click.ClickException) -> Fault:
 
 def _tell_fault(ending: _Ending, fault: Fault) -> None:
     if ending.as_json:
-        from producer.report import plain
+        from producer.cli.render import plain
 
         said = {name: plain(getattr(fault, name)) for name in ("what", "why", "todo")}
         ending.tell({"error": {**said, "exit_code": fault.exit_code}, **ending.run})
@@ -845,7 +845,7 @@ def _compare(
     proxied: bool = True,
 ) -> Comparison:
     from producer import comparison
-    from producer.live import Display
+    from producer.cli.progress_display import Display
     from producer.output import output
     from tasks.download import downloader as downloading
 
@@ -879,7 +879,8 @@ def _compare(
 
 
 def _tell_comparison(comparison: Comparison, out: Path, as_json: bool) -> None:
-    from producer import chart, folder, report
+    from producer import chart, folder
+    from producer.cli import render
 
     picture, numbers = out / "comparison.svg", out / folder.COMPARISON
     chart.draw(comparison, picture)
@@ -888,7 +889,7 @@ def _tell_comparison(comparison: Comparison, out: Path, as_json: bool) -> None:
     _ending().tell(facts)
     if as_json:
         return
-    _show(report.of_comparison(comparison))
+    _show(render.of_comparison(comparison))
     click.echo(f"Images are in {out}, a folder for each way; the chart is {picture}.")
 
 
@@ -992,7 +993,7 @@ def _local_fleet(
     former_roots: Sequence[Path] = (),
 ) -> Iterator[Fleet]:
     from config.settings import unknown_variables
-    from producer.live import waiting
+    from producer.cli.progress_display import waiting
     from producer.local import Fleet, FleetSize, cores
 
     if unknown := unknown_variables(os.environ):
@@ -1078,7 +1079,7 @@ def _resize_options(options: dict[str, Any]) -> ResizeOptions:
 
 
 def _show_run(display: Display, progress: Progress) -> None:
-    from producer.report import failures, size
+    from producer.cli.render import failures, size
 
     detail = f"{size(progress.bytes)}, {failures(progress)}"
     if progress.done_before:
