@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from producer import sources
-from producer.baseline import by_threads
+from producer.comparison.baseline import by_threads
 from tasks import runtime_tuning
 from tasks.download import downloader as downloading
 from tasks.model import RunOptions

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from producer.cli.progress_display import Display
-    from producer.comparison import Comparison
+    from producer.comparison.comparison import Comparison
     from producer.dispatch import Progress
     from producer.local import Fleet
     from producer.lock import Holder
@@ -844,8 +844,8 @@ def _compare(
     quiet: bool,
     proxied: bool = True,
 ) -> Comparison:
-    from producer import comparison
     from producer.cli.progress_display import Display
+    from producer.comparison import comparison
     from producer.output import output
     from tasks.download import downloader as downloading
 
@@ -879,8 +879,9 @@ def _compare(
 
 
 def _tell_comparison(comparison: Comparison, out: Path, as_json: bool) -> None:
-    from producer import chart, folder
+    from producer import folder
     from producer.cli import render
+    from producer.comparison import chart
 
     picture, numbers = out / "comparison.svg", out / folder.COMPARISON
     chart.draw(comparison, picture)

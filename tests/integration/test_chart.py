@@ -5,8 +5,8 @@ from __future__ import annotations
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
-from producer import chart
-from producer.comparison import Comparison, Way
+from producer.comparison import chart
+from producer.comparison.comparison import Comparison, Way
 from producer.summary import Summary
 
 _DONE = Summary({"success": 1000}, {}, 1, 1)

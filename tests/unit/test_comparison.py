@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from producer import baseline
-from producer.comparison import FLEET, FOLDERS, ONE_BY_ONE, THREADS, Comparison, Way, stores
+from producer.comparison import baseline
+from producer.comparison.comparison import FLEET, FOLDERS, ONE_BY_ONE, THREADS, Comparison, Way, stores
 from producer.demo import DemoServer
 from producer.runfile import Options, RunFile
 from producer.summary import COLUMNS, Summary, summarise

@@ -11,7 +11,7 @@ from rich.console import Console, RenderableType
 
 from config.settings import settings
 from producer.cli import render
-from producer.comparison import Comparison, Way
+from producer.comparison.comparison import Comparison, Way
 from producer.run import Completion, Report
 from producer.summary import Summary
 from tasks.errors import Fault

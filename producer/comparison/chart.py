@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from producer.comparison import Comparison
+from producer.comparison.comparison import Comparison
 
 _COLOURS = ("#9aa5b1", "#4f8fba", "#e07b39")
 

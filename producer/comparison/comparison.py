@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from producer import baseline
+from producer.comparison import baseline
 from producer.run import Crew, Run
 from producer.runfile import Options, RunFile
 from producer.summary import COLUMNS, Summary, summarise
