@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from config import limits
-from producer.runfile import Options
+from producer.output.run_file import Options
 
 #: Planned use of a core, for workers, Redis and the producer: queues grow long in front of a busier core.
 USE = 0.7

@@ -25,8 +25,8 @@ from benchmarks.pictures import SMALL, create_gallery
 from benchmarks.watched import PRODUCER, WORKERS, MeasuredFleet, RunUsage, Size
 from config import limits
 from producer.local import cores
-from producer.runfile import Options
-from producer.summary import COLUMNS, summarise
+from producer.output.run_file import Options
+from producer.output.summary import COLUMNS, summarise
 from tasks.storage import manifest, plan
 from tasks.storage.store import Store
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.projection import AHEAD, HOST_CORES, MOST_SLOTS, USE, Cost, ListTotals, Resources
 from producer.cli.render import size
-from producer.runfile import Options
+from producer.output.run_file import Options
 
 #: The purposes of the most frequent commands; the two scripts call those in brackets.
 _PURPOSES = {

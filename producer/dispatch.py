@@ -27,8 +27,8 @@ from kombu.exceptions import BatchPublishError, OperationalError
 from config import limits
 from producer import tally
 from producer.drain import Drain
-from producer.runfile import resumption
-from producer.shard_files import decoded, planned_requests
+from producer.output.run_file import resumption
+from producer.output.shard_files import decoded, planned_requests
 from producer.sharding import Planner
 from producer.unfit_workers import UnfitWorker, UnfitWorkers
 from tasks.broker import heartbeat, keys, transport

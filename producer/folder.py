@@ -17,11 +17,12 @@ from pathlib import Path
 
 import pyarrow.compute as pc
 
-from producer import lock, sources
+from producer import sources
 from producer.finding import Finding, Level, of_fault
 from producer.formatting import counted, mebibytes, named
-from producer.runfile import NAME, PlanState, RunFile, State, resumption
-from producer.shard_files import decoded, planned
+from producer.output import lock
+from producer.output.run_file import NAME, PlanState, RunFile, State, resumption
+from producer.output.shard_files import decoded, planned
 from tasks.errors import WORTH_RETRYING, Fault, StorageFailed
 from tasks.model import ResizeMode, shard_name
 from tasks.storage import manifest, plan, shard_parquet

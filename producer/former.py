@@ -16,8 +16,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from producer.output import standing
-from producer.runfile import Options, PlanState, RunFile, resumption
+from producer.output.folder import standing
+from producer.output.run_file import Options, PlanState, RunFile, resumption
 from producer.urlindex import UrlIndex
 from tasks.download.conditional import condition_of
 from tasks.errors import Fault, StorageFailed, UsageFault

@@ -8,9 +8,9 @@ from itertools import islice
 
 from producer import sources
 from producer.former import joined
-from producer.output import unwritable
-from producer.runfile import PlanState, RunFile
-from producer.shard_files import decoded, planned
+from producer.output.folder import unwritable
+from producer.output.run_file import PlanState, RunFile
+from producer.output.shard_files import decoded, planned
 from tasks.errors import Fault, StorageFailed
 from tasks.model import ImageRequest, shard_name
 from tasks.storage import manifest, plan

@@ -15,16 +15,17 @@ from typing import Any, Self
 
 import pyarrow as pa
 
-from producer import dispatch, lock, replan, shard_files, sources
+from producer import dispatch, replan, sources
 from producer.dispatch import Dispatcher, Progress
 from producer.former import joined
 from producer.local import Fleet
-from producer.lock import Holder
-from producer.output import unwritable
-from producer.runfile import Options, PlanState, RunFile, State, new_id, resumption
-from producer.shard_files import decoded, planned_requests
+from producer.output import lock, shard_files
+from producer.output.folder import unwritable
+from producer.output.lock import Holder
+from producer.output.run_file import Options, PlanState, RunFile, State, new_id, resumption
+from producer.output.shard_files import decoded, planned_requests
+from producer.output.summary import COLUMNS, Summary, summarise
 from producer.sharding import NOTHING, Planned, Planner
-from producer.summary import COLUMNS, Summary, summarise
 from producer.unfit_workers import UnfitWorker
 from producer.worker_pool import find_pool
 from tasks.broker import client as broker_client

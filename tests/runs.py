@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from producer import sources
-from producer.runfile import Options, PlanState, RunFile, State
+from producer.output.run_file import Options, PlanState, RunFile, State
 from tasks.collect import collect
 from tasks.model import Outcome, Reason, RunOptions, Status, key_of
 from tasks.storage import plan

@@ -37,9 +37,9 @@ if TYPE_CHECKING:
     from producer.comparison.comparison import Comparison
     from producer.dispatch import Progress
     from producer.local import Fleet
-    from producer.lock import Holder
+    from producer.output.lock import Holder
+    from producer.output.run_file import Options
     from producer.run import Crew, Report, Run
-    from producer.runfile import Options
     from tasks.model import ImageRequest
     from tasks.storage.store import Store
 
@@ -150,7 +150,7 @@ class _Ending:
         """The id and folder of the command's run, and the command to resume it; empty before there is a run."""
         if self._run is None:
             return {}
-        from producer.runfile import resumption
+        from producer.output.run_file import resumption
         from tasks.storage.store import Store
 
         run_id, folder = self._run
@@ -354,7 +354,7 @@ def cli(debug: bool) -> None:
 def run(source: str, out: Path, since: Path | None, broker: str | None, as_json: bool, **options: Any) -> None:
     """Download every image in SOURCE: a text file with one URL on each line, or - for standard input."""
     from producer import sources
-    from producer.output import begun
+    from producer.output.folder import begun
 
     frozen = _run_options(options)
     if _broker_url(broker) is None:
@@ -387,7 +387,7 @@ def resume(out: Path, broker: str | None, as_json: bool, **options: Any) -> None
     Finished images are not downloaded again. If the URL list was not fully read, reading continues; the list must be
     unchanged.
     """
-    from producer.output import standing
+    from producer.output.folder import standing
 
     store = standing(out)
     with _locked(store, broker, "resume"):
@@ -414,7 +414,7 @@ def retry(
     out: Path, reasons: tuple[str, ...], everything: bool, broker: str | None, as_json: bool, **options: Any
 ) -> None:
     """Retry failed images of the finished run in OUT, and report the changes. Nothing else is downloaded."""
-    from producer.output import standing
+    from producer.output.folder import standing
 
     if reasons and everything:
         raise click.UsageError("--reason and --all can't be used together")
@@ -438,7 +438,7 @@ def retry(
 @broker_option
 def cancel(out: Path, broker: str | None) -> None:
     """Cancel the run in OUT and drop its queued tasks. Finished images stay, and the run can be resumed."""
-    from producer.output import standing
+    from producer.output.folder import standing
 
     _refuse_empty(broker)
     store = standing(out)
@@ -472,7 +472,7 @@ def compare(source: str, out: Path, broker: str | None, as_json: bool, **options
     """Download SOURCE in three ways, one by one, with threads and with a fleet, and compare their times."""
     from config.settings import settings
     from producer import sources
-    from producer.output import made_for_use
+    from producer.output.folder import made_for_use
 
     requests = list(sources.nonempty(sources.read(source), source))
     allow = settings().allow_networks
@@ -513,7 +513,7 @@ def demo(images: int, latency: float, out: Path | None, as_json: bool, **options
     If a broker is configured, its workers are the fleet, and the images come from the demo server at
     IMAGEFLEET_DEMO_URL.
     """
-    from producer.output import made_for_use
+    from producer.output.folder import made_for_use
     from tasks.model import ImageRequest
 
     place = out or _new_folder("imagefleet-demo")
@@ -702,7 +702,7 @@ def _tell_run(finished: Report, as_json: bool) -> None:
 @contextmanager
 def _locked(store: Store, broker: str | None, command: str) -> Iterator[None]:
     """Hold the lock of an output folder for a command with this name."""
-    from producer import lock
+    from producer.output import lock
 
     with lock.held(store, _named(broker), command):
         yield
@@ -846,7 +846,7 @@ def _compare(
 ) -> Comparison:
     from producer.cli.progress_display import Display
     from producer.comparison import comparison
-    from producer.output import output
+    from producer.output.folder import output
     from tasks.download import downloader as downloading
 
     frozen = _run_options(options)
@@ -1011,7 +1011,7 @@ def _local_fleet(
 
 
 def _with_defaults(options: dict[str, Any]) -> dict[str, Any]:
-    from producer.runfile import Options
+    from producer.output.run_file import Options
 
     frozen = Options()
     fetch = frozen.fetch
@@ -1030,7 +1030,7 @@ def _with_defaults(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _run_options(options: dict[str, Any]) -> Options:
-    from producer.runfile import Options
+    from producer.output.run_file import Options
 
     if options["deadline"] > limits.MAX_DEADLINE:
         raise click.BadParameter(

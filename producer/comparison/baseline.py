@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 
-from producer.output import unwritable
+from producer.output.folder import unwritable
 from tasks.collect import collect
 from tasks.download.downloader import Downloader
 from tasks.errors import StorageFailed

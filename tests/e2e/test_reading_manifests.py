@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from producer.keeping import ROOT
-from producer.runfile import PlanState, State
+from producer.output.run_file import PlanState, State
 from tasks.storage.store import Store
 from tests.conftest import lacking
 from tests.runs import make_run

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from producer.comparison import chart
 from producer.comparison.comparison import Comparison, Way
-from producer.summary import Summary
+from producer.output.summary import Summary
 
 _DONE = Summary({"success": 1000}, {}, 1, 1)
 _WAYS = tuple(

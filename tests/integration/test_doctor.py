@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from producer.runfile import PlanState, State
+from producer.output.run_file import PlanState, State
 from tasks.storage.store import Store
 from tests.integration import parts
 from tests.runs import make_run

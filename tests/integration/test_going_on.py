@@ -163,7 +163,7 @@ def test_resume_continues_an_open_plan(fleet: str, demo_url: str, out: Path, tmp
     # As after a kill during planning: the last shards are not planned, and the plan is open.
     for shard in (4, 5):
         (out / f".plan/0000{shard}.parquet").unlink()
-    from producer.runfile import PlanState, RunFile
+    from producer.output.run_file import PlanState, RunFile
     from tasks.storage.store import Store
 
     store = Store(out)

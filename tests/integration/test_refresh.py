@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from producer.runfile import PlanState, RunFile
+from producer.output.run_file import PlanState, RunFile
 from tasks.storage.store import Store
 from tests.integration import parts
 

@@ -23,7 +23,7 @@ from producer.cli import main as command_line
 from producer.cli import render
 from producer.dispatch import Progress
 from producer.keeping import ROOT
-from producer.runfile import Options, PlanState, RunFile, State
+from producer.output.run_file import Options, PlanState, RunFile, State
 from tasks.errors import UsageFault
 from tasks.model import HeadOptions, ImageRequest, ResizeMode, ResizeOptions, Verify
 from tasks.storage import plan

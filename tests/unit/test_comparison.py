@@ -11,8 +11,8 @@ import pytest
 from producer.comparison import baseline
 from producer.comparison.comparison import FLEET, FOLDERS, ONE_BY_ONE, THREADS, Comparison, Way, stores
 from producer.demo import DemoServer
-from producer.runfile import Options, RunFile
-from producer.summary import COLUMNS, Summary, summarise
+from producer.output.run_file import Options, RunFile
+from producer.output.summary import COLUMNS, Summary, summarise
 from tasks.download.downloader import Downloader
 from tasks.errors import UsageFault
 from tasks.model import FetchOptions, ImageRequest, Outcome, RunOptions

@@ -10,10 +10,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from producer import folder, lock
+from producer import folder
 from producer.finding import Finding, Level
 from producer.folder import Need
-from producer.runfile import PlanState, State
+from producer.output import lock
+from producer.output.run_file import PlanState, State
 from tasks.collect import collect
 from tasks.model import ImageRequest, Outcome, Reason, RunOptions, Status
 from tasks.storage import plan

@@ -12,7 +12,7 @@ import pytest
 
 from producer import urlindex
 from producer.former import FormerRun, joined
-from producer.runfile import Options, PlanState, RunFile
+from producer.output.run_file import Options, PlanState, RunFile
 from tasks.errors import Fault, UsageFault
 from tasks.model import (
     FetchOptions,

@@ -20,16 +20,16 @@ from typing import NoReturn
 
 import pytest
 
-from producer import lock
 from producer.keeping import ROOT
-from producer.runfile import RunFile
+from producer.output import lock
+from producer.output.run_file import RunFile
 from tasks.errors import Fault, UsageFault
 from tasks.storage.store import Store
 
 _HOLDER = """
 import sys, time
 from pathlib import Path
-from producer import lock
+from producer.output import lock
 with lock.held(Path(sys.argv[1]), "redis://me:word@there:6379/0", "run"):
     print("held", flush=True)
     sys.stdin.read()
@@ -185,7 +185,8 @@ def test_holder_without_a_valid_file(tmp_path: Path, text: str) -> None:
 def test_asking_for_the_holder_does_not_block(tmp_path: Path) -> None:
     """Asking for the holder again and again does not prevent others from taking the lock."""
     script = (
-        "import sys; from pathlib import Path; from producer import lock\nwhile True: lock.holder(Path(sys.argv[1]))"
+        "import sys; from pathlib import Path; from producer.output "
+        "import lock\nwhile True: lock.holder(Path(sys.argv[1]))"
     )
     with subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], cwd=ROOT) as asking:
         try:

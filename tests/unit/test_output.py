@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from producer import lock
-from producer.output import begun, output, standing
-from producer.runfile import Options, RunFile
+from producer.output import lock
+from producer.output.folder import begun, output, standing
+from producer.output.run_file import Options, RunFile
 from tasks.errors import Fault, UsageFault
 from tasks.storage.store import TEMPORARY, Store
 

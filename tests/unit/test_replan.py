@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from producer.output.run_file import PlanState, RunFile, State
 from producer.replan import make_whole
 from producer.run import Run
-from producer.runfile import PlanState, RunFile, State
 from tasks.errors import Fault
 from tasks.storage import plan
 from tasks.storage.shard_parquet import Mark

@@ -12,8 +12,8 @@ from rich.console import Console, RenderableType
 from config.settings import settings
 from producer.cli import render
 from producer.comparison.comparison import Comparison, Way
+from producer.output.summary import Summary
 from producer.run import Completion, Report
-from producer.summary import Summary
 from tasks.errors import Fault
 
 _SUMMARY = Summary(

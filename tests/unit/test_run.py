@@ -8,8 +8,8 @@ from unittest.mock import Mock
 import pytest
 
 from producer import dispatch
+from producer.output.run_file import PlanState, RunFile, State
 from producer.run import Run
-from producer.runfile import PlanState, RunFile, State
 from tasks.errors import Fault, UsageFault
 from tasks.storage import manifest, plan
 from tasks.storage.store import Store

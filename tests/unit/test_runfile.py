@@ -13,8 +13,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from producer import runfile
-from producer.runfile import Options, PlanState, RunFile, State, new_id, resumption
+from producer.output import run_file
+from producer.output.run_file import Options, PlanState, RunFile, State, new_id, resumption
 from tasks.errors import Fault, StorageFailed, UsageFault
 from tasks.model import FetchOptions, ResizeMode, ResizeOptions
 from tasks.storage.store import Store
@@ -73,7 +73,7 @@ def test_folder_with_a_run_is_refused(store: Store, step: Callable[[Store], None
     with pytest.raises(UsageFault, match="already holds a run") as caught:
         step(store)
     assert "--out" in caught.value.todo
-    assert json.loads(store.read(runfile.NAME))["id"] == _RECORD.id
+    assert json.loads(store.read(run_file.NAME))["id"] == _RECORD.id
 
 
 def test_one_of_two_runs_at_once_wins(store: Store) -> None:
@@ -159,14 +159,14 @@ def test_hint_names_the_broker(
     store: Store, monkeypatch: pytest.MonkeyPatch, broker: str | None, configured: str | None, option: str
 ) -> None:
     """The suggested command uses the run's broker, whether it was given by an option or configured."""
-    monkeypatch.setattr(runfile, "settings", lambda: SimpleNamespace(broker=configured))
+    monkeypatch.setattr(run_file, "settings", lambda: SimpleNamespace(broker=configured))
     replace(_RECORD, broker=broker).create(store)
     assert resumption(store) == f"producer resume {store.root}{option}"
 
 
 def test_finds_the_broker_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """A broker URL without a password is in the record; with a password, it comes only from the environment."""
-    monkeypatch.setattr(runfile, "settings", lambda: SimpleNamespace(broker="redis://:word@a.example/0"))
+    monkeypatch.setattr(run_file, "settings", lambda: SimpleNamespace(broker="redis://:word@a.example/0"))
     assert replace(_RECORD, broker=None).broker_url() is None
     assert replace(_RECORD, broker="redis://b.example/0").broker_url() == "redis://b.example/0"
     assert replace(_RECORD, broker="redis://***@a.example/0").broker_url() == "redis://:word@a.example/0"
@@ -249,7 +249,7 @@ def test_other_json_is_refused(store: Store, text: str) -> None:
 
 def test_record_of_another_version_is_refused(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """A record of another version is refused."""
-    monkeypatch.setattr(runfile, "_VERSION", 99)
+    monkeypatch.setattr(run_file, "_VERSION", 99)
     _FULL.create(store)
     monkeypatch.undo()
     with pytest.raises(Fault, match="another version has written it"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from producer.summary import COLUMNS, Summary, summarise
+from producer.output.summary import COLUMNS, Summary, summarise
 from tasks.model import ImageRequest, Outcome, Reason, Status
 from tasks.storage import manifest, plan
 from tasks.storage.shard_parquet import Mark

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from producer.runfile import resumption
+from producer.output.run_file import resumption
 from tasks.errors import Fault, StorageFailed
 from tasks.model import ImageRequest, shard_name
 from tasks.storage import manifest, plan

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from producer import lock
-from producer.runfile import RunFile
+from producer.output import lock
+from producer.output.run_file import RunFile
 from tasks.errors import StorageFailed, UsageFault
 from tasks.storage.store import Store
 
