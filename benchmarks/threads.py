@@ -6,8 +6,8 @@ import json
 import sys
 from pathlib import Path
 
-from producer import sources
 from producer.comparison.baseline import by_threads
+from producer.sources import text as url_list
 from tasks import runtime_tuning
 from tasks.download import downloader as downloading
 from tasks.model import RunOptions
@@ -20,7 +20,7 @@ def main() -> None:
     runtime_tuning.configure_pillow()
     source, out, threads = sys.argv[1], Path(sys.argv[2]).resolve(), int(sys.argv[3])
     out.mkdir(parents=True)
-    requests = list(sources.read(source))
+    requests = list(url_list.read(source))
     downloader = downloading.for_process()
     saved = 0
 

@@ -17,12 +17,12 @@ from pathlib import Path
 
 import pyarrow.compute as pc
 
-from producer import sources
 from producer.finding import Finding, Level, of_fault
 from producer.formatting import counted, mebibytes, named
 from producer.output import lock
 from producer.output.run_file import NAME, PlanState, RunFile, State, resumption
 from producer.output.shard_files import decoded, planned
+from producer.sources import text as url_list
 from tasks.errors import WORTH_RETRYING, Fault, StorageFailed
 from tasks.model import ResizeMode, shard_name
 from tasks.storage import manifest, plan, shard_parquet
@@ -187,7 +187,7 @@ def _is_of_a_comparison(store: Store) -> bool:
 
 
 def _of_state(record: RunFile, store: Store, alive: lock.Holder | None) -> Finding:
-    listed = "standard input" if record.source == sources.STANDARD_INPUT else record.source
+    listed = "standard input" if record.source == url_list.STANDARD_INPUT else record.source
     found = f"{record.id} of {listed}"
     if alive is not None:
         return Finding("run", Level.OK, f"{found}: its producer is {alive.text}")
@@ -254,19 +254,19 @@ def _of_plan(
     record: RunFile, store: Store, shards: int, gone: list[int], reading: _Reading, needed: Level, alive: bool
 ) -> Finding:
     found = reading.text(f"{counted(shards, 'shard')} planned", plan.name)
-    same = sources.is_same(record.source, record.fingerprint)
+    same = url_list.is_same(record.source, record.fingerprint)
     if gone:
         found = f"{found}; {len(gone):,} gone: {named(map(plan.name, gone))}"
     if gone or reading.broken:
         if same:
             return Finding("plan", Level.WARN, found, f"`{resumption(store)}` makes it anew from {record.source}.")
-        todo = f"Put a copy back that is whole: {sources.why_not(record.source)}, so it can't be made anew."
+        todo = f"Put a copy back that is whole: {url_list.why_not(record.source)}, so it can't be made anew."
         return Finding("plan", needed, found, todo)
     if record.plan is PlanState.OPEN and not alive:
         found = f"{found}; the list was not read to its end"
         if not same:
             todo = "Put the list back as it was; or run what is not planned of it into another folder."
-            return Finding("plan", Level.WARN, f"{found}, and {sources.why_not(record.source)}", todo)
+            return Finding("plan", Level.WARN, f"{found}, and {url_list.why_not(record.source)}", todo)
     return Finding("plan", Level.OK, found)
 
 

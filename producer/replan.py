@@ -6,11 +6,11 @@ import logging
 from collections.abc import Iterator
 from itertools import islice
 
-from producer import sources
 from producer.former import joined
 from producer.output.folder import unwritable
 from producer.output.run_file import PlanState, RunFile
 from producer.output.shard_files import decoded, planned
+from producer.sources import text as url_list
 from tasks.errors import Fault, StorageFailed
 from tasks.model import ImageRequest, shard_name
 from tasks.storage import manifest, plan
@@ -39,13 +39,13 @@ def make_whole(record: RunFile, store: Store, shards: int) -> None:
     if not broken:
         return
     first = next(iter(broken.values()))
-    if not sources.is_same(record.source, record.fingerprint):
+    if not url_list.is_same(record.source, record.fingerprint):
         raise _lost(first, record)
     # All is compared before anything is written; and no more than a shard is held, however many are broken.
-    for shard, requests in _cut(sources.read(record.source), record, min(max(broken) + 2, shards)):
+    for shard, requests in _cut(url_list.read(record.source), record, min(max(broken) + 2, shards)):
         if not _fits(shard, requests, shard in broken, record, store, shards):
             raise _lost(first, record)
-    for shard, requests in _cut(joined(sources.read(record.source), record.options, store), record, max(broken) + 1):
+    for shard, requests in _cut(joined(url_list.read(record.source), record.options, store), record, max(broken) + 1):
         if shard in broken:
             try:
                 store.replace(plan.name(shard), plan.encode(requests, Mark(record.id, shard)))
@@ -91,6 +91,6 @@ def _fits(shard: int, requests: list[ImageRequest], broken: bool, record: RunFil
 def _lost(fault: Fault, record: RunFile) -> Fault:
     return Fault(
         fault.what,
-        f"{fault.why}. It can't be made anew: {sources.why_not(record.source)}",
+        f"{fault.why}. It can't be made anew: {url_list.why_not(record.source)}",
         "Put a copy of it back that is whole; nothing of that shard can be done without it.",
     )

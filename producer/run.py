@@ -15,7 +15,7 @@ from typing import Any, Self
 
 import pyarrow as pa
 
-from producer import dispatch, replan, sources
+from producer import dispatch, replan
 from producer.dispatch import Dispatcher, Progress
 from producer.former import joined
 from producer.local import Fleet
@@ -26,6 +26,7 @@ from producer.output.run_file import Options, PlanState, RunFile, State, new_id,
 from producer.output.shard_files import decoded, planned_requests
 from producer.output.summary import COLUMNS, Summary, summarise
 from producer.sharding import NOTHING, Planned, Planner
+from producer.sources import text as url_list
 from producer.unfit_workers import UnfitWorker
 from producer.worker_pool import find_pool
 from tasks.broker import client as broker_client
@@ -213,7 +214,7 @@ class Run:
             UsageFault: the folder holds a run.
             Fault: it can't be written.
         """
-        record = RunFile(new_id(), source, str(store.root), options, sources.fingerprint(source))
+        record = RunFile(new_id(), source, str(store.root), options, url_list.fingerprint(source))
         try:
             record.create(store)
         except StorageFailed as error:
@@ -534,9 +535,9 @@ def _rest(record: RunFile, store: Store, planned: Planned) -> Iterator[ImageRequ
     Raises:
         Fault: the Source is gone, or is another one. What is planned is done before that is told.
     """
-    if not sources.is_same(record.source, record.fingerprint):
+    if not url_list.is_same(record.source, record.fingerprint):
         raise _changed(record, planned)
-    requests = sources.read(record.source)
+    requests = url_list.read(record.source)
     last = planned_requests(planned.shards - 1, store, record.id) if planned.shards else []
     first = planned.rows - len(last)
     for request in requests:
@@ -548,7 +549,7 @@ def _rest(record: RunFile, store: Store, planned: Planned) -> Iterator[ImageRequ
 
 def _changed(record: RunFile, planned: Planned) -> Fault:
     return Fault(
-        f"{sources.named(record.source)} can't be read on",
-        f"{sources.why_not(record.source)}. The {planned.rows:,} rows that were planned from it are done",
+        f"{url_list.named(record.source)} can't be read on",
+        f"{url_list.why_not(record.source)}. The {planned.rows:,} rows that were planned from it are done",
         "Run the rest of the list into another folder.",
     )

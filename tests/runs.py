@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from producer import sources
 from producer.output.run_file import Options, PlanState, RunFile, State
+from producer.sources import text as url_list
 from tasks.collect import collect
 from tasks.model import Outcome, Reason, RunOptions, Status, key_of
 from tasks.storage import plan
@@ -38,7 +38,7 @@ def make_run(
         str(source),
         str(store.root),
         Options(shard_size=SIZE),
-        sources.fingerprint(str(source)),
+        url_list.fingerprint(str(source)),
         plan_state,
         *((rows, shards) if plan_state is PlanState.COMPLETE else (0, 0)),
         state=state,
@@ -46,7 +46,7 @@ def make_run(
         totals={"total": rows, "failed": rows, "reasons": {"timeout": rows}} if state is State.COMPLETE else None,
     )
     record.create(store)
-    requests = list(sources.read(str(source)))
+    requests = list(url_list.read(str(source)))
     options = RunOptions(str(store.root), SIZE, run_id=RUN_ID)
     for shard in range(shards):
         chosen = requests[shard * SIZE : (shard + 1) * SIZE]

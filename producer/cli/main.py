@@ -353,8 +353,8 @@ def cli(debug: bool) -> None:
 @json_option
 def run(source: str, out: Path, since: Path | None, broker: str | None, as_json: bool, **options: Any) -> None:
     """Download every image in SOURCE: a text file with one URL on each line, or - for standard input."""
-    from producer import sources
     from producer.output.folder import begun
+    from producer.sources import text as url_list
 
     frozen = _run_options(options)
     if _broker_url(broker) is None:
@@ -363,7 +363,7 @@ def run(source: str, out: Path, since: Path | None, broker: str | None, as_json:
         from producer.former import FormerRun
 
         frozen = replace(frozen, since=str(FormerRun(since, out, frozen.fetch).folder))
-    requests = sources.nonempty(sources.read(source), source)
+    requests = url_list.nonempty(url_list.read(source), source)
     with (
         begun(out, _named(broker)) as store,
         _crew(broker, options, [store.root], as_json, since=frozen.since) as crew,
@@ -471,10 +471,10 @@ def cancel(out: Path, broker: str | None) -> None:
 def compare(source: str, out: Path, broker: str | None, as_json: bool, **options: Any) -> None:
     """Download SOURCE in three ways, one by one, with threads and with a fleet, and compare their times."""
     from config.settings import settings
-    from producer import sources
     from producer.output.folder import made_for_use
+    from producer.sources import text as url_list
 
-    requests = list(sources.nonempty(sources.read(source), source))
+    requests = list(url_list.nonempty(url_list.read(source), source))
     allow = settings().allow_networks
     with made_for_use(out):
         comparison = _compare(requests, source, out, options, broker, allow, as_json)

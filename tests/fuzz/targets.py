@@ -19,7 +19,7 @@ from typing import Any
 import brotli
 from PIL import Image
 
-from producer import sources
+from producer.sources import text as url_list
 from tasks.deadline import Deadline
 from tasks.download import byte_range, retry, urls
 from tasks.download import headers as download_headers
@@ -147,7 +147,7 @@ def source(data: bytes) -> None:
         file.write(data)
         file.flush()
         try:
-            requests = list(sources.read(file.name))
+            requests = list(url_list.read(file.name))
         except UsageFault:
             return
     assert [request.index for request in requests] == list(range(len(requests)))

@@ -299,7 +299,7 @@ def test_redirected_tables_have_no_trailing_spaces(capsys: pytest.CaptureFixture
 
 def test_unexpected_error_points_to_debug(main: Main, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """An unexpected error has three parts too; with --debug its traceback is shown."""
-    monkeypatch.setattr("producer.sources.read", lambda _: 1 / 0)
+    monkeypatch.setattr("producer.sources.text.read", lambda _: 1 / 0)
     arguments = ["run", "list.txt", "--out", str(tmp_path / "out")]
     status, _, errors = main(*arguments)
     assert (status, parts(errors)) == (1, ["Error", "Why", "To do"])
@@ -316,7 +316,7 @@ def test_interrupt_exits_with_130(main: Main, monkeypatch: pytest.MonkeyPatch, t
     def interrupt(_: str) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("producer.sources.read", interrupt)
+    monkeypatch.setattr("producer.sources.text.read", interrupt)
     status, output, errors = main("run", "list.txt", "--out", str(tmp_path / "out"))
     assert (status, output) == (130, "")
     assert errors.strip().startswith("Interrupted.")
@@ -362,14 +362,14 @@ def test_usage_error_is_a_json_object(
 def test_unexpected_error_is_a_json_object(main: Main, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """With --json an unexpected error is one object too, and so is an interruption."""
     arguments = ["run", "list.txt", "--out", str(tmp_path / "out"), "--json"]
-    monkeypatch.setattr("producer.sources.read", lambda _: 1 / 0)
+    monkeypatch.setattr("producer.sources.text.read", lambda _: 1 / 0)
     status, output, _ = main(*arguments)
     assert (status, json.loads(output)["error"]["exit_code"]) == (1, 1)
 
     def interrupt(_: str) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("producer.sources.read", interrupt)
+    monkeypatch.setattr("producer.sources.text.read", interrupt)
     status, output, _ = main(*arguments)
     assert (status, json.loads(output)) == (130, {"interrupted": True, "cancelled": False})
 
@@ -441,7 +441,7 @@ def test_change_of_broker_is_reported(main: Main, tmp_path: Path) -> None:
 
 def test_cancelled_run_is_reported_as_cancelled(main: Main, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A run cancelled by another command is not reported as interrupted."""
-    monkeypatch.setattr("producer.sources.read", lambda _: signal.raise_signal(signal.SIGUSR1))
+    monkeypatch.setattr("producer.sources.text.read", lambda _: signal.raise_signal(signal.SIGUSR1))
     status, output, errors = main("run", "list.txt", "--out", str(tmp_path / "out"), "--json")
     assert (status, json.loads(output)) == (130, {"interrupted": True, "cancelled": True})
     assert errors.strip().startswith("Cancelled by another command.")

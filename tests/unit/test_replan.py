@@ -105,7 +105,7 @@ def test_refuses_a_changed_list(store: Store, source: Path, monkeypatch: pytest.
         row = {"other": 7, "manifest": 4, "neighbour": 9}[change]
         source.write_text(text.replace(f"example/{row}\n", "example/x\n"), encoding="utf-8")
     if change in ("manifest", "neighbour"):
-        monkeypatch.setattr("producer.sources.fingerprint", lambda _: record.fingerprint)
+        monkeypatch.setattr("producer.sources.text.fingerprint", lambda _: record.fingerprint)
     with pytest.raises(Fault, match=rf"\.plan/0000{broken}\.parquet can't be trusted") as caught:
         make_whole(record, store, _SHARDS)
     assert "is gone, or was changed" in caught.value.why

@@ -18,8 +18,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from producer import sources
 from producer.keeping import ROOT
+from producer.sources import text as url_list
 from tasks.errors import UsageFault
 from tasks.model import ImageRequest
 from tests.conditions import PATIENCE
@@ -140,7 +140,7 @@ def read(body: bytes, tmp_path: Path) -> list[ImageRequest]:
     """Return the requests of a file with these bytes."""
     path = tmp_path / "list.txt"
     path.write_bytes(body)
-    return list(sources.read(str(path)))
+    return list(url_list.read(str(path)))
 
 
 def test_one_zero_byte_does_not_make_a_binary_file(tmp_path: Path) -> None:
@@ -186,7 +186,7 @@ def test_accepts_unusual_urls(tmp_path: Path, row: bytes) -> None:
     """URLs may contain commas, spaces and other URLs; a list of them is not a table."""
     requests = read((row + b"\n") * 10, tmp_path)
     assert [request.url for request in requests] == [row.decode().strip().removesuffix(",")] * 10
-    assert len(list(sources.nonempty(iter(requests), "list.txt"))) == 10
+    assert len(list(url_list.nonempty(iter(requests), "list.txt"))) == 10
 
 
 @pytest.mark.parametrize(
@@ -210,14 +210,14 @@ def test_header_of_one_column_is_a_bad_row(tmp_path: Path) -> None:
 
 def test_format_is_recognised_on_standard_input(tmp_path: Path) -> None:
     """A piped table is recognised by its first bytes, and refused too."""
-    command = [sys.executable, "-c", "from producer import sources; list(sources.read('-'))"]
+    command = [sys.executable, "-c", "from producer.sources import text as sources; list(sources.read('-'))"]
     ended = subprocess.run(command, input=b"a\thttp://a/1\nb\thttp://a/2\n", cwd=ROOT, capture_output=True, check=False)
     assert b"The list on standard input looks like a table with tabs" in ended.stderr
 
 
 def test_standard_input_in_utf_16(tmp_path: Path) -> None:
     """Standard input is read like a file: by its byte order mark, with any line ends."""
-    script = "from producer import sources; print([request.url for request in sources.read('-')])"
+    script = "from producer.sources import text as sources; print([request.url for request in sources.read('-')])"
     ended = subprocess.run(
         [sys.executable, "-c", script],
         input="\ufeffhttp://a\rhttp://b\r\n<http://c>".encode("utf-16-le"),
@@ -235,7 +235,7 @@ def test_refuses_an_unreadable_list(tmp_path: Path, name: str, why: str) -> None
     """For a missing list or a folder, the error gives the reason and a remedy."""
     (tmp_path / "list").write_bytes(b"")
     with pytest.raises(UsageFault, match=why) as caught:
-        list(sources.read(str(tmp_path / name)))
+        list(url_list.read(str(tmp_path / name)))
     assert caught.value.exit_code == 2
 
 
@@ -249,7 +249,7 @@ def test_truncates_a_huge_line(tmp_path: Path) -> None:
         file.write(b"\nhttp://b\n")
     tracemalloc.start()
     try:
-        requests = list(sources.read(str(path)))
+        requests = list(url_list.read(str(path)))
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -259,7 +259,7 @@ def test_truncates_a_huge_line(tmp_path: Path) -> None:
 
 def test_reads_nothing_before_the_first_request(tmp_path: Path) -> None:
     """A list is not opened before its first request is needed."""
-    assert isinstance(sources.read(str(tmp_path / "missing.txt")), Iterator)
+    assert isinstance(url_list.read(str(tmp_path / "missing.txt")), Iterator)
 
 
 def test_reads_a_pipe_only_as_far_as_needed(tmp_path: Path) -> None:
@@ -276,7 +276,7 @@ def test_reads_a_pipe_only_as_far_as_needed(tmp_path: Path) -> None:
 
     writer = threading.Thread(target=write)
     writer.start()
-    requests = sources.read(str(path))
+    requests = url_list.read(str(path))
     assert [request.url for request in islice(requests, 2)] == ["http://a", "http://b"]
     assert not more.is_set()
     more.set()
@@ -289,13 +289,13 @@ def test_standard_input(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
     (tmp_path / "list").write_text("http://a\n")
     with (tmp_path / "list").open() as stream:
         monkeypatch.setattr("sys.stdin", stream)
-        assert list(sources.read("-")) == [ImageRequest(0, "http://a")]
+        assert list(url_list.read("-")) == [ImageRequest(0, "http://a")]
         assert os.fstat(stream.fileno())
 
 
 _WAITING = """
 import threading, time
-from producer import sources
+from producer.sources import text as sources
 from producer.keeping import ROOT
 threading.Thread(target=lambda: list(sources.read("-")), daemon=True).start()
 time.sleep(0.1)
@@ -318,7 +318,7 @@ def test_reads_one_row_before_the_run_starts() -> None:
             read.append(index)
             yield ImageRequest(index, "http://a.example/")
 
-    requests = sources.nonempty(source(), "list.txt")
+    requests = url_list.nonempty(source(), "list.txt")
     assert read == [0]
     assert [request.index for request in requests] == [0, 1, 2]
 
@@ -326,7 +326,7 @@ def test_reads_one_row_before_the_run_starts() -> None:
 def test_refuses_an_empty_list() -> None:
     """An empty list is refused by its name before anything is started."""
     with pytest.raises(UsageFault, match=r"The list list\.txt has no URL in it"):
-        sources.nonempty(iter([]), "list.txt")
+        url_list.nonempty(iter([]), "list.txt")
 
 
 def test_refuses_a_list_without_urls_in_its_first_rows() -> None:
@@ -341,7 +341,7 @@ def test_refuses_a_list_without_urls_in_its_first_rows() -> None:
     with pytest.raises(
         UsageFault, match=r"none of its first 1,000 rows holds one; row 1 is 'images/1\.jpg\?token=\*\*\*'"
     ):
-        sources.nonempty(source(), "list.txt")
+        url_list.nonempty(source(), "list.txt")
     assert len(read) == 1000
 
 
@@ -349,7 +349,7 @@ def test_accepts_a_list_with_bad_first_rows() -> None:
     """A list may begin with rows without URLs. They are passed on unchanged."""
     urls = ["a title", "", "http://a.example/1.jpg", "more"]
     requests = [ImageRequest(index, url) for index, url in enumerate(urls)]
-    assert list(sources.nonempty(iter(requests), "list.txt")) == requests
+    assert list(url_list.nonempty(iter(requests), "list.txt")) == requests
 
 
 @pytest.mark.parametrize("size", [0, 1, 1 << 20, (1 << 20) + 1, (2 << 20) + 5])
@@ -359,12 +359,12 @@ def test_fingerprint_detects_a_change_at_either_end(tmp_path: Path, size: int) -
     body = bytes(size)
     path.write_bytes(body)
     copy.write_bytes(body)
-    prints = {sources.fingerprint(str(path)), sources.fingerprint(str(copy))}
+    prints = {url_list.fingerprint(str(path)), url_list.fingerprint(str(copy))}
     assert len(prints) == 1
     changes = [body + b"a", *([b"a" + body[1:], body[:-1] + b"b", body[:-1]] if size else [])]
     for changed in changes:
         path.write_bytes(changed)
-        prints.add(sources.fingerprint(str(path)))
+        prints.add(url_list.fingerprint(str(path)))
     assert len(prints) == 1 + len(set(changes))
     assert None not in prints
 
@@ -374,11 +374,11 @@ def test_fingerprint_of_unrepeatable_sources(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     for source in ("-", str(pipe), str(tmp_path), str(tmp_path / "missing.txt"), "/dev/null"):
-        assert sources.fingerprint(source) is None
+        assert url_list.fingerprint(source) is None
 
 
 def test_names_standard_input_in_messages() -> None:
     """Messages say "standard input", and not a dash."""
     with pytest.raises(UsageFault, match="The list on standard input has no URL in it"):
-        sources.nonempty(iter(()), "-")
-    assert sources.named("my.txt") == "The list my.txt"
+        url_list.nonempty(iter(()), "-")
+    assert url_list.named("my.txt") == "The list my.txt"

@@ -5,7 +5,7 @@ request, also one that can't be a URL: it gets its Outcome like all others. A li
 UTF-8, or UTF-16 or UTF-32 with a byte order mark. Joined files have such marks in their middle: each ends a line. One
 comma or semicolon after a URL is removed, and then quotation marks or angle brackets around it.
 
-A list in another format is refused (`producer.list_format`) before its first request.
+A list in another format is refused (`producer.sources.list_format`) before its first request.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from io import BufferedReader, FileIO, TextIOWrapper
 from itertools import chain, islice
 from pathlib import Path
 
-from producer import list_format
+from producer.sources import list_format
 from tasks.download.urls import looks_like_url
 from tasks.errors import UsageFault
 from tasks.model import ImageRequest
