@@ -22,7 +22,7 @@ from benchmarks.records import spread
 from config.settings import REDIS_CONF
 from producer.dispatch import Dispatcher
 from producer.local import server_binary
-from producer.sharding import Planner
+from producer.planning.planner import Planner
 from tasks.broker import client as broker_client
 from tasks.celery import IMAGES, use_broker
 from tasks.model import ImageRequest, RunOptions

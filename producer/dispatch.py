@@ -29,7 +29,7 @@ from producer import tally
 from producer.drain import Drain
 from producer.output.run_file import resumption
 from producer.output.shard_files import decoded, planned_requests
-from producer.sharding import Planner
+from producer.planning.planner import Planner
 from producer.unfit_workers import UnfitWorker, UnfitWorkers
 from tasks.broker import heartbeat, keys, transport
 from tasks.broker.progress import REASON

@@ -15,9 +15,8 @@ from typing import Any, Self
 
 import pyarrow as pa
 
-from producer import dispatch, replan
+from producer import dispatch
 from producer.dispatch import Dispatcher, Progress
-from producer.former import joined
 from producer.local import Fleet
 from producer.output import lock, shard_files
 from producer.output.folder import unwritable
@@ -25,7 +24,9 @@ from producer.output.lock import Holder
 from producer.output.run_file import Options, PlanState, RunFile, State, new_id, resumption
 from producer.output.shard_files import decoded, planned_requests
 from producer.output.summary import COLUMNS, Summary, summarise
-from producer.sharding import NOTHING, Planned, Planner
+from producer.planning import repair
+from producer.planning.planner import NOTHING, Planned, Planner
+from producer.planning.previous_run import joined
 from producer.sources import text as url_list
 from producer.unfit_workers import UnfitWorker
 from producer.worker_pool import find_pool
@@ -233,7 +234,7 @@ class Run:
         shards = _planned_shards(record, store)
         done = record.state is State.COMPLETE and _is_collected(store, shards)
         try:
-            replan.make_whole(record, store, shards)
+            repair.make_whole(record, store, shards)
         except Fault:
             # A run that is done needs its plan no more.
             if not done:

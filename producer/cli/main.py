@@ -360,7 +360,7 @@ def run(source: str, out: Path, since: Path | None, broker: str | None, as_json:
     if _broker_url(broker) is None:
         _check_insecure(frozen)
     if since is not None:
-        from producer.former import FormerRun
+        from producer.planning.previous_run import FormerRun
 
         frozen = replace(frozen, since=str(FormerRun(since, out, frozen.fetch).folder))
     requests = url_list.nonempty(url_list.read(source), source)

@@ -31,7 +31,7 @@ from PIL import Image
 
 from producer import dispatch, tally
 from producer.dispatch import Dispatcher, Progress, Timing
-from producer.sharding import NOTHING, Planned, Planner
+from producer.planning.planner import NOTHING, Planned, Planner
 from tasks import jobs
 from tasks.broker import client as broker_client
 from tasks.broker import heartbeat, keys

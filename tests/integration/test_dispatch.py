@@ -18,7 +18,7 @@ from celery import chord
 from config import limits
 from producer import dispatch
 from producer.dispatch import Dispatcher, Progress
-from producer.sharding import Planner
+from producer.planning.planner import Planner
 from tasks.broker import client as broker_client
 from tasks.broker import keys
 from tasks.celery import IMAGES, SHARDS, app

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from producer import urlindex
-from producer.former import FormerRun, joined
 from producer.output.run_file import Options, PlanState, RunFile
+from producer.planning import url_index
+from producer.planning.previous_run import FormerRun, joined
 from tasks.errors import Fault, UsageFault
 from tasks.model import (
     FetchOptions,
@@ -148,7 +148,7 @@ def test_unusable_images_are_downloaded(old: Store, out: Store) -> None:
 
 def test_hash_collisions_are_harmless(old: Store, out: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """URLs with the same hash still get their own images, and a new URL gets none."""
-    monkeypatch.setattr(urlindex, "_hash", lambda url: b"12345678")
+    monkeypatch.setattr(url_index, "_hash", lambda url: b"12345678")
     write_run(old, [saved_row(0, "a"), saved_row(1, "b"), saved_row(2, "c")])
     assert found(old, out, "c", "a", "d", "b") == ["00000/000002.png", "00000/000000.png", None, "00000/000001.png"]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from producer.output.run_file import PlanState, RunFile, State
-from producer.replan import make_whole
+from producer.planning.repair import make_whole
 from producer.run import Run
 from tasks.errors import Fault
 from tasks.storage import plan

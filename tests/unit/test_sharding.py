@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from producer.sharding import Planned, Planner
+from producer.planning.planner import Planned, Planner
 from tasks.errors import StorageFailed, UsageFault
 from tasks.model import ImageRequest
 from tasks.storage import plan

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from producer import urlindex
-from producer.urlindex import UrlIndex
+from producer.planning import url_index
+from producer.planning.url_index import UrlIndex
 
 _URLS = [f"http://a.example/{number}" for number in range(3000)]
 
@@ -15,7 +15,7 @@ _URLS = [f"http://a.example/{number}" for number in range(3000)]
 @pytest.mark.parametrize("held", [1 << 20, 7], ids=["in memory", "in files"])
 def test_each_url_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, held: int) -> None:
     """Each URL has its position, others have none, and large positions are exact."""
-    monkeypatch.setattr(urlindex, "_HELD", held)
+    monkeypatch.setattr(url_index, "_HELD", held)
     urls = _URLS if held > len(_URLS) else _URLS[:100]
     with UrlIndex(tmp_path / "index") as index:
         for number, url in enumerate(urls):
@@ -36,7 +36,7 @@ def test_returns_the_lowest_positions(tmp_path: Path) -> None:
 
 def test_urls_with_the_same_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """If two URLs share a hash, the positions of both are returned, and the caller tells them apart."""
-    monkeypatch.setattr(urlindex, "_hash", lambda url: (b"a" if url in "ab" else b"z") * 8)
+    monkeypatch.setattr(url_index, "_hash", lambda url: (b"a" if url in "ab" else b"z") * 8)
     with UrlIndex(tmp_path / "index") as index:
         index.add("b", 1)
         index.add("a", 0)

@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from producer.output.folder import standing
 from producer.output.run_file import Options, PlanState, RunFile, resumption
-from producer.urlindex import UrlIndex
+from producer.planning.url_index import UrlIndex
 from tasks.download.conditional import condition_of
 from tasks.errors import Fault, StorageFailed, UsageFault
 from tasks.model import FORMER_FIELDS, FetchOptions, Former, ImageRequest, ResizeMode, Verify, shard_name

@@ -6,10 +6,10 @@ import logging
 from collections.abc import Iterator
 from itertools import islice
 
-from producer.former import joined
 from producer.output.folder import unwritable
 from producer.output.run_file import PlanState, RunFile
 from producer.output.shard_files import decoded, planned
+from producer.planning.previous_run import joined
 from producer.sources import text as url_list
 from tasks.errors import Fault, StorageFailed
 from tasks.model import ImageRequest, shard_name
