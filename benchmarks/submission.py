@@ -20,7 +20,7 @@ import redis
 
 from benchmarks.records import spread
 from config.settings import REDIS_CONF
-from producer.dispatch import Dispatcher
+from producer.dispatch.dispatcher import Dispatcher
 from producer.local import server_binary
 from producer.planning.planner import Planner
 from tasks.broker import client as broker_client

@@ -21,11 +21,12 @@ from kombu.exceptions import OperationalError
 
 from config import SettingsError
 from config.settings import settings, unknown_variables
-from producer import folder, worker_pool
+from producer import folder
+from producer.dispatch import workers as worker_queries
+from producer.dispatch.workers import MAX_SKEW_SECONDS, Worker, clock_ahead
 from producer.finding import Finding, Level, of_fault
 from producer.formatting import counted, mebibytes, named
 from producer.local import FleetSize, check_size, cores, server_binary
-from producer.worker_pool import MAX_SKEW_SECONDS, Worker, clock_ahead
 from tasks.broker import client as broker_client
 from tasks.broker import keys
 from tasks.broker.redis_errors import redis_problem
@@ -147,7 +148,9 @@ def of_workers(workers: Sequence[Worker]) -> list[Finding]:
         todo = "Mend it where they run; each tries one task now and then, and goes on when that works."
         findings.append(Finding("unfit workers", Level.WARN, f"they leave work to others: {named(troubled)}", todo))
     if crowded := [worker for worker in ours if not worker.has_room]:
-        findings.append(Finding("open files", Level.BAD, worker_pool.shown_as_crowded(crowded), worker_pool.CROWDED))
+        findings.append(
+            Finding("open files", Level.BAD, worker_queries.shown_as_crowded(crowded), worker_queries.CROWDED)
+        )
     if idle := [worker.name for worker in ours if worker.store_roots == ()]:
         todo = "Set IMAGEFLEET_STORE_ROOTS where they run: the folders below which a worker may write."
         findings.append(Finding("store roots", Level.BAD, f"workers that may save nothing: {named(idle)}", todo))
@@ -183,7 +186,7 @@ def of_folder_at_workers(out: Path, seen: Mapping[str, Seen | None]) -> list[Fin
     troubles: dict[tuple[str, str], list[str]] = {}
     for worker, what in seen.items():
         if what is not None and not what.writable:
-            troubles.setdefault((what.error, worker_pool.advice(what)), []).append(worker)
+            troubles.setdefault((what.error, worker_queries.advice(what)), []).append(worker)
     for (error, todo), workers in troubles.items():
         # A run goes on with the others.
         findings.append(Finding(name, Level.WARN if fit else Level.BAD, f"{named(workers)}: {error}", todo))
@@ -368,7 +371,7 @@ def _of_broker(url: str, examined: _Folder) -> list[Finding]:
         return [of_fault("broker", fault)]
     findings = [Finding("broker", Level.OK, f"{masked(url)} answers"), writes, *of_server(info)]
     try:
-        workers = worker_pool.ask_workers(_ABOUT_PATIENCE)
+        workers = worker_queries.ask_workers(_ABOUT_PATIENCE)
         findings += [of_connections(info, len(workers)), *of_workers(workers)]
         ahead |= {worker.name: worker.skew for worker in workers if worker.skew is not None}
         findings.append(of_clocks(ahead))
@@ -404,4 +407,4 @@ def _at_workers(out: Path, token: str | None, names: Sequence[str]) -> list[Find
     if token is None:
         found = "unknown: without a file that is left here, no worker can tell whether it sees the same folder"
         return [Finding("folder at workers", Level.WARN, found, "Mend the folder here first.")]
-    return of_folder_at_workers(out, worker_pool.ask_about_folder(out, token, names, _EXAMINE_PATIENCE))
+    return of_folder_at_workers(out, worker_queries.ask_about_folder(out, token, names, _EXAMINE_PATIENCE))

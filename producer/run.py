@@ -15,8 +15,10 @@ from typing import Any, Self
 
 import pyarrow as pa
 
-from producer import dispatch
-from producer.dispatch import Dispatcher, Progress
+from producer.dispatch import dispatcher
+from producer.dispatch.dispatcher import Dispatcher, Progress
+from producer.dispatch.unfit_workers import UnfitWorker
+from producer.dispatch.workers import find_pool
 from producer.local import Fleet
 from producer.output import lock, shard_files
 from producer.output.folder import unwritable
@@ -28,8 +30,6 @@ from producer.planning import repair
 from producer.planning.planner import NOTHING, Planned, Planner
 from producer.planning.previous_run import joined
 from producer.sources import text as url_list
-from producer.unfit_workers import UnfitWorker
-from producer.worker_pool import find_pool
 from tasks.broker import client as broker_client
 from tasks.celery import use_broker
 from tasks.errors import Fault, Interrupted, StorageFailed, UsageFault
@@ -457,9 +457,9 @@ def cancel(store: Store, broker_url: str | None, end: Callable[[Holder], bool]) 
             broker_client.check_server(server, url)
             # It may have ended meanwhile.
             if lock.holder(store) is None:
-                dispatch.drop(server, record.id)
+                dispatcher.drop(server, record.id)
             else:
-                dispatch.cancel(server, record.id)
+                dispatcher.cancel(server, record.id)
     ends = time.monotonic() + _ENDING
     while lock.holder(store) is not None:
         if time.monotonic() > ends:

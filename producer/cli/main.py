@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from producer.cli.progress_display import Display
     from producer.comparison.comparison import Comparison
-    from producer.dispatch import Progress
+    from producer.dispatch.dispatcher import Progress
     from producer.local import Fleet
     from producer.output.lock import Holder
     from producer.output.run_file import Options

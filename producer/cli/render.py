@@ -16,7 +16,7 @@ from tasks.redaction import masked
 if TYPE_CHECKING:
     # Not imported at run time, because this module also shows the errors of a failing import.
     from producer.comparison.comparison import Comparison
-    from producer.dispatch import Progress
+    from producer.dispatch.dispatcher import Progress
     from producer.doctor import Diagnosis
     from producer.run import Completion, Report
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from producer.cli import main
-from producer.dispatch import Dispatcher
+from producer.dispatch.dispatcher import Dispatcher
 
 
 def _do_nothing(*_: Any) -> None:

@@ -7,13 +7,13 @@ import signal
 from itertools import count
 from typing import Any
 
-from producer import dispatch
 from producer.cli import main
+from producer.dispatch import dispatcher
 from tasks.celery import app
 
 #: The producer dies at this message; it sends messages in smaller batches.
 DIES_AT = 95
-dispatch._BATCH = 10
+dispatcher._BATCH = 10
 _counter = count(1)
 _create_message = app.amqp.as_task_v2
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from producer import tally
-from producer.dispatch import Dispatcher, Timing
+from producer.dispatch import chord_state
+from producer.dispatch.dispatcher import Dispatcher, Timing
 from tasks import collect, jobs
 from tasks.errors import StorageFailed
 from tasks.model import ImageRequest
@@ -30,7 +30,7 @@ class _Everything(frozenset[str]):
 
 
 def _resends_tasks_in_flight(patch: Patch) -> None:
-    patch.setattr(tally, "held", lambda *_: frozenset())
+    patch.setattr(chord_state, "held", lambda *_: frozenset())
 
 
 def _trusts_one_inspection(patch: Patch) -> None:
@@ -45,7 +45,7 @@ def _trusts_one_inspection(patch: Patch) -> None:
 
 
 def _keeps_failed_parts(patch: Patch) -> None:
-    patch.setattr(tally, "forget", lambda *_: None)
+    patch.setattr(chord_state, "forget", lambda *_: None)
 
 
 def _refuses_a_second_collect_task(patch: Patch) -> None:

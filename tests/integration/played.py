@@ -29,8 +29,8 @@ import redis
 from celery.app.task import Context
 from PIL import Image
 
-from producer import dispatch, tally
-from producer.dispatch import Dispatcher, Progress, Timing
+from producer.dispatch import chord_state, dispatcher
+from producer.dispatch.dispatcher import Dispatcher, Progress, Timing
 from producer.planning.planner import NOTHING, Planned, Planner
 from tasks import jobs
 from tasks.broker import client as broker_client
@@ -373,7 +373,7 @@ def stage(url: str) -> Iterator[Stage]:
         pytest.MonkeyPatch.context() as patch,
     ):
         for name in ("_TICK", "_LOOK", "_DOUBT", "_MOST_DOUBT"):
-            patch.setattr(dispatch, name, 0.0)
+            patch.setattr(dispatcher, name, 0.0)
         yield Stage(url, server, pool)
         gc.collect()  # results unsubscribe when they are garbage-collected, which needs the server
         _disconnect()
@@ -397,7 +397,7 @@ def fleet(stage: Stage) -> Iterator[Fleet]:
         patch.setattr(jobs, "_store", lambda out: Store(Path(out)))
         patch.setattr(jobs, "_downloader", lambda: played.downloader)
         patch.setattr(jobs, "_progress", lambda: SimpleNamespace(add=lambda run_id, outcome: None))
-        patch.setattr(tally, "_queued", partial(_queued, played, tally._queued))
+        patch.setattr(chord_state, "_queued", partial(_queued, played, chord_state._queued))
         try:
             yield played
         finally:

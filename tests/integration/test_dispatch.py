@@ -16,8 +16,8 @@ import redis
 from celery import chord
 
 from config import limits
-from producer import dispatch
-from producer.dispatch import Dispatcher, Progress
+from producer.dispatch import dispatcher as dispatcher_module
+from producer.dispatch.dispatcher import Dispatcher, Progress
 from producer.planning.planner import Planner
 from tasks.broker import client as broker_client
 from tasks.broker import keys
@@ -69,7 +69,7 @@ def store(tmp_path: Path) -> Store:
 def server(connected: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> redis.Redis:
     """Give an empty Redis, and let the dispatcher poll it often."""
     connected.flushall()
-    monkeypatch.setattr(dispatch, "_TICK", 0.01)
+    monkeypatch.setattr(dispatcher_module, "_TICK", 0.01)
     return connected
 
 
@@ -239,7 +239,7 @@ def test_run_with_a_partly_read_list_is_interrupted(server: redis.Redis, store: 
 def test_early_end_does_not_wait_for_redis(server: redis.Redis, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run ended early does not wait for an unreachable Redis; a single failed call is retried first."""
     job, _ = dispatcher(store, server, ["http://a.example/0"])
-    monkeypatch.setattr("producer.dispatch.time.sleep", lambda _: None)
+    monkeypatch.setattr("producer.dispatch.dispatcher.time.sleep", lambda _: None)
     failures = [redis.ConnectionError("away")]
 
     def step() -> int:
@@ -283,7 +283,7 @@ def test_run_is_timed(server: redis.Redis, store: Store) -> None:
 
 def test_manifest_counts_without_its_signal(server: redis.Redis, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """A shard with a lost signal is done when the producer sees its manifest."""
-    monkeypatch.setattr(dispatch, "_LOOK", 0.0)
+    monkeypatch.setattr(dispatcher_module, "_LOOK", 0.0)
     job, _ = dispatcher(store, server, ["http://a.example/"])
     assert run(job, lambda: finish(server, store, 0, signal=False))
 
@@ -292,7 +292,7 @@ def test_signal_does_not_count_without_its_manifest(
     server: redis.Redis, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A signal without a visible manifest is an error, because the worker writes to another folder."""
-    monkeypatch.setattr(dispatch, "_VISIBLE", 0.03)
+    monkeypatch.setattr(dispatcher_module, "_VISIBLE", 0.03)
     job, _ = dispatcher(store, server, ["http://a.example/"])
     server.rpush(keys.done(_RUN_ID), json.dumps({"shard": 0}))
     with pytest.raises(Fault, match="The manifest of shard 00000 is not to be seen") as caught:
@@ -332,8 +332,8 @@ def test_run_record_exists_only_during_the_run(server: redis.Redis, store: Store
 
 def test_restores_a_lost_run_record(server: redis.Redis, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """A producer that only waits for shards restores a lost record, because workers drop tasks without it."""
-    monkeypatch.setattr(dispatch, "_TICK", 0.2)
-    monkeypatch.setattr(dispatch, "_LOOK", 0.3)
+    monkeypatch.setattr(dispatcher_module, "_TICK", 0.2)
+    monkeypatch.setattr(dispatcher_module, "_LOOK", 0.3)
     observed: list[bool] = []
 
     def work() -> None:
@@ -375,7 +375,7 @@ def test_finishes_the_plan_of_a_list_that_breaks_off(server: redis.Redis, store:
 
 def test_notes_a_standstill_without_workers(server: redis.Redis, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run without workers says so instead of waiting silently."""
-    monkeypatch.setattr(dispatch, "_STILL", 0.0)
+    monkeypatch.setattr(dispatcher_module, "_STILL", 0.0)
     job, _ = dispatcher(store, server, ["http://a.example/"])
     reports: list[Progress] = []
 
@@ -416,7 +416,7 @@ def test_waits_out_a_temporary_redis_error(store: Store, server: redis.Redis, mo
     def wait(_: float) -> None:
         server.config_set("maxmemory", 0)
 
-    monkeypatch.setattr("producer.dispatch.time.sleep", wait)
+    monkeypatch.setattr("producer.dispatch.dispatcher.time.sleep", wait)
     assert job._guarded(lambda: server.set("key", "value"), lambda: None)
     (waiting,) = reports
     assert (waiting.success, waiting.planned) == (3, 9)
@@ -438,7 +438,7 @@ def test_gives_up_on_a_temporary_redis_error(
 ) -> None:
     """After the longest allowed outage, the run ends and can be resumed."""
     job, _ = dispatcher(store, server, ["http://127.0.0.1/a"])
-    monkeypatch.setattr(dispatch, "_AWAY", -1.0)
+    monkeypatch.setattr(dispatcher_module, "_AWAY", -1.0)
     server.config_set("maxmemory", 1)
     try:
         with pytest.raises(Fault, match="Redis can't be used: for -1 s it has answered: OOM") as caught:

@@ -17,7 +17,7 @@ from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from producer import dispatch
+from producer.dispatch import dispatcher
 from tasks.broker import keys
 from tasks.celery import IMAGES, SHARDS
 from tasks.model import RunOptions, shard_name
@@ -284,7 +284,7 @@ class Protocol(RuleBasedStateMachine):
 def stage(redis_url: str) -> Iterator[Stage]:
     """Connect the app to the tests' Redis, and let the producer never give up despite so many losses."""
     with played.stage(redis_url) as found, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dispatch, "_REPAIRS", 1000)
+        patch.setattr(dispatcher, "_REPAIRS", 1000)
         yield found
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from producer.dispatch import Dispatcher
+from producer.dispatch.dispatcher import Dispatcher
 from tasks.broker import keys
 from tasks.broker.poison import BODY_CRASHES
 from tasks.broker.transport import Channel

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import redis
 
-from producer import tally
+from producer.dispatch import chord_state
 from tasks.broker import heartbeat
 from tasks.celery import IMAGES
 from tests.integration import parts
@@ -125,7 +125,7 @@ def test_waiting_task_does_not_count_as_lost(server: redis.Redis, demo_url: str,
         parts.eventually(lambda: len(waiting(server)) == 3, "three countdowns")
         messages = waiting(server)
         run_id = json.loads((tmp_path / "out" / "run.json").read_text())["id"]
-        assert tally.held(server, run_id, heartbeat.holders(server)) == {f"{run_id}.0000000{n}" for n in range(3)}
+        assert chord_state.held(server, run_id, heartbeat.holders(server)) == {f"{run_id}.0000000{n}" for n in range(3)}
         for message in messages:
             headers, (args, kwargs, embed) = message["headers"], json.loads(base64.b64decode(message["body"]))
             assert headers["id"] == f"{run_id}.0000000{args[1]}"

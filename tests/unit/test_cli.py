@@ -21,7 +21,7 @@ from config import VERSION, limits
 from config.settings import Settings, settings
 from producer.cli import main as command_line
 from producer.cli import render
-from producer.dispatch import Progress
+from producer.dispatch.dispatcher import Progress
 from producer.keeping import ROOT
 from producer.output.run_file import Options, PlanState, RunFile, State
 from tasks.errors import UsageFault

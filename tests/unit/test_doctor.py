@@ -14,9 +14,9 @@ from rich.console import Console
 from config.settings import Settings, settings
 from producer import doctor
 from producer.cli import render
+from producer.dispatch.workers import Worker, clock_ahead
 from producer.doctor import Diagnosis
 from producer.finding import Finding, Level
-from producer.worker_pool import Worker, clock_ahead
 from tasks.celery import IMAGES, PROTOCOL, SHARDS
 from tasks.storage.folder_probe import Seen
 

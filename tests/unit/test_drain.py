@@ -8,8 +8,8 @@ from unittest.mock import Mock
 
 import pytest
 
-from producer import drain
-from producer.drain import Drain
+from producer.dispatch import drain
+from producer.dispatch.drain import Drain
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from producer import dispatch
+from producer.dispatch import dispatcher
 from producer.output.run_file import PlanState, RunFile, State
 from producer.run import Run
 from tasks.errors import Fault, UsageFault
@@ -91,9 +91,9 @@ def test_refuses_to_retry_an_unfinished_run(store: Store) -> None:
 @pytest.mark.parametrize(("local", "expected"), [(True, "is starting them again"), (False, "celery -A tasks worker")])
 def test_no_worker_responds(monkeypatch: pytest.MonkeyPatch, local: bool, expected: str) -> None:
     """A run that waits for a local fleet does not advise to start workers."""
-    monkeypatch.setattr(dispatch, "online_workers", list)
+    monkeypatch.setattr(dispatcher, "online_workers", list)
     monkeypatch.setattr("tasks.broker.heartbeat.signs_of_life", lambda _: {})
-    note = dispatch._asked(local, 3, Mock())
+    note = dispatcher._asked(local, 3, Mock())
     assert note.startswith("waiting for 3 images; no worker responds")
     assert expected in note
     assert ("celery" in note) is not local
@@ -111,8 +111,8 @@ def test_mentions_dead_workers_only_if_one_died(
     monkeypatch: pytest.MonkeyPatch, images: int, slots: list[int], dead: int, note: str
 ) -> None:
     """A waiting run reports the number of images, and how many workers respond."""
-    monkeypatch.setattr(dispatch, "online_workers", lambda: slots)
+    monkeypatch.setattr(dispatcher, "online_workers", lambda: slots)
     lives = {**{f"alive-{number}": True for number in range(2)}, **{f"dead-{number}": False for number in range(dead)}}
     monkeypatch.setattr("tasks.broker.heartbeat.signs_of_life", lambda _: lives)
     within = " within 20 s" if dead else ""
-    assert dispatch._asked(False, images, Mock()) == note + within
+    assert dispatcher._asked(False, images, Mock()) == note + within

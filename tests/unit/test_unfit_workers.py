@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import fakeredis
 import pytest
 
-from producer.unfit_workers import UnfitWorkers
+from producer.dispatch.unfit_workers import UnfitWorkers
 from tasks.broker import keys
 
 _BAD, _GOOD = "bad@here|here|boot.1|7|ab", "good@here|here|boot.1|8|cd"

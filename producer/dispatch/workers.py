@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from producer.dispatch.unfit_workers import UnfitWorker
 from producer.formatting import named
-from producer.unfit_workers import UnfitWorker
 from tasks.celery import ABOUT, EXAMINE, PROTOCOL, app
 from tasks.errors import UsageFault
 from tasks.file_descriptors import max_slots

@@ -1,8 +1,8 @@
 """A run's shards as chords: sent as the plan grows, a window of them in flight, each watched until its manifest stands.
 
 A chord is how results arrive, and not the proof that they did. A shard that stands still is looked into
-(``producer/tally.py``): what has neither an Outcome nor a message any more is sent again, under the same ids. A shard
-that is lost again and again ends with what it has.
+(``producer/dispatch/chord_state.py``): what has neither an Outcome nor a message any more is sent again, under the same
+ids. A shard that is lost again and again ends with what it has.
 
 A chord is a task for each image and one for the shard. What ``chord().apply_async`` would send is sent here task by
 task in batches of one producer, which is several times as fast; all ids follow from the run and the image, so that a
@@ -25,12 +25,12 @@ from celery import Signature
 from kombu.exceptions import BatchPublishError, OperationalError
 
 from config import limits
-from producer import tally
-from producer.drain import Drain
+from producer.dispatch import chord_state
+from producer.dispatch.drain import Drain
+from producer.dispatch.unfit_workers import UnfitWorker, UnfitWorkers
 from producer.output.run_file import resumption
 from producer.output.shard_files import decoded, planned_requests
 from producer.planning.planner import Planner
-from producer.unfit_workers import UnfitWorker, UnfitWorkers
 from tasks.broker import heartbeat, keys, transport
 from tasks.broker.progress import REASON
 from tasks.broker.redis_errors import RedisProblem, redis_problem
@@ -248,7 +248,8 @@ class Dispatcher:
             return drain.overdue
         # The last image of a shard may just have ended: its manifest is worth a moment.
         collecting = self._guarded(
-            lambda: any(tally.fired(self._server, self._group(flying.shard)) for flying in self._flying.values()), check
+            lambda: any(chord_state.fired(self._server, self._group(flying.shard)) for flying in self._flying.values()),
+            check,
         )
         return not collecting or drain.overdue
 
@@ -315,7 +316,7 @@ class Dispatcher:
         now = time.monotonic()
         doubtful: list[_InFlight] = []
         for flying in self._flying.values():
-            count = tally.counted(self._server, self._group(flying.shard))
+            count = chord_state.counted(self._server, self._group(flying.shard))
             if count != flying.counted:
                 flying.counted = count
                 flying.move()
@@ -323,10 +324,10 @@ class Dispatcher:
                 doubtful.append(flying)
         if not doubtful:
             return
-        held = tally.held(self._server, self._run_id, heartbeat.holders(self._server))
+        held = chord_state.held(self._server, self._run_id, heartbeat.holders(self._server))
         for flying in doubtful:
             requests = self._requests(flying.shard)
-            found = tally.parts(self._server, self._group(flying.shard), PASSING)
+            found = chord_state.parts(self._server, self._group(flying.shard), PASSING)
             missing = self._missing(flying.shard, requests, found, held)
             if missing and missing <= flying.missing:
                 _log.warning(
@@ -340,7 +341,7 @@ class Dispatcher:
                 flying.doubted = min(now - flying.moved + flying.doubted, now - flying.moved + _MOST_DOUBT)
 
     def _missing(
-        self, shard: int, requests: Sequence[ImageRequest], found: tally.Parts, held: frozenset[str]
+        self, shard: int, requests: Sequence[ImageRequest], found: chord_state.Parts, held: frozenset[str]
     ) -> frozenset[str]:
         """Return the ids of a shard's tasks that have neither a message nor a part; the body's, once all have parts.
 
@@ -357,7 +358,7 @@ class Dispatcher:
         return frozenset(open_parts - held)
 
     def _repair(
-        self, flying: _InFlight, requests: Sequence[ImageRequest], found: tally.Parts, held: frozenset[str]
+        self, flying: _InFlight, requests: Sequence[ImageRequest], found: chord_state.Parts, held: frozenset[str]
     ) -> int:
         """Send again what is missing of a shard; return of how many images."""
         shard = flying.shard
@@ -388,7 +389,7 @@ class Dispatcher:
         if not again:
             self._publish_body(shard, known, len(requests))
             return 0
-        tally.forget(self._server, self._group(shard), found)
+        chord_state.forget(self._server, self._group(shard), found)
         self._publish(shard, requests, lost, recover=True)
         return len(lost)
 
@@ -520,14 +521,14 @@ class Dispatcher:
         named. A late copy may have saved it since, just as it came, and that is what the pass is to bring about.
         """
         if self._left is None:
-            self._left = tally.held(self._server, self._run_id, heartbeat.holders(self._server))
-        found = tally.parts(self._server, self._group(flying.shard), ENDING)
+            self._left = chord_state.held(self._server, self._run_id, heartbeat.holders(self._server))
+        found = chord_state.parts(self._server, self._group(flying.shard), ENDING)
         if self._missing(flying.shard, requests, found, self._left):
             self._repair(flying, requests, found, self._left)
             flying.repairs = 0
         elif found.bad:
             # They were made by the end of the last command; their images are under way again.
-            tally.forget(self._server, self._group(flying.shard), found)
+            chord_state.forget(self._server, self._group(flying.shard), found)
 
     def _requests(self, shard: int) -> list[ImageRequest]:
         return self._chosen(shard, planned_requests(shard, self._store, self._run_id))

@@ -1,0 +1,1 @@
+"""Send a run's shards to the workers, and watch each until its manifest exists."""
