@@ -11,7 +11,7 @@ import socket
 import time
 
 from benchmarks import records
-from producer.demo_process import DemoProcess
+from producer.local_fleet.demo_process import DemoProcess
 
 #: Pipelined requests.
 _AHEAD = 64

@@ -27,7 +27,7 @@ from benchmarks.pictures import ImageKind, create_gallery
 from benchmarks.watched import MeasuredFleet, RunUsage, Size
 from config import limits
 from producer.demo.pictures import picture
-from producer.local import cores
+from producer.local_fleet.fleet import cores
 
 _NAME = "growth"
 #: Number of images on the nginx server. The lists repeat them, each time with another query.

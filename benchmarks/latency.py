@@ -13,7 +13,7 @@ from typing import Any
 
 from benchmarks import processes
 from benchmarks.records import spread
-from producer.demo_process import DemoProcess
+from producer.local_fleet.demo_process import DemoProcess
 
 _IMAGES = 20_000
 _LATENCY = 0.2

@@ -24,7 +24,7 @@ from benchmarks import records, traffic, web
 from benchmarks.pictures import SMALL, create_gallery
 from benchmarks.watched import PRODUCER, WORKERS, MeasuredFleet, RunUsage, Size
 from config import limits
-from producer.local import cores
+from producer.local_fleet.fleet import cores
 from producer.output.run_file import Options
 from producer.output.summary import COLUMNS, summarise
 from tasks.storage import manifest, plan

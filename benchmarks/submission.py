@@ -21,7 +21,7 @@ import redis
 from benchmarks.records import spread
 from config.settings import REDIS_CONF
 from producer.dispatch.dispatcher import Dispatcher
-from producer.local import server_binary
+from producer.local_fleet.fleet import server_binary
 from producer.planning.planner import Planner
 from tasks.broker import client as broker_client
 from tasks.celery import IMAGES, use_broker

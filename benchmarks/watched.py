@@ -27,8 +27,8 @@ import redis
 from benchmarks.redis_work import RedisWork
 from benchmarks.traffic import Batch, Recorder
 from config.settings import REDIS_CONF
-from producer.keeping import Keeping
-from producer.local import server_binary, worker_argv
+from producer.local_fleet.fleet import server_binary, worker_argv
+from producer.local_fleet.supervisor_client import Keeping
 
 #: Seconds between two samples of memory.
 _SAMPLE = 1.0

@@ -9,7 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from producer.demo_process import DemoProcess
+from producer.local_fleet.demo_process import DemoProcess
 
 FOLDER = Path(__file__).with_name("examples")
 _HOME = "/home/you"

@@ -15,8 +15,8 @@ from PIL import Image
 from playwright.sync_api import Route
 
 from docs.browser import PROGRAM, chromium, flower_page
-from producer.demo_process import DemoProcess
-from producer.local import Fleet, FleetSize, FlowerAccess
+from producer.local_fleet.demo_process import DemoProcess
+from producer.local_fleet.fleet import Fleet, FleetSize, FlowerAccess
 
 PICTURE = Path(__file__).with_name("flower.png")
 _IMAGES = 13

@@ -26,7 +26,7 @@ from producer.dispatch import workers as worker_queries
 from producer.dispatch.workers import MAX_SKEW_SECONDS, Worker, clock_ahead
 from producer.finding import Finding, Level, of_fault
 from producer.formatting import counted, mebibytes, named
-from producer.local import FleetSize, check_size, cores, server_binary
+from producer.local_fleet.fleet import FleetSize, check_size, cores, server_binary
 from tasks.broker import client as broker_client
 from tasks.broker import keys
 from tasks.broker.redis_errors import redis_problem

@@ -19,7 +19,7 @@ from producer.dispatch import dispatcher
 from producer.dispatch.dispatcher import Dispatcher, Progress
 from producer.dispatch.unfit_workers import UnfitWorker
 from producer.dispatch.workers import find_pool
-from producer.local import Fleet
+from producer.local_fleet.fleet import Fleet
 from producer.output import lock, shard_files
 from producer.output.folder import unwritable
 from producer.output.lock import Holder

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 import pytest
 
-from producer.local import server_binary
+from producer.local_fleet.fleet import server_binary
 from tasks import runtime_tuning
 from tasks.errors import Fault
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from producer.cli.progress_display import Display
     from producer.comparison.comparison import Comparison
     from producer.dispatch.dispatcher import Progress
-    from producer.local import Fleet
+    from producer.local_fleet.fleet import Fleet
     from producer.output.lock import Holder
     from producer.output.run_file import Options
     from producer.run import Crew, Report, Run
@@ -818,7 +818,7 @@ def _tell_fault(ending: _Ending, fault: Fault) -> None:
 def _demo_server(latency: float, images: int) -> Iterator[str]:
     """Yield the URL of a demo server: with a configured broker the configured one, else one started for the block."""
     from config.settings import settings
-    from producer.demo_process import DemoProcess
+    from producer.local_fleet.demo_process import DemoProcess
 
     if settings().broker is None:
         with DemoProcess(latency, ready=min(images, 1000)) as server:
@@ -995,7 +995,7 @@ def _local_fleet(
 ) -> Iterator[Fleet]:
     from config.settings import unknown_variables
     from producer.cli.progress_display import waiting
-    from producer.local import Fleet, FleetSize, cores
+    from producer.local_fleet.fleet import Fleet, FleetSize, cores
 
     if unknown := unknown_variables(os.environ):
         _note(f"Warning: unknown environment variables are ignored: {', '.join(unknown)}.", quiet=False)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from producer.demo_process import DemoProcess
+from producer.local_fleet.demo_process import DemoProcess
 from tests.conftest import lacking, required
 from tests.flower import RunningFleet, running_fleet
 

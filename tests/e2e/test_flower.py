@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from PIL import Image
 
-from producer.demo_process import DemoProcess
+from producer.local_fleet.demo_process import DemoProcess
 from tests.flower import RunningFleet
 from tests.integration import parts
 

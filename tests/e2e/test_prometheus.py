@@ -12,7 +12,7 @@ from functools import partial
 
 import pytest
 
-from producer.demo_process import DemoProcess
+from producer.local_fleet.demo_process import DemoProcess
 from tests.conftest import required
 from tests.flower import RunningFleet
 from tests.integration import parts

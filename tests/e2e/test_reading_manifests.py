@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from producer.keeping import ROOT
+from producer.local_fleet.supervisor_client import ROOT
 from producer.output.run_file import PlanState, State
 from tasks.storage.store import Store
 from tests.conftest import lacking

@@ -18,7 +18,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from producer.keeping import ROOT
+from producer.local_fleet.supervisor_client import ROOT
 from tests.flower import address, running_fleet
 from tests.integration import parts
 

@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from producer.keeping import ROOT, Keeping
+from producer.local_fleet.supervisor_client import ROOT, Keeping
 from tasks.errors import Fault
 from tests.conditions import PATIENCE, wait_for
 
 _SLEEP = ["sleep", "60"]
 _OWNER = """
 import sys, time
-from producer.keeping import Keeping
+from producer.local_fleet.supervisor_client import Keeping
 with Keeping() as keeping:
     keeping.start("child", ["sleep", "60"], {}, 5.0)
     while not keeping.pids:
@@ -95,7 +95,7 @@ def test_children_end_with_a_killed_owner() -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_children_end_with_the_keepers_sigterm(tmp_path: Path, number: signal.Signals) -> None:
     """A keeper that gets SIGTERM or SIGHUP first ends its processes."""
-    argv = [sys.executable, "-P", str(ROOT / "producer" / "keeper.py")]
+    argv = [sys.executable, "-P", str(ROOT / "producer" / "local_fleet" / "supervisor.py")]
     command = {"start": "child", "argv": _SLEEP, "log": str(tmp_path / "log")}
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as keeper:
         assert keeper.stdin is not None

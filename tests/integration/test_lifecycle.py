@@ -18,7 +18,7 @@ import psutil
 import pytest
 import redis
 
-from producer.local import Fleet, FleetSize, cores
+from producer.local_fleet.fleet import Fleet, FleetSize, cores
 from tasks.broker import client as broker_client
 from tests.integration import parts
 

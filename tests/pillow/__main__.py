@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 import click
 
-from producer.local import Fleet, FleetSize
+from producer.local_fleet.fleet import Fleet, FleetSize
 from tests.integration import parts
 from tests.pillow.counts import COUNTS, REASONS, RUNS, kind_of
 from tests.upstream import sources

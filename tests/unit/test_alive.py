@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from producer.demo import DemoServer
-from producer.keeping import ROOT
+from producer.local_fleet.supervisor_client import ROOT
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from config.settings import Settings, settings
 from producer.cli import main as command_line
 from producer.cli import render
 from producer.dispatch.dispatcher import Progress
-from producer.keeping import ROOT
+from producer.local_fleet.supervisor_client import ROOT
 from producer.output.run_file import Options, PlanState, RunFile, State
 from tasks.errors import UsageFault
 from tasks.model import HeadOptions, ImageRequest, ResizeMode, ResizeOptions, Verify
@@ -264,7 +264,7 @@ def test_invalid_worker_setting_is_refused_before_the_fleet_starts(
 
     Redaction leaves the message readable.
     """
-    monkeypatch.setattr("producer.local.Fleet", None)
+    monkeypatch.setattr("producer.local_fleet.fleet.Fleet", None)
     monkeypatch.setenv("IMAGEFLEET_PROXY", "http://127.0.0.1:3")
     monkeypatch.setenv(f"IMAGEFLEET_{name}", value)
     (tmp_path / "list.txt").write_text("http://a.example/\n")

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from producer.local import FleetSize, check_size
+from producer.local_fleet.fleet import FleetSize, check_size
 from tasks import file_descriptors
 from tasks.download.adapters import Sessions
 from tasks.errors import UsageFault

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from producer.keeping import ROOT
+from producer.local_fleet.supervisor_client import ROOT
 
 #: Packages that take 0.1 s or more to import, or are needed by some commands only.
 _HEAVY = {"PIL", "celery", "flower", "kombu", "matplotlib", "numpy", "pyarrow", "requests", "tornado", "urllib3"}
@@ -20,7 +20,7 @@ _HEAVY = {"PIL", "celery", "flower", "kombu", "matplotlib", "numpy", "pyarrow", 
         # Help and usage errors.
         ("producer.cli.main", set()),
         # The supervisor, which outlives the producer, and the image server.
-        ("producer.keeper", set()),
+        ("producer.local_fleet.supervisor", set()),
         ("producer.demo", {"PIL"}),
         # A worker.
         ("tasks.jobs", {"PIL", "celery", "kombu", "numpy", "pyarrow", "requests", "urllib3"}),

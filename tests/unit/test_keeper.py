@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 
-from producer.keeper import EXITED, KILLED, Patience
+from producer.local_fleet.supervisor import EXITED, KILLED, Patience
 
 
 def test_pause_grows_to_a_second() -> None:

@@ -20,7 +20,7 @@ from typing import NoReturn
 
 import pytest
 
-from producer.keeping import ROOT
+from producer.local_fleet.supervisor_client import ROOT
 from producer.output import lock
 from producer.output.run_file import RunFile
 from tasks.errors import Fault, UsageFault

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from producer.keeping import ROOT
+from producer.local_fleet.supervisor_client import ROOT
 from tasks import runtime_tuning
 
 _STATM = Path("/proc/self/statm")

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from producer.keeping import ROOT
+from producer.local_fleet.supervisor_client import ROOT
 from producer.sources import text as url_list
 from tasks.errors import UsageFault
 from tasks.model import ImageRequest
@@ -296,7 +296,7 @@ def test_standard_input(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
 _WAITING = """
 import threading, time
 from producer.sources import text as sources
-from producer.keeping import ROOT
+from producer.local_fleet.supervisor_client import ROOT
 threading.Thread(target=lambda: list(sources.read("-")), daemon=True).start()
 time.sleep(0.1)
 """

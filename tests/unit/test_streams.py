@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from producer.keeping import ROOT
+from producer.local_fleet.supervisor_client import ROOT
 
 #: Environments in which Python uses ASCII for standard streams, or for files too.
 ASCII = {

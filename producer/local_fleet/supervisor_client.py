@@ -1,6 +1,6 @@
 """The producer's end of a keeper: processes that are started by it, and surely end with it.
 
-See ``producer/keeper.py`` for the process at the other end of the pipe.
+See ``producer/local_fleet/supervisor.py`` for the process at the other end of the pipe.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from producer import keeper
+from producer.local_fleet import supervisor
 from tasks.errors import Fault
 
 _log = logging.getLogger(__name__)
 #: Where the packages of the application are: the current folder of what is started.
-ROOT = Path(keeper.__file__).parent.parent
+ROOT = Path(supervisor.__file__).parents[2]
 #: The longest path of a Unix socket is 104 bytes on some systems.
 _SOCKET_PATH_LIMIT = 100
 
@@ -43,7 +43,7 @@ class Keeping:
         self._quit: dict[str, str] = {}
         self._lock = threading.Lock()
         self._process = subprocess.Popen(
-            [sys.executable, "-P", keeper.__file__],
+            [sys.executable, "-P", supervisor.__file__],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

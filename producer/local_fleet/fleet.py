@@ -1,7 +1,7 @@
 """A fleet on this machine: a Redis server of its own on a Unix socket, and worker processes.
 
 It lives in a private folder and has no TCP port. What dies of it is started again; however the producer ends, the fleet
-ends with it (see ``producer/keeper.py``).
+ends with it (see ``producer/local_fleet/supervisor.py``).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import redis
 
 from config import limits
 from config.settings import FLOWER_CONF, REDIS_CONF
-from producer.keeping import Keeping
+from producer.local_fleet.supervisor_client import Keeping
 from tasks import file_descriptors
 from tasks.broker import client as broker_client
 from tasks.errors import Fault, UsageFault

@@ -1,9 +1,9 @@
 """The keeper of a local fleet: the process that starts its server and workers, and ends them when its owner is gone.
 
-It is started by ``producer.local`` in a session of its own, so that a terminal's Ctrl-C does not reach it or what it
-keeps, and it is their parent, so that it can end them by an id that is surely theirs. Its standard input is a pipe from
-the producer. However the producer ends, also by SIGKILL, the pipe closes; then the keeper ends everything, in the
-reverse order of starting, and removes what was left on the disk.
+It is started by ``producer.local_fleet.fleet`` in a session of its own, so that a terminal's Ctrl-C does not reach it
+or what it keeps, and it is their parent, so that it can end them by an id that is surely theirs. Its standard input is
+a pipe from the producer. However the producer ends, also by SIGKILL, the pipe closes; then the keeper ends everything,
+in the reverse order of starting, and removes what was left on the disk.
 
 It is a script of the standard library alone: it is up in a few milliseconds.
 

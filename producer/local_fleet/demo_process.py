@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import Self
 
-from producer.keeping import Keeping
+from producer.local_fleet.supervisor_client import Keeping
 from tasks.errors import Fault
 
 _PATIENCE = 20.0

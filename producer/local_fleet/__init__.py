@@ -1,0 +1,1 @@
+"""Redis, workers and Flower on this machine, kept running by a supervisor."""
