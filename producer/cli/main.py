@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from producer.local_fleet.fleet import Fleet
     from producer.output.lock import Holder
     from producer.output.run_file import Options
-    from producer.run import Crew, Report, Run
+    from producer.runs.run import Crew, Report, Run
     from tasks.model import ImageRequest
     from tasks.storage.store import Store
 
@@ -368,7 +368,7 @@ def run(source: str, out: Path, since: Path | None, broker: str | None, as_json:
         begun(out, _named(broker)) as store,
         _crew(broker, options, [store.root], as_json, since=frozen.since) as crew,
     ):
-        from producer.run import Run
+        from producer.runs.run import Run
 
         with Run.begin(requests, source, store, frozen) as fresh:
             finished = _seen_through(fresh, crew, out, as_json)
@@ -391,7 +391,7 @@ def resume(out: Path, broker: str | None, as_json: bool, **options: Any) -> None
 
     store = standing(out)
     with _locked(store, broker, "resume"):
-        from producer.run import Run
+        from producer.runs.run import Run
 
         _go_on(Run.resume(store), "The run is complete. There is nothing to do.", out, broker, as_json, options)
 
@@ -421,7 +421,7 @@ def retry(
     chosen = reasons or tuple(reason.value for reason in (Reason if everything else WORTH_RETRYING))
     store = standing(out)
     with _locked(store, broker, "retry"):
-        from producer.run import Run
+        from producer.runs.run import Run
 
         _go_on(
             Run.retry(store, chosen),
@@ -442,7 +442,7 @@ def cancel(out: Path, broker: str | None) -> None:
 
     _refuse_empty(broker)
     store = standing(out)
-    from producer.run import cancel as ended
+    from producer.runs.run import cancel as ended
 
     click.echo(ended(store, broker, _end), err=True)
 
@@ -910,11 +910,11 @@ def _crew(
         former_roots = () if since is None else [Path(since)]
         with _local_fleet(options, roots, quiet, allow, proxied, former_roots) as fleet:
             # Importing this takes half a second, so the fleet starts first.
-            from producer.run import crew_of
+            from producer.runs.run import crew_of
 
             yield crew_of(fleet)
         return
-    from producer.run import crew_at
+    from producer.runs.run import crew_at
 
     crew = crew_at(url, roots[0], options.get("insecure", False))
     for warning in crew.warnings:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from producer.comparison.comparison import Comparison
     from producer.dispatch.dispatcher import Progress
     from producer.doctor import Diagnosis
-    from producer.run import Completion, Report
+    from producer.runs.run import Completion, Report
 
 
 _HINTS = {

@@ -11,7 +11,7 @@ from typing import Any
 from producer.comparison import baseline
 from producer.output.run_file import Options, RunFile
 from producer.output.summary import COLUMNS, Summary, summarise
-from producer.run import Crew, Run
+from producer.runs.run import Crew, Run
 from tasks.download.downloader import Downloader
 from tasks.model import ImageRequest, RunOptions
 from tasks.storage import manifest

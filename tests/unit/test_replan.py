@@ -10,7 +10,7 @@ import pytest
 
 from producer.output.run_file import PlanState, RunFile, State
 from producer.planning.repair import make_whole
-from producer.run import Run
+from producer.runs.run import Run
 from tasks.errors import Fault
 from tasks.storage import plan
 from tasks.storage.shard_parquet import Mark

@@ -13,7 +13,7 @@ from config.settings import settings
 from producer.cli import render
 from producer.comparison.comparison import Comparison, Way
 from producer.output.summary import Summary
-from producer.run import Completion, Report
+from producer.runs.run import Completion, Report
 from tasks.errors import Fault
 
 _SUMMARY = Summary(

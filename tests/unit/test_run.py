@@ -9,7 +9,7 @@ import pytest
 
 from producer.dispatch import dispatcher
 from producer.output.run_file import PlanState, RunFile, State
-from producer.run import Run
+from producer.runs.run import Run
 from tasks.errors import Fault, UsageFault
 from tasks.storage import manifest, plan
 from tasks.storage.store import Store

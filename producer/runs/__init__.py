@@ -1,0 +1,1 @@
+"""Begin, resume, retry and cancel a run."""
