@@ -606,7 +606,7 @@ def doctor(out: Path | None, broker: str | None, as_json: bool) -> None:
 
     The exit status is 1 if a check finds something bad.
     """
-    from producer.doctor import diagnose
+    from producer.doctor.diagnosis import diagnose
 
     _refuse_empty(broker)
     diagnosis = diagnose(broker, out)
@@ -879,11 +879,11 @@ def _compare(
 
 
 def _tell_comparison(comparison: Comparison, out: Path, as_json: bool) -> None:
-    from producer import folder
     from producer.cli import render
     from producer.comparison import chart
+    from producer.doctor import folder_checks
 
-    picture, numbers = out / "comparison.svg", out / folder.COMPARISON
+    picture, numbers = out / "comparison.svg", out / folder_checks.COMPARISON
     chart.draw(comparison, picture)
     facts = {**comparison.to_json(), "out": str(out.resolve()), "chart": str(picture.resolve())}
     numbers.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")

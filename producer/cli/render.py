@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     # Not imported at run time, because this module also shows the errors of a failing import.
     from producer.comparison.comparison import Comparison
     from producer.dispatch.dispatcher import Progress
-    from producer.doctor import Diagnosis
+    from producer.doctor.diagnosis import Diagnosis
     from producer.runs.run import Completion, Report
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from producer.doctor import diagnose
-from producer.finding import Level
+from producer.doctor.diagnosis import diagnose
+from producer.doctor.finding import Level
 from tasks.broker import client as broker_client
 from tests.integration import parts
 

@@ -10,9 +10,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from producer import folder
-from producer.finding import Finding, Level
-from producer.folder import Need
+from producer.doctor import folder_checks
+from producer.doctor.finding import Finding, Level
+from producer.doctor.folder_checks import Need
 from producer.output import lock
 from producer.output.run_file import PlanState, State
 from tasks.collect import collect
@@ -42,7 +42,7 @@ def store(tmp_path: Path) -> Store:
 
 def findings_by_name(store: Store) -> dict[str, Finding]:
     """Return the findings about a folder's run, by name; each problem has a remedy."""
-    findings = [finding for finding in folder.examined(store) if not finding.name.endswith("here")]
+    findings = [finding for finding in folder_checks.examined(store) if not finding.name.endswith("here")]
     assert all(bool(finding.todo) == (finding.level is not Level.OK) for finding in findings)
     assert len({finding.name for finding in findings}) == len(findings)
     return {finding.name: finding for finding in findings}
@@ -200,7 +200,7 @@ def test_partly_read_list(store: Store, source: Path) -> None:
 def test_checking_manifests_is_limited_in_time(store: Store, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Checking stops when the time is up; the report gives the number of checked manifests."""
     make_run(source, store, _ROWS, 3, State.INTERRUPTED, PlanState.COMPLETE)
-    monkeypatch.setattr(folder, "_PATIENCE", 0)
+    monkeypatch.setattr(folder_checks, "_PATIENCE", 0)
     assert findings_by_name(store)["manifests"].found == "3 of 4 shards done, 1 of them, within 0 s, checked"
 
 
@@ -223,7 +223,7 @@ _MIB = 1024**2
 )
 def test_space(free: int, need: Need | None, level: Level, bound: str) -> None:
     """Free space is compared with the run's estimated need, if known; the finding names the threshold."""
-    finding = folder.of_space("disk here", free, need)
+    finding = folder_checks.of_space("disk here", free, need)
     assert finding.level is level
     assert bound in finding.found
 
@@ -235,5 +235,5 @@ def test_few_free_inodes_are_reported(
     """A file system with few free inodes is reported, because each image is a file."""
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=_GIB))
     monkeypatch.setattr("os.statvfs", lambda _: SimpleNamespace(f_files=10**6, f_favail=free))
-    found = {finding.name: finding.level for finding in folder.examined(store)}
+    found = {finding.name: finding.level for finding in folder_checks.examined(store)}
     assert found.get("disk files here") == level

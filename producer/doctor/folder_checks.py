@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pyarrow.compute as pc
 
-from producer.finding import Finding, Level, of_fault
+from producer.doctor.finding import Finding, Level, of_fault
 from producer.formatting import counted, mebibytes, named
 from producer.output import lock
 from producer.output.run_file import NAME, PlanState, RunFile, State, resumption

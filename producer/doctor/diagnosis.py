@@ -1,8 +1,8 @@
 """The doctor: what it finds of settings, broker, workers, clocks and the output folder, and what to do about it.
 
 It judges what it has asked; the functions that ask are below those that judge, and what is found of a folder here and
-of the run in it is in ``producer/folder.py``. It ends with findings, whatever is broken, and changes nothing: of the
-file that it leaves in the output folder for the workers to see, nothing stays.
+of the run in it is in ``producer/doctor/folder_checks.py``. It ends with findings, whatever is broken, and changes
+nothing: of the file that it leaves in the output folder for the workers to see, nothing stays.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from kombu.exceptions import OperationalError
 
 from config import SettingsError
 from config.settings import settings, unknown_variables
-from producer import folder
 from producer.dispatch import workers as worker_queries
 from producer.dispatch.workers import MAX_SKEW_SECONDS, Worker, clock_ahead
-from producer.finding import Finding, Level, of_fault
+from producer.doctor import folder_checks
+from producer.doctor.finding import Finding, Level, of_fault
 from producer.formatting import counted, mebibytes, named
 from producer.local_fleet.fleet import FleetSize, check_size, cores, server_binary
 from tasks.broker import client as broker_client
@@ -193,7 +193,7 @@ def of_folder_at_workers(out: Path, seen: Mapping[str, Seen | None]) -> list[Fin
     known = {worker: what.free for worker, what in seen.items() if what is not None and what.free is not None}
     if known:
         worker = min(known, key=known.__getitem__)
-        scarce = folder.of_space(f"disk at {worker}", known[worker])
+        scarce = folder_checks.of_space(f"disk at {worker}", known[worker])
         findings += [scarce] if scarce.level is not Level.OK else []
     return findings
 
@@ -291,14 +291,14 @@ def _folder(out: Path | None) -> Iterator[_Folder]:
         why = getattr(error, "strerror", None) or error
         todo = "Choose a folder that you may write to, on a disk that has space."
         findings = [Finding(name, Level.BAD, f"{store.root} can't be written: {why}", todo)]
-        found = _Folder(store.root, None, findings + (folder.examined(store) if store.root.is_dir() else []))
+        found = _Folder(store.root, None, findings + (folder_checks.examined(store) if store.root.is_dir() else []))
     else:
         if made:
             about = f"{store.root} is not there; `producer run` can make it"
             todo = "If a run should be there, give the folder that --out named when it was begun."
-            findings = [Finding(name, Level.WARN, about, todo), *folder.space(store)]
+            findings = [Finding(name, Level.WARN, about, todo), *folder_checks.space(store)]
         else:
-            findings = [Finding(name, Level.OK, f"{store.root} can be written"), *folder.examined(store)]
+            findings = [Finding(name, Level.OK, f"{store.root} can be written"), *folder_checks.examined(store)]
         found = _Folder(store.root, token, findings)
     try:
         yield found

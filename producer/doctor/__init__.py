@@ -1,0 +1,1 @@
+"""Check the broker, the workers, the clocks and an output folder."""
