@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from producer.demo import DemoOptions, DemoServer
-from tests.conditions import PATIENCE
+from tests.waiting import PATIENCE
 
 
 @contextmanager

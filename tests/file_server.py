@@ -1,7 +1,7 @@
 """``python -m tests.file_server FILES LOGS PORT``: serve a folder on loopback where nginx is not installed.
 
 Like nginx, it sends an ETag and a Last-Modified, answers 304 to conditional requests, keeps connections open, and logs
-each request into three files (see `tests.integration.parts.file_server`).
+each request into three files (see `tests.integration.processes.file_server`).
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.integration import parts
+from tests.integration import processes
 
 _ADDRESS = re.compile(r"Flower is at (http://127\.0\.0\.1:\d+)  \(user imagefleet, password (\S+)\)\n")
 _BROKER = re.compile(r"--broker (\S+)\n")
@@ -52,7 +52,7 @@ def address(output: str) -> Flower | None:
 class RunningFleet:
     """A running `producer fleet`."""
 
-    command: parts.Background
+    command: processes.Background
     flower: Flower
     broker: str
     root: Path
@@ -61,15 +61,15 @@ class RunningFleet:
         """Download URLs into a folder of that name. Return the numbers of the run."""
         given = "\n".join(urls).encode()
         arguments = ("run", "-", "--out", self.root / name, "--broker", self.broker, "--retries", "0", "--json")
-        return parts.producer(*arguments, stdin=given).json()
+        return processes.producer(*arguments, stdin=given).json()
 
 
 @contextmanager
 def running_fleet(folder: Path, *arguments: str, env: Mapping[str, str] | None = None) -> Iterator[RunningFleet]:
     """Run a local fleet until the block ends."""
-    argv = parts.command(["fleet", "--store-root", folder, *arguments])
-    with parts.started("fleet", argv, folder, env) as command:
-        (broker,) = parts.eventually(lambda: _BROKER.findall(command.out), "the fleet")
+    argv = processes.command(["fleet", "--store-root", folder, *arguments])
+    with processes.started("fleet", argv, folder, env) as command:
+        (broker,) = processes.eventually(lambda: _BROKER.findall(command.out), "the fleet")
         flower = address(command.err)
         assert flower is not None
         yield RunningFleet(command, flower, broker, folder)

@@ -1,7 +1,7 @@
 """Answers of real servers: the results of imagefleet, curl and requests, and why imagefleet refuses some.
 
 The rows are data: a case gives the server's answer, and three clients fetch the image. ``python -m tests.answers``
-(``make answers``) runs all cases, stores the results in ``found.json`` and updates ``docs/answers.md``.
+(``make answers``) runs all cases, stores the results in ``results.json`` and updates ``docs/answers.md``.
 
 To add a row, add a `Case` to a module of cases (`headers.py`, `bodies.py`, …), or add a module with a list ``CASES``
 and its heading to `cases.GROUPS`. Then run ``make answers``.

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from PIL import Image
 
 from tasks.model import FetchOptions
-from tests.conditions import PATIENCE
 from tests.encoding import encoded
+from tests.waiting import PATIENCE
 
 #: The columns of the table.
 CLIENTS = ("imagefleet", "curl", "requests")

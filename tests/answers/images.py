@@ -10,8 +10,8 @@ import re
 
 from tasks.model import FetchOptions, ResizeMode, ResizeOptions, Verify
 from tests.answers.case import Case, answer
-from tests.conditions import PATIENCE
 from tests.damaged_metadata import damaged_metadata
+from tests.waiting import PATIENCE
 
 _DECODED = FetchOptions(timeout=2.0, deadline=PATIENCE, retries=0, verify=Verify.DECODE)
 _RESIZED = FetchOptions(timeout=2.0, deadline=PATIENCE, retries=0, resize=ResizeOptions(ResizeMode.KEEP_RATIO, 32))

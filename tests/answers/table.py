@@ -11,7 +11,7 @@ from tests.answers.case import CLIENTS, OTHER_BYTES, SAVED, Case
 from tests.answers.cases import CASES, GROUPS
 
 #: The results of `make answers`. The page is produced from them.
-FOUND = Path(__file__).with_name("found.json")
+FOUND = Path(__file__).with_name("results.json")
 
 Results = Mapping[str, str]
 

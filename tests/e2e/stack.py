@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import lacking, required
-from tests.integration.parts import ROOT
+from tests.integration.processes import ROOT
 
 _DEMO_PORT = 8765
 

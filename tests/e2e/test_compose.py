@@ -12,8 +12,8 @@ from collections.abc import Iterator
 import pyarrow.parquet as pq
 import pytest
 
-from tests.conditions import wait_for
 from tests.e2e.stack import Stack, clone, need_engine, up
+from tests.waiting import wait_for
 
 #: An ordinary user of the host; the id needs no account.
 _USER = 12345

@@ -12,7 +12,7 @@ import pytest
 
 from config import limits
 from tests.e2e.stack import need_engine
-from tests.integration.parts import ROOT
+from tests.integration.processes import ROOT
 
 #: Services that run once: two create or show the passwords, one is the producer.
 _ONCE = {"secrets", "passwords", "producer"}

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.conditions import wait_for
 from tests.e2e.stack import Stack, clone, need_engine, up
-from tests.integration import parts
+from tests.integration import processes
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.timeout(900)
 _IMAGES = 2_000
@@ -27,7 +27,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     (folder / "lists" / "many.txt").write_text(
         "".join(f"http://demo:8765/images/{index}.jpg?latency=0.5\n" for index in range(_IMAGES))
     )
-    with up(folder, workers=1, FLOWER_PORT=str(parts.free_port())) as found:
+    with up(folder, workers=1, FLOWER_PORT=str(processes.free_port())) as found:
         yield found
 
 
@@ -43,7 +43,7 @@ def test_survives_restarts_of_every_service(stack: Stack, tmp_path: Path) -> Non
     assert producer.returncode == 0, log.read_text()
     numbers = json.loads(output)
     assert numbers["total"] == _IMAGES
-    rows = parts.rows(stack.folder / "images" / "restarted")
+    rows = processes.rows(stack.folder / "images" / "restarted")
     assert len(rows) == _IMAGES
     # The image server was unreachable for a moment, so downloads in progress may have failed; no others may.
     assert set(numbers["reasons"]) <= {"connect", "timeout", "truncated", "dns"}
@@ -64,7 +64,7 @@ def test_survives_changes_of_the_worker_count(stack: Stack, tmp_path: Path) -> N
     assert producer.returncode == 0, log.read_text()
     numbers = json.loads(output)
     assert (numbers["total"], numbers["success"]) == (_IMAGES, _IMAGES)
-    rows = parts.rows(stack.folder / "images" / "scaled")
+    rows = processes.rows(stack.folder / "images" / "scaled")
     assert len({row["worker"] for row in rows}) == 4
     assert Counter(row["attempts"] for row in rows) == {1: _IMAGES}
     assert stack.hits() - before == _IMAGES

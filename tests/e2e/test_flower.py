@@ -15,7 +15,7 @@ from PIL import Image
 
 from producer.local_fleet.demo_process import DemoProcess
 from tests.flower import RunningFleet
-from tests.integration import parts
+from tests.integration import processes
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page
@@ -67,7 +67,7 @@ def urls(demo: DemoProcess, fleet: RunningFleet) -> list[str]:
     def all_ended() -> bool:
         return sum(task["state"] in ("SUCCESS", "FAILURE") for task in fleet.flower.tasks().values()) == len(every) + 1
 
-    parts.eventually(all_ended, "the events of all tasks")
+    processes.eventually(all_ended, "the events of all tasks")
     return every
 
 
@@ -180,8 +180,8 @@ def test_shard_is_not_found_by_its_images(flower: FlowerPage) -> None:
 def test_screenshot_command_works(browser: Browser, tmp_path: Path) -> None:
     """The screenshot command works, and the screenshot in the docs has the size of a new one."""
     new = tmp_path / "flower.png"
-    subprocess.run([sys.executable, "-m", "docs.screenshot", str(new)], cwd=parts.ROOT, check=True, timeout=100)
-    for path in (new, parts.ROOT / "docs" / "flower.png"):
+    subprocess.run([sys.executable, "-m", "docs.screenshot", str(new)], cwd=processes.ROOT, check=True, timeout=100)
+    for path in (new, processes.ROOT / "docs" / "flower.png"):
         with Image.open(path) as image, Image.open(new) as other:
             assert image.size == other.size
         assert path.stat().st_size < 200_000

@@ -15,10 +15,10 @@ import pytest
 from producer.local_fleet.demo_process import DemoProcess
 from tests.conftest import required
 from tests.flower import RunningFleet
-from tests.integration import parts
+from tests.integration import processes
 
-_CONFIG = parts.ROOT / "config" / "prometheus.yml"
-_QUERIES = re.findall(r"```promql\n(.*?)```", (parts.ROOT / "docs" / "monitoring.md").read_text(), re.DOTALL)
+_CONFIG = processes.ROOT / "config" / "prometheus.yml"
+_QUERIES = re.findall(r"```promql\n(.*?)```", (processes.ROOT / "docs" / "monitoring.md").read_text(), re.DOTALL)
 _IMAGES = 'sum(flower_events_total{task="tasks.jobs.fetch_image",type="task-%s"})'
 
 
@@ -55,16 +55,16 @@ def prometheus(fleet: RunningFleet, tmp_path_factory: pytest.TempPathFactory) ->
     assert "127.0.0.1:5555" in documented
     assert "15s" in documented
     (folder / "prometheus.yml").write_text(text)
-    port = parts.free_port()
+    port = processes.free_port()
     argv = [program, f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data"]
-    with parts.started("prometheus", [*argv, f"--web.listen-address=127.0.0.1:{port}"], folder) as process:
+    with processes.started("prometheus", [*argv, f"--web.listen-address=127.0.0.1:{port}"], folder) as process:
         server = Prometheus(f"http://127.0.0.1:{port}")
 
         def is_ready() -> bool:
             assert process.process.poll() is None, process.err
             return server.is_ready()
 
-        parts.eventually(is_ready, "Prometheus")
+        processes.eventually(is_ready, "Prometheus")
         yield server
 
 
@@ -76,7 +76,7 @@ def test_only_metrics_need_no_password(fleet: RunningFleet) -> None:
 
 def test_counters_follow_the_runs(prometheus: Prometheus, fleet: RunningFleet, demo: DemoProcess) -> None:
     """The target is up, saved and failed images count separately, and every query of the docs returns a value."""
-    parts.eventually(lambda: prometheus.value('up{job="imagefleet"}') == 1, "the target")
+    processes.eventually(lambda: prometheus.value('up{job="imagefleet"}') == 1, "the target")
     urls = [f"{demo.url}/images/{number}.jpg" for number in range(20)]
     urls += [f"{demo.url}/fault/not-found?{number}" for number in range(5)]
     # A rate needs a worker's counter to grow after Prometheus first saw it. There are two workers, so at least one of
@@ -84,14 +84,14 @@ def test_counters_follow_the_runs(prometheus: Prometheus, fleet: RunningFleet, d
     for turn in (1, 2, 3):
         fleet.run(f"turn-{turn}", urls)
         ended = [20.0 * turn, 5.0 * turn]
-        parts.eventually(partial(_have_counts, prometheus, ended), f"{ended} saved and failed images")
+        processes.eventually(partial(_have_counts, prometheus, ended), f"{ended} saved and failed images")
     assert prometheus.value('sum(flower_task_runtime_seconds_count{task="tasks.jobs.fetch_image"})') == 75
     assert prometheus.value("sum(flower_worker_online)") == 2
     assert len(_QUERIES) == 5
     for query in _QUERIES:
         # No task is running any more; all other values have grown.
         least = -1 if "currently_executing" in query else 0
-        parts.eventually(partial(_exceeds, prometheus, query, least), query)
+        processes.eventually(partial(_exceeds, prometheus, query, least), query)
 
 
 def _have_counts(prometheus: Prometheus, wanted: list[float]) -> bool:

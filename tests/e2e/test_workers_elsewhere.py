@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 
 from tests.e2e.stack import need_engine
-from tests.integration import parts
+from tests.integration import processes
 
 #: An ordinary user of the host and owner of the shared folder; the id needs no account.
 _USER = 12345
-_WORKERS = parts.ROOT / "docker-compose.workers.yml"
+_WORKERS = processes.ROOT / "docker-compose.workers.yml"
 #: The required variables in `.env`.
 _REQUIRED = ("BROKER_URL", "BROKER_PASSWORD_FILE", "BROKER_CA_FILE", "STORE_ROOTS")
 
@@ -66,7 +66,7 @@ class Site:
 
     def other_hosts(self) -> dict[str, Any]:
         """Return the services of the other hosts: Redis as in docs/many-machines.md, an image server, a producer."""
-        ours = {"image": self.name, "build": str(parts.ROOT), "init": True}
+        ours = {"image": self.name, "build": str(processes.ROOT), "init": True}
         ping = "redis-cli --tls --cacert /etc/imagefleet/ca.pem -h redis -p 6380 ping | grep -q NOAUTH"
         return {
             "worker": {"image": self.name},
@@ -98,7 +98,7 @@ class Site:
 def _create_files(site: Site) -> None:
     """Create an operator's files, as in docs/many-machines.md, and the shared folder."""
     etc = site.folder / "etc"
-    parts.set_up_redis(etc, "DNS:redis")
+    processes.set_up_redis(etc, "DNS:redis")
     site.images.mkdir()
     # The container's user id differs from all user ids here.
     for path in (etc, *etc.iterdir()):
@@ -134,9 +134,9 @@ def test_run_saves_to_the_shared_folder(site: Site) -> None:
     arguments = ["run", "--rm", "-T", "producer", "run", "-", "--out", str(out), "--shard-size", "100", "--json"]
     facts = json.loads(site.check_compose(*arguments, stdin=urls))
     assert (facts["total"], facts["success"], facts["shards"], facts["workers"]) == (250, 250, 3, 2)
-    assert len(parts.image_files(out)) == 250
+    assert len(processes.image_files(out)) == 250
     assert {path.stat().st_uid for path in out.rglob("*")} == {_USER}
-    assert [row["url"] for row in parts.rows(out)] == urls.split()
+    assert [row["url"] for row in processes.rows(out)] == urls.split()
     assert site.denied_commands().strip() == ""
 
 
@@ -151,7 +151,7 @@ def test_worker_is_confined(site: Site) -> None:
     assert found["NoNewPrivs"] == "1"
     config = json.loads(site.check_compose("config", "--format", "json"))["services"]["worker"]
     single_host = subprocess.run(
-        ["docker", "compose", "-f", str(parts.ROOT / "docker-compose.yml"), "config", "--format", "json", "worker"],
+        ["docker", "compose", "-f", str(processes.ROOT / "docker-compose.yml"), "config", "--format", "json", "worker"],
         capture_output=True,
         check=True,
     )

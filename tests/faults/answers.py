@@ -16,8 +16,8 @@ from typing import Any
 
 import redis
 
-from tests.conditions import wait_for
-from tests.integration import parts
+from tests.integration import processes
+from tests.waiting import wait_for
 
 #: Commands in the append-only file, enough for seconds of loading. Each script writes `_BATCH` of them, because one
 #: script for all would be BUSY.
@@ -77,7 +77,7 @@ def _snapshot(target: Target, status: str) -> None:
 @contextmanager
 def read_only(target: Target) -> Iterator[None]:
     """READONLY: the server is a replica of a missing master."""
-    target.admin.replicaof("127.0.0.1", parts.free_port())
+    target.admin.replicaof("127.0.0.1", processes.free_port())
     yield
     target.admin.replicaof("NO", "ONE")
 

@@ -31,7 +31,7 @@ from config.settings import REDIS_CONF
 from tasks.celery import IMAGES, SHARDS
 from tests.conftest import redis_program
 from tests.faults import once, table
-from tests.integration import parts
+from tests.integration import processes
 
 #: Number of images on the nginx server. The lists repeat them, each time with another query.
 _DIFFERENT_IMAGES = 200
@@ -81,7 +81,7 @@ def serve_images(folder: Path) -> Iterator[Site]:
         Image.frombytes("RGB", (40, 30), noise.randbytes(40 * 30 * 3)).save(path)
         originals.append(path.read_bytes())
     assert min(map(len, originals)) > _MIN_BYTES
-    with parts.nginx(folder, files, "limit_rate $arg_rate;") as port:
+    with processes.nginx(folder, files, "limit_rate $arg_rate;") as port:
         yield Site(f"http://127.0.0.1:{port}", folder, originals)
 
 
@@ -90,7 +90,7 @@ class Server:
 
     def __init__(self, folder: Path, *options: str) -> None:
         """Take a folder for its data, and options on top of ours."""
-        self.port = parts.free_port()
+        self.port = processes.free_port()
         self.client = redis.Redis(port=self.port, decode_responses=True)
         self._data, self._options = folder / "redis", options
         self._process: subprocess.Popen[bytes] | None = None
@@ -118,7 +118,7 @@ class Server:
         with (self._data / "redis.log").open("ab") as log:
             self._process = subprocess.Popen(argv, stdout=log, stderr=log, start_new_session=True)
         if wait:
-            parts.eventually(self._is_ready, "Redis")
+            processes.eventually(self._is_ready, "Redis")
 
     def kill(self, forget: bool = False) -> None:
         """Kill it; with ``forget``, delete its data."""
@@ -193,7 +193,7 @@ class Fleet:
         return "".join(path.read_text(errors="replace") for path in sorted(self._folder.glob("worker-*.log")))
 
     def _supervise(self, name: str, argv: Sequence[str]) -> None:
-        env = parts.environment(
+        env = processes.environment(
             {
                 "IMAGEFLEET_BROKER_URL": self._broker_url,
                 "IMAGEFLEET_STORE_ROOTS": str(self._folder),
@@ -206,7 +206,7 @@ class Fleet:
             while not self._over.is_set():
                 with self._lock:
                     process = subprocess.Popen(
-                        argv, env=env, cwd=parts.ROOT, stdout=log, stderr=log, start_new_session=True
+                        argv, env=env, cwd=processes.ROOT, stdout=log, stderr=log, start_new_session=True
                     )
                     self._processes[name] = process
                 process.wait()
@@ -256,24 +256,24 @@ class Arena:
 
     def run(
         self, source: Path | str, *arguments: str, name: str = "run", stdin: int = subprocess.DEVNULL
-    ) -> AbstractContextManager[parts.Background]:
+    ) -> AbstractContextManager[processes.Background]:
         """Return a context manager for a new run."""
         return self._start(name, ["run", source, "--out", self.out, *arguments], stdin)
 
-    def start_resume(self) -> AbstractContextManager[parts.Background]:
+    def start_resume(self) -> AbstractContextManager[processes.Background]:
         """Return a context manager for the resumed run."""
         return self._start("resume", ["resume", self.out], subprocess.DEVNULL)
 
-    def resume(self) -> parts.Completed:
+    def resume(self) -> processes.Completed:
         """Resume the run, and wait for its end."""
         with self.start_resume() as running:
             return running.wait(240)
 
     def _start(
         self, name: str, arguments: Sequence[str | Path], stdin: int
-    ) -> AbstractContextManager[parts.Background]:
+    ) -> AbstractContextManager[processes.Background]:
         argv = [sys.executable, "-m", self.module, *map(str, arguments), "--broker", self.server.url, "--json"]
-        return parts.started(name, argv, self.folder, stdin=stdin)
+        return processes.started(name, argv, self.folder, stdin=stdin)
 
     def count_fault(self) -> None:
         """Record a fault now."""
@@ -283,21 +283,21 @@ class Arena:
     def is_idle(self) -> bool:
         """Return whether nothing is in flight: no message is queued or unacknowledged."""
         client = self.server.client
-        return not (client.llen(IMAGES) or client.llen(SHARDS) or parts.unacked_count(client))
+        return not (client.llen(IMAGES) or client.llen(SHARDS) or processes.unacked_count(client))
 
     def saved(self) -> int:
         """Return the number of images on disk."""
         shards = self.out.glob("[0-9]*[0-9]/")
         return sum(sum(1 for _ in os.scandir(shard)) for shard in shards)
 
-    def wait_until_saved(self, count: int, running: parts.Background | None = None, seconds: float = 120.0) -> None:
+    def wait_until_saved(self, count: int, running: processes.Background | None = None, seconds: float = 120.0) -> None:
         """Wait until ``count`` images are on disk."""
 
         def are_saved() -> bool:
             assert running is None or running.process.poll() is None, running.err
             return self.saved() >= count
 
-        parts.eventually(are_saved, f"{count} images", seconds)
+        processes.eventually(are_saved, f"{count} images", seconds)
 
     def verify(self, fault: str | None, success: int | None = None, state: str = "complete") -> Results:
         """Verify the output of the run, and add it to the table.
@@ -357,7 +357,7 @@ class Results:
 
 def verify_output(out: Path, site: Site, urls: Sequence[str]) -> Results:
     """Verify a run's output: one Outcome per request in the right place, and one complete file per saved image."""
-    rows = parts.rows(out)
+    rows = processes.rows(out)
     assert [row["url"] for row in rows] == list(urls)
     assert len({row["key"] for row in rows}) == len(rows)
     for number, row in enumerate(rows):
@@ -368,13 +368,13 @@ def verify_output(out: Path, site: Site, urls: Sequence[str]) -> Results:
         assert (len(body), sha256(body).hexdigest()) == (row["bytes"], row["sha256"]), row
         if urls[number].startswith(site.url):
             assert body == site.originals[number % _DIFFERENT_IMAGES], row
-    assert parts.image_files(out) - _temporary(out) == {row["path"] for row in rows if row["path"] is not None}
+    assert processes.image_files(out) - _temporary(out) == {row["path"] for row in rows if row["path"] is not None}
     assert not _temporary(out)
     return Results(rows, Counter(row["reason"] for row in rows if row["reason"] is not None))
 
 
 def _temporary(out: Path) -> set[str]:
-    return {f"{_TEMPORARY}/{name}" for name in parts.files_below(out / _TEMPORARY)}
+    return {f"{_TEMPORARY}/{name}" for name in processes.files_below(out / _TEMPORARY)}
 
 
 def _without_run(url: str) -> str:

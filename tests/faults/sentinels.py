@@ -10,10 +10,10 @@ from typing import Any
 
 import redis
 
-from tests.conditions import wait_for
 from tests.conftest import redis_program
 from tests.faults.harness import Server
-from tests.integration import parts
+from tests.integration import processes
+from tests.waiting import wait_for
 
 MASTER = "mymaster"
 _COUNT = 3
@@ -38,7 +38,7 @@ def replica_of(server: Server, folder: Path, port: int | None = None) -> Iterato
 def sentinels(folder: Path, server: Server) -> Iterator[str]:
     """Start Sentinels that monitor a server and its replica; yield the broker URL."""
     program = redis_program()
-    ports = [parts.free_port() for _ in range(_COUNT)]
+    ports = [processes.free_port() for _ in range(_COUNT)]
     with ExitStack() as stack:
         for port in ports:
             path = folder / f"sentinel-{port}.conf"
@@ -52,7 +52,7 @@ def sentinels(folder: Path, server: Server) -> Iterator[str]:
                 process = subprocess.Popen([program, str(path), "--sentinel"], stdout=log, stderr=log)
             stack.callback(_end, process)
         for port in ports:
-            parts.eventually(lambda port=port: _is_ready(port), "the Sentinels")  # type: ignore[misc]
+            processes.eventually(lambda port=port: _is_ready(port), "the Sentinels")  # type: ignore[misc]
         yield ";".join(f"sentinel://127.0.0.1:{port}/0" for port in ports) + f"?master_name={MASTER}"
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from benchmarks import records
 
 #: Results of `make faults`; docs/faults.md is made from them.
-RESULTS = Path(__file__).with_name("found.json")
+RESULTS = Path(__file__).with_name("results.json")
 
 
 @dataclass(frozen=True, slots=True)

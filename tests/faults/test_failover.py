@@ -12,7 +12,7 @@ from tests.faults.answers import let_last
 from tests.faults.harness import Arena, Fleet
 from tests.faults.proxy import Proxy
 from tests.faults.sentinels import fail_over, master_port, replica_of, sentinels
-from tests.integration import parts
+from tests.integration import processes
 
 
 @pytest.mark.timeout(600)
@@ -50,17 +50,17 @@ def test_survives_two_failovers_by_sentinels(arena: Arena, long: bool) -> None:
     ):
         arena.count_fault()
         fail_over(url)
-        parts.eventually(lambda: master_port(url) == replica.port, "the first failover", 60)
-        parts.eventually(lambda: arena.server.client.info("replication")["role"] == "slave", "the demotion", 60)
+        processes.eventually(lambda: master_port(url) == replica.port, "the first failover", 60)
+        processes.eventually(lambda: arena.server.client.info("replication")["role"] == "slave", "the demotion", 60)
         arena.wait_until_saved(images // 2, run)
         arena.count_fault()
         replica.kill()
-        parts.eventually(lambda: master_port(url) == arena.server.port, "the second failover", 90)
+        processes.eventually(lambda: master_port(url) == arena.server.port, "the second failover", 90)
     arena.verify_redis_error("failover by Sentinels, twice", "plain workers", "waits")
 
 
 @contextmanager
-def _run_with_workers(arena: Arena, url: str, images: int) -> Iterator[parts.Background]:
+def _run_with_workers(arena: Arena, url: str, images: int) -> Iterator[processes.Background]:
     """Start two workers and a run, yield it when a quarter is saved, and check that it succeeds without crashes."""
     # Slow enough to last until the second failover.
     source = arena.list(images, rate=3_000)
@@ -68,7 +68,7 @@ def _run_with_workers(arena: Arena, url: str, images: int) -> Iterator[parts.Bac
     fleet = Fleet(arena.folder, url)
     try:
         fleet.add(2, slots=16)
-        with parts.started("run", [sys.executable, "-m", "producer", *map(str, arguments)], arena.folder) as run:
+        with processes.started("run", [sys.executable, "-m", "producer", *map(str, arguments)], arena.folder) as run:
             arena.wait_until_saved(images // 4, run)
             yield run
             assert run.wait(400).json()["success"] == images

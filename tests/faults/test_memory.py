@@ -11,7 +11,7 @@ import pytest
 
 from tests.faults import table
 from tests.faults.harness import Arena, Site
-from tests.integration import parts
+from tests.integration import processes
 
 #: Memory limit of Redis in bytes; it refuses writes beyond the limit.
 _LIMIT = 256 * 2**20
@@ -41,7 +41,7 @@ def peaks(images: int, window: int, site: Site, folder: Path) -> tuple[int, int]
         seconds = time.monotonic() - started
     row = table.Row("no fault: empty downloads, Redis limited to 256 MB", 1, images, numbers["total"], 0, 0, seconds)
     table.rows.append(row)
-    parts.remove(arena.out)
+    processes.remove(arena.out)
     return max(memory), int(found["used_memory_peak"])
 
 

@@ -9,7 +9,7 @@ import pytest
 from tasks.broker.poison import BODY_CRASHES
 from tests.faults import table
 from tests.faults.harness import Arena
-from tests.integration import parts
+from tests.integration import processes
 
 _POISONS = (300, 301, 777)
 
@@ -21,7 +21,7 @@ def test_only_images_that_kill_workers_fail(arena: Arena) -> None:
     for index in _POISONS:
         arena.urls[index] += "&poison"
     source.write_text("".join(f"{url}\n" for url in arena.urls))
-    arena.fleet.add(2, app="tests.faults.poisoned")
+    arena.fleet.add(2, app="tests.faults.crashing_worker")
     started = time.monotonic()
     with arena.run(source) as run:
         numbers = run.wait(300).json()
@@ -46,7 +46,7 @@ def test_shard_that_kills_its_workers_ends_the_run(arena: Arena) -> None:
         ended = run.wait(200)
     deaths = arena.fleet.deaths
     assert ended.code == 1
-    what, why, todo = parts.error_parts(ended)
+    what, why, todo = processes.error_parts(ended)
     assert what == "Shard 00000 could not be collected"
     assert f"{BODY_CRASHES} workers died" in why
     assert f"producer resume {arena.out}" in todo

@@ -9,7 +9,7 @@ import pytest
 
 from tasks.celery import IMAGES, SHARDS
 from tests.faults.harness import Arena
-from tests.integration import parts
+from tests.integration import processes
 
 _SHARD = "100"
 
@@ -20,7 +20,7 @@ def images(long: bool) -> int:
     return 5_000 if long else 1_000
 
 
-def kill_producer(arena: Arena, run: parts.Background) -> None:
+def kill_producer(arena: Arena, run: processes.Background) -> None:
     """Kill only the producer."""
     run.process.kill()
     assert run.wait().code == -signal.SIGKILL
@@ -51,7 +51,7 @@ def test_resumed_run_equals_an_undisturbed_run(arena: Arena, images: int) -> Non
     arena.fleet.add(2, "-Q", IMAGES)
     with arena.run(arena.list(images), "--shard-size", _SHARD, "--window", "1000") as run:
         bodies = images // int(_SHARD)
-        parts.eventually(lambda: arena.server.client.llen(SHARDS) == bodies, "the bodies", 120)
+        processes.eventually(lambda: arena.server.client.llen(SHARDS) == bodies, "the bodies", 120)
         kill_producer(arena, run)
     assert arena.saved() == images
     arena.fleet.end()
@@ -71,11 +71,11 @@ def test_resume_completes_the_planned_part_of_stdin(arena: Arena) -> None:
         run.process.stdin.write(b"".join(lines))
         run.process.stdin.flush()
         plan = arena.out / ".plan"
-        parts.eventually((plan / f"{planned // int(_SHARD) - 1:05d}.parquet").exists, "the plan")
+        processes.eventually((plan / f"{planned // int(_SHARD) - 1:05d}.parquet").exists, "the plan")
         kill_producer(arena, run)
     arena.fleet.add(2)
     ended = arena.resume()
     assert ended.code == 1
-    assert f"{planned:,} rows" in parts.error_parts(ended)[1]
+    assert f"{planned:,} rows" in processes.error_parts(ended)[1]
     arena.urls = arena.urls[:planned]
     arena.verify("SIGKILL of the producer while standard input is open", state="failed")

@@ -18,7 +18,7 @@ import redis
 from tests.faults import answers
 from tests.faults.answers import LASTING, TEMPORARY, Target
 from tests.faults.harness import Arena
-from tests.integration import parts
+from tests.integration import processes
 
 #: Duration of an error in seconds: longer than the producer's check interval and two heartbeats of a worker.
 _DURATION = 6.0
@@ -61,14 +61,14 @@ def test_lasting_error_ends_the_run(arena: Arena, long: bool, workers: str, erro
         arena.count_fault()
         with LASTING[error](target):
             ended = run.wait(60)
-            what, why, todo = parts.error_parts(ended)
+            what, why, todo = processes.error_parts(ended)
         assert ended.code == 1
         assert what == "Redis refuses a command"
         assert error in why
         assert "producer resume" in todo
         arena.count_fault()
         arguments = ["resume", arena.out, "--json", *(_local() if workers == "local fleet" else _plain(arena))]
-        with parts.started(
+        with processes.started(
             "resume", [sys.executable, "-m", "producer", *map(str, arguments)], arena.folder, _ENV
         ) as two:
             assert two.wait(240).json()["success"] == images
@@ -90,7 +90,7 @@ def _plain(arena: Arena) -> list[str]:
 
 
 @contextmanager
-def _start_run(arena: Arena, workers: str, images: int) -> Iterator[tuple[parts.Background, Target]]:
+def _start_run(arena: Arena, workers: str, images: int) -> Iterator[tuple[processes.Background, Target]]:
     """Start a run with plain workers or a local fleet; yield the run and its server."""
     source = arena.list(images, rate=20_000)
     local = workers == "local fleet"
@@ -100,7 +100,7 @@ def _start_run(arena: Arena, workers: str, images: int) -> Iterator[tuple[parts.
     arguments += _local() if local else _plain(arena)
     argv = [sys.executable, "-m", "producer", *map(str, arguments)]
     with (
-        parts.started("run", argv, arena.folder, _ENV) as run,
+        processes.started("run", argv, arena.folder, _ENV) as run,
         _target_of_fleet(arena, run) if local else _target_of_arena(arena) as target,
     ):
         yield run, target
@@ -120,13 +120,13 @@ def _target_of_arena(arena: Arena) -> Iterator[Target]:
 
 
 @contextmanager
-def _target_of_fleet(arena: Arena, run: parts.Background) -> Iterator[Target]:
-    found = parts.eventually(lambda: _server_of(run), "the fleet's Redis")
+def _target_of_fleet(arena: Arena, run: processes.Background) -> Iterator[Target]:
+    found = processes.eventually(lambda: _server_of(run), "the fleet's Redis")
     assert found is not None
     pid, folder = found
     socket = str(folder / "redis.sock")
     client = redis.Redis(unix_socket_path=socket)
-    parts.eventually(lambda: _admit(client), "the fleet's Redis")
+    processes.eventually(lambda: _admit(client), "the fleet's Redis")
     admin = redis.Redis(unix_socket_path=socket, username=_ADMIN, password=_ADMIN, decode_responses=True)
     with client, admin:
         yield Target(
@@ -134,7 +134,7 @@ def _target_of_fleet(arena: Arena, run: parts.Background) -> Iterator[Target]:
         )
 
 
-def _server_of(run: parts.Background) -> tuple[int, Path] | None:
+def _server_of(run: processes.Background) -> tuple[int, Path] | None:
     """Return the process id and the folder of a local fleet's server, once it listens."""
     for process in run.descendants():
         with suppress(psutil.NoSuchProcess):

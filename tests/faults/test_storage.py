@@ -13,7 +13,7 @@ import pytest
 from tasks.celery import IMAGES
 from tests.conftest import lacking
 from tests.faults.harness import Arena
-from tests.integration import parts
+from tests.integration import processes
 
 
 @contextmanager
@@ -22,7 +22,7 @@ def mounted(place: Path, *options: str) -> Iterator[None]:
     if os.geteuid() != 0:
         lacking("only root can mount the file systems of these tests")
     # A process with an open file in the folder can block a mount for a moment.
-    parts.eventually(lambda: not _mount(*options, str(place)), f"a mount at {place}")
+    processes.eventually(lambda: not _mount(*options, str(place)), f"a mount at {place}")
     try:
         yield
     finally:
@@ -34,7 +34,7 @@ def _mount(*arguments: str) -> int:
     return subprocess.run(["mount", *arguments], check=False, capture_output=True).returncode
 
 
-def wait_for_failure(arena: Arena, run: parts.Background) -> tuple[str, str, str]:
+def wait_for_failure(arena: Arena, run: processes.Background) -> tuple[str, str, str]:
     """Wait until a run fails, check that it left no partial file, and return the parts of its message."""
     ended = run.wait(120)
     arena.count_fault()
@@ -43,7 +43,7 @@ def wait_for_failure(arena: Arena, run: parts.Background) -> tuple[str, str, str
     for shard in arena.out.glob("[0-9]*[0-9]/"):
         for file in shard.iterdir():
             assert file.read_bytes() in originals, file
-    return parts.error_parts(ended)
+    return processes.error_parts(ended)
 
 
 @pytest.mark.timeout(300)
@@ -77,7 +77,7 @@ def test_read_only_folder_stops_the_run_until_resumed(arena: Arena) -> None:
         # The producer's lock is open for writing, so the folder can't be remounted directly. A bind mount of the folder
         # over itself can: all files opened from now on are opened through it.
         with mounted(arena.out, "--bind", str(arena.out)):
-            parts.eventually(lambda: not _mount("-o", "remount,ro,bind", str(arena.out)), "a read-only folder")
+            processes.eventually(lambda: not _mount("-o", "remount,ro,bind", str(arena.out)), "a read-only folder")
             _, why, todo = wait_for_failure(arena, run)
     assert "Read-only" in why or str(arena.out) in why
     assert str(arena.out) in todo
@@ -97,7 +97,7 @@ def test_reports_a_truncated_manifest(arena: Arena) -> None:
     arena.count_fault()
     ended = arena.resume()
     assert ended.code == 1
-    assert str(manifest) in parts.error_parts(ended)[0]
+    assert str(manifest) in processes.error_parts(ended)[0]
     assert manifest.read_bytes() == truncated
     manifest.unlink()
     assert arena.resume().code == 0
@@ -109,13 +109,13 @@ def test_reports_a_truncated_manifest(arena: Arena) -> None:
 def test_reports_a_changed_run_json(arena: Arena, long: bool) -> None:
     """A changed byte of run.json is reported in every tested position, and no file is modified."""
     with arena.run(arena.list(10)) as run:
-        parts.eventually(lambda: arena.server.client.llen(IMAGES), "its messages")
+        processes.eventually(lambda: arena.server.client.llen(IMAGES), "its messages")
         run.process.kill()
         run.wait()
     record = arena.out / "run.json"
     original = record.read_bytes()
     offsets = [offset for offset, byte in enumerate(original) if byte not in b" \n"]
-    before = parts.files_below(arena.out)
+    before = processes.files_below(arena.out)
     for offset in offsets[:: max(1, len(offsets) // (200 if long else 6))]:
         arena.count_fault()
         changed = bytearray(original)
@@ -123,9 +123,9 @@ def test_reports_a_changed_run_json(arena: Arena, long: bool) -> None:
         record.write_bytes(bytes(changed))
         ended = arena.resume()
         assert ended.code == 1, (offset, chr(original[offset]), ended)
-        assert str(record) in parts.error_parts(ended)[0]
+        assert str(record) in processes.error_parts(ended)[0]
         assert record.read_bytes() == bytes(changed)
-        assert parts.files_below(arena.out) == before
+        assert processes.files_below(arena.out) == before
     record.write_bytes(original)
     arena.fleet.add(1)
     assert arena.resume().code == 0

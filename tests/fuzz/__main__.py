@@ -16,10 +16,10 @@ from pathlib import Path
 import click
 
 from tests.fuzz.targets import TARGETS
-from tests.integration import parts
+from tests.integration import processes
 
 #: Ignored by git.
-FOLDER = parts.ROOT / ".fuzz"
+FOLDER = processes.ROOT / ".fuzz"
 #: Limits of one input in seconds, and of a process in MB; exceeding one is a finding.
 _PATIENCE, _MEMORY = 10, 1024
 #: Examples of each property for each second of hypothesis.
@@ -37,10 +37,10 @@ def fuzzed(name: str, seconds: int) -> str | None:
     argv += [f"-rss_limit_mb={_MEMORY}", f"-max_len={target.longest}", f"-artifact_prefix={folder}/", str(corpus)]
     log = folder / "log"
     with log.open("wb") as out:
-        code = subprocess.run(argv, env=parts.environment({}), stdout=out, stderr=out, check=False).returncode
+        code = subprocess.run(argv, env=processes.environment({}), stdout=out, stderr=out, check=False).returncode
     text = log.read_text(errors="replace")
     click.echo(f"{name}: {_last(text)}")
-    return f"{name}: see {log.relative_to(parts.ROOT)}:\n{_traceback(text)}" if code else None
+    return f"{name}: see {log.relative_to(processes.ROOT)}:\n{_traceback(text)}" if code else None
 
 
 def properties(seconds: int) -> str | None:
@@ -48,8 +48,8 @@ def properties(seconds: int) -> str | None:
     argv = [sys.executable, "-m", "pytest", "-q", "--timeout=0", str(Path(__file__).parent)]
     done = subprocess.run(
         argv,
-        env=parts.environment({"FUZZ_EXAMPLES": str(_RATE * seconds)}),
-        cwd=parts.ROOT,
+        env=processes.environment({"FUZZ_EXAMPLES": str(_RATE * seconds)}),
+        cwd=processes.ROOT,
         capture_output=True,
         text=True,
         check=False,

@@ -15,9 +15,9 @@ import pytest
 import redis
 
 from tasks.broker import client as broker_client
-from tests.conditions import wait_for
 from tests.conftest import installed, lacking, redis_program, required
-from tests.integration import parts
+from tests.integration import processes
+from tests.waiting import wait_for
 
 _numbers = count(1)
 _RESOLVER = "nameserver 127.0.0.1\noptions timeout:1 attempts:1\n"
@@ -26,7 +26,7 @@ _RESOLVER = "nameserver 127.0.0.1\noptions timeout:1 attempts:1\n"
 @pytest.fixture(scope="session")
 def redis_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     """Give the TCP port of a Redis for the whole session; the fleet uses its database 0."""
-    with parts.redis_server(tmp_path_factory.mktemp("redis")) as port:
+    with processes.redis_server(tmp_path_factory.mktemp("redis")) as port:
         yield port
 
 
@@ -48,10 +48,10 @@ def fleet(redis_port: int, store_root: Path, tmp_path_factory: pytest.TempPathFa
     url = f"redis://127.0.0.1:{redis_port}/0"
     folder = tmp_path_factory.mktemp("workers")
     with (
-        parts.worker("first", folder, url, store_root, "127.0.0.1"),
-        parts.worker("second", folder, url, store_root, "127.0.0.1", "--hostname", "second@%h"),
+        processes.worker("first", folder, url, store_root, "127.0.0.1"),
+        processes.worker("second", folder, url, store_root, "127.0.0.1", "--hostname", "second@%h"),
     ):
-        parts.eventually(lambda: len(parts.worker_stats(url)) == 2, "two workers")
+        processes.eventually(lambda: len(processes.worker_stats(url)) == 2, "two workers")
         yield url
 
 
@@ -59,7 +59,7 @@ def fleet(redis_port: int, store_root: Path, tmp_path_factory: pytest.TempPathFa
 def demo_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Give the URL of a demo server with small images and no latency unless a URL sets one."""
     argv = [sys.executable, "-m", "producer.demo", "--port", "0", "--width", "80", "--height", "40"]
-    with parts.started("demo", argv, tmp_path_factory.mktemp("demo")) as server:
+    with processes.started("demo", argv, tmp_path_factory.mktemp("demo")) as server:
         yield server.first_line()
 
 

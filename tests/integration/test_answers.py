@@ -9,7 +9,7 @@ from tests.answers import table
 from tests.answers.case import OPTIONS, OTHER_BYTES, SAVED
 from tests.answers.cases import CASES
 from tests.answers.clients import serving
-from tests.integration import parts
+from tests.integration import processes
 
 
 def test_workers_match_the_documented_answers(fleet: str, out: Path) -> None:
@@ -19,11 +19,11 @@ def test_workers_match_the_documented_answers(fleet: str, out: Path) -> None:
         urls = [case.urls[0].replace("{server}", servers.enter_context(serving(case)).url) for case in cases]
         source = out.with_suffix(".txt")
         source.write_text("\n".join(urls))
-        parts.producer(
+        processes.producer(
             *("run", source, "--out", out, "--broker", fleet, "--json"), *("--timeout", "2s", "--retries", "0")
         ).json()
     found = {}
-    for case, row in zip(cases, parts.rows(out), strict=True):
+    for case, row in zip(cases, processes.rows(out), strict=True):
         if row["path"] is None:
             found[case.name] = row["reason"]
         else:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tasks.celery import FETCH_IMAGE, IMAGES
-from tests.integration import parts
+from tests.integration import processes
 
 _PASSWORD = "word-of-mine"
 
@@ -19,7 +19,7 @@ _PASSWORD = "word-of-mine"
 @pytest.fixture(scope="module")
 def locked_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     """Give the port of a Redis with a password."""
-    with parts.redis_server(tmp_path_factory.mktemp("locked"), "--requirepass", "another") as port:
+    with processes.redis_server(tmp_path_factory.mktemp("locked"), "--requirepass", "another") as port:
         yield port
 
 
@@ -33,10 +33,10 @@ def source(tmp_path: Path, demo_url: str) -> Path:
 
 def refused(code: int, *arguments: str | Path, stdin: bytes = b"") -> tuple[str, str, str]:
     """Run a command that must be refused, and return the three parts of its error message."""
-    ended = parts.producer(*arguments, stdin=stdin, seconds=30)
+    ended = processes.producer(*arguments, stdin=stdin, seconds=30)
     assert ended.code == code, ended.err
     assert _PASSWORD not in ended.err
-    return parts.error_parts(ended)
+    return processes.error_parts(ended)
 
 
 def test_refuses_a_missing_list(tmp_path: Path) -> None:
@@ -95,19 +95,19 @@ def test_refuses_an_unwritable_output_folder(tmp_path: Path, source: Path) -> No
 
 def test_refuses_a_folder_with_a_run(fleet: str, source: Path, out: Path) -> None:
     """Each command that writes a run refuses a folder with a run, and changes nothing in it."""
-    assert parts.producer("run", source, "--out", out, "--broker", fleet, "--json").json()["success"] == 1
-    before = {name: (out / name).read_bytes() for name in parts.files_below(out)}
+    assert processes.producer("run", source, "--out", out, "--broker", fleet, "--json").json()["success"] == 1
+    before = {name: (out / name).read_bytes() for name in processes.files_below(out)}
     what, _, todo = refused(2, "run", source, "--out", out, "--broker", fleet)
     assert str(out) in what
     assert "--out" in todo
     what, _, _ = refused(2, "compare", source, "--out", out, "--broker", fleet)
     assert str(out) in what
-    assert {name: (out / name).read_bytes() for name in parts.files_below(out)} == before
+    assert {name: (out / name).read_bytes() for name in processes.files_below(out)} == before
 
 
 def test_refuses_an_unreachable_broker(tmp_path: Path, source: Path) -> None:
     """A broker without a listener is refused, and its password is not shown."""
-    port = parts.free_port()
+    port = processes.free_port()
     url = f"redis://user:{_PASSWORD}@127.0.0.1:{port}/0"
     what, why, _ = refused(1, "run", source, "--out", tmp_path / "out", "--broker", url)
     assert f"127.0.0.1:{port}" in what
@@ -116,7 +116,7 @@ def test_refuses_an_unreachable_broker(tmp_path: Path, source: Path) -> None:
 
 def test_refuses_an_evicting_broker(tmp_path: Path, source: Path) -> None:
     """A Redis that may evict keys is refused, and the setting to fix it is named."""
-    with parts.redis_server(tmp_path, "--maxmemory-policy", "allkeys-lru") as port:
+    with processes.redis_server(tmp_path, "--maxmemory-policy", "allkeys-lru") as port:
         _, why, todo = refused(1, "run", source, "--out", tmp_path / "out", "--broker", f"redis://127.0.0.1:{port}/0")
     assert "allkeys-lru" in why
     assert "noeviction" in todo
@@ -144,7 +144,7 @@ def test_refuses_an_unusable_broker_url(tmp_path: Path, source: Path, url: str) 
 
 def test_refuses_a_deadline_above_the_redelivery_time(tmp_path: Path, source: Path) -> None:
     """A deadline above 150 s is refused, because tasks would be redelivered while they run; 150 s is the maximum."""
-    ended = parts.producer("run", source, "--out", tmp_path / "out", "--deadline", "151")
+    ended = processes.producer("run", source, "--out", tmp_path / "out", "--deadline", "151")
     assert ended.code == 2
     assert ended.out == ""
     assert "Traceback" not in ended.err
@@ -155,7 +155,7 @@ def test_refuses_a_deadline_above_the_redelivery_time(tmp_path: Path, source: Pa
 
 def test_accepts_the_longest_deadline(fleet: str, source: Path, out: Path) -> None:
     """The longest documented deadline is accepted."""
-    ended = parts.producer("run", source, "--out", out, "--broker", fleet, "--deadline", "150", "--json")
+    ended = processes.producer("run", source, "--out", out, "--broker", fleet, "--deadline", "150", "--json")
     assert ended.json()["success"] == 1
     assert json.loads((out / "run.json").read_text())["options"]["fetch"]["deadline"] == 150
 
@@ -166,25 +166,25 @@ def test_reads_lists_of_other_programs(fleet: str, demo_url: str, tmp_path: Path
     urls = [f"{demo_url}/images/{name}" for name in names]
     source = tmp_path / "wide.txt"
     source.write_bytes(f"\ufeff\"{urls[0]}\",\r<{urls[1]}>\r'{urls[2]}';\r\ufeff{urls[3]}\r".encode("utf-16-le"))
-    assert parts.producer("run", source, "--out", out, "--broker", fleet, "--json").json()["success"] == 4
-    assert [row["url"] for row in parts.rows(out)] == urls
+    assert processes.producer("run", source, "--out", out, "--broker", fleet, "--json").json()["success"] == 4
+    assert [row["url"] for row in processes.rows(out)] == urls
 
 
 def test_survives_a_hand_sent_task(fleet: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     """A worker logs the mistake in a task sent by `celery call`, and continues."""
     logs = sorted(tmp_path_factory.getbasetemp().glob("workers*/*.err"))
     url = f"http://user:{_PASSWORD}@127.0.0.1/1.jpg"
-    env = parts.environment({"IMAGEFLEET_BROKER_URL": fleet})
+    env = processes.environment({"IMAGEFLEET_BROKER_URL": fleet})
     for arguments in ([url], ["no-such-run", 0, url]):
         call = [sys.executable, "-m", "celery", "-A", "tasks", "call", FETCH_IMAGE]
         call += ["--args", json.dumps(arguments), "--queue", IMAGES]
-        subprocess.run(call, env=env, cwd=parts.ROOT, capture_output=True, timeout=60, check=True)
+        subprocess.run(call, env=env, cwd=processes.ROOT, capture_output=True, timeout=60, check=True)
 
     def both_messages() -> str:
         text = "".join(log.read_text(encoding="utf-8") for log in logs)
         return text if "producer run SOURCE --out OUT" in text and "no-such-run" in text else ""
 
-    text = parts.eventually(both_messages, "both messages")
+    text = processes.eventually(both_messages, "both messages")
     assert "there is no run no-such-run at this broker: it has ended, or never began" in text
     assert "missing 2 required positional arguments: 'index' and 'url'" in text
-    assert len(parts.worker_stats(fleet)) == 2
+    assert len(processes.worker_stats(fleet)) == 2

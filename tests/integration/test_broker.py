@@ -15,7 +15,7 @@ from redis.retry import Retry
 from tasks.broker import client as broker_client
 from tasks.errors import Fault, UsageFault
 from tasks.redaction import masked
-from tests.integration import parts
+from tests.integration import processes
 
 _GOOD = [
     "redis://localhost",
@@ -164,7 +164,7 @@ def test_reports_an_error_of_redis(server: redis.Redis, redis_url: str) -> None:
 
 def test_unreachable_sentinels_end_the_command_soon() -> None:
     """The error names the master asked for, and how to fix the URL."""
-    url = f"sentinel://127.0.0.1:{parts.free_port()}/0?master_name=mymaster"
+    url = f"sentinel://127.0.0.1:{processes.free_port()}/0?master_name=mymaster"
     with broker_client.client(url, patient=False) as client, pytest.raises(Fault, match="can't be used now") as caught:
         broker_client.check_server(client, url)
     assert "No master found for 'mymaster'" in str(caught.value)

@@ -7,7 +7,7 @@ import os
 import signal
 from pathlib import Path
 
-from tests.integration import parts
+from tests.integration import processes
 
 WAYS = {"one by one": "one-by-one", "threads": "threads", "fleet": "fleet"}
 
@@ -18,7 +18,7 @@ def test_demo_compares_three_ways(tmp_path: Path) -> None:
     The user's proxy does not know the server on this machine, so it is not used.
     """
     env = {"IMAGEFLEET_PROXY": "http://127.0.0.1:1"}
-    ended = parts.producer("demo", "--json", "--images", "10", "--latency", "300ms", cwd=tmp_path, env=env)
+    ended = processes.producer("demo", "--json", "--images", "10", "--latency", "300ms", cwd=tmp_path, env=env)
     facts = ended.json()
     out = tmp_path / "imagefleet-demo"
     assert [path.name for path in tmp_path.iterdir()] == [out.name]
@@ -35,19 +35,19 @@ def test_demo_compares_three_ways(tmp_path: Path) -> None:
 
 def test_compare_against_a_demo_server(tmp_path: Path) -> None:
     """`producer compare` fetches a list from `producer serve`, which ends cleanly on Ctrl-C."""
-    argv = parts.command(["serve", "--port", "0", "--width", "80", "--height", "40"])
-    with parts.started("serve", argv, tmp_path) as server:
+    argv = processes.command(["serve", "--port", "0", "--width", "80", "--height", "40"])
+    with processes.started("serve", argv, tmp_path) as server:
         line = server.first_line().split()
         url = next(word for word in line if word.startswith("http://"))
         source, out = tmp_path / "list.txt", tmp_path / "compared"
         source.write_text("".join(f"{url}/images/{number}.{'png' if number % 2 else 'jpg'}\n" for number in range(12)))
-        ended = parts.producer(
+        ended = processes.producer(
             *("compare", source, "--out", out, "--shard-size", "5", "--workers", "1", "--json"),
             env={"IMAGEFLEET_ALLOW_NETWORKS": url.removeprefix("http://")},
         )
         assert_same_images(ended.json(), out, 12)
         assert (out / "comparison.svg").stat().st_size > 0
-        assert parts.request_count(url, "/images") == 3 * 12
+        assert processes.request_count(url, "/images") == 3 * 12
         os.killpg(server.process.pid, signal.SIGINT)
         served = server.wait(10)
     assert served.code == 0
@@ -57,7 +57,7 @@ def test_compare_against_a_demo_server(tmp_path: Path) -> None:
 
 def test_demo_prints_a_table(tmp_path: Path) -> None:
     """Without ``--json``, the demo prints a line for each way and the paths of the images and the chart."""
-    ended = parts.producer("demo", "--images", "2", "--latency", "0", "--workers", "1", "--out", tmp_path / "here")
+    ended = processes.producer("demo", "--images", "2", "--latency", "0", "--workers", "1", "--out", tmp_path / "here")
     assert ended.code == 0, ended.err
     assert "Total Execution Time" in ended.out
     assert all(any(line.strip().startswith(way) for line in ended.out.splitlines()) for way in WAYS)
@@ -72,7 +72,7 @@ def assert_same_images(facts: dict[str, object], out: Path, count: int) -> None:
     for way in ways:
         assert (way["total"], way["success"], way["failed"], way["reasons"]) == (count, count, 0, {})
     files = [
-        {name: (out / folder / name).read_bytes() for name in parts.image_files(out / folder)}
+        {name: (out / folder / name).read_bytes() for name in processes.image_files(out / folder)}
         for folder in WAYS.values()
     ]
     assert len(files[0]) == count

@@ -11,7 +11,7 @@ from PIL import Image
 
 from tests.damaged_metadata import IMAGE, damaged_metadata
 from tests.encoding import encoded
-from tests.integration import parts
+from tests.integration import processes
 
 _OTHERS = {
     "photo.heic": (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(400), "the body is a HEIC image"),
@@ -34,7 +34,7 @@ def served(tmp_path: Path) -> Iterator[str]:
     files.mkdir()
     for name, body in [*_IMAGES.items(), *((name, body) for name, (body, _) in _OTHERS.items())]:
         (files / name).write_bytes(body)
-    with parts.file_server(tmp_path, files) as port:
+    with processes.file_server(tmp_path, files) as port:
         yield f"http://127.0.0.1:{port}"
 
 
@@ -43,9 +43,9 @@ def test_run_saves_every_image_with_intact_pixels(fleet: str, served: str, out: 
     """Workers save each damaged image, byte for byte unless resized, and name the reason for the others."""
     urls = "".join(f"{served}/{quote(name)}\n" for name in [*_IMAGES, *_OTHERS])
     command = ("run", "-", "--out", out, "--broker", fleet, "--json")
-    facts = parts.producer(*command, *options, stdin=urls.encode()).json()
+    facts = processes.producer(*command, *options, stdin=urls.encode()).json()
     assert (facts["success"], facts["reasons"]) == (len(_IMAGES), {"not_image": 2, "undecodable": 1})
-    rows = parts.rows(out)
+    rows = processes.rows(out)
     for row, body in zip(rows, _IMAGES.values(), strict=False):
         assert (row["original_width"], row["original_height"]) == IMAGE.size
         assert row["exif"] is None

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.integration.dead_addresses import NAMES, PARTIAL
-from tests.integration.parts import ROOT
+from tests.integration.processes import ROOT
 
 #: Far more than three head starts, and far less than the timeout of one address.
 _SECONDS = 15.0

@@ -25,8 +25,8 @@ from PIL import Image
 
 from producer.demo import ROUTES, DemoError, DemoOptions, DemoServer, gallery, picture
 from producer.demo.gallery import Drawn, Kept, Wanted
-from tests.conditions import PATIENCE, wait_for
 from tests.demo_server import running
+from tests.waiting import PATIENCE, wait_for
 from tests.zstandard import zstd
 
 ROOT = Path(__file__).parents[2]

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 
 from producer.demo import picture
-from tests.conditions import PATIENCE, wait_for
+from tests.waiting import PATIENCE, wait_for
 
 ROOT = Path(__file__).parents[2]
 

@@ -28,8 +28,8 @@ from tasks.jobs import collect_shard, fetch_image
 from tasks.model import ImageRequest, RunOptions
 from tasks.storage import manifest, plan
 from tasks.storage.store import Store
-from tests.conditions import PATIENCE, wait_for
-from tests.integration import parts
+from tests.integration import processes
+from tests.waiting import PATIENCE, wait_for
 
 _SHARD_SIZE = 2
 _RUN_ID = "20260101-000000-abcdef"
@@ -52,7 +52,7 @@ class Sent(NamedTuple):
 @pytest.fixture(scope="module")
 def connected(redis_url: str) -> Iterator[redis.Redis]:
     """Connect the app to the tests' Redis, and give a client for it."""
-    with parts.app_with_broker(redis_url), broker_client.client(redis_url) as client:
+    with processes.app_with_broker(redis_url), broker_client.client(redis_url) as client:
         yield client
         gc.collect()  # results unsubscribe when they are garbage-collected, which needs the server
         app.backend.result_consumer.stop()

@@ -12,15 +12,15 @@ import pytest
 
 from producer.output.run_file import PlanState, State
 from tasks.storage.store import Store
-from tests.integration import parts
+from tests.integration import processes
 from tests.runs import make_run
 
-_ACL = parts.ROOT / "config" / "users.acl"
+_ACL = processes.ROOT / "config" / "users.acl"
 
 
 def diagnose(*arguments: str | Path, env: dict[str, str] | None = None) -> tuple[int, dict[str, tuple[str, str]]]:
     """Run the doctor; return its exit status, and the level and text of each finding by name."""
-    ended = parts.producer("doctor", "--json", *arguments, env=env)
+    ended = processes.producer("doctor", "--json", *arguments, env=env)
     assert "Traceback" not in ended.err
     report = json.loads(ended.out)
     assert (ended.code == 0) is report["healthy"]
@@ -61,16 +61,16 @@ def test_prints_a_table(fleet: str, out: Path) -> None:
     """Without --json the findings are a table; an existing folder stays unchanged."""
     out.mkdir()
     (out / "mine").touch()
-    ended = parts.producer("doctor", "--broker", fleet, "--out", out)
+    ended = processes.producer("doctor", "--broker", fleet, "--out", out)
     assert ended.code == 0, ended.out
     assert "eviction policy" in ended.out
-    assert parts.files_below(out) == {"mine"}
+    assert processes.files_below(out) == {"mine"}
 
 
 def test_reports_missing_workers_and_an_unfit_server(tmp_path: Path) -> None:
     """A broker without workers, without an append-only file, and with eviction gets all three findings."""
     options = ("--appendonly", "no", "--maxmemory-policy", "allkeys-lru")
-    with parts.redis_server(tmp_path, *options) as port:
+    with processes.redis_server(tmp_path, *options) as port:
         code, findings = diagnose("--broker", f"redis://127.0.0.1:{port}/0", "--out", tmp_path / "out")
     assert code == 1
     wrong = {name: level for name, (level, _) in findings.items() if level != "ok" and not name.startswith("disk ")}
@@ -100,20 +100,20 @@ def test_reports_a_worker_with_another_folder(redis_port: int, tmp_path: Path) -
     url = f"redis://127.0.0.1:{redis_port}/7"
     settings = {"IMAGEFLEET_BROKER_URL": url, "IMAGEFLEET_STORE_ROOTS": str(root)}
     argv = [*hide, str(root), sys.executable, "-m", "celery", "-A", "tasks", "worker", "-c", "1"]
-    with parts.started("worker", argv, tmp_path, settings):
-        parts.eventually(lambda: parts.worker_stats(url), "the worker")
+    with processes.started("worker", argv, tmp_path, settings):
+        processes.eventually(lambda: processes.worker_stats(url), "the worker")
         code, findings = diagnose("--broker", url, "--out", root / "out")
     assert code == 1
     assert findings["folder here"][0] == "ok"
     level, found = findings["folder at workers"]
     assert (level, found.partition(": ")[2]) == ("bad", "the producer's file does not exist")
-    assert parts.missing_or_empty(root / "out")
+    assert processes.missing_or_empty(root / "out")
 
 
 def test_unreachable_broker_is_one_finding() -> None:
     """An unreachable broker is one finding, with its address and without its password."""
-    url = f"redis://me:word@127.0.0.1:{parts.free_port()}/0"
-    ended = parts.producer("doctor", "--broker", url)
+    url = f"redis://me:word@127.0.0.1:{processes.free_port()}/0"
+    ended = processes.producer("doctor", "--broker", url)
     assert ended.code == 1
     assert "can't be reached" in ended.out
     assert "Traceback" not in ended.err
@@ -122,7 +122,7 @@ def test_unreachable_broker_is_one_finding() -> None:
 
 def test_reports_a_wrong_password(tmp_path: Path) -> None:
     """A refused password is reported as such."""
-    with parts.redis_server(tmp_path, "--requirepass", "another") as port:
+    with processes.redis_server(tmp_path, "--requirepass", "another") as port:
         for login in ("", ":word-of-mine@"):
             code, findings = diagnose("--broker", f"redis://{login}127.0.0.1:{port}/0")
             assert code == 1
@@ -134,7 +134,7 @@ def test_warns_about_unknown_server_settings(tmp_path: Path) -> None:
     """A setting hidden from the user is unknown, a warning; workers without an answer are an error."""
     users = tmp_path / "users.acl"
     users.write_text("user default on nopass ~* &* +@all -info -time -publish\n")
-    with parts.redis_server(tmp_path, "--aclfile", str(users)) as port:
+    with processes.redis_server(tmp_path, "--aclfile", str(users)) as port:
         code, findings = diagnose("--broker", f"redis://127.0.0.1:{port}/0")
     assert code == 1
     unknown = {name for name, (level, found) in findings.items() if level == "warn" and found.startswith("unknown")}
@@ -151,10 +151,10 @@ def test_user_of_the_fleet_may_run_all_checks(tmp_path: Path) -> None:
     )
     root = tmp_path / "root"
     (root / "out").mkdir(parents=True)
-    with parts.redis_server(tmp_path, "--aclfile", str(users)) as port:
+    with processes.redis_server(tmp_path, "--aclfile", str(users)) as port:
         url = f"redis://imagefleet:any@127.0.0.1:{port}/0"
-        with parts.worker("worker", tmp_path, url, root, "127.0.0.1"):
-            parts.eventually(lambda: parts.worker_stats(url), "the worker")
+        with processes.worker("worker", tmp_path, url, root, "127.0.0.1"):
+            processes.eventually(lambda: processes.worker_stats(url), "the worker")
             code, findings = diagnose("--broker", url, "--out", root / "out")
     assert code == 0, findings
     assert {level for name, (level, _) in findings.items() if not name.startswith("disk ")} == {"ok"}
@@ -184,7 +184,7 @@ def test_reports_a_dead_producers_run(tmp_path: Path) -> None:
     make_run(tmp_path / "list.txt", Store(out), 11, 2, State.RUNNING, PlanState.COMPLETE)
     (out / ".plan/00003.parquet").unlink()
     (out / "00000.parquet").write_bytes(b"")
-    before = parts.files_below(out)
+    before = processes.files_below(out)
     code, findings = diagnose("--out", out)
     assert code == 1
     assert findings["run"][0] == "warn"
@@ -194,4 +194,4 @@ def test_reports_a_dead_producers_run(tmp_path: Path) -> None:
     assert findings["manifests"][1].startswith(
         "2 of 4 shards done; of 2 that were checked, 1 not to be trusted: 00000.parquet"
     )
-    assert parts.files_below(out) == before
+    assert processes.files_below(out) == before

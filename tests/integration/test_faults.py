@@ -13,7 +13,7 @@ import pytest
 from producer.demo import ROUTES
 from producer.demo.pictures import picture
 from tasks.model import Reason, Status
-from tests.integration import parts
+from tests.integration import processes
 
 #: The expected failure reason of each line, or None for a success. DEMO and CLOSED stand for addresses.
 FAULTS: dict[str, str | None] = {
@@ -95,7 +95,7 @@ class Mixed:
     """The run of all faults: good images and faults in turn, beginning and ending with a good one."""
 
     out: Path
-    ended: parts.Completed
+    ended: processes.Completed
     rows: list[dict[str, Any]]
     lines: list[bytes]
 
@@ -108,7 +108,7 @@ class Mixed:
 def mixed(fleet: str, demo_url: str, store_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Mixed:
     """Run the list of all faults once, with short timeouts."""
     tls = f"https://{urlsplit(demo_url).netloc}"
-    closed = f"http://127.0.0.1:{parts.free_port()}"
+    closed = f"http://127.0.0.1:{processes.free_port()}"
     lines = [good(0, demo_url)]
     for number, fault in enumerate(FAULTS, 1):
         line = fault.replace("DEMO", demo_url).replace("TLS", tls).replace("CLOSED", closed)
@@ -120,11 +120,11 @@ def mixed(fleet: str, demo_url: str, store_root: Path, tmp_path_factory: pytest.
     unsavable = next(at for at, line in enumerate(lines) if line.endswith(b"#unsavable"))
     (out / "00000").mkdir(parents=True)
     (out / f"00000/00000{unsavable:03d}.jpg").symlink_to(out / "nowhere")
-    ended = parts.producer(
+    ended = processes.producer(
         *("run", source, "--out", out, "--broker", fleet, "--json"),
         *("--timeout", "1s", "--deadline", "4s", "--retries", "1", "--max-bytes", "1MiB"),
     )
-    return Mixed(out, ended, parts.rows(out), lines)
+    return Mixed(out, ended, processes.rows(out), lines)
 
 
 def good(number: int, demo_url: str) -> bytes:
@@ -177,7 +177,7 @@ def test_good_neighbours_are_saved(mixed: Mixed) -> None:
     for number, row in enumerate(mixed.rows[::2]):
         assert row["status"] == "success", row
         assert (mixed.out / row["path"]).read_bytes() == picture(number + 1000, 80, 40)
-    assert parts.image_files(mixed.out) == {row["path"] for row in mixed.rows if row["path"]}
+    assert processes.image_files(mixed.out) == {row["path"] for row in mixed.rows if row["path"]}
 
 
 def test_urls_are_kept_as_given(mixed: Mixed) -> None:
@@ -225,5 +225,5 @@ def test_foreign_folder_among_the_images_is_tolerated(fleet: str, demo_url: str,
     """A folder in a shard's folder, created by someone else, does not stop a run."""
     (out / "00000/thumbnails").mkdir(parents=True)
     url = f"{demo_url}/images/1.jpg".encode()
-    ended = parts.producer("run", "-", "--out", out, "--broker", fleet, "--json", stdin=url)
+    ended = processes.producer("run", "-", "--out", out, "--broker", fleet, "--json", stdin=url)
     assert ended.json()["success"] == 1

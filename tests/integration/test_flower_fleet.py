@@ -20,7 +20,7 @@ import pytest
 
 from producer.local_fleet.supervisor_client import ROOT
 from tests.flower import address, running_fleet
-from tests.integration import parts
+from tests.integration import processes as process_helpers
 
 _PRESS = "Press any key"
 
@@ -71,7 +71,7 @@ def test_fleet_command_starts_flower(tmp_path: Path, demo_url: str) -> None:
                 assert fleet.flower.get(path, password)[0] == status
         assert fleet.flower.password not in str([process.cmdline() for process in processes])
         fleet.run("heard", [f"{demo_url}/images/1.jpg", f"{demo_url}/fault/not-found"])
-        parts.eventually(
+        process_helpers.eventually(
             lambda: (
                 sorted(task["state"] for task in fleet.flower.tasks().values()) == ["FAILURE", "SUCCESS", "SUCCESS"]
             ),
@@ -79,23 +79,27 @@ def test_fleet_command_starts_flower(tmp_path: Path, demo_url: str) -> None:
         )
         arguments = ("run", "-", "--out", tmp_path / "broken", "--broker", fleet.broker)
         slow = f"{demo_url}/images/1.jpg?latency=2".encode()
-        before = parts.request_count(demo_url, "/images")
-        with parts.started("broken", parts.command(arguments), tmp_path, stdin=subprocess.PIPE) as broken:
+        before = process_helpers.request_count(demo_url, "/images")
+        with process_helpers.started(
+            "broken", process_helpers.command(arguments), tmp_path, stdin=subprocess.PIPE
+        ) as broken:
             assert broken.process.stdin is not None
             broken.process.stdin.write(slow)
             broken.process.stdin.close()
             plan = tmp_path / "broken" / ".plan" / "00000.parquet"
             # By then the producer has read the plan, and the shard is not collected yet.
-            parts.eventually(lambda: parts.request_count(demo_url, "/images") > before, "the request of the image")
+            process_helpers.eventually(
+                lambda: process_helpers.request_count(demo_url, "/images") > before, "the request of the image"
+            )
             plan.write_bytes(b"damaged")
             assert broken.wait().code == 1
-        parts.eventually(
+        process_helpers.eventually(
             lambda: "FAILURE" in [task["state"] for task in fleet.flower.tasks().values() if "collect" in task["name"]],
             "the failure of the shard",
         )
         os.killpg(fleet.command.process.pid, signal.SIGINT)
         assert fleet.command.wait().code == 0
-        parts.eventually(lambda: not parts.still_running(processes), "the end of all processes")
+        process_helpers.eventually(lambda: not process_helpers.still_running(processes), "the end of all processes")
 
 
 @pytest.mark.slow
@@ -111,7 +115,7 @@ def test_events_can_be_off(tmp_path: Path, demo_url: str) -> None:
 
         # Heartbeats are events too: the next one would come after all events of the image.
         before = heartbeats()
-        parts.eventually(lambda: heartbeats() > before, "the next heartbeat")
+        process_helpers.eventually(lambda: heartbeats() > before, "the next heartbeat")
         assert fleet.flower.tasks() == {}
         assert "task-" not in fleet.flower.get("/metrics")[1]
 
@@ -123,11 +127,11 @@ def test_run_with_flower(tmp_path: Path, demo_url: str) -> None:
     """
     source = tmp_path / "list.txt"
     source.write_text("".join(f"{demo_url}/images/{number}.jpg?latency=0.5\n" for number in range(16)))
-    argv = parts.command(["run", source, "--out", tmp_path / "out", "--workers", "1", "--concurrency", "4"])
+    argv = process_helpers.command(["run", source, "--out", tmp_path / "out", "--workers", "1", "--concurrency", "4"])
     argv += ["--flower", "--json"]
     env = {"IMAGEFLEET_ALLOW_NETWORKS": "127.0.0.1"}
-    with port_in_use(5555), parts.started("run", argv, tmp_path, env) as run:
-        parts.eventually(lambda: address(run.err), "Flower's address")
+    with port_in_use(5555), process_helpers.started("run", argv, tmp_path, env) as run:
+        process_helpers.eventually(lambda: address(run.err), "Flower's address")
         flower = address(run.err)
         assert flower is not None
         assert not flower.url.endswith(":5555")
@@ -137,7 +141,7 @@ def test_run_with_flower(tmp_path: Path, demo_url: str) -> None:
         ended = run.wait()
         assert json.loads(ended.out)["success"] == 16
         assert ended.err.count("\n") == 1
-        parts.eventually(lambda: not parts.still_running(processes), "the end of all processes")
+        process_helpers.eventually(lambda: not process_helpers.still_running(processes), "the end of all processes")
 
 
 @pytest.mark.slow
@@ -146,7 +150,7 @@ def test_flower_on_a_terminal_stays_until_a_key(tmp_path: Path, demo_url: str, w
     """On a terminal the fleet and its Flower stay until a key is pressed, for a person to look at them."""
     (tmp_path / "list.txt").write_text(f"{demo_url}/images/1.jpg\n")
     arguments = ["compare", tmp_path / "list.txt"] if way == "compare" else ["demo", "--images=1", "--latency=0"]
-    argv = parts.command([*arguments, "--out", tmp_path / "out", "--workers=1", "--flower"])
+    argv = process_helpers.command([*arguments, "--out", tmp_path / "out", "--workers=1", "--flower"])
     terminal, end = pty.openpty()
     shown = bytearray()
 
@@ -156,13 +160,13 @@ def test_flower_on_a_terminal_stays_until_a_key(tmp_path: Path, demo_url: str, w
             while chunk := os.read(terminal, 4096):
                 shown.extend(chunk)
 
-    env = parts.environment({"IMAGEFLEET_ALLOW_NETWORKS": "127.0.0.1"})
+    env = process_helpers.environment({"IMAGEFLEET_ALLOW_NETWORKS": "127.0.0.1"})
     process = subprocess.Popen(argv, env=env, cwd=tmp_path, stdin=end, stdout=end, stderr=end, start_new_session=True)
     os.close(end)
     reader = threading.Thread(target=read)
     reader.start()
     try:
-        parts.eventually(lambda: _PRESS in shown.decode(errors="replace"), "the prompt", 60)
+        process_helpers.eventually(lambda: _PRESS in shown.decode(errors="replace"), "the prompt", 60)
         flower = address(shown.decode().replace("\r\n", "\n"))
         assert flower is not None
         assert flower.get("/", flower.password)[0] == 200
@@ -171,7 +175,7 @@ def test_flower_on_a_terminal_stays_until_a_key(tmp_path: Path, demo_url: str, w
         assert len(flower_processes(processes)) == 1
         os.write(terminal, b" ")
         assert process.wait(30) == 0
-        parts.eventually(lambda: not parts.still_running(processes), "the end of all processes")
+        process_helpers.eventually(lambda: not process_helpers.still_running(processes), "the end of all processes")
     finally:
         if process.poll() is None:
             process.kill()
@@ -184,7 +188,7 @@ def test_flower_on_a_terminal_stays_until_a_key(tmp_path: Path, demo_url: str, w
 def test_waits_for_no_key_without_a_terminal(tmp_path: Path) -> None:
     """Without a terminal, the demo with Flower ends when its downloads are done."""
     arguments = ("--images=1", "--latency=0", "--workers=1", "--flower", "--out", tmp_path / "out")
-    ended = parts.producer("demo", *arguments)
+    ended = process_helpers.producer("demo", *arguments)
     assert ended.code == 0, ended.err
     assert address(ended.err) is not None
     assert _PRESS not in ended.err + ended.out
@@ -204,7 +208,7 @@ def test_health_check_reports_the_error() -> None:
 
     def check(url: str) -> tuple[int, str]:
         argv = [sys.executable, "-m", "config.healthcheck", url]
-        done = subprocess.run(argv, cwd=parts.ROOT, capture_output=True, text=True, timeout=20, check=False)
+        done = subprocess.run(argv, cwd=process_helpers.ROOT, capture_output=True, text=True, timeout=20, check=False)
         assert done.stdout == ""
         return done.returncode, done.stderr
 
@@ -219,7 +223,7 @@ def test_health_check_reports_the_error() -> None:
             server.shutdown()
             thread.join()
     assert (code, error) == (1, f"{url}/broken: HTTP Error 500: Internal Server Error\n")
-    code, error = check(f"http://127.0.0.1:{parts.free_port()}/")
+    code, error = check(f"http://127.0.0.1:{process_helpers.free_port()}/")
     assert code == 1
     assert "Connection refused" in error
     for wrong in ("file:///etc/passwd", "nothing"):

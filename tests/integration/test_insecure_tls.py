@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.certificates import Authority
-from tests.integration import parts
+from tests.integration import processes
 from tests.unit.conftest import Canned, always, image, response
 from tests.unit.test_tls import PAST, server_context
 
@@ -55,7 +55,7 @@ def test_insecure_run_and_its_retry(site: Site, tmp_path: Path) -> None:
     """A local fleet inherits the permission; the manifest marks images saved because of it, even after a retry."""
     out = tmp_path / "out"
     arguments = ("run", site.source, "--out", out, "--workers", "1", "--insecure", "--json")
-    assert parts.producer(*arguments, env=site.permissive).json()["success"] == 2
+    assert processes.producer(*arguments, env=site.permissive).json()["success"] == 2
     before = site.rows(out)
     assert before["good"] == ("success", None, None, False)
     assert before["expired"] == ("success", None, None, True)
@@ -63,7 +63,7 @@ def test_insecure_run_and_its_retry(site: Site, tmp_path: Path) -> None:
     assert before["no TLS"][1] == "tls"
     assert str(before["no TLS"][2]).endswith("it answers without TLS, as a server for http:// does")
     assert json.loads((out / "run.json").read_text())["options"]["fetch"]["insecure"] is True
-    parts.producer("retry", out, "--all", "--workers", "1", "--json", env=site.permissive)
+    processes.producer("retry", out, "--all", "--workers", "1", "--json", env=site.permissive)
     assert site.rows(out) == {**before, "expired, later": ("success", None, None, True)}
 
 
@@ -71,7 +71,7 @@ def test_insecure_run_and_its_retry(site: Site, tmp_path: Path) -> None:
 def test_verifying_run_names_the_reason(site: Site, tmp_path: Path) -> None:
     """Without --insecure an expired certificate is a failure, and the message names the option."""
     out = tmp_path / "out"
-    parts.producer("run", site.source, "--out", out, "--workers", "1", "--json", env=site.permissive)
+    processes.producer("run", site.source, "--out", out, "--workers", "1", "--json", env=site.permissive)
     found = site.rows(out)
     assert found["good"] == ("success", None, None, False)
     status, reason, message, marked = found["expired"]
@@ -81,9 +81,9 @@ def test_verifying_run_names_the_reason(site: Site, tmp_path: Path) -> None:
 
 def test_local_fleet_without_the_permission_is_refused_early(site: Site, tmp_path: Path) -> None:
     """If the environment of a local fleet does not permit --insecure, the run does not start."""
-    ended = parts.producer("run", site.source, "--out", tmp_path / "out", "--insecure", "--json", env=site.env)
+    ended = processes.producer("run", site.source, "--out", tmp_path / "out", "--insecure", "--json", env=site.env)
     assert ended.code == 2
-    assert parts.error_parts(ended) == (
+    assert processes.error_parts(ended) == (
         "--insecure is not allowed here",
         "who runs the workers decides that, and IMAGEFLEET_ALLOW_INSECURE_TLS is not set",
         "Set IMAGEFLEET_ALLOW_INSECURE_TLS=true, or leave --insecure out.",
@@ -94,9 +94,9 @@ def test_local_fleet_without_the_permission_is_refused_early(site: Site, tmp_pat
 def test_workers_without_the_permission_are_refused(fleet: str, site: Site, out: Path) -> None:
     """If no worker permits --insecure, the run does not start, whatever the producer's environment says."""
     arguments = ("run", site.source, "--out", out, "--broker", fleet, "--insecure", "--json")
-    ended = parts.producer(*arguments, env=site.permissive)
-    assert (ended.code, parts.error_parts(ended)[0]) == (2, "No worker allows --insecure")
-    assert "second@" in parts.error_parts(ended)[1]
+    ended = processes.producer(*arguments, env=site.permissive)
+    assert (ended.code, processes.error_parts(ended)[0]) == (2, "No worker allows --insecure")
+    assert "second@" in processes.error_parts(ended)[1]
     assert not out.exists()
 
 
@@ -110,6 +110,6 @@ def test_permission_does_not_apply_to_redis(tmp_path: Path, site: Site) -> None:
         "--broker",
         "rediss://redis.example/0?ssl_cert_reqs=none",
     )
-    ended = parts.producer(*arguments, "--insecure", env=site.permissive)
+    ended = processes.producer(*arguments, "--insecure", env=site.permissive)
     assert ended.code == 2
     assert "would not be verified" in ended.err

@@ -20,7 +20,7 @@ import redis
 
 from producer.local_fleet.fleet import Fleet, FleetSize, cores
 from tasks.broker import client as broker_client
-from tests.integration import parts
+from tests.integration import processes as process_helpers
 
 #: Seconds within which all started processes must be gone after their command has ended or was killed.
 _CLEANUP_SECONDS = 10.0
@@ -30,7 +30,7 @@ _CLEANUP_SECONDS = 10.0
 class Watched:
     """A command with its own folder for temporary files, and all its processes seen so far."""
 
-    command: parts.Background
+    command: process_helpers.Background
     temporary: Path
     out: Path
     processes: list[psutil.Process]
@@ -46,11 +46,15 @@ class Watched:
     def assert_nothing_left(self) -> None:
         """Make sure that all its processes and temporary files are gone."""
         assert self.processes
-        parts.eventually(lambda: not parts.still_running(self.processes), "the end of all processes", _CLEANUP_SECONDS)
-        parts.eventually(lambda: parts.missing_or_empty(self.temporary), "an empty temporary folder", _CLEANUP_SECONDS)
-        assert parts.missing_or_empty(self.out / ".tmp")
+        process_helpers.eventually(
+            lambda: not process_helpers.still_running(self.processes), "the end of all processes", _CLEANUP_SECONDS
+        )
+        process_helpers.eventually(
+            lambda: process_helpers.missing_or_empty(self.temporary), "an empty temporary folder", _CLEANUP_SECONDS
+        )
+        assert process_helpers.missing_or_empty(self.out / ".tmp")
 
-    def assert_ended(self, code: int) -> parts.Completed:
+    def assert_ended(self, code: int) -> process_helpers.Completed:
         """Make sure that it ends with this status and without a traceback."""
         ended = self.command.wait()
         assert ended.code == code, ended.err
@@ -78,13 +82,13 @@ def slow_list(tmp_path: Path, demo_url: str) -> Path:
 def watched(tmp_path: Path, temporary: Path, out: Path, *arguments: str | Path) -> Iterator[Watched]:
     """Start a command and track its processes."""
     env = {"TMPDIR": str(temporary), "IMAGEFLEET_ALLOW_NETWORKS": "127.0.0.1"}
-    with parts.started("command", parts.command(arguments), tmp_path, env) as command:
+    with process_helpers.started("command", process_helpers.command(arguments), tmp_path, env) as command:
         seen = Watched(command, temporary, out, [])
         try:
             yield seen
         finally:
             # Kill the processes left over by a failed test, before the next test.
-            for process in parts.still_running(seen.processes) if command.process.poll() is not None else []:
+            for process in process_helpers.still_running(seen.processes) if command.process.poll() is not None else []:
                 process.kill()
 
 
@@ -95,11 +99,11 @@ def mid_run(tmp_path: Path, temporary: Path, slow_list: Path) -> Iterator[Watche
     with watched(
         tmp_path, temporary, out, "run", slow_list, "--out", out, "--workers", "2", "--concurrency", "8", "--json"
     ) as run:
-        parts.eventually(lambda: _has_images(run), "the first image")
+        process_helpers.eventually(lambda: _has_images(run), "the first image")
         run.snapshot()
         assert len(run.matching("celery")) == 2
         assert len(run.matching("redis")) == 1
-        assert not parts.missing_or_empty(temporary)
+        assert not process_helpers.missing_or_empty(temporary)
         yield run
 
 
@@ -115,7 +119,7 @@ def test_success_leaves_nothing_behind(tmp_path: Path, temporary: Path, demo_url
     source.write_text("".join(f"{demo_url}/images/{number}.jpg?latency=0.5\n" for number in range(32)))
     arguments: list[str | Path] = ["run", source, "--out", out, "--workers", "1", "--concurrency", "8", "--json"]
     with watched(tmp_path, temporary, out, *arguments) as run:
-        parts.eventually(lambda: _has_images(run), "the first image")
+        process_helpers.eventually(lambda: _has_images(run), "the first image")
         run.snapshot()
         (server,), (worker,) = run.matching("redis"), run.matching("celery")
         sockets = {connection.laddr for connection in server.net_connections("unix")}
@@ -144,7 +148,9 @@ def test_interruption_leaves_nothing_behind(
     with mid_run(tmp_path, temporary, slow_list) as run:
         end(run.command.process.pid)
         # The first signal lets the downloads in progress finish.
-        parts.eventually(lambda: "nterrupted" in run.command.err or "Ctrl-C again" in run.command.err, "its response")
+        process_helpers.eventually(
+            lambda: "nterrupted" in run.command.err or "Ctrl-C again" in run.command.err, "its response"
+        )
         if "Ctrl-C again" in run.command.err:
             end(run.command.process.pid)
         ended = run.assert_ended(130)
@@ -159,7 +165,7 @@ def test_interruption_leaves_nothing_behind(
         assert ended.err.splitlines()[-2].startswith("Interrupted.")
         run.assert_nothing_left()
         assert record["state"] == "interrupted"
-        assert parts.image_files(run.out)
+        assert process_helpers.image_files(run.out)
 
 
 def test_early_interruption_leaves_nothing_behind(tmp_path: Path, temporary: Path, slow_list: Path) -> None:
@@ -171,7 +177,7 @@ def test_early_interruption_leaves_nothing_behind(tmp_path: Path, temporary: Pat
             run.snapshot()
             return len(run.processes) >= 3
 
-        parts.eventually(is_starting, "the keeper and its first two processes")
+        process_helpers.eventually(is_starting, "the keeper and its first two processes")
         os.killpg(run.command.process.pid, signal.SIGINT)
         # Nothing is saved yet, so there is no run to resume.
         assert run.assert_ended(130).err.splitlines()[-1] == "Interrupted."
@@ -213,7 +219,9 @@ def test_sigkill_leaves_nothing_behind(tmp_path: Path, temporary: Path, slow_lis
         run.command.process.kill()
         assert run.command.wait().code == -signal.SIGKILL
         run.assert_nothing_left()
-        parts.eventually(lambda: not parts.files_below(run.out / ".tmp"), "no temporary images", _CLEANUP_SECONDS)
+        process_helpers.eventually(
+            lambda: not process_helpers.files_below(run.out / ".tmp"), "no temporary images", _CLEANUP_SECONDS
+        )
 
 
 @pytest.mark.slow
@@ -224,12 +232,12 @@ def test_run_continues_after_redis_was_killed(tmp_path: Path, temporary: Path, d
     source.write_text("".join(f"{demo_url}/images/{number}.jpg?latency=0.5\n" for number in range(96)))
     arguments: list[str | Path] = ["run", source, "--out", out, "--workers", "1", "--concurrency", "8", "--json"]
     with watched(tmp_path, temporary, out, *arguments) as run:
-        parts.eventually(lambda: _has_images(run), "the first image")
+        process_helpers.eventually(lambda: _has_images(run), "the first image")
         run.snapshot()
         (server,) = run.matching("redis")
         server.kill()
         again = "redis is started again: it was ended by signal 9"
-        parts.eventually(lambda: again in run.command.err, "another server")
+        process_helpers.eventually(lambda: again in run.command.err, "another server")
         run.snapshot()
         assert run.assert_ended(0).json()["success"] == 96
         run.assert_nothing_left()
@@ -243,31 +251,31 @@ def test_run_continues_after_a_worker_was_killed(tmp_path: Path, temporary: Path
         name = next(word for word in worker.cmdline() if word.endswith("@%h")).removesuffix("@%h")
         worker.kill()
         again = f"{name} is started again: it was ended by signal 9"
-        parts.eventually(lambda: again in run.command.err, "another worker")
+        process_helpers.eventually(lambda: again in run.command.err, "another worker")
         run.snapshot()
         assert run.command.wait(90).json()["success"] == 324
-        rows = parts.rows(run.out)
+        rows = process_helpers.rows(run.out)
         assert [row["key"] for row in rows] == [f"{index:08d}" for index in range(324)]
-        assert parts.image_files(run.out) == {row["path"] for row in rows}
+        assert process_helpers.image_files(run.out) == {row["path"] for row in rows}
         run.assert_nothing_left()
 
 
 def test_local_fleet_restarts_killed_processes(tmp_path: Path) -> None:
     """A local fleet's killed Redis restarts with its data, and a killed worker restarts under its name."""
     with (
-        parts.app_with_broker(),
+        process_helpers.app_with_broker(),
         Fleet(FleetSize(1, 1), [tmp_path]) as fleet,
         broker_client.client(fleet.broker_url) as server,
     ):
         server.set("imagefleet.test", "kept")
         pids = fleet.pids
         os.kill(pids["redis"], signal.SIGKILL)
-        parts.eventually(lambda: fleet.restarts == {"redis": 1}, "the server's restart")
-        assert parts.eventually(lambda: _stored_value(server), "the server") == "kept"
+        process_helpers.eventually(lambda: fleet.restarts == {"redis": 1}, "the server's restart")
+        assert process_helpers.eventually(lambda: _stored_value(server), "the server") == "kept"
         os.kill(pids["worker-1"], signal.SIGKILL)
-        parts.eventually(lambda: fleet.restarts == {"redis": 1, "worker-1": 1}, "the worker's restart")
+        process_helpers.eventually(lambda: fleet.restarts == {"redis": 1, "worker-1": 1}, "the worker's restart")
         assert not set(pids.values()) & set(fleet.pids.values())
-        stats = parts.eventually(lambda: parts.worker_stats(fleet.broker_url), "the worker")
+        stats = process_helpers.eventually(lambda: process_helpers.worker_stats(fleet.broker_url), "the worker")
         assert [name.partition("@")[0] for name in stats] == ["worker-1"]
         fleet.check()
 
@@ -277,12 +285,14 @@ def test_gives_up_on_a_server_that_keeps_exiting(tmp_path: Path, temporary: Path
     root = tmp_path / "store"
     root.mkdir()
     with watched(tmp_path, temporary, root, "fleet", "--store-root", root, "--workers", "1") as fleet:
-        parts.eventually(lambda: "Press Ctrl-C" in fleet.command.out, "the fleet")
+        process_helpers.eventually(lambda: "Press Ctrl-C" in fleet.command.out, "the fleet")
         fleet.snapshot()
         ended: list[int] = []
         for _ in range(4):
             # Before it handles SIGTERM, a server would die by the signal.
-            server = parts.eventually(lambda: _terminable_server(fleet, ended), "a server that handles SIGTERM")
+            server = process_helpers.eventually(
+                lambda: _terminable_server(fleet, ended), "a server that handles SIGTERM"
+            )
             assert server is not None
             fleet.processes.append(server)
             ended.append(server.pid)
@@ -296,7 +306,7 @@ def test_gives_up_on_a_server_that_keeps_exiting(tmp_path: Path, temporary: Path
 
 def _terminable_server(fleet: Watched, known: list[int]) -> psutil.Process | None:
     """Return a fleet's Redis once it handles SIGTERM, if its process id is not a known one; else None."""
-    for process in parts.still_running(fleet.command.descendants()):
+    for process in process_helpers.still_running(fleet.command.descendants()):
         try:
             words = process.cmdline()
             status = Path(f"/proc/{process.pid}/status").read_text(encoding="utf-8")
@@ -327,34 +337,34 @@ def test_unusable_worker_setting_leaves_nothing_behind(
     source = tmp_path / "list.txt"
     source.write_text(f"{demo_url}/images/1.jpg\n")
     env = {"TMPDIR": str(temporary), f"IMAGEFLEET_{setting}": value}
-    argv = parts.command(["run", source, "--out", out, "--workers", "1", "--json"])
-    with parts.started("run", argv, tmp_path, env) as command:
+    argv = process_helpers.command(["run", source, "--out", out, "--workers", "1", "--json"])
+    with process_helpers.started("run", argv, tmp_path, env) as command:
         try:
             ended = command.wait(15)
         except subprocess.TimeoutExpired:
             pytest.fail(f"the run does not end although its workers can fetch nothing: {command.err}")
         assert ended.code in (1, 2), ended.err
-        _, why, todo = parts.error_parts(ended)
+        _, why, todo = process_helpers.error_parts(ended)
         assert value in why or setting in why
         assert "--debug" not in todo
-        assert parts.missing_or_empty(temporary)
-        assert parts.image_files(out) == set()
+        assert process_helpers.missing_or_empty(temporary)
+        assert process_helpers.image_files(out) == set()
 
 
 def test_broker_that_is_no_redis_leaves_nothing_behind(tmp_path: Path, temporary: Path, demo_url: str) -> None:
     """An address with another kind of server ends the run at once, with a clear message."""
     url = demo_url.replace("http://", "redis://") + "/0"
-    ended = parts.producer(
+    ended = process_helpers.producer(
         *("run", "-", "--out", tmp_path / "out", "--broker", url),
         env={"TMPDIR": str(temporary)},
         stdin=f"{demo_url}/images/1.jpg".encode(),
     )
     assert ended.code == 1
-    what, _, todo = parts.error_parts(ended)
+    what, _, todo = process_helpers.error_parts(ended)
     assert url.removeprefix("redis://") in what
     assert "--debug" not in todo
-    assert parts.missing_or_empty(temporary)
-    assert parts.missing_or_empty(tmp_path / "out/.tmp")
+    assert process_helpers.missing_or_empty(temporary)
+    assert process_helpers.missing_or_empty(tmp_path / "out/.tmp")
 
 
 def test_standing_fleet_serves_runs_and_ends(tmp_path: Path, temporary: Path, demo_url: str) -> None:
@@ -362,15 +372,15 @@ def test_standing_fleet_serves_runs_and_ends(tmp_path: Path, temporary: Path, de
     root = tmp_path / "store"
     root.mkdir()
     with watched(tmp_path, temporary, root, "fleet", "--store-root", root, "--workers", "1") as fleet:
-        broker = parts.eventually(lambda: _word_after("--broker", fleet.command.out), "the broker's URL")
+        broker = process_helpers.eventually(lambda: _word_after("--broker", fleet.command.out), "the broker's URL")
         fleet.snapshot()
         for number in (1, 2):
-            ended = parts.producer(
+            ended = process_helpers.producer(
                 *("run", "-", "--out", root / f"run-{number}", "--broker", broker, "--json"),
                 stdin=f"{demo_url}/images/{number}.jpg".encode(),
             )
             assert ended.json()["success"] == 1
-            assert parts.missing_or_empty(root / f"run-{number}/.tmp")
+            assert process_helpers.missing_or_empty(root / f"run-{number}/.tmp")
         os.killpg(fleet.command.process.pid, signal.SIGINT)
         assert re.search(r"\bimages?\b", fleet.assert_ended(0).err) is None
         fleet.assert_nothing_left()
@@ -385,7 +395,7 @@ def test_pins_workers_to_cores(tmp_path: Path, temporary: Path, more: int) -> No
     root = tmp_path / "store"
     root.mkdir()
     with watched(tmp_path, temporary, root, "fleet", "--store-root", root, "--workers", str(workers)) as fleet:
-        parts.eventually(lambda: _word_after("--broker", fleet.command.out), "the broker's URL")
+        process_helpers.eventually(lambda: _word_after("--broker", fleet.command.out), "the broker's URL")
         fleet.snapshot()
         places = [_cores_of(process) for process in fleet.matching("@%h")]
         everywhere = {tuple(allowed)}

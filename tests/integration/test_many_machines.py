@@ -26,7 +26,7 @@ from tasks.broker import client as broker_client
 from tasks.broker import keys, transport
 from tasks.celery import COLLECT_SHARD, FETCH_IMAGE, IMAGES, PROTOCOL, SHARDS, app
 from tests.conftest import installed, redis_program
-from tests.integration import parts
+from tests.integration import processes
 from tests.integration.test_transport import consuming, drain, put
 
 _SEPARATOR = "\x06\x16"
@@ -69,25 +69,25 @@ class Site:
         return Settings(**values).broker or ""
 
     @contextmanager
-    def worker(self, name: str, env: Mapping[str, str] | None = None, cwd: Path = parts.ROOT) -> Iterator[Any]:
+    def worker(self, name: str, env: Mapping[str, str] | None = None, cwd: Path = processes.ROOT) -> Iterator[Any]:
         """Start a worker by the plain Celery command, and give it once it is ready."""
         argv = [sys.executable, "-m", "celery", "-A", "tasks", "worker", "-n", f"{name}@%h", "-l", "INFO"]
-        with parts.started(name, argv, self.folder, env or self.env(), cwd) as process:
-            parts.eventually(lambda: f"{name}@" in process.err and " ready." in process.err, f"the worker {name}")
+        with processes.started(name, argv, self.folder, env or self.env(), cwd) as process:
+            processes.eventually(lambda: f"{name}@" in process.err and " ready." in process.err, f"the worker {name}")
             yield process
 
     def celery(self, *arguments: str) -> str:
         """Run a Celery command to its end, and return its output."""
         argv = [sys.executable, "-m", "celery", "-A", "tasks", *arguments]
-        env = parts.environment(self.env())
-        return subprocess.run(argv, env=env, cwd=parts.ROOT, capture_output=True, text=True, check=True).stdout
+        env = processes.environment(self.env())
+        return subprocess.run(argv, env=env, cwd=processes.ROOT, capture_output=True, text=True, check=True).stdout
 
 
 @contextmanager
 def site_at(folder: Path, store_root: Path) -> Iterator[Site]:
     """Give a Redis on loopback, set up as in docs/many-machines.md."""
-    port = parts.free_port()
-    parts.set_up_redis(folder, "IP:127.0.0.1")
+    port = processes.free_port()
+    processes.set_up_redis(folder, "IP:127.0.0.1")
     with redis_with_tls(folder, port), client(port, folder, "admin") as admin:
 
         def answers() -> bool:
@@ -95,7 +95,7 @@ def site_at(folder: Path, store_root: Path) -> Iterator[Site]:
                 return bool(admin.ping())
             return False
 
-        parts.eventually(answers, "Redis")
+        processes.eventually(answers, "Redis")
         yield Site(folder, port, store_root, admin)
 
 
@@ -106,8 +106,8 @@ def redis_with_tls(folder: Path, port: int) -> Iterator[None]:
     if program is None:
         files = (folder / "redis-cert.pem", folder / "redis-key.pem")
         with (
-            parts.redis_server(folder, "--aclfile", str(folder / "users.acl")) as plain,
-            parts.tls_proxy(folder, plain, *files, port),
+            processes.redis_server(folder, "--aclfile", str(folder / "users.acl")) as plain,
+            processes.tls_proxy(folder, plain, *files, port),
         ):
             yield
         return
@@ -115,8 +115,8 @@ def redis_with_tls(folder: Path, port: int) -> Iterator[None]:
     conf.write_text(conf.read_text().replace("/etc/imagefleet", str(folder)))
     argv = [program, str(folder / "redis.conf"), "--include", str(conf), "--dir", str(folder)]
     argv += ["--bind", "127.0.0.1", "--tls-port", str(port)]
-    with parts.started("redis", argv, folder) as server:
-        parts.eventually(lambda: parts.listens(server, port), "Redis")
+    with processes.started("redis", argv, folder) as server:
+        processes.eventually(lambda: processes.listens(server, port), "Redis")
         yield
 
 
@@ -164,10 +164,12 @@ def workers(site: Site) -> Iterator[None]:
 def test_run_over_tls(site: Site, out: Path, demo_url: str) -> None:
     """A producer and two workers complete a run, and leave no key of it but Celery's, kept for late copies."""
     urls = "".join(f"{demo_url}/images/{index}.jpg\n" for index in range(250))
-    ran = parts.producer("run", "-", "--out", out, "--shard-size", "100", "--json", env=site.env(), stdin=urls.encode())
+    ran = processes.producer(
+        "run", "-", "--out", out, "--shard-size", "100", "--json", env=site.env(), stdin=urls.encode()
+    )
     facts = ran.json()
     assert (facts["total"], facts["success"], facts["shards"], facts["workers"]) == (250, 250, 3, 2)
-    assert len(parts.image_files(out)) == 250
+    assert len(processes.image_files(out)) == 250
     assert not [key for key in site.admin.keys("imagefleet:*") if facts["run_id"] in key]
     assert {name.partition(facts["run_id"])[2] for name in site.admin.keys("celery-taskset-meta-*")} == {
         f".0000{shard}.c" for shard in range(3)
@@ -178,9 +180,9 @@ def test_run_over_tls(site: Site, out: Path, demo_url: str) -> None:
 def test_retry_later_over_tls(site: Site, out: Path, demo_url: str) -> None:
     """A worker may send a task again after a server asked for a wait."""
     url = f"{demo_url}/fault/rate-limited-once?after=1&many-machines"
-    ran = parts.producer("run", "-", "--out", out, "--max-wait", "0", "--json", env=site.env(), stdin=url.encode())
+    ran = processes.producer("run", "-", "--out", out, "--max-wait", "0", "--json", env=site.env(), stdin=url.encode())
     assert ran.json()["success"] == 1
-    assert [row["attempts"] for row in parts.rows(out)] == [2]
+    assert [row["attempts"] for row in processes.rows(out)] == [2]
 
 
 @pytest.mark.slow
@@ -191,10 +193,10 @@ def test_remote_control_and_flower(site: Site, tmp_path: Path) -> None:
     assert site.celery("status").count(": OK") == 2
     assert all(json.loads(site.celery("inspect", name, "--json")) for name in ("stats", "active_queues"))
     (tmp_path / "flower-password").write_text("word")
-    port = parts.free_port()
+    port = processes.free_port()
     env = site.env(FLOWER_PASSWORD_FILE=str(tmp_path / "flower-password"))
     argv = [sys.executable, "-m", "celery", "-A", "tasks", "flower", "--conf=config/flower.py"]
-    with parts.started("flower", [*argv, "--address=127.0.0.1", f"--port={port}"], tmp_path, env) as flower:
+    with processes.started("flower", [*argv, "--address=127.0.0.1", f"--port={port}"], tmp_path, env) as flower:
 
         def get(path: str) -> Any:
             login = {"Authorization": f"Basic {b64encode(b'imagefleet:word').decode()}"}
@@ -204,7 +206,9 @@ def test_remote_control_and_flower(site: Site, tmp_path: Path) -> None:
                     return answer.read().decode()
             return None
 
-        parts.eventually(lambda: len(json.loads(get("/api/workers?refresh=1") or "{}")) == 2, "both workers in Flower")
+        processes.eventually(
+            lambda: len(json.loads(get("/api/workers?refresh=1") or "{}")) == 2, "both workers in Flower"
+        )
         queues = json.loads(get("/api/queues/length") or "{}").get("active_queues", [])
         assert {queue["name"] for queue in queues} >= {IMAGES, SHARDS}, flower.err
         assert IMAGES in get("/broker")
@@ -224,7 +228,7 @@ def test_failing_chord(site: Site) -> None:
             ignore_result=True,
             **chord,
         )
-    parts.eventually(lambda: site.admin.exists("celery-task-meta-odd.collect"), "the end of the chord")
+    processes.eventually(lambda: site.admin.exists("celery-task-meta-odd.collect"), "the end of the chord")
     site.admin.delete(*site.admin.keys("celery-task*-meta-odd*"))
 
 
@@ -235,19 +239,19 @@ def test_stopped_worker_requeues_its_tasks(
     """A stopped worker finishes its current downloads and requeues its other tasks at once, and the run continues."""
     site = site_without_workers
     (tmp_path / "list").write_text("".join(f"{demo_url}/images/{index}.jpg?latency=2\n" for index in range(50)))
-    argv = parts.command(["run", tmp_path / "list", "--out", out, "--json"])
-    with parts.started("run", argv, tmp_path, site.env()) as run:
+    argv = processes.command(["run", tmp_path / "list", "--out", out, "--json"])
+    with processes.started("run", argv, tmp_path, site.env()) as run:
         with site.worker("stopped") as worker:
-            parts.eventually(lambda: parts.unacked_count(site.admin) == 32, "its unacknowledged tasks")
+            processes.eventually(lambda: processes.unacked_count(site.admin) == 32, "its unacknowledged tasks")
             worker.process.terminate()
             ended = worker.wait()
-        assert (ended.code, site.admin.llen(IMAGES), parts.unacked_count(site.admin)) == (0, 50 - 16, 0), ended.err
+        assert (ended.code, site.admin.llen(IMAGES), processes.unacked_count(site.admin)) == (0, 50 - 16, 0), ended.err
         assert "NOPERM" not in ended.err
         assert site.password not in ended.out + ended.err
         assert not [key for key in site.admin.keys("*") if "stopped@" in key]
         with site.worker("next"):
             assert run.wait().json()["success"] == 50
-    assert {row["attempts"] for row in parts.rows(out)} == {1}
+    assert {row["attempts"] for row in processes.rows(out)} == {1}
 
 
 @pytest.mark.usefixtures("nothing_denied")
@@ -273,7 +277,7 @@ def test_transport_over_tls(site: Site) -> None:
 
 def other_ca(folder: Path) -> Path:
     """Create a CA that signed none of the site's certificates."""
-    parts.set_up_redis(folder, "IP:127.0.0.1")
+    processes.set_up_redis(folder, "IP:127.0.0.1")
     return folder / "ca.pem"
 
 
@@ -357,8 +361,8 @@ def test_unusable_broker_ends_the_producer(
 ) -> None:
     """An unusable broker ends the producer with reason and advice; the password is not shown."""
     env = site.env(**changes(site, tmp_path))
-    ended = parts.producer("run", "-", "--out", out, env=env, stdin=b"http://127.0.0.1/\n")
-    _, why_shown, todo_shown = parts.error_parts(ended)
+    ended = processes.producer("run", "-", "--out", out, env=env, stdin=b"http://127.0.0.1/\n")
+    _, why_shown, todo_shown = processes.error_parts(ended)
     assert ended.code == code
     assert why in why_shown
     assert todo in todo_shown
@@ -386,8 +390,8 @@ def test_celery_verifies_the_server_too(site: Site, tmp_path: Path, wrong: str) 
 def test_worker_waits_for_a_verifiable_server(site: Site, tmp_path: Path) -> None:
     """A worker that can't verify its Redis logs it without the password, and retries."""
     argv = [sys.executable, "-m", "celery", "-A", "tasks", "worker"]
-    with parts.started("distrustful", argv, tmp_path, site.env(BROKER_CA_FILE=str(other_ca(tmp_path)))) as worker:
-        parts.eventually(lambda: worker.err.count("certificate verify failed") > 1, "its second attempt")
+    with processes.started("distrustful", argv, tmp_path, site.env(BROKER_CA_FILE=str(other_ca(tmp_path)))) as worker:
+        processes.eventually(lambda: worker.err.count("certificate verify failed") > 1, "its second attempt")
         assert worker.process.poll() is None
         assert site.password not in worker.out + worker.err
 
@@ -395,7 +399,7 @@ def test_worker_waits_for_a_verifiable_server(site: Site, tmp_path: Path) -> Non
 def test_worker_without_its_ca_file_ends(site: Site, tmp_path: Path) -> None:
     """A worker with a missing CA file reports it and ends, instead of retrying for ever."""
     argv = [sys.executable, "-m", "celery", "-A", "tasks", "worker"]
-    with parts.started("lost", argv, tmp_path, site.env(BROKER_CA_FILE="/nowhere.pem")) as worker:
+    with processes.started("lost", argv, tmp_path, site.env(BROKER_CA_FILE="/nowhere.pem")) as worker:
         ended = worker.wait()
     assert ended.code == 1
     assert "can't start" in ended.err
@@ -446,11 +450,11 @@ def test_acl_file_without_passwords_lets_no_one_in(site: Site, tmp_path: Path) -
     argv = [
         redis_program(),
         "--port",
-        str(parts.free_port()),
+        str(processes.free_port()),
         "--dir",
         str(tmp_path),
         "--aclfile",
-        str(parts.ROOT / "config" / "users.acl"),
+        str(processes.ROOT / "config" / "users.acl"),
     ]
     ended = subprocess.run(argv, capture_output=True, text=True, timeout=30, check=False)
     assert ended.returncode == 1
@@ -475,7 +479,7 @@ def sending(site: Site) -> Iterator[Any]:
 def other_version(tmp_path: Path) -> Path:
     """Give a checkout of another version with another message format."""
     for package in ("config", "tasks"):
-        shutil.copytree(parts.ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(processes.ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
     for name, line in {"config/__init__.py": 'VERSION = "', "tasks/celery.py": "PROTOCOL = "}.items():
         text = (tmp_path / name).read_text()
         assert text.count(line) == 1
@@ -491,12 +495,12 @@ def test_worker_of_another_version_takes_nothing(
     site = site_without_workers
     env = {**site.env(), "PYTHONPATH": str(other_version)}
     (other_version / "list").write_text("".join(f"{demo_url}/images/{index}.jpg\n" for index in range(5)))
-    argv = parts.command(["run", other_version / "list", "--out", out, "--json"])
+    argv = processes.command(["run", other_version / "list", "--out", out, "--json"])
     with (
         site.worker("other", env, cwd=other_version) as other,
-        parts.started("run", argv, other_version, site.env()) as run,
+        processes.started("run", argv, other_version, site.env()) as run,
     ):
-        parts.eventually(lambda: site.admin.llen(IMAGES) == 5, "five queued tasks")
+        processes.eventually(lambda: site.admin.llen(IMAGES) == 5, "five queued tasks")
         assert "workers of another version take nothing of this run: other@" in run.err
         assert "(90." in run.err
         assert "No worker has answered" in run.err
@@ -515,7 +519,7 @@ def test_requeues_a_message_of_another_version(site: Site) -> None:
     message = {"body": "", "headers": {}, "properties": {"delivery_tag": "tag", "delivery_info": {"priority": 0}}}
     site.admin.hset("unacked", "tag", json.dumps([message, queue, queue]))
     site.admin.zadd("unacked_index", {"tag": 1})
-    parts.eventually(lambda: site.admin.llen(queue) == 1, "the message in its queue")
+    processes.eventually(lambda: site.admin.llen(queue) == 1, "the message in its queue")
     assert not site.admin.exists("unacked", "unacked_index")
     site.admin.delete(queue, f"_kombu.binding.{queue}")
 
@@ -530,7 +534,7 @@ def test_dead_worker_is_removed(site: Site) -> None:
     site.admin.hset(keys.held(keys.UNACKED, dead), "tag", json.dumps([message, "", queue]))
     site.admin.zadd(keys.held(keys.UNACKED_INDEX, dead), {"tag": 1})
     site.admin.sadd(keys.WORKERS, dead)
-    parts.eventually(lambda: not site.admin.sismember(keys.WORKERS, dead), "its removal")
+    processes.eventually(lambda: not site.admin.sismember(keys.WORKERS, dead), "its removal")
     assert (site.admin.llen(queue), site.admin.hgetall(keys.crashes("odd"))) == (1, {"odd.1": "1"})
     assert not [key for key in site.admin.keys("*") if dead in key]
     site.admin.delete(queue, *keys.of_run("odd"))
@@ -542,8 +546,8 @@ def test_celery_drops_an_unknown_task(site_without_workers: Site) -> None:
     with site.worker("only") as worker:
         with sending(site) as send:
             send("tasks.jobs.of_the_future", args=(), task_id="odd", ignore_result=True)
-        parts.eventually(
+        processes.eventually(
             lambda: "unregistered task of type 'tasks.jobs.of_the_future'" in worker.err, "the log message"
         )
-        parts.eventually(lambda: site.admin.exists("celery-task-meta-odd"), "its failure")
-        assert (site.admin.llen(IMAGES), parts.unacked_count(site.admin)) == (0, 0)
+        processes.eventually(lambda: site.admin.exists("celery-task-meta-odd"), "its failure")
+        assert (site.admin.llen(IMAGES), processes.unacked_count(site.admin)) == (0, 0)

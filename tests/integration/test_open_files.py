@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from tests.integration import parts
+from tests.integration import processes
 from tests.unit.conftest import Canned, always, image, response
 
 _HOSTS, _SLOTS = 40, 128
@@ -38,8 +38,8 @@ def run_images(
     urls = (f"http://127.0.1.{number % _HOSTS + 1}:{port}/{number}.jpg\n" for number in range(images))
     source.write_text("".join(urls))
     return subprocess.run(
-        parts.command(["run", source, "--out", folder / "out", "--workers", "1", "--json", *arguments]),
-        env=parts.environment({"IMAGEFLEET_ALLOW_NETWORKS": "127.0.0.0/8"}),
+        processes.command(["run", source, "--out", folder / "out", "--workers", "1", "--json", *arguments]),
+        env=processes.environment({"IMAGEFLEET_ALLOW_NETWORKS": "127.0.0.0/8"}),
         capture_output=True,
         text=True,
         check=False,
@@ -70,16 +70,16 @@ def test_refuses_a_fleet_beyond_the_limit(tmp_path: Path, kept_alive: int) -> No
 
 def test_worker_raises_its_soft_limit(tmp_path: Path) -> None:
     """A worker raises its soft limit, so it does not warn of too few descriptors."""
-    with parts.redis_server(tmp_path) as port, ExitStack() as stack:
+    with processes.redis_server(tmp_path) as port, ExitStack() as stack:
         url = f"redis://127.0.0.1:{port}/0"
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         try:
             # The worker inherits this limit; afterwards this process gets its own limit back.
             resource.setrlimit(resource.RLIMIT_NOFILE, (min(200, soft), hard))
-            worker = stack.enter_context(parts.worker("crowded", tmp_path, url, tmp_path, "127.0.0.1"))
+            worker = stack.enter_context(processes.worker("crowded", tmp_path, url, tmp_path, "127.0.0.1"))
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        parts.eventually(lambda: parts.worker_stats(url), "a worker")
+        processes.eventually(lambda: processes.worker_stats(url), "a worker")
         soft_there, _ = resource.prlimit(worker.process.pid, resource.RLIMIT_NOFILE)
         assert soft_there == min(hard, 65_536)
         assert "limit of open files" not in worker.err
@@ -88,16 +88,16 @@ def test_worker_raises_its_soft_limit(tmp_path: Path) -> None:
 def test_refuses_a_redis_that_accepts_few_clients(tmp_path: Path) -> None:
     """With too few free connections for a run, `run` and `doctor` report it before sending anything."""
     (tmp_path / "list.txt").write_text("http://127.0.0.1:9/1.jpg\n")
-    with parts.redis_server(tmp_path, "--maxclients", "20") as port, ExitStack() as stack:
+    with processes.redis_server(tmp_path, "--maxclients", "20") as port, ExitStack() as stack:
         url = f"redis://127.0.0.1:{port}/0"
         for _ in range(12):
             client = stack.enter_context(redis.Redis(port=port))
             client.ping()
-        ended = parts.producer("run", tmp_path / "list.txt", "--out", tmp_path / "out", "--broker", url)
+        ended = processes.producer("run", tmp_path / "list.txt", "--out", tmp_path / "out", "--broker", url)
         assert ended.code == 1
         assert "takes too few connections" in ended.err
         assert "maxclients" in ended.err
-        diagnosis = json.loads(parts.producer("doctor", "--json", "--broker", url).out)
+        diagnosis = json.loads(processes.producer("doctor", "--json", "--broker", url).out)
     (found,) = (finding for finding in diagnosis["findings"] if finding["name"] == "connections")
     assert found["level"] == "bad"
     assert found["found"].startswith("13 of 20 in use")

@@ -19,7 +19,7 @@ from tasks.broker import keys, poison
 from tasks.download import downloader
 from tasks.model import FetchOptions, Outcome, Reason, RunOptions
 from tasks.storage.store import Store
-from tests.integration import parts
+from tests.integration import processes
 
 _IMAGES, _POISONS = 200, (20, 21, 150)
 _WORKER, _TASK = "node|host|place|1|random", "run-1.00000007"
@@ -35,12 +35,23 @@ def keep_worker_running(name: str, folder: Path, url: str) -> Iterator[list[int]
         "IMAGEFLEET_STORE_ROOTS": str(folder),
         "IMAGEFLEET_ALLOW_NETWORKS": "127.0.0.1",
     }
-    argv = [sys.executable, "-m", "celery", "-A", "tests.faults.poisoned", "worker", "-n", f"{name}@%h", "-c", "8"]
+    argv = [
+        sys.executable,
+        "-m",
+        "celery",
+        "-A",
+        "tests.faults.crashing_worker",
+        "worker",
+        "-n",
+        f"{name}@%h",
+        "-c",
+        "8",
+    ]
     over, deaths = threading.Event(), list[int]()
 
     def restart() -> None:
         while not over.is_set():
-            with parts.started(f"{name}-{len(deaths)}", argv, folder, settings) as worker:
+            with processes.started(f"{name}-{len(deaths)}", argv, folder, settings) as worker:
                 while worker.process.poll() is None and not over.wait(0.1):
                     pass
                 if worker.process.returncode is not None:
@@ -67,15 +78,15 @@ def test_detects_poison_and_saves_its_neighbours(demo_url: str, tmp_path: Path) 
         urls[index] += "?poison"
     (tmp_path / "list").write_text("\n".join(urls))
     out, started = tmp_path / "out", time.monotonic()
-    with parts.redis_server(tmp_path) as port, parts.connect(f"redis://127.0.0.1:{port}/0") as redis_client:
+    with processes.redis_server(tmp_path) as port, processes.connect(f"redis://127.0.0.1:{port}/0") as redis_client:
         url = f"redis://127.0.0.1:{port}/0"
         with keep_worker_running("a", tmp_path, url) as some, keep_worker_running("b", tmp_path, url) as others:
-            numbers = parts.producer("run", tmp_path / "list", "--out", out, "--broker", url, "--json", seconds=180)
+            numbers = processes.producer("run", tmp_path / "list", "--out", out, "--broker", url, "--json", seconds=180)
             deaths = [*some, *others]
             assert (numbers.json()["success"], numbers.json()["reasons"]) == (_IMAGES - 3, {"crashed": 3})
         assert not redis_client.keys("imagefleet:*:*")
     assert time.monotonic() - started < 180
-    rows = parts.rows(out)
+    rows = processes.rows(out)
     assert tuple(place for place, row in enumerate(rows) if row["reason"] == "crashed") == _POISONS
     assert Counter(row["status"] for row in rows) == {"success": _IMAGES - 3, "failed_to_download": 3}
     # The first death of an image is not counted, the next two are, and the fourth is an isolated process's.

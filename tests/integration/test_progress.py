@@ -16,8 +16,8 @@ from tasks.broker import client as broker_client
 from tasks.broker import keys, progress
 from tasks.broker.progress import Progress
 from tasks.model import Outcome, Reason, Status
-from tests.conditions import wait_for
 from tests.unit.conftest import success
+from tests.waiting import wait_for
 
 _FAILED = Outcome("00000001", Status.FAILED_TO_DOWNLOAD, Reason.DNS)
 

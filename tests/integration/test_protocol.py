@@ -23,9 +23,9 @@ from tasks.celery import IMAGES, SHARDS
 from tasks.model import RunOptions, shard_name
 from tasks.storage import manifest
 from tasks.storage.store import Store
-from tests.integration import played
+from tests.integration import simulated_fleet
 from tests.integration.broken_versions import BROKEN
-from tests.integration.played import FLAKY, RUN_ID, Fleet, Killed, Producer, Stage
+from tests.integration.simulated_fleet import FLAKY, RUN_ID, Fleet, Killed, Producer, Stage
 
 _SIZE, _SHARDS = 3, 2
 #: The second shard is not full. One image of each shard succeeds only at every second attempt.
@@ -72,12 +72,14 @@ class Protocol(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self._cleanup = ExitStack()
-        self.fleet = self._cleanup.enter_context(played.fleet(self.stage))
+        self.fleet = self._cleanup.enter_context(simulated_fleet.fleet(self.stage))
         folder = Path(tempfile.mkdtemp(prefix="imagefleet-test-"))
         self._cleanup.callback(shutil.rmtree, folder)
         self.store = Store(folder)
         self.options = RunOptions(str(folder), _SIZE, run_id=RUN_ID)
-        self.producer = Producer(self.stage, self.store, self.options, played.planner(self.store, _SIZE, _URLS))
+        self.producer = Producer(
+            self.stage, self.store, self.options, simulated_fleet.planner(self.store, _SIZE, _URLS)
+        )
         self.manifests: dict[int, bytes] = {}
         #: The number of moves since the last total loss. It makes progress possible between total losses.
         self.moves = 0
@@ -240,17 +242,17 @@ class Protocol(RuleBasedStateMachine):
     def _resume(self) -> None:
         assert isinstance(self.producer.error, Killed), self.producer.error
         self.options = replace(self.options, command=self.options.command + 1)
-        planner = played.earlier_plan(self.store, _SIZE, len(_URLS))
+        planner = simulated_fleet.earlier_plan(self.store, _SIZE, len(_URLS))
         self.producer = Producer(self.stage, self.store, self.options, planner, resumed=True)
 
-    def _taken_image(self, place: int) -> played.TakenMessage | None:
+    def _taken_image(self, place: int) -> simulated_fleet.TakenMessage | None:
         """Return a taken image task, after taking the next queued one if there is none; None without any."""
         images = [taken for taken in self.fleet.taken if taken.queue == IMAGES]
         if images:
             return images[place % len(images)]
         return self.fleet.take(IMAGES) if self.stage.server.llen(IMAGES) else None
 
-    def _taken_messages(self, place: int, times: int = 1) -> list[played.TakenMessage]:
+    def _taken_messages(self, place: int, times: int = 1) -> list[simulated_fleet.TakenMessage]:
         taken = self.fleet.taken
         return taken[place % len(taken) :][:times] if taken else []
 
@@ -269,7 +271,7 @@ class Protocol(RuleBasedStateMachine):
     def _assert_complete(self) -> None:
         keys: list[str] = []
         for shard in range(_SHARDS):
-            rows = played.rows(self.store, shard)
+            rows = simulated_fleet.rows(self.store, shard)
             keys += [row.key for row in rows]
             saved = {row.path: row.sha256 for row in rows if row.ok}
             assert sorted(self.store.names(shard_name(shard))) == sorted(map(str, saved))
@@ -283,7 +285,7 @@ class Protocol(RuleBasedStateMachine):
 @pytest.fixture(scope="module")
 def stage(redis_url: str) -> Iterator[Stage]:
     """Connect the app to the tests' Redis, and let the producer never give up despite so many losses."""
-    with played.stage(redis_url) as found, pytest.MonkeyPatch.context() as patch:
+    with simulated_fleet.stage(redis_url) as found, pytest.MonkeyPatch.context() as patch:
         patch.setattr(dispatcher, "_REPAIRS", 1000)
         yield found
 

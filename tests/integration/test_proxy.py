@@ -7,7 +7,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from tests.forward_proxy import ForwardProxy
-from tests.integration import parts
+from tests.integration import processes
 
 
 def test_run_through_a_proxy(demo_url: str, tmp_path: Path) -> None:
@@ -25,7 +25,7 @@ def test_run_through_a_proxy(demo_url: str, tmp_path: Path) -> None:
         }
         out = tmp_path / "out"
         list_of_all = "\n".join([*urls, *refused]).encode()
-        ended = parts.producer("run", "-", "--out", out, "--workers", "1", "--json", env=env, stdin=list_of_all)
+        ended = processes.producer("run", "-", "--out", out, "--workers", "1", "--json", env=env, stdin=list_of_all)
     facts = ended.json()
     assert (facts["success"], facts["reasons"]) == (3, {"blocked_address": 2})
     assert sorted(request.split(b" ")[1].decode() for request in proxy.requests) == urls

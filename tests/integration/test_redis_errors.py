@@ -11,7 +11,7 @@ import pytest
 from producer.doctor.diagnosis import diagnose
 from producer.doctor.finding import Level
 from tasks.broker import client as broker_client
-from tests.integration import parts
+from tests.integration import processes
 
 _RESTORED = {"maxmemory": "0", "min-replicas-to-write": "0", "replica-serve-stale-data": "yes"}
 
@@ -33,7 +33,7 @@ def lonely(admin: Any) -> Iterator[None]:
 @contextmanager
 def demoted(admin: Any) -> Iterator[None]:
     """READONLY."""
-    admin.replicaof("127.0.0.1", parts.free_port())
+    admin.replicaof("127.0.0.1", processes.free_port())
     yield
 
 

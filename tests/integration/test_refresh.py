@@ -14,7 +14,7 @@ from PIL import Image
 
 from producer.output.run_file import PlanState, RunFile
 from tasks.storage.store import Store
-from tests.integration import parts
+from tests.integration import processes
 
 _COUNT = 12
 _SHARD = 5
@@ -49,7 +49,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
     files, folder = tmp_path / "files", tmp_path / "server"
     files.mkdir()
     folder.mkdir()
-    with parts.file_server(folder, files) as port:
+    with processes.file_server(folder, files) as port:
         site = Site(files, folder, [f"http://127.0.0.1:{port}/{number}.png" for number in range(_COUNT)])
         for number in range(_COUNT):
             site.save_image(number, (number, 90, 90))
@@ -59,12 +59,12 @@ def site(tmp_path: Path) -> Iterator[Site]:
 def run(urls: list[str], out: Path, *options: str | Path, env: dict[str, str] | None = None) -> dict[str, Any]:
     """Run a list into a folder, and return the command's JSON report."""
     arguments = ("run", "-", "--out", out, "--shard-size", str(_SHARD), "--json", *options)
-    return parts.producer(*arguments, stdin="\n".join(urls).encode(), env=env).json()
+    return processes.producer(*arguments, stdin="\n".join(urls).encode(), env=env).json()
 
 
 def snapshot(folder: Path) -> dict[str, tuple[bytes, int]]:
     """Return the files of a folder with their contents and modification times."""
-    names = parts.files_below(folder)
+    names = processes.files_below(folder)
     return {name: ((folder / name).read_bytes(), (folder / name).stat().st_mtime_ns) for name in names}
 
 
@@ -77,7 +77,7 @@ def test_refresh(fleet: str, site: Site, out: Path) -> None:
     old = out.with_name(f"{out.name}-old")
     run(site.urls, old, "--broker", fleet)
     site.save_image(_CHANGED, (200, 0, 0))
-    before = parts.rows(old)
+    before = processes.rows(old)
     (old / before[_REMOVED]["path"]).unlink()
     damaged = old / before[_DAMAGED]["path"]
     damaged.write_bytes(b"x" * damaged.stat().st_size)
@@ -91,7 +91,7 @@ def test_refresh(fleet: str, site: Site, out: Path) -> None:
     unchanged = [(number, 304, 0) for number in (0, *range(_COUNT)) if number not in (_CHANGED, _REMOVED)]
     whole = [(number, 200, sizes[number]) for number in (0, _CHANGED, _REMOVED, _DAMAGED)]
     assert answers == sorted(unchanged + whole)
-    rows = parts.rows(out)
+    rows = processes.rows(out)
     assert [row["url"] for row in rows] == urls
     known = {row["url"]: row for row in before}
     for row in rows:
@@ -103,7 +103,7 @@ def test_refresh(fleet: str, site: Site, out: Path) -> None:
             previous = known[row["url"]]
             assert {name: row[name] for name in _IMAGE_COLUMNS} == {name: previous[name] for name in _IMAGE_COLUMNS}
             assert (out / row["path"]).samefile(old / previous["path"])
-    assert parts.image_files(out) == {row["path"] for row in rows}
+    assert processes.image_files(out) == {row["path"] for row in rows}
     assert set(rows[0]) == set(before[0])
     assert not (out / ".tmp").exists()
     assert snapshot(old) == files_before
@@ -117,7 +117,7 @@ def test_refresh_can_be_resumed(fleet: str, site: Site, out: Path, tmp_path: Pat
     source = tmp_path / "list.txt"
     source.write_text("\n".join(site.urls))
     arguments = ("--if-changed-since", old, "--broker", fleet, "--shard-size", str(_SHARD))
-    assert parts.producer("run", source, "--out", out, *arguments).code == 0
+    assert processes.producer("run", source, "--out", out, *arguments).code == 0
     # As after a kill during the planning of the last shard, before any shard was collected.
     store = Store(out)
     RunFile.load(store).save(store, plan=PlanState.OPEN, planned_rows=0, planned_shards=0)
@@ -125,9 +125,9 @@ def test_refresh_can_be_resumed(fleet: str, site: Site, out: Path, tmp_path: Pat
     (out / ".tmp" / "former").mkdir(parents=True)
     for shard in ("00000", "00001", "00002"):
         (out / f"{shard}.parquet").unlink()
-        parts.remove(out / shard)
+        processes.remove(out / shard)
     requested = len(site.answers())
-    facts = parts.producer("resume", out, "--broker", fleet, "--json").json()
+    facts = processes.producer("resume", out, "--broker", fleet, "--json").json()
     assert (facts["success"], facts["unchanged"]) == (_COUNT, _COUNT)
     assert [status for _, status, _ in site.answers()[requested:]] == [304] * _COUNT
     assert not (out / ".tmp").exists()
@@ -143,7 +143,7 @@ def test_refresh_can_be_retried(fleet: str, site: Site, out: Path) -> None:
     facts = run(site.urls, out, "--if-changed-since", old, "--broker", fleet)
     assert (facts["unchanged"], facts["reasons"]) == (_COUNT - 1, {"http_4xx": 1})
     hidden.rename(site.files / "0.png")
-    facts = parts.producer("retry", out, "--all", "--broker", fleet, "--json").json()
+    facts = processes.producer("retry", out, "--all", "--broker", fleet, "--json").json()
     assert (facts["success"], facts["unchanged"]) == (_COUNT, _COUNT)
 
 
@@ -160,11 +160,11 @@ def test_refresh_of_resized_images_by_a_local_fleet(site: Site, tmp_path: Path) 
     facts = run(site.urls, new, "--if-changed-since", old, *resize, env=env)
     assert (facts["success"], facts["unchanged"]) == (_COUNT, _COUNT)
     assert snapshot(old) == files_before
-    for row, previous in zip(parts.rows(new), parts.rows(old), strict=True):
+    for row, previous in zip(processes.rows(new), processes.rows(old), strict=True):
         assert {name: row[name] for name in _IMAGE_COLUMNS} == {name: previous[name] for name in _IMAGE_COLUMNS}
         assert row["original_width"] == 60 + int(row["key"][-1]) + _SHARD * int(row["key"][:5])
         assert (new / row["path"]).samefile(old / previous["path"])
-    report = parts.producer("resume", new, env=env).out
+    report = processes.producer("resume", new, env=env).out
     assert f"unchanged {_COUNT} of them, reused from {old}" in " ".join(report.split())
 
 
@@ -183,9 +183,9 @@ def test_refresh_from_a_folder_without_a_run_is_refused(tmp_path: Path, place: s
     (tmp_path / "list.txt").write_text("http://127.0.0.1/1.jpg\n")
     (tmp_path / "empty").mkdir()
     out = tmp_path / "out"
-    ended = parts.producer("run", tmp_path / "list.txt", "--out", out, "--if-changed-since", tmp_path / place)
+    ended = processes.producer("run", tmp_path / "list.txt", "--out", out, "--if-changed-since", tmp_path / place)
     assert ended.code == 2
-    assert str(tmp_path / place) in parts.error_parts(ended)[0]
+    assert str(tmp_path / place) in processes.error_parts(ended)[0]
     assert not out.exists()
 
 
@@ -197,16 +197,16 @@ def test_refresh_names_a_damaged_manifest(fleet: str, demo_url: str, out: Path) 
     run(urls, old, "--broker", fleet)
     body = (old / "00000.parquet").read_bytes()
     (old / "00000.parquet").write_bytes(body[:-20])
-    requested = parts.request_count(demo_url, "/images")
+    requested = processes.request_count(demo_url, "/images")
     source = out.with_name(f"{out.name}.txt")
     source.write_text("\n".join(urls))
-    ended = parts.producer("run", source, "--out", out, "--if-changed-since", old, "--broker", fleet)
+    ended = processes.producer("run", source, "--out", out, "--if-changed-since", old, "--broker", fleet)
     assert ended.code == 1
-    what, _, todo = parts.error_parts(ended)
+    what, _, todo = processes.error_parts(ended)
     assert str(old / "00000.parquet") in what
     assert f"producer resume {out}" in todo
-    assert parts.request_count(demo_url, "/images") == requested
+    assert processes.request_count(demo_url, "/images") == requested
     assert json.loads((out / "run.json").read_text())["state"] == "failed"
     (old / "00000.parquet").unlink()
-    facts = parts.producer("resume", out, "--broker", fleet, "--json").json()
+    facts = processes.producer("resume", out, "--broker", fleet, "--json").json()
     assert (facts["success"], facts["unchanged"]) == (3, 0)

@@ -20,8 +20,8 @@ from tasks.fetch import failed
 from tasks.model import Reason, RunOptions, Status
 from tasks.storage import manifest
 from tasks.storage.store import Store
-from tests.integration import played
-from tests.integration.played import REFUSED, RUN_ID, Fleet, Producer, Stage
+from tests.integration import simulated_fleet
+from tests.integration.simulated_fleet import REFUSED, RUN_ID, Fleet, Producer, Stage
 
 _SIZE = 3
 _OPTIONS = RunOptions("/out", _SIZE, run_id=RUN_ID)
@@ -33,14 +33,14 @@ _STEPS_TO_REPAIR = 3
 @pytest.fixture(scope="module")
 def stage(redis_url: str) -> Iterator[Stage]:
     """Connect the app to the tests' Redis."""
-    with played.stage(redis_url) as found:
+    with simulated_fleet.stage(redis_url) as found:
         yield found
 
 
 @pytest.fixture
 def fleet(stage: Stage) -> Iterator[Fleet]:
     """Give a simulated fleet at an empty Redis."""
-    with played.fleet(stage) as found:
+    with simulated_fleet.fleet(stage) as found:
         yield found
 
 
@@ -58,7 +58,9 @@ def begin(stage: Stage, fleet: Fleet, store: Store) -> Begin:
     """Give a function that starts a run of one shard or more."""
 
     def start(shards: int = 1, **options: Any) -> Producer:
-        return Producer(stage, store, _OPTIONS, played.planner(store, _SIZE, _URLS[: shards * _SIZE]), **options)
+        return Producer(
+            stage, store, _OPTIONS, simulated_fleet.planner(store, _SIZE, _URLS[: shards * _SIZE]), **options
+        )
 
     return start
 
@@ -66,7 +68,7 @@ def begin(stage: Stage, fleet: Fleet, store: Store) -> Begin:
 def resume(stage: Stage, store: Store, shards: int = 1, revision: int = 0, **options: Any) -> Producer:
     """Resume a run with a complete plan, as its second command."""
     run = RunOptions("/out", _SIZE, run_id=RUN_ID, revision=revision, command=1)
-    planner = played.earlier_plan(store, _SIZE, shards * _SIZE)
+    planner = simulated_fleet.earlier_plan(store, _SIZE, shards * _SIZE)
     return Producer(stage, store, run, planner, resumed=True, **options)
 
 
@@ -83,7 +85,7 @@ def finish(producer: Producer, fleet: Fleet, steps: int = 50) -> None:
 def assert_complete(store: Store, fleet: Fleet, shards: int = 1) -> None:
     """Make sure that every image is saved and has exactly one row."""
     for shard in range(shards):
-        rows = played.rows(store, shard)
+        rows = simulated_fleet.rows(store, shard)
         assert [row.key for row in rows] == [f"{shard:05d}{place}" for place in range(_SIZE)]
         assert all(row.ok and row.path and store.exists(row.path) for row in rows)
     assert fleet.server.exists(*keys.of_run(RUN_ID)) == 0
@@ -136,7 +138,7 @@ def test_restores_a_lost_part(begin: Begin, fleet: Fleet, store: Store) -> None:
     assert sent(fleet) == [task(2), task(0)]
     finish(producer, fleet)
     assert len(fleet.downloader.requested) == _SIZE
-    assert [row.recovered for row in played.rows(store, 0)] == [True, False, False]
+    assert [row.recovered for row in simulated_fleet.rows(store, 0)] == [True, False, False]
     assert producer.timing.repaired == 1
     assert_complete(store, fleet)
 
@@ -170,7 +172,7 @@ def test_sends_the_collect_task_of_a_dead_claim(begin: Begin, fleet: Fleet, stor
     assert sent(fleet) == []
     finish(producer, fleet)
     assert producer.timing.repaired == 0
-    assert not any(row.recovered for row in played.rows(store, 0))
+    assert not any(row.recovered for row in simulated_fleet.rows(store, 0))
     assert_complete(store, fleet)
 
 
@@ -184,7 +186,7 @@ def test_rebuilds_a_lost_collect_task(begin: Begin, fleet: Fleet, store: Store) 
     assert sent(fleet) == [task(index) for index in range(_SIZE)]
     finish(producer, fleet)
     assert (len(fleet.downloader.requested), producer.timing.repaired) == (_SIZE, _SIZE)
-    assert all(row.recovered for row in played.rows(store, 0))
+    assert all(row.recovered for row in simulated_fleet.rows(store, 0))
     assert_complete(store, fleet)
 
 
@@ -264,10 +266,10 @@ def test_gives_up_on_an_image_lost_again_and_again(begin: Begin, fleet: Fleet, s
         producer.step()
     assert producer.timing.repaired == 5
     assert tries == 6
-    first, lost, third = played.rows(store, 0)
+    first, lost, third = simulated_fleet.rows(store, 0)
     assert (first.ok, third.ok, lost.reason, lost.key) == (True, True, Reason.LOST, "000001")
     assert "5 times" in (lost.error_message or "")
-    assert all(row.ok for row in played.rows(store, 1))
+    assert all(row.ok for row in simulated_fleet.rows(store, 1))
 
 
 def test_gives_up_on_a_collect_task_lost_again_and_again(begin: Begin, fleet: Fleet, store: Store) -> None:
@@ -437,7 +439,7 @@ def test_late_failure_to_save_in_an_adopted_shard(stage: Stage, begin: Begin, fl
     assert {message["headers"]["id"] for message in fleet.waiting()} == {task(index) for index in range(_SIZE)}
     unsaved(fleet)
     finish(second, fleet)
-    assert [row.reason for row in played.rows(store, 0)] == [Reason.STORAGE, None, None]
+    assert [row.reason for row in simulated_fleet.rows(store, 0)] == [Reason.STORAGE, None, None]
 
 
 def test_failure_to_save_is_final_within_a_command(begin: Begin, fleet: Fleet, store: Store) -> None:
@@ -451,7 +453,7 @@ def test_failure_to_save_is_final_within_a_command(begin: Begin, fleet: Fleet, s
     fleet.finish(slow)
     finish(producer, fleet)
     assert producer.timing.repaired == 0
-    assert [row.reason for row in played.rows(store, 0)] == [Reason.STORAGE, None, None]
+    assert [row.reason for row in simulated_fleet.rows(store, 0)] == [Reason.STORAGE, None, None]
 
 
 def test_saved_images_of_a_dead_worker_are_not_downloaded_again(begin: Begin, fleet: Fleet, store: Store) -> None:
@@ -463,7 +465,7 @@ def test_saved_images_of_a_dead_worker_are_not_downloaded_again(begin: Begin, fl
     fleet.crash("a")
     finish(producer, fleet)
     assert sorted(fleet.downloader.requested) == _URLS[:_SIZE]
-    assert [row.recovered for row in played.rows(store, 0)] == [True, False, False]
+    assert [row.recovered for row in simulated_fleet.rows(store, 0)] == [True, False, False]
     assert_complete(store, fleet)
 
 
@@ -473,7 +475,7 @@ def test_collect_task_that_kills_its_workers_ends_the_run(
     """A collect task that kills worker after worker ends its run with an error."""
     producer = begin()
     fleet.work([IMAGES])
-    monkeypatch.setattr(Channel, "holder", played.worker_id("a"))
+    monkeypatch.setattr(Channel, "holder", simulated_fleet.worker_id("a"))
     for death in range(1 + BODY_CRASHES):
         assert not producer.ended
         body = fleet.take(SHARDS)
@@ -507,7 +509,7 @@ def test_resume_after_workers_dropped_the_queue(stage: Stage, begin: Begin, flee
 def refused(stage: Stage, fleet: Fleet, store: Store) -> dict[int, bytes]:
     """Finish a run of two shards, each with its second image refused, and give the manifests by shard."""
     urls = [url + REFUSED if index % _SIZE == 1 else url for index, url in enumerate(_URLS)]
-    producer = Producer(stage, store, _OPTIONS, played.planner(store, _SIZE, urls))
+    producer = Producer(stage, store, _OPTIONS, simulated_fleet.planner(store, _SIZE, urls))
     finish(producer, fleet)
     fleet.downloader.requested.clear()
     return {shard: store.read(manifest.name(shard)) for shard in (0, 1)}
@@ -525,11 +527,11 @@ def test_revision_resends_only_failed_images(
     body = {"run_id": RUN_ID, "shard": 0, "revision": 1, "count": 1, "command": 1}
     assert message.body[2]["chord"]["kwargs"] == body
     assert message.body[2]["chord"]["options"]["task_id"] == f"{RUN_ID}.00000.1.collect"
-    monkeypatch.setattr(played, "REFUSED", "/matches nothing")
+    monkeypatch.setattr(simulated_fleet, "REFUSED", "/matches nothing")
     finish(producer, fleet)
     assert len(fleet.downloader.requested) == 2
     for shard in (0, 1):
-        rows = played.rows(store, shard)
+        rows = simulated_fleet.rows(store, shard)
         assert [row.status for row in rows] == [Status.SUCCESS] * _SIZE
         assert all(row.path and store.exists(row.path) for row in rows)
     assert producer.reports[-1].done_before == 2 * _SIZE - 2
@@ -563,8 +565,8 @@ def test_revision_is_repaired_and_resumed(stage: Stage, fleet: Fleet, store: Sto
     assert sent(fleet) == [task(1, ".1")]
     finish(second, fleet)
     for shard in (0, 1):
-        assert [row.attempts for row in played.rows(store, shard)] == [0, 0, 0]
-        assert [row.ok for row in played.rows(store, shard)] == [True, False, True]
+        assert [row.attempts for row in simulated_fleet.rows(store, shard)] == [0, 0, 0]
+        assert [row.ok for row in simulated_fleet.rows(store, shard)] == [True, False, True]
         assert store.read(manifest.name(shard)) != refused[shard]
 
 
@@ -581,7 +583,7 @@ def test_late_copies_of_an_earlier_revision_change_nothing(
     dispatcher = Dispatcher(
         RunOptions(str(store.root), _SIZE, run_id=RUN_ID),
         store,
-        played.earlier_plan(store, _SIZE, 2 * _SIZE),
+        simulated_fleet.earlier_plan(store, _SIZE, 2 * _SIZE),
         fleet.server,
     )
     requests = dispatcher._requests(0)

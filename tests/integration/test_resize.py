@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.integration import parts
+from tests.integration import processes
 
 _SIDE = 64
 #: The requests to the demo server, each with the resulting size in pixels.
@@ -25,11 +25,11 @@ def test_run_resizes(fleet: str, demo_url: str, out: Path) -> None:
     """Workers save every image as a JPEG of the requested size; rows have the original and the saved size."""
     urls = [*(f"{demo_url}/{path}" for path in _SIZES), f"{demo_url}/fault/broken-image", f"{demo_url}/fault/html"]
     options = ("--resize", "keep_ratio", "--image-size", str(_SIDE), "--broker", fleet, "--json")
-    facts = parts.producer("run", "-", "--out", out, *options, stdin="\n".join(urls).encode()).json()
+    facts = processes.producer("run", "-", "--out", out, *options, stdin="\n".join(urls).encode()).json()
     assert (facts["success"], facts["reasons"]) == (len(_SIZES), {"undecodable": 1, "not_image": 1})
     fetch = json.loads((out / "run.json").read_text())["options"]["fetch"]
     assert fetch["resize"] == {"mode": "keep_ratio", "image_size": _SIDE, "quality": 95}
-    rows = parts.rows(out)
+    rows = processes.rows(out)
     assert {row["status"] for row in rows[-2:]} == {"failed_to_resize"}
     for row, (path, size) in zip(rows, _SIZES.items(), strict=False):
         body = (out / row["path"]).read_bytes()
@@ -41,23 +41,23 @@ def test_run_resizes(fleet: str, demo_url: str, out: Path) -> None:
         with Image.open(out / row["path"]) as saved:
             saved.load()
             assert (saved.format, saved.size) == ("JPEG", size)
-    assert parts.image_files(out) == {row["path"] for row in rows if row["path"]}
+    assert processes.image_files(out) == {row["path"] for row in rows if row["path"]}
 
 
 def test_all_ways_resize_alike(fleet: str, demo_url: str, out: Path, tmp_path: Path) -> None:
     """One by one, threads and the fleet save the same files from the same list."""
     source = tmp_path / "list.txt"
     source.write_text("".join(f"{demo_url}/{path}\n" for path in _SIZES))
-    ended = parts.producer(
+    ended = processes.producer(
         *("compare", source, "--out", out, "--broker", fleet, "--json"),
         *("--resize", "keep_ratio", "--image-size", str(_SIDE)),
         env={"IMAGEFLEET_ALLOW_NETWORKS": demo_url.removeprefix("http://")},
     )
     ways = [Path(way["out"]) for way in ended.json()["ways"]]
-    files = [{name: (way / name).read_bytes() for name in parts.image_files(way)} for way in ways]
+    files = [{name: (way / name).read_bytes() for name in processes.image_files(way)} for way in ways]
     assert len(files[0]) == len(_SIZES)
     assert files[0] == files[1] == files[2]
-    assert {(row["width"], row["height"]) for row in parts.rows(ways[0])} == set(_SIZES.values())
+    assert {(row["width"], row["height"]) for row in processes.rows(ways[0])} == set(_SIZES.values())
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_all_ways_resize_alike(fleet: str, demo_url: str, out: Path, tmp_path: P
 def test_wrong_options_are_refused(tmp_path: Path, options: list[str], named: str) -> None:
     """An unknown mode, a size of 0, and a size without a mode are reported before anything starts."""
     (tmp_path / "list.txt").write_text("http://127.0.0.1/1.jpg\n")
-    ended = parts.producer("run", tmp_path / "list.txt", "--out", tmp_path / "out", *options)
+    ended = processes.producer("run", tmp_path / "list.txt", "--out", tmp_path / "out", *options)
     assert (ended.code, ended.out) == (2, "")
     assert named in ended.err
     assert not (tmp_path / "out").exists()

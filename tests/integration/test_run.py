@@ -16,7 +16,7 @@ from PIL import Image
 
 from tasks import celery
 from tasks.celery import COLLECT_SHARD, FETCH_IMAGE
-from tests.integration import parts
+from tests.integration import processes
 from tests.unit.test_streams import ASCII
 
 COUNT = 2_500
@@ -91,7 +91,7 @@ class FinishedRun:
     site: Site
     executed: dict[str, int] | None
     out: Path
-    ended: parts.Completed
+    ended: processes.Completed
     fetched: list[str]
     rows: list[dict[str, Any]]
 
@@ -112,11 +112,11 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         Image.new("RGB", image_size(number), (number % 256, number // 10, 90)).save(path, KINDS[extension])
         originals[path.name] = path.read_bytes()
     assert len(set(originals.values())) == COUNT
-    with parts.file_server(folder, files) as port:
+    with processes.file_server(folder, files) as port:
         source = folder / "list.txt"
         source.write_text("".join(f"http://127.0.0.1:{port}/{name}\n" for name in originals))
         yield Site(port, folder, originals, source)
-    parts.remove(files)
+    processes.remove(files)
 
 
 @pytest.fixture(scope="module", params=["broker", "local fleet"])
@@ -130,18 +130,18 @@ def ran(
         out = store_root / "of-2500"
         url = request.getfixturevalue("fleet")
         before_run = executions(url)
-        ended = parts.producer("run", site.source, "--out", out, "--broker", url, "--json")
+        ended = processes.producer("run", site.source, "--out", out, "--broker", url, "--json")
         executed = {name: count - before_run.get(name, 0) for name, count in executions(url).items()}
     else:
         out = tmp_path_factory.mktemp("local") / "out"
         env = {"IMAGEFLEET_ALLOW_NETWORKS": f"127.0.0.1:{site.port}"}
-        ended = parts.producer("run", site.source, "--out", out, "--json", env=env)
-    return FinishedRun(site, executed, out, ended, site.requested()[requests_before:], parts.rows(out))
+        ended = processes.producer("run", site.source, "--out", out, "--json", env=env)
+    return FinishedRun(site, executed, out, ended, site.requested()[requests_before:], processes.rows(out))
 
 
 def executions(url: str) -> dict[str, int]:
     """Return how often the workers at a broker have started each task, by their own count."""
-    stats = parts.worker_stats(url)
+    stats = processes.worker_stats(url)
     assert len(stats) == 2
     totals: dict[str, int] = {}
     for worker in stats.values():
@@ -162,7 +162,7 @@ def test_saved_files_equal_their_originals(ran: FinishedRun) -> None:
     for row, (name, body) in zip(ran.rows, ran.site.originals.items(), strict=True):
         assert row["url"].endswith(f"/{name}")
         assert (ran.out / row["path"]).read_bytes() == body
-    assert parts.image_files(ran.out) == {row["path"] for row in ran.rows}
+    assert processes.image_files(ran.out) == {row["path"] for row in ran.rows}
 
 
 def test_manifests_hold_a_row_for_each_url_in_order(ran: FinishedRun) -> None:
@@ -233,7 +233,7 @@ def test_run_json_is_complete(ran: FinishedRun) -> None:
 
 def test_files_with_urls_are_private(ran: FinishedRun) -> None:
     """Plan, manifests, stats and run.json may hold secrets, so only their owner can read them."""
-    names = parts.files_below(ran.out) - parts.image_files(ran.out)
+    names = processes.files_below(ran.out) - processes.image_files(ran.out)
     assert len(names) == 3 * len(SHARDS) + len({"run.json", ".lock"})
     assert {stat.S_IMODE((ran.out / name).stat().st_mode) for name in names} == {0o600}
 
@@ -241,7 +241,7 @@ def test_files_with_urls_are_private(ran: FinishedRun) -> None:
 def test_report_without_json(fleet: str, demo_url: str, out: Path) -> None:
     """Without ``--json``, the report is on standard output and has the Total Execution Time."""
     urls = f"{demo_url}/images/1.jpg\n{demo_url}/fault/not-found\n"
-    ended = parts.producer("run", "-", "--out", out, "--broker", fleet, stdin=urls.encode())
+    ended = processes.producer("run", "-", "--out", out, "--broker", fleet, stdin=urls.encode())
     assert ended.code == 0, ended.err
     lines = {" ".join(line.split()) for line in ended.out.splitlines()}
     assert any(line.startswith("Total Execution Time") and line.endswith(" seconds") for line in lines)
@@ -250,19 +250,19 @@ def test_report_without_json(fleet: str, demo_url: str, out: Path) -> None:
 
 def test_slow_pipe_is_read_lazily(fleet: str, demo_url: str, out: Path, tmp_path: Path) -> None:
     """A pipe's first shard is done while the pipe is still open, and its last line needs no line end."""
-    argv = parts.command(["run", "-", "--out", out, "--broker", fleet, "--shard-size", "2", "--json"])
-    with parts.started("run", argv, tmp_path, stdin=subprocess.PIPE) as run:
+    argv = processes.command(["run", "-", "--out", out, "--broker", fleet, "--shard-size", "2", "--json"])
+    with processes.started("run", argv, tmp_path, stdin=subprocess.PIPE) as run:
         assert run.process.stdin is not None
         run.process.stdin.write(f"{demo_url}/images/0.jpg\n# none\n\n{demo_url}/images/1.png\n".encode())
         run.process.stdin.flush()
-        parts.eventually((out / "00000.parquet").exists, "the first shard's manifest")
+        processes.eventually((out / "00000.parquet").exists, "the first shard's manifest")
         assert run.process.poll() is None
         assert json.loads((out / "run.json").read_text())["plan"] == "open"
         run.process.stdin.write(f"{demo_url}/images/2.gif".encode())
         run.process.stdin.close()
         facts = run.wait().json()
     assert (facts["source"], facts["success"], facts["shards"]) == ("-", 3, 2)
-    assert [row["format"] for row in parts.rows(out)] == ["jpeg", "png", "gif"]
+    assert [row["format"] for row in processes.rows(out)] == ["jpeg", "png", "gif"]
 
 
 def test_progress_grows_with_each_image(fleet: str, demo_url: str, out: Path, tmp_path: Path) -> None:
@@ -270,11 +270,11 @@ def test_progress_grows_with_each_image(fleet: str, demo_url: str, out: Path, tm
     urls = [f"{demo_url}/images/{number}.jpg" for number in range(3)]
     source = tmp_path / "list.txt"
     source.write_text("\n".join([*urls, f"{demo_url}/images/3.jpg?latency=4"]))
-    argv = parts.command(["run", source, "--out", out, "--broker", fleet, "--json"])
-    with parts.started("run", argv, tmp_path) as run, parts.connect(fleet) as server:
-        parts.eventually((out / "run.json").exists, "run.json")
+    argv = processes.command(["run", source, "--out", out, "--broker", fleet, "--json"])
+    with processes.started("run", argv, tmp_path) as run, processes.connect(fleet) as server:
+        processes.eventually((out / "run.json").exists, "run.json")
         key = f"imagefleet:moved:{json.loads((out / 'run.json').read_text())['id']}"
-        moved = parts.eventually(lambda: server.hget(key, "success"), "progress")
+        moved = processes.eventually(lambda: server.hget(key, "success"), "progress")
         assert not (out / "00000.parquet").exists()
         assert 1 <= int(str(moved)) <= 3
         assert run.wait().json()["success"] == 4
@@ -283,11 +283,11 @@ def test_progress_grows_with_each_image(fleet: str, demo_url: str, out: Path, tm
 def test_redis_keeps_nothing_of_a_run(fleet: str, demo_url: str, out: Path) -> None:
     """After a run, no key of ours exists or returns, Celery's keys expire, and no task is queued."""
     source = f"{demo_url}/images/1.jpg".encode()
-    first = parts.producer("run", "-", "--out", out, "--broker", fleet, "--json", stdin=source).json()
+    first = processes.producer("run", "-", "--out", out, "--broker", fleet, "--json", stdin=source).json()
     # By the end of another run, the workers have sent all their reports about the first one.
-    second = parts.producer("run", "-", "--out", f"{out}-again", "--broker", fleet, "--json", stdin=source).json()
+    second = processes.producer("run", "-", "--out", f"{out}-again", "--broker", fleet, "--json", stdin=source).json()
     assert second["success"] == 1
-    with parts.connect(fleet) as server:
+    with processes.connect(fleet) as server:
         remaining = [str(key) for key in server.scan_iter(f"*{first['run_id']}*")]
         # Celery remembers for a day that a chord was done, so that a late copy of a part can't start it again.
         assert all(int(str(server.ttl(key))) > 0 for key in remaining)
@@ -302,9 +302,9 @@ def test_run_where_text_is_ascii(demo_url: str, tmp_path: Path, env: dict[str, s
     source, out = tmp_path / "list.txt", tmp_path / "größe-画像"
     urls = [f"{demo_url}/images/1.jpg?é".encode(), f"{demo_url}/images/2.jpg?\u753b".encode()]
     source.write_bytes(b"\n".join([*urls, f"{demo_url}/images/3.jpg?".encode() + b"caf\xe9", b"http://\xff/4.jpg"]))
-    ended = parts.producer(
+    ended = processes.producer(
         *("run", source, "--out", out, "--workers", "1"), env={**env, "IMAGEFLEET_ALLOW_NETWORKS": "127.0.0.1"}
     )
     assert ended.code == 0, ended.err
-    assert [row["status"] for row in parts.rows(out)] == ["success"] * 2 + ["failed_to_download"] * 2
-    assert parts.producer("resume", out, env=env).code == 0
+    assert [row["status"] for row in processes.rows(out)] == ["success"] * 2 + ["failed_to_download"] * 2
+    assert processes.producer("resume", out, env=env).code == 0

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from tests.integration import parts
+from tests.integration import processes
 
 
 def secrets(folder: Path, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
@@ -47,7 +47,7 @@ def test_shows_flowers_address_with_its_prefix(tmp_path: Path, prefix: str) -> N
 def test_redis_uses_the_chosen_password(tmp_path: Path, password: str) -> None:
     """Redis asks for the user's password, whatever characters it contains."""
     assert secrets(tmp_path, REDIS_PASSWORD=password).returncode == 0
-    with parts.redis_server(tmp_path, "--include", str(tmp_path / "redis.conf")) as port:
+    with processes.redis_server(tmp_path, "--include", str(tmp_path / "redis.conf")) as port:
         with pytest.raises(redis.AuthenticationError):
             redis.Redis(port=port).ping()
         with redis.Redis(port=port, password=password) as client:

@@ -24,8 +24,8 @@ from kombu.utils.eventio import ERR, READ
 
 from tasks.broker import client as broker_client
 from tasks.broker import transport
-from tests.conditions import PATIENCE, wait_for
-from tests.integration import parts
+from tests.integration import processes
+from tests.waiting import PATIENCE, wait_for
 
 _QUEUE = "transport-test"
 
@@ -530,7 +530,7 @@ def test_killed_consumers_lose_nothing(redis_url: str, server: redis.Redis) -> N
     done: set[int] = set()
     for _ in range(10):
         argv = [sys.executable, "-c", _CONSUMER, redis_url, _QUEUE]
-        with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, env=parts.environment({})) as process:
+        with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, env=processes.environment({})) as process:
             assert process.stdout is not None
             for _ in range(20):
                 done.add(int(process.stdout.readline()))

@@ -13,8 +13,8 @@ import pytest
 
 from tasks.broker import heartbeat
 from tasks.broker.client import client
-from tests.conditions import PATIENCE
-from tests.integration import parts
+from tests.integration import processes
+from tests.waiting import PATIENCE
 
 #: The wrapper of each kind's plain worker command; it needs root, and ends with the worker.
 _UNSHARED = {
@@ -31,10 +31,10 @@ def mixed(redis_port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     url, folder = f"redis://127.0.0.1:{redis_port}/5", tmp_path_factory.mktemp("mixed")
     root, other = folder / "root", folder / "other"
     with (
-        parts.worker("good", folder, url, root, "127.0.0.1", "--hostname", "good@%h"),
-        parts.worker("stray", folder, url, other, "127.0.0.1", "--hostname", "stray@%h"),
+        processes.worker("good", folder, url, root, "127.0.0.1", "--hostname", "good@%h"),
+        processes.worker("stray", folder, url, other, "127.0.0.1", "--hostname", "stray@%h"),
     ):
-        parts.eventually(lambda: len(parts.worker_stats(url)) == 2, "two workers")
+        processes.eventually(lambda: len(processes.worker_stats(url)) == 2, "two workers")
         yield url, root
 
 
@@ -42,7 +42,7 @@ def test_worker_without_a_store_root_does_not_start(tmp_path: Path, redis_port: 
     """A plain worker without a store root ends at once, and names the missing variable."""
     argv = [sys.executable, "-m", "celery", "-A", "tasks", "worker"]
     env = {"IMAGEFLEET_BROKER_URL": f"redis://127.0.0.1:{redis_port}/6", "IMAGEFLEET_STORE_ROOT": "/data"}
-    with parts.started("worker", argv, tmp_path, env) as worker:
+    with processes.started("worker", argv, tmp_path, env) as worker:
         ended = worker.wait()
     assert ended.code == 1
     assert "this worker can't start: IMAGEFLEET_STORE_ROOTS is not set" in ended.err
@@ -53,9 +53,9 @@ def test_refuses_a_folder_that_no_worker_may_write(fleet: str, demo_url: str, tm
     """A run outside of all workers' roots is refused before it starts, and leaves nothing behind."""
     out = tmp_path / "out"
     url = f"{demo_url}/images/1.jpg".encode()
-    ended = parts.producer("run", "-", "--out", out, "--broker", fleet, "--json", stdin=url)
+    ended = processes.producer("run", "-", "--out", out, "--broker", fleet, "--json", stdin=url)
     assert ended.code == 2
-    what, why, todo = parts.error_parts(ended)
+    what, why, todo = processes.error_parts(ended)
     assert what == f"No worker can save images in {out}"
     assert "second@" in why
     assert "IMAGEFLEET_STORE_ROOTS" in todo
@@ -67,14 +67,14 @@ def test_resume_and_retry_are_refused_likewise(fleet: str, demo_url: str, tmp_pa
     out, env = tmp_path / "out", {"IMAGEFLEET_ALLOW_NETWORKS": "127.0.0.1"}
     urls = f"{demo_url}/images/1.jpg\n{demo_url}/fault/server-error\n".encode()
     arguments = ("run", "-", "--out", out, "--workers", "1", "--retries", "0", "--json")
-    assert parts.producer(*arguments, env=env, stdin=urls).json()["failed"] == 1
+    assert processes.producer(*arguments, env=env, stdin=urls).json()["failed"] == 1
     complete = (out / "run.json").read_text()
-    ended = parts.producer("retry", out, "--broker", fleet, "--json")
-    assert (ended.code, parts.error_parts(ended)[0]) == (2, f"No worker can save images in {out}")
+    ended = processes.producer("retry", out, "--broker", fleet, "--json")
+    assert (ended.code, processes.error_parts(ended)[0]) == (2, f"No worker can save images in {out}")
     assert (out / "run.json").read_text() == complete
     (out / "00000.parquet").unlink()
-    ended = parts.producer("resume", out, "--broker", fleet, "--json")
-    assert (ended.code, parts.error_parts(ended)[0]) == (2, f"No worker can save images in {out}")
+    ended = processes.producer("resume", out, "--broker", fleet, "--json")
+    assert (ended.code, processes.error_parts(ended)[0]) == (2, f"No worker can save images in {out}")
     assert (out / "run.json").read_text() == complete
     assert not list(out.glob(".doctor-*"))
 
@@ -83,10 +83,10 @@ def test_unfit_worker_is_named_and_others_do_the_work(mixed: tuple[str, Path], d
     """Before sending, the command names a worker unable to save, and does not count it as part of the fleet."""
     broker, root = mixed
     urls = "".join(f"{demo_url}/images/{number}.jpg\n" for number in range(100)).encode()
-    ended = parts.producer("run", "-", "--out", root / "out", "--broker", broker, "--json", stdin=urls)
+    ended = processes.producer("run", "-", "--out", root / "out", "--broker", broker, "--json", stdin=urls)
     facts = ended.json()
     assert (facts["workers"], facts["success"]) == (1, 100)
-    assert {row["attempts"] for row in parts.rows(root / "out")} == {1}
+    assert {row["attempts"] for row in processes.rows(root / "out")} == {1}
     (name,) = facts["unfit_workers"]
     assert name.startswith("stray@")
     assert "IMAGEFLEET_STORE_ROOTS" in facts["unfit_workers"][name]
@@ -96,24 +96,24 @@ def test_unfit_worker_is_named_and_others_do_the_work(mixed: tuple[str, Path], d
 def test_names_misspelt_settings(tmp_path: Path, demo_url: str) -> None:
     """The doctor and a command with a local fleet name unknown variables, and suggest the right ones."""
     env = {"IMAGEFLEET_ALOW_NETWORKS": "127.0.0.1", "IMAGEFLEET_ALLOW_NETWORKS": "127.0.0.1", "IMAGEFLEET_XYZ": "1"}
-    report = json.loads(parts.producer("doctor", "--json", env=env).out)
+    report = json.loads(processes.producer("doctor", "--json", env=env).out)
     (finding,) = [finding for finding in report["findings"] if finding["name"] == "unknown settings"]
     unknown = "IMAGEFLEET_ALOW_NETWORKS (did you mean IMAGEFLEET_ALLOW_NETWORKS?), IMAGEFLEET_XYZ"
     assert (finding["level"], finding["found"]) == ("warn", f"nothing reads {unknown}")
     url = f"{demo_url}/images/1.jpg".encode()
-    ended = parts.producer("run", "-", "--out", tmp_path / "out", "--workers", "1", "--json", env=env, stdin=url)
+    ended = processes.producer("run", "-", "--out", tmp_path / "out", "--workers", "1", "--json", env=env, stdin=url)
     assert ended.json()["success"] == 1
     assert ended.err == f"Warning: unknown environment variables are ignored: {unknown}.\n"
 
 
 @contextmanager
-def kinds_of_workers(folder: Path, broker: str, allow: str) -> Iterator[dict[str, parts.Background]]:
+def kinds_of_workers(folder: Path, broker: str, allow: str) -> Iterator[dict[str, processes.Background]]:
     """Give two good workers, and one of each kind that can only fail; all share a folder ``root``."""
     root = folder / "root"
     for name in ("root", "other"):
         (folder / name).mkdir()
     (folder / "empty").touch()
-    closed = f"http://127.0.0.1:{parts.free_port()}"
+    closed = f"http://127.0.0.1:{processes.free_port()}"
     settings = {"first": {}, "second": {}, "stray": {"STORE_ROOTS": str(folder / "other")}, "proxy": {"PROXY": closed}}
     with ExitStack() as stack:
         found = {}
@@ -129,7 +129,7 @@ def kinds_of_workers(folder: Path, broker: str, allow: str) -> Iterator[dict[str
                 **settings.get(name, {}),
             }
             env = {f"IMAGEFLEET_{variable}": value for variable, value in changes.items()}
-            found[name] = stack.enter_context(parts.started(name, argv, folder, env))
+            found[name] = stack.enter_context(processes.started(name, argv, folder, env))
         with client(broker) as server:
 
             def are_up() -> bool:
@@ -137,7 +137,7 @@ def kinds_of_workers(folder: Path, broker: str, allow: str) -> Iterator[dict[str
                 assert not ended
                 return len(heartbeat.holders(server)) > len(found)
 
-            parts.eventually(are_up, "all workers", 30 * PATIENCE)
+            processes.eventually(are_up, "all workers", 30 * PATIENCE)
         yield found
 
 
@@ -154,7 +154,7 @@ def test_unfit_workers_cost_no_image(redis_url: str, demo_url: str, tmp_path: Pa
     out = tmp_path / "root" / "out"
     with kinds_of_workers(tmp_path, redis_url, "127.0.0.1,::1") as workers:
         arguments = ("run", "-", "--out", out, "--broker", redis_url, "--shard-size", "200", "--timeout", "5", "--json")
-        ended = parts.producer(*arguments, stdin=urls, seconds=60 * PATIENCE)
+        ended = processes.producer(*arguments, stdin=urls, seconds=60 * PATIENCE)
         facts = ended.json()
         assert (facts["success"], facts["failed"]) == (2000, 0), facts
         kinds = {name.partition("@")[0]: why for name, why in facts["unfit_workers"].items()}
@@ -165,17 +165,17 @@ def test_unfit_workers_cost_no_image(redis_url: str, demo_url: str, tmp_path: Pa
         assert "Read-only file system" in kinds["read-only"]
         assert "IMAGEFLEET_STORE_ROOTS" in kinds["stray"]
         assert "a worker leaves this run to the others: proxy@" in ended.err
-        report = json.loads(parts.producer("doctor", "--broker", redis_url, "--out", out, "--json").out)
+        report = json.loads(processes.producer("doctor", "--broker", redis_url, "--out", out, "--json").out)
         found = {finding["name"]: finding["found"] for finding in report["findings"]}
         assert all(f"{name}@" in found["unfit workers"] for name in ("resolver", "proxy", "route"))
         # This worker reads this file as its /etc/hosts.
         (tmp_path / "empty").write_text("127.0.0.1 localhost\n")
         slow = "".join(f"{host}/images/{number}.jpg?latency=1\n" for number in range(2000)).encode()
-        argv = parts.command(("run", "-", "--out", tmp_path / "root" / "again", "--broker", redis_url))
-        with parts.started("again", argv, tmp_path, stdin=subprocess.PIPE) as again:
+        argv = processes.command(("run", "-", "--out", tmp_path / "root" / "again", "--broker", redis_url))
+        with processes.started("again", argv, tmp_path, stdin=subprocess.PIPE) as again:
             assert again.process.stdin is not None
             again.process.stdin.write(slow)
             again.process.stdin.close()
-            parts.eventually(
+            processes.eventually(
                 lambda: "this worker is fit again" in workers["resolver"].err, "a resolved name", 24 * PATIENCE
             )

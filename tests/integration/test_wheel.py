@@ -15,7 +15,7 @@ from zipfile import ZipFile
 import pytest
 
 from tests.conftest import lacking, redis_program
-from tests.integration.parts import ROOT, environment
+from tests.integration.processes import ROOT, environment
 
 #: The packages of the wheel, and what else its build reads.
 _PACKAGES = ("config", "producer", "tasks")

@@ -19,12 +19,12 @@ from urllib.parse import quote
 import click
 
 from producer.local_fleet.fleet import Fleet, FleetSize
-from tests.integration import parts
+from tests.integration import processes
 from tests.pillow.counts import COUNTS, REASONS, RUNS, kind_of
 from tests.upstream import sources
 
 #: The folder of the images; ignored by git.
-FOLDER = parts.ROOT / ".pillow"
+FOLDER = processes.ROOT / ".pillow"
 _PATIENCE = 900.0
 _SIZE = FleetSize(workers=2, concurrency=8)
 
@@ -37,11 +37,11 @@ def fetched(name: str, images: list[str], port: int, folder: Path, broker_url: s
     """
     source, out = folder / "list.txt", folder / name
     source.write_text("".join(f"http://127.0.0.1:{port}/{quote(image)}\n" for image in images))
-    ended = parts.producer(
+    ended = processes.producer(
         *("run", source, "--out", out, "--broker", broker_url, "--retries", "0", "--json", *RUNS[name]),
         seconds=_PATIENCE,
     )
-    rows = parts.rows(out)
+    rows = processes.rows(out)
     if len(rows) != len(images):
         raise click.ClickException(f"{name}: {len(rows)} of {len(images)} images have results: {ended.err}")
     return rows
@@ -75,7 +75,7 @@ def main(keep: bool) -> None:
     images = sorted(path.relative_to(files).as_posix() for path in files.rglob("*") if path.is_file())
     counts: dict[str, Any] = {"version": version("pillow")}
     faults = []
-    with tempfile.TemporaryDirectory() as name, parts.nginx(Path(name), files) as port:
+    with tempfile.TemporaryDirectory() as name, processes.nginx(Path(name), files) as port:
         folder = Path(name)
         with Fleet(_SIZE, [folder], ["127.0.0.1"]) as fleet:
             pids = fleet.pids

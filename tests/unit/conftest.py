@@ -22,10 +22,10 @@ from tasks.download.downloader import Downloader
 from tasks.download.guard import Guard
 from tasks.model import FetchOptions, Outcome, Status, key_of
 from tasks.storage.store import Store
-from tests.conditions import PATIENCE
 from tests.conftest import required
 from tests.demo_server import running
 from tests.encoding import encoded
+from tests.waiting import PATIENCE
 
 hypothesis.settings.register_profile("unit", max_examples=20, deadline=None, database=None, derandomize=True)
 hypothesis.settings.load_profile("unit")

@@ -11,8 +11,8 @@ from tasks.deadline import Deadline
 from tasks.errors import TooManyPixels, Undecodable
 from tasks.images.completeness import completed
 from tests import bombs
-from tests.conditions import PATIENCE
 from tests.encoding import encoded
+from tests.waiting import PATIENCE
 
 _END = b"\xff\xd9"
 _OPTIONS: dict[str, dict[str, Any]] = {

@@ -15,8 +15,8 @@ import pytest
 
 from tasks.download import happy_eyeballs
 from tasks.download.happy_eyeballs import AddressInfo, Connector, interleave
-from tests.conditions import PATIENCE
 from tests.conftest import lacking
+from tests.waiting import PATIENCE
 
 _HEAD_START = happy_eyeballs._HEAD_START_SECONDS
 

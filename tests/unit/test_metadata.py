@@ -20,10 +20,10 @@ from tasks.images.decode import decoded
 from tasks.images.identify import inspect
 from tasks.images.resize import resized
 from tasks.model import ResizeMode, ResizeOptions
-from tests.conditions import PATIENCE
 from tests.damaged_metadata import IMAGE, chunk, damaged_metadata, exif, jpeg, png, riff_chunk, segment, tiff, webp
 from tests.encoding import encoded
 from tests.unit import colour_profiles
+from tests.waiting import PATIENCE
 
 _LIMIT = 1_000_000
 #: How much a JPEG's edges may differ from the encoded image, of 255.

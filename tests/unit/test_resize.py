@@ -31,10 +31,10 @@ from tasks.images.identify import ImageInfo, Picture
 from tasks.images.pixel_budget import Room
 from tasks.images.resize import resized, scaled
 from tasks.model import ResizeMode, ResizeOptions
-from tests.conditions import PATIENCE, wait_for
 from tests.encoding import encoded
 from tests.unit import colour_profiles
 from tests.unit.conftest import image
+from tests.waiting import PATIENCE, wait_for
 
 _LIMIT = 10_000_000
 _KINDS = ["JPEG", "PNG", "GIF", "WEBP", "AVIF", "BMP", "TIFF", "ICO"]

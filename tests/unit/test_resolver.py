@@ -12,7 +12,7 @@ from tasks.download import recent_hosts, resolver
 from tasks.download.guard import Guard
 from tasks.download.resolver import Resolver
 from tasks.errors import ConnectFailed
-from tests.conditions import PATIENCE
+from tests.waiting import PATIENCE
 
 
 class CountingResolver:

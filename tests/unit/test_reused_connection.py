@@ -18,9 +18,9 @@ from tasks.download.guard import Guard
 from tasks.download.proxy import Proxy
 from tasks.errors import ConnectFailed, FetchError, HttpNotYet, TimedOut
 from tasks.model import FetchOptions
-from tests.conditions import PATIENCE
 from tests.forward_proxy import ForwardProxy
 from tests.unit.conftest import Canned, always, response
+from tests.waiting import PATIENCE
 
 #: How a server ends a connection in place of an answer.
 Ending = Callable[[socket.socket], None]

@@ -14,7 +14,7 @@ from tasks.model import ImageRequest
 from tasks.storage import plan
 from tasks.storage.shard_parquet import Mark
 from tasks.storage.store import Store
-from tests.conditions import PATIENCE, wait_for
+from tests.waiting import PATIENCE, wait_for
 
 Reports = list[tuple[int, int]]
 

@@ -22,8 +22,8 @@ from producer.local_fleet.supervisor_client import ROOT
 from producer.sources import text as url_list
 from tasks.errors import UsageFault
 from tasks.model import ImageRequest
-from tests.conditions import PATIENCE
 from tests.unit.conftest import image
+from tests.waiting import PATIENCE
 from tests.zstandard import zstd
 
 _TEXTS = {

@@ -15,7 +15,7 @@ import pytest
 from tasks.errors import StorageFailed
 from tasks.storage import store as store_module
 from tasks.storage.store import PRIVATE, TEMPORARY, Store
-from tests.conditions import wait_for
+from tests.waiting import wait_for
 
 _WRITERS = 16
 

@@ -19,7 +19,7 @@ from time import monotonic
 
 import click
 
-from tests.integration.parts import environment, redis_server
+from tests.integration.processes import environment, redis_server
 from tests.upstream import sources
 from tests.upstream.expected import FAILING
 from tests.upstream.suites import COUNTS, SUITES, Suite

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import click
 
-from tests.integration.parts import ROOT
+from tests.integration.processes import ROOT
 
 #: Their folder, also for the tests' output; ignored by git.
 FOLDER = ROOT / ".upstream"

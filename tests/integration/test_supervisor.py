@@ -15,7 +15,7 @@ import pytest
 
 from producer.local_fleet.supervisor_client import ROOT, Keeping
 from tasks.errors import Fault
-from tests.conditions import PATIENCE, wait_for
+from tests.waiting import PATIENCE, wait_for
 
 _SLEEP = ["sleep", "60"]
 _OWNER = """

@@ -10,7 +10,7 @@ import redis
 from celery.worker import state
 
 from tasks.broker import redis_retry
-from tests.integration import parts
+from tests.integration import processes
 
 _IMAGES = 16
 
@@ -21,30 +21,30 @@ def test_run_survives_a_restart_of_redis(demo_url: str, tmp_path: Path) -> None:
     source = tmp_path / "list.txt"
     source.write_text("".join(f"{demo_url}/images/{index}.png?latency=3\n" for index in range(_IMAGES)))
     out = tmp_path / "out"
-    port = parts.free_port()
+    port = processes.free_port()
     url = f"redis://127.0.0.1:{port}/0"
-    before = parts.request_count(demo_url, "/images")
-    arguments = parts.command(["run", source, "--out", out, "--broker", url, "--json"])
-    with parts.redis_server(tmp_path, port=port):
-        worker = parts.worker("worker", tmp_path, url, tmp_path, "127.0.0.1")
-        producer = parts.started("producer", arguments, tmp_path)
+    before = processes.request_count(demo_url, "/images")
+    arguments = processes.command(["run", source, "--out", out, "--broker", url, "--json"])
+    with processes.redis_server(tmp_path, port=port):
+        worker = processes.worker("worker", tmp_path, url, tmp_path, "127.0.0.1")
+        producer = processes.started("producer", arguments, tmp_path)
         with worker, producer as running:
-            parts.eventually(
-                lambda: parts.request_count(demo_url, "/images") == before + _IMAGES, "requests for all images"
+            processes.eventually(
+                lambda: processes.request_count(demo_url, "/images") == before + _IMAGES, "requests for all images"
             )
-            with parts.connect(url) as server:
+            with processes.connect(url) as server:
                 server.shutdown()
-            parts.eventually(lambda: len(parts.image_files(out)) == _IMAGES, "all images saved")
-            with parts.redis_server(tmp_path, port=port):
+            processes.eventually(lambda: len(processes.image_files(out)) == _IMAGES, "all images saved")
+            with processes.redis_server(tmp_path, port=port):
                 numbers = running.wait(60).json()
                 assert (numbers["total"], numbers["success"]) == (_IMAGES, _IMAGES)
-    assert parts.request_count(demo_url, "/images") == before + _IMAGES
+    assert processes.request_count(demo_url, "/images") == before + _IMAGES
 
 
 def test_stopping_worker_does_not_wait_for_redis(monkeypatch: pytest.MonkeyPatch) -> None:
     """A stopping worker gives up, so its task stays unacknowledged and goes to another worker."""
     monkeypatch.setattr(state, "should_stop", 0)
     started = time.monotonic()
-    with redis.Redis(port=parts.free_port()) as unreachable, pytest.raises(redis.ConnectionError):
+    with redis.Redis(port=processes.free_port()) as unreachable, pytest.raises(redis.ConnectionError):
         redis_retry.patiently(unreachable.ping)
     assert time.monotonic() - started < 10

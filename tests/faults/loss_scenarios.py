@@ -18,7 +18,7 @@ from tasks.celery import IMAGES as IMAGES_QUEUE
 from tasks.celery import SHARDS
 from tests.faults import broken_producer
 from tests.faults.harness import Arena
-from tests.integration import parts
+from tests.integration import processes
 
 IMAGES = 100
 _LOST = 7
@@ -34,7 +34,7 @@ class LossScenario:
 
     name: str
     fault: str
-    start: Callable[[Arena], AbstractContextManager[parts.Background]]
+    start: Callable[[Arena], AbstractContextManager[processes.Background]]
     #: Number of images to resend by a repairing producer; None if it depends on timing.
     repaired: int | None = None
     #: Longest delay of the run in seconds without a repair.
@@ -42,10 +42,10 @@ class LossScenario:
 
 
 @contextmanager
-def _message(arena: Arena) -> Iterator[parts.Background]:
+def _message(arena: Arena) -> Iterator[processes.Background]:
     """Remove messages from their queue, like a worker dying at that moment."""
     with arena.run(arena.list(IMAGES)) as run:
-        parts.eventually(lambda: arena.server.client.llen(IMAGES_QUEUE) == IMAGES, "all messages")
+        processes.eventually(lambda: arena.server.client.llen(IMAGES_QUEUE) == IMAGES, "all messages")
         arena.server.client.rpop(IMAGES_QUEUE, _LOST)
         arena.count_fault()
         arena.fleet.add(1)
@@ -53,32 +53,32 @@ def _message(arena: Arena) -> Iterator[parts.Background]:
 
 
 @contextmanager
-def _broken(app: str, arena: Arena) -> Iterator[parts.Background]:
+def _broken(app: str, arena: Arena) -> Iterator[processes.Background]:
     """Use a worker with one faulty line that takes effect once."""
     arena.fleet.add(1, app=f"tests.faults.{app}")
     with arena.run(arena.list(IMAGES)) as run:
-        parts.eventually((arena.folder / "once").exists, "the fault")
+        processes.eventually((arena.folder / "once").exists, "the fault")
         arena.count_fault()
         yield run
 
 
 @contextmanager
-def _body(arena: Arena) -> Iterator[parts.Background]:
+def _body(arena: Arena) -> Iterator[processes.Background]:
     """Remove a chord's body from its queue."""
     arena.fleet.add(1, "-Q", IMAGES_QUEUE)
     with arena.run(arena.list(IMAGES)) as run:
-        parts.eventually(lambda: arena.server.client.rpop(SHARDS), "the body")
+        processes.eventually(lambda: arena.server.client.rpop(SHARDS), "the body")
         arena.count_fault()
         arena.fleet.add(1)
         yield run
 
 
 @contextmanager
-def _last_header(arena: Arena) -> Iterator[parts.Background]:
+def _last_header(arena: Arena) -> Iterator[processes.Background]:
     """Let the producer die before it sends its last header task."""
     argv = ["run", arena.list(IMAGES), "--out", arena.out, "--broker", arena.server.url, "--json"]
     command = [sys.executable, "-m", broken_producer.__spec__.name, *map(str, argv)]
-    with parts.started("run", command, arena.folder) as run:
+    with processes.started("run", command, arena.folder) as run:
         assert run.wait().code == -signal.SIGKILL, run.err
     arena.count_fault()
     assert 0 < int(str(arena.server.client.llen(IMAGES_QUEUE))) < broken_producer.DIES_AT
@@ -88,11 +88,11 @@ def _last_header(arena: Arena) -> Iterator[parts.Background]:
 
 
 @contextmanager
-def _foreign_worker(arena: Arena) -> Iterator[parts.Background]:
+def _foreign_worker(arena: Arena) -> Iterator[processes.Background]:
     """Let a worker without our tasks drop all messages."""
-    arena.fleet.add(1, app="tests.faults.stranger")
+    arena.fleet.add(1, app="tests.faults.foreign_worker")
     with arena.run(arena.list(IMAGES)) as run:
-        parts.eventually(lambda: arena.fleet.logs().count("unregistered task") >= IMAGES, "dropped messages")
+        processes.eventually(lambda: arena.fleet.logs().count("unregistered task") >= IMAGES, "dropped messages")
         arena.fleet.end()
         arena.count_fault()
         arena.fleet.add(1)
@@ -100,25 +100,25 @@ def _foreign_worker(arena: Arena) -> Iterator[parts.Background]:
 
 
 @contextmanager
-def _expired_run(arena: Arena) -> Iterator[parts.Background]:
+def _expired_run(arena: Arena) -> Iterator[processes.Background]:
     """Complete a chord with tasks that no longer find their run, and resume that run while the body is queued."""
     with arena.run(arena.list(IMAGES)) as run:
-        parts.eventually(lambda: arena.server.client.llen(IMAGES_QUEUE) == IMAGES, "all messages")
+        processes.eventually(lambda: arena.server.client.llen(IMAGES_QUEUE) == IMAGES, "all messages")
         run.process.kill()
     client = arena.server.client
     client.delete(*client.scan_iter("imagefleet:run:*"))
     arena.fleet.add(1, "-Q", IMAGES_QUEUE)
-    parts.eventually(lambda: client.llen(SHARDS), "the body")
+    processes.eventually(lambda: client.llen(SHARDS), "the body")
     arena.fleet.end()
     with arena.start_resume() as run:
-        parts.eventually(lambda: list(client.scan_iter("imagefleet:run:*")), "the run's record")
+        processes.eventually(lambda: list(client.scan_iter("imagefleet:run:*")), "the run's record")
         arena.count_fault()
         arena.fleet.add(1)
         yield run
 
 
 @contextmanager
-def _redis(app: str, forget: bool, arena: Arena) -> Iterator[parts.Background]:
+def _redis(app: str, forget: bool, arena: Arena) -> Iterator[processes.Background]:
     """Kill Redis during downloads, and restart it after more of them are done."""
     arena.fleet.add(1, app=app)
     with arena.run(arena.list(IMAGES, rate=_SLOW_RATE)) as run:
@@ -152,7 +152,7 @@ REDIS_LOSSES = (
     LossScenario(
         "restart",
         "a chord part not counted during a Redis restart",
-        partial(_redis, "tests.faults.broken_patience", False),
+        partial(_redis, "tests.faults.no_redis_retry", False),
     ),
     LossScenario("empty", "Redis replaced by an empty one", partial(_redis, "tasks", True)),
 )

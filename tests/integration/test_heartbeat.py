@@ -28,7 +28,7 @@ from tasks.broker import heartbeat as broker_heartbeat
 from tasks.broker import keys, transport
 from tasks.broker.heartbeat import Contact, Presence, Worker
 from tasks.celery import IMAGES
-from tests.integration import parts
+from tests.integration import processes
 from tests.integration.test_transport import consuming, drain, put
 
 _QUEUE = "presence-test"
@@ -114,7 +114,7 @@ def test_declares_no_one_dead_before_lasting_contact(server: redis.Redis, heartb
     record_unacked(server, _ELSEWHERE, 1)
     heartbeat.beat(server)
     assert server.llen(_QUEUE) == 0
-    with broker_client.client(f"redis://127.0.0.1:{parts.free_port()}/0", patient=False) as unreachable:
+    with broker_client.client(f"redis://127.0.0.1:{processes.free_port()}/0", patient=False) as unreachable:
         since = time.monotonic() - limits.WORKER_LIFETIME
         heartbeat._contact = Contact(since, time.monotonic())
         assert heartbeat._contact.long_enough
@@ -158,7 +158,7 @@ def test_requeues_messages_of_a_lost_reply(
             heartbeat._looked = 0.0
             assert server.llen(_QUEUE) == 0
             heartbeat.beat(server)
-        parts.eventually(lambda: server.llen(_QUEUE) == 2, "the lost messages")
+        processes.eventually(lambda: server.llen(_QUEUE) == 2, "the lost messages")
         assert server.hlen(keys.held(keys.UNACKED, _ME.name)) == 3
         for message in taken:
             message.ack()
@@ -212,7 +212,7 @@ def test_producer_uses_kombus_keys(redis_url: str) -> None:
 @pytest.fixture
 def own_redis(tmp_path: Path) -> Iterator[str]:
     """Give the URL of a Redis for this test alone."""
-    with parts.redis_server(tmp_path) as port:
+    with processes.redis_server(tmp_path) as port:
         yield f"redis://127.0.0.1:{port}/0"
 
 
@@ -225,22 +225,22 @@ def slow_list(folder: Path, demo_url: str, count: int, latency: int) -> Path:
 
 def start_worker(name: str, folder: Path, url: str) -> Any:
     """Return a worker's context manager."""
-    return parts.worker(name, folder, url, folder, "127.0.0.1", "-n", f"{name}@%h", "-c", "8", "-l", "WARNING")
+    return processes.worker(name, folder, url, folder, "127.0.0.1", "-n", f"{name}@%h", "-c", "8", "-l", "WARNING")
 
 
 @pytest.mark.timeout(120)
 def test_other_worker_does_the_tasks_of_a_killed_one(own_redis: str, demo_url: str, tmp_path: Path) -> None:
     """Another worker does all tasks of a killed worker well within a minute, while nothing else happens."""
     source = slow_list(tmp_path, demo_url, 24, 4)
-    argv = parts.command(["run", source, "--out", tmp_path / "out", "--broker", own_redis, "--json"])
+    argv = processes.command(["run", source, "--out", tmp_path / "out", "--broker", own_redis, "--json"])
     with (
-        parts.connect(own_redis) as server,
-        parts.started("run", argv, tmp_path) as run,
+        processes.connect(own_redis) as server,
+        processes.started("run", argv, tmp_path) as run,
         start_worker("killed", tmp_path, own_redis) as killed,
     ):
-        parts.eventually(lambda: parts.unacked_count(server) == 24, "its unacknowledged messages")
+        processes.eventually(lambda: processes.unacked_count(server) == 24, "its unacknowledged messages")
         with start_worker("other", tmp_path, own_redis):
-            parts.eventually(lambda: server.scard(keys.WORKERS) == 2, "the other worker")
+            processes.eventually(lambda: server.scard(keys.WORKERS) == 2, "the other worker")
             # The zombie stays in the process table, so only its missing heartbeat shows its death.
             killed.process.kill()
             started = time.monotonic()
@@ -251,24 +251,26 @@ def test_other_worker_does_the_tasks_of_a_killed_one(own_redis: str, demo_url: s
 def test_restarted_worker_requeues_its_tasks_at_once(own_redis: str, demo_url: str, tmp_path: Path) -> None:
     """A killed worker's successor on the same host requeues its tasks with the first heartbeat."""
     source = slow_list(tmp_path, demo_url, 8, 1)
-    argv = parts.command(["run", source, "--out", tmp_path / "out", "--broker", own_redis, "--json"])
-    with parts.connect(own_redis) as server, parts.started("run", argv, tmp_path) as run:
+    argv = processes.command(["run", source, "--out", tmp_path / "out", "--broker", own_redis, "--json"])
+    with processes.connect(own_redis) as server, processes.started("run", argv, tmp_path) as run:
         with start_worker("same", tmp_path, own_redis) as killed:
-            parts.eventually(lambda: parts.unacked_count(server) == 8, "its unacknowledged messages")
+            processes.eventually(lambda: processes.unacked_count(server) == 8, "its unacknowledged messages")
             killed.process.kill()
             killed.process.wait()
         with start_worker("same", tmp_path, own_redis) as next_one:
-            parts.eventually(lambda: "8 tasks that it held are given back" in next_one.err, "the requeued tasks", 12)
+            processes.eventually(
+                lambda: "8 tasks that it held are given back" in next_one.err, "the requeued tasks", 12
+            )
             assert run.wait(30).json()["success"] == 8
 
 
 def test_stopped_worker_leaves_nothing_behind(own_redis: str, demo_url: str, tmp_path: Path) -> None:
     """A stopped worker requeues the tasks it has not started, and leaves no key behind."""
     source = slow_list(tmp_path, demo_url, 24, 2)
-    argv = parts.command(["run", source, "--out", tmp_path / "out", "--broker", own_redis, "--json"])
-    with parts.connect(own_redis) as server, parts.started("run", argv, tmp_path):
+    argv = processes.command(["run", source, "--out", tmp_path / "out", "--broker", own_redis, "--json"])
+    with processes.connect(own_redis) as server, processes.started("run", argv, tmp_path):
         with start_worker("stopped", tmp_path, own_redis) as worker:
-            parts.eventually(lambda: parts.unacked_count(server) == 24, "its unacknowledged messages")
+            processes.eventually(lambda: processes.unacked_count(server) == 24, "its unacknowledged messages")
             worker.process.terminate()
             assert worker.wait().code == 0
         assert server.llen(IMAGES) == 24 - 8
@@ -314,13 +316,13 @@ def proxy_losing_a_reply(url: str) -> Iterator[str]:
 def test_requeues_messages_lost_with_a_connection(own_redis: str, demo_url: str, tmp_path: Path) -> None:
     """Messages lost with a broken connection are requeued soon, not after minutes."""
     source = slow_list(tmp_path, demo_url, 8, 0)
-    argv = parts.command(["run", source, "--out", tmp_path / "out", "--broker", own_redis, "--json"])
+    argv = processes.command(["run", source, "--out", tmp_path / "out", "--broker", own_redis, "--json"])
     with (
-        parts.connect(own_redis) as server,
-        parts.started("run", argv, tmp_path) as run,
+        processes.connect(own_redis) as server,
+        processes.started("run", argv, tmp_path) as run,
         proxy_losing_a_reply(own_redis) as proxy,
     ):
-        parts.eventually(lambda: server.llen(IMAGES) == 8, "tasks")
+        processes.eventually(lambda: server.llen(IMAGES) == 8, "tasks")
         with start_worker("unlucky", tmp_path, proxy) as worker:
             assert run.wait(60).json()["success"] == 8
             assert "did not arrive, and are given back" in worker.err
@@ -330,19 +332,19 @@ def test_requeues_messages_lost_with_a_connection(own_redis: str, demo_url: str,
 def test_paused_redis_declares_no_one_dead(own_redis: str, demo_url: str, tmp_path: Path) -> None:
     """Redis pauses until all heartbeats have expired: no live worker is declared dead."""
     source = slow_list(tmp_path, demo_url, 32, 30)
-    argv = parts.command(["run", source, "--out", tmp_path / "out", "--broker", own_redis, "--json"])
+    argv = processes.command(["run", source, "--out", tmp_path / "out", "--broker", own_redis, "--json"])
     with (
-        parts.connect(own_redis) as server,
-        parts.started("run", argv, tmp_path),
+        processes.connect(own_redis) as server,
+        processes.started("run", argv, tmp_path),
         start_worker("one", tmp_path, own_redis) as one,
         start_worker("two", tmp_path, own_redis) as two,
     ):
-        parts.eventually(lambda: parts.unacked_count(server) == 32, "the unacknowledged messages of both")
+        processes.eventually(lambda: processes.unacked_count(server) == 32, "the unacknowledged messages of both")
         pid = server.info("server")["process_id"]
         os.kill(pid, signal.SIGSTOP)
         time.sleep(limits.WORKER_LIFETIME + 2)
         os.kill(pid, signal.SIGCONT)
-        parts.eventually(lambda: len(server.keys(keys.alive("*"))) == 2, "heartbeats")
+        processes.eventually(lambda: len(server.keys(keys.alive("*"))) == 2, "heartbeats")
         time.sleep(2 * limits.WORKER_BEAT)
         assert "is gone" not in one.err + two.err
         for worker in (one, two):

@@ -11,8 +11,8 @@ import pytest
 
 from tests.faults import blind_producer, table
 from tests.faults.harness import Arena, Site
-from tests.faults.holes import CHORD_LOSSES, IMAGES, REDIS_LOSSES, LossScenario
-from tests.integration import parts
+from tests.faults.loss_scenarios import CHORD_LOSSES, IMAGES, REDIS_LOSSES, LossScenario
+from tests.integration import processes
 
 _LOSSES = (*CHORD_LOSSES, *REDIS_LOSSES)
 #: Number of concurrent runs without repair; they mostly wait.
@@ -35,7 +35,7 @@ def run_without_repair(loss: LossScenario, arena: Arena, seconds: float) -> tabl
     """Start a loss with a producer that does not repair, check that the run stalls, kill the producer, and resume."""
     arena.module = blind_producer.__spec__.name
     with loss.start(arena) as run:
-        parts.eventually(arena.is_idle, "the end of all tasks in flight", 120)
+        processes.eventually(arena.is_idle, "the end of all tasks in flight", 120)
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             assert run.process.poll() is None, run.err

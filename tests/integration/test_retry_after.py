@@ -17,7 +17,7 @@ import redis
 from producer.dispatch import chord_state
 from tasks.broker import heartbeat
 from tasks.celery import IMAGES
-from tests.integration import parts
+from tests.integration import processes
 
 #: More than a worker of one slot takes ahead.
 _WAITING = 20
@@ -27,7 +27,7 @@ _numbers = count(1)
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[redis.Redis]:
     """Give a client of a Redis for this test alone."""
-    with parts.redis_server(tmp_path) as port, parts.connect(broker_url(port)) as client:
+    with processes.redis_server(tmp_path) as port, processes.connect(broker_url(port)) as client:
         yield client
 
 
@@ -37,20 +37,22 @@ def broker_url(port: int) -> str:
 
 
 @contextmanager
-def fleet(server: redis.Redis, folder: Path, *names: str) -> Iterator[list[parts.Background]]:
+def fleet(server: redis.Redis, folder: Path, *names: str) -> Iterator[list[processes.Background]]:
     """Run workers of one slot each at the test's Redis."""
     url = broker_url(server.connection_pool.connection_kwargs["port"])
     with ExitStack() as stack:
         yield [
             stack.enter_context(
-                parts.worker(name, folder, url, folder, "127.0.0.1", "-c", "1", "-n", f"{name}@%h", "-E", "-l", "info")
+                processes.worker(
+                    name, folder, url, folder, "127.0.0.1", "-c", "1", "-n", f"{name}@%h", "-E", "-l", "info"
+                )
             )
             for name in names
         ]
 
 
 @contextmanager
-def running(server: redis.Redis, folder: Path, urls: list[str], *options: str) -> Iterator[parts.Background]:
+def running(server: redis.Redis, folder: Path, urls: list[str], *options: str) -> Iterator[processes.Background]:
     """Run these URLs with --max-wait 0, so that no wait occupies a slot."""
     (folder / "list").write_text("\n".join(urls))
     url = broker_url(server.connection_pool.connection_kwargs["port"])
@@ -66,7 +68,7 @@ def running(server: redis.Redis, folder: Path, urls: list[str], *options: str) -
         "0",
         *options,
     ]
-    with parts.started("producer", parts.command(words), folder) as producer:
+    with processes.started("producer", processes.command(words), folder) as producer:
         yield producer
 
 
@@ -104,13 +106,13 @@ def test_slot_is_free_while_images_wait(server: redis.Redis, demo_url: str, tmp_
         numbers = producer.wait(40).json()
         assert numbers["success"] == 2 * _WAITING
         assert "Retry in 4" in worker.err
-    rows = parts.rows(tmp_path / "out")
+    rows = processes.rows(tmp_path / "out")
     assert [row["attempts"] for row in rows] == [2] * _WAITING + [1] * _WAITING
     first_back = min(row["finished_at"] for row in rows[:_WAITING])
     assert max(row["finished_at"] for row in rows[_WAITING:]) < first_back
     # The wait does not count as fetch time.
     assert max(row["fetch_seconds"] for row in rows) < 4
-    assert (parts.unacked_count(server), server.llen(IMAGES)) == (0, 0)
+    assert (processes.unacked_count(server), server.llen(IMAGES)) == (0, 0)
     assert not server.keys("celery-task-meta-*")
 
 
@@ -122,7 +124,7 @@ def test_waiting_task_does_not_count_as_lost(server: redis.Redis, demo_url: str,
     listener = untyped.pubsub()
     listener.psubscribe("/0.celeryev*")
     with fleet(server, tmp_path, "only") as (worker,), running(server, tmp_path, urls) as producer:
-        parts.eventually(lambda: len(waiting(server)) == 3, "three countdowns")
+        processes.eventually(lambda: len(waiting(server)) == 3, "three countdowns")
         messages = waiting(server)
         run_id = json.loads((tmp_path / "out" / "run.json").read_text())["id"]
         assert chord_state.held(server, run_id, heartbeat.holders(server)) == {f"{run_id}.0000000{n}" for n in range(3)}
@@ -143,7 +145,7 @@ def test_waiting_task_does_not_count_as_lost(server: redis.Redis, demo_url: str,
         listener.close()
         assert [event["type"] for event in task_events].count("task-retried") == 3
         assert "secret" not in json.dumps(task_events)
-    assert [row["attempts"] for row in parts.rows(tmp_path / "out")] == [2] * 3
+    assert [row["attempts"] for row in processes.rows(tmp_path / "out")] == [2] * 3
 
 
 @pytest.mark.slow
@@ -155,7 +157,7 @@ def test_waiting_tasks_of_an_ended_worker_are_requeued(
     urls = refused_once(demo_url, 8, 5)
     with fleet(server, tmp_path, "first") as (first,), running(server, tmp_path, urls) as producer:
         # Only the countdowns: the acknowledgements of their original messages are sent in batches.
-        parts.eventually(lambda: len(waiting(server)) == parts.unacked_count(server) == 5, "five countdowns")
+        processes.eventually(lambda: len(waiting(server)) == processes.unacked_count(server) == 5, "five countdowns")
         first.process.send_signal(number)
         first.process.wait(15)
         if number == signal.SIGTERM:
@@ -163,7 +165,7 @@ def test_waiting_tasks_of_an_ended_worker_are_requeued(
         with fleet(server, tmp_path, "second"):
             ended = producer.wait(50)
         assert (ended.json()["success"], "are lost" in ended.err) == (5, False)
-    assert [row["attempts"] for row in parts.rows(tmp_path / "out")] == [2] * 5
+    assert [row["attempts"] for row in processes.rows(tmp_path / "out")] == [2] * 5
 
 
 def test_countdowns_are_bounded(server: redis.Redis, demo_url: str, tmp_path: Path) -> None:
@@ -171,7 +173,7 @@ def test_countdowns_are_bounded(server: redis.Redis, demo_url: str, tmp_path: Pa
     urls = [f"{demo_url}/fault/rate-limited?after={after}" for after in (1, 121)]
     with fleet(server, tmp_path, "only"), running(server, tmp_path, urls, "--retries", "2") as producer:
         assert producer.wait(40).json()["reasons"] == {"rate_limited": 2}
-    rows = parts.rows(tmp_path / "out")
+    rows = processes.rows(tmp_path / "out")
     assert [row["attempts"] for row in rows] == [3, 1]
     assert [row["error_message"].partition(": ")[2] for row in rows] == [
         "asks for a wait of 1 s, more than 0",

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from tasks.celery import IMAGES
-from tests.integration import parts
+from tests.integration import processes
 
 _IMAGES = 240
 _SHARD = 40
@@ -31,7 +31,7 @@ _places = count(1)
 class Running:
     """A run with a started producer, and the demo server's number of image requests before it."""
 
-    producer: parts.Background
+    producer: processes.Background
     out: Path
     broker: str
     demo: str
@@ -40,7 +40,7 @@ class Running:
     @property
     def requested(self) -> int:
         """Return the number of requests for images since the run's start."""
-        return parts.request_count(self.demo, "/images") - self.requests_before
+        return processes.request_count(self.demo, "/images") - self.requests_before
 
     def manifests(self) -> int:
         """Return the number of finished shards."""
@@ -48,7 +48,7 @@ class Running:
 
     def until_begun(self) -> None:
         """Wait for the first manifest."""
-        parts.eventually(self.manifests, "a manifest")
+        processes.eventually(self.manifests, "a manifest")
 
     def interrupt(self) -> None:
         """Press Ctrl-C."""
@@ -59,16 +59,16 @@ class Running:
         self.producer.process.kill()
         self.producer.process.wait()
 
-    def again(self, command: str, *options: str) -> parts.Completed:
+    def again(self, command: str, *options: str) -> processes.Completed:
         """Call a command for the run's folder, with its broker."""
-        return parts.producer(command, self.out, "--broker", self.broker, *options)
+        return processes.producer(command, self.out, "--broker", self.broker, *options)
 
     def assert_whole(self, images: int = _IMAGES) -> None:
         """Make sure that each request has exactly one Outcome, a success, and a file."""
-        rows = parts.rows(self.out)
+        rows = processes.rows(self.out)
         assert [row["key"][-2:] for row in rows] == [f"{index % _SHARD:02d}" for index in range(images)]
         assert {row["status"] for row in rows} == {"success"}
-        assert parts.image_files(self.out) == {row["path"] for row in rows}
+        assert processes.image_files(self.out) == {row["path"] for row in rows}
         assert json.loads((self.out / "run.json").read_text())["state"] == "complete"
 
 
@@ -86,10 +86,10 @@ def started_run(
     source = folder / "list.txt"
     source.write_text(lines(demo_url))
     arguments = ["run", "-" if stdin else source, "--out", out, "--broker", fleet, "--json"]
-    argv = parts.command([*arguments, "--shard-size", str(_SHARD), "--window", "2", *options])
-    before = parts.request_count(demo_url, "/images")
+    argv = processes.command([*arguments, "--shard-size", str(_SHARD), "--window", "2", *options])
+    before = processes.request_count(demo_url, "/images")
     pipe = subprocess.PIPE if stdin else subprocess.DEVNULL
-    with parts.started("run", argv, folder, stdin=pipe) as process:
+    with processes.started("run", argv, folder, stdin=pipe) as process:
         yield Running(process, out, fleet, demo_url, before)
 
 
@@ -118,7 +118,7 @@ def test_resume_of_a_complete_run_does_nothing(running: Running) -> None:
     """Resuming a complete run only reports it, without a fleet."""
     assert running.producer.wait().code == 0
     requested = running.requested
-    ended = parts.producer("resume", running.out, "--json")
+    ended = processes.producer("resume", running.out, "--json")
     assert ended.json()["total"] == _IMAGES
     assert "There is nothing to do" not in ended.out
     assert running.requested == requested
@@ -129,7 +129,7 @@ def test_refuses_a_second_producer(running: Running) -> None:
     """While a producer lives, a second one is refused, and the first continues."""
     ended = running.again("resume")
     assert ended.code == 2
-    assert str(running.producer.process.pid) in parts.error_parts(ended)[1]
+    assert str(running.producer.process.pid) in processes.error_parts(ended)[1]
     assert running.producer.wait().code == 0
     running.assert_whole()
 
@@ -143,12 +143,12 @@ def test_resume_after_a_cut_standard_input(fleet: str, demo_url: str, out: Path,
         # Two shards, and a part of a third one that is never planned.
         pipe.write(b"".join(text.splitlines(keepends=True)[: 2 * _SHARD + 5]))
         pipe.flush()
-        parts.eventually(lambda: len(list(out.glob(".plan/*"))) == 2, "the plan of two shards")
+        processes.eventually(lambda: len(list(out.glob(".plan/*"))) == 2, "the plan of two shards")
         run.kill()
-    ended = parts.producer("resume", out, "--broker", fleet)
+    ended = processes.producer("resume", out, "--broker", fleet)
     assert ended.code == 1
-    assert f"{2 * _SHARD} rows" in parts.error_parts(ended)[1]
-    rows = parts.rows(out)
+    assert f"{2 * _SHARD} rows" in processes.error_parts(ended)[1]
+    rows = processes.rows(out)
     assert len(rows) == 2 * _SHARD
     assert {row["status"] for row in rows} == {"success"}
 
@@ -173,14 +173,14 @@ def test_resume_continues_an_open_plan(fleet: str, demo_url: str, out: Path, tmp
         source.write_text(source.read_text().replace("latency=0.5", "latency=0.4"))
     elif change == "gone":
         source.unlink()
-    ended = parts.producer("resume", out, "--broker", fleet, "--json")
+    ended = processes.producer("resume", out, "--broker", fleet, "--json")
     if change == "same":
         assert ended.json()["total"] == _IMAGES
         run.assert_whole()
     else:
         assert ended.code == 1
         assert f"{4 * _SHARD} rows" in ended.err
-        assert len(parts.rows(out)) == 4 * _SHARD
+        assert len(processes.rows(out)) == 4 * _SHARD
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
@@ -192,7 +192,7 @@ def test_one_signal_finishes_the_downloads_in_progress(
     Nothing is requested twice. Images saved before the end count, even in a shard without a manifest.
     """
     with started_run(fleet, demo_url, out, tmp_path, "--window", "6") as running:
-        parts.eventually(lambda: list(out.glob("0*/*.png")), "an image")
+        processes.eventually(lambda: list(out.glob("0*/*.png")), "an image")
         os.kill(running.producer.process.pid, number)
         ended = running.producer.wait()
         assert ended.code == 130, ended.err
@@ -202,7 +202,7 @@ def test_one_signal_finishes_the_downloads_in_progress(
         assert f"Resume with: producer resume {out}" in ended.err
         assert json.loads((out / "run.json").read_text())["state"] == "interrupted"
         # Every requested image is saved, and most images were not requested.
-        assert running.requested == len(parts.image_files(out)) < _IMAGES
+        assert running.requested == len(processes.image_files(out)) < _IMAGES
         running.again("resume", "--json").json()
         running.assert_whole()
         assert running.requested == _IMAGES
@@ -211,12 +211,12 @@ def test_one_signal_finishes_the_downloads_in_progress(
 def test_two_interrupts_drop_what_is_queued(running: Running) -> None:
     """A second Ctrl-C drops the queued tasks unfetched; the manifests stay, and the run can be resumed."""
     running.interrupt()
-    parts.eventually(lambda: "Ctrl-C again" in running.producer.err, "the note")
+    processes.eventually(lambda: "Ctrl-C again" in running.producer.err, "the note")
     running.interrupt()
     assert running.producer.wait().code == 130
     assert running.manifests()
-    with parts.connect(running.broker) as server:
-        parts.eventually(lambda: not server.llen(IMAGES), "an empty queue")
+    with processes.connect(running.broker) as server:
+        processes.eventually(lambda: not server.llen(IMAGES), "an empty queue")
     running.again("resume", "--json").json()
     running.assert_whole()
 
@@ -256,11 +256,11 @@ def test_cancel_ends_the_producer(running: Running) -> None:
 def test_cancel_without_a_producer_drops_the_queue(running: Running) -> None:
     """`producer cancel` finds and drops the queued tasks of a killed producer."""
     running.kill()
-    ended = parts.producer("cancel", running.out)
+    ended = processes.producer("cancel", running.out)
     assert ended.code == 0
     assert f"producer resume {running.out} --broker {running.broker}" in ended.err
-    with parts.connect(running.broker) as server:
-        parts.eventually(lambda: not server.llen(IMAGES), "an empty queue")
+    with processes.connect(running.broker) as server:
+        processes.eventually(lambda: not server.llen(IMAGES), "an empty queue")
     assert running.manifests() < _IMAGES // _SHARD
     running.again("resume", "--json").json()
     running.assert_whole()
@@ -273,11 +273,11 @@ def test_cancel_with_a_local_fleet(demo_url: str, out: Path, tmp_path: Path) -> 
     source.write_text(lines(demo_url))
     # It must not finish before the cancel command has started.
     size = ("--workers", "1", "--concurrency", "8")
-    argv = parts.command(["run", source, "--out", out, "--shard-size", str(_SHARD), "--window", "2", *size])
+    argv = processes.command(["run", source, "--out", out, "--shard-size", str(_SHARD), "--window", "2", *size])
     allowed = {"IMAGEFLEET_ALLOW_NETWORKS": "127.0.0.1"}
-    with parts.started("run", argv, tmp_path, allowed) as process:
-        parts.eventually(lambda: list(out.glob("0*.parquet")), "a manifest")
-        ended = parts.producer("cancel", out)
+    with processes.started("run", argv, tmp_path, allowed) as process:
+        processes.eventually(lambda: list(out.glob("0*.parquet")), "a manifest")
+        ended = processes.producer("cancel", out)
         assert ended.code == 0, ended.err
         completed = process.wait()
         assert completed.code == 130
@@ -287,37 +287,40 @@ def test_cancel_with_a_local_fleet(demo_url: str, out: Path, tmp_path: Path) -> 
 
 def test_retry_repeats_failures_that_may_succeed_now(fleet: str, demo_url: str, out: Path, tmp_path: Path) -> None:
     """Only failures that may succeed now are retried; attempts add up, and the changes are reported."""
-    port = parts.free_port()
+    port = processes.free_port()
     late = [f"http://127.0.0.1:{port}/images/{index}.png" for index in range(3)]
     good = [f"{demo_url}/images/{index}.png" for index in (7001, 7002)]
     gone = f"{demo_url}/fault/not-found"
     source = tmp_path / "list.txt"
     source.write_text("\n".join([late[0], good[0], gone, late[1], good[1], late[2]]))
     arguments = ("--broker", fleet, "--json")
-    first = parts.producer("run", source, "--out", out, *arguments, "--retries", "1", "--shard-size", "3").json()
+    first = processes.producer("run", source, "--out", out, *arguments, "--retries", "1", "--shard-size", "3").json()
     assert first["reasons"] == {"connect": 3, "http_4xx": 1}
-    requested, missing = parts.request_count(demo_url, "/images"), parts.request_count(demo_url, "/fault/not-found")
-    before = parts.rows(out)
-    argv = [*parts.command([])[:1], "-m", "producer.demo", "--port", str(port), "--width", "80", "--height", "40"]
-    with parts.started("late", argv, tmp_path) as server:
+    requested, missing = (
+        processes.request_count(demo_url, "/images"),
+        processes.request_count(demo_url, "/fault/not-found"),
+    )
+    before = processes.rows(out)
+    argv = [*processes.command([])[:1], "-m", "producer.demo", "--port", str(port), "--width", "80", "--height", "40"]
+    with processes.started("late", argv, tmp_path) as server:
         server.first_line()
-        again = parts.producer("retry", out, *arguments).json()
+        again = processes.producer("retry", out, *arguments).json()
     assert (again["retried"], again["reasons"], again["success"]) == ({"connect": 3}, {"http_4xx": 1}, 5)
-    assert (parts.request_count(demo_url, "/images"), parts.request_count(demo_url, "/fault/not-found")) == (
+    assert (processes.request_count(demo_url, "/images"), processes.request_count(demo_url, "/fault/not-found")) == (
         requested,
         missing,
     )
-    rows = parts.rows(out)
+    rows = processes.rows(out)
     assert [row["attempts"] for row in rows] == [3, 1, 1, 3, 1, 3]
     assert [row for row in rows if row["url"] in [*good, gone]] == [
         row for row in before if row["url"] in [*good, gone]
     ]
-    assert parts.image_files(out) == {row["path"] for row in rows if row["path"]}
-    third = parts.producer("retry", out, *arguments)
+    assert processes.image_files(out) == {row["path"] for row in rows if row["path"]}
+    third = processes.producer("retry", out, *arguments)
     assert third.json()["retried"] == {}
-    every = parts.producer("retry", out, "--all", *arguments).json()
+    every = processes.producer("retry", out, "--all", *arguments).json()
     assert every["retried"] == {"http_4xx": 1}
-    assert parts.rows(out)[2]["attempts"] == 2
+    assert processes.rows(out)[2]["attempts"] == 2
 
 
 @pytest.mark.parametrize("command", ["resume", "retry", "cancel"])
@@ -325,9 +328,9 @@ def test_retry_repeats_failures_that_may_succeed_now(fleet: str, demo_url: str, 
 def test_folder_without_a_run_is_an_error(tmp_path: Path, command: str, place: str) -> None:
     """A missing folder, or one without a run, is an error with exit status 2."""
     (tmp_path / "empty").mkdir()
-    ended = parts.producer(command, tmp_path / place)
+    ended = processes.producer(command, tmp_path / place)
     assert ended.code == 2
-    assert place in parts.error_parts(ended)[0]
+    assert place in processes.error_parts(ended)[0]
 
 
 @pytest.mark.slow
@@ -342,7 +345,7 @@ def test_two_runs_share_a_fleet(fleet: str, demo_url: str, store_root: Path, tmp
         started_run(fleet, demo_url, outs[1], folders[1]) as other,
     ):
         runs = [one, other]
-        parts.eventually(lambda: any(run.producer.process.poll() is not None for run in runs), "the end of one", 90)
+        processes.eventually(lambda: any(run.producer.process.poll() is not None for run in runs), "the end of one", 90)
         behind = min(run.manifests() for run in runs)
         assert behind >= _IMAGES // _SHARD // 2
         assert [run.producer.wait(60).code for run in runs] == [0, 0]
@@ -360,7 +363,7 @@ def test_damaged_files_are_named_and_kept(running: Running) -> None:
     for command in ("resume", "retry", "cancel"):
         ended = running.again(command)
         assert ended.code == 1
-        assert str(record) in parts.error_parts(ended)[0]
+        assert str(record) in processes.error_parts(ended)[0]
     record.write_bytes(whole)
     manifest = running.out / "00001.parquet"
     body = manifest.read_bytes()
@@ -368,14 +371,14 @@ def test_damaged_files_are_named_and_kept(running: Running) -> None:
     for command in ("resume", "retry"):
         ended = running.again(command)
         assert ended.code == 1
-        assert str(manifest) in parts.error_parts(ended)[0]
+        assert str(manifest) in processes.error_parts(ended)[0]
     assert manifest.read_bytes() == body[:-100]
     requested = running.requested
     manifest.unlink()
     running.again("resume", "--json").json()
     running.assert_whole()
     assert running.requested == requested
-    assert {row["recovered"] for row in parts.rows(running.out)} == {True, False}
+    assert {row["recovered"] for row in processes.rows(running.out)} == {True, False}
 
 
 @pytest.mark.slow
@@ -387,8 +390,8 @@ def test_one_signal_ends_a_run_that_waits_for_its_list(fleet: str, demo_url: str
         pipe.write(lines(demo_url, 5).encode())
         pipe.flush()
         # By then the run exists and waits.
-        with parts.connect(fleet) as server:
-            parts.eventually(lambda: list(server.scan_iter("imagefleet:run:*")), "the run")
+        with processes.connect(fleet) as server:
+            processes.eventually(lambda: list(server.scan_iter("imagefleet:run:*")), "the run")
             run.interrupt()
             ended = run.producer.wait()
         assert ended.code == 130
@@ -407,10 +410,10 @@ def test_one_signal_leaves_other_runs_alone(fleet: str, demo_url: str, store_roo
         started_run(fleet, demo_url, outs[0], folders[0], "--window", "6") as ended,
         started_run(fleet, demo_url, outs[1], folders[1]) as other,
     ):
-        parts.eventually(lambda: list(outs[0].glob("0*/*.png")), "an image")
+        processes.eventually(lambda: list(outs[0].glob("0*/*.png")), "an image")
         ended.interrupt()
         assert ended.producer.wait().code == 130
-        assert len(parts.image_files(outs[0])) < _IMAGES
+        assert len(processes.image_files(outs[0])) < _IMAGES
         assert other.producer.wait(90).code == 0
         other.assert_whole()
         ended.again("resume", "--json").json()
@@ -427,9 +430,9 @@ def test_one_signal_on_a_terminal(demo_url: str, tmp_path: Path) -> None:
     source.write_text("".join(f"{demo_url}/images/{index}.png?latency=0.2\n" for index in range(3000)))
     size = ("--workers", "2", "--concurrency", str(slots // 2))
     env = {"IMAGEFLEET_ALLOW_NETWORKS": "127.0.0.1", "TERM": "xterm", "COLUMNS": "80"}
-    before = parts.request_count(demo_url, "/images")
-    with parts.terminal(parts.command(["run", source, "--out", out, *size]), env) as screen:
-        parts.eventually(lambda: list(out.glob("0*/*.png")), "an image", 60)
+    before = processes.request_count(demo_url, "/images")
+    with processes.terminal(processes.command(["run", source, "--out", out, *size]), env) as screen:
+        processes.eventually(lambda: list(out.glob("0*/*.png")), "an image", 60)
         screen.type(b"\x03")
         assert screen.process.wait(60) == 130
     match = re.search(r"^Finishing (\d+) images? that (?:is|are) being downloaded;", screen.text, re.MULTILINE)
@@ -442,10 +445,10 @@ def test_one_signal_on_a_terminal(demo_url: str, tmp_path: Path) -> None:
     assert last[1] == f"Resume with: producer resume {out}"
     # The cursor moves up over the bar and its details and erases them before the last message.
     assert b"\x1b[1A\x1b[2K\x1b[1A\x1b[2KInterrupted." in bytes(screen.shown)
-    assert parts.request_count(demo_url, "/images") - before == len(parts.image_files(out)) < 3000
-    done = parts.producer("resume", out, *size, "--json", env=env, seconds=110).json()
+    assert processes.request_count(demo_url, "/images") - before == len(processes.image_files(out)) < 3000
+    done = processes.producer("resume", out, *size, "--json", env=env, seconds=110).json()
     assert done["success"] == 3000
-    assert parts.request_count(demo_url, "/images") - before == 3000
+    assert processes.request_count(demo_url, "/images") - before == 3000
 
 
 @pytest.mark.slow
@@ -453,9 +456,9 @@ def test_interrupted_comparison_ends_at_once(demo_url: str, tmp_path: Path) -> N
     """Ctrl-C ends a comparison at once, even while its threads wait for servers, and offers no resume."""
     source, out = tmp_path / "list.txt", tmp_path / "out"
     source.write_text(f"{demo_url}/images/1.png\n{demo_url}/images/2.png?latency=30\n" * 2)
-    argv = parts.command(["compare", source, "--out", out, "--workers", "1", "--timeout", "50"])
-    with parts.started("compare", argv, tmp_path, {"IMAGEFLEET_ALLOW_NETWORKS": "127.0.0.1"}) as compare:
-        parts.eventually(lambda: list(out.glob("one-by-one/0*/*.png")), "an image", 60)
+    argv = processes.command(["compare", source, "--out", out, "--workers", "1", "--timeout", "50"])
+    with processes.started("compare", argv, tmp_path, {"IMAGEFLEET_ALLOW_NETWORKS": "127.0.0.1"}) as compare:
+        processes.eventually(lambda: list(out.glob("one-by-one/0*/*.png")), "an image", 60)
         os.kill(compare.process.pid, signal.SIGINT)
         ended = compare.wait(20)
     assert ended.code == 130

@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from tasks.celery import IMAGES
-from tests.integration import parts
+from tests.integration import processes
 
 COUNT = 10
 FORMATS = {"jpg": "jpeg", "png": "png", "webp": "webp", "gif": "gif"}
@@ -22,21 +22,23 @@ def test_each_file_is_written_once(redis_port: int, demo_url: str, store_root: P
     source = tmp_path / "list.txt"
     # The latency lets all twenty run at once.
     source.write_text(f"{demo_url}/changing?latency=1\n" * COUNT)
-    before = parts.request_count(demo_url, "/changing")
-    argv = parts.command(["run", source, "--out", out, "--broker", broker, "--json"])
-    with parts.started("run", argv, tmp_path) as run, parts.connect(broker) as server:
-        parts.eventually(lambda: server.llen(IMAGES) == COUNT, "ten tasks")
+    before = processes.request_count(demo_url, "/changing")
+    argv = processes.command(["run", source, "--out", out, "--broker", broker, "--json"])
+    with processes.started("run", argv, tmp_path) as run, processes.connect(broker) as server:
+        processes.eventually(lambda: server.llen(IMAGES) == COUNT, "ten tasks")
         originals = [str(message) for message in server.lrange(IMAGES, 0, -1)]
         copies = [redelivered(message, number) for number, message in enumerate(originals)]
         server.rpush(IMAGES, *copies)
         assert server.llen(IMAGES) == 2 * COUNT
-        with parts.worker("worker", tmp_path, broker, store_root, "127.0.0.1", "-c", str(2 * COUNT)):
+        with processes.worker("worker", tmp_path, broker, store_root, "127.0.0.1", "-c", str(2 * COUNT)):
             facts = run.wait(60).json()
-            parts.eventually(lambda: server.llen(IMAGES) == parts.unacked_count(server) == 0, "the end of all copies")
+            processes.eventually(
+                lambda: server.llen(IMAGES) == processes.unacked_count(server) == 0, "the end of all copies"
+            )
     assert (facts["total"], facts["success"]) == (COUNT, COUNT)
     # Twice the requests: the copies were fetched, not only dropped.
-    assert parts.request_count(demo_url, "/changing") - before == 2 * COUNT
-    rows = parts.rows(out)
+    assert processes.request_count(demo_url, "/changing") - before == 2 * COUNT
+    rows = processes.rows(out)
     assert [row["key"] for row in rows] == [f"00000{place:03d}" for place in range(COUNT)]
     for row in rows:
         file = out / row["path"]
@@ -48,8 +50,8 @@ def test_each_file_is_written_once(redis_port: int, demo_url: str, store_root: P
         assert row["format"] == FORMATS[file.suffix.removeprefix(".")] == kind
         assert (row["bytes"], row["sha256"]) == (len(body), hashlib.sha256(body).hexdigest())
     assert len({row["sha256"] for row in rows}) == COUNT
-    assert parts.image_files(out) == {row["path"] for row in rows}
-    assert parts.missing_or_empty(out / ".tmp")
+    assert processes.image_files(out) == {row["path"] for row in rows}
+    assert processes.missing_or_empty(out / ".tmp")
 
 
 def redelivered(message: str, number: int) -> str:

@@ -20,7 +20,7 @@ from celery.worker import state
 from tasks.broker import ack_batcher, backend
 from tasks.broker import client as broker_client
 from tasks.broker.backend import BatchingBackend
-from tests.conditions import wait_for
+from tests.waiting import wait_for
 
 _TASK, _GROUP, _SIZE = "tests.part", "group-1", 250
 

@@ -43,8 +43,8 @@ from tasks.errors import HttpRefused
 from tasks.model import ImageRequest, Outcome, RunOptions, shard_name
 from tasks.storage import manifest
 from tasks.storage.store import Store
-from tests.conditions import PATIENCE, wait_for
-from tests.integration import parts
+from tests.integration import processes
+from tests.waiting import PATIENCE, wait_for
 
 RUN_ID = "20260101-000000-abcdef"
 #: Ends of URLs: one is refused at each attempt, the other at every second attempt.
@@ -367,7 +367,7 @@ class Stage:
 def stage(url: str) -> Iterator[Stage]:
     """Connect the app to a Redis, and let dispatchers inspect shards without delay."""
     with (
-        parts.app_with_broker(url),
+        processes.app_with_broker(url),
         broker_client.client(url) as server,
         ThreadPoolExecutor(1) as pool,
         pytest.MonkeyPatch.context() as patch,

@@ -1,7 +1,7 @@
-"""A worker killed by some images, started by ``celery -A tests.faults.poisoned worker``.
+"""A worker killed by some images, started by ``celery -A tests.faults.crashing_worker worker``.
 
 An image with ``poison`` in its URL aborts the process that fetches it, even in a separate process:
-``python -m tests.faults.poisoned`` replaces ``python -m tasks.isolation``.
+``python -m tests.faults.crashing_worker`` replaces ``python -m tasks.isolation``.
 """
 
 from __future__ import annotations
