@@ -5,7 +5,7 @@ error needs a person: the server refuses this user, or another program uses the 
 the transport, the backend and the doctor all ask `redis_problem`.
 
 To add an error: a line in `_TEMPORARY` or `_LASTING`, under the code that Redis puts first, and a case in
-``tests/unit/test_redis_errors.py``.
+``tests/unit/broker/test_redis_errors.py``.
 """
 
 from __future__ import annotations

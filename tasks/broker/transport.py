@@ -18,7 +18,8 @@ A worker process has records of its own, under its id (``Channel.holder``), so t
 give that back when it is gone (``tasks/broker/heartbeat.py``). Who has no id records where kombu does.
 
 Workers and producers with and without it share a queue: what stands in Redis is what kombu writes. Redis has to be 6.2
-or newer. What it leans on in the pinned kombu is in ``tests/unit/test_transport.py``, which fails where that changes.
+or newer. What it leans on in the pinned kombu is in ``tests/unit/broker/test_transport.py``, which fails where that
+changes.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ No library fits. filetype 1.2 (of 2022) does not know JPEG XL, SVG, OpenEXR or F
 an embroidery design and a cursor as a spreadsheet. python-magic needs a C library that no wheel contains. And messages
 need names that people know.
 
-To add a format, add a line to `_IMAGES` or `_OTHERS`, and a header to ``tests/unit/test_file_signatures.py``.
+To add a format, add a line to `_IMAGES` or `_OTHERS`, and a header to ``tests/unit/images/test_file_signatures.py``.
 """
 
 from __future__ import annotations

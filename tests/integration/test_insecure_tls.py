@@ -14,7 +14,7 @@ import pytest
 from tests.certificates import Authority
 from tests.integration import processes
 from tests.unit.conftest import Canned, always, image, response
-from tests.unit.test_tls import PAST, server_context
+from tests.unit.download.test_tls import PAST, server_context
 
 _PNG = response(image())
 

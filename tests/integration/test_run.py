@@ -17,7 +17,7 @@ from PIL import Image
 from tasks import celery
 from tasks.celery import COLLECT_SHARD, FETCH_IMAGE
 from tests.integration import processes
-from tests.unit.test_streams import ASCII
+from tests.unit.config.test_streams import ASCII
 
 COUNT = 2_500
 SHARDS = {"00000": 1_000, "00001": 1_000, "00002": 500}

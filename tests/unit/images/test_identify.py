@@ -200,7 +200,7 @@ def test_pillows_warnings_are_not_shown() -> None:
 
     def stderr(*bodies: bytes, imports: str) -> str:
         argv = [sys.executable, "-c", script.format(imports), *(body.hex() for body in bodies)]
-        root = Path(__file__).parents[2]
+        root = Path(__file__).parents[3]
         return subprocess.run(argv, capture_output=True, text=True, check=True, cwd=root).stderr
 
     assert "Invalid APNG" in stderr(warned, imports="")

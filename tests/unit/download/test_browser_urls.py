@@ -12,7 +12,7 @@ from urllib3.connectionpool import HTTPConnectionPool
 from tasks.download.urls import join, parse
 from tasks.errors import InvalidUrl
 
-_DATA = json.loads((Path(__file__).parents[1] / "wpt" / "urls.json").read_text(encoding="utf-8"))
+_DATA = json.loads((Path(__file__).parents[2] / "wpt" / "urls.json").read_text(encoding="utf-8"))
 _HOSTS = {case["input"]: case["output"] for case in _DATA["hosts"]}
 #: URLs accepted by browsers but refused by us: the text of our message, the number of cases, and the reason.
 _REFUSED = {

@@ -19,7 +19,7 @@ from tasks.download.guard import Guard
 from tasks.errors import BadResponse, FetchError, Truncated
 from tasks.model import FetchOptions
 from tests.unit.conftest import Answer, Canned, always
-from tests.unit.test_session import get
+from tests.unit.download.test_adapters import get
 
 _OK = b"HTTP/1.1 200 OK\r\n"
 _BODY = b"Content-Length: 4\r\n\r\nbody"

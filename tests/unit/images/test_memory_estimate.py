@@ -162,7 +162,7 @@ def print_costs() -> None:
 
 def test_bombs_are_cheap() -> None:
     """Neither small bombs nor megabytes of metadata use memory or time beyond the limits."""
-    argv = [sys.executable, "-c", "from tests.unit.test_footprint import print_costs; print_costs()"]
+    argv = [sys.executable, "-c", "from tests.unit.images.test_memory_estimate import print_costs; print_costs()"]
     *results, longest, grown = subprocess.run(
         argv, check=True, capture_output=True, text=True, timeout=60
     ).stdout.splitlines()

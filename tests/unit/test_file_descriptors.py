@@ -23,7 +23,7 @@ from tasks.download.adapters import Sessions
 from tasks.errors import UsageFault
 from tasks.file_descriptors import IdleConnections, is_exhausted, max_slots, patient
 from tests.unit.conftest import Canned, always, response
-from tests.unit.test_session import get
+from tests.unit.download.test_adapters import get
 
 
 @pytest.fixture

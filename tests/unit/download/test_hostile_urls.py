@@ -15,7 +15,7 @@ from tasks.download.guard import Guard
 from tasks.errors import BlockedAddress, DnsFailed, InvalidUrl, TooManyRedirects
 from tests.hostile_urls import URLS
 from tests.unit.conftest import Canned, response
-from tests.unit.test_download import failure
+from tests.unit.download.test_downloader import failure
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from tasks.errors import BlockedAddress, ConnectFailed, FetchError, HttpFailed, 
 from tasks.model import FetchOptions, Reason
 from tests.forward_proxy import ForwardProxy
 from tests.unit.conftest import ONCE, Answer, Canned, always, response
-from tests.unit.test_session import drip, get
+from tests.unit.download.test_adapters import drip, get
 
 _BASIC = "Basic " + base64.b64encode("usér:wo@rd".encode()).decode()
 _ESCAPED = "us%C3%A9r:wo%40rd@"

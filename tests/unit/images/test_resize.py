@@ -32,8 +32,8 @@ from tasks.images.pixel_budget import Room
 from tasks.images.resize import resized, scaled
 from tasks.model import ResizeMode, ResizeOptions
 from tests.encoding import encoded
-from tests.unit import colour_profiles
 from tests.unit.conftest import image
+from tests.unit.images import colour_profiles
 from tests.waiting import PATIENCE, wait_for
 
 _LIMIT = 10_000_000

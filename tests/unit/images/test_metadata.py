@@ -22,7 +22,7 @@ from tasks.images.resize import resized
 from tasks.model import ResizeMode, ResizeOptions
 from tests.damaged_metadata import IMAGE, chunk, damaged_metadata, exif, jpeg, png, riff_chunk, segment, tiff, webp
 from tests.encoding import encoded
-from tests.unit import colour_profiles
+from tests.unit.images import colour_profiles
 from tests.waiting import PATIENCE
 
 _LIMIT = 1_000_000
