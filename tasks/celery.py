@@ -119,7 +119,7 @@ def use_broker(url: str) -> None:
     """Let the app talk to this Redis, for tasks and for chords; to be called before its first connection.
 
     Raises:
-        UsageFault: the URL is not one that can be used safely.
+        UsageError: the URL is not one that can be used safely.
     """
     broker_client.check_url(url)
     # As it was given, for clients of our own; Celery's leaves out what it can't read.

@@ -6,37 +6,37 @@ ends a command. Its message says what happened, why, and what to do.
 ::
 
     FetchError
-    ├── InvalidUrlError                  invalid_url       not a URL that can be fetched
-    ├── BlockedAddressError              blocked_address   the operator's policy forbids the address
-    ├── DnsError                         dns               the host name has no address
-    │   └── DnsUnavailableError          dns               no answer from the resolver         (retried)
-    ├── ConnectError                     connect           connection refused or broken        (retried)
-    ├── TlsError                         tls               bad certificate or handshake
-    │   └── TlsClosedError               tls               closed during the handshake         (retried)
-    ├── FetchTimeoutError                timeout           timeout or deadline exceeded        (retried)
-    ├── HttpClientError                  http_4xx          404 and other 4xx
-    │   └── HttpRetryableClientError     http_4xx          408, 425                            (retried)
-    ├── HttpServerError                  http_5xx          500 and other 5xx                   (retried)
-    │   └── HttpNotImplementedError      http_5xx          501, 505
-    ├── RateLimitedError                 rate_limited      429, or a wait above the limit      (retried)
-    │   └── LongWaitError                rate_limited      a wait too long to hold a slot for  (retried)
-    ├── RedirectError                    redirects         more redirects than allowed, or a loop
-    ├── BadResponseError                 bad_response      not HTTP, or not a response to this request
-    ├── TooLargeError                    too_large         more bytes than allowed
-    ├── EmptyBodyError                   empty             a response without a body
-    ├── TruncatedError                   truncated         the body ended early                (retried)
-    ├── NotAnImageError                  not_image         another format, HTML, text, or unknown
-    ├── UndecodableError                 undecodable       begins as an image, but is broken
-    ├── TooManyPixelsError               too_many_pixels   more pixels than allowed; not decoded
-    ├── OptedOutError                    opted_out         the server opts out (X-Robots-Tag)
-    ├── StorageError                     storage           the bytes could not be saved
-    ├── TaskLostError                    lost              the task was lost repeatedly
-    ├── CrashedError                     crashed           ends the process that fetches it
-    ├── CancelledError                   cancelled         the run has ended
-    └── InternalError                    internal          an error in imagefleet
+    ├── InvalidUrlError               invalid_url      not a URL that can be fetched
+    ├── BlockedAddressError           blocked_address  the operator's policy forbids the address
+    ├── DnsError                      dns              the host name has no address
+    │   └── DnsUnavailableError       dns              no answer from the resolver               (retried)
+    ├── ConnectError                  connect          connection refused or broken              (retried)
+    ├── TlsError                      tls              bad certificate or handshake
+    │   └── TlsClosedError            tls              closed during the handshake               (retried)
+    ├── FetchTimeoutError             timeout          timeout or deadline exceeded              (retried)
+    ├── HttpClientError               http_4xx         404 and other 4xx
+    │   └── HttpRetryableClientError  http_4xx         408, 425                                  (retried)
+    ├── HttpServerError               http_5xx         500 and other 5xx                         (retried)
+    │   └── HttpNotImplementedError   http_5xx         501, 505
+    ├── RateLimitedError              rate_limited     429, or a wait above the limit            (retried)
+    │   └── LongWaitError             rate_limited     a wait too long to hold a slot for        (retried)
+    ├── RedirectError                 redirects        more redirects than allowed, or a loop
+    ├── BadResponseError              bad_response     not HTTP, or not a response to this request
+    ├── TooLargeError                 too_large        more bytes than allowed
+    ├── EmptyBodyError                empty            a response without a body
+    ├── TruncatedError                truncated        the body ended early                      (retried)
+    ├── NotAnImageError               not_image        another format, HTML, text, or unknown
+    ├── UndecodableError              undecodable      begins as an image, but is broken
+    ├── TooManyPixelsError            too_many_pixels  more pixels than allowed; not decoded
+    ├── OptedOutError                 opted_out        the server opts out (X-Robots-Tag)
+    ├── StorageError                  storage          the bytes could not be saved
+    ├── TaskLostError                 lost             the task was lost repeatedly
+    ├── CrashedError                  crashed          ends the process that fetches it
+    ├── CancelledError                cancelled        the run has ended
+    └── InternalError                 internal         an error in imagefleet
 
     CommandError                         exit status 1     an error in imagefleet or its environment
-    └── UsageError                       exit status 2     input that the command can't use
+    └── UsageError                    exit status 2    input that the command can't use
 
     RunInterruptedError                  exit status 130   ended early by the user
 
@@ -70,14 +70,14 @@ class FetchError(Exception):
         self.retry_after = retry_after
 
 
-class Fault(Exception):
+class CommandError(Exception):
     """A command can't continue. The message says what happened, why, and what to do next, one sentence each."""
 
     exit_code: ClassVar[int] = 1
 
-    def __init__(self, what: str, why: str, todo: str) -> None:
+    def __init__(self, what: str, why: str, hint: str) -> None:
         super().__init__(f"{what}: {why}")
-        self.what, self.why, self.todo = what, why, todo
+        self.what, self.why, self.hint = what, why, hint
 
 
 class Interrupted(Exception):
@@ -88,7 +88,7 @@ class Interrupted(Exception):
         self.cancelled = cancelled
 
 
-class UsageFault(Fault):
+class UsageError(CommandError):
     """A command got an option, an argument or a file that it can't use."""
 
     exit_code = 2

@@ -20,7 +20,7 @@ from contextlib import suppress
 from functools import partial, wraps
 from typing import Any, ParamSpec, TypeVar
 
-from tasks.errors import UsageFault
+from tasks.errors import UsageError
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -75,13 +75,13 @@ def check_slots(slots: int, option: str) -> None:
         option: the option that says so.
 
     Raises:
-        UsageFault: it has not.
+        UsageError: it has not.
     """
     allowed = limit()
     most = max_slots(allowed)
     if slots > most:
         other = f"Use {option} {most} or less, or raise" if most else "Raise"
-        raise UsageFault(
+        raise UsageError(
             f"{slots} downloads at a time can't run in one process here",
             f"each needs a file descriptor, a process may open {allowed}, and {RESERVED} of those are needed besides",
             f"{other} the limit: {advice(slots)}.",

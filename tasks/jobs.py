@@ -35,7 +35,7 @@ from tasks.celery import ABOUT, COLLECT_SHARD, DRAIN, EXAMINE, FETCH_IMAGE, IMAG
 from tasks.collect import ENDING, PASSING, Deadly, Incomplete, collect
 from tasks.download import downloader, network_settings
 from tasks.download.downloader import Downloader
-from tasks.errors import Cancelled, Fault, FetchError, Internal, RateLimited, StorageFailed
+from tasks.errors import Cancelled, CommandError, FetchError, Internal, RateLimited, StorageFailed
 from tasks.fetch import failed, fetch
 from tasks.model import Former, Outcome, RunOptions, key_of
 from tasks.previous_image import FormerImage
@@ -220,7 +220,7 @@ def _prepare(sender: Any, **_: Any) -> None:
             )
         _downloader()
         _runs()
-    except (SettingsError, Fault) as error:
+    except (SettingsError, CommandError) as error:
         # Celery logs what a signal's receiver raises and goes on, unless it is an exit.
         _log.critical("this worker can't start: %s", error)
         raise SystemExit(1) from error

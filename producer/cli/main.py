@@ -27,7 +27,7 @@ from rich.console import Console
 from config import VERSION, SettingsError, limits, streams
 from tasks import file_descriptors, runtime_tuning
 from tasks.download import headers
-from tasks.errors import WORTH_RETRYING, Fault, Interrupted, UsageFault
+from tasks.errors import WORTH_RETRYING, CommandError, Interrupted, UsageError
 from tasks.model import FetchOptions, HeadOptions, Reason, ResizeMode, ResizeOptions, Verify
 
 if TYPE_CHECKING:
@@ -68,8 +68,8 @@ class _Folder(click.Path):
         if scheme := _scheme(value):
             # As a path, it would create a folder named after the scheme here, and the run would report success.
             other = "mount the storage and give the path of the mount"
-            todo = "give the path without file://" if scheme == "file" else other
-            self.fail(f"{scheme}:// is not supported, only folders on this machine; {todo}", param, ctx)
+            hint = "give the path without file://" if scheme == "file" else other
+            self.fail(f"{scheme}:// is not supported, only folders on this machine; {hint}", param, ctx)
         return super().convert(value, param, ctx)
 
 
@@ -81,9 +81,9 @@ class _List(click.ParamType[str]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         if scheme := _scheme(value):
             other = "copy the list to this machine, or pipe it into the command with - as SOURCE"
-            todo = "give the path without file://" if scheme == "file" else other
+            hint = "give the path without file://" if scheme == "file" else other
             self.fail(
-                f"{scheme}:// is not supported, only files on this machine and - (standard input); {todo}",
+                f"{scheme}:// is not supported, only files on this machine and - (standard input); {hint}",
                 param,
                 ctx,
             )
@@ -561,7 +561,7 @@ def serve(host: str, port: int, latency: float, width: int, height: int) -> None
     try:
         serve(DemoOptions(host, port, latency, width, height), announce)
     except DemoError as error:
-        raise UsageFault(
+        raise UsageError(
             f"The demo server can't listen on {host}:{port}",
             error.why,
             "Choose another --port, or 0 for any free one.",
@@ -753,7 +753,7 @@ def _ended(ending: _Ending, debug: bool) -> Any:
     except SystemExit as error:
         return error.code
     except click.ClickException as error:
-        _tell_fault(ending, _of_usage(error))
+        _print_error_json(ending, _usage_error(error))
         error.show()
         return error.exit_code
     except (KeyboardInterrupt, Interrupted, click.Abort) as error:
@@ -775,43 +775,43 @@ def _ended(ending: _Ending, debug: bool) -> Any:
             _note(what, quiet=False)
         return _INTERRUPTED
     except Exception as error:
-        fault = _fault_of(error)
-        _tell_fault(ending, fault)
+        command_error = _command_error(error)
+        _print_error_json(ending, command_error)
         if debug:
             raise
         from producer.cli import render
 
-        _show(render.of_fault(fault), sys.stderr)
-        return fault.exit_code
+        _show(render.render_error(command_error), sys.stderr)
+        return command_error.exit_code
 
 
-def _fault_of(error: Exception) -> Fault:
+def _command_error(error: Exception) -> CommandError:
     """Return the exception that ended a command as an error for the user."""
-    if isinstance(error, Fault):
+    if isinstance(error, CommandError):
         return error
     if isinstance(error, SettingsError):
-        todo = "Correct the variable or unset it; see docs/settings.md."
-        return UsageFault("A setting is invalid", str(error), todo)
-    return Fault(
+        hint = "Correct the variable or unset it; see docs/settings.md."
+        return UsageError("A setting is invalid", str(error), hint)
+    return CommandError(
         "Unexpected error",
         f"{type(error).__name__}: {error}",
         "Run it again with `producer --debug …`, and report the output.",
     )
 
 
-def _of_usage(error: click.ClickException) -> Fault:
+def _usage_error(error: click.ClickException) -> CommandError:
     """Return a usage error found by Click."""
     context = getattr(error, "ctx", None)
     command = "producer" if context is None else context.command_path
-    return UsageFault("The command line is invalid", error.format_message(), f"See `{command} --help`.")
+    return UsageError("The command line is invalid", error.format_message(), f"See `{command} --help`.")
 
 
-def _tell_fault(ending: _Ending, fault: Fault) -> None:
+def _print_error_json(ending: _Ending, error: CommandError) -> None:
     if ending.as_json:
         from producer.cli.render import plain
 
-        said = {name: plain(getattr(fault, name)) for name in ("what", "why", "todo")}
-        ending.tell({"error": {**said, "exit_code": fault.exit_code}, **ending.run})
+        said = {"what": plain(error.what), "why": plain(error.why), "todo": plain(error.hint)}
+        ending.tell({"error": {**said, "exit_code": error.exit_code}, **ending.run})
 
 
 @contextmanager
@@ -826,7 +826,7 @@ def _demo_server(latency: float, images: int) -> Iterator[str]:
         return
     url = settings().demo_url
     if url is None:
-        raise UsageFault(
+        raise UsageError(
             "The demo has no image server",
             "a broker is configured, and its workers can't reach a demo server started by this command",
             "Set IMAGEFLEET_DEMO_URL to a demo server within reach of the workers, or unset IMAGEFLEET_BROKER_URL.",
@@ -952,12 +952,12 @@ def _check_insecure(options: Options) -> None:
     """Check that a run may be insecure in this process's environment, which a local fleet inherits.
 
     Raises:
-        UsageFault: the run is insecure, and the environment does not allow it.
+        UsageError: the run is insecure, and the environment does not allow it.
     """
     from config.settings import settings
 
     if options.fetch.insecure and not settings().allow_insecure_tls:
-        raise UsageFault(
+        raise UsageError(
             "--insecure is not allowed here",
             "the operator of the workers must allow it, and IMAGEFLEET_ALLOW_INSECURE_TLS is not set",
             "Set IMAGEFLEET_ALLOW_INSECURE_TLS=true, or omit --insecure.",

@@ -10,7 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from tasks.errors import Fault
+from tasks.errors import CommandError
 from tasks.redaction import masked
 
 if TYPE_CHECKING:
@@ -158,12 +158,12 @@ def of_diagnosis(diagnosis: Diagnosis) -> RenderableType:
     return Group(table, end)
 
 
-def of_fault(fault: Fault) -> RenderableType:
+def render_error(error: CommandError) -> RenderableType:
     """Render an error: what happened, why, and what to do."""
     grid = Table.grid(padding=(0, 1))
-    grid.add_row(Text("Error:", "bold red"), Text(plain(fault.what)))
-    grid.add_row(Text("Why:", "bold"), Text(plain(fault.why)))
-    grid.add_row(Text("To do:", "bold"), Text(plain(fault.todo)))
+    grid.add_row(Text("Error:", "bold red"), Text(plain(error.what)))
+    grid.add_row(Text("Why:", "bold"), Text(plain(error.why)))
+    grid.add_row(Text("To do:", "bold"), Text(plain(error.hint)))
     return grid
 
 

@@ -75,7 +75,7 @@ def _finish(
     """Write plan and manifests, so that the folder is what a fleet's run leaves.
 
     Raises:
-        UsageFault: they can't be written.
+        UsageError: they can't be written.
     """
     pairs = zip(requests, outcomes, strict=True)
     try:

@@ -81,7 +81,7 @@ def stores(root: Path) -> dict[str, Store]:
     """Return the Stores of the three ways below a folder.
 
     Raises:
-        UsageFault: one of them holds a run.
+        UsageError: one of them holds a run.
     """
     found = {name: Store(root / folder) for name, folder in FOLDERS.items()}
     for store in found.values():
@@ -102,7 +102,7 @@ def compare(
     """Fetch the list three ways, one after the other.
 
     Raises:
-        Fault: one of them could not go on.
+        CommandError: one of them could not go on.
     """
     ways = []
     slots = {ONE_BY_ONE: 1, THREADS: min(threads, len(requests))}

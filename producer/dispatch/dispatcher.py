@@ -37,7 +37,7 @@ from tasks.broker.redis_errors import RedisProblem, redis_problem
 from tasks.celery import ABOUT, COLLECT_SHARD, FETCH_IMAGE, IMAGES, PROTOCOL, SHARDS, app
 from tasks.collect import ENDING, PASSING
 from tasks.download.urls import MAX_LENGTH
-from tasks.errors import Fault, Interrupted, Lost
+from tasks.errors import CommandError, Interrupted, Lost
 from tasks.fetch import failed
 from tasks.model import ImageRequest, Outcome, RunOptions, key_of, shard_name
 from tasks.redaction import masked
@@ -208,7 +208,7 @@ class Dispatcher:
             listener: told how far the run is, a few times a second.
 
         Raises:
-            Fault: the run can't go on. What is collected stays.
+            CommandError: the run can't go on. What is collected stays.
             Interrupted: it was told to end early.
         """
         timing = Timing()
@@ -271,7 +271,7 @@ class Dispatcher:
                 raise Interrupted(cancelled=True)
             shard = message["shard"]
             if "error" in message:
-                raise Fault(
+                raise CommandError(
                     f"Shard {shard_name(shard)} could not be collected",
                     message["error"],
                     f"Make space, or mend what is said there; then go on by `{resumption(self._store)}`.",
@@ -296,7 +296,7 @@ class Dispatcher:
             self._landed += flying.images
             timing.last_done = time.monotonic()
         elif flying.signalled and time.monotonic() - flying.signalled > _VISIBLE:
-            raise Fault(
+            raise CommandError(
                 f"The manifest of shard {shard_name(flying.shard)} is not to be seen",
                 f"a worker says that it stands, and {self._store.root} does not hold it here",
                 "Give workers and producer the same shared folder under the same path.",
@@ -365,7 +365,7 @@ class Dispatcher:
         flying.repairs += 1
         flying.move()
         if flying.repairs > _REPAIRS + 1:
-            raise Fault(
+            raise CommandError(
                 f"Shard {shard_name(shard)} is lost again and again",
                 f"it was sent {flying.repairs} times, and neither an image nor the end of it came back",
                 "Look at the workers' logs: one may take tasks that it can't do. "
@@ -440,14 +440,14 @@ class Dispatcher:
         """Make sure that something can be saved.
 
         Raises:
-            Fault: nothing was saved while many images could not be.
+            CommandError: nothing was saved while many images could not be.
         """
         # After a Redis that was emptied, both begin anew.
         if success != self._saved or unsaved < self._unsaved:
             self._saved, self._unsaved = success, unsaved
         elif unsaved - self._unsaved >= _UNSAVED:
             troubles = "; ".join(self._unfit.storage_troubles)
-            raise Fault(
+            raise CommandError(
                 "Nothing can be saved any more",
                 f"the last {unsaved - self._unsaved} images could not be written below {self._store.root}; "
                 f"{troubles or 'a full disk does that, or a folder that the workers may not write to'}",
@@ -633,7 +633,7 @@ class Dispatcher:
         """Do a step that needs Redis, and wait for a Redis that is away; steps may be done twice.
 
         Raises:
-            Fault: it is away for too long, or its error lasts until a person has changed something.
+            CommandError: it is away for too long, or its error lasts until a person has changed something.
         """
         ends = time.monotonic() + _AWAY
         away, logged = False, ""
@@ -656,21 +656,21 @@ class Dispatcher:
                     logged = problem.note
                     _log.warning(logged)
                 if self._shown is not None:
-                    self._tell(replace(self._shown, note=f"{problem.note}. {problem.todo}"))
+                    self._tell(replace(self._shown, note=f"{problem.note}. {problem.hint}"))
                 if problem.answered:
                     # A server that became a replica keeps its connections; new ones lead to the new master.
                     transport.disconnect_pools()
                     app.backend.client.connection_pool.disconnect()
                 time.sleep(1)
 
-    def _fault_of(self, problem: RedisProblem) -> Fault:
+    def _fault_of(self, problem: RedisProblem) -> CommandError:
         """Return what ends a run at a Redis that can't be used."""
-        todo = f"{problem.todo} Then go on by `{resumption(self._store)}`."
+        hint = f"{problem.hint} Then go on by `{resumption(self._store)}`."
         if not problem.answered:
-            return Fault("Redis is away", f"it has not answered for {_AWAY:.0f} s ({problem.text})", todo)
+            return CommandError("Redis is away", f"it has not answered for {_AWAY:.0f} s ({problem.text})", hint)
         if problem.temporary:
-            return Fault("Redis can't be used", f"for {_AWAY:.0f} s it has answered: {problem.text}", todo)
-        return Fault("Redis refuses a command", f"it answers: {problem.text}", todo)
+            return CommandError("Redis can't be used", f"for {_AWAY:.0f} s it has answered: {problem.text}", hint)
+        return CommandError("Redis refuses a command", f"it answers: {problem.text}", hint)
 
 
 def cancel(server: redis.Redis, run_id: str) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from producer.dispatch.unfit_workers import UnfitWorker
 from producer.formatting import named
 from tasks.celery import ABOUT, EXAMINE, PROTOCOL, app
-from tasks.errors import UsageFault
+from tasks.errors import UsageError
 from tasks.file_descriptors import max_slots
 from tasks.storage import folder_probe
 from tasks.storage.folder_probe import Seen
@@ -98,7 +98,7 @@ def find_pool(out: Path, insecure: bool = False) -> WorkerPool:
         insecure: whether the run is to do without the verification of servers.
 
     Raises:
-        UsageFault: workers answer, and none of them can, or may.
+        UsageError: workers answer, and none of them can, or may.
     """
     answering = ask_workers(_ABOUT_SECONDS)
     ours = [worker for worker in answering if worker.protocol == PROTOCOL]
@@ -106,14 +106,14 @@ def find_pool(out: Path, insecure: bool = False) -> WorkerPool:
     troubles = _find_troubles(out, ours) if ours else {}
     unfit = [UnfitWorker(name, seen.error) for name, seen in troubles.items()]
     if ours and len(troubles) == len({worker.name for worker in ours}):
-        raise UsageFault(
+        raise UsageError(
             f"No worker can save images in {out}",
             _listed(unfit),
             " ".join(dict.fromkeys(map(advice, troubles.values()))),
         )
     fit = [worker for worker in ours if worker.name not in troubles]
     if insecure and fit and not any(worker.insecure_tls for worker in fit):
-        raise UsageFault(
+        raise UsageError(
             "No worker allows --insecure",
             f"IMAGEFLEET_ALLOW_INSECURE_TLS is not set at {named(worker.name for worker in fit)}",
             "Set IMAGEFLEET_ALLOW_INSECURE_TLS=true where the workers run, or leave --insecure out.",

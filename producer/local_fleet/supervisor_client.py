@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from producer.local_fleet import supervisor
-from tasks.errors import Fault
+from tasks.errors import CommandError
 
 _log = logging.getLogger(__name__)
 #: Where the packages of the application are: the current folder of what is started.
@@ -115,13 +115,13 @@ class Keeping:
                 wrong, is not waited for until it has done so again and again.
 
         Raises:
-            Fault: one of them has ended for good.
+            CommandError: one of them has ended for good.
         """
         with self._lock:
             ended = next(iter([*self._exits.items(), *(self._quit.items() if starting else ())]), None)
         if ended is not None:
             name, how = ended
-            raise Fault(
+            raise CommandError(
                 f"A process that this command started has ended: {name}",
                 f"{how}; its last words were: {self.last_words(name)}",
                 "What is saved stays. Look at the words above, and at the machine's memory and disk.",
@@ -148,7 +148,7 @@ class Keeping:
             self._process.stdin.write(json.dumps(command) + "\n")
             self._process.stdin.flush()
         except BrokenPipeError as error:
-            raise Fault(
+            raise CommandError(
                 "The process that keeps the local fleet has ended",
                 "it was killed, or could not start",
                 "Run the command again.",

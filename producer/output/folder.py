@@ -8,7 +8,7 @@ from pathlib import Path
 
 from producer.output import lock
 from producer.output.run_file import RunFile
-from tasks.errors import StorageFailed, UsageFault
+from tasks.errors import StorageFailed, UsageError
 from tasks.storage.store import Store
 
 _PROBE = ".probe"
@@ -18,8 +18,8 @@ def output(out: Path) -> Store:
     """Return the Store of a run's output folder, made if it is missing and found free of another run.
 
     Raises:
-        UsageFault: it can't be made or written, it holds a run, or another producer works there.
-        Fault: whether one does can't be told.
+        UsageError: it can't be made or written, it holds a run, or another producer works there.
+        CommandError: whether one does can't be told.
     """
     store = Store(out.resolve())
     try:
@@ -47,8 +47,8 @@ def begun(out: Path, broker: str | None) -> Iterator[Store]:
         broker: the URL of the run's broker; None for a local fleet.
 
     Raises:
-        UsageFault: it can't be made, written or locked, it holds a run, or another producer works there.
-        Fault: whether one does can't be told.
+        UsageError: it can't be made, written or locked, it holds a run, or another producer works there.
+        CommandError: whether one does can't be told.
     """
     with made_for_use(out):
         store = output(out)
@@ -82,10 +82,10 @@ def standing(out: Path) -> Store:
     """Return the Store of a folder that holds a run.
 
     Raises:
-        UsageFault: it is not there, or no run is in it.
+        UsageError: it is not there, or no run is in it.
     """
     if not out.is_dir():
-        raise UsageFault(
+        raise UsageError(
             f"There is no folder {out}",
             "it was removed, or its name is another one",
             "Give the folder that --out named when the run was begun.",
@@ -96,9 +96,9 @@ def standing(out: Path) -> Store:
     return store
 
 
-def unwritable(store: Store, error: Exception) -> UsageFault:
+def unwritable(store: Store, error: Exception) -> UsageError:
     """Return what it means for a command that its output folder can't be written."""
-    return UsageFault(
+    return UsageError(
         f"The output folder {store.root} can't be written",
         getattr(error, "strerror", None) or str(error),
         "Choose a folder that you may write to, on a disk that has space.",

@@ -24,7 +24,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tasks.errors import Fault, UsageFault
+from tasks.errors import CommandError, UsageError
 from tasks.redaction import masked
 from tasks.storage.store import PRIVATE, Store
 
@@ -74,7 +74,7 @@ def held(place: Store | Path, broker: str | None, command: str = "") -> Iterator
         command: the name of the command that the holder runs, for others to see.
 
     Raises:
-        UsageFault: another producer holds it, or the file of the lock can't be opened.
+        UsageError: another producer holds it, or the file of the lock can't be opened.
     """
     path = _path(place)
     descriptor = _taken_by_us(path)
@@ -94,8 +94,8 @@ def refuse_another(place: Store | Path) -> None:
     """Make sure that no producer holds the lock of an output folder; it is not taken, and no file of it made.
 
     Raises:
-        UsageFault: one holds it.
-        Fault: the file of the lock can't be read.
+        UsageError: one holds it.
+        CommandError: the file of the lock can't be read.
     """
     other = holder(place)
     if other is not None:
@@ -124,7 +124,7 @@ def holder(place: Store | Path) -> Holder | None:
     """Return who holds the lock of an output folder; None if nobody does, or if the file system can't tell.
 
     Raises:
-        Fault: the file of the lock can't be read.
+        CommandError: the file of the lock can't be read.
     """
     path = _path(place)
     try:
@@ -132,7 +132,7 @@ def holder(place: Store | Path) -> Holder | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        raise Fault(
+        raise CommandError(
             f"Whether another producer works on {path.parent} can't be told",
             f"{NAME}: {error.strerror or error}",
             "Ask as the user whose run it is.",
@@ -159,7 +159,7 @@ def _taken_by_us(path: Path) -> int:
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, PRIVATE)
         except OSError as error:
-            raise UsageFault(
+            raise UsageError(
                 f"The output folder {path.parent} can't be locked",
                 f"{NAME}: {error.strerror or error}",
                 "Choose a folder that is there and that you may write to, as the user whose run it is.",
@@ -196,7 +196,7 @@ def _locked(descriptor: int, kind: int, path: Path, patience: float) -> bool:
             time.sleep(_PAUSE)
         except OSError as error:
             if error.errno not in _UNSUPPORTED:
-                raise UsageFault(
+                raise UsageError(
                     f"The output folder {path.parent} can't be locked",
                     f"{NAME}: {error.strerror or error}",
                     "Look at the file system of that folder, or choose another.",
@@ -210,9 +210,9 @@ def _locked(descriptor: int, kind: int, path: Path, patience: float) -> bool:
             return True
 
 
-def _taken(folder: Path, other: Holder) -> UsageFault:
+def _taken(folder: Path, other: Holder) -> UsageError:
     command = f" (producer {other.command})" if other.command else ""
-    return UsageFault(
+    return UsageError(
         f"Another producer works on {folder}",
         f"it is {other.text}{command}" if other.pid else "it holds the folder's lock, and has not said who it is",
         f"Wait until it has ended, or end it: producer cancel {shlex.quote(str(folder))}",

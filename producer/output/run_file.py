@@ -20,7 +20,7 @@ from enum import StrEnum
 from typing import Any, Self
 
 from config.settings import settings
-from tasks.errors import Fault, StorageFailed, UsageFault
+from tasks.errors import CommandError, StorageFailed, UsageError
 from tasks.model import FetchOptions
 from tasks.redaction import masked
 from tasks.storage.store import Store
@@ -92,14 +92,14 @@ class RunFile:
         """Read it.
 
         Raises:
-            UsageFault: there is none, and so no run.
-            Fault: it is not what was written.
+            UsageError: there is none, and so no run.
+            CommandError: it is not what was written.
         """
         cls.expect(store)
         try:
             return cls._decoded(store.read(NAME))
         except (StorageFailed, ValueError, TypeError, KeyError, AttributeError) as error:
-            raise Fault(
+            raise CommandError(
                 f"{store.path(NAME)} can't be trusted",
                 f"it is not what was written there ({error or type(error).__name__}); nothing was changed",
                 "Images and manifests are not touched by this, and can be used as they are. To go on, put a whole copy "
@@ -111,10 +111,10 @@ class RunFile:
         """Make sure that a folder holds a run.
 
         Raises:
-            UsageFault: it holds none.
+            UsageError: it holds none.
         """
         if not store.exists(NAME):
-            raise UsageFault(
+            raise UsageError(
                 f"{store.root} holds no run",
                 f"there is no {NAME} in it",
                 "Give the folder that --out named when the run was begun.",
@@ -124,7 +124,7 @@ class RunFile:
         """Write it where no run is yet.
 
         Raises:
-            UsageFault: the folder holds a run.
+            UsageError: the folder holds a run.
             StorageFailed: it can't be written.
         """
         self.refuse_another(store)
@@ -136,13 +136,13 @@ class RunFile:
         """Make sure that no run is in a folder, nor anything that would count as a run's.
 
         Raises:
-            UsageFault: there is one, or what is left of one.
+            UsageError: there is one, or what is left of one.
             StorageFailed: the folder can't be listed.
         """
         found = RunFile.remains(store)
         if found is None:
             return
-        raise UsageFault(
+        raise UsageError(
             f"{store.root} already holds a run, or what is left of one",
             f"{found} is there, and a run's files are never mixed with another's",
             RunFile._instead(store),
@@ -154,7 +154,7 @@ class RunFile:
         # Without its record, a run can't be resumed; a comparison's folders never had one.
         if not store.exists(NAME):
             return "Choose another --out, or remove that folder."
-        with suppress(Fault):
+        with suppress(CommandError):
             if RunFile.load(store).state is State.COMPLETE:
                 folder = shlex.quote(str(store.root))
                 return (
@@ -188,13 +188,13 @@ class RunFile:
         """Return the URL by which the broker of the last command can be connected to; None for a local fleet.
 
         Raises:
-            UsageFault: it has a password, which is not kept, and the environment names another broker.
+            UsageError: it has a password, which is not kept, and the environment names another broker.
         """
         configured = settings().broker
         if configured is not None and masked(configured) == self.broker:
             return configured
         if self.broker is not None and _MASK in self.broker:
-            raise UsageFault(
+            raise UsageError(
                 f"The broker of the run in {self.out} can't be asked",
                 f"it is {self.broker}, and its password is not kept",
                 "Add --broker with the whole URL, or set IMAGEFLEET_BROKER_URL to it.",
@@ -231,7 +231,7 @@ def resumption(store: Store) -> str:
     command = f"producer resume {shlex.quote(str(store.root))}"
     try:
         broker = RunFile.load(store).broker
-    except Fault:
+    except CommandError:
         # What is wrong with the record is told by that command.
         return command
     configured = settings().broker

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pyarrow as pa
 
 from producer.output.run_file import resumption
-from tasks.errors import Fault, StorageFailed
+from tasks.errors import CommandError, StorageFailed
 from tasks.model import ImageRequest, shard_name
 from tasks.storage import manifest, plan
 from tasks.storage.shard_parquet import BadShardFile, Mark
@@ -18,7 +18,7 @@ def planned_requests(shard: int, store: Store, run_id: str) -> list[ImageRequest
     """Return a shard's requests, from the plan.
 
     Raises:
-        Fault: its plan can't be read, or is another's.
+        CommandError: its plan can't be read, or is another's.
     """
     return plan.requests(planned(shard, store, run_id))
 
@@ -27,12 +27,12 @@ def planned(shard: int, store: Store, run_id: str) -> pa.Table:
     """Return a shard's plan; that it can be is known in a sixth of the time that its requests take.
 
     Raises:
-        Fault: it can't be read, or is another's.
+        CommandError: it can't be read, or is another's.
     """
     try:
         return plan.decode(store.read(plan.name(shard)), Mark(run_id, shard))
     except (BadShardFile, StorageFailed) as error:
-        raise Fault(
+        raise CommandError(
             f"{store.path(plan.name(shard))} can't be trusted",
             f"it should hold what is planned of shard {shard_name(shard)}: {error}",
             f"Put a copy of it back that is whole; or, while the run's list is as it was, call `{resumption(store)}`, "
@@ -44,14 +44,14 @@ def decoded(shard: int, store: Store, run_id: str, columns: Sequence[str] | None
     """Return columns of a shard's manifest; None for all of them.
 
     Raises:
-        Fault: it is not what was written.
+        CommandError: it is not what was written.
     """
     try:
         return manifest.decode(store.read(manifest.name(shard)), columns, Mark(run_id, shard))
     except (BadShardFile, StorageFailed) as error:
         stands = store.exists(manifest.name(shard))
         what = "can't be trusted" if stands else "is gone"
-        raise Fault(
+        raise CommandError(
             f"{store.path(manifest.name(shard))} {what}",
             f"it should hold the Outcomes of shard {shard_name(shard)}: {error}; nothing was changed",
             f"Put a copy of it back that is whole; or {'remove it, and ' if stands else ''}`{resumption(store)}` does "

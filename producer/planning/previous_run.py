@@ -20,7 +20,7 @@ from producer.output.folder import standing
 from producer.output.run_file import Options, PlanState, RunFile, resumption
 from producer.planning.url_index import UrlIndex
 from tasks.download.conditional import condition_of
-from tasks.errors import Fault, StorageFailed, UsageFault
+from tasks.errors import CommandError, StorageFailed, UsageError
 from tasks.model import FORMER_FIELDS, FetchOptions, Former, ImageRequest, ResizeMode, Verify, shard_name
 from tasks.storage import manifest, plan
 from tasks.storage.shard_parquet import BadShardFile, Mark
@@ -45,22 +45,22 @@ class FormerRun:
         """Take its folder, and the output folder and the options of the run that refreshes it.
 
         Raises:
-            UsageFault: there is no run, or none whose images may be taken over as they are.
-            Fault: its record can't be trusted.
+            UsageError: there is no run, or none whose images may be taken over as they are.
+            CommandError: its record can't be trusted.
         """
         try:
             self._store, self._out = standing(folder), Store(out.resolve())
-        except UsageFault as fault:
-            todo = "Give the folder that --out named when the former run was begun."
-            raise UsageFault(f"{fault.what} (--if-changed-since)", fault.why, todo) from fault
+        except UsageError as error:
+            hint = "Give the folder that --out named when the former run was begun."
+            raise UsageError(f"{error.what} (--if-changed-since)", error.why, hint) from error
         if self._store.root == self._out.root:
-            raise UsageFault(
+            raise UsageError(
                 f"{folder} can't be refreshed in itself",
                 "--out and --if-changed-since name the same folder, and a run's files are never mixed with another's",
                 "Choose another --out. What is unchanged takes no space twice where the disk knows hard links.",
             )
         if self._out.root.is_relative_to(self._store.root):
-            raise UsageFault(
+            raise UsageError(
                 f"{folder} can't be refreshed inside of itself",
                 "--out is below the folder that --if-changed-since names, and would go with it when that is removed",
                 "Choose an --out beside it.",
@@ -68,7 +68,7 @@ class FormerRun:
         self._record = RunFile.load(self._store)
         unlike = _unlike(self._record.options.fetch, fetch)
         if unlike is not None:
-            raise UsageFault(
+            raise UsageError(
                 f"The images of {folder} can't be taken over",
                 f"this run would have {unlike}",
                 "Give the options of that run, as its run.json has them, or leave --if-changed-since out.",
@@ -85,7 +85,8 @@ class FormerRun:
         They are read a shard at a time, so that who feeds them slowly is not waited for longer than without this.
 
         Raises:
-            Fault: a manifest of the former run can't be trusted. Nothing was yielded yet, unless it was changed since.
+            CommandError: a manifest of the former run can't be trusted. Nothing was yielded yet, unless it was changed
+                since.
             StorageFailed: there is no room for the index.
         """
         source = iter(requests)
@@ -136,7 +137,7 @@ class FormerRun:
         try:
             return manifest.decode(self._store.read(name), columns, Mark(self._record.id, shard))
         except (BadShardFile, StorageFailed) as error:
-            raise Fault(
+            raise CommandError(
                 f"{self._store.path(name)} can't be trusted",
                 f"it should hold the Outcomes of shard {shard_name(shard)} of the former run: {error}",
                 "Put a copy of it back that is whole; or remove it, and what it named is downloaded. "
@@ -156,8 +157,8 @@ def joined(requests: Iterable[ImageRequest], options: Options, out: Store) -> It
         return
     try:
         former = FormerRun(Path(options.since), out.root, options.fetch)
-    except UsageFault as fault:
-        _log.warning("nothing more is taken over from %s: %s. %s", options.since, fault.what, fault.why)
+    except UsageError as error:
+        _log.warning("nothing more is taken over from %s: %s. %s", options.since, error.what, error.why)
         yield from requests
         return
     yield from former.joined(requests, options.shard_size)

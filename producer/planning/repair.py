@@ -11,7 +11,7 @@ from producer.output.run_file import PlanState, RunFile
 from producer.output.shard_files import decoded, planned
 from producer.planning.previous_run import joined
 from producer.sources import text as url_list
-from tasks.errors import Fault, StorageFailed
+from tasks.errors import CommandError, StorageFailed
 from tasks.model import ImageRequest, shard_name
 from tasks.storage import manifest, plan
 from tasks.storage.shard_parquet import Mark
@@ -32,8 +32,8 @@ def make_whole(record: RunFile, store: Store, shards: int) -> None:
         shards: how many shards are planned.
 
     Raises:
-        UsageFault: it can't be written.
-        Fault: a file of the plan can't be trusted, and the list is gone, or another one. Nothing was changed.
+        UsageError: it can't be written.
+        CommandError: a file of the plan can't be trusted, and the list is gone, or another one. Nothing was changed.
     """
     broken = {shard: fault for shard in range(shards) if (fault := _broken(shard, record, store))}
     if not broken:
@@ -59,10 +59,10 @@ def make_whole(record: RunFile, store: Store, shards: int) -> None:
             )
 
 
-def _broken(shard: int, record: RunFile, store: Store) -> Fault | None:
+def _broken(shard: int, record: RunFile, store: Store) -> CommandError | None:
     try:
         planned(shard, store, record.id)
-    except Fault as fault:
+    except CommandError as fault:
         return fault
     return None
 
@@ -88,9 +88,9 @@ def _fits(shard: int, requests: list[ImageRequest], broken: bool, record: RunFil
     return whole
 
 
-def _lost(fault: Fault, record: RunFile) -> Fault:
-    return Fault(
-        fault.what,
-        f"{fault.why}. It can't be made anew: {url_list.why_not(record.source)}",
+def _lost(error: CommandError, record: RunFile) -> CommandError:
+    return CommandError(
+        error.what,
+        f"{error.why}. It can't be made anew: {url_list.why_not(record.source)}",
         "Put a copy of it back that is whole; nothing of that shard can be done without it.",
     )

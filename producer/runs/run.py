@@ -32,7 +32,7 @@ from producer.planning.previous_run import joined
 from producer.sources import text as url_list
 from tasks.broker import client as broker_client
 from tasks.celery import use_broker
-from tasks.errors import Fault, Interrupted, StorageFailed, UsageFault
+from tasks.errors import CommandError, Interrupted, StorageFailed, UsageError
 from tasks.model import ImageRequest, RunOptions
 from tasks.redaction import masked
 from tasks.storage import manifest, plan
@@ -144,8 +144,8 @@ def crew_at(broker_url: str, out: Path, insecure: bool = False) -> Crew:
         insecure: whether the run is to do without the verification of servers, which they have to allow.
 
     Raises:
-        UsageFault: workers are there, and none of them can save the run's images, or none may do what it asks for.
-        Fault: the broker can't be reached or used now, or is not fit to hold a run.
+        UsageError: workers are there, and none of them can save the run's images, or none may do what it asks for.
+        CommandError: the broker can't be reached or used now, or is not fit to hold a run.
     """
     started = time.monotonic()
     with broker_client.client(broker_url, patient=False) as server:
@@ -212,8 +212,8 @@ class Run:
         """Begin a run in a folder without one.
 
         Raises:
-            UsageFault: the folder holds a run.
-            Fault: it can't be written.
+            UsageError: the folder holds a run.
+            CommandError: it can't be written.
         """
         record = RunFile(new_id(), source, str(store.root), options, url_list.fingerprint(source))
         try:
@@ -227,15 +227,15 @@ class Run:
         """Go on with a run, whatever has ended it.
 
         Raises:
-            UsageFault: the folder holds no run.
-            Fault: what is there can't be trusted, nor, of the plan, made anew.
+            UsageError: the folder holds no run.
+            CommandError: what is there can't be trusted, nor, of the plan, made anew.
         """
         record = found = RunFile.load(store)
         shards = _planned_shards(record, store)
         done = record.state is State.COMPLETE and _is_collected(store, shards)
         try:
             repair.make_whole(record, store, shards)
-        except Fault:
+        except CommandError:
             # A run that is done needs its plan no more.
             if not done:
                 raise
@@ -255,12 +255,12 @@ class Run:
         """Begin another pass over a finished run, over the images that failed for some reasons.
 
         Raises:
-            UsageFault: the folder holds no run, or one that is not finished.
-            Fault: what is there can't be trusted. Nothing was changed.
+            UsageError: the folder holds no run, or one that is not finished.
+            CommandError: what is there can't be trusted. Nothing was changed.
         """
         record = found = RunFile.load(store)
         if record.state is not State.COMPLETE:
-            raise UsageFault(
+            raise UsageError(
                 f"The run in {store.root} is not finished",
                 "it was not completed, and only what has ended can be tried again",
                 f"Finish it by `{resumption(store)}`.",
@@ -314,7 +314,7 @@ class Run:
         """Return the report of a run of which nothing is left to do.
 
         Raises:
-            Fault: a manifest can't be trusted.
+            CommandError: a manifest can't be trusted.
         """
         totals = self._record.totals or {}
         return Report(
@@ -343,7 +343,7 @@ class Run:
         """See the run through with a crew, and return its report.
 
         Raises:
-            Fault: it can't go on. ``run.json`` says so, and what is collected stays.
+            CommandError: it can't go on. ``run.json`` says so, and what is collected stays.
             Interrupted: it was told to end early.
         """
         at = None if crew.local else masked(crew.broker_url)
@@ -434,8 +434,8 @@ def cancel(store: Store, broker_url: str | None, end: Callable[[Holder], bool]) 
         end: asks a producer with a local fleet to end, and tells whether it could be asked.
 
     Raises:
-        UsageFault: the folder holds no run, or its broker has to be given.
-        Fault: it can't be ended.
+        UsageError: the folder holds no run, or its broker has to be given.
+        CommandError: it can't be ended.
     """
     record = RunFile.load(store)
     producer = lock.holder(store)
@@ -447,7 +447,7 @@ def cancel(store: Store, broker_url: str | None, end: Callable[[Holder], bool]) 
     url = broker_url or record.broker_url()
     if producer is not None and (url is None or (producer.pid and producer.broker is None)):
         if not end(producer):
-            raise Fault(
+            raise CommandError(
                 "The run can't be cancelled from here",
                 "its producer lives on another host, with a fleet of its own",
                 "Cancel it there, or end that producer by Ctrl-C.",
@@ -463,7 +463,7 @@ def cancel(store: Store, broker_url: str | None, end: Callable[[Holder], bool]) 
     ends = time.monotonic() + _ENDING
     while lock.holder(store) is not None:
         if time.monotonic() > ends:
-            raise Fault(
+            raise CommandError(
                 "The run has not ended",
                 f"its producer was told, and was still there {_ENDING:.0f} s later",
                 "Look at what it prints, or end it by Ctrl-C.",
@@ -490,7 +490,7 @@ def _begun(record: RunFile, store: Store, **changes: Any) -> RunFile:
     try:
         return record.save(store, state=State.RUNNING, out=str(store.root), command=record.command + 1, **changes)
     except StorageFailed as error:
-        raise Fault(
+        raise CommandError(
             f"The run in {store.root} can't go on",
             str(error),
             "Make space there, or see to it that you may write there; then call the command again.",
@@ -507,7 +507,7 @@ def _planned(record: RunFile, store: Store) -> Planned:
     """Return how much of a run's plan stands.
 
     Raises:
-        Fault: the last part of it can't be read, or some of it is gone.
+        CommandError: the last part of it can't be read, or some of it is gone.
     """
     if record.plan is PlanState.COMPLETE:
         return Planned(record.planned_rows, record.planned_shards)
@@ -534,7 +534,7 @@ def _rest(record: RunFile, store: Store, planned: Planned) -> Iterator[ImageRequ
     """Yield the requests of a Source after those that are planned.
 
     Raises:
-        Fault: the Source is gone, or is another one. What is planned is done before that is told.
+        CommandError: the Source is gone, or is another one. What is planned is done before that is told.
     """
     if not url_list.is_same(record.source, record.fingerprint):
         raise _changed(record, planned)
@@ -548,8 +548,8 @@ def _rest(record: RunFile, store: Store, planned: Planned) -> Iterator[ImageRequ
             raise _changed(record, planned)
 
 
-def _changed(record: RunFile, planned: Planned) -> Fault:
-    return Fault(
+def _changed(record: RunFile, planned: Planned) -> CommandError:
+    return CommandError(
         f"{url_list.named(record.source)} can't be read on",
         f"{url_list.why_not(record.source)}. The {planned.rows:,} rows that were planned from it are done",
         "Run the rest of the list into another folder.",

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from producer.sources import list_format
 from tasks.download.urls import looks_like_url
-from tasks.errors import UsageFault
+from tasks.errors import UsageError
 from tasks.model import ImageRequest
 from tasks.redaction import masked
 
@@ -54,7 +54,7 @@ def read(source: str) -> Iterator[ImageRequest]:
         source: a file's path, or ``-`` for standard input.
 
     Raises:
-        UsageFault: it does not exist, can't be read, or is not a text file with one URL on each line. Raised at the
+        UsageError: it does not exist, can't be read, or is not a text file with one URL on each line. Raised at the
             first request.
     """
     try:
@@ -68,7 +68,7 @@ def read(source: str) -> Iterator[ImageRequest]:
                         yield ImageRequest(index, _unquoted(row))
                         index += 1
     except OSError as error:
-        raise UsageFault(
+        raise UsageError(
             f"{named(source)} can't be read",
             error.strerror or str(error),
             "Give the path of a text file with one URL on each line, or - for standard input.",
@@ -117,7 +117,7 @@ def nonempty(requests: Iterator[ImageRequest], source: str) -> Iterator[ImageReq
     """Return the requests, once one of them holds a URL: a list without any is refused before anything is started.
 
     Raises:
-        UsageFault: none of the first rows does, or the Source can't be read.
+        UsageError: none of the first rows does, or the Source can't be read.
     """
     rows: list[ImageRequest] = []
     for request in islice(requests, _ROWS):
@@ -125,7 +125,7 @@ def nonempty(requests: Iterator[ImageRequest], source: str) -> Iterator[ImageReq
         if looks_like_url(request.url):
             return chain(rows, requests)
     first = f"none of its first {len(rows):,} rows holds one; row 1 is {masked(rows[0].url)[:80]!r}" if rows else ""
-    raise UsageFault(
+    raise UsageError(
         f"{named(source)} has no URL in it",
         first or "it is empty, or all its lines are blank or comments",
         "Give a list with one URL on each line, each beginning with http:// or https://.",
@@ -143,13 +143,13 @@ def _encoding(stream: BufferedReader[FileIO], source: str) -> str:
     """Return the encoding of a list, and take nothing from it. Of a pipe, what has arrived is looked at.
 
     Raises:
-        UsageFault: it is no list of URLs.
+        UsageError: it is no list of URLs.
     """
     head = stream.peek(_HEAD)
     encoding = next((name for mark, name in _ENCODINGS.items() if head.startswith(mark)), "utf-8")
     found = list_format.from_bytes(head)
     if found is None and encoding == "utf-8" and _is_binary(head):
-        raise UsageFault(
+        raise UsageError(
             f"{named(source)} is not a text file",
             "it holds zero bytes, as binary files do, and text in UTF-16 without a byte order mark",
             "Give a text file in UTF-8 with one URL on each line.",
@@ -164,7 +164,7 @@ def _encoding(stream: BufferedReader[FileIO], source: str) -> str:
         todo = "Write its URLs into a text file, one on each line; docs/lists.md has a command for each format."
     else:
         todo = f"Pipe it into the command: `{found.decompress} FILE | producer run - --out OUT`."
-    raise UsageFault(
+    raise UsageError(
         f"{named(source)} looks like {found.name}", "only text files with one URL on each line can be read", todo
     )
 

@@ -20,7 +20,7 @@ from redis.retry import Retry
 from redis.sentinel import Sentinel
 
 from tasks.broker.redis_errors import redis_problem
-from tasks.errors import Fault, UsageFault
+from tasks.errors import CommandError, UsageError
 from tasks.redaction import masked
 
 _SCHEMES = ("redis", "rediss", "redis+socket", "sentinel")
@@ -48,7 +48,7 @@ def check_url(url: str) -> str:
     """Return the URL if it is one that we can use safely.
 
     Raises:
-        UsageFault: an unknown scheme, or TLS that would not be verified.
+        UsageError: an unknown scheme, or TLS that would not be verified.
     """
     if is_sentinel(url):
         return _check_sentinels(url)
@@ -56,26 +56,26 @@ def check_url(url: str) -> str:
         parts = urlsplit(url)
         _ = parts.port, _database(url)
     except ValueError as error:
-        raise UsageFault(
+        raise UsageError(
             "The broker URL can't be used",
             "its host, port or database is not written as it has to be",
             "Give the URL of a Redis server, such as redis://localhost:6379/0.",
         ) from error
     if parts.scheme not in _SCHEMES:
-        raise UsageFault(
+        raise UsageError(
             f"The broker URL {masked(url)} can't be used",
             f"its scheme is none of {', '.join(name + '://' for name in _SCHEMES)}",
             "Give the URL of a Redis server, such as redis://localhost:6379/0.",
         )
     query = parse_qs(parts.query)
     if parts.scheme == "rediss" and query.get("ssl_cert_reqs") not in (["required"], ["CERT_REQUIRED"]):
-        raise UsageFault(
+        raise UsageError(
             f"The broker URL {masked(url)} would not be verified",
             "without ssl_cert_reqs=required any server's certificate is accepted",
             "Add ?ssl_cert_reqs=required to the URL (and ssl_ca_certs=FILE for a CA of your own).",
         )
     if query.get("ssl_check_hostname", ["true"]) != ["true"]:
-        raise UsageFault(
+        raise UsageError(
             f"The broker URL {masked(url)} would not be verified",
             "without its host name, the certificate of any other host is accepted",
             "Take ssl_check_hostname out of the URL, and give the server a certificate that names its host.",
@@ -124,12 +124,12 @@ def client(url: str, patient: bool = True) -> redis.Redis:
         patient: whether a server that is away is tried again for some seconds before a command fails.
 
     Raises:
-        UsageFault: the URL is not one that can be used safely, or the certificates that it names can't be read.
+        UsageError: the URL is not one that can be used safely, or the certificates that it names can't be read.
     """
     parts = urlsplit(check_url(url))
     trusted = (tls(url) or {}).get("ssl_ca_certs")
     if trusted is not None and not os.access(trusted, os.R_OK):
-        raise UsageFault(
+        raise UsageError(
             f"The broker {masked(url)} can't be verified",
             f"the file of certificates {trusted} is not there, or can't be read",
             "Put the PEM file of the CA there, readable for this user; IMAGEFLEET_BROKER_CA_FILE or the URL names it.",
@@ -160,12 +160,12 @@ def check_server(server: redis.Redis, url: str) -> None:
     """Make sure that the server answers and never evicts a key.
 
     Raises:
-        Fault: it can't be reached, refuses the password, or may evict what is queued.
+        CommandError: it can't be reached, refuses the password, or may evict what is queued.
     """
     with translated(url):
         policy = server.info("memory").get("maxmemory_policy", "noeviction")
     if policy != "noeviction":
-        raise Fault(
+        raise CommandError(
             f"The broker {masked(url)} may drop queued images",
             f"its maxmemory-policy is {policy}, which evicts keys when memory is short",
             "Set `maxmemory-policy noeviction` (config/redis.conf has the settings that imagefleet is run with).",
@@ -183,7 +183,7 @@ def check_connections(server: redis.Redis, url: str, workers: int) -> None:
     """Make sure that a server takes the connections of a producer, and those that workers open during a run.
 
     Raises:
-        Fault: it can't be reached, or takes too few.
+        CommandError: it can't be reached, or takes too few.
     """
     with translated(url):
         try:
@@ -192,7 +192,7 @@ def check_connections(server: redis.Redis, url: str, workers: int) -> None:
             return
     needed = PRODUCER_CONNECTIONS + workers * MORE_CONNECTIONS
     if free is not None and free < needed:
-        raise Fault(
+        raise CommandError(
             f"The broker {masked(url)} takes too few connections",
             f"it takes {free} more, and this run needs about {needed}",
             MORE_CLIENTS,
@@ -204,7 +204,7 @@ def translated(url: str) -> Iterator[None]:
     """Make faults of what goes wrong between us and the server behind a broker URL.
 
     Raises:
-        Fault: it can't be reached, refuses us, or is no Redis.
+        CommandError: it can't be reached, refuses us, or is no Redis.
     """
     shown = masked(url)
     try:
@@ -213,13 +213,13 @@ def translated(url: str) -> Iterator[None]:
         problem = redis_problem(error)
         if problem.code:
             what = f"The broker {shown} can't be used now" if problem.temporary else f"The broker {shown} refuses us"
-            raise Fault(what, problem.text, problem.todo) from error
+            raise CommandError(what, problem.text, problem.hint) from error
         if isinstance(error, redis.ConnectionError | redis.TimeoutError):
             todo = _MEND_TLS if url.startswith("rediss:") else _MEND
-            raise Fault(f"The broker {shown} can't be reached", str(error) or "no answer", todo) from error
+            raise CommandError(f"The broker {shown} can't be reached", str(error) or "no answer", todo) from error
         if isinstance(error, redis.ResponseError):
-            raise Fault(f"The broker {shown} refuses us", problem.text, problem.todo) from error
-        raise Fault(
+            raise CommandError(f"The broker {shown} refuses us", problem.text, problem.hint) from error
+        raise CommandError(
             f"What answers at {shown} is no Redis", str(error), "Check the host and the port in the URL."
         ) from error
 
@@ -228,7 +228,7 @@ def _check_sentinels(url: str) -> str:
     """Return the URL of Sentinels if it can be used.
 
     Raises:
-        UsageFault: one of its parts is no Sentinel's, or it does not name one master.
+        UsageError: one of its parts is no Sentinel's, or it does not name one master.
     """
     example = "sentinel://one.example:26379/0;sentinel://two.example:26379/0?master_name=mymaster"
     try:
@@ -238,19 +238,19 @@ def _check_sentinels(url: str) -> str:
     except ValueError:
         fit, databases = False, set()
     if not fit or len(databases) != 1:
-        raise UsageFault(
+        raise UsageError(
             "The broker URL can't be used",
             "each part between semicolons has to be sentinel://host:port/db, and db the same in all",
             f"Write it as {example}.",
         )
     if any(name not in _SENTINEL_PARAMETERS for part in parts for name in parse_qs(part.query)):
-        raise UsageFault(
+        raise UsageError(
             f"The broker URL {masked(url)} can't be used",
             f"a sentinel:// URL has no parameters but {' and '.join(_SENTINEL_PARAMETERS)}; TLS is not supported there",
             f"Write it as {example}.",
         )
     if master_name(url) is None:
-        raise UsageFault(
+        raise UsageError(
             f"The broker URL {masked(url)} can't be used",
             "it does not say which master to use",
             f"Add the name that the Sentinels know it by (`SENTINEL MASTERS` shows it), as in {example}.",

@@ -299,7 +299,7 @@ class Presence:
                 self.beat(server)
             except redis.RedisError as error:
                 problem = redis_problem(error)
-                _log.warning("no heartbeat could be sent: %s. %s", problem.text, problem.todo)
+                _log.warning("no heartbeat could be sent: %s. %s", problem.text, problem.hint)
             except Exception:  # noqa: BLE001  # a worker without it would be taken for dead
                 _log.exception("a fault of ours while a sign of life was given")
             self._stopped.wait(limits.WORKER_BEAT)

@@ -95,7 +95,7 @@ class RedisProblem:
     #: Whether the server has answered, so that it is there, and the command was not done.
     answered: bool
     #: What a person can do.
-    todo: str
+    hint: str
 
     @property
     def note(self) -> str:
@@ -114,8 +114,8 @@ def redis_problem(error: BaseException) -> RedisProblem:
     errors = list(_causes(error))
     for one in errors:
         if code := _code(one):
-            todo = _TEMPORARY.get(code) or _LASTING[code]
-            return RedisProblem(code, _text(one), code in _TEMPORARY, True, todo)
+            hint = _TEMPORARY.get(code) or _LASTING[code]
+            return RedisProblem(code, _text(one), code in _TEMPORARY, True, hint)
     # What kombu alone knows is a broken connection.
     last = next((one for one in reversed(errors) if isinstance(one, redis.RedisError)), errors[-1])
     text = _said(last) or type(last).__name__

@@ -37,7 +37,7 @@ def patiently(step: Callable[[], _T]) -> _T:
                 IDLE.close_oldest(1)
             if stopping():
                 raise
-            _log.warning("%s. %s", problem.note, problem.todo)
+            _log.warning("%s. %s", problem.note, problem.hint)
             time.sleep(_RETRY)
 
 

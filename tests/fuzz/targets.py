@@ -27,7 +27,7 @@ from tasks.download.adapters import Sessions
 from tasks.download.connection import PlainSocket
 from tasks.download.downloader import Downloader
 from tasks.download.guard import Guard
-from tasks.errors import FetchError, InvalidUrl, UsageFault
+from tasks.errors import FetchError, InvalidUrl, UsageError
 from tasks.images import decode, identify, resize
 from tasks.model import FetchOptions, ResizeMode, ResizeOptions
 from tasks.redaction import masked
@@ -148,7 +148,7 @@ def source(data: bytes) -> None:
         file.flush()
         try:
             requests = list(url_list.read(file.name))
-        except UsageFault:
+        except UsageError:
             return
     assert [request.index for request in requests] == list(range(len(requests)))
     for request in requests:

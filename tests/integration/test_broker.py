@@ -13,7 +13,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from tasks.broker import client as broker_client
-from tasks.errors import Fault, UsageFault
+from tasks.errors import CommandError, UsageError
 from tasks.redaction import masked
 from tests.integration import processes
 
@@ -60,11 +60,11 @@ def test_accepts_documented_urls(url: str) -> None:
 @pytest.mark.parametrize(("url", "message"), _BAD.values(), ids=_BAD)
 def test_refuses_other_urls(url: str, message: str) -> None:
     """Other forms, and TLS without verification, are refused before anything is sent; passwords stay hidden."""
-    with pytest.raises(UsageFault) as caught:
+    with pytest.raises(UsageError) as caught:
         broker_client.check_url(url)
     assert message in str(caught.value)
-    assert "secret" not in f"{caught.value} {caught.value.todo}"
-    assert caught.value.todo.endswith(".")
+    assert "secret" not in f"{caught.value} {caught.value.hint}"
+    assert caught.value.hint.endswith(".")
 
 
 @pytest.mark.parametrize(
@@ -132,9 +132,9 @@ def test_accepts_a_good_server(server: redis.Redis, redis_url: str) -> None:
 def test_refuses_an_evicting_server(server: redis.Redis, redis_url: str) -> None:
     """An evicting server could lose a queue, so it is refused, with the setting to change."""
     server.config_set("maxmemory-policy", "allkeys-lru")
-    with pytest.raises(Fault, match="its maxmemory-policy is allkeys-lru") as caught:
+    with pytest.raises(CommandError, match="its maxmemory-policy is allkeys-lru") as caught:
         broker_client.check_server(server, redis_url)
-    assert "maxmemory-policy noeviction" in caught.value.todo
+    assert "maxmemory-policy noeviction" in caught.value.hint
 
 
 def test_reports_a_missing_or_wrong_password(server: redis.Redis, redis_url: str) -> None:
@@ -142,10 +142,10 @@ def test_reports_a_missing_or_wrong_password(server: redis.Redis, redis_url: str
     server.config_set("requirepass", "right")
     path = redis_url.removeprefix("redis+socket://")
     for url in (redis_url, f"redis+socket://:secret@{path}"):
-        with impatient(url) as other, pytest.raises(Fault, match="refuses us") as caught:
+        with impatient(url) as other, pytest.raises(CommandError, match="refuses us") as caught:
             broker_client.check_server(other, url)
         assert "secret" not in str(caught.value)
-        assert "password" in caught.value.todo
+        assert "password" in caught.value.hint
     with impatient(f"redis+socket://:right@{path}") as other:
         broker_client.check_server(other, redis_url)
         assert other.config_set("requirepass", "")
@@ -155,26 +155,29 @@ def test_reports_an_error_of_redis(server: redis.Redis, redis_url: str) -> None:
     """Redis's error message is reported with advice."""
     server.acl_setuser("default", enabled=True, commands=["-info"])
     try:
-        with pytest.raises(Fault, match="refuses us: NOPERM") as caught:
+        with pytest.raises(CommandError, match="refuses us: NOPERM") as caught:
             broker_client.check_server(server, redis_url)
     finally:
         server.acl_setuser("default", enabled=True, commands=["+info"])
-    assert "config/users.acl" in caught.value.todo
+    assert "config/users.acl" in caught.value.hint
 
 
 def test_unreachable_sentinels_end_the_command_soon() -> None:
     """The error names the master asked for, and how to fix the URL."""
     url = f"sentinel://127.0.0.1:{processes.free_port()}/0?master_name=mymaster"
-    with broker_client.client(url, patient=False) as client, pytest.raises(Fault, match="can't be used now") as caught:
+    with (
+        broker_client.client(url, patient=False) as client,
+        pytest.raises(CommandError, match="can't be used now") as caught,
+    ):
         broker_client.check_server(client, url)
     assert "No master found for 'mymaster'" in str(caught.value)
-    assert "master_name" in caught.value.todo
+    assert "master_name" in caught.value.hint
 
 
 def test_unreachable_server_is_named_without_its_password(tmp_path: Path) -> None:
     """An unreachable server is an error with the URL, its password masked."""
     url = f"redis+socket://:secret@{tmp_path}/redis.sock"
-    with impatient(url) as client, pytest.raises(Fault, match="can't be reached") as caught:
+    with impatient(url) as client, pytest.raises(CommandError, match="can't be reached") as caught:
         broker_client.check_server(client, url)
     assert str(tmp_path) in str(caught.value)
     assert "secret" not in str(caught.value)

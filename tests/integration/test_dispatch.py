@@ -23,7 +23,7 @@ from tasks.broker import client as broker_client
 from tasks.broker import keys
 from tasks.celery import IMAGES, SHARDS, app
 from tasks.download.urls import MAX_LENGTH
-from tasks.errors import Fault, Interrupted, UsageFault
+from tasks.errors import CommandError, Interrupted, UsageError
 from tasks.jobs import collect_shard, fetch_image
 from tasks.model import ImageRequest, RunOptions
 from tasks.storage import manifest, plan
@@ -295,10 +295,10 @@ def test_signal_does_not_count_without_its_manifest(
     monkeypatch.setattr(dispatcher_module, "_VISIBLE", 0.03)
     job, _ = dispatcher(store, server, ["http://a.example/"])
     server.rpush(keys.done(_RUN_ID), json.dumps({"shard": 0}))
-    with pytest.raises(Fault, match="The manifest of shard 00000 is not to be seen") as caught:
+    with pytest.raises(CommandError, match="The manifest of shard 00000 is not to be seen") as caught:
         run(job, lambda: None)
     assert str(store.root) in str(caught.value)
-    assert "shared folder" in caught.value.todo
+    assert "shared folder" in caught.value.hint
 
 
 def test_progress_comes_from_the_workers(server: redis.Redis, store: Store) -> None:
@@ -355,7 +355,7 @@ def test_collect_error_ends_the_run(server: redis.Redis, store: Store) -> None:
     job, _ = dispatcher(store, server, ["http://a.example/"])
     message = {"shard": 0, "error": "could not save 00000.parquet: No space left on device"}
     server.rpush(keys.done(_RUN_ID), json.dumps(message))
-    with pytest.raises(Fault, match=r"Shard 00000 could not be collected: could not save .*No space left"):
+    with pytest.raises(CommandError, match=r"Shard 00000 could not be collected: could not save .*No space left"):
         run(job, lambda: None)
     assert server.exists(*keys.of_run(_RUN_ID)) == 0
 
@@ -365,10 +365,10 @@ def test_finishes_the_plan_of_a_list_that_breaks_off(server: redis.Redis, store:
 
     def urls() -> Iterator[str]:
         yield from ["http://a.example/0", "http://a.example/1"]
-        raise UsageFault("The list can't be read", "it is gone", "Give another.")
+        raise UsageError("The list can't be read", "it is gone", "Give another.")
 
     job, _ = dispatcher(store, server, urls())
-    with pytest.raises(UsageFault, match="it is gone"):
+    with pytest.raises(UsageError, match="it is gone"):
         run(job, lambda: finish(server, store, 0))
     assert store.exists(manifest.name(0))
 
@@ -399,11 +399,11 @@ def test_ends_a_run_that_can_save_nothing(server: redis.Redis, store: Store) -> 
         server.hset(keys.moved(_RUN_ID), mapping={"success": success, "failed": unsaved, "unsaved": unsaved})
         reports.append(unsaved)
 
-    with pytest.raises(Fault, match="Nothing can be saved any more") as caught:
+    with pytest.raises(CommandError, match="Nothing can be saved any more") as caught:
         run(job, work)
     assert reports == [unsaved for _, unsaved in sums]
     assert "the last 200 images" in caught.value.why
-    assert f"producer resume {store.root}" in caught.value.todo
+    assert f"producer resume {store.root}" in caught.value.hint
 
 
 def test_waits_out_a_temporary_redis_error(store: Store, server: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -428,9 +428,9 @@ def test_permanent_redis_error_ends_the_run(store: Store, server: redis.Redis) -
     """A permanent error ends the run at once, with Redis's message and the command to resume."""
     job, _ = dispatcher(store, server, ["http://127.0.0.1/a"])
     server.set("key", "no list")
-    with pytest.raises(Fault, match="Redis refuses a command: it answers: WRONGTYPE") as caught:
+    with pytest.raises(CommandError, match="Redis refuses a command: it answers: WRONGTYPE") as caught:
         job._guarded(lambda: server.lpush("key", "value"), lambda: None)
-    assert "producer resume" in caught.value.todo
+    assert "producer resume" in caught.value.hint
 
 
 def test_gives_up_on_a_temporary_redis_error(
@@ -441,9 +441,9 @@ def test_gives_up_on_a_temporary_redis_error(
     monkeypatch.setattr(dispatcher_module, "_AWAY", -1.0)
     server.config_set("maxmemory", 1)
     try:
-        with pytest.raises(Fault, match="Redis can't be used: for -1 s it has answered: OOM") as caught:
+        with pytest.raises(CommandError, match="Redis can't be used: for -1 s it has answered: OOM") as caught:
             job._guarded(lambda: server.set("key", "value"), lambda: None)
     finally:
         server.config_set("maxmemory", 0)
-    assert "Raise maxmemory" in caught.value.todo
-    assert "producer resume" in caught.value.todo
+    assert "Raise maxmemory" in caught.value.hint
+    assert "producer resume" in caught.value.hint

@@ -15,7 +15,7 @@ from tasks.broker import keys
 from tasks.broker.poison import BODY_CRASHES
 from tasks.broker.transport import Channel
 from tasks.celery import IMAGES, SHARDS
-from tasks.errors import Cancelled, Fault, StorageFailed
+from tasks.errors import Cancelled, CommandError, StorageFailed
 from tasks.fetch import failed
 from tasks.model import Reason, RunOptions, Status
 from tasks.storage import manifest
@@ -281,9 +281,9 @@ def test_gives_up_on_a_collect_task_lost_again_and_again(begin: Begin, fleet: Fl
         fleet.work([IMAGES])
         fleet.lose(SHARDS)
         producer.step()
-    assert isinstance(producer.error, Fault)
+    assert isinstance(producer.error, CommandError)
     assert producer.error.what == "Shard 00000 is lost again and again"
-    assert "producer resume" in producer.error.todo
+    assert "producer resume" in producer.error.hint
     assert not store.exists(manifest.name(0))
 
 
@@ -486,7 +486,7 @@ def test_collect_task_that_kills_its_workers_ends_the_run(
         producer.step(_STEPS_TO_REPAIR)
     fleet.work()
     producer.step()
-    assert isinstance(producer.error, Fault)
+    assert isinstance(producer.error, CommandError)
     assert producer.error.what == "Shard 00000 could not be collected"
     assert f"{BODY_CRASHES} workers died" in producer.error.why
     assert not store.exists(manifest.name(0))

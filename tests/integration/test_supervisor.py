@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from producer.local_fleet.supervisor_client import ROOT, Keeping
-from tasks.errors import Fault
+from tasks.errors import CommandError
 from tests.waiting import PATIENCE, wait_for
 
 _SLEEP = ["sleep", "60"]
@@ -52,14 +52,14 @@ def started(keeping: Keeping, name: str, argv: list[str], grace: float = 5.0, re
     return keeping.pids[name]
 
 
-def check_error(keeping: Keeping) -> Fault:
+def check_error(keeping: Keeping) -> CommandError:
     """Wait for a failed check and return its error."""
-    faults: list[Fault] = []
+    faults: list[CommandError] = []
 
     def fails() -> bool:
         try:
             keeping.check()
-        except Fault as fault:
+        except CommandError as fault:
             faults.append(fault)
         return bool(faults)
 
@@ -174,7 +174,7 @@ def test_reports_an_exit_during_startup_at_once(keeping: Keeping) -> None:
     started(keeping, "worker-2", argv, restart=True)
     wait_for(lambda: keeping.restarts.get("worker-2") == 1)
     keeping.check()
-    with pytest.raises(Fault, match="worker-2: it exited with status 2"):
+    with pytest.raises(CommandError, match="worker-2: it exited with status 2"):
         keeping.check(starting=True)
 
 
@@ -209,6 +209,6 @@ def test_reports_a_killed_keeper() -> None:
     with keeping:
         keeping._process.kill()
         assert re.search("has ended: keeper", str(check_error(keeping)))
-        with pytest.raises(Fault, match="keeps the local fleet has ended"):
+        with pytest.raises(CommandError, match="keeps the local fleet has ended"):
             keeping.start("child", _SLEEP, {}, 1.0)
     assert not keeping.folder.exists()

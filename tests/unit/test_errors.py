@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 
 from tasks import errors
-from tasks.errors import Fault, FetchError, UsageFault
+from tasks.errors import CommandError, FetchError, UsageError
 from tasks.model import Reason
 
 #: A line of the tree: its branches (they give the depth), the class, the reason or exit status, and "(retried)".
@@ -39,7 +39,7 @@ def test_docstring_tree_matches_the_classes() -> None:
     fetch_errors = {
         kind.__name__: (str(kind.reason), kind.retryable) for kind in below(FetchError) if issubclass(kind, FetchError)
     }
-    assert drawn == {**fetch_errors, "UsageFault": ("exit status 2", False)}
+    assert drawn == {**fetch_errors, "UsageError": ("exit status 2", False)}
 
 
 def test_docstring_tree_matches_the_inheritance() -> None:
@@ -52,15 +52,15 @@ def test_docstring_tree_matches_the_inheritance() -> None:
         if depth:
             assert getattr(errors, name).__mro__[1].__name__ == parents[depth - 1]
         else:
-            assert getattr(errors, name).__mro__[1] in (FetchError, Fault)
+            assert getattr(errors, name).__mro__[1] in (FetchError, CommandError)
     assert parents
 
 
-@pytest.mark.parametrize(("kind", "status"), [(Fault, 1), (UsageFault, 2)])
-def test_command_error_has_three_parts_and_an_exit_status(kind: type[Fault], status: int) -> None:
+@pytest.mark.parametrize(("kind", "status"), [(CommandError, 1), (UsageError, 2)])
+def test_command_error_has_three_parts_and_an_exit_status(kind: type[CommandError], status: int) -> None:
     """The error has a summary, a cause, a remedy, and the command's exit status."""
     fault = kind("It broke", "it was old", "Buy another.")
-    assert (fault.what, fault.why, fault.todo) == ("It broke", "it was old", "Buy another.")
+    assert (fault.what, fault.why, fault.hint) == ("It broke", "it was old", "Buy another.")
     assert str(fault) == "It broke: it was old"
     assert fault.exit_code == status
 

@@ -20,7 +20,7 @@ import redis
 from producer.local_fleet.fleet import FleetSize, check_size
 from tasks import file_descriptors
 from tasks.download.adapters import Sessions
-from tasks.errors import UsageFault
+from tasks.errors import UsageError
 from tasks.file_descriptors import IdleConnections, is_exhausted, max_slots, patient
 from tests.unit.conftest import Canned, always, response
 from tests.unit.download.test_adapters import get
@@ -247,8 +247,8 @@ def test_fleet_above_the_descriptor_limit_is_refused(
     if not refused:
         check_size(size)
         return
-    with pytest.raises(UsageFault) as caught:
+    with pytest.raises(UsageError) as caught:
         check_size(size)
     assert caught.value.what == refused
     assert "256" in caught.value.why or "200" in caught.value.why
-    assert "ulimit -n" in caught.value.todo
+    assert "ulimit -n" in caught.value.hint

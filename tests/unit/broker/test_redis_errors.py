@@ -58,7 +58,7 @@ def test_error_has_code_text_and_hint(code: str, answer: str) -> None:
     problem = redis_problem(_parsed(answer))
     assert (problem.code, problem.temporary, problem.answered) == (code, code in _TEMPORARY, True)
     assert problem.text == answer
-    assert problem.todo.endswith(".")
+    assert problem.hint.endswith(".")
     assert answer.rstrip(".") in problem.note
 
 

@@ -24,7 +24,7 @@ from producer.cli import render
 from producer.dispatch.dispatcher import Progress
 from producer.local_fleet.supervisor_client import ROOT
 from producer.output.run_file import Options, PlanState, RunFile, State
-from tasks.errors import UsageFault
+from tasks.errors import UsageError
 from tasks.model import HeadOptions, ImageRequest, ResizeMode, ResizeOptions, Verify
 from tasks.storage import plan
 from tasks.storage.shard_parquet import Mark
@@ -555,7 +555,7 @@ def test_options_reach_the_run() -> None:
 def test_insecure_run_needs_the_operator(monkeypatch: pytest.MonkeyPatch) -> None:
     """If the workers share this environment and would refuse the run, it is refused at once."""
     frozen = command_line._run_options({**command_line._with_defaults({}), "insecure": True})
-    with pytest.raises(UsageFault, match="IMAGEFLEET_ALLOW_INSECURE_TLS is not set"):
+    with pytest.raises(UsageError, match="IMAGEFLEET_ALLOW_INSECURE_TLS is not set"):
         command_line._check_insecure(frozen)
     monkeypatch.setenv("IMAGEFLEET_ALLOW_INSECURE_TLS", "true")
     settings.cache_clear()

@@ -14,7 +14,7 @@ from producer.cli import render
 from producer.comparison.comparison import Comparison, Way
 from producer.output.summary import Summary
 from producer.runs.run import Completion, Report
-from tasks.errors import Fault
+from tasks.errors import CommandError
 
 _SUMMARY = Summary(
     statuses={"success": 2997, "failed_to_download": 2, "failed_to_resize": 1},
@@ -132,7 +132,9 @@ def test_report_of_a_comparison() -> None:
 
 def test_error_has_three_parts() -> None:
     """An error says what happened, why, and what to do. None of it is interpreted as markup."""
-    assert text(render.of_fault(Fault("It [bold]broke[/bold]", "it was old", "Buy another."))) == _GOLDEN_FAULT
+    assert (
+        text(render.render_error(CommandError("It [bold]broke[/bold]", "it was old", "Buy another."))) == _GOLDEN_FAULT
+    )
 
 
 def test_json_totals() -> None:
@@ -181,14 +183,14 @@ def test_size(count: int, shown: str) -> None:
 
 def test_errors_are_escaped() -> None:
     """Text quoted from a file or a server can't send terminal codes, reveal secrets or forge lines."""
-    fault = Fault(
+    fault = CommandError(
         "\x1b[2J\x1b]0;title\x07 is no list",
         "http://user:word@a.example/?sig=x\nError: \x9b31m\u202egpj",
         "Look at [bold]it[/bold].",
     )
     console = Console(width=100, file=io.StringIO(), force_terminal=False)
     with console.capture() as shown:
-        console.print(render.of_fault(fault))
+        console.print(render.render_error(fault))
     assert [line.rstrip() for line in shown.get().splitlines()] == [
         "Error: \ufffd[2J\ufffd]0;title\ufffd is no list",
         "Why:   http://***@a.example/?sig=***",

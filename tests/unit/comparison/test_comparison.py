@@ -14,7 +14,7 @@ from producer.demo import DemoServer
 from producer.output.run_file import Options, RunFile
 from producer.output.summary import COLUMNS, Summary, summarise
 from tasks.download.downloader import Downloader
-from tasks.errors import UsageFault
+from tasks.errors import UsageError
 from tasks.model import FetchOptions, ImageRequest, Outcome, RunOptions
 from tasks.storage import manifest, plan
 from tasks.storage.store import Store
@@ -72,7 +72,7 @@ def test_each_way_has_a_folder(tmp_path: Path) -> None:
 def test_folder_with_a_run_is_refused(tmp_path: Path, folder: str) -> None:
     """If one of the folders holds a run, nothing starts."""
     RunFile("id", "list.txt", "/out", Options()).create(Store(tmp_path / folder))
-    with pytest.raises(UsageFault, match=f"{folder} already holds a run"):
+    with pytest.raises(UsageError, match=f"{folder} already holds a run"):
         stores(tmp_path)
 
 
@@ -111,6 +111,6 @@ def test_baseline_reports_an_unwritable_folder(downloader: Downloader, store: St
     """If the plan can't be written, a baseline fails as a run does: with the folder, the reason and a remedy."""
     store.path(".plan").write_bytes(b"")
     run = RunOptions(str(store.root), 10)
-    with pytest.raises(UsageFault, match=r"can't be written: could not save \.plan/00000\.parquet") as caught:
+    with pytest.raises(UsageError, match=r"can't be written: could not save \.plan/00000\.parquet") as caught:
         baseline.one_by_one([ImageRequest(0, "no URL")], run, store, downloader, lambda _: None)
-    assert "Choose a folder" in caught.value.todo
+    assert "Choose a folder" in caught.value.hint

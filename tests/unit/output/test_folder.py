@@ -9,7 +9,7 @@ import pytest
 from producer.output import lock
 from producer.output.folder import begun, output, standing
 from producer.output.run_file import Options, RunFile
-from tasks.errors import Fault, UsageFault
+from tasks.errors import CommandError, UsageError
 from tasks.storage.store import TEMPORARY, Store
 
 
@@ -32,15 +32,15 @@ def test_resolves_links_in_the_output_folder(tmp_path: Path) -> None:
 def test_refuses_an_unwritable_output_folder(tmp_path: Path, name: str, why: str) -> None:
     """If the folder can't be written to, the error gives the system's reason and a remedy."""
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(UsageFault, match=f"can't be written: {why}") as caught:
+    with pytest.raises(UsageError, match=f"can't be written: {why}") as caught:
         output(tmp_path / name)
-    assert "Choose a folder" in caught.value.todo
+    assert "Choose a folder" in caught.value.hint
 
 
 def test_refuses_an_output_folder_with_a_run(tmp_path: Path) -> None:
     """A folder that holds a run accepts no other run."""
     RunFile("id", "list.txt", "/out", Options()).create(Store(tmp_path))
-    with pytest.raises(UsageFault, match="already holds a run"):
+    with pytest.raises(UsageError, match="already holds a run"):
         output(tmp_path)
 
 
@@ -50,9 +50,9 @@ def test_reports_a_folder_in_use_first(tmp_path: Path) -> None:
         RunFile("id", "list.txt", "/out", Options()).create(store)
         (tmp_path / TEMPORARY).mkdir(exist_ok=True)
         (tmp_path / TEMPORARY / "image").touch()
-        with pytest.raises(UsageFault, match="Another producer works on") as caught, begun(tmp_path, None):
+        with pytest.raises(UsageError, match="Another producer works on") as caught, begun(tmp_path, None):
             pytest.fail("begun twice")
-        assert "remove" not in caught.value.todo
+        assert "remove" not in caught.value.hint
         assert (tmp_path / TEMPORARY / "image").exists()
 
 
@@ -89,7 +89,7 @@ def test_keeps_a_folder_with_files(tmp_path: Path, name: str) -> None:
 def test_keeps_the_folder_of_another_producer(tmp_path: Path) -> None:
     """A producer refused because another one has the lock removes nothing."""
     out = tmp_path / "out"
-    with begun(out, None), pytest.raises(Fault, match="Another producer"), begun(out, None):
+    with begun(out, None), pytest.raises(CommandError, match="Another producer"), begun(out, None):
         pytest.fail("held twice")
     assert lock.holder(out) is None
     assert out.is_dir()
@@ -97,6 +97,6 @@ def test_keeps_the_folder_of_another_producer(tmp_path: Path) -> None:
 
 def test_creates_no_lock_in_a_folder_without_a_run(tmp_path: Path) -> None:
     """An unrelated folder is refused before we create a file in it."""
-    with pytest.raises(UsageFault, match="holds no run"):
+    with pytest.raises(UsageError, match="holds no run"):
         standing(tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -23,7 +23,7 @@ import pytest
 from producer.local_fleet.supervisor_client import ROOT
 from producer.output import lock
 from producer.output.run_file import RunFile
-from tasks.errors import Fault, UsageFault
+from tasks.errors import CommandError, UsageError
 from tasks.storage.store import Store
 
 _HOLDER = """
@@ -52,14 +52,14 @@ def other_holder(out: Path) -> Iterator[subprocess.Popen[str]]:
 def test_second_producer_is_refused_while_the_first_lives(tmp_path: Path) -> None:
     """The error names the first producer's host, process and time, and a remedy."""
     with other_holder(tmp_path) as first:
-        with pytest.raises(Fault) as caught, lock.held(Store(tmp_path), None):
+        with pytest.raises(CommandError) as caught, lock.held(Store(tmp_path), None):
             pytest.fail("two hold it")
         fault = caught.value
         assert fault.exit_code == 2
         assert str(tmp_path) in fault.what
         assert f"process {first.pid} on {socket.gethostname()}, since {time.strftime('%Y-')}" in fault.why
         assert fault.why.endswith(" (producer run)")
-        assert f"producer cancel {tmp_path}" in fault.todo
+        assert f"producer cancel {tmp_path}" in fault.hint
 
 
 def test_lock_of_a_killed_producer_is_free(tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_lock_is_free_after_an_error(tmp_path: Path) -> None:
 
 def test_one_process_can_not_hold_the_lock_twice(tmp_path: Path) -> None:
     """The lock also excludes a second holder in the same process."""
-    with lock.held(tmp_path, None), pytest.raises(Fault, match="Another producer"), lock.held(tmp_path, None):
+    with lock.held(tmp_path, None), pytest.raises(CommandError, match="Another producer"), lock.held(tmp_path, None):
         pytest.fail("held twice")
 
 
@@ -139,7 +139,7 @@ def test_checking_creates_no_file(tmp_path: Path) -> None:
     """A check for another producer does not create the lock's file."""
     lock.refuse_another(tmp_path)
     assert list(tmp_path.iterdir()) == []
-    with lock.held(tmp_path, None), pytest.raises(UsageFault, match="Another producer"):
+    with lock.held(tmp_path, None), pytest.raises(UsageError, match="Another producer"):
         lock.refuse_another(tmp_path)
 
 
@@ -178,7 +178,7 @@ def test_holder_without_a_valid_file(tmp_path: Path, text: str) -> None:
         file.flush()
         assert (found := lock.holder(tmp_path)) is not None
         assert found.pid == 0
-        with pytest.raises(Fault, match="has not said who it is"), lock.held(tmp_path, None):
+        with pytest.raises(CommandError, match="has not said who it is"), lock.held(tmp_path, None):
             pytest.fail("two hold it")
 
 
@@ -201,7 +201,7 @@ def test_asking_for_the_holder_does_not_block(tmp_path: Path) -> None:
 def test_missing_folder(tmp_path: Path) -> None:
     """A missing folder has no holder, and can't be locked."""
     assert lock.holder(tmp_path / "none") is None
-    with pytest.raises(UsageFault, match="can't be locked"), lock.held(tmp_path / "none", None):
+    with pytest.raises(UsageError, match="can't be locked"), lock.held(tmp_path / "none", None):
         pytest.fail("held")
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from producer.output import run_file
 from producer.output.run_file import Options, PlanState, RunFile, State, new_id, resumption
-from tasks.errors import Fault, StorageFailed, UsageFault
+from tasks.errors import CommandError, StorageFailed, UsageError
 from tasks.model import FetchOptions, ResizeMode, ResizeOptions
 from tasks.storage.store import Store
 
@@ -70,9 +70,9 @@ def test_folder_with_a_run_is_refused(store: Store, step: Callable[[Store], None
     """A second run in the same folder is refused, and the first one's record stays."""
     RunFile.refuse_another(store)
     _RECORD.create(store)
-    with pytest.raises(UsageFault, match="already holds a run") as caught:
+    with pytest.raises(UsageError, match="already holds a run") as caught:
         step(store)
-    assert "--out" in caught.value.todo
+    assert "--out" in caught.value.hint
     assert json.loads(store.read(run_file.NAME))["id"] == _RECORD.id
 
 
@@ -82,7 +82,7 @@ def test_one_of_two_runs_at_once_wins(store: Store) -> None:
     def create(number: int) -> bool:
         try:
             RunFile(str(number), "a", "/a", Options()).create(store)
-        except UsageFault:
+        except UsageError:
             return False
         return True
 
@@ -114,7 +114,7 @@ def test_refuses_remains_of_a_run(tmp_path: Path, name: str) -> None:
     """A stale manifest would pass for the new run's, and a shard's folder is cleaned, so both keep a run out."""
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).touch()
-    with pytest.raises(UsageFault, match="already holds a run, or what is left of one"):
+    with pytest.raises(UsageError, match="already holds a run, or what is left of one"):
         RunFile.refuse_another(Store(tmp_path))
 
 
@@ -122,11 +122,11 @@ def test_complete_run_is_not_resumed(store: Store) -> None:
     """For a complete run, the hint is how to retry it or download the list again, and not to resume it."""
     _RECORD.create(store)
     _RECORD.save(store, state=State.COMPLETE)
-    with pytest.raises(UsageFault) as caught:
+    with pytest.raises(UsageError) as caught:
         RunFile.refuse_another(store)
-    assert f"producer retry {store.root}" in caught.value.todo
-    assert f"another --out to download the list again; add `--if-changed-since {store.root}`" in caught.value.todo
-    assert "resume" not in caught.value.todo
+    assert f"producer retry {store.root}" in caught.value.hint
+    assert f"another --out to download the list again; add `--if-changed-since {store.root}`" in caught.value.hint
+    assert "resume" not in caught.value.hint
 
 
 def test_hint_depends_on_the_record(tmp_path: Path) -> None:
@@ -134,14 +134,14 @@ def test_hint_depends_on_the_record(tmp_path: Path) -> None:
     store = Store(tmp_path / "my out")
     store.root.mkdir()
     store.path("00000.parquet").touch()
-    with pytest.raises(UsageFault) as caught:
+    with pytest.raises(UsageError) as caught:
         RunFile.refuse_another(store)
-    assert caught.value.todo == "Choose another --out, or remove that folder."
+    assert caught.value.hint == "Choose another --out, or remove that folder."
     _RECORD.create(Store(tmp_path))
     store.path("run.json").write_bytes((tmp_path / "run.json").read_bytes())
-    with pytest.raises(UsageFault) as caught:
+    with pytest.raises(UsageError) as caught:
         RunFile.refuse_another(store)
-    assert caught.value.todo.startswith(f"Go on with it by `producer resume '{store.root}'`, choose another --out")
+    assert caught.value.hint.startswith(f"Go on with it by `producer resume '{store.root}'`, choose another --out")
 
 
 @pytest.mark.parametrize(
@@ -170,9 +170,9 @@ def test_finds_the_broker_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
     assert replace(_RECORD, broker=None).broker_url() is None
     assert replace(_RECORD, broker="redis://b.example/0").broker_url() == "redis://b.example/0"
     assert replace(_RECORD, broker="redis://***@a.example/0").broker_url() == "redis://:word@a.example/0"
-    with pytest.raises(UsageFault, match="its password is not kept") as caught:
+    with pytest.raises(UsageError, match="its password is not kept") as caught:
         replace(_RECORD, broker="redis://***@b.example/0").broker_url()
-    assert "--broker" in caught.value.todo
+    assert "--broker" in caught.value.hint
 
 
 @pytest.mark.parametrize("name", ["holiday.jpg", "notes", "1234", "00000.txt"])
@@ -209,7 +209,7 @@ def test_record_survives_a_round_trip(store: Store, record: RunFile) -> None:
 
 def test_reports_a_folder_without_a_run(store: Store) -> None:
     """Without a record there is no run."""
-    with pytest.raises(UsageFault, match="holds no run"):
+    with pytest.raises(UsageError, match="holds no run"):
         RunFile.load(store)
 
 
@@ -223,7 +223,7 @@ def test_reports_any_changed_byte(store: Store) -> None:
             flipped = bytearray(body)
             flipped[place] ^= 1 << bit
             store.path("run.json").write_bytes(flipped)
-            with pytest.raises(Fault, match="nothing was changed") as caught:
+            with pytest.raises(CommandError, match="nothing was changed") as caught:
                 RunFile.load(store)
             assert caught.value.what == f"{store.path('run.json')} can't be trusted"
             assert store.read("run.json") == flipped
@@ -235,7 +235,7 @@ def test_reports_any_truncation(store: Store) -> None:
     body = store.read("run.json")
     for length in range(len(body)):
         store.path("run.json").write_bytes(body[:length])
-        with pytest.raises(Fault, match=r"run\.json can't be trusted"):
+        with pytest.raises(CommandError, match=r"run\.json can't be trusted"):
             RunFile.load(store)
 
 
@@ -243,7 +243,7 @@ def test_reports_any_truncation(store: Store) -> None:
 def test_other_json_is_refused(store: Store, text: str) -> None:
     """JSON that is not a record is refused."""
     store.replace("run.json", text.encode())
-    with pytest.raises(Fault, match="can't be trusted"):
+    with pytest.raises(CommandError, match="can't be trusted"):
         RunFile.load(store)
 
 
@@ -252,5 +252,5 @@ def test_record_of_another_version_is_refused(store: Store, monkeypatch: pytest.
     monkeypatch.setattr(run_file, "_VERSION", 99)
     _FULL.create(store)
     monkeypatch.undo()
-    with pytest.raises(Fault, match="another version has written it"):
+    with pytest.raises(CommandError, match="another version has written it"):
         RunFile.load(store)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from producer.planning.planner import Planned, Planner
-from tasks.errors import StorageFailed, UsageFault
+from tasks.errors import StorageFailed, UsageError
 from tasks.model import ImageRequest
 from tasks.storage import plan
 from tasks.storage.shard_parquet import Mark
@@ -88,13 +88,13 @@ def test_stop_plans_no_further(store: Store) -> None:
 def broken() -> Iterator[ImageRequest]:
     """Return a URL list that fails before its end."""
     yield from requests(3)
-    raise UsageFault("The list can't be read", "it is gone", "Give another.")
+    raise UsageError("The list can't be read", "it is gone", "Give another.")
 
 
 def test_source_that_fails(store: Store) -> None:
     """An error of the URL list is passed to the waiting thread. Earlier whole shards stay; the plan is incomplete."""
     planner, reported = planned(broken(), store, 2)
-    assert isinstance(planner.error, UsageFault)
+    assert isinstance(planner.error, UsageError)
     assert (planner.shards, reported) == (1, [])
     assert store.names(plan.FOLDER) == [plan.name(0)]
 

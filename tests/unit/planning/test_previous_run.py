@@ -13,7 +13,7 @@ import pytest
 from producer.output.run_file import Options, PlanState, RunFile
 from producer.planning import url_index
 from producer.planning.previous_run import FormerRun, joined
-from tasks.errors import Fault, UsageFault
+from tasks.errors import CommandError, UsageError
 from tasks.model import (
     FetchOptions,
     Former,
@@ -195,9 +195,9 @@ def test_damaged_manifest_is_an_error(old: Store, out: Store, damage: str) -> No
     write_run(old, [saved_row(place, f"u{place}") for place in range(6)])
     body = old.read(manifest.name(1))
     old.replace(manifest.name(1), body[:-50] if damage == "truncated" else old.read(manifest.name(0)))
-    with pytest.raises(Fault, match=r"old/00001\.parquet can't be trusted") as caught:
+    with pytest.raises(CommandError, match=r"old/00001\.parquet can't be trusted") as caught:
         found(old, out, "u0")
-    assert f"producer resume {out.root}" in caught.value.todo
+    assert f"producer resume {out.root}" in caught.value.hint
 
 
 def test_missing_previous_run(old: Store, out: Store, caplog: pytest.LogCaptureFixture) -> None:
@@ -215,10 +215,10 @@ def test_ordinary_run(out: Store) -> None:
 
 def test_folder_without_a_run_is_refused(tmp_path: Path, old: Store, out: Store) -> None:
     """A missing folder, or one without a run, is refused."""
-    with pytest.raises(UsageFault, match=r"There is no folder .*/old \(--if-changed-since\)"):
+    with pytest.raises(UsageError, match=r"There is no folder .*/old \(--if-changed-since\)"):
         FormerRun(old.root, out.root, _FETCH)
     old.root.mkdir()
-    with pytest.raises(UsageFault, match=r"holds no run \(--if-changed-since\)"):
+    with pytest.raises(UsageError, match=r"holds no run \(--if-changed-since\)"):
         FormerRun(old.root, out.root, _FETCH)
 
 
@@ -226,9 +226,9 @@ def test_run_in_its_own_folder(tmp_path: Path, old: Store) -> None:
     """A run can't be refreshed in its own folder, however the path is written."""
     write_run(old, [saved_row(0, "u")])
     (tmp_path / "link").symlink_to(old.root)
-    with pytest.raises(UsageFault, match="can't be refreshed in itself"):
+    with pytest.raises(UsageError, match="can't be refreshed in itself"):
         FormerRun(tmp_path / "link", old.root / ".." / "old", _FETCH)
-    with pytest.raises(UsageFault, match="can't be refreshed inside of itself"):
+    with pytest.raises(UsageError, match="can't be refreshed inside of itself"):
         FormerRun(old.root, tmp_path / "link" / "new", _FETCH)
 
 
@@ -236,7 +236,7 @@ def test_changed_run_file_is_refused(old: Store, out: Store) -> None:
     """A modified run.json is refused."""
     write_run(old, [saved_row(0, "u")])
     old.replace("run.json", old.read("run.json").replace(b"list.txt", b"tsil.txt"))
-    with pytest.raises(Fault, match=r"run\.json can't be trusted"):
+    with pytest.raises(CommandError, match=r"run\.json can't be trusted"):
         FormerRun(old.root, out.root, _FETCH)
 
 
@@ -257,7 +257,7 @@ def test_incompatible_options_are_refused(
 ) -> None:
     """If this run would not have saved an image as the previous run did, the error names the option."""
     write_run(old, [saved_row(0, "u")], before)
-    with pytest.raises(UsageFault, match="can't be taken over") as caught:
+    with pytest.raises(UsageError, match="can't be taken over") as caught:
         FormerRun(old.root, out.root, now)
     assert named in caught.value.why
 

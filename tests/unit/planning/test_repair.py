@@ -11,7 +11,7 @@ import pytest
 from producer.output.run_file import PlanState, RunFile, State
 from producer.planning.repair import make_whole
 from producer.runs.run import Run
-from tasks.errors import Fault
+from tasks.errors import CommandError
 from tasks.storage import plan
 from tasks.storage.shard_parquet import Mark
 from tasks.storage.store import Store
@@ -106,10 +106,10 @@ def test_refuses_a_changed_list(store: Store, source: Path, monkeypatch: pytest.
         source.write_text(text.replace(f"example/{row}\n", "example/x\n"), encoding="utf-8")
     if change in ("manifest", "neighbour"):
         monkeypatch.setattr("producer.sources.text.fingerprint", lambda _: record.fingerprint)
-    with pytest.raises(Fault, match=rf"\.plan/0000{broken}\.parquet can't be trusted") as caught:
+    with pytest.raises(CommandError, match=rf"\.plan/0000{broken}\.parquet can't be trusted") as caught:
         make_whole(record, store, _SHARDS)
     assert "is gone, or was changed" in caught.value.why
-    assert "Put a copy of it back" in caught.value.todo
+    assert "Put a copy of it back" in caught.value.hint
     assert plans(store) == before
 
 
@@ -122,7 +122,7 @@ def test_resumes_with_a_rebuilt_plan(store: Store, source: Path) -> None:
     assert plans(store) == before
     damage(store, 3)
     os.truncate(source, 5)
-    with pytest.raises(Fault, match="can't be trusted"):
+    with pytest.raises(CommandError, match="can't be trusted"):
         Run.resume(store)
 
 

@@ -10,7 +10,7 @@ import pytest
 from producer.dispatch import dispatcher
 from producer.output.run_file import PlanState, RunFile, State
 from producer.runs.run import Run
-from tasks.errors import Fault, UsageFault
+from tasks.errors import CommandError, UsageError
 from tasks.storage import manifest, plan
 from tasks.storage.store import Store
 from tests.runs import make_run
@@ -41,10 +41,10 @@ def test_reports_a_changed_byte_of_a_manifest(store: Store, shard: int, place: i
     flip(store, manifest.name(shard), place)
     record = store.read("run.json")
     for reasons in (None, ["timeout"], ["dns"]):
-        with pytest.raises(Fault, match="nothing was changed") as caught:
+        with pytest.raises(CommandError, match="nothing was changed") as caught:
             Run.resume(store) if reasons is None else Run.retry(store, reasons)
         assert caught.value.what == f"{store.path(manifest.name(shard))} can't be trusted"
-        assert f"remove it, and `producer resume '{store.root}'` does that shard again" in caught.value.todo
+        assert f"remove it, and `producer resume '{store.root}'` does that shard again" in caught.value.hint
     assert store.read("run.json") == record
 
 
@@ -52,7 +52,7 @@ def test_retry_checks_the_plan_first(store: Store) -> None:
     """A damaged plan file of a shard to retry is reported before the record changes."""
     flip(store, plan.name(2))
     record = store.read("run.json")
-    with pytest.raises(Fault, match="can't be trusted"):
+    with pytest.raises(CommandError, match="can't be trusted"):
         Run.retry(store, ["timeout"])
     assert Run.retry(store, ["dns"]).is_done
     assert store.read("run.json") == record
@@ -73,9 +73,9 @@ def test_retry_that_sends_nothing_changes_nothing(store: Store) -> None:
 def test_missing_manifest(store: Store) -> None:
     """For a missing manifest, the hint is a valid command, and does not say to remove the manifest."""
     store.remove(manifest.name(1))
-    with pytest.raises(Fault, match=r"00001\.parquet is gone") as caught:
+    with pytest.raises(CommandError, match=r"00001\.parquet is gone") as caught:
         Run.retry(store, ["timeout"])
-    assert caught.value.todo.startswith(
+    assert caught.value.hint.startswith(
         f"Put a copy of it back that is whole; or `producer resume '{store.root}'` does that shard again"
     )
 
@@ -83,9 +83,9 @@ def test_missing_manifest(store: Store) -> None:
 def test_refuses_to_retry_an_unfinished_run(store: Store) -> None:
     """Retrying an unfinished run is a usage error. The hint has the command to finish it, quoted for the shell."""
     RunFile.load(store).save(store, state=State.INTERRUPTED)
-    with pytest.raises(UsageFault, match="is not finished") as caught:
+    with pytest.raises(UsageError, match="is not finished") as caught:
         Run.retry(store, ["timeout"])
-    assert caught.value.todo == f"Finish it by `producer resume '{store.root}'`."
+    assert caught.value.hint == f"Finish it by `producer resume '{store.root}'`."
 
 
 @pytest.mark.parametrize(("local", "expected"), [(True, "is starting them again"), (False, "celery -A tasks worker")])

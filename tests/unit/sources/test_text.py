@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from producer.local_fleet.supervisor_client import ROOT
 from producer.sources import text as url_list
-from tasks.errors import UsageFault
+from tasks.errors import UsageError
 from tasks.model import ImageRequest
 from tests.unit.conftest import image
 from tests.waiting import PATIENCE
@@ -168,17 +168,17 @@ def test_each_line_is_one_request(tmp_path_factory: pytest.TempPathFactory, line
 @pytest.mark.parametrize("body", _NO_TEXTS.values(), ids=_NO_TEXTS)
 def test_refuses_a_binary_file(tmp_path: Path, body: bytes) -> None:
     """A binary file, or UTF-16 without a byte order mark, is refused before its first request."""
-    with pytest.raises(UsageFault, match="is not a text file") as caught:
+    with pytest.raises(UsageError, match="is not a text file") as caught:
         read(body, tmp_path)
-    assert "UTF-8" in caught.value.todo
+    assert "UTF-8" in caught.value.hint
 
 
 @pytest.mark.parametrize(("body", "name", "todo"), _OTHER_FORMATS.values(), ids=_OTHER_FORMATS)
 def test_refuses_another_format(tmp_path: Path, body: bytes, name: str, todo: str) -> None:
     """A table, JSON or a compressed file is refused before its first request. The message names the format."""
-    with pytest.raises(UsageFault, match=f"looks like .*{name}") as caught:
+    with pytest.raises(UsageError, match=f"looks like .*{name}") as caught:
         read(body, tmp_path)
-    assert todo in caught.value.todo
+    assert todo in caught.value.hint
 
 
 @pytest.mark.parametrize("row", _LISTS.values(), ids=_LISTS)
@@ -234,7 +234,7 @@ def test_standard_input_in_utf_16(tmp_path: Path) -> None:
 def test_refuses_an_unreadable_list(tmp_path: Path, name: str, why: str) -> None:
     """For a missing list or a folder, the error gives the reason and a remedy."""
     (tmp_path / "list").write_bytes(b"")
-    with pytest.raises(UsageFault, match=why) as caught:
+    with pytest.raises(UsageError, match=why) as caught:
         list(url_list.read(str(tmp_path / name)))
     assert caught.value.exit_code == 2
 
@@ -325,7 +325,7 @@ def test_reads_one_row_before_the_run_starts() -> None:
 
 def test_refuses_an_empty_list() -> None:
     """An empty list is refused by its name before anything is started."""
-    with pytest.raises(UsageFault, match=r"The list list\.txt has no URL in it"):
+    with pytest.raises(UsageError, match=r"The list list\.txt has no URL in it"):
         url_list.nonempty(iter([]), "list.txt")
 
 
@@ -339,7 +339,7 @@ def test_refuses_a_list_without_urls_in_its_first_rows() -> None:
             yield ImageRequest(index, "images/1.jpg?token=secret" + "x" * 100)
 
     with pytest.raises(
-        UsageFault, match=r"none of its first 1,000 rows holds one; row 1 is 'images/1\.jpg\?token=\*\*\*'"
+        UsageError, match=r"none of its first 1,000 rows holds one; row 1 is 'images/1\.jpg\?token=\*\*\*'"
     ):
         url_list.nonempty(source(), "list.txt")
     assert len(read) == 1000
@@ -379,6 +379,6 @@ def test_fingerprint_of_unrepeatable_sources(tmp_path: Path) -> None:
 
 def test_names_standard_input_in_messages() -> None:
     """Messages say "standard input", and not a dash."""
-    with pytest.raises(UsageFault, match="The list on standard input has no URL in it"):
+    with pytest.raises(UsageError, match="The list on standard input has no URL in it"):
         url_list.nonempty(iter(()), "-")
     assert url_list.named("my.txt") == "The list my.txt"
