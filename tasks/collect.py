@@ -15,10 +15,10 @@ from dataclasses import replace
 
 import pyarrow as pa
 
-from tasks.errors import StorageFailed
+from tasks.errors import StorageError
 from tasks.model import Outcome, Reason, RunOptions, key_of, shard_name
 from tasks.storage import manifest, plan, shard_status
-from tasks.storage.manifest import BadManifest
+from tasks.storage.manifest import CorruptManifestError
 from tasks.storage.shard_parquet import Mark
 from tasks.storage.store import PRIVATE, Store
 
@@ -30,11 +30,11 @@ PASSING = frozenset({Reason.CANCELLED})
 ENDING = PASSING | {Reason.STORAGE}
 
 
-class Incomplete(ValueError):
+class IncompleteShardError(ValueError):
     """The Outcomes are not those of the shard's requests, one for one."""
 
 
-class Deadly(RuntimeError):
+class PoisonShardError(RuntimeError):
     """Whoever collects the shard dies of it."""
 
 
@@ -52,8 +52,9 @@ def collect(shard: int, outcomes: Sequence[Outcome], run: RunOptions, store: Sto
         count: how many Outcomes a later pass has.
 
     Raises:
-        Incomplete: Outcomes are missing, foreign or doubled. Nothing was written.
-        StorageFailed, BadPlan, BadManifest: what is there can't be read, or the manifest can't be written.
+        IncompleteShardError: Outcomes are missing, foreign or doubled. Nothing was written.
+        StorageError, CorruptPlanError, CorruptManifestError: what is there can't be read, or the manifest can't be
+            written.
     """
     mark = Mark(run.run_id, shard, run.revision)
     done = shard_status.revision(shard, store)
@@ -76,13 +77,13 @@ def in_order(shard: int, indexes: Sequence[int], outcomes: Sequence[Outcome], sh
     """Return the Outcomes in the order of the plan's indexes.
 
     Raises:
-        Incomplete: they are not those of the plan, one for one.
+        IncompleteShardError: they are not those of the plan, one for one.
     """
     by_key = {outcome.key: outcome for outcome in outcomes}
     expected = [key_of(shard, index - shard * shard_size, shard_size) for index in indexes]
     missing = [key for key in expected if key not in by_key]
     if missing or len(outcomes) != len(expected):
-        raise Incomplete(
+        raise IncompleteShardError(
             f"shard {shard_name(shard)} has {len(expected)} requests and {len(outcomes)} Outcomes"
             + (f"; the first that is missing is {missing[0]}" if missing else "")
         )
@@ -97,7 +98,7 @@ def remove_strays(shard: int, store: Store) -> None:
         if name not in named:
             try:
                 store.remove(name)
-            except StorageFailed as error:
+            except StorageError as error:
                 # The manifest stands, and the shard is done; a file too many is not worth a run.
                 _log.warning("a file that no Outcome names stays: %s", error)
 
@@ -107,7 +108,9 @@ def _merged(shard: int, before: list[Outcome], outcomes: Sequence[Outcome], coun
     again: Mapping[str, Outcome] = {outcome.key: outcome for outcome in outcomes}
     failed = {outcome.key for outcome in before if not outcome.ok}
     if len(again) != len(outcomes) or len(again) != count or not failed >= again.keys():
-        raise Incomplete(f"shard {shard_name(shard)} has {count} images to try again and {len(outcomes)} Outcomes")
+        raise IncompleteShardError(
+            f"shard {shard_name(shard)} has {count} images to try again and {len(outcomes)} Outcomes"
+        )
     return [
         replace(again[outcome.key], attempts=outcome.attempts + again[outcome.key].attempts)
         if outcome.key in again
@@ -126,14 +129,14 @@ def _write(table: pa.Table, ordered: Sequence[Outcome], mark: Mark, store: Store
             store.create_durably(manifest.name(mark.shard), body)
         else:
             store.replace(manifest.name(mark.shard), body)
-    except StorageFailed:
+    except StorageError:
         _withdraw_stats(mark, store)
         raise
 
 
 def _withdraw_stats(mark: Mark, store: Store) -> None:
     """Remove the stats of a pass whose manifest does not stand: they would count what nobody has recorded."""
-    with suppress(StorageFailed, BadManifest):
+    with suppress(StorageError, CorruptManifestError):
         # Another copy may have written both meanwhile.
         if not shard_status.is_done(mark.shard, mark.revision, store):
             store.remove(manifest.stats_name(mark.shard))

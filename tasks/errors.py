@@ -80,7 +80,7 @@ class CommandError(Exception):
         self.what, self.why, self.hint = what, why, hint
 
 
-class Interrupted(Exception):
+class RunInterruptedError(Exception):
     """A command was told to end early. It has finished the images in flight, or cancelled them."""
 
     def __init__(self, cancelled: bool) -> None:
@@ -105,38 +105,38 @@ def _worth_retrying() -> Iterator[Reason]:
     yield from (Reason.STORAGE, Reason.LOST, Reason.CANCELLED, Reason.INTERNAL)
 
 
-class InvalidUrl(FetchError):
+class InvalidUrlError(FetchError):
     """The text is not a URL that can be fetched."""
 
     reason = Reason.INVALID_URL
 
 
-class BlockedAddress(FetchError):
+class BlockedAddressError(FetchError):
     """The operator's policy forbids connections to the address."""
 
     reason = Reason.BLOCKED_ADDRESS
 
 
-class DnsFailed(FetchError):
+class DnsError(FetchError):
     """The host name has no address."""
 
     reason = Reason.DNS
 
 
-class DnsUnavailable(DnsFailed):
+class DnsUnavailableError(DnsError):
     """The resolver did not answer; it may answer later."""
 
     retryable = True
 
 
-class ConnectFailed(FetchError):
+class ConnectError(FetchError):
     """The connection failed, or broke before a response, or the operator's proxy could not connect."""
 
     reason = Reason.CONNECT
     retryable = True
 
 
-class TlsFailed(FetchError):
+class TlsError(FetchError):
     """The TLS handshake failed, or the certificate is not trusted."""
 
     reason = Reason.TLS
@@ -144,136 +144,136 @@ class TlsFailed(FetchError):
     avoidable = False
 
 
-class TlsClosedError(TlsFailed):
+class TlsClosedError(TlsError):
     """The server closed the connection during the handshake."""
 
     retryable = True
 
 
-class TimedOut(FetchError):
+class FetchTimeoutError(FetchError):
     """One wait exceeded the timeout, or all attempts together exceeded the deadline."""
 
     reason = Reason.TIMEOUT
     retryable = True
 
 
-class HttpRefused(FetchError):
+class HttpClientError(FetchError):
     """The server rejected the request: 404 and other 4xx statuses."""
 
     reason = Reason.HTTP_4XX
 
 
-class HttpNotYet(HttpRefused):
+class HttpRetryableClientError(HttpClientError):
     """The server was not ready for the request: 408 or 425."""
 
     retryable = True
 
 
-class HttpFailed(FetchError):
+class HttpServerError(FetchError):
     """The server failed: 500 and other 5xx statuses."""
 
     reason = Reason.HTTP_5XX
     retryable = True
 
 
-class HttpUnable(HttpFailed):
+class HttpNotImplementedError(HttpServerError):
     """The server does not support the request: 501 or 505."""
 
     retryable = False
 
 
-class RateLimited(FetchError):
+class RateLimitedError(FetchError):
     """The server asked for a pause: 429, or a wait longer than `--max-wait`."""
 
     reason = Reason.RATE_LIMITED
     retryable = True
 
 
-class LongWait(RateLimited):
+class LongWaitError(RateLimitedError):
     """A wait longer than `--max-wait`, up to two minutes; its slot downloads other images meanwhile."""
 
 
-class TooManyRedirects(FetchError):
+class RedirectError(FetchError):
     """More redirects than allowed, a loop, or a redirect without a usable target, or from https to http."""
 
     reason = Reason.REDIRECTS
 
 
-class BadResponse(FetchError):
+class BadResponseError(FetchError):
     """The response is not HTTP, or does not belong to this request."""
 
     reason = Reason.BAD_RESPONSE
 
 
-class TooLarge(FetchError):
+class TooLargeError(FetchError):
     """The body is larger than allowed."""
 
     reason = Reason.TOO_LARGE
 
 
-class EmptyBody(FetchError):
+class EmptyBodyError(FetchError):
     """The response has no body."""
 
     reason = Reason.EMPTY
 
 
-class Truncated(FetchError):
+class TruncatedError(FetchError):
     """The body ended before its announced end."""
 
     reason = Reason.TRUNCATED
     retryable = True
 
 
-class NotAnImage(FetchError):
+class NotAnImageError(FetchError):
     """The body is not an image, or an image in a format that is not saved; the message names the format."""
 
     reason = Reason.NOT_IMAGE
 
 
-class Undecodable(FetchError):
+class UndecodableError(FetchError):
     """The body begins as an image, but is broken."""
 
     reason = Reason.UNDECODABLE
 
 
-class TooManyPixels(FetchError):
+class TooManyPixelsError(FetchError):
     """The image's header announces more pixels than allowed; it was not decoded."""
 
     reason = Reason.TOO_MANY_PIXELS
 
 
-class OptedOut(FetchError):
+class OptedOutError(FetchError):
     """The server opts the image out of data sets or indexes (X-Robots-Tag)."""
 
     reason = Reason.OPTED_OUT
 
 
-class StorageFailed(FetchError):
+class StorageError(FetchError):
     """No worker that tried could save the image, or was allowed to save it there."""
 
     reason = Reason.STORAGE
     of_worker = True
 
 
-class Lost(FetchError):
+class TaskLostError(FetchError):
     """The task was lost repeatedly, so the run continued without the image."""
 
     reason = Reason.LOST
 
 
-class Crashed(FetchError):
+class CrashedError(FetchError):
     """The image repeatedly ended the process that fetched it, and at last a process that did nothing else."""
 
     reason = Reason.CRASHED
 
 
-class Cancelled(FetchError):
+class CancelledError(FetchError):
     """The image's run has ended."""
 
     reason = Reason.CANCELLED
 
 
-class Internal(FetchError):
+class InternalError(FetchError):
     """An internal error; the worker's log has the traceback."""
 
     reason = Reason.INTERNAL

@@ -17,7 +17,15 @@ from typing import Any
 from tasks.deadline import Deadline
 from tasks.download.conditional import Condition
 from tasks.download.downloader import Download, Downloader, countdown
-from tasks.errors import FetchError, Internal, LongWait, NotAnImage, TimedOut, TooManyPixels, Undecodable
+from tasks.errors import (
+    FetchError,
+    FetchTimeoutError,
+    InternalError,
+    LongWaitError,
+    NotAnImageError,
+    TooManyPixelsError,
+    UndecodableError,
+)
 from tasks.images import identify
 from tasks.images.decode import decoded
 from tasks.images.identify import Picture
@@ -105,22 +113,22 @@ def fetch(
             download = ask(attempts - 1)
         picture = unchanged or _picture(download.body, run.fetch, deadline)
         if deadline.remaining <= 0:
-            raise TimedOut("the deadline was over before the image could be saved (--deadline)")
+            raise FetchTimeoutError("the deadline was over before the image could be saved (--deadline)")
         facts = _saved(shard, key, download, picture, run, store, deadline, former if unchanged else None)
     except FetchError as error:
         if download is not None:
             # What is wrong with an image is found without its answer.
             error.http_status, error.final_url = download.http_status, download.final_url
-        if hand_back and isinstance(error, LongWait) and error.retry_after is not None:
+        if hand_back and isinstance(error, LongWaitError) and error.retry_after is not None:
             raise Later(_text(error), countdown(error.retry_after), Earlier(attempts, spent())) from None
         if judge is not None:
             judge(error)
         facts = {**_failure(error), "tls_unverified": download is not None and download.tls_unverified}
     except MemoryError as error:
-        facts = _failure(Internal(f"out of memory: {error}"))
+        facts = _failure(InternalError(f"out of memory: {error}"))
     except Exception as error:  # noqa: BLE001  # one Outcome whatever happens
         _log.exception("a fault of ours at %s", masked(url)[:URL_LIMIT])
-        facts = _failure(Internal(f"{type(error).__name__}: {error}"))
+        facts = _failure(InternalError(f"{type(error).__name__}: {error}"))
     return _ended(key, attempts=attempts, fetch_seconds=spent(), **facts)
 
 
@@ -180,7 +188,7 @@ def _kept(standing: bytes, came: Picture, options: FetchOptions, deadline: Deadl
         return None
     try:
         picture = _as_it_came(standing, options)
-    except (NotAnImage, Undecodable):
+    except (NotAnImageError, UndecodableError):
         return None
     return picture if options.resize.mode is ResizeMode.NO else replace(picture, original=(None, None))
 
@@ -193,9 +201,9 @@ def _is_whole(body: bytes, options: FetchOptions, deadline: Deadline) -> bool:
     """
     try:
         info = decoded(body, options.max_pixels, deadline)
-    except (NotAnImage, Undecodable):
+    except (NotAnImageError, UndecodableError):
         return False
-    except (TooManyPixels, TimedOut):
+    except (TooManyPixelsError, FetchTimeoutError):
         return True
     return not (info.format in _TAKE_ZEROS and body.endswith(_ZEROS))
 

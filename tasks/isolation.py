@@ -21,7 +21,7 @@ from tasks import fetch as fetching
 from tasks import runtime_tuning
 from tasks.download import downloader as downloading
 from tasks.download.downloader import Downloader
-from tasks.errors import Crashed, FetchError, TimedOut
+from tasks.errors import CrashedError, FetchError, FetchTimeoutError
 from tasks.file_descriptors import patient
 from tasks.model import Outcome, RunOptions, key_of
 from tasks.retry_later import NOTHING, Earlier
@@ -81,15 +81,15 @@ def _answer(request: str, seconds: float) -> Outcome:
                 encoding="utf-8",
             )
         except subprocess.TimeoutExpired as error:
-            raise TimedOut(f"the process that fetched it alone did not end within {seconds:.0f} s") from error
+            raise FetchTimeoutError(f"the process that fetched it alone did not end within {seconds:.0f} s") from error
         if ended.returncode not in _ASKED:
             break
     if ended.returncode < 0:
-        raise Crashed(f"the process that fetched it alone was ended by signal {-ended.returncode}")
+        raise CrashedError(f"the process that fetched it alone was ended by signal {-ended.returncode}")
     try:
         return Outcome.from_json(json.loads(ended.stdout))
     except (ValueError, KeyError, TypeError) as error:
-        raise Crashed(
+        raise CrashedError(
             f"the process that fetched it alone ended with status {ended.returncode} and without an answer"
         ) from error
 

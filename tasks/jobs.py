@@ -32,10 +32,10 @@ from tasks.broker.progress import Progress
 from tasks.broker.redis_retry import patiently
 from tasks.broker.shard_signal import notify_shard_done
 from tasks.celery import ABOUT, COLLECT_SHARD, DRAIN, EXAMINE, FETCH_IMAGE, IMAGES, PROTOCOL, SHARDS, app
-from tasks.collect import ENDING, PASSING, Deadly, Incomplete, collect
+from tasks.collect import ENDING, PASSING, IncompleteShardError, PoisonShardError, collect
 from tasks.download import downloader, network_settings
 from tasks.download.downloader import Downloader
-from tasks.errors import Cancelled, CommandError, FetchError, Internal, RateLimited, StorageFailed
+from tasks.errors import CancelledError, CommandError, FetchError, InternalError, RateLimitedError, StorageError
 from tasks.fetch import failed, fetch
 from tasks.model import Former, Outcome, RunOptions, key_of
 from tasks.previous_image import FormerImage
@@ -43,9 +43,9 @@ from tasks.redaction import masked
 from tasks.retry_later import Earlier, Later
 from tasks.storage import plan, shard_status
 from tasks.storage.folder_probe import examine
-from tasks.storage.manifest import BadManifest
-from tasks.storage.plan import BadPlan
-from tasks.storage.shard_parquet import BadShardFile
+from tasks.storage.manifest import CorruptManifestError
+from tasks.storage.plan import CorruptPlanError
+from tasks.storage.shard_parquet import CorruptShardFileError
 from tasks.storage.store import Store
 
 _log = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ class Runs:
             fresh: whether they are not to be taken from memory.
 
         Raises:
-            Cancelled: the run has ended, or was given up, or is at another pass.
+            CancelledError: the run has ended, or was given up, or is at another pass.
         """
         run = None if fresh else self._remembered(run_id, revision)
         if run is not None:
@@ -99,12 +99,12 @@ class Runs:
         record = cast("str | None", patiently(lambda: self._server.get(keys.run(run_id))))
         if record is None:
             self._known.pop(run_id, None)
-            raise Cancelled(f"there is no run {run_id} at this broker: it has ended, or never began")
+            raise CancelledError(f"there is no run {run_id} at this broker: it has ended, or never began")
         run = RunOptions.from_json(json.loads(record))
         # That a run drains is not kept: the command that resumes it may come at any moment.
         self._known[run_id] = (0.0 if run.draining else monotonic(), run)
         if run.revision != revision:
-            raise Cancelled("the pass of the run that this image belongs to has ended")
+            raise CancelledError("the pass of the run that this image belongs to has ended")
         return run
 
     def forget(self, run_id: str) -> None:
@@ -150,11 +150,11 @@ def _store(out: str) -> Store:
     """Return the Store of a run.
 
     Raises:
-        StorageFailed: this worker may not write there, or the run is not there: then this is another folder.
+        StorageError: this worker may not write there, or the run is not there: then this is another folder.
     """
     store = Store.below(out, settings().store_roots)
     if not store.exists(plan.FOLDER):
-        raise StorageFailed(f"the run is not in {out} on this worker's host: is the shared folder mounted there?")
+        raise StorageError(f"the run is not in {out} on this worker's host: is the shared folder mounted there?")
     return store
 
 
@@ -182,7 +182,7 @@ def _former_store(since: str) -> Store | None:
     """Return the Store of a former run; None, and a word in the log, where this worker's operator does not allow it."""
     try:
         return Store.below(since, settings().store_roots)
-    except StorageFailed:
+    except StorageError:
         _log.warning(
             "nothing is taken over from %s, and all of it is downloaded: IMAGEFLEET_STORE_ROOTS does not allow it",
             since,
@@ -365,12 +365,12 @@ def fetch_image(
         try:
             store, downloader = _store(run.out), _downloader()
             if _runs().is_done(run_id, shard, store, revision):
-                raise Cancelled("its shard is done already")
+                raise CancelledError("its shard is done already")
         except FetchError as error:
             judge(error)
             outcome = failed(key, error)
-        except (SettingsError, BadShardFile) as error:
-            outcome = failed(key, Internal(str(error)))
+        except (SettingsError, CorruptShardFileError) as error:
+            outcome = failed(key, InternalError(str(error)))
         else:
             earlier, before = Earlier(attempts, seconds), _former(former, run)
             with _at_work(self), _watched(self, run_id, again) as crashes:
@@ -426,7 +426,7 @@ def _watched(task: Task[Any, Any], run_id: str, again: bool) -> AbstractContextM
 def _sent_later(task: Task[Any, Any], later: Later) -> Retry:
     """Send a task again, with a countdown; return what tells Celery so."""
     spent = {"attempts": later.earlier.attempts, "seconds": later.earlier.seconds}
-    return _sent_again(task, spent, later.countdown, RateLimited(str(later)))
+    return _sent_again(task, spent, later.countdown, RateLimitedError(str(later)))
 
 
 def _handed_over(task: Task[Any, Any], handed: HandedOver, known: Mapping[str, Any]) -> Retry:
@@ -510,7 +510,7 @@ def collect_shard(
     """
     try:
         run = _runs().options(run_id, revision, fresh=True)
-    except Cancelled:
+    except CancelledError:
         _log.info("run %s has ended: shard %d is not collected", run_id, shard)
         return
     message: dict[str, Any] = {"shard": shard}
@@ -525,16 +525,18 @@ def collect_shard(
             return
         with _at_work(self), _watched(self, run_id, _is_redelivered(self)) as crashes:
             if crashes >= poison.BODY_CRASHES:
-                raise Deadly(f"{crashes} workers died while they were at it, as those do that run out of memory")
+                raise PoisonShardError(
+                    f"{crashes} workers died while they were at it, as those do that run out of memory"
+                )
             began = _fitness().check(run_id, collects=True)
             try:
                 collect(shard, known, run, _store(run.out), count)
-            except StorageFailed as error:
+            except StorageError as error:
                 _fitness().judge(error, run_id, "", began, tried_by, collects=True)
                 raise
     except HandedOver as other:
         handed = other
-    except (StorageFailed, BadPlan, BadManifest, Incomplete, Deadly) as error:
+    except (StorageError, CorruptPlanError, CorruptManifestError, IncompleteShardError, PoisonShardError) as error:
         _log.error("shard %d of run %s can't be collected: %s", shard, run_id, error)
         message["error"] = str(error)
     except redis.RedisError:

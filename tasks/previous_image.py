@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tasks.download.conditional import Condition, condition_of
 from tasks.download.downloader import Download
-from tasks.errors import StorageFailed
+from tasks.errors import StorageError
 from tasks.images import identify
 from tasks.images.identify import ImageInfo, Picture
 from tasks.model import Former
@@ -42,7 +42,7 @@ class FormerImage:
         facts = self.facts
         try:
             body = self.store.read(facts.path) if self._stands() else b""
-        except StorageFailed:
+        except StorageError:
             return None
         if identify.digest(body) != facts.sha256:
             return None

@@ -27,7 +27,7 @@ from rich.console import Console
 from config import VERSION, SettingsError, limits, streams
 from tasks import file_descriptors, runtime_tuning
 from tasks.download import headers
-from tasks.errors import WORTH_RETRYING, CommandError, Interrupted, UsageError
+from tasks.errors import WORTH_RETRYING, CommandError, RunInterruptedError, UsageError
 from tasks.model import FetchOptions, HeadOptions, Reason, ResizeMode, ResizeOptions, Verify
 
 if TYPE_CHECKING:
@@ -756,12 +756,12 @@ def _ended(ending: _Ending, debug: bool) -> Any:
         _print_error_json(ending, _usage_error(error))
         error.show()
         return error.exit_code
-    except (KeyboardInterrupt, Interrupted, click.Abort) as error:
+    except (KeyboardInterrupt, RunInterruptedError, click.Abort) as error:
         # The rest takes milliseconds. Ignore another Ctrl-C, so that the user still gets the command to resume.
         _handle(_ENDS, lambda *_: None)
         # Click replaces an interruption by an Abort.
         cancelled = isinstance(error.__cause__ or error, _Cancelled) or (
-            isinstance(error, Interrupted) and error.cancelled
+            isinstance(error, RunInterruptedError) and error.cancelled
         )
         run = ending.run
         ending.tell({"interrupted": True, "cancelled": cancelled, **run})

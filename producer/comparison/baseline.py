@@ -14,7 +14,7 @@ from itertools import groupby
 from producer.output.folder import unwritable
 from tasks.collect import collect
 from tasks.download.downloader import Downloader
-from tasks.errors import StorageFailed
+from tasks.errors import StorageError
 from tasks.fetch import fetch
 from tasks.model import ImageRequest, Outcome, RunOptions
 from tasks.storage import plan
@@ -85,6 +85,6 @@ def _finish(
                 plan.name(shard), plan.encode([request for request, _ in members], Mark(run.run_id, shard))
             )
             collect(shard, [outcome for _, outcome in members], run, store)
-    except StorageFailed as error:
+    except StorageError as error:
         raise unwritable(store, error) from error
     return time.monotonic() - started

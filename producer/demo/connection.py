@@ -8,7 +8,7 @@ from contextlib import aclosing
 from typing import Protocol
 
 from producer.demo.gallery import Drawn
-from producer.demo.http import Pieces, Refused, Reply, Request, parse
+from producer.demo.http import Pieces, Reply, Request, RequestRefusedError, parse
 
 __all__ = ["Answerer", "Connection"]
 
@@ -88,7 +88,7 @@ class Connection(asyncio.Protocol):
                 if head is None:
                     return
                 self._answer(parse(head))
-        except Refused as refused:
+        except RequestRefusedError as refused:
             self._refuse(refused.reply())
 
     def _cut_head(self) -> bytes | None:
@@ -96,10 +96,10 @@ class Connection(asyncio.Protocol):
         received = self._received.lstrip(b"\r\n")
         if received and not received[:1].isalpha():
             # Such as a TLS handshake, whose end would be waited for in vain.
-            raise Refused(400, "This is not a request of HTTP/1.1.")
+            raise RequestRefusedError(400, "This is not a request of HTTP/1.1.")
         head, end, rest = received.partition(b"\r\n\r\n")
         if len(head) > _HEAD_LIMIT:
-            raise Refused(431, f"The head of a request may have {_HEAD_LIMIT} bytes.")
+            raise RequestRefusedError(431, f"The head of a request may have {_HEAD_LIMIT} bytes.")
         self._received = rest if end else received
         return head if end else None
 

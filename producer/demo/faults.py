@@ -13,7 +13,7 @@ from typing import NoReturn
 from urllib.parse import quote
 
 from producer.demo.gallery import PICTURE_NAME
-from producer.demo.http import Refused, Reply, Request, answer, head_of, number, page
+from producer.demo.http import Reply, Request, RequestRefusedError, answer, head_of, number, page
 from producer.demo.routes import Site, Table, whole
 
 __all__ = ["FAULTS"]
@@ -287,7 +287,7 @@ async def _redirect_loop(site: Site, request: Request) -> Reply:
 async def _redirect_to(site: Site, request: Request) -> Reply:
     """Status 302 to ?url=, whatever it is."""
     if not request.query.get("url"):
-        raise Refused(400, "?url= says where to.")
+        raise RequestRefusedError(400, "?url= says where to.")
     return _redirect(request.query["url"])
 
 

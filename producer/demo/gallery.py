@@ -80,7 +80,7 @@ class Gallery:
         """The picture that a path ends in, in the size that the query asks for; number 0 if it ends in none.
 
         Raises:
-            Refused: the query asks for a size that there is not.
+            RequestRefusedError: the query asks for a size that there is not.
         """
         named = PICTURE_NAME.search(request.path)
         index, extension = named.groups() if named else ("0", "jpg")
@@ -100,7 +100,7 @@ class Gallery:
         """The picture that `request` asks for, after the latency that it is to have.
 
         Raises:
-            Refused: the query asks for what there is not.
+            RequestRefusedError: the query asks for what there is not.
         """
         wanted = self.wanted(request)
         latency = self._latency

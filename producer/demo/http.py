@@ -34,7 +34,7 @@ class Reply(NamedTuple):
     close: bool = False
 
 
-class Refused(Exception):
+class RequestRefusedError(Exception):
     """A request that is answered with a status of its own and a line that says why."""
 
     def __init__(self, status: int, message: str, *fields: tuple[str, object]) -> None:
@@ -68,23 +68,23 @@ def parse(head: bytes) -> Request:
     """Read a request's head, without the empty line that ends it.
 
     Raises:
-        Refused: it is no request, or none that is served.
+        RequestRefusedError: it is no request, or none that is served.
     """
     line, *fields = head.decode("latin-1").split("\r\n")
     words = line.split(" ")
     if len(words) != 3 or not words[1].startswith("/") or words[2] not in ("HTTP/1.1", "HTTP/1.0"):
-        raise Refused(400, "This is not a request of HTTP/1.1.")
+        raise RequestRefusedError(400, "This is not a request of HTTP/1.1.")
     method, target, version = words
     headers = {}
     for field in fields:
         name, colon, value = field.partition(":")
         if not colon:
-            raise Refused(400, "A header has no colon.")
+            raise RequestRefusedError(400, "A header has no colon.")
         headers[name.lower()] = value.strip()
     if method not in ("GET", "HEAD"):
-        raise Refused(405, "Only GET and HEAD are served.", ("Allow", "GET, HEAD"))
+        raise RequestRefusedError(405, "Only GET and HEAD are served.", ("Allow", "GET, HEAD"))
     if headers.get("content-length", "0") != "0" or "transfer-encoding" in headers:
-        raise Refused(400, "A request with a body is not served.")
+        raise RequestRefusedError(400, "A request with a body is not served.")
     path, _, query = target.partition("?")
     return Request(
         method,
@@ -100,7 +100,7 @@ def number(request: Request, name: str, default: float, low: float = 0, high: fl
     """The query's `name`, which must be a number from `low` to `high`.
 
     Raises:
-        Refused: it is not.
+        RequestRefusedError: it is not.
     """
     try:
         value = float(request.query.get(name, default))
@@ -108,5 +108,5 @@ def number(request: Request, name: str, default: float, low: float = 0, high: fl
         value = math.nan
     if not low <= value <= high:
         limits = f"{low:g} or more" if high == math.inf else f"{low:g} to {high:g}"
-        raise Refused(400, f"{name} must be a number, {limits}.")
+        raise RequestRefusedError(400, f"{name} must be a number, {limits}.")
     return value

@@ -7,7 +7,7 @@ import html
 import json
 
 from producer.demo.gallery import IMAGE_PATH, image_path
-from producer.demo.http import Refused, Reply, Request, answer, number, page
+from producer.demo.http import Reply, Request, RequestRefusedError, answer, number, page
 from producer.demo.routes import Site, Table, whole
 
 __all__ = ["PAGES"]
@@ -36,7 +36,7 @@ async def _index(site: Site, request: Request) -> Reply:
 async def _images(site: Site, request: Request) -> Reply:
     """A picture: /images/INDEX.jpg, .png, .webp or .gif, with ?width=&height= (pixels) &latency= (seconds)."""
     if not IMAGE_PATH.match(request.path):
-        raise Refused(404, "A picture is /images/INDEX.jpg, .png, .webp or .gif.")
+        raise RequestRefusedError(404, "A picture is /images/INDEX.jpg, .png, .webp or .gif.")
     return await whole(site, request)
 
 

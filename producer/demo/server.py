@@ -24,7 +24,7 @@ from types import MappingProxyType
 from producer.demo.connection import Connection
 from producer.demo.faults import FAULTS
 from producer.demo.gallery import Drawn, Gallery
-from producer.demo.http import Refused, Reply, Request
+from producer.demo.http import Reply, Request, RequestRefusedError
 from producer.demo.pages import PAGES
 from producer.demo.pictures import LARGEST_SIDE, picture
 
@@ -169,9 +169,9 @@ class DemoServer:
         self.counts[name or "unknown"] += 1
         try:
             if name is None:
-                raise Refused(404, "No such route; / lists them all.")
+                raise RequestRefusedError(404, "No such route; / lists them all.")
             return await _HANDLERS[name](self, request)
-        except Refused as refused:
+        except RequestRefusedError as refused:
             return refused.reply()
 
     def first_visit(self, request: Request) -> bool:

@@ -37,7 +37,7 @@ from tasks.broker.redis_errors import RedisProblem, redis_problem
 from tasks.celery import ABOUT, COLLECT_SHARD, FETCH_IMAGE, IMAGES, PROTOCOL, SHARDS, app
 from tasks.collect import ENDING, PASSING
 from tasks.download.urls import MAX_LENGTH
-from tasks.errors import CommandError, Interrupted, Lost
+from tasks.errors import CommandError, RunInterruptedError, TaskLostError
 from tasks.fetch import failed
 from tasks.model import ImageRequest, Outcome, RunOptions, key_of, shard_name
 from tasks.redaction import masked
@@ -209,7 +209,7 @@ class Dispatcher:
 
         Raises:
             CommandError: the run can't go on. What is collected stays.
-            Interrupted: it was told to end early.
+            RunInterruptedError: it was told to end early.
         """
         timing = Timing()
         self._listener = listener
@@ -224,7 +224,7 @@ class Dispatcher:
                     break
                 self._tell(self._progress())
             if self._flying or not self._all_sent():
-                raise Interrupted(cancelled=False)
+                raise RunInterruptedError(cancelled=False)
             if self._planner.error is not None:
                 raise self._planner.error
         finally:
@@ -268,7 +268,7 @@ class Dispatcher:
             return
         for message in self._guarded(lambda: self._signals(seconds), check):
             if message == _CANCEL:
-                raise Interrupted(cancelled=True)
+                raise RunInterruptedError(cancelled=True)
             shard = message["shard"]
             if "error" in message:
                 raise CommandError(
@@ -383,7 +383,8 @@ class Dispatcher:
                 return 0
             _log.warning("shard %s ends without %d images, lost %d times", shard_name(shard), len(lost), _REPAIRS)
             known += [
-                failed(self._key(shard, request), Lost(f"its task was lost {_REPAIRS} times")) for request in lost
+                failed(self._key(shard, request), TaskLostError(f"its task was lost {_REPAIRS} times"))
+                for request in lost
             ]
             again = []
         if not again:
@@ -646,7 +647,7 @@ class Dispatcher:
             except (redis.RedisError, OperationalError, BatchPublishError) as error:
                 check()
                 if away and self._finishing.is_set():
-                    raise Interrupted(cancelled=False) from error
+                    raise RunInterruptedError(cancelled=False) from error
                 self._contact.lost()
                 away, self._recorded = True, 0.0
                 problem = redis_problem(error)

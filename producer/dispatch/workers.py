@@ -182,10 +182,10 @@ def ask_about_folder(out: Path, token: str, names: Sequence[str], seconds: float
                 seen[name] = Seen.from_json(said)
             silent.discard(name)
         if not silent:
-            raise _AllHeardError
+            raise _AllAnsweredError
 
     # Its own limit counts arrivals, of which one may bring several answers, and then it waits for no one.
-    with suppress(_AllHeardError):
+    with suppress(_AllAnsweredError):
         app.control.broadcast(EXAMINE, question, reply=True, timeout=seconds, callback=hear)
     return {name: seen[name] for name in names}
 
@@ -196,7 +196,7 @@ def clock_ahead(there: float, sent: float, received: float) -> float:
     return max(0.0, there - received) + min(0.0, there - sent)
 
 
-class _AllHeardError(Exception):
+class _AllAnsweredError(Exception):
     """Every worker has answered."""
 
 

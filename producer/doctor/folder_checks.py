@@ -23,10 +23,10 @@ from producer.output import lock
 from producer.output.run_file import NAME, PlanState, RunFile, State, resumption
 from producer.output.shard_files import decoded, planned
 from producer.sources import text as url_list
-from tasks.errors import WORTH_RETRYING, CommandError, StorageFailed
+from tasks.errors import WORTH_RETRYING, CommandError, StorageError
 from tasks.model import ResizeMode, shard_name
 from tasks.storage import manifest, plan, shard_parquet
-from tasks.storage.shard_parquet import BadShardFile, Mark
+from tasks.storage.shard_parquet import CorruptShardFileError, Mark
 from tasks.storage.store import TEMPORARY, Store
 
 #: Bytes without which nothing should begin: a few images, and the files beside them.
@@ -47,7 +47,7 @@ def examined(store: Store) -> list[Finding]:
         run = _run(store)
     except CommandError as fault:
         run = _Run([finding_from_error("run", fault)])
-    except StorageFailed as error:
+    except StorageError as error:
         todo = "Ask as the user whose run it is."
         run = _Run([Finding("run", Level.BAD, f"the folder can't be looked at: {error}", todo)])
     return [*space(store, run.need), *run.findings]
@@ -177,10 +177,10 @@ def _is_of_a_comparison(store: Store) -> bool:
     """Tell whether a folder without a run is that of a baseline: what stands in it says so, or what is beside it."""
     for name in (plan.name(0), manifest.name(0)):
         # Its files belong to a run without a name.
-        with suppress(StorageFailed, BadShardFile):
+        with suppress(StorageError, CorruptShardFileError):
             shard_parquet.decode(store.read(name), [], Mark("", 0))
             return True
-    with suppress(StorageFailed, ValueError, TypeError, KeyError):
+    with suppress(StorageError, ValueError, TypeError, KeyError):
         ways = json.loads(Store(store.root.parent).read(COMPARISON))["ways"]
         return any(Path(way["out"]).name == store.root.name for way in ways)
     return False

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from producer.output import lock
 from producer.output.run_file import RunFile
-from tasks.errors import StorageFailed, UsageError
+from tasks.errors import StorageError, UsageError
 from tasks.storage.store import Store
 
 _PROBE = ".probe"
@@ -30,7 +30,7 @@ def output(out: Path) -> Store:
         store.replace(_PROBE, b"")
         store.remove(_PROBE)
         store.remove_temporary()
-    except (OSError, StorageFailed) as error:
+    except (OSError, StorageError) as error:
         raise unwritable(store, error) from error
     RunFile.refuse_another(store)
     return store
@@ -56,7 +56,7 @@ def begun(out: Path, broker: str | None) -> Iterator[Store]:
             try:
                 yield store
             except BaseException:
-                with suppress(StorageFailed):
+                with suppress(StorageError):
                     store.remove_temporary()
                     if store.entries() == [lock.NAME]:
                         lock.discard(store)

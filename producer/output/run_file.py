@@ -20,7 +20,7 @@ from enum import StrEnum
 from typing import Any, Self
 
 from config.settings import settings
-from tasks.errors import CommandError, StorageFailed, UsageError
+from tasks.errors import CommandError, StorageError, UsageError
 from tasks.model import FetchOptions
 from tasks.redaction import masked
 from tasks.storage.store import Store
@@ -98,7 +98,7 @@ class RunFile:
         cls.expect(store)
         try:
             return cls._decoded(store.read(NAME))
-        except (StorageFailed, ValueError, TypeError, KeyError, AttributeError) as error:
+        except (StorageError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise CommandError(
                 f"{store.path(NAME)} can't be trusted",
                 f"it is not what was written there ({error or type(error).__name__}); nothing was changed",
@@ -125,7 +125,7 @@ class RunFile:
 
         Raises:
             UsageError: the folder holds a run.
-            StorageFailed: it can't be written.
+            StorageError: it can't be written.
         """
         self.refuse_another(store)
         if not store.create_durably(NAME, self._encoded()):
@@ -137,7 +137,7 @@ class RunFile:
 
         Raises:
             UsageError: there is one, or what is left of one.
-            StorageFailed: the folder can't be listed.
+            StorageError: the folder can't be listed.
         """
         found = RunFile.remains(store)
         if found is None:
@@ -170,7 +170,7 @@ class RunFile:
         """Return the name of something in a folder that is, or would count as, a run's; None for a free folder.
 
         Raises:
-            StorageFailed: the folder can't be listed.
+            StorageError: the folder can't be listed.
         """
         return next((name for name in store.entries() if _OF_A_RUN.fullmatch(name) and store.holds_files(name)), None)
 
@@ -178,7 +178,7 @@ class RunFile:
         """Write it with changes, and return the changed record.
 
         Raises:
-            StorageFailed: it can't be written; the old one still stands.
+            StorageError: it can't be written; the old one still stands.
         """
         changed = replace(self, **changes)
         store.replace(NAME, changed._encoded())

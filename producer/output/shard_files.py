@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import pyarrow as pa
 
 from producer.output.run_file import resumption
-from tasks.errors import CommandError, StorageFailed
+from tasks.errors import CommandError, StorageError
 from tasks.model import ImageRequest, shard_name
 from tasks.storage import manifest, plan
-from tasks.storage.shard_parquet import BadShardFile, Mark
+from tasks.storage.shard_parquet import CorruptShardFileError, Mark
 from tasks.storage.store import Store
 
 
@@ -31,7 +31,7 @@ def planned(shard: int, store: Store, run_id: str) -> pa.Table:
     """
     try:
         return plan.decode(store.read(plan.name(shard)), Mark(run_id, shard))
-    except (BadShardFile, StorageFailed) as error:
+    except (CorruptShardFileError, StorageError) as error:
         raise CommandError(
             f"{store.path(plan.name(shard))} can't be trusted",
             f"it should hold what is planned of shard {shard_name(shard)}: {error}",
@@ -48,7 +48,7 @@ def decoded(shard: int, store: Store, run_id: str, columns: Sequence[str] | None
     """
     try:
         return manifest.decode(store.read(manifest.name(shard)), columns, Mark(run_id, shard))
-    except (BadShardFile, StorageFailed) as error:
+    except (CorruptShardFileError, StorageError) as error:
         stands = store.exists(manifest.name(shard))
         what = "can't be trusted" if stands else "is gone"
         raise CommandError(

@@ -20,10 +20,10 @@ from producer.output.folder import standing
 from producer.output.run_file import Options, PlanState, RunFile, resumption
 from producer.planning.url_index import UrlIndex
 from tasks.download.conditional import condition_of
-from tasks.errors import CommandError, StorageFailed, UsageError
+from tasks.errors import CommandError, StorageError, UsageError
 from tasks.model import FORMER_FIELDS, FetchOptions, Former, ImageRequest, ResizeMode, Verify, shard_name
 from tasks.storage import manifest, plan
-from tasks.storage.shard_parquet import BadShardFile, Mark
+from tasks.storage.shard_parquet import CorruptShardFileError, Mark
 from tasks.storage.store import TEMPORARY, Store
 
 _log = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ class FormerRun:
         Raises:
             CommandError: a manifest of the former run can't be trusted. Nothing was yielded yet, unless it was changed
                 since.
-            StorageFailed: there is no room for the index.
+            StorageError: there is no room for the index.
         """
         source = iter(requests)
         try:
@@ -96,7 +96,7 @@ class FormerRun:
                 while shard := list(islice(source, shard_size)):
                     yield from self._join(shard, index)
         except OSError as error:
-            raise StorageFailed(f"could not index {self.folder}: {error.strerror or error}") from error
+            raise StorageError(f"could not index {self.folder}: {error.strerror or error}") from error
 
     def _shards(self) -> Iterator[int]:
         """Yield the shards whose manifests stand."""
@@ -136,7 +136,7 @@ class FormerRun:
         name = manifest.name(shard)
         try:
             return manifest.decode(self._store.read(name), columns, Mark(self._record.id, shard))
-        except (BadShardFile, StorageFailed) as error:
+        except (CorruptShardFileError, StorageError) as error:
             raise CommandError(
                 f"{self._store.path(name)} can't be trusted",
                 f"it should hold the Outcomes of shard {shard_name(shard)} of the former run: {error}",

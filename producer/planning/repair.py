@@ -11,7 +11,7 @@ from producer.output.run_file import PlanState, RunFile
 from producer.output.shard_files import decoded, planned
 from producer.planning.previous_run import joined
 from producer.sources import text as url_list
-from tasks.errors import CommandError, StorageFailed
+from tasks.errors import CommandError, StorageError
 from tasks.model import ImageRequest, shard_name
 from tasks.storage import manifest, plan
 from tasks.storage.shard_parquet import Mark
@@ -49,7 +49,7 @@ def make_whole(record: RunFile, store: Store, shards: int) -> None:
         if shard in broken:
             try:
                 store.replace(plan.name(shard), plan.encode(requests, Mark(record.id, shard)))
-            except StorageFailed as error:
+            except StorageError as error:
                 raise unwritable(store, error) from error
             planned(shard, store, record.id)
             _log.warning(

@@ -32,7 +32,7 @@ from producer.planning.previous_run import joined
 from producer.sources import text as url_list
 from tasks.broker import client as broker_client
 from tasks.celery import use_broker
-from tasks.errors import CommandError, Interrupted, StorageFailed, UsageError
+from tasks.errors import CommandError, RunInterruptedError, StorageError, UsageError
 from tasks.model import ImageRequest, RunOptions
 from tasks.redaction import masked
 from tasks.storage import manifest, plan
@@ -218,7 +218,7 @@ class Run:
         record = RunFile(new_id(), source, str(store.root), options, url_list.fingerprint(source))
         try:
             record.create(store)
-        except StorageFailed as error:
+        except StorageError as error:
             raise unwritable(store, error) from error
         return cls(record, store, joined(requests, options, store))
 
@@ -344,13 +344,13 @@ class Run:
 
         Raises:
             CommandError: it can't go on. ``run.json`` says so, and what is collected stays.
-            Interrupted: it was told to end early.
+            RunInterruptedError: it was told to end early.
         """
         at = None if crew.local else masked(crew.broker_url)
         if at != self._record.broker:
             try:
                 self._save(broker=at)
-            except StorageFailed as error:
+            except StorageError as error:
                 raise unwritable(self._store, error) from error
         record = self._record
         server = broker_client.client(crew.broker_url)
@@ -391,7 +391,7 @@ class Run:
             self._store.remove_left()
         except BaseException as error:
             self._end(error)
-            if isinstance(error, StorageFailed):
+            if isinstance(error, StorageError):
                 raise unwritable(self._store, error) from error
             raise
         finally:
@@ -416,7 +416,7 @@ class Run:
         found = self._found
         if changes["state"] is State.FAILED and found is not None and found.state is not State.RUNNING and not has_sent:
             changes = {name: getattr(found, name) for name in _OF_A_COMMAND}
-        with suppress(StorageFailed):
+        with suppress(StorageError):
             self._save(**changes)
 
     def _save(self, **changes: Any) -> None:
@@ -475,7 +475,7 @@ def cancel(store: Store, broker_url: str | None, end: Callable[[Holder], bool]) 
     if record.state is not State.CANCELLED:
         try:
             record.save(store, state=State.CANCELLED)
-        except StorageFailed as error:
+        except StorageError as error:
             raise unwritable(store, error) from error
     return f"The run is cancelled. What is done stays; go on by: {resumption(store)}"
 
@@ -489,7 +489,7 @@ def _begun(record: RunFile, store: Store, **changes: Any) -> RunFile:
     """Return a record that says that the run goes on, here."""
     try:
         return record.save(store, state=State.RUNNING, out=str(store.root), command=record.command + 1, **changes)
-    except StorageFailed as error:
+    except StorageError as error:
         raise CommandError(
             f"The run in {store.root} can't go on",
             str(error),
@@ -498,7 +498,7 @@ def _begun(record: RunFile, store: Store, **changes: Any) -> RunFile:
 
 
 def _state_after(error: BaseException) -> State:
-    if isinstance(error, Interrupted):
+    if isinstance(error, RunInterruptedError):
         return State.CANCELLED if error.cancelled else State.INTERRUPTED
     return State.INTERRUPTED if isinstance(error, KeyboardInterrupt) else State.FAILED
 

@@ -33,7 +33,7 @@ import redis
 from config import limits
 from tasks.broker import keys
 from tasks.broker.redis_retry import patiently
-from tasks.errors import FetchError, StorageFailed
+from tasks.errors import FetchError, StorageError
 from tasks.model import Reason, shortened
 from tasks.redaction import masked
 
@@ -257,7 +257,7 @@ class Fitness:
 
     def _note_trouble(self, error: FetchError, run_id: str, began: float) -> None:
         """Call this worker unfit, and have it take nothing for a while if there are others."""
-        kind: Kind = "storage" if isinstance(error, StorageFailed) else "network"
+        kind: Kind = "storage" if isinstance(error, StorageError) else "network"
         scope = run_id if kind == "storage" else _EVERY_RUN
         now = monotonic()
         with self._lock:

@@ -29,7 +29,7 @@ from tasks.download.headers import checked, field
 from tasks.download.proxy import ForwardedConnection, Proxy, TunnelledConnection
 from tasks.download.tls import Tls
 from tasks.download.urls import Url
-from tasks.errors import ConnectFailed
+from tasks.errors import ConnectError
 from tasks.model import HeadOptions
 
 USER_AGENT = f"imagefleet/{VERSION}"
@@ -61,7 +61,7 @@ class _Pool:
             try:
                 response = _answer(connection, method, url, headers)
                 stale = reused is not None and response.status == http.HTTPStatus.REQUEST_TIMEOUT
-            except (OSError, ConnectFailed) as error:
+            except (OSError, ConnectError) as error:
                 if reused is None or reused.heard or isinstance(error, TimeoutError):
                     raise
                 stale = True

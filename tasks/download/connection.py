@@ -34,7 +34,7 @@ from tasks.errors import FetchError
 #: How much one read takes at most, where that much has come.
 _BUFFER = 64 * 1024
 #: The longest head in bytes, and the most fields in it: more than curl and browsers read.
-MAX_HEAD_BYTES = 512 * 1024
+MAX_HEADER_BYTES = 512 * 1024
 MAX_FIELDS = 5000
 #: Validators: a response that has two different ones has none.
 _VALIDATORS = ("etag", "last-modified")
@@ -51,7 +51,7 @@ _LEADING_ZEROS = re.compile(r"^0+(?=[0-9])")
 TARGET = re.compile(r"[\x21-\x7e]+")
 
 
-class BadHeadError(http.client.HTTPException):
+class BadHeaderError(http.client.HTTPException):
     """A response's head that is HTTP and can't be accepted: it is too large, or says two things about the body."""
 
 
@@ -179,7 +179,7 @@ class Response(http.client.HTTPResponse):
         Raises:
             http.client.HTTPException: it is not HTTP.
         """
-        line = self.fp.readline(MAX_HEAD_BYTES + 1)
+        line = self.fp.readline(MAX_HEADER_BYTES + 1)
         if not line:
             raise http.client.RemoteDisconnected("the server closed the connection without an answer")
         found = _STATUS_LINE.fullmatch(line)
@@ -193,19 +193,19 @@ class Response(http.client.HTTPResponse):
         A line that is no field is left out, as browsers do. A field that comes twice with the same value counts once.
 
         Raises:
-            BadHeadError: there is too much of them.
+            BadHeaderError: there is too much of them.
             http.client.IncompleteRead: the connection ended before the empty line.
         """
         fields: list[tuple[str, str]] = []
-        rest = MAX_HEAD_BYTES
+        rest = MAX_HEADER_BYTES
         while line := self.fp.readline(rest + 1):
             rest -= len(line)
             if rest < 0:
-                raise BadHeadError(f"the head has more than {MAX_HEAD_BYTES // 1024} KiB")
+                raise BadHeaderError(f"the head has more than {MAX_HEADER_BYTES // 1024} KiB")
             if line in (b"\r\n", b"\n"):
                 break
             if len(fields) >= MAX_FIELDS:
-                raise BadHeadError(f"the head has more than {MAX_FIELDS:,} fields")
+                raise BadHeaderError(f"the head has more than {MAX_FIELDS:,} fields")
             text = line.decode("latin-1")
             if line[0] in b" \t":
                 # A folded value, which is obsolete.
@@ -235,7 +235,7 @@ class Response(http.client.HTTPResponse):
         Codings besides chunked are handed on as the last content codings: both are undone in the same way.
 
         Raises:
-            BadHeadError: chunked is not the last one, so nobody can say where the body ends.
+            BadHeaderError: chunked is not the last one, so nobody can say where the body ends.
         """
         names = content_codings.parse(self.headers["transfer-encoding"])
         if not names:
@@ -244,7 +244,7 @@ class Response(http.client.HTTPResponse):
             names.pop()
             self.chunked = True
         if "chunked" in names:
-            raise BadHeadError("chunked is not the last transfer coding")
+            raise BadHeaderError("chunked is not the last transfer coding")
         if names:
             applied = [*content_codings.parse(self.headers.get("content-encoding", "")), *names]
             self.headers["content-encoding"] = ", ".join(applied)
@@ -259,7 +259,7 @@ class Response(http.client.HTTPResponse):
         """Return the length that is announced; None where it is no number: then the body ends with the connection.
 
         Raises:
-            BadHeadError: there are two lengths, of which one may be meant for somebody else.
+            BadHeaderError: there are two lengths, of which one may be meant for somebody else.
         """
         announced = self.headers.get("content-length")
         if announced is None:
@@ -268,14 +268,14 @@ class Response(http.client.HTTPResponse):
             return int(announced)
         lengths = {_LEADING_ZEROS.sub("", value.strip()) for value in announced.split(",")}
         if len(lengths) > 1:
-            raise BadHeadError(f"Content-Length has two values that differ: {announced[:80]}")
+            raise BadHeaderError(f"Content-Length has two values that differ: {announced[:80]}")
         length = lengths.pop()
         if not (length.isascii() and length.isdigit()):
             # `-1` is how some programs write that they don't know the length.
             self.headers.discard("content-length")
             return None
         if len(length) > _MAX_LENGTH_DIGITS:
-            raise BadHeadError(f"Content-Length has {len(length)} digits")
+            raise BadHeaderError(f"Content-Length has {len(length)} digits")
         self.headers["content-length"] = length
         return int(length)
 

@@ -13,7 +13,7 @@ from itertools import chain
 
 import brotli
 
-from tasks.errors import BadResponse, Truncated
+from tasks.errors import BadResponseError, TruncatedError
 from tasks.image_signatures import SIGNATURE_BYTES, begins_as_image
 
 if sys.version_info >= (3, 14):
@@ -50,13 +50,13 @@ def undone(pieces: Iterable[bytes], names: Sequence[str], status: int) -> Iterat
         status: of the response, for errors.
 
     Raises:
-        BadResponse: at once or while the pieces are read: the body has a coding that can't be undone, or is not coded
-            as its fields say.
-        Truncated: while the pieces are read: the compressed data lacks its end.
+        BadResponseError: at once or while the pieces are read: the body has a coding that can't be undone, or is not
+            coded as its fields say.
+        TruncatedError: while the pieces are read: the compressed data lacks its end.
     """
     names = [name for name in names if name in _DECODERS or name in _UNREAD]
     if len(names) > _MAX_CODINGS:
-        raise BadResponse(f"the body is encoded {len(names)} times, more than {_MAX_CODINGS}", http_status=status)
+        raise BadResponseError(f"the body is encoded {len(names)} times, more than {_MAX_CODINGS}", http_status=status)
     found = iter(pieces)
     for name in reversed(names):
         found = _without(name, found, status)
@@ -75,13 +75,13 @@ def _without(name: str, pieces: Iterator[bytes], status: int) -> Iterator[bytes]
         yield from pieces
         return
     if name in _UNREAD:
-        raise BadResponse(f"the body is encoded as {name}, which imagefleet can't decode", http_status=status)
+        raise BadResponseError(f"the body is encoded as {name}, which imagefleet can't decode", http_status=status)
     try:
         yield from _DECODERS[name](chain((head,), pieces))
     except _IncompleteError:
-        raise Truncated("the compressed body has no end", http_status=status) from None
+        raise TruncatedError("the compressed body has no end", http_status=status) from None
     except (zlib.error, brotli.error, zstd.ZstdError) as error:
-        raise BadResponse(f"the body is not {name} as its header says: {error}", http_status=status) from error
+        raise BadResponseError(f"the body is not {name} as its header says: {error}", http_status=status) from error
 
 
 def _gzip(pieces: Iterator[bytes]) -> Iterator[bytes]:

@@ -24,29 +24,29 @@ from tasks.download import content_codings, network_settings, tls, urls
 from tasks.download.adapters import GuardedAdapter, Sessions, head_fields
 from tasks.download.byte_range import Part, part_of, whole_size
 from tasks.download.conditional import Condition
-from tasks.download.connection import BadHeadError
+from tasks.download.connection import BadHeaderError
 from tasks.download.cookies import Cookies, with_cookies
 from tasks.download.retry import opt_out, parse_retry_after
 from tasks.errors import (
-    BadResponse,
-    BlockedAddress,
-    ConnectFailed,
-    EmptyBody,
+    BadResponseError,
+    BlockedAddressError,
+    ConnectError,
+    EmptyBodyError,
     FetchError,
-    HttpFailed,
-    HttpNotYet,
-    HttpRefused,
-    HttpUnable,
-    InvalidUrl,
-    LongWait,
-    OptedOut,
-    RateLimited,
-    TimedOut,
+    FetchTimeoutError,
+    HttpClientError,
+    HttpNotImplementedError,
+    HttpRetryableClientError,
+    HttpServerError,
+    InvalidUrlError,
+    LongWaitError,
+    OptedOutError,
+    RateLimitedError,
+    RedirectError,
     TlsClosedError,
-    TlsFailed,
-    TooLarge,
-    TooManyRedirects,
-    Truncated,
+    TlsError,
+    TooLargeError,
+    TruncatedError,
 )
 from tasks.image_signatures import begins_as_image
 from tasks.model import FetchOptions
@@ -115,7 +115,8 @@ class Downloader:
             condition: under which the image is wanted; if it is not met, the answer is ``unchanged`` and has no body.
 
         Raises:
-            LongWait: the server asks for a wait that is too long for a slot, and that there is another attempt after.
+            LongWaitError: the server asks for a wait that is too long for a slot, and that there is another attempt
+                after.
             FetchError: of the last attempt.
         """
         target = urls.parse(url)
@@ -183,9 +184,9 @@ class Downloader:
                     )
             except FetchError as error:
                 error.final_url = shown
-                if isinstance(error, TlsFailed) and error.avoidable:
+                if isinstance(error, TlsError) and error.avoidable:
                     error.args = (f"{error} ({_NOT_ALLOWED if options.insecure else _INSECURE})",)
-                if shown is not None and isinstance(error, BlockedAddress):
+                if shown is not None and isinstance(error, BlockedAddressError):
                     # The list has nothing of that address.
                     error.args = (f"after a redirect: {error}",)
                 raise
@@ -194,7 +195,7 @@ class Downloader:
                 cookies.take(url, response.raw.headers.getlist("Set-Cookie"))
             before, url = url, _next_hop(response, url, location)
             if before.scheme == "https" and url.scheme == "http" and not options.allow_downgrade:
-                raise TooManyRedirects(
+                raise RedirectError(
                     f"the redirect to {masked(url.text)} leads from https to http",
                     http_status=response.status_code,
                 )
@@ -202,11 +203,9 @@ class Downloader:
                 fields = head_fields(options.head, self._sessions.contact, False)
             cookie = None if cookies is None else cookies.value(url)
             if (url.text, cookie) in seen:
-                raise TooManyRedirects(
-                    f"the redirect to {masked(url.text)} is a loop", http_status=response.status_code
-                )
+                raise RedirectError(f"the redirect to {masked(url.text)} is a loop", http_status=response.status_code)
             seen.add((url.text, cookie))
-        raise TooManyRedirects(f"more than {options.max_redirects} redirects", http_status=response.status_code)
+        raise RedirectError(f"more than {options.max_redirects} redirects", http_status=response.status_code)
 
 
 def for_process(allow: Iterable[str] | None = None, proxied: bool = True) -> Downloader:
@@ -246,13 +245,13 @@ def countdown(wait: float) -> float:
     return wait * spread
 
 
-def _too_long(error: FetchError, options: FetchOptions, retry: int) -> RateLimited:
+def _too_long(error: FetchError, options: FetchOptions, retry: int) -> RateLimitedError:
     """Return what a server's wish for a wait is that no slot is held for."""
     wait = error.retry_after or 0.0
     is_last = retry >= options.retries
     is_deferred = not is_last and wait <= limits.MAX_COUNTDOWN
     bound = options.max_wait if is_last or is_deferred else max(options.max_wait, limits.MAX_COUNTDOWN)
-    longer = (LongWait if is_deferred else RateLimited)(
+    longer = (LongWaitError if is_deferred else RateLimitedError)(
         f"{error}: asks for a wait of {wait:.0f} s, more than {bound:g}",
         http_status=error.http_status,
         retry_after=wait,
@@ -274,24 +273,24 @@ def _get(adapter: GuardedAdapter, url: urls.Url, deadline: Deadline, fields: Map
         return adapter.get(url, deadline, fields)
     except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
         raise _translated(error, url, deadline) from error
-    except BadHeadError as error:
-        raise BadResponse(f"{url.host} sent a head that is refused: {error}") from error
+    except BadHeaderError as error:
+        raise BadResponseError(f"{url.host} sent a head that is refused: {error}") from error
     except http.client.IncompleteRead as error:
         raise _translated(error, url, deadline) from error
     except (ValueError, http.client.HTTPException) as error:
-        raise BadResponse(f"{url.host} answered with what is not HTTP: {error}") from error
+        raise BadResponseError(f"{url.host} answered with what is not HTTP: {error}") from error
 
 
 def _location(response: Response, deadline: Deadline) -> str | None:
     """Return where a redirect leads, after its body; None if it does not say that, so that its body may be the image.
 
     Raises:
-        TooManyRedirects: it says two things, of which one may be meant for somebody else.
+        RedirectError: it says two things, of which one may be meant for somebody else.
     """
     places = response.raw.headers.getlist("Location")
     if len(places) > 1:
         response.close()
-        raise TooManyRedirects(
+        raise RedirectError(
             f"HTTP {response.status_code} has {len(places)} Locations that differ", http_status=response.status_code
         )
     if not places or not places[0]:
@@ -304,9 +303,9 @@ def _location(response: Response, deadline: Deadline) -> str | None:
 def _next_hop(response: Response, url: urls.Url, location: str) -> urls.Url:
     try:
         return urls.join(url, location)
-    except InvalidUrl as error:
+    except InvalidUrlError as error:
         status = response.status_code
-        raise TooManyRedirects(f"HTTP {status} leads to no URL: {error}", http_status=status) from error
+        raise RedirectError(f"HTTP {status} leads to no URL: {error}", http_status=status) from error
 
 
 def _body(
@@ -337,14 +336,16 @@ def _body(
         left.clear()
         if not part.is_gone_on_with(status, response.headers):
             _drain(response, deadline)
-            raise Truncated("the body broke off, and the server did not go on where it had ended", http_status=status)
+            raise TruncatedError(
+                "the body broke off, and the server did not go on where it had ended", http_status=status
+            )
         if status == http.HTTPStatus.PARTIAL_CONTENT:
             begun, whole = part.body, part.size
     elif status == http.HTTPStatus.PARTIAL_CONTENT:
         whole = whole_size(response.headers)
         if whole is None and "Content-Range" in response.headers:
             _drain(response, deadline)
-            raise BadResponse(
+            raise BadResponseError(
                 f"HTTP 206 with a part of the body alone, for which nobody asked: "
                 f"{response.headers['Content-Range'][:60]}",
                 http_status=status,
@@ -355,13 +356,13 @@ def _body(
     _heed(response, options, deadline)
     announced = response.headers.get("Content-Length", "")
     if announced and len(begun) + int(announced) > options.max_bytes:
-        raise TooLarge(f"the body has {announced} bytes, more than {options.max_bytes}", http_status=status)
+        raise TooLargeError(f"the body has {announced} bytes, more than {options.max_bytes}", http_status=status)
     blocks = [begun] if begun else []
     try:
         size = _read(response, url, options, deadline, blocks)
         # A range is of the body as it is sent, so it says nothing of one that was decoded.
         if whole not in (None, size) and "Content-Encoding" not in response.headers:
-            raise Truncated(f"the body has {size} bytes, and not {whole}", http_status=status)
+            raise TruncatedError(f"the body has {size} bytes, and not {whole}", http_status=status)
     except FetchError as error:
         if error.retryable and blocks and "Content-Encoding" not in response.headers:
             body = b"".join(blocks)
@@ -370,10 +371,10 @@ def _body(
         raise
     body = b"".join(blocks)
     if status in _REDIRECTS and not begins_as_image(body):
-        raise TooManyRedirects(f"HTTP {status} without a Location", http_status=status)
+        raise RedirectError(f"HTTP {status} without a Location", http_status=status)
     if not body:
         text = "the body is empty" if status == http.HTTPStatus.OK else f"HTTP {status} with an empty body"
-        raise EmptyBody(text, http_status=status)
+        raise EmptyBodyError(text, http_status=status)
     return body
 
 
@@ -381,14 +382,14 @@ def _heed(response: Response, options: FetchOptions, deadline: Deadline) -> None
     """Leave an image alone whose server says that it is not for that.
 
     Raises:
-        OptedOut: it says so, and the user does not take it all the same.
+        OptedOutError: it says so, and the user does not take it all the same.
     """
     if options.ignore_opt_out or "X-Robots-Tag" not in response.headers:
         return
     wish = opt_out(response.raw.headers.getlist("X-Robots-Tag"))
     if wish is not None:
         _drain(response, deadline)
-        raise OptedOut(
+        raise OptedOutError(
             f"X-Robots-Tag says {wish} (--ignore-opt-out takes it all the same)", http_status=response.status_code
         )
 
@@ -406,7 +407,7 @@ def _read(response: Response, url: urls.Url, options: FetchOptions, deadline: De
         for block in pieces:
             size += len(block)
             if size > options.max_bytes:
-                raise TooLarge(f"the body has more than {options.max_bytes} bytes", http_status=status)
+                raise TooLargeError(f"the body has more than {options.max_bytes} bytes", http_status=status)
             blocks.append(block)
     except (urllib3.exceptions.HTTPError, OSError) as error:
         failure = _translated(error, url, deadline)
@@ -414,7 +415,7 @@ def _read(response: Response, url: urls.Url, options: FetchOptions, deadline: De
         raise failure from error
     except (ValueError, http.client.HTTPException) as error:
         # http.client raises a bare ValueError for a chunk size that is no number.
-        raise Truncated(f"the body broke off after {size} bytes", http_status=status) from error
+        raise TruncatedError(f"the body broke off after {size} bytes", http_status=status) from error
     return size
 
 
@@ -422,13 +423,13 @@ def _bounded(pieces: Iterable[bytes], max_bytes: int, status: int) -> Iterator[b
     """Return the pieces of a compressed body, which may hold less than it is long.
 
     Raises:
-        TooLarge: it has more than ``max_bytes``.
+        TooLargeError: it has more than ``max_bytes``.
     """
     size = 0
     for piece in pieces:
         size += len(piece)
         if size > max_bytes:
-            raise TooLarge(f"the compressed body has more than {max_bytes} bytes", http_status=status)
+            raise TooLargeError(f"the compressed body has more than {max_bytes} bytes", http_status=status)
         yield piece
 
 
@@ -439,16 +440,16 @@ def _refusal(response: Response) -> FetchError:
     waits = [parse_retry_after(value) for value in response.raw.headers.getlist("Retry-After")]
     retry_after = max((wait for wait in waits if wait is not None), default=None)
     if status == http.HTTPStatus.TOO_MANY_REQUESTS:
-        return RateLimited(text, http_status=status, retry_after=retry_after)
+        return RateLimitedError(text, http_status=status, retry_after=retry_after)
     if status in _NOT_YET:
-        return HttpNotYet(text, http_status=status, retry_after=retry_after)
+        return HttpRetryableClientError(text, http_status=status, retry_after=retry_after)
     if 400 <= status < 500:
-        return HttpRefused(text, http_status=status)
+        return HttpClientError(text, http_status=status)
     if status in _UNABLE:
-        return HttpUnable(text, http_status=status)
+        return HttpNotImplementedError(text, http_status=status)
     if 500 <= status < 600:
-        return HttpFailed(text, http_status=status, retry_after=retry_after)
-    return BadResponse(f"{text}, which nobody asked for", http_status=status)
+        return HttpServerError(text, http_status=status, retry_after=retry_after)
+    return BadResponseError(f"{text}, which nobody asked for", http_status=status)
 
 
 def _drain(response: Response, deadline: Deadline) -> None:
@@ -472,24 +473,24 @@ def _translated(error: Exception, url: urls.Url, deadline: Deadline) -> FetchErr
     where = f"{url.host} port {url.port}"
     for cause in causes:
         if isinstance(cause, TimeoutError | requests.Timeout | urllib3.exceptions.TimeoutError):
-            return TimedOut(f"{where} {deadline.passed}")
+            return FetchTimeoutError(f"{where} {deadline.passed}")
         if isinstance(cause, ssl.SSLError):
-            kind = TlsClosedError if tls.is_closed(cause) else TlsFailed
+            kind = TlsClosedError if tls.is_closed(cause) else TlsError
             failure = kind(f"{where}: {tls.explain(cause)}")
             failure.avoidable = tls.is_avoidable(cause)
             return failure
         if isinstance(cause, http.client.IncompleteRead | urllib3.exceptions.IncompleteRead):
-            return Truncated(f"{where} ended the body early")
+            return TruncatedError(f"{where} ended the body early")
         if isinstance(cause, urllib3.exceptions.InvalidHeader):
-            return BadResponse(f"{where} sent a bad header: {cause}")
+            return BadResponseError(f"{where} sent a bad header: {cause}")
         if isinstance(cause, http.client.RemoteDisconnected):
-            return ConnectFailed(f"{where} closed the connection without an answer")
+            return ConnectError(f"{where} closed the connection without an answer")
         if isinstance(cause, http.client.HTTPException):
-            return BadResponse(f"{where} answered with what is not HTTP: {cause or type(cause).__name__}")
+            return BadResponseError(f"{where} answered with what is not HTTP: {cause or type(cause).__name__}")
     for cause in causes:
         if isinstance(cause, urllib3.exceptions.ProtocolError):
-            return Truncated(f"{where} broke the connection off")
-    return ConnectFailed(f"{where}: {causes[-1]}")
+            return TruncatedError(f"{where} broke the connection off")
+    return ConnectError(f"{where}: {causes[-1]}")
 
 
 def _causes(error: BaseException | None) -> list[BaseException]:

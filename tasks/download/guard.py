@@ -24,7 +24,7 @@ from typing import Any
 from tasks.download.happy_eyeballs import Connector, Opener
 from tasks.download.ip_addresses import Address, carried, is_public
 from tasks.download.resolver import Resolver
-from tasks.errors import BlockedAddress, ConnectFailed, DnsFailed, DnsUnavailable, TimedOut
+from tasks.errors import BlockedAddressError, ConnectError, DnsError, DnsUnavailableError, FetchTimeoutError
 from tasks.file_descriptors import is_exhausted
 
 _NAME = re.compile(r"[\w-]+(\.[\w-]+)*\.?", re.ASCII)
@@ -131,7 +131,8 @@ class Guard:
         """Refuse a host that a proxy resolves, by what can be seen of it here.
 
         Raises:
-            BlockedAddress: its port is not permitted, or its name is denied, or is an address that is not permitted.
+            BlockedAddressError: its port is not permitted, or its name is denied, or is an address that is not
+                permitted.
         """
         address = _literal(host)
         if objection := self._objection(host, address, port):
@@ -162,8 +163,8 @@ class Guard:
         """Return the socket addresses of a host, as `socket.getaddrinfo` does, once all of them are permitted.
 
         Raises:
-            BlockedAddress: one of the addresses is not permitted on this port.
-            DnsFailed: the name has no address, or none came within ``timeout`` seconds.
+            BlockedAddressError: one of the addresses is not permitted on this port.
+            DnsError: the name has no address, or none came within ``timeout`` seconds.
         """
         answers = self._look_up(host, port, timeout)
         for answer in answers:
@@ -176,10 +177,10 @@ class Guard:
         try:
             return list(self._resolver.look_up(host, port, timeout))
         except socket.gaierror as error:
-            kind = DnsUnavailable if error.errno == socket.EAI_AGAIN else DnsFailed
+            kind = DnsUnavailableError if error.errno == socket.EAI_AGAIN else DnsError
             raise kind(f"the host name {host} can't be resolved: {error.strerror}") from error
         except UnicodeError as error:
-            raise DnsFailed(f"the host name {host} can't be resolved: {error}") from error
+            raise DnsError(f"the host name {host} can't be resolved: {error}") from error
 
     def connect(
         self,
@@ -191,7 +192,7 @@ class Guard:
         """Return a socket connected to the first address of the host that answers, within ``timeout`` seconds.
 
         Raises:
-            BlockedAddress, DnsFailed, ConnectFailed, TimedOut: and nothing else.
+            BlockedAddressError, DnsError, ConnectError, FetchTimeoutError: and nothing else.
         """
         return self._opened(self.resolve, host, port, timeout, opener)
 
@@ -205,12 +206,12 @@ class Guard:
         """Return what ``opener`` makes, connected to the operator's proxy: who named it could allow its address too.
 
         Raises:
-            ConnectFailed, TimedOut: and nothing else.
+            ConnectError, FetchTimeoutError: and nothing else.
         """
         try:
             return self._opened(self._look_up, host, port, timeout, opener)
-        except (TimedOut, ConnectFailed, DnsFailed) as error:
-            kind = TimedOut if isinstance(error, TimedOut) else ConnectFailed
+        except (FetchTimeoutError, ConnectError, DnsError) as error:
+            kind = FetchTimeoutError if isinstance(error, FetchTimeoutError) else ConnectError
             failure = kind(f"the proxy can't be reached: {error}")
             failure.of_worker = True
             raise failure from error
@@ -231,14 +232,14 @@ class Guard:
             if not is_exhausted(error):
                 self._resolver.forget(host, port)
             if isinstance(error, TimeoutError):
-                raise TimedOut(f"{host} port {port} did not answer within {timeout:g} s") from error
-            raise ConnectFailed(f"{host} port {port}: {error.strerror or error}") from error
+                raise FetchTimeoutError(f"{host} port {port} did not answer within {timeout:g} s") from error
+            raise ConnectError(f"{host} port {port}: {error.strerror or error}") from error
 
 
-def _refusal(host: str, address: Address | None, port: int, objection: str) -> BlockedAddress:
+def _refusal(host: str, address: Address | None, port: int, objection: str) -> BlockedAddressError:
     """Return what it means that a connection is not permitted; an address that the URL writes out is named once."""
     found = "" if address is None or str(address) == host else f" is at {address}, which"
-    return BlockedAddress(f"{host} (port {port}){found} {objection}")
+    return BlockedAddressError(f"{host} (port {port}){found} {objection}")
 
 
 def _entry(host: str, port: int) -> str:

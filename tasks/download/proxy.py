@@ -20,7 +20,7 @@ from urllib.parse import unquote_to_bytes
 
 from tasks.download import urls
 from tasks.download.connection import TARGET, GuardedConnection, GuardedTlsConnection, PlainSocket, Response
-from tasks.errors import ConnectFailed, InvalidUrl, TimedOut
+from tasks.errors import ConnectError, FetchTimeoutError, InvalidUrlError
 
 #: Without what a URL's userinfo looks like: that is masked wherever this is shown.
 _FORM = "http://host:port, with user:password@ before the host where it asks for them"
@@ -50,7 +50,7 @@ class Proxy:
             raise ValueError(f"it has to be {_FORM}")
         try:
             parts = urls.parse(url)
-        except InvalidUrl as error:
+        except InvalidUrlError as error:
             raise ValueError(
                 f"it has to be {_FORM}: {error} (what is special in a URL is escaped in a password, or the password "
                 "stands in the file that IMAGEFLEET_PROXY_PASSWORD_FILE names)"
@@ -71,9 +71,9 @@ class Proxy:
         """What a request to the proxy says besides the URL."""
         return {} if self.credentials is None else {"Proxy-Authorization": self.credentials}
 
-    def refusal(self) -> ConnectFailed:
+    def refusal(self) -> ConnectError:
         """Return what it means that the proxy asks for credentials: those that it was given, if any, are wrong."""
-        failure = ConnectFailed(
+        failure = ConnectError(
             f"{self} does not let this worker through: HTTP 407 "
             "(the worker's operator gives user and password with IMAGEFLEET_PROXY and IMAGEFLEET_PROXY_PASSWORD_FILE)"
         )
@@ -110,12 +110,12 @@ class ForwardedConnection(GuardedConnection):
         """Return the response, with its body unread.
 
         Raises:
-            http.client.HTTPException, OSError, ConnectFailed: there is none, it is not HTTP, or the proxy refuses.
+            http.client.HTTPException, OSError, ConnectError: there is none, it is not HTTP, or the proxy refuses.
         """
         try:
             response = super().getresponse()
         except http.client.RemoteDisconnected as error:
-            raise ConnectFailed(f"{self.through} closed the connection without an answer") from error
+            raise ConnectError(f"{self.through} closed the connection without an answer") from error
         if response.status == http.HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
             response.close()
             raise self.through.refusal()
@@ -154,14 +154,14 @@ class TunnelledConnection(GuardedTlsConnection):
                 answer.begin()
         except TimeoutError as error:
             passed = self.holder.deadline.passed
-            raise TimedOut(f"{self.through} {passed}, and opened no tunnel to {target}") from error
+            raise FetchTimeoutError(f"{self.through} {passed}, and opened no tunnel to {target}") from error
         except (OSError, ValueError, http.client.HTTPException) as error:
-            raise ConnectFailed(f"{self.through} opened no tunnel to {target}: {error}") from error
+            raise ConnectError(f"{self.through} opened no tunnel to {target}: {error}") from error
         if answer.status == http.HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
             raise self.through.refusal()
         if not 200 <= answer.status < 300:
             status = f"HTTP {answer.status} {answer.reason}".strip()
-            raise ConnectFailed(f"{self.through} opened no tunnel to {target}: {status}")
+            raise ConnectError(f"{self.through} opened no tunnel to {target}: {status}")
 
 
 def _connected(connection: ForwardedConnection | TunnelledConnection) -> PlainSocket:

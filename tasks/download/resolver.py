@@ -13,7 +13,7 @@ from typing import Any
 
 from tasks import file_descriptors
 from tasks.download.recent_hosts import RecentMap
-from tasks.errors import DnsUnavailable
+from tasks.errors import DnsUnavailableError
 
 #: Seconds for which an answer is used again; the system's resolver does not tell how long it holds.
 _LIFETIME = 30.0
@@ -36,7 +36,7 @@ class Resolver:
         """Return what `socket.getaddrinfo` answers for a stream to a host, or has answered a moment ago.
 
         Raises:
-            DnsUnavailable: there was no answer within ``timeout`` seconds.
+            DnsUnavailableError: there was no answer within ``timeout`` seconds.
             socket.gaierror, UnicodeError: what it raised.
         """
         if _is_address(host):
@@ -77,7 +77,7 @@ def _asked(host: str, port: int, timeout: float) -> list[Any]:
         if isinstance(answer, list):
             return answer
         if answer is None:
-            raise DnsUnavailable(f"the host name {host} was not resolved within {timeout:g} s")
+            raise DnsUnavailableError(f"the host name {host} was not resolved within {timeout:g} s")
         failures.append(answer)
     raise next(filter(_is_temporary, failures), failures[0])
 

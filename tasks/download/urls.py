@@ -18,7 +18,7 @@ from urllib.parse import unquote_to_bytes
 
 import ada_url
 
-from tasks.errors import InvalidUrl
+from tasks.errors import InvalidUrlError
 
 #: The longest URL that is fetched, in characters; servers refuse longer ones too.
 MAX_LENGTH = 8192
@@ -59,7 +59,7 @@ def parse(url: str) -> Url:
     """Return the URL in its parts, normalised.
 
     Raises:
-        InvalidUrl: it can't be fetched; the message names the part that is wrong.
+        InvalidUrlError: it can't be fetched; the message names the part that is wrong.
     """
     return _parsed(url, None)
 
@@ -68,7 +68,7 @@ def join(base: Url, location: str) -> Url:
     """Return where a redirect from ``base`` leads; its host gets no userinfo of another.
 
     Raises:
-        InvalidUrl: it leads to nothing that can be fetched.
+        InvalidUrlError: it leads to nothing that can be fetched.
     """
     # Servers send a Location as raw bytes, which http.client reads as Latin-1; browsers take them for UTF-8.
     with suppress(UnicodeError):
@@ -89,28 +89,30 @@ def _parsed(url: str, base: Url | None) -> Url:
     if len(url) > MAX_LENGTH:
         raise _too_long()
     if not url.isascii() and _NO_TEXT.search(url):
-        raise InvalidUrl("the URL holds bytes that are not UTF-8")
+        raise InvalidUrlError("the URL holds bytes that are not UTF-8")
     try:
         normal = ada_url.normalize_url(url) if base is None else ada_url.join_url(base.text, url)
     except ValueError as error:
-        raise InvalidUrl(_objection(url, base)) from error
+        raise InvalidUrlError(_objection(url, base)) from error
     parts = _NORMAL.match(normal)
     if parts is None:
-        raise InvalidUrl(_other_scheme(normal.partition(":")[0]))
+        raise InvalidUrlError(_other_scheme(normal.partition(":")[0]))
     scheme, userinfo, host, digits, target = parts.groups()
     port = _PORTS[scheme] if digits is None else int(digits)
     if port == 0:
-        raise InvalidUrl("the port is 0")
+        raise InvalidUrlError("the port is 0")
     # One look at most hosts: none with shorter names and no such dots has a bad label.
     if len(host) > _MAX_LABEL or ".." in host or host.startswith("."):
         labels = host.removesuffix(".").split(".")
         if len(host) > _MAX_NAME or not all(0 < len(label) <= _MAX_LABEL for label in labels):
-            raise InvalidUrl("the host name is not valid: it or a part of it is too long, or a part of it is empty")
+            raise InvalidUrlError(
+                "the host name is not valid: it or a part of it is too long, or a part of it is empty"
+            )
     return Url(scheme, host.strip("[]"), port, target, userinfo or None)
 
 
-def _too_long() -> InvalidUrl:
-    return InvalidUrl(f"the URL is longer than {MAX_LENGTH} characters")
+def _too_long() -> InvalidUrlError:
+    return InvalidUrlError(f"the URL is longer than {MAX_LENGTH} characters")
 
 
 def _other_scheme(scheme: str) -> str:

@@ -6,7 +6,7 @@ import hashlib
 import re
 
 from tasks.deadline import Deadline
-from tasks.errors import Undecodable
+from tasks.errors import UndecodableError
 from tasks.images import identify, memory_estimate
 from tasks.images.pixel_budget import room
 
@@ -39,7 +39,7 @@ def completed(body: bytes, max_pixels: int, deadline: Deadline) -> bytes:
     pixels, components = _decoded(ended, max_pixels, deadline)
     continued, _ = _decoded(body + _noise(body) + _END, max_pixels, deadline)
     if pixels != continued or not _has_all_scans(body, components):
-        raise Undecodable("the image is truncated: pixels are missing")
+        raise UndecodableError("the image is truncated: pixels are missing")
     return ended
 
 
@@ -57,7 +57,7 @@ def _decoded(body: bytes, max_pixels: int, deadline: Deadline) -> tuple[bytes, i
         except MemoryError:
             raise
         except Exception as error:  # broken data can make Pillow's decoders raise any exception
-            raise Undecodable(f"the image can't be decoded: {error}") from error
+            raise UndecodableError(f"the image can't be decoded: {error}") from error
         digest = hashlib.sha256()
         for top in range(0, image.height, _ROWS):
             digest.update(image.crop((0, top, image.width, min(top + _ROWS, image.height))).tobytes())

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from PIL import Image
 
 from tasks.deadline import Deadline
-from tasks.errors import FetchError, TimedOut, TooManyPixels, Undecodable
+from tasks.errors import FetchError, FetchTimeoutError, TooManyPixelsError, UndecodableError
 from tasks.images import completeness, identify, memory_estimate, metadata
 from tasks.images.identify import ImageInfo
 from tasks.images.pixel_budget import room
@@ -52,7 +52,7 @@ def _decoded(body: bytes, max_pixels: int, deadline: Deadline) -> ImageInfo:
                 if number and not _went_to(image, number):
                     return info
                 if deadline.remaining <= 0:
-                    raise TimedOut(f"the deadline passed before frame {number} was decoded")
+                    raise FetchTimeoutError(f"the deadline passed before frame {number} was decoded")
                 # A frame may be larger than the first.
                 if (pixels := memory_estimate.of(image, body, max_pixels)) > held:
                     holding.close()
@@ -62,8 +62,8 @@ def _decoded(body: bytes, max_pixels: int, deadline: Deadline) -> ImageInfo:
         except (FetchError, MemoryError):
             raise
         except Exception as error:  # broken data can make Pillow's decoders raise any exception
-            raise Undecodable(f"the image can't be decoded: {error}") from error
-    raise TooManyPixels(f"the image has more than {_MAX_FRAMES} frames")
+            raise UndecodableError(f"the image can't be decoded: {error}") from error
+    raise TooManyPixelsError(f"the image has more than {_MAX_FRAMES} frames")
 
 
 def _went_to(image: Image.Image, number: int) -> bool:

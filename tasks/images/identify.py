@@ -22,7 +22,7 @@ from PIL import (
 )
 from PIL.ImageFile import ImageFile
 
-from tasks.errors import FetchError, NotAnImage, TooManyPixels, Undecodable
+from tasks.errors import FetchError, NotAnImageError, TooManyPixelsError, UndecodableError
 from tasks.image_signatures import begins_as_image
 from tasks.images import metadata
 from tasks.images.file_signatures import identified
@@ -82,7 +82,7 @@ class _Pieces(BytesIO):
         """
         self._left -= 1
         if self._left < 0:
-            raise Undecodable("the image has more pieces than any valid image")
+            raise UndecodableError("the image has more pieces than any valid image")
         return super().read(size)
 
 
@@ -187,7 +187,7 @@ def check_pixels(size: tuple[int, int], max_pixels: int) -> None:
     """
     width, height = size
     if width * height > max_pixels:
-        raise TooManyPixels(f"the image has {width}x{height} pixels, more than {max_pixels}")
+        raise TooManyPixelsError(f"the image has {width}x{height} pixels, more than {max_pixels}")
 
 
 def _icon_size(body: bytes) -> tuple[int, int]:
@@ -203,13 +203,13 @@ def _icon_size(body: bytes) -> tuple[int, int]:
         return width, height // 2
 
 
-def _refused(body: bytes, why: str) -> NotAnImage | Undecodable:
+def _refused(body: bytes, why: str) -> NotAnImageError | UndecodableError:
     """Return the error for a body that no parser accepts; ``why`` is its message if the body begins as an image."""
     known = identified(body)
     if known is not None and known.is_image:
-        return NotAnImage(f"the body is {known.name}, a format that imagefleet does not save")
+        return NotAnImageError(f"the body is {known.name}, a format that imagefleet does not save")
     if begins_as_image(body) or (body[4:8] == b"ftyp" and b"avif" in body[8:64]):
-        return Undecodable(why)
+        return UndecodableError(why)
     if known is not None:
-        return NotAnImage(f"the body is {known.name}, not an image")
-    return NotAnImage("the body is not an image of a known format")
+        return NotAnImageError(f"the body is {known.name}, not an image")
+    return NotAnImageError("the body is not an image of a known format")

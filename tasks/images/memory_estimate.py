@@ -14,7 +14,7 @@ from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.TiffImagePlugin import TILELENGTH, TILEWIDTH, TiffImageFile
 
-from tasks.errors import TooManyPixels, Undecodable
+from tasks.errors import TooManyPixelsError, UndecodableError
 from tasks.images import identify
 
 #: Limit of a JPEG's scans. Each may have only a few bytes. Encoders write about ten.
@@ -50,9 +50,9 @@ def of(image: ImageFile, body: bytes, max_pixels: int) -> int:
         case TiffImageFile():
             across, down = image.tag_v2.get(TILEWIDTH, 0), image.tag_v2.get(TILELENGTH, 0)
             if not (isinstance(across, int) and isinstance(down, int)):
-                raise Undecodable("the sides of the image's tiles are not integers")
+                raise UndecodableError("the sides of the image's tiles are not integers")
             if across * down > max_pixels:
-                raise TooManyPixels(f"the image has tiles of {across}x{down} pixels, more than {max_pixels}")
+                raise TooManyPixelsError(f"the image has tiles of {across}x{down} pixels, more than {max_pixels}")
             return max(width * height, across * down)
         case AvifImageFile():
             return _AVIF_PIXELS
@@ -77,7 +77,7 @@ def _keeps_all(image: JpegImageFile, body: bytes) -> bool:
             if "progressive" not in image.info and body[position + 2 : position + 3] == bytes([image.layers]):
                 return False
             if scans > _MAX_SCANS:
-                raise Undecodable(f"the image has more than {_MAX_SCANS} scans")
+                raise UndecodableError(f"the image has more than {_MAX_SCANS} scans")
         # A segment's length includes the length field.
         position += int.from_bytes(body[position : position + 2])
-    raise Undecodable(f"the image has more than {_MAX_SEGMENTS} segments")
+    raise UndecodableError(f"the image has more than {_MAX_SEGMENTS} segments")

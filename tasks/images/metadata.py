@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from PIL import ExifTags, Image
 
-from tasks.errors import TooManyPixels, Undecodable
+from tasks.errors import TooManyPixelsError, UndecodableError
 
 #: Limit of a colour profile; a printer's profile has one or two million bytes.
 MAX_PROFILE_BYTES = 4 * 1024 * 1024
@@ -48,7 +48,7 @@ def tolerating(
         body = pixels_only(body)
     try:
         return read(body)
-    except (Undecodable, TooManyPixels):
+    except (UndecodableError, TooManyPixelsError):
         pixels = complete(pixels_only(body))
         if pixels == body:
             raise

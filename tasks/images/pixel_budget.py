@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from tasks.deadline import Deadline
-from tasks.errors import TimedOut
+from tasks.errors import FetchTimeoutError
 
 #: Decoded pixels that the threads of a process may hold at once, of 4 to 16 bytes each. Photos from phones are decoded
 #: at an eighth of their size. So a thread waits here only with a huge PNG or progressive JPEG, or an AVIF
@@ -51,8 +51,8 @@ class Room:
         return not self._held or self._held + pixels <= self._pixels
 
 
-def _no_room() -> TimedOut:
-    return TimedOut("the deadline passed before enough memory was free to decode the image")
+def _no_room() -> FetchTimeoutError:
+    return FetchTimeoutError("the deadline passed before enough memory was free to decode the image")
 
 
 room = Room(_MAX_HELD)

@@ -18,7 +18,7 @@ from PIL import Image, ImageChops, ImageCms
 from PIL.Image import Resampling, Transpose
 
 from tasks.deadline import Deadline
-from tasks.errors import FetchError, TooManyPixels, Undecodable
+from tasks.errors import FetchError, TooManyPixelsError, UndecodableError
 from tasks.file_descriptors import patient
 from tasks.images import completeness, identify, memory_estimate, metadata
 from tasks.images.identify import ImageInfo, Picture
@@ -92,7 +92,7 @@ def _resized(body: bytes, options: ResizeOptions, max_pixels: int, deadline: Dea
     size = scaled(original, options.image_size)
     identify.check_pixels(size, max_pixels)
     if max(size) > _MAX_SIDE:
-        raise TooManyPixels(
+        raise TooManyPixelsError(
             f"the resized image would have {size[0]}x{size[1]} pixels; a JPEG's side has at most {_MAX_SIDE}"
         )
     drafted = image.draft(None, size)
@@ -108,7 +108,7 @@ def _resized(body: bytes, options: ResizeOptions, max_pixels: int, deadline: Dea
         except (FetchError, MemoryError):
             raise
         except Exception as error:  # broken data can make Pillow's decoders raise any exception
-            raise Undecodable(f"the image can't be decoded: {error}") from error
+            raise UndecodableError(f"the image can't be decoded: {error}") from error
         finally:
             image.close()
         encoded = _encoded(made, options.quality)
@@ -149,7 +149,7 @@ def _ready(image: Image.Image) -> Image.Image:
         return image
     base = _BASES.get(image.mode)
     if base is None:
-        raise Undecodable(f"the image's pixels are of mode {image.mode}, which does not define white")
+        raise UndecodableError(f"the image's pixels are of mode {image.mode}, which does not define white")
     mode = f"{base}A" if image.has_transparency_data else base
     return image if image.mode == mode else image.convert(mode)
 

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks.errors import StorageFailed
+from tasks.errors import StorageError
 from tasks.storage.store import PRIVATE, Store
 
 _TOKEN = re.compile(r"[0-9a-f]{32}")
@@ -96,7 +96,7 @@ def examine(out: Any, token: Any, allowed: Iterable[Path]) -> Seen:
         return Seen(error="the request is not understood")
     try:
         store = Store.below(out, allowed)
-    except StorageFailed as error:
+    except StorageError as error:
         return Seen(error=str(error))
     except (OSError, ValueError, RuntimeError) as error:
         # Not a valid path, too long for one, or a cycle of links.

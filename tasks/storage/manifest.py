@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from tasks.model import OUTCOME_FIELDS, Outcome, shard_name
 from tasks.storage import shard_parquet
-from tasks.storage.shard_parquet import OF_THE_PLAN, BadShardFile, Mark
+from tasks.storage.shard_parquet import OF_THE_PLAN, CorruptShardFileError, Mark
 
 _TYPES: dict[str, pa.DataType] = {
     "width": pa.int32(),
@@ -33,7 +33,7 @@ _TYPES: dict[str, pa.DataType] = {
 }
 
 
-class BadManifest(BadShardFile):
+class CorruptManifestError(CorruptShardFileError):
     """A manifest is damaged, or belongs to another run or shard."""
 
 
@@ -80,8 +80,8 @@ def decode(body: bytes, columns: Sequence[str] | None = None, of: Mark | None = 
     """
     try:
         return shard_parquet.decode(body, columns, of)
-    except BadShardFile as error:
-        raise BadManifest(str(error)) from error
+    except CorruptShardFileError as error:
+        raise CorruptManifestError(str(error)) from error
 
 
 def outcomes(table: pa.Table) -> Iterator[Outcome]:

@@ -15,14 +15,14 @@ import pyarrow as pa
 
 from tasks.model import FORMER_FIELDS, Former, ImageRequest, shard_name
 from tasks.storage import shard_parquet
-from tasks.storage.shard_parquet import FORMER, BadShardFile, Mark
+from tasks.storage.shard_parquet import FORMER, CorruptShardFileError, Mark
 
 FOLDER = ".plan"
 _NUMBERS = frozenset({"width", "height", "bytes", "original_width", "original_height"})
 _FORMER = pa.struct([(name, pa.int64() if name in _NUMBERS else pa.string()) for name in FORMER_FIELDS])
 
 
-class BadPlan(BadShardFile):
+class CorruptPlanError(CorruptShardFileError):
     """A file of the plan is damaged, or belongs to another run or shard."""
 
 
@@ -57,10 +57,10 @@ def decode(body: bytes, of: Mark | None = None) -> pa.Table:
     """
     try:
         table = shard_parquet.decode(body, of=of)
-    except BadShardFile as error:
-        raise BadPlan(str(error)) from error
+    except CorruptShardFileError as error:
+        raise CorruptPlanError(str(error)) from error
     if table.column_names[:2] != ["index", "url"] or table.num_rows == 0:
-        raise BadPlan("not a plan: its first columns are not index and url")
+        raise CorruptPlanError("not a plan: its first columns are not index and url")
     return table
 
 

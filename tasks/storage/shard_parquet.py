@@ -30,7 +30,7 @@ _BLANK = b"0" * (2 * hashlib.sha256().digest_size)
 _BROKEN = (pa.ArrowException, OSError, ValueError)
 
 
-class BadShardFile(ValueError):
+class CorruptShardFileError(ValueError):
     """A shard's file is damaged, or belongs to another run or shard."""
 
 
@@ -74,13 +74,13 @@ def decode(body: bytes, columns: Sequence[str] | None = None, of: Mark | None = 
         found = _mark(file)
         if found is None or (found.run_id, found.shard) != (of.run_id, of.shard):
             name = "no run" if found is None else f"shard {found.shard} of run {found.run_id or '(without an id)'}"
-            raise BadShardFile(f"it belongs to {name}, not to shard {of.shard} of run {of.run_id}")
+            raise CorruptShardFileError(f"it belongs to {name}, not to shard {of.shard} of run {of.run_id}")
         _check(body, file)
     try:
         # Arrow's threads cost more than they save on a shard, and may abort a process that exits meanwhile.
         return file.read(None if columns is None else list(columns), use_threads=False)
     except _BROKEN as error:
-        raise BadShardFile(f"not a complete Parquet file: {error}") from error
+        raise CorruptShardFileError(f"not a complete Parquet file: {error}") from error
 
 
 def revision(body: bytes) -> int:
@@ -92,7 +92,7 @@ def revision(body: bytes) -> int:
     file = _opened(body)
     mark = _mark(file)
     if mark is None:
-        raise BadShardFile("it does not name its run and shard")
+        raise CorruptShardFileError("it does not name its run and shard")
     _check(body, file)
     return mark.revision
 
@@ -101,7 +101,7 @@ def _opened(body: bytes) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(pa.BufferReader(body), page_checksum_verification=True)
     except _BROKEN as error:
-        raise BadShardFile(f"not a complete Parquet file: {error}") from error
+        raise CorruptShardFileError(f"not a complete Parquet file: {error}") from error
 
 
 def _check(body: bytes, file: pq.ParquetFile) -> None:
@@ -113,7 +113,7 @@ def _check(body: bytes, file: pq.ParquetFile) -> None:
     stored = (file.metadata.metadata or {}).get(_CHECKSUM, b"")
     place = body.find(stored, body.rfind(_CHECKSUM))
     if len(stored) != len(_BLANK) or _digest(body, place) != stored:
-        raise BadShardFile("its checksum does not match its content")
+        raise CorruptShardFileError("its checksum does not match its content")
 
 
 def _digest(body: bytes, place: int) -> bytes:

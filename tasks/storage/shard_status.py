@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from tasks.storage import manifest, shard_parquet
-from tasks.storage.manifest import BadManifest
-from tasks.storage.shard_parquet import BadShardFile
+from tasks.storage.manifest import CorruptManifestError
+from tasks.storage.shard_parquet import CorruptShardFileError
 from tasks.storage.store import Store
 
 
@@ -18,8 +18,8 @@ def revision(shard: int, store: Store) -> int | None:
         return None
     try:
         return shard_parquet.revision(store.read(manifest.name(shard)))
-    except BadShardFile as error:
-        raise BadManifest(f"{manifest.name(shard)}: {error}") from error
+    except CorruptShardFileError as error:
+        raise CorruptManifestError(f"{manifest.name(shard)}: {error}") from error
 
 
 def is_done(shard: int, of: int, store: Store) -> bool:

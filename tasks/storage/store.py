@@ -19,7 +19,7 @@ from pathlib import Path
 from time import monotonic, sleep
 from typing import TypeVar
 
-from tasks.errors import StorageFailed
+from tasks.errors import StorageError
 from tasks.file_descriptors import IDLE, patient
 from tasks.storage import fsync
 
@@ -53,7 +53,7 @@ class Store:
         # A path has no zero bytes, and resolving one raises an error.
         real = path.resolve() if "\0" not in root else None
         if real is None or not path.is_absolute() or not any(real.is_relative_to(base) for base in allowed):
-            raise StorageFailed(
+            raise StorageError(
                 f"this worker may not write to {root} (its operator can allow it with IMAGEFLEET_STORE_ROOTS)"
             )
         return cls(real)
@@ -296,5 +296,5 @@ class Store:
             claim.unlink(missing_ok=True)
 
 
-def _failed(verb: str, name: str, error: OSError) -> StorageFailed:
-    return StorageFailed(f"could not {verb} {name}: {error.strerror or error}")
+def _failed(verb: str, name: str, error: OSError) -> StorageError:
+    return StorageError(f"could not {verb} {name}: {error.strerror or error}")

@@ -27,7 +27,7 @@ from tasks.download.adapters import Sessions
 from tasks.download.connection import PlainSocket
 from tasks.download.downloader import Downloader
 from tasks.download.guard import Guard
-from tasks.errors import FetchError, InvalidUrl, UsageError
+from tasks.errors import FetchError, InvalidUrlError, UsageError
 from tasks.images import decode, identify, resize
 from tasks.model import FetchOptions, ResizeMode, ResizeOptions
 from tasks.redaction import masked
@@ -95,7 +95,7 @@ def url(data: bytes) -> None:
     for read in (partial(urls.parse, text), partial(urls.join, _BASE, data.decode("latin-1"))):
         try:
             found = read()
-        except InvalidUrl:
+        except InvalidUrlError:
             continue
         assert found.scheme in ("http", "https")
         assert 0 < found.port < 65536
@@ -154,7 +154,7 @@ def source(data: bytes) -> None:
     for request in requests:
         assert request.url.strip() == request.url != ""
         assert "\n" not in request.url
-        with suppress(InvalidUrl):
+        with suppress(InvalidUrlError):
             urls.parse(request.url)
     if requests:
         assert plan.requests(plan.decode(plan.encode(requests, _MARK), _MARK)) == requests

@@ -14,7 +14,7 @@ import pytest
 from producer.dispatch import chord_state
 from producer.dispatch.dispatcher import Dispatcher, Timing
 from tasks import collect, jobs
-from tasks.errors import StorageFailed
+from tasks.errors import StorageError
 from tasks.model import ImageRequest
 from tasks.storage import manifest
 from tasks.storage.store import Store
@@ -53,7 +53,7 @@ def _refuses_a_second_collect_task(patch: Patch) -> None:
 
     def refusing(shard: int, outcomes: Sequence[Any], run: Any, store: Store, count: int | None = None) -> None:
         if store.exists(manifest.name(shard)):
-            raise StorageFailed("its manifest exists")
+            raise StorageError("its manifest exists")
         once(shard, outcomes, run, store, count)
 
     patch.setattr(jobs, "collect", refusing)

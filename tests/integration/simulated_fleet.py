@@ -39,7 +39,7 @@ from tasks.broker.backend import Part, Unshown
 from tasks.broker.heartbeat import Worker
 from tasks.celery import IMAGES, SHARDS, app
 from tasks.download.downloader import Download, Downloader
-from tasks.errors import HttpRefused
+from tasks.errors import HttpClientError
 from tasks.model import ImageRequest, Outcome, RunOptions, shard_name
 from tasks.storage import manifest
 from tasks.storage.store import Store
@@ -92,7 +92,7 @@ class NumberedImages(Downloader):
         """Return an image different from all earlier ones."""
         self.requested.append(url)
         if url.endswith(REFUSED) or (url.endswith(FLAKY) and self.requested.count(url) % 2):
-            raise HttpRefused("HTTP 404", http_status=404)
+            raise HttpClientError("HTTP 404", http_status=404)
         return Download(_image(len(self.requested)), 200, None, None, None)
 
 

@@ -23,7 +23,7 @@ from tasks.broker import client as broker_client
 from tasks.broker import keys
 from tasks.celery import IMAGES, SHARDS, app
 from tasks.download.urls import MAX_LENGTH
-from tasks.errors import CommandError, Interrupted, UsageError
+from tasks.errors import CommandError, RunInterruptedError, UsageError
 from tasks.jobs import collect_shard, fetch_image
 from tasks.model import ImageRequest, RunOptions
 from tasks.storage import manifest, plan
@@ -38,7 +38,7 @@ _OPTIONS = RunOptions("/out", _SHARD_SIZE, run_id=_RUN_ID)
 _SECRET_URL = "http://user:word@a.example/?token=x"
 
 
-class Stopped(Exception):
+class StoppedError(Exception):
     """Raised by a test to end a run."""
 
 
@@ -90,7 +90,7 @@ def run(job: Dispatcher, check: Callable[[], None], window: int = 1) -> list[Pro
 
 def stop() -> None:
     """End the calling run."""
-    raise Stopped
+    raise StoppedError
 
 
 def take_messages(server: Any) -> list[dict[str, Any]]:
@@ -112,7 +112,7 @@ def sent_by_us(server: redis.Redis, store: Store) -> Sent:
     """Give the dispatcher's messages for a shard."""
     job, planner = dispatcher(store, server, ["http://a.example/0", _SECRET_URL])
     planner.wait(1, PATIENCE)
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedError):
         run(job, stop)
     return Sent(take_messages(server), size_of(server, _GROUP))
 
@@ -188,7 +188,7 @@ def test_truncates_a_too_long_url(server: redis.Redis, store: Store) -> None:
     """A URL too long to be fetched is sent with just enough characters to be recognised as too long."""
     job, planner = dispatcher(store, server, ["http://a.example/" + "b" * 1_000_000])
     planner.wait(1, PATIENCE)
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedError):
         run(job, stop)
     (message,) = take_messages(server)
     assert len(message["body"][0][2]) == MAX_LENGTH + 1
@@ -204,9 +204,9 @@ def test_checks_the_fleet_while_it_fills_the_window(store: Store, server: redis.
     def look() -> None:
         observed.append(server.llen(IMAGES))
         if len(observed) == 3:
-            raise Stopped
+            raise StoppedError
 
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedError):
         run(job, look, window=3)
     assert observed == [_SHARD_SIZE, 2 * _SHARD_SIZE, 3 * _SHARD_SIZE]
 
@@ -230,7 +230,7 @@ def test_run_with_a_partly_read_list_is_interrupted(server: redis.Redis, store: 
             wait_for(lambda: planner.closed)
             finish(server, store, 0)
 
-    with pytest.raises(Interrupted):
+    with pytest.raises(RunInterruptedError):
         run(job, end)
     assert planner.cut
     assert not store.exists(plan.name(1))
@@ -250,7 +250,7 @@ def test_early_end_does_not_wait_for_redis(server: redis.Redis, store: Store, mo
     job.finish()
     assert job._guarded(step, lambda: None) == 7
     failures += [redis.ConnectionError("away")] * 2
-    with pytest.raises(Interrupted):
+    with pytest.raises(RunInterruptedError):
         job._guarded(step, lambda: None)
 
 

@@ -15,7 +15,7 @@ from tasks.broker import keys
 from tasks.broker.poison import BODY_CRASHES
 from tasks.broker.transport import Channel
 from tasks.celery import IMAGES, SHARDS
-from tasks.errors import Cancelled, CommandError, StorageFailed
+from tasks.errors import CancelledError, CommandError, StorageError
 from tasks.fetch import failed
 from tasks.model import Reason, RunOptions, Status
 from tasks.storage import manifest
@@ -380,9 +380,9 @@ def test_resume_waits_for_a_collect_task(stage: Stage, begin: Begin, fleet: Flee
     assert_complete(store, fleet)
 
 
-@pytest.mark.parametrize("error", [Cancelled("the run has ended"), StorageFailed("the disk is full")])
+@pytest.mark.parametrize("error", [CancelledError("the run has ended"), StorageError("the disk is full")])
 def test_resume_repeats_parts_that_ended_with_the_run(
-    stage: Stage, begin: Begin, fleet: Fleet, store: Store, error: Cancelled | StorageFailed
+    stage: Stage, begin: Begin, fleet: Fleet, store: Store, error: CancelledError | StorageError
 ) -> None:
     """The next command ignores a part that was cancelled or could not be saved, and repeats its task."""
     first = begin()
@@ -399,7 +399,7 @@ def test_resume_repeats_parts_that_ended_with_the_run(
 def unsaved(fleet: Fleet) -> None:
     """Let the first image fail as unsaved, for example on a full disk, and be counted."""
     message = fleet.take()
-    fleet.count(message, failed("000000", StorageFailed("the disk is full")).to_json())
+    fleet.count(message, failed("000000", StorageError("the disk is full")).to_json())
     fleet.acknowledge(message)
 
 
@@ -429,7 +429,7 @@ def test_late_failure_to_save_in_an_adopted_shard(stage: Stage, begin: Begin, fl
     taken = fleet.take()
     first.kill()
     second = resume(stage, store)
-    fleet.count(taken, failed("000000", StorageFailed("the disk is full")).to_json())
+    fleet.count(taken, failed("000000", StorageError("the disk is full")).to_json())
     fleet.acknowledge(taken)
     fleet.work([IMAGES])
     assert fleet.waiting(SHARDS)

@@ -10,12 +10,12 @@ from typing import NoReturn
 
 import pytest
 
-from tasks.collect import Incomplete, collect
-from tasks.errors import StorageFailed
+from tasks.collect import IncompleteShardError, collect
+from tasks.errors import StorageError
 from tasks.model import ImageRequest, Outcome, Reason, RunOptions, Status, key_of
 from tasks.storage import manifest, plan
-from tasks.storage.manifest import BadManifest
-from tasks.storage.plan import BadPlan
+from tasks.storage.manifest import CorruptManifestError
+from tasks.storage.plan import CorruptPlanError
 from tasks.storage.shard_parquet import Mark
 from tasks.storage.shard_status import revision
 from tasks.storage.store import Store
@@ -103,7 +103,7 @@ def test_wrong_outcomes_write_nothing(
 ) -> None:
     """Unless each request of the plan has exactly one Outcome, collecting fails, and nothing is written or removed."""
     before = snapshot(planned)
-    with pytest.raises(Incomplete, match=message):
+    with pytest.raises(IncompleteShardError, match=message):
         collect(_SHARD, change(outcomes), _RUN, planned)
     assert snapshot(planned) == before
 
@@ -111,7 +111,7 @@ def test_wrong_outcomes_write_nothing(
 def test_missing_file_prevents_the_manifest(planned: Store, outcomes: list[Outcome]) -> None:
     """If a file named by an Outcome is missing, neither stats nor manifest are written."""
     planned.remove("00002/000021.png")
-    with pytest.raises(StorageFailed, match="could not sync"):
+    with pytest.raises(StorageError, match="could not sync"):
         collect(_SHARD, outcomes, _RUN, planned)
     assert not planned.exists("00002.parquet")
     assert not planned.exists("00002_stats.json")
@@ -120,7 +120,7 @@ def test_missing_file_prevents_the_manifest(planned: Store, outcomes: list[Outco
 def test_failed_stats_prevent_the_manifest(planned: Store, outcomes: list[Outcome]) -> None:
     """If the stats can't be written, there is no manifest, and no stray is removed."""
     (planned.root / "00002_stats.json").mkdir()
-    with pytest.raises(StorageFailed, match=r"could not save 00002_stats\.json"):
+    with pytest.raises(StorageError, match=r"could not save 00002_stats\.json"):
         collect(_SHARD, outcomes, _RUN, planned)
     assert not planned.exists("00002.parquet")
     assert planned.exists("00002/000022.jpg")
@@ -136,10 +136,10 @@ def test_stats_are_removed_without_their_manifest(
     def refuse(self: Store, name: str, body: bytes) -> NoReturn:
         if taken:
             create(self, name, body)
-        raise StorageFailed(f"could not save {name}: No space left on device")
+        raise StorageError(f"could not save {name}: No space left on device")
 
     monkeypatch.setattr(Store, "create_durably", refuse)
-    with pytest.raises(StorageFailed, match="No space left"):
+    with pytest.raises(StorageError, match="No space left"):
         collect(_SHARD, outcomes, _RUN, planned)
     assert planned.exists("00002_stats.json") is planned.exists("00002.parquet") is taken
 
@@ -154,12 +154,12 @@ def test_stats_of_a_failed_revision_are_removed(
 
     def refuse(self: Store, name: str, body: bytes, mode: int = 0o600) -> None:
         if name.endswith(".parquet"):
-            raise StorageFailed(f"could not save {name}: No space left on device")
+            raise StorageError(f"could not save {name}: No space left on device")
         replaced(self, name, body, mode)
 
     monkeypatch.setattr(Store, "replace", refuse)
     again = [Outcome(key_of(_SHARD, 2, _SIZE), Status.FAILED_TO_DOWNLOAD, Reason.DNS, finished_at=102.0)]
-    with pytest.raises(StorageFailed, match="No space left"):
+    with pytest.raises(StorageError, match="No space left"):
         collect(_SHARD, again, replace(_RUN, revision=1), planned, 1)
     assert planned.read("00002.parquet") == before
     assert not planned.exists("00002_stats.json")
@@ -184,10 +184,10 @@ def test_images_and_stats_are_durable_before_the_manifest(
 
 def test_missing_or_damaged_plan_prevents_collecting(store: Store, outcomes: list[Outcome]) -> None:
     """Without a complete plan nothing is collected, and the error gives the reason."""
-    with pytest.raises(StorageFailed, match=r"could not read \.plan/00002\.parquet: No such file"):
+    with pytest.raises(StorageError, match=r"could not read \.plan/00002\.parquet: No such file"):
         collect(_SHARD, outcomes, _RUN, store)
     store.create(plan.name(_SHARD), b"broken")
-    with pytest.raises(BadPlan):
+    with pytest.raises(CorruptPlanError):
         collect(_SHARD, outcomes, _RUN, store)
     assert not store.exists("00002.parquet")
 
@@ -263,7 +263,7 @@ def test_wrong_outcomes_of_a_later_revision_write_nothing(
 ) -> None:
     """If a later revision gets other Outcomes than it expects, collecting fails, and nothing is written."""
     before = snapshot(collected)
-    with pytest.raises(Incomplete, match="to try again"):
+    with pytest.raises(IncompleteShardError, match="to try again"):
         collect(_SHARD, outcomes, _LATER, collected, count)
     assert snapshot(collected) == before
 
@@ -284,6 +284,6 @@ def test_manifest_of_another_run_is_not_replaced(collected: Store) -> None:
     outcomes = manifest.outcomes(manifest.decode(collected.read("00002.parquet")))
     collected.replace("00002.parquet", manifest.encode(foreign, list(outcomes), Mark("another", _SHARD)))
     before = snapshot(collected)
-    with pytest.raises(BadManifest, match="run another"):
+    with pytest.raises(CorruptManifestError, match="run another"):
         collect(_SHARD, [saved(1)], _LATER, collected, count=1)
     assert snapshot(collected) == before

@@ -67,9 +67,9 @@ def test_command_error_has_three_parts_and_an_exit_status(kind: type[CommandErro
 
 def test_fetch_error_keeps_status_and_retry_after() -> None:
     """HTTP status and Retry-After are attributes of the error, and None unless given."""
-    error = errors.RateLimited("HTTP 429", http_status=429, retry_after=3.0)
+    error = errors.RateLimitedError("HTTP 429", http_status=429, retry_after=3.0)
     assert (str(error), error.http_status, error.retry_after) == ("HTTP 429", 429, 3.0)
-    silent = errors.DnsFailed("no such host")
+    silent = errors.DnsError("no such host")
     assert (silent.http_status, silent.retry_after) == (None, None)
 
 

@@ -18,7 +18,7 @@ from producer.demo import DemoServer, picture
 from tasks.collect import collect
 from tasks.download.adapters import Sessions
 from tasks.download.downloader import Download, Downloader
-from tasks.errors import DnsFailed, HttpRefused, LongWait, RateLimited
+from tasks.errors import DnsError, HttpClientError, LongWaitError, RateLimitedError
 from tasks.fetch import failed, fetch, worker_name
 from tasks.model import (
     FetchOptions,
@@ -59,7 +59,7 @@ class Raising(Downloader):
 
 def test_long_wait_is_requeued(store: Store) -> None:
     """A long wait gives a countdown with the attempts and time so far, or an Outcome if the caller can't requeue."""
-    waits = Raising(LongWait("HTTP 503: asks for a wait of 60 s at http://a.example/?token=x", retry_after=60.0))
+    waits = Raising(LongWaitError("HTTP 503: asks for a wait of 60 s at http://a.example/?token=x", retry_after=60.0))
     earlier = Earlier(2, 1.5)
     with pytest.raises(Later, match=r"token=\*\*\*") as caught:
         fetch("http://a.example/", 0, _RUN, store, waits, earlier=earlier, hand_back=True)
@@ -518,7 +518,7 @@ def test_incomplete_image_from_the_server_is_kept(store: Store, sessions_to: Cal
         first, second = (fetch(server.url, 0, _RUN, store, downloader, recover=True) for _ in range(2))
     assert (first.sha256, first.recovered) == (second.sha256, second.recovered)
     assert store.read("00000/000000.jpg") == half
-    gone = fetch("http://a.example/", 0, _RUN, store, Raising(HttpRefused("HTTP 404")), recover=True)
+    gone = fetch("http://a.example/", 0, _RUN, store, Raising(HttpClientError("HTTP 404")), recover=True)
     assert not gone.ok
     # A counted Outcome may name this file; collecting the shard settles this.
     assert store.read("00000/000000.jpg") == half
@@ -552,7 +552,7 @@ def test_largest_success_stays_small(store: Store, sessions_to: Callable[..., Se
 @pytest.mark.parametrize("mark", [*_MARKS.values(), "\U0001f40c"], ids=[*_MARKS, "outside the BMP"])
 def test_largest_failure_stays_small(mark: str) -> None:
     """With a quote of any length in the message, the Outcome stays under 1 KB as JSON."""
-    error = RateLimited(mark * 500, http_status=429)
+    error = RateLimitedError(mark * 500, http_status=429)
     error.final_url = "http://a.example/" + mark * 500
     outcome = replace(failed("9999999999", error), tls_unverified=True)
     assert len(json.dumps(outcome.to_json())) < _LARGEST
@@ -560,9 +560,9 @@ def test_largest_failure_stays_small(mark: str) -> None:
 
 def test_failed_keeps_the_status_and_no_secret() -> None:
     """The Outcome of an error has its HTTP status, and a short message without secrets."""
-    outcome = failed("000001", RateLimited("http://user:word@a.example/?sig=x " + "y" * 500, http_status=429))
+    outcome = failed("000001", RateLimitedError("http://user:word@a.example/?sig=x " + "y" * 500, http_status=429))
     assert (outcome.http_status, outcome.reason) == (429, Reason.RATE_LIMITED)
     assert outcome.error_message is not None
     assert outcome.error_message.startswith("http://***@a.example/?sig=***")
     assert len(outcome.error_message) <= 200
-    assert failed("000001", DnsFailed("no such host")).http_status is None
+    assert failed("000001", DnsError("no such host")).http_status is None

@@ -11,7 +11,15 @@ import pytest
 
 from tasks.broker import fitness, keys
 from tasks.broker.fitness import Fitness, HandedOver, Queues
-from tasks.errors import ConnectFailed, DnsFailed, DnsUnavailable, FetchError, HttpFailed, StorageFailed, TlsFailed
+from tasks.errors import (
+    ConnectError,
+    DnsError,
+    DnsUnavailableError,
+    FetchError,
+    HttpServerError,
+    StorageError,
+    TlsError,
+)
 
 _QUEUES = Queues("images.9", "shards.9")
 
@@ -66,7 +74,7 @@ class Fleet:
     def _probe(self, host: str, port: int) -> None:
         self.probed.append(f"{host}:{port}")
         if not self.reachable:
-            raise ConnectFailed("no route")
+            raise ConnectError("no route")
 
 
 @pytest.fixture
@@ -82,10 +90,10 @@ def fleet(monkeypatch: pytest.MonkeyPatch) -> Iterator[Fleet]:
 def test_dead_host_fails_if_others_are_reachable(fleet: Fleet) -> None:
     """Connecting to a host that responded before proves that the network works; the proof holds for a moment."""
     fleet.succeeds(url="http://good:81/1.jpg")
-    assert [fleet.fails(DnsFailed("no such name"), f"http://dead{number}/") for number in range(4)] == [None] * 4
+    assert [fleet.fails(DnsError("no such name"), f"http://dead{number}/") for number in range(4)] == [None] * 4
     assert fleet.probed == ["good:81"]
     fleet.wait(1)
-    assert fleet.fails(ConnectFailed("refused"), "http://dead/") is None
+    assert fleet.fails(ConnectError("refused"), "http://dead/") is None
     assert (fleet.probed, fleet.paused, fleet.unfit()) == (["good:81"] * 2, [], {})
 
 
@@ -95,9 +103,9 @@ def test_worker_without_network_requeues_its_failures(fleet: Fleet) -> None:
     After three hosts, the worker is unfit.
     """
     for number in range(2):
-        assert fleet.fails(DnsUnavailable("no answer"), f"http://host{number}/") == ["me"]
+        assert fleet.fails(DnsUnavailableError("no answer"), f"http://host{number}/") == ["me"]
     assert (fleet.unfit(), fleet.paused) == ({}, [])
-    assert fleet.fails(DnsUnavailable("no answer"), "http://host2/", ("third",)) == ["third", "me"]
+    assert fleet.fails(DnsUnavailableError("no answer"), "http://host2/", ("third",)) == ["third", "me"]
     assert fleet.unfit() == {"kind": "network", "why": "dns: no answer"}
     assert fleet.paused == [1.0]
     assert fleet.fitness.troubles == ["dns: no answer"]
@@ -105,22 +113,22 @@ def test_worker_without_network_requeues_its_failures(fleet: Fleet) -> None:
 
 def test_unknown_names_make_no_worker_unfit(fleet: Fleet) -> None:
     """A name server works if it reports a name as unknown, but another worker may resolve the name."""
-    assert [fleet.fails(DnsFailed("no such name"), f"http://dead{number}/") for number in range(9)] == [["me"]] * 9
+    assert [fleet.fails(DnsError("no such name"), f"http://dead{number}/") for number in range(9)] == [["me"]] * 9
     assert (fleet.unfit(), fleet.paused, fleet.fitness.troubles) == ({}, [], [])
 
 
 def test_returned_task_is_requeued_untried(fleet: Fleet) -> None:
     """A worker requeues its own returned task after a moment until another worker has tried it, and counts nothing."""
     for _ in range(10):
-        assert fleet.fails(ConnectFailed("refused"), "http://dead/", ("me",)) == []
+        assert fleet.fails(ConnectError("refused"), "http://dead/", ("me",)) == []
     assert (fleet.unfit(), fleet.paused) == ({}, [0.1] * 10)
-    assert fleet.fails(ConnectFailed("refused"), "http://dead/", ("me", "other")) is None
+    assert fleet.fails(ConnectError("refused"), "http://dead/", ("me", "other")) is None
     assert fleet.unfit() == {}
 
 
 def test_one_host_that_keeps_failing_makes_a_worker_unfit(fleet: Fleet) -> None:
     """With a list of one host, a worker without any response from it becomes unfit."""
-    assert [fleet.fails(ConnectFailed("no route")) for _ in range(8)] == [["me"]] * 8
+    assert [fleet.fails(ConnectError("no route")) for _ in range(8)] == [["me"]] * 8
     assert fleet.unfit()["kind"] == "network"
 
 
@@ -128,7 +136,7 @@ def test_network_that_breaks_during_a_run(fleet: Fleet) -> None:
     """Earlier responses prove nothing once their hosts are unreachable."""
     fleet.succeeds(url="http://good/1.jpg")
     fleet.reachable = False
-    assert fleet.fails(DnsUnavailable("no answer")) == ["me"]
+    assert fleet.fails(DnsUnavailableError("no answer")) == ["me"]
 
 
 @pytest.mark.parametrize(
@@ -141,7 +149,9 @@ def test_network_that_breaks_during_a_run(fleet: Fleet) -> None:
     ],
     ids=["unfit", "dead", "other version", "no images"],
 )
-@pytest.mark.parametrize("error", [DnsUnavailable("no answer"), StorageFailed("disk full")], ids=["network", "storage"])
+@pytest.mark.parametrize(
+    "error", [DnsUnavailableError("no answer"), StorageError("disk full")], ids=["network", "storage"]
+)
 def test_image_fails_without_another_able_worker(
     fleet: Fleet, change: Callable[[Fleet], object], error: FetchError
 ) -> None:
@@ -154,18 +164,18 @@ def test_image_fails_without_another_able_worker(
 
 
 @pytest.mark.parametrize(
-    "error", [DnsUnavailable("no answer"), StorageFailed("in the way")], ids=["network", "storage"]
+    "error", [DnsUnavailableError("no answer"), StorageError("in the way")], ids=["network", "storage"]
 )
 def test_image_fails_if_all_have_tried_it(fleet: Fleet, error: FetchError) -> None:
     """An image fails at the last worker once all have tried it."""
     assert fleet.fails(error, tried_by=("other",)) is None
 
 
-@pytest.mark.parametrize("error", [HttpFailed("HTTP 500", http_status=500), FetchError])
+@pytest.mark.parametrize("error", [HttpServerError("HTTP 500", http_status=500), FetchError])
 def test_failure_with_a_response_is_the_images_own(fleet: Fleet, error: Any) -> None:
     """A failure with a response is no evidence against the worker."""
     if error is FetchError:
-        error = ConnectFailed("broke off", http_status=200)
+        error = ConnectError("broke off", http_status=200)
     assert fleet.fails(error) is None
     assert fleet.probed == []
 
@@ -173,14 +183,14 @@ def test_failure_with_a_response_is_the_images_own(fleet: Fleet, error: Any) -> 
 def test_untrusted_certificate(fleet: Fleet) -> None:
     """An untrusted certificate is the host's fault if another one was trusted; a response over http proves nothing."""
     fleet.succeeds(url="http://good/1.jpg")
-    assert fleet.fails(TlsFailed("not trusted"), "https://a/") == ["me"]
+    assert fleet.fails(TlsError("not trusted"), "https://a/") == ["me"]
     fleet.succeeds(url="https://good/1.jpg")
-    assert fleet.fails(TlsFailed("not trusted"), "https://b/") is None
+    assert fleet.fails(TlsError("not trusted"), "https://b/") is None
 
 
 def test_full_disk_affects_one_run(fleet: Fleet) -> None:
     """A worker that can't save requeues the run's tasks, pauses, and works for other runs."""
-    assert fleet.fails(StorageFailed("disk full")) == ["me"]
+    assert fleet.fails(StorageError("disk full")) == ["me"]
     assert (fleet.unfit(), fleet.paused) == ({"kind": "storage", "why": "storage: disk full"}, [1.0])
     with pytest.raises(HandedOver, match="disk full") as caught:
         fleet.fitness.check("run")
@@ -191,7 +201,7 @@ def test_full_disk_affects_one_run(fleet: Fleet) -> None:
 
 def test_unfit_worker_tries_one_task_at_a_time_and_recovers(fleet: Fleet) -> None:
     """It tries one task after each pause, which doubles; it recovers with a success that started after the failure."""
-    proxy_gone = ConnectFailed("the proxy can't be reached")
+    proxy_gone = ConnectError("the proxy can't be reached")
     proxy_gone.of_worker = True
     early = fleet.fitness.check("run")
     assert fleet.fails(proxy_gone) == ["me"]
@@ -214,12 +224,12 @@ def test_unfit_worker_tries_one_task_at_a_time_and_recovers(fleet: Fleet) -> Non
 def test_expired_heartbeats_of_all_workers_say_nothing(fleet: Fleet, emptied: bool) -> None:
     """After Redis was unreachable or emptied, no image fails before the other workers' heartbeats are back."""
     fleet.server.delete(keys.alive("me"), keys.alive("other"), *([keys.WORKERS] if emptied else []))
-    assert fleet.fails(StorageFailed("disk full")) == ["me"]
+    assert fleet.fails(StorageError("disk full")) == ["me"]
 
 
 def test_shard_is_collected_by_a_worker_that_can_save(fleet: Fleet) -> None:
     """A collect task can go to a worker without network, but not to one that can't save."""
-    error = StorageFailed("disk full")
+    error = StorageError("disk full")
     fleet.declare("other", "network")
     with pytest.raises(HandedOver):
         fleet.fitness.judge(error, "run", "", fleet.now, (), collects=True)
@@ -230,7 +240,7 @@ def test_shard_is_collected_by_a_worker_that_can_save(fleet: Fleet) -> None:
 def test_ended_run_gets_no_new_keys(fleet: Fleet) -> None:
     """If a run has ended, a worker's record for it leaves no key."""
     fleet.server.delete(keys.run("run"))
-    assert fleet.fails(StorageFailed("disk full")) == ["me"]
+    assert fleet.fails(StorageError("disk full")) == ["me"]
     assert not fleet.server.exists(keys.unfit("run"))
 
 
@@ -238,4 +248,4 @@ def test_nothing_is_requeued_outside_of_a_worker() -> None:
     """Outside of a worker process, for instance in a test, nothing is judged."""
     server: Any = None
     alone = Fitness(server, "", _QUEUES, lambda _: None, None)
-    alone.judge(StorageFailed("disk full"), "run", "", alone.check("run"), ())
+    alone.judge(StorageError("disk full"), "run", "", alone.check("run"), ())

@@ -21,7 +21,7 @@ from tasks.deadline import Deadline
 from tasks.download.adapters import Sessions
 from tasks.download.downloader import Downloader
 from tasks.download.guard import Guard
-from tasks.errors import BlockedAddress, FetchError, TimedOut, TlsFailed
+from tasks.errors import BlockedAddressError, FetchError, FetchTimeoutError, TlsError
 from tasks.model import FetchOptions
 from tests.unit.conftest import ONCE, Answer, Canned, always, response
 
@@ -103,7 +103,7 @@ def slow_downloads(
 def test_deadline_ends_a_slow_download(slow_downloads: dict[str, tuple[FetchError, float]], name: str) -> None:
     """However slowly a server sends, its download ends at the deadline, even if no single wait is long."""
     error, seconds = slow_downloads[name]
-    assert type(error) is TimedOut
+    assert type(error) is FetchTimeoutError
     assert _SECONDS * 0.9 <= seconds <= _SECONDS * (1 + _LATE)
 
 
@@ -111,7 +111,7 @@ def test_deadline_ends_a_slow_download(slow_downloads: dict[str, tuple[FetchErro
 def test_timeout_bounds_each_wait(demo: DemoServer, demo_sessions: Sessions, route: str) -> None:
     """A silent server times out before the deadline."""
     error, seconds = timed(f"{demo.url}/fault/{route}", demo_sessions, 0.05)
-    assert type(error) is TimedOut
+    assert type(error) is FetchTimeoutError
     assert seconds < _SECONDS
 
 
@@ -253,7 +253,7 @@ def test_cookies_are_not_kept(sessions_to: Callable[..., Sessions]) -> None:
 
 def test_refuses_an_untrusted_certificate(server_context: ssl.SSLContext) -> None:
     """A server with an untrusted certificate receives no request."""
-    with Canned(always(response()), server_context) as server, pytest.raises(TlsFailed, match="is self-signed"):
+    with Canned(always(response()), server_context) as server, pytest.raises(TlsError, match="is self-signed"):
         get(server.url, Sessions(Guard([server.address])))
     assert server.requests == []
 
@@ -274,7 +274,7 @@ def test_refuses_a_certificate_of_another_host(certificate: Path, server_context
     """A trusted certificate is valid only for the names in it."""
     with (
         Canned(always(response()), server_context) as server,
-        pytest.raises(TlsFailed, match=r"is for another host \(127\.0\.0\.1, localhost\)"),
+        pytest.raises(TlsError, match=r"is for another host \(127\.0\.0\.1, localhost\)"),
     ):
         get(f"https://127.0.0.2:{server.port}/", Sessions(_ToLoopback(), certificate))
     assert server.requests == []
@@ -293,13 +293,13 @@ class _ToLoopback(Guard):
 
 def test_refuses_https_without_tls(demo: DemoServer, demo_sessions: Sessions) -> None:
     """An https URL of a server without TLS is a TLS failure."""
-    with pytest.raises(TlsFailed):
+    with pytest.raises(TlsError):
         get(demo.url.replace("http:", "https:"), demo_sessions)
 
 
 def test_blocked_https_is_blocked() -> None:
     """The guard refuses an address before TLS starts."""
-    with pytest.raises(BlockedAddress):
+    with pytest.raises(BlockedAddressError):
         get("https://127.0.0.1:1/", Sessions(Guard()))
 
 

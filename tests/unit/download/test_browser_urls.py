@@ -10,7 +10,7 @@ import pytest
 from urllib3.connectionpool import HTTPConnectionPool
 
 from tasks.download.urls import join, parse
-from tasks.errors import InvalidUrl
+from tasks.errors import InvalidUrlError
 
 _DATA = json.loads((Path(__file__).parents[2] / "wpt" / "urls.json").read_text(encoding="utf-8"))
 _HOSTS = {case["input"]: case["output"] for case in _DATA["hosts"]}
@@ -79,7 +79,7 @@ def test_urls_parse_as_in_browsers(case: dict[str, str | None]) -> None:
     if accepted_by_us_alone(case):
         assert parse(our_form(case)).text == our_form(case)
     elif message is not None or case["href"] is None:
-        with pytest.raises(InvalidUrl, match=message):
+        with pytest.raises(InvalidUrlError, match=message):
             our_form(case)
     else:
         assert our_form(case) == browser_form(case["href"])
@@ -100,7 +100,7 @@ def test_host_name_becomes_ascii_as_in_browsers(name: str, host: str | None) -> 
         # See _ACCEPTED_BY_US_ALONE.
         assert parse(f"https://{name}/x").host == name
     elif host is None or not is_in_dns(host):
-        with pytest.raises(InvalidUrl):
+        with pytest.raises(InvalidUrlError):
             parse(f"https://{name}/x")
     else:
         assert parse(f"https://{name}/x").host == host
@@ -110,7 +110,7 @@ def test_connection_uses_the_checked_host() -> None:
     """No lower layer reads a host differently: the connection pool, and so the connection, gets it as parsed."""
     hosts = set()
     for case in _DATA["urls"]:
-        with suppress(InvalidUrl):
+        with suppress(InvalidUrlError):
             hosts.add(parse(our_form(case)).host)
     assert len(hosts) > 50
     assert {host: HTTPConnectionPool(host).host for host in hosts} == {host: host for host in hosts}

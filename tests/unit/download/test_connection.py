@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tasks.download.adapters import Sessions
 from tasks.download.connection import GuardedConnection, Response
 from tasks.download.guard import Guard
-from tasks.errors import BadResponse, FetchError, Truncated
+from tasks.errors import BadResponseError, FetchError, TruncatedError
 from tasks.model import FetchOptions
 from tests.unit.conftest import Answer, Canned, always
 from tests.unit.download.test_adapters import get
@@ -148,7 +148,7 @@ def test_conflicting_lengths_are_refused(sessions_to: Callable[..., Sessions], l
     with Canned(always(_OK + b"Content-Length: " + length + b"\r\n\r\nbody!")) as server:
         sessions = sessions_to(server.address)
         for _ in range(2):
-            with pytest.raises(BadResponse, match="Content-Length has two values that differ"):
+            with pytest.raises(BadResponseError, match="Content-Length has two values that differ"):
                 get(server.url, sessions)
         assert server.connections == 2
 
@@ -161,14 +161,14 @@ def test_malformed_chunk_is_truncated(sessions_to: Callable[..., Sessions], body
     """A chunk's size must be hexadecimal digits, and the chunk must end there."""
     with (
         Canned(then_close(_OK + _CHUNKED + b"\r\n" + body + b"\r\n0\r\n\r\n")) as server,
-        pytest.raises(Truncated),
+        pytest.raises(TruncatedError),
     ):
         get(server.url, sessions_to(server.address))
 
 
 def test_incomplete_head_is_truncated(sessions_to: Callable[..., Sessions]) -> None:
     """If the connection closes within the head, the very header with the body's length may be missing."""
-    with Canned(then_close(_OK + b"Content-Type: image/png\r\n")) as server, pytest.raises(Truncated):
+    with Canned(then_close(_OK + b"Content-Type: image/png\r\n")) as server, pytest.raises(TruncatedError):
         get(server.url, sessions_to(server.address))
 
 
@@ -182,7 +182,7 @@ def test_incomplete_head_is_truncated(sessions_to: Callable[..., Sessions]) -> N
 )
 def test_oversized_head_names_its_limit(answered: Callable[[bytes], bytes], head: bytes, bound: str) -> None:
     """A head above a limit is refused, and the error names the limit."""
-    with pytest.raises(BadResponse, match=f"sent a head that is refused: the head has more than {bound}"):
+    with pytest.raises(BadResponseError, match=f"sent a head that is refused: the head has more than {bound}"):
         answered(head)
 
 
@@ -200,13 +200,13 @@ def test_oversized_head_names_its_limit(answered: Callable[[bytes], bytes], head
 )
 def test_invalid_head_is_refused(answered: Callable[[bytes], bytes], head: bytes) -> None:
     """A response that is not HTTP, or has codings that we can't decode, is a bad response."""
-    with pytest.raises(BadResponse):
+    with pytest.raises(BadResponseError):
         answered(head)
 
 
 def test_short_body_is_truncated(sessions_to: Callable[..., Sessions]) -> None:
     """A body shorter than its Content-Length is not accepted as complete."""
-    with Canned(then_close(_OK + b"Content-Length: 9\r\n\r\nbody")) as server, pytest.raises(Truncated):
+    with Canned(then_close(_OK + b"Content-Length: 9\r\n\r\nbody")) as server, pytest.raises(TruncatedError):
         get(server.url, sessions_to(server.address))
 
 

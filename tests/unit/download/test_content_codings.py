@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.download.content_codings import parse, undone
-from tasks.errors import BadResponse, Truncated
+from tasks.errors import BadResponseError, TruncatedError
 from tests.unit.conftest import image
 from tests.zstandard import zstd
 
@@ -73,7 +73,7 @@ def test_incomplete_body_is_truncated(body: bytes, name: str, data: st.DataObjec
     coded = zstd.compress(body) if name == "zstd" else _ENCODERS[name](body)
     kept = data.draw(st.integers(18, max(18, len(coded) - 1)))
     if kept < len(coded):
-        with pytest.raises(Truncated):
+        with pytest.raises(TruncatedError):
             list(undone([coded[:kept]], [name], 200))
 
 
@@ -81,7 +81,7 @@ def test_incomplete_body_is_truncated(body: bytes, name: str, data: st.DataObjec
 @settings(max_examples=100)
 def test_any_body_is_decoded_or_refused(body: bytes, names: list[str]) -> None:
     """Arbitrary bytes are decoded, or end in an error with a reason; no other exception is raised."""
-    with suppress(BadResponse, Truncated):
+    with suppress(BadResponseError, TruncatedError):
         assert isinstance(b"".join(undone([body], names, 200)), bytes)
 
 

@@ -23,97 +23,105 @@ from tasks.download.conditional import Condition
 from tasks.download.downloader import Download, Downloader, backoff, countdown
 from tasks.download.urls import parse
 from tasks.errors import (
-    BadResponse,
-    BlockedAddress,
-    ConnectFailed,
-    EmptyBody,
+    BadResponseError,
+    BlockedAddressError,
+    ConnectError,
+    EmptyBodyError,
     FetchError,
-    HttpFailed,
-    HttpNotYet,
-    HttpRefused,
-    HttpUnable,
-    InvalidUrl,
-    LongWait,
-    OptedOut,
-    RateLimited,
-    TooLarge,
-    TooManyRedirects,
-    Truncated,
+    HttpClientError,
+    HttpNotImplementedError,
+    HttpRetryableClientError,
+    HttpServerError,
+    InvalidUrlError,
+    LongWaitError,
+    OptedOutError,
+    RateLimitedError,
+    RedirectError,
+    TooLargeError,
+    TruncatedError,
 )
 from tasks.model import FetchOptions, HeadOptions
 from tests.unit.conftest import ONCE, Canned, always, image, response
 from tests.zstandard import zstd
 
 _FAULTS: dict[str, tuple[type[FetchError], int | None, str]] = {
-    "/fault/not-found": (HttpRefused, 404, "HTTP 404 Not Found"),
-    "/fault/forbidden": (HttpRefused, 403, "HTTP 403 Forbidden"),
-    "/fault/gone": (HttpRefused, 410, "HTTP 410 Gone"),
-    "/fault/rate-limited": (RateLimited, 429, "HTTP 429"),
-    "/fault/server-error": (HttpFailed, 500, "HTTP 500"),
-    "/fault/request-timeout": (HttpNotYet, 408, "HTTP 408"),
-    "/fault/not-implemented": (HttpUnable, 501, "HTTP 501"),
-    "/fault/opted-out": (OptedOut, 200, "X-Robots-Tag says noai (--ignore-opt-out"),
-    "/fault/no-content": (EmptyBody, 204, "HTTP 204"),
-    "/fault/not-modified": (BadResponse, 304, "HTTP 304 Not Modified, which nobody asked for"),
-    "/fault/partial": (BadResponse, 206, "HTTP 206 with a part of the body alone, for which nobody asked: bytes 0-"),
-    "/fault/drop": (ConnectFailed, None, "closed the connection without an answer"),
-    "/fault/truncated": (Truncated, 200, "ended the body early"),
+    "/fault/not-found": (HttpClientError, 404, "HTTP 404 Not Found"),
+    "/fault/forbidden": (HttpClientError, 403, "HTTP 403 Forbidden"),
+    "/fault/gone": (HttpClientError, 410, "HTTP 410 Gone"),
+    "/fault/rate-limited": (RateLimitedError, 429, "HTTP 429"),
+    "/fault/server-error": (HttpServerError, 500, "HTTP 500"),
+    "/fault/request-timeout": (HttpRetryableClientError, 408, "HTTP 408"),
+    "/fault/not-implemented": (HttpNotImplementedError, 501, "HTTP 501"),
+    "/fault/opted-out": (OptedOutError, 200, "X-Robots-Tag says noai (--ignore-opt-out"),
+    "/fault/no-content": (EmptyBodyError, 204, "HTTP 204"),
+    "/fault/not-modified": (BadResponseError, 304, "HTTP 304 Not Modified, which nobody asked for"),
+    "/fault/partial": (
+        BadResponseError,
+        206,
+        "HTTP 206 with a part of the body alone, for which nobody asked: bytes 0-",
+    ),
+    "/fault/drop": (ConnectError, None, "closed the connection without an answer"),
+    "/fault/truncated": (TruncatedError, 200, "ended the body early"),
     "/fault/wrong-length?conflicting": (
-        BadResponse,
+        BadResponseError,
         None,
         "sent a head that is refused: Content-Length has two values that differ: ",
     ),
-    "/fault/bad-chunk": (Truncated, 200, ""),
-    "/fault/huge-header": (BadResponse, None, "sent a head that is refused: the head has more than 512 KiB"),
-    "/fault/empty": (EmptyBody, 200, "the body is empty"),
-    "/fault/huge": (TooLarge, 200, "the body has 1073741824 bytes, more than 100000"),
-    "/fault/huge?declared=no": (TooLarge, 200, "the body has more than 100000 bytes"),
-    "/fault/gzip-bomb": (TooLarge, 200, "more than 100000"),
-    "/fault/br-bomb": (TooLarge, 200, "more than 100000"),
-    "/fault/zstd-bomb": (TooLarge, 200, "more than 100000"),
-    "/fault/redirect-loop": (TooManyRedirects, 302, "is a loop"),
-    "/fault/redirect-chain?hops=6": (TooManyRedirects, 302, "more than 5 redirects"),
-    "/fault/redirect-to?url=ftp://a.example/": (TooManyRedirects, 302, "leads to no URL: the scheme ftp: is not"),
-    "/fault/redirect-to?url=http://169.254.169.254/": (BlockedAddress, None, "169.254.169.254"),
-    "/fault/redirect-to?url=file:///etc/passwd": (TooManyRedirects, 302, "the scheme file: is not"),
+    "/fault/bad-chunk": (TruncatedError, 200, ""),
+    "/fault/huge-header": (BadResponseError, None, "sent a head that is refused: the head has more than 512 KiB"),
+    "/fault/empty": (EmptyBodyError, 200, "the body is empty"),
+    "/fault/huge": (TooLargeError, 200, "the body has 1073741824 bytes, more than 100000"),
+    "/fault/huge?declared=no": (TooLargeError, 200, "the body has more than 100000 bytes"),
+    "/fault/gzip-bomb": (TooLargeError, 200, "more than 100000"),
+    "/fault/br-bomb": (TooLargeError, 200, "more than 100000"),
+    "/fault/zstd-bomb": (TooLargeError, 200, "more than 100000"),
+    "/fault/redirect-loop": (RedirectError, 302, "is a loop"),
+    "/fault/redirect-chain?hops=6": (RedirectError, 302, "more than 5 redirects"),
+    "/fault/redirect-to?url=ftp://a.example/": (RedirectError, 302, "leads to no URL: the scheme ftp: is not"),
+    "/fault/redirect-to?url=http://169.254.169.254/": (BlockedAddressError, None, "169.254.169.254"),
+    "/fault/redirect-to?url=file:///etc/passwd": (RedirectError, 302, "the scheme file: is not"),
 }
 _CANNED: dict[str, tuple[bytes, type[FetchError], str]] = {
-    "not HTTP": (b"SSH-2.0-OpenSSH_9.6\r\n\r\n", BadResponse, "not HTTP"),
-    "malformed status": (b"HTTP/1.1 abc OK\r\n\r\n", BadResponse, "not HTTP"),
-    "status of an unknown class": (response(b"", "700 What"), BadResponse, "HTTP 700 What, which nobody asked for"),
+    "not HTTP": (b"SSH-2.0-OpenSSH_9.6\r\n\r\n", BadResponseError, "not HTTP"),
+    "malformed status": (b"HTTP/1.1 abc OK\r\n\r\n", BadResponseError, "not HTTP"),
+    "status of an unknown class": (
+        response(b"", "700 What"),
+        BadResponseError,
+        "HTTP 700 What, which nobody asked for",
+    ),
     **{
         f"not {name}": (
             response(b"<html>plain</html>", "200 OK", f"Content-Encoding: {name}"),
-            BadResponse,
+            BadResponseError,
             "as its header says",
         )
         for name in ("gzip", "deflate", "br", "zstd", "br, zstd")
     },
     "gzip six times": (
         response(b"<html>plain</html>", "200 OK", f"Content-Encoding: {', '.join(['gzip'] * 6)}"),
-        BadResponse,
+        BadResponseError,
         "encoded 6 times, more than 5",
     ),
     "zstd with a window of 256 MiB": (
         response(b"\x28\xb5\x2f\xfd\x00\x90\x01\x00\x00", "200 OK", "Content-Encoding: zstd"),
-        BadResponse,
+        BadResponseError,
         "as its header says",
     ),
     "length of 19 digits": (
         response(b"body", "200 OK", f"Content-Length: 1{'0' * 18}", length=False),
-        BadResponse,
+        BadResponseError,
         "Content-Length has 19 digits",
     ),
-    "redirect without a Location": (response(b"", "302 Found"), TooManyRedirects, "without a Location"),
-    "redirect with a page and no Location": (response(b"<html>", "302 Found"), TooManyRedirects, "without a Location"),
+    "redirect without a Location": (response(b"", "302 Found"), RedirectError, "without a Location"),
+    "redirect with a page and no Location": (response(b"<html>", "302 Found"), RedirectError, "without a Location"),
     "redirect with two Locations": (
         response(b"", "302 Found", "Location: /a", "Location: /b"),
-        TooManyRedirects,
+        RedirectError,
         "HTTP 302 has 2 Locations that differ",
     ),
     "redirect to an unescaped host": (
         response(b"", "302 Found", "Location: http://a b/"),
-        TooManyRedirects,
+        RedirectError,
         "host name is not valid",
     ),
 }
@@ -191,7 +199,7 @@ def test_body_of_exactly_max_bytes_is_accepted(demo: DemoServer, downloader: Dow
         got, _ = download(downloader, url, FetchOptions(max_bytes=100_000, retries=0))
         assert len(got.body) == 100_000
         error, _ = failure(downloader, url, FetchOptions(max_bytes=99_999, retries=0))
-        assert type(error) is TooLarge
+        assert type(error) is TooLargeError
 
 
 def test_declared_size_is_checked_before_the_body(sessions_to: Callable[..., Sessions]) -> None:
@@ -200,7 +208,7 @@ def test_declared_size_is_checked_before_the_body(sessions_to: Callable[..., Ses
         options = FetchOptions(max_bytes=100, retries=0)
         sessions = sessions_to(server.address)
         error, _ = failure(Downloader(sessions), server.url, options)
-    assert type(error) is TooLarge
+    assert type(error) is TooLargeError
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "br", "zstd"])
@@ -213,7 +221,7 @@ def test_bomb_is_not_held_in_memory(demo: DemoServer, downloader: Downloader, en
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert type(error) is TooLarge
+    assert type(error) is TooLargeError
     assert peak < 8 << 20
 
 
@@ -229,7 +237,7 @@ def test_last_allowed_redirect_is_followed(demo: DemoServer, downloader: Downloa
     got, _ = download(downloader, f"{demo.url}/fault/redirect-chain/3.jpg?hops=5")
     assert got.http_status == 200
     error, _ = failure(downloader, f"{demo.url}/fault/redirect-chain?hops=1", FetchOptions(retries=0, max_redirects=0))
-    assert type(error) is TooManyRedirects
+    assert type(error) is RedirectError
 
 
 @pytest.mark.parametrize("status", ["301 Moved", "302 Found", "303 See Other", "307 Temporary", "308 Permanent"])
@@ -266,7 +274,7 @@ def test_redirect_to_a_blocked_address_sends_nothing(demo: DemoServer, downloade
     """Each hop is checked: an allowed server can't redirect us to a blocked one."""
     with Canned(always(response())) as inside:
         error, _ = failure(downloader, f"{demo.url}/fault/redirect-to?url={inside.url}/")
-    assert type(error) is BlockedAddress
+    assert type(error) is BlockedAddressError
     assert str(error).startswith("after a redirect: 127.0.0.1 (port ")
     assert inside.connections == 0
 
@@ -274,7 +282,7 @@ def test_redirect_to_a_blocked_address_sends_nothing(demo: DemoServer, downloade
 def test_invalid_url_is_never_tried(downloader: Downloader) -> None:
     """An invalid URL costs no attempt."""
     error, attempts = failure(downloader, "ftp://a.example/")
-    assert (type(error), attempts) == (InvalidUrl, 0)
+    assert (type(error), attempts) == (InvalidUrlError, 0)
 
 
 @pytest.mark.parametrize(
@@ -325,7 +333,7 @@ def test_retry_after_beyond_the_deadline_gives_up(
     """If the wait would outlast the deadline, the download fails at once."""
     options = FetchOptions(retries=5, backoff=0, deadline=5.0)
     error, attempts = failure(downloader, f"{demo.url}/fault/rate-limited?after={after}", options)
-    assert (type(error), attempts, waits) == (RateLimited, 1, [])
+    assert (type(error), attempts, waits) == (RateLimitedError, 1, [])
 
 
 @given(st.integers(0, 10), st.floats(0, 100), st.none() | st.floats(0, 1e6))
@@ -338,14 +346,14 @@ def test_backoff_stays_in_its_bounds(retry: int, base: float, retry_after: float
 
 #: For each status: the number of attempts with two retries allowed, and the final error.
 _STATUSES: dict[int, tuple[int, type[FetchError]]] = {
-    **dict.fromkeys([*range(400, 408), *range(409, 425), 426, 428, 431, 451, 499], (1, HttpRefused)),
-    **dict.fromkeys([408, 425], (3, HttpNotYet)),
-    429: (3, RateLimited),
-    **dict.fromkeys([500, 502, 503, 504, 506, 507, 508, 510, 511, 520, 599], (3, HttpFailed)),
-    **dict.fromkeys([501, 505], (1, HttpUnable)),
-    **dict.fromkeys([304, 600, 999], (1, BadResponse)),
-    **dict.fromkeys([300, 305, 306, 399], (1, TooManyRedirects)),
-    204: (1, EmptyBody),
+    **dict.fromkeys([*range(400, 408), *range(409, 425), 426, 428, 431, 451, 499], (1, HttpClientError)),
+    **dict.fromkeys([408, 425], (3, HttpRetryableClientError)),
+    429: (3, RateLimitedError),
+    **dict.fromkeys([500, 502, 503, 504, 506, 507, 508, 510, 511, 520, 599], (3, HttpServerError)),
+    **dict.fromkeys([501, 505], (1, HttpNotImplementedError)),
+    **dict.fromkeys([304, 600, 999], (1, BadResponseError)),
+    **dict.fromkeys([300, 305, 306, 399], (1, RedirectError)),
+    204: (1, EmptyBodyError),
 }
 
 
@@ -373,7 +381,7 @@ def test_no_content_has_no_body(fields: tuple[str, ...], sessions_to: Callable[.
     """A 204 has no body, whatever its headers announce, and its connection is reused."""
     with Canned(always(response(b"", "204 No Content", *fields, length=False))) as server:
         downloader = Downloader(sessions_to(server.address))
-        assert [type(failure(downloader, server.url)[0]) for _ in range(2)] == [EmptyBody] * 2
+        assert [type(failure(downloader, server.url)[0]) for _ in range(2)] == [EmptyBodyError] * 2
         assert server.connections == 1
 
 
@@ -399,7 +407,7 @@ def test_unrequested_partial_body_is_refused(sent: str, sessions_to: Callable[..
     """A 206 is refused if it holds only a part, or does not give the full size."""
     with Canned(always(response(b"body", "206 Partial Content", f"Content-Range: {sent}"))) as server:
         error, _ = failure(Downloader(sessions_to(server.address)), server.url)
-    assert type(error) is BadResponse
+    assert type(error) is BadResponseError
     assert "a part of the body alone" in str(error)
 
 
@@ -407,7 +415,7 @@ def test_short_full_range_is_truncated(sessions_to: Callable[..., Sessions]) -> 
     """A 206 with fewer bytes than its range is truncated."""
     with Canned(always(response(b"bod", "206 Partial Content", "Content-Range: bytes 0-3/4"))) as server:
         error, _ = failure(Downloader(sessions_to(server.address)), server.url)
-    assert type(error) is Truncated
+    assert type(error) is TruncatedError
 
 
 @pytest.mark.parametrize("values", [("2", "2"), ("1", "2"), ("soon", "2")])
@@ -444,7 +452,7 @@ def test_repeated_opt_out_header(sessions_to: Callable[..., Sessions]) -> None:
     """An opt-out is respected in any of several X-Robots-Tag headers."""
     with Canned(always(response(b"body", "200 OK", "X-Robots-Tag: all", "X-Robots-Tag: noai"))) as server:
         error, _ = failure(Downloader(sessions_to(server.address)), server.url)
-    assert type(error) is OptedOut
+    assert type(error) is OptedOutError
 
 
 @pytest.mark.parametrize("status", [408, 429, 500, 503])
@@ -458,15 +466,15 @@ def test_long_wait_holds_no_slot(status: int, waits: list[float], sessions_to: C
             downloader = Downloader(sessions_to(server.address), sleep=waits.append)
             error, attempts = failure(downloader, server.url, FetchOptions(retries=1, backoff=0))
         assert attempts == tried
-        assert isinstance(error, RateLimited) == (status == 429 or tried == 1)
-        assert isinstance(error, LongWait) == (tried == 1)
+        assert isinstance(error, RateLimitedError) == (status == 429 or tried == 1)
+        assert isinstance(error, LongWaitError) == (tried == 1)
         assert ("asks for a wait of 31 s, more than 30" in str(error)) == (tried == 1)
     assert waits == [30.0]
 
 
 @pytest.mark.parametrize(
     ("after", "earlier", "expected"),
-    [(120, 0, LongWait), (120, 1, LongWait), (120, 2, RateLimited), (121, 0, RateLimited)],
+    [(120, 0, LongWaitError), (120, 1, LongWaitError), (120, 2, RateLimitedError), (121, 0, RateLimitedError)],
     ids=["first", "last but one", "last attempt", "too long for a countdown"],
 )
 def test_wait_becomes_a_countdown(
@@ -486,7 +494,7 @@ def test_attempts_of_earlier_deliveries_count(sessions_to: Callable[..., Session
     attempts: list[None] = []
     with Canned(always(response(b"", "503 What"))) as server:
         downloader = Downloader(sessions_to(server.address), sleep=lambda _: None)
-        with pytest.raises(HttpFailed):
+        with pytest.raises(HttpServerError):
             downloader.download(server.url, FetchOptions(retries=4), Deadline(10, 60), lambda: attempts.append(None), 3)
     assert len(attempts) == 2
 
@@ -507,7 +515,7 @@ def test_redirect_from_https_to_http(server_context: ssl.SSLContext, sessions_to
             refused, _ = failure(downloader, tls.url)
             assert plain.connections == 0
             assert download(downloader, tls.url, replace(ONCE, allow_downgrade=True))[0].body == b"body"
-    assert type(refused) is TooManyRedirects
+    assert type(refused) is RedirectError
     assert "token=*** leads from https to http" in str(refused)
 
 
@@ -643,7 +651,7 @@ def test_loop_is_the_same_url_with_the_same_cookies(new: str, error: str, sessio
 
     with Canned(answer) as server:
         caught, _ = failure(Downloader(sessions_to(server.address)), server.url)
-    assert type(caught) is TooManyRedirects
+    assert type(caught) is RedirectError
     assert error in str(caught)
     assert len(server.requests) == (6 if new == "each time" else 2)
 
@@ -803,7 +811,7 @@ def test_changed_final_url_gets_no_condition(route: str, sessions_to: Callable[.
     )
     with Canned(lambda _: [next(replies)]) as server:
         condition = _CONDITION if route == "redirects now" else replace(_CONDITION, url=f"{server.url}/b")
-        with pytest.raises(BadResponse, match="nobody asked for"):
+        with pytest.raises(BadResponseError, match="nobody asked for"):
             download_conditionally(Downloader(sessions_to(server.address)), server.url, condition)
     assert asked(server.requests[-1]) == ()
 
@@ -812,7 +820,7 @@ def test_opt_out_of_an_unchanged_image(sessions_to: Callable[..., Sessions]) -> 
     """An opt-out in a 304 is respected, unless the user ignores opt-outs."""
     with Canned(always(response(b"", "304 Not Modified", "X-Robots-Tag: noai", length=False))) as server:
         downloader = Downloader(sessions_to(server.address))
-        with pytest.raises(OptedOut, match="says noai") as caught:
+        with pytest.raises(OptedOutError, match="says noai") as caught:
             download_conditionally(downloader, server.url)
         assert caught.value.http_status == 304
         assert download_conditionally(downloader, server.url, options=replace(ONCE, ignore_opt_out=True))[0].unchanged
@@ -869,7 +877,7 @@ def test_body_is_resumed_repeatedly(sessions_to: Callable[..., Sessions]) -> Non
             downloader = Downloader(sessions_to(server.address))
             options = FetchOptions(retries=3, backoff=0, timeout=2.0, max_bytes=cap)
             if body is None:
-                assert type(failure(downloader, server.url, options)[0]) is TooLarge
+                assert type(failure(downloader, server.url, options)[0]) is TooLargeError
             else:
                 assert download(downloader, server.url, options)[0].body == body
                 assert [
@@ -916,7 +924,7 @@ def test_compressed_body_without_its_end(name: str, lacking: int, sessions_to: C
     sent = dict(_ENCODED.values())[name][:-lacking]
     with Canned(always(response(sent, "200 OK", f"Content-Encoding: {name}"))) as server:
         error, _ = failure(Downloader(sessions_to(server.address)), server.url)
-    assert type(error) is Truncated
+    assert type(error) is TruncatedError
 
 
 @pytest.mark.parametrize("name", ["compress", "gzip, exi", "dcb"])
@@ -924,7 +932,7 @@ def test_unsupported_encoding_is_named(name: str, sessions_to: Callable[..., Ses
     """An unsupported encoding is named in the error, and is not reported as a broken image."""
     with Canned(always(response(b"body", "200 OK", f"Content-Encoding: {name}"))) as server:
         error, _ = failure(Downloader(sessions_to(server.address)), server.url)
-    assert type(error) is BadResponse
+    assert type(error) is BadResponseError
     assert name.rpartition(" ")[2] in str(error)
 
 
@@ -950,7 +958,7 @@ def test_second_member_without_its_end_is_truncated(sessions_to: Callable[..., S
     sent = gzip.compress(b"body") + gzip.compress(b"more" * 100)[:-9]
     with Canned(always(response(sent, "200 OK", "Content-Encoding: gzip"))) as server:
         error, _ = failure(Downloader(sessions_to(server.address)), server.url)
-    assert type(error) is Truncated
+    assert type(error) is TruncatedError
 
 
 _ZEROS = bytes(40 << 20)
@@ -979,5 +987,5 @@ def test_bombs_end_early(name: str, make: Callable[[], bytes], sessions_to: Call
             peak = tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()
-    assert type(error) is TooLarge
+    assert type(error) is TooLargeError
     assert peak < 8 << 20

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from tasks.download.guard import BAD_PORTS, Guard, Rule
 from tasks.download.ip_addresses import carried, is_public
-from tasks.errors import BlockedAddress, ConnectFailed, DnsFailed, DnsUnavailable, TimedOut
+from tasks.errors import BlockedAddressError, ConnectError, DnsError, DnsUnavailableError, FetchTimeoutError
 
 _PUBLIC = {
     "IPv4": "93.184.215.14",
@@ -233,7 +233,7 @@ def test_denial_wins(denial: str, host: str, address: str, port: int, permitted:
 
 def test_denial_names_its_variable() -> None:
     """The message names the variable with the rule."""
-    with pytest.raises(BlockedAddress, match=r"IMAGEFLEET_DENY_NETWORKS"):
+    with pytest.raises(BlockedAddressError, match=r"IMAGEFLEET_DENY_NETWORKS"):
         Guard(["127.0.0.1"], ["127.0.0.0/8"]).connect("127.0.0.1", 80, 1.0)
 
 
@@ -277,7 +277,7 @@ def test_rule_covers(entry: str, host: str, address: str, port: int, permitted: 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "127.1", "0x7f.0.0.1", "2130706433", "::ffff:127.0.0.1"])
 def test_blocked_loopback_is_never_connected_to(host: str, listener: socket.socket) -> None:
     """In any notation, loopback is refused before anything is sent."""
-    with pytest.raises(BlockedAddress, match="IMAGEFLEET_ALLOW_NETWORKS"):
+    with pytest.raises(BlockedAddressError, match="IMAGEFLEET_ALLOW_NETWORKS"):
         Guard().connect(host, listener.getsockname()[1], 1.0)
     with pytest.raises(BlockingIOError):
         listener.accept()
@@ -296,7 +296,7 @@ def test_allowed_loopback_is_connected_to(entry: str, listener: socket.socket) -
 def test_port_that_is_not_allowed_is_blocked(listener: socket.socket) -> None:
     """A rule for one port opens no other port."""
     port = listener.getsockname()[1]
-    with pytest.raises(BlockedAddress):
+    with pytest.raises(BlockedAddressError):
         Guard([f"127.0.0.1:{port + 1}"]).connect("127.0.0.1", port, 1.0)
     with pytest.raises(BlockingIOError):
         listener.accept()
@@ -306,7 +306,7 @@ def test_port_that_is_not_allowed_is_blocked(listener: socket.socket) -> None:
 def test_every_resolved_address_is_checked(monkeypatch: pytest.MonkeyPatch, addresses: tuple[str, str]) -> None:
     """A name with one good and one bad address is refused, in either order."""
     resolve_to(monkeypatch, *addresses)
-    with pytest.raises(BlockedAddress, match=r"a\.example \(port 80\) is at (127\.0\.0\.1|::1), which is not a"):
+    with pytest.raises(BlockedAddressError, match=r"a\.example \(port 80\) is at (127\.0\.0\.1|::1), which is not a"):
         Guard().resolve("a.example", 80, 1.0)
 
 
@@ -322,7 +322,7 @@ def test_every_resolved_address_is_checked(monkeypatch: pytest.MonkeyPatch, addr
 )
 def test_refusal_names_the_address(host: str, port: int, message: str) -> None:
     """An address in the URL is named once, together with the port."""
-    with pytest.raises(BlockedAddress, match=f"^{message}"):
+    with pytest.raises(BlockedAddressError, match=f"^{message}"):
         Guard().judge_unresolved(host, port)
 
 
@@ -338,16 +338,16 @@ def test_name_is_resolved_once(monkeypatch: pytest.MonkeyPatch, listener: socket
 
 @pytest.mark.parametrize(
     ("number", "kind"),
-    [(socket.EAI_NONAME, DnsFailed), (socket.EAI_FAIL, DnsFailed), (socket.EAI_AGAIN, DnsUnavailable)],
+    [(socket.EAI_NONAME, DnsError), (socket.EAI_FAIL, DnsError), (socket.EAI_AGAIN, DnsUnavailableError)],
 )
-def test_resolver_failures(monkeypatch: pytest.MonkeyPatch, number: int, kind: type[DnsFailed]) -> None:
+def test_resolver_failures(monkeypatch: pytest.MonkeyPatch, number: int, kind: type[DnsError]) -> None:
     """A name without an address is final; a resolver that does not respond may do so later."""
 
     def fail(*_: object, **__: object) -> None:
         raise socket.gaierror(number, "says the resolver")
 
     monkeypatch.setattr(socket, "getaddrinfo", fail)
-    with pytest.raises(DnsFailed, match="says the resolver") as caught:
+    with pytest.raises(DnsError, match="says the resolver") as caught:
         Guard().resolve("a.example", 80, 1.0)
     assert type(caught.value) is kind
 
@@ -357,7 +357,7 @@ def test_silent_resolver_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
     never = threading.Event()
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [never.wait(5)])
     started = time.monotonic()
-    with pytest.raises(DnsUnavailable, match=r"not resolved within 0\.05 s"):
+    with pytest.raises(DnsUnavailableError, match=r"not resolved within 0\.05 s"):
         Guard().resolve("a.example", 80, 0.05)
     never.set()
     assert time.monotonic() - started < 1
@@ -365,7 +365,7 @@ def test_silent_resolver_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_overlong_label_is_a_dns_failure() -> None:
     """A name too long to look up is a DNS failure like others."""
-    with pytest.raises(DnsFailed):
+    with pytest.raises(DnsError):
         Guard().resolve("a" * 64 + ".example", 80, 1.0)
 
 
@@ -373,13 +373,13 @@ def test_refused_connection_names_the_address() -> None:
     """A refused connection names its address and port."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-    with pytest.raises(ConnectFailed, match=f"127.0.0.1 port {port}: Connection refused"):
+    with pytest.raises(ConnectError, match=f"127.0.0.1 port {port}: Connection refused"):
         Guard(["127.0.0.1"]).connect("127.0.0.1", port, 1.0)
 
 
 def test_expired_time_is_a_timeout() -> None:
     """If no time is left for the first address, the connection times out."""
-    with pytest.raises(TimedOut, match="within 0 s"):
+    with pytest.raises(FetchTimeoutError, match="within 0 s"):
         Guard(["127.0.0.1"]).connect("127.0.0.1", 80, 0.0)
 
 
@@ -409,7 +409,7 @@ def test_every_address_is_checked_before_connecting(monkeypatch: pytest.MonkeyPa
     """A name with a denied address is not connected to, though another address would respond first."""
     port = listener.getsockname()[1]
     resolve_to(monkeypatch, "127.0.0.1", "127.0.0.2", port=port)
-    with pytest.raises(BlockedAddress, match=r"127\.0\.0\.2"):
+    with pytest.raises(BlockedAddressError, match=r"127\.0\.0\.2"):
         Guard(["127.0.0.0/8"], ["127.0.0.2"]).connect("a.example", port, 5.0)
     with pytest.raises(BlockingIOError):
         listener.accept()
@@ -421,5 +421,5 @@ def test_lack_of_descriptors_is_a_failed_connection() -> None:
     def opener(*_: int) -> socket.socket:
         raise OSError(24, "Too many open files")
 
-    with pytest.raises(ConnectFailed, match="Too many open files"):
+    with pytest.raises(ConnectError, match="Too many open files"):
         Guard(["127.0.0.1"]).connect("127.0.0.1", 80, 1.0, opener)

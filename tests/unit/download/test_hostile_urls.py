@@ -12,7 +12,7 @@ from producer.demo import DemoServer
 from tasks.download.adapters import Sessions
 from tasks.download.downloader import Downloader
 from tasks.download.guard import Guard
-from tasks.errors import BlockedAddress, DnsFailed, InvalidUrl, TooManyRedirects
+from tasks.errors import BlockedAddressError, DnsError, InvalidUrlError, RedirectError
 from tests.hostile_urls import URLS
 from tests.unit.conftest import Canned, response
 from tests.unit.download.test_downloader import failure
@@ -56,7 +56,7 @@ def test_hostile_url_in_a_list(url: str, listeners: list[socket.socket], session
     """A hostile URL in a list fails with its reason, and its listener sees no connection."""
     url = url.replace("PORT", str(listeners[0].getsockname()[1]))
     error, _ = failure(Downloader(sessions), url)
-    assert isinstance(error, BlockedAddress | InvalidUrl | DnsFailed)
+    assert isinstance(error, BlockedAddressError | InvalidUrlError | DnsError)
     assert_untouched(listeners)
 
 
@@ -69,7 +69,7 @@ def test_hostile_url_in_a_redirect(
     location = f"Location: {url.encode().decode('latin-1')}"
     with Canned(lambda _: [response(b"", "302 Found", location)]) as server:
         error, _ = failure(Downloader(sessions_to(server.address)), server.url)
-    assert isinstance(error, BlockedAddress | TooManyRedirects | DnsFailed)
+    assert isinstance(error, BlockedAddressError | RedirectError | DnsError)
     assert_untouched(listeners)
 
 
@@ -77,5 +77,5 @@ def test_redirect_of_a_redirect(demo: DemoServer, downloader: Downloader, listen
     """Every hop is checked, the second one too."""
     url = f"http://0x7f.1:{listeners[0].getsockname()[1]}/"
     error, _ = failure(downloader, f"{demo.url}/fault/redirect-to?url={demo.url}/fault/redirect-to?url={url}")
-    assert isinstance(error, BlockedAddress)
+    assert isinstance(error, BlockedAddressError)
     assert_untouched(listeners)

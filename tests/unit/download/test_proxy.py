@@ -20,7 +20,7 @@ from tasks.download.adapters import Sessions
 from tasks.download.downloader import Downloader
 from tasks.download.guard import Guard
 from tasks.download.proxy import Proxy
-from tasks.errors import BlockedAddress, ConnectFailed, FetchError, HttpFailed, TimedOut, TlsFailed
+from tasks.errors import BlockedAddressError, ConnectError, FetchError, FetchTimeoutError, HttpServerError, TlsError
 from tasks.model import FetchOptions, Reason
 from tests.forward_proxy import ForwardProxy
 from tests.unit.conftest import ONCE, Answer, Canned, always, response
@@ -99,7 +99,7 @@ def test_certificate_of_another_host_is_refused(through: Through, server_context
         ForwardProxy({"a.example:443": server.port}) as proxy,
     ):
         error = failure("https://a.example/", through(proxy.port))
-    assert type(error) is TlsFailed
+    assert type(error) is TlsError
     assert "its certificate is for another host (127.0.0.1, localhost)" in str(error)
     assert server.requests == []
 
@@ -121,7 +121,7 @@ def test_wrong_credentials(through: Through, url: str, userinfo: str) -> None:
     """If the proxy requires other credentials, the connection fails. The message gives a remedy, and no credentials."""
     with ForwardProxy({}, _BASIC) as proxy:
         error = failure(url, through(proxy.port, userinfo=userinfo))
-    assert type(error) is ConnectFailed
+    assert type(error) is ConnectError
     assert (error.reason, error.retryable, error.http_status) == (Reason.CONNECT, True, None)
     assert f"the proxy 127.0.0.1:{proxy.port} does not let this worker through: HTTP 407" in str(error)
     assert "IMAGEFLEET_PROXY" in str(error)
@@ -142,9 +142,9 @@ def test_retries_after_a_proxy_refusal(through: Through, waits: list[float]) -> 
 def test_host_unknown_to_the_proxy(through: Through) -> None:
     """For http, a proxy's 502 looks like the host's. For https, no tunnel opens, so the connection has failed."""
     with ForwardProxy({}) as proxy:
-        assert type(failure("http://a.example/", through(proxy.port))) is HttpFailed
+        assert type(failure("http://a.example/", through(proxy.port))) is HttpServerError
         error = failure("https://a.example/", through(proxy.port))
-    assert type(error) is ConnectFailed
+    assert type(error) is ConnectError
     assert str(error) == f"the proxy 127.0.0.1:{proxy.port} opened no tunnel to a.example:443: HTTP 502 Bad Gateway"
 
 
@@ -171,7 +171,7 @@ def test_refused_tunnel_is_a_failed_connection(through: Through, answer: Answer,
     """Any other answer to CONNECT is a failed connection, and no more than the allowed size of a head is read."""
     with Canned(answer) as proxy:
         error = failure("https://a.example/", through(proxy.port))
-    assert type(error) is ConnectFailed
+    assert type(error) is ConnectError
     assert f"the proxy 127.0.0.1:{proxy.port} opened no tunnel to a.example:443: " in str(error)
     assert message in str(error)
 
@@ -180,7 +180,7 @@ def test_proxy_that_closes_an_http_connection(through: Through) -> None:
     """A connection closed without an answer is reported as a failure of the proxy."""
     with Canned(closing) as proxy:
         error = failure("http://a.example/", through(proxy.port))
-    assert type(error) is ConnectFailed
+    assert type(error) is ConnectError
     assert str(error) == f"the proxy 127.0.0.1:{proxy.port} closed the connection without an answer"
 
 
@@ -192,7 +192,7 @@ def test_unreachable_proxy(certificate: Path, scheme: str, host: str) -> None:
         port = listener.getsockname()[1]
     sessions = Sessions(Guard(), certificate, proxy=Proxy(host, port))
     error = failure(f"{scheme}://a.example/", sessions)
-    assert type(error) is ConnectFailed
+    assert type(error) is ConnectError
     assert str(error).startswith("the proxy can't be reached: ")
     assert host in str(error)
 
@@ -231,7 +231,7 @@ def test_deadline_bounds_a_slow_proxy(through: Through, scheme: str, heads: list
         started = monotonic()
         error = failure(f"{scheme}://a.example/", sessions, FetchOptions(timeout=10.0, deadline=_SECONDS, retries=0))
         seconds = monotonic() - started
-    assert type(error) is TimedOut
+    assert type(error) is FetchTimeoutError
     assert _SECONDS * 0.9 <= seconds <= _SECONDS * 1.25
 
 
@@ -241,7 +241,7 @@ def test_silent_proxy_times_out(through: Through) -> None:
         sessions = through(proxy.port)
         for scheme in ("http", "https"):
             error = failure(f"{scheme}://a.example/", sessions, FetchOptions(timeout=0.1, retries=0))
-            assert type(error) is TimedOut
+            assert type(error) is FetchTimeoutError
     silent = f"the proxy 127.0.0.1:{proxy.port} sent nothing for 0.1 s (--timeout)"
     assert str(error) == f"{silent}, and opened no tunnel to a.example:443"
 
@@ -269,7 +269,7 @@ def test_guard_refuses_before_the_proxy(through: Through, url: str) -> None:
     """Literal addresses, ports and denied names are refused before the proxy is contacted."""
     with Canned(always(response())) as proxy:
         error = failure(url, through(proxy.port, "127.0.0.1:81", deny=("denied.example", "1.1.1.0/24")))
-    assert type(error) is BlockedAddress
+    assert type(error) is BlockedAddressError
     assert proxy.connections == 0
 
 
@@ -285,7 +285,7 @@ def test_redirect_to_a_private_address_is_refused(through: Through) -> None:
     moved = response(b"", "302 Found", "Location: http://169.254.169.254/latest/")
     with Canned(always(moved)) as proxy:
         error = failure("http://a.example/", through(proxy.port))
-    assert type(error) is BlockedAddress
+    assert type(error) is BlockedAddressError
     assert len(proxy.requests) == 1
 
 

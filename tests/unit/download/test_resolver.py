@@ -11,7 +11,7 @@ import pytest
 from tasks.download import recent_hosts, resolver
 from tasks.download.guard import Guard
 from tasks.download.resolver import Resolver
-from tasks.errors import ConnectFailed
+from tasks.errors import ConnectError
 from tests.waiting import PATIENCE
 
 
@@ -133,6 +133,6 @@ def test_forgets_an_unreachable_address(system_resolver: CountingResolver) -> No
         port = closed.getsockname()[1]
     guard = Guard(["127.0.0.1"])
     for _ in range(2):
-        with pytest.raises(ConnectFailed):
+        with pytest.raises(ConnectError):
             guard.connect("a.example", port, 1.0)
     assert system_resolver.hosts == ["a.example", "a.example"]

@@ -16,7 +16,7 @@ from tasks.download.adapters import Sessions
 from tasks.download.downloader import Downloader
 from tasks.download.guard import Guard
 from tasks.download.proxy import Proxy
-from tasks.errors import ConnectFailed, FetchError, HttpNotYet, TimedOut
+from tasks.errors import ConnectError, FetchError, FetchTimeoutError, HttpRetryableClientError
 from tasks.model import FetchOptions
 from tests.forward_proxy import ForwardProxy
 from tests.unit.conftest import Canned, always, response
@@ -147,7 +147,7 @@ def test_second_failure_is_an_attempt(direct: Sessions, end: Ending) -> None:
     client = Client(direct, retries=1)
     with EndingServer(end, answered_connections=1) as server:
         assert client.get(f"{server.url}/1") == b"body"
-        with pytest.raises(ConnectFailed):
+        with pytest.raises(ConnectError):
             client.get(f"{server.url}/2")
     # One for the first image; for the second: the old connection, a fresh one that is free, and one retry.
     assert len(server.requests) == 4
@@ -159,7 +159,7 @@ def test_408_on_a_fresh_connection_is_final(direct: Sessions) -> None:
     client = Client(direct)
     with EndingServer(send_408, answered_connections=1) as server:
         client.get(f"{server.url}/1")
-        with pytest.raises(HttpNotYet):
+        with pytest.raises(HttpRetryableClientError):
             client.get(f"{server.url}/2")
     assert (len(server.requests), client.attempts) == (3, 2)
 
@@ -195,6 +195,6 @@ def test_timeout_is_not_resent(direct: Sessions) -> None:
 
         server = stack.enter_context(EndingServer(send_nothing))
         client.get(f"{server.url}/1")
-        with pytest.raises(TimedOut):
+        with pytest.raises(FetchTimeoutError):
             client.get(f"{server.url}/2")
         assert (len(server.requests), client.attempts) == (2, 2)

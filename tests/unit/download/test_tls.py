@@ -19,7 +19,7 @@ from tasks.download.adapters import Sessions
 from tasks.download.downloader import _NOT_ALLOWED, Download, Downloader
 from tasks.download.guard import Guard
 from tasks.download.proxy import Proxy
-from tasks.errors import FetchError, TlsClosedError, TlsFailed
+from tasks.errors import FetchError, TlsClosedError, TlsError
 from tasks.fetch import fetch
 from tasks.model import MESSAGE_LIMIT, RunOptions
 from tasks.storage.store import Store
@@ -133,7 +133,7 @@ def test_message_gives_the_reason(servers: ServerContexts, kind: str) -> None:
     """The message gives the problem and a remedy, and the server has received no request."""
     with Canned(always(response()), servers.contexts[kind]) as server:
         error = failure(server.url, sessions(servers))
-    assert type(error) is TlsFailed
+    assert type(error) is TlsError
     assert str(error).startswith(f"127.0.0.1 port {server.port}: {_REASONS[kind]}")
     assert len(str(error)) < MESSAGE_LIMIT
     assert server.requests == []
@@ -183,7 +183,7 @@ def test_insecure_needs_the_operators_permission(servers: ServerContexts, kind: 
 def test_permission_does_not_affect_other_runs(servers: ServerContexts) -> None:
     """Where the operator allows --insecure, a run without it still verifies."""
     with Canned(always(response()), servers.contexts["expired"]) as server:
-        assert type(failure(server.url, sessions(servers, allow_insecure=True))) is TlsFailed
+        assert type(failure(server.url, sessions(servers, allow_insecure=True))) is TlsError
 
 
 def test_verifying_run_does_not_reuse_an_unverified_connection(servers: ServerContexts) -> None:
@@ -191,7 +191,7 @@ def test_verifying_run_does_not_reuse_an_unverified_connection(servers: ServerCo
     with Canned(always(response()), servers.contexts["expired"]) as server:
         at = sessions(servers, allow_insecure=True)
         get(server.url, at, insecure=True)
-        assert type(failure(server.url, at)) is TlsFailed
+        assert type(failure(server.url, at)) is TlsError
         assert get(server.url, at, insecure=True).tls_unverified
         at.adapter(insecure=True).close()
     assert len(server.requests) == 2

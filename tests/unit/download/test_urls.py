@@ -10,7 +10,7 @@ from hypothesis import given, reject
 from hypothesis import strategies as st
 
 from tasks.download.urls import MAX_LENGTH, Url, join, parse
-from tasks.errors import InvalidUrl
+from tasks.errors import InvalidUrlError
 from tasks.redaction import masked
 
 _NORMAL = {
@@ -256,7 +256,7 @@ def test_normal_form(url: str, normal: str) -> None:
 @pytest.mark.parametrize(("url", "part"), _INVALID.values(), ids=_INVALID)
 def test_invalid_url_says_what_is_wrong(url: str, part: str) -> None:
     """An invalid URL is refused, and the message names the wrong part."""
-    with pytest.raises(InvalidUrl, match=part):
+    with pytest.raises(InvalidUrlError, match=part):
         parse(url)
 
 
@@ -272,7 +272,7 @@ def test_parts() -> None:
 )
 def test_message_hides_a_password(url: str) -> None:
     """A password with a character that ends the host is parsed as a port, and must not be quoted."""
-    with pytest.raises(InvalidUrl) as caught:
+    with pytest.raises(InvalidUrlError) as caught:
         parse(url)
     assert "secret" not in str(caught.value)
 
@@ -288,8 +288,8 @@ def test_join(location: str, target: str) -> None:
     ["http://[", "ftp://a.example/", "https://:80/", "\ud800", "//b.example:x/", "//[::1", "javascript:alert(1)"],
 )
 def test_join_refuses_invalid_targets(location: str) -> None:
-    """A redirect to an invalid URL raises InvalidUrl, and no other exception."""
-    with pytest.raises(InvalidUrl):
+    """A redirect to an invalid URL raises InvalidUrlError, and no other exception."""
+    with pytest.raises(InvalidUrlError):
         join(parse("http://a.example/"), location)
 
 
@@ -297,7 +297,7 @@ def test_join_bounds_the_length() -> None:
     """A relative redirect is added to the path, but a URL at the maximum length can't grow."""
     first = join(parse("http://a.example/" + "b" * (MAX_LENGTH - 100) + "/"), "c" * 200 + "/")
     assert len(first.text) > MAX_LENGTH
-    with pytest.raises(InvalidUrl, match="longer than 8192"):
+    with pytest.raises(InvalidUrlError, match="longer than 8192"):
         join(first, "d")
     assert join(first, "/d").target == "/d"
 
@@ -352,7 +352,7 @@ def test_parse_raises_only_invalid_url(url: str) -> None:
     """Any text is parsed or refused, and parsing the result again changes nothing."""
     try:
         parsed = parse(url)
-    except InvalidUrl:
+    except InvalidUrlError:
         return
     again = parse(parsed.text)
     assert again.text == parsed.text
@@ -364,7 +364,7 @@ def test_normal_form_is_stable(rest: str) -> None:
     """The normal form of a normal form is itself, in all its parts except userinfo."""
     try:
         first = parse(f"http://{rest}")
-    except InvalidUrl:
+    except InvalidUrlError:
         reject()
     second = parse(first.text)
     assert (second.scheme, second.host, second.port, second.target) == (

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from tasks.deadline import Deadline
-from tasks.errors import TooManyPixels, Undecodable
+from tasks.errors import TooManyPixelsError, UndecodableError
 from tasks.images.completeness import completed
 from tests import bombs
 from tests.encoding import encoded
@@ -44,7 +44,7 @@ def test_end_marker_is_added(whole: bytes) -> None:
 def test_missing_pixels_are_an_error(whole: bytes) -> None:
     """Wherever an image is cut, even at a restart marker or between scans, missing pixels are an error and not grey."""
     for cut in range(whole.index(b"\xff\xda") + 20, len(whole) - 3):
-        with pytest.raises(Undecodable):
+        with pytest.raises(UndecodableError):
             with_end_marker(whole[:cut])
 
 
@@ -52,7 +52,7 @@ def test_missing_components_are_an_error() -> None:
     """An image with one component per scan is complete only with all three components."""
     body = bombs.jpeg((64, 64), 3)
     assert with_end_marker(body[:-2]) == body
-    with pytest.raises(Undecodable):
+    with pytest.raises(UndecodableError):
         with_end_marker(bombs.jpeg((64, 64), 2)[:-2])
 
 
@@ -65,5 +65,5 @@ def test_other_images_are_returned_unchanged(kind: str) -> None:
 
 def test_too_many_pixels_are_refused() -> None:
     """Pixels are counted before any is decoded."""
-    with pytest.raises(TooManyPixels):
+    with pytest.raises(TooManyPixelsError):
         with_end_marker(encoded(Image.new("RGB", (100, 100)), "JPEG")[:-2], 9_999)

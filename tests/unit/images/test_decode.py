@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tasks.deadline import Deadline
-from tasks.errors import FetchError, NotAnImage, TimedOut, TooManyPixels, Undecodable
+from tasks.errors import FetchError, FetchTimeoutError, NotAnImageError, TooManyPixelsError, UndecodableError
 from tasks.images import decode
 from tasks.images.decode import decoded
 from tasks.images.identify import EXTENSIONS, ImageInfo
@@ -49,7 +49,7 @@ def test_accepts_whole_frames(kind: str) -> None:
 def test_refuses_a_truncated_image(kind: str) -> None:
     """Half an image has a valid header, and is refused."""
     body = encoded(Image.effect_noise((64, 48), 50).convert("RGB"), kind)
-    with pytest.raises(Undecodable, match=r"can't be decoded|header is broken|truncated"):
+    with pytest.raises(UndecodableError, match=r"can't be decoded|header is broken|truncated"):
         decode_all(body[: len(body) // 2])
 
 
@@ -57,7 +57,7 @@ def test_refuses_a_truncated_image(kind: str) -> None:
 def test_refuses_a_truncated_last_frame(kind: str) -> None:
     """The last frame must be whole too."""
     body = frames(kind, 3)
-    with pytest.raises(Undecodable):
+    with pytest.raises(UndecodableError):
         decode_all(body[: len(body) * 7 // 9])
 
 
@@ -65,14 +65,14 @@ def test_bounds_the_number_of_frames(monkeypatch: pytest.MonkeyPatch) -> None:
     """An image with more frames than the limit is refused; the limit itself is accepted."""
     monkeypatch.setattr(decode, "_MAX_FRAMES", 3)
     assert decode_all(frames("GIF", 3)).width == 64
-    with pytest.raises(TooManyPixels, match="more than 3 frames"):
+    with pytest.raises(TooManyPixelsError, match="more than 3 frames"):
         decode_all(frames("GIF", 4))
 
 
 def test_checks_each_frame() -> None:
     """A later frame above the size limit is refused before it is decoded."""
     pages = [Image.new("L", (10, 10)), Image.new("L", (1001, 1000))]
-    with pytest.raises(TooManyPixels, match="1001x1000"):
+    with pytest.raises(TooManyPixelsError, match="1001x1000"):
         decode_all(encoded(pages[0], "TIFF", save_all=True, append_images=pages[1:]))
 
 
@@ -92,7 +92,7 @@ def test_animation_keeps_its_pixel_budget(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_checks_the_deadline() -> None:
     """An animation is not decoded past the deadline."""
-    with pytest.raises(TimedOut):
+    with pytest.raises(FetchTimeoutError):
         decode_all(frames("GIF", 3), seconds=0.0)
 
 
@@ -100,7 +100,7 @@ def test_bounds_the_number_of_scans() -> None:
     """A progressive JPEG with too many scans is refused, as when images are resized."""
     body = encoded(Image.new("RGB", (64, 48)), "JPEG", progressive=True)
     assert decode_all(body).format == "jpeg"
-    with pytest.raises(Undecodable, match="scans"):
+    with pytest.raises(UndecodableError, match="scans"):
         decode_all(body[:-2] + body[body.rindex(b"\xff\xda") : -2] * 201 + body[-2:])
 
 
@@ -115,4 +115,4 @@ def test_broken_bytes_raise_nothing_else(kind: str, data: st.DataObject) -> None
     try:
         decode_all(bytes(body))
     except FetchError as error:
-        assert isinstance(error, NotAnImage | Undecodable | TooManyPixels)  # noqa: PT017  # either end is right
+        assert isinstance(error, NotAnImageError | UndecodableError | TooManyPixelsError)  # noqa: PT017  # either end is right

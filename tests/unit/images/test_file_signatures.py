@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.errors import NotAnImage, Undecodable
+from tasks.errors import NotAnImageError, UndecodableError
 from tasks.images.file_signatures import _IMAGES, _OTHERS, identified
 from tasks.images.identify import EXTENSIONS, inspect
 from tests.unit.conftest import image
@@ -181,7 +181,7 @@ def _bodies(headers: dict[str, list[bytes]]) -> pytest.MarkDecorator:
 @_bodies(_IMAGE_HEADERS)
 def test_image_of_another_format_is_named(name: str, body: bytes) -> None:
     """An unsupported image format is named, and is not reported as a broken image."""
-    with pytest.raises(NotAnImage) as caught:
+    with pytest.raises(NotAnImageError) as caught:
         inspect(body, 1_000_000)
     assert str(caught.value) == f"the body is {name}, a format that imagefleet does not save"
 
@@ -189,7 +189,7 @@ def test_image_of_another_format_is_named(name: str, body: bytes) -> None:
 @_bodies(_OTHER_HEADERS)
 def test_body_that_is_not_an_image_is_named(name: str, body: bytes) -> None:
     """A page, a video or an archive is named too."""
-    with pytest.raises(NotAnImage) as caught:
+    with pytest.raises(NotAnImageError) as caught:
         inspect(body, 1_000_000)
     assert str(caught.value) == f"the body is {name}, not an image"
 
@@ -211,7 +211,7 @@ def test_broken_image_of_an_accepted_format_is_undecodable(kind: str) -> None:
     """A body that starts as an accepted format but is broken fails as `undecodable`."""
     body = image(kind, (16, 12))
     cut = body[: {"BMP": 20, "TIFF": 12, "ICO": 30}.get(kind, 16)]
-    with pytest.raises(Undecodable, match="header is broken"):
+    with pytest.raises(UndecodableError, match="header is broken"):
         inspect(cut, 1_000_000)
 
 

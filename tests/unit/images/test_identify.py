@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
 from tasks.deadline import Deadline
-from tasks.errors import FetchError, NotAnImage, TooManyPixels, Undecodable
+from tasks.errors import FetchError, NotAnImageError, TooManyPixelsError, UndecodableError
 from tasks.images import identify
 from tasks.images.decode import decoded
 from tasks.images.identify import ImageInfo, digest, inspect
@@ -67,14 +67,14 @@ def test_mpo_is_a_jpeg() -> None:
 @pytest.mark.parametrize("kind", _OTHER_FORMATS)
 def test_other_formats_are_not_opened(kind: str) -> None:
     """Other formats are refused, even if Pillow supports them."""
-    with pytest.raises(NotAnImage, match=r"imagefleet does not save|not an image"):
+    with pytest.raises(NotAnImageError, match=r"imagefleet does not save|not an image"):
         inspect(image(kind, (16, 16)), _LIMIT)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "AVIF"])
 def test_truncated_header_is_undecodable(kind: str) -> None:
     """A truncated header is a broken image, not an unknown format."""
-    with pytest.raises(Undecodable, match="header is broken"):
+    with pytest.raises(UndecodableError, match="header is broken"):
         inspect(image(kind)[:12], _LIMIT)
 
 
@@ -89,7 +89,7 @@ def test_changed_bytes_raise_no_other_error(kind: str, data: st.DataObject) -> N
     try:
         info = inspect(bytes(body[: data.draw(st.integers(0, len(body)))]), _LIMIT)
     except FetchError as error:
-        assert isinstance(error, NotAnImage | Undecodable | TooManyPixels)  # noqa: PT017  # either end is right
+        assert isinstance(error, NotAnImageError | UndecodableError | TooManyPixelsError)  # noqa: PT017  # either end is right
     else:
         assert 0 < info.width * info.height <= _LIMIT
 
@@ -98,7 +98,7 @@ def test_changed_bytes_raise_no_other_error(kind: str, data: st.DataObject) -> N
 def test_pieces_are_limited(kind: str) -> None:
     """A parser reads thousands of comments but not millions; an image with more is read without them."""
     assert identify.opened(bombs.pieces(kind, 10_000), _LIMIT).width == 8
-    with pytest.raises(Undecodable, match="more pieces"):
+    with pytest.raises(UndecodableError, match="more pieces"):
         identify.opened(bombs.pieces(kind, 200_000), _LIMIT)
     assert inspect(bombs.pieces(kind, 200_000), _LIMIT).width == 8
 
@@ -113,7 +113,7 @@ def test_limit_of_pieces_grows_with_the_image(monkeypatch: pytest.MonkeyPatch) -
 def test_largest_image_is_accepted() -> None:
     """An image at the limit is accepted, and one with one row more is refused."""
     assert inspect(png(1000, 1000), _LIMIT) == ImageInfo("png", "png", 1000, 1000)
-    with pytest.raises(TooManyPixels, match="1000x1001 pixels, more than 1000000"):
+    with pytest.raises(TooManyPixelsError, match="1000x1001 pixels, more than 1000000"):
         inspect(png(1000, 1001), _LIMIT)
 
 
@@ -126,7 +126,7 @@ def test_pixels_are_counted_before_decoding(side: int) -> None:
     started = time.process_time()
     tracemalloc.start()
     try:
-        with pytest.raises(TooManyPixels):
+        with pytest.raises(TooManyPixelsError):
             inspect(body, _LIMIT)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
@@ -150,7 +150,7 @@ def dib(width: int, height: int) -> bytes:
 def test_icon_is_checked_by_its_embedded_image(embedded: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pillow decodes an icon when it opens it, so an icon that declares 16x16 but holds a bomb is refused before."""
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda _: pytest.fail("it was decoded"))
-    with pytest.raises(TooManyPixels, match="10000x10000"):
+    with pytest.raises(TooManyPixelsError, match="10000x10000"):
         inspect(icon(embedded), 500_000_000)
 
 

@@ -12,7 +12,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 
 from tasks import runtime_tuning
 from tasks.deadline import Deadline
-from tasks.errors import FetchError, TooManyPixels, Undecodable
+from tasks.errors import FetchError, TooManyPixelsError, UndecodableError
 from tasks.images import decode, identify, memory_estimate, resize
 from tasks.images.identify import ImageInfo
 from tasks.model import ResizeMode, ResizeOptions
@@ -73,7 +73,7 @@ def test_scans_are_limited(scans: int) -> None:
     """More than 200 scans are refused; a scan marker inside a comment does not count."""
     body = bombs.jpeg((64, 64), scans, before=_COMMENT * 50)
     if scans > 200:
-        with pytest.raises(Undecodable, match="more than 200 scans"):
+        with pytest.raises(UndecodableError, match="more than 200 scans"):
             estimated_pixels(body)
     else:
         assert estimated_pixels(body) == 64 * 64
@@ -83,29 +83,29 @@ def test_end_marker_in_a_comment_hides_nothing() -> None:
     """Scans after an end marker inside a comment are counted."""
     end = b"\xff\xfe\x00\x04\xff\xd9"
     body = bombs.jpeg((64, 64), 1)
-    with pytest.raises(Undecodable, match="scans"):
+    with pytest.raises(UndecodableError, match="scans"):
         estimated_pixels(body[:-2] + end + body[body.index(b"\xff\xda") : -2] * 201 + body[-2:])
 
 
 def test_segments_are_limited() -> None:
     """A JPEG with too many segments is refused before all of them are read."""
-    with pytest.raises(Undecodable, match="segments"):
+    with pytest.raises(UndecodableError, match="segments"):
         estimated_pixels(bombs.jpeg((64, 64), 3, before=b"\xff\xfe\x00\x02" * 20_001))
 
 
 def test_tiles_are_limited() -> None:
     """A TIFF's tile size counts, and is limited as the image's size is."""
     assert estimated_pixels(bombs.tiled_tiff((512, 256))) == 512 * 256
-    with pytest.raises(TooManyPixels, match="tiles of 32768x32768 pixels, more than 1000000"):
+    with pytest.raises(TooManyPixelsError, match="tiles of 32768x32768 pixels, more than 1000000"):
         estimated_pixels(bombs.tiled_tiff((32768, 32768)))
-    with pytest.raises(Undecodable, match="tiles are not integers"):
+    with pytest.raises(UndecodableError, match="tiles are not integers"):
         estimated_pixels(bombs.tiled_tiff((32768, 32768), kind=11))
 
 
 def test_first_tile_size_counts() -> None:
     """Of two tile sizes the first counts, as for the decoder; `_BOMBS` shows the cost of a large second one."""
     assert estimated_pixels(bombs.tiled_tiff((32, 32), (32768, 32768))) == 32 * 32
-    with pytest.raises(TooManyPixels, match="tiles of"):
+    with pytest.raises(TooManyPixelsError, match="tiles of"):
         estimated_pixels(bombs.tiled_tiff((32768, 32768), (32, 32)))
 
 
@@ -167,25 +167,25 @@ def test_bombs_are_cheap() -> None:
         argv, check=True, capture_output=True, text=True, timeout=60
     ).stdout.splitlines()
     assert results == [
-        "tile, decoded: TooManyPixels",
-        "tile, resized: TooManyPixels",
-        "second tile, decoded: Undecodable",
-        "second tile, resized: Undecodable",
-        "scans, decoded: Undecodable",
-        "scans, resized: Undecodable",
-        "first frame, decoded: TooManyPixels",
-        "first frame, resized: TooManyPixels",
-        "second frame, decoded: TooManyPixels",
+        "tile, decoded: TooManyPixelsError",
+        "tile, resized: TooManyPixelsError",
+        "second tile, decoded: UndecodableError",
+        "second tile, resized: UndecodableError",
+        "scans, decoded: UndecodableError",
+        "scans, resized: UndecodableError",
+        "first frame, decoded: TooManyPixelsError",
+        "first frame, resized: TooManyPixelsError",
+        "second frame, decoded: TooManyPixelsError",
         "second frame, resized: fine",
-        "second frame that restores the previous, decoded: TooManyPixels",
+        "second frame that restores the previous, decoded: TooManyPixelsError",
         "second frame that restores the previous, resized: fine",
         *(
             f"{name}, decoded: {end}"
             for name, end in {
                 **dict.fromkeys(("pieces of a JPEG", "pieces of a PNG", "pieces of a GIF"), "fine"),
-                **dict.fromkeys(("places in a JPEG", "places in a PNG"), "Undecodable"),
+                **dict.fromkeys(("places in a JPEG", "places in a PNG"), "UndecodableError"),
                 "places in a GIF": "fine",
-                "places in a WebP": "Undecodable",
+                "places in a WebP": "UndecodableError",
                 **dict.fromkeys(("profiles before the pixels", "profiles behind the pixels"), "fine"),
             }.items()
         ),

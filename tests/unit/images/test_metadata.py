@@ -14,7 +14,7 @@ from PIL import Image, ImageChops, ImageStat
 from PIL.Image import Transpose
 
 from tasks.deadline import Deadline
-from tasks.errors import FetchError, NotAnImage, TooManyPixels, Undecodable
+from tasks.errors import FetchError, NotAnImageError, TooManyPixelsError, UndecodableError
 from tasks.images import metadata
 from tasks.images.decode import decoded
 from tasks.images.identify import inspect
@@ -143,7 +143,7 @@ def _without(body: bytes, kind: bytes) -> bytes:
 )
 def test_refuses_damaged_size_or_palette(body: bytes) -> None:
     """Size and palette belong to the pixels; browsers refuse such an image too."""
-    with pytest.raises(Undecodable):
+    with pytest.raises(UndecodableError):
         inspect(body, _LIMIT)
 
 
@@ -159,7 +159,7 @@ def test_refuses_truncated_pixels(kind: str, share: float) -> None:
     body = encoded(_NOISE, kind)
     cut = body[: int(len(body) * share)]
     for read in (decode_all, view):
-        with pytest.raises((Undecodable, NotAnImage)):
+        with pytest.raises((UndecodableError, NotAnImageError)):
             read(cut)
 
 
@@ -181,7 +181,7 @@ def test_truncated_animation(kind: str) -> None:
     frames = [Image.effect_noise(IMAGE.size, 10 + number).convert("RGB") for number in range(3)]
     body = encoded(frames[0], kind, save_all=True, append_images=frames[1:])
     cut = body[: len(body) * 7 // 9]
-    with pytest.raises(Undecodable):
+    with pytest.raises(UndecodableError):
         decode_all(cut)
     if kind != "WEBP":
         assert inspect(cut, _LIMIT).width == IMAGE.width
@@ -202,7 +202,7 @@ def test_random_damage_is_read_or_refused(data: st.DataObject) -> None:
     try:
         decode_all(damaged)
     except FetchError as error:
-        assert isinstance(error, NotAnImage | Undecodable | TooManyPixels)  # noqa: PT017  # either end is right
+        assert isinstance(error, NotAnImageError | UndecodableError | TooManyPixelsError)  # noqa: PT017  # either end is right
 
 
 def test_reads_the_exif_orientation() -> None:

@@ -24,7 +24,7 @@ from PIL.Image import Resampling, Transpose
 
 from producer.demo import picture
 from tasks.deadline import Deadline
-from tasks.errors import NotAnImage, TimedOut, TooManyPixels, Undecodable
+from tasks.errors import FetchTimeoutError, NotAnImageError, TooManyPixelsError, UndecodableError
 from tasks.images import identify, resize
 from tasks.images import pixel_budget as rooms
 from tasks.images.identify import ImageInfo, Picture
@@ -189,7 +189,7 @@ def test_sixteen_bits_are_scaled() -> None:
 @pytest.mark.parametrize(("mode", "value"), [("I", 7), ("F", 0.5), ("LAB", (50, 0, 0))])
 def test_refuses_modes_without_a_white_level(mode: str, value: Any) -> None:
     """32-bit integers, floating-point numbers and Lab are refused by name, because their white level is unknown."""
-    with pytest.raises(Undecodable, match=f"of mode {mode}"):
+    with pytest.raises(UndecodableError, match=f"of mode {mode}"):
         resize_to(encoded(Image.new(mode, (90, 70), value), "TIFF"))
 
 
@@ -372,7 +372,7 @@ def test_first_frame_is_taken(kind: str) -> None:
 def test_truncated_image_is_undecodable(kind: str, share: float) -> None:
     """A truncated image is broken, at whatever point it ends."""
     body = encoded(Image.open(io.BytesIO(picture(3, 100, 80, "png"))), kind)
-    with pytest.raises(Undecodable):
+    with pytest.raises(UndecodableError):
         resize_to(body[: int(len(body) * share)])
 
 
@@ -387,7 +387,7 @@ def test_broken_bytes_raise_nothing_else(kind: str, data: st.DataObject) -> None
         body[data.draw(st.integers(0, len(body) - 1))] = data.draw(st.integers(0, 255))
     try:
         result = resize_to(bytes(body), max_pixels=1_000_000)
-    except (NotAnImage, Undecodable, TooManyPixels):
+    except (NotAnImageError, UndecodableError, TooManyPixelsError):
         return
     assert min(result.info.width, result.info.height) == 64
 
@@ -408,7 +408,7 @@ def test_extreme_ratio_is_too_many_pixels(size: tuple[int, int], monkeypatch: py
     """A result of over a hundred million pixels, or longer than a JPEG may be, is refused before decoding."""
     body = image("PNG", size)
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda _: pytest.fail("it was decoded"))
-    with pytest.raises(TooManyPixels, match=r"more than 10000000|side has at most 65500"):
+    with pytest.raises(TooManyPixelsError, match=r"more than 10000000|side has at most 65500"):
         resize_to(body)
 
 
@@ -416,13 +416,13 @@ def test_checks_the_header_before_decoding(monkeypatch: pytest.MonkeyPatch) -> N
     """The original's size is checked before decoding, as without resizing."""
     body = image("PNG", (200, 100))
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda _: pytest.fail("it was decoded"))
-    with pytest.raises(TooManyPixels, match="200x100"):
+    with pytest.raises(TooManyPixelsError, match="200x100"):
         resize_to(body, 8, max_pixels=19_999)
 
 
 def test_refuses_a_page() -> None:
     """HTML is refused as an image, with resizing as without."""
-    with pytest.raises(NotAnImage):
+    with pytest.raises(NotAnImageError):
         resize_to(b"<!doctype html><title>Sign in</title>")
 
 
@@ -432,7 +432,7 @@ def test_scans_are_bounded() -> None:
     assert resize_to(body).info.width == 96
     last = body.rindex(b"\xff\xda")
     bomb = body[:last] + body[last:-2] * 300 + body[-2:]
-    with pytest.raises(Undecodable, match="more than 200 scans"):
+    with pytest.raises(UndecodableError, match="more than 200 scans"):
         resize_to(bomb)
 
 
@@ -636,7 +636,7 @@ def test_wait_for_pixel_budget_ends_at_the_deadline(queued: bool, monkeypatch: p
     with room.of(10, deadline(PATIENCE)):
         if queued:
             room._turn.acquire()
-        with pytest.raises(TimedOut, match="memory was free to decode"):
+        with pytest.raises(FetchTimeoutError, match="memory was free to decode"):
             resized(image("PNG"), options_for(8), _LIMIT, deadline(0.05))
         if queued:
             room._turn.release()

@@ -15,7 +15,7 @@ import pytest
 
 from producer.output import run_file
 from producer.output.run_file import Options, PlanState, RunFile, State, new_id, resumption
-from tasks.errors import CommandError, StorageFailed, UsageError
+from tasks.errors import CommandError, StorageError, UsageError
 from tasks.model import FetchOptions, ResizeMode, ResizeOptions
 from tasks.storage.store import Store
 
@@ -94,7 +94,7 @@ def test_failed_save_leaves_the_old_record(store: Store, monkeypatch: pytest.Mon
     """If a record can't be replaced, the old one is unchanged."""
     _RECORD.create(store)
     monkeypatch.setattr(store, "root", store.root / "run.json")
-    with pytest.raises(StorageFailed):
+    with pytest.raises(StorageError):
         _RECORD.save(store, state=State.FAILED)
     monkeypatch.undo()
     assert json.loads(store.read("run.json"))["state"] == "running"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from producer.planning.planner import Planned, Planner
-from tasks.errors import StorageFailed, UsageError
+from tasks.errors import StorageError, UsageError
 from tasks.model import ImageRequest
 from tasks.storage import plan
 from tasks.storage.shard_parquet import Mark
@@ -103,7 +103,7 @@ def test_disk_error(tmp_path: Path) -> None:
     """If a plan can't be written, the waiting thread gets the error."""
     (tmp_path / "file").write_bytes(b"")
     planner, reported = planned(requests(3), Store(tmp_path / "file"), 2)
-    assert isinstance(planner.error, StorageFailed)
+    assert isinstance(planner.error, StorageError)
     assert reported == []
 
 
@@ -111,13 +111,13 @@ def test_failing_callback(store: Store) -> None:
     """If the callback for the end fails, the waiting thread gets the error."""
 
     def fail(*_: int) -> None:
-        raise StorageFailed("could not save run.json")
+        raise StorageError("could not save run.json")
 
     listener: Callable[[int, int], None] = fail
     planner = Planner(requests(1), store, 2, listener)
     planner.start()
     wait_for(lambda: planner.closed)
-    assert isinstance(planner.error, StorageFailed)
+    assert isinstance(planner.error, StorageError)
 
 
 def test_continues_an_earlier_plan(store: Store) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from tasks.model import Former, ImageRequest, Outcome, Reason, Status
 from tasks.storage import manifest, plan, shard_parquet
-from tasks.storage.manifest import BadManifest
+from tasks.storage.manifest import CorruptManifestError
 from tasks.storage.shard_parquet import Mark
 from tests.unit.conftest import success
 
@@ -120,13 +120,13 @@ def test_reads_only_the_requested_columns() -> None:
 @pytest.mark.parametrize("body", [b"", b"PAR1", b"key,status\n"])
 def test_refuses_a_broken_file(body: bytes) -> None:
     """A broken file is refused as a manifest."""
-    with pytest.raises(BadManifest, match="not a complete Parquet file"):
+    with pytest.raises(CorruptManifestError, match="not a complete Parquet file"):
         manifest.decode(body)
 
 
 def test_refuses_a_column_name_with_a_changed_byte() -> None:
     """A changed byte in a column's name is reported like any other damage."""
-    with pytest.raises(BadManifest, match="not a complete Parquet file"):
+    with pytest.raises(CorruptManifestError, match="not a complete Parquet file"):
         manifest.decode(shard_parquet.encode(table("other"), _MARK).replace(b"other", b"oth\xb9r"))
 
 

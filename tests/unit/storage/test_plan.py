@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tasks.model import Former, ImageRequest
 from tasks.storage import plan
-from tasks.storage.plan import BadPlan
+from tasks.storage.plan import CorruptPlanError
 from tasks.storage.shard_parquet import Mark
 
 _MARK = Mark("", 0)
@@ -89,5 +89,5 @@ _BROKEN = {
 @pytest.mark.parametrize("body", _BROKEN.values(), ids=_BROKEN)
 def test_refuses_an_invalid_plan(body: bytes) -> None:
     """A broken file, an empty file and another table are refused as a plan."""
-    with pytest.raises(BadPlan, match="not a "):
+    with pytest.raises(CorruptPlanError, match="not a "):
         plan.decode(body)

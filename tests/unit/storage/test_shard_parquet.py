@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.storage import shard_parquet
-from tasks.storage.shard_parquet import BadShardFile, Mark
+from tasks.storage.shard_parquet import CorruptShardFileError, Mark
 
 _MARK = Mark("20260101-000000-abcdef", 3, 1)
 _TABLE = pa.table({"key": ["a", "b"], "bytes": [1, None]})
@@ -55,7 +55,7 @@ def test_accepts_any_revision() -> None:
 )
 def test_refuses_a_file_of_another_shard(of: Mark, message: str) -> None:
     """A valid file of another run or shard is refused. The message says where it belongs."""
-    with pytest.raises(BadShardFile, match=message):
+    with pytest.raises(CorruptShardFileError, match=message):
         shard_parquet.decode(_WHOLE, of=of)
 
 
@@ -74,9 +74,9 @@ _NOBODYS = {
 def test_refuses_a_file_without_a_mark(metadata: dict[bytes, bytes] | None) -> None:
     """A Parquet file that names no run and shard is refused, and has no revision."""
     body = parquet(metadata)
-    with pytest.raises(BadShardFile, match="it belongs to no run, not to shard 3"):
+    with pytest.raises(CorruptShardFileError, match="it belongs to no run, not to shard 3"):
         shard_parquet.decode(body, of=_MARK)
-    with pytest.raises(BadShardFile, match="does not name its run and shard"):
+    with pytest.raises(CorruptShardFileError, match="does not name its run and shard"):
         shard_parquet.revision(body)
     assert shard_parquet.decode(body).num_rows == 2
 
@@ -84,9 +84,9 @@ def test_refuses_a_file_without_a_mark(metadata: dict[bytes, bytes] | None) -> N
 def test_detects_any_truncation() -> None:
     """A file truncated at any length is refused."""
     for length in range(len(_WHOLE)):
-        with pytest.raises(BadShardFile):
+        with pytest.raises(CorruptShardFileError):
             shard_parquet.decode(_WHOLE[:length], of=_MARK)
-        with pytest.raises(BadShardFile):
+        with pytest.raises(CorruptShardFileError):
             shard_parquet.revision(_WHOLE[:length])
 
 
@@ -97,18 +97,18 @@ def test_detects_any_changed_byte() -> None:
     for place in range(len(body)):
         flipped = bytearray(body)
         flipped[place] ^= 1 << place % 8
-        with pytest.raises(BadShardFile):
+        with pytest.raises(CorruptShardFileError):
             shard_parquet.decode(bytes(flipped), ["bytes"], _MARK)
-        with pytest.raises(BadShardFile):
+        with pytest.raises(CorruptShardFileError):
             shard_parquet.revision(bytes(flipped))
 
 
 def test_refuses_a_file_without_a_checksum() -> None:
     """A file that names its run and shard, but has no checksum, is refused."""
     body = parquet({b"imagefleet": json.dumps(asdict(_MARK)).encode()})
-    with pytest.raises(BadShardFile, match="checksum"):
+    with pytest.raises(CorruptShardFileError, match="checksum"):
         shard_parquet.decode(body, of=_MARK)
-    with pytest.raises(BadShardFile, match="checksum"):
+    with pytest.raises(CorruptShardFileError, match="checksum"):
         shard_parquet.revision(body)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.errors import StorageFailed
+from tasks.errors import StorageError
 from tasks.storage import store as store_module
 from tasks.storage.store import PRIVATE, TEMPORARY, Store
 from tests.waiting import wait_for
@@ -147,7 +147,7 @@ def test_failed_write_leaves_no_file(store: Store, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(os, "write", write)
     name = "b.json" if method == "replace" else "a.jpg"
-    with pytest.raises(StorageFailed, match=f"could not save {name}: {os.strerror(number)}"):
+    with pytest.raises(StorageError, match=f"could not save {name}: {os.strerror(number)}"):
         getattr(store, method)(name, b"body")
     assert written == [2]
     assert {path.name for path in store.root.iterdir()} == {TEMPORARY, "b.json"}
@@ -178,14 +178,14 @@ _ACTIONS: dict[str, Callable[[Store], object]] = {
 def test_unusable_folder(tmp_path: Path, action: Callable[[Store], object]) -> None:
     """Every operation in an unusable folder raises one of our errors."""
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(StorageFailed, match="Not a directory"):
+    with pytest.raises(StorageError, match="Not a directory"):
         action(Store(tmp_path / "file"))
 
 
 def test_file_in_place_of_a_shard_folder(store: Store) -> None:
     """If a file has the name of a shard's folder, the shard can't be saved, and no temporary file remains."""
     store.create("00000", b"")
-    with pytest.raises(StorageFailed, match="Not a directory"):
+    with pytest.raises(StorageError, match="Not a directory"):
         store.create("00000/a.jpg", b"body")
     assert temporary_files(store) == []
 
@@ -238,7 +238,7 @@ def test_syncs_files_and_their_folder(store: Store) -> None:
     store.create("00000/a.jpg", b"body")
     store.sync("00000", ["00000/a.jpg"])
     store.sync("00001", [])
-    with pytest.raises(StorageFailed, match="could not sync 00000: No such file"):
+    with pytest.raises(StorageError, match="could not sync 00000: No such file"):
         store.sync("00000", ["00000/b.jpg"])
 
 
@@ -273,13 +273,13 @@ def test_refuses_a_store_outside_the_roots(tmp_path: Path, monkeypatch: pytest.M
     base.mkdir()
     (base / "outside").symlink_to(tmp_path)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(StorageFailed, match="IMAGEFLEET_STORE_ROOTS"):
+    with pytest.raises(StorageError, match="IMAGEFLEET_STORE_ROOTS"):
         Store.below(root.format(base=base), [base])
 
 
 def test_without_roots_nothing_is_allowed(tmp_path: Path) -> None:
     """A worker without roots may write nowhere."""
-    with pytest.raises(StorageFailed):
+    with pytest.raises(StorageError):
         Store.below(str(tmp_path), [])
 
 
