@@ -15,7 +15,7 @@ from tasks.errors import FetchError
 from tasks.fetch import worker_name
 from tasks.model import Outcome, RunOptions, Status, key_of
 from tasks.previous_image import FormerImage
-from tasks.retry_later import NOTHING, Earlier
+from tasks.retry_later import NO_PRIOR_ATTEMPTS, PriorAttempts
 from tasks.storage.store import Store
 
 
@@ -26,9 +26,9 @@ def fetch(
     store: Store,
     downloader: Downloader,
     recover: bool = False,
-    earlier: Earlier = NOTHING,
-    hand_back: bool = False,
-    former: FormerImage | None = None,
+    prior: PriorAttempts = NO_PRIOR_ATTEMPTS,
+    defer_long_waits: bool = False,
+    previous: FormerImage | None = None,
     judge: Callable[[FetchError], None] | None = None,
 ) -> Outcome:
     """Return the Outcome of an image without fetching it; the arguments are those of `tasks.fetch.fetch`."""

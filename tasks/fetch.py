@@ -46,7 +46,7 @@ from tasks.model import (
 )
 from tasks.previous_image import FormerImage
 from tasks.redaction import masked
-from tasks.retry_later import NOTHING, Earlier, Later
+from tasks.retry_later import NO_PRIOR_ATTEMPTS, PriorAttempts, RetryLater
 from tasks.storage import shard_status
 from tasks.storage.store import Store
 
@@ -63,8 +63,8 @@ def fetch(
     store: Store,
     downloader: Downloader,
     recover: bool = False,
-    earlier: Earlier = NOTHING,
-    hand_back: bool = False,
+    prior: PriorAttempts = NO_PRIOR_ATTEMPTS,
+    defer_long_waits: bool = False,
     former: FormerImage | None = None,
     judge: Callable[[FetchError], None] | None = None,
 ) -> Outcome:
@@ -78,22 +78,23 @@ def fetch(
         downloader: the process's own.
         recover: whether the image may be saved already, by a delivery of which nobody has heard: then it is not
             downloaded again, unless what is saved is not what came, or not all of it.
-        earlier: what earlier deliveries have spent on it.
-        hand_back: whether a wait that is too long for a slot is left to the caller; otherwise the image fails with it.
+        prior: what earlier deliveries have spent on it.
+        defer_long_waits: whether a wait that is too long for a slot is left to the caller; otherwise the image fails
+            with it.
         former: what a former run has saved of the URL: it is taken over if the URL's server says that it is unchanged.
         judge: called with what the image would fail with; what it raises is raised, and there is no Outcome.
 
     Raises:
-        Later: there is such a wait; only with ``hand_back``.
+        Later: there is such a wait; only with ``defer_long_waits``.
     """
-    attempts = earlier.attempts
+    attempts = prior.attempts
 
     def count_attempt() -> None:
         nonlocal attempts
         attempts += 1
 
     def spent() -> float:
-        return round(earlier.seconds + time.monotonic() - started, 4)
+        return round(prior.seconds + time.monotonic() - started, 4)
 
     def ask(counted: int, condition: Condition | None = None) -> Download:
         return downloader.download(url, run.fetch, deadline, count_attempt, counted, condition)
@@ -119,8 +120,8 @@ def fetch(
         if download is not None:
             # What is wrong with an image is found without its answer.
             error.http_status, error.final_url = download.http_status, download.final_url
-        if hand_back and isinstance(error, LongWaitError) and error.retry_after is not None:
-            raise Later(_text(error), countdown(error.retry_after), Earlier(attempts, spent())) from None
+        if defer_long_waits and isinstance(error, LongWaitError) and error.retry_after is not None:
+            raise RetryLater(_text(error), countdown(error.retry_after), PriorAttempts(attempts, spent())) from None
         if judge is not None:
             judge(error)
         facts = {**_failure(error), "tls_unverified": download is not None and download.tls_unverified}

@@ -24,7 +24,7 @@ from tasks.download.downloader import Downloader
 from tasks.errors import CrashedError, FetchError, FetchTimeoutError
 from tasks.file_descriptors import patient
 from tasks.model import Outcome, RunOptions, key_of
-from tasks.retry_later import NOTHING, Earlier
+from tasks.retry_later import NO_PRIOR_ATTEMPTS, PriorAttempts
 from tasks.storage.store import Store
 
 #: What fetches; it is started anew for each image.
@@ -47,15 +47,13 @@ def fetch(
     store: Store,
     downloader: Downloader,
     recover: bool = False,
-    earlier: Earlier = NOTHING,
+    prior: PriorAttempts = NO_PRIOR_ATTEMPTS,
 ) -> Outcome:
     """Fetch one image as `tasks.fetch.fetch` does, in another process; if that dies, so says the Outcome.
 
     No slot is handed back for a suspect: it is done with as soon as may be. Nor is a former run's image taken over.
     """
-    request = json.dumps(
-        {"url": url, "index": index, "run": run.to_json(), "recover": recover, "earlier": asdict(earlier)}
-    )
+    request = json.dumps({"url": url, "index": index, "run": run.to_json(), "recover": recover, "prior": asdict(prior)})
     try:
         with _ROOM:
             return _answer(request, run.fetch.deadline + _MARGIN)
@@ -109,8 +107,8 @@ def main() -> None:
     run = RunOptions.from_json(request["run"])
     store = Store.below(run.out, settings().store_roots)
     downloader = downloading.for_process()
-    earlier = Earlier(**request["earlier"])
-    outcome = fetching.fetch(request["url"], request["index"], run, store, downloader, request["recover"], earlier)
+    prior = PriorAttempts(**request["prior"])
+    outcome = fetching.fetch(request["url"], request["index"], run, store, downloader, request["recover"], prior)
     json.dump(outcome.to_json(), sys.stdout)
 
 

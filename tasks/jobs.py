@@ -26,7 +26,7 @@ from tasks.broker import client as broker_client
 from tasks.broker import keys, poison, transport
 from tasks.broker.ack_batcher import SettledRequest
 from tasks.broker.backend import Unshown
-from tasks.broker.fitness import PROBE_TIMEOUT_SECONDS, Fitness, HandedOver, Queues
+from tasks.broker.fitness import PROBE_TIMEOUT_SECONDS, Fitness, Queues, RetryElsewhere
 from tasks.broker.heartbeat import Presence, Worker
 from tasks.broker.progress import Progress
 from tasks.broker.redis_retry import patiently
@@ -40,7 +40,7 @@ from tasks.fetch import failed, fetch
 from tasks.model import Former, Outcome, RunOptions, key_of
 from tasks.previous_image import FormerImage
 from tasks.redaction import masked
-from tasks.retry_later import Earlier, Later
+from tasks.retry_later import PriorAttempts, RetryLater
 from tasks.storage import plan, shard_status
 from tasks.storage.folder_probe import examine
 from tasks.storage.manifest import CorruptManifestError
@@ -358,7 +358,7 @@ def fetch_image(
     key, fitness = key_of(shard, offset, run.shard_size), _fitness()
     # Whoever had it first may have saved the image, or died of it.
     again = recover or _is_redelivered(self)
-    elsewhere: Later | HandedOver | None = None
+    elsewhere: RetryLater | RetryElsewhere | None = None
     try:
         began = fitness.check(run_id, tried_by=tried_by)
         judge = partial(fitness.judge, run_id=run_id, url=url, began=began, tried_by=tried_by)
@@ -372,21 +372,30 @@ def fetch_image(
         except (SettingsError, CorruptShardFileError) as error:
             outcome = failed(key, InternalError(str(error)))
         else:
-            earlier, before = Earlier(attempts, seconds), _former(former, run)
+            prior, before = PriorAttempts(attempts, seconds), _former(former, run)
             with _at_work(self), _watched(self, run_id, again) as crashes:
                 if crashes >= poison.CRASHES:
-                    outcome = isolation.fetch(url, index, run, store, downloader, again, earlier)
+                    outcome = isolation.fetch(url, index, run, store, downloader, again, prior)
                 else:
                     outcome = fetch(
-                        url, index, run, store, downloader, again, earlier, hand_back=True, former=before, judge=judge
+                        url,
+                        index,
+                        run,
+                        store,
+                        downloader,
+                        again,
+                        prior,
+                        defer_long_waits=True,
+                        former=before,
+                        judge=judge,
                     )
-    except (Later, HandedOver) as error:
+    except (RetryLater, RetryElsewhere) as error:
         elsewhere = error
     # Not where it was caught: Celery's events would show what led to it.
-    if isinstance(elsewhere, Later):
-        raise _sent_later(self, elsewhere)
+    if isinstance(elsewhere, RetryLater):
+        raise _requeue_later(self, elsewhere)
     if elsewhere is not None:
-        raise _handed_over(self, elsewhere, {"recover": True} if again else {})
+        raise _requeue_elsewhere(self, elsewhere, {"recover": True} if again else {})
     if outcome.http_status is not None:
         fitness.note_answer(run_id, url, outcome.ok, began)
     _progress().add(run_id, outcome)
@@ -423,19 +432,19 @@ def _watched(task: Task[Any, Any], run_id: str, again: bool) -> AbstractContextM
     return poison.watched(_server(), transport.Channel.holder, run_id, task.request.id)
 
 
-def _sent_later(task: Task[Any, Any], later: Later) -> Retry:
+def _requeue_later(task: Task[Any, Any], retry: RetryLater) -> Retry:
     """Send a task again, with a countdown; return what tells Celery so."""
-    spent = {"attempts": later.earlier.attempts, "seconds": later.earlier.seconds}
-    return _sent_again(task, spent, later.countdown, RateLimitedError(str(later)))
+    spent = {"attempts": retry.prior.attempts, "seconds": retry.prior.seconds}
+    return _requeue(task, spent, retry.countdown, RateLimitedError(str(retry)))
 
 
-def _handed_over(task: Task[Any, Any], handed: HandedOver, known: Mapping[str, Any]) -> Retry:
+def _requeue_elsewhere(task: Task[Any, Any], retry: RetryElsewhere, known: Mapping[str, Any]) -> Retry:
     """Send a task again, for another worker to do it now; return what tells Celery so."""
-    tried = {"tried_by": handed.tried_by} if handed.tried_by else {}
-    return _sent_again(task, {**known, **tried}, 0.0, handed)
+    tried = {"tried_by": retry.tried_by} if retry.tried_by else {}
+    return _requeue(task, {**known, **tried}, 0.0, retry)
 
 
-def _sent_again(task: Task[Any, Any], changes: Mapping[str, Any], countdown: float, why: Exception) -> Retry:
+def _requeue(task: Task[Any, Any], changes: Mapping[str, Any], countdown: float, why: Exception) -> Retry:
     """Send a task again, with other arguments; return what tells Celery so.
 
     Its message is acknowledged after that, so there is one of the two at any time. Both have the task's id: a worker
@@ -514,7 +523,7 @@ def collect_shard(
         _log.info("run %s has ended: shard %d is not collected", run_id, shard)
         return
     message: dict[str, Any] = {"shard": shard}
-    handed: HandedOver | None = None
+    elsewhere: RetryElsewhere | None = None
     try:
         known = [Outcome.from_json(outcome) for outcome in outcomes]
         # What is cancelled was so while the run had no record; and what an earlier command could not save, before it
@@ -534,8 +543,8 @@ def collect_shard(
             except StorageError as error:
                 _fitness().judge(error, run_id, "", began, tried_by, collects=True)
                 raise
-    except HandedOver as other:
-        handed = other
+    except RetryElsewhere as other:
+        elsewhere = other
     except (StorageError, CorruptPlanError, CorruptManifestError, IncompleteShardError, PoisonShardError) as error:
         _log.error("shard %d of run %s can't be collected: %s", shard, run_id, error)
         message["error"] = str(error)
@@ -545,8 +554,8 @@ def collect_shard(
     except Exception as error:  # noqa: BLE001  # the producer has to hear of it, or it would wait
         _log.exception("a fault of ours at shard %d of run %s", shard, run_id)
         message["error"] = f"{type(error).__name__}: {error}"
-    if handed is not None:
-        raise _handed_over(self, handed, {})
+    if elsewhere is not None:
+        raise _requeue_elsewhere(self, elsewhere, {})
     notify_shard_done(_server(), run_id, message)
     if "error" in message:
         # Not where it was caught: Celery's events would show what led to it.

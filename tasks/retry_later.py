@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Earlier:
+class PriorAttempts:
     """What earlier deliveries of a task have spent on its image, each of which ended with a wait."""
 
     attempts: int = 0
@@ -15,19 +15,19 @@ class Earlier:
 
 
 #: What was spent before the first delivery.
-NOTHING = Earlier()
+NO_PRIOR_ATTEMPTS = PriorAttempts()
 
 
-class Later(Exception):
+class RetryLater(Exception):  # noqa: N818  # it steers a task, as Celery's Retry
     """Raised where a slot is handed back; its text says what was waited for, and is fit to be shown."""
 
-    def __init__(self, message: str, countdown: float, earlier: Earlier) -> None:
+    def __init__(self, message: str, countdown: float, prior: PriorAttempts) -> None:
         """Take what to do later.
 
         Args:
             message: why.
             countdown: seconds until then.
-            earlier: what was spent until now.
+            prior: what was spent until now.
         """
         super().__init__(message)
-        self.countdown, self.earlier = countdown, earlier
+        self.countdown, self.prior = countdown, prior

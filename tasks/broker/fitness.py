@@ -78,7 +78,7 @@ _ANYBODY = "?"
 _EVERY_RUN = ""
 
 
-class HandedOver(Exception):
+class RetryElsewhere(Exception):  # noqa: N818  # it steers a task, as Celery's Retry
     """Raised where another worker is to do a task; its text says why, and is fit to be shown."""
 
     def __init__(self, why: str, tried_by: Collection[str]) -> None:
@@ -150,13 +150,13 @@ class Fitness:
             tried_by: the ids of the workers that have tried it before.
 
         Raises:
-            HandedOver: this worker is unfit for the run, or has tried the task, and another one may succeed.
+            RetryElsewhere: this worker is unfit for the run, or has tried the task, and another one may succeed.
         """
         now = monotonic()
         if self._worker in tried_by and self._able(run_id, collects).difference(tried_by):
             # All workers take from one queue, so the others get a moment to be the next.
             self._pause(_YIELD_SECONDS)
-            raise HandedOver("another worker is to try it", ())
+            raise RetryElsewhere("another worker is to try it", ())
         # On the way of each image.
         if not self._troubles:
             return now
@@ -174,7 +174,7 @@ class Fitness:
                     continue
                 left = trouble.next_trial - now
             self._pause(left)
-            raise HandedOver(trouble.why, ())
+            raise RetryElsewhere(trouble.why, ())
         return now
 
     def judge(
@@ -191,7 +191,7 @@ class Fitness:
             collects: whether the task only has to save.
 
         Raises:
-            HandedOver: the fault may be this worker's, and another worker may succeed.
+            RetryElsewhere: the fault may be this worker's, and another worker may succeed.
         """
         if not self._worker:
             return
@@ -205,7 +205,7 @@ class Fitness:
         if error.of_worker or (counts and self._is_silence(url)):
             self._note_trouble(error, run_id, began)
         if self._able(run_id, collects).difference(tried_by):
-            raise HandedOver(str(error), dict.fromkeys([*tried_by, self._worker]))
+            raise RetryElsewhere(str(error), dict.fromkeys([*tried_by, self._worker]))
 
     def note_answer(self, run_id: str, url: str, saved: bool, began: float) -> None:
         """Note that a server has answered, and whether the image was saved."""

@@ -101,7 +101,7 @@ class Downloader:
         options: FetchOptions,
         deadline: Deadline,
         on_attempt: Callable[[], None],
-        earlier: int = 0,
+        prior_attempts: int = 0,
         condition: Condition | None = None,
     ) -> Download:
         """Return what the URL serves, after as many attempts as the options and the deadline allow.
@@ -111,7 +111,7 @@ class Downloader:
             options: limits and retries.
             deadline: of all attempts together.
             on_attempt: called before each attempt.
-            earlier: how many attempts were made before, each of which counts among those that the options allow.
+            prior_attempts: how many attempts were made before, each of which counts among those that the options allow.
             condition: under which the image is wanted; if it is not met, the answer is ``unchanged`` and has no body.
 
         Raises:
@@ -120,7 +120,7 @@ class Downloader:
             FetchError: of the last attempt.
         """
         target = urls.parse(url)
-        retry = earlier
+        retry = prior_attempts
         # What an attempt leaves to the next: nothing, or one part.
         left: list[Part] = []
         while True:

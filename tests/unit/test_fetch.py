@@ -33,7 +33,7 @@ from tasks.model import (
     Verify,
 )
 from tasks.previous_image import FormerImage
-from tasks.retry_later import Earlier, Later
+from tasks.retry_later import PriorAttempts, RetryLater
 from tasks.storage import manifest, plan
 from tasks.storage.shard_parquet import Mark
 from tasks.storage.store import Store
@@ -60,20 +60,22 @@ class Raising(Downloader):
 def test_long_wait_is_requeued(store: Store) -> None:
     """A long wait gives a countdown with the attempts and time so far, or an Outcome if the caller can't requeue."""
     waits = Raising(LongWaitError("HTTP 503: asks for a wait of 60 s at http://a.example/?token=x", retry_after=60.0))
-    earlier = Earlier(2, 1.5)
-    with pytest.raises(Later, match=r"token=\*\*\*") as caught:
-        fetch("http://a.example/", 0, _RUN, store, waits, earlier=earlier, hand_back=True)
+    earlier = PriorAttempts(2, 1.5)
+    with pytest.raises(RetryLater, match=r"token=\*\*\*") as caught:
+        fetch("http://a.example/", 0, _RUN, store, waits, prior=earlier, defer_long_waits=True)
     assert 60 <= caught.value.countdown <= 66
-    assert caught.value.earlier.attempts == 2
-    assert 1.5 <= caught.value.earlier.seconds < 3
+    assert caught.value.prior.attempts == 2
+    assert 1.5 <= caught.value.prior.seconds < 3
     assert caught.value.__suppress_context__
-    outcome = fetch("http://a.example/", 0, _RUN, store, waits, earlier=earlier)
+    outcome = fetch("http://a.example/", 0, _RUN, store, waits, prior=earlier)
     assert (outcome.reason, outcome.attempts) == (Reason.RATE_LIMITED, 2)
 
 
 def test_deliveries_add_up(demo: DemoServer, downloader: Downloader, store: Store) -> None:
     """Attempts and fetch time are totals of all deliveries."""
-    outcome = fetch(f"{demo.url}/images/3.png", 0, _RUN, store, downloader, earlier=Earlier(1, 7.0), hand_back=True)
+    outcome = fetch(
+        f"{demo.url}/images/3.png", 0, _RUN, store, downloader, prior=PriorAttempts(1, 7.0), defer_long_waits=True
+    )
     assert (outcome.ok, outcome.attempts) == (True, 2)
     assert outcome.fetch_seconds > 7
 

@@ -17,7 +17,7 @@ from celery.exceptions import Reject, Retry
 from tasks import jobs
 from tasks.jobs import Runs
 from tasks.model import RunOptions
-from tasks.retry_later import Earlier, Later
+from tasks.retry_later import PriorAttempts, RetryLater
 from tasks.storage import manifest
 from tasks.storage.store import Store
 
@@ -87,14 +87,14 @@ class Sending:
         return Retry(exc=options["exc"], when=options["countdown"])
 
 
-_LATER = Later("HTTP 429", 61.5, Earlier(2, 0.75))
+_LATER = RetryLater("HTTP 429", 61.5, PriorAttempts(2, 0.75))
 
 
 def test_task_is_resent_with_its_attempts_and_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Arguments stay, attempts and time are added, texts stay redacted; an unreachable Redis is waited for."""
     monkeypatch.setattr("tasks.broker.redis_retry.time.sleep", lambda _: None)
     task: Any = Sending(2, revision=1, recover=True, attempts=1, seconds=0.5)
-    assert jobs._sent_later(task, _LATER).when == 61.5
+    assert jobs._requeue_later(task, _LATER).when == 61.5
     (sent,) = task.sent
     assert sent["args"] == task.request.args
     assert sent["kwargs"] == {"revision": 1, "recover": True, "attempts": 2, "seconds": 0.75}
@@ -106,7 +106,7 @@ def test_stopping_worker_does_not_wait_to_resend(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("tasks.broker.redis_retry.stopping", lambda: True)
     task: Any = Sending(1)
     with pytest.raises(redis.ConnectionError):
-        jobs._sent_later(task, _LATER)
+        jobs._requeue_later(task, _LATER)
 
 
 _FORMER = {"path": "00000/00000000.png", "width": 1, "height": 1, "format": "png", "bytes": 3, "sha256": "f00"}

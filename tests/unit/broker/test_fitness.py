@@ -10,7 +10,7 @@ import fakeredis
 import pytest
 
 from tasks.broker import fitness, keys
-from tasks.broker.fitness import Fitness, HandedOver, Queues
+from tasks.broker.fitness import Fitness, Queues, RetryElsewhere
 from tasks.errors import (
     ConnectError,
     DnsError,
@@ -62,7 +62,7 @@ class Fleet:
             began = self.fitness.check("run", tried_by=tried_by)
             self.wait(0.1)
             self.fitness.judge(error, "run", url, began, tried_by)
-        except HandedOver as handed:
+        except RetryElsewhere as handed:
             return handed.tried_by
         return None
 
@@ -192,7 +192,7 @@ def test_full_disk_affects_one_run(fleet: Fleet) -> None:
     """A worker that can't save requeues the run's tasks, pauses, and works for other runs."""
     assert fleet.fails(StorageError("disk full")) == ["me"]
     assert (fleet.unfit(), fleet.paused) == ({"kind": "storage", "why": "storage: disk full"}, [1.0])
-    with pytest.raises(HandedOver, match="disk full") as caught:
+    with pytest.raises(RetryElsewhere, match="disk full") as caught:
         fleet.fitness.check("run")
     assert caught.value.tried_by == []
     assert fleet.fitness.check("other-run") == fleet.now
@@ -213,7 +213,7 @@ def test_unfit_worker_tries_one_task_at_a_time_and_recovers(fleet: Fleet) -> Non
         assert fleet.paused[-1] == pause
     fleet.wait(30)
     began = fleet.fitness.check("run")
-    with pytest.raises(HandedOver):
+    with pytest.raises(RetryElsewhere):
         fleet.fitness.check("run")
     fleet.fitness.note_answer("run", "http://a/", True, began)
     assert (fleet.unfit(), fleet.fitness.troubles) == ({}, [])
@@ -231,7 +231,7 @@ def test_shard_is_collected_by_a_worker_that_can_save(fleet: Fleet) -> None:
     """A collect task can go to a worker without network, but not to one that can't save."""
     error = StorageError("disk full")
     fleet.declare("other", "network")
-    with pytest.raises(HandedOver):
+    with pytest.raises(RetryElsewhere):
         fleet.fitness.judge(error, "run", "", fleet.now, (), collects=True)
     fleet.declare("other", "storage")
     fleet.fitness.judge(error, "run", "", fleet.now, (), collects=True)
