@@ -15,7 +15,7 @@ from functools import cache
 from typing import Any
 
 from tasks.deadline import Deadline
-from tasks.download.conditional import Condition
+from tasks.download.conditional import Validators
 from tasks.download.downloader import Download, Downloader, countdown
 from tasks.errors import (
     FetchError,
@@ -96,8 +96,8 @@ def fetch(
     def spent() -> float:
         return round(prior.seconds + time.monotonic() - started, 4)
 
-    def ask(counted: int, condition: Condition | None = None) -> Download:
-        return downloader.download(url, run.fetch, deadline, count_attempt, counted, condition)
+    def ask(counted: int, validators: Validators | None = None) -> Download:
+        return downloader.download(url, run.fetch, deadline, count_attempt, counted, validators)
 
     started = time.monotonic()
     shard, offset = divmod(index, run.shard_size)

@@ -8,7 +8,7 @@ import stat
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tasks.download.conditional import Condition, condition_of
+from tasks.download.conditional import Validators, usable_validators
 from tasks.download.downloader import Download
 from tasks.errors import StorageError
 from tasks.images import identify
@@ -33,9 +33,9 @@ class FormerImage:
         """Where it is on the file system."""
         return self.store.path(self.facts.path)
 
-    def condition(self) -> Condition | None:
+    def condition(self) -> Validators | None:
         """Return under which condition its URL is asked for; None if it can't be taken over whatever is answered."""
-        return condition_of(self.facts) if self._stands() else None
+        return usable_validators(self.facts) if self._stands() else None
 
     def picture(self) -> Picture | None:
         """Return the file and what it is; None if it is not what the manifest says, or gone."""

@@ -19,7 +19,7 @@ import pyarrow as pa
 from producer.output.folder import standing
 from producer.output.run_file import Options, PlanState, RunFile, resumption
 from producer.planning.url_index import UrlIndex
-from tasks.download.conditional import condition_of
+from tasks.download.conditional import usable_validators
 from tasks.errors import CommandError, StorageError, UsageError
 from tasks.model import FORMER_FIELDS, FetchOptions, Former, ImageRequest, ResizeMode, Verify, shard_name
 from tasks.storage import manifest, plan
@@ -170,7 +170,7 @@ def _former(row: Mapping[str, Any]) -> Former | None:
     if row["status"] != "success" or row.get("tls_unverified") or any(row[name] is None for name in _KNOWN):
         return None
     former = Former.from_json(row)
-    return None if condition_of(former) is None else former
+    return None if usable_validators(former) is None else former
 
 
 def _unlike(before: FetchOptions, now: FetchOptions) -> str | None:

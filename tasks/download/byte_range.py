@@ -14,27 +14,27 @@ _PLAIN = re.compile(r"[\x20-\x7e]+")
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class PartialBody:
     """What came of a body, from its beginning, where its server lets us ask for the rest."""
 
     url: str
     body: bytes
     #: Of the whole; None where the server did not say it.
-    size: int | None
+    total_size: int | None
     #: What the rest has to be of, for If-Range: a strong ETag, or the Last-Modified.
     validator: str
     #: Of the response that it began with.
     etag: str | None
 
-    def longer(self, body: bytes) -> Part:
+    def extended(self, body: bytes) -> PartialBody:
         """Return the part with more of the same body."""
         return replace(self, body=body)
 
-    def asking(self, fields: Mapping[str, str]) -> Mapping[str, str]:
+    def range_headers(self, headers: Mapping[str, str]) -> Mapping[str, str]:
         """Return the fields of a request for the rest, or for all of it if the image is another one by now."""
-        return {**fields, "Range": f"bytes={len(self.body)}-", "If-Range": self.validator}
+        return {**headers, "Range": f"bytes={len(self.body)}-", "If-Range": self.validator}
 
-    def is_gone_on_with(self, status: int, headers: Mapping[str, str]) -> bool:
+    def is_continued_by(self, status: int, headers: Mapping[str, str]) -> bool:
         """Tell whether a response goes on where the part ends, or begins anew; what does neither can't be used."""
         if status not in (http.HTTPStatus.PARTIAL_CONTENT, http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE):
             return True
@@ -43,13 +43,13 @@ class Part:
             status == http.HTTPStatus.PARTIAL_CONTENT
             and found is not None
             and int(found[1]) == len(self.body)
-            and (self.size is None or found[3] in ("*", str(self.size)))
+            and (self.total_size is None or found[3] in ("*", str(self.total_size)))
             and headers.get("ETag") in (None, self.etag)
             and "Content-Encoding" not in headers
         )
 
 
-def whole_size(headers: Mapping[str, str]) -> int | None:
+def complete_range_size(headers: Mapping[str, str]) -> int | None:
     """Return the size of the whole body if the Content-Range of a response spans all of it; None otherwise."""
     found = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))
     if found is None or found[3] == "*" or int(found[1]) != 0 or int(found[2]) + 1 != int(found[3]):
@@ -57,7 +57,7 @@ def whole_size(headers: Mapping[str, str]) -> int | None:
     return int(found[3])
 
 
-def part_of(url: str, headers: Mapping[str, str], body: bytes) -> Part | None:
+def resumable_body(url: str, headers: Mapping[str, str], body: bytes) -> PartialBody | None:
     """Return what came of a body; None where the server does not let us ask for the rest of just this one.
 
     Args:
@@ -72,4 +72,4 @@ def part_of(url: str, headers: Mapping[str, str], body: bytes) -> Part | None:
     if ranges != {"bytes"} or validator is None or not _PLAIN.fullmatch(validator):
         return None
     announced = headers.get("Content-Length")
-    return Part(url, body, int(announced) if announced else None, validator, etag)
+    return PartialBody(url, body, int(announced) if announced else None, validator, etag)

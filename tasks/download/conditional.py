@@ -12,11 +12,11 @@ _ETAG = re.compile(r'(?:W/)?"[\x21\x23-\x7e]*"')
 _DATE = re.compile(r"[A-Z][a-z]{2}, [0-9]{2} [A-Z][a-z]{2} [0-9]{4} [0-9]{2}:[0-9]{2}:[0-9]{2} GMT")
 #: A final URL is kept up to a number of bytes of JSON, in which a backslash takes two. One that is shorter than this,
 #: in characters, and without any, was not cut.
-_WHOLE = URL_LIMIT - 40
+_MAX_KEPT_URL = URL_LIMIT - 40
 
 
 @dataclass(frozen=True, slots=True)
-class Condition:
+class Validators:
     """That an image is another one than the one that these validators were given for."""
 
     etag: str | None
@@ -24,27 +24,27 @@ class Condition:
     #: The URL that gave them, masked; None for the one that the list names.
     url: str | None
 
-    def is_for(self, url: str | None) -> bool:
+    def came_from(self, url: str | None) -> bool:
         """Tell whether a URL, named as above, is the one that gave the validators; they mean nothing to another."""
         return url == self.url
 
-    def asking(self, fields: Mapping[str, str]) -> Mapping[str, str]:
+    def conditional_headers(self, headers: Mapping[str, str]) -> Mapping[str, str]:
         """Return the fields of a request that is made under the condition."""
         named = {"If-None-Match": self.etag, "If-Modified-Since": self.last_modified}
-        return {**fields, **{name: value for name, value in named.items() if value is not None}}
+        return {**headers, **{name: value for name, value in named.items() if value is not None}}
 
 
-def condition_of(former: Former) -> Condition | None:
+def usable_validators(previous: Former) -> Validators | None:
     """Return the condition that an image is another one than a former run's; None where nothing tells them apart.
 
     Only what can be sent back as it came counts: a validator with the form of one, which also says that it was kept
     whole, and a final URL that was.
     """
-    url = former.final_url
-    if url is not None and (len(url) >= _WHOLE or "\\" in url):
+    url = previous.final_url
+    if url is not None and (len(url) >= _MAX_KEPT_URL or "\\" in url):
         return None
-    etag = former.etag if former.etag is not None and _ETAG.fullmatch(former.etag) else None
-    date = former.last_modified
+    etag = previous.etag if previous.etag is not None and _ETAG.fullmatch(previous.etag) else None
+    date = previous.last_modified
     if date is not None and not _DATE.fullmatch(date):
         date = None
-    return None if etag is None and date is None else Condition(etag, date, url)
+    return None if etag is None and date is None else Validators(etag, date, url)

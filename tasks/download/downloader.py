@@ -22,8 +22,8 @@ from config.settings import settings
 from tasks.deadline import Deadline
 from tasks.download import content_codings, network_settings, tls, urls
 from tasks.download.adapters import GuardedAdapter, Sessions, head_fields
-from tasks.download.byte_range import Part, part_of, whole_size
-from tasks.download.conditional import Condition
+from tasks.download.byte_range import PartialBody, complete_range_size, resumable_body
+from tasks.download.conditional import Validators
 from tasks.download.connection import BadHeaderError
 from tasks.download.cookies import Cookies, with_cookies
 from tasks.download.retry import opt_out, parse_retry_after
@@ -102,7 +102,7 @@ class Downloader:
         deadline: Deadline,
         on_attempt: Callable[[], None],
         prior_attempts: int = 0,
-        condition: Condition | None = None,
+        validators: Validators | None = None,
     ) -> Download:
         """Return what the URL serves, after as many attempts as the options and the deadline allow.
 
@@ -112,7 +112,7 @@ class Downloader:
             deadline: of all attempts together.
             on_attempt: called before each attempt.
             prior_attempts: how many attempts were made before, each of which counts among those that the options allow.
-            condition: under which the image is wanted; if it is not met, the answer is ``unchanged`` and has no body.
+            validators: under which the image is wanted; if it is not met, the answer is ``unchanged`` and has no body.
 
         Raises:
             LongWaitError: the server asks for a wait that is too long for a slot, and that there is another attempt
@@ -122,11 +122,11 @@ class Downloader:
         target = urls.parse(url)
         retry = prior_attempts
         # What an attempt leaves to the next: nothing, or one part.
-        left: list[Part] = []
+        left: list[PartialBody] = []
         while True:
             on_attempt()
             try:
-                return self._attempt(target, options, deadline, left, condition)
+                return self._attempt(target, options, deadline, left, validators)
             except FetchError as error:
                 if error.retry_after is not None and error.retry_after > options.max_wait:
                     raise _too_long(error, options, retry) from error
@@ -141,8 +141,8 @@ class Downloader:
         url: urls.Url,
         options: FetchOptions,
         deadline: Deadline,
-        left: list[Part],
-        condition: Condition | None,
+        left: list[PartialBody],
+        validators: Validators | None,
     ) -> Download:
         adapter = self._sessions.adapter(options.insecure)
         unverified = False
@@ -153,11 +153,17 @@ class Downloader:
         seen = {(url.text, cookie)}
         fields = head_fields(options.head, self._sessions.contact, True)
         for _ in range(options.max_redirects + 1):
-            part = left[0] if left and left[0].url == url.text else None
+            partial = left[0] if left and left[0].url == url.text else None
             shown = None if url == start else masked(url.text)
             # What has begun to come is of a newer image, or of one that there was no condition for.
-            on = condition if condition is not None and part is None and condition.is_for(shown) else None
-            asked = part.asking(fields) if part is not None else fields if on is None else on.asking(fields)
+            on = validators if validators is not None and partial is None and validators.came_from(shown) else None
+            asked = (
+                partial.range_headers(fields)
+                if partial is not None
+                else fields
+                if on is None
+                else on.conditional_headers(fields)
+            )
             if cookie is not None:
                 asked = with_cookies(asked, cookie)
             try:
@@ -171,7 +177,7 @@ class Downloader:
                             _drain(response, deadline)
                             body = b""
                         else:
-                            body = _body(response, url, options, deadline, part, left)
+                            body = _body(response, url, options, deadline, partial, left)
                     finally:
                         response.close()
                     return Download(
@@ -313,8 +319,8 @@ def _body(
     url: urls.Url,
     options: FetchOptions,
     deadline: Deadline,
-    part: Part | None,
-    left: list[Part],
+    partial: PartialBody | None,
+    left: list[PartialBody],
 ) -> bytes:
     """Return the body of a last response.
 
@@ -323,7 +329,7 @@ def _body(
         url: where it came from.
         options: the run's.
         deadline: of the download.
-        part: what came before, if the rest of it was asked for.
+        partial: what came before, if the rest of it was asked for.
         left: gets what comes, if the body breaks off and its rest can be asked for.
 
     Raises:
@@ -332,17 +338,17 @@ def _body(
     status = response.status_code
     begun = b""
     whole: int | None = None
-    if part is not None and (status in _SUCCESS or status == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE):
+    if partial is not None and (status in _SUCCESS or status == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE):
         left.clear()
-        if not part.is_gone_on_with(status, response.headers):
+        if not partial.is_continued_by(status, response.headers):
             _drain(response, deadline)
             raise TruncatedError(
                 "the body broke off, and the server did not go on where it had ended", http_status=status
             )
         if status == http.HTTPStatus.PARTIAL_CONTENT:
-            begun, whole = part.body, part.size
+            begun, whole = partial.body, partial.total_size
     elif status == http.HTTPStatus.PARTIAL_CONTENT:
-        whole = whole_size(response.headers)
+        whole = complete_range_size(response.headers)
         if whole is None and "Content-Range" in response.headers:
             _drain(response, deadline)
             raise BadResponseError(
@@ -366,7 +372,11 @@ def _body(
     except FetchError as error:
         if error.retryable and blocks and "Content-Encoding" not in response.headers:
             body = b"".join(blocks)
-            kept = part.longer(body) if begun and part is not None else part_of(url.text, response.headers, body)
+            kept = (
+                partial.extended(body)
+                if begun and partial is not None
+                else resumable_body(url.text, response.headers, body)
+            )
             left[:] = [] if kept is None else [kept]
         raise
     body = b"".join(blocks)

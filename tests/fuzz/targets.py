@@ -117,13 +117,13 @@ def header(data: bytes) -> None:
     assert retry.opt_out(lines) in (None, "noai", "noimageai", "noindex", "noimageindex", "none")
     names = ("Content-Range", "ETag", "Last-Modified", "Accept-Ranges", "Content-Encoding")
     headers = dict(zip(names, lines, strict=False))
-    started = byte_range.Part("http://a.example/", b"abc", 6, '"a"', '"a"')
-    assert started.is_gone_on_with(206, headers) in (True, False)
-    found = byte_range.part_of(
+    started = byte_range.PartialBody("http://a.example/", b"abc", 6, '"a"', '"a"')
+    assert started.is_continued_by(206, headers) in (True, False)
+    found = byte_range.resumable_body(
         "http://a.example/", {**headers, "Content-Length": "6", "Accept-Ranges": "bytes"}, b"abc"
     )
     if found is not None:
-        assert found.asking({})["If-Range"].isprintable()
+        assert found.range_headers({})["If-Range"].isprintable()
     for line in lines:
         name, _, value = line.partition(":")
         with suppress(ValueError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tasks.download.conditional import Condition, condition_of
+from tasks.download.conditional import Validators, usable_validators
 from tasks.model import URL_LIMIT, Former, shortened
 
 _DATE = "Thu, 01 Jan 2026 00:00:00 GMT"
@@ -31,9 +31,9 @@ def previous_image(etag: str | None = None, last_modified: str | None = None, fi
 )
 def test_valid_validators_are_sent(etag: str | None, date: str | None, asked: dict[str, str]) -> None:
     """Each well-formed validator is sent, together with the usual headers."""
-    condition = condition_of(previous_image(etag, date))
+    condition = usable_validators(previous_image(etag, date))
     assert condition is not None
-    assert condition.asking({"Accept": "*/*"}) == {"Accept": "*/*", **asked}
+    assert condition.conditional_headers({"Accept": "*/*"}) == {"Accept": "*/*", **asked}
 
 
 _INVALID_ETAGS = {
@@ -52,7 +52,7 @@ _INVALID_ETAGS = {
 @pytest.mark.parametrize("etag", _INVALID_ETAGS.values(), ids=_INVALID_ETAGS)
 def test_invalid_etags_are_not_sent(etag: str | None) -> None:
     """A malformed ETag is not sent; nor is a truncated one, because it has lost its end."""
-    assert condition_of(previous_image(etag)) is None
+    assert usable_validators(previous_image(etag)) is None
 
 
 @pytest.mark.parametrize(
@@ -60,22 +60,22 @@ def test_invalid_etags_are_not_sent(etag: str | None) -> None:
 )
 def test_invalid_dates_are_not_sent(date: str) -> None:
     """A value that is not an HTTP date is not sent."""
-    assert condition_of(previous_image(None, date)) is None
+    assert usable_validators(previous_image(None, date)) is None
 
 
 def test_condition_is_for_its_url() -> None:
     """Validators mean nothing to any URL but their own; a redirect may lead to another URL by now."""
     here, there = (
-        condition_of(previous_image('"a"')),
-        condition_of(previous_image('"a"', final_url="http://b.example/?sig=***")),
+        usable_validators(previous_image('"a"')),
+        usable_validators(previous_image('"a"', final_url="http://b.example/?sig=***")),
     )
-    assert here == Condition('"a"', None, None)
+    assert here == Validators('"a"', None, None)
     assert there is not None
-    assert (here.is_for(None), here.is_for("http://b.example/?sig=***")) == (True, False)
-    assert (there.is_for(None), there.is_for("http://b.example/?sig=***")) == (False, True)
+    assert (here.came_from(None), here.came_from("http://b.example/?sig=***")) == (True, False)
+    assert (there.came_from(None), there.came_from("http://b.example/?sig=***")) == (False, True)
 
 
 @pytest.mark.parametrize("tail", ["a" * 500, "\\" * 500, "a" * 200 + "\\" * 60, "a" * 150 + "\\" * 90])
 def test_truncated_final_url_gives_no_condition(tail: str) -> None:
     """A final URL that may be truncated in the manifest could belong to many URLs."""
-    assert condition_of(previous_image('"a"', final_url=shortened(f"http://b.example/?{tail}", URL_LIMIT))) is None
+    assert usable_validators(previous_image('"a"', final_url=shortened(f"http://b.example/?{tail}", URL_LIMIT))) is None

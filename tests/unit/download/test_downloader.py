@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from producer.demo import DemoServer, picture
 from tasks.deadline import Deadline
 from tasks.download.adapters import USER_AGENT, Sessions, head_fields
-from tasks.download.conditional import Condition
+from tasks.download.conditional import Validators
 from tasks.download.downloader import Download, Downloader, backoff, countdown
 from tasks.download.urls import parse
 from tasks.errors import (
@@ -747,7 +747,7 @@ def test_interrupted_body_is_resumed(
 
 
 _UNCHANGED = response(b"", "304 Not Modified", length=False)
-_CONDITION = Condition('"a"', "Thu, 01 Jan 2026 00:00:00 GMT", None)
+_CONDITION = Validators('"a"', "Thu, 01 Jan 2026 00:00:00 GMT", None)
 _ASKED = (b'If-None-Match: "a"', b"If-Modified-Since: Thu, 01 Jan 2026 00:00:00 GMT")
 
 
@@ -757,7 +757,7 @@ def asked(request: bytes) -> tuple[bytes, ...]:
 
 
 def download_conditionally(
-    downloader: Downloader, url: str, condition: Condition = _CONDITION, options: FetchOptions = ONCE
+    downloader: Downloader, url: str, condition: Validators = _CONDITION, options: FetchOptions = ONCE
 ) -> tuple[Download, int]:
     """Return a URL's download under a condition, and the number of attempts."""
     attempts: list[None] = []
