@@ -14,7 +14,7 @@ from tasks.download.downloader import Downloader
 from tasks.errors import FetchError
 from tasks.fetch import worker_name
 from tasks.model import Outcome, RunOptions, Status, key_of
-from tasks.previous_image import FormerImage
+from tasks.previous_image import PreviousFile
 from tasks.retry_later import NO_PRIOR_ATTEMPTS, PriorAttempts
 from tasks.storage.store import Store
 
@@ -28,7 +28,7 @@ def fetch(
     recover: bool = False,
     prior: PriorAttempts = NO_PRIOR_ATTEMPTS,
     defer_long_waits: bool = False,
-    previous: FormerImage | None = None,
+    previous: PreviousFile | None = None,
     judge: Callable[[FetchError], None] | None = None,
 ) -> Outcome:
     """Return the Outcome of an image without fetching it; the arguments are those of `tasks.fetch.fetch`."""

@@ -44,7 +44,7 @@ from tasks.model import (
     shard_name,
     shortened,
 )
-from tasks.previous_image import FormerImage
+from tasks.previous_image import PreviousFile
 from tasks.redaction import masked
 from tasks.retry_later import NO_PRIOR_ATTEMPTS, PriorAttempts, RetryLater
 from tasks.storage import shard_status
@@ -65,7 +65,7 @@ def fetch(
     recover: bool = False,
     prior: PriorAttempts = NO_PRIOR_ATTEMPTS,
     defer_long_waits: bool = False,
-    former: FormerImage | None = None,
+    previous: PreviousFile | None = None,
     judge: Callable[[FetchError], None] | None = None,
 ) -> Outcome:
     """Fetch one image and save it; return its Outcome whatever happens.
@@ -81,7 +81,8 @@ def fetch(
         prior: what earlier deliveries have spent on it.
         defer_long_waits: whether a wait that is too long for a slot is left to the caller; otherwise the image fails
             with it.
-        former: what a former run has saved of the URL: it is taken over if the URL's server says that it is unchanged.
+        previous: what a previous run has saved of the URL: it is taken over if the URL's server says that it is
+            unchanged.
         judge: called with what the image would fail with; what it raises is raised, and there is no Outcome.
 
     Raises:
@@ -107,15 +108,15 @@ def fetch(
     try:
         if recover and (facts := _recovered(shard, key, run, store, deadline)) is not None:
             return _ended(key, attempts=attempts, fetch_seconds=spent(), **facts)
-        download = ask(attempts, None if former is None else former.condition())
-        unchanged = former.picture() if former is not None and download.unchanged else None
+        download = ask(attempts, None if previous is None else previous.validators())
+        unchanged = previous.load() if previous is not None and download.unchanged else None
         if download.unchanged and unchanged is None:
-            # The former run's file is gone, or no longer what it was. That attempt is none that has failed.
+            # The previous run's file is gone, or no longer what it was. That attempt is none that has failed.
             download = ask(attempts - 1)
         picture = unchanged or _picture(download.body, run.fetch, deadline)
         if deadline.remaining <= 0:
             raise FetchTimeoutError("the deadline was over before the image could be saved (--deadline)")
-        facts = _saved(shard, key, download, picture, run, store, deadline, former if unchanged else None)
+        facts = _saved(shard, key, download, picture, run, store, deadline, previous if unchanged else None)
     except FetchError as error:
         if download is not None:
             # What is wrong with an image is found without its answer.
@@ -217,15 +218,15 @@ def _saved(
     run: RunOptions,
     store: Store,
     deadline: Deadline,
-    former: FormerImage | None = None,
+    previous: PreviousFile | None = None,
 ) -> dict[str, Any]:
-    """Save a picture, which may be a former run's, and return what an Outcome says of it."""
+    """Save a picture, which may be a previous run's, and return what an Outcome says of it."""
     name = f"{shard_name(shard)}/{key}.{picture.info.extension}"
-    if former is None:
+    if previous is None:
         created = store.create(name, picture.body)
     else:
-        download = former.updated(download)
-        created = store.create_linked(name, picture.body, former.file)
+        download = previous.with_stored_headers(download)
+        created = store.create_linked(name, picture.body, previous.file)
     if not created:
         standing = store.read(name)
         if standing != picture.body:
@@ -233,13 +234,13 @@ def _saved(
             if kept is None:
                 _log.warning("%s is not all there any more, and what came now takes its place", name)
                 store.remove(name)
-                return _saved(shard, key, download, picture, run, store, deadline, former)
+                return _saved(shard, key, download, picture, run, store, deadline, previous)
             # Nobody knows how that came; in such a run it may have come from anybody.
             return _described(name, kept, {"recovered": True, "tls_unverified": run.fetch.insecure})
     elif shard_status.is_done(shard, run.revision, store):
         _withdraw_unnamed(shard, name, store)
     response = {
-        "exif": None if former is None else former.facts.exif,
+        "exif": None if previous is None else previous.image.exif,
         "http_status": download.http_status,
         "final_url": _short(download.final_url, URL_LIMIT),
         "etag": _short(download.etag, HEADER_LIMIT),

@@ -51,7 +51,7 @@ def fetch(
 ) -> Outcome:
     """Fetch one image as `tasks.fetch.fetch` does, in another process; if that dies, so says the Outcome.
 
-    No slot is handed back for a suspect: it is done with as soon as may be. Nor is a former run's image taken over.
+    No slot is handed back for a suspect: it is done with as soon as may be. Nor is a previous run's image taken over.
     """
     request = json.dumps({"url": url, "index": index, "run": run.to_json(), "recover": recover, "prior": asdict(prior)})
     try:

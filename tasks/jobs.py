@@ -37,8 +37,8 @@ from tasks.download import downloader, network_settings
 from tasks.download.downloader import Downloader
 from tasks.errors import CancelledError, CommandError, FetchError, InternalError, RateLimitedError, StorageError
 from tasks.fetch import failed, fetch
-from tasks.model import Former, Outcome, RunOptions, key_of
-from tasks.previous_image import FormerImage
+from tasks.model import Outcome, PreviousImage, RunOptions, key_of
+from tasks.previous_image import PreviousFile
 from tasks.redaction import masked
 from tasks.retry_later import PriorAttempts, RetryLater
 from tasks.storage import plan, shard_status
@@ -178,22 +178,23 @@ def _probe(host: str, port: int) -> None:
 
 
 @cache
-def _former_store(since: str) -> Store | None:
-    """Return the Store of a former run; None, and a word in the log, where this worker's operator does not allow it."""
+def _previous_run_store(folder: str) -> Store | None:
+    """Return the Store of a previous run; None, and a word in the log, where this worker's operator does not allow
+    it."""
     try:
-        return Store.below(since, settings().store_roots)
+        return Store.below(folder, settings().store_roots)
     except StorageError:
         _log.warning(
             "nothing is taken over from %s, and all of it is downloaded: IMAGEFLEET_STORE_ROOTS does not allow it",
-            since,
+            folder,
         )
         return None
 
 
-def _former(facts: Mapping[str, Any] | None, run: RunOptions) -> FormerImage | None:
-    """Return what a message says of a former run's image, in the folder that the run's options name."""
-    store = None if facts is None or run.since is None else _former_store(run.since)
-    return None if facts is None or store is None else FormerImage(Former.from_json(facts), store)
+def _previous_file(facts: Mapping[str, Any] | None, run: RunOptions) -> PreviousFile | None:
+    """Return what a message says of a previous run's image, in the folder that the run's options name."""
+    store = None if facts is None or run.since is None else _previous_run_store(run.since)
+    return None if facts is None or store is None else PreviousFile(PreviousImage.from_json(facts), store)
 
 
 @worker_init.connect
@@ -337,7 +338,8 @@ def fetch_image(
         recover: whether the image may be saved already, by a task of which nobody has heard.
         attempts: how many earlier deliveries have made, each of which ended with a wait that a server had asked for.
         seconds: how long those took.
-        former: what the former run that this one refreshes has saved of the URL, if it has; a `Former` as JSON.
+        former: what the previous run that this one refreshes has saved of the URL, if it has; a `PreviousImage` as
+            JSON.
         tried_by: the ids of the workers that have tried it, and may have failed by a fault of their own.
 
     Raises:
@@ -372,7 +374,7 @@ def fetch_image(
         except (SettingsError, CorruptShardFileError) as error:
             outcome = failed(key, InternalError(str(error)))
         else:
-            prior, before = PriorAttempts(attempts, seconds), _former(former, run)
+            prior, previous_file = PriorAttempts(attempts, seconds), _previous_file(former, run)
             with _at_work(self), _watched(self, run_id, again) as crashes:
                 if crashes >= poison.CRASHES:
                     outcome = isolation.fetch(url, index, run, store, downloader, again, prior)
@@ -386,7 +388,7 @@ def fetch_image(
                         again,
                         prior,
                         defer_long_waits=True,
-                        former=before,
+                        previous=previous_file,
                         judge=judge,
                     )
     except (RetryLater, RetryElsewhere) as error:

@@ -67,7 +67,7 @@ _IMAGE_REASONS = frozenset({Reason.NOT_IMAGE, Reason.UNDECODABLE, Reason.TOO_MAN
 
 
 @dataclass(frozen=True, slots=True)
-class Former:
+class PreviousImage:
     """A URL's image from a previous run: its file and its origin, as in that run's manifest.
 
     The fields have the same meaning as in an `Outcome`. ``path`` is relative to the previous run's output folder.
@@ -93,10 +93,10 @@ class Former:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
         """Return the value that `to_json` wrote, without fields unknown to this version."""
-        return cls(**{name: value[name] for name in FORMER_FIELDS if name in value})
+        return cls(**{name: value[name] for name in PREVIOUS_IMAGE_FIELDS if name in value})
 
 
-FORMER_FIELDS = tuple(item.name for item in fields(Former))
+PREVIOUS_IMAGE_FIELDS = tuple(item.name for item in fields(PreviousImage))
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +106,7 @@ class ImageRequest:
     index: int
     url: str
     columns: Mapping[str, Any] = field(default_factory=dict)
-    former: Former | None = None
+    former: PreviousImage | None = None
 
 
 class ResizeMode(StrEnum):

@@ -1,4 +1,4 @@
-"""A former run's image where it stands: found, read, and proven to be what that run's manifest says."""
+"""A previous run's image where it stands: found, read, and proven to be what that run's manifest says."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tasks.download.downloader import Download
 from tasks.errors import StorageError
 from tasks.images import identify
 from tasks.images.identify import ImageInfo, Picture
-from tasks.model import Former
+from tasks.model import PreviousImage
 from tasks.storage.store import Store
 
 #: A shard's folder and a key; a message can name no other place.
@@ -22,26 +22,26 @@ _EXTENSIONS = frozenset(identify.EXTENSIONS.values())
 
 
 @dataclass(frozen=True, slots=True)
-class FormerImage:
-    """What a former run has saved of a URL, in that run's folder, which is only read."""
+class PreviousFile:
+    """What a previous run has saved of a URL, in that run's folder, which is only read."""
 
-    facts: Former
+    image: PreviousImage
     store: Store
 
     @property
     def file(self) -> Path:
         """Where it is on the file system."""
-        return self.store.path(self.facts.path)
+        return self.store.path(self.image.path)
 
-    def condition(self) -> Validators | None:
+    def validators(self) -> Validators | None:
         """Return under which condition its URL is asked for; None if it can't be taken over whatever is answered."""
-        return usable_validators(self.facts) if self._stands() else None
+        return usable_validators(self.image) if self._exists() else None
 
-    def picture(self) -> Picture | None:
+    def load(self) -> Picture | None:
         """Return the file and what it is; None if it is not what the manifest says, or gone."""
-        facts = self.facts
+        facts = self.image
         try:
-            body = self.store.read(facts.path) if self._stands() else b""
+            body = self.store.read(facts.path) if self._exists() else b""
         except StorageError:
             return None
         if identify.digest(body) != facts.sha256:
@@ -49,19 +49,19 @@ class FormerImage:
         info = ImageInfo(facts.format, self._extension() or "", facts.width, facts.height)
         return Picture(body, info, (facts.original_width, facts.original_height))
 
-    def updated(self, answer: Download) -> Download:
+    def with_stored_headers(self, response: Download) -> Download:
         """Return the answer that it is unchanged with what that leaves unsaid (RFC 9111, 4.3.4)."""
         return replace(
-            answer,
-            etag=self.facts.etag if answer.etag is None else answer.etag,
-            last_modified=self.facts.last_modified if answer.last_modified is None else answer.last_modified,
+            response,
+            etag=self.image.etag if response.etag is None else response.etag,
+            last_modified=self.image.last_modified if response.last_modified is None else response.last_modified,
         )
 
     def _extension(self) -> str | None:
-        found = _PATH.fullmatch(self.facts.path)
+        found = _PATH.fullmatch(self.image.path)
         return found[1] if found is not None and found[1] in _EXTENSIONS else None
 
-    def _stands(self) -> bool:
+    def _exists(self) -> bool:
         """Tell whether a file of the right size stands under the right kind of name; it is not read for that."""
         if self._extension() is None:
             return False
@@ -69,4 +69,4 @@ class FormerImage:
             status = os.lstat(self.file)
         except OSError:
             return False
-        return stat.S_ISREG(status.st_mode) and status.st_size == self.facts.bytes
+        return stat.S_ISREG(status.st_mode) and status.st_size == self.image.bytes

@@ -338,8 +338,8 @@ def cli(debug: bool) -> None:
     help="Folder for images, manifests and run.json.",
 )
 @click.option(
-    "--if-changed-since",
-    "since",
+    "--refresh-from",
+    "refresh_from",
     metavar="OLD",
     type=_Folder(),
     help="Folder of a previous run to refresh. Images reported as unchanged by their server are reused from it "
@@ -351,7 +351,7 @@ def cli(debug: bool) -> None:
 @flower_option
 @broker_option
 @json_option
-def run(source: str, out: Path, since: Path | None, broker: str | None, as_json: bool, **options: Any) -> None:
+def run(source: str, out: Path, refresh_from: Path | None, broker: str | None, as_json: bool, **options: Any) -> None:
     """Download every image in SOURCE: a text file with one URL on each line, or - for standard input."""
     from producer.output.folder import begun
     from producer.sources import text as url_list
@@ -359,14 +359,14 @@ def run(source: str, out: Path, since: Path | None, broker: str | None, as_json:
     frozen = _run_options(options)
     if _broker_url(broker) is None:
         _check_insecure(frozen)
-    if since is not None:
-        from producer.planning.previous_run import FormerRun
+    if refresh_from is not None:
+        from producer.planning.previous_run import PreviousRun
 
-        frozen = replace(frozen, since=str(FormerRun(since, out, frozen.fetch).folder))
+        frozen = replace(frozen, since=str(PreviousRun(refresh_from, out, frozen.fetch).folder))
     requests = url_list.nonempty(url_list.read(source), source)
     with (
         begun(out, _named(broker)) as store,
-        _crew(broker, options, [store.root], as_json, since=frozen.since) as crew,
+        _crew(broker, options, [store.root], as_json, previous_run=frozen.since) as crew,
     ):
         from producer.runs.run import Run
 
@@ -640,7 +640,7 @@ def _go_on(run: Run, nothing: str, out: Path, broker: str | None, as_json: bool,
         )
     _tell_move(run.broker, broker)
     _ending().at(run, out)
-    with run, _crew(broker, options, [out.resolve()], as_json, since=run.since) as crew:
+    with run, _crew(broker, options, [out.resolve()], as_json, previous_run=run.previous_run) as crew:
         finished = _seen_through(run, crew, out, as_json)
     _tell_run(finished, as_json)
 
@@ -902,13 +902,13 @@ def _crew(
     quiet: bool,
     allow: Sequence[str] | None = None,
     proxied: bool = True,
-    since: str | None = None,
+    previous_run: str | None = None,
 ) -> Iterator[Crew]:
     """Yield the workers of a run: those at the broker, or else a local fleet for the duration of the block."""
     url = _broker_url(broker)
     if url is None:
-        former_roots = () if since is None else [Path(since)]
-        with _local_fleet(options, roots, quiet, allow, proxied, former_roots) as fleet:
+        previous_run_folders = () if previous_run is None else [Path(previous_run)]
+        with _local_fleet(options, roots, quiet, allow, proxied, previous_run_folders) as fleet:
             # Importing this takes half a second, so the fleet starts first.
             from producer.runs.run import crew_of
 
@@ -991,7 +991,7 @@ def _local_fleet(
     quiet: bool = False,
     allow: Sequence[str] | None = None,
     proxied: bool = True,
-    former_roots: Sequence[Path] = (),
+    previous_run_folders: Sequence[Path] = (),
 ) -> Iterator[Fleet]:
     from config.settings import unknown_variables
     from producer.cli.progress_display import waiting
@@ -1002,7 +1002,7 @@ def _local_fleet(
     size = FleetSize(options["workers"] or len(cores()), options["concurrency"])
     text = f"Starting {_workers(size.workers)}"
     with ExitStack() as stack:
-        fleet = Fleet(size, roots, allow, options["flower"], former_roots, proxied)
+        fleet = Fleet(size, roots, allow, options["flower"], previous_run_folders, proxied)
         with waiting(_console(sys.stderr), text, quiet):
             stack.enter_context(fleet)
         if fleet.flower is not None:

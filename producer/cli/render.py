@@ -67,8 +67,8 @@ def of_run(report: Report) -> RenderableType:
     grid.add_row("Images", f"{summary.total:,} in {summary.shards:,} {'shard' if summary.shards == 1 else 'shards'}")
     for status, count in summary.statuses.items():
         grid.add_row(f"  {status}", f"{count:,}")
-    if report.since is not None:
-        grid.add_row("  unchanged", Text(f"{summary.unchanged:,} of them, reused from {report.since}"))
+    if report.previous_run is not None:
+        grid.add_row("  unchanged", Text(f"{summary.unchanged:,} of them, reused from {report.previous_run}"))
     if summary.reasons:
         grid.add_row("Reasons of failures", "")
     for reason, count in summary.reasons.items():

@@ -81,12 +81,13 @@ class Fleet:
         store_roots: Sequence[Path],
         allow_networks: Sequence[str] | None = None,
         flower: bool = False,
-        former_roots: Sequence[Path] = (),
+        previous_run_folders: Sequence[Path] = (),
         proxied: bool = True,
     ) -> None:
         """Take its size, where its workers may write, and what they may connect to besides public addresses.
 
-        In ``former_roots`` are folders of former runs, whose images its workers may take over; they have no work there.
+        In ``previous_run_folders`` are folders of previous runs, whose images its workers may take over; they have no
+        work there.
 
         Without ``allow_networks``, the environment's IMAGEFLEET_ALLOW_NETWORKS holds for them as for any worker. With
         ``flower``, Flower shows the fleet on a port of 127.0.0.1, and the workers send it their events, unless the
@@ -101,7 +102,7 @@ class Fleet:
         self.flower: FlowerAccess | None = None
         self._with_flower = flower
         self.startup_seconds = 0.0
-        self._store_roots, self._former_roots = store_roots, former_roots
+        self._store_roots, self._previous_run_folders = store_roots, previous_run_folders
         self._allow_networks = allow_networks
         self._proxied = proxied
         self._stack = ExitStack()
@@ -196,7 +197,7 @@ class Fleet:
         env = {
             **_OF_ANOTHER_BROKER,
             "IMAGEFLEET_BROKER_URL": self.broker_url,
-            "IMAGEFLEET_STORE_ROOTS": ",".join(str(root) for root in (*self._store_roots, *self._former_roots)),
+            "IMAGEFLEET_STORE_ROOTS": ",".join(str(root) for root in (*self._store_roots, *self._previous_run_folders)),
         }
         if not self._with_flower:
             # Nobody listens to them here, and they cost up to three messages an image.

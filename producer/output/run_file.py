@@ -57,7 +57,7 @@ class Options:
     fetch: FetchOptions = field(default_factory=FetchOptions)
     shard_size: int = 1000
     window: int = 8
-    #: The folder of the former run that this one refreshes, if it does.
+    #: The folder of the previous run that this one refreshes, if it does.
     since: str | None = None
 
 
@@ -159,7 +159,7 @@ class RunFile:
                 folder = shlex.quote(str(store.root))
                 return (
                     f"That run is complete. Call `producer retry {folder}` to try its failed images again. Choose "
-                    f"another --out to download the list again; add `--if-changed-since {folder}` to take over the "
+                    f"another --out to download the list again; add `--refresh-from {folder}` to take over the "
                     "images that have not changed."
                 )
         # What is wrong with a record that can't be read is told by the command that resumes.

@@ -23,7 +23,7 @@ class Summary:
     reasons: dict[str, int]
     bytes: int
     shards: int
-    #: The images that were taken over from a former run, as their servers said that they are unchanged.
+    #: The images that were taken over from a previous run, as their servers said that they are unchanged.
     unchanged: int = 0
 
     @property

@@ -1,6 +1,6 @@
-"""A former run, joined by URL with the requests of a run that refreshes it.
+"""A previous run, joined by URL with the requests of a run that refreshes it.
 
-The former run is only read. Its manifests that stand are used, whether it is complete or not; where it has a URL more
+The previous run is only read. Its manifests that stand are used, whether it is complete or not; where it has a URL more
 than once, its first image counts.
 """
 
@@ -21,7 +21,7 @@ from producer.output.run_file import Options, PlanState, RunFile, resumption
 from producer.planning.url_index import UrlIndex
 from tasks.download.conditional import usable_validators
 from tasks.errors import CommandError, StorageError, UsageError
-from tasks.model import FORMER_FIELDS, FetchOptions, Former, ImageRequest, ResizeMode, Verify, shard_name
+from tasks.model import PREVIOUS_IMAGE_FIELDS, FetchOptions, ImageRequest, PreviousImage, ResizeMode, Verify, shard_name
 from tasks.storage import manifest, plan
 from tasks.storage.shard_parquet import CorruptShardFileError, Mark
 from tasks.storage.store import TEMPORARY, Store
@@ -29,16 +29,16 @@ from tasks.storage.store import TEMPORARY, Store
 _log = logging.getLogger(__name__)
 #: Where the index of its URLs is, below the output folder, while the plan is made.
 _INDEX = f"{TEMPORARY}/former"
-#: A place in a former run is its shard, and below that its row.
+#: A place in a previous run is its shard, and below that its row.
 _ROW_BITS = 32
-_COLUMNS = ["url", "status", "tls_unverified", *FORMER_FIELDS]
+_COLUMNS = ["url", "status", "tls_unverified", *PREVIOUS_IMAGE_FIELDS]
 #: Those that tell which rows are worth a place in the index.
-_TOLD_APART = ["url", "status", "etag", "last_modified"]
+_INDEX_COLUMNS = ["url", "status", "etag", "last_modified"]
 #: What a saved image's row says in any case.
-_KNOWN = ("path", "width", "height", "format", "bytes", "sha256")
+_REQUIRED_COLUMNS = ("path", "width", "height", "format", "bytes", "sha256")
 
 
-class FormerRun:
+class PreviousRun:
     """A run whose images may be taken over."""
 
     def __init__(self, folder: Path, out: Path, fetch: FetchOptions) -> None:
@@ -51,27 +51,27 @@ class FormerRun:
         try:
             self._store, self._out = standing(folder), Store(out.resolve())
         except UsageError as error:
-            hint = "Give the folder that --out named when the former run was begun."
-            raise UsageError(f"{error.what} (--if-changed-since)", error.why, hint) from error
+            hint = "Give the folder that --out named when the previous run was begun."
+            raise UsageError(f"{error.what} (--refresh-from)", error.why, hint) from error
         if self._store.root == self._out.root:
             raise UsageError(
                 f"{folder} can't be refreshed in itself",
-                "--out and --if-changed-since name the same folder, and a run's files are never mixed with another's",
+                "--out and --refresh-from name the same folder, and a run's files are never mixed with another's",
                 "Choose another --out. What is unchanged takes no space twice where the disk knows hard links.",
             )
         if self._out.root.is_relative_to(self._store.root):
             raise UsageError(
                 f"{folder} can't be refreshed inside of itself",
-                "--out is below the folder that --if-changed-since names, and would go with it when that is removed",
+                "--out is below the folder that --refresh-from names, and would go with it when that is removed",
                 "Choose an --out beside it.",
             )
         self._record = RunFile.load(self._store)
-        unlike = _unlike(self._record.options.fetch, fetch)
+        unlike = _incompatible_options(self._record.options.fetch, fetch)
         if unlike is not None:
             raise UsageError(
                 f"The images of {folder} can't be taken over",
                 f"this run would have {unlike}",
-                "Give the options of that run, as its run.json has them, or leave --if-changed-since out.",
+                "Give the options of that run, as its run.json has them, or leave --refresh-from out.",
             )
 
     @property
@@ -79,14 +79,14 @@ class FormerRun:
         """Its folder."""
         return self._store.root
 
-    def joined(self, requests: Iterable[ImageRequest], shard_size: int) -> Iterator[ImageRequest]:
-        """Yield the requests, each with what the former run has saved of its URL, if it has.
+    def join(self, requests: Iterable[ImageRequest], shard_size: int) -> Iterator[ImageRequest]:
+        """Yield the requests, each with what the previous run has saved of its URL, if it has.
 
         They are read a shard at a time, so that who feeds them slowly is not waited for longer than without this.
 
         Raises:
-            CommandError: a manifest of the former run can't be trusted. Nothing was yielded yet, unless it was changed
-                since.
+            CommandError: a manifest of the previous run can't be trusted. Nothing was yielded yet, unless it was
+                changed since.
             StorageError: there is no room for the index.
         """
         source = iter(requests)
@@ -109,8 +109,8 @@ class FormerRun:
 
     def _add_all(self, index: UrlIndex) -> None:
         for shard in self._shards():
-            table = self._table(shard, _TOLD_APART)
-            columns = (table[name].to_pylist() for name in _TOLD_APART)
+            table = self._table(shard, _INDEX_COLUMNS)
+            columns = (table[name].to_pylist() for name in _INDEX_COLUMNS)
             for row, (url, status, etag, last_modified) in enumerate(zip(*columns, strict=True)):
                 if status == "success" and (etag is not None or last_modified is not None):
                     index.add(url, shard << _ROW_BITS | row)
@@ -121,16 +121,16 @@ class FormerRun:
         for url in wanted:
             for place in index.find(url):
                 places[place >> _ROW_BITS].add(place & ((1 << _ROW_BITS) - 1))
-        found: dict[str, Former] = {}
+        found: dict[str, PreviousImage] = {}
         for shard in sorted(places):
             rows = sorted(places[shard])
             for row in self._table(shard, _COLUMNS).take(pa.array(rows)).to_pylist():
                 # Another URL may have the same hash.
-                if row["url"] in wanted and row["url"] not in found and (former := _former(row)) is not None:
-                    found[row["url"]] = former
+                if row["url"] in wanted and row["url"] not in found and (previous := _reusable_image(row)) is not None:
+                    found[row["url"]] = previous
         for request in requests:
-            former = found.get(request.url)
-            yield request if former is None else replace(request, former=former)
+            previous = found.get(request.url)
+            yield request if previous is None else replace(request, former=previous)
 
     def _table(self, shard: int, columns: Sequence[str]) -> pa.Table:
         name = manifest.name(shard)
@@ -139,41 +139,41 @@ class FormerRun:
         except (CorruptShardFileError, StorageError) as error:
             raise CommandError(
                 f"{self._store.path(name)} can't be trusted",
-                f"it should hold the Outcomes of shard {shard_name(shard)} of the former run: {error}",
+                f"it should hold the Outcomes of shard {shard_name(shard)} of the previous run: {error}",
                 "Put a copy of it back that is whole; or remove it, and what it named is downloaded. "
                 f"Then go on by `{resumption(self._out)}`.",
             ) from error
 
 
-def joined(requests: Iterable[ImageRequest], options: Options, out: Store) -> Iterator[ImageRequest]:
-    """Return the requests of a run, with what the former run that it refreshes has saved, if it refreshes any.
+def join_previous_images(requests: Iterable[ImageRequest], options: Options, out: Store) -> Iterator[ImageRequest]:
+    """Return the requests of a run, with what the previous run that it refreshes has saved, if it refreshes any.
 
-    A former run that is no longer there is no reason to stop: what is left of the list is downloaded.
+    A previous run that is no longer there is no reason to stop: what is left of the list is downloaded.
 
-    Raises: as `FormerRun` and its ``joined``, at the first request.
+    Raises: as `PreviousRun` and its ``joined``, at the first request.
     """
     if options.since is None:
         yield from requests
         return
     try:
-        former = FormerRun(Path(options.since), out.root, options.fetch)
+        previous = PreviousRun(Path(options.since), out.root, options.fetch)
     except UsageError as error:
         _log.warning("nothing more is taken over from %s: %s. %s", options.since, error.what, error.why)
         yield from requests
         return
-    yield from former.joined(requests, options.shard_size)
+    yield from previous.join(requests, options.shard_size)
 
 
-def _former(row: Mapping[str, Any]) -> Former | None:
+def _reusable_image(row: Mapping[str, Any]) -> PreviousImage | None:
     """Return what a manifest's row says of an image that may be taken over; None if it may not."""
     # The word of a server that was verified says nothing of bytes that came from one that was not.
-    if row["status"] != "success" or row.get("tls_unverified") or any(row[name] is None for name in _KNOWN):
+    if row["status"] != "success" or row.get("tls_unverified") or any(row[name] is None for name in _REQUIRED_COLUMNS):
         return None
-    former = Former.from_json(row)
-    return None if usable_validators(former) is None else former
+    previous = PreviousImage.from_json(row)
+    return None if usable_validators(previous) is None else previous
 
 
-def _unlike(before: FetchOptions, now: FetchOptions) -> str | None:
+def _incompatible_options(before: FetchOptions, now: FetchOptions) -> str | None:
     """Return what a run would have of an image that its former one does not have, or would not have at all."""
     if before.resize != now.resize:
         return "them in another size (--resize, --image-size)"

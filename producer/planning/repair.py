@@ -9,7 +9,7 @@ from itertools import islice
 from producer.output.folder import unwritable
 from producer.output.run_file import PlanState, RunFile
 from producer.output.shard_files import decoded, planned
-from producer.planning.previous_run import joined
+from producer.planning.previous_run import join_previous_images
 from producer.sources import text as url_list
 from tasks.errors import CommandError, StorageError
 from tasks.model import ImageRequest, shard_name
@@ -45,7 +45,9 @@ def make_whole(record: RunFile, store: Store, shards: int) -> None:
     for shard, requests in _cut(url_list.read(record.source), record, min(max(broken) + 2, shards)):
         if not _fits(shard, requests, shard in broken, record, store, shards):
             raise _lost(first, record)
-    for shard, requests in _cut(joined(url_list.read(record.source), record.options, store), record, max(broken) + 1):
+    for shard, requests in _cut(
+        join_previous_images(url_list.read(record.source), record.options, store), record, max(broken) + 1
+    ):
         if shard in broken:
             try:
                 store.replace(plan.name(shard), plan.encode(requests, Mark(record.id, shard)))

@@ -28,7 +28,7 @@ from producer.output.shard_files import decoded, planned_requests
 from producer.output.summary import COLUMNS, Summary, summarise
 from producer.planning import repair
 from producer.planning.planner import NOTHING, Planned, Planner
-from producer.planning.previous_run import joined
+from producer.planning.previous_run import join_previous_images
 from producer.sources import text as url_list
 from tasks.broker import client as broker_client
 from tasks.celery import use_broker
@@ -95,8 +95,8 @@ class Report:
     repaired: int = 0
     #: Where failed images were tried again: how many had each reason before.
     before: dict[str, int] | None = None
-    #: The folder of the former run that this one has refreshed, if it has.
-    since: str | None = None
+    #: The folder of the previous run that this one has refreshed, if it has.
+    previous_run: str | None = None
     #: Where there was nothing to do, the command that had left it so.
     completion: Completion | None = None
     #: Workers that could not do the run's work, and left it to the others.
@@ -220,7 +220,7 @@ class Run:
             record.create(store)
         except StorageError as error:
             raise unwritable(store, error) from error
-        return cls(record, store, joined(requests, options, store))
+        return cls(record, store, join_previous_images(requests, options, store))
 
     @classmethod
     def resume(cls, store: Store) -> Self:
@@ -241,7 +241,7 @@ class Run:
                 raise
         planned = _planned(record, store)
         whole = _is_whole(record, planned)
-        requests = iter(()) if whole else joined(_rest(record, store, planned), record.options, store)
+        requests = iter(()) if whole else join_previous_images(_rest(record, store, planned), record.options, store)
         for shard in range(planned.shards):
             # Now, and not when all the others are done; all of the file is checked, for a tenth of a millisecond each.
             if store.exists(manifest.name(shard)):
@@ -294,8 +294,8 @@ class Run:
         return self._record.broker
 
     @property
-    def since(self) -> str | None:
-        """The folder of the former run that it refreshes, if it does."""
+    def previous_run(self) -> str | None:
+        """The folder of the previous run that it refreshes, if it does."""
         return self._record.options.since
 
     @property
@@ -328,7 +328,7 @@ class Run:
             startup_seconds=0.0,
             images=0,
             before=self._before,
-            since=self._record.options.since,
+            previous_run=self._record.options.since,
             completion=Completion(
                 self._record.finished_at or 0.0,
                 totals.get("fetched", 0),
@@ -383,7 +383,7 @@ class Run:
                 images=timing.images,
                 repaired=timing.repaired,
                 before=self._before,
-                since=record.options.since,
+                previous_run=record.options.since,
                 unfit=list({worker.name: worker for worker in (*crew.unfit, *self._dispatcher.unfit)}.values()),
             )
             self._save(state=State.COMPLETE, finished_at=time.time(), totals=report.totals())

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from tasks.model import URL_LIMIT, Former
+from tasks.model import URL_LIMIT, PreviousImage
 
 _ETAG = re.compile(r'(?:W/)?"[\x21\x23-\x7e]*"')
 _DATE = re.compile(r"[A-Z][a-z]{2}, [0-9]{2} [A-Z][a-z]{2} [0-9]{4} [0-9]{2}:[0-9]{2}:[0-9]{2} GMT")
@@ -34,8 +34,8 @@ class Validators:
         return {**headers, **{name: value for name, value in named.items() if value is not None}}
 
 
-def usable_validators(previous: Former) -> Validators | None:
-    """Return the condition that an image is another one than a former run's; None where nothing tells them apart.
+def usable_validators(previous: PreviousImage) -> Validators | None:
+    """Return the condition that an image is another one than a previous run's; None where nothing tells them apart.
 
     Only what can be sent back as it came counts: a validator with the form of one, which also says that it was kept
     whole, and a final URL that was.

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from tasks.model import OUTCOME_FIELDS, Outcome, shard_name
 from tasks.storage import shard_parquet
-from tasks.storage.shard_parquet import OF_THE_PLAN, CorruptShardFileError, Mark
+from tasks.storage.shard_parquet import PLAN_ONLY_COLUMNS, CorruptShardFileError, Mark
 
 _TYPES: dict[str, pa.DataType] = {
     "width": pa.int32(),
@@ -49,7 +49,7 @@ def stats_name(shard: int) -> str:
 
 def encode(plan: pa.Table, outcomes: Sequence[Outcome], mark: Mark) -> bytes:
     """Return the Parquet file of a shard: the plan's columns joined with the Outcomes, row by row."""
-    table = plan.drop_columns([name for name in plan.column_names if name in OF_THE_PLAN])
+    table = plan.drop_columns([name for name in plan.column_names if name in PLAN_ONLY_COLUMNS])
     table = table.rename_columns(_distinct(table.column_names))
     for field in OUTCOME_FIELDS:
         values = [getattr(outcome, field) for outcome in outcomes]

@@ -13,13 +13,13 @@ from typing import Any
 
 import pyarrow as pa
 
-from tasks.model import FORMER_FIELDS, Former, ImageRequest, shard_name
+from tasks.model import PREVIOUS_IMAGE_FIELDS, ImageRequest, PreviousImage, shard_name
 from tasks.storage import shard_parquet
-from tasks.storage.shard_parquet import FORMER, CorruptShardFileError, Mark
+from tasks.storage.shard_parquet import PREVIOUS_IMAGE_COLUMN, CorruptShardFileError, Mark
 
 FOLDER = ".plan"
 _NUMBERS = frozenset({"width", "height", "bytes", "original_width", "original_height"})
-_FORMER = pa.struct([(name, pa.int64() if name in _NUMBERS else pa.string()) for name in FORMER_FIELDS])
+_PREVIOUS_IMAGE = pa.struct([(name, pa.int64() if name in _NUMBERS else pa.string()) for name in PREVIOUS_IMAGE_FIELDS])
 
 
 class CorruptPlanError(CorruptShardFileError):
@@ -39,12 +39,14 @@ def encode(requests: Sequence[ImageRequest], mark: Mark) -> bytes:
     }
     for column in requests[0].columns:
         name = column
-        while name == FORMER or name in columns:
+        while name == PREVIOUS_IMAGE_COLUMN or name in columns:
             name = f"source_{name}"
         columns[name] = [request.columns.get(column) for request in requests]
     if any(request.former is not None for request in requests):
-        columns[FORMER] = [None if request.former is None else request.former.to_json() for request in requests]
-    schema = {"index": pa.int64(), "url": pa.string(), FORMER: _FORMER}
+        columns[PREVIOUS_IMAGE_COLUMN] = [
+            None if request.former is None else request.former.to_json() for request in requests
+        ]
+    schema = {"index": pa.int64(), "url": pa.string(), PREVIOUS_IMAGE_COLUMN: _PREVIOUS_IMAGE}
     table = pa.table({key: pa.array(values, schema.get(key)) for key, values in columns.items()})
     return shard_parquet.encode(table, mark)
 
@@ -66,8 +68,11 @@ def decode(body: bytes, of: Mark | None = None) -> pa.Table:
 
 def requests(table: pa.Table) -> list[ImageRequest]:
     """Return the requests of a decoded plan without their other columns, which stay in the plan."""
-    ours = table.select([name for name in table.column_names if name in ("index", "url", FORMER)])
-    return [ImageRequest(row["index"], row["url"], former=_former(row.get(FORMER))) for row in ours.to_pylist()]
+    ours = table.select([name for name in table.column_names if name in ("index", "url", PREVIOUS_IMAGE_COLUMN)])
+    return [
+        ImageRequest(row["index"], row["url"], former=_previous_image(row.get(PREVIOUS_IMAGE_COLUMN)))
+        for row in ours.to_pylist()
+    ]
 
 
 def indexes(table: pa.Table) -> list[int]:
@@ -75,5 +80,5 @@ def indexes(table: pa.Table) -> list[int]:
     return [row["index"] for row in table.select(["index"]).to_pylist()]
 
 
-def _former(value: Mapping[str, Any] | None) -> Former | None:
-    return None if value is None else Former.from_json(value)
+def _previous_image(value: Mapping[str, Any] | None) -> PreviousImage | None:
+    return None if value is None else PreviousImage.from_json(value)

@@ -20,9 +20,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 #: The plan's column with a URL's image from the previous run. A list's own column of this name is renamed.
-FORMER = "imagefleet.former"
+PREVIOUS_IMAGE_COLUMN = "imagefleet.former"
 #: The columns of a plan that are not in a manifest.
-OF_THE_PLAN = frozenset({"index", FORMER})
+PLAN_ONLY_COLUMNS = frozenset({"index", PREVIOUS_IMAGE_COLUMN})
 _KEY, _CHECKSUM = b"imagefleet", b"imagefleet.sha256"
 #: The placeholder for the checksum while it is computed: as many zeros as it has digits.
 _BLANK = b"0" * (2 * hashlib.sha256().digest_size)

@@ -84,7 +84,7 @@ def test_refresh(fleet: str, site: Site, out: Path) -> None:
     files_before, requested = snapshot(old), len(site.answers())
     # Another order, and URLs unknown to the previous run.
     urls = [*reversed(site.urls), site.urls[0], f"{site.urls[0]}?new"]
-    facts = run(urls, out, "--if-changed-since", old, "--broker", fleet)
+    facts = run(urls, out, "--refresh-from", old, "--broker", fleet)
     assert (facts["success"], facts["unchanged"]) == (_COUNT + 2, _COUNT - 3 + 1)
     answers = sorted(site.answers()[requested:])
     sizes = {number: (site.files / f"{number}.png").stat().st_size for number in range(_COUNT)}
@@ -116,7 +116,7 @@ def test_refresh_can_be_resumed(fleet: str, site: Site, out: Path, tmp_path: Pat
     run(site.urls, old, "--broker", fleet)
     source = tmp_path / "list.txt"
     source.write_text("\n".join(site.urls))
-    arguments = ("--if-changed-since", old, "--broker", fleet, "--shard-size", str(_SHARD))
+    arguments = ("--refresh-from", old, "--broker", fleet, "--shard-size", str(_SHARD))
     assert processes.producer("run", source, "--out", out, *arguments).code == 0
     # As after a kill during the planning of the last shard, before any shard was collected.
     store = Store(out)
@@ -140,7 +140,7 @@ def test_refresh_can_be_retried(fleet: str, site: Site, out: Path) -> None:
     run(site.urls, old, "--broker", fleet)
     hidden = site.files / "0.gone"
     (site.files / "0.png").rename(hidden)
-    facts = run(site.urls, out, "--if-changed-since", old, "--broker", fleet)
+    facts = run(site.urls, out, "--refresh-from", old, "--broker", fleet)
     assert (facts["unchanged"], facts["reasons"]) == (_COUNT - 1, {"http_4xx": 1})
     hidden.rename(site.files / "0.png")
     facts = processes.producer("retry", out, "--all", "--broker", fleet, "--json").json()
@@ -157,7 +157,7 @@ def test_refresh_of_resized_images_by_a_local_fleet(site: Site, tmp_path: Path) 
     (old / ".tmp").mkdir()
     (old / ".tmp" / "of-another-run").touch()
     files_before = snapshot(old)
-    facts = run(site.urls, new, "--if-changed-since", old, *resize, env=env)
+    facts = run(site.urls, new, "--refresh-from", old, *resize, env=env)
     assert (facts["success"], facts["unchanged"]) == (_COUNT, _COUNT)
     assert snapshot(old) == files_before
     for row, previous in zip(processes.rows(new), processes.rows(old), strict=True):
@@ -173,7 +173,7 @@ def test_refresh_without_access_to_the_previous_run(fleet: str, site: Site, out:
     """If the workers may not read the previous run's folder, everything is downloaded."""
     old = tmp_path / "old"
     run(site.urls, old, env={"IMAGEFLEET_ALLOW_NETWORKS": "127.0.0.1"})
-    facts = run(site.urls, out, "--if-changed-since", old, "--broker", fleet)
+    facts = run(site.urls, out, "--refresh-from", old, "--broker", fleet)
     assert (facts["success"], facts["unchanged"]) == (_COUNT, 0)
 
 
@@ -183,7 +183,7 @@ def test_refresh_from_a_folder_without_a_run_is_refused(tmp_path: Path, place: s
     (tmp_path / "list.txt").write_text("http://127.0.0.1/1.jpg\n")
     (tmp_path / "empty").mkdir()
     out = tmp_path / "out"
-    ended = processes.producer("run", tmp_path / "list.txt", "--out", out, "--if-changed-since", tmp_path / place)
+    ended = processes.producer("run", tmp_path / "list.txt", "--out", out, "--refresh-from", tmp_path / place)
     assert ended.code == 2
     assert str(tmp_path / place) in processes.error_parts(ended)[0]
     assert not out.exists()
@@ -200,7 +200,7 @@ def test_refresh_names_a_damaged_manifest(fleet: str, demo_url: str, out: Path) 
     requested = processes.request_count(demo_url, "/images")
     source = out.with_name(f"{out.name}.txt")
     source.write_text("\n".join(urls))
-    ended = processes.producer("run", source, "--out", out, "--if-changed-since", old, "--broker", fleet)
+    ended = processes.producer("run", source, "--out", out, "--refresh-from", old, "--broker", fleet)
     assert ended.code == 1
     what, _, todo = processes.error_parts(ended)
     assert str(old / "00000.parquet") in what

@@ -22,9 +22,9 @@ from tasks.errors import DnsError, HttpClientError, LongWaitError, RateLimitedEr
 from tasks.fetch import failed, fetch, worker_name
 from tasks.model import (
     FetchOptions,
-    Former,
     ImageRequest,
     Outcome,
+    PreviousImage,
     Reason,
     ResizeMode,
     ResizeOptions,
@@ -32,7 +32,7 @@ from tasks.model import (
     Status,
     Verify,
 )
-from tasks.previous_image import FormerImage
+from tasks.previous_image import PreviousFile
 from tasks.retry_later import PriorAttempts, RetryLater
 from tasks.storage import manifest, plan
 from tasks.storage.shard_parquet import Mark
@@ -367,11 +367,11 @@ def new(tmp_path: Path) -> Store:
     return Store(tmp_path / "new")
 
 
-def saved_before(url: str, downloader: Downloader, since: Store, run: RunOptions = _RUN) -> FormerImage:
+def saved_before(url: str, downloader: Downloader, since: Store, run: RunOptions = _RUN) -> PreviousFile:
     """Return a URL's image in the previous run, saved under another key."""
     outcome = fetch(url, 23, run, since, downloader)
     assert outcome.ok
-    return FormerImage(Former.from_json(asdict(outcome)), since)
+    return PreviousFile(PreviousImage.from_json(asdict(outcome)), since)
 
 
 def conditional(body: bytes, *fields: str) -> Callable[[bytes], list[bytes]]:
@@ -395,8 +395,8 @@ def test_unchanged_image_is_reused(
         former = saved_before(server.url, downloader, since, run)
         full = fetch(server.url, 3, run, new, downloader)
         new.remove(full.path or "")
-        former = replace(former, facts=replace(former.facts, exif="{}"))
-        outcome = fetch(server.url, 3, run, new, downloader, former=former)
+        former = replace(former, image=replace(former.image, exif="{}"))
+        outcome = fetch(server.url, 3, run, new, downloader, previous=former)
     assert len(server.requests) == 3
     assert outcome == replace(
         full, http_status=304, exif="{}", fetch_seconds=outcome.fetch_seconds, finished_at=outcome.finished_at
@@ -411,7 +411,7 @@ def test_new_validators_win(since: Store, new: Store, sessions_to: Callable[...,
     with Canned(conditional(image(), 'ETag: W/"f"')) as server:
         downloader = Downloader(sessions_to(server.address))
         former = saved_before(server.url, downloader, since)
-        outcome = fetch(server.url, 0, _RUN, new, downloader, former=former)
+        outcome = fetch(server.url, 0, _RUN, new, downloader, previous=former)
     assert (outcome.http_status, outcome.etag, outcome.last_modified) == (
         *(304, 'W/"f"'),
         "Thu, 01 Jan 2026 00:00:00 GMT",
@@ -436,8 +436,8 @@ def test_unusable_previous_file_sends_no_condition(
         else:
             path = {"wrong extension": "00002/000023.txt", "outside": "../old/00002/000023.png"}[change]
             since.path("00002/000023.txt").write_bytes(image())
-            former = replace(former, facts=replace(former.facts, path=path))
-        outcome = fetch(server.url, 0, _RUN, new, downloader, former=former)
+            former = replace(former, image=replace(former.image, path=path))
+        outcome = fetch(server.url, 0, _RUN, new, downloader, previous=former)
     assert (outcome.ok, outcome.http_status, outcome.attempts) == (True, 200, 1)
     assert b"If-" not in server.requests[-1]
 
@@ -461,7 +461,7 @@ def test_changed_previous_file_is_not_reused(
         if change == "changed, same size":
             former.file.write_bytes(body[:-1] + b"x")
         outcome = fetch(
-            server.url, 0, replace(_RUN, fetch=replace(_RUN.fetch, retries=0)), new, downloader, former=former
+            server.url, 0, replace(_RUN, fetch=replace(_RUN.fetch, retries=0)), new, downloader, previous=former
         )
     assert (outcome.ok, outcome.http_status, outcome.attempts) == (True, 200, 2)
     assert new.read(outcome.path or "") == body
@@ -474,7 +474,7 @@ def test_changed_image_is_downloaded(since: Store, new: Store, sessions_to: Call
     with Canned(lambda _: [response(next(bodies), "200 OK", 'ETag: "e"')]) as server:
         downloader = Downloader(sessions_to(server.address))
         former = saved_before(server.url, downloader, since)
-        outcome = fetch(server.url, 0, _RUN, new, downloader, former=former)
+        outcome = fetch(server.url, 0, _RUN, new, downloader, previous=former)
     assert (outcome.http_status, new.read(outcome.path or "")) == (200, image(colour="blue"))
     assert former.file.read_bytes() == image()
 
@@ -484,10 +484,10 @@ def test_second_delivery_of_an_unchanged_image(since: Store, new: Store, session
     with Canned(conditional(image())) as server:
         downloader = Downloader(sessions_to(server.address))
         former = saved_before(server.url, downloader, since)
-        first, second = (fetch(server.url, 0, _RUN, new, downloader, former=former) for _ in range(2))
+        first, second = (fetch(server.url, 0, _RUN, new, downloader, previous=former) for _ in range(2))
         assert replace(second, fetch_seconds=first.fetch_seconds, finished_at=first.finished_at) == first
         new.create("00000/000001.png", image(colour="blue"))
-        third = fetch(server.url, 1, _RUN, new, downloader, former=former)
+        third = fetch(server.url, 1, _RUN, new, downloader, previous=former)
     assert (third.recovered, new.read("00000/000001.png")) == (True, image(colour="blue"))
 
 

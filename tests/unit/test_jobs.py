@@ -117,17 +117,17 @@ def test_previous_run_outside_of_the_allowed_roots(
 ) -> None:
     """Nothing is reused from a folder that the worker's operator does not allow; the worker logs this once."""
     monkeypatch.setattr(jobs, "settings", lambda: SimpleNamespace(store_roots=(tmp_path / "allowed",)))
-    jobs._former_store.cache_clear()
+    jobs._previous_run_store.cache_clear()
     allowed, denied = (
         RunOptions("/out", 10, since=str(tmp_path / folder)) for folder in ("allowed/old", "allowed/../denied")
     )
-    former = jobs._former(_FORMER, allowed)
+    former = jobs._previous_file(_FORMER, allowed)
     assert former is not None
-    assert (former.store.root, former.facts.path) == (tmp_path / "allowed" / "old", "00000/00000000.png")
-    assert [jobs._former(_FORMER, denied) for _ in range(2)] == [None, None]
+    assert (former.store.root, former.image.path) == (tmp_path / "allowed" / "old", "00000/00000000.png")
+    assert [jobs._previous_file(_FORMER, denied) for _ in range(2)] == [None, None]
     assert caplog.text.count("nothing is taken over from") == 1
-    assert [jobs._former(None, allowed), jobs._former(_FORMER, RunOptions("/out", 10))] == [None, None]
-    jobs._former_store.cache_clear()
+    assert [jobs._previous_file(None, allowed), jobs._previous_file(_FORMER, RunOptions("/out", 10))] == [None, None]
+    jobs._previous_run_store.cache_clear()
 
 
 @pytest.mark.parametrize("arguments", [["http://a.example/1.jpg"], [], ["run", 0, *range(9)]])

@@ -138,7 +138,7 @@ _USAGE = {
     "OUT of a comparison": (["compare", "list.txt", "--out", "hdfs://a/x"], "hdfs:// is not supported"),
     "OUT of a demo": (["demo", "--out", "s3a://bucket/x"], "s3a:// is not supported"),
     "previous run in S3": (
-        ["run", "list.txt", "--out", "o", "--if-changed-since", "s3://b/x"],
+        ["run", "list.txt", "--out", "o", "--refresh-from", "s3://b/x"],
         "s3:// is not supported",
     ),
     "resume in S3": (["resume", "s3://bucket/x"], "s3:// is not supported"),

@@ -115,7 +115,7 @@ def test_report_of_a_refresh() -> None:
     """A refresh reports how many images it reused, even if there are none."""
     for unchanged in (0, 2900):
         summary = replace(_SUMMARY, unchanged=unchanged)
-        shown = text(render.of_run(replace(_REPORT, summary=summary, since="/data/old")))
+        shown = text(render.of_run(replace(_REPORT, summary=summary, previous_run="/data/old")))
         line = f"  unchanged           {unchanged:,} of them, reused from /data/old\n"
         assert shown == _GOLDEN_RUN.replace("Reasons", f"{line}Reasons")
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import pytest
 
 from tasks.download.conditional import Validators, usable_validators
-from tasks.model import URL_LIMIT, Former, shortened
+from tasks.model import URL_LIMIT, PreviousImage, shortened
 
 _DATE = "Thu, 01 Jan 2026 00:00:00 GMT"
 
 
-def previous_image(etag: str | None = None, last_modified: str | None = None, final_url: str | None = None) -> Former:
+def previous_image(
+    etag: str | None = None, last_modified: str | None = None, final_url: str | None = None
+) -> PreviousImage:
     """Return a previous run's image with these validators."""
-    return Former(
+    return PreviousImage(
         "00000/00000000.png", 1, 1, "png", 1, "f00", final_url=final_url, etag=etag, last_modified=last_modified
     )
 

@@ -125,7 +125,7 @@ def test_complete_run_is_not_resumed(store: Store) -> None:
     with pytest.raises(UsageError) as caught:
         RunFile.refuse_another(store)
     assert f"producer retry {store.root}" in caught.value.hint
-    assert f"another --out to download the list again; add `--if-changed-since {store.root}`" in caught.value.hint
+    assert f"another --out to download the list again; add `--refresh-from {store.root}`" in caught.value.hint
     assert "resume" not in caught.value.hint
 
 

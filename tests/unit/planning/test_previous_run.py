@@ -12,13 +12,13 @@ import pytest
 
 from producer.output.run_file import Options, PlanState, RunFile
 from producer.planning import url_index
-from producer.planning.previous_run import FormerRun, joined
+from producer.planning.previous_run import PreviousRun, join_previous_images
 from tasks.errors import CommandError, UsageError
 from tasks.model import (
     FetchOptions,
-    Former,
     ImageRequest,
     Outcome,
+    PreviousImage,
     Reason,
     ResizeMode,
     ResizeOptions,
@@ -84,7 +84,7 @@ def out(tmp_path: Path) -> Store:
 def found(old: Store, out: Store, *urls: str, shard_size: int = 2) -> list[str | None]:
     """Return the paths of these URLs' images in the previous run."""
     requests = (ImageRequest(index, url) for index, url in enumerate(urls))
-    joins = list(joined(requests, Options(_FETCH, shard_size, since=str(old.root)), out))
+    joins = list(join_previous_images(requests, Options(_FETCH, shard_size, since=str(old.root)), out))
     assert [(request.index, request.url) for request in joins] == list(enumerate(urls))
     assert not out.path(".tmp/former").exists()
     return [None if request.former is None else request.former.path for request in joins]
@@ -118,8 +118,8 @@ def test_all_facts_are_taken_over(old: Store, out: Store) -> None:
         "final_url": "http://b.example/",
     }
     write_run(old, [saved_row(0, "u", last_modified="Thu, 01 Jan 2026 00:00:00 GMT", **values)])
-    (request,) = joined([ImageRequest(0, "u")], Options(_FETCH, since=str(old.root)), out)
-    assert request.former == Former(
+    (request,) = join_previous_images([ImageRequest(0, "u")], Options(_FETCH, since=str(old.root)), out)
+    assert request.former == PreviousImage(
         path="00000/000000.png", etag='"0"', last_modified="Thu, 01 Jan 2026 00:00:00 GMT", **_FACTS, **values
     )
 
@@ -158,7 +158,7 @@ def test_list_columns_named_like_outcome_fields(old: Store, out: Store) -> None:
     columns = {"etag": '"its own"', "path": "its own", "status": "failed", "imagefleet.former": "its own"}
     write_run(old, [saved_row(0, "u")], columns=columns)
     requests = [ImageRequest(0, "u", columns)]
-    (request,) = joined(requests, Options(_FETCH, since=str(old.root)), out)
+    (request,) = join_previous_images(requests, Options(_FETCH, since=str(old.root)), out)
     assert request.former is not None
     assert (request.former.path, request.former.etag, request.columns) == ("00000/000000.png", '"0"', columns)
 
@@ -182,7 +182,7 @@ def test_requests_are_read_a_shard_at_a_time(old: Store, out: Store) -> None:
             read.append(index)
             yield ImageRequest(index, f"u{index}")
 
-    joins = joined(slowly(), Options(_FETCH, 2, since=str(old.root)), out)
+    joins = join_previous_images(slowly(), Options(_FETCH, 2, since=str(old.root)), out)
     assert [next(joins).index for _ in range(2)] == [0, 1]
     assert read == [0, 1]
     joins.close()  # type: ignore[attr-defined]
@@ -210,16 +210,16 @@ def test_missing_previous_run(old: Store, out: Store, caplog: pytest.LogCaptureF
 def test_ordinary_run(out: Store) -> None:
     """Without a previous run, requests are unchanged."""
     requests = [ImageRequest(0, "a"), ImageRequest(1, "b")]
-    assert list(joined(requests, Options(), out)) == requests
+    assert list(join_previous_images(requests, Options(), out)) == requests
 
 
 def test_folder_without_a_run_is_refused(tmp_path: Path, old: Store, out: Store) -> None:
     """A missing folder, or one without a run, is refused."""
-    with pytest.raises(UsageError, match=r"There is no folder .*/old \(--if-changed-since\)"):
-        FormerRun(old.root, out.root, _FETCH)
+    with pytest.raises(UsageError, match=r"There is no folder .*/old \(--refresh-from\)"):
+        PreviousRun(old.root, out.root, _FETCH)
     old.root.mkdir()
-    with pytest.raises(UsageError, match=r"holds no run \(--if-changed-since\)"):
-        FormerRun(old.root, out.root, _FETCH)
+    with pytest.raises(UsageError, match=r"holds no run \(--refresh-from\)"):
+        PreviousRun(old.root, out.root, _FETCH)
 
 
 def test_run_in_its_own_folder(tmp_path: Path, old: Store) -> None:
@@ -227,9 +227,9 @@ def test_run_in_its_own_folder(tmp_path: Path, old: Store) -> None:
     write_run(old, [saved_row(0, "u")])
     (tmp_path / "link").symlink_to(old.root)
     with pytest.raises(UsageError, match="can't be refreshed in itself"):
-        FormerRun(tmp_path / "link", old.root / ".." / "old", _FETCH)
+        PreviousRun(tmp_path / "link", old.root / ".." / "old", _FETCH)
     with pytest.raises(UsageError, match="can't be refreshed inside of itself"):
-        FormerRun(old.root, tmp_path / "link" / "new", _FETCH)
+        PreviousRun(old.root, tmp_path / "link" / "new", _FETCH)
 
 
 def test_changed_run_file_is_refused(old: Store, out: Store) -> None:
@@ -237,7 +237,7 @@ def test_changed_run_file_is_refused(old: Store, out: Store) -> None:
     write_run(old, [saved_row(0, "u")])
     old.replace("run.json", old.read("run.json").replace(b"list.txt", b"tsil.txt"))
     with pytest.raises(CommandError, match=r"run\.json can't be trusted"):
-        FormerRun(old.root, out.root, _FETCH)
+        PreviousRun(old.root, out.root, _FETCH)
 
 
 _SMALL = ResizeOptions(ResizeMode.KEEP_RATIO, 64)
@@ -258,7 +258,7 @@ def test_incompatible_options_are_refused(
     """If this run would not have saved an image as the previous run did, the error names the option."""
     write_run(old, [saved_row(0, "u")], before)
     with pytest.raises(UsageError, match="can't be taken over") as caught:
-        FormerRun(old.root, out.root, now)
+        PreviousRun(old.root, out.root, now)
     assert named in caught.value.why
 
 
@@ -275,4 +275,4 @@ _COMPATIBLE = {
 def test_compatible_options_are_accepted(old: Store, out: Store, before: FetchOptions, now: FetchOptions) -> None:
     """A previous run with the same or stricter options is accepted."""
     write_run(old, [saved_row(0, "u")], before)
-    assert FormerRun(old.root, out.root, now).folder == old.root
+    assert PreviousRun(old.root, out.root, now).folder == old.root

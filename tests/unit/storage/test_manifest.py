@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from tasks.model import Former, ImageRequest, Outcome, Reason, Status
+from tasks.model import ImageRequest, Outcome, PreviousImage, Reason, Status
 from tasks.storage import manifest, plan, shard_parquet
 from tasks.storage.manifest import CorruptManifestError
 from tasks.storage.shard_parquet import Mark
@@ -98,7 +98,7 @@ def test_renames_a_source_column_named_like_ours() -> None:
 
 def test_previous_run_columns_stay_in_the_plan() -> None:
     """A URL's data from a previous run is not part of the manifest, but a source column with that name is."""
-    former = Former("00000/00000000.png", 4, 3, "png", 5, "f00", etag='"e"')
+    former = PreviousImage("00000/00000000.png", 4, 3, "png", 5, "f00", etag='"e"')
     rows = [ImageRequest(0, "a", {"imagefleet.former": "its own"}, former)]
     both = manifest.decode(manifest.encode(plan.decode(plan.encode(rows, _MARK)), [success(0)], _MARK))
     assert both.column_names == ["url", "source_imagefleet.former", *_COLUMNS]

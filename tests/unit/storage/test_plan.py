@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.model import Former, ImageRequest
+from tasks.model import ImageRequest, PreviousImage
 from tasks.storage import plan
 from tasks.storage.plan import CorruptPlanError
 from tasks.storage.shard_parquet import Mark
@@ -47,7 +47,7 @@ def test_other_columns_stay_in_the_plan() -> None:
     assert plan.requests(table) == [ImageRequest(5, "a")]
 
 
-_FORMER = Former("00003/00003007.jpg", 4, 3, "jpeg", 5, "f00", 8, 6, "{}", "http://a.example/b", '"e"', "today")
+_FORMER = PreviousImage("00003/00003007.jpg", 4, 3, "jpeg", 5, "f00", 8, 6, "{}", "http://a.example/b", '"e"', "today")
 
 
 def test_previous_run_data_comes_back() -> None:
@@ -55,7 +55,7 @@ def test_previous_run_data_comes_back() -> None:
     requests = [ImageRequest(0, "a"), ImageRequest(1, "b", former=_FORMER), ImageRequest(2, "c")]
     table = plan.decode(plan.encode(requests, _MARK))
     assert plan.requests(table) == requests
-    alone = [ImageRequest(0, "a", former=Former("p", 1, 1, "png", 1, "f00", etag='"e"'))]
+    alone = [ImageRequest(0, "a", former=PreviousImage("p", 1, 1, "png", 1, "f00", etag='"e"'))]
     assert plan.requests(plan.decode(plan.encode(alone, _MARK))) == alone
 
 
