@@ -139,7 +139,7 @@ class ResizeOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class HeadOptions:
+class HeaderOptions:
     """The headers of each request that a run can set."""
 
     #: The User-Agent; None for imagefleet's own.
@@ -172,7 +172,7 @@ class FetchOptions:
     #: Whether to download from servers that can't be verified, or use an old version of TLS. This works only on workers
     #: with the permission of their operator.
     insecure: bool = False
-    head: HeadOptions = HeadOptions()
+    head: HeaderOptions = HeaderOptions()
     #: Limit for an image as downloaded, and as saved.
     max_pixels: int = 100_000_000
     #: No effect on resized images, because resizing decodes them.
@@ -185,9 +185,9 @@ class FetchOptions:
         known = _known(cls, value)
         resize = _known(ResizeOptions, known["resize"])
         resize["mode"] = ResizeMode(resize["mode"])
-        head = _known(HeadOptions, known["head"])
+        head = _known(HeaderOptions, known["head"])
         head["fields"] = tuple((name, text) for name, text in head["fields"])
-        known.update(resize=ResizeOptions(**resize), head=HeadOptions(**head), verify=Verify(known["verify"]))
+        known.update(resize=ResizeOptions(**resize), head=HeaderOptions(**head), verify=Verify(known["verify"]))
         return cls(**known)
 
 
@@ -228,7 +228,7 @@ class RunOptions:
         )
 
 
-def _known(kind: type[FetchOptions | ResizeOptions | HeadOptions], value: Mapping[str, Any]) -> dict[str, Any]:
+def _known(kind: type[FetchOptions | ResizeOptions | HeaderOptions], value: Mapping[str, Any]) -> dict[str, Any]:
     """Return a mapping's items that are fields of a dataclass."""
     return {name.name: value[name.name] for name in fields(kind) if name.name in value}
 

@@ -28,7 +28,7 @@ from config import VERSION, SettingsError, limits, streams
 from tasks import file_descriptors, runtime_tuning
 from tasks.download import headers
 from tasks.errors import WORTH_RETRYING, CommandError, RunInterruptedError, UsageError
-from tasks.model import FetchOptions, HeadOptions, Reason, ResizeMode, ResizeOptions, Verify
+from tasks.model import FetchOptions, HeaderOptions, Reason, ResizeMode, ResizeOptions, Verify
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -1041,29 +1041,29 @@ def _run_options(options: dict[str, Any]) -> Options:
     fetch = replace(
         FetchOptions(),
         resize=_resize_options(options),
-        head=_head_options(options),
+        head=_header_options(options),
         verify=Verify(options["verify"]),
         **{name: options[name] for name in _FETCH},
     )
     return Options(fetch, options["shard_size"], options["window"])
 
 
-def _head_options(options: dict[str, Any]) -> HeadOptions:
+def _header_options(options: dict[str, Any]) -> HeaderOptions:
     given = {"--user-agent": options["user_agent"], "--referer": options["referer"]}
     for name, value in given.items():
         try:
-            given[name] = None if value is None else headers.checked(value)
+            given[name] = None if value is None else headers.checked_value(value)
         except ValueError as error:
             raise click.BadParameter(str(error), param_hint=name) from error
     try:
-        added = tuple(headers.field(*_halves(header)) for header in options["headers"])
+        added = tuple(headers.checked_header(*_split_header(header)) for header in options["headers"])
     except ValueError as error:
         # The header itself may be a secret.
         raise click.BadParameter(str(error), param_hint="--header") from error
-    return HeadOptions(given["--user-agent"], given["--referer"], added)
+    return HeaderOptions(given["--user-agent"], given["--referer"], added)
 
 
-def _halves(header: str) -> tuple[str, str]:
+def _split_header(header: str) -> tuple[str, str]:
     name, colon, value = header.partition(":")
     if not colon:
         raise ValueError("there is no colon between the header's name and value; write it as NAME:VALUE")

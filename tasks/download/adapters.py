@@ -25,16 +25,16 @@ from tasks import file_descriptors
 from tasks.deadline import Deadline
 from tasks.download.connection import GuardedConnection, GuardedTlsConnection, Holder, TlsSocket
 from tasks.download.guard import Guard
-from tasks.download.headers import checked, field
+from tasks.download.headers import checked_header, checked_value
 from tasks.download.proxy import ForwardedConnection, Proxy, TunnelledConnection
 from tasks.download.tls import Tls
 from tasks.download.urls import Url
 from tasks.errors import ConnectError
-from tasks.model import HeadOptions
+from tasks.model import HeaderOptions
 
 USER_AGENT = f"imagefleet/{VERSION}"
 #: Hosts to which a thread keeps a connection open.
-_HOSTS = 10
+_POOLED_HOSTS = 10
 
 
 class _Request(PreparedRequest):
@@ -59,7 +59,7 @@ class _Pool:
             if reused is not None:
                 reused.heard = False
             try:
-                response = _answer(connection, method, url, headers)
+                response = _exchange(connection, method, url, headers)
                 stale = reused is not None and response.status == http.HTTPStatus.REQUEST_TIMEOUT
             except (OSError, ConnectError) as error:
                 if reused is None or reused.heard or isinstance(error, TimeoutError):
@@ -67,7 +67,7 @@ class _Pool:
                 stale = True
             if stale:
                 connection.close()
-                response = _answer(connection, method, url, headers)
+                response = _exchange(connection, method, url, headers)
         except BaseException:
             connection.close()
             self._put_conn(connection)
@@ -83,7 +83,7 @@ class _Pool:
         super()._put_conn(connection)  # type: ignore[misc]
 
 
-def _answer(connection: GuardedConnection, method: str, url: str, headers: Mapping[str, str]) -> HTTPResponse:
+def _exchange(connection: GuardedConnection, method: str, url: str, headers: Mapping[str, str]) -> HTTPResponse:
     connection.request(method, url, headers=headers)
     return connection.getresponse()
 
@@ -95,11 +95,11 @@ class GuardedAdapter(HTTPAdapter):
         self._guard, self._tls, self._lenient, self._holder = guard, tls, lenient, Holder()
         #: The host that was asked last, and its pool: in most lists the next image is there too.
         self._last: tuple[tuple[str, str, int], Any] | None = None
-        super().__init__(pool_connections=_HOSTS, pool_maxsize=1)
+        super().__init__(pool_connections=_POOLED_HOSTS, pool_maxsize=1)
 
     def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **options: Any) -> None:
         """Build the pools of guarded connections; requests calls this when the adapter is made."""
-        plain, tls = self._connections()
+        plain, tls = self._connection_classes()
         super().init_poolmanager(connections, maxsize, block, ssl_context=self._tls.context, **options)
         manager: PoolManager = self.poolmanager
         manager.pool_classes_by_scheme = {
@@ -117,7 +117,7 @@ class GuardedAdapter(HTTPAdapter):
         """What this thread's connections inside TLS have in common."""
         return {"tls": self._tls, "lenient": self._lenient}
 
-    def _connections(self) -> tuple[type, type]:
+    def _connection_classes(self) -> tuple[type, type]:
         """Return the classes of this thread's connections, for http and for https."""
         # urllib3 takes the class of a connection from the class of its pool, so each thread has classes of its own.
         shared = {"guard": self._guard, "holder": self._holder}
@@ -153,13 +153,13 @@ class GuardedAdapter(HTTPAdapter):
     def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
         """Load nothing: the shared context holds the certificates and verifies every server."""
 
-    def get(self, url: Url, deadline: Deadline, fields: Mapping[str, str]) -> Response:
+    def get(self, url: Url, deadline: Deadline, headers: Mapping[str, str]) -> Response:
         """Send one GET, follow nothing, and return the response with its body unread.
 
         Args:
             url: where to.
             deadline: of the download.
-            fields: of the head, besides Host and what the URL's userinfo asks for.
+            headers: of the head, besides Host and what the URL's userinfo asks for.
 
         Raises:
             requests.RequestException, tasks.errors.FetchError: as requests and the guard do.
@@ -169,10 +169,10 @@ class GuardedAdapter(HTTPAdapter):
         request = _Request()
         request.method, request.url, request.parts = "GET", url.text, url
         # The connection writes them as they are; nobody between here and there looks one up.
-        request.headers = fields  # type: ignore[assignment]
+        request.headers = headers  # type: ignore[assignment]
         if url.userinfo is not None:
             name, _, password = url.userinfo.partition(":")
-            request.headers = CaseInsensitiveDict(fields)
+            request.headers = CaseInsensitiveDict(headers)
             HTTPBasicAuth(unquote(name).encode(), unquote(password).encode())(request)
         return self.send(request, stream=True, timeout=deadline.wait())
 
@@ -187,7 +187,7 @@ class ProxiedAdapter(GuardedAdapter):
         self._proxy = proxy
         super().__init__(guard, tls, lenient)
 
-    def _connections(self) -> tuple[type, type]:
+    def _connection_classes(self) -> tuple[type, type]:
         """Return the classes of this thread's connections, for http and for https."""
         shared = {"guard": self._guard, "holder": self._holder, "through": self._proxy}
         return (
@@ -209,36 +209,36 @@ class ProxiedAdapter(GuardedAdapter):
         assert isinstance(request, _Request)
         return request.parts.text if request.parts.scheme == "http" else super().request_url(request, proxies)
 
-    def get(self, url: Url, deadline: Deadline, fields: Mapping[str, str]) -> Response:
+    def get(self, url: Url, deadline: Deadline, headers: Mapping[str, str]) -> Response:
         """Send one GET through the proxy, if the guard has nothing against its host; as the others do.
 
         Raises:
             requests.RequestException, tasks.errors.FetchError: as requests and the guard do.
         """
         self._guard.judge_unresolved(url.host, url.port)
-        return super().get(url, deadline, fields)
+        return super().get(url, deadline, headers)
 
 
 @lru_cache(maxsize=64)
-def head_fields(options: HeadOptions, contact: str | None, own: bool) -> Mapping[str, str]:
+def request_headers(options: HeaderOptions, contact: str | None, same_host: bool) -> Mapping[str, str]:
     """Return the fields of a request's head; of each run they are made once.
 
     Args:
         options: the run's.
         contact: where to complain about us, for our own User-Agent.
-        own: whether the request goes to the host that the list names; what may be a credential goes nowhere else.
+        same_host: whether the request goes to the host that the list names; what may be a credential goes nowhere else.
 
     Raises:
         ValueError: a field would end its line, or is not a run's to say.
     """
     agent = options.user_agent or (USER_AGENT if contact is None else f"{USER_AGENT} (+{contact})")
     known = CaseInsensitiveDict(
-        {"User-Agent": checked(agent), "Accept": "image/*,*/*;q=0.8", "Accept-Encoding": "identity"}
+        {"User-Agent": checked_value(agent), "Accept": "image/*,*/*;q=0.8", "Accept-Encoding": "identity"}
     )
     if options.referer is not None:
-        known["Referer"] = checked(options.referer)
-    if own:
-        known.update(field(name, value) for name, value in options.fields)
+        known["Referer"] = checked_value(options.referer)
+    if same_host:
+        known.update(checked_header(name, value) for name, value in options.fields)
     # A plain one is written in a third of the time.
     return dict(known.items())
 

@@ -155,7 +155,7 @@ class Response(http.client.HTTPResponse):
         """
         while True:
             version, status, reason = self._read_status_line()
-            self.headers = self.msg = self._fields()  # type: ignore[assignment]
+            self.headers = self.msg = self._read_header_fields()  # type: ignore[assignment]
             if not 100 <= status < 200 or status == http.HTTPStatus.SWITCHING_PROTOCOLS:
                 break
         self.code = self.status = status
@@ -163,7 +163,7 @@ class Response(http.client.HTTPResponse):
         self.version = 10 if version == "1.0" else 11
         self.chunked, self.chunk_left = False, None
         coded = "transfer-encoding" in self.headers and self._read_transfer_codings()
-        self.length = None if coded else self._length()
+        self.length = None if coded else self._announced_length()
         if status in (http.HTTPStatus.NO_CONTENT, http.HTTPStatus.NOT_MODIFIED, http.HTTPStatus.SWITCHING_PROTOCOLS):
             self.length, self.chunked = 0, False
         # A body without a length of its own ends with the connection.
@@ -187,7 +187,7 @@ class Response(http.client.HTTPResponse):
             raise http.client.BadStatusLine(repr(line[:40].decode("latin-1").rstrip()))
         return found[1].decode(), int(found[2]), found[3].decode("latin-1").strip()
 
-    def _fields(self) -> HTTPHeaderDict:
+    def _read_header_fields(self) -> HTTPHeaderDict:
         """Return the fields up to the empty line.
 
         A line that is no field is left out, as browsers do. A field that comes twice with the same value counts once.
@@ -255,7 +255,7 @@ class Response(http.client.HTTPResponse):
             self.will_close = True
         return True
 
-    def _length(self) -> int | None:
+    def _announced_length(self) -> int | None:
         """Return the length that is announced; None where it is no number: then the body ends with the connection.
 
         Raises:

@@ -40,7 +40,7 @@ def parse(value: str) -> list[str]:
     return [name for name in names if name not in ("", "identity")]
 
 
-def undone(pieces: Iterable[bytes], names: Sequence[str], status: int) -> Iterator[bytes]:
+def decode(pieces: Iterable[bytes], names: Sequence[str], status: int) -> Iterator[bytes]:
     """Return the pieces of a body without its codings; each decoder gives about 64 KiB at once.
 
     Args:
@@ -54,16 +54,16 @@ def undone(pieces: Iterable[bytes], names: Sequence[str], status: int) -> Iterat
             coded as its fields say.
         TruncatedError: while the pieces are read: the compressed data lacks its end.
     """
-    names = [name for name in names if name in _DECODERS or name in _UNREAD]
+    names = [name for name in names if name in _DECODERS or name in _UNSUPPORTED]
     if len(names) > _MAX_CODINGS:
         raise BadResponseError(f"the body is encoded {len(names)} times, more than {_MAX_CODINGS}", http_status=status)
     found = iter(pieces)
     for name in reversed(names):
-        found = _without(name, found, status)
+        found = _undo(name, found, status)
     return found
 
 
-def _without(name: str, pieces: Iterator[bytes], status: int) -> Iterator[bytes]:
+def _undo(name: str, pieces: Iterator[bytes], status: int) -> Iterator[bytes]:
     """Return the pieces without one coding, or as they are if they begin as an image."""
     head = b""
     for piece in pieces:
@@ -74,7 +74,7 @@ def _without(name: str, pieces: Iterator[bytes], status: int) -> Iterator[bytes]
         yield head
         yield from pieces
         return
-    if name in _UNREAD:
+    if name in _UNSUPPORTED:
         raise BadResponseError(f"the body is encoded as {name}, which imagefleet can't decode", http_status=status)
     try:
         yield from _DECODERS[name](chain((head,), pieces))
@@ -94,12 +94,12 @@ def _gzip(pieces: Iterator[bytes]) -> Iterator[bytes]:
                 if len(rest) < len(_GZIP_MEMBER):
                     break
                 if not rest.startswith(_GZIP_MEMBER):
-                    _drop(pieces)
+                    _discard(pieces)
                     return
                 inflater = zlib.decompressobj(16 + zlib.MAX_WBITS)
             yield inflater.decompress(rest, _PIECE_BYTES)
             rest = inflater.unconsumed_tail or inflater.unused_data
-    yield from _pending(inflater)
+    yield from _flush(inflater)
 
 
 def _deflate(pieces: Iterator[bytes]) -> Iterator[bytes]:
@@ -115,10 +115,10 @@ def _deflate(pieces: Iterator[bytes]) -> Iterator[bytes]:
         while rest and not inflater.eof:
             yield inflater.decompress(rest, _PIECE_BYTES)
             rest = inflater.unconsumed_tail  # noqa: PLW2901  # the piece shrinks
-    yield from _pending(inflater)
+    yield from _flush(inflater)
 
 
-def _pending(inflater: zlib._Decompress) -> Iterator[bytes]:
+def _flush(inflater: zlib._Decompress) -> Iterator[bytes]:
     """Return what a decoder still holds when all of its input was read."""
     while not inflater.eof:
         found = inflater.decompress(b"", _PIECE_BYTES)
@@ -131,7 +131,7 @@ def _brotli(pieces: Iterator[bytes]) -> Iterator[bytes]:
     inflater = brotli.Decompressor()
     for piece in pieces:
         if inflater.is_finished():
-            _drop(pieces)
+            _discard(pieces)
             return
         yield inflater.process(piece, output_buffer_limit=_PIECE_BYTES)
         # It may hold output though it accepts more input.
@@ -151,7 +151,7 @@ def _zstd(pieces: Iterator[bytes]) -> Iterator[bytes]:
                 if len(rest) < len(_ZSTD_FRAMES[0]):
                     break
                 if not rest.startswith(_ZSTD_FRAMES):
-                    _drop(pieces)
+                    _discard(pieces)
                     return
                 inflater = zstd.ZstdDecompressor()
             yield inflater.decompress(rest, max_length=_PIECE_BYTES)
@@ -162,7 +162,7 @@ def _zstd(pieces: Iterator[bytes]) -> Iterator[bytes]:
         raise _IncompleteError
 
 
-def _drop(pieces: Iterator[bytes]) -> None:
+def _discard(pieces: Iterator[bytes]) -> None:
     """Read what is left of a body, so that its connection can be used again."""
     for _ in pieces:
         pass
@@ -176,4 +176,4 @@ _DECODERS: dict[str, Callable[[Iterator[bytes]], Iterator[bytes]]] = {
     "zstd": _zstd,
 }
 #: The registered codings that can't be undone here (https://www.iana.org/assignments/http-parameters).
-_UNREAD = frozenset({"aes128gcm", "compress", "dcb", "dcz", "exi", "pack200-gzip", "x-compress"})
+_UNSUPPORTED = frozenset({"aes128gcm", "compress", "dcb", "dcz", "exi", "pack200-gzip", "x-compress"})

@@ -27,9 +27,9 @@ class Cookies:
 
     def __init__(self) -> None:
         self._jar = CookieJar(DefaultCookiePolicy(rfc2965=False, strict_domain=True))
-        self._left = _MAX_BYTES
+        self._bytes_left = _MAX_BYTES
 
-    def take(self, url: Url, lines: Iterable[str]) -> None:
+    def store(self, url: Url, lines: Iterable[str]) -> None:
         """Keep the cookies that a response of this URL sets; what has no room, and what can't be sent, is left out.
 
         Args:
@@ -38,21 +38,21 @@ class Cookies:
         """
         head = http.client.HTTPMessage()
         for line in lines:
-            self._left -= len(line)
-            if self._left < 0:
+            self._bytes_left -= len(line)
+            if self._bytes_left < 0:
                 break
             if _PLAIN.fullmatch(line):
                 head["Set-Cookie"] = line
         self._jar.extract_cookies(cast("Any", SimpleNamespace(info=lambda: head)), Request(url.text))  # noqa: S310
 
-    def value(self, url: Url) -> str | None:
+    def header_value(self, url: Url) -> str | None:
         """Return the value of the Cookie field for a request of this URL; None if no cookie is for it."""
         request = Request(url.text)  # noqa: S310  # nothing is opened
         self._jar.add_cookie_header(request)
         return request.get_header("Cookie")
 
 
-def with_cookies(fields: Mapping[str, str], value: str) -> Mapping[str, str]:
+def with_cookies(headers: Mapping[str, str], value: str) -> Mapping[str, str]:
     """Return the fields of a request with cookies, after those that the user has set for the host."""
-    name = next((name for name in fields if name.lower() == "cookie"), "Cookie")
-    return {**fields, name: f"{fields[name]}; {value}" if name in fields else value}
+    name = next((name for name in headers if name.lower() == "cookie"), "Cookie")
+    return {**headers, name: f"{headers[name]}; {value}" if name in headers else value}

@@ -21,7 +21,7 @@ from config import limits
 from config.settings import settings
 from tasks.deadline import Deadline
 from tasks.download import content_codings, network_settings, tls, urls
-from tasks.download.adapters import GuardedAdapter, Sessions, head_fields
+from tasks.download.adapters import GuardedAdapter, Sessions, request_headers
 from tasks.download.byte_range import PartialBody, complete_range_size, resumable_body
 from tasks.download.conditional import Validators
 from tasks.download.connection import BadHeaderError
@@ -151,7 +151,7 @@ class Downloader:
         # The cookies that a URL was asked for with: what it answers may depend on them.
         cookie: str | None = None
         seen = {(url.text, cookie)}
-        fields = head_fields(options.head, self._sessions.contact, True)
+        fields = request_headers(options.head, self._sessions.contact, True)
         for _ in range(options.max_redirects + 1):
             partial = left[0] if left and left[0].url == url.text else None
             shown = None if url == start else masked(url.text)
@@ -198,7 +198,7 @@ class Downloader:
                 raise
             if "Set-Cookie" in response.headers:
                 cookies = cookies or Cookies()
-                cookies.take(url, response.raw.headers.getlist("Set-Cookie"))
+                cookies.store(url, response.raw.headers.getlist("Set-Cookie"))
             before, url = url, _next_hop(response, url, location)
             if before.scheme == "https" and url.scheme == "http" and not options.allow_downgrade:
                 raise RedirectError(
@@ -206,8 +206,8 @@ class Downloader:
                     http_status=response.status_code,
                 )
             if not _keeps_credentials(before, url):
-                fields = head_fields(options.head, self._sessions.contact, False)
-            cookie = None if cookies is None else cookies.value(url)
+                fields = request_headers(options.head, self._sessions.contact, False)
+            cookie = None if cookies is None else cookies.header_value(url)
             if (url.text, cookie) in seen:
                 raise RedirectError(f"the redirect to {masked(url.text)} is a loop", http_status=response.status_code)
             seen.add((url.text, cookie))
@@ -413,7 +413,7 @@ def _read(response: Response, url: urls.Url, options: FetchOptions, deadline: De
         # Most have no coding, and looking for a value costs more than looking whether there is one.
         if "Content-Encoding" in response.headers:
             names = content_codings.parse(response.headers["Content-Encoding"])
-            pieces = content_codings.undone(_bounded(pieces, options.max_bytes, status), names, status)
+            pieces = content_codings.decode(_bounded(pieces, options.max_bytes, status), names, status)
         for block in pieces:
             size += len(block)
             if size > options.max_bytes:

@@ -6,7 +6,7 @@ import re
 
 #: Those that are ours to say: where a message ends and whom it is for, what a connection is, which part is asked for,
 #: and under which condition.
-OURS = frozenset(
+RESERVED_HEADERS = frozenset(
     {
         *("host", "content-length", "transfer-encoding", "te", "trailer", "range", "if-range", "accept-encoding"),
         *("if-match", "if-none-match", "if-modified-since", "if-unmodified-since"),
@@ -18,7 +18,7 @@ _NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _VALUE = re.compile(r"[\x21-\x7e]+(?:[ \t]+[\x21-\x7e]+)*")
 
 
-def field(name: str, value: str) -> tuple[str, str]:
+def checked_header(name: str, value: str) -> tuple[str, str]:
     """Return a field that may stand in a head as it is.
 
     Raises:
@@ -26,12 +26,12 @@ def field(name: str, value: str) -> tuple[str, str]:
     """
     if not _NAME.fullmatch(name):
         raise ValueError("what stands before the colon is no header's name")
-    if name.lower() in OURS:
+    if name.lower() in RESERVED_HEADERS:
         raise ValueError(f"{name} can't be set")
-    return name, checked(value)
+    return name, checked_value(value)
 
 
-def checked(value: str) -> str:
+def checked_value(value: str) -> str:
     """Return the value of a field, without the space around it.
 
     Raises:

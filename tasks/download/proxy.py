@@ -67,11 +67,11 @@ class Proxy:
         return f"the proxy {host}:{self.port}"
 
     @property
-    def fields(self) -> dict[str, str]:
+    def headers(self) -> dict[str, str]:
         """What a request to the proxy says besides the URL."""
         return {} if self.credentials is None else {"Proxy-Authorization": self.credentials}
 
-    def refusal(self) -> ConnectError:
+    def auth_error(self) -> ConnectError:
         """Return what it means that the proxy asks for credentials: those that it was given, if any, are wrong."""
         failure = ConnectError(
             f"{self} does not let this worker through: HTTP 407 "
@@ -88,7 +88,7 @@ class ForwardedConnection(GuardedConnection):
     through: Proxy
 
     def _new_conn(self) -> Any:
-        return _connected(self)
+        return _connect_to_proxy(self)
 
     def request(  # type: ignore[override]
         self, method: str, url: str, *, headers: Mapping[str, str] | None = None, **_: Any
@@ -104,7 +104,7 @@ class ForwardedConnection(GuardedConnection):
             http.client.InvalidURL: the URL would end its line.
         """
         self._host_field = url.partition("://")[2].partition("/")[0]
-        super().request(method, url, headers={**(headers or {}), **self.through.fields})
+        super().request(method, url, headers={**(headers or {}), **self.through.headers})
 
     def getresponse(self) -> Any:
         """Return the response, with its body unread.
@@ -118,7 +118,7 @@ class ForwardedConnection(GuardedConnection):
             raise ConnectError(f"{self.through} closed the connection without an answer") from error
         if response.status == http.HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
             response.close()
-            raise self.through.refusal()
+            raise self.through.auth_error()
         return response
 
 
@@ -128,7 +128,7 @@ class TunnelledConnection(GuardedTlsConnection):
     through: Proxy
 
     def _new_conn(self) -> Any:
-        connection = _connected(self)
+        connection = _connect_to_proxy(self)
         try:
             connection.pace(self.holder)
             self._open_tunnel(connection)
@@ -145,7 +145,7 @@ class TunnelledConnection(GuardedTlsConnection):
         if not TARGET.fullmatch(target):
             raise http.client.InvalidURL(f"a host can't be {target[:80]!r}")
         lines = [f"CONNECT {target} HTTP/1.1", f"Host: {target}"]
-        lines += [f"{name}: {value}" for name, value in self.through.fields.items()]
+        lines += [f"{name}: {value}" for name, value in self.through.headers.items()]
         try:
             connection.sendall("".join(f"{line}\r\n" for line in (*lines, "")).encode("ascii"))
             # What may come with the head is lost, and nothing should: in TLS the client speaks first.
@@ -158,13 +158,13 @@ class TunnelledConnection(GuardedTlsConnection):
         except (OSError, ValueError, http.client.HTTPException) as error:
             raise ConnectError(f"{self.through} opened no tunnel to {target}: {error}") from error
         if answer.status == http.HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
-            raise self.through.refusal()
+            raise self.through.auth_error()
         if not 200 <= answer.status < 300:
             status = f"HTTP {answer.status} {answer.reason}".strip()
             raise ConnectError(f"{self.through} opened no tunnel to {target}: {status}")
 
 
-def _connected(connection: ForwardedConnection | TunnelledConnection) -> PlainSocket:
+def _connect_to_proxy(connection: ForwardedConnection | TunnelledConnection) -> PlainSocket:
     """Return a socket connected to a connection's proxy."""
     through = connection.through
     opened: PlainSocket = connection.connected(connection.guard.connect_to_proxy, through.host, through.port)

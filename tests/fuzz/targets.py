@@ -127,7 +127,7 @@ def header(data: bytes) -> None:
     for line in lines:
         name, _, value = line.partition(":")
         with suppress(ValueError):
-            assert "".join(download_headers.field(name, value)).replace("\t", " ").isprintable()
+            assert "".join(download_headers.checked_header(name, value)).replace("\t", " ").isprintable()
 
 
 def image(data: bytes) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.download.adapters import head_fields
-from tasks.model import FetchOptions, HeadOptions, ImageRequest, Outcome, Reason, RunOptions, Status
+from tasks.download.adapters import request_headers
+from tasks.model import FetchOptions, HeaderOptions, ImageRequest, Outcome, Reason, RunOptions, Status
 from tasks.redaction import masked
 from tasks.storage import manifest, plan
 from tasks.storage.shard_parquet import Mark
@@ -103,7 +103,7 @@ def test_download_ends_as_documented(answers: list[tuple[int, list[tuple[str, st
 def test_request_fields_are_single_lines(agent: str, name: str, value: str) -> None:
     """A run's own request header is refused, or is one line of ASCII."""
     try:
-        fields = head_fields(HeadOptions(user_agent=agent or None, fields=((name, value),)), None, True)
+        fields = request_headers(HeaderOptions(user_agent=agent or None, fields=((name, value),)), None, True)
     except ValueError:
         return
     for line in (f"{key}: {text}" for key, text in fields.items()):

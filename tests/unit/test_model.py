@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tasks.model import (
     FetchOptions,
-    HeadOptions,
+    HeaderOptions,
     Outcome,
     Reason,
     ResizeMode,
@@ -121,7 +121,7 @@ def test_ignores_unknown_fields() -> None:
 def test_run_options_survive_json() -> None:
     """A run's options come back from Redis unchanged."""
     resize = ResizeOptions(ResizeMode.KEEP_RATIO, 99, 80)
-    head = HeadOptions("Somebody/1.0", "https://a.example/", (("X-A", "b"), ("X-C", "d")))
+    head = HeaderOptions("Somebody/1.0", "https://a.example/", (("X-A", "b"), ("X-C", "d")))
     run = RunOptions("/out", 250, FetchOptions(timeout=1.5, max_bytes=7, max_pixels=9, resize=resize, head=head))
     back = RunOptions.from_json(json.loads(json.dumps(run.to_json())))
     assert back == run

@@ -25,7 +25,7 @@ from producer.dispatch.dispatcher import Progress
 from producer.local_fleet.supervisor_client import ROOT
 from producer.output.run_file import Options, PlanState, RunFile, State
 from tasks.errors import UsageError
-from tasks.model import HeadOptions, ImageRequest, ResizeMode, ResizeOptions, Verify
+from tasks.model import HeaderOptions, ImageRequest, ResizeMode, ResizeOptions, Verify
 from tasks.storage import plan
 from tasks.storage.shard_parquet import Mark
 from tasks.storage.store import Store
@@ -548,7 +548,7 @@ def test_options_reach_the_run() -> None:
     assert {name: getattr(options.fetch, name) for name in given} == given
     assert options.fetch.resize == ResizeOptions(ResizeMode.KEEP_RATIO, 99)
     assert options.fetch.verify is Verify.DECODE
-    assert options.fetch.head == HeadOptions("Somebody/1.0", None, (("X-A", "b"), ("Authorization", "Basic c:d")))
+    assert options.fetch.head == HeaderOptions("Somebody/1.0", None, (("X-A", "b"), ("Authorization", "Basic c:d")))
     assert limits.MAX_DEADLINE == limits.VISIBILITY_TIMEOUT / 4
 
 

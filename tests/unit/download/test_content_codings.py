@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.download.content_codings import parse, undone
+from tasks.download.content_codings import decode, parse
 from tasks.errors import BadResponseError, TruncatedError
 from tests.unit.conftest import image
 from tests.zstandard import zstd
@@ -47,21 +47,21 @@ def split(body: bytes, sizes: list[int]) -> Iterator[bytes]:
 def test_pieces_make_no_difference(body: bytes, name: str, sizes: list[int]) -> None:
     """A body decodes to the same bytes in one piece and in many."""
     coded = _ENCODERS[name](body)
-    assert b"".join(undone(split(coded, sizes), [name], 200)) == body
+    assert b"".join(decode(split(coded, sizes), [name], 200)) == body
 
 
 @pytest.mark.parametrize("size", [64 * 1024 * times + more for times in (1, 2) for more in (-1, 0, 1)])
 @pytest.mark.parametrize("name", _ENCODERS)
 def test_bodies_as_large_as_a_decoders_buffer(name: str, size: int) -> None:
     """Output still in a decoder's buffer when its input ends belongs to the body."""
-    pieces = list(undone([_ENCODERS[name](bytes(size))], [name], 200))
+    pieces = list(decode([_ENCODERS[name](bytes(size))], [name], 200))
     assert b"".join(pieces) == bytes(size)
 
 
 @pytest.mark.parametrize("name", ["gzip", "deflate", "br", "zstd"])
 def test_decoder_returns_small_pieces(name: str) -> None:
     """A decompression bomb is decoded in pieces, which can be counted before they fill memory."""
-    first = next(filter(None, undone([_ENCODERS[name](bytes(16 << 20))], [name], 200)))
+    first = next(filter(None, decode([_ENCODERS[name](bytes(16 << 20))], [name], 200)))
     assert len(first) < 3 << 20
 
 
@@ -74,7 +74,7 @@ def test_incomplete_body_is_truncated(body: bytes, name: str, data: st.DataObjec
     kept = data.draw(st.integers(18, max(18, len(coded) - 1)))
     if kept < len(coded):
         with pytest.raises(TruncatedError):
-            list(undone([coded[:kept]], [name], 200))
+            list(decode([coded[:kept]], [name], 200))
 
 
 @given(body=st.binary(max_size=300), names=st.lists(st.sampled_from([*_ENCODERS, "exi", "utf-8"]), max_size=6))
@@ -82,12 +82,12 @@ def test_incomplete_body_is_truncated(body: bytes, name: str, data: st.DataObjec
 def test_any_body_is_decoded_or_refused(body: bytes, names: list[str]) -> None:
     """Arbitrary bytes are decoded, or end in an error with a reason; no other exception is raised."""
     with suppress(BadResponseError, TruncatedError):
-        assert isinstance(b"".join(undone([body], names, 200)), bytes)
+        assert isinstance(b"".join(decode([body], names, 200)), bytes)
 
 
 def test_raw_deflate_is_decoded() -> None:
     """Many servers send raw deflate as "deflate", which means the zlib format."""
-    assert b"".join(undone(split(_raw_deflate(b"body" * 1000), [20, 1]), ["deflate"], 200)) == b"body" * 1000
+    assert b"".join(decode(split(_raw_deflate(b"body" * 1000), [20, 1]), ["deflate"], 200)) == b"body" * 1000
 
 
 @pytest.mark.parametrize(

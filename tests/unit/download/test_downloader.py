@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from producer.demo import DemoServer, picture
 from tasks.deadline import Deadline
-from tasks.download.adapters import USER_AGENT, Sessions, head_fields
+from tasks.download.adapters import USER_AGENT, Sessions, request_headers
 from tasks.download.conditional import Validators
 from tasks.download.downloader import Download, Downloader, backoff, countdown
 from tasks.download.urls import parse
@@ -40,7 +40,7 @@ from tasks.errors import (
     TooLargeError,
     TruncatedError,
 )
-from tasks.model import FetchOptions, HeadOptions
+from tasks.model import FetchOptions, HeaderOptions
 from tests.unit.conftest import ONCE, Canned, always, image, response
 from tests.zstandard import zstd
 
@@ -528,7 +528,7 @@ def test_redirect_from_http_to_https(server_context: ssl.SSLContext, sessions_to
             assert download(Downloader(sessions_to("127.0.0.1")), plain.url)[0].body == b"body"
 
 
-_HEAD = HeadOptions(
+_HEAD = HeaderOptions(
     "Somebody/1.0", "https://page.example/", (("Authorization", "Bearer word"), ("accept", "image/png"))
 )
 
@@ -616,7 +616,7 @@ def test_users_cookie_is_kept(sessions_to: Callable[..., Sessions]) -> None:
     """The user's own Cookie header is sent too, but only to the host in the list."""
     replies = iter([response(b"", "302 Found", "Location: /b", "Set-Cookie: a=1"), response()])
     with Canned(lambda _: [next(replies)]) as server:
-        head = HeadOptions(fields=(("cookie", "user=me"),))
+        head = HeaderOptions(fields=(("cookie", "user=me"),))
         download(Downloader(sessions_to(server.address)), server.url, replace(ONCE, head=head))
     assert cookies_of(server) == [b"cookie: user=me", b"cookie: user=me; a=1"]
 
@@ -662,13 +662,13 @@ def test_loop_is_the_same_url_with_the_same_cookies(new: str, error: str, sessio
 def test_message_can_not_add_headers(fields: tuple[tuple[str, str], ...]) -> None:
     """A worker does not trust messages: it also refuses a header that would break its line."""
     with pytest.raises(ValueError, match=r"header|can't be set"):
-        head_fields(HeadOptions(fields=fields), None, True)
+        request_headers(HeaderOptions(fields=fields), None, True)
 
 
 def test_user_agent_contains_the_contact() -> None:
     """The default user agent names imagefleet, and gives the contact of IMAGEFLEET_CONTACT."""
-    assert head_fields(HeadOptions(), None, True)["User-Agent"] == USER_AGENT
-    contact = head_fields(HeadOptions(), "https://fleet.example/about", True)
+    assert request_headers(HeaderOptions(), None, True)["User-Agent"] == USER_AGENT
+    contact = request_headers(HeaderOptions(), "https://fleet.example/about", True)
     assert contact["User-Agent"] == f"{USER_AGENT} (+https://fleet.example/about)"
 
 
