@@ -5,7 +5,7 @@ from __future__ import annotations
 from time import monotonic
 
 #: Seconds by which the system may end a wait before its time.
-_SLACK = 0.01
+_SLACK_SECONDS = 0.01
 
 
 class Deadline:
@@ -23,9 +23,9 @@ class Deadline:
         return self.ends - monotonic()
 
     @property
-    def passed(self) -> str:
+    def timeout_message(self) -> str:
         """What is to be said of a server of whom a wait has ended without an answer: which bound that was."""
-        if self.remaining <= _SLACK:
+        if self.remaining <= _SLACK_SECONDS:
             return f"was not done within {self.seconds:g} s (--deadline)"
         return f"sent nothing for {self.timeout:g} s (--timeout)"
 

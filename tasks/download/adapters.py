@@ -23,7 +23,7 @@ from urllib3 import HTTPConnectionPool, HTTPResponse, HTTPSConnectionPool, PoolM
 from config import VERSION
 from tasks import file_descriptors
 from tasks.deadline import Deadline
-from tasks.download.connection import GuardedConnection, GuardedTlsConnection, Holder, TlsSocket
+from tasks.download.connection import CurrentDeadline, GuardedConnection, GuardedTlsConnection, TlsSocket
 from tasks.download.guard import Guard
 from tasks.download.headers import checked_header, checked_value
 from tasks.download.proxy import ForwardedConnection, Proxy, TunnelledConnection
@@ -57,12 +57,12 @@ class _Pool:
         reused = connection.sock
         try:
             if reused is not None:
-                reused.heard = False
+                reused.has_received = False
             try:
                 response = _exchange(connection, method, url, headers)
                 stale = reused is not None and response.status == http.HTTPStatus.REQUEST_TIMEOUT
             except (OSError, ConnectError) as error:
-                if reused is None or reused.heard or isinstance(error, TimeoutError):
+                if reused is None or reused.has_received or isinstance(error, TimeoutError):
                     raise
                 stale = True
             if stale:
@@ -92,7 +92,7 @@ class GuardedAdapter(HTTPAdapter):
     """requests' adapter for one thread: keep-alive connections that the guard has opened."""
 
     def __init__(self, guard: Guard, tls: Tls, lenient: bool) -> None:
-        self._guard, self._tls, self._lenient, self._holder = guard, tls, lenient, Holder()
+        self._guard, self._tls, self._lenient, self._current_deadline = guard, tls, lenient, CurrentDeadline()
         #: The host that was asked last, and its pool: in most lists the next image is there too.
         self._last: tuple[tuple[str, str, int], Any] | None = None
         super().__init__(pool_connections=_POOLED_HOSTS, pool_maxsize=1)
@@ -110,7 +110,7 @@ class GuardedAdapter(HTTPAdapter):
     @property
     def tls_unverified(self) -> bool:
         """Whether the last request went to a server that could not be verified."""
-        return self._holder.tls_unverified
+        return self._current_deadline.tls_unverified
 
     @property
     def _tls_settings(self) -> dict[str, Any]:
@@ -120,7 +120,7 @@ class GuardedAdapter(HTTPAdapter):
     def _connection_classes(self) -> tuple[type, type]:
         """Return the classes of this thread's connections, for http and for https."""
         # urllib3 takes the class of a connection from the class of its pool, so each thread has classes of its own.
-        shared = {"guard": self._guard, "holder": self._holder}
+        shared = {"guard": self._guard, "current_deadline": self._current_deadline}
         return (
             type("GuardedConnection", (GuardedConnection,), shared),
             type("GuardedTlsConnection", (GuardedTlsConnection,), {**shared, **self._tls_settings}),
@@ -164,8 +164,8 @@ class GuardedAdapter(HTTPAdapter):
         Raises:
             requests.RequestException, tasks.errors.FetchError: as requests and the guard do.
         """
-        self._holder.deadline = deadline
-        self._holder.tls_unverified = False
+        self._current_deadline.deadline = deadline
+        self._current_deadline.tls_unverified = False
         request = _Request()
         request.method, request.url, request.parts = "GET", url.text, url
         # The connection writes them as they are; nobody between here and there looks one up.
@@ -189,7 +189,7 @@ class ProxiedAdapter(GuardedAdapter):
 
     def _connection_classes(self) -> tuple[type, type]:
         """Return the classes of this thread's connections, for http and for https."""
-        shared = {"guard": self._guard, "holder": self._holder, "through": self._proxy}
+        shared = {"guard": self._guard, "current_deadline": self._current_deadline, "through": self._proxy}
         return (
             type("ForwardedConnection", (ForwardedConnection,), shared),
             type("TunnelledConnection", (TunnelledConnection,), {**shared, **self._tls_settings}),

@@ -28,11 +28,11 @@ from tasks import file_descriptors
 from tasks.deadline import Deadline
 from tasks.download import content_codings
 from tasks.download.guard import Guard
-from tasks.download.tls import WRONG_HOST, Tls, is_avoidable, names_of
+from tasks.download.tls import WRONG_HOST, Tls, certificate_names, is_avoidable
 from tasks.errors import FetchError
 
 #: How much one read takes at most, where that much has come.
-_BUFFER = 64 * 1024
+_BUFFER_BYTES = 64 * 1024
 #: The longest head in bytes, and the most fields in it: more than curl and browsers read.
 MAX_HEADER_BYTES = 512 * 1024
 MAX_FIELDS = 5000
@@ -55,7 +55,7 @@ class BadHeaderError(http.client.HTTPException):
     """A response's head that is HTTP and can't be accepted: it is too large, or says two things about the body."""
 
 
-class Holder:
+class CurrentDeadline:
     """The deadline of the download that a thread is at; its sockets look here."""
 
     __slots__ = ("deadline", "tls_unverified")
@@ -66,75 +66,75 @@ class Holder:
         self.tls_unverified = False
 
 
-class _Paced:
+class _DeadlineSocket:
     """What both kinds of socket share: each call looks at the deadline first."""
 
-    _holder: Holder | None = None
+    _current: CurrentDeadline | None = None
     #: Whether a byte has come since this was last set to False.
-    heard = False
+    has_received = False
 
-    def pace(self, holder: Holder) -> None:
+    def use_deadline(self, current: CurrentDeadline) -> None:
         """Keep the deadline that stands in the holder from now on."""
-        self._holder = holder
+        self._current = current
 
     def recv_into(self, *args: Any) -> int:
         """Receive; bounded by the deadline."""
-        self._bound()
+        self._apply_timeout()
         try:
             size = int(super().recv_into(*args))  # type: ignore[misc]
         except BlockingIOError as error:
             raise TimeoutError("timed out") from error
         if size:
-            self.heard = True
+            self.has_received = True
         return size
 
     def sendall(self, *args: Any) -> None:
         """Send; bounded by the deadline."""
-        self._bound()
+        self._apply_timeout()
         try:
             super().sendall(*args)  # type: ignore[misc]
         except BlockingIOError as error:
             raise TimeoutError("timed out") from error
 
-    def makefile(self, mode: str = "r", buffering: int = _BUFFER, **options: Any) -> Any:
+    def makefile(self, mode: str = "r", buffering: int = _BUFFER_BYTES, **options: Any) -> Any:
         """Return a file of this connection, with a buffer in which a small image has room."""
         return super().makefile(mode, buffering, **options)  # type: ignore[misc]
 
-    def _bound(self) -> None:
-        if self._holder is not None:
-            self._wait_at_most(self._holder.deadline.wait())
+    def _apply_timeout(self) -> None:
+        if self._current is not None:
+            self._set_timeout(self._current.deadline.wait())
 
-    def _wait_at_most(self, seconds: float) -> None:
+    def _set_timeout(self, seconds: float) -> None:
         raise NotImplementedError
 
 
-class PlainSocket(_Paced, socket.socket):  # type: ignore[misc]  # makefile has five forms
+class PlainSocket(_DeadlineSocket, socket.socket):  # type: ignore[misc]  # makefile has five forms
     """A plain connection; once it is paced, the kernel bounds its waits."""
 
-    _wait = 0.0
+    _timeout = 0.0
 
-    def pace(self, holder: Holder) -> None:
+    def use_deadline(self, current: CurrentDeadline) -> None:
         """Keep the deadline that stands in the holder from now on."""
-        super().pace(holder)
+        super().use_deadline(current)
         # With a timeout of Python's, each call would be two: poll, and then the call itself.
         self.settimeout(None)
 
-    def _wait_at_most(self, seconds: float) -> None:
-        if seconds != self._wait:
-            self._wait = seconds
+    def _set_timeout(self, seconds: float) -> None:
+        if seconds != self._timeout:
+            self._timeout = seconds
             # Zero would stand for no bound at all.
             value = struct.pack("@ll", *divmod(max(int(seconds * 1_000_000), 1), 1_000_000))
             self.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, value)
             self.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, value)
 
 
-class TlsSocket(_Paced, ssl.SSLSocket):  # type: ignore[misc]
+class TlsSocket(_DeadlineSocket, ssl.SSLSocket):  # type: ignore[misc]
     """A connection inside TLS, which the context makes from a plain one; Python bounds its waits.
 
     OpenSSL would take the end of a wait that the kernel bounds for a call to be made again.
     """
 
-    def _wait_at_most(self, seconds: float) -> None:
+    def _set_timeout(self, seconds: float) -> None:
         if self.gettimeout() != seconds:
             self.settimeout(seconds)
 
@@ -304,7 +304,7 @@ class GuardedConnection(HTTPConnection):
     """A connection that the guard opens, and that sends nothing but GET."""
 
     guard: Guard
-    holder: Holder
+    current_deadline: CurrentDeadline
     _host_field: str | None = None
 
     def __init__(self, host: str, *args: Any, **options: Any) -> None:
@@ -313,9 +313,9 @@ class GuardedConnection(HTTPConnection):
         self.full_host = host
 
     def _new_conn(self) -> Any:
-        connection = self.connected(self.guard.connect, self.full_host, self.port)
+        connection = self.connect_socket(self.guard.connect, self.full_host, self.port)
         # What may follow is the handshake of TLS, which takes this timeout for all of it.
-        connection.settimeout(self.holder.deadline.wait())
+        connection.settimeout(self.current_deadline.deadline.wait())
         return connection
 
     def open_socket(self, family: int, kind: int, protocol: int) -> PlainSocket:
@@ -324,7 +324,7 @@ class GuardedConnection(HTTPConnection):
         file_descriptors.IDLE.make_room(opened.fileno())
         return opened
 
-    def connected(self, connect: Callable[..., Any], host: str, port: int) -> Any:
+    def connect_socket(self, connect: Callable[..., Any], host: str, port: int) -> Any:
         """Return a connected socket; while all descriptors are in use, it waits for one until the deadline.
 
         Args:
@@ -332,7 +332,7 @@ class GuardedConnection(HTTPConnection):
             host: where to.
             port: where to.
         """
-        deadline = self.holder.deadline
+        deadline = self.current_deadline.deadline
         return file_descriptors.wait_for(
             lambda: connect(host, port, deadline.wait(), self.open_socket), max(deadline.remaining, 0.0)
         )
@@ -354,8 +354,8 @@ class GuardedConnection(HTTPConnection):
     def connect(self) -> None:
         """Open the connection."""
         super().connect()
-        if isinstance(self.sock, _Paced):
-            self.sock.pace(self.holder)
+        if isinstance(self.sock, _DeadlineSocket):
+            self.sock.use_deadline(self.current_deadline)
 
     def request(  # type: ignore[override]
         self, method: str, url: str, *, headers: Mapping[str, str] | None = None, **_: Any
@@ -445,7 +445,7 @@ class GuardedTlsConnection(GuardedConnection, HTTPSConnection):
         """Send the head of a GET, and note whether the server is one that could not be verified."""
         super().request(method, url, headers=headers, **options)
         if not self.is_verified:
-            self.holder.tls_unverified = True
+            self.current_deadline.tls_unverified = True
 
     def _connect_unverified(self) -> None:
         """Open the connection without verifying the server; the next one begins with that again."""
@@ -464,7 +464,7 @@ class GuardedTlsConnection(GuardedConnection, HTTPSConnection):
             try:
                 connection = self._new_conn()
                 with connection, self.tls.any_name.wrap_socket(connection, server_hostname=self.host) as inside:
-                    names = names_of(inside.getpeercert() or {})
+                    names = certificate_names(inside.getpeercert() or {})
             except (OSError, ValueError, FetchError):
                 names = ""
             self.tls.certified_names.put(server, names)

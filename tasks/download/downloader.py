@@ -483,7 +483,7 @@ def _translated(error: Exception, url: urls.Url, deadline: Deadline) -> FetchErr
     where = f"{url.host} port {url.port}"
     for cause in causes:
         if isinstance(cause, TimeoutError | requests.Timeout | urllib3.exceptions.TimeoutError):
-            return FetchTimeoutError(f"{where} {deadline.passed}")
+            return FetchTimeoutError(f"{where} {deadline.timeout_message}")
         if isinstance(cause, ssl.SSLError):
             kind = TlsClosedError if tls.is_closed(cause) else TlsError
             failure = kind(f"{where}: {tls.explain(cause)}")

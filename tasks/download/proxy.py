@@ -130,10 +130,10 @@ class TunnelledConnection(GuardedTlsConnection):
     def _new_conn(self) -> Any:
         connection = _connect_to_proxy(self)
         try:
-            connection.pace(self.holder)
+            connection.use_deadline(self.current_deadline)
             self._open_tunnel(connection)
             # The handshake follows, which takes this timeout for all of it.
-            connection.settimeout(self.holder.deadline.wait())
+            connection.settimeout(self.current_deadline.deadline.wait())
         except BaseException:
             connection.close()
             raise
@@ -153,7 +153,7 @@ class TunnelledConnection(GuardedTlsConnection):
             with closing(answer):
                 answer.begin()
         except TimeoutError as error:
-            passed = self.holder.deadline.passed
+            passed = self.current_deadline.deadline.timeout_message
             raise FetchTimeoutError(f"{self.through} {passed}, and opened no tunnel to {target}") from error
         except (OSError, ValueError, http.client.HTTPException) as error:
             raise ConnectError(f"{self.through} opened no tunnel to {target}: {error}") from error
@@ -167,5 +167,5 @@ class TunnelledConnection(GuardedTlsConnection):
 def _connect_to_proxy(connection: ForwardedConnection | TunnelledConnection) -> PlainSocket:
     """Return a socket connected to a connection's proxy."""
     through = connection.through
-    opened: PlainSocket = connection.connected(connection.guard.connect_to_proxy, through.host, through.port)
+    opened: PlainSocket = connection.connect_socket(connection.guard.connect_to_proxy, through.host, through.port)
     return opened

@@ -106,8 +106,8 @@ class Tls:
             OSError: the certificates can't be read.
         """
         self._ca_bundle, self._socket_class = ca_bundle, socket_class
-        self.context = self._verifying()
-        self.unverified = _unverified(socket_class) if allow_insecure else None
+        self.context = self._verifying_context()
+        self.unverified = _unverified_context(socket_class) if allow_insecure else None
         #: The servers that could not be verified, by host and port.
         self.unverifiable: RecentMap[tuple[str, int], bool] = RecentMap(_MEMORY_SECONDS, _MEMORY_HOSTS)
         #: The names that the certificates of wrong hosts are for, by host and port.
@@ -116,11 +116,11 @@ class Tls:
     @cached_property
     def any_name(self) -> ssl.SSLContext:
         """A context that verifies certificates, and does not care for which host they are."""
-        context = self._verifying()
+        context = self._verifying_context()
         context.check_hostname = False
         return context
 
-    def _verifying(self) -> ssl.SSLContext:
+    def _verifying_context(self) -> ssl.SSLContext:
         context = ssl.create_default_context(cafile=str(self._ca_bundle or certifi.where()))
         # The Pythons of some distributions leave this to the system's configuration.
         context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -128,7 +128,7 @@ class Tls:
         return context
 
 
-def _unverified(socket_class: type[ssl.SSLSocket]) -> ssl.SSLContext:
+def _unverified_context(socket_class: type[ssl.SSLSocket]) -> ssl.SSLContext:
     """Return a context that verifies nothing, and so has nothing to lose by old versions and weak algorithms."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
@@ -165,7 +165,7 @@ def is_avoidable(error: ssl.SSLError) -> bool:
     return isinstance(error, ssl.SSLCertVerificationError) or explain(error) in _AVOIDABLE
 
 
-def names_of(certificate: Mapping[str, object]) -> str:
+def certificate_names(certificate: Mapping[str, object]) -> str:
     """Return the names that a certificate is for, cut to what a message holds.
 
     Args:

@@ -241,7 +241,7 @@ def test_body_is_read_through_our_socket() -> None:
     with closing(_socket(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nimage")) as connection:
         found = _CountingResponse(connection, method="GET")
         found.begin()
-        assert connection.heard
+        assert connection.has_received
         assert (found.read1(100), found.length) == (b"image", 0)
         found.close()
         assert found.isclosed()
