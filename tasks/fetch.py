@@ -45,7 +45,7 @@ from tasks.model import (
     shortened,
 )
 from tasks.previous_image import PreviousFile
-from tasks.redaction import masked
+from tasks.redaction import redacted
 from tasks.retry_later import NO_PRIOR_ATTEMPTS, PriorAttempts, RetryLater
 from tasks.storage import shard_status
 from tasks.storage.store import Store
@@ -129,7 +129,7 @@ def fetch(
     except MemoryError as error:
         facts = _failure(InternalError(f"out of memory: {error}"))
     except Exception as error:  # noqa: BLE001  # one Outcome whatever happens
-        _log.exception("a fault of ours at %s", masked(url)[:URL_LIMIT])
+        _log.exception("a fault of ours at %s", redacted(url)[:URL_LIMIT])
         facts = _failure(InternalError(f"{type(error).__name__}: {error}"))
     return _ended(key, attempts=attempts, fetch_seconds=spent(), **facts)
 
@@ -156,7 +156,7 @@ def _failure(error: FetchError) -> dict[str, Any]:
 
 def _text(error: FetchError) -> str:
     """Return what is shown of an error."""
-    return shortened(masked(str(error)), MESSAGE_LIMIT)
+    return shortened(redacted(str(error)), MESSAGE_LIMIT)
 
 
 @cache

@@ -39,7 +39,7 @@ from tasks.errors import CancelledError, CommandError, FetchError, InternalError
 from tasks.fetch import failed, fetch
 from tasks.model import Outcome, PreviousImage, RunOptions, key_of
 from tasks.previous_image import PreviousFile
-from tasks.redaction import masked
+from tasks.redaction import redacted
 from tasks.retry_later import PriorAttempts, RetryLater
 from tasks.storage import plan, shard_status
 from tasks.storage.folder_probe import examine
@@ -352,7 +352,7 @@ def fetch_image(
         run = _runs().options(run_id, revision)
     except FetchError as error:
         if self.request.chord is None:
-            _log.warning("task %s was sent by hand, and %s", self.request.id, masked(str(error)))
+            _log.warning("task %s was sent by hand, and %s", self.request.id, redacted(str(error)))
         return _result(failed(str(index), error))
     if run.draining:
         raise _dropped(self)

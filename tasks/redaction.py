@@ -1,4 +1,4 @@
-"""Texts with URLs in them, made safe to show: passwords, tokens and control characters are masked. Pure."""
+"""Texts with URLs in them, made safe to show: passwords, tokens and control characters are redacted. Pure."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _USERINFO = re.compile(
 )
 
 
-def masked(url: str) -> str:
+def redacted(url: str) -> str:
     """Return the URL, or a text with URLs in it, fit to be shown.
 
     Userinfo and secret parameters are left out; what could forge a line of a log, or command a terminal, is replaced.
@@ -39,10 +39,10 @@ def masked(url: str) -> str:
     if "=" in shown:
         shown = _SECRET.sub(r"\1=***", shown)
         if "%" in shown:
-            shown = _ESCAPED_NAME.sub(_masked_if_secret, shown)
+            shown = _ESCAPED_NAME.sub(_redacted_if_secret, shown)
     return shown
 
 
-def _masked_if_secret(parameter: re.Match[str]) -> str:
+def _redacted_if_secret(parameter: re.Match[str]) -> str:
     name = unquote(parameter[1])
     return f"{parameter[0][0]}{parameter[1]}=***" if _SECRET_ALONE.fullmatch(name) else parameter[0]

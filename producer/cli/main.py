@@ -579,7 +579,7 @@ def serve(host: str, port: int, latency: float, width: int, height: int) -> None
 @fleet_options
 def fleet(store_roots: tuple[Path, ...], **options: Any) -> None:
     """Run a local fleet with Flower until Ctrl-C, for any number of runs."""
-    _check_reach()
+    _check_network_settings()
     roots = [root.resolve() for root in store_roots or (Path(),)]
     with _local_fleet({**options, "flower": True}, roots) as kept:
         click.echo(f"The fleet is ready after {kept.startup_seconds:.2f} s: {_sized(kept)}.")
@@ -647,10 +647,10 @@ def _go_on(run: Run, nothing: str, out: Path, broker: str | None, as_json: bool,
 
 def _tell_move(before: str | None, broker: str | None) -> None:
     """Print a note if a run continues at another broker than before, or with a local fleet."""
-    from tasks.redaction import masked
+    from tasks.redaction import redacted
 
     url = _broker_url(broker)
-    now = None if url is None else masked(url)
+    now = None if url is None else redacted(url)
     if before is not None and now != before:
         place = "with a local fleet here" if now is None else f"at {now}"
         _note(
@@ -936,7 +936,7 @@ def _named(broker: str | None) -> str | None:
     """
     url = _broker_url(broker)
     if url is None:
-        _check_reach()
+        _check_network_settings()
     return url
 
 
@@ -964,7 +964,7 @@ def _check_insecure(options: Options) -> None:
         )
 
 
-def _check_reach() -> None:
+def _check_network_settings() -> None:
     """Check the workers' settings in this environment before workers are started.
 
     Raises:
@@ -975,7 +975,7 @@ def _check_reach() -> None:
 
     # The broker's settings must be valid too, because every process reads them.
     _ = settings().broker
-    for trouble in network_settings.troubles():
+    for trouble in network_settings.validate():
         raise trouble
 
 

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tasks.errors import CommandError
-from tasks.redaction import masked
+from tasks.redaction import redacted
 
 if TYPE_CHECKING:
     # Not imported at run time, because this module also shows the errors of a failing import.
@@ -169,4 +169,4 @@ def render_error(error: CommandError) -> RenderableType:
 
 def plain(text: str) -> str:
     """Return a text without secrets and terminal commands, which quotes from files and servers may contain."""
-    return "\n".join(map(masked, text.splitlines()))
+    return "\n".join(map(redacted, text.splitlines()))

@@ -40,7 +40,7 @@ from tasks.download.urls import MAX_LENGTH
 from tasks.errors import CommandError, RunInterruptedError, TaskLostError
 from tasks.fetch import failed
 from tasks.model import ImageRequest, Outcome, RunOptions, key_of, shard_name
-from tasks.redaction import masked
+from tasks.redaction import redacted
 from tasks.storage import manifest, shard_status
 from tasks.storage.store import Store
 
@@ -617,7 +617,7 @@ class Dispatcher:
                     chord=body,
                     reply_to=reply_to,
                     ignore_result=True,
-                    argsrepr=masked(url)[:_SHOWN],
+                    argsrepr=redacted(url)[:_SHOWN],
                     kwargsrepr="{}",
                 )
                 producer.publish(

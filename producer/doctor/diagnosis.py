@@ -34,7 +34,7 @@ from tasks.celery import IMAGES, PROTOCOL, SHARDS, use_broker
 from tasks.download import network_settings
 from tasks.download.guard import Guard
 from tasks.errors import CommandError, FetchError
-from tasks.redaction import masked
+from tasks.redaction import redacted
 from tasks.storage import folder_probe
 from tasks.storage.folder_probe import Seen
 from tasks.storage.store import Store
@@ -58,7 +58,7 @@ _CONF = "config/redis.conf has the settings that imagefleet is run with."
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """All that was found; ``broker`` is masked, and None where a command would start a local fleet."""
+    """All that was found; ``broker`` is redacted, and None where a command would start a local fleet."""
 
     broker: str | None
     out: Path | None
@@ -97,7 +97,7 @@ def diagnose(url: str | None, out: Path | None) -> Diagnosis:
             *(_local() if url is None else _of_broker(url, examined)),
             *examined.findings,
         ]
-    return Diagnosis(None if url is None else masked(url), examined.path, findings)
+    return Diagnosis(None if url is None else redacted(url), examined.path, findings)
 
 
 # What is judged.
@@ -325,10 +325,10 @@ def _of_settings(local: bool) -> list[Finding]:
     Args:
         local: whether it is a local fleet's; the workers at a broker have environments of their own.
     """
-    name, variables = "settings", network_settings.variables()
+    name, variables = "settings", network_settings.configured_variables()
     if not variables:
         return []
-    wrong = [str(trouble) for trouble in network_settings.troubles()]
+    wrong = [str(trouble) for trouble in network_settings.validate()]
     try:
         proxy = network_settings.proxy()
         if proxy is not None:
@@ -342,7 +342,7 @@ def _of_settings(local: bool) -> list[Finding]:
         return [Finding(name, Level.OK, f"can be used: {', '.join(variables)}")]
     whose = "" if local else "; workers that are started with them, and `producer compare`, can't use them"
     todo = "Correct them, or unset them; see docs/settings.md."
-    return [Finding(name, Level.BAD if local else Level.WARN, masked("; ".join(wrong)) + whose, todo)]
+    return [Finding(name, Level.BAD if local else Level.WARN, redacted("; ".join(wrong)) + whose, todo)]
 
 
 def _local() -> list[Finding]:
@@ -369,7 +369,7 @@ def _of_broker(url: str, examined: _Folder) -> list[Finding]:
         use_broker(url)
     except CommandError as fault:
         return [finding_from_error("broker", fault)]
-    findings = [Finding("broker", Level.OK, f"{masked(url)} answers"), writes, *of_server(info)]
+    findings = [Finding("broker", Level.OK, f"{redacted(url)} answers"), writes, *of_server(info)]
     try:
         workers = worker_queries.ask_workers(_ABOUT_PATIENCE)
         findings += [of_connections(info, len(workers)), *of_workers(workers)]

@@ -25,7 +25,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tasks.errors import CommandError, UsageError
-from tasks.redaction import masked
+from tasks.redaction import redacted
 from tasks.storage.store import PRIVATE, Store
 
 NAME = ".lock"
@@ -50,7 +50,7 @@ class Holder:
     pid: int
     since: float
     command: str
-    #: The URL of its broker, masked; None for one with a local fleet.
+    #: The URL of its broker, redacted; None for one with a local fleet.
     broker: str | None
 
     @property
@@ -70,7 +70,7 @@ def held(place: Store | Path, broker: str | None, command: str = "") -> Iterator
 
     Args:
         place: the folder.
-        broker: the URL of the broker that the holder uses, for others to see masked; None for a local fleet.
+        broker: the URL of the broker that the holder uses, for others to see redacted; None for a local fleet.
         command: the name of the command that the holder runs, for others to see.
 
     Raises:
@@ -220,7 +220,7 @@ def _taken(folder: Path, other: Holder) -> UsageError:
 
 
 def _myself(broker: str | None, command: str) -> Holder:
-    return Holder(socket.gethostname(), os.getpid(), time.time(), command, masked(broker) if broker else None)
+    return Holder(socket.gethostname(), os.getpid(), time.time(), command, redacted(broker) if broker else None)
 
 
 def _write(descriptor: int, myself: Holder) -> None:

@@ -22,14 +22,14 @@ from typing import Any, Self
 from config.settings import settings
 from tasks.errors import CommandError, StorageError, UsageError
 from tasks.model import FetchOptions
-from tasks.redaction import masked
+from tasks.redaction import redacted
 from tasks.storage.store import Store
 
 NAME = "run.json"
 #: What a run writes at the top of its folder; a stale manifest would pass for one of the new run's.
 _OF_A_RUN = re.compile(r"run\.json|\.plan|\d{5,}(\.parquet|_stats\.json)?")
 _VERSION = 2
-#: What `masked` puts in a secret's place.
+#: What `redacted` puts in a secret's place.
 _MASK = "***"
 
 
@@ -79,7 +79,7 @@ class RunFile:
     revision: int = 0
     #: The command that is at it, or was last: 0 for the one that began the run, 1… for each that has gone on with it.
     command: int = 0
-    #: The URL of the broker that this command uses or the last one used, masked; None for a local fleet.
+    #: The URL of the broker that this command uses or the last one used, redacted; None for a local fleet.
     broker: str | None = None
     #: The reasons of failures that this pass tries again.
     retried: tuple[str, ...] = ()
@@ -191,7 +191,7 @@ class RunFile:
             UsageError: it has a password, which is not kept, and the environment names another broker.
         """
         configured = settings().broker
-        if configured is not None and masked(configured) == self.broker:
+        if configured is not None and redacted(configured) == self.broker:
             return configured
         if self.broker is not None and _MASK in self.broker:
             raise UsageError(
@@ -226,7 +226,7 @@ class RunFile:
 def resumption(store: Store) -> str:
     """Return the command that goes on with the run in a folder, as a shell takes it.
 
-    It names the broker that the run is at, with its password masked, unless the environment names that one.
+    It names the broker that the run is at, with its password redacted, unless the environment names that one.
     """
     command = f"producer resume {shlex.quote(str(store.root))}"
     try:
@@ -235,7 +235,7 @@ def resumption(store: Store) -> str:
         # What is wrong with the record is told by that command.
         return command
     configured = settings().broker
-    if broker is None or (configured is not None and masked(configured) == broker):
+    if broker is None or (configured is not None and redacted(configured) == broker):
         return command
     return f"{command} --broker {shlex.quote(broker)}"
 

@@ -34,7 +34,7 @@ from tasks.broker import client as broker_client
 from tasks.celery import use_broker
 from tasks.errors import CommandError, RunInterruptedError, StorageError, UsageError
 from tasks.model import ImageRequest, RunOptions
-from tasks.redaction import masked
+from tasks.redaction import redacted
 from tasks.storage import manifest, plan
 from tasks.storage.store import Store
 
@@ -290,7 +290,7 @@ class Run:
 
     @property
     def broker(self) -> str | None:
-        """The URL of the broker that it was last at, masked; None for a local fleet."""
+        """The URL of the broker that it was last at, redacted; None for a local fleet."""
         return self._record.broker
 
     @property
@@ -346,7 +346,7 @@ class Run:
             CommandError: it can't go on. ``run.json`` says so, and what is collected stays.
             RunInterruptedError: it was told to end early.
         """
-        at = None if crew.local else masked(crew.broker_url)
+        at = None if crew.local else redacted(crew.broker_url)
         if at != self._record.broker:
             try:
                 self._save(broker=at)

@@ -24,7 +24,7 @@ from producer.sources import list_format
 from tasks.download.urls import looks_like_url
 from tasks.errors import UsageError
 from tasks.model import ImageRequest
-from tasks.redaction import masked
+from tasks.redaction import redacted
 
 STANDARD_INPUT = "-"
 #: The longest part of a line that is kept, in characters. No URL is as long; the rest of such a line is skipped.
@@ -124,7 +124,7 @@ def nonempty(requests: Iterator[ImageRequest], source: str) -> Iterator[ImageReq
         rows.append(request)
         if looks_like_url(request.url):
             return chain(rows, requests)
-    first = f"none of its first {len(rows):,} rows holds one; row 1 is {masked(rows[0].url)[:80]!r}" if rows else ""
+    first = f"none of its first {len(rows):,} rows holds one; row 1 is {redacted(rows[0].url)[:80]!r}" if rows else ""
     raise UsageError(
         f"{named(source)} has no URL in it",
         first or "it is empty, or all its lines are blank or comments",

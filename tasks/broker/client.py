@@ -21,7 +21,7 @@ from redis.sentinel import Sentinel
 
 from tasks.broker.redis_errors import redis_problem
 from tasks.errors import CommandError, UsageError
-from tasks.redaction import masked
+from tasks.redaction import redacted
 
 _SCHEMES = ("redis", "rediss", "redis+socket", "sentinel")
 _SENTINEL_PORT = 26379
@@ -63,20 +63,20 @@ def check_url(url: str) -> str:
         ) from error
     if parts.scheme not in _SCHEMES:
         raise UsageError(
-            f"The broker URL {masked(url)} can't be used",
+            f"The broker URL {redacted(url)} can't be used",
             f"its scheme is none of {', '.join(name + '://' for name in _SCHEMES)}",
             "Give the URL of a Redis server, such as redis://localhost:6379/0.",
         )
     query = parse_qs(parts.query)
     if parts.scheme == "rediss" and query.get("ssl_cert_reqs") not in (["required"], ["CERT_REQUIRED"]):
         raise UsageError(
-            f"The broker URL {masked(url)} would not be verified",
+            f"The broker URL {redacted(url)} would not be verified",
             "without ssl_cert_reqs=required any server's certificate is accepted",
             "Add ?ssl_cert_reqs=required to the URL (and ssl_ca_certs=FILE for a CA of your own).",
         )
     if query.get("ssl_check_hostname", ["true"]) != ["true"]:
         raise UsageError(
-            f"The broker URL {masked(url)} would not be verified",
+            f"The broker URL {redacted(url)} would not be verified",
             "without its host name, the certificate of any other host is accepted",
             "Take ssl_check_hostname out of the URL, and give the server a certificate that names its host.",
         )
@@ -130,7 +130,7 @@ def client(url: str, patient: bool = True) -> redis.Redis:
     trusted = (tls(url) or {}).get("ssl_ca_certs")
     if trusted is not None and not os.access(trusted, os.R_OK):
         raise UsageError(
-            f"The broker {masked(url)} can't be verified",
+            f"The broker {redacted(url)} can't be verified",
             f"the file of certificates {trusted} is not there, or can't be read",
             "Put the PEM file of the CA there, readable for this user; IMAGEFLEET_BROKER_CA_FILE or the URL names it.",
         )
@@ -166,7 +166,7 @@ def check_server(server: redis.Redis, url: str) -> None:
         policy = server.info("memory").get("maxmemory_policy", "noeviction")
     if policy != "noeviction":
         raise CommandError(
-            f"The broker {masked(url)} may drop queued images",
+            f"The broker {redacted(url)} may drop queued images",
             f"its maxmemory-policy is {policy}, which evicts keys when memory is short",
             "Set `maxmemory-policy noeviction` (config/redis.conf has the settings that imagefleet is run with).",
         )
@@ -193,7 +193,7 @@ def check_connections(server: redis.Redis, url: str, workers: int) -> None:
     needed = PRODUCER_CONNECTIONS + workers * MORE_CONNECTIONS
     if free is not None and free < needed:
         raise CommandError(
-            f"The broker {masked(url)} takes too few connections",
+            f"The broker {redacted(url)} takes too few connections",
             f"it takes {free} more, and this run needs about {needed}",
             MORE_CLIENTS,
         )
@@ -206,7 +206,7 @@ def translated(url: str) -> Iterator[None]:
     Raises:
         CommandError: it can't be reached, refuses us, or is no Redis.
     """
-    shown = masked(url)
+    shown = redacted(url)
     try:
         yield
     except redis.RedisError as error:
@@ -245,13 +245,13 @@ def _check_sentinels(url: str) -> str:
         )
     if any(name not in _SENTINEL_PARAMETERS for part in parts for name in parse_qs(part.query)):
         raise UsageError(
-            f"The broker URL {masked(url)} can't be used",
+            f"The broker URL {redacted(url)} can't be used",
             f"a sentinel:// URL has no parameters but {' and '.join(_SENTINEL_PARAMETERS)}; TLS is not supported there",
             f"Write it as {example}.",
         )
     if master_name(url) is None:
         raise UsageError(
-            f"The broker URL {masked(url)} can't be used",
+            f"The broker URL {redacted(url)} can't be used",
             "it does not say which master to use",
             f"Add the name that the Sentinels know it by (`SENTINEL MASTERS` shows it), as in {example}.",
         )

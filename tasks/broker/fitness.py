@@ -35,7 +35,7 @@ from tasks.broker import keys
 from tasks.broker.redis_retry import patiently
 from tasks.errors import FetchError, StorageError
 from tasks.model import Reason, shortened
-from tasks.redaction import masked
+from tasks.redaction import redacted
 
 _log = logging.getLogger(__name__)
 _DECLARE = Path(__file__).with_name("declare_unfit.lua").read_text(encoding="utf-8")
@@ -263,7 +263,7 @@ class Fitness:
         with self._lock:
             trouble = self._troubles.get(scope)
             if trouble is None:
-                why = shortened(masked(f"{error.reason}: {error}"), _WHY_LIMIT)
+                why = shortened(redacted(f"{error.reason}: {error}"), _WHY_LIMIT)
                 trouble = self._troubles[scope] = _Trouble(kind, why, now, now + _FIRST_PAUSE_SECONDS)
                 _log.warning("this worker leaves tasks to other workers, until one that it tries succeeds: %s", why)
             elif began > trouble.found_at:

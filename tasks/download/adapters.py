@@ -215,7 +215,7 @@ class ProxiedAdapter(GuardedAdapter):
         Raises:
             requests.RequestException, tasks.errors.FetchError: as requests and the guard do.
         """
-        self._guard.judge_unresolved(url.host, url.port)
+        self._guard.check_host(url.host, url.port)
         return super().get(url, deadline, headers)
 
 

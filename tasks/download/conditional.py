@@ -21,7 +21,7 @@ class Validators:
 
     etag: str | None
     last_modified: str | None
-    #: The URL that gave them, masked; None for the one that the list names.
+    #: The URL that gave them, redacted; None for the one that the list names.
     url: str | None
 
     def came_from(self, url: str | None) -> bool:

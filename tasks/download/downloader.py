@@ -50,7 +50,7 @@ from tasks.errors import (
 )
 from tasks.image_signatures import begins_as_image
 from tasks.model import FetchOptions
-from tasks.redaction import masked
+from tasks.redaction import redacted
 
 _BLOCK = 64 * 1024
 #: A refused request's body is read to its end up to this size, which keeps the connection for the next image.
@@ -75,7 +75,7 @@ class Download:
 
     body: bytes
     http_status: int
-    #: Where it came from after redirects, masked; None if it came from where it was asked for.
+    #: Where it came from after redirects, redacted; None if it came from where it was asked for.
     final_url: str | None
     etag: str | None
     last_modified: str | None
@@ -154,7 +154,7 @@ class Downloader:
         fields = request_headers(options.head, self._sessions.contact, True)
         for _ in range(options.max_redirects + 1):
             partial = left[0] if left and left[0].url == url.text else None
-            shown = None if url == start else masked(url.text)
+            shown = None if url == start else redacted(url.text)
             # What has begun to come is of a newer image, or of one that there was no condition for.
             on = validators if validators is not None and partial is None and validators.came_from(shown) else None
             asked = (
@@ -202,14 +202,14 @@ class Downloader:
             before, url = url, _next_hop(response, url, location)
             if before.scheme == "https" and url.scheme == "http" and not options.allow_downgrade:
                 raise RedirectError(
-                    f"the redirect to {masked(url.text)} leads from https to http",
+                    f"the redirect to {redacted(url.text)} leads from https to http",
                     http_status=response.status_code,
                 )
             if not _keeps_credentials(before, url):
                 fields = request_headers(options.head, self._sessions.contact, False)
             cookie = None if cookies is None else cookies.header_value(url)
             if (url.text, cookie) in seen:
-                raise RedirectError(f"the redirect to {masked(url.text)} is a loop", http_status=response.status_code)
+                raise RedirectError(f"the redirect to {redacted(url.text)} is a loop", http_status=response.status_code)
             seen.add((url.text, cookie))
         raise RedirectError(f"more than {options.max_redirects} redirects", http_status=response.status_code)
 

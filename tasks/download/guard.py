@@ -22,7 +22,7 @@ from time import monotonic
 from typing import Any
 
 from tasks.download.happy_eyeballs import Connector, Opener
-from tasks.download.ip_addresses import Address, carried, is_public
+from tasks.download.ip_addresses import Address, embedded_ipv4, is_public
 from tasks.download.resolver import Resolver
 from tasks.errors import BlockedAddressError, ConnectError, DnsError, DnsUnavailableError, FetchTimeoutError
 from tasks.file_descriptors import is_exhausted
@@ -76,15 +76,15 @@ class Rule:
 
     def covers(self, host: str, address: Address | None, port: int) -> bool:
         """Tell whether this entry speaks of a connection; without an address, by its name alone."""
-        return self._is_of(address, port) or (self.name == host.rstrip(".") and self.port in (None, port))
+        return self._covers_address(address, port) or (self.name == host.rstrip(".") and self.port in (None, port))
 
-    def covers_below(self, host: str, address: Address | None, port: int) -> bool:
+    def covers_subdomain(self, host: str, address: Address | None, port: int) -> bool:
         """Tell whether this entry speaks of a connection, or names a domain that the host is in."""
         return self.covers(host, address, port) or (
             self.name is not None and host.rstrip(".").endswith(f".{self.name}") and self.port in (None, port)
         )
 
-    def _is_of(self, address: Address | None, port: int) -> bool:
+    def _covers_address(self, address: Address | None, port: int) -> bool:
         network = self.network
         return (
             network is not None
@@ -125,39 +125,39 @@ class Guard:
 
     def permits(self, host: str, address: Address, port: int) -> bool:
         """Tell whether a connection to this address, found for this host name, is permitted."""
-        return self._objection(host, address, port) is None
+        return self._denial_reason(host, address, port) is None
 
-    def judge_unresolved(self, host: str, port: int) -> None:
+    def check_host(self, host: str, port: int) -> None:
         """Refuse a host that a proxy resolves, by what can be seen of it here.
 
         Raises:
             BlockedAddressError: its port is not permitted, or its name is denied, or is an address that is not
                 permitted.
         """
-        address = _literal(host)
-        if objection := self._objection(host, address, port):
-            raise _refusal(host, address, port, objection)
+        address = _address_literal(host)
+        if objection := self._denial_reason(host, address, port):
+            raise _blocked_address_error(host, address, port, objection)
 
-    def _objection(self, host: str, address: Address | None, port: int) -> str | None:
+    def _denial_reason(self, host: str, address: Address | None, port: int) -> str | None:
         """Return what is to be said of a connection that is not permitted.
 
         None if it is permitted, as far as can be said without an address.
         """
-        if any(rule.covers_below(host, address, port) for rule in self._denials):
+        if any(rule.covers_subdomain(host, address, port) for rule in self._denials):
             return "is denied here (IMAGEFLEET_DENY_NETWORKS)"
         allowing = [rule for rule in self._allowances if rule.covers(host, address, port)]
         if port in BAD_PORTS and all(rule.port is None for rule in allowing):
             return (
                 "is asked at a port that browsers block "
-                f"(a worker's operator can allow it with IMAGEFLEET_ALLOW_NETWORKS={_entry(host, port)})"
+                f"(a worker's operator can allow it with IMAGEFLEET_ALLOW_NETWORKS={_allow_list_entry(host, port)})"
             )
         if address is None:
             return None
         if not allowing and not is_public(address):
             return "is not a public address (a worker's operator can allow it with IMAGEFLEET_ALLOW_NETWORKS)"
         # Who allows a translator allows none of what is hidden behind it.
-        objections = (self._objection(host, inner, port) for inner in carried(address))
-        return next((why for why in objections if why is not None), None)
+        reasons = (self._denial_reason(host, inner, port) for inner in embedded_ipv4(address))
+        return next((why for why in reasons if why is not None), None)
 
     def resolve(self, host: str, port: int, timeout: float) -> list[tuple[Any, ...]]:
         """Return the socket addresses of a host, as `socket.getaddrinfo` does, once all of them are permitted.
@@ -169,8 +169,8 @@ class Guard:
         answers = self._look_up(host, port, timeout)
         for answer in answers:
             address = ipaddress.ip_address(answer[4][0])
-            if objection := self._objection(host, address, port):
-                raise _refusal(host, address, port, objection)
+            if objection := self._denial_reason(host, address, port):
+                raise _blocked_address_error(host, address, port, objection)
         return answers
 
     def _look_up(self, host: str, port: int, timeout: float) -> list[tuple[Any, ...]]:
@@ -194,7 +194,7 @@ class Guard:
         Raises:
             BlockedAddressError, DnsError, ConnectError, FetchTimeoutError: and nothing else.
         """
-        return self._opened(self.resolve, host, port, timeout, opener)
+        return self._connect(self.resolve, host, port, timeout, opener)
 
     def connect_to_proxy(
         self,
@@ -209,14 +209,14 @@ class Guard:
             ConnectError, FetchTimeoutError: and nothing else.
         """
         try:
-            return self._opened(self._look_up, host, port, timeout, opener)
+            return self._connect(self._look_up, host, port, timeout, opener)
         except (FetchTimeoutError, ConnectError, DnsError) as error:
             kind = FetchTimeoutError if isinstance(error, FetchTimeoutError) else ConnectError
             failure = kind(f"the proxy can't be reached: {error}")
             failure.of_worker = True
             raise failure from error
 
-    def _opened(
+    def _connect(
         self,
         find: Callable[[str, int, float], list[tuple[Any, ...]]],
         host: str,
@@ -236,18 +236,18 @@ class Guard:
             raise ConnectError(f"{host} port {port}: {error.strerror or error}") from error
 
 
-def _refusal(host: str, address: Address | None, port: int, objection: str) -> BlockedAddressError:
+def _blocked_address_error(host: str, address: Address | None, port: int, reason: str) -> BlockedAddressError:
     """Return what it means that a connection is not permitted; an address that the URL writes out is named once."""
     found = "" if address is None or str(address) == host else f" is at {address}, which"
-    return BlockedAddressError(f"{host} (port {port}){found} {objection}")
+    return BlockedAddressError(f"{host} (port {port}){found} {reason}")
 
 
-def _entry(host: str, port: int) -> str:
+def _allow_list_entry(host: str, port: int) -> str:
     """Return the entry of an operator's list that stands for a host's port."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def _literal(host: str) -> Address | None:
+def _address_literal(host: str) -> Address | None:
     """Return the address that a host is without any look-up: one that is written out, or a name that means loopback."""
     name = host.rstrip(".")
     # https://www.rfc-editor.org/rfc/rfc6761#section-6.3

@@ -141,7 +141,7 @@ def _race(addresses: Sequence[AddressInfo], ends: float, opener: Opener) -> tupl
     finally:
         for connection, _ in running.values():
             connection.close()
-    raise _summary(failures)
+    raise _combined_error(failures)
 
 
 def _connect(info: AddressInfo, opener: Opener, timeout: float) -> socket.socket:
@@ -159,7 +159,7 @@ def _connect(info: AddressInfo, opener: Opener, timeout: float) -> socket.socket
     return connection
 
 
-def _summary(failures: Sequence[OSError]) -> OSError:
+def _combined_error(failures: Sequence[OSError]) -> OSError:
     """Return the one error that stands for those of all addresses."""
     # What a host answered tells more than that one of its families can't be reached from here.
     numbers = sorted((failure.errno for failure in failures), key=_NO_ROUTE.__contains__)

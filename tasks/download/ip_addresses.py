@@ -71,12 +71,12 @@ def is_public(address: Address) -> bool:
     """
     if isinstance(address, IPv4Address):
         return not any(address in network for network in _SPECIAL_4)
-    if address.scope_id is not None or address not in _UNICAST_6 or carried(address):
+    if address.scope_id is not None or address not in _UNICAST_6 or embedded_ipv4(address):
         return False
     return not any(address in network for network in _SPECIAL_6)
 
 
-def carried(address: Address) -> tuple[IPv4Address, ...]:
+def embedded_ipv4(address: Address) -> tuple[IPv4Address, ...]:
     """Return the IPv4 addresses that an IPv6 address carries: where a tunnel or a translator would send to.
 
     Mapped, compatible, translated, NAT64 (the well-known prefix, and the local one with a prefix of 48 or 96 bits),

@@ -77,12 +77,12 @@ _CHECKS: Mapping[tuple[str, ...], Callable[[], object]] = {
 }
 
 
-def variables() -> list[str]:
+def configured_variables() -> list[str]:
     """Return the variables of these that are set."""
     return [f"IMAGEFLEET_{name.upper()}" for names in _CHECKS for name in names if getattr(settings(), name)]
 
 
-def troubles() -> list[SettingsError]:
+def validate() -> list[SettingsError]:
     """Return what no worker with this environment could start with; nothing where all of it can be used.
 
     Raises:

@@ -22,7 +22,7 @@ from tasks.download import urls
 from tasks.download.connection import TARGET, GuardedConnection, GuardedTlsConnection, PlainSocket, Response
 from tasks.errors import ConnectError, FetchTimeoutError, InvalidUrlError
 
-#: Without what a URL's userinfo looks like: that is masked wherever this is shown.
+#: Without what a URL's userinfo looks like: that is redacted wherever this is shown.
 _FORM = "http://host:port, with user:password@ before the host where it asks for them"
 _OTHER_PROXIES = ("https", "socks4", "socks4a", "socks5", "socks5h")
 

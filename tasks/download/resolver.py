@@ -16,11 +16,11 @@ from tasks.download.recent_hosts import RecentMap
 from tasks.errors import DnsUnavailableError
 
 #: Seconds for which an answer is used again; the system's resolver does not tell how long it holds.
-_LIFETIME = 30.0
+_TTL_SECONDS = 30.0
 #: For both families together, and for each by itself.
-_LOOK_UPS = 3
+_LOOKUPS = 3
 #: The most names that are remembered.
-_NAMES = 10_000
+_MAX_NAMES = 10_000
 #: How often, and after how many seconds, a look-up is repeated while file descriptors are short.
 _TRIES, _PAUSE_SECONDS = 50, 0.1
 
@@ -30,7 +30,7 @@ class Resolver:
 
     def __init__(self) -> None:
         #: The addresses, by host and port.
-        self._known: RecentMap[tuple[str, int], list[Any]] = RecentMap(_LIFETIME, _NAMES)
+        self._answers: RecentMap[tuple[str, int], list[Any]] = RecentMap(_TTL_SECONDS, _MAX_NAMES)
 
     def look_up(self, host: str, port: int, timeout: float) -> list[Any]:
         """Return what `socket.getaddrinfo` answers for a stream to a host, or has answered a moment ago.
@@ -41,19 +41,19 @@ class Resolver:
         """
         if _is_address(host):
             return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
-        known = self._known.get((host, port))
+        known = self._answers.get((host, port))
         if known is not None:
             return known
-        answer = _asked(host, port, timeout)
-        self._known.put((host, port), answer)
+        answer = _resolve_with_timeout(host, port, timeout)
+        self._answers.put((host, port), answer)
         return answer
 
     def forget(self, host: str, port: int) -> None:
         """Ask again at the next look-up: what was answered leads nowhere."""
-        self._known.drop((host, port))
+        self._answers.drop((host, port))
 
 
-def _asked(host: str, port: int, timeout: float) -> list[Any]:
+def _resolve_with_timeout(host: str, port: int, timeout: float) -> list[Any]:
     """Return what the system's resolver answers, which has no timeout of its own: threads wait for it.
 
     Some name servers ignore or refuse the question for one family, and then some resolvers fail for both. So after half
@@ -72,7 +72,7 @@ def _asked(host: str, port: int, timeout: float) -> list[Any]:
     for family in (socket.AF_INET, socket.AF_INET6):
         _start_look_up(host, port, family, answers)
     failures = [] if answer is None else [answer]
-    while len(failures) < _LOOK_UPS:
+    while len(failures) < _LOOKUPS:
         answer = _next(answers, ends - monotonic())
         if isinstance(answer, list):
             return answer
@@ -108,7 +108,7 @@ def _is_temporary(error: Exception) -> bool:
 
 
 @cache
-def _room() -> threading.BoundedSemaphore:
+def _lookup_semaphore() -> threading.BoundedSemaphore:
     """Return what bounds the look-ups under way: each has descriptors open, also one that was given up."""
     return threading.BoundedSemaphore(max(file_descriptors.limit() // 8, 8))
 
@@ -119,7 +119,7 @@ def _addresses(host: str, port: int, family: int) -> list[Any]:
     The system's resolver does not say that it could not open a file or a socket: the name seems not to exist.
     """
     for _ in range(_TRIES):
-        with _room():
+        with _lookup_semaphore():
             try:
                 return socket.getaddrinfo(host, port, family=family, type=socket.SOCK_STREAM)
             except OSError:

@@ -61,7 +61,7 @@ def parse(url: str) -> Url:
     Raises:
         InvalidUrlError: it can't be fetched; the message names the part that is wrong.
     """
-    return _parsed(url, None)
+    return _parse(url, None)
 
 
 def join(base: Url, location: str) -> Url:
@@ -73,7 +73,7 @@ def join(base: Url, location: str) -> Url:
     # Servers send a Location as raw bytes, which http.client reads as Latin-1; browsers take them for UTF-8.
     with suppress(UnicodeError):
         location = location.encode("latin-1").decode()
-    target = _parsed(location, base)
+    target = _parse(location, base)
     # A relative one is added to the base: what is too long already must not grow with each redirect.
     if MAX_LENGTH < len(base.text) < len(target.text):
         raise _too_long()
@@ -85,7 +85,7 @@ def looks_like_url(text: str) -> bool:
     return _LIKE_URL.search(text) is not None
 
 
-def _parsed(url: str, base: Url | None) -> Url:
+def _parse(url: str, base: Url | None) -> Url:
     if len(url) > MAX_LENGTH:
         raise _too_long()
     if not url.isascii() and _NO_TEXT.search(url):
@@ -93,7 +93,7 @@ def _parsed(url: str, base: Url | None) -> Url:
     try:
         normal = ada_url.normalize_url(url) if base is None else ada_url.join_url(base.text, url)
     except ValueError as error:
-        raise InvalidUrlError(_objection(url, base)) from error
+        raise InvalidUrlError(_parse_error(url, base)) from error
     parts = _NORMAL.match(normal)
     if parts is None:
         raise InvalidUrlError(_other_scheme(normal.partition(":")[0]))
@@ -119,7 +119,7 @@ def _other_scheme(scheme: str) -> str:
     return f"the scheme {scheme[:20]}: is not fetched, only http and https are"
 
 
-def _objection(url: str, base: Url | None) -> str:
+def _parse_error(url: str, base: Url | None) -> str:
     """Return why the parser refuses a URL, as it does not tell that itself.
 
     No part of the URL is quoted but its scheme: it may be a password with a slash in it.

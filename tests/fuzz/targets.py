@@ -30,7 +30,7 @@ from tasks.download.guard import Guard
 from tasks.errors import FetchError, InvalidUrlError, UsageError
 from tasks.images import decode, identify, resize
 from tasks.model import FetchOptions, ResizeMode, ResizeOptions
-from tasks.redaction import masked
+from tasks.redaction import redacted
 from tasks.storage import plan
 from tasks.storage.shard_parquet import Mark
 from tests import bombs
@@ -89,9 +89,9 @@ def response(data: bytes) -> None:
 def url(data: bytes) -> None:
     """Parse a URL from a list and from a redirect, and display it."""
     text = data.decode("utf-8", "replace")
-    shown = masked(text)
+    shown = redacted(text)
     assert not any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in shown)
-    assert masked(shown) == shown
+    assert redacted(shown) == shown
     for read in (partial(urls.parse, text), partial(urls.join, _BASE, data.decode("latin-1"))):
         try:
             found = read()

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from tasks.download.adapters import request_headers
 from tasks.model import FetchOptions, HeaderOptions, ImageRequest, Outcome, Reason, RunOptions, Status
-from tasks.redaction import masked
+from tasks.redaction import redacted
 from tasks.storage import manifest, plan
 from tasks.storage.shard_parquet import Mark
 from tests.fuzz import targets
@@ -85,8 +85,8 @@ def test_url_has_a_stable_normal_form(url: str) -> None:
     _TEXT,
 )
 def test_masks_a_secret_in_any_position(form: str, around: str) -> None:
-    """A secret in a URL is masked, whatever text surrounds the URL."""
-    assert _SECRET not in masked(f"{around} {form.format(_SECRET)} {around}")
+    """A secret in a URL is redacted, whatever text surrounds the URL."""
+    assert _SECRET not in redacted(f"{around} {form.format(_SECRET)} {around}")
 
 
 @given(st.lists(st.tuples(_STATUSES, _FIELDS, _BODIES), min_size=1, max_size=4))

@@ -14,7 +14,7 @@ from redis.retry import Retry
 
 from tasks.broker import client as broker_client
 from tasks.errors import CommandError, UsageError
-from tasks.redaction import masked
+from tasks.redaction import redacted
 from tests.integration import processes
 
 _GOOD = [
@@ -103,7 +103,7 @@ def test_celery_gets_urls_it_understands() -> None:
     assert broker_client.celery_url(url) == "sentinel://one.example:7/2;sentinel://two.example/2"
     assert broker_client.master_name(url) == "main"
     assert [broker_client.celery_url(url) for url in _GOOD[:8]] == _GOOD[:8]
-    assert "other" not in masked(url)
+    assert "other" not in redacted(url)
 
 
 @contextmanager
@@ -175,7 +175,7 @@ def test_unreachable_sentinels_end_the_command_soon() -> None:
 
 
 def test_unreachable_server_is_named_without_its_password(tmp_path: Path) -> None:
-    """An unreachable server is an error with the URL, its password masked."""
+    """An unreachable server is an error with the URL, its password redacted."""
     url = f"redis+socket://:secret@{tmp_path}/redis.sock"
     with impatient(url) as client, pytest.raises(CommandError, match="can't be reached") as caught:
         broker_client.check_server(client, url)

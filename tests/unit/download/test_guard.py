@@ -14,7 +14,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tasks.download.guard import BAD_PORTS, Guard, Rule
-from tasks.download.ip_addresses import carried, is_public
+from tasks.download.ip_addresses import embedded_ipv4, is_public
 from tasks.errors import BlockedAddressError, ConnectError, DnsError, DnsUnavailableError, FetchTimeoutError
 
 _PUBLIC = {
@@ -173,7 +173,7 @@ def test_embedded_ipv4_address_is_checked(embedding: Callable[[int], int], inner
     """IPv6 with an embedded IPv4 address is refused; where it is allowed, the IPv4 address is checked."""
     wrapped = ipaddress.IPv6Address(embedding(int(inner)))
     assert not is_public(wrapped)
-    assert inner in carried(wrapped)
+    assert inner in embedded_ipv4(wrapped)
     assert not Guard().permits("a.example", wrapped, 80)
     assert Guard(["::/0"]).permits("a.example", wrapped, 80) <= is_public(inner)
     assert not Guard(["::/0", "0.0.0.0/0"], [str(inner)]).permits("a.example", wrapped, 80)
@@ -323,7 +323,7 @@ def test_every_resolved_address_is_checked(monkeypatch: pytest.MonkeyPatch, addr
 def test_refusal_names_the_address(host: str, port: int, message: str) -> None:
     """An address in the URL is named once, together with the port."""
     with pytest.raises(BlockedAddressError, match=f"^{message}"):
-        Guard().judge_unresolved(host, port)
+        Guard().check_host(host, port)
 
 
 def test_name_is_resolved_once(monkeypatch: pytest.MonkeyPatch, listener: socket.socket) -> None:

@@ -62,7 +62,7 @@ def test_cached_answer_expires(system_resolver: CountingResolver, monkeypatch: p
 
 def test_drops_the_oldest_answers(system_resolver: CountingResolver, monkeypatch: pytest.MonkeyPatch) -> None:
     """A list with a million hosts does not fill the memory."""
-    monkeypatch.setattr(resolver, "_NAMES", 2)
+    monkeypatch.setattr(resolver, "_MAX_NAMES", 2)
     names = Resolver()
     for host in ("a.example", "b.example", "c.example", "b.example", "a.example"):
         names.look_up(host, 80, 1.0)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tasks.download.urls import MAX_LENGTH, Url, join, parse
 from tasks.errors import InvalidUrlError
-from tasks.redaction import masked
+from tasks.redaction import redacted
 
 _NORMAL = {
     "plain": ("http://a.example/b.jpg", "http://a.example/b.jpg"),
@@ -305,16 +305,16 @@ def test_join_bounds_the_length() -> None:
 @pytest.mark.parametrize(("url", "shown"), _MASKED.values(), ids=_MASKED)
 def test_masks_secrets(url: str, shown: str) -> None:
     """A URL is displayed without userinfo, secret parameters and control characters."""
-    assert masked(url) == shown
+    assert redacted(url) == shown
 
 
 @given(st.text(max_size=60) | st.text(st.sampled_from("ab:/@?&=%#\x1b\u202e;.\\"), max_size=60))
 def test_displayed_text_is_printable(text: str) -> None:
     """Displayed text of a list or a server has no control characters, and masking it again changes nothing."""
-    shown = masked(text)
+    shown = redacted(text)
     assert not any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in shown)
     assert not set(shown) & set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200e\u200f")
-    assert masked(shown) == shown
+    assert redacted(shown) == shown
 
 
 @pytest.mark.parametrize(
@@ -337,9 +337,9 @@ def test_displayed_text_is_printable(text: str) -> None:
     ],
 )
 def test_masking_time_is_bounded(text: str) -> None:
-    """A text of the maximum length that repeats the masked patterns is still masked quickly."""
+    """A text of the maximum length that repeats the redacted patterns is still redacted quickly."""
     started = time.monotonic()
-    masked("http://a.example/?=@%" + text * (MAX_LENGTH // len(text)) + "=@%")
+    redacted("http://a.example/?=@%" + text * (MAX_LENGTH // len(text)) + "=@%")
     assert time.monotonic() - started < 0.5
 
 

@@ -330,7 +330,7 @@ def test_refuses_an_empty_list() -> None:
 
 
 def test_refuses_a_list_without_urls_in_its_first_rows() -> None:
-    """A text is refused if its first thousand rows have no URL. The message shows the first row, masked."""
+    """A text is refused if its first thousand rows have no URL. The message shows the first row, redacted."""
     read: list[int] = []
 
     def source() -> Iterator[ImageRequest]:
