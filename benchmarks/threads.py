@@ -21,7 +21,7 @@ def main() -> None:
     source, out, threads = sys.argv[1], Path(sys.argv[2]).resolve(), int(sys.argv[3])
     out.mkdir(parents=True)
     requests = list(url_list.read(source))
-    downloader = downloading.for_process()
+    downloader = downloading.create_downloader()
     saved = 0
 
     def count(outcome: object) -> None:

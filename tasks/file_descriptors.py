@@ -27,38 +27,38 @@ _T = TypeVar("_T")
 #: What the system answers where no descriptor is left: for this process, and for the whole machine.
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE})
 #: The most that the limit is raised to: some programs close every number up to it before they start another program.
-_HIGHEST = 65_536
+_MAX_LIMIT = 65_536
 #: What macOS allows where its hard limit is called unlimited.
-_MACOS = 10_240
+_MACOS_LIMIT = 10_240
 #: Descriptors that a worker or a producer needs besides those of its downloads: a quiet worker has about 30 open, most
 #: of them for Redis; the rest is for logs, look-ups, and a shard that is collected.
 RESERVED = 64
 #: The most that idle connections leave free for everything else.
-_MOST_FREE = 256
+_MAX_FREE = 256
 #: Seconds for which a step waits for a descriptor that somebody else gives back.
-_PATIENCE = 60.0
-_PAUSE = 0.05
+_RETRY_SECONDS = 60.0
+_RETRY_INTERVAL_SECONDS = 0.05
 #: Idle connections that are closed at a time, when a descriptor could not be had.
-_SOME = 8
+_CLOSE_BATCH = 8
 
 
 def limit() -> int:
     """Return how many descriptors this process may have open."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return _HIGHEST if soft == resource.RLIM_INFINITY else soft
+    return _MAX_LIMIT if soft == resource.RLIM_INFINITY else soft
 
 
 def raise_limit() -> int:
     """Raise the soft limit to the hard one, and return it; call it where a process starts, never at import."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _HIGHEST if hard == resource.RLIM_INFINITY else min(hard, _HIGHEST)
-    for number in (wanted, _MACOS):
+    wanted = _MAX_LIMIT if hard == resource.RLIM_INFINITY else min(hard, _MAX_LIMIT)
+    for number in (wanted, _MACOS_LIMIT):
         if soft == resource.RLIM_INFINITY or soft >= min(number, wanted):
             break
         with suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (min(number, wanted), hard))
             break
-    IDLE.follow(limit())
+    IDLE_CONNECTIONS.set_limit(limit())
     return limit()
 
 
@@ -84,11 +84,11 @@ def check_slots(slots: int, option: str) -> None:
         raise UsageError(
             f"{slots} downloads at a time can't run in one process here",
             f"each needs a file descriptor, a process may open {allowed}, and {RESERVED} of those are needed besides",
-            f"{other} the limit: {advice(slots)}.",
+            f"{other} the limit: {limit_hint(slots)}.",
         )
 
 
-def advice(slots: int) -> str:
+def limit_hint(slots: int) -> str:
     """Return how a person raises the limit so far that a process can have so many slots."""
     wanted = slots + RESERVED
     return f"`ulimit -n {wanted}`, LimitNOFILE={wanted} in a systemd unit, or `ulimits` in Compose"
@@ -115,19 +115,19 @@ class IdleConnections:
         """Follow a limit of so many descriptors."""
         #: The least recently used first.
         self._sockets: OrderedDict[Any, None] = OrderedDict()
-        self.follow(descriptors)
+        self.set_limit(descriptors)
 
     def __len__(self) -> int:
         return len(self._sockets)
 
-    def follow(self, descriptors: int) -> None:
+    def set_limit(self, descriptors: int) -> None:
         """Leave a quarter of so many descriptors free, and 256 at most."""
-        self._most = descriptors - min(descriptors // 4, _MOST_FREE)
+        self._max_in_use = descriptors - min(descriptors // 4, _MAX_FREE)
 
     def add(self, socket: Any) -> None:
         """Keep the socket of a connection that was just used, until it is taken or closed to make room."""
         self._sockets[socket] = None
-        if len(self._sockets) > self._most:
+        if len(self._sockets) > self._max_in_use:
             self.close_oldest(1)
 
     def take(self, socket: Any) -> bool:
@@ -136,8 +136,8 @@ class IdleConnections:
 
     def make_room(self, descriptor: int) -> None:
         """Close idle connections, if the number of a new descriptor says that too many are in use."""
-        if descriptor >= self._most:
-            self.close_oldest(descriptor - self._most + 1)
+        if descriptor >= self._max_in_use:
+            self.close_oldest(descriptor - self._max_in_use + 1)
 
     def close_oldest(self, number: int) -> int:
         """Close so many connections, those first that were used least recently; return how many there were."""
@@ -152,10 +152,10 @@ class IdleConnections:
 
 
 #: Those of this process.
-IDLE = IdleConnections(limit())
+IDLE_CONNECTIONS = IdleConnections(limit())
 
 
-def patient(step: Callable[_P, _T]) -> Callable[_P, _T]:
+def retry_when_exhausted(step: Callable[_P, _T]) -> Callable[_P, _T]:
     """Return a step that is repeated while no descriptor can be had, for a minute at most; it must be safe to repeat.
 
     Idle connections are closed for it first. Then it waits for what others give back.
@@ -168,12 +168,12 @@ def patient(step: Callable[_P, _T]) -> Callable[_P, _T]:
         except Exception as error:
             if not is_exhausted(error):
                 raise
-        return wait_for(partial(step, *args, **kwargs), _PATIENCE)
+        return wait_for_descriptors(partial(step, *args, **kwargs), _RETRY_SECONDS)
 
     return repeated
 
 
-def wait_for(step: Callable[[], _T], seconds: float) -> _T:
+def wait_for_descriptors(step: Callable[[], _T], seconds: float) -> _T:
     """Return what a step returns once it gets the descriptors that it needs.
 
     Args:
@@ -190,13 +190,13 @@ def wait_for(step: Callable[[], _T], seconds: float) -> _T:
         except Exception as error:
             if not is_exhausted(error):
                 raise
-            if not IDLE.close_oldest(_SOME):
+            if not IDLE_CONNECTIONS.close_oldest(_CLOSE_BATCH):
                 if time.monotonic() >= ends:
                     raise
-                time.sleep(_PAUSE)
+                time.sleep(_RETRY_INTERVAL_SECONDS)
 
 
-def are_short() -> bool:
+def are_nearly_exhausted() -> bool:
     """Tell whether hardly any descriptor is free, and close idle connections if so.
 
     For what does not say why it failed, as a look-up of a name.
@@ -204,8 +204,8 @@ def are_short() -> bool:
     try:
         probe = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
-        IDLE.close_oldest(_SOME)
+        IDLE_CONNECTIONS.close_oldest(_CLOSE_BATCH)
         return is_exhausted(error)
     os.close(probe)
-    IDLE.make_room(probe)
+    IDLE_CONNECTIONS.make_room(probe)
     return probe >= limit() - min(limit() // 8, RESERVED // 2)

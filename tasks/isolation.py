@@ -22,7 +22,7 @@ from tasks import runtime_tuning
 from tasks.download import downloader as downloading
 from tasks.download.downloader import Downloader
 from tasks.errors import CrashedError, FetchError, FetchTimeoutError
-from tasks.file_descriptors import patient
+from tasks.file_descriptors import retry_when_exhausted
 from tasks.model import Outcome, RunOptions, key_of
 from tasks.retry_later import NO_PRIOR_ATTEMPTS, PriorAttempts
 from tasks.storage.store import Store
@@ -93,7 +93,7 @@ def _answer(request: str, seconds: float) -> Outcome:
 
 
 #: The pipes of a process take descriptors.
-_started = patient(subprocess.run)
+_started = retry_when_exhausted(subprocess.run)
 
 
 def main() -> None:
@@ -106,7 +106,7 @@ def main() -> None:
     request = json.load(sys.stdin)
     run = RunOptions.from_json(request["run"])
     store = Store.below(run.out, settings().store_roots)
-    downloader = downloading.for_process()
+    downloader = downloading.create_downloader()
     prior = PriorAttempts(**request["prior"])
     outcome = fetching.fetch(request["url"], request["index"], run, store, downloader, request["recover"], prior)
     json.dump(outcome.to_json(), sys.stdout)

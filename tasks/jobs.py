@@ -137,7 +137,7 @@ def _runs() -> Runs:
 
 @cache
 def _downloader() -> Downloader:
-    return downloader.for_process()
+    return downloader.create_downloader()
 
 
 @cache
@@ -209,7 +209,7 @@ def _prepare(sender: Any, **_: Any) -> None:
             "this worker has %d slots, and its limit of open files lets %d run at a time; use a smaller -c, or %s",
             sender.concurrency,
             most,
-            file_descriptors.advice(sender.concurrency),
+            file_descriptors.limit_hint(sender.concurrency),
         )
     if unknown := unknown_variables(os.environ):
         _log.warning("nothing reads these variables of the environment: %s", ", ".join(unknown))

@@ -857,7 +857,7 @@ def _compare(
     root = output(out).root
     _ending().compared = out
     places = comparison.stores(root)
-    downloader = downloading.for_process(allow, proxied)
+    downloader = downloading.create_downloader(allow, proxied)
     with (
         _crew(broker, options, [places[comparison.FLEET].root], quiet, allow, proxied) as crew,
         Display(_console(sys.stderr), quiet) as display,

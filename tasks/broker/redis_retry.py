@@ -11,7 +11,7 @@ import redis
 from celery.worker import state
 
 from tasks.broker.redis_errors import redis_problem
-from tasks.file_descriptors import IDLE, is_exhausted
+from tasks.file_descriptors import IDLE_CONNECTIONS, is_exhausted
 
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ def patiently(step: Callable[[], _T]) -> _T:
         except redis.RedisError as error:
             problem = redis_problem(error)
             if is_exhausted(error):
-                IDLE.close_oldest(1)
+                IDLE_CONNECTIONS.close_oldest(1)
             if stopping():
                 raise
             _log.warning("%s. %s", problem.note, problem.hint)

@@ -79,7 +79,7 @@ class _Pool:
     def _put_conn(self: Any, connection: Any) -> None:
         """Keep a connection for the next request; while it is idle, it may be closed to make room."""
         if connection is not None and connection.sock is not None:
-            file_descriptors.IDLE.add(connection.sock)
+            file_descriptors.IDLE_CONNECTIONS.add(connection.sock)
         super()._put_conn(connection)  # type: ignore[misc]
 
 

@@ -320,8 +320,8 @@ class GuardedConnection(HTTPConnection):
 
     def open_socket(self, family: int, kind: int, protocol: int) -> PlainSocket:
         """Return a new socket; where no descriptor is left, idle connections are closed for it."""
-        opened = file_descriptors.wait_for(lambda: PlainSocket(family, kind, protocol), 0.0)
-        file_descriptors.IDLE.make_room(opened.fileno())
+        opened = file_descriptors.wait_for_descriptors(lambda: PlainSocket(family, kind, protocol), 0.0)
+        file_descriptors.IDLE_CONNECTIONS.make_room(opened.fileno())
         return opened
 
     def connect_socket(self, connect: Callable[..., Any], host: str, port: int) -> Any:
@@ -333,7 +333,7 @@ class GuardedConnection(HTTPConnection):
             port: where to.
         """
         deadline = self.current_deadline.deadline
-        return file_descriptors.wait_for(
+        return file_descriptors.wait_for_descriptors(
             lambda: connect(host, port, deadline.wait(), self.open_socket), max(deadline.remaining, 0.0)
         )
 
@@ -343,12 +343,12 @@ class GuardedConnection(HTTPConnection):
 
         A connection in a pool is among the idle ones, where another thread may have closed it to make room.
         """
-        return self.sock is not None and file_descriptors.IDLE.take(self.sock) and super().is_connected
+        return self.sock is not None and file_descriptors.IDLE_CONNECTIONS.take(self.sock) and super().is_connected
 
     def close(self) -> None:
         """Close the connection."""
         if self.sock is not None:
-            file_descriptors.IDLE.take(self.sock)
+            file_descriptors.IDLE_CONNECTIONS.take(self.sock)
         super().close()
 
     def connect(self) -> None:

@@ -26,7 +26,7 @@ from tasks.download.byte_range import PartialBody, complete_range_size, resumabl
 from tasks.download.conditional import Validators
 from tasks.download.connection import BadHeaderError
 from tasks.download.cookies import Cookies, with_cookies
-from tasks.download.retry import opt_out, parse_retry_after
+from tasks.download.retry import opt_out_directive, parse_retry_after
 from tasks.errors import (
     BadResponseError,
     BlockedAddressError,
@@ -52,21 +52,21 @@ from tasks.image_signatures import begins_as_image
 from tasks.model import FetchOptions
 from tasks.redaction import redacted
 
-_BLOCK = 64 * 1024
+_BLOCK_BYTES = 64 * 1024
 #: A refused request's body is read to its end up to this size, which keeps the connection for the next image.
-_DRAIN = 64 * 1024
+_MAX_DRAIN_BYTES = 64 * 1024
 #: The statuses that redirect if they have a Location: all of their class, as curl does, but 304.
 _REDIRECTS = frozenset(range(300, 400)) - {http.HTTPStatus.NOT_MODIFIED}
 #: The statuses of success: whichever it is, its body is the image.
 _SUCCESS = range(200, 300)
-_MAX_BACKOFF = 30.0
+_MAX_BACKOFF_SECONDS = 30.0
 #: The most that is added to a countdown, as a part of it: images that were refused together do not come back together.
-_SPREAD = 0.1
+_COUNTDOWN_JITTER = 0.1
 #: What a user can do about a server that can't be verified.
-_INSECURE = "--insecure can take it"
-_NOT_ALLOWED = "--insecure is not allowed here: IMAGEFLEET_ALLOW_INSECURE_TLS"
-_NOT_YET = frozenset({http.HTTPStatus.REQUEST_TIMEOUT, http.HTTPStatus.TOO_EARLY})
-_UNABLE = frozenset({http.HTTPStatus.NOT_IMPLEMENTED, http.HTTPStatus.HTTP_VERSION_NOT_SUPPORTED})
+_INSECURE_HINT = "--insecure can take it"
+_INSECURE_NOT_ALLOWED_HINT = "--insecure is not allowed here: IMAGEFLEET_ALLOW_INSECURE_TLS"
+_RETRYABLE_CLIENT_STATUSES = frozenset({http.HTTPStatus.REQUEST_TIMEOUT, http.HTTPStatus.TOO_EARLY})
+_NOT_IMPLEMENTED_STATUSES = frozenset({http.HTTPStatus.NOT_IMPLEMENTED, http.HTTPStatus.HTTP_VERSION_NOT_SUPPORTED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +129,7 @@ class Downloader:
                 return self._attempt(target, options, deadline, left, validators)
             except FetchError as error:
                 if error.retry_after is not None and error.retry_after > options.max_wait:
-                    raise _too_long(error, options, retry) from error
+                    raise _long_wait_error(error, options, retry) from error
                 wait = backoff(retry, options.backoff, error.retry_after)
                 if not error.retryable or retry >= options.retries or wait >= deadline.remaining:
                     raise
@@ -167,17 +167,17 @@ class Downloader:
             if cookie is not None:
                 asked = with_cookies(asked, cookie)
             try:
-                response = _get(adapter, url, deadline, asked)
+                response = _send_request(adapter, url, deadline, asked)
                 unverified = unverified or adapter.tls_unverified
-                location = _location(response, deadline) if response.status_code in _REDIRECTS else None
+                location = _redirect_location(response, deadline) if response.status_code in _REDIRECTS else None
                 if location is None:
                     try:
                         if on is not None and response.status_code == http.HTTPStatus.NOT_MODIFIED:
-                            _heed(response, options, deadline)
+                            _check_opt_out(response, options, deadline)
                             _drain(response, deadline)
                             body = b""
                         else:
-                            body = _body(response, url, options, deadline, partial, left)
+                            body = _read_body(response, url, options, deadline, partial, left)
                     finally:
                         response.close()
                     return Download(
@@ -191,7 +191,7 @@ class Downloader:
             except FetchError as error:
                 error.final_url = shown
                 if isinstance(error, TlsError) and error.avoidable:
-                    error.args = (f"{error} ({_NOT_ALLOWED if options.insecure else _INSECURE})",)
+                    error.args = (f"{error} ({_INSECURE_NOT_ALLOWED_HINT if options.insecure else _INSECURE_HINT})",)
                 if shown is not None and isinstance(error, BlockedAddressError):
                     # The list has nothing of that address.
                     error.args = (f"after a redirect: {error}",)
@@ -214,7 +214,7 @@ class Downloader:
         raise RedirectError(f"more than {options.max_redirects} redirects", http_status=response.status_code)
 
 
-def for_process(allow: Iterable[str] | None = None, proxied: bool = True) -> Downloader:
+def create_downloader(allow: Iterable[str] | None = None, proxied: bool = True) -> Downloader:
     """Return the downloader that this process's environment asks for.
 
     Args:
@@ -241,17 +241,17 @@ def backoff(retry: int, base: float, retry_after: float | None = None) -> float:
     The random part keeps images that failed together from coming back together. A server's Retry-After, in seconds,
     counts where it is longer.
     """
-    wait: float = min(base * 2**retry, _MAX_BACKOFF) * random.uniform(0.5, 1)  # noqa: S311  # no secret
+    wait: float = min(base * 2**retry, _MAX_BACKOFF_SECONDS) * random.uniform(0.5, 1)  # noqa: S311  # no secret
     return max(wait, retry_after or 0.0)
 
 
 def countdown(wait: float) -> float:
     """Return the seconds after which an image is asked for again whose server asks for a wait: up to a tenth more."""
-    spread: float = random.uniform(1, 1 + _SPREAD)  # noqa: S311  # no secret
+    spread: float = random.uniform(1, 1 + _COUNTDOWN_JITTER)  # noqa: S311  # no secret
     return wait * spread
 
 
-def _too_long(error: FetchError, options: FetchOptions, retry: int) -> RateLimitedError:
+def _long_wait_error(error: FetchError, options: FetchOptions, retry: int) -> RateLimitedError:
     """Return what a server's wish for a wait is that no slot is held for."""
     wait = error.retry_after or 0.0
     is_last = retry >= options.retries
@@ -274,20 +274,20 @@ def _keeps_credentials(before: urls.Url, after: urls.Url) -> bool:
     return origin == target or (origin, target) == (("http", 80), ("https", 443))
 
 
-def _get(adapter: GuardedAdapter, url: urls.Url, deadline: Deadline, fields: Mapping[str, str]) -> Response:
+def _send_request(adapter: GuardedAdapter, url: urls.Url, deadline: Deadline, fields: Mapping[str, str]) -> Response:
     try:
         return adapter.get(url, deadline, fields)
     except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
-        raise _translated(error, url, deadline) from error
+        raise map_exception(error, url, deadline) from error
     except BadHeaderError as error:
         raise BadResponseError(f"{url.host} sent a head that is refused: {error}") from error
     except http.client.IncompleteRead as error:
-        raise _translated(error, url, deadline) from error
+        raise map_exception(error, url, deadline) from error
     except (ValueError, http.client.HTTPException) as error:
         raise BadResponseError(f"{url.host} answered with what is not HTTP: {error}") from error
 
 
-def _location(response: Response, deadline: Deadline) -> str | None:
+def _redirect_location(response: Response, deadline: Deadline) -> str | None:
     """Return where a redirect leads, after its body; None if it does not say that, so that its body may be the image.
 
     Raises:
@@ -314,7 +314,7 @@ def _next_hop(response: Response, url: urls.Url, location: str) -> urls.Url:
         raise RedirectError(f"HTTP {status} leads to no URL: {error}", http_status=status) from error
 
 
-def _body(
+def _read_body(
     response: Response,
     url: urls.Url,
     options: FetchOptions,
@@ -358,14 +358,14 @@ def _body(
             )
     elif status not in _SUCCESS and status not in _REDIRECTS:
         _drain(response, deadline)
-        raise _refusal(response)
-    _heed(response, options, deadline)
+        raise error_for_status(response)
+    _check_opt_out(response, options, deadline)
     announced = response.headers.get("Content-Length", "")
     if announced and len(begun) + int(announced) > options.max_bytes:
         raise TooLargeError(f"the body has {announced} bytes, more than {options.max_bytes}", http_status=status)
     blocks = [begun] if begun else []
     try:
-        size = _read(response, url, options, deadline, blocks)
+        size = _read_blocks(response, url, options, deadline, blocks)
         # A range is of the body as it is sent, so it says nothing of one that was decoded.
         if whole not in (None, size) and "Content-Encoding" not in response.headers:
             raise TruncatedError(f"the body has {size} bytes, and not {whole}", http_status=status)
@@ -388,7 +388,7 @@ def _body(
     return body
 
 
-def _heed(response: Response, options: FetchOptions, deadline: Deadline) -> None:
+def _check_opt_out(response: Response, options: FetchOptions, deadline: Deadline) -> None:
     """Leave an image alone whose server says that it is not for that.
 
     Raises:
@@ -396,31 +396,33 @@ def _heed(response: Response, options: FetchOptions, deadline: Deadline) -> None
     """
     if options.ignore_opt_out or "X-Robots-Tag" not in response.headers:
         return
-    wish = opt_out(response.raw.headers.getlist("X-Robots-Tag"))
-    if wish is not None:
+    directive = opt_out_directive(response.raw.headers.getlist("X-Robots-Tag"))
+    if directive is not None:
         _drain(response, deadline)
         raise OptedOutError(
-            f"X-Robots-Tag says {wish} (--ignore-opt-out takes it all the same)", http_status=response.status_code
+            f"X-Robots-Tag says {directive} (--ignore-opt-out takes it all the same)", http_status=response.status_code
         )
 
 
-def _read(response: Response, url: urls.Url, options: FetchOptions, deadline: Deadline, blocks: list[bytes]) -> int:
+def _read_blocks(
+    response: Response, url: urls.Url, options: FetchOptions, deadline: Deadline, blocks: list[bytes]
+) -> int:
     """Read a body to its end, append it to blocks, and return the size of all of them."""
     status = response.status_code
     size = sum(map(len, blocks))
-    pieces = iter(partial(response.raw.read1, _BLOCK, decode_content=False), b"")
+    pieces = iter(partial(response.raw.read1, _BLOCK_BYTES, decode_content=False), b"")
     try:
         # Most have no coding, and looking for a value costs more than looking whether there is one.
         if "Content-Encoding" in response.headers:
             names = content_codings.parse(response.headers["Content-Encoding"])
-            pieces = content_codings.decode(_bounded(pieces, options.max_bytes, status), names, status)
+            pieces = content_codings.decode(_limit_compressed(pieces, options.max_bytes, status), names, status)
         for block in pieces:
             size += len(block)
             if size > options.max_bytes:
                 raise TooLargeError(f"the body has more than {options.max_bytes} bytes", http_status=status)
             blocks.append(block)
     except (urllib3.exceptions.HTTPError, OSError) as error:
-        failure = _translated(error, url, deadline)
+        failure = map_exception(error, url, deadline)
         failure.http_status = status
         raise failure from error
     except (ValueError, http.client.HTTPException) as error:
@@ -429,7 +431,7 @@ def _read(response: Response, url: urls.Url, options: FetchOptions, deadline: De
     return size
 
 
-def _bounded(pieces: Iterable[bytes], max_bytes: int, status: int) -> Iterator[bytes]:
+def _limit_compressed(pieces: Iterable[bytes], max_bytes: int, status: int) -> Iterator[bytes]:
     """Return the pieces of a compressed body, which may hold less than it is long.
 
     Raises:
@@ -443,7 +445,8 @@ def _bounded(pieces: Iterable[bytes], max_bytes: int, status: int) -> Iterator[b
         yield piece
 
 
-def _refusal(response: Response) -> FetchError:
+def error_for_status(response: Response) -> FetchError:
+    """Return the error for a response with a status that is no success."""
     status = response.status_code
     text = f"HTTP {status} {response.reason or ''}".strip()
     # Of several waits the longest is kept to.
@@ -451,11 +454,11 @@ def _refusal(response: Response) -> FetchError:
     retry_after = max((wait for wait in waits if wait is not None), default=None)
     if status == http.HTTPStatus.TOO_MANY_REQUESTS:
         return RateLimitedError(text, http_status=status, retry_after=retry_after)
-    if status in _NOT_YET:
+    if status in _RETRYABLE_CLIENT_STATUSES:
         return HttpRetryableClientError(text, http_status=status, retry_after=retry_after)
     if 400 <= status < 500:
         return HttpClientError(text, http_status=status)
-    if status in _UNABLE:
+    if status in _NOT_IMPLEMENTED_STATUSES:
         return HttpNotImplementedError(text, http_status=status)
     if 500 <= status < 600:
         return HttpServerError(text, http_status=status, retry_after=retry_after)
@@ -467,8 +470,8 @@ def _drain(response: Response, deadline: Deadline) -> None:
     size = 0
     try:
         if response.headers.get("Content-Length", "").isdigit():
-            while size <= _DRAIN and deadline.remaining > 0:
-                block = response.raw.read1(_BLOCK, decode_content=False)
+            while size <= _MAX_DRAIN_BYTES and deadline.remaining > 0:
+                block = response.raw.read1(_BLOCK_BYTES, decode_content=False)
                 if not block:
                     return
                 size += len(block)
@@ -477,9 +480,9 @@ def _drain(response: Response, deadline: Deadline) -> None:
     response.close()
 
 
-def _translated(error: Exception, url: urls.Url, deadline: Deadline) -> FetchError:
+def map_exception(error: Exception, url: urls.Url, deadline: Deadline) -> FetchError:
     """Return what an exception of requests, urllib3 or the socket means for the image."""
-    causes = list(_causes(error))
+    causes = list(cause_chain(error))
     where = f"{url.host} port {url.port}"
     for cause in causes:
         if isinstance(cause, TimeoutError | requests.Timeout | urllib3.exceptions.TimeoutError):
@@ -503,7 +506,8 @@ def _translated(error: Exception, url: urls.Url, deadline: Deadline) -> FetchErr
     return ConnectError(f"{where}: {causes[-1]}")
 
 
-def _causes(error: BaseException | None) -> list[BaseException]:
+def cause_chain(error: BaseException | None) -> list[BaseException]:
+    """Return an exception with what it was raised from, outermost first."""
     found: list[BaseException] = []
     while error is not None and error not in found:
         found.append(error)

@@ -123,7 +123,7 @@ def _addresses(host: str, port: int, family: int) -> list[Any]:
             try:
                 return socket.getaddrinfo(host, port, family=family, type=socket.SOCK_STREAM)
             except OSError:
-                if not file_descriptors.are_short():
+                if not file_descriptors.are_nearly_exhausted():
                     raise
         time.sleep(_PAUSE_SECONDS)
     raise socket.gaierror(socket.EAI_AGAIN, "no file descriptor was free")

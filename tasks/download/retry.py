@@ -13,11 +13,11 @@ AGENT = "imagefleet"
 #: ``none`` stands for noindex and nofollow.
 _OPT_OUTS = frozenset({"noai", "noimageai", "noindex", "noimageindex", "none"})
 #: Directives that have a colon of their own.
-_WITH_VALUES = frozenset({"unavailable_after", "max-snippet", "max-image-preview", "max-video-preview"})
+_DIRECTIVES_WITH_VALUES = frozenset({"unavailable_after", "max-snippet", "max-image-preview", "max-video-preview"})
 _AGENT = re.compile(r"[\w.*-]+")
 
 
-def opt_out(values: Iterable[str]) -> str | None:
+def opt_out_directive(values: Iterable[str]) -> str | None:
     """Return the first directive of X-Robots-Tag fields by which a server keeps its image from us; None without one.
 
     A directive after a name and a colon is for that agent alone, as are those that follow it in the same field
@@ -27,7 +27,7 @@ def opt_out(values: Iterable[str]) -> str | None:
         ours = True
         for part in value.lower().split(","):
             name, colon, directive = part.partition(":")
-            if colon and (name := name.strip()) not in _WITH_VALUES and _AGENT.fullmatch(name):
+            if colon and (name := name.strip()) not in _DIRECTIVES_WITH_VALUES and _AGENT.fullmatch(name):
                 ours = name in (AGENT, "*")
             else:
                 directive = part

@@ -19,7 +19,7 @@ from PIL.Image import Resampling, Transpose
 
 from tasks.deadline import Deadline
 from tasks.errors import FetchError, TooManyPixelsError, UndecodableError
-from tasks.file_descriptors import patient
+from tasks.file_descriptors import retry_when_exhausted
 from tasks.images import completeness, identify, memory_estimate, metadata
 from tasks.images.identify import ImageInfo, Picture
 from tasks.images.pixel_budget import room
@@ -200,7 +200,7 @@ def _encoded(image: Image.Image, quality: int) -> bytes:
     return encoded
 
 
-@patient
+@retry_when_exhausted
 def _sink() -> IO[bytes]:
     """Return a file to encode into: in memory if the system supports it, else a temporary file."""
     try:

@@ -20,7 +20,7 @@ from time import monotonic, sleep
 from typing import TypeVar
 
 from tasks.errors import StorageError
-from tasks.file_descriptors import IDLE, patient
+from tasks.file_descriptors import IDLE_CONNECTIONS, retry_when_exhausted
 from tasks.storage import fsync
 
 _T = TypeVar("_T")
@@ -66,7 +66,7 @@ class Store:
         """Return whether a file of this name exists."""
         return os.path.exists(f"{self.root}/{name}")  # noqa: PTH110  # on the hot path; Path.exists costs twice as much
 
-    @patient
+    @retry_when_exhausted
     def read(self, name: str) -> bytes:
         """Return a file's bytes.
 
@@ -78,7 +78,7 @@ class Store:
         except OSError as error:
             raise _failed("read", name, error) from error
 
-    @patient
+    @retry_when_exhausted
     def create(self, name: str, body: bytes, mode: int = PUBLIC) -> bool:
         """Save bytes under a free name; return False, and change nothing, if the name is taken.
 
@@ -90,7 +90,7 @@ class Store:
         except OSError as error:
             raise _failed("save", name, error) from error
 
-    @patient
+    @retry_when_exhausted
     def create_linked(self, name: str, body: bytes, file: Path) -> bool:
         """Save bytes under a free name, as `create` does, if a file elsewhere on the disk already contains them.
 
@@ -119,7 +119,7 @@ class Store:
             with suppress(FileNotFoundError):
                 os.unlink(temporary)  # noqa: PTH108  # the temporary name is a str
 
-    @patient
+    @retry_when_exhausted
     def replace(self, name: str, body: bytes, mode: int = PRIVATE) -> None:
         """Save bytes under a name and sync them to disk; replace an existing file.
 
@@ -132,7 +132,7 @@ class Store:
         except OSError as error:
             raise _failed("save", name, error) from error
 
-    @patient
+    @retry_when_exhausted
     def create_durably(self, name: str, body: bytes) -> bool:
         """Save private bytes under a free name, after syncing them to disk; return False if the name is taken.
 
@@ -146,7 +146,7 @@ class Store:
             raise _failed("save", name, error) from error
         return created
 
-    @patient
+    @retry_when_exhausted
     def names(self, folder: str) -> list[str]:
         """Return the names of the files in a folder; none if the folder does not exist.
 
@@ -162,7 +162,7 @@ class Store:
         except OSError as error:
             raise _failed("list", folder, error) from error
 
-    @patient
+    @retry_when_exhausted
     def entries(self) -> list[str]:
         """Return the names of all files and folders at the top level; none if the output folder does not exist.
 
@@ -176,7 +176,7 @@ class Store:
         except OSError as error:
             raise _failed("list", str(self.root), error) from error
 
-    @patient
+    @retry_when_exhausted
     def holds_files(self, name: str) -> bool:
         """Return whether a name is a file, or a folder with a file in it.
 
@@ -200,7 +200,7 @@ class Store:
         """Remove the temporary files of killed writers. Call this only when no other writer is needed any more."""
         shutil.rmtree(self.path(TEMPORARY), ignore_errors=True)
 
-    @patient
+    @retry_when_exhausted
     def remove(self, name: str) -> None:
         """Remove a file if it exists.
 
@@ -212,7 +212,7 @@ class Store:
         except OSError as error:
             raise _failed("remove", name, error) from error
 
-    @patient
+    @retry_when_exhausted
     def sync(self, folder: str, names: Iterable[str]) -> None:
         """Sync files and their folder to disk.
 
@@ -234,7 +234,7 @@ class Store:
         except FileNotFoundError:
             self._make_temporary()
             descriptor = os.open(temporary, flags, mode)
-        IDLE.make_room(descriptor)
+        IDLE_CONNECTIONS.make_room(descriptor)
         try:
             try:
                 rest = memoryview(body)

@@ -114,7 +114,7 @@ def header(data: bytes) -> None:
     for line in lines:
         seconds = retry.parse_retry_after(line)
         assert seconds is None or 0 <= seconds < float("inf")
-    assert retry.opt_out(lines) in (None, "noai", "noimageai", "noindex", "noimageindex", "none")
+    assert retry.opt_out_directive(lines) in (None, "noai", "noimageai", "noindex", "noimageindex", "none")
     names = ("Content-Range", "ETag", "Last-Modified", "Accept-Ranges", "Content-Encoding")
     headers = dict(zip(names, lines, strict=False))
     started = byte_range.PartialBody("http://a.example/", b"abc", 6, '"a"', '"a"')

@@ -128,7 +128,7 @@ def store(tmp_path: Path) -> Store:
 def fetch_isolated(url: str, store: Store, deadline: float = 60.0) -> Outcome:
     """Return the Outcome of an image fetched in isolation."""
     run = RunOptions(str(store.root), 1000, FetchOptions(deadline=deadline))
-    return isolation.fetch(url, 3, run, store, downloader.for_process())
+    return isolation.fetch(url, 3, run, store, downloader.create_downloader())
 
 
 def test_harmless_suspect_is_saved(allowed_url: str, store: Store) -> None:

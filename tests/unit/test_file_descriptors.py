@@ -21,7 +21,7 @@ from producer.local_fleet.fleet import FleetSize, check_size
 from tasks import file_descriptors
 from tasks.download.adapters import Sessions
 from tasks.errors import UsageError
-from tasks.file_descriptors import IdleConnections, is_exhausted, max_slots, patient
+from tasks.file_descriptors import IdleConnections, is_exhausted, max_slots, retry_when_exhausted
 from tests.unit.conftest import Canned, always, response
 from tests.unit.download.test_adapters import get
 
@@ -71,7 +71,7 @@ def test_follows_the_limit(sockets: Callable[[int], list[socket.socket]]) -> Non
     assert len(idle) == 10
     idle.make_room(77)
     assert len(idle) == 7
-    idle.follow(10_000)
+    idle.set_limit(10_000)
     idle.make_room(9_743)
     assert len(idle) == 7
     idle.make_room(9_999)
@@ -82,9 +82,9 @@ def test_follows_the_limit(sockets: Callable[[int], list[socket.socket]]) -> Non
 def test_retries_after_a_lack_of_descriptors(sockets: Callable[[int], list[socket.socket]], number: int) -> None:
     """Without a free descriptor in the process or on the machine, close an idle connection and retry."""
     (each,) = sockets(1)
-    file_descriptors.IDLE.add(each)
+    file_descriptors.IDLE_CONNECTIONS.add(each)
 
-    @patient
+    @retry_when_exhausted
     def step() -> str:
         if each.fileno() != -1:
             raise OSError(number, os.strerror(number))
@@ -97,7 +97,7 @@ def test_other_errors_are_raised_at_once() -> None:
     """Only a lack of descriptors is retried."""
     calls: list[None] = []
 
-    @patient
+    @retry_when_exhausted
     def step() -> None:
         calls.append(None)
         raise OSError(errno.ENOSPC, "no space")
@@ -148,7 +148,7 @@ def test_closed_idle_connection_is_replaced(sessions_to: Callable[..., Sessions]
             assert server.connections == connections
             assert get(f"{server.url}/", sessions) == b"body"
             assert server.connections == connections
-            file_descriptors.IDLE.close_oldest(len(file_descriptors.IDLE))
+            file_descriptors.IDLE_CONNECTIONS.close_oldest(len(file_descriptors.IDLE_CONNECTIONS))
 
 
 def test_a_connection_in_use_is_not_closed(sessions_to: Callable[..., Sessions]) -> None:
@@ -156,7 +156,7 @@ def test_a_connection_in_use_is_not_closed(sessions_to: Callable[..., Sessions])
 
     def answer(_: bytes) -> Iterator[bytes]:
         yield response(b"", "200 OK", "Content-Length: 8", length=False) + b"half"
-        file_descriptors.IDLE.close_oldest(1_000)
+        file_descriptors.IDLE_CONNECTIONS.close_oldest(1_000)
         yield b"half"
 
     with Canned(answer) as server:
@@ -167,19 +167,19 @@ def test_a_connection_in_use_is_not_closed(sessions_to: Callable[..., Sessions])
 
 def test_closed_connections_are_not_kept(sessions_to: Callable[..., Sessions]) -> None:
     """When a thread moves on to other hosts, its closed connections leave the idle list."""
-    before = len(file_descriptors.IDLE)
+    before = len(file_descriptors.IDLE_CONNECTIONS)
     with Canned(always(response())) as first, Canned(always(response(b"x", "200 OK", "Connection: close"))) as second:
         sessions = sessions_to("127.0.0.1")
         get(f"{first.url}/", sessions)
-        assert len(file_descriptors.IDLE) == before + 1
+        assert len(file_descriptors.IDLE_CONNECTIONS) == before + 1
         get(f"{second.url}/", sessions)
-        assert len(file_descriptors.IDLE) == before + 1
+        assert len(file_descriptors.IDLE_CONNECTIONS) == before + 1
         for host in range(2, 14):
             with pytest.raises(Exception, match="not a public address"):
                 get(f"http://127.0.0.{host}:{first.port}/", sessions)
         sessions.adapter()._last = None
         sessions.adapter().close()
-        assert len(file_descriptors.IDLE) == before
+        assert len(file_descriptors.IDLE_CONNECTIONS) == before
 
 
 _DOWNLOADS = """

@@ -353,7 +353,7 @@ def test_refuses_an_unusable_proxy(environment: Callable[..., None], url: str, m
     """A worker with an unusable proxy setting exits at the start. The message has the reason and no part of the URL."""
     environment(PROXY=url)
     with pytest.raises(SettingsError) as caught:
-        downloading.for_process()
+        downloading.create_downloader()
     assert str(caught.value).startswith("IMAGEFLEET_PROXY: ")
     assert message in str(caught.value)
     assert "hidden" not in str(caught.value)
@@ -371,11 +371,11 @@ def test_reads_the_password_from_a_file(environment: Callable[..., None], tmp_pa
     assert "hidden" not in f"{found!r} {found}"
     environment(PROXY="http://hidden\u2100@proxy.example:3128")
     with pytest.raises(SettingsError) as caught:
-        downloading.for_process()
+        downloading.create_downloader()
     assert str(caught.value) == "IMAGEFLEET_PROXY: not a valid URL"
     file.unlink()
     with pytest.raises(SettingsError, match=r"^IMAGEFLEET_PROXY_PASSWORD_FILE: "):
-        downloading.for_process()
+        downloading.create_downloader()
 
 
 def test_process_uses_the_proxy_of_its_environment(environment: Callable[..., None]) -> None:
@@ -383,7 +383,7 @@ def test_process_uses_the_proxy_of_its_environment(environment: Callable[..., No
     with Canned(always(response(b"served"))) as server, ForwardProxy({server.address: server.port}) as proxy:
         environment(PROXY=f"http://127.0.0.1:{proxy.port}", ALLOW_NETWORKS=server.address)
         for proxied in (True, False):
-            downloader = downloading.for_process(proxied=proxied)
+            downloader = downloading.create_downloader(proxied=proxied)
             got = downloader.download(server.url, ONCE, Deadline(2.0, 5.0), lambda: None)
             assert (got.body, len(proxy.requests)) == (b"served", 1)
             downloader._sessions.adapter().close()

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.download.retry import opt_out, parse_retry_after
+from tasks.download.retry import opt_out_directive, parse_retry_after
 
 
 @pytest.mark.parametrize(
@@ -87,10 +87,10 @@ def test_retry_after_never_raises(value: str) -> None:
 )
 def test_opt_out(values: list[str], directive: str | None) -> None:
     """A directive applies if it names all robots or us, and not if it names another robot."""
-    assert opt_out(values) == directive
+    assert opt_out_directive(values) == directive
 
 
 @given(st.lists(st.text(max_size=40)))
 def test_opt_out_never_raises(values: list[str]) -> None:
     """Any text gives a known directive or None."""
-    assert opt_out(values) in (None, "noai", "noimageai", "noindex", "noimageindex", "none")
+    assert opt_out_directive(values) in (None, "noai", "noimageai", "noindex", "noimageindex", "none")

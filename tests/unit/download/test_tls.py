@@ -16,7 +16,7 @@ import pytest
 from tasks.deadline import Deadline
 from tasks.download import tls
 from tasks.download.adapters import Sessions
-from tasks.download.downloader import _NOT_ALLOWED, Download, Downloader
+from tasks.download.downloader import _INSECURE_NOT_ALLOWED_HINT, Download, Downloader
 from tasks.download.guard import Guard
 from tasks.download.proxy import Proxy
 from tasks.errors import FetchError, TlsClosedError, TlsError
@@ -294,7 +294,7 @@ def test_explains_tls_alerts(servers: ServerContexts, alert: bytes, expected: st
 def test_explanations_fit_a_message() -> None:
     """Even the longest reason leaves space for an ordinary host and the longest hint."""
     for text in {*tls._CERTIFICATE_FAULTS.values(), *tls._HANDSHAKE_FAULTS.values()}:
-        assert len(f"{'h' * 40} port 443: {text} ({_NOT_ALLOWED})") < MESSAGE_LIMIT
+        assert len(f"{'h' * 40} port 443: {text} ({_INSECURE_NOT_ALLOWED_HINT})") < MESSAGE_LIMIT
 
 
 def test_marks_a_recovered_image_of_an_insecure_run(servers: ServerContexts, store: Store) -> None:
