@@ -27,9 +27,9 @@ from tasks.errors import (
     UndecodableError,
 )
 from tasks.images import identify
-from tasks.images.decode import decoded
-from tasks.images.identify import Picture
-from tasks.images.resize import resized
+from tasks.images.decode import decode_all_frames
+from tasks.images.identify import EncodedImage
+from tasks.images.resize import resize_image
 from tasks.model import (
     HEADER_LIMIT,
     MESSAGE_LIMIT,
@@ -106,17 +106,17 @@ def fetch(
     deadline = Deadline(run.fetch.timeout, run.fetch.deadline)
     download: Download | None = None
     try:
-        if recover and (facts := _recovered(shard, key, run, store, deadline)) is not None:
-            return _ended(key, attempts=attempts, fetch_seconds=spent(), **facts)
+        if recover and (facts := _recover(shard, key, run, store, deadline)) is not None:
+            return _outcome(key, attempts=attempts, fetch_seconds=spent(), **facts)
         download = ask(attempts, None if previous is None else previous.validators())
         unchanged = previous.load() if previous is not None and download.unchanged else None
         if download.unchanged and unchanged is None:
             # The previous run's file is gone, or no longer what it was. That attempt is none that has failed.
             download = ask(attempts - 1)
-        picture = unchanged or _picture(download.body, run.fetch, deadline)
+        image = unchanged or _encode_image(download.body, run.fetch, deadline)
         if deadline.remaining <= 0:
             raise FetchTimeoutError("the deadline was over before the image could be saved (--deadline)")
-        facts = _saved(shard, key, download, picture, run, store, deadline, previous if unchanged else None)
+        facts = _save(shard, key, download, image, run, store, deadline, previous if unchanged else None)
     except FetchError as error:
         if download is not None:
             # What is wrong with an image is found without its answer.
@@ -125,32 +125,32 @@ def fetch(
             raise RetryLater(_text(error), countdown(error.retry_after), PriorAttempts(attempts, spent())) from None
         if judge is not None:
             judge(error)
-        facts = {**_failure(error), "tls_unverified": download is not None and download.tls_unverified}
+        facts = {**_failure_facts(error), "tls_unverified": download is not None and download.tls_unverified}
     except MemoryError as error:
-        facts = _failure(InternalError(f"out of memory: {error}"))
+        facts = _failure_facts(InternalError(f"out of memory: {error}"))
     except Exception as error:  # noqa: BLE001  # one Outcome whatever happens
         _log.exception("a fault of ours at %s", redacted(url)[:URL_LIMIT])
-        facts = _failure(InternalError(f"{type(error).__name__}: {error}"))
-    return _ended(key, attempts=attempts, fetch_seconds=spent(), **facts)
+        facts = _failure_facts(InternalError(f"{type(error).__name__}: {error}"))
+    return _outcome(key, attempts=attempts, fetch_seconds=spent(), **facts)
 
 
-def failed(key: str, error: FetchError) -> Outcome:
+def failed_outcome(key: str, error: FetchError) -> Outcome:
     """Return the Outcome that an error stands for."""
-    return _ended(key, **_failure(error))
+    return _outcome(key, **_failure_facts(error))
 
 
-def _ended(key: str, **facts: Any) -> Outcome:
+def _outcome(key: str, **facts: Any) -> Outcome:
     return Outcome(key, finished_at=round(time.time(), 3), worker=worker_name(), **facts)
 
 
-def _failure(error: FetchError) -> dict[str, Any]:
+def _failure_facts(error: FetchError) -> dict[str, Any]:
     """Return what an Outcome says of an error."""
     return {
         "status": error.reason.status,
         "reason": error.reason,
         "error_message": _text(error),
         "http_status": error.http_status,
-        "final_url": _short(error.final_url, URL_LIMIT),
+        "final_url": _shortened_or_none(error.final_url, URL_LIMIT),
     }
 
 
@@ -165,34 +165,36 @@ def worker_name() -> str:
     return f"{socket.gethostname()[:60]}:{os.getpid()}"
 
 
-def _picture(body: bytes, options: FetchOptions, deadline: Deadline) -> Picture:
+def _encode_image(body: bytes, options: FetchOptions, deadline: Deadline) -> EncodedImage:
     """Return what is to be saved of a download: the image as it came, or resized."""
     if options.resize.mode is ResizeMode.KEEP_RATIO:
-        return resized(body, options.resize, options.max_pixels, deadline)
+        return resize_image(body, options.resize, options.max_pixels, deadline)
     if options.verify is Verify.DECODE:
-        info = decoded(body, options.max_pixels, deadline)
-        return Picture(body, info, (info.width, info.height))
-    return _as_it_came(body, options)
+        info = decode_all_frames(body, options.max_pixels, deadline)
+        return EncodedImage(body, info, (info.width, info.height))
+    return _unchanged_image(body, options)
 
 
-def _as_it_came(body: bytes, options: FetchOptions) -> Picture:
+def _unchanged_image(body: bytes, options: FetchOptions) -> EncodedImage:
     info = identify.inspect(body, options.max_pixels)
-    return Picture(body, info, (info.width, info.height))
+    return EncodedImage(body, info, (info.width, info.height))
 
 
-def _kept(standing: bytes, came: Picture, options: FetchOptions, deadline: Deadline) -> Picture | None:
+def _existing_image(
+    existing: bytes, downloaded: EncodedImage, options: FetchOptions, deadline: Deadline
+) -> EncodedImage | None:
     """Return what another delivery of the task has saved, to which the URL served another picture; None if it is lost.
 
     The first one stays, as its Outcome may be counted; but not what is damaged, if what came now is whole. If it was
     resized, nobody knows what it was made of.
     """
-    if not _is_whole(standing, options, deadline) and _is_whole(came.body, options, deadline):
+    if not _is_whole(existing, options, deadline) and _is_whole(downloaded.body, options, deadline):
         return None
     try:
-        picture = _as_it_came(standing, options)
+        image = _unchanged_image(existing, options)
     except (NotAnImageError, UndecodableError):
         return None
-    return picture if options.resize.mode is ResizeMode.NO else replace(picture, original=(None, None))
+    return image if options.resize.mode is ResizeMode.NO else replace(image, original=(None, None))
 
 
 def _is_whole(body: bytes, options: FetchOptions, deadline: Deadline) -> bool:
@@ -202,7 +204,7 @@ def _is_whole(body: bytes, options: FetchOptions, deadline: Deadline) -> bool:
     stand without its bytes, or with zeros in place of the last ones. Some decoders make pixels of these.
     """
     try:
-        info = decoded(body, options.max_pixels, deadline)
+        info = decode_all_frames(body, options.max_pixels, deadline)
     except (NotAnImageError, UndecodableError):
         return False
     except (TooManyPixelsError, FetchTimeoutError):
@@ -210,47 +212,47 @@ def _is_whole(body: bytes, options: FetchOptions, deadline: Deadline) -> bool:
     return not (info.format in _TAKE_ZEROS and body.endswith(_ZEROS))
 
 
-def _saved(
+def _save(
     shard: int,
     key: str,
     download: Download,
-    picture: Picture,
+    image: EncodedImage,
     run: RunOptions,
     store: Store,
     deadline: Deadline,
     previous: PreviousFile | None = None,
 ) -> dict[str, Any]:
     """Save a picture, which may be a previous run's, and return what an Outcome says of it."""
-    name = f"{shard_name(shard)}/{key}.{picture.info.extension}"
+    name = f"{shard_name(shard)}/{key}.{image.info.extension}"
     if previous is None:
-        created = store.create(name, picture.body)
+        created = store.create(name, image.body)
     else:
         download = previous.with_stored_headers(download)
-        created = store.create_linked(name, picture.body, previous.file)
+        created = store.create_linked(name, image.body, previous.file)
     if not created:
-        standing = store.read(name)
-        if standing != picture.body:
-            kept = _kept(standing, picture, run.fetch, deadline)
-            if kept is None:
+        existing = store.read(name)
+        if existing != image.body:
+            existing_image = _existing_image(existing, image, run.fetch, deadline)
+            if existing_image is None:
                 _log.warning("%s is not all there any more, and what came now takes its place", name)
                 store.remove(name)
-                return _saved(shard, key, download, picture, run, store, deadline, previous)
+                return _save(shard, key, download, image, run, store, deadline, previous)
             # Nobody knows how that came; in such a run it may have come from anybody.
-            return _described(name, kept, {"recovered": True, "tls_unverified": run.fetch.insecure})
+            return _image_facts(name, existing_image, {"recovered": True, "tls_unverified": run.fetch.insecure})
     elif shard_status.is_done(shard, run.revision, store):
-        _withdraw_unnamed(shard, name, store)
+        _remove_if_unlisted(shard, name, store)
     response = {
         "exif": None if previous is None else previous.image.exif,
         "http_status": download.http_status,
-        "final_url": _short(download.final_url, URL_LIMIT),
-        "etag": _short(download.etag, HEADER_LIMIT),
-        "last_modified": _short(download.last_modified, HEADER_LIMIT),
+        "final_url": _shortened_or_none(download.final_url, URL_LIMIT),
+        "etag": _shortened_or_none(download.etag, HEADER_LIMIT),
+        "last_modified": _shortened_or_none(download.last_modified, HEADER_LIMIT),
         "tls_unverified": download.tls_unverified,
     }
-    return _described(name, picture, response)
+    return _image_facts(name, image, response)
 
 
-def _recovered(shard: int, key: str, run: RunOptions, store: Store, deadline: Deadline) -> dict[str, Any] | None:
+def _recover(shard: int, key: str, run: RunOptions, store: Store, deadline: Deadline) -> dict[str, Any] | None:
     """Return what an Outcome says of an image that stands as it came; None where none does, or none that is whole.
 
     The name alone says nothing of what a file holds, so all of it is decoded: that is done for few images. What is not
@@ -265,29 +267,29 @@ def _recovered(shard: int, key: str, run: RunOptions, store: Store, deadline: De
             continue
         body = store.read(name)
         if _is_whole(body, run.fetch, deadline):
-            return _described(name, _as_it_came(body, run.fetch), {"recovered": True})
+            return _image_facts(name, _unchanged_image(body, run.fetch), {"recovered": True})
         _log.warning("%s is not all there, and is fetched again", name)
     return None
 
 
-def _described(name: str, picture: Picture, origin: Mapping[str, Any]) -> dict[str, Any]:
+def _image_facts(name: str, image: EncodedImage, origin: Mapping[str, Any]) -> dict[str, Any]:
     """Return what an Outcome says of what is saved; ``origin`` is what is known of where it came from."""
-    info = picture.info
+    info = image.info
     return {
         "status": Status.SUCCESS,
         "path": name,
         "width": info.width,
         "height": info.height,
-        "original_width": picture.original[0],
-        "original_height": picture.original[1],
+        "original_width": image.original[0],
+        "original_height": image.original[1],
         "format": info.format,
-        "bytes": len(picture.body),
-        "sha256": identify.digest(picture.body),
+        "bytes": len(image.body),
+        "sha256": identify.digest(image.body),
         **origin,
     }
 
 
-def _withdraw_unnamed(shard: int, name: str, store: Store) -> None:
+def _remove_if_unlisted(shard: int, name: str, store: Store) -> None:
     """Take a file back that came after its shard's manifest, unless the manifest names it.
 
     Whoever writes a manifest removes strays after it has its name, and here a file has its name before the manifest is
@@ -297,6 +299,6 @@ def _withdraw_unnamed(shard: int, name: str, store: Store) -> None:
         store.remove(name)
 
 
-def _short(value: str | None, limit: int) -> str | None:
+def _shortened_or_none(value: str | None, limit: int) -> str | None:
     """Return what a server says, as far as an Outcome has room; a text with controls in it says nothing."""
     return shortened(value, limit) if value is not None and value.isprintable() else None

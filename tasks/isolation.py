@@ -59,7 +59,7 @@ def fetch(
             return _answer(request, run.fetch.deadline + _MARGIN)
     except FetchError as error:
         shard, offset = divmod(index, run.shard_size)
-        return fetching.failed(key_of(shard, offset, run.shard_size), error)
+        return fetching.failed_outcome(key_of(shard, offset, run.shard_size), error)
 
 
 def _answer(request: str, seconds: float) -> Outcome:

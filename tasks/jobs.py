@@ -36,7 +36,7 @@ from tasks.collect import ENDING, PASSING, IncompleteShardError, PoisonShardErro
 from tasks.download import downloader, network_settings
 from tasks.download.downloader import Downloader
 from tasks.errors import CancelledError, CommandError, FetchError, InternalError, RateLimitedError, StorageError
-from tasks.fetch import failed, fetch
+from tasks.fetch import failed_outcome, fetch
 from tasks.model import Outcome, PreviousImage, RunOptions, key_of
 from tasks.previous_image import PreviousFile
 from tasks.redaction import redacted
@@ -353,7 +353,7 @@ def fetch_image(
     except FetchError as error:
         if self.request.chord is None:
             _log.warning("task %s was sent by hand, and %s", self.request.id, redacted(str(error)))
-        return _result(failed(str(index), error))
+        return _result(failed_outcome(str(index), error))
     if run.draining:
         raise _dropped(self)
     shard, offset = divmod(index, run.shard_size)
@@ -370,9 +370,9 @@ def fetch_image(
                 raise CancelledError("its shard is done already")
         except FetchError as error:
             judge(error)
-            outcome = failed(key, error)
+            outcome = failed_outcome(key, error)
         except (SettingsError, CorruptShardFileError) as error:
-            outcome = failed(key, InternalError(str(error)))
+            outcome = failed_outcome(key, InternalError(str(error)))
         else:
             prior, previous_file = PriorAttempts(attempts, seconds), _previous_file(former, run)
             with _at_work(self), _watched(self, run_id, again) as crashes:

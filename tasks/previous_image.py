@@ -12,7 +12,7 @@ from tasks.download.conditional import Validators, usable_validators
 from tasks.download.downloader import Download
 from tasks.errors import StorageError
 from tasks.images import identify
-from tasks.images.identify import ImageInfo, Picture
+from tasks.images.identify import EncodedImage, ImageInfo
 from tasks.model import PreviousImage
 from tasks.storage.store import Store
 
@@ -37,7 +37,7 @@ class PreviousFile:
         """Return under which condition its URL is asked for; None if it can't be taken over whatever is answered."""
         return usable_validators(self.image) if self._exists() else None
 
-    def load(self) -> Picture | None:
+    def load(self) -> EncodedImage | None:
         """Return the file and what it is; None if it is not what the manifest says, or gone."""
         facts = self.image
         try:
@@ -47,7 +47,7 @@ class PreviousFile:
         if identify.digest(body) != facts.sha256:
             return None
         info = ImageInfo(facts.format, self._extension() or "", facts.width, facts.height)
-        return Picture(body, info, (facts.original_width, facts.original_height))
+        return EncodedImage(body, info, (facts.original_width, facts.original_height))
 
     def with_stored_headers(self, response: Download) -> Download:
         """Return the answer that it is unchanged with what that leaves unsaid (RFC 9111, 4.3.4)."""

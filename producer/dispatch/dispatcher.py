@@ -38,7 +38,7 @@ from tasks.celery import ABOUT, COLLECT_SHARD, FETCH_IMAGE, IMAGES, PROTOCOL, SH
 from tasks.collect import ENDING, PASSING
 from tasks.download.urls import MAX_LENGTH
 from tasks.errors import CommandError, RunInterruptedError, TaskLostError
-from tasks.fetch import failed
+from tasks.fetch import failed_outcome
 from tasks.model import ImageRequest, Outcome, RunOptions, key_of, shard_name
 from tasks.redaction import redacted
 from tasks.storage import manifest, shard_status
@@ -383,7 +383,7 @@ class Dispatcher:
                 return 0
             _log.warning("shard %s ends without %d images, lost %d times", shard_name(shard), len(lost), _REPAIRS)
             known += [
-                failed(self._key(shard, request), TaskLostError(f"its task was lost {_REPAIRS} times"))
+                failed_outcome(self._key(shard, request), TaskLostError(f"its task was lost {_REPAIRS} times"))
                 for request in lost
             ]
             again = []

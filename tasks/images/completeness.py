@@ -8,7 +8,7 @@ import re
 from tasks.deadline import Deadline
 from tasks.errors import UndecodableError
 from tasks.images import identify, memory_estimate
-from tasks.images.pixel_budget import room
+from tasks.images.pixel_budget import PIXEL_BUDGET
 
 _START, _SCAN, _END = b"\xff\xd8\xff", b"\xff\xda", b"\xff\xd9"
 #: A scan's header up to its number of components, which determines its length.
@@ -21,7 +21,7 @@ _RESTART = re.compile(rb"\xff[\xd0-\xd7]")
 _NOISE = bytes((number * 89 + 171) % 255 for number in range(1024))
 
 
-def completed(body: bytes, max_pixels: int, deadline: Deadline) -> bytes:
+def complete_jpeg(body: bytes, max_pixels: int, deadline: Deadline) -> bytes:
     """Return an image. A JPEG without an end marker gets one, if it has all its pixels.
 
     libjpeg fills missing pixels with grey, and its warning does not reach Python. So the image is decoded twice, once
@@ -36,8 +36,8 @@ def completed(body: bytes, max_pixels: int, deadline: Deadline) -> bytes:
     # Half a marker would hide the appended bytes.
     body = body.removesuffix(_END[:1])
     ended = body + _END
-    pixels, components = _decoded(ended, max_pixels, deadline)
-    continued, _ = _decoded(body + _noise(body) + _END, max_pixels, deadline)
+    pixels, components = _pixel_digest(ended, max_pixels, deadline)
+    continued, _ = _pixel_digest(body + _noise(body) + _END, max_pixels, deadline)
     if pixels != continued or not _has_all_scans(body, components):
         raise UndecodableError("the image is truncated: pixels are missing")
     return ended
@@ -49,9 +49,12 @@ def _noise(body: bytes) -> bytes:
     return _NOISE + b"".join(bytes([0xFF, 0xD0 + (restarts + number) % 8]) + _NOISE for number in range(8))
 
 
-def _decoded(body: bytes, max_pixels: int, deadline: Deadline) -> tuple[bytes, int]:
+def _pixel_digest(body: bytes, max_pixels: int, deadline: Deadline) -> tuple[bytes, int]:
     """Return a digest of a JPEG's pixels, and its number of components."""
-    with identify.opened(body, max_pixels) as image, room.of(memory_estimate.of(image, body, max_pixels), deadline):
+    with (
+        identify.open_image(body, max_pixels) as image,
+        PIXEL_BUDGET.reserve(memory_estimate.estimate_pixels(image, body, max_pixels), deadline),
+    ):
         try:
             image.load()
         except MemoryError:

@@ -10,13 +10,13 @@ from tasks.deadline import Deadline
 from tasks.errors import FetchError, FetchTimeoutError, TooManyPixelsError, UndecodableError
 from tasks.images import completeness, identify, memory_estimate, metadata
 from tasks.images.identify import ImageInfo
-from tasks.images.pixel_budget import room
+from tasks.images.pixel_budget import PIXEL_BUDGET
 
 #: Limit of an animation's frames or a file's pages. One may have only a few bytes and cost as much as the whole canvas.
 _MAX_FRAMES = 2000
 
 
-def decoded(body: bytes, max_pixels: int, deadline: Deadline) -> ImageInfo:
+def decode_all_frames(body: bytes, max_pixels: int, deadline: Deadline) -> ImageInfo:
     """Return an image's format and size after decoding all its frames.
 
     Damaged metadata does not make an image fail. If a file has several JPEGs (MPO), only the first must be complete.
@@ -32,31 +32,31 @@ def decoded(body: bytes, max_pixels: int, deadline: Deadline) -> ImageInfo:
         UndecodableError: a frame is broken, truncated, or built to decode slowly.
         FetchTimeoutError: the deadline passed before the last frame.
     """
-    return metadata.tolerating(
-        lambda body: _decoded(body, max_pixels, deadline),
+    return metadata.retry_without_metadata(
+        lambda body: _decode_frames(body, max_pixels, deadline),
         body,
-        lambda body: completeness.completed(body, max_pixels, deadline),
+        lambda body: completeness.complete_jpeg(body, max_pixels, deadline),
     )
 
 
-def _decoded(body: bytes, max_pixels: int, deadline: Deadline) -> ImageInfo:
+def _decode_frames(body: bytes, max_pixels: int, deadline: Deadline) -> ImageInfo:
     # An animation keeps its image from frame to frame, so its pixels stay reserved.
-    with identify.opened(body, max_pixels) as image, ExitStack() as holding:
+    with identify.open_image(body, max_pixels) as image, ExitStack() as holding:
         held = 0
-        info = identify.described(image)
+        info = identify.image_info(image)
         # Decode a JPEG at an eighth of its sides: this reads all of its data, but produces only a 64th of its pixels.
         if image.format == "JPEG" and "progressive" not in image.info:
             image.draft(None, (1, 1))
         try:
             for number in range(_MAX_FRAMES + 1):
-                if number and not _went_to(image, number):
+                if number and not _seek(image, number):
                     return info
                 if deadline.remaining <= 0:
                     raise FetchTimeoutError(f"the deadline passed before frame {number} was decoded")
                 # A frame may be larger than the first.
-                if (pixels := memory_estimate.of(image, body, max_pixels)) > held:
+                if (pixels := memory_estimate.estimate_pixels(image, body, max_pixels)) > held:
                     holding.close()
-                    holding.enter_context(room.of(pixels, deadline))
+                    holding.enter_context(PIXEL_BUDGET.reserve(pixels, deadline))
                     held = pixels
                 image.load()
         except (FetchError, MemoryError):
@@ -66,7 +66,7 @@ def _decoded(body: bytes, max_pixels: int, deadline: Deadline) -> ImageInfo:
     raise TooManyPixelsError(f"the image has more than {_MAX_FRAMES} frames")
 
 
-def _went_to(image: Image.Image, number: int) -> bool:
+def _seek(image: Image.Image, number: int) -> bool:
     """Seek to a frame; return whether it exists."""
     try:
         image.seek(number)

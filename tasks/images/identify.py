@@ -25,7 +25,7 @@ from PIL.ImageFile import ImageFile
 from tasks.errors import FetchError, NotAnImageError, TooManyPixelsError, UndecodableError
 from tasks.image_signatures import begins_as_image
 from tasks.images import metadata
-from tasks.images.file_signatures import identified
+from tasks.images.file_signatures import identify
 
 #: The accepted formats by Pillow's names, with their file extensions.
 EXTENSIONS = {
@@ -57,12 +57,12 @@ _GIF = (b"GIF87a", b"GIF89a")
 _ICON = b"\0\0\1\0"
 #: Reads that a parser may make: this many, plus one for each 100 bytes. A GIF needs two for each block of 255 bytes,
 #: and a TIFF of 2,000 pages needs forty for each page.
-_MAX_PIECES, _PIECE = 200_000, 100
+_MAX_PIECES, _BYTES_A_PIECE = 200_000, 100
 #: Pillow decodes an icon while opening it, and the icon may be larger than its directory says. So the limit is low.
 _MAX_ICON_PIXELS = 2048 * 2048
 
 
-class _Pieces(BytesIO):
+class _LimitedReads(BytesIO):
     """The bytes of an image for Pillow's parsers, with a limit of reads that no valid image reaches.
 
     An image of 20 MB that consists of comments of one byte, or of empty chunks, has millions of them. Parsing them
@@ -72,7 +72,7 @@ class _Pieces(BytesIO):
     def __init__(self, body: bytes) -> None:
         """Derive the limit from the number of bytes."""
         super().__init__(body)
-        self._left = _MAX_PIECES + len(body) // _PIECE
+        self._left = _MAX_PIECES + len(body) // _BYTES_A_PIECE
 
     def read(self, size: int | None = -1, /) -> bytes:
         """Read the next bytes.
@@ -115,7 +115,7 @@ class ImageInfo:
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class EncodedImage:
     """The image to save: its bytes, its format and size, and the downloaded image's width and height, if known."""
 
     body: bytes
@@ -130,13 +130,13 @@ def inspect(body: bytes, max_pixels: int) -> ImageInfo:
     """
 
     def read(body: bytes) -> ImageInfo:
-        with opened(body, max_pixels) as image:
-            return described(image)
+        with open_image(body, max_pixels) as image:
+            return image_info(image)
 
-    return metadata.tolerating(read, body)
+    return metadata.retry_without_metadata(read, body)
 
 
-def opened(body: bytes, max_pixels: int) -> ImageFile:
+def open_image(body: bytes, max_pixels: int) -> ImageFile:
     """Return an image with its header parsed. Its pixels are decoded later, when they are accessed.
 
     Raises:
@@ -148,14 +148,14 @@ def opened(body: bytes, max_pixels: int) -> ImageFile:
     try:
         if body.startswith(_ICON):
             check_pixels(_icon_size(body), min(max_pixels, _MAX_ICON_PIXELS))
-        file = _Pieces(body)
+        file = _LimitedReads(body)
         image = _Gif(file) if body.startswith(_GIF) else Image.open(file, formats=_FORMATS)
     except UnidentifiedImageError as error:
-        raise _refused(body, "the body begins as an image, but its header is broken") from error
+        raise _not_an_image_error(body, "the body begins as an image, but its header is broken") from error
     except FetchError:
         raise
     except Exception as error:  # a broken header can make Pillow's parsers raise any exception
-        raise _refused(body, f"the image's header is broken: {error}") from error
+        raise _not_an_image_error(body, f"the image's header is broken: {error}") from error
     check_pixels(image.size, max_pixels)
     if isinstance(image, PngImagePlugin.PngImageFile) and image.png is not None:
         # Profiles after the pixels have no effect, but Pillow would inflate each of them.
@@ -168,7 +168,7 @@ def _skip_chunk(file: BytesIO, _position: int, length: int) -> bytes:
     return file.read(length)
 
 
-def described(image: ImageFile) -> ImageInfo:
+def image_info(image: ImageFile) -> ImageInfo:
     """Return the format and size of an opened image."""
     kind = image.format or ""
     return ImageInfo(kind.lower().replace("mpo", "jpeg"), EXTENSIONS[kind], *image.size)
@@ -192,8 +192,8 @@ def check_pixels(size: tuple[int, int], max_pixels: int) -> None:
 
 def _icon_size(body: bytes) -> tuple[int, int]:
     """Return the size of the image that Pillow selects from an icon, as in that image's own header."""
-    entry = IcoImagePlugin.IcoFile(_Pieces(body)).entry[0]
-    file = _Pieces(body[entry.offset :])
+    entry = IcoImagePlugin.IcoFile(_LimitedReads(body)).entry[0]
+    file = _LimitedReads(body[entry.offset :])
     try:
         return PngImagePlugin.PngImageFile(file).size
     except SyntaxError:
@@ -203,9 +203,9 @@ def _icon_size(body: bytes) -> tuple[int, int]:
         return width, height // 2
 
 
-def _refused(body: bytes, why: str) -> NotAnImageError | UndecodableError:
+def _not_an_image_error(body: bytes, why: str) -> NotAnImageError | UndecodableError:
     """Return the error for a body that no parser accepts; ``why`` is its message if the body begins as an image."""
-    known = identified(body)
+    known = identify(body)
     if known is not None and known.is_image:
         return NotAnImageError(f"the body is {known.name}, a format that imagefleet does not save")
     if begins_as_image(body) or (body[4:8] == b"ftyp" and b"avif" in body[8:64]):

@@ -28,7 +28,7 @@ _MARKER = re.compile(rb"\xff([^\x00\x01\xff\xd0-\xd8])")
 _SCAN, _END = b"\xda", b"\xd9"
 
 
-def of(image: ImageFile, body: bytes, max_pixels: int) -> int:
+def estimate_pixels(image: ImageFile, body: bytes, max_pixels: int) -> int:
     """Return the number of pixels in memory while an opened image's current frame is decoded.
 
     Args:
@@ -44,7 +44,7 @@ def of(image: ImageFile, body: bytes, max_pixels: int) -> int:
     width, height = image.size
     match image:
         case JpegImageFile():
-            if _keeps_all(image, body):
+            if _keeps_all_coefficients(image, body):
                 scale: int = image.decoderconfig[0] if image.decoderconfig else 1
                 return width * height * scale * scale
         case TiffImageFile():
@@ -59,7 +59,7 @@ def of(image: ImageFile, body: bytes, max_pixels: int) -> int:
     return width * height
 
 
-def _keeps_all(image: JpegImageFile, body: bytes) -> bool:
+def _keeps_all_coefficients(image: JpegImageFile, body: bytes) -> bool:
     """Return whether the decoder keeps all coefficients of a JPEG, because several scans make up the image.
 
     Raises:

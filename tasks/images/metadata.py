@@ -31,7 +31,7 @@ _MAX_PAGES = 2000
 _Read = TypeVar("_Read")
 
 
-def tolerating(
+def retry_without_metadata(
     read: Callable[[bytes], _Read], body: bytes, complete: Callable[[bytes], bytes] = lambda body: body
 ) -> _Read:
     """Return the result of ``read`` for an image; if it rejects the image, call it again without the metadata.
@@ -45,17 +45,17 @@ def tolerating(
         FetchError: ``read`` rejects the pixels alone, or an image with nothing to remove.
     """
     if _inflates_much(body):
-        body = pixels_only(body)
+        body = without_metadata(body)
     try:
         return read(body)
     except (UndecodableError, TooManyPixelsError):
-        pixels = complete(pixels_only(body))
+        pixels = complete(without_metadata(body))
         if pixels == body:
             raise
     return read(pixels)
 
 
-def pixels_only(body: bytes) -> bytes:
+def without_metadata(body: bytes) -> bytes:
     """Return an image without metadata, except for a valid colour profile and an orientation.
 
     The image is unchanged if it has nothing to remove, or if metadata of its format disturbs no decoder.

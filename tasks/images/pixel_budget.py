@@ -12,19 +12,19 @@ from tasks.errors import FetchTimeoutError
 #: Decoded pixels that the threads of a process may hold at once, of 4 to 16 bytes each. Photos from phones are decoded
 #: at an eighth of their size. So a thread waits here only with a huge PNG or progressive JPEG, or an AVIF
 #: (see `estimate_pixels`).
-_MAX_HELD = 32_000_000
+_MAX_PIXELS = 32_000_000
 
 
-class Room:
+class PixelBudget:
     """A budget for decoded pixels. Threads wait for it in turn; an image larger than the whole budget goes alone."""
 
     def __init__(self, pixels: int) -> None:
-        self._pixels, self._held = pixels, 0
+        self._pixels, self._reserved = pixels, 0
         self._turn = threading.Lock()
         self._changed = threading.Condition()
 
     @contextmanager
-    def of(self, pixels: int, deadline: Deadline) -> Iterator[None]:
+    def reserve(self, pixels: int, deadline: Deadline) -> Iterator[None]:
         """Reserve pixels of the budget.
 
         Raises:
@@ -32,27 +32,27 @@ class Room:
         """
         # A waiting thread keeps the turn. Otherwise a large image would wait forever beside many small ones.
         if not self._turn.acquire(timeout=max(0.0, deadline.remaining)):
-            raise _no_room()
+            raise _no_budget_error()
         try:
             with self._changed:
                 if not self._changed.wait_for(lambda: self._fits(pixels), deadline.remaining):
-                    raise _no_room()
-                self._held += pixels
+                    raise _no_budget_error()
+                self._reserved += pixels
         finally:
             self._turn.release()
         try:
             yield
         finally:
             with self._changed:
-                self._held -= pixels
+                self._reserved -= pixels
                 self._changed.notify_all()
 
     def _fits(self, pixels: int) -> bool:
-        return not self._held or self._held + pixels <= self._pixels
+        return not self._reserved or self._reserved + pixels <= self._pixels
 
 
-def _no_room() -> FetchTimeoutError:
+def _no_budget_error() -> FetchTimeoutError:
     return FetchTimeoutError("the deadline passed before enough memory was free to decode the image")
 
 
-room = Room(_MAX_HELD)
+PIXEL_BUDGET = PixelBudget(_MAX_PIXELS)

@@ -21,8 +21,8 @@ from tasks.deadline import Deadline
 from tasks.errors import FetchError, TooManyPixelsError, UndecodableError
 from tasks.file_descriptors import retry_when_exhausted
 from tasks.images import completeness, identify, memory_estimate, metadata
-from tasks.images.identify import ImageInfo, Picture
-from tasks.images.pixel_budget import room
+from tasks.images.identify import EncodedImage, ImageInfo
+from tasks.images.pixel_budget import PIXEL_BUDGET
 from tasks.model import ResizeOptions
 
 #: The longest side that libjpeg writes, in pixels.
@@ -43,8 +43,8 @@ _BASES = {
     "CMYK": "CMYK",
 }
 #: 16-bit grey, in either byte order.
-_DEEP = "I;16"
-_UPRIGHT = {
+_GREY_16_BIT = "I;16"
+_TRANSPOSE_BY_ORIENTATION = {
     2: Transpose.FLIP_LEFT_RIGHT,
     3: Transpose.ROTATE_180,
     4: Transpose.FLIP_TOP_BOTTOM,
@@ -53,15 +53,15 @@ _UPRIGHT = {
     7: Transpose.TRANSVERSE,
     8: Transpose.ROTATE_90,
 }
-_LYING = frozenset({5, 6, 7, 8})
+_TURNED_SIDEWAYS = frozenset({5, 6, 7, 8})
 
 #: Number of colour profiles to cache.
-_PROFILES = 16
+_MAX_PROFILES = 16
 #: Largest colour difference to ignore, of 255. A profile that changes no colour by more counts as sRGB.
 _SAME_COLOUR = 2
 
 
-def resized(body: bytes, options: ResizeOptions, max_pixels: int, deadline: Deadline) -> Picture:
+def resize_image(body: bytes, options: ResizeOptions, max_pixels: int, deadline: Deadline) -> EncodedImage:
     """Return the image as a JPEG, scaled so that its smaller side has the requested size.
 
     The aspect ratio is kept, and grey stays grey. Transparent areas are flattened onto white. Of several frames, only
@@ -79,17 +79,17 @@ def resized(body: bytes, options: ResizeOptions, max_pixels: int, deadline: Dead
         FetchTimeoutError: the deadline passed before the pixels could be reserved.
         OSError: an error of this machine: it has no file to encode into.
     """
-    return metadata.tolerating(
-        lambda body: _resized(body, options, max_pixels, deadline),
+    return metadata.retry_without_metadata(
+        lambda body: _resize(body, options, max_pixels, deadline),
         body,
-        lambda body: completeness.completed(body, max_pixels, deadline),
+        lambda body: completeness.complete_jpeg(body, max_pixels, deadline),
     )
 
 
-def _resized(body: bytes, options: ResizeOptions, max_pixels: int, deadline: Deadline) -> Picture:
-    image = identify.opened(body, max_pixels)
+def _resize(body: bytes, options: ResizeOptions, max_pixels: int, deadline: Deadline) -> EncodedImage:
+    image = identify.open_image(body, max_pixels)
     original = image.size
-    size = scaled(original, options.image_size)
+    size = scaled_size(original, options.image_size)
     identify.check_pixels(size, max_pixels)
     if max(size) > _MAX_SIDE:
         raise TooManyPixelsError(
@@ -97,42 +97,42 @@ def _resized(body: bytes, options: ResizeOptions, max_pixels: int, deadline: Dea
         )
     drafted = image.draft(None, size)
     box = drafted[1] if drafted else (0, 0, *original)
-    held = memory_estimate.of(image, body, max_pixels) + size[0] * size[1]
-    with room.of(held, deadline):
+    held = memory_estimate.estimate_pixels(image, body, max_pixels) + size[0] * size[1]
+    with PIXEL_BUDGET.reserve(held, deadline):
         try:
-            made = _in_srgb(_resampled(image, size, box))
+            made = _convert_to_srgb(_resample(image, size, box))
             # A TIFF has no EXIF block of its own: Pillow itself turns it upright. XMP is ignored, as in browsers.
             orientation = metadata.orientation(image.info.get("exif", b""))
-            if orientation in _UPRIGHT:
-                made = made.transpose(_UPRIGHT[orientation])
+            if orientation in _TRANSPOSE_BY_ORIENTATION:
+                made = made.transpose(_TRANSPOSE_BY_ORIENTATION[orientation])
         except (FetchError, MemoryError):
             raise
         except Exception as error:  # broken data can make Pillow's decoders raise any exception
             raise UndecodableError(f"the image can't be decoded: {error}") from error
         finally:
             image.close()
-        encoded = _encoded(made, options.quality)
-    return Picture(
+        encoded = _encode_jpeg(made, options.quality)
+    return EncodedImage(
         encoded,
         ImageInfo("jpeg", identify.EXTENSIONS["JPEG"], *made.size),
-        original[::-1] if orientation in _LYING else original,
+        original[::-1] if orientation in _TURNED_SIDEWAYS else original,
     )
 
 
-def scaled(size: tuple[int, int], smaller_side: int) -> tuple[int, int]:
+def scaled_size(size: tuple[int, int], smaller_side: int) -> tuple[int, int]:
     """Return the size with a smaller side of ``smaller_side`` pixels and the aspect ratio of ``size``."""
     width, height = size
     least = min(size)
     return round(width * smaller_side / least), round(height * smaller_side / least)
 
 
-def _resampled(image: Image.Image, size: tuple[int, int], box: tuple[float, float, float, float]) -> Image.Image:
+def _resample(image: Image.Image, size: tuple[int, int], box: tuple[float, float, float, float]) -> Image.Image:
     """Decode an image and return the area in the box at another size: opaque, and grey, RGB or CMYK."""
-    ready = _ready(image)
+    ready = _decode(image)
     times = min(ready.size) / min(size)
     sampling = Resampling.LANCZOS if times < 1 else Resampling.BICUBIC if times < _HAMMING_FROM else Resampling.HAMMING
     made = ready.resize(size, sampling, box, _REDUCING_GAP)
-    if made.mode.startswith(_DEEP):
+    if made.mode.startswith(_GREY_16_BIT):
         # Pillow's own conversion would turn all values above 255 into white.
         return made.convert("I").point(lambda value: value / 257 + 0.5).convert("L")
     if made.mode in ("LA", "RGBA"):
@@ -143,9 +143,9 @@ def _resampled(image: Image.Image, size: tuple[int, int], box: tuple[float, floa
     return made
 
 
-def _ready(image: Image.Image) -> Image.Image:
+def _decode(image: Image.Image) -> Image.Image:
     """Decode an image and return it in a mode with pixels that can be averaged."""
-    if image.mode.startswith(_DEEP):
+    if image.mode.startswith(_GREY_16_BIT):
         return image
     base = _BASES.get(image.mode)
     if base is None:
@@ -154,17 +154,17 @@ def _ready(image: Image.Image) -> Image.Image:
     return image if image.mode == mode else image.convert(mode)
 
 
-def _in_srgb(image: Image.Image) -> Image.Image:
+def _convert_to_srgb(image: Image.Image) -> Image.Image:
     """Return the image in sRGB, the colours of an image without a profile: readers of data sets ignore profiles."""
     profile = image.info.get("icc_profile")
-    transform = _to_srgb(profile, image.mode) if profile and len(profile) <= metadata.MAX_PROFILE_BYTES else None
+    transform = _srgb_transform(profile, image.mode) if profile and len(profile) <= metadata.MAX_PROFILE_BYTES else None
     if transform is not None:
         return transform.apply(image).convert("L" if image.mode == "L" else "RGB")
     return image.convert("RGB") if image.mode == "CMYK" else image
 
 
-@lru_cache(maxsize=_PROFILES)
-def _to_srgb(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
+@lru_cache(maxsize=_MAX_PROFILES)
+def _srgb_transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
     """Return the transform from a profile's colours to sRGB; None if they are sRGB, or the profile is unusable.
 
     As in browsers, a broken profile, or a profile for another mode than the image's, is ignored.
@@ -187,10 +187,10 @@ def _to_srgb(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
     return transform if max(difference.tobytes()) > _SAME_COLOUR else None
 
 
-def _encoded(image: Image.Image, quality: int) -> bytes:
+def _encode_jpeg(image: Image.Image, quality: int) -> bytes:
     # Pillow would copy a comment from there.
     image.info = {}
-    with _sink() as sink:
+    with _open_sink() as sink:
         image.save(sink, "JPEG", quality=quality)
         sink.seek(0)
         encoded = sink.read()
@@ -201,7 +201,7 @@ def _encoded(image: Image.Image, quality: int) -> bytes:
 
 
 @retry_when_exhausted
-def _sink() -> IO[bytes]:
+def _open_sink() -> IO[bytes]:
     """Return a file to encode into: in memory if the system supports it, else a temporary file."""
     try:
         return os.fdopen(os.memfd_create("imagefleet", os.MFD_CLOEXEC), "w+b", buffering=0)

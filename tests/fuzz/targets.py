@@ -136,9 +136,9 @@ def image(data: bytes) -> None:
         info = identify.inspect(data, _MAX_PIXELS)
         assert 0 <= info.width * info.height <= _MAX_PIXELS
     with suppress(FetchError):
-        decode.decoded(data, _MAX_PIXELS, Deadline(1, 5))
+        decode.decode_all_frames(data, _MAX_PIXELS, Deadline(1, 5))
     with suppress(FetchError):
-        resize.resized(data, ResizeOptions(ResizeMode.KEEP_RATIO, 16), _MAX_PIXELS, Deadline(1, 5))
+        resize.resize_image(data, ResizeOptions(ResizeMode.KEEP_RATIO, 16), _MAX_PIXELS, Deadline(1, 5))
 
 
 def source(data: bytes) -> None:

@@ -16,7 +16,7 @@ from tasks.broker.poison import BODY_CRASHES
 from tasks.broker.transport import Channel
 from tasks.celery import IMAGES, SHARDS
 from tasks.errors import CancelledError, CommandError, StorageError
-from tasks.fetch import failed
+from tasks.fetch import failed_outcome
 from tasks.model import Reason, RunOptions, Status
 from tasks.storage import manifest
 from tasks.storage.store import Store
@@ -387,7 +387,7 @@ def test_resume_repeats_parts_that_ended_with_the_run(
     """The next command ignores a part that was cancelled or could not be saved, and repeats its task."""
     first = begin()
     message = fleet.take()
-    fleet.count(message, failed("000000", error).to_json())
+    fleet.count(message, failed_outcome("000000", error).to_json())
     fleet.acknowledge(message)
     first.end()
     second = resume(stage, store)
@@ -399,7 +399,7 @@ def test_resume_repeats_parts_that_ended_with_the_run(
 def unsaved(fleet: Fleet) -> None:
     """Let the first image fail as unsaved, for example on a full disk, and be counted."""
     message = fleet.take()
-    fleet.count(message, failed("000000", StorageError("the disk is full")).to_json())
+    fleet.count(message, failed_outcome("000000", StorageError("the disk is full")).to_json())
     fleet.acknowledge(message)
 
 
@@ -429,7 +429,7 @@ def test_late_failure_to_save_in_an_adopted_shard(stage: Stage, begin: Begin, fl
     taken = fleet.take()
     first.kill()
     second = resume(stage, store)
-    fleet.count(taken, failed("000000", StorageError("the disk is full")).to_json())
+    fleet.count(taken, failed_outcome("000000", StorageError("the disk is full")).to_json())
     fleet.acknowledge(taken)
     fleet.work([IMAGES])
     assert fleet.waiting(SHARDS)

@@ -19,7 +19,7 @@ from tasks.collect import collect
 from tasks.download.adapters import Sessions
 from tasks.download.downloader import Download, Downloader
 from tasks.errors import DnsError, HttpClientError, LongWaitError, RateLimitedError
-from tasks.fetch import failed, fetch, worker_name
+from tasks.fetch import failed_outcome, fetch, worker_name
 from tasks.model import (
     FetchOptions,
     ImageRequest,
@@ -556,15 +556,17 @@ def test_largest_failure_stays_small(mark: str) -> None:
     """With a quote of any length in the message, the Outcome stays under 1 KB as JSON."""
     error = RateLimitedError(mark * 500, http_status=429)
     error.final_url = "http://a.example/" + mark * 500
-    outcome = replace(failed("9999999999", error), tls_unverified=True)
+    outcome = replace(failed_outcome("9999999999", error), tls_unverified=True)
     assert len(json.dumps(outcome.to_json())) < _LARGEST
 
 
 def test_failed_keeps_the_status_and_no_secret() -> None:
     """The Outcome of an error has its HTTP status, and a short message without secrets."""
-    outcome = failed("000001", RateLimitedError("http://user:word@a.example/?sig=x " + "y" * 500, http_status=429))
+    outcome = failed_outcome(
+        "000001", RateLimitedError("http://user:word@a.example/?sig=x " + "y" * 500, http_status=429)
+    )
     assert (outcome.http_status, outcome.reason) == (429, Reason.RATE_LIMITED)
     assert outcome.error_message is not None
     assert outcome.error_message.startswith("http://***@a.example/?sig=***")
     assert len(outcome.error_message) <= 200
-    assert failed("000001", DnsError("no such host")).http_status is None
+    assert failed_outcome("000001", DnsError("no such host")).http_status is None

@@ -9,7 +9,7 @@ from PIL import Image
 
 from tasks.deadline import Deadline
 from tasks.errors import TooManyPixelsError, UndecodableError
-from tasks.images.completeness import completed
+from tasks.images.completeness import complete_jpeg
 from tests import bombs
 from tests.encoding import encoded
 from tests.waiting import PATIENCE
@@ -26,7 +26,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 
 def with_end_marker(body: bytes, limit: int = 1_000_000) -> bytes:
     """Return the image with an end marker."""
-    return completed(body, limit, Deadline(PATIENCE, PATIENCE))
+    return complete_jpeg(body, limit, Deadline(PATIENCE, PATIENCE))
 
 
 @pytest.fixture(params=_OPTIONS)

@@ -10,9 +10,9 @@ from PIL import Image
 from tasks.deadline import Deadline
 from tasks.errors import FetchError, FetchTimeoutError, NotAnImageError, TooManyPixelsError, UndecodableError
 from tasks.images import decode
-from tasks.images.decode import decoded
+from tasks.images.decode import decode_all_frames
 from tasks.images.identify import EXTENSIONS, ImageInfo
-from tasks.images.pixel_budget import room
+from tasks.images.pixel_budget import PIXEL_BUDGET
 from tests.encoding import encoded
 from tests.unit.conftest import image
 
@@ -23,7 +23,7 @@ _ANIMATED = ("GIF", "PNG", "WEBP", "AVIF", "TIFF", "MPO")
 
 def decode_all(body: bytes, seconds: float = 10.0, limit: int = _LIMIT) -> ImageInfo:
     """Return the result of decoding an image."""
-    return decoded(body, limit, Deadline(seconds, seconds))
+    return decode_all_frames(body, limit, Deadline(seconds, seconds))
 
 
 def frames(kind: str, count: int, size: tuple[int, int] = (64, 48)) -> bytes:
@@ -78,16 +78,16 @@ def test_checks_each_frame() -> None:
 
 def test_animation_keeps_its_pixel_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     """An animation's image stays in memory between its frames, and is counted all that time."""
-    went_to, held = decode._went_to, []
+    went_to, held = decode._seek, []
 
     def recording(image: Image.Image, number: int) -> bool:
-        held.append(room._held)
+        held.append(PIXEL_BUDGET._reserved)
         return went_to(image, number)
 
-    monkeypatch.setattr(decode, "_went_to", recording)
+    monkeypatch.setattr(decode, "_seek", recording)
     decode_all(frames("GIF", 3))
     assert held == [64 * 48] * 3
-    assert not room._held
+    assert not PIXEL_BUDGET._reserved
 
 
 def test_checks_the_deadline() -> None:

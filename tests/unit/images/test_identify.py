@@ -21,7 +21,7 @@ from PIL import Image, ImageFile
 from tasks.deadline import Deadline
 from tasks.errors import FetchError, NotAnImageError, TooManyPixelsError, UndecodableError
 from tasks.images import identify
-from tasks.images.decode import decoded
+from tasks.images.decode import decode_all_frames
 from tasks.images.identify import ImageInfo, digest, inspect
 from tests import bombs
 from tests.encoding import encoded
@@ -97,9 +97,9 @@ def test_changed_bytes_raise_no_other_error(kind: str, data: st.DataObject) -> N
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF"])
 def test_pieces_are_limited(kind: str) -> None:
     """A parser reads thousands of comments but not millions; an image with more is read without them."""
-    assert identify.opened(bombs.pieces(kind, 10_000), _LIMIT).width == 8
+    assert identify.open_image(bombs.pieces(kind, 10_000), _LIMIT).width == 8
     with pytest.raises(UndecodableError, match="more pieces"):
-        identify.opened(bombs.pieces(kind, 200_000), _LIMIT)
+        identify.open_image(bombs.pieces(kind, 200_000), _LIMIT)
     assert inspect(bombs.pieces(kind, 200_000), _LIMIT).width == 8
 
 
@@ -107,7 +107,7 @@ def test_limit_of_pieces_grows_with_the_image(monkeypatch: pytest.MonkeyPatch) -
     """The larger an image, the more pieces are allowed; of all formats, GIF has the most."""
     monkeypatch.setattr(identify, "_MAX_PIECES", 100)
     body = encoded(Image.effect_noise((900, 900), 60), "GIF")
-    assert decoded(body, _LIMIT, Deadline(10, 10)).width == 900
+    assert decode_all_frames(body, _LIMIT, Deadline(10, 10)).width == 900
 
 
 def test_largest_image_is_accepted() -> None:

@@ -26,10 +26,10 @@ _COMMENT = b"\xff\xfe\x00\x06" + b"\xff\xda\xff\xda"
 
 def estimated_pixels(body: bytes, limit: int = _LIMIT, draft: int | None = None) -> int:
     """Return the pixels that decoding an image holds in memory, after a draft if given."""
-    with identify.opened(body, limit) as image:
+    with identify.open_image(body, limit) as image:
         if draft:
             image.draft(None, (draft, draft))
-        return memory_estimate.of(image, body, limit)
+        return memory_estimate.estimate_pixels(image, body, limit)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF"])
@@ -59,12 +59,12 @@ def test_each_image_of_a_file_is_checked() -> None:
     body = encoded(Image.new("RGB", (64, 64)), "MPO", save_all=True, append_images=[Image.new("RGB", (32, 32))])
     second = body.rindex(b"\xff\xc0")
     for bytes_, expected in ((body, [False, False]), (body[:second] + b"\xff\xc2" + body[second + 2 :], [False, True])):
-        with identify.opened(bytes_, _LIMIT) as image:
+        with identify.open_image(bytes_, _LIMIT) as image:
             assert isinstance(image, JpegImageFile)
             found = []
             for number in (0, 1):
                 image.seek(number)
-                found.append(memory_estimate._keeps_all(image, bytes_))
+                found.append(memory_estimate._keeps_all_coefficients(image, bytes_))
         assert found == expected
 
 
@@ -117,11 +117,11 @@ def test_avif_counts_as_the_largest_allowed() -> None:
 
 
 def _resized(body: bytes) -> ImageInfo:
-    return resize.resized(body, ResizeOptions(ResizeMode.KEEP_RATIO, 16), _LIMIT, Deadline(5, 5)).info
+    return resize.resize_image(body, ResizeOptions(ResizeMode.KEEP_RATIO, 16), _LIMIT, Deadline(5, 5)).info
 
 
 def _decoded(body: bytes) -> ImageInfo:
-    return decode.decoded(body, _LIMIT, Deadline(5, 5))
+    return decode.decode_all_frames(body, _LIMIT, Deadline(5, 5))
 
 
 #: Decoding any of these would take half a gigabyte or more, or a core for a minute.

@@ -16,9 +16,9 @@ from PIL.Image import Transpose
 from tasks.deadline import Deadline
 from tasks.errors import FetchError, NotAnImageError, TooManyPixelsError, UndecodableError
 from tasks.images import metadata
-from tasks.images.decode import decoded
+from tasks.images.decode import decode_all_frames
 from tasks.images.identify import inspect
-from tasks.images.resize import resized
+from tasks.images.resize import resize_image
 from tasks.model import ResizeMode, ResizeOptions
 from tests.damaged_metadata import IMAGE, chunk, damaged_metadata, exif, jpeg, png, riff_chunk, segment, tiff, webp
 from tests.encoding import encoded
@@ -34,12 +34,12 @@ _WIDE = (90, 160, 90)
 def view(body: bytes) -> Image.Image:
     """Return the image after resizing it to its own size."""
     options = ResizeOptions(ResizeMode.KEEP_RATIO, IMAGE.height, 95)
-    return Image.open(io.BytesIO(resized(body, options, _LIMIT, Deadline(PATIENCE, PATIENCE)).body))
+    return Image.open(io.BytesIO(resize_image(body, options, _LIMIT, Deadline(PATIENCE, PATIENCE)).body))
 
 
 def decode_all(body: bytes) -> Any:
     """Return the result of decoding an image."""
-    return decoded(body, _LIMIT, Deadline(PATIENCE, PATIENCE))
+    return decode_all_frames(body, _LIMIT, Deadline(PATIENCE, PATIENCE))
 
 
 def difference(one: Image.Image, other: Image.Image) -> float:
@@ -197,7 +197,7 @@ def test_random_damage_is_read_or_refused(data: st.DataObject) -> None:
     for _ in range(data.draw(st.integers(0, 4))):
         body[data.draw(st.integers(8, len(body) - 1))] = data.draw(st.integers(0, 255))
     damaged = bytes(body[: data.draw(st.integers(len(body) // 2, len(body)))])
-    pixels = metadata.pixels_only(damaged)
+    pixels = metadata.without_metadata(damaged)
     assert len(pixels) <= len(damaged) + 200
     try:
         decode_all(damaged)

@@ -27,9 +27,9 @@ from tasks.deadline import Deadline
 from tasks.errors import FetchTimeoutError, NotAnImageError, TooManyPixelsError, UndecodableError
 from tasks.images import identify, resize
 from tasks.images import pixel_budget as rooms
-from tasks.images.identify import ImageInfo, Picture
-from tasks.images.pixel_budget import Room
-from tasks.images.resize import resized, scaled
+from tasks.images.identify import EncodedImage, ImageInfo
+from tasks.images.pixel_budget import PixelBudget
+from tasks.images.resize import resize_image, scaled_size
 from tasks.model import ResizeMode, ResizeOptions
 from tests.encoding import encoded
 from tests.unit.conftest import image
@@ -54,9 +54,9 @@ def options_for(size: int) -> ResizeOptions:
     return ResizeOptions(ResizeMode.KEEP_RATIO, size)
 
 
-def resize_to(body: bytes, size: int = 64, max_pixels: int = _LIMIT) -> Picture:
+def resize_to(body: bytes, size: int = 64, max_pixels: int = _LIMIT) -> EncodedImage:
     """Return the resized image."""
-    return resized(body, options_for(size), max_pixels, Deadline(PATIENCE, PATIENCE))
+    return resize_image(body, options_for(size), max_pixels, Deadline(PATIENCE, PATIENCE))
 
 
 def view(body: bytes, size: int = 64) -> Image.Image:
@@ -105,7 +105,7 @@ def psnr(one: Image.Image, other: Image.Image) -> float:
 )
 def test_size_golden(size: tuple[int, int], smaller_side: int, expected: tuple[int, int]) -> None:
     """The smaller side gets the size, whether the image is larger or smaller."""
-    assert scaled(size, smaller_side) == expected
+    assert scaled_size(size, smaller_side) == expected
 
 
 _sides = st.integers(1, 100_000)
@@ -115,7 +115,7 @@ _sides = st.integers(1, 100_000)
 @settings(max_examples=200)
 def test_size_keeps_the_ratio(width: int, height: int, smaller_side: int) -> None:
     """Neither side is ever 0, the smaller one is exact, and the other is right to half a pixel, as in img2dataset."""
-    size = scaled((width, height), smaller_side)
+    size = scaled_size((width, height), smaller_side)
     assert min(size) == smaller_side
     for side, original in zip(size, (width, height), strict=True):
         assert abs(side - original * smaller_side / min(width, height)) <= 0.5 + 1e-6
@@ -129,7 +129,7 @@ def test_size_keeps_the_ratio(width: int, height: int, smaller_side: int) -> Non
 def test_reports_both_sizes(width: int, height: int, smaller_side: int, kind: str) -> None:
     """For any size, the file has the reported size, and the original's size is reported too."""
     result = resize_to(encoded(Image.new("RGB", (width, height), _RED), kind), smaller_side)
-    size = scaled((width, height), smaller_side)
+    size = scaled_size((width, height), smaller_side)
     assert result.info == ImageInfo("jpeg", "jpg", *size)
     assert result.original == (width, height)
     with Image.open(io.BytesIO(result.body)) as opened:
@@ -478,7 +478,7 @@ def test_jpeg_is_decoded_once_and_small(
 def test_reduced_decoding_costs_no_quality(size: tuple[int, int], smaller_side: int, kind: str) -> None:
     """The result looks as with full decoding and the best filter, and nothing moves by half a pixel."""
     body = picture(3, *size, kind)
-    best = Image.open(io.BytesIO(body)).convert("RGB").resize(scaled(size, smaller_side), Resampling.LANCZOS)
+    best = Image.open(io.BytesIO(body)).convert("RGB").resize(scaled_size(size, smaller_side), Resampling.LANCZOS)
     reached = psnr(view(body, smaller_side), best)
     # Most of the loss is from encoding, and encoding the best result loses as much.
     possible = psnr(Image.open(io.BytesIO(encoded(best, "JPEG", quality=95))), best)
@@ -546,13 +546,13 @@ def test_other_threads_run_during_resizing(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_encoding_into_memory_blocks_threads() -> None:
-    """Encode into a file for this reason. If this test fails, Pillow no longer needs it, and `_sink` can go."""
+    """Encode into a file for this reason. If this test fails, Pillow no longer needs it, and `_open_sink` can go."""
     noise = Image.effect_noise((1000, 1000), 90).convert("RGB")
     with ticking() as ticks:
         before = ticks()
         encoded(noise, "JPEG", quality=95)
         held = ticks() - before
-        resize._encoded(noise, 95)
+        resize._encode_jpeg(noise, 95)
         free = ticks() - before - held
     assert held < 5
     assert free > 10
@@ -573,7 +573,7 @@ def test_refuses_a_partly_written_image(monkeypatch: pytest.MonkeyPatch, tmp_pat
         def read(self, size: int | None = -1) -> bytes:
             return (super().read() or b"")[:-1]
 
-    monkeypatch.setattr(resize, "_sink", lambda: Full(tmp_path / "full", "w+"))
+    monkeypatch.setattr(resize, "_open_sink", lambda: Full(tmp_path / "full", "w+"))
     with pytest.raises(OSError, match="only partly written"):
         resize_to(image("PNG"))
 
@@ -585,14 +585,14 @@ def deadline(seconds: float) -> Deadline:
 
 def test_pixel_budget_is_bounded() -> None:
     """Threads never hold more pixels than the budget, and each gets its turn, large ones too."""
-    room = Room(10)
+    room = PixelBudget(10)
     held: list[int] = []
     most = 0
     lock = threading.Lock()
 
     def hold(pixels: int) -> None:
         nonlocal most
-        with room.of(pixels, deadline(PATIENCE)):
+        with room.reserve(pixels, deadline(PATIENCE)):
             with lock:
                 held.append(pixels)
                 most = max(most, sum(held))
@@ -609,14 +609,14 @@ def test_pixel_budget_is_bounded() -> None:
 
 def test_pixel_budget_serves_in_order() -> None:
     """A large image is not overtaken by later small ones, or it would wait for ever."""
-    room = Room(10)
+    room = PixelBudget(10)
     order: list[str] = []
 
     def hold(name: str, pixels: int) -> None:
-        with room.of(pixels, deadline(PATIENCE)):
+        with room.reserve(pixels, deadline(PATIENCE)):
             order.append(name)
 
-    with room.of(5, deadline(PATIENCE)):
+    with room.reserve(5, deadline(PATIENCE)):
         large = threading.Thread(target=hold, args=("large", 20))
         large.start()
         wait_for(room._turn.locked)
@@ -631,29 +631,29 @@ def test_pixel_budget_serves_in_order() -> None:
 @pytest.mark.parametrize("queued", [False, True], ids=["waits for room", "waits for its turn"])
 def test_wait_for_pixel_budget_ends_at_the_deadline(queued: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """An image that can't be decoded in time is reported as too slow, and not as broken."""
-    room = Room(10)
-    monkeypatch.setattr(resize, "room", room)
-    with room.of(10, deadline(PATIENCE)):
+    room = PixelBudget(10)
+    monkeypatch.setattr(resize, "PIXEL_BUDGET", room)
+    with room.reserve(10, deadline(PATIENCE)):
         if queued:
             room._turn.acquire()
         with pytest.raises(FetchTimeoutError, match="memory was free to decode"):
-            resized(image("PNG"), options_for(8), _LIMIT, deadline(0.05))
+            resize_image(image("PNG"), options_for(8), _LIMIT, deadline(0.05))
         if queued:
             room._turn.release()
-    assert resized(image("PNG"), options_for(8), _LIMIT, deadline(PATIENCE)).info.height == 8
+    assert resize_image(image("PNG"), options_for(8), _LIMIT, deadline(PATIENCE)).info.height == 8
 
 
 @pytest.mark.parametrize(("progressive", "held"), [(False, 512 * 384), (True, 1024 * 768)])
 def test_progressive_jpeg_counts_full_size(progressive: bool, held: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A JPEG counts at its reduced scale, but a progressive one is assembled at its full size first."""
     asked: list[int] = []
-    of = rooms.room.of
+    of = rooms.PIXEL_BUDGET.reserve
 
     def asking(pixels: int, ends: Deadline) -> AbstractContextManager[None]:
         asked.append(pixels)
         return of(pixels, ends)
 
-    monkeypatch.setattr(rooms.room, "of", asking)
+    monkeypatch.setattr(rooms.PIXEL_BUDGET, "reserve", asking)
     resize_to(encoded(quarters(1024, 768), "JPEG", progressive=progressive), 256)
     assert asked == [held + 341 * 256]
 
