@@ -24,7 +24,7 @@ from producer.demo import ROUTES
 from tasks.errors import FetchError
 from tasks.model import ImageRequest, Outcome, Reason, Status
 from tasks.storage import manifest, plan
-from tasks.storage.shard_parquet import Mark
+from tasks.storage.shard_parquet import ShardRef
 from tests.answers import table as answers
 from tests.faults import table as faults
 from tests.pillow import counts as pillow_counts
@@ -82,7 +82,7 @@ def reasons() -> str:
 def columns() -> str:
     """Return the table of a manifest's columns, after those of the URL list."""
     outcome = Outcome("00000000", Status.SUCCESS)
-    mark = Mark("", 0)
+    mark = ShardRef("", 0)
     table = plan.decode(plan.encode([ImageRequest(0, "")], mark))
     schema = manifest.decode(manifest.encode(table, [outcome], mark)).schema
     rows = ["| column | type |", "|---|---|"]

@@ -19,15 +19,15 @@ from tasks.errors import StorageError
 from tasks.model import Outcome, Reason, RunOptions, key_of, shard_name
 from tasks.storage import manifest, plan, shard_status
 from tasks.storage.manifest import CorruptManifestError
-from tasks.storage.shard_parquet import Mark
+from tasks.storage.shard_parquet import ShardRef
 from tasks.storage.store import PRIVATE, Store
 
 _log = logging.getLogger(__name__)
 #: What an Outcome says that was made while the run had no record: it counts for nothing.
-PASSING = frozenset({Reason.CANCELLED})
+VOID_REASONS = frozenset({Reason.CANCELLED})
 #: The same of one that was made before another command went on with the run: what had kept images from being saved may
 #: be what had ended it. While a command is at the run, an image that can't be saved has failed as any other.
-ENDING = PASSING | {Reason.STORAGE}
+STALE_VOID_REASONS = VOID_REASONS | {Reason.STORAGE}
 
 
 class IncompleteShardError(ValueError):
@@ -56,24 +56,24 @@ def collect(shard: int, outcomes: Sequence[Outcome], run: RunOptions, store: Sto
         StorageError, CorruptPlanError, CorruptManifestError: what is there can't be read, or the manifest can't be
             written.
     """
-    mark = Mark(run.run_id, shard, run.revision)
-    done = shard_status.revision(shard, store)
+    ref = ShardRef(run.run_id, shard, run.revision)
+    done = shard_status.manifest_revision(shard, store)
     if done is None or done < run.revision:
-        table = plan.decode(store.read(plan.name(shard)), mark)
+        table = plan.decode(store.read(plan.name(shard)), ref)
         indexes = plan.indexes(table)
         if done is None:
-            ordered = in_order(shard, indexes, outcomes, run.shard_size)
+            ordered = sort_outcomes(shard, indexes, outcomes, run.shard_size)
         else:
-            before = manifest.decode(store.read(manifest.name(shard)), of=mark)
+            before = manifest.decode(store.read(manifest.name(shard)), expected=ref)
             ordered = _merged(shard, list(manifest.outcomes(before)), outcomes, count)
-        _write(table, ordered, mark, store, anew=done is None)
+        _write(table, ordered, ref, store, first=done is None)
     elif done > run.revision:
         # What a later pass has saved is named by its manifest alone, which may not stand yet.
         return
-    remove_strays(shard, store)
+    remove_unlisted(shard, store)
 
 
-def in_order(shard: int, indexes: Sequence[int], outcomes: Sequence[Outcome], shard_size: int) -> list[Outcome]:
+def sort_outcomes(shard: int, indexes: Sequence[int], outcomes: Sequence[Outcome], shard_size: int) -> list[Outcome]:
     """Return the Outcomes in the order of the plan's indexes.
 
     Raises:
@@ -90,12 +90,12 @@ def in_order(shard: int, indexes: Sequence[int], outcomes: Sequence[Outcome], sh
     return [by_key[key] for key in expected]
 
 
-def remove_strays(shard: int, store: Store) -> None:
+def remove_unlisted(shard: int, store: Store) -> None:
     """Remove the files of a finished shard that its manifest does not name."""
-    standing = store.names(shard_name(shard))
-    named = shard_status.paths(shard, store)
-    for name in standing:
-        if name not in named:
+    existing = store.names(shard_name(shard))
+    listed = shard_status.listed_paths(shard, store)
+    for name in existing:
+        if name not in listed:
             try:
                 store.remove(name)
             except StorageError as error:
@@ -119,24 +119,24 @@ def _merged(shard: int, before: list[Outcome], outcomes: Sequence[Outcome], coun
     ]
 
 
-def _write(table: pa.Table, ordered: Sequence[Outcome], mark: Mark, store: Store, anew: bool) -> None:
-    store.sync(shard_name(mark.shard), [outcome.path for outcome in ordered if outcome.path])
+def _write(table: pa.Table, ordered: Sequence[Outcome], ref: ShardRef, store: Store, first: bool) -> None:
+    store.sync(shard_name(ref.shard), [outcome.path for outcome in ordered if outcome.path])
     stats = json.dumps(manifest.stats(ordered), indent=2) + "\n"
-    store.replace(manifest.stats_name(mark.shard), stats.encode(), PRIVATE)
-    body = manifest.encode(table, ordered, mark)
+    store.replace(manifest.stats_name(ref.shard), stats.encode(), PRIVATE)
+    body = manifest.encode(table, ordered, ref)
     try:
-        if anew:
-            store.create_durably(manifest.name(mark.shard), body)
+        if first:
+            store.create_durably(manifest.name(ref.shard), body)
         else:
-            store.replace(manifest.name(mark.shard), body)
+            store.replace(manifest.name(ref.shard), body)
     except StorageError:
-        _withdraw_stats(mark, store)
+        _remove_unused_stats(ref, store)
         raise
 
 
-def _withdraw_stats(mark: Mark, store: Store) -> None:
+def _remove_unused_stats(ref: ShardRef, store: Store) -> None:
     """Remove the stats of a pass whose manifest does not stand: they would count what nobody has recorded."""
     with suppress(StorageError, CorruptManifestError):
         # Another copy may have written both meanwhile.
-        if not shard_status.is_done(mark.shard, mark.revision, store):
-            store.remove(manifest.stats_name(mark.shard))
+        if not shard_status.is_done(ref.shard, ref.revision, store):
+            store.remove(manifest.stats_name(ref.shard))

@@ -295,7 +295,7 @@ def _remove_if_unlisted(shard: int, name: str, store: Store) -> None:
     Whoever writes a manifest removes strays after it has its name, and here a file has its name before the manifest is
     looked for: whichever comes second sees the other.
     """
-    if name not in shard_status.paths(shard, store):
+    if name not in shard_status.listed_paths(shard, store):
         store.remove(name)
 
 

@@ -32,7 +32,7 @@ from tasks.broker.progress import Progress
 from tasks.broker.redis_retry import patiently
 from tasks.broker.shard_signal import notify_shard_done
 from tasks.celery import ABOUT, COLLECT_SHARD, DRAIN, EXAMINE, FETCH_IMAGE, IMAGES, PROTOCOL, SHARDS, app
-from tasks.collect import ENDING, PASSING, IncompleteShardError, PoisonShardError, collect
+from tasks.collect import STALE_VOID_REASONS, VOID_REASONS, IncompleteShardError, PoisonShardError, collect
 from tasks.download import downloader, network_settings
 from tasks.download.downloader import Downloader
 from tasks.errors import CancelledError, CommandError, FetchError, InternalError, RateLimitedError, StorageError
@@ -42,7 +42,7 @@ from tasks.previous_image import PreviousFile
 from tasks.redaction import redacted
 from tasks.retry_later import PriorAttempts, RetryLater
 from tasks.storage import plan, shard_status
-from tasks.storage.folder_probe import examine
+from tasks.storage.folder_probe import probe_folder
 from tasks.storage.manifest import CorruptManifestError
 from tasks.storage.plan import CorruptPlanError
 from tasks.storage.shard_parquet import CorruptShardFileError
@@ -261,9 +261,9 @@ def _about(state: Any, **_: Any) -> dict[str, Any]:
 
 
 @inspect_command(name=EXAMINE)
-def _examine(state: Any, out: Any = None, token: Any = None, **_: Any) -> dict[str, Any]:
+def _probe_folder(state: Any, out: Any = None, token: Any = None, **_: Any) -> dict[str, Any]:
     """Tell a producer how this worker sees an output folder in which the producer has left a file."""
-    return examine(out, token, settings().store_roots).to_json()
+    return probe_folder(out, token, settings().store_roots).to_json()
 
 
 @inspect_command(name=DRAIN)
@@ -530,8 +530,8 @@ def collect_shard(
         known = [Outcome.from_json(outcome) for outcome in outcomes]
         # What is cancelled was so while the run had no record; and what an earlier command could not save, before it
         # ended, is tried again by the one that goes on. Its producer misses the shard.
-        passing = ENDING if command < run.command else PASSING
-        if any(outcome.reason in passing for outcome in known):
+        void = STALE_VOID_REASONS if command < run.command else VOID_REASONS
+        if any(outcome.reason in void for outcome in known):
             _log.info("some of shard %d of run %s ended with the run: it is not collected", shard, run_id)
             return
         with _at_work(self), _watched(self, run_id, _is_redelivered(self)) as crashes:

@@ -9,7 +9,7 @@ from producer.sources import text as url_list
 from tasks.collect import collect
 from tasks.model import Outcome, Reason, RunOptions, Status, key_of
 from tasks.storage import plan
-from tasks.storage.shard_parquet import Mark
+from tasks.storage.shard_parquet import ShardRef
 from tasks.storage.store import Store
 
 RUN_ID = "20260101-000000-abcdef"
@@ -50,7 +50,7 @@ def make_run(
     options = RunOptions(str(store.root), SIZE, run_id=RUN_ID)
     for shard in range(shards):
         chosen = requests[shard * SIZE : (shard + 1) * SIZE]
-        store.create_durably(plan.name(shard), plan.encode(chosen, Mark(RUN_ID, shard)))
+        store.create_durably(plan.name(shard), plan.encode(chosen, ShardRef(RUN_ID, shard)))
         if shard < done:
             keys = [key_of(shard, place, SIZE) for place in range(len(chosen))]
             outcomes = [Outcome(key, Status.FAILED_TO_DOWNLOAD, Reason.TIMEOUT, finished_at=101.0) for key in keys]

@@ -18,7 +18,7 @@ from tasks.errors import StorageError
 from tasks.fetch import fetch
 from tasks.model import ImageRequest, Outcome, RunOptions
 from tasks.storage import plan
-from tasks.storage.shard_parquet import Mark
+from tasks.storage.shard_parquet import ShardRef
 from tasks.storage.store import Store
 
 #: Tells how an image ended, as soon as it has.
@@ -82,7 +82,7 @@ def _finish(
         for shard, group in groupby(pairs, lambda pair: pair[0].index // run.shard_size):
             members = list(group)
             store.create_durably(
-                plan.name(shard), plan.encode([request for request, _ in members], Mark(run.run_id, shard))
+                plan.name(shard), plan.encode([request for request, _ in members], ShardRef(run.run_id, shard))
             )
             collect(shard, [outcome for _, outcome in members], run, store)
     except StorageError as error:

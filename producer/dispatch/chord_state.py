@@ -68,13 +68,13 @@ def fired(server: redis.Redis, group: str) -> bool:
     return cast("str | None", server.get(_key(group, ".c"))) == "done"
 
 
-def parts(server: redis.Redis, group: str, passing: Collection[Reason]) -> Parts:
+def parts(server: redis.Redis, group: str, void: Collection[Reason]) -> Parts:
     """Return what is counted of a chord.
 
     Args:
         server: a client that decodes.
         group: the chord's.
-        passing: the reasons of Outcomes that count for nothing.
+        void: the reasons of Outcomes that count for nothing.
     """
     pipe = server.pipeline(transaction=True)
     pipe.zrange(_key(group, ".j"), 0, -1)
@@ -87,7 +87,7 @@ def parts(server: redis.Redis, group: str, passing: Collection[Reason]) -> Parts
     bad_tasks: set[str] = set()
     for entry in entries:
         task_id, outcome = _part(entry)
-        if outcome is None or outcome.reason in passing:
+        if outcome is None or outcome.reason in void:
             bad.append(entry)
             bad_tasks.add(task_id)
         else:

@@ -35,7 +35,7 @@ from tasks.broker import heartbeat, keys, transport
 from tasks.broker.progress import REASON
 from tasks.broker.redis_errors import RedisProblem, redis_problem
 from tasks.celery import ABOUT, COLLECT_SHARD, FETCH_IMAGE, IMAGES, PROTOCOL, SHARDS, app
-from tasks.collect import ENDING, PASSING
+from tasks.collect import STALE_VOID_REASONS, VOID_REASONS
 from tasks.download.urls import MAX_LENGTH
 from tasks.errors import CommandError, RunInterruptedError, TaskLostError
 from tasks.fetch import failed_outcome
@@ -327,7 +327,7 @@ class Dispatcher:
         held = chord_state.held(self._server, self._run_id, heartbeat.holders(self._server))
         for flying in doubtful:
             requests = self._requests(flying.shard)
-            found = chord_state.parts(self._server, self._group(flying.shard), PASSING)
+            found = chord_state.parts(self._server, self._group(flying.shard), VOID_REASONS)
             missing = self._missing(flying.shard, requests, found, held)
             if missing and missing <= flying.missing:
                 _log.warning(
@@ -523,7 +523,7 @@ class Dispatcher:
         """
         if self._left is None:
             self._left = chord_state.held(self._server, self._run_id, heartbeat.holders(self._server))
-        found = chord_state.parts(self._server, self._group(flying.shard), ENDING)
+        found = chord_state.parts(self._server, self._group(flying.shard), STALE_VOID_REASONS)
         if self._missing(flying.shard, requests, found, self._left):
             self._repair(flying, requests, found, self._left)
             flying.repairs = 0

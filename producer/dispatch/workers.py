@@ -15,7 +15,7 @@ from tasks.celery import ABOUT, EXAMINE, PROTOCOL, app
 from tasks.errors import UsageError
 from tasks.file_descriptors import max_slots
 from tasks.storage import folder_probe
-from tasks.storage.folder_probe import Seen
+from tasks.storage.folder_probe import ProbeResult
 from tasks.storage.store import Store
 
 #: Seconds by which clocks may differ.
@@ -121,23 +121,23 @@ def find_pool(out: Path, insecure: bool = False) -> WorkerPool:
     return WorkerPool(fit, unfit, others, insecure)
 
 
-def _find_troubles(out: Path, workers: Sequence[Worker]) -> dict[str, Seen]:
+def _find_troubles(out: Path, workers: Sequence[Worker]) -> dict[str, ProbeResult]:
     """Return what the workers say of a folder that they can't use, by their names; one that is silent may be busy."""
     # `compare` makes the folder later.
     store = Store(next(folder for folder in (out, *out.parents) if folder.is_dir()))
     token = folder_probe.new_token()
     try:
-        folder_probe.leave(store, token)
-        seen = ask_about_folder(store.root, token, [worker.name for worker in workers], _EXAMINE_SECONDS)
+        folder_probe.write_probe(store, token)
+        seen = probe_folder_at_workers(store.root, token, [worker.name for worker in workers], _EXAMINE_SECONDS)
     except OSError:
         # The command that made the folder tells what is wrong with it here.
         return {}
     finally:
-        folder_probe.take_away(store, token)
+        folder_probe.remove_probe(store, token)
     return {name: what for name, what in seen.items() if what is not None and not what.writable}
 
 
-def advice(seen: Seen) -> str:
+def advice(seen: ProbeResult) -> str:
     """Return what to do about a folder that a worker can't use."""
     if not seen.allowed:
         return "Set IMAGEFLEET_STORE_ROOTS where it runs to a folder above, or choose another --out."
@@ -163,7 +163,9 @@ def ask_workers(seconds: float) -> list[Worker]:
     return sorted(workers, key=lambda worker: worker.name)
 
 
-def ask_about_folder(out: Path, token: str, names: Sequence[str], seconds: float) -> dict[str, Seen | None]:
+def probe_folder_at_workers(
+    out: Path, token: str, names: Sequence[str], seconds: float
+) -> dict[str, ProbeResult | None]:
     """Return how each worker sees a folder in which a file was left; None for one that did not answer, or not in form.
 
     Args:
@@ -173,13 +175,13 @@ def ask_about_folder(out: Path, token: str, names: Sequence[str], seconds: float
         seconds: how long to wait after the last answer.
     """
     question = {"out": str(out), "token": token}
-    seen: dict[str, Seen | None] = dict.fromkeys(names)
+    seen: dict[str, ProbeResult | None] = dict.fromkeys(names)
     silent = set(names)
 
     def hear(answer: Mapping[str, Any]) -> None:
         for name, said in answer.items():
             with suppress(KeyError, TypeError, ValueError):
-                seen[name] = Seen.from_json(said)
+                seen[name] = ProbeResult.from_json(said)
             silent.discard(name)
         if not silent:
             raise _AllAnsweredError

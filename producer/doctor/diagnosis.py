@@ -36,7 +36,7 @@ from tasks.download.guard import Guard
 from tasks.errors import CommandError, FetchError
 from tasks.redaction import redacted
 from tasks.storage import folder_probe
-from tasks.storage.folder_probe import Seen
+from tasks.storage.folder_probe import ProbeResult
 from tasks.storage.store import Store
 
 #: The oldest server that has all commands that the transport uses.
@@ -172,7 +172,7 @@ def of_clocks(ahead: Mapping[str, float]) -> Finding:
     )
 
 
-def of_folder_at_workers(out: Path, seen: Mapping[str, Seen | None]) -> list[Finding]:
+def worker_folder_findings(out: Path, seen: Mapping[str, ProbeResult | None]) -> list[Finding]:
     """Judge what each worker has said of an output folder; None for one that has not understood."""
     name = "folder at workers"
     findings = []
@@ -286,7 +286,7 @@ def _folder(out: Path | None) -> Iterator[_Folder]:
             if not path.exists():
                 path.mkdir()
                 made.append(path)
-        folder_probe.leave(store, token)
+        folder_probe.write_probe(store, token)
     except (OSError, RuntimeError, ValueError) as error:
         why = getattr(error, "strerror", None) or error
         todo = "Choose a folder that you may write to, on a disk that has space."
@@ -303,7 +303,7 @@ def _folder(out: Path | None) -> Iterator[_Folder]:
     try:
         yield found
     finally:
-        folder_probe.take_away(store, token)
+        folder_probe.remove_probe(store, token)
         for path in reversed(made):
             # Somebody else may have begun to use it.
             with suppress(OSError):
@@ -407,4 +407,4 @@ def _at_workers(out: Path, token: str | None, names: Sequence[str]) -> list[Find
     if token is None:
         found = "unknown: without a file that is left here, no worker can tell whether it sees the same folder"
         return [Finding("folder at workers", Level.WARN, found, "Mend the folder here first.")]
-    return of_folder_at_workers(out, worker_queries.ask_about_folder(out, token, names, _EXAMINE_PATIENCE))
+    return worker_folder_findings(out, worker_queries.probe_folder_at_workers(out, token, names, _EXAMINE_PATIENCE))

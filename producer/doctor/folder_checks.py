@@ -26,7 +26,7 @@ from producer.sources import text as url_list
 from tasks.errors import WORTH_RETRYING, CommandError, StorageError
 from tasks.model import ResizeMode, shard_name
 from tasks.storage import manifest, plan, shard_parquet
-from tasks.storage.shard_parquet import CorruptShardFileError, Mark
+from tasks.storage.shard_parquet import CorruptShardFileError, ShardRef
 from tasks.storage.store import TEMPORARY, Store
 
 #: Bytes without which nothing should begin: a few images, and the files beside them.
@@ -178,7 +178,7 @@ def _is_of_a_comparison(store: Store) -> bool:
     for name in (plan.name(0), manifest.name(0)):
         # Its files belong to a run without a name.
         with suppress(StorageError, CorruptShardFileError):
-            shard_parquet.decode(store.read(name), [], Mark("", 0))
+            shard_parquet.decode(store.read(name), [], ShardRef("", 0))
             return True
     with suppress(StorageError, ValueError, TypeError, KeyError):
         ways = json.loads(Store(store.root.parent).read(COMPARISON))["ways"]

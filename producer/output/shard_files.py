@@ -10,7 +10,7 @@ from producer.output.run_file import resumption
 from tasks.errors import CommandError, StorageError
 from tasks.model import ImageRequest, shard_name
 from tasks.storage import manifest, plan
-from tasks.storage.shard_parquet import CorruptShardFileError, Mark
+from tasks.storage.shard_parquet import CorruptShardFileError, ShardRef
 from tasks.storage.store import Store
 
 
@@ -30,7 +30,7 @@ def planned(shard: int, store: Store, run_id: str) -> pa.Table:
         CommandError: it can't be read, or is another's.
     """
     try:
-        return plan.decode(store.read(plan.name(shard)), Mark(run_id, shard))
+        return plan.decode(store.read(plan.name(shard)), ShardRef(run_id, shard))
     except (CorruptShardFileError, StorageError) as error:
         raise CommandError(
             f"{store.path(plan.name(shard))} can't be trusted",
@@ -47,7 +47,7 @@ def decoded(shard: int, store: Store, run_id: str, columns: Sequence[str] | None
         CommandError: it is not what was written.
     """
     try:
-        return manifest.decode(store.read(manifest.name(shard)), columns, Mark(run_id, shard))
+        return manifest.decode(store.read(manifest.name(shard)), columns, ShardRef(run_id, shard))
     except (CorruptShardFileError, StorageError) as error:
         stands = store.exists(manifest.name(shard))
         what = "can't be trusted" if stands else "is gone"

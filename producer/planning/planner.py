@@ -13,7 +13,7 @@ from itertools import islice
 
 from tasks.model import ImageRequest
 from tasks.storage import plan
-from tasks.storage.shard_parquet import Mark
+from tasks.storage.shard_parquet import ShardRef
 from tasks.storage.store import Store
 
 
@@ -78,7 +78,7 @@ class Planner:
                     self.cut = True
                     return
                 self._store.create_durably(
-                    plan.name(self.shards), plan.encode(requests, Mark(self._run_id, self.shards))
+                    plan.name(self.shards), plan.encode(requests, ShardRef(self._run_id, self.shards))
                 )
                 with self._moved:
                     self.rows += len(requests)

@@ -23,7 +23,7 @@ from tasks.download.conditional import usable_validators
 from tasks.errors import CommandError, StorageError, UsageError
 from tasks.model import PREVIOUS_IMAGE_FIELDS, FetchOptions, ImageRequest, PreviousImage, ResizeMode, Verify, shard_name
 from tasks.storage import manifest, plan
-from tasks.storage.shard_parquet import CorruptShardFileError, Mark
+from tasks.storage.shard_parquet import CorruptShardFileError, ShardRef
 from tasks.storage.store import TEMPORARY, Store
 
 _log = logging.getLogger(__name__)
@@ -135,7 +135,7 @@ class PreviousRun:
     def _table(self, shard: int, columns: Sequence[str]) -> pa.Table:
         name = manifest.name(shard)
         try:
-            return manifest.decode(self._store.read(name), columns, Mark(self._record.id, shard))
+            return manifest.decode(self._store.read(name), columns, ShardRef(self._record.id, shard))
         except (CorruptShardFileError, StorageError) as error:
             raise CommandError(
                 f"{self._store.path(name)} can't be trusted",

@@ -14,7 +14,7 @@ from producer.sources import text as url_list
 from tasks.errors import CommandError, StorageError
 from tasks.model import ImageRequest, shard_name
 from tasks.storage import manifest, plan
-from tasks.storage.shard_parquet import Mark
+from tasks.storage.shard_parquet import ShardRef
 from tasks.storage.store import Store
 
 _log = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ def make_whole(record: RunFile, store: Store, shards: int) -> None:
     ):
         if shard in broken:
             try:
-                store.replace(plan.name(shard), plan.encode(requests, Mark(record.id, shard)))
+                store.replace(plan.name(shard), plan.encode(requests, ShardRef(record.id, shard)))
             except StorageError as error:
                 raise unwritable(store, error) from error
             planned(shard, store, record.id)

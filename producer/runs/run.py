@@ -388,7 +388,7 @@ class Run:
             )
             self._save(state=State.COMPLETE, finished_at=time.time(), totals=report.totals())
             # What is still being written belongs to late copies, of shards that are done.
-            self._store.remove_left()
+            self._store.remove_leftovers()
         except BaseException as error:
             self._end(error)
             if isinstance(error, StorageError):

@@ -24,7 +24,7 @@ _TOKEN = re.compile(r"[0-9a-f]{32}")
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class ProbeResult:
     """The state of a folder as one process sees it. If one check fails, the later ones are false as well."""
 
     #: Whether the process's operator lets it write there.
@@ -43,7 +43,7 @@ class Seen:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Seen:
+    def from_json(cls, value: Mapping[str, Any]) -> ProbeResult:
         """Return the result that another process sent.
 
         Raises:
@@ -64,27 +64,27 @@ def new_token() -> str:
     return secrets.token_hex(16)
 
 
-def name_of(token: str) -> str:
+def probe_name(token: str) -> str:
     """Return the name of the producer's file."""
     return f".doctor-{token}"
 
 
-def leave(store: Store, token: str) -> None:
+def write_probe(store: Store, token: str) -> None:
     """Write the file by which workers recognise the folder.
 
     Raises:
         OSError: it can't be written.
     """
-    _write(store.path(name_of(token)), token.encode())
+    _write(store.path(probe_name(token)), token.encode())
 
 
-def take_away(store: Store, token: str) -> None:
+def remove_probe(store: Store, token: str) -> None:
     """Remove the producer's file, if it exists and can be removed."""
     with suppress(OSError):
-        store.path(name_of(token)).unlink()
+        store.path(probe_name(token)).unlink()
 
 
-def examine(out: Any, token: Any, allowed: Iterable[Path]) -> Seen:
+def probe_folder(out: Any, token: Any, allowed: Iterable[Path]) -> ProbeResult:
     """Return the state of a folder as this process sees it.
 
     Args:
@@ -93,34 +93,34 @@ def examine(out: Any, token: Any, allowed: Iterable[Path]) -> Seen:
         allowed: the folders below which this process may write.
     """
     if not isinstance(out, str) or not isinstance(token, str) or not _TOKEN.fullmatch(token):
-        return Seen(error="the request is not understood")
+        return ProbeResult(error="the request is not understood")
     try:
         store = Store.below(out, allowed)
     except StorageError as error:
-        return Seen(error=str(error))
+        return ProbeResult(error=str(error))
     except (OSError, ValueError, RuntimeError) as error:
         # Not a valid path, too long for one, or a cycle of links.
-        return Seen(error=f"{out!a:.200} can't be inspected: {error}")
+        return ProbeResult(error=f"{out!a:.200} can't be inspected: {error}")
     try:
-        same = _holds(store.path(name_of(token)), token.encode())
+        same = _has_content(store.path(probe_name(token)), token.encode())
     except FileNotFoundError:
         missing = "the producer's file" if store.root.is_dir() else "the folder"
-        return Seen(allowed=True, error=f"{missing} does not exist")
+        return ProbeResult(allowed=True, error=f"{missing} does not exist")
     except OSError as error:
-        return Seen(allowed=True, error=f"the producer's file can't be read: {error.strerror or error}")
+        return ProbeResult(allowed=True, error=f"the producer's file can't be read: {error.strerror or error}")
     if not same:
-        return Seen(allowed=True, error="the producer's file has other content")
+        return ProbeResult(allowed=True, error="the producer's file has other content")
     try:
         free = shutil.disk_usage(store.root).free
     except OSError:
         free = None
-    probe = store.path(name_of(f"{token}-{new_token()}"))
+    probe = store.path(probe_name(f"{token}-{new_token()}"))
     try:
         _write(probe, token.encode())
         probe.unlink()
     except OSError as error:
-        return Seen(True, True, False, free, f"no file can be created there: {error.strerror or error}")
-    return Seen(True, True, True, free)
+        return ProbeResult(True, True, False, free, f"no file can be created there: {error.strerror or error}")
+    return ProbeResult(True, True, True, free)
 
 
 def _write(path: Path, body: bytes) -> None:
@@ -139,7 +139,7 @@ def _write(path: Path, body: bytes) -> None:
         raise
 
 
-def _holds(path: Path, body: bytes) -> bool:
+def _has_content(path: Path, body: bytes) -> bool:
     """Return whether a file has exactly these bytes. Links are not followed, and a pipe is not waited for."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:

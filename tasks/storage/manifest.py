@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from tasks.model import OUTCOME_FIELDS, Outcome, shard_name
 from tasks.storage import shard_parquet
-from tasks.storage.shard_parquet import PLAN_ONLY_COLUMNS, CorruptShardFileError, Mark
+from tasks.storage.shard_parquet import PLAN_ONLY_COLUMNS, CorruptShardFileError, ShardRef
 
 _TYPES: dict[str, pa.DataType] = {
     "width": pa.int32(),
@@ -47,7 +47,7 @@ def stats_name(shard: int) -> str:
     return f"{shard_name(shard)}_stats.json"
 
 
-def encode(plan: pa.Table, outcomes: Sequence[Outcome], mark: Mark) -> bytes:
+def encode(plan: pa.Table, outcomes: Sequence[Outcome], ref: ShardRef) -> bytes:
     """Return the Parquet file of a shard: the plan's columns joined with the Outcomes, row by row."""
     table = plan.drop_columns([name for name in plan.column_names if name in PLAN_ONLY_COLUMNS])
     table = table.rename_columns(_distinct(table.column_names))
@@ -57,7 +57,7 @@ def encode(plan: pa.Table, outcomes: Sequence[Outcome], mark: Mark) -> bytes:
             values = [round(value * 1000) for value in values]
         column = pa.array(values, _TYPES.get(field, pa.string()))
         table = table.append_column(field, column)
-    return shard_parquet.encode(table, mark)
+    return shard_parquet.encode(table, ref)
 
 
 def _distinct(names: Sequence[str]) -> list[str]:
@@ -72,14 +72,14 @@ def _distinct(names: Sequence[str]) -> list[str]:
     return found
 
 
-def decode(body: bytes, columns: Sequence[str] | None = None, of: Mark | None = None) -> pa.Table:
+def decode(body: bytes, columns: Sequence[str] | None = None, expected: ShardRef | None = None) -> pa.Table:
     """Return a manifest as a table, or some of its columns.
 
     Raises:
         CorruptManifestError: it is not a manifest, is damaged, or belongs to another run or shard.
     """
     try:
-        return shard_parquet.decode(body, columns, of)
+        return shard_parquet.decode(body, columns, expected)
     except CorruptShardFileError as error:
         raise CorruptManifestError(str(error)) from error
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from tasks.model import PREVIOUS_IMAGE_FIELDS, ImageRequest, PreviousImage, shard_name
 from tasks.storage import shard_parquet
-from tasks.storage.shard_parquet import PREVIOUS_IMAGE_COLUMN, CorruptShardFileError, Mark
+from tasks.storage.shard_parquet import PREVIOUS_IMAGE_COLUMN, CorruptShardFileError, ShardRef
 
 FOLDER = ".plan"
 _NUMBERS = frozenset({"width", "height", "bytes", "original_width", "original_height"})
@@ -31,7 +31,7 @@ def name(shard: int) -> str:
     return f"{FOLDER}/{shard_name(shard)}.parquet"
 
 
-def encode(requests: Sequence[ImageRequest], mark: Mark) -> bytes:
+def encode(requests: Sequence[ImageRequest], ref: ShardRef) -> bytes:
     """Return the Parquet file of a shard's requests."""
     columns: dict[str, list[object]] = {
         "index": [request.index for request in requests],
@@ -48,17 +48,17 @@ def encode(requests: Sequence[ImageRequest], mark: Mark) -> bytes:
         ]
     schema = {"index": pa.int64(), "url": pa.string(), PREVIOUS_IMAGE_COLUMN: _PREVIOUS_IMAGE}
     table = pa.table({key: pa.array(values, schema.get(key)) for key, values in columns.items()})
-    return shard_parquet.encode(table, mark)
+    return shard_parquet.encode(table, ref)
 
 
-def decode(body: bytes, of: Mark | None = None) -> pa.Table:
+def decode(body: bytes, expected: ShardRef | None = None) -> pa.Table:
     """Return a shard's plan as a table of its rows.
 
     Raises:
         CorruptPlanError: it is not a plan, is damaged, or belongs to another run or shard.
     """
     try:
-        table = shard_parquet.decode(body, of=of)
+        table = shard_parquet.decode(body, expected=expected)
     except CorruptShardFileError as error:
         raise CorruptPlanError(str(error)) from error
     if table.column_names[:2] != ["index", "url"] or table.num_rows == 0:

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 PREVIOUS_IMAGE_COLUMN = "imagefleet.former"
 #: The columns of a plan that are not in a manifest.
 PLAN_ONLY_COLUMNS = frozenset({"index", PREVIOUS_IMAGE_COLUMN})
-_KEY, _CHECKSUM = b"imagefleet", b"imagefleet.sha256"
+_REF_KEY, _CHECKSUM_KEY = b"imagefleet", b"imagefleet.sha256"
 #: The placeholder for the checksum while it is computed: as many zeros as it has digits.
 _BLANK = b"0" * (2 * hashlib.sha256().digest_size)
 #: Arrow's errors for an incomplete file. A name with invalid UTF-8 raises a bare ValueError.
@@ -35,7 +35,7 @@ class CorruptShardFileError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
+class ShardRef:
     """A file's run, shard, and the revision of the run that wrote it (0, then 1, 2… for retries)."""
 
     run_id: str
@@ -43,39 +43,39 @@ class Mark:
     revision: int = 0
 
 
-def encode(table: pa.Table, mark: Mark) -> bytes:
+def encode(table: pa.Table, ref: ShardRef) -> bytes:
     """Return a table as the Parquet file of a shard."""
-    marked = table.replace_schema_metadata({_KEY: json.dumps(asdict(mark))})
+    marked = table.replace_schema_metadata({_REF_KEY: json.dumps(asdict(ref))})
     sink = pa.BufferOutputStream()
     with pq.ParquetWriter(sink, marked.schema, compression="zstd", write_page_checksum=True) as writer:
         writer.write_table(marked)
         # Not in the schema's metadata: the file holds that twice, the second time encoded.
-        writer.add_key_value_metadata({_CHECKSUM.decode(): _BLANK.decode()})
+        writer.add_key_value_metadata({_CHECKSUM_KEY.decode(): _BLANK.decode()})
     body = bytes(sink.getvalue())
     # The metadata is at the end of the file, each value after its name.
-    place = body.index(_BLANK, body.rindex(_CHECKSUM))
+    place = body.index(_BLANK, body.rindex(_CHECKSUM_KEY))
     return b"".join((body[:place], _digest(body, place), body[place + len(_BLANK) :]))
 
 
-def decode(body: bytes, columns: Sequence[str] | None = None, of: Mark | None = None) -> pa.Table:
+def decode(body: bytes, columns: Sequence[str] | None = None, expected: ShardRef | None = None) -> pa.Table:
     """Return a file's table, or some of its columns.
 
     Args:
         body: the file.
         columns: the names of the columns to read; None for all.
-        of: the expected run and shard; the revision does not matter. If None, the file may belong to any run and shard,
-            and only its pages are checked.
+        expected: the expected run and shard; the revision does not matter. If None, the file may belong to any run and
+            shard, and only its pages are checked.
 
     Raises:
         CorruptShardFileError: the file is damaged, or belongs to another run or shard.
     """
-    file = _opened(body)
-    if of is not None:
-        found = _mark(file)
-        if found is None or (found.run_id, found.shard) != (of.run_id, of.shard):
+    file = _open(body)
+    if expected is not None:
+        found = _read_ref(file)
+        if found is None or (found.run_id, found.shard) != (expected.run_id, expected.shard):
             name = "no run" if found is None else f"shard {found.shard} of run {found.run_id or '(without an id)'}"
-            raise CorruptShardFileError(f"it belongs to {name}, not to shard {of.shard} of run {of.run_id}")
-        _check(body, file)
+            raise CorruptShardFileError(f"it belongs to {name}, not to shard {expected.shard} of run {expected.run_id}")
+        _verify_checksum(body, file)
     try:
         # Arrow's threads cost more than they save on a shard, and may abort a process that exits meanwhile.
         return file.read(None if columns is None else list(columns), use_threads=False)
@@ -89,29 +89,29 @@ def revision(body: bytes) -> int:
     Raises:
         CorruptShardFileError: the file is damaged, or does not contain its revision.
     """
-    file = _opened(body)
-    mark = _mark(file)
-    if mark is None:
+    file = _open(body)
+    ref = _read_ref(file)
+    if ref is None:
         raise CorruptShardFileError("it does not name its run and shard")
-    _check(body, file)
-    return mark.revision
+    _verify_checksum(body, file)
+    return ref.revision
 
 
-def _opened(body: bytes) -> pq.ParquetFile:
+def _open(body: bytes) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(pa.BufferReader(body), page_checksum_verification=True)
     except _BROKEN as error:
         raise CorruptShardFileError(f"not a complete Parquet file: {error}") from error
 
 
-def _check(body: bytes, file: pq.ParquetFile) -> None:
+def _verify_checksum(body: bytes, file: pq.ParquetFile) -> None:
     """Compare a file with its checksum.
 
     Raises:
         CorruptShardFileError: the file was modified, or has no checksum.
     """
-    stored = (file.metadata.metadata or {}).get(_CHECKSUM, b"")
-    place = body.find(stored, body.rfind(_CHECKSUM))
+    stored = (file.metadata.metadata or {}).get(_CHECKSUM_KEY, b"")
+    place = body.find(stored, body.rfind(_CHECKSUM_KEY))
     if len(stored) != len(_BLANK) or _digest(body, place) != stored:
         raise CorruptShardFileError("its checksum does not match its content")
 
@@ -125,8 +125,8 @@ def _digest(body: bytes, place: int) -> bytes:
     return digest.hexdigest().encode()
 
 
-def _mark(file: pq.ParquetFile) -> Mark | None:
+def _read_ref(file: pq.ParquetFile) -> ShardRef | None:
     try:
-        return Mark(**json.loads((file.schema_arrow.metadata or {})[_KEY]))
+        return ShardRef(**json.loads((file.schema_arrow.metadata or {})[_REF_KEY]))
     except (KeyError, TypeError, ValueError):
         return None

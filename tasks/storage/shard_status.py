@@ -8,7 +8,7 @@ from tasks.storage.shard_parquet import CorruptShardFileError
 from tasks.storage.store import Store
 
 
-def revision(shard: int, store: Store) -> int | None:
+def manifest_revision(shard: int, store: Store) -> int | None:
     """Return the revision of the run that wrote a shard's manifest; None if there is no manifest.
 
     Raises:
@@ -22,20 +22,20 @@ def revision(shard: int, store: Store) -> int | None:
         raise CorruptManifestError(f"{manifest.name(shard)}: {error}") from error
 
 
-def is_done(shard: int, of: int, store: Store) -> bool:
+def is_done(shard: int, revision: int, store: Store) -> bool:
     """Return whether a shard's manifest is of a given revision of the run (0 is the first) or a later one.
 
     Raises:
         StorageError, CorruptManifestError: as `manifest_revision`.
     """
-    if not of:
+    if not revision:
         # Any manifest will do, so it is not read.
         return store.exists(manifest.name(shard))
-    standing = revision(shard, store)
-    return standing is not None and standing >= of
+    found = manifest_revision(shard, store)
+    return found is not None and found >= revision
 
 
-def paths(shard: int, store: Store) -> frozenset[str]:
+def listed_paths(shard: int, store: Store) -> frozenset[str]:
     """Return the paths of the files in the manifest of a completed shard.
 
     Raises:

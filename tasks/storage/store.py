@@ -30,7 +30,7 @@ _NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSY
 #: cost another system call.
 _PROCESS, _numbers = secrets.token_hex(8), count()
 #: Seconds after which a claimed name without a file counts as left over by a dead writer.
-_CLAIM_LIFETIME = 5.0
+_CLAIM_TTL_SECONDS = 5.0
 #: The mode of files that only their owner may read, because they hold URLs as given, with their secrets.
 PRIVATE = 0o600
 PUBLIC = 0o666
@@ -76,7 +76,7 @@ class Store:
         try:
             return self.path(name).read_bytes()
         except OSError as error:
-            raise _failed("read", name, error) from error
+            raise _storage_error("read", name, error) from error
 
     @retry_when_exhausted
     def create(self, name: str, body: bytes, mode: int = PUBLIC) -> bool:
@@ -86,9 +86,9 @@ class Store:
             StorageError: they can't be saved; no part of them remains.
         """
         try:
-            return self._put(body, mode, partial(self._claim, target=f"{self.root}/{name}"))
+            return self._write_temporary(body, mode, partial(self._claim, target=f"{self.root}/{name}"))
         except OSError as error:
-            raise _failed("save", name, error) from error
+            raise _storage_error("save", name, error) from error
 
     @retry_when_exhausted
     def create_linked(self, name: str, body: bytes, file: Path) -> bool:
@@ -114,7 +114,7 @@ class Store:
         try:
             return self._claim(temporary, f"{self.root}/{name}") if same else self.create(name, body)
         except OSError as error:
-            raise _failed("save", name, error) from error
+            raise _storage_error("save", name, error) from error
         finally:
             with suppress(FileNotFoundError):
                 os.unlink(temporary)  # noqa: PTH108  # the temporary name is a str
@@ -127,10 +127,10 @@ class Store:
             StorageError: they can't be saved; an existing file is unchanged.
         """
         try:
-            self._put(body, mode, lambda temporary: Path(temporary).replace(self.path(name)), sync=True)
+            self._write_temporary(body, mode, lambda temporary: Path(temporary).replace(self.path(name)), sync=True)
             fsync.sync(self.path(name).parent)
         except OSError as error:
-            raise _failed("save", name, error) from error
+            raise _storage_error("save", name, error) from error
 
     @retry_when_exhausted
     def create_durably(self, name: str, body: bytes) -> bool:
@@ -140,10 +140,12 @@ class Store:
             StorageError: they can't be saved; no part of them remains.
         """
         try:
-            created = self._put(body, PRIVATE, partial(self._claim, target=f"{self.root}/{name}"), sync=True)
+            created = self._write_temporary(
+                body, PRIVATE, partial(self._claim, target=f"{self.root}/{name}"), sync=True
+            )
             fsync.sync(self.path(name).parent)
         except OSError as error:
-            raise _failed("save", name, error) from error
+            raise _storage_error("save", name, error) from error
         return created
 
     @retry_when_exhausted
@@ -160,7 +162,7 @@ class Store:
         except FileNotFoundError:
             return []
         except OSError as error:
-            raise _failed("list", folder, error) from error
+            raise _storage_error("list", folder, error) from error
 
     @retry_when_exhausted
     def entries(self) -> list[str]:
@@ -174,7 +176,7 @@ class Store:
         except FileNotFoundError:
             return []
         except OSError as error:
-            raise _failed("list", str(self.root), error) from error
+            raise _storage_error("list", str(self.root), error) from error
 
     @retry_when_exhausted
     def holds_files(self, name: str) -> bool:
@@ -189,14 +191,14 @@ class Store:
         except NotADirectoryError:
             return True
         except OSError as error:
-            raise _failed("list", name, error) from error
+            raise _storage_error("list", name, error) from error
 
     def remove_temporary(self) -> None:
         """Remove the folder of temporary files, unless a file is being written."""
         with suppress(OSError):
             self.path(TEMPORARY).rmdir()
 
-    def remove_left(self) -> None:
+    def remove_leftovers(self) -> None:
         """Remove the temporary files of killed writers. Call this only when no other writer is needed any more."""
         shutil.rmtree(self.path(TEMPORARY), ignore_errors=True)
 
@@ -210,7 +212,7 @@ class Store:
         try:
             self.path(name).unlink(missing_ok=True)
         except OSError as error:
-            raise _failed("remove", name, error) from error
+            raise _storage_error("remove", name, error) from error
 
     @retry_when_exhausted
     def sync(self, folder: str, names: Iterable[str]) -> None:
@@ -222,9 +224,9 @@ class Store:
         try:
             fsync.sync_all(self.path(folder), [f"{self.root}/{name}" for name in names])
         except OSError as error:
-            raise _failed("sync", folder, error) from error
+            raise _storage_error("sync", folder, error) from error
 
-    def _put(self, body: bytes, mode: int, give_name: Callable[[str], _T], sync: bool = False) -> _T:
+    def _write_temporary(self, body: bytes, mode: int, give_name: Callable[[str], _T], sync: bool = False) -> _T:
         """Write a temporary file, and return the result of ``give_name``; remove the file if that fails."""
         # For speed, because this runs for each image: paths are strings, and there is no generator.
         temporary = self._temporary()
@@ -282,7 +284,7 @@ class Store:
             os.close(os.open(claim, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE))
         except FileExistsError:
             # The other writer only has to rename its file. If that takes this long, the writer died in between.
-            ends = monotonic() + _CLAIM_LIFETIME
+            ends = monotonic() + _CLAIM_TTL_SECONDS
             while monotonic() < ends:
                 if target.exists():
                     return False
@@ -296,5 +298,5 @@ class Store:
             claim.unlink(missing_ok=True)
 
 
-def _failed(verb: str, name: str, error: OSError) -> StorageError:
+def _storage_error(verb: str, name: str, error: OSError) -> StorageError:
     return StorageError(f"could not {verb} {name}: {error.strerror or error}")

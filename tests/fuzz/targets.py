@@ -32,7 +32,7 @@ from tasks.images import decode, identify, resize
 from tasks.model import FetchOptions, ResizeMode, ResizeOptions
 from tasks.redaction import redacted
 from tasks.storage import plan
-from tasks.storage.shard_parquet import Mark
+from tasks.storage.shard_parquet import ShardRef
 from tests import bombs
 from tests.encoding import encoded
 from tests.zstandard import zstd
@@ -45,7 +45,7 @@ _MAX_ANSWER = 64 * 1024
 _MAX_PIXELS = 1 << 16
 _FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "AVIF", "BMP", "TIFF", "ICO")
 _BASE = urls.parse("http://a.example/b/c?d")
-_MARK = Mark("run", 3, 1)
+_MARK = ShardRef("run", 3, 1)
 
 
 class _AnsweringGuard(Guard):

@@ -9,7 +9,7 @@ from tasks.download.adapters import request_headers
 from tasks.model import FetchOptions, HeaderOptions, ImageRequest, Outcome, Reason, RunOptions, Status
 from tasks.redaction import redacted
 from tasks.storage import manifest, plan
-from tasks.storage.shard_parquet import Mark
+from tasks.storage.shard_parquet import ShardRef
 from tests.fuzz import targets
 
 _TEXT = st.text(max_size=12)
@@ -114,7 +114,7 @@ def test_request_fields_are_single_lines(agent: str, name: str, value: str) -> N
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=20), min_size=1, max_size=4), st.data())
 def test_rows_survive_a_round_trip(found: list[str], data: st.DataObject) -> None:
     """A list's rows come back unchanged from the plan, and their Outcomes from Redis and the manifest."""
-    mark = Mark("run", 0)
+    mark = ShardRef("run", 0)
     texts = st.none() | st.text(st.characters(exclude_categories=["Cs"]), max_size=10)
     name = data.draw(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8))
     columns = {} if name in ("index", "url") else {name: data.draw(texts)}
@@ -135,7 +135,7 @@ def test_rows_survive_a_round_trip(found: list[str], data: st.DataObject) -> Non
         )
         assert Outcome.from_json(outcome.to_json()) == outcome
         outcomes.append(outcome)
-    back = list(manifest.outcomes(manifest.decode(manifest.encode(table, outcomes, mark), of=mark)))
+    back = list(manifest.outcomes(manifest.decode(manifest.encode(table, outcomes, mark), expected=mark)))
     assert back == outcomes
 
 

@@ -67,8 +67,8 @@ def _adopts_nothing(patch: Patch) -> None:
 
 
 def _collects_cancelled_images(patch: Patch) -> None:
-    patch.setattr(jobs, "PASSING", frozenset())
-    patch.setattr(jobs, "ENDING", frozenset())
+    patch.setattr(jobs, "VOID_REASONS", frozenset())
+    patch.setattr(jobs, "STALE_VOID_REASONS", frozenset())
 
 
 def _overwrites_images(patch: Patch) -> None:
@@ -96,7 +96,7 @@ def _writes_the_record_once(patch: Patch) -> None:
 
 
 def _leaves_strays(patch: Patch) -> None:
-    patch.setattr(collect, "remove_strays", lambda *_: None)
+    patch.setattr(collect, "remove_unlisted", lambda *_: None)
 
 
 BROKEN: dict[str, Callable[[Patch], None]] = {

@@ -16,8 +16,8 @@ from tasks.model import ImageRequest, Outcome, Reason, RunOptions, Status, key_o
 from tasks.storage import manifest, plan
 from tasks.storage.manifest import CorruptManifestError
 from tasks.storage.plan import CorruptPlanError
-from tasks.storage.shard_parquet import Mark
-from tasks.storage.shard_status import revision
+from tasks.storage.shard_parquet import ShardRef
+from tasks.storage.shard_status import manifest_revision
 from tasks.storage.store import Store
 from tests.unit.conftest import success
 
@@ -34,7 +34,7 @@ def saved(place: int) -> Outcome:
 def planned(store: Store) -> Store:
     """Return a store with a shard's plan, the files of its first two images, and a stray file."""
     requests = [ImageRequest(_SHARD * _SIZE + place, f"http://a.example/{place}") for place in range(_SIZE)]
-    store.create_durably(plan.name(_SHARD), plan.encode(requests, Mark("", _SHARD)))
+    store.create_durably(plan.name(_SHARD), plan.encode(requests, ShardRef("", _SHARD)))
     for name in (saved(0).path, saved(1).path, "00002/000022.jpg", "00002/.000020.png.claim"):
         assert name is not None
         store.create(name, b"png")
@@ -195,7 +195,7 @@ def test_missing_or_damaged_plan_prevents_collecting(store: Store, outcomes: lis
 def test_shard_without_a_saved_image(tmp_path: Path) -> None:
     """A shard without a saved image has no folder, but a manifest."""
     store = Store(tmp_path)
-    store.create_durably(plan.name(0), plan.encode([ImageRequest(0, "a")], Mark("", 0)))
+    store.create_durably(plan.name(0), plan.encode([ImageRequest(0, "a")], ShardRef("", 0)))
     collect(0, [Outcome("00000000", Status.FAILED_TO_DOWNLOAD, Reason.INVALID_URL)], RunOptions("/out", 1000), store)
     assert manifest.decode(store.read("00000.parquet"))["reason"].to_pylist() == ["invalid_url"]
     assert not store.exists("00000")
@@ -220,11 +220,11 @@ def test_later_revision_replaces_failures(collected: Store) -> None:
     """Retried images get their new Outcomes with the attempts of all revisions; the other rows stay."""
     before = list(manifest.outcomes(manifest.decode(collected.read("00002.parquet"))))
     collect(_SHARD, [saved(1)], _LATER, collected, count=1)
-    rows = list(manifest.outcomes(manifest.decode(collected.read("00002.parquet"), of=Mark("", _SHARD))))
+    rows = list(manifest.outcomes(manifest.decode(collected.read("00002.parquet"), expected=ShardRef("", _SHARD))))
     assert rows == [before[0], replace(saved(1), attempts=4), before[2]]
     assert json.loads(collected.read("00002_stats.json"))["status_dict"] == {"success": 2, "http_4xx": 1}
     assert sorted(collected.names("00002")) == [saved(0).path, saved(1).path]
-    assert revision(_SHARD, collected) == 1
+    assert manifest_revision(_SHARD, collected) == 1
 
 
 def test_redelivered_revision_changes_nothing(collected: Store) -> None:
@@ -280,9 +280,9 @@ def test_late_collect_task_of_an_earlier_revision_removes_nothing(collected: Sto
 def test_manifest_of_another_run_is_not_replaced(collected: Store) -> None:
     """If a later revision finds a manifest of another run, it fails and leaves the manifest unchanged."""
     plan_of = [ImageRequest(_SHARD * _SIZE + place, "a") for place in range(_SIZE)]
-    foreign = plan.decode(plan.encode(plan_of, Mark("", _SHARD)))
+    foreign = plan.decode(plan.encode(plan_of, ShardRef("", _SHARD)))
     outcomes = manifest.outcomes(manifest.decode(collected.read("00002.parquet")))
-    collected.replace("00002.parquet", manifest.encode(foreign, list(outcomes), Mark("another", _SHARD)))
+    collected.replace("00002.parquet", manifest.encode(foreign, list(outcomes), ShardRef("another", _SHARD)))
     before = snapshot(collected)
     with pytest.raises(CorruptManifestError, match="run another"):
         collect(_SHARD, [saved(1)], _LATER, collected, count=1)

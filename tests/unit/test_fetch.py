@@ -35,11 +35,11 @@ from tasks.model import (
 from tasks.previous_image import PreviousFile
 from tasks.retry_later import PriorAttempts, RetryLater
 from tasks.storage import manifest, plan
-from tasks.storage.shard_parquet import Mark
+from tasks.storage.shard_parquet import ShardRef
 from tasks.storage.store import Store
 from tests.unit.conftest import Canned, always, image, response
 
-_MARK = Mark("", 0)
+_MARK = ShardRef("", 0)
 
 _RUN = RunOptions("/out", 10, FetchOptions(deadline=5.0, retries=1, backoff=0))
 _RESIZING = replace(_RUN, fetch=replace(_RUN.fetch, resize=ResizeOptions(ResizeMode.KEEP_RATIO, 32)))
@@ -280,7 +280,7 @@ def test_second_delivery_of_another_resized_image(demo: DemoServer, downloader: 
 @pytest.fixture
 def finished(store: Store) -> Store:
     """Return a store with a finished shard: its first image saved, its second failed."""
-    store.create_durably(plan.name(0), plan.encode([ImageRequest(0, "a"), ImageRequest(1, "b")], Mark("", 0)))
+    store.create_durably(plan.name(0), plan.encode([ImageRequest(0, "a"), ImageRequest(1, "b")], ShardRef("", 0)))
     store.create("00000/000000.png", image())
     named = Outcome("000000", Status.SUCCESS, path="00000/000000.png")
     collect(0, [named, Outcome("000001", Status.FAILED_TO_DOWNLOAD, Reason.TIMEOUT)], _RUN, store)

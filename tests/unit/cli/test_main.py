@@ -27,7 +27,7 @@ from producer.output.run_file import Options, PlanState, RunFile, State
 from tasks.errors import UsageError
 from tasks.model import HeaderOptions, ImageRequest, ResizeMode, ResizeOptions, Verify
 from tasks.storage import plan
-from tasks.storage.shard_parquet import Mark
+from tasks.storage.shard_parquet import ShardRef
 from tasks.storage.store import Store
 
 _COMMANDS = sorted(command_line.cli.commands)
@@ -390,7 +390,7 @@ def test_failed_resume_is_not_recorded_as_running(main: Main, tmp_path: Path, st
     store = Store(tmp_path)
     record = RunFile("id", "-", str(tmp_path), Options(), plan=PlanState.COMPLETE, planned_rows=1, planned_shards=1)
     record.create(store)
-    store.create_durably(plan.name(0), plan.encode([ImageRequest(0, "http://a.example/")], Mark("id", 0)))
+    store.create_durably(plan.name(0), plan.encode([ImageRequest(0, "http://a.example/")], ShardRef("id", 0)))
     record.save(store, state=state)
     status, output, errors = main("resume", str(tmp_path), "--broker", _DEAD, "--json")
     assert status == 1
@@ -433,7 +433,7 @@ def test_change_of_broker_is_reported(main: Main, tmp_path: Path) -> None:
     store = Store(tmp_path)
     record = RunFile("id", "-", str(tmp_path), Options(), plan=PlanState.COMPLETE, planned_rows=1, planned_shards=1)
     replace(record, broker="redis://***@a.example/0", state=State.INTERRUPTED).create(store)
-    store.create_durably(plan.name(0), plan.encode([ImageRequest(0, "http://a.example/")], Mark("id", 0)))
+    store.create_durably(plan.name(0), plan.encode([ImageRequest(0, "http://a.example/")], ShardRef("id", 0)))
     _, _, errors = main("resume", str(tmp_path), "--broker", _DEAD)
     assert f"The run used the broker redis://***@a.example/0 before; it continues at {_DEAD}." in errors
     assert RunFile.load(store).broker == "redis://***@a.example/0"

@@ -18,7 +18,7 @@ from producer.doctor import diagnosis
 from producer.doctor.diagnosis import Diagnosis
 from producer.doctor.finding import Finding, Level
 from tasks.celery import IMAGES, PROTOCOL, SHARDS
-from tasks.storage.folder_probe import Seen
+from tasks.storage.folder_probe import ProbeResult
 
 _GOOD = {
     "redis_version": "7.2.4",
@@ -31,7 +31,7 @@ _GOOD = {
 }
 _WORKER = Worker("a@here", "0.1.0", PROTOCOL, 16, (IMAGES, SHARDS), ("/data",), 0.0)
 _OUT = Path("/data/out")
-_SEEN = Seen(True, True, True, 10 * 1024**3)
+_SEEN = ProbeResult(True, True, True, 10 * 1024**3)
 
 
 def levels(findings: list[Finding]) -> dict[str, Level]:
@@ -192,7 +192,7 @@ def test_unusable_settings_are_named(environment: Callable[..., None]) -> None:
 
 def test_folder_at_workers() -> None:
     """Workers with access to the producer's folder are named together."""
-    findings = diagnosis.of_folder_at_workers(_OUT, {"a@here": _SEEN, "b@there": _SEEN})
+    findings = diagnosis.worker_folder_findings(_OUT, {"a@here": _SEEN, "b@there": _SEEN})
     assert [finding.level for finding in findings] == [Level.OK]
     assert findings[0].found == "/data/out is the same folder, and writable: a@here, b@there"
 
@@ -200,17 +200,17 @@ def test_folder_at_workers() -> None:
 @pytest.mark.parametrize(
     ("seen", "level", "advice"),
     [
-        (Seen(error="this worker may not"), Level.WARN, "IMAGEFLEET_STORE_ROOTS"),
-        (Seen(True, error="the producer's file does not exist"), Level.WARN, "same shared folder"),
-        (Seen(True, True, False, None, "no file can be created there"), Level.WARN, "worker's user"),
+        (ProbeResult(error="this worker may not"), Level.WARN, "IMAGEFLEET_STORE_ROOTS"),
+        (ProbeResult(True, error="the producer's file does not exist"), Level.WARN, "same shared folder"),
+        (ProbeResult(True, True, False, None, "no file can be created there"), Level.WARN, "worker's user"),
         (None, Level.WARN, "one version"),
         (replace(_SEEN, free=1024**2), Level.BAD, "Make space"),
         (replace(_SEEN, free=1024**3 - 1), Level.WARN, "Make space"),
     ],
 )
-def test_unusable_folder_is_reported(seen: Seen | None, level: Level, advice: str) -> None:
+def test_unusable_folder_is_reported(seen: ProbeResult | None, level: Level, advice: str) -> None:
     """A problem with the folder at a worker is reported with the worker's name and a remedy."""
-    findings = diagnosis.of_folder_at_workers(_OUT, {"a@here": seen, "b@here": _SEEN})
+    findings = diagnosis.worker_folder_findings(_OUT, {"a@here": seen, "b@here": _SEEN})
     (wrong,) = [finding for finding in findings if finding.level is not Level.OK]
     assert wrong.level is level
     assert advice in wrong.todo
@@ -219,7 +219,9 @@ def test_unusable_folder_is_reported(seen: Seen | None, level: Level, advice: st
 
 def test_same_problem_is_one_finding() -> None:
     """Workers with the same problem are named in one finding."""
-    findings = diagnosis.of_folder_at_workers(_OUT, {f"{number}@here": Seen(error="no") for number in range(3)})
+    findings = diagnosis.worker_folder_findings(
+        _OUT, {f"{number}@here": ProbeResult(error="no") for number in range(3)}
+    )
     assert [finding.found for finding in findings] == ["0@here, 1@here, 2@here: no"]
 
 

@@ -18,7 +18,7 @@ from producer.output.run_file import PlanState, State
 from tasks.collect import collect
 from tasks.model import ImageRequest, Outcome, Reason, RunOptions, Status
 from tasks.storage import plan
-from tasks.storage.shard_parquet import Mark
+from tasks.storage.shard_parquet import ShardRef
 from tasks.storage.store import Store
 from tests.runs import RUN_ID, SIZE, make_run
 from tests.unit.conftest import success
@@ -92,7 +92,7 @@ def test_damaged_run_file(store: Store, source: Path) -> None:
 def test_folder_of_a_baseline(store: Store) -> None:
     """A folder of one of the ways of `compare` is fine, and is told apart from a run's leftovers."""
     options = RunOptions(str(store.root), 2)
-    store.create_durably(plan.name(0), plan.encode([ImageRequest(0, "http://a.example/")], Mark("", 0)))
+    store.create_durably(plan.name(0), plan.encode([ImageRequest(0, "http://a.example/")], ShardRef("", 0)))
     collect(0, [Outcome("000000", Status.FAILED_TO_DOWNLOAD, Reason.TIMEOUT, finished_at=101.0)], options, store)
     for name in ("00000.parquet", plan.name(0)):
         assert levels(store) == {}

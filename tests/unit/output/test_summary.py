@@ -7,10 +7,10 @@ import pyarrow as pa
 from producer.output.summary import COLUMNS, Summary, summarise
 from tasks.model import ImageRequest, Outcome, Reason, Status
 from tasks.storage import manifest, plan
-from tasks.storage.shard_parquet import Mark
+from tasks.storage.shard_parquet import ShardRef
 from tests.unit.conftest import success
 
-_MARK = Mark("", 0)
+_MARK = ShardRef("", 0)
 
 
 def table(*outcomes: Outcome) -> pa.Table:

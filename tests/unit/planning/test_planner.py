@@ -12,7 +12,7 @@ from producer.planning.planner import Planned, Planner
 from tasks.errors import StorageError, UsageError
 from tasks.model import ImageRequest
 from tasks.storage import plan
-from tasks.storage.shard_parquet import Mark
+from tasks.storage.shard_parquet import ShardRef
 from tasks.storage.store import Store
 from tests.waiting import PATIENCE, wait_for
 
@@ -132,7 +132,7 @@ def test_continues_an_earlier_plan(store: Store) -> None:
     wait_for(lambda: planner.closed)
     assert (planner.rows, planner.shards, reported) == (7, 4, [(7, 4)])
     assert [store.read(plan.name(shard)) for shard in (0, 1)] == before
-    again = [plan.requests(plan.decode(store.read(plan.name(shard)), Mark("", shard))) for shard in range(4)]
+    again = [plan.requests(plan.decode(store.read(plan.name(shard)), ShardRef("", shard))) for shard in range(4)]
     assert [request for shard in again for request in shard] == list(requests(7))
 
 

@@ -26,7 +26,7 @@ from tasks.model import (
     Verify,
 )
 from tasks.storage import manifest, plan
-from tasks.storage.shard_parquet import Mark
+from tasks.storage.shard_parquet import ShardRef
 from tasks.storage.store import Store
 from tests.unit.conftest import success
 
@@ -60,11 +60,11 @@ def write_run(
     for shard in range(shards):
         part = rows[shard * _SIZE : (shard + 1) * _SIZE]
         requests = [ImageRequest(shard * _SIZE + place, url, columns or {}) for place, (url, _) in enumerate(part)]
-        planned = plan.encode(requests, Mark("old", shard))
+        planned = plan.encode(requests, ShardRef("old", shard))
         store.create_durably(plan.name(shard), planned)
         table = plan.decode(planned)
         outcomes = [outcome for _, outcome in part]
-        store.create_durably(manifest.name(shard), manifest.encode(table, outcomes, Mark("old", shard)))
+        store.create_durably(manifest.name(shard), manifest.encode(table, outcomes, ShardRef("old", shard)))
     return store
 
 

@@ -13,7 +13,7 @@ from producer.planning.repair import make_whole
 from producer.runs.run import Run
 from tasks.errors import CommandError
 from tasks.storage import plan
-from tasks.storage.shard_parquet import Mark
+from tasks.storage.shard_parquet import ShardRef
 from tasks.storage.store import Store
 from tests.runs import make_run
 
@@ -76,7 +76,7 @@ def test_rebuilds_from_lists_in_other_encodings(store: Store, source: Path, row:
     """A list with any line ends and encoding is read as it was the first time."""
     record = make_run(source, store, _ROWS, 2, State.INTERRUPTED, PlanState.COMPLETE, row, encoding)
     before = plans(store)
-    assert plan.requests(plan.decode(before[plan.name(3)], Mark(record.id, 3)))[0].url == "http://a.example/9"
+    assert plan.requests(plan.decode(before[plan.name(3)], ShardRef(record.id, 3)))[0].url == "http://a.example/9"
     damage(store, 3)
     make_whole(record, store, _SHARDS)
     assert plans(store) == before

@@ -13,10 +13,10 @@ import pytest
 from tasks.model import ImageRequest, Outcome, PreviousImage, Reason, Status
 from tasks.storage import manifest, plan, shard_parquet
 from tasks.storage.manifest import CorruptManifestError
-from tasks.storage.shard_parquet import Mark
+from tasks.storage.shard_parquet import ShardRef
 from tests.unit.conftest import success
 
-_MARK = Mark("", 0)
+_MARK = ShardRef("", 0)
 
 _COLUMNS = {
     "key": pa.string(),

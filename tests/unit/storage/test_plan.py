@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from tasks.model import ImageRequest, PreviousImage
 from tasks.storage import plan
 from tasks.storage.plan import CorruptPlanError
-from tasks.storage.shard_parquet import Mark
+from tasks.storage.shard_parquet import ShardRef
 
-_MARK = Mark("", 0)
+_MARK = ShardRef("", 0)
 
 
 def parquet(table: pa.Table) -> bytes:

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.storage import shard_parquet
-from tasks.storage.shard_parquet import CorruptShardFileError, Mark
+from tasks.storage.shard_parquet import CorruptShardFileError, ShardRef
 
-_MARK = Mark("20260101-000000-abcdef", 3, 1)
+_MARK = ShardRef("20260101-000000-abcdef", 3, 1)
 _TABLE = pa.table({"key": ["a", "b"], "bytes": [1, None]})
 _WHOLE = shard_parquet.encode(_TABLE, _MARK)
 
@@ -29,9 +29,9 @@ def parquet(metadata: dict[bytes, bytes] | None) -> bytes:
 @given(st.text(st.characters(codec="utf-8"), max_size=20), st.integers(0, 10**7), st.integers(0, 100))
 def test_table_survives_a_round_trip(run_id: str, shard: int, revision: int) -> None:
     """The table and the revision are read as parquet, if the file belongs to the expected shard."""
-    mark = Mark(run_id, shard, revision)
+    mark = ShardRef(run_id, shard, revision)
     body = shard_parquet.encode(_TABLE, mark)
-    assert shard_parquet.decode(body, of=mark).equals(_TABLE)
+    assert shard_parquet.decode(body, expected=mark).equals(_TABLE)
     assert shard_parquet.revision(body) == revision
 
 
@@ -42,21 +42,21 @@ def test_reads_only_the_requested_columns() -> None:
 
 def test_accepts_any_revision() -> None:
     """A shard's file is accepted from any revision of the run."""
-    assert shard_parquet.decode(_WHOLE, of=Mark(_MARK.run_id, 3, 7)).num_rows == 2
+    assert shard_parquet.decode(_WHOLE, expected=ShardRef(_MARK.run_id, 3, 7)).num_rows == 2
 
 
 @pytest.mark.parametrize(
     ("of", "message"),
     [
-        (Mark("another", 3), "it belongs to shard 3 of run 20260101-000000-abcdef, not to shard 3 of run another"),
-        (Mark(_MARK.run_id, 4), "not to shard 4 of run 20260101-000000-abcdef"),
+        (ShardRef("another", 3), "it belongs to shard 3 of run 20260101-000000-abcdef, not to shard 3 of run another"),
+        (ShardRef(_MARK.run_id, 4), "not to shard 4 of run 20260101-000000-abcdef"),
     ],
     ids=["run", "shard"],
 )
-def test_refuses_a_file_of_another_shard(of: Mark, message: str) -> None:
+def test_refuses_a_file_of_another_shard(of: ShardRef, message: str) -> None:
     """A valid file of another run or shard is refused. The message says where it belongs."""
     with pytest.raises(CorruptShardFileError, match=message):
-        shard_parquet.decode(_WHOLE, of=of)
+        shard_parquet.decode(_WHOLE, expected=of)
 
 
 _NOBODYS = {
@@ -75,7 +75,7 @@ def test_refuses_a_file_without_a_mark(metadata: dict[bytes, bytes] | None) -> N
     """A Parquet file that names no run and shard is refused, and has no revision."""
     body = parquet(metadata)
     with pytest.raises(CorruptShardFileError, match="it belongs to no run, not to shard 3"):
-        shard_parquet.decode(body, of=_MARK)
+        shard_parquet.decode(body, expected=_MARK)
     with pytest.raises(CorruptShardFileError, match="does not name its run and shard"):
         shard_parquet.revision(body)
     assert shard_parquet.decode(body).num_rows == 2
@@ -85,7 +85,7 @@ def test_detects_any_truncation() -> None:
     """A file truncated at any length is refused."""
     for length in range(len(_WHOLE)):
         with pytest.raises(CorruptShardFileError):
-            shard_parquet.decode(_WHOLE[:length], of=_MARK)
+            shard_parquet.decode(_WHOLE[:length], expected=_MARK)
         with pytest.raises(CorruptShardFileError):
             shard_parquet.revision(_WHOLE[:length])
 
@@ -107,7 +107,7 @@ def test_refuses_a_file_without_a_checksum() -> None:
     """A file that names its run and shard, but has no checksum, is refused."""
     body = parquet({b"imagefleet": json.dumps(asdict(_MARK)).encode()})
     with pytest.raises(CorruptShardFileError, match="checksum"):
-        shard_parquet.decode(body, of=_MARK)
+        shard_parquet.decode(body, expected=_MARK)
     with pytest.raises(CorruptShardFileError, match="checksum"):
         shard_parquet.revision(body)
 
@@ -116,5 +116,5 @@ def test_zeros_are_not_mistaken_for_the_checksum() -> None:
     """The checksum is found even if a value, a column and the run id consist of zeros."""
     zeros = "0" * 64
     table = pa.table({zeros: [zeros, zeros]})
-    mark = Mark(zeros, 0)
-    assert shard_parquet.decode(shard_parquet.encode(table, mark), of=mark).equals(table)
+    mark = ShardRef(zeros, 0)
+    assert shard_parquet.decode(shard_parquet.encode(table, mark), expected=mark).equals(table)

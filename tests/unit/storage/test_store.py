@@ -111,7 +111,7 @@ def test_does_not_link_a_changed_file(store: Store, spoil: str) -> None:
 def test_takes_over_the_claim_of_a_dead_writer(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without links, a name claimed by a dead writer is released after a while."""
     without_links(monkeypatch, errno.EPERM)
-    monkeypatch.setattr(store_module, "_CLAIM_LIFETIME", 0.02)
+    monkeypatch.setattr(store_module, "_CLAIM_TTL_SECONDS", 0.02)
     store.path("00000").mkdir()
     store.path("00000/.a.jpg.claim").touch()
     assert store.create("00000/a.jpg", b"body")
@@ -290,5 +290,5 @@ def test_removes_temporary_files_of_killed_writers(tmp_path: Path) -> None:
     (tmp_path / ".tmp").mkdir(exist_ok=True)
     (tmp_path / ".tmp/abandoned").write_bytes(b"par")
     for _ in range(2):
-        store.remove_left()
+        store.remove_leftovers()
     assert [path.name for path in tmp_path.iterdir()] == ["00000"]
