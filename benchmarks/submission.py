@@ -103,7 +103,7 @@ def _redis(folder: Path) -> Iterator[str]:
     url = f"redis+socket://{path}"
     try:
         deadline = time.monotonic() + _TIMEOUT
-        with broker_client.client(url, patient=False) as server:
+        with broker_client.client(url, retry=False) as server:
             while not _is_ready(server):
                 if time.monotonic() > deadline:
                     raise RuntimeError(f"Redis did not answer within {_TIMEOUT:.0f} s")

@@ -30,13 +30,13 @@ from tasks.storage.store import Store
 #: What fetches; it is started anew for each image.
 PROGRAM = (sys.executable, "-m", "tasks.isolation")
 #: Seconds beside the deadline of a delivery: for the start of the process, and for what no deadline ends.
-_MARGIN = 30.0
+_MARGIN_SECONDS = 30.0
 #: How many a worker runs at a time: each has an interpreter of its own in memory.
-_ROOM = threading.BoundedSemaphore(4)
+_PROCESSES = threading.BoundedSemaphore(4)
 #: How these signals end a process says nothing of an image: somebody asked it to end.
-_ASKED = (-signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP)
+_REQUESTED_EXITS = (-signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP)
 #: How often it is started where it was asked to end.
-_TRIES = 3
+_ATTEMPTS = 3
 _ROOT = Path(__file__).parents[1]
 
 
@@ -55,19 +55,19 @@ def fetch(
     """
     request = json.dumps({"url": url, "index": index, "run": run.to_json(), "recover": recover, "prior": asdict(prior)})
     try:
-        with _ROOM:
-            return _answer(request, run.fetch.deadline + _MARGIN)
+        with _PROCESSES:
+            return _run_isolated(request, run.fetch.deadline + _MARGIN_SECONDS)
     except FetchError as error:
         shard, offset = divmod(index, run.shard_size)
         return fetching.failed_outcome(key_of(shard, offset, run.shard_size), error)
 
 
-def _answer(request: str, seconds: float) -> Outcome:
+def _run_isolated(request: str, seconds: float) -> Outcome:
     path = os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH"))))
-    for _ in range(_TRIES):
+    for _ in range(_ATTEMPTS):
         try:
             # In a session of its own, a terminal's Ctrl-C does not reach it: the worker finishes what it is at.
-            ended = _started(
+            ended = _run_process(
                 PROGRAM,
                 input=request,
                 stdout=subprocess.PIPE,
@@ -80,7 +80,7 @@ def _answer(request: str, seconds: float) -> Outcome:
             )
         except subprocess.TimeoutExpired as error:
             raise FetchTimeoutError(f"the process that fetched it alone did not end within {seconds:.0f} s") from error
-        if ended.returncode not in _ASKED:
+        if ended.returncode not in _REQUESTED_EXITS:
             break
     if ended.returncode < 0:
         raise CrashedError(f"the process that fetched it alone was ended by signal {-ended.returncode}")
@@ -93,7 +93,7 @@ def _answer(request: str, seconds: float) -> Outcome:
 
 
 #: The pipes of a process take descriptors.
-_started = retry_when_exhausted(subprocess.run)
+_run_process = retry_when_exhausted(subprocess.run)
 
 
 def main() -> None:

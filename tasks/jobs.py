@@ -29,7 +29,7 @@ from tasks.broker.backend import Unshown
 from tasks.broker.fitness import PROBE_TIMEOUT_SECONDS, Fitness, Queues, RetryElsewhere
 from tasks.broker.heartbeat import Presence, Worker
 from tasks.broker.progress import Progress
-from tasks.broker.redis_retry import patiently
+from tasks.broker.redis_retry import retry_until_redis_is_back
 from tasks.broker.shard_signal import notify_shard_done
 from tasks.celery import ABOUT, COLLECT_SHARD, DRAIN, EXAMINE, FETCH_IMAGE, IMAGES, PROTOCOL, SHARDS, app
 from tasks.collect import STALE_VOID_REASONS, VOID_REASONS, IncompleteShardError, PoisonShardError, collect
@@ -96,7 +96,7 @@ class Runs:
 
     def _read(self, run_id: str, revision: int) -> RunOptions:
         """Return a run's options as they stand in Redis."""
-        record = cast("str | None", patiently(lambda: self._server.get(keys.run(run_id))))
+        record = cast("str | None", retry_until_redis_is_back(lambda: self._server.get(keys.run(run_id))))
         if record is None:
             self._known.pop(run_id, None)
             raise CancelledError(f"there is no run {run_id} at this broker: it has ended, or never began")
@@ -235,7 +235,7 @@ def _prepare(sender: Any, **_: Any) -> None:
 def _appear(worker: Worker, queues: Collection[str]) -> None:
     """Let this worker give signs of life until it stops; what it is given is recorded under its id from now on."""
     transport.Channel.holder = worker.name
-    connect = partial(broker_client.client, app.conf.imagefleet_broker_url, patient=False)
+    connect = partial(broker_client.client, app.conf.imagefleet_broker_url, retry=False)
     presence = Presence(worker, connect, transport.known, queues)
     presence.start()
 
@@ -355,7 +355,7 @@ def fetch_image(
             _log.warning("task %s was sent by hand, and %s", self.request.id, redacted(str(error)))
         return _result(failed_outcome(str(index), error))
     if run.draining:
-        raise _dropped(self)
+        raise _drop_task(self)
     shard, offset = divmod(index, run.shard_size)
     key, fitness = key_of(shard, offset, run.shard_size), _fitness()
     # Whoever had it first may have saved the image, or died of it.
@@ -375,8 +375,8 @@ def fetch_image(
             outcome = failed_outcome(key, InternalError(str(error)))
         else:
             prior, previous_file = PriorAttempts(attempts, seconds), _previous_file(former, run)
-            with _at_work(self), _watched(self, run_id, again) as crashes:
-                if crashes >= poison.CRASHES:
+            with _mark_running(self), _track_running(self, run_id, again) as crashes:
+                if crashes >= poison.ISOLATE_AFTER_CRASHES:
                     outcome = isolation.fetch(url, index, run, store, downloader, again, prior)
                 else:
                     outcome = fetch(
@@ -405,7 +405,7 @@ def fetch_image(
 
 
 @contextmanager
-def _at_work(task: Task[Any, Any]) -> Iterator[None]:
+def _mark_running(task: Task[Any, Any]) -> Iterator[None]:
     """Count a task among those that this process's slots are at, for as long as the block lasts."""
     task_id = str(task.request.id)
     _running.add(task_id)
@@ -415,7 +415,7 @@ def _at_work(task: Task[Any, Any]) -> Iterator[None]:
         _running.discard(task_id)
 
 
-def _dropped(task: Task[Any, Any]) -> Ignore:
+def _drop_task(task: Task[Any, Any]) -> Ignore:
     """Return what tells Celery to acknowledge a task and count nothing; Flower shows the task as revoked."""
     if settings().task_events:
         task.send_event("task-revoked", terminated=False, signum=None, expired=False)
@@ -427,11 +427,11 @@ def _is_redelivered(task: Task[Any, Any]) -> bool:
     return bool((task.request.delivery_info or {}).get("redelivered"))
 
 
-def _watched(task: Task[Any, Any], run_id: str, again: bool) -> AbstractContextManager[int]:
+def _track_running(task: Task[Any, Any], run_id: str, again: bool) -> AbstractContextManager[int]:
     """Watch a task that was begun before, for as long as the block lasts; give how many workers died at it."""
     if not (again and transport.Channel.holder):
         return nullcontext(0)
-    return poison.watched(_server(), transport.Channel.holder, run_id, task.request.id)
+    return poison.track_running(_server(), transport.Channel.holder, run_id, task.request.id)
 
 
 def _requeue_later(task: Task[Any, Any], retry: RetryLater) -> Retry:
@@ -469,7 +469,7 @@ def _requeue(task: Task[Any, Any], changes: Mapping[str, Any], countdown: float,
         except Reject as error:
             raise redis.ConnectionError(str(error.reason)) from error
 
-    return patiently(send)
+    return retry_until_redis_is_back(send)
 
 
 def _result(outcome: Outcome) -> dict[str, Any] | Unshown:
@@ -534,8 +534,8 @@ def collect_shard(
         if any(outcome.reason in void for outcome in known):
             _log.info("some of shard %d of run %s ended with the run: it is not collected", shard, run_id)
             return
-        with _at_work(self), _watched(self, run_id, _is_redelivered(self)) as crashes:
-            if crashes >= poison.BODY_CRASHES:
+        with _mark_running(self), _track_running(self, run_id, _is_redelivered(self)) as crashes:
+            if crashes >= poison.ABANDON_AFTER_CRASHES:
                 raise PoisonShardError(
                     f"{crashes} workers died while they were at it, as those do that run out of memory"
                 )

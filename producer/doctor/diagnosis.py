@@ -116,7 +116,7 @@ def of_connections(info: Mapping[str, Any], workers: int) -> Finding:
     needed = broker_client.PRODUCER_CONNECTIONS + workers * broker_client.MORE_CONNECTIONS
     found = f"{info['connected_clients']} of {info['maxclients']} in use"
     if free < needed:
-        return Finding(name, Level.BAD, f"{found}; a run needs about {needed} more", broker_client.MORE_CLIENTS)
+        return Finding(name, Level.BAD, f"{found}; a run needs about {needed} more", broker_client.MORE_CLIENTS_HINT)
     return Finding(name, Level.OK, found)
 
 
@@ -358,7 +358,7 @@ def _local() -> list[Finding]:
 def _of_broker(url: str, examined: _Folder) -> list[Finding]:
     ahead: dict[str, float] = {}
     try:
-        with broker_client.client(url, patient=False) as server, broker_client.translated(url):
+        with broker_client.client(url, retry=False) as server, broker_client.translate_errors(url):
             server.ping()
             info = _asked(server.info) or {}
             writes = _writes(server)

@@ -173,7 +173,7 @@ class Fleet:
             argv += [f"--{name}", value]
         # Its append-only file is in the folder, so it comes back with what it held; it removes a socket that was left.
         self._keeping.start("redis", argv, {}, _SERVER_GRACE, restart=True)
-        with broker_client.client(self.broker_url, patient=False) as server:
+        with broker_client.client(self.broker_url, retry=False) as server:
             self._wait_for("redis", partial(_answers, server), "Give the URL of a running Redis with --broker.")
 
     def _start_flower(self) -> None:

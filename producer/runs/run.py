@@ -148,11 +148,11 @@ def crew_at(broker_url: str, out: Path, insecure: bool = False) -> Crew:
         CommandError: the broker can't be reached or used now, or is not fit to hold a run.
     """
     started = time.monotonic()
-    with broker_client.client(broker_url, patient=False) as server:
+    with broker_client.client(broker_url, retry=False) as server:
         broker_client.check_server(server, broker_url)
         broker_client.check_connections(server, broker_url, workers=0)
         use_broker(broker_url)
-        with broker_client.translated(broker_url):
+        with broker_client.translate_errors(broker_url):
             pool = find_pool(out, insecure)
         broker_client.check_connections(server, broker_url, len(pool.fit))
     return Crew(
@@ -453,7 +453,7 @@ def cancel(store: Store, broker_url: str | None, end: Callable[[Holder], bool]) 
                 "Cancel it there, or end that producer by Ctrl-C.",
             )
     elif url is not None:
-        with broker_client.client(url, patient=False) as server, broker_client.translated(url):
+        with broker_client.client(url, retry=False) as server, broker_client.translate_errors(url):
             broker_client.check_server(server, url)
             # It may have ended meanwhile.
             if lock.holder(store) is None:

@@ -21,7 +21,7 @@ from celery.worker import state
 from celery.worker.request import Request
 from kombu.asynchronous import get_event_loop
 
-from tasks.broker.redis_retry import patiently, stopping
+from tasks.broker.redis_retry import retry_until_redis_is_back, worker_is_stopping
 
 _log = logging.getLogger(__name__)
 #: Seconds that what is done waits for company: a round trip, and the switch to another thread, cost more than a part.
@@ -95,7 +95,7 @@ class Settler:
         for _ in parts:
             self._parts.popleft()
         if parts:
-            patiently(lambda: self._count(parts))
+            retry_until_redis_is_back(lambda: self._count(parts))
         for message in messages:
             message.ack_log_error(_log, (redis.RedisError, OSError))
         for channel in {message.channel for message in messages}:
@@ -125,7 +125,7 @@ class SettledRequest(Request):  # type: ignore[misc]  # Celery has no annotation
 
 def finish() -> None:
     """Let a worker that stops settle what it has done, before its connection is closed."""
-    if stopping():
+    if worker_is_stopping():
         SettledRequest.settler.finish()
 
 
@@ -134,7 +134,7 @@ def begun() -> set[str]:
 
     Those are the ones in its slots, and those that wait for one, unless it is told to stop; and what is not settled.
     """
-    waiting: Iterable[Any] = () if stopping() else _iterated(lambda: state.reserved_requests)
+    waiting: Iterable[Any] = () if worker_is_stopping() else _iterated(lambda: state.reserved_requests)
     running = {request.id for request in (*_iterated(lambda: state.active_requests), *waiting)}
     return running | {message.headers["id"] for message in SettledRequest.settler.unsettled()}
 

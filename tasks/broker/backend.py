@@ -26,7 +26,7 @@ from celery.backends.redis import RedisBackend, SentinelBackend
 from redis.exceptions import NoScriptError, ReadOnlyError
 
 from tasks.broker.ack_batcher import SettledRequest, Settler
-from tasks.broker.redis_retry import patiently
+from tasks.broker.redis_retry import retry_until_redis_is_back
 
 _COUNT = Path(__file__).with_name("count_chord_parts.lua").read_text(encoding="utf-8")
 #: Every so many parts of a chord, the life time of its keys is set again.
@@ -75,7 +75,7 @@ class BatchingBackend(RedisBackend):  # type: ignore[misc]  # Celery has no anno
         placed = request.group_index is not None and self._chord_zset
         if getattr(request, "task", None) not in self.settled or not placed:
             count = super().on_chord_part_return
-            return patiently(lambda: count(request, state, result, *rest, **options))
+            return retry_until_redis_is_back(lambda: count(request, state, result, *rest, **options))
         value = [1, request.id, state, self.encode_result(result, state)]
         SettledRequest.settler.part(Part(request, state, result, self._encoded(value)))
         return None

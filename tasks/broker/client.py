@@ -26,22 +26,22 @@ from tasks.redaction import redacted
 _SCHEMES = ("redis", "rediss", "redis+socket", "sentinel")
 _SENTINEL_PORT = 26379
 _SENTINEL_PARAMETERS = ("master_name", "sentinel_password")
-_MEND = (
+_CONNECT_HINT = (
     "Start Redis there, or check the address (rediss:// for a server that speaks TLS); without --broker a local one is "
     "started for you."
 )
-_MEND_TLS = (
+_TLS_HINT = (
     "Start Redis there, or check the address. The server has to speak TLS, with a certificate that names this host and "
     "is signed by what IMAGEFLEET_BROKER_CA_FILE or ssl_ca_certs holds."
 )
 #: Connections that a producer has open at most, that a worker has, and that it opens when it begins to work.
 PRODUCER_CONNECTIONS, WORKER_CONNECTIONS, MORE_CONNECTIONS = 12, 24, 8
 #: What to do about a server that takes too few.
-MORE_CLIENTS = "Raise `maxclients` of that Redis, and its limit of open files, or stop some of its clients."
+MORE_CLIENTS_HINT = "Raise `maxclients` of that Redis, and its limit of open files, or stop some of its clients."
 #: Seconds for one command of ours; those that wait on purpose add their own wait.
-_TIMEOUT = 10.0
+_TIMEOUT_SECONDS = 10.0
 #: Seconds for one Sentinel to answer.
-_SENTINEL_TIMEOUT = 2.0
+_SENTINEL_TIMEOUT_SECONDS = 2.0
 
 
 def check_url(url: str) -> str:
@@ -104,8 +104,8 @@ def sentinel_options(url: str) -> dict[str, Any]:
     """Return how the Sentinels of a URL are asked for their master; a dead one is left for the next one at once."""
     password = _parameter(url, "sentinel_password")
     return {
-        "socket_timeout": _SENTINEL_TIMEOUT,
-        "socket_connect_timeout": _SENTINEL_TIMEOUT,
+        "socket_timeout": _SENTINEL_TIMEOUT_SECONDS,
+        "socket_connect_timeout": _SENTINEL_TIMEOUT_SECONDS,
         "retry": Retry(NoBackoff(), 0),
         **({"password": password} if password else {}),
     }
@@ -116,12 +116,12 @@ def tls(url: str) -> dict[str, str] | None:
     return {name: value for name, value in parse_qsl(urlsplit(url).query) if name.startswith("ssl_")} or None
 
 
-def client(url: str, patient: bool = True) -> redis.Redis:
+def client(url: str, retry: bool = True) -> redis.Redis:
     """Return a client for the server behind a broker URL; it connects at the first command.
 
     Args:
         url: the broker's.
-        patient: whether a server that is away is tried again for some seconds before a command fails.
+        retry: whether a server that is away is tried again for some seconds before a command fails.
 
     Raises:
         UsageError: the URL is not one that can be used safely, or the certificates that it names can't be read.
@@ -136,12 +136,12 @@ def client(url: str, patient: bool = True) -> redis.Redis:
         )
     options: dict[str, Any] = {
         "decode_responses": True,
-        "socket_timeout": _TIMEOUT,
+        "socket_timeout": _TIMEOUT_SECONDS,
         "health_check_interval": 30,
         # A server that became a replica keeps its connections, and the address may lead to the new master by now.
         "retry_on_error": [redis.exceptions.ReadOnlyError],
     }
-    if not patient:
+    if not retry:
         options["retry"] = Retry(NoBackoff(), 0)
     if is_sentinel(url):
         return _master_client(url, options)
@@ -153,7 +153,7 @@ def client(url: str, patient: bool = True) -> redis.Redis:
             password=unquote(parts.password) if parts.password else None,
             **options,
         )
-    return redis.Redis.from_url(url, socket_connect_timeout=_TIMEOUT, **options)
+    return redis.Redis.from_url(url, socket_connect_timeout=_TIMEOUT_SECONDS, **options)
 
 
 def check_server(server: redis.Redis, url: str) -> None:
@@ -162,7 +162,7 @@ def check_server(server: redis.Redis, url: str) -> None:
     Raises:
         CommandError: it can't be reached, refuses the password, or may evict what is queued.
     """
-    with translated(url):
+    with translate_errors(url):
         policy = server.info("memory").get("maxmemory_policy", "noeviction")
     if policy != "noeviction":
         raise CommandError(
@@ -185,7 +185,7 @@ def check_connections(server: redis.Redis, url: str, workers: int) -> None:
     Raises:
         CommandError: it can't be reached, or takes too few.
     """
-    with translated(url):
+    with translate_errors(url):
         try:
             free = free_connections(server.info("clients"))
         except redis.exceptions.NoPermissionError:
@@ -195,12 +195,12 @@ def check_connections(server: redis.Redis, url: str, workers: int) -> None:
         raise CommandError(
             f"The broker {redacted(url)} takes too few connections",
             f"it takes {free} more, and this run needs about {needed}",
-            MORE_CLIENTS,
+            MORE_CLIENTS_HINT,
         )
 
 
 @contextmanager
-def translated(url: str) -> Iterator[None]:
+def translate_errors(url: str) -> Iterator[None]:
     """Make faults of what goes wrong between us and the server behind a broker URL.
 
     Raises:
@@ -215,7 +215,7 @@ def translated(url: str) -> Iterator[None]:
             what = f"The broker {shown} can't be used now" if problem.temporary else f"The broker {shown} refuses us"
             raise CommandError(what, problem.text, problem.hint) from error
         if isinstance(error, redis.ConnectionError | redis.TimeoutError):
-            todo = _MEND_TLS if url.startswith("rediss:") else _MEND
+            todo = _TLS_HINT if url.startswith("rediss:") else _CONNECT_HINT
             raise CommandError(f"The broker {shown} can't be reached", str(error) or "no answer", todo) from error
         if isinstance(error, redis.ResponseError):
             raise CommandError(f"The broker {shown} refuses us", problem.text, problem.hint) from error
@@ -279,7 +279,7 @@ def _master_client(url: str, options: dict[str, Any]) -> redis.Redis:
             db=int(first.path.strip("/") or 0),
             username=unquote(first.username) if first.username else None,
             password=unquote(first.password) if first.password else None,
-            socket_connect_timeout=_TIMEOUT,
+            socket_connect_timeout=_TIMEOUT_SECONDS,
             **options,
         ),
     )

@@ -32,7 +32,7 @@ import redis
 
 from config import limits
 from tasks.broker import keys
-from tasks.broker.redis_retry import patiently
+from tasks.broker.redis_retry import retry_until_redis_is_back
 from tasks.errors import FetchError, StorageError
 from tasks.model import Reason, shortened
 from tasks.redaction import redacted
@@ -280,7 +280,9 @@ class Fitness:
             return
         said = json.dumps({"kind": trouble.kind, "why": trouble.why})
         places = keys.run(run_id), keys.unfit(run_id)
-        patiently(lambda: self._server.eval(_DECLARE, 2, *places, limits.RECORD_LIFETIME, self._worker, said))
+        retry_until_redis_is_back(
+            lambda: self._server.eval(_DECLARE, 2, *places, limits.RECORD_LIFETIME, self._worker, said)
+        )
         trouble.declared.add(run_id)
 
     def _recover(self, scope: str, trouble: _Trouble) -> None:
@@ -290,7 +292,7 @@ class Fitness:
             del self._troubles[scope]
         _log.warning("this worker is fit again: what it could not do, it has done (%s)", trouble.why)
         for run_id in trouble.declared:
-            patiently(partial(self._server.hdel, keys.unfit(run_id), self._worker))
+            retry_until_redis_is_back(partial(self._server.hdel, keys.unfit(run_id), self._worker))
 
     def _able(self, run_id: str, collects: bool) -> frozenset[str]:
         """Return the ids of the other workers that are alive, take such tasks, and have not called themselves unfit.
@@ -301,7 +303,7 @@ class Fitness:
         asked, asked_at, known = self._others
         if asked == question and monotonic() - asked_at < _OTHERS_LIFETIME_SECONDS:
             return known
-        found = patiently(partial(self._ask_able, run_id, collects))
+        found = retry_until_redis_is_back(partial(self._ask_able, run_id, collects))
         self._others = question, monotonic(), found
         return found
 

@@ -169,7 +169,7 @@ def hand_back_of_the_dead(server: redis.Redis, seen_dead: Collection[str] = ()) 
 
 def _bury(server: redis.Redis, worker: str, seen_dead: bool) -> int:
     # First the counts: whoever gets a message that is given back looks at them.
-    poison.accuse(server, worker)
+    poison.count_crashes(server, worker)
     given = _dissolve(server, worker, seen_dead)
     _log.warning("worker %s is gone; %d tasks that it held are given back", worker, given)
     return given

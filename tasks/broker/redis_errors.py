@@ -4,7 +4,7 @@ A temporary error is waited for as an outage is: the server is away, full, loadi
 error needs a person: the server refuses this user, or another program uses the same keys. The producer, the workers,
 the transport, the backend and the doctor all ask `redis_problem`.
 
-To add an error: a line in `_TEMPORARY` or `_LASTING`, under the code that Redis puts first, and a case in
+To add an error: a line in `_TEMPORARY` or `_PERMANENT`, under the code that Redis puts first, and a case in
 ``tests/unit/broker/test_redis_errors.py``.
 """
 
@@ -39,7 +39,7 @@ _ALLOW = "Let that user do what config/users.acl allows."
 _ALONE = "Give imagefleet a database, or a Redis, that no other program uses."
 _NO_CLUSTER = _TEMPORARY["CLUSTERDOWN"]
 #: Errors that stay until a person has changed something.
-_LASTING = {
+_PERMANENT = {
     "NOPERM": _ALLOW,
     "NOAUTH": _ACCESS,
     "WRONGPASS": _ACCESS,
@@ -66,7 +66,7 @@ _CLASSES: tuple[tuple[type[Exception], str], ...] = (
     (redis.exceptions.ClusterCrossSlotError, "CROSSSLOT"),
 )
 #: Where the code stands: first, or behind what a transaction, or a script of an older server, puts before it.
-_CODE = re.compile(rf"(?:^|: -?)({'|'.join([*_TEMPORARY, *_LASTING])})\s")
+_CODE = re.compile(rf"(?:^|: -?)({'|'.join([*_TEMPORARY, *_PERMANENT])})\s")
 #: Ends what a pipeline puts before an error: the command, which may hold any text.
 _PIPELINE = " of pipeline caused error: "
 #: What Redis says instead of a code.
@@ -111,14 +111,14 @@ def redis_problem(error: BaseException) -> RedisProblem:
     Args:
         error: as it was raised; what it was raised from counts, because kombu wraps the errors of redis-py.
     """
-    errors = list(_causes(error))
+    errors = list(_cause_chain(error))
     for one in errors:
         if code := _code(one):
-            hint = _TEMPORARY.get(code) or _LASTING[code]
+            hint = _TEMPORARY.get(code) or _PERMANENT[code]
             return RedisProblem(code, _text(one), code in _TEMPORARY, True, hint)
     # What kombu alone knows is a broken connection.
     last = next((one for one in reversed(errors) if isinstance(one, redis.RedisError)), errors[-1])
-    text = _said(last) or type(last).__name__
+    text = _error_text(last) or type(last).__name__
     if isinstance(last, redis.AuthenticationError):
         return RedisProblem("WRONGPASS", text, False, True, _ACCESS)
     if isinstance(last, redis.RedisError) and not isinstance(last, redis.ConnectionError | redis.TimeoutError):
@@ -126,7 +126,7 @@ def redis_problem(error: BaseException) -> RedisProblem:
     return RedisProblem("", text, True, False, _RECONNECT)
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
+def _cause_chain(error: BaseException) -> Iterator[BaseException]:
     """Yield an error and what it was raised from, outermost first."""
     seen: set[int] = set()
     one: BaseException | None = error
@@ -138,20 +138,20 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 def _code(error: BaseException) -> str:
     status = getattr(error, "status_code", None)
-    if status in _TEMPORARY or status in _LASTING:
+    if status in _TEMPORARY or status in _PERMANENT:
         return str(status)
     for kind, code in _CLASSES:
         if isinstance(error, kind):
             return code
     if not isinstance(error, redis.RedisError):
         return ""
-    text = _said(error)
+    text = _error_text(error)
     if found := _CODE.search(text):
         return found[1]
     return next((code for phrase, code in _PHRASES if phrase in text), "")
 
 
-def _said(error: BaseException) -> str:
+def _error_text(error: BaseException) -> str:
     text = " ".join(str(error).split())
     return text.rpartition(_PIPELINE)[2]
 
@@ -159,4 +159,4 @@ def _said(error: BaseException) -> str:
 def _text(error: BaseException) -> str:
     """Return what Redis says, with the code that redis-py takes off."""
     status = getattr(error, "status_code", None)
-    return f"{status} {_said(error)}" if status else _said(error)
+    return f"{status} {_error_text(error)}" if status else _error_text(error)

@@ -16,10 +16,10 @@ from tasks.file_descriptors import IDLE_CONNECTIONS, is_exhausted
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
 #: Seconds between two tries.
-_RETRY = 1.0
+_RETRY_SECONDS = 1.0
 
 
-def patiently(step: Callable[[], _T]) -> _T:
+def retry_until_redis_is_back(step: Callable[[], _T]) -> _T:
     """Do a step that needs Redis, and repeat it until Redis does its part; the step must be safe to repeat.
 
     A task that raised because of Redis would be lost to its chord, and without Redis there is nothing else for a worker
@@ -35,13 +35,13 @@ def patiently(step: Callable[[], _T]) -> _T:
             problem = redis_problem(error)
             if is_exhausted(error):
                 IDLE_CONNECTIONS.close_oldest(1)
-            if stopping():
+            if worker_is_stopping():
                 raise
             _log.warning("%s. %s", problem.note, problem.hint)
-            time.sleep(_RETRY)
+            time.sleep(_RETRY_SECONDS)
 
 
-def stopping() -> bool:
+def worker_is_stopping() -> bool:
     """Tell whether this worker is told to stop."""
     # None or False unless it is; the exit status, which may be 0, if it is.
     return state.should_stop is not None and state.should_stop is not False

@@ -11,7 +11,7 @@ import redis
 
 from config import limits
 from tasks.broker import keys
-from tasks.broker.redis_retry import patiently
+from tasks.broker.redis_retry import retry_until_redis_is_back
 
 _NOTIFY = Path(__file__).with_name("notify_shard_done.lua").read_text(encoding="utf-8")
 
@@ -19,4 +19,6 @@ _NOTIFY = Path(__file__).with_name("notify_shard_done.lua").read_text(encoding="
 def notify_shard_done(server: redis.Redis, run_id: str, message: Mapping[str, Any]) -> None:
     """Push a message to the list that the run's producer reads; wait for Redis while it is unreachable."""
     told = json.dumps(message)
-    patiently(lambda: server.eval(_NOTIFY, 2, keys.run(run_id), keys.done(run_id), limits.RECORD_LIFETIME, told))
+    retry_until_redis_is_back(
+        lambda: server.eval(_NOTIFY, 2, keys.run(run_id), keys.done(run_id), limits.RECORD_LIFETIME, told)
+    )

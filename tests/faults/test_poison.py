@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from tasks.broker.poison import BODY_CRASHES
+from tasks.broker.poison import ABANDON_AFTER_CRASHES
 from tests.faults import table
 from tests.faults.harness import Arena
 from tests.integration import processes
@@ -48,9 +48,9 @@ def test_shard_that_kills_its_workers_ends_the_run(arena: Arena) -> None:
     assert ended.code == 1
     what, why, todo = processes.error_parts(ended)
     assert what == "Shard 00000 could not be collected"
-    assert f"{BODY_CRASHES} workers died" in why
+    assert f"{ABANDON_AFTER_CRASHES} workers died" in why
     assert f"producer resume {arena.out}" in todo
-    assert deaths == 1 + BODY_CRASHES
+    assert deaths == 1 + ABANDON_AFTER_CRASHES
     arena.fleet.end(0.0)
     arena.count_fault()
     arena.fleet.add(1)

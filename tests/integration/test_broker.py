@@ -166,7 +166,7 @@ def test_unreachable_sentinels_end_the_command_soon() -> None:
     """The error names the master asked for, and how to fix the URL."""
     url = f"sentinel://127.0.0.1:{processes.free_port()}/0?master_name=mymaster"
     with (
-        broker_client.client(url, patient=False) as client,
+        broker_client.client(url, retry=False) as client,
         pytest.raises(CommandError, match="can't be used now") as caught,
     ):
         broker_client.check_server(client, url)

@@ -42,7 +42,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture
 def heartbeat(redis_url: str) -> Presence:
     """Give this process's heartbeat; the test calls its beats."""
-    return Presence(_ME, lambda: broker_client.client(redis_url, patient=False), transport.known)
+    return Presence(_ME, lambda: broker_client.client(redis_url, retry=False), transport.known)
 
 
 def record_unacked(server: redis.Redis, worker: Worker, count: int, exchange: str = "") -> None:
@@ -114,7 +114,7 @@ def test_declares_no_one_dead_before_lasting_contact(server: redis.Redis, heartb
     record_unacked(server, _ELSEWHERE, 1)
     heartbeat.beat(server)
     assert server.llen(_QUEUE) == 0
-    with broker_client.client(f"redis://127.0.0.1:{processes.free_port()}/0", patient=False) as unreachable:
+    with broker_client.client(f"redis://127.0.0.1:{processes.free_port()}/0", retry=False) as unreachable:
         since = time.monotonic() - limits.WORKER_LIFETIME
         heartbeat._contact = Contact(since, time.monotonic())
         assert heartbeat._contact.long_enough

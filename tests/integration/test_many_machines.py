@@ -383,7 +383,7 @@ def test_celery_verifies_the_server_too(site: Site, tmp_path: Path, wrong: str) 
     backend = RedisBackend(app=Celery(set_as_current=False), url=url)
     with backend.client as server, pytest.raises(redis.ConnectionError, match="CERTIFICATE_VERIFY_FAILED"):
         server.ping()
-    with broker_client.client(url, patient=False) as ours, pytest.raises(redis.ConnectionError, match="VERIFY_FAILED"):
+    with broker_client.client(url, retry=False) as ours, pytest.raises(redis.ConnectionError, match="VERIFY_FAILED"):
         ours.ping()
 
 

@@ -96,17 +96,17 @@ def test_detects_poison_and_saves_its_neighbours(demo_url: str, tmp_path: Path) 
 def test_counts_a_crash_only_for_running_tasks(server: redis.Redis) -> None:
     """A running task is tracked; a dead worker's crash counts once for each of its tasks, while the run exists."""
     server.set(keys.run("run-1"), "{}")
-    with poison.watched(server, _WORKER, "run-1", _TASK) as crashes:
+    with poison.track_running(server, _WORKER, "run-1", _TASK) as crashes:
         assert crashes == 0
         for _ in range(2):
-            poison.accuse(server, _WORKER)
-    with poison.watched(server, _WORKER, "run-1", _TASK) as crashes:
+            poison.count_crashes(server, _WORKER)
+    with poison.track_running(server, _WORKER, "run-1", _TASK) as crashes:
         assert crashes == 1
-    poison.accuse(server, _WORKER)
+    poison.count_crashes(server, _WORKER)
     assert server.hgetall(keys.crashes("run-1")) == {_TASK: "1"}
     server.delete(*keys.of_run("run-1"))
-    with poison.watched(server, _WORKER, "run-1", _TASK):
-        poison.accuse(server, _WORKER)
+    with poison.track_running(server, _WORKER, "run-1", _TASK):
+        poison.count_crashes(server, _WORKER)
     assert server.keys("*") == []
 
 
@@ -152,7 +152,7 @@ def test_isolated_process_without_an_answer(
 ) -> None:
     """A process that dies, prints no Outcome or never ends gives an Outcome with the reason."""
     monkeypatch.setattr(isolation, "PROGRAM", (sys.executable, "-c", program))
-    monkeypatch.setattr(isolation, "_MARGIN", 0.0)
+    monkeypatch.setattr(isolation, "_MARGIN_SECONDS", 0.0)
     outcome = fetch_isolated("http://127.0.0.1/", store, deadline=1.0)
     assert outcome.reason is reason
     assert message in str(outcome.error_message)

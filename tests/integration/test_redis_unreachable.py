@@ -46,5 +46,5 @@ def test_stopping_worker_does_not_wait_for_redis(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(state, "should_stop", 0)
     started = time.monotonic()
     with redis.Redis(port=processes.free_port()) as unreachable, pytest.raises(redis.ConnectionError):
-        redis_retry.patiently(unreachable.ping)
+        redis_retry.retry_until_redis_is_back(unreachable.ping)
     assert time.monotonic() - started < 10

@@ -12,7 +12,7 @@ import pytest
 
 from producer.dispatch.dispatcher import Dispatcher
 from tasks.broker import keys
-from tasks.broker.poison import BODY_CRASHES
+from tasks.broker.poison import ABANDON_AFTER_CRASHES
 from tasks.broker.transport import Channel
 from tasks.celery import IMAGES, SHARDS
 from tasks.errors import CancelledError, CommandError, StorageError
@@ -476,7 +476,7 @@ def test_collect_task_that_kills_its_workers_ends_the_run(
     producer = begin()
     fleet.work([IMAGES])
     monkeypatch.setattr(Channel, "holder", simulated_fleet.worker_id("a"))
-    for death in range(1 + BODY_CRASHES):
+    for death in range(1 + ABANDON_AFTER_CRASHES):
         assert not producer.ended
         body = fleet.take(SHARDS)
         if death:
@@ -488,7 +488,7 @@ def test_collect_task_that_kills_its_workers_ends_the_run(
     producer.step()
     assert isinstance(producer.error, CommandError)
     assert producer.error.what == "Shard 00000 could not be collected"
-    assert f"{BODY_CRASHES} workers died" in producer.error.why
+    assert f"{ABANDON_AFTER_CRASHES} workers died" in producer.error.why
     assert not store.exists(manifest.name(0))
 
 

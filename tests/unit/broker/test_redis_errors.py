@@ -118,7 +118,7 @@ def test_worker_waits_for_redis(code: str, monkeypatch: pytest.MonkeyPatch) -> N
             raise error
         return "done"
 
-    assert redis_retry.patiently(step) == "done"
+    assert redis_retry.retry_until_redis_is_back(step) == "done"
 
 
 def test_stopping_worker_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,4 +129,4 @@ def test_stopping_worker_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
         raise _parsed(_TEMPORARY["OOM"])
 
     with pytest.raises(redis.ResponseError):
-        redis_retry.patiently(step)
+        redis_retry.retry_until_redis_is_back(step)
