@@ -211,7 +211,7 @@ def _expect_nothing_queued(server: redis.Redis) -> None:
     Raises:
         RuntimeError: too many messages remain.
     """
-    unacked: list[Any] = [server.hlen(name) for name in heartbeat.holders(server)]
+    unacked: list[Any] = [server.hlen(name) for name in heartbeat.unacked_hashes(server)]
     remaining = server.llen(IMAGES) + sum(unacked)
     if remaining > _MAX_REMAINING:
         raise RuntimeError(f"{remaining} messages remain in Redis, but none remained at the end of the run")

@@ -24,15 +24,15 @@ PREFETCH = 3
 CONCURRENCY = 16
 
 #: Seconds until a run's record expires in Redis unless its producer renews it.
-RECORD_LIFETIME = 7 * 24 * 3600
+RUN_RECORD_TTL = 7 * 24 * 3600
 
 #: Seconds between two heartbeats of a worker, and between two checks for workers without one.
-WORKER_BEAT = 3
+HEARTBEAT_INTERVAL = 3
 
 #: Seconds for which a worker counts as alive after its last heartbeat. Several intervals long, because a busy machine
 #: or a reconnect may skip a heartbeat.
-WORKER_LIFETIME = 15
+HEARTBEAT_TIMEOUT = 15
 
 #: Seconds within which a dead worker's tasks are back in the queue if another worker is up: the heartbeat timeout, one
 #: interval of the other worker, and the requeueing itself.
-HANDED_BACK = 20
+REDELIVERY_SECONDS = 20

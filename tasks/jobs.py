@@ -27,7 +27,7 @@ from tasks.broker import keys, poison, transport
 from tasks.broker.ack_batcher import SettledRequest
 from tasks.broker.backend import Unshown
 from tasks.broker.fitness import PROBE_TIMEOUT_SECONDS, Fitness, Queues, RetryElsewhere
-from tasks.broker.heartbeat import Presence, Worker
+from tasks.broker.heartbeat import Heartbeat, WorkerId
 from tasks.broker.progress import Progress
 from tasks.broker.redis_retry import retry_until_redis_is_back
 from tasks.broker.shard_signal import notify_shard_done
@@ -164,11 +164,11 @@ def _fitness() -> Fitness:
 
 @cache
 def _fitness_of(worker: str) -> Fitness:
-    probe = None if network_settings.proxy() else _probe
+    probe = None if network_settings.proxy() else _probe_connection
     return Fitness(_server(), worker, Queues(IMAGES, SHARDS), transport.pause, probe)
 
 
-def _probe(host: str, port: int) -> None:
+def _probe_connection(host: str, port: int) -> None:
     """Connect to a host, with a guard that has looked up no name yet.
 
     Raises:
@@ -198,7 +198,7 @@ def _previous_file(facts: Mapping[str, Any] | None, run: RunOptions) -> Previous
 
 
 @worker_init.connect
-def _prepare(sender: Any, **_: Any) -> None:
+def _prepare_worker(sender: Any, **_: Any) -> None:
     """Build what all tasks share before the first of them; a wrong setting ends the worker here."""
     streams.show_everything()
     runtime_tuning.return_large_blocks()
@@ -226,26 +226,26 @@ def _prepare(sender: Any, **_: Any) -> None:
         _log.critical("this worker can't start: %s", error)
         raise SystemExit(1) from error
     _progress()
-    _appear(Worker.here(str(sender.hostname)), sorted(sender.app.amqp.queues.consume_from))
+    _start_heartbeat(WorkerId.current(str(sender.hostname)), sorted(sender.app.amqp.queues.consume_from))
     runtime_tuning.reduce_garbage_collection()
     # What is loaded by now stays.
     gc.freeze()
 
 
-def _appear(worker: Worker, queues: Collection[str]) -> None:
+def _start_heartbeat(worker: WorkerId, queues: Collection[str]) -> None:
     """Let this worker give signs of life until it stops; what it is given is recorded under its id from now on."""
     transport.Channel.holder = worker.name
     connect = partial(broker_client.client, app.conf.imagefleet_broker_url, retry=False)
-    presence = Presence(worker, connect, transport.known, queues)
-    presence.start()
+    heartbeat = Heartbeat(worker, connect, transport.known, queues)
+    heartbeat.start()
 
     @worker_shutdown.connect(weak=False)
     def _stop(**_: Any) -> None:
-        presence.stop()
+        heartbeat.stop()
 
 
 @inspect_command(name=ABOUT)
-def _about(state: Any, **_: Any) -> dict[str, Any]:
+def _worker_info(state: Any, **_: Any) -> dict[str, Any]:
     """Tell a producer what this worker is, what it takes, where it may write, its troubles, and its time."""
     return {
         "protocol": PROTOCOL,

@@ -171,7 +171,7 @@ class Dispatcher:
         self._done_before = 0
         #: Whether anything may have been sent.
         self.has_sent = False
-        self._contact = heartbeat.Contact()
+        self._contact = heartbeat.ContinuousContact()
         self._finishing = threading.Event()
         #: Who is told of progress, and what was told last.
         self._listener: Callable[[Progress], None] = _nobody
@@ -309,9 +309,9 @@ class Dispatcher:
     def _look_into(self, timing: Timing) -> None:
         """Look how far the chords are, and send again what two looks in a row miss of one that stands still."""
         # Workers hand on what a dead one held; where none is left that has lived for long, it is done here.
-        self._contact.heard()
-        if self._contact.long_enough:
-            heartbeat.hand_back_of_the_dead(self._server)
+        self._contact.record_reply()
+        if self._contact.is_long_enough:
+            heartbeat.requeue_from_dead_workers(self._server)
         self._unfit.look()
         now = time.monotonic()
         doubtful: list[_InFlight] = []
@@ -324,7 +324,7 @@ class Dispatcher:
                 doubtful.append(flying)
         if not doubtful:
             return
-        held = chord_state.held(self._server, self._run_id, heartbeat.holders(self._server))
+        held = chord_state.held(self._server, self._run_id, heartbeat.unacked_hashes(self._server))
         for flying in doubtful:
             requests = self._requests(flying.shard)
             found = chord_state.parts(self._server, self._group(flying.shard), VOID_REASONS)
@@ -481,7 +481,7 @@ class Dispatcher:
         if known and now - self._recorded <= _LOOK:
             return
         record = json.dumps(self._options.to_json())
-        key, lifetime = keys.run(self._run_id), limits.RECORD_LIFETIME
+        key, lifetime = keys.run(self._run_id), limits.RUN_RECORD_TTL
         # A write, though reading would do: a Redis that is full, can't save or is a replica refuses that, and nothing
         # else would tell the producer why no image ends.
         if known and self._server.set(key, record, ex=lifetime, xx=True):
@@ -522,7 +522,7 @@ class Dispatcher:
         named. A late copy may have saved it since, just as it came, and that is what the pass is to bring about.
         """
         if self._left is None:
-            self._left = chord_state.held(self._server, self._run_id, heartbeat.holders(self._server))
+            self._left = chord_state.held(self._server, self._run_id, heartbeat.unacked_hashes(self._server))
         found = chord_state.parts(self._server, self._group(flying.shard), STALE_VOID_REASONS)
         if self._missing(flying.shard, requests, found, self._left):
             self._repair(flying, requests, found, self._left)
@@ -648,7 +648,7 @@ class Dispatcher:
                 check()
                 if away and self._finishing.is_set():
                     raise RunInterruptedError(cancelled=False) from error
-                self._contact.lost()
+                self._contact.record_failure()
                 away, self._recorded = True, 0.0
                 problem = redis_problem(error)
                 if not problem.temporary or time.monotonic() > ends:
@@ -677,7 +677,7 @@ class Dispatcher:
 def cancel(server: redis.Redis, run_id: str) -> None:
     """Tell a run's producer to end it."""
     server.rpush(keys.done(run_id), json.dumps(_CANCEL))
-    server.expire(keys.done(run_id), limits.RECORD_LIFETIME)
+    server.expire(keys.done(run_id), limits.RUN_RECORD_TTL)
 
 
 def drop(server: redis.Redis, run_id: str) -> None:
@@ -699,7 +699,7 @@ def _asked(local: bool, images: int, server: redis.Redis) -> str:
     waiting = "waiting for 1 image" if images == 1 else f"waiting for {images:,} images"
     try:
         slots = online_workers()
-        dead = sum(not lives for lives in heartbeat.signs_of_life(server).values())
+        dead = sum(not lives for lives in heartbeat.worker_liveness(server).values())
     except (redis.RedisError, OperationalError) as error:
         # The connection that lay idle since the last question may have gone with a Redis that is back.
         return f"{waiting}; the workers can't be asked: {redis_problem(error).note}"
@@ -711,7 +711,7 @@ def _asked(local: bool, images: int, server: redis.Redis) -> str:
     if not dead:
         return some
     died = f"{dead} workers have died, and their tasks are" if dead > 1 else "1 worker has died, and its tasks are"
-    return f"{some}; {died} handed to others within {limits.HANDED_BACK} s"
+    return f"{some}; {died} handed to others within {limits.REDELIVERY_SECONDS} s"
 
 
 def online_workers() -> list[int]:

@@ -11,7 +11,7 @@ import redis
 
 from producer.formatting import named
 from tasks.broker import keys
-from tasks.broker.heartbeat import Worker
+from tasks.broker.heartbeat import WorkerId
 
 _log = logging.getLogger(__name__)
 
@@ -65,6 +65,6 @@ class UnfitWorkers:
             return
         for worker_id, one in said.items():
             if worker_id not in self._found and (last or worker_id in before or one["kind"] == "storage"):
-                worker = Worker.of(worker_id)
+                worker = WorkerId.parse(worker_id)
                 unfit = self._found[worker_id] = UnfitWorker(worker.node if worker else worker_id, one["why"])
                 _log.warning("a worker leaves this run to the others: %s", unfit)

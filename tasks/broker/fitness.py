@@ -281,7 +281,7 @@ class Fitness:
         said = json.dumps({"kind": trouble.kind, "why": trouble.why})
         places = keys.run(run_id), keys.unfit(run_id)
         retry_until_redis_is_back(
-            lambda: self._server.eval(_DECLARE, 2, *places, limits.RECORD_LIFETIME, self._worker, said)
+            lambda: self._server.eval(_DECLARE, 2, *places, limits.RUN_RECORD_TTL, self._worker, said)
         )
         trouble.declared.add(run_id)
 

@@ -35,36 +35,36 @@ from tasks.broker import keys, poison
 from tasks.broker.redis_errors import redis_problem
 
 _log = logging.getLogger(__name__)
-_GIVE_BACK = Path(__file__).with_name("requeue.lua").read_text(encoding="utf-8")
-_BURY = Path(__file__).with_name("forget_worker.lua").read_text(encoding="utf-8")
+_REQUEUE = Path(__file__).with_name("requeue.lua").read_text(encoding="utf-8")
+_FORGET_WORKER = Path(__file__).with_name("forget_worker.lua").read_text(encoding="utf-8")
 #: Separates the parts of a worker's id; in no host name.
 _SEPARATOR = "|"
 #: Separates the parts of a binding, as kombu writes it.
-_BOUND = "\x06\x16"
+_BINDING_SEPARATOR = "\x06\x16"
 #: Seconds between two looks at what this worker holds, and at what is overdue.
-_LOOK = 10.0
+_CHECK_INTERVAL_SECONDS = 10.0
 #: The most overdue messages that one look gives back.
-_OVERDUE = 100
+_MAX_OVERDUE = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Worker:
+class WorkerId:
     """A worker process: its Celery name, where it is, and what tells it from another with the same process id."""
 
     node: str
     host: str
     #: The boot and the process namespace: containers may share a host's name, and number their processes alike.
-    place: str
+    namespace: str
     pid: int
     random: str
 
     @classmethod
-    def here(cls, node: str) -> Self:
+    def current(cls, node: str) -> Self:
         """Return this process."""
-        return cls(node, socket.gethostname(), _place(), os.getpid(), secrets.token_hex(4))
+        return cls(node, socket.gethostname(), _namespace(), os.getpid(), secrets.token_hex(4))
 
     @classmethod
-    def of(cls, name: str) -> Self | None:
+    def parse(cls, name: str) -> Self | None:
         """Return the worker with an id; None where it is none of ours."""
         parts = name.rsplit(_SEPARATOR, 4)
         if len(parts) != 5 or not parts[3].isdecimal():
@@ -75,16 +75,16 @@ class Worker:
     @property
     def name(self) -> str:
         """Its id."""
-        return _SEPARATOR.join((self.node, self.host, self.place, str(self.pid), self.random))
+        return _SEPARATOR.join((self.node, self.host, self.namespace, str(self.pid), self.random))
 
-    def sees_the_end_of(self, other: Worker) -> bool:
+    def has_seen_exit(self, other: WorkerId) -> bool:
         """Whether the other worker was a process of this one's host, and is no more."""
-        if other == self or (other.host, other.place) != (self.host, self.place):
+        if other == self or (other.host, other.namespace) != (self.host, self.namespace):
             return False
-        return other.pid == self.pid or not _runs(other.pid)
+        return other.pid == self.pid or not _is_running(other.pid)
 
 
-def _place() -> str:
+def _namespace() -> str:
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8")[:8]
         return f"{boot}.{Path('/proc/self/ns/pid').stat().st_ino}"
@@ -93,7 +93,7 @@ def _place() -> str:
         return ""
 
 
-def _runs(pid: int) -> bool:
+def _is_running(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -105,37 +105,37 @@ def _runs(pid: int) -> bool:
 
 
 @dataclass(slots=True)
-class Contact:
+class ContinuousContact:
     """For how long a process has heard Redis without a gap."""
 
     _since: float | None = None
     _last: float = 0.0
 
-    def heard(self) -> None:
+    def record_reply(self) -> None:
         """Note an answer."""
         now = time.monotonic()
         # Who was stopped for a while has missed what happened meanwhile.
-        if self._since is None or now - self._last > limits.WORKER_LIFETIME / 2:
+        if self._since is None or now - self._last > limits.HEARTBEAT_TIMEOUT / 2:
             self._since = now
         self._last = now
 
-    def lost(self) -> None:
+    def record_failure(self) -> None:
         """Note that there was none."""
         self._since = None
 
     @property
-    def long_enough(self) -> bool:
+    def is_long_enough(self) -> bool:
         """Whether a sign of life that is not there means anything."""
-        return self._since is not None and self._last - self._since >= limits.WORKER_LIFETIME
+        return self._since is not None and self._last - self._since >= limits.HEARTBEAT_TIMEOUT
 
 
-def holders(server: redis.Redis) -> list[str]:
+def unacked_hashes(server: redis.Redis) -> list[str]:
     """Return the names of all hashes with unacknowledged messages: kombu's own first, then each worker's."""
     workers = cast("set[str]", server.smembers(keys.WORKERS))
     return [keys.UNACKED, *(keys.held(keys.UNACKED, worker) for worker in sorted(workers))]
 
 
-def signs_of_life(server: redis.Redis) -> dict[str, bool]:
+def worker_liveness(server: redis.Redis) -> dict[str, bool]:
     """Return by its id, for each worker that has not stopped, whether its sign of life stands.
 
     Args:
@@ -151,54 +151,54 @@ def signs_of_life(server: redis.Redis) -> dict[str, bool]:
         return dict(zip(names, map(bool, pipe.execute()), strict=True))
 
 
-def hand_back_of_the_dead(server: redis.Redis, seen_dead: Collection[str] = ()) -> int:
+def requeue_from_dead_workers(server: redis.Redis, known_dead: Collection[str] = ()) -> int:
     """Give back all that workers without a sign of life hold; return how many messages.
 
-    Only for who was in `Contact` for long enough. Two who do it at once give each message back once.
+    Only for who was in `ContinuousContact` for long enough. Two who do it at once give each message back once.
 
     Args:
         server: a client that decodes what it reads.
-        seen_dead: ids of workers that are dead though their sign of life may stand; others are not looked at then.
+        known_dead: ids of workers that are dead though their sign of life may stand; others are not looked at then.
 
     Raises:
         redis.RedisError: not all could be given back; whoever does it next finds the rest.
     """
-    dead = sorted(seen_dead) or [name for name, lives in signs_of_life(server).items() if not lives]
-    return sum(_bury(server, worker, bool(seen_dead)) for worker in dead)
+    dead = sorted(known_dead) or [name for name, lives in worker_liveness(server).items() if not lives]
+    return sum(_remove_dead_worker(server, worker, bool(known_dead)) for worker in dead)
 
 
-def _bury(server: redis.Redis, worker: str, seen_dead: bool) -> int:
+def _remove_dead_worker(server: redis.Redis, worker: str, known_dead: bool) -> int:
     # First the counts: whoever gets a message that is given back looks at them.
     poison.count_crashes(server, worker)
-    given = _dissolve(server, worker, seen_dead)
+    given = _requeue_all(server, worker, known_dead)
     _log.warning("worker %s is gone; %d tasks that it held are given back", worker, given)
     return given
 
 
-def _dissolve(server: redis.Redis, worker: str, gone: bool) -> int:
+def _requeue_all(server: redis.Redis, worker: str, is_gone: bool) -> int:
     """Give back all that a worker holds, and forget it; unless it is gone for sure, only without a sign of life."""
-    held = _held(worker)
-    given = _give_back(server, *held, cast("dict[str, str | None]", server.hgetall(held[0])))
+    held = _unacked_keys(worker)
+    given = _requeue(server, *held, cast("dict[str, str | None]", server.hgetall(held[0])))
     places = keys.WORKERS, keys.alive(worker), keys.begun(worker), held[0]
-    server.eval(_BURY, len(places), *places, worker, str(int(gone)))
+    server.eval(_FORGET_WORKER, len(places), *places, worker, str(int(is_gone)))
     return given
 
 
-def _held(worker: str) -> tuple[str, str]:
+def _unacked_keys(worker: str) -> tuple[str, str]:
     return keys.held(keys.UNACKED, worker), keys.held(keys.UNACKED_INDEX, worker)
 
 
-def _give_back(server: redis.Redis, unacked: str, index: str, records: Mapping[str, str | None]) -> int:
+def _requeue(server: redis.Redis, unacked: str, index: str, records: Mapping[str, str | None]) -> int:
     """Give messages back, marked as kombu marks them; return how many were still there."""
     bindings: dict[str, list[list[str]]] = {}
     with server.pipeline(transaction=False) as pipe:
         for tag, record in records.items():
-            queues, message = _addressed(server, record, bindings) if record else ([], "")
-            pipe.eval(_GIVE_BACK, 2 + len(queues), unacked, index, *queues, tag, message)
+            queues, message = _redelivery(server, record, bindings) if record else ([], "")
+            pipe.eval(_REQUEUE, 2 + len(queues), unacked, index, *queues, tag, message)
         return sum(pipe.execute())
 
 
-def _addressed(server: redis.Redis, record: str, bindings: dict[str, list[list[str]]]) -> tuple[list[str], str]:
+def _redelivery(server: redis.Redis, record: str, bindings: dict[str, list[list[str]]]) -> tuple[list[str], str]:
     """Return the queues of a record's message, and the message, marked as one that was delivered before."""
     try:
         message, exchange, key = json.loads(record)
@@ -211,45 +211,45 @@ def _addressed(server: redis.Redis, record: str, bindings: dict[str, list[list[s
         return [key], json.dumps(message)
     if exchange not in bindings:
         bound = cast("set[str]", server.smembers(f"_kombu.binding.{exchange}"))
-        bindings[exchange] = [binding.split(_BOUND) for binding in bound]
+        bindings[exchange] = [binding.split(_BINDING_SEPARATOR) for binding in bound]
     queues = [queue for bound_key, _, queue in bindings[exchange] if bound_key == key]
     return queues or [key], json.dumps(message)
 
 
 @dataclass(slots=True)
-class Presence:
+class Heartbeat:
     """The presence of this process, kept up by a thread."""
 
-    worker: Worker
+    worker: WorkerId
     #: Gives a client that decodes what it reads and does not try again.
     connect: Callable[[], redis.Redis]
     #: Tells the delivery tags that this process knows of.
-    known: Callable[[], Collection[str]]
+    known_tags: Callable[[], Collection[str]]
     #: The names of the queues that this process takes from.
     queues: Collection[str] = ()
-    _contact: Contact = field(default_factory=Contact)
-    _looked: float = 0.0
+    _contact: ContinuousContact = field(default_factory=ContinuousContact)
+    _checked_at: float = 0.0
     _unknown: frozenset[str] = frozenset()
     #: Counts the looks: each is at what another worker has overdue.
-    _looks: int = 0
+    _checks: int = 0
     _stopped: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
 
     def start(self) -> None:
         """Give the first sign of life, as soon as Redis is there, and go on."""
-        self._thread = threading.Thread(target=self._run, name="presence", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
         """Give back what is still held, and be gone; without Redis, others do so later."""
         self._stopped.set()
         if self._thread is not None:
-            self._thread.join(limits.WORKER_BEAT)
+            self._thread.join(limits.HEARTBEAT_INTERVAL)
         name = self.worker.name
         with suppress(redis.RedisError), self.connect() as server:
             # What this process had begun it has ended, and nobody is to be accused of it.
             server.delete(keys.begun(name))
-            _dissolve(server, name, gone=True)
+            _requeue_all(server, name, is_gone=True)
 
     def beat(self, server: redis.Redis) -> None:
         """Give a sign of life, and look for what is to be given back.
@@ -260,37 +260,37 @@ class Presence:
         name = self.worker.name
         try:
             with server.pipeline() as pipe:
-                pipe.set(keys.alive(name), ",".join(self.queues), ex=limits.WORKER_LIFETIME)
+                pipe.set(keys.alive(name), ",".join(self.queues), ex=limits.HEARTBEAT_TIMEOUT)
                 pipe.sadd(keys.WORKERS, name)
                 pipe.smembers(keys.WORKERS)
                 workers = pipe.execute()[-1]
         except redis.RedisError:
-            self._contact.lost()
+            self._contact.record_failure()
             raise
-        self._contact.heard()
-        if ended := [other for other in workers if self._sees_the_end_of(other)]:
-            hand_back_of_the_dead(server, ended)
-        if self._contact.long_enough:
-            hand_back_of_the_dead(server)
-        if time.monotonic() - self._looked >= _LOOK:
-            self._look(server, sorted(workers))
+        self._contact.record_reply()
+        if ended := [other for other in workers if self._has_seen_exit(other)]:
+            requeue_from_dead_workers(server, ended)
+        if self._contact.is_long_enough:
+            requeue_from_dead_workers(server)
+        if time.monotonic() - self._checked_at >= _CHECK_INTERVAL_SECONDS:
+            self._requeue_lost_and_overdue(server, sorted(workers))
 
-    def _sees_the_end_of(self, name: str) -> bool:
-        other = Worker.of(name)
-        return other is not None and self.worker.sees_the_end_of(other)
+    def _has_seen_exit(self, name: str) -> bool:
+        other = WorkerId.parse(name)
+        return other is not None and self.worker.has_seen_exit(other)
 
-    def _look(self, server: redis.Redis, workers: list[str]) -> None:
-        held = _held(self.worker.name)
+    def _requeue_lost_and_overdue(self, server: redis.Redis, workers: list[str]) -> None:
+        held = _unacked_keys(self.worker.name)
         # Redis first: what is delivered meanwhile is known by then.
         recorded = cast("list[str]", server.hkeys(held[0]))
-        unknown = frozenset(recorded).difference(self.known())
+        unknown = frozenset(recorded).difference(self.known_tags())
         if lost := unknown & self._unknown:
-            given = _give_back(server, *held, _records(server, held[0], lost))
+            given = _requeue(server, *held, _read_records(server, held[0], lost))
             _log.warning("%d tasks that Redis gave to this worker did not arrive, and are given back", given)
-        self._unknown, self._looked = unknown, time.monotonic()
-        self._looks += 1
-        for unacked, index in {(keys.UNACKED, keys.UNACKED_INDEX), _held(workers[self._looks % len(workers)])}:
-            _give_back_overdue(server, unacked, index)
+        self._unknown, self._checked_at = unknown, time.monotonic()
+        self._checks += 1
+        for unacked, index in {(keys.UNACKED, keys.UNACKED_INDEX), _unacked_keys(workers[self._checks % len(workers)])}:
+            _requeue_overdue(server, unacked, index)
 
     def _run(self) -> None:
         server = self.connect()
@@ -302,18 +302,18 @@ class Presence:
                 _log.warning("no heartbeat could be sent: %s. %s", problem.text, problem.hint)
             except Exception:  # noqa: BLE001  # a worker without it would be taken for dead
                 _log.exception("a fault of ours while a sign of life was given")
-            self._stopped.wait(limits.WORKER_BEAT)
+            self._stopped.wait(limits.HEARTBEAT_INTERVAL)
 
 
-def _give_back_overdue(server: redis.Redis, unacked: str, index: str) -> None:
+def _requeue_overdue(server: redis.Redis, unacked: str, index: str) -> None:
     """Give back what was delivered before the visibility timeout, as kombu does for what its own consumers hold."""
     latest = time.time() - limits.VISIBILITY_TIMEOUT
-    overdue = cast("list[str]", server.zrangebyscore(index, 0, latest, start=0, num=_OVERDUE))
+    overdue = cast("list[str]", server.zrangebyscore(index, 0, latest, start=0, num=_MAX_OVERDUE))
     if overdue:
-        _give_back(server, unacked, index, _records(server, unacked, overdue))
+        _requeue(server, unacked, index, _read_records(server, unacked, overdue))
 
 
-def _records(server: redis.Redis, unacked: str, tags: Iterable[str]) -> dict[str, str | None]:
+def _read_records(server: redis.Redis, unacked: str, tags: Iterable[str]) -> dict[str, str | None]:
     tags = list(tags)
     with server.pipeline(transaction=False) as pipe:
         for tag in tags:

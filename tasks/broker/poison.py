@@ -38,7 +38,7 @@ def track_running(server: redis.Redis, worker: str, run_id: str, task_id: str) -
     def begin() -> int:
         with server.pipeline() as pipe:
             pipe.sadd(keys.begun(worker), task_id)
-            pipe.expire(keys.begun(worker), limits.RECORD_LIFETIME)
+            pipe.expire(keys.begun(worker), limits.RUN_RECORD_TTL)
             pipe.hget(keys.crashes(run_id), task_id)
             return int(pipe.execute()[-1] or 0)
 
@@ -59,5 +59,5 @@ def count_crashes(server: redis.Redis, worker: str) -> None:
             # A task's id begins with its run's.
             run_id = task_id.partition(".")[0]
             places: list[Any] = [keys.begun(worker), keys.run(run_id), keys.crashes(run_id)]
-            pipe.eval(_COUNT_CRASH, len(places), *places, task_id, limits.RECORD_LIFETIME)
+            pipe.eval(_COUNT_CRASH, len(places), *places, task_id, limits.RUN_RECORD_TTL)
         pipe.execute()

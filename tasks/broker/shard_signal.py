@@ -20,5 +20,5 @@ def notify_shard_done(server: redis.Redis, run_id: str, message: Mapping[str, An
     """Push a message to the list that the run's producer reads; wait for Redis while it is unreachable."""
     told = json.dumps(message)
     retry_until_redis_is_back(
-        lambda: server.eval(_NOTIFY, 2, keys.run(run_id), keys.done(run_id), limits.RECORD_LIFETIME, told)
+        lambda: server.eval(_NOTIFY, 2, keys.run(run_id), keys.done(run_id), limits.RUN_RECORD_TTL, told)
     )

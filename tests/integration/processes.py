@@ -384,7 +384,7 @@ def connect(broker_url: str) -> redis.Redis:
 
 def unacked_count(server: redis.Redis) -> int:
     """Return the number of unacknowledged messages of all workers."""
-    counts: list[Any] = [server.hlen(name) for name in heartbeat.holders(server)]
+    counts: list[Any] = [server.hlen(name) for name in heartbeat.unacked_hashes(server)]
     return sum(counts)
 
 

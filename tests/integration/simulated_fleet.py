@@ -36,7 +36,7 @@ from tasks import jobs
 from tasks.broker import client as broker_client
 from tasks.broker import heartbeat, keys
 from tasks.broker.backend import Part, Unshown
-from tasks.broker.heartbeat import Worker
+from tasks.broker.heartbeat import WorkerId
 from tasks.celery import IMAGES, SHARDS, app
 from tasks.download.downloader import Download, Downloader
 from tasks.errors import HttpClientError
@@ -183,7 +183,7 @@ class Fleet:
         self.taken = [taken for taken in self.taken if taken.worker != name]
         if lost:
             self.server.delete(keys.held(keys.UNACKED, name), keys.held(keys.UNACKED_INDEX, name))
-        heartbeat.hand_back_of_the_dead(self.server, [name])
+        heartbeat.requeue_from_dead_workers(self.server, [name])
 
     def lose(self, queue: str, place: int | None = None) -> None:
         """Lose one message of a queue, or all."""
@@ -250,7 +250,7 @@ class Fleet:
 
 def worker_id(worker: str) -> str:
     """Return a worker's id on another host, so that no one checks its process."""
-    return Worker(worker, "elsewhere", "boot.1", 1, "1").name
+    return WorkerId(worker, "elsewhere", "boot.1", 1, "1").name
 
 
 def chord_key(shard: int, kind: str, suffix: str = "") -> str:

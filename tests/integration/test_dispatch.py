@@ -326,7 +326,7 @@ def test_run_record_exists_only_during_the_run(server: redis.Redis, store: Store
     run(job, work)
     record, seconds = records[-1]
     assert RunOptions.from_json(json.loads(record)) == replace(_OPTIONS, out=str(store.root))
-    assert 0 < seconds <= limits.RECORD_LIFETIME
+    assert 0 < seconds <= limits.RUN_RECORD_TTL
     assert server.exists(*keys.of_run(_RUN_ID)) == 0
 
 

@@ -26,13 +26,13 @@ from config import limits
 from tasks.broker import client as broker_client
 from tasks.broker import heartbeat as broker_heartbeat
 from tasks.broker import keys, transport
-from tasks.broker.heartbeat import Contact, Presence, Worker
+from tasks.broker.heartbeat import ContinuousContact, Heartbeat, WorkerId
 from tasks.celery import IMAGES
 from tests.integration import processes
 from tests.integration.test_transport import consuming, drain, put
 
 _QUEUE = "presence-test"
-_ME = Worker("a@here", "here", "boot.1", os.getpid(), "1")
+_ME = WorkerId("a@here", "here", "boot.1", os.getpid(), "1")
 #: A worker of another host.
 _ELSEWHERE = replace(_ME, node="b@there", host="there", random="2")
 
@@ -40,12 +40,12 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def heartbeat(redis_url: str) -> Presence:
+def heartbeat(redis_url: str) -> Heartbeat:
     """Give this process's heartbeat; the test calls its beats."""
-    return Presence(_ME, lambda: broker_client.client(redis_url, retry=False), transport.known)
+    return Heartbeat(_ME, lambda: broker_client.client(redis_url, retry=False), transport.known)
 
 
-def record_unacked(server: redis.Redis, worker: Worker, count: int, exchange: str = "") -> None:
+def record_unacked(server: redis.Redis, worker: WorkerId, count: int, exchange: str = "") -> None:
     """Record this many unacknowledged messages for a worker, as its transport does."""
     server.sadd(keys.WORKERS, worker.name)
     for number in range(count):
@@ -67,7 +67,7 @@ def queued(server: redis.Redis) -> list[dict[str, Any]]:
 def test_requeues_all_tasks_of_a_dead_worker(server: redis.Redis) -> None:
     """Each message is next in its queue, unchanged but for kombu's redelivery marks; the worker is forgotten."""
     record_unacked(server, _ELSEWHERE, 5)
-    assert broker_heartbeat.hand_back_of_the_dead(server) == 5
+    assert broker_heartbeat.requeue_from_dead_workers(server) == 5
     messages = queued(server)
     assert sorted(message["body"] for message in messages) == list("01234")
     for message in messages:
@@ -80,7 +80,7 @@ def test_message_goes_to_the_queues_of_its_exchange(server: redis.Redis) -> None
     """A message sent to an exchange is requeued along the exchange's bindings."""
     server.sadd("_kombu.binding.shop", "\x06\x16".join([_QUEUE, "", "bound"]), "\x06\x16".join(["x", "", "other"]))
     record_unacked(server, _ELSEWHERE, 1, exchange="shop")
-    broker_heartbeat.hand_back_of_the_dead(server)
+    broker_heartbeat.requeue_from_dead_workers(server)
     assert [server.llen(name) for name in ("bound", "other", _QUEUE)] == [1, 0, 0]
 
 
@@ -88,7 +88,7 @@ def test_damaged_record_goes_to_the_dead_letter_list(server: redis.Redis) -> Non
     """A damaged record goes to the transport's dead-letter list, and does not keep the dead worker registered."""
     record_unacked(server, _ELSEWHERE, 1)
     server.hset(keys.held(keys.UNACKED, _ELSEWHERE.name), "odd", "no record")
-    broker_heartbeat.hand_back_of_the_dead(server)
+    broker_heartbeat.requeue_from_dead_workers(server)
     assert server.lrange(keys.PUT_ASIDE, 0, -1) == ["no record"]
     assert server.llen(_QUEUE) == 1
     assert not server.exists(keys.WORKERS)
@@ -99,7 +99,9 @@ def test_concurrent_requeues_requeue_once(server: redis.Redis, redis_url: str) -
     record_unacked(server, _ELSEWHERE, 300)
     with ExitStack() as stack:
         clients = [stack.enter_context(broker_client.client(redis_url)) for _ in range(4)]
-        threads = [threading.Thread(target=broker_heartbeat.hand_back_of_the_dead, args=[client]) for client in clients]
+        threads = [
+            threading.Thread(target=broker_heartbeat.requeue_from_dead_workers, args=[client]) for client in clients
+        ]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -108,32 +110,32 @@ def test_concurrent_requeues_requeue_once(server: redis.Redis, redis_url: str) -
     assert server.keys("*") == [_QUEUE]
 
 
-def test_declares_no_one_dead_before_lasting_contact(server: redis.Redis, heartbeat: Presence) -> None:
+def test_declares_no_one_dead_before_lasting_contact(server: redis.Redis, heartbeat: Heartbeat) -> None:
     """After a start or a Redis outage, a worker waits one heartbeat lifetime before it declares others dead."""
     heartbeat.beat(server)
     record_unacked(server, _ELSEWHERE, 1)
     heartbeat.beat(server)
     assert server.llen(_QUEUE) == 0
     with broker_client.client(f"redis://127.0.0.1:{processes.free_port()}/0", retry=False) as unreachable:
-        since = time.monotonic() - limits.WORKER_LIFETIME
-        heartbeat._contact = Contact(since, time.monotonic())
-        assert heartbeat._contact.long_enough
+        since = time.monotonic() - limits.HEARTBEAT_TIMEOUT
+        heartbeat._contact = ContinuousContact(since, time.monotonic())
+        assert heartbeat._contact.is_long_enough
         with pytest.raises(redis.ConnectionError):
             heartbeat.beat(unreachable)
     heartbeat.beat(server)
     assert server.llen(_QUEUE) == 0
-    heartbeat._contact = Contact(since, time.monotonic())
+    heartbeat._contact = ContinuousContact(since, time.monotonic())
     heartbeat.beat(server)
     assert (server.llen(_QUEUE), server.smembers(keys.WORKERS)) == (1, {_ME.name})
 
 
-def test_detects_a_dead_process_of_its_host_at_once(server: redis.Redis, heartbeat: Presence) -> None:
+def test_detects_a_dead_process_of_its_host_at_once(server: redis.Redis, heartbeat: Heartbeat) -> None:
     """A reused or unused process id proves a death on this host; other hosts' process ids prove nothing."""
     child = subprocess.Popen([sys.executable, "-c", ""])
     child.wait()
     before, ended = replace(_ME, random="0"), replace(_ME, pid=child.pid, random="2")
     running = replace(_ME, pid=os.getppid(), random="3")
-    for other in (before, ended, running, _ELSEWHERE, replace(before, place="boot.2")):
+    for other in (before, ended, running, _ELSEWHERE, replace(before, namespace="boot.2")):
         server.set(keys.alive(other.name), 1)
         record_unacked(server, other, 1)
     heartbeat.beat(server)
@@ -144,7 +146,7 @@ def test_detects_a_dead_process_of_its_host_at_once(server: redis.Redis, heartbe
 
 
 def test_requeues_messages_of_a_lost_reply(
-    server: redis.Redis, redis_url: str, heartbeat: Presence, monkeypatch: pytest.MonkeyPatch
+    server: redis.Redis, redis_url: str, heartbeat: Heartbeat, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Messages in a reply that never reached this worker are requeued; the received ones stay with it."""
     transport.install()
@@ -155,7 +157,7 @@ def test_requeues_messages_of_a_lost_reply(
         drain(connection, lambda: len(taken) == 3)
         record_unacked(server, _ME, 2)
         for _ in range(2):
-            heartbeat._looked = 0.0
+            heartbeat._checked_at = 0.0
             assert server.llen(_QUEUE) == 0
             heartbeat.beat(server)
         processes.eventually(lambda: server.llen(_QUEUE) == 2, "the lost messages")
@@ -184,7 +186,7 @@ def test_running_task_of_a_broken_connection_is_known(
     transport.install()
 
 
-def test_requeues_overdue_messages_of_kombu(server: redis.Redis, heartbeat: Presence) -> None:
+def test_requeues_overdue_messages_of_kombu(server: redis.Redis, heartbeat: Heartbeat) -> None:
     """Messages that plain kombu has kept beyond the visibility timeout are requeued, as by kombu's own consumers."""
     record = [{"headers": {}, "properties": {"delivery_info": {}}}, "", _QUEUE]
     server.hset(keys.UNACKED, mapping={"old": json.dumps(record), "new": json.dumps(record)})
@@ -196,7 +198,7 @@ def test_requeues_overdue_messages_of_kombu(server: redis.Redis, heartbeat: Pres
 def test_lists_all_unacked_hashes(server: redis.Redis) -> None:
     """The list of hashes with unacknowledged messages begins with kombu's own."""
     server.sadd(keys.WORKERS, "b", "a")
-    assert broker_heartbeat.holders(server) == ["unacked", "unacked:a", "unacked:b"]
+    assert broker_heartbeat.unacked_hashes(server) == ["unacked", "unacked:a", "unacked:b"]
 
 
 def test_producer_uses_kombus_keys(redis_url: str) -> None:
@@ -245,7 +247,7 @@ def test_other_worker_does_the_tasks_of_a_killed_one(own_redis: str, demo_url: s
             killed.process.kill()
             started = time.monotonic()
             assert run.wait(60).json()["success"] == 24
-            assert time.monotonic() - started < limits.HANDED_BACK + 3 * 4 + 5
+            assert time.monotonic() - started < limits.REDELIVERY_SECONDS + 3 * 4 + 5
 
 
 def test_restarted_worker_requeues_its_tasks_at_once(own_redis: str, demo_url: str, tmp_path: Path) -> None:
@@ -342,10 +344,10 @@ def test_paused_redis_declares_no_one_dead(own_redis: str, demo_url: str, tmp_pa
         processes.eventually(lambda: processes.unacked_count(server) == 32, "the unacknowledged messages of both")
         pid = server.info("server")["process_id"]
         os.kill(pid, signal.SIGSTOP)
-        time.sleep(limits.WORKER_LIFETIME + 2)
+        time.sleep(limits.HEARTBEAT_TIMEOUT + 2)
         os.kill(pid, signal.SIGCONT)
         processes.eventually(lambda: len(server.keys(keys.alive("*"))) == 2, "heartbeats")
-        time.sleep(2 * limits.WORKER_BEAT)
+        time.sleep(2 * limits.HEARTBEAT_INTERVAL)
         assert "is gone" not in one.err + two.err
         for worker in (one, two):
             worker.process.kill()

@@ -45,7 +45,7 @@ def test_sums_arrive(server: redis.Redis) -> None:
         reporter.add(run_id, outcome)
     wait_for(lambda: sums(server, "a") == {"success": "2", "failed": "1", "bytes": "10", "reason:dns": "1"})
     wait_for(lambda: sums(server, "b") == {"success": "1", "bytes": "5"})
-    assert limits.RECORD_LIFETIME - 60 < int(server.ttl(keys.moved("a"))) <= limits.RECORD_LIFETIME
+    assert limits.RUN_RECORD_TTL - 60 < int(server.ttl(keys.moved("a"))) <= limits.RUN_RECORD_TTL
 
 
 def test_counts_unsaved_images(server: redis.Redis) -> None:

@@ -135,7 +135,7 @@ def kinds_of_workers(folder: Path, broker: str, allow: str) -> Iterator[dict[str
             def are_up() -> bool:
                 ended = [worker.err for worker in found.values() if worker.process.poll() is not None]
                 assert not ended
-                return len(heartbeat.holders(server)) > len(found)
+                return len(heartbeat.unacked_hashes(server)) > len(found)
 
             processes.eventually(are_up, "all workers", 30 * PATIENCE)
         yield found

@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 
 from config import limits
-from tasks.broker.heartbeat import Contact, Worker
+from tasks.broker.heartbeat import ContinuousContact, WorkerId
 
-_ME = Worker("a|b@here", "here", "boot.1", os.getpid(), "1")
+_ME = WorkerId("a|b@here", "here", "boot.1", os.getpid(), "1")
 
 
 @pytest.fixture
@@ -21,58 +21,58 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return now
 
 
-def beats(contact: Contact, clock: list[float], seconds: float) -> None:
+def beats(contact: ContinuousContact, clock: list[float], seconds: float) -> None:
     """Reach Redis at each interval of this many seconds."""
-    for _ in range(int(seconds // limits.WORKER_BEAT)):
-        clock[0] += limits.WORKER_BEAT
-        contact.heard()
+    for _ in range(int(seconds // limits.HEARTBEAT_INTERVAL)):
+        clock[0] += limits.HEARTBEAT_INTERVAL
+        contact.record_reply()
 
 
 def test_contact_must_outlast_a_heartbeat(clock: list[float]) -> None:
     """A missing heartbeat counts once contact with Redis has lasted longer than a heartbeat takes to expire."""
-    contact = Contact()
-    assert not contact.long_enough
-    contact.heard()
-    beats(contact, clock, limits.WORKER_LIFETIME - limits.WORKER_BEAT)
-    assert not contact.long_enough
-    beats(contact, clock, limits.WORKER_BEAT)
-    assert contact.long_enough
+    contact = ContinuousContact()
+    assert not contact.is_long_enough
+    contact.record_reply()
+    beats(contact, clock, limits.HEARTBEAT_TIMEOUT - limits.HEARTBEAT_INTERVAL)
+    assert not contact.is_long_enough
+    beats(contact, clock, limits.HEARTBEAT_INTERVAL)
+    assert contact.is_long_enough
 
 
 def test_contact_restarts_after_redis_was_unreachable(clock: list[float]) -> None:
     """After Redis was unreachable, all heartbeats may have expired."""
-    contact = Contact()
+    contact = ContinuousContact()
     beats(contact, clock, 60)
-    contact.lost()
-    beats(contact, clock, limits.WORKER_BEAT)
-    assert not contact.long_enough
+    contact.record_failure()
+    beats(contact, clock, limits.HEARTBEAT_INTERVAL)
+    assert not contact.is_long_enough
 
 
 def test_contact_restarts_after_a_gap(clock: list[float]) -> None:
     """A process that was paused has also missed the others' heartbeats."""
-    contact = Contact()
+    contact = ContinuousContact()
     beats(contact, clock, 60)
     clock[0] += 60
-    contact.heard()
-    assert not contact.long_enough
+    contact.record_reply()
+    assert not contact.is_long_enough
 
 
 def test_parses_worker_ids() -> None:
     """An id is parsed with any name that the operator chose. An id in another format gives None."""
-    assert Worker.of(_ME.name) == _ME
-    assert Worker.of("celery@here") is None
-    assert Worker.of("a|b|c|no number|d") is None
+    assert WorkerId.parse(_ME.name) == _ME
+    assert WorkerId.parse("celery@here") is None
+    assert WorkerId.parse("a|b|c|no number|d") is None
 
 
 def test_worker_is_never_its_own_predecessor() -> None:
     """A worker can tell by process id only that another process on the same host and boot is gone."""
-    assert not _ME.sees_the_end_of(_ME)
-    assert _ME.sees_the_end_of(replace(_ME, random="2"))
-    assert not _ME.sees_the_end_of(replace(_ME, random="2", host="there"))
-    assert not _ME.sees_the_end_of(replace(_ME, random="2", place="boot.2"))
-    assert not _ME.sees_the_end_of(replace(_ME, random="2", pid=os.getppid()))
+    assert not _ME.has_seen_exit(_ME)
+    assert _ME.has_seen_exit(replace(_ME, random="2"))
+    assert not _ME.has_seen_exit(replace(_ME, random="2", host="there"))
+    assert not _ME.has_seen_exit(replace(_ME, random="2", namespace="boot.2"))
+    assert not _ME.has_seen_exit(replace(_ME, random="2", pid=os.getppid()))
 
 
 def test_restarted_worker_has_a_new_id() -> None:
     """A process restarted with the same name, host and process id has another id."""
-    assert Worker.here("a@here") != Worker.here("a@here")
+    assert WorkerId.current("a@here") != WorkerId.current("a@here")
