@@ -159,13 +159,13 @@ def _store(out: str) -> Store:
 
 
 def _fitness() -> Fitness:
-    return _fitness_of(transport.Channel.holder)
+    return _fitness_of(transport.Channel.worker_id)
 
 
 @cache
 def _fitness_of(worker: str) -> Fitness:
     probe = None if network_settings.proxy() else _probe_connection
-    return Fitness(_server(), worker, Queues(IMAGES, SHARDS), transport.pause, probe)
+    return Fitness(_server(), worker, Queues(IMAGES, SHARDS), transport.pause_consuming, probe)
 
 
 def _probe_connection(host: str, port: int) -> None:
@@ -234,9 +234,9 @@ def _prepare_worker(sender: Any, **_: Any) -> None:
 
 def _start_heartbeat(worker: WorkerId, queues: Collection[str]) -> None:
     """Let this worker give signs of life until it stops; what it is given is recorded under its id from now on."""
-    transport.Channel.holder = worker.name
+    transport.Channel.worker_id = worker.name
     connect = partial(broker_client.client, app.conf.imagefleet_broker_url, retry=False)
-    heartbeat = Heartbeat(worker, connect, transport.known, queues)
+    heartbeat = Heartbeat(worker, connect, transport.known_tags, queues)
     heartbeat.start()
 
     @worker_shutdown.connect(weak=False)
@@ -429,9 +429,9 @@ def _is_redelivered(task: Task[Any, Any]) -> bool:
 
 def _track_running(task: Task[Any, Any], run_id: str, again: bool) -> AbstractContextManager[int]:
     """Watch a task that was begun before, for as long as the block lasts; give how many workers died at it."""
-    if not (again and transport.Channel.holder):
+    if not (again and transport.Channel.worker_id):
         return nullcontext(0)
-    return poison.track_running(_server(), transport.Channel.holder, run_id, task.request.id)
+    return poison.track_running(_server(), transport.Channel.worker_id, run_id, task.request.id)
 
 
 def _requeue_later(task: Task[Any, Any], retry: RetryLater) -> Retry:

@@ -14,7 +14,7 @@ When the connection breaks, kombu tries to give back over it all that is not ack
 connections at that moment ends the worker. Here what can't be told to Redis is owed, and told over the next connection:
 the acknowledgements of what goes on meanwhile, and the messages whose tasks had not begun.
 
-A worker process has records of its own, under its id (``Channel.holder``), so that others can tell what it holds and
+A worker process has records of its own, under its id (``Channel.worker_id``), so that others can tell what it holds and
 give that back when it is gone (``tasks/broker/heartbeat.py``). Who has no id records where kombu does.
 
 Workers and producers with and without it share a queue: what stands in Redis is what kombu writes. Redis has to be 6.2
@@ -46,15 +46,15 @@ _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
 _RESERVE = Path(__file__).with_name("reserve.lua").read_text(encoding="utf-8")
 #: The most messages that one step takes: Redis does nothing else meanwhile.
-_MOST = 32
+_MAX_BATCH = 32
 #: Acknowledgements that wait for company, at most.
-_ACKS = 16
+_ACK_BATCH = 16
 #: Seconds that they wait, at most.
-_ACK_WAIT = 0.2
+_ACK_WAIT_SECONDS = 0.2
 #: Ends the name of the list of what kombu did not write.
-_PUT_ASIDE = "_put_aside"
+_DEAD_LETTER_SUFFIX = "_dead_letter_key"
 #: What Redis could not be told for: it is away, or answers with an error.
-_AWAY = (RedisError, OSError)
+_REDIS_ERRORS = (RedisError, OSError)
 #: More connections than a process can have: no bound on a pool of them.
 _UNBOUNDED = 2**31
 _JSON = "application/json"
@@ -63,15 +63,15 @@ _KOMBU_TYPE = b'"__type__"'
 
 
 @dataclass(slots=True)
-class Owed:
+class PendingAcks:
     """What could not be told to a Redis: the delivery tags to acknowledge, and those to give back."""
 
     acks: list[str] = field(default_factory=list)
-    returns: list[str] = field(default_factory=list)
+    requeues: list[str] = field(default_factory=list)
     #: What a broken connection had delivered and goes on: it is acknowledged over another.
-    going_on: set[str] = field(default_factory=set)
+    running: set[str] = field(default_factory=set)
     #: Held by the thread that tells Redis.
-    telling: threading.Lock = field(default_factory=threading.Lock)
+    flush_lock: threading.Lock = field(default_factory=threading.Lock)
 
 
 class Message(virtual.Message):  # type: ignore[misc]  # kombu has no annotations
@@ -80,7 +80,7 @@ class Message(virtual.Message):  # type: ignore[misc]  # kombu has no annotation
     def _decode(self) -> Any:
         accepted = self.accept is None or _JSON in self.accept
         if accepted and self.content_type == _JSON and _KOMBU_TYPE not in self.body:
-            return _read(self.body)
+            return _load_json(self.body)
         return super()._decode()
 
 
@@ -92,7 +92,7 @@ class QoS(redis.QoS):  # type: ignore[misc]  # kombu has no annotations
         #: Delivery tags that `reserve.lua` has recorded already.
         self.reserved: set[str] = set()
         #: The room without that which Celery adds for each task under a countdown; 0 before there is one.
-        self._own = 0
+        self._room_without_countdowns = 0
 
     def can_consume(self) -> bool:
         """Tell whether a quarter of the room is free: messages are worth asking for in batches.
@@ -104,9 +104,9 @@ class QoS(redis.QoS):  # type: ignore[misc]  # kombu has no annotations
         if time.monotonic() < self.channel.paused_until:
             return False
         # Whoever holds a thousand of those never has a quarter of all the room free.
-        self._own = min(self._own or self.prefetch_count, self.prefetch_count)
+        self._room_without_countdowns = min(self._room_without_countdowns or self.prefetch_count, self.prefetch_count)
         room = self.prefetch_count - (len(self._delivered) - len(self._dirty))
-        return bool(room >= max(1, self._own // 4))
+        return bool(room >= max(1, self._room_without_countdowns // 4))
 
     def append(self, message: Any, delivery_tag: str) -> None:
         """Remember a message that was delivered, and record it in Redis unless that is done."""
@@ -118,79 +118,79 @@ class QoS(redis.QoS):  # type: ignore[misc]  # kombu has no annotations
 
     def ack(self, delivery_tag: str) -> None:
         """Acknowledge a message, soon."""
-        owed = self.channel.owed
-        acks = owed.acks
+        pending = self.channel.pending_acks
+        acks = pending.acks
         acks.append(delivery_tag)
-        owed.going_on.discard(delivery_tag)
+        pending.running.discard(delivery_tag)
         virtual.QoS.ack(self, delivery_tag)
-        if len(acks) >= _ACKS:
+        if len(acks) >= _ACK_BATCH:
             self.flush()
 
     def flush(self) -> None:
         """Tell Redis what it is owed; while it is away, or this channel is closed, that stays for the next one."""
-        owed = self.channel.owed
-        if self.channel.disconnected or not (owed.acks or owed.returns):
+        pending = self.channel.pending_acks
+        if self.channel.disconnected or not (pending.acks or pending.requeues):
             return
-        with owed.telling, suppress(*_AWAY):
-            if tags := owed.acks[:]:
+        with pending.flush_lock, suppress(*_REDIS_ERRORS):
+            if tags := pending.acks[:]:
                 with self.pipe_or_acquire() as pipe:
                     pipe.zrem(self.unacked_index_key, *tags).hdel(self.unacked_key, *tags).execute()
-                del owed.acks[: len(tags)]
-            while owed.returns:
-                self.restore_by_tag(owed.returns[-1])
-                owed.returns.pop()
+                del pending.acks[: len(tags)]
+            while pending.requeues:
+                self.restore_by_tag(pending.requeues[-1])
+                pending.requeues.pop()
 
     def restore_unacked(self, client: Any = None) -> None:
         """Give back what was delivered and has not begun: what has goes on, and is acknowledged when it is done."""
-        begun, owed = self.channel.begun(), self.channel.owed
+        running, pending = self.channel.running_ids(), self.channel.pending_acks
         for tag, message in self._delivered.items():
-            if message.headers.get("id") in begun:
-                owed.going_on.add(tag)
+            if message.headers.get("id") in running:
+                pending.running.add(tag)
             else:
-                owed.returns.append(tag)
+                pending.requeues.append(tag)
         self._delivered.clear()
         self.flush()
 
 
-class Waiter:
+class QueueListener:
     """A connection that waits until a list holds a message, or asks for the messages of all lists."""
 
     def __init__(self, channel: Channel, name: str) -> None:
         self.client = channel._create_client(asynchronous=True)
         self._channel, self._name = channel, name
         #: What was asked for: lists and room; None while it waits or is idle.
-        self._asked: tuple[list[str], int] | None = None
+        self._reserving: tuple[list[str], int] | None = None
         #: When it sent what has not been answered, by the monotonic clock.
-        self._sent: float | None = None
+        self._sent_at: float | None = None
 
     @property
     def idle(self) -> bool:
         """Whether it has nothing to wait for."""
-        return self._sent is None
+        return self._sent_at is None
 
-    def look_after(self) -> None:
+    def close_if_dead(self) -> None:
         """Give up a connection whose server would have answered by now: it is gone, and nobody has told."""
         wait, interval = self._channel.brpop_timeout, self._channel.health_check_interval
         # Without a bound on its wait a server may be silent for ever, and without an interval nobody wants to know.
-        if self._sent is None or not wait or not interval or time.monotonic() - self._sent <= wait + interval:
+        if self._sent_at is None or not wait or not interval or time.monotonic() - self._sent_at <= wait + interval:
             return
         connection = self.client.connection
         # What has come while this process was busy, or stopped, is read soon; it may be messages.
         if connection._sock is not None and not redis._socket_readable(connection._sock):
             connection.disconnect()
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """Begin anew on another connection: what the last one was asked for was never answered."""
-        if self._asked is not None:
-            self._channel.asking = False
-        self._asked = self._sent = None
+        if self._reserving is not None:
+            self._channel.is_reserving = False
+        self._reserving = self._sent_at = None
 
-    def act(self) -> None:
+    def poll(self) -> None:
         """Ask if there is something to be had, and wait if there is not."""
         channel = self._channel
-        if channel.more:
-            if not channel.asking:
-                self._ask()
+        if channel.may_have_more:
+            if not channel.is_reserving:
+                self._reserve()
         else:
             name = channel.global_keyprefix + self._name
             self._send("BLMOVE", name, name, "RIGHT", "RIGHT", channel.brpop_timeout or 0)
@@ -201,44 +201,44 @@ class Waiter:
             # The server has closed a connection that it was not asked over, as it may.
             self.client.connection.disconnect()
             return False
-        answer = self._answer()
-        if self._asked is None:
-            self._channel.more = self._channel.more or answer is not None
+        answer = self._read_reply()
+        if self._reserving is None:
+            self._channel.may_have_more = self._channel.may_have_more or answer is not None
             return False
-        (queues, room), self._asked = self._asked, None
-        self._channel.asking = False
-        self._channel.more = len(answer) > 2 * room
+        (queues, room), self._reserving = self._reserving, None
+        self._channel.is_reserving = False
+        self._channel.may_have_more = len(answer) > 2 * room
         self._channel.deliver(queues, answer)
         return len(answer) > 1
 
     def close(self) -> None:
         """End it; what it has been given meanwhile goes back."""
-        if self._asked is not None and not self._channel.disconnected:
-            with suppress(*_AWAY):
-                queues, _ = self._asked
-                self._channel.give_back(queues, self._answer())
-        self.forget()
+        if self._reserving is not None and not self._channel.disconnected:
+            with suppress(*_REDIS_ERRORS):
+                queues, _ = self._reserving
+                self._channel.requeue(queues, self._read_reply())
+        self.reset()
         if getattr(self.client, "connection", None) is not None:
             self.client.connection.disconnect()
 
-    def _ask(self) -> None:
-        asked = self._channel.request()
+    def _reserve(self) -> None:
+        asked = self._channel.reserve_command()
         if asked is None:
             return
         queues, room, command = asked
-        self._asked = queues, room
-        self._channel.asking = True
+        self._reserving = queues, room
+        self._channel.is_reserving = True
         self._send(*command)
 
     def _send(self, *command: Any) -> None:
-        self._sent = time.monotonic()
+        self._sent_at = time.monotonic()
         self.client.connection.send_command(*command)
 
-    def _answer(self) -> Any:
-        self._sent = None
+    def _read_reply(self) -> Any:
+        self._sent_at = None
         try:
             return self.client.connection.read_response()
-        except _AWAY:
+        except _REDIS_ERRORS:
             self.client.connection.disconnect()
             raise
 
@@ -249,61 +249,61 @@ class Channel(redis.Channel):  # type: ignore[misc]  # kombu has no annotations
     QoS = QoS
     Message = Message
     #: What each Redis is owed by this process, by where its records are.
-    _all_owed: ClassVar[dict[tuple[Any, ...], Owed]] = {}
+    _all_pending: ClassVar[dict[tuple[Any, ...], PendingAcks]] = {}
     #: The channels of this process that are open.
-    _all: ClassVar[WeakSet[Channel]] = WeakSet()
+    _open_channels: ClassVar[WeakSet[Channel]] = WeakSet()
     #: The id of this worker process, under which its records are; without one they are where kombu has them.
-    holder: ClassVar[str] = ""
+    worker_id: ClassVar[str] = ""
     #: Until when this process takes no tasks, by the monotonic clock.
     paused_until: ClassVar[float] = 0.0
     #: The ids of the tasks that this process is at.
-    begun: Callable[[], Collection[str]] = staticmethod(frozenset)
+    running_ids: Callable[[], Collection[str]] = staticmethod(frozenset)
     #: Called before a channel is closed: what is still to be acknowledged over it is, then.
-    finish: Callable[[], object] = staticmethod(frozenset)
+    before_close: Callable[[], object] = staticmethod(frozenset)
     #: The client for commands, and the pool that it is of.
-    _kept: Any = None
-    _kept_of: Any = None
+    _command_client: Any = None
+    _command_pool: Any = None
 
     def __init__(self, connection: Any, **kwargs: Any) -> None:
         self._unrecorded: set[str] = set()
-        self._waiters: dict[str, Waiter] = {}
-        self._active_waiters: list[Waiter] = []
-        self._waited_for: list[str] = []
+        self._listeners: dict[str, QueueListener] = {}
+        self._active_listeners: list[QueueListener] = []
+        self._listened_queues: list[str] = []
         #: Whether the lists may hold messages, and whether a waiter is asking for them.
-        self.more, self.asking = True, False
+        self.may_have_more, self.is_reserving = True, False
         super().__init__(connection, **kwargs)
-        self._put_aside = self.unacked_key + _PUT_ASIDE
-        if self.holder:
+        self._dead_letter_key = self.unacked_key + _DEAD_LETTER_SUFFIX
+        if self.worker_id:
             # Before anything is recorded there: nobody would look for it.
-            self.client.sadd(keys.WORKERS, self.holder)
+            self.client.sadd(keys.WORKERS, self.worker_id)
             for name in ("unacked_key", "unacked_index_key", "unacked_mutex_key"):
-                setattr(self, name, keys.held(getattr(self, name), self.holder))
+                setattr(self, name, keys.held(getattr(self, name), self.worker_id))
         server = connection.client
         place = server.hostname, server.port, server.virtual_host, self.global_keyprefix, self.unacked_key
-        self.owed = self._all_owed.setdefault(place, Owed())
-        self._all.add(self)
+        self.pending_acks = self._all_pending.setdefault(place, PendingAcks())
+        self._open_channels.add(self)
 
     @property
     def disconnected(self) -> bool:
         """Whether the connection that this channel belongs to is closed."""
         return self.connection is None or self.connection.client is None
 
-    def waiters(self) -> list[Waiter]:
+    def listeners(self) -> list[QueueListener]:
         """Return a waiter for each list that is consumed from."""
-        if self._waited_for != self._active_queues:
-            self._waited_for = list(self._active_queues)
+        if self._listened_queues != self._active_queues:
+            self._listened_queues = list(self._active_queues)
             names = [self._q_for_pri(queue, step) for step in self.priority_steps for queue in self.active_queues]
             for name in names:
-                if name not in self._waiters:
-                    self._waiters[name] = Waiter(self, name)
-            self._active_waiters = [self._waiters[name] for name in names]
-        return self._active_waiters
+                if name not in self._listeners:
+                    self._listeners[name] = QueueListener(self, name)
+            self._active_listeners = [self._listeners[name] for name in names]
+        return self._active_listeners
 
-    def request(self) -> tuple[list[str], int, list[Any]] | None:
+    def reserve_command(self) -> tuple[list[str], int, list[Any]] | None:
         """Return what to ask for: the queue of each list, how many messages, and the command; None without room."""
         # None stands for a room without a bound.
         free = self.qos.can_consume_max_estimate()
-        room = _MOST if free is None else min(free, _MOST)
+        room = _MAX_BATCH if free is None else min(free, _MAX_BATCH)
         queues = list(self._queue_cycle.consume(len(self.active_queues)))
         if not queues or not room:
             return None
@@ -314,7 +314,7 @@ class Channel(redis.Channel):  # type: ignore[misc]  # kombu has no annotations
         queues_of_lists = [queue for _ in self.priority_steps for queue in queues]
         lists = [self._q_for_pri(queue, step) for step in self.priority_steps for queue in queues]
         recorded = ["0" if queue in self._unrecorded else "1" for queue in queues_of_lists]
-        kept = (self.unacked_key, self.unacked_index_key, self._put_aside)
+        kept = (self.unacked_key, self.unacked_index_key, self._dead_letter_key)
         keys = [self.global_keyprefix + key for key in (*kept, *lists)]
         group = len(queues) if in_turns else 1
         return queues_of_lists, room, ["EVAL", _RESERVE, len(keys), *keys, time.time(), room, group, *recorded]
@@ -322,8 +322,8 @@ class Channel(redis.Channel):  # type: ignore[misc]  # kombu has no annotations
     def deliver(self, queues: list[str], answer: list[Any]) -> None:
         """Deliver what `reserve.lua` has returned."""
         if answer[0]:
-            _log.error("%d messages that kombu did not write are in %s now", answer[0], self._put_aside)
-        messages = _messages(queues, answer)
+            _log.error("%d messages that kombu did not write are in %s now", answer[0], self._dead_letter_key)
+        messages = _decode_messages(queues, answer)
         waiting = [message["properties"]["delivery_tag"] for queue, message in messages]
         self.qos.reserved.update(
             message["properties"]["delivery_tag"] for queue, message in messages if queue not in self._unrecorded
@@ -338,37 +338,39 @@ class Channel(redis.Channel):  # type: ignore[misc]  # kombu has no annotations
                 self.qos.reserved.discard(tag)
                 self.qos.restore_by_tag(tag)
 
-    def give_back(self, queues: list[str], answer: list[Any]) -> None:
+    def requeue(self, queues: list[str], answer: list[Any]) -> None:
         """Owe Redis what `reserve.lua` has returned to a channel that is being closed."""
-        self.owed.returns += [message["properties"]["delivery_tag"] for _, message in _messages(queues, answer)]
+        self.pending_acks.requeues += [
+            message["properties"]["delivery_tag"] for _, message in _decode_messages(queues, answer)
+        ]
 
     def basic_consume(self, queue: str, no_ack: bool, *args: Any, **kwargs: Any) -> Any:
         """Consume from a queue; what needs no acknowledgement is not recorded."""
         if no_ack:
             self._unrecorded.add(queue)
-        self.more = True
+        self.may_have_more = True
         return super().basic_consume(queue, no_ack, *args, **kwargs)
 
     def close(self) -> None:
         """Close the channel; what was acknowledged is told first, or it would be handed back."""
-        self.finish()
-        for waiter in self._waiters.values():
+        self.before_close()
+        for waiter in self._listeners.values():
             waiter.close()
-        self._waiters.clear()
-        self._waited_for, self._active_waiters = [], []
+        self._listeners.clear()
+        self._listened_queues, self._active_listeners = [], []
         self.qos.flush()
         super().close()
 
     def _poll_error(self, kind: Any, **options: Any) -> None:
-        if isinstance(kind, Waiter):
+        if isinstance(kind, QueueListener):
             kind.read()
         else:
             super()._poll_error(kind, **options)
 
     def _on_connection_disconnect(self, connection: Any) -> None:
-        for waiter in self._waiters.values():
+        for waiter in self._listeners.values():
             if getattr(waiter.client, "connection", None) is connection:
-                waiter.forget()
+                waiter.reset()
         super()._on_connection_disconnect(connection)
 
     def _connparams(self, asynchronous: bool = False) -> dict[str, Any]:
@@ -383,16 +385,16 @@ class Channel(redis.Channel):  # type: ignore[misc]  # kombu has no annotations
         if asynchronous:
             return super()._create_client(asynchronous=True)
         # After a reconnect the channel has another pool.
-        if self._kept_of is not self.pool:
-            self._kept, self._kept_of = super()._create_client(), self.pool
-        return self._kept
+        if self._command_pool is not self.pool:
+            self._command_client, self._command_pool = super()._create_client(), self.pool
+        return self._command_client
 
 
-def _messages(queues: list[str], answer: list[Any]) -> list[tuple[str, Any]]:
-    return [(queues[place], _read(raw)) for place, raw in zip(*[iter(answer[1:])] * 2, strict=True)]
+def _decode_messages(queues: list[str], answer: list[Any]) -> list[tuple[str, Any]]:
+    return [(queues[place], _load_json(raw)) for place, raw in zip(*[iter(answer[1:])] * 2, strict=True)]
 
 
-def _read(raw: bytes) -> Any:
+def _load_json(raw: bytes) -> Any:
     """Return what JSON stands for; orjson takes a fifth of the time, and refuses what the standard calls no JSON."""
     try:
         return orjson.loads(raw)
@@ -400,30 +402,30 @@ def _read(raw: bytes) -> Any:
         return json.loads(raw)
 
 
-def pause(seconds: float) -> None:
+def pause_consuming(seconds: float) -> None:
     """Have this process take no tasks for so many seconds; what it was given already stays with it."""
     Channel.paused_until = max(Channel.paused_until, time.monotonic() + seconds)
 
 
-def known() -> set[str]:
+def known_tags() -> set[str]:
     """Return the delivery tags of all that this process was given, and of what it owes to Redis."""
     # What is delivered, done and owed moves on in this order while other threads look.
     found: set[str] = set()
-    for qos in filter(None, (channel._qos for channel in _copied(Channel._all))):
-        found.update(_copied(qos.reserved), _copied(qos._delivered))
-    for owed in _copied(Channel._all_owed.values()):
-        found.update(_copied(owed.going_on), owed.returns[:], owed.acks[:])
+    for qos in filter(None, (channel._qos for channel in snapshot(Channel._open_channels))):
+        found.update(snapshot(qos.reserved), snapshot(qos._delivered))
+    for pending in snapshot(Channel._all_pending.values()):
+        found.update(snapshot(pending.running), pending.requeues[:], pending.acks[:])
     return found
 
 
 def disconnect_pools() -> None:
     """Close the connections that commands of this process take; the next command opens new ones."""
-    for channel in _copied(Channel._all):
+    for channel in snapshot(Channel._open_channels):
         if channel._pool is not None:
             channel._pool.disconnect()
 
 
-def _copied(items: Iterable[_T]) -> list[_T]:
+def snapshot(items: Iterable[_T]) -> list[_T]:
     """Return what is in a collection that other threads change."""
     while True:
         with suppress(RuntimeError):
@@ -436,12 +438,12 @@ class Poller(redis.MultiChannelPoller):  # type: ignore[misc]  # kombu has no an
     def on_poll_start(self) -> None:
         """Put waiters that are idle to work; an event loop calls this again and again."""
         for channel in self._channels:
-            idle = [waiter for waiter in channel.waiters() if waiter.idle]
+            idle = [waiter for waiter in channel.listeners() if waiter.idle]
             if idle and channel.qos.can_consume():
                 for waiter in idle:
                     if not self._client_registered(channel, waiter.client, waiter):
                         self._register(channel, waiter.client, waiter)
-                    waiter.act()
+                    waiter.poll()
             if channel.active_fanout_queues:
                 self._register_LISTEN(channel)
 
@@ -452,7 +454,7 @@ class Poller(redis.MultiChannelPoller):  # type: ignore[misc]  # kombu has no an
             Empty: it was no message, and whoever drains events waits on.
         """
         _, kind = self._fd_to_chan.get(fileno, (None, None))
-        if not isinstance(kind, Waiter):
+        if not isinstance(kind, QueueListener):
             return super().on_readable(fileno)
         if not kind.read():
             raise Empty
@@ -460,19 +462,19 @@ class Poller(redis.MultiChannelPoller):  # type: ignore[misc]  # kombu has no an
 
     def get(self, callback: Any, timeout: float | None = None) -> None:
         """Wait for messages without an event loop, whose timer would tell acknowledgements."""
-        self.look_after()
+        self.flush_and_close_dead()
         super().get(callback, timeout)
 
-    def look_after(self) -> None:
+    def flush_and_close_dead(self) -> None:
         """Tell the acknowledgements that found no company, and give up connections that are dead."""
         for channel in list(self._channels):
             if channel.active_queues:
                 channel.qos.flush()
-                for waiter in channel.waiters():
-                    waiter.look_after()
+                for waiter in channel.listeners():
+                    waiter.close_if_dead()
 
 
-class _Loop:
+class _EventLoop:
     """A worker's event loop that is told of a connection once: kombu tells at every tick, in a system call each."""
 
     def __init__(self, loop: Any) -> None:
@@ -501,11 +503,11 @@ class Transport(redis.Transport):  # type: ignore[misc]  # kombu has no annotati
     def register_with_event_loop(self, connection: Any, loop: Any) -> None:
         """Join a worker's event loop, and have it tell acknowledgements that found no company."""
         cycle = self.cycle
-        super().register_with_event_loop(connection, _Loop(loop))
+        super().register_with_event_loop(connection, _EventLoop(loop))
         timer = getattr(cycle, "_ack_tref", None)
         if timer is not None:
             timer.cancel()
-        cycle._ack_tref = loop.call_repeatedly(_ACK_WAIT, cycle.look_after)
+        cycle._ack_tref = loop.call_repeatedly(_ACK_WAIT_SECONDS, cycle.flush_and_close_dead)
 
 
 class SentinelChannel(Channel, redis.SentinelChannel):  # type: ignore[misc]  # kombu has no annotations
@@ -519,17 +521,19 @@ class SentinelTransport(Transport):
     default_port = redis.SentinelTransport.default_port
 
 
-def install(begun: Callable[[], Collection[str]] = frozenset, finish: Callable[[], object] = frozenset) -> None:
+def install(
+    running_ids: Callable[[], Collection[str]] = frozenset, before_close: Callable[[], object] = frozenset
+) -> None:
     """Have every connection to a Redis made from now on use `Transport`, and to Sentinels `SentinelTransport`.
 
     The setting ``broker_transport`` would not do: a Unix socket's URL ignores it, and ``rediss://`` would be spoken in
     plain text.
 
     Args:
-        begun: tells the ids of the tasks that this process is at.
-        finish: called before a channel is closed, to acknowledge what is done.
+        running_ids: tells the ids of the tasks that this process is at.
+        before_close: called before a channel is closed, to acknowledge what is done.
     """
-    Channel.begun, Channel.finish = staticmethod(begun), staticmethod(finish)
+    Channel.running_ids, Channel.before_close = staticmethod(running_ids), staticmethod(before_close)
     name = f"{__name__}:{Transport.__name__}"
     sentinel = f"{__name__}:{SentinelTransport.__name__}"
     TRANSPORT_ALIASES.update(redis=name, rediss=name, sentinel=sentinel)

@@ -42,7 +42,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture
 def heartbeat(redis_url: str) -> Heartbeat:
     """Give this process's heartbeat; the test calls its beats."""
-    return Heartbeat(_ME, lambda: broker_client.client(redis_url, retry=False), transport.known)
+    return Heartbeat(_ME, lambda: broker_client.client(redis_url, retry=False), transport.known_tags)
 
 
 def record_unacked(server: redis.Redis, worker: WorkerId, count: int, exchange: str = "") -> None:
@@ -150,7 +150,7 @@ def test_requeues_messages_of_a_lost_reply(
 ) -> None:
     """Messages in a reply that never reached this worker are requeued; the received ones stay with it."""
     transport.install()
-    monkeypatch.setattr(transport.Channel, "holder", _ME.name)
+    monkeypatch.setattr(transport.Channel, "worker_id", _ME.name)
     put(redis_url, _QUEUE, 3)
     taken: list[Any] = []
     with consuming(redis_url, [_QUEUE], 12, lambda _, message: taken.append(message)) as connection:
@@ -171,17 +171,17 @@ def test_running_task_of_a_broken_connection_is_known(
     server: redis.Redis, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A running task belongs to no channel until it ends, and does not count as lost."""
-    transport.install(begun=lambda: {None})  # type: ignore[arg-type]  # plain messages have no id
-    monkeypatch.setattr(transport.Channel, "holder", _ME.name)
+    transport.install(running_ids=lambda: {None})  # type: ignore[arg-type]  # plain messages have no id
+    monkeypatch.setattr(transport.Channel, "worker_id", _ME.name)
     put(redis_url, _QUEUE, 1)
     taken: list[Any] = []
     with consuming(redis_url, [_QUEUE], 12, lambda _, message: taken.append(message)) as connection:
         drain(connection, lambda: len(taken) == 1)
         (message,) = taken
         message.channel.qos.restore_unacked()
-        assert message.delivery_tag in transport.known()
+        assert message.delivery_tag in transport.known_tags()
         message.ack()
-    assert message.delivery_tag not in transport.known()
+    assert message.delivery_tag not in transport.known_tags()
     assert server.llen(_QUEUE) == 0
     transport.install()
 

@@ -475,7 +475,7 @@ def test_collect_task_that_kills_its_workers_ends_the_run(
     """A collect task that kills worker after worker ends its run with an error."""
     producer = begin()
     fleet.work([IMAGES])
-    monkeypatch.setattr(Channel, "holder", simulated_fleet.worker_id("a"))
+    monkeypatch.setattr(Channel, "worker_id", simulated_fleet.worker_id("a"))
     for death in range(1 + ABANDON_AFTER_CRASHES):
         assert not producer.ended
         body = fleet.take(SHARDS)

@@ -269,7 +269,7 @@ def test_draining_ends_with_a_message_or_in_time(redis_url: str) -> None:
 
 def only_listener(connection: Any) -> Any:
     """Return the queue listener of a connection that consumes from one list."""
-    ((listener,),) = [channel.waiters() for channel in connection.transport.channels if channel.active_queues]
+    ((listener,),) = [channel.listeners() for channel in connection.transport.channels if channel.active_queues]
     return listener
 
 
@@ -284,8 +284,8 @@ def test_unread_reply_does_not_count_as_missing(redis_url: str, server: redis.Re
         cycle, listener = connection.transport.cycle, only_listener(connection)
         cycle.on_poll_start()
         assert select.select([listener.client.connection._sock], [], [], PATIENCE)[0]
-        listener._sent -= 60
-        cycle.look_after()
+        listener._sent_at -= 60
+        cycle.flush_and_close_dead()
         drain(connection, lambda: found == [0, 1, 2])
     assert not server.exists("unacked")
 
@@ -298,8 +298,8 @@ def test_gives_up_a_silent_connection(redis_url: str) -> None:
         cycle, listener = connection.transport.cycle, only_listener(connection)
         cycle.on_poll_start()
         before = listener.client.connection._sock
-        listener._sent -= 60
-        cycle.look_after()
+        listener._sent_at -= 60
+        cycle.flush_and_close_dead()
         assert listener.client.connection._sock is None
         put(redis_url, _QUEUE, 1)
         drain(connection, lambda: found == [0])
@@ -311,12 +311,12 @@ def test_tolerates_silence_without_a_bound(redis_url: str, option: dict[str, int
     """Without a bound on Redis's wait, or with health checks off, no connection is given up."""
     options = {"transport_options": {"priority_steps": [0], **option}}
     with consuming(redis_url, [_QUEUE], 8, lambda *_: None, **options) as connection:
-        drain(connection, lambda: only_listener(connection)._asked is None)
+        drain(connection, lambda: only_listener(connection)._reserving is None)
         cycle, listener = connection.transport.cycle, only_listener(connection)
         cycle.on_poll_start()
         before = listener.client.connection._sock
-        listener._sent -= 3600
-        cycle.look_after()
+        listener._sent_at -= 3600
+        cycle.flush_and_close_dead()
         assert listener.client.connection._sock is before
 
 

@@ -182,7 +182,7 @@ def _counting(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 def _clear_pending_acks() -> Iterator[None]:
     """Keep one test's pending acknowledgements from another test's Redis, which is a mock."""
     yield
-    transport.Channel._all_owed.clear()
+    transport.Channel._all_pending.clear()
 
 
 @pytest.hookimpl(tryfirst=True)
