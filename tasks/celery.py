@@ -57,9 +57,9 @@ _TCP_OPTIONS = {"socket_connect_timeout": 10, "socket_keepalive": True}
 # messages are JSON alone.
 warnings.filterwarnings("ignore", category=SecurityWarning)
 
-transport.install(ack_batcher.begun, ack_batcher.finish)
+transport.install(ack_batcher.running_task_ids, ack_batcher.finish_pending)
 app = Celery("imagefleet", include=["tasks.jobs"], set_as_current=True)
-backend.install(app, settled=frozenset([FETCH_IMAGE]))
+backend.install(app, batched_tasks=frozenset([FETCH_IMAGE]))
 app.conf.update(
     # JSON alone: a message can hold no code.
     task_serializer="json",

@@ -24,11 +24,11 @@ from config.settings import settings, unknown_variables
 from tasks import file_descriptors, isolation, runtime_tuning
 from tasks.broker import client as broker_client
 from tasks.broker import keys, poison, transport
-from tasks.broker.ack_batcher import SettledRequest
-from tasks.broker.backend import Unshown
-from tasks.broker.fitness import PROBE_TIMEOUT_SECONDS, Fitness, Queues, RetryElsewhere
+from tasks.broker.ack_batcher import BatchedRequest
+from tasks.broker.backend import UnloggedResult
+from tasks.broker.fitness import PROBE_TIMEOUT_SECONDS, Fitness, QueueNames, RetryElsewhere
 from tasks.broker.heartbeat import Heartbeat, WorkerId
-from tasks.broker.progress import Progress
+from tasks.broker.progress import ProgressCounters
 from tasks.broker.redis_retry import retry_until_redis_is_back
 from tasks.broker.shard_signal import notify_shard_done
 from tasks.celery import ABOUT, COLLECT_SHARD, DRAIN, EXAMINE, FETCH_IMAGE, IMAGES, PROTOCOL, SHARDS, app
@@ -50,21 +50,21 @@ from tasks.storage.store import Store
 
 _log = logging.getLogger(__name__)
 #: Seconds for which a run's options are taken from memory: so long may a run that was given up go on.
-_FRESH = 5.0
+_OPTIONS_TTL_SECONDS = 5.0
 #: Seconds for which a shard that had no manifest is not looked for again: on a shared file system each look takes time.
-_OPEN = 1.0
+_OPEN_SHARD_TTL_SECONDS = 1.0
 #: How much of an Outcome a task's event shows.
-_SHOWN = 1024
+_MAX_EVENT_RESULT = 1024
 #: The ids of the tasks that this process's slots are at. Celery's own list has those as well that are being dropped.
 _running: set[str] = set()
 
 
-class Runs:
+class RunCache:
     """The runs that this worker has met: their options, and which shards were open, known for a few seconds."""
 
     def __init__(self, server: redis.Redis) -> None:
         self._server = server
-        self._known: dict[str, tuple[float, RunOptions]] = {}
+        self._options: dict[str, tuple[float, RunOptions]] = {}
         self._reading = threading.Lock()
         #: The shard that was looked at last, and when: tasks come in the order of their shards.
         self._open: tuple[str, int, float] = ("", -1, 0.0)
@@ -80,36 +80,36 @@ class Runs:
         Raises:
             CancelledError: the run has ended, or was given up, or is at another pass.
         """
-        run = None if fresh else self._remembered(run_id, revision)
+        run = None if fresh else self._cached(run_id, revision)
         if run is not None:
             return run
         # All slots need them at the same moment, and would open a connection each.
         with self._reading:
-            run = None if fresh else self._remembered(run_id, revision)
+            run = None if fresh else self._cached(run_id, revision)
             return run or self._read(run_id, revision)
 
-    def _remembered(self, run_id: str, revision: int) -> RunOptions | None:
+    def _cached(self, run_id: str, revision: int) -> RunOptions | None:
         """Return a run's options if they were read a moment ago."""
-        read_at, run = self._known.get(run_id, (0.0, None))
-        stale = run is None or run.revision != revision or monotonic() - read_at > _FRESH
+        read_at, run = self._options.get(run_id, (0.0, None))
+        stale = run is None or run.revision != revision or monotonic() - read_at > _OPTIONS_TTL_SECONDS
         return None if stale else run
 
     def _read(self, run_id: str, revision: int) -> RunOptions:
         """Return a run's options as they stand in Redis."""
         record = cast("str | None", retry_until_redis_is_back(lambda: self._server.get(keys.run(run_id))))
         if record is None:
-            self._known.pop(run_id, None)
+            self._options.pop(run_id, None)
             raise CancelledError(f"there is no run {run_id} at this broker: it has ended, or never began")
         run = RunOptions.from_json(json.loads(record))
         # That a run drains is not kept: the command that resumes it may come at any moment.
-        self._known[run_id] = (0.0 if run.draining else monotonic(), run)
+        self._options[run_id] = (0.0 if run.draining else monotonic(), run)
         if run.revision != revision:
             raise CancelledError("the pass of the run that this image belongs to has ended")
         return run
 
     def forget(self, run_id: str) -> None:
         """Have a run's options read again at its next task."""
-        self._known.pop(run_id, None)
+        self._options.pop(run_id, None)
 
     def is_done(self, run_id: str, shard: int, store: Store, revision: int = 0) -> bool:
         """Tell whether a shard has the manifest of a pass; that it has none is taken from memory for a moment.
@@ -117,7 +117,7 @@ class Runs:
         A late copy that begins in this moment is fetched for nothing, and withdrawn when it is saved.
         """
         last_run, last_shard, looked_at = self._open
-        if (last_run, last_shard) == (run_id, shard) and monotonic() - looked_at < _OPEN:
+        if (last_run, last_shard) == (run_id, shard) and monotonic() - looked_at < _OPEN_SHARD_TTL_SECONDS:
             return False
         if shard_status.is_done(shard, revision, store):
             return True
@@ -126,13 +126,13 @@ class Runs:
 
 
 @cache
-def _server() -> redis.Redis:
+def _redis_client() -> redis.Redis:
     return broker_client.client(app.conf.imagefleet_broker_url)
 
 
 @cache
-def _runs() -> Runs:
-    return Runs(_server())
+def _run_cache() -> RunCache:
+    return RunCache(_redis_client())
 
 
 @cache
@@ -141,8 +141,8 @@ def _downloader() -> Downloader:
 
 
 @cache
-def _progress() -> Progress:
-    return Progress(_server)
+def _progress() -> ProgressCounters:
+    return ProgressCounters(_redis_client)
 
 
 @cache
@@ -159,13 +159,13 @@ def _store(out: str) -> Store:
 
 
 def _fitness() -> Fitness:
-    return _fitness_of(transport.Channel.worker_id)
+    return _create_fitness(transport.Channel.worker_id)
 
 
 @cache
-def _fitness_of(worker: str) -> Fitness:
+def _create_fitness(worker: str) -> Fitness:
     probe = None if network_settings.proxy() else _probe_connection
-    return Fitness(_server(), worker, Queues(IMAGES, SHARDS), transport.pause_consuming, probe)
+    return Fitness(_redis_client(), worker, QueueNames(IMAGES, SHARDS), transport.pause_consuming, probe)
 
 
 def _probe_connection(host: str, port: int) -> None:
@@ -220,7 +220,7 @@ def _prepare_worker(sender: Any, **_: Any) -> None:
                 "worker may write, separated by commas"
             )
         _downloader()
-        _runs()
+        _run_cache()
     except (SettingsError, CommandError) as error:
         # Celery logs what a signal's receiver raises and goes on, unless it is an exit.
         _log.critical("this worker can't start: %s", error)
@@ -269,7 +269,7 @@ def _probe_folder(state: Any, out: Any = None, token: Any = None, **_: Any) -> d
 @inspect_command(name=DRAIN)
 def _drain(state: Any, run_id: Any = None, **_: Any) -> dict[str, int]:
     """Drop what is queued of a run whose options say that it drains; tell how many images and shards slots are at."""
-    _runs().forget(str(run_id))
+    _run_cache().forget(str(run_id))
     at = [task_id for task_id in tuple(_running) if task_id.startswith(f"{run_id}.")]
     shards = sum(task_id.endswith(".collect") for task_id in at)
     return {"images": len(at) - shards, "shards": shards}
@@ -313,8 +313,8 @@ class RunTask(Task):  # type: ignore[misc]  # Celery has no annotations
     ignore_result=True,
     # Each countdown follows an attempt, and `Downloader` bounds those.
     max_retries=None,
-    resultrepr_maxsize=_SHOWN,
-    Request=SettledRequest,
+    resultrepr_maxsize=_MAX_EVENT_RESULT,
+    Request=BatchedRequest,
 )
 def fetch_image(
     self: Task[Any, Any],
@@ -327,7 +327,7 @@ def fetch_image(
     seconds: float = 0.0,
     former: dict[str, Any] | None = None,
     tried_by: Collection[str] = (),
-) -> dict[str, Any] | Unshown:
+) -> dict[str, Any] | UnloggedResult:
     """Fetch one image of a run; return its Outcome as JSON, unshown where there are no events.
 
     Args:
@@ -349,11 +349,11 @@ def fetch_image(
             of the chord's then, so what the chord has counted stays.
     """
     try:
-        run = _runs().options(run_id, revision)
+        run = _run_cache().options(run_id, revision)
     except FetchError as error:
         if self.request.chord is None:
             _log.warning("task %s was sent by hand, and %s", self.request.id, redacted(str(error)))
-        return _result(failed_outcome(str(index), error))
+        return _task_result(failed_outcome(str(index), error))
     if run.draining:
         raise _drop_task(self)
     shard, offset = divmod(index, run.shard_size)
@@ -366,7 +366,7 @@ def fetch_image(
         judge = partial(fitness.judge, run_id=run_id, url=url, began=began, tried_by=tried_by)
         try:
             store, downloader = _store(run.out), _downloader()
-            if _runs().is_done(run_id, shard, store, revision):
+            if _run_cache().is_done(run_id, shard, store, revision):
                 raise CancelledError("its shard is done already")
         except FetchError as error:
             judge(error)
@@ -401,7 +401,7 @@ def fetch_image(
     if outcome.http_status is not None:
         fitness.note_answer(run_id, url, outcome.ok, began)
     _progress().add(run_id, outcome)
-    return _result(outcome)
+    return _task_result(outcome)
 
 
 @contextmanager
@@ -431,7 +431,7 @@ def _track_running(task: Task[Any, Any], run_id: str, again: bool) -> AbstractCo
     """Watch a task that was begun before, for as long as the block lasts; give how many workers died at it."""
     if not (again and transport.Channel.worker_id):
         return nullcontext(0)
-    return poison.track_running(_server(), transport.Channel.worker_id, run_id, task.request.id)
+    return poison.track_running(_redis_client(), transport.Channel.worker_id, run_id, task.request.id)
 
 
 def _requeue_later(task: Task[Any, Any], retry: RetryLater) -> Retry:
@@ -472,8 +472,8 @@ def _requeue(task: Task[Any, Any], changes: Mapping[str, Any], countdown: float,
     return retry_until_redis_is_back(send)
 
 
-def _result(outcome: Outcome) -> dict[str, Any] | Unshown:
-    return outcome.to_json() if settings().task_events else Unshown(outcome.to_json())
+def _task_result(outcome: Outcome) -> dict[str, Any] | UnloggedResult:
+    return outcome.to_json() if settings().task_events else UnloggedResult(outcome.to_json())
 
 
 class CollectError(Exception):
@@ -520,7 +520,7 @@ def collect_shard(
             the task counts as failed in Flower.
     """
     try:
-        run = _runs().options(run_id, revision, fresh=True)
+        run = _run_cache().options(run_id, revision, fresh=True)
     except CancelledError:
         _log.info("run %s has ended: shard %d is not collected", run_id, shard)
         return
@@ -558,7 +558,7 @@ def collect_shard(
         message["error"] = f"{type(error).__name__}: {error}"
     if elsewhere is not None:
         raise _requeue_elsewhere(self, elsewhere, {})
-    notify_shard_done(_server(), run_id, message)
+    notify_shard_done(_redis_client(), run_id, message)
     if "error" in message:
         # Not where it was caught: Celery's events would show what led to it.
         raise CollectError(message["error"])

@@ -229,7 +229,7 @@ class Dispatcher:
                 raise self._planner.error
         finally:
             with suppress(redis.RedisError):
-                self._unfit.look(last=True)
+                self._unfit.refresh(last=True)
             # Without its record, what is still queued of a run that ended early is dropped, unfetched.
             with suppress(redis.RedisError):
                 self._server.delete(*keys.of_run(self._run_id))
@@ -312,7 +312,7 @@ class Dispatcher:
         self._contact.record_reply()
         if self._contact.is_long_enough:
             heartbeat.requeue_from_dead_workers(self._server)
-        self._unfit.look()
+        self._unfit.refresh()
         now = time.monotonic()
         doubtful: list[_InFlight] = []
         for flying in self._flying.values():

@@ -37,7 +37,7 @@ class Drain:
     #: The longest time that one image may take.
     deadline: float
     _since: float = field(default_factory=time.monotonic)
-    _asked: float = 0.0
+    _asked_at: float = 0.0
     #: Images and shards that each worker is at, by its name.
     _busy: dict[str, tuple[int, int]] = field(default_factory=dict)
     _idle_answers: int = 0
@@ -63,24 +63,24 @@ class Drain:
         Raises:
             redis.RedisError, OperationalError: Redis is away.
         """
-        if time.monotonic() - self._asked < _ASK_INTERVAL_SECONDS:
+        if time.monotonic() - self._asked_at < _ASK_INTERVAL_SECONDS:
             return
         living = [name for name, lives in heartbeat.worker_liveness(self.server).items() if lives]
         # Without a limit, each question would take as long as an answer may.
         answers = app.control.broadcast(
             DRAIN, {"run_id": self.run_id}, reply=True, timeout=_ANSWER_SECONDS, limit=max(len(living), 1)
         )
-        heard = {name: _work(said) for answer in answers or [] for name, said in answer.items()}
-        self._asked = time.monotonic()
+        heard = {name: _parse_answer(said) for answer in answers or [] for name, said in answer.items()}
+        self._asked_at = time.monotonic()
         # A worker that does not answer is at what it was at, unless it has died.
         nodes = {worker.node for worker in map(heartbeat.WorkerId.parse, living) if worker is not None}
         self._busy = {name: work for name, work in {**self._busy, **heard}.items() if name in nodes | heard.keys()}
-        all_heard = len(heard) >= len(living) or self._asked - self._since > _SILENT_SECONDS
+        all_heard = len(heard) >= len(living) or self._asked_at - self._since > _SILENT_SECONDS
         working = any(images or shards for images, shards in self._busy.values())
         self._idle_answers = self._idle_answers + 1 if all_heard and not working else 0
 
 
-def _work(said: Any) -> tuple[int, int]:
+def _parse_answer(said: Any) -> tuple[int, int]:
     """Return the images and shards that a worker says it is at; a worker of another version has none of this run."""
     known = said if isinstance(said, dict) else {}
     return int(known.get("images", 0)), int(known.get("shards", 0))

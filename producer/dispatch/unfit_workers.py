@@ -49,7 +49,7 @@ class UnfitWorkers:
             return ""
         return f"workers that leave this run to the others: {named(map(str, self._found.values()))}"
 
-    def look(self, last: bool = False) -> None:
+    def refresh(self, last: bool = False) -> None:
         """Read what workers have said, and warn of each new one that others work for.
 
         A network that fails for a moment is not worth a warning: it has to last for two looks, or until the last one.

@@ -25,12 +25,12 @@ from tasks.broker.redis_retry import retry_until_redis_is_back, worker_is_stoppi
 
 _log = logging.getLogger(__name__)
 #: Seconds that what is done waits for company: a round trip, and the switch to another thread, cost more than a part.
-_COMPANY = 0.02
+_BATCH_SECONDS = 0.02
 #: Seconds that a worker that stops waits for what is not settled yet.
-_LAST = 10.0
+_FINISH_SECONDS = 10.0
 
 
-class Settler:
+class AckBatcher:
     """One thread that settles what the slots have done."""
 
     def __init__(self, count: Callable[[list[Any]], None]) -> None:
@@ -38,46 +38,46 @@ class Settler:
         self._count = count
         self._parts: deque[Any] = deque()
         self._messages: deque[Any] = deque()
-        self._some = threading.Event()
+        self._has_work = threading.Event()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         #: The messages of the batch that is being settled.
         self._batch: list[Any] = []
 
-    def part(self, part: Any) -> None:
+    def add_part(self, part: Any) -> None:
         """Have a part counted; the slot that calls this acknowledges its message afterwards."""
         self._parts.append(part)
 
     def acknowledge(self, message: Any) -> None:
         """Have a message acknowledged, after the parts that came before it."""
         self._messages.append(message)
-        if not self._some.is_set():
-            self._some.set()
+        if not self._has_work.is_set():
+            self._has_work.set()
         if self._thread is None:
             self._start()
 
     def finish(self) -> None:
         """Wait until all is settled, or for ten seconds: what is not goes to another worker."""
-        ends = time.monotonic() + _LAST
-        while self.unsettled() and time.monotonic() < ends:
+        ends = time.monotonic() + _FINISH_SECONDS
+        while self.pending() and time.monotonic() < ends:
             time.sleep(0.01)
 
-    def unsettled(self) -> list[Any]:
+    def pending(self) -> list[Any]:
         """Return the messages that wait."""
-        return [*self._batch, *_iterated(lambda: self._messages)]
+        return [*self._batch, *snapshot(lambda: self._messages)]
 
     def _start(self) -> None:
         with self._lock:
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="settler", daemon=True)
+                self._thread = threading.Thread(target=self._run, name="ack-batcher", daemon=True)
                 self._thread.start()
 
     def _run(self) -> None:
-        while self._some.wait():
-            time.sleep(_COMPANY)
-            self._some.clear()
+        while self._has_work.wait():
+            time.sleep(_BATCH_SECONDS)
+            self._has_work.clear()
             try:
-                self._settle()
+                self._flush()
             except redis.RedisError as error:
                 # Only a worker that stops gives up waiting; what it has not told is handed on.
                 _log.warning("what is done could not be told to Redis: %s", error)
@@ -86,12 +86,12 @@ class Settler:
             finally:
                 self._batch = []
 
-    def _settle(self) -> None:
+    def _flush(self) -> None:
         # The messages first: the parts of all of them are there by then.
-        messages = self._batch = list(_iterated(lambda: self._messages))
+        messages = self._batch = list(snapshot(lambda: self._messages))
         for _ in messages:
             self._messages.popleft()
-        parts = list(_iterated(lambda: self._parts))
+        parts = list(snapshot(lambda: self._parts))
         for _ in parts:
             self._parts.popleft()
         if parts:
@@ -103,13 +103,13 @@ class Settler:
         loop = get_event_loop()
         if loop is not None:
             # There is room for messages now, and the thread that takes them may be asleep.
-            loop.call_soon(_nothing)
+            loop.call_soon(_do_nothing)
 
 
-class SettledRequest(Request):  # type: ignore[misc]  # Celery has no annotations
+class BatchedRequest(Request):  # type: ignore[misc]  # Celery has no annotations
     """A task's request whose message the settler acknowledges."""
 
-    settler: Settler
+    ack_batcher: AckBatcher
     acknowledged: bool
 
     def __init__(self, message: Any, **options: Any) -> None:
@@ -120,31 +120,31 @@ class SettledRequest(Request):  # type: ignore[misc]  # Celery has no annotation
         """Have the message acknowledged once the task's part is counted."""
         if not self.acknowledged:
             self.acknowledged = True
-            self.settler.acknowledge(self.message)
+            self.ack_batcher.acknowledge(self.message)
 
 
-def finish() -> None:
+def finish_pending() -> None:
     """Let a worker that stops settle what it has done, before its connection is closed."""
     if worker_is_stopping():
-        SettledRequest.settler.finish()
+        BatchedRequest.ack_batcher.finish()
 
 
-def begun() -> set[str]:
+def running_task_ids() -> set[str]:
     """Return the ids of the tasks that this worker goes on with when its connection breaks.
 
     Those are the ones in its slots, and those that wait for one, unless it is told to stop; and what is not settled.
     """
-    waiting: Iterable[Any] = () if worker_is_stopping() else _iterated(lambda: state.reserved_requests)
-    running = {request.id for request in (*_iterated(lambda: state.active_requests), *waiting)}
-    return running | {message.headers["id"] for message in SettledRequest.settler.unsettled()}
+    waiting: Iterable[Any] = () if worker_is_stopping() else snapshot(lambda: state.reserved_requests)
+    running = {request.id for request in (*snapshot(lambda: state.active_requests), *waiting)}
+    return running | {message.headers["id"] for message in BatchedRequest.ack_batcher.pending()}
 
 
-def _iterated(items: Callable[[], Iterable[Any]]) -> tuple[Any, ...]:
+def snapshot(items: Callable[[], Iterable[Any]]) -> tuple[Any, ...]:
     """Return what is in a collection that other threads change."""
     while True:
         with suppress(RuntimeError):
             return tuple(items())
 
 
-def _nothing() -> None:
+def _do_nothing() -> None:
     """Do nothing: to be called is enough."""

@@ -65,7 +65,7 @@ Kind = Literal["storage", "network"]
 
 
 @dataclass(frozen=True, slots=True)
-class Queues:
+class QueueNames:
     """The names of the queues that a worker takes images and shards from."""
 
     images: str
@@ -109,7 +109,7 @@ class Fitness:
         self,
         server: redis.Redis,
         worker: str,
-        queues: Queues,
+        queues: QueueNames,
         pause: Callable[[float], None],
         probe: Callable[[str, int], None] | None,
     ) -> None:
@@ -153,7 +153,7 @@ class Fitness:
             RetryElsewhere: this worker is unfit for the run, or has tried the task, and another one may succeed.
         """
         now = monotonic()
-        if self._worker in tried_by and self._able(run_id, collects).difference(tried_by):
+        if self._worker in tried_by and self._fit_workers(run_id, collects).difference(tried_by):
             # All workers take from one queue, so the others get a moment to be the next.
             self._pause(_YIELD_SECONDS)
             raise RetryElsewhere("another worker is to try it", ())
@@ -165,7 +165,7 @@ class Fitness:
             if trouble is None:
                 continue
             self._declare(run_id, trouble)
-            if not self._able(run_id, collects):
+            if not self._fit_workers(run_id, collects):
                 continue
             with self._lock:
                 if now >= trouble.next_trial:
@@ -204,7 +204,7 @@ class Fitness:
         counts = self._worker not in tried_by and (error.reason is not Reason.DNS or error.retryable)
         if error.of_worker or (counts and self._is_silence(url)):
             self._note_trouble(error, run_id, began)
-        if self._able(run_id, collects).difference(tried_by):
+        if self._fit_workers(run_id, collects).difference(tried_by):
             raise RetryElsewhere(str(error), dict.fromkeys([*tried_by, self._worker]))
 
     def note_answer(self, run_id: str, url: str, saved: bool, began: float) -> None:
@@ -233,7 +233,7 @@ class Fitness:
             # Who has waited for another one's probe takes what that has shown.
             if self._probed_at >= asked_at - _PROBE_LIFETIME_SECONDS:
                 return self._reached
-            places = list(dict.fromkeys(filter(None, map(_place, answered))))[:_PROBED_HOSTS]
+            places = list(dict.fromkeys(filter(None, map(_host_and_port, answered))))[:_PROBED_HOSTS]
             self._reached = any(self._connects(probe, *place) for place in places)
             self._probed_at = monotonic()
             if self._reached:
@@ -250,7 +250,7 @@ class Fitness:
 
     def _is_silence(self, url: str) -> bool:
         """Count a failure without any answer; tell whether there were enough to call this worker unfit."""
-        place = _place(url)
+        place = _host_and_port(url)
         self._silent_hosts = self._silent_hosts | {place[0] if place else url}
         self._silent_failures += 1
         return len(self._silent_hosts) >= _MAX_SILENT_HOSTS or self._silent_failures >= _MAX_SILENT_FAILURES
@@ -271,7 +271,7 @@ class Fitness:
                 trouble.found_at, trouble.next_trial = now, now + trouble.pause
             left = trouble.next_trial - now
         self._declare(run_id, trouble)
-        if self._able(run_id, collects=False):
+        if self._fit_workers(run_id, collects=False):
             self._pause(left)
 
     def _declare(self, run_id: str, trouble: _Trouble) -> None:
@@ -294,7 +294,7 @@ class Fitness:
         for run_id in trouble.declared:
             retry_until_redis_is_back(partial(self._server.hdel, keys.unfit(run_id), self._worker))
 
-    def _able(self, run_id: str, collects: bool) -> frozenset[str]:
+    def _fit_workers(self, run_id: str, collects: bool) -> frozenset[str]:
         """Return the ids of the other workers that are alive, take such tasks, and have not called themselves unfit.
 
         For a task that only has to save, one whose network fails is able, too.
@@ -303,11 +303,11 @@ class Fitness:
         asked, asked_at, known = self._others
         if asked == question and monotonic() - asked_at < _OTHERS_LIFETIME_SECONDS:
             return known
-        found = retry_until_redis_is_back(partial(self._ask_able, run_id, collects))
+        found = retry_until_redis_is_back(partial(self._query_fit_workers, run_id, collects))
         self._others = question, monotonic(), found
         return found
 
-    def _ask_able(self, run_id: str, collects: bool) -> frozenset[str]:
+    def _query_fit_workers(self, run_id: str, collects: bool) -> frozenset[str]:
         workers = cast("set[str]", self._server.smembers(keys.WORKERS)) - {self._worker}
         said = cast("dict[str, str]", self._server.hgetall(keys.unfit(run_id)))
         unfit = {name for name, text in said.items() if not collects or json.loads(text)["kind"] == "storage"}
@@ -323,7 +323,7 @@ class Fitness:
         return frozenset(name for name, sign in zip(candidates, signs, strict=True) if queue in str(sign).split(","))
 
 
-def _place(url: str) -> tuple[str, int] | None:
+def _host_and_port(url: str) -> tuple[str, int] | None:
     """Return the host and port of a URL; None where it has none."""
     try:
         parts = urlsplit(url)

@@ -23,11 +23,11 @@ _log = logging.getLogger(__name__)
 #: Begins the name of the sum of images that failed for a reason.
 REASON = "reason:"
 #: Seconds between two flushes.
-_INTERVAL = 0.25
+_FLUSH_INTERVAL_SECONDS = 0.25
 _SCRIPT = Path(__file__).with_suffix(".lua").read_text(encoding="utf-8")
 
 
-class Progress:
+class ProgressCounters:
     """The sums of one process, by run; any thread may add to them."""
 
     def __init__(self, connect: Callable[[], redis.Redis]) -> None:
@@ -49,15 +49,15 @@ class Progress:
             if outcome.reason is Reason.STORAGE:
                 sums["unsaved"] += 1
             if self._thread is None:
-                self._thread = threading.Thread(target=self._flush_often, name="progress", daemon=True)
+                self._thread = threading.Thread(target=self._flush_loop, name="progress", daemon=True)
                 self._thread.start()
         self._pending.set()
 
-    def _flush_often(self) -> None:
+    def _flush_loop(self) -> None:
         server = self._connect()
         pause = threading.Event()
         while self._pending.wait():
-            pause.wait(_INTERVAL)
+            pause.wait(_FLUSH_INTERVAL_SECONDS)
             self._pending.clear()
             with self._lock:
                 sums, self._sums = self._sums, {}
@@ -77,9 +77,9 @@ class Progress:
                 problem = redis_problem(answer)
                 _log.warning("progress could not be shown: %s", problem.text)
                 if problem.temporary:
-                    self._put_back(run_id, counts)
+                    self._restore(run_id, counts)
 
-    def _put_back(self, run_id: str, counts: Counter[str]) -> None:
+    def _restore(self, run_id: str, counts: Counter[str]) -> None:
         """Have sums flushed with what comes next."""
         with self._lock:
             self._sums.setdefault(run_id, Counter()).update(counts)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tasks.broker.backend import BatchingBackend, Part
+from tasks.broker.backend import BatchingBackend, ChordPart
 from tasks.celery import app
 from tests.faults import once
 
@@ -10,7 +10,7 @@ __all__ = ["app"]
 _count = BatchingBackend.count
 
 
-def _lose_one(self: BatchingBackend, parts: list[Part]) -> None:
+def _lose_one(self: BatchingBackend, parts: list[ChordPart]) -> None:
     _count(self, parts[1:] if once.is_first() else parts)
 
 

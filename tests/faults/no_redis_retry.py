@@ -6,14 +6,14 @@ from contextlib import suppress
 
 import redis
 
-from tasks.broker.backend import BatchingBackend, Part
+from tasks.broker.backend import BatchingBackend, ChordPart
 from tasks.celery import app
 
 __all__ = ["app"]
 _count = BatchingBackend.count
 
 
-def _count_without_retry(self: BatchingBackend, parts: list[Part]) -> None:
+def _count_without_retry(self: BatchingBackend, parts: list[ChordPart]) -> None:
     with suppress(redis.RedisError):
         _count(self, parts)
 

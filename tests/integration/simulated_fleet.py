@@ -35,7 +35,7 @@ from producer.planning.planner import NOTHING, Planned, Planner
 from tasks import jobs
 from tasks.broker import client as broker_client
 from tasks.broker import heartbeat, keys
-from tasks.broker.backend import Part, Unshown
+from tasks.broker.backend import ChordPart, UnloggedResult
 from tasks.broker.heartbeat import WorkerId
 from tasks.celery import IMAGES, SHARDS, app
 from tasks.download.downloader import Download, Downloader
@@ -143,7 +143,7 @@ class Fleet:
                 done = None
             finally:
                 task.pop_request()
-            self._done[taken.tag] = done.value if isinstance(done, Unshown) else done
+            self._done[taken.tag] = done.value if isinstance(done, UnloggedResult) else done
 
     def finish(self, taken: TakenMessage) -> None:
         """Run a message's task, unless it has run, count its part, and acknowledge the message."""
@@ -157,7 +157,7 @@ class Fleet:
         headers = taken.message["headers"]
         known = {name: headers[name] for name in ("task", "id", "root_id", "group", "group_index")}
         request = Context(known, chord=taken.body[2]["chord"], called_directly=False)
-        app.backend.count([Part(request, state, result, orjson.dumps([1, taken.task_id, state, result]))])
+        app.backend.count([ChordPart(request, state, result, orjson.dumps([1, taken.task_id, state, result]))])
 
     def acknowledge(self, taken: TakenMessage) -> None:
         """Acknowledge a message."""
@@ -391,9 +391,9 @@ def fleet(stage: Stage) -> Iterator[Fleet]:
     stage.server.flushall()
     played = Fleet(stage.server)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jobs, "_server", lambda: stage.server)
+        patch.setattr(jobs, "_redis_client", lambda: stage.server)
         # A worker's cache would make its results depend on time.
-        patch.setattr(jobs, "_runs", lambda: jobs.Runs(stage.server))
+        patch.setattr(jobs, "_run_cache", lambda: jobs.RunCache(stage.server))
         patch.setattr(jobs, "_store", lambda out: Store(Path(out)))
         patch.setattr(jobs, "_downloader", lambda: played.downloader)
         patch.setattr(jobs, "_progress", lambda: SimpleNamespace(add=lambda run_id, outcome: None))

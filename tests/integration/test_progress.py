@@ -14,7 +14,7 @@ import redis
 from config import limits
 from tasks.broker import client as broker_client
 from tasks.broker import keys, progress
-from tasks.broker.progress import Progress
+from tasks.broker.progress import ProgressCounters
 from tasks.model import Outcome, Reason, Status
 from tests.unit.conftest import success
 from tests.waiting import wait_for
@@ -25,7 +25,7 @@ _FAILED = Outcome("00000001", Status.FAILED_TO_DOWNLOAD, Reason.DNS)
 @pytest.fixture
 def server(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[redis.Redis]:
     """Give a client of an empty Redis, and let flushes follow each other quickly."""
-    monkeypatch.setattr(progress, "_INTERVAL", 0.02)
+    monkeypatch.setattr(progress, "_FLUSH_INTERVAL_SECONDS", 0.02)
     with broker_client.client(redis_url) as client:
         client.flushall()
         client.mset({keys.run("a"): "options", keys.run("b"): "options"})
@@ -40,7 +40,7 @@ def sums(server: Any, run_id: str) -> dict[str, str]:
 
 def test_sums_arrive(server: redis.Redis) -> None:
     """Saved and failed images and their bytes are summed by run, with the time to live of a run's record."""
-    reporter = Progress(lambda: server)
+    reporter = ProgressCounters(lambda: server)
     for run_id, outcome in (("a", success(0, bytes=7)), ("a", _FAILED), ("b", success(0, bytes=5)), ("a", success(2))):
         reporter.add(run_id, outcome)
     wait_for(lambda: sums(server, "a") == {"success": "2", "failed": "1", "bytes": "10", "reason:dns": "1"})
@@ -50,7 +50,7 @@ def test_sums_arrive(server: redis.Redis) -> None:
 
 def test_counts_unsaved_images(server: redis.Redis) -> None:
     """Unsaved images count as failed and also separately."""
-    reporter = Progress(lambda: server)
+    reporter = ProgressCounters(lambda: server)
     for outcome in (success(0, bytes=7), _FAILED, replace(_FAILED, reason=Reason.STORAGE)):
         reporter.add("a", outcome)
     counts = {"success": "1", "failed": "2", "unsaved": "1", "bytes": "7"}
@@ -59,14 +59,14 @@ def test_counts_unsaved_images(server: redis.Redis) -> None:
 
 def test_later_sums_are_added(server: redis.Redis) -> None:
     """Results after a flush are added to the existing sums, even by another process."""
-    for reporter in (Progress(lambda: server), Progress(lambda: server)):
+    for reporter in (ProgressCounters(lambda: server), ProgressCounters(lambda: server)):
         reporter.add("a", success(0))
     wait_for(lambda: sums(server, "a") == {"success": "2", "bytes": "6"})
 
 
 def test_cost_does_not_grow(server: redis.Redis) -> None:
     """A thousand images of many threads cost a few commands, and none is lost."""
-    reporter = Progress(lambda: server)
+    reporter = ProgressCounters(lambda: server)
 
     def add() -> None:
         for _ in range(125):
@@ -85,7 +85,7 @@ def test_cost_does_not_grow(server: redis.Redis) -> None:
 def test_failing_redis_is_not_an_error(server: redis.Redis, caplog: pytest.LogCaptureFixture) -> None:
     """Failed progress updates are logged, and later ones arrive."""
     caplog.set_level(logging.WARNING)
-    reporter = Progress(lambda: server)
+    reporter = ProgressCounters(lambda: server)
     server.set(keys.moved("a"), "not a hash")
     reporter.add("a", success(0))
     wait_for(lambda: "progress could not be shown" in caplog.text)
@@ -97,7 +97,7 @@ def test_failing_redis_is_not_an_error(server: redis.Redis, caplog: pytest.LogCa
 def test_sums_refused_by_a_full_redis_arrive_later(server: redis.Redis, caplog: pytest.LogCaptureFixture) -> None:
     """A full Redis reports that it added nothing, so nothing counts twice."""
     caplog.set_level(logging.WARNING)
-    reporter = Progress(lambda: server)
+    reporter = ProgressCounters(lambda: server)
     server.config_set("maxmemory", 1)
     try:
         reporter.add("a", success(0))
@@ -111,7 +111,7 @@ def test_sums_refused_by_a_full_redis_arrive_later(server: redis.Redis, caplog: 
 def test_ended_run_gets_no_keys_again(server: redis.Redis) -> None:
     """A flush after a run's end is dropped, and leaves no key behind."""
     server.delete(keys.run("a"))
-    reporter = Progress(lambda: server)
+    reporter = ProgressCounters(lambda: server)
     reporter.add("a", success(0))
     reporter.add("b", success(0))
     wait_for(lambda: sums(server, "b") == {"success": "1", "bytes": "3"})

@@ -15,7 +15,7 @@ import redis
 from celery.exceptions import Reject, Retry
 
 from tasks import jobs
-from tasks.jobs import Runs
+from tasks.jobs import RunCache
 from tasks.model import RunOptions
 from tasks.retry_later import PriorAttempts, RetryLater
 from tasks.storage import manifest
@@ -43,7 +43,7 @@ def test_open_shard_is_checked_once_a_second(counting_store: CountingStore, monk
     """A missing manifest is cached for a second, for each shard of each run."""
     now = 100.0
     monkeypatch.setattr("tasks.jobs.monotonic", lambda: now)
-    runs = Runs(Mock())
+    runs = RunCache(Mock())
     assert [runs.is_done("a", 0, counting_store) for _ in range(3)] == [False] * 3
     assert counting_store.lookups == 1
     runs.is_done("a", 1, counting_store)
@@ -60,7 +60,7 @@ def test_finished_shard_is_noticed_within_a_second(
     """A finished shard is noticed within a second, whichever shard was looked up last."""
     now = 100.0
     monkeypatch.setattr("tasks.jobs.monotonic", lambda: now)
-    runs = Runs(Mock())
+    runs = RunCache(Mock())
     assert not runs.is_done("a", 0, counting_store)
     counting_store.create(manifest.name(0), b"")
     now += 1.0
@@ -145,7 +145,7 @@ def test_options_of_a_draining_run_are_not_cached() -> None:
     ]
     server = Mock()
     server.get.side_effect = records
-    runs = Runs(server)
+    runs = RunCache(server)
     assert [runs.options("a", 0).draining for _ in range(3)] == [True, False, False]
     server.get.side_effect = records
     runs.forget("a")
@@ -158,7 +158,7 @@ def test_slots_read_options_once_together() -> None:
     barrier = threading.Barrier(slots)
     server = Mock()
     server.get.return_value = json.dumps(RunOptions("/out", 10, run_id="run").to_json())
-    runs = Runs(server)
+    runs = RunCache(server)
 
     def read(_: int) -> str:
         barrier.wait()

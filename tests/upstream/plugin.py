@@ -22,7 +22,7 @@ from kombu.entity import Queue
 from kombu.utils import eventio
 
 from tasks.broker import ack_batcher, backend, transport
-from tasks.broker.backend import BatchingBackend, Part
+from tasks.broker.backend import BatchingBackend, ChordPart
 from tests.upstream.expected import FAILING
 
 #: The class with tests of Celery's script in a Redis written in Python, and not of a copy of the script in Python.
@@ -105,11 +105,11 @@ def _bind_celery_unit() -> None:
 def _bind_celery_integration() -> None:
     """Let our settler count the chord parts of every task, and acknowledge their messages."""
     _bind_celery_unit()
-    transport.install(ack_batcher.begun, ack_batcher.finish)
-    BatchingBackend.settled = _AllNames()
+    transport.install(ack_batcher.running_task_ids, ack_batcher.finish_pending)
+    BatchingBackend.batched_tasks = _AllNames()
     # The app and its backend belong to the calling test and thread.
-    ack_batcher.SettledRequest.settler = ack_batcher.Settler(lambda parts: current_app.backend.count(parts))  # noqa: PLW0108
-    Task.Request = f"{ack_batcher.__name__}:{ack_batcher.SettledRequest.__name__}"
+    ack_batcher.BatchedRequest.ack_batcher = ack_batcher.AckBatcher(lambda parts: current_app.backend.count(parts))  # noqa: PLW0108
+    Task.Request = f"{ack_batcher.__name__}:{ack_batcher.BatchedRequest.__name__}"
 
 
 _BINDINGS: dict[str, Callable[[], None]] = {
@@ -169,13 +169,13 @@ def _counting(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
     class Settler:
         """Count in the calling thread, where the tests' backend is."""
 
-        def part(self, part: Part) -> None:
+        def part(self, part: ChordPart) -> None:
             # The tests' requests don't name their task.
             part.request.task = "foobarbaz"
             request.instance.b.count([part])
 
-    monkeypatch.setattr(BatchingBackend, "settled", _AllNames())
-    monkeypatch.setattr(ack_batcher.SettledRequest, "settler", Settler(), raising=False)
+    monkeypatch.setattr(BatchingBackend, "batched_tasks", _AllNames())
+    monkeypatch.setattr(ack_batcher.BatchedRequest, "ack_batcher", Settler(), raising=False)
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ import fakeredis
 import pytest
 
 from tasks.broker import fitness, keys
-from tasks.broker.fitness import Fitness, Queues, RetryElsewhere
+from tasks.broker.fitness import Fitness, QueueNames, RetryElsewhere
 from tasks.errors import (
     ConnectError,
     DnsError,
@@ -21,7 +21,7 @@ from tasks.errors import (
     TlsError,
 )
 
-_QUEUES = Queues("images.9", "shards.9")
+_QUEUES = QueueNames("images.9", "shards.9")
 
 
 class Fleet:

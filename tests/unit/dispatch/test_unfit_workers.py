@@ -32,16 +32,16 @@ def test_reports_a_certainly_unfit_worker_at_once(
 ) -> None:
     """A worker is reported once, and stays in the report after it recovers, because it slowed the run."""
     workers = UnfitWorkers(server, "run")
-    workers.look()
+    workers.refresh()
     assert (workers.found, workers.note) == ([], "")
     report_unfit(server, _BAD, "storage", certain=True)
-    workers.look()
-    workers.look()
+    workers.refresh()
+    workers.refresh()
     assert caplog.messages == ["a worker leaves this run to the others: bad@here (broken)"]
     assert workers.note == "workers that leave this run to the others: bad@here (broken)"
     assert workers.storage_troubles == ["broken"]
     server.delete(keys.unfit("run"))
-    workers.look()
+    workers.refresh()
     assert [worker.name for worker in workers.found] == ["bad@here"]
     assert workers.storage_troubles == []
 
@@ -50,13 +50,13 @@ def test_waits_before_reporting_an_uncertain_worker(server: fakeredis.FakeRedis)
     """A problem that the hosts may have caused is reported only after two inspections in a row."""
     workers = UnfitWorkers(server, "run")
     report_unfit(server, _BAD, "network", certain=False)
-    workers.look()
+    workers.refresh()
     server.delete(keys.unfit("run"))
-    workers.look()
+    workers.refresh()
     report_unfit(server, _BAD, "network", certain=False)
-    workers.look()
+    workers.refresh()
     assert workers.found == []
-    workers.look()
+    workers.refresh()
     assert [str(worker) for worker in workers.found] == ["bad@here (broken)"]
 
 
@@ -65,5 +65,5 @@ def test_unfit_fleet_reports_no_worker(server: fakeredis.FakeRedis) -> None:
     workers = UnfitWorkers(server, "run")
     for worker in (_BAD, _GOOD):
         report_unfit(server, worker, "storage", certain=True)
-    workers.look()
+    workers.refresh()
     assert (workers.found, workers.storage_troubles) == ([], ["broken"])
