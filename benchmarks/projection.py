@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from config import limits
-from producer.output.run_file import Options
+from producer.output.run_file import RunConfig
 
 #: Planned use of a core, for workers, Redis and the producer: queues grow long in front of a busier core.
 USE = 0.7
@@ -90,7 +90,7 @@ class Resources:
         """
         slots = math.ceil(rate * latency)
         cores = math.ceil(rate * cost.worker / USE)
-        window = max(Options().window, math.ceil(AHEAD * slots * (1 + limits.PREFETCH) / shard_size))
+        window = max(RunConfig().window, math.ceil(AHEAD * slots * (1 + limits.PREFETCH) / shard_size))
         return cls(
             slots=slots,
             cores=cores,

@@ -25,7 +25,7 @@ from benchmarks.pictures import SMALL, create_gallery
 from benchmarks.watched import PRODUCER, WORKERS, MeasuredFleet, RunUsage, Size
 from config import limits
 from producer.local_fleet.fleet import cores
-from producer.output.run_file import Options
+from producer.output.run_file import RunConfig
 from producer.output.summary import COLUMNS, summarise
 from tasks.storage import manifest, plan
 from tasks.storage.store import Store
@@ -34,7 +34,7 @@ _NAME = "scale"
 _DIFFERENT_IMAGES = 500
 _WARM_UP = 1000
 #: A run's default options, and the number of images in flight with them.
-_OPTIONS = Options()
+_OPTIONS = RunConfig()
 _WINDOW = _OPTIONS.window * _OPTIONS.shard_size
 _STARTS = 3
 #: Redis must not rewrite its append-only file while we measure the file's growth.

@@ -6,7 +6,7 @@ import json
 import sys
 from pathlib import Path
 
-from producer.comparison.baseline import by_threads
+from producer.comparison.baseline import download_with_threads
 from producer.sources import text as url_list
 from tasks import runtime_tuning
 from tasks.download import downloader as downloading
@@ -28,7 +28,7 @@ def main() -> None:
         nonlocal saved
         saved += getattr(outcome, "ok", False)
 
-    seconds = by_threads(requests, RunOptions(str(out), 1000), Store(out), downloader, count, threads)
+    seconds = download_with_threads(requests, RunOptions(str(out), 1000), Store(out), downloader, count, threads)
     print(json.dumps({"success": saved, "wall_seconds": seconds}))
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.projection import AHEAD, HOST_CORES, MOST_SLOTS, USE, Cost, ListTotals, Resources
 from producer.cli.render import size
-from producer.output.run_file import Options
+from producer.output.run_file import RunConfig
 
 #: The purposes of the most frequent commands; the two scripts call those in brackets.
 _PURPOSES = {
@@ -31,7 +31,7 @@ _RATES = (1_000, 10_000, 100_000)
 _LISTS = {"10⁶": 10**6, "10⁸": 10**8, "10¹⁰": 10**10}
 #: Seconds per image, mostly spent waiting for its server.
 _LATENCY = 0.5
-_SHARD_SIZE = Options().shard_size
+_SHARD_SIZE = RunConfig().shard_size
 
 
 def redis(result: Mapping[str, Any]) -> str:

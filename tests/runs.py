@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from producer.output.run_file import Options, PlanState, RunFile, State
+from producer.output.run_file import PlanState, RunConfig, RunFile, State
 from producer.sources import text as url_list
 from tasks.collect import collect
 from tasks.model import Outcome, Reason, RunOptions, Status, key_of
@@ -37,7 +37,7 @@ def make_run(
         RUN_ID,
         str(source),
         str(store.root),
-        Options(shard_size=SIZE),
+        RunConfig(shard_size=SIZE),
         url_list.fingerprint(str(source)),
         plan_state,
         *((rows, shards) if plan_state is PlanState.COMPLETE else (0, 0)),

@@ -37,9 +37,9 @@ if TYPE_CHECKING:
     from producer.comparison.comparison import Comparison
     from producer.dispatch.dispatcher import Progress
     from producer.local_fleet.fleet import Fleet
-    from producer.output.lock import Holder
-    from producer.output.run_file import Options
-    from producer.runs.run import Crew, Report, Run
+    from producer.output.lock import LockHolder
+    from producer.output.run_file import RunConfig
+    from producer.runs.run import Run, RunResult, WorkerPool
     from tasks.model import ImageRequest
     from tasks.storage.store import Store
 
@@ -150,11 +150,11 @@ class _Ending:
         """The id and folder of the command's run, and the command to resume it; empty before there is a run."""
         if self._run is None:
             return {}
-        from producer.output.run_file import resumption
+        from producer.output.run_file import resume_command
         from tasks.storage.store import Store
 
         run_id, folder = self._run
-        return {"run_id": run_id, "out": str(folder), "resume": resumption(Store(folder))}
+        return {"run_id": run_id, "out": str(folder), "resume": resume_command(Store(folder))}
 
     def tell(self, facts: dict[str, Any]) -> None:
         """Print an object, if `--json` was given and none has been printed."""
@@ -353,7 +353,7 @@ def cli(debug: bool) -> None:
 @json_option
 def run(source: str, out: Path, refresh_from: Path | None, broker: str | None, as_json: bool, **options: Any) -> None:
     """Download every image in SOURCE: a text file with one URL on each line, or - for standard input."""
-    from producer.output.folder import begun
+    from producer.output.folder import new_run_folder
     from producer.sources import text as url_list
 
     frozen = _run_options(options)
@@ -365,7 +365,7 @@ def run(source: str, out: Path, refresh_from: Path | None, broker: str | None, a
         frozen = replace(frozen, since=str(PreviousRun(refresh_from, out, frozen.fetch).folder))
     requests = url_list.nonempty(url_list.read(source), source)
     with (
-        begun(out, _named(broker)) as store,
+        new_run_folder(out, _named(broker)) as store,
         _crew(broker, options, [store.root], as_json, previous_run=frozen.since) as crew,
     ):
         from producer.runs.run import Run
@@ -387,9 +387,9 @@ def resume(out: Path, broker: str | None, as_json: bool, **options: Any) -> None
     Finished images are not downloaded again. If the URL list was not fully read, reading continues; the list must be
     unchanged.
     """
-    from producer.output.folder import standing
+    from producer.output.folder import existing_run
 
-    store = standing(out)
+    store = existing_run(out)
     with _locked(store, broker, "resume"):
         from producer.runs.run import Run
 
@@ -414,12 +414,12 @@ def retry(
     out: Path, reasons: tuple[str, ...], everything: bool, broker: str | None, as_json: bool, **options: Any
 ) -> None:
     """Retry failed images of the finished run in OUT, and report the changes. Nothing else is downloaded."""
-    from producer.output.folder import standing
+    from producer.output.folder import existing_run
 
     if reasons and everything:
         raise click.UsageError("--reason and --all can't be used together")
     chosen = reasons or tuple(reason.value for reason in (Reason if everything else WORTH_RETRYING))
-    store = standing(out)
+    store = existing_run(out)
     with _locked(store, broker, "retry"):
         from producer.runs.run import Run
 
@@ -438,10 +438,10 @@ def retry(
 @broker_option
 def cancel(out: Path, broker: str | None) -> None:
     """Cancel the run in OUT and drop its queued tasks. Finished images stay, and the run can be resumed."""
-    from producer.output.folder import standing
+    from producer.output.folder import existing_run
 
     _refuse_empty(broker)
-    store = standing(out)
+    store = existing_run(out)
     from producer.runs.run import cancel as ended
 
     click.echo(ended(store, broker, _end), err=True)
@@ -471,12 +471,12 @@ def cancel(out: Path, broker: str | None) -> None:
 def compare(source: str, out: Path, broker: str | None, as_json: bool, **options: Any) -> None:
     """Download SOURCE in three ways, one by one, with threads and with a fleet, and compare their times."""
     from config.settings import settings
-    from producer.output.folder import made_for_use
+    from producer.output.folder import remove_created_on_failure
     from producer.sources import text as url_list
 
     requests = list(url_list.nonempty(url_list.read(source), source))
     allow = settings().allow_networks
-    with made_for_use(out):
+    with remove_created_on_failure(out):
         comparison = _compare(requests, source, out, options, broker, allow, as_json)
     _tell_comparison(comparison, out, as_json)
 
@@ -513,12 +513,12 @@ def demo(images: int, latency: float, out: Path | None, as_json: bool, **options
     If a broker is configured, its workers are the fleet, and the images come from the demo server at
     IMAGEFLEET_DEMO_URL.
     """
-    from producer.output.folder import made_for_use
+    from producer.output.folder import remove_created_on_failure
     from tasks.model import ImageRequest
 
     place = out or _new_folder("imagefleet-demo")
     options = _with_defaults(options)
-    with _demo_server(latency, images) as url, made_for_use(place):
+    with _demo_server(latency, images) as url, remove_created_on_failure(place):
         _note(f"Downloading {images} images from {url}, which delays each by {latency * 1000:.0f} ms", as_json)
         kinds = ("jpg", "png", "webp", "gif")
         requests = [
@@ -618,7 +618,7 @@ def doctor(out: Path | None, broker: str | None, as_json: bool) -> None:
     sys.exit(0 if diagnosis.healthy else 1)
 
 
-def _end(holder: Holder) -> bool:
+def _end(holder: LockHolder) -> bool:
     """Signal a producer on this host to cancel its run. Return False for a producer on another host."""
     if holder.host != socket.gethostname():
         return False
@@ -659,7 +659,7 @@ def _tell_move(before: str | None, broker: str | None) -> None:
         )
 
 
-def _seen_through(run: Run, crew: Crew, out: Path, as_json: bool) -> Report:
+def _seen_through(run: Run, crew: WorkerPool, out: Path, as_json: bool) -> RunResult:
     """Execute a run and show its progress.
 
     A first Ctrl-C or SIGTERM lets it finish the downloads in progress; a second one drops them.
@@ -685,7 +685,7 @@ def _seen_through(run: Run, crew: Crew, out: Path, as_json: bool) -> Report:
             signal.signal(number, handler)
 
 
-def _tell_run(finished: Report, as_json: bool) -> None:
+def _tell_run(finished: RunResult, as_json: bool) -> None:
     if as_json:
         facts = {"run_id": finished.run_id, "source": finished.source, "out": str(finished.out), **finished.totals()}
         if finished.before is not None:
@@ -704,7 +704,7 @@ def _locked(store: Store, broker: str | None, command: str) -> Iterator[None]:
     """Hold the lock of an output folder for a command with this name."""
     from producer.output import lock
 
-    with lock.held(store, _named(broker), command):
+    with lock.hold(store, _named(broker), command):
         yield
 
 
@@ -846,7 +846,7 @@ def _compare(
 ) -> Comparison:
     from producer.cli.progress_display import Display
     from producer.comparison import comparison
-    from producer.output.folder import output
+    from producer.output.folder import prepare_output
     from tasks.download import downloader as downloading
 
     frozen = _run_options(options)
@@ -854,7 +854,7 @@ def _compare(
     runtime_tuning.configure_pillow()
     _check_insecure(frozen)
     file_descriptors.check_slots(options["threads"], "--threads")
-    root = output(out).root
+    root = prepare_output(out).root
     _ending().compared = out
     places = comparison.stores(root)
     downloader = downloading.create_downloader(allow, proxied)
@@ -903,20 +903,20 @@ def _crew(
     allow: Sequence[str] | None = None,
     proxied: bool = True,
     previous_run: str | None = None,
-) -> Iterator[Crew]:
+) -> Iterator[WorkerPool]:
     """Yield the workers of a run: those at the broker, or else a local fleet for the duration of the block."""
     url = _broker_url(broker)
     if url is None:
         previous_run_folders = () if previous_run is None else [Path(previous_run)]
         with _local_fleet(options, roots, quiet, allow, proxied, previous_run_folders) as fleet:
             # Importing this takes half a second, so the fleet starts first.
-            from producer.runs.run import crew_of
+            from producer.runs.run import local_pool
 
-            yield crew_of(fleet)
+            yield local_pool(fleet)
         return
-    from producer.runs.run import crew_at
+    from producer.runs.run import broker_pool
 
-    crew = crew_at(url, roots[0], options.get("insecure", False))
+    crew = broker_pool(url, roots[0], options.get("insecure", False))
     for warning in crew.warnings:
         _note(f"Warning: {warning}.", quiet=False)
     if not crew.workers:
@@ -948,7 +948,7 @@ def _broker_url(broker: str | None) -> str | None:
     return broker or settings().broker
 
 
-def _check_insecure(options: Options) -> None:
+def _check_insecure(options: RunConfig) -> None:
     """Check that a run may be insecure in this process's environment, which a local fleet inherits.
 
     Raises:
@@ -1011,9 +1011,9 @@ def _local_fleet(
 
 
 def _with_defaults(options: dict[str, Any]) -> dict[str, Any]:
-    from producer.output.run_file import Options
+    from producer.output.run_file import RunConfig
 
-    frozen = Options()
+    frozen = RunConfig()
     fetch = frozen.fetch
     return {
         "shard_size": frozen.shard_size,
@@ -1029,8 +1029,8 @@ def _with_defaults(options: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _run_options(options: dict[str, Any]) -> Options:
-    from producer.output.run_file import Options
+def _run_options(options: dict[str, Any]) -> RunConfig:
+    from producer.output.run_file import RunConfig
 
     if options["deadline"] > limits.MAX_DEADLINE:
         raise click.BadParameter(
@@ -1045,7 +1045,7 @@ def _run_options(options: dict[str, Any]) -> Options:
         verify=Verify(options["verify"]),
         **{name: options[name] for name in _FETCH},
     )
-    return Options(fetch, options["shard_size"], options["window"])
+    return RunConfig(fetch, options["shard_size"], options["window"])
 
 
 def _header_options(options: dict[str, Any]) -> HeaderOptions:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from producer.comparison.comparison import Comparison
     from producer.dispatch.dispatcher import Progress
     from producer.doctor.diagnosis import Diagnosis
-    from producer.runs.run import Completion, Report
+    from producer.runs.run import PreviousResult, RunResult
 
 
 _HINTS = {
@@ -48,7 +48,7 @@ def failures(progress: Progress) -> str:
     return f"{text} ({progress.main_reason_count:,} of them {progress.main_reason})"
 
 
-def of_run(report: Report) -> RenderableType:
+def of_run(report: RunResult) -> RenderableType:
     """Render the report of a run."""
     # Not at the top, because this module also shows errors in the settings.
     from config.settings import settings
@@ -81,7 +81,7 @@ def of_run(report: Report) -> RenderableType:
         grid.add_row("Repaired", f"{report.repaired:,} lost tasks, sent again")
     grid.add_row("Saved", size(summary.bytes))
     if report.completion is None:
-        fleet = _fleet(report.workers, report.concurrency)
+        fleet = _fleet(report.workers, report.slots)
         grid.add_row("Fleet", f"{fleet}; ready after {report.startup_seconds:.2f} s")
     for worker in report.unfit:
         grid.add_row("Unfit worker", Text(plain(str(worker))))
@@ -96,7 +96,7 @@ def of_run(report: Report) -> RenderableType:
     return grid
 
 
-def _of_completion(completion: Completion, total: int) -> str:
+def _of_completion(completion: PreviousResult, total: int) -> str:
     """Describe the earlier command, which completed the run."""
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(completion.finished_at))
     done = f"{completion.images:,} of {total:,} images in {completion.wall_seconds:.2f} seconds"

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 
-from producer.output.folder import unwritable
+from producer.output.folder import unwritable_error
 from tasks.collect import collect
 from tasks.download.downloader import Downloader
 from tasks.errors import StorageError
@@ -25,7 +25,7 @@ from tasks.storage.store import Store
 Listener = Callable[[Outcome], None]
 
 
-def one_by_one(
+def download_one_by_one(
     requests: Sequence[ImageRequest],
     run: RunOptions,
     store: Store,
@@ -35,10 +35,10 @@ def one_by_one(
     """Fetch the images one after the other; return the seconds from the first to the last shard's manifest."""
     started = time.monotonic()
     outcomes = (fetch(request.url, request.index, run, store, downloader) for request in requests)
-    return _finish(started, requests, _told(outcomes, listener), run, store)
+    return _write_shards(started, requests, _collect_outcomes(outcomes, listener), run, store)
 
 
-def by_threads(
+def download_with_threads(
     requests: Sequence[ImageRequest],
     run: RunOptions,
     store: Store,
@@ -46,18 +46,18 @@ def by_threads(
     listener: Listener,
     threads: int,
 ) -> float:
-    """Fetch the images by up to ``threads`` threads; return the seconds as `one_by_one` does."""
+    """Fetch the images by up to ``threads`` threads; return the seconds as `download_one_by_one` does."""
     started = time.monotonic()
     pool = ThreadPoolExecutor(min(threads, len(requests)), thread_name_prefix="baseline")
     try:
         outcomes = pool.map(lambda request: fetch(request.url, request.index, run, store, downloader), requests)
-        return _finish(started, requests, _told(outcomes, listener), run, store)
+        return _write_shards(started, requests, _collect_outcomes(outcomes, listener), run, store)
     finally:
         # After an interruption nobody waits for what the threads are at.
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _told(outcomes: Iterable[Outcome], listener: Listener) -> list[Outcome]:
+def _collect_outcomes(outcomes: Iterable[Outcome], listener: Listener) -> list[Outcome]:
     ended = []
     for outcome in outcomes:
         listener(outcome)
@@ -65,7 +65,7 @@ def _told(outcomes: Iterable[Outcome], listener: Listener) -> list[Outcome]:
     return ended
 
 
-def _finish(
+def _write_shards(
     started: float,
     requests: Sequence[ImageRequest],
     outcomes: Sequence[Outcome],
@@ -86,5 +86,5 @@ def _finish(
             )
             collect(shard, [outcome for _, outcome in members], run, store)
     except StorageError as error:
-        raise unwritable(store, error) from error
+        raise unwritable_error(store, error) from error
     return time.monotonic() - started

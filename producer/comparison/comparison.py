@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from producer.comparison import baseline
-from producer.output.run_file import Options, RunFile
+from producer.output.run_file import RunConfig, RunFile
 from producer.output.summary import COLUMNS, Summary, summarise
-from producer.runs.run import Crew, Run
+from producer.runs.run import Run, WorkerPool
 from tasks.download.downloader import Downloader
 from tasks.model import ImageRequest, RunOptions
 from tasks.storage import manifest
@@ -85,7 +85,7 @@ def stores(root: Path) -> dict[str, Store]:
     """
     found = {name: Store(root / folder) for name, folder in FOLDERS.items()}
     for store in found.values():
-        RunFile.refuse_another(store)
+        RunFile.check_no_run(store)
     return found
 
 
@@ -93,10 +93,10 @@ def compare(
     requests: Sequence[ImageRequest],
     source: str,
     places: dict[str, Store],
-    options: Options,
+    options: RunConfig,
     threads: int,
     downloader: Downloader,
-    crew: Crew,
+    pool: WorkerPool,
     listener: Listener,
 ) -> Comparison:
     """Fetch the list three ways, one after the other.
@@ -107,8 +107,8 @@ def compare(
     ways = []
     slots = {ONE_BY_ONE: 1, THREADS: min(threads, len(requests))}
     steps: dict[str, Callable[..., float]] = {
-        ONE_BY_ONE: baseline.one_by_one,
-        THREADS: partial(baseline.by_threads, threads=threads),
+        ONE_BY_ONE: baseline.download_one_by_one,
+        THREADS: partial(baseline.download_with_threads, threads=threads),
     }
     for name, step in steps.items():
         store = places[name]
@@ -122,9 +122,9 @@ def compare(
     places[FLEET].root.mkdir(parents=True, exist_ok=True)
     listener(FLEET, 0)
     with Run.begin(iter(requests), source, places[FLEET], options) as fleet:
-        report = fleet.execute(crew, lambda progress: listener(FLEET, progress.success + progress.failed))
-    ways.append(Way(FLEET, crew.concurrency, report.wall_seconds, report.summary, report.out))
-    return Comparison(source, tuple(ways), crew.startup_seconds)
+        report = fleet.execute(pool, lambda progress: listener(FLEET, progress.success + progress.failed))
+    ways.append(Way(FLEET, pool.slots, report.wall_seconds, report.summary, report.out))
+    return Comparison(source, tuple(ways), pool.startup_seconds)
 
 
 class _Counter:

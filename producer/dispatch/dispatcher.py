@@ -28,7 +28,7 @@ from config import limits
 from producer.dispatch import chord_state
 from producer.dispatch.drain import Drain
 from producer.dispatch.unfit_workers import UnfitWorker, UnfitWorkers
-from producer.output.run_file import resumption
+from producer.output.run_file import resume_command
 from producer.output.shard_files import decoded, planned_requests
 from producer.planning.planner import Planner
 from tasks.broker import heartbeat, keys, transport
@@ -274,7 +274,7 @@ class Dispatcher:
                 raise CommandError(
                     f"Shard {shard_name(shard)} could not be collected",
                     message["error"],
-                    f"Make space, or mend what is said there; then go on by `{resumption(self._store)}`.",
+                    f"Make space, or mend what is said there; then go on by `{resume_command(self._store)}`.",
                 )
             if shard in self._flying:
                 self._flying[shard].signalled = time.monotonic()
@@ -369,7 +369,7 @@ class Dispatcher:
                 f"Shard {shard_name(shard)} is lost again and again",
                 f"it was sent {flying.repairs} times, and neither an image nor the end of it came back",
                 "Look at the workers' logs: one may take tasks that it can't do. "
-                f"Then go on by `{resumption(self._store)}`.",
+                f"Then go on by `{resume_command(self._store)}`.",
             )
         known = list(found.outcomes.values())
         again = [request for request in requests if self._task_id(shard, request) not in found.outcomes]
@@ -452,7 +452,7 @@ class Dispatcher:
                 "Nothing can be saved any more",
                 f"the last {unsaved - self._unsaved} images could not be written below {self._store.root}; "
                 f"{troubles or 'a full disk does that, or a folder that the workers may not write to'}",
-                f"Make space there, or permit it, then go on by `{resumption(self._store)}`.",
+                f"Make space there, or permit it, then go on by `{resume_command(self._store)}`.",
             )
 
     def _note(self, ended: int) -> str:
@@ -666,7 +666,7 @@ class Dispatcher:
 
     def _fault_of(self, problem: RedisProblem) -> CommandError:
         """Return what ends a run at a Redis that can't be used."""
-        hint = f"{problem.hint} Then go on by `{resumption(self._store)}`."
+        hint = f"{problem.hint} Then go on by `{resume_command(self._store)}`."
         if not problem.answered:
             return CommandError("Redis is away", f"it has not answered for {_AWAY:.0f} s ({problem.text})", hint)
         if problem.temporary:

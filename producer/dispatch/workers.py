@@ -20,14 +20,16 @@ from tasks.storage.store import Store
 
 #: Seconds by which clocks may differ.
 MAX_SKEW_SECONDS = 2.0
-SHARE = "Give workers and producer the same shared folder under the same path; see docs/many-machines.md."
-CROWDED = "Start them with a smaller -c (--concurrency), or raise the limit: `ulimit -n`, or LimitNOFILE= in systemd."
+SHARE_HINT = "Give workers and producer the same shared folder under the same path; see docs/many-machines.md."
+CROWDED_HINT = (
+    "Start them with a smaller -c (--concurrency), or raise the limit: `ulimit -n`, or LimitNOFILE= in systemd."
+)
 #: Seconds to wait for the workers' answers before a run: to who they are, and to how they see its folder.
 _ABOUT_SECONDS, _EXAMINE_SECONDS = 1.0, 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Worker:
+class WorkerInfo:
     """What a worker has said of itself; None for what one of an older version does not say."""
 
     name: str
@@ -52,15 +54,15 @@ class Worker:
 
 
 @dataclass(frozen=True, slots=True)
-class WorkerPool:
+class WorkerSurvey:
     """The workers that answered before a run, by what they can do for it."""
 
     #: Those that can save its images.
-    fit: Sequence[Worker] = ()
+    fit: Sequence[WorkerInfo] = ()
     #: Those that can't; they hand its images to the others.
     unfit: Sequence[UnfitWorker] = ()
     #: Those of a version that takes none of its tasks.
-    others: Sequence[Worker] = ()
+    others: Sequence[WorkerInfo] = ()
     #: Whether the run is to do without the verification of servers.
     insecure: bool = False
 
@@ -71,7 +73,9 @@ class WorkerPool:
             shown = named(f"{worker.name} ({worker.version})" for worker in self.others)
             found.append(f"workers of another version take nothing of this run: {shown}")
         if self.unfit:
-            found.append(f"workers that can't save images of this run leave it to the others: {_listed(self.unfit)}")
+            found.append(
+                f"workers that can't save images of this run leave it to the others: {_group_by_trouble(self.unfit)}"
+            )
         if self.insecure and (strict := [worker.name for worker in self.fit if not worker.insecure_tls]):
             found.append(f"workers without IMAGEFLEET_ALLOW_INSECURE_TLS verify all servers: {named(strict)}")
         if troubled := [f"{worker.name} ({'; '.join(worker.troubles)})" for worker in self.fit if worker.troubles]:
@@ -80,17 +84,17 @@ class WorkerPool:
             shown = named(f"{worker.name} ({worker.skew:+.1f} s)" for worker in skewed)
             found.append(f"the clocks of workers differ from the one here: {shown}. Let NTP set them")
         if crowded := [worker for worker in self.fit if not worker.has_room]:
-            found.append(f"{shown_as_crowded(crowded)}. {CROWDED}")
+            found.append(f"{describe_crowded(crowded)}. {CROWDED_HINT}")
         return found
 
 
-def shown_as_crowded(crowded: Sequence[Worker]) -> str:
+def describe_crowded(crowded: Sequence[WorkerInfo]) -> str:
     """Return what is wrong with workers whose slots have too few file descriptors."""
     shown = named(f"{worker.name} ({worker.slots} slots, {worker.descriptors} descriptors)" for worker in crowded)
     return f"workers have more slots than their limit of open files lets run at a time: {shown}"
 
 
-def find_pool(out: Path, insecure: bool = False) -> WorkerPool:
+def survey_workers(out: Path, insecure: bool = False) -> WorkerSurvey:
     """Return the workers at the app's broker, judged by whether they can save a run's images below a folder.
 
     Args:
@@ -108,8 +112,8 @@ def find_pool(out: Path, insecure: bool = False) -> WorkerPool:
     if ours and len(troubles) == len({worker.name for worker in ours}):
         raise UsageError(
             f"No worker can save images in {out}",
-            _listed(unfit),
-            " ".join(dict.fromkeys(map(advice, troubles.values()))),
+            _group_by_trouble(unfit),
+            " ".join(dict.fromkeys(map(folder_hint, troubles.values()))),
         )
     fit = [worker for worker in ours if worker.name not in troubles]
     if insecure and fit and not any(worker.insecure_tls for worker in fit):
@@ -118,10 +122,10 @@ def find_pool(out: Path, insecure: bool = False) -> WorkerPool:
             f"IMAGEFLEET_ALLOW_INSECURE_TLS is not set at {named(worker.name for worker in fit)}",
             "Set IMAGEFLEET_ALLOW_INSECURE_TLS=true where the workers run, or leave --insecure out.",
         )
-    return WorkerPool(fit, unfit, others, insecure)
+    return WorkerSurvey(fit, unfit, others, insecure)
 
 
-def _find_troubles(out: Path, workers: Sequence[Worker]) -> dict[str, ProbeResult]:
+def _find_troubles(out: Path, workers: Sequence[WorkerInfo]) -> dict[str, ProbeResult]:
     """Return what the workers say of a folder that they can't use, by their names; one that is silent may be busy."""
     # `compare` makes the folder later.
     store = Store(next(folder for folder in (out, *out.parents) if folder.is_dir()))
@@ -137,29 +141,29 @@ def _find_troubles(out: Path, workers: Sequence[Worker]) -> dict[str, ProbeResul
     return {name: what for name, what in seen.items() if what is not None and not what.writable}
 
 
-def advice(seen: ProbeResult) -> str:
+def folder_hint(seen: ProbeResult) -> str:
     """Return what to do about a folder that a worker can't use."""
     if not seen.allowed:
         return "Set IMAGEFLEET_STORE_ROOTS where it runs to a folder above, or choose another --out."
     if not seen.same:
-        return f"{SHARE} All have to write as the same user."
+        return f"{SHARE_HINT} All have to write as the same user."
     return "Let the worker's user write there, on a disk that has space."
 
 
-def ask_workers(seconds: float) -> list[Worker]:
+def ask_workers(seconds: float) -> list[WorkerInfo]:
     """Return the workers that answer, in the order of their names.
 
     Args:
         seconds: how long to wait after the last answer.
     """
     sent = time.time()
-    workers: list[Worker] = []
+    workers: list[WorkerInfo] = []
 
-    def hear(answer: Mapping[str, Any]) -> None:
+    def take_answer(answer: Mapping[str, Any]) -> None:
         received = time.time()
-        workers.extend(_worker(name, about, sent, received) for name, about in answer.items())
+        workers.extend(_parse_worker_info(name, about, sent, received) for name, about in answer.items())
 
-    app.control.broadcast(ABOUT, reply=True, timeout=seconds, callback=hear)
+    app.control.broadcast(ABOUT, reply=True, timeout=seconds, callback=take_answer)
     return sorted(workers, key=lambda worker: worker.name)
 
 
@@ -178,7 +182,7 @@ def probe_folder_at_workers(
     seen: dict[str, ProbeResult | None] = dict.fromkeys(names)
     silent = set(names)
 
-    def hear(answer: Mapping[str, Any]) -> None:
+    def take_answer(answer: Mapping[str, Any]) -> None:
         for name, said in answer.items():
             with suppress(KeyError, TypeError, ValueError):
                 seen[name] = ProbeResult.from_json(said)
@@ -188,7 +192,7 @@ def probe_folder_at_workers(
 
     # Its own limit counts arrivals, of which one may bring several answers, and then it waits for no one.
     with suppress(_AllAnsweredError):
-        app.control.broadcast(EXAMINE, question, reply=True, timeout=seconds, callback=hear)
+        app.control.broadcast(EXAMINE, question, reply=True, timeout=seconds, callback=take_answer)
     return {name: seen[name] for name in names}
 
 
@@ -202,7 +206,7 @@ class _AllAnsweredError(Exception):
     """Every worker has answered."""
 
 
-def _listed(unfit: Sequence[UnfitWorker]) -> str:
+def _group_by_trouble(unfit: Sequence[UnfitWorker]) -> str:
     """Return the names of workers, those with the same trouble together."""
     by_trouble: dict[str, list[str]] = {}
     for worker in unfit:
@@ -210,13 +214,13 @@ def _listed(unfit: Sequence[UnfitWorker]) -> str:
     return "; ".join(f"{named(names)}: {why}" for why, names in by_trouble.items())
 
 
-def _worker(name: str, about: Any, sent: float, received: float) -> Worker:
+def _parse_worker_info(name: str, about: Any, sent: float, received: float) -> WorkerInfo:
     """Return what an answer says; it may be a worker's of any version, or none of ours at all."""
     said = about if isinstance(about, dict) else {}
     queues, roots, clock, slots = (said.get(key) for key in ("queues", "store_roots", "time", "slots"))
     troubles = said.get("troubles")
     descriptors = said.get("descriptors")
-    return Worker(
+    return WorkerInfo(
         name,
         str(said.get("version", "unknown")),
         said.get("protocol"),

@@ -22,7 +22,7 @@ from kombu.exceptions import OperationalError
 from config import SettingsError
 from config.settings import settings, unknown_variables
 from producer.dispatch import workers as worker_queries
-from producer.dispatch.workers import MAX_SKEW_SECONDS, Worker, clock_ahead
+from producer.dispatch.workers import MAX_SKEW_SECONDS, WorkerInfo, clock_ahead
 from producer.doctor import folder_checks
 from producer.doctor.finding import Finding, Level, finding_from_error
 from producer.formatting import counted, mebibytes, named
@@ -120,7 +120,7 @@ def of_connections(info: Mapping[str, Any], workers: int) -> Finding:
     return Finding(name, Level.OK, found)
 
 
-def of_workers(workers: Sequence[Worker]) -> list[Finding]:
+def of_workers(workers: Sequence[WorkerInfo]) -> list[Finding]:
     """Judge who works at a broker."""
     ours = [worker for worker in workers if worker.protocol == PROTOCOL]
     others = [worker for worker in workers if worker.protocol != PROTOCOL]
@@ -149,7 +149,7 @@ def of_workers(workers: Sequence[Worker]) -> list[Finding]:
         findings.append(Finding("unfit workers", Level.WARN, f"they leave work to others: {named(troubled)}", todo))
     if crowded := [worker for worker in ours if not worker.has_room]:
         findings.append(
-            Finding("open files", Level.BAD, worker_queries.shown_as_crowded(crowded), worker_queries.CROWDED)
+            Finding("open files", Level.BAD, worker_queries.describe_crowded(crowded), worker_queries.CROWDED_HINT)
         )
     if idle := [worker.name for worker in ours if worker.store_roots == ()]:
         todo = "Set IMAGEFLEET_STORE_ROOTS where they run: the folders below which a worker may write."
@@ -186,7 +186,7 @@ def worker_folder_findings(out: Path, seen: Mapping[str, ProbeResult | None]) ->
     troubles: dict[tuple[str, str], list[str]] = {}
     for worker, what in seen.items():
         if what is not None and not what.writable:
-            troubles.setdefault((what.error, worker_queries.advice(what)), []).append(worker)
+            troubles.setdefault((what.error, worker_queries.folder_hint(what)), []).append(worker)
     for (error, todo), workers in troubles.items():
         # A run goes on with the others.
         findings.append(Finding(name, Level.WARN if fit else Level.BAD, f"{named(workers)}: {error}", todo))

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from producer.doctor.finding import Finding, Level, finding_from_error
 from producer.formatting import counted, mebibytes, named
 from producer.output import lock
-from producer.output.run_file import NAME, PlanState, RunFile, State, resumption
+from producer.output.run_file import NAME, PlanState, RunFile, State, resume_command
 from producer.output.shard_files import decoded, planned
 from producer.sources import text as url_list
 from tasks.errors import WORTH_RETRYING, CommandError, StorageError
@@ -115,7 +115,7 @@ def _run(store: Store) -> _Run:
     if not store.exists(NAME):
         return _Run([_without_a_run(store)])
     record = RunFile.load(store)
-    alive = lock.holder(store)
+    alive = lock.current_holder(store)
     shards = record.planned_shards
     plans = set(store.names(plan.FOLDER))
     if record.plan is PlanState.OPEN:
@@ -158,7 +158,7 @@ def _need(record: RunFile, left: int, sizes: Sequence[int]) -> Need | None:
 
 
 def _without_a_run(store: Store) -> Finding:
-    left = RunFile.remains(store)
+    left = RunFile.find_run_file(store)
     if left is not None and _is_of_a_comparison(store):
         found = "no run is in it, but one of the ways of a comparison (`producer compare` or `producer demo`)"
         return Finding("run", Level.OK, f"{found}; a run needs another folder")
@@ -186,7 +186,7 @@ def _is_of_a_comparison(store: Store) -> bool:
     return False
 
 
-def _of_state(record: RunFile, store: Store, alive: lock.Holder | None) -> Finding:
+def _of_state(record: RunFile, store: Store, alive: lock.LockHolder | None) -> Finding:
     listed = "standard input" if record.source == url_list.STANDARD_INPUT else record.source
     found = f"{record.id} of {listed}"
     if alive is not None:
@@ -194,12 +194,12 @@ def _of_state(record: RunFile, store: Store, alive: lock.Holder | None) -> Findi
     if record.state is State.COMPLETE:
         return Finding("run", Level.OK, f"{found}: complete, {counted(record.planned_rows, 'image')}")
     if record.state is State.RUNNING:
-        dead = lock.left_by(store)
+        dead = lock.dead_holder(store)
         who = f", {dead.text}," if dead is not None else ""
         found = f"{found}: its record says that it runs, but its producer{who} is dead"
     else:
         found = f"{found}: {record.state}"
-    return Finding("run", Level.WARN, found, f"Go on with it by `{resumption(store)}`.")
+    return Finding("run", Level.WARN, found, f"Go on with it by `{resume_command(store)}`.")
 
 
 def _of_failures(record: RunFile, store: Store) -> list[Finding]:
@@ -259,7 +259,7 @@ def _of_plan(
         found = f"{found}; {len(gone):,} gone: {named(map(plan.name, gone))}"
     if gone or reading.broken:
         if same:
-            return Finding("plan", Level.WARN, found, f"`{resumption(store)}` makes it anew from {record.source}.")
+            return Finding("plan", Level.WARN, found, f"`{resume_command(store)}` makes it anew from {record.source}.")
         todo = f"Put a copy back that is whole: {url_list.why_not(record.source)}, so it can't be made anew."
         return Finding("plan", needed, found, todo)
     if record.plan is PlanState.OPEN and not alive:
@@ -276,12 +276,12 @@ def _of_manifests(record: RunFile, store: Store, shards: int, reading: _Reading,
         fault = next(iter(reading.broken.values()))
         found = f"{found} ({fault.why})"
         todo = (
-            f"Put a copy of it back that is whole; or remove it, and `{resumption(store)}` does that shard again, "
+            f"Put a copy of it back that is whole; or remove it, and `{resume_command(store)}` does that shard again, "
             "without downloading what is saved."
         )
         return Finding("manifests", Level.BAD, found, todo)
     if reading.of < shards and not alive and record.state is State.COMPLETE:
-        return Finding("manifests", Level.WARN, found, f"`{resumption(store)}` makes those anew that are gone.")
+        return Finding("manifests", Level.WARN, found, f"`{resume_command(store)}` makes those anew that are gone.")
     return Finding("manifests", Level.OK, found)
 
 
@@ -292,7 +292,8 @@ def _of_images(record: RunFile, store: Store, missing: Mapping[int, int]) -> Fin
     resized = record.options.fetch.resize.mode is not ResizeMode.NO
     todo = (
         "Put them back; no command looks for them. Or remove the manifest of such a shard "
-        f"({manifest.name(next(iter(missing)))}), and `{resumption(store)}` does that shard again: what is saved of it "
+        f"({manifest.name(next(iter(missing)))}), and `{resume_command(store)}` does that shard again: what is saved "
+        "of it "
         f"stays{'' if resized else ', and is not downloaded'}."
     )
     return Finding("images", Level.WARN, found, todo)

@@ -14,7 +14,7 @@ from tasks.storage.store import Store
 _PROBE = ".probe"
 
 
-def output(out: Path) -> Store:
+def prepare_output(out: Path) -> Store:
     """Return the Store of a run's output folder, made if it is missing and found free of another run.
 
     Raises:
@@ -24,20 +24,20 @@ def output(out: Path) -> Store:
     store = Store(out.resolve())
     try:
         store.root.mkdir(parents=True, exist_ok=True)
-        if RunFile.remains(store) is not None:
+        if RunFile.find_run_file(store) is not None:
             # Before what it is at is touched, and before it is called what is left of a run.
-            lock.refuse_another(store)
+            lock.check_unlocked(store)
         store.replace(_PROBE, b"")
         store.remove(_PROBE)
         store.remove_temporary()
     except (OSError, StorageError) as error:
-        raise unwritable(store, error) from error
-    RunFile.refuse_another(store)
+        raise unwritable_error(store, error) from error
+    RunFile.check_no_run(store)
     return store
 
 
 @contextmanager
-def begun(out: Path, broker: str | None) -> Iterator[Store]:
+def new_run_folder(out: Path, broker: str | None) -> Iterator[Store]:
     """Give the Store of a new run's output folder, locked for as long as the block takes.
 
     Where the block fails before anything of the run stands in it, a folder that was made here is removed again.
@@ -50,9 +50,9 @@ def begun(out: Path, broker: str | None) -> Iterator[Store]:
         UsageError: it can't be made, written or locked, it holds a run, or another producer works there.
         CommandError: whether one does can't be told.
     """
-    with made_for_use(out):
-        store = output(out)
-        with lock.held(store, broker, "run"):
+    with remove_created_on_failure(out):
+        store = prepare_output(out)
+        with lock.hold(store, broker, "run"):
             try:
                 yield store
             except BaseException:
@@ -64,7 +64,7 @@ def begun(out: Path, broker: str | None) -> Iterator[Store]:
 
 
 @contextmanager
-def made_for_use(out: Path) -> Iterator[None]:
+def remove_created_on_failure(out: Path) -> Iterator[None]:
     """Remove the folders that the block had to make for an output folder, if it fails and nothing is in them."""
     root = out.resolve()
     missing = [folder for folder in (root, *root.parents) if not folder.exists()]
@@ -78,7 +78,7 @@ def made_for_use(out: Path) -> Iterator[None]:
         raise
 
 
-def standing(out: Path) -> Store:
+def existing_run(out: Path) -> Store:
     """Return the Store of a folder that holds a run.
 
     Raises:
@@ -92,11 +92,11 @@ def standing(out: Path) -> Store:
         )
     store = Store(out.resolve())
     # Before it is locked: the lock's file would be left in a folder that has nothing to do with us.
-    RunFile.expect(store)
+    RunFile.require(store)
     return store
 
 
-def unwritable(store: Store, error: Exception) -> UsageError:
+def unwritable_error(store: Store, error: Exception) -> UsageError:
     """Return what it means for a command that its output folder can't be written."""
     return UsageError(
         f"The output folder {store.root} can't be written",

@@ -33,14 +33,14 @@ _log = logging.getLogger(__name__)
 _UNSUPPORTED = frozenset({errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
 #: Seconds for which a lock that is taken is tried again: a holder that was killed takes a moment to end, and whoever
 #: asks for the holder has the lock for a moment itself.
-_PATIENCE = 1.0
-_PAUSE = 0.05
+_RETRY_SECONDS = 1.0
+_RETRY_INTERVAL_SECONDS = 0.05
 #: More than a holder writes of itself.
-_LONGEST = 65536
+_MAX_BYTES = 65536
 
 
 @dataclass(frozen=True, slots=True)
-class Holder:
+class LockHolder:
     """Who has a lock; ``since`` in seconds since the epoch.
 
     Nothing in it is secret: of the command that it runs only the name is told, for its options may be secrets.
@@ -61,11 +61,11 @@ class Holder:
 
 
 #: A holder that has not yet said who it is.
-_UNKNOWN = Holder("an unknown host", 0, 0.0, "", None)
+_UNKNOWN = LockHolder("an unknown host", 0, 0.0, "", None)
 
 
 @contextmanager
-def held(place: Store | Path, broker: str | None, command: str = "") -> Iterator[None]:
+def hold(place: Store | Path, broker: str | None, command: str = "") -> Iterator[None]:
     """Hold the lock of an output folder, which is there, for as long as the block takes.
 
     Args:
@@ -77,9 +77,9 @@ def held(place: Store | Path, broker: str | None, command: str = "") -> Iterator
         UsageError: another producer holds it, or the file of the lock can't be opened.
     """
     path = _path(place)
-    descriptor = _taken_by_us(path)
+    descriptor = _acquire(path)
     try:
-        _write(descriptor, _myself(broker, command))
+        _write(descriptor, _describe_self(broker, command))
         try:
             yield
         finally:
@@ -90,16 +90,16 @@ def held(place: Store | Path, broker: str | None, command: str = "") -> Iterator
         os.close(descriptor)
 
 
-def refuse_another(place: Store | Path) -> None:
+def check_unlocked(place: Store | Path) -> None:
     """Make sure that no producer holds the lock of an output folder; it is not taken, and no file of it made.
 
     Raises:
         UsageError: one holds it.
         CommandError: the file of the lock can't be read.
     """
-    other = holder(place)
+    other = current_holder(place)
     if other is not None:
-        raise _taken(_path(place).parent, other)
+        raise _taken_error(_path(place).parent, other)
 
 
 def discard(place: Store | Path) -> None:
@@ -108,7 +108,7 @@ def discard(place: Store | Path) -> None:
         _path(place).unlink()
 
 
-def left_by(place: Store | Path) -> Holder | None:
+def dead_holder(place: Store | Path) -> LockHolder | None:
     """Return who held the lock last and died with it; None where it was given up, or can't be read."""
     try:
         descriptor = os.open(_path(place), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
@@ -120,7 +120,7 @@ def left_by(place: Store | Path) -> Holder | None:
         os.close(descriptor)
 
 
-def holder(place: Store | Path) -> Holder | None:
+def current_holder(place: Store | Path) -> LockHolder | None:
     """Return who holds the lock of an output folder; None if nobody does, or if the file system can't tell.
 
     Raises:
@@ -139,11 +139,11 @@ def holder(place: Store | Path) -> Holder | None:
         ) from error
     try:
         # Shared: others who only ask do not look like a holder.
-        if _locked(descriptor, fcntl.LOCK_SH, path, 0.0):
+        if _try_lock(descriptor, fcntl.LOCK_SH, path, 0.0):
             return None
-        ends = time.monotonic() + _PATIENCE
+        ends = time.monotonic() + _RETRY_SECONDS
         while (found := _read(descriptor)) is None and time.monotonic() < ends:
-            time.sleep(_PAUSE)
+            time.sleep(_RETRY_INTERVAL_SECONDS)
         return found or _UNKNOWN
     finally:
         os.close(descriptor)
@@ -153,7 +153,7 @@ def _path(place: Store | Path) -> Path:
     return (place.root if isinstance(place, Store) else place) / NAME
 
 
-def _taken_by_us(path: Path) -> int:
+def _acquire(path: Path) -> int:
     """Return the open file of a lock that is held now, and is the one that others find."""
     while True:
         try:
@@ -165,9 +165,9 @@ def _taken_by_us(path: Path) -> int:
                 "Choose a folder that is there and that you may write to, as the user whose run it is.",
             ) from error
         try:
-            if not _locked(descriptor, fcntl.LOCK_EX, path, _PATIENCE):
-                raise _taken(path.parent, _read(descriptor) or _UNKNOWN)
-            if _stands(descriptor, path):
+            if not _try_lock(descriptor, fcntl.LOCK_EX, path, _RETRY_SECONDS):
+                raise _taken_error(path.parent, _read(descriptor) or _UNKNOWN)
+            if _is_current(descriptor, path):
                 return descriptor
         except BaseException:
             os.close(descriptor)
@@ -176,16 +176,16 @@ def _taken_by_us(path: Path) -> int:
         os.close(descriptor)
 
 
-def _stands(descriptor: int, path: Path) -> bool:
+def _is_current(descriptor: int, path: Path) -> bool:
     try:
         return os.path.samestat(os.fstat(descriptor), path.lstat())
     except OSError:
         return False
 
 
-def _locked(descriptor: int, kind: int, path: Path, patience: float) -> bool:
+def _try_lock(descriptor: int, kind: int, path: Path, seconds: float) -> bool:
     """Take a lock, or find within so many seconds that another has it; warn where there are none, and go on."""
-    ends = time.monotonic() + patience
+    ends = time.monotonic() + seconds
     while True:
         try:
             fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
@@ -193,7 +193,7 @@ def _locked(descriptor: int, kind: int, path: Path, patience: float) -> bool:
         except BlockingIOError:
             if time.monotonic() >= ends:
                 return False
-            time.sleep(_PAUSE)
+            time.sleep(_RETRY_INTERVAL_SECONDS)
         except OSError as error:
             if error.errno not in _UNSUPPORTED:
                 raise UsageError(
@@ -210,7 +210,7 @@ def _locked(descriptor: int, kind: int, path: Path, patience: float) -> bool:
             return True
 
 
-def _taken(folder: Path, other: Holder) -> UsageError:
+def _taken_error(folder: Path, other: LockHolder) -> UsageError:
     command = f" (producer {other.command})" if other.command else ""
     return UsageError(
         f"Another producer works on {folder}",
@@ -219,23 +219,23 @@ def _taken(folder: Path, other: Holder) -> UsageError:
     )
 
 
-def _myself(broker: str | None, command: str) -> Holder:
-    return Holder(socket.gethostname(), os.getpid(), time.time(), command, redacted(broker) if broker else None)
+def _describe_self(broker: str | None, command: str) -> LockHolder:
+    return LockHolder(socket.gethostname(), os.getpid(), time.time(), command, redacted(broker) if broker else None)
 
 
-def _write(descriptor: int, myself: Holder) -> None:
+def _write(descriptor: int, holder: LockHolder) -> None:
     """Say who holds the lock. It is for people: a disk that is full for it keeps nobody from holding it."""
-    text = (json.dumps(asdict(myself)) + "\n").encode()
+    text = (json.dumps(asdict(holder)) + "\n").encode()
     with suppress(OSError):
         os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, text[:_LONGEST], 0)
+        os.pwrite(descriptor, text[:_MAX_BYTES], 0)
 
 
-def _read(descriptor: int) -> Holder | None:
+def _read(descriptor: int) -> LockHolder | None:
     """Return what a holder says of itself; None where it has not said it, or not to the end."""
     try:
-        said = json.loads(os.pread(descriptor, _LONGEST, 0))
-        return Holder(
+        said = json.loads(os.pread(descriptor, _MAX_BYTES, 0))
+        return LockHolder(
             str(said["host"]),
             int(said["pid"]),
             float(said["since"]),

@@ -27,7 +27,7 @@ from tasks.storage.store import Store
 
 NAME = "run.json"
 #: What a run writes at the top of its folder; a stale manifest would pass for one of the new run's.
-_OF_A_RUN = re.compile(r"run\.json|\.plan|\d{5,}(\.parquet|_stats\.json)?")
+_RUN_FILES = re.compile(r"run\.json|\.plan|\d{5,}(\.parquet|_stats\.json)?")
 _VERSION = 2
 #: What `redacted` puts in a secret's place.
 _MASK = "***"
@@ -51,7 +51,7 @@ class PlanState(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class RunConfig:
     """How a run is done, frozen when it begins: how images are fetched, cut into shards, and kept in flight."""
 
     fetch: FetchOptions = field(default_factory=FetchOptions)
@@ -68,7 +68,7 @@ class RunFile:
     id: str
     source: str
     out: str
-    options: Options
+    options: RunConfig
     #: Tells the Source from another of the same name; None for one that can't be read again.
     fingerprint: str | None = None
     plan: PlanState = PlanState.OPEN
@@ -95,9 +95,9 @@ class RunFile:
             UsageError: there is none, and so no run.
             CommandError: it is not what was written.
         """
-        cls.expect(store)
+        cls.require(store)
         try:
-            return cls._decoded(store.read(NAME))
+            return cls._decode(store.read(NAME))
         except (StorageError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise CommandError(
                 f"{store.path(NAME)} can't be trusted",
@@ -107,7 +107,7 @@ class RunFile:
             ) from error
 
     @staticmethod
-    def expect(store: Store) -> None:
+    def require(store: Store) -> None:
         """Make sure that a folder holds a run.
 
         Raises:
@@ -127,29 +127,29 @@ class RunFile:
             UsageError: the folder holds a run.
             StorageError: it can't be written.
         """
-        self.refuse_another(store)
-        if not store.create_durably(NAME, self._encoded()):
-            self.refuse_another(store)
+        self.check_no_run(store)
+        if not store.create_durably(NAME, self._encode()):
+            self.check_no_run(store)
 
     @staticmethod
-    def refuse_another(store: Store) -> None:
+    def check_no_run(store: Store) -> None:
         """Make sure that no run is in a folder, nor anything that would count as a run's.
 
         Raises:
             UsageError: there is one, or what is left of one.
             StorageError: the folder can't be listed.
         """
-        found = RunFile.remains(store)
+        found = RunFile.find_run_file(store)
         if found is None:
             return
         raise UsageError(
             f"{store.root} already holds a run, or what is left of one",
             f"{found} is there, and a run's files are never mixed with another's",
-            RunFile._instead(store),
+            RunFile._new_run_hint(store),
         )
 
     @staticmethod
-    def _instead(store: Store) -> str:
+    def _new_run_hint(store: Store) -> str:
         """Return what to do in place of a new run in a folder that holds one."""
         # Without its record, a run can't be resumed; a comparison's folders never had one.
         if not store.exists(NAME):
@@ -163,16 +163,16 @@ class RunFile:
                     "images that have not changed."
                 )
         # What is wrong with a record that can't be read is told by the command that resumes.
-        return f"Go on with it by `{resumption(store)}`, choose another --out, or remove that folder."
+        return f"Go on with it by `{resume_command(store)}`, choose another --out, or remove that folder."
 
     @staticmethod
-    def remains(store: Store) -> str | None:
+    def find_run_file(store: Store) -> str | None:
         """Return the name of something in a folder that is, or would count as, a run's; None for a free folder.
 
         Raises:
             StorageError: the folder can't be listed.
         """
-        return next((name for name in store.entries() if _OF_A_RUN.fullmatch(name) and store.holds_files(name)), None)
+        return next((name for name in store.entries() if _RUN_FILES.fullmatch(name) and store.holds_files(name)), None)
 
     def save(self, store: Store, **changes: Any) -> Self:
         """Write it with changes, and return the changed record.
@@ -181,7 +181,7 @@ class RunFile:
             StorageError: it can't be written; the old one still stands.
         """
         changed = replace(self, **changes)
-        store.replace(NAME, changed._encoded())
+        store.replace(NAME, changed._encode())
         return changed
 
     def broker_url(self) -> str | None:
@@ -201,15 +201,15 @@ class RunFile:
             )
         return self.broker
 
-    def _encoded(self) -> bytes:
+    def _encode(self) -> bytes:
         facts = {"version": _VERSION, **asdict(self)}
-        return _written({**facts, "checksum": _checksum(facts)})
+        return _serialize({**facts, "checksum": _checksum(facts)})
 
     @classmethod
-    def _decoded(cls, body: bytes) -> Self:
+    def _decode(cls, body: bytes) -> Self:
         facts = json.loads(body)
         # The last digit of a number can be another one, and the number the same.
-        if _written(facts) != body:
+        if _serialize(facts) != body:
             raise ValueError("it was written in another way")
         checksum = facts.pop("checksum")
         if checksum != _checksum(facts):
@@ -217,13 +217,13 @@ class RunFile:
         if facts.pop("version") != _VERSION:
             raise ValueError("another version has written it")
         options = facts["options"]
-        facts["options"] = Options(**{**options, "fetch": FetchOptions.from_json(options["fetch"])})
+        facts["options"] = RunConfig(**{**options, "fetch": FetchOptions.from_json(options["fetch"])})
         facts["plan"], facts["state"] = PlanState(facts["plan"]), State(facts["state"])
         facts["retried"] = tuple(facts["retried"])
         return cls(**facts)
 
 
-def resumption(store: Store) -> str:
+def resume_command(store: Store) -> str:
     """Return the command that goes on with the run in a folder, as a shell takes it.
 
     It names the broker that the run is at, with its password redacted, unless the environment names that one.
@@ -240,7 +240,7 @@ def resumption(store: Store) -> str:
     return f"{command} --broker {shlex.quote(broker)}"
 
 
-def _written(facts: Mapping[str, Any]) -> bytes:
+def _serialize(facts: Mapping[str, Any]) -> bytes:
     return (json.dumps(facts, indent=2) + "\n").encode()
 
 

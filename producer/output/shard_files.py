@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from producer.output.run_file import resumption
+from producer.output.run_file import resume_command
 from tasks.errors import CommandError, StorageError
 from tasks.model import ImageRequest, shard_name
 from tasks.storage import manifest, plan
@@ -35,7 +35,8 @@ def planned(shard: int, store: Store, run_id: str) -> pa.Table:
         raise CommandError(
             f"{store.path(plan.name(shard))} can't be trusted",
             f"it should hold what is planned of shard {shard_name(shard)}: {error}",
-            f"Put a copy of it back that is whole; or, while the run's list is as it was, call `{resumption(store)}`, "
+            "Put a copy of it back that is whole; or, while the run's list is as it was, call "
+            f"`{resume_command(store)}`, "
             "which makes it anew from that.",
         ) from error
 
@@ -54,6 +55,7 @@ def decoded(shard: int, store: Store, run_id: str, columns: Sequence[str] | None
         raise CommandError(
             f"{store.path(manifest.name(shard))} {what}",
             f"it should hold the Outcomes of shard {shard_name(shard)}: {error}; nothing was changed",
-            f"Put a copy of it back that is whole; or {'remove it, and ' if stands else ''}`{resumption(store)}` does "
+            f"Put a copy of it back that is whole; or {'remove it, and ' if stands else ''}`{resume_command(store)}` "
+            "does "
             "that shard again, without downloading what is saved.",
         ) from error

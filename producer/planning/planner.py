@@ -18,14 +18,14 @@ from tasks.storage.store import Store
 
 
 @dataclass(frozen=True, slots=True)
-class Planned:
+class PlanProgress:
     """How much of a plan stands: its rows, in so many shards."""
 
     rows: int
     shards: int
 
 
-NOTHING = Planned(0, 0)
+NOTHING_PLANNED = PlanProgress(0, 0)
 
 
 class Planner:
@@ -38,7 +38,7 @@ class Planner:
         shard_size: int,
         on_complete: Callable[[int, int], None],
         run_id: str = "",
-        planned: Planned = NOTHING,
+        planned: PlanProgress = NOTHING_PLANNED,
     ) -> None:
         """Take the requests, where the plan goes, and what to call with rows and shards once all is planned.
 

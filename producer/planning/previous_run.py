@@ -16,8 +16,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from producer.output.folder import standing
-from producer.output.run_file import Options, PlanState, RunFile, resumption
+from producer.output.folder import existing_run
+from producer.output.run_file import PlanState, RunConfig, RunFile, resume_command
 from producer.planning.url_index import UrlIndex
 from tasks.download.conditional import usable_validators
 from tasks.errors import CommandError, StorageError, UsageError
@@ -49,7 +49,7 @@ class PreviousRun:
             CommandError: its record can't be trusted.
         """
         try:
-            self._store, self._out = standing(folder), Store(out.resolve())
+            self._store, self._out = existing_run(folder), Store(out.resolve())
         except UsageError as error:
             hint = "Give the folder that --out named when the previous run was begun."
             raise UsageError(f"{error.what} (--refresh-from)", error.why, hint) from error
@@ -141,11 +141,11 @@ class PreviousRun:
                 f"{self._store.path(name)} can't be trusted",
                 f"it should hold the Outcomes of shard {shard_name(shard)} of the previous run: {error}",
                 "Put a copy of it back that is whole; or remove it, and what it named is downloaded. "
-                f"Then go on by `{resumption(self._out)}`.",
+                f"Then go on by `{resume_command(self._out)}`.",
             ) from error
 
 
-def join_previous_images(requests: Iterable[ImageRequest], options: Options, out: Store) -> Iterator[ImageRequest]:
+def join_previous_images(requests: Iterable[ImageRequest], options: RunConfig, out: Store) -> Iterator[ImageRequest]:
     """Return the requests of a run, with what the previous run that it refreshes has saved, if it refreshes any.
 
     A previous run that is no longer there is no reason to stop: what is left of the list is downloaded.

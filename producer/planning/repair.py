@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterator
 from itertools import islice
 
-from producer.output.folder import unwritable
+from producer.output.folder import unwritable_error
 from producer.output.run_file import PlanState, RunFile
 from producer.output.shard_files import decoded, planned
 from producer.planning.previous_run import join_previous_images
@@ -20,7 +20,7 @@ from tasks.storage.store import Store
 _log = logging.getLogger(__name__)
 
 
-def make_whole(record: RunFile, store: Store, shards: int) -> None:
+def repair_plan(record: RunFile, store: Store, shards: int) -> None:
     """Make the files of a plan anew that can't be trusted, if the run's list is as it was; each is told.
 
     A list is as it was if its fingerprint is, if each file of the plan that is whole, up to the one after the last that
@@ -35,24 +35,24 @@ def make_whole(record: RunFile, store: Store, shards: int) -> None:
         UsageError: it can't be written.
         CommandError: a file of the plan can't be trusted, and the list is gone, or another one. Nothing was changed.
     """
-    broken = {shard: fault for shard in range(shards) if (fault := _broken(shard, record, store))}
+    broken = {shard: fault for shard in range(shards) if (fault := _plan_error(shard, record, store))}
     if not broken:
         return
     first = next(iter(broken.values()))
     if not url_list.is_same(record.source, record.fingerprint):
-        raise _lost(first, record)
+        raise _unrepairable_error(first, record)
     # All is compared before anything is written; and no more than a shard is held, however many are broken.
-    for shard, requests in _cut(url_list.read(record.source), record, min(max(broken) + 2, shards)):
-        if not _fits(shard, requests, shard in broken, record, store, shards):
-            raise _lost(first, record)
-    for shard, requests in _cut(
+    for shard, requests in _first_shards(url_list.read(record.source), record, min(max(broken) + 2, shards)):
+        if not _matches_plan(shard, requests, shard in broken, record, store, shards):
+            raise _unrepairable_error(first, record)
+    for shard, requests in _first_shards(
         join_previous_images(url_list.read(record.source), record.options, store), record, max(broken) + 1
     ):
         if shard in broken:
             try:
                 store.replace(plan.name(shard), plan.encode(requests, ShardRef(record.id, shard)))
             except StorageError as error:
-                raise unwritable(store, error) from error
+                raise unwritable_error(store, error) from error
             planned(shard, store, record.id)
             _log.warning(
                 "the plan of shard %s could not be trusted; it was made anew from %s, which is as it was",
@@ -61,7 +61,7 @@ def make_whole(record: RunFile, store: Store, shards: int) -> None:
             )
 
 
-def _broken(shard: int, record: RunFile, store: Store) -> CommandError | None:
+def _plan_error(shard: int, record: RunFile, store: Store) -> CommandError | None:
     try:
         planned(shard, store, record.id)
     except CommandError as fault:
@@ -69,13 +69,17 @@ def _broken(shard: int, record: RunFile, store: Store) -> CommandError | None:
     return None
 
 
-def _cut(requests: Iterator[ImageRequest], record: RunFile, shards: int) -> Iterator[tuple[int, list[ImageRequest]]]:
+def _first_shards(
+    requests: Iterator[ImageRequest], record: RunFile, shards: int
+) -> Iterator[tuple[int, list[ImageRequest]]]:
     """Yield the first shards of a run's list, with their numbers; what it has no more rows for is empty."""
     for shard in range(shards):
         yield shard, list(islice(requests, record.options.shard_size))
 
 
-def _fits(shard: int, requests: list[ImageRequest], broken: bool, record: RunFile, store: Store, shards: int) -> bool:
+def _matches_plan(
+    shard: int, requests: list[ImageRequest], broken: bool, record: RunFile, store: Store, shards: int
+) -> bool:
     """Tell whether what a list has for a shard is what was planned of it, as far as that can be known."""
     urls = [request.url for request in requests]
     if not broken:
@@ -90,7 +94,7 @@ def _fits(shard: int, requests: list[ImageRequest], broken: bool, record: RunFil
     return whole
 
 
-def _lost(error: CommandError, record: RunFile) -> CommandError:
+def _unrepairable_error(error: CommandError, record: RunFile) -> CommandError:
     return CommandError(
         error.what,
         f"{error.why}. It can't be made anew: {url_list.why_not(record.source)}",

@@ -18,16 +18,16 @@ import pyarrow as pa
 from producer.dispatch import dispatcher
 from producer.dispatch.dispatcher import Dispatcher, Progress
 from producer.dispatch.unfit_workers import UnfitWorker
-from producer.dispatch.workers import find_pool
+from producer.dispatch.workers import survey_workers
 from producer.local_fleet.fleet import Fleet
 from producer.output import lock, shard_files
-from producer.output.folder import unwritable
-from producer.output.lock import Holder
-from producer.output.run_file import Options, PlanState, RunFile, State, new_id, resumption
+from producer.output.folder import unwritable_error
+from producer.output.lock import LockHolder
+from producer.output.run_file import PlanState, RunConfig, RunFile, State, new_id, resume_command
 from producer.output.shard_files import decoded, planned_requests
 from producer.output.summary import COLUMNS, Summary, summarise
 from producer.planning import repair
-from producer.planning.planner import NOTHING, Planned, Planner
+from producer.planning.planner import NOTHING_PLANNED, Planner, PlanProgress
 from producer.planning.previous_run import join_previous_images
 from producer.sources import text as url_list
 from tasks.broker import client as broker_client
@@ -39,13 +39,13 @@ from tasks.storage import manifest, plan
 from tasks.storage.store import Store
 
 #: Seconds within which a producer that is told to end its run has to have ended it.
-_ENDING = 60.0
+_CANCEL_TIMEOUT_SECONDS = 60.0
 #: What a command that goes on with a run writes into its record before it sends anything.
-_OF_A_COMMAND = ("state", "out", "revision", "command", "broker", "retried")
+_COMMAND_FIELDS = ("state", "out", "revision", "command", "broker", "retried")
 
 
 @dataclass(frozen=True, slots=True)
-class Crew:
+class WorkerPool:
     """Who does the work of a run: the broker, its workers and all their slots together, and a check of their health.
 
     ``startup_seconds`` is what it took to get them: to start a local fleet, or to ask a broker's workers. ``local`` is
@@ -55,7 +55,7 @@ class Crew:
 
     broker_url: str
     workers: int
-    concurrency: int
+    slots: int
     startup_seconds: float
     check: Callable[[], None]
     local: bool = False
@@ -64,7 +64,7 @@ class Crew:
 
 
 @dataclass(frozen=True, slots=True)
-class Completion:
+class PreviousResult:
     """An earlier command that has completed a run: when, in seconds since the epoch, and its own numbers."""
 
     finished_at: float
@@ -76,7 +76,7 @@ class Completion:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class RunResult:
     """What a finished run has to say; times in seconds.
 
     The Summary is of the whole run; time, speed and fleet are of this command, and of the images that it has done.
@@ -88,7 +88,7 @@ class Report:
     summary: Summary
     wall_seconds: float
     workers: int
-    concurrency: int
+    slots: int
     startup_seconds: float
     #: Images that this command has seen to the end, and how many of them had to be sent again.
     images: int
@@ -98,7 +98,7 @@ class Report:
     #: The folder of the previous run that this one has refreshed, if it has.
     previous_run: str | None = None
     #: Where there was nothing to do, the command that had left it so.
-    completion: Completion | None = None
+    completion: PreviousResult | None = None
     #: Workers that could not do the run's work, and left it to the others.
     unfit: Sequence[UnfitWorker] = ()
 
@@ -120,7 +120,7 @@ class Report:
             "images_per_second": round(self.images_per_second, 2),
             "shards": self.summary.shards,
             "workers": self.workers,
-            "concurrency": self.concurrency,
+            "concurrency": self.slots,
             "startup_seconds": round(self.startup_seconds, 3),
             "fetched": self.images,
             "repaired": self.repaired,
@@ -128,14 +128,14 @@ class Report:
         }
 
 
-def crew_of(fleet: Fleet) -> Crew:
+def local_pool(fleet: Fleet) -> WorkerPool:
     """Return a local fleet as a run's crew."""
     size = fleet.size
     slots = size.workers * size.concurrency
-    return Crew(fleet.broker_url, size.workers, slots, fleet.startup_seconds, fleet.check, local=True)
+    return WorkerPool(fleet.broker_url, size.workers, slots, fleet.startup_seconds, fleet.check, local=True)
 
 
-def crew_at(broker_url: str, out: Path, insecure: bool = False) -> Crew:
+def broker_pool(broker_url: str, out: Path, insecure: bool = False) -> WorkerPool:
     """Return the workers at a broker that others keep as a run's crew; there may be none yet.
 
     Args:
@@ -153,9 +153,9 @@ def crew_at(broker_url: str, out: Path, insecure: bool = False) -> Crew:
         broker_client.check_connections(server, broker_url, workers=0)
         use_broker(broker_url)
         with broker_client.translate_errors(broker_url):
-            pool = find_pool(out, insecure)
+            pool = survey_workers(out, insecure)
         broker_client.check_connections(server, broker_url, len(pool.fit))
-    return Crew(
+    return WorkerPool(
         broker_url,
         len(pool.fit),
         sum(worker.slots for worker in pool.fit),
@@ -179,7 +179,7 @@ class Run:
         record: RunFile,
         store: Store,
         requests: Iterable[ImageRequest],
-        planned: Planned = NOTHING,
+        planned: PlanProgress = NOTHING_PLANNED,
         resumed: bool = False,
         before: Counter[str] | None = None,
         found: RunFile | None = None,
@@ -193,7 +193,9 @@ class Run:
         self._record, self._store, self._resumed, self._before = record, store, resumed, before
         self._found = found
         self._lock = threading.Lock()
-        self._planner = Planner(requests, store, record.options.shard_size, self._plan_is_complete, record.id, planned)
+        self._planner = Planner(
+            requests, store, record.options.shard_size, self._record_plan_complete, record.id, planned
+        )
         self._dispatcher: Dispatcher | None = None
         self._finishing = False
         self._planner.start()
@@ -205,10 +207,10 @@ class Run:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is not None:
-            self._end(error)
+            self._record_end(error)
 
     @classmethod
-    def begin(cls, requests: Iterable[ImageRequest], source: str, store: Store, options: Options) -> Self:
+    def begin(cls, requests: Iterable[ImageRequest], source: str, store: Store, options: RunConfig) -> Self:
         """Begin a run in a folder without one.
 
         Raises:
@@ -219,7 +221,7 @@ class Run:
         try:
             record.create(store)
         except StorageError as error:
-            raise unwritable(store, error) from error
+            raise unwritable_error(store, error) from error
         return cls(record, store, join_previous_images(requests, options, store))
 
     @classmethod
@@ -232,22 +234,26 @@ class Run:
         """
         record = found = RunFile.load(store)
         shards = _planned_shards(record, store)
-        done = record.state is State.COMPLETE and _is_collected(store, shards)
+        done = record.state is State.COMPLETE and _all_manifests_exist(store, shards)
         try:
-            repair.make_whole(record, store, shards)
+            repair.repair_plan(record, store, shards)
         except CommandError:
             # A run that is done needs its plan no more.
             if not done:
                 raise
-        planned = _planned(record, store)
-        whole = _is_whole(record, planned)
-        requests = iter(()) if whole else join_previous_images(_rest(record, store, planned), record.options, store)
+        planned = _plan_progress(record, store)
+        whole = _is_plan_complete(record, planned)
+        requests = (
+            iter(())
+            if whole
+            else join_previous_images(_remaining_requests(record, store, planned), record.options, store)
+        )
         for shard in range(planned.shards):
             # Now, and not when all the others are done; all of the file is checked, for a tenth of a millisecond each.
             if store.exists(manifest.name(shard)):
                 decoded(shard, store, record.id, COLUMNS)
         if not done:
-            record = _begun(record, store)
+            record = _mark_running(record, store)
         return cls(record, store, requests, planned, resumed=True, found=found)
 
     @classmethod
@@ -263,9 +269,9 @@ class Run:
             raise UsageError(
                 f"The run in {store.root} is not finished",
                 "it was not completed, and only what has ended can be tried again",
-                f"Finish it by `{resumption(store)}`.",
+                f"Finish it by `{resume_command(store)}`.",
             )
-        planned = _planned(record, store)
+        planned = _plan_progress(record, store)
         before: Counter[str] = Counter()
         for shard in range(planned.shards):
             reasons_of = decoded(shard, store, record.id, ["reason"])["reason"].drop_null()
@@ -275,7 +281,7 @@ class Run:
                 shard_files.planned(shard, store, record.id)
         chosen = Counter({reason: number for reason, number in before.items() if reason in reasons})
         if chosen:
-            record = _begun(record, store, revision=record.revision + 1, retried=tuple(sorted(chosen)))
+            record = _mark_running(record, store, revision=record.revision + 1, retried=tuple(sorted(chosen)))
         return cls(record, store, iter(()), planned, resumed=True, before=chosen, found=found)
 
     @property
@@ -310,26 +316,26 @@ class Run:
         if self._dispatcher is not None:
             self._dispatcher.finish()
 
-    def summary(self) -> Report:
+    def summary(self) -> RunResult:
         """Return the report of a run of which nothing is left to do.
 
         Raises:
             CommandError: a manifest can't be trusted.
         """
         totals = self._record.totals or {}
-        return Report(
+        return RunResult(
             run_id=self.id,
             source=self.source,
             out=self._store.root,
             summary=summarise(self._manifests()),
             wall_seconds=0.0,
             workers=0,
-            concurrency=0,
+            slots=0,
             startup_seconds=0.0,
             images=0,
             before=self._before,
             previous_run=self._record.options.since,
-            completion=Completion(
+            completion=PreviousResult(
                 self._record.finished_at or 0.0,
                 totals.get("fetched", 0),
                 totals.get("wall_seconds", 0.0),
@@ -339,21 +345,21 @@ class Run:
             ),
         )
 
-    def execute(self, crew: Crew, listener: Callable[[Progress], None]) -> Report:
+    def execute(self, pool: WorkerPool, listener: Callable[[Progress], None]) -> RunResult:
         """See the run through with a crew, and return its report.
 
         Raises:
             CommandError: it can't go on. ``run.json`` says so, and what is collected stays.
             RunInterruptedError: it was told to end early.
         """
-        at = None if crew.local else redacted(crew.broker_url)
+        at = None if pool.local else redacted(pool.broker_url)
         if at != self._record.broker:
             try:
                 self._save(broker=at)
             except StorageError as error:
-                raise unwritable(self._store, error) from error
+                raise unwritable_error(self._store, error) from error
         record = self._record
-        server = broker_client.client(crew.broker_url)
+        server = broker_client.client(pool.broker_url)
         options = RunOptions(
             out=str(self._store.root),
             shard_size=record.options.shard_size,
@@ -364,35 +370,35 @@ class Run:
             since=record.options.since,
         )
         self._dispatcher = Dispatcher(
-            options, self._store, self._planner, server, self._resumed, record.retried, crew.local
+            options, self._store, self._planner, server, self._resumed, record.retried, pool.local
         )
         if self._finishing:
             # It was told so before there was anyone to send.
             self._dispatcher.finish()
         try:
-            timing = self._dispatcher.run(record.options.window, crew.check, listener)
-            report = Report(
+            timing = self._dispatcher.run(record.options.window, pool.check, listener)
+            report = RunResult(
                 run_id=record.id,
                 source=record.source,
                 out=self._store.root,
                 summary=summarise(self._manifests()),
                 wall_seconds=timing.wall_seconds,
-                workers=crew.workers,
-                concurrency=crew.concurrency,
-                startup_seconds=crew.startup_seconds,
+                workers=pool.workers,
+                slots=pool.slots,
+                startup_seconds=pool.startup_seconds,
                 images=timing.images,
                 repaired=timing.repaired,
                 before=self._before,
                 previous_run=record.options.since,
-                unfit=list({worker.name: worker for worker in (*crew.unfit, *self._dispatcher.unfit)}.values()),
+                unfit=list({worker.name: worker for worker in (*pool.unfit, *self._dispatcher.unfit)}.values()),
             )
             self._save(state=State.COMPLETE, finished_at=time.time(), totals=report.totals())
             # What is still being written belongs to late copies, of shards that are done.
             self._store.remove_leftovers()
         except BaseException as error:
-            self._end(error)
+            self._record_end(error)
             if isinstance(error, StorageError):
-                raise unwritable(self._store, error) from error
+                raise unwritable_error(self._store, error) from error
             raise
         finally:
             server.close()
@@ -402,11 +408,11 @@ class Run:
         for shard in range(self._planner.shards):
             yield decoded(shard, self._store, self.id, COLUMNS)
 
-    def _plan_is_complete(self, rows: int, shards: int) -> None:
+    def _record_plan_complete(self, rows: int, shards: int) -> None:
         if self._record.plan is not PlanState.COMPLETE:
             self._save(plan=PlanState.COMPLETE, planned_rows=rows, planned_shards=shards)
 
-    def _end(self, error: BaseException) -> None:
+    def _record_end(self, error: BaseException) -> None:
         """Have the record say what has ended the run, unless it says how it ended."""
         self._planner.stop()
         if self._record.state is not State.RUNNING:
@@ -415,7 +421,7 @@ class Run:
         has_sent = self._dispatcher is not None and self._dispatcher.has_sent
         found = self._found
         if changes["state"] is State.FAILED and found is not None and found.state is not State.RUNNING and not has_sent:
-            changes = {name: getattr(found, name) for name in _OF_A_COMMAND}
+            changes = {name: getattr(found, name) for name in _COMMAND_FIELDS}
         with suppress(StorageError):
             self._save(**changes)
 
@@ -425,7 +431,7 @@ class Run:
             self._record = self._record.save(self._store, **changes)
 
 
-def cancel(store: Store, broker_url: str | None, end: Callable[[Holder], bool]) -> str:
+def cancel(store: Store, broker_url: str | None, end: Callable[[LockHolder], bool]) -> str:
     """End a run: by its producer, if it has one, else by dropping what is queued of it; return what was done.
 
     Args:
@@ -438,7 +444,7 @@ def cancel(store: Store, broker_url: str | None, end: Callable[[Holder], bool]) 
         CommandError: it can't be ended.
     """
     record = RunFile.load(store)
-    producer = lock.holder(store)
+    producer = lock.current_holder(store)
     if producer is None and record.state is State.COMPLETE:
         return "The run is complete; there is nothing to cancel."
     if producer is not None and producer.pid:
@@ -456,16 +462,16 @@ def cancel(store: Store, broker_url: str | None, end: Callable[[Holder], bool]) 
         with broker_client.client(url, retry=False) as server, broker_client.translate_errors(url):
             broker_client.check_server(server, url)
             # It may have ended meanwhile.
-            if lock.holder(store) is None:
+            if lock.current_holder(store) is None:
                 dispatcher.drop(server, record.id)
             else:
                 dispatcher.cancel(server, record.id)
-    ends = time.monotonic() + _ENDING
-    while lock.holder(store) is not None:
+    ends = time.monotonic() + _CANCEL_TIMEOUT_SECONDS
+    while lock.current_holder(store) is not None:
         if time.monotonic() > ends:
             raise CommandError(
                 "The run has not ended",
-                f"its producer was told, and was still there {_ENDING:.0f} s later",
+                f"its producer was told, and was still there {_CANCEL_TIMEOUT_SECONDS:.0f} s later",
                 "Look at what it prints, or end it by Ctrl-C.",
             )
         time.sleep(0.1)
@@ -476,16 +482,16 @@ def cancel(store: Store, broker_url: str | None, end: Callable[[Holder], bool]) 
         try:
             record.save(store, state=State.CANCELLED)
         except StorageError as error:
-            raise unwritable(store, error) from error
-    return f"The run is cancelled. What is done stays; go on by: {resumption(store)}"
+            raise unwritable_error(store, error) from error
+    return f"The run is cancelled. What is done stays; go on by: {resume_command(store)}"
 
 
-def _is_collected(store: Store, shards: int) -> bool:
+def _all_manifests_exist(store: Store, shards: int) -> bool:
     """Tell whether all manifests stand: one that can't be trusted may have been removed, to be made again."""
     return all(store.exists(manifest.name(shard)) for shard in range(shards))
 
 
-def _begun(record: RunFile, store: Store, **changes: Any) -> RunFile:
+def _mark_running(record: RunFile, store: Store, **changes: Any) -> RunFile:
     """Return a record that says that the run goes on, here."""
     try:
         return record.save(store, state=State.RUNNING, out=str(store.root), command=record.command + 1, **changes)
@@ -503,19 +509,19 @@ def _state_after(error: BaseException) -> State:
     return State.INTERRUPTED if isinstance(error, KeyboardInterrupt) else State.FAILED
 
 
-def _planned(record: RunFile, store: Store) -> Planned:
+def _plan_progress(record: RunFile, store: Store) -> PlanProgress:
     """Return how much of a run's plan stands.
 
     Raises:
         CommandError: the last part of it can't be read, or some of it is gone.
     """
     if record.plan is PlanState.COMPLETE:
-        return Planned(record.planned_rows, record.planned_shards)
+        return PlanProgress(record.planned_rows, record.planned_shards)
     shards = _planned_shards(record, store)
     if not shards:
-        return NOTHING
+        return NOTHING_PLANNED
     size = record.options.shard_size
-    return Planned((shards - 1) * size + len(planned_requests(shards - 1, store, record.id)), shards)
+    return PlanProgress((shards - 1) * size + len(planned_requests(shards - 1, store, record.id)), shards)
 
 
 def _planned_shards(record: RunFile, store: Store) -> int:
@@ -525,19 +531,19 @@ def _planned_shards(record: RunFile, store: Store) -> int:
     return next(shard for shard in count() if not store.exists(plan.name(shard)))
 
 
-def _is_whole(record: RunFile, planned: Planned) -> bool:
+def _is_plan_complete(record: RunFile, planned: PlanProgress) -> bool:
     """Tell whether a plan is known to be complete: a shard that is not full is the last one of its Source."""
     return record.plan is PlanState.COMPLETE or planned.rows % record.options.shard_size != 0
 
 
-def _rest(record: RunFile, store: Store, planned: Planned) -> Iterator[ImageRequest]:
+def _remaining_requests(record: RunFile, store: Store, planned: PlanProgress) -> Iterator[ImageRequest]:
     """Yield the requests of a Source after those that are planned.
 
     Raises:
         CommandError: the Source is gone, or is another one. What is planned is done before that is told.
     """
     if not url_list.is_same(record.source, record.fingerprint):
-        raise _changed(record, planned)
+        raise _source_changed_error(record, planned)
     requests = url_list.read(record.source)
     last = planned_requests(planned.shards - 1, store, record.id) if planned.shards else []
     first = planned.rows - len(last)
@@ -545,10 +551,10 @@ def _rest(record: RunFile, store: Store, planned: Planned) -> Iterator[ImageRequ
         if request.index >= planned.rows:
             yield request
         elif request.index >= first and request.url != last[request.index - first].url:
-            raise _changed(record, planned)
+            raise _source_changed_error(record, planned)
 
 
-def _changed(record: RunFile, planned: Planned) -> CommandError:
+def _source_changed_error(record: RunFile, planned: PlanProgress) -> CommandError:
     return CommandError(
         f"{url_list.named(record.source)} can't be read on",
         f"{url_list.why_not(record.source)}. The {planned.rows:,} rows that were planned from it are done",

@@ -31,7 +31,7 @@ from PIL import Image
 
 from producer.dispatch import chord_state, dispatcher
 from producer.dispatch.dispatcher import Dispatcher, Progress, Timing
-from producer.planning.planner import NOTHING, Planned, Planner
+from producer.planning.planner import NOTHING_PLANNED, Planner, PlanProgress
 from tasks import jobs
 from tasks.broker import client as broker_client
 from tasks.broker import heartbeat, keys
@@ -423,7 +423,7 @@ def planner(store: Store, shard_size: int, urls: Sequence[str]) -> Planner:
 
 def earlier_plan(store: Store, shard_size: int, rows: int) -> Planner:
     """Return the finished plan of an earlier command."""
-    planned = Planned(rows, -(-rows // shard_size)) if rows else NOTHING
+    planned = PlanProgress(rows, -(-rows // shard_size)) if rows else NOTHING_PLANNED
     found = Planner(iter(()), store, shard_size, lambda *_: None, RUN_ID, planned)
     found.start()
     return found

@@ -23,7 +23,7 @@ from producer.cli import main as command_line
 from producer.cli import render
 from producer.dispatch.dispatcher import Progress
 from producer.local_fleet.supervisor_client import ROOT
-from producer.output.run_file import Options, PlanState, RunFile, State
+from producer.output.run_file import PlanState, RunConfig, RunFile, State
 from tasks.errors import UsageError
 from tasks.model import HeaderOptions, ImageRequest, ResizeMode, ResizeOptions, Verify
 from tasks.storage import plan
@@ -388,7 +388,7 @@ def test_unreachable_broker_leaves_no_folder(main: Main, tmp_path: Path) -> None
 def test_failed_resume_is_not_recorded_as_running(main: Main, tmp_path: Path, state: State) -> None:
     """If a resumed run gets no fleet, its record keeps its state, but a state of running becomes failed."""
     store = Store(tmp_path)
-    record = RunFile("id", "-", str(tmp_path), Options(), plan=PlanState.COMPLETE, planned_rows=1, planned_shards=1)
+    record = RunFile("id", "-", str(tmp_path), RunConfig(), plan=PlanState.COMPLETE, planned_rows=1, planned_shards=1)
     record.create(store)
     store.create_durably(plan.name(0), plan.encode([ImageRequest(0, "http://a.example/")], ShardRef("id", 0)))
     record.save(store, state=state)
@@ -411,7 +411,7 @@ def test_failed_resume_is_not_recorded_as_running(main: Main, tmp_path: Path, st
 def test_cancel_asks_the_runs_broker(main: Main, tmp_path: Path, broker: str, status: int, message: str) -> None:
     """A run with a dead producer is recorded as cancelled only after its broker was asked."""
     store = Store(tmp_path)
-    RunFile("id", "-", str(tmp_path), Options(), broker=broker).create(store)
+    RunFile("id", "-", str(tmp_path), RunConfig(), broker=broker).create(store)
     ended, _, errors = main("cancel", str(tmp_path))
     assert (ended, parts(errors)) == (status, ["Error", "Why", "To do"])
     assert message in errors
@@ -422,7 +422,7 @@ def test_cancel_of_a_local_run_asks_no_broker(main: Main, monkeypatch: pytest.Mo
     """A run with a local fleet left nothing in the broker configured here, so `cancel` does not ask that broker."""
     monkeypatch.setenv("IMAGEFLEET_BROKER_URL", _DEAD)
     store = Store(tmp_path)
-    RunFile("id", "-", str(tmp_path), Options()).create(store)
+    RunFile("id", "-", str(tmp_path), RunConfig()).create(store)
     status, _, errors = main("cancel", str(tmp_path))
     assert (status, RunFile.load(store).state) == (0, State.CANCELLED)
     assert errors.strip().endswith(f"go on by: producer resume {tmp_path}")
@@ -431,7 +431,7 @@ def test_cancel_of_a_local_run_asks_no_broker(main: Main, monkeypatch: pytest.Mo
 def test_change_of_broker_is_reported(main: Main, tmp_path: Path) -> None:
     """If a run continues on another broker, this is reported, without secrets."""
     store = Store(tmp_path)
-    record = RunFile("id", "-", str(tmp_path), Options(), plan=PlanState.COMPLETE, planned_rows=1, planned_shards=1)
+    record = RunFile("id", "-", str(tmp_path), RunConfig(), plan=PlanState.COMPLETE, planned_rows=1, planned_shards=1)
     replace(record, broker="redis://***@a.example/0", state=State.INTERRUPTED).create(store)
     store.create_durably(plan.name(0), plan.encode([ImageRequest(0, "http://a.example/")], ShardRef("id", 0)))
     _, _, errors = main("resume", str(tmp_path), "--broker", _DEAD)

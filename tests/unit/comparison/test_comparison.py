@@ -11,7 +11,7 @@ import pytest
 from producer.comparison import baseline
 from producer.comparison.comparison import FLEET, FOLDERS, ONE_BY_ONE, THREADS, Comparison, Way, stores
 from producer.demo import DemoServer
-from producer.output.run_file import Options, RunFile
+from producer.output.run_file import RunConfig, RunFile
 from producer.output.summary import COLUMNS, Summary, summarise
 from tasks.download.downloader import Downloader
 from tasks.errors import UsageError
@@ -71,7 +71,7 @@ def test_each_way_has_a_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize("folder", FOLDERS.values())
 def test_folder_with_a_run_is_refused(tmp_path: Path, folder: str) -> None:
     """If one of the folders holds a run, nothing starts."""
-    RunFile("id", "list.txt", "/out", Options()).create(Store(tmp_path / folder))
+    RunFile("id", "list.txt", "/out", RunConfig()).create(Store(tmp_path / folder))
     with pytest.raises(UsageError, match=f"{folder} already holds a run"):
         stores(tmp_path)
 
@@ -84,10 +84,10 @@ def by_three_threads(
     listener: Callable[[Outcome], None],
 ) -> float:
     """Run the threads way with three threads."""
-    return baseline.by_threads(requests, run, store, downloader, listener, 3)
+    return baseline.download_with_threads(requests, run, store, downloader, listener, 3)
 
 
-@pytest.mark.parametrize("way", [baseline.one_by_one, by_three_threads])
+@pytest.mark.parametrize("way", [baseline.download_one_by_one, by_three_threads])
 def test_baseline_writes_the_same_files_as_a_fleet(
     demo: DemoServer, downloader: Downloader, store: Store, way: Callable[..., float]
 ) -> None:
@@ -112,5 +112,5 @@ def test_baseline_reports_an_unwritable_folder(downloader: Downloader, store: St
     store.path(".plan").write_bytes(b"")
     run = RunOptions(str(store.root), 10)
     with pytest.raises(UsageError, match=r"can't be written: could not save \.plan/00000\.parquet") as caught:
-        baseline.one_by_one([ImageRequest(0, "no URL")], run, store, downloader, lambda _: None)
+        baseline.download_one_by_one([ImageRequest(0, "no URL")], run, store, downloader, lambda _: None)
     assert "Choose a folder" in caught.value.hint

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from config.settings import Settings, settings
 from producer.cli import render
-from producer.dispatch.workers import Worker, clock_ahead
+from producer.dispatch.workers import WorkerInfo, clock_ahead
 from producer.doctor import diagnosis
 from producer.doctor.diagnosis import Diagnosis
 from producer.doctor.finding import Finding, Level
@@ -29,7 +29,7 @@ _GOOD = {
     "used_memory": 50 * 1024**2,
     "maxmemory": 100 * 1024**2,
 }
-_WORKER = Worker("a@here", "0.1.0", PROTOCOL, 16, (IMAGES, SHARDS), ("/data",), 0.0)
+_WORKER = WorkerInfo("a@here", "0.1.0", PROTOCOL, 16, (IMAGES, SHARDS), ("/data",), 0.0)
 _OUT = Path("/data/out")
 _SEEN = ProbeResult(True, True, True, 10 * 1024**3)
 
@@ -120,7 +120,7 @@ def test_many_workers_are_not_all_named() -> None:
         ([replace(_WORKER, queues=None, store_roots=None, skew=None)], {}),
     ],
 )
-def test_unsuitable_workers_are_reported(workers: list[Worker], expected: Mapping[str, Level]) -> None:
+def test_unsuitable_workers_are_reported(workers: list[WorkerInfo], expected: Mapping[str, Level]) -> None:
     """Reported are: no workers, other versions, queues without a worker, and workers that may not save anything."""
     assert levels(diagnosis.of_workers(workers)) == expected
 

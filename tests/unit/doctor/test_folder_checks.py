@@ -136,7 +136,7 @@ def test_unfinished_run(store: Store, source: Path, state: State) -> None:
 def test_live_and_dead_producer(store: Store, source: Path) -> None:
     """A running run with a held lock is fine; if the lock is free, its producer is dead."""
     make_run(source, store, _ROWS, 2, State.RUNNING, PlanState.OPEN)
-    with lock.held(store, None):
+    with lock.hold(store, None):
         assert levels(store) == {}
         assert "its producer is process" in findings_by_name(store)["run"].found
         written = store.read(lock.NAME)

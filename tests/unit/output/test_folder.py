@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 
 from producer.output import lock
-from producer.output.folder import begun, output, standing
-from producer.output.run_file import Options, RunFile
+from producer.output.folder import existing_run, new_run_folder, prepare_output
+from producer.output.run_file import RunConfig, RunFile
 from tasks.errors import CommandError, UsageError
 from tasks.storage.store import TEMPORARY, Store
 
 
 def test_creates_the_output_folder(tmp_path: Path) -> None:
     """A missing folder is created with its parents, and the test write leaves nothing behind."""
-    store = output(tmp_path / "a" / "b")
+    store = prepare_output(tmp_path / "a" / "b")
     assert store.root == tmp_path / "a" / "b"
     assert [path.name for path in store.root.iterdir() if path.name != TEMPORARY] == []
 
@@ -23,7 +23,7 @@ def test_creates_the_output_folder(tmp_path: Path) -> None:
 def test_resolves_links_in_the_output_folder(tmp_path: Path) -> None:
     """A link is resolved once, at the start, because the workers compare real paths with their roots."""
     (tmp_path / "link").symlink_to(tmp_path / "real")
-    assert output(tmp_path / "link").root == tmp_path / "real"
+    assert prepare_output(tmp_path / "link").root == tmp_path / "real"
 
 
 @pytest.mark.parametrize(
@@ -33,24 +33,24 @@ def test_refuses_an_unwritable_output_folder(tmp_path: Path, name: str, why: str
     """If the folder can't be written to, the error gives the system's reason and a remedy."""
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(UsageError, match=f"can't be written: {why}") as caught:
-        output(tmp_path / name)
+        prepare_output(tmp_path / name)
     assert "Choose a folder" in caught.value.hint
 
 
 def test_refuses_an_output_folder_with_a_run(tmp_path: Path) -> None:
     """A folder that holds a run accepts no other run."""
-    RunFile("id", "list.txt", "/out", Options()).create(Store(tmp_path))
+    RunFile("id", "list.txt", "/out", RunConfig()).create(Store(tmp_path))
     with pytest.raises(UsageError, match="already holds a run"):
-        output(tmp_path)
+        prepare_output(tmp_path)
 
 
 def test_reports_a_folder_in_use_first(tmp_path: Path) -> None:
     """Starting a run in a folder in use reports the other producer, and does not advise to remove the run's files."""
-    with begun(tmp_path, None) as store:
-        RunFile("id", "list.txt", "/out", Options()).create(store)
+    with new_run_folder(tmp_path, None) as store:
+        RunFile("id", "list.txt", "/out", RunConfig()).create(store)
         (tmp_path / TEMPORARY).mkdir(exist_ok=True)
         (tmp_path / TEMPORARY / "image").touch()
-        with pytest.raises(UsageError, match="Another producer works on") as caught, begun(tmp_path, None):
+        with pytest.raises(UsageError, match="Another producer works on") as caught, new_run_folder(tmp_path, None):
             pytest.fail("begun twice")
         assert "remove" not in caught.value.hint
         assert (tmp_path / TEMPORARY / "image").exists()
@@ -60,7 +60,7 @@ def fail(out: Path, *names: str) -> None:
     """Start a run in a folder, and fail once files of these names exist."""
 
     def begin() -> None:
-        with begun(out, None) as store:
+        with new_run_folder(out, None) as store:
             assert store.entries() == [".lock"]
             for name in names:
                 store.replace(name, b"")
@@ -89,14 +89,14 @@ def test_keeps_a_folder_with_files(tmp_path: Path, name: str) -> None:
 def test_keeps_the_folder_of_another_producer(tmp_path: Path) -> None:
     """A producer refused because another one has the lock removes nothing."""
     out = tmp_path / "out"
-    with begun(out, None), pytest.raises(CommandError, match="Another producer"), begun(out, None):
+    with new_run_folder(out, None), pytest.raises(CommandError, match="Another producer"), new_run_folder(out, None):
         pytest.fail("held twice")
-    assert lock.holder(out) is None
+    assert lock.current_holder(out) is None
     assert out.is_dir()
 
 
 def test_creates_no_lock_in_a_folder_without_a_run(tmp_path: Path) -> None:
     """An unrelated folder is refused before we create a file in it."""
     with pytest.raises(UsageError, match="holds no run"):
-        standing(tmp_path)
+        existing_run(tmp_path)
     assert list(tmp_path.iterdir()) == []

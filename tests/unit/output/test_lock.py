@@ -30,7 +30,7 @@ _HOLDER = """
 import sys, time
 from pathlib import Path
 from producer.output import lock
-with lock.held(Path(sys.argv[1]), "redis://me:word@there:6379/0", "run"):
+with lock.hold(Path(sys.argv[1]), "redis://me:word@there:6379/0", "run"):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -52,7 +52,7 @@ def other_holder(out: Path) -> Iterator[subprocess.Popen[str]]:
 def test_second_producer_is_refused_while_the_first_lives(tmp_path: Path) -> None:
     """The error names the first producer's host, process and time, and a remedy."""
     with other_holder(tmp_path) as first:
-        with pytest.raises(CommandError) as caught, lock.held(Store(tmp_path), None):
+        with pytest.raises(CommandError) as caught, lock.hold(Store(tmp_path), None):
             pytest.fail("two hold it")
         fault = caught.value
         assert fault.exit_code == 2
@@ -67,18 +67,18 @@ def test_lock_of_a_killed_producer_is_free(tmp_path: Path) -> None:
     with other_holder(tmp_path) as first:
         first.send_signal(signal.SIGKILL)
         first.wait()
-    assert lock.holder(tmp_path) is None
-    with lock.held(tmp_path, None):
-        assert (found := lock.holder(tmp_path)) is not None
+    assert lock.current_holder(tmp_path) is None
+    with lock.hold(tmp_path, None):
+        assert (found := lock.current_holder(tmp_path)) is not None
         assert found.pid == os.getpid()
 
 
 def test_lock_is_free_after_the_block(tmp_path: Path) -> None:
     """A released lock can be taken again, and its file stays."""
     for _ in range(2):
-        with lock.held(tmp_path, None):
+        with lock.hold(tmp_path, None):
             pass
-        assert lock.holder(tmp_path) is None
+        assert lock.current_holder(tmp_path) is None
         assert (tmp_path / ".lock").exists()
 
 
@@ -94,35 +94,35 @@ def test_lock_on_a_removed_file_is_not_used(tmp_path: Path) -> None:
 
         timer = threading.Timer(0.2, leave)
         timer.start()
-        with lock.held(tmp_path, None):
+        with lock.hold(tmp_path, None):
             timer.join()
-            assert (found := lock.holder(tmp_path)) is not None
+            assert (found := lock.current_holder(tmp_path)) is not None
             assert found.pid == os.getpid()
 
 
 def test_dead_holder_is_named_by_its_file(tmp_path: Path) -> None:
     """The file names a killed holder, but not one that released the lock."""
-    assert lock.left_by(tmp_path) is None
+    assert lock.dead_holder(tmp_path) is None
     with other_holder(tmp_path) as first:
         first.kill()
         first.wait()
-    assert (found := lock.left_by(tmp_path)) is not None
+    assert (found := lock.dead_holder(tmp_path)) is not None
     assert found.pid == first.pid
-    with lock.held(tmp_path, None):
+    with lock.hold(tmp_path, None):
         pass
-    assert lock.left_by(tmp_path) is None
+    assert lock.dead_holder(tmp_path) is None
 
 
 def test_lock_is_free_after_an_error(tmp_path: Path) -> None:
     """A failed command releases the lock."""
-    with pytest.raises(KeyError), lock.held(tmp_path, None):
+    with pytest.raises(KeyError), lock.hold(tmp_path, None):
         raise KeyError
-    assert lock.holder(tmp_path) is None
+    assert lock.current_holder(tmp_path) is None
 
 
 def test_one_process_can_not_hold_the_lock_twice(tmp_path: Path) -> None:
     """The lock also excludes a second holder in the same process."""
-    with lock.held(tmp_path, None), pytest.raises(CommandError, match="Another producer"), lock.held(tmp_path, None):
+    with lock.hold(tmp_path, None), pytest.raises(CommandError, match="Another producer"), lock.hold(tmp_path, None):
         pytest.fail("held twice")
 
 
@@ -131,24 +131,24 @@ def test_waits_for_a_holder_that_is_ending(tmp_path: Path) -> None:
     with other_holder(tmp_path) as first:
         assert first.stdin is not None
         first.stdin.close()
-        with lock.held(tmp_path, None):
+        with lock.hold(tmp_path, None):
             pass
 
 
 def test_checking_creates_no_file(tmp_path: Path) -> None:
     """A check for another producer does not create the lock's file."""
-    lock.refuse_another(tmp_path)
+    lock.check_unlocked(tmp_path)
     assert list(tmp_path.iterdir()) == []
-    with lock.held(tmp_path, None), pytest.raises(UsageError, match="Another producer"):
-        lock.refuse_another(tmp_path)
+    with lock.hold(tmp_path, None), pytest.raises(UsageError, match="Another producer"):
+        lock.check_unlocked(tmp_path)
 
 
 def test_child_process_does_not_keep_the_lock(tmp_path: Path) -> None:
     """A child process that outlives the holder does not hold the lock."""
-    with lock.held(tmp_path, None):
+    with lock.hold(tmp_path, None):
         child = subprocess.Popen(["sleep", "60"])
     try:
-        assert lock.holder(tmp_path) is None
+        assert lock.current_holder(tmp_path) is None
     finally:
         child.kill()
         child.wait()
@@ -156,9 +156,9 @@ def test_child_process_does_not_keep_the_lock(tmp_path: Path) -> None:
 
 def test_holder_is_named_without_secrets(tmp_path: Path) -> None:
     """The lock's file has host, process, time, the command's name and the broker, without secrets."""
-    assert lock.holder(tmp_path) is None
+    assert lock.current_holder(tmp_path) is None
     with other_holder(tmp_path) as first:
-        found = lock.holder(Store(tmp_path))
+        found = lock.current_holder(Store(tmp_path))
         assert found is not None
         assert (found.host, found.pid, found.broker) == (socket.gethostname(), first.pid, "redis://***@there:6379/0")
         assert found.since == pytest.approx(time.time(), abs=60)
@@ -176,9 +176,9 @@ def test_holder_without_a_valid_file(tmp_path: Path, text: str) -> None:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.write(text)
         file.flush()
-        assert (found := lock.holder(tmp_path)) is not None
+        assert (found := lock.current_holder(tmp_path)) is not None
         assert found.pid == 0
-        with pytest.raises(CommandError, match="has not said who it is"), lock.held(tmp_path, None):
+        with pytest.raises(CommandError, match="has not said who it is"), lock.hold(tmp_path, None):
             pytest.fail("two hold it")
 
 
@@ -191,7 +191,7 @@ def test_asking_for_the_holder_does_not_block(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], cwd=ROOT) as asking:
         try:
             for _ in range(50):
-                with lock.held(tmp_path, None):
+                with lock.hold(tmp_path, None):
                     pass
             assert asking.poll() is None
         finally:
@@ -200,15 +200,15 @@ def test_asking_for_the_holder_does_not_block(tmp_path: Path) -> None:
 
 def test_missing_folder(tmp_path: Path) -> None:
     """A missing folder has no holder, and can't be locked."""
-    assert lock.holder(tmp_path / "none") is None
-    with pytest.raises(UsageError, match="can't be locked"), lock.held(tmp_path / "none", None):
+    assert lock.current_holder(tmp_path / "none") is None
+    with pytest.raises(UsageError, match="can't be locked"), lock.hold(tmp_path / "none", None):
         pytest.fail("held")
 
 
 def test_lock_does_not_count_as_a_run(tmp_path: Path) -> None:
     """A folder with nothing but a lock can be used for a run."""
-    with lock.held(tmp_path, None):
-        RunFile.refuse_another(Store(tmp_path))
+    with lock.hold(tmp_path, None):
+        RunFile.check_no_run(Store(tmp_path))
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOTSUP])
@@ -221,7 +221,7 @@ def test_file_system_without_locks(
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    with caplog.at_level(logging.WARNING), lock.held(tmp_path, None):
-        assert lock.holder(tmp_path) is None
+    with caplog.at_level(logging.WARNING), lock.hold(tmp_path, None):
+        assert lock.current_holder(tmp_path) is None
     assert len(caplog.records) == 1
     assert "knows no locks" in caplog.text

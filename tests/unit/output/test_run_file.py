@@ -14,12 +14,14 @@ from types import SimpleNamespace
 import pytest
 
 from producer.output import run_file
-from producer.output.run_file import Options, PlanState, RunFile, State, new_id, resumption
+from producer.output.run_file import PlanState, RunConfig, RunFile, State, new_id, resume_command
 from tasks.errors import CommandError, StorageError, UsageError
 from tasks.model import FetchOptions, ResizeMode, ResizeOptions
 from tasks.storage.store import Store
 
-_RECORD = RunFile("20260101-000000-abcdef", "list.txt", "/out", Options(FetchOptions(retries=7), 10, 2), started_at=1.5)
+_RECORD = RunFile(
+    "20260101-000000-abcdef", "list.txt", "/out", RunConfig(FetchOptions(retries=7), 10, 2), started_at=1.5
+)
 
 
 def test_writes_a_new_record(store: Store) -> None:
@@ -65,10 +67,10 @@ def test_changes_are_saved(store: Store) -> None:
     assert (changed.state, _RECORD.state) == (State.COMPLETE, State.RUNNING)
 
 
-@pytest.mark.parametrize("step", [RunFile("other", "b", "/b", Options()).create, RunFile.refuse_another])
+@pytest.mark.parametrize("step", [RunFile("other", "b", "/b", RunConfig()).create, RunFile.check_no_run])
 def test_folder_with_a_run_is_refused(store: Store, step: Callable[[Store], None]) -> None:
     """A second run in the same folder is refused, and the first one's record stays."""
-    RunFile.refuse_another(store)
+    RunFile.check_no_run(store)
     _RECORD.create(store)
     with pytest.raises(UsageError, match="already holds a run") as caught:
         step(store)
@@ -81,7 +83,7 @@ def test_one_of_two_runs_at_once_wins(store: Store) -> None:
 
     def create(number: int) -> bool:
         try:
-            RunFile(str(number), "a", "/a", Options()).create(store)
+            RunFile(str(number), "a", "/a", RunConfig()).create(store)
         except UsageError:
             return False
         return True
@@ -115,7 +117,7 @@ def test_refuses_remains_of_a_run(tmp_path: Path, name: str) -> None:
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).touch()
     with pytest.raises(UsageError, match="already holds a run, or what is left of one"):
-        RunFile.refuse_another(Store(tmp_path))
+        RunFile.check_no_run(Store(tmp_path))
 
 
 def test_complete_run_is_not_resumed(store: Store) -> None:
@@ -123,7 +125,7 @@ def test_complete_run_is_not_resumed(store: Store) -> None:
     _RECORD.create(store)
     _RECORD.save(store, state=State.COMPLETE)
     with pytest.raises(UsageError) as caught:
-        RunFile.refuse_another(store)
+        RunFile.check_no_run(store)
     assert f"producer retry {store.root}" in caught.value.hint
     assert f"another --out to download the list again; add `--refresh-from {store.root}`" in caught.value.hint
     assert "resume" not in caught.value.hint
@@ -135,12 +137,12 @@ def test_hint_depends_on_the_record(tmp_path: Path) -> None:
     store.root.mkdir()
     store.path("00000.parquet").touch()
     with pytest.raises(UsageError) as caught:
-        RunFile.refuse_another(store)
+        RunFile.check_no_run(store)
     assert caught.value.hint == "Choose another --out, or remove that folder."
     _RECORD.create(Store(tmp_path))
     store.path("run.json").write_bytes((tmp_path / "run.json").read_bytes())
     with pytest.raises(UsageError) as caught:
-        RunFile.refuse_another(store)
+        RunFile.check_no_run(store)
     assert caught.value.hint.startswith(f"Go on with it by `producer resume '{store.root}'`, choose another --out")
 
 
@@ -161,7 +163,7 @@ def test_hint_names_the_broker(
     """The suggested command uses the run's broker, whether it was given by an option or configured."""
     monkeypatch.setattr(run_file, "settings", lambda: SimpleNamespace(broker=configured))
     replace(_RECORD, broker=broker).create(store)
-    assert resumption(store) == f"producer resume {store.root}{option}"
+    assert resume_command(store) == f"producer resume {store.root}{option}"
 
 
 def test_finds_the_broker_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,14 +181,14 @@ def test_finds_the_broker_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_other_files_are_not_a_run(tmp_path: Path, name: str) -> None:
     """Other files in the output folder do not prevent a run."""
     (tmp_path / name).touch()
-    RunFile.refuse_another(Store(tmp_path))
+    RunFile.check_no_run(Store(tmp_path))
 
 
 _FULL = RunFile(
     "20260101-000000-abcdef",
     "list.txt",
     "/out",
-    Options(FetchOptions(retries=7, resize=ResizeOptions(ResizeMode.KEEP_RATIO, 32)), 10, 2),
+    RunConfig(FetchOptions(retries=7, resize=ResizeOptions(ResizeMode.KEEP_RATIO, 32)), 10, 2),
     fingerprint="3:f00",
     plan=PlanState.COMPLETE,
     planned_rows=25,

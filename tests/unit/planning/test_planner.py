@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from producer.planning.planner import Planned, Planner
+from producer.planning.planner import Planner, PlanProgress
 from tasks.errors import StorageError, UsageError
 from tasks.model import ImageRequest
 from tasks.storage import plan
@@ -126,7 +126,7 @@ def test_continues_an_earlier_plan(store: Store) -> None:
     before = [store.read(plan.name(shard)) for shard in (0, 1)]
     reported: Reports = []
     rest = (request for request in requests(7) if request.index >= 4)
-    planner = Planner(rest, store, 2, lambda rows, shards: reported.append((rows, shards)), planned=Planned(4, 2))
+    planner = Planner(rest, store, 2, lambda rows, shards: reported.append((rows, shards)), planned=PlanProgress(4, 2))
     assert (planner.rows, planner.shards) == (4, 2)
     planner.start()
     wait_for(lambda: planner.closed)
@@ -139,7 +139,9 @@ def test_continues_an_earlier_plan(store: Store) -> None:
 def test_reports_a_complete_plan_at_once(store: Store) -> None:
     """If nothing remains to be planned, the existing plan is reported as complete."""
     reported: Reports = []
-    planner = Planner(iter(()), store, 2, lambda rows, shards: reported.append((rows, shards)), planned=Planned(3, 2))
+    planner = Planner(
+        iter(()), store, 2, lambda rows, shards: reported.append((rows, shards)), planned=PlanProgress(3, 2)
+    )
     planner.start()
     wait_for(lambda: planner.closed)
     assert reported == [(3, 2)]

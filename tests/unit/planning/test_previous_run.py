@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from producer.output.run_file import Options, PlanState, RunFile
+from producer.output.run_file import PlanState, RunConfig, RunFile
 from producer.planning import url_index
 from producer.planning.previous_run import PreviousRun, join_previous_images
 from tasks.errors import CommandError, UsageError
@@ -55,7 +55,7 @@ def write_run(
     """Write a previous run with these rows."""
     shards = -(-len(rows) // _SIZE)
     store.root.mkdir()
-    record = RunFile("old", "list.txt", str(store.root), Options(fetch, _SIZE), plan=PlanState.COMPLETE)
+    record = RunFile("old", "list.txt", str(store.root), RunConfig(fetch, _SIZE), plan=PlanState.COMPLETE)
     replace(record, planned_rows=len(rows), planned_shards=shards).create(store)
     for shard in range(shards):
         part = rows[shard * _SIZE : (shard + 1) * _SIZE]
@@ -84,7 +84,7 @@ def out(tmp_path: Path) -> Store:
 def found(old: Store, out: Store, *urls: str, shard_size: int = 2) -> list[str | None]:
     """Return the paths of these URLs' images in the previous run."""
     requests = (ImageRequest(index, url) for index, url in enumerate(urls))
-    joins = list(join_previous_images(requests, Options(_FETCH, shard_size, since=str(old.root)), out))
+    joins = list(join_previous_images(requests, RunConfig(_FETCH, shard_size, since=str(old.root)), out))
     assert [(request.index, request.url) for request in joins] == list(enumerate(urls))
     assert not out.path(".tmp/former").exists()
     return [None if request.former is None else request.former.path for request in joins]
@@ -118,7 +118,7 @@ def test_all_facts_are_taken_over(old: Store, out: Store) -> None:
         "final_url": "http://b.example/",
     }
     write_run(old, [saved_row(0, "u", last_modified="Thu, 01 Jan 2026 00:00:00 GMT", **values)])
-    (request,) = join_previous_images([ImageRequest(0, "u")], Options(_FETCH, since=str(old.root)), out)
+    (request,) = join_previous_images([ImageRequest(0, "u")], RunConfig(_FETCH, since=str(old.root)), out)
     assert request.former == PreviousImage(
         path="00000/000000.png", etag='"0"', last_modified="Thu, 01 Jan 2026 00:00:00 GMT", **_FACTS, **values
     )
@@ -158,7 +158,7 @@ def test_list_columns_named_like_outcome_fields(old: Store, out: Store) -> None:
     columns = {"etag": '"its own"', "path": "its own", "status": "failed", "imagefleet.former": "its own"}
     write_run(old, [saved_row(0, "u")], columns=columns)
     requests = [ImageRequest(0, "u", columns)]
-    (request,) = join_previous_images(requests, Options(_FETCH, since=str(old.root)), out)
+    (request,) = join_previous_images(requests, RunConfig(_FETCH, since=str(old.root)), out)
     assert request.former is not None
     assert (request.former.path, request.former.etag, request.columns) == ("00000/000000.png", '"0"', columns)
 
@@ -182,7 +182,7 @@ def test_requests_are_read_a_shard_at_a_time(old: Store, out: Store) -> None:
             read.append(index)
             yield ImageRequest(index, f"u{index}")
 
-    joins = join_previous_images(slowly(), Options(_FETCH, 2, since=str(old.root)), out)
+    joins = join_previous_images(slowly(), RunConfig(_FETCH, 2, since=str(old.root)), out)
     assert [next(joins).index for _ in range(2)] == [0, 1]
     assert read == [0, 1]
     joins.close()  # type: ignore[attr-defined]
@@ -210,7 +210,7 @@ def test_missing_previous_run(old: Store, out: Store, caplog: pytest.LogCaptureF
 def test_ordinary_run(out: Store) -> None:
     """Without a previous run, requests are unchanged."""
     requests = [ImageRequest(0, "a"), ImageRequest(1, "b")]
-    assert list(join_previous_images(requests, Options(), out)) == requests
+    assert list(join_previous_images(requests, RunConfig(), out)) == requests
 
 
 def test_folder_without_a_run_is_refused(tmp_path: Path, old: Store, out: Store) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from producer.output.run_file import PlanState, RunFile, State
-from producer.planning.repair import make_whole
+from producer.planning.repair import repair_plan
 from producer.runs.run import Run
 from tasks.errors import CommandError
 from tasks.storage import plan
@@ -58,7 +58,7 @@ def test_rebuilds_a_damaged_plan(
     if state is PlanState.COMPLETE:
         store.remove(plan.name(broken[0]))
     with caplog.at_level(logging.WARNING):
-        make_whole(record, store, _SHARDS)
+        repair_plan(record, store, _SHARDS)
     assert plans(store) == before
     assert [f"shard {shard:05d}" in entry.getMessage() for shard, entry in zip(broken, caplog.records, strict=True)]
 
@@ -78,7 +78,7 @@ def test_rebuilds_from_lists_in_other_encodings(store: Store, source: Path, row:
     before = plans(store)
     assert plan.requests(plan.decode(before[plan.name(3)], ShardRef(record.id, 3)))[0].url == "http://a.example/9"
     damage(store, 3)
-    make_whole(record, store, _SHARDS)
+    repair_plan(record, store, _SHARDS)
     assert plans(store) == before
 
 
@@ -86,7 +86,7 @@ def test_whole_plan_needs_no_list(store: Store, source: Path) -> None:
     """If nothing is damaged, the list is not read."""
     record = make_run(source, store, _ROWS, 0, State.INTERRUPTED, PlanState.COMPLETE)
     source.unlink()
-    make_whole(record, store, _SHARDS)
+    repair_plan(record, store, _SHARDS)
 
 
 @pytest.mark.parametrize("change", ["gone", "longer", "other", "manifest", "neighbour"])
@@ -107,7 +107,7 @@ def test_refuses_a_changed_list(store: Store, source: Path, monkeypatch: pytest.
     if change in ("manifest", "neighbour"):
         monkeypatch.setattr("producer.sources.text.fingerprint", lambda _: record.fingerprint)
     with pytest.raises(CommandError, match=rf"\.plan/0000{broken}\.parquet can't be trusted") as caught:
-        make_whole(record, store, _SHARDS)
+        repair_plan(record, store, _SHARDS)
     assert "is gone, or was changed" in caught.value.why
     assert "Put a copy of it back" in caught.value.hint
     assert plans(store) == before
