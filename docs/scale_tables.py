@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from benchmarks.projection import AHEAD, HOST_CORES, MOST_SLOTS, USE, Cost, ListTotals, Resources
-from producer.cli.render import size
+from producer.cli.render import format_size
 from producer.output.run_file import RunConfig
 
 #: The purposes of the most frequent commands; the two scripts call those in brackets.
@@ -62,7 +62,7 @@ def redis(result: Mapping[str, Any]) -> str:
     fleet, machine = result["fleet"], result["machine"]
     rows += [
         "",
-        f"{result['images']:,} images of {size(image['picture'])} from nginx, {result['repeat']} runs. A "
+        f"{result['images']:,} images of {format_size(image['picture'])} from nginx, {result['repeat']} runs. A "
         f"script's time includes the commands that it calls. {_fleet(fleet)}, Redis, producer and nginx shared "
         f"{machine['cores']} cores ({machine['cpu']}). Each worker process holds {image['connections_per_worker']} "
         "connections to Redis.",
@@ -134,10 +134,10 @@ def rates(result: Mapping[str, Any]) -> str:
         "Redis servers, one core each": [f"{found.redis_servers:,}" for found in needed.values()],
         "producers, one core each": [f"{found.producers:,}" for found in needed.values()],
         "window, shards in flight": [f"{found.window:,}" for found in needed.values()],
-        "memory of all Redis servers": [size(found.redis_memory) for found in needed.values()],
+        "memory of all Redis servers": [format_size(found.redis_memory) for found in needed.values()],
         "network of all Redis servers": [_bits(found.redis_traffic) for found in needed.values()],
-        "written by all Redis servers": [f"{size(found.appended)}/s" for found in needed.values()],
-        f"downloaded, at {size(cost.picture)} per image": [_bits(found.downloaded) for found in needed.values()],
+        "written by all Redis servers": [f"{format_size(found.appended)}/s" for found in needed.values()],
+        f"downloaded, at {format_size(cost.picture)} per image": [_bits(found.downloaded) for found in needed.values()],
     }
     rows += [_line(label, values) for label, values in facts.items()]
     rows += [
@@ -156,11 +156,11 @@ def lists(result: Mapping[str, Any]) -> str:
     facts = {
         "shards and manifests": [f"{found.shards:,}" for found in left],
         "files and folders (inodes)": [f"{found.entries:,}" for found in left],
-        f"images, at {size(cost.picture)}": [size(found.pictures) for found in left],
-        "manifests": [size(found.manifests) for found in left],
-        "plan": [size(found.plan) for found in left],
-        "through Redis, both ways": [size(found.redis_traffic) for found in left],
-        "appended by Redis, and rewritten away": [size(found.appended) for found in left],
+        f"images, at {format_size(cost.picture)}": [format_size(found.pictures) for found in left],
+        "manifests": [format_size(found.manifests) for found in left],
+        "plan": [format_size(found.plan) for found in left],
+        "through Redis, both ways": [format_size(found.redis_traffic) for found in left],
+        "appended by Redis, and rewritten away": [format_size(found.appended) for found in left],
         "reading the manifests at the end": [_duration(found.summary) for found in left],
     }
     rows += [_line(label, values) for label, values in facts.items()]

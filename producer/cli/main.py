@@ -46,11 +46,11 @@ if TYPE_CHECKING:
 _F = TypeVar("_F", bound=Callable[..., Any])
 #: Maximum width of printed text, in columns, without a terminal.
 _PLAIN_WIDTH = 160
-_INTERRUPTED = 130
+_EXIT_INTERRUPTED = 130
 #: The signals to end a command.
-_ENDS = (signal.SIGINT, signal.SIGTERM)
+_END_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 #: The signal to cancel the run of a producer with a local fleet. With a broker, the cancellation is sent through it.
-_CANCELS = signal.SIGUSR1
+_CANCEL_SIGNAL = signal.SIGUSR1
 
 
 class _Folder(click.Path):
@@ -131,17 +131,17 @@ class _Duration(click.ParamType[float]):
 
 
 @dataclass(slots=True)
-class _Ending:
+class JsonResult:
     """The result of a command with `--json`: one object on standard output, however the command ends."""
 
     #: Whether `--json` was given.
     as_json: bool = False
     #: The output folder of a comparison.
-    compared: Path | None = None
+    comparison_folder: Path | None = None
     _run: tuple[str, Path] | None = None
-    _told: bool = False
+    _emitted: bool = False
 
-    def at(self, run: Run, out: Path) -> None:
+    def set_run(self, run: Run, out: Path) -> None:
         """Set the run for this command to report from now on."""
         self._run = run.id, out.resolve()
 
@@ -156,35 +156,35 @@ class _Ending:
         run_id, folder = self._run
         return {"run_id": run_id, "out": str(folder), "resume": resume_command(Store(folder))}
 
-    def tell(self, facts: dict[str, Any]) -> None:
+    def emit(self, facts: dict[str, Any]) -> None:
         """Print an object, if `--json` was given and none has been printed."""
-        if self.as_json and not self._told:
+        if self.as_json and not self._emitted:
             # Set this first: an interruption after printing would print a second object.
-            self._told = True
+            self._emitted = True
             click.echo(json.dumps(facts))
 
 
-def _ending() -> _Ending:
+def _json_result() -> JsonResult:
     """Return the JSON result of the running command."""
-    return click.get_current_context().ensure_object(_Ending)
+    return click.get_current_context().ensure_object(JsonResult)
 
 
-def _ask_for_json(context: click.Context, _: click.Parameter, wanted: bool) -> bool:
-    context.ensure_object(_Ending).as_json = wanted
+def _enable_json(context: click.Context, _: click.Parameter, wanted: bool) -> bool:
+    context.ensure_object(JsonResult).as_json = wanted
     return wanted
 
 
-def _together(*decorators: Callable[[Any], Any]) -> Callable[[_F], _F]:
+def _combine(*decorators: Callable[[Any], Any]) -> Callable[[_F], _F]:
     return lambda function: reduce(lambda inner, wrap: wrap(inner), reversed(decorators), function)
 
 
 _defaults = FetchOptions()
 #: The options with the name and the value of a field of `FetchOptions`.
-_FETCH = (
+_FETCH_FIELDS = (
     *("timeout", "deadline", "max_bytes", "retries", "max_wait", "max_redirects", "allow_downgrade", "ignore_opt_out"),
     "insecure",
 )
-fetch_options = _together(
+fetch_options = _combine(
     click.option(
         "--timeout",
         type=_Duration(),
@@ -271,7 +271,7 @@ fetch_options = _together(
         help=f"Smaller side of resized images, in pixels.  [default: {_defaults.resize.image_size}]",
     ),
 )
-run_options = _together(
+run_options = _combine(
     click.option(
         "--shard-size",
         type=click.IntRange(1, 10_000),
@@ -287,7 +287,7 @@ run_options = _together(
         help="Maximum number of shards in flight.",
     ),
 )
-fleet_options = _together(
+fleet_options = _combine(
     click.option(
         "--workers",
         type=click.IntRange(1, 256),
@@ -314,12 +314,12 @@ json_option = click.option(
     is_flag=True,
     # Eager, so errors in other options are reported as an object too.
     is_eager=True,
-    callback=_ask_for_json,
+    callback=_enable_json,
     help="Print one JSON object to standard output, however the command ends, and nothing else there.",
 )
 #: The formats of option values, for the end of help texts.
-_DURATIONS = "A DURATION is a number of seconds, or a number with a unit: 10, 300ms, 2m."
-_SIZES = "A SIZE is a number of bytes, or a number with a unit: 500KiB, 64MiB."
+_DURATION_HELP = "A DURATION is a number of seconds, or a number with a unit: 10, 300ms, 2m."
+_SIZE_HELP = "A SIZE is a number of bytes, or a number with a unit: 500KiB, 64MiB."
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -329,7 +329,7 @@ def cli(debug: bool) -> None:
     """Download lists of image URLs with a fleet of Celery workers."""
 
 
-@cli.command(epilog=f"{_DURATIONS} {_SIZES}")
+@cli.command(epilog=f"{_DURATION_HELP} {_SIZE_HELP}")
 @click.argument("source", type=_List())
 @click.option(
     "--out",
@@ -365,14 +365,14 @@ def run(source: str, out: Path, refresh_from: Path | None, broker: str | None, a
         frozen = replace(frozen, since=str(PreviousRun(refresh_from, out, frozen.fetch).folder))
     requests = url_list.nonempty(url_list.read(source), source)
     with (
-        new_run_folder(out, _named(broker)) as store,
-        _crew(broker, options, [store.root], as_json, previous_run=frozen.since) as crew,
+        new_run_folder(out, _checked_broker_url(broker)) as store,
+        _worker_pool(broker, options, [store.root], as_json, previous_run=frozen.since) as pool,
     ):
         from producer.runs.run import Run
 
         with Run.begin(requests, source, store, frozen) as fresh:
-            finished = _seen_through(fresh, crew, out, as_json)
-    _tell_run(finished, as_json)
+            finished = _execute_run(fresh, pool, out, as_json)
+    _show_result(finished, as_json)
 
 
 @cli.command()
@@ -390,10 +390,10 @@ def resume(out: Path, broker: str | None, as_json: bool, **options: Any) -> None
     from producer.output.folder import existing_run
 
     store = existing_run(out)
-    with _locked(store, broker, "resume"):
+    with _hold_lock(store, broker, "resume"):
         from producer.runs.run import Run
 
-        _go_on(Run.resume(store), "The run is complete. There is nothing to do.", out, broker, as_json, options)
+        _continue_run(Run.resume(store), "The run is complete. There is nothing to do.", out, broker, as_json, options)
 
 
 @cli.command()
@@ -420,10 +420,10 @@ def retry(
         raise click.UsageError("--reason and --all can't be used together")
     chosen = reasons or tuple(reason.value for reason in (Reason if everything else WORTH_RETRYING))
     store = existing_run(out)
-    with _locked(store, broker, "retry"):
+    with _hold_lock(store, broker, "retry"):
         from producer.runs.run import Run
 
-        _go_on(
+        _continue_run(
             Run.retry(store, chosen),
             "No image failed for these reasons. There is nothing to do.",
             out,
@@ -444,10 +444,10 @@ def cancel(out: Path, broker: str | None) -> None:
     store = existing_run(out)
     from producer.runs.run import cancel as ended
 
-    click.echo(ended(store, broker, _end), err=True)
+    click.echo(ended(store, broker, _signal_cancel), err=True)
 
 
-@cli.command(epilog=f"{_DURATIONS} {_SIZES}")
+@cli.command(epilog=f"{_DURATION_HELP} {_SIZE_HELP}")
 @click.argument("source", type=_List())
 @click.option(
     "--out",
@@ -478,10 +478,10 @@ def compare(source: str, out: Path, broker: str | None, as_json: bool, **options
     allow = settings().allow_networks
     with remove_created_on_failure(out):
         comparison = _compare(requests, source, out, options, broker, allow, as_json)
-    _tell_comparison(comparison, out, as_json)
+    _show_comparison(comparison, out, as_json)
 
 
-@cli.command(epilog=_DURATIONS)
+@cli.command(epilog=_DURATION_HELP)
 @click.option(
     "--images", type=click.IntRange(1, 100_000), default=10, show_default=True, help="Number of images to download."
 )
@@ -519,7 +519,7 @@ def demo(images: int, latency: float, out: Path | None, as_json: bool, **options
     place = out or _new_folder("imagefleet-demo")
     options = _with_defaults(options)
     with _demo_server(latency, images) as url, remove_created_on_failure(place):
-        _note(f"Downloading {images} images from {url}, which delays each by {latency * 1000:.0f} ms", as_json)
+        _print_note(f"Downloading {images} images from {url}, which delays each by {latency * 1000:.0f} ms", as_json)
         kinds = ("jpg", "png", "webp", "gif")
         requests = [
             ImageRequest(index, f"{url}/images/{index}.{kinds[index % len(kinds)]}?latency={latency}")
@@ -528,10 +528,10 @@ def demo(images: int, latency: float, out: Path | None, as_json: bool, **options
         address = url.removeprefix("http://")
         # The server is on this machine or among the workers, where a proxy may be unable to reach it.
         comparison = _compare(requests, url, place, options, None, [address], as_json, proxied=False)
-    _tell_comparison(comparison, place, as_json)
+    _show_comparison(comparison, place, as_json)
 
 
-@cli.command(epilog=_DURATIONS)
+@cli.command(epilog=_DURATION_HELP)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option(
     "--port", type=click.IntRange(0, 65535), default=8765, show_default=True, help="Port; 0 for any free one."
@@ -582,7 +582,7 @@ def fleet(store_roots: tuple[Path, ...], **options: Any) -> None:
     _check_network_settings()
     roots = [root.resolve() for root in store_roots or (Path(),)]
     with _local_fleet({**options, "flower": True}, roots) as kept:
-        click.echo(f"The fleet is ready after {kept.startup_seconds:.2f} s: {_sized(kept)}.")
+        click.echo(f"The fleet is ready after {kept.startup_seconds:.2f} s: {_describe_size(kept)}.")
         click.echo(f"It may write to {', '.join(str(root) for root in roots)}, subfolders included.")
         click.echo("To use it, run in another terminal:")
         click.echo(f"  producer run SOURCE --out OUT --broker {kept.broker_url}")
@@ -592,7 +592,7 @@ def fleet(store_roots: tuple[Path, ...], **options: Any) -> None:
                 kept.check()
                 time.sleep(0.5)
         except KeyboardInterrupt:
-            _note("Stopping the fleet …", quiet=False)
+            _print_note("Stopping the fleet …", quiet=False)
 
 
 @cli.command()
@@ -610,42 +610,44 @@ def doctor(out: Path | None, broker: str | None, as_json: bool) -> None:
 
     _refuse_empty(broker)
     diagnosis = diagnose(broker, out)
-    _ending().tell(diagnosis.to_json())
+    _json_result().emit(diagnosis.to_json())
     if not as_json:
         from producer.cli import render
 
-        _show(render.of_diagnosis(diagnosis))
+        _show(render.render_diagnosis(diagnosis))
     sys.exit(0 if diagnosis.healthy else 1)
 
 
-def _end(holder: LockHolder) -> bool:
+def _signal_cancel(holder: LockHolder) -> bool:
     """Signal a producer on this host to cancel its run. Return False for a producer on another host."""
     if holder.host != socket.gethostname():
         return False
     with suppress(ProcessLookupError):
-        os.kill(holder.pid, _CANCELS)
+        os.kill(holder.pid, _CANCEL_SIGNAL)
     return True
 
 
-def _go_on(run: Run, nothing: str, out: Path, broker: str | None, as_json: bool, options: dict[str, Any]) -> None:
+def _continue_run(
+    run: Run, nothing: str, out: Path, broker: str | None, as_json: bool, options: dict[str, Any]
+) -> None:
     """Continue an earlier run to its end, if there is anything to do."""
     if run.is_done:
-        _note(nothing, as_json)
-        _tell_run(run.summary(), as_json)
+        _print_note(nothing, as_json)
+        _show_result(run.summary(), as_json)
         return
     if run.abandoned:
-        _note(
+        _print_note(
             "The previous producer died without recording why (killed, or disk full). Continuing the run.",
             quiet=False,
         )
-    _tell_move(run.broker, broker)
-    _ending().at(run, out)
-    with run, _crew(broker, options, [out.resolve()], as_json, previous_run=run.previous_run) as crew:
-        finished = _seen_through(run, crew, out, as_json)
-    _tell_run(finished, as_json)
+    _note_broker_change(run.broker, broker)
+    _json_result().set_run(run, out)
+    with run, _worker_pool(broker, options, [out.resolve()], as_json, previous_run=run.previous_run) as pool:
+        finished = _execute_run(run, pool, out, as_json)
+    _show_result(finished, as_json)
 
 
-def _tell_move(before: str | None, broker: str | None) -> None:
+def _note_broker_change(before: str | None, broker: str | None) -> None:
     """Print a note if a run continues at another broker than before, or with a local fleet."""
     from tasks.redaction import redacted
 
@@ -653,13 +655,13 @@ def _tell_move(before: str | None, broker: str | None) -> None:
     now = None if url is None else redacted(url)
     if before is not None and now != before:
         place = "with a local fleet here" if now is None else f"at {now}"
-        _note(
+        _print_note(
             f"The run used the broker {before} before; it continues {place}. Use --broker to choose another.",
             quiet=False,
         )
 
 
-def _seen_through(run: Run, crew: WorkerPool, out: Path, as_json: bool) -> RunResult:
+def _execute_run(run: Run, pool: WorkerPool, out: Path, as_json: bool) -> RunResult:
     """Execute a run and show its progress.
 
     A first Ctrl-C or SIGTERM lets it finish the downloads in progress; a second one drops them.
@@ -672,39 +674,39 @@ def _seen_through(run: Run, crew: WorkerPool, out: Path, as_json: bool) -> RunRe
         # The display announces it, because the interrupted code may be printing.
         run.finish()
 
-    _ending().at(run, out)
-    handlers = {number: signal.getsignal(number) for number in _ENDS}
+    _json_result().set_run(run, out)
+    handlers = {number: signal.getsignal(number) for number in _END_SIGNALS}
     before = {number: handler for number, handler in handlers.items() if handler is not signal.SIG_IGN}
     for number in before:
         signal.signal(number, ask)
     try:
         with Display(_console(sys.stderr), quiet=as_json) as display:
-            return run.execute(crew, partial(_show_run, display))
+            return run.execute(pool, partial(_show_run, display))
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-def _tell_run(finished: RunResult, as_json: bool) -> None:
+def _show_result(result: RunResult, as_json: bool) -> None:
     if as_json:
-        facts = {"run_id": finished.run_id, "source": finished.source, "out": str(finished.out), **finished.totals()}
-        if finished.before is not None:
-            facts["retried"] = finished.before
-        if finished.completion is not None:
-            facts["completed"] = asdict(finished.completion)
-        _ending().tell(facts)
+        facts = {"run_id": result.run_id, "source": result.source, "out": str(result.out), **result.totals()}
+        if result.before is not None:
+            facts["retried"] = result.before
+        if result.completion is not None:
+            facts["completed"] = asdict(result.completion)
+        _json_result().emit(facts)
         return
     from producer.cli import render
 
-    _show(render.of_run(finished))
+    _show(render.render_run(result))
 
 
 @contextmanager
-def _locked(store: Store, broker: str | None, command: str) -> Iterator[None]:
+def _hold_lock(store: Store, broker: str | None, command: str) -> Iterator[None]:
     """Hold the lock of an output folder for a command with this name."""
     from producer.output import lock
 
-    with lock.hold(store, _named(broker), command):
+    with lock.hold(store, _checked_broker_url(broker), command):
         yield
 
 
@@ -716,11 +718,13 @@ def main() -> NoReturn:
     # Processes started by the command inherit the limit.
     file_descriptors.raise_limit()
     # SIGTERM ends a command like Ctrl-C: all its child processes are stopped.
-    _handle(_ENDS, _interrupt)
-    signal.signal(_CANCELS, _cancel)
-    sys.unraisablehook = partial(_insist, sys.unraisablehook)
-    ending = _Ending()
-    _leave(_ended(ending, debug="--debug" in sys.argv[1:2]), compared=ending.compared is not None)
+    _handle(_END_SIGNALS, _interrupt)
+    signal.signal(_CANCEL_SIGNAL, _cancel)
+    sys.unraisablehook = partial(_raise_dropped_interrupt, sys.unraisablehook)
+    result = JsonResult()
+    _exit(
+        _run_command_line(result, debug="--debug" in sys.argv[1:2]), is_comparison=result.comparison_folder is not None
+    )
 
 
 def _handle(signals: Iterable[signal.Signals], handler: Callable[..., Any] | signal.Handlers) -> None:
@@ -730,53 +734,56 @@ def _handle(signals: Iterable[signal.Signals], handler: Callable[..., Any] | sig
             signal.signal(number, handler)
 
 
-def _leave(status: Any, compared: bool) -> NoReturn:
+def _exit(status: Any, is_comparison: bool) -> NoReturn:
     """Exit with a status. After the interruption of a comparison, don't wait for its threads.
 
     A signal during the exit only ends the process sooner, with the same status. Python resets handlers when it
     finalizes, so the last step is to ignore signals; otherwise Ctrl-C would kill the process there, and its exit status
     would be lost.
     """
-    atexit.register(_handle, (*_ENDS, _CANCELS), signal.SIG_IGN)
-    _handle((*_ENDS, _CANCELS), lambda *_: os._exit(status or 0))
-    if compared and status == _INTERRUPTED and any(not thread.daemon for thread in threading.enumerate()[1:]):
+    atexit.register(_handle, (*_END_SIGNALS, _CANCEL_SIGNAL), signal.SIG_IGN)
+    _handle((*_END_SIGNALS, _CANCEL_SIGNAL), lambda *_: os._exit(status or 0))
+    if is_comparison and status == _EXIT_INTERRUPTED and any(not thread.daemon for thread in threading.enumerate()[1:]):
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(_INTERRUPTED)
+        os._exit(_EXIT_INTERRUPTED)
     sys.exit(status)
 
 
-def _ended(ending: _Ending, debug: bool) -> Any:
+def _run_command_line(result: JsonResult, debug: bool) -> Any:
     """Run the command line, report how it ended, and return the exit status. With ``debug``, raise errors."""
     try:
-        return cli(standalone_mode=False, obj=ending)
+        return cli(standalone_mode=False, obj=result)
     except SystemExit as error:
         return error.code
     except click.ClickException as error:
-        _print_error_json(ending, _usage_error(error))
+        _print_error_json(result, _usage_error(error))
         error.show()
         return error.exit_code
     except (KeyboardInterrupt, RunInterruptedError, click.Abort) as error:
         # The rest takes milliseconds. Ignore another Ctrl-C, so that the user still gets the command to resume.
-        _handle(_ENDS, lambda *_: None)
+        _handle(_END_SIGNALS, lambda *_: None)
         # Click replaces an interruption by an Abort.
         cancelled = isinstance(error.__cause__ or error, _Cancelled) or (
             isinstance(error, RunInterruptedError) and error.cancelled
         )
-        run = ending.run
-        ending.tell({"interrupted": True, "cancelled": cancelled, **run})
+        run = result.run
+        result.emit({"interrupted": True, "cancelled": cancelled, **run})
         what = "Cancelled by another command." if cancelled else "Interrupted."
         if run:
-            _note(f"{what} Saved images and manifests are kept.", quiet=False)
-            _note(f"Resume with: {run['resume']}", quiet=False)
-        elif ending.compared is not None:
-            _note(f"{what} Saved images are kept in {ending.compared}. A comparison can't be resumed.", quiet=False)
+            _print_note(f"{what} Saved images and manifests are kept.", quiet=False)
+            _print_note(f"Resume with: {run['resume']}", quiet=False)
+        elif result.comparison_folder is not None:
+            _print_note(
+                f"{what} Saved images are kept in {result.comparison_folder}. A comparison can't be resumed.",
+                quiet=False,
+            )
         else:
-            _note(what, quiet=False)
-        return _INTERRUPTED
+            _print_note(what, quiet=False)
+        return _EXIT_INTERRUPTED
     except Exception as error:
         command_error = _command_error(error)
-        _print_error_json(ending, command_error)
+        _print_error_json(result, command_error)
         if debug:
             raise
         from producer.cli import render
@@ -806,12 +813,12 @@ def _usage_error(error: click.ClickException) -> CommandError:
     return UsageError("The command line is invalid", error.format_message(), f"See `{command} --help`.")
 
 
-def _print_error_json(ending: _Ending, error: CommandError) -> None:
-    if ending.as_json:
-        from producer.cli.render import plain
+def _print_error_json(result: JsonResult, error: CommandError) -> None:
+    if result.as_json:
+        from producer.cli.render import sanitized
 
-        said = {"what": plain(error.what), "why": plain(error.why), "todo": plain(error.hint)}
-        ending.tell({"error": {**said, "exit_code": error.exit_code}, **ending.run})
+        said = {"what": sanitized(error.what), "why": sanitized(error.why), "todo": sanitized(error.hint)}
+        result.emit({"error": {**said, "exit_code": error.exit_code}, **result.run})
 
 
 @contextmanager
@@ -855,11 +862,11 @@ def _compare(
     _check_insecure(frozen)
     file_descriptors.check_slots(options["threads"], "--threads")
     root = prepare_output(out).root
-    _ending().compared = out
+    _json_result().comparison_folder = out
     places = comparison.stores(root)
     downloader = downloading.create_downloader(allow, proxied)
     with (
-        _crew(broker, options, [places[comparison.FLEET].root], quiet, allow, proxied) as crew,
+        _worker_pool(broker, options, [places[comparison.FLEET].root], quiet, allow, proxied) as pool,
         Display(_console(sys.stderr), quiet) as display,
     ):
         found = comparison.compare(
@@ -869,7 +876,7 @@ def _compare(
             frozen,
             options["threads"],
             downloader,
-            crew,
+            pool,
             lambda way, ended: display.show(way, ended, len(requests)),
         )
         if options["flower"] and sys.stdin.isatty() and not quiet:
@@ -878,7 +885,7 @@ def _compare(
         return found
 
 
-def _tell_comparison(comparison: Comparison, out: Path, as_json: bool) -> None:
+def _show_comparison(comparison: Comparison, out: Path, as_json: bool) -> None:
     from producer.cli import render
     from producer.comparison import chart
     from producer.doctor import folder_checks
@@ -887,15 +894,15 @@ def _tell_comparison(comparison: Comparison, out: Path, as_json: bool) -> None:
     chart.draw(comparison, picture)
     facts = {**comparison.to_json(), "out": str(out.resolve()), "chart": str(picture.resolve())}
     numbers.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-    _ending().tell(facts)
+    _json_result().emit(facts)
     if as_json:
         return
-    _show(render.of_comparison(comparison))
+    _show(render.render_comparison(comparison))
     click.echo(f"Images are in {out}, a folder for each way; the chart is {picture}.")
 
 
 @contextmanager
-def _crew(
+def _worker_pool(
     broker: str | None,
     options: dict[str, Any],
     roots: Sequence[Path],
@@ -916,19 +923,19 @@ def _crew(
         return
     from producer.runs.run import broker_pool
 
-    crew = broker_pool(url, roots[0], options.get("insecure", False))
-    for warning in crew.warnings:
-        _note(f"Warning: {warning}.", quiet=False)
-    if not crew.workers:
-        _note(
+    pool = broker_pool(url, roots[0], options.get("insecure", False))
+    for warning in pool.warnings:
+        _print_note(f"Warning: {warning}.", quiet=False)
+    if not pool.workers:
+        _print_note(
             "No worker has answered at the broker. The run waits for one; start it with\n"
             "  celery -A tasks worker  (with IMAGEFLEET_BROKER_URL and IMAGEFLEET_STORE_ROOTS set)",
             quiet=False,
         )
-    yield crew
+    yield pool
 
 
-def _named(broker: str | None) -> str | None:
+def _checked_broker_url(broker: str | None) -> str | None:
     """Return the URL of a command's broker, or None for a local fleet, after a check of its workers' settings.
 
     Raises:
@@ -994,19 +1001,19 @@ def _local_fleet(
     previous_run_folders: Sequence[Path] = (),
 ) -> Iterator[Fleet]:
     from config.settings import unknown_variables
-    from producer.cli.progress_display import waiting
+    from producer.cli.progress_display import show_waiting
     from producer.local_fleet.fleet import Fleet, FleetSize, cores
 
     if unknown := unknown_variables(os.environ):
-        _note(f"Warning: unknown environment variables are ignored: {', '.join(unknown)}.", quiet=False)
+        _print_note(f"Warning: unknown environment variables are ignored: {', '.join(unknown)}.", quiet=False)
     size = FleetSize(options["workers"] or len(cores()), options["concurrency"])
     text = f"Starting {_workers(size.workers)}"
     with ExitStack() as stack:
         fleet = Fleet(size, roots, allow, options["flower"], previous_run_folders, proxied)
-        with waiting(_console(sys.stderr), text, quiet):
+        with show_waiting(_console(sys.stderr), text, quiet):
             stack.enter_context(fleet)
         if fleet.flower is not None:
-            _note(f"Flower is at {fleet.flower.text}", quiet=False)
+            _print_note(f"Flower is at {fleet.flower.text}", quiet=False)
         yield fleet
 
 
@@ -1018,7 +1025,7 @@ def _with_defaults(options: dict[str, Any]) -> dict[str, Any]:
     return {
         "shard_size": frozen.shard_size,
         "window": frozen.window,
-        **{name: getattr(fetch, name) for name in _FETCH},
+        **{name: getattr(fetch, name) for name in _FETCH_FIELDS},
         "user_agent": None,
         "referer": None,
         "headers": (),
@@ -1043,7 +1050,7 @@ def _run_options(options: dict[str, Any]) -> RunConfig:
         resize=_resize_options(options),
         head=_header_options(options),
         verify=Verify(options["verify"]),
-        **{name: options[name] for name in _FETCH},
+        **{name: options[name] for name in _FETCH_FIELDS},
     )
     return RunConfig(fetch, options["shard_size"], options["window"])
 
@@ -1080,9 +1087,9 @@ def _resize_options(options: dict[str, Any]) -> ResizeOptions:
 
 
 def _show_run(display: Display, progress: Progress) -> None:
-    from producer.cli.render import failures, size
+    from producer.cli.render import describe_failures, format_size
 
-    detail = f"{size(progress.bytes)}, {failures(progress)}"
+    detail = f"{format_size(progress.bytes)}, {describe_failures(progress)}"
     if progress.done_before:
         # Images are counted for the whole run, the details for this command.
         detail = f"{progress.done_before:,} were done before; since then {detail}"
@@ -1100,7 +1107,7 @@ def _workers(count: int) -> str:
     return "1 worker" if count == 1 else f"{count} workers"
 
 
-def _sized(fleet: Fleet) -> str:
+def _describe_size(fleet: Fleet) -> str:
     return f"{_workers(fleet.size.workers)} with {fleet.size.concurrency} slots each"
 
 
@@ -1130,7 +1137,7 @@ def _show(shown: RenderableType, stream: Any = None) -> None:
     click.echo("\n".join(line.rstrip() for line in captured.get().splitlines()), file=stream)
 
 
-def _note(text: str, quiet: bool) -> None:
+def _print_note(text: str, quiet: bool) -> None:
     if not quiet:
         click.echo(text, err=True)
 
@@ -1155,11 +1162,11 @@ def _cancel(*_: object) -> NoReturn:
     raise _Cancelled
 
 
-def _insist(tell: Callable[[Any], object], dropped: Any) -> None:
+def _raise_dropped_interrupt(report: Callable[[Any], object], dropped: Any) -> None:
     """Interrupt again, because Python drops an exception raised while an object is being destroyed."""
     if dropped.exc_type in (_Interrupted, _Cancelled):
         # Not at once, or it would be dropped again.
         signal.signal(signal.SIGALRM, _cancel if dropped.exc_type is _Cancelled else _interrupt)
         signal.setitimer(signal.ITIMER_REAL, 0.01)
     else:
-        tell(dropped)
+        report(dropped)

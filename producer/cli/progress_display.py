@@ -149,7 +149,7 @@ class Display:
 
 
 @contextmanager
-def waiting(console: Console, text: str, quiet: bool = False) -> Iterator[None]:
+def show_waiting(console: Console, text: str, quiet: bool = False) -> Iterator[None]:
     """Show a text while the block runs: on a terminal it disappears at the end, elsewhere it is a printed line."""
     if quiet:
         yield

@@ -28,7 +28,7 @@ _HINTS = {
 _PROXY_HINT = "  (IMAGEFLEET_PROXY is set here, and the proxy may be unreachable: check it with `producer doctor`)"
 
 
-def size(count: float) -> str:
+def format_size(count: float) -> str:
     """Return a number of bytes with a fitting unit, by powers of 1024."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if round(count, 1) < 1024:
@@ -37,7 +37,7 @@ def size(count: float) -> str:
     return f"{count:.1f} TiB"
 
 
-def failures(progress: Progress) -> str:
+def describe_failures(progress: Progress) -> str:
     """Return the number of failed images so far, with their main reason."""
     text = f"{progress.failed:,} failed"
     if not progress.main_reason:
@@ -48,7 +48,7 @@ def failures(progress: Progress) -> str:
     return f"{text} ({progress.main_reason_count:,} of them {progress.main_reason})"
 
 
-def of_run(report: RunResult) -> RenderableType:
+def render_run(report: RunResult) -> RenderableType:
     """Render the report of a run."""
     # Not at the top, because this module also shows errors in the settings.
     from config.settings import settings
@@ -58,7 +58,7 @@ def of_run(report: RunResult) -> RenderableType:
     grid = Table.grid(padding=(0, 2))
     if report.completion is not None:
         grid.add_row("This command", Text("nothing to do; the figures are from when the run completed", "bold"))
-        grid.add_row("Completed", _of_completion(report.completion, summary.total))
+        grid.add_row("Completed", _render_previous_result(report.completion, summary.total))
     else:
         grid.add_row("Total Execution Time", Text(f"{report.wall_seconds:.2f} seconds", "bold"))
         grid.add_row("Images per second", f"{report.images_per_second:,.1f}")
@@ -79,12 +79,12 @@ def of_run(report: RunResult) -> RenderableType:
             grid.add_row(f"  {reason}", f"{number:,} before, {summary.reasons.get(reason, 0):,} now")
     if report.repaired:
         grid.add_row("Repaired", f"{report.repaired:,} lost tasks, sent again")
-    grid.add_row("Saved", size(summary.bytes))
+    grid.add_row("Saved", format_size(summary.bytes))
     if report.completion is None:
-        fleet = _fleet(report.workers, report.slots)
+        fleet = _describe_fleet(report.workers, report.slots)
         grid.add_row("Fleet", f"{fleet}; ready after {report.startup_seconds:.2f} s")
     for worker in report.unfit:
-        grid.add_row("Unfit worker", Text(plain(str(worker))))
+        grid.add_row("Unfit worker", Text(sanitized(str(worker))))
     if summary.success:
         grid.add_row("Images are in", Text(f"{report.out}/00000/ …"))
     grid.add_row("Manifests are in", Text(f"{report.out}/00000.parquet …"))
@@ -96,19 +96,19 @@ def of_run(report: RunResult) -> RenderableType:
     return grid
 
 
-def _of_completion(completion: PreviousResult, total: int) -> str:
+def _render_previous_result(completion: PreviousResult, total: int) -> str:
     """Describe the earlier command, which completed the run."""
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(completion.finished_at))
     done = f"{completion.images:,} of {total:,} images in {completion.wall_seconds:.2f} seconds"
-    fleet = _fleet(completion.workers, completion.concurrency)
+    fleet = _describe_fleet(completion.workers, completion.concurrency)
     return f"{when}, by a command with {fleet}: {done} ({completion.images_per_second:,.1f} per second)"
 
 
-def _fleet(workers: int, slots: int) -> str:
+def _describe_fleet(workers: int, slots: int) -> str:
     return f"{workers} {'worker' if workers == 1 else 'workers'}, {slots} slots"
 
 
-def of_comparison(comparison: Comparison) -> RenderableType:
+def render_comparison(comparison: Comparison) -> RenderableType:
     """Render the table of a comparison."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("way")
@@ -138,7 +138,7 @@ def of_comparison(comparison: Comparison) -> RenderableType:
 _LEVELS = {"ok": "green", "warn": "yellow", "bad": "bold red"}
 
 
-def of_diagnosis(diagnosis: Diagnosis) -> RenderableType:
+def render_diagnosis(diagnosis: Diagnosis) -> RenderableType:
     """Render the doctor's findings as a table, with a conclusion."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("check", no_wrap=True)
@@ -161,12 +161,12 @@ def of_diagnosis(diagnosis: Diagnosis) -> RenderableType:
 def render_error(error: CommandError) -> RenderableType:
     """Render an error: what happened, why, and what to do."""
     grid = Table.grid(padding=(0, 1))
-    grid.add_row(Text("Error:", "bold red"), Text(plain(error.what)))
-    grid.add_row(Text("Why:", "bold"), Text(plain(error.why)))
-    grid.add_row(Text("To do:", "bold"), Text(plain(error.hint)))
+    grid.add_row(Text("Error:", "bold red"), Text(sanitized(error.what)))
+    grid.add_row(Text("Why:", "bold"), Text(sanitized(error.why)))
+    grid.add_row(Text("To do:", "bold"), Text(sanitized(error.hint)))
     return grid
 
 
-def plain(text: str) -> str:
+def sanitized(text: str) -> str:
     """Return a text without secrets and terminal commands, which quotes from files and servers may contain."""
     return "\n".join(map(redacted, text.splitlines()))

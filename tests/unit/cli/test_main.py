@@ -484,7 +484,7 @@ def test_finishing_downloads_are_announced(images: int, expected: str) -> None:
 def test_progress_names_the_main_reason(reason: str, count: int, expected: str) -> None:
     """The main reason of failures is shown while the run is going, not only when all images have failed."""
     progress = Progress(0, 10, 0, 200, True, main_reason=reason, main_reason_count=count)
-    assert render.failures(progress) == expected
+    assert render.describe_failures(progress) == expected
 
 
 def test_unusable_listen_address_is_an_error(main: Main) -> None:

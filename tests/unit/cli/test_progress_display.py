@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from producer.cli import progress_display
-from producer.cli.progress_display import Display, waiting
+from producer.cli.progress_display import Display, show_waiting
 
 _ERASED = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
@@ -143,7 +143,7 @@ def test_early_end_has_no_time_left(watch: Watch) -> None:
 def test_start_of_a_fleet_is_shown(terminal: bool, quiet: bool) -> None:
     """While workers start, a terminal shows this until they are up; elsewhere a line is printed."""
     screen = console(terminal)
-    with waiting(screen, "Starting 2 workers", quiet):
+    with show_waiting(screen, "Starting 2 workers", quiet):
         pass
     assert any("Starting 2 workers" in line for line in written_lines(screen)) is not quiet
     assert isinstance(screen.file, io.StringIO)

@@ -65,16 +65,16 @@ def text(shown: RenderableType) -> str:
 
 def test_report_of_a_run() -> None:
     """A run's report begins with its wall-clock time, counts the failures by reason, and names the files."""
-    assert text(render.of_run(_REPORT)) == _GOLDEN_RUN
+    assert text(render.render_run(_REPORT)) == _GOLDEN_RUN
 
 
 def test_report_suggests_checking_the_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     """If connections failed and a proxy is set, the report suggests checking the proxy first."""
     summary = replace(_SUMMARY, reasons={"connect": 3})
-    shown = [text(render.of_run(replace(_REPORT, summary=summary)))]
+    shown = [text(render.render_run(replace(_REPORT, summary=summary)))]
     monkeypatch.setenv("IMAGEFLEET_PROXY", "http://user:word@127.0.0.1:3")
     settings.cache_clear()
-    shown.append(text(render.of_run(replace(_REPORT, summary=summary))))
+    shown.append(text(render.render_run(replace(_REPORT, summary=summary))))
     settings.cache_clear()
     assert ["IMAGEFLEET_PROXY" in each for each in shown] == [False, True]
     assert "word" not in shown[1]
@@ -82,7 +82,7 @@ def test_report_suggests_checking_the_proxy(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_report_without_failures() -> None:
     """A run without failures does not mention them, and one shard is in the singular."""
-    shown = text(render.of_run(replace(_REPORT, summary=Summary({"success": 1}, {}, 5, 1))))
+    shown = text(render.render_run(replace(_REPORT, summary=Summary({"success": 1}, {}, 5, 1))))
     assert "1 in 1 shard\n" in shown
     assert "Failures" not in shown
     assert "failed" not in shown
@@ -90,7 +90,7 @@ def test_report_without_failures() -> None:
 
 def test_report_of_a_resumed_run() -> None:
     """Time and speed are of this command, and the report says how much of the run it did."""
-    shown = text(render.of_run(replace(_REPORT, images=320)))
+    shown = text(render.render_run(replace(_REPORT, images=320)))
     assert shown.splitlines()[:4] == [
         "Total Execution Time  12.50 seconds",
         "Images per second     25.6",
@@ -103,7 +103,7 @@ def test_report_of_a_run_already_complete() -> None:
     """A command with nothing to do reports no time of its own: the figures are those of the run's completion."""
     done = PreviousResult(1.0e9, 320, 12.5, 25.6, 2, 32)
     finished = RunResult("id", "list.txt", Path("/data/out"), _SUMMARY, 0.0, 0, 0, 0.0, 0, completion=done)
-    shown = text(render.of_run(finished))
+    shown = text(render.render_run(finished))
     assert shown.startswith("This command          nothing to do; ")
     assert "by a command with 2 workers, 32 slots: 320 of 3,000 images in 12.50 seconds (25.6 per second)" in shown
     assert "Total Execution Time" not in shown
@@ -115,7 +115,7 @@ def test_report_of_a_refresh() -> None:
     """A refresh reports how many images it reused, even if there are none."""
     for unchanged in (0, 2900):
         summary = replace(_SUMMARY, unchanged=unchanged)
-        shown = text(render.of_run(replace(_REPORT, summary=summary, previous_run="/data/old")))
+        shown = text(render.render_run(replace(_REPORT, summary=summary, previous_run="/data/old")))
         line = f"  unchanged           {unchanged:,} of them, reused from /data/old\n"
         assert shown == _GOLDEN_RUN.replace("Reasons", f"{line}Reasons")
 
@@ -127,7 +127,7 @@ def test_report_of_a_comparison() -> None:
         Way("threads", 4, 5.0, Summary({"success": 9}, {}, 5, 1), Path("/b")),
         Way("fleet", 32, 2.0, Summary({"success": 9, "failed_to_download": 1}, {"timeout": 1}, 5, 1), Path("/c")),
     )
-    assert text(render.of_comparison(Comparison("list.txt", ways, 1.25))) == _GOLDEN_COMPARISON
+    assert text(render.render_comparison(Comparison("list.txt", ways, 1.25))) == _GOLDEN_COMPARISON
 
 
 def test_error_has_three_parts() -> None:
@@ -178,7 +178,7 @@ def test_run_that_took_no_time() -> None:
 )
 def test_size(count: int, shown: str) -> None:
     """A number of bytes is shown in a suitable unit."""
-    assert render.size(count) == shown
+    assert render.format_size(count) == shown
 
 
 def test_errors_are_escaped() -> None:

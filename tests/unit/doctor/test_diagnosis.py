@@ -242,7 +242,7 @@ def test_diagnosis_is_shown(worst: Level, healthy: bool, end: str) -> None:
     }
     console = Console(width=160)
     with console.capture() as capture:
-        console.print(render.of_diagnosis(diagnosis))
+        console.print(render.render_diagnosis(diagnosis))
     shown = capture.get()
     assert "[red]found[/red]" in shown
     assert shown.strip().splitlines()[-1].startswith(end)
