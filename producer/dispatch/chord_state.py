@@ -19,56 +19,56 @@ from tasks.celery import IMAGES, SHARDS, app
 from tasks.model import Outcome, Reason
 
 #: Messages that are read from a queue at a time.
-_CHUNK = 1000
+_CHUNK_MESSAGES = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class ChordState:
     """What a chord has: Outcomes by their task's id, the raw entries that are no Outcomes, and whether it is over."""
 
     outcomes: dict[str, Outcome]
-    bad: tuple[str, ...]
+    invalid: tuple[str, ...]
     #: Ids, with their places, that stand for a bad entry.
-    bad_ids: tuple[str, ...]
+    invalid_ids: tuple[str, ...]
     #: Whether its size stands: without it nothing is ever complete.
-    sized: bool
+    has_size: bool
     #: Whether its body was sent.
-    fired: bool
+    body_sent: bool
 
 
-def held(server: redis.Redis, run_id: str, holders: Iterable[str]) -> frozenset[str]:
+def pending_task_ids(server: redis.Redis, run_id: str, unacked_hashes: Iterable[str]) -> frozenset[str]:
     """Return the ids of a run's tasks whose messages wait in a queue or are in a worker's hands.
 
     Args:
         server: a client that decodes.
         run_id: the run.
-        holders: the names of all hashes with unacknowledged messages.
+        unacked_hashes: the names of all hashes with unacknowledged messages.
     """
     prefix = f"{run_id}."
     found = {
         task_id
         for queue in (IMAGES, SHARDS)
-        for message in _queued(server, queue)
-        if (task_id := _id(message)).startswith(prefix)
+        for message in _queue_messages(server, queue)
+        if (task_id := _message_task_id(message)).startswith(prefix)
     }
-    for name in holders:
+    for name in unacked_hashes:
         for record in cast("list[str]", server.hvals(name)):
-            if (task_id := _id(orjson.loads(record)[0])).startswith(prefix):
+            if (task_id := _message_task_id(orjson.loads(record)[0])).startswith(prefix):
                 found.add(task_id)
     return frozenset(found)
 
 
-def counted(server: redis.Redis, group: str) -> int:
+def count_parts(server: redis.Redis, group: str) -> int:
     """Return how many parts of a chord are counted."""
     return server.zcount(_key(group, ".j"), "-inf", "+inf")
 
 
-def fired(server: redis.Redis, group: str) -> bool:
+def is_body_sent(server: redis.Redis, group: str) -> bool:
     """Tell whether a chord was complete and its body was sent."""
     return cast("str | None", server.get(_key(group, ".c"))) == "done"
 
 
-def parts(server: redis.Redis, group: str, void: Collection[Reason]) -> Parts:
+def read_parts(server: redis.Redis, group: str, void: Collection[Reason]) -> ChordState:
     """Return what is counted of a chord.
 
     Args:
@@ -86,29 +86,29 @@ def parts(server: redis.Redis, group: str, void: Collection[Reason]) -> Parts:
     bad: list[str] = []
     bad_tasks: set[str] = set()
     for entry in entries:
-        task_id, outcome = _part(entry)
+        task_id, outcome = _decode_part(entry)
         if outcome is None or outcome.reason in void:
             bad.append(entry)
             bad_tasks.add(task_id)
         else:
             outcomes[task_id] = outcome
     bad_ids = tuple(item for item in ids if item.rpartition(":")[0] in bad_tasks)
-    return Parts(outcomes, tuple(bad), bad_ids, size is not None, claim == "done")
+    return ChordState(outcomes, tuple(bad), bad_ids, size is not None, claim == "done")
 
 
-def forget(server: redis.Redis, group: str, parts: Parts) -> None:
+def reset_parts(server: redis.Redis, group: str, parts: ChordState) -> None:
     """Have a chord count anew what it has counted and is no Outcome; all of it, if its body was sent."""
     pipe = server.pipeline(transaction=True)
-    if parts.fired:
+    if parts.body_sent:
         # Nothing is counted in it meanwhile.
         pipe.delete(*(_key(group, kind) for kind in (".j", ".t", ".d", ".s")))
-    elif parts.bad:
-        pipe.zrem(_key(group, ".j"), *parts.bad)
-        pipe.srem(_key(group, ".d"), *parts.bad_ids)
+    elif parts.invalid:
+        pipe.zrem(_key(group, ".j"), *parts.invalid)
+        pipe.srem(_key(group, ".d"), *parts.invalid_ids)
     pipe.execute()
 
 
-def _part(entry: str) -> tuple[str, Outcome | None]:
+def _decode_part(entry: str) -> tuple[str, Outcome | None]:
     """Return a part's task and Outcome; none where the task had failed."""
     _, task_id, state, result = orjson.loads(entry)
     try:
@@ -118,15 +118,15 @@ def _part(entry: str) -> tuple[str, Outcome | None]:
     return task_id, outcome
 
 
-def _queued(server: redis.Redis, queue: str) -> Iterator[Any]:
+def _queue_messages(server: redis.Redis, queue: str) -> Iterator[Any]:
     # What is sent meanwhile comes in at the left and moves the rest to the right: seen twice, never missed.
     start = 0
-    while messages := cast("list[str]", server.lrange(queue, start, start + _CHUNK - 1)):
+    while messages := cast("list[str]", server.lrange(queue, start, start + _CHUNK_MESSAGES - 1)):
         yield from map(orjson.loads, messages)
         start += len(messages)
 
 
-def _id(message: Any) -> str:
+def _message_task_id(message: Any) -> str:
     try:
         return str(message["headers"]["id"])
     except (KeyError, TypeError):

@@ -21,7 +21,7 @@ from producer.doctor.finding import Finding, Level, finding_from_error
 from producer.formatting import counted, mebibytes, named
 from producer.output import lock
 from producer.output.run_file import NAME, PlanState, RunFile, State, resume_command
-from producer.output.shard_files import decoded, planned
+from producer.output.shard_files import load_manifest, load_plan
 from producer.sources import text as url_list
 from tasks.errors import WORTH_RETRYING, CommandError, StorageError
 from tasks.model import ResizeMode, shard_name
@@ -126,7 +126,7 @@ def _run(store: Store) -> _Run:
     missing: dict[int, int] = {}
 
     def read_manifest(shard: int) -> None:
-        table = decoded(shard, store, record.id, None)
+        table = load_manifest(shard, store, record.id, None)
         sizes.append(pc.sum(table["bytes"]).as_py() or 0)
         gone = set(table["path"].drop_null().to_pylist()).difference(store.names(shard_name(shard)))
         if gone:
@@ -137,7 +137,7 @@ def _run(store: Store) -> _Run:
     # A run that is done needs its plan no more; a retry does.
     needed = Level.WARN if record.state is State.COMPLETE and len(done) == shards else Level.BAD
     gone = [shard for shard in range(shards) if plan.name(shard) not in plans]
-    read_plan = _read(set(range(shards)) - set(gone), lambda shard: planned(shard, store, record.id))
+    read_plan = _read(set(range(shards)) - set(gone), lambda shard: load_plan(shard, store, record.id))
     findings.append(_of_plan(record, store, shards, gone, read_plan, needed, alive is not None))
     read_manifests = _read(done, read_manifest)
     findings.append(_of_manifests(record, store, shards, read_manifests, alive is not None))

@@ -14,16 +14,16 @@ from tasks.storage.shard_parquet import CorruptShardFileError, ShardRef
 from tasks.storage.store import Store
 
 
-def planned_requests(shard: int, store: Store, run_id: str) -> list[ImageRequest]:
+def load_requests(shard: int, store: Store, run_id: str) -> list[ImageRequest]:
     """Return a shard's requests, from the plan.
 
     Raises:
         CommandError: its plan can't be read, or is another's.
     """
-    return plan.requests(planned(shard, store, run_id))
+    return plan.requests(load_plan(shard, store, run_id))
 
 
-def planned(shard: int, store: Store, run_id: str) -> pa.Table:
+def load_plan(shard: int, store: Store, run_id: str) -> pa.Table:
     """Return a shard's plan; that it can be is known in a sixth of the time that its requests take.
 
     Raises:
@@ -41,7 +41,7 @@ def planned(shard: int, store: Store, run_id: str) -> pa.Table:
         ) from error
 
 
-def decoded(shard: int, store: Store, run_id: str, columns: Sequence[str] | None) -> pa.Table:
+def load_manifest(shard: int, store: Store, run_id: str, columns: Sequence[str] | None) -> pa.Table:
     """Return columns of a shard's manifest; None for all of them.
 
     Raises:

@@ -8,7 +8,7 @@ from itertools import islice
 
 from producer.output.folder import unwritable_error
 from producer.output.run_file import PlanState, RunFile
-from producer.output.shard_files import decoded, planned
+from producer.output.shard_files import load_manifest, load_plan
 from producer.planning.previous_run import join_previous_images
 from producer.sources import text as url_list
 from tasks.errors import CommandError, StorageError
@@ -53,7 +53,7 @@ def repair_plan(record: RunFile, store: Store, shards: int) -> None:
                 store.replace(plan.name(shard), plan.encode(requests, ShardRef(record.id, shard)))
             except StorageError as error:
                 raise unwritable_error(store, error) from error
-            planned(shard, store, record.id)
+            load_plan(shard, store, record.id)
             _log.warning(
                 "the plan of shard %s could not be trusted; it was made anew from %s, which is as it was",
                 shard_name(shard),
@@ -63,7 +63,7 @@ def repair_plan(record: RunFile, store: Store, shards: int) -> None:
 
 def _plan_error(shard: int, record: RunFile, store: Store) -> CommandError | None:
     try:
-        planned(shard, store, record.id)
+        load_plan(shard, store, record.id)
     except CommandError as fault:
         return fault
     return None
@@ -83,14 +83,14 @@ def _matches_plan(
     """Tell whether what a list has for a shard is what was planned of it, as far as that can be known."""
     urls = [request.url for request in requests]
     if not broken:
-        return urls == planned(shard, store, record.id)["url"].to_pylist()
+        return urls == load_plan(shard, store, record.id)["url"].to_pylist()
     size = record.options.shard_size
     if record.plan is PlanState.COMPLETE:
         whole = len(urls) == min(size, record.planned_rows - shard * size)
     else:
         whole = len(urls) == size or (shard == shards - 1 and len(urls) > 0)
     if whole and store.exists(manifest.name(shard)):
-        return urls == decoded(shard, store, record.id, ["url"])["url"].to_pylist()
+        return urls == load_manifest(shard, store, record.id, ["url"])["url"].to_pylist()
     return whole
 
 

@@ -24,7 +24,7 @@ from producer.output import lock, shard_files
 from producer.output.folder import unwritable_error
 from producer.output.lock import LockHolder
 from producer.output.run_file import PlanState, RunConfig, RunFile, State, new_id, resume_command
-from producer.output.shard_files import decoded, planned_requests
+from producer.output.shard_files import load_manifest, load_requests
 from producer.output.summary import COLUMNS, Summary, summarise
 from producer.planning import repair
 from producer.planning.planner import NOTHING_PLANNED, Planner, PlanProgress
@@ -251,7 +251,7 @@ class Run:
         for shard in range(planned.shards):
             # Now, and not when all the others are done; all of the file is checked, for a tenth of a millisecond each.
             if store.exists(manifest.name(shard)):
-                decoded(shard, store, record.id, COLUMNS)
+                load_manifest(shard, store, record.id, COLUMNS)
         if not done:
             record = _mark_running(record, store)
         return cls(record, store, requests, planned, resumed=True, found=found)
@@ -274,11 +274,11 @@ class Run:
         planned = _plan_progress(record, store)
         before: Counter[str] = Counter()
         for shard in range(planned.shards):
-            reasons_of = decoded(shard, store, record.id, ["reason"])["reason"].drop_null()
+            reasons_of = load_manifest(shard, store, record.id, ["reason"])["reason"].drop_null()
             failed = Counter(map(str, reasons_of.to_pylist()))
             before.update(failed)
             if failed.keys() & set(reasons):
-                shard_files.planned(shard, store, record.id)
+                shard_files.load_plan(shard, store, record.id)
         chosen = Counter({reason: number for reason, number in before.items() if reason in reasons})
         if chosen:
             record = _mark_running(record, store, revision=record.revision + 1, retried=tuple(sorted(chosen)))
@@ -406,7 +406,7 @@ class Run:
 
     def _manifests(self) -> Iterator[pa.Table]:
         for shard in range(self._planner.shards):
-            yield decoded(shard, self._store, self.id, COLUMNS)
+            yield load_manifest(shard, self._store, self.id, COLUMNS)
 
     def _record_plan_complete(self, rows: int, shards: int) -> None:
         if self._record.plan is not PlanState.COMPLETE:
@@ -463,9 +463,9 @@ def cancel(store: Store, broker_url: str | None, end: Callable[[LockHolder], boo
             broker_client.check_server(server, url)
             # It may have ended meanwhile.
             if lock.current_holder(store) is None:
-                dispatcher.drop(server, record.id)
+                dispatcher.drop_run(server, record.id)
             else:
-                dispatcher.cancel(server, record.id)
+                dispatcher.request_cancel(server, record.id)
     ends = time.monotonic() + _CANCEL_TIMEOUT_SECONDS
     while lock.current_holder(store) is not None:
         if time.monotonic() > ends:
@@ -521,7 +521,7 @@ def _plan_progress(record: RunFile, store: Store) -> PlanProgress:
     if not shards:
         return NOTHING_PLANNED
     size = record.options.shard_size
-    return PlanProgress((shards - 1) * size + len(planned_requests(shards - 1, store, record.id)), shards)
+    return PlanProgress((shards - 1) * size + len(load_requests(shards - 1, store, record.id)), shards)
 
 
 def _planned_shards(record: RunFile, store: Store) -> int:
@@ -545,7 +545,7 @@ def _remaining_requests(record: RunFile, store: Store, planned: PlanProgress) ->
     if not url_list.is_same(record.source, record.fingerprint):
         raise _source_changed_error(record, planned)
     requests = url_list.read(record.source)
-    last = planned_requests(planned.shards - 1, store, record.id) if planned.shards else []
+    last = load_requests(planned.shards - 1, store, record.id) if planned.shards else []
     first = planned.rows - len(last)
     for request in requests:
         if request.index >= planned.rows:

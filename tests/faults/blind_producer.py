@@ -17,6 +17,6 @@ def _do_nothing(*_: Any) -> None:
 
 
 if __name__ == "__main__":
-    Dispatcher._look_into = _do_nothing  # type: ignore[assignment, method-assign]
-    Dispatcher._adopt = _do_nothing  # type: ignore[assignment, method-assign]
+    Dispatcher._resend_lost = _do_nothing  # type: ignore[assignment, method-assign]
+    Dispatcher._adopt_shard = _do_nothing  # type: ignore[assignment, method-assign]
     main.main()

@@ -30,22 +30,22 @@ class _Everything(frozenset[str]):
 
 
 def _resends_tasks_in_flight(patch: Patch) -> None:
-    patch.setattr(chord_state, "held", lambda *_: frozenset())
+    patch.setattr(chord_state, "pending_task_ids", lambda *_: frozenset())
 
 
 def _trusts_one_inspection(patch: Patch) -> None:
-    look = Dispatcher._look_into
+    look = Dispatcher._resend_lost
 
     def trusting(self: Dispatcher, timing: Timing) -> None:
-        for flying in self._flying.values():
+        for flying in self._in_flight.values():
             flying.missing = _Everything()
         look(self, timing)
 
-    patch.setattr(Dispatcher, "_look_into", trusting)
+    patch.setattr(Dispatcher, "_resend_lost", trusting)
 
 
 def _keeps_failed_parts(patch: Patch) -> None:
-    patch.setattr(chord_state, "forget", lambda *_: None)
+    patch.setattr(chord_state, "reset_parts", lambda *_: None)
 
 
 def _refuses_a_second_collect_task(patch: Patch) -> None:
@@ -63,7 +63,7 @@ def _adopts_nothing(patch: Patch) -> None:
     def sending(self: Dispatcher, in_flight: Any, requests: Sequence[ImageRequest]) -> None:
         self._publish(in_flight.shard, requests, requests)
 
-    patch.setattr(Dispatcher, "_adopt", sending)
+    patch.setattr(Dispatcher, "_adopt_shard", sending)
 
 
 def _collects_cancelled_images(patch: Patch) -> None:
@@ -89,7 +89,7 @@ def _writes_the_record_once(patch: Patch) -> None:
     write = Dispatcher._renew_record
 
     def once(self: Dispatcher) -> None:
-        if not self._renewed:
+        if not self._renewed_at:
             write(self)
 
     patch.setattr(Dispatcher, "_renew_record", once)

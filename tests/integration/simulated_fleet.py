@@ -372,7 +372,7 @@ def stage(url: str) -> Iterator[Stage]:
         ThreadPoolExecutor(1) as pool,
         pytest.MonkeyPatch.context() as patch,
     ):
-        for name in ("_TICK", "_LOOK", "_DOUBT", "_MOST_DOUBT"):
+        for name in ("_TICK", "_LOOK", "_DOUBT", "_MAX_SUSPECT_AFTER_SECONDS"):
             patch.setattr(dispatcher, name, 0.0)
         yield Stage(url, server, pool)
         gc.collect()  # results unsubscribe when they are garbage-collected, which needs the server
@@ -397,7 +397,7 @@ def fleet(stage: Stage) -> Iterator[Fleet]:
         patch.setattr(jobs, "_store", lambda out: Store(Path(out)))
         patch.setattr(jobs, "_downloader", lambda: played.downloader)
         patch.setattr(jobs, "_progress", lambda: SimpleNamespace(add=lambda run_id, outcome: None))
-        patch.setattr(chord_state, "_queued", partial(_queued, played, chord_state._queued))
+        patch.setattr(chord_state, "_queue_messages", partial(_queued, played, chord_state._queue_messages))
         try:
             yield played
         finally:

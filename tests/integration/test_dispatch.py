@@ -69,7 +69,7 @@ def store(tmp_path: Path) -> Store:
 def server(connected: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> redis.Redis:
     """Give an empty Redis, and let the dispatcher poll it often."""
     connected.flushall()
-    monkeypatch.setattr(dispatcher_module, "_TICK", 0.01)
+    monkeypatch.setattr(dispatcher_module, "_TICK_SECONDS", 0.01)
     return connected
 
 
@@ -248,10 +248,10 @@ def test_early_end_does_not_wait_for_redis(server: redis.Redis, store: Store, mo
         return 7
 
     job.finish()
-    assert job._guarded(step, lambda: None) == 7
+    assert job._with_redis(step, lambda: None) == 7
     failures += [redis.ConnectionError("away")] * 2
     with pytest.raises(RunInterruptedError):
-        job._guarded(step, lambda: None)
+        job._with_redis(step, lambda: None)
 
 
 def test_window_bounds_the_shards_in_flight(server: redis.Redis, store: Store) -> None:
@@ -283,7 +283,7 @@ def test_run_is_timed(server: redis.Redis, store: Store) -> None:
 
 def test_manifest_counts_without_its_signal(server: redis.Redis, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """A shard with a lost signal is done when the producer sees its manifest."""
-    monkeypatch.setattr(dispatcher_module, "_LOOK", 0.0)
+    monkeypatch.setattr(dispatcher_module, "_INSPECT_INTERVAL_SECONDS", 0.0)
     job, _ = dispatcher(store, server, ["http://a.example/"])
     assert run(job, lambda: finish(server, store, 0, signal=False))
 
@@ -292,7 +292,7 @@ def test_signal_does_not_count_without_its_manifest(
     server: redis.Redis, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A signal without a visible manifest is an error, because the worker writes to another folder."""
-    monkeypatch.setattr(dispatcher_module, "_VISIBLE", 0.03)
+    monkeypatch.setattr(dispatcher_module, "_MANIFEST_TIMEOUT_SECONDS", 0.03)
     job, _ = dispatcher(store, server, ["http://a.example/"])
     server.rpush(keys.done(_RUN_ID), json.dumps({"shard": 0}))
     with pytest.raises(CommandError, match="The manifest of shard 00000 is not to be seen") as caught:
@@ -332,8 +332,8 @@ def test_run_record_exists_only_during_the_run(server: redis.Redis, store: Store
 
 def test_restores_a_lost_run_record(server: redis.Redis, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """A producer that only waits for shards restores a lost record, because workers drop tasks without it."""
-    monkeypatch.setattr(dispatcher_module, "_TICK", 0.2)
-    monkeypatch.setattr(dispatcher_module, "_LOOK", 0.3)
+    monkeypatch.setattr(dispatcher_module, "_TICK_SECONDS", 0.2)
+    monkeypatch.setattr(dispatcher_module, "_INSPECT_INTERVAL_SECONDS", 0.3)
     observed: list[bool] = []
 
     def work() -> None:
@@ -375,7 +375,7 @@ def test_finishes_the_plan_of_a_list_that_breaks_off(server: redis.Redis, store:
 
 def test_notes_a_standstill_without_workers(server: redis.Redis, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run without workers says so instead of waiting silently."""
-    monkeypatch.setattr(dispatcher_module, "_STILL", 0.0)
+    monkeypatch.setattr(dispatcher_module, "_IDLE_NOTICE_SECONDS", 0.0)
     job, _ = dispatcher(store, server, ["http://a.example/"])
     reports: list[Progress] = []
 
@@ -410,14 +410,14 @@ def test_waits_out_a_temporary_redis_error(store: Store, server: redis.Redis, mo
     """While Redis is full, its message is shown with the last progress, until Redis accepts the write."""
     job, _ = dispatcher(store, server, ["http://127.0.0.1/a"])
     reports: list[Progress] = []
-    job._listener, job._shown = reports.append, Progress(3, 1, 77, 9, True)
+    job._listener, job._last_progress = reports.append, Progress(3, 1, 77, 9, True)
     server.config_set("maxmemory", 1)
 
     def wait(_: float) -> None:
         server.config_set("maxmemory", 0)
 
     monkeypatch.setattr("producer.dispatch.dispatcher.time.sleep", wait)
-    assert job._guarded(lambda: server.set("key", "value"), lambda: None)
+    assert job._with_redis(lambda: server.set("key", "value"), lambda: None)
     (waiting,) = reports
     assert (waiting.success, waiting.planned) == (3, 9)
     assert "OOM command not allowed" in waiting.note
@@ -429,7 +429,7 @@ def test_permanent_redis_error_ends_the_run(store: Store, server: redis.Redis) -
     job, _ = dispatcher(store, server, ["http://127.0.0.1/a"])
     server.set("key", "no list")
     with pytest.raises(CommandError, match="Redis refuses a command: it answers: WRONGTYPE") as caught:
-        job._guarded(lambda: server.lpush("key", "value"), lambda: None)
+        job._with_redis(lambda: server.lpush("key", "value"), lambda: None)
     assert "producer resume" in caught.value.hint
 
 
@@ -438,11 +438,11 @@ def test_gives_up_on_a_temporary_redis_error(
 ) -> None:
     """After the longest allowed outage, the run ends and can be resumed."""
     job, _ = dispatcher(store, server, ["http://127.0.0.1/a"])
-    monkeypatch.setattr(dispatcher_module, "_AWAY", -1.0)
+    monkeypatch.setattr(dispatcher_module, "_REDIS_TIMEOUT_SECONDS", -1.0)
     server.config_set("maxmemory", 1)
     try:
         with pytest.raises(CommandError, match="Redis can't be used: for -1 s it has answered: OOM") as caught:
-            job._guarded(lambda: server.set("key", "value"), lambda: None)
+            job._with_redis(lambda: server.set("key", "value"), lambda: None)
     finally:
         server.config_set("maxmemory", 0)
     assert "Raise maxmemory" in caught.value.hint

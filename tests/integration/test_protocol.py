@@ -286,7 +286,7 @@ class Protocol(RuleBasedStateMachine):
 def stage(redis_url: str) -> Iterator[Stage]:
     """Connect the app to the tests' Redis, and let the producer never give up despite so many losses."""
     with simulated_fleet.stage(redis_url) as found, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dispatcher, "_REPAIRS", 1000)
+        patch.setattr(dispatcher, "_MAX_RESENDS", 1000)
         yield found
 
 

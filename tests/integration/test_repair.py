@@ -586,7 +586,7 @@ def test_late_copies_of_an_earlier_revision_change_nothing(
         simulated_fleet.earlier_plan(store, _SIZE, 2 * _SIZE),
         fleet.server,
     )
-    requests = dispatcher._requests(0)
+    requests = dispatcher._shard_requests(0)
     dispatcher._publish(0, requests, requests)
     fleet.work()
     assert len(fleet.downloader.requested) == hits

@@ -127,7 +127,7 @@ def test_waiting_task_does_not_count_as_lost(server: redis.Redis, demo_url: str,
         processes.eventually(lambda: len(waiting(server)) == 3, "three countdowns")
         messages = waiting(server)
         run_id = json.loads((tmp_path / "out" / "run.json").read_text())["id"]
-        assert chord_state.held(server, run_id, heartbeat.unacked_hashes(server)) == {
+        assert chord_state.pending_task_ids(server, run_id, heartbeat.unacked_hashes(server)) == {
             f"{run_id}.0000000{n}" for n in range(3)
         }
         for message in messages:

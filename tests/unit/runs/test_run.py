@@ -93,7 +93,7 @@ def test_no_worker_responds(monkeypatch: pytest.MonkeyPatch, local: bool, expect
     """A run that waits for a local fleet does not advise to start workers."""
     monkeypatch.setattr(dispatcher, "online_workers", list)
     monkeypatch.setattr("tasks.broker.heartbeat.worker_liveness", lambda _: {})
-    note = dispatcher._asked(local, 3, Mock())
+    note = dispatcher._describe_workers(local, 3, Mock())
     assert note.startswith("waiting for 3 images; no worker responds")
     assert expected in note
     assert ("celery" in note) is not local
@@ -115,4 +115,4 @@ def test_mentions_dead_workers_only_if_one_died(
     lives = {**{f"alive-{number}": True for number in range(2)}, **{f"dead-{number}": False for number in range(dead)}}
     monkeypatch.setattr("tasks.broker.heartbeat.worker_liveness", lambda _: lives)
     within = " within 20 s" if dead else ""
-    assert dispatcher._asked(False, images, Mock()) == note + within
+    assert dispatcher._describe_workers(False, images, Mock()) == note + within
