@@ -28,7 +28,7 @@ from benchmarks.redis_work import RedisWork
 from benchmarks.traffic import Batch, Recorder
 from config.settings import REDIS_CONF
 from producer.local_fleet.fleet import server_binary, worker_argv
-from producer.local_fleet.supervisor_client import Keeping
+from producer.local_fleet.supervisor_client import SupervisorClient
 
 #: Seconds between two samples of memory.
 _SAMPLE = 1.0
@@ -96,7 +96,7 @@ class MeasuredFleet:
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
-            self._keeping = stack.enter_context(Keeping())
+            self._keeping = stack.enter_context(SupervisorClient())
             with socket.create_server(("127.0.0.1", 0)) as probe:
                 self.port = probe.getsockname()[1]
             self._server = stack.enter_context(redis.Redis(port=self.port, decode_responses=True))

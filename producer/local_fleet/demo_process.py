@@ -8,12 +8,12 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import Self
 
-from producer.local_fleet.supervisor_client import Keeping
+from producer.local_fleet.supervisor_client import SupervisorClient
 from tasks.errors import CommandError
 
-_PATIENCE = 20.0
-_PATIENCE_PER_PICTURE = 0.1
-_GRACE = 2.0
+_STARTUP_SECONDS = 20.0
+_SECONDS_PER_IMAGE = 0.1
+_GRACE_SECONDS = 2.0
 
 
 class DemoProcess:
@@ -22,14 +22,14 @@ class DemoProcess:
     def __init__(self, latency: float = 0.0, ready: int = 0) -> None:
         """Take the seconds that it waits before each picture, and how many pictures it has drawn when it is there."""
         self._arguments = ["--latency", str(latency), "--ready", str(ready)]
-        self._patience = _PATIENCE + _PATIENCE_PER_PICTURE * ready
+        self._patience = _STARTUP_SECONDS + _SECONDS_PER_IMAGE * ready
         self.url = ""
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
-            keeping = stack.enter_context(Keeping())
+            keeping = stack.enter_context(SupervisorClient())
             argv = [sys.executable, "-m", "producer.demo", "--port", "0", *self._arguments]
-            keeping.start("demo server", argv, {}, _GRACE)
+            keeping.start("demo server", argv, {}, _GRACE_SECONDS)
             ends = time.monotonic() + self._patience
             while not (line := _first_line(keeping)):
                 keeping.check()
@@ -51,7 +51,7 @@ class DemoProcess:
         return self.url.removeprefix("http://")
 
 
-def _first_line(keeping: Keeping) -> str:
-    log = keeping.log("demo server")
+def _first_line(supervisor: SupervisorClient) -> str:
+    log = supervisor.log("demo server")
     text = log.read_text(encoding="utf-8") if log.exists() else ""
     return text.partition("\n")[0].strip() if "\n" in text else ""

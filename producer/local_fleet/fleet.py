@@ -25,26 +25,26 @@ import redis
 
 from config import limits
 from config.settings import FLOWER_CONF, REDIS_CONF
-from producer.local_fleet.supervisor_client import Keeping
+from producer.local_fleet.supervisor_client import SupervisorClient
 from tasks import file_descriptors
 from tasks.broker import client as broker_client
 from tasks.errors import CommandError, UsageError
 from tasks.storage.store import TEMPORARY
 
 #: Seconds within which a server or a worker has to answer.
-_PATIENCE = 60.0
+_STARTUP_SECONDS = 60.0
 #: Seconds in which workers that are up answer, at first.
-_PING = 0.05
+_PING_SECONDS = 0.05
 #: Seconds that a worker may take to end: what it is at is not acknowledged, so nothing is lost with it.
-_WORKER_GRACE = 4.0
-_SERVER_GRACE = 2.0
+_WORKER_GRACE_SECONDS = 4.0
+_SERVER_GRACE_SECONDS = 2.0
 _FLOWER_PORT = 5555
 #: Descriptors that a Redis server keeps for its files, and the most clients that it takes unless it is told otherwise.
 _SERVER_DESCRIPTORS, _MAX_CLIENTS = 32, 10_000
 #: Connections of the producer, and of Flower.
 _OTHER_CONNECTIONS = broker_client.PRODUCER_CONNECTIONS + 12
 #: What may be set for the broker of other commands, and is nothing for a local fleet's own.
-_OF_ANOTHER_BROKER = {
+_UNSET_BROKER_SETTINGS = {
     "IMAGEFLEET_BROKER_PASSWORD_FILE": "",
     "IMAGEFLEET_BROKER_SENTINEL_PASSWORD_FILE": "",
     "IMAGEFLEET_BROKER_CA_FILE": "",
@@ -110,15 +110,15 @@ class Fleet:
     def __enter__(self) -> Self:
         started = time.monotonic()
         with ExitStack() as stack:
-            self._keeping = stack.enter_context(Keeping())
+            self._supervisor = stack.enter_context(SupervisorClient())
             # No other workers write below the roots of a local fleet, so what a killed one left goes with it.
-            self._keeping.remove_at_end(*(root / TEMPORARY for root in self._store_roots))
+            self._supervisor.remove_at_end(*(root / TEMPORARY for root in self._store_roots))
             self._start_server()
             if self._with_flower:
                 self._start_flower()
             self._start_workers()
             if self.flower is not None:
-                self._wait_for("flower", partial(_listens, self.flower.port), "Start the fleet without Flower.")
+                self._wait_for("flower", partial(_is_listening, self.flower.port), "Start the fleet without Flower.")
             self._stack = stack.pop_all()
         self.startup_seconds = time.monotonic() - started
         return self
@@ -136,21 +136,21 @@ class Fleet:
     @property
     def folder(self) -> Path:
         """Where its socket, its append-only file and its logs are."""
-        return self._keeping.folder
+        return self._supervisor.folder
 
     @property
     def pids(self) -> dict[str, int]:
         """The process ids of its server and workers, by name."""
-        return dict(self._keeping.pids)
+        return dict(self._supervisor.pids)
 
     @property
     def restarts(self) -> dict[str, int]:
         """How often each of its processes ended by itself and was started again, by name; none for who never did."""
-        return dict(self._keeping.restarts)
+        return dict(self._supervisor.restarts)
 
     @property
     def _socket(self) -> Path:
-        return self._keeping.folder / "redis.sock"
+        return self._supervisor.folder / "redis.sock"
 
     def check(self) -> None:
         """Make sure that all of it is alive, or about to be started again.
@@ -158,27 +158,27 @@ class Fleet:
         Raises:
             CommandError: a part of it keeps ending.
         """
-        self._keeping.check()
+        self._supervisor.check()
 
     def _start_server(self) -> None:
         options = {
             "port": "0",
             "unixsocket": str(self._socket),
             "unixsocketperm": "700",
-            "dir": str(self._keeping.folder),
+            "dir": str(self._supervisor.folder),
             "daemonize": "no",
         }
         argv = [server_binary(), str(REDIS_CONF)]
         for name, value in options.items():
             argv += [f"--{name}", value]
         # Its append-only file is in the folder, so it comes back with what it held; it removes a socket that was left.
-        self._keeping.start("redis", argv, {}, _SERVER_GRACE, restart=True)
+        self._supervisor.start("redis", argv, {}, _SERVER_GRACE_SECONDS, restart=True)
         with broker_client.client(self.broker_url, retry=False) as server:
-            self._wait_for("redis", partial(_answers, server), "Give the URL of a running Redis with --broker.")
+            self._wait_for("redis", partial(_server_answers, server), "Give the URL of a running Redis with --broker.")
 
     def _start_flower(self) -> None:
         password = secrets.token_urlsafe(12)
-        file = self._keeping.folder / "flower-password"
+        file = self._supervisor.folder / "flower-password"
         file.touch(mode=0o600)
         file.write_text(password, encoding="utf-8")
         self.flower = FlowerAccess(_free_port(_FLOWER_PORT), password)
@@ -187,15 +187,15 @@ class Fleet:
             *("--address=127.0.0.1", f"--port={self.flower.port}"),
         ]
         env = {
-            **_OF_ANOTHER_BROKER,
+            **_UNSET_BROKER_SETTINGS,
             "IMAGEFLEET_BROKER_URL": self.broker_url,
             "IMAGEFLEET_FLOWER_PASSWORD_FILE": str(file),
         }
-        self._keeping.start("flower", argv, env, _SERVER_GRACE, restart=True)
+        self._supervisor.start("flower", argv, env, _SERVER_GRACE_SECONDS, restart=True)
 
     def _start_workers(self) -> None:
         env = {
-            **_OF_ANOTHER_BROKER,
+            **_UNSET_BROKER_SETTINGS,
             "IMAGEFLEET_BROKER_URL": self.broker_url,
             "IMAGEFLEET_STORE_ROOTS": ",".join(str(root) for root in (*self._store_roots, *self._previous_run_folders)),
         }
@@ -207,15 +207,15 @@ class Fleet:
         if not self._proxied:
             env["IMAGEFLEET_PROXY"] = ""
         names = [f"worker-{number}" for number in range(1, self.size.workers + 1)]
-        for name, core in zip(names, _places(len(names)), strict=True):
+        for name, core in zip(names, _assign_cores(len(names)), strict=True):
             argv = worker_argv(f"{name}@%h", self.size.concurrency)
-            self._keeping.start(name, argv, env, _WORKER_GRACE, core, restart=True)
+            self._supervisor.start(name, argv, env, _WORKER_GRACE_SECONDS, core, restart=True)
         # Celery takes as long to import as they take to start, which they do meanwhile.
         from tasks.celery import app, use_broker
 
         use_broker(self.broker_url)
         # Who does not listen yet never hears of it, so it is asked again soon, and on a slow machine later and later.
-        patience = (min(_PING * 1.2**number, 1.0) for number in count())
+        patience = (min(_PING_SECONDS * 1.2**number, 1.0) for number in count())
         self._wait_for(
             names[0],
             lambda: len(app.control.ping(timeout=next(patience), limit=len(names))) == len(names),
@@ -223,13 +223,14 @@ class Fleet:
         )
 
     def _wait_for(self, name: str, ready: Callable[[], bool], hint: str) -> None:
-        ends = time.monotonic() + _PATIENCE
+        ends = time.monotonic() + _STARTUP_SECONDS
         while not ready():
-            self._keeping.check(starting=True)
+            self._supervisor.check(starting=True)
             if time.monotonic() > ends:
                 raise CommandError(
                     f"A part of the local fleet does not answer: {name}",
-                    f"it was started {_PATIENCE:.0f} s ago; its last words were: {self._keeping.last_words(name)}",
+                    f"it was started {_STARTUP_SECONDS:.0f} s ago; its last words were: "
+                    f"{self._supervisor.log_tail(name)}",
                     hint,
                 )
             time.sleep(0.01)
@@ -262,7 +263,7 @@ def cores() -> list[int]:
     return list(range(os.cpu_count() or 1))
 
 
-def _places(workers: int) -> list[int | None]:
+def _assign_cores(workers: int) -> list[int | None]:
     """Return for each worker the core that it stays on; None where the system places it.
 
     A worker's threads share one interpreter, so they use one core at a time, and handing the interpreter to a thread on
@@ -317,7 +318,7 @@ def _free_port(wanted: int) -> int:
     raise CommandError("Flower can't be started", "no port of 127.0.0.1 is free", "Start the fleet without Flower.")
 
 
-def _listens(port: int) -> bool:
+def _is_listening(port: int) -> bool:
     try:
         socket.create_connection(("127.0.0.1", port), 1).close()
     except OSError:
@@ -325,7 +326,7 @@ def _listens(port: int) -> bool:
     return True
 
 
-def _answers(server: redis.Redis) -> bool:
+def _server_answers(server: redis.Redis) -> bool:
     try:
         return bool(server.ping())
     except redis.ConnectionError:

@@ -1,9 +1,10 @@
-"""The keeper of a local fleet: the process that starts its server and workers, and ends them when its owner is gone.
+"""The supervisor of a local fleet: the process that starts its server and workers, and ends them when its owner is
+gone.
 
 It is started by ``producer.local_fleet.fleet`` in a session of its own, so that a terminal's Ctrl-C does not reach it
 or what it keeps, and it is their parent, so that it can end them by an id that is surely theirs. Its standard input is
-a pipe from the producer. However the producer ends, also by SIGKILL, the pipe closes; then the keeper ends everything,
-in the reverse order of starting, and removes what was left on the disk.
+a pipe from the producer. However the producer ends, also by SIGKILL, the pipe closes; then the supervisor ends
+everything, in the reverse order of starting, and removes what was left on the disk.
 
 It is a script of the standard library alone: it is up in a few milliseconds.
 
@@ -36,11 +37,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-_POLL = 0.1
+_POLL_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
-class Bound:
+class RestartIntensity:
     """How often a process may be started again: so many times in so many seconds."""
 
     times: int
@@ -48,21 +49,21 @@ class Bound:
 
 
 #: Who was killed did nothing wrong itself: one bad image after the other may kill a dozen workers within a minute.
-KILLED = Bound(100, 600.0)
+KILLED = RestartIntensity(100, 600.0)
 #: Who exits by itself, as over a setting that is wrong, will most often do so again.
-EXITED = Bound(3, 60.0)
+EXITED = RestartIntensity(3, 60.0)
 #: Seconds before a process is started again: the first for one that had not ended for a minute, doubled with each end
 #: since, up to the longest.
-_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
+_FIRST_DELAY_SECONDS, _MAX_DELAY_SECONDS = 0.05, 1.0
 
 
 @dataclass
-class Patience:
+class RestartPolicy:
     """How often a process has ended by itself lately, and so whether and when it is started again; times in seconds."""
 
-    _ends: dict[Bound, list[float]] = field(default_factory=dict)
+    _ends: dict[RestartIntensity, list[float]] = field(default_factory=dict)
 
-    def pause(self, code: int, now: float) -> float | None:
+    def next_delay(self, code: int, now: float) -> float | None:
         """Return the seconds until a process that ended now with this code is started again; None if it is not.
 
         The code is as subprocess has it: of a process that was ended by a signal it is negative.
@@ -73,18 +74,18 @@ class Patience:
         if len(ends) >= bound.times:
             return None
         recent = sum(now - end < 60.0 for some in self._ends.values() for end in some)
-        return min(_PAUSE * 2.0 ** (recent - 1), _LONGEST_PAUSE)
+        return min(_FIRST_DELAY_SECONDS * 2.0 ** (recent - 1), _MAX_DELAY_SECONDS)
 
 
 @dataclass
-class Kept:
+class Child:
     """A process that is kept, and how it was started."""
 
     command: dict[str, Any]
     process: subprocess.Popen[bytes]
-    patience: Patience = field(default_factory=Patience)
+    policy: RestartPolicy = field(default_factory=RestartPolicy)
     #: When it is to be started again, by the monotonic clock; None while it runs.
-    due: float | None = None
+    restart_at: float | None = None
 
     @property
     def name(self) -> str:
@@ -97,61 +98,61 @@ class Kept:
         return float(self.command.get("grace", 5.0))
 
 
-class Keeper:
+class Supervisor:
     """What is kept, in the order of starting."""
 
     def __init__(self) -> None:
-        self._kept: list[Kept] = []
+        self._children: list[Child] = []
         self._folders: list[str] = []
 
-    def obey(self, command: dict[str, Any]) -> None:
+    def handle_command(self, command: dict[str, Any]) -> None:
         """Carry one command out."""
         if "start" in command:
-            process = _started(command)
+            process = _start_process(command)
             if process is not None:
-                self._kept.append(Kept(command, process))
-                _say({"started": command["start"], "pid": process.pid})
+                self._children.append(Child(command, process))
+                _send_report({"started": command["start"], "pid": process.pid})
         if "remove" in command:
             self._folders.extend(command["remove"])
 
-    def look_after(self) -> None:
+    def restart_exited(self) -> None:
         """Start again what has ended by itself and may be, and report once what may not."""
         now = time.monotonic()
-        for kept in list(self._kept):
-            code = kept.process.poll()
+        for child in list(self._children):
+            code = child.process.poll()
             if code is None:
                 continue
-            if kept.due is None:
-                pause = kept.patience.pause(code, now) if kept.command.get("restart") else None
+            if child.restart_at is None:
+                pause = child.policy.next_delay(code, now) if child.command.get("restart") else None
                 if pause is None:
-                    self._kept.remove(kept)
-                    _say({"exited": kept.name, "code": code})
+                    self._children.remove(child)
+                    _send_report({"exited": child.name, "code": code})
                     continue
-                kept.due = now + pause
-            if now >= kept.due:
-                self._start_again(kept, code)
+                child.restart_at = now + pause
+            if now >= child.restart_at:
+                self._start_again(child, code)
 
-    def _start_again(self, kept: Kept, code: int) -> None:
-        process = _started(kept.command)
+    def _start_again(self, child: Child, code: int) -> None:
+        process = _start_process(child.command)
         if process is None:
-            self._kept.remove(kept)
+            self._children.remove(child)
             return
-        kept.process, kept.due = process, None
-        _say({"restarted": kept.name, "pid": process.pid, "code": code})
+        child.process, child.restart_at = process, None
+        _send_report({"restarted": child.name, "pid": process.pid, "code": code})
 
-    def end_all(self) -> None:
+    def stop_all(self) -> None:
         """End every process, the last one first, and remove the folders."""
         # Workers go together: each may need its grace to finish what it is at.
-        while self._kept:
-            grace = self._kept[-1].grace
-            together = [kept for kept in self._kept if kept.grace == grace]
-            self._kept = [kept for kept in self._kept if kept.grace != grace]
-            _end(together, grace)
+        while self._children:
+            grace = self._children[-1].grace
+            together = [child for child in self._children if child.grace == grace]
+            self._children = [child for child in self._children if child.grace != grace]
+            _stop_processes(together, grace)
         for folder in self._folders:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _started(command: dict[str, Any]) -> subprocess.Popen[bytes] | None:
+def _start_process(command: dict[str, Any]) -> subprocess.Popen[bytes] | None:
     """Start a process as a command says; where it can't be started, report that and return None."""
     try:
         with Path(command["log"]).open("ab") as log:
@@ -164,7 +165,7 @@ def _started(command: dict[str, Any]) -> subprocess.Popen[bytes] | None:
                 stderr=subprocess.STDOUT,
             )
     except OSError as error:
-        _say({"failed": command["start"], "error": str(error)})
+        _send_report({"failed": command["start"], "error": str(error)})
         return None
     core = command.get("core")
     if core is not None:
@@ -174,20 +175,20 @@ def _started(command: dict[str, Any]) -> subprocess.Popen[bytes] | None:
     return process
 
 
-def _end(together: list[Kept], grace: float) -> None:
-    for kept in together:
+def _stop_processes(together: list[Child], grace: float) -> None:
+    for child in together:
         with suppress(ProcessLookupError):
-            kept.process.terminate()
+            child.process.terminate()
     ends = time.monotonic() + grace
-    for kept in together:
+    for child in together:
         try:
-            kept.process.wait(max(0.0, ends - time.monotonic()))
+            child.process.wait(max(0.0, ends - time.monotonic()))
         except subprocess.TimeoutExpired:
-            kept.process.kill()
-            kept.process.wait()
+            child.process.kill()
+            child.process.wait()
 
 
-def _say(report: dict[str, Any]) -> None:
+def _send_report(report: dict[str, Any]) -> None:
     # The owner may be gone already; then nobody needs to know.
     with suppress(BrokenPipeError):
         sys.stdout.write(json.dumps(report) + "\n")
@@ -196,7 +197,7 @@ def _say(report: dict[str, Any]) -> None:
 
 def main() -> None:
     """Keep until standard input closes or a signal asks for the end."""
-    keeper = Keeper()
+    supervisor = Supervisor()
     asked = False
 
     def ask(*_: object) -> None:
@@ -211,15 +212,15 @@ def main() -> None:
     selector.register(source, selectors.EVENT_READ)
     pending = b""
     while not asked:
-        if selector.select(_POLL):
+        if selector.select(_POLL_SECONDS):
             block = os.read(source, 65536)
             if not block:
                 break
             *lines, pending = (pending + block).split(b"\n")
             for line in lines:
-                keeper.obey(json.loads(line))
-        keeper.look_after()
-    keeper.end_all()
+                supervisor.handle_command(json.loads(line))
+        supervisor.restart_exited()
+    supervisor.stop_all()
 
 
 if __name__ == "__main__":

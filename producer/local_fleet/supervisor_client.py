@@ -1,4 +1,4 @@
-"""The producer's end of a keeper: processes that are started by it, and surely end with it.
+"""The producer's end of a supervisor: processes that are started by it, and surely end with it.
 
 See ``producer/local_fleet/supervisor.py`` for the process at the other end of the pipe.
 """
@@ -29,7 +29,7 @@ ROOT = Path(supervisor.__file__).parents[2]
 _SOCKET_PATH_LIMIT = 100
 
 
-class Keeping:
+class SupervisorClient:
     """A private folder and the processes that live with it; a context manager that ends them and removes it."""
 
     def __init__(self) -> None:
@@ -40,7 +40,7 @@ class Keeping:
         self.restarts: dict[str, int] = {}
         self._exits: dict[str, str] = {}
         #: How those ended that exited with a status and were started again.
-        self._quit: dict[str, str] = {}
+        self._failed_exits: dict[str, str] = {}
         self._lock = threading.Lock()
         self._process = subprocess.Popen(
             [sys.executable, "-P", supervisor.__file__],
@@ -51,7 +51,7 @@ class Keeping:
             start_new_session=True,
             encoding="utf-8",
         )
-        self._listener = threading.Thread(target=self._listen, name="keeper", daemon=True)
+        self._listener = threading.Thread(target=self._listen, name="supervisor", daemon=True)
 
     def __enter__(self) -> Self:
         self._listener.start()
@@ -61,7 +61,7 @@ class Keeping:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # Closing the pipe is the whole of it: the keeper does the same when we are killed.
+        # Closing the pipe is the whole of it: the supervisor does the same when we are killed.
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         with suppress(BrokenPipeError):
@@ -90,7 +90,7 @@ class Keeping:
             core: the only core that it may use; None for all.
             restart: whether it is started again when it ends by itself, unless it keeps ending.
         """
-        self._tell(
+        self._send(
             {
                 "start": name,
                 "argv": list(argv),
@@ -105,7 +105,7 @@ class Keeping:
 
     def remove_at_end(self, *folders: Path) -> None:
         """Have folders removed once all processes have ended."""
-        self._tell({"remove": [str(folder) for folder in folders]})
+        self._send({"remove": [str(folder) for folder in folders]})
 
     def check(self, starting: bool = False) -> None:
         """Make sure that all processes are alive, or about to be started again.
@@ -118,12 +118,12 @@ class Keeping:
             CommandError: one of them has ended for good.
         """
         with self._lock:
-            ended = next(iter([*self._exits.items(), *(self._quit.items() if starting else ())]), None)
+            ended = next(iter([*self._exits.items(), *(self._failed_exits.items() if starting else ())]), None)
         if ended is not None:
             name, how = ended
             raise CommandError(
                 f"A process that this command started has ended: {name}",
-                f"{how}; its last words were: {self.last_words(name)}",
+                f"{how}; its last words were: {self.log_tail(name)}",
                 "What is saved stays. Look at the words above, and at the machine's memory and disk.",
             )
 
@@ -131,7 +131,7 @@ class Keeping:
         """Return where a process's output goes."""
         return self.folder / f"{name}.log"
 
-    def last_words(self, name: str) -> str:
+    def log_tail(self, name: str) -> str:
         """Return the last lines of a process's output."""
         try:
             lines = self.log(name).read_text(errors="replace", encoding="utf-8").strip().splitlines()
@@ -139,11 +139,11 @@ class Keeping:
             return "none"
         return " / ".join(line.strip() for line in lines[-3:]) or "none"
 
-    def _tell(self, command: dict[str, Any]) -> None:
+    def _send(self, command: dict[str, Any]) -> None:
         assert self._process.stdin is not None
         try:
             # The kernel may close the output of a killed process before its input.
-            if "keeper" in self._exits:
+            if "supervisor" in self._exits:
                 raise BrokenPipeError
             self._process.stdin.write(json.dumps(command) + "\n")
             self._process.stdin.flush()
@@ -162,18 +162,18 @@ class Keeping:
                 if "started" in report:
                     self.pids[report["started"]] = report["pid"]
                 elif "restarted" in report:
-                    name, how = report["restarted"], _how(report["code"])
+                    name, how = report["restarted"], _describe_exit(report["code"])
                     self.pids[name] = report["pid"]
                     self.restarts[name] = self.restarts.get(name, 0) + 1
                     if report["code"] >= 0:
-                        self._quit[name] = how
+                        self._failed_exits[name] = how
                     _log.warning("%s is started again: %s", name, how)
                 elif "exited" in report:
-                    self._exits[report["exited"]] = _how(report["code"])
+                    self._exits[report["exited"]] = _describe_exit(report["code"])
                 elif "failed" in report:
                     self._exits[report["failed"]] = f"it could not be started ({report['error']})"
         with self._lock:
-            self._exits["keeper"] = "its output closed"
+            self._exits["supervisor"] = "its output closed"
 
 
 def _private_folder() -> Path:
@@ -184,5 +184,5 @@ def _private_folder() -> Path:
     return folder
 
 
-def _how(code: int) -> str:
+def _describe_exit(code: int) -> str:
     return f"it was ended by signal {-code}" if code < 0 else f"it exited with status {code}"

@@ -36,7 +36,7 @@ class Watched:
     processes: list[psutil.Process]
 
     def snapshot(self) -> None:
-        """Remember its current processes; the keeper's can be found only while their ancestors live."""
+        """Remember its current processes; the supervisor's can be found only while their ancestors live."""
         self.processes = self.command.descendants()
 
     def matching(self, word: str) -> list[psutil.Process]:

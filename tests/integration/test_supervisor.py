@@ -1,4 +1,4 @@
-"""The keeper's processes end with their owner, however the owner ends."""
+"""The supervisor's processes end with their owner, however the owner ends."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from producer.local_fleet.supervisor_client import ROOT, Keeping
+from producer.local_fleet.supervisor_client import ROOT, SupervisorClient
 from tasks.errors import CommandError
 from tests.waiting import PATIENCE, wait_for
 
 _SLEEP = ["sleep", "60"]
 _OWNER = """
 import sys, time
-from producer.local_fleet.supervisor_client import Keeping
-with Keeping() as keeping:
+from producer.local_fleet.supervisor_client import SupervisorClient
+with SupervisorClient() as keeping:
     keeping.start("child", ["sleep", "60"], {}, 5.0)
     while not keeping.pids:
         time.sleep(0.001)
@@ -39,20 +39,20 @@ def is_running(pid: int) -> bool:
 
 
 @pytest.fixture
-def keeping() -> Iterator[Keeping]:
-    """Give a running keeper."""
-    with Keeping() as keeping:
+def keeping() -> Iterator[SupervisorClient]:
+    """Give a running supervisor."""
+    with SupervisorClient() as keeping:
         yield keeping
 
 
-def started(keeping: Keeping, name: str, argv: list[str], grace: float = 5.0, restart: bool = False) -> int:
+def started(keeping: SupervisorClient, name: str, argv: list[str], grace: float = 5.0, restart: bool = False) -> int:
     """Start a process, and return its id once it has one."""
     keeping.start(name, argv, {}, grace, restart=restart)
     wait_for(lambda: name in keeping.pids)
     return keeping.pids[name]
 
 
-def check_error(keeping: Keeping) -> CommandError:
+def check_error(keeping: SupervisorClient) -> CommandError:
     """Wait for a failed check and return its error."""
     faults: list[CommandError] = []
 
@@ -70,7 +70,7 @@ def check_error(keeping: Keeping) -> CommandError:
 def test_children_end_with_the_owner(tmp_path: Path) -> None:
     """At the end all processes are gone, with the private folder and the folders registered for removal."""
     (tmp_path / "left").mkdir()
-    with Keeping() as keeping:
+    with SupervisorClient() as keeping:
         pids = [started(keeping, name, _SLEEP) for name in ("first", "second")]
         keeping.remove_at_end(tmp_path / "left", tmp_path / "missing")
         keeping.check()
@@ -94,7 +94,7 @@ def test_children_end_with_a_killed_owner() -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_children_end_with_the_keepers_sigterm(tmp_path: Path, number: signal.Signals) -> None:
-    """A keeper that gets SIGTERM or SIGHUP first ends its processes."""
+    """A supervisor that gets SIGTERM or SIGHUP first ends its processes."""
     argv = [sys.executable, "-P", str(ROOT / "producer" / "local_fleet" / "supervisor.py")]
     command = {"start": "child", "argv": _SLEEP, "log": str(tmp_path / "log")}
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as keeper:
@@ -108,15 +108,15 @@ def test_children_end_with_the_keepers_sigterm(tmp_path: Path, number: signal.Si
         assert not is_running(pid)
 
 
-def test_kills_a_child_after_its_grace_period(keeping: Keeping) -> None:
+def test_kills_a_child_after_its_grace_period(keeping: SupervisorClient) -> None:
     """A process that ignores SIGTERM is killed after its grace period."""
     pid = started(keeping, "stubborn", ["sh", "-c", 'trap "" TERM; echo ready; exec sleep 60'], grace=0.05)
-    wait_for(lambda: "ready" in keeping.last_words("stubborn"))
+    wait_for(lambda: "ready" in keeping.log_tail("stubborn"))
     keeping.__exit__(None, None, None)
     assert not is_running(pid)
 
 
-def test_reports_an_exit_with_the_end_of_its_log(keeping: Keeping) -> None:
+def test_reports_an_exit_with_the_end_of_its_log(keeping: SupervisorClient) -> None:
     """An exited process is reported with its status and the end of its output."""
     keeping.check()
     started(keeping, "worker-1", ["sh", "-c", "echo one; echo two; echo three; echo four >&2; exit 3"])
@@ -125,13 +125,13 @@ def test_reports_an_exit_with_the_end_of_its_log(keeping: Keeping) -> None:
     assert fault.why == "it exited with status 3; its last words were: two / three / four"
 
 
-def test_reports_a_kill(keeping: Keeping) -> None:
+def test_reports_a_kill(keeping: SupervisorClient) -> None:
     """A process killed from outside is reported with the signal."""
     os.kill(started(keeping, "redis", _SLEEP), signal.SIGKILL)
     assert re.search("it was ended by signal 9; its last words were: none", str(check_error(keeping)))
 
 
-def test_restarts_a_killed_process(keeping: Keeping) -> None:
+def test_restarts_a_killed_process(keeping: SupervisorClient) -> None:
     """A restartable process runs again after each kill, with a new id, and no check fails."""
     pid = started(keeping, "worker-1", _SLEEP, restart=True)
     for times in (1, 2):
@@ -143,19 +143,19 @@ def test_restarts_a_killed_process(keeping: Keeping) -> None:
     assert "worker-2" not in keeping.restarts
 
 
-def test_restarts_a_process_unchanged(keeping: Keeping) -> None:
+def test_restarts_a_process_unchanged(keeping: SupervisorClient) -> None:
     """A restarted process has the same command, environment, folder, core and log."""
     core = min(os.sched_getaffinity(0))
     argv = ["sh", "-c", 'echo "$IMAGEFLEET_TEST $PWD"; exec sleep 60']
     keeping.start("worker-1", argv, {"IMAGEFLEET_TEST": "yes"}, 5.0, core, restart=True)
-    wait_for(lambda: "worker-1" in keeping.pids and keeping.last_words("worker-1") == f"yes {ROOT}")
+    wait_for(lambda: "worker-1" in keeping.pids and keeping.log_tail("worker-1") == f"yes {ROOT}")
     os.kill(keeping.pids["worker-1"], signal.SIGKILL)
-    wait_for(lambda: keeping.last_words("worker-1") == f"yes {ROOT} / yes {ROOT}")
+    wait_for(lambda: keeping.log_tail("worker-1") == f"yes {ROOT} / yes {ROOT}")
     wait_for(lambda: keeping.restarts == {"worker-1": 1})
     assert os.sched_getaffinity(keeping.pids["worker-1"]) == {core}
 
 
-def test_gives_up_a_process_that_keeps_exiting(keeping: Keeping) -> None:
+def test_gives_up_a_process_that_keeps_exiting(keeping: SupervisorClient) -> None:
     """A process that exits at each start is given up after three restarts, and its last output is reported."""
     started(keeping, "worker-1", ["sh", "-c", "echo no such setting; exit 2"], restart=True)
     fault = check_error(keeping)
@@ -164,7 +164,7 @@ def test_gives_up_a_process_that_keeps_exiting(keeping: Keeping) -> None:
     assert keeping.restarts == {"worker-1": 3}
 
 
-def test_reports_an_exit_during_startup_at_once(keeping: Keeping) -> None:
+def test_reports_an_exit_during_startup_at_once(keeping: SupervisorClient) -> None:
     """A check during startup reports the first exit; a killed process is no reason to give up."""
     started(keeping, "worker-1", _SLEEP, restart=True)
     os.kill(keeping.pids["worker-1"], signal.SIGKILL)
@@ -180,7 +180,7 @@ def test_reports_an_exit_during_startup_at_once(keeping: Keeping) -> None:
 
 def test_restarted_processes_end_with_the_owner() -> None:
     """At the end, restarted processes end too, and pending restarts do not happen."""
-    with Keeping() as keeping:
+    with SupervisorClient() as keeping:
         for name in ("running", "waiting"):
             started(keeping, name, _SLEEP, restart=True)
         os.kill(keeping.pids["running"], signal.SIGKILL)
@@ -190,22 +190,22 @@ def test_restarted_processes_end_with_the_owner() -> None:
     assert not keeping.folder.exists()
 
 
-def test_reports_a_missing_program(keeping: Keeping) -> None:
+def test_reports_a_missing_program(keeping: SupervisorClient) -> None:
     """A failed start is reported with the reason."""
     keeping.start("redis", ["/no/such/program"], {}, 1.0)
     assert re.search(r"it could not be started \(.*No such file", str(check_error(keeping)))
 
 
-def test_child_has_its_environment_and_folder(keeping: Keeping) -> None:
+def test_child_has_its_environment_and_folder(keeping: SupervisorClient) -> None:
     """A process runs in the folder of the packages, with its given variables."""
     keeping.start("child", ["sh", "-c", 'echo "$IMAGEFLEET_TEST $PWD"; exec sleep 60'], {"IMAGEFLEET_TEST": "yes"}, 5.0)
-    wait_for(lambda: keeping.last_words("child") == f"yes {ROOT}")
+    wait_for(lambda: keeping.log_tail("child") == f"yes {ROOT}")
     assert keeping.log("child").parent == keeping.folder
 
 
 def test_reports_a_killed_keeper() -> None:
-    """If the keeper itself is killed, the next check and the next start report it."""
-    keeping = Keeping()
+    """If the supervisor itself is killed, the next check and the next start report it."""
+    keeping = SupervisorClient()
     with keeping:
         keeping._process.kill()
         assert re.search("has ended: keeper", str(check_error(keeping)))

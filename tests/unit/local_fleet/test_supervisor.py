@@ -4,43 +4,43 @@ from __future__ import annotations
 
 import signal
 
-from producer.local_fleet.supervisor import EXITED, KILLED, Patience
+from producer.local_fleet.supervisor import EXITED, KILLED, RestartPolicy
 
 
 def test_pause_grows_to_a_second() -> None:
     """A process that keeps ending is restarted after longer and longer pauses, up to one second."""
-    patience = Patience()
-    pauses = [patience.pause(-signal.SIGKILL, float(number)) for number in range(8)]
+    patience = RestartPolicy()
+    pauses = [patience.next_delay(-signal.SIGKILL, float(number)) for number in range(8)]
     assert pauses == [0.05, 0.1, 0.2, 0.4, 0.8, 1.0, 1.0, 1.0]
 
 
 def test_pause_is_short_again_after_a_quiet_minute() -> None:
     """After a minute without an exit, the first restart is immediate again."""
-    patience = Patience()
+    patience = RestartPolicy()
     for number in range(8):
-        patience.pause(-signal.SIGKILL, float(number))
-    assert patience.pause(-signal.SIGKILL, 100.0) == 0.05
+        patience.next_delay(-signal.SIGKILL, float(number))
+    assert patience.next_delay(-signal.SIGKILL, 100.0) == 0.05
 
 
 def test_killed_process_is_restarted_often() -> None:
     """A killed process may be restarted 100 times in ten minutes. Older restarts no longer count."""
-    patience = Patience()
-    pauses = [patience.pause(-signal.SIGKILL, float(number)) for number in range(KILLED.times + 1)]
+    patience = RestartPolicy()
+    pauses = [patience.next_delay(-signal.SIGKILL, float(number)) for number in range(KILLED.times + 1)]
     assert None not in pauses[:-1]
     assert pauses[-1] is None
-    assert patience.pause(-signal.SIGKILL, KILLED.seconds + 1.5) is not None
+    assert patience.next_delay(-signal.SIGKILL, KILLED.seconds + 1.5) is not None
 
 
 def test_exited_process_is_restarted_three_times_a_minute() -> None:
     """A process that exits by itself, with any status, is given up at its fourth exit within a minute."""
-    patience = Patience()
-    assert [patience.pause(code, 1.0) is None for code in (1, 0, 1, 1)] == [False, False, False, True]
-    assert Patience().pause(0, 1.0 + EXITED.seconds) is not None
+    patience = RestartPolicy()
+    assert [patience.next_delay(code, 1.0) is None for code in (1, 0, 1, 1)] == [False, False, False, True]
+    assert RestartPolicy().next_delay(0, 1.0 + EXITED.seconds) is not None
 
 
 def test_kills_do_not_count_as_exits() -> None:
     """After a dozen kills, a worker may still exit by itself."""
-    patience = Patience()
+    patience = RestartPolicy()
     for number in range(12):
-        patience.pause(-signal.SIGABRT, float(number))
-    assert patience.pause(1, 13.0) is not None
+        patience.next_delay(-signal.SIGABRT, float(number))
+    assert patience.next_delay(1, 13.0) is not None
