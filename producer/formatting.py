@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 #: How many names one message shows.
-_NAMED = 5
+_MAX_NAMES = 5
 
 
 def named(names: Iterable[str]) -> str:
     """Return the first names in their order, and how many more there are."""
     listed = sorted(names)
-    more = len(listed) - _NAMED
-    return ", ".join(listed[:_NAMED]) + (f" and {more:,} more" if more > 0 else "")
+    more = len(listed) - _MAX_NAMES
+    return ", ".join(listed[:_MAX_NAMES]) + (f" and {more:,} more" if more > 0 else "")
 
 
-def counted(number: int, noun: str) -> str:
+def pluralized(number: int, noun: str) -> str:
     """Return a number of things."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
-def mebibytes(count: float) -> str:
+def format_mebibytes(count: float) -> str:
     """Return a number of bytes in MiB; what is less than one, in KiB."""
     return f"{count / 1024**2:,.0f} MiB" if count >= 1024**2 else f"{count / 1024:,.0f} KiB"

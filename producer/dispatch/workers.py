@@ -25,7 +25,7 @@ CROWDED_HINT = (
     "Start them with a smaller -c (--concurrency), or raise the limit: `ulimit -n`, or LimitNOFILE= in systemd."
 )
 #: Seconds to wait for the workers' answers before a run: to who they are, and to how they see its folder.
-_ABOUT_SECONDS, _EXAMINE_SECONDS = 1.0, 5.0
+_INFO_SECONDS, _PROBE_SECONDS = 1.0, 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,7 @@ def survey_workers(out: Path, insecure: bool = False) -> WorkerSurvey:
     Raises:
         UsageError: workers answer, and none of them can, or may.
     """
-    answering = ask_workers(_ABOUT_SECONDS)
+    answering = ask_workers(_INFO_SECONDS)
     ours = [worker for worker in answering if worker.protocol == PROTOCOL]
     others = [worker for worker in answering if worker.protocol != PROTOCOL]
     troubles = _find_troubles(out, ours) if ours else {}
@@ -132,7 +132,7 @@ def _find_troubles(out: Path, workers: Sequence[WorkerInfo]) -> dict[str, ProbeR
     token = folder_probe.new_token()
     try:
         folder_probe.write_probe(store, token)
-        seen = probe_folder_at_workers(store.root, token, [worker.name for worker in workers], _EXAMINE_SECONDS)
+        seen = probe_folder_at_workers(store.root, token, [worker.name for worker in workers], _PROBE_SECONDS)
     except OSError:
         # The command that made the folder tells what is wrong with it here.
         return {}

@@ -25,7 +25,7 @@ from producer.dispatch import workers as worker_queries
 from producer.dispatch.workers import MAX_SKEW_SECONDS, WorkerInfo, clock_ahead
 from producer.doctor import folder_checks
 from producer.doctor.finding import Finding, Level, finding_from_error
-from producer.formatting import counted, mebibytes, named
+from producer.formatting import format_mebibytes, named, pluralized
 from producer.local_fleet.fleet import FleetSize, check_size, cores, server_binary
 from tasks.broker import client as broker_client
 from tasks.broker import keys
@@ -40,20 +40,20 @@ from tasks.storage.folder_probe import ProbeResult
 from tasks.storage.store import Store
 
 #: The oldest server that has all commands that the transport uses.
-_OLDEST = (6, 2)
+_MIN_VERSION = (6, 2)
 #: How full a server's memory may be.
-_FULL = 0.8
+_FULL_MEMORY_RATIO = 0.8
 #: Seconds for which a worker's answer is waited for after the last one: to who it is, and to how it sees a folder.
-_ABOUT_PATIENCE, _EXAMINE_PATIENCE = 2.0, 10.0
+_INFO_SECONDS, _PROBE_SECONDS = 2.0, 10.0
 #: Seconds within which a proxy has to let itself be connected to.
-_PROXY_PATIENCE = 3.0
-_START = (
+_PROXY_SECONDS = 3.0
+_START_HINT = (
     "Start one: `celery -A tasks worker`, with IMAGEFLEET_BROKER_URL and IMAGEFLEET_STORE_ROOTS set, or "
     "`docker compose up -d`."
 )
 #: No run has this id.
 _NO_RUN = "none"
-_CONF = "config/redis.conf has the settings that imagefleet is run with."
+_CONF_HINT = "config/redis.conf has the settings that imagefleet is run with."
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +90,11 @@ def diagnose(url: str | None, out: Path | None) -> Diagnosis:
         SettingsError: what the environment says of the broker can't be used.
     """
     url = url or settings().broker
-    with _folder(out) as examined:
+    with _probe_folder(out) as examined:
         findings = [
-            *_of_names(),
-            *_of_settings(url is None),
-            *(_local() if url is None else _of_broker(url, examined)),
+            *_unknown_variable_findings(),
+            *_network_setting_findings(url is None),
+            *(_local_fleet_findings() if url is None else _broker_findings(url, examined)),
             *examined.findings,
         ]
     return Diagnosis(None if url is None else redacted(url), examined.path, findings)
@@ -103,16 +103,16 @@ def diagnose(url: str | None, out: Path | None) -> Diagnosis:
 # What is judged.
 
 
-def of_server(info: Mapping[str, Any]) -> list[Finding]:
+def server_findings(info: Mapping[str, Any]) -> list[Finding]:
     """Judge what a server says of itself; what it may not say is unknown."""
-    return [_version(info), _append_only(info), _policy(info), _memory(info)]
+    return [_version_finding(info), _append_only_finding(info), _policy_finding(info), _memory_finding(info)]
 
 
-def of_connections(info: Mapping[str, Any], workers: int) -> Finding:
+def connections_finding(info: Mapping[str, Any], workers: int) -> Finding:
     """Judge how many more clients a server takes, with so many workers at it."""
     name, free = "connections", broker_client.free_connections(info)
     if free is None:
-        return _unknown(name, "INFO", "Look at `maxclients` there.")
+        return _unknown_finding(name, "INFO", "Look at `maxclients` there.")
     needed = broker_client.PRODUCER_CONNECTIONS + workers * broker_client.MORE_CONNECTIONS
     found = f"{info['connected_clients']} of {info['maxclients']} in use"
     if free < needed:
@@ -120,7 +120,7 @@ def of_connections(info: Mapping[str, Any], workers: int) -> Finding:
     return Finding(name, Level.OK, found)
 
 
-def of_workers(workers: Sequence[WorkerInfo]) -> list[Finding]:
+def workers_findings(workers: Sequence[WorkerInfo]) -> list[Finding]:
     """Judge who works at a broker."""
     ours = [worker for worker in workers if worker.protocol == PROTOCOL]
     others = [worker for worker in workers if worker.protocol != PROTOCOL]
@@ -128,10 +128,10 @@ def of_workers(workers: Sequence[WorkerInfo]) -> list[Finding]:
     if ours:
         slots = sum(worker.slots for worker in ours)
         shown = named(f"{worker.name} ({worker.version}, {worker.slots} slots)" for worker in ours)
-        findings.append(Finding("workers", Level.OK, f"{counted(len(ours), 'worker')}, {slots} slots: {shown}"))
+        findings.append(Finding("workers", Level.OK, f"{pluralized(len(ours), 'worker')}, {slots} slots: {shown}"))
     else:
         found = "none of them takes what this version sends" if others else "no worker answers"
-        findings.append(Finding("workers", Level.BAD, found, _START))
+        findings.append(Finding("workers", Level.BAD, found, _START_HINT))
     if others:
         shown = named(f"{worker.name} ({worker.version})" for worker in others)
         todo = "Start workers of this version; the others may stay for the runs of theirs."
@@ -157,7 +157,7 @@ def of_workers(workers: Sequence[WorkerInfo]) -> list[Finding]:
     return findings
 
 
-def of_clocks(ahead: Mapping[str, float]) -> Finding:
+def clocks_finding(ahead: Mapping[str, float]) -> Finding:
     """Judge the clocks by the seconds that each is ahead of ours, by whose it is; those behind are negative."""
     everybody = {"this machine": 0.0, **ahead}
     first, last = max(everybody, key=everybody.__getitem__), min(everybody, key=everybody.__getitem__)
@@ -168,7 +168,7 @@ def of_clocks(ahead: Mapping[str, float]) -> Finding:
         found = f"{first} is {apart:.1f} s ahead of {last}"
         return Finding("clocks", Level.WARN, found, "Let NTP set the clocks of all hosts.")
     return Finding(
-        "clocks", Level.OK, f"{counted(len(everybody), 'clock')} within {MAX_SKEW_SECONDS:g} s of each other"
+        "clocks", Level.OK, f"{pluralized(len(everybody), 'clock')} within {MAX_SKEW_SECONDS:g} s of each other"
     )
 
 
@@ -193,65 +193,67 @@ def worker_folder_findings(out: Path, seen: Mapping[str, ProbeResult | None]) ->
     known = {worker: what.free for worker, what in seen.items() if what is not None and what.free is not None}
     if known:
         worker = min(known, key=known.__getitem__)
-        scarce = folder_checks.of_space(f"disk at {worker}", known[worker])
+        scarce = folder_checks.space_finding(f"disk at {worker}", known[worker])
         findings += [scarce] if scarce.level is not Level.OK else []
     return findings
 
 
-def _version(info: Mapping[str, Any]) -> Finding:
+def _version_finding(info: Mapping[str, Any]) -> Finding:
     said = str(info.get("redis_version", ""))
     number = re.match(r"(\d+)\.(\d+)", said)
     if number is None:
-        return _unknown("server version", "INFO", f"It has to be Redis {_dotted(_OLDEST)} or newer.")
+        return _unknown_finding("server version", "INFO", f"It has to be Redis {_dotted(_MIN_VERSION)} or newer.")
     shown = f"Redis {said}"
     if "valkey_version" in info:
         shown = f"Valkey {info['valkey_version']} (as Redis {said})"
-    if (int(number[1]), int(number[2])) < _OLDEST:
-        return Finding("server version", Level.BAD, shown, f"Install Redis {_dotted(_OLDEST)} or newer, or Valkey.")
+    if (int(number[1]), int(number[2])) < _MIN_VERSION:
+        return Finding(
+            "server version", Level.BAD, shown, f"Install Redis {_dotted(_MIN_VERSION)} or newer, or Valkey."
+        )
     if info.get("redis_mode") == "cluster":
         todo = "Use a Redis that is no cluster: Celery can't."
         return Finding("server version", Level.BAD, f"{shown}, as a cluster", todo)
     return Finding("server version", Level.OK, shown)
 
 
-def _append_only(info: Mapping[str, Any]) -> Finding:
+def _append_only_finding(info: Mapping[str, Any]) -> Finding:
     name = "append-only file"
     if "aof_enabled" not in info:
-        return _unknown(name, "INFO", f"Set `appendonly yes`; {_CONF}")
+        return _unknown_finding(name, "INFO", f"Set `appendonly yes`; {_CONF_HINT}")
     if not int(info["aof_enabled"]):
         found = "off: what is queued is lost when the server restarts"
-        return Finding(name, Level.WARN, found, f"Set `appendonly yes`; {_CONF}")
+        return Finding(name, Level.WARN, found, f"Set `appendonly yes`; {_CONF_HINT}")
     if info.get("aof_last_write_status", "ok") != "ok":
         return Finding(name, Level.BAD, "on, and the last write to it failed", "Look at the server's disk and its log.")
     return Finding(name, Level.OK, "on")
 
 
-def _policy(info: Mapping[str, Any]) -> Finding:
+def _policy_finding(info: Mapping[str, Any]) -> Finding:
     name = "eviction policy"
     if "maxmemory_policy" not in info:
-        return _unknown(name, "INFO", f"Set `maxmemory-policy noeviction`; {_CONF}")
+        return _unknown_finding(name, "INFO", f"Set `maxmemory-policy noeviction`; {_CONF_HINT}")
     policy = str(info["maxmemory_policy"])
     if policy != "noeviction":
         found = f"{policy}: what is queued may be dropped when memory is short"
-        return Finding(name, Level.BAD, found, f"Set `maxmemory-policy noeviction`; {_CONF}")
+        return Finding(name, Level.BAD, found, f"Set `maxmemory-policy noeviction`; {_CONF_HINT}")
     return Finding(name, Level.OK, policy)
 
 
-def _memory(info: Mapping[str, Any]) -> Finding:
+def _memory_finding(info: Mapping[str, Any]) -> Finding:
     if "used_memory" not in info:
-        return _unknown("memory", "INFO", "Look at the server's memory there.")
+        return _unknown_finding("memory", "INFO", "Look at the server's memory there.")
     used, most = int(info["used_memory"]), int(info.get("maxmemory", 0))
     if not most:
-        return Finding("memory", Level.OK, f"{mebibytes(used)} used, no limit set")
-    found = f"{mebibytes(used)} of {mebibytes(most)} used ({used / most:.0%})"
-    if used > _FULL * most:
+        return Finding("memory", Level.OK, f"{format_mebibytes(used)} used, no limit set")
+    found = f"{format_mebibytes(used)} of {format_mebibytes(most)} used ({used / most:.0%})"
+    if used > _FULL_MEMORY_RATIO * most:
         return Finding(
             "memory", Level.WARN, found, "Raise `maxmemory`, or use a smaller --window: a full server refuses."
         )
     return Finding("memory", Level.OK, found)
 
 
-def _unknown(name: str, command: str, todo: str) -> Finding:
+def _unknown_finding(name: str, command: str, todo: str) -> Finding:
     return Finding(name, Level.WARN, f"unknown: the server does not tell by {command}", todo)
 
 
@@ -263,7 +265,7 @@ def _dotted(version: tuple[int, ...]) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class _Folder:
+class _ProbedFolder:
     """An output folder for the time of a diagnosis; ``token`` is None where no file could be left in it."""
 
     path: Path | None
@@ -272,10 +274,10 @@ class _Folder:
 
 
 @contextmanager
-def _folder(out: Path | None) -> Iterator[_Folder]:
+def _probe_folder(out: Path | None) -> Iterator[_ProbedFolder]:
     """Give the folder with a file left in it; what was made of it is removed at the end."""
     if out is None:
-        yield _Folder(None, None, [])
+        yield _ProbedFolder(None, None, [])
         return
     name = "folder here"
     made: list[Path] = []
@@ -291,15 +293,17 @@ def _folder(out: Path | None) -> Iterator[_Folder]:
         why = getattr(error, "strerror", None) or error
         todo = "Choose a folder that you may write to, on a disk that has space."
         findings = [Finding(name, Level.BAD, f"{store.root} can't be written: {why}", todo)]
-        found = _Folder(store.root, None, findings + (folder_checks.examined(store) if store.root.is_dir() else []))
+        found = _ProbedFolder(
+            store.root, None, findings + (folder_checks.inspect_folder(store) if store.root.is_dir() else [])
+        )
     else:
         if made:
             about = f"{store.root} is not there; `producer run` can make it"
             todo = "If a run should be there, give the folder that --out named when it was begun."
-            findings = [Finding(name, Level.WARN, about, todo), *folder_checks.space(store)]
+            findings = [Finding(name, Level.WARN, about, todo), *folder_checks.space_findings(store)]
         else:
-            findings = [Finding(name, Level.OK, f"{store.root} can be written"), *folder_checks.examined(store)]
-        found = _Folder(store.root, token, findings)
+            findings = [Finding(name, Level.OK, f"{store.root} can be written"), *folder_checks.inspect_folder(store)]
+        found = _ProbedFolder(store.root, token, findings)
     try:
         yield found
     finally:
@@ -310,7 +314,7 @@ def _folder(out: Path | None) -> Iterator[_Folder]:
                 path.rmdir()
 
 
-def _of_names() -> list[Finding]:
+def _unknown_variable_findings() -> list[Finding]:
     """Name the variables of the environment that look like ours and are not."""
     unknown = unknown_variables(os.environ)
     if not unknown:
@@ -319,7 +323,7 @@ def _of_names() -> list[Finding]:
     return [Finding("unknown settings", Level.WARN, f"nothing reads {', '.join(unknown)}", todo)]
 
 
-def _of_settings(local: bool) -> list[Finding]:
+def _network_setting_findings(local: bool) -> list[Finding]:
     """Look at what the environment says of the network; nothing is found where it says nothing.
 
     Args:
@@ -332,7 +336,7 @@ def _of_settings(local: bool) -> list[Finding]:
     try:
         proxy = network_settings.proxy()
         if proxy is not None:
-            Guard().connect_to_proxy(proxy.host, proxy.port, _PROXY_PATIENCE).close()
+            Guard().connect_to_proxy(proxy.host, proxy.port, _PROXY_SECONDS).close()
     except SettingsError:
         # It is among the troubles.
         pass
@@ -345,45 +349,45 @@ def _of_settings(local: bool) -> list[Finding]:
     return [Finding(name, Level.BAD if local else Level.WARN, redacted("; ".join(wrong)) + whose, todo)]
 
 
-def _local() -> list[Finding]:
+def _local_fleet_findings() -> list[Finding]:
     try:
         binary = server_binary()
         check_size(FleetSize(len(cores())))
     except CommandError as fault:
         return [finding_from_error("local fleet", fault)]
-    found = f"no broker is named: a command starts {binary} and {counted(len(cores()), 'worker')} for itself"
+    found = f"no broker is named: a command starts {binary} and {pluralized(len(cores()), 'worker')} for itself"
     return [Finding("local fleet", Level.OK, found)]
 
 
-def _of_broker(url: str, examined: _Folder) -> list[Finding]:
+def _broker_findings(url: str, examined: _ProbedFolder) -> list[Finding]:
     ahead: dict[str, float] = {}
     try:
         with broker_client.client(url, retry=False) as server, broker_client.translate_errors(url):
             server.ping()
-            info = _asked(server.info) or {}
-            writes = _writes(server)
+            info = _query_or_none(server.info) or {}
+            writes = _check_writes(server)
             sent = time.time()
-            clock = _asked(server.time)
+            clock = _query_or_none(server.time)
             if clock is not None:
                 ahead["Redis"] = clock_ahead(clock[0] + clock[1] / 1e6, sent, time.time())
         use_broker(url)
     except CommandError as fault:
         return [finding_from_error("broker", fault)]
-    findings = [Finding("broker", Level.OK, f"{redacted(url)} answers"), writes, *of_server(info)]
+    findings = [Finding("broker", Level.OK, f"{redacted(url)} answers"), writes, *server_findings(info)]
     try:
-        workers = worker_queries.ask_workers(_ABOUT_PATIENCE)
-        findings += [of_connections(info, len(workers)), *of_workers(workers)]
+        workers = worker_queries.ask_workers(_INFO_SECONDS)
+        findings += [connections_finding(info, len(workers)), *workers_findings(workers)]
         ahead |= {worker.name: worker.skew for worker in workers if worker.skew is not None}
-        findings.append(of_clocks(ahead))
+        findings.append(clocks_finding(ahead))
         if workers and examined.path is not None:
-            findings += _at_workers(examined.path, examined.token, [worker.name for worker in workers])
+            findings += _ask_workers_about_folder(examined.path, examined.token, [worker.name for worker in workers])
     except (redis.RedisError, OperationalError, OSError) as error:
         problem = redis_problem(error)
         findings.append(Finding("workers", Level.BAD, f"they can't be asked: {problem.text}", problem.hint))
     return findings
 
 
-def _writes(server: redis.Redis) -> Finding:
+def _check_writes(server: redis.Redis) -> Finding:
     """Return whether the server takes writes, by one that changes nothing: it is for a key that exists already."""
     try:
         server.set(keys.run(_NO_RUN), "", xx=True)
@@ -394,7 +398,7 @@ def _writes(server: redis.Redis) -> Finding:
     return Finding("writes", Level.OK, "Redis takes them")
 
 
-def _asked(command: Callable[[], Any]) -> Any:
+def _query_or_none(command: Callable[[], Any]) -> Any:
     """Return what a command of the server answers; None if the broker's user may not use it."""
     try:
         return command()
@@ -402,9 +406,9 @@ def _asked(command: Callable[[], Any]) -> Any:
         return None
 
 
-def _at_workers(out: Path, token: str | None, names: Sequence[str]) -> list[Finding]:
+def _ask_workers_about_folder(out: Path, token: str | None, names: Sequence[str]) -> list[Finding]:
     """Ask the workers how they see a folder."""
     if token is None:
         found = "unknown: without a file that is left here, no worker can tell whether it sees the same folder"
         return [Finding("folder at workers", Level.WARN, found, "Mend the folder here first.")]
-    return worker_folder_findings(out, worker_queries.probe_folder_at_workers(out, token, names, _EXAMINE_PATIENCE))
+    return worker_folder_findings(out, worker_queries.probe_folder_at_workers(out, token, names, _PROBE_SECONDS))

@@ -18,7 +18,7 @@ from pathlib import Path
 import pyarrow.compute as pc
 
 from producer.doctor.finding import Finding, Level, finding_from_error
-from producer.formatting import counted, mebibytes, named
+from producer.formatting import format_mebibytes, named, pluralized
 from producer.output import lock
 from producer.output.run_file import NAME, PlanState, RunFile, State, resume_command
 from producer.output.shard_files import load_manifest, load_plan
@@ -30,90 +30,92 @@ from tasks.storage.shard_parquet import CorruptShardFileError, ShardRef
 from tasks.storage.store import TEMPORARY, Store
 
 #: Bytes without which nothing should begin: a few images, and the files beside them.
-_LEAST = 8 * 1024**2
+_MIN_BYTES = 8 * 1024**2
 #: Bytes that should be free for a run of which nothing is known.
-_FREE = 1024**3
+_ENOUGH_BYTES = 1024**3
 #: Files that can still be made: without the first number a shard can't be saved, and the second is that of a few.
-_LEAST_FILES, _FEW_FILES = 1_000, 20_000
+_MIN_FILES, _ENOUGH_FILES = 1_000, 20_000
 #: Seconds for which the files of a plan are read, and as long the manifests; at least one is.
-_PATIENCE = 5.0
+_READ_SECONDS = 5.0
 #: What `compare` leaves above the folders of its three ways.
 COMPARISON = "comparison.json"
 
 
-def examined(store: Store) -> list[Finding]:
+def inspect_folder(store: Store) -> list[Finding]:
     """Return what is found of a folder that is there: its space and its run."""
     try:
-        run = _run(store)
+        run = _inspect_run(store)
     except CommandError as fault:
-        run = _Run([finding_from_error("run", fault)])
+        run = _RunFindings([finding_from_error("run", fault)])
     except StorageError as error:
         todo = "Ask as the user whose run it is."
-        run = _Run([Finding("run", Level.BAD, f"the folder can't be looked at: {error}", todo)])
-    return [*space(store, run.need), *run.findings]
+        run = _RunFindings([Finding("run", Level.BAD, f"the folder can't be looked at: {error}", todo)])
+    return [*space_findings(store, run.need), *run.findings]
 
 
 @dataclass(frozen=True, slots=True)
-class Need:
+class SpaceNeed:
     """Bytes that a run will take, by what its shards have taken: in flight at once, and in all that is left of it."""
 
     at_once: float
     in_all: float
 
 
-def space(store: Store, need: Need | None = None) -> list[Finding]:
+def space_findings(store: Store, need: SpaceNeed | None = None) -> list[Finding]:
     """Return what is found of the disk of a folder; ``need`` is what the run in it will take, if that is known."""
     findings = []
     # Not every file system can tell.
     with suppress(OSError):
-        findings.append(of_space("disk here", shutil.disk_usage(store.root).free, need))
+        findings.append(space_finding("disk here", shutil.disk_usage(store.root).free, need))
         files = os.statvfs(store.root)
         if files.f_files:
-            findings += _of_files(files.f_favail)
+            findings += _inode_findings(files.f_favail)
     return findings
 
 
-def of_space(name: str, free: int, need: Need | None = None) -> Finding:
+def space_finding(name: str, free: int, need: SpaceNeed | None = None) -> Finding:
     """Judge how many bytes are free where images are saved."""
-    found, todo = f"{mebibytes(free)} are free", "Make space, or choose a folder on another disk."
+    found, todo = f"{format_mebibytes(free)} are free", "Make space, or choose a folder on another disk."
     if need is None:
-        if free < _LEAST:
-            return Finding(name, Level.BAD, f"{found}, less than {mebibytes(_LEAST)}: too little for any run", todo)
-        if free < _FREE:
-            return Finding(name, Level.WARN, f"{found}, less than {mebibytes(_FREE)}: soon filled", todo)
+        if free < _MIN_BYTES:
+            return Finding(
+                name, Level.BAD, f"{found}, less than {format_mebibytes(_MIN_BYTES)}: too little for any run", todo
+            )
+        if free < _ENOUGH_BYTES:
+            return Finding(name, Level.WARN, f"{found}, less than {format_mebibytes(_ENOUGH_BYTES)}: soon filled", todo)
         return Finding(name, Level.OK, found)
     if free < need.at_once:
-        found += f"; the shards of this run that are in flight at once take about {mebibytes(need.at_once)}"
+        found += f"; the shards of this run that are in flight at once take about {format_mebibytes(need.at_once)}"
         return Finding(name, Level.BAD, found, todo)
     if need.in_all:
-        found += f"; what is left of this run takes about {mebibytes(need.in_all)}"
+        found += f"; what is left of this run takes about {format_mebibytes(need.in_all)}"
     if free < need.in_all:
         return Finding(name, Level.WARN, found, todo)
-    if free < _LEAST:
+    if free < _MIN_BYTES:
         # What is written besides images takes something, too.
-        return Finding(name, Level.WARN, f"{found}; less than {mebibytes(_LEAST)} are soon filled", todo)
+        return Finding(name, Level.WARN, f"{found}; less than {format_mebibytes(_MIN_BYTES)} are soon filled", todo)
     return Finding(name, Level.OK, found)
 
 
-def _of_files(free: int) -> list[Finding]:
-    if free >= _FEW_FILES:
+def _inode_findings(free: int) -> list[Finding]:
+    if free >= _ENOUGH_FILES:
         return []
-    level = Level.BAD if free < _LEAST_FILES else Level.WARN
+    level = Level.BAD if free < _MIN_FILES else Level.WARN
     todo = "Remove files there, or choose a folder on another disk: each image is a file."
-    return [Finding("disk files here", level, f"{counted(free, 'more file')} can be made (free inodes)", todo)]
+    return [Finding("disk files here", level, f"{pluralized(free, 'more file')} can be made (free inodes)", todo)]
 
 
 @dataclass(frozen=True, slots=True)
-class _Run:
+class _RunFindings:
     """What is found of the run in a folder, and what it will take, if that is known."""
 
     findings: list[Finding]
-    need: Need | None = None
+    need: SpaceNeed | None = None
 
 
-def _run(store: Store) -> _Run:
+def _inspect_run(store: Store) -> _RunFindings:
     if not store.exists(NAME):
-        return _Run([_without_a_run(store)])
+        return _RunFindings([_no_run_finding(store)])
     record = RunFile.load(store)
     alive = lock.current_holder(store)
     shards = record.planned_shards
@@ -132,21 +134,21 @@ def _run(store: Store) -> _Run:
         if gone:
             missing[shard] = len(gone)
 
-    findings = [_of_state(record, store, alive)]
-    findings += _of_failures(record, store)
+    findings = [_state_finding(record, store, alive)]
+    findings += _failure_findings(record, store)
     # A run that is done needs its plan no more; a retry does.
     needed = Level.WARN if record.state is State.COMPLETE and len(done) == shards else Level.BAD
     gone = [shard for shard in range(shards) if plan.name(shard) not in plans]
-    read_plan = _read(set(range(shards)) - set(gone), lambda shard: load_plan(shard, store, record.id))
-    findings.append(_of_plan(record, store, shards, gone, read_plan, needed, alive is not None))
-    read_manifests = _read(done, read_manifest)
-    findings.append(_of_manifests(record, store, shards, read_manifests, alive is not None))
+    read_plan = _read_files(set(range(shards)) - set(gone), lambda shard: load_plan(shard, store, record.id))
+    findings.append(_plan_finding(record, store, shards, gone, read_plan, needed, alive is not None))
+    read_manifests = _read_files(done, read_manifest)
+    findings.append(_manifests_finding(record, store, shards, read_manifests, alive is not None))
     if missing:
-        findings.append(_of_images(record, store, missing))
-    return _Run(findings, _need(record, shards - len(done), sizes))
+        findings.append(_images_finding(record, store, missing))
+    return _RunFindings(findings, _estimate_need(record, shards - len(done), sizes))
 
 
-def _need(record: RunFile, left: int, sizes: Sequence[int]) -> Need | None:
+def _estimate_need(record: RunFile, left: int, sizes: Sequence[int]) -> SpaceNeed | None:
     """Return what a run will take of which so many planned shards are left; None where no shard tells of the others."""
     if not sizes:
         return None
@@ -154,12 +156,12 @@ def _need(record: RunFile, left: int, sizes: Sequence[int]) -> Need | None:
     if record.plan is PlanState.OPEN:
         # As much is left as nobody knows, and more than is planned.
         left += window
-    return Need(shard * min(left, window), shard * left)
+    return SpaceNeed(shard * min(left, window), shard * left)
 
 
-def _without_a_run(store: Store) -> Finding:
+def _no_run_finding(store: Store) -> Finding:
     left = RunFile.find_run_file(store)
-    if left is not None and _is_of_a_comparison(store):
+    if left is not None and _is_comparison_folder(store):
         found = "no run is in it, but one of the ways of a comparison (`producer compare` or `producer demo`)"
         return Finding("run", Level.OK, f"{found}; a run needs another folder")
     if left is not None:
@@ -173,7 +175,7 @@ def _without_a_run(store: Store) -> Finding:
     return Finding("run", Level.OK, "no run is in it")
 
 
-def _is_of_a_comparison(store: Store) -> bool:
+def _is_comparison_folder(store: Store) -> bool:
     """Tell whether a folder without a run is that of a baseline: what stands in it says so, or what is beside it."""
     for name in (plan.name(0), manifest.name(0)):
         # Its files belong to a run without a name.
@@ -186,13 +188,13 @@ def _is_of_a_comparison(store: Store) -> bool:
     return False
 
 
-def _of_state(record: RunFile, store: Store, alive: lock.LockHolder | None) -> Finding:
+def _state_finding(record: RunFile, store: Store, alive: lock.LockHolder | None) -> Finding:
     listed = "standard input" if record.source == url_list.STANDARD_INPUT else record.source
     found = f"{record.id} of {listed}"
     if alive is not None:
         return Finding("run", Level.OK, f"{found}: its producer is {alive.text}")
     if record.state is State.COMPLETE:
-        return Finding("run", Level.OK, f"{found}: complete, {counted(record.planned_rows, 'image')}")
+        return Finding("run", Level.OK, f"{found}: complete, {pluralized(record.planned_rows, 'image')}")
     if record.state is State.RUNNING:
         dead = lock.dead_holder(store)
         who = f", {dead.text}," if dead is not None else ""
@@ -202,41 +204,41 @@ def _of_state(record: RunFile, store: Store, alive: lock.LockHolder | None) -> F
     return Finding("run", Level.WARN, found, f"Go on with it by `{resume_command(store)}`.")
 
 
-def _of_failures(record: RunFile, store: Store) -> list[Finding]:
+def _failure_findings(record: RunFile, store: Store) -> list[Finding]:
     """Judge what has failed in a complete run, by what its record says."""
     totals = record.totals or {}
     if record.state is not State.COMPLETE or not totals.get("failed"):
         return []
     again = sum(number for reason, number in totals["reasons"].items() if reason in WORTH_RETRYING)
-    found = f"{totals['failed']:,} of {counted(totals['total'], 'image')}, {again:,} for reasons that may be gone"
+    found = f"{totals['failed']:,} of {pluralized(totals['total'], 'image')}, {again:,} for reasons that may be gone"
     if not again:
         return [Finding("failures", Level.OK, found)]
-    return [Finding("failures", Level.WARN, found, f"Try them again by `producer retry {_quoted(store)}`.")]
+    return [Finding("failures", Level.WARN, found, f"Try them again by `producer retry {_quoted_root(store)}`.")]
 
 
 @dataclass(frozen=True, slots=True)
-class _Reading:
+class _ReadResult:
     """Files of shards that were read: how many of how many, and what is wrong with which."""
 
     read: int
-    of: int
+    total: int
     broken: dict[int, CommandError]
 
     def text(self, found: str, name: Callable[[int], str]) -> str:
         """Return what was found with how many were read, and which of them can't be trusted."""
-        if not self.of:
+        if not self.total:
             return found
-        read = "all" if self.read == self.of else f"{self.read:,} of them, within {_PATIENCE:g} s,"
+        read = "all" if self.read == self.total else f"{self.read:,} of them, within {_READ_SECONDS:g} s,"
         if not self.broken:
             return f"{found}, {read} checked"
         bad = f"{len(self.broken):,} not to be trusted: {named(map(name, self.broken))}"
         return f"{found}; of {self.read:,} that were checked, {bad}"
 
 
-def _read(shards: Iterable[int], read: Callable[[int], object]) -> _Reading:
+def _read_files(shards: Iterable[int], read: Callable[[int], object]) -> _ReadResult:
     """Read what stands for each shard, in no order and only for a while, so that a part of many tells of all."""
     listed = sorted(shards, key=lambda shard: (shard * 0x9E3779B1) % 2**32)
-    ends = time.monotonic() + _PATIENCE
+    ends = time.monotonic() + _READ_SECONDS
     broken: dict[int, CommandError] = {}
     number = 0
     for shard in listed:
@@ -247,13 +249,13 @@ def _read(shards: Iterable[int], read: Callable[[int], object]) -> _Reading:
             read(shard)
         except CommandError as fault:
             broken[shard] = fault
-    return _Reading(number, len(listed), broken)
+    return _ReadResult(number, len(listed), broken)
 
 
-def _of_plan(
-    record: RunFile, store: Store, shards: int, gone: list[int], reading: _Reading, needed: Level, alive: bool
+def _plan_finding(
+    record: RunFile, store: Store, shards: int, gone: list[int], reading: _ReadResult, needed: Level, alive: bool
 ) -> Finding:
-    found = reading.text(f"{counted(shards, 'shard')} planned", plan.name)
+    found = reading.text(f"{pluralized(shards, 'shard')} planned", plan.name)
     same = url_list.is_same(record.source, record.fingerprint)
     if gone:
         found = f"{found}; {len(gone):,} gone: {named(map(plan.name, gone))}"
@@ -270,8 +272,8 @@ def _of_plan(
     return Finding("plan", Level.OK, found)
 
 
-def _of_manifests(record: RunFile, store: Store, shards: int, reading: _Reading, alive: bool) -> Finding:
-    found = reading.text(f"{reading.of:,} of {counted(shards, 'shard')} done", manifest.name)
+def _manifests_finding(record: RunFile, store: Store, shards: int, reading: _ReadResult, alive: bool) -> Finding:
+    found = reading.text(f"{reading.total:,} of {pluralized(shards, 'shard')} done", manifest.name)
     if reading.broken:
         fault = next(iter(reading.broken.values()))
         found = f"{found} ({fault.why})"
@@ -280,15 +282,15 @@ def _of_manifests(record: RunFile, store: Store, shards: int, reading: _Reading,
             "without downloading what is saved."
         )
         return Finding("manifests", Level.BAD, found, todo)
-    if reading.of < shards and not alive and record.state is State.COMPLETE:
+    if reading.total < shards and not alive and record.state is State.COMPLETE:
         return Finding("manifests", Level.WARN, found, f"`{resume_command(store)}` makes those anew that are gone.")
     return Finding("manifests", Level.OK, found)
 
 
-def _of_images(record: RunFile, store: Store, missing: Mapping[int, int]) -> Finding:
+def _images_finding(record: RunFile, store: Store, missing: Mapping[int, int]) -> Finding:
     """Judge images that manifests name and that are not there, by how many each shard lacks."""
     lacking = named(f"{shard_name(shard)} ({number:,})" for shard, number in missing.items())
-    found = f"{counted(sum(missing.values()), 'image')} that manifests name are gone, of shards {lacking}"
+    found = f"{pluralized(sum(missing.values()), 'image')} that manifests name are gone, of shards {lacking}"
     resized = record.options.fetch.resize.mode is not ResizeMode.NO
     todo = (
         "Put them back; no command looks for them. Or remove the manifest of such a shard "
@@ -299,5 +301,5 @@ def _of_images(record: RunFile, store: Store, missing: Mapping[int, int]) -> Fin
     return Finding("images", Level.WARN, found, todo)
 
 
-def _quoted(store: Store) -> str:
+def _quoted_root(store: Store) -> str:
     return shlex.quote(str(store.root))

@@ -60,12 +60,12 @@ def levels(findings: list[Finding]) -> dict[str, Level]:
 )
 def test_server(changes: Mapping[str, Any], expected: Mapping[str, Level]) -> None:
     """Each property of a Redis server is judged on its own."""
-    assert levels(diagnosis.of_server({**_GOOD, **changes})) == expected
+    assert levels(diagnosis.server_findings({**_GOOD, **changes})) == expected
 
 
 def test_silent_server_is_a_warning() -> None:
     """A property that the server does not report is unknown, and a warning."""
-    findings = diagnosis.of_server({})
+    findings = diagnosis.server_findings({})
     assert set(levels(findings).values()) == {Level.WARN}
     assert all(finding.found.startswith("unknown") for finding in findings)
 
@@ -82,14 +82,14 @@ def test_silent_server_is_a_warning() -> None:
 )
 def test_connections(info: Mapping[str, int], workers: int, level: Level) -> None:
     """The server must accept the connections of a producer, and of its workers during a run."""
-    assert diagnosis.of_connections(info, workers).level is level
+    assert diagnosis.connections_finding(info, workers).level is level
 
 
 def test_workers_with_more_slots_than_descriptors() -> None:
     """A worker with too few open files for its slots is bad; a worker that does not report its limit is fine."""
     few, enough = replace(_WORKER, descriptors=64), replace(_WORKER, name="b@here", descriptors=256)
-    assert levels(diagnosis.of_workers([enough, _WORKER])) == {}
-    findings = diagnosis.of_workers([few, enough])
+    assert levels(diagnosis.workers_findings([enough, _WORKER])) == {}
+    findings = diagnosis.workers_findings([few, enough])
     assert levels(findings) == {"open files": Level.BAD}
     (found,) = (finding for finding in findings if finding.name == "open files")
     assert found.found.endswith("a@here (16 slots, 64 descriptors)")
@@ -97,14 +97,14 @@ def test_workers_with_more_slots_than_descriptors() -> None:
 
 def test_workers() -> None:
     """Workers of this version are listed and counted with their slots."""
-    findings = diagnosis.of_workers([_WORKER, replace(_WORKER, name="b@here")])
+    findings = diagnosis.workers_findings([_WORKER, replace(_WORKER, name="b@here")])
     assert levels(findings) == {}
     assert findings[0].found == "2 workers, 32 slots: a@here (0.1.0, 16 slots), b@here (0.1.0, 16 slots)"
 
 
 def test_many_workers_are_not_all_named() -> None:
     """At most five workers are named."""
-    finding = diagnosis.of_workers([replace(_WORKER, name=f"{number}@here") for number in range(8)])[0]
+    finding = diagnosis.workers_findings([replace(_WORKER, name=f"{number}@here") for number in range(8)])[0]
     assert finding.found.endswith("4@here (0.1.0, 16 slots) and 3 more")
 
 
@@ -122,7 +122,7 @@ def test_many_workers_are_not_all_named() -> None:
 )
 def test_unsuitable_workers_are_reported(workers: list[WorkerInfo], expected: Mapping[str, Level]) -> None:
     """Reported are: no workers, other versions, queues without a worker, and workers that may not save anything."""
-    assert levels(diagnosis.of_workers(workers)) == expected
+    assert levels(diagnosis.workers_findings(workers)) == expected
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_unsuitable_workers_are_reported(workers: list[WorkerInfo], expected: Ma
 )
 def test_clocks(ahead: Mapping[str, float], level: Level, found: str) -> None:
     """No two clocks may differ by more than two seconds."""
-    finding = diagnosis.of_clocks(ahead)
+    finding = diagnosis.clocks_finding(ahead)
     assert (finding.level, finding.found) == (level, found)
 
 
@@ -165,10 +165,10 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]
 def test_settings(environment: Callable[..., None]) -> None:
     """Usable network settings are named; without any, there is no finding."""
     environment(STORE_ROOTS="/data")
-    assert diagnosis._of_settings(local=True) == []
+    assert diagnosis._network_setting_findings(local=True) == []
     with socket.create_server(("127.0.0.1", 0)) as proxy:
         environment(PROXY=f"http://me:word@127.0.0.1:{proxy.getsockname()[1]}", DENY_NETWORKS="10.0.0.0/8")
-        (finding,) = diagnosis._of_settings(local=True)
+        (finding,) = diagnosis._network_setting_findings(local=True)
     assert (finding.level, finding.found) == (Level.OK, "can be used: IMAGEFLEET_DENY_NETWORKS, IMAGEFLEET_PROXY")
 
 
@@ -179,14 +179,14 @@ def test_unusable_settings_are_named(environment: Callable[..., None]) -> None:
     """
     environment(PROXY="http://me:word@127.0.0.1:3", ALLOW_NETWORKS="foo/bar", CA_BUNDLE="/nope")
     for local, level in ((True, Level.BAD), (False, Level.WARN)):
-        (finding,) = diagnosis._of_settings(local)
+        (finding,) = diagnosis._network_setting_findings(local)
         assert finding.level is level
         assert "IMAGEFLEET_ALLOW_NETWORKS: 'foo/bar' does not" in finding.found
         assert "IMAGEFLEET_CA_BUNDLE: /nope can't be used: No such file" in finding.found
         assert "IMAGEFLEET_PROXY: the proxy can't be reached: 127.0.0.1 port 3: Connection refused" in finding.found
         assert "word" not in finding.found
     environment(PROXY="me:word@127.0.0.1:3")
-    (finding,) = diagnosis._of_settings(local=True)
+    (finding,) = diagnosis._network_setting_findings(local=True)
     assert finding.found.startswith("IMAGEFLEET_PROXY: it has to be http://host:port, with user:password@ before")
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from producer.doctor import folder_checks
 from producer.doctor.finding import Finding, Level
-from producer.doctor.folder_checks import Need
+from producer.doctor.folder_checks import SpaceNeed
 from producer.output import lock
 from producer.output.run_file import PlanState, State
 from tasks.collect import collect
@@ -42,7 +42,7 @@ def store(tmp_path: Path) -> Store:
 
 def findings_by_name(store: Store) -> dict[str, Finding]:
     """Return the findings about a folder's run, by name; each problem has a remedy."""
-    findings = [finding for finding in folder_checks.examined(store) if not finding.name.endswith("here")]
+    findings = [finding for finding in folder_checks.inspect_folder(store) if not finding.name.endswith("here")]
     assert all(bool(finding.todo) == (finding.level is not Level.OK) for finding in findings)
     assert len({finding.name for finding in findings}) == len(findings)
     return {finding.name: finding for finding in findings}
@@ -200,7 +200,7 @@ def test_partly_read_list(store: Store, source: Path) -> None:
 def test_checking_manifests_is_limited_in_time(store: Store, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Checking stops when the time is up; the report gives the number of checked manifests."""
     make_run(source, store, _ROWS, 3, State.INTERRUPTED, PlanState.COMPLETE)
-    monkeypatch.setattr(folder_checks, "_PATIENCE", 0)
+    monkeypatch.setattr(folder_checks, "_READ_SECONDS", 0)
     assert findings_by_name(store)["manifests"].found == "3 of 4 shards done, 1 of them, within 0 s, checked"
 
 
@@ -214,16 +214,16 @@ _MIB = 1024**2
         (8 * _MIB, None, Level.WARN, "less than 1,024 MiB"),
         (_GIB, None, Level.OK, "1,024 MiB are free"),
         # A complete run.
-        (15 * _MIB, Need(0, 0), Level.OK, "15 MiB are free"),
-        (7 * _MIB, Need(0, 0), Level.WARN, "less than 8 MiB"),
-        (31 * _MIB, Need(32 * _MIB, 320 * _MIB), Level.BAD, "in flight at once take about 32 MiB"),
-        (195 * _MIB, Need(32 * _MIB, 320 * _MIB), Level.WARN, "what is left of this run takes about 320 MiB"),
-        (195 * _MIB, Need(_MIB, 10 * _MIB), Level.OK, "what is left of this run takes about 10 MiB"),
+        (15 * _MIB, SpaceNeed(0, 0), Level.OK, "15 MiB are free"),
+        (7 * _MIB, SpaceNeed(0, 0), Level.WARN, "less than 8 MiB"),
+        (31 * _MIB, SpaceNeed(32 * _MIB, 320 * _MIB), Level.BAD, "in flight at once take about 32 MiB"),
+        (195 * _MIB, SpaceNeed(32 * _MIB, 320 * _MIB), Level.WARN, "what is left of this run takes about 320 MiB"),
+        (195 * _MIB, SpaceNeed(_MIB, 10 * _MIB), Level.OK, "what is left of this run takes about 10 MiB"),
     ],
 )
-def test_space(free: int, need: Need | None, level: Level, bound: str) -> None:
+def test_space(free: int, need: SpaceNeed | None, level: Level, bound: str) -> None:
     """Free space is compared with the run's estimated need, if known; the finding names the threshold."""
-    finding = folder_checks.of_space("disk here", free, need)
+    finding = folder_checks.space_finding("disk here", free, need)
     assert finding.level is level
     assert bound in finding.found
 
@@ -235,5 +235,5 @@ def test_few_free_inodes_are_reported(
     """A file system with few free inodes is reported, because each image is a file."""
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=_GIB))
     monkeypatch.setattr("os.statvfs", lambda _: SimpleNamespace(f_files=10**6, f_favail=free))
-    found = {finding.name: finding.level for finding in folder_checks.examined(store)}
+    found = {finding.name: finding.level for finding in folder_checks.inspect_folder(store)}
     assert found.get("disk files here") == level
