@@ -13,7 +13,7 @@ from tasks import jobs
 from tasks.download.downloader import Downloader
 from tasks.errors import FetchError
 from tasks.fetch import worker_name
-from tasks.model import Outcome, RunOptions, Status, key_of
+from tasks.model import Outcome, RunOptions, Status, image_key
 from tasks.previous_image import PreviousFile
 from tasks.retry_later import NO_PRIOR_ATTEMPTS, PriorAttempts
 from tasks.storage.store import Store
@@ -34,7 +34,7 @@ def fetch(
     """Return the Outcome of an image without fetching it; the arguments are those of `tasks.fetch.fetch`."""
     shard, offset = divmod(index, run.shard_size)
     return Outcome(
-        key_of(shard, offset, run.shard_size),
+        image_key(shard, offset, run.shard_size),
         Status.SUCCESS,
         width=64,
         height=32,

@@ -26,13 +26,13 @@ from benchmarks import records, web
 from benchmarks.pictures import ImageKind, create_gallery
 from benchmarks.watched import MeasuredFleet, RunUsage, Size
 from config import limits
-from producer.demo.pictures import picture
+from producer.demo.pictures import draw_image
 from producer.local_fleet.fleet import cores
 
 _NAME = "growth"
 #: Number of images on the nginx server. The lists repeat them, each time with another query.
 _DIFFERENT_IMAGES = 300
-_TINY = ImageKind("64 x 32, 1 KB", partial(picture, width=64, height=32), 1_000)
+_TINY = ImageKind("64 x 32, 1 KB", partial(draw_image, width=64, height=32), 1_000)
 _WARM_UP = 1000
 _STARTS = 3
 

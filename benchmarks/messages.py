@@ -19,7 +19,7 @@ import hiredis
 import psutil
 
 from benchmarks import processes
-from tasks.celery import IMAGES
+from tasks.celery import IMAGE_QUEUE
 
 _BLOCK = 1 << 20
 
@@ -62,12 +62,12 @@ class MessageCounter:
         delivered: Counter[str] = Counter()
         for command in self._commands():
             match command:
-                case [b"LPUSH" | b"RPUSH", queue, *values] if queue == IMAGES.encode():
+                case [b"LPUSH" | b"RPUSH", queue, *values] if queue == IMAGE_QUEUE.encode():
                     sent.update(_task(json.loads(value)) for value in values)
                 # kombu's own hash, or a worker's.
                 case [b"HSET", key, *pairs] if key.partition(b":")[0] == b"unacked":
                     records = [json.loads(record) for record in pairs[1::2]]
-                    delivered.update(_task(message) for message, _, route in records if route == IMAGES)
+                    delivered.update(_task(message) for message, _, route in records if route == IMAGE_QUEUE)
         return sent, delivered
 
     def _commands(self) -> Iterator[list[Any]]:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from PIL import Image, ImageChops
 
-from producer.demo.pictures import picture
+from producer.demo.pictures import draw_image
 
 #: Number of different images. Drawing thousands would take minutes, so each file gets a unique comment instead.
 DRAWN = 200
@@ -33,7 +33,7 @@ class ImageKind:
 def _draw_grainy(number: int) -> bytes:
     """Draw an image and add grain; without it, hills and sky are too smooth for the size of a photograph."""
     width, height = 1024, 768
-    drawn = Image.open(io.BytesIO(picture(number, width, height)))
+    drawn = Image.open(io.BytesIO(draw_image(number, width, height)))
     dice = random.Random(number)  # noqa: S311  # decoration, not security
     half = (width // 2, height // 2)
     noise = Image.frombytes("L", half, dice.randbytes(half[0] * half[1])).resize(drawn.size, Image.Resampling.BILINEAR)
@@ -43,7 +43,7 @@ def _draw_grainy(number: int) -> bytes:
     return encoded.getvalue()
 
 
-SMALL = ImageKind("400 x 200, 15 KB", picture, 15_000)
+SMALL = ImageKind("400 x 200, 15 KB", draw_image, 15_000)
 LARGE = ImageKind("1024 x 768, 160 KB", _draw_grainy, 160_000)
 
 

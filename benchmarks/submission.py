@@ -24,7 +24,7 @@ from producer.dispatch.dispatcher import Dispatcher
 from producer.local_fleet.fleet import server_binary
 from producer.planning.planner import Planner
 from tasks.broker import client as broker_client
-from tasks.celery import IMAGES, use_broker
+from tasks.celery import IMAGE_QUEUE, use_broker
 from tasks.model import ImageRequest, RunOptions
 from tasks.storage.store import Store
 
@@ -77,7 +77,7 @@ def _submit(url: str, images: int, out: Path) -> tuple[float, float]:
             dispatcher.run(planner.shards, _stop_after(planner.shards), lambda progress: None)
         except _AllSentError:
             spent = time.monotonic() - started, time.process_time() - used
-        queued = server.llen(IMAGES)
+        queued = server.llen(IMAGE_QUEUE)
     if queued != images:
         raise RuntimeError(f"{queued} tasks are queued, not {images}")
     return spent

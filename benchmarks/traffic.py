@@ -25,7 +25,7 @@ import redis
 
 from benchmarks.redis_work import RedisWork
 from tasks.broker import heartbeat
-from tasks.celery import IMAGES
+from tasks.celery import IMAGE_QUEUE
 
 _HOST = "127.0.0.1"
 _BLOCK = 1 << 20
@@ -212,6 +212,6 @@ def _expect_nothing_queued(server: redis.Redis) -> None:
         RuntimeError: too many messages remain.
     """
     unacked: list[Any] = [server.hlen(name) for name in heartbeat.unacked_hashes(server)]
-    remaining = server.llen(IMAGES) + sum(unacked)
+    remaining = server.llen(IMAGE_QUEUE) + sum(unacked)
     if remaining > _MAX_REMAINING:
         raise RuntimeError(f"{remaining} messages remain in Redis, but none remained at the end of the run")

@@ -81,10 +81,10 @@ def _require_password(handler: Any) -> Any:
 
 # Flower serves its scripts, its page for unknown paths and a few others without a password. Here only the two pages
 # for monitoring are open.
-_OPEN = (Metrics, Healthcheck)
+_PUBLIC_HANDLERS = (Metrics, Healthcheck)
 urls.settings["static_handler_class"] = _require_password(StaticFileHandler)
 for _index, _rule in enumerate(urls.handlers):
     if isinstance(_rule, URLSpec):
         _rule.target = _rule.handler_class = _require_password(_rule.handler_class)
-    elif _rule[1] not in _OPEN:
+    elif _rule[1] not in _PUBLIC_HANDLERS:
         urls.handlers[_index] = (_rule[0], _require_password(_rule[1]), *_rule[2:])

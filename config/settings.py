@@ -125,12 +125,12 @@ class Settings(BaseSettings):
                     f"IMAGEFLEET_BROKER_{name}_FILE is set, but IMAGEFLEET_BROKER_URL is not; set both or neither"
                 )
         if url is not None and self.broker_password_file is not None:
-            url = _with_password(url, _secret("IMAGEFLEET_BROKER_PASSWORD_FILE", self.broker_password_file))
+            url = _with_password(url, _read_secret("IMAGEFLEET_BROKER_PASSWORD_FILE", self.broker_password_file))
         if url is not None and self.broker_sentinel_password_file is not None:
             name = "IMAGEFLEET_BROKER_SENTINEL_PASSWORD_FILE"
             if not url.startswith("sentinel:"):
                 raise SettingsError(f"{name} is set, but IMAGEFLEET_BROKER_URL is not a sentinel:// URL")
-            password = _secret(name, self.broker_sentinel_password_file)
+            password = _read_secret(name, self.broker_sentinel_password_file)
             url += ("&" if "?" in url.rpartition(";")[2] else "?") + urlencode({"sentinel_password": password})
         if url is not None and self.broker_ca_file is not None:
             parts = urlsplit(url)
@@ -159,7 +159,7 @@ class Settings(BaseSettings):
         url = self.proxy.get_secret_value()
         if self.proxy_password_file is None:
             return url
-        password = _secret("IMAGEFLEET_PROXY_PASSWORD_FILE", self.proxy_password_file)
+        password = _read_secret("IMAGEFLEET_PROXY_PASSWORD_FILE", self.proxy_password_file)
         try:
             return _with_password(url, password)
         except ValueError:
@@ -175,7 +175,7 @@ class Settings(BaseSettings):
         """
         if self.flower_password_file is None:
             raise SettingsError("IMAGEFLEET_FLOWER_PASSWORD_FILE is not set; Flower does not start without a password")
-        return _secret("IMAGEFLEET_FLOWER_PASSWORD_FILE", self.flower_password_file)
+        return _read_secret("IMAGEFLEET_FLOWER_PASSWORD_FILE", self.flower_password_file)
 
     @field_validator("allow_networks", "deny_networks", "store_roots", mode="before")
     @classmethod
@@ -211,7 +211,7 @@ def _with_password(url: str, password: str) -> str:
     return parts._replace(netloc=f"{parts.username or ''}:{quote(password, safe='')}@{host}").geturl()
 
 
-def _secret(name: str, path: Path) -> str:
+def _read_secret(name: str, path: Path) -> str:
     try:
         secret = path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeError) as error:

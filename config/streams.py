@@ -26,7 +26,7 @@ class _Output(io.FileIO):
             return len(data)
 
 
-def show_everything() -> None:
+def escape_unencodable() -> None:
     """Make the standard streams print characters missing from their encoding as escape sequences."""
     for stream in (sys.__stdout__, sys.__stderr__):
         if isinstance(stream, io.TextIOWrapper):

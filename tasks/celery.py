@@ -22,16 +22,16 @@ from tasks.broker import client as broker_client
 #: it would read wrongly, or would drop because it knows no such task: it waits for a worker that knows it.
 PROTOCOL = 5
 #: Where the images of all runs wait.
-IMAGES = f"imagefleet.images.{PROTOCOL}"
+IMAGE_QUEUE = f"imagefleet.images.{PROTOCOL}"
 #: Where finished chords' bodies wait: of its own, or a body would wait behind every image that is queued.
-SHARDS = f"imagefleet.shards.{PROTOCOL}"
+SHARD_QUEUE = f"imagefleet.shards.{PROTOCOL}"
 #: The tasks' names, as they stand in messages.
 FETCH_IMAGE = "tasks.jobs.fetch_image"
 COLLECT_SHARD = "tasks.jobs.collect_shard"
 #: The remote control command by which a worker says what it is.
-ABOUT = "imagefleet"
+WORKER_INFO = "imagefleet"
 #: The remote control command by which a worker says how it sees an output folder.
-EXAMINE = "imagefleet_examine"
+PROBE_FOLDER = "imagefleet_examine"
 #: The remote control command by which a worker drops what is queued of a run that ends, and says what it is at.
 DRAIN = "imagefleet_drain"
 
@@ -73,14 +73,14 @@ app.conf.update(
     task_ignore_result=True,
     task_store_errors_even_if_ignored=False,
     task_queues=[
-        Queue(IMAGES, Exchange(IMAGES), routing_key=IMAGES),
-        Queue(SHARDS, Exchange(SHARDS), routing_key=SHARDS),
+        Queue(IMAGE_QUEUE, Exchange(IMAGE_QUEUE), routing_key=IMAGE_QUEUE),
+        Queue(SHARD_QUEUE, Exchange(SHARD_QUEUE), routing_key=SHARD_QUEUE),
     ],
-    task_default_queue=IMAGES,
-    task_default_exchange=IMAGES,
-    task_default_routing_key=IMAGES,
+    task_default_queue=IMAGE_QUEUE,
+    task_default_exchange=IMAGE_QUEUE,
+    task_default_routing_key=IMAGE_QUEUE,
     task_create_missing_queues=False,
-    task_routes={FETCH_IMAGE: {"queue": IMAGES}, COLLECT_SHARD: {"queue": SHARDS}},
+    task_routes={FETCH_IMAGE: {"queue": IMAGE_QUEUE}, COLLECT_SHARD: {"queue": SHARD_QUEUE}},
     task_publish_retry_policy={
         "max_retries": 10,
         "interval_start": 0.1,

@@ -16,7 +16,7 @@ from dataclasses import replace
 import pyarrow as pa
 
 from tasks.errors import StorageError
-from tasks.model import Outcome, Reason, RunOptions, key_of, shard_name
+from tasks.model import Outcome, Reason, RunOptions, image_key, shard_name
 from tasks.storage import manifest, plan, shard_status
 from tasks.storage.manifest import CorruptManifestError
 from tasks.storage.shard_parquet import ShardRef
@@ -80,7 +80,7 @@ def sort_outcomes(shard: int, indexes: Sequence[int], outcomes: Sequence[Outcome
         IncompleteShardError: they are not those of the plan, one for one.
     """
     by_key = {outcome.key: outcome for outcome in outcomes}
-    expected = [key_of(shard, index - shard * shard_size, shard_size) for index in indexes]
+    expected = [image_key(shard, index - shard * shard_size, shard_size) for index in indexes]
     missing = [key for key in expected if key not in by_key]
     if missing or len(outcomes) != len(expected):
         raise IncompleteShardError(

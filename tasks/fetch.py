@@ -40,7 +40,7 @@ from tasks.model import (
     RunOptions,
     Status,
     Verify,
-    key_of,
+    image_key,
     shard_name,
     shortened,
 )
@@ -102,7 +102,7 @@ def fetch(
 
     started = time.monotonic()
     shard, offset = divmod(index, run.shard_size)
-    key = key_of(shard, offset, run.shard_size)
+    key = image_key(shard, offset, run.shard_size)
     deadline = Deadline(run.fetch.timeout, run.fetch.deadline)
     download: Download | None = None
     try:

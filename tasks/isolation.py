@@ -23,7 +23,7 @@ from tasks.download import downloader as downloading
 from tasks.download.downloader import Downloader
 from tasks.errors import CrashedError, FetchError, FetchTimeoutError
 from tasks.file_descriptors import retry_when_exhausted
-from tasks.model import Outcome, RunOptions, key_of
+from tasks.model import Outcome, RunOptions, image_key
 from tasks.retry_later import NO_PRIOR_ATTEMPTS, PriorAttempts
 from tasks.storage.store import Store
 
@@ -59,7 +59,7 @@ def fetch(
             return _run_isolated(request, run.fetch.deadline + _MARGIN_SECONDS)
     except FetchError as error:
         shard, offset = divmod(index, run.shard_size)
-        return fetching.failed_outcome(key_of(shard, offset, run.shard_size), error)
+        return fetching.failed_outcome(image_key(shard, offset, run.shard_size), error)
 
 
 def _run_isolated(request: str, seconds: float) -> Outcome:

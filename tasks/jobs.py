@@ -31,13 +31,23 @@ from tasks.broker.heartbeat import Heartbeat, WorkerId
 from tasks.broker.progress import ProgressCounters
 from tasks.broker.redis_retry import retry_until_redis_is_back
 from tasks.broker.shard_signal import notify_shard_done
-from tasks.celery import ABOUT, COLLECT_SHARD, DRAIN, EXAMINE, FETCH_IMAGE, IMAGES, PROTOCOL, SHARDS, app
+from tasks.celery import (
+    COLLECT_SHARD,
+    DRAIN,
+    FETCH_IMAGE,
+    IMAGE_QUEUE,
+    PROBE_FOLDER,
+    PROTOCOL,
+    SHARD_QUEUE,
+    WORKER_INFO,
+    app,
+)
 from tasks.collect import STALE_VOID_REASONS, VOID_REASONS, IncompleteShardError, PoisonShardError, collect
 from tasks.download import downloader, network_settings
 from tasks.download.downloader import Downloader
 from tasks.errors import CancelledError, CommandError, FetchError, InternalError, RateLimitedError, StorageError
 from tasks.fetch import failed_outcome, fetch
-from tasks.model import Outcome, PreviousImage, RunOptions, key_of
+from tasks.model import Outcome, PreviousImage, RunOptions, image_key
 from tasks.previous_image import PreviousFile
 from tasks.redaction import redacted
 from tasks.retry_later import PriorAttempts, RetryLater
@@ -165,7 +175,7 @@ def _fitness() -> Fitness:
 @cache
 def _create_fitness(worker: str) -> Fitness:
     probe = None if network_settings.proxy() else _probe_connection
-    return Fitness(_redis_client(), worker, QueueNames(IMAGES, SHARDS), transport.pause_consuming, probe)
+    return Fitness(_redis_client(), worker, QueueNames(IMAGE_QUEUE, SHARD_QUEUE), transport.pause_consuming, probe)
 
 
 def _probe_connection(host: str, port: int) -> None:
@@ -200,7 +210,7 @@ def _previous_file(facts: Mapping[str, Any] | None, run: RunOptions) -> Previous
 @worker_init.connect
 def _prepare_worker(sender: Any, **_: Any) -> None:
     """Build what all tasks share before the first of them; a wrong setting ends the worker here."""
-    streams.show_everything()
+    streams.escape_unencodable()
     runtime_tuning.return_large_blocks()
     runtime_tuning.configure_pillow()
     most = file_descriptors.max_slots(file_descriptors.raise_limit())
@@ -244,7 +254,7 @@ def _start_heartbeat(worker: WorkerId, queues: Collection[str]) -> None:
         heartbeat.stop()
 
 
-@inspect_command(name=ABOUT)
+@inspect_command(name=WORKER_INFO)
 def _worker_info(state: Any, **_: Any) -> dict[str, Any]:
     """Tell a producer what this worker is, what it takes, where it may write, its troubles, and its time."""
     return {
@@ -260,7 +270,7 @@ def _worker_info(state: Any, **_: Any) -> dict[str, Any]:
     }
 
 
-@inspect_command(name=EXAMINE)
+@inspect_command(name=PROBE_FOLDER)
 def _probe_folder(state: Any, out: Any = None, token: Any = None, **_: Any) -> dict[str, Any]:
     """Tell a producer how this worker sees an output folder in which the producer has left a file."""
     return probe_folder(out, token, settings().store_roots).to_json()
@@ -357,7 +367,7 @@ def fetch_image(
     if run.draining:
         raise _drop_task(self)
     shard, offset = divmod(index, run.shard_size)
-    key, fitness = key_of(shard, offset, run.shard_size), _fitness()
+    key, fitness = image_key(shard, offset, run.shard_size), _fitness()
     # Whoever had it first may have saved the image, or died of it.
     again = recover or _is_redelivered(self)
     elsewhere: RetryLater | RetryElsewhere | None = None

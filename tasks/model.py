@@ -182,10 +182,10 @@ class FetchOptions:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
         """Return the options from JSON's own types, without fields unknown to this version."""
-        known = _known(cls, value)
-        resize = _known(ResizeOptions, known["resize"])
+        known = _known_fields(cls, value)
+        resize = _known_fields(ResizeOptions, known["resize"])
         resize["mode"] = ResizeMode(resize["mode"])
-        head = _known(HeaderOptions, known["head"])
+        head = _known_fields(HeaderOptions, known["head"])
         head["fields"] = tuple((name, text) for name, text in head["fields"])
         known.update(resize=ResizeOptions(**resize), head=HeaderOptions(**head), verify=Verify(known["verify"]))
         return cls(**known)
@@ -228,7 +228,7 @@ class RunOptions:
         )
 
 
-def _known(kind: type[FetchOptions | ResizeOptions | HeaderOptions], value: Mapping[str, Any]) -> dict[str, Any]:
+def _known_fields(kind: type[FetchOptions | ResizeOptions | HeaderOptions], value: Mapping[str, Any]) -> dict[str, Any]:
     """Return a mapping's items that are fields of a dataclass."""
     return {name.name: value[name.name] for name in fields(kind) if name.name in value}
 
@@ -298,7 +298,7 @@ def shortened(text: str, limit: int) -> str:
     return text
 
 
-def key_of(shard: int, offset: int, shard_size: int) -> str:
+def image_key(shard: int, offset: int, shard_size: int) -> str:
     """Return an image's key: its shard in five digits, then its offset in the shard.
 
     The offset has as many digits as the largest offset needs, as in img2dataset: with 1,000 images per shard, image 7

@@ -7,7 +7,7 @@ from pathlib import Path
 from producer.output.run_file import PlanState, RunConfig, RunFile, State
 from producer.sources import text as url_list
 from tasks.collect import collect
-from tasks.model import Outcome, Reason, RunOptions, Status, key_of
+from tasks.model import Outcome, Reason, RunOptions, Status, image_key
 from tasks.storage import plan
 from tasks.storage.shard_parquet import ShardRef
 from tasks.storage.store import Store
@@ -52,7 +52,7 @@ def make_run(
         chosen = requests[shard * SIZE : (shard + 1) * SIZE]
         store.create_durably(plan.name(shard), plan.encode(chosen, ShardRef(RUN_ID, shard)))
         if shard < done:
-            keys = [key_of(shard, place, SIZE) for place in range(len(chosen))]
+            keys = [image_key(shard, place, SIZE) for place in range(len(chosen))]
             outcomes = [Outcome(key, Status.FAILED_TO_DOWNLOAD, Reason.TIMEOUT, finished_at=101.0) for key in keys]
             collect(shard, outcomes, options, store)
     return record

@@ -7,7 +7,7 @@ from collections import Counter
 from contextlib import aclosing
 from typing import Protocol
 
-from producer.demo.gallery import Drawn
+from producer.demo.gallery import DrawnImage
 from producer.demo.http import Pieces, Reply, Request, RequestRefusedError, parse
 
 __all__ = ["Answerer", "Connection"]
@@ -23,7 +23,7 @@ class Answerer(Protocol):
     counts: Counter[str]
     stopping: bool
 
-    def at_hand(self, request: Request) -> Drawn | None:
+    def cached_reply(self, request: Request) -> DrawnImage | None:
         """The answer, if it need not be waited for."""
 
     async def reply(self, request: Request) -> Reply:
@@ -104,7 +104,7 @@ class Connection(asyncio.Protocol):
         return head if end else None
 
     def _answer(self, request: Request) -> None:
-        drawn = self._server.at_hand(request)
+        drawn = self._server.cached_reply(request)
         if drawn is None:
             self.answering = asyncio.get_running_loop().create_task(self._answer_in_time(request))
             return

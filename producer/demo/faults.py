@@ -12,8 +12,8 @@ from collections.abc import AsyncGenerator
 from typing import NoReturn
 from urllib.parse import quote
 
-from producer.demo.gallery import PICTURE_NAME
-from producer.demo.http import Reply, Request, RequestRefusedError, answer, head_of, number, page
+from producer.demo.gallery import IMAGE_NAME
+from producer.demo.http import Reply, Request, RequestRefusedError, answer, number, page, response_head
 from producer.demo.routes import Site, Table, whole
 
 __all__ = ["FAULTS"]
@@ -48,14 +48,14 @@ async def _rate_limited(site: Site, request: Request) -> Reply:
 
 FAULTS.once("rate-limited", _rate_limited)
 FAULTS.once("server-error", FAULTS.fixed("/fault/server-error", "Status 500.", page(500, "500\n")))
-FAULTS.fixed("/fault/no-content", "Status 204, which has no body.", Reply(head_of(204)))
-FAULTS.fixed("/fault/not-modified", "Status 304, though nobody asked.", Reply(head_of(304)))
+FAULTS.fixed("/fault/no-content", "Status 204, which has no body.", Reply(response_head(204)))
+FAULTS.fixed("/fault/not-modified", "Status 304, though nobody asked.", Reply(response_head(304)))
 
 
 @FAULTS.route("/fault/partial")
 async def _partial(site: Site, request: Request) -> Reply:
     """Status 206 with the first half of the picture, though nobody asked for a range."""
-    drawn = await site.gallery.drawn(request)
+    drawn = await site.gallery.draw(request)
     half = _half(drawn.body)
     sent = ("Content-Range", f"bytes 0-{len(half) - 1}/{len(drawn.body)}")
     return answer(half, drawn.content_type, sent, status=206)
@@ -68,7 +68,7 @@ FAULTS.fixed("/fault/not-implemented", "Status 501.", page(501, "501\n"))
 @FAULTS.route("/fault/opted-out")
 async def _opted_out(site: Site, request: Request) -> Reply:
     """The picture with X-Robots-Tag: ?tag=, noai unless told."""
-    drawn = await site.gallery.drawn(request)
+    drawn = await site.gallery.draw(request)
     tag = request.query.get("tag", "noai").encode("ascii", "ignore").decode()
     return answer(drawn.body, drawn.content_type, ("X-Robots-Tag", tag.replace("\r", "").replace("\n", "")))
 
@@ -87,7 +87,7 @@ async def _silent(site: Site, request: Request) -> Reply:
 @FAULTS.route("/fault/stall")
 async def _stall(site: Site, request: Request) -> Reply:
     """Half the picture, then nothing more, until the client goes away."""
-    drawn = await site.gallery.drawn(request)
+    drawn = await site.gallery.draw(request)
     return Reply(drawn.head, _then_nothing(_half(drawn.body)))
 
 
@@ -99,14 +99,14 @@ async def _then_nothing(data: bytes) -> AsyncGenerator[bytes, None]:
 @FAULTS.route("/fault/drip")
 async def _drip(site: Site, request: Request) -> Reply:
     """The picture, one byte a second."""
-    drawn = await site.gallery.drawn(request)
+    drawn = await site.gallery.draw(request)
     return Reply(drawn.head, _drops(drawn.body, together=1))
 
 
 @FAULTS.route("/fault/slow-header")
 async def _slow_header(site: Site, request: Request) -> Reply:
     """The status line at once, then one byte of the headers a second."""
-    drawn = await site.gallery.drawn(request)
+    drawn = await site.gallery.draw(request)
     return Reply(_drops(drawn.head, together=drawn.head.index(b"\n") + 1), drawn.body)
 
 
@@ -121,7 +121,7 @@ async def _drops(data: bytes, together: int) -> AsyncGenerator[bytes, None]:
 @FAULTS.route("/fault/truncated")
 async def _truncated(site: Site, request: Request) -> Reply:
     """Declares the whole picture, sends half, and closes."""
-    drawn = await site.gallery.drawn(request)
+    drawn = await site.gallery.draw(request)
     return Reply(drawn.head, _half(drawn.body), close=True)
 
 
@@ -131,18 +131,18 @@ async def _truncated(site: Site, request: Request) -> Reply:
 @FAULTS.route("/fault/wrong-length")
 async def _wrong_length(site: Site, request: Request) -> Reply:
     """The picture with the Content-Length "abc"; with ?conflicting, with two that differ."""
-    drawn = await site.gallery.drawn(request)
+    drawn = await site.gallery.draw(request)
     size = len(drawn.body)
     lengths = (size, size + 7) if "conflicting" in request.query else ("abc",)
     fields = [("Content-Length", length) for length in lengths]
-    return Reply(head_of(200, ("Content-Type", drawn.content_type), *fields), drawn.body, close=True)
+    return Reply(response_head(200, ("Content-Type", drawn.content_type), *fields), drawn.body, close=True)
 
 
 @FAULTS.route("/fault/bad-chunk")
 async def _bad_chunk(site: Site, request: Request) -> Reply:
     """A chunked body whose second chunk has a size that is no number."""
-    drawn = await site.gallery.drawn(request)
-    head = head_of(200, ("Content-Type", drawn.content_type), ("Transfer-Encoding", "chunked"))
+    drawn = await site.gallery.draw(request)
+    head = response_head(200, ("Content-Type", drawn.content_type), ("Transfer-Encoding", "chunked"))
     half = _half(drawn.body)
     return Reply(head, b"%x\r\n%b\r\nxyz\r\n%b\r\n" % (len(half), half, half), close=True)
 
@@ -150,14 +150,14 @@ async def _bad_chunk(site: Site, request: Request) -> Reply:
 @FAULTS.route("/fault/huge-header")
 async def _huge_header(site: Site, request: Request) -> Reply:
     """The picture behind a header of 1 MiB."""
-    drawn = await site.gallery.drawn(request)
+    drawn = await site.gallery.draw(request)
     return answer(drawn.body, drawn.content_type, ("X-Padding", "x" * 1024**2))
 
 
 @FAULTS.route("/fault/gzip")
 async def _gzip(site: Site, request: Request) -> Reply:
     """The picture with Content-Encoding: gzip, which is legal."""
-    drawn = await site.gallery.drawn(request)
+    drawn = await site.gallery.draw(request)
     return answer(gzip.compress(drawn.body, mtime=0), drawn.content_type, ("Content-Encoding", "gzip"))
 
 
@@ -191,7 +191,7 @@ FAULTS.fixed(
 @FAULTS.route("/fault/broken-image")
 async def _broken_image(site: Site, request: Request) -> Reply:
     """The first bytes of a JPEG (of a PNG if the URL ends in .png), then garbage."""
-    wanted = site.gallery.wanted(request)
+    wanted = site.gallery.requested_image(request)
     garbage = random.Random(str(wanted.number)).randbytes(4096)  # noqa: S311 - any bytes will do
     if wanted.format == "png":
         return answer(_PNG_SIGNATURE + garbage, "image/png")
@@ -204,7 +204,7 @@ async def _huge(site: Site, request: Request) -> Reply:
     size = int(number(request, "bytes", _GIBIBYTE, 0, 2**60))
     undeclared = request.query.get("declared") == "no"
     length = ("Connection", "close") if undeclared else ("Content-Length", size)
-    return Reply(head_of(200, ("Content-Type", "image/jpeg"), length), _zeros(size), close=undeclared)
+    return Reply(response_head(200, ("Content-Type", "image/jpeg"), length), _zeros(size), close=undeclared)
 
 
 async def _zeros(size: int) -> AsyncGenerator[bytes, None]:
@@ -218,7 +218,7 @@ async def _gzip_bomb(site: Site, request: Request) -> Reply:
     """1 MiB with Content-Encoding: gzip that inflates to 1 GiB of zeros."""
     size = len(_BOMB_START) + 1024 * len(_deflated_mebibyte()) + len(_BOMB_END)
     fields = (("Content-Type", "image/jpeg"), ("Content-Encoding", "gzip"), ("Content-Length", size))
-    return Reply(head_of(200, *fields), _bomb())
+    return Reply(response_head(200, *fields), _bomb())
 
 
 _BOMB_START = b"\x1f\x8b\x08\0\0\0\0\0\0\xff"
@@ -273,7 +273,7 @@ def _redirect(location: str) -> Reply:
 @FAULTS.route("/fault/redirect")
 async def _redirect_once(site: Site, request: Request) -> Reply:
     """Status 302 to the picture."""
-    named = PICTURE_NAME.search(request.path)
+    named = IMAGE_NAME.search(request.path)
     return _redirect(f"/images{named[0] if named else '/0.jpg'}")
 
 

@@ -8,7 +8,7 @@ from http import HTTPStatus
 from typing import NamedTuple
 from urllib.parse import parse_qsl
 
-__all__ = ["Pieces", "Refused", "Reply", "Request", "answer", "head_of", "number", "page", "parse"]
+__all__ = ["Pieces", "Reply", "Request", "RequestRefusedError", "answer", "number", "page", "parse", "response_head"]
 
 
 class Request(NamedTuple):
@@ -47,7 +47,7 @@ class RequestRefusedError(Exception):
         return page(self.status, f"{self}\n", *self.fields)
 
 
-def head_of(status: int, *fields: tuple[str, object]) -> bytes:
+def response_head(status: int, *fields: tuple[str, object]) -> bytes:
     """The head of a reply, with the empty line that ends it."""
     lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}", "Server: imagefleet-demo"]
     lines += [f"{name}: {value}" for name, value in fields]
@@ -56,7 +56,7 @@ def head_of(status: int, *fields: tuple[str, object]) -> bytes:
 
 def answer(body: bytes, content_type: str, *fields: tuple[str, object], status: int = 200) -> Reply:
     """A reply with a body, its type and its length; `fields` are further headers."""
-    return Reply(head_of(status, ("Content-Type", content_type), ("Content-Length", len(body)), *fields), body)
+    return Reply(response_head(status, ("Content-Type", content_type), ("Content-Length", len(body)), *fields), body)
 
 
 def page(status: int, text: str, *fields: tuple[str, object]) -> Reply:

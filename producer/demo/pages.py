@@ -45,10 +45,10 @@ async def _list(site: Site, request: Request) -> Reply:
     """A list of ?count= picture URLs, 100 unless told, one a line, in the four formats by turns."""
     count = int(number(request, "count", 100, 0, _LIST_LIMIT))
     host = request.host or site.url.removeprefix("http://")
-    return await asyncio.to_thread(_list_of, host, count)
+    return await asyncio.to_thread(_url_list, host, count)
 
 
-def _list_of(host: str, count: int) -> Reply:
+def _url_list(host: str, count: int) -> Reply:
     return page(200, "".join(f"http://{host}{image_path(n)}\n" for n in range(count)))
 
 

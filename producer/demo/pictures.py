@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from PIL import Image, ImageDraw
 
-__all__ = ["FORMATS", "LARGEST_SIDE", "picture"]
+__all__ = ["FORMATS", "LARGEST_SIDE", "draw_image"]
 
 LARGEST_SIDE = 4096
 """The largest width and the largest height, in pixels."""
@@ -61,7 +61,7 @@ _MOODS = (
 )
 
 
-def picture(index: int, width: int = 400, height: int = 200, format: str = "jpeg") -> bytes:
+def draw_image(index: int, width: int = 400, height: int = 200, format: str = "jpeg") -> bytes:
     """Draw picture number `index` and encode it.
 
     Args:

@@ -75,5 +75,5 @@ class Table:
 
 async def whole(site: Site, request: Request) -> Reply:
     """The picture, as it should be."""
-    drawn = await site.gallery.drawn(request)
+    drawn = await site.gallery.draw(request)
     return Reply(drawn.head, drawn.body)

@@ -23,12 +23,12 @@ from types import MappingProxyType
 
 from producer.demo.connection import Connection
 from producer.demo.faults import FAULTS
-from producer.demo.gallery import Drawn, Gallery
+from producer.demo.gallery import DrawnImage, Gallery
 from producer.demo.http import Reply, Request, RequestRefusedError
 from producer.demo.pages import PAGES
-from producer.demo.pictures import LARGEST_SIDE, picture
+from producer.demo.pictures import LARGEST_SIDE, draw_image
 
-__all__ = ["ROUTES", "DemoError", "DemoOptions", "DemoServer", "picture", "serve"]
+__all__ = ["ROUTES", "DemoError", "DemoOptions", "DemoServer", "draw_image", "serve"]
 
 _READY_LIMIT = 10_000  # pictures; of the usual size they are 150 MB, and a minute's drawing
 _VISITS_LIMIT = 1_000_000  # URLs of the `-once` routes; the oldest is forgotten first
@@ -156,9 +156,9 @@ class DemoServer:
         await asyncio.gather(*answering, return_exceptions=True)
         await server.wait_closed()
 
-    def at_hand(self, request: Request) -> Drawn | None:
+    def cached_reply(self, request: Request) -> DrawnImage | None:
         """The answer to a plain request for a kept picture, which need not wait for anything; else None."""
-        drawn = self.gallery.at_hand(request)
+        drawn = self.gallery.cached_reply(request)
         if drawn is not None:
             self.counts["/images"] += 1
         return drawn

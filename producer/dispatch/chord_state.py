@@ -15,7 +15,7 @@ from typing import Any, cast
 import orjson
 import redis
 
-from tasks.celery import IMAGES, SHARDS, app
+from tasks.celery import IMAGE_QUEUE, SHARD_QUEUE, app
 from tasks.model import Outcome, Reason
 
 #: Messages that are read from a queue at a time.
@@ -47,7 +47,7 @@ def pending_task_ids(server: redis.Redis, run_id: str, unacked_hashes: Iterable[
     prefix = f"{run_id}."
     found = {
         task_id
-        for queue in (IMAGES, SHARDS)
+        for queue in (IMAGE_QUEUE, SHARD_QUEUE)
         for message in _queue_messages(server, queue)
         if (task_id := _message_task_id(message)).startswith(prefix)
     }

@@ -34,12 +34,12 @@ from producer.planning.planner import Planner
 from tasks.broker import heartbeat, keys, transport
 from tasks.broker.progress import REASON
 from tasks.broker.redis_errors import RedisProblem, redis_problem
-from tasks.celery import ABOUT, COLLECT_SHARD, FETCH_IMAGE, IMAGES, PROTOCOL, SHARDS, app
+from tasks.celery import COLLECT_SHARD, FETCH_IMAGE, IMAGE_QUEUE, PROTOCOL, SHARD_QUEUE, WORKER_INFO, app
 from tasks.collect import STALE_VOID_REASONS, VOID_REASONS
 from tasks.download.urls import MAX_LENGTH
 from tasks.errors import CommandError, RunInterruptedError, TaskLostError
 from tasks.fetch import failed_outcome
-from tasks.model import ImageRequest, Outcome, RunOptions, key_of, shard_name
+from tasks.model import ImageRequest, Outcome, RunOptions, image_key, shard_name
 from tasks.redaction import redacted
 from tasks.storage import manifest, shard_status
 from tasks.storage.store import Store
@@ -566,7 +566,7 @@ class Dispatcher:
         return f"{self._group_id(shard)}.collect"
 
     def _key(self, shard: int, request: ImageRequest) -> str:
-        return key_of(shard, request.index - shard * self._options.shard_size, self._options.shard_size)
+        return image_key(shard, request.index - shard * self._options.shard_size, self._options.shard_size)
 
     def _task_id(self, shard: int, request: ImageRequest) -> str:
         return f"{self._run_id}.{self._key(shard, request)}{self._revision_suffix}"
@@ -584,7 +584,7 @@ class Dispatcher:
             args=([outcome.to_json() for outcome in outcomes],),
             kwargs={"run_id": self._run_id, "shard": shard, **self._body_kwargs(size)},
             task_id=self._body_id(shard),
-            queue=SHARDS,
+            queue=SHARD_QUEUE,
             ignore_result=True,
             argsrepr="()",
             retry=False,
@@ -634,7 +634,7 @@ class Dispatcher:
                 producer.publish(
                     content,
                     exchange="",
-                    routing_key=IMAGES,
+                    routing_key=IMAGE_QUEUE,
                     serializer=_SERIALIZER,
                     headers=headers,
                     delivery_mode=_PERSISTENT,
@@ -731,7 +731,7 @@ def _describe_workers(local: bool, images: int, server: redis.Redis) -> str:
 
 def online_workers() -> list[int]:
     """Return the slots of each worker that answers within a second and takes what this version sends."""
-    answers = app.control.broadcast(ABOUT, reply=True, timeout=1.0) or []
+    answers = app.control.broadcast(WORKER_INFO, reply=True, timeout=1.0) or []
     workers = {name: about for answer in answers for name, about in answer.items()}
     others = {name: about for name, about in workers.items() if about.get("protocol") != PROTOCOL}
     if others:

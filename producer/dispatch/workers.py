@@ -11,7 +11,7 @@ from typing import Any
 
 from producer.dispatch.unfit_workers import UnfitWorker
 from producer.formatting import named
-from tasks.celery import ABOUT, EXAMINE, PROTOCOL, app
+from tasks.celery import PROBE_FOLDER, PROTOCOL, WORKER_INFO, app
 from tasks.errors import UsageError
 from tasks.file_descriptors import max_slots
 from tasks.storage import folder_probe
@@ -163,7 +163,7 @@ def ask_workers(seconds: float) -> list[WorkerInfo]:
         received = time.time()
         workers.extend(_parse_worker_info(name, about, sent, received) for name, about in answer.items())
 
-    app.control.broadcast(ABOUT, reply=True, timeout=seconds, callback=take_answer)
+    app.control.broadcast(WORKER_INFO, reply=True, timeout=seconds, callback=take_answer)
     return sorted(workers, key=lambda worker: worker.name)
 
 
@@ -192,7 +192,7 @@ def probe_folder_at_workers(
 
     # Its own limit counts arrivals, of which one may bring several answers, and then it waits for no one.
     with suppress(_AllAnsweredError):
-        app.control.broadcast(EXAMINE, question, reply=True, timeout=seconds, callback=take_answer)
+        app.control.broadcast(PROBE_FOLDER, question, reply=True, timeout=seconds, callback=take_answer)
     return {name: seen[name] for name in names}
 
 

@@ -30,7 +30,7 @@ from producer.local_fleet.fleet import FleetSize, check_size, cores, server_bina
 from tasks.broker import client as broker_client
 from tasks.broker import keys
 from tasks.broker.redis_errors import redis_problem
-from tasks.celery import IMAGES, PROTOCOL, SHARDS, use_broker
+from tasks.celery import IMAGE_QUEUE, PROTOCOL, SHARD_QUEUE, use_broker
 from tasks.download import network_settings
 from tasks.download.guard import Guard
 from tasks.errors import CommandError, FetchError
@@ -139,11 +139,11 @@ def workers_findings(workers: Sequence[WorkerInfo]) -> list[Finding]:
     said = [worker for worker in ours if worker.queues is not None]
     if said and len(said) == len(ours):
         taken = {queue for worker in said for queue in worker.queues or ()}
-        if missing := [queue for queue in (IMAGES, SHARDS) if queue not in taken]:
+        if missing := [queue for queue in (IMAGE_QUEUE, SHARD_QUEUE) if queue not in taken]:
             todo = "Start a worker without -Q (--queues) and -X (--exclude-queues)."
             findings.append(Finding("queues", Level.BAD, f"no worker takes from {', '.join(missing)}", todo))
         else:
-            findings.append(Finding("queues", Level.OK, f"{IMAGES} and {SHARDS} are taken from"))
+            findings.append(Finding("queues", Level.OK, f"{IMAGE_QUEUE} and {SHARD_QUEUE} are taken from"))
     if troubled := [f"{worker.name} ({'; '.join(worker.troubles)})" for worker in ours if worker.troubles]:
         todo = "Mend it where they run; each tries one task now and then, and goes on when that works."
         findings.append(Finding("unfit workers", Level.WARN, f"they leave work to others: {named(troubled)}", todo))

@@ -28,7 +28,7 @@ import redis
 from PIL import Image
 
 from config.settings import REDIS_CONF
-from tasks.celery import IMAGES, SHARDS
+from tasks.celery import IMAGE_QUEUE, SHARD_QUEUE
 from tests.conftest import redis_program
 from tests.faults import once, table
 from tests.integration import processes
@@ -283,7 +283,7 @@ class Arena:
     def is_idle(self) -> bool:
         """Return whether nothing is in flight: no message is queued or unacknowledged."""
         client = self.server.client
-        return not (client.llen(IMAGES) or client.llen(SHARDS) or processes.unacked_count(client))
+        return not (client.llen(IMAGE_QUEUE) or client.llen(SHARD_QUEUE) or processes.unacked_count(client))
 
     def saved(self) -> int:
         """Return the number of images on disk."""

@@ -1,7 +1,7 @@
 """Scenarios in which a chord loses a message, a part or its body, each with its fault.
 
-A scenario causes its fault in a run of `IMAGES` images, and then leaves good workers running. The producer has to find
-the loss. `Arena.module` is the producer's command: the real one, or as a control one without repairs.
+A scenario causes its fault in a run of `IMAGE_QUEUE` images, and then leaves good workers running. The producer has to
+find the loss. `Arena.module` is the producer's command: the real one, or as a control one without repairs.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 
-from tasks.celery import IMAGES as IMAGES_QUEUE
-from tasks.celery import SHARDS
+from tasks.celery import IMAGE_QUEUE as IMAGES_QUEUE
+from tasks.celery import SHARD_QUEUE
 from tests.faults import broken_producer
 from tests.faults.harness import Arena
 from tests.integration import processes
@@ -67,7 +67,7 @@ def _body(arena: Arena) -> Iterator[processes.Background]:
     """Remove a chord's body from its queue."""
     arena.fleet.add(1, "-Q", IMAGES_QUEUE)
     with arena.run(arena.list(IMAGES)) as run:
-        processes.eventually(lambda: arena.server.client.rpop(SHARDS), "the body")
+        processes.eventually(lambda: arena.server.client.rpop(SHARD_QUEUE), "the body")
         arena.count_fault()
         arena.fleet.add(1)
         yield run
@@ -108,7 +108,7 @@ def _expired_run(arena: Arena) -> Iterator[processes.Background]:
     client = arena.server.client
     client.delete(*client.scan_iter("imagefleet:run:*"))
     arena.fleet.add(1, "-Q", IMAGES_QUEUE)
-    processes.eventually(lambda: client.llen(SHARDS), "the body")
+    processes.eventually(lambda: client.llen(SHARD_QUEUE), "the body")
     arena.fleet.end()
     with arena.start_resume() as run:
         processes.eventually(lambda: list(client.scan_iter("imagefleet:run:*")), "the run's record")

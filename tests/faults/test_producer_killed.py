@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from tasks.celery import IMAGES, SHARDS
+from tasks.celery import IMAGE_QUEUE, SHARD_QUEUE
 from tests.faults.harness import Arena
 from tests.integration import processes
 
@@ -48,10 +48,10 @@ def test_resumed_run_equals_an_undisturbed_run(arena: Arena, images: int) -> Non
         assert arena.verify(f"SIGKILL of the producer at {percent} %").facts() == undisturbed
     arena.fleet.end()
     arena.prepare_run("before-the-body")
-    arena.fleet.add(2, "-Q", IMAGES)
+    arena.fleet.add(2, "-Q", IMAGE_QUEUE)
     with arena.run(arena.list(images), "--shard-size", _SHARD, "--window", "1000") as run:
         bodies = images // int(_SHARD)
-        processes.eventually(lambda: arena.server.client.llen(SHARDS) == bodies, "the bodies", 120)
+        processes.eventually(lambda: arena.server.client.llen(SHARD_QUEUE) == bodies, "the bodies", 120)
         kill_producer(arena, run)
     assert arena.saved() == images
     arena.fleet.end()

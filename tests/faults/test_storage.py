@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.celery import IMAGES
+from tasks.celery import IMAGE_QUEUE
 from tests.conftest import lacking
 from tests.faults.harness import Arena
 from tests.integration import processes
@@ -109,7 +109,7 @@ def test_reports_a_truncated_manifest(arena: Arena) -> None:
 def test_reports_a_changed_run_json(arena: Arena, long: bool) -> None:
     """A changed byte of run.json is reported in every tested position, and no file is modified."""
     with arena.run(arena.list(10)) as run:
-        processes.eventually(lambda: arena.server.client.llen(IMAGES), "its messages")
+        processes.eventually(lambda: arena.server.client.llen(IMAGE_QUEUE), "its messages")
         run.process.kill()
         run.wait()
     record = arena.out / "run.json"

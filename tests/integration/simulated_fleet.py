@@ -37,7 +37,7 @@ from tasks.broker import client as broker_client
 from tasks.broker import heartbeat, keys
 from tasks.broker.backend import ChordPart, UnloggedResult
 from tasks.broker.heartbeat import WorkerId
-from tasks.celery import IMAGES, SHARDS, app
+from tasks.celery import IMAGE_QUEUE, SHARD_QUEUE, app
 from tasks.download.downloader import Download, Downloader
 from tasks.errors import HttpClientError
 from tasks.model import ImageRequest, Outcome, RunOptions, shard_name
@@ -115,11 +115,11 @@ class Fleet:
         #: Called once, after the producer has read the queues and before it reads the unacknowledged messages.
         self.between_scans: Callable[[], None] | None = None
 
-    def waiting(self, queue: str = IMAGES) -> list[dict[str, Any]]:
+    def waiting(self, queue: str = IMAGE_QUEUE) -> list[dict[str, Any]]:
         """Return the messages of a queue, the next one first."""
         return [json.loads(item) for item in self._queue(queue)]
 
-    def take(self, queue: str = IMAGES, worker: str = "a") -> TakenMessage:
+    def take(self, queue: str = IMAGE_QUEUE, worker: str = "a") -> TakenMessage:
         """Let a worker take the next message of a queue."""
         name = worker_id(worker)
         raw = cast("str", self.server.rpop(queue))
@@ -134,7 +134,7 @@ class Fleet:
         """Run a message's real task and keep its result; report the result to no one yet."""
         if taken.tag not in self._done:
             args, kwargs, _ = taken.body
-            task = jobs.collect_shard if taken.queue == SHARDS else jobs.fetch_image
+            task = jobs.collect_shard if taken.queue == SHARD_QUEUE else jobs.fetch_image
             task.push_request(id=taken.task_id, delivery_info=taken.message["properties"]["delivery_info"])
             try:
                 done = task.run(*args, **kwargs)
@@ -148,7 +148,7 @@ class Fleet:
     def finish(self, taken: TakenMessage) -> None:
         """Run a message's task, unless it has run, count its part, and acknowledge the message."""
         self.execute(taken)
-        if taken.queue == IMAGES:
+        if taken.queue == IMAGE_QUEUE:
             self.count(taken, self._done[taken.tag])
         self.acknowledge(taken)
 
@@ -165,7 +165,7 @@ class Fleet:
         self.server.hdel(keys.held(keys.UNACKED, taken.worker), taken.tag)
         self.server.zrem(keys.held(keys.UNACKED_INDEX, taken.worker), taken.tag)
 
-    def work(self, queues: Sequence[str] = (IMAGES, SHARDS)) -> int:
+    def work(self, queues: Sequence[str] = (IMAGE_QUEUE, SHARD_QUEUE)) -> int:
         """Run all taken and queued messages without a failure; return their number."""
         done = 0
         for taken in [taken for taken in self.taken if taken.queue in queues]:
@@ -205,7 +205,7 @@ class Fleet:
 
     def in_flight(self) -> Counter[str]:
         """Return the number of queued or taken messages of each task."""
-        waiting = [message for queue in (IMAGES, SHARDS) for message in self.waiting(queue)]
+        waiting = [message for queue in (IMAGE_QUEUE, SHARD_QUEUE) for message in self.waiting(queue)]
         return Counter(message["headers"]["id"] for message in (*waiting, *(taken.message for taken in self.taken)))
 
     def is_counting(self, shard: int) -> bool:
@@ -407,7 +407,7 @@ def fleet(stage: Stage) -> Iterator[Fleet]:
 
 def _queued(played: Fleet, read: Callable[..., Iterator[Any]], server: redis.Redis, queue: str) -> Iterator[Any]:
     yield from read(server, queue)
-    if queue == SHARDS and played.between_scans is not None:
+    if queue == SHARD_QUEUE and played.between_scans is not None:
         between_scans, played.between_scans = played.between_scans, None
         between_scans()
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.celery import FETCH_IMAGE, IMAGES
+from tasks.celery import FETCH_IMAGE, IMAGE_QUEUE
 from tests.integration import processes
 
 _PASSWORD = "word-of-mine"
@@ -177,7 +177,7 @@ def test_survives_a_hand_sent_task(fleet: str, tmp_path_factory: pytest.TempPath
     env = processes.environment({"IMAGEFLEET_BROKER_URL": fleet})
     for arguments in ([url], ["no-such-run", 0, url]):
         call = [sys.executable, "-m", "celery", "-A", "tasks", "call", FETCH_IMAGE]
-        call += ["--args", json.dumps(arguments), "--queue", IMAGES]
+        call += ["--args", json.dumps(arguments), "--queue", IMAGE_QUEUE]
         subprocess.run(call, env=env, cwd=processes.ROOT, capture_output=True, timeout=60, check=True)
 
     def both_messages() -> str:

@@ -23,8 +23,8 @@ import brotli
 import pytest
 from PIL import Image
 
-from producer.demo import ROUTES, DemoError, DemoOptions, DemoServer, gallery, picture
-from producer.demo.gallery import Drawn, Kept, Wanted
+from producer.demo import ROUTES, DemoError, DemoOptions, DemoServer, draw_image, gallery
+from producer.demo.gallery import DrawingCache, DrawnImage, ImageSpec
 from tests.demo_server import running
 from tests.waiting import PATIENCE, wait_for
 from tests.zstandard import zstd
@@ -108,26 +108,26 @@ def test_serves_an_image_in_each_format(server: DemoServer, extension: str) -> N
     assert answer.headers["Content-Length"] == str(len(answer.body))
     assert answer.headers["ETag"].startswith('"')
     assert answer.headers["Last-Modified"].endswith("GMT")
-    assert answer.body == picture(17, format=FORMATS[extension].lower())
+    assert answer.body == draw_image(17, format=FORMATS[extension].lower())
 
 
 def test_image_depends_on_its_number_alone() -> None:
     """A number gives the same bytes each time, and no two numbers give the same."""
-    assert picture(5) == picture(5)
-    assert len({picture(number, 64, 32) for number in (*range(30), 10**90)}) == 31
+    assert draw_image(5) == draw_image(5)
+    assert len({draw_image(number, 64, 32) for number in (*range(30), 10**90)}) == 31
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1), (3, 2), (1200, 900)])
 def test_image_has_the_requested_size(size: tuple[int, int]) -> None:
     """Every size within the limits can be drawn."""
-    assert decoded(picture(8, *size)).size == size
+    assert decoded(draw_image(8, *size)).size == size
 
 
 @pytest.mark.parametrize("arguments", [(-1, 1, 1, "png"), (0, 0, 1, "png"), (0, 1, 4097, "png"), (0, 1, 1, "bmp")])
 def test_image_out_of_range_is_a_value_error(arguments: tuple[int, int, int, str]) -> None:
     """A number, size or format out of range is a ValueError."""
     with pytest.raises(ValueError, match="must be"):
-        picture(*arguments)
+        draw_image(*arguments)
 
 
 def test_query_sets_the_size(server: DemoServer) -> None:
@@ -187,7 +187,7 @@ def test_uncached_image_is_drawn_once_and_blocks_no_one(server: DemoServer, monk
         assert may_end.wait(PATIENCE)
         return b"drawn"
 
-    monkeypatch.setattr(gallery, "picture", slow_picture)
+    monkeypatch.setattr(gallery, "draw_image", slow_picture)
     path = "/images/1.gif?width=77"
     with connected(server, get(path)) as first, connected(server, get(path)) as second:
         assert started.wait(PATIENCE)
@@ -201,9 +201,9 @@ def test_uncached_image_is_drawn_once_and_blocks_no_one(server: DemoServer, monk
 
 def test_image_cache_stays_within_its_limit() -> None:
     """The least recently requested image is evicted first; one larger than the limit is not cached."""
-    kept = Kept(10)
-    one, two, three, four = (Wanted(number, 1, 1, "png") for number in range(4))
-    drawn = Drawn(b"12345", 0, "image/png")
+    kept = DrawingCache(10)
+    one, two, three, four = (ImageSpec(number, 1, 1, "png") for number in range(4))
+    drawn = DrawnImage(b"12345", 0, "image/png")
     kept.put(one, drawn)
     kept.put(two, drawn)
     assert kept.get(one) is drawn
@@ -218,10 +218,10 @@ def test_ready_images_are_drawn_before_the_first_request(monkeypatch: pytest.Mon
     with running(DemoOptions(width=20, height=10, ready=6)) as server:
         lines = fetch(server, "/list?count=7").body.decode().splitlines()
         paths = [line.removeprefix(server.url) for line in lines]
-        monkeypatch.setattr(gallery, "picture", lambda *wanted: repr(wanted).encode())
+        monkeypatch.setattr(gallery, "draw_image", lambda *wanted: repr(wanted).encode())
         bodies = [fetch(server, path).body for path in paths]
     kinds = ("jpeg", "png", "webp", "gif", "jpeg", "png")
-    assert bodies[:6] == [picture(index, 20, 10, kind) for index, kind in enumerate(kinds)]
+    assert bodies[:6] == [draw_image(index, 20, 10, kind) for index, kind in enumerate(kinds)]
     assert bodies[6] == b"(6, 20, 10, 'webp')"
 
 
@@ -233,7 +233,7 @@ def test_number_of_ready_images_is_limited(monkeypatch: pytest.MonkeyPatch) -> N
         drawings.append(index)
         return b"drawn"
 
-    monkeypatch.setattr(gallery, "picture", no_picture)
+    monkeypatch.setattr(gallery, "draw_image", no_picture)
     with running(DemoOptions(ready=10**12)):
         assert sorted(drawings) == list(range(10_000))
 
@@ -309,7 +309,7 @@ def test_opted_out(server: DemoServer) -> None:
     assert fetch(server, "/fault/opted-out/2.jpg").headers["X-Robots-Tag"] == "noai"
     answer = fetch(server, "/fault/opted-out/2.jpg?tag=imagefleet:%20noindex%0d%0aX-Evil:%20yes")
     assert answer.headers["X-Robots-Tag"] == "imagefleet: noindexX-Evil: yes"
-    assert answer.body == picture(2)
+    assert answer.body == draw_image(2)
 
 
 def test_rate_limit_has_a_retry_after(server: DemoServer) -> None:
@@ -376,7 +376,7 @@ def test_wrong_length_is_unusable(server: DemoServer, query: str, lengths: int) 
         head, _, body = read_all(client).partition(b"\r\n\r\n")
     assert head.count(b"Content-Length: ") == lengths
     assert (b"Content-Length: abc" in head) == (lengths == 1)
-    assert body == picture(2)
+    assert body == draw_image(2)
 
 
 def test_bad_chunk_breaks_in_the_middle(server: DemoServer) -> None:
@@ -390,13 +390,13 @@ def test_huge_header_comes_before_the_image(server: DemoServer) -> None:
     with connected(server, get("/fault/huge-header/2.jpg").replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")) as c:
         head, _, body = read_all(c).partition(b"\r\n\r\n")
     assert len(head) > 1024**2
-    assert body == picture(2)
+    assert body == draw_image(2)
 
 
 def test_partial_is_half_of_an_image(server: DemoServer) -> None:
     """Status 206 comes with the sent range."""
     answer = fetch(server, "/fault/partial/2.jpg")
-    whole = picture(2)
+    whole = draw_image(2)
     assert answer.status == 206
     assert answer.body == whole[: len(whole) // 2]
     assert answer.headers["Content-Range"] == f"bytes 0-{len(answer.body) - 1}/{len(whole)}"
@@ -406,7 +406,7 @@ def test_gzip_decompresses_to_an_image(server: DemoServer) -> None:
     """The body is the image in gzip, with the matching Content-Encoding."""
     answer = fetch(server, "/fault/gzip/2.jpg")
     assert answer.headers["Content-Encoding"] == "gzip"
-    assert gzip.decompress(answer.body) == picture(2)
+    assert gzip.decompress(answer.body) == draw_image(2)
 
 
 def test_gzip_bomb_is_valid_and_large(server: DemoServer) -> None:
@@ -504,7 +504,7 @@ def test_redirects(server: DemoServer, path: str, location: str) -> None:
 
 def test_redirect_chain_ends_in_the_image(server: DemoServer) -> None:
     """The image comes after the requested number of redirects."""
-    assert fetch(server, "/fault/redirect-chain/9.png?hops=0").body == picture(9, format="png")
+    assert fetch(server, "/fault/redirect-chain/9.png?hops=0").body == draw_image(9, format="png")
     assert fetch(server, "/fault/redirect-to").status == 400
 
 
@@ -517,9 +517,9 @@ def test_pipelined_requests_are_answered_in_order(server: DemoServer) -> None:
     paths = ("/images/41.jpg?latency=0.02", "/images/40.jpg", "/healthcheck", "/fault/gone", "/images/40.jpg")
     with connected(server, b"".join(map(get, paths)) + get("/fault/drop")) as client:
         received = read_all(client)
-    begins = [received.index(part) for part in (picture(41), picture(40), b"\r\n\r\nok\n", b"\r\n\r\n410\n")]
+    begins = [received.index(part) for part in (draw_image(41), draw_image(40), b"\r\n\r\nok\n", b"\r\n\r\n410\n")]
     assert begins == sorted(begins)
-    assert received.endswith(picture(40))
+    assert received.endswith(draw_image(40))
 
 
 @pytest.mark.parametrize("path", ["/images/42.jpg", "/healthcheck"])

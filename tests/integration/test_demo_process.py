@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from producer.demo import picture
+from producer.demo import draw_image
 from tests.waiting import PATIENCE, wait_for
 
 ROOT = Path(__file__).parents[2]
@@ -30,7 +30,7 @@ def test_process_prints_its_url_and_ends_silently() -> None:
             host, _, port = process.stdout.readline().strip().removeprefix("http://").partition(":")
             with socket.create_connection((host, int(port)), PATIENCE) as client:
                 client.sendall(b"GET /images/6.png HTTP/1.0\r\n\r\n")
-                assert b"".join(iter(lambda: client.recv(65536), b"")).endswith(picture(6, 50, height, "png"))
+                assert b"".join(iter(lambda: client.recv(65536), b"")).endswith(draw_image(6, 50, height, "png"))
             with socket.create_connection((host, int(port)), PATIENCE) as client:
                 client.sendall(b"GET /fault/stall HTTP/1.1\r\nHost: a\r\n\r\n")
                 assert client.recv(1) == b"H"

@@ -21,7 +21,7 @@ from producer.dispatch.dispatcher import Dispatcher, Progress
 from producer.planning.planner import Planner
 from tasks.broker import client as broker_client
 from tasks.broker import keys
-from tasks.celery import IMAGES, SHARDS, app
+from tasks.celery import IMAGE_QUEUE, SHARD_QUEUE, app
 from tasks.download.urls import MAX_LENGTH
 from tasks.errors import CommandError, RunInterruptedError, UsageError
 from tasks.jobs import collect_shard, fetch_image
@@ -95,8 +95,8 @@ def stop() -> None:
 
 def take_messages(server: Any) -> list[dict[str, Any]]:
     """Remove and return the image messages of the queue, the oldest first, with decoded bodies."""
-    messages = [json.loads(item) for item in server.lrange(IMAGES, 0, -1)[::-1]]
-    server.delete(IMAGES)
+    messages = [json.loads(item) for item in server.lrange(IMAGE_QUEUE, 0, -1)[::-1]]
+    server.delete(IMAGE_QUEUE)
     return [{**message, "body": json.loads(base64.b64decode(message["body"]))} for message in messages]
 
 
@@ -180,8 +180,8 @@ def test_message_fields(sent_by_us: Sent) -> None:
     assert (headers["retries"], headers["eta"], headers["expires"]) == (0, None, None)
     assert headers["argsrepr"] == "http://***@a.example/?token=***"
     assert headers["kwargsrepr"] == "{}"
-    assert sent_by_us.messages[1]["properties"]["delivery_info"]["routing_key"] == IMAGES
-    assert app.conf.task_routes[collect_shard.name] == {"queue": SHARDS}
+    assert sent_by_us.messages[1]["properties"]["delivery_info"]["routing_key"] == IMAGE_QUEUE
+    assert app.conf.task_routes[collect_shard.name] == {"queue": SHARD_QUEUE}
 
 
 def test_truncates_a_too_long_url(server: redis.Redis, store: Store) -> None:
@@ -202,7 +202,7 @@ def test_checks_the_fleet_while_it_fills_the_window(store: Store, server: redis.
     observed: list[int] = []
 
     def look() -> None:
-        observed.append(server.llen(IMAGES))
+        observed.append(server.llen(IMAGE_QUEUE))
         if len(observed) == 3:
             raise StoppedError
 

@@ -11,7 +11,7 @@ from urllib.parse import quote, urlsplit
 import pytest
 
 from producer.demo import ROUTES
-from producer.demo.pictures import picture
+from producer.demo.pictures import draw_image
 from tasks.model import Reason, Status
 from tests.integration import processes
 
@@ -176,7 +176,7 @@ def test_good_neighbours_are_saved(mixed: Mixed) -> None:
     """The images between the faults are saved byte for byte, and no other files than those of successes exist."""
     for number, row in enumerate(mixed.rows[::2]):
         assert row["status"] == "success", row
-        assert (mixed.out / row["path"]).read_bytes() == picture(number + 1000, 80, 40)
+        assert (mixed.out / row["path"]).read_bytes() == draw_image(number + 1000, 80, 40)
     assert processes.image_files(mixed.out) == {row["path"] for row in mixed.rows if row["path"]}
 
 

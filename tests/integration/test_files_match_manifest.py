@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from tasks.celery import IMAGES
+from tasks.celery import IMAGE_QUEUE
 from tests.integration import processes
 
 COUNT = 10
@@ -25,15 +25,15 @@ def test_each_file_is_written_once(redis_port: int, demo_url: str, store_root: P
     before = processes.request_count(demo_url, "/changing")
     argv = processes.command(["run", source, "--out", out, "--broker", broker, "--json"])
     with processes.started("run", argv, tmp_path) as run, processes.connect(broker) as server:
-        processes.eventually(lambda: server.llen(IMAGES) == COUNT, "ten tasks")
-        originals = [str(message) for message in server.lrange(IMAGES, 0, -1)]
+        processes.eventually(lambda: server.llen(IMAGE_QUEUE) == COUNT, "ten tasks")
+        originals = [str(message) for message in server.lrange(IMAGE_QUEUE, 0, -1)]
         copies = [redelivered(message, number) for number, message in enumerate(originals)]
-        server.rpush(IMAGES, *copies)
-        assert server.llen(IMAGES) == 2 * COUNT
+        server.rpush(IMAGE_QUEUE, *copies)
+        assert server.llen(IMAGE_QUEUE) == 2 * COUNT
         with processes.worker("worker", tmp_path, broker, store_root, "127.0.0.1", "-c", str(2 * COUNT)):
             facts = run.wait(60).json()
             processes.eventually(
-                lambda: server.llen(IMAGES) == processes.unacked_count(server) == 0, "the end of all copies"
+                lambda: server.llen(IMAGE_QUEUE) == processes.unacked_count(server) == 0, "the end of all copies"
             )
     assert (facts["total"], facts["success"]) == (COUNT, COUNT)
     # Twice the requests: the copies were fetched, not only dropped.

@@ -27,7 +27,7 @@ from tasks.broker import client as broker_client
 from tasks.broker import heartbeat as broker_heartbeat
 from tasks.broker import keys, transport
 from tasks.broker.heartbeat import ContinuousContact, Heartbeat, WorkerId
-from tasks.celery import IMAGES
+from tasks.celery import IMAGE_QUEUE
 from tests.integration import processes
 from tests.integration.test_transport import consuming, drain, put
 
@@ -275,7 +275,7 @@ def test_stopped_worker_leaves_nothing_behind(own_redis: str, demo_url: str, tmp
             processes.eventually(lambda: processes.unacked_count(server) == 24, "its unacknowledged messages")
             worker.process.terminate()
             assert worker.wait().code == 0
-        assert server.llen(IMAGES) == 24 - 8
+        assert server.llen(IMAGE_QUEUE) == 24 - 8
         assert not [key for key in server.keys("*") if "stopped@" in key]
         assert not server.exists(keys.WORKERS)
 
@@ -324,7 +324,7 @@ def test_requeues_messages_lost_with_a_connection(own_redis: str, demo_url: str,
         processes.started("run", argv, tmp_path) as run,
         proxy_losing_a_reply(own_redis) as proxy,
     ):
-        processes.eventually(lambda: server.llen(IMAGES) == 8, "tasks")
+        processes.eventually(lambda: server.llen(IMAGE_QUEUE) == 8, "tasks")
         with start_worker("unlucky", tmp_path, proxy) as worker:
             assert run.wait(60).json()["success"] == 8
             assert "did not arrive, and are given back" in worker.err

@@ -24,7 +24,7 @@ from kombu.connection import Connection
 from config.settings import Settings
 from tasks.broker import client as broker_client
 from tasks.broker import keys, transport
-from tasks.celery import COLLECT_SHARD, FETCH_IMAGE, IMAGES, PROTOCOL, SHARDS, app
+from tasks.celery import COLLECT_SHARD, FETCH_IMAGE, IMAGE_QUEUE, PROTOCOL, SHARD_QUEUE, app
 from tests.conftest import installed, redis_program
 from tests.integration import processes
 from tests.integration.test_transport import consuming, drain, put
@@ -210,8 +210,8 @@ def test_remote_control_and_flower(site: Site, tmp_path: Path) -> None:
             lambda: len(json.loads(get("/api/workers?refresh=1") or "{}")) == 2, "both workers in Flower"
         )
         queues = json.loads(get("/api/queues/length") or "{}").get("active_queues", [])
-        assert {queue["name"] for queue in queues} >= {IMAGES, SHARDS}, flower.err
-        assert IMAGES in get("/broker")
+        assert {queue["name"] for queue in queues} >= {IMAGE_QUEUE, SHARD_QUEUE}, flower.err
+        assert IMAGE_QUEUE in get("/broker")
 
 
 @pytest.mark.usefixtures("workers", "nothing_denied")
@@ -245,7 +245,9 @@ def test_stopped_worker_requeues_its_tasks(
             processes.eventually(lambda: processes.unacked_count(site.admin) == 32, "its unacknowledged tasks")
             worker.process.terminate()
             ended = worker.wait()
-        assert (ended.code, site.admin.llen(IMAGES), processes.unacked_count(site.admin)) == (0, 50 - 16, 0), ended.err
+        assert (ended.code, site.admin.llen(IMAGE_QUEUE), processes.unacked_count(site.admin)) == (0, 50 - 16, 0), (
+            ended.err
+        )
         assert "NOPERM" not in ended.err
         assert site.password not in ended.out + ended.err
         assert not [key for key in site.admin.keys("*") if "stopped@" in key]
@@ -469,7 +471,7 @@ def sending(site: Site) -> Iterator[Any]:
     """Give a function that sends any task to the site's workers."""
     transport.install()
     sender = Celery(set_as_current=False, broker=site.url())
-    sender.conf.update(task_queues=app.conf.task_queues, task_default_queue=IMAGES)
+    sender.conf.update(task_queues=app.conf.task_queues, task_default_queue=IMAGE_QUEUE)
     with sender.connection_for_write() as connection, sender.amqp.Producer(connection) as producer:
         yield partial(sender.send_task, producer=producer)
     sender.close()
@@ -500,13 +502,13 @@ def test_worker_of_another_version_takes_nothing(
         site.worker("other", env, cwd=other_version) as other,
         processes.started("run", argv, other_version, site.env()) as run,
     ):
-        processes.eventually(lambda: site.admin.llen(IMAGES) == 5, "five queued tasks")
+        processes.eventually(lambda: site.admin.llen(IMAGE_QUEUE) == 5, "five queued tasks")
         assert "workers of another version take nothing of this run: other@" in run.err
         assert "(90." in run.err
         assert "No worker has answered" in run.err
         with site.worker("same"):
             ended = run.wait()
-        assert (ended.json()["success"], site.admin.llen(IMAGES)) == (5, 0)
+        assert (ended.json()["success"], site.admin.llen(IMAGE_QUEUE)) == (5, 0)
         assert FETCH_IMAGE not in other.err.partition("ready.")[2]
 
 
@@ -514,7 +516,7 @@ def test_worker_of_another_version_takes_nothing(
 @pytest.mark.usefixtures("workers", "nothing_denied")
 def test_requeues_a_message_of_another_version(site: Site) -> None:
     """The tasks of a dead worker of another version are requeued to its own queue, by any worker."""
-    queue = IMAGES.replace(str(PROTOCOL), f"9{PROTOCOL}")
+    queue = IMAGE_QUEUE.replace(str(PROTOCOL), f"9{PROTOCOL}")
     site.admin.sadd(f"_kombu.binding.{queue}", _SEPARATOR.join([queue, "", queue]))
     message = {"body": "", "headers": {}, "properties": {"delivery_tag": "tag", "delivery_info": {"priority": 0}}}
     site.admin.hset("unacked", "tag", json.dumps([message, queue, queue]))
@@ -550,4 +552,4 @@ def test_celery_drops_an_unknown_task(site_without_workers: Site) -> None:
             lambda: "unregistered task of type 'tasks.jobs.of_the_future'" in worker.err, "the log message"
         )
         processes.eventually(lambda: site.admin.exists("celery-task-meta-odd"), "its failure")
-        assert (site.admin.llen(IMAGES), processes.unacked_count(site.admin)) == (0, 0)
+        assert (site.admin.llen(IMAGE_QUEUE), processes.unacked_count(site.admin)) == (0, 0)

@@ -19,7 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from producer.dispatch import dispatcher
 from tasks.broker import keys
-from tasks.celery import IMAGES, SHARDS
+from tasks.celery import IMAGE_QUEUE, SHARD_QUEUE
 from tasks.model import RunOptions, shard_name
 from tasks.storage import manifest
 from tasks.storage.store import Store
@@ -35,7 +35,7 @@ _MAX_ROUNDS = 200
 
 _places = st.integers(0, 5)
 _shards = st.integers(0, _SHARDS - 1)
-_queues = st.sampled_from([IMAGES, IMAGES, SHARDS])
+_queues = st.sampled_from([IMAGE_QUEUE, IMAGE_QUEUE, SHARD_QUEUE])
 _workers = st.sampled_from(["a", "b"])
 
 
@@ -122,7 +122,7 @@ class Protocol(RuleBasedStateMachine):
         """A message gets lost, or is duplicated; others overtake it."""
         self._make_move(move)
         # Collect tasks are queued for moments only.
-        queue = SHARDS if self.stage.server.llen(SHARDS) else queue
+        queue = SHARD_QUEUE if self.stage.server.llen(SHARD_QUEUE) else queue
         if waiting := self.stage.server.llen(queue):
             how(self.fleet, queue, place % waiting)
             self.fleet.reverse(queue)
@@ -161,7 +161,7 @@ class Protocol(RuleBasedStateMachine):
         elif what == "the record":
             self.stage.server.delete(keys.run(RUN_ID))
             # Workers drop tasks without a run record at once.
-            self.fleet.work([IMAGES])
+            self.fleet.work([IMAGE_QUEUE])
         else:
             self.stage.server.flushall()
         self._move_workers(moves)
@@ -247,10 +247,10 @@ class Protocol(RuleBasedStateMachine):
 
     def _taken_image(self, place: int) -> simulated_fleet.TakenMessage | None:
         """Return a taken image task, after taking the next queued one if there is none; None without any."""
-        images = [taken for taken in self.fleet.taken if taken.queue == IMAGES]
+        images = [taken for taken in self.fleet.taken if taken.queue == IMAGE_QUEUE]
         if images:
             return images[place % len(images)]
-        return self.fleet.take(IMAGES) if self.stage.server.llen(IMAGES) else None
+        return self.fleet.take(IMAGE_QUEUE) if self.stage.server.llen(IMAGE_QUEUE) else None
 
     def _taken_messages(self, place: int, times: int = 1) -> list[simulated_fleet.TakenMessage]:
         taken = self.fleet.taken

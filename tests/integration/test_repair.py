@@ -14,7 +14,7 @@ from producer.dispatch.dispatcher import Dispatcher
 from tasks.broker import keys
 from tasks.broker.poison import ABANDON_AFTER_CRASHES
 from tasks.broker.transport import Channel
-from tasks.celery import IMAGES, SHARDS
+from tasks.celery import IMAGE_QUEUE, SHARD_QUEUE
 from tasks.errors import CancelledError, CommandError, StorageError
 from tasks.fetch import failed_outcome
 from tasks.model import Reason, RunOptions, Status
@@ -91,7 +91,7 @@ def assert_complete(store: Store, fleet: Fleet, shards: int = 1) -> None:
     assert fleet.server.exists(*keys.of_run(RUN_ID)) == 0
 
 
-def sent(fleet: Fleet, queue: str = IMAGES) -> list[str]:
+def sent(fleet: Fleet, queue: str = IMAGE_QUEUE) -> list[str]:
     """Return the ids of the queued tasks."""
     return [message["headers"]["id"] for message in fleet.waiting(queue)]
 
@@ -114,7 +114,7 @@ def test_run_without_losses_repairs_nothing(begin: Begin, fleet: Fleet, store: S
 def test_resends_a_lost_message(begin: Begin, fleet: Fleet, store: Store) -> None:
     """A lost message alone is resent under its id, and its task checks for an already saved image."""
     producer = begin()
-    fleet.lose(IMAGES, 1)
+    fleet.lose(IMAGE_QUEUE, 1)
     producer.step()
     assert sent(fleet) == [task(0), task(2)]
     producer.step(_STEPS_TO_REPAIR)
@@ -164,11 +164,11 @@ def test_sends_the_collect_task_of_a_dead_claim(begin: Begin, fleet: Fleet, stor
     """The producer sends the collect task of a complete chord if its claimer died; no image is sent again."""
     producer = begin()
     fleet.claim(0)
-    fleet.work([IMAGES])
+    fleet.work([IMAGE_QUEUE])
     assert len(fleet.parts(0)) == _SIZE
-    assert sent(fleet, SHARDS) == []
+    assert sent(fleet, SHARD_QUEUE) == []
     producer.step(_STEPS_TO_REPAIR)
-    assert sent(fleet, SHARDS) == [f"{RUN_ID}.00000.collect"]
+    assert sent(fleet, SHARD_QUEUE) == [f"{RUN_ID}.00000.collect"]
     assert sent(fleet) == []
     finish(producer, fleet)
     assert producer.timing.repaired == 0
@@ -179,9 +179,9 @@ def test_sends_the_collect_task_of_a_dead_claim(begin: Begin, fleet: Fleet, stor
 def test_rebuilds_a_lost_collect_task(begin: Begin, fleet: Fleet, store: Store) -> None:
     """Outcomes are lost with a collect task: they are rebuilt from the saved images, without a download."""
     producer = begin()
-    fleet.work([IMAGES])
-    assert sent(fleet, SHARDS) == [f"{RUN_ID}.00000.collect"]
-    fleet.lose(SHARDS)
+    fleet.work([IMAGE_QUEUE])
+    assert sent(fleet, SHARD_QUEUE) == [f"{RUN_ID}.00000.collect"]
+    fleet.lose(SHARD_QUEUE)
     producer.step(_STEPS_TO_REPAIR)
     assert sent(fleet) == [task(index) for index in range(_SIZE)]
     finish(producer, fleet)
@@ -197,7 +197,7 @@ def test_resends_after_redis_was_emptied(
     producer = begin(2)
     for _ in range(_SIZE):
         fleet.finish(fleet.take())
-    fleet.work([SHARDS])
+    fleet.work([SHARD_QUEUE])
     producer.step()
     before = store.read(manifest.name(0))
     fleet.finish(fleet.take())
@@ -241,9 +241,9 @@ def test_ignores_a_cancelled_collect_task(begin: Begin, fleet: Fleet, store: Sto
     """A collect task with images cancelled without a record writes no manifest: they are repeated."""
     producer = begin()
     fleet.server.delete(keys.run(RUN_ID))
-    fleet.work([IMAGES])
+    fleet.work([IMAGE_QUEUE])
     producer.step(2)
-    assert len(fleet.waiting(SHARDS)) == 1
+    assert len(fleet.waiting(SHARD_QUEUE)) == 1
     finish(producer, fleet)
     assert len(fleet.downloader.requested) == _SIZE
     assert_complete(store, fleet)
@@ -262,7 +262,7 @@ def test_gives_up_on_an_image_lost_again_and_again(begin: Begin, fleet: Fleet, s
                 fleet.acknowledge(message)
             else:
                 fleet.finish(message)
-        fleet.work([SHARDS])
+        fleet.work([SHARD_QUEUE])
         producer.step()
     assert producer.timing.repaired == 5
     assert tries == 6
@@ -278,8 +278,8 @@ def test_gives_up_on_a_collect_task_lost_again_and_again(begin: Begin, fleet: Fl
     for _ in range(100):
         if producer.ended:
             break
-        fleet.work([IMAGES])
-        fleet.lose(SHARDS)
+        fleet.work([IMAGE_QUEUE])
+        fleet.lose(SHARD_QUEUE)
         producer.step()
     assert isinstance(producer.error, CommandError)
     assert producer.error.what == "Shard 00000 is lost again and again"
@@ -293,13 +293,13 @@ def test_resends_nothing_that_is_in_flight(begin: Begin, fleet: Fleet, store: St
     producer.step(20)
     taken = [fleet.take(worker="a"), fleet.take(worker="b")]
     producer.step(20)
-    assert (sent(fleet), fleet.waiting(SHARDS)) == ([task(2)], [])
+    assert (sent(fleet), fleet.waiting(SHARD_QUEUE)) == ([task(2)], [])
     for message in taken:
         fleet.finish(message)
     fleet.finish(fleet.take())
-    body = fleet.take(SHARDS)
+    body = fleet.take(SHARD_QUEUE)
     producer.step(20)
-    assert (sent(fleet), sent(fleet, SHARDS)) == ([], [])
+    assert (sent(fleet), sent(fleet, SHARD_QUEUE)) == ([], [])
     fleet.finish(body)
     finish(producer, fleet)
     assert producer.timing.repaired == 0
@@ -345,7 +345,7 @@ def test_resume_of_a_finished_run_sends_nothing(stage: Stage, begin: Begin, flee
     second.step(2)
     assert second.ended
     assert second.timing.images == 0
-    assert (sent(fleet), sent(fleet, SHARDS)) == ([], [])
+    assert (sent(fleet), sent(fleet, SHARD_QUEUE)) == ([], [])
 
 
 def test_resume_adopts_work_in_flight(stage: Stage, begin: Begin, fleet: Fleet, store: Store) -> None:
@@ -355,7 +355,7 @@ def test_resume_adopts_work_in_flight(stage: Stage, begin: Begin, fleet: Fleet, 
     fleet.finish(fleet.take())
     fleet.take()
     # The producer died before it sent the last message of the second shard.
-    fleet.lose(IMAGES, 3)
+    fleet.lose(IMAGE_QUEUE, 3)
     first.kill()
     left = sent(fleet)
     second = resume(stage, store, 2)
@@ -371,10 +371,10 @@ def test_resume_adopts_work_in_flight(stage: Stage, begin: Begin, fleet: Fleet, 
 def test_resume_waits_for_a_collect_task(stage: Stage, begin: Begin, fleet: Fleet, store: Store) -> None:
     """If only a shard's collect task is in flight, nothing is sent."""
     first = begin()
-    fleet.work([IMAGES])
+    fleet.work([IMAGE_QUEUE])
     first.kill()
     second = resume(stage, store)
-    assert (sent(fleet), len(sent(fleet, SHARDS))) == ([], 1)
+    assert (sent(fleet), len(sent(fleet, SHARD_QUEUE))) == ([], 1)
     finish(second, fleet)
     assert len(fleet.downloader.requested) == _SIZE
     assert_complete(store, fleet)
@@ -413,8 +413,8 @@ def test_resume_retries_unsaved_images(stage: Stage, begin: Begin, fleet: Fleet,
     first = begin()
     unsaved(fleet)
     if body:
-        fleet.work([IMAGES])
-        assert len(sent(fleet, SHARDS)) == 1
+        fleet.work([IMAGE_QUEUE])
+        assert len(sent(fleet, SHARD_QUEUE)) == 1
     first.end()
     second = resume(stage, store)
     finish(second, fleet)
@@ -431,9 +431,9 @@ def test_late_failure_to_save_in_an_adopted_shard(stage: Stage, begin: Begin, fl
     second = resume(stage, store)
     fleet.count(taken, failed_outcome("000000", StorageError("the disk is full")).to_json())
     fleet.acknowledge(taken)
-    fleet.work([IMAGES])
-    assert fleet.waiting(SHARDS)
-    fleet.work([SHARDS])
+    fleet.work([IMAGE_QUEUE])
+    assert fleet.waiting(SHARD_QUEUE)
+    fleet.work([SHARD_QUEUE])
     assert not store.exists(manifest.name(0))
     second.step(_STEPS_TO_REPAIR)
     assert {message["headers"]["id"] for message in fleet.waiting()} == {task(index) for index in range(_SIZE)}
@@ -474,11 +474,11 @@ def test_collect_task_that_kills_its_workers_ends_the_run(
 ) -> None:
     """A collect task that kills worker after worker ends its run with an error."""
     producer = begin()
-    fleet.work([IMAGES])
+    fleet.work([IMAGE_QUEUE])
     monkeypatch.setattr(Channel, "worker_id", simulated_fleet.worker_id("a"))
     for death in range(1 + ABANDON_AFTER_CRASHES):
         assert not producer.ended
-        body = fleet.take(SHARDS)
+        body = fleet.take(SHARD_QUEUE)
         if death:
             # Crashes are tracked from its second delivery on.
             fleet.server.sadd(keys.begun(body.worker), body.task_id)
@@ -553,12 +553,12 @@ def test_revision_is_repaired_and_resumed(stage: Stage, fleet: Fleet, store: Sto
     """Lost messages of a later revision are resent, and a killed later revision can be resumed."""
     first = resume(stage, store, 2, revision=1, retried=["http_4xx"])
     first.step()
-    fleet.lose(IMAGES, 0)
+    fleet.lose(IMAGE_QUEUE, 0)
     first.step(_STEPS_TO_REPAIR)
     assert sent(fleet) == [task(_SIZE + 1, ".1"), task(1, ".1")]
     assert fleet.waiting()[1]["headers"]["group_index"] == 0
     fleet.finish(fleet.take())
-    fleet.work([SHARDS])
+    fleet.work([SHARD_QUEUE])
     first.kill()
     second = resume(stage, store, 2, revision=1, retried=["http_4xx"])
     second.step()

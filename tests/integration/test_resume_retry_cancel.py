@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.celery import IMAGES
+from tasks.celery import IMAGE_QUEUE
 from tests.integration import processes
 
 _IMAGES = 240
@@ -216,7 +216,7 @@ def test_two_interrupts_drop_what_is_queued(running: Running) -> None:
     assert running.producer.wait().code == 130
     assert running.manifests()
     with processes.connect(running.broker) as server:
-        processes.eventually(lambda: not server.llen(IMAGES), "an empty queue")
+        processes.eventually(lambda: not server.llen(IMAGE_QUEUE), "an empty queue")
     running.again("resume", "--json").json()
     running.assert_whole()
 
@@ -260,7 +260,7 @@ def test_cancel_without_a_producer_drops_the_queue(running: Running) -> None:
     assert ended.code == 0
     assert f"producer resume {running.out} --broker {running.broker}" in ended.err
     with processes.connect(running.broker) as server:
-        processes.eventually(lambda: not server.llen(IMAGES), "an empty queue")
+        processes.eventually(lambda: not server.llen(IMAGE_QUEUE), "an empty queue")
     assert running.manifests() < _IMAGES // _SHARD
     running.again("resume", "--json").json()
     running.assert_whole()

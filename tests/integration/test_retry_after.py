@@ -16,7 +16,7 @@ import redis
 
 from producer.dispatch import chord_state
 from tasks.broker import heartbeat
-from tasks.celery import IMAGES
+from tasks.celery import IMAGE_QUEUE
 from tests.integration import processes
 
 #: More than a worker of one slot takes ahead.
@@ -112,7 +112,7 @@ def test_slot_is_free_while_images_wait(server: redis.Redis, demo_url: str, tmp_
     assert max(row["finished_at"] for row in rows[_WAITING:]) < first_back
     # The wait does not count as fetch time.
     assert max(row["fetch_seconds"] for row in rows) < 4
-    assert (processes.unacked_count(server), server.llen(IMAGES)) == (0, 0)
+    assert (processes.unacked_count(server), server.llen(IMAGE_QUEUE)) == (0, 0)
     assert not server.keys("celery-task-meta-*")
 
 
@@ -163,7 +163,7 @@ def test_waiting_tasks_of_an_ended_worker_are_requeued(
         first.process.send_signal(number)
         first.process.wait(15)
         if number == signal.SIGTERM:
-            assert server.llen(IMAGES) == 5
+            assert server.llen(IMAGE_QUEUE) == 5
         with fleet(server, tmp_path, "second"):
             ended = producer.wait(50)
         assert (ended.json()["success"], "are lost" in ended.err) == (5, False)

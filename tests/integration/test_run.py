@@ -292,7 +292,7 @@ def test_redis_keeps_nothing_of_a_run(fleet: str, demo_url: str, out: Path) -> N
         # Celery remembers for a day that a chord was done, so that a late copy of a part can't start it again.
         assert all(int(str(server.ttl(key))) > 0 for key in remaining)
         assert [key for key in remaining if key.startswith("imagefleet:")] == []
-        assert [server.llen(queue) for queue in (celery.IMAGES, celery.SHARDS)] == [0, 0]
+        assert [server.llen(queue) for queue in (celery.IMAGE_QUEUE, celery.SHARD_QUEUE)] == [0, 0]
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ from benchmarks.goals import Finding, findings
 from benchmarks.messages import MessageCounter
 from benchmarks.pictures import SMALL, Gallery, create_gallery
 from benchmarks.workloads import BASE, HTTP_SMALL, IMAGEFLEET, WORKLOADS
-from tasks.celery import IMAGES, SHARDS
+from tasks.celery import IMAGE_QUEUE, SHARD_QUEUE
 
 _COUNT = 4
 _SMALLER = (100, 50)
@@ -186,12 +186,14 @@ def test_messages_are_counted_after_the_run(tmp_path: Path) -> None:
 
     with MessageCounter() as counter:
         counter.inspect(processes.WORKERS, server)
-        write("a.1.incr.aof", ["SELECT", "0"], ["LPUSH", IMAGES, message("x"), message("y")])
+        write("a.1.incr.aof", ["SELECT", "0"], ["LPUSH", IMAGE_QUEUE, message("x"), message("y")])
         counter.inspect(processes.REDIS, server)
         write(
-            "a.1.incr.aof", ["MULTI"], ["HSET", "unacked:a", "tag", json.dumps([json.loads(message("x")), "", IMAGES])]
+            "a.1.incr.aof",
+            ["MULTI"],
+            ["HSET", "unacked:a", "tag", json.dumps([json.loads(message("x")), "", IMAGE_QUEUE])],
         )
-        write("a.2.incr.aof", ["LPUSH", SHARDS, message("z")], ["RPUSH", IMAGES, message("x")])
+        write("a.2.incr.aof", ["LPUSH", SHARD_QUEUE, message("z")], ["RPUSH", IMAGE_QUEUE, message("x")])
         counter.inspect(processes.REDIS, server)
         shutil.rmtree(tmp_path / "appendonlydir")
         sent, delivered = counter.count()

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from producer.demo import DemoServer, picture
+from producer.demo import DemoServer, draw_image
 from tasks.collect import collect
 from tasks.download.adapters import Sessions
 from tasks.download.downloader import Download, Downloader
@@ -83,7 +83,7 @@ def test_deliveries_add_up(demo: DemoServer, downloader: Downloader, store: Stor
 def test_saved_image(demo: DemoServer, downloader: Downloader, store: Store) -> None:
     """A saved image's Outcome has its path, its properties and its origin."""
     outcome = fetch(f"{demo.url}/images/3.png?width=40&height=30", 27, _RUN, store, downloader)
-    body = picture(3, 40, 30, "png")
+    body = draw_image(3, 40, 30, "png")
     assert outcome == Outcome(
         key="000027",
         status=Status.SUCCESS,
@@ -165,7 +165,7 @@ def test_incomplete_image(
     verify: Verify, reason: Reason | None, store: Store, sessions_to: Callable[..., Sessions]
 ) -> None:
     """An image with a valid header and half its pixels is saved, unless --verify decode is given."""
-    whole = picture(3, 300, 200)
+    whole = draw_image(3, 300, 200)
     run = replace(_RUN, fetch=replace(_RUN.fetch, verify=verify))
     with Canned(always(response(whole[: len(whole) // 2]))) as server:
         downloader = Downloader(sessions_to(server.address))
@@ -248,7 +248,7 @@ def test_resized_image(demo: DemoServer, downloader: Downloader, store: Store) -
 
 def test_incomplete_image_is_not_resized(store: Store, sessions_to: Callable[..., Sessions]) -> None:
     """An image with missing pixels is saved unchanged, because they are not decoded, but can't be resized."""
-    whole = picture(3, 100, 50, "jpeg")
+    whole = draw_image(3, 100, 50, "jpeg")
     with Canned(always(response(whole[: len(whole) // 2]))) as server:
         downloader = Downloader(sessions_to(server.address))
         kept, resized = (
@@ -390,7 +390,7 @@ def test_unchanged_image_is_reused(
     since: Store, new: Store, sessions_to: Callable[..., Sessions], run: RunOptions
 ) -> None:
     """It costs a 304: the file gets a new name, and the Outcome is the same as for a download."""
-    with Canned(conditional(picture(3, 80, 60, "png"))) as server:
+    with Canned(conditional(draw_image(3, 80, 60, "png"))) as server:
         downloader = Downloader(sessions_to(server.address))
         former = saved_before(server.url, downloader, since, run)
         full = fetch(server.url, 3, run, new, downloader)
@@ -503,7 +503,7 @@ def test_incomplete_saved_file_is_replaced(
     store: Store, sessions_to: Callable[..., Sessions], kind: str, how: str, recover: bool
 ) -> None:
     """A valid header proves nothing about the rest: a file not fully on disk is fetched again and replaced."""
-    whole = picture(3, 200, 200, kind)
+    whole = draw_image(3, 200, 200, kind)
     name = f"00000/000000.{'jpg' if kind == 'jpeg' else kind}"
     store.create(name, _damaged(whole, how))
     with Canned(always(response(whole))) as server:
@@ -514,7 +514,7 @@ def test_incomplete_saved_file_is_replaced(
 
 def test_incomplete_image_from_the_server_is_kept(store: Store, sessions_to: Callable[..., Sessions]) -> None:
     """With header checks only, an incomplete image is saved as served; a second delivery changes nothing."""
-    half = picture(3, 100, 50, "jpeg")[:-300]
+    half = draw_image(3, 100, 50, "jpeg")[:-300]
     with Canned(always(response(half))) as server:
         downloader = Downloader(sessions_to(server.address))
         first, second = (fetch(server.url, 0, _RUN, store, downloader, recover=True) for _ in range(2))

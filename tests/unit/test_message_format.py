@@ -13,7 +13,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 import pytest
 
 from tasks import model
-from tasks.celery import IMAGES, PROTOCOL, SHARDS, app
+from tasks.celery import IMAGE_QUEUE, PROTOCOL, SHARD_QUEUE, app
 from tasks.jobs import collect_shard, fetch_image
 
 _SCALARS = {str: "string", int: "integer", float: "number", bool: "boolean", NoneType: "null"}
@@ -81,8 +81,8 @@ def test_format_changes_together_with_its_number() -> None:
 
 def test_queues_carry_the_number() -> None:
     """Each queue has the number in its name, so no worker gets a message of another format."""
-    assert {queue.name for queue in app.conf.task_queues} == {IMAGES, SHARDS}
-    assert all(name.endswith(f".{PROTOCOL}") for name in (IMAGES, SHARDS))
+    assert {queue.name for queue in app.conf.task_queues} == {IMAGE_QUEUE, SHARD_QUEUE}
+    assert all(name.endswith(f".{PROTOCOL}") for name in (IMAGE_QUEUE, SHARD_QUEUE))
 
 
 def test_finds_all_values_in_redis() -> None:

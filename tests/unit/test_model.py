@@ -19,7 +19,7 @@ from tasks.model import (
     ResizeOptions,
     RunOptions,
     Status,
-    key_of,
+    image_key,
     shard_name,
 )
 
@@ -63,7 +63,7 @@ def img2dataset_key(shard: int, offset: int, shard_size: int) -> str:
 def test_key_is_that_of_img2dataset(shard: int, shard_size: int) -> None:
     """The first and the last key of a shard equal img2dataset's, also beyond 99,999 shards."""
     for offset in (0, shard_size - 1):
-        assert key_of(shard, offset, shard_size) == img2dataset_key(shard, offset, shard_size)
+        assert image_key(shard, offset, shard_size) == img2dataset_key(shard, offset, shard_size)
 
 
 @pytest.mark.parametrize(
@@ -72,13 +72,13 @@ def test_key_is_that_of_img2dataset(shard: int, shard_size: int) -> None:
 )
 def test_key_golden(shard: int, offset: int, shard_size: int, key: str) -> None:
     """Keys of the usual size have eight digits, and grow only if the shard number does."""
-    assert key_of(shard, offset, shard_size) == key
+    assert image_key(shard, offset, shard_size) == key
 
 
 @given(st.integers(0, 10**6), st.integers(0, 10**6), st.integers(1, 10_000))
 def test_keys_are_distinct(first: int, second: int, shard_size: int) -> None:
     """Two images of a run never have the same key."""
-    keys = {key_of(*divmod(index, shard_size), shard_size) for index in (first, second)}
+    keys = {image_key(*divmod(index, shard_size), shard_size) for index in (first, second)}
     assert len(keys) == len({first, second})
 
 

@@ -17,7 +17,7 @@ from producer.dispatch.workers import WorkerInfo, clock_ahead
 from producer.doctor import diagnosis
 from producer.doctor.diagnosis import Diagnosis
 from producer.doctor.finding import Finding, Level
-from tasks.celery import IMAGES, PROTOCOL, SHARDS
+from tasks.celery import IMAGE_QUEUE, PROTOCOL, SHARD_QUEUE
 from tasks.storage.folder_probe import ProbeResult
 
 _GOOD = {
@@ -29,7 +29,7 @@ _GOOD = {
     "used_memory": 50 * 1024**2,
     "maxmemory": 100 * 1024**2,
 }
-_WORKER = WorkerInfo("a@here", "0.1.0", PROTOCOL, 16, (IMAGES, SHARDS), ("/data",), 0.0)
+_WORKER = WorkerInfo("a@here", "0.1.0", PROTOCOL, 16, (IMAGE_QUEUE, SHARD_QUEUE), ("/data",), 0.0)
 _OUT = Path("/data/out")
 _SEEN = ProbeResult(True, True, True, 10 * 1024**3)
 
@@ -114,8 +114,8 @@ def test_many_workers_are_not_all_named() -> None:
         ([], {"workers": Level.BAD}),
         ([replace(_WORKER, protocol=1)], {"workers": Level.BAD, "versions": Level.WARN}),
         ([_WORKER, replace(_WORKER, name="b@here", protocol=None)], {"versions": Level.WARN}),
-        ([replace(_WORKER, queues=(IMAGES,))], {"queues": Level.BAD}),
-        ([replace(_WORKER, queues=(IMAGES,)), replace(_WORKER, name="b@here", queues=(SHARDS,))], {}),
+        ([replace(_WORKER, queues=(IMAGE_QUEUE,))], {"queues": Level.BAD}),
+        ([replace(_WORKER, queues=(IMAGE_QUEUE,)), replace(_WORKER, name="b@here", queues=(SHARD_QUEUE,))], {}),
         ([_WORKER, replace(_WORKER, name="b@here", store_roots=())], {"store roots": Level.BAD}),
         ([replace(_WORKER, queues=None, store_roots=None, skew=None)], {}),
     ],

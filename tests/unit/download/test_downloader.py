@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from producer.demo import DemoServer, picture
+from producer.demo import DemoServer, draw_image
 from tasks.deadline import Deadline
 from tasks.download.adapters import USER_AGENT, Sessions, request_headers
 from tasks.download.conditional import Validators
@@ -172,7 +172,7 @@ def test_malformed_response_has_its_error(
 def test_image_is_returned_unchanged(demo: DemoServer, downloader: Downloader) -> None:
     """The body is unchanged, and comes with the response's metadata."""
     got, attempts = download(downloader, f"{demo.url}/images/3.png?width=40&height=30")
-    assert got.body == picture(3, 40, 30, "png")
+    assert got.body == draw_image(3, 40, 30, "png")
     assert (got.http_status, got.final_url, attempts) == (200, None, 1)
     assert got.etag is not None
     assert got.last_modified == "Thu, 01 Jan 2026 00:00:00 GMT"
@@ -181,7 +181,7 @@ def test_image_is_returned_unchanged(demo: DemoServer, downloader: Downloader) -
 def test_gzip_is_decoded(demo: DemoServer, downloader: Downloader) -> None:
     """A compressed body, though not requested, is legal, and is decoded."""
     got, _ = download(downloader, f"{demo.url}/fault/gzip/3.png?width=40&height=30")
-    assert got.body == picture(3, 40, 30, "png")
+    assert got.body == draw_image(3, 40, 30, "png")
 
 
 def test_chunked_body_is_complete(sessions_to: Callable[..., Sessions]) -> None:
@@ -675,7 +675,7 @@ def test_user_agent_contains_the_contact() -> None:
 def test_opt_out_can_be_ignored(demo: DemoServer, downloader: Downloader) -> None:
     """An opted-out image is downloaded only with --ignore-opt-out."""
     got, _ = download(downloader, f"{demo.url}/fault/opted-out/3.jpg", replace(ONCE, ignore_opt_out=True))
-    assert got.body == picture(3)
+    assert got.body == draw_image(3)
 
 
 def cut_off(*pieces: bytes) -> Iterator[bytes]:

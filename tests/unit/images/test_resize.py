@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from PIL import ExifTags, Image, ImageChops, ImageCms, ImageFile, ImageStat, JpegImagePlugin
 from PIL.Image import Resampling, Transpose
 
-from producer.demo import picture
+from producer.demo import draw_image
 from tasks.deadline import Deadline
 from tasks.errors import FetchTimeoutError, NotAnImageError, TooManyPixelsError, UndecodableError
 from tasks.images import identify, resize
@@ -150,7 +150,7 @@ def test_every_format_becomes_a_jpeg(kind: str) -> None:
 
 def test_same_download_gives_the_same_bytes() -> None:
     """A task delivered twice makes the same file from the same download."""
-    body = picture(3, 300, 200)
+    body = draw_image(3, 300, 200)
     assert resize_to(body).body == resize_to(body).body
 
 
@@ -257,13 +257,13 @@ _NO_PROFILES = {
 @pytest.mark.parametrize("profile", _NO_PROFILES.values(), ids=_NO_PROFILES)
 def test_ignores_unusable_profiles(profile: bytes) -> None:
     """sRGB's own profile costs nothing, and an unsuitable profile is ignored, as in browsers."""
-    drawn = Image.open(io.BytesIO(picture(3, 200, 100, "png")))
+    drawn = Image.open(io.BytesIO(draw_image(3, 200, 100, "png")))
     assert resize_to(encoded(drawn, "JPEG", icc_profile=profile)).body == resize_to(encoded(drawn, "JPEG")).body
 
 
 def test_threads_share_a_profile() -> None:
     """Many threads with one profile get the same result as one thread."""
-    drawn = Image.open(io.BytesIO(picture(3, 200, 100, "png")))
+    drawn = Image.open(io.BytesIO(draw_image(3, 200, 100, "png")))
     body = encoded(drawn, "JPEG", icc_profile=colour_profiles.rgb())
     with ThreadPoolExecutor(8) as pool:
         assert len(set(pool.map(lambda _: resize_to(body).body, range(64)))) == 1
@@ -371,7 +371,7 @@ def test_first_frame_is_taken(kind: str) -> None:
 @pytest.mark.parametrize("share", [0.5, 0.9])
 def test_truncated_image_is_undecodable(kind: str, share: float) -> None:
     """A truncated image is broken, at whatever point it ends."""
-    body = encoded(Image.open(io.BytesIO(picture(3, 100, 80, "png"))), kind)
+    body = encoded(Image.open(io.BytesIO(draw_image(3, 100, 80, "png"))), kind)
     with pytest.raises(UndecodableError):
         resize_to(body[: int(len(body) * share)])
 
@@ -477,7 +477,7 @@ def test_jpeg_is_decoded_once_and_small(
 @pytest.mark.parametrize("kind", ["jpeg", "png"])
 def test_reduced_decoding_costs_no_quality(size: tuple[int, int], smaller_side: int, kind: str) -> None:
     """The result looks as with full decoding and the best filter, and nothing moves by half a pixel."""
-    body = picture(3, *size, kind)
+    body = draw_image(3, *size, kind)
     best = Image.open(io.BytesIO(body)).convert("RGB").resize(scaled_size(size, smaller_side), Resampling.LANCZOS)
     reached = psnr(view(body, smaller_side), best)
     # Most of the loss is from encoding, and encoding the best result loses as much.
@@ -560,7 +560,7 @@ def test_encoding_into_memory_blocks_threads() -> None:
 
 def test_falls_back_to_a_temporary_file(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without in-memory files, as on macOS, a temporary file gets the same bytes."""
-    body = picture(3, 300, 200)
+    body = draw_image(3, 300, 200)
     same = resize_to(body).body
     monkeypatch.delattr(os, "memfd_create", raising=False)
     assert resize_to(body).body == same
@@ -660,5 +660,5 @@ def test_progressive_jpeg_counts_full_size(progressive: bool, held: int, monkeyp
 
 def test_result_passes_the_image_check() -> None:
     """The header check accepts the result as an ordinary image."""
-    result = resize_to(picture(3, 300, 200))
+    result = resize_to(draw_image(3, 300, 200))
     assert identify.inspect(result.body, _LIMIT) == result.info
