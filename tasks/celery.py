@@ -20,7 +20,7 @@ from tasks.broker import client as broker_client
 #: The form of all that crosses Redis: the tasks and their arguments, a run's options, the Outcomes, the signals. Raise
 #: it with every change of one of them. Each form has queues of its own, so a worker of another version never takes what
 #: it would read wrongly, or would drop because it knows no such task: it waits for a worker that knows it.
-PROTOCOL = 5
+PROTOCOL = 6
 #: Where the images of all runs wait.
 IMAGE_QUEUE = f"imagefleet.images.{PROTOCOL}"
 #: Where finished chords' bodies wait: of its own, or a body would wait behind every image that is queued.
@@ -31,7 +31,7 @@ COLLECT_SHARD = "tasks.jobs.collect_shard"
 #: The remote control command by which a worker says what it is.
 WORKER_INFO = "imagefleet"
 #: The remote control command by which a worker says how it sees an output folder.
-PROBE_FOLDER = "imagefleet_examine"
+PROBE_FOLDER = "imagefleet_probe_folder"
 #: The remote control command by which a worker drops what is queued of a run that ends, and says what it is at.
 DRAIN = "imagefleet_drain"
 

@@ -183,14 +183,14 @@ class HttpNotImplementedError(HttpServerError):
 
 
 class RateLimitedError(FetchError):
-    """The server asked for a pause: 429, or a wait longer than `--max-wait`."""
+    """The server asked for a pause: 429, or a wait longer than `--max-retry-after`."""
 
     reason = Reason.RATE_LIMITED
     retryable = True
 
 
 class LongWaitError(RateLimitedError):
-    """A wait longer than `--max-wait`, up to two minutes; its slot downloads other images meanwhile."""
+    """A wait longer than `--max-retry-after`, up to two minutes; its slot downloads other images meanwhile."""
 
 
 class RedirectError(FetchError):

@@ -203,7 +203,7 @@ def _previous_run_store(folder: str) -> Store | None:
 
 def _previous_file(facts: Mapping[str, Any] | None, run: RunOptions) -> PreviousFile | None:
     """Return what a message says of a previous run's image, in the folder that the run's options name."""
-    store = None if facts is None or run.since is None else _previous_run_store(run.since)
+    store = None if facts is None or run.previous_run is None else _previous_run_store(run.previous_run)
     return None if facts is None or store is None else PreviousFile(PreviousImage.from_json(facts), store)
 
 
@@ -335,7 +335,7 @@ def fetch_image(
     recover: bool = False,
     attempts: int = 0,
     seconds: float = 0.0,
-    former: dict[str, Any] | None = None,
+    previous: dict[str, Any] | None = None,
     tried_by: Collection[str] = (),
 ) -> dict[str, Any] | UnloggedResult:
     """Fetch one image of a run; return its Outcome as JSON, unshown where there are no events.
@@ -348,7 +348,7 @@ def fetch_image(
         recover: whether the image may be saved already, by a task of which nobody has heard.
         attempts: how many earlier deliveries have made, each of which ended with a wait that a server had asked for.
         seconds: how long those took.
-        former: what the previous run that this one refreshes has saved of the URL, if it has; a `PreviousImage` as
+        previous: what the previous run that this one refreshes has saved of the URL, if it has; a `PreviousImage` as
             JSON.
         tried_by: the ids of the workers that have tried it, and may have failed by a fault of their own.
 
@@ -384,7 +384,7 @@ def fetch_image(
         except (SettingsError, CorruptShardFileError) as error:
             outcome = failed_outcome(key, InternalError(str(error)))
         else:
-            prior, previous_file = PriorAttempts(attempts, seconds), _previous_file(former, run)
+            prior, previous_file = PriorAttempts(attempts, seconds), _previous_file(previous, run)
             with _mark_running(self), _track_running(self, run_id, again) as crashes:
                 if crashes >= poison.ISOLATE_AFTER_CRASHES:
                     outcome = isolation.fetch(url, index, run, store, downloader, again, prior)
@@ -507,7 +507,7 @@ def collect_shard(
     shard: int,
     revision: int = 0,
     count: int | None = None,
-    command: int = 0,
+    epoch: int = 0,
     tried_by: Collection[str] = (),
 ) -> None:
     """Write a shard's manifest from its Outcomes, and tell the producer; the body of the shard's chord.
@@ -521,7 +521,7 @@ def collect_shard(
         shard: the shard's number.
         revision: the pass of the run; in a later one, the Outcomes are those of the images that are tried again.
         count: how many images that are.
-        command: the command that has sent the shard's images.
+        epoch: the command that has sent the shard's images.
         tried_by: the ids of the workers that could not save the manifest.
 
     Raises:
@@ -540,7 +540,7 @@ def collect_shard(
         known = [Outcome.from_json(outcome) for outcome in outcomes]
         # What is cancelled was so while the run had no record; and what an earlier command could not save, before it
         # ended, is tried again by the one that goes on. Its producer misses the shard.
-        void = STALE_VOID_REASONS if command < run.command else VOID_REASONS
+        void = STALE_VOID_REASONS if epoch < run.epoch else VOID_REASONS
         if any(outcome.reason in void for outcome in known):
             _log.info("some of shard %d of run %s ended with the run: it is not collected", shard, run_id)
             return

@@ -106,7 +106,7 @@ class ImageRequest:
     index: int
     url: str
     columns: Mapping[str, Any] = field(default_factory=dict)
-    former: PreviousImage | None = None
+    previous: PreviousImage | None = None
 
 
 class ResizeMode(StrEnum):
@@ -146,7 +146,7 @@ class HeaderOptions:
     user_agent: str | None = None
     referer: str | None = None
     #: Extra headers, as names and values. They may be credentials, so only the host in the list's URL gets them.
-    fields: tuple[tuple[str, str], ...] = ()
+    extra: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +163,7 @@ class FetchOptions:
     #: Wait before the first retry. It doubles with each retry, and up to half of it is randomly taken off.
     backoff: float = 0.5
     #: Longest wait requested by a server for which a slot is held. For longer ones, the image is requeued or fails.
-    max_wait: float = 30.0
+    max_retry_after: float = 30.0
     max_redirects: int = 5
     #: Whether to follow redirects from https to http.
     allow_downgrade: bool = False
@@ -172,7 +172,7 @@ class FetchOptions:
     #: Whether to download from servers that can't be verified, or use an old version of TLS. This works only on workers
     #: with the permission of their operator.
     insecure: bool = False
-    head: HeaderOptions = HeaderOptions()
+    headers: HeaderOptions = HeaderOptions()
     #: Limit for an image as downloaded, and as saved.
     max_pixels: int = 100_000_000
     #: No effect on resized images, because resizing decodes them.
@@ -185,9 +185,9 @@ class FetchOptions:
         known = _known_fields(cls, value)
         resize = _known_fields(ResizeOptions, known["resize"])
         resize["mode"] = ResizeMode(resize["mode"])
-        head = _known_fields(HeaderOptions, known["head"])
-        head["fields"] = tuple((name, text) for name, text in head["fields"])
-        known.update(resize=ResizeOptions(**resize), head=HeaderOptions(**head), verify=Verify(known["verify"]))
+        headers = _known_fields(HeaderOptions, known["headers"])
+        headers["extra"] = tuple((name, text) for name, text in headers["extra"])
+        known.update(resize=ResizeOptions(**resize), headers=HeaderOptions(**headers), verify=Verify(known["verify"]))
         return cls(**known)
 
 
@@ -203,9 +203,9 @@ class RunOptions:
     #: The run's revision: 0 at first, then 1, 2… for each retry of its failed images.
     revision: int = 0
     #: The folder of the previous run to refresh from; None if the run does not refresh one.
-    since: str | None = None
+    previous_run: str | None = None
     #: The producer epoch: 0 for the command that began the run, then 1, 2… for each command that continued it.
-    command: int = 0
+    epoch: int = 0
     #: Whether the run ends early: workers drop its queued images, and finish those in flight.
     draining: bool = False
 
@@ -222,8 +222,8 @@ class RunOptions:
             fetch=FetchOptions.from_json(value["fetch"]),
             run_id=value["run_id"],
             revision=value["revision"],
-            since=value.get("since"),
-            command=value["command"],
+            previous_run=value.get("previous_run"),
+            epoch=value["epoch"],
             draining=value.get("draining", False),
         )
 

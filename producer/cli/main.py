@@ -181,7 +181,16 @@ def _combine(*decorators: Callable[[Any], Any]) -> Callable[[_F], _F]:
 _defaults = FetchOptions()
 #: The options with the name and the value of a field of `FetchOptions`.
 _FETCH_FIELDS = (
-    *("timeout", "deadline", "max_bytes", "retries", "max_wait", "max_redirects", "allow_downgrade", "ignore_opt_out"),
+    *(
+        "timeout",
+        "deadline",
+        "max_bytes",
+        "retries",
+        "max_retry_after",
+        "max_redirects",
+        "allow_downgrade",
+        "ignore_opt_out",
+    ),
     "insecure",
 )
 fetch_options = _combine(
@@ -215,9 +224,9 @@ fetch_options = _combine(
         help="Maximum number of attempts after the first, for possibly temporary errors.",
     ),
     click.option(
-        "--max-wait",
+        "--max-retry-after",
         type=_Duration(0.0),
-        default=_defaults.max_wait,
+        default=_defaults.max_retry_after,
         show_default=True,
         help="Longest Retry-After, in seconds, to wait for in a download slot. For a longer one, of up to "
         f"{limits.MAX_COUNTDOWN:g}, the image is requeued, and retried in another slot after the wait.",
@@ -362,11 +371,11 @@ def run(source: str, out: Path, refresh_from: Path | None, broker: str | None, a
     if refresh_from is not None:
         from producer.planning.previous_run import PreviousRun
 
-        frozen = replace(frozen, since=str(PreviousRun(refresh_from, out, frozen.fetch).folder))
+        frozen = replace(frozen, previous_run=str(PreviousRun(refresh_from, out, frozen.fetch).folder))
     requests = url_list.nonempty(url_list.read(source), source)
     with (
         new_run_folder(out, _checked_broker_url(broker)) as store,
-        _worker_pool(broker, options, [store.root], as_json, previous_run=frozen.since) as pool,
+        _worker_pool(broker, options, [store.root], as_json, previous_run=frozen.previous_run) as pool,
     ):
         from producer.runs.run import Run
 
@@ -1048,7 +1057,7 @@ def _run_options(options: dict[str, Any]) -> RunConfig:
     fetch = replace(
         FetchOptions(),
         resize=_resize_options(options),
-        head=_header_options(options),
+        headers=_header_options(options),
         verify=Verify(options["verify"]),
         **{name: options[name] for name in _FETCH_FIELDS},
     )

@@ -232,7 +232,7 @@ class Dispatcher:
                 self._unfit.refresh(last=True)
             # Without its record, what is still queued of a run that ended early is dropped, unfetched.
             with suppress(redis.RedisError):
-                self._server.delete(*keys.of_run(self._run_id))
+                self._server.delete(*keys.run_keys(self._run_id))
         return timing
 
     def _is_drained(self, check: Callable[[], None]) -> bool:
@@ -421,7 +421,7 @@ class Dispatcher:
 
     def _progress(self) -> Progress:
         try:
-            moved = cast("dict[str, str]", self._server.hgetall(keys.moved(self._run_id)))
+            moved = cast("dict[str, str]", self._server.hgetall(keys.progress(self._run_id)))
         except redis.RedisError as error:
             # The next step that needs Redis waits for it.
             if self._last_progress is not None:
@@ -574,8 +574,8 @@ class Dispatcher:
     def _body_kwargs(self, size: int) -> dict[str, Any]:
         """Return what a shard's body is told of a later pass, and of a later command; nothing in the first ones."""
         later_pass = {"revision": self._options.revision, "count": size} if self._options.revision else {}
-        later_command = {"command": self._options.command} if self._options.command else {}
-        return {**later_pass, **later_command}
+        next_epoch = {"epoch": self._options.epoch} if self._options.epoch else {}
+        return {**later_pass, **next_epoch}
 
     def _publish_body(self, shard: int, outcomes: Sequence[Outcome], size: int) -> None:
         """Send the body of a chord whose parts are all known, and which did not do that itself."""
@@ -616,13 +616,13 @@ class Dispatcher:
                     continue
                 # A URL that is too long is refused by the worker all the same: one character over the limit tells.
                 url = request.url[: MAX_LENGTH + 1]
-                former = {} if request.former is None else {"former": request.former.to_json()}
+                previous = {} if request.previous is None else {"previous": request.previous.to_json()}
                 # What `send_task` does, without asking anew for each image what holds for all: the route, the options.
                 headers, properties, content, _ = app.amqp.as_task_v2(
                     self._task_id(shard, request),
                     FETCH_IMAGE,
                     args=(self._run_id, request.index, url),
-                    kwargs={**kwargs, **former},
+                    kwargs={**kwargs, **previous},
                     group_id=group,
                     group_index=place,
                     chord=body,
@@ -697,7 +697,7 @@ def request_cancel(server: redis.Redis, run_id: str) -> None:
 
 def drop_run(server: redis.Redis, run_id: str) -> None:
     """Have what is queued of a run acknowledged unfetched; to be called when its producer is no more."""
-    server.delete(*keys.of_run(run_id))
+    server.delete(*keys.run_keys(run_id))
 
 
 def _ignore(_: Progress) -> None:

@@ -28,7 +28,7 @@ from tasks.storage.store import Store
 NAME = "run.json"
 #: What a run writes at the top of its folder; a stale manifest would pass for one of the new run's.
 _RUN_FILES = re.compile(r"run\.json|\.plan|\d{5,}(\.parquet|_stats\.json)?")
-_VERSION = 2
+_VERSION = 3
 #: What `redacted` puts in a secret's place.
 _MASK = "***"
 
@@ -58,7 +58,7 @@ class RunConfig:
     shard_size: int = 1000
     window: int = 8
     #: The folder of the previous run that this one refreshes, if it does.
-    since: str | None = None
+    previous_run: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ class RunFile:
     #: The pass that the run is at: 0, and 1… for each retry.
     revision: int = 0
     #: The command that is at it, or was last: 0 for the one that began the run, 1… for each that has gone on with it.
-    command: int = 0
+    epoch: int = 0
     #: The URL of the broker that this command uses or the last one used, redacted; None for a local fleet.
     broker: str | None = None
     #: The reasons of failures that this pass tries again.

@@ -28,7 +28,7 @@ from tasks.storage.store import TEMPORARY, Store
 
 _log = logging.getLogger(__name__)
 #: Where the index of its URLs is, below the output folder, while the plan is made.
-_INDEX = f"{TEMPORARY}/former"
+_INDEX = f"{TEMPORARY}/previous_run"
 #: A place in a previous run is its shard, and below that its row.
 _ROW_BITS = 32
 _COLUMNS = ["url", "status", "tls_unverified", *PREVIOUS_IMAGE_FIELDS]
@@ -130,7 +130,7 @@ class PreviousRun:
                     found[row["url"]] = previous
         for request in requests:
             previous = found.get(request.url)
-            yield request if previous is None else replace(request, former=previous)
+            yield request if previous is None else replace(request, previous=previous)
 
     def _table(self, shard: int, columns: Sequence[str]) -> pa.Table:
         name = manifest.name(shard)
@@ -152,13 +152,13 @@ def join_previous_images(requests: Iterable[ImageRequest], options: RunConfig, o
 
     Raises: as `PreviousRun` and its ``joined``, at the first request.
     """
-    if options.since is None:
+    if options.previous_run is None:
         yield from requests
         return
     try:
-        previous = PreviousRun(Path(options.since), out.root, options.fetch)
+        previous = PreviousRun(Path(options.previous_run), out.root, options.fetch)
     except UsageError as error:
-        _log.warning("nothing more is taken over from %s: %s. %s", options.since, error.what, error.why)
+        _log.warning("nothing more is taken over from %s: %s. %s", options.previous_run, error.what, error.why)
         yield from requests
         return
     yield from previous.join(requests, options.shard_size)

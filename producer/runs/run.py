@@ -41,7 +41,7 @@ from tasks.storage.store import Store
 #: Seconds within which a producer that is told to end its run has to have ended it.
 _CANCEL_TIMEOUT_SECONDS = 60.0
 #: What a command that goes on with a run writes into its record before it sends anything.
-_COMMAND_FIELDS = ("state", "out", "revision", "command", "broker", "retried")
+_COMMAND_FIELDS = ("state", "out", "revision", "epoch", "broker", "retried")
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,7 +302,7 @@ class Run:
     @property
     def previous_run(self) -> str | None:
         """The folder of the previous run that it refreshes, if it does."""
-        return self._record.options.since
+        return self._record.options.previous_run
 
     @property
     def is_done(self) -> bool:
@@ -334,7 +334,7 @@ class Run:
             startup_seconds=0.0,
             images=0,
             before=self._before,
-            previous_run=self._record.options.since,
+            previous_run=self._record.options.previous_run,
             completion=PreviousResult(
                 self._record.finished_at or 0.0,
                 totals.get("fetched", 0),
@@ -366,8 +366,8 @@ class Run:
             fetch=record.options.fetch,
             run_id=record.id,
             revision=record.revision,
-            command=record.command,
-            since=record.options.since,
+            epoch=record.epoch,
+            previous_run=record.options.previous_run,
         )
         self._dispatcher = Dispatcher(
             options, self._store, self._planner, server, self._resumed, record.retried, pool.local
@@ -389,7 +389,7 @@ class Run:
                 images=timing.images,
                 repaired=timing.repaired,
                 before=self._before,
-                previous_run=record.options.since,
+                previous_run=record.options.previous_run,
                 unfit=list({worker.name: worker for worker in (*pool.unfit, *self._dispatcher.unfit)}.values()),
             )
             self._save(state=State.COMPLETE, finished_at=time.time(), totals=report.totals())
@@ -494,7 +494,7 @@ def _all_manifests_exist(store: Store, shards: int) -> bool:
 def _mark_running(record: RunFile, store: Store, **changes: Any) -> RunFile:
     """Return a record that says that the run goes on, here."""
     try:
-        return record.save(store, state=State.RUNNING, out=str(store.root), command=record.command + 1, **changes)
+        return record.save(store, state=State.RUNNING, out=str(store.root), epoch=record.epoch + 1, **changes)
     except StorageError as error:
         raise CommandError(
             f"The run in {store.root} can't go on",

@@ -314,7 +314,7 @@ class Fitness:
         candidates = sorted(workers - unfit)
         with self._server.pipeline(transaction=False) as pipe:
             for name in (self._worker, *candidates):
-                pipe.get(keys.alive(name))
+                pipe.get(keys.heartbeat(name))
             own, *signs = pipe.execute()
         if own is None:
             # Redis was away or is empty, and all will give a sign again soon: nobody is known to be missing.

@@ -1,8 +1,8 @@
 -- Forgets a worker that gives no sign of life and holds nothing any more.
 --
 -- KEYS[1]  imagefleet:workers       set of worker ids
--- KEYS[2]  imagefleet:alive:WORKER  its sign of life
--- KEYS[3]  imagefleet:begun:WORKER  set of the tasks that it was at
+-- KEYS[2]  imagefleet:heartbeat:WORKER  its sign of life
+-- KEYS[3]  imagefleet:running:WORKER  set of the tasks that it was at
 -- KEYS[4]  unacked:WORKER           hash of what it holds
 -- ARGV     the worker's id, and 1 if its sign of life does not count
 --

@@ -132,7 +132,7 @@ class ContinuousContact:
 def unacked_hashes(server: redis.Redis) -> list[str]:
     """Return the names of all hashes with unacknowledged messages: kombu's own first, then each worker's."""
     workers = cast("set[str]", server.smembers(keys.WORKERS))
-    return [keys.UNACKED, *(keys.held(keys.UNACKED, worker) for worker in sorted(workers))]
+    return [keys.UNACKED, *(keys.worker_key(keys.UNACKED, worker) for worker in sorted(workers))]
 
 
 def worker_liveness(server: redis.Redis) -> dict[str, bool]:
@@ -147,7 +147,7 @@ def worker_liveness(server: redis.Redis) -> dict[str, bool]:
     names = sorted(cast("set[str]", server.smembers(keys.WORKERS)))
     with server.pipeline(transaction=False) as pipe:
         for name in names:
-            pipe.exists(keys.alive(name))
+            pipe.exists(keys.heartbeat(name))
         return dict(zip(names, map(bool, pipe.execute()), strict=True))
 
 
@@ -179,13 +179,13 @@ def _requeue_all(server: redis.Redis, worker: str, is_gone: bool) -> int:
     """Give back all that a worker holds, and forget it; unless it is gone for sure, only without a sign of life."""
     held = _unacked_keys(worker)
     given = _requeue(server, *held, cast("dict[str, str | None]", server.hgetall(held[0])))
-    places = keys.WORKERS, keys.alive(worker), keys.begun(worker), held[0]
+    places = keys.WORKERS, keys.heartbeat(worker), keys.running(worker), held[0]
     server.eval(_FORGET_WORKER, len(places), *places, worker, str(int(is_gone)))
     return given
 
 
 def _unacked_keys(worker: str) -> tuple[str, str]:
-    return keys.held(keys.UNACKED, worker), keys.held(keys.UNACKED_INDEX, worker)
+    return keys.worker_key(keys.UNACKED, worker), keys.worker_key(keys.UNACKED_INDEX, worker)
 
 
 def _requeue(server: redis.Redis, unacked: str, index: str, records: Mapping[str, str | None]) -> int:
@@ -206,7 +206,7 @@ def _redelivery(server: redis.Redis, record: str, bindings: dict[str, list[list[
             message["headers"]["redelivered"] = True
             message["properties"]["delivery_info"]["redelivered"] = True
     except (ValueError, TypeError):
-        return [keys.PUT_ASIDE], record
+        return [keys.DEAD_LETTER], record
     if not exchange:
         return [key], json.dumps(message)
     if exchange not in bindings:
@@ -248,7 +248,7 @@ class Heartbeat:
         name = self.worker.name
         with suppress(redis.RedisError), self.connect() as server:
             # What this process had begun it has ended, and nobody is to be accused of it.
-            server.delete(keys.begun(name))
+            server.delete(keys.running(name))
             _requeue_all(server, name, is_gone=True)
 
     def beat(self, server: redis.Redis) -> None:
@@ -260,7 +260,7 @@ class Heartbeat:
         name = self.worker.name
         try:
             with server.pipeline() as pipe:
-                pipe.set(keys.alive(name), ",".join(self.queues), ex=limits.HEARTBEAT_TIMEOUT)
+                pipe.set(keys.heartbeat(name), ",".join(self.queues), ex=limits.HEARTBEAT_TIMEOUT)
                 pipe.sadd(keys.WORKERS, name)
                 pipe.smembers(keys.WORKERS)
                 workers = pipe.execute()[-1]

@@ -6,7 +6,7 @@ key                         type    life                                   writt
 imagefleet:run:ID           string  7 days; deleted when the run ends      the producer: the run's options as JSON
 imagefleet:done:ID          list    7 days; deleted when the run ends      ``collect_shard``: a JSON object for each
                                                                            shard
-imagefleet:moved:ID         hash    7 days; deleted when the run ends      the workers, a few times a second: sums of
+imagefleet:progress:ID         hash    7 days; deleted when the run ends      the workers, a few times a second: sums of
                                                                            ``success``, ``failed``, ``unsaved``
                                                                            (failed because nothing could be saved),
                                                                            ``bytes``, and ``reason:REASON`` (failed
@@ -18,9 +18,9 @@ imagefleet:unfit:ID         hash    7 days; deleted when the run ends      worke
                                                                            ``network``) and ``why``
 imagefleet:workers          set     a worker's until it stopped, or died   each worker, every 3 s: its id
                                     and was buried
-imagefleet:alive:WORKER     string  15 s; deleted when the worker stops    the worker, every 3 s: the queues that it
+imagefleet:heartbeat:WORKER     string  15 s; deleted when the worker stops    the worker, every 3 s: the queues that it
                                                                            takes from, with commas between
-imagefleet:begun:WORKER     set     7 days; deleted when the worker        the worker: ids of the tasks that it is at
+imagefleet:running:WORKER     set     7 days; deleted when the worker        the worker: ids of the tasks that it is at
                                     stopped, or was buried                 and that were redelivered
 unacked:WORKER              hash    while it holds something               the worker's transport, as kombu writes
                                                                            ``unacked``: delivery tag -> what it was
@@ -39,7 +39,7 @@ from __future__ import annotations
 #: The ids of all workers that have not stopped.
 WORKERS = "imagefleet:workers"
 #: Where kombu records what is not acknowledged, and where what is no message of kombu's is put.
-UNACKED, UNACKED_INDEX, PUT_ASIDE = "unacked", "unacked_index", "unacked_put_aside"
+UNACKED, UNACKED_INDEX, DEAD_LETTER = "unacked", "unacked_index", "unacked_dead_letter"
 
 
 def run(run_id: str) -> str:
@@ -52,9 +52,9 @@ def done(run_id: str) -> str:
     return f"imagefleet:done:{run_id}"
 
 
-def moved(run_id: str) -> str:
+def progress(run_id: str) -> str:
     """Return the key of the sums that the progress display reads."""
-    return f"imagefleet:moved:{run_id}"
+    return f"imagefleet:progress:{run_id}"
 
 
 def crashes(run_id: str) -> str:
@@ -67,21 +67,21 @@ def unfit(run_id: str) -> str:
     return f"imagefleet:unfit:{run_id}"
 
 
-def of_run(run_id: str) -> tuple[str, ...]:
+def run_keys(run_id: str) -> tuple[str, ...]:
     """Return all keys of a run."""
-    return run(run_id), done(run_id), moved(run_id), crashes(run_id), unfit(run_id)
+    return run(run_id), done(run_id), progress(run_id), crashes(run_id), unfit(run_id)
 
 
-def alive(worker: str) -> str:
+def heartbeat(worker: str) -> str:
     """Return the key of a worker's sign of life."""
-    return f"imagefleet:alive:{worker}"
+    return f"imagefleet:heartbeat:{worker}"
 
 
-def begun(worker: str) -> str:
+def running(worker: str) -> str:
     """Return the key of the tasks that a worker is at, as far as it is watched at them."""
-    return f"imagefleet:begun:{worker}"
+    return f"imagefleet:running:{worker}"
 
 
-def held(key: str, worker: str) -> str:
+def worker_key(key: str, worker: str) -> str:
     """Return a worker's own key in place of one that kombu has for all."""
     return f"{key}:{worker}"

@@ -37,8 +37,8 @@ def track_running(server: redis.Redis, worker: str, run_id: str, task_id: str) -
 
     def begin() -> int:
         with server.pipeline() as pipe:
-            pipe.sadd(keys.begun(worker), task_id)
-            pipe.expire(keys.begun(worker), limits.RUN_RECORD_TTL)
+            pipe.sadd(keys.running(worker), task_id)
+            pipe.expire(keys.running(worker), limits.RUN_RECORD_TTL)
             pipe.hget(keys.crashes(run_id), task_id)
             return int(pipe.execute()[-1] or 0)
 
@@ -48,16 +48,16 @@ def track_running(server: redis.Redis, worker: str, run_id: str, task_id: str) -
     finally:
         # A worker that stops takes its notes along.
         with suppress(redis.RedisError):
-            retry_until_redis_is_back(lambda: server.srem(keys.begun(worker), task_id))
+            retry_until_redis_is_back(lambda: server.srem(keys.running(worker), task_id))
 
 
 def count_crashes(server: redis.Redis, worker: str) -> None:
     """Count the tasks that a dead worker was at; two who do it at once count each once."""
-    noted = cast("set[str]", server.smembers(keys.begun(worker)))
+    noted = cast("set[str]", server.smembers(keys.running(worker)))
     with server.pipeline(transaction=False) as pipe:
         for task_id in noted:
             # A task's id begins with its run's.
             run_id = task_id.partition(".")[0]
-            places: list[Any] = [keys.begun(worker), keys.run(run_id), keys.crashes(run_id)]
+            places: list[Any] = [keys.running(worker), keys.run(run_id), keys.crashes(run_id)]
             pipe.eval(_COUNT_CRASH, len(places), *places, task_id, limits.RUN_RECORD_TTL)
         pipe.execute()

@@ -71,7 +71,7 @@ class ProgressCounters:
         pipe = server.pipeline(transaction=False)
         for run_id, counts in sums.items():
             increments = [item for pair in counts.items() for item in pair]
-            pipe.eval(_SCRIPT, 2, keys.run(run_id), keys.moved(run_id), limits.RUN_RECORD_TTL, *increments)
+            pipe.eval(_SCRIPT, 2, keys.run(run_id), keys.progress(run_id), limits.RUN_RECORD_TTL, *increments)
         for (run_id, counts), answer in zip(sums.items(), pipe.execute(raise_on_error=False), strict=True):
             if isinstance(answer, Exception):
                 problem = redis_problem(answer)

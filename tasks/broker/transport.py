@@ -277,7 +277,7 @@ class Channel(redis.Channel):  # type: ignore[misc]  # kombu has no annotations
             # Before anything is recorded there: nobody would look for it.
             self.client.sadd(keys.WORKERS, self.worker_id)
             for name in ("unacked_key", "unacked_index_key", "unacked_mutex_key"):
-                setattr(self, name, keys.held(getattr(self, name), self.worker_id))
+                setattr(self, name, keys.worker_key(getattr(self, name), self.worker_id))
         server = connection.client
         place = server.hostname, server.port, server.virtual_host, self.global_keyprefix, self.unacked_key
         self.pending_acks = self._all_pending.setdefault(place, PendingAcks())

@@ -238,7 +238,7 @@ def request_headers(options: HeaderOptions, contact: str | None, same_host: bool
     if options.referer is not None:
         known["Referer"] = checked_value(options.referer)
     if same_host:
-        known.update(checked_header(name, value) for name, value in options.fields)
+        known.update(checked_header(name, value) for name, value in options.extra)
     # A plain one is written in a third of the time.
     return dict(known.items())
 

@@ -128,7 +128,7 @@ class Downloader:
             try:
                 return self._attempt(target, options, deadline, left, validators)
             except FetchError as error:
-                if error.retry_after is not None and error.retry_after > options.max_wait:
+                if error.retry_after is not None and error.retry_after > options.max_retry_after:
                     raise _long_wait_error(error, options, retry) from error
                 wait = backoff(retry, options.backoff, error.retry_after)
                 if not error.retryable or retry >= options.retries or wait >= deadline.remaining:
@@ -151,7 +151,7 @@ class Downloader:
         # The cookies that a URL was asked for with: what it answers may depend on them.
         cookie: str | None = None
         seen = {(url.text, cookie)}
-        fields = request_headers(options.head, self._sessions.contact, True)
+        fields = request_headers(options.headers, self._sessions.contact, True)
         for _ in range(options.max_redirects + 1):
             partial = left[0] if left and left[0].url == url.text else None
             shown = None if url == start else redacted(url.text)
@@ -206,7 +206,7 @@ class Downloader:
                     http_status=response.status_code,
                 )
             if not _keeps_credentials(before, url):
-                fields = request_headers(options.head, self._sessions.contact, False)
+                fields = request_headers(options.headers, self._sessions.contact, False)
             cookie = None if cookies is None else cookies.header_value(url)
             if (url.text, cookie) in seen:
                 raise RedirectError(f"the redirect to {redacted(url.text)} is a loop", http_status=response.status_code)
@@ -256,7 +256,7 @@ def _long_wait_error(error: FetchError, options: FetchOptions, retry: int) -> Ra
     wait = error.retry_after or 0.0
     is_last = retry >= options.retries
     is_deferred = not is_last and wait <= limits.MAX_COUNTDOWN
-    bound = options.max_wait if is_last or is_deferred else max(options.max_wait, limits.MAX_COUNTDOWN)
+    bound = options.max_retry_after if is_last or is_deferred else max(options.max_retry_after, limits.MAX_COUNTDOWN)
     longer = (LongWaitError if is_deferred else RateLimitedError)(
         f"{error}: asks for a wait of {wait:.0f} s, more than {bound:g}",
         http_status=error.http_status,

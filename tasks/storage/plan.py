@@ -42,9 +42,9 @@ def encode(requests: Sequence[ImageRequest], ref: ShardRef) -> bytes:
         while name == PREVIOUS_IMAGE_COLUMN or name in columns:
             name = f"source_{name}"
         columns[name] = [request.columns.get(column) for request in requests]
-    if any(request.former is not None for request in requests):
+    if any(request.previous is not None for request in requests):
         columns[PREVIOUS_IMAGE_COLUMN] = [
-            None if request.former is None else request.former.to_json() for request in requests
+            None if request.previous is None else request.previous.to_json() for request in requests
         ]
     schema = {"index": pa.int64(), "url": pa.string(), PREVIOUS_IMAGE_COLUMN: _PREVIOUS_IMAGE}
     table = pa.table({key: pa.array(values, schema.get(key)) for key, values in columns.items()})
@@ -70,7 +70,7 @@ def requests(table: pa.Table) -> list[ImageRequest]:
     """Return the requests of a decoded plan without their other columns, which stay in the plan."""
     ours = table.select([name for name in table.column_names if name in ("index", "url", PREVIOUS_IMAGE_COLUMN)])
     return [
-        ImageRequest(row["index"], row["url"], former=_previous_image(row.get(PREVIOUS_IMAGE_COLUMN)))
+        ImageRequest(row["index"], row["url"], previous=_previous_image(row.get(PREVIOUS_IMAGE_COLUMN)))
         for row in ours.to_pylist()
     ]
 

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 #: The plan's column with a URL's image from the previous run. A list's own column of this name is renamed.
-PREVIOUS_IMAGE_COLUMN = "imagefleet.former"
+PREVIOUS_IMAGE_COLUMN = "imagefleet.previous"
 #: The columns of a plan that are not in a manifest.
 PLAN_ONLY_COLUMNS = frozenset({"index", PREVIOUS_IMAGE_COLUMN})
 _REF_KEY, _CHECKSUM_KEY = b"imagefleet", b"imagefleet.sha256"

@@ -39,7 +39,9 @@ from tests.zstandard import zstd
 
 #: Separates the answers of a server, one for each request.
 NEXT = b"\n--next--\n"
-_OPTIONS = FetchOptions(timeout=1, deadline=5, retries=2, backoff=0, max_bytes=1 << 20, max_wait=1, max_redirects=3)
+_OPTIONS = FetchOptions(
+    timeout=1, deadline=5, retries=2, backoff=0, max_bytes=1 << 20, max_retry_after=1, max_redirects=3
+)
 #: The size of a socket's buffer.
 _MAX_ANSWER = 64 * 1024
 _MAX_PIXELS = 1 << 16

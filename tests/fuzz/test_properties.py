@@ -103,7 +103,7 @@ def test_download_ends_as_documented(answers: list[tuple[int, list[tuple[str, st
 def test_request_fields_are_single_lines(agent: str, name: str, value: str) -> None:
     """A run's own request header is refused, or is one line of ASCII."""
     try:
-        fields = request_headers(HeaderOptions(user_agent=agent or None, fields=((name, value),)), None, True)
+        fields = request_headers(HeaderOptions(user_agent=agent or None, extra=((name, value),)), None, True)
     except ValueError:
         return
     for line in (f"{key}: {text}" for key, text in fields.items()):

@@ -125,8 +125,8 @@ class Fleet:
         raw = cast("str", self.server.rpop(queue))
         taken = TakenMessage(name, f"{worker}-{next(self._tags)}", queue, json.loads(raw))
         self.server.sadd(keys.WORKERS, name)
-        self.server.hset(keys.held(keys.UNACKED, name), taken.tag, json.dumps([taken.message, "", queue]))
-        self.server.zadd(keys.held(keys.UNACKED_INDEX, name), {taken.tag: 0})
+        self.server.hset(keys.worker_key(keys.UNACKED, name), taken.tag, json.dumps([taken.message, "", queue]))
+        self.server.zadd(keys.worker_key(keys.UNACKED_INDEX, name), {taken.tag: 0})
         self.taken.append(taken)
         return taken
 
@@ -162,8 +162,8 @@ class Fleet:
     def acknowledge(self, taken: TakenMessage) -> None:
         """Acknowledge a message."""
         self.taken.remove(taken)
-        self.server.hdel(keys.held(keys.UNACKED, taken.worker), taken.tag)
-        self.server.zrem(keys.held(keys.UNACKED_INDEX, taken.worker), taken.tag)
+        self.server.hdel(keys.worker_key(keys.UNACKED, taken.worker), taken.tag)
+        self.server.zrem(keys.worker_key(keys.UNACKED_INDEX, taken.worker), taken.tag)
 
     def work(self, queues: Sequence[str] = (IMAGE_QUEUE, SHARD_QUEUE)) -> int:
         """Run all taken and queued messages without a failure; return their number."""
@@ -182,7 +182,7 @@ class Fleet:
         name = worker_id(worker)
         self.taken = [taken for taken in self.taken if taken.worker != name]
         if lost:
-            self.server.delete(keys.held(keys.UNACKED, name), keys.held(keys.UNACKED_INDEX, name))
+            self.server.delete(keys.worker_key(keys.UNACKED, name), keys.worker_key(keys.UNACKED_INDEX, name))
         heartbeat.requeue_from_dead_workers(self.server, [name])
 
     def lose(self, queue: str, place: int | None = None) -> None:

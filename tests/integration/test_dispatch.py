@@ -303,7 +303,7 @@ def test_signal_does_not_count_without_its_manifest(
 
 def test_progress_comes_from_the_workers(server: redis.Redis, store: Store) -> None:
     """The listener gets the workers' sums, capped at the number of images."""
-    server.hset(keys.moved(_RUN_ID), mapping={"success": 5, "failed": 1, "bytes": 77})
+    server.hset(keys.progress(_RUN_ID), mapping={"success": 5, "failed": 1, "bytes": 77})
     job, _ = dispatcher(store, server, ["http://a.example/0", "http://a.example/1", "http://a.example/2"])
 
     def work() -> None:
@@ -327,7 +327,7 @@ def test_run_record_exists_only_during_the_run(server: redis.Redis, store: Store
     record, seconds = records[-1]
     assert RunOptions.from_json(json.loads(record)) == replace(_OPTIONS, out=str(store.root))
     assert 0 < seconds <= limits.RUN_RECORD_TTL
-    assert server.exists(*keys.of_run(_RUN_ID)) == 0
+    assert server.exists(*keys.run_keys(_RUN_ID)) == 0
 
 
 def test_restores_a_lost_run_record(server: redis.Redis, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -357,7 +357,7 @@ def test_collect_error_ends_the_run(server: redis.Redis, store: Store) -> None:
     server.rpush(keys.done(_RUN_ID), json.dumps(message))
     with pytest.raises(CommandError, match=r"Shard 00000 could not be collected: could not save .*No space left"):
         run(job, lambda: None)
-    assert server.exists(*keys.of_run(_RUN_ID)) == 0
+    assert server.exists(*keys.run_keys(_RUN_ID)) == 0
 
 
 def test_finishes_the_plan_of_a_list_that_breaks_off(server: redis.Redis, store: Store) -> None:
@@ -396,7 +396,7 @@ def test_ends_a_run_that_can_save_nothing(server: redis.Redis, store: Store) -> 
 
     def work() -> None:
         success, unsaved = sums[len(reports)]
-        server.hset(keys.moved(_RUN_ID), mapping={"success": success, "failed": unsaved, "unsaved": unsaved})
+        server.hset(keys.progress(_RUN_ID), mapping={"success": success, "failed": unsaved, "unsaved": unsaved})
         reports.append(unsaved)
 
     with pytest.raises(CommandError, match="Nothing can be saved any more") as caught:

@@ -54,8 +54,10 @@ def record_unacked(server: redis.Redis, worker: WorkerId, count: int, exchange: 
             "headers": {"id": str(number), "none": []},
             "properties": {"delivery_tag": f"tag-{number}", "delivery_info": {"exchange": exchange}},
         }
-        server.hset(keys.held(keys.UNACKED, worker.name), f"tag-{number}", json.dumps([message, exchange, _QUEUE]))
-        server.zadd(keys.held(keys.UNACKED_INDEX, worker.name), {f"tag-{number}": time.time()})
+        server.hset(
+            keys.worker_key(keys.UNACKED, worker.name), f"tag-{number}", json.dumps([message, exchange, _QUEUE])
+        )
+        server.zadd(keys.worker_key(keys.UNACKED_INDEX, worker.name), {f"tag-{number}": time.time()})
 
 
 def queued(server: redis.Redis) -> list[dict[str, Any]]:
@@ -87,9 +89,9 @@ def test_message_goes_to_the_queues_of_its_exchange(server: redis.Redis) -> None
 def test_damaged_record_goes_to_the_dead_letter_list(server: redis.Redis) -> None:
     """A damaged record goes to the transport's dead-letter list, and does not keep the dead worker registered."""
     record_unacked(server, _ELSEWHERE, 1)
-    server.hset(keys.held(keys.UNACKED, _ELSEWHERE.name), "odd", "no record")
+    server.hset(keys.worker_key(keys.UNACKED, _ELSEWHERE.name), "odd", "no record")
     broker_heartbeat.requeue_from_dead_workers(server)
-    assert server.lrange(keys.PUT_ASIDE, 0, -1) == ["no record"]
+    assert server.lrange(keys.DEAD_LETTER, 0, -1) == ["no record"]
     assert server.llen(_QUEUE) == 1
     assert not server.exists(keys.WORKERS)
 
@@ -136,7 +138,7 @@ def test_detects_a_dead_process_of_its_host_at_once(server: redis.Redis, heartbe
     before, ended = replace(_ME, random="0"), replace(_ME, pid=child.pid, random="2")
     running = replace(_ME, pid=os.getppid(), random="3")
     for other in (before, ended, running, _ELSEWHERE, replace(before, namespace="boot.2")):
-        server.set(keys.alive(other.name), 1)
+        server.set(keys.heartbeat(other.name), 1)
         record_unacked(server, other, 1)
     heartbeat.beat(server)
     assert server.llen(_QUEUE) == 2
@@ -161,10 +163,10 @@ def test_requeues_messages_of_a_lost_reply(
             assert server.llen(_QUEUE) == 0
             heartbeat.beat(server)
         processes.eventually(lambda: server.llen(_QUEUE) == 2, "the lost messages")
-        assert server.hlen(keys.held(keys.UNACKED, _ME.name)) == 3
+        assert server.hlen(keys.worker_key(keys.UNACKED, _ME.name)) == 3
         for message in taken:
             message.ack()
-    assert not server.exists(keys.held(keys.UNACKED, _ME.name), keys.held(keys.UNACKED_INDEX, _ME.name))
+    assert not server.exists(keys.worker_key(keys.UNACKED, _ME.name), keys.worker_key(keys.UNACKED_INDEX, _ME.name))
 
 
 def test_running_task_of_a_broken_connection_is_known(
@@ -346,7 +348,7 @@ def test_paused_redis_declares_no_one_dead(own_redis: str, demo_url: str, tmp_pa
         os.kill(pid, signal.SIGSTOP)
         time.sleep(limits.HEARTBEAT_TIMEOUT + 2)
         os.kill(pid, signal.SIGCONT)
-        processes.eventually(lambda: len(server.keys(keys.alive("*"))) == 2, "heartbeats")
+        processes.eventually(lambda: len(server.keys(keys.heartbeat("*"))) == 2, "heartbeats")
         time.sleep(2 * limits.HEARTBEAT_INTERVAL)
         assert "is gone" not in one.err + two.err
         for worker in (one, two):

@@ -180,7 +180,9 @@ def test_run_over_tls(site: Site, out: Path, demo_url: str) -> None:
 def test_retry_later_over_tls(site: Site, out: Path, demo_url: str) -> None:
     """A worker may send a task again after a server asked for a wait."""
     url = f"{demo_url}/fault/rate-limited-once?after=1&many-machines"
-    ran = processes.producer("run", "-", "--out", out, "--max-wait", "0", "--json", env=site.env(), stdin=url.encode())
+    ran = processes.producer(
+        "run", "-", "--out", out, "--max-retry-after", "0", "--json", env=site.env(), stdin=url.encode()
+    )
     assert ran.json()["success"] == 1
     assert [row["attempts"] for row in processes.rows(out)] == [2]
 
@@ -532,14 +534,14 @@ def test_dead_worker_is_removed(site: Site) -> None:
     dead, queue = "dead@there|there|boot.1|1|random", "imagefleet.images.9"
     message = {"body": "", "headers": {}, "properties": {"delivery_tag": "tag", "delivery_info": {}}}
     site.admin.set(keys.run("odd"), "{}")
-    site.admin.sadd(keys.begun(dead), "odd.1")
-    site.admin.hset(keys.held(keys.UNACKED, dead), "tag", json.dumps([message, "", queue]))
-    site.admin.zadd(keys.held(keys.UNACKED_INDEX, dead), {"tag": 1})
+    site.admin.sadd(keys.running(dead), "odd.1")
+    site.admin.hset(keys.worker_key(keys.UNACKED, dead), "tag", json.dumps([message, "", queue]))
+    site.admin.zadd(keys.worker_key(keys.UNACKED_INDEX, dead), {"tag": 1})
     site.admin.sadd(keys.WORKERS, dead)
     processes.eventually(lambda: not site.admin.sismember(keys.WORKERS, dead), "its removal")
     assert (site.admin.llen(queue), site.admin.hgetall(keys.crashes("odd"))) == (1, {"odd.1": "1"})
     assert not [key for key in site.admin.keys("*") if dead in key]
-    site.admin.delete(queue, *keys.of_run("odd"))
+    site.admin.delete(queue, *keys.run_keys("odd"))
 
 
 def test_celery_drops_an_unknown_task(site_without_workers: Site) -> None:

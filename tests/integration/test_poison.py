@@ -104,7 +104,7 @@ def test_counts_a_crash_only_for_running_tasks(server: redis.Redis) -> None:
         assert crashes == 1
     poison.count_crashes(server, _WORKER)
     assert server.hgetall(keys.crashes("run-1")) == {_TASK: "1"}
-    server.delete(*keys.of_run("run-1"))
+    server.delete(*keys.run_keys("run-1"))
     with poison.track_running(server, _WORKER, "run-1", _TASK):
         poison.count_crashes(server, _WORKER)
     assert server.keys("*") == []

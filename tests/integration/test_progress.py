@@ -35,7 +35,7 @@ def server(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[redis.Re
 
 def sums(server: Any, run_id: str) -> dict[str, str]:
     """Return the sums as the progress display reads them."""
-    return dict(server.hgetall(keys.moved(run_id)))
+    return dict(server.hgetall(keys.progress(run_id)))
 
 
 def test_sums_arrive(server: redis.Redis) -> None:
@@ -45,7 +45,7 @@ def test_sums_arrive(server: redis.Redis) -> None:
         reporter.add(run_id, outcome)
     wait_for(lambda: sums(server, "a") == {"success": "2", "failed": "1", "bytes": "10", "reason:dns": "1"})
     wait_for(lambda: sums(server, "b") == {"success": "1", "bytes": "5"})
-    assert limits.RUN_RECORD_TTL - 60 < int(server.ttl(keys.moved("a"))) <= limits.RUN_RECORD_TTL
+    assert limits.RUN_RECORD_TTL - 60 < int(server.ttl(keys.progress("a"))) <= limits.RUN_RECORD_TTL
 
 
 def test_counts_unsaved_images(server: redis.Redis) -> None:
@@ -86,10 +86,10 @@ def test_failing_redis_is_not_an_error(server: redis.Redis, caplog: pytest.LogCa
     """Failed progress updates are logged, and later ones arrive."""
     caplog.set_level(logging.WARNING)
     reporter = ProgressCounters(lambda: server)
-    server.set(keys.moved("a"), "not a hash")
+    server.set(keys.progress("a"), "not a hash")
     reporter.add("a", success(0))
     wait_for(lambda: "progress could not be shown" in caplog.text)
-    server.delete(keys.moved("a"))
+    server.delete(keys.progress("a"))
     reporter.add("a", success(1))
     wait_for(lambda: sums(server, "a") == {"success": "1", "bytes": "3"})
 
@@ -115,9 +115,11 @@ def test_ended_run_gets_no_keys_again(server: redis.Redis) -> None:
     reporter.add("a", success(0))
     reporter.add("b", success(0))
     wait_for(lambda: sums(server, "b") == {"success": "1", "bytes": "3"})
-    assert not server.exists(keys.moved("a"))
+    assert not server.exists(keys.progress("a"))
 
 
 def test_all_keys_of_a_run_are_known() -> None:
     """All keys of a run are named in one place, each with the run's id."""
-    assert keys.of_run("ID") == tuple(f"imagefleet:{kind}:ID" for kind in ("run", "done", "moved", "crashes", "unfit"))
+    assert keys.run_keys("ID") == tuple(
+        f"imagefleet:{kind}:ID" for kind in ("run", "done", "moved", "crashes", "unfit")
+    )

@@ -241,7 +241,7 @@ class Protocol(RuleBasedStateMachine):
 
     def _resume(self) -> None:
         assert isinstance(self.producer.error, Killed), self.producer.error
-        self.options = replace(self.options, command=self.options.command + 1)
+        self.options = replace(self.options, epoch=self.options.epoch + 1)
         planner = simulated_fleet.earlier_plan(self.store, _SIZE, len(_URLS))
         self.producer = Producer(self.stage, self.store, self.options, planner, resumed=True)
 

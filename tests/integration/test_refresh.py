@@ -122,7 +122,7 @@ def test_refresh_can_be_resumed(fleet: str, site: Site, out: Path, tmp_path: Pat
     store = Store(out)
     RunFile.load(store).save(store, plan=PlanState.OPEN, planned_rows=0, planned_shards=0)
     (out / ".plan" / "00002.parquet").unlink()
-    (out / ".tmp" / "former").mkdir(parents=True)
+    (out / ".tmp" / "previous_run").mkdir(parents=True)
     for shard in ("00000", "00001", "00002"):
         (out / f"{shard}.parquet").unlink()
         processes.remove(out / shard)

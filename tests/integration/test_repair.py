@@ -67,7 +67,7 @@ def begin(stage: Stage, fleet: Fleet, store: Store) -> Begin:
 
 def resume(stage: Stage, store: Store, shards: int = 1, revision: int = 0, **options: Any) -> Producer:
     """Resume a run with a complete plan, as its second command."""
-    run = RunOptions("/out", _SIZE, run_id=RUN_ID, revision=revision, command=1)
+    run = RunOptions("/out", _SIZE, run_id=RUN_ID, revision=revision, epoch=1)
     planner = simulated_fleet.earlier_plan(store, _SIZE, shards * _SIZE)
     return Producer(stage, store, run, planner, resumed=True, **options)
 
@@ -88,7 +88,7 @@ def assert_complete(store: Store, fleet: Fleet, shards: int = 1) -> None:
         rows = simulated_fleet.rows(store, shard)
         assert [row.key for row in rows] == [f"{shard:05d}{place}" for place in range(_SIZE)]
         assert all(row.ok and row.path and store.exists(row.path) for row in rows)
-    assert fleet.server.exists(*keys.of_run(RUN_ID)) == 0
+    assert fleet.server.exists(*keys.run_keys(RUN_ID)) == 0
 
 
 def sent(fleet: Fleet, queue: str = IMAGE_QUEUE) -> list[str]:
@@ -481,7 +481,7 @@ def test_collect_task_that_kills_its_workers_ends_the_run(
         body = fleet.take(SHARD_QUEUE)
         if death:
             # Crashes are tracked from its second delivery on.
-            fleet.server.sadd(keys.begun(body.worker), body.task_id)
+            fleet.server.sadd(keys.running(body.worker), body.task_id)
         fleet.crash("a")
         producer.step(_STEPS_TO_REPAIR)
     fleet.work()
@@ -524,7 +524,7 @@ def test_revision_resends_only_failed_images(
     assert sent(fleet) == [task(1, ".1"), task(_SIZE + 1, ".1")]
     message = fleet.take()
     assert message.body[1] == {"revision": 1, "recover": True}
-    body = {"run_id": RUN_ID, "shard": 0, "revision": 1, "count": 1, "command": 1}
+    body = {"run_id": RUN_ID, "shard": 0, "revision": 1, "count": 1, "epoch": 1}
     assert message.body[2]["chord"]["kwargs"] == body
     assert message.body[2]["chord"]["options"]["task_id"] == f"{RUN_ID}.00000.1.collect"
     monkeypatch.setattr(simulated_fleet, "REFUSED", "/matches nothing")

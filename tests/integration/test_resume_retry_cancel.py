@@ -109,7 +109,7 @@ def test_resumes_after_the_producer_was_killed(running: Running, tmp_path: Path)
     assert (facts["total"], facts["success"]) == (_IMAGES, _IMAGES)
     assert facts["fetched"] < _IMAGES
     running.assert_whole()
-    assert json.loads((running.out / "run.json").read_text())["command"] == 1
+    assert json.loads((running.out / "run.json").read_text())["epoch"] == 1
     assert running.requested == _IMAGES
 
 

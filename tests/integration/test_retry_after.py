@@ -53,7 +53,7 @@ def fleet(server: redis.Redis, folder: Path, *names: str) -> Iterator[list[proce
 
 @contextmanager
 def running(server: redis.Redis, folder: Path, urls: list[str], *options: str) -> Iterator[processes.Background]:
-    """Run these URLs with --max-wait 0, so that no wait occupies a slot."""
+    """Run these URLs with --max-retry-after 0, so that no wait occupies a slot."""
     (folder / "list").write_text("\n".join(urls))
     url = broker_url(server.connection_pool.connection_kwargs["port"])
     words: list[str | Path] = [
@@ -64,7 +64,7 @@ def running(server: redis.Redis, folder: Path, urls: list[str], *options: str) -
         "--broker",
         url,
         "--json",
-        "--max-wait",
+        "--max-retry-after",
         "0",
         *options,
     ]

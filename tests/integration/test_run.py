@@ -273,7 +273,7 @@ def test_progress_grows_with_each_image(fleet: str, demo_url: str, out: Path, tm
     argv = processes.command(["run", source, "--out", out, "--broker", fleet, "--json"])
     with processes.started("run", argv, tmp_path) as run, processes.connect(fleet) as server:
         processes.eventually((out / "run.json").exists, "run.json")
-        key = f"imagefleet:moved:{json.loads((out / 'run.json').read_text())['id']}"
+        key = f"imagefleet:progress:{json.loads((out / 'run.json').read_text())['id']}"
         moved = processes.eventually(lambda: server.hget(key, "success"), "progress")
         assert not (out / "00000.parquet").exists()
         assert 1 <= int(str(moved)) <= 3

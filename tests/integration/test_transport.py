@@ -186,7 +186,7 @@ def test_foreign_message_goes_to_the_dead_letter_list(redis_url: str, server: re
 
     with consuming(redis_url, [_QUEUE], 2, recording_consumer(found)) as connection:
         drain(connection, lambda: len(found) == 3)
-    assert server.lrange("unacked_put_aside", 0, -1) == [foreign]
+    assert server.lrange("unacked_dead_letter", 0, -1) == [foreign]
 
 
 def test_failed_delivery_loses_no_other_message(redis_url: str, server: redis.Redis) -> None:

@@ -119,7 +119,7 @@ def test_previous_run_outside_of_the_allowed_roots(
     monkeypatch.setattr(jobs, "settings", lambda: SimpleNamespace(store_roots=(tmp_path / "allowed",)))
     jobs._previous_run_store.cache_clear()
     allowed, denied = (
-        RunOptions("/out", 10, since=str(tmp_path / folder)) for folder in ("allowed/old", "allowed/../denied")
+        RunOptions("/out", 10, previous_run=str(tmp_path / folder)) for folder in ("allowed/old", "allowed/../denied")
     )
     former = jobs._previous_file(_FORMER, allowed)
     assert former is not None

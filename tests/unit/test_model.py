@@ -114,7 +114,7 @@ def test_ignores_unknown_fields() -> None:
     later = run.to_json()
     later["fetch"]["later"] = 1
     later["fetch"]["resize"]["later"] = 1
-    later["fetch"]["head"]["later"] = 1
+    later["fetch"]["headers"]["later"] = 1
     assert RunOptions.from_json(later) == run
 
 
@@ -122,7 +122,7 @@ def test_run_options_survive_json() -> None:
     """A run's options come back from Redis unchanged."""
     resize = ResizeOptions(ResizeMode.KEEP_RATIO, 99, 80)
     head = HeaderOptions("Somebody/1.0", "https://a.example/", (("X-A", "b"), ("X-C", "d")))
-    run = RunOptions("/out", 250, FetchOptions(timeout=1.5, max_bytes=7, max_pixels=9, resize=resize, head=head))
+    run = RunOptions("/out", 250, FetchOptions(timeout=1.5, max_bytes=7, max_pixels=9, resize=resize, headers=head))
     back = RunOptions.from_json(json.loads(json.dumps(run.to_json())))
     assert back == run
     assert back.fetch.resize.mode is ResizeMode.KEEP_RATIO

@@ -39,7 +39,7 @@ class Fleet:
     def add(self, name: str, queues: str = "images.9,shards.9") -> None:
         """Add a worker with these queues in its heartbeat."""
         self.server.sadd(keys.WORKERS, name)
-        self.server.set(keys.alive(name), queues)
+        self.server.set(keys.heartbeat(name), queues)
         self.wait(2)
 
     def declare(self, name: str, kind: str = "network") -> None:
@@ -143,7 +143,7 @@ def test_network_that_breaks_during_a_run(fleet: Fleet) -> None:
     "change",
     [
         lambda fleet: fleet.declare("other"),
-        lambda fleet: fleet.server.delete(keys.alive("other")),
+        lambda fleet: fleet.server.delete(keys.heartbeat("other")),
         lambda fleet: fleet.add("other", "images.8,shards.8"),
         lambda fleet: fleet.add("other", "shards.9"),
     ],
@@ -223,7 +223,7 @@ def test_unfit_worker_tries_one_task_at_a_time_and_recovers(fleet: Fleet) -> Non
 @pytest.mark.parametrize("emptied", [False, True])
 def test_expired_heartbeats_of_all_workers_say_nothing(fleet: Fleet, emptied: bool) -> None:
     """After Redis was unreachable or emptied, no image fails before the other workers' heartbeats are back."""
-    fleet.server.delete(keys.alive("me"), keys.alive("other"), *([keys.WORKERS] if emptied else []))
+    fleet.server.delete(keys.heartbeat("me"), keys.heartbeat("other"), *([keys.WORKERS] if emptied else []))
     assert fleet.fails(StorageError("disk full")) == ["me"]
 
 

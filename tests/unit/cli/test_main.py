@@ -535,7 +535,7 @@ def test_options_reach_the_run() -> None:
     """
     given: dict[str, object] = {"timeout": 1.5, "deadline": limits.MAX_DEADLINE, "max_bytes": 7, "retries": 0}
     resized = {"resize": "keep_ratio", "image_size": 99}
-    given |= {"max_wait": 5.0, "max_redirects": 2, "allow_downgrade": True, "ignore_opt_out": True}
+    given |= {"max_retry_after": 5.0, "max_redirects": 2, "allow_downgrade": True, "ignore_opt_out": True}
     given["insecure"] = True
     head = {
         "verify": "decode",
@@ -548,7 +548,7 @@ def test_options_reach_the_run() -> None:
     assert {name: getattr(options.fetch, name) for name in given} == given
     assert options.fetch.resize == ResizeOptions(ResizeMode.KEEP_RATIO, 99)
     assert options.fetch.verify is Verify.DECODE
-    assert options.fetch.head == HeaderOptions("Somebody/1.0", None, (("X-A", "b"), ("Authorization", "Basic c:d")))
+    assert options.fetch.headers == HeaderOptions("Somebody/1.0", None, (("X-A", "b"), ("Authorization", "Basic c:d")))
     assert limits.MAX_DEADLINE == limits.VISIBILITY_TIMEOUT / 4
 
 

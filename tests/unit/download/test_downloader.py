@@ -457,9 +457,9 @@ def test_repeated_opt_out_header(sessions_to: Callable[..., Sessions]) -> None:
 
 @pytest.mark.parametrize("status", [408, 429, 500, 503])
 def test_long_wait_holds_no_slot(status: int, waits: list[float], sessions_to: Callable[..., Sessions]) -> None:
-    """No slot is held for longer than --max-wait, and the message names the wait.
+    """No slot is held for longer than --max-retry-after, and the message names the wait.
 
-    A wait of exactly --max-wait is slept.
+    A wait of exactly --max-retry-after is slept.
     """
     for after, tried in ((31, 1), (30, 2)):
         with Canned(always(response(b"", f"{status} What", f"Retry-After: {after}"))) as server:
@@ -536,7 +536,7 @@ _HEAD = HeaderOptions(
 def test_custom_headers_are_sent(sessions_to: Callable[..., Sessions]) -> None:
     """User agent, referer and custom headers are sent, each once."""
     with Canned(always(response())) as server:
-        download(Downloader(sessions_to(server.address)), server.url, replace(ONCE, head=_HEAD))
+        download(Downloader(sessions_to(server.address)), server.url, replace(ONCE, headers=_HEAD))
     lines = server.requests[0].split(b"\r\n")[2:-2]
     assert sorted(lines, key=bytes.lower) == [
         b"Accept-Encoding: identity",
@@ -554,7 +554,7 @@ def test_credentials_stay_with_their_host(sessions_to: Callable[..., Sessions]) 
         firsts = iter([*(response(b"", "302 Found", f"Location: {place}") for place in (here, elsewhere)), response()])
         others = iter([response(b"", "302 Found", f"Location: {back}")])
         url = first.url.replace("://", "://user:word@")
-        options = replace(ONCE, head=replace(_HEAD, fields=(("X-Key", "k"),)))
+        options = replace(ONCE, headers=replace(_HEAD, extra=(("X-Key", "k"),)))
         download(Downloader(sessions_to("127.0.0.1")), url, options)
     assert b"Authorization: Basic " in first.requests[0]
     assert [b"X-Key: k" in request for request in (*first.requests, *other.requests)] == [True, True, False, False]
@@ -616,8 +616,8 @@ def test_users_cookie_is_kept(sessions_to: Callable[..., Sessions]) -> None:
     """The user's own Cookie header is sent too, but only to the host in the list."""
     replies = iter([response(b"", "302 Found", "Location: /b", "Set-Cookie: a=1"), response()])
     with Canned(lambda _: [next(replies)]) as server:
-        head = HeaderOptions(fields=(("cookie", "user=me"),))
-        download(Downloader(sessions_to(server.address)), server.url, replace(ONCE, head=head))
+        head = HeaderOptions(extra=(("cookie", "user=me"),))
+        download(Downloader(sessions_to(server.address)), server.url, replace(ONCE, headers=head))
     assert cookies_of(server) == [b"cookie: user=me", b"cookie: user=me; a=1"]
 
 
@@ -662,7 +662,7 @@ def test_loop_is_the_same_url_with_the_same_cookies(new: str, error: str, sessio
 def test_message_can_not_add_headers(fields: tuple[tuple[str, str], ...]) -> None:
     """A worker does not trust messages: it also refuses a header that would break its line."""
     with pytest.raises(ValueError, match=r"header|can't be set"):
-        request_headers(HeaderOptions(fields=fields), None, True)
+        request_headers(HeaderOptions(extra=fields), None, True)
 
 
 def test_user_agent_contains_the_contact() -> None:

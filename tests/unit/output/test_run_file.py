@@ -30,7 +30,7 @@ def test_writes_a_new_record(store: Store) -> None:
     written = json.loads(store.read("run.json"))
     assert len(written.pop("checksum")) == 64
     assert written == {
-        "version": 2,
+        "version": 3,
         "id": "20260101-000000-abcdef",
         "source": "list.txt",
         "out": "/out",
@@ -38,7 +38,7 @@ def test_writes_a_new_record(store: Store) -> None:
             "fetch": json.loads(json.dumps(asdict(FetchOptions(retries=7)))),
             "shard_size": 10,
             "window": 2,
-            "since": None,
+            "previous_run": None,
         },
         "plan": "open",
         "planned_rows": 0,
@@ -49,7 +49,7 @@ def test_writes_a_new_record(store: Store) -> None:
         "totals": None,
         "fingerprint": None,
         "revision": 0,
-        "command": 0,
+        "epoch": 0,
         "broker": None,
         "retried": [],
     }

@@ -84,10 +84,10 @@ def out(tmp_path: Path) -> Store:
 def found(old: Store, out: Store, *urls: str, shard_size: int = 2) -> list[str | None]:
     """Return the paths of these URLs' images in the previous run."""
     requests = (ImageRequest(index, url) for index, url in enumerate(urls))
-    joins = list(join_previous_images(requests, RunConfig(_FETCH, shard_size, since=str(old.root)), out))
+    joins = list(join_previous_images(requests, RunConfig(_FETCH, shard_size, previous_run=str(old.root)), out))
     assert [(request.index, request.url) for request in joins] == list(enumerate(urls))
     assert not out.path(".tmp/former").exists()
-    return [None if request.former is None else request.former.path for request in joins]
+    return [None if request.previous is None else request.previous.path for request in joins]
 
 
 def timestamps(store: Store) -> dict[Path, tuple[int, int]]:
@@ -118,8 +118,8 @@ def test_all_facts_are_taken_over(old: Store, out: Store) -> None:
         "final_url": "http://b.example/",
     }
     write_run(old, [saved_row(0, "u", last_modified="Thu, 01 Jan 2026 00:00:00 GMT", **values)])
-    (request,) = join_previous_images([ImageRequest(0, "u")], RunConfig(_FETCH, since=str(old.root)), out)
-    assert request.former == PreviousImage(
+    (request,) = join_previous_images([ImageRequest(0, "u")], RunConfig(_FETCH, previous_run=str(old.root)), out)
+    assert request.previous == PreviousImage(
         path="00000/000000.png", etag='"0"', last_modified="Thu, 01 Jan 2026 00:00:00 GMT", **_FACTS, **values
     )
 
@@ -155,12 +155,12 @@ def test_hash_collisions_are_harmless(old: Store, out: Store, monkeypatch: pytes
 
 def test_list_columns_named_like_outcome_fields(old: Store, out: Store) -> None:
     """The list's own columns are not confused with an Outcome's."""
-    columns = {"etag": '"its own"', "path": "its own", "status": "failed", "imagefleet.former": "its own"}
+    columns = {"etag": '"its own"', "path": "its own", "status": "failed", "imagefleet.previous": "its own"}
     write_run(old, [saved_row(0, "u")], columns=columns)
     requests = [ImageRequest(0, "u", columns)]
-    (request,) = join_previous_images(requests, RunConfig(_FETCH, since=str(old.root)), out)
-    assert request.former is not None
-    assert (request.former.path, request.former.etag, request.columns) == ("00000/000000.png", '"0"', columns)
+    (request,) = join_previous_images(requests, RunConfig(_FETCH, previous_run=str(old.root)), out)
+    assert request.previous is not None
+    assert (request.previous.path, request.previous.etag, request.columns) == ("00000/000000.png", '"0"', columns)
 
 
 def test_incomplete_previous_run(old: Store, out: Store) -> None:
@@ -182,7 +182,7 @@ def test_requests_are_read_a_shard_at_a_time(old: Store, out: Store) -> None:
             read.append(index)
             yield ImageRequest(index, f"u{index}")
 
-    joins = join_previous_images(slowly(), RunConfig(_FETCH, 2, since=str(old.root)), out)
+    joins = join_previous_images(slowly(), RunConfig(_FETCH, 2, previous_run=str(old.root)), out)
     assert [next(joins).index for _ in range(2)] == [0, 1]
     assert read == [0, 1]
     joins.close()  # type: ignore[attr-defined]

@@ -99,10 +99,10 @@ def test_renames_a_source_column_named_like_ours() -> None:
 def test_previous_run_columns_stay_in_the_plan() -> None:
     """A URL's data from a previous run is not part of the manifest, but a source column with that name is."""
     former = PreviousImage("00000/00000000.png", 4, 3, "png", 5, "f00", etag='"e"')
-    rows = [ImageRequest(0, "a", {"imagefleet.former": "its own"}, former)]
+    rows = [ImageRequest(0, "a", {"imagefleet.previous": "its own"}, former)]
     both = manifest.decode(manifest.encode(plan.decode(plan.encode(rows, _MARK)), [success(0)], _MARK))
-    assert both.column_names == ["url", "source_imagefleet.former", *_COLUMNS]
-    assert both["source_imagefleet.former"].to_pylist() == ["its own"]
+    assert both.column_names == ["url", "source_imagefleet.previous", *_COLUMNS]
+    assert both["source_imagefleet.previous"].to_pylist() == ["its own"]
 
 
 def test_names_stay_distinct() -> None:

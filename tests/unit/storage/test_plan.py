@@ -52,19 +52,19 @@ _FORMER = PreviousImage("00003/00003007.jpg", 4, 3, "jpeg", 5, "f00", 8, 6, "{}"
 
 def test_previous_run_data_comes_back() -> None:
     """A URL's data from a previous run comes back with its request, and with no other."""
-    requests = [ImageRequest(0, "a"), ImageRequest(1, "b", former=_FORMER), ImageRequest(2, "c")]
+    requests = [ImageRequest(0, "a"), ImageRequest(1, "b", previous=_FORMER), ImageRequest(2, "c")]
     table = plan.decode(plan.encode(requests, _MARK))
     assert plan.requests(table) == requests
-    alone = [ImageRequest(0, "a", former=PreviousImage("p", 1, 1, "png", 1, "f00", etag='"e"'))]
+    alone = [ImageRequest(0, "a", previous=PreviousImage("p", 1, 1, "png", 1, "f00", etag='"e"'))]
     assert plan.requests(plan.decode(plan.encode(alone, _MARK))) == alone
 
 
 def test_renames_source_columns_named_like_the_plans() -> None:
     """The plan's own columns keep their names; source columns of the same name get others."""
-    own = {"index": "x", "imagefleet.former": "y", "source_index": "z"}
+    own = {"index": "x", "imagefleet.previous": "y", "source_index": "z"}
     table = plan.decode(plan.encode([ImageRequest(7, "a", own, _FORMER), ImageRequest(8, "b", own)], _MARK))
-    assert plan.requests(table) == [ImageRequest(7, "a", former=_FORMER), ImageRequest(8, "b")]
-    others = set(table.column_names) - {"index", "url", "imagefleet.former"}
+    assert plan.requests(table) == [ImageRequest(7, "a", previous=_FORMER), ImageRequest(8, "b")]
+    others = set(table.column_names) - {"index", "url", "imagefleet.previous"}
     assert sorted(table[name][0].as_py() for name in others) == ["x", "y", "z"]
 
 
