@@ -52,7 +52,7 @@ _ACK_BATCH = 16
 #: Seconds that they wait, at most.
 _ACK_WAIT_SECONDS = 0.2
 #: Ends the name of the list of what kombu did not write.
-_DEAD_LETTER_SUFFIX = "_dead_letter_key"
+_DEAD_LETTER_SUFFIX = "_dead_letter"
 #: What Redis could not be told for: it is away, or answers with an error.
 _REDIS_ERRORS = (RedisError, OSError)
 #: More connections than a process can have: no bound on a pool of them.

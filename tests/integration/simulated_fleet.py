@@ -372,7 +372,12 @@ def stage(url: str) -> Iterator[Stage]:
         ThreadPoolExecutor(1) as pool,
         pytest.MonkeyPatch.context() as patch,
     ):
-        for name in ("_TICK", "_LOOK", "_DOUBT", "_MAX_SUSPECT_AFTER_SECONDS"):
+        for name in (
+            "_TICK_SECONDS",
+            "_INSPECT_INTERVAL_SECONDS",
+            "_SUSPECT_AFTER_SECONDS",
+            "_MAX_SUSPECT_AFTER_SECONDS",
+        ):
             patch.setattr(dispatcher, name, 0.0)
         yield Stage(url, server, pool)
         gc.collect()  # results unsubscribe when they are garbage-collected, which needs the server
