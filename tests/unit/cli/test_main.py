@@ -19,8 +19,8 @@ from rich.table import Table
 
 from config import VERSION, limits
 from config.settings import Settings, settings
+from producer.cli import compare_commands, console, fleets, parameters, render, run_commands
 from producer.cli import main as command_line
-from producer.cli import render
 from producer.dispatch.dispatcher import Progress
 from producer.local_fleet.supervisor_client import ROOT
 from producer.output.run_file import PlanState, RunConfig, RunFile, State
@@ -293,7 +293,7 @@ def test_redirected_tables_have_no_trailing_spaces(capsys: pytest.CaptureFixture
     """A table's padding, meant for terminals, is left out when output goes to a file."""
     table = Table("name", "found", box=None)
     table.add_row("a", "much more than a name")
-    command_line._show(table)
+    console.show(table)
     assert capsys.readouterr().out.splitlines() == [" name  found", " a     much more than a name"]
 
 
@@ -451,8 +451,8 @@ def test_progress_separates_earlier_images() -> None:
     """Images are counted for the whole run; figures of this command alone are labelled so."""
     shown: list[tuple[Any, ...]] = []
     display: Any = SimpleNamespace(show=lambda *what: shown.append(what))
-    command_line._show_run(display, Progress(30, 10, 2048, 200, True, done_before=60))
-    command_line._show_run(display, Progress(30, 10, 2048, 200, False, note="waiting"))
+    run_commands._show_run(display, Progress(30, 10, 2048, 200, True, done_before=60))
+    run_commands._show_run(display, Progress(30, 10, 2048, 200, False, note="waiting"))
     assert shown == [
         ("images", 100, 200, "60 were done before; since then 2.0 KiB, 10 failed", "", 60, False),
         ("images", 40, None, "2.0 KiB, 10 failed", "waiting", 0, False),
@@ -472,7 +472,7 @@ def test_finishing_downloads_are_announced(images: int, expected: str) -> None:
     notes: list[str] = []
     display: Any = SimpleNamespace(show=lambda *what: notes.append(what[4]), announce=announced.append)
     for finishing in (None, 0, images):
-        command_line._show_run(display, Progress(30, 10, 2048, 200, True, finishing=finishing))
+        run_commands._show_run(display, Progress(30, 10, 2048, 200, True, finishing=finishing))
     assert announced == [expected]
     assert notes == ["", "", f"finishing {images} more"]
 
@@ -502,14 +502,14 @@ def test_unusable_listen_address_is_an_error(main: Main) -> None:
 )
 def test_sizes(text: str, count: int) -> None:
     """A size is a number of bytes, or a number with a unit."""
-    assert command_line._Size().convert(text, None, None) == count
+    assert parameters.Size().convert(text, None, None) == count
 
 
 @pytest.mark.parametrize("text", ["", "0", "-5", "big", "5 potatoes", "nan", "inf"])
 def test_invalid_sizes_are_refused(text: str) -> None:
     """Text that is not a size, and sizes below one byte, are refused."""
     with pytest.raises(click.BadParameter, match="size"):
-        command_line._Size().convert(text, None, None)
+        parameters.Size().convert(text, None, None)
 
 
 @pytest.mark.parametrize(
@@ -518,14 +518,14 @@ def test_invalid_sizes_are_refused(text: str) -> None:
 )
 def test_durations(text: str, seconds: float) -> None:
     """A duration is a number of seconds, or a number with a unit."""
-    assert command_line._Duration().convert(text, None, None) == pytest.approx(seconds)
+    assert parameters.Duration().convert(text, None, None) == pytest.approx(seconds)
 
 
 @pytest.mark.parametrize("text", ["", "ms", "0", "-1", "nan", "inf", "1e400", "1h", "soon"])
 def test_invalid_durations_are_refused(text: str) -> None:
     """Text that is not a duration, and durations that are zero, negative or infinite, are refused."""
     with pytest.raises(click.BadParameter, match=r"not a duration|at least"):
-        command_line._Duration().convert(text, None, None)
+        parameters.Duration().convert(text, None, None)
 
 
 def test_options_reach_the_run() -> None:
@@ -543,7 +543,7 @@ def test_options_reach_the_run() -> None:
         "referer": None,
         "headers": ("X-A: b", "Authorization:Basic c:d"),
     }
-    options = command_line._run_options({**given, **resized, **head, "shard_size": 10, "window": 2})
+    options = parameters.convert_run_options({**given, **resized, **head, "shard_size": 10, "window": 2})
     assert (options.shard_size, options.window) == (10, 2)
     assert {name: getattr(options.fetch, name) for name in given} == given
     assert options.fetch.resize == ResizeOptions(ResizeMode.KEEP_RATIO, 99)
@@ -554,12 +554,12 @@ def test_options_reach_the_run() -> None:
 
 def test_insecure_run_needs_the_operator(monkeypatch: pytest.MonkeyPatch) -> None:
     """If the workers share this environment and would refuse the run, it is refused at once."""
-    frozen = command_line._run_options({**command_line._with_defaults({}), "insecure": True})
+    frozen = parameters.convert_run_options({**parameters.with_defaults({}), "insecure": True})
     with pytest.raises(UsageError, match="IMAGEFLEET_ALLOW_INSECURE_TLS is not set"):
-        command_line._check_insecure(frozen)
+        fleets.check_insecure(frozen)
     monkeypatch.setenv("IMAGEFLEET_ALLOW_INSECURE_TLS", "true")
     settings.cache_clear()
-    command_line._check_insecure(frozen)
+    fleets.check_insecure(frozen)
 
 
 @pytest.mark.parametrize("mode", ["no", "keep_ratio"])
@@ -568,9 +568,11 @@ def test_image_size_defaults_to_256(mode: str) -> None:
 
     Without --resize, images stay as they are.
     """
-    given = command_line._with_defaults({})
-    assert command_line._run_options(given).fetch.resize == ResizeOptions(ResizeMode.NO)
-    assert command_line._run_options({**given, "resize": mode}).fetch.resize == ResizeOptions(ResizeMode(mode), 256)
+    given = parameters.with_defaults({})
+    assert parameters.convert_run_options(given).fetch.resize == ResizeOptions(ResizeMode.NO)
+    assert parameters.convert_run_options({**given, "resize": mode}).fetch.resize == ResizeOptions(
+        ResizeMode(mode), 256
+    )
 
 
 @pytest.mark.parametrize(
@@ -593,14 +595,14 @@ def test_image_size_defaults_to_256(mode: str) -> None:
 def test_invalid_headers_are_refused(name: str, value: object, why: str) -> None:
     """A header that would break its line, or that imagefleet sets itself, is refused on the command line."""
     with pytest.raises(click.BadParameter, match=why):
-        command_line._run_options({**command_line._with_defaults({}), name: value})
+        parameters.convert_run_options({**parameters.with_defaults({}), name: value})
 
 
 def test_demo_gets_a_new_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The demo's folder gets the next free number."""
     monkeypatch.chdir(tmp_path)
     for expected in ("demo", "demo-2", "demo-3"):
-        folder = command_line._new_folder("demo")
+        folder = compare_commands._new_folder("demo")
         assert str(folder) == expected
         folder.mkdir()
     assert len(list(tmp_path.iterdir())) == 3

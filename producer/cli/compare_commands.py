@@ -1,0 +1,247 @@
+"""The commands that compare three ways to download, and the demo server."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from producer.cli.console import create_console, print_note, show
+from producer.cli.fleets import check_insecure, get_worker_pool
+from producer.cli.json_result import current_result
+from producer.cli.parameters import (
+    DURATION_HELP,
+    SIZE_HELP,
+    Duration,
+    Folder,
+    UrlList,
+    broker_option,
+    convert_run_options,
+    fetch_options,
+    fleet_options,
+    flower_option,
+    json_option,
+    run_options,
+    with_defaults,
+)
+from tasks import file_descriptors, runtime_tuning
+from tasks.errors import UsageError
+
+if TYPE_CHECKING:
+    from producer.comparison.comparison import Comparison
+    from tasks.model import ImageRequest
+
+
+@click.command(epilog=f"{DURATION_HELP} {SIZE_HELP}")
+@click.argument("source", type=UrlList())
+@click.option(
+    "--out",
+    required=True,
+    type=Folder(),
+    help="Folder for the chart and the images, with a folder for each way.",
+)
+@click.option(
+    "--threads",
+    type=click.IntRange(1, 1024),
+    default=32,
+    show_default=True,
+    help="Maximum number of threads of the second way.",
+)
+@run_options
+@fetch_options
+@fleet_options
+@flower_option
+@broker_option
+@json_option
+def compare(source: str, out: Path, broker: str | None, as_json: bool, **options: Any) -> None:
+    """Download SOURCE in three ways, one by one, with threads and with a fleet, and compare their times."""
+    from config.settings import settings
+    from producer.output.folder import remove_created_on_failure
+    from producer.sources import text as url_list
+
+    requests = list(url_list.nonempty(url_list.read(source), source))
+    allow = settings().allow_networks
+    with remove_created_on_failure(out):
+        comparison = _compare(requests, source, out, options, broker, allow, as_json)
+    _show_comparison(comparison, out, as_json)
+
+
+@click.command(epilog=DURATION_HELP)
+@click.option(
+    "--images", type=click.IntRange(1, 100_000), default=10, show_default=True, help="Number of images to download."
+)
+@click.option(
+    "--latency",
+    type=Duration(0.0),
+    default="300ms",
+    show_default=True,
+    help="Delay of the demo server before each response.",
+)
+@click.option(
+    "--out",
+    type=Folder(),
+    help="Folder for the images and the chart.  [default: a new imagefleet-demo folder here]",
+)
+@click.option(
+    "--threads",
+    type=click.IntRange(1, 1024),
+    default=32,
+    show_default=True,
+    help="Maximum number of threads of the second way.",
+)
+@fleet_options
+@flower_option
+@json_option
+def demo(images: int, latency: float, out: Path | None, as_json: bool, **options: Any) -> None:
+    """Serve demo images on this machine and download them in three ways. Needs no network, Redis or Docker.
+
+    If a broker is configured, its workers are the fleet, and the images come from the demo server at
+    IMAGEFLEET_DEMO_URL.
+    """
+    from producer.output.folder import remove_created_on_failure
+    from tasks.model import ImageRequest
+
+    place = out or _new_folder("imagefleet-demo")
+    options = with_defaults(options)
+    with _demo_server(latency, images) as url, remove_created_on_failure(place):
+        print_note(f"Downloading {images} images from {url}, which delays each by {latency * 1000:.0f} ms", as_json)
+        kinds = ("jpg", "png", "webp", "gif")
+        requests = [
+            ImageRequest(index, f"{url}/images/{index}.{kinds[index % len(kinds)]}?latency={latency}")
+            for index in range(images)
+        ]
+        address = url.removeprefix("http://")
+        # The server is on this machine or among the workers, where a proxy may be unable to reach it.
+        comparison = _compare(requests, url, place, options, None, [address], as_json, proxied=False)
+    _show_comparison(comparison, place, as_json)
+
+
+@click.command(epilog=DURATION_HELP)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=8765, show_default=True, help="Port; 0 for any free one."
+)
+@click.option(
+    "--latency",
+    type=Duration(0.0),
+    default="0ms",
+    show_default=True,
+    help="Delay before each image.",
+)
+@click.option(
+    "--width", type=click.IntRange(1, 4096), default=400, show_default=True, help="Width of images in pixels."
+)
+@click.option(
+    "--height", type=click.IntRange(1, 4096), default=200, show_default=True, help="Height of images in pixels."
+)
+def serve(host: str, port: int, latency: float, width: int, height: int) -> None:
+    """Run only the demo image server, until Ctrl-C."""
+    from producer.demo import DemoError, DemoOptions, serve
+
+    def announce(url: str) -> None:
+        address = url.removeprefix("http://")
+        click.echo(f"Serving demo images at {url}  (routes: {url}/ , a list: {url}/list?count=10)")
+        click.echo(f"Workers may fetch from it with IMAGEFLEET_ALLOW_NETWORKS={address}")
+
+    try:
+        serve(DemoOptions(host, port, latency, width, height), announce)
+    except DemoError as error:
+        raise UsageError(
+            f"The demo server can't listen on {host}:{port}",
+            error.why,
+            "Choose another --port, or 0 for any free one.",
+        ) from error
+
+
+@contextmanager
+def _demo_server(latency: float, images: int) -> Iterator[str]:
+    """Yield the URL of a demo server: with a configured broker the configured one, else one started for the block."""
+    from config.settings import settings
+    from producer.local_fleet.demo_process import DemoProcess
+
+    if settings().broker is None:
+        with DemoProcess(latency, ready=min(images, 1000)) as server:
+            yield server.url
+        return
+    url = settings().demo_url
+    if url is None:
+        raise UsageError(
+            "The demo has no image server",
+            "a broker is configured, and its workers can't reach a demo server started by this command",
+            "Set IMAGEFLEET_DEMO_URL to a demo server within reach of the workers, or unset IMAGEFLEET_BROKER_URL.",
+        )
+    yield url.rstrip("/")
+
+
+def _compare(
+    requests: Sequence[ImageRequest],
+    source: str,
+    out: Path,
+    options: dict[str, Any],
+    broker: str | None,
+    allow: Sequence[str],
+    quiet: bool,
+    proxied: bool = True,
+) -> Comparison:
+    from producer.cli.progress_display import Display
+    from producer.comparison import comparison
+    from producer.output.folder import prepare_output
+    from tasks.download import downloader as downloading
+
+    frozen = convert_run_options(options)
+    # The first two ways run in this process.
+    runtime_tuning.configure_pillow()
+    check_insecure(frozen)
+    file_descriptors.check_slots(options["threads"], "--threads")
+    root = prepare_output(out).root
+    current_result().comparison_folder = out
+    places = comparison.stores(root)
+    downloader = downloading.create_downloader(allow, proxied)
+    with (
+        get_worker_pool(broker, options, [places[comparison.FLEET].root], quiet, allow, proxied) as pool,
+        Display(create_console(sys.stderr), quiet) as display,
+    ):
+        found = comparison.compare(
+            requests,
+            source,
+            places,
+            frozen,
+            options["threads"],
+            downloader,
+            pool,
+            lambda way, ended: display.show(way, ended, len(requests)),
+        )
+        if options["flower"] and sys.stdin.isatty() and not quiet:
+            display.close()
+            click.pause("Flower shows the fleet. Press any key to stop it.", err=True)
+        return found
+
+
+def _show_comparison(comparison: Comparison, out: Path, as_json: bool) -> None:
+    from producer.cli import render
+    from producer.comparison import chart
+    from producer.doctor import folder_checks
+
+    picture, numbers = out / "comparison.svg", out / folder_checks.COMPARISON
+    chart.draw(comparison, picture)
+    facts = {**comparison.to_json(), "out": str(out.resolve()), "chart": str(picture.resolve())}
+    numbers.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    current_result().emit(facts)
+    if as_json:
+        return
+    show(render.render_comparison(comparison))
+    click.echo(f"Images are in {out}, a folder for each way; the chart is {picture}.")
+
+
+def _new_folder(name: str) -> Path:
+    """Return the first name not taken by a file or folder: ``name``, ``name-2`` and so on."""
+    numbers = iter(range(2, 1_000_000))
+    folder = Path(name)
+    while folder.exists():
+        folder = Path(f"{name}-{next(numbers)}")
+    return folder

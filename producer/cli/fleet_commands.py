@@ -1,0 +1,63 @@
+"""The commands for workers: run a local fleet, and check workers and their broker."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from producer.cli.console import print_note, show
+from producer.cli.fleets import check_network_settings, describe_size, local_fleet
+from producer.cli.json_result import current_result
+from producer.cli.parameters import Folder, broker_option, fleet_options, json_option, refuse_empty
+
+
+@click.command()
+@click.option(
+    "--store-root",
+    "store_roots",
+    multiple=True,
+    type=Folder(),
+    help="Folder to which the workers may write, subfolders included. Repeatable.  [default: the current folder]",
+)
+@fleet_options
+def fleet(store_roots: tuple[Path, ...], **options: Any) -> None:
+    """Run a local fleet with Flower until Ctrl-C, for any number of runs."""
+    check_network_settings()
+    roots = [root.resolve() for root in store_roots or (Path(),)]
+    with local_fleet({**options, "flower": True}, roots) as kept:
+        click.echo(f"The fleet is ready after {kept.startup_seconds:.2f} s: {describe_size(kept)}.")
+        click.echo(f"It may write to {', '.join(str(root) for root in roots)}, subfolders included.")
+        click.echo("To use it, run in another terminal:")
+        click.echo(f"  producer run SOURCE --out OUT --broker {kept.broker_url}")
+        click.echo("Press Ctrl-C to stop it.")
+        try:
+            while True:
+                kept.check()
+                time.sleep(0.5)
+        except KeyboardInterrupt:
+            print_note("Stopping the fleet …", quiet=False)
+
+
+@click.command()
+@click.option("--out", type=Folder(), help="Output folder to check with its run, on this machine and from each worker.")
+@broker_option
+@json_option
+def doctor(out: Path | None, broker: str | None, as_json: bool) -> None:
+    """Check broker, workers, clocks, and an output folder with its run, and say how to fix problems.
+
+    The exit status is 1 if a check finds something bad.
+    """
+    from producer.doctor.diagnosis import diagnose
+
+    refuse_empty(broker)
+    diagnosis = diagnose(broker, out)
+    current_result().emit(diagnosis.to_json())
+    if not as_json:
+        from producer.cli import render
+
+        show(render.render_diagnosis(diagnosis))
+    sys.exit(0 if diagnosis.healthy else 1)

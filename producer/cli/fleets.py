@@ -1,0 +1,140 @@
+"""Get the workers of a command: those at a broker, or a local fleet."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from producer.cli.console import create_console, print_note
+from producer.cli.parameters import refuse_empty
+from tasks.errors import UsageError
+
+if TYPE_CHECKING:
+    from producer.local_fleet.fleet import Fleet
+    from producer.output.run_file import RunConfig
+    from producer.runs.run import WorkerPool
+
+
+@contextmanager
+def get_worker_pool(
+    broker: str | None,
+    options: dict[str, Any],
+    roots: Sequence[Path],
+    quiet: bool,
+    allow: Sequence[str] | None = None,
+    proxied: bool = True,
+    previous_run: str | None = None,
+) -> Iterator[WorkerPool]:
+    """Yield the workers of a run: those at the broker, or else a local fleet for the duration of the block."""
+    url = find_broker_url(broker)
+    if url is None:
+        previous_run_folders = () if previous_run is None else [Path(previous_run)]
+        with local_fleet(options, roots, quiet, allow, proxied, previous_run_folders) as fleet:
+            # Importing this takes half a second, so the fleet starts first.
+            from producer.runs.run import local_pool
+
+            yield local_pool(fleet)
+        return
+    from producer.runs.run import broker_pool
+
+    pool = broker_pool(url, roots[0], options.get("insecure", False))
+    for warning in pool.warnings:
+        print_note(f"Warning: {warning}.", quiet=False)
+    if not pool.workers:
+        print_note(
+            "No worker has answered at the broker. The run waits for one; start it with\n"
+            "  celery -A tasks worker  (with IMAGEFLEET_BROKER_URL and IMAGEFLEET_STORE_ROOTS set)",
+            quiet=False,
+        )
+    yield pool
+
+
+def checked_broker_url(broker: str | None) -> str | None:
+    """Return the URL of a command's broker, or None for a local fleet, after a check of its workers' settings.
+
+    Raises:
+        SettingsError: a variable is invalid, or would keep workers with this environment from starting.
+    """
+    url = find_broker_url(broker)
+    if url is None:
+        check_network_settings()
+    return url
+
+
+def find_broker_url(broker: str | None) -> str | None:
+    """Return the URL of the broker as given, or else from the environment; None for a local fleet."""
+    from config.settings import settings
+
+    refuse_empty(broker)
+    return broker or settings().broker
+
+
+def check_insecure(options: RunConfig) -> None:
+    """Check that a run may be insecure in this process's environment, which a local fleet inherits.
+
+    Raises:
+        UsageError: the run is insecure, and the environment does not allow it.
+    """
+    from config.settings import settings
+
+    if options.fetch.insecure and not settings().allow_insecure_tls:
+        raise UsageError(
+            "--insecure is not allowed here",
+            "the operator of the workers must allow it, and IMAGEFLEET_ALLOW_INSECURE_TLS is not set",
+            "Set IMAGEFLEET_ALLOW_INSECURE_TLS=true, or omit --insecure.",
+        )
+
+
+def check_network_settings() -> None:
+    """Check the workers' settings in this environment before workers are started.
+
+    Raises:
+        SettingsError: a setting would keep them from starting.
+    """
+    from config.settings import settings
+    from tasks.download import network_settings
+
+    # The broker's settings must be valid too, because every process reads them.
+    _ = settings().broker
+    for trouble in network_settings.validate():
+        raise trouble
+
+
+@contextmanager
+def local_fleet(
+    options: dict[str, Any],
+    roots: Sequence[Path],
+    quiet: bool = False,
+    allow: Sequence[str] | None = None,
+    proxied: bool = True,
+    previous_run_folders: Sequence[Path] = (),
+) -> Iterator[Fleet]:
+    """Run a local fleet for the duration of the block."""
+    from config.settings import unknown_variables
+    from producer.cli.progress_display import show_waiting
+    from producer.local_fleet.fleet import Fleet, FleetSize, cores
+
+    if unknown := unknown_variables(os.environ):
+        print_note(f"Warning: unknown environment variables are ignored: {', '.join(unknown)}.", quiet=False)
+    size = FleetSize(options["workers"] or len(cores()), options["concurrency"])
+    text = f"Starting {_count_workers(size.workers)}"
+    with ExitStack() as stack:
+        fleet = Fleet(size, roots, allow, options["flower"], previous_run_folders, proxied)
+        with show_waiting(create_console(sys.stderr), text, quiet):
+            stack.enter_context(fleet)
+        if fleet.flower is not None:
+            print_note(f"Flower is at {fleet.flower.text}", quiet=False)
+        yield fleet
+
+
+def _count_workers(count: int) -> str:
+    return "1 worker" if count == 1 else f"{count} workers"
+
+
+def describe_size(fleet: Fleet) -> str:
+    """Return the numbers of a fleet's workers and slots as text."""
+    return f"{_count_workers(fleet.size.workers)} with {fleet.size.concurrency} slots each"

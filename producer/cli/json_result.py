@@ -1,0 +1,69 @@
+"""The JSON object that a command prints with `--json`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from tasks.errors import CommandError
+
+if TYPE_CHECKING:
+    from producer.runs.run import Run
+
+
+@dataclass(slots=True)
+class JsonResult:
+    """The result of a command with `--json`: one object on standard output, however the command ends."""
+
+    #: Whether `--json` was given.
+    as_json: bool = False
+    #: The output folder of a comparison.
+    comparison_folder: Path | None = None
+    _run: tuple[str, Path] | None = None
+    _emitted: bool = False
+
+    def set_run(self, run: Run, out: Path) -> None:
+        """Set the run for this command to report from now on."""
+        self._run = run.id, out.resolve()
+
+    @property
+    def run(self) -> dict[str, str]:
+        """The id and folder of the command's run, and the command to resume it; empty before there is a run."""
+        if self._run is None:
+            return {}
+        from producer.output.run_file import resume_command
+        from tasks.storage.store import Store
+
+        run_id, folder = self._run
+        return {"run_id": run_id, "out": str(folder), "resume": resume_command(Store(folder))}
+
+    def emit(self, facts: dict[str, Any]) -> None:
+        """Print an object, if `--json` was given and none has been printed."""
+        if self.as_json and not self._emitted:
+            # Set this first: an interruption after printing would print a second object.
+            self._emitted = True
+            click.echo(json.dumps(facts))
+
+
+def current_result() -> JsonResult:
+    """Return the JSON result of the running command."""
+    return click.get_current_context().ensure_object(JsonResult)
+
+
+def enable_json(context: click.Context, _: click.Parameter, wanted: bool) -> bool:
+    """Note whether `--json` was given; a callback of the option."""
+    context.ensure_object(JsonResult).as_json = wanted
+    return wanted
+
+
+def emit_error(result: JsonResult, error: CommandError) -> None:
+    """Print an error as an object, if `--json` was given and no object has been printed."""
+    if result.as_json:
+        from producer.cli.render import sanitized
+
+        said = {"what": sanitized(error.what), "why": sanitized(error.why), "todo": sanitized(error.hint)}
+        result.emit({"error": {**said, "exit_code": error.exit_code}, **result.run})

@@ -1,0 +1,341 @@
+"""The types and groups of options, and their conversion to the options of a run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from functools import reduce
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from config import limits
+from producer.cli.json_result import enable_json
+from tasks.download import headers
+from tasks.model import FetchOptions, HeaderOptions, ResizeMode, ResizeOptions, Verify
+
+if TYPE_CHECKING:
+    from producer.output.run_file import RunConfig
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+class Folder(click.Path):
+    """A folder on this machine.
+
+    An empty name, as from an unset shell variable, is refused instead of taken as the current folder.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path, file_okay=False)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the converted value, or fail with a usage error."""
+        if value == "":
+            self.fail("the folder's name is empty", param, ctx)
+        if scheme := _scheme(value):
+            # As a path, it would create a folder named after the scheme here, and the run would report success.
+            other = "mount the storage and give the path of the mount"
+            hint = "give the path without file://" if scheme == "file" else other
+            self.fail(f"{scheme}:// is not supported, only folders on this machine; {hint}", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+class UrlList(click.ParamType[str]):
+    """A SOURCE: the path of a file on this machine, or ``-`` for standard input."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the converted value, or fail with a usage error."""
+        if scheme := _scheme(value):
+            other = "copy the list to this machine, or pipe it into the command with - as SOURCE"
+            hint = "give the path without file://" if scheme == "file" else other
+            self.fail(
+                f"{scheme}:// is not supported, only files on this machine and - (standard input); {hint}",
+                param,
+                ctx,
+            )
+        return str(value)
+
+
+def _scheme(value: Any) -> str | None:
+    """Return the scheme, in lower case, of a URL given in place of a path; None for a path."""
+    found = re.match(r"\s*([A-Za-z][A-Za-z0-9+.-]*)://", value) if isinstance(value, str) else None
+    return None if found is None else found[1].lower()
+
+
+class Size(click.ParamType[int]):
+    """A number of bytes, optionally with a unit."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return the converted value, or fail with a usage error."""
+        from pydantic import ByteSize, TypeAdapter, ValidationError
+
+        try:
+            count = int(TypeAdapter(ByteSize).validate_python(value))
+        except ValidationError:
+            self.fail(f"{value!r} is not a size, such as 500KiB or 64MiB", param, ctx)
+        if count < 1:
+            self.fail("a size must be at least one byte", param, ctx)
+        return count
+
+
+class Duration(click.ParamType[float]):
+    """A number of seconds, optionally with a unit."""
+
+    name = "duration"
+
+    def __init__(self, least: float = 0.001) -> None:
+        self._least = least
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the converted value, or fail with a usage error."""
+        text = str(value).strip().lower()
+        units = {"ms": 0.001, "s": 1.0, "m": 60.0}
+        unit = next((unit for unit in units if text.endswith(unit)), "")
+        try:
+            seconds = float(text.removesuffix(unit)) * units.get(unit, 1.0)
+        except ValueError:
+            self.fail(f"{value!r} is not a duration, such as 300ms, 10 or 2m", param, ctx)
+        if not self._least <= seconds < float("inf"):
+            self.fail(f"it must be at least {self._least:g} s", param, ctx)
+        return seconds
+
+
+def _combine(*decorators: Callable[[Any], Any]) -> Callable[[_Function], _Function]:
+    return lambda function: reduce(lambda inner, wrap: wrap(inner), reversed(decorators), function)
+
+
+_defaults = FetchOptions()
+#: The options with the name and the value of a field of `FetchOptions`.
+_FETCH_FIELDS = (
+    *(
+        "timeout",
+        "deadline",
+        "max_bytes",
+        "retries",
+        "max_retry_after",
+        "max_redirects",
+        "allow_downgrade",
+        "ignore_opt_out",
+    ),
+    "insecure",
+)
+fetch_options = _combine(
+    click.option(
+        "--timeout",
+        type=Duration(),
+        default=_defaults.timeout,
+        show_default=True,
+        help="Timeout for connecting and for each network read or write, in seconds.",
+    ),
+    click.option(
+        "--deadline",
+        type=Duration(),
+        default=_defaults.deadline,
+        show_default=True,
+        help="Time limit of an image in seconds, for all its attempts, waits and saving. "
+        f"At most {limits.MAX_DEADLINE:g}.",
+    ),
+    click.option(
+        "--max-bytes",
+        type=Size(),
+        default="64MiB",
+        show_default=True,
+        help="Maximum size of an image, as downloaded.",
+    ),
+    click.option(
+        "--retries",
+        type=click.IntRange(0, 10),
+        default=_defaults.retries,
+        show_default=True,
+        help="Maximum number of attempts after the first, for possibly temporary errors.",
+    ),
+    click.option(
+        "--max-retry-after",
+        type=Duration(0.0),
+        default=_defaults.max_retry_after,
+        show_default=True,
+        help="Longest Retry-After, in seconds, to wait for in a download slot. For a longer one, of up to "
+        f"{limits.MAX_COUNTDOWN:g}, the image is requeued, and retried in another slot after the wait.",
+    ),
+    click.option(
+        "--max-redirects",
+        type=click.IntRange(0, 50),
+        default=_defaults.max_redirects,
+        show_default=True,
+        help="Maximum number of redirects to follow per URL.",
+    ),
+    click.option("--allow-downgrade", is_flag=True, help="Follow redirects from https to http."),
+    click.option(
+        "--ignore-opt-out",
+        is_flag=True,
+        help="Also download images if the server opts out by noai, noimageai, noindex or noimageindex (X-Robots-Tag).",
+    ),
+    click.option(
+        "--insecure",
+        is_flag=True,
+        help="Also download from https servers with an unverifiable certificate or an old version of TLS. Needs "
+        "workers with IMAGEFLEET_ALLOW_INSECURE_TLS set; manifests mark these images (tls_unverified).",
+    ),
+    click.option("--user-agent", metavar="TEXT", help="User-Agent header.  [default: imagefleet/VERSION]"),
+    click.option("--referer", metavar="URL", help="Referer header."),
+    click.option(
+        "--header",
+        "headers",
+        metavar="NAME:VALUE",
+        multiple=True,
+        help="Extra request header, sent only to the host of the image's URL, not to other hosts after a redirect. "
+        "Repeatable.",
+    ),
+    click.option(
+        "--verify",
+        type=click.Choice([way.value for way in Verify]),
+        default=_defaults.verify.value,
+        show_default=True,
+        help="header: check an image by its header only. decode: also decode every frame.",
+    ),
+    click.option(
+        "--resize",
+        type=click.Choice([mode.value for mode in ResizeMode]),
+        default=_defaults.resize.mode.value,
+        show_default=True,
+        help="no: save images unchanged. keep_ratio: save them as JPEG with a smaller side of --image-size.",
+    ),
+    click.option(
+        "--image-size",
+        type=click.IntRange(1, 10_000),
+        help=f"Smaller side of resized images, in pixels.  [default: {_defaults.resize.image_size}]",
+    ),
+)
+run_options = _combine(
+    click.option(
+        "--shard-size",
+        type=click.IntRange(1, 10_000),
+        default=1000,
+        show_default=True,
+        help="Number of images in a shard, which is one chord and has one manifest.",
+    ),
+    click.option(
+        "--window",
+        type=click.IntRange(1, 1000),
+        default=8,
+        show_default=True,
+        help="Maximum number of shards in flight.",
+    ),
+)
+fleet_options = _combine(
+    click.option(
+        "--workers",
+        type=click.IntRange(1, 256),
+        help="Number of worker processes in a local fleet.  [default: one per CPU core]",
+    ),
+    click.option(
+        "--concurrency",
+        type=click.IntRange(1, 256),
+        default=limits.CONCURRENCY,
+        show_default=True,
+        help="Number of download slots in each worker process of a local fleet.",
+    ),
+)
+flower_option = click.option("--flower", is_flag=True, help="Show a local fleet in Flower, on 127.0.0.1.")
+broker_option = click.option(
+    "--broker",
+    metavar="URL",
+    help="Use the Redis at this URL and the workers connected to it, instead of a local fleet.  "
+    "[default: IMAGEFLEET_BROKER_URL]",
+)
+json_option = click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    # Eager, so errors in other options are reported as an object too.
+    is_eager=True,
+    callback=enable_json,
+    help="Print one JSON object to standard output, however the command ends, and nothing else there.",
+)
+#: The formats of option values, for the end of help texts.
+DURATION_HELP = "A DURATION is a number of seconds, or a number with a unit: 10, 300ms, 2m."
+SIZE_HELP = "A SIZE is a number of bytes, or a number with a unit: 500KiB, 64MiB."
+
+
+def with_defaults(options: dict[str, Any]) -> dict[str, Any]:
+    """Return options with the defaults of the others added."""
+    from producer.output.run_file import RunConfig
+
+    frozen = RunConfig()
+    fetch = frozen.fetch
+    return {
+        "shard_size": frozen.shard_size,
+        "window": frozen.window,
+        **{name: getattr(fetch, name) for name in _FETCH_FIELDS},
+        "user_agent": None,
+        "referer": None,
+        "headers": (),
+        "verify": fetch.verify,
+        "resize": fetch.resize.mode,
+        "image_size": None,
+        **options,
+    }
+
+
+def convert_run_options(options: dict[str, Any]) -> RunConfig:
+    """Return the values of options as the options of a run."""
+    from producer.output.run_file import RunConfig
+
+    if options["deadline"] > limits.MAX_DEADLINE:
+        raise click.BadParameter(
+            f"it must be at most {limits.MAX_DEADLINE:g} s. Redis gives a task to another worker "
+            f"{limits.VISIBILITY_TIMEOUT} s after the first one took it, and this time includes waiting",
+            param_hint="--deadline",
+        )
+    fetch = replace(
+        FetchOptions(),
+        resize=_resize_options(options),
+        headers=_header_options(options),
+        verify=Verify(options["verify"]),
+        **{name: options[name] for name in _FETCH_FIELDS},
+    )
+    return RunConfig(fetch, options["shard_size"], options["window"])
+
+
+def _header_options(options: dict[str, Any]) -> HeaderOptions:
+    given = {"--user-agent": options["user_agent"], "--referer": options["referer"]}
+    for name, value in given.items():
+        try:
+            given[name] = None if value is None else headers.checked_value(value)
+        except ValueError as error:
+            raise click.BadParameter(str(error), param_hint=name) from error
+    try:
+        added = tuple(headers.checked_header(*_split_header(header)) for header in options["headers"])
+    except ValueError as error:
+        # The header itself may be a secret.
+        raise click.BadParameter(str(error), param_hint="--header") from error
+    return HeaderOptions(given["--user-agent"], given["--referer"], added)
+
+
+def _split_header(header: str) -> tuple[str, str]:
+    name, colon, value = header.partition(":")
+    if not colon:
+        raise ValueError("there is no colon between the header's name and value; write it as NAME:VALUE")
+    return name, value
+
+
+def _resize_options(options: dict[str, Any]) -> ResizeOptions:
+    mode, size = ResizeMode(options["resize"]), options["image_size"]
+    if size is None:
+        return ResizeOptions(mode)
+    if mode is ResizeMode.NO:
+        raise click.BadParameter("images are not resized; add --resize keep_ratio", param_hint="--image-size")
+    return ResizeOptions(mode, size)
+
+
+def refuse_empty(broker: str | None) -> None:
+    """Refuse an empty URL, as from an unset shell variable."""
+    if broker == "":
+        raise click.BadParameter("the URL is empty", param_hint="--broker")

@@ -1,0 +1,51 @@
+"""The signals of a command, and the exceptions raised by their handlers."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterable
+from typing import Any, NoReturn
+
+#: The signals to end a command.
+END_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+#: The signal to cancel the run of a producer with a local fleet. With a broker, the cancellation is sent through it.
+CANCEL_SIGNAL = signal.SIGUSR1
+
+
+class CommandInterrupted(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM.
+
+    It has its own class because of a trap with a plain KeyboardInterrupt. Once one has passed through code run by
+    `exec`, as the creation of a dataclass is, Python ends itself by SIGINT, whatever the exit status.
+    """
+
+
+class CommandCancelled(CommandInterrupted):
+    """`producer cancel` has signalled a producer with a local fleet."""
+
+
+def set_handler(signals: Iterable[signal.Signals], handler: Callable[..., Any] | signal.Handlers) -> None:
+    """Set the handler of signals, except those ignored from the start of the process, as with `nohup`."""
+    for number in signals:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, handler)
+
+
+def raise_interrupted(*_: object) -> NoReturn:
+    """Interrupt the command; a signal handler."""
+    raise CommandInterrupted
+
+
+def raise_cancelled(*_: object) -> NoReturn:
+    """Interrupt the command as cancelled; a signal handler."""
+    raise CommandCancelled
+
+
+def raise_dropped_interrupt(report: Callable[[Any], object], dropped: Any) -> None:
+    """Interrupt again, because Python drops an exception raised while an object is being destroyed."""
+    if dropped.exc_type in (CommandInterrupted, CommandCancelled):
+        # Not at once, or it would be dropped again.
+        signal.signal(signal.SIGALRM, raise_cancelled if dropped.exc_type is CommandCancelled else raise_interrupted)
+        signal.setitimer(signal.ITIMER_REAL, 0.01)
+    else:
+        report(dropped)
