@@ -6,35 +6,44 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from producer.cli.console import create_console, print_note, show
-from producer.cli.fleets import check_insecure, get_worker_pool
+from producer.cli.fleets import FleetRequest, check_insecure, get_worker_pool
 from producer.cli.json_result import current_result
 from producer.cli.parameters import (
     DURATION_HELP,
     SIZE_HELP,
+    DownloadParameters,
     Duration,
+    FleetParameters,
     Folder,
     UrlList,
     broker_option,
-    convert_run_options,
-    fetch_options,
+    download_options,
     fleet_options,
-    flower_option,
     json_option,
-    run_options,
-    with_defaults,
 )
 from tasks import file_descriptors, runtime_tuning
 from tasks.errors import UsageError
 
 if TYPE_CHECKING:
     from producer.comparison.comparison import Comparison
+    from producer.output.run_file import RunConfig
     from tasks.model import ImageRequest
+
+
+_threads_option = click.option(
+    "--threads",
+    type=click.IntRange(1, 1024),
+    default=32,
+    show_default=True,
+    help="Maximum number of threads of the second way.",
+)
 
 
 @click.command(epilog=f"{DURATION_HELP} {SIZE_HELP}")
@@ -45,29 +54,30 @@ if TYPE_CHECKING:
     type=Folder(),
     help="Folder for the chart and the images, with a folder for each way.",
 )
-@click.option(
-    "--threads",
-    type=click.IntRange(1, 1024),
-    default=32,
-    show_default=True,
-    help="Maximum number of threads of the second way.",
-)
-@run_options
-@fetch_options
+@_threads_option
+@download_options
 @fleet_options
-@flower_option
 @broker_option
 @json_option
-def compare(source: str, out: Path, broker: str | None, as_json: bool, **options: Any) -> None:
+def compare(
+    source: str,
+    out: Path,
+    threads: int,
+    download: DownloadParameters,
+    fleet: FleetParameters,
+    broker: str | None,
+    as_json: bool,
+) -> None:
     """Download SOURCE in three ways, one by one, with threads and with a fleet, and compare their times."""
     from config.settings import settings
     from producer.output.folder import remove_created_on_failure
     from producer.sources import text as url_list
 
+    config = download.run_config()
     requests = list(url_list.nonempty(url_list.read(source), source))
-    allow = settings().allow_networks
+    request = FleetRequest(fleet, broker, quiet=as_json, allow_networks=settings().allow_networks)
     with remove_created_on_failure(out):
-        comparison = _compare(requests, source, out, options, broker, allow, as_json)
+        comparison = _compare(requests, source, out, config, threads, request)
     _show_comparison(comparison, out, as_json)
 
 
@@ -87,27 +97,20 @@ def compare(source: str, out: Path, broker: str | None, as_json: bool, **options
     type=Folder(),
     help="Folder for the images and the chart.  [default: a new imagefleet-demo folder here]",
 )
-@click.option(
-    "--threads",
-    type=click.IntRange(1, 1024),
-    default=32,
-    show_default=True,
-    help="Maximum number of threads of the second way.",
-)
+@_threads_option
 @fleet_options
-@flower_option
 @json_option
-def demo(images: int, latency: float, out: Path | None, as_json: bool, **options: Any) -> None:
+def demo(images: int, latency: float, out: Path | None, threads: int, fleet: FleetParameters, as_json: bool) -> None:
     """Serve demo images on this machine and download them in three ways. Needs no network, Redis or Docker.
 
     If a broker is configured, its workers are the fleet, and the images come from the demo server at
     IMAGEFLEET_DEMO_URL.
     """
     from producer.output.folder import remove_created_on_failure
+    from producer.output.run_file import RunConfig
     from tasks.model import ImageRequest
 
     place = out or _new_folder("imagefleet-demo")
-    options = with_defaults(options)
     with _demo_server(latency, images) as url, remove_created_on_failure(place):
         print_note(f"Downloading {images} images from {url}, which delays each by {latency * 1000:.0f} ms", as_json)
         kinds = ("jpg", "png", "webp", "gif")
@@ -117,7 +120,8 @@ def demo(images: int, latency: float, out: Path | None, as_json: bool, **options
         ]
         address = url.removeprefix("http://")
         # The server is on this machine or among the workers, where a proxy may be unable to reach it.
-        comparison = _compare(requests, url, place, options, None, [address], as_json, proxied=False)
+        request = FleetRequest(fleet, quiet=as_json, allow_networks=[address], proxied=False)
+        comparison = _compare(requests, url, place, RunConfig(), threads, request)
     _show_comparison(comparison, place, as_json)
 
 
@@ -182,41 +186,41 @@ def _compare(
     requests: Sequence[ImageRequest],
     source: str,
     out: Path,
-    options: dict[str, Any],
-    broker: str | None,
-    allow: Sequence[str],
-    quiet: bool,
-    proxied: bool = True,
+    config: RunConfig,
+    threads: int,
+    request: FleetRequest,
 ) -> Comparison:
+    """Compare the three ways; without the fleet, they download in this process."""
     from producer.cli.progress_display import Display
     from producer.comparison import comparison
     from producer.output.folder import prepare_output
     from tasks.download import downloader as downloading
 
-    frozen = convert_run_options(options)
     # The first two ways run in this process.
     runtime_tuning.configure_pillow()
-    check_insecure(frozen)
-    file_descriptors.check_slots(options["threads"], "--threads")
+    check_insecure(config)
+    file_descriptors.check_slots(threads, "--threads")
     root = prepare_output(out).root
     current_result().comparison_folder = out
     places = comparison.stores(root)
-    downloader = downloading.create_downloader(allow, proxied)
+    downloader = downloading.create_downloader(request.allow_networks, request.proxied)
     with (
-        get_worker_pool(broker, options, [places[comparison.FLEET].root], quiet, allow, proxied) as pool,
-        Display(create_console(sys.stderr), quiet) as display,
+        get_worker_pool(
+            replace(request, roots=[places[comparison.FLEET].root], insecure=config.fetch.insecure)
+        ) as pool,
+        Display(create_console(sys.stderr), request.quiet) as display,
     ):
         found = comparison.compare(
             requests,
             source,
             places,
-            frozen,
-            options["threads"],
+            config,
+            threads,
             downloader,
             pool,
             lambda way, ended: display.show(way, ended, len(requests)),
         )
-        if options["flower"] and sys.stdin.isatty() and not quiet:
+        if request.size.flower and sys.stdin.isatty() and not request.quiet:
             display.close()
             click.pause("Flower shows the fleet. Press any key to stop it.", err=True)
         return found

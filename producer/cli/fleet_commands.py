@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import click
 
 from producer.cli.console import print_note, show
-from producer.cli.fleets import check_network_settings, describe_size, local_fleet
+from producer.cli.fleets import FleetRequest, check_network_settings, describe_size, local_fleet
 from producer.cli.json_result import current_result
-from producer.cli.parameters import Folder, broker_option, fleet_options, json_option, refuse_empty
+from producer.cli.parameters import FleetParameters, Folder, broker_option, fleet_size_options, json_option
 
 
 @click.command()
@@ -23,20 +23,20 @@ from producer.cli.parameters import Folder, broker_option, fleet_options, json_o
     type=Folder(),
     help="Folder to which the workers may write, subfolders included. Repeatable.  [default: the current folder]",
 )
-@fleet_options
-def fleet(store_roots: tuple[Path, ...], **options: Any) -> None:
+@fleet_size_options
+def fleet(store_roots: tuple[Path, ...], fleet: FleetParameters) -> None:
     """Run a local fleet with Flower until Ctrl-C, for any number of runs."""
     check_network_settings()
     roots = [root.resolve() for root in store_roots or (Path(),)]
-    with local_fleet({**options, "flower": True}, roots) as kept:
-        click.echo(f"The fleet is ready after {kept.startup_seconds:.2f} s: {describe_size(kept)}.")
+    with local_fleet(FleetRequest(replace(fleet, flower=True), roots=roots)) as running:
+        click.echo(f"The fleet is ready after {running.startup_seconds:.2f} s: {describe_size(running)}.")
         click.echo(f"It may write to {', '.join(str(root) for root in roots)}, subfolders included.")
         click.echo("To use it, run in another terminal:")
-        click.echo(f"  producer run SOURCE --out OUT --broker {kept.broker_url}")
+        click.echo(f"  producer run SOURCE --out OUT --broker {running.broker_url}")
         click.echo("Press Ctrl-C to stop it.")
         try:
             while True:
-                kept.check()
+                running.check()
                 time.sleep(0.5)
         except KeyboardInterrupt:
             print_note("Stopping the fleet …", quiet=False)
@@ -53,7 +53,6 @@ def doctor(out: Path | None, broker: str | None, as_json: bool) -> None:
     """
     from producer.doctor.diagnosis import diagnose
 
-    refuse_empty(broker)
     diagnosis = diagnose(broker, out)
     current_result().emit(diagnosis.to_json())
     if not as_json:

@@ -6,11 +6,13 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from producer.cli.console import create_console, print_note
-from producer.cli.parameters import refuse_empty
+from producer.cli.parameters import FleetParameters
+from producer.formatting import pluralized
 from tasks.errors import UsageError
 
 if TYPE_CHECKING:
@@ -19,21 +21,33 @@ if TYPE_CHECKING:
     from producer.runs.run import WorkerPool
 
 
+@dataclass(frozen=True, slots=True)
+class FleetRequest:
+    """The workers needed by a command: those at a broker, or else a local fleet."""
+
+    size: FleetParameters
+    #: The URL of the broker as given on the command line.
+    broker: str | None = None
+    #: The folders for a local fleet to write to. The first is the output folder.
+    roots: Sequence[Path] = ()
+    #: Whether to show no progress.
+    quiet: bool = False
+    #: Addresses allowed to a local fleet besides public ones; None for those in its environment.
+    allow_networks: Sequence[str] | None = None
+    #: Whether a local fleet uses the proxy in its environment.
+    proxied: bool = True
+    #: The folder of a previous run from which a local fleet reuses images.
+    previous_run: str | None = None
+    #: Whether the workers at a broker must allow insecure downloads.
+    insecure: bool = False
+
+
 @contextmanager
-def get_worker_pool(
-    broker: str | None,
-    options: dict[str, Any],
-    roots: Sequence[Path],
-    quiet: bool,
-    allow: Sequence[str] | None = None,
-    proxied: bool = True,
-    previous_run: str | None = None,
-) -> Iterator[WorkerPool]:
+def get_worker_pool(request: FleetRequest) -> Iterator[WorkerPool]:
     """Yield the workers of a run: those at the broker, or else a local fleet for the duration of the block."""
-    url = find_broker_url(broker)
+    url = find_broker_url(request.broker)
     if url is None:
-        previous_run_folders = () if previous_run is None else [Path(previous_run)]
-        with local_fleet(options, roots, quiet, allow, proxied, previous_run_folders) as fleet:
+        with local_fleet(request) as fleet:
             # Importing this takes half a second, so the fleet starts first.
             from producer.runs.run import local_pool
 
@@ -41,7 +55,7 @@ def get_worker_pool(
         return
     from producer.runs.run import broker_pool
 
-    pool = broker_pool(url, roots[0], options.get("insecure", False))
+    pool = broker_pool(url, request.roots[0], request.insecure)
     for warning in pool.warnings:
         print_note(f"Warning: {warning}.", quiet=False)
     if not pool.workers:
@@ -69,7 +83,6 @@ def find_broker_url(broker: str | None) -> str | None:
     """Return the URL of the broker as given, or else from the environment; None for a local fleet."""
     from config.settings import settings
 
-    refuse_empty(broker)
     return broker or settings().broker
 
 
@@ -105,14 +118,7 @@ def check_network_settings() -> None:
 
 
 @contextmanager
-def local_fleet(
-    options: dict[str, Any],
-    roots: Sequence[Path],
-    quiet: bool = False,
-    allow: Sequence[str] | None = None,
-    proxied: bool = True,
-    previous_run_folders: Sequence[Path] = (),
-) -> Iterator[Fleet]:
+def local_fleet(request: FleetRequest) -> Iterator[Fleet]:
     """Run a local fleet for the duration of the block."""
     from config.settings import unknown_variables
     from producer.cli.progress_display import show_waiting
@@ -120,21 +126,18 @@ def local_fleet(
 
     if unknown := unknown_variables(os.environ):
         print_note(f"Warning: unknown environment variables are ignored: {', '.join(unknown)}.", quiet=False)
-    size = FleetSize(options["workers"] or len(cores()), options["concurrency"])
-    text = f"Starting {_count_workers(size.workers)}"
+    size = FleetSize(request.size.workers or len(cores()), request.size.concurrency)
+    text = f"Starting {pluralized(size.workers, 'worker')}"
+    previous = () if request.previous_run is None else [Path(request.previous_run)]
     with ExitStack() as stack:
-        fleet = Fleet(size, roots, allow, options["flower"], previous_run_folders, proxied)
-        with show_waiting(create_console(sys.stderr), text, quiet):
+        fleet = Fleet(size, request.roots, request.allow_networks, request.size.flower, previous, request.proxied)
+        with show_waiting(create_console(sys.stderr), text, request.quiet):
             stack.enter_context(fleet)
         if fleet.flower is not None:
             print_note(f"Flower is at {fleet.flower.text}", quiet=False)
         yield fleet
 
 
-def _count_workers(count: int) -> str:
-    return "1 worker" if count == 1 else f"{count} workers"
-
-
 def describe_size(fleet: Fleet) -> str:
     """Return the numbers of a fleet's workers and slots as text."""
-    return f"{_count_workers(fleet.size.workers)} with {fleet.size.concurrency} slots each"
+    return f"{pluralized(fleet.size.workers, 'worker')} with {fleet.size.concurrency} slots each"

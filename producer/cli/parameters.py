@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import replace
-from functools import reduce
+from dataclasses import dataclass, fields
+from functools import reduce, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -67,6 +67,18 @@ def _scheme(value: Any) -> str | None:
     return None if found is None else found[1].lower()
 
 
+class BrokerUrl(click.ParamType[str]):
+    """The URL of a broker. An empty one, as from an unset shell variable, is refused."""
+
+    name = "url"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the converted value, or fail with a usage error."""
+        if value == "":
+            self.fail("the URL is empty", param, ctx)
+        return str(value)
+
+
 class Size(click.ParamType[int]):
     """A number of bytes, optionally with a unit."""
 
@@ -107,26 +119,137 @@ class Duration(click.ParamType[float]):
         return seconds
 
 
-def _combine(*decorators: Callable[[Any], Any]) -> Callable[[_Function], _Function]:
-    return lambda function: reduce(lambda inner, wrap: wrap(inner), reversed(decorators), function)
+@dataclass(frozen=True, slots=True)
+class DownloadParameters:
+    """The values of the options for planning and downloading."""
+
+    shard_size: int
+    window: int
+    timeout: float
+    deadline: float
+    max_bytes: int
+    retries: int
+    max_retry_after: float
+    max_redirects: int
+    allow_downgrade: bool
+    ignore_opt_out: bool
+    insecure: bool
+    user_agent: str | None
+    referer: str | None
+    headers: tuple[str, ...]
+    verify: str
+    resize: str
+    image_size: int | None
+
+    def run_config(self) -> RunConfig:
+        """Return the options of a run.
+
+        Raises:
+            click.BadParameter: a value is invalid, or does not go with another.
+        """
+        from producer.output.run_file import RunConfig
+
+        if self.deadline > limits.MAX_DEADLINE:
+            raise click.BadParameter(
+                f"it must be at most {limits.MAX_DEADLINE:g} s. Redis gives a task to another worker "
+                f"{limits.VISIBILITY_TIMEOUT} s after the first one took it, and this time includes waiting",
+                param_hint="--deadline",
+            )
+        fetch = FetchOptions(
+            timeout=self.timeout,
+            deadline=self.deadline,
+            max_bytes=self.max_bytes,
+            retries=self.retries,
+            max_retry_after=self.max_retry_after,
+            max_redirects=self.max_redirects,
+            allow_downgrade=self.allow_downgrade,
+            ignore_opt_out=self.ignore_opt_out,
+            insecure=self.insecure,
+            headers=self._header_options(),
+            verify=Verify(self.verify),
+            resize=self._resize_options(),
+        )
+        return RunConfig(fetch, self.shard_size, self.window)
+
+    def _header_options(self) -> HeaderOptions:
+        given = {"--user-agent": self.user_agent, "--referer": self.referer}
+        for name, value in given.items():
+            try:
+                given[name] = None if value is None else headers.checked_value(value)
+            except ValueError as error:
+                raise click.BadParameter(str(error), param_hint=name) from error
+        try:
+            extra = tuple(headers.checked_header(*_split_header(header)) for header in self.headers)
+        except ValueError as error:
+            # The header itself may be a secret.
+            raise click.BadParameter(str(error), param_hint="--header") from error
+        return HeaderOptions(given["--user-agent"], given["--referer"], extra)
+
+    def _resize_options(self) -> ResizeOptions:
+        mode = ResizeMode(self.resize)
+        if self.image_size is None:
+            return ResizeOptions(mode)
+        if mode is ResizeMode.NO:
+            raise click.BadParameter("images are not resized; add --resize keep_ratio", param_hint="--image-size")
+        return ResizeOptions(mode, self.image_size)
+
+
+def _split_header(header: str) -> tuple[str, str]:
+    name, colon, value = header.partition(":")
+    if not colon:
+        raise ValueError("there is no colon between the header's name and value; write it as NAME:VALUE")
+    return name, value
+
+
+@dataclass(frozen=True, slots=True)
+class FleetParameters:
+    """The values of the options of a local fleet; without ``workers``, it has one for each CPU core."""
+
+    workers: int | None
+    concurrency: int
+    flower: bool = False
+
+
+def _grouped(name: str, kind: type[Any], *options: Callable[[_Function], _Function]) -> Callable[[_Function], Any]:
+    """Return a decorator for commands that adds options, and passes their values as one argument.
+
+    Args:
+        name: the name of the argument.
+        kind: its class, a dataclass with a field for each option, and defaults for options missing here.
+        options: the options, in the order of the help text.
+    """
+    names = [field.name for field in fields(kind)]
+
+    def decorate(command: _Function) -> Any:
+        @wraps(command)
+        def call(**values: Any) -> Any:
+            own = {field: values.pop(field) for field in names if field in values}
+            return command(**values, **{name: kind(**own)})
+
+        return reduce(lambda inner, option: option(inner), reversed(options), call)
+
+    return decorate
 
 
 _defaults = FetchOptions()
-#: The options with the name and the value of a field of `FetchOptions`.
-_FETCH_FIELDS = (
-    *(
-        "timeout",
-        "deadline",
-        "max_bytes",
-        "retries",
-        "max_retry_after",
-        "max_redirects",
-        "allow_downgrade",
-        "ignore_opt_out",
+#: Adds the argument ``download``.
+download_options = _grouped(
+    "download",
+    DownloadParameters,
+    click.option(
+        "--shard-size",
+        type=click.IntRange(1, 10_000),
+        default=1000,
+        show_default=True,
+        help="Number of images in a shard, which is one chord and has one manifest.",
     ),
-    "insecure",
-)
-fetch_options = _combine(
+    click.option(
+        "--window",
+        type=click.IntRange(1, 1000),
+        default=8,
+        show_default=True,
+        help="Maximum number of shards in flight.",
+    ),
     click.option(
         "--timeout",
         type=Duration(),
@@ -213,23 +336,7 @@ fetch_options = _combine(
         help=f"Smaller side of resized images, in pixels.  [default: {_defaults.resize.image_size}]",
     ),
 )
-run_options = _combine(
-    click.option(
-        "--shard-size",
-        type=click.IntRange(1, 10_000),
-        default=1000,
-        show_default=True,
-        help="Number of images in a shard, which is one chord and has one manifest.",
-    ),
-    click.option(
-        "--window",
-        type=click.IntRange(1, 1000),
-        default=8,
-        show_default=True,
-        help="Maximum number of shards in flight.",
-    ),
-)
-fleet_options = _combine(
+_fleet_size_options = (
     click.option(
         "--workers",
         type=click.IntRange(1, 256),
@@ -243,9 +350,18 @@ fleet_options = _combine(
         help="Number of download slots in each worker process of a local fleet.",
     ),
 )
-flower_option = click.option("--flower", is_flag=True, help="Show a local fleet in Flower, on 127.0.0.1.")
+#: Adds the argument ``fleet``.
+fleet_options = _grouped(
+    "fleet",
+    FleetParameters,
+    *_fleet_size_options,
+    click.option("--flower", is_flag=True, help="Show a local fleet in Flower, on 127.0.0.1."),
+)
+#: Adds the argument ``fleet``, without an option for Flower.
+fleet_size_options = _grouped("fleet", FleetParameters, *_fleet_size_options)
 broker_option = click.option(
     "--broker",
+    type=BrokerUrl(),
     metavar="URL",
     help="Use the Redis at this URL and the workers connected to it, instead of a local fleet.  "
     "[default: IMAGEFLEET_BROKER_URL]",
@@ -262,80 +378,3 @@ json_option = click.option(
 #: The formats of option values, for the end of help texts.
 DURATION_HELP = "A DURATION is a number of seconds, or a number with a unit: 10, 300ms, 2m."
 SIZE_HELP = "A SIZE is a number of bytes, or a number with a unit: 500KiB, 64MiB."
-
-
-def with_defaults(options: dict[str, Any]) -> dict[str, Any]:
-    """Return options with the defaults of the others added."""
-    from producer.output.run_file import RunConfig
-
-    frozen = RunConfig()
-    fetch = frozen.fetch
-    return {
-        "shard_size": frozen.shard_size,
-        "window": frozen.window,
-        **{name: getattr(fetch, name) for name in _FETCH_FIELDS},
-        "user_agent": None,
-        "referer": None,
-        "headers": (),
-        "verify": fetch.verify,
-        "resize": fetch.resize.mode,
-        "image_size": None,
-        **options,
-    }
-
-
-def convert_run_options(options: dict[str, Any]) -> RunConfig:
-    """Return the values of options as the options of a run."""
-    from producer.output.run_file import RunConfig
-
-    if options["deadline"] > limits.MAX_DEADLINE:
-        raise click.BadParameter(
-            f"it must be at most {limits.MAX_DEADLINE:g} s. Redis gives a task to another worker "
-            f"{limits.VISIBILITY_TIMEOUT} s after the first one took it, and this time includes waiting",
-            param_hint="--deadline",
-        )
-    fetch = replace(
-        FetchOptions(),
-        resize=_resize_options(options),
-        headers=_header_options(options),
-        verify=Verify(options["verify"]),
-        **{name: options[name] for name in _FETCH_FIELDS},
-    )
-    return RunConfig(fetch, options["shard_size"], options["window"])
-
-
-def _header_options(options: dict[str, Any]) -> HeaderOptions:
-    given = {"--user-agent": options["user_agent"], "--referer": options["referer"]}
-    for name, value in given.items():
-        try:
-            given[name] = None if value is None else headers.checked_value(value)
-        except ValueError as error:
-            raise click.BadParameter(str(error), param_hint=name) from error
-    try:
-        added = tuple(headers.checked_header(*_split_header(header)) for header in options["headers"])
-    except ValueError as error:
-        # The header itself may be a secret.
-        raise click.BadParameter(str(error), param_hint="--header") from error
-    return HeaderOptions(given["--user-agent"], given["--referer"], added)
-
-
-def _split_header(header: str) -> tuple[str, str]:
-    name, colon, value = header.partition(":")
-    if not colon:
-        raise ValueError("there is no colon between the header's name and value; write it as NAME:VALUE")
-    return name, value
-
-
-def _resize_options(options: dict[str, Any]) -> ResizeOptions:
-    mode, size = ResizeMode(options["resize"]), options["image_size"]
-    if size is None:
-        return ResizeOptions(mode)
-    if mode is ResizeMode.NO:
-        raise click.BadParameter("images are not resized; add --resize keep_ratio", param_hint="--image-size")
-    return ResizeOptions(mode, size)
-
-
-def refuse_empty(broker: str | None) -> None:
-    """Refuse an empty URL, as from an unset shell variable."""
-    if broker == "":
-        raise click.BadParameter("the URL is empty", param_hint="--broker")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import sys
 from collections.abc import Iterator
@@ -11,28 +10,27 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from producer.cli.console import create_console, print_note, show
-from producer.cli.fleets import check_insecure, checked_broker_url, find_broker_url, get_worker_pool
+from producer.cli.fleets import FleetRequest, check_insecure, checked_broker_url, find_broker_url, get_worker_pool
 from producer.cli.json_result import current_result
 from producer.cli.parameters import (
     DURATION_HELP,
     SIZE_HELP,
+    DownloadParameters,
+    FleetParameters,
     Folder,
     UrlList,
     broker_option,
-    convert_run_options,
-    fetch_options,
+    download_options,
     fleet_options,
-    flower_option,
     json_option,
-    refuse_empty,
-    run_options,
 )
-from producer.cli.signals import CANCEL_SIGNAL, END_SIGNALS, raise_interrupted
+from producer.cli.signals import CANCEL_SIGNAL, first_signal_calls
+from producer.formatting import pluralized
 from tasks.errors import WORTH_RETRYING
 from tasks.model import Reason
 
@@ -60,32 +58,47 @@ if TYPE_CHECKING:
     help="Folder of a previous run to refresh. Images reported as unchanged by their server are reused from it "
     "instead of downloaded.",
 )
-@run_options
-@fetch_options
+@download_options
 @fleet_options
-@flower_option
 @broker_option
 @json_option
-def run(source: str, out: Path, refresh_from: Path | None, broker: str | None, as_json: bool, **options: Any) -> None:
+def run(
+    source: str,
+    out: Path,
+    refresh_from: Path | None,
+    download: DownloadParameters,
+    fleet: FleetParameters,
+    broker: str | None,
+    as_json: bool,
+) -> None:
     """Download every image in SOURCE: a text file with one URL on each line, or - for standard input."""
     from producer.output.folder import new_run_folder
     from producer.sources import text as url_list
 
-    frozen = convert_run_options(options)
+    config = download.run_config()
     if find_broker_url(broker) is None:
-        check_insecure(frozen)
+        check_insecure(config)
     if refresh_from is not None:
         from producer.planning.previous_run import PreviousRun
 
-        frozen = replace(frozen, previous_run=str(PreviousRun(refresh_from, out, frozen.fetch).folder))
+        config = replace(config, previous_run=str(PreviousRun(refresh_from, out, config.fetch).folder))
     requests = url_list.nonempty(url_list.read(source), source)
     with (
         new_run_folder(out, checked_broker_url(broker)) as store,
-        get_worker_pool(broker, options, [store.root], as_json, previous_run=frozen.previous_run) as pool,
+        get_worker_pool(
+            FleetRequest(
+                fleet,
+                broker,
+                [store.root],
+                as_json,
+                previous_run=config.previous_run,
+                insecure=config.fetch.insecure,
+            )
+        ) as pool,
     ):
         from producer.runs.run import Run
 
-        with Run.begin(requests, source, store, frozen) as fresh:
+        with Run.begin(requests, source, store, config) as fresh:
             finished = _execute_run(fresh, pool, out, as_json)
     _show_result(finished, as_json)
 
@@ -93,10 +106,9 @@ def run(source: str, out: Path, refresh_from: Path | None, broker: str | None, a
 @click.command()
 @click.argument("out", type=Folder())
 @fleet_options
-@flower_option
 @broker_option
 @json_option
-def resume(out: Path, broker: str | None, as_json: bool, **options: Any) -> None:
+def resume(out: Path, fleet: FleetParameters, broker: str | None, as_json: bool) -> None:
     """Resume the run in OUT, however it ended, with the options it was started with.
 
     Finished images are not downloaded again. If the URL list was not fully read, reading continues; the list must be
@@ -108,7 +120,8 @@ def resume(out: Path, broker: str | None, as_json: bool, **options: Any) -> None
     with _hold_lock(store, broker, "resume"):
         from producer.runs.run import Run
 
-        _continue_run(Run.resume(store), "The run is complete. There is nothing to do.", out, broker, as_json, options)
+        request = FleetRequest(fleet, broker, [out.resolve()], as_json)
+        _continue_run(Run.resume(store), "The run is complete. There is nothing to do.", out, request)
 
 
 @click.command()
@@ -122,11 +135,15 @@ def resume(out: Path, broker: str | None, as_json: bool, **options: Any) -> None
 )
 @click.option("--all", "everything", is_flag=True, help="Retry all failed images.")
 @fleet_options
-@flower_option
 @broker_option
 @json_option
 def retry(
-    out: Path, reasons: tuple[str, ...], everything: bool, broker: str | None, as_json: bool, **options: Any
+    out: Path,
+    reasons: tuple[str, ...],
+    everything: bool,
+    fleet: FleetParameters,
+    broker: str | None,
+    as_json: bool,
 ) -> None:
     """Retry failed images of the finished run in OUT, and report the changes. Nothing else is downloaded."""
     from producer.output.folder import existing_run
@@ -138,13 +155,9 @@ def retry(
     with _hold_lock(store, broker, "retry"):
         from producer.runs.run import Run
 
+        request = FleetRequest(fleet, broker, [out.resolve()], as_json)
         _continue_run(
-            Run.retry(store, chosen),
-            "No image failed for these reasons. There is nothing to do.",
-            out,
-            broker,
-            as_json,
-            options,
+            Run.retry(store, chosen), "No image failed for these reasons. There is nothing to do.", out, request
         )
 
 
@@ -155,7 +168,6 @@ def cancel(out: Path, broker: str | None) -> None:
     """Cancel the run in OUT and drop its queued tasks. Finished images stay, and the run can be resumed."""
     from producer.output.folder import existing_run
 
-    refuse_empty(broker)
     store = existing_run(out)
     from producer.runs.run import cancel as ended
 
@@ -171,24 +183,22 @@ def _signal_cancel(holder: LockHolder) -> bool:
     return True
 
 
-def _continue_run(
-    run: Run, nothing: str, out: Path, broker: str | None, as_json: bool, options: dict[str, Any]
-) -> None:
-    """Continue an earlier run to its end, if there is anything to do."""
+def _continue_run(run: Run, nothing: str, out: Path, request: FleetRequest) -> None:
+    """Continue an earlier run to its end; print ``nothing`` if there is nothing to do."""
     if run.is_done:
-        print_note(nothing, as_json)
-        _show_result(run.summary(), as_json)
+        print_note(nothing, request.quiet)
+        _show_result(run.summary(), request.quiet)
         return
     if run.abandoned:
         print_note(
             "The previous producer died without recording why (killed, or disk full). Continuing the run.",
             quiet=False,
         )
-    _note_broker_change(run.broker, broker)
+    _note_broker_change(run.broker, request.broker)
     current_result().set_run(run, out)
-    with run, get_worker_pool(broker, options, [out.resolve()], as_json, previous_run=run.previous_run) as pool:
-        finished = _execute_run(run, pool, out, as_json)
-    _show_result(finished, as_json)
+    with run, get_worker_pool(replace(request, previous_run=run.previous_run)) as pool:
+        finished = _execute_run(run, pool, out, request.quiet)
+    _show_result(finished, request.quiet)
 
 
 def _note_broker_change(before: str | None, broker: str | None) -> None:
@@ -205,30 +215,17 @@ def _note_broker_change(before: str | None, broker: str | None) -> None:
         )
 
 
-def _execute_run(run: Run, pool: WorkerPool, out: Path, as_json: bool) -> RunResult:
+def _execute_run(run: Run, pool: WorkerPool, out: Path, quiet: bool) -> RunResult:
     """Execute a run and show its progress.
 
     A first Ctrl-C or SIGTERM lets it finish the downloads in progress; a second one drops them.
     """
     from producer.cli.progress_display import Display
 
-    def ask(*_: object) -> None:
-        for number in before:
-            signal.signal(number, raise_interrupted)
-        # The display announces it, because the interrupted code may be printing.
-        run.finish()
-
     current_result().set_run(run, out)
-    handlers = {number: signal.getsignal(number) for number in END_SIGNALS}
-    before = {number: handler for number, handler in handlers.items() if handler is not signal.SIG_IGN}
-    for number in before:
-        signal.signal(number, ask)
-    try:
-        with Display(create_console(sys.stderr), quiet=as_json) as display:
-            return run.execute(pool, partial(_show_run, display))
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    # The display announces it, because the interrupted code may be printing.
+    with first_signal_calls(run.finish), Display(create_console(sys.stderr), quiet) as display:
+        return run.execute(pool, partial(_show_run, display))
 
 
 def _show_run(display: Display, progress: Progress) -> None:
@@ -241,8 +238,9 @@ def _show_run(display: Display, progress: Progress) -> None:
     total = progress.planned if progress.plan_complete else None
     note = progress.note
     if progress.finishing:
-        some, them = ("1 download", "it") if progress.finishing == 1 else (f"{progress.finishing:,} downloads", "them")
-        display.announce(f"Finishing {some} in progress. Press Ctrl-C again to drop {them}.")
+        them = "it" if progress.finishing == 1 else "them"
+        downloads = pluralized(progress.finishing, "download")
+        display.announce(f"Finishing {downloads} in progress. Press Ctrl-C again to drop {them}.")
         note = f"finishing {progress.finishing:,} more"
     ended = progress.done_before + progress.success + progress.failed
     display.show("images", ended, total, detail, note, progress.done_before, progress.finishing is not None)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 #: The signals to end a command.
@@ -28,6 +29,29 @@ def set_handler(signals: Iterable[signal.Signals], handler: Callable[..., Any] |
     """Set the handler of signals, except those ignored from the start of the process, as with `nohup`."""
     for number in signals:
         if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, handler)
+
+
+@contextmanager
+def first_signal_calls(action: Callable[[], object]) -> Iterator[None]:
+    """Call ``action`` at the first end signal in the block; later ones interrupt the command.
+
+    Signals ignored from the start of the process stay ignored.
+    """
+
+    def call(*_: object) -> None:
+        for number in before:
+            signal.signal(number, raise_interrupted)
+        action()
+
+    handlers = {number: signal.getsignal(number) for number in END_SIGNALS}
+    before = {number: handler for number, handler in handlers.items() if handler is not signal.SIG_IGN}
+    for number in before:
+        signal.signal(number, call)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
             signal.signal(number, handler)
 
 

@@ -9,23 +9,15 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
-import click
 import pytest
 from click.testing import CliRunner
-from rich.table import Table
 
-from config import VERSION, limits
-from config.settings import Settings, settings
-from producer.cli import compare_commands, console, fleets, parameters, render, run_commands
+from config import VERSION
 from producer.cli import main as command_line
-from producer.dispatch.dispatcher import Progress
 from producer.local_fleet.supervisor_client import ROOT
 from producer.output.run_file import PlanState, RunConfig, RunFile, State
-from tasks.errors import UsageError
-from tasks.model import HeaderOptions, ImageRequest, ResizeMode, ResizeOptions, Verify
+from tasks.model import ImageRequest
 from tasks.storage import plan
 from tasks.storage.shard_parquet import ShardRef
 from tasks.storage.store import Store
@@ -34,16 +26,6 @@ _COMMANDS = sorted(command_line.cli.commands)
 #: A broker that refuses connections.
 _DEAD = "redis://127.0.0.1:1/0"
 Main = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture(autouse=True)
-def _no_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Remove imagefleet's environment variables."""
-    for name in Settings.model_fields:
-        monkeypatch.delenv(f"IMAGEFLEET_{name.upper()}", raising=False)
-    settings.cache_clear()
-    yield
-    settings.cache_clear()
 
 
 @pytest.fixture
@@ -289,14 +271,6 @@ def test_worker_settings_are_not_checked_with_a_broker(
     assert "can't be reached" in errors
 
 
-def test_redirected_tables_have_no_trailing_spaces(capsys: pytest.CaptureFixture[str]) -> None:
-    """A table's padding, meant for terminals, is left out when output goes to a file."""
-    table = Table("name", "found", box=None)
-    table.add_row("a", "much more than a name")
-    console.show(table)
-    assert capsys.readouterr().out.splitlines() == [" name  found", " a     much more than a name"]
-
-
 def test_unexpected_error_points_to_debug(main: Main, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """An unexpected error has three parts too; with --debug its traceback is shown."""
     monkeypatch.setattr("producer.sources.text.read", lambda _: 1 / 0)
@@ -447,46 +421,6 @@ def test_cancelled_run_is_reported_as_cancelled(main: Main, monkeypatch: pytest.
     assert errors.strip().startswith("Cancelled by another command.")
 
 
-def test_progress_separates_earlier_images() -> None:
-    """Images are counted for the whole run; figures of this command alone are labelled so."""
-    shown: list[tuple[Any, ...]] = []
-    display: Any = SimpleNamespace(show=lambda *what: shown.append(what))
-    run_commands._show_run(display, Progress(30, 10, 2048, 200, True, done_before=60))
-    run_commands._show_run(display, Progress(30, 10, 2048, 200, False, note="waiting"))
-    assert shown == [
-        ("images", 100, 200, "60 were done before; since then 2.0 KiB, 10 failed", "", 60, False),
-        ("images", 40, None, "2.0 KiB, 10 failed", "waiting", 0, False),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("images", "expected"),
-    [
-        (1, "Finishing 1 download in progress. Press Ctrl-C again to drop it."),
-        (64, "Finishing 64 downloads in progress. Press Ctrl-C again to drop them."),
-    ],
-)
-def test_finishing_downloads_are_announced(images: int, expected: str) -> None:
-    """The number of images still being downloaded is announced on its own line, then shown beside the counts."""
-    announced: list[str] = []
-    notes: list[str] = []
-    display: Any = SimpleNamespace(show=lambda *what: notes.append(what[4]), announce=announced.append)
-    for finishing in (None, 0, images):
-        run_commands._show_run(display, Progress(30, 10, 2048, 200, True, finishing=finishing))
-    assert announced == [expected]
-    assert notes == ["", "", f"finishing {images} more"]
-
-
-@pytest.mark.parametrize(
-    ("reason", "count", "expected"),
-    [("", 0, "10 failed"), ("dns", 10, "10 failed (dns)"), ("dns", 6, "10 failed (6 of them dns)")],
-)
-def test_progress_names_the_main_reason(reason: str, count: int, expected: str) -> None:
-    """The main reason of failures is shown while the run is going, not only when all images have failed."""
-    progress = Progress(0, 10, 0, 200, True, main_reason=reason, main_reason_count=count)
-    assert render.describe_failures(progress) == expected
-
-
 def test_unusable_listen_address_is_an_error(main: Main) -> None:
     """A demo server that can't listen names the address and an alternative."""
     status, _, errors = main("serve", "--host", "192.0.2.1")
@@ -494,118 +428,6 @@ def test_unusable_listen_address_is_an_error(main: Main) -> None:
     assert "192.0.2.1:8765" in errors
     # The cause is given once.
     assert errors.count("listen") == 1
-
-
-@pytest.mark.parametrize(
-    ("text", "count"),
-    [("1", 1), ("500", 500), ("1kB", 1000), ("500KiB", 512_000), ("64MiB", 64 << 20), ("1.5 MiB", 1_572_864)],
-)
-def test_sizes(text: str, count: int) -> None:
-    """A size is a number of bytes, or a number with a unit."""
-    assert parameters.Size().convert(text, None, None) == count
-
-
-@pytest.mark.parametrize("text", ["", "0", "-5", "big", "5 potatoes", "nan", "inf"])
-def test_invalid_sizes_are_refused(text: str) -> None:
-    """Text that is not a size, and sizes below one byte, are refused."""
-    with pytest.raises(click.BadParameter, match="size"):
-        parameters.Size().convert(text, None, None)
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"),
-    [("10", 10.0), ("0.5", 0.5), ("300ms", 0.3), ("1ms", 0.001), ("5s", 5.0), ("2m", 120.0), (" 2 M ", 120.0)],
-)
-def test_durations(text: str, seconds: float) -> None:
-    """A duration is a number of seconds, or a number with a unit."""
-    assert parameters.Duration().convert(text, None, None) == pytest.approx(seconds)
-
-
-@pytest.mark.parametrize("text", ["", "ms", "0", "-1", "nan", "inf", "1e400", "1h", "soon"])
-def test_invalid_durations_are_refused(text: str) -> None:
-    """Text that is not a duration, and durations that are zero, negative or infinite, are refused."""
-    with pytest.raises(click.BadParameter, match=r"not a duration|at least"):
-        parameters.Duration().convert(text, None, None)
-
-
-def test_options_reach_the_run() -> None:
-    """The command line's values become the run's options.
-
-    The longest deadline is a quarter of the visibility timeout.
-    """
-    given: dict[str, object] = {"timeout": 1.5, "deadline": limits.MAX_DEADLINE, "max_bytes": 7, "retries": 0}
-    resized = {"resize": "keep_ratio", "image_size": 99}
-    given |= {"max_retry_after": 5.0, "max_redirects": 2, "allow_downgrade": True, "ignore_opt_out": True}
-    given["insecure"] = True
-    head = {
-        "verify": "decode",
-        "user_agent": " Somebody/1.0 ",
-        "referer": None,
-        "headers": ("X-A: b", "Authorization:Basic c:d"),
-    }
-    options = parameters.convert_run_options({**given, **resized, **head, "shard_size": 10, "window": 2})
-    assert (options.shard_size, options.window) == (10, 2)
-    assert {name: getattr(options.fetch, name) for name in given} == given
-    assert options.fetch.resize == ResizeOptions(ResizeMode.KEEP_RATIO, 99)
-    assert options.fetch.verify is Verify.DECODE
-    assert options.fetch.headers == HeaderOptions("Somebody/1.0", None, (("X-A", "b"), ("Authorization", "Basic c:d")))
-    assert limits.MAX_DEADLINE == limits.VISIBILITY_TIMEOUT / 4
-
-
-def test_insecure_run_needs_the_operator(monkeypatch: pytest.MonkeyPatch) -> None:
-    """If the workers share this environment and would refuse the run, it is refused at once."""
-    frozen = parameters.convert_run_options({**parameters.with_defaults({}), "insecure": True})
-    with pytest.raises(UsageError, match="IMAGEFLEET_ALLOW_INSECURE_TLS is not set"):
-        fleets.check_insecure(frozen)
-    monkeypatch.setenv("IMAGEFLEET_ALLOW_INSECURE_TLS", "true")
-    settings.cache_clear()
-    fleets.check_insecure(frozen)
-
-
-@pytest.mark.parametrize("mode", ["no", "keep_ratio"])
-def test_image_size_defaults_to_256(mode: str) -> None:
-    """Without --image-size, a resized image's smaller side has 256 pixels, as in img2dataset.
-
-    Without --resize, images stay as they are.
-    """
-    given = parameters.with_defaults({})
-    assert parameters.convert_run_options(given).fetch.resize == ResizeOptions(ResizeMode.NO)
-    assert parameters.convert_run_options({**given, "resize": mode}).fetch.resize == ResizeOptions(
-        ResizeMode(mode), 256
-    )
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "why"),
-    [
-        ("headers", ("X-A",), "no colon"),
-        ("headers", ("X-A:",), "printable"),
-        ("headers", ("X-A: b", "X A: b"), "no header's name"),
-        ("headers", (": b",), "no header's name"),
-        ("headers", ("X-A: b\r\nX-Evil: c",), "on one line"),
-        ("headers", ("X-A: \u00e4",), "printable ASCII"),
-        ("headers", ("hOST: a.example",), "can't be set"),
-        ("headers", ("Content-Length: 7",), "can't be set"),
-        ("headers", ("If-None-Match: x",), "can't be set"),
-        ("headers", ("Transfer-Encoding: chunked",), "can't be set"),
-        ("user_agent", "a\nb", "on one line"),
-        ("referer", "", "printable"),
-    ],
-)
-def test_invalid_headers_are_refused(name: str, value: object, why: str) -> None:
-    """A header that would break its line, or that imagefleet sets itself, is refused on the command line."""
-    with pytest.raises(click.BadParameter, match=why):
-        parameters.convert_run_options({**parameters.with_defaults({}), name: value})
-
-
-def test_demo_gets_a_new_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The demo's folder gets the next free number."""
-    monkeypatch.chdir(tmp_path)
-    for expected in ("demo", "demo-2", "demo-3"):
-        folder = compare_commands._new_folder("demo")
-        assert str(folder) == expected
-        folder.mkdir()
-    assert len(list(tmp_path.iterdir())) == 3
 
 
 @pytest.mark.parametrize("option", ["--out", "--broker"])

@@ -12,6 +12,7 @@ from rich.console import Console, RenderableType
 from config.settings import settings
 from producer.cli import render
 from producer.comparison.comparison import Comparison, Way
+from producer.dispatch.dispatcher import Progress
 from producer.output.summary import Summary
 from producer.runs.run import PreviousResult, RunResult
 from tasks.errors import CommandError
@@ -197,3 +198,13 @@ def test_errors_are_escaped() -> None:
         "       Error: \ufffd31m\ufffdgpj",
         "To do: Look at [bold]it[/bold].",
     ]
+
+
+@pytest.mark.parametrize(
+    ("reason", "count", "expected"),
+    [("", 0, "10 failed"), ("dns", 10, "10 failed (dns)"), ("dns", 6, "10 failed (6 of them dns)")],
+)
+def test_progress_names_the_main_reason(reason: str, count: int, expected: str) -> None:
+    """The main reason of failures is shown while the run is going, not only when all images have failed."""
+    progress = Progress(0, 10, 0, 200, True, main_reason=reason, main_reason_count=count)
+    assert render.describe_failures(progress) == expected
