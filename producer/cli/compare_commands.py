@@ -191,7 +191,7 @@ def _compare(
     request: FleetRequest,
 ) -> Comparison:
     """Compare the three ways; without the fleet, they download in this process."""
-    from producer.cli.progress_display import Display
+    from producer.cli.progress_display import Display, DisplayedProgress
     from producer.comparison import comparison
     from producer.output.folder import prepare_output
     from tasks.download import downloader as downloading
@@ -218,7 +218,7 @@ def _compare(
             threads,
             downloader,
             pool,
-            lambda way, ended: display.show(way, ended, len(requests)),
+            lambda way, ended: display.show(way, DisplayedProgress(ended, len(requests))),
         )
         if request.size.flower and sys.stdin.isatty() and not request.quiet:
             display.close()

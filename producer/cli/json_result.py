@@ -48,6 +48,14 @@ class JsonResult:
             self._emitted = True
             click.echo(json.dumps(facts))
 
+    def emit_error(self, error: CommandError) -> None:
+        """Print an error as an object, under the same conditions."""
+        if self.as_json:
+            from producer.cli.render import sanitized
+
+            texts = {"what": sanitized(error.what), "why": sanitized(error.why), "todo": sanitized(error.hint)}
+            self.emit({"error": {**texts, "exit_code": error.exit_code}, **self.run})
+
 
 def current_result() -> JsonResult:
     """Return the JSON result of the running command."""
@@ -58,12 +66,3 @@ def enable_json(context: click.Context, _: click.Parameter, wanted: bool) -> boo
     """Note whether `--json` was given; a callback of the option."""
     context.ensure_object(JsonResult).as_json = wanted
     return wanted
-
-
-def emit_error(result: JsonResult, error: CommandError) -> None:
-    """Print an error as an object, if `--json` was given and no object has been printed."""
-    if result.as_json:
-        from producer.cli.render import sanitized
-
-        said = {"what": sanitized(error.what), "why": sanitized(error.why), "todo": sanitized(error.hint)}
-        result.emit({"error": {**said, "exit_code": error.exit_code}, **result.run})

@@ -1,7 +1,4 @@
-"""The command line: its exit status, and how errors and interruptions are reported. No other package prints.
-
-Each command imports its modules when it runs, so that `producer --help` and usage errors answer at once.
-"""
+"""The command line: its commands, its exit status, and its reports of errors and interruptions."""
 
 from __future__ import annotations
 
@@ -19,7 +16,7 @@ from config import VERSION, SettingsError, streams
 from producer.cli.compare_commands import compare, demo, serve
 from producer.cli.console import print_note, show
 from producer.cli.fleet_commands import doctor, fleet
-from producer.cli.json_result import JsonResult, emit_error
+from producer.cli.json_result import JsonResult
 from producer.cli.run_commands import cancel, resume, retry, run
 from producer.cli.signals import (
     CANCEL_SIGNAL,
@@ -87,39 +84,42 @@ def _run_command_line(result: JsonResult, debug: bool) -> Any:
     except SystemExit as error:
         return error.code
     except click.ClickException as error:
-        emit_error(result, _usage_error(error))
+        result.emit_error(_usage_error(error))
         error.show()
         return error.exit_code
     except (KeyboardInterrupt, RunInterruptedError, click.Abort) as error:
-        # The rest takes milliseconds. Ignore another Ctrl-C, so that the user still gets the command to resume.
-        set_handler(END_SIGNALS, lambda *_: None)
-        # Click replaces an interruption by an Abort.
-        cancelled = isinstance(error.__cause__ or error, CommandCancelled) or (
-            isinstance(error, RunInterruptedError) and error.cancelled
-        )
-        facts = result.run
-        result.emit({"interrupted": True, "cancelled": cancelled, **facts})
-        what = "Cancelled by another command." if cancelled else "Interrupted."
-        if facts:
-            print_note(f"{what} Saved images and manifests are kept.", quiet=False)
-            print_note(f"Resume with: {facts['resume']}", quiet=False)
-        elif result.comparison_folder is not None:
-            print_note(
-                f"{what} Saved images are kept in {result.comparison_folder}. A comparison can't be resumed.",
-                quiet=False,
-            )
-        else:
-            print_note(what, quiet=False)
+        _report_interruption(result, error)
         return _EXIT_INTERRUPTED
     except Exception as error:
         command_error = _command_error(error)
-        emit_error(result, command_error)
+        result.emit_error(command_error)
         if debug:
             raise
         from producer.cli import render
 
         show(render.render_error(command_error), sys.stderr)
         return command_error.exit_code
+
+
+def _report_interruption(result: JsonResult, error: BaseException) -> None:
+    """Report why the command ended early, and the command to resume its run."""
+    # The rest takes milliseconds. Ignore another Ctrl-C, so that the user still gets the command to resume.
+    set_handler(END_SIGNALS, lambda *_: None)
+    # Click replaces an interruption by an Abort.
+    cancelled = isinstance(error.__cause__ or error, CommandCancelled) or (
+        isinstance(error, RunInterruptedError) and error.cancelled
+    )
+    facts = result.run
+    result.emit({"interrupted": True, "cancelled": cancelled, **facts})
+    what = "Cancelled by another command." if cancelled else "Interrupted."
+    if facts:
+        print_note(f"{what} Saved images and manifests are kept.", quiet=False)
+        print_note(f"Resume with: {facts['resume']}", quiet=False)
+    elif result.comparison_folder is not None:
+        text = f"{what} Saved images are kept in {result.comparison_folder}. A comparison can't be resumed."
+        print_note(text, quiet=False)
+    else:
+        print_note(what, quiet=False)
 
 
 def _command_error(error: Exception) -> CommandError:

@@ -52,6 +52,30 @@ class _Bar(Progress):
             yield Text(line, "dim")
 
 
+@dataclass(frozen=True, slots=True)
+class DisplayedProgress:
+    """The progress of one bar or line."""
+
+    #: The number of ended images.
+    ended: int
+    #: The number of all images; None while it is unknown.
+    total: int | None
+    #: Further figures of the ended images.
+    detail: str = ""
+    #: A note for the user, shown on its own line.
+    note: str = ""
+    #: The number of images ended by earlier commands; they don't count for the speed.
+    done_before: int = 0
+    #: Whether the command ends before the total is reached; if so, no remaining time is shown.
+    ends_early: bool = False
+
+    def seconds_left(self, rate: float) -> float | None:
+        """Return the remaining time at this number of images per second; None if it is unknown."""
+        if self.total is None or not rate or self.ends_early:
+            return None
+        return (self.total - self.ended) / rate
+
+
 class Display:
     """Shows the number of ended images, and their total. A context manager."""
 
@@ -88,63 +112,55 @@ class Display:
         if self._bar is not None:
             self._bar.stop()
 
-    def show(
-        self,
-        what: str,
-        ended: int,
-        total: int | None,
-        detail: str = "",
-        note: str = "",
-        done_before: int = 0,
-        ends_early: bool = False,
-    ) -> None:
-        """Show the progress of a bar or line. Its clock starts when it is first shown.
-
-        Args:
-            what: the name of the bar.
-            ended: the number of ended images.
-            total: the number of all images; None while it is unknown.
-            detail: further figures of the ended images.
-            note: a note for the user, shown on its own line.
-            done_before: the number of images ended by earlier commands; they don't count for the speed.
-            ends_early: whether the command ends before the total is reached; if so, no remaining time is shown.
-        """
+    def show(self, name: str, progress: DisplayedProgress) -> None:
+        """Show the progress of the bar or line with this name. Its clock starts when it is first shown."""
         if self._quiet:
             return
         now = time.monotonic()
-        clock = self._clocks.setdefault(what, _Clock(now))
-        rate = clock.rate(ended - done_before, now)
-        left = (total - ended) / rate if total is not None and rate and not ends_early else None
-        if self._bar is not None:
-            self._bar.lines = (detail, note)
-            fields: dict[str, Any] = {
-                "percent": "" if not total else f"{ended * 100 // total}%",
-                "count": f"{ended:,}" if total is None else f"{ended:,}/{total:,}",
-                "rate": f"{_number(rate)} images/s",
-                "times": _duration(now - clock.started) + ("" if not left else f", {_duration(left)} left"),
-            }
-            if what not in self._tasks:
-                self._tasks[what] = self._bar.add_task(what, total=total, **fields)
-            self._bar.update(self._tasks[what], completed=ended, total=total, **fields)
+        clock = self._clocks.setdefault(name, _Clock(now))
+        rate = clock.rate(progress.ended - progress.done_before, now)
+        show = self._show_line if self._bar is None else self._show_bar
+        show(name, progress, rate, now - clock.started)
+
+    def _show_bar(self, name: str, progress: DisplayedProgress, rate: float, seconds: float) -> None:
+        assert self._bar is not None
+        ended, total = progress.ended, progress.total
+        left = progress.seconds_left(rate)
+        self._bar.lines = (progress.detail, progress.note)
+        fields: dict[str, Any] = {
+            "percent": "" if not total else f"{ended * 100 // total}%",
+            "count": f"{ended:,}" if total is None else f"{ended:,}/{total:,}",
+            "rate": f"{_format_rate(rate)} images/s",
+            "times": _format_duration(seconds) + ("" if not left else f", {_format_duration(left)} left"),
+        }
+        if name not in self._tasks:
+            self._tasks[name] = self._bar.add_task(name, total=total, **fields)
+        self._bar.update(self._tasks[name], completed=ended, total=total, **fields)
+
+    def _show_line(self, name: str, progress: DisplayedProgress, rate: float, seconds: float) -> None:
+        """Print the note when it changes, and the progress every few seconds."""
+        if progress.note and progress.note != self._note:
+            self._print_line(progress.note)
+        self._note = progress.note
+        now = time.monotonic()
+        if now - self._last_line < _LINE_INTERVAL_SECONDS:
             return
-        if note and note != self._note:
-            self._line(note)
-        self._note = note
-        if now - self._last_line >= _LINE_INTERVAL_SECONDS:
-            self._last_line = now
-            of = "" if total is None else f" of {total:,}"
-            percent = f" ({ended * 100 // total}%)" if total else ""
-            line = f"{what}: {ended:,}{of} images{percent} after {now - clock.started:.0f} s, {_number(rate)} images/s"
-            line += f", {_duration(left)} left" if left else ""
-            self._line(f"{line}; {detail}" if detail else line)
+        self._last_line = now
+        ended, total = progress.ended, progress.total
+        of_total = "" if total is None else f" of {total:,}"
+        percent = f" ({ended * 100 // total}%)" if total else ""
+        line = f"{name}: {ended:,}{of_total} images{percent} after {seconds:.0f} s, {_format_rate(rate)} images/s"
+        if left := progress.seconds_left(rate):
+            line += f", {_format_duration(left)} left"
+        self._print_line(f"{line}; {progress.detail}" if progress.detail else line)
 
     def announce(self, text: str) -> None:
         """Show a permanent line above the bar, also with ``quiet``. Only the first announcement is shown."""
         if not self._announced:
             self._announced = True
-            self._line(text)
+            self._print_line(text)
 
-    def _line(self, text: str) -> None:
+    def _print_line(self, text: str) -> None:
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
@@ -162,10 +178,10 @@ def show_waiting(console: Console, text: str, quiet: bool = False) -> Iterator[N
         yield
 
 
-def _number(rate: float) -> str:
+def _format_rate(rate: float) -> str:
     return f"{rate:,.0f}" if rate >= 100 else f"{rate:.1f}"
 
 
-def _duration(seconds: float) -> str:
+def _format_duration(seconds: float) -> str:
     """Return a time as hours, minutes and seconds: 0:01:02."""
     return str(timedelta(seconds=int(seconds)))

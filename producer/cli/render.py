@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -10,6 +11,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from producer.formatting import pluralized
 from tasks.errors import CommandError
 from tasks.redaction import redacted
 
@@ -48,55 +50,68 @@ def describe_failures(progress: Progress) -> str:
     return f"{text} ({progress.main_reason_count:,} of them {progress.main_reason})"
 
 
-def render_run(report: RunResult) -> RenderableType:
+def render_run(result: RunResult) -> RenderableType:
     """Render the report of a run."""
-    # Not at the top, because this module also shows errors in the settings.
-    from config.settings import settings
-
-    summary = report.summary
-    hints = _HINTS if settings().proxy is None else {**_HINTS, "connect": _PROXY_HINT}
     grid = Table.grid(padding=(0, 2))
-    if report.completion is not None:
-        grid.add_row("This command", Text("nothing to do; the figures are from when the run completed", "bold"))
-        grid.add_row("Completed", _render_previous_result(report.completion, summary.total))
-    else:
-        grid.add_row("Total Execution Time", Text(f"{report.wall_seconds:.2f} seconds", "bold"))
-        grid.add_row("Images per second", f"{report.images_per_second:,.1f}")
-        if report.images != summary.total:
-            grid.add_row("This command", f"{report.images:,} of {summary.total:,} images, in this time")
-    grid.add_row("Images", f"{summary.total:,} in {summary.shards:,} {'shard' if summary.shards == 1 else 'shards'}")
-    for status, count in summary.statuses.items():
-        grid.add_row(f"  {status}", f"{count:,}")
-    if report.previous_run is not None:
-        grid.add_row("  unchanged", Text(f"{summary.unchanged:,} of them, reused from {report.previous_run}"))
-    if summary.reasons:
-        grid.add_row("Reasons of failures", "")
-    for reason, count in summary.reasons.items():
-        grid.add_row(f"  {reason}", f"{count:,}{hints.get(reason, '')}")
-    if report.before:
-        grid.add_row("Retried", f"{sum(report.before.values()):,}")
-        for reason, number in report.before.items():
-            grid.add_row(f"  {reason}", f"{number:,} before, {summary.reasons.get(reason, 0):,} now")
-    if report.repaired:
-        grid.add_row("Repaired", f"{report.repaired:,} lost tasks, sent again")
-    grid.add_row("Saved", format_size(summary.bytes))
-    if report.completion is None:
-        fleet = _describe_fleet(report.workers, report.slots)
-        grid.add_row("Fleet", f"{fleet}; ready after {report.startup_seconds:.2f} s")
-    for worker in report.unfit:
-        grid.add_row("Unfit worker", Text(sanitized(str(worker))))
-    if summary.success:
-        grid.add_row("Images are in", Text(f"{report.out}/00000/ …"))
-    grid.add_row("Manifests are in", Text(f"{report.out}/00000.parquet …"))
-    if summary.failed:
-        grid.add_row(
-            "Failures are",
-            "the manifest rows with a status other than success; see their reason and error_message",
-        )
+    for row in (*_speed_rows(result), *_count_rows(result), *_fleet_rows(result), *_file_rows(result)):
+        grid.add_row(*row)
     return grid
 
 
-def _render_previous_result(completion: PreviousResult, total: int) -> str:
+def _speed_rows(result: RunResult) -> Iterator[tuple[RenderableType, ...]]:
+    total = result.summary.total
+    if result.completion is not None:
+        yield "This command", Text("nothing to do; the figures are from when the run completed", "bold")
+        yield "Completed", _describe_previous_result(result.completion, total)
+        return
+    yield "Total Execution Time", Text(f"{result.wall_seconds:.2f} seconds", "bold")
+    yield "Images per second", f"{result.images_per_second:,.1f}"
+    if result.images != total:
+        yield "This command", f"{result.images:,} of {total:,} images, in this time"
+
+
+def _count_rows(result: RunResult) -> Iterator[tuple[RenderableType, ...]]:
+    # Not at the top, because this module also shows errors in the settings.
+    from config.settings import settings
+
+    summary = result.summary
+    hints = _HINTS if settings().proxy is None else {**_HINTS, "connect": _PROXY_HINT}
+    yield "Images", f"{summary.total:,} in {pluralized(summary.shards, 'shard')}"
+    for status, count in summary.statuses.items():
+        yield f"  {status}", f"{count:,}"
+    if result.previous_run is not None:
+        yield "  unchanged", Text(f"{summary.unchanged:,} of them, reused from {result.previous_run}")
+    if summary.reasons:
+        yield "Reasons of failures", ""
+    for reason, count in summary.reasons.items():
+        yield f"  {reason}", f"{count:,}{hints.get(reason, '')}"
+    if result.before:
+        yield "Retried", f"{sum(result.before.values()):,}"
+        for reason, number in result.before.items():
+            yield f"  {reason}", f"{number:,} before, {summary.reasons.get(reason, 0):,} now"
+    if result.repaired:
+        yield "Repaired", f"{pluralized(result.repaired, 'lost task')}, sent again"
+    yield "Saved", format_size(summary.bytes)
+
+
+def _fleet_rows(result: RunResult) -> Iterator[tuple[RenderableType, ...]]:
+    if result.completion is None:
+        fleet = _describe_fleet(result.workers, result.slots)
+        yield "Fleet", f"{fleet}; ready after {result.startup_seconds:.2f} s"
+    for worker in result.unfit:
+        yield "Unfit worker", Text(sanitized(str(worker)))
+
+
+def _file_rows(result: RunResult) -> Iterator[tuple[RenderableType, ...]]:
+    if result.summary.success:
+        yield "Images are in", Text(f"{result.out}/00000/ …")
+    yield "Manifests are in", Text(f"{result.out}/00000.parquet …")
+    if result.summary.failed:
+        text = "the manifest rows with a status other than success; see their reason and error_message"
+        yield "Failures are", text
+
+
+def _describe_previous_result(completion: PreviousResult, total: int) -> str:
     """Describe the earlier command, which completed the run."""
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(completion.finished_at))
     done = f"{completion.images:,} of {total:,} images in {completion.wall_seconds:.2f} seconds"
@@ -105,7 +120,7 @@ def _render_previous_result(completion: PreviousResult, total: int) -> str:
 
 
 def _describe_fleet(workers: int, slots: int) -> str:
-    return f"{workers} {'worker' if workers == 1 else 'workers'}, {slots} slots"
+    return f"{pluralized(workers, 'worker')}, {slots} slots"
 
 
 def render_comparison(comparison: Comparison) -> RenderableType:

@@ -229,21 +229,28 @@ def _execute_run(run: Run, pool: WorkerPool, out: Path, quiet: bool) -> RunResul
 
 
 def _show_run(display: Display, progress: Progress) -> None:
+    from producer.cli.progress_display import DisplayedProgress
     from producer.cli.render import describe_failures, format_size
 
     detail = f"{format_size(progress.bytes)}, {describe_failures(progress)}"
     if progress.done_before:
         # Images are counted for the whole run, the details for this command.
         detail = f"{progress.done_before:,} were done before; since then {detail}"
-    total = progress.planned if progress.plan_complete else None
     note = progress.note
     if progress.finishing:
         them = "it" if progress.finishing == 1 else "them"
         downloads = pluralized(progress.finishing, "download")
         display.announce(f"Finishing {downloads} in progress. Press Ctrl-C again to drop {them}.")
         note = f"finishing {progress.finishing:,} more"
-    ended = progress.done_before + progress.success + progress.failed
-    display.show("images", ended, total, detail, note, progress.done_before, progress.finishing is not None)
+    displayed = DisplayedProgress(
+        ended=progress.done_before + progress.success + progress.failed,
+        total=progress.planned if progress.plan_complete else None,
+        detail=detail,
+        note=note,
+        done_before=progress.done_before,
+        ends_early=progress.finishing is not None,
+    )
+    display.show("images", displayed)
 
 
 def _show_result(result: RunResult, as_json: bool) -> None:

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from producer.cli import progress_display
-from producer.cli.progress_display import Display, show_waiting
+from producer.cli.progress_display import Display, DisplayedProgress, show_waiting
 
 _ERASED = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
@@ -56,10 +56,10 @@ def test_bar_fits_80_columns(watch: Watch) -> None:
     """Percentage, counts, speed, time and time left are on one line; details and a note have lines of their own."""
     screen = console(terminal=True)
     with Display(screen) as display:
-        display.show("one by one", 0, 10_000_000)
+        display.show("one by one", DisplayedProgress(0, 10_000_000))
         watch.now += 3700
         note = "waiting for 2 images; 2 workers respond"
-        display.show("one by one", 1_234_567, 10_000_000, "12.3 MiB, 3 failed", note)
+        display.show("one by one", DisplayedProgress(1_234_567, 10_000_000, "12.3 MiB, 3 failed", note))
         bar, detail, shown_note = bar_lines(display)
     assert re.fullmatch(r"one by one +\S+ 12% 1,234,567/10,000,000 334 images/s 1:01:40, 7:17:\d\d left", bar), bar
     assert (detail, shown_note) == ("12.3 MiB, 3 failed", note)
@@ -69,9 +69,9 @@ def test_bar_without_a_total(watch: Watch) -> None:
     """While the list is still being read, there is no percentage and no time left."""
     screen = console(terminal=True)
     with Display(screen) as display:
-        display.show("images", 0, None)
+        display.show("images", DisplayedProgress(0, None))
         watch.now += 10
-        display.show("images", 50, None)
+        display.show("images", DisplayedProgress(50, None))
         (bar,) = bar_lines(display)
     assert re.fullmatch(r"images +\S+ +50 5\.0 images/s 0:00:10", bar), bar
 
@@ -80,7 +80,7 @@ def test_bar_is_gone_at_the_end(watch: Watch) -> None:
     """The bar is erased at the end; an announcement stays, on a line of its own, and is shown once."""
     screen = console(terminal=True)
     with Display(screen) as display:
-        display.show("images", 1, 10, "detail", "note")
+        display.show("images", DisplayedProgress(1, 10, "detail", "note"))
         display.announce("Finishing 3 images.")
         display.announce("Finishing 2 images.")
     assert isinstance(screen.file, io.StringIO)
@@ -94,12 +94,12 @@ def test_each_way_has_a_clock_of_its_own(watch: Watch) -> None:
     """The second way has its own time and speed."""
     screen = console(terminal=False)
     with Display(screen) as display:
-        display.show("one by one", 0, 100)
+        display.show("one by one", DisplayedProgress(0, 100))
         watch.now += 60
-        display.show("one by one", 100, 100)
-        display.show("threads", 0, 100)
+        display.show("one by one", DisplayedProgress(100, 100))
+        display.show("threads", DisplayedProgress(0, 100))
         watch.now += 10
-        display.show("threads", 50, 100, "50 KiB")
+        display.show("threads", DisplayedProgress(50, 100, "50 KiB"))
     lines = [line for line in written_lines(screen) if line]
     assert lines == [
         "one by one: 100 of 100 images (100%) after 60 s, 1.7 images/s",
@@ -112,9 +112,9 @@ def test_note_is_a_line_without_a_terminal(watch: Watch) -> None:
     screen = console(terminal=False)
     with Display(screen) as display:
         for note in ("", "waiting", "waiting", "", "waiting"):
-            display.show("images", 7, 10, "detail", note)
+            display.show("images", DisplayedProgress(7, 10, "detail", note))
         watch.now += 5
-        display.show("images", 7, 10, "detail", "waiting")
+        display.show("images", DisplayedProgress(7, 10, "detail", "waiting"))
     lines = [line for line in written_lines(screen) if line]
     assert lines == ["waiting", "waiting", "images: 7 of 10 images (70%) after 5 s, 0.0 images/s; detail"]
 
@@ -123,9 +123,9 @@ def test_speed_leaves_out_earlier_images(watch: Watch) -> None:
     """Images of an earlier command count as done, but not for the speed."""
     screen = console(terminal=False)
     with Display(screen) as display:
-        display.show("images", 0, 1000)
+        display.show("images", DisplayedProgress(0, 1000))
         watch.now += 5
-        display.show("images", 510, 1000, done_before=500)
+        display.show("images", DisplayedProgress(510, 1000, done_before=500))
     assert "images: 510 of 1,000 images (51%) after 5 s, 2.0 images/s, 0:04:05 left" in written_lines(screen)
 
 
@@ -133,9 +133,9 @@ def test_early_end_has_no_time_left(watch: Watch) -> None:
     """If a run ends early, no remaining time is shown."""
     screen = console(terminal=False)
     with Display(screen) as display:
-        display.show("images", 0, 1000)
+        display.show("images", DisplayedProgress(0, 1000))
         watch.now += 5
-        display.show("images", 10, 1000, ends_early=True)
+        display.show("images", DisplayedProgress(10, 1000, ends_early=True))
     assert "images: 10 of 1,000 images (1%) after 5 s, 2.0 images/s" in written_lines(screen)
 
 

@@ -8,18 +8,19 @@ from typing import Any
 import pytest
 
 from producer.cli import run_commands
+from producer.cli.progress_display import DisplayedProgress
 from producer.dispatch.dispatcher import Progress
 
 
 def test_progress_separates_earlier_images() -> None:
     """Images are counted for the whole run; figures of this command alone are labelled so."""
-    shown: list[tuple[Any, ...]] = []
-    display: Any = SimpleNamespace(show=lambda *what: shown.append(what))
+    shown: list[tuple[str, DisplayedProgress]] = []
+    display: Any = SimpleNamespace(show=lambda *arguments: shown.append(arguments))
     run_commands._show_run(display, Progress(30, 10, 2048, 200, True, done_before=60))
     run_commands._show_run(display, Progress(30, 10, 2048, 200, False, note="waiting"))
     assert shown == [
-        ("images", 100, 200, "60 were done before; since then 2.0 KiB, 10 failed", "", 60, False),
-        ("images", 40, None, "2.0 KiB, 10 failed", "waiting", 0, False),
+        ("images", DisplayedProgress(100, 200, "60 were done before; since then 2.0 KiB, 10 failed", done_before=60)),
+        ("images", DisplayedProgress(40, None, "2.0 KiB, 10 failed", "waiting")),
     ]
 
 
@@ -34,7 +35,7 @@ def test_finishing_downloads_are_announced(images: int, expected: str) -> None:
     """The number of images still being downloaded is announced on its own line, then shown beside the counts."""
     announced: list[str] = []
     notes: list[str] = []
-    display: Any = SimpleNamespace(show=lambda *what: notes.append(what[4]), announce=announced.append)
+    display: Any = SimpleNamespace(show=lambda _, progress: notes.append(progress.note), announce=announced.append)
     for finishing in (None, 0, images):
         run_commands._show_run(display, Progress(30, 10, 2048, 200, True, finishing=finishing))
     assert announced == [expected]
