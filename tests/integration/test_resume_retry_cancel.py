@@ -196,7 +196,7 @@ def test_one_signal_finishes_the_downloads_in_progress(
         os.kill(running.producer.process.pid, number)
         ended = running.producer.wait()
         assert ended.code == 130, ended.err
-        match = re.search(r"^Finishing (\d+) images? that (?:is|are) being downloaded;", ended.err, re.MULTILINE)
+        match = re.search(r"^Finishing (\d+) downloads? in progress\.", ended.err, re.MULTILINE)
         assert match is not None, ended.err
         assert 0 < int(match[1]) <= _SLOTS
         assert f"Resume with: producer resume {out}" in ended.err
@@ -435,7 +435,7 @@ def test_one_signal_on_a_terminal(demo_url: str, tmp_path: Path) -> None:
         processes.eventually(lambda: list(out.glob("0*/*.png")), "an image", 60)
         screen.type(b"\x03")
         assert screen.process.wait(60) == 130
-    match = re.search(r"^Finishing (\d+) images? that (?:is|are) being downloaded;", screen.text, re.MULTILINE)
+    match = re.search(r"^Finishing (\d+) downloads? in progress\.", screen.text, re.MULTILINE)
     assert match is not None, screen.text
     assert 0 < int(match[1]) <= slots
     assert "Starting 2 workers" in screen.text
