@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from benchmarks.projection import AHEAD, HOST_CORES, MOST_SLOTS, USE, Cost, ListTotals, Resources
-from producer.cli.render import format_size
+from producer.formatting import format_size
 from producer.output.run_file import RunConfig
 
 #: The purposes of the most frequent commands; the two scripts call those in brackets.

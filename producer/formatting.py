@@ -23,3 +23,12 @@ def pluralized(number: int, noun: str) -> str:
 def format_mebibytes(count: float) -> str:
     """Return a number of bytes in MiB; what is less than one, in KiB."""
     return f"{count / 1024**2:,.0f} MiB" if count >= 1024**2 else f"{count / 1024:,.0f} KiB"
+
+
+def format_size(count: float) -> str:
+    """Return a number of bytes with a fitting unit, by powers of 1024."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if round(count, 1) < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"

@@ -28,6 +28,7 @@ from producer.cli.parameters import (
     fleet_options,
     json_option,
 )
+from producer.formatting import pluralized
 from tasks import file_descriptors, runtime_tuning
 from tasks.errors import UsageError
 
@@ -112,7 +113,10 @@ def demo(images: int, latency: float, out: Path | None, threads: int, fleet: Fle
 
     place = out or _new_folder("imagefleet-demo")
     with _demo_server(latency, images) as url, remove_created_on_failure(place):
-        print_note(f"Downloading {images} images from {url}, which delays each by {latency * 1000:.0f} ms", as_json)
+        print_note(
+            f"Downloading {pluralized(images, 'image')} from {url}, which delays each by {latency * 1000:.0f} ms",
+            as_json,
+        )
         kinds = ("jpg", "png", "webp", "gif")
         requests = [
             ImageRequest(index, f"{url}/images/{index}.{kinds[index % len(kinds)]}?latency={latency}")
@@ -190,7 +194,7 @@ def _compare(
     threads: int,
     request: FleetRequest,
 ) -> Comparison:
-    """Compare the three ways; without the fleet, they download in this process."""
+    """Download the images in the three ways, and show the progress."""
     from producer.cli.progress_display import Display, DisplayedProgress
     from producer.comparison import comparison
     from producer.output.folder import prepare_output
@@ -220,7 +224,7 @@ def _compare(
             pool,
             lambda way, ended: display.show(way, DisplayedProgress(ended, len(requests))),
         )
-        if request.size.flower and sys.stdin.isatty() and not request.quiet:
+        if request.fleet.flower and sys.stdin.isatty() and not request.quiet:
             display.close()
             click.pause("Flower shows the fleet. Press any key to stop it.", err=True)
         return found

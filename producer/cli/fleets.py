@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 class FleetRequest:
     """The workers needed by a command: those at a broker, or else a local fleet."""
 
-    size: FleetParameters
+    fleet: FleetParameters
     #: The URL of the broker as given on the command line.
     broker: str | None = None
     #: The folders for a local fleet to write to. The first is the output folder.
@@ -126,11 +126,11 @@ def local_fleet(request: FleetRequest) -> Iterator[Fleet]:
 
     if unknown := unknown_variables(os.environ):
         print_note(f"Warning: unknown environment variables are ignored: {', '.join(unknown)}.", quiet=False)
-    size = FleetSize(request.size.workers or len(cores()), request.size.concurrency)
+    size = FleetSize(request.fleet.workers or len(cores()), request.fleet.concurrency)
     text = f"Starting {pluralized(size.workers, 'worker')}"
     previous = () if request.previous_run is None else [Path(request.previous_run)]
     with ExitStack() as stack:
-        fleet = Fleet(size, request.roots, request.allow_networks, request.size.flower, previous, request.proxied)
+        fleet = Fleet(size, request.roots, request.allow_networks, request.fleet.flower, previous, request.proxied)
         with show_waiting(create_console(sys.stderr), text, request.quiet):
             stack.enter_context(fleet)
         if fleet.flower is not None:

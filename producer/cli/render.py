@@ -11,7 +11,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from producer.formatting import pluralized
+from producer.formatting import format_size, pluralized
 from tasks.errors import CommandError
 from tasks.redaction import redacted
 
@@ -28,15 +28,6 @@ _HINTS = {
     "storage": "  (check IMAGEFLEET_STORE_ROOTS and the disk on the worker's machine)",
 }
 _PROXY_HINT = "  (IMAGEFLEET_PROXY is set here, and the proxy may be unreachable: check it with `producer doctor`)"
-
-
-def format_size(count: float) -> str:
-    """Return a number of bytes with a fitting unit, by powers of 1024."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if round(count, 1) < 1024:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.1f} TiB"
 
 
 def describe_failures(progress: Progress) -> str:

@@ -30,7 +30,7 @@ from producer.cli.parameters import (
     json_option,
 )
 from producer.cli.signals import CANCEL_SIGNAL, first_signal_calls
-from producer.formatting import pluralized
+from producer.formatting import format_size, pluralized
 from tasks.errors import WORTH_RETRYING
 from tasks.model import Reason
 
@@ -230,7 +230,7 @@ def _execute_run(run: Run, pool: WorkerPool, out: Path, quiet: bool) -> RunResul
 
 def _show_run(display: Display, progress: Progress) -> None:
     from producer.cli.progress_display import DisplayedProgress
-    from producer.cli.render import describe_failures, format_size
+    from producer.cli.render import describe_failures
 
     detail = f"{format_size(progress.bytes)}, {describe_failures(progress)}"
     if progress.done_before:

@@ -167,7 +167,7 @@ def test_folder_with_a_colon_in_its_name(
     assert "There is no folder" in errors
 
 
-_FAULTS: dict[str, tuple[bytes | None, list[str], int, str]] = {
+_ERRORS: dict[str, tuple[bytes | None, list[str], int, str]] = {
     "missing list": (None, [], 2, "No such file or directory"),
     "empty list": (b"", [], 2, "has no URL in it"),
     "only comments": (b"# nothing\n\n", [], 2, "has no URL in it"),
@@ -181,7 +181,7 @@ _FAULTS: dict[str, tuple[bytes | None, list[str], int, str]] = {
 
 
 @pytest.mark.parametrize("command", ["run", "compare"])
-@pytest.mark.parametrize(("body", "more", "status", "message"), _FAULTS.values(), ids=_FAULTS)
+@pytest.mark.parametrize(("body", "more", "status", "message"), _ERRORS.values(), ids=_ERRORS)
 def test_error_has_three_parts(
     main: Main, tmp_path: Path, command: str, body: bytes | None, more: list[str], status: int, message: str
 ) -> None:
@@ -296,7 +296,7 @@ def test_interrupt_exits_with_130(main: Main, monkeypatch: pytest.MonkeyPatch, t
     assert errors.strip().startswith("Interrupted.")
 
 
-@pytest.mark.parametrize(("body", "more", "status", "message"), _FAULTS.values(), ids=_FAULTS)
+@pytest.mark.parametrize(("body", "more", "status", "message"), _ERRORS.values(), ids=_ERRORS)
 @pytest.mark.parametrize("command", ["run", "compare"])
 def test_error_is_a_json_object(
     main: Main, tmp_path: Path, command: str, body: bytes | None, more: list[str], status: int, message: str

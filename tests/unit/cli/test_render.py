@@ -164,24 +164,6 @@ def test_run_that_took_no_time() -> None:
     assert replace(_REPORT, wall_seconds=0.0).images_per_second == 0.0
 
 
-@pytest.mark.parametrize(
-    ("count", "shown"),
-    [
-        (0, "0 B"),
-        (1023, "1023 B"),
-        (1024, "1.0 KiB"),
-        (1536, "1.5 KiB"),
-        (64 * 1024**2, "64.0 MiB"),
-        (5 * 1024**3, "5.0 GiB"),
-        (3 * 1024**4, "3.0 TiB"),
-        (5000 * 1024**4, "5000.0 TiB"),
-    ],
-)
-def test_size(count: int, shown: str) -> None:
-    """A number of bytes is shown in a suitable unit."""
-    assert render.format_size(count) == shown
-
-
 def test_errors_are_escaped() -> None:
     """Text quoted from a file or a server can't send terminal codes, reveal secrets or forge lines."""
     fault = CommandError(
