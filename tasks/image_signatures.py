@@ -1,13 +1,13 @@
-"""The first bytes of the image formats that are accepted. Pure."""
+"""The first bytes of the accepted image formats. No I/O."""
 
 from __future__ import annotations
 
 import re
 
-#: The length of the longest signature.
+#: The length of the longest signature, in bytes.
 SIGNATURE_BYTES = 18
-# A BMP begins with two letters alone, so the rest of its header has to fit: four reserved zeros, and the size of the
-# header that follows.
+# A BMP begins with only two letters, so more of its header is checked: four reserved zeros, and the size of the next
+# header.
 _IMAGE = re.compile(
     rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|GIF8[79]a|RIFF....WEBP|....ftypavi[fs]|II[*+]\x00|MM\x00[*+]|\x00\x00\x01\x00"
     rb"|BM....\x00{4}....(?:\x0c|\x28|\x34|\x38|\x40|\x6c|\x7c)\x00{3}",
@@ -16,5 +16,5 @@ _IMAGE = re.compile(
 
 
 def begins_as_image(body: bytes) -> bool:
-    """Tell whether the bytes begin as an image of a format that is accepted; it may still be broken."""
+    """Return whether the bytes begin as an image of an accepted format; the image may still be broken."""
     return _IMAGE.match(body) is not None
