@@ -35,10 +35,10 @@ ends a command. Its message says what happened, why, and what to do.
     ├── CancelledError                cancelled        the run has ended
     └── InternalError                 internal         an error in imagefleet
 
-    CommandError                         exit status 1     an error in imagefleet or its environment
+    CommandError                  exit status 1    an error in imagefleet or its environment
     └── UsageError                    exit status 2    input that the command can't use
 
-    RunInterruptedError                  exit status 130   ended early by the user
+    RunInterruptedError           exit status 130  ended early by the user
 
 Exceptions of other libraries are translated once, where they enter. The modules for downloads translate network errors,
 those for images Pillow's errors, and the store translates errors of the file system.
@@ -89,7 +89,7 @@ class RunInterruptedError(Exception):
 
 
 class UsageError(CommandError):
-    """A command got an option, an argument or a file that it can't use."""
+    """A command got an unusable option, argument or file."""
 
     exit_code = 2
 
@@ -225,7 +225,7 @@ class TruncatedError(FetchError):
 
 
 class NotAnImageError(FetchError):
-    """The body is not an image, or an image in a format that is not saved; the message names the format."""
+    """The body is not an image, or has a format that is not saved; the message names the format."""
 
     reason = Reason.NOT_IMAGE
 
@@ -279,5 +279,5 @@ class InternalError(FetchError):
     reason = Reason.INTERNAL
 
 
-#: The reasons of failures that a later retry may fix.
+#: The reasons of failures that may be gone in a later retry.
 WORTH_RETRYING = tuple(sorted(set(_worth_retrying())))

@@ -1,9 +1,9 @@
-"""The values that producer and workers exchange: an image's request, its Outcome, and the options of a run.
+"""The values exchanged by producer and workers: an image's request, its Outcome, and the options of a run.
 
 All are frozen, hold only JSON's own types, and do no I/O.
 
-To add a reason, add a member to `Reason` here, an error class with this reason to ``tasks/errors.py``, a route that
-provokes the error to ``producer/demo/faults.py``, and a row to ``tests/integration/test_faults.py``.
+To add a reason, add a member to `Reason` here, an error class with this reason to ``tasks/errors.py``, a route to
+provoke the error to ``producer/demo/faults.py``, and a row to ``tests/integration/test_faults.py``.
 """
 
 from __future__ import annotations
@@ -87,12 +87,12 @@ class PreviousImage:
     last_modified: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as JSON's own types, without fields that are None, because it crosses Redis."""
+        """Return it as JSON's own types. Fields with None are left out, because it crosses Redis."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """Return the value that `to_json` wrote, without fields unknown to this version."""
+        """Return the value from the output of `to_json`, without fields unknown to this version."""
         return cls(**{name: value[name] for name in PREVIOUS_IMAGE_FIELDS if name in value})
 
 
@@ -140,7 +140,7 @@ class ResizeOptions:
 
 @dataclass(frozen=True, slots=True)
 class HeaderOptions:
-    """The headers of each request that a run can set."""
+    """A run's own headers for each request."""
 
     #: The User-Agent; None for imagefleet's own.
     user_agent: str | None = None
@@ -158,7 +158,7 @@ class FetchOptions:
     #: Limit for all attempts of one delivery together, including waits, redirects and saving.
     deadline: float = 60.0
     max_bytes: int = 64 * 1024 * 1024
-    #: Attempts after the first, for reasons that another attempt may fix.
+    #: Attempts after the first, if another attempt may succeed.
     retries: int = 2
     #: Wait before the first retry. It doubles with each retry, and up to half of it is randomly taken off.
     backoff: float = 0.5
@@ -169,8 +169,8 @@ class FetchOptions:
     allow_downgrade: bool = False
     #: Whether to save an image even if its server opts out of it (X-Robots-Tag).
     ignore_opt_out: bool = False
-    #: Whether to download from servers that can't be verified, or use an old version of TLS. This works only on workers
-    #: with the permission of their operator.
+    #: Whether to download from servers without a valid certificate, or with an old version of TLS. This works only on
+    #: workers with the permission of their operator.
     insecure: bool = False
     headers: HeaderOptions = HeaderOptions()
     #: Limit for an image as downloaded, and as saved.
@@ -193,7 +193,7 @@ class FetchOptions:
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """The options of a run that its workers need: where to write, how to fetch, and how to count keys."""
+    """A run's options for its workers: where to write, how to fetch, and how to count keys."""
 
     out: str
     shard_size: int
@@ -204,7 +204,7 @@ class RunOptions:
     revision: int = 0
     #: The folder of the previous run to refresh from; None if the run does not refresh one.
     previous_run: str | None = None
-    #: The producer epoch: 0 for the command that began the run, then 1, 2… for each command that continued it.
+    #: The producer epoch: 0 for the run's first command, then 1, 2… for each command that continued the run.
     epoch: int = 0
     #: Whether the run ends early: workers drop its queued images, and finish those in flight.
     draining: bool = False
@@ -215,7 +215,7 @@ class RunOptions:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """Return the options that `to_json` wrote, without fields unknown to this version."""
+        """Return the options from the output of `to_json`, without fields unknown to this version."""
         return cls(
             out=value["out"],
             shard_size=value["shard_size"],
@@ -229,7 +229,7 @@ class RunOptions:
 
 
 def _known_fields(kind: type[FetchOptions | ResizeOptions | HeaderOptions], value: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a mapping's items that are fields of a dataclass."""
+    """Return the items of a mapping for the fields of a dataclass."""
     return {name.name: value[name.name] for name in fields(kind) if name.name in value}
 
 
@@ -263,7 +263,7 @@ class Outcome:
     finished_at: float = 0.0
     worker: str | None = None
     recovered: bool = False
-    #: Whether the image, or a redirect to it, came from a server that was not verified.
+    #: Whether the image, or a redirect to it, came from an unverified server.
     tls_unverified: bool = False
 
     @property
@@ -272,13 +272,13 @@ class Outcome:
         return self.status is Status.SUCCESS
 
     def to_json(self) -> dict[str, Any]:
-        """Return the Outcome as JSON's own types, without fields that are None or False, because it crosses Redis."""
+        """Return the Outcome as JSON's own types. None and False are left out, because it crosses Redis."""
         values = ((name, getattr(self, name)) for name in OUTCOME_FIELDS)
         return {name: value for name, value in values if value is not None and value is not False}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """Return the Outcome that `to_json` wrote, without fields unknown to this version."""
+        """Return the Outcome from the output of `to_json`, without fields unknown to this version."""
         known = {name: item for name, item in value.items() if name in _OUTCOME_NAMES}
         known["status"] = Status(known["status"])
         if known.get("reason") is not None:

@@ -69,13 +69,13 @@ def _pixel_digest(body: bytes, max_pixels: int, deadline: Deadline) -> tuple[byt
 
 def _has_all_scans(body: bytes, components: int) -> bool:
     """Return whether a JPEG's scans have all bits of all coefficients of this many components."""
-    left: dict[int, list[int]] = {}
+    bits_left: dict[int, list[int]] = {}
     for scan in _SCAN_HEADER.finditer(body):
         # After the components: the first and last coefficient, and in four bits the number of bits in later scans.
         end = scan.end() + 2 * body[scan.end() - 1]
-        found_in, (first, last, bits) = body[scan.end() : end : 2], body[end : end + 3].ljust(3, b"\xff")
+        scanned, (first, last, bits) = body[scan.end() : end : 2], body[end : end + 3].ljust(3, b"\xff")
         bits &= 15
-        for component in found_in:
-            found = left.setdefault(component, [-1] * _COEFFICIENTS)
-            found[first : last + 1] = [bits] * (last + 1 - first)
-    return len(left) == components and not any(any(found) for found in left.values())
+        for component in scanned:
+            coefficients = bits_left.setdefault(component, [-1] * _COEFFICIENTS)
+            coefficients[first : last + 1] = [bits] * (last + 1 - first)
+    return len(bits_left) == components and not any(any(coefficients) for coefficients in bits_left.values())

@@ -41,8 +41,8 @@ def decode_all_frames(body: bytes, max_pixels: int, deadline: Deadline) -> Image
 
 def _decode_frames(body: bytes, max_pixels: int, deadline: Deadline) -> ImageInfo:
     # An animation keeps its image from frame to frame, so its pixels stay reserved.
-    with identify.open_image(body, max_pixels) as image, ExitStack() as holding:
-        held = 0
+    with identify.open_image(body, max_pixels) as image, ExitStack() as reservation:
+        reserved = 0
         info = identify.image_info(image)
         # Decode a JPEG at an eighth of its sides: this reads all of its data, but produces only a 64th of its pixels.
         if image.format == "JPEG" and "progressive" not in image.info:
@@ -54,10 +54,10 @@ def _decode_frames(body: bytes, max_pixels: int, deadline: Deadline) -> ImageInf
                 if deadline.remaining <= 0:
                     raise FetchTimeoutError(f"the deadline passed before frame {number} was decoded")
                 # A frame may be larger than the first.
-                if (pixels := memory_estimate.estimate_pixels(image, body, max_pixels)) > held:
-                    holding.close()
-                    holding.enter_context(PIXEL_BUDGET.reserve(pixels, deadline))
-                    held = pixels
+                if (pixels := memory_estimate.estimate_pixels(image, body, max_pixels)) > reserved:
+                    reservation.close()
+                    reservation.enter_context(PIXEL_BUDGET.reserve(pixels, deadline))
+                    reserved = pixels
                 image.load()
         except (FetchError, MemoryError):
             raise

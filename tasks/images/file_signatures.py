@@ -1,4 +1,4 @@
-"""Identify file formats by their first bytes, so that a message can name the format of a body that is not saved.
+"""Identify file formats by their first bytes, to name the format of a rejected body in its error message.
 
 No library fits. filetype 1.2 (of 2022) does not know JPEG XL, SVG, OpenEXR or FITS. puremagic 1.30 identifies zeros as
 an embroidery design and a cursor as a spreadsheet. python-magic needs a C library that no wheel contains. And messages

@@ -55,8 +55,8 @@ _PLUGINS = (
 _FORMATS = tuple(name for name in EXTENSIONS if name != "MPO")
 _GIF = (b"GIF87a", b"GIF89a")
 _ICON = b"\0\0\1\0"
-#: Reads that a parser may make: this many, plus one for each 100 bytes. A GIF needs two for each block of 255 bytes,
-#: and a TIFF of 2,000 pages needs forty for each page.
+#: Limit of a parser's reads: this many, plus one for each 100 bytes. A GIF needs two for each block of 255 bytes, and a
+#: TIFF of 2,000 pages needs forty for each page.
 _MAX_PIECES, _BYTES_A_PIECE = 200_000, 100
 #: Pillow decodes an icon while opening it, and the icon may be larger than its directory says. So the limit is low.
 _MAX_ICON_PIXELS = 2048 * 2048
@@ -65,8 +65,8 @@ _MAX_ICON_PIXELS = 2048 * 2048
 class _LimitedReads(BytesIO):
     """The bytes of an image for Pillow's parsers, with a limit of reads that no valid image reaches.
 
-    An image of 20 MB that consists of comments of one byte, or of empty chunks, has millions of them. Parsing them
-    takes seconds of a core with Python's lock (the GIL) held, and up to a gigabyte of memory.
+    An image of 20 MB may consist of millions of empty chunks, or of comments of one byte. Parsing them takes seconds of
+    a core with Python's lock (the GIL) held, and up to a gigabyte of memory.
     """
 
     def __init__(self, body: bytes) -> None:
@@ -89,9 +89,8 @@ class _LimitedReads(BytesIO):
 class _Gif(GifImagePlugin.GifImageFile):
     """A GIF with each frame drawn over the previous ones, as if no frame had a disposal method.
 
-    While seeking to a frame, Pillow allocates the area that replaces it, at the size that the frame announces. A few
-    bytes can cost gigabytes, before we can check the size. Disposal only changes how later frames look, and nothing
-    uses those.
+    While seeking to a frame, Pillow allocates its replacement at the size announced by the frame. A few bytes can cost
+    gigabytes, before we can check the size. Disposal only changes how later frames look, and nothing uses those.
     """
 
     @property

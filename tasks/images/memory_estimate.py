@@ -19,7 +19,7 @@ from tasks.images import identify
 
 #: Limit of a JPEG's scans. Each may have only a few bytes. Encoders write about ten.
 _MAX_SCANS = 200
-#: Limit of a JPEG's segments, because each takes time. A JPEG of 100 MB that consists of a profile has 1,600.
+#: Limit of a JPEG's segments, because each takes time. A JPEG of 100 MB full of profile segments has 1,600.
 _MAX_SEGMENTS = 20_000
 #: libavif's own limit, which applies whatever the header announces.
 _AVIF_PIXELS = 16384 * 16384

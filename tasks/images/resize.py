@@ -97,24 +97,24 @@ def _resize(body: bytes, options: ResizeOptions, max_pixels: int, deadline: Dead
         )
     drafted = image.draft(None, size)
     box = drafted[1] if drafted else (0, 0, *original)
-    held = memory_estimate.estimate_pixels(image, body, max_pixels) + size[0] * size[1]
-    with PIXEL_BUDGET.reserve(held, deadline):
+    pixels = memory_estimate.estimate_pixels(image, body, max_pixels) + size[0] * size[1]
+    with PIXEL_BUDGET.reserve(pixels, deadline):
         try:
-            made = _convert_to_srgb(_resample(image, size, box))
+            upright = _convert_to_srgb(_resample(image, size, box))
             # A TIFF has no EXIF block of its own: Pillow itself turns it upright. XMP is ignored, as in browsers.
             orientation = metadata.orientation(image.info.get("exif", b""))
             if orientation in _TRANSPOSE_BY_ORIENTATION:
-                made = made.transpose(_TRANSPOSE_BY_ORIENTATION[orientation])
+                upright = upright.transpose(_TRANSPOSE_BY_ORIENTATION[orientation])
         except (FetchError, MemoryError):
             raise
         except Exception as error:  # broken data can make Pillow's decoders raise any exception
             raise UndecodableError(f"the image can't be decoded: {error}") from error
         finally:
             image.close()
-        encoded = _encode_jpeg(made, options.quality)
+        encoded = _encode_jpeg(upright, options.quality)
     return EncodedImage(
         encoded,
-        ImageInfo("jpeg", identify.EXTENSIONS["JPEG"], *made.size),
+        ImageInfo("jpeg", identify.EXTENSIONS["JPEG"], *upright.size),
         original[::-1] if orientation in _TURNED_SIDEWAYS else original,
     )
 
@@ -128,19 +128,21 @@ def scaled_size(size: tuple[int, int], smaller_side: int) -> tuple[int, int]:
 
 def _resample(image: Image.Image, size: tuple[int, int], box: tuple[float, float, float, float]) -> Image.Image:
     """Decode an image and return the area in the box at another size: opaque, and grey, RGB or CMYK."""
-    ready = _decode(image)
-    times = min(ready.size) / min(size)
-    sampling = Resampling.LANCZOS if times < 1 else Resampling.BICUBIC if times < _HAMMING_FROM else Resampling.HAMMING
-    made = ready.resize(size, sampling, box, _REDUCING_GAP)
-    if made.mode.startswith(_GREY_16_BIT):
+    decoded = _decode(image)
+    factor = min(decoded.size) / min(size)
+    sampling = (
+        Resampling.LANCZOS if factor < 1 else Resampling.BICUBIC if factor < _HAMMING_FROM else Resampling.HAMMING
+    )
+    resampled = decoded.resize(size, sampling, box, _REDUCING_GAP)
+    if resampled.mode.startswith(_GREY_16_BIT):
         # Pillow's own conversion would turn all values above 255 into white.
-        return made.convert("I").point(lambda value: value / 257 + 0.5).convert("L")
-    if made.mode in ("LA", "RGBA"):
-        ground = Image.new(_BASES[made.mode], size, "white")
-        ground.paste(made, mask=made)
-        ground.info = made.info
-        return ground
-    return made
+        return resampled.convert("I").point(lambda value: value / 257 + 0.5).convert("L")
+    if resampled.mode in ("LA", "RGBA"):
+        background = Image.new(_BASES[resampled.mode], size, "white")
+        background.paste(resampled, mask=resampled)
+        background.info = resampled.info
+        return background
+    return resampled
 
 
 def _decode(image: Image.Image) -> Image.Image:
