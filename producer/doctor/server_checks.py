@@ -1,0 +1,122 @@
+"""The doctor's checks of the Redis server: version, persistence, eviction, memory, connections and writes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import redis
+
+from producer.doctor.finding import Finding, Level
+from producer.formatting import format_mebibytes
+from tasks.broker import client as broker_client
+from tasks.broker import keys
+from tasks.broker.redis_errors import redis_problem
+
+#: The oldest server that has all commands that the transport uses.
+_MIN_VERSION = (6, 2)
+#: How full a server's memory may be.
+_FULL_MEMORY_RATIO = 0.8
+#: No run has this id.
+_NO_RUN = "none"
+_CONF_HINT = "config/redis.conf has the settings that imagefleet is run with."
+
+
+def server_findings(info: Mapping[str, Any]) -> list[Finding]:
+    """Judge what a server says of itself; what it may not say is unknown."""
+    return [_version_finding(info), _append_only_finding(info), _policy_finding(info), _memory_finding(info)]
+
+
+def connections_finding(info: Mapping[str, Any], workers: int) -> Finding:
+    """Judge how many more clients a server takes, with so many workers at it."""
+    name, free = "connections", broker_client.free_connections(info)
+    if free is None:
+        return _unknown_finding(name, "INFO", "Look at `maxclients` there.")
+    needed = broker_client.PRODUCER_CONNECTIONS + workers * broker_client.MORE_CONNECTIONS
+    found = f"{info['connected_clients']} of {info['maxclients']} in use"
+    if free < needed:
+        return Finding(name, Level.BAD, f"{found}; a run needs about {needed} more", broker_client.MORE_CLIENTS_HINT)
+    return Finding(name, Level.OK, found)
+
+
+def check_writes(server: redis.Redis) -> Finding:
+    """Return whether the server takes writes, by one that changes nothing: it is for a key that exists already."""
+    try:
+        server.set(keys.run(_NO_RUN), "", xx=True)
+    except redis.RedisError as error:
+        problem = redis_problem(error)
+        waits = "; a run waits two minutes for it" if problem.temporary else ""
+        return Finding("writes", Level.BAD, f"Redis answers: {problem.text.rstrip('.')}{waits}", problem.hint)
+    return Finding("writes", Level.OK, "Redis takes them")
+
+
+def query_or_none(command: Callable[[], Any]) -> Any:
+    """Return what a command of the server answers; None if the broker's user may not use it."""
+    try:
+        return command()
+    except redis.exceptions.NoPermissionError:
+        return None
+
+
+def _version_finding(info: Mapping[str, Any]) -> Finding:
+    said = str(info.get("redis_version", ""))
+    number = re.match(r"(\d+)\.(\d+)", said)
+    if number is None:
+        return _unknown_finding("server version", "INFO", f"It has to be Redis {_dotted(_MIN_VERSION)} or newer.")
+    shown = f"Redis {said}"
+    if "valkey_version" in info:
+        shown = f"Valkey {info['valkey_version']} (as Redis {said})"
+    if (int(number[1]), int(number[2])) < _MIN_VERSION:
+        return Finding(
+            "server version", Level.BAD, shown, f"Install Redis {_dotted(_MIN_VERSION)} or newer, or Valkey."
+        )
+    if info.get("redis_mode") == "cluster":
+        todo = "Use a Redis that is no cluster: Celery can't."
+        return Finding("server version", Level.BAD, f"{shown}, as a cluster", todo)
+    return Finding("server version", Level.OK, shown)
+
+
+def _append_only_finding(info: Mapping[str, Any]) -> Finding:
+    name = "append-only file"
+    if "aof_enabled" not in info:
+        return _unknown_finding(name, "INFO", f"Set `appendonly yes`; {_CONF_HINT}")
+    if not int(info["aof_enabled"]):
+        found = "off: what is queued is lost when the server restarts"
+        return Finding(name, Level.WARN, found, f"Set `appendonly yes`; {_CONF_HINT}")
+    if info.get("aof_last_write_status", "ok") != "ok":
+        return Finding(name, Level.BAD, "on, and the last write to it failed", "Look at the server's disk and its log.")
+    return Finding(name, Level.OK, "on")
+
+
+def _policy_finding(info: Mapping[str, Any]) -> Finding:
+    name = "eviction policy"
+    if "maxmemory_policy" not in info:
+        return _unknown_finding(name, "INFO", f"Set `maxmemory-policy noeviction`; {_CONF_HINT}")
+    policy = str(info["maxmemory_policy"])
+    if policy != "noeviction":
+        found = f"{policy}: what is queued may be dropped when memory is short"
+        return Finding(name, Level.BAD, found, f"Set `maxmemory-policy noeviction`; {_CONF_HINT}")
+    return Finding(name, Level.OK, policy)
+
+
+def _memory_finding(info: Mapping[str, Any]) -> Finding:
+    if "used_memory" not in info:
+        return _unknown_finding("memory", "INFO", "Look at the server's memory there.")
+    used, most = int(info["used_memory"]), int(info.get("maxmemory", 0))
+    if not most:
+        return Finding("memory", Level.OK, f"{format_mebibytes(used)} used, no limit set")
+    found = f"{format_mebibytes(used)} of {format_mebibytes(most)} used ({used / most:.0%})"
+    if used > _FULL_MEMORY_RATIO * most:
+        return Finding(
+            "memory", Level.WARN, found, "Raise `maxmemory`, or use a smaller --window: a full server refuses."
+        )
+    return Finding("memory", Level.OK, found)
+
+
+def _unknown_finding(name: str, command: str, todo: str) -> Finding:
+    return Finding(name, Level.WARN, f"unknown: the server does not tell by {command}", todo)
+
+
+def _dotted(version: tuple[int, ...]) -> str:
+    return ".".join(map(str, version))
