@@ -135,7 +135,7 @@ _ELEMENT = re.compile(rb"<[?!a-z]", re.IGNORECASE)
 _UTF16 = {b"\xff\xfe": "utf-16-le", b"\xfe\xff": "utf-16-be"}
 
 
-def identify(body: bytes) -> Format | None:
+def identify_format(body: bytes) -> Format | None:
     """Return the format of bytes that are not an accepted image, or None if it is unknown."""
     for known, signature in _SIGNATURES:
         if signature.match(body):

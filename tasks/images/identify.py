@@ -25,7 +25,7 @@ from PIL.ImageFile import ImageFile
 from tasks.errors import FetchError, NotAnImageError, TooManyPixelsError, UndecodableError
 from tasks.image_signatures import begins_as_image
 from tasks.images import metadata
-from tasks.images.file_signatures import identify
+from tasks.images.file_signatures import identify_format
 
 #: The accepted formats by Pillow's names, with their file extensions.
 EXTENSIONS = {
@@ -204,7 +204,7 @@ def _icon_size(body: bytes) -> tuple[int, int]:
 
 def _not_an_image_error(body: bytes, why: str) -> NotAnImageError | UndecodableError:
     """Return the error for a body that no parser accepts; ``why`` is its message if the body begins as an image."""
-    known = identify(body)
+    known = identify_format(body)
     if known is not None and known.is_image:
         return NotAnImageError(f"the body is {known.name}, a format that imagefleet does not save")
     if begins_as_image(body) or (body[4:8] == b"ftyp" and b"avif" in body[8:64]):

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.errors import NotAnImageError, UndecodableError
-from tasks.images.file_signatures import _IMAGES, _OTHERS, identify
+from tasks.images.file_signatures import _IMAGES, _OTHERS, identify_format
 from tasks.images.identify import EXTENSIONS, inspect
 from tests.unit.conftest import image
 
@@ -203,7 +203,7 @@ def test_every_format_is_tested() -> None:
 @pytest.mark.parametrize("body", [bytes(range(256)), b"\x80\x81 text", b""], ids=["all", "text", "none"])
 def test_unknown_bytes_have_no_name(body: bytes) -> None:
     """Unknown bytes are not guessed at."""
-    assert identify(body) is None
+    assert identify_format(body) is None
 
 
 @pytest.mark.parametrize("kind", sorted(set(EXTENSIONS) - {"MPO"}))
@@ -218,5 +218,5 @@ def test_broken_image_of_an_accepted_format_is_undecodable(kind: str) -> None:
 @given(st.binary(max_size=80), st.sampled_from(_CASES), st.integers(0, 80))
 def test_any_bytes_are_named_or_unknown(more: bytes, case: tuple[str, bytes], cut: int) -> None:
     """However a header is cut and continued, identifying it raises no error."""
-    found = identify(case[1][:cut] + more)
+    found = identify_format(case[1][:cut] + more)
     assert found is None or found.name
