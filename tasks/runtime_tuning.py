@@ -21,7 +21,7 @@ _LARGE_BLOCK_BYTES = 1024 * 1024
 #: Bytes: the end of a heap goes back to the system when this much of it is free.
 _SPARE_BYTES = 8 * 1024 * 1024
 #: Bytes of text that a PNG may inflate, or of its colour profile: as much as a profile that is used
-#: (`tasks.images.metadata.MAX_PROFILE_BYTES`). Pillow refuses a larger one, and the image is read again without it.
+#: (`tasks.images.metadata.limits`). Pillow refuses a larger one, and the image is read again without it.
 _MAX_PNG_TEXT_BYTES = 4 * 1024 * 1024
 
 

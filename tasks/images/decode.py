@@ -8,8 +8,9 @@ from PIL import Image
 
 from tasks.deadline import Deadline
 from tasks.errors import FetchError, FetchTimeoutError, TooManyPixelsError, UndecodableError
-from tasks.images import completeness, identify, memory_estimate, metadata
+from tasks.images import completeness, identify, memory_estimate
 from tasks.images.identify import ImageInfo
+from tasks.images.metadata.removal import retry_without_metadata
 from tasks.images.pixel_budget import PIXEL_BUDGET
 
 #: Limit of an animation's frames or a file's pages. One may have only a few bytes and cost as much as the whole canvas.
@@ -32,7 +33,7 @@ def decode_all_frames(body: bytes, max_pixels: int, deadline: Deadline) -> Image
         UndecodableError: a frame is broken, truncated, or built to decode slowly.
         FetchTimeoutError: the deadline passed before the last frame.
     """
-    return metadata.retry_without_metadata(
+    return retry_without_metadata(
         lambda body: _decode_frames(body, max_pixels, deadline),
         body,
         lambda body: completeness.complete_jpeg(body, max_pixels, deadline),

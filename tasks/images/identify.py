@@ -24,8 +24,8 @@ from PIL.ImageFile import ImageFile
 
 from tasks.errors import FetchError, NotAnImageError, TooManyPixelsError, UndecodableError
 from tasks.image_signatures import begins_as_image
-from tasks.images import metadata
 from tasks.images.file_signatures import identify_format
+from tasks.images.metadata.removal import retry_without_metadata
 
 #: The accepted formats by Pillow's names, with their file extensions.
 EXTENSIONS = {
@@ -132,7 +132,7 @@ def inspect(body: bytes, max_pixels: int) -> ImageInfo:
         with open_image(body, max_pixels) as image:
             return image_info(image)
 
-    return metadata.retry_without_metadata(read, body)
+    return retry_without_metadata(read, body)
 
 
 def open_image(body: bytes, max_pixels: int) -> ImageFile:

@@ -20,8 +20,11 @@ from PIL.Image import Resampling, Transpose
 from tasks.deadline import Deadline
 from tasks.errors import FetchError, TooManyPixelsError, UndecodableError
 from tasks.file_descriptors import retry_when_exhausted
-from tasks.images import completeness, identify, memory_estimate, metadata
+from tasks.images import completeness, identify, memory_estimate
 from tasks.images.identify import EncodedImage, ImageInfo
+from tasks.images.metadata import exif
+from tasks.images.metadata.limits import MAX_PROFILE_BYTES
+from tasks.images.metadata.removal import retry_without_metadata
 from tasks.images.pixel_budget import PIXEL_BUDGET
 from tasks.model import ResizeOptions
 
@@ -79,7 +82,7 @@ def resize_image(body: bytes, options: ResizeOptions, max_pixels: int, deadline:
         FetchTimeoutError: the deadline passed before the pixels could be reserved.
         OSError: an error of this machine: it has no file to encode into.
     """
-    return metadata.retry_without_metadata(
+    return retry_without_metadata(
         lambda body: _resize(body, options, max_pixels, deadline),
         body,
         lambda body: completeness.complete_jpeg(body, max_pixels, deadline),
@@ -102,7 +105,7 @@ def _resize(body: bytes, options: ResizeOptions, max_pixels: int, deadline: Dead
         try:
             upright = _convert_to_srgb(_resample(image, size, box))
             # A TIFF has no EXIF block of its own: Pillow itself turns it upright. XMP is ignored, as in browsers.
-            orientation = metadata.orientation(image.info.get("exif", b""))
+            orientation = exif.orientation(image.info.get("exif", b""))
             if orientation in _TRANSPOSE_BY_ORIENTATION:
                 upright = upright.transpose(_TRANSPOSE_BY_ORIENTATION[orientation])
         except (FetchError, MemoryError):
@@ -159,7 +162,7 @@ def _decode(image: Image.Image) -> Image.Image:
 def _convert_to_srgb(image: Image.Image) -> Image.Image:
     """Return the image in sRGB, the colours of an image without a profile: readers of data sets ignore profiles."""
     profile = image.info.get("icc_profile")
-    transform = _srgb_transform(profile, image.mode) if profile and len(profile) <= metadata.MAX_PROFILE_BYTES else None
+    transform = _srgb_transform(profile, image.mode) if profile and len(profile) <= MAX_PROFILE_BYTES else None
     if transform is not None:
         return transform.apply(image).convert("L" if image.mode == "L" else "RGB")
     return image.convert("RGB") if image.mode == "CMYK" else image

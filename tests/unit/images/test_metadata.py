@@ -15,9 +15,10 @@ from PIL.Image import Transpose
 
 from tasks.deadline import Deadline
 from tasks.errors import FetchError, NotAnImageError, TooManyPixelsError, UndecodableError
-from tasks.images import metadata
 from tasks.images.decode import decode_all_frames
 from tasks.images.identify import inspect
+from tasks.images.metadata.exif import orientation
+from tasks.images.metadata.removal import without_metadata
 from tasks.images.resize import resize_image
 from tasks.model import ResizeMode, ResizeOptions
 from tests.damaged_metadata import IMAGE, chunk, damaged_metadata, exif, jpeg, png, riff_chunk, segment, tiff, webp
@@ -197,7 +198,7 @@ def test_random_damage_is_read_or_refused(data: st.DataObject) -> None:
     for _ in range(data.draw(st.integers(0, 4))):
         body[data.draw(st.integers(8, len(body) - 1))] = data.draw(st.integers(0, 255))
     damaged = bytes(body[: data.draw(st.integers(len(body) // 2, len(body)))])
-    pixels = metadata.without_metadata(damaged)
+    pixels = without_metadata(damaged)
     assert len(pixels) <= len(damaged) + 200
     try:
         decode_all(damaged)
@@ -207,6 +208,6 @@ def test_random_damage_is_read_or_refused(data: st.DataObject) -> None:
 
 def test_reads_the_exif_orientation() -> None:
     """EXIF's orientation number is read; any other value means upright."""
-    assert [metadata.orientation(exif(number)) for number in range(1, 9)] == list(range(1, 9))
-    assert metadata.orientation(b"") == metadata.orientation(b"Exif\0\0nothing") == 1
-    assert metadata.orientation(exif(6).replace(struct.pack(">HHI", 274, 3, 1), struct.pack(">HHI", 274, 2, 1))) == 1
+    assert [orientation(exif(number)) for number in range(1, 9)] == list(range(1, 9))
+    assert orientation(b"") == orientation(b"Exif\0\0nothing") == 1
+    assert orientation(exif(6).replace(struct.pack(">HHI", 274, 3, 1), struct.pack(">HHI", 274, 2, 1))) == 1
