@@ -58,7 +58,7 @@ _TCP_OPTIONS = {"socket_connect_timeout": 10, "socket_keepalive": True}
 warnings.filterwarnings("ignore", category=SecurityWarning)
 
 transport.install(ack_batcher.running_task_ids, ack_batcher.finish_pending)
-app = Celery("imagefleet", include=["tasks.jobs"], set_as_current=True)
+app = Celery("imagefleet", include=["tasks.jobs", "tasks.worker", "tasks.remote_control"], set_as_current=True)
 backend.install(app, batched_tasks=frozenset([FETCH_IMAGE]))
 app.conf.update(
     # JSON alone: a message can hold no code.

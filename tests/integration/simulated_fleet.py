@@ -32,7 +32,7 @@ from PIL import Image
 from producer.dispatch import chord_state, dispatcher
 from producer.dispatch.dispatcher import Dispatcher, Progress, Timing
 from producer.planning.planner import NOTHING_PLANNED, Planner, PlanProgress
-from tasks import jobs
+from tasks import jobs, worker
 from tasks.broker import client as broker_client
 from tasks.broker import heartbeat, keys
 from tasks.broker.backend import ChordPart, UnloggedResult
@@ -396,12 +396,12 @@ def fleet(stage: Stage) -> Iterator[Fleet]:
     stage.server.flushall()
     played = Fleet(stage.server)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jobs, "_redis_client", lambda: stage.server)
+        patch.setattr(worker, "redis_client", lambda: stage.server)
         # A worker's cache would make its results depend on time.
-        patch.setattr(jobs, "_run_cache", lambda: jobs.RunCache(stage.server))
-        patch.setattr(jobs, "_store", lambda out: Store(Path(out)))
-        patch.setattr(jobs, "_downloader", lambda: played.downloader)
-        patch.setattr(jobs, "_progress", lambda: SimpleNamespace(add=lambda run_id, outcome: None))
+        patch.setattr(worker, "run_cache", lambda: worker.RunCache(stage.server))
+        patch.setattr(worker, "store", lambda out: Store(Path(out)))
+        patch.setattr(worker, "downloader", lambda: played.downloader)
+        patch.setattr(worker, "progress", lambda: SimpleNamespace(add=lambda run_id, outcome: None))
         patch.setattr(chord_state, "_queue_messages", partial(_queued, played, chord_state._queue_messages))
         try:
             yield played

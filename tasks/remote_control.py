@@ -1,0 +1,45 @@
+"""The remote control commands by which a producer inspects this worker, and drains a run."""
+
+from __future__ import annotations
+
+from time import time
+from typing import Any
+
+from celery.worker.control import inspect_command
+
+from config import VERSION
+from config.settings import settings
+from tasks import file_descriptors, worker
+from tasks.celery import DRAIN, PROBE_FOLDER, PROTOCOL, WORKER_INFO
+from tasks.storage.folder_probe import probe_folder
+
+
+@inspect_command(name=WORKER_INFO)
+def _worker_info(state: Any, **_: Any) -> dict[str, Any]:
+    """Tell a producer what this worker is, what it takes, where it may write, its troubles, and its time."""
+    return {
+        "protocol": PROTOCOL,
+        "version": VERSION,
+        "slots": state.consumer.pool.num_processes,
+        "queues": sorted(queue.name for queue in state.consumer.task_consumer.queues),
+        "store_roots": [str(root) for root in settings().store_roots],
+        "insecure_tls": settings().allow_insecure_tls,
+        "troubles": worker.fitness().troubles,
+        "time": time(),
+        "descriptors": file_descriptors.limit(),
+    }
+
+
+@inspect_command(name=PROBE_FOLDER)
+def _probe_folder(state: Any, out: Any = None, token: Any = None, **_: Any) -> dict[str, Any]:
+    """Tell a producer how this worker sees an output folder in which the producer has left a file."""
+    return probe_folder(out, token, settings().store_roots).to_json()
+
+
+@inspect_command(name=DRAIN)
+def _drain(state: Any, run_id: Any = None, **_: Any) -> dict[str, int]:
+    """Drop what is queued of a run whose options say that it drains; tell how many images and shards slots are at."""
+    worker.run_cache().forget(str(run_id))
+    at = worker.running_task_ids(str(run_id))
+    shards = sum(task_id.endswith(".collect") for task_id in at)
+    return {"images": len(at) - shards, "shards": shards}

@@ -1,0 +1,119 @@
+"""A worker caches facts about runs for a short time instead of reading them again for each image."""
+
+from __future__ import annotations
+
+import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import Mock
+
+import pytest
+
+from tasks import worker
+from tasks.model import RunOptions
+from tasks.storage import manifest
+from tasks.storage.store import Store
+from tasks.worker import RunCache
+
+
+class CountingStore(Store):
+    """Count the lookups of files."""
+
+    lookups = 0
+
+    def exists(self, name: str) -> bool:
+        """Look up the file, and count the lookup."""
+        self.lookups += 1
+        return super().exists(name)
+
+
+@pytest.fixture
+def counting_store(store: Store) -> CountingStore:
+    """Return a counting store with an empty run folder."""
+    return CountingStore(store.root)
+
+
+def test_open_shard_is_checked_once_a_second(counting_store: CountingStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A missing manifest is cached for a second, for each shard of each run."""
+    now = 100.0
+    monkeypatch.setattr("tasks.worker.monotonic", lambda: now)
+    runs = RunCache(Mock())
+    assert [runs.is_done("a", 0, counting_store) for _ in range(3)] == [False] * 3
+    assert counting_store.lookups == 1
+    runs.is_done("a", 1, counting_store)
+    runs.is_done("b", 1, counting_store)
+    assert counting_store.lookups == 3
+    now += 1.0
+    runs.is_done("b", 1, counting_store)
+    assert counting_store.lookups == 4
+
+
+def test_finished_shard_is_noticed_within_a_second(
+    counting_store: CountingStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A finished shard is noticed within a second, whichever shard was looked up last."""
+    now = 100.0
+    monkeypatch.setattr("tasks.worker.monotonic", lambda: now)
+    runs = RunCache(Mock())
+    assert not runs.is_done("a", 0, counting_store)
+    counting_store.create(manifest.name(0), b"")
+    now += 1.0
+    assert runs.is_done("a", 0, counting_store)
+    assert runs.is_done("a", 0, counting_store)
+
+
+_PREVIOUS = {"path": "00000/00000000.png", "width": 1, "height": 1, "format": "png", "bytes": 3, "sha256": "f00"}
+
+
+def test_previous_run_outside_of_the_allowed_roots(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing is reused from a folder that the worker's operator does not allow; the worker logs this once."""
+    monkeypatch.setattr(worker, "settings", lambda: SimpleNamespace(store_roots=(tmp_path / "allowed",)))
+    worker._previous_run_store.cache_clear()
+    allowed, denied = (
+        RunOptions("/out", 10, previous_run=str(tmp_path / folder)) for folder in ("allowed/old", "allowed/../denied")
+    )
+    previous = worker.previous_file(_PREVIOUS, allowed)
+    assert previous is not None
+    assert (previous.store.root, previous.image.path) == (tmp_path / "allowed" / "old", "00000/00000000.png")
+    assert [worker.previous_file(_PREVIOUS, denied) for _ in range(2)] == [None, None]
+    assert caplog.text.count("nothing is taken over from") == 1
+    assert [worker.previous_file(None, allowed), worker.previous_file(_PREVIOUS, RunOptions("/out", 10))] == [
+        None,
+        None,
+    ]
+    worker._previous_run_store.cache_clear()
+
+
+def test_options_of_a_draining_run_are_not_cached() -> None:
+    """They are read each time, so a resumed run is noticed at once."""
+    records = [
+        json.dumps(RunOptions("/out", 10, run_id="a", draining=draining).to_json()) for draining in (True, False)
+    ]
+    server = Mock()
+    server.get.side_effect = records
+    runs = RunCache(server)
+    assert [runs.options("a", 0).draining for _ in range(3)] == [True, False, False]
+    server.get.side_effect = records
+    runs.forget("a")
+    assert runs.options("a", 0).draining
+
+
+def test_slots_read_options_once_together() -> None:
+    """Slots that start at the same moment read a run's options once, not each over its own connection."""
+    slots = 16
+    barrier = threading.Barrier(slots)
+    server = Mock()
+    server.get.return_value = json.dumps(RunOptions("/out", 10, run_id="run").to_json())
+    runs = RunCache(server)
+
+    def read(_: int) -> str:
+        barrier.wait()
+        return runs.options("run", 0).run_id
+
+    with ThreadPoolExecutor(slots) as pool:
+        assert set(pool.map(read, range(slots))) == {"run"}
+    assert server.get.call_count == 1
