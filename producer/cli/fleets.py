@@ -18,7 +18,7 @@ from tasks.errors import UsageError
 if TYPE_CHECKING:
     from producer.local_fleet.fleet import Fleet
     from producer.output.run_file import RunConfig
-    from producer.runs.run import WorkerPool
+    from producer.runs.worker_pool import WorkerPool
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +49,11 @@ def get_worker_pool(request: FleetRequest) -> Iterator[WorkerPool]:
     if url is None:
         with local_fleet(request) as fleet:
             # Importing this takes half a second, so the fleet starts first.
-            from producer.runs.run import local_pool
+            from producer.runs.worker_pool import local_pool
 
             yield local_pool(fleet)
         return
-    from producer.runs.run import broker_pool
+    from producer.runs.worker_pool import broker_pool
 
     pool = broker_pool(url, request.roots[0], request.insecure)
     for warning in pool.warnings:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from producer.comparison.comparison import Comparison
     from producer.dispatch.dispatcher import Progress
     from producer.doctor.diagnosis import Diagnosis
-    from producer.runs.run import PreviousResult, RunResult
+    from producer.runs.result import PreviousResult, RunResult
 
 
 _HINTS = {

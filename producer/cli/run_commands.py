@@ -38,7 +38,9 @@ if TYPE_CHECKING:
     from producer.cli.progress_display import Display
     from producer.dispatch.dispatcher import Progress
     from producer.output.lock import LockHolder
-    from producer.runs.run import Run, RunResult, WorkerPool
+    from producer.runs.result import RunResult
+    from producer.runs.run import Run
+    from producer.runs.worker_pool import WorkerPool
     from tasks.storage.store import Store
 
 
@@ -169,7 +171,7 @@ def cancel(out: Path, broker: str | None) -> None:
     from producer.output.folder import existing_run
 
     store = existing_run(out)
-    from producer.runs.run import cancel as ended
+    from producer.runs.cancel import cancel as ended
 
     click.echo(ended(store, broker, _signal_cancel), err=True)
 

@@ -11,7 +11,8 @@ from typing import Any
 from producer.comparison import baseline
 from producer.output.run_file import RunConfig, RunFile
 from producer.output.summary import COLUMNS, Summary, summarise
-from producer.runs.run import Run, WorkerPool
+from producer.runs.run import Run
+from producer.runs.worker_pool import WorkerPool
 from tasks.download.downloader import Downloader
 from tasks.model import ImageRequest, RunOptions
 from tasks.storage import manifest

@@ -14,7 +14,7 @@ from producer.cli import render
 from producer.comparison.comparison import Comparison, Way
 from producer.dispatch.dispatcher import Progress
 from producer.output.summary import Summary
-from producer.runs.run import PreviousResult, RunResult
+from producer.runs.result import PreviousResult, RunResult
 from tasks.errors import CommandError
 
 _SUMMARY = Summary(
