@@ -32,9 +32,8 @@ def fetch(
     judge: Callable[[FetchError], None] | None = None,
 ) -> Outcome:
     """Return the Outcome of an image without fetching it; the arguments are those of `tasks.fetch.fetch`."""
-    shard, offset = divmod(index, run.shard_size)
     return Outcome(
-        image_key(shard, offset, run.shard_size),
+        image_key(index, run.shard_size),
         Status.SUCCESS,
         width=64,
         height=32,

@@ -80,7 +80,7 @@ def sort_outcomes(shard: int, indexes: Sequence[int], outcomes: Sequence[Outcome
         IncompleteShardError: they are not those of the plan, one for one.
     """
     by_key = {outcome.key: outcome for outcome in outcomes}
-    expected = [image_key(shard, index - shard * shard_size, shard_size) for index in indexes]
+    expected = [image_key(index, shard_size) for index in indexes]
     missing = [key for key in expected if key not in by_key]
     if missing or len(outcomes) != len(expected):
         raise IncompleteShardError(

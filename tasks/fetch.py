@@ -101,8 +101,8 @@ def fetch(
         return downloader.download(url, run.fetch, deadline, count_attempt, counted, validators)
 
     started = time.monotonic()
-    shard, offset = divmod(index, run.shard_size)
-    key = image_key(shard, offset, run.shard_size)
+    shard = index // run.shard_size
+    key = image_key(index, run.shard_size)
     deadline = Deadline(run.fetch.timeout, run.fetch.deadline)
     download: Download | None = None
     try:

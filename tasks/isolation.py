@@ -58,8 +58,7 @@ def fetch(
         with _PROCESSES:
             return _run_isolated(request, run.fetch.deadline + _MARGIN_SECONDS)
     except FetchError as error:
-        shard, offset = divmod(index, run.shard_size)
-        return fetching.failed_outcome(image_key(shard, offset, run.shard_size), error)
+        return fetching.failed_outcome(image_key(index, run.shard_size), error)
 
 
 def _run_isolated(request: str, seconds: float) -> Outcome:

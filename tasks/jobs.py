@@ -118,8 +118,8 @@ def fetch_image(
         return _task_result(failed_outcome(str(index), error))
     if run.draining:
         raise _drop_task(self)
-    shard, offset = divmod(index, run.shard_size)
-    key, fitness = image_key(shard, offset, run.shard_size), worker.fitness()
+    shard = index // run.shard_size
+    key, fitness = image_key(index, run.shard_size), worker.fitness()
     # Whoever had it first may have saved the image, or died of it.
     again = recover or _is_redelivered(self)
     elsewhere: RetryLater | RetryElsewhere | None = None

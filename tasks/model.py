@@ -298,12 +298,13 @@ def shortened(text: str, limit: int) -> str:
     return text
 
 
-def image_key(shard: int, offset: int, shard_size: int) -> str:
-    """Return an image's key: its shard in five digits, then its offset in the shard.
+def image_key(index: int, shard_size: int) -> str:
+    """Return the key of the image at an index of the URL list: its shard in five digits, then its offset in the shard.
 
     The offset has as many digits as the largest offset needs, as in img2dataset: with 1,000 images per shard, image 7
     of shard 3 has the key ``00003007``.
     """
+    shard, offset = divmod(index, shard_size)
     digits = len(str(max(shard_size - 1, 1)))
     return f"{shard:05d}{offset:0{digits}d}"
 

@@ -52,7 +52,7 @@ def make_run(
         chosen = requests[shard * SIZE : (shard + 1) * SIZE]
         store.create_durably(plan.name(shard), plan.encode(chosen, ShardRef(RUN_ID, shard)))
         if shard < done:
-            keys = [image_key(shard, place, SIZE) for place in range(len(chosen))]
+            keys = [image_key(shard * SIZE + place, SIZE) for place in range(len(chosen))]
             outcomes = [Outcome(key, Status.FAILED_TO_DOWNLOAD, Reason.TIMEOUT, finished_at=101.0) for key in keys]
             collect(shard, outcomes, options, store)
     return record

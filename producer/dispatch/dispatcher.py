@@ -566,7 +566,7 @@ class Dispatcher:
         return f"{self._group_id(shard)}.collect"
 
     def _key(self, shard: int, request: ImageRequest) -> str:
-        return image_key(shard, request.index - shard * self._options.shard_size, self._options.shard_size)
+        return image_key(request.index, self._options.shard_size)
 
     def _task_id(self, shard: int, request: ImageRequest) -> str:
         return f"{self._run_id}.{self._key(shard, request)}{self._revision_suffix}"

@@ -201,7 +201,7 @@ def server_context(certificate: Path) -> ssl.SSLContext:
 
 def success(offset: int, shard: int = 0, shard_size: int = 1000, **values: object) -> Outcome:
     """Return the Outcome of a saved image; it names a file but creates none."""
-    key = image_key(shard, offset, shard_size)
+    key = image_key(shard * shard_size + offset, shard_size)
     known: dict[str, object] = {"path": f"{shard:05d}/{key}.png", "bytes": 3, "finished_at": 100.0, "attempts": 1}
     return Outcome(key, Status.SUCCESS, **{**known, **values})  # type: ignore[arg-type]
 

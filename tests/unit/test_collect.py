@@ -44,7 +44,7 @@ def planned(store: Store) -> Store:
 @pytest.fixture
 def outcomes() -> list[Outcome]:
     """Return the Outcomes of the planned shard."""
-    failed = Outcome(image_key(_SHARD, 2, _SIZE), Status.FAILED_TO_DOWNLOAD, Reason.TIMEOUT, finished_at=101.0)
+    failed = Outcome(image_key(_SHARD * _SIZE + 2, _SIZE), Status.FAILED_TO_DOWNLOAD, Reason.TIMEOUT, finished_at=101.0)
     return [saved(0), saved(1), failed]
 
 
@@ -158,7 +158,7 @@ def test_stats_of_a_failed_revision_are_removed(
         replaced(self, name, body, mode)
 
     monkeypatch.setattr(Store, "replace", refuse)
-    again = [Outcome(image_key(_SHARD, 2, _SIZE), Status.FAILED_TO_DOWNLOAD, Reason.DNS, finished_at=102.0)]
+    again = [Outcome(image_key(_SHARD * _SIZE + 2, _SIZE), Status.FAILED_TO_DOWNLOAD, Reason.DNS, finished_at=102.0)]
     with pytest.raises(StorageError, match="No space left"):
         collect(_SHARD, again, replace(_RUN, revision=1), planned, 1)
     assert planned.read("00002.parquet") == before
@@ -208,7 +208,7 @@ _LATER = replace(_RUN, revision=1)
 def collected(planned: Store) -> Store:
     """Return the store after a first revision with one saved image and two failures."""
     timeout, refused = (
-        Outcome(image_key(_SHARD, place, _SIZE), reason.status, reason, attempts=attempts, finished_at=101.0)
+        Outcome(image_key(_SHARD * _SIZE + place, _SIZE), reason.status, reason, attempts=attempts, finished_at=101.0)
         for place, reason, attempts in ((1, Reason.TIMEOUT, 3), (2, Reason.HTTP_4XX, 1))
     )
     collect(_SHARD, [saved(0), timeout, refused], _RUN, planned)
@@ -237,7 +237,9 @@ def test_redelivered_revision_changes_nothing(collected: Store) -> None:
 
 def test_attempts_of_revisions_add_up(collected: Store) -> None:
     """A third revision adds its attempts to those of the two before."""
-    again = Outcome(image_key(_SHARD, 1, _SIZE), Status.FAILED_TO_DOWNLOAD, Reason.DNS, attempts=2, finished_at=102.0)
+    again = Outcome(
+        image_key(_SHARD * _SIZE + 1, _SIZE), Status.FAILED_TO_DOWNLOAD, Reason.DNS, attempts=2, finished_at=102.0
+    )
     collect(_SHARD, [again], _LATER, collected, count=1)
     collected.create(str(saved(1).path), b"png")
     collect(_SHARD, [saved(1)], replace(_RUN, revision=2), collected, count=1)
