@@ -26,7 +26,8 @@ from tasks.download.byte_range import PartialBody, complete_range_size, resumabl
 from tasks.download.conditional import Validators
 from tasks.download.connection import BadHeaderError
 from tasks.download.cookies import Cookies, with_cookies
-from tasks.download.retry import opt_out_directive, parse_retry_after
+from tasks.download.retry import parse_retry_after
+from tasks.download.x_robots_tag import opt_out_directive
 from tasks.errors import (
     BadResponseError,
     BlockedAddressError,

@@ -21,7 +21,7 @@ from PIL import Image
 
 from producer.sources import text as url_list
 from tasks.deadline import Deadline
-from tasks.download import byte_range, retry, urls
+from tasks.download import byte_range, retry, urls, x_robots_tag
 from tasks.download import headers as download_headers
 from tasks.download.adapters import Sessions
 from tasks.download.connection import PlainSocket
@@ -116,7 +116,7 @@ def header(data: bytes) -> None:
     for line in lines:
         seconds = retry.parse_retry_after(line)
         assert seconds is None or 0 <= seconds < float("inf")
-    assert retry.opt_out_directive(lines) in (None, "noai", "noimageai", "noindex", "noimageindex", "none")
+    assert x_robots_tag.opt_out_directive(lines) in (None, "noai", "noimageai", "noindex", "noimageindex", "none")
     names = ("Content-Range", "ETag", "Last-Modified", "Accept-Ranges", "Content-Encoding")
     headers = dict(zip(names, lines, strict=False))
     started = byte_range.PartialBody("http://a.example/", b"abc", 6, '"a"', '"a"')
