@@ -32,7 +32,7 @@ _RATE, _SECONDS, _START = 250, 10, 5.0
 #: The activities of a worker, with the files, folders or functions of each.
 _ACTIVITIES: dict[str, tuple[str, ...]] = {
     "sending and receiving": (
-        *("_Paced.sendall (tasks/download/connection.py", "_Paced.recv_into (tasks/download/connection.py"),
+        "tasks/download/sockets.py",
         "tasks/download/guard.py",
     ),
     "saving": ("tasks/storage/store.py", "tasks/storage/fsync.py"),

@@ -23,10 +23,11 @@ from urllib3 import HTTPConnectionPool, HTTPResponse, HTTPSConnectionPool, PoolM
 from config import VERSION
 from tasks import file_descriptors
 from tasks.deadline import Deadline
-from tasks.download.connection import CurrentDeadline, GuardedConnection, GuardedTlsConnection, TlsSocket
+from tasks.download.connection import GuardedConnection, GuardedTlsConnection
 from tasks.download.guard import Guard
 from tasks.download.headers import checked_header, checked_value
 from tasks.download.proxy import ForwardedConnection, Proxy, TunnelledConnection
+from tasks.download.sockets import CurrentDeadline, TlsSocket
 from tasks.download.tls import Tls
 from tasks.download.urls import Url
 from tasks.errors import ConnectError

@@ -1,13 +1,7 @@
-"""A guarded HTTP connection of one thread: sockets that keep a deadline, and heads that are written and read in one go.
-
-requests times each wait on a socket, so a server that sends a byte a second can hold a download for ever. Here every
-read looks at the deadline first, also while headers arrive and inside TLS: the sockets are subclasses that shorten
-their timeout as the deadline comes near.
+"""A guarded HTTP connection of one thread: heads are written and read in one go.
 
 At 15 KB an image, urllib3 and the standard library spend a third of a download's CPU on the few lines around it: they
-read a response's head as if it were a mail, and write a request's line by line. And each system call gives the other
-threads the interpreter, which costs more than most of the calls: a plain socket leaves its timeout to the kernel
-instead of asking by ``poll`` first, and takes a small image together with its head.
+read a response's head as if it were a mail, and write a request's line by line.
 """
 
 from __future__ import annotations
@@ -15,9 +9,7 @@ from __future__ import annotations
 import http
 import http.client
 import re
-import socket
 import ssl
-import struct
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -25,14 +17,12 @@ from urllib3 import HTTPHeaderDict, HTTPResponse
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from tasks import file_descriptors
-from tasks.deadline import Deadline
 from tasks.download import content_codings
 from tasks.download.guard import Guard
+from tasks.download.sockets import CurrentDeadline, DeadlineSocket, PlainSocket
 from tasks.download.tls import WRONG_HOST, Tls, certificate_names, is_avoidable
 from tasks.errors import FetchError
 
-#: How much one read takes at most, where that much has come.
-_BUFFER_BYTES = 64 * 1024
 #: The longest head in bytes, and the most fields in it: more than curl and browsers read.
 MAX_HEADER_BYTES = 512 * 1024
 MAX_FIELDS = 5000
@@ -53,90 +43,6 @@ TARGET = re.compile(r"[\x21-\x7e]+")
 
 class BadHeaderError(http.client.HTTPException):
     """A response's head that is HTTP and can't be accepted: it is too large, or says two things about the body."""
-
-
-class CurrentDeadline:
-    """The deadline of the download that a thread is at; its sockets look here."""
-
-    __slots__ = ("deadline", "tls_unverified")
-
-    def __init__(self) -> None:
-        self.deadline = Deadline(0, 0)
-        #: Whether the last request went to a server that could not be verified.
-        self.tls_unverified = False
-
-
-class _DeadlineSocket:
-    """What both kinds of socket share: each call looks at the deadline first."""
-
-    _current: CurrentDeadline | None = None
-    #: Whether a byte has come since this was last set to False.
-    has_received = False
-
-    def use_deadline(self, current: CurrentDeadline) -> None:
-        """Keep the deadline that stands in the holder from now on."""
-        self._current = current
-
-    def recv_into(self, *args: Any) -> int:
-        """Receive; bounded by the deadline."""
-        self._apply_timeout()
-        try:
-            size = int(super().recv_into(*args))  # type: ignore[misc]
-        except BlockingIOError as error:
-            raise TimeoutError("timed out") from error
-        if size:
-            self.has_received = True
-        return size
-
-    def sendall(self, *args: Any) -> None:
-        """Send; bounded by the deadline."""
-        self._apply_timeout()
-        try:
-            super().sendall(*args)  # type: ignore[misc]
-        except BlockingIOError as error:
-            raise TimeoutError("timed out") from error
-
-    def makefile(self, mode: str = "r", buffering: int = _BUFFER_BYTES, **options: Any) -> Any:
-        """Return a file of this connection, with a buffer in which a small image has room."""
-        return super().makefile(mode, buffering, **options)  # type: ignore[misc]
-
-    def _apply_timeout(self) -> None:
-        if self._current is not None:
-            self._set_timeout(self._current.deadline.wait())
-
-    def _set_timeout(self, seconds: float) -> None:
-        raise NotImplementedError
-
-
-class PlainSocket(_DeadlineSocket, socket.socket):  # type: ignore[misc]  # makefile has five forms
-    """A plain connection; once it is paced, the kernel bounds its waits."""
-
-    _timeout = 0.0
-
-    def use_deadline(self, current: CurrentDeadline) -> None:
-        """Keep the deadline that stands in the holder from now on."""
-        super().use_deadline(current)
-        # With a timeout of Python's, each call would be two: poll, and then the call itself.
-        self.settimeout(None)
-
-    def _set_timeout(self, seconds: float) -> None:
-        if seconds != self._timeout:
-            self._timeout = seconds
-            # Zero would stand for no bound at all.
-            value = struct.pack("@ll", *divmod(max(int(seconds * 1_000_000), 1), 1_000_000))
-            self.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, value)
-            self.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, value)
-
-
-class TlsSocket(_DeadlineSocket, ssl.SSLSocket):  # type: ignore[misc]
-    """A connection inside TLS, which the context makes from a plain one; Python bounds its waits.
-
-    OpenSSL would take the end of a wait that the kernel bounds for a call to be made again.
-    """
-
-    def _set_timeout(self, seconds: float) -> None:
-        if self.gettimeout() != seconds:
-            self.settimeout(seconds)
 
 
 class Response(http.client.HTTPResponse):
@@ -354,7 +260,7 @@ class GuardedConnection(HTTPConnection):
     def connect(self) -> None:
         """Open the connection."""
         super().connect()
-        if isinstance(self.sock, _DeadlineSocket):
+        if isinstance(self.sock, DeadlineSocket):
             self.sock.use_deadline(self.current_deadline)
 
     def request(  # type: ignore[override]

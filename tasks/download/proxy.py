@@ -19,7 +19,8 @@ from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from tasks.download import urls
-from tasks.download.connection import TARGET, GuardedConnection, GuardedTlsConnection, PlainSocket, Response
+from tasks.download.connection import TARGET, GuardedConnection, GuardedTlsConnection, Response
+from tasks.download.sockets import PlainSocket
 from tasks.errors import ConnectError, FetchTimeoutError, InvalidUrlError
 
 #: Without what a URL's userinfo looks like: that is redacted wherever this is shown.

@@ -24,9 +24,9 @@ from tasks.deadline import Deadline
 from tasks.download import byte_range, retry, urls, x_robots_tag
 from tasks.download import headers as download_headers
 from tasks.download.adapters import Sessions
-from tasks.download.connection import PlainSocket
 from tasks.download.downloader import Downloader
 from tasks.download.guard import Guard
+from tasks.download.sockets import PlainSocket
 from tasks.errors import FetchError, InvalidUrlError, UsageError
 from tasks.images import decode, identify, resize
 from tasks.model import FetchOptions, ResizeMode, ResizeOptions

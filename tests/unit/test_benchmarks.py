@@ -228,7 +228,7 @@ def test_profile_counts_each_sample_once() -> None:
     samples = [
         ([*task, "fetch (tasks/fetch.py:3)", "Store.create (tasks/storage/store.py:4)", "makedirs (<frozen os>:5)"], 3),
         ([*task, "digest (tasks/images/identify.py:6)"], 2),
-        ([*task, "_Paced.recv_into (tasks/download/connection.py:7)"], 2),
+        ([*task, "DeadlineSocket.recv_into (tasks/download/sockets.py:7)"], 2),
         ([*task, "Response.begin (tasks/download/connection.py:8)", "get (urllib3/_collections.py:9)"], 1),
         (task, 1),
         (["main (somewhere.py:1)"], 1),

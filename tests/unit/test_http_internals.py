@@ -36,7 +36,8 @@ from urllib3.util import ssl_
 
 import producer
 import tasks
-from tasks.download.connection import GuardedConnection, PlainSocket, Response
+from tasks.download.connection import GuardedConnection, Response
+from tasks.download.sockets import PlainSocket
 
 #: The parts we override or call, and their callers, with the first digits of the SHA-256 of their source.
 _SOURCES = {
