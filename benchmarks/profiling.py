@@ -43,7 +43,7 @@ _ACTIVITIES: dict[str, tuple[str, ...]] = {
         *("requests/", "urllib3/", "http/"),
     ),
     "around the download": (
-        *("tasks/download/downloader.py", "tasks/fetch.py", "tasks/download/urls.py"),
+        *("tasks/download/downloader.py", "tasks/download/body.py", "tasks/download/urls.py", "tasks/fetch.py"),
         *("tasks/jobs.py", "tasks/broker/progress.py", "tasks/model.py"),
     ),
     "collecting shards": ("tasks/collect.py", "tasks/storage/manifest.py", "tasks/storage/plan.py"),

@@ -16,7 +16,8 @@ from typing import Any
 
 from tasks.deadline import Deadline
 from tasks.download.conditional import Validators
-from tasks.download.downloader import Download, Downloader, countdown
+from tasks.download.downloader import Download, Downloader
+from tasks.download.retry import countdown
 from tasks.errors import (
     FetchError,
     FetchTimeoutError,

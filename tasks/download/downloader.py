@@ -6,68 +6,39 @@ This is the only place where a download is tried again.
 from __future__ import annotations
 
 import http.client
-import random
-import ssl
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import partial
 
 import requests
 import urllib3
 from requests import Response
 
-from config import limits
 from config.settings import settings
 from tasks.deadline import Deadline
-from tasks.download import content_codings, network_settings, tls, urls
+from tasks.download import network_settings, urls
 from tasks.download.adapters import GuardedAdapter, Sessions, request_headers
-from tasks.download.byte_range import PartialBody, complete_range_size, resumable_body
+from tasks.download.body import REDIRECT_STATUSES, check_opt_out, drain, read_body
+from tasks.download.byte_range import PartialBody
 from tasks.download.conditional import Validators
 from tasks.download.connection import BadHeaderError
 from tasks.download.cookies import Cookies, with_cookies
-from tasks.download.retry import parse_retry_after
-from tasks.download.x_robots_tag import opt_out_directive
+from tasks.download.error_mapping import map_exception
+from tasks.download.retry import backoff, long_wait_error
 from tasks.errors import (
     BadResponseError,
     BlockedAddressError,
-    ConnectError,
-    EmptyBodyError,
     FetchError,
-    FetchTimeoutError,
-    HttpClientError,
-    HttpNotImplementedError,
-    HttpRetryableClientError,
-    HttpServerError,
     InvalidUrlError,
-    LongWaitError,
-    OptedOutError,
-    RateLimitedError,
     RedirectError,
-    TlsClosedError,
     TlsError,
-    TooLargeError,
-    TruncatedError,
 )
-from tasks.image_signatures import begins_as_image
 from tasks.model import FetchOptions
 from tasks.redaction import redacted
 
-_BLOCK_BYTES = 64 * 1024
-#: A refused request's body is read to its end up to this size, which keeps the connection for the next image.
-_MAX_DRAIN_BYTES = 64 * 1024
-#: The statuses that redirect if they have a Location: all of their class, as curl does, but 304.
-_REDIRECTS = frozenset(range(300, 400)) - {http.HTTPStatus.NOT_MODIFIED}
-#: The statuses of success: whichever it is, its body is the image.
-_SUCCESS = range(200, 300)
-_MAX_BACKOFF_SECONDS = 30.0
-#: The most that is added to a countdown, as a part of it: images that were refused together do not come back together.
-_COUNTDOWN_JITTER = 0.1
 #: What a user can do about a server that can't be verified.
 _INSECURE_HINT = "--insecure can take it"
 _INSECURE_NOT_ALLOWED_HINT = "--insecure is not allowed here: IMAGEFLEET_ALLOW_INSECURE_TLS"
-_RETRYABLE_CLIENT_STATUSES = frozenset({http.HTTPStatus.REQUEST_TIMEOUT, http.HTTPStatus.TOO_EARLY})
-_NOT_IMPLEMENTED_STATUSES = frozenset({http.HTTPStatus.NOT_IMPLEMENTED, http.HTTPStatus.HTTP_VERSION_NOT_SUPPORTED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +101,7 @@ class Downloader:
                 return self._attempt(target, options, deadline, left, validators)
             except FetchError as error:
                 if error.retry_after is not None and error.retry_after > options.max_retry_after:
-                    raise _long_wait_error(error, options, retry) from error
+                    raise long_wait_error(error, options, retry) from error
                 wait = backoff(retry, options.backoff, error.retry_after)
                 if not error.retryable or retry >= options.retries or wait >= deadline.remaining:
                     raise
@@ -170,15 +141,15 @@ class Downloader:
             try:
                 response = _send_request(adapter, url, deadline, asked)
                 unverified = unverified or adapter.tls_unverified
-                location = _redirect_location(response, deadline) if response.status_code in _REDIRECTS else None
+                location = _redirect_location(response, deadline) if response.status_code in REDIRECT_STATUSES else None
                 if location is None:
                     try:
                         if on is not None and response.status_code == http.HTTPStatus.NOT_MODIFIED:
-                            _check_opt_out(response, options, deadline)
-                            _drain(response, deadline)
+                            check_opt_out(response, options, deadline)
+                            drain(response, deadline)
                             body = b""
                         else:
-                            body = _read_body(response, url, options, deadline, partial, left)
+                            body = read_body(response, url, options, deadline, partial, left)
                     finally:
                         response.close()
                     return Download(
@@ -236,37 +207,6 @@ def create_downloader(allow: Iterable[str] | None = None, proxied: bool = True) 
     return Downloader(sessions)
 
 
-def backoff(retry: int, base: float, retry_after: float | None = None) -> float:
-    """Return the seconds to wait before a retry: half to whole of ``base * 2**retry``, at most 30.
-
-    The random part keeps images that failed together from coming back together. A server's Retry-After, in seconds,
-    counts where it is longer.
-    """
-    wait: float = min(base * 2**retry, _MAX_BACKOFF_SECONDS) * random.uniform(0.5, 1)  # noqa: S311  # no secret
-    return max(wait, retry_after or 0.0)
-
-
-def countdown(wait: float) -> float:
-    """Return the seconds after which an image is asked for again whose server asks for a wait: up to a tenth more."""
-    spread: float = random.uniform(1, 1 + _COUNTDOWN_JITTER)  # noqa: S311  # no secret
-    return wait * spread
-
-
-def _long_wait_error(error: FetchError, options: FetchOptions, retry: int) -> RateLimitedError:
-    """Return what a server's wish for a wait is that no slot is held for."""
-    wait = error.retry_after or 0.0
-    is_last = retry >= options.retries
-    is_deferred = not is_last and wait <= limits.MAX_COUNTDOWN
-    bound = options.max_retry_after if is_last or is_deferred else max(options.max_retry_after, limits.MAX_COUNTDOWN)
-    longer = (LongWaitError if is_deferred else RateLimitedError)(
-        f"{error}: asks for a wait of {wait:.0f} s, more than {bound:g}",
-        http_status=error.http_status,
-        retry_after=wait,
-    )
-    longer.final_url = error.final_url
-    return longer
-
-
 def _keeps_credentials(before: urls.Url, after: urls.Url) -> bool:
     """Tell whether a redirect stays with whom the credentials are for: the same origin, or the same host's https."""
     if before.host != after.host:
@@ -302,7 +242,7 @@ def _redirect_location(response: Response, deadline: Deadline) -> str | None:
         )
     if not places or not places[0]:
         return None
-    _drain(response, deadline)
+    drain(response, deadline)
     place: str = places[0]
     return place
 
@@ -313,206 +253,3 @@ def _next_hop(response: Response, url: urls.Url, location: str) -> urls.Url:
     except InvalidUrlError as error:
         status = response.status_code
         raise RedirectError(f"HTTP {status} leads to no URL: {error}", http_status=status) from error
-
-
-def _read_body(
-    response: Response,
-    url: urls.Url,
-    options: FetchOptions,
-    deadline: Deadline,
-    partial: PartialBody | None,
-    left: list[PartialBody],
-) -> bytes:
-    """Return the body of a last response.
-
-    Args:
-        response: whose body is unread.
-        url: where it came from.
-        options: the run's.
-        deadline: of the download.
-        partial: what came before, if the rest of it was asked for.
-        left: gets what comes, if the body breaks off and its rest can be asked for.
-
-    Raises:
-        FetchError: there is none that is wanted.
-    """
-    status = response.status_code
-    begun = b""
-    whole: int | None = None
-    if partial is not None and (status in _SUCCESS or status == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE):
-        left.clear()
-        if not partial.is_continued_by(status, response.headers):
-            _drain(response, deadline)
-            raise TruncatedError(
-                "the body broke off, and the server did not go on where it had ended", http_status=status
-            )
-        if status == http.HTTPStatus.PARTIAL_CONTENT:
-            begun, whole = partial.body, partial.total_size
-    elif status == http.HTTPStatus.PARTIAL_CONTENT:
-        whole = complete_range_size(response.headers)
-        if whole is None and "Content-Range" in response.headers:
-            _drain(response, deadline)
-            raise BadResponseError(
-                f"HTTP 206 with a part of the body alone, for which nobody asked: "
-                f"{response.headers['Content-Range'][:60]}",
-                http_status=status,
-            )
-    elif status not in _SUCCESS and status not in _REDIRECTS:
-        _drain(response, deadline)
-        raise error_for_status(response)
-    _check_opt_out(response, options, deadline)
-    announced = response.headers.get("Content-Length", "")
-    if announced and len(begun) + int(announced) > options.max_bytes:
-        raise TooLargeError(f"the body has {announced} bytes, more than {options.max_bytes}", http_status=status)
-    blocks = [begun] if begun else []
-    try:
-        size = _read_blocks(response, url, options, deadline, blocks)
-        # A range is of the body as it is sent, so it says nothing of one that was decoded.
-        if whole not in (None, size) and "Content-Encoding" not in response.headers:
-            raise TruncatedError(f"the body has {size} bytes, and not {whole}", http_status=status)
-    except FetchError as error:
-        if error.retryable and blocks and "Content-Encoding" not in response.headers:
-            body = b"".join(blocks)
-            kept = (
-                partial.extended(body)
-                if begun and partial is not None
-                else resumable_body(url.text, response.headers, body)
-            )
-            left[:] = [] if kept is None else [kept]
-        raise
-    body = b"".join(blocks)
-    if status in _REDIRECTS and not begins_as_image(body):
-        raise RedirectError(f"HTTP {status} without a Location", http_status=status)
-    if not body:
-        text = "the body is empty" if status == http.HTTPStatus.OK else f"HTTP {status} with an empty body"
-        raise EmptyBodyError(text, http_status=status)
-    return body
-
-
-def _check_opt_out(response: Response, options: FetchOptions, deadline: Deadline) -> None:
-    """Leave an image alone whose server says that it is not for that.
-
-    Raises:
-        OptedOutError: it says so, and the user does not take it all the same.
-    """
-    if options.ignore_opt_out or "X-Robots-Tag" not in response.headers:
-        return
-    directive = opt_out_directive(response.raw.headers.getlist("X-Robots-Tag"))
-    if directive is not None:
-        _drain(response, deadline)
-        raise OptedOutError(
-            f"X-Robots-Tag says {directive} (--ignore-opt-out takes it all the same)", http_status=response.status_code
-        )
-
-
-def _read_blocks(
-    response: Response, url: urls.Url, options: FetchOptions, deadline: Deadline, blocks: list[bytes]
-) -> int:
-    """Read a body to its end, append it to blocks, and return the size of all of them."""
-    status = response.status_code
-    size = sum(map(len, blocks))
-    pieces = iter(partial(response.raw.read1, _BLOCK_BYTES, decode_content=False), b"")
-    try:
-        # Most have no coding, and looking for a value costs more than looking whether there is one.
-        if "Content-Encoding" in response.headers:
-            names = content_codings.parse(response.headers["Content-Encoding"])
-            pieces = content_codings.decode(_limit_compressed(pieces, options.max_bytes, status), names, status)
-        for block in pieces:
-            size += len(block)
-            if size > options.max_bytes:
-                raise TooLargeError(f"the body has more than {options.max_bytes} bytes", http_status=status)
-            blocks.append(block)
-    except (urllib3.exceptions.HTTPError, OSError) as error:
-        failure = map_exception(error, url, deadline)
-        failure.http_status = status
-        raise failure from error
-    except (ValueError, http.client.HTTPException) as error:
-        # http.client raises a bare ValueError for a chunk size that is no number.
-        raise TruncatedError(f"the body broke off after {size} bytes", http_status=status) from error
-    return size
-
-
-def _limit_compressed(pieces: Iterable[bytes], max_bytes: int, status: int) -> Iterator[bytes]:
-    """Return the pieces of a compressed body, which may hold less than it is long.
-
-    Raises:
-        TooLargeError: it has more than ``max_bytes``.
-    """
-    size = 0
-    for piece in pieces:
-        size += len(piece)
-        if size > max_bytes:
-            raise TooLargeError(f"the compressed body has more than {max_bytes} bytes", http_status=status)
-        yield piece
-
-
-def error_for_status(response: Response) -> FetchError:
-    """Return the error for a response with a status that is no success."""
-    status = response.status_code
-    text = f"HTTP {status} {response.reason or ''}".strip()
-    # Of several waits the longest is kept to.
-    waits = [parse_retry_after(value) for value in response.raw.headers.getlist("Retry-After")]
-    retry_after = max((wait for wait in waits if wait is not None), default=None)
-    if status == http.HTTPStatus.TOO_MANY_REQUESTS:
-        return RateLimitedError(text, http_status=status, retry_after=retry_after)
-    if status in _RETRYABLE_CLIENT_STATUSES:
-        return HttpRetryableClientError(text, http_status=status, retry_after=retry_after)
-    if 400 <= status < 500:
-        return HttpClientError(text, http_status=status)
-    if status in _NOT_IMPLEMENTED_STATUSES:
-        return HttpNotImplementedError(text, http_status=status)
-    if 500 <= status < 600:
-        return HttpServerError(text, http_status=status, retry_after=retry_after)
-    return BadResponseError(f"{text}, which nobody asked for", http_status=status)
-
-
-def _drain(response: Response, deadline: Deadline) -> None:
-    """Read a short body that nobody wants, so that the connection can be used again; close it otherwise."""
-    size = 0
-    try:
-        if response.headers.get("Content-Length", "").isdigit():
-            while size <= _MAX_DRAIN_BYTES and deadline.remaining > 0:
-                block = response.raw.read1(_BLOCK_BYTES, decode_content=False)
-                if not block:
-                    return
-                size += len(block)
-    except (urllib3.exceptions.HTTPError, OSError, ValueError, http.client.HTTPException):
-        pass
-    response.close()
-
-
-def map_exception(error: Exception, url: urls.Url, deadline: Deadline) -> FetchError:
-    """Return what an exception of requests, urllib3 or the socket means for the image."""
-    causes = list(cause_chain(error))
-    where = f"{url.host} port {url.port}"
-    for cause in causes:
-        if isinstance(cause, TimeoutError | requests.Timeout | urllib3.exceptions.TimeoutError):
-            return FetchTimeoutError(f"{where} {deadline.timeout_message}")
-        if isinstance(cause, ssl.SSLError):
-            kind = TlsClosedError if tls.is_closed(cause) else TlsError
-            failure = kind(f"{where}: {tls.explain(cause)}")
-            failure.avoidable = tls.is_avoidable(cause)
-            return failure
-        if isinstance(cause, http.client.IncompleteRead | urllib3.exceptions.IncompleteRead):
-            return TruncatedError(f"{where} ended the body early")
-        if isinstance(cause, urllib3.exceptions.InvalidHeader):
-            return BadResponseError(f"{where} sent a bad header: {cause}")
-        if isinstance(cause, http.client.RemoteDisconnected):
-            return ConnectError(f"{where} closed the connection without an answer")
-        if isinstance(cause, http.client.HTTPException):
-            return BadResponseError(f"{where} answered with what is not HTTP: {cause or type(cause).__name__}")
-    for cause in causes:
-        if isinstance(cause, urllib3.exceptions.ProtocolError):
-            return TruncatedError(f"{where} broke the connection off")
-    return ConnectError(f"{where}: {causes[-1]}")
-
-
-def cause_chain(error: BaseException | None) -> list[BaseException]:
-    """Return an exception with what it was raised from, outermost first."""
-    found: list[BaseException] = []
-    while error is not None and error not in found:
-        found.append(error)
-        inner = next((item for item in error.args if isinstance(item, BaseException)), None)
-        error = getattr(error, "reason", None) if isinstance(error, urllib3.exceptions.MaxRetryError) else inner
-        error = error or found[-1].__cause__ or found[-1].__context__
-    return found

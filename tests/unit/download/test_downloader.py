@@ -20,7 +20,8 @@ from producer.demo import DemoServer, draw_image
 from tasks.deadline import Deadline
 from tasks.download.adapters import USER_AGENT, Sessions, request_headers
 from tasks.download.conditional import Validators
-from tasks.download.downloader import Download, Downloader, backoff, countdown
+from tasks.download.downloader import Download, Downloader
+from tasks.download.retry import backoff, countdown
 from tasks.download.urls import parse
 from tasks.errors import (
     BadResponseError,
