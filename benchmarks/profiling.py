@@ -49,7 +49,13 @@ _ACTIVITIES: dict[str, tuple[str, ...]] = {
     "collecting shards": ("tasks/collect.py", "tasks/storage/manifest.py", "tasks/storage/plan.py"),
     "counting parts, acknowledging": ("tasks/broker/ack_batcher.py", "tasks/broker/backend.py"),
     "Celery: running a task": ("celery/app/", "celery/backends/"),
-    "taking messages from Redis": ("tasks/broker/transport.py", "kombu/", "redis/"),
+    "taking messages from Redis": (
+        "tasks/broker/transport.py",
+        "tasks/broker/poller.py",
+        "tasks/broker/qos.py",
+        "kombu/",
+        "redis/",
+    ),
     "Celery: receiving a task": ("celery/", "concurrent/futures/", "vine/"),
 }
 _OTHER = "the rest"
@@ -58,7 +64,7 @@ _OTHER = "the rest"
 _IDLE = (
     "_worker (concurrent/futures/thread.py",
     "_epoll.poll (kombu/utils/eventio.py",
-    "Settler._run (tasks/broker/ack_batcher.py",
+    "AckBatcher._run (tasks/broker/ack_batcher.py",
 )
 _LINE = re.compile(r":\d+\)$")
 

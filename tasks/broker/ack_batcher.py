@@ -13,7 +13,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from typing import Any
 
 import redis
@@ -21,7 +20,9 @@ from celery.worker import state
 from celery.worker.request import Request
 from kombu.asynchronous import get_event_loop
 
+from tasks.broker.redis_errors import REDIS_ERRORS
 from tasks.broker.redis_retry import retry_until_redis_is_back, worker_is_stopping
+from tasks.broker.snapshot import snapshot
 
 _log = logging.getLogger(__name__)
 #: Seconds that what is done waits for company: a round trip, and the switch to another thread, cost more than a part.
@@ -64,7 +65,7 @@ class AckBatcher:
 
     def pending(self) -> list[Any]:
         """Return the messages that wait."""
-        return [*self._batch, *snapshot(lambda: self._messages)]
+        return [*self._batch, *snapshot(self._messages)]
 
     def _start(self) -> None:
         with self._lock:
@@ -88,16 +89,16 @@ class AckBatcher:
 
     def _flush(self) -> None:
         # The messages first: the parts of all of them are there by then.
-        messages = self._batch = list(snapshot(lambda: self._messages))
+        messages = self._batch = snapshot(self._messages)
         for _ in messages:
             self._messages.popleft()
-        parts = list(snapshot(lambda: self._parts))
+        parts = snapshot(self._parts)
         for _ in parts:
             self._parts.popleft()
         if parts:
             retry_until_redis_is_back(lambda: self._count(parts))
         for message in messages:
-            message.ack_log_error(_log, (redis.RedisError, OSError))
+            message.ack_log_error(_log, REDIS_ERRORS)
         for channel in {message.channel for message in messages}:
             channel.qos.flush()
         loop = get_event_loop()
@@ -134,16 +135,9 @@ def running_task_ids() -> set[str]:
 
     Those are the ones in its slots, and those that wait for one, unless it is told to stop; and what is not settled.
     """
-    waiting: Iterable[Any] = () if worker_is_stopping() else snapshot(lambda: state.reserved_requests)
-    running = {request.id for request in (*snapshot(lambda: state.active_requests), *waiting)}
+    waiting: Iterable[Any] = () if worker_is_stopping() else snapshot(state.reserved_requests)
+    running = {request.id for request in (*snapshot(state.active_requests), *waiting)}
     return running | {message.headers["id"] for message in BatchedRequest.ack_batcher.pending()}
-
-
-def snapshot(items: Callable[[], Iterable[Any]]) -> tuple[Any, ...]:
-    """Return what is in a collection that other threads change."""
-    while True:
-        with suppress(RuntimeError):
-            return tuple(items())
 
 
 def _do_nothing() -> None:

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 
 import redis
 
+#: What an operation raises that Redis did not do, or may not have done.
+REDIS_ERRORS = (redis.RedisError, OSError)
 #: Errors that end without a change of ours: the code that Redis answers with, and what a person can do meanwhile.
 _TEMPORARY = {
     "OOM": "Raise maxmemory of that Redis, or remove from it what is not needed.",

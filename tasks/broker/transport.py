@@ -26,52 +26,34 @@ from __future__ import annotations
 
 import json
 import logging
-import threading
 import time
-from collections.abc import Callable, Collection, Iterable
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection
 from pathlib import Path
-from queue import Empty
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 from weakref import WeakSet
 
 import orjson
 from kombu.transport import TRANSPORT_ALIASES, redis, virtual
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import ResponseError
 
 from tasks.broker import keys
+from tasks.broker.poller import EventLoop, Poller, QueueListener
+from tasks.broker.qos import PendingAcks, QoS
+from tasks.broker.snapshot import snapshot
 
-_T = TypeVar("_T")
 _log = logging.getLogger(__name__)
 _RESERVE = Path(__file__).with_name("reserve.lua").read_text(encoding="utf-8")
 #: The most messages that one step takes: Redis does nothing else meanwhile.
 _MAX_BATCH = 32
-#: Acknowledgements that wait for company, at most.
-_ACK_BATCH = 16
 #: Seconds that they wait, at most.
 _ACK_WAIT_SECONDS = 0.2
 #: Ends the name of the list of what kombu did not write.
 _DEAD_LETTER_SUFFIX = "_dead_letter"
-#: What Redis could not be told for: it is away, or answers with an error.
-_REDIS_ERRORS = (RedisError, OSError)
 #: More connections than a process can have: no bound on a pool of them.
 _UNBOUNDED = 2**31
 _JSON = "application/json"
 #: Marks what kombu writes as JSON that it is not, such as a date.
 _KOMBU_TYPE = b'"__type__"'
-
-
-@dataclass(slots=True)
-class PendingAcks:
-    """What could not be told to a Redis: the delivery tags to acknowledge, and those to give back."""
-
-    acks: list[str] = field(default_factory=list)
-    requeues: list[str] = field(default_factory=list)
-    #: What a broken connection had delivered and goes on: it is acknowledged over another.
-    running: set[str] = field(default_factory=set)
-    #: Held by the thread that tells Redis.
-    flush_lock: threading.Lock = field(default_factory=threading.Lock)
 
 
 class Message(virtual.Message):  # type: ignore[misc]  # kombu has no annotations
@@ -82,165 +64,6 @@ class Message(virtual.Message):  # type: ignore[misc]  # kombu has no annotation
         if accepted and self.content_type == _JSON and _KOMBU_TYPE not in self.body:
             return _load_json(self.body)
         return super()._decode()
-
-
-class QoS(redis.QoS):  # type: ignore[misc]  # kombu has no annotations
-    """What a channel was given and has not acknowledged."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        #: Delivery tags that `reserve.lua` has recorded already.
-        self.reserved: set[str] = set()
-        #: The room without that which Celery adds for each task under a countdown; 0 before there is one.
-        self._room_without_countdowns = 0
-
-    def can_consume(self) -> bool:
-        """Tell whether a quarter of the room is free: messages are worth asking for in batches.
-
-        What is under a countdown has room of its own beside that.
-        """
-        if not self.prefetch_count:
-            return True
-        if time.monotonic() < self.channel.paused_until:
-            return False
-        # Whoever holds a thousand of those never has a quarter of all the room free.
-        self._room_without_countdowns = min(self._room_without_countdowns or self.prefetch_count, self.prefetch_count)
-        room = self.prefetch_count - (len(self._delivered) - len(self._dirty))
-        return bool(room >= max(1, self._room_without_countdowns // 4))
-
-    def append(self, message: Any, delivery_tag: str) -> None:
-        """Remember a message that was delivered, and record it in Redis unless that is done."""
-        if delivery_tag in self.reserved:
-            self.reserved.discard(delivery_tag)
-            virtual.QoS.append(self, message, delivery_tag)
-        else:
-            super().append(message, delivery_tag)
-
-    def ack(self, delivery_tag: str) -> None:
-        """Acknowledge a message, soon."""
-        pending = self.channel.pending_acks
-        acks = pending.acks
-        acks.append(delivery_tag)
-        pending.running.discard(delivery_tag)
-        virtual.QoS.ack(self, delivery_tag)
-        if len(acks) >= _ACK_BATCH:
-            self.flush()
-
-    def flush(self) -> None:
-        """Tell Redis what it is owed; while it is away, or this channel is closed, that stays for the next one."""
-        pending = self.channel.pending_acks
-        if self.channel.disconnected or not (pending.acks or pending.requeues):
-            return
-        with pending.flush_lock, suppress(*_REDIS_ERRORS):
-            if tags := pending.acks[:]:
-                with self.pipe_or_acquire() as pipe:
-                    pipe.zrem(self.unacked_index_key, *tags).hdel(self.unacked_key, *tags).execute()
-                del pending.acks[: len(tags)]
-            while pending.requeues:
-                self.restore_by_tag(pending.requeues[-1])
-                pending.requeues.pop()
-
-    def restore_unacked(self, client: Any = None) -> None:
-        """Give back what was delivered and has not begun: what has goes on, and is acknowledged when it is done."""
-        running, pending = self.channel.running_ids(), self.channel.pending_acks
-        for tag, message in self._delivered.items():
-            if message.headers.get("id") in running:
-                pending.running.add(tag)
-            else:
-                pending.requeues.append(tag)
-        self._delivered.clear()
-        self.flush()
-
-
-class QueueListener:
-    """A connection that waits until a list holds a message, or asks for the messages of all lists."""
-
-    def __init__(self, channel: Channel, name: str) -> None:
-        self.client = channel._create_client(asynchronous=True)
-        self._channel, self._name = channel, name
-        #: What was asked for: lists and room; None while it waits or is idle.
-        self._reserving: tuple[list[str], int] | None = None
-        #: When it sent what has not been answered, by the monotonic clock.
-        self._sent_at: float | None = None
-
-    @property
-    def idle(self) -> bool:
-        """Whether it has nothing to wait for."""
-        return self._sent_at is None
-
-    def close_if_dead(self) -> None:
-        """Give up a connection whose server would have answered by now: it is gone, and nobody has told."""
-        wait, interval = self._channel.brpop_timeout, self._channel.health_check_interval
-        # Without a bound on its wait a server may be silent for ever, and without an interval nobody wants to know.
-        if self._sent_at is None or not wait or not interval or time.monotonic() - self._sent_at <= wait + interval:
-            return
-        connection = self.client.connection
-        # What has come while this process was busy, or stopped, is read soon; it may be messages.
-        if connection._sock is not None and not redis._socket_readable(connection._sock):
-            connection.disconnect()
-
-    def reset(self) -> None:
-        """Begin anew on another connection: what the last one was asked for was never answered."""
-        if self._reserving is not None:
-            self._channel.is_reserving = False
-        self._reserving = self._sent_at = None
-
-    def poll(self) -> None:
-        """Ask if there is something to be had, and wait if there is not."""
-        channel = self._channel
-        if channel.may_have_more:
-            if not channel.is_reserving:
-                self._reserve()
-        else:
-            name = channel.global_keyprefix + self._name
-            self._send("BLMOVE", name, name, "RIGHT", "RIGHT", channel.brpop_timeout or 0)
-
-    def read(self) -> bool:
-        """Take an answer; return whether messages were delivered."""
-        if self.idle:
-            # The server has closed a connection that it was not asked over, as it may.
-            self.client.connection.disconnect()
-            return False
-        answer = self._read_reply()
-        if self._reserving is None:
-            self._channel.may_have_more = self._channel.may_have_more or answer is not None
-            return False
-        (queues, room), self._reserving = self._reserving, None
-        self._channel.is_reserving = False
-        self._channel.may_have_more = len(answer) > 2 * room
-        self._channel.deliver(queues, answer)
-        return len(answer) > 1
-
-    def close(self) -> None:
-        """End it; what it has been given meanwhile goes back."""
-        if self._reserving is not None and not self._channel.disconnected:
-            with suppress(*_REDIS_ERRORS):
-                queues, _ = self._reserving
-                self._channel.requeue(queues, self._read_reply())
-        self.reset()
-        if getattr(self.client, "connection", None) is not None:
-            self.client.connection.disconnect()
-
-    def _reserve(self) -> None:
-        asked = self._channel.reserve_command()
-        if asked is None:
-            return
-        queues, room, command = asked
-        self._reserving = queues, room
-        self._channel.is_reserving = True
-        self._send(*command)
-
-    def _send(self, *command: Any) -> None:
-        self._sent_at = time.monotonic()
-        self.client.connection.send_command(*command)
-
-    def _read_reply(self) -> Any:
-        self._sent_at = None
-        try:
-            return self.client.connection.read_response()
-        except _REDIS_ERRORS:
-            self.client.connection.disconnect()
-            raise
 
 
 class Channel(redis.Channel):  # type: ignore[misc]  # kombu has no annotations
@@ -425,69 +248,6 @@ def disconnect_pools() -> None:
             channel._pool.disconnect()
 
 
-def snapshot(items: Iterable[_T]) -> list[_T]:
-    """Return what is in a collection that other threads change."""
-    while True:
-        with suppress(RuntimeError):
-            return list(items)
-
-
-class Poller(redis.MultiChannelPoller):  # type: ignore[misc]  # kombu has no annotations
-    """kombu's poller, with waiters in place of its one BRPOP for each channel."""
-
-    def on_poll_start(self) -> None:
-        """Put waiters that are idle to work; an event loop calls this again and again."""
-        for channel in self._channels:
-            idle = [waiter for waiter in channel.listeners() if waiter.idle]
-            if idle and channel.qos.can_consume():
-                for waiter in idle:
-                    if not self._client_registered(channel, waiter.client, waiter):
-                        self._register(channel, waiter.client, waiter)
-                    waiter.poll()
-            if channel.active_fanout_queues:
-                self._register_LISTEN(channel)
-
-    def on_readable(self, fileno: int) -> Any:
-        """Hand what came to whom it is for.
-
-        Raises:
-            Empty: it was no message, and whoever drains events waits on.
-        """
-        _, kind = self._fd_to_chan.get(fileno, (None, None))
-        if not isinstance(kind, QueueListener):
-            return super().on_readable(fileno)
-        if not kind.read():
-            raise Empty
-        return True
-
-    def get(self, callback: Any, timeout: float | None = None) -> None:
-        """Wait for messages without an event loop, whose timer would tell acknowledgements."""
-        self.flush_and_close_dead()
-        super().get(callback, timeout)
-
-    def flush_and_close_dead(self) -> None:
-        """Tell the acknowledgements that found no company, and give up connections that are dead."""
-        for channel in list(self._channels):
-            if channel.active_queues:
-                channel.qos.flush()
-                for waiter in channel.listeners():
-                    waiter.close_if_dead()
-
-
-class _EventLoop:
-    """A worker's event loop that is told of a connection once: kombu tells at every tick, in a system call each."""
-
-    def __init__(self, loop: Any) -> None:
-        self._loop = loop
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._loop, name)
-
-    def add_reader(self, place: int, *callback: Any) -> None:
-        if place not in self._loop.readers:
-            self._loop.add_reader(place, *callback)
-
-
 class Transport(redis.Transport):  # type: ignore[misc]  # kombu has no annotations
     """kombu's transport with our channel."""
 
@@ -503,7 +263,7 @@ class Transport(redis.Transport):  # type: ignore[misc]  # kombu has no annotati
     def register_with_event_loop(self, connection: Any, loop: Any) -> None:
         """Join a worker's event loop, and have it tell acknowledgements that found no company."""
         cycle = self.cycle
-        super().register_with_event_loop(connection, _EventLoop(loop))
+        super().register_with_event_loop(connection, EventLoop(loop))
         timer = getattr(cycle, "_ack_tref", None)
         if timer is not None:
             timer.cancel()

@@ -21,7 +21,7 @@ from celery.app.task import Task
 from kombu.entity import Queue
 from kombu.utils import eventio
 
-from tasks.broker import ack_batcher, backend, transport
+from tasks.broker import ack_batcher, backend, poller, qos, transport
 from tasks.broker.backend import BatchingBackend, ChordPart
 from tests.upstream.expected import FAILING
 
@@ -81,8 +81,8 @@ def _bind_kombu_unit() -> None:
     """Replace the names in kombu's module, which its tests subclass and patch, by ours."""
     _bind_kombu_integration()
     for name, ours in (
-        ("QoS", transport.QoS),
-        ("MultiChannelPoller", transport.Poller),
+        ("QoS", qos.QoS),
+        ("MultiChannelPoller", poller.Poller),
         ("Channel", transport.Channel),
         ("Transport", transport.Transport),
     ):

@@ -70,6 +70,6 @@ def test_internal_is_unchanged(name: str, digest: str) -> None:
     found = hashlib.sha256(source.encode()).hexdigest()[:12]
     assert found == digest, (
         f"kombu {version('kombu')} or celery {version('celery')} has another {name} than the one our code relies on: "
-        f"read the changes, adapt tasks/broker/transport.py, "
-        f"heartbeat.py, backend.py and ack_batcher.py, then put {found} here"
+        f"read the changes, adapt tasks/broker/transport.py, poller.py, qos.py, "
+        f"requeue.py, backend.py and ack_batcher.py, then put {found} here"
     )
