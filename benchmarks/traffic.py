@@ -24,7 +24,7 @@ import hiredis
 import redis
 
 from benchmarks.redis_work import RedisWork
-from tasks.broker import heartbeat
+from tasks.broker import requeue
 from tasks.celery import IMAGE_QUEUE
 
 _HOST = "127.0.0.1"
@@ -211,7 +211,7 @@ def _expect_nothing_queued(server: redis.Redis) -> None:
     Raises:
         RuntimeError: too many messages remain.
     """
-    unacked: list[Any] = [server.hlen(name) for name in heartbeat.unacked_hashes(server)]
+    unacked: list[Any] = [server.hlen(name) for name in requeue.unacked_hashes(server)]
     remaining = server.llen(IMAGE_QUEUE) + sum(unacked)
     if remaining > _MAX_REMAINING:
         raise RuntimeError(f"{remaining} messages remain in Redis, but none remained at the end of the run")

@@ -23,7 +23,8 @@ from tasks import file_descriptors, runtime_tuning
 from tasks.broker import client as broker_client
 from tasks.broker import keys, transport
 from tasks.broker.fitness import PROBE_TIMEOUT_SECONDS, Fitness, QueueNames
-from tasks.broker.heartbeat import Heartbeat, WorkerId
+from tasks.broker.heartbeat import Heartbeat
+from tasks.broker.liveness import WorkerId
 from tasks.broker.progress import ProgressCounters
 from tasks.broker.redis_retry import retry_until_redis_is_back
 from tasks.celery import IMAGE_QUEUE, SHARD_QUEUE, app

@@ -31,7 +31,7 @@ from producer.dispatch.unfit_workers import UnfitWorker, UnfitWorkers
 from producer.output.run_file import resume_command
 from producer.output.shard_files import load_manifest, load_requests
 from producer.planning.planner import Planner
-from tasks.broker import heartbeat, keys, transport
+from tasks.broker import keys, liveness, requeue, transport
 from tasks.broker.progress import REASON
 from tasks.broker.redis_errors import RedisProblem, redis_problem
 from tasks.celery import COLLECT_SHARD, FETCH_IMAGE, IMAGE_QUEUE, PROTOCOL, SHARD_QUEUE, WORKER_INFO, app
@@ -171,7 +171,7 @@ class Dispatcher:
         self._done_before = 0
         #: Whether anything may have been sent.
         self.has_sent = False
-        self._contact = heartbeat.ContinuousContact()
+        self._contact = liveness.ContinuousContact()
         self._finishing = threading.Event()
         #: Who is told of progress, and what was told last.
         self._listener: Callable[[Progress], None] = _ignore
@@ -314,7 +314,7 @@ class Dispatcher:
         # Workers hand on what a dead one held; where none is left that has lived for long, it is done here.
         self._contact.record_reply()
         if self._contact.is_long_enough:
-            heartbeat.requeue_from_dead_workers(self._server)
+            requeue.requeue_from_dead_workers(self._server)
         self._unfit.refresh()
         now = time.monotonic()
         doubtful: list[_InFlight] = []
@@ -327,7 +327,7 @@ class Dispatcher:
                 doubtful.append(flying)
         if not doubtful:
             return
-        pending = chord_state.pending_task_ids(self._server, self._run_id, heartbeat.unacked_hashes(self._server))
+        pending = chord_state.pending_task_ids(self._server, self._run_id, requeue.unacked_hashes(self._server))
         for flying in doubtful:
             requests = self._shard_requests(flying.shard)
             found = chord_state.read_parts(self._server, self._group_id(flying.shard), VOID_REASONS)
@@ -532,7 +532,7 @@ class Dispatcher:
         """
         if self._pending_before is None:
             self._pending_before = chord_state.pending_task_ids(
-                self._server, self._run_id, heartbeat.unacked_hashes(self._server)
+                self._server, self._run_id, requeue.unacked_hashes(self._server)
             )
         found = chord_state.read_parts(self._server, self._group_id(flying.shard), STALE_VOID_REASONS)
         if self._missing_tasks(flying.shard, requests, found, self._pending_before):
@@ -714,7 +714,7 @@ def _describe_workers(local: bool, images: int, server: redis.Redis) -> str:
     waiting = "waiting for 1 image" if images == 1 else f"waiting for {images:,} images"
     try:
         slots = online_workers()
-        dead = sum(not lives for lives in heartbeat.worker_liveness(server).values())
+        dead = sum(not lives for lives in liveness.worker_liveness(server).values())
     except (redis.RedisError, OperationalError) as error:
         # The connection that lay idle since the last question may have gone with a Redis that is back.
         return f"{waiting}; the workers can't be asked: {redis_problem(error).note}"

@@ -13,7 +13,7 @@ from typing import Any
 
 import redis
 
-from tasks.broker import heartbeat
+from tasks.broker import liveness
 from tasks.celery import DRAIN, app
 
 #: Seconds between two questions to the workers, and for one answer.
@@ -65,7 +65,7 @@ class Drain:
         """
         if time.monotonic() - self._asked_at < _ASK_INTERVAL_SECONDS:
             return
-        living = [name for name, lives in heartbeat.worker_liveness(self.server).items() if lives]
+        living = [name for name, lives in liveness.worker_liveness(self.server).items() if lives]
         # Without a limit, each question would take as long as an answer may.
         answers = app.control.broadcast(
             DRAIN, {"run_id": self.run_id}, reply=True, timeout=_ANSWER_SECONDS, limit=max(len(living), 1)
@@ -73,7 +73,7 @@ class Drain:
         heard = {name: _parse_answer(said) for answer in answers or [] for name, said in answer.items()}
         self._asked_at = time.monotonic()
         # A worker that does not answer is at what it was at, unless it has died.
-        nodes = {worker.node for worker in map(heartbeat.WorkerId.parse, living) if worker is not None}
+        nodes = {worker.node for worker in map(liveness.WorkerId.parse, living) if worker is not None}
         self._busy = {name: work for name, work in {**self._busy, **heard}.items() if name in nodes | heard.keys()}
         all_heard = len(heard) >= len(living) or self._asked_at - self._since > _SILENT_SECONDS
         working = any(images or shards for images, shards in self._busy.values())

@@ -11,7 +11,7 @@ import redis
 
 from producer.formatting import named
 from tasks.broker import keys
-from tasks.broker.heartbeat import WorkerId
+from tasks.broker.liveness import WorkerId
 
 _log = logging.getLogger(__name__)
 

@@ -28,7 +28,7 @@ import redis
 from kombu import pools
 
 from config.settings import REDIS_CONF
-from tasks.broker import heartbeat
+from tasks.broker import requeue
 from tasks.celery import app, use_broker
 from tests.conftest import installed, redis_program, required
 
@@ -384,7 +384,7 @@ def connect(broker_url: str) -> redis.Redis:
 
 def unacked_count(server: redis.Redis) -> int:
     """Return the number of unacknowledged messages of all workers."""
-    counts: list[Any] = [server.hlen(name) for name in heartbeat.unacked_hashes(server)]
+    counts: list[Any] = [server.hlen(name) for name in requeue.unacked_hashes(server)]
     return sum(counts)
 
 

@@ -34,9 +34,9 @@ from producer.dispatch.dispatcher import Dispatcher, Progress, Timing
 from producer.planning.planner import NOTHING_PLANNED, Planner, PlanProgress
 from tasks import jobs, worker
 from tasks.broker import client as broker_client
-from tasks.broker import heartbeat, keys
+from tasks.broker import keys, requeue
 from tasks.broker.backend import ChordPart, UnloggedResult
-from tasks.broker.heartbeat import WorkerId
+from tasks.broker.liveness import WorkerId
 from tasks.celery import IMAGE_QUEUE, SHARD_QUEUE, app
 from tasks.download.downloader import Download, Downloader
 from tasks.errors import HttpClientError
@@ -183,7 +183,7 @@ class Fleet:
         self.taken = [taken for taken in self.taken if taken.worker != name]
         if lost:
             self.server.delete(keys.worker_key(keys.UNACKED, name), keys.worker_key(keys.UNACKED_INDEX, name))
-        heartbeat.requeue_from_dead_workers(self.server, [name])
+        requeue.requeue_from_dead_workers(self.server, [name])
 
     def lose(self, queue: str, place: int | None = None) -> None:
         """Lose one message of a queue, or all."""

@@ -24,9 +24,9 @@ from kombu.connection import Connection
 
 from config import limits
 from tasks.broker import client as broker_client
-from tasks.broker import heartbeat as broker_heartbeat
-from tasks.broker import keys, transport
-from tasks.broker.heartbeat import ContinuousContact, Heartbeat, WorkerId
+from tasks.broker import keys, requeue, transport
+from tasks.broker.heartbeat import Heartbeat
+from tasks.broker.liveness import ContinuousContact, WorkerId
 from tasks.celery import IMAGE_QUEUE
 from tests.integration import processes
 from tests.integration.test_transport import consuming, drain, put
@@ -69,7 +69,7 @@ def queued(server: redis.Redis) -> list[dict[str, Any]]:
 def test_requeues_all_tasks_of_a_dead_worker(server: redis.Redis) -> None:
     """Each message is next in its queue, unchanged but for kombu's redelivery marks; the worker is forgotten."""
     record_unacked(server, _ELSEWHERE, 5)
-    assert broker_heartbeat.requeue_from_dead_workers(server) == 5
+    assert requeue.requeue_from_dead_workers(server) == 5
     messages = queued(server)
     assert sorted(message["body"] for message in messages) == list("01234")
     for message in messages:
@@ -82,7 +82,7 @@ def test_message_goes_to_the_queues_of_its_exchange(server: redis.Redis) -> None
     """A message sent to an exchange is requeued along the exchange's bindings."""
     server.sadd("_kombu.binding.shop", "\x06\x16".join([_QUEUE, "", "bound"]), "\x06\x16".join(["x", "", "other"]))
     record_unacked(server, _ELSEWHERE, 1, exchange="shop")
-    broker_heartbeat.requeue_from_dead_workers(server)
+    requeue.requeue_from_dead_workers(server)
     assert [server.llen(name) for name in ("bound", "other", _QUEUE)] == [1, 0, 0]
 
 
@@ -90,7 +90,7 @@ def test_damaged_record_goes_to_the_dead_letter_list(server: redis.Redis) -> Non
     """A damaged record goes to the transport's dead-letter list, and does not keep the dead worker registered."""
     record_unacked(server, _ELSEWHERE, 1)
     server.hset(keys.worker_key(keys.UNACKED, _ELSEWHERE.name), "odd", "no record")
-    broker_heartbeat.requeue_from_dead_workers(server)
+    requeue.requeue_from_dead_workers(server)
     assert server.lrange(keys.DEAD_LETTER, 0, -1) == ["no record"]
     assert server.llen(_QUEUE) == 1
     assert not server.exists(keys.WORKERS)
@@ -101,9 +101,7 @@ def test_concurrent_requeues_requeue_once(server: redis.Redis, redis_url: str) -
     record_unacked(server, _ELSEWHERE, 300)
     with ExitStack() as stack:
         clients = [stack.enter_context(broker_client.client(redis_url)) for _ in range(4)]
-        threads = [
-            threading.Thread(target=broker_heartbeat.requeue_from_dead_workers, args=[client]) for client in clients
-        ]
+        threads = [threading.Thread(target=requeue.requeue_from_dead_workers, args=[client]) for client in clients]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -200,7 +198,7 @@ def test_requeues_overdue_messages_of_kombu(server: redis.Redis, heartbeat: Hear
 def test_lists_all_unacked_hashes(server: redis.Redis) -> None:
     """The list of hashes with unacknowledged messages begins with kombu's own."""
     server.sadd(keys.WORKERS, "b", "a")
-    assert broker_heartbeat.unacked_hashes(server) == ["unacked", "unacked:a", "unacked:b"]
+    assert requeue.unacked_hashes(server) == ["unacked", "unacked:a", "unacked:b"]
 
 
 def test_producer_uses_kombus_keys(redis_url: str) -> None:

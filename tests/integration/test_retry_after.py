@@ -15,7 +15,7 @@ import pytest
 import redis
 
 from producer.dispatch import chord_state
-from tasks.broker import heartbeat
+from tasks.broker import requeue
 from tasks.celery import IMAGE_QUEUE
 from tests.integration import processes
 
@@ -75,7 +75,7 @@ def running(server: redis.Redis, folder: Path, urls: list[str], *options: str) -
 def waiting(server: redis.Redis) -> list[dict[str, Any]]:
     """Return the unacknowledged messages with a countdown."""
     records: list[str] = []
-    for holder in heartbeat.unacked_hashes(server):
+    for holder in requeue.unacked_hashes(server):
         values: Any = server.hvals(holder)
         records += values
     return [message for record in records if (message := json.loads(record)[0])["headers"].get("eta")]
@@ -127,7 +127,7 @@ def test_waiting_task_does_not_count_as_lost(server: redis.Redis, demo_url: str,
         processes.eventually(lambda: len(waiting(server)) == 3, "three countdowns")
         messages = waiting(server)
         run_id = json.loads((tmp_path / "out" / "run.json").read_text())["id"]
-        assert chord_state.pending_task_ids(server, run_id, heartbeat.unacked_hashes(server)) == {
+        assert chord_state.pending_task_ids(server, run_id, requeue.unacked_hashes(server)) == {
             f"{run_id}.0000000{n}" for n in range(3)
         }
         for message in messages:

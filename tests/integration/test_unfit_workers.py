@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.broker import heartbeat
+from tasks.broker import requeue
 from tasks.broker.client import client
 from tests.integration import processes
 from tests.waiting import PATIENCE
@@ -135,7 +135,7 @@ def kinds_of_workers(folder: Path, broker: str, allow: str) -> Iterator[dict[str
             def are_up() -> bool:
                 ended = [worker.err for worker in found.values() if worker.process.poll() is not None]
                 assert not ended
-                return len(heartbeat.unacked_hashes(server)) > len(found)
+                return len(requeue.unacked_hashes(server)) > len(found)
 
             processes.eventually(are_up, "all workers", 30 * PATIENCE)
         yield found

@@ -22,7 +22,7 @@ def workers(monkeypatch: pytest.MonkeyPatch) -> Any:
         return state.answers
 
     monkeypatch.setattr(drain, "app", SimpleNamespace(control=SimpleNamespace(broadcast=broadcast)))
-    monkeypatch.setattr("tasks.broker.heartbeat.worker_liveness", lambda _: state.living)
+    monkeypatch.setattr("tasks.broker.liveness.worker_liveness", lambda _: state.living)
     monkeypatch.setattr(drain, "time", SimpleNamespace(monotonic=lambda: state.now))
     return state
 

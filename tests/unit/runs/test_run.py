@@ -92,7 +92,7 @@ def test_refuses_to_retry_an_unfinished_run(store: Store) -> None:
 def test_no_worker_responds(monkeypatch: pytest.MonkeyPatch, local: bool, expected: str) -> None:
     """A run that waits for a local fleet does not advise to start workers."""
     monkeypatch.setattr(dispatcher, "online_workers", list)
-    monkeypatch.setattr("tasks.broker.heartbeat.worker_liveness", lambda _: {})
+    monkeypatch.setattr("tasks.broker.liveness.worker_liveness", lambda _: {})
     note = dispatcher._describe_workers(local, 3, Mock())
     assert note.startswith("waiting for 3 images; no worker responds")
     assert expected in note
@@ -113,6 +113,6 @@ def test_mentions_dead_workers_only_if_one_died(
     """A waiting run reports the number of images, and how many workers respond."""
     monkeypatch.setattr(dispatcher, "online_workers", lambda: slots)
     lives = {**{f"alive-{number}": True for number in range(2)}, **{f"dead-{number}": False for number in range(dead)}}
-    monkeypatch.setattr("tasks.broker.heartbeat.worker_liveness", lambda _: lives)
+    monkeypatch.setattr("tasks.broker.liveness.worker_liveness", lambda _: lives)
     within = " within 20 s" if dead else ""
     assert dispatcher._describe_workers(False, images, Mock()) == note + within

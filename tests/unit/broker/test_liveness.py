@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from config import limits
-from tasks.broker.heartbeat import ContinuousContact, WorkerId
+from tasks.broker.liveness import ContinuousContact, WorkerId
 
 _ME = WorkerId("a|b@here", "here", "boot.1", os.getpid(), "1")
 
@@ -17,7 +17,7 @@ _ME = WorkerId("a|b@here", "here", "boot.1", os.getpid(), "1")
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Return a clock controlled by the test."""
     now = [100.0]
-    monkeypatch.setattr("tasks.broker.heartbeat.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("tasks.broker.liveness.time.monotonic", lambda: now[0])
     return now
 
 
