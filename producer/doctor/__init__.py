@@ -1,1 +1,1 @@
-"""Check the broker, the workers, the clocks and an output folder."""
+"""Check the settings, the broker, the workers, the clocks and an output folder."""

@@ -1,7 +1,7 @@
-"""The doctor: what it finds of settings, broker, workers, clocks and the output folder, and what to do about it.
+"""Diagnose a setup: check the settings, the broker, the workers, the clocks and the output folder.
 
-It ends with findings, whatever is broken, and changes nothing: of the file that it leaves in the output folder for the
-workers to see, nothing stays.
+`diagnose` returns findings with their remedies, whatever is broken. It changes nothing: the test file it leaves in the
+output folder for the workers to find is removed again.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ from tasks.redaction import redacted
 from tasks.storage import folder_probe
 from tasks.storage.store import Store
 
-#: Seconds to wait for another worker's answer to who it is, counted from the last answer.
+#: Seconds to wait for another worker's description of itself, counted from the last answer.
 _INFO_SECONDS = 2.0
-#: Seconds within which a proxy has to let itself be connected to.
+#: Timeout in seconds for connecting to a proxy.
 _PROXY_SECONDS = 3.0
 
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """All that was found; ``broker`` is redacted, and None where a command would start a local fleet."""
+    """All findings. ``broker`` is the redacted URL, or None if commands would start a local fleet."""
 
     broker: str | None
     out: Path | None
@@ -51,11 +51,11 @@ class Diagnosis:
 
     @property
     def healthy(self) -> bool:
-        """Whether nothing is bad."""
+        """Whether no finding is bad."""
         return all(finding.level is not Level.BAD for finding in self.findings)
 
     def to_json(self) -> dict[str, Any]:
-        """Return what ``--json`` shows."""
+        """Return the value that ``--json`` prints."""
         return {
             "healthy": self.healthy,
             "broker": self.broker,
@@ -65,14 +65,14 @@ class Diagnosis:
 
 
 def diagnose(url: str | None, out: Path | None) -> Diagnosis:
-    """Look at everything.
+    """Run all checks.
 
     Args:
-        url: the broker's; None for the environment's, or a local fleet where that names none.
-        out: an output folder to look at, here and from the workers; None for none.
+        url: the broker's URL; None for the one in the environment, or for a local fleet if that has none.
+        out: the output folder to check, here and at the workers; None for none.
 
     Raises:
-        SettingsError: what the environment says of the broker can't be used.
+        SettingsError: the environment's broker settings are invalid.
     """
     url = url or settings().broker
     with _probe_folder(out) as examined:
@@ -87,7 +87,7 @@ def diagnose(url: str | None, out: Path | None) -> Diagnosis:
 
 @dataclass(frozen=True, slots=True)
 class _ProbedFolder:
-    """An output folder for the time of a diagnosis; ``token`` is None where no file could be left in it."""
+    """An output folder during a diagnosis. ``token`` identifies its test file; None if none could be written."""
 
     path: Path | None
     token: str | None
@@ -96,7 +96,7 @@ class _ProbedFolder:
 
 @contextmanager
 def _probe_folder(out: Path | None) -> Iterator[_ProbedFolder]:
-    """Give the folder with a file left in it; what was made of it is removed at the end."""
+    """Yield the folder with a test file in it. Afterwards, remove the file and the folders created for it."""
     if out is None:
         yield _ProbedFolder(None, None, [])
         return
@@ -112,15 +112,15 @@ def _probe_folder(out: Path | None) -> Iterator[_ProbedFolder]:
         folder_probe.write_probe(store, token)
     except (OSError, RuntimeError, ValueError) as error:
         why = getattr(error, "strerror", None) or error
-        todo = "Choose a folder that you may write to, on a disk that has space."
+        todo = "Choose a folder you can write to, on a disk with free space."
         findings = [Finding(name, Level.BAD, f"{store.root} can't be written: {why}", todo)]
         found = _ProbedFolder(
             store.root, None, findings + (folder_checks.inspect_folder(store) if store.root.is_dir() else [])
         )
     else:
         if made:
-            about = f"{store.root} is not there; `producer run` can make it"
-            todo = "If a run should be there, give the folder that --out named when it was begun."
+            about = f"{store.root} does not exist; `producer run` can create it"
+            todo = "If you expected a run there, give the folder of its --out option."
             findings = [Finding(name, Level.WARN, about, todo), *folder_checks.space_findings(store)]
         else:
             findings = [Finding(name, Level.OK, f"{store.root} can be written"), *folder_checks.inspect_folder(store)]
@@ -130,25 +130,25 @@ def _probe_folder(out: Path | None) -> Iterator[_ProbedFolder]:
     finally:
         folder_probe.remove_probe(store, token)
         for path in reversed(made):
-            # Somebody else may have begun to use it.
+            # Another process may use the folder by now.
             with suppress(OSError):
                 path.rmdir()
 
 
 def _unknown_variable_findings() -> list[Finding]:
-    """Name the variables of the environment that look like ours and are not."""
+    """Report environment variables that look like imagefleet's but are unknown."""
     unknown = unknown_variables(os.environ)
     if not unknown:
         return []
-    todo = "Correct the names, or unset the variables; docs/settings.md has all names."
+    todo = "Correct the names, or unset the variables; docs/settings.md lists them."
     return [Finding("unknown settings", Level.WARN, f"nothing reads {', '.join(unknown)}", todo)]
 
 
 def _network_setting_findings(local: bool) -> list[Finding]:
-    """Look at what the environment says of the network; nothing is found where it says nothing.
+    """Check the network settings in the environment; without any, return no finding.
 
     Args:
-        local: whether it is a local fleet's; the workers at a broker have environments of their own.
+        local: whether a local fleet would use them. Workers of an existing broker have their own environments.
     """
     name, variables = "settings", network_settings.configured_variables()
     if not variables:
@@ -159,24 +159,24 @@ def _network_setting_findings(local: bool) -> list[Finding]:
         if proxy is not None:
             Guard().connect_to_proxy(proxy.host, proxy.port, _PROXY_SECONDS).close()
     except SettingsError:
-        # It is among the troubles.
+        # `validate` has reported it.
         pass
     except FetchError as error:
         wrong.append(f"IMAGEFLEET_PROXY: {error}")
     if not wrong:
         return [Finding(name, Level.OK, f"can be used: {', '.join(variables)}")]
-    whose = "" if local else "; workers that are started with them, and `producer compare`, can't use them"
+    affected = "" if local else "; workers started with them, and `producer compare`, can't use them"
     todo = "Correct them, or unset them; see docs/settings.md."
-    return [Finding(name, Level.BAD if local else Level.WARN, redacted("; ".join(wrong)) + whose, todo)]
+    return [Finding(name, Level.BAD if local else Level.WARN, redacted("; ".join(wrong)) + affected, todo)]
 
 
 def _local_fleet_findings() -> list[Finding]:
     try:
         binary = server_binary()
         check_size(FleetSize(len(cores())))
-    except CommandError as fault:
-        return [finding_from_error("local fleet", fault)]
-    found = f"no broker is named: a command starts {binary} and {pluralized(len(cores()), 'worker')} for itself"
+    except CommandError as error:
+        return [finding_from_error("local fleet", error)]
+    found = f"no broker is set: commands start {binary} and {pluralized(len(cores()), 'worker')} on this machine"
     return [Finding("local fleet", Level.OK, found)]
 
 
@@ -192,8 +192,8 @@ def _broker_findings(url: str, examined: _ProbedFolder) -> list[Finding]:
             if clock is not None:
                 ahead["Redis"] = clock_ahead(clock[0] + clock[1] / 1e6, sent, time.time())
         use_broker(url)
-    except CommandError as fault:
-        return [finding_from_error("broker", fault)]
+    except CommandError as error:
+        return [finding_from_error("broker", error)]
     findings = [Finding("broker", Level.OK, f"{redacted(url)} answers"), writes, *server_checks.server_findings(info)]
     try:
         workers = worker_queries.ask_workers(_INFO_SECONDS)
@@ -206,5 +206,5 @@ def _broker_findings(url: str, examined: _ProbedFolder) -> list[Finding]:
             )
     except (redis.RedisError, OperationalError, OSError) as error:
         problem = redis_problem(error)
-        findings.append(Finding("workers", Level.BAD, f"they can't be asked: {problem.text}", problem.hint))
+        findings.append(Finding("workers", Level.BAD, f"they can't be queried: {problem.text}", problem.hint))
     return findings

@@ -1,4 +1,4 @@
-"""What one check of the doctor has found, how bad that is, and what to do about it."""
+"""A finding of the doctor: the result of one check, its level, and the remedy."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tasks.errors import CommandError
 
 
 class Level(StrEnum):
-    """How bad a finding is: only what is bad keeps runs from working."""
+    """How bad a finding is. Only BAD makes runs fail."""
 
     OK = "ok"
     WARN = "warn"
@@ -18,7 +18,7 @@ class Level(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What one check has found, and what to do; nothing where it is as it should be."""
+    """The result of one check; ``todo`` is the remedy, empty if all is well."""
 
     name: str
     level: Level
@@ -27,5 +27,5 @@ class Finding:
 
 
 def finding_from_error(name: str, error: CommandError) -> Finding:
-    """Return what a check has found that ended with a fault."""
+    """Return the BAD finding for a check that raised an error."""
     return Finding(name, Level.BAD, f"{error.what}: {error.why}", error.hint)

@@ -1,6 +1,6 @@
-"""What the doctor finds of an output folder on this machine: the space, and the run in it with its plan and manifests.
+"""The doctor's checks of an output folder on this machine: disk space, and the run with its plan and manifests.
 
-Nothing is changed and nothing is locked, so it may be asked while a run goes on.
+They change and lock nothing, so they can run during a run.
 """
 
 from __future__ import annotations
@@ -29,42 +29,42 @@ from tasks.storage import manifest, plan, shard_parquet
 from tasks.storage.shard_parquet import CorruptShardFileError, ShardRef
 from tasks.storage.store import TEMPORARY, Store
 
-#: Bytes without which nothing should begin: a few images, and the files beside them.
+#: Free bytes below which no run should start: room for a few images and their shard's files.
 _MIN_BYTES = 8 * 1024**2
-#: Bytes that should be free for a run of which nothing is known.
+#: Free bytes to ask for if a run's size is unknown.
 _ENOUGH_BYTES = 1024**3
-#: Files that can still be made: without the first number a shard can't be saved, and the second is that of a few.
+#: Free inodes: fewer than the first number can't hold one shard, and the second is enough for a few shards.
 _MIN_FILES, _ENOUGH_FILES = 1_000, 20_000
-#: Seconds for which the files of a plan are read, and as long the manifests; at least one is.
+#: Time limit in seconds for checking the plan's files, and again for the manifests. At least one of each is checked.
 _READ_SECONDS = 5.0
-#: What `compare` leaves above the folders of its three ways.
+#: The file that `compare` writes above the folders of its three ways.
 COMPARISON = "comparison.json"
 
 
 def inspect_folder(store: Store) -> list[Finding]:
-    """Return what is found of a folder that is there: its space and its run."""
+    """Check an existing folder: its disk space and its run."""
     try:
         run = _inspect_run(store)
-    except CommandError as fault:
-        run = _RunFindings([finding_from_error("run", fault)])
+    except CommandError as error:
+        run = _RunFindings([finding_from_error("run", error)])
     except StorageError as error:
-        todo = "Ask as the user whose run it is."
-        run = _RunFindings([Finding("run", Level.BAD, f"the folder can't be looked at: {error}", todo)])
+        todo = "Run this as the user who owns the run."
+        run = _RunFindings([Finding("run", Level.BAD, f"the folder can't be read: {error}", todo)])
     return [*space_findings(store, run.need), *run.findings]
 
 
 @dataclass(frozen=True, slots=True)
 class SpaceNeed:
-    """Bytes that a run will take, by what its shards have taken: in flight at once, and in all that is left of it."""
+    """Bytes a run will take, estimated from its finished shards: for the shards in flight at once, and in all."""
 
     at_once: float
     in_all: float
 
 
 def space_findings(store: Store, need: SpaceNeed | None = None) -> list[Finding]:
-    """Return what is found of the disk of a folder; ``need`` is what the run in it will take, if that is known."""
+    """Check the folder's disk for free space and inodes. ``need`` is the estimated need of its run, if known."""
     findings = []
-    # Not every file system can tell.
+    # Some file systems do not report it.
     with suppress(OSError):
         findings.append(space_finding("disk here", shutil.disk_usage(store.root).free, need))
         files = os.statvfs(store.root)
@@ -74,7 +74,7 @@ def space_findings(store: Store, need: SpaceNeed | None = None) -> list[Finding]
 
 
 def space_finding(name: str, free: int, need: SpaceNeed | None = None) -> Finding:
-    """Judge how many bytes are free where images are saved."""
+    """Check the free bytes where images are saved."""
     found, todo = f"{format_mebibytes(free)} are free", "Make space, or choose a folder on another disk."
     if need is None:
         if free < _MIN_BYTES:
@@ -82,18 +82,20 @@ def space_finding(name: str, free: int, need: SpaceNeed | None = None) -> Findin
                 name, Level.BAD, f"{found}, less than {format_mebibytes(_MIN_BYTES)}: too little for any run", todo
             )
         if free < _ENOUGH_BYTES:
-            return Finding(name, Level.WARN, f"{found}, less than {format_mebibytes(_ENOUGH_BYTES)}: soon filled", todo)
+            return Finding(
+                name, Level.WARN, f"{found}, less than {format_mebibytes(_ENOUGH_BYTES)}: it may fill up soon", todo
+            )
         return Finding(name, Level.OK, found)
     if free < need.at_once:
-        found += f"; the shards of this run that are in flight at once take about {format_mebibytes(need.at_once)}"
+        found += f"; the shards in flight at once take about {format_mebibytes(need.at_once)}"
         return Finding(name, Level.BAD, found, todo)
     if need.in_all:
-        found += f"; what is left of this run takes about {format_mebibytes(need.in_all)}"
+        found += f"; the rest of this run takes about {format_mebibytes(need.in_all)}"
     if free < need.in_all:
         return Finding(name, Level.WARN, found, todo)
     if free < _MIN_BYTES:
-        # What is written besides images takes something, too.
-        return Finding(name, Level.WARN, f"{found}; less than {format_mebibytes(_MIN_BYTES)} are soon filled", todo)
+        # Other files than images take space, too.
+        return Finding(name, Level.WARN, f"{found}; less than {format_mebibytes(_MIN_BYTES)} fill up soon", todo)
     return Finding(name, Level.OK, found)
 
 
@@ -102,12 +104,12 @@ def _inode_findings(free: int) -> list[Finding]:
         return []
     level = Level.BAD if free < _MIN_FILES else Level.WARN
     todo = "Remove files there, or choose a folder on another disk: each image is a file."
-    return [Finding("disk files here", level, f"{pluralized(free, 'more file')} can be made (free inodes)", todo)]
+    return [Finding("disk files here", level, f"{pluralized(free, 'more file')} can be created (free inodes)", todo)]
 
 
 @dataclass(frozen=True, slots=True)
 class _RunFindings:
-    """What is found of the run in a folder, and what it will take, if that is known."""
+    """The findings about the run in a folder, and its space need, if known."""
 
     findings: list[Finding]
     need: SpaceNeed | None = None
@@ -122,8 +124,8 @@ def _inspect_run(store: Store) -> _RunFindings:
     plans = set(store.names(plan.FOLDER))
     if record.plan is PlanState.OPEN:
         shards = next(shard for shard in range(len(plans) + 1) if plan.name(shard) not in plans)
-    standing = set(store.entries())
-    done = [shard for shard in range(shards) if manifest.name(shard) in standing]
+    entries = set(store.entries())
+    done = [shard for shard in range(shards) if manifest.name(shard) in entries]
     sizes: list[int] = []
     missing: dict[int, int] = {}
 
@@ -136,7 +138,7 @@ def _inspect_run(store: Store) -> _RunFindings:
 
     findings = [_state_finding(record, store, alive)]
     findings += _failure_findings(record, store)
-    # A run that is done needs its plan no more; a retry does.
+    # A complete run no longer needs its plan, but a retry does.
     needed = Level.WARN if record.state is State.COMPLETE and len(done) == shards else Level.BAD
     gone = [shard for shard in range(shards) if plan.name(shard) not in plans]
     read_plan = _read_files(set(range(shards)) - set(gone), lambda shard: load_plan(shard, store, record.id))
@@ -149,12 +151,12 @@ def _inspect_run(store: Store) -> _RunFindings:
 
 
 def _estimate_need(record: RunFile, left: int, sizes: Sequence[int]) -> SpaceNeed | None:
-    """Return what a run will take of which so many planned shards are left; None where no shard tells of the others."""
+    """Estimate the space for the remaining planned shards; None if no finished shard gives a size."""
     if not sizes:
         return None
     shard, window = sum(sizes) / len(sizes), record.options.window
     if record.plan is PlanState.OPEN:
-        # As much is left as nobody knows, and more than is planned.
+        # The list is longer than the plan, by an unknown number of shards.
         left += window
     return SpaceNeed(shard * min(left, window), shard * left)
 
@@ -162,23 +164,23 @@ def _estimate_need(record: RunFile, left: int, sizes: Sequence[int]) -> SpaceNee
 def _no_run_finding(store: Store) -> Finding:
     left = RunFile.find_run_file(store)
     if left is not None and _is_comparison_folder(store):
-        found = "no run is in it, but one of the ways of a comparison (`producer compare` or `producer demo`)"
+        found = "it is not a run, but one of the ways of a comparison (`producer compare` or `producer demo`)"
         return Finding("run", Level.OK, f"{found}; a run needs another folder")
     if left is not None:
-        found = f"{left} is left of a run whose {NAME} is gone"
+        found = f"{left} is from a run, but {NAME} is missing"
         todo = "Choose another folder for a new run. Images and manifests here can be used as they are."
         return Finding("run", Level.BAD, found, todo)
     above = Store(store.root.parent)
     if above.exists(NAME) and (store.root.name in (plan.FOLDER, TEMPORARY) or store.root.name.isdecimal()):
         found = f"this is a part of the run in {above.root}"
-        return Finding("run", Level.BAD, found, f"Give {above.root}.")
+        return Finding("run", Level.BAD, found, f"Use {above.root}.")
     return Finding("run", Level.OK, "no run is in it")
 
 
 def _is_comparison_folder(store: Store) -> bool:
-    """Tell whether a folder without a run is that of a baseline: what stands in it says so, or what is beside it."""
+    """Return whether a folder without a run holds a baseline, by its own files or the ``comparison.json`` above it."""
     for name in (plan.name(0), manifest.name(0)):
-        # Its files belong to a run without a name.
+        # A baseline's files have an empty run id.
         with suppress(StorageError, CorruptShardFileError):
             shard_parquet.decode(store.read(name), [], ShardRef("", 0))
             return True
@@ -198,45 +200,44 @@ def _state_finding(record: RunFile, store: Store, alive: lock.LockHolder | None)
     if record.state is State.RUNNING:
         dead = lock.dead_holder(store)
         who = f", {dead.text}," if dead is not None else ""
-        found = f"{found}: its record says that it runs, but its producer{who} is dead"
+        found = f"{found}: {NAME} says it is running, but its producer{who} is dead"
     else:
         found = f"{found}: {record.state}"
-    return Finding("run", Level.WARN, found, f"Go on with it by `{resume_command(store)}`.")
+    return Finding("run", Level.WARN, found, f"Resume it with `{resume_command(store)}`.")
 
 
 def _failure_findings(record: RunFile, store: Store) -> list[Finding]:
-    """Judge what has failed in a complete run, by what its record says."""
+    """Report the failed images of a complete run, from the totals in its run.json."""
     totals = record.totals or {}
     if record.state is not State.COMPLETE or not totals.get("failed"):
         return []
     again = sum(number for reason, number in totals["reasons"].items() if reason in WORTH_RETRYING)
-    found = f"{totals['failed']:,} of {pluralized(totals['total'], 'image')}, {again:,} for reasons that may be gone"
+    found = f"{totals['failed']:,} of {pluralized(totals['total'], 'image')}, {again:,} for reasons worth a retry"
     if not again:
         return [Finding("failures", Level.OK, found)]
-    return [Finding("failures", Level.WARN, found, f"Try them again by `producer retry {_quoted_root(store)}`.")]
+    return [Finding("failures", Level.WARN, found, f"Retry them with `producer retry {_quoted_root(store)}`.")]
 
 
 @dataclass(frozen=True, slots=True)
 class _ReadResult:
-    """Files of shards that were read: how many of how many, and what is wrong with which."""
+    """The result of reading one file per shard: the number read, of how many, and the error of each unusable one."""
 
     read: int
     total: int
     broken: dict[int, CommandError]
 
     def text(self, found: str, name: Callable[[int], str]) -> str:
-        """Return what was found with how many were read, and which of them can't be trusted."""
+        """Return the finding with the number of checked files and the names of the unusable ones."""
         if not self.total:
             return found
-        read = "all" if self.read == self.total else f"{self.read:,} of them, within {_READ_SECONDS:g} s,"
+        checked = "all checked" if self.read == self.total else f"{self.read:,} checked within {_READ_SECONDS:g} s"
         if not self.broken:
-            return f"{found}, {read} checked"
-        bad = f"{len(self.broken):,} not to be trusted: {named(map(name, self.broken))}"
-        return f"{found}; of {self.read:,} that were checked, {bad}"
+            return f"{found}, {checked}"
+        return f"{found}, {checked}, {len(self.broken):,} unusable: {named(map(name, self.broken))}"
 
 
 def _read_files(shards: Iterable[int], read: Callable[[int], object]) -> _ReadResult:
-    """Read what stands for each shard, in no order and only for a while, so that a part of many tells of all."""
+    """Read each shard's file, in scrambled order and for a limited time, so that a large run is checked by a sample."""
     listed = sorted(shards, key=lambda shard: (shard * 0x9E3779B1) % 2**32)
     ends = time.monotonic() + _READ_SECONDS
     broken: dict[int, CommandError] = {}
@@ -247,8 +248,8 @@ def _read_files(shards: Iterable[int], read: Callable[[int], object]) -> _ReadRe
         number += 1
         try:
             read(shard)
-        except CommandError as fault:
-            broken[shard] = fault
+        except CommandError as error:
+            broken[shard] = error
     return _ReadResult(number, len(listed), broken)
 
 
@@ -258,16 +259,16 @@ def _plan_finding(
     found = reading.text(f"{pluralized(shards, 'shard')} planned", plan.name)
     same = url_list.is_same(record.source, record.fingerprint)
     if gone:
-        found = f"{found}; {len(gone):,} gone: {named(map(plan.name, gone))}"
+        found = f"{found}; {len(gone):,} missing: {named(map(plan.name, gone))}"
     if gone or reading.broken:
         if same:
-            return Finding("plan", Level.WARN, found, f"`{resume_command(store)}` makes it anew from {record.source}.")
-        todo = f"Put a copy back that is whole: {url_list.why_not(record.source)}, so it can't be made anew."
+            return Finding("plan", Level.WARN, found, f"`{resume_command(store)}` rebuilds it from {record.source}.")
+        todo = f"Restore a good copy: {url_list.why_not(record.source)}, so it can't be rebuilt."
         return Finding("plan", needed, found, todo)
     if record.plan is PlanState.OPEN and not alive:
-        found = f"{found}; the list was not read to its end"
+        found = f"{found}; the URL list was not fully read"
         if not same:
-            todo = "Put the list back as it was; or run what is not planned of it into another folder."
+            todo = "Restore the original list, or run its unplanned part into another folder."
             return Finding("plan", Level.WARN, f"{found}, and {url_list.why_not(record.source)}", todo)
     return Finding("plan", Level.OK, found)
 
@@ -275,28 +276,27 @@ def _plan_finding(
 def _manifests_finding(record: RunFile, store: Store, shards: int, reading: _ReadResult, alive: bool) -> Finding:
     found = reading.text(f"{reading.total:,} of {pluralized(shards, 'shard')} done", manifest.name)
     if reading.broken:
-        fault = next(iter(reading.broken.values()))
-        found = f"{found} ({fault.why})"
+        error = next(iter(reading.broken.values()))
+        found = f"{found} ({error.why})"
         todo = (
-            f"Put a copy of it back that is whole; or remove it, and `{resume_command(store)}` does that shard again, "
-            "without downloading what is saved."
+            f"Restore a good copy; or remove it, then `{resume_command(store)}` repeats that shard without "
+            "downloading saved images again."
         )
         return Finding("manifests", Level.BAD, found, todo)
     if reading.total < shards and not alive and record.state is State.COMPLETE:
-        return Finding("manifests", Level.WARN, found, f"`{resume_command(store)}` makes those anew that are gone.")
+        return Finding("manifests", Level.WARN, found, f"`{resume_command(store)}` rebuilds the missing ones.")
     return Finding("manifests", Level.OK, found)
 
 
 def _images_finding(record: RunFile, store: Store, missing: Mapping[int, int]) -> Finding:
-    """Judge images that manifests name and that are not there, by how many each shard lacks."""
+    """Report images that are listed in manifests but missing, with their number for each shard."""
     lacking = named(f"{shard_name(shard)} ({number:,})" for shard, number in missing.items())
-    found = f"{pluralized(sum(missing.values()), 'image')} that manifests name are gone, of shards {lacking}"
+    found = f"{pluralized(sum(missing.values()), 'image')} listed in manifests are missing, in shards {lacking}"
     resized = record.options.fetch.resize.mode is not ResizeMode.NO
     todo = (
-        "Put them back; no command looks for them. Or remove the manifest of such a shard "
-        f"({manifest.name(next(iter(missing)))}), and `{resume_command(store)}` does that shard again: what is saved "
-        "of it "
-        f"stays{'' if resized else ', and is not downloaded'}."
+        "Restore them; no command checks for them. Or remove the manifest of such a shard "
+        f"({manifest.name(next(iter(missing)))}), then `{resume_command(store)}` repeats that shard: its saved images "
+        f"are kept{'' if resized else ', and not downloaded again'}."
     )
     return Finding("images", Level.WARN, found, todo)
 

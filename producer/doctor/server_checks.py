@@ -14,25 +14,25 @@ from tasks.broker import client as broker_client
 from tasks.broker import keys
 from tasks.broker.redis_errors import redis_problem
 
-#: The oldest server that has all commands that the transport uses.
+#: The oldest Redis with all commands the transport uses.
 _MIN_VERSION = (6, 2)
-#: How full a server's memory may be.
+#: The share of `maxmemory` above which the memory check warns.
 _FULL_MEMORY_RATIO = 0.8
-#: No run has this id.
+#: An id no run has.
 _NO_RUN = "none"
-_CONF_HINT = "config/redis.conf has the settings that imagefleet is run with."
+_CONF_HINT = "config/redis.conf has the recommended settings."
 
 
 def server_findings(info: Mapping[str, Any]) -> list[Finding]:
-    """Judge what a server says of itself; what it may not say is unknown."""
+    """Check version, persistence, eviction and memory in a server's INFO reply. Missing values are unknown."""
     return [_version_finding(info), _append_only_finding(info), _policy_finding(info), _memory_finding(info)]
 
 
 def connections_finding(info: Mapping[str, Any], workers: int) -> Finding:
-    """Judge how many more clients a server takes, with so many workers at it."""
+    """Check whether the server accepts enough more connections for a producer and this number of workers."""
     name, free = "connections", broker_client.free_connections(info)
     if free is None:
-        return _unknown_finding(name, "INFO", "Look at `maxclients` there.")
+        return _unknown_finding(name, "INFO", "Check `maxclients` on the server.")
     needed = broker_client.PRODUCER_CONNECTIONS + workers * broker_client.MORE_CONNECTIONS
     found = f"{info['connected_clients']} of {info['maxclients']} in use"
     if free < needed:
@@ -41,18 +41,18 @@ def connections_finding(info: Mapping[str, Any], workers: int) -> Finding:
 
 
 def check_writes(server: redis.Redis) -> Finding:
-    """Return whether the server takes writes, by one that changes nothing: it is for a key that exists already."""
+    """Check whether the server accepts writes, with a SET that changes nothing: it is for existing keys only (XX)."""
     try:
         server.set(keys.run(_NO_RUN), "", xx=True)
     except redis.RedisError as error:
         problem = redis_problem(error)
-        waits = "; a run waits two minutes for it" if problem.temporary else ""
-        return Finding("writes", Level.BAD, f"Redis answers: {problem.text.rstrip('.')}{waits}", problem.hint)
-    return Finding("writes", Level.OK, "Redis takes them")
+        retried = "; a run retries for two minutes" if problem.temporary else ""
+        return Finding("writes", Level.BAD, f"Redis answers: {problem.text.rstrip('.')}{retried}", problem.hint)
+    return Finding("writes", Level.OK, "Redis accepts them")
 
 
 def query_or_none(command: Callable[[], Any]) -> Any:
-    """Return what a command of the server answers; None if the broker's user may not use it."""
+    """Return the reply to a Redis command; None if the broker's user may not run it."""
     try:
         return command()
     except redis.exceptions.NoPermissionError:
@@ -63,7 +63,7 @@ def _version_finding(info: Mapping[str, Any]) -> Finding:
     said = str(info.get("redis_version", ""))
     number = re.match(r"(\d+)\.(\d+)", said)
     if number is None:
-        return _unknown_finding("server version", "INFO", f"It has to be Redis {_dotted(_MIN_VERSION)} or newer.")
+        return _unknown_finding("server version", "INFO", f"Make sure it is Redis {_dotted(_MIN_VERSION)} or newer.")
     shown = f"Redis {said}"
     if "valkey_version" in info:
         shown = f"Valkey {info['valkey_version']} (as Redis {said})"
@@ -72,8 +72,8 @@ def _version_finding(info: Mapping[str, Any]) -> Finding:
             "server version", Level.BAD, shown, f"Install Redis {_dotted(_MIN_VERSION)} or newer, or Valkey."
         )
     if info.get("redis_mode") == "cluster":
-        todo = "Use a Redis that is no cluster: Celery can't."
-        return Finding("server version", Level.BAD, f"{shown}, as a cluster", todo)
+        todo = "Use a Redis without cluster mode; Celery does not support clusters."
+        return Finding("server version", Level.BAD, f"{shown}, in cluster mode", todo)
     return Finding("server version", Level.OK, shown)
 
 
@@ -82,10 +82,10 @@ def _append_only_finding(info: Mapping[str, Any]) -> Finding:
     if "aof_enabled" not in info:
         return _unknown_finding(name, "INFO", f"Set `appendonly yes`; {_CONF_HINT}")
     if not int(info["aof_enabled"]):
-        found = "off: what is queued is lost when the server restarts"
+        found = "off: queued tasks are lost when the server restarts"
         return Finding(name, Level.WARN, found, f"Set `appendonly yes`; {_CONF_HINT}")
     if info.get("aof_last_write_status", "ok") != "ok":
-        return Finding(name, Level.BAD, "on, and the last write to it failed", "Look at the server's disk and its log.")
+        return Finding(name, Level.BAD, "on, but the last write to it failed", "Check the server's disk and its log.")
     return Finding(name, Level.OK, "on")
 
 
@@ -95,27 +95,27 @@ def _policy_finding(info: Mapping[str, Any]) -> Finding:
         return _unknown_finding(name, "INFO", f"Set `maxmemory-policy noeviction`; {_CONF_HINT}")
     policy = str(info["maxmemory_policy"])
     if policy != "noeviction":
-        found = f"{policy}: what is queued may be dropped when memory is short"
+        found = f"{policy}: queued tasks may be evicted when memory runs out"
         return Finding(name, Level.BAD, found, f"Set `maxmemory-policy noeviction`; {_CONF_HINT}")
     return Finding(name, Level.OK, policy)
 
 
 def _memory_finding(info: Mapping[str, Any]) -> Finding:
     if "used_memory" not in info:
-        return _unknown_finding("memory", "INFO", "Look at the server's memory there.")
+        return _unknown_finding("memory", "INFO", "Check the memory of the server.")
     used, most = int(info["used_memory"]), int(info.get("maxmemory", 0))
     if not most:
         return Finding("memory", Level.OK, f"{format_mebibytes(used)} used, no limit set")
     found = f"{format_mebibytes(used)} of {format_mebibytes(most)} used ({used / most:.0%})"
     if used > _FULL_MEMORY_RATIO * most:
         return Finding(
-            "memory", Level.WARN, found, "Raise `maxmemory`, or use a smaller --window: a full server refuses."
+            "memory", Level.WARN, found, "Raise `maxmemory`, or use a smaller --window: a full server refuses writes."
         )
     return Finding("memory", Level.OK, found)
 
 
 def _unknown_finding(name: str, command: str, todo: str) -> Finding:
-    return Finding(name, Level.WARN, f"unknown: the server does not tell by {command}", todo)
+    return Finding(name, Level.WARN, f"unknown: the server does not report it in {command}", todo)
 
 
 def _dotted(version: tuple[int, ...]) -> str:

@@ -22,7 +22,7 @@ _START_HINT = (
 
 
 def workers_findings(workers: Sequence[WorkerInfo]) -> list[Finding]:
-    """Judge who works at a broker."""
+    """Check the workers of a broker: their versions, queues, open files and store roots, and whether they are fit."""
     ours = [worker for worker in workers if worker.protocol == PROTOCOL]
     others = [worker for worker in workers if worker.protocol != PROTOCOL]
     findings = []
@@ -31,50 +31,63 @@ def workers_findings(workers: Sequence[WorkerInfo]) -> list[Finding]:
         shown = named(f"{worker.name} ({worker.version}, {worker.slots} slots)" for worker in ours)
         findings.append(Finding("workers", Level.OK, f"{pluralized(len(ours), 'worker')}, {slots} slots: {shown}"))
     else:
-        found = "none of them takes what this version sends" if others else "no worker answers"
+        found = "no worker accepts tasks of this version" if others else "no worker answers"
         findings.append(Finding("workers", Level.BAD, found, _START_HINT))
     if others:
         shown = named(f"{worker.name} ({worker.version})" for worker in others)
-        todo = "Start workers of this version; the others may stay for the runs of theirs."
-        findings.append(Finding("versions", Level.WARN, f"workers of another version take nothing: {shown}", todo))
+        todo = "Start workers of this version. The others can stay for runs of their own version."
+        findings.append(Finding("versions", Level.WARN, f"workers with an incompatible version: {shown}", todo))
     said = [worker for worker in ours if worker.queues is not None]
     if said and len(said) == len(ours):
         taken = {queue for worker in said for queue in worker.queues or ()}
         if missing := [queue for queue in (IMAGE_QUEUE, SHARD_QUEUE) if queue not in taken]:
             todo = "Start a worker without -Q (--queues) and -X (--exclude-queues)."
-            findings.append(Finding("queues", Level.BAD, f"no worker takes from {', '.join(missing)}", todo))
+            findings.append(Finding("queues", Level.BAD, f"no worker consumes {', '.join(missing)}", todo))
         else:
-            findings.append(Finding("queues", Level.OK, f"{IMAGE_QUEUE} and {SHARD_QUEUE} are taken from"))
+            findings.append(Finding("queues", Level.OK, f"{IMAGE_QUEUE} and {SHARD_QUEUE} are consumed"))
     if troubled := [f"{worker.name} ({'; '.join(worker.troubles)})" for worker in ours if worker.troubles]:
-        todo = "Mend it where they run; each tries one task now and then, and goes on when that works."
-        findings.append(Finding("unfit workers", Level.WARN, f"they leave work to others: {named(troubled)}", todo))
+        todo = "Fix the cause on their hosts. Each tries one task from time to time, and resumes when that succeeds."
+        findings.append(
+            Finding("unfit workers", Level.WARN, f"they leave tasks to other workers: {named(troubled)}", todo)
+        )
     if crowded := [worker for worker in ours if not worker.has_room]:
         findings.append(
             Finding("open files", Level.BAD, worker_queries.describe_crowded(crowded), worker_queries.CROWDED_HINT)
         )
     if idle := [worker.name for worker in ours if worker.store_roots == ()]:
-        todo = "Set IMAGEFLEET_STORE_ROOTS where they run: the folders below which a worker may write."
-        findings.append(Finding("store roots", Level.BAD, f"workers that may save nothing: {named(idle)}", todo))
+        todo = "Set IMAGEFLEET_STORE_ROOTS on their hosts to the folders the workers may write to."
+        findings.append(
+            Finding("store roots", Level.BAD, f"workers without a folder they may save to: {named(idle)}", todo)
+        )
     return findings
 
 
 def clocks_finding(ahead: Mapping[str, float]) -> Finding:
-    """Judge the clocks by the seconds that each is ahead of ours, by whose it is; those behind are negative."""
+    """Check whether all clocks agree.
+
+    Args:
+        ahead: for each other clock, by its owner, the seconds it is ahead of this machine's; negative if it is behind.
+    """
     everybody = {"this machine": 0.0, **ahead}
     first, last = max(everybody, key=everybody.__getitem__), min(everybody, key=everybody.__getitem__)
     apart = everybody[first] - everybody[last]
     if not ahead:
-        return Finding("clocks", Level.WARN, "unknown: no other clock could be read", "Let NTP set them on all hosts.")
+        return Finding(
+            "clocks",
+            Level.WARN,
+            "unknown: no other clock could be read",
+            "Synchronize the clocks of all hosts with NTP.",
+        )
     if apart > MAX_SKEW_SECONDS:
         found = f"{first} is {apart:.1f} s ahead of {last}"
-        return Finding("clocks", Level.WARN, found, "Let NTP set the clocks of all hosts.")
+        return Finding("clocks", Level.WARN, found, "Synchronize the clocks of all hosts with NTP.")
     return Finding(
         "clocks", Level.OK, f"{pluralized(len(everybody), 'clock')} within {MAX_SKEW_SECONDS:g} s of each other"
     )
 
 
 def worker_folder_findings(out: Path, seen: Mapping[str, ProbeResult | None]) -> list[Finding]:
-    """Judge what each worker has said of an output folder; None for one that has not understood."""
+    """Check the output folder as each worker sees it; None means a worker without a usable answer."""
     name = "folder at workers"
     findings = []
     if fit := [worker for worker, what in seen.items() if what is not None and what.writable]:
@@ -82,14 +95,16 @@ def worker_folder_findings(out: Path, seen: Mapping[str, ProbeResult | None]) ->
         findings.append(Finding(name, Level.OK, found))
     if silent := [worker for worker, what in seen.items() if what is None]:
         findings.append(
-            Finding(name, Level.WARN, f"unknown: {named(silent)} can't tell", "Run one version everywhere.")
+            Finding(
+                name, Level.WARN, f"unknown: no usable answer from {named(silent)}", "Run the same version everywhere."
+            )
         )
     troubles: dict[tuple[str, str], list[str]] = {}
     for worker, what in seen.items():
         if what is not None and not what.writable:
             troubles.setdefault((what.error, worker_queries.folder_hint(what)), []).append(worker)
     for (error, todo), workers in troubles.items():
-        # A run goes on with the others.
+        # A run can use the other workers.
         findings.append(Finding(name, Level.WARN if fit else Level.BAD, f"{named(workers)}: {error}", todo))
     known = {worker: what.free for worker, what in seen.items() if what is not None and what.free is not None}
     if known:
@@ -100,8 +115,8 @@ def worker_folder_findings(out: Path, seen: Mapping[str, ProbeResult | None]) ->
 
 
 def ask_workers_about_folder(out: Path, token: str | None, names: Sequence[str]) -> list[Finding]:
-    """Ask the workers how they see a folder."""
+    """Ask the workers how they see a folder, and return the findings."""
     if token is None:
-        found = "unknown: without a file that is left here, no worker can tell whether it sees the same folder"
-        return [Finding("folder at workers", Level.WARN, found, "Mend the folder here first.")]
+        found = "unknown: workers recognize the folder by a test file, which can't be written here"
+        return [Finding("folder at workers", Level.WARN, found, "Fix the folder here first.")]
     return worker_folder_findings(out, worker_queries.probe_folder_at_workers(out, token, names, _PROBE_SECONDS))

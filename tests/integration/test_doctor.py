@@ -35,7 +35,7 @@ def test_healthy_setup_passes(fleet: str, out: Path) -> None:
     assert code == 0, findings
     disks = {name for name in findings if name.startswith("disk ")}
     assert {name for name, (level, _) in findings.items() if name not in disks and level != "ok"} == {"folder here"}
-    assert findings["folder here"] == ("warn", f"{out} is not there; `producer run` can make it")
+    assert findings["folder here"] == ("warn", f"{out} does not exist; `producer run` can create it")
     assert findings["workers"][1].startswith("2 workers, ")
     assert "second@" in findings["folder at workers"][1]
     assert findings["clocks"][1].startswith("4 clocks ")
@@ -173,7 +173,7 @@ def test_without_a_broker(tmp_path: Path) -> None:
     """Without a broker, the doctor reports the processes of a local fleet."""
     code, findings = diagnose("--out", tmp_path / "a" / "b")
     assert code == 0
-    assert "no broker is named: a command starts" in findings["local fleet"][1]
+    assert "no broker is set: commands start" in findings["local fleet"][1]
     assert os.listdir(tmp_path) == []  # noqa: PTH208  # only names are needed
 
 
@@ -191,7 +191,5 @@ def test_reports_a_dead_producers_run(tmp_path: Path) -> None:
     assert "its producer is dead" in findings["run"][1]
     assert findings["plan"][0] == "warn"
     assert findings["manifests"][0] == "bad"
-    assert findings["manifests"][1].startswith(
-        "2 of 4 shards done; of 2 that were checked, 1 not to be trusted: 00000.parquet"
-    )
+    assert findings["manifests"][1].startswith("2 of 4 shards done, all checked, 1 unusable: 00000.parquet")
     assert processes.files_below(out) == before

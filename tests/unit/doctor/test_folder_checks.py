@@ -75,7 +75,7 @@ def test_folder_inside_of_a_run(store: Store, source: Path, name: str) -> None:
     for file in store.path(name).iterdir():
         file.unlink()
     finding = findings_by_name(Store(store.path(name)))["run"]
-    assert (finding.level, finding.todo) == (Level.BAD, f"Give {store.root}.")
+    assert (finding.level, finding.todo) == (Level.BAD, f"Use {store.root}.")
 
 
 def test_damaged_run_file(store: Store, source: Path) -> None:
@@ -116,9 +116,12 @@ def test_missing_images_are_counted(store: Store, source: Path) -> None:
     for outcome in outcomes[1:]:
         store.remove(outcome.path or "")
     finding = findings_by_name(store)["images"]
-    assert (finding.level, finding.found) == (Level.WARN, "2 images that manifests name are gone, of shards 00001 (2)")
+    assert (finding.level, finding.found) == (
+        Level.WARN,
+        "2 images listed in manifests are missing, in shards 00001 (2)",
+    )
     assert "remove the manifest of such a shard (00001.parquet)" in finding.todo
-    assert f"`producer resume {store.root}` does that shard again" in finding.todo
+    assert f"`producer resume {store.root}` repeats that shard" in finding.todo
 
 
 @pytest.mark.parametrize("state", [State.INTERRUPTED, State.CANCELLED, State.FAILED])
@@ -128,7 +131,7 @@ def test_unfinished_run(store: Store, source: Path, state: State) -> None:
     assert levels(store) == {"run": Level.WARN}
     seen = findings_by_name(store)
     assert seen["run"].found == f"{RUN_ID} of {source}: {state}"
-    assert seen["run"].todo == f"Go on with it by `producer resume {store.root}`."
+    assert seen["run"].todo == f"Resume it with `producer resume {store.root}`."
     assert seen["plan"].found == "4 shards planned, all checked"
     assert seen["manifests"].found == "2 of 4 shards done, all checked"
 
@@ -141,7 +144,7 @@ def test_live_and_dead_producer(store: Store, source: Path) -> None:
         assert "its producer is process" in findings_by_name(store)["run"].found
         written = store.read(lock.NAME)
     assert levels(store) == {"run": Level.WARN}
-    assert findings_by_name(store)["run"].found.endswith("its record says that it runs, but its producer is dead")
+    assert findings_by_name(store)["run"].found.endswith("run.json says it is running, but its producer is dead")
     # The state after a kill.
     store.replace(lock.NAME, written)
     assert "but its producer, process" in findings_by_name(store)["run"].found
@@ -152,7 +155,7 @@ def test_complete_run_with_failures(store: Store, source: Path) -> None:
     make_run(source, store, _ROWS, _SHARDS, State.COMPLETE, PlanState.COMPLETE)
     assert levels(store) == {"failures": Level.WARN}
     finding = findings_by_name(store)["failures"]
-    assert finding.found == "11 of 11 images, 11 for reasons that may be gone"
+    assert finding.found == "11 of 11 images, 11 for reasons worth a retry"
     assert f"producer retry {store.root}" in finding.todo
 
 
@@ -163,7 +166,7 @@ def test_damaged_and_missing_manifests(store: Store, source: Path) -> None:
     store.path("00001.parquet").write_bytes(whole[:-100])
     finding = findings_by_name(store)["manifests"]
     assert finding.level is Level.BAD
-    assert finding.found.startswith("4 of 4 shards done; of 4 that were checked, 1 not to be trusted: 00001.parquet (")
+    assert finding.found.startswith("4 of 4 shards done, all checked, 1 unusable: 00001.parquet (")
     assert "remove it" in finding.todo
     store.remove("00001.parquet")
     finding = findings_by_name(store)["manifests"]
@@ -174,7 +177,7 @@ def test_damaged_and_missing_manifests(store: Store, source: Path) -> None:
     ("change", "level", "todo"),
     [
         (lambda source: None, Level.WARN, "producer resume"),
-        (lambda source: source.unlink(), Level.BAD, "Put a copy back"),
+        (lambda source: source.unlink(), Level.BAD, "Restore a good copy"),
     ],
     ids=["same", "gone"],
 )
@@ -191,7 +194,7 @@ def test_missing_plan_file(store: Store, source: Path, change: Callable[[Path], 
 def test_partly_read_list(store: Store, source: Path) -> None:
     """If the rest of a list can't be planned any more, the report says so."""
     make_run(source, store, _ROWS, 2, State.INTERRUPTED, PlanState.OPEN)
-    assert findings_by_name(store)["plan"].found.endswith("the list was not read to its end")
+    assert findings_by_name(store)["plan"].found.endswith("the URL list was not fully read")
     source.unlink()
     assert findings_by_name(store)["plan"].level is Level.WARN
     assert "is gone, or was changed" in findings_by_name(store)["plan"].found
@@ -201,7 +204,7 @@ def test_checking_manifests_is_limited_in_time(store: Store, source: Path, monke
     """Checking stops when the time is up; the report gives the number of checked manifests."""
     make_run(source, store, _ROWS, 3, State.INTERRUPTED, PlanState.COMPLETE)
     monkeypatch.setattr(folder_checks, "_READ_SECONDS", 0)
-    assert findings_by_name(store)["manifests"].found == "3 of 4 shards done, 1 of them, within 0 s, checked"
+    assert findings_by_name(store)["manifests"].found == "3 of 4 shards done, 1 checked within 0 s"
 
 
 _MIB = 1024**2
@@ -217,8 +220,8 @@ _MIB = 1024**2
         (15 * _MIB, SpaceNeed(0, 0), Level.OK, "15 MiB are free"),
         (7 * _MIB, SpaceNeed(0, 0), Level.WARN, "less than 8 MiB"),
         (31 * _MIB, SpaceNeed(32 * _MIB, 320 * _MIB), Level.BAD, "in flight at once take about 32 MiB"),
-        (195 * _MIB, SpaceNeed(32 * _MIB, 320 * _MIB), Level.WARN, "what is left of this run takes about 320 MiB"),
-        (195 * _MIB, SpaceNeed(_MIB, 10 * _MIB), Level.OK, "what is left of this run takes about 10 MiB"),
+        (195 * _MIB, SpaceNeed(32 * _MIB, 320 * _MIB), Level.WARN, "the rest of this run takes about 320 MiB"),
+        (195 * _MIB, SpaceNeed(_MIB, 10 * _MIB), Level.OK, "the rest of this run takes about 10 MiB"),
     ],
 )
 def test_space(free: int, need: SpaceNeed | None, level: Level, bound: str) -> None:

@@ -95,7 +95,7 @@ def test_folder_at_workers() -> None:
         (ProbeResult(error="this worker may not"), Level.WARN, "IMAGEFLEET_STORE_ROOTS"),
         (ProbeResult(True, error="the producer's file does not exist"), Level.WARN, "same shared folder"),
         (ProbeResult(True, True, False, None, "no file can be created there"), Level.WARN, "worker's user"),
-        (None, Level.WARN, "one version"),
+        (None, Level.WARN, "same version"),
         (replace(_SEEN, free=1024**2), Level.BAD, "Make space"),
         (replace(_SEEN, free=1024**3 - 1), Level.WARN, "Make space"),
     ],
