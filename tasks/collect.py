@@ -20,7 +20,7 @@ from tasks.model import Outcome, Reason, RunOptions, image_key, shard_name
 from tasks.storage import manifest, plan, shard_status
 from tasks.storage.manifest import CorruptManifestError
 from tasks.storage.shard_parquet import ShardRef
-from tasks.storage.store import PRIVATE, Store
+from tasks.storage.store import PRIVATE_MODE, Store
 
 _log = logging.getLogger(__name__)
 #: What an Outcome says that was made while the run had no record: it counts for nothing.
@@ -92,7 +92,7 @@ def sort_outcomes(shard: int, indexes: Sequence[int], outcomes: Sequence[Outcome
 
 def remove_unlisted(shard: int, store: Store) -> None:
     """Remove the files of a finished shard that its manifest does not name."""
-    existing = store.names(shard_name(shard))
+    existing = store.list_files(shard_name(shard))
     listed = shard_status.listed_paths(shard, store)
     for name in existing:
         if name not in listed:
@@ -122,7 +122,7 @@ def _merged(shard: int, before: list[Outcome], outcomes: Sequence[Outcome], coun
 def _write(table: pa.Table, ordered: Sequence[Outcome], ref: ShardRef, store: Store, first: bool) -> None:
     store.sync(shard_name(ref.shard), [outcome.path for outcome in ordered if outcome.path])
     stats = json.dumps(manifest.stats(ordered), indent=2) + "\n"
-    store.replace(manifest.stats_name(ref.shard), stats.encode(), PRIVATE)
+    store.replace(manifest.stats_name(ref.shard), stats.encode(), PRIVATE_MODE)
     body = manifest.encode(table, ordered, ref)
     try:
         if first:

@@ -94,7 +94,7 @@ class UsageError(CommandError):
     exit_code = 2
 
 
-def _worth_retrying() -> Iterator[Reason]:
+def _reasons_worth_retrying() -> Iterator[Reason]:
     kinds = list(FetchError.__subclasses__())
     for kind in kinds:
         kinds += kind.__subclasses__()
@@ -280,4 +280,4 @@ class InternalError(FetchError):
 
 
 #: The reasons of failures that may be gone in a later retry.
-WORTH_RETRYING = tuple(sorted(set(_worth_retrying())))
+WORTH_RETRYING = tuple(sorted(set(_reasons_worth_retrying())))

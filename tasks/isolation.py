@@ -104,7 +104,7 @@ def main() -> None:
     runtime_tuning.configure_pillow()
     request = json.load(sys.stdin)
     run = RunOptions.from_json(request["run"])
-    store = Store.below(run.out, settings().store_roots)
+    store = Store.open_allowed(run.out, settings().store_roots)
     downloader = downloading.create_downloader()
     prior = PriorAttempts(**request["prior"])
     outcome = fetching.fetch(request["url"], request["index"], run, store, downloader, request["recover"], prior)

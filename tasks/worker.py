@@ -146,7 +146,7 @@ def store(out: str) -> Store:
     Raises:
         StorageError: this worker may not write there, or the run is not there: then this is another folder.
     """
-    store = Store.below(out, settings().store_roots)
+    store = Store.open_allowed(out, settings().store_roots)
     if not store.exists(plan.FOLDER):
         raise StorageError(f"the run is not in {out} on this worker's host: is the shared folder mounted there?")
     return store
@@ -177,7 +177,7 @@ def _previous_run_store(folder: str) -> Store | None:
     """Return the Store of a previous run; None, and a word in the log, where this worker's operator does not allow
     it."""
     try:
-        return Store.below(folder, settings().store_roots)
+        return Store.open_allowed(folder, settings().store_roots)
     except StorageError:
         _log.warning(
             "nothing is taken over from %s, and all of it is downloaded: IMAGEFLEET_STORE_ROOTS does not allow it",

@@ -27,7 +27,7 @@ from tasks.errors import WORTH_RETRYING, CommandError, StorageError
 from tasks.model import ResizeMode, shard_name
 from tasks.storage import manifest, plan, shard_parquet
 from tasks.storage.shard_parquet import CorruptShardFileError, ShardRef
-from tasks.storage.store import TEMPORARY, Store
+from tasks.storage.store import TEMPORARY_FOLDER, Store
 
 #: Free bytes below which no run should start: room for a few images and their shard's files.
 _MIN_BYTES = 8 * 1024**2
@@ -121,10 +121,10 @@ def _inspect_run(store: Store) -> _RunFindings:
     record = RunFile.load(store)
     alive = lock.current_holder(store)
     shards = record.planned_shards
-    plans = set(store.names(plan.FOLDER))
+    plans = set(store.list_files(plan.FOLDER))
     if record.plan is PlanState.OPEN:
         shards = next(shard for shard in range(len(plans) + 1) if plan.name(shard) not in plans)
-    entries = set(store.entries())
+    entries = set(store.list_entries())
     done = [shard for shard in range(shards) if manifest.name(shard) in entries]
     sizes: list[int] = []
     missing: dict[int, int] = {}
@@ -132,7 +132,7 @@ def _inspect_run(store: Store) -> _RunFindings:
     def read_manifest(shard: int) -> None:
         table = load_manifest(shard, store, record.id, None)
         sizes.append(pc.sum(table["bytes"]).as_py() or 0)
-        gone = set(table["path"].drop_null().to_pylist()).difference(store.names(shard_name(shard)))
+        gone = set(table["path"].drop_null().to_pylist()).difference(store.list_files(shard_name(shard)))
         if gone:
             missing[shard] = len(gone)
 
@@ -171,7 +171,7 @@ def _no_run_finding(store: Store) -> Finding:
         todo = "Choose another folder for a new run. Images and manifests here can be used as they are."
         return Finding("run", Level.BAD, found, todo)
     above = Store(store.root.parent)
-    if above.exists(NAME) and (store.root.name in (plan.FOLDER, TEMPORARY) or store.root.name.isdecimal()):
+    if above.exists(NAME) and (store.root.name in (plan.FOLDER, TEMPORARY_FOLDER) or store.root.name.isdecimal()):
         found = f"this is a part of the run in {above.root}"
         return Finding("run", Level.BAD, found, f"Use {above.root}.")
     return Finding("run", Level.OK, "no run is in it")

@@ -29,7 +29,7 @@ from producer.local_fleet.supervisor_client import SupervisorClient
 from tasks import file_descriptors
 from tasks.broker import client as broker_client
 from tasks.errors import CommandError, UsageError
-from tasks.storage.store import TEMPORARY
+from tasks.storage.store import TEMPORARY_FOLDER
 
 #: Seconds within which a server or a worker has to answer.
 _STARTUP_SECONDS = 60.0
@@ -112,7 +112,7 @@ class Fleet:
         with ExitStack() as stack:
             self._supervisor = stack.enter_context(SupervisorClient())
             # No other workers write below the roots of a local fleet, so what a killed one left goes with it.
-            self._supervisor.remove_at_end(*(root / TEMPORARY for root in self._store_roots))
+            self._supervisor.remove_at_end(*(root / TEMPORARY_FOLDER for root in self._store_roots))
             self._start_server()
             if self._with_flower:
                 self._start_flower()

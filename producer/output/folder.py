@@ -29,7 +29,7 @@ def prepare_output(out: Path) -> Store:
             lock.check_unlocked(store)
         store.replace(_PROBE, b"")
         store.remove(_PROBE)
-        store.remove_temporary()
+        store.remove_temporary_folder()
     except (OSError, StorageError) as error:
         raise unwritable_error(store, error) from error
     RunFile.check_no_run(store)
@@ -57,8 +57,8 @@ def new_run_folder(out: Path, broker: str | None) -> Iterator[Store]:
                 yield store
             except BaseException:
                 with suppress(StorageError):
-                    store.remove_temporary()
-                    if store.entries() == [lock.NAME]:
+                    store.remove_temporary_folder()
+                    if store.list_entries() == [lock.NAME]:
                         lock.discard(store)
                 raise
 

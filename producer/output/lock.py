@@ -26,7 +26,7 @@ from pathlib import Path
 
 from tasks.errors import CommandError, UsageError
 from tasks.redaction import redacted
-from tasks.storage.store import PRIVATE, Store
+from tasks.storage.store import PRIVATE_MODE, Store
 
 NAME = ".lock"
 _log = logging.getLogger(__name__)
@@ -157,7 +157,7 @@ def _acquire(path: Path) -> int:
     """Return the open file of a lock that is held now, and is the one that others find."""
     while True:
         try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, PRIVATE)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, PRIVATE_MODE)
         except OSError as error:
             raise UsageError(
                 f"The output folder {path.parent} can't be locked",

@@ -172,7 +172,9 @@ class RunFile:
         Raises:
             StorageError: the folder can't be listed.
         """
-        return next((name for name in store.entries() if _RUN_FILES.fullmatch(name) and store.holds_files(name)), None)
+        return next(
+            (name for name in store.list_entries() if _RUN_FILES.fullmatch(name) and store.contains_files(name)), None
+        )
 
     def save(self, store: Store, **changes: Any) -> Self:
         """Write it with changes, and return the changed record.

@@ -24,11 +24,11 @@ from tasks.errors import CommandError, StorageError, UsageError
 from tasks.model import PREVIOUS_IMAGE_FIELDS, FetchOptions, ImageRequest, PreviousImage, ResizeMode, Verify, shard_name
 from tasks.storage import manifest, plan
 from tasks.storage.shard_parquet import CorruptShardFileError, ShardRef
-from tasks.storage.store import TEMPORARY, Store
+from tasks.storage.store import TEMPORARY_FOLDER, Store
 
 _log = logging.getLogger(__name__)
 #: Where the index of its URLs is, below the output folder, while the plan is made.
-_INDEX = f"{TEMPORARY}/previous_run"
+_INDEX = f"{TEMPORARY_FOLDER}/previous_run"
 #: A place in a previous run is its shard, and below that its row.
 _ROW_BITS = 32
 _COLUMNS = ["url", "status", "tls_unverified", *PREVIOUS_IMAGE_FIELDS]

@@ -15,7 +15,7 @@ _START, _SCAN, _END = b"\xff\xd8\xff", b"\xff\xda", b"\xff\xd9"
 _SCAN_HEADER = re.compile(rb"\xff\xda\0(?:\x08\x01|\x0a\x02|\x0c\x03|\x0e\x04)")
 _COEFFICIENTS = 64
 #: Rows to hash at once, so that a large image is not copied as a whole.
-_ROWS = 64
+_ROWS_AT_ONCE = 64
 _RESTART = re.compile(rb"\xff[\xd0-\xd7]")
 #: Bytes that continue no image. A decoder with all pixels skips them; otherwise it decodes some of them to pixels.
 _NOISE = bytes((number * 89 + 171) % 255 for number in range(1024))
@@ -62,8 +62,8 @@ def _pixel_digest(body: bytes, max_pixels: int, deadline: Deadline) -> tuple[byt
         except Exception as error:  # broken data can make Pillow's decoders raise any exception
             raise UndecodableError(f"the image can't be decoded: {error}") from error
         digest = hashlib.sha256()
-        for top in range(0, image.height, _ROWS):
-            digest.update(image.crop((0, top, image.width, min(top + _ROWS, image.height))).tobytes())
+        for top in range(0, image.height, _ROWS_AT_ONCE):
+            digest.update(image.crop((0, top, image.width, min(top + _ROWS_AT_ONCE, image.height))).tobytes())
         return digest.digest(), len(image.getbands())
 
 

@@ -14,7 +14,7 @@ import zlib
 from dataclasses import dataclass
 
 #: Bytes to search for a text's first words, or for a tag such as ``<svg>``.
-_BEGINNING = 1024
+_TEXT_START_BYTES = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,10 +144,10 @@ def identify_format(body: bytes) -> Format | None:
         return _TGA
     if body and not body.strip(b"\0"):
         return _ZEROS
-    return _text(body[:_BEGINNING])
+    return _identify_text(body[:_TEXT_START_BYTES])
 
 
-def _text(start: bytes) -> Format | None:
+def _identify_text(start: bytes) -> Format | None:
     """Return the kind of a text from its first bytes, or None if it is not a text."""
     if encoding := _UTF16.get(start[:2]):
         start = start[2:].decode(encoding, "ignore").encode("utf-8", "ignore")
@@ -165,6 +165,6 @@ def _text(start: bytes) -> Format | None:
 
 def _is_compressed_svg(body: bytes) -> bool:
     try:
-        return _text(zlib.decompressobj(31).decompress(body, _BEGINNING)) is _SVG
+        return _identify_text(zlib.decompressobj(31).decompress(body, _TEXT_START_BYTES)) is _SVG
     except zlib.error:
         return False

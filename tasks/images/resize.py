@@ -34,9 +34,9 @@ _END = b"\xff\xd9"
 
 #: Reduction by at least this factor uses the Hamming filter, the fastest one without visible steps. For a smaller
 #: reduction it would blur, and the bicubic filter has few pixels to read.
-_HAMMING_FROM = 1.25
+_HAMMING_FACTOR = 1.25
 #: Images not decoded at a reduced scale are first averaged down to this multiple of the requested size.
-_REDUCING_GAP = 2.0
+_REDUCING_FACTOR = 2.0
 
 #: The mode of an image before resampling, and again after it is flattened onto white. Modes that don't define white are
 #: missing: 32-bit integers, floating-point numbers, Lab.
@@ -61,7 +61,7 @@ _TURNED_SIDEWAYS = frozenset({5, 6, 7, 8})
 #: Number of colour profiles to cache.
 _MAX_PROFILES = 16
 #: Largest colour difference to ignore, of 255. A profile that changes no colour by more counts as sRGB.
-_SAME_COLOUR = 2
+_MAX_COLOUR_DIFFERENCE = 2
 
 
 def resize_image(body: bytes, options: ResizeOptions, max_pixels: int, deadline: Deadline) -> EncodedImage:
@@ -134,9 +134,9 @@ def _resample(image: Image.Image, size: tuple[int, int], box: tuple[float, float
     decoded = _decode(image)
     factor = min(decoded.size) / min(size)
     sampling = (
-        Resampling.LANCZOS if factor < 1 else Resampling.BICUBIC if factor < _HAMMING_FROM else Resampling.HAMMING
+        Resampling.LANCZOS if factor < 1 else Resampling.BICUBIC if factor < _HAMMING_FACTOR else Resampling.HAMMING
     )
-    resampled = decoded.resize(size, sampling, box, _REDUCING_GAP)
+    resampled = decoded.resize(size, sampling, box, _REDUCING_FACTOR)
     if resampled.mode.startswith(_GREY_16_BIT):
         # Pillow's own conversion would turn all values above 255 into white.
         return resampled.convert("I").point(lambda value: value / 257 + 0.5).convert("L")
@@ -189,7 +189,7 @@ def _srgb_transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | N
     colours = list(product(range(0, 256, 17 if bands < 4 else 51), repeat=bands))
     probe = Image.frombytes(mode, (len(colours), 1), bytes(level for colour in colours for level in colour))
     difference = ImageChops.difference(probe.convert("RGB"), transform.apply(probe))
-    return transform if max(difference.tobytes()) > _SAME_COLOUR else None
+    return transform if max(difference.tobytes()) > _MAX_COLOUR_DIFFERENCE else None
 
 
 def _encode_jpeg(image: Image.Image, quality: int) -> bytes:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.errors import StorageError
-from tasks.storage.store import PRIVATE, Store
+from tasks.storage.store import PRIVATE_MODE, Store
 
 _TOKEN = re.compile(r"[0-9a-f]{32}")
 
@@ -95,7 +95,7 @@ def probe_folder(out: Any, token: Any, allowed: Iterable[Path]) -> ProbeResult:
     if not isinstance(out, str) or not isinstance(token, str) or not _TOKEN.fullmatch(token):
         return ProbeResult(error="the request is not understood")
     try:
-        store = Store.below(out, allowed)
+        store = Store.open_allowed(out, allowed)
     except StorageError as error:
         return ProbeResult(error=str(error))
     except (OSError, ValueError, RuntimeError) as error:
@@ -126,7 +126,7 @@ def probe_folder(out: Any, token: Any, allowed: Iterable[Path]) -> ProbeResult:
 def _write(path: Path, body: bytes) -> None:
     """Create a private file; if that fails, no part of it remains."""
     # Not in the Store's temporary folder, because removing that folder would disturb a running run.
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, PRIVATE)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, PRIVATE_MODE)
     try:
         try:
             if os.write(descriptor, body) < len(body):

@@ -16,11 +16,11 @@ from contextlib import suppress
 from pathlib import Path
 
 #: The file systems, as /proc/self/mountinfo names them, where syncfs is as good as an fsync for each file.
-_LOCAL = frozenset({"bcachefs", "btrfs", "ext2", "ext3", "ext4", "f2fs", "overlay", "tmpfs", "xfs", "zfs"})
-_MOUNTS = Path("/proc/self/mountinfo")
-_ESCAPED = re.compile(r"\\([0-7]{3})")
+_LOCAL_FILE_SYSTEMS = frozenset({"bcachefs", "btrfs", "ext2", "ext3", "ext4", "f2fs", "overlay", "tmpfs", "xfs", "zfs"})
+_MOUNT_INFO = Path("/proc/self/mountinfo")
+_OCTAL_ESCAPE = re.compile(r"\\([0-7]{3})")
 #: Up to this many files are synced one by one, because syncfs also waits for the writes of other processes.
-_FEW = 16
+_MAX_SINGLE_SYNCS = 16
 
 
 def sync(path: str | Path) -> None:
@@ -43,7 +43,7 @@ def sync_all(folder: str | Path, paths: Iterable[str]) -> None:
         OSError: one of them can't be synced.
     """
     found = list(paths)
-    if len(found) > _FEW and _is_local(str(folder)):
+    if len(found) > _MAX_SINGLE_SYNCS and _is_local(str(folder)):
         for path in found:
             # The file must exist, and syncfs does not report a missing one.
             os.stat(path)  # noqa: PTH116  # a thousand times a shard
@@ -71,23 +71,23 @@ def _is_local(folder: str) -> bool:
 
     The result is not cached: each shard has its own folder, so a worker would cache every folder and reuse none.
     """
-    if platform.system() != "Linux" or _kernel() < (5, 8):
+    if platform.system() != "Linux" or _kernel_version() < (5, 8):
         return False
     real = os.path.realpath(folder)
     longest, kind = "", ""
     try:
-        lines = _MOUNTS.read_text(encoding="utf-8").splitlines()
+        lines = _MOUNT_INFO.read_text(encoding="utf-8").splitlines()
     except OSError:
         return False
     for line in lines:
         fields, _, more = line.partition(" - ")
-        place = _ESCAPED.sub(lambda found: chr(int(found[1], 8)), fields.split()[4])
+        place = _OCTAL_ESCAPE.sub(lambda found: chr(int(found[1], 8)), fields.split()[4])
         # A later mount hides an earlier one at the same place.
         if len(place) >= len(longest) and (real == place or real.startswith(place.rstrip("/") + "/")):
             longest, kind = place, more.split()[0]
-    return kind in _LOCAL
+    return kind in _LOCAL_FILE_SYSTEMS
 
 
-def _kernel() -> tuple[int, int]:
+def _kernel_version() -> tuple[int, int]:
     found = re.match(r"(\d+)\.(\d+)", platform.release())
     return (int(found[1]), int(found[2])) if found else (0, 0)

@@ -25,9 +25,9 @@ PREVIOUS_IMAGE_COLUMN = "imagefleet.previous"
 PLAN_ONLY_COLUMNS = frozenset({"index", PREVIOUS_IMAGE_COLUMN})
 _REF_KEY, _CHECKSUM_KEY = b"imagefleet", b"imagefleet.sha256"
 #: The placeholder for the checksum while it is computed: as many zeros as it has digits.
-_BLANK = b"0" * (2 * hashlib.sha256().digest_size)
+_CHECKSUM_PLACEHOLDER = b"0" * (2 * hashlib.sha256().digest_size)
 #: Arrow's errors for an incomplete file. A name with invalid UTF-8 raises a bare ValueError.
-_BROKEN = (pa.ArrowException, OSError, ValueError)
+_ARROW_ERRORS = (pa.ArrowException, OSError, ValueError)
 
 
 class CorruptShardFileError(ValueError):
@@ -50,11 +50,11 @@ def encode(table: pa.Table, ref: ShardRef) -> bytes:
     with pq.ParquetWriter(sink, marked.schema, compression="zstd", write_page_checksum=True) as writer:
         writer.write_table(marked)
         # Not in the schema's metadata: the file holds that twice, the second time encoded.
-        writer.add_key_value_metadata({_CHECKSUM_KEY.decode(): _BLANK.decode()})
+        writer.add_key_value_metadata({_CHECKSUM_KEY.decode(): _CHECKSUM_PLACEHOLDER.decode()})
     body = bytes(sink.getvalue())
     # The metadata is at the end of the file, each value after its name.
-    offset = body.index(_BLANK, body.rindex(_CHECKSUM_KEY))
-    return b"".join((body[:offset], _digest(body, offset), body[offset + len(_BLANK) :]))
+    offset = body.index(_CHECKSUM_PLACEHOLDER, body.rindex(_CHECKSUM_KEY))
+    return b"".join((body[:offset], _digest(body, offset), body[offset + len(_CHECKSUM_PLACEHOLDER) :]))
 
 
 def decode(body: bytes, columns: Sequence[str] | None = None, expected: ShardRef | None = None) -> pa.Table:
@@ -79,7 +79,7 @@ def decode(body: bytes, columns: Sequence[str] | None = None, expected: ShardRef
     try:
         # Arrow's threads cost more than they save on a shard, and may abort a process that exits meanwhile.
         return file.read(None if columns is None else list(columns), use_threads=False)
-    except _BROKEN as error:
+    except _ARROW_ERRORS as error:
         raise CorruptShardFileError(f"not a complete Parquet file: {error}") from error
 
 
@@ -100,7 +100,7 @@ def revision(body: bytes) -> int:
 def _open(body: bytes) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(pa.BufferReader(body), page_checksum_verification=True)
-    except _BROKEN as error:
+    except _ARROW_ERRORS as error:
         raise CorruptShardFileError(f"not a complete Parquet file: {error}") from error
 
 
@@ -112,7 +112,7 @@ def _verify_checksum(body: bytes, file: pq.ParquetFile) -> None:
     """
     stored = (file.metadata.metadata or {}).get(_CHECKSUM_KEY, b"")
     offset = body.find(stored, body.rfind(_CHECKSUM_KEY))
-    if len(stored) != len(_BLANK) or _digest(body, offset) != stored:
+    if len(stored) != len(_CHECKSUM_PLACEHOLDER) or _digest(body, offset) != stored:
         raise CorruptShardFileError("its checksum does not match its content")
 
 
@@ -120,8 +120,8 @@ def _digest(body: bytes, offset: int) -> bytes:
     """Return the SHA-256 of a file in hexadecimal digits, with zeros in place of the checksum."""
     rest = memoryview(body)
     digest = hashlib.sha256(rest[:offset])
-    digest.update(_BLANK)
-    digest.update(rest[offset + len(_BLANK) :])
+    digest.update(_CHECKSUM_PLACEHOLDER)
+    digest.update(rest[offset + len(_CHECKSUM_PLACEHOLDER) :])
     return digest.hexdigest().encode()
 
 

@@ -24,16 +24,16 @@ from tasks.file_descriptors import IDLE_CONNECTIONS, retry_when_exhausted
 from tasks.storage import fsync
 
 _T = TypeVar("_T")
-TEMPORARY = ".tmp"
-_NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV})
+TEMPORARY_FOLDER = ".tmp"
+_NO_LINK_ERRNOS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV})
 #: Makes this process's temporary names unique among all processes on all machines. Random bytes for each file would
 #: cost another system call.
-_PROCESS, _numbers = secrets.token_hex(8), count()
+_PROCESS_TOKEN, _numbers = secrets.token_hex(8), count()
 #: Seconds after which a claimed name without a file counts as left over by a dead writer.
 _CLAIM_TTL_SECONDS = 5.0
 #: The mode of files that only their owner may read, because they hold URLs as given, with their secrets.
-PRIVATE = 0o600
-PUBLIC = 0o666
+PRIVATE_MODE = 0o600
+_PUBLIC_MODE = 0o666
 
 
 class Store:
@@ -43,7 +43,7 @@ class Store:
         self.root = root
 
     @classmethod
-    def below(cls, root: str, allowed: Iterable[Path]) -> Store:
+    def open_allowed(cls, root: str, allowed: Iterable[Path]) -> Store:
         """Return the Store at ``root``, if that is an allowed folder or below one.
 
         Raises:
@@ -79,7 +79,7 @@ class Store:
             raise _storage_error("read", name, error) from error
 
     @retry_when_exhausted
-    def create(self, name: str, body: bytes, mode: int = PUBLIC) -> bool:
+    def create(self, name: str, body: bytes, mode: int = _PUBLIC_MODE) -> bool:
         """Save bytes under a free name; return False, and change nothing, if the name is taken.
 
         Raises:
@@ -120,7 +120,7 @@ class Store:
                 os.unlink(temporary)  # noqa: PTH108  # the temporary name is a str
 
     @retry_when_exhausted
-    def replace(self, name: str, body: bytes, mode: int = PRIVATE) -> None:
+    def replace(self, name: str, body: bytes, mode: int = PRIVATE_MODE) -> None:
         """Save bytes under a name and sync them to disk; replace an existing file.
 
         Raises:
@@ -141,7 +141,7 @@ class Store:
         """
         try:
             created = self._write_temporary(
-                body, PRIVATE, partial(self._claim, target=f"{self.root}/{name}"), sync=True
+                body, PRIVATE_MODE, partial(self._claim, target=f"{self.root}/{name}"), sync=True
             )
             fsync.sync(self.path(name).parent)
         except OSError as error:
@@ -149,7 +149,7 @@ class Store:
         return created
 
     @retry_when_exhausted
-    def names(self, folder: str) -> list[str]:
+    def list_files(self, folder: str) -> list[str]:
         """Return the names of the files in a folder; none if the folder does not exist.
 
         Raises:
@@ -165,7 +165,7 @@ class Store:
             raise _storage_error("list", folder, error) from error
 
     @retry_when_exhausted
-    def entries(self) -> list[str]:
+    def list_entries(self) -> list[str]:
         """Return the names of all files and folders at the top level; none if the output folder does not exist.
 
         Raises:
@@ -179,7 +179,7 @@ class Store:
             raise _storage_error("list", str(self.root), error) from error
 
     @retry_when_exhausted
-    def holds_files(self, name: str) -> bool:
+    def contains_files(self, name: str) -> bool:
         """Return whether a name is a file, or a folder with a file in it.
 
         Raises:
@@ -193,14 +193,14 @@ class Store:
         except OSError as error:
             raise _storage_error("list", name, error) from error
 
-    def remove_temporary(self) -> None:
+    def remove_temporary_folder(self) -> None:
         """Remove the folder of temporary files, unless a file is being written."""
         with suppress(OSError):
-            self.path(TEMPORARY).rmdir()
+            self.path(TEMPORARY_FOLDER).rmdir()
 
     def remove_leftovers(self) -> None:
         """Remove the temporary files of killed writers. Call this only when no other writer is needed any more."""
-        shutil.rmtree(self.path(TEMPORARY), ignore_errors=True)
+        shutil.rmtree(self.path(TEMPORARY_FOLDER), ignore_errors=True)
 
     @retry_when_exhausted
     def remove(self, name: str) -> None:
@@ -252,10 +252,10 @@ class Store:
                 os.unlink(temporary)  # noqa: PTH108  # the temporary name is a str
 
     def _temporary(self) -> str:
-        return f"{self.root}/{TEMPORARY}/{_PROCESS}-{os.getpid()}-{next(_numbers)}"
+        return f"{self.root}/{TEMPORARY_FOLDER}/{_PROCESS_TOKEN}-{os.getpid()}-{next(_numbers)}"
 
     def _make_temporary(self) -> None:
-        os.makedirs(f"{self.root}/{TEMPORARY}", exist_ok=True)  # noqa: PTH103  # the root is a str here
+        os.makedirs(f"{self.root}/{TEMPORARY_FOLDER}", exist_ok=True)  # noqa: PTH103  # the root is a str here
 
     def _claim(self, temporary: str, target: str) -> bool:
         """Give a temporary file its final name, if that is free."""
@@ -269,7 +269,7 @@ class Store:
                     raise
                 Path(target).parent.mkdir(parents=True, exist_ok=True)
             except OSError as error:
-                if error.errno not in _NO_LINKS:
+                if error.errno not in _NO_LINK_ERRNOS:
                     raise
                 return self._claim_without_links(temporary, Path(target))
             else:
@@ -281,7 +281,7 @@ class Store:
         """Claim a name with an exclusive file beside it while the rename takes place."""
         claim = target.with_name(f".{target.name}.claim")
         try:
-            os.close(os.open(claim, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE))
+            os.close(os.open(claim, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE_MODE))
         except FileExistsError:
             # The other writer only has to rename its file. If that takes this long, the writer died in between.
             ends = monotonic() + _CLAIM_TTL_SECONDS

@@ -122,7 +122,7 @@ def allowed_url(demo_url: str, store: Store, monkeypatch: pytest.MonkeyPatch) ->
 def store(tmp_path: Path) -> Store:
     """Give an empty run folder."""
     (tmp_path / "out").mkdir()
-    return Store.below(str(tmp_path / "out"), [tmp_path])
+    return Store.open_allowed(str(tmp_path / "out"), [tmp_path])
 
 
 def fetch_isolated(url: str, store: Store, deadline: float = 60.0) -> Outcome:

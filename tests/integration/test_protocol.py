@@ -274,7 +274,7 @@ class Protocol(RuleBasedStateMachine):
             rows = simulated_fleet.rows(self.store, shard)
             keys += [row.key for row in rows]
             saved = {row.path: row.sha256 for row in rows if row.ok}
-            assert sorted(self.store.names(shard_name(shard))) == sorted(map(str, saved))
+            assert sorted(self.store.list_files(shard_name(shard))) == sorted(map(str, saved))
             for path, digest in saved.items():
                 assert path is not None
                 assert hashlib.sha256(self.store.read(path)).hexdigest() == digest

@@ -66,7 +66,7 @@ def test_collects_in_plan_order(planned: Store, outcomes: list[Outcome]) -> None
 def test_strays_are_removed(planned: Store, outcomes: list[Outcome]) -> None:
     """Files of the shard without an Outcome are removed; the others stay."""
     collect(_SHARD, outcomes, _RUN, planned)
-    assert sorted(planned.names("00002")) == [saved(0).path, saved(1).path]
+    assert sorted(planned.list_files("00002")) == [saved(0).path, saved(1).path]
 
 
 def test_second_delivery_changes_nothing(planned: Store, outcomes: list[Outcome]) -> None:
@@ -223,7 +223,7 @@ def test_later_revision_replaces_failures(collected: Store) -> None:
     rows = list(manifest.outcomes(manifest.decode(collected.read("00002.parquet"), expected=ShardRef("", _SHARD))))
     assert rows == [before[0], replace(saved(1), attempts=4), before[2]]
     assert json.loads(collected.read("00002_stats.json"))["status_dict"] == {"success": 2, "http_4xx": 1}
-    assert sorted(collected.names("00002")) == [saved(0).path, saved(1).path]
+    assert sorted(collected.list_files("00002")) == [saved(0).path, saved(1).path]
     assert manifest_revision(_SHARD, collected) == 1
 
 

@@ -257,7 +257,7 @@ def test_incomplete_image_is_not_resized(store: Store, sessions_to: Callable[...
     assert kept.ok
     assert (resized.status, resized.reason) == (Status.FAILED_TO_RESIZE, Reason.UNDECODABLE)
     assert "truncated" in (resized.error_message or "")
-    assert store.names("00000") == [kept.path]
+    assert store.list_files("00000") == [kept.path]
 
 
 def test_second_delivery_of_the_same_resized_image(demo: DemoServer, downloader: Downloader, store: Store) -> None:
@@ -290,7 +290,7 @@ def finished(store: Store) -> Store:
 def test_late_duplicate_removes_its_file(demo: DemoServer, downloader: Downloader, finished: Store) -> None:
     """If a duplicate task runs after its image was recorded as failed, it leaves no file behind."""
     fetch(f"{demo.url}/images/3.png", 1, _RUN, finished, downloader)
-    assert finished.names("00000") == ["00000/000000.png"]
+    assert finished.list_files("00000") == ["00000/000000.png"]
 
 
 def test_late_duplicate_keeps_a_listed_file(demo: DemoServer, downloader: Downloader, finished: Store) -> None:
@@ -403,7 +403,7 @@ def test_unchanged_image_is_reused(
     )
     assert outcome.path is not None
     assert new.path(outcome.path).samefile(former.file)
-    assert new.names(".tmp") == []
+    assert new.list_files(".tmp") == []
 
 
 def test_new_validators_win(since: Store, new: Store, sessions_to: Callable[..., Sessions]) -> None:

@@ -101,8 +101,8 @@ def test_baseline_writes_the_same_files_as_a_fleet(
     assert sorted(outcome.key for outcome in reported) == ["000000", "000001", "000002", "000010", "000011"]
     summary = summarise(manifest.decode(store.read(manifest.name(shard)), COLUMNS) for shard in (0, 1))
     assert (summary.total, summary.success, summary.reasons, summary.shards) == (5, 4, {"http_4xx": 1}, 2)
-    assert sorted(store.names("00001")) == ["00001/000010.png", "00001/000011.png"]
-    assert sorted(store.names(plan.FOLDER)) == [plan.name(0), plan.name(1)]
+    assert sorted(store.list_files("00001")) == ["00001/000010.png", "00001/000011.png"]
+    assert sorted(store.list_files(plan.FOLDER)) == [plan.name(0), plan.name(1)]
     assert store.exists("00001_stats.json")
     assert 0 < seconds < 5
 

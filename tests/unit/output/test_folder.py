@@ -10,14 +10,14 @@ from producer.output import lock
 from producer.output.folder import existing_run, new_run_folder, prepare_output
 from producer.output.run_file import RunConfig, RunFile
 from tasks.errors import CommandError, UsageError
-from tasks.storage.store import TEMPORARY, Store
+from tasks.storage.store import TEMPORARY_FOLDER, Store
 
 
 def test_creates_the_output_folder(tmp_path: Path) -> None:
     """A missing folder is created with its parents, and the test write leaves nothing behind."""
     store = prepare_output(tmp_path / "a" / "b")
     assert store.root == tmp_path / "a" / "b"
-    assert [path.name for path in store.root.iterdir() if path.name != TEMPORARY] == []
+    assert [path.name for path in store.root.iterdir() if path.name != TEMPORARY_FOLDER] == []
 
 
 def test_resolves_links_in_the_output_folder(tmp_path: Path) -> None:
@@ -48,12 +48,12 @@ def test_reports_a_folder_in_use_first(tmp_path: Path) -> None:
     """Starting a run in a folder in use reports the other producer, and does not advise to remove the run's files."""
     with new_run_folder(tmp_path, None) as store:
         RunFile("id", "list.txt", "/out", RunConfig()).create(store)
-        (tmp_path / TEMPORARY).mkdir(exist_ok=True)
-        (tmp_path / TEMPORARY / "image").touch()
+        (tmp_path / TEMPORARY_FOLDER).mkdir(exist_ok=True)
+        (tmp_path / TEMPORARY_FOLDER / "image").touch()
         with pytest.raises(UsageError, match="Another producer works on") as caught, new_run_folder(tmp_path, None):
             pytest.fail("begun twice")
         assert "remove" not in caught.value.hint
-        assert (tmp_path / TEMPORARY / "image").exists()
+        assert (tmp_path / TEMPORARY_FOLDER / "image").exists()
 
 
 def fail(out: Path, *names: str) -> None:
@@ -61,7 +61,7 @@ def fail(out: Path, *names: str) -> None:
 
     def begin() -> None:
         with new_run_folder(out, None) as store:
-            assert store.entries() == [".lock"]
+            assert store.list_entries() == [".lock"]
             for name in names:
                 store.replace(name, b"")
             raise KeyError

@@ -81,7 +81,7 @@ def test_stop_plans_no_further(store: Store) -> None:
     planner.stop()
     planner.start()
     wait_for(lambda: planner.closed)
-    assert (planner.shards, reported, store.names(plan.FOLDER)) == (0, [], [])
+    assert (planner.shards, reported, store.list_files(plan.FOLDER)) == (0, [], [])
     assert planner.cut
 
 
@@ -96,7 +96,7 @@ def test_source_that_fails(store: Store) -> None:
     planner, reported = planned(broken(), store, 2)
     assert isinstance(planner.error, UsageError)
     assert (planner.shards, reported) == (1, [])
-    assert store.names(plan.FOLDER) == [plan.name(0)]
+    assert store.list_files(plan.FOLDER) == [plan.name(0)]
 
 
 def test_disk_error(tmp_path: Path) -> None:
@@ -145,4 +145,4 @@ def test_reports_a_complete_plan_at_once(store: Store) -> None:
     planner.start()
     wait_for(lambda: planner.closed)
     assert reported == [(3, 2)]
-    assert store.names(plan.FOLDER) == []
+    assert store.list_files(plan.FOLDER) == []

@@ -36,7 +36,7 @@ def store(tmp_path: Path) -> Store:
 
 def plans(store: Store) -> dict[str, bytes]:
     """Return the files of the plan."""
-    return {name: store.read(name) for name in store.names(plan.FOLDER)}
+    return {name: store.read(name) for name in store.list_files(plan.FOLDER)}
 
 
 def damage(store: Store, shard: int) -> None:

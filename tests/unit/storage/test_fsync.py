@@ -59,17 +59,17 @@ def test_file_system_type_decides(
     """A local disk is synced as a whole; on a network file system each file is synced."""
     folder = tmp_path / "a folder"
     folder.mkdir()
-    monkeypatch.setattr(fsync, "_MOUNTS", mounts(tmp_path / "mounts", folder, kind))
-    monkeypatch.setattr(fsync, "_kernel", lambda: (5, 8))
+    monkeypatch.setattr(fsync, "_MOUNT_INFO", mounts(tmp_path / "mounts", folder, kind))
+    monkeypatch.setattr(fsync, "_kernel_version", lambda: (5, 8))
     fsync.sync_all(folder, files(folder, 20))
     assert calls == ({"fsync": 0, "syncfs": 1} if together else {"fsync": 21, "syncfs": 0})
 
 
 def test_file_system_type_is_not_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: dict[str, int]) -> None:
     """The folder's file system is looked up for every shard, because a worker meets another folder with each."""
-    monkeypatch.setattr(fsync, "_kernel", lambda: (5, 8))
+    monkeypatch.setattr(fsync, "_kernel_version", lambda: (5, 8))
     for kind in ("ext4", "nfs4"):
-        monkeypatch.setattr(fsync, "_MOUNTS", mounts(tmp_path / "mounts", tmp_path, kind))
+        monkeypatch.setattr(fsync, "_MOUNT_INFO", mounts(tmp_path / "mounts", tmp_path, kind))
         fsync.sync_all(tmp_path, files(tmp_path, 20))
     assert calls == {"fsync": 21, "syncfs": 1}
 
@@ -82,7 +82,7 @@ def test_few_files_are_synced_one_by_one(tmp_path: Path, calls: dict[str, int]) 
 
 def test_old_kernels_use_fsync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: dict[str, int]) -> None:
     """Before Linux 5.8 syncfs did not report failed writes, so it is not used."""
-    monkeypatch.setattr(fsync, "_kernel", lambda: (5, 7))
+    monkeypatch.setattr(fsync, "_kernel_version", lambda: (5, 7))
     fsync.sync_all(tmp_path, files(tmp_path, 20))
     assert calls["syncfs"] == 0
 

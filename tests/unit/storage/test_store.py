@@ -14,7 +14,7 @@ import pytest
 
 from tasks.errors import StorageError
 from tasks.storage import store as store_module
-from tasks.storage.store import PRIVATE, TEMPORARY, Store
+from tasks.storage.store import PRIVATE_MODE, TEMPORARY_FOLDER, Store
 from tests.waiting import wait_for
 
 _WRITERS = 16
@@ -22,7 +22,7 @@ _WRITERS = 16
 
 def temporary_files(store: Store) -> list[str]:
     """Return the names in the folder of temporary files."""
-    return [path.name for path in store.root.glob(f"{TEMPORARY}/*")]
+    return [path.name for path in store.root.glob(f"{TEMPORARY_FOLDER}/*")]
 
 
 def without_links(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
@@ -150,7 +150,7 @@ def test_failed_write_leaves_no_file(store: Store, monkeypatch: pytest.MonkeyPat
     with pytest.raises(StorageError, match=f"could not save {name}: {os.strerror(number)}"):
         getattr(store, method)(name, b"body")
     assert written == [2]
-    assert {path.name for path in store.root.iterdir()} == {TEMPORARY, "b.json"}
+    assert {path.name for path in store.root.iterdir()} == {TEMPORARY_FOLDER, "b.json"}
     assert store.read("b.json") == b"old"
     assert temporary_files(store) == []
 
@@ -169,7 +169,7 @@ _ACTIONS: dict[str, Callable[[Store], object]] = {
     "replace": lambda store: store.replace("a.json", b"body"),
     "read": lambda store: store.read("a.json"),
     "sync": lambda store: store.sync("00000", ["00000/a.jpg"]),
-    "names": lambda store: store.names("00000"),
+    "list_files": lambda store: store.list_files("00000"),
     "remove": lambda store: store.remove("a.json"),
 }
 
@@ -208,7 +208,7 @@ def test_file_modes(store: Store) -> None:
     finally:
         os.umask(before)
     modes = {name: stat.S_IMODE(store.path(name).stat().st_mode) for name in ("a.jpg", "a.parquet", "a.json")}
-    assert modes == {"a.jpg": 0o640, "a.parquet": PRIVATE, "a.json": PRIVATE}
+    assert modes == {"a.jpg": 0o640, "a.parquet": PRIVATE_MODE, "a.json": PRIVATE_MODE}
 
 
 def test_syncs_a_durable_file_before_naming_it(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -248,8 +248,8 @@ def test_lists_and_removes_files(store: Store) -> None:
         store.create(name, b"")
     store.remove("00000/a.jpg")
     store.remove("00000/a.jpg")
-    assert store.names("00000") == ["00000/b.jpg"]
-    assert store.names("00002") == []
+    assert store.list_files("00000") == ["00000/b.jpg"]
+    assert store.list_files("00002") == []
 
 
 @pytest.mark.parametrize("root", ["{base}", "{base}/run", "{base}/a/../run", "{base}/inside/run"])
@@ -259,7 +259,7 @@ def test_allows_a_store_below_a_root(tmp_path: Path, root: str) -> None:
     (base / "real").mkdir(parents=True)
     (base / "inside").symlink_to(base / "real")
     path = root.format(base=base)
-    assert Store.below(path, [tmp_path / "other", base]).root == Path(path).resolve()
+    assert Store.open_allowed(path, [tmp_path / "other", base]).root == Path(path).resolve()
 
 
 @pytest.mark.parametrize(
@@ -274,13 +274,13 @@ def test_refuses_a_store_outside_the_roots(tmp_path: Path, monkeypatch: pytest.M
     (base / "outside").symlink_to(tmp_path)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(StorageError, match="IMAGEFLEET_STORE_ROOTS"):
-        Store.below(root.format(base=base), [base])
+        Store.open_allowed(root.format(base=base), [base])
 
 
 def test_without_roots_nothing_is_allowed(tmp_path: Path) -> None:
     """A worker without roots may write nowhere."""
     with pytest.raises(StorageError):
-        Store.below(str(tmp_path), [])
+        Store.open_allowed(str(tmp_path), [])
 
 
 def test_removes_temporary_files_of_killed_writers(tmp_path: Path) -> None:
