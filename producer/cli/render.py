@@ -18,7 +18,7 @@ from tasks.redaction import redacted
 if TYPE_CHECKING:
     # Not imported at run time, because this module also shows the errors of a failing import.
     from producer.comparison.comparison import Comparison
-    from producer.dispatch.dispatcher import Progress
+    from producer.dispatch.progress import Progress
     from producer.doctor.diagnosis import Diagnosis
     from producer.runs.result import PreviousResult, RunResult
 

@@ -36,7 +36,7 @@ from tasks.model import Reason
 
 if TYPE_CHECKING:
     from producer.cli.progress_display import Display
-    from producer.dispatch.dispatcher import Progress
+    from producer.dispatch.progress import Progress
     from producer.output.lock import LockHolder
     from producer.runs.result import RunResult
     from producer.runs.run import Run

@@ -15,39 +15,36 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, TypeVar, cast
 
 import redis
-from celery import Signature
 from kombu.exceptions import BatchPublishError, OperationalError
 
 from config import limits
 from producer.dispatch import chord_state
 from producer.dispatch.drain import Drain
+from producer.dispatch.progress import Progress, Timing
+from producer.dispatch.publisher import ChordPublisher
+from producer.dispatch.recovery import ShardInFlight, ShardRecovery
+from producer.dispatch.revision_requests import RevisionRequests
 from producer.dispatch.unfit_workers import UnfitWorker, UnfitWorkers
+from producer.dispatch.workers import describe_workers
 from producer.output.run_file import resume_command
-from producer.output.shard_files import load_manifest, load_requests
+from producer.output.shard_files import load_requests
 from producer.planning.planner import Planner
 from tasks.broker import keys, liveness, requeue, transport
 from tasks.broker.progress import REASON
 from tasks.broker.redis_errors import RedisProblem, redis_problem
-from tasks.celery import COLLECT_SHARD, FETCH_IMAGE, IMAGE_QUEUE, PROTOCOL, SHARD_QUEUE, WORKER_INFO, app
-from tasks.collect import STALE_VOID_REASONS, VOID_REASONS
-from tasks.download.urls import MAX_LENGTH
-from tasks.errors import CommandError, RunInterruptedError, TaskLostError
-from tasks.fetch import failed_outcome
-from tasks.model import ImageRequest, Outcome, RunOptions, image_key, shard_name
-from tasks.redaction import redacted
-from tasks.storage import manifest, shard_status
+from tasks.celery import app
+from tasks.errors import CommandError, RunInterruptedError
+from tasks.model import RunOptions, shard_name
 from tasks.storage.store import Store
 
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
-_BATCH = 500
-_SERIALIZER, _PERSISTENT = "json", 2
 #: Seconds that one wait for finished shards takes; also how often the listener hears of progress.
 _TICK_SECONDS = 0.25
 #: Seconds between two looks for manifests whose signal was lost.
@@ -58,75 +55,10 @@ _MANIFEST_TIMEOUT_SECONDS = 30.0
 _REDIS_TIMEOUT_SECONDS = 120.0
 #: Seconds without any image after which the workers are asked whether they are there.
 _IDLE_NOTICE_SECONDS = 15.0
-#: Seconds without any part of a shard after which it is looked for what it waits for; after each look in vain it is
-#: twice as long until the next, up to a minute.
-_SUSPECT_AFTER_SECONDS = 8.0
-_MAX_SUSPECT_AFTER_SECONDS = 60.0
-#: Times that a shard is sent again before it ends with what it has, and once more that is collected.
-_MAX_RESENDS = 5
 #: Images that could not be saved, with none saved between them, after which nothing can be.
 _MAX_UNSAVED = 200
 #: What tells a producer that its run is to end.
 _CANCEL = {"cancel": True}
-#: The longest URL in what Flower shows of a task, in characters.
-_MAX_URL_SHOWN = 120
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a run is. ``planned`` grows while ``plan_complete`` is false; counts are of images."""
-
-    success: int
-    failed: int
-    bytes: int
-    planned: int
-    plan_complete: bool
-    #: Images that an earlier command of the run has seen to the end.
-    done_before: int = 0
-    #: The reason of most failures, and how many images failed for it; empty while none has failed.
-    main_reason: str = ""
-    main_reason_count: int = 0
-    #: What a person should know when nothing moves.
-    note: str = ""
-    #: Once the run was told to end early, how many images are still being downloaded; None before that.
-    finishing: int | None = None
-
-
-@dataclass(slots=True)
-class Timing:
-    """When the first task was sent and when the last shard's manifest stood; seconds of the monotonic clock."""
-
-    first_sent: float = 0.0
-    last_done: float = 0.0
-    #: Images whose Outcomes came in this time, and how many of them had to be sent again.
-    images: int = 0
-    repaired: int = 0
-
-    @property
-    def wall_seconds(self) -> float:
-        """The time in between."""
-        return self.last_done - self.first_sent
-
-
-@dataclass(slots=True)
-class _InFlight:
-    """A shard that was sent; ``signalled_at`` is when a worker said that its manifest stands."""
-
-    shard: int
-    images: int
-    signalled_at: float | None = None
-    #: How many parts were counted at the last look, and since when it is that many.
-    counted: int = 0
-    moved_at: float = field(default_factory=time.monotonic)
-    #: When it is looked into if nothing moves, and how long after that again.
-    suspect_after: float = field(default_factory=lambda: _SUSPECT_AFTER_SECONDS)
-    #: What was missing at the last look into it.
-    missing: frozenset[str] = frozenset()
-    repairs: int = 0
-
-    def record_change(self) -> None:
-        """Note that something has happened to it."""
-        self.moved_at, self.suspect_after, self.missing = time.monotonic(), _SUSPECT_AFTER_SECONDS, frozenset()
 
 
 class Dispatcher:
@@ -155,8 +87,11 @@ class Dispatcher:
         """
         self._run_id, self._options = options.run_id, options
         self._store, self._planner, self._server = store, planner, server
-        self._resumed, self._retried, self._local = resumed, frozenset(retried), local
-        self._in_flight: dict[int, _InFlight] = {}
+        self._resumed, self._local = resumed, local
+        self._publisher = ChordPublisher(options)
+        self._requests = RevisionRequests(options, store, retried)
+        self._recovery = ShardRecovery(options.run_id, store, server, self._publisher, self._requests)
+        self._in_flight: dict[int, ShardInFlight] = {}
         self._inspected_at = 0.0
         #: When the run's record was written last, and when Redis was last seen to have it.
         self._renewed_at = self._record_seen_at = 0.0
@@ -177,8 +112,6 @@ class Dispatcher:
         self._listener: Callable[[Progress], None] = _ignore
         self._last_progress: Progress | None = None
         self._drain: Drain | None = None
-        #: What an earlier command has left in Redis; None until that was looked for.
-        self._pending_before: frozenset[str] | None = None
 
     def finish(self) -> None:
         """End when what is being downloaded is done, and drop what is queued; may be called from a signal's handler."""
@@ -249,7 +182,7 @@ class Dispatcher:
         # The last image of a shard may just have ended: its manifest is worth a moment.
         collecting = self._with_redis(
             lambda: any(
-                chord_state.is_body_sent(self._server, self._group_id(flying.shard))
+                chord_state.is_body_sent(self._server, self._publisher.group_id(flying.shard))
                 for flying in self._in_flight.values()
             ),
             check,
@@ -291,9 +224,9 @@ class Dispatcher:
             if not self._finishing.is_set():
                 self._with_redis(lambda: self._resend_lost(timing), check)
 
-    def _complete_if_done(self, flying: _InFlight, timing: Timing) -> None:
+    def _complete_if_done(self, flying: ShardInFlight, timing: Timing) -> None:
         """Take a shard out of the window if its manifest stands."""
-        if self._is_done(flying.shard):
+        if self._requests.is_done(flying.shard):
             del self._in_flight[flying.shard]
             timing.images += flying.images
             self._images_completed += flying.images
@@ -305,10 +238,6 @@ class Dispatcher:
                 "Give workers and producer the same shared folder under the same path.",
             )
 
-    def _is_done(self, shard: int) -> bool:
-        """Tell whether a shard has the manifest of this pass."""
-        return shard_status.is_done(shard, self._options.revision, self._store)
-
     def _resend_lost(self, timing: Timing) -> None:
         """Look how far the chords are, and send again what two looks in a row miss of one that stands still."""
         # Workers hand on what a dead one held; where none is left that has lived for long, it is done here.
@@ -316,92 +245,7 @@ class Dispatcher:
         if self._contact.is_long_enough:
             requeue.requeue_from_dead_workers(self._server)
         self._unfit.refresh()
-        now = time.monotonic()
-        doubtful: list[_InFlight] = []
-        for flying in self._in_flight.values():
-            count = chord_state.count_parts(self._server, self._group_id(flying.shard))
-            if count != flying.counted:
-                flying.counted = count
-                flying.record_change()
-            elif now - flying.moved_at > flying.suspect_after:
-                doubtful.append(flying)
-        if not doubtful:
-            return
-        pending = chord_state.pending_task_ids(self._server, self._run_id, requeue.unacked_hashes(self._server))
-        for flying in doubtful:
-            requests = self._shard_requests(flying.shard)
-            found = chord_state.read_parts(self._server, self._group_id(flying.shard), VOID_REASONS)
-            missing = self._missing_tasks(flying.shard, requests, found, pending)
-            if missing and missing <= flying.missing:
-                _log.warning(
-                    "%d tasks of shard %s are lost, and are sent again", len(missing), shard_name(flying.shard)
-                )
-                timing.repaired += self._resend(flying, requests, found, pending)
-            elif missing:
-                flying.missing = missing
-            else:
-                flying.missing = frozenset()
-                flying.suspect_after = min(
-                    now - flying.moved_at + flying.suspect_after, now - flying.moved_at + _MAX_SUSPECT_AFTER_SECONDS
-                )
-
-    def _missing_tasks(
-        self, shard: int, requests: Sequence[ImageRequest], found: chord_state.ChordState, pending: frozenset[str]
-    ) -> frozenset[str]:
-        """Return the ids of a shard's tasks that have neither a message nor a part; the body's, once all have parts.
-
-        A part that is no Outcome is missing.
-        """
-        body = self._body_id(shard)
-        if body in pending:
-            return frozenset()
-        open_parts = {self._task_id(shard, request) for request in requests} - found.outcomes.keys()
-        if not open_parts:
-            return frozenset([body])
-        if found.body_sent or not found.has_size:
-            return frozenset(open_parts)
-        return frozenset(open_parts - pending)
-
-    def _resend(
-        self,
-        flying: _InFlight,
-        requests: Sequence[ImageRequest],
-        found: chord_state.ChordState,
-        pending: frozenset[str],
-    ) -> int:
-        """Send again what is missing of a shard; return of how many images."""
-        shard = flying.shard
-        flying.repairs += 1
-        flying.record_change()
-        if flying.repairs > _MAX_RESENDS + 1:
-            raise CommandError(
-                f"Shard {shard_name(shard)} is lost again and again",
-                f"it was sent {flying.repairs} times, and neither an image nor the end of it came back",
-                "Look at the workers' logs: one may take tasks that it can't do. "
-                f"Then go on by `{resume_command(self._store)}`.",
-            )
-        known = list(found.outcomes.values())
-        again = [request for request in requests if self._task_id(shard, request) not in found.outcomes]
-        # A chord that is over, or whose size is gone, counts nothing that is still under way.
-        gone = found.body_sent or not found.has_size
-        lost = [request for request in again if gone or self._task_id(shard, request) not in pending]
-        if lost and flying.repairs > _MAX_RESENDS:
-            if len(lost) < len(again):
-                # What is still under way is waited for.
-                flying.repairs -= 1
-                return 0
-            _log.warning("shard %s ends without %d images, lost %d times", shard_name(shard), len(lost), _MAX_RESENDS)
-            known += [
-                failed_outcome(self._key(shard, request), TaskLostError(f"its task was lost {_MAX_RESENDS} times"))
-                for request in lost
-            ]
-            again = []
-        if not again:
-            self._publish_body(shard, known, len(requests))
-            return 0
-        chord_state.reset_parts(self._server, self._group_id(shard), found)
-        self._publish(shard, requests, lost, recover=True)
-        return len(lost)
+        self._recovery.resend_lost(self._in_flight.values(), timing)
 
     def _read_signals(self, seconds: float) -> list[dict[str, Any]]:
         """Return what workers have told, and wait for the first to tell for at most these seconds."""
@@ -471,7 +315,7 @@ class Dispatcher:
             self._ended, self._moved_at, self._idle_text = ended, now, ""
         elif now - self._moved_at > _IDLE_NOTICE_SECONDS:
             self._moved_at = now
-            self._idle_text = _describe_workers(self._local, self._images_in_flight(), self._server)
+            self._idle_text = describe_workers(self._local, self._images_in_flight(), self._server)
         return self._idle_text or self._unfit.note
 
     def _connect(self) -> None:
@@ -501,145 +345,25 @@ class Dispatcher:
             _log.warning("Redis has lost the run; what was in flight is looked for")
             for flying in self._in_flight.values():
                 # However long it had stood still before, and however often it was lost: that was not the shard's fault.
-                flying.record_change()
-                flying.moved_at, flying.repairs = now - _SUSPECT_AFTER_SECONDS, 0
+                flying.suspect_now(now)
         self._renewed_at = self._record_seen_at = now
 
     def _send_next(self, shard: int, timing: Timing, check: Callable[[], None]) -> None:
         """Send the next shard, or what is left of it to do; one that is done already is passed over."""
         self._sent = shard + 1
         planned = load_requests(shard, self._store, self._run_id)
-        done = self._resumed and self._is_done(shard)
-        requests = [] if done else self._select_requests(shard, planned)
+        done = self._resumed and self._requests.is_done(shard)
+        requests = [] if done else self._requests.select(shard, planned)
         self._done_before += len(planned) - len(requests)
         if not requests:
             return
         timing.first_sent = timing.first_sent or time.monotonic()
         self.has_sent = True
-        flying = self._in_flight[shard] = _InFlight(shard, len(requests))
+        flying = self._in_flight[shard] = ShardInFlight(shard, len(requests))
         if self._resumed:
-            self._with_redis(lambda: self._adopt_shard(flying, requests), check)
+            self._with_redis(lambda: self._recovery.adopt(flying, requests), check)
         else:
-            self._with_redis(lambda: self._publish(shard, requests, requests), check)
-
-    def _adopt_shard(self, flying: _InFlight, requests: Sequence[ImageRequest]) -> None:
-        """Send what is missing of a shard that an earlier command may have sent, and leave the rest under way.
-
-        What is sent here has to look whether its image stands. That is so in the first command of a later pass as well:
-        the next one, which goes on with it, sends in the same way, and knows no more of what is saved. It costs nothing
-        where nothing stands, and an image that failed has no file: who collected its shard has removed what no Outcome
-        named. A late copy may have saved it since, just as it came, and that is what the pass is to bring about.
-        """
-        if self._pending_before is None:
-            self._pending_before = chord_state.pending_task_ids(
-                self._server, self._run_id, requeue.unacked_hashes(self._server)
-            )
-        found = chord_state.read_parts(self._server, self._group_id(flying.shard), STALE_VOID_REASONS)
-        if self._missing_tasks(flying.shard, requests, found, self._pending_before):
-            self._resend(flying, requests, found, self._pending_before)
-            flying.repairs = 0
-        elif found.invalid:
-            # They were made by the end of the last command; their images are under way again.
-            chord_state.reset_parts(self._server, self._group_id(flying.shard), found)
-
-    def _shard_requests(self, shard: int) -> list[ImageRequest]:
-        return self._select_requests(shard, load_requests(shard, self._store, self._run_id))
-
-    def _select_requests(self, shard: int, requests: list[ImageRequest]) -> list[ImageRequest]:
-        """Return what is to be done of a shard in this pass."""
-        if not self._options.revision or not self._store.exists(manifest.name(shard)):
-            return requests
-        columns = ["key", "reason"]
-        rows = load_manifest(shard, self._store, self._run_id, columns).to_pylist()
-        again = {row["key"] for row in rows if row["reason"] in self._retried}
-        return [request for request in requests if self._key(shard, request) in again]
-
-    @property
-    def _revision_suffix(self) -> str:
-        """Tells the ids of a later pass from those of the first."""
-        return f".{self._options.revision}" if self._options.revision else ""
-
-    def _group_id(self, shard: int) -> str:
-        return f"{self._run_id}.{shard_name(shard)}{self._revision_suffix}"
-
-    def _body_id(self, shard: int) -> str:
-        return f"{self._group_id(shard)}.collect"
-
-    def _key(self, shard: int, request: ImageRequest) -> str:
-        return image_key(request.index, self._options.shard_size)
-
-    def _task_id(self, shard: int, request: ImageRequest) -> str:
-        return f"{self._run_id}.{self._key(shard, request)}{self._revision_suffix}"
-
-    def _body_kwargs(self, size: int) -> dict[str, Any]:
-        """Return what a shard's body is told of a later pass, and of a later command; nothing in the first ones."""
-        later_pass = {"revision": self._options.revision, "count": size} if self._options.revision else {}
-        next_epoch = {"epoch": self._options.epoch} if self._options.epoch else {}
-        return {**later_pass, **next_epoch}
-
-    def _publish_body(self, shard: int, outcomes: Sequence[Outcome], size: int) -> None:
-        """Send the body of a chord whose parts are all known, and which did not do that itself."""
-        app.send_task(
-            COLLECT_SHARD,
-            args=([outcome.to_json() for outcome in outcomes],),
-            kwargs={"run_id": self._run_id, "shard": shard, **self._body_kwargs(size)},
-            task_id=self._body_id(shard),
-            queue=SHARD_QUEUE,
-            ignore_result=True,
-            argsrepr="()",
-            retry=False,
-        )
-
-    def _publish(
-        self, shard: int, requests: Sequence[ImageRequest], sent: Sequence[ImageRequest], recover: bool = False
-    ) -> None:
-        """Send tasks of a shard whose chord has a part for each of its requests: all of them, or some."""
-        group, size = self._group_id(shard), len(requests)
-        body = dict(
-            Signature(
-                COLLECT_SHARD,
-                kwargs={"run_id": self._run_id, "shard": shard, **self._body_kwargs(size)},
-                options={"task_id": self._body_id(shard)},
-                app=app,
-            )
-        )
-        kwargs: dict[str, Any] = {"revision": self._options.revision} if self._options.revision else {}
-        if recover:
-            kwargs["recover"] = True
-        app.backend.set_chord_size(group, size)
-        # Chords are counted by the place of each part.
-        wanted = {request.index for request in sent}
-        reply_to = app.thread_oid
-        with app.producer_or_acquire() as producer, producer.batch(_BATCH):
-            for place, request in enumerate(requests):
-                if request.index not in wanted:
-                    continue
-                # A URL that is too long is refused by the worker all the same: one character over the limit tells.
-                url = request.url[: MAX_LENGTH + 1]
-                previous = {} if request.previous is None else {"previous": request.previous.to_json()}
-                # What `send_task` does, without asking anew for each image what holds for all: the route, the options.
-                headers, properties, content, _ = app.amqp.as_task_v2(
-                    self._task_id(shard, request),
-                    FETCH_IMAGE,
-                    args=(self._run_id, request.index, url),
-                    kwargs={**kwargs, **previous},
-                    group_id=group,
-                    group_index=place,
-                    chord=body,
-                    reply_to=reply_to,
-                    ignore_result=True,
-                    argsrepr=redacted(url)[:_MAX_URL_SHOWN],
-                    kwargsrepr="{}",
-                )
-                producer.publish(
-                    content,
-                    exchange="",
-                    routing_key=IMAGE_QUEUE,
-                    serializer=_SERIALIZER,
-                    headers=headers,
-                    delivery_mode=_PERSISTENT,
-                    **properties,
-                )
+            self._with_redis(lambda: self._publisher.publish(shard, requests, requests), check)
 
     def _with_redis(self, step: Callable[[], _T], check: Callable[[], None]) -> _T:
         """Do a step that needs Redis, and wait for a Redis that is away; steps may be done twice.
@@ -707,34 +431,3 @@ def _ignore(_: Progress) -> None:
 def _reasons(moved: Mapping[str, str]) -> dict[str, int]:
     """Return how many images failed for each reason, by the sums of the workers."""
     return {name.removeprefix(REASON): int(count) for name, count in moved.items() if name.startswith(REASON)}
-
-
-def _describe_workers(local: bool, images: int, server: redis.Redis) -> str:
-    """Return what the workers say when nothing moves, and what a person can do, unless a local fleet does it."""
-    waiting = "waiting for 1 image" if images == 1 else f"waiting for {images:,} images"
-    try:
-        slots = online_workers()
-        dead = sum(not lives for lives in liveness.worker_liveness(server).values())
-    except (redis.RedisError, OperationalError) as error:
-        # The connection that lay idle since the last question may have gone with a Redis that is back.
-        return f"{waiting}; the workers can't be asked: {redis_problem(error).note}"
-    if not slots and local:
-        return f"{waiting}; no worker responds: the local fleet is starting them again"
-    if not slots:
-        return f"{waiting}; no worker responds: start one with `celery -A tasks worker`, or `docker compose up -d`"
-    some = f"{waiting}; {len(slots)} workers respond" if len(slots) > 1 else f"{waiting}; 1 worker responds"
-    if not dead:
-        return some
-    died = f"{dead} workers have died, and their tasks are" if dead > 1 else "1 worker has died, and its tasks are"
-    return f"{some}; {died} handed to others within {limits.REDELIVERY_SECONDS} s"
-
-
-def online_workers() -> list[int]:
-    """Return the slots of each worker that answers within a second and takes what this version sends."""
-    answers = app.control.broadcast(WORKER_INFO, reply=True, timeout=1.0) or []
-    workers = {name: about for answer in answers for name, about in answer.items()}
-    others = {name: about for name, about in workers.items() if about.get("protocol") != PROTOCOL}
-    if others:
-        named = ", ".join(f"{name} ({about.get('version', 'unknown')})" for name, about in sorted(others.items()))
-        _log.warning("workers of another version take nothing of this run: %s", named)
-    return [about["slots"] for name, about in workers.items() if name not in others]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -9,8 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import redis
+from kombu.exceptions import OperationalError
+
+from config import limits
 from producer.dispatch.unfit_workers import UnfitWorker
 from producer.formatting import named
+from tasks.broker import liveness
+from tasks.broker.redis_errors import redis_problem
 from tasks.celery import PROBE_FOLDER, PROTOCOL, WORKER_INFO, app
 from tasks.errors import UsageError
 from tasks.file_descriptors import max_slots
@@ -18,6 +25,7 @@ from tasks.storage import folder_probe
 from tasks.storage.folder_probe import ProbeResult
 from tasks.storage.store import Store
 
+_log = logging.getLogger(__name__)
 #: Seconds by which clocks may differ.
 MAX_SKEW_SECONDS = 2.0
 SHARE_HINT = "Give workers and producer the same shared folder under the same path; see docs/many-machines.md."
@@ -194,6 +202,37 @@ def probe_folder_at_workers(
     with suppress(_AllAnsweredError):
         app.control.broadcast(PROBE_FOLDER, question, reply=True, timeout=seconds, callback=take_answer)
     return {name: seen[name] for name in names}
+
+
+def describe_workers(local: bool, images: int, server: redis.Redis) -> str:
+    """Return what the workers say when nothing moves, and what a person can do, unless a local fleet does it."""
+    waiting = "waiting for 1 image" if images == 1 else f"waiting for {images:,} images"
+    try:
+        slots = online_workers()
+        dead = sum(not lives for lives in liveness.worker_liveness(server).values())
+    except (redis.RedisError, OperationalError) as error:
+        # The connection that lay idle since the last question may have gone with a Redis that is back.
+        return f"{waiting}; the workers can't be asked: {redis_problem(error).note}"
+    if not slots and local:
+        return f"{waiting}; no worker responds: the local fleet is starting them again"
+    if not slots:
+        return f"{waiting}; no worker responds: start one with `celery -A tasks worker`, or `docker compose up -d`"
+    some = f"{waiting}; {len(slots)} workers respond" if len(slots) > 1 else f"{waiting}; 1 worker responds"
+    if not dead:
+        return some
+    died = f"{dead} workers have died, and their tasks are" if dead > 1 else "1 worker has died, and its tasks are"
+    return f"{some}; {died} handed to others within {limits.REDELIVERY_SECONDS} s"
+
+
+def online_workers() -> list[int]:
+    """Return the slots of each worker that answers within a second and takes what this version sends."""
+    answers = app.control.broadcast(WORKER_INFO, reply=True, timeout=1.0) or []
+    workers = {name: about for answer in answers for name, about in answer.items()}
+    others = {name: about for name, about in workers.items() if about.get("protocol") != PROTOCOL}
+    if others:
+        named = ", ".join(f"{name} ({about.get('version', 'unknown')})" for name, about in sorted(others.items()))
+        _log.warning("workers of another version take nothing of this run: %s", named)
+    return [about["slots"] for name, about in workers.items() if name not in others]
 
 
 def clock_ahead(there: float, sent: float, received: float) -> float:

@@ -12,7 +12,8 @@ from typing import Any, Self
 
 import pyarrow as pa
 
-from producer.dispatch.dispatcher import Dispatcher, Progress
+from producer.dispatch.dispatcher import Dispatcher
+from producer.dispatch.progress import Progress
 from producer.output import shard_files
 from producer.output.folder import unwritable_error
 from producer.output.run_file import PlanState, RunConfig, RunFile, State, new_id, resume_command

@@ -10,6 +10,7 @@ from typing import Any
 
 from producer.cli import main
 from producer.dispatch.dispatcher import Dispatcher
+from producer.dispatch.recovery import ShardRecovery
 
 
 def _do_nothing(*_: Any) -> None:
@@ -18,5 +19,5 @@ def _do_nothing(*_: Any) -> None:
 
 if __name__ == "__main__":
     Dispatcher._resend_lost = _do_nothing  # type: ignore[assignment, method-assign]
-    Dispatcher._adopt_shard = _do_nothing  # type: ignore[assignment, method-assign]
+    ShardRecovery.adopt = _do_nothing  # type: ignore[assignment, method-assign]
     main.main()

@@ -8,12 +8,12 @@ from itertools import count
 from typing import Any
 
 from producer.cli import main
-from producer.dispatch import dispatcher
+from producer.dispatch import publisher
 from tasks.celery import app
 
 #: The producer dies at this message; it sends messages in smaller batches.
 DIES_AT = 95
-dispatcher._BATCH = 10
+publisher._BATCH = 10
 _counter = count(1)
 _create_message = app.amqp.as_task_v2
 

@@ -12,7 +12,10 @@ from typing import Any
 import pytest
 
 from producer.dispatch import chord_state
-from producer.dispatch.dispatcher import Dispatcher, Timing
+from producer.dispatch.dispatcher import Dispatcher
+from producer.dispatch.progress import Timing
+from producer.dispatch.publisher import ChordPublisher
+from producer.dispatch.recovery import ShardRecovery
 from tasks import collect, jobs
 from tasks.errors import StorageError
 from tasks.model import ImageRequest
@@ -60,10 +63,10 @@ def _refuses_a_second_collect_task(patch: Patch) -> None:
 
 
 def _adopts_nothing(patch: Patch) -> None:
-    def sending(self: Dispatcher, in_flight: Any, requests: Sequence[ImageRequest]) -> None:
-        self._publish(in_flight.shard, requests, requests)
+    def sending(self: ShardRecovery, in_flight: Any, requests: Sequence[ImageRequest]) -> None:
+        self._publisher.publish(in_flight.shard, requests, requests)
 
-    patch.setattr(Dispatcher, "_adopt_shard", sending)
+    patch.setattr(ShardRecovery, "adopt", sending)
 
 
 def _collects_cancelled_images(patch: Patch) -> None:
@@ -82,7 +85,7 @@ def _overwrites_images(patch: Patch) -> None:
 
 
 def _waits_for_a_claimed_collect_task(patch: Patch) -> None:
-    patch.setattr(Dispatcher, "_publish_body", lambda *_: None)
+    patch.setattr(ChordPublisher, "publish_body", lambda *_: None)
 
 
 def _writes_the_record_once(patch: Patch) -> None:

@@ -29,8 +29,10 @@ import redis
 from celery.app.task import Context
 from PIL import Image
 
-from producer.dispatch import chord_state, dispatcher
-from producer.dispatch.dispatcher import Dispatcher, Progress, Timing
+from producer.dispatch import chord_state, dispatcher, recovery
+from producer.dispatch.dispatcher import Dispatcher
+from producer.dispatch.progress import Progress, Timing
+from producer.dispatch.publisher import ChordPublisher
 from producer.planning.planner import NOTHING_PLANNED, Planner, PlanProgress
 from tasks import jobs, worker
 from tasks.broker import client as broker_client
@@ -258,18 +260,30 @@ def chord_key(shard: int, kind: str, suffix: str = "") -> str:
     return cast("bytes", app.backend.get_key_for_group(f"{RUN_ID}.{shard_name(shard)}{suffix}", kind)).decode()
 
 
+class _KillablePublisher(ChordPublisher):
+    """The publisher of a dispatcher that a test can kill."""
+
+    #: The number of further messages to send before the dispatcher dies.
+    dies_after: int | None = None
+
+    def __init__(self, options: RunOptions, die: Callable[[], None]) -> None:
+        super().__init__(options)
+        self._die = die
+
+    def publish(
+        self, shard: int, requests: Sequence[ImageRequest], sent: Sequence[ImageRequest], recover: bool = False
+    ) -> None:
+        super().publish(shard, requests, sent[: self.dies_after], recover)
+        if self.dies_after is not None:
+            self._die()
+
+
 class _KillableDispatcher(Dispatcher):
     """A dispatcher that a test can kill while it sends a shard."""
 
-    #: The number of further messages to send before it dies.
-    dies_after: int | None = None
-
-    def _publish(
-        self, shard: int, requests: Sequence[ImageRequest], sent: Sequence[ImageRequest], recover: bool = False
-    ) -> None:
-        super()._publish(shard, requests, sent[: self.dies_after], recover)
-        if self.dies_after is not None:
-            self.die()
+    def __init__(self, options: RunOptions, *args: Any) -> None:
+        super().__init__(options, *args)
+        self.publisher = self._publisher = self._recovery._publisher = _KillablePublisher(options, self.die)
 
     def die(self) -> None:
         """End as by SIGKILL, without cleaning up."""
@@ -318,7 +332,7 @@ class Producer:
 
     def kill_while_sending(self, messages: int) -> None:
         """Let SIGKILL end it during its next sending, after this many messages."""
-        self._job.dies_after = messages
+        self._job.publisher.dies_after = messages
 
     def end(self) -> None:
         """End it as an error does: it removes the run's record."""
@@ -372,13 +386,12 @@ def stage(url: str) -> Iterator[Stage]:
         ThreadPoolExecutor(1) as pool,
         pytest.MonkeyPatch.context() as patch,
     ):
-        for name in (
-            "_TICK_SECONDS",
-            "_INSPECT_INTERVAL_SECONDS",
-            "_SUSPECT_AFTER_SECONDS",
-            "_MAX_SUSPECT_AFTER_SECONDS",
+        for module, names in (
+            (dispatcher, ("_TICK_SECONDS", "_INSPECT_INTERVAL_SECONDS")),
+            (recovery, ("_SUSPECT_AFTER_SECONDS", "_MAX_SUSPECT_AFTER_SECONDS")),
         ):
-            patch.setattr(dispatcher, name, 0.0)
+            for name in names:
+                patch.setattr(module, name, 0.0)
         yield Stage(url, server, pool)
         gc.collect()  # results unsubscribe when they are garbage-collected, which needs the server
         _disconnect()

@@ -17,7 +17,8 @@ from celery import chord
 
 from config import limits
 from producer.dispatch import dispatcher as dispatcher_module
-from producer.dispatch.dispatcher import Dispatcher, Progress
+from producer.dispatch.dispatcher import Dispatcher
+from producer.dispatch.progress import Progress
 from producer.planning.planner import Planner
 from tasks.broker import client as broker_client
 from tasks.broker import keys

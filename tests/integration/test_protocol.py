@@ -17,7 +17,7 @@ from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from producer.dispatch import dispatcher
+from producer.dispatch import recovery
 from tasks.broker import keys
 from tasks.celery import IMAGE_QUEUE, SHARD_QUEUE
 from tasks.model import RunOptions, shard_name
@@ -286,7 +286,7 @@ class Protocol(RuleBasedStateMachine):
 def stage(redis_url: str) -> Iterator[Stage]:
     """Connect the app to the tests' Redis, and let the producer never give up despite so many losses."""
     with simulated_fleet.stage(redis_url) as found, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dispatcher, "_MAX_RESENDS", 1000)
+        patch.setattr(recovery, "_MAX_RESENDS", 1000)
         yield found
 
 

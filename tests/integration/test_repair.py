@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from producer.dispatch.dispatcher import Dispatcher
+from producer.dispatch.publisher import ChordPublisher
+from producer.output.shard_files import load_requests
 from tasks.broker import keys
 from tasks.broker.poison import ABANDON_AFTER_CRASHES
 from tasks.broker.transport import Channel
@@ -580,14 +581,8 @@ def test_late_copies_of_an_earlier_revision_change_nothing(
     fleet.server.set(
         keys.run(RUN_ID), json.dumps(RunOptions(str(store.root), _SIZE, run_id=RUN_ID, revision=1).to_json())
     )
-    dispatcher = Dispatcher(
-        RunOptions(str(store.root), _SIZE, run_id=RUN_ID),
-        store,
-        simulated_fleet.earlier_plan(store, _SIZE, 2 * _SIZE),
-        fleet.server,
-    )
-    requests = dispatcher._shard_requests(0)
-    dispatcher._publish(0, requests, requests)
+    requests = load_requests(0, store, RUN_ID)
+    ChordPublisher(RunOptions(str(store.root), _SIZE, run_id=RUN_ID)).publish(0, requests, requests)
     fleet.work()
     assert len(fleet.downloader.requested) == hits
     assert {path: path.read_bytes() for path in store.root.rglob("*") if path.is_file()} == before

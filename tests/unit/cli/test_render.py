@@ -12,7 +12,7 @@ from rich.console import Console, RenderableType
 from config.settings import settings
 from producer.cli import render
 from producer.comparison.comparison import Comparison, Way
-from producer.dispatch.dispatcher import Progress
+from producer.dispatch.progress import Progress
 from producer.output.summary import Summary
 from producer.runs.result import PreviousResult, RunResult
 from tasks.errors import CommandError

@@ -9,7 +9,7 @@ import pytest
 
 from producer.cli import run_commands
 from producer.cli.progress_display import DisplayedProgress
-from producer.dispatch.dispatcher import Progress
+from producer.dispatch.progress import Progress
 
 
 def test_progress_separates_earlier_images() -> None:

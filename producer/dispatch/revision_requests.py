@@ -1,0 +1,36 @@
+"""The requests of a shard in the run's current revision: all of them, or the failed images that a retry repeats."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from producer.output.shard_files import load_manifest, load_requests
+from tasks.model import ImageRequest, RunOptions, image_key
+from tasks.storage import manifest, shard_status
+from tasks.storage.store import Store
+
+
+class RevisionRequests:
+    """Reads the requests of a run's current revision."""
+
+    def __init__(self, options: RunOptions, store: Store, retried: Collection[str]) -> None:
+        """Take the run's options and folder, and the reasons of the failures to retry."""
+        self._run_id, self._options, self._store = options.run_id, options, store
+        self._retried = frozenset(retried)
+
+    def is_done(self, shard: int) -> bool:
+        """Tell whether a shard has the manifest of this pass."""
+        return shard_status.is_done(shard, self._options.revision, self._store)
+
+    def load(self, shard: int) -> list[ImageRequest]:
+        """Return the requests of a shard in this revision, from the plan."""
+        return self.select(shard, load_requests(shard, self._store, self._run_id))
+
+    def select(self, shard: int, requests: list[ImageRequest]) -> list[ImageRequest]:
+        """Return what is to be done of a shard in this pass."""
+        if not self._options.revision or not self._store.exists(manifest.name(shard)):
+            return requests
+        columns = ["key", "reason"]
+        rows = load_manifest(shard, self._store, self._run_id, columns).to_pylist()
+        again = {row["key"] for row in rows if row["reason"] in self._retried}
+        return [request for request in requests if image_key(request.index, self._options.shard_size) in again]
