@@ -40,8 +40,9 @@ ends a command. Its message says what happened, why, and what to do.
 
     RunInterruptedError           exit status 130  ended early by the user
 
-Exceptions of other libraries are translated once, where they enter. The modules for downloads translate network errors,
-those for images Pillow's errors, and the store translates errors of the file system.
+Exceptions of other libraries are translated once, where they enter: ``guard``, ``proxy`` and ``error_mapping``
+translate those of the network, ``identify``, ``decode`` and ``resize`` those of Pillow, and ``store`` those of the file
+system.
 """
 
 from __future__ import annotations

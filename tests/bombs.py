@@ -59,7 +59,7 @@ def gif(*frames: tuple[int, int], disposal: int = 2) -> bytes:
 
     Args:
         frames: the size of each frame; each has data for 8 x 8.
-        disposal: what each frame leaves behind: the background (2) or the previous image (3).
+        disposal: the content after each frame: the background (2) or the previous image (3).
     """
     body = encoded(Image.new("L", (8, 8), 1), "GIF")
     # The descriptor follows the screen and its colours; after its ten bytes comes the data.

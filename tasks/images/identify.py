@@ -58,7 +58,8 @@ _ICON = b"\0\0\1\0"
 #: Limit of a parser's reads: this many, plus one for each 100 bytes. A GIF needs two for each block of 255 bytes, and a
 #: TIFF of 2,000 pages needs forty for each page.
 _MAX_PIECES, _BYTES_A_PIECE = 200_000, 100
-#: Pillow decodes an icon while opening it, and the icon may be larger than its directory says. So the limit is low.
+#: Pillow decodes an icon while opening it, and the icon may be larger than its directory says. No real icon is larger
+#: than this.
 _MAX_ICON_PIXELS = 2048 * 2048
 
 

@@ -199,7 +199,7 @@ class Store:
             self.path(TEMPORARY_FOLDER).rmdir()
 
     def remove_leftovers(self) -> None:
-        """Remove the temporary files of killed writers. Call this only when no other writer is needed any more."""
+        """Remove the temporary files of killed writers. Call this only when nothing more needs to be written."""
         shutil.rmtree(self.path(TEMPORARY_FOLDER), ignore_errors=True)
 
     @retry_when_exhausted

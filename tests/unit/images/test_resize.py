@@ -79,9 +79,9 @@ def near(colour: Any, expected: Any, by: int = 4) -> bool:
     return all(abs(one - other) <= by for one, other in pairs)
 
 
-def centre(picture: Image.Image) -> Any:
+def centre(image: Image.Image) -> Any:
     """Return the colour in an image's centre."""
-    return picture.getpixel((picture.width // 2, picture.height // 2))
+    return image.getpixel((image.width // 2, image.height // 2))
 
 
 def psnr(one: Image.Image, other: Image.Image) -> float:
