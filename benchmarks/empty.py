@@ -12,28 +12,22 @@ from collections.abc import Callable
 from tasks import jobs
 from tasks.download.downloader import Downloader
 from tasks.errors import FetchError
-from tasks.fetch import worker_name
+from tasks.fetch import FetchRequest, worker_name
 from tasks.model import Outcome, RunOptions, Status, image_key
-from tasks.previous_image import PreviousFile
-from tasks.retry_later import NO_PRIOR_ATTEMPTS, PriorAttempts
 from tasks.storage.store import Store
 
 
 def fetch(
-    url: str,
-    index: int,
+    request: FetchRequest,
     run: RunOptions,
     store: Store,
     downloader: Downloader,
-    recover: bool = False,
-    prior: PriorAttempts = NO_PRIOR_ATTEMPTS,
     defer_long_waits: bool = False,
-    previous: PreviousFile | None = None,
     judge: Callable[[FetchError], None] | None = None,
 ) -> Outcome:
     """Return the Outcome of an image without fetching it; the arguments are those of `tasks.fetch.fetch`."""
     return Outcome(
-        image_key(index, run.shard_size),
+        image_key(request.index, run.shard_size),
         Status.SUCCESS,
         width=64,
         height=32,
@@ -43,7 +37,7 @@ def fetch(
         bytes=1500,
         sha256="0" * 64,
         http_status=200,
-        final_url=url,
+        final_url=request.url,
         # As long as the missing path; there is no file to save.
         etag='"0123456789abcdef-0123456789abcdef-0123456789"',
         last_modified="Thu, 01 Jan 2026 00:00:00 GMT",

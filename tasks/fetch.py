@@ -1,6 +1,6 @@
-"""One request to one Outcome: download, verify, resize, save. Knows no Celery.
+"""Turn one request into one Outcome: download the image, verify it, resize it, save it. Does not use Celery.
 
-The fleet, the baselines and the tests all fetch by this function.
+The fleet, the baselines and the tests all fetch with this function.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -52,91 +52,75 @@ from tasks.storage import shard_status
 from tasks.storage.store import Store
 
 _log = logging.getLogger(__name__)
-#: Formats whose decoders take zeros for pixels, and what the end of a file looks like that never reached the disk.
+#: Formats with decoders that accept zeros as pixels, and the last bytes of a file that never reached the disk.
 _TAKE_ZEROS = ("jpeg", "webp", "avif")
 _ZEROS = bytes(512)
 
 
+@dataclass(frozen=True, slots=True)
+class FetchRequest:
+    """An image to fetch, with the facts from earlier deliveries of its task and from a previous run."""
+
+    #: As in the URL list.
+    url: str
+    #: Its place in the URL list, from 0.
+    index: int
+    #: Whether an earlier delivery may have saved the image without reporting it. Then a complete saved image is not
+    #: downloaded again, unless it was resized or comes from an insecure run.
+    recover: bool = False
+    #: The attempts and seconds that earlier deliveries spent on it.
+    prior: PriorAttempts = NO_PRIOR_ATTEMPTS
+    #: The image that a previous run saved for this URL. It is reused if the server reports it as unchanged.
+    previous: PreviousFile | None = None
+
+
 def fetch(
-    url: str,
-    index: int,
+    request: FetchRequest,
     run: RunOptions,
     store: Store,
     downloader: Downloader,
-    recover: bool = False,
-    prior: PriorAttempts = NO_PRIOR_ATTEMPTS,
     defer_long_waits: bool = False,
-    previous: PreviousFile | None = None,
     judge: Callable[[FetchError], None] | None = None,
 ) -> Outcome:
-    """Fetch one image and save it; return its Outcome whatever happens.
+    """Fetch one image and save it; always return its Outcome.
 
     Args:
-        url: as it stands in the Source.
-        index: its place in the Source, from 0.
+        request: the image.
         run: the run's options.
         store: the run's output folder.
-        downloader: the process's own.
-        recover: whether the image may be saved already, by a delivery of which nobody has heard: then it is not
-            downloaded again, unless what is saved is not what came, or not all of it.
-        prior: what earlier deliveries have spent on it.
-        defer_long_waits: whether a wait that is too long for a slot is left to the caller; otherwise the image fails
+        downloader: the process's downloader.
+        defer_long_waits: whether to raise RetryLater for a wait too long to hold a slot for; otherwise the image fails
             with it.
-        previous: what a previous run has saved of the URL: it is taken over if the URL's server says that it is
-            unchanged.
-        judge: called with what the image would fail with; what it raises is raised, and there is no Outcome.
+        judge: called with the error that the image would fail with. If it raises an exception, that is raised in place
+            of an Outcome.
 
     Raises:
-        Later: there is such a wait; only with ``defer_long_waits``.
+        RetryLater: the server asks for such a wait; only with ``defer_long_waits``.
     """
-    attempts = prior.attempts
-
-    def count_attempt() -> None:
-        nonlocal attempts
-        attempts += 1
-
-    def spent() -> float:
-        return round(prior.seconds + time.monotonic() - started, 4)
-
-    def ask(counted: int, validators: Validators | None = None) -> Download:
-        return downloader.download(url, run.fetch, deadline, count_attempt, counted, validators)
-
-    started = time.monotonic()
-    shard = index // run.shard_size
-    key = image_key(index, run.shard_size)
-    deadline = Deadline(run.fetch.timeout, run.fetch.deadline)
-    download: Download | None = None
+    delivery = _Delivery(request, run, store, downloader)
     try:
-        if recover and (facts := _recover(shard, key, run, store, deadline)) is not None:
-            return _outcome(key, attempts=attempts, fetch_seconds=spent(), **facts)
-        download = ask(attempts, None if previous is None else previous.validators())
-        unchanged = previous.load() if previous is not None and download.unchanged else None
-        if download.unchanged and unchanged is None:
-            # The previous run's file is gone, or no longer what it was. That attempt is none that has failed.
-            download = ask(attempts - 1)
-        image = unchanged or _encode_image(download.body, run.fetch, deadline)
-        if deadline.remaining <= 0:
-            raise FetchTimeoutError("the deadline was over before the image could be saved (--deadline)")
-        facts = _save(shard, key, download, image, run, store, deadline, previous if unchanged else None)
+        facts = delivery.fetch()
     except FetchError as error:
+        download = delivery.download
         if download is not None:
-            # What is wrong with an image is found without its answer.
+            # An error found in the image itself does not know its response.
             error.http_status, error.final_url = download.http_status, download.final_url
         if defer_long_waits and isinstance(error, LongWaitError) and error.retry_after is not None:
-            raise RetryLater(_text(error), countdown(error.retry_after), PriorAttempts(attempts, spent())) from None
+            prior = PriorAttempts(delivery.attempts, delivery.seconds())
+            raise RetryLater(_text(error), countdown(error.retry_after), prior) from None
         if judge is not None:
             judge(error)
         facts = {**_failure_facts(error), "tls_unverified": download is not None and download.tls_unverified}
     except MemoryError as error:
         facts = _failure_facts(InternalError(f"out of memory: {error}"))
-    except Exception as error:  # noqa: BLE001  # one Outcome whatever happens
-        _log.exception("a fault of ours at %s", redacted(url)[:URL_LIMIT])
+    except Exception as error:  # noqa: BLE001  # every request has an Outcome
+        _log.exception("internal error while fetching %s", redacted(request.url)[:URL_LIMIT])
         facts = _failure_facts(InternalError(f"{type(error).__name__}: {error}"))
-    return _outcome(key, attempts=attempts, fetch_seconds=spent(), **facts)
+    return _outcome(delivery.key, attempts=delivery.attempts, fetch_seconds=delivery.seconds(), **facts)
 
 
 def failed_outcome(key: str, error: FetchError) -> Outcome:
-    """Return the Outcome that an error stands for."""
+    """Return the Outcome of an image that failed with this error."""
     return _outcome(key, **_failure_facts(error))
 
 
@@ -145,7 +129,7 @@ def _outcome(key: str, **facts: Any) -> Outcome:
 
 
 def _failure_facts(error: FetchError) -> dict[str, Any]:
-    """Return what an Outcome says of an error."""
+    """Return the fields of an Outcome that describe an error."""
     return {
         "status": error.reason.status,
         "reason": error.reason,
@@ -156,18 +140,118 @@ def _failure_facts(error: FetchError) -> dict[str, Any]:
 
 
 def _text(error: FetchError) -> str:
-    """Return what is shown of an error."""
+    """Return an error's message, redacted and shortened."""
     return shortened(redacted(str(error)), MESSAGE_LIMIT)
 
 
 @cache
 def worker_name() -> str:
-    """Return what an Outcome's ``worker`` says: this host and process."""
+    """Return the ``worker`` of an Outcome: this host and process."""
     return f"{socket.gethostname()[:60]}:{os.getpid()}"
 
 
+class _Delivery:
+    """One delivery of a request: its deadline, its attempts so far, and its steps."""
+
+    __slots__ = ("attempts", "deadline", "download", "downloader", "key", "request", "run", "shard", "started", "store")
+
+    def __init__(self, request: FetchRequest, run: RunOptions, store: Store, downloader: Downloader) -> None:
+        self.request, self.run, self.store, self.downloader = request, run, store, downloader
+        self.shard, self.key = request.index // run.shard_size, image_key(request.index, run.shard_size)
+        self.started = time.monotonic()
+        self.deadline = Deadline(run.fetch.timeout, run.fetch.deadline)
+        self.attempts = request.prior.attempts
+        #: The last response.
+        self.download: Download | None = None
+
+    def seconds(self) -> float:
+        """Return the seconds spent on the image, those of earlier deliveries included."""
+        return round(self.request.prior.seconds + time.monotonic() - self.started, 4)
+
+    def fetch(self) -> dict[str, Any]:
+        """Fetch and save the image; return the fields of its Outcome.
+
+        Raises:
+            FetchError: the image failed.
+        """
+        previous = self.request.previous
+        if self.request.recover and (facts := self._recover()) is not None:
+            return facts
+        download = self._ask(self.attempts, None if previous is None else previous.validators())
+        unchanged = previous.load() if previous is not None and download.unchanged else None
+        if download.unchanged and unchanged is None:
+            # The previous run's file was removed or changed. The attempt that told us so is not a failed one.
+            download = self._ask(self.attempts - 1)
+        image = unchanged or _encode_image(download.body, self.run.fetch, self.deadline)
+        if self.deadline.remaining <= 0:
+            raise FetchTimeoutError("the deadline was over before the image could be saved (--deadline)")
+        return self._save(download, image, previous if unchanged else None)
+
+    def _ask(self, prior_attempts: int, validators: Validators | None = None) -> Download:
+        fetch_options = self.run.fetch
+        self.download = self.downloader.download(
+            self.request.url, fetch_options, self.deadline, self._count_attempt, prior_attempts, validators
+        )
+        return self.download
+
+    def _count_attempt(self) -> None:
+        self.attempts += 1
+
+    def _save(self, download: Download, image: EncodedImage, previous: PreviousFile | None) -> dict[str, Any]:
+        """Save an image, downloaded or from a previous run; return the fields of its Outcome."""
+        store, run = self.store, self.run
+        name = f"{shard_name(self.shard)}/{self.key}.{image.info.extension}"
+        if previous is None:
+            created = store.create(name, image.body)
+        else:
+            download = previous.with_stored_headers(download)
+            created = store.create_linked(name, image.body, previous.file)
+        if not created:
+            existing = store.read(name)
+            if existing != image.body:
+                existing_image = _existing_image(existing, image, run.fetch, self.deadline)
+                if existing_image is None:
+                    _log.warning("%s is damaged, and is replaced by this download", name)
+                    store.remove(name)
+                    return self._save(download, image, previous)
+                # Its origin is unknown; in an insecure run, its server may not have been verified.
+                return _image_facts(name, existing_image, {"recovered": True, "tls_unverified": run.fetch.insecure})
+        elif shard_status.is_done(self.shard, run.revision, store):
+            _remove_if_unlisted(self.shard, name, store)
+        response = {
+            "exif": None if previous is None else previous.image.exif,
+            "http_status": download.http_status,
+            "final_url": _shortened_or_none(download.final_url, URL_LIMIT),
+            "etag": _shortened_or_none(download.etag, HEADER_LIMIT),
+            "last_modified": _shortened_or_none(download.last_modified, HEADER_LIMIT),
+            "tls_unverified": download.tls_unverified,
+        }
+        return _image_facts(name, image, response)
+
+    def _recover(self) -> dict[str, Any] | None:
+        """Return the fields of the Outcome of an image saved by an earlier delivery; None without a complete one.
+
+        The name says nothing about the content, so the whole image is decoded; this is done for few images. An
+        incomplete file stays until another download succeeds: the URL may serve just that file, and its Outcome may
+        have been counted.
+        """
+        options = self.run.fetch
+        if options.resize.mode is not ResizeMode.NO or options.insecure:
+            # The file shows neither its original size nor whether its server was verified.
+            return None
+        for extension in sorted(set(identify.EXTENSIONS.values())):
+            name = f"{shard_name(self.shard)}/{self.key}.{extension}"
+            if not self.store.exists(name):
+                continue
+            body = self.store.read(name)
+            if _is_whole(body, options, self.deadline):
+                return _image_facts(name, _unchanged_image(body, options), {"recovered": True})
+            _log.warning("%s is damaged, and is fetched again", name)
+        return None
+
+
 def _encode_image(body: bytes, options: FetchOptions, deadline: Deadline) -> EncodedImage:
-    """Return what is to be saved of a download: the image as it came, or resized."""
+    """Return the image to save: as downloaded, or resized."""
     if options.resize.mode is ResizeMode.KEEP_RATIO:
         return resize_image(body, options.resize, options.max_pixels, deadline)
     if options.verify is Verify.DECODE:
@@ -184,10 +268,10 @@ def _unchanged_image(body: bytes, options: FetchOptions) -> EncodedImage:
 def _existing_image(
     existing: bytes, downloaded: EncodedImage, options: FetchOptions, deadline: Deadline
 ) -> EncodedImage | None:
-    """Return what another delivery of the task has saved, to which the URL served another picture; None if it is lost.
+    """Return the different image that another delivery of the task has saved; None if it is damaged.
 
-    The first one stays, as its Outcome may be counted; but not what is damaged, if what came now is whole. If it was
-    resized, nobody knows what it was made of.
+    The first image is kept, because its Outcome may have been counted. A damaged one is replaced if the new one is
+    complete. The original size of a resized image is unknown.
     """
     if not _is_whole(existing, options, deadline) and _is_whole(downloaded.body, options, deadline):
         return None
@@ -199,10 +283,10 @@ def _existing_image(
 
 
 def _is_whole(body: bytes, options: FetchOptions, deadline: Deadline) -> bool:
-    """Tell whether an image can be decoded to its end; what would take too much for that is taken at its header's word.
+    """Return whether an image can be decoded to its end; one too expensive to decode counts as complete.
 
-    Whoever gave a file its name had written all of it, but not put it on the disk: after a loss of power a name may
-    stand without its bytes, or with zeros in place of the last ones. Some decoders make pixels of these.
+    A worker names a file only after it has written all of it, but does not sync it. After a power loss, a file may be
+    empty, or have zeros in place of its last bytes, and some decoders turn zeros into pixels.
     """
     try:
         info = decode_all_frames(body, options.max_pixels, deadline)
@@ -213,68 +297,8 @@ def _is_whole(body: bytes, options: FetchOptions, deadline: Deadline) -> bool:
     return not (info.format in _TAKE_ZEROS and body.endswith(_ZEROS))
 
 
-def _save(
-    shard: int,
-    key: str,
-    download: Download,
-    image: EncodedImage,
-    run: RunOptions,
-    store: Store,
-    deadline: Deadline,
-    previous: PreviousFile | None = None,
-) -> dict[str, Any]:
-    """Save a picture, which may be a previous run's, and return what an Outcome says of it."""
-    name = f"{shard_name(shard)}/{key}.{image.info.extension}"
-    if previous is None:
-        created = store.create(name, image.body)
-    else:
-        download = previous.with_stored_headers(download)
-        created = store.create_linked(name, image.body, previous.file)
-    if not created:
-        existing = store.read(name)
-        if existing != image.body:
-            existing_image = _existing_image(existing, image, run.fetch, deadline)
-            if existing_image is None:
-                _log.warning("%s is not all there any more, and what came now takes its place", name)
-                store.remove(name)
-                return _save(shard, key, download, image, run, store, deadline, previous)
-            # Nobody knows how that came; in such a run it may have come from anybody.
-            return _image_facts(name, existing_image, {"recovered": True, "tls_unverified": run.fetch.insecure})
-    elif shard_status.is_done(shard, run.revision, store):
-        _remove_if_unlisted(shard, name, store)
-    response = {
-        "exif": None if previous is None else previous.image.exif,
-        "http_status": download.http_status,
-        "final_url": _shortened_or_none(download.final_url, URL_LIMIT),
-        "etag": _shortened_or_none(download.etag, HEADER_LIMIT),
-        "last_modified": _shortened_or_none(download.last_modified, HEADER_LIMIT),
-        "tls_unverified": download.tls_unverified,
-    }
-    return _image_facts(name, image, response)
-
-
-def _recover(shard: int, key: str, run: RunOptions, store: Store, deadline: Deadline) -> dict[str, Any] | None:
-    """Return what an Outcome says of an image that stands as it came; None where none does, or none that is whole.
-
-    The name alone says nothing of what a file holds, so all of it is decoded: that is done for few images. What is not
-    whole stays until another has come, as it may be just what the URL serves, and its Outcome may be counted.
-    """
-    if run.fetch.resize.mode is not ResizeMode.NO or run.fetch.insecure:
-        # Its file does not tell what it was made of, or whether its server was verified.
-        return None
-    for extension in sorted(set(identify.EXTENSIONS.values())):
-        name = f"{shard_name(shard)}/{key}.{extension}"
-        if not store.exists(name):
-            continue
-        body = store.read(name)
-        if _is_whole(body, run.fetch, deadline):
-            return _image_facts(name, _unchanged_image(body, run.fetch), {"recovered": True})
-        _log.warning("%s is not all there, and is fetched again", name)
-    return None
-
-
 def _image_facts(name: str, image: EncodedImage, origin: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what an Outcome says of what is saved; ``origin`` is what is known of where it came from."""
+    """Return the fields of an Outcome that describe a saved image; ``origin`` has those about its response."""
     info = image.info
     return {
         "status": Status.SUCCESS,
@@ -291,15 +315,15 @@ def _image_facts(name: str, image: EncodedImage, origin: Mapping[str, Any]) -> d
 
 
 def _remove_if_unlisted(shard: int, name: str, store: Store) -> None:
-    """Take a file back that came after its shard's manifest, unless the manifest names it.
+    """Remove a file that was saved after its shard's manifest, unless the manifest lists it.
 
-    Whoever writes a manifest removes strays after it has its name, and here a file has its name before the manifest is
-    looked for: whichever comes second sees the other.
+    A collect task writes the manifest first and then removes unlisted files. A fetch saves the file first and then
+    looks for the manifest. So the later of the two sees the other's file.
     """
     if name not in shard_status.listed_paths(shard, store):
         store.remove(name)
 
 
 def _shortened_or_none(value: str | None, limit: int) -> str | None:
-    """Return what a server says, as far as an Outcome has room; a text with controls in it says nothing."""
+    """Return a text from a server, shortened to the limit of an Outcome; None if it has control characters."""
     return shortened(value, limit) if value is not None and value.isprintable() else None

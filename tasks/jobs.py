@@ -1,4 +1,4 @@
-"""The Celery tasks: one for each image, and one for each shard when its images are done."""
+"""The Celery tasks: one fetches an image, the other collects a shard into its manifest."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from tasks.broker.shard_signal import notify_shard_done
 from tasks.celery import COLLECT_SHARD, FETCH_IMAGE, app
 from tasks.collect import STALE_VOID_REASONS, VOID_REASONS, IncompleteShardError, PoisonShardError, collect
 from tasks.errors import CancelledError, FetchError, InternalError, RateLimitedError, StorageError
-from tasks.fetch import failed_outcome, fetch
-from tasks.model import Outcome, image_key
+from tasks.fetch import FetchRequest, failed_outcome, fetch
+from tasks.model import Outcome, RunOptions, image_key
 from tasks.redaction import redacted
 from tasks.retry_later import PriorAttempts, RetryLater
 from tasks.storage.manifest import CorruptManifestError
@@ -33,27 +33,27 @@ from tasks.storage.plan import CorruptPlanError
 from tasks.storage.shard_parquet import CorruptShardFileError
 
 _log = logging.getLogger(__name__)
-#: How much of an Outcome a task's event shows.
+#: Characters of an Outcome that a task's event shows.
 _MAX_EVENT_RESULT = 1024
 
 
 class RunTask(Task):  # type: ignore[misc]  # Celery has no annotations
-    """A task of a run. One that a person sends by hand, with other arguments, fails with what to do instead."""
+    """A task of a run. If it is sent by hand with other arguments, its error names the command to use instead."""
 
     def apply_async(self, args: Any = None, kwargs: Any = None, *rest: Any, **options: Any) -> Any:
         """Send the task.
 
         Raises:
-            TypeError: these are not its arguments.
+            TypeError: the arguments are not those of the task.
         """
         self._check(args or (), kwargs or {})
         return super().apply_async(args, kwargs, *rest, **options)
 
     def before_start(self, task_id: str, args: Any, kwargs: Any) -> None:
-        """Look at what was sent by its name alone, as by `celery call`: nothing has looked at its arguments.
+        """Check the arguments of a task that was sent by name, as by `celery call`, which does not check them.
 
         Raises:
-            TypeError: these are not its arguments.
+            TypeError: the arguments are not those of the task.
         """
         self._check(args, kwargs)
 
@@ -62,7 +62,7 @@ class RunTask(Task):  # type: ignore[misc]  # Celery has no annotations
             self.__header__(*args, **kwargs)
         except TypeError as error:
             raise TypeError(
-                f"{error}. {self.name} is a part of a run, and can't be sent by itself: to download images, call "
+                f"{error}. {self.name} belongs to a run and can't be sent by itself. To download images, call "
                 "`producer run SOURCE --out OUT`"
             ) from None
 
@@ -73,7 +73,7 @@ class RunTask(Task):  # type: ignore[misc]  # Celery has no annotations
     bind=True,
     acks_late=True,
     ignore_result=True,
-    # Each countdown follows an attempt, and `Downloader` bounds those.
+    # Each countdown follows an attempt, and `Downloader` limits the attempts.
     max_retries=None,
     resultrepr_maxsize=_MAX_EVENT_RESULT,
     Request=BatchedRequest,
@@ -90,118 +90,118 @@ def fetch_image(
     previous: dict[str, Any] | None = None,
     tried_by: Collection[str] = (),
 ) -> dict[str, Any] | UnloggedResult:
-    """Fetch one image of a run; return its Outcome as JSON, unshown where there are no events.
+    """Fetch one image of a run; return its Outcome as JSON, unlogged if task events are off.
 
     Args:
-        run_id: the run, whose options stand in Redis.
-        index: the image's place in the Source, from 0.
-        url: as it stands in the Source.
-        revision: the pass of the run.
-        recover: whether the image may be saved already, by a task of which nobody has heard.
-        attempts: how many earlier deliveries have made, each of which ended with a wait that a server had asked for.
-        seconds: how long those took.
-        previous: what the previous run that this one refreshes has saved of the URL, if it has; a `PreviousImage` as
+        run_id: the run; its options are in Redis.
+        index: the image's place in the URL list, from 0.
+        url: as in the URL list.
+        revision: the run's revision.
+        recover: whether an earlier task may have saved the image without reporting it.
+        attempts: the attempts of earlier deliveries. Each of those ended with a wait that a server asked for.
+        seconds: the time that those deliveries took.
+        previous: the image that the previous run saved for this URL, if this run refreshes one; a `PreviousImage` as
             JSON.
-        tried_by: the ids of the workers that have tried it, and may have failed by a fault of their own.
+        tried_by: the ids of the workers that have tried the image and may be unfit.
 
     Raises:
-        Retry: Celery's own: there is such a wait again, and the task is sent with it as countdown; or another worker is
-            to do it.
-        Ignore: Celery's own: the run ends early, and this image is left to the command that resumes it. It is no part
-            of the chord's then, so what the chord has counted stays.
+        Retry: Celery's own. The task was sent again: with a countdown, because the server asks for another long wait;
+            or at once, for another worker.
+        Ignore: Celery's own. The run ends early, and the image is left to the command that resumes it. The chord does
+            not count it, so its other parts stay counted.
     """
     try:
         run = worker.run_cache().options(run_id, revision)
     except FetchError as error:
         if self.request.chord is None:
-            _log.warning("task %s was sent by hand, and %s", self.request.id, redacted(str(error)))
+            _log.warning("task %s was sent by hand: %s", self.request.id, redacted(str(error)))
         return _task_result(failed_outcome(str(index), error))
     if run.draining:
         raise _drop_task(self)
-    shard = index // run.shard_size
-    key, fitness = image_key(index, run.shard_size), worker.fitness()
-    # Whoever had it first may have saved the image, or died of it.
+    # The first worker may have saved the image, or crashed on it.
     again = recover or _is_redelivered(self)
-    elsewhere: RetryLater | RetryElsewhere | None = None
+    request = FetchRequest(url, index, again, PriorAttempts(attempts, seconds), worker.previous_file(previous, run))
+    retry: RetryLater | RetryElsewhere | None = None
     try:
-        began = fitness.check(run_id, tried_by=tried_by)
-        judge = partial(fitness.judge, run_id=run_id, url=url, began=began, tried_by=tried_by)
-        try:
-            store, downloader = worker.store(run.out), worker.downloader()
-            if worker.run_cache().is_done(run_id, shard, store, revision):
-                raise CancelledError("its shard is done already")
-        except FetchError as error:
-            judge(error)
-            outcome = failed_outcome(key, error)
-        except (SettingsError, CorruptShardFileError) as error:
-            outcome = failed_outcome(key, InternalError(str(error)))
-        else:
-            prior, previous_file = PriorAttempts(attempts, seconds), worker.previous_file(previous, run)
-            with worker.mark_running(self), _track_running(self, run_id, again) as crashes:
-                if crashes >= poison.ISOLATE_AFTER_CRASHES:
-                    outcome = isolation.fetch(url, index, run, store, downloader, again, prior)
-                else:
-                    outcome = fetch(
-                        url,
-                        index,
-                        run,
-                        store,
-                        downloader,
-                        again,
-                        prior,
-                        defer_long_waits=True,
-                        previous=previous_file,
-                        judge=judge,
-                    )
+        outcome = _fetch(self, request, run, tried_by)
     except (RetryLater, RetryElsewhere) as error:
-        elsewhere = error
-    # Not where it was caught: Celery's events would show what led to it.
-    if isinstance(elsewhere, RetryLater):
-        raise _requeue_later(self, elsewhere)
-    if elsewhere is not None:
-        raise _requeue_elsewhere(self, elsewhere, {"recover": True} if again else {})
-    if outcome.http_status is not None:
-        fitness.note_answer(run_id, url, outcome.ok, began)
+        retry = error
+    # Raised outside of the handler, because Celery's events would show the handled exception as its context.
+    if isinstance(retry, RetryLater):
+        raise _requeue_later(self, retry)
+    if retry is not None:
+        raise _requeue_elsewhere(self, retry, {"recover": True} if again else {})
     worker.progress().add(run_id, outcome)
     return _task_result(outcome)
 
 
+def _fetch(task: Task[Any, Any], request: FetchRequest, run: RunOptions, tried_by: Collection[str]) -> Outcome:
+    """Fetch an image, unless its shard is done or this worker is unfit for it; return its Outcome.
+
+    Raises:
+        RetryLater: the server asks for a wait too long to hold a slot for.
+        RetryElsewhere: another worker should fetch it.
+    """
+    fitness = worker.fitness()
+    shard, key = request.index // run.shard_size, image_key(request.index, run.shard_size)
+    began = fitness.check(run.run_id, tried_by=tried_by)
+    judge = partial(fitness.judge, run_id=run.run_id, url=request.url, began=began, tried_by=tried_by)
+    try:
+        store, downloader = worker.store(run.out), worker.downloader()
+        if worker.run_cache().is_done(run.run_id, shard, store, run.revision):
+            raise CancelledError("its shard is done already")
+    except FetchError as error:
+        judge(error)
+        outcome = failed_outcome(key, error)
+    except (SettingsError, CorruptShardFileError) as error:
+        outcome = failed_outcome(key, InternalError(str(error)))
+    else:
+        with worker.mark_running(task), _track_running(task, run.run_id, request.recover) as crashes:
+            if crashes >= poison.ISOLATE_AFTER_CRASHES:
+                outcome = isolation.fetch(request, run)
+            else:
+                outcome = fetch(request, run, store, downloader, defer_long_waits=True, judge=judge)
+    if outcome.http_status is not None:
+        fitness.note_answer(run.run_id, request.url, outcome.ok, began)
+    return outcome
+
+
 def _drop_task(task: Task[Any, Any]) -> Ignore:
-    """Return what tells Celery to acknowledge a task and count nothing; Flower shows the task as revoked."""
+    """Return the exception that makes Celery acknowledge a task without counting it; Flower shows it as revoked."""
     if settings().task_events:
         task.send_event("task-revoked", terminated=False, signum=None, expired=False)
     return Ignore()
 
 
 def _is_redelivered(task: Task[Any, Any]) -> bool:
-    """Tell whether a worker had a task before that has not told its end."""
+    """Return whether another worker took this task before and did not report its end."""
     return bool((task.request.delivery_info or {}).get("redelivered"))
 
 
 def _track_running(task: Task[Any, Any], run_id: str, again: bool) -> AbstractContextManager[int]:
-    """Watch a task that was begun before, for as long as the block lasts; give how many workers died at it."""
+    """Record in Redis that a redelivered task runs, while the block runs; give the number of workers it has killed."""
     if not (again and transport.Channel.worker_id):
         return nullcontext(0)
     return poison.track_running(worker.redis_client(), transport.Channel.worker_id, run_id, task.request.id)
 
 
 def _requeue_later(task: Task[Any, Any], retry: RetryLater) -> Retry:
-    """Send a task again, with a countdown; return what tells Celery so."""
+    """Send a task again with a countdown; return the exception that tells Celery so."""
     spent = {"attempts": retry.prior.attempts, "seconds": retry.prior.seconds}
     return _requeue(task, spent, retry.countdown, RateLimitedError(str(retry)))
 
 
 def _requeue_elsewhere(task: Task[Any, Any], retry: RetryElsewhere, known: Mapping[str, Any]) -> Retry:
-    """Send a task again, for another worker to do it now; return what tells Celery so."""
+    """Send a task again at once, for another worker; return the exception that tells Celery so."""
     tried = {"tried_by": retry.tried_by} if retry.tried_by else {}
     return _requeue(task, {**known, **tried}, 0.0, retry)
 
 
 def _requeue(task: Task[Any, Any], changes: Mapping[str, Any], countdown: float, why: Exception) -> Retry:
-    """Send a task again, with other arguments; return what tells Celery so.
+    """Send a task again with changed arguments; return the exception that tells Celery so.
 
-    Its message is acknowledged after that, so there is one of the two at any time. Both have the task's id: a worker
-    that dies in between leaves two tasks, whose part counts once.
+    The old message is acknowledged only after that, so at least one of the two exists at any time. Both have the task's
+    id. If the worker dies in between, both run, and their chord part counts once.
     """
     request = task.request
 
@@ -213,7 +213,7 @@ def _requeue(task: Task[Any, Any], changes: Mapping[str, Any], countdown: float,
                 countdown=countdown,
                 exc=why,
                 throw=False,
-                # Celery would make them anew, with the URL as it was given.
+                # Celery would build them again, with the unredacted URL.
                 argsrepr=request.argsrepr,
                 kwargsrepr=request.kwargsrepr,
             )
@@ -237,7 +237,7 @@ class CollectError(Exception):
     bind=True,
     acks_late=True,
     ignore_result=True,
-    # Each retry hands it to another worker.
+    # Each retry goes to another worker.
     max_retries=None,
     throws=(CollectError,),
 )
@@ -251,24 +251,24 @@ def collect_shard(
     epoch: int = 0,
     tried_by: Collection[str] = (),
 ) -> None:
-    """Write a shard's manifest from its Outcomes, and tell the producer; the body of the shard's chord.
+    """Write a shard's manifest from its Outcomes, and notify the producer; the body of the shard's chord.
 
-    A shard that can't be collected is told to the producer as well, with what is wrong: it decides what to do. So is
-    one of which one worker after the other dies.
+    If the shard can't be collected, the producer is notified with the error, and decides what to do. The same happens
+    if the task kills one worker after another.
 
     Args:
-        outcomes: of all images of the shard.
-        run_id: the run, whose options stand in Redis.
+        outcomes: of all images of the shard; in a later revision, of the images that were retried.
+        run_id: the run; its options are in Redis.
         shard: the shard's number.
-        revision: the pass of the run; in a later one, the Outcomes are those of the images that are tried again.
-        count: how many images that are.
-        epoch: the command that has sent the shard's images.
+        revision: the run's revision.
+        count: how many images a later revision retries in this shard.
+        epoch: the producer epoch in which the shard's images were sent.
         tried_by: the ids of the workers that could not save the manifest.
 
     Raises:
-        Retry: Celery's own: this worker can't save the manifest, and another one may.
-        CollectError: the shard could not be collected. The producer was told, so nothing tries again; raised so that
-            the task counts as failed in Flower.
+        Retry: Celery's own. This worker can't save the manifest, but another one may.
+        CollectError: the shard could not be collected. The producer was notified, so nothing is retried; the exception
+            makes the task count as failed in Flower.
     """
     try:
         run = worker.run_cache().options(run_id, revision, fresh=True)
@@ -279,37 +279,56 @@ def collect_shard(
     elsewhere: RetryElsewhere | None = None
     try:
         known = [Outcome.from_json(outcome) for outcome in outcomes]
-        # What is cancelled was so while the run had no record; and what an earlier command could not save, before it
-        # ended, is tried again by the one that goes on. Its producer misses the shard.
+        # Images were cancelled while the run had no record. Images that an earlier command could not save before it
+        # ended are retried by the command that resumes the run: its producer notices that the shard is missing.
         void = STALE_VOID_REASONS if epoch < run.epoch else VOID_REASONS
         if any(outcome.reason in void for outcome in known):
-            _log.info("some of shard %d of run %s ended with the run: it is not collected", shard, run_id)
+            _log.info("shard %d of run %s has images that ended with the run: it is not collected", shard, run_id)
             return
-        with worker.mark_running(self), _track_running(self, run_id, _is_redelivered(self)) as crashes:
-            if crashes >= poison.ABANDON_AFTER_CRASHES:
-                raise PoisonShardError(
-                    f"{crashes} workers died while they were at it, as those do that run out of memory"
-                )
-            began = worker.fitness().check(run_id, collects=True)
-            try:
-                collect(shard, known, run, worker.store(run.out), count)
-            except StorageError as error:
-                worker.fitness().judge(error, run_id, "", began, tried_by, collects=True)
-                raise
-    except RetryElsewhere as other:
-        elsewhere = other
+        _collect(self, shard, known, run, count, tried_by)
+    except RetryElsewhere as error:
+        elsewhere = error
     except (StorageError, CorruptPlanError, CorruptManifestError, IncompleteShardError, PoisonShardError) as error:
         _log.error("shard %d of run %s can't be collected: %s", shard, run_id, error)
         message["error"] = str(error)
     except redis.RedisError:
-        # This worker stops; another one gets it.
+        # This worker stops, and another one gets the task.
         raise
-    except Exception as error:  # noqa: BLE001  # the producer has to hear of it, or it would wait
-        _log.exception("a fault of ours at shard %d of run %s", shard, run_id)
+    except Exception as error:  # noqa: BLE001  # without a notification, the producer would wait
+        _log.exception("internal error while collecting shard %d of run %s", shard, run_id)
         message["error"] = f"{type(error).__name__}: {error}"
     if elsewhere is not None:
         raise _requeue_elsewhere(self, elsewhere, {})
     notify_shard_done(worker.redis_client(), run_id, message)
     if "error" in message:
-        # Not where it was caught: Celery's events would show what led to it.
+        # Raised outside of the handler, because Celery's events would show the handled exception as its context.
         raise CollectError(message["error"])
+
+
+def _collect(
+    task: Task[Any, Any],
+    shard: int,
+    outcomes: list[Outcome],
+    run: RunOptions,
+    count: int | None,
+    tried_by: Collection[str],
+) -> None:
+    """Collect a shard, unless its collect task has killed too many workers.
+
+    Raises:
+        RetryElsewhere: this worker can't save the manifest, but another one may.
+        PoisonShardError: too many workers died while collecting it.
+        StorageError, CorruptPlanError, CorruptManifestError, IncompleteShardError: as by `collect`.
+    """
+    with worker.mark_running(task), _track_running(task, run.run_id, _is_redelivered(task)) as crashes:
+        if crashes >= poison.ABANDON_AFTER_CRASHES:
+            raise PoisonShardError(
+                f"{crashes} workers died while collecting it, as workers do when they run out of memory"
+            )
+        fitness = worker.fitness()
+        began = fitness.check(run.run_id, collects=True)
+        try:
+            collect(shard, outcomes, run, worker.store(run.out), count)
+        except StorageError as error:
+            fitness.judge(error, run.run_id, "", began, tried_by, collects=True)
+            raise

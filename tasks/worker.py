@@ -85,7 +85,7 @@ class RunCache:
         record = cast("str | None", retry_until_redis_is_back(lambda: self._server.get(keys.run(run_id))))
         if record is None:
             self._options.pop(run_id, None)
-            raise CancelledError(f"there is no run {run_id} at this broker: it has ended, or never began")
+            raise CancelledError(f"run {run_id} does not exist at this broker: it has ended or was never started")
         run = RunOptions.from_json(json.loads(record))
         # That a run drains is not kept: the command that resumes it may come at any moment.
         self._options[run_id] = (0.0 if run.draining else monotonic(), run)

@@ -15,7 +15,7 @@ from producer.output.folder import unwritable_error
 from tasks.collect import collect
 from tasks.download.downloader import Downloader
 from tasks.errors import StorageError
-from tasks.fetch import fetch
+from tasks.fetch import FetchRequest, fetch
 from tasks.model import ImageRequest, Outcome, RunOptions
 from tasks.storage import plan
 from tasks.storage.shard_parquet import ShardRef
@@ -34,7 +34,7 @@ def download_one_by_one(
 ) -> float:
     """Fetch the images one after the other; return the seconds from the first to the last shard's manifest."""
     started = time.monotonic()
-    outcomes = (fetch(request.url, request.index, run, store, downloader) for request in requests)
+    outcomes = (fetch(FetchRequest(request.url, request.index), run, store, downloader) for request in requests)
     return _write_shards(started, requests, _collect_outcomes(outcomes, listener), run, store)
 
 
@@ -50,7 +50,9 @@ def download_with_threads(
     started = time.monotonic()
     pool = ThreadPoolExecutor(min(threads, len(requests)), thread_name_prefix="baseline")
     try:
-        outcomes = pool.map(lambda request: fetch(request.url, request.index, run, store, downloader), requests)
+        outcomes = pool.map(
+            lambda request: fetch(FetchRequest(request.url, request.index), run, store, downloader), requests
+        )
         return _write_shards(started, requests, _collect_outcomes(outcomes, listener), run, store)
     finally:
         # After an interruption nobody waits for what the threads are at.

@@ -15,7 +15,7 @@ from tasks.download.adapters import Sessions
 from tasks.download.downloader import Downloader
 from tasks.download.guard import Guard
 from tasks.download.proxy import Proxy
-from tasks.fetch import fetch
+from tasks.fetch import FetchRequest, fetch
 from tasks.model import ResizeMode, RunOptions
 from tasks.storage.store import Store
 from tests.answers.case import CLIENTS, OTHER_BYTES, SAVED, Case, ReceivedRequest
@@ -54,7 +54,7 @@ def imagefleet(case: Case, certificates: Path | None = None) -> str:
         run = RunOptions(folder, 1000, case.options)
         with closing(sessions.adapter()):
             for index, url in enumerate(_urls(case, server)):
-                outcome = fetch(url, index, run, store, downloader)
+                outcome = fetch(FetchRequest(url, index), run, store, downloader)
         if not outcome.ok:
             return _refused(server, f"`{outcome.reason}`: {outcome.error_message}")
         assert outcome.path is not None

@@ -16,7 +16,7 @@ from tasks import runtime_tuning
 from tasks.download.adapters import Sessions
 from tasks.download.downloader import Downloader
 from tasks.download.guard import Guard
-from tasks.fetch import fetch
+from tasks.fetch import FetchRequest, fetch
 from tasks.model import FetchOptions, RunOptions
 from tasks.storage.store import Store
 
@@ -42,14 +42,15 @@ def main() -> None:
 
     def attempt(index: int) -> tuple[str, str | None, float]:
         started = time.monotonic()
-        outcome = fetch(url + jobs[index], index, run, store, downloader)
+        outcome = fetch(FetchRequest(url + jobs[index], index), run, store, downloader)
         return jobs[index], outcome.reason, time.monotonic() - started
 
     with ThreadPoolExecutor(SLOTS) as pool:
         # First create the threads, parsers and tables of any download.
         list(
             pool.map(
-                lambda index: fetch(f"{url}/images/{index}.jpg", 500 + index, run, store, downloader), range(SLOTS)
+                lambda index: fetch(FetchRequest(f"{url}/images/{index}.jpg", 500 + index), run, store, downloader),
+                range(SLOTS),
             )
         )
         ended: list[tuple[str, str | None, float]] = []

@@ -185,6 +185,6 @@ def test_survives_a_hand_sent_task(fleet: str, tmp_path_factory: pytest.TempPath
         return text if "producer run SOURCE --out OUT" in text and "no-such-run" in text else ""
 
     text = processes.eventually(both_messages, "both messages")
-    assert "there is no run no-such-run at this broker: it has ended, or never began" in text
+    assert "run no-such-run does not exist at this broker: it has ended or was never started" in text
     assert "missing 2 required positional arguments: 'index' and 'url'" in text
     assert len(processes.worker_stats(fleet)) == 2

@@ -16,7 +16,7 @@ import redis
 
 from tasks import isolation
 from tasks.broker import keys, poison
-from tasks.download import downloader
+from tasks.fetch import FetchRequest
 from tasks.model import FetchOptions, Outcome, Reason, RunOptions
 from tasks.storage.store import Store
 from tests.integration import processes
@@ -128,7 +128,7 @@ def store(tmp_path: Path) -> Store:
 def fetch_isolated(url: str, store: Store, deadline: float = 60.0) -> Outcome:
     """Return the Outcome of an image fetched in isolation."""
     run = RunOptions(str(store.root), 1000, FetchOptions(deadline=deadline))
-    return isolation.fetch(url, 3, run, store, downloader.create_downloader())
+    return isolation.fetch(FetchRequest(url, 3), run)
 
 
 def test_harmless_suspect_is_saved(allowed_url: str, store: Store) -> None:

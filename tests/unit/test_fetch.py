@@ -19,7 +19,7 @@ from tasks.collect import collect
 from tasks.download.adapters import Sessions
 from tasks.download.downloader import Download, Downloader
 from tasks.errors import DnsError, HttpClientError, LongWaitError, RateLimitedError
-from tasks.fetch import failed_outcome, fetch, worker_name
+from tasks.fetch import FetchRequest, failed_outcome, fetch, worker_name
 from tasks.model import (
     FetchOptions,
     ImageRequest,
@@ -62,19 +62,23 @@ def test_long_wait_is_requeued(store: Store) -> None:
     waits = Raising(LongWaitError("HTTP 503: asks for a wait of 60 s at http://a.example/?token=x", retry_after=60.0))
     earlier = PriorAttempts(2, 1.5)
     with pytest.raises(RetryLater, match=r"token=\*\*\*") as caught:
-        fetch("http://a.example/", 0, _RUN, store, waits, prior=earlier, defer_long_waits=True)
+        fetch(FetchRequest("http://a.example/", 0, prior=earlier), _RUN, store, waits, defer_long_waits=True)
     assert 60 <= caught.value.countdown <= 66
     assert caught.value.prior.attempts == 2
     assert 1.5 <= caught.value.prior.seconds < 3
     assert caught.value.__suppress_context__
-    outcome = fetch("http://a.example/", 0, _RUN, store, waits, prior=earlier)
+    outcome = fetch(FetchRequest("http://a.example/", 0, prior=earlier), _RUN, store, waits)
     assert (outcome.reason, outcome.attempts) == (Reason.RATE_LIMITED, 2)
 
 
 def test_deliveries_add_up(demo: DemoServer, downloader: Downloader, store: Store) -> None:
     """Attempts and fetch time are totals of all deliveries."""
     outcome = fetch(
-        f"{demo.url}/images/3.png", 0, _RUN, store, downloader, prior=PriorAttempts(1, 7.0), defer_long_waits=True
+        FetchRequest(f"{demo.url}/images/3.png", 0, prior=PriorAttempts(1, 7.0)),
+        _RUN,
+        store,
+        downloader,
+        defer_long_waits=True,
     )
     assert (outcome.ok, outcome.attempts) == (True, 2)
     assert outcome.fetch_seconds > 7
@@ -82,7 +86,7 @@ def test_deliveries_add_up(demo: DemoServer, downloader: Downloader, store: Stor
 
 def test_saved_image(demo: DemoServer, downloader: Downloader, store: Store) -> None:
     """A saved image's Outcome has its path, its properties and its origin."""
-    outcome = fetch(f"{demo.url}/images/3.png?width=40&height=30", 27, _RUN, store, downloader)
+    outcome = fetch(FetchRequest(f"{demo.url}/images/3.png?width=40&height=30", 27), _RUN, store, downloader)
     body = draw_image(3, 40, 30, "png")
     assert outcome == Outcome(
         key="000027",
@@ -110,7 +114,7 @@ def test_saved_image(demo: DemoServer, downloader: Downloader, store: Store) -> 
 def test_extension_follows_the_bytes(store: Store, sessions_to: Callable[..., Sessions]) -> None:
     """A GIF sent as a JPEG is saved as a GIF."""
     with Canned(always(response(image("GIF"), "200 OK", "Content-Type: image/jpeg"))) as server:
-        outcome = fetch(f"{server.url}/a.jpg", 0, _RUN, store, Downloader(sessions_to(server.address)))
+        outcome = fetch(FetchRequest(f"{server.url}/a.jpg", 0), _RUN, store, Downloader(sessions_to(server.address)))
     assert (outcome.path, outcome.format) == ("00000/000000.gif", "gif")
 
 
@@ -134,7 +138,7 @@ def test_failure_is_an_outcome(
     http_status: int,
 ) -> None:
     """A failure's Outcome has a reason, a message, attempts and the HTTP status, and there is no file."""
-    outcome = fetch(f"{demo.url}/fault/{route}", 3, _RUN, store, downloader)
+    outcome = fetch(FetchRequest(f"{demo.url}/fault/{route}", 3), _RUN, store, downloader)
     assert (outcome.http_status, outcome.final_url) == (http_status, None)
     assert (outcome.key, outcome.status, outcome.reason) == ("000003", reason.status, reason)
     assert outcome.attempts == attempts
@@ -156,7 +160,7 @@ def test_failure_after_a_redirect(
 ) -> None:
     """A failure after a redirect records the final URL."""
     final = target.format(url=demo.url)
-    outcome = fetch(f"{demo.url}/fault/redirect-to?url={final}", 3, _RUN, store, downloader)
+    outcome = fetch(FetchRequest(f"{demo.url}/fault/redirect-to?url={final}", 3), _RUN, store, downloader)
     assert (outcome.reason, outcome.http_status, outcome.final_url) == (reason, http_status, final)
 
 
@@ -169,9 +173,9 @@ def test_incomplete_image(
     run = replace(_RUN, fetch=replace(_RUN.fetch, verify=verify))
     with Canned(always(response(whole[: len(whole) // 2]))) as server:
         downloader = Downloader(sessions_to(server.address))
-        assert fetch(server.url, 0, run, store, downloader).reason == reason
+        assert fetch(FetchRequest(server.url, 0), run, store, downloader).reason == reason
     with Canned(always(response(whole))) as server:
-        outcome = fetch(server.url, 1, run, store, Downloader(sessions_to(server.address)))
+        outcome = fetch(FetchRequest(server.url, 1), run, store, Downloader(sessions_to(server.address)))
     assert (outcome.reason, outcome.width, outcome.original_width) == (None, 300, 300)
 
 
@@ -179,17 +183,17 @@ def test_control_characters_are_removed(store: Store, sessions_to: Callable[...,
     """Control characters in a server's headers are not passed on."""
     fields = ("ETag: \x9b31m", "Last-Modified: \x90now")
     with Canned(always(response(image("PNG"), "200 OK", *fields))) as server:
-        outcome = fetch(server.url, 0, _RUN, store, Downloader(sessions_to(server.address)))
+        outcome = fetch(FetchRequest(server.url, 0), _RUN, store, Downloader(sessions_to(server.address)))
     assert (outcome.etag, outcome.last_modified) == (None, None)
     with Canned(always(response(b"", "404 Not\x1b[2J\x9bFound"))) as server:
-        outcome = fetch(server.url, 1, _RUN, store, Downloader(sessions_to(server.address)))
+        outcome = fetch(FetchRequest(server.url, 1), _RUN, store, Downloader(sessions_to(server.address)))
     assert outcome.error_message == "HTTP 404 Not\ufffd[2J\ufffdFound"
 
 
 @pytest.mark.parametrize("url", ["", "a.example", "http://[", "ftp://a.example/", "http://a.example/\ud800", "\0"])
 def test_invalid_url_is_an_outcome(downloader: Downloader, store: Store, url: str) -> None:
     """A row without a valid URL has the reason invalid_url, and no attempt."""
-    outcome = fetch(url, 0, _RUN, store, downloader)
+    outcome = fetch(FetchRequest(url, 0), _RUN, store, downloader)
     assert (outcome.reason, outcome.attempts) == (Reason.INVALID_URL, 0)
 
 
@@ -197,7 +201,7 @@ def test_invalid_url_is_an_outcome(downloader: Downloader, store: Store, url: st
 def test_internal_error_is_an_outcome(store: Store, caplog: pytest.LogCaptureFixture, error: BaseException) -> None:
     """An unexpected exception becomes an Outcome too, and its URL is logged without secrets."""
     caplog.set_level(logging.ERROR)
-    outcome = fetch("http://user:hunter2@a.example/?token=secret", 0, _RUN, store, Raising(error))
+    outcome = fetch(FetchRequest("http://user:hunter2@a.example/?token=secret", 0), _RUN, store, Raising(error))
     assert (outcome.status, outcome.reason) == (Status.FAILED_TO_DOWNLOAD, Reason.INTERNAL)
     assert error.args[0] in (outcome.error_message or "")
     assert "hunter2" not in caplog.text
@@ -207,27 +211,27 @@ def test_internal_error_is_an_outcome(store: Store, caplog: pytest.LogCaptureFix
 def test_interrupt_is_not_swallowed(store: Store) -> None:
     """An interrupt ends the process and does not become an Outcome."""
     with pytest.raises(KeyboardInterrupt):
-        fetch("http://a.example/", 0, _RUN, store, Raising(KeyboardInterrupt()))
+        fetch(FetchRequest("http://a.example/", 0), _RUN, store, Raising(KeyboardInterrupt()))
 
 
 def test_unwritable_store_is_an_outcome(demo: DemoServer, downloader: Downloader, store: Store) -> None:
     """If nothing can be saved, the reason is storage."""
     (store.root / "00000").write_bytes(b"")
-    outcome = fetch(f"{demo.url}/images/3.png", 0, _RUN, store, downloader)
+    outcome = fetch(FetchRequest(f"{demo.url}/images/3.png", 0), _RUN, store, downloader)
     assert outcome.reason is Reason.STORAGE
     assert "could not save 00000/000000.png" in (outcome.error_message or "")
 
 
 def test_second_delivery_of_the_same_image(demo: DemoServer, downloader: Downloader, store: Store) -> None:
     """A redelivered task has the same Outcome."""
-    first, second = (fetch(f"{demo.url}/images/3.png", 0, _RUN, store, downloader) for _ in range(2))
+    first, second = (fetch(FetchRequest(f"{demo.url}/images/3.png", 0), _RUN, store, downloader) for _ in range(2))
     assert (second.sha256, second.path, second.recovered) == (first.sha256, first.path, False)
 
 
 def test_second_delivery_of_another_image(demo: DemoServer, downloader: Downloader, store: Store) -> None:
     """If the URL serves another image by then, the Outcome describes the saved one."""
-    first = fetch(f"{demo.url}/images/3.png?width=40", 0, _RUN, store, downloader)
-    second = fetch(f"{demo.url}/images/4.png?width=50", 0, _RUN, store, downloader)
+    first = fetch(FetchRequest(f"{demo.url}/images/3.png?width=40", 0), _RUN, store, downloader)
+    second = fetch(FetchRequest(f"{demo.url}/images/4.png?width=50", 0), _RUN, store, downloader)
     assert second.recovered
     assert (second.sha256, second.width, second.bytes) == (first.sha256, 40, first.bytes)
     assert hashlib.sha256(store.read("00000/000000.png")).hexdigest() == second.sha256
@@ -235,7 +239,7 @@ def test_second_delivery_of_another_image(demo: DemoServer, downloader: Download
 
 def test_resized_image(demo: DemoServer, downloader: Downloader, store: Store) -> None:
     """A resized image's Outcome describes the saved file, and gives the original's size."""
-    outcome = fetch(f"{demo.url}/images/3.png?width=200&height=100", 27, _RESIZING, store, downloader)
+    outcome = fetch(FetchRequest(f"{demo.url}/images/3.png?width=200&height=100", 27), _RESIZING, store, downloader)
     body = store.read("00002/000027.jpg")
     assert (outcome.status, outcome.path, outcome.format) == (Status.SUCCESS, "00002/000027.jpg", "jpeg")
     assert (outcome.width, outcome.height) == (64, 32)
@@ -252,7 +256,8 @@ def test_incomplete_image_is_not_resized(store: Store, sessions_to: Callable[...
     with Canned(always(response(whole[: len(whole) // 2]))) as server:
         downloader = Downloader(sessions_to(server.address))
         kept, resized = (
-            fetch(server.url, index, run, store, downloader) for index, run in enumerate((_RUN, _RESIZING))
+            fetch(FetchRequest(server.url, index), run, store, downloader)
+            for index, run in enumerate((_RUN, _RESIZING))
         )
     assert kept.ok
     assert (resized.status, resized.reason) == (Status.FAILED_TO_RESIZE, Reason.UNDECODABLE)
@@ -263,15 +268,15 @@ def test_incomplete_image_is_not_resized(store: Store, sessions_to: Callable[...
 def test_second_delivery_of_the_same_resized_image(demo: DemoServer, downloader: Downloader, store: Store) -> None:
     """A redelivered task makes the same file again, and has the same Outcome."""
     url = f"{demo.url}/images/3.jpg?width=200&height=100"
-    first, second = (fetch(url, 0, _RESIZING, store, downloader) for _ in range(2))
+    first, second = (fetch(FetchRequest(url, 0), _RESIZING, store, downloader) for _ in range(2))
     assert replace(second, fetch_seconds=first.fetch_seconds, finished_at=first.finished_at) == first
     assert second.original_width == 200
 
 
 def test_second_delivery_of_another_resized_image(demo: DemoServer, downloader: Downloader, store: Store) -> None:
     """The Outcome describes the saved file, without the original's size, which a second delivery can't know."""
-    first = fetch(f"{demo.url}/images/3.png?width=200&height=100", 0, _RESIZING, store, downloader)
-    second = fetch(f"{demo.url}/images/4.png?width=300&height=100", 0, _RESIZING, store, downloader)
+    first = fetch(FetchRequest(f"{demo.url}/images/3.png?width=200&height=100", 0), _RESIZING, store, downloader)
+    second = fetch(FetchRequest(f"{demo.url}/images/4.png?width=300&height=100", 0), _RESIZING, store, downloader)
     assert second.recovered
     assert (second.sha256, second.width, second.height, second.bytes) == (first.sha256, 64, 32, first.bytes)
     assert (second.original_width, second.original_height) == (None, None)
@@ -289,22 +294,22 @@ def finished(store: Store) -> Store:
 
 def test_late_duplicate_removes_its_file(demo: DemoServer, downloader: Downloader, finished: Store) -> None:
     """If a duplicate task runs after its image was recorded as failed, it leaves no file behind."""
-    fetch(f"{demo.url}/images/3.png", 1, _RUN, finished, downloader)
+    fetch(FetchRequest(f"{demo.url}/images/3.png", 1), _RUN, finished, downloader)
     assert finished.list_files("00000") == ["00000/000000.png"]
 
 
 def test_late_duplicate_keeps_a_listed_file(demo: DemoServer, downloader: Downloader, finished: Store) -> None:
     """A duplicate task of a saved image changes nothing."""
     before = finished.read("00000/000000.png")
-    fetch(f"{demo.url}/images/3.png", 0, _RUN, finished, downloader)
+    fetch(FetchRequest(f"{demo.url}/images/3.png", 0), _RUN, finished, downloader)
     assert finished.read("00000/000000.png") == before
     assert manifest.decode(finished.read("00000.parquet"), ["path"])["path"].to_pylist()[0] == "00000/000000.png"
 
 
 def test_recovered_image_is_not_downloaded(demo: DemoServer, downloader: Downloader, store: Store) -> None:
     """An image saved by an earlier delivery is described from its file, without the facts that only its server had."""
-    first = fetch(f"{demo.url}/images/3.png", 0, _RUN, store, downloader)
-    second = fetch("http://a.example/gone", 0, _RUN, store, Raising(AssertionError()), recover=True)
+    first = fetch(FetchRequest(f"{demo.url}/images/3.png", 0), _RUN, store, downloader)
+    second = fetch(FetchRequest("http://a.example/gone", 0, recover=True), _RUN, store, Raising(AssertionError()))
     assert second.recovered
     assert second == replace(
         first,
@@ -322,21 +327,21 @@ def test_recovered_image_may_have_any_extension(store: Store) -> None:
     """A saved image is found under any accepted extension."""
     for index, (kind, extension) in enumerate({"GIF": "gif", "JPEG": "jpg", "WEBP": "webp", "BMP": "bmp"}.items()):
         store.create(f"00000/00000{index}.{extension}", image(kind))
-        outcome = fetch("http://a.example/", index, _RUN, store, Raising(AssertionError()), recover=True)
+        outcome = fetch(FetchRequest("http://a.example/", index, recover=True), _RUN, store, Raising(AssertionError()))
         assert (outcome.ok, outcome.path) == (True, f"00000/00000{index}.{extension}")
 
 
 def test_image_without_a_file_is_downloaded(demo: DemoServer, downloader: Downloader, store: Store) -> None:
     """With `recover`, an image without a saved file is downloaded as usual."""
-    outcome = fetch(f"{demo.url}/images/3.png", 0, _RUN, store, downloader, recover=True)
+    outcome = fetch(FetchRequest(f"{demo.url}/images/3.png", 0, recover=True), _RUN, store, downloader)
     assert (outcome.ok, outcome.attempts, outcome.recovered) == (True, 1, False)
 
 
 def test_resized_image_is_not_recovered(demo: DemoServer, downloader: Downloader, store: Store) -> None:
     """A resized image is fetched again, because its original's facts are unknown."""
     url = f"{demo.url}/images/3.png?width=200&height=100"
-    first = fetch(url, 0, _RESIZING, store, downloader)
-    second = fetch(url, 0, _RESIZING, store, downloader, recover=True)
+    first = fetch(FetchRequest(url, 0), _RESIZING, store, downloader)
+    second = fetch(FetchRequest(url, 0, recover=True), _RESIZING, store, downloader)
     assert (second.attempts, second.recovered, second.original_width) == (1, False, 200)
     assert second.sha256 == first.sha256
 
@@ -348,7 +353,7 @@ def test_damaged_file_is_replaced(
 ) -> None:
     """A file that a power loss has left empty or zeroed is fetched again."""
     store.create("00000/000000.png", damage)
-    outcome = fetch(f"{demo.url}/images/3.png", 0, _RUN, store, downloader, recover=recover)
+    outcome = fetch(FetchRequest(f"{demo.url}/images/3.png", 0, recover=recover), _RUN, store, downloader)
     assert (outcome.ok, outcome.attempts, outcome.recovered) == (True, 1, False)
     assert hashlib.sha256(store.read("00000/000000.png")).hexdigest() == outcome.sha256
 
@@ -369,7 +374,7 @@ def new(tmp_path: Path) -> Store:
 
 def saved_before(url: str, downloader: Downloader, since: Store, run: RunOptions = _RUN) -> PreviousFile:
     """Return a URL's image in the previous run, saved under another key."""
-    outcome = fetch(url, 23, run, since, downloader)
+    outcome = fetch(FetchRequest(url, 23), run, since, downloader)
     assert outcome.ok
     return PreviousFile(PreviousImage.from_json(asdict(outcome)), since)
 
@@ -393,10 +398,10 @@ def test_unchanged_image_is_reused(
     with Canned(conditional(draw_image(3, 80, 60, "png"))) as server:
         downloader = Downloader(sessions_to(server.address))
         former = saved_before(server.url, downloader, since, run)
-        full = fetch(server.url, 3, run, new, downloader)
+        full = fetch(FetchRequest(server.url, 3), run, new, downloader)
         new.remove(full.path or "")
         former = replace(former, image=replace(former.image, exif="{}"))
-        outcome = fetch(server.url, 3, run, new, downloader, previous=former)
+        outcome = fetch(FetchRequest(server.url, 3, previous=former), run, new, downloader)
     assert len(server.requests) == 3
     assert outcome == replace(
         full, http_status=304, exif="{}", fetch_seconds=outcome.fetch_seconds, finished_at=outcome.finished_at
@@ -411,7 +416,7 @@ def test_new_validators_win(since: Store, new: Store, sessions_to: Callable[...,
     with Canned(conditional(image(), 'ETag: W/"f"')) as server:
         downloader = Downloader(sessions_to(server.address))
         former = saved_before(server.url, downloader, since)
-        outcome = fetch(server.url, 0, _RUN, new, downloader, previous=former)
+        outcome = fetch(FetchRequest(server.url, 0, previous=former), _RUN, new, downloader)
     assert (outcome.http_status, outcome.etag, outcome.last_modified) == (
         *(304, 'W/"f"'),
         "Thu, 01 Jan 2026 00:00:00 GMT",
@@ -437,7 +442,7 @@ def test_unusable_previous_file_sends_no_condition(
             path = {"wrong extension": "00002/000023.txt", "outside": "../old/00002/000023.png"}[change]
             since.path("00002/000023.txt").write_bytes(image())
             former = replace(former, image=replace(former.image, path=path))
-        outcome = fetch(server.url, 0, _RUN, new, downloader, previous=former)
+        outcome = fetch(FetchRequest(server.url, 0, previous=former), _RUN, new, downloader)
     assert (outcome.ok, outcome.http_status, outcome.attempts) == (True, 200, 1)
     assert b"If-" not in server.requests[-1]
 
@@ -461,7 +466,10 @@ def test_changed_previous_file_is_not_reused(
         if change == "changed, same size":
             former.file.write_bytes(body[:-1] + b"x")
         outcome = fetch(
-            server.url, 0, replace(_RUN, fetch=replace(_RUN.fetch, retries=0)), new, downloader, previous=former
+            FetchRequest(server.url, 0, previous=former),
+            replace(_RUN, fetch=replace(_RUN.fetch, retries=0)),
+            new,
+            downloader,
         )
     assert (outcome.ok, outcome.http_status, outcome.attempts) == (True, 200, 2)
     assert new.read(outcome.path or "") == body
@@ -474,7 +482,7 @@ def test_changed_image_is_downloaded(since: Store, new: Store, sessions_to: Call
     with Canned(lambda _: [response(next(bodies), "200 OK", 'ETag: "e"')]) as server:
         downloader = Downloader(sessions_to(server.address))
         former = saved_before(server.url, downloader, since)
-        outcome = fetch(server.url, 0, _RUN, new, downloader, previous=former)
+        outcome = fetch(FetchRequest(server.url, 0, previous=former), _RUN, new, downloader)
     assert (outcome.http_status, new.read(outcome.path or "")) == (200, image(colour="blue"))
     assert former.file.read_bytes() == image()
 
@@ -484,10 +492,10 @@ def test_second_delivery_of_an_unchanged_image(since: Store, new: Store, session
     with Canned(conditional(image())) as server:
         downloader = Downloader(sessions_to(server.address))
         former = saved_before(server.url, downloader, since)
-        first, second = (fetch(server.url, 0, _RUN, new, downloader, previous=former) for _ in range(2))
+        first, second = (fetch(FetchRequest(server.url, 0, previous=former), _RUN, new, downloader) for _ in range(2))
         assert replace(second, fetch_seconds=first.fetch_seconds, finished_at=first.finished_at) == first
         new.create("00000/000001.png", image(colour="blue"))
-        third = fetch(server.url, 1, _RUN, new, downloader, previous=former)
+        third = fetch(FetchRequest(server.url, 1, previous=former), _RUN, new, downloader)
     assert (third.recovered, new.read("00000/000001.png")) == (True, image(colour="blue"))
 
 
@@ -507,7 +515,9 @@ def test_incomplete_saved_file_is_replaced(
     name = f"00000/000000.{'jpg' if kind == 'jpeg' else kind}"
     store.create(name, _damaged(whole, how))
     with Canned(always(response(whole))) as server:
-        outcome = fetch(server.url, 0, _RUN, store, Downloader(sessions_to(server.address)), recover=recover)
+        outcome = fetch(
+            FetchRequest(server.url, 0, recover=recover), _RUN, store, Downloader(sessions_to(server.address))
+        )
     assert (outcome.ok, outcome.path, outcome.attempts, outcome.recovered) == (True, name, 1, False)
     assert store.read(name) == whole
 
@@ -517,10 +527,10 @@ def test_incomplete_image_from_the_server_is_kept(store: Store, sessions_to: Cal
     half = draw_image(3, 100, 50, "jpeg")[:-300]
     with Canned(always(response(half))) as server:
         downloader = Downloader(sessions_to(server.address))
-        first, second = (fetch(server.url, 0, _RUN, store, downloader, recover=True) for _ in range(2))
+        first, second = (fetch(FetchRequest(server.url, 0, recover=True), _RUN, store, downloader) for _ in range(2))
     assert (first.sha256, first.recovered) == (second.sha256, second.recovered)
     assert store.read("00000/000000.jpg") == half
-    gone = fetch("http://a.example/", 0, _RUN, store, Raising(HttpClientError("HTTP 404")), recover=True)
+    gone = fetch(FetchRequest("http://a.example/", 0, recover=True), _RUN, store, Raising(HttpClientError("HTTP 404")))
     assert not gone.ok
     # A counted Outcome may name this file; collecting the shard settles this.
     assert store.read("00000/000000.jpg") == half
@@ -530,7 +540,7 @@ def test_image_too_costly_to_decode_is_recovered(store: Store, monkeypatch: pyte
     """If a saved image would take too long to decode, only its header is checked, and it is not downloaded again."""
     store.create("00000/000000.png", image())
     monkeypatch.setattr("tasks.images.decode._MAX_FRAMES", -1)
-    outcome = fetch("http://a.example/", 0, _RUN, store, Raising(AssertionError()), recover=True)
+    outcome = fetch(FetchRequest("http://a.example/", 0, recover=True), _RUN, store, Raising(AssertionError()))
     assert (outcome.ok, outcome.recovered) == (True, True)
 
 
@@ -545,7 +555,7 @@ def test_largest_success_stays_small(store: Store, sessions_to: Callable[..., Se
     moved = response(b"", "302 Found", f"Location: /a?{long}")
     replies = iter([moved, sent])
     with Canned(lambda _: [next(replies)]) as server:
-        outcome = fetch(server.url, 9_999_999, _RUN, store, Downloader(sessions_to(server.address)))
+        outcome = fetch(FetchRequest(server.url, 9_999_999), _RUN, store, Downloader(sessions_to(server.address)))
     assert outcome.ok
     outcome = replace(outcome, tls_unverified=True)
     assert len(json.dumps(outcome.to_json())) < _LARGEST

@@ -20,7 +20,7 @@ from tasks.download.downloader import _INSECURE_NOT_ALLOWED_HINT, Download, Down
 from tasks.download.guard import Guard
 from tasks.download.proxy import Proxy
 from tasks.errors import FetchError, TlsClosedError, TlsError
-from tasks.fetch import fetch
+from tasks.fetch import FetchRequest, fetch
 from tasks.model import MESSAGE_LIMIT, RunOptions
 from tasks.storage.store import Store
 from tests.certificates import RSA, SHORT_RSA, Authority
@@ -304,7 +304,10 @@ def test_marks_a_recovered_image_of_an_insecure_run(servers: ServerContexts, sto
     with Canned(lambda _: [next(replies)], servers.contexts["good"]) as server:
         at = sessions(servers, allow_insecure=True)
         # The third delivery looks for an existing image, and its file can't show whether it was verified.
-        found = [fetch(server.url, 0, run, store, Downloader(at), recover=recover) for recover in (False, False, True)]
+        found = [
+            fetch(FetchRequest(server.url, 0, recover=recover), run, store, Downloader(at))
+            for recover in (False, False, True)
+        ]
         at.adapter(insecure=True).close()
     assert [(each.recovered, each.tls_unverified) for each in found] == [(False, False), (True, True), (True, True)]
 
@@ -314,6 +317,6 @@ def test_marks_other_responses_too(servers: ServerContexts, store: Store) -> Non
     run = RunOptions(str(store.root), 10, _INSECURE)
     with Canned(always(response(b"<html>")), servers.contexts["expired"]) as server:
         at = sessions(servers, allow_insecure=True)
-        outcome = fetch(server.url, 0, run, store, Downloader(at))
+        outcome = fetch(FetchRequest(server.url, 0), run, store, Downloader(at))
         at.adapter(insecure=True).close()
     assert (outcome.ok, outcome.tls_unverified) == (False, True)
