@@ -20,7 +20,7 @@ import redis
 
 from benchmarks.records import spread
 from config.settings import REDIS_CONF
-from producer.dispatch.dispatcher import Dispatcher
+from producer.dispatch.dispatcher import Dispatcher, DispatchOptions
 from producer.local_fleet.fleet import server_binary
 from producer.planning.planner import Planner
 from tasks.broker import client as broker_client
@@ -71,10 +71,11 @@ def _submit(url: str, images: int, out: Path) -> tuple[float, float]:
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     use_broker(url)
     with broker_client.client(url) as server:
-        dispatcher = Dispatcher(RunOptions(str(out), _SHARD_SIZE, run_id="benchmark"), store, planner, server)
+        options, dispatch = RunOptions(str(out), _SHARD_SIZE, run_id="benchmark"), DispatchOptions(planner.shards)
+        dispatcher = Dispatcher(options, store, planner, server, _stop_after(planner.shards), dispatch)
         started, used = time.monotonic(), time.process_time()
         try:
-            dispatcher.run(planner.shards, _stop_after(planner.shards), lambda progress: None)
+            dispatcher.run(lambda progress: None)
         except _AllSentError:
             spent = time.monotonic() - started, time.process_time() - used
         queued = server.llen(IMAGE_QUEUE)

@@ -11,25 +11,25 @@ batch that failed half way can be sent again: Celery counts a chord's parts by t
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
-from dataclasses import replace
-from typing import Any, TypeVar, cast
+from dataclasses import dataclass, replace
+from typing import TypeVar, cast
 
 import redis
 from kombu.exceptions import BatchPublishError, OperationalError
 
-from config import limits
 from producer.dispatch import chord_state
 from producer.dispatch.drain import Drain
 from producer.dispatch.progress import Progress, Timing
 from producer.dispatch.publisher import ChordPublisher
 from producer.dispatch.recovery import ShardInFlight, ShardRecovery
 from producer.dispatch.revision_requests import RevisionRequests
+from producer.dispatch.run_record import RunRecord, drop_run
+from producer.dispatch.signals import CANCEL, read_signals
 from producer.dispatch.unfit_workers import UnfitWorker, UnfitWorkers
 from producer.dispatch.workers import describe_workers
 from producer.output.run_file import resume_command
@@ -57,8 +57,20 @@ _REDIS_TIMEOUT_SECONDS = 120.0
 _IDLE_NOTICE_SECONDS = 15.0
 #: Images that could not be saved, with none saved between them, after which nothing can be.
 _MAX_UNSAVED = 200
-#: What tells a producer that its run is to end.
-_CANCEL = {"cancel": True}
+
+
+@dataclass(frozen=True, slots=True)
+class DispatchOptions:
+    """How a command dispatches its run."""
+
+    #: The maximum number of shards in flight.
+    window: int = 1
+    #: Whether an earlier command has begun the run, so that parts of it may be done, or in Redis.
+    resumed: bool = False
+    #: Reasons of the failures that a later revision retries.
+    retried: Collection[str] = ()
+    #: Whether the workers are a local fleet, which restarts them by itself.
+    local: bool = False
 
 
 class Dispatcher:
@@ -70,31 +82,28 @@ class Dispatcher:
         store: Store,
         planner: Planner,
         server: redis.Redis,
-        resumed: bool = False,
-        retried: Collection[str] = (),
-        local: bool = False,
+        check: Callable[[], None],
+        dispatch: DispatchOptions,
     ) -> None:
         """Take the run.
 
         Args:
-            options: what workers have to know of it.
-            store: its folder.
-            planner: gives its shards.
-            server: its Redis; a client that decodes.
-            resumed: whether another command has begun it: some of it may be done, or in Redis.
-            retried: the reasons of failures that a later pass tries again.
-            local: whether its workers are a local fleet, which starts them again by itself.
+            options: the run's options, for the workers.
+            store: the run's folder.
+            planner: plans the run's shards.
+            server: the run's Redis: a client that decodes responses.
+            check: called again and again; raises an error if the fleet has ended.
+            dispatch: how this command dispatches the run.
         """
-        self._run_id, self._options = options.run_id, options
-        self._store, self._planner, self._server = store, planner, server
-        self._resumed, self._local = resumed, local
+        self._run_id, self._options, self._dispatch = options.run_id, options, dispatch
+        self._store, self._planner, self._server, self._check = store, planner, server, check
+        self._record = RunRecord(options, server)
         self._publisher = ChordPublisher(options)
-        self._requests = RevisionRequests(options, store, retried)
+        self._requests = RevisionRequests(options, store, dispatch.retried)
         self._recovery = ShardRecovery(options.run_id, store, server, self._publisher, self._requests)
+        self._timing = Timing()
         self._in_flight: dict[int, ShardInFlight] = {}
         self._inspected_at = 0.0
-        #: When the run's record was written last, and when Redis was last seen to have it.
-        self._renewed_at = self._record_seen_at = 0.0
         self._ended, self._moved_at, self._idle_text = 0, time.monotonic(), ""
         self._unfit = UnfitWorkers(server, self._run_id)
         #: How many images could not be saved when one was saved last, and how many were saved then.
@@ -123,7 +132,7 @@ class Dispatcher:
         # The chords were counted at the last look, and the sums that workers flush are newer; but an earlier command's
         # may be among those.
         images = sum(max(shard.images - shard.counted, 0) for shard in flying)
-        if not self._resumed:
+        if not self._dispatch.resumed:
             images = min(images, max(sum(shard.images for shard in flying) - (self._ended - self._images_completed), 0))
         return images
 
@@ -132,28 +141,25 @@ class Dispatcher:
         """The workers that have left work of this run to others."""
         return self._unfit.found
 
-    def run(self, window: int, check: Callable[[], None], listener: Callable[[Progress], None]) -> Timing:
+    def run(self, listener: Callable[[Progress], None]) -> Timing:
         """Send every shard of the plan and wait for all their manifests.
 
         Args:
-            window: how many shards may be in flight.
-            check: called again and again; it raises when the fleet is no more.
-            listener: told how far the run is, a few times a second.
+            listener: called with the run's progress, a few times a second.
 
         Raises:
             CommandError: the run can't go on. What is collected stays.
             RunInterruptedError: it was told to end early.
         """
-        timing = Timing()
         self._listener = listener
         try:
-            self._with_redis(self._connect, check)
+            self._with_redis(self._connect)
             while self._in_flight or not (self._finishing.is_set() or self._all_sent()):
-                if self._can_send(window):
-                    self._send_next(self._sent, timing, check)
+                if self._can_send():
+                    self._send_next(self._sent)
                 # Between two shards it only looks: filling a large window takes longer than a shard may go unwatched.
-                self._watch(timing, check, 0.0 if self._can_send(window) else _TICK_SECONDS)
-                if self._finishing.is_set() and self._in_flight and self._is_drained(check):
+                self._watch(0.0 if self._can_send() else _TICK_SECONDS)
+                if self._finishing.is_set() and self._in_flight and self._is_drained():
                     break
                 self._report_progress(self._progress())
             if self._in_flight or not self._all_sent():
@@ -165,18 +171,17 @@ class Dispatcher:
                 self._unfit.refresh(last=True)
             # Without its record, what is still queued of a run that ended early is dropped, unfetched.
             with suppress(redis.RedisError):
-                self._server.delete(*keys.run_keys(self._run_id))
-        return timing
+                drop_run(self._server, self._run_id)
+        return self._timing
 
-    def _is_drained(self, check: Callable[[], None]) -> bool:
+    def _is_drained(self) -> bool:
         """Have what is queued dropped, and tell whether what is being downloaded, and what that completes, is done."""
         if self._drain is None:
-            self._options = replace(self._options, draining=True)
-            self._renewed_at = 0.0
-            self._with_redis(self._renew_record, check)
+            self._record.mark_draining()
+            self._with_redis(self._renew_record)
             self._drain = Drain(self._run_id, self._server, self._options.fetch.deadline)
         drain = self._drain
-        self._with_redis(drain.ask, check)
+        self._with_redis(drain.ask)
         if not drain.idle:
             return drain.overdue
         # The last image of a shard may just have ended: its manifest is worth a moment.
@@ -185,25 +190,28 @@ class Dispatcher:
                 chord_state.is_body_sent(self._server, self._publisher.group_id(flying.shard))
                 for flying in self._in_flight.values()
             ),
-            check,
         )
         return not collecting or drain.overdue
 
     def _all_sent(self) -> bool:
         return self._planner.closed and not self._planner.cut and self._sent == self._planner.shards
 
-    def _can_send(self, window: int) -> bool:
-        return len(self._in_flight) < window and self._sent < self._planner.shards and not self._finishing.is_set()
+    def _can_send(self) -> bool:
+        return (
+            len(self._in_flight) < self._dispatch.window
+            and self._sent < self._planner.shards
+            and not self._finishing.is_set()
+        )
 
-    def _watch(self, timing: Timing, check: Callable[[], None], seconds: float) -> None:
+    def _watch(self, seconds: float) -> None:
         """Look what shards have finished, and wait for one, or for the plan to grow, for at most these seconds."""
-        check()
-        self._with_redis(self._renew_record, check)
+        self._check()
+        self._with_redis(self._renew_record)
         if not self._in_flight:
             self._planner.wait(self._sent, seconds)
             return
-        for message in self._with_redis(lambda: self._read_signals(seconds), check):
-            if message == _CANCEL:
+        for message in self._with_redis(lambda: read_signals(self._server, self._run_id, seconds)):
+            if message == CANCEL:
                 raise RunInterruptedError(cancelled=True)
             shard = message["shard"]
             if "error" in message:
@@ -217,20 +225,20 @@ class Dispatcher:
         look_at_all = time.monotonic() - self._inspected_at > _INSPECT_INTERVAL_SECONDS
         for flying in list(self._in_flight.values()):
             if flying.signalled_at or look_at_all:
-                self._complete_if_done(flying, timing)
+                self._complete_if_done(flying)
         if look_at_all:
             self._inspected_at = time.monotonic()
             # What a run that ends early has dropped is not lost.
             if not self._finishing.is_set():
-                self._with_redis(lambda: self._resend_lost(timing), check)
+                self._with_redis(self._resend_lost)
 
-    def _complete_if_done(self, flying: ShardInFlight, timing: Timing) -> None:
+    def _complete_if_done(self, flying: ShardInFlight) -> None:
         """Take a shard out of the window if its manifest stands."""
         if self._requests.is_done(flying.shard):
             del self._in_flight[flying.shard]
-            timing.images += flying.images
+            self._timing.images += flying.images
             self._images_completed += flying.images
-            timing.last_done = time.monotonic()
+            self._timing.last_done = time.monotonic()
         elif flying.signalled_at and time.monotonic() - flying.signalled_at > _MANIFEST_TIMEOUT_SECONDS:
             raise CommandError(
                 f"The manifest of shard {shard_name(flying.shard)} is not to be seen",
@@ -238,26 +246,14 @@ class Dispatcher:
                 "Give workers and producer the same shared folder under the same path.",
             )
 
-    def _resend_lost(self, timing: Timing) -> None:
+    def _resend_lost(self) -> None:
         """Look how far the chords are, and send again what two looks in a row miss of one that stands still."""
         # Workers hand on what a dead one held; where none is left that has lived for long, it is done here.
         self._contact.record_reply()
         if self._contact.is_long_enough:
             requeue.requeue_from_dead_workers(self._server)
         self._unfit.refresh()
-        self._recovery.resend_lost(self._in_flight.values(), timing)
-
-    def _read_signals(self, seconds: float) -> list[dict[str, Any]]:
-        """Return what workers have told, and wait for the first to tell for at most these seconds."""
-        key = keys.done(self._run_id)
-        told: list[str] = []
-        if seconds:
-            first = cast("list[str] | None", self._server.blpop([key], timeout=seconds))
-            if first is None:
-                return []
-            told.append(first[1])
-        told += cast("list[str] | None", self._server.lpop(key, 1000)) or []
-        return [json.loads(item) for item in told]
+        self._recovery.resend_lost(self._in_flight.values(), self._timing)
 
     def _report_progress(self, progress: Progress) -> None:
         self._last_progress = progress
@@ -315,7 +311,7 @@ class Dispatcher:
             self._ended, self._moved_at, self._idle_text = ended, now, ""
         elif now - self._moved_at > _IDLE_NOTICE_SECONDS:
             self._moved_at = now
-            self._idle_text = describe_workers(self._local, self._images_in_flight(), self._server)
+            self._idle_text = describe_workers(self._dispatch.local, self._images_in_flight(), self._server)
         return self._idle_text or self._unfit.note
 
     def _connect(self) -> None:
@@ -327,45 +323,32 @@ class Dispatcher:
         app.backend.client.ping()
 
     def _renew_record(self) -> None:
-        """Put the run's options where workers read them: at the start, each hour, and when they are gone from there."""
-        now = time.monotonic()
-        known = self._renewed_at and now - self._renewed_at < 3600
-        # Not by the time of the last look: that is always just over.
-        if known and now - self._record_seen_at <= _INSPECT_INTERVAL_SECONDS:
-            return
-        record = json.dumps(self._options.to_json())
-        key, lifetime = keys.run(self._run_id), limits.RUN_RECORD_TTL
-        # A write, though reading would do: a Redis that is full, can't save or is a replica refuses that, and nothing
-        # else would tell the producer why no image ends.
-        if known and self._server.set(key, record, ex=lifetime, xx=True):
-            self._record_seen_at = now
-            return
-        self._server.set(key, record, ex=lifetime)
-        if known:
+        """Keep the run's record in Redis. If Redis has lost it, inspect all shards in flight at once."""
+        if self._record.renew():
             _log.warning("Redis has lost the run; what was in flight is looked for")
+            now = time.monotonic()
             for flying in self._in_flight.values():
                 # However long it had stood still before, and however often it was lost: that was not the shard's fault.
                 flying.suspect_now(now)
-        self._renewed_at = self._record_seen_at = now
 
-    def _send_next(self, shard: int, timing: Timing, check: Callable[[], None]) -> None:
+    def _send_next(self, shard: int) -> None:
         """Send the next shard, or what is left of it to do; one that is done already is passed over."""
         self._sent = shard + 1
         planned = load_requests(shard, self._store, self._run_id)
-        done = self._resumed and self._requests.is_done(shard)
+        done = self._dispatch.resumed and self._requests.is_done(shard)
         requests = [] if done else self._requests.select(shard, planned)
         self._done_before += len(planned) - len(requests)
         if not requests:
             return
-        timing.first_sent = timing.first_sent or time.monotonic()
+        self._timing.first_sent = self._timing.first_sent or time.monotonic()
         self.has_sent = True
         flying = self._in_flight[shard] = ShardInFlight(shard, len(requests))
-        if self._resumed:
-            self._with_redis(lambda: self._recovery.adopt(flying, requests), check)
+        if self._dispatch.resumed:
+            self._with_redis(lambda: self._recovery.adopt(flying, requests))
         else:
-            self._with_redis(lambda: self._publisher.publish(shard, requests, requests), check)
+            self._with_redis(lambda: self._publisher.publish(shard, requests, requests))
 
-    def _with_redis(self, step: Callable[[], _T], check: Callable[[], None]) -> _T:
+    def _with_redis(self, step: Callable[[], _T]) -> _T:
         """Do a step that needs Redis, and wait for a Redis that is away; steps may be done twice.
 
         Raises:
@@ -380,11 +363,12 @@ class Dispatcher:
                     self._renew_record()
                 return step()
             except (redis.RedisError, OperationalError, BatchPublishError) as error:
-                check()
+                self._check()
                 if away and self._finishing.is_set():
                     raise RunInterruptedError(cancelled=False) from error
                 self._contact.record_failure()
-                away, self._record_seen_at = True, 0.0
+                away = True
+                self._record.check_soon()
                 problem = redis_problem(error)
                 if not problem.temporary or time.monotonic() > ends:
                     raise self._redis_error(problem) from error
@@ -411,17 +395,6 @@ class Dispatcher:
                 "Redis can't be used", f"for {_REDIS_TIMEOUT_SECONDS:.0f} s it has answered: {problem.text}", hint
             )
         return CommandError("Redis refuses a command", f"it answers: {problem.text}", hint)
-
-
-def request_cancel(server: redis.Redis, run_id: str) -> None:
-    """Tell a run's producer to end it."""
-    server.rpush(keys.done(run_id), json.dumps(_CANCEL))
-    server.expire(keys.done(run_id), limits.RUN_RECORD_TTL)
-
-
-def drop_run(server: redis.Redis, run_id: str) -> None:
-    """Have what is queued of a run acknowledged unfetched; to be called when its producer is no more."""
-    server.delete(*keys.run_keys(run_id))
 
 
 def _ignore(_: Progress) -> None:

@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from producer.dispatch import dispatcher
+from producer.dispatch.run_record import drop_run
+from producer.dispatch.signals import request_cancel
 from producer.output import lock
 from producer.output.folder import unwritable_error
 from producer.output.lock import LockHolder
@@ -51,9 +52,9 @@ def cancel(store: Store, broker_url: str | None, end: Callable[[LockHolder], boo
             broker_client.check_server(server, url)
             # It may have ended meanwhile.
             if lock.current_holder(store) is None:
-                dispatcher.drop_run(server, record.id)
+                drop_run(server, record.id)
             else:
-                dispatcher.request_cancel(server, record.id)
+                request_cancel(server, record.id)
     ends = time.monotonic() + _CANCEL_TIMEOUT_SECONDS
     while lock.current_holder(store) is not None:
         if time.monotonic() > ends:

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import pyarrow as pa
 
-from producer.dispatch.dispatcher import Dispatcher
+from producer.dispatch.dispatcher import Dispatcher, DispatchOptions
 from producer.dispatch.progress import Progress
 from producer.output import shard_files
 from producer.output.folder import unwritable_error
@@ -247,14 +247,13 @@ class Run:
             epoch=record.epoch,
             previous_run=record.options.previous_run,
         )
-        self._dispatcher = Dispatcher(
-            options, self._store, self._planner, server, self._resumed, record.retried, pool.local
-        )
+        dispatch = DispatchOptions(record.options.window, self._resumed, record.retried, pool.local)
+        self._dispatcher = Dispatcher(options, self._store, self._planner, server, pool.check, dispatch)
         if self._finishing:
             # It was told so before there was anyone to send.
             self._dispatcher.finish()
         try:
-            timing = self._dispatcher.run(record.options.window, pool.check, listener)
+            timing = self._dispatcher.run(listener)
             report = RunResult(
                 run_id=record.id,
                 source=record.source,

@@ -13,9 +13,9 @@ import pytest
 
 from producer.dispatch import chord_state
 from producer.dispatch.dispatcher import Dispatcher
-from producer.dispatch.progress import Timing
 from producer.dispatch.publisher import ChordPublisher
 from producer.dispatch.recovery import ShardRecovery
+from producer.dispatch.run_record import RunRecord
 from tasks import collect, jobs
 from tasks.errors import StorageError
 from tasks.model import ImageRequest
@@ -39,10 +39,10 @@ def _resends_tasks_in_flight(patch: Patch) -> None:
 def _trusts_one_inspection(patch: Patch) -> None:
     look = Dispatcher._resend_lost
 
-    def trusting(self: Dispatcher, timing: Timing) -> None:
+    def trusting(self: Dispatcher) -> None:
         for flying in self._in_flight.values():
             flying.missing = _Everything()
-        look(self, timing)
+        look(self)
 
     patch.setattr(Dispatcher, "_resend_lost", trusting)
 
@@ -89,13 +89,12 @@ def _waits_for_a_claimed_collect_task(patch: Patch) -> None:
 
 
 def _writes_the_record_once(patch: Patch) -> None:
-    write = Dispatcher._renew_record
+    write = RunRecord.renew
 
-    def once(self: Dispatcher) -> None:
-        if not self._renewed_at:
-            write(self)
+    def once(self: RunRecord) -> bool:
+        return not self._renewed_at and write(self)
 
-    patch.setattr(Dispatcher, "_renew_record", once)
+    patch.setattr(RunRecord, "renew", once)
 
 
 def _leaves_strays(patch: Patch) -> None:

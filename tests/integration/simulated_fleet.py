@@ -29,8 +29,8 @@ import redis
 from celery.app.task import Context
 from PIL import Image
 
-from producer.dispatch import chord_state, dispatcher, recovery
-from producer.dispatch.dispatcher import Dispatcher
+from producer.dispatch import chord_state, dispatcher, recovery, run_record
+from producer.dispatch.dispatcher import Dispatcher, DispatchOptions
 from producer.dispatch.progress import Progress, Timing
 from producer.dispatch.publisher import ChordPublisher
 from producer.planning.planner import NOTHING_PLANNED, Planner, PlanProgress
@@ -312,8 +312,9 @@ class Producer:
         self.reports: list[Progress] = []
         self.ended = False
         options = replace(options, out=str(store.root))
-        self._job = _KillableDispatcher(options, store, planner, self._client, resumed, retried)
-        self._future: Future[Timing] = stage.pool.submit(self._job.run, window, self._check, self.reports.append)
+        dispatch = DispatchOptions(window, resumed, retried)
+        self._job = _KillableDispatcher(options, store, planner, self._client, self._check, dispatch)
+        self._future: Future[Timing] = stage.pool.submit(self._job.run, self.reports.append)
         self._future.add_done_callback(lambda _: self._end())
         stage.producers.append(self)
         self._wait()
@@ -389,6 +390,7 @@ def stage(url: str) -> Iterator[Stage]:
         for module, names in (
             (dispatcher, ("_TICK_SECONDS", "_INSPECT_INTERVAL_SECONDS")),
             (recovery, ("_SUSPECT_AFTER_SECONDS", "_MAX_SUSPECT_AFTER_SECONDS")),
+            (run_record, ("_CHECK_INTERVAL_SECONDS",)),
         ):
             for name in names:
                 patch.setattr(module, name, 0.0)

@@ -17,7 +17,8 @@ from celery import chord
 
 from config import limits
 from producer.dispatch import dispatcher as dispatcher_module
-from producer.dispatch.dispatcher import Dispatcher
+from producer.dispatch import run_record
+from producer.dispatch.dispatcher import Dispatcher, DispatchOptions
 from producer.dispatch.progress import Progress
 from producer.planning.planner import Planner
 from tasks.broker import client as broker_client
@@ -74,18 +75,21 @@ def server(connected: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> redis.Red
     return connected
 
 
-def dispatcher(store: Store, server: redis.Redis, urls: Iterable[str]) -> tuple[Dispatcher, Planner]:
+def dispatcher(
+    store: Store, server: redis.Redis, urls: Iterable[str], check: Callable[[], None] = lambda: None, window: int = 1
+) -> tuple[Dispatcher, Planner]:
     """Return a dispatcher for these URLs, and its planner."""
     requests = (ImageRequest(index, url) for index, url in enumerate(urls))
     planner = Planner(requests, store, _SHARD_SIZE, lambda rows, shards: None, _RUN_ID)
     planner.start()
-    return Dispatcher(replace(_OPTIONS, out=str(store.root)), store, planner, server), planner
+    options = replace(_OPTIONS, out=str(store.root))
+    return Dispatcher(options, store, planner, server, check, DispatchOptions(window)), planner
 
 
-def run(job: Dispatcher, check: Callable[[], None], window: int = 1) -> list[Progress]:
+def run(job: Dispatcher) -> list[Progress]:
     """Run a dispatcher to its end; return its progress reports."""
     reports: list[Progress] = []
-    job.run(window, check, reports.append)
+    job.run(reports.append)
     return reports
 
 
@@ -111,10 +115,10 @@ def finish(server: Any, store: Store, shard: int, signal: bool = True) -> None:
 @pytest.fixture
 def sent_by_us(server: redis.Redis, store: Store) -> Sent:
     """Give the dispatcher's messages for a shard."""
-    job, planner = dispatcher(store, server, ["http://a.example/0", _SECRET_URL])
+    job, planner = dispatcher(store, server, ["http://a.example/0", _SECRET_URL], stop)
     planner.wait(1, PATIENCE)
     with pytest.raises(StoppedError):
-        run(job, stop)
+        run(job)
     return Sent(take_messages(server), size_of(server, _GROUP))
 
 
@@ -187,10 +191,10 @@ def test_message_fields(sent_by_us: Sent) -> None:
 
 def test_truncates_a_too_long_url(server: redis.Redis, store: Store) -> None:
     """A URL too long to be fetched is sent with just enough characters to be recognised as too long."""
-    job, planner = dispatcher(store, server, ["http://a.example/" + "b" * 1_000_000])
+    job, planner = dispatcher(store, server, ["http://a.example/" + "b" * 1_000_000], stop)
     planner.wait(1, PATIENCE)
     with pytest.raises(StoppedError):
-        run(job, stop)
+        run(job)
     (message,) = take_messages(server)
     assert len(message["body"][0][2]) == MAX_LENGTH + 1
     assert len(message["headers"]["argsrepr"]) <= 120
@@ -198,8 +202,6 @@ def test_truncates_a_too_long_url(server: redis.Redis, store: Store) -> None:
 
 def test_checks_the_fleet_while_it_fills_the_window(store: Store, server: redis.Redis) -> None:
     """The dispatcher checks the fleet after each sent shard, because a large window takes long to fill."""
-    job, planner = dispatcher(store, server, (f"http://a.example/{number}" for number in range(3 * _SHARD_SIZE)))
-    planner.wait(3, PATIENCE)
     observed: list[int] = []
 
     def look() -> None:
@@ -207,8 +209,11 @@ def test_checks_the_fleet_while_it_fills_the_window(store: Store, server: redis.
         if len(observed) == 3:
             raise StoppedError
 
+    urls = (f"http://a.example/{number}" for number in range(3 * _SHARD_SIZE))
+    job, planner = dispatcher(store, server, urls, look, window=3)
+    planner.wait(3, PATIENCE)
     with pytest.raises(StoppedError):
-        run(job, look, window=3)
+        run(job)
     assert observed == [_SHARD_SIZE, 2 * _SHARD_SIZE, 3 * _SHARD_SIZE]
 
 
@@ -221,8 +226,6 @@ def test_run_with_a_partly_read_list_is_interrupted(server: redis.Redis, store: 
         more.wait(PATIENCE)
         yield "http://a.example/2"
 
-    job, planner = dispatcher(store, server, slow())
-
     def end() -> None:
         if planner.shards and not more.is_set() and job.has_sent:
             planner.stop()
@@ -231,8 +234,9 @@ def test_run_with_a_partly_read_list_is_interrupted(server: redis.Redis, store: 
             wait_for(lambda: planner.closed)
             finish(server, store, 0)
 
+    job, planner = dispatcher(store, server, slow(), end)
     with pytest.raises(RunInterruptedError):
-        run(job, end)
+        run(job)
     assert planner.cut
     assert not store.exists(plan.name(1))
 
@@ -249,10 +253,10 @@ def test_early_end_does_not_wait_for_redis(server: redis.Redis, store: Store, mo
         return 7
 
     job.finish()
-    assert job._with_redis(step, lambda: None) == 7
+    assert job._with_redis(step) == 7
     failures += [redis.ConnectionError("away")] * 2
     with pytest.raises(RunInterruptedError):
-        job._with_redis(step, lambda: None)
+        job._with_redis(step)
 
 
 def test_window_bounds_the_shards_in_flight(server: redis.Redis, store: Store) -> None:
@@ -268,16 +272,16 @@ def test_window_bounds_the_shards_in_flight(server: redis.Redis, store: Store) -
             ended.append(in_flight.pop(0))
             finish(server, store, ended[-1])
 
-    job, _ = dispatcher(store, server, [f"http://a.example/{number}" for number in range(9)])
-    reports = run(job, work, window=2)
+    job, _ = dispatcher(store, server, [f"http://a.example/{number}" for number in range(9)], work, window=2)
+    reports = run(job)
     assert ended == [0, 1, 2, 3, 4]
     assert (reports[-1].planned, reports[-1].plan_complete) == (9, True)
 
 
 def test_run_is_timed(server: redis.Redis, store: Store) -> None:
     """The time of a run lasts from its first message to its last manifest."""
-    job, _ = dispatcher(store, server, ["http://a.example/"])
-    timing = job.run(1, lambda: finish(server, store, 0), lambda _: None)
+    job, _ = dispatcher(store, server, ["http://a.example/"], lambda: finish(server, store, 0))
+    timing = job.run(lambda _: None)
     assert 0 < timing.first_sent < timing.last_done
     assert timing.wall_seconds == timing.last_done - timing.first_sent
 
@@ -285,8 +289,8 @@ def test_run_is_timed(server: redis.Redis, store: Store) -> None:
 def test_manifest_counts_without_its_signal(server: redis.Redis, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """A shard with a lost signal is done when the producer sees its manifest."""
     monkeypatch.setattr(dispatcher_module, "_INSPECT_INTERVAL_SECONDS", 0.0)
-    job, _ = dispatcher(store, server, ["http://a.example/"])
-    assert run(job, lambda: finish(server, store, 0, signal=False))
+    job, _ = dispatcher(store, server, ["http://a.example/"], lambda: finish(server, store, 0, signal=False))
+    assert run(job)
 
 
 def test_signal_does_not_count_without_its_manifest(
@@ -297,7 +301,7 @@ def test_signal_does_not_count_without_its_manifest(
     job, _ = dispatcher(store, server, ["http://a.example/"])
     server.rpush(keys.done(_RUN_ID), json.dumps({"shard": 0}))
     with pytest.raises(CommandError, match="The manifest of shard 00000 is not to be seen") as caught:
-        run(job, lambda: None)
+        run(job)
     assert str(store.root) in str(caught.value)
     assert "shared folder" in caught.value.hint
 
@@ -305,13 +309,15 @@ def test_signal_does_not_count_without_its_manifest(
 def test_progress_comes_from_the_workers(server: redis.Redis, store: Store) -> None:
     """The listener gets the workers' sums, capped at the number of images."""
     server.hset(keys.progress(_RUN_ID), mapping={"success": 5, "failed": 1, "bytes": 77})
-    job, _ = dispatcher(store, server, ["http://a.example/0", "http://a.example/1", "http://a.example/2"])
 
     def work() -> None:
         for shard in (0, 1):
             finish(server, store, shard)
 
-    reports = run(job, work, window=2)
+    job, _ = dispatcher(
+        store, server, ["http://a.example/0", "http://a.example/1", "http://a.example/2"], work, window=2
+    )
+    reports = run(job)
     assert reports[-1] == Progress(success=3, failed=1, bytes=77, planned=3, plan_complete=True)
 
 
@@ -323,8 +329,8 @@ def test_run_record_exists_only_during_the_run(server: redis.Redis, store: Store
         records.append((server.get(keys.run(_RUN_ID)), server.ttl(keys.run(_RUN_ID))))
         finish(server, store, 0)
 
-    job, _ = dispatcher(store, server, ["http://a.example/"])
-    run(job, work)
+    job, _ = dispatcher(store, server, ["http://a.example/"], work)
+    run(job)
     record, seconds = records[-1]
     assert RunOptions.from_json(json.loads(record)) == replace(_OPTIONS, out=str(store.root))
     assert 0 < seconds <= limits.RUN_RECORD_TTL
@@ -334,7 +340,7 @@ def test_run_record_exists_only_during_the_run(server: redis.Redis, store: Store
 def test_restores_a_lost_run_record(server: redis.Redis, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """A producer that only waits for shards restores a lost record, because workers drop tasks without it."""
     monkeypatch.setattr(dispatcher_module, "_TICK_SECONDS", 0.2)
-    monkeypatch.setattr(dispatcher_module, "_INSPECT_INTERVAL_SECONDS", 0.3)
+    monkeypatch.setattr(run_record, "_CHECK_INTERVAL_SECONDS", 0.3)
     observed: list[bool] = []
 
     def work() -> None:
@@ -344,9 +350,9 @@ def test_restores_a_lost_run_record(server: redis.Redis, store: Store, monkeypat
         if len(observed) == 12:
             finish(server, store, 0)
 
-    job, planner = dispatcher(store, server, ["http://a.example/"])
+    job, planner = dispatcher(store, server, ["http://a.example/"], work)
     planner.wait(0, PATIENCE)
-    run(job, work)
+    run(job)
     assert not observed[4]
     assert observed[-1]
 
@@ -357,7 +363,7 @@ def test_collect_error_ends_the_run(server: redis.Redis, store: Store) -> None:
     message = {"shard": 0, "error": "could not save 00000.parquet: No space left on device"}
     server.rpush(keys.done(_RUN_ID), json.dumps(message))
     with pytest.raises(CommandError, match=r"Shard 00000 could not be collected: could not save .*No space left"):
-        run(job, lambda: None)
+        run(job)
     assert server.exists(*keys.run_keys(_RUN_ID)) == 0
 
 
@@ -368,9 +374,9 @@ def test_finishes_the_plan_of_a_list_that_breaks_off(server: redis.Redis, store:
         yield from ["http://a.example/0", "http://a.example/1"]
         raise UsageError("The list can't be read", "it is gone", "Give another.")
 
-    job, _ = dispatcher(store, server, urls())
+    job, _ = dispatcher(store, server, urls(), lambda: finish(server, store, 0))
     with pytest.raises(UsageError, match="it is gone"):
-        run(job, lambda: finish(server, store, 0))
+        run(job)
     assert store.exists(manifest.name(0))
 
 
@@ -385,13 +391,12 @@ def test_notes_a_standstill_without_workers(server: redis.Redis, store: Store, m
         if progress.note:
             finish(server, store, 0)
 
-    job.run(1, lambda: None, listen)
+    job.run(listen)
     assert any("waiting for 1 image; no worker responds" in progress.note for progress in reports)
 
 
 def test_ends_a_run_that_can_save_nothing(server: redis.Redis, store: Store) -> None:
     """A run ends after 200 consecutive unsaved images; one saved image resets the count."""
-    job, _ = dispatcher(store, server, ["http://a.example/"])
     sums = [(0, 199), (1, 200), (1, 399), (0, 10), (0, 209), (0, 210)]
     reports: list[int] = []
 
@@ -400,8 +405,9 @@ def test_ends_a_run_that_can_save_nothing(server: redis.Redis, store: Store) -> 
         server.hset(keys.progress(_RUN_ID), mapping={"success": success, "failed": unsaved, "unsaved": unsaved})
         reports.append(unsaved)
 
+    job, _ = dispatcher(store, server, ["http://a.example/"], work)
     with pytest.raises(CommandError, match="Nothing can be saved any more") as caught:
-        run(job, work)
+        run(job)
     assert reports == [unsaved for _, unsaved in sums]
     assert "the last 200 images" in caught.value.why
     assert f"producer resume {store.root}" in caught.value.hint
@@ -418,7 +424,7 @@ def test_waits_out_a_temporary_redis_error(store: Store, server: redis.Redis, mo
         server.config_set("maxmemory", 0)
 
     monkeypatch.setattr("producer.dispatch.dispatcher.time.sleep", wait)
-    assert job._with_redis(lambda: server.set("key", "value"), lambda: None)
+    assert job._with_redis(lambda: server.set("key", "value"))
     (waiting,) = reports
     assert (waiting.success, waiting.planned) == (3, 9)
     assert "OOM command not allowed" in waiting.note
@@ -430,7 +436,7 @@ def test_permanent_redis_error_ends_the_run(store: Store, server: redis.Redis) -
     job, _ = dispatcher(store, server, ["http://127.0.0.1/a"])
     server.set("key", "no list")
     with pytest.raises(CommandError, match="Redis refuses a command: it answers: WRONGTYPE") as caught:
-        job._with_redis(lambda: server.lpush("key", "value"), lambda: None)
+        job._with_redis(lambda: server.lpush("key", "value"))
     assert "producer resume" in caught.value.hint
 
 
@@ -443,7 +449,7 @@ def test_gives_up_on_a_temporary_redis_error(
     server.config_set("maxmemory", 1)
     try:
         with pytest.raises(CommandError, match="Redis can't be used: for -1 s it has answered: OOM") as caught:
-            job._with_redis(lambda: server.set("key", "value"), lambda: None)
+            job._with_redis(lambda: server.set("key", "value"))
     finally:
         server.config_set("maxmemory", 0)
     assert "Raise maxmemory" in caught.value.hint

@@ -1,0 +1,64 @@
+"""A run's record in Redis: its options, where workers read them. Without a record, workers drop the run's tasks."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import replace
+
+import redis
+
+from config import limits
+from tasks.broker import keys
+from tasks.model import RunOptions
+
+#: Seconds between two writes that check whether Redis still has the record.
+_CHECK_INTERVAL_SECONDS = 3.0
+#: Seconds after which a record is written again in any case, long before it expires.
+_RENEW_INTERVAL_SECONDS = 3600.0
+
+
+class RunRecord:
+    """Keeps a run's record in Redis."""
+
+    def __init__(self, options: RunOptions, server: redis.Redis) -> None:
+        """Take the run's options, and its Redis."""
+        self._options, self._server = options, server
+        #: When the record was written last, and when Redis was last seen to have it.
+        self._renewed_at = self._seen_at = 0.0
+
+    def renew(self) -> bool:
+        """Write the record: at the start, every hour, and when Redis has lost it.
+
+        Returns:
+            Whether Redis had lost it.
+        """
+        now = time.monotonic()
+        known = bool(self._renewed_at) and now - self._renewed_at < _RENEW_INTERVAL_SECONDS
+        # The time of the last inspection can't be used here: an inspection has always just been made.
+        if known and now - self._seen_at <= _CHECK_INTERVAL_SECONDS:
+            return False
+        record = json.dumps(self._options.to_json())
+        key, lifetime = keys.run(self._options.run_id), limits.RUN_RECORD_TTL
+        # A write, although a read would do: a Redis that is full, can't save or is a replica refuses writes. Nothing
+        # else would tell the producer why no image ends.
+        if known and self._server.set(key, record, ex=lifetime, xx=True):
+            self._seen_at = now
+            return False
+        self._server.set(key, record, ex=lifetime)
+        self._renewed_at = self._seen_at = now
+        return known
+
+    def check_soon(self) -> None:
+        """Have the next `renew` check Redis: it failed, and may come back empty."""
+        self._seen_at = 0.0
+
+    def mark_draining(self) -> None:
+        """Have the next `renew` write that the run drains."""
+        self._options = replace(self._options, draining=True)
+        self._renewed_at = 0.0
+
+
+def drop_run(server: redis.Redis, run_id: str) -> None:
+    """Delete a run's keys, so that workers acknowledge its queued tasks without fetching."""
+    server.delete(*keys.run_keys(run_id))
