@@ -1,28 +1,23 @@
-"""Lists of names, counts and sizes as messages show them."""
+"""Format lists of names, counts and sizes for messages."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-#: How many names one message shows.
+#: The maximum number of names in one message.
 _MAX_NAMES = 5
 
 
-def named(names: Iterable[str]) -> str:
-    """Return the first names in their order, and how many more there are."""
+def list_names(names: Iterable[str]) -> str:
+    """Return the first names in sorted order, and the number of further ones."""
     listed = sorted(names)
     more = len(listed) - _MAX_NAMES
     return ", ".join(listed[:_MAX_NAMES]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def pluralized(number: int, noun: str) -> str:
-    """Return a number of things."""
+    """Return a number with its noun, in the plural unless it is one."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
-
-
-def format_mebibytes(count: float) -> str:
-    """Return a number of bytes in MiB; what is less than one, in KiB."""
-    return f"{count / 1024**2:,.0f} MiB" if count >= 1024**2 else f"{count / 1024:,.0f} KiB"
 
 
 def format_size(count: float) -> str:

@@ -9,7 +9,7 @@ from typing import cast
 
 import redis
 
-from producer.formatting import named
+from producer.formatting import list_names
 from tasks.broker import keys
 from tasks.broker.liveness import WorkerId
 
@@ -47,7 +47,7 @@ class UnfitWorkers:
         """What a person should know of them while the run goes on; empty if there are none."""
         if not self._found:
             return ""
-        return f"workers that leave this run to the others: {named(map(str, self._found.values()))}"
+        return f"workers that leave this run to the others: {list_names(map(str, self._found.values()))}"
 
     def refresh(self, last: bool = False) -> None:
         """Read what workers have said, and warn of each new one that others work for.

@@ -15,7 +15,7 @@ from kombu.exceptions import OperationalError
 
 from config import limits
 from producer.dispatch.unfit_workers import UnfitWorker
-from producer.formatting import named
+from producer.formatting import list_names
 from tasks.broker import liveness
 from tasks.broker.redis_errors import redis_problem
 from tasks.celery import PROBE_FOLDER, PROTOCOL, WORKER_INFO, app
@@ -78,18 +78,20 @@ class WorkerSurvey:
         """Return what a person should know before the run, a sentence each."""
         found = []
         if self.others:
-            shown = named(f"{worker.name} ({worker.version})" for worker in self.others)
+            shown = list_names(f"{worker.name} ({worker.version})" for worker in self.others)
             found.append(f"workers of another version take nothing of this run: {shown}")
         if self.unfit:
             found.append(
                 f"workers that can't save images of this run leave it to the others: {_group_by_trouble(self.unfit)}"
             )
         if self.insecure and (strict := [worker.name for worker in self.fit if not worker.insecure_tls]):
-            found.append(f"workers without IMAGEFLEET_ALLOW_INSECURE_TLS verify all servers: {named(strict)}")
+            found.append(f"workers without IMAGEFLEET_ALLOW_INSECURE_TLS verify all servers: {list_names(strict)}")
         if troubled := [f"{worker.name} ({'; '.join(worker.troubles)})" for worker in self.fit if worker.troubles]:
-            found.append(f"workers have troubles, and leave work to others until these are over: {named(troubled)}")
+            found.append(
+                f"workers have troubles, and leave work to others until these are over: {list_names(troubled)}"
+            )
         if skewed := [worker for worker in self.fit if abs(worker.skew or 0.0) > MAX_SKEW_SECONDS]:
-            shown = named(f"{worker.name} ({worker.skew:+.1f} s)" for worker in skewed)
+            shown = list_names(f"{worker.name} ({worker.skew:+.1f} s)" for worker in skewed)
             found.append(f"the clocks of workers differ from the one here: {shown}. Let NTP set them")
         if crowded := [worker for worker in self.fit if not worker.has_room]:
             found.append(f"{describe_crowded(crowded)}. {CROWDED_HINT}")
@@ -98,7 +100,7 @@ class WorkerSurvey:
 
 def describe_crowded(crowded: Sequence[WorkerInfo]) -> str:
     """Return what is wrong with workers whose slots have too few file descriptors."""
-    shown = named(f"{worker.name} ({worker.slots} slots, {worker.descriptors} descriptors)" for worker in crowded)
+    shown = list_names(f"{worker.name} ({worker.slots} slots, {worker.descriptors} descriptors)" for worker in crowded)
     return f"workers have more slots than their limit of open files lets run at a time: {shown}"
 
 
@@ -127,7 +129,7 @@ def survey_workers(out: Path, insecure: bool = False) -> WorkerSurvey:
     if insecure and fit and not any(worker.insecure_tls for worker in fit):
         raise UsageError(
             "No worker allows --insecure",
-            f"IMAGEFLEET_ALLOW_INSECURE_TLS is not set at {named(worker.name for worker in fit)}",
+            f"IMAGEFLEET_ALLOW_INSECURE_TLS is not set at {list_names(worker.name for worker in fit)}",
             "Set IMAGEFLEET_ALLOW_INSECURE_TLS=true where the workers run, or leave --insecure out.",
         )
     return WorkerSurvey(fit, unfit, others, insecure)
@@ -250,7 +252,7 @@ def _group_by_trouble(unfit: Sequence[UnfitWorker]) -> str:
     by_trouble: dict[str, list[str]] = {}
     for worker in unfit:
         by_trouble.setdefault(worker.why, []).append(worker.name)
-    return "; ".join(f"{named(names)}: {why}" for why, names in by_trouble.items())
+    return "; ".join(f"{list_names(names)}: {why}" for why, names in by_trouble.items())
 
 
 def _parse_worker_info(name: str, about: Any, sent: float, received: float) -> WorkerInfo:

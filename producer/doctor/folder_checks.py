@@ -18,7 +18,7 @@ from pathlib import Path
 import pyarrow.compute as pc
 
 from producer.doctor.finding import Finding, Level, finding_from_error
-from producer.formatting import format_mebibytes, named, pluralized
+from producer.formatting import format_size, list_names, pluralized
 from producer.output import lock
 from producer.output.run_file import NAME, PlanState, RunFile, State, resume_command
 from producer.output.shard_files import load_manifest, load_plan
@@ -75,27 +75,27 @@ def space_findings(store: Store, need: SpaceNeed | None = None) -> list[Finding]
 
 def space_finding(name: str, free: int, need: SpaceNeed | None = None) -> Finding:
     """Check the free bytes where images are saved."""
-    found, todo = f"{format_mebibytes(free)} are free", "Make space, or choose a folder on another disk."
+    found, todo = f"{format_size(free)} are free", "Make space, or choose a folder on another disk."
     if need is None:
         if free < _MIN_BYTES:
             return Finding(
-                name, Level.BAD, f"{found}, less than {format_mebibytes(_MIN_BYTES)}: too little for any run", todo
+                name, Level.BAD, f"{found}, less than {format_size(_MIN_BYTES)}: too little for any run", todo
             )
         if free < _ENOUGH_BYTES:
             return Finding(
-                name, Level.WARN, f"{found}, less than {format_mebibytes(_ENOUGH_BYTES)}: it may fill up soon", todo
+                name, Level.WARN, f"{found}, less than {format_size(_ENOUGH_BYTES)}: it may fill up soon", todo
             )
         return Finding(name, Level.OK, found)
     if free < need.at_once:
-        found += f"; the shards in flight at once take about {format_mebibytes(need.at_once)}"
+        found += f"; the shards in flight at once take about {format_size(need.at_once)}"
         return Finding(name, Level.BAD, found, todo)
     if need.in_all:
-        found += f"; the rest of this run takes about {format_mebibytes(need.in_all)}"
+        found += f"; the rest of this run takes about {format_size(need.in_all)}"
     if free < need.in_all:
         return Finding(name, Level.WARN, found, todo)
     if free < _MIN_BYTES:
         # Other files than images take space, too.
-        return Finding(name, Level.WARN, f"{found}; less than {format_mebibytes(_MIN_BYTES)} fill up soon", todo)
+        return Finding(name, Level.WARN, f"{found}; less than {format_size(_MIN_BYTES)} fill up soon", todo)
     return Finding(name, Level.OK, found)
 
 
@@ -233,7 +233,7 @@ class _ReadResult:
         checked = "all checked" if self.read == self.total else f"{self.read:,} checked within {_READ_SECONDS:g} s"
         if not self.broken:
             return f"{found}, {checked}"
-        return f"{found}, {checked}, {len(self.broken):,} unusable: {named(map(name, self.broken))}"
+        return f"{found}, {checked}, {len(self.broken):,} unusable: {list_names(map(name, self.broken))}"
 
 
 def _read_files(shards: Iterable[int], read: Callable[[int], object]) -> _ReadResult:
@@ -259,7 +259,7 @@ def _plan_finding(
     found = reading.text(f"{pluralized(shards, 'shard')} planned", plan.name)
     same = url_list.is_same(record.source, record.fingerprint)
     if gone:
-        found = f"{found}; {len(gone):,} missing: {named(map(plan.name, gone))}"
+        found = f"{found}; {len(gone):,} missing: {list_names(map(plan.name, gone))}"
     if gone or reading.broken:
         if same:
             return Finding("plan", Level.WARN, found, f"`{resume_command(store)}` rebuilds it from {record.source}.")
@@ -290,7 +290,7 @@ def _manifests_finding(record: RunFile, store: Store, shards: int, reading: _Rea
 
 def _images_finding(record: RunFile, store: Store, missing: Mapping[int, int]) -> Finding:
     """Report images that are listed in manifests but missing, with their number for each shard."""
-    lacking = named(f"{shard_name(shard)} ({number:,})" for shard, number in missing.items())
+    lacking = list_names(f"{shard_name(shard)} ({number:,})" for shard, number in missing.items())
     found = f"{pluralized(sum(missing.values()), 'image')} listed in manifests are missing, in shards {lacking}"
     resized = record.options.fetch.resize.mode is not ResizeMode.NO
     todo = (

@@ -9,7 +9,7 @@ from typing import Any
 import redis
 
 from producer.doctor.finding import Finding, Level
-from producer.formatting import format_mebibytes
+from producer.formatting import format_size
 from tasks.broker import client as broker_client
 from tasks.broker import keys
 from tasks.broker.redis_errors import redis_problem
@@ -105,8 +105,8 @@ def _memory_finding(info: Mapping[str, Any]) -> Finding:
         return _unknown_finding("memory", "INFO", "Check the memory of the server.")
     used, most = int(info["used_memory"]), int(info.get("maxmemory", 0))
     if not most:
-        return Finding("memory", Level.OK, f"{format_mebibytes(used)} used, no limit set")
-    found = f"{format_mebibytes(used)} of {format_mebibytes(most)} used ({used / most:.0%})"
+        return Finding("memory", Level.OK, f"{format_size(used)} used, no limit set")
+    found = f"{format_size(used)} of {format_size(most)} used ({used / most:.0%})"
     if used > _FULL_MEMORY_RATIO * most:
         return Finding(
             "memory", Level.WARN, found, "Raise `maxmemory`, or use a smaller --window: a full server refuses writes."

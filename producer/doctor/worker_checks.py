@@ -9,7 +9,7 @@ from producer.dispatch import workers as worker_queries
 from producer.dispatch.workers import MAX_SKEW_SECONDS, WorkerInfo
 from producer.doctor import folder_checks
 from producer.doctor.finding import Finding, Level
-from producer.formatting import named, pluralized
+from producer.formatting import list_names, pluralized
 from tasks.celery import IMAGE_QUEUE, PROTOCOL, SHARD_QUEUE
 from tasks.storage.folder_probe import ProbeResult
 
@@ -28,13 +28,13 @@ def workers_findings(workers: Sequence[WorkerInfo]) -> list[Finding]:
     findings = []
     if ours:
         slots = sum(worker.slots for worker in ours)
-        shown = named(f"{worker.name} ({worker.version}, {worker.slots} slots)" for worker in ours)
+        shown = list_names(f"{worker.name} ({worker.version}, {worker.slots} slots)" for worker in ours)
         findings.append(Finding("workers", Level.OK, f"{pluralized(len(ours), 'worker')}, {slots} slots: {shown}"))
     else:
         found = "no worker accepts tasks of this version" if others else "no worker answers"
         findings.append(Finding("workers", Level.BAD, found, _START_HINT))
     if others:
-        shown = named(f"{worker.name} ({worker.version})" for worker in others)
+        shown = list_names(f"{worker.name} ({worker.version})" for worker in others)
         todo = "Start workers of this version. The others can stay for runs of their own version."
         findings.append(Finding("versions", Level.WARN, f"workers with an incompatible version: {shown}", todo))
     said = [worker for worker in ours if worker.queues is not None]
@@ -48,7 +48,7 @@ def workers_findings(workers: Sequence[WorkerInfo]) -> list[Finding]:
     if troubled := [f"{worker.name} ({'; '.join(worker.troubles)})" for worker in ours if worker.troubles]:
         todo = "Fix the cause on their hosts. Each tries one task from time to time, and resumes when that succeeds."
         findings.append(
-            Finding("unfit workers", Level.WARN, f"they leave tasks to other workers: {named(troubled)}", todo)
+            Finding("unfit workers", Level.WARN, f"they leave tasks to other workers: {list_names(troubled)}", todo)
         )
     if crowded := [worker for worker in ours if not worker.has_room]:
         findings.append(
@@ -57,7 +57,7 @@ def workers_findings(workers: Sequence[WorkerInfo]) -> list[Finding]:
     if idle := [worker.name for worker in ours if worker.store_roots == ()]:
         todo = "Set IMAGEFLEET_STORE_ROOTS on their hosts to the folders the workers may write to."
         findings.append(
-            Finding("store roots", Level.BAD, f"workers without a folder they may save to: {named(idle)}", todo)
+            Finding("store roots", Level.BAD, f"workers without a folder they may save to: {list_names(idle)}", todo)
         )
     return findings
 
@@ -91,12 +91,15 @@ def worker_folder_findings(out: Path, seen: Mapping[str, ProbeResult | None]) ->
     name = "folder at workers"
     findings = []
     if fit := [worker for worker, what in seen.items() if what is not None and what.writable]:
-        found = f"{out} is the same folder, and writable: {named(fit)}"
+        found = f"{out} is the same folder, and writable: {list_names(fit)}"
         findings.append(Finding(name, Level.OK, found))
     if silent := [worker for worker, what in seen.items() if what is None]:
         findings.append(
             Finding(
-                name, Level.WARN, f"unknown: no usable answer from {named(silent)}", "Run the same version everywhere."
+                name,
+                Level.WARN,
+                f"unknown: no usable answer from {list_names(silent)}",
+                "Run the same version everywhere.",
             )
         )
     troubles: dict[tuple[str, str], list[str]] = {}
@@ -105,7 +108,7 @@ def worker_folder_findings(out: Path, seen: Mapping[str, ProbeResult | None]) ->
             troubles.setdefault((what.error, worker_queries.folder_hint(what)), []).append(worker)
     for (error, todo), workers in troubles.items():
         # A run can use the other workers.
-        findings.append(Finding(name, Level.WARN if fit else Level.BAD, f"{named(workers)}: {error}", todo))
+        findings.append(Finding(name, Level.WARN if fit else Level.BAD, f"{list_names(workers)}: {error}", todo))
     known = {worker: what.free for worker, what in seen.items() if what is not None and what.free is not None}
     if known:
         worker = min(known, key=known.__getitem__)

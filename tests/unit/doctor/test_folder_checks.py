@@ -213,15 +213,15 @@ _MIB = 1024**2
 @pytest.mark.parametrize(
     ("free", "need", "level", "bound"),
     [
-        (4096, None, Level.BAD, "4 KiB are free, less than 8 MiB"),
-        (8 * _MIB, None, Level.WARN, "less than 1,024 MiB"),
-        (_GIB, None, Level.OK, "1,024 MiB are free"),
+        (4096, None, Level.BAD, "4.0 KiB are free, less than 8.0 MiB"),
+        (8 * _MIB, None, Level.WARN, "less than 1.0 GiB"),
+        (_GIB, None, Level.OK, "1.0 GiB are free"),
         # A complete run.
-        (15 * _MIB, SpaceNeed(0, 0), Level.OK, "15 MiB are free"),
-        (7 * _MIB, SpaceNeed(0, 0), Level.WARN, "less than 8 MiB"),
-        (31 * _MIB, SpaceNeed(32 * _MIB, 320 * _MIB), Level.BAD, "in flight at once take about 32 MiB"),
-        (195 * _MIB, SpaceNeed(32 * _MIB, 320 * _MIB), Level.WARN, "the rest of this run takes about 320 MiB"),
-        (195 * _MIB, SpaceNeed(_MIB, 10 * _MIB), Level.OK, "the rest of this run takes about 10 MiB"),
+        (15 * _MIB, SpaceNeed(0, 0), Level.OK, "15.0 MiB are free"),
+        (7 * _MIB, SpaceNeed(0, 0), Level.WARN, "less than 8.0 MiB"),
+        (31 * _MIB, SpaceNeed(32 * _MIB, 320 * _MIB), Level.BAD, "in flight at once take about 32.0 MiB"),
+        (195 * _MIB, SpaceNeed(32 * _MIB, 320 * _MIB), Level.WARN, "the rest of this run takes about 320.0 MiB"),
+        (195 * _MIB, SpaceNeed(_MIB, 10 * _MIB), Level.OK, "the rest of this run takes about 10.0 MiB"),
     ],
 )
 def test_space(free: int, need: SpaceNeed | None, level: Level, bound: str) -> None:
