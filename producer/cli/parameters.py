@@ -211,7 +211,7 @@ class FleetParameters:
 
 
 def _grouped(name: str, kind: type[Any], *options: Callable[[_Function], _Function]) -> Callable[[_Function], Any]:
-    """Return a decorator for commands that adds options, and passes their values as one argument.
+    """Return a decorator to add options to a command and pass their values to it as one argument.
 
     Args:
         name: the name of the argument.
