@@ -1,4 +1,4 @@
-"""A run's output folder, before the run: made where it is missing, tried, and found free of another run."""
+"""Prepare the output folder of a run: create it if missing, test that it is writable, and refuse an existing run."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ _PROBE = ".probe"
 
 
 def prepare_output(out: Path) -> Store:
-    """Return the Store of a run's output folder, made if it is missing and found free of another run.
+    """Return the Store of a new run's output folder; create the folder if it is missing.
 
     Raises:
-        UsageError: it can't be made or written, it holds a run, or another producer works there.
-        CommandError: whether one does can't be told.
+        UsageError: it can't be created or written, it holds a run, or another producer works there.
+        CommandError: the lock can't be checked for another producer.
     """
     store = Store(out.resolve())
     try:
         store.root.mkdir(parents=True, exist_ok=True)
         if RunFile.find_run_file(store) is not None:
-            # Before what it is at is touched, and before it is called what is left of a run.
+            # Before its files are touched, and before an active run is reported as an old one.
             lock.check_unlocked(store)
         store.replace(_PROBE, b"")
         store.remove(_PROBE)
@@ -38,17 +38,17 @@ def prepare_output(out: Path) -> Store:
 
 @contextmanager
 def new_run_folder(out: Path, broker: str | None) -> Iterator[Store]:
-    """Give the Store of a new run's output folder, locked for as long as the block takes.
+    """Yield the Store of a new run's output folder, and hold its lock during the block.
 
-    Where the block fails before anything of the run stands in it, a folder that was made here is removed again.
+    If the block fails before the run has written anything, a folder created here is removed again.
 
     Args:
-        out: the folder; made if it is missing.
+        out: the folder; created if it is missing.
         broker: the URL of the run's broker; None for a local fleet.
 
     Raises:
-        UsageError: it can't be made, written or locked, it holds a run, or another producer works there.
-        CommandError: whether one does can't be told.
+        UsageError: it can't be created, written or locked, it holds a run, or another producer works there.
+        CommandError: the lock can't be checked for another producer.
     """
     with remove_created_on_failure(out):
         store = prepare_output(out)
@@ -65,41 +65,41 @@ def new_run_folder(out: Path, broker: str | None) -> Iterator[Store]:
 
 @contextmanager
 def remove_created_on_failure(out: Path) -> Iterator[None]:
-    """Remove the folders that the block had to make for an output folder, if it fails and nothing is in them."""
+    """If the block fails, remove the empty folders it created for an output folder."""
     root = out.resolve()
     missing = [folder for folder in (root, *root.parents) if not folder.exists()]
     try:
         yield
     except BaseException:
         for folder in missing:
-            # Not the folder of somebody who has begun to use it meanwhile: it is not empty.
+            # Fails for a folder that another process uses by now, because it is not empty.
             with suppress(OSError):
                 folder.rmdir()
         raise
 
 
 def existing_run(out: Path) -> Store:
-    """Return the Store of a folder that holds a run.
+    """Return the Store of a folder with a run.
 
     Raises:
-        UsageError: it is not there, or no run is in it.
+        UsageError: the folder does not exist, or holds no run.
     """
     if not out.is_dir():
         raise UsageError(
             f"There is no folder {out}",
-            "it was removed, or its name is another one",
-            "Give the folder that --out named when the run was begun.",
+            "it was removed or renamed, or its path is misspelled",
+            "Give the folder that the run was started with (--out).",
         )
     store = Store(out.resolve())
-    # Before it is locked: the lock's file would be left in a folder that has nothing to do with us.
+    # Check before locking, which would leave a lock file in an unrelated folder.
     RunFile.require(store)
     return store
 
 
 def unwritable_error(store: Store, error: Exception) -> UsageError:
-    """Return what it means for a command that its output folder can't be written."""
+    """Return the error for an output folder that can't be written."""
     return UsageError(
         f"The output folder {store.root} can't be written",
         getattr(error, "strerror", None) or str(error),
-        "Choose a folder that you may write to, on a disk that has space.",
+        "Choose a folder you can write to, on a disk with free space.",
     )

@@ -1,12 +1,12 @@
-"""The lock of an output folder: one producer at a time works on a run, and one that died keeps nobody out.
+"""Lock an output folder, so that one producer at a time works on a run. A dead producer's lock is free.
 
-It is ``flock`` on ``OUT/.lock``: the system gives it up with its holder, however that one ends. It holds between
-processes, between containers that share the folder, and over NFS (unless mounted with ``local_lock``). The file says
-who holds it, as JSON that the holder writes once it has the lock. It stays when the lock is given up: only a holder may
-remove it (`discard`), and whoever gets a lock looks whether its file still is the one that others find.
+The lock is ``flock`` on ``OUT/.lock``: the kernel releases it when its holder ends for any reason. It works between
+processes, between containers with a shared folder, and over NFS (unless mounted with ``local_lock``). Once a process
+has the lock, it describes itself in the file as JSON. The file stays when the lock is released. Only the holder may
+remove it (`discard`), so a new holder checks that its open file still is the one at that path.
 
-Where the file system knows no such locks, two producers are not told from each other. A warning says so, and the
-command goes on: a run's files are whole there all the same, and its images are fetched twice at worst.
+On a file system without such locks a second producer is not detected. A warning says so, and the command continues:
+even then no file is partial; at worst, images are downloaded twice.
 """
 
 from __future__ import annotations
@@ -31,50 +31,50 @@ from tasks.storage.store import PRIVATE_MODE, Store
 NAME = ".lock"
 _log = logging.getLogger(__name__)
 _UNSUPPORTED = frozenset({errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
-#: Seconds for which a lock that is taken is tried again: a holder that was killed takes a moment to end, and whoever
-#: asks for the holder has the lock for a moment itself.
+#: Seconds to retry a held lock: a killed holder takes a moment to end, and a process that only checks the lock holds it
+#: for a moment.
 _RETRY_SECONDS = 1.0
 _RETRY_INTERVAL_SECONDS = 0.05
-#: More than a holder writes of itself.
+#: Upper bound for the description in the lock file.
 _MAX_BYTES = 65536
 
 
 @dataclass(frozen=True, slots=True)
 class LockHolder:
-    """Who has a lock; ``since`` in seconds since the epoch.
+    """The process that holds a lock; ``since`` in seconds since the epoch.
 
-    Nothing in it is secret: of the command that it runs only the name is told, for its options may be secrets.
+    It contains no secrets: only the name of the command, because its options may hold some.
     """
 
     host: str
     pid: int
     since: float
     command: str
-    #: The URL of its broker, redacted; None for one with a local fleet.
+    #: The redacted URL of its broker; None for a local fleet.
     broker: str | None
 
     @property
     def text(self) -> str:
-        """What a person needs to know."""
+        """The process, host and start time, for messages."""
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.since))
         return f"process {self.pid} on {self.host}, since {since}"
 
 
-#: A holder that has not yet said who it is.
+#: A holder that has not described itself yet.
 _UNKNOWN = LockHolder("an unknown host", 0, 0.0, "", None)
 
 
 @contextmanager
 def hold(place: Store | Path, broker: str | None, command: str = "") -> Iterator[None]:
-    """Hold the lock of an output folder, which is there, for as long as the block takes.
+    """Hold the lock of an existing output folder during the block.
 
     Args:
         place: the folder.
-        broker: the URL of the broker that the holder uses, for others to see redacted; None for a local fleet.
-        command: the name of the command that the holder runs, for others to see.
+        broker: the URL of the holder's broker; the lock file shows it redacted. None for a local fleet.
+        command: the name of the holder's command, for the lock file.
 
     Raises:
-        UsageError: another producer holds it, or the file of the lock can't be opened.
+        UsageError: another producer holds the lock, or the lock file can't be opened.
     """
     path = _path(place)
     descriptor = _acquire(path)
@@ -83,7 +83,7 @@ def hold(place: Store | Path, broker: str | None, command: str = "") -> Iterator
         try:
             yield
         finally:
-            # What stands there for no reason would be taken for a holder's before the next one has written.
+            # A stale description would pass for the next holder's until that one has written its own.
             with suppress(OSError):
                 os.ftruncate(descriptor, 0)
     finally:
@@ -91,11 +91,11 @@ def hold(place: Store | Path, broker: str | None, command: str = "") -> Iterator
 
 
 def check_unlocked(place: Store | Path) -> None:
-    """Make sure that no producer holds the lock of an output folder; it is not taken, and no file of it made.
+    """Check that no producer holds an output folder's lock, without taking the lock or creating its file.
 
     Raises:
-        UsageError: one holds it.
-        CommandError: the file of the lock can't be read.
+        UsageError: a producer holds it.
+        CommandError: the lock file can't be read.
     """
     other = current_holder(place)
     if other is not None:
@@ -103,13 +103,13 @@ def check_unlocked(place: Store | Path) -> None:
 
 
 def discard(place: Store | Path) -> None:
-    """Remove the file of the lock; only its holder may, when it leaves the folder to nobody."""
+    """Remove the lock file. Only the holder may do so, when it leaves no run in the folder."""
     with suppress(OSError):
         _path(place).unlink()
 
 
 def dead_holder(place: Store | Path) -> LockHolder | None:
-    """Return who held the lock last and died with it; None where it was given up, or can't be read."""
+    """Return the last holder if it died with the lock; None if it released the lock, or the file can't be read."""
     try:
         descriptor = os.open(_path(place), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:
@@ -121,10 +121,10 @@ def dead_holder(place: Store | Path) -> LockHolder | None:
 
 
 def current_holder(place: Store | Path) -> LockHolder | None:
-    """Return who holds the lock of an output folder; None if nobody does, or if the file system can't tell.
+    """Return the holder of an output folder's lock; None if the lock is free, or the file system has no locks.
 
     Raises:
-        CommandError: the file of the lock can't be read.
+        CommandError: the lock file can't be read.
     """
     path = _path(place)
     try:
@@ -133,12 +133,12 @@ def current_holder(place: Store | Path) -> LockHolder | None:
         return None
     except OSError as error:
         raise CommandError(
-            f"Whether another producer works on {path.parent} can't be told",
+            f"Can't check whether another producer works on {path.parent}",
             f"{NAME}: {error.strerror or error}",
-            "Ask as the user whose run it is.",
+            "Run the command as the user who owns the run.",
         ) from error
     try:
-        # Shared: others who only ask do not look like a holder.
+        # A shared lock, so that concurrent checks do not see each other as holders.
         if _try_lock(descriptor, fcntl.LOCK_SH, path, 0.0):
             return None
         ends = time.monotonic() + _RETRY_SECONDS
@@ -154,7 +154,7 @@ def _path(place: Store | Path) -> Path:
 
 
 def _acquire(path: Path) -> int:
-    """Return the open file of a lock that is held now, and is the one that others find."""
+    """Lock the file, make sure it still is the one at this path, and return its descriptor."""
     while True:
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, PRIVATE_MODE)
@@ -162,7 +162,7 @@ def _acquire(path: Path) -> int:
             raise UsageError(
                 f"The output folder {path.parent} can't be locked",
                 f"{NAME}: {error.strerror or error}",
-                "Choose a folder that is there and that you may write to, as the user whose run it is.",
+                "Choose an existing folder you can write to, and run the command as the user who owns the run.",
             ) from error
         try:
             if not _try_lock(descriptor, fcntl.LOCK_EX, path, _RETRY_SECONDS):
@@ -172,7 +172,7 @@ def _acquire(path: Path) -> int:
         except BaseException:
             os.close(descriptor)
             raise
-        # Whoever held it before us has removed it.
+        # The previous holder has removed the file.
         os.close(descriptor)
 
 
@@ -184,7 +184,7 @@ def _is_current(descriptor: int, path: Path) -> bool:
 
 
 def _try_lock(descriptor: int, kind: int, path: Path, seconds: float) -> bool:
-    """Take a lock, or find within so many seconds that another has it; warn where there are none, and go on."""
+    """Try to lock for some seconds; return whether that worked. Without lock support, warn and return True."""
     ends = time.monotonic() + seconds
     while True:
         try:
@@ -199,11 +199,11 @@ def _try_lock(descriptor: int, kind: int, path: Path, seconds: float) -> bool:
                 raise UsageError(
                     f"The output folder {path.parent} can't be locked",
                     f"{NAME}: {error.strerror or error}",
-                    "Look at the file system of that folder, or choose another.",
+                    "Check the file system of that folder, or choose another folder.",
                 ) from error
             if kind == fcntl.LOCK_EX:
                 _log.warning(
-                    "the file system of %s knows no locks (%s), so nothing keeps a second producer out: start none",
+                    "the file system of %s does not support locks (%s): make sure that no second producer works there",
                     path.parent,
                     error.strerror,
                 )
@@ -214,8 +214,8 @@ def _taken_error(folder: Path, other: LockHolder) -> UsageError:
     command = f" (producer {other.command})" if other.command else ""
     return UsageError(
         f"Another producer works on {folder}",
-        f"it is {other.text}{command}" if other.pid else "it holds the folder's lock, and has not said who it is",
-        f"Wait until it has ended, or end it: producer cancel {shlex.quote(str(folder))}",
+        f"it is {other.text}{command}" if other.pid else "it holds the folder's lock, but has not described itself yet",
+        f"Wait until it has ended, or run `producer cancel {shlex.quote(str(folder))}`.",
     )
 
 
@@ -224,7 +224,7 @@ def _describe_self(broker: str | None, command: str) -> LockHolder:
 
 
 def _write(descriptor: int, holder: LockHolder) -> None:
-    """Say who holds the lock. It is for people: a disk that is full for it keeps nobody from holding it."""
+    """Write the holder's description to the lock file. It is only informative, so a full disk is ignored."""
     text = (json.dumps(asdict(holder)) + "\n").encode()
     with suppress(OSError):
         os.ftruncate(descriptor, 0)
@@ -232,7 +232,7 @@ def _write(descriptor: int, holder: LockHolder) -> None:
 
 
 def _read(descriptor: int) -> LockHolder | None:
-    """Return what a holder says of itself; None where it has not said it, or not to the end."""
+    """Return the holder's description; None if it is missing or incomplete."""
     try:
         said = json.loads(os.pread(descriptor, _MAX_BYTES, 0))
         return LockHolder(

@@ -1,8 +1,8 @@
-"""``run.json``: a run's own record, beside its output.
+"""``run.json``: the record of a run in its output folder.
 
-It says what the run is (id, Source, options), how far its plan is (``open`` while the Source is still being read,
-``complete`` after), how the run stands, which pass it is at, and at the end its totals. It is replaced whole, by
-rename, and holds a checksum of all that it says: one that was changed by hand, or cut, is told and never acted upon.
+It holds the run's id, URL list and options; the state of its plan (``open`` while the list is still being read, then
+``complete``); the state of the run, its revision, and at the end its totals. It is replaced atomically, by rename. It
+holds a checksum of its content: an edited or truncated file is reported and never used.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from tasks.redaction import redacted
 from tasks.storage.store import Store
 
 NAME = "run.json"
-#: What a run writes at the top of its folder; a stale manifest would pass for one of the new run's.
+#: The names of a run's files at the top of its folder. A stale manifest would pass for one of a new run.
 _RUN_FILES = re.compile(r"run\.json|\.plan|\d{5,}(\.parquet|_stats\.json)?")
 _VERSION = 3
-#: What `redacted` puts in a secret's place.
+#: The replacement for a secret in `redacted` text.
 _MASK = "***"
 
 
 class State(StrEnum):
-    """How a run stands."""
+    """The state of a run."""
 
     RUNNING = "running"
     COMPLETE = "complete"
@@ -44,7 +44,7 @@ class State(StrEnum):
 
 
 class PlanState(StrEnum):
-    """Whether the Source has been read to its end."""
+    """Whether the URL list was fully read."""
 
     OPEN = "open"
     COMPLETE = "complete"
@@ -52,36 +52,36 @@ class PlanState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class RunConfig:
-    """How a run is done, frozen when it begins: how images are fetched, cut into shards, and kept in flight."""
+    """The options of a run, fixed at its start: how to fetch, and the sizes of shards and window."""
 
     fetch: FetchOptions = field(default_factory=FetchOptions)
     shard_size: int = 1000
     window: int = 8
-    #: The folder of the previous run that this one refreshes, if it does.
+    #: The folder of the previous run to refresh, or None.
     previous_run: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class RunFile:
-    """What ``run.json`` says; times in seconds since the epoch."""
+    """The content of ``run.json``; times in seconds since the epoch."""
 
     id: str
     source: str
     out: str
     options: RunConfig
-    #: Tells the Source from another of the same name; None for one that can't be read again.
+    #: Detects a change of the URL list; None for a list that can't be read again.
     fingerprint: str | None = None
     plan: PlanState = PlanState.OPEN
     planned_rows: int = 0
     planned_shards: int = 0
     state: State = State.RUNNING
-    #: The pass that the run is at: 0, and 1… for each retry.
+    #: 0 for the run, one more for each retry.
     revision: int = 0
-    #: The command that is at it, or was last: 0 for the one that began the run, 1… for each that has gone on with it.
+    #: The producer epoch: 0 for the command that started the run, one more for each later command that continued it.
     epoch: int = 0
-    #: The URL of the broker that this command uses or the last one used, redacted; None for a local fleet.
+    #: The redacted URL of the current or last command's broker; None for a local fleet.
     broker: str | None = None
-    #: The reasons of failures that this pass tries again.
+    #: The failure reasons this revision retries.
     retried: tuple[str, ...] = ()
     started_at: float = field(default_factory=time.time)
     finished_at: float | None = None
@@ -89,26 +89,27 @@ class RunFile:
 
     @classmethod
     def load(cls, store: Store) -> Self:
-        """Read it.
+        """Read a folder's run.json.
 
         Raises:
-            UsageError: there is none, and so no run.
-            CommandError: it is not what was written.
+            UsageError: the folder holds no run.
+            CommandError: the file is damaged.
         """
         cls.require(store)
         try:
             return cls._decode(store.read(NAME))
         except (StorageError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise CommandError(
-                f"{store.path(NAME)} can't be trusted",
-                f"it is not what was written there ({error or type(error).__name__}); nothing was changed",
-                "Images and manifests are not touched by this, and can be used as they are. To go on, put a whole copy "
-                "of it back; without one, run the list into another folder: `producer run SOURCE --out ANOTHER`.",
+                f"{store.path(NAME)} is damaged",
+                f"its content is invalid ({error or type(error).__name__}); nothing was changed",
+                "Images and manifests are not affected, and can be used as they are. To continue the run, restore a "
+                "good copy of this file. Without one, run the list into another folder: "
+                "`producer run SOURCE --out ANOTHER`.",
             ) from error
 
     @staticmethod
     def require(store: Store) -> None:
-        """Make sure that a folder holds a run.
+        """Check that a folder holds a run.
 
         Raises:
             UsageError: it holds none.
@@ -117,15 +118,15 @@ class RunFile:
             raise UsageError(
                 f"{store.root} holds no run",
                 f"there is no {NAME} in it",
-                "Give the folder that --out named when the run was begun.",
+                "Give the folder that the run was started with (--out).",
             )
 
     def create(self, store: Store) -> None:
-        """Write it where no run is yet.
+        """Write the file into a folder without a run.
 
         Raises:
             UsageError: the folder holds a run.
-            StorageError: it can't be written.
+            StorageError: the file can't be written.
         """
         self.check_no_run(store)
         if not store.create_durably(NAME, self._encode()):
@@ -133,41 +134,41 @@ class RunFile:
 
     @staticmethod
     def check_no_run(store: Store) -> None:
-        """Make sure that no run is in a folder, nor anything that would count as a run's.
+        """Check that a folder holds no run, and no file with the name of a run's file.
 
         Raises:
-            UsageError: there is one, or what is left of one.
+            UsageError: it holds a run, or leftovers of one.
             StorageError: the folder can't be listed.
         """
         found = RunFile.find_run_file(store)
         if found is None:
             return
         raise UsageError(
-            f"{store.root} already holds a run, or what is left of one",
-            f"{found} is there, and a run's files are never mixed with another's",
+            f"{store.root} already holds a run, or leftovers of one",
+            f"found {found}, and the files of two runs are never mixed",
             RunFile._new_run_hint(store),
         )
 
     @staticmethod
     def _new_run_hint(store: Store) -> str:
-        """Return what to do in place of a new run in a folder that holds one."""
-        # Without its record, a run can't be resumed; a comparison's folders never had one.
+        """Return the hint for a new run in a folder that already holds one."""
+        # A run without run.json can't be resumed; the folders of a comparison never have one.
         if not store.exists(NAME):
             return "Choose another --out, or remove that folder."
         with suppress(CommandError):
             if RunFile.load(store).state is State.COMPLETE:
                 folder = shlex.quote(str(store.root))
                 return (
-                    f"That run is complete. Call `producer retry {folder}` to try its failed images again. Choose "
-                    f"another --out to download the list again; add `--refresh-from {folder}` to take over the "
-                    "images that have not changed."
+                    f"That run is complete. Use `producer retry {folder}` to retry its failed images. Choose "
+                    f"another --out to download the list again; add `--refresh-from {folder}` to reuse the "
+                    "unchanged images."
                 )
-        # What is wrong with a record that can't be read is told by the command that resumes.
-        return f"Go on with it by `{resume_command(store)}`, choose another --out, or remove that folder."
+        # For a damaged run.json, `resume` reports the problem.
+        return f"Resume it with `{resume_command(store)}`, choose another --out, or remove that folder."
 
     @staticmethod
     def find_run_file(store: Store) -> str | None:
-        """Return the name of something in a folder that is, or would count as, a run's; None for a free folder.
+        """Return the name of a file or folder that is, or looks like, a part of a run; None for a free folder.
 
         Raises:
             StorageError: the folder can't be listed.
@@ -177,29 +178,29 @@ class RunFile:
         )
 
     def save(self, store: Store, **changes: Any) -> Self:
-        """Write it with changes, and return the changed record.
+        """Write the record with changes, and return it.
 
         Raises:
-            StorageError: it can't be written; the old one still stands.
+            StorageError: it can't be written; the old file is kept.
         """
         changed = replace(self, **changes)
         store.replace(NAME, changed._encode())
         return changed
 
     def broker_url(self) -> str | None:
-        """Return the URL by which the broker of the last command can be connected to; None for a local fleet.
+        """Return the URL of the last command's broker; None for a local fleet.
 
         Raises:
-            UsageError: it has a password, which is not kept, and the environment names another broker.
+            UsageError: it has a password, which run.json does not hold, and the environment names another broker.
         """
         configured = settings().broker
         if configured is not None and redacted(configured) == self.broker:
             return configured
         if self.broker is not None and _MASK in self.broker:
             raise UsageError(
-                f"The broker of the run in {self.out} can't be asked",
-                f"it is {self.broker}, and its password is not kept",
-                "Add --broker with the whole URL, or set IMAGEFLEET_BROKER_URL to it.",
+                f"The password for the broker of the run in {self.out} is missing",
+                f"the broker is {self.broker}, and its password is not saved",
+                "Add --broker with the full URL, or set IMAGEFLEET_BROKER_URL to it.",
             )
         return self.broker
 
@@ -210,14 +211,14 @@ class RunFile:
     @classmethod
     def _decode(cls, body: bytes) -> Self:
         facts = json.loads(body)
-        # The last digit of a number can be another one, and the number the same.
+        # Compare bytes: a number with another last digit may parse to the same value.
         if _serialize(facts) != body:
-            raise ValueError("it was written in another way")
+            raise ValueError("it was edited")
         checksum = facts.pop("checksum")
         if checksum != _checksum(facts):
-            raise ValueError("its checksum does not fit what it says")
+            raise ValueError("its checksum does not match its content")
         if facts.pop("version") != _VERSION:
-            raise ValueError("another version has written it")
+            raise ValueError("it was written by another version")
         options = facts["options"]
         facts["options"] = RunConfig(**{**options, "fetch": FetchOptions.from_json(options["fetch"])})
         facts["plan"], facts["state"] = PlanState(facts["plan"]), State(facts["state"])
@@ -226,15 +227,15 @@ class RunFile:
 
 
 def resume_command(store: Store) -> str:
-    """Return the command that goes on with the run in a folder, as a shell takes it.
+    """Return the shell command to resume the run in a folder.
 
-    It names the broker that the run is at, with its password redacted, unless the environment names that one.
+    It names the run's broker, with its password redacted, unless the environment names the same one.
     """
     command = f"producer resume {shlex.quote(str(store.root))}"
     try:
         broker = RunFile.load(store).broker
     except CommandError:
-        # What is wrong with the record is told by that command.
+        # That command reports the damaged run.json.
         return command
     configured = settings().broker
     if broker is None or (configured is not None and redacted(configured) == broker):
@@ -247,10 +248,10 @@ def _serialize(facts: Mapping[str, Any]) -> bytes:
 
 
 def _checksum(facts: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of facts as JSON with sorted keys and no space."""
+    """Return the SHA-256 of the facts as JSON, with sorted keys and without spaces."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def new_id() -> str:
-    """Return an id for a run: its time to the second, so that ids sort, and six random digits."""
+    """Return a new run id: the local time to the second, so that ids sort by time, and six random hex digits."""
     return time.strftime("%Y%m%d-%H%M%S-") + secrets.token_hex(3)

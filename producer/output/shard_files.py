@@ -1,4 +1,4 @@
-"""A shard's plan and manifest, read from the output folder of a run; a damaged file ends the command with a way out."""
+"""Read a shard's plan and manifest from the output folder; the error for a damaged file says how to recover."""
 
 from __future__ import annotations
 
@@ -18,44 +18,42 @@ def load_requests(shard: int, store: Store, run_id: str) -> list[ImageRequest]:
     """Return a shard's requests, from the plan.
 
     Raises:
-        CommandError: its plan can't be read, or is another's.
+        CommandError: the plan can't be read, or belongs to another run or shard.
     """
     return plan.requests(load_plan(shard, store, run_id))
 
 
 def load_plan(shard: int, store: Store, run_id: str) -> pa.Table:
-    """Return a shard's plan; that it can be is known in a sixth of the time that its requests take.
+    """Return a shard's plan as a table, which takes a sixth of the time of `load_requests`.
 
     Raises:
-        CommandError: it can't be read, or is another's.
+        CommandError: the plan can't be read, or belongs to another run or shard.
     """
     try:
         return plan.decode(store.read(plan.name(shard)), ShardRef(run_id, shard))
     except (CorruptShardFileError, StorageError) as error:
         raise CommandError(
-            f"{store.path(plan.name(shard))} can't be trusted",
-            f"it should hold what is planned of shard {shard_name(shard)}: {error}",
-            "Put a copy of it back that is whole; or, while the run's list is as it was, call "
-            f"`{resume_command(store)}`, "
-            "which makes it anew from that.",
+            f"{store.path(plan.name(shard))} is unusable",
+            f"it is not a valid plan of shard {shard_name(shard)}: {error}",
+            "Restore a good copy; or, if the URL list is unchanged, run "
+            f"`{resume_command(store)}` to rebuild it from the list.",
         ) from error
 
 
 def load_manifest(shard: int, store: Store, run_id: str, columns: Sequence[str] | None) -> pa.Table:
-    """Return columns of a shard's manifest; None for all of them.
+    """Return a shard's manifest with these columns, or all if None.
 
     Raises:
-        CommandError: it is not what was written.
+        CommandError: the manifest is missing or damaged.
     """
     try:
         return manifest.decode(store.read(manifest.name(shard)), columns, ShardRef(run_id, shard))
     except (CorruptShardFileError, StorageError) as error:
-        stands = store.exists(manifest.name(shard))
-        what = "can't be trusted" if stands else "is gone"
+        exists = store.exists(manifest.name(shard))
+        what = "is unusable" if exists else "is missing"
         raise CommandError(
             f"{store.path(manifest.name(shard))} {what}",
-            f"it should hold the Outcomes of shard {shard_name(shard)}: {error}; nothing was changed",
-            f"Put a copy of it back that is whole; or {'remove it, and ' if stands else ''}`{resume_command(store)}` "
-            "does "
-            "that shard again, without downloading what is saved.",
+            f"it is not a valid manifest of shard {shard_name(shard)}: {error}; nothing was changed",
+            f"Restore a good copy; or {'remove it, and ' if exists else ''}use `{resume_command(store)}` to repeat "
+            "that shard without downloading saved images again.",
         ) from error

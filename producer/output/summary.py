@@ -1,4 +1,4 @@
-"""A run's numbers, computed from its manifests. Pure."""
+"""Compute the totals of a run from its manifests. No I/O."""
 
 from __future__ import annotations
 
@@ -10,40 +10,40 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-#: The columns of a manifest that a Summary is computed from.
+#: The manifest columns needed for a Summary.
 COLUMNS = ["status", "reason", "bytes", "http_status"]
 _UNCHANGED = 304
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Counts of images by status and by reason, and the bytes that were saved."""
+    """The number of images by status and by reason, and the number of saved bytes."""
 
     statuses: dict[str, int]
     reasons: dict[str, int]
     bytes: int
     shards: int
-    #: The images that were taken over from a previous run, as their servers said that they are unchanged.
+    #: Images reused from a previous run because their servers reported them as unchanged.
     unchanged: int = 0
 
     @property
     def total(self) -> int:
-        """All images."""
+        """The number of all images."""
         return sum(self.statuses.values())
 
     @property
     def success(self) -> int:
-        """The images that were saved."""
+        """The number of saved images."""
         return self.statuses.get("success", 0)
 
     @property
     def failed(self) -> int:
-        """The images that were not saved."""
+        """The number of images that were not saved."""
         return self.total - self.success
 
 
 def summarise(manifests: Iterable[pa.Table]) -> Summary:
-    """Return the Summary of a run's manifests, read one after the other; each has at least `COLUMNS`."""
+    """Return the Summary of a run's manifests, which are read one at a time. Each needs at least `COLUMNS`."""
     statuses: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
     size = shards = unchanged = 0

@@ -1,1 +1,1 @@
-"""Plan the shards of a run: from a URL list, from a previous run, or once more."""
+"""Plan the shards of a run from a URL list, join a previous run, and repair damaged plans."""

@@ -1,7 +1,7 @@
-"""Requests cut into shards and written as the plan, ahead of the dispatch, in a thread of its own.
+"""Cut the requests into shards and write them as the plan, in a thread ahead of the dispatcher.
 
-Reading the Source is not bounded by the window: the plan is on the disk before its images are in flight, so it
-outlives the Source and the producer.
+The window does not limit reading the URL list. A shard's plan is on the disk before its images are in flight, so it
+outlives the URL list and the producer.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tasks.storage.store import Store
 
 @dataclass(frozen=True, slots=True)
 class PlanProgress:
-    """How much of a plan stands: its rows, in so many shards."""
+    """The size of the plan so far: its rows and its shards."""
 
     rows: int
     shards: int
@@ -29,7 +29,7 @@ NOTHING_PLANNED = PlanProgress(0, 0)
 
 
 class Planner:
-    """Writes a run's plan; other threads ask it how far it is."""
+    """Writes a run's plan; other threads read its progress."""
 
     def __init__(
         self,
@@ -40,33 +40,39 @@ class Planner:
         run_id: str = "",
         planned: PlanProgress = NOTHING_PLANNED,
     ) -> None:
-        """Take the requests, where the plan goes, and what to call with rows and shards once all is planned.
+        """Prepare a planner.
 
-        Where a plan goes on that was begun earlier, the requests are those after what is ``planned``.
+        Args:
+            requests: the requests; to continue an earlier plan, those after ``planned``.
+            store: the output folder, where the plan is written.
+            shard_size: requests per shard.
+            on_complete: called with the numbers of rows and shards once all requests are planned.
+            run_id: the id of the run, written into each plan file.
+            planned: the size of an earlier plan to continue.
         """
         self._requests, self._store, self._shard_size, self._run_id = requests, store, shard_size, run_id
         self._on_complete = on_complete
         self._moved = threading.Condition()
         self._stopped = False
         self.rows, self.shards = planned.rows, planned.shards
-        #: Whether nothing more will be planned.
+        #: Whether planning has ended.
         self.closed = False
-        #: Whether that is so although the Source has more: planning was stopped.
+        #: Whether planning was stopped before the end of the URL list.
         self.cut = False
         #: Why planning ended early, if it did.
         self.error: Exception | None = None
 
     def start(self) -> None:
-        """Begin to plan."""
-        # A daemon: it may be waiting for standard input when the command ends.
+        """Start planning in a thread."""
+        # A daemon thread, because it may be waiting for standard input when the command ends.
         threading.Thread(target=self._run, name="planner", daemon=True).start()
 
     def stop(self) -> None:
-        """Plan no further shard."""
+        """Stop planning before the next shard."""
         self._stopped = True
 
     def wait(self, shards: int, seconds: float) -> None:
-        """Wait until more than this many shards are planned, or planning is over, or the time is."""
+        """Wait until more than this many shards are planned, planning has ended, or the time is up."""
         with self._moved:
             self._moved.wait_for(lambda: self.shards > shards or self.closed, seconds)
 
@@ -85,11 +91,11 @@ class Planner:
                     self.shards += 1
                     self._moved.notify_all()
             self._on_complete(self.rows, self.shards)
-        except Exception as error:  # noqa: BLE001  # it is raised again where the run is waited for
+        except Exception as error:  # noqa: BLE001  # the dispatcher raises it
             self.error = error
         finally:
             if isinstance(self._requests, Generator):
-                # It may hold something while it is read.
+                # A generator may hold resources until it is closed.
                 self._requests.close()
             with self._moved:
                 self.closed = True

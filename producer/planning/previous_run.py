@@ -1,7 +1,7 @@
-"""A previous run, joined by URL with the requests of a run that refreshes it.
+"""Join the requests of a run by URL with the images of the previous run it refreshes.
 
-The previous run is only read. Its manifests that stand are used, whether it is complete or not; where it has a URL more
-than once, its first image counts.
+The previous run is only read. It may be incomplete: its existing manifests are used. If it has a URL more than once,
+its first image counts.
 """
 
 from __future__ import annotations
@@ -27,67 +27,67 @@ from tasks.storage.shard_parquet import CorruptShardFileError, ShardRef
 from tasks.storage.store import TEMPORARY_FOLDER, Store
 
 _log = logging.getLogger(__name__)
-#: Where the index of its URLs is, below the output folder, while the plan is made.
+#: The folder of the URL index, below the output folder, during planning.
 _INDEX = f"{TEMPORARY_FOLDER}/previous_run"
-#: A place in a previous run is its shard, and below that its row.
+#: A place in a previous run: the shard in the high bits, the row in the low ones.
 _ROW_BITS = 32
 _COLUMNS = ["url", "status", "tls_unverified", *PREVIOUS_IMAGE_FIELDS]
-#: Those that tell which rows are worth a place in the index.
+#: The columns that decide which rows are indexed.
 _INDEX_COLUMNS = ["url", "status", "etag", "last_modified"]
-#: What a saved image's row says in any case.
+#: Columns with a value for every saved image.
 _REQUIRED_COLUMNS = ("path", "width", "height", "format", "bytes", "sha256")
 
 
 class PreviousRun:
-    """A run whose images may be taken over."""
+    """A previous run with reusable images."""
 
     def __init__(self, folder: Path, out: Path, fetch: FetchOptions) -> None:
-        """Take its folder, and the output folder and the options of the run that refreshes it.
+        """Open the previous run in ``folder``, for a new run with these output folder and options.
 
         Raises:
-            UsageError: there is no run, or none whose images may be taken over as they are.
-            CommandError: its record can't be trusted.
+            UsageError: the folder holds no run, or its images can't be reused with these options.
+            CommandError: its run.json is damaged.
         """
         try:
             self._store, self._out = existing_run(folder), Store(out.resolve())
         except UsageError as error:
-            hint = "Give the folder that --out named when the previous run was begun."
+            hint = "Give the folder that the previous run was started with (--out)."
             raise UsageError(f"{error.what} (--refresh-from)", error.why, hint) from error
         if self._store.root == self._out.root:
             raise UsageError(
                 f"{folder} can't be refreshed in itself",
-                "--out and --refresh-from name the same folder, and a run's files are never mixed with another's",
-                "Choose another --out. What is unchanged takes no space twice where the disk knows hard links.",
+                "--out and --refresh-from are the same folder, and the files of two runs are never mixed",
+                "Choose another --out. On a disk with hard links, unchanged images take no extra space.",
             )
         if self._out.root.is_relative_to(self._store.root):
             raise UsageError(
                 f"{folder} can't be refreshed inside of itself",
-                "--out is below the folder that --refresh-from names, and would go with it when that is removed",
-                "Choose an --out beside it.",
+                "--out is inside the --refresh-from folder, and would be deleted together with it",
+                "Choose an --out outside of it.",
             )
         self._record = RunFile.load(self._store)
         unlike = _incompatible_options(self._record.options.fetch, fetch)
         if unlike is not None:
             raise UsageError(
-                f"The images of {folder} can't be taken over",
-                f"this run would have {unlike}",
-                "Give the options of that run, as its run.json has them, or leave --refresh-from out.",
+                f"The images of {folder} can't be reused",
+                f"this run asks for {unlike}",
+                "Use the options in that run's run.json, or omit --refresh-from.",
             )
 
     @property
     def folder(self) -> Path:
-        """Its folder."""
+        """The folder of the previous run."""
         return self._store.root
 
     def join(self, requests: Iterable[ImageRequest], shard_size: int) -> Iterator[ImageRequest]:
-        """Yield the requests, each with what the previous run has saved of its URL, if it has.
+        """Yield the requests, each with the previous run's image of its URL, if that has one.
 
-        They are read a shard at a time, so that who feeds them slowly is not waited for longer than without this.
+        They are read one shard at a time, so that a slow source of requests delays no shard further.
 
         Raises:
-            CommandError: a manifest of the previous run can't be trusted. Nothing was yielded yet, unless it was
-                changed since.
-            StorageError: there is no room for the index.
+            CommandError: a manifest of the previous run is damaged. This is raised before the first request, unless
+                the manifest was changed later.
+            StorageError: the index can't be written, for example because the disk is full.
         """
         source = iter(requests)
         try:
@@ -99,7 +99,7 @@ class PreviousRun:
             raise StorageError(f"could not index {self.folder}: {error.strerror or error}") from error
 
     def _shards(self) -> Iterator[int]:
-        """Yield the shards whose manifests stand."""
+        """Yield the numbers of the shards with a manifest."""
         planned: Iterable[int]
         if self._record.plan is PlanState.COMPLETE:
             planned = range(self._record.planned_shards)
@@ -125,7 +125,7 @@ class PreviousRun:
         for shard in sorted(places):
             rows = sorted(places[shard])
             for row in self._table(shard, _COLUMNS).take(pa.array(rows)).to_pylist():
-                # Another URL may have the same hash.
+                # Several URLs can have the same hash.
                 if row["url"] in wanted and row["url"] not in found and (previous := _reusable_image(row)) is not None:
                     found[row["url"]] = previous
         for request in requests:
@@ -138,19 +138,19 @@ class PreviousRun:
             return manifest.decode(self._store.read(name), columns, ShardRef(self._record.id, shard))
         except (CorruptShardFileError, StorageError) as error:
             raise CommandError(
-                f"{self._store.path(name)} can't be trusted",
-                f"it should hold the Outcomes of shard {shard_name(shard)} of the previous run: {error}",
-                "Put a copy of it back that is whole; or remove it, and what it named is downloaded. "
-                f"Then go on by `{resume_command(self._out)}`.",
+                f"{self._store.path(name)} is unusable",
+                f"it is not a valid manifest of shard {shard_name(shard)} of the previous run: {error}",
+                "Restore a good copy; or remove it, and its images are downloaded again. "
+                f"Then continue with `{resume_command(self._out)}`.",
             ) from error
 
 
 def join_previous_images(requests: Iterable[ImageRequest], options: RunConfig, out: Store) -> Iterator[ImageRequest]:
-    """Return the requests of a run, with what the previous run that it refreshes has saved, if it refreshes any.
+    """Yield the requests of a run, with the images of the previous run if it refreshes one.
 
-    A previous run that is no longer there is no reason to stop: what is left of the list is downloaded.
+    If the previous run no longer exists, a warning is logged, and the rest of the list is downloaded.
 
-    Raises: as `PreviousRun` and its ``joined``, at the first request.
+    Raises: as `PreviousRun` and its ``join``, at the first request.
     """
     if options.previous_run is None:
         yield from requests
@@ -158,15 +158,15 @@ def join_previous_images(requests: Iterable[ImageRequest], options: RunConfig, o
     try:
         previous = PreviousRun(Path(options.previous_run), out.root, options.fetch)
     except UsageError as error:
-        _log.warning("nothing more is taken over from %s: %s. %s", options.previous_run, error.what, error.why)
+        _log.warning("no further images are reused from %s: %s. %s", options.previous_run, error.what, error.why)
         yield from requests
         return
     yield from previous.join(requests, options.shard_size)
 
 
 def _reusable_image(row: Mapping[str, Any]) -> PreviousImage | None:
-    """Return what a manifest's row says of an image that may be taken over; None if it may not."""
-    # The word of a server that was verified says nothing of bytes that came from one that was not.
+    """Return the image of a manifest's row, or None if it can't be reused."""
+    # A verified server's "unchanged" proves nothing about bytes from an unverified one.
     if row["status"] != "success" or row.get("tls_unverified") or any(row[name] is None for name in _REQUIRED_COLUMNS):
         return None
     previous = PreviousImage.from_json(row)
@@ -174,13 +174,13 @@ def _reusable_image(row: Mapping[str, Any]) -> PreviousImage | None:
 
 
 def _incompatible_options(before: FetchOptions, now: FetchOptions) -> str | None:
-    """Return what a run would have of an image that its former one does not have, or would not have at all."""
+    """Return the requirement of this run that the previous run's images may not meet; None if they meet all."""
     if before.resize != now.resize:
-        return "them in another size (--resize, --image-size)"
+        return "images of another size (--resize, --image-size)"
     if now.resize.mode is ResizeMode.NO and now.verify is Verify.DECODE and before.verify is not Verify.DECODE:
-        return "each decoded before it is saved (--verify decode)"
+        return "images that were decoded before saving (--verify decode)"
     if before.max_bytes > now.max_bytes or before.max_pixels > now.max_pixels:
-        return f"none of more than {now.max_bytes:,} bytes or {now.max_pixels:,} pixels (--max-bytes)"
+        return f"images of at most {now.max_bytes:,} bytes and {now.max_pixels:,} pixels (--max-bytes)"
     if before.ignore_opt_out and not now.ignore_opt_out:
-        return "none whose server has opted out, which that run did not ask (--ignore-opt-out)"
+        return "images without an opt-out, which the previous run did not check (--ignore-opt-out)"
     return None

@@ -1,4 +1,4 @@
-"""A run's plan, made whole again: files of it that are gone or broken, from the list that they were planned from."""
+"""Repair a run's plan: rebuild missing or damaged files from the URL list, if that is unchanged."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ _log = logging.getLogger(__name__)
 
 
 def repair_plan(record: RunFile, store: Store, shards: int) -> None:
-    """Make the files of a plan anew that can't be trusted, if the run's list is as it was; each is told.
+    """Rebuild a plan's missing and damaged files, if the run's URL list is unchanged. Log a warning for each.
 
-    A list is as it was if its fingerprint is, if each file of the plan that is whole, up to the one after the last that
-    is not, has its rows, and if a manifest that stands has them.
+    The list is unchanged if its fingerprint matches, and its rows match two things: the good plan files up to the one
+    after the last damaged one, and the existing manifests of damaged ones.
 
     Args:
         record: the run.
         store: its folder.
-        shards: how many shards are planned.
+        shards: the number of planned shards.
 
     Raises:
-        UsageError: it can't be written.
-        CommandError: a file of the plan can't be trusted, and the list is gone, or another one. Nothing was changed.
+        UsageError: a plan file can't be written.
+        CommandError: a plan file is missing or damaged, and the list is missing or changed. Nothing was changed.
     """
-    broken = {shard: fault for shard in range(shards) if (fault := _plan_error(shard, record, store))}
+    broken = {shard: error for shard in range(shards) if (error := _plan_error(shard, record, store))}
     if not broken:
         return
     first = next(iter(broken.values()))
     if not url_list.is_same(record.source, record.fingerprint):
         raise _unrepairable_error(first, record)
-    # All is compared before anything is written; and no more than a shard is held, however many are broken.
+    # Compare everything before writing anything. Memory holds one shard at a time, however many are damaged.
     for shard, requests in _first_shards(url_list.read(record.source), record, min(max(broken) + 2, shards)):
         if not _matches_plan(shard, requests, shard in broken, record, store, shards):
             raise _unrepairable_error(first, record)
@@ -55,7 +55,7 @@ def repair_plan(record: RunFile, store: Store, shards: int) -> None:
                 raise unwritable_error(store, error) from error
             load_plan(shard, store, record.id)
             _log.warning(
-                "the plan of shard %s could not be trusted; it was made anew from %s, which is as it was",
+                "the plan of shard %s was missing or damaged; rebuilt it from the unchanged list %s",
                 shard_name(shard),
                 record.source,
             )
@@ -64,15 +64,15 @@ def repair_plan(record: RunFile, store: Store, shards: int) -> None:
 def _plan_error(shard: int, record: RunFile, store: Store) -> CommandError | None:
     try:
         load_plan(shard, store, record.id)
-    except CommandError as fault:
-        return fault
+    except CommandError as error:
+        return error
     return None
 
 
 def _first_shards(
     requests: Iterator[ImageRequest], record: RunFile, shards: int
 ) -> Iterator[tuple[int, list[ImageRequest]]]:
-    """Yield the first shards of a run's list, with their numbers; what it has no more rows for is empty."""
+    """Yield the first shards of a run's URL list with their numbers; shards after its end are empty."""
     for shard in range(shards):
         yield shard, list(islice(requests, record.options.shard_size))
 
@@ -80,7 +80,7 @@ def _first_shards(
 def _matches_plan(
     shard: int, requests: list[ImageRequest], broken: bool, record: RunFile, store: Store, shards: int
 ) -> bool:
-    """Tell whether what a list has for a shard is what was planned of it, as far as that can be known."""
+    """Return whether the list's rows for a shard match its plan, or if that is damaged, its length and manifest."""
     urls = [request.url for request in requests]
     if not broken:
         return urls == load_plan(shard, store, record.id)["url"].to_pylist()
@@ -97,6 +97,6 @@ def _matches_plan(
 def _unrepairable_error(error: CommandError, record: RunFile) -> CommandError:
     return CommandError(
         error.what,
-        f"{error.why}. It can't be made anew: {url_list.why_not(record.source)}",
-        "Put a copy of it back that is whole; nothing of that shard can be done without it.",
+        f"{error.why}. It can't be rebuilt: {url_list.why_not(record.source)}",
+        "Restore a good copy; the shard can't be processed without it.",
     )

@@ -1,11 +1,12 @@
-"""An index of URLs on the disk: which places each one has, in memory that does not grow with their number.
+"""An on-disk index from URLs to their places, with memory use independent of the number of URLs.
 
-A file of records in order, each the first 8 bytes of a URL's hash and its place as 8 more, searched by halves. It is
-made by way of a file for each of a thousand ranges of hashes, which are small enough to be sorted in memory: for 10^8
-URLs it takes 1.6 GB on the disk, and in memory what is held before it is written. Not SQLite: the folder may be shared
-between hosts, by a file system without the locks that it needs, and its own temporary files would lie elsewhere.
+The index is a sorted file of 16-byte records: 8 bytes of the URL's hash, then 8 bytes of its place. A lookup is a
+binary search. To sort the records, they are first written to one file for each of about a thousand hash ranges, each
+small enough to sort in memory. For 10^8 URLs the index takes 1.6 GB on the disk; memory holds only the write buffer.
+SQLite would not do: the folder may be on a shared file system without the locks SQLite needs, and SQLite's temporary
+files would be elsewhere.
 
-Two URLs may share a hash: who looks one up makes sure that it is the right one.
+Several URLs can have the same hash, so the caller must check that a result is for its URL.
 """
 
 from __future__ import annotations
@@ -19,19 +20,19 @@ from types import TracebackType
 from typing import Self
 
 _HASH, _RECORD = 8, 16
-#: Ranges of hashes: the first 10 bits tell.
+#: The number of leading hash bits that select the range.
 _RANGE_BITS = 10
-#: Records that are held in memory before they are written: 16 MB of them.
+#: Records buffered in memory before they are written: 16 MB.
 _HELD = 1 << 20
-#: The most places that are told of one hash: a list may hold a URL a million times.
+#: The maximum number of places returned for a hash, because a list may hold a URL a million times.
 _MOST = 4
 
 
 class UrlIndex:
-    """Takes URLs with their places, then tells the places; a context manager, at whose end nothing is left of it."""
+    """Index URLs with their places, then look them up. A context manager that removes its files at the end."""
 
     def __init__(self, folder: Path) -> None:
-        """Take a folder of its own; what a killed one has left there is removed."""
+        """Use this folder exclusively; leftovers of a killed process in it are removed."""
         self._folder = folder
         self._held: dict[int, bytearray] = {}
         self._written: set[int] = set()
@@ -51,10 +52,10 @@ class UrlIndex:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def add(self, url: str, place: int) -> None:
-        """Take a URL and its place, from 0 to 2^64 - 1; to be called before the first `find`.
+        """Add a URL and its place, from 0 to 2^64 - 1. Call it only before the first `find`.
 
         Raises:
-            OSError: it can't be written.
+            OSError: the index can't be written.
         """
         key = _hash(url)
         number = int.from_bytes(key[:2]) >> (16 - _RANGE_BITS)
@@ -64,10 +65,10 @@ class UrlIndex:
             self._write_held()
 
     def find(self, url: str) -> list[int]:
-        """Return the places of a URL, and of others of the same hash, the lowest first: at most four.
+        """Return the places of a URL and of others with the same hash, in ascending order: at most four.
 
         Raises:
-            OSError: the index can't be written, or read.
+            OSError: the index can't be written or read.
         """
         if self._records is None:
             self._records = self._sorted()
@@ -99,12 +100,12 @@ class UrlIndex:
 
 
 class _Records:
-    """The records of a file, by their numbers."""
+    """The sequence of records in a file."""
 
     def __init__(self, path: Path) -> None:
         self._length = path.stat().st_size // _RECORD
         with path.open("rb") as file:
-            # What is empty can't be mapped.
+            # An empty file can't be mapped.
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if self._length else None
 
     def __len__(self) -> int:
@@ -115,7 +116,7 @@ class _Records:
         return self._map[number * _RECORD : (number + 1) * _RECORD]
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the mapping."""
         if self._map is not None:
             self._map.close()
 

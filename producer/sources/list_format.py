@@ -1,6 +1,6 @@
-"""The format of a list that is not a plain list of URLs: recognised by its first bytes and rows. Pure.
+"""Recognize lists that are not plain lists of URLs, by their first bytes and rows. No I/O.
 
-To add a format: a signature in `_SIGNATURES`, or a pattern of its rows in `_ROWS`; and a case in the tests of sources.
+To add a format, add a signature to `_SIGNATURES` or a row pattern to `_ROWS`, and a case to the tests of sources.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """What a list looks like, and the command that decompresses it, if that is all it needs."""
+    """The format of a list, and the command to decompress it, if that makes it readable."""
 
     name: str
     decompress: str | None = None
@@ -24,7 +24,7 @@ _SIGNATURES = (
     (re.compile(rb"BZh[1-9]1AY&SY"), Format("a bzip2 file", "bzip2 -dc")),
     (re.compile(rb"\xfd7zXZ\0"), Format("an xz file", "xz -dc")),
     (re.compile(rb"\x28\xb5\x2f\xfd"), Format("a Zstandard file", "zstd -dc")),
-    (re.compile(rb"PK\x03\x04"), Format("a zip archive, as Excel files are, too")),
+    (re.compile(rb"PK\x03\x04"), Format("a zip archive, which Excel files are, too")),
     (re.compile(rb"PAR1"), Format("a Parquet file")),
     (re.compile(rb"ARROW1"), Format("an Arrow file")),
     (re.compile(rb"ORC[\0-\x1f]"), Format("an ORC file")),
@@ -37,11 +37,11 @@ _TABS = Format("a table with tabs between its columns")
 _WORDS = Format("a table with spaces between its columns")
 _ARIA2 = Format("an input file of aria2")
 
-#: The first row of these is enough.
+#: Formats recognized by the first row alone.
 _FIRST_ROW = (
     (re.compile(r"\{\s*(?:[\"}]|$)|\[\s*(?:[\"{\[\]]|$)"), _JSON),
     (re.compile(r"<(?:!doctype|html|\?xml|urlset|a|img|ul|ol|li|p|div)\b", re.IGNORECASE), _MARKUP),
-    # A header: no URL, several columns, and one of them is called after what it holds.
+    # A header: no URL, several columns, and one of them named url, link or similar.
     (
         re.compile(
             r"(?!.*://)(?=.*[,;|\t])(?:.*[,;|\t])?\s*[\"']?(?:\w*[_ ])?(?:image)?(?:url|uri|link|href|src)s?[\"']?\s*"
@@ -52,8 +52,8 @@ _FIRST_ROW = (
     ),
 )
 _EXTENSION = r"\.(?:jpe?g|png|gif|webp|avif|bmp|tiff?|ico|svg)"
-#: URLs hold commas, semicolons, pipes and, as people write them, spaces: a row is one of a table only where a column
-#: ends for sure, by a quotation mark, a second URL, or a picture's extension without a query.
+#: URLs may contain commas, semicolons, pipes and, as people write them, spaces. So a row counts as a table row only if
+#: a column certainly ends: at a quotation mark, a second URL, or an image's extension without a query.
 _ROWS = (
     (re.compile(r"\s*(?:out|dir|checksum|header|referer|user-agent|gid|split|http-(?:user|passwd))=", re.I), _ARIA2),
     (re.compile(r"(?:.*\t)?[\"']?https?://[^\t]*\t|.*\t\s*[\"']?https?://", re.I), _TABS),
@@ -67,7 +67,7 @@ _ROWS = (
 
 
 def from_bytes(head: bytes) -> Format | None:
-    """Return the format of a file with these first bytes, or None if they don't tell."""
+    """Return the format of a file with these first bytes, or None if unknown."""
     return next((found for signature, found in _SIGNATURES if signature.match(head)), None)
 
 

@@ -1,11 +1,11 @@
-"""A Source, read lazily: a text file with one URL on each line, or standard input.
+"""Read a URL list lazily: a text file with one URL on each line, or standard input.
 
-Blank lines and lines that begin with ``#`` are skipped, and surrounding space is stripped. Every other line is a
-request, also one that can't be a URL: it gets its Outcome like all others. A line ends with LF, CRLF or CR. The text is
-UTF-8, or UTF-16 or UTF-32 with a byte order mark. Joined files have such marks in their middle: each ends a line. One
-comma or semicolon after a URL is removed, and then quotation marks or angle brackets around it.
+Blank lines and lines beginning with ``#`` are skipped, and surrounding space is stripped. Every other line is a
+request, even if it can't be a URL: it gets its own Outcome. A line ends with LF, CRLF or CR. The text is UTF-8, or
+UTF-16 or UTF-32 with a byte order mark. Concatenated files may have such a mark in the middle, which ends a line. One
+comma or semicolon after a URL is removed, then quotation marks or angle brackets around it.
 
-A list in another format is refused (`producer.sources.list_format`) before its first request.
+A list in another format (`producer.sources.list_format`) is refused before its first request.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from tasks.model import ImageRequest
 from tasks.redaction import redacted
 
 STANDARD_INPUT = "-"
-#: The longest part of a line that is kept, in characters. No URL is as long; the rest of such a line is skipped.
+#: Maximum number of characters kept of a line. No URL is as long; the rest of the line is skipped.
 _LINE_LIMIT = 1024 * 1024
 _MARK = "\ufeff"
-#: The encodings by their byte order marks. That of UTF-16 is how that of UTF-32 begins.
+#: The encodings by their byte order marks. UTF-32 comes first because its mark begins with that of UTF-16.
 _ENCODINGS = {
     codecs.BOM_UTF32_LE: "utf-32",
     codecs.BOM_UTF32_BE: "utf-32",
@@ -39,29 +39,29 @@ _ENCODINGS = {
 }
 _QUOTES = {'"': '"', "'": "'", "<": ">", "`": "`", "\u201c": "\u201d", "\u2018": "\u2019"}
 _ENDS = frozenset({",", ";", *_QUOTES.values()})
-#: How much of a list is looked at to recognise its format, in bytes.
+#: Bytes of a list to inspect for its format.
 _HEAD = 256 * 1024
-#: How many rows are looked at, and how much of each, in characters.
+#: Rows to inspect for the format, and characters of each.
 _ROWS, _ROW_HEAD = 1000, 2048
-#: How much of each end of a file its fingerprint covers, in bytes.
+#: Bytes at each end of a file covered by its fingerprint.
 _PRINTED = 1024 * 1024
 
 
 def read(source: str) -> Iterator[ImageRequest]:
-    """Yield the requests of a Source, in order, reading as far as they are asked for.
+    """Yield the requests of a URL list in order, reading only as far as needed.
 
     Args:
         source: a file's path, or ``-`` for standard input.
 
     Raises:
-        UsageError: it does not exist, can't be read, or is not a text file with one URL on each line. Raised at the
-            first request.
+        UsageError: the list does not exist, can't be read, or is not a text file with one URL on each line. This is
+            raised at the first request.
     """
     try:
         with _opened(source) as stream, TextIOWrapper(stream, _encoding(stream, source), "replace") as text:
             index = 0
             for line in _lines(text):
-                # Most lines hold no mark, and are taken whole.
+                # Most lines contain no mark and need no split.
                 for part in line.split(_MARK) if _MARK in line else (line,):
                     row = part.strip()
                     if row and not row.startswith("#"):
@@ -76,9 +76,9 @@ def read(source: str) -> Iterator[ImageRequest]:
 
 
 def fingerprint(source: str) -> str | None:
-    """Return what tells a Source from another of the same name: its size, and a SHA-256 of its first and last MiB.
+    """Return a value that changes when a URL list changes: its size, and a SHA-256 of its first and last MiB.
 
-    None for one that can't be read again, as standard input and pipes, and for one that can't be read at all.
+    Return None for an unreadable list, and for one that can't be read twice, such as standard input or a pipe.
     """
     if source == STANDARD_INPUT:
         return None
@@ -97,36 +97,36 @@ def fingerprint(source: str) -> str | None:
 
 
 def is_same(source: str, printed: str | None) -> bool:
-    """Tell whether a Source can be read again and has a fingerprint that was taken of it."""
+    """Return whether a URL list can be read again and still has this fingerprint."""
     return printed is not None and fingerprint(source) == printed
 
 
 def why_not(source: str) -> str:
-    """Return why a Source is not the same: what `is_same` can't tell apart, in words."""
+    """Return the reason why `is_same` is false, for messages."""
     if source == STANDARD_INPUT:
         return "the list was read from standard input"
-    return f"the list {source} is gone, or was changed"
+    return f"the list {source} is missing or has changed"
 
 
 def named(source: str) -> str:
-    """Return what a Source is called at the beginning of a sentence."""
+    """Return the name of a URL list for the beginning of a sentence."""
     return "The list on standard input" if source == STANDARD_INPUT else f"The list {source}"
 
 
 def nonempty(requests: Iterator[ImageRequest], source: str) -> Iterator[ImageRequest]:
-    """Return the requests, once one of them holds a URL: a list without any is refused before anything is started.
+    """Return the requests if one of the first 1,000 is a URL. A list without URLs is refused before anything starts.
 
     Raises:
-        UsageError: none of the first rows does, or the Source can't be read.
+        UsageError: none of the first rows is a URL, or the list can't be read.
     """
     rows: list[ImageRequest] = []
     for request in islice(requests, _ROWS):
         rows.append(request)
         if looks_like_url(request.url):
             return chain(rows, requests)
-    first = f"none of its first {len(rows):,} rows holds one; row 1 is {redacted(rows[0].url)[:80]!r}" if rows else ""
+    first = f"none of its first {len(rows):,} rows is a URL; row 1 is {redacted(rows[0].url)[:80]!r}" if rows else ""
     raise UsageError(
-        f"{named(source)} has no URL in it",
+        f"{named(source)} contains no URLs",
         first or "it is empty, or all its lines are blank or comments",
         "Give a list with one URL on each line, each beginning with http:// or https://.",
     )
@@ -134,16 +134,16 @@ def nonempty(requests: Iterator[ImageRequest], source: str) -> Iterator[ImageReq
 
 def _opened(source: str) -> BufferedReader[FileIO]:
     if source == STANDARD_INPUT:
-        # A reader of our own: Python aborts at its end where a thread still waits for a line of its own one.
+        # A separate reader: Python aborts at exit if a thread still waits for a line from `sys.stdin`.
         return BufferedReader(FileIO(sys.stdin.fileno(), closefd=False), _HEAD)
     return BufferedReader(FileIO(source), _HEAD)
 
 
 def _encoding(stream: BufferedReader[FileIO], source: str) -> str:
-    """Return the encoding of a list, and take nothing from it. Of a pipe, what has arrived is looked at.
+    """Return the encoding of a list without consuming input. For a pipe, only the data that has arrived is inspected.
 
     Raises:
-        UsageError: it is no list of URLs.
+        UsageError: the input is not a list of URLs.
     """
     head = stream.peek(_HEAD)
     encoding = next((name for mark, name in _ENCODINGS.items() if head.startswith(mark)), "utf-8")
@@ -151,7 +151,7 @@ def _encoding(stream: BufferedReader[FileIO], source: str) -> str:
     if found is None and encoding == "utf-8" and _is_binary(head):
         raise UsageError(
             f"{named(source)} is not a text file",
-            "it holds zero bytes, as binary files do, and text in UTF-16 without a byte order mark",
+            "it contains zero bytes, like binary files and UTF-16 text without a byte order mark",
             "Give a text file in UTF-8 with one URL on each line.",
         )
     if found is None:
@@ -161,16 +161,16 @@ def _encoding(stream: BufferedReader[FileIO], source: str) -> str:
     if found is None:
         return encoding
     if found.decompress is None:
-        todo = "Write its URLs into a text file, one on each line; docs/lists.md has a command for each format."
+        hint = "Write its URLs to a text file, one on each line; docs/lists.md has a command for each format."
     else:
-        todo = f"Pipe it into the command: `{found.decompress} FILE | producer run - --out OUT`."
+        hint = f"Pipe it into the command: `{found.decompress} FILE | producer run - --out OUT`."
     raise UsageError(
-        f"{named(source)} looks like {found.name}", "only text files with one URL on each line can be read", todo
+        f"{named(source)} looks like {found.name}", "only text files with one URL on each line can be read", hint
     )
 
 
 def _is_binary(head: bytes) -> bool:
-    """Tell whether at least a tenth of the rows hold zero bytes; a list may have a bad row."""
+    """Return whether at least a tenth of the rows contain zero bytes; a list may have single bad rows."""
     if b"\0" not in head:
         return False
     rows = [row for row in head.split(b"\n") if row]
@@ -178,7 +178,7 @@ def _is_binary(head: bytes) -> bool:
 
 
 def _lines(text: TextIOWrapper) -> Iterator[str]:
-    """Yield the lines, each cut to the limit."""
+    """Yield the lines, each truncated to the limit."""
     while line := text.readline(_LINE_LIMIT):
         whole = line
         while not whole.endswith("\n") and (rest := text.readline(_LINE_LIMIT)):
@@ -193,5 +193,5 @@ def _unquoted(row: str) -> str:
     found = row[:-1].rstrip() if row[-1] in ",;" else row
     if len(found) > 1 and _QUOTES.get(found[0]) == found[-1]:
         found = found[1:-1].strip()
-    # Another row stays as it is: its Outcome shows what the list has.
+    # Other rows stay unchanged, so that their Outcomes show the original text.
     return found if looks_like_url(found) else row

@@ -169,8 +169,8 @@ def test_folder_with_a_colon_in_its_name(
 
 _ERRORS: dict[str, tuple[bytes | None, list[str], int, str]] = {
     "missing list": (None, [], 2, "No such file or directory"),
-    "empty list": (b"", [], 2, "has no URL in it"),
-    "only comments": (b"# nothing\n\n", [], 2, "has no URL in it"),
+    "empty list": (b"", [], 2, "contains no URLs"),
+    "only comments": (b"# nothing\n\n", [], 2, "contains no URLs"),
     "binary list": (b"\0\0\0", [], 2, "is not a text file"),
     "table": (b"a\thttp://a.example/1.jpg\n", [], 2, "looks like a table"),
     "JSON": (b'["http://a.example/1.jpg"]', [], 2, "looks like JSON"),
@@ -380,7 +380,7 @@ def test_failed_resume_is_not_recorded_as_running(main: Main, tmp_path: Path, st
 
 @pytest.mark.parametrize(
     ("broker", "status", "message"),
-    [(_DEAD, 1, "can't be reached"), ("redis://***@127.0.0.1:1/0", 2, "Add --broker with the whole URL")],
+    [(_DEAD, 1, "can't be reached"), ("redis://***@127.0.0.1:1/0", 2, "Add --broker with the full URL")],
 )
 def test_cancel_asks_the_runs_broker(main: Main, tmp_path: Path, broker: str, status: int, message: str) -> None:
     """A run with a dead producer is recorded as cancelled only after its broker was asked."""

@@ -85,7 +85,7 @@ def test_damaged_run_file(store: Store, source: Path) -> None:
     path.write_text(path.read_text().replace('"window": 8', '"window": 9'))
     finding = findings_by_name(store)["run"]
     assert finding.level is Level.BAD
-    assert "can't be trusted" in finding.found
+    assert "is damaged" in finding.found
     assert "run the list into another folder" in finding.todo
 
 
@@ -197,7 +197,7 @@ def test_partly_read_list(store: Store, source: Path) -> None:
     assert findings_by_name(store)["plan"].found.endswith("the URL list was not fully read")
     source.unlink()
     assert findings_by_name(store)["plan"].level is Level.WARN
-    assert "is gone, or was changed" in findings_by_name(store)["plan"].found
+    assert "is missing or has changed" in findings_by_name(store)["plan"].found
 
 
 def test_checking_manifests_is_limited_in_time(store: Store, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -178,7 +178,7 @@ def test_holder_without_a_valid_file(tmp_path: Path, text: str) -> None:
         file.flush()
         assert (found := lock.current_holder(tmp_path)) is not None
         assert found.pid == 0
-        with pytest.raises(CommandError, match="has not said who it is"), lock.hold(tmp_path, None):
+        with pytest.raises(CommandError, match="has not described itself yet"), lock.hold(tmp_path, None):
             pytest.fail("two hold it")
 
 
@@ -224,4 +224,4 @@ def test_file_system_without_locks(
     with caplog.at_level(logging.WARNING), lock.hold(tmp_path, None):
         assert lock.current_holder(tmp_path) is None
     assert len(caplog.records) == 1
-    assert "knows no locks" in caplog.text
+    assert "does not support locks" in caplog.text

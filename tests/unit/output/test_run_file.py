@@ -116,7 +116,7 @@ def test_refuses_remains_of_a_run(tmp_path: Path, name: str) -> None:
     """A stale manifest would pass for the new run's, and a shard's folder is cleaned, so both keep a run out."""
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).touch()
-    with pytest.raises(UsageError, match="already holds a run, or what is left of one"):
+    with pytest.raises(UsageError, match="already holds a run, or leftovers of one"):
         RunFile.check_no_run(Store(tmp_path))
 
 
@@ -143,7 +143,7 @@ def test_hint_depends_on_the_record(tmp_path: Path) -> None:
     store.path("run.json").write_bytes((tmp_path / "run.json").read_bytes())
     with pytest.raises(UsageError) as caught:
         RunFile.check_no_run(store)
-    assert caught.value.hint.startswith(f"Go on with it by `producer resume '{store.root}'`, choose another --out")
+    assert caught.value.hint.startswith(f"Resume it with `producer resume '{store.root}'`, choose another --out")
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def test_finds_the_broker_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
     assert replace(_RECORD, broker=None).broker_url() is None
     assert replace(_RECORD, broker="redis://b.example/0").broker_url() == "redis://b.example/0"
     assert replace(_RECORD, broker="redis://***@a.example/0").broker_url() == "redis://:word@a.example/0"
-    with pytest.raises(UsageError, match="its password is not kept") as caught:
+    with pytest.raises(UsageError, match="its password is not saved") as caught:
         replace(_RECORD, broker="redis://***@b.example/0").broker_url()
     assert "--broker" in caught.value.hint
 
@@ -227,7 +227,7 @@ def test_reports_any_changed_byte(store: Store) -> None:
             store.path("run.json").write_bytes(flipped)
             with pytest.raises(CommandError, match="nothing was changed") as caught:
                 RunFile.load(store)
-            assert caught.value.what == f"{store.path('run.json')} can't be trusted"
+            assert caught.value.what == f"{store.path('run.json')} is damaged"
             assert store.read("run.json") == flipped
 
 
@@ -237,7 +237,7 @@ def test_reports_any_truncation(store: Store) -> None:
     body = store.read("run.json")
     for length in range(len(body)):
         store.path("run.json").write_bytes(body[:length])
-        with pytest.raises(CommandError, match=r"run\.json can't be trusted"):
+        with pytest.raises(CommandError, match=r"run\.json is damaged"):
             RunFile.load(store)
 
 
@@ -245,7 +245,7 @@ def test_reports_any_truncation(store: Store) -> None:
 def test_other_json_is_refused(store: Store, text: str) -> None:
     """JSON that is not a record is refused."""
     store.replace("run.json", text.encode())
-    with pytest.raises(CommandError, match="can't be trusted"):
+    with pytest.raises(CommandError, match="is damaged"):
         RunFile.load(store)
 
 
@@ -254,5 +254,5 @@ def test_record_of_another_version_is_refused(store: Store, monkeypatch: pytest.
     monkeypatch.setattr(run_file, "_VERSION", 99)
     _FULL.create(store)
     monkeypatch.undo()
-    with pytest.raises(CommandError, match="another version has written it"):
+    with pytest.raises(CommandError, match="it was written by another version"):
         RunFile.load(store)

@@ -195,7 +195,7 @@ def test_damaged_manifest_is_an_error(old: Store, out: Store, damage: str) -> No
     write_run(old, [saved_row(place, f"u{place}") for place in range(6)])
     body = old.read(manifest.name(1))
     old.replace(manifest.name(1), body[:-50] if damage == "truncated" else old.read(manifest.name(0)))
-    with pytest.raises(CommandError, match=r"old/00001\.parquet can't be trusted") as caught:
+    with pytest.raises(CommandError, match=r"old/00001\.parquet is unusable") as caught:
         found(old, out, "u0")
     assert f"producer resume {out.root}" in caught.value.hint
 
@@ -204,7 +204,7 @@ def test_missing_previous_run(old: Store, out: Store, caplog: pytest.LogCaptureF
     """If the previous run was removed, a resumed run downloads the rest, and logs this."""
     caplog.set_level(logging.WARNING)
     assert found(old, out, "u0", "u1") == [None, None]
-    assert f"nothing more is taken over from {old.root}" in caplog.text
+    assert f"no further images are reused from {old.root}" in caplog.text
 
 
 def test_ordinary_run(out: Store) -> None:
@@ -236,7 +236,7 @@ def test_changed_run_file_is_refused(old: Store, out: Store) -> None:
     """A modified run.json is refused."""
     write_run(old, [saved_row(0, "u")])
     old.replace("run.json", old.read("run.json").replace(b"list.txt", b"tsil.txt"))
-    with pytest.raises(CommandError, match=r"run\.json can't be trusted"):
+    with pytest.raises(CommandError, match=r"run\.json is damaged"):
         PreviousRun(old.root, out.root, _FETCH)
 
 
@@ -257,7 +257,7 @@ def test_incompatible_options_are_refused(
 ) -> None:
     """If this run would not have saved an image as the previous run did, the error names the option."""
     write_run(old, [saved_row(0, "u")], before)
-    with pytest.raises(UsageError, match="can't be taken over") as caught:
+    with pytest.raises(UsageError, match="can't be reused") as caught:
         PreviousRun(old.root, out.root, now)
     assert named in caught.value.why
 

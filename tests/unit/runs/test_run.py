@@ -41,8 +41,8 @@ def test_reports_a_changed_byte_of_a_manifest(store: Store, shard: int, place: i
     for reasons in (None, ["timeout"], ["dns"]):
         with pytest.raises(CommandError, match="nothing was changed") as caught:
             Run.resume(store) if reasons is None else Run.retry(store, reasons)
-        assert caught.value.what == f"{store.path(manifest.name(shard))} can't be trusted"
-        assert f"remove it, and `producer resume '{store.root}'` does that shard again" in caught.value.hint
+        assert caught.value.what == f"{store.path(manifest.name(shard))} is unusable"
+        assert f"remove it, and use `producer resume '{store.root}'` to repeat that shard" in caught.value.hint
     assert store.read("run.json") == record
 
 
@@ -50,7 +50,7 @@ def test_retry_checks_the_plan_first(store: Store) -> None:
     """A damaged plan file of a shard to retry is reported before the record changes."""
     flip(store, plan.name(2))
     record = store.read("run.json")
-    with pytest.raises(CommandError, match="can't be trusted"):
+    with pytest.raises(CommandError, match="is unusable"):
         Run.retry(store, ["timeout"])
     assert Run.retry(store, ["dns"]).is_done
     assert store.read("run.json") == record
@@ -71,10 +71,10 @@ def test_retry_that_sends_nothing_changes_nothing(store: Store) -> None:
 def test_missing_manifest(store: Store) -> None:
     """For a missing manifest, the hint is a valid command, and does not say to remove the manifest."""
     store.remove(manifest.name(1))
-    with pytest.raises(CommandError, match=r"00001\.parquet is gone") as caught:
+    with pytest.raises(CommandError, match=r"00001\.parquet is missing") as caught:
         Run.retry(store, ["timeout"])
     assert caught.value.hint.startswith(
-        f"Put a copy of it back that is whole; or `producer resume '{store.root}'` does that shard again"
+        f"Restore a good copy; or use `producer resume '{store.root}'` to repeat that shard"
     )
 
 

@@ -325,7 +325,7 @@ def test_reads_one_row_before_the_run_starts() -> None:
 
 def test_refuses_an_empty_list() -> None:
     """An empty list is refused by its name before anything is started."""
-    with pytest.raises(UsageError, match=r"The list list\.txt has no URL in it"):
+    with pytest.raises(UsageError, match=r"The list list\.txt contains no URLs"):
         url_list.nonempty(iter([]), "list.txt")
 
 
@@ -339,7 +339,7 @@ def test_refuses_a_list_without_urls_in_its_first_rows() -> None:
             yield ImageRequest(index, "images/1.jpg?token=secret" + "x" * 100)
 
     with pytest.raises(
-        UsageError, match=r"none of its first 1,000 rows holds one; row 1 is 'images/1\.jpg\?token=\*\*\*'"
+        UsageError, match=r"none of its first 1,000 rows is a URL; row 1 is 'images/1\.jpg\?token=\*\*\*'"
     ):
         url_list.nonempty(source(), "list.txt")
     assert len(read) == 1000
@@ -379,6 +379,6 @@ def test_fingerprint_of_unrepeatable_sources(tmp_path: Path) -> None:
 
 def test_names_standard_input_in_messages() -> None:
     """Messages say "standard input", and not a dash."""
-    with pytest.raises(UsageError, match="The list on standard input has no URL in it"):
+    with pytest.raises(UsageError, match="The list on standard input contains no URLs"):
         url_list.nonempty(iter(()), "-")
     assert url_list.named("my.txt") == "The list my.txt"
