@@ -1,4 +1,4 @@
-"""Read a response's body within its limits, and keep the part that came if it breaks off."""
+"""Read the body of a response within its limits, and keep an interrupted body to request only its rest."""
 
 from __future__ import annotations
 
@@ -27,136 +27,164 @@ from tasks.image_signatures import begins_as_image
 from tasks.model import FetchOptions
 
 _BLOCK_BYTES = 64 * 1024
-#: A refused request's body is read to its end up to this size, which keeps the connection for the next image.
+#: The body of a refused request is read to its end up to this size, so that the next image can use the connection.
 _MAX_DRAIN_BYTES = 64 * 1024
-#: The statuses that redirect if they have a Location: all of their class, as curl does, but 304.
+#: With a Location, these statuses are redirects: the whole class except 304, as in curl.
 REDIRECT_STATUSES = frozenset(range(300, 400)) - {http.HTTPStatus.NOT_MODIFIED}
-#: The statuses of success: whichever it is, its body is the image.
-_SUCCESS = range(200, 300)
+#: With each of these statuses, the body is the image.
+_SUCCESS_STATUSES = range(200, 300)
 
 
-def read_body(
-    response: Response,
-    url: urls.Url,
-    options: FetchOptions,
-    deadline: Deadline,
-    partial: PartialBody | None,
-    left: list[PartialBody],
-) -> bytes:
-    """Return the body of a last response.
+class BodyReader:
+    """Read the bodies of one download's responses.
 
-    Args:
-        response: whose body is unread.
-        url: where it came from.
-        options: the run's.
-        deadline: of the download.
-        partial: what came before, if the rest of it was asked for.
-        left: gets what comes, if the body breaks off and its rest can be asked for.
-
-    Raises:
-        FetchError: there is none that is wanted.
+    If a body is interrupted, the next attempt requests its rest with a byte range, provided the server allows it.
     """
-    status = response.status_code
-    begun = b""
-    whole: int | None = None
-    if partial is not None and (status in _SUCCESS or status == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE):
-        left.clear()
-        if not partial.is_continued_by(status, response.headers):
-            drain(response, deadline)
-            raise TruncatedError(
-                "the body broke off, and the server did not go on where it had ended", http_status=status
+
+    __slots__ = ("_partial", "deadline", "options")
+
+    def __init__(self, options: FetchOptions, deadline: Deadline) -> None:
+        self.options, self.deadline = options, deadline
+        self._partial: PartialBody | None = None
+
+    def partial_from(self, url: urls.Url) -> PartialBody | None:
+        """Return the interrupted body that this URL sent in an earlier attempt, or None."""
+        kept = self._partial
+        return kept if kept is not None and kept.url == url.text else None
+
+    def read(self, response: Response, url: urls.Url, conditional: bool) -> bytes:
+        """Return the body of a final response and close the response; b"" if the image is unchanged.
+
+        Args:
+            response: with its body unread.
+            url: the URL that sent it.
+            conditional: whether the request was conditional, so that 304 is a valid status.
+
+        Raises:
+            FetchError: the body is not acceptable.
+        """
+        try:
+            if conditional and response.status_code == http.HTTPStatus.NOT_MODIFIED:
+                self._check_opt_out(response)
+                drain(response, self.deadline)
+                return b""
+            return self._read_image(response, url)
+        finally:
+            response.close()
+
+    def _read_image(self, response: Response, url: urls.Url) -> bytes:
+        status = response.status_code
+        continued, total_size = self._check_status(response, url)
+        self._check_opt_out(response)
+        announced = response.headers.get("Content-Length", "")
+        received = b"" if continued is None else continued.body
+        if announced and len(received) + int(announced) > self.options.max_bytes:
+            raise TooLargeError(
+                f"the body has {announced} bytes, more than {self.options.max_bytes}", http_status=status
             )
-        if status == http.HTTPStatus.PARTIAL_CONTENT:
-            begun, whole = partial.body, partial.total_size
-    elif status == http.HTTPStatus.PARTIAL_CONTENT:
-        whole = complete_range_size(response.headers)
-        if whole is None and "Content-Range" in response.headers:
-            drain(response, deadline)
-            raise BadResponseError(
-                f"HTTP 206 with a part of the body alone, for which nobody asked: "
-                f"{response.headers['Content-Range'][:60]}",
-                http_status=status,
+        blocks = [received] if received else []
+        try:
+            size = self._read_blocks(response, url, blocks)
+            # A range refers to the encoded body, so it tells nothing about the size of a decoded one.
+            if total_size not in (None, size) and "Content-Encoding" not in response.headers:
+                raise TruncatedError(f"the body has {size} bytes instead of {total_size}", http_status=status)
+        except FetchError as error:
+            if error.retryable and blocks and "Content-Encoding" not in response.headers:
+                body = b"".join(blocks)
+                self._partial = (
+                    resumable_body(url.text, response.headers, body) if continued is None else continued.extended(body)
+                )
+            raise
+        body = b"".join(blocks)
+        if status in REDIRECT_STATUSES and not begins_as_image(body):
+            raise RedirectError(f"HTTP {status} without a Location", http_status=status)
+        if not body:
+            text = "the body is empty" if status == http.HTTPStatus.OK else f"HTTP {status} with an empty body"
+            raise EmptyBodyError(text, http_status=status)
+        return body
+
+    def _check_status(self, response: Response, url: urls.Url) -> tuple[PartialBody | None, int | None]:
+        """Return the interrupted body that the response continues, and the total size given by its Content-Range.
+
+        Both are None if the response has the whole body and no range.
+
+        Raises:
+            FetchError: the status is an error, or the response has another part of the body than requested.
+        """
+        status = response.status_code
+        requested = self.partial_from(url)
+        if requested is not None and (
+            status in _SUCCESS_STATUSES or status == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE
+        ):
+            self._partial = None
+            if not requested.is_continued_by(status, response.headers):
+                drain(response, self.deadline)
+                raise TruncatedError(
+                    "the body was interrupted, and the server did not continue at the same place", http_status=status
+                )
+            if status == http.HTTPStatus.PARTIAL_CONTENT:
+                return requested, requested.total_size
+        elif status == http.HTTPStatus.PARTIAL_CONTENT:
+            total_size = complete_range_size(response.headers)
+            if total_size is None and "Content-Range" in response.headers:
+                drain(response, self.deadline)
+                raise BadResponseError(
+                    f"HTTP 206 with only a part of the body, which was not requested: "
+                    f"{response.headers['Content-Range'][:60]}",
+                    http_status=status,
+                )
+            return None, total_size
+        elif status not in _SUCCESS_STATUSES and status not in REDIRECT_STATUSES:
+            drain(response, self.deadline)
+            raise error_for_status(response)
+        return None, None
+
+    def _check_opt_out(self, response: Response) -> None:
+        """Refuse the image if its server opts out.
+
+        Raises:
+            OptedOutError: it does, and the user does not ignore opt-outs.
+        """
+        if self.options.ignore_opt_out or "X-Robots-Tag" not in response.headers:
+            return
+        directive = opt_out_directive(response.raw.headers.getlist("X-Robots-Tag"))
+        if directive is not None:
+            drain(response, self.deadline)
+            raise OptedOutError(
+                f"X-Robots-Tag says {directive} (--ignore-opt-out downloads the image anyway)",
+                http_status=response.status_code,
             )
-    elif status not in _SUCCESS and status not in REDIRECT_STATUSES:
-        drain(response, deadline)
-        raise error_for_status(response)
-    check_opt_out(response, options, deadline)
-    announced = response.headers.get("Content-Length", "")
-    if announced and len(begun) + int(announced) > options.max_bytes:
-        raise TooLargeError(f"the body has {announced} bytes, more than {options.max_bytes}", http_status=status)
-    blocks = [begun] if begun else []
-    try:
-        size = _read_blocks(response, url, options, deadline, blocks)
-        # A range is of the body as it is sent, so it says nothing of one that was decoded.
-        if whole not in (None, size) and "Content-Encoding" not in response.headers:
-            raise TruncatedError(f"the body has {size} bytes, and not {whole}", http_status=status)
-    except FetchError as error:
-        if error.retryable and blocks and "Content-Encoding" not in response.headers:
-            body = b"".join(blocks)
-            kept = (
-                partial.extended(body)
-                if begun and partial is not None
-                else resumable_body(url.text, response.headers, body)
-            )
-            left[:] = [] if kept is None else [kept]
-        raise
-    body = b"".join(blocks)
-    if status in REDIRECT_STATUSES and not begins_as_image(body):
-        raise RedirectError(f"HTTP {status} without a Location", http_status=status)
-    if not body:
-        text = "the body is empty" if status == http.HTTPStatus.OK else f"HTTP {status} with an empty body"
-        raise EmptyBodyError(text, http_status=status)
-    return body
 
-
-def check_opt_out(response: Response, options: FetchOptions, deadline: Deadline) -> None:
-    """Leave an image alone whose server says that it is not for that.
-
-    Raises:
-        OptedOutError: it says so, and the user does not take it all the same.
-    """
-    if options.ignore_opt_out or "X-Robots-Tag" not in response.headers:
-        return
-    directive = opt_out_directive(response.raw.headers.getlist("X-Robots-Tag"))
-    if directive is not None:
-        drain(response, deadline)
-        raise OptedOutError(
-            f"X-Robots-Tag says {directive} (--ignore-opt-out takes it all the same)", http_status=response.status_code
-        )
-
-
-def _read_blocks(
-    response: Response, url: urls.Url, options: FetchOptions, deadline: Deadline, blocks: list[bytes]
-) -> int:
-    """Read a body to its end, append it to blocks, and return the size of all of them."""
-    status = response.status_code
-    size = sum(map(len, blocks))
-    pieces = iter(partial(response.raw.read1, _BLOCK_BYTES, decode_content=False), b"")
-    try:
-        # Most have no coding, and looking for a value costs more than looking whether there is one.
-        if "Content-Encoding" in response.headers:
-            names = content_codings.parse(response.headers["Content-Encoding"])
-            pieces = content_codings.decode(_limit_compressed(pieces, options.max_bytes, status), names, status)
-        for block in pieces:
-            size += len(block)
-            if size > options.max_bytes:
-                raise TooLargeError(f"the body has more than {options.max_bytes} bytes", http_status=status)
-            blocks.append(block)
-    except (urllib3.exceptions.HTTPError, OSError) as error:
-        failure = map_exception(error, url, deadline)
-        failure.http_status = status
-        raise failure from error
-    except (ValueError, http.client.HTTPException) as error:
-        # http.client raises a bare ValueError for a chunk size that is no number.
-        raise TruncatedError(f"the body broke off after {size} bytes", http_status=status) from error
-    return size
+    def _read_blocks(self, response: Response, url: urls.Url, blocks: list[bytes]) -> int:
+        """Read a body to its end, append it to ``blocks``, and return the size of all blocks in bytes."""
+        status, max_bytes = response.status_code, self.options.max_bytes
+        size = sum(map(len, blocks))
+        pieces = iter(partial(response.raw.read1, _BLOCK_BYTES, decode_content=False), b"")
+        try:
+            # Most responses have no coding, and getting a header costs more than checking whether it exists.
+            if "Content-Encoding" in response.headers:
+                names = content_codings.parse(response.headers["Content-Encoding"])
+                pieces = content_codings.decode(_limit_compressed(pieces, max_bytes, status), names, status)
+            for block in pieces:
+                size += len(block)
+                if size > max_bytes:
+                    raise TooLargeError(f"the body has more than {max_bytes} bytes", http_status=status)
+                blocks.append(block)
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            failure = map_exception(error, url, self.deadline)
+            failure.http_status = status
+            raise failure from error
+        except (ValueError, http.client.HTTPException) as error:
+            # http.client raises a bare ValueError for a chunk size that is not a number.
+            raise TruncatedError(f"the body was interrupted after {size} bytes", http_status=status) from error
+        return size
 
 
 def _limit_compressed(pieces: Iterable[bytes], max_bytes: int, status: int) -> Iterator[bytes]:
-    """Return the pieces of a compressed body, which may hold less than it is long.
+    """Yield the pieces of a compressed body, which may be larger than its decompressed content.
 
     Raises:
-        TooLargeError: it has more than ``max_bytes``.
+        TooLargeError: the compressed body has more than ``max_bytes``.
     """
     size = 0
     for piece in pieces:
@@ -167,7 +195,7 @@ def _limit_compressed(pieces: Iterable[bytes], max_bytes: int, status: int) -> I
 
 
 def drain(response: Response, deadline: Deadline) -> None:
-    """Read a short body that nobody wants, so that the connection can be used again; close it otherwise."""
+    """Read and discard a short body, so that the connection can be reused; otherwise close the connection."""
     size = 0
     try:
         if response.headers.get("Content-Length", "").isdigit():

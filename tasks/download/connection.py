@@ -87,7 +87,7 @@ class Response(http.client.HTTPResponse):
         """
         line = self.fp.readline(MAX_HEADER_BYTES + 1)
         if not line:
-            raise http.client.RemoteDisconnected("the server closed the connection without an answer")
+            raise http.client.RemoteDisconnected("the server closed the connection without a response")
         found = _STATUS_LINE.fullmatch(line)
         if found is None:
             raise http.client.BadStatusLine(repr(line[:40].decode("latin-1").rstrip()))
@@ -107,11 +107,11 @@ class Response(http.client.HTTPResponse):
         while line := self.fp.readline(rest + 1):
             rest -= len(line)
             if rest < 0:
-                raise BadHeaderError(f"the head has more than {MAX_HEADER_BYTES // 1024} KiB")
+                raise BadHeaderError(f"it has more than {MAX_HEADER_BYTES // 1024} KiB")
             if line in (b"\r\n", b"\n"):
                 break
             if len(fields) >= MAX_FIELDS:
-                raise BadHeaderError(f"the head has more than {MAX_FIELDS:,} fields")
+                raise BadHeaderError(f"it has more than {MAX_FIELDS:,} fields")
             text = line.decode("latin-1")
             if line[0] in b" \t":
                 # A folded value, which is obsolete.
@@ -174,7 +174,7 @@ class Response(http.client.HTTPResponse):
             return int(announced)
         lengths = {_LEADING_ZEROS.sub("", value.strip()) for value in announced.split(",")}
         if len(lengths) > 1:
-            raise BadHeaderError(f"Content-Length has two values that differ: {announced[:80]}")
+            raise BadHeaderError(f"Content-Length has two different values: {announced[:80]}")
         length = lengths.pop()
         if not (length.isascii() and length.isdigit()):
             # `-1` is how some programs write that they don't know the length.

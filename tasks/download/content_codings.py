@@ -79,7 +79,7 @@ def _undo(name: str, pieces: Iterator[bytes], status: int) -> Iterator[bytes]:
     try:
         yield from _DECODERS[name](chain((head,), pieces))
     except _IncompleteError:
-        raise TruncatedError("the compressed body has no end", http_status=status) from None
+        raise TruncatedError("the compressed body is incomplete", http_status=status) from None
     except (zlib.error, brotli.error, zstd.ZstdError) as error:
         raise BadResponseError(f"the body is not {name} as its header says: {error}", http_status=status) from error
 

@@ -1,6 +1,6 @@
-"""A URL's bytes: streamed under a byte cap and a deadline, redirects followed hop by hop, retried where it may help.
+"""Download a URL: follow its redirects one by one, keep within a size limit and a deadline, and retry.
 
-This is the only place where a download is tried again.
+No other module retries a download.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from config.settings import settings
 from tasks.deadline import Deadline
 from tasks.download import network_settings, urls
 from tasks.download.adapters import GuardedAdapter, Sessions, request_headers
-from tasks.download.body import REDIRECT_STATUSES, check_opt_out, drain, read_body
+from tasks.download.body import REDIRECT_STATUSES, BodyReader, drain
 from tasks.download.byte_range import PartialBody
 from tasks.download.conditional import Validators
 from tasks.download.connection import BadHeaderError
@@ -36,32 +36,32 @@ from tasks.errors import (
 from tasks.model import FetchOptions
 from tasks.redaction import redacted
 
-#: What a user can do about a server that can't be verified.
-_INSECURE_HINT = "--insecure can take it"
+#: Advice for the user if a server can't be verified.
+_INSECURE_HINT = "--insecure downloads it anyway"
 _INSECURE_NOT_ALLOWED_HINT = "--insecure is not allowed here: IMAGEFLEET_ALLOW_INSECURE_TLS"
 
 
 @dataclass(frozen=True, slots=True)
 class Download:
-    """What came: the body, and what the last response said of it."""
+    """A successful download: the body, and facts from the last response."""
 
     body: bytes
     http_status: int
-    #: Where it came from after redirects, redacted; None if it came from where it was asked for.
+    #: The redacted URL after redirects; None without a redirect.
     final_url: str | None
     etag: str | None
     last_modified: str | None
-    #: Whether a server on the way to it was not verified.
+    #: Whether a server was not verified, that of a redirect or of the image.
     tls_unverified: bool = False
 
     @property
     def unchanged(self) -> bool:
-        """Whether nothing came, as the image is still the one that the condition is about."""
+        """Whether the server answered a conditional request with 304, without a body."""
         return self.http_status == http.HTTPStatus.NOT_MODIFIED
 
 
 class Downloader:
-    """Downloads for one process; any number of threads may call it."""
+    """The downloader of a process, shared by any number of threads."""
 
     def __init__(self, sessions: Sessions, sleep: Callable[[float], None] = time.sleep) -> None:
         self._sessions = sessions
@@ -76,29 +76,28 @@ class Downloader:
         prior_attempts: int = 0,
         validators: Validators | None = None,
     ) -> Download:
-        """Return what the URL serves, after as many attempts as the options and the deadline allow.
+        """Download a URL, with retries within the limits of the options and the deadline.
 
         Args:
-            url: as it stands in the Source.
-            options: limits and retries.
-            deadline: of all attempts together.
+            url: as the URL list has it.
+            options: the run's limits and retries.
+            deadline: for all attempts together.
             on_attempt: called before each attempt.
-            prior_attempts: how many attempts were made before, each of which counts among those that the options allow.
-            validators: under which the image is wanted; if it is not met, the answer is ``unchanged`` and has no body.
+            prior_attempts: attempts of earlier deliveries, which count against ``options.retries``.
+            validators: for a conditional request; if the image is unchanged, the Download is ``unchanged`` and has no
+                body.
 
         Raises:
-            LongWaitError: the server asks for a wait that is too long for a slot, and that there is another attempt
-                after.
-            FetchError: of the last attempt.
+            LongWaitError: the server requests a wait too long to hold a slot for, and an attempt is left after it.
+            FetchError: the last attempt failed.
         """
         target = urls.parse(url)
+        reader = BodyReader(options, deadline)
         retry = prior_attempts
-        # What an attempt leaves to the next: nothing, or one part.
-        left: list[PartialBody] = []
         while True:
             on_attempt()
             try:
-                return self._attempt(target, options, deadline, left, validators)
+                return self._attempt(target, reader, validators)
             except FetchError as error:
                 if error.retry_after is not None and error.retry_after > options.max_retry_after:
                     raise long_wait_error(error, options, retry) from error
@@ -108,77 +107,39 @@ class Downloader:
             self._sleep(wait)
             retry += 1
 
-    def _attempt(
-        self,
-        url: urls.Url,
-        options: FetchOptions,
-        deadline: Deadline,
-        left: list[PartialBody],
-        validators: Validators | None,
-    ) -> Download:
+    def _attempt(self, start: urls.Url, reader: BodyReader, validators: Validators | None) -> Download:
+        """Download a URL and follow its redirects, without a retry."""
+        options, deadline = reader.options, reader.deadline
         adapter = self._sessions.adapter(options.insecure)
         unverified = False
-        start = url
+        url = start
         cookies: Cookies | None = None
-        # The cookies that a URL was asked for with: what it answers may depend on them.
+        # The cookies of the request: the same URL may answer differently with other cookies.
         cookie: str | None = None
         seen = {(url.text, cookie)}
-        fields = request_headers(options.headers, self._sessions.contact, True)
+        headers = request_headers(options.headers, self._sessions.contact, True)
         for _ in range(options.max_redirects + 1):
-            partial = left[0] if left and left[0].url == url.text else None
-            shown = None if url == start else redacted(url.text)
-            # What has begun to come is of a newer image, or of one that there was no condition for.
-            on = validators if validators is not None and partial is None and validators.came_from(shown) else None
-            asked = (
-                partial.range_headers(fields)
-                if partial is not None
-                else fields
-                if on is None
-                else on.conditional_headers(fields)
-            )
+            final_url = None if url == start else redacted(url.text)
+            sent, conditional = _with_range_or_validators(headers, reader.partial_from(url), validators, final_url)
             if cookie is not None:
-                asked = with_cookies(asked, cookie)
+                sent = with_cookies(sent, cookie)
             try:
-                response = _send_request(adapter, url, deadline, asked)
+                response = _send_request(adapter, url, deadline, sent)
                 unverified = unverified or adapter.tls_unverified
                 location = _redirect_location(response, deadline) if response.status_code in REDIRECT_STATUSES else None
                 if location is None:
-                    try:
-                        if on is not None and response.status_code == http.HTTPStatus.NOT_MODIFIED:
-                            check_opt_out(response, options, deadline)
-                            drain(response, deadline)
-                            body = b""
-                        else:
-                            body = read_body(response, url, options, deadline, partial, left)
-                    finally:
-                        response.close()
-                    return Download(
-                        body,
-                        response.status_code,
-                        shown,
-                        response.headers.get("ETag"),
-                        response.headers.get("Last-Modified"),
-                        unverified,
-                    )
+                    body = reader.read(response, url, conditional)
+                    etag, last_modified = response.headers.get("ETag"), response.headers.get("Last-Modified")
+                    return Download(body, response.status_code, final_url, etag, last_modified, unverified)
             except FetchError as error:
-                error.final_url = shown
-                if isinstance(error, TlsError) and error.avoidable:
-                    error.args = (f"{error} ({_INSECURE_NOT_ALLOWED_HINT if options.insecure else _INSECURE_HINT})",)
-                if shown is not None and isinstance(error, BlockedAddressError):
-                    # The list has nothing of that address.
-                    error.args = (f"after a redirect: {error}",)
+                _add_context(error, final_url, options)
                 raise
             if "Set-Cookie" in response.headers:
                 cookies = cookies or Cookies()
                 cookies.store(url, response.raw.headers.getlist("Set-Cookie"))
-            before, url = url, _next_hop(response, url, location)
-            if before.scheme == "https" and url.scheme == "http" and not options.allow_downgrade:
-                raise RedirectError(
-                    f"the redirect to {redacted(url.text)} leads from https to http",
-                    http_status=response.status_code,
-                )
+            before, url = url, _next_hop(response, url, location, options)
             if not _keeps_credentials(before, url):
-                fields = request_headers(options.headers, self._sessions.contact, False)
+                headers = request_headers(options.headers, self._sessions.contact, False)
             cookie = None if cookies is None else cookies.header_value(url)
             if (url.text, cookie) in seen:
                 raise RedirectError(f"the redirect to {redacted(url.text)} is a loop", http_status=response.status_code)
@@ -187,14 +148,15 @@ class Downloader:
 
 
 def create_downloader(allow: Iterable[str] | None = None, proxied: bool = True) -> Downloader:
-    """Return the downloader that this process's environment asks for.
+    """Create the downloader configured by this process's environment.
 
     Args:
-        allow: what may be connected to besides public addresses, in place of IMAGEFLEET_ALLOW_NETWORKS.
-        proxied: whether IMAGEFLEET_PROXY holds; what this machine serves itself is nothing for a proxy.
+        allow: networks and hosts that may be connected to besides public addresses, instead of those in
+            IMAGEFLEET_ALLOW_NETWORKS.
+        proxied: whether to use the proxy in IMAGEFLEET_PROXY; False for servers on this machine.
 
     Raises:
-        SettingsError: a variable does not hold what it should.
+        SettingsError: a variable has an invalid value.
     """
     proxy = network_settings.proxy() if proxied else None
     sessions = Sessions(
@@ -207,49 +169,84 @@ def create_downloader(allow: Iterable[str] | None = None, proxied: bool = True) 
     return Downloader(sessions)
 
 
+def _with_range_or_validators(
+    headers: Mapping[str, str], partial: PartialBody | None, validators: Validators | None, final_url: str | None
+) -> tuple[Mapping[str, str], bool]:
+    """Return the headers of a request, and whether it is conditional.
+
+    With an interrupted body, only its rest is requested, without validators: the interrupted body is newer than the
+    previous run's image, or no validators were sent for it.
+    """
+    if partial is not None:
+        return partial.range_headers(headers), False
+    if validators is not None and validators.came_from(final_url):
+        return validators.conditional_headers(headers), True
+    return headers, False
+
+
+def _add_context(error: FetchError, final_url: str | None, options: FetchOptions) -> None:
+    """Complete an error with the URL that failed, and with advice."""
+    error.final_url = final_url
+    if isinstance(error, TlsError) and error.avoidable:
+        error.args = (f"{error} ({_INSECURE_NOT_ALLOWED_HINT if options.insecure else _INSECURE_HINT})",)
+    if final_url is not None and isinstance(error, BlockedAddressError):
+        # The address is not in the URL list, so the message says where it comes from.
+        error.args = (f"after a redirect: {error}",)
+
+
 def _keeps_credentials(before: urls.Url, after: urls.Url) -> bool:
-    """Tell whether a redirect stays with whom the credentials are for: the same origin, or the same host's https."""
+    """Tell whether a redirect may get the credentials: it has the same origin, or is the same host's https."""
     if before.host != after.host:
         return False
     origin, target = (before.scheme, before.port), (after.scheme, after.port)
     return origin == target or (origin, target) == (("http", 80), ("https", 443))
 
 
-def _send_request(adapter: GuardedAdapter, url: urls.Url, deadline: Deadline, fields: Mapping[str, str]) -> Response:
+def _send_request(adapter: GuardedAdapter, url: urls.Url, deadline: Deadline, headers: Mapping[str, str]) -> Response:
     try:
-        return adapter.get(url, deadline, fields)
+        return adapter.get(url, deadline, headers)
     except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
         raise map_exception(error, url, deadline) from error
     except BadHeaderError as error:
-        raise BadResponseError(f"{url.host} sent a head that is refused: {error}") from error
+        raise BadResponseError(f"{url.host} sent an invalid header: {error}") from error
     except http.client.IncompleteRead as error:
         raise map_exception(error, url, deadline) from error
     except (ValueError, http.client.HTTPException) as error:
-        raise BadResponseError(f"{url.host} answered with what is not HTTP: {error}") from error
+        raise BadResponseError(f"the response of {url.host} is not HTTP: {error}") from error
 
 
 def _redirect_location(response: Response, deadline: Deadline) -> str | None:
-    """Return where a redirect leads, after its body; None if it does not say that, so that its body may be the image.
+    """Return the Location of a redirect, and discard its body.
+
+    Return None if there is no Location; then the body is left unread, because it may be the image.
 
     Raises:
-        RedirectError: it says two things, of which one may be meant for somebody else.
+        RedirectError: there are two Locations, of which one may be meant for another client.
     """
-    places = response.raw.headers.getlist("Location")
-    if len(places) > 1:
+    locations = response.raw.headers.getlist("Location")
+    if len(locations) > 1:
         response.close()
         raise RedirectError(
-            f"HTTP {response.status_code} has {len(places)} Locations that differ", http_status=response.status_code
+            f"HTTP {response.status_code} has {len(locations)} different Locations", http_status=response.status_code
         )
-    if not places or not places[0]:
+    if not locations or not locations[0]:
         return None
     drain(response, deadline)
-    place: str = places[0]
-    return place
+    location: str = locations[0]
+    return location
 
 
-def _next_hop(response: Response, url: urls.Url, location: str) -> urls.Url:
+def _next_hop(response: Response, url: urls.Url, location: str, options: FetchOptions) -> urls.Url:
+    """Return the URL that a redirect leads to.
+
+    Raises:
+        RedirectError: it is not a URL, or leads from https to http, which the user does not allow.
+    """
+    status = response.status_code
     try:
-        return urls.join(url, location)
+        target = urls.join(url, location)
     except InvalidUrlError as error:
-        status = response.status_code
-        raise RedirectError(f"HTTP {status} leads to no URL: {error}", http_status=status) from error
+        raise RedirectError(f"HTTP {status} redirects to an invalid URL: {error}", http_status=status) from error
+    if url.scheme == "https" and target.scheme == "http" and not options.allow_downgrade:
+        raise RedirectError(f"the redirect to {redacted(target.text)} leads from https to http", http_status=status)
+    return target

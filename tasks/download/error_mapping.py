@@ -1,4 +1,4 @@
-"""Convert statuses and exceptions of HTTP, TLS and sockets into the errors of a download."""
+"""Convert HTTP statuses and the exceptions of requests, urllib3, TLS and sockets into a `FetchError`."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ _NOT_IMPLEMENTED_STATUSES = frozenset({http.HTTPStatus.NOT_IMPLEMENTED, http.HTT
 
 
 def error_for_status(response: Response) -> FetchError:
-    """Return the error for a response with a status that is no success."""
+    """Return the error for a response with an error status, or with a status that imagefleet does not expect."""
     status = response.status_code
     text = f"HTTP {status} {response.reason or ''}".strip()
-    # Of several waits the longest is kept to.
+    # Of several waits, the longest counts.
     waits = [parse_retry_after(value) for value in response.raw.headers.getlist("Retry-After")]
     retry_after = max((wait for wait in waits if wait is not None), default=None)
     if status == http.HTTPStatus.TOO_MANY_REQUESTS:
@@ -48,11 +48,11 @@ def error_for_status(response: Response) -> FetchError:
         return HttpNotImplementedError(text, http_status=status)
     if 500 <= status < 600:
         return HttpServerError(text, http_status=status, retry_after=retry_after)
-    return BadResponseError(f"{text}, which nobody asked for", http_status=status)
+    return BadResponseError(f"{text}, an unexpected status", http_status=status)
 
 
 def map_exception(error: Exception, url: urls.Url, deadline: Deadline) -> FetchError:
-    """Return what an exception of requests, urllib3 or the socket means for the image."""
+    """Return the error for an exception of requests, urllib3 or the socket, by the first known cause in its chain."""
     causes = list(cause_chain(error))
     where = f"{url.host} port {url.port}"
     for cause in causes:
@@ -68,17 +68,20 @@ def map_exception(error: Exception, url: urls.Url, deadline: Deadline) -> FetchE
         if isinstance(cause, urllib3.exceptions.InvalidHeader):
             return BadResponseError(f"{where} sent a bad header: {cause}")
         if isinstance(cause, http.client.RemoteDisconnected):
-            return ConnectError(f"{where} closed the connection without an answer")
+            return ConnectError(f"{where} closed the connection without a response")
         if isinstance(cause, http.client.HTTPException):
-            return BadResponseError(f"{where} answered with what is not HTTP: {cause or type(cause).__name__}")
+            return BadResponseError(f"the response of {where} is not HTTP: {cause or type(cause).__name__}")
     for cause in causes:
         if isinstance(cause, urllib3.exceptions.ProtocolError):
-            return TruncatedError(f"{where} broke the connection off")
+            return TruncatedError(f"{where} broke off the connection")
     return ConnectError(f"{where}: {causes[-1]}")
 
 
 def cause_chain(error: BaseException | None) -> list[BaseException]:
-    """Return an exception with what it was raised from, outermost first."""
+    """Return an exception and its causes, outermost first.
+
+    Causes are found in ``reason``, the arguments, ``__cause__`` and ``__context__``.
+    """
     found: list[BaseException] = []
     while error is not None and error not in found:
         found.append(error)

@@ -59,13 +59,13 @@ class Rule:
         if entry.startswith("["):
             host, bracket, tail = entry[1:].partition("]")
             if not bracket or (tail and not tail.startswith(":")):
-                raise ValueError(f"{entry!r} is no address in brackets with a port")
+                raise ValueError(f"{entry!r} is not an address in brackets with a port")
             port = tail[1:] or None
         elif entry.count(":") == 1:
             host, _, port = entry.partition(":")
         number = None if port is None else int(port)
         if number is not None and not 0 < number < 65536:
-            raise ValueError(f"{port} is no port")
+            raise ValueError(f"{port} is not a port")
         try:
             return cls(ipaddress.ip_network(host, strict=False), None, number)
         except ValueError:
@@ -148,7 +148,7 @@ class Guard:
         allowing = [rule for rule in self._allowances if rule.covers(host, address, port)]
         if port in BAD_PORTS and all(rule.port is None for rule in allowing):
             return (
-                "is asked at a port that browsers block "
+                "is requested on a port that browsers block "
                 f"(a worker's operator can allow it with IMAGEFLEET_ALLOW_NETWORKS={_allow_list_entry(host, port)})"
             )
         if address is None:

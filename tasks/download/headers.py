@@ -25,7 +25,7 @@ def checked_header(name: str, value: str) -> tuple[str, str]:
         ValueError: it would end its line, is none (RFC 9110, 5), or is not a run's to say.
     """
     if not _NAME.fullmatch(name):
-        raise ValueError("what stands before the colon is no header's name")
+        raise ValueError("the text before the colon is not a header name")
     if name.lower() in RESERVED_HEADERS:
         raise ValueError(f"{name} can't be set")
     return name, checked_value(value)
@@ -39,5 +39,5 @@ def checked_value(value: str) -> str:
     """
     value = value.strip(" \t")
     if not _VALUE.fullmatch(value):
-        raise ValueError("a header's value has to be printable ASCII, on one line")
+        raise ValueError("a header's value must be printable ASCII on one line")
     return value

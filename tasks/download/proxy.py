@@ -24,7 +24,7 @@ from tasks.download.sockets import PlainSocket
 from tasks.errors import ConnectError, FetchTimeoutError, InvalidUrlError
 
 #: Without what a URL's userinfo looks like: that is redacted wherever this is shown.
-_FORM = "http://host:port, with user:password@ before the host where it asks for them"
+_FORM = "http://host:port, with user:password@ before the host if the proxy requires them"
 _OTHER_PROXIES = ("https", "socks4", "socks4a", "socks5", "socks5h")
 
 
@@ -46,18 +46,18 @@ class Proxy:
         """
         scheme = url.partition(":")[0].lower()
         if scheme in _OTHER_PROXIES:
-            raise ValueError(f"{scheme}:// proxies can't be used; it has to be {_FORM}; https goes through that, too")
+            raise ValueError(f"{scheme}:// proxies are not supported; it must be {_FORM}; https goes through it, too")
         if scheme != "http":
-            raise ValueError(f"it has to be {_FORM}")
+            raise ValueError(f"it must be {_FORM}")
         try:
             parts = urls.parse(url)
         except InvalidUrlError as error:
             raise ValueError(
-                f"it has to be {_FORM}: {error} (what is special in a URL is escaped in a password, or the password "
-                "stands in the file that IMAGEFLEET_PROXY_PASSWORD_FILE names)"
+                f"it must be {_FORM}: {error} (percent-escape special characters in the password, or put "
+                "the password into the file named by IMAGEFLEET_PROXY_PASSWORD_FILE)"
             ) from error
         if parts.target != "/":
-            raise ValueError(f"it has to be {_FORM}: nothing can follow the port")
+            raise ValueError(f"it must be {_FORM}: nothing may follow the port")
         if parts.userinfo is None:
             return cls(parts.host, parts.port)
         name, _, password = map(unquote_to_bytes, parts.userinfo.partition(":"))
@@ -75,8 +75,8 @@ class Proxy:
     def auth_error(self) -> ConnectError:
         """Return what it means that the proxy asks for credentials: those that it was given, if any, are wrong."""
         failure = ConnectError(
-            f"{self} does not let this worker through: HTTP 407 "
-            "(the worker's operator gives user and password with IMAGEFLEET_PROXY and IMAGEFLEET_PROXY_PASSWORD_FILE)"
+            f"{self} refuses this worker: HTTP 407 "
+            "(the worker's operator sets user and password with IMAGEFLEET_PROXY and IMAGEFLEET_PROXY_PASSWORD_FILE)"
         )
         failure.of_worker = True
         return failure
@@ -116,7 +116,7 @@ class ForwardedConnection(GuardedConnection):
         try:
             response = super().getresponse()
         except http.client.RemoteDisconnected as error:
-            raise ConnectError(f"{self.through} closed the connection without an answer") from error
+            raise ConnectError(f"{self.through} closed the connection without a response") from error
         if response.status == http.HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
             response.close()
             raise self.through.auth_error()

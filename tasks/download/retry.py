@@ -1,4 +1,4 @@
-"""Decide how long to wait before another attempt: backoff, Retry-After and the countdown of a requeued task. No I/O."""
+"""Calculate the wait before a retry: backoff, Retry-After, and the countdown of a requeued task. No I/O."""
 
 from __future__ import annotations
 
@@ -12,12 +12,15 @@ from tasks.errors import FetchError, LongWaitError, RateLimitedError
 from tasks.model import FetchOptions
 
 _MAX_BACKOFF_SECONDS = 30.0
-#: The most that is added to a countdown, as a part of it: images that were refused together do not come back together.
+#: The maximum jitter of a countdown, as a fraction of it. It spreads the retries of images refused together.
 _COUNTDOWN_JITTER = 0.1
 
 
 def parse_retry_after(value: str | None) -> float | None:
-    """Return the seconds that a Retry-After header asks to wait, in either of its forms (RFC 9110, 10.2.3)."""
+    """Return a Retry-After header in seconds, from either of its forms (RFC 9110, section 10.2.3).
+
+    None if it is missing or invalid.
+    """
     if not value:
         return None
     value = value.strip()
@@ -25,38 +28,42 @@ def parse_retry_after(value: str | None) -> float | None:
         return float(value[:9])
     try:
         date = email.utils.parsedate_to_datetime(value)
-        # Dates without a zone, as asctime writes them, are in UTC (RFC 9110, 5.6.7).
+        # Dates without a zone, as in the asctime format, are in UTC (RFC 9110, section 5.6.7).
         return max(0.0, (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - time.time())
-    except (ValueError, OverflowError, OSError):  # a year that no date has, or that this machine's clock does not
+    except (ValueError, OverflowError, OSError):  # a year out of range for dates or for the clock
         return None
 
 
 def backoff(retry: int, base: float, retry_after: float | None = None) -> float:
-    """Return the seconds to wait before a retry: half to whole of ``base * 2**retry``, at most 30.
+    """Return the seconds to wait before a retry: 50 to 100 % of ``base * 2**retry``, which is capped at 30.
 
-    The random part keeps images that failed together from coming back together. A server's Retry-After, in seconds,
-    counts where it is longer.
+    The jitter spreads the retries of images that failed together. A longer ``retry_after``, in seconds, takes
+    precedence.
     """
     wait: float = min(base * 2**retry, _MAX_BACKOFF_SECONDS) * random.uniform(0.5, 1)  # noqa: S311  # no secret
     return max(wait, retry_after or 0.0)
 
 
 def countdown(wait: float) -> float:
-    """Return the seconds after which an image is asked for again whose server asks for a wait: up to a tenth more."""
-    spread: float = random.uniform(1, 1 + _COUNTDOWN_JITTER)  # noqa: S311  # no secret
-    return wait * spread
+    """Return the countdown in seconds for a wait requested by a server: the wait plus up to 10 % jitter."""
+    jitter: float = random.uniform(1, 1 + _COUNTDOWN_JITTER)  # noqa: S311  # no secret
+    return wait * jitter
 
 
 def long_wait_error(error: FetchError, options: FetchOptions, retry: int) -> RateLimitedError:
-    """Return what a server's wish for a wait is that no slot is held for."""
+    """Convert an error with a Retry-After above --max-retry-after into LongWaitError or RateLimitedError.
+
+    LongWaitError: the task can be requeued with a countdown, because an attempt is left and the wait is at most
+    `limits.MAX_COUNTDOWN` seconds. RateLimitedError: the image fails. ``retry`` counts the retries so far, from 0.
+    """
     wait = error.retry_after or 0.0
     is_last = retry >= options.retries
     is_deferred = not is_last and wait <= limits.MAX_COUNTDOWN
-    bound = options.max_retry_after if is_last or is_deferred else max(options.max_retry_after, limits.MAX_COUNTDOWN)
-    longer = (LongWaitError if is_deferred else RateLimitedError)(
-        f"{error}: asks for a wait of {wait:.0f} s, more than {bound:g}",
+    limit = options.max_retry_after if is_last or is_deferred else max(options.max_retry_after, limits.MAX_COUNTDOWN)
+    failure = (LongWaitError if is_deferred else RateLimitedError)(
+        f"{error}: the server requests a wait of {wait:.0f} s, more than {limit:g}",
         http_status=error.http_status,
         retry_after=wait,
     )
-    longer.final_url = error.final_url
-    return longer
+    failure.final_url = error.final_url
+    return failure

@@ -34,26 +34,26 @@ _CERTIFICATE_FAULTS = {
     9: "its certificate is not valid yet",
     10: "its certificate has expired",
     18: "its certificate is self-signed",
-    19: "its certificate chain ends in a self-signed certificate that is not trusted here",
+    19: "its certificate chain ends in an untrusted self-signed certificate",
     20: _ISSUER,
     21: _ISSUER,
     22: "its certificate chain is too long",
     23: "its certificate was revoked",
-    24: "its certificate was issued by a certificate that is no CA",
-    26: "its certificate is not one for servers",
+    24: "its certificate was issued by a certificate that is not a CA",
+    26: "its certificate is not for servers",
     62: "its certificate is for another host",
     64: "its certificate is for another host",
     66: "the key of its certificate is too short",
     67: "the key of a certificate in its chain is too short",
     68: "a certificate in its chain is signed with a weak algorithm",
-    79: "its certificate was issued by a certificate that is no CA",
+    79: "its certificate was issued by a certificate that is not a CA",
 }
-_NO_TLS = "it answers without TLS, as a server for http:// does"
-_TOO_OLD = "it speaks only versions of TLS that are too old (before 1.2)"
-_NOTHING_IN_COMMON = "it has no cipher in common with us (handshake failure)"
+_NO_TLS = "it answers without TLS, like an http:// server"
+_TOO_OLD = "it supports only TLS versions before 1.2"
+_NOTHING_IN_COMMON = "it has no cipher in common with imagefleet (handshake failure)"
 _WEAK_KEY = "its key is too short"
 _WEAK_SIGNATURE = "it signs with a weak algorithm"
-_CLIENT_CERTIFICATE = "it asks for a certificate of the client"
+_CLIENT_CERTIFICATE = "it requires a client certificate"
 #: By OpenSSL's names for reasons.
 _HANDSHAKE_FAULTS = {
     "HTTP_REQUEST": _NO_TLS,
@@ -78,10 +78,10 @@ _HANDSHAKE_FAULTS = {
     "LEGACY_SIGALG_DISALLOWED_OR_UNSUPPORTED": _WEAK_SIGNATURE,
     "NO_SUITABLE_SIGNATURE_ALGORITHM": _WEAK_SIGNATURE,
     "WRONG_SIGNATURE_TYPE": _WEAK_SIGNATURE,
-    "UNSAFE_LEGACY_RENEGOTIATION_DISABLED": "it supports only an unsafe way to renegotiate",
+    "UNSAFE_LEGACY_RENEGOTIATION_DISABLED": "it supports only unsafe renegotiation",
     "TLSV1_UNRECOGNIZED_NAME": "it does not know this host name",
     "TLSV1_ALERT_UNRECOGNIZED_NAME": "it does not know this host name",
-    "TLSV1_ALERT_INTERNAL_ERROR": "it reports an internal error, often for a host name that it does not know",
+    "TLSV1_ALERT_INTERNAL_ERROR": "it reports an internal error, often because it does not know the host name",
     "SSLV3_ALERT_BAD_CERTIFICATE": _CLIENT_CERTIFICATE,
     "TLSV13_ALERT_CERTIFICATE_REQUIRED": _CLIENT_CERTIFICATE,
 }

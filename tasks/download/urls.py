@@ -89,7 +89,7 @@ def _parse(url: str, base: Url | None) -> Url:
     if len(url) > MAX_LENGTH:
         raise _too_long()
     if not url.isascii() and _NO_TEXT.search(url):
-        raise InvalidUrlError("the URL holds bytes that are not UTF-8")
+        raise InvalidUrlError("the URL has bytes that are not UTF-8")
     try:
         normal = ada_url.normalize_url(url) if base is None else ada_url.join_url(base.text, url)
     except ValueError as error:
@@ -116,7 +116,7 @@ def _too_long() -> InvalidUrlError:
 
 
 def _other_scheme(scheme: str) -> str:
-    return f"the scheme {scheme[:20]}: is not fetched, only http and https are"
+    return f"the scheme {scheme[:20]}: is not supported, only http and https are"
 
 
 def _parse_error(url: str, base: Url | None) -> str:
@@ -138,28 +138,28 @@ def _parse_error(url: str, base: Url | None) -> str:
     is_ipv6 = hostport.startswith("[")
     name, closed, port = hostport[is_ipv6:].partition("]" if is_ipv6 else ":")
     if is_ipv6 and not closed:
-        return "the host is no IPv6 address: its bracket is not closed"
+        return "the host is not an IPv6 address: its bracket is not closed"
     if is_ipv6 and port and not port.startswith(":"):
-        return "the port is wrong: a colon has to stand between the host and it"
+        return "the port is invalid: a colon must precede it"
     port = port.removeprefix(":") if is_ipv6 else port
     if not is_ipv6 and ":" in port:
-        return "the port is wrong, or the host is an IPv6 address, which has to stand in brackets"
+        return "the port is invalid, or the host is an IPv6 address, which needs brackets"
     if not name:
         return "the URL has no host"
     if port and not (port.isascii() and port.isdigit()):
-        return "the port is wrong: it is no number"
+        return "the port is invalid: it is not a number"
     if len(port.lstrip("0")) > 5 or int(port or 0) > 65535:
-        return "the port is wrong: the highest is 65535"
+        return "the port is invalid: the maximum is 65535"
     if is_ipv6:
         return (
-            "the host is an IPv6 address with a zone, which no URL can hold"
+            "the host is an IPv6 address with a zone, which is not allowed in a URL"
             if "%" in name
-            else "the host is no IPv6 address"
+            else "the host is not an IPv6 address"
         )
     try:
         name = unquote_to_bytes(name).decode()
     except UnicodeDecodeError:
-        return "the host name is not valid: what is escaped in it is not UTF-8"
+        return "the host name is not valid: its escaped bytes are not UTF-8"
     if _NUMBER.fullmatch(name.removesuffix(".").rpartition(".")[2]):
-        return "the host ends in a number, and is no IPv4 address"
-    return "the host name is not valid: it holds characters that no host name can hold"
+        return "the host ends in a number, but is not an IPv4 address"
+    return "the host name is not valid: it has characters not allowed in host names"

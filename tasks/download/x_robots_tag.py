@@ -1,23 +1,23 @@
-"""Parse X-Robots-Tag, by which a server opts out of the use of its images. No I/O."""
+"""Parse X-Robots-Tag, the response header by which a server opts out of the use of its images. No I/O."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
 
-#: The name by which X-Robots-Tag speaks to us.
+#: Our name in X-Robots-Tag.
 AGENT = "imagefleet"
-#: ``none`` stands for noindex and nofollow.
+#: ``none`` means noindex and nofollow.
 _OPT_OUTS = frozenset({"noai", "noimageai", "noindex", "noimageindex", "none"})
-#: Directives that have a colon of their own.
+#: Directives with a colon before their value, which is not an agent's.
 _DIRECTIVES_WITH_VALUES = frozenset({"unavailable_after", "max-snippet", "max-image-preview", "max-video-preview"})
 _AGENT = re.compile(r"[\w.*-]+")
 
 
 def opt_out_directive(values: Iterable[str]) -> str | None:
-    """Return the first directive of X-Robots-Tag fields by which a server keeps its image from us; None without one.
+    """Return the first directive that opts out of the use of the image by us; None without one.
 
-    A directive after a name and a colon is for that agent alone, as are those that follow it in the same field
+    A directive after a name and a colon is for this agent only, and so are those after it in the same header
     (https://developers.google.com/search/docs/crawling-indexing/robots-meta-tag#xrobotstag).
     """
     for value in values:

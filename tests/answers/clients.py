@@ -107,5 +107,5 @@ def _refused(server: Canned, message: str) -> str:
     message = re.sub(r"\b\d+ (milliseconds|bytes)\b", r"N \1", message)
     # The size of the image depends on the version of its encoder.
     message = re.sub(r"bytes \d+-\d+/(\d+|\*)", r"bytes …", message)
-    message = re.sub(r"differ: \d+, \d+", "differ: …", message)
+    message = re.sub(r"values: \d+, \d+", "values: …", message)
     return "refused: " + " ".join(message.split())

@@ -61,7 +61,7 @@ def test_insecure_run_and_its_retry(site: Site, tmp_path: Path) -> None:
     assert before["expired"] == ("success", None, None, True)
     assert before["expired, later"][1:] == ("http_4xx", "HTTP 404 Not Found", False)
     assert before["no TLS"][1] == "tls"
-    assert str(before["no TLS"][2]).endswith("it answers without TLS, as a server for http:// does")
+    assert str(before["no TLS"][2]).endswith("it answers without TLS, like an http:// server")
     assert json.loads((out / "run.json").read_text())["options"]["fetch"]["insecure"] is True
     processes.producer("retry", out, "--all", "--workers", "1", "--json", env=site.permissive)
     assert site.rows(out) == {**before, "expired, later": ("success", None, None, True)}
@@ -76,7 +76,7 @@ def test_verifying_run_names_the_reason(site: Site, tmp_path: Path) -> None:
     assert found["good"] == ("success", None, None, False)
     status, reason, message, marked = found["expired"]
     assert (status, reason, marked) == ("failed_to_download", "tls", False)
-    assert message.endswith(": its certificate has expired (--insecure can take it)")
+    assert message.endswith(": its certificate has expired (--insecure downloads it anyway)")
 
 
 def test_local_fleet_without_the_permission_is_refused_early(site: Site, tmp_path: Path) -> None:

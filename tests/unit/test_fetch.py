@@ -59,7 +59,9 @@ class Raising(Downloader):
 
 def test_long_wait_is_requeued(store: Store) -> None:
     """A long wait gives a countdown with the attempts and time so far, or an Outcome if the caller can't requeue."""
-    waits = Raising(LongWaitError("HTTP 503: asks for a wait of 60 s at http://a.example/?token=x", retry_after=60.0))
+    waits = Raising(
+        LongWaitError("HTTP 503: the server requests a wait of 60 s at http://a.example/?token=x", retry_after=60.0)
+    )
     earlier = PriorAttempts(2, 1.5)
     with pytest.raises(RetryLater, match=r"token=\*\*\*") as caught:
         fetch(FetchRequest("http://a.example/", 0, prior=earlier), _RUN, store, waits, defer_long_waits=True)

@@ -58,7 +58,7 @@ def test_unusable_settings_are_named(environment: Callable[..., None]) -> None:
         assert "word" not in finding.found
     environment(PROXY="me:word@127.0.0.1:3")
     (finding,) = diagnosis._network_setting_findings(local=True)
-    assert finding.found.startswith("IMAGEFLEET_PROXY: it has to be http://host:port, with user:password@ before")
+    assert finding.found.startswith("IMAGEFLEET_PROXY: it must be http://host:port, with user:password@ before")
 
 
 @pytest.mark.parametrize(

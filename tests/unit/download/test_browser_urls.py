@@ -17,7 +17,7 @@ _HOSTS = {case["input"]: case["output"] for case in _DATA["hosts"]}
 #: URLs accepted by browsers but refused by us: the text of our message, the number of cases, and the reason.
 _REFUSED = {
     # Only http and https are fetched.
-    "is not fetched": 35,
+    "is not supported": 35,
     # U+FFFD replaces bytes that could not be decoded, so the URL would not be the one its author meant.
     "not UTF-8": 2,
     # Nothing listens on port 0.
@@ -58,7 +58,7 @@ def refusal(case: dict[str, str | None]) -> str | None:
     if href is None:
         return None
     if not href.startswith(("http://", "https://")):
-        return "is not fetched"
+        return "is not supported"
     if "\ufffd" in text or "\ud800" in text:
         return "not UTF-8"
     host = browser_form(href).split("/")[2]

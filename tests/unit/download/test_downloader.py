@@ -55,21 +55,21 @@ _FAULTS: dict[str, tuple[type[FetchError], int | None, str]] = {
     "/fault/not-implemented": (HttpNotImplementedError, 501, "HTTP 501"),
     "/fault/opted-out": (OptedOutError, 200, "X-Robots-Tag says noai (--ignore-opt-out"),
     "/fault/no-content": (EmptyBodyError, 204, "HTTP 204"),
-    "/fault/not-modified": (BadResponseError, 304, "HTTP 304 Not Modified, which nobody asked for"),
+    "/fault/not-modified": (BadResponseError, 304, "HTTP 304 Not Modified, an unexpected status"),
     "/fault/partial": (
         BadResponseError,
         206,
-        "HTTP 206 with a part of the body alone, for which nobody asked: bytes 0-",
+        "HTTP 206 with only a part of the body, which was not requested: bytes 0-",
     ),
-    "/fault/drop": (ConnectError, None, "closed the connection without an answer"),
+    "/fault/drop": (ConnectError, None, "closed the connection without a response"),
     "/fault/truncated": (TruncatedError, 200, "ended the body early"),
     "/fault/wrong-length?conflicting": (
         BadResponseError,
         None,
-        "sent a head that is refused: Content-Length has two values that differ: ",
+        "sent an invalid header: Content-Length has two different values: ",
     ),
     "/fault/bad-chunk": (TruncatedError, 200, ""),
-    "/fault/huge-header": (BadResponseError, None, "sent a head that is refused: the head has more than 512 KiB"),
+    "/fault/huge-header": (BadResponseError, None, "sent an invalid header: it has more than 512 KiB"),
     "/fault/empty": (EmptyBodyError, 200, "the body is empty"),
     "/fault/huge": (TooLargeError, 200, "the body has 1073741824 bytes, more than 100000"),
     "/fault/huge?declared=no": (TooLargeError, 200, "the body has more than 100000 bytes"),
@@ -78,7 +78,11 @@ _FAULTS: dict[str, tuple[type[FetchError], int | None, str]] = {
     "/fault/zstd-bomb": (TooLargeError, 200, "more than 100000"),
     "/fault/redirect-loop": (RedirectError, 302, "is a loop"),
     "/fault/redirect-chain?hops=6": (RedirectError, 302, "more than 5 redirects"),
-    "/fault/redirect-to?url=ftp://a.example/": (RedirectError, 302, "leads to no URL: the scheme ftp: is not"),
+    "/fault/redirect-to?url=ftp://a.example/": (
+        RedirectError,
+        302,
+        "redirects to an invalid URL: the scheme ftp: is not",
+    ),
     "/fault/redirect-to?url=http://169.254.169.254/": (BlockedAddressError, None, "169.254.169.254"),
     "/fault/redirect-to?url=file:///etc/passwd": (RedirectError, 302, "the scheme file: is not"),
 }
@@ -88,7 +92,7 @@ _CANNED: dict[str, tuple[bytes, type[FetchError], str]] = {
     "status of an unknown class": (
         response(b"", "700 What"),
         BadResponseError,
-        "HTTP 700 What, which nobody asked for",
+        "HTTP 700 What, an unexpected status",
     ),
     **{
         f"not {name}": (
@@ -118,7 +122,7 @@ _CANNED: dict[str, tuple[bytes, type[FetchError], str]] = {
     "redirect with two Locations": (
         response(b"", "302 Found", "Location: /a", "Location: /b"),
         RedirectError,
-        "HTTP 302 has 2 Locations that differ",
+        "HTTP 302 has 2 different Locations",
     ),
     "redirect to an unescaped host": (
         response(b"", "302 Found", "Location: http://a b/"),
@@ -409,7 +413,7 @@ def test_unrequested_partial_body_is_refused(sent: str, sessions_to: Callable[..
     with Canned(always(response(b"body", "206 Partial Content", f"Content-Range: {sent}"))) as server:
         error, _ = failure(Downloader(sessions_to(server.address)), server.url)
     assert type(error) is BadResponseError
-    assert "a part of the body alone" in str(error)
+    assert "only a part of the body" in str(error)
 
 
 def test_short_full_range_is_truncated(sessions_to: Callable[..., Sessions]) -> None:
@@ -469,7 +473,7 @@ def test_long_wait_holds_no_slot(status: int, waits: list[float], sessions_to: C
         assert attempts == tried
         assert isinstance(error, RateLimitedError) == (status == 429 or tried == 1)
         assert isinstance(error, LongWaitError) == (tried == 1)
-        assert ("asks for a wait of 31 s, more than 30" in str(error)) == (tried == 1)
+        assert ("the server requests a wait of 31 s, more than 30" in str(error)) == (tried == 1)
     assert waits == [30.0]
 
 
@@ -812,7 +816,7 @@ def test_changed_final_url_gets_no_condition(route: str, sessions_to: Callable[.
     )
     with Canned(lambda _: [next(replies)]) as server:
         condition = _CONDITION if route == "redirects now" else replace(_CONDITION, url=f"{server.url}/b")
-        with pytest.raises(BadResponseError, match="nobody asked for"):
+        with pytest.raises(BadResponseError, match="an unexpected status"):
             download_conditionally(Downloader(sessions_to(server.address)), server.url, condition)
     assert asked(server.requests[-1]) == ()
 

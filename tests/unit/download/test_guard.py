@@ -316,7 +316,7 @@ def test_every_resolved_address_is_checked(monkeypatch: pytest.MonkeyPatch, addr
         ("127.0.0.1", 6379, r"127\.0\.0\.1 \(port 6379\) is not a public address \("),
         ("::1", 80, r"::1 \(port 80\) is not a public address \("),
         ("localhost", 80, r"localhost \(port 80\) is at 127\.0\.0\.1, which is not a public address \("),
-        ("a.example", 25, r"a\.example \(port 25\) is asked at a port that browsers block \(.*=a\.example:25\)$"),
+        ("a.example", 25, r"a\.example \(port 25\) is requested on a port that browsers block \(.*=a\.example:25\)$"),
         ("[::1]", 25, r"\[::1\] \(port 25\)"),
     ],
 )

@@ -123,7 +123,7 @@ def test_wrong_credentials(through: Through, url: str, userinfo: str) -> None:
         error = failure(url, through(proxy.port, userinfo=userinfo))
     assert type(error) is ConnectError
     assert (error.reason, error.retryable, error.http_status) == (Reason.CONNECT, True, None)
-    assert f"the proxy 127.0.0.1:{proxy.port} does not let this worker through: HTTP 407" in str(error)
+    assert f"the proxy 127.0.0.1:{proxy.port} refuses this worker: HTTP 407" in str(error)
     assert "IMAGEFLEET_PROXY" in str(error)
     assert "wrong-word" not in str(error)
 
@@ -181,7 +181,7 @@ def test_proxy_that_closes_an_http_connection(through: Through) -> None:
     with Canned(closing) as proxy:
         error = failure("http://a.example/", through(proxy.port))
     assert type(error) is ConnectError
-    assert str(error) == f"the proxy 127.0.0.1:{proxy.port} closed the connection without an answer"
+    assert str(error) == f"the proxy 127.0.0.1:{proxy.port} closed the connection without a response"
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
@@ -338,14 +338,14 @@ def test_parses_the_proxy(url: str, host: str, port: int, userinfo: bytes | None
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("socks5://hidden:word@proxy.example:1080", "socks5:// proxies can't be used"),
-        ("https://hidden:word@proxy.example:3128", "https:// proxies can't be used"),
-        ("hidden:word@proxy.example:3128", "it has to be http://"),
-        ("proxy.example:3128", "it has to be http://"),
+        ("socks5://hidden:word@proxy.example:1080", "socks5:// proxies are not supported"),
+        ("https://hidden:word@proxy.example:3128", "https:// proxies are not supported"),
+        ("hidden:word@proxy.example:3128", "it must be http://"),
+        ("proxy.example:3128", "it must be http://"),
         ("http://hidden:word@", "the URL has no host"),
         ("http://hidden:wo/rd@proxy.example:3128", "IMAGEFLEET_PROXY_PASSWORD_FILE"),
-        ("http://hidden:wo#rd@proxy.example:3128", "the port is wrong"),
-        ("http://hidden:word@proxy.example:3128/path", "nothing can follow the port"),
+        ("http://hidden:wo#rd@proxy.example:3128", "the port is invalid"),
+        ("http://hidden:word@proxy.example:3128/path", "nothing may follow the port"),
         ("http://hidden:word@[::1:3128", "bracket is not closed"),
     ],
 )

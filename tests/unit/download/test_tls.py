@@ -105,23 +105,27 @@ def failure(url: str, at: Sessions, insecure: bool = False) -> FetchError:
     return caught.value
 
 
-_UNKNOWN = "the issuer of its certificate is unknown: a missing intermediate, or a private CA (--insecure can take it)"
+_UNKNOWN = (
+    "the issuer of its certificate is unknown: a missing intermediate, or a private CA (--insecure downloads it anyway)"
+)
 _REASONS = {
-    "expired": "its certificate has expired (--insecure can take it)",
-    "not yet valid": "its certificate is not valid yet (--insecure can take it)",
-    "self-signed": "its certificate is self-signed (--insecure can take it)",
-    "self-signed in the chain": "its certificate chain ends in a self-signed certificate that is not trusted here (",
+    "expired": "its certificate has expired (--insecure downloads it anyway)",
+    "not yet valid": "its certificate is not valid yet (--insecure downloads it anyway)",
+    "self-signed": "its certificate is self-signed (--insecure downloads it anyway)",
+    "self-signed in the chain": "its certificate chain ends in an untrusted self-signed certificate (",
     "unknown issuer": _UNKNOWN,
     "incomplete chain": _UNKNOWN,
-    "other host": "its certificate is for another host (a.example, *.a.example) (--insecure can take it)",
-    "other host and expired": "its certificate is for another host (--insecure can take it)",
+    "other host": "its certificate is for another host (a.example, *.a.example) (--insecure downloads it anyway)",
+    "other host and expired": "its certificate is for another host (--insecure downloads it anyway)",
     "many other hosts": "its certificate is for another host (host-0.example, host-1.example, host-2.example and",
-    "short key": "the key of its certificate is too short (--insecure can take it)",
-    "weak signature": "a certificate in its chain is signed with a weak algorithm (--insecure can take it)",
-    "not for TLS servers": "its certificate is not one for servers (--insecure can take it)",
-    "TLS 1.0": "it speaks only versions of TLS that are too old (before 1.2) (--insecure can take it)",
-    "TLS 1.1": "it speaks only versions of TLS that are too old (before 1.2) (--insecure can take it)",
-    "no common cipher": "it has no cipher in common with us (handshake failure) (--insecure can take it)",
+    "short key": "the key of its certificate is too short (--insecure downloads it anyway)",
+    "weak signature": "a certificate in its chain is signed with a weak algorithm (--insecure downloads it anyway)",
+    "not for TLS servers": "its certificate is not for servers (--insecure downloads it anyway)",
+    "TLS 1.0": "it supports only TLS versions before 1.2 (--insecure downloads it anyway)",
+    "TLS 1.1": "it supports only TLS versions before 1.2 (--insecure downloads it anyway)",
+    "no common cipher": (
+        "it has no cipher in common with imagefleet (handshake failure) (--insecure downloads it anyway)"
+    ),
 }
 if any(cipher["name"] == "AES128-SHA256" for cipher in ssl.create_default_context().get_ciphers()):
     # This Python uses the system's ciphers, and the server's is among them.
@@ -269,18 +273,18 @@ def test_server_without_tls(servers: ServerContexts, insecure: bool) -> None:
     """A server without TLS at an https URL is named as that, and --insecure does not help."""
     with raw_server(lambda client: client.sendall(response(b"", "400 Bad Request"))) as url:
         error = failure(url, sessions(servers, allow_insecure=True), insecure)
-    assert str(error).endswith(": it answers without TLS, as a server for http:// does")
+    assert str(error).endswith(": it answers without TLS, like an http:// server")
 
 
 @pytest.mark.parametrize(
     ("alert", "expected"),
     [
-        (b"\x28", "it has no cipher in common with us (handshake failure) (--insecure can take it)"),
-        (b"\x46", "it speaks only versions of TLS that are too old (before 1.2) (--insecure can take it)"),
-        (b"\x47", "it has no cipher in common with us (handshake failure) (--insecure can take it)"),
-        (b"\x50", "it reports an internal error, often for a host name that it does not know"),
+        (b"\x28", "it has no cipher in common with imagefleet (handshake failure) (--insecure downloads it anyway)"),
+        (b"\x46", "it supports only TLS versions before 1.2 (--insecure downloads it anyway)"),
+        (b"\x47", "it has no cipher in common with imagefleet (handshake failure) (--insecure downloads it anyway)"),
+        (b"\x50", "it reports an internal error, often because it does not know the host name"),
         (b"\x70", "it does not know this host name"),
-        (b"\x74", "it asks for a certificate of the client"),
+        (b"\x74", "it requires a client certificate"),
         (b"\x31", "TLS failed: tlsv1 alert access denied"),
     ],
 )
