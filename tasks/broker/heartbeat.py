@@ -1,16 +1,12 @@
-"""A worker's presence: its sign of life in Redis, by which others know whether what it holds is to be given back.
+"""Renew a worker's heartbeat in Redis, and requeue the messages of dead workers.
 
-Each worker process has an id, stands with it in a set, and renews a key that expires soon. What its transport was given
-and has not acknowledged stands in a hash of its own (``Channel.holder``). In each beat it looks for workers without a
-sign of life, and gives back all that they hold, at once. That a message is given back when its visibility timeout is
-over stays, for what a worker holds that lives and never ends it.
+Each worker process has an id in a set of all workers, and renews a key that expires soon. With each heartbeat it looks
+for workers without one and requeues all their messages at once (`tasks.broker.requeue`). It does so only after its own
+contact with Redis was continuous (`tasks.broker.liveness`), or if it sees that a process on its own host is dead.
 
-After Redis was away all signs of life have expired, though all live. So nobody judges by them who was not in unbroken
-contact himself for as long as they last. A process of the same host that is no more is known without waiting.
-
-An answer of Redis that is lost on the way leaves messages in a worker's hash that it never saw. It looks for these too:
-what it does not know twice in a row is given back. To give back too much costs that a task is done twice, which every
-task of ours bears.
+If a reply from Redis is lost, the worker's hash holds messages it never received. The worker looks for these too: a
+message unknown to it in two checks in a row is requeued. Requeueing too much is harmless: the task runs twice, and all
+our tasks are idempotent.
 """
 
 from __future__ import annotations
@@ -38,50 +34,50 @@ from tasks.broker.requeue import (
 )
 
 _log = logging.getLogger(__name__)
-#: Seconds between two looks at what this worker holds, and at what is overdue.
+#: Seconds between two checks for lost and overdue messages.
 _CHECK_INTERVAL_SECONDS = 10.0
 
 
 @dataclass(slots=True)
 class Heartbeat:
-    """The presence of this process, kept up by a thread."""
+    """The heartbeat of this process, renewed by a thread."""
 
     worker: WorkerId
-    #: Gives a client that decodes what it reads and does not try again.
+    #: Returns a client with decoded responses and without retries.
     connect: Callable[[], redis.Redis]
-    #: Tells the delivery tags that this process knows of.
+    #: Returns the delivery tags known to this process.
     known_tags: Callable[[], Collection[str]]
-    #: The names of the queues that this process takes from.
+    #: The names of the queues consumed by this process.
     queues: Collection[str] = ()
     _contact: ContinuousContact = field(default_factory=ContinuousContact)
     _checked_at: float = 0.0
     _unknown: frozenset[str] = frozenset()
-    #: Counts the looks: each is at what another worker has overdue.
+    #: The number of checks so far. Each checks another worker for overdue messages.
     _checks: int = 0
     _stopped: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Give the first sign of life, as soon as Redis is there, and go on."""
+        """Start the thread; it sends the first heartbeat as soon as Redis is reachable."""
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        """Give back what is still held, and be gone; without Redis, others do so later."""
+        """Requeue all messages of this process and remove it; if Redis is unreachable, others do so later."""
         self._stopped.set()
         if self._thread is not None:
             self._thread.join(limits.HEARTBEAT_INTERVAL)
         name = self.worker.name
         with suppress(redis.RedisError), self.connect() as server:
-            # What this process had begun it has ended, and nobody is to be accused of it.
+            # This process has finished its tasks, so they must not be counted as crashes.
             server.delete(keys.running(name))
             requeue_all(server, name, is_gone=True)
 
     def beat(self, server: redis.Redis) -> None:
-        """Give a sign of life, and look for what is to be given back.
+        """Send a heartbeat, and requeue the messages of dead workers and overdue or lost ones.
 
         Raises:
-            redis.RedisError: Redis is away, or full.
+            redis.RedisError: Redis is unreachable or full.
         """
         name = self.worker.name
         try:
@@ -94,8 +90,8 @@ class Heartbeat:
             self._contact.record_failure()
             raise
         self._contact.record_reply()
-        if ended := [other for other in workers if self._has_seen_exit(other)]:
-            requeue_from_dead_workers(server, ended)
+        if dead := [other for other in workers if self._has_seen_exit(other)]:
+            requeue_from_dead_workers(server, dead)
         if self._contact.is_long_enough:
             requeue_from_dead_workers(server)
         if time.monotonic() - self._checked_at >= _CHECK_INTERVAL_SECONDS:
@@ -106,13 +102,13 @@ class Heartbeat:
         return other is not None and self.worker.has_seen_exit(other)
 
     def _requeue_lost_and_overdue(self, server: redis.Redis, workers: list[str]) -> None:
-        held = unacked_keys(self.worker.name)
-        # Redis first: what is delivered meanwhile is known by then.
-        recorded = cast("list[str]", server.hkeys(held[0]))
+        own_unacked, own_index = unacked_keys(self.worker.name)
+        # Redis first: messages delivered meanwhile are known by then.
+        recorded = cast("list[str]", server.hkeys(own_unacked))
         unknown = frozenset(recorded).difference(self.known_tags())
         if lost := unknown & self._unknown:
-            given = requeue_tags(server, *held, lost)
-            _log.warning("%d tasks that Redis gave to this worker did not arrive, and are given back", given)
+            requeued = requeue_tags(server, own_unacked, own_index, lost)
+            _log.warning("requeued %d tasks lost on the way from Redis to this worker", requeued)
         self._unknown, self._checked_at = unknown, time.monotonic()
         self._checks += 1
         for unacked, index in {(keys.UNACKED, keys.UNACKED_INDEX), unacked_keys(workers[self._checks % len(workers)])}:
@@ -125,7 +121,7 @@ class Heartbeat:
                 self.beat(server)
             except redis.RedisError as error:
                 problem = redis_problem(error)
-                _log.warning("no heartbeat could be sent: %s. %s", problem.text, problem.hint)
-            except Exception:  # noqa: BLE001  # a worker without it would be taken for dead
-                _log.exception("a fault of ours while a sign of life was given")
+                _log.warning("could not send a heartbeat: %s. %s", problem.text, problem.hint)
+            except Exception:  # noqa: BLE001  # without heartbeats, others would treat this worker as dead
+                _log.exception("internal error while sending a heartbeat")
             self._stopped.wait(limits.HEARTBEAT_INTERVAL)

@@ -1,44 +1,45 @@
-"""Every Redis key of ours. Celery's and kombu's own keys are theirs.
+"""Name every Redis key of ours. Celery and kombu name their own keys.
 
-==========================  ======  =====================================  =========================================
-key                         type    life                                   written by, and what it holds
-==========================  ======  =====================================  =========================================
-imagefleet:run:ID           string  7 days; deleted when the run ends      the producer: the run's options as JSON
-imagefleet:done:ID          list    7 days; deleted when the run ends      ``collect_shard``: a JSON object for each
-                                                                           shard
-imagefleet:progress:ID         hash    7 days; deleted when the run ends      the workers, a few times a second: sums of
-                                                                           ``success``, ``failed``, ``unsaved``
-                                                                           (failed because nothing could be saved),
-                                                                           ``bytes``, and ``reason:REASON`` (failed
-                                                                           for this reason)
-imagefleet:crashes:ID       hash    7 days; deleted when the run ends      who buries a worker: task id -> how many
-                                                                           workers died while they were at it
-imagefleet:unfit:ID         hash    7 days; deleted when the run ends      workers that can't do the run: worker id ->
-                                                                           JSON of ``kind`` (``storage`` or
-                                                                           ``network``) and ``why``
-imagefleet:workers          set     a worker's until it stopped, or died   each worker, every 3 s: its id
-                                    and was buried
-imagefleet:heartbeat:WORKER     string  15 s; deleted when the worker stops    the worker, every 3 s: the queues that it
-                                                                           takes from, with commas between
-imagefleet:running:WORKER     set     7 days; deleted when the worker        the worker: ids of the tasks that it is at
-                                    stopped, or was buried                 and that were redelivered
-unacked:WORKER              hash    while it holds something               the worker's transport, as kombu writes
-                                                                           ``unacked``: delivery tag -> what it was
-                                                                           given and has not acknowledged
-unacked_index:WORKER        zset    while it holds something               likewise, as ``unacked_index``: delivery tag
-                                                                           by the time of its delivery
-unacked_mutex:WORKER        string  5 minutes at most                      likewise, as ``unacked_mutex``
-==========================  ======  =====================================  =========================================
+===========================  ======  ===================================  ===========================================
+key                          type    lifetime                             written by, and content
+===========================  ======  ===================================  ===========================================
+imagefleet:run:ID            string  7 days; deleted when the run ends    the producer: the run's options as JSON
+imagefleet:done:ID           list    7 days; deleted when the run ends    ``collect_shard``: a JSON object for each
+                                                                          shard
+imagefleet:progress:ID       hash    7 days; deleted when the run ends    the workers, a few times a second: sums of
+                                                                          ``success``, ``failed``, ``unsaved``
+                                                                          (failed because the image could not be
+                                                                          saved), ``bytes``, and ``reason:REASON``
+                                                                          (failed for this reason)
+imagefleet:crashes:ID        hash    7 days; deleted when the run ends    the process that removes a dead worker:
+                                                                          task id -> number of workers that died
+                                                                          while they ran it
+imagefleet:unfit:ID          hash    7 days; deleted when the run ends    workers unable to do the run: worker id ->
+                                                                          JSON of ``kind`` (``storage`` or
+                                                                          ``network``) and ``why``
+imagefleet:workers           set     a worker's id until it stops, or is  each worker, every 3 s: its id
+                                     removed as dead
+imagefleet:heartbeat:WORKER  string  15 s; deleted when the worker stops  the worker, every 3 s: its queues,
+                                                                          separated by commas
+imagefleet:running:WORKER    set     7 days; deleted when the worker      the worker: ids of the redelivered tasks
+                                     stops, or is removed as dead         that it is running
+unacked:WORKER               hash    while the worker holds messages      the worker's transport, in the format of
+                                                                          kombu's ``unacked``: delivery tag ->
+                                                                          unacknowledged message
+unacked_index:WORKER         zset    while the worker holds messages      likewise, as ``unacked_index``: delivery
+                                                                          tag by time of delivery
+unacked_mutex:WORKER         string  at most 5 minutes                    likewise, as ``unacked_mutex``
+===========================  ======  ===================================  ===========================================
 
-What the workers write of a run, they write only while its options stand: a late copy of a task makes no key again.
-Losing all of them loses no record of an image: those are in the manifests.
+Workers write a run's keys only while the run's options exist, so a late copy of a task creates no key again. If all
+these keys are lost, no image's record is lost: the records are in the manifests.
 """
 
 from __future__ import annotations
 
 #: The ids of all workers that have not stopped.
 WORKERS = "imagefleet:workers"
-#: Where kombu records what is not acknowledged, and where what is no message of kombu's is put.
+#: kombu's records of unacknowledged messages, and our list for messages not written by kombu.
 UNACKED, UNACKED_INDEX, DEAD_LETTER = "unacked", "unacked_index", "unacked_dead_letter"
 
 
@@ -48,22 +49,22 @@ def run(run_id: str) -> str:
 
 
 def done(run_id: str) -> str:
-    """Return the key of the list of shards that are done."""
+    """Return the key of the list of completed shards."""
     return f"imagefleet:done:{run_id}"
 
 
 def progress(run_id: str) -> str:
-    """Return the key of the sums that the progress display reads."""
+    """Return the key of the sums for the progress display."""
     return f"imagefleet:progress:{run_id}"
 
 
 def crashes(run_id: str) -> str:
-    """Return the key of the counts of workers that died at a task."""
+    """Return the key of the crash counts: how many workers died while they ran a task."""
     return f"imagefleet:crashes:{run_id}"
 
 
 def unfit(run_id: str) -> str:
-    """Return the key of the workers that can't do a run's work."""
+    """Return the key of the workers unfit for a run."""
     return f"imagefleet:unfit:{run_id}"
 
 
@@ -73,15 +74,15 @@ def run_keys(run_id: str) -> tuple[str, ...]:
 
 
 def heartbeat(worker: str) -> str:
-    """Return the key of a worker's sign of life."""
+    """Return the key of a worker's heartbeat."""
     return f"imagefleet:heartbeat:{worker}"
 
 
 def running(worker: str) -> str:
-    """Return the key of the tasks that a worker is at, as far as it is watched at them."""
+    """Return the key of the redelivered tasks running in a worker."""
     return f"imagefleet:running:{worker}"
 
 
 def worker_key(key: str, worker: str) -> str:
-    """Return a worker's own key in place of one that kombu has for all."""
+    """Return a worker's own key in place of kombu's key for all workers."""
     return f"{key}:{worker}"

@@ -1,4 +1,9 @@
-"""Which worker processes there are, and which of them are alive."""
+"""Identify worker processes, and find out which of them are alive.
+
+A worker is alive while its heartbeat key exists. After Redis was unreachable, all heartbeats have expired although all
+workers live. So a process may treat another as dead only if its own contact with Redis was continuous for as long as a
+heartbeat lasts (`ContinuousContact`). A dead process on the same host is detected without waiting.
+"""
 
 from __future__ import annotations
 
@@ -15,42 +20,42 @@ import redis
 from config import limits
 from tasks.broker import keys
 
-#: Separates the parts of a worker's id; in no host name.
+#: Separates the parts of a worker's id; no host name contains it.
 _SEPARATOR = "|"
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerId:
-    """A worker process: its Celery name, where it is, and what tells it from another with the same process id."""
+    """A worker process: its Celery name, its host, and random digits, because process ids are reused."""
 
     node: str
     host: str
-    #: The boot and the process namespace: containers may share a host's name, and number their processes alike.
+    #: The boot id and the process namespace. Containers may have the same host name and the same process ids.
     namespace: str
     pid: int
     random: str
 
     @classmethod
     def current(cls, node: str) -> Self:
-        """Return this process."""
+        """Return the id of this process."""
         return cls(node, socket.gethostname(), _namespace(), os.getpid(), secrets.token_hex(4))
 
     @classmethod
     def parse(cls, name: str) -> Self | None:
-        """Return the worker with an id; None where it is none of ours."""
+        """Parse the name of a worker; return None if it is not in our format."""
         parts = name.rsplit(_SEPARATOR, 4)
         if len(parts) != 5 or not parts[3].isdecimal():
             return None
-        node, host, place, pid, random = parts
-        return cls(node, host, place, int(pid), random)
+        node, host, namespace, pid, random = parts
+        return cls(node, host, namespace, int(pid), random)
 
     @property
     def name(self) -> str:
-        """Its id."""
+        """The id as one string, as it is used in Redis keys."""
         return _SEPARATOR.join((self.node, self.host, self.namespace, str(self.pid), self.random))
 
     def has_seen_exit(self, other: WorkerId) -> bool:
-        """Whether the other worker was a process of this one's host, and is no more."""
+        """Return whether the other worker was a process on the same host and no longer exists."""
         if other == self or (other.host, other.namespace) != (self.host, self.namespace):
             return False
         return other.pid == self.pid or not _is_running(other.pid)
@@ -61,7 +66,7 @@ def _namespace() -> str:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8")[:8]
         return f"{boot}.{Path('/proc/self/ns/pid').stat().st_ino}"
     except OSError:
-        # Only Linux has namespaces.
+        # Only Linux has these files.
         return ""
 
 
@@ -71,44 +76,44 @@ def _is_running(pid: int) -> bool:
     except ProcessLookupError:
         return False
     except OSError:
-        # It is another user's.
+        # The process belongs to another user.
         return True
     return True
 
 
 @dataclass(slots=True)
 class ContinuousContact:
-    """For how long a process has heard Redis without a gap."""
+    """How long a process has been in contact with Redis without a gap."""
 
     _since: float | None = None
     _last: float = 0.0
 
     def record_reply(self) -> None:
-        """Note an answer."""
+        """Record a reply from Redis."""
         now = time.monotonic()
-        # Who was stopped for a while has missed what happened meanwhile.
+        # After a gap, for instance because this process was paused, heartbeats may have expired unnoticed.
         if self._since is None or now - self._last > limits.HEARTBEAT_TIMEOUT / 2:
             self._since = now
         self._last = now
 
     def record_failure(self) -> None:
-        """Note that there was none."""
+        """Record that Redis did not reply."""
         self._since = None
 
     @property
     def is_long_enough(self) -> bool:
-        """Whether a sign of life that is not there means anything."""
+        """Whether contact has lasted long enough to treat a missing heartbeat as a death."""
         return self._since is not None and self._last - self._since >= limits.HEARTBEAT_TIMEOUT
 
 
 def worker_liveness(server: redis.Redis) -> dict[str, bool]:
-    """Return by its id, for each worker that has not stopped, whether its sign of life stands.
+    """Return whether each worker has a heartbeat, by the worker's id, for all workers that have not stopped.
 
     Args:
-        server: a client that decodes what it reads.
+        server: a client with decoded responses.
 
     Raises:
-        redis.RedisError: Redis is away.
+        redis.RedisError: Redis is unreachable.
     """
     names = sorted(cast("set[str]", server.smembers(keys.WORKERS)))
     with server.pipeline(transaction=False) as pipe:

@@ -1,4 +1,4 @@
-"""The connections over which a channel waits for messages and takes them."""
+"""Poll Redis for messages: one waiting connection for each list, all of them in one poller or event loop."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tasks.broker.redis_errors import REDIS_ERRORS
 
 
 class ConsumingChannel(Protocol):
-    """The parts of a channel that its listeners use."""
+    """The members of a channel that its listeners use."""
 
     may_have_more: bool
     is_reserving: bool
@@ -23,55 +23,55 @@ class ConsumingChannel(Protocol):
 
     @property
     def disconnected(self) -> bool:
-        """Whether the connection that this channel belongs to is closed."""
+        """Whether this channel's connection is closed."""
 
     def reserve_command(self) -> tuple[list[str], int, list[Any]] | None:
-        """Return the queues, the number of messages, and the command to ask for."""
+        """Return the queue of each list, the number of messages, and the command that reserves them."""
 
     def deliver(self, queues: list[str], answer: list[Any]) -> None:
-        """Deliver the messages of an answer."""
+        """Deliver the messages of a reply."""
 
     def requeue(self, queues: list[str], answer: list[Any]) -> None:
-        """Requeue the messages of an answer."""
+        """Requeue the messages of a reply."""
 
     def _create_client(self, asynchronous: bool = False) -> Any: ...
 
 
 class QueueListener:
-    """A connection that waits until a list holds a message, or asks for the messages of all lists."""
+    """A connection to wait until a list holds a message, and then to reserve messages from all lists."""
 
     def __init__(self, channel: ConsumingChannel, name: str) -> None:
         self.client = channel._create_client(asynchronous=True)
         self._channel, self._name = channel, name
-        #: What was asked for: lists and room; None while it waits or is idle.
+        #: The queues and the number of messages of a reservation in flight; None while it waits or is idle.
         self._reserving: tuple[list[str], int] | None = None
-        #: When it sent what has not been answered, by the monotonic clock.
+        #: Time of the command in flight, by the monotonic clock.
         self._sent_at: float | None = None
 
     @property
     def idle(self) -> bool:
-        """Whether it has nothing to wait for."""
+        """Whether no command is in flight."""
         return self._sent_at is None
 
     def close_if_dead(self) -> None:
-        """Give up a connection whose server would have answered by now: it is gone, and nobody has told."""
+        """Close the connection if the reply is overdue, because the server is gone without having closed it."""
         wait, interval = self._channel.brpop_timeout, self._channel.health_check_interval
-        # Without a bound on its wait a server may be silent for ever, and without an interval nobody wants to know.
+        # Without a limit on its wait, a server may stay silent for ever. Without an interval, no check is wanted.
         if self._sent_at is None or not wait or not interval or time.monotonic() - self._sent_at <= wait + interval:
             return
         connection = self.client.connection
-        # What has come while this process was busy, or stopped, is read soon; it may be messages.
+        # If a reply arrived while this process was busy or paused, it is read soon; it may contain messages.
         if connection._sock is not None and not redis._socket_readable(connection._sock):
             connection.disconnect()
 
     def reset(self) -> None:
-        """Begin anew on another connection: what the last one was asked for was never answered."""
+        """Forget the command in flight, because its connection is lost."""
         if self._reserving is not None:
             self._channel.is_reserving = False
         self._reserving = self._sent_at = None
 
     def poll(self) -> None:
-        """Ask if there is something to be had, and wait if there is not."""
+        """Reserve messages if the lists may have some; otherwise wait for one."""
         channel = self._channel
         if channel.may_have_more:
             if not channel.is_reserving:
@@ -81,23 +81,23 @@ class QueueListener:
             self._send("BLMOVE", name, name, "RIGHT", "RIGHT", channel.brpop_timeout or 0)
 
     def read(self) -> bool:
-        """Take an answer; return whether messages were delivered."""
+        """Read a reply; return whether messages were delivered."""
         if self.idle:
-            # The server has closed a connection that it was not asked over, as it may.
+            # No command is in flight, so the server has closed the idle connection, as it may.
             self.client.connection.disconnect()
             return False
-        answer = self._read_reply()
+        reply = self._read_reply()
         if self._reserving is None:
-            self._channel.may_have_more = self._channel.may_have_more or answer is not None
+            self._channel.may_have_more = self._channel.may_have_more or reply is not None
             return False
         (queues, room), self._reserving = self._reserving, None
         self._channel.is_reserving = False
-        self._channel.may_have_more = len(answer) > 2 * room
-        self._channel.deliver(queues, answer)
-        return len(answer) > 1
+        self._channel.may_have_more = len(reply) > 2 * room
+        self._channel.deliver(queues, reply)
+        return len(reply) > 1
 
     def close(self) -> None:
-        """End it; what it has been given meanwhile goes back."""
+        """Close the connection; requeue the messages of a reservation in flight."""
         if self._reserving is not None and not self._channel.disconnected:
             with suppress(*REDIS_ERRORS):
                 queues, _ = self._reserving
@@ -107,10 +107,10 @@ class QueueListener:
             self.client.connection.disconnect()
 
     def _reserve(self) -> None:
-        asked = self._channel.reserve_command()
-        if asked is None:
+        reservation = self._channel.reserve_command()
+        if reservation is None:
             return
-        queues, room, command = asked
+        queues, room, command = reservation
         self._reserving = queues, room
         self._channel.is_reserving = True
         self._send(*command)
@@ -129,25 +129,25 @@ class QueueListener:
 
 
 class Poller(redis.MultiChannelPoller):  # type: ignore[misc]  # kombu has no annotations
-    """kombu's poller, with waiters in place of its one BRPOP for each channel."""
+    """kombu's poller, with listeners in place of its one BRPOP for each channel."""
 
     def on_poll_start(self) -> None:
-        """Put waiters that are idle to work; an event loop calls this again and again."""
+        """Let idle listeners reserve or wait; an event loop calls this at each tick."""
         for channel in self._channels:
-            idle = [waiter for waiter in channel.listeners() if waiter.idle]
+            idle = [listener for listener in channel.listeners() if listener.idle]
             if idle and channel.qos.can_consume():
-                for waiter in idle:
-                    if not self._client_registered(channel, waiter.client, waiter):
-                        self._register(channel, waiter.client, waiter)
-                    waiter.poll()
+                for listener in idle:
+                    if not self._client_registered(channel, listener.client, listener):
+                        self._register(channel, listener.client, listener)
+                    listener.poll()
             if channel.active_fanout_queues:
                 self._register_LISTEN(channel)
 
     def on_readable(self, fileno: int) -> Any:
-        """Hand what came to whom it is for.
+        """Let the listener of a connection read its reply.
 
         Raises:
-            Empty: it was no message, and whoever drains events waits on.
+            Empty: it was no message, so kombu's ``drain_events`` continues to wait.
         """
         _, kind = self._fd_to_chan.get(fileno, (None, None))
         if not isinstance(kind, QueueListener):
@@ -157,21 +157,24 @@ class Poller(redis.MultiChannelPoller):  # type: ignore[misc]  # kombu has no an
         return True
 
     def get(self, callback: Any, timeout: float | None = None) -> None:
-        """Wait for messages without an event loop, whose timer would tell acknowledgements."""
+        """Wait for messages without an event loop, and therefore first do the work of its timer."""
         self.flush_and_close_dead()
         super().get(callback, timeout)
 
     def flush_and_close_dead(self) -> None:
-        """Tell the acknowledgements that found no company, and give up connections that are dead."""
+        """Send the acknowledgements of incomplete batches, and close dead connections."""
         for channel in list(self._channels):
             if channel.active_queues:
                 channel.qos.flush()
-                for waiter in channel.listeners():
-                    waiter.close_if_dead()
+                for listener in channel.listeners():
+                    listener.close_if_dead()
 
 
 class EventLoop:
-    """A worker's event loop that is told of a connection once: kombu tells at every tick, in a system call each."""
+    """A worker's event loop that registers each connection once.
+
+    kombu registers them at every tick, with a system call each.
+    """
 
     def __init__(self, loop: Any) -> None:
         self._loop = loop

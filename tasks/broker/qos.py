@@ -1,4 +1,4 @@
-"""The messages that a channel was given and has not acknowledged."""
+"""Track a channel's unacknowledged messages, also beyond the end of its connection; acknowledge them in batches."""
 
 from __future__ import annotations
 
@@ -12,48 +12,48 @@ from kombu.transport import redis, virtual
 
 from tasks.broker.redis_errors import REDIS_ERRORS
 
-#: Acknowledgements that wait for company, at most.
+#: Number of acknowledgements in a full batch.
 _ACK_BATCH = 16
 
 
 @dataclass(slots=True)
 class PendingAcks:
-    """What could not be told to a Redis: the delivery tags to acknowledge, and those to give back."""
+    """The delivery tags to acknowledge and to requeue as soon as Redis is reachable."""
 
     acks: list[str] = field(default_factory=list)
     requeues: list[str] = field(default_factory=list)
-    #: What a broken connection had delivered and goes on: it is acknowledged over another.
+    #: Delivered over a broken connection, with running tasks: acknowledged later, over another connection.
     running: set[str] = field(default_factory=set)
-    #: Held by the thread that tells Redis.
+    #: Held while a thread sends them to Redis.
     flush_lock: threading.Lock = field(default_factory=threading.Lock)
 
 
 class QoS(redis.QoS):  # type: ignore[misc]  # kombu has no annotations
-    """What a channel was given and has not acknowledged."""
+    """The unacknowledged messages of a channel."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        #: Delivery tags that `reserve.lua` has recorded already.
+        #: Delivery tags already recorded by `reserve.lua`.
         self.reserved: set[str] = set()
-        #: The room without that which Celery adds for each task under a countdown; 0 before there is one.
+        #: The prefetch count without the one that Celery adds for each task with a countdown; 0 before it is known.
         self._room_without_countdowns = 0
 
     def can_consume(self) -> bool:
-        """Tell whether a quarter of the room is free: messages are worth asking for in batches.
+        """Return whether a quarter of the room is free, because messages are only worth requesting in batches.
 
-        What is under a countdown has room of its own beside that.
+        Tasks with a countdown have additional room of their own.
         """
         if not self.prefetch_count:
             return True
         if time.monotonic() < self.channel.paused_until:
             return False
-        # Whoever holds a thousand of those never has a quarter of all the room free.
+        # With a thousand countdowns, a quarter of all the room would never be free.
         self._room_without_countdowns = min(self._room_without_countdowns or self.prefetch_count, self.prefetch_count)
         room = self.prefetch_count - (len(self._delivered) - len(self._dirty))
         return bool(room >= max(1, self._room_without_countdowns // 4))
 
     def append(self, message: Any, delivery_tag: str) -> None:
-        """Remember a message that was delivered, and record it in Redis unless that is done."""
+        """Remember a delivered message, and record it in Redis unless `reserve.lua` has done so."""
         if delivery_tag in self.reserved:
             self.reserved.discard(delivery_tag)
             virtual.QoS.append(self, message, delivery_tag)
@@ -61,7 +61,7 @@ class QoS(redis.QoS):  # type: ignore[misc]  # kombu has no annotations
             super().append(message, delivery_tag)
 
     def ack(self, delivery_tag: str) -> None:
-        """Acknowledge a message, soon."""
+        """Acknowledge a message with the next batch."""
         pending = self.channel.pending_acks
         acks = pending.acks
         acks.append(delivery_tag)
@@ -71,7 +71,10 @@ class QoS(redis.QoS):  # type: ignore[misc]  # kombu has no annotations
             self.flush()
 
     def flush(self) -> None:
-        """Tell Redis what it is owed; while it is away, or this channel is closed, that stays for the next one."""
+        """Send the pending acknowledgements and requeues.
+
+        While Redis is unreachable or this channel is closed, they stay pending for the next one.
+        """
         pending = self.channel.pending_acks
         if self.channel.disconnected or not (pending.acks or pending.requeues):
             return
@@ -85,7 +88,10 @@ class QoS(redis.QoS):  # type: ignore[misc]  # kombu has no annotations
                 pending.requeues.pop()
 
     def restore_unacked(self, client: Any = None) -> None:
-        """Give back what was delivered and has not begun: what has goes on, and is acknowledged when it is done."""
+        """Requeue delivered messages with tasks not yet started.
+
+        Running tasks continue, and are acknowledged when they end.
+        """
         running, pending = self.channel.running_ids(), self.channel.pending_acks
         for tag, message in self._delivered.items():
             if message.headers.get("id") in running:

@@ -1,4 +1,11 @@
-"""Messages that workers hold go back to their queues: those of dead workers, overdue and lost ones."""
+"""Requeue unacknowledged messages: those of dead workers, overdue ones and lost ones.
+
+Each worker's transport records its unacknowledged messages in a hash of its own (``Channel.worker_id``). If a worker
+has no heartbeat, another process requeues all messages in the hash at once. Messages are also requeued at the end of
+their visibility timeout, in case a live worker never finishes them.
+
+Requeueing too much is harmless: the task runs twice, and all our tasks are idempotent.
+"""
 
 from __future__ import annotations
 
@@ -18,49 +25,53 @@ from tasks.broker import keys, liveness, poison
 _log = logging.getLogger(__name__)
 _REQUEUE = Path(__file__).with_name("requeue.lua").read_text(encoding="utf-8")
 _FORGET_WORKER = Path(__file__).with_name("forget_worker.lua").read_text(encoding="utf-8")
-#: Separates the parts of a binding, as kombu writes it.
+#: Separates the parts of a binding in kombu's format.
 _BINDING_SEPARATOR = "\x06\x16"
-#: The most overdue messages that one look gives back.
+#: Maximum number of overdue messages requeued at a time.
 _MAX_OVERDUE = 100
 
 
 def unacked_hashes(server: redis.Redis) -> list[str]:
-    """Return the names of all hashes with unacknowledged messages: kombu's own first, then each worker's."""
+    """Return the keys of all hashes with unacknowledged messages: first kombu's own, then each worker's."""
     workers = cast("set[str]", server.smembers(keys.WORKERS))
     return [keys.UNACKED, *(keys.worker_key(keys.UNACKED, worker) for worker in sorted(workers))]
 
 
 def requeue_from_dead_workers(server: redis.Redis, known_dead: Collection[str] = ()) -> int:
-    """Give back all that workers without a sign of life hold; return how many messages.
+    """Requeue all messages of workers without a heartbeat; return the number of messages.
 
-    Only for who was in `ContinuousContact` for long enough. Two who do it at once give each message back once.
+    Call it only after `ContinuousContact` was long enough. If two processes call it at once, each message is requeued
+    once.
 
     Args:
-        server: a client that decodes what it reads.
-        known_dead: ids of workers that are dead though their sign of life may stand; others are not looked at then.
+        server: a client with decoded responses.
+        known_dead: ids of dead workers, which may still have a heartbeat; if given, no other workers are checked.
 
     Raises:
-        redis.RedisError: not all could be given back; whoever does it next finds the rest.
+        redis.RedisError: some messages could not be requeued; the next call requeues them.
     """
     dead = sorted(known_dead) or [name for name, lives in liveness.worker_liveness(server).items() if not lives]
     return sum(_remove_dead_worker(server, worker, bool(known_dead)) for worker in dead)
 
 
 def _remove_dead_worker(server: redis.Redis, worker: str, known_dead: bool) -> int:
-    # First the counts: whoever gets a message that is given back looks at them.
+    # Count the crashes first, because the next worker to receive a requeued message reads the counts.
     poison.count_crashes(server, worker)
-    given = requeue_all(server, worker, known_dead)
-    _log.warning("worker %s is gone; %d tasks that it held are given back", worker, given)
-    return given
+    requeued = requeue_all(server, worker, known_dead)
+    _log.warning("worker %s is dead; requeued its %d tasks", worker, requeued)
+    return requeued
 
 
 def requeue_all(server: redis.Redis, worker: str, is_gone: bool) -> int:
-    """Give back all that a worker holds, and forget it; unless it is gone for sure, only without a sign of life."""
-    held = unacked_keys(worker)
-    given = _requeue(server, *held, cast("dict[str, str | None]", server.hgetall(held[0])))
-    places = keys.WORKERS, keys.heartbeat(worker), keys.running(worker), held[0]
-    server.eval(_FORGET_WORKER, len(places), *places, worker, str(int(is_gone)))
-    return given
+    """Requeue all messages of a worker and remove it from the set of workers; return the number of messages.
+
+    A worker with a heartbeat is removed only if `is_gone` is true.
+    """
+    unacked, index = unacked_keys(worker)
+    requeued = _requeue(server, unacked, index, cast("dict[str, str | None]", server.hgetall(unacked)))
+    script_keys = keys.WORKERS, keys.heartbeat(worker), keys.running(worker), unacked
+    server.eval(_FORGET_WORKER, len(script_keys), *script_keys, worker, str(int(is_gone)))
+    return requeued
 
 
 def unacked_keys(worker: str) -> tuple[str, str]:
@@ -69,7 +80,7 @@ def unacked_keys(worker: str) -> tuple[str, str]:
 
 
 def _requeue(server: redis.Redis, unacked: str, index: str, records: Mapping[str, str | None]) -> int:
-    """Give messages back, marked as kombu marks them; return how many were still there."""
+    """Requeue messages, marked as redelivered in kombu's way; return how many were still unacknowledged."""
     bindings: dict[str, list[list[str]]] = {}
     with server.pipeline(transaction=False) as pipe:
         for tag, record in records.items():
@@ -79,7 +90,7 @@ def _requeue(server: redis.Redis, unacked: str, index: str, records: Mapping[str
 
 
 def _redelivery(server: redis.Redis, record: str, bindings: dict[str, list[list[str]]]) -> tuple[list[str], str]:
-    """Return the queues of a record's message, and the message, marked as one that was delivered before."""
+    """Return the queues of a record's message, and the message marked as redelivered."""
     try:
         message, exchange, key = json.loads(record)
         with suppress(KeyError):
@@ -97,7 +108,7 @@ def _redelivery(server: redis.Redis, record: str, bindings: dict[str, list[list[
 
 
 def requeue_overdue(server: redis.Redis, unacked: str, index: str) -> None:
-    """Give back what was delivered before the visibility timeout, as kombu does for what its own consumers hold."""
+    """Requeue messages past their visibility timeout, as kombu does for its own consumers."""
     latest = time.time() - limits.VISIBILITY_TIMEOUT
     overdue = cast("list[str]", server.zrangebyscore(index, 0, latest, start=0, num=_MAX_OVERDUE))
     if overdue:
@@ -105,7 +116,7 @@ def requeue_overdue(server: redis.Redis, unacked: str, index: str) -> None:
 
 
 def requeue_tags(server: redis.Redis, unacked: str, index: str, tags: Iterable[str]) -> int:
-    """Requeue the messages with these delivery tags; return how many were still there."""
+    """Requeue the messages with these delivery tags; return how many were still unacknowledged."""
     return _requeue(server, unacked, index, _read_records(server, unacked, tags))
 
 

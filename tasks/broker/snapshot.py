@@ -1,4 +1,4 @@
-"""Copies of collections that other threads change."""
+"""Copy a collection while other threads change it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _T = TypeVar("_T")
 
 
 def snapshot(items: Iterable[_T]) -> list[_T]:
-    """Return what is in a collection that other threads change."""
+    """Return the items of a collection that other threads may change meanwhile."""
     while True:
         with suppress(RuntimeError):
             return list(items)

@@ -1,25 +1,25 @@
-"""kombu's Redis transport, with messages taken and acknowledged in batches, and nothing lost on the way.
+"""Extend kombu's Redis transport: take and acknowledge messages in batches, without losing any.
 
-kombu takes a message in three round trips: it waits for one (BRPOP), records it as unacknowledged, and later removes
-that record; each on a client object of its own. A worker that is killed between the first and the second loses the
-message. Here a worker takes what it has room for in one step that records it as well (``reserve.lua``), and asks again
-when a quarter of its room is free. When the queues are empty it waits with a move of a list's last message to where it
-is (``BLMOVE list list RIGHT RIGHT``): that returns as soon as there is one, and takes nothing out. Each list has a
-connection that waits for it; one of them asks at a time.
+kombu needs three round trips for each message: it waits for one (BRPOP), records it as unacknowledged, and later
+removes the record. Each uses its own client object. A worker killed between the first two loses the message. This
+transport reserves as many messages as the worker has room for, and records them, in one atomic step (``reserve.lua``).
+It reserves again when a quarter of its room is free. If the queues are empty, it waits with a move of a list's last
+message to its own place (``BLMOVE list list RIGHT RIGHT``). The move returns as soon as there is a message, and removes
+nothing. Each list has its own waiting connection, and only one of them reserves at a time.
 
-Acknowledgements wait for company, or a fifth of a second; one that is lost with its worker costs that the task is done
-twice, which every task of ours bears.
+Acknowledgements are sent in batches, after at most a fifth of a second. If a worker dies before it sends them, their
+tasks run twice, which is harmless because all our tasks are idempotent.
 
-When the connection breaks, kombu tries to give back over it all that is not acknowledged, and a Redis that refuses
-connections at that moment ends the worker. Here what can't be told to Redis is owed, and told over the next connection:
-the acknowledgements of what goes on meanwhile, and the messages whose tasks had not begun.
+If the connection breaks, kombu tries to requeue all unacknowledged messages over it. If Redis refuses connections
+then, the worker ends. This transport keeps the pending operations and sends them over the next
+connection: acknowledgements of tasks finished meanwhile, and requeues of messages with tasks not yet started.
 
-A worker process has records of its own, under its id (``Channel.worker_id``), so that others can tell what it holds and
-give that back when it is gone (``tasks/broker/heartbeat.py``). Who has no id records where kombu does.
+A worker process has its own records under its id (``Channel.worker_id``), so that others can see its messages and
+requeue them after its death (``tasks/broker/requeue.py``). A process without an id uses kombu's records.
 
-Workers and producers with and without it share a queue: what stands in Redis is what kombu writes. Redis has to be 6.2
-or newer. What it leans on in the pinned kombu is in ``tests/unit/broker/test_transport.py``, which fails where that
-changes.
+Workers and producers with and without this transport can share a queue, because the data in Redis has kombu's
+format. Requires Redis 6.2 or newer. ``tests/unit/broker/test_transport.py`` lists the internals of the pinned kombu
+used here, and fails if one of them changes.
 """
 
 from __future__ import annotations
@@ -43,21 +43,21 @@ from tasks.broker.snapshot import snapshot
 
 _log = logging.getLogger(__name__)
 _RESERVE = Path(__file__).with_name("reserve.lua").read_text(encoding="utf-8")
-#: The most messages that one step takes: Redis does nothing else meanwhile.
+#: Maximum number of messages in one reservation. Redis serves no other client meanwhile.
 _MAX_BATCH = 32
-#: Seconds that they wait, at most.
+#: Maximum seconds an acknowledgement waits for its batch.
 _ACK_WAIT_SECONDS = 0.2
-#: Ends the name of the list of what kombu did not write.
+#: Suffix of the list for messages not written by kombu.
 _DEAD_LETTER_SUFFIX = "_dead_letter"
-#: More connections than a process can have: no bound on a pool of them.
+#: A pool size no process can reach: the pool has no limit.
 _UNBOUNDED = 2**31
 _JSON = "application/json"
-#: Marks what kombu writes as JSON that it is not, such as a date.
+#: Marks kombu's own types in JSON, such as dates.
 _KOMBU_TYPE = b'"__type__"'
 
 
 class Message(virtual.Message):  # type: ignore[misc]  # kombu has no annotations
-    """A message whose body is read once, and fast where it holds none of kombu's own types."""
+    """A message with faster decoding of bodies without kombu's own types."""
 
     def _decode(self) -> Any:
         accepted = self.accept is None or _JSON in self.accept
@@ -67,23 +67,23 @@ class Message(virtual.Message):  # type: ignore[misc]  # kombu has no annotation
 
 
 class Channel(redis.Channel):  # type: ignore[misc]  # kombu has no annotations
-    """A channel that takes messages in batches and keeps its client."""
+    """A channel with batched messages and one reused client."""
 
     QoS = QoS
     Message = Message
-    #: What each Redis is owed by this process, by where its records are.
+    #: This process's pending operations for each Redis and place of records.
     _all_pending: ClassVar[dict[tuple[Any, ...], PendingAcks]] = {}
-    #: The channels of this process that are open.
+    #: The open channels of this process.
     _open_channels: ClassVar[WeakSet[Channel]] = WeakSet()
-    #: The id of this worker process, under which its records are; without one they are where kombu has them.
+    #: The id of this worker process, which names its records. Without one, kombu's records are used.
     worker_id: ClassVar[str] = ""
-    #: Until when this process takes no tasks, by the monotonic clock.
+    #: End of the pause in which this process takes no tasks, by the monotonic clock.
     paused_until: ClassVar[float] = 0.0
-    #: The ids of the tasks that this process is at.
+    #: Returns the ids of this process's running tasks.
     running_ids: Callable[[], Collection[str]] = staticmethod(frozenset)
-    #: Called before a channel is closed: what is still to be acknowledged over it is, then.
+    #: Called before a channel is closed, to acknowledge finished tasks over it.
     before_close: Callable[[], object] = staticmethod(frozenset)
-    #: The client for commands, and the pool that it is of.
+    #: The client for commands, and its pool.
     _command_client: Any = None
     _command_pool: Any = None
 
@@ -92,12 +92,12 @@ class Channel(redis.Channel):  # type: ignore[misc]  # kombu has no annotations
         self._listeners: dict[str, QueueListener] = {}
         self._active_listeners: list[QueueListener] = []
         self._listened_queues: list[str] = []
-        #: Whether the lists may hold messages, and whether a waiter is asking for them.
+        #: Whether the lists may hold messages, and whether a listener is reserving them.
         self.may_have_more, self.is_reserving = True, False
         super().__init__(connection, **kwargs)
         self._dead_letter_key = self.unacked_key + _DEAD_LETTER_SUFFIX
         if self.worker_id:
-            # Before anything is recorded there: nobody would look for it.
+            # Before the first record: other workers look only at the records of ids in this set.
             self.client.sadd(keys.WORKERS, self.worker_id)
             for name in ("unacked_key", "unacked_index_key", "unacked_mutex_key"):
                 setattr(self, name, keys.worker_key(getattr(self, name), self.worker_id))
@@ -108,11 +108,11 @@ class Channel(redis.Channel):  # type: ignore[misc]  # kombu has no annotations
 
     @property
     def disconnected(self) -> bool:
-        """Whether the connection that this channel belongs to is closed."""
+        """Whether this channel's connection is closed."""
         return self.connection is None or self.connection.client is None
 
     def listeners(self) -> list[QueueListener]:
-        """Return a waiter for each list that is consumed from."""
+        """Return one listener for each list with a consumer."""
         if self._listened_queues != self._active_queues:
             self._listened_queues = list(self._active_queues)
             names = [self._q_for_pri(queue, step) for step in self.priority_steps for queue in self.active_queues]
@@ -123,62 +123,65 @@ class Channel(redis.Channel):  # type: ignore[misc]  # kombu has no annotations
         return self._active_listeners
 
     def reserve_command(self) -> tuple[list[str], int, list[Any]] | None:
-        """Return what to ask for: the queue of each list, how many messages, and the command; None without room."""
-        # None stands for a room without a bound.
+        """Return the queue of each list, the number of messages, and the command that reserves them.
+
+        Returns None if there is no room.
+        """
+        # None means unlimited room.
         free = self.qos.can_consume_max_estimate()
         room = _MAX_BATCH if free is None else min(free, _MAX_BATCH)
         queues = list(self._queue_cycle.consume(len(self.active_queues)))
         if not queues or not room:
             return None
-        # In turns, each queue is the first once; any other strategy has an order that counts.
-        in_turns = self.queue_order_strategy == "round_robin"
-        if in_turns:
+        # With round robin, each queue comes first in turn. In any other strategy the order is a priority.
+        round_robin = self.queue_order_strategy == "round_robin"
+        if round_robin:
             self._queue_cycle.rotate(queues[0])
         queues_of_lists = [queue for _ in self.priority_steps for queue in queues]
         lists = [self._q_for_pri(queue, step) for step in self.priority_steps for queue in queues]
         recorded = ["0" if queue in self._unrecorded else "1" for queue in queues_of_lists]
-        kept = (self.unacked_key, self.unacked_index_key, self._dead_letter_key)
-        keys = [self.global_keyprefix + key for key in (*kept, *lists)]
-        group = len(queues) if in_turns else 1
+        record_keys = (self.unacked_key, self.unacked_index_key, self._dead_letter_key)
+        keys = [self.global_keyprefix + key for key in (*record_keys, *lists)]
+        group = len(queues) if round_robin else 1
         return queues_of_lists, room, ["EVAL", _RESERVE, len(keys), *keys, time.time(), room, group, *recorded]
 
     def deliver(self, queues: list[str], answer: list[Any]) -> None:
-        """Deliver what `reserve.lua` has returned."""
+        """Deliver the messages returned by `reserve.lua`."""
         if answer[0]:
-            _log.error("%d messages that kombu did not write are in %s now", answer[0], self._dead_letter_key)
+            _log.error("moved %d messages not written by kombu to %s", answer[0], self._dead_letter_key)
         messages = _decode_messages(queues, answer)
-        waiting = [message["properties"]["delivery_tag"] for queue, message in messages]
+        undelivered = [message["properties"]["delivery_tag"] for queue, message in messages]
         self.qos.reserved.update(
             message["properties"]["delivery_tag"] for queue, message in messages if queue not in self._unrecorded
         )
         try:
             for queue, message in messages:
                 self.connection._deliver(message, queue)
-                waiting.pop(0)
+                undelivered.pop(0)
         finally:
-            # Only where a delivery raised: the others go back to their queues now, not after the visibility timeout.
-            for tag in waiting:
+            # Not empty only if a delivery raised. Requeue the others now, not after the visibility timeout.
+            for tag in undelivered:
                 self.qos.reserved.discard(tag)
                 self.qos.restore_by_tag(tag)
 
     def requeue(self, queues: list[str], answer: list[Any]) -> None:
-        """Owe Redis what `reserve.lua` has returned to a channel that is being closed."""
+        """Mark messages from `reserve.lua` for requeueing, because this channel is being closed."""
         self.pending_acks.requeues += [
             message["properties"]["delivery_tag"] for _, message in _decode_messages(queues, answer)
         ]
 
     def basic_consume(self, queue: str, no_ack: bool, *args: Any, **kwargs: Any) -> Any:
-        """Consume from a queue; what needs no acknowledgement is not recorded."""
+        """Consume from a queue; messages that need no acknowledgement are not recorded."""
         if no_ack:
             self._unrecorded.add(queue)
         self.may_have_more = True
         return super().basic_consume(queue, no_ack, *args, **kwargs)
 
     def close(self) -> None:
-        """Close the channel; what was acknowledged is told first, or it would be handed back."""
+        """Close the channel; first send its acknowledgements, or the messages would be requeued."""
         self.before_close()
-        for waiter in self._listeners.values():
-            waiter.close()
+        for listener in self._listeners.values():
+            listener.close()
         self._listeners.clear()
         self._listened_queues, self._active_listeners = [], []
         self.qos.flush()
@@ -191,20 +194,20 @@ class Channel(redis.Channel):  # type: ignore[misc]  # kombu has no annotations
             super()._poll_error(kind, **options)
 
     def _on_connection_disconnect(self, connection: Any) -> None:
-        for waiter in self._listeners.values():
-            if getattr(waiter.client, "connection", None) is connection:
-                waiter.reset()
+        for listener in self._listeners.values():
+            if getattr(listener.client, "connection", None) is connection:
+                listener.reset()
         super()._on_connection_disconnect(connection)
 
     def _connparams(self, asynchronous: bool = False) -> dict[str, Any]:
         params: dict[str, Any] = super()._connparams(asynchronous=asynchronous)
         if asynchronous:
-            # Each list has a connection that waits; the setting bounds those that commands take.
+            # Each list has its own waiting connection. The setting limits only the connections for commands.
             params["max_connections"] = _UNBOUNDED
         return params
 
     def _create_client(self, asynchronous: bool = False) -> Any:
-        # An asynchronous client holds a connection that waits.
+        # An asynchronous client is one listener's waiting connection.
         if asynchronous:
             return super()._create_client(asynchronous=True)
         # After a reconnect the channel has another pool.
@@ -218,7 +221,7 @@ def _decode_messages(queues: list[str], answer: list[Any]) -> list[tuple[str, An
 
 
 def _load_json(raw: bytes) -> Any:
-    """Return what JSON stands for; orjson takes a fifth of the time, and refuses what the standard calls no JSON."""
+    """Parse JSON with orjson, in a fifth of the time; fall back to json for non-standard JSON."""
     try:
         return orjson.loads(raw)
     except ValueError:
@@ -226,13 +229,13 @@ def _load_json(raw: bytes) -> Any:
 
 
 def pause_consuming(seconds: float) -> None:
-    """Have this process take no tasks for so many seconds; what it was given already stays with it."""
+    """Stop this process from taking tasks for so many seconds; it keeps the tasks it already has."""
     Channel.paused_until = max(Channel.paused_until, time.monotonic() + seconds)
 
 
 def known_tags() -> set[str]:
-    """Return the delivery tags of all that this process was given, and of what it owes to Redis."""
-    # What is delivered, done and owed moves on in this order while other threads look.
+    """Return the delivery tags of this process's messages: unacknowledged ones and pending operations."""
+    # Other threads move tags from reserved to delivered to pending. Read in the same order, none is missed.
     found: set[str] = set()
     for qos in filter(None, (channel._qos for channel in snapshot(Channel._open_channels))):
         found.update(snapshot(qos.reserved), snapshot(qos._delivered))
@@ -242,18 +245,18 @@ def known_tags() -> set[str]:
 
 
 def disconnect_pools() -> None:
-    """Close the connections that commands of this process take; the next command opens new ones."""
+    """Close this process's connections for commands; the next command opens new ones."""
     for channel in snapshot(Channel._open_channels):
         if channel._pool is not None:
             channel._pool.disconnect()
 
 
 class Transport(redis.Transport):  # type: ignore[misc]  # kombu has no annotations
-    """kombu's transport with our channel."""
+    """kombu's transport with our channel and poller."""
 
     Channel = Channel
-    #: A worker connects again after an error that Redis answers with, as after a broken connection; kombu would let it
-    #: die. A new connection leads to the new master after a failover, and what was delivered is kept meanwhile.
+    #: A worker reconnects after an error reply from Redis, as after a broken connection. With kombu's transport it
+    #: would end. After a failover, the new connection leads to the new master. The worker keeps its messages meanwhile.
     connection_errors = (*redis.Transport.connection_errors, ResponseError)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -261,7 +264,7 @@ class Transport(redis.Transport):  # type: ignore[misc]  # kombu has no annotati
         self.cycle = Poller()
 
     def register_with_event_loop(self, connection: Any, loop: Any) -> None:
-        """Join a worker's event loop, and have it tell acknowledgements that found no company."""
+        """Join a worker's event loop, and let its timer send the acknowledgements of incomplete batches."""
         cycle = self.cycle
         super().register_with_event_loop(connection, EventLoop(loop))
         timer = getattr(cycle, "_ack_tref", None)
@@ -271,7 +274,7 @@ class Transport(redis.Transport):  # type: ignore[misc]  # kombu has no annotati
 
 
 class SentinelChannel(Channel, redis.SentinelChannel):  # type: ignore[misc]  # kombu has no annotations
-    """Our channel, to whichever server the Sentinels call the master."""
+    """Our channel, connected to the current master of the Sentinels."""
 
 
 class SentinelTransport(Transport):
@@ -284,14 +287,14 @@ class SentinelTransport(Transport):
 def install(
     running_ids: Callable[[], Collection[str]] = frozenset, before_close: Callable[[], object] = frozenset
 ) -> None:
-    """Have every connection to a Redis made from now on use `Transport`, and to Sentinels `SentinelTransport`.
+    """Make all new connections to Redis use `Transport`, and all new connections to Sentinels `SentinelTransport`.
 
-    The setting ``broker_transport`` would not do: a Unix socket's URL ignores it, and ``rediss://`` would be spoken in
-    plain text.
+    The setting ``broker_transport`` does not work: a Unix socket's URL ignores it, and with ``rediss://`` data would be
+    sent in plain text.
 
     Args:
-        running_ids: tells the ids of the tasks that this process is at.
-        before_close: called before a channel is closed, to acknowledge what is done.
+        running_ids: returns the ids of this process's running tasks.
+        before_close: called before a channel is closed, to acknowledge finished tasks.
     """
     Channel.running_ids, Channel.before_close = staticmethod(running_ids), staticmethod(before_close)
     name = f"{__name__}:{Transport.__name__}"

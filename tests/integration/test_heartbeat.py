@@ -260,9 +260,7 @@ def test_restarted_worker_requeues_its_tasks_at_once(own_redis: str, demo_url: s
             killed.process.kill()
             killed.process.wait()
         with start_worker("same", tmp_path, own_redis) as next_one:
-            processes.eventually(
-                lambda: "8 tasks that it held are given back" in next_one.err, "the requeued tasks", 12
-            )
+            processes.eventually(lambda: "requeued its 8 tasks" in next_one.err, "the requeued tasks", 12)
             assert run.wait(30).json()["success"] == 8
 
 
@@ -327,7 +325,7 @@ def test_requeues_messages_lost_with_a_connection(own_redis: str, demo_url: str,
         processes.eventually(lambda: server.llen(IMAGE_QUEUE) == 8, "tasks")
         with start_worker("unlucky", tmp_path, proxy) as worker:
             assert run.wait(60).json()["success"] == 8
-            assert "did not arrive, and are given back" in worker.err
+            assert "tasks lost on the way from Redis to this worker" in worker.err
 
 
 @pytest.mark.timeout(120)
