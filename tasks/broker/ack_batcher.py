@@ -1,9 +1,9 @@
-"""The end of tasks: their parts are counted in their chords, and then their messages acknowledged, in batches.
+"""Count finished tasks' chord parts and acknowledge their messages, in batches.
 
-Celery counts each part in a round trip of its own, in the slot's thread, and has each acknowledged by the thread that
-takes messages, which wakes up for it. Here a slot leaves both to one thread and goes on with the next image; that
-thread does in a few round trips what has come together for a moment. A message is acknowledged when its part is
-counted, so a worker that dies before loses none: the task is done again, and its part, known by its id, counts once.
+Celery counts each part in a round trip of its own, in the slot's thread. The thread that receives messages wakes up to
+acknowledge each one. Here a slot passes both to one thread and continues with the next image. That thread collects them
+for a moment, then needs a few round trips for all. A message is acknowledged only after its part is counted, so a
+worker that dies in between loses no task: the task runs again, and its part, identified by the task's id, counts once.
 """
 
 from __future__ import annotations
@@ -25,32 +25,35 @@ from tasks.broker.redis_retry import retry_until_redis_is_back, worker_is_stoppi
 from tasks.broker.snapshot import snapshot
 
 _log = logging.getLogger(__name__)
-#: Seconds that what is done waits for company: a round trip, and the switch to another thread, cost more than a part.
+#: Seconds to wait for a batch, because a round trip and a switch of threads cost more than a part.
 _BATCH_SECONDS = 0.02
-#: Seconds that a worker that stops waits for what is not settled yet.
+#: Seconds a stopping worker waits for unfinished batches.
 _FINISH_SECONDS = 10.0
 
 
 class AckBatcher:
-    """One thread that settles what the slots have done."""
+    """One thread that counts and acknowledges the slots' finished tasks."""
 
     def __init__(self, count: Callable[[list[Any]], None]) -> None:
-        """Take what counts a batch of parts; it is called from the settler's thread, and may be called again."""
+        """Take a function that counts a batch of parts.
+
+        The batcher calls it from its own thread, and may repeat it with the same parts.
+        """
         self._count = count
         self._parts: deque[Any] = deque()
         self._messages: deque[Any] = deque()
         self._has_work = threading.Event()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
-        #: The messages of the batch that is being settled.
+        #: The messages of the current batch.
         self._batch: list[Any] = []
 
     def add_part(self, part: Any) -> None:
-        """Have a part counted; the slot that calls this acknowledges its message afterwards."""
+        """Add a part to the next batch; the calling slot acknowledges its message afterwards."""
         self._parts.append(part)
 
     def acknowledge(self, message: Any) -> None:
-        """Have a message acknowledged, after the parts that came before it."""
+        """Acknowledge a message with the next batch, after the parts added before it."""
         self._messages.append(message)
         if not self._has_work.is_set():
             self._has_work.set()
@@ -58,13 +61,13 @@ class AckBatcher:
             self._start()
 
     def finish(self) -> None:
-        """Wait until all is settled, or for ten seconds: what is not goes to another worker."""
-        ends = time.monotonic() + _FINISH_SECONDS
-        while self.pending() and time.monotonic() < ends:
+        """Wait until all batches are finished, at most ten seconds; other workers get the remaining tasks."""
+        deadline = time.monotonic() + _FINISH_SECONDS
+        while self.pending() and time.monotonic() < deadline:
             time.sleep(0.01)
 
     def pending(self) -> list[Any]:
-        """Return the messages that wait."""
+        """Return the messages not yet acknowledged."""
         return [*self._batch, *snapshot(self._messages)]
 
     def _start(self) -> None:
@@ -80,15 +83,15 @@ class AckBatcher:
             try:
                 self._flush()
             except redis.RedisError as error:
-                # Only a worker that stops gives up waiting; what it has not told is handed on.
-                _log.warning("what is done could not be told to Redis: %s", error)
-            except Exception:  # noqa: BLE001  # nothing would be settled any more
-                _log.exception("a fault of ours while tasks were settled")
+                # Only a stopping worker gives up waiting. Its unacknowledged tasks are requeued.
+                _log.warning("could not acknowledge finished tasks: %s", error)
+            except Exception:  # noqa: BLE001  # the thread must survive, or nothing more would be acknowledged
+                _log.exception("internal error while acknowledging tasks")
             finally:
                 self._batch = []
 
     def _flush(self) -> None:
-        # The messages first: the parts of all of them are there by then.
+        # Take the messages first, because their parts were added before them.
         messages = self._batch = snapshot(self._messages)
         for _ in messages:
             self._messages.popleft()
@@ -103,37 +106,38 @@ class AckBatcher:
             channel.qos.flush()
         loop = get_event_loop()
         if loop is not None:
-            # There is room for messages now, and the thread that takes them may be asleep.
+            # There is room for messages now. Wake the thread that receives them.
             loop.call_soon(_do_nothing)
 
 
 class BatchedRequest(Request):  # type: ignore[misc]  # Celery has no annotations
-    """A task's request whose message the settler acknowledges."""
+    """A task's request; the batcher acknowledges its message."""
 
     ack_batcher: AckBatcher
     acknowledged: bool
 
     def __init__(self, message: Any, **options: Any) -> None:
-        # Celery reads a message's body to look at it, and the slot would read it again.
+        # Celery decodes the body to inspect it, and the slot would decode it again.
         super().__init__(message, **{**options, "body": message.payload, "decoded": True})
 
     def acknowledge(self) -> None:
-        """Have the message acknowledged once the task's part is counted."""
+        """Acknowledge the message once the task's part is counted."""
         if not self.acknowledged:
             self.acknowledged = True
             self.ack_batcher.acknowledge(self.message)
 
 
 def finish_pending() -> None:
-    """Let a worker that stops settle what it has done, before its connection is closed."""
+    """Let a stopping worker acknowledge its finished tasks before its connection is closed."""
     if worker_is_stopping():
         BatchedRequest.ack_batcher.finish()
 
 
 def running_task_ids() -> set[str]:
-    """Return the ids of the tasks that this worker goes on with when its connection breaks.
+    """Return the ids of the tasks to continue when this worker's connection breaks.
 
-    Those are the ones in its slots, and those that wait for one, unless it is told to stop; and what is not settled.
+    These are the tasks in slots, the unacknowledged ones, and, unless the worker is stopping, the tasks waiting for a
+    slot.
     """
     waiting: Iterable[Any] = () if worker_is_stopping() else snapshot(state.reserved_requests)
     running = {request.id for request in (*snapshot(state.active_requests), *waiting)}
@@ -141,4 +145,4 @@ def running_task_ids() -> set[str]:
 
 
 def _do_nothing() -> None:
-    """Do nothing: to be called is enough."""
+    """Do nothing; the call itself wakes the event loop."""

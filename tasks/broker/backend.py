@@ -1,10 +1,10 @@
-"""The chord counter: Celery's Redis backend, which here counts parts in batches and waits for a Redis that is away.
+"""Extend Celery's Redis backend: count chord parts in batches, and retry while Redis is unreachable.
 
-Celery counts each part in a round trip and a script of its own, and tries that once: a Redis that restarts at that
-moment would leave its chord one part short for ever, though the image is saved. Here the parts of one moment are
-counted by one script for each chord (``count_chord_parts.lua``), again and again until Redis has heard it. What stands
-in Redis is what Celery's script leaves, so workers with and without this backend count the same chord; and it is
-Celery's own code that fires a chord's body.
+Celery counts each part with a script in a round trip of its own, and tries once. If Redis restarts at that moment, the
+chord stays incomplete for ever, although the image is saved. Here the parts of one moment are counted by one script for
+each chord (``count_chord_parts.lua``), repeated until Redis has executed it. The resulting data in Redis is that of
+Celery's script, so workers with and without this backend can count the same chord. Celery's own code starts a chord's
+body, the collect task.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from tasks.broker.ack_batcher import AckBatcher, BatchedRequest
 from tasks.broker.redis_retry import retry_until_redis_is_back
 
 _COUNT = Path(__file__).with_name("count_chord_parts.lua").read_text(encoding="utf-8")
-#: Every so many parts of a chord, the life time of its keys is set again.
+#: The expiry of a chord's keys is renewed after this many parts.
 _RENEW_EVERY = 100
-#: Ends the names of a chord's keys, in the order of the script's; the claim is the last.
+#: Suffixes of a chord's keys, in the order of the script's; the last is the claim.
 _KEY_SUFFIXES = (".j", ".t", ".s", ".d", "", ".c")
 
 
 @dataclass(frozen=True, slots=True)
 class ChordPart:
-    """A part that is to be counted: its task's request, how that ended, and both as Celery keeps them."""
+    """A part to count: its task's request, state and result, and the value that Celery stores for it."""
 
     request: Any
     state: str
@@ -46,34 +46,37 @@ class ChordPart:
 
     @property
     def group(self) -> str:
-        """The group of the chord."""
+        """The chord's group id."""
         return str(self.request.group)
 
 
 @dataclass(frozen=True, slots=True)
 class UnloggedResult:
-    """A part's result that nobody is shown; Celery makes a text of any other for its log and events, at a price."""
+    """A result without a text for Celery's log and events, because such a text costs time for each image."""
 
     value: Any
 
 
 class BatchingBackend(RedisBackend):  # type: ignore[misc]  # Celery has no annotations
-    """Celery's backend; it counts the parts of one moment in one round trip. Each thread has its own."""
+    """Celery's backend with batched counting of parts. Each thread has its own instance."""
 
-    #: The tasks whose parts the settler counts.
+    #: The names of the tasks with parts counted by the batcher.
     batched_tasks: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        # A server that became a replica keeps its connections, and the address may lead to the new master by now.
+        # A server keeps its connections when it becomes a replica. A new connection may lead to the new master.
         self.connparams["retry_on_error"] = [ReadOnlyError]
 
     def on_chord_part_return(self, request: Any, state: str, result: Any, *rest: Any, **options: Any) -> Any:
-        """Have a part counted, or count it; Celery knows parts by their task's id, so a second time changes nothing."""
+        """Count a part, or add it to the next batch.
+
+        Celery identifies a part by its task's id, so counting it again changes nothing.
+        """
         if isinstance(result, UnloggedResult):
             result = result.value
-        placed = request.group_index is not None and self._chord_zset
-        if getattr(request, "task", None) not in self.batched_tasks or not placed:
+        has_index = request.group_index is not None and self._chord_zset
+        if getattr(request, "task", None) not in self.batched_tasks or not has_index:
             count = super().on_chord_part_return
             return retry_until_redis_is_back(lambda: count(request, state, result, *rest, **options))
         value = [1, request.id, state, self.encode_result(result, state)]
@@ -81,23 +84,23 @@ class BatchingBackend(RedisBackend):  # type: ignore[misc]  # Celery has no anno
         return None
 
     def count(self, parts: list[ChordPart]) -> None:
-        """Count parts, and fire the bodies of the chords that they complete; the same parts may be counted again.
+        """Count parts, and start the bodies of completed chords; idempotent.
 
         Raises:
-            redis.RedisError: not all of them could be counted.
+            redis.RedisError: some parts could not be counted.
         """
         chords = [list(group) for _, group in groupby(sorted(parts, key=attrgetter("group")), attrgetter("group"))]
         answers = self._run_count_script(chords)
-        # The server has lost its scripts, as after SCRIPT FLUSH or a failover.
-        forgotten = [chord for chord, answer in answers if isinstance(answer, NoScriptError)]
-        if forgotten:
+        # The server has lost its scripts, for instance by SCRIPT FLUSH or a failover.
+        without_script = [chord for chord, answer in answers if isinstance(answer, NoScriptError)]
+        if without_script:
             answers = [pair for pair in answers if not isinstance(pair[1], NoScriptError)]
-            answers += self._run_count_script(forgotten, whole_script=True)
+            answers += self._run_count_script(without_script, whole_script=True)
         errors = [answer for _, answer in answers if isinstance(answer, Exception)]
         for chord, claimed in answers:
             if claimed == 1:
-                # The claim is for whoever fires the body. That is Celery's own code, which has to make one of its own:
-                # to it, this part is a second copy that finds the chord complete.
+                # Celery's own code starts the body, and needs a claim of its own, so delete ours. Celery treats this
+                # part as a second copy and finds the chord complete.
                 part = chord[-1]
                 self.client.delete(self._keys(part.group)[-1])
                 with self._task_context(part.request):
@@ -110,7 +113,7 @@ class BatchingBackend(RedisBackend):  # type: ignore[misc]  # Celery has no anno
     def _run_count_script(
         self, chords: list[list[ChordPart]], whole_script: bool = False
     ) -> list[tuple[list[ChordPart], Any]]:
-        """Return what the script has answered for each chord, which may be an error; the others are counted then."""
+        """Return the script's reply for each chord; it may be an error, with the other chords counted."""
         with self.client.pipeline(transaction=False) as pipe:
             for chord in chords:
                 call, script = (pipe.eval, _COUNT) if whole_script else (pipe.evalsha, self._script.sha)
@@ -119,7 +122,7 @@ class BatchingBackend(RedisBackend):  # type: ignore[misc]  # Celery has no anno
 
     @contextmanager
     def _task_context(self, request: Any) -> Iterator[None]:
-        """Be in a task again, which is over: what is sent has it for its parent."""
+        """Restore the context of a finished task, so that messages sent in the block have it as their parent."""
         requests = self.app.tasks[request.task].request_stack
         _task_stack.push(self.app.tasks[request.task])
         requests.push(request)
@@ -133,13 +136,19 @@ class BatchingBackend(RedisBackend):  # type: ignore[misc]  # Celery has no anno
         return [self.get_key_for_group(group, kind) for kind in _KEY_SUFFIXES]
 
     def _script_arguments(self, chord: list[ChordPart]) -> list[Any]:
-        renewed = any(part.request.group_index % _RENEW_EVERY == 0 for part in chord)
-        lifetime = self.chord_expires or 0 if renewed else 0
-        triples = ((part.request.id, part.request.group_index, part.encoded) for part in chord)
-        return [lifetime, self._chord_result_expires, self._claim_lifetime, uuid4().hex, *chain.from_iterable(triples)]
+        renew = any(part.request.group_index % _RENEW_EVERY == 0 for part in chord)
+        lifetime = self.chord_expires or 0 if renew else 0
+        parts = ((part.request.id, part.request.group_index, part.encoded) for part in chord)
+        return [
+            lifetime,
+            self._chord_result_expires,
+            self._claim_lifetime,
+            uuid4().hex,
+            *chain.from_iterable(parts),
+        ]
 
     def _encode_part(self, value: list[Any]) -> bytes | str:
-        """Return JSON as Celery reads it; orjson takes a tenth of the time, and knows no lone surrogates."""
+        """Return JSON for Celery: by orjson, in a tenth of the time, or by Celery if there are lone surrogates."""
         try:
             return orjson.dumps(value)
         except TypeError:
@@ -147,7 +156,7 @@ class BatchingBackend(RedisBackend):  # type: ignore[misc]  # Celery has no anno
 
     @cached_property
     def _claim_lifetime(self) -> int:
-        """Seconds for which Celery claims a body."""
+        """The lifetime of Celery's claim to a body, in seconds."""
         return max(5, int((self.app.conf.result_chord_join_timeout or 5.0) * 2))
 
     @cached_property
@@ -156,13 +165,13 @@ class BatchingBackend(RedisBackend):  # type: ignore[misc]  # Celery has no anno
 
 
 class SentinelBatchingBackend(BatchingBackend, SentinelBackend):  # type: ignore[misc]  # Celery has no annotations
-    """Our backend, at whichever server the Sentinels call the master."""
+    """Our backend, connected to the current master of the Sentinels."""
 
 
 def install(app: Celery, batched_tasks: frozenset[str]) -> None:
-    """Let an app that is given the URL of a Redis, or of Sentinels, use this backend.
+    """Make an app use this backend for URLs of Redis and Sentinels.
 
-    Its settler counts the parts of the named tasks, which need `BatchedRequest` as their ``Request``.
+    The batcher counts the parts of the named tasks, which need `BatchedRequest` as their ``Request``.
     """
     name = f"{__name__}:{BatchingBackend.__name__}"
     sentinel = f"{__name__}:{SentinelBatchingBackend.__name__}"
@@ -170,7 +179,7 @@ def install(app: Celery, batched_tasks: frozenset[str]) -> None:
     BatchingBackend.batched_tasks = batched_tasks
 
     def count(parts: list[ChordPart]) -> None:
-        # The backend of the thread that calls, and of the broker that the app has by then.
+        # The backend of the calling thread and of the app's current broker.
         app.backend.count(parts)
 
     BatchedRequest.ack_batcher = AckBatcher(count)

@@ -1,9 +1,9 @@
-"""The Redis server behind a broker URL: a client for our own keys, and whether it is fit to hold a run.
+"""Connect to the Redis server of a broker URL, and check that it can hold a run.
 
-Celery and kombu read the same URL for themselves. The forms that both sides know are
+Celery and kombu parse the same URL themselves. Both sides support these forms:
 ``redis://[user:password@]host:port/db``, ``rediss://…?ssl_cert_reqs=required&ssl_ca_certs=FILE``,
 ``redis+socket:///path``, and, for a set of Sentinels, ``sentinel://host:26379/db;sentinel://…?master_name=NAME``.
-Celery takes the name of the master from its transport options: see `celery_url` and `master_name`.
+Celery takes the master's name from its transport options: see `celery_url` and `master_name`.
 """
 
 from __future__ import annotations
@@ -27,28 +27,28 @@ _SCHEMES = ("redis", "rediss", "redis+socket", "sentinel")
 _SENTINEL_PORT = 26379
 _SENTINEL_PARAMETERS = ("master_name", "sentinel_password")
 _CONNECT_HINT = (
-    "Start Redis there, or check the address (rediss:// for a server that speaks TLS); without --broker a local one is "
+    "Start Redis there, or check the address (rediss:// for a server with TLS). Without --broker, a local Redis is "
     "started for you."
 )
 _TLS_HINT = (
-    "Start Redis there, or check the address. The server has to speak TLS, with a certificate that names this host and "
-    "is signed by what IMAGEFLEET_BROKER_CA_FILE or ssl_ca_certs holds."
+    "Start Redis there, or check the address. The server must use TLS, with a certificate for this host name, signed "
+    "by the CA in IMAGEFLEET_BROKER_CA_FILE or ssl_ca_certs."
 )
-#: Connections that a producer has open at most, that a worker has, and that it opens when it begins to work.
+#: Maximum connections of a producer and of a worker, and the number a worker opens when it starts to work.
 PRODUCER_CONNECTIONS, WORKER_CONNECTIONS, MORE_CONNECTIONS = 12, 24, 8
-#: What to do about a server that takes too few.
-MORE_CLIENTS_HINT = "Raise `maxclients` of that Redis, and its limit of open files, or stop some of its clients."
-#: Seconds for one command of ours; those that wait on purpose add their own wait.
+#: The hint for a server with too few free connections.
+MORE_CLIENTS_HINT = "Raise that Redis's `maxclients` and its limit of open files, or stop some of its clients."
+#: Timeout for one command, in seconds. Blocking commands add their own wait.
 _TIMEOUT_SECONDS = 10.0
-#: Seconds for one Sentinel to answer.
+#: Timeout for one Sentinel, in seconds.
 _SENTINEL_TIMEOUT_SECONDS = 2.0
 
 
 def check_url(url: str) -> str:
-    """Return the URL if it is one that we can use safely.
+    """Return the URL if it is valid and safe.
 
     Raises:
-        UsageError: an unknown scheme, or TLS that would not be verified.
+        UsageError: the scheme is unknown, or TLS would not be verified.
     """
     if is_sentinel(url):
         return _check_sentinels(url)
@@ -58,50 +58,50 @@ def check_url(url: str) -> str:
     except ValueError as error:
         raise UsageError(
             "The broker URL can't be used",
-            "its host, port or database is not written as it has to be",
+            "its host, port or database is not valid",
             "Give the URL of a Redis server, such as redis://localhost:6379/0.",
         ) from error
     if parts.scheme not in _SCHEMES:
         raise UsageError(
             f"The broker URL {redacted(url)} can't be used",
-            f"its scheme is none of {', '.join(name + '://' for name in _SCHEMES)}",
+            f"its scheme is not one of {', '.join(name + '://' for name in _SCHEMES)}",
             "Give the URL of a Redis server, such as redis://localhost:6379/0.",
         )
     query = parse_qs(parts.query)
     if parts.scheme == "rediss" and query.get("ssl_cert_reqs") not in (["required"], ["CERT_REQUIRED"]):
         raise UsageError(
             f"The broker URL {redacted(url)} would not be verified",
-            "without ssl_cert_reqs=required any server's certificate is accepted",
+            "without ssl_cert_reqs=required, any server's certificate is accepted",
             "Add ?ssl_cert_reqs=required to the URL (and ssl_ca_certs=FILE for a CA of your own).",
         )
     if query.get("ssl_check_hostname", ["true"]) != ["true"]:
         raise UsageError(
             f"The broker URL {redacted(url)} would not be verified",
-            "without its host name, the certificate of any other host is accepted",
-            "Take ssl_check_hostname out of the URL, and give the server a certificate that names its host.",
+            "without a check of the host name, any other host's certificate is accepted",
+            "Remove ssl_check_hostname from the URL, and give the server a certificate for its host name.",
         )
     return url
 
 
 def is_sentinel(url: str) -> bool:
-    """Tell whether a URL names Sentinels, which know where the master is."""
+    """Return whether a URL names Sentinels, which know the master's address."""
     return url.startswith("sentinel:")
 
 
 def master_name(url: str) -> str | None:
-    """Return what the Sentinels of a URL call their master; None for a URL without Sentinels."""
+    """Return the master's name at the Sentinels of a URL; None for a URL without Sentinels."""
     return _parameter(url, "master_name") if is_sentinel(url) else None
 
 
 def celery_url(url: str) -> str:
-    """Return a URL as Celery reads it: kombu takes a query for options of its own, which Sentinels have none of."""
+    """Return the URL for Celery: for Sentinels without its query, which kombu would take for its own options."""
     if not is_sentinel(url):
         return url
     return ";".join(urlsplit(part)._replace(query="").geturl() for part in url.split(";"))
 
 
 def sentinel_options(url: str) -> dict[str, Any]:
-    """Return how the Sentinels of a URL are asked for their master; a dead one is left for the next one at once."""
+    """Return the client options for the Sentinels of a URL; without retries, so that a dead one is skipped at once."""
     password = _parameter(url, "sentinel_password")
     return {
         "socket_timeout": _SENTINEL_TIMEOUT_SECONDS,
@@ -112,33 +112,33 @@ def sentinel_options(url: str) -> dict[str, Any]:
 
 
 def tls(url: str) -> dict[str, str] | None:
-    """Return what a URL says of TLS, by redis-py's names; none for a URL without it."""
+    """Return a URL's TLS options by redis-py's names, or None if it has none."""
     return {name: value for name, value in parse_qsl(urlsplit(url).query) if name.startswith("ssl_")} or None
 
 
 def client(url: str, retry: bool = True) -> redis.Redis:
-    """Return a client for the server behind a broker URL; it connects at the first command.
+    """Return a client for a broker URL's server; it connects at the first command.
 
     Args:
-        url: the broker's.
-        retry: whether a server that is away is tried again for some seconds before a command fails.
+        url: the broker's URL.
+        retry: whether a command to an unreachable server is retried for some seconds before it fails.
 
     Raises:
-        UsageError: the URL is not one that can be used safely, or the certificates that it names can't be read.
+        UsageError: the URL is not valid or not safe, or its certificate file can't be read.
     """
     parts = urlsplit(check_url(url))
     trusted = (tls(url) or {}).get("ssl_ca_certs")
     if trusted is not None and not os.access(trusted, os.R_OK):
         raise UsageError(
             f"The broker {redacted(url)} can't be verified",
-            f"the file of certificates {trusted} is not there, or can't be read",
-            "Put the PEM file of the CA there, readable for this user; IMAGEFLEET_BROKER_CA_FILE or the URL names it.",
+            f"the certificate file {trusted} does not exist or can't be read",
+            "Put the CA's PEM file there, readable by this user. IMAGEFLEET_BROKER_CA_FILE or the URL sets the path.",
         )
     options: dict[str, Any] = {
         "decode_responses": True,
         "socket_timeout": _TIMEOUT_SECONDS,
         "health_check_interval": 30,
-        # A server that became a replica keeps its connections, and the address may lead to the new master by now.
+        # A server keeps its connections when it becomes a replica. A new connection may lead to the new master.
         "retry_on_error": [redis.exceptions.ReadOnlyError],
     }
     if not retry:
@@ -157,10 +157,10 @@ def client(url: str, retry: bool = True) -> redis.Redis:
 
 
 def check_server(server: redis.Redis, url: str) -> None:
-    """Make sure that the server answers and never evicts a key.
+    """Check that the server answers and never evicts keys.
 
     Raises:
-        CommandError: it can't be reached, refuses the password, or may evict what is queued.
+        CommandError: it is unreachable, refuses the password, or may evict queued tasks.
     """
     with translate_errors(url):
         policy = server.info("memory").get("maxmemory_policy", "noeviction")
@@ -168,22 +168,22 @@ def check_server(server: redis.Redis, url: str) -> None:
         raise CommandError(
             f"The broker {redacted(url)} may drop queued images",
             f"its maxmemory-policy is {policy}, which evicts keys when memory is short",
-            "Set `maxmemory-policy noeviction` (config/redis.conf has the settings that imagefleet is run with).",
+            "Set `maxmemory-policy noeviction` (config/redis.conf has the recommended settings).",
         )
 
 
 def free_connections(info: Mapping[str, Any]) -> int | None:
-    """Return how many more clients a server takes, by its INFO; None where it does not tell."""
+    """Return the server's number of free connections from its INFO; None if it is not given."""
     if "maxclients" not in info or "connected_clients" not in info:
         return None
     return int(info["maxclients"]) - int(info["connected_clients"])
 
 
 def check_connections(server: redis.Redis, url: str, workers: int) -> None:
-    """Make sure that a server takes the connections of a producer, and those that workers open during a run.
+    """Check that the server has enough free connections for a producer and for its workers during a run.
 
     Raises:
-        CommandError: it can't be reached, or takes too few.
+        CommandError: it is unreachable, or has too few.
     """
     with translate_errors(url):
         try:
@@ -193,18 +193,18 @@ def check_connections(server: redis.Redis, url: str, workers: int) -> None:
     needed = PRODUCER_CONNECTIONS + workers * MORE_CONNECTIONS
     if free is not None and free < needed:
         raise CommandError(
-            f"The broker {redacted(url)} takes too few connections",
-            f"it takes {free} more, and this run needs about {needed}",
+            f"The broker {redacted(url)} has too few free connections",
+            f"it has {free}, and this run needs about {needed}",
             MORE_CLIENTS_HINT,
         )
 
 
 @contextmanager
 def translate_errors(url: str) -> Iterator[None]:
-    """Make faults of what goes wrong between us and the server behind a broker URL.
+    """Convert Redis errors in the block to CommandErrors that name the broker.
 
     Raises:
-        CommandError: it can't be reached, refuses us, or is no Redis.
+        CommandError: the broker is unreachable, refuses us, or is not a Redis.
     """
     shown = redacted(url)
     try:
@@ -215,20 +215,20 @@ def translate_errors(url: str) -> Iterator[None]:
             what = f"The broker {shown} can't be used now" if problem.temporary else f"The broker {shown} refuses us"
             raise CommandError(what, problem.text, problem.hint) from error
         if isinstance(error, redis.ConnectionError | redis.TimeoutError):
-            todo = _TLS_HINT if url.startswith("rediss:") else _CONNECT_HINT
-            raise CommandError(f"The broker {shown} can't be reached", str(error) or "no answer", todo) from error
+            hint = _TLS_HINT if url.startswith("rediss:") else _CONNECT_HINT
+            raise CommandError(f"The broker {shown} can't be reached", str(error) or "no answer", hint) from error
         if isinstance(error, redis.ResponseError):
             raise CommandError(f"The broker {shown} refuses us", problem.text, problem.hint) from error
         raise CommandError(
-            f"What answers at {shown} is no Redis", str(error), "Check the host and the port in the URL."
+            f"The server at {shown} is not a Redis", str(error), "Check the host and the port in the URL."
         ) from error
 
 
 def _check_sentinels(url: str) -> str:
-    """Return the URL of Sentinels if it can be used.
+    """Return a URL of Sentinels if it is valid.
 
     Raises:
-        UsageError: one of its parts is no Sentinel's, or it does not name one master.
+        UsageError: one of its parts is not a Sentinel's URL, or it does not name exactly one master.
     """
     example = "sentinel://one.example:26379/0;sentinel://two.example:26379/0?master_name=mymaster"
     try:
@@ -240,36 +240,36 @@ def _check_sentinels(url: str) -> str:
     if not fit or len(databases) != 1:
         raise UsageError(
             "The broker URL can't be used",
-            "each part between semicolons has to be sentinel://host:port/db, and db the same in all",
+            "each part between semicolons must be sentinel://host:port/db, with the same db in all parts",
             f"Write it as {example}.",
         )
     if any(name not in _SENTINEL_PARAMETERS for part in parts for name in parse_qs(part.query)):
         raise UsageError(
             f"The broker URL {redacted(url)} can't be used",
-            f"a sentinel:// URL has no parameters but {' and '.join(_SENTINEL_PARAMETERS)}; TLS is not supported there",
+            f"a sentinel:// URL has only the parameters {' and '.join(_SENTINEL_PARAMETERS)}; TLS is not supported",
             f"Write it as {example}.",
         )
     if master_name(url) is None:
         raise UsageError(
             f"The broker URL {redacted(url)} can't be used",
-            "it does not say which master to use",
-            f"Add the name that the Sentinels know it by (`SENTINEL MASTERS` shows it), as in {example}.",
+            "it does not name exactly one master",
+            f"Add the master's name at the Sentinels (`SENTINEL MASTERS` shows it), as in {example}.",
         )
     return url
 
 
 def _parameter(url: str, name: str) -> str | None:
-    """Return a parameter of a URL of Sentinels, which any of its parts may have; None without one, or with several."""
+    """Return a parameter from any part of a URL of Sentinels; None without a value, or with different values."""
     values = {value for part in url.split(";") for value in parse_qs(urlsplit(part).query).get(name, ())}
     return values.pop() if len(values) == 1 else None
 
 
 def _master_client(url: str, options: dict[str, Any]) -> redis.Redis:
-    """Return a client for whichever server the Sentinels call the master, also after a failover."""
+    """Return a client for the Sentinels' current master, also after a failover."""
     parts = [urlsplit(part) for part in url.split(";")]
     hosts = [(part.hostname, part.port or _SENTINEL_PORT) for part in parts]
     first = parts[0]
-    # redis-py has no types for these.
+    # redis-py has no type annotations for these.
     untyped: Any = Sentinel
     sentinel = untyped(hosts, sentinel_kwargs=sentinel_options(url))
     return cast(
@@ -286,10 +286,10 @@ def _master_client(url: str, options: dict[str, Any]) -> redis.Redis:
 
 
 def _database(url: str) -> int:
-    """Return the number of the database, which a Unix socket's URL has in its query.
+    """Return the database number; a Unix socket's URL has it in its query.
 
     Raises:
-        ValueError: it is no number.
+        ValueError: it is not a number.
     """
     parts = urlsplit(url)
     if parts.scheme == "redis+socket":

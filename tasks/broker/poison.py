@@ -1,10 +1,11 @@
-"""The suspects: tasks that a worker was at when it died, counted, so that one that kills its worker is found.
+"""Count worker crashes for each task, to find poison messages.
 
-An image can end its worker's whole process, and takes along what is in the other slots. Nothing is noted of a task that
-is delivered for the first time: that would cost each image a round trip. One that was delivered before is watched: its
-begin is noted in Redis under its worker's id, and its end takes the note away. Whoever buries a worker counts what is
-noted there. A task with `ISOLATE_AFTER_CRASHES` of them is to be run alone; most are innocent neighbours, and are done
-then. The body of a shard can't be run alone: with `ABANDON_AFTER_CRASHES` of them it is not begun any more.
+An image can kill its worker's whole process, with the images in the other slots. A task's first delivery is not
+recorded, because that would cost a round trip for each image. While a worker runs a redelivered task, the task's id is
+in a Redis set under the worker's id. The process that removes a dead worker counts a crash for each task in its set.
+A task with `ISOLATE_AFTER_CRASHES` crashes runs in a separate process. Most such tasks only ran beside the poison
+message, and succeed there. A shard's collect task can't be isolated: with `ABANDON_AFTER_CRASHES` crashes it is not
+started any more.
 """
 
 from __future__ import annotations
@@ -20,19 +21,20 @@ from config import limits
 from tasks.broker import keys
 from tasks.broker.redis_retry import retry_until_redis_is_back
 
-#: So many counted crashes make a task run alone.
+#: Number of crashes after which a task runs in a separate process.
 ISOLATE_AFTER_CRASHES = 2
-#: So many keep a shard from being collected, which ends its run: more, as a neighbour's crash must not do that.
+#: Number of crashes after which a shard is no longer collected, which ends its run. It is higher, because crashes of
+#: neighbouring tasks must not end a run.
 ABANDON_AFTER_CRASHES = 4
 _COUNT_CRASH = Path(__file__).with_name("count_crash.lua").read_text(encoding="utf-8")
 
 
 @contextmanager
 def track_running(server: redis.Redis, worker: str, run_id: str, task_id: str) -> Iterator[int]:
-    """Note that a worker is at a task while the block lasts; give how many workers have died at it.
+    """Record a task as running in a worker within the block; yield its number of crashes so far.
 
     Raises:
-        redis.RedisError: Redis is away, and the worker is told to stop.
+        redis.RedisError: Redis is unreachable and the worker is stopping.
     """
 
     def begin() -> int:
@@ -46,18 +48,18 @@ def track_running(server: redis.Redis, worker: str, run_id: str, task_id: str) -
     try:
         yield crashes
     finally:
-        # A worker that stops takes its notes along.
+        # A stopping worker deletes all its records anyway.
         with suppress(redis.RedisError):
             retry_until_redis_is_back(lambda: server.srem(keys.running(worker), task_id))
 
 
 def count_crashes(server: redis.Redis, worker: str) -> None:
-    """Count the tasks that a dead worker was at; two who do it at once count each once."""
-    noted = cast("set[str]", server.smembers(keys.running(worker)))
+    """Count a crash for each task a dead worker was running; if two processes do so at once, each crash counts once."""
+    task_ids = cast("set[str]", server.smembers(keys.running(worker)))
     with server.pipeline(transaction=False) as pipe:
-        for task_id in noted:
-            # A task's id begins with its run's.
+        for task_id in task_ids:
+            # A task's id begins with its run's id.
             run_id = task_id.partition(".")[0]
-            places: list[Any] = [keys.running(worker), keys.run(run_id), keys.crashes(run_id)]
-            pipe.eval(_COUNT_CRASH, len(places), *places, task_id, limits.RUN_RECORD_TTL)
+            script_keys: list[Any] = [keys.running(worker), keys.run(run_id), keys.crashes(run_id)]
+            pipe.eval(_COUNT_CRASH, len(script_keys), *script_keys, task_id, limits.RUN_RECORD_TTL)
         pipe.execute()

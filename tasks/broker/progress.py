@@ -1,7 +1,8 @@
-"""What this process has done, added up and flushed to Redis a few times a second.
+"""Count this process's results, and add them to the run's sums in Redis a few times a second.
 
-The cost does not grow with the images: an image adds to numbers in memory, and however many there were, a flush is one
-round trip. The numbers are for the eye; a task that ran twice counts twice. The record is in the manifests.
+An image only adds to numbers in memory. Each flush is one round trip for any number of images, so the cost does not
+grow with the images. The numbers are only for display: a task that ran twice counts twice. The manifests are the
+authoritative record.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from tasks.broker.redis_errors import redis_problem
 from tasks.model import Outcome, Reason
 
 _log = logging.getLogger(__name__)
-#: Begins the name of the sum of images that failed for a reason.
+#: Prefix of the sums of failed images by reason.
 REASON = "reason:"
 #: Seconds between two flushes.
 _FLUSH_INTERVAL_SECONDS = 0.25
@@ -28,10 +29,10 @@ _SCRIPT = Path(__file__).with_suffix(".lua").read_text(encoding="utf-8")
 
 
 class ProgressCounters:
-    """The sums of one process, by run; any thread may add to them."""
+    """The sums of one process, by run; thread-safe."""
 
     def __init__(self, connect: Callable[[], redis.Redis]) -> None:
-        """Take what gives a client; it is called from the flushing thread, at the first flush."""
+        """Take a function that returns a client; the flushing thread calls it at the first flush."""
         self._connect = connect
         self._lock = threading.Lock()
         self._sums: dict[str, Counter[str]] = {}
@@ -39,7 +40,7 @@ class ProgressCounters:
         self._thread: threading.Thread | None = None
 
     def add(self, run_id: str, outcome: Outcome) -> None:
-        """Count one image that has ended."""
+        """Count one finished image."""
         with self._lock:
             sums = self._sums.setdefault(run_id, Counter())
             sums["success" if outcome.ok else "failed"] += 1
@@ -64,8 +65,8 @@ class ProgressCounters:
             try:
                 self._flush(server, sums)
             except redis.RedisError as error:
-                # They may have been added all the same, and would count twice.
-                _log.warning("progress could not be shown: %s", error)
+                # Don't retry: Redis may have added them, and they would count twice.
+                _log.warning("could not update the progress: %s", error)
 
     def _flush(self, server: redis.Redis, sums: dict[str, Counter[str]]) -> None:
         pipe = server.pipeline(transaction=False)
@@ -75,12 +76,12 @@ class ProgressCounters:
         for (run_id, counts), answer in zip(sums.items(), pipe.execute(raise_on_error=False), strict=True):
             if isinstance(answer, Exception):
                 problem = redis_problem(answer)
-                _log.warning("progress could not be shown: %s", problem.text)
+                _log.warning("could not update the progress: %s", problem.text)
                 if problem.temporary:
                     self._restore(run_id, counts)
 
     def _restore(self, run_id: str, counts: Counter[str]) -> None:
-        """Have sums flushed with what comes next."""
+        """Add sums back, for the next flush."""
         with self._lock:
             self._sums.setdefault(run_id, Counter()).update(counts)
         self._pending.set()

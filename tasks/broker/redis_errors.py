@@ -1,10 +1,10 @@
-"""Redis errors: which ones pass, which ones last, and what a person can do about each.
+"""Classify Redis errors: temporary or permanent, and how to fix each.
 
-A temporary error is waited for as an outage is: the server is away, full, loading, busy, or in a failover. A lasting
-error needs a person: the server refuses this user, or another program uses the same keys. The producer, the workers,
-the transport, the backend and the doctor all ask `redis_problem`.
+A temporary error is retried like an outage: the server is unreachable, full, loading, busy, or in a failover. A
+permanent error needs a person: the server refuses this user, or another program uses the same keys. The producer, the
+workers, the transport, the backend and the doctor all call `redis_problem`.
 
-To add an error: a line in `_TEMPORARY` or `_PERMANENT`, under the code that Redis puts first, and a case in
+To add an error: a line in `_TEMPORARY` or `_PERMANENT`, under the code at the start of Redis's reply, and a case in
 ``tests/unit/broker/test_redis_errors.py``.
 """
 
@@ -16,44 +16,44 @@ from dataclasses import dataclass
 
 import redis
 
-#: What an operation raises that Redis did not do, or may not have done.
+#: Raised by an operation that Redis did not execute, or may not have executed.
 REDIS_ERRORS = (redis.RedisError, OSError)
-#: Errors that end without a change of ours: the code that Redis answers with, and what a person can do meanwhile.
+#: Errors that end without a change to our settings: Redis's error code, and the hint for the user meanwhile.
 _TEMPORARY = {
-    "OOM": "Raise maxmemory of that Redis, or remove from it what is not needed.",
-    "MISCONF": "That Redis can't save its data: make space on its disk, let it write to its `dir`, and see its log.",
+    "OOM": "Raise maxmemory of that Redis, or delete data from it.",
+    "MISCONF": "That Redis can't save its data: free disk space, make its `dir` writable, and see its log.",
     "READONLY": (
-        "That Redis is a replica, as after a failover. Let the address lead to the master, or use a sentinel:// URL."
+        "That Redis is a replica, for instance after a failover. Use the master's address, or a sentinel:// URL."
     ),
-    "LOADING": "That Redis is still reading its data from disk; it needs time.",
-    "BUSY": "A script blocks that Redis: wait for its end, or call SCRIPT KILL there.",
-    "MASTERDOWN": "That Redis is a replica that has lost its master: let the address lead to the master.",
-    "NOREPLICAS": "That Redis wants more replicas than it has: start them, or lower min-replicas-to-write.",
+    "LOADING": "That Redis is still loading its data from disk; wait until it has finished.",
+    "BUSY": "A script blocks that Redis: wait until it ends, or run SCRIPT KILL there.",
+    "MASTERDOWN": "That Redis is a replica without a connection to its master. Use the master's address.",
+    "NOREPLICAS": "That Redis has too few replicas: start more, or lower min-replicas-to-write.",
     "CLUSTERDOWN": "Use a Redis that is not a cluster: Celery does not support clusters.",
     "TRYAGAIN": "Use a Redis that is not a cluster: Celery does not support clusters.",
-    "UNBLOCKED": "Somebody ended a wait there by CLIENT UNBLOCK, or a failover did; nothing needs to be done.",
-    "NOSCRIPT": "Its scripts were removed by SCRIPT FLUSH or a failover; they are sent again.",
-    "NOMASTER": "A failover may be under way; if it stays, check the Sentinels and master_name in the URL.",
-    "MAXCLIENTS": "Raise maxclients of that Redis and its limit of open files, or stop some of its clients.",
+    "UNBLOCKED": "CLIENT UNBLOCK or a failover ended a wait there; no action is needed.",
+    "NOSCRIPT": "SCRIPT FLUSH or a failover removed its scripts; they are sent again.",
+    "NOMASTER": "A failover may be in progress; if the error persists, check the Sentinels and master_name in the URL.",
+    "MAXCLIENTS": "Raise that Redis's maxclients and its limit of open files, or stop some of its clients.",
 }
-_ACCESS = "Check the user and the password, which stand in the URL before the host, as user:password@."
-_ALLOW = "Let that user do what config/users.acl allows."
-_ALONE = "Give imagefleet a database, or a Redis, that no other program uses."
+_ACCESS = "Check the user and the password in the URL: user:password@ before the host."
+_ALLOW = "Give that user the permissions in config/users.acl."
+_ALONE = "Give imagefleet a database or a Redis of its own, not used by other programs."
 _NO_CLUSTER = _TEMPORARY["CLUSTERDOWN"]
-#: Errors that stay until a person has changed something.
+#: Errors that persist until a person fixes their cause.
 _PERMANENT = {
     "NOPERM": _ALLOW,
     "NOAUTH": _ACCESS,
     "WRONGPASS": _ACCESS,
-    "DENIED": "Set a password or a bind address in that Redis: in protected mode it serves its own host alone.",
+    "DENIED": "Set a password or a bind address in that Redis: in protected mode it accepts only local clients.",
     "WRONGTYPE": _ALONE,
     "MOVED": _NO_CLUSTER,
     "ASK": _NO_CLUSTER,
     "CROSSSLOT": _NO_CLUSTER,
 }
 _RECONNECT = "Start Redis there, or check the address and the network."
-_UNKNOWN = "Look at the log of that Redis."
-#: redis-py drops some codes from the text and names the class instead.
+_UNKNOWN = "See that Redis's log."
+#: redis-py strips some codes from the text, but has a class for each.
 _CLASSES: tuple[tuple[type[Exception], str], ...] = (
     (redis.exceptions.OutOfMemoryError, "OOM"),
     (redis.exceptions.ReadOnlyError, "READONLY"),
@@ -67,11 +67,11 @@ _CLASSES: tuple[tuple[type[Exception], str], ...] = (
     (redis.exceptions.AskError, "ASK"),
     (redis.exceptions.ClusterCrossSlotError, "CROSSSLOT"),
 )
-#: Where the code stands: first, or behind what a transaction, or a script of an older server, puts before it.
+#: The code is at the start, or after the prefix of a transaction or of an older server's script.
 _CODE = re.compile(rf"(?:^|: -?)({'|'.join([*_TEMPORARY, *_PERMANENT])})\s")
-#: Ends what a pipeline puts before an error: the command, which may hold any text.
+#: The end of a pipeline's prefix to an error. The prefix contains the command, and so any text.
 _PIPELINE = " of pipeline caused error: "
-#: What Redis says instead of a code.
+#: Phrases of errors without a code.
 _PHRASES = (
     ("max number of clients reached", "MAXCLIENTS"),
     ("The user executing the script can't", "NOPERM"),
@@ -86,39 +86,39 @@ _PHRASES = (
 
 @dataclass(frozen=True, slots=True)
 class RedisProblem:
-    """What keeps us from using Redis."""
+    """A reason why Redis can't be used now."""
 
-    #: What Redis puts first, such as OOM; empty where it did not answer, or answered with nothing that is known here.
+    #: Redis's error code, such as OOM; empty if Redis did not answer, or if the error is unknown here.
     code: str
-    #: What Redis says, or what happened to the connection.
+    #: Redis's error text, or the connection's.
     text: str
-    #: Whether it ends without a change of ours, so that waiting is right.
+    #: Whether it ends without a change to our settings, so that waiting can help.
     temporary: bool
-    #: Whether the server has answered, so that it is there, and the command was not done.
+    #: Whether the server has answered: it is reachable, and did not execute the command.
     answered: bool
-    #: What a person can do.
+    #: What the user can do.
     hint: str
 
     @property
     def note(self) -> str:
         """One line for a progress display or a log."""
         text = self.text.rstrip(".")
-        said = f"Redis answers {text}" if self.answered else f"Redis does not answer ({text})"
-        return f"{said}; waiting for it"
+        problem = f"Redis answers {text}" if self.answered else f"Redis does not answer ({text})"
+        return f"{problem}; waiting for it"
 
 
 def redis_problem(error: BaseException) -> RedisProblem:
-    """Return what an error of redis-py or kombu says about Redis.
+    """Return the problem behind an error of redis-py or kombu.
 
     Args:
-        error: as it was raised; what it was raised from counts, because kombu wraps the errors of redis-py.
+        error: the exception as raised. Its causes are checked too, because kombu wraps redis-py's errors.
     """
     errors = list(_cause_chain(error))
     for one in errors:
         if code := _code(one):
             hint = _TEMPORARY.get(code) or _PERMANENT[code]
             return RedisProblem(code, _text(one), code in _TEMPORARY, True, hint)
-    # What kombu alone knows is a broken connection.
+    # An error of kombu without one of redis-py is a broken connection.
     last = next((one for one in reversed(errors) if isinstance(one, redis.RedisError)), errors[-1])
     text = _error_text(last) or type(last).__name__
     if isinstance(last, redis.AuthenticationError):
@@ -129,7 +129,7 @@ def redis_problem(error: BaseException) -> RedisProblem:
 
 
 def _cause_chain(error: BaseException) -> Iterator[BaseException]:
-    """Yield an error and what it was raised from, outermost first."""
+    """Yield an error and its causes, outermost first."""
     seen: set[int] = set()
     one: BaseException | None = error
     while one is not None and id(one) not in seen:
@@ -159,6 +159,6 @@ def _error_text(error: BaseException) -> str:
 
 
 def _text(error: BaseException) -> str:
-    """Return what Redis says, with the code that redis-py takes off."""
+    """Return Redis's error text, with the code stripped by redis-py."""
     status = getattr(error, "status_code", None)
     return f"{status} {_error_text(error)}" if status else _error_text(error)

@@ -1,4 +1,4 @@
-"""A Redis that can't be used for a while: what a worker does until it can."""
+"""Retry a worker's Redis operations while Redis is unreachable or answers with an error."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from tasks.file_descriptors import IDLE_CONNECTIONS, is_exhausted
 
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
-#: Seconds between two tries.
+#: Seconds between two attempts.
 _RETRY_SECONDS = 1.0
 
 
 def retry_until_redis_is_back(step: Callable[[], _T]) -> _T:
-    """Do a step that needs Redis, and repeat it until Redis does its part; the step must be safe to repeat.
+    """Repeat a step until Redis executes it; the step must be idempotent.
 
-    A task that raised because of Redis would be lost to its chord, and without Redis there is nothing else for a worker
-    to do. It waits for lasting errors as well: they are mended at the server, and the log says how.
+    If a task raised a Redis error, its chord would never complete, and without Redis a worker has nothing else to do.
+    Permanent errors are retried as well, because they are fixed at the server; the log says how.
 
     Raises:
-        redis.RedisError: the worker is told to stop. Its task stays unacknowledged, and another worker gets it.
+        redis.RedisError: the worker is stopping. Its task stays unacknowledged, and another worker gets it.
     """
     while True:
         try:
@@ -42,6 +42,6 @@ def retry_until_redis_is_back(step: Callable[[], _T]) -> _T:
 
 
 def worker_is_stopping() -> bool:
-    """Tell whether this worker is told to stop."""
-    # None or False unless it is; the exit status, which may be 0, if it is.
+    """Return whether this worker has been told to stop."""
+    # None or False while it runs; otherwise the exit status, which may be 0.
     return state.should_stop is not None and state.should_stop is not False

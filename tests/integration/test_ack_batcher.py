@@ -70,7 +70,7 @@ def test_uncounted_part_is_not_acknowledged(monkeypatch: pytest.MonkeyPatch, cap
         settler.acknowledge(Message("a", log))
         wait_for(lambda: not settler.pending())
     assert log == []
-    assert "could not be told to Redis: away" in caplog.text
+    assert "could not acknowledge finished tasks: away" in caplog.text
 
 
 @pytest.fixture

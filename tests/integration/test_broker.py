@@ -30,16 +30,19 @@ _GOOD = [
     "sentinel://user:word@one.example:26379/2;sentinel://two.example/2?master_name=mymaster&sentinel_password=other",
 ]
 _BAD = {
-    "nothing": ("", "can't be used: its scheme is none of redis://"),
+    "nothing": ("", "can't be used: its scheme is not one of redis://"),
     "no scheme": ("localhost:6379", "can't be used"),
     "AMQP": ("amqp://user:secret@rabbit.example//", "can't be used"),
-    "no master": ("sentinel://:secret@one.example:26379/0", "does not say which master"),
-    "two masters": ("sentinel://one.example/0?master_name=a;sentinel://two.example/0?master_name=b", "which master"),
+    "no master": ("sentinel://:secret@one.example:26379/0", "does not name exactly one master"),
+    "two masters": (
+        "sentinel://one.example/0?master_name=a;sentinel://two.example/0?master_name=b",
+        "exactly one master",
+    ),
     "no Sentinel": (
         "sentinel://one.example:26379/0;redis://:secret@two.example:6379/0",
         "each part between semicolons",
     ),
-    "two databases": ("sentinel://one.example/0;sentinel://two.example/1?master_name=a", "db the same in all"),
+    "two databases": ("sentinel://one.example/0;sentinel://two.example/1?master_name=a", "the same db in all"),
     "Sentinels with TLS": ("sentinel://one.example/0?master_name=a&ssl_cert_reqs=required", "TLS is not supported"),
     "TLS without verification": ("rediss://:secret@redis.example/0", "would not be verified: without ssl_cert_reqs"),
     "TLS verification off": ("rediss://:secret@redis.example/0?ssl_cert_reqs=none", "would not be verified"),

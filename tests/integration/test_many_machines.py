@@ -330,7 +330,7 @@ _FAULTS: dict[str, tuple[int, Any, str, str]] = {
         1,
         lambda site, _: {"BROKER_URL": f"redis://imagefleet@127.0.0.1:{site.port}/0", "BROKER_CA_FILE": ""},
         "",
-        "rediss:// for a server that speaks TLS",
+        "rediss:// for a server with TLS",
     ),
     "CA for plain text": (
         2,
@@ -353,8 +353,8 @@ _FAULTS: dict[str, tuple[int, Any, str, str]] = {
     "host name check off": (
         2,
         lambda site, _: {"BROKER_URL": f"rediss://imagefleet@localhost:{site.port}/0?ssl_check_hostname=false"},
-        "the certificate of any other host is accepted",
-        "Take ssl_check_hostname out",
+        "any other host's certificate is accepted",
+        "Remove ssl_check_hostname",
     ),
 }
 

@@ -95,7 +95,7 @@ def test_refuses_a_redis_that_accepts_few_clients(tmp_path: Path) -> None:
             client.ping()
         ended = processes.producer("run", tmp_path / "list.txt", "--out", tmp_path / "out", "--broker", url)
         assert ended.code == 1
-        assert "takes too few connections" in ended.err
+        assert "has too few free connections" in ended.err
         assert "maxclients" in ended.err
         diagnosis = json.loads(processes.producer("doctor", "--json", "--broker", url).out)
     (found,) = (finding for finding in diagnosis["findings"] if finding["name"] == "connections")

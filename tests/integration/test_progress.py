@@ -88,7 +88,7 @@ def test_failing_redis_is_not_an_error(server: redis.Redis, caplog: pytest.LogCa
     reporter = ProgressCounters(lambda: server)
     server.set(keys.progress("a"), "not a hash")
     reporter.add("a", success(0))
-    wait_for(lambda: "progress could not be shown" in caplog.text)
+    wait_for(lambda: "could not update the progress" in caplog.text)
     server.delete(keys.progress("a"))
     reporter.add("a", success(1))
     wait_for(lambda: sums(server, "a") == {"success": "1", "bytes": "3"})
