@@ -1,20 +1,20 @@
--- Counts parts of one chord, as Celery's CHORD_PART_RETURN_LUA counts one, and leaves what that would leave. It calls no
--- command that Celery's does not call: a Redis may allow those alone.
+-- Counts parts of one chord, with the same resulting data as Celery's CHORD_PART_RETURN_LUA, which counts one. It calls
+-- only the commands of Celery's script, because a Redis may allow no others.
 --
--- KEYS  what get_key_for_group gives for the chord's group:
---   1  .j   zset: the parts, by their place in the header
---   2  .t   string: what is to be added to the size; may be absent
---   3  .s   string: how many parts the chord has
---   4  .d   set: what is counted, as "task id:place"
---   5  the group's own
---   6  .c   string: who fires the body, or "done" once that has happened
+-- KEYS  the results of get_key_for_group for the chord's group:
+--   1  .j   zset: the parts, by their index in the header
+--   2  .t   string: a number to add to the size; may be absent
+--   3  .s   string: the chord's number of parts
+--   4  .d   set: the counted parts, as "task id:index"
+--   5      the group's own key
+--   6  .c   string: the claim of the process that starts the body, or "done" once it is started
 -- ARGV
---   1  seconds until keys 1-4 go; 0 leaves their life time as it is
+--   1  seconds until keys 1-4 expire; 0 keeps their expiry
 --   2  the same for key 5
---   3  seconds for which the body is claimed
+--   3  lifetime of the claim to the body, in seconds
 --   4  the claim
---   5… a part each three: task id, place, value
--- Returns 1 if the chord is complete and the body is the caller's to fire, else 0.
+--   5… three for each part: task id, index, value
+-- Returns 1 if the chord is complete and the caller has to start the body, else 0.
 
 local jkey, tkey, skey, dkey, gkey, ckey = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local expires, group_expires = tonumber(ARGV[1]), tonumber(ARGV[2])
@@ -23,9 +23,9 @@ if redis.call('GET', ckey) == 'done' then
     return 0
 end
 
-for at = 5, #ARGV, 3 do
-    if redis.call('SADD', dkey, ARGV[at] .. ':' .. ARGV[at + 1]) == 1 then
-        redis.call('ZADD', jkey, ARGV[at + 1], ARGV[at + 2])
+for i = 5, #ARGV, 3 do
+    if redis.call('SADD', dkey, ARGV[i] .. ':' .. ARGV[i + 1]) == 1 then
+        redis.call('ZADD', jkey, ARGV[i + 1], ARGV[i + 2])
     end
 end
 if expires > 0 then

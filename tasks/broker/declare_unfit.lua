@@ -1,8 +1,8 @@
--- Notes that a worker can't do a run's work, as long as the run is there.
+-- Records a worker as unfit for a run, if the run still exists.
 --
--- KEYS[1]  imagefleet:run:ID    read: a run that has ended gets no keys again
+-- KEYS[1]  imagefleet:run:ID    read: an ended run gets no new keys
 -- KEYS[2]  imagefleet:unfit:ID  hash, written: worker id -> JSON of kind and why
--- ARGV     seconds to live, the worker's id, what it says
+-- ARGV     seconds until the record expires, the worker's id, the JSON
 
 if redis.call('EXISTS', KEYS[1]) == 0 then
     return 0

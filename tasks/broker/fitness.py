@@ -1,17 +1,17 @@
-"""Whether this worker can do a run's work, or hands its tasks to workers that can.
+"""Decide whether this worker can do a run's tasks, or requeues them for other workers.
 
-Failing is faster than downloading, so a worker that can only fail would take most of a run's tasks. Therefore a failure
-that may be the worker's own, and not the image's, is no Outcome while another worker may succeed: the task is sent
-again under its id, as the same part of its chord, and nothing is counted.
+Failing is faster than downloading, so a worker with a fault would take and fail most of a run's tasks. Therefore a
+failure that may be the worker's fault is not an Outcome while another worker may succeed. The task is requeued under
+the same id, as the same part of its chord, and nothing is counted.
 
-- What can't be saved, and a proxy that can't be used, is the worker's own fault for sure.
-- A name that is not resolved, a connection that fails, a timeout or a TLS failure may be either's. The worker connects
-  once more to a host that has answered it before: if that works, the image has failed. If nothing has answered yet, or
-  nothing answers any more, the next worker tries, and after a few such failures this worker calls itself unfit.
+- A failure to save, or an unusable proxy, is certainly the worker's fault.
+- A DNS or connection failure, a timeout or a TLS failure may be the image's fault or the worker's. The worker connects
+  again to a host that responded before. If that works, the image fails. If no host has responded yet, or none responds
+  now, the next worker tries the task. After a few such failures, this worker is unfit.
 
-An unfit worker says so in Redis (``imagefleet:unfit:ID``), hands back what it is given of the run, and takes nothing
-for a while. Then it tries one task; if that works, it is fit again. The image fails only where every other worker that
-is alive is unfit as well, or has tried it. So a list of dead hosts makes all workers unfit, and ends as usual.
+An unfit worker declares itself in Redis (``imagefleet:unfit:ID``), requeues the run's tasks, and takes none for a
+while. Then it tries one task; if that succeeds, it is fit again. The image fails only if every other live worker is
+unfit too, or has tried it. So a list of dead hosts makes all workers unfit, and the run ends normally.
 """
 
 from __future__ import annotations
@@ -39,25 +39,25 @@ from tasks.redaction import redacted
 
 _log = logging.getLogger(__name__)
 _DECLARE = Path(__file__).with_name("declare_unfit.lua").read_text(encoding="utf-8")
-#: The reasons that say nothing of whose fault it is, as long as no server has answered.
+#: Reasons that may be the image's fault or the worker's, unless a server has responded.
 _NETWORK = frozenset({Reason.DNS, Reason.CONNECT, Reason.TIMEOUT, Reason.TLS})
-#: Seconds for which an unfit worker takes nothing: at first, and at most; it doubles with each failure.
+#: Seconds of an unfit worker's first and longest pause; each failure doubles it.
 _FIRST_PAUSE_SECONDS, _MAX_PAUSE_SECONDS = 1.0, 30.0
-#: Seconds for which a trouble is shown after it was met last; while its run goes on, it is met at each trial.
+#: Seconds for which a trouble is shown after its last failure. During its run, each trial fails again.
 _TROUBLE_SHOWN_SECONDS = 120.0
-#: Seconds for which a worker takes nothing after a task that it has tried already.
+#: Seconds of the pause after a worker receives a task it has already tried.
 _YIELD_SECONDS = 0.1
-#: So many hosts, or failures, without any answer make a worker unfit.
+#: A worker is unfit after failures at this many hosts, or this many failures, without any response.
 _MAX_SILENT_HOSTS, _MAX_SILENT_FAILURES = 3, 8
-#: Seconds for which the last attempt to reach a host that has answered says how the network is.
+#: Seconds for which a probe's result is reused.
 _PROBE_LIFETIME_SECONDS = 0.5
-#: Seconds within which a host that has answered before has to let itself be connected to.
+#: Timeout of a probe's connection to a host that responded before, in seconds.
 PROBE_TIMEOUT_SECONDS = 3.0
-#: The most hosts that one probe tries.
+#: Maximum number of hosts in one probe.
 _PROBED_HOSTS = 3
-#: URLs of the last images that were answered.
+#: Number of remembered URLs with a response.
 _REMEMBERED_URLS = 64
-#: Seconds for which the list of other workers is taken from memory.
+#: Seconds for which the set of fit workers is cached.
 _OTHERS_LIFETIME_SECONDS = 1.0
 _WHY_LIMIT = 200
 
@@ -66,44 +66,44 @@ Kind = Literal["storage", "network"]
 
 @dataclass(frozen=True, slots=True)
 class QueueNames:
-    """The names of the queues that a worker takes images and shards from."""
+    """The names of a worker's queues for images and shards."""
 
     images: str
     shards: str
 
 
-#: Stands for another worker of which nothing is known yet.
+#: Placeholder for other workers, while none is known yet.
 _ANYBODY = "?"
-#: What stands for all runs among the troubles: the network is the same for each.
+#: The scope of network troubles, which affect all runs.
 _EVERY_RUN = ""
 
 
 class RetryElsewhere(Exception):  # noqa: N818  # it steers a task, as Celery's Retry
-    """Raised where another worker is to do a task; its text says why, and is fit to be shown."""
+    """Raised to requeue a task for another worker; its text gives the reason, without secrets."""
 
     def __init__(self, why: str, tried_by: Collection[str]) -> None:
-        """Take why, and the ids of the workers that have tried the task."""
+        """Take the reason, and the ids of the workers with earlier attempts."""
         super().__init__(why)
         self.tried_by = list(tried_by)
 
 
 @dataclass(slots=True)
 class _Trouble:
-    """What makes this worker unfit."""
+    """A reason why this worker is unfit."""
 
     kind: Kind
     why: str
-    #: When it was last found, by the monotonic clock; what began before that shows nothing new.
+    #: Time of its last failure, by the monotonic clock. Tasks started before then prove nothing new.
     found_at: float
-    #: When one task may be tried again.
+    #: Time when one task may be tried again.
     next_trial: float
     pause: float = _FIRST_PAUSE_SECONDS
-    #: The runs whose producers know.
+    #: The runs in which it was declared.
     declared: set[str] = field(default_factory=set)
 
 
 class Fitness:
-    """What this worker process knows of its own fitness; any thread may ask."""
+    """The fitness of this worker process; thread-safe."""
 
     def __init__(
         self,
@@ -113,15 +113,15 @@ class Fitness:
         pause: Callable[[float], None],
         probe: Callable[[str, int], None] | None,
     ) -> None:
-        """Take what it needs to tell and to ask.
+        """Take the connections to Redis, to the transport and to the network.
 
         Args:
-            server: a client that decodes.
-            worker: the id of this process; empty where it is no worker's, and then nothing is handed over.
-            queues: from where other workers have to take.
-            pause: keeps this process from taking tasks for so many seconds.
-            probe: connects to a host and port, and raises a FetchError if that fails; None where all connections go
-                through a proxy, which is judged by itself.
+            server: a client with decoded responses.
+            worker: the id of this process; empty outside of a worker, and then no task is requeued.
+            queues: the queues another worker must consume.
+            pause: stops this process from taking tasks for so many seconds.
+            probe: connects to a host and port, and raises a FetchError if that fails; None if all connections go
+                through a proxy, because a proxy's failures are always the worker's fault.
         """
         self._server, self._worker, self._queues = server, worker, queues
         self._pause, self._probe = pause, probe
@@ -132,32 +132,32 @@ class Fitness:
         self._silent_hosts: set[str] = set()
         self._silent_failures = 0
         self._probed_at, self._reached = float("-inf"), False
-        #: What was last asked of other workers, when, and the answer.
+        #: The last query for fit workers, its time, and its result.
         self._others: tuple[tuple[str, bool], float, frozenset[str]] = (("", False), 0.0, frozenset())
 
     @property
     def troubles(self) -> list[str]:
-        """Why this worker is unfit; empty if it is not. Troubles that were not met for a while belong to ended runs."""
+        """Why this worker is unfit; empty if it is fit. Old troubles belong to ended runs and are left out."""
         since = monotonic() - _TROUBLE_SHOWN_SECONDS
         return sorted({trouble.why for trouble in list(self._troubles.values()) if trouble.found_at >= since})
 
     def check(self, run_id: str, collects: bool = False, tried_by: Collection[str] = ()) -> float:
-        """Return when a task begins, by the monotonic clock, if this worker may do it.
+        """Return the start time of a task, by the monotonic clock, if this worker may run it.
 
         Args:
             run_id: the run.
-            collects: whether the task only has to save, and needs no network.
-            tried_by: the ids of the workers that have tried it before.
+            collects: whether it is a collect task, which saves but needs no network.
+            tried_by: the ids of the workers with earlier attempts.
 
         Raises:
-            RetryElsewhere: this worker is unfit for the run, or has tried the task, and another one may succeed.
+            RetryElsewhere: this worker is unfit for the run or has tried the task, and another one may succeed.
         """
         now = monotonic()
         if self._worker in tried_by and self._fit_workers(run_id, collects).difference(tried_by):
-            # All workers take from one queue, so the others get a moment to be the next.
+            # All workers share one queue, so pause a moment to let another one take the task.
             self._pause(_YIELD_SECONDS)
-            raise RetryElsewhere("another worker is to try it", ())
-        # On the way of each image.
+            raise RetryElsewhere("another worker should try it", ())
+        # The common case; it runs for each image.
         if not self._troubles:
             return now
         for scope in (run_id,) if collects else (_EVERY_RUN, run_id):
@@ -169,29 +169,29 @@ class Fitness:
                 continue
             with self._lock:
                 if now >= trouble.next_trial:
-                    # This one is the trial.
+                    # This task is the trial.
                     trouble.next_trial = now + trouble.pause
                     continue
-                left = trouble.next_trial - now
-            self._pause(left)
+                wait = trouble.next_trial - now
+            self._pause(wait)
             raise RetryElsewhere(trouble.why, ())
         return now
 
     def judge(
         self, error: FetchError, run_id: str, url: str, began: float, tried_by: Collection[str], collects: bool = False
     ) -> None:
-        """Return if a failure is the image's own, or nobody else can do better.
+        """Return if a failure is the image's fault, or no other worker can do better.
 
         Args:
-            error: what the task would fail with.
+            error: the task's failure.
             run_id: the run.
-            url: of the image; empty for a task that collects.
-            began: when the task began, as `check` has told.
-            tried_by: the ids of the workers that have tried it before.
-            collects: whether the task only has to save.
+            url: the image's URL; empty for a collect task.
+            began: the task's start time, as returned by `check`.
+            tried_by: the ids of the workers with earlier attempts.
+            collects: whether it is a collect task.
 
         Raises:
-            RetryElsewhere: the fault may be this worker's, and another worker may succeed.
+            RetryElsewhere: the failure may be this worker's fault, and another worker may succeed.
         """
         if not self._worker:
             return
@@ -200,7 +200,7 @@ class Fitness:
                 return
             if self._reaches_others(url, error.reason):
                 return
-        # An image counts once, however often it comes back; and "no such name" is what a name server says that works.
+        # An image counts once, however often it returns. "No such name" shows that the name server works.
         counts = self._worker not in tried_by and (error.reason is not Reason.DNS or error.retryable)
         if error.of_worker or (counts and self._is_silence(url)):
             self._note_trouble(error, run_id, began)
@@ -208,33 +208,33 @@ class Fitness:
             raise RetryElsewhere(str(error), dict.fromkeys([*tried_by, self._worker]))
 
     def note_answer(self, run_id: str, url: str, saved: bool, began: float) -> None:
-        """Note that a server has answered, and whether the image was saved."""
+        """Record a server's response, and whether the image was saved."""
         self._answered.append(url)
         if self._silent_failures:
             self._silent_hosts, self._silent_failures = set(), 0
         if self._troubles:
             for scope in (_EVERY_RUN, run_id):
                 trouble = self._troubles.get(scope)
-                # What was under way when the trouble was found shows nothing.
+                # Tasks in flight when the trouble was found prove nothing.
                 if trouble is not None and began > trouble.found_at and (saved or trouble.kind == "network"):
                     self._recover(scope, trouble)
 
     def _reaches_others(self, url: str, reason: Reason) -> bool:
-        """Tell whether a host that has answered before can be connected to now: then the network here is in order."""
+        """Return whether this worker can connect to a host that responded before: then its network works."""
         probe = self._probe
         if probe is None:
             return False
         answered = list(dict.fromkeys(reversed(list(self._answered))))
         if reason is Reason.TLS:
-            # To connect says nothing of certificates; any that was trusted does.
+            # A connection proves nothing about certificates; an earlier trusted certificate does.
             return any(known.lower().startswith("https:") for known in answered)
         asked_at = monotonic()
         with self._probing:
-            # Who has waited for another one's probe takes what that has shown.
+            # A thread that waited for another thread's probe uses its result.
             if self._probed_at >= asked_at - _PROBE_LIFETIME_SECONDS:
                 return self._reached
-            places = list(dict.fromkeys(filter(None, map(_host_and_port, answered))))[:_PROBED_HOSTS]
-            self._reached = any(self._connects(probe, *place) for place in places)
+            addresses = list(dict.fromkeys(filter(None, map(_host_and_port, answered))))[:_PROBED_HOSTS]
+            self._reached = any(self._connects(probe, *address) for address in addresses)
             self._probed_at = monotonic()
             if self._reached:
                 self._silent_hosts, self._silent_failures = set(), 0
@@ -249,14 +249,14 @@ class Fitness:
         return True
 
     def _is_silence(self, url: str) -> bool:
-        """Count a failure without any answer; tell whether there were enough to call this worker unfit."""
-        place = _host_and_port(url)
-        self._silent_hosts = self._silent_hosts | {place[0] if place else url}
+        """Count a failure without a response; return whether there were enough to make this worker unfit."""
+        address = _host_and_port(url)
+        self._silent_hosts = self._silent_hosts | {address[0] if address else url}
         self._silent_failures += 1
         return len(self._silent_hosts) >= _MAX_SILENT_HOSTS or self._silent_failures >= _MAX_SILENT_FAILURES
 
     def _note_trouble(self, error: FetchError, run_id: str, began: float) -> None:
-        """Call this worker unfit, and have it take nothing for a while if there are others."""
+        """Mark this worker as unfit, and pause it if there are other workers."""
         kind: Kind = "storage" if isinstance(error, StorageError) else "network"
         scope = run_id if kind == "storage" else _EVERY_RUN
         now = monotonic()
@@ -265,23 +265,23 @@ class Fitness:
             if trouble is None:
                 why = shortened(redacted(f"{error.reason}: {error}"), _WHY_LIMIT)
                 trouble = self._troubles[scope] = _Trouble(kind, why, now, now + _FIRST_PAUSE_SECONDS)
-                _log.warning("this worker leaves tasks to other workers, until one that it tries succeeds: %s", why)
+                _log.warning("this worker is unfit and leaves tasks to other workers until a trial succeeds: %s", why)
             elif began > trouble.found_at:
                 trouble.pause = min(2 * trouble.pause, _MAX_PAUSE_SECONDS)
                 trouble.found_at, trouble.next_trial = now, now + trouble.pause
-            left = trouble.next_trial - now
+            wait = trouble.next_trial - now
         self._declare(run_id, trouble)
         if self._fit_workers(run_id, collects=False):
-            self._pause(left)
+            self._pause(wait)
 
     def _declare(self, run_id: str, trouble: _Trouble) -> None:
-        """Tell the other workers and the producer of a run, once."""
+        """Report the trouble to a run's other workers and its producer, once."""
         if run_id in trouble.declared:
             return
-        said = json.dumps({"kind": trouble.kind, "why": trouble.why})
-        places = keys.run(run_id), keys.unfit(run_id)
+        record = json.dumps({"kind": trouble.kind, "why": trouble.why})
+        script_keys = keys.run(run_id), keys.unfit(run_id)
         retry_until_redis_is_back(
-            lambda: self._server.eval(_DECLARE, 2, *places, limits.RUN_RECORD_TTL, self._worker, said)
+            lambda: self._server.eval(_DECLARE, 2, *script_keys, limits.RUN_RECORD_TTL, self._worker, record)
         )
         trouble.declared.add(run_id)
 
@@ -290,14 +290,14 @@ class Fitness:
             if self._troubles.get(scope) is not trouble:
                 return
             del self._troubles[scope]
-        _log.warning("this worker is fit again: what it could not do, it has done (%s)", trouble.why)
+        _log.warning("this worker is fit again after a successful trial; it was unfit because of: %s", trouble.why)
         for run_id in trouble.declared:
             retry_until_redis_is_back(partial(self._server.hdel, keys.unfit(run_id), self._worker))
 
     def _fit_workers(self, run_id: str, collects: bool) -> frozenset[str]:
-        """Return the ids of the other workers that are alive, take such tasks, and have not called themselves unfit.
+        """Return the ids of the other live workers with such tasks' queue, except those declared unfit.
 
-        For a task that only has to save, one whose network fails is able, too.
+        A worker without network can still run a collect task.
         """
         question = run_id, collects
         asked, asked_at, known = self._others
@@ -309,22 +309,23 @@ class Fitness:
 
     def _query_fit_workers(self, run_id: str, collects: bool) -> frozenset[str]:
         workers = cast("set[str]", self._server.smembers(keys.WORKERS)) - {self._worker}
-        said = cast("dict[str, str]", self._server.hgetall(keys.unfit(run_id)))
-        unfit = {name for name, text in said.items() if not collects or json.loads(text)["kind"] == "storage"}
+        records = cast("dict[str, str]", self._server.hgetall(keys.unfit(run_id)))
+        unfit = {name for name, text in records.items() if not collects or json.loads(text)["kind"] == "storage"}
         candidates = sorted(workers - unfit)
         with self._server.pipeline(transaction=False) as pipe:
             for name in (self._worker, *candidates):
                 pipe.get(keys.heartbeat(name))
-            own, *signs = pipe.execute()
+            own, *heartbeats = pipe.execute()
         if own is None:
-            # Redis was away or is empty, and all will give a sign again soon: nobody is known to be missing.
+            # Redis was unreachable or emptied. All heartbeats return soon, so no worker counts as dead.
             return frozenset(candidates) or frozenset([_ANYBODY])
         queue = self._queues.shards if collects else self._queues.images
-        return frozenset(name for name, sign in zip(candidates, signs, strict=True) if queue in str(sign).split(","))
+        found = zip(candidates, heartbeats, strict=True)
+        return frozenset(name for name, queues in found if queue in str(queues).split(","))
 
 
 def _host_and_port(url: str) -> tuple[str, int] | None:
-    """Return the host and port of a URL; None where it has none."""
+    """Return the host and port of a URL, or None if it has none."""
     try:
         parts = urlsplit(url)
         return (parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)) if parts.hostname else None

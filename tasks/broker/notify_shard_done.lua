@@ -1,8 +1,8 @@
--- Tells a run's producer of a shard, as long as the run is there.
+-- Notifies a run's producer of a completed shard, if the run still exists.
 --
--- KEYS[1]  imagefleet:run:ID   read: a run that has ended gets no keys again
+-- KEYS[1]  imagefleet:run:ID   read: an ended run gets no new keys
 -- KEYS[2]  imagefleet:done:ID  list, written
--- ARGV     seconds to live, the message
+-- ARGV     seconds until the list expires, the message
 
 if redis.call('EXISTS', KEYS[1]) == 0 then
     return 0

@@ -1,12 +1,12 @@
--- Gives a message back to its queues, unless it was acknowledged or given back meanwhile: however many do it at once,
--- it is given back once.
+-- Requeues a message, unless it was acknowledged or requeued meanwhile: if several processes do so at once, it is
+-- requeued once.
 --
 -- KEYS[1]   unacked        hash: delivery tag -> the record of a message, as kombu writes it
--- KEYS[2]   unacked_index  sorted set: delivery tag by the time of its delivery
--- KEYS[3…]  the queues     kombu pops right, so what is pushed there is next
+-- KEYS[2]   unacked_index  sorted set: delivery tag by time of delivery
+-- KEYS[3…]  the queues     kombu pops right, so a message pushed there is the next one
 -- ARGV      the delivery tag, the message
 --
--- Returns 1 if it was given back, else 0.
+-- Returns 1 if it was requeued, else 0.
 
 redis.call('ZREM', KEYS[2], ARGV[1])
 if redis.call('HDEL', KEYS[1], ARGV[1]) == 0 then

@@ -1,18 +1,18 @@
--- Takes up to a number of messages off the lists and records each as unacknowledged in the same step: a worker that
--- dies right after it loses none.
+-- Takes up to a number of messages off the lists and records each as unacknowledged in the same atomic step, so that a
+-- worker that dies right afterwards loses none.
 --
 -- KEYS[1]   unacked        hash: delivery tag -> JSON of [message, exchange, routing key], as kombu writes it
--- KEYS[2]   unacked_index  sorted set: delivery tag by the time of its delivery
--- KEYS[3]   put aside      list: what kombu did not write; in its place, nothing behind it would ever be seen
+-- KEYS[2]   unacked_index  sorted set: delivery tag by time of delivery
+-- KEYS[3]   dead letter    list: messages not written by kombu; left in place, one would block all behind it
 -- KEYS[4…]  the lists      kombu pushes left and pops right
--- ARGV      now (seconds since the epoch), the number of messages, how many lists make a group, and for each list
---           1 if its messages are recorded, else 0
+-- ARGV      now (seconds since the epoch), the number of messages, the number of lists in a group, and for each list
+--           1 to record its messages, else 0
 --
--- A group is emptied before the next one is looked at; within it, the lists have turns.
--- Returns how many messages were put aside, place of the list (from 0), message, place, message, …
+-- A group is emptied before the next one starts; within it, the lists take turns.
+-- Returns the number of dead-lettered messages, then index of the list (from 0), message, index, message, …
 
--- What kombu records of a message; it raises where the message is not of kombu's form.
-local function record_of(message)
+-- Returns kombu's record of a message; raises an error if the message is not in kombu's format.
+local function kombu_record(message)
     local properties = cjson.decode(message).properties
     local route = properties.delivery_info
     local record = '[' .. message .. ', ' .. cjson.encode(route.exchange)
@@ -32,8 +32,8 @@ for first = 4, #KEYS, group do
         turn = turn + 1
         if message then
             empty = 0
-            local fit, tag, record = pcall(record_of, message)
-            if fit and type(tag) == 'string' then
+            local valid, tag, record = pcall(kombu_record, message)
+            if valid and type(tag) == 'string' then
                 if ARGV[list] == '1' then
                     redis.call('ZADD', KEYS[2], ARGV[1], tag)
                     redis.call('HSET', KEYS[1], tag, record)

@@ -47,11 +47,11 @@ class Message:
 def test_acknowledges_a_message_after_counting_its_part() -> None:
     """A worker that dies between the two steps loses nothing."""
     log: list[str] = []
-    settler = ack_batcher.AckBatcher(lambda parts: log.extend(f"count {part}" for part in parts))
+    batcher = ack_batcher.AckBatcher(lambda parts: log.extend(f"count {part}" for part in parts))
     for name in ("a", "b"):
-        settler.add_part(name)
-        settler.acknowledge(Message(name, log))
-    wait_for(lambda: not settler.pending())
+        batcher.add_part(name)
+        batcher.acknowledge(Message(name, log))
+    wait_for(lambda: not batcher.pending())
     for name in ("a", "b"):
         assert log.index(f"count {name}") < log.index(f"ack {name}") < len(log) - log[::-1].index("flush")
 
@@ -64,11 +64,11 @@ def test_uncounted_part_is_not_acknowledged(monkeypatch: pytest.MonkeyPatch, cap
         raise redis.ConnectionError("away")
 
     log: list[str] = []
-    settler = ack_batcher.AckBatcher(count)
-    settler.add_part("a")
+    batcher = ack_batcher.AckBatcher(count)
+    batcher.add_part("a")
     with caplog.at_level(logging.WARNING):
-        settler.acknowledge(Message("a", log))
-        wait_for(lambda: not settler.pending())
+        batcher.acknowledge(Message("a", log))
+        wait_for(lambda: not batcher.pending())
     assert log == []
     assert "could not acknowledge finished tasks: away" in caplog.text
 
@@ -106,11 +106,11 @@ def test_sends_the_collect_task_once_with_all_results_in_order(app: Celery, redi
 
     app.backend.set_chord_size(_GROUP, _SIZE)
     sent: list[str] = []
-    settler = ack_batcher.BatchedRequest.ack_batcher
+    batcher = ack_batcher.BatchedRequest.ack_batcher
     for place in [*reversed(range(_SIZE)), 7, 7]:
         app.backend.on_chord_part_return(part(place), "SUCCESS", {"n": place})
-        settler.acknowledge(Message(f"task-{place}", sent))
-    wait_for(lambda: not settler.pending())
+        batcher.acknowledge(Message(f"task-{place}", sent))
+    wait_for(lambda: not batcher.pending())
     with broker_client.client(redis_url) as server:
         bodies: Any = server.lrange("celery", 0, -1)
     (fired,) = bodies
@@ -125,7 +125,7 @@ def test_sends_the_collect_task_once_with_all_results_in_order(app: Celery, redi
 def test_keeps_a_chord_in_celerys_format(app: Celery, redis_url: str) -> None:
     """Workers with Celery's counting and workers with our batches can share a chord."""
     odd = {"text": "\ud800", "n": 1}
-    settler = ack_batcher.BatchedRequest.ack_batcher
+    batcher = ack_batcher.BatchedRequest.ack_batcher
     plain = RedisBackend(url=redis_url.removeprefix("redis+"), app=app)
     groups = ("batched", "plain")
     for group, counting in zip(groups, (app.backend, plain), strict=True):
@@ -134,8 +134,8 @@ def test_keeps_a_chord_in_celerys_format(app: Celery, redis_url: str) -> None:
             ended = part(place)
             ended.group = group
             counting.on_chord_part_return(ended, "SUCCESS", odd)
-            settler.acknowledge(Message(ended.id, []))
-    wait_for(lambda: not settler.pending())
+            batcher.acknowledge(Message(ended.id, []))
+    wait_for(lambda: not batcher.pending())
     with broker_client.client(redis_url) as server:
         states: list[Any] = []
         for group in groups:
@@ -169,11 +169,11 @@ def test_resends_a_script_lost_by_redis(app: Celery, redis_url: str) -> None:
     app.backend.set_chord_size(_GROUP, _SIZE)
     with broker_client.client(redis_url) as server:
         server.script_flush()
-        settler = ack_batcher.BatchedRequest.ack_batcher
+        batcher = ack_batcher.BatchedRequest.ack_batcher
         log: list[str] = []
         app.backend.on_chord_part_return(part(0), "SUCCESS", {})
-        settler.acknowledge(Message("task-0", log))
-        wait_for(lambda: not settler.pending())
+        batcher.acknowledge(Message("task-0", log))
+        wait_for(lambda: not batcher.pending())
         assert "ack task-0" in log
         assert server.zcard(app.backend.get_key_for_group(_GROUP, ".j").decode()) == 1
 
@@ -181,11 +181,11 @@ def test_resends_a_script_lost_by_redis(app: Celery, redis_url: str) -> None:
 def test_keys_of_a_chord_expire(app: Celery, redis_url: str) -> None:
     """All keys of a chord have a time to live, although not every part renews it."""
     app.backend.set_chord_size(_GROUP, _SIZE)
-    settler = ack_batcher.BatchedRequest.ack_batcher
+    batcher = ack_batcher.BatchedRequest.ack_batcher
     for place in range(3):
         app.backend.on_chord_part_return(part(place), "SUCCESS", {})
-        settler.acknowledge(Message(f"task-{place}", []))
-    wait_for(lambda: not settler.pending())
+        batcher.acknowledge(Message(f"task-{place}", []))
+    wait_for(lambda: not batcher.pending())
     with broker_client.client(redis_url) as server:
         for kind in (".j", ".d", ".s"):
             assert server.ttl(app.backend.get_key_for_group(_GROUP, kind).decode()) > 3600

@@ -103,7 +103,7 @@ def _bind_celery_unit() -> None:
 
 
 def _bind_celery_integration() -> None:
-    """Let our settler count the chord parts of every task, and acknowledge their messages."""
+    """Let our batcher count the chord parts of every task, and acknowledge their messages."""
     _bind_celery_unit()
     transport.install(ack_batcher.running_task_ids, ack_batcher.finish_pending)
     BatchingBackend.batched_tasks = _AllNames()
@@ -166,16 +166,16 @@ def _counting(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
     if getattr(request, "param", "celery") == "celery":
         return
 
-    class Settler:
+    class ImmediateBatcher:
         """Count in the calling thread, where the tests' backend is."""
 
-        def part(self, part: ChordPart) -> None:
+        def add_part(self, part: ChordPart) -> None:
             # The tests' requests don't name their task.
             part.request.task = "foobarbaz"
             request.instance.b.count([part])
 
     monkeypatch.setattr(BatchingBackend, "batched_tasks", _AllNames())
-    monkeypatch.setattr(ack_batcher.BatchedRequest, "ack_batcher", Settler(), raising=False)
+    monkeypatch.setattr(ack_batcher.BatchedRequest, "ack_batcher", ImmediateBatcher(), raising=False)
 
 
 @pytest.fixture(autouse=True)

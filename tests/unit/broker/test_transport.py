@@ -1,4 +1,4 @@
-"""The internals of kombu and Celery used by our transport, backend and settler are unchanged."""
+"""The internals of kombu and Celery used by our transport, backend and batcher are unchanged."""
 
 from __future__ import annotations
 
