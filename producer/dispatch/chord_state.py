@@ -1,9 +1,9 @@
-"""A run's tally in Redis: which of its tasks wait or are in a worker's hands, and which parts of a chord are counted.
+"""Read from Redis which tasks of a run are queued or with a worker, and which parts of a chord are counted.
 
-A message stands in a queue, or in the records of what a worker has taken and not acknowledged; it is moved from one to
-the other in one step. So a task whose message is in neither and whose part is not counted is lost. Queues are read
-before the records, and parts last, which is the way that tasks go; one that is handed back meanwhile may be missed, so
-only what is missing twice is missing.
+A message is in a queue, or in the hash of a worker's unacknowledged messages. It moves between them in one atomic step.
+So a task is lost if its message is in neither, and its part is not counted. Tasks go from a queue to a worker to a
+part, and Redis is read in the same order. A task requeued meanwhile may be overlooked, so a task is lost only if two
+inspections in a row miss it.
 """
 
 from __future__ import annotations
@@ -18,30 +18,30 @@ import redis
 from tasks.celery import IMAGE_QUEUE, SHARD_QUEUE, app
 from tasks.model import Outcome, Reason
 
-#: Messages that are read from a queue at a time.
+#: The number of messages to read from a queue at a time.
 _CHUNK_MESSAGES = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class ChordState:
-    """What a chord has: Outcomes by their task's id, the raw entries that are no Outcomes, and whether it is over."""
+    """The counted parts of a chord: Outcomes by task id, and raw entries without a valid Outcome."""
 
     outcomes: dict[str, Outcome]
     invalid: tuple[str, ...]
-    #: Ids, with their places, that stand for a bad entry.
+    #: The chord's ids of the invalid entries: a task id and a place each.
     invalid_ids: tuple[str, ...]
-    #: Whether its size stands: without it nothing is ever complete.
+    #: Whether Redis has its size. Without a size, a chord is never complete.
     has_size: bool
-    #: Whether its body was sent.
+    #: Whether its body (the collect task) was sent.
     body_sent: bool
 
 
 def pending_task_ids(server: redis.Redis, run_id: str, unacked_hashes: Iterable[str]) -> frozenset[str]:
-    """Return the ids of a run's tasks whose messages wait in a queue or are in a worker's hands.
+    """Return the ids of a run's tasks with a message in a queue or with a worker.
 
     Args:
-        server: a client that decodes.
-        run_id: the run.
+        server: a client with `decode_responses`.
+        run_id: the id of the run.
         unacked_hashes: the names of all hashes with unacknowledged messages.
     """
     prefix = f"{run_id}."
@@ -59,22 +59,22 @@ def pending_task_ids(server: redis.Redis, run_id: str, unacked_hashes: Iterable[
 
 
 def count_parts(server: redis.Redis, group: str) -> int:
-    """Return how many parts of a chord are counted."""
+    """Return the number of counted parts of a chord."""
     return server.zcount(_key(group, ".j"), "-inf", "+inf")
 
 
 def is_body_sent(server: redis.Redis, group: str) -> bool:
-    """Tell whether a chord was complete and its body was sent."""
+    """Return whether a chord was complete and its body was sent."""
     return cast("str | None", server.get(_key(group, ".c"))) == "done"
 
 
 def read_parts(server: redis.Redis, group: str, void: Collection[Reason]) -> ChordState:
-    """Return what is counted of a chord.
+    """Return the counted parts of a chord.
 
     Args:
-        server: a client that decodes.
-        group: the chord's.
-        void: the reasons of Outcomes that count for nothing.
+        server: a client with `decode_responses`.
+        group: the id of the chord.
+        void: parts with these reasons count as invalid.
     """
     pipe = server.pipeline(transaction=True)
     pipe.zrange(_key(group, ".j"), 0, -1)
@@ -83,24 +83,24 @@ def read_parts(server: redis.Redis, group: str, void: Collection[Reason]) -> Cho
     pipe.smembers(_key(group, ".d"))
     entries, size, claim, ids = pipe.execute()
     outcomes: dict[str, Outcome] = {}
-    bad: list[str] = []
-    bad_tasks: set[str] = set()
+    invalid: list[str] = []
+    invalid_tasks: set[str] = set()
     for entry in entries:
         task_id, outcome = _decode_part(entry)
         if outcome is None or outcome.reason in void:
-            bad.append(entry)
-            bad_tasks.add(task_id)
+            invalid.append(entry)
+            invalid_tasks.add(task_id)
         else:
             outcomes[task_id] = outcome
-    bad_ids = tuple(item for item in ids if item.rpartition(":")[0] in bad_tasks)
-    return ChordState(outcomes, tuple(bad), bad_ids, size is not None, claim == "done")
+    invalid_ids = tuple(item for item in ids if item.rpartition(":")[0] in invalid_tasks)
+    return ChordState(outcomes, tuple(invalid), invalid_ids, size is not None, claim == "done")
 
 
 def reset_parts(server: redis.Redis, group: str, parts: ChordState) -> None:
-    """Have a chord count anew what it has counted and is no Outcome; all of it, if its body was sent."""
+    """Make a chord forget its invalid parts, so that it counts these again; or all parts, if its body was sent."""
     pipe = server.pipeline(transaction=True)
     if parts.body_sent:
-        # Nothing is counted in it meanwhile.
+        # After that, the chord counts no parts, so nothing is lost here.
         pipe.delete(*(_key(group, kind) for kind in (".j", ".t", ".d", ".s")))
     elif parts.invalid:
         pipe.zrem(_key(group, ".j"), *parts.invalid)
@@ -109,7 +109,7 @@ def reset_parts(server: redis.Redis, group: str, parts: ChordState) -> None:
 
 
 def _decode_part(entry: str) -> tuple[str, Outcome | None]:
-    """Return a part's task and Outcome; none where the task had failed."""
+    """Return the task id and the Outcome of a part; the Outcome is None if the task failed or it is invalid."""
     _, task_id, state, result = orjson.loads(entry)
     try:
         outcome = Outcome.from_json(result) if state == "SUCCESS" else None
@@ -119,7 +119,8 @@ def _decode_part(entry: str) -> tuple[str, Outcome | None]:
 
 
 def _queue_messages(server: redis.Redis, queue: str) -> Iterator[Any]:
-    # What is sent meanwhile comes in at the left and moves the rest to the right: seen twice, never missed.
+    # A message sent meanwhile is added on the left and moves the others to the right. So a message may be read twice,
+    # but is never missed.
     start = 0
     while messages := cast("list[str]", server.lrange(queue, start, start + _CHUNK_MESSAGES - 1)):
         yield from map(orjson.loads, messages)

@@ -1,12 +1,8 @@
-"""A run's shards as chords: sent as the plan grows, a window of them in flight, each watched until its manifest stands.
+"""Send a run's shards as chords while the plan grows, and watch each until its manifest exists.
 
-A chord is how results arrive, and not the proof that they did. A shard that stands still is looked into
-(``producer/dispatch/chord_state.py``): what has neither an Outcome nor a message any more is sent again, under the same
-ids. A shard that is lost again and again ends with what it has.
-
-A chord is a task for each image and one for the shard. What ``chord().apply_async`` would send is sent here task by
-task in batches of one producer, which is several times as fast; all ids follow from the run and the image, so that a
-batch that failed half way can be sent again: Celery counts a chord's parts by their ids.
+At most a window of shards is in flight. A chord delivers results, but is no proof that all of them arrive. So the
+dispatcher inspects an idle shard: tasks with neither an Outcome nor a message are sent again
+(``producer/dispatch/recovery.py``).
 """
 
 from __future__ import annotations
@@ -45,17 +41,17 @@ from tasks.storage.store import Store
 
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
-#: Seconds that one wait for finished shards takes; also how often the listener hears of progress.
+#: Seconds of one wait for finished shards, and so also between two reports to the listener.
 _TICK_SECONDS = 0.25
-#: Seconds between two looks for manifests whose signal was lost.
+#: Seconds between two inspections of all shards in flight. They find manifests with a lost signal, and lost tasks.
 _INSPECT_INTERVAL_SECONDS = 3.0
-#: Seconds within which a manifest has to be seen here once a worker says that it stands.
+#: Seconds until a manifest must be visible here after a worker reported it as written.
 _MANIFEST_TIMEOUT_SECONDS = 30.0
-#: Seconds for which a Redis that is away is waited for.
+#: The longest wait for an unreachable Redis, in seconds.
 _REDIS_TIMEOUT_SECONDS = 120.0
-#: Seconds without any image after which the workers are asked whether they are there.
+#: After this many seconds without a finished image, the dispatcher asks which workers respond.
 _IDLE_NOTICE_SECONDS = 15.0
-#: Images that could not be saved, with none saved between them, after which nothing can be.
+#: The run ends after this many images in a row could not be saved.
 _MAX_UNSAVED = 200
 
 
@@ -65,16 +61,16 @@ class DispatchOptions:
 
     #: The maximum number of shards in flight.
     window: int = 1
-    #: Whether an earlier command has begun the run, so that parts of it may be done, or in Redis.
+    #: Whether an earlier command started the run. Parts of it may then be done, or in Redis.
     resumed: bool = False
-    #: Reasons of the failures that a later revision retries.
+    #: The failure reasons to retry in a later revision.
     retried: Collection[str] = ()
-    #: Whether the workers are a local fleet, which restarts them by itself.
+    #: Whether the workers are a local fleet, which restarts them itself.
     local: bool = False
 
 
 class Dispatcher:
-    """Sends one run, or goes on with it, and sees it through."""
+    """Sends one run, new or resumed, and waits until it is complete."""
 
     def __init__(
         self,
@@ -91,7 +87,7 @@ class Dispatcher:
             options: the run's options, for the workers.
             store: the run's folder.
             planner: plans the run's shards.
-            server: the run's Redis: a client that decodes responses.
+            server: the run's Redis: a client with `decode_responses`.
             check: called again and again; raises an error if the fleet has ended.
             dispatch: how this command dispatches the run.
         """
@@ -104,41 +100,43 @@ class Dispatcher:
         self._timing = Timing()
         self._in_flight: dict[int, ShardInFlight] = {}
         self._inspected_at = 0.0
-        self._ended, self._moved_at, self._idle_text = 0, time.monotonic(), ""
+        self._images_ended, self._idle_since, self._idle_text = 0, time.monotonic(), ""
         self._unfit = UnfitWorkers(server, self._run_id)
-        #: How many images could not be saved when one was saved last, and how many were saved then.
+        #: The numbers of saved and of unsaved images when the last image was saved.
         self._saved = self._unsaved = 0
-        #: Images of the shards whose manifests were seen to stand, of those that were sent.
+        #: Images of the completed shards, of those sent by this command.
         self._images_completed = 0
-        #: Shards seen to so far: the number of the next one.
+        #: The number of shards sent or skipped so far, which is also the next shard.
         self._sent = 0
         self._done_before = 0
-        #: Whether anything may have been sent.
+        #: Whether a task may have been sent.
         self.has_sent = False
         self._contact = liveness.ContinuousContact()
         self._finishing = threading.Event()
-        #: Who is told of progress, and what was told last.
+        #: The listener, and the last progress reported to it.
         self._listener: Callable[[Progress], None] = _ignore
         self._last_progress: Progress | None = None
         self._drain: Drain | None = None
 
     def finish(self) -> None:
-        """End when what is being downloaded is done, and drop what is queued; may be called from a signal's handler."""
+        """End after the current downloads, and drop the queued tasks. Safe to call from a signal handler."""
         self._finishing.set()
 
     def _images_in_flight(self) -> int:
-        """Return about how many images are in flight."""
-        flying = list(self._in_flight.values())
-        # The chords were counted at the last look, and the sums that workers flush are newer; but an earlier command's
-        # may be among those.
-        images = sum(max(shard.images - shard.counted, 0) for shard in flying)
+        """Return the approximate number of images in flight."""
+        shards = list(self._in_flight.values())
+        # The chords were counted at the last inspection. The workers' sums are newer, but in a resumed run they may
+        # include images of an earlier command.
+        images = sum(max(shard.images - shard.counted, 0) for shard in shards)
         if not self._dispatch.resumed:
-            images = min(images, max(sum(shard.images for shard in flying) - (self._ended - self._images_completed), 0))
+            images = min(
+                images, max(sum(shard.images for shard in shards) - (self._images_ended - self._images_completed), 0)
+            )
         return images
 
     @property
     def unfit(self) -> list[UnfitWorker]:
-        """The workers that have left work of this run to others."""
+        """The workers that left tasks of this run to other workers."""
         return self._unfit.found
 
     def run(self, listener: Callable[[Progress], None]) -> Timing:
@@ -148,8 +146,8 @@ class Dispatcher:
             listener: called with the run's progress, a few times a second.
 
         Raises:
-            CommandError: the run can't go on. What is collected stays.
-            RunInterruptedError: it was told to end early.
+            CommandError: the run can't continue. Collected shards stay.
+            RunInterruptedError: the run was told to end early.
         """
         self._listener = listener
         try:
@@ -157,7 +155,7 @@ class Dispatcher:
             while self._in_flight or not (self._finishing.is_set() or self._all_sent()):
                 if self._can_send():
                     self._send_next(self._sent)
-                # Between two shards it only looks: filling a large window takes longer than a shard may go unwatched.
+                # Don't wait between two sends: filling a large window takes longer than a shard may stay unwatched.
                 self._watch(0.0 if self._can_send() else _TICK_SECONDS)
                 if self._finishing.is_set() and self._in_flight and self._is_drained():
                     break
@@ -169,13 +167,13 @@ class Dispatcher:
         finally:
             with suppress(redis.RedisError):
                 self._unfit.refresh(last=True)
-            # Without its record, what is still queued of a run that ended early is dropped, unfetched.
+            # After an early end, workers drop the queued tasks unfetched, because the run has no record.
             with suppress(redis.RedisError):
                 drop_run(self._server, self._run_id)
         return self._timing
 
     def _is_drained(self) -> bool:
-        """Have what is queued dropped, and tell whether what is being downloaded, and what that completes, is done."""
+        """Have workers drop queued tasks; return whether current downloads, and the shards they complete, are done."""
         if self._drain is None:
             self._record.mark_draining()
             self._with_redis(self._renew_record)
@@ -184,11 +182,11 @@ class Dispatcher:
         self._with_redis(drain.ask)
         if not drain.idle:
             return drain.overdue
-        # The last image of a shard may just have ended: its manifest is worth a moment.
+        # The last image of a shard may just have ended, so wait for the shard's manifest.
         collecting = self._with_redis(
             lambda: any(
-                chord_state.is_body_sent(self._server, self._publisher.group_id(flying.shard))
-                for flying in self._in_flight.values()
+                chord_state.is_body_sent(self._server, self._publisher.group_id(in_flight.shard))
+                for in_flight in self._in_flight.values()
             ),
         )
         return not collecting or drain.overdue
@@ -204,7 +202,7 @@ class Dispatcher:
         )
 
     def _watch(self, seconds: float) -> None:
-        """Look what shards have finished, and wait for one, or for the plan to grow, for at most these seconds."""
+        """Handle finished shards. Wait at most these seconds for one, or for the plan to grow."""
         self._check()
         self._with_redis(self._renew_record)
         if not self._in_flight:
@@ -218,37 +216,42 @@ class Dispatcher:
                 raise CommandError(
                     f"Shard {shard_name(shard)} could not be collected",
                     message["error"],
-                    f"Make space, or mend what is said there; then go on by `{resume_command(self._store)}`.",
+                    f"Free disk space or fix that error, then run `{resume_command(self._store)}`.",
                 )
             if shard in self._in_flight:
                 self._in_flight[shard].signalled_at = time.monotonic()
-        look_at_all = time.monotonic() - self._inspected_at > _INSPECT_INTERVAL_SECONDS
-        for flying in list(self._in_flight.values()):
-            if flying.signalled_at or look_at_all:
-                self._complete_if_done(flying)
-        if look_at_all:
+        inspect_all = time.monotonic() - self._inspected_at > _INSPECT_INTERVAL_SECONDS
+        for in_flight in list(self._in_flight.values()):
+            if in_flight.signalled_at or inspect_all:
+                self._complete_if_done(in_flight)
+        if inspect_all:
             self._inspected_at = time.monotonic()
-            # What a run that ends early has dropped is not lost.
+            # While the run ends early, dropped tasks are not lost tasks.
             if not self._finishing.is_set():
                 self._with_redis(self._resend_lost)
 
-    def _complete_if_done(self, flying: ShardInFlight) -> None:
-        """Take a shard out of the window if its manifest stands."""
-        if self._requests.is_done(flying.shard):
-            del self._in_flight[flying.shard]
-            self._timing.images += flying.images
-            self._images_completed += flying.images
+    def _complete_if_done(self, in_flight: ShardInFlight) -> None:
+        """Remove a shard from the window if its manifest exists.
+
+        Raises:
+            CommandError: a worker has reported the manifest as written, but it is not visible here.
+        """
+        if self._requests.is_done(in_flight.shard):
+            del self._in_flight[in_flight.shard]
+            self._timing.images += in_flight.images
+            self._images_completed += in_flight.images
             self._timing.last_done = time.monotonic()
-        elif flying.signalled_at and time.monotonic() - flying.signalled_at > _MANIFEST_TIMEOUT_SECONDS:
+        elif in_flight.signalled_at and time.monotonic() - in_flight.signalled_at > _MANIFEST_TIMEOUT_SECONDS:
             raise CommandError(
-                f"The manifest of shard {shard_name(flying.shard)} is not to be seen",
-                f"a worker says that it stands, and {self._store.root} does not hold it here",
+                f"Manifest of shard {shard_name(in_flight.shard)} not found",
+                f"a worker reported it as written, but it is not in {self._store.root} on this machine",
                 "Give workers and producer the same shared folder under the same path.",
             )
 
     def _resend_lost(self) -> None:
-        """Look how far the chords are, and send again what two looks in a row miss of one that stands still."""
-        # Workers hand on what a dead one held; where none is left that has lived for long, it is done here.
+        """Inspect the shards in flight, and send their lost tasks again."""
+        # Live workers requeue a dead worker's tasks. If none of them has been in contact with Redis for long enough to
+        # do so, it is done here.
         self._contact.record_reply()
         if self._contact.is_long_enough:
             requeue.requeue_from_dead_workers(self._server)
@@ -261,21 +264,21 @@ class Dispatcher:
 
     def _progress(self) -> Progress:
         try:
-            moved = cast("dict[str, str]", self._server.hgetall(keys.progress(self._run_id)))
+            sums = cast("dict[str, str]", self._server.hgetall(keys.progress(self._run_id)))
         except redis.RedisError as error:
-            # The next step that needs Redis waits for it.
+            # The next operation on Redis waits for it.
             if self._last_progress is not None:
                 return replace(self._last_progress, note=redis_problem(error).note)
-            moved = {}
+            sums = {}
         planned = self._planner.rows
-        success, failed = int(moved.get("success", 0)), int(moved.get("failed", 0))
-        size = int(moved.get("bytes", 0))
-        self._check_saving(success, int(moved.get("unsaved", 0)))
-        here = max(planned - self._done_before, 0)
-        reason, count = max(_reasons(moved).items(), key=lambda item: item[1], default=("", 0))
+        success, failed = int(sums.get("success", 0)), int(sums.get("failed", 0))
+        size = int(sums.get("bytes", 0))
+        self._check_saving(success, int(sums.get("unsaved", 0)))
+        planned_here = max(planned - self._done_before, 0)
+        reason, count = max(_reasons(sums).items(), key=lambda item: item[1], default=("", 0))
         return Progress(
-            min(success, here),
-            min(failed, here),
+            min(success, planned_here),
+            min(failed, planned_here),
             size,
             planned,
             self._planner.closed,
@@ -287,52 +290,52 @@ class Dispatcher:
         )
 
     def _check_saving(self, success: int, unsaved: int) -> None:
-        """Make sure that something can be saved.
+        """Make sure workers can save images.
 
         Raises:
-            CommandError: nothing was saved while many images could not be.
+            CommandError: too many images in a row could not be saved.
         """
-        # After a Redis that was emptied, both begin anew.
+        # After Redis was emptied, both sums start again at 0.
         if success != self._saved or unsaved < self._unsaved:
             self._saved, self._unsaved = success, unsaved
         elif unsaved - self._unsaved >= _MAX_UNSAVED:
             troubles = "; ".join(self._unfit.storage_troubles)
             raise CommandError(
-                "Nothing can be saved any more",
-                f"the last {unsaved - self._unsaved} images could not be written below {self._store.root}; "
-                f"{troubles or 'a full disk does that, or a folder that the workers may not write to'}",
-                f"Make space there, or permit it, then go on by `{resume_command(self._store)}`.",
+                "Workers can't save images",
+                f"the last {unsaved - self._unsaved} images could not be written to {self._store.root}; "
+                f"{troubles or 'the disk may be full, or the workers may lack permission to write there'}",
+                f"Free disk space or grant permission, then run `{resume_command(self._store)}`.",
             )
 
     def _idle_note(self, ended: int) -> str:
-        """Return what to tell when nothing has moved for a while: whether workers are there at all."""
+        """Return a note about the workers if no image has ended for a while, or else about unfit workers."""
         now = time.monotonic()
-        if ended != self._ended or not self._in_flight:
-            self._ended, self._moved_at, self._idle_text = ended, now, ""
-        elif now - self._moved_at > _IDLE_NOTICE_SECONDS:
-            self._moved_at = now
+        if ended != self._images_ended or not self._in_flight:
+            self._images_ended, self._idle_since, self._idle_text = ended, now, ""
+        elif now - self._idle_since > _IDLE_NOTICE_SECONDS:
+            self._idle_since = now
             self._idle_text = describe_workers(self._dispatch.local, self._images_in_flight(), self._server)
         return self._idle_text or self._unfit.note
 
     def _connect(self) -> None:
-        """Open the connections for messages and chords before the first task is sent, and so before the clock runs."""
+        """Open the connections for messages and chords before the first task is sent, so that they are not timed."""
         self._renew_record()
         with app.producer_or_acquire() as producer:
             producer.connection.ensure_connection(max_retries=1)
-            producer.channel  # noqa: B018  # it is made when it is first asked for
+            producer.channel  # noqa: B018  # the first access opens it
         app.backend.client.ping()
 
     def _renew_record(self) -> None:
         """Keep the run's record in Redis. If Redis has lost it, inspect all shards in flight at once."""
         if self._record.renew():
-            _log.warning("Redis has lost the run; what was in flight is looked for")
+            _log.warning("Redis has lost the run; checking all shards in flight for lost tasks")
             now = time.monotonic()
-            for flying in self._in_flight.values():
-                # However long it had stood still before, and however often it was lost: that was not the shard's fault.
-                flying.suspect_now(now)
+            for in_flight in self._in_flight.values():
+                # Earlier idle time and losses no longer count: Redis caused them, not the shard.
+                in_flight.suspect_now(now)
 
     def _send_next(self, shard: int) -> None:
-        """Send the next shard, or what is left of it to do; one that is done already is passed over."""
+        """Send the next shard, or its remaining images; skip it if it is done."""
         self._sent = shard + 1
         planned = load_requests(shard, self._store, self._run_id)
         done = self._dispatch.resumed and self._requests.is_done(shard)
@@ -342,32 +345,33 @@ class Dispatcher:
             return
         self._timing.first_sent = self._timing.first_sent or time.monotonic()
         self.has_sent = True
-        flying = self._in_flight[shard] = ShardInFlight(shard, len(requests))
+        in_flight = self._in_flight[shard] = ShardInFlight(shard, len(requests))
         if self._dispatch.resumed:
-            self._with_redis(lambda: self._recovery.adopt(flying, requests))
+            self._with_redis(lambda: self._recovery.adopt(in_flight, requests))
         else:
             self._with_redis(lambda: self._publisher.publish(shard, requests, requests))
 
-    def _with_redis(self, step: Callable[[], _T]) -> _T:
-        """Do a step that needs Redis, and wait for a Redis that is away; steps may be done twice.
+    def _with_redis(self, operation: Callable[[], _T]) -> _T:
+        """Run an operation on Redis; while Redis is unreachable, retry it. The operation must be idempotent.
 
         Raises:
-            CommandError: it is away for too long, or its error lasts until a person has changed something.
+            CommandError: Redis was unreachable for too long, or its error is permanent.
+            RunInterruptedError: the run was told to end early, and Redis failed twice.
         """
         ends = time.monotonic() + _REDIS_TIMEOUT_SECONDS
-        away, logged = False, ""
+        has_failed, logged = False, ""
         while True:
             try:
-                if away:
-                    # It may come back empty, and without the record workers drop what they are sent.
+                if has_failed:
+                    # Redis may come back empty, and workers drop tasks of a run without a record.
                     self._renew_record()
-                return step()
+                return operation()
             except (redis.RedisError, OperationalError, BatchPublishError) as error:
                 self._check()
-                if away and self._finishing.is_set():
+                if has_failed and self._finishing.is_set():
                     raise RunInterruptedError(cancelled=False) from error
                 self._contact.record_failure()
-                away = True
+                has_failed = True
                 self._record.check_soon()
                 problem = redis_problem(error)
                 if not problem.temporary or time.monotonic() > ends:
@@ -378,29 +382,26 @@ class Dispatcher:
                 if self._last_progress is not None:
                     self._report_progress(replace(self._last_progress, note=f"{problem.note}. {problem.hint}"))
                 if problem.answered:
-                    # A server that became a replica keeps its connections; new ones lead to the new master.
+                    # A server keeps its connections when it becomes a replica. New ones lead to the new master.
                     transport.disconnect_pools()
                     app.backend.client.connection_pool.disconnect()
                 time.sleep(1)
 
     def _redis_error(self, problem: RedisProblem) -> CommandError:
-        """Return what ends a run at a Redis that can't be used."""
-        hint = f"{problem.hint} Then go on by `{resume_command(self._store)}`."
+        """Return the error that ends a run because of a problem with Redis."""
+        hint = f"{problem.hint} Then run `{resume_command(self._store)}`."
+        seconds = f"{_REDIS_TIMEOUT_SECONDS:.0f} s"
         if not problem.answered:
-            return CommandError(
-                "Redis is away", f"it has not answered for {_REDIS_TIMEOUT_SECONDS:.0f} s ({problem.text})", hint
-            )
+            return CommandError("Redis is unreachable", f"no answer for {seconds} ({problem.text})", hint)
         if problem.temporary:
-            return CommandError(
-                "Redis can't be used", f"for {_REDIS_TIMEOUT_SECONDS:.0f} s it has answered: {problem.text}", hint
-            )
+            return CommandError("Redis can't be used", f"for {seconds} it has answered: {problem.text}", hint)
         return CommandError("Redis refuses a command", f"it answers: {problem.text}", hint)
 
 
 def _ignore(_: Progress) -> None:
-    """Tell nobody."""
+    """Ignore a progress report."""
 
 
-def _reasons(moved: Mapping[str, str]) -> dict[str, int]:
-    """Return how many images failed for each reason, by the sums of the workers."""
-    return {name.removeprefix(REASON): int(count) for name, count in moved.items() if name.startswith(REASON)}
+def _reasons(sums: Mapping[str, str]) -> dict[str, int]:
+    """Return the number of failed images by reason, from the workers' sums."""
+    return {name.removeprefix(REASON): int(count) for name, count in sums.items() if name.startswith(REASON)}

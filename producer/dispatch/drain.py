@@ -1,8 +1,8 @@
-"""The drain of a run that was told to end early: its queued tasks are dropped, and what is being downloaded finishes.
+"""Drain a run that was told to end early: workers drop its queued tasks and finish its current downloads.
 
-The run's options in Redis say that it drains, so a worker that takes a task of it drops the task. Workers keep options
-in memory for a few seconds; a control command has them read the options again at once, and is answered with what their
-slots are at.
+The run's options in Redis say that it drains, so a worker that takes one of its tasks drops the task. Workers cache
+these options for a few seconds. A control command makes them read the options again at once, and each worker replies
+with the number of images and shards of the run in its slots.
 """
 
 from __future__ import annotations
@@ -16,71 +16,75 @@ import redis
 from tasks.broker import liveness
 from tasks.celery import DRAIN, app
 
-#: Seconds between two questions to the workers, and for one answer.
+#: Seconds between two control commands to the workers, and to wait for the replies to one.
 _ASK_INTERVAL_SECONDS = 0.5
-_ANSWER_SECONDS = 1.0
-#: Seconds for which a worker that gives signs of life and does not answer is waited for.
+_REPLY_SECONDS = 1.0
+#: Seconds to wait for a worker that sends heartbeats but no reply.
 _SILENT_SECONDS = 10.0
-#: Seconds beyond a run's deadline for one image: it covers a download that began just before the end, and its manifest.
+#: Seconds to wait beyond the run's deadline for one image. This covers a download that began just before the end, and
+#: its manifest.
 _GRACE_SECONDS = 5.0
-#: A task can be between two slots, or a manifest about to be written, so one answer without work is not enough.
-_IDLE_ANSWERS = 2
+#: The workers must report no work this many times in a row: a task can be between two slots, or a manifest about to be
+#: written.
+_IDLE_REPLIES = 2
 
 
 @dataclass(slots=True)
 class Drain:
-    """How far a run's drain is; times in seconds of the monotonic clock."""
+    """The state of a run's drain; times are in seconds of the monotonic clock."""
 
     run_id: str
-    #: A client that decodes.
+    #: A client with `decode_responses`.
     server: redis.Redis
-    #: The longest time that one image may take.
+    #: The longest time that one image may take, in seconds.
     deadline: float
     _since: float = field(default_factory=time.monotonic)
     _asked_at: float = 0.0
-    #: Images and shards that each worker is at, by its name.
+    #: The number of images and shards in each worker's slots, by the worker's name.
     _busy: dict[str, tuple[int, int]] = field(default_factory=dict)
-    _idle_answers: int = 0
+    _idle_replies: int = 0
 
     @property
     def images(self) -> int:
-        """How many images are being downloaded, by the last answers."""
+        """The number of images being downloaded, from the last replies."""
         return sum(images for images, _ in self._busy.values())
 
     @property
     def idle(self) -> bool:
-        """Whether no worker is at anything of the run."""
-        return self._idle_answers >= _IDLE_ANSWERS
+        """Whether no worker has work of the run."""
+        return self._idle_replies >= _IDLE_REPLIES
 
     @property
     def overdue(self) -> bool:
-        """Whether it has taken as long as it may."""
+        """Whether the drain has taken longer than allowed."""
         return time.monotonic() - self._since > self.deadline + _GRACE_SECONDS
 
     def ask(self) -> None:
-        """Have the workers drop what is queued, and hear what they are at; at most twice a second.
+        """Make the workers drop queued tasks, and read the number of their images and shards; at most twice a second.
 
         Raises:
-            redis.RedisError, OperationalError: Redis is away.
+            redis.RedisError, OperationalError: Redis is unreachable.
         """
         if time.monotonic() - self._asked_at < _ASK_INTERVAL_SECONDS:
             return
         living = [name for name, lives in liveness.worker_liveness(self.server).items() if lives]
-        # Without a limit, each question would take as long as an answer may.
-        answers = app.control.broadcast(
-            DRAIN, {"run_id": self.run_id}, reply=True, timeout=_ANSWER_SECONDS, limit=max(len(living), 1)
+        # Without a limit, each command would always wait the full time for further replies.
+        replies = app.control.broadcast(
+            DRAIN, {"run_id": self.run_id}, reply=True, timeout=_REPLY_SECONDS, limit=max(len(living), 1)
         )
-        heard = {name: _parse_answer(said) for answer in answers or [] for name, said in answer.items()}
+        received = {name: _parse_reply(said) for reply in replies or [] for name, said in reply.items()}
         self._asked_at = time.monotonic()
-        # A worker that does not answer is at what it was at, unless it has died.
+        # A worker without a reply still has the work it last reported, unless it has died.
         nodes = {worker.node for worker in map(liveness.WorkerId.parse, living) if worker is not None}
-        self._busy = {name: work for name, work in {**self._busy, **heard}.items() if name in nodes | heard.keys()}
-        all_heard = len(heard) >= len(living) or self._asked_at - self._since > _SILENT_SECONDS
+        self._busy = {
+            name: work for name, work in {**self._busy, **received}.items() if name in nodes | received.keys()
+        }
+        all_replied = len(received) >= len(living) or self._asked_at - self._since > _SILENT_SECONDS
         working = any(images or shards for images, shards in self._busy.values())
-        self._idle_answers = self._idle_answers + 1 if all_heard and not working else 0
+        self._idle_replies = self._idle_replies + 1 if all_replied and not working else 0
 
 
-def _parse_answer(said: Any) -> tuple[int, int]:
-    """Return the images and shards that a worker says it is at; a worker of another version has none of this run."""
+def _parse_reply(said: Any) -> tuple[int, int]:
+    """Return the number of images and shards in a worker's reply: none for a worker of another version."""
     known = said if isinstance(said, dict) else {}
     return int(known.get("images", 0)), int(known.get("shards", 0))

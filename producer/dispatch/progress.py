@@ -1,4 +1,4 @@
-"""How far a run is, and the times of its dispatch."""
+"""The progress of a run, and the times of its dispatch."""
 
 from __future__ import annotations
 
@@ -7,35 +7,35 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a run is. ``planned`` grows while ``plan_complete`` is false; counts are of images."""
+    """The progress of a run, in images. ``planned`` grows while ``plan_complete`` is false."""
 
     success: int
     failed: int
     bytes: int
     planned: int
     plan_complete: bool
-    #: Images that an earlier command of the run has seen to the end.
+    #: Images finished by earlier commands of the run.
     done_before: int = 0
-    #: The reason of most failures, and how many images failed for it; empty while none has failed.
+    #: The most frequent failure reason, and its number of images. Empty while no image has failed.
     main_reason: str = ""
     main_reason_count: int = 0
-    #: What a person should know when nothing moves.
+    #: An explanation for the user while no image finishes.
     note: str = ""
-    #: Once the run was told to end early, how many images are still being downloaded; None before that.
+    #: The number of images still being downloaded after the run was told to end early; None before.
     finishing: int | None = None
 
 
 @dataclass(slots=True)
 class Timing:
-    """When the first task was sent and when the last shard's manifest stood; seconds of the monotonic clock."""
+    """When the first task was sent, and when the last manifest existed, in seconds of the monotonic clock."""
 
     first_sent: float = 0.0
     last_done: float = 0.0
-    #: Images whose Outcomes came in this time, and how many of them had to be sent again.
+    #: The number of images with an Outcome from this time, and how many of them were sent again.
     images: int = 0
     repaired: int = 0
 
     @property
     def wall_seconds(self) -> float:
-        """The time in between."""
+        """The seconds between the two times."""
         return self.last_done - self.first_sent

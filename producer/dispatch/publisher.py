@@ -1,4 +1,9 @@
-"""Publish the tasks of a shard's chord, in batches of one producer; all ids follow from the run and the image."""
+"""Publish the tasks of a shard as a Celery chord: one task for each image, and a collect task as its body.
+
+``chord().apply_async`` would send the same messages. Sending them here, task by task in batches of one kombu producer,
+is several times as fast. All ids follow from the run and the image, and Celery counts a chord's parts by id. So a batch
+that failed half way can be sent again.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +20,7 @@ from tasks.redaction import redacted
 
 _BATCH = 500
 _SERIALIZER, _PERSISTENT = "json", 2
-#: The longest URL in what Flower shows of a task, in characters.
+#: The longest URL that Flower shows for a task, in characters.
 _MAX_URL_SHOWN = 120
 
 
@@ -23,12 +28,12 @@ class ChordPublisher:
     """Publishes the tasks of a run's chords."""
 
     def __init__(self, options: RunOptions) -> None:
-        """Take the run's options."""
+        """Take the options of the run."""
         self._run_id, self._options = options.run_id, options
 
     @property
     def _revision_suffix(self) -> str:
-        """Tells the ids of a later pass from those of the first."""
+        """A suffix that distinguishes the ids of a later revision from those of the first."""
         return f".{self._options.revision}" if self._options.revision else ""
 
     def group_id(self, shard: int) -> str:
@@ -48,13 +53,13 @@ class ChordPublisher:
         return f"{self._run_id}.{self.image_key(request)}{self._revision_suffix}"
 
     def _body_kwargs(self, size: int) -> dict[str, Any]:
-        """Return what a shard's body is told of a later pass, and of a later command; nothing in the first ones."""
-        later_pass = {"revision": self._options.revision, "count": size} if self._options.revision else {}
+        """Return the collect task's arguments for a later revision and a later producer epoch; none for the first."""
+        later_revision = {"revision": self._options.revision, "count": size} if self._options.revision else {}
         next_epoch = {"epoch": self._options.epoch} if self._options.epoch else {}
-        return {**later_pass, **next_epoch}
+        return {**later_revision, **next_epoch}
 
     def publish_body(self, shard: int, outcomes: Sequence[Outcome], size: int) -> None:
-        """Send the body of a chord whose parts are all known, and which did not do that itself."""
+        """Send a chord's body directly: all its Outcomes are known, but the chord did not send it."""
         app.send_task(
             COLLECT_SHARD,
             args=([outcome.to_json() for outcome in outcomes],),
@@ -69,7 +74,14 @@ class ChordPublisher:
     def publish(
         self, shard: int, requests: Sequence[ImageRequest], sent: Sequence[ImageRequest], recover: bool = False
     ) -> None:
-        """Send tasks of a shard whose chord has a part for each of its requests: all of them, or some."""
+        """Send all tasks of a shard, or some.
+
+        Args:
+            shard: the shard.
+            requests: all requests of the shard: the chord's parts, in order.
+            sent: the requests to send tasks for.
+            recover: whether the tasks check for an existing image first.
+        """
         group, size = self.group_id(shard), len(requests)
         body = dict(
             Signature(
@@ -83,17 +95,17 @@ class ChordPublisher:
         if recover:
             kwargs["recover"] = True
         app.backend.set_chord_size(group, size)
-        # Chords are counted by the place of each part.
+        # A chord counts each part by its place.
         wanted = {request.index for request in sent}
         reply_to = app.thread_oid
         with app.producer_or_acquire() as producer, producer.batch(_BATCH):
             for place, request in enumerate(requests):
                 if request.index not in wanted:
                     continue
-                # A URL that is too long is refused by the worker all the same: one character over the limit tells.
+                # A worker refuses a too long URL. One character over the limit is enough to recognise it.
                 url = request.url[: MAX_LENGTH + 1]
                 previous = {} if request.previous is None else {"previous": request.previous.to_json()}
-                # What `send_task` does, without asking anew for each image what holds for all: the route, the options.
+                # Like `send_task`, but without looking up the route and the options again for each image.
                 headers, properties, content, _ = app.amqp.as_task_v2(
                     self.task_id(request),
                     FETCH_IMAGE,

@@ -1,4 +1,8 @@
-"""Find the lost tasks of shards in flight, and send them again."""
+"""Find the lost tasks of shards in flight, and send them again under the same ids.
+
+A task with neither an Outcome nor a message is lost (``producer/dispatch/chord_state.py``). A shard that loses tasks
+again and again ends with the Outcomes it has.
+"""
 
 from __future__ import annotations
 
@@ -22,159 +26,171 @@ from tasks.model import ImageRequest, shard_name
 from tasks.storage.store import Store
 
 _log = logging.getLogger(__name__)
-#: Seconds without any part of a shard after which it is looked for what it waits for; after each look in vain it is
-#: twice as long until the next, up to a minute.
+#: Inspect a shard after this many seconds without a completed task. Each fruitless inspection doubles the interval, up
+#: to the maximum.
 _SUSPECT_AFTER_SECONDS = 8.0
 _MAX_SUSPECT_AFTER_SECONDS = 60.0
-#: Times that a shard is sent again before it ends with what it has, and once more that is collected.
+#: How often a shard's tasks are resent before it ends with the Outcomes it has. Its collect task is then resent once
+#: more, if it is lost.
 _MAX_RESENDS = 5
 
 
 @dataclass(slots=True)
 class ShardInFlight:
-    """A shard that was sent; ``signalled_at`` is when a worker said that its manifest stands."""
+    """A sent shard without a manifest.
+
+    ``signalled_at`` is the time at which a worker reported its manifest as written. Times are seconds of the monotonic
+    clock.
+    """
 
     shard: int
     images: int
     signalled_at: float | None = None
-    #: How many parts were counted at the last look, and since when it is that many.
+    #: The number of counted parts at the last inspection, and the time of their last change.
     counted: int = 0
-    moved_at: float = field(default_factory=time.monotonic)
-    #: When it is looked into if nothing moves, and how long after that again.
+    changed_at: float = field(default_factory=time.monotonic)
+    #: Seconds without a change after which the shard is inspected.
     suspect_after: float = field(default_factory=lambda: _SUSPECT_AFTER_SECONDS)
-    #: What was missing at the last look into it.
+    #: The ids of the tasks missing at the last inspection.
     missing: frozenset[str] = frozenset()
-    repairs: int = 0
+    #: How often its tasks were resent.
+    resends: int = 0
 
     def record_change(self) -> None:
-        """Note that something has happened to it."""
-        self.moved_at, self.suspect_after, self.missing = time.monotonic(), _SUSPECT_AFTER_SECONDS, frozenset()
+        """Record that the shard has just changed."""
+        self.changed_at, self.suspect_after, self.missing = time.monotonic(), _SUSPECT_AFTER_SECONDS, frozenset()
 
     def suspect_now(self, now: float) -> None:
-        """Have it inspected at the next look, however often it was lost before."""
+        """Let the next inspection include the shard, and reset its number of resends."""
         self.record_change()
-        self.moved_at, self.repairs = now - _SUSPECT_AFTER_SECONDS, 0
+        self.changed_at, self.resends = now - _SUSPECT_AFTER_SECONDS, 0
 
 
 class ShardRecovery:
-    """Sends again what is lost of a run's shards."""
+    """Resends the lost tasks of a run's shards."""
 
     def __init__(
         self, run_id: str, store: Store, server: redis.Redis, publisher: ChordPublisher, requests: RevisionRequests
     ) -> None:
-        """Take the run, its folder, a client that decodes, and what publishes and reads its requests."""
+        """Take a run and its folder, a client with `decode_responses`, and the run's publisher and requests."""
         self._run_id, self._store, self._server = run_id, store, server
         self._publisher, self._requests = publisher, requests
-        #: What an earlier command has left in Redis; None until that was looked for.
+        #: The ids of the tasks left in Redis by an earlier command; None until read.
         self._pending_before: frozenset[str] | None = None
 
-    def adopt(self, flying: ShardInFlight, requests: Sequence[ImageRequest]) -> None:
-        """Send what is missing of a shard that an earlier command may have sent, and leave the rest under way.
+    def adopt(self, in_flight: ShardInFlight, requests: Sequence[ImageRequest]) -> None:
+        """Send the missing tasks of a shard of a resumed run; leave those in flight alone.
 
-        What is sent here has to look whether its image stands. That is so in the first command of a later pass as well:
-        the next one, which goes on with it, sends in the same way, and knows no more of what is saved. It costs nothing
-        where nothing stands, and an image that failed has no file: who collected its shard has removed what no Outcome
-        named. A late copy may have saved it since, just as it came, and that is what the pass is to bring about.
+        Tasks sent here check whether their image exists. This also holds for the first command of a later revision: the
+        command that resumes it sends in the same way, and knows no more about saved images. The check costs nothing if
+        no file exists, and a failed image has none, because its collect task removed every file without an Outcome. A
+        late duplicate of an earlier task may have saved the image since, as a regular result. Getting that file is the
+        purpose of the revision.
         """
         if self._pending_before is None:
             self._pending_before = chord_state.pending_task_ids(
                 self._server, self._run_id, requeue.unacked_hashes(self._server)
             )
-        found = chord_state.read_parts(self._server, self._publisher.group_id(flying.shard), STALE_VOID_REASONS)
-        if self._missing_tasks(flying.shard, requests, found, self._pending_before):
-            self._resend(flying, requests, found, self._pending_before)
-            flying.repairs = 0
-        elif found.invalid:
-            # They were made by the end of the last command; their images are under way again.
-            chord_state.reset_parts(self._server, self._publisher.group_id(flying.shard), found)
+        chord = chord_state.read_parts(self._server, self._publisher.group_id(in_flight.shard), STALE_VOID_REASONS)
+        if self._missing_tasks(in_flight.shard, requests, chord, self._pending_before):
+            self._resend(in_flight, requests, chord, self._pending_before)
+            in_flight.resends = 0
+        elif chord.invalid:
+            # The end of the last command caused these parts. Their images are in flight again.
+            chord_state.reset_parts(self._server, self._publisher.group_id(in_flight.shard), chord)
 
-    def resend_lost(self, in_flight: Collection[ShardInFlight], timing: Timing) -> None:
-        """Look how far the chords are, and send again what two looks in a row miss of one that stands still."""
+    def resend_lost(self, shards: Collection[ShardInFlight], timing: Timing) -> None:
+        """Count the chords' parts. In an idle shard, resend the tasks that two inspections in a row find missing."""
         now = time.monotonic()
-        doubtful: list[ShardInFlight] = []
-        for flying in in_flight:
-            count = chord_state.count_parts(self._server, self._publisher.group_id(flying.shard))
-            if count != flying.counted:
-                flying.counted = count
-                flying.record_change()
-            elif now - flying.moved_at > flying.suspect_after:
-                doubtful.append(flying)
-        if not doubtful:
+        suspects: list[ShardInFlight] = []
+        for in_flight in shards:
+            count = chord_state.count_parts(self._server, self._publisher.group_id(in_flight.shard))
+            if count != in_flight.counted:
+                in_flight.counted = count
+                in_flight.record_change()
+            elif now - in_flight.changed_at > in_flight.suspect_after:
+                suspects.append(in_flight)
+        if not suspects:
             return
         pending = chord_state.pending_task_ids(self._server, self._run_id, requeue.unacked_hashes(self._server))
-        for flying in doubtful:
-            requests = self._requests.load(flying.shard)
-            found = chord_state.read_parts(self._server, self._publisher.group_id(flying.shard), VOID_REASONS)
-            missing = self._missing_tasks(flying.shard, requests, found, pending)
-            if missing and missing <= flying.missing:
-                _log.warning(
-                    "%d tasks of shard %s are lost, and are sent again", len(missing), shard_name(flying.shard)
-                )
-                timing.repaired += self._resend(flying, requests, found, pending)
+        for in_flight in suspects:
+            requests = self._requests.load(in_flight.shard)
+            chord = chord_state.read_parts(self._server, self._publisher.group_id(in_flight.shard), VOID_REASONS)
+            missing = self._missing_tasks(in_flight.shard, requests, chord, pending)
+            if missing and missing <= in_flight.missing:
+                _log.warning("resending %d lost tasks of shard %s", len(missing), shard_name(in_flight.shard))
+                timing.repaired += self._resend(in_flight, requests, chord, pending)
             elif missing:
-                flying.missing = missing
+                in_flight.missing = missing
             else:
-                flying.missing = frozenset()
-                flying.suspect_after = min(
-                    now - flying.moved_at + flying.suspect_after, now - flying.moved_at + _MAX_SUSPECT_AFTER_SECONDS
+                in_flight.missing = frozenset()
+                in_flight.suspect_after = min(
+                    now - in_flight.changed_at + in_flight.suspect_after,
+                    now - in_flight.changed_at + _MAX_SUSPECT_AFTER_SECONDS,
                 )
 
     def _missing_tasks(
-        self, shard: int, requests: Sequence[ImageRequest], found: chord_state.ChordState, pending: frozenset[str]
+        self, shard: int, requests: Sequence[ImageRequest], chord: chord_state.ChordState, pending: frozenset[str]
     ) -> frozenset[str]:
-        """Return the ids of a shard's tasks that have neither a message nor a part; the body's, once all have parts.
+        """Return the ids of a shard's tasks without a message and without a part.
 
-        A part that is no Outcome is missing.
+        If all images have parts, the collect task may be missing. A part without an Outcome counts as missing.
         """
         body = self._publisher.body_id(shard)
         if body in pending:
             return frozenset()
-        open_parts = {self._publisher.task_id(request) for request in requests} - found.outcomes.keys()
+        open_parts = {self._publisher.task_id(request) for request in requests} - chord.outcomes.keys()
         if not open_parts:
             return frozenset([body])
-        if found.body_sent or not found.has_size:
+        if chord.body_sent or not chord.has_size:
             return frozenset(open_parts)
         return frozenset(open_parts - pending)
 
     def _resend(
         self,
-        flying: ShardInFlight,
+        in_flight: ShardInFlight,
         requests: Sequence[ImageRequest],
-        found: chord_state.ChordState,
+        chord: chord_state.ChordState,
         pending: frozenset[str],
     ) -> int:
-        """Send again what is missing of a shard; return of how many images."""
-        shard = flying.shard
-        flying.repairs += 1
-        flying.record_change()
-        if flying.repairs > _MAX_RESENDS + 1:
+        """Resend the missing tasks of a shard; return the number of resent images.
+
+        Raises:
+            CommandError: the shard was resent too often, and not even its collect task completes.
+        """
+        shard = in_flight.shard
+        in_flight.resends += 1
+        in_flight.record_change()
+        if in_flight.resends > _MAX_RESENDS + 1:
             raise CommandError(
                 f"Shard {shard_name(shard)} is lost again and again",
-                f"it was sent {flying.repairs} times, and neither an image nor the end of it came back",
-                "Look at the workers' logs: one may take tasks that it can't do. "
-                f"Then go on by `{resume_command(self._store)}`.",
+                f"it was sent {in_flight.resends} times, and neither an image nor its collect task completed",
+                "Check the workers' logs: a worker may take tasks it can't run. "
+                f"Then run `{resume_command(self._store)}`.",
             )
-        known = list(found.outcomes.values())
-        again = [request for request in requests if self._publisher.task_id(request) not in found.outcomes]
-        # A chord that is over, or whose size is gone, counts nothing that is still under way.
-        gone = found.body_sent or not found.has_size
-        lost = [request for request in again if gone or self._publisher.task_id(request) not in pending]
-        if lost and flying.repairs > _MAX_RESENDS:
-            if len(lost) < len(again):
-                # What is still under way is waited for.
-                flying.repairs -= 1
+        outcomes = list(chord.outcomes.values())
+        missing = [request for request in requests if self._publisher.task_id(request) not in chord.outcomes]
+        # A chord counts no more parts after its body was sent, or without its size. So tasks in flight are lost too.
+        dead_chord = chord.body_sent or not chord.has_size
+        lost = [request for request in missing if dead_chord or self._publisher.task_id(request) not in pending]
+        if lost and in_flight.resends > _MAX_RESENDS:
+            if len(lost) < len(missing):
+                # Wait for the tasks still in flight.
+                in_flight.resends -= 1
                 return 0
-            _log.warning("shard %s ends without %d images, lost %d times", shard_name(shard), len(lost), _MAX_RESENDS)
-            known += [
+            _log.warning(
+                "shard %s ends without %d images: they were lost %d times", shard_name(shard), len(lost), _MAX_RESENDS
+            )
+            outcomes += [
                 failed_outcome(
                     self._publisher.image_key(request), TaskLostError(f"its task was lost {_MAX_RESENDS} times")
                 )
                 for request in lost
             ]
-            again = []
-        if not again:
-            self._publisher.publish_body(shard, known, len(requests))
+            missing = []
+        if not missing:
+            self._publisher.publish_body(shard, outcomes, len(requests))
             return 0
-        chord_state.reset_parts(self._server, self._publisher.group_id(shard), found)
+        chord_state.reset_parts(self._server, self._publisher.group_id(shard), chord)
         self._publisher.publish(shard, requests, lost, recover=True)
         return len(lost)

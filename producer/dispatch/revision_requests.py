@@ -1,4 +1,4 @@
-"""The requests of a shard in the run's current revision: all of them, or the failed images that a retry repeats."""
+"""Read the requests of a shard in the run's current revision: all of them, or only those a retry repeats."""
 
 from __future__ import annotations
 
@@ -19,18 +19,22 @@ class RevisionRequests:
         self._retried = frozenset(retried)
 
     def is_done(self, shard: int) -> bool:
-        """Tell whether a shard has the manifest of this pass."""
+        """Return whether the manifest of a shard is of the current revision."""
         return shard_status.is_done(shard, self._options.revision, self._store)
 
     def load(self, shard: int) -> list[ImageRequest]:
-        """Return the requests of a shard in this revision, from the plan."""
+        """Return the requests of a shard in the current revision.
+
+        Raises:
+            CommandError: its plan or its manifest is damaged.
+        """
         return self.select(shard, load_requests(shard, self._store, self._run_id))
 
     def select(self, shard: int, requests: list[ImageRequest]) -> list[ImageRequest]:
-        """Return what is to be done of a shard in this pass."""
+        """Return those of a shard's requests that the current revision downloads."""
         if not self._options.revision or not self._store.exists(manifest.name(shard)):
             return requests
         columns = ["key", "reason"]
         rows = load_manifest(shard, self._store, self._run_id, columns).to_pylist()
-        again = {row["key"] for row in rows if row["reason"] in self._retried}
-        return [request for request in requests if image_key(request.index, self._options.shard_size) in again]
+        retried = {row["key"] for row in rows if row["reason"] in self._retried}
+        return [request for request in requests if image_key(request.index, self._options.shard_size) in retried]

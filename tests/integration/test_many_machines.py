@@ -505,7 +505,7 @@ def test_worker_of_another_version_takes_nothing(
         processes.started("run", argv, other_version, site.env()) as run,
     ):
         processes.eventually(lambda: site.admin.llen(IMAGE_QUEUE) == 5, "five queued tasks")
-        assert "workers of another version take nothing of this run: other@" in run.err
+        assert "ignoring workers with an incompatible version: other@" in run.err
         assert "(90." in run.err
         assert "No worker has answered" in run.err
         with site.worker("same"):

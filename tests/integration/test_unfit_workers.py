@@ -90,7 +90,7 @@ def test_unfit_worker_is_named_and_others_do_the_work(mixed: tuple[str, Path], d
     (name,) = facts["unfit_workers"]
     assert name.startswith("stray@")
     assert "IMAGEFLEET_STORE_ROOTS" in facts["unfit_workers"][name]
-    assert f"Warning: workers that can't save images of this run leave it to the others: {name}: " in ended.err
+    assert f"Warning: workers can't save images of this run, and leave it to others: {name}: " in ended.err
 
 
 def test_names_misspelt_settings(tmp_path: Path, demo_url: str) -> None:
@@ -164,7 +164,7 @@ def test_unfit_workers_cost_no_image(redis_url: str, demo_url: str, tmp_path: Pa
         assert "nreachable" in kinds["route"]
         assert "Read-only file system" in kinds["read-only"]
         assert "IMAGEFLEET_STORE_ROOTS" in kinds["stray"]
-        assert "a worker leaves this run to the others: proxy@" in ended.err
+        assert "a worker leaves this run to other workers: proxy@" in ended.err
         report = json.loads(processes.producer("doctor", "--broker", redis_url, "--out", out, "--json").out)
         found = {finding["name"]: finding["found"] for finding in report["findings"]}
         assert all(f"{name}@" in found["unfit workers"] for name in ("resolver", "proxy", "route"))

@@ -9,7 +9,7 @@ import pytest
 from producer.dispatch import workers
 
 
-@pytest.mark.parametrize(("local", "expected"), [(True, "is starting them again"), (False, "celery -A tasks worker")])
+@pytest.mark.parametrize(("local", "expected"), [(True, "is restarting them"), (False, "celery -A tasks worker")])
 def test_no_worker_responds(monkeypatch: pytest.MonkeyPatch, local: bool, expected: str) -> None:
     """A run that waits for a local fleet does not advise to start workers."""
     monkeypatch.setattr(workers, "online_workers", list)
@@ -25,7 +25,7 @@ def test_no_worker_responds(monkeypatch: pytest.MonkeyPatch, local: bool, expect
     [
         (2, [32, 32], 0, "waiting for 2 images; 2 workers respond"),
         (1, [32], 0, "waiting for 1 image; 1 worker responds"),
-        (2, [32], 1, "waiting for 2 images; 1 worker responds; 1 worker has died, and its tasks are handed to others"),
+        (2, [32], 1, "waiting for 2 images; 1 worker responds; 1 worker has died, and its tasks are requeued"),
     ],
 )
 def test_mentions_dead_workers_only_if_one_died(
