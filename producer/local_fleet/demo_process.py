@@ -1,4 +1,4 @@
-"""The demo image server in a process of its own, so that it takes no time from whoever downloads from it."""
+"""Run the demo image server in a separate process, so that it takes no CPU time from the downloading process."""
 
 from __future__ import annotations
 
@@ -17,22 +17,27 @@ _GRACE_SECONDS = 2.0
 
 
 class DemoProcess:
-    """A running demo server on a free port of 127.0.0.1; a context manager that starts it and ends it."""
+    """A demo server on a free port of 127.0.0.1; a context manager that starts and stops it."""
 
     def __init__(self, latency: float = 0.0, ready: int = 0) -> None:
-        """Take the seconds that it waits before each picture, and how many pictures it has drawn when it is there."""
+        """Prepare a demo server.
+
+        Args:
+            latency: seconds the server waits before each image.
+            ready: how many images it draws before it listens.
+        """
         self._arguments = ["--latency", str(latency), "--ready", str(ready)]
-        self._patience = _STARTUP_SECONDS + _SECONDS_PER_IMAGE * ready
+        self._startup_seconds = _STARTUP_SECONDS + _SECONDS_PER_IMAGE * ready
         self.url = ""
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
-            keeping = stack.enter_context(SupervisorClient())
+            supervisor = stack.enter_context(SupervisorClient())
             argv = [sys.executable, "-m", "producer.demo", "--port", "0", *self._arguments]
-            keeping.start("demo server", argv, {}, _GRACE_SECONDS)
-            ends = time.monotonic() + self._patience
-            while not (line := _first_line(keeping)):
-                keeping.check()
+            supervisor.start("demo server", argv, {}, _GRACE_SECONDS)
+            ends = time.monotonic() + self._startup_seconds
+            while not (line := _first_line(supervisor)):
+                supervisor.check()
                 if time.monotonic() > ends:
                     raise CommandError("The demo server does not answer", "it did not start in time", "Run it again.")
                 time.sleep(0.01)
@@ -47,7 +52,7 @@ class DemoProcess:
 
     @property
     def address(self) -> str:
-        """Its address and port, as IMAGEFLEET_ALLOW_NETWORKS takes them."""
+        """The address and port, in the form of IMAGEFLEET_ALLOW_NETWORKS."""
         return self.url.removeprefix("http://")
 
 

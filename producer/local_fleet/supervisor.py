@@ -1,25 +1,24 @@
-"""The supervisor of a local fleet: the process that starts its server and workers, and ends them when its owner is
-gone.
+"""The supervisor of a local fleet: starts its server and workers, and ends them when the producer has ended.
 
-It is started by ``producer.local_fleet.fleet`` in a session of its own, so that a terminal's Ctrl-C does not reach it
-or what it keeps, and it is their parent, so that it can end them by an id that is surely theirs. Its standard input is
-a pipe from the producer. However the producer ends, also by SIGKILL, the pipe closes; then the supervisor ends
-everything, in the reverse order of starting, and removes what was left on the disk.
+``producer.local_fleet.supervisor_client`` starts it in a new session, so that a terminal's Ctrl-C reaches neither it
+nor its child processes. It is their parent, so the process ids it signals are certainly theirs. Its standard input is
+a pipe from the producer. However the producer ends, even by SIGKILL, the pipe closes. Then the supervisor ends all
+processes, in reverse order of their start, and removes their folders.
 
-It is a script of the standard library alone: it is up in a few milliseconds.
+This script uses only the standard library, so it starts in a few milliseconds.
 
 Commands, one JSON object on a line of standard input::
 
     {"start": "worker-1", "argv": [...], "env": {...}, "cwd": "...", "log": "/path", "grace": 5.0, "core": 0,
-     "restart": true}                           started again when it ends by itself
-    {"remove": ["/path/of/a/folder", ...]}      folders to remove at the end; may be said again
+     "restart": true}                           restart it if it ends unexpectedly
+    {"remove": ["/path/of/a/folder", ...]}      folders to remove at the end; repeatable
 
 Reports, one JSON object on a line of standard output::
 
     {"started": "worker-1", "pid": 4711}
     {"failed": "worker-1", "error": "..."}      it could not be started
-    {"restarted": "worker-1", "pid": 4712, "code": -9}    it ended by itself, and was started again
-    {"exited": "worker-1", "code": -9}          it ended by itself, and is not, or no more, started again
+    {"restarted": "worker-1", "pid": 4712, "code": -9}    it ended unexpectedly, and was restarted
+    {"exited": "worker-1", "code": -9}          it ended unexpectedly, and is not restarted (any more)
 """
 
 from __future__ import annotations
@@ -42,31 +41,31 @@ _POLL_SECONDS = 0.1
 
 @dataclass(frozen=True)
 class RestartIntensity:
-    """How often a process may be started again: so many times in so many seconds."""
+    """A limit for restarts: this number of times in this number of seconds."""
 
     times: int
     seconds: float
 
 
-#: Who was killed did nothing wrong itself: one bad image after the other may kill a dozen workers within a minute.
+#: For killed processes. The cause is often outside: a few bad images may kill a dozen workers within a minute.
 KILLED = RestartIntensity(100, 600.0)
-#: Who exits by itself, as over a setting that is wrong, will most often do so again.
+#: For processes that exit with a status. They will most often do so again, for example because of a wrong setting.
 EXITED = RestartIntensity(3, 60.0)
-#: Seconds before a process is started again: the first for one that had not ended for a minute, doubled with each end
-#: since, up to the longest.
+#: Seconds before a restart: the first delay if the process had not ended for a minute, doubled with each end since, up
+#: to the maximum.
 _FIRST_DELAY_SECONDS, _MAX_DELAY_SECONDS = 0.05, 1.0
 
 
 @dataclass
 class RestartPolicy:
-    """How often a process has ended by itself lately, and so whether and when it is started again; times in seconds."""
+    """Decides if and when a process is restarted, from its recent unexpected ends; times in seconds."""
 
     _ends: dict[RestartIntensity, list[float]] = field(default_factory=dict)
 
     def next_delay(self, code: int, now: float) -> float | None:
-        """Return the seconds until a process that ended now with this code is started again; None if it is not.
+        """Return the seconds until the restart of a process that ended now with this code; None for no restart.
 
-        The code is as subprocess has it: of a process that was ended by a signal it is negative.
+        The code is subprocess's return code, which is negative for a signal.
         """
         bound = KILLED if code < 0 else EXITED
         ends = [end for end in self._ends.get(bound, []) if now - end < bound.seconds]
@@ -79,34 +78,34 @@ class RestartPolicy:
 
 @dataclass
 class Child:
-    """A process that is kept, and how it was started."""
+    """A supervised process, and the command that started it."""
 
     command: dict[str, Any]
     process: subprocess.Popen[bytes]
     policy: RestartPolicy = field(default_factory=RestartPolicy)
-    #: When it is to be started again, by the monotonic clock; None while it runs.
+    #: When to restart it, by the monotonic clock; None while it runs.
     restart_at: float | None = None
 
     @property
     def name(self) -> str:
-        """What it is called."""
+        """The name of the process."""
         return str(self.command["start"])
 
     @property
     def grace(self) -> float:
-        """The seconds it is given to end by itself once asked to."""
+        """Seconds between SIGTERM and SIGKILL."""
         return float(self.command.get("grace", 5.0))
 
 
 class Supervisor:
-    """What is kept, in the order of starting."""
+    """The supervised processes in their starting order, and the folders to remove at the end."""
 
     def __init__(self) -> None:
         self._children: list[Child] = []
         self._folders: list[str] = []
 
     def handle_command(self, command: dict[str, Any]) -> None:
-        """Carry one command out."""
+        """Execute one command."""
         if "start" in command:
             process = _start_process(command)
             if process is not None:
@@ -116,7 +115,7 @@ class Supervisor:
             self._folders.extend(command["remove"])
 
     def restart_exited(self) -> None:
-        """Start again what has ended by itself and may be, and report once what may not."""
+        """Restart the processes that ended unexpectedly; report each that may not be restarted, once."""
         now = time.monotonic()
         for child in list(self._children):
             code = child.process.poll()
@@ -141,8 +140,8 @@ class Supervisor:
         _send_report({"restarted": child.name, "pid": process.pid, "code": code})
 
     def stop_all(self) -> None:
-        """End every process, the last one first, and remove the folders."""
-        # Workers go together: each may need its grace to finish what it is at.
+        """End all processes, the last one first, and remove the folders."""
+        # Workers end together, because each may need its whole grace period for its running tasks.
         while self._children:
             grace = self._children[-1].grace
             together = [child for child in self._children if child.grace == grace]
@@ -153,7 +152,7 @@ class Supervisor:
 
 
 def _start_process(command: dict[str, Any]) -> subprocess.Popen[bytes] | None:
-    """Start a process as a command says; where it can't be started, report that and return None."""
+    """Start the process of a command. If that fails, report it and return None."""
     try:
         with Path(command["log"]).open("ab") as log:
             process = subprocess.Popen(
@@ -169,7 +168,7 @@ def _start_process(command: dict[str, Any]) -> subprocess.Popen[bytes] | None:
         return None
     core = command.get("core")
     if core is not None:
-        # The threads that it starts from now on stay there with it. It works on any core, only slower.
+        # Its future threads inherit the core. If pinning fails, it only runs slower.
         with suppress(OSError):
             os.sched_setaffinity(process.pid, {core})
     return process
@@ -189,14 +188,14 @@ def _stop_processes(together: list[Child], grace: float) -> None:
 
 
 def _send_report(report: dict[str, Any]) -> None:
-    # The owner may be gone already; then nobody needs to know.
+    # The producer may have ended already; then the report is not needed.
     with suppress(BrokenPipeError):
         sys.stdout.write(json.dumps(report) + "\n")
         sys.stdout.flush()
 
 
 def main() -> None:
-    """Keep until standard input closes or a signal asks for the end."""
+    """Supervise until standard input closes, or SIGTERM, SIGINT or SIGHUP arrives."""
     supervisor = Supervisor()
     asked = False
 

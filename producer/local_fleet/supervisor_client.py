@@ -1,6 +1,6 @@
-"""The producer's end of a supervisor: processes that are started by it, and surely end with it.
+"""The producer's side of a supervisor: start processes that certainly end with the producer.
 
-See ``producer/local_fleet/supervisor.py`` for the process at the other end of the pipe.
+``producer/local_fleet/supervisor.py`` is the process at the other end of the pipe.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from producer.local_fleet import supervisor
 from tasks.errors import CommandError
 
 _log = logging.getLogger(__name__)
-#: Where the packages of the application are: the current folder of what is started.
+#: The folder with the application's packages; the working directory of started processes.
 ROOT = Path(supervisor.__file__).parents[2]
 #: The longest path of a Unix socket is 104 bytes on some systems.
 _SOCKET_PATH_LIMIT = 100
 
 
 class SupervisorClient:
-    """A private folder and the processes that live with it; a context manager that ends them and removes it."""
+    """A private folder and supervised processes; a context manager that ends the processes and removes the folder."""
 
     def __init__(self) -> None:
         self.folder = _private_folder()
-        #: The process ids of what was started, by name; of what was started again, the new ones.
+        #: The process ids, by name; after a restart, the new one.
         self.pids: dict[str, int] = {}
-        #: How often each was started again, by name; who never was is not in it.
+        #: The number of restarts by name, without processes that were never restarted.
         self.restarts: dict[str, int] = {}
         self._exits: dict[str, str] = {}
-        #: How those ended that exited with a status and were started again.
+        #: The last exit, by name, of processes that exited with a status and were restarted.
         self._failed_exits: dict[str, str] = {}
         self._lock = threading.Lock()
         self._process = subprocess.Popen(
@@ -61,7 +61,7 @@ class SupervisorClient:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # Closing the pipe is the whole of it: the supervisor does the same when we are killed.
+        # Closing the pipe is enough: the supervisor reacts as it does if the producer is killed.
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         with suppress(BrokenPipeError):
@@ -80,15 +80,15 @@ class SupervisorClient:
         core: int | None = None,
         restart: bool = False,
     ) -> None:
-        """Start a process; its output goes to a log in the folder.
+        """Start a process, with its output in a log in the folder.
 
         Args:
-            name: what it is called here.
+            name: a name for the process.
             argv: its command.
-            env: what it has in its environment besides ours.
-            grace: the seconds it has to end.
-            core: the only core that it may use; None for all.
-            restart: whether it is started again when it ends by itself, unless it keeps ending.
+            env: variables to add to the producer's environment.
+            grace: seconds between SIGTERM and SIGKILL.
+            core: the CPU core to pin it to; None for all cores.
+            restart: whether to restart it if it ends unexpectedly, unless it keeps ending.
         """
         self._send(
             {
@@ -104,31 +104,31 @@ class SupervisorClient:
         )
 
     def remove_at_end(self, *folders: Path) -> None:
-        """Have folders removed once all processes have ended."""
+        """Remove these folders once all processes have ended."""
         self._send({"remove": [str(folder) for folder in folders]})
 
     def check(self, starting: bool = False) -> None:
-        """Make sure that all processes are alive, or about to be started again.
+        """Check that all processes are running or about to be restarted.
 
         Args:
-            starting: whether they are still coming up: then one that exits with a status, as over a setting that is
-                wrong, is not waited for until it has done so again and again.
+            starting: whether they are still starting. Then the first exit with a status is an error at once, because
+                its cause is probably a wrong setting.
 
         Raises:
-            CommandError: one of them has ended for good.
+            CommandError: a process has ended for good.
         """
         with self._lock:
             ended = next(iter([*self._exits.items(), *(self._failed_exits.items() if starting else ())]), None)
         if ended is not None:
             name, how = ended
             raise CommandError(
-                f"A process that this command started has ended: {name}",
-                f"{how}; its last words were: {self.log_tail(name)}",
-                "What is saved stays. Look at the words above, and at the machine's memory and disk.",
+                f"A process of this command has ended: {name}",
+                f"{how}; its last output: {self.log_tail(name)}",
+                "Saved images are kept. See the output above, and check the machine's memory and disk.",
             )
 
     def log(self, name: str) -> Path:
-        """Return where a process's output goes."""
+        """Return the path of a process's log."""
         return self.folder / f"{name}.log"
 
     def log_tail(self, name: str) -> str:
@@ -142,14 +142,14 @@ class SupervisorClient:
     def _send(self, command: dict[str, Any]) -> None:
         assert self._process.stdin is not None
         try:
-            # The kernel may close the output of a killed process before its input.
+            # The kernel may close a killed process's output before its input.
             if "supervisor" in self._exits:
                 raise BrokenPipeError
             self._process.stdin.write(json.dumps(command) + "\n")
             self._process.stdin.flush()
         except BrokenPipeError as error:
             raise CommandError(
-                "The process that keeps the local fleet has ended",
+                "The supervisor of the local fleet has ended",
                 "it was killed, or could not start",
                 "Run the command again.",
             ) from error
@@ -167,7 +167,7 @@ class SupervisorClient:
                     self.restarts[name] = self.restarts.get(name, 0) + 1
                     if report["code"] >= 0:
                         self._failed_exits[name] = how
-                    _log.warning("%s is started again: %s", name, how)
+                    _log.warning("restarted %s: %s", name, how)
                 elif "exited" in report:
                     self._exits[report["exited"]] = _describe_exit(report["code"])
                 elif "failed" in report:

@@ -236,7 +236,7 @@ def test_run_continues_after_redis_was_killed(tmp_path: Path, temporary: Path, d
         run.snapshot()
         (server,) = run.matching("redis")
         server.kill()
-        again = "redis is started again: it was ended by signal 9"
+        again = "restarted redis: it was ended by signal 9"
         process_helpers.eventually(lambda: again in run.command.err, "another server")
         run.snapshot()
         assert run.assert_ended(0).json()["success"] == 96
@@ -250,7 +250,7 @@ def test_run_continues_after_a_worker_was_killed(tmp_path: Path, temporary: Path
         worker = run.matching("celery")[0]
         name = next(word for word in worker.cmdline() if word.endswith("@%h")).removesuffix("@%h")
         worker.kill()
-        again = f"{name} is started again: it was ended by signal 9"
+        again = f"restarted {name}: it was ended by signal 9"
         process_helpers.eventually(lambda: again in run.command.err, "another worker")
         run.snapshot()
         assert run.command.wait(90).json()["success"] == 324
@@ -300,7 +300,7 @@ def test_gives_up_on_a_server_that_keeps_exiting(tmp_path: Path, temporary: Path
         completed = fleet.command.wait()
         assert completed.code == 1, completed.err
         assert "has ended: redis" in completed.err
-        assert "it exited with status 0; its last words were" in completed.err
+        assert "it exited with status 0; its last output: " in completed.err
         fleet.assert_nothing_left()
 
 
