@@ -1,7 +1,7 @@
 """The Celery app, and its configuration with the reason for each setting.
 
-Workers start with ``celery -A tasks worker``; what they need beyond their size stands here, so that the plain command
-is right. Celery, kombu and redis-py are pinned: these settings were measured on those versions.
+Workers start with ``celery -A tasks worker``. All their settings but the number of slots are here, so the plain command
+is right. Celery, kombu and redis-py are pinned, because these settings were measured on those versions.
 """
 
 from __future__ import annotations
@@ -17,59 +17,59 @@ from config.settings import settings
 from tasks.broker import ack_batcher, backend, transport
 from tasks.broker import client as broker_client
 
-#: The form of all that crosses Redis: the tasks and their arguments, a run's options, the Outcomes, the signals. Raise
-#: it with every change of one of them. Each form has queues of its own, so a worker of another version never takes what
-#: it would read wrongly, or would drop because it knows no such task: it waits for a worker that knows it.
+#: The version of everything sent through Redis: the tasks and their arguments, a run's options, the Outcomes, the
+#: signals. Raise it with every change of one of them. Each version has its own queues, so a worker of another version
+#: never misreads a message, or drops it as an unknown task. The message waits for a suitable worker.
 PROTOCOL = 6
-#: Where the images of all runs wait.
+#: The queue of the images of all runs.
 IMAGE_QUEUE = f"imagefleet.images.{PROTOCOL}"
-#: Where finished chords' bodies wait: of its own, or a body would wait behind every image that is queued.
+#: The queue of collect tasks. In the image queue, a collect task would wait behind all queued images.
 SHARD_QUEUE = f"imagefleet.shards.{PROTOCOL}"
-#: The tasks' names, as they stand in messages.
+#: The tasks' names in messages.
 FETCH_IMAGE = "tasks.jobs.fetch_image"
 COLLECT_SHARD = "tasks.jobs.collect_shard"
-#: The remote control command by which a worker says what it is.
+#: The remote control command to ask a worker for its version, slots and settings.
 WORKER_INFO = "imagefleet"
-#: The remote control command by which a worker says how it sees an output folder.
+#: The remote control command to have a worker check an output folder.
 PROBE_FOLDER = "imagefleet_probe_folder"
-#: The remote control command by which a worker drops what is queued of a run that ends, and says what it is at.
+#: The remote control command to have a worker drop a run's queued tasks, and report its running tasks.
 DRAIN = "imagefleet_drain"
 
 _DEFAULT_BROKER = "redis://localhost:6379/0"
-#: Connections that one process may hold: its slots, and room for the consumer, events, remote control and chords.
+#: Maximum Redis connections of one process: for its slots, the consumer, events, remote control and chords.
 _CONNECTIONS = 512
 
 _TRANSPORT_OPTIONS = {
     "visibility_timeout": limits.VISIBILITY_TIMEOUT,
-    # A lost worker's messages are looked for every 10 s by whichever worker comes first.
+    # Every 10 s, one of the workers looks for messages of lost workers.
     "unacked_restore_interval": 10,
     "unacked_restore_throttle": 1,
-    # One list for each queue: we use no priorities, and each step would be one more list to look at.
+    # One list for each queue: we use no priorities, and each priority step would be one more list to poll.
     "priority_steps": [0],
     "max_connections": _CONNECTIONS,
     "socket_timeout": 30,
     "health_check_interval": 30,
 }
-#: What a Unix socket has no use for, and redis-py refuses there.
+#: Not for a Unix socket, because redis-py refuses these options there.
 _TCP_OPTIONS = {"socket_connect_timeout": 10, "socket_keepalive": True}
 
-# Celery warns of root because a pickled message can run code, and takes a user or group that has no name for root. Our
-# messages are JSON alone.
+# Celery warns when a worker runs as root, because a pickled message can run code; it treats a user or group without a
+# name as root. Our messages are only JSON.
 warnings.filterwarnings("ignore", category=SecurityWarning)
 
 transport.install(ack_batcher.running_task_ids, ack_batcher.finish_pending)
 app = Celery("imagefleet", include=["tasks.jobs", "tasks.worker", "tasks.remote_control"], set_as_current=True)
 backend.install(app, batched_tasks=frozenset([FETCH_IMAGE]))
 app.conf.update(
-    # JSON alone: a message can hold no code.
+    # Only JSON, so that a message can't contain code.
     task_serializer="json",
     result_serializer="json",
     accept_content=["json"],
     result_accept_content=["json"],
-    # A task is acknowledged when it is done, so that a worker that dies gives its tasks back.
+    # A task is acknowledged when it is done, so the tasks of a dead worker are requeued.
     task_acks_late=True,
     task_reject_on_worker_lost=True,
-    # Results live in manifests. A chord's part reaches its body all the same.
+    # Results are in manifests. A chord's body gets its parts anyway.
     task_ignore_result=True,
     task_store_errors_even_if_ignored=False,
     task_queues=[
@@ -91,16 +91,17 @@ app.conf.update(
     worker_pool="threads",
     worker_concurrency=limits.CONCURRENCY,
     worker_prefetch_multiplier=settings().prefetch,
-    # Soft and cold shutdowns fail with threads; the warm one finishes what runs.
+    # Soft and cold shutdowns fail with threads; the warm shutdown finishes running tasks.
     worker_soft_shutdown_timeout=0,
     worker_deduplicate_successful_tasks=False,
-    # It would let a worker reserve less after each reconnect, until acknowledgements that Celery itself makes.
+    # With it, a worker would reserve less after each reconnect until Celery itself acknowledges a task. Ours are
+    # acknowledged by the batcher.
     worker_enable_prefetch_count_reduction=False,
     worker_cancel_long_running_tasks_on_connection_loss=False,
     worker_hijack_root_logger=True,
     worker_send_task_events=settings().task_events,
     worker_detect_quorum_queues=False,
-    # A worker outlives its broker's restarts.
+    # A worker survives restarts of its broker.
     broker_connection_retry_on_startup=True,
     broker_connection_max_retries=None,
     broker_pool_limit=16,
@@ -110,22 +111,22 @@ app.conf.update(
     redis_retry_on_timeout=True,
     redis_backend_health_check_interval=30,
     result_chord_join_timeout=3.0,
-    # What is left of a chord whose run was given up goes after a day.
+    # The remains of an abandoned run's chords expire after a day.
     result_expires=24 * 3600,
 )
 
 
 def use_broker(url: str) -> None:
-    """Let the app talk to this Redis, for tasks and for chords; to be called before its first connection.
+    """Let the app use this Redis, for tasks and for chords; call it before the first connection.
 
     Raises:
-        UsageError: the URL is not one that can be used safely.
+        UsageError: the URL can't be used safely.
     """
     broker_client.check_url(url)
-    # As it was given, for clients of our own; Celery's leaves out what it can't read.
+    # The URL as given, for our own clients; Celery's URL lacks the parts unknown to Celery.
     app.conf.imagefleet_broker_url = url
     app.conf.broker_url = app.conf.result_backend = broker_client.celery_url(url)
-    # All others read it from the URL; Flower's view of the queues does not.
+    # Flower's view of the queues does not read this from the URL; all other clients do.
     app.conf.broker_use_ssl = broker_client.tls(url) or False
     tcp = not url.startswith("redis+socket:")
     sentinels = {}

@@ -1,8 +1,8 @@
-"""A shard's Outcomes, collected: proven complete, put on the disk, and only then a manifest.
+"""Collect a shard's Outcomes: check that they are complete, sync the shard to disk, and then write its manifest.
 
-The order is the promise: files and folder synced, then the stats file, then the manifest under its own name. Stats
-whose manifest can't be written, as on a disk that is full, are removed again. Doing it twice changes nothing, and
-neither does a late copy from an earlier pass of the run.
+The order is the guarantee: sync the files and their folder, write the stats file, then write the manifest. If the
+manifest can't be written, for example on a full disk, the stats file is removed again. Collecting is idempotent: a
+second collect task changes nothing, and neither does a late one of an earlier revision.
 """
 
 from __future__ import annotations
@@ -23,38 +23,38 @@ from tasks.storage.shard_parquet import ShardRef
 from tasks.storage.store import PRIVATE_MODE, Store
 
 _log = logging.getLogger(__name__)
-#: What an Outcome says that was made while the run had no record: it counts for nothing.
+#: Reasons of Outcomes created while the run had no record in Redis: they are void.
 VOID_REASONS = frozenset({Reason.CANCELLED})
-#: The same of one that was made before another command went on with the run: what had kept images from being saved may
-#: be what had ended it. While a command is at the run, an image that can't be saved has failed as any other.
+#: Void reasons of Outcomes from before the run was resumed. Images may not have been saved then because of the very
+#: problem, such as a full disk, that ended the earlier command. In the current epoch, such an image has failed.
 STALE_VOID_REASONS = VOID_REASONS | {Reason.STORAGE}
 
 
 class IncompleteShardError(ValueError):
-    """The Outcomes are not those of the shard's requests, one for one."""
+    """The Outcomes do not match the shard's requests one to one."""
 
 
 class PoisonShardError(RuntimeError):
-    """Whoever collects the shard dies of it."""
+    """Collecting the shard kills one worker after another."""
 
 
 def collect(shard: int, outcomes: Sequence[Outcome], run: RunOptions, store: Store, count: int | None = None) -> None:
-    """Write a shard's manifest and stats file, unless its manifest stands, and remove what no Outcome names.
+    """Write a shard's manifest and stats file, unless its manifest exists, and remove unlisted files.
 
-    In the first pass of a run the Outcomes are those of the whole shard. In a later one they take the place of what
-    failed before, and the manifest is replaced; the attempts of all passes add up.
+    In the first revision of a run, the Outcomes cover the whole shard. In a later revision, they replace the failures
+    of the existing manifest. The attempts of all revisions add up.
 
     Args:
         shard: its number.
         outcomes: in any order.
         run: the run's options.
-        store: the run's output folder; the shard's plan stands there.
-        count: how many Outcomes a later pass has.
+        store: the run's output folder, with the shard's plan.
+        count: the expected number of Outcomes in a later revision.
 
     Raises:
-        IncompleteShardError: Outcomes are missing, foreign or doubled. Nothing was written.
-        StorageError, CorruptPlanError, CorruptManifestError: what is there can't be read, or the manifest can't be
-            written.
+        IncompleteShardError: Outcomes are missing, foreign or duplicated. Nothing was written.
+        StorageError, CorruptPlanError, CorruptManifestError: the existing files can't be read, or the manifest can't
+            be written.
     """
     ref = ShardRef(run.run_id, shard, run.revision)
     done = shard_status.manifest_revision(shard, store)
@@ -68,7 +68,7 @@ def collect(shard: int, outcomes: Sequence[Outcome], run: RunOptions, store: Sto
             ordered = _merged(shard, list(manifest.outcomes(before)), outcomes, count)
         _write(table, ordered, ref, store, first=done is None)
     elif done > run.revision:
-        # What a later pass has saved is named by its manifest alone, which may not stand yet.
+        # Files saved by a later revision are listed only in its manifest, which may not exist yet.
         return
     remove_unlisted(shard, store)
 
@@ -77,7 +77,7 @@ def sort_outcomes(shard: int, indexes: Sequence[int], outcomes: Sequence[Outcome
     """Return the Outcomes in the order of the plan's indexes.
 
     Raises:
-        IncompleteShardError: they are not those of the plan, one for one.
+        IncompleteShardError: they do not match the plan one to one.
     """
     by_key = {outcome.key: outcome for outcome in outcomes}
     expected = [image_key(index, shard_size) for index in indexes]
@@ -85,13 +85,13 @@ def sort_outcomes(shard: int, indexes: Sequence[int], outcomes: Sequence[Outcome
     if missing or len(outcomes) != len(expected):
         raise IncompleteShardError(
             f"shard {shard_name(shard)} has {len(expected)} requests and {len(outcomes)} Outcomes"
-            + (f"; the first that is missing is {missing[0]}" if missing else "")
+            + (f"; the first missing one is {missing[0]}" if missing else "")
         )
     return [by_key[key] for key in expected]
 
 
 def remove_unlisted(shard: int, store: Store) -> None:
-    """Remove the files of a finished shard that its manifest does not name."""
+    """Remove the files of a finished shard, except those in its manifest."""
     existing = store.list_files(shard_name(shard))
     listed = shard_status.listed_paths(shard, store)
     for name in existing:
@@ -99,17 +99,17 @@ def remove_unlisted(shard: int, store: Store) -> None:
             try:
                 store.remove(name)
             except StorageError as error:
-                # The manifest stands, and the shard is done; a file too many is not worth a run.
-                _log.warning("a file that no Outcome names stays: %s", error)
+                # The manifest exists, so the shard is done; an extra file is no reason to fail the run.
+                _log.warning("a file without an entry in the manifest could not be removed: %s", error)
 
 
 def _merged(shard: int, before: list[Outcome], outcomes: Sequence[Outcome], count: int | None) -> list[Outcome]:
-    """Return the Outcomes of a shard once those of a later pass have taken the place of what failed."""
+    """Return the Outcomes of a shard, with its failures replaced by those of a later revision."""
     again: Mapping[str, Outcome] = {outcome.key: outcome for outcome in outcomes}
     failed = {outcome.key for outcome in before if not outcome.ok}
     if len(again) != len(outcomes) or len(again) != count or not failed >= again.keys():
         raise IncompleteShardError(
-            f"shard {shard_name(shard)} has {count} images to try again and {len(outcomes)} Outcomes"
+            f"shard {shard_name(shard)} has {count} images to retry and {len(outcomes)} Outcomes"
         )
     return [
         replace(again[outcome.key], attempts=outcome.attempts + again[outcome.key].attempts)
@@ -135,8 +135,8 @@ def _write(table: pa.Table, ordered: Sequence[Outcome], ref: ShardRef, store: St
 
 
 def _remove_unused_stats(ref: ShardRef, store: Store) -> None:
-    """Remove the stats of a pass whose manifest does not stand: they would count what nobody has recorded."""
+    """Remove the stats of a revision without a manifest, because they would count unrecorded images."""
     with suppress(StorageError, CorruptManifestError):
-        # Another copy may have written both meanwhile.
+        # A duplicate collect task may have written both in the meantime.
         if not shard_status.is_done(ref.shard, ref.revision, store):
             store.remove(manifest.stats_name(ref.shard))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from time import monotonic
 
-#: Seconds by which the system may end a wait before its time.
+#: Seconds by which the system may end a wait too early.
 _SLACK_SECONDS = 0.01
 
 
 class Deadline:
-    """When a download has to be over, and how long one wait may take; in seconds."""
+    """The end of a download, and the longest wait within it; in seconds."""
 
     __slots__ = ("ends", "seconds", "timeout")
 
@@ -19,18 +19,18 @@ class Deadline:
 
     @property
     def remaining(self) -> float:
-        """Seconds until the end; negative when it is over."""
+        """Seconds until the deadline; negative after it."""
         return self.ends - monotonic()
 
     @property
     def timeout_message(self) -> str:
-        """What is to be said of a server of whom a wait has ended without an answer: which bound that was."""
+        """The second part of the message of a timeout, after the name of the server: which limit was exceeded."""
         if self.remaining <= _SLACK_SECONDS:
-            return f"was not done within {self.seconds:g} s (--deadline)"
+            return f"did not finish within {self.seconds:g} s (--deadline)"
         return f"sent nothing for {self.timeout:g} s (--timeout)"
 
     def wait(self) -> float:
-        """Return how long the next wait on a socket may take.
+        """Return the timeout of the next wait on a socket.
 
         Raises:
             TimeoutError: the deadline is over.

@@ -68,9 +68,9 @@ class FetchRequest:
     #: Whether an earlier delivery may have saved the image without reporting it. Then a complete saved image is not
     #: downloaded again, unless it was resized or comes from an insecure run.
     recover: bool = False
-    #: The attempts and seconds that earlier deliveries spent on it.
+    #: The attempts and seconds of earlier deliveries.
     prior: PriorAttempts = NO_PRIOR_ATTEMPTS
-    #: The image that a previous run saved for this URL. It is reused if the server reports it as unchanged.
+    #: The image of this URL in a previous run. It is reused if the server reports it as unchanged.
     previous: PreviousFile | None = None
 
 
@@ -91,8 +91,8 @@ def fetch(
         downloader: the process's downloader.
         defer_long_waits: whether to raise RetryLater for a wait too long to hold a slot for; otherwise the image fails
             with it.
-        judge: called with the error that the image would fail with. If it raises an exception, that is raised in place
-            of an Outcome.
+        judge: called with the error of a failed image. If it raises an exception, there is no Outcome, and the
+            exception reaches the caller.
 
     Raises:
         RetryLater: the server asks for such a wait; only with ``defer_long_waits``.
@@ -120,7 +120,7 @@ def fetch(
 
 
 def failed_outcome(key: str, error: FetchError) -> Outcome:
-    """Return the Outcome of an image that failed with this error."""
+    """Return the Outcome of an image failed with this error."""
     return _outcome(key, **_failure_facts(error))
 
 
@@ -129,7 +129,7 @@ def _outcome(key: str, **facts: Any) -> Outcome:
 
 
 def _failure_facts(error: FetchError) -> dict[str, Any]:
-    """Return the fields of an Outcome that describe an error."""
+    """Return the fields of an Outcome with the facts of an error."""
     return {
         "status": error.reason.status,
         "reason": error.reason,
@@ -180,7 +180,7 @@ class _Delivery:
         download = self._ask(self.attempts, None if previous is None else previous.validators())
         unchanged = previous.load() if previous is not None and download.unchanged else None
         if download.unchanged and unchanged is None:
-            # The previous run's file was removed or changed. The attempt that told us so is not a failed one.
+            # The previous run's file was removed or changed. The attempt does not count as a failed one.
             download = self._ask(self.attempts - 1)
         image = unchanged or _encode_image(download.body, self.run.fetch, self.deadline)
         if self.deadline.remaining <= 0:
@@ -268,7 +268,7 @@ def _unchanged_image(body: bytes, options: FetchOptions) -> EncodedImage:
 def _existing_image(
     existing: bytes, downloaded: EncodedImage, options: FetchOptions, deadline: Deadline
 ) -> EncodedImage | None:
-    """Return the different image that another delivery of the task has saved; None if it is damaged.
+    """Return the different image saved by another delivery of the task; None if it is damaged.
 
     The first image is kept, because its Outcome may have been counted. A damaged one is replaced if the new one is
     complete. The original size of a resized image is unknown.
@@ -298,7 +298,7 @@ def _is_whole(body: bytes, options: FetchOptions, deadline: Deadline) -> bool:
 
 
 def _image_facts(name: str, image: EncodedImage, origin: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of an Outcome that describe a saved image; ``origin`` has those about its response."""
+    """Return the fields of an Outcome for a saved image; ``origin`` has the fields about its response."""
     info = image.info
     return {
         "status": Status.SUCCESS,
@@ -315,7 +315,7 @@ def _image_facts(name: str, image: EncodedImage, origin: Mapping[str, Any]) -> d
 
 
 def _remove_if_unlisted(shard: int, name: str, store: Store) -> None:
-    """Remove a file that was saved after its shard's manifest, unless the manifest lists it.
+    """Remove a file saved after its shard's manifest, unless the manifest lists it.
 
     A collect task writes the manifest first and then removes unlisted files. A fetch saves the file first and then
     looks for the manifest. So the later of the two sees the other's file.

@@ -1,11 +1,11 @@
-"""The file descriptors of a process: their limit, and the idle connections that are closed before they run out.
+"""Limit the file descriptors of a process, and close idle connections before the descriptors run out.
 
-A slot keeps connections open for the next image of a host, and each holds a descriptor. Nothing else in a worker grows
-with the number of hosts. So the idle connections of all slots stand in one list, and the one that was used least
-recently is closed first: when a new descriptor comes near the limit, and when one can't be had at all.
+A slot keeps connections open for the next image of a host, and each uses a descriptor. Nothing else in a worker grows
+with the number of hosts. So the idle connections of all slots are in one list, and the least recently used one is
+closed first: when the number of a new descriptor comes near the limit, and when no descriptor is left.
 
-The system gives out the lowest number that is free. The number of a new descriptor therefore says how many are in use,
-by everything in this process, and costs nothing to look at.
+The system assigns the lowest free number. So the number of a new descriptor shows how many the whole process uses, at
+no cost.
 """
 
 from __future__ import annotations
@@ -24,32 +24,32 @@ from tasks.errors import UsageError
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
-#: What the system answers where no descriptor is left: for this process, and for the whole machine.
+#: The system's errors if no descriptor is left: for this process, and for the whole machine.
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE})
-#: The most that the limit is raised to: some programs close every number up to it before they start another program.
+#: Upper bound when raising the limit: some programs close every number up to the limit before they start another one.
 _MAX_LIMIT = 65_536
-#: What macOS allows where its hard limit is called unlimited.
+#: The real maximum of macOS when its hard limit is reported as unlimited.
 _MACOS_LIMIT = 10_240
-#: Descriptors that a worker or a producer needs besides those of its downloads: a quiet worker has about 30 open, most
-#: of them for Redis; the rest is for logs, look-ups, and a shard that is collected.
+#: Descriptors of a worker or a producer in addition to those of its downloads. An idle worker has about 30 open, mostly
+#: for Redis; the rest is for logs, name lookups, and collecting a shard.
 RESERVED = 64
-#: The most that idle connections leave free for everything else.
+#: Maximum of descriptors kept free of idle connections, for everything else.
 _MAX_FREE = 256
-#: Seconds for which a step waits for a descriptor that somebody else gives back.
+#: Seconds for which a call waits until another thread or process frees a descriptor.
 _RETRY_SECONDS = 60.0
 _RETRY_INTERVAL_SECONDS = 0.05
-#: Idle connections that are closed at a time, when a descriptor could not be had.
+#: Idle connections to close at a time when no descriptor is left.
 _CLOSE_BATCH = 8
 
 
 def limit() -> int:
-    """Return how many descriptors this process may have open."""
+    """Return the maximum number of open descriptors of this process."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return _MAX_LIMIT if soft == resource.RLIM_INFINITY else soft
 
 
 def raise_limit() -> int:
-    """Raise the soft limit to the hard one, and return it; call it where a process starts, never at import."""
+    """Raise the soft limit to the hard limit, and return it; call this when a process starts, never at import."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _MAX_LIMIT if hard == resource.RLIM_INFINITY else min(hard, _MAX_LIMIT)
     for number in (wanted, _MACOS_LIMIT):
@@ -63,19 +63,19 @@ def raise_limit() -> int:
 
 
 def max_slots(descriptors: int) -> int:
-    """Return how many downloads at a time a process has room for under a limit; each needs a descriptor."""
+    """Return the maximum number of concurrent downloads under this limit of descriptors; each needs one."""
     return max(descriptors - RESERVED, 0)
 
 
 def check_slots(slots: int, option: str) -> None:
-    """Make sure that a process of this machine has room for so many downloads at a time.
+    """Check that a process on this machine has enough descriptors for this many concurrent downloads.
 
     Args:
-        slots: how many.
-        option: the option that says so.
+        slots: the number of downloads.
+        option: the command-line option for it.
 
     Raises:
-        UsageError: it has not.
+        UsageError: the process would run out of descriptors.
     """
     allowed = limit()
     most = max_slots(allowed)
@@ -83,19 +83,19 @@ def check_slots(slots: int, option: str) -> None:
         other = f"Use {option} {most} or less, or raise" if most else "Raise"
         raise UsageError(
             f"{slots} downloads at a time can't run in one process here",
-            f"each needs a file descriptor, a process may open {allowed}, and {RESERVED} of those are needed besides",
+            f"each needs a file descriptor, a process may open {allowed}, and {RESERVED} are needed for other uses",
             f"{other} the limit: {limit_hint(slots)}.",
         )
 
 
 def limit_hint(slots: int) -> str:
-    """Return how a person raises the limit so far that a process can have so many slots."""
+    """Return instructions to raise the limit far enough for this many slots."""
     wanted = slots + RESERVED
     return f"`ulimit -n {wanted}`, LimitNOFILE={wanted} in a systemd unit, or `ulimits` in Compose"
 
 
 def is_exhausted(error: BaseException | None) -> bool:
-    """Tell whether an error, or what it was raised from, means that no descriptor is left."""
+    """Return whether an error, or one of its causes, is a lack of descriptors."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         if isinstance(error, OSError) and error.errno in _EXHAUSTED:
@@ -106,14 +106,14 @@ def is_exhausted(error: BaseException | None) -> bool:
 
 
 class IdleConnections:
-    """The idle connections of all threads: each socket belongs to whoever takes it out.
+    """The idle connections of all threads; taking out a socket makes the thread its owner.
 
-    Every step is one operation of a dictionary, which no other thread can interrupt; so there is no lock.
+    No lock is needed, because each step is a single, uninterruptible operation of a dictionary.
     """
 
     def __init__(self, descriptors: int) -> None:
-        """Follow a limit of so many descriptors."""
-        #: The least recently used first.
+        """Start without connections, under this limit of descriptors."""
+        #: The least recently used one comes first.
         self._sockets: OrderedDict[Any, None] = OrderedDict()
         self.set_limit(descriptors)
 
@@ -121,11 +121,11 @@ class IdleConnections:
         return len(self._sockets)
 
     def set_limit(self, descriptors: int) -> None:
-        """Leave a quarter of so many descriptors free, and 256 at most."""
+        """Set the limit of descriptors; a quarter of them is left free, but at most 256."""
         self._max_in_use = descriptors - min(descriptors // 4, _MAX_FREE)
 
     def add(self, socket: Any) -> None:
-        """Keep the socket of a connection that was just used, until it is taken or closed to make room."""
+        """Add the socket of a just used connection; it stays until it is taken, or closed to make room."""
         self._sockets[socket] = None
         if len(self._sockets) > self._max_in_use:
             self.close_oldest(1)
@@ -135,12 +135,12 @@ class IdleConnections:
         return self._sockets.pop(socket, self) is None
 
     def make_room(self, descriptor: int) -> None:
-        """Close idle connections, if the number of a new descriptor says that too many are in use."""
+        """Close idle connections if the number of a new descriptor shows too many in use."""
         if descriptor >= self._max_in_use:
             self.close_oldest(descriptor - self._max_in_use + 1)
 
     def close_oldest(self, number: int) -> int:
-        """Close so many connections, those first that were used least recently; return how many there were."""
+        """Close up to this many connections, the least recently used first; return how many were closed."""
         for closed in range(number):
             try:
                 socket, _ = self._sockets.popitem(last=False)
@@ -151,14 +151,14 @@ class IdleConnections:
         return number
 
 
-#: Those of this process.
+#: The idle connections of this process.
 IDLE_CONNECTIONS = IdleConnections(limit())
 
 
 def retry_when_exhausted(step: Callable[_P, _T]) -> Callable[_P, _T]:
-    """Return a step that is repeated while no descriptor can be had, for a minute at most; it must be safe to repeat.
+    """Return a function with retries, for up to a minute, while no descriptor is left; it must be idempotent.
 
-    Idle connections are closed for it first. Then it waits for what others give back.
+    It first closes idle connections, and then waits until others free descriptors.
     """
 
     @wraps(step)
@@ -174,14 +174,14 @@ def retry_when_exhausted(step: Callable[_P, _T]) -> Callable[_P, _T]:
 
 
 def wait_for_descriptors(step: Callable[[], _T], seconds: float) -> _T:
-    """Return what a step returns once it gets the descriptors that it needs.
+    """Call a function until it gets the descriptors it needs, and return its result.
 
     Args:
-        step: it is repeated, for as long as there are idle connections to close.
-        seconds: how long to wait for what others give back, after that.
+        step: the function. It is retried as long as there are idle connections to close.
+        seconds: after that, how long to wait until others free descriptors.
 
     Raises:
-        Exception: what the step raises: at once where that is something else, and in the end.
+        Exception: any exception of the function; a lack of descriptors only after the wait.
     """
     ends = time.monotonic() + seconds
     while True:
@@ -197,9 +197,9 @@ def wait_for_descriptors(step: Callable[[], _T], seconds: float) -> _T:
 
 
 def are_nearly_exhausted() -> bool:
-    """Tell whether hardly any descriptor is free, and close idle connections if so.
+    """Return whether hardly any descriptor is free, and close idle connections if so.
 
-    For what does not say why it failed, as a look-up of a name.
+    For errors without a cause, such as a failed name lookup.
     """
     try:
         probe = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)

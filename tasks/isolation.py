@@ -1,4 +1,4 @@
-"""Fetch a suspect image in a separate process, because it may kill the process that fetches it.
+"""Fetch a suspect image in a separate process, because it may kill its process.
 
 ``python -m tasks.isolation`` reads the request as JSON from stdin and writes the Outcome as JSON to stdout. It inherits
 the worker's environment, and thus its settings.
@@ -27,13 +27,13 @@ from tasks.model import Outcome, RunOptions, image_key
 from tasks.retry_later import PriorAttempts
 from tasks.storage.store import Store
 
-#: The command that fetches; it is started once for each image.
+#: The command of that process; it is started once for each image.
 PROGRAM = (sys.executable, "-m", "tasks.isolation")
-#: Seconds in addition to the deadline of a delivery: for the start of the process, and for steps that no deadline ends.
+#: Seconds in addition to the deadline of a delivery: for the start of the process, and for steps without a deadline.
 _MARGIN_SECONDS = 30.0
 #: How many of these processes a worker runs at a time: each needs memory for its own interpreter.
 _PROCESSES = threading.BoundedSemaphore(4)
-#: Signals that ask a process to end. A process ended by one of them says nothing about its image.
+#: Signals to ask a process to end. If one of them ended the process, this says nothing about the image.
 _REQUESTED_EXITS = (-signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP)
 #: How often the process is started, if it is asked to end.
 _ATTEMPTS = 3
@@ -41,9 +41,9 @@ _ROOT = Path(__file__).parents[1]
 
 
 def fetch(request: FetchRequest, run: RunOptions) -> Outcome:
-    """Fetch one image as `tasks.fetch.fetch` does, in another process; if that crashes, the Outcome says so.
+    """Fetch one image as `tasks.fetch.fetch` does, in another process; if it crashes, the Outcome says so.
 
-    A long wait is not deferred, so that the suspect is done as soon as possible. A previous run's image is not reused.
+    A long wait is not deferred, to finish with the suspect as soon as possible. A previous run's image is not reused.
     """
     message = json.dumps(
         {
@@ -78,18 +78,16 @@ def _run_isolated(message: str, seconds: float) -> Outcome:
                 encoding="utf-8",
             )
         except subprocess.TimeoutExpired as error:
-            raise FetchTimeoutError(
-                f"the separate process that fetched it did not end within {seconds:.0f} s"
-            ) from error
+            raise FetchTimeoutError(f"the separate process for the image did not end within {seconds:.0f} s") from error
         if ended.returncode not in _REQUESTED_EXITS:
             break
     if ended.returncode < 0:
-        raise CrashedError(f"the separate process that fetched it was ended by signal {-ended.returncode}")
+        raise CrashedError(f"the separate process for the image was ended by signal {-ended.returncode}")
     try:
         return Outcome.from_json(json.loads(ended.stdout))
     except (ValueError, KeyError, TypeError) as error:
         raise CrashedError(
-            f"the separate process that fetched it exited with status {ended.returncode} and without a result"
+            f"the separate process for the image exited with status {ended.returncode} and without a result"
         ) from error
 
 

@@ -33,7 +33,7 @@ from tasks.storage.plan import CorruptPlanError
 from tasks.storage.shard_parquet import CorruptShardFileError
 
 _log = logging.getLogger(__name__)
-#: Characters of an Outcome that a task's event shows.
+#: Maximum characters of an Outcome in a task's event.
 _MAX_EVENT_RESULT = 1024
 
 
@@ -50,7 +50,7 @@ class RunTask(Task):  # type: ignore[misc]  # Celery has no annotations
         return super().apply_async(args, kwargs, *rest, **options)
 
     def before_start(self, task_id: str, args: Any, kwargs: Any) -> None:
-        """Check the arguments of a task that was sent by name, as by `celery call`, which does not check them.
+        """Check the arguments of a task sent by its name, as by `celery call`, which does not check them.
 
         Raises:
             TypeError: the arguments are not those of the task.
@@ -98,16 +98,15 @@ def fetch_image(
         url: as in the URL list.
         revision: the run's revision.
         recover: whether an earlier task may have saved the image without reporting it.
-        attempts: the attempts of earlier deliveries. Each of those ended with a wait that a server asked for.
-        seconds: the time that those deliveries took.
-        previous: the image that the previous run saved for this URL, if this run refreshes one; a `PreviousImage` as
-            JSON.
-        tried_by: the ids of the workers that have tried the image and may be unfit.
+        attempts: the attempts of earlier deliveries. Each of these ended with a wait requested by a server.
+        seconds: the duration of these deliveries.
+        previous: the image of this URL in the previous run, if this run refreshes one; a `PreviousImage` as JSON.
+        tried_by: the ids of the workers already tried; they may be unfit.
 
     Raises:
         Retry: Celery's own. The task was sent again: with a countdown, because the server asks for another long wait;
             or at once, for another worker.
-        Ignore: Celery's own. The run ends early, and the image is left to the command that resumes it. The chord does
+        Ignore: Celery's own. The run ends early, and the image is left to `resume`. The chord does
             not count it, so its other parts stay counted.
     """
     try:
@@ -167,7 +166,7 @@ def _fetch(task: Task[Any, Any], request: FetchRequest, run: RunOptions, tried_b
 
 
 def _drop_task(task: Task[Any, Any]) -> Ignore:
-    """Return the exception that makes Celery acknowledge a task without counting it; Flower shows it as revoked."""
+    """Return an exception to make Celery acknowledge a task without counting it; Flower shows it as revoked."""
     if settings().task_events:
         task.send_event("task-revoked", terminated=False, signum=None, expired=False)
     return Ignore()
@@ -179,26 +178,26 @@ def _is_redelivered(task: Task[Any, Any]) -> bool:
 
 
 def _track_running(task: Task[Any, Any], run_id: str, again: bool) -> AbstractContextManager[int]:
-    """Record in Redis that a redelivered task runs, while the block runs; give the number of workers it has killed."""
+    """Record a redelivered task as running, while the block runs; give the number of workers killed by it."""
     if not (again and transport.Channel.worker_id):
         return nullcontext(0)
     return poison.track_running(worker.redis_client(), transport.Channel.worker_id, run_id, task.request.id)
 
 
 def _requeue_later(task: Task[Any, Any], retry: RetryLater) -> Retry:
-    """Send a task again with a countdown; return the exception that tells Celery so."""
+    """Send a task again with a countdown; return the exception for Celery."""
     spent = {"attempts": retry.prior.attempts, "seconds": retry.prior.seconds}
     return _requeue(task, spent, retry.countdown, RateLimitedError(str(retry)))
 
 
 def _requeue_elsewhere(task: Task[Any, Any], retry: RetryElsewhere, known: Mapping[str, Any]) -> Retry:
-    """Send a task again at once, for another worker; return the exception that tells Celery so."""
+    """Send a task again at once, for another worker; return the exception for Celery."""
     tried = {"tried_by": retry.tried_by} if retry.tried_by else {}
     return _requeue(task, {**known, **tried}, 0.0, retry)
 
 
 def _requeue(task: Task[Any, Any], changes: Mapping[str, Any], countdown: float, why: Exception) -> Retry:
-    """Send a task again with changed arguments; return the exception that tells Celery so.
+    """Send a task again with changed arguments; return the exception for Celery, which ends this delivery.
 
     The old message is acknowledged only after that, so at least one of the two exists at any time. Both have the task's
     id. If the worker dies in between, both run, and their chord part counts once.
@@ -257,13 +256,13 @@ def collect_shard(
     if the task kills one worker after another.
 
     Args:
-        outcomes: of all images of the shard; in a later revision, of the images that were retried.
+        outcomes: of all images of the shard; in a later revision, of the retried images.
         run_id: the run; its options are in Redis.
         shard: the shard's number.
         revision: the run's revision.
         count: how many images a later revision retries in this shard.
         epoch: the producer epoch in which the shard's images were sent.
-        tried_by: the ids of the workers that could not save the manifest.
+        tried_by: the ids of the workers unable to save the manifest.
 
     Raises:
         Retry: Celery's own. This worker can't save the manifest, but another one may.
@@ -279,11 +278,15 @@ def collect_shard(
     elsewhere: RetryElsewhere | None = None
     try:
         known = [Outcome.from_json(outcome) for outcome in outcomes]
-        # Images were cancelled while the run had no record. Images that an earlier command could not save before it
-        # ended are retried by the command that resumes the run: its producer notices that the shard is missing.
+        # Images are cancelled while the run has no record. Images not saved before an earlier command ended are retried
+        # when the run is resumed: its producer finds the shard missing.
         void = STALE_VOID_REASONS if epoch < run.epoch else VOID_REASONS
         if any(outcome.reason in void for outcome in known):
-            _log.info("shard %d of run %s has images that ended with the run: it is not collected", shard, run_id)
+            _log.info(
+                "shard %d of run %s is not collected: some of its images were cancelled or not saved as it ended",
+                shard,
+                run_id,
+            )
             return
         _collect(self, shard, known, run, count, tried_by)
     except RetryElsewhere as error:

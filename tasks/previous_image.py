@@ -1,4 +1,4 @@
-"""A previous run's image where it stands: found, read, and proven to be what that run's manifest says."""
+"""Find and read a previous run's image, and check it against the manifest of that run."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from tasks.images.identify import EncodedImage, ImageInfo
 from tasks.model import PreviousImage
 from tasks.storage.store import Store
 
-#: A shard's folder and a key; a message can name no other place.
+#: A shard's folder and a key; a message can't name any other file.
 _PATH = re.compile(r"[0-9]{5,}/[0-9]{5,}\.([a-z]+)")
 _EXTENSIONS = frozenset(identify.EXTENSIONS.values())
 
 
 @dataclass(frozen=True, slots=True)
 class PreviousFile:
-    """What a previous run has saved of a URL, in that run's folder, which is only read."""
+    """The image of a URL in the folder of a previous run, which is only read."""
 
     image: PreviousImage
     store: Store
 
     @property
     def file(self) -> Path:
-        """Where it is on the file system."""
+        """Its path on the file system."""
         return self.store.path(self.image.path)
 
     def validators(self) -> Validators | None:
-        """Return under which condition its URL is asked for; None if it can't be taken over whatever is answered."""
+        """Return the validators for the conditional request; None if the image can't be reused anyway."""
         return usable_validators(self.image) if self._exists() else None
 
     def load(self) -> EncodedImage | None:
-        """Return the file and what it is; None if it is not what the manifest says, or gone."""
+        """Return the image; None if the file is missing or differs from the manifest."""
         facts = self.image
         try:
             body = self.store.read(facts.path) if self._exists() else b""
@@ -50,7 +50,7 @@ class PreviousFile:
         return EncodedImage(body, info, (facts.original_width, facts.original_height))
 
     def with_stored_headers(self, response: Download) -> Download:
-        """Return the answer that it is unchanged with what that leaves unsaid (RFC 9111, 4.3.4)."""
+        """Return a 304 response, with the stored validators in place of missing ones (RFC 9111, section 4.3.4)."""
         return replace(
             response,
             etag=self.image.etag if response.etag is None else response.etag,
@@ -62,7 +62,7 @@ class PreviousFile:
         return found[1] if found is not None and found[1] in _EXTENSIONS else None
 
     def _exists(self) -> bool:
-        """Tell whether a file of the right size stands under the right kind of name; it is not read for that."""
+        """Return whether a regular file exists with the right size and kind of name, without reading it."""
         if self._extension() is None:
             return False
         try:

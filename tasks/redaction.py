@@ -1,38 +1,39 @@
-"""Texts with URLs in them, made safe to show: passwords, tokens and control characters are redacted. Pure."""
+"""Redact passwords, tokens and control characters in texts with URLs, to make them safe to show. No I/O."""
 
 from __future__ import annotations
 
 import re
 from urllib.parse import unquote
 
-#: What moves a terminal's cursor, ends a line of a log, or shows text in another order than it has: the controls of
-#: ASCII and of Latin-1, separators of lines, marks and overrides of direction, characters without a width, and halves
-#: of characters, which can't be written at all.
+#: Characters that move a terminal's cursor, end a line of a log, or reorder the displayed text: control characters of
+#: ASCII and Latin-1, line separators, direction marks and overrides, and zero-width characters. Also lone surrogates,
+#: which can't be encoded.
 _UNSHOWN = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff]"
 )
-#: Parameters that let whoever reads them act for their owner: signatures of clouds' signed URLs, tokens, passwords.
+#: Names of parameters with secrets: signatures of signed cloud URLs, tokens, passwords.
 _PRIVATE = (
     r"[^=&;#?]*(?:token|signature|secret|password|passwd|credential|api[_-]?key|access[_-]?key|session|authorization"
     r"|hmac)[^=&;#?]*|sig|key|auth|hash|pwd|pass|policy|jwt|sid|hdne[as]|hdntl|hdnts"
 )
-# The name ends before =, which is looked for first: a hostile text is read in a time that grows with its length alone.
-# After = comes the value; after ?s= (of imgix) only what looks like a digest counts, as it is often a size.
+# The name ends before =. The lookahead finds it first, so the time for a hostile text is linear in its length.
+# After = comes the value. The value of ?s= (used by imgix) is often a size, so it is redacted only if it is a digest.
 _SECRET = re.compile(rf"(?i)([?&;#](?=[^=&;#?]*+=)(?:{_PRIVATE}|s(?==[0-9a-f]{{32}})))=[^&;#]*")
 _ESCAPED_NAME = re.compile(r"[?&;#](?=[^=&;#?]*+=)([^=&;#?]*%[^=&;#?]*)=[^&;#]*")
 _SECRET_ALONE = re.compile(rf"(?is)(?:{_PRIVATE})")
-# A password may hold a slash, though it should not: what follows a colon and is no port belongs to it.
+# A password should not contain a slash, but may. So all text after a colon is password, unless it is a port.
 _USERINFO = re.compile(
     r"((?:\b[A-Za-z][A-Za-z0-9+.-]{0,20}:|^)[/\\]{2,})(?:[^/\\?#@\s\[]*:(?!\d{0,5}(?:[/\\?#\s]|$))\S*|[^/\\?#\s]*)@"
 )
 
 
 def redacted(url: str) -> str:
-    """Return the URL, or a text with URLs in it, fit to be shown.
+    """Return a URL, or a text with URLs, in a form safe to show.
 
-    Userinfo and secret parameters are left out; what could forge a line of a log, or command a terminal, is replaced.
+    Userinfo and secret parameters are masked. Characters able to forge a line of a log or control a terminal are
+    replaced.
     """
-    # Each look costs a fraction of the work that it saves with most URLs.
+    # For most URLs, each check saves much more time than it costs.
     shown = url if url.isascii() and url.isprintable() else _UNSHOWN.sub("\ufffd", url)
     if "@" in shown:
         shown = _USERINFO.sub(r"\1***@", shown)

@@ -1,4 +1,4 @@
-"""The remote control commands by which a producer inspects this worker, and drains a run."""
+"""Handle the remote control commands with which a producer inspects this worker and drains a run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tasks.storage.folder_probe import probe_folder
 
 @inspect_command(name=WORKER_INFO)
 def _worker_info(state: Any, **_: Any) -> dict[str, Any]:
-    """Tell a producer what this worker is, what it takes, where it may write, its troubles, and its time."""
+    """Return this worker's version, slots, queues, allowed folders, troubles and clock."""
     return {
         "protocol": PROTOCOL,
         "version": VERSION,
@@ -32,13 +32,13 @@ def _worker_info(state: Any, **_: Any) -> dict[str, Any]:
 
 @inspect_command(name=PROBE_FOLDER)
 def _probe_folder(state: Any, out: Any = None, token: Any = None, **_: Any) -> dict[str, Any]:
-    """Tell a producer how this worker sees an output folder in which the producer has left a file."""
+    """Return how this worker sees an output folder in which the producer has written a probe file."""
     return probe_folder(out, token, settings().store_roots).to_json()
 
 
 @inspect_command(name=DRAIN)
 def _drain(state: Any, run_id: Any = None, **_: Any) -> dict[str, int]:
-    """Drop what is queued of a run whose options say that it drains; tell how many images and shards slots are at."""
+    """Drop the queued tasks of a run marked as draining; return how many images and shards the slots are running."""
     worker.run_cache().forget(str(run_id))
     at = worker.running_task_ids(str(run_id))
     shards = sum(task_id.endswith(".collect") for task_id in at)

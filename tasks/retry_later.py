@@ -1,4 +1,4 @@
-"""A wait that is too long for a slot: the image is fetched later, by whichever worker is given its task then. Pure."""
+"""The exception for a wait too long to hold a slot for: the task is requeued, and any worker may run it. No I/O."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class PriorAttempts:
-    """What earlier deliveries of a task have spent on its image, each of which ended with a wait."""
+    """Attempts and time of a task's earlier deliveries; each of these ended with a long wait."""
 
     attempts: int = 0
-    #: Without the waits in between.
+    #: Without the waits between deliveries.
     seconds: float = 0.0
 
 
-#: What was spent before the first delivery.
+#: For the first delivery.
 NO_PRIOR_ATTEMPTS = PriorAttempts()
 
 
-class RetryLater(Exception):  # noqa: N818  # it steers a task, as Celery's Retry
-    """Raised where a slot is handed back; its text says what was waited for, and is fit to be shown."""
+class RetryLater(Exception):  # noqa: N818  # not an error, like Celery's Retry
+    """Raised to free a slot and fetch the image later; its message gives the reason, and is redacted."""
 
     def __init__(self, message: str, countdown: float, prior: PriorAttempts) -> None:
-        """Take what to do later.
+        """Create the exception.
 
         Args:
-            message: why.
-            countdown: seconds until then.
-            prior: what was spent until now.
+            message: the reason, redacted.
+            countdown: seconds until the next delivery.
+            prior: attempts and time spent so far.
         """
         super().__init__(message)
         self.countdown, self.prior = countdown, prior

@@ -1,7 +1,7 @@
 """Settings of a whole process: Python's garbage collector, the C library's heap, and Pillow.
 
 Workers, isolated fetches and commands call these functions when they start. Nothing calls them at import: a program
-that imports imagefleet keeps its own settings.
+keeps its own settings when it imports imagefleet.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _LARGE_BLOCK_BYTES = 1024 * 1024
 #: Bytes: the end of a heap goes back to the system when this much of it is free.
 _SPARE_BYTES = 8 * 1024 * 1024
-#: Bytes of text that a PNG may inflate, or of its colour profile: as much as a profile that is used
+#: Maximum inflated bytes of a PNG's text or colour profile: the limit of a usable profile
 #: (`tasks.images.metadata.limits`). Pillow refuses a larger one, and the image is read again without it.
 _MAX_PNG_TEXT_BYTES = 4 * 1024 * 1024
 
@@ -28,7 +28,7 @@ _MAX_PNG_TEXT_BYTES = 4 * 1024 * 1024
 def reduce_garbage_collection() -> None:
     """Search for reference cycles less often, and skip the search when the process ends.
 
-    Most of the objects that Python searches are never garbage. The search takes a tenth of a worker's time, a seventh
+    Most of the searched objects are never garbage. The search takes a tenth of a worker's time, a seventh
     of the time to import Celery and Arrow, and an eighth of a second when a process ends, where it is useless.
     """
     gc.set_threshold(_GC_THRESHOLD)
@@ -55,8 +55,8 @@ def configure_pillow() -> None:
     # Here, because most commands need no Pillow, and its import takes time.
     from PIL import Image, PngImagePlugin
 
-    # An image decides how much Pillow logs: a line for each of its tags, and Python remembers each different text. That
-    # would fill a worker's log and memory. What matters, Pillow raises.
+    # Pillow logs a line for each tag of an image, and Python remembers each different text. A hostile image could fill
+    # the worker's log and memory. Pillow raises exceptions for the errors that matter.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     logging.getLogger("PIL").setLevel(logging.CRITICAL)
     # `max_pixels` of a run is the limit (`tasks.images.identify.check_pixels`).

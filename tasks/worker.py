@@ -1,4 +1,4 @@
-"""The objects that all tasks of a worker's process share, and the preparation of that process when it starts."""
+"""Create the objects shared by all tasks of a worker process, and prepare the process when it starts."""
 
 from __future__ import annotations
 
@@ -37,22 +37,22 @@ from tasks.storage import plan, shard_status
 from tasks.storage.store import Store
 
 _log = logging.getLogger(__name__)
-#: Seconds for which a run's options are taken from memory: so long may a run that was given up go on.
+#: Seconds for which a run's options are cached. A cancelled run may continue for this long.
 _OPTIONS_TTL_SECONDS = 5.0
-#: Seconds for which a shard that had no manifest is not looked for again: on a shared file system each look takes time.
+#: Seconds for which a missing manifest is cached, because each lookup takes time on a shared file system.
 _OPEN_SHARD_TTL_SECONDS = 1.0
-#: The ids of the tasks that this process's slots are at. Celery's own list has those as well that are being dropped.
+#: The ids of the tasks running in this process's slots. Celery's own list also has tasks about to be dropped.
 _running_ids: set[str] = set()
 
 
 class RunCache:
-    """The runs that this worker has met: their options, and which shards were open, known for a few seconds."""
+    """Cache the options of runs, and the last shard found unfinished, for a few seconds."""
 
     def __init__(self, server: redis.Redis) -> None:
         self._server = server
         self._options: dict[str, tuple[float, RunOptions]] = {}
         self._reading = threading.Lock()
-        #: The shard that was looked at last, and when: tasks come in the order of their shards.
+        #: The last shard found unfinished: run, number, time. One is enough, because tasks come in the order of shards.
         self._open: tuple[str, int, float] = ("", -1, 0.0)
 
     def options(self, run_id: str, revision: int, fresh: bool = False) -> RunOptions:
@@ -60,47 +60,47 @@ class RunCache:
 
         Args:
             run_id: the run.
-            revision: the pass of it that a message belongs to.
-            fresh: whether they are not to be taken from memory.
+            revision: the revision in the task's message.
+            fresh: whether to bypass the cache.
 
         Raises:
-            CancelledError: the run has ended, or was given up, or is at another pass.
+            CancelledError: the run has ended, was cancelled, or has another revision now.
         """
         run = None if fresh else self._cached(run_id, revision)
         if run is not None:
             return run
-        # All slots need them at the same moment, and would open a connection each.
+        # All slots need the options at the same moment, and each would open a connection.
         with self._reading:
             run = None if fresh else self._cached(run_id, revision)
             return run or self._read(run_id, revision)
 
     def _cached(self, run_id: str, revision: int) -> RunOptions | None:
-        """Return a run's options if they were read a moment ago."""
+        """Return a run's options if they are cached and not stale."""
         read_at, run = self._options.get(run_id, (0.0, None))
         stale = run is None or run.revision != revision or monotonic() - read_at > _OPTIONS_TTL_SECONDS
         return None if stale else run
 
     def _read(self, run_id: str, revision: int) -> RunOptions:
-        """Return a run's options as they stand in Redis."""
+        """Read a run's options from Redis."""
         record = cast("str | None", retry_until_redis_is_back(lambda: self._server.get(keys.run(run_id))))
         if record is None:
             self._options.pop(run_id, None)
             raise CancelledError(f"run {run_id} does not exist at this broker: it has ended or was never started")
         run = RunOptions.from_json(json.loads(record))
-        # That a run drains is not kept: the command that resumes it may come at any moment.
+        # The options of a draining run are not cached, because the run may be resumed at any moment.
         self._options[run_id] = (0.0 if run.draining else monotonic(), run)
         if run.revision != revision:
-            raise CancelledError("the pass of the run that this image belongs to has ended")
+            raise CancelledError("the run has a later revision than this image's task")
         return run
 
     def forget(self, run_id: str) -> None:
-        """Have a run's options read again at its next task."""
+        """Remove a run's options from the cache."""
         self._options.pop(run_id, None)
 
     def is_done(self, run_id: str, shard: int, store: Store, revision: int = 0) -> bool:
-        """Tell whether a shard has the manifest of a pass; that it has none is taken from memory for a moment.
+        """Return whether a shard has a manifest of this revision; a negative answer is cached for a second.
 
-        A late copy that begins in this moment is fetched for nothing, and withdrawn when it is saved.
+        A late duplicate that starts within this second is fetched in vain, and its file is removed after it is saved.
         """
         last_run, last_shard, looked_at = self._open
         if (last_run, last_shard) == (run_id, shard) and monotonic() - looked_at < _OPEN_SHARD_TTL_SECONDS:
@@ -135,7 +135,7 @@ def downloader() -> Downloader:
 
 @cache
 def progress() -> ProgressCounters:
-    """Return the counters of the images that this process has finished."""
+    """Return the counters of the images finished by this process."""
     return ProgressCounters(redis_client)
 
 
@@ -144,7 +144,7 @@ def store(out: str) -> Store:
     """Return the Store of a run.
 
     Raises:
-        StorageError: this worker may not write there, or the run is not there: then this is another folder.
+        StorageError: this worker is not allowed to write there, or the folder does not hold the run.
     """
     store = Store.open_allowed(out, settings().store_roots)
     if not store.exists(plan.FOLDER):
@@ -164,71 +164,71 @@ def _create_fitness(worker: str) -> Fitness:
 
 
 def _probe_connection(host: str, port: int) -> None:
-    """Connect to a host, with a guard that has looked up no name yet.
+    """Connect to a host, with a new guard, which has no cached names.
 
     Raises:
-        FetchError: it can't be connected to.
+        FetchError: the connection fails.
     """
     network_settings.guard().connect(host, port, PROBE_TIMEOUT_SECONDS).close()
 
 
 @cache
 def _previous_run_store(folder: str) -> Store | None:
-    """Return the Store of a previous run; None, and a word in the log, where this worker's operator does not allow
+    """Return the Store of a previous run; None, with a warning in the log, if this worker's operator does not allow
     it."""
     try:
         return Store.open_allowed(folder, settings().store_roots)
     except StorageError:
         _log.warning(
-            "nothing is taken over from %s, and all of it is downloaded: IMAGEFLEET_STORE_ROOTS does not allow it",
+            "no image is reused from %s, and all are downloaded: IMAGEFLEET_STORE_ROOTS does not include this folder",
             folder,
         )
         return None
 
 
 def previous_file(facts: Mapping[str, Any] | None, run: RunOptions) -> PreviousFile | None:
-    """Return what a message says of a previous run's image, in the folder that the run's options name."""
+    """Return the previous run's image described by a message, if this worker may read the previous run's folder."""
     store = None if facts is None or run.previous_run is None else _previous_run_store(run.previous_run)
     return None if facts is None or store is None else PreviousFile(PreviousImage.from_json(facts), store)
 
 
 @worker_init.connect
 def _prepare_worker(sender: Any, **_: Any) -> None:
-    """Build what all tasks share before the first of them; a wrong setting ends the worker here."""
+    """Prepare the process and create the shared objects before the first task; a wrong setting stops the worker."""
     streams.escape_unencodable()
     runtime_tuning.return_large_blocks()
     runtime_tuning.configure_pillow()
     most = file_descriptors.max_slots(file_descriptors.raise_limit())
     if sender.concurrency > most:
         _log.warning(
-            "this worker has %d slots, and its limit of open files lets %d run at a time; use a smaller -c, or %s",
+            "this worker has %d slots, but its limit of open files allows only %d at a time; use a smaller -c, or %s",
             sender.concurrency,
             most,
             file_descriptors.limit_hint(sender.concurrency),
         )
     if unknown := unknown_variables(os.environ):
-        _log.warning("nothing reads these variables of the environment: %s", ", ".join(unknown))
+        _log.warning("these environment variables are unknown and have no effect: %s", ", ".join(unknown))
     try:
         if not settings().store_roots:
             raise SettingsError(
-                "IMAGEFLEET_STORE_ROOTS is not set, so it could save no image; set it to the folders below which this "
+                "IMAGEFLEET_STORE_ROOTS is not set, so no image could be saved; set it to the folders in which this "
                 "worker may write, separated by commas"
             )
         downloader()
         run_cache()
     except (SettingsError, CommandError) as error:
-        # Celery logs what a signal's receiver raises and goes on, unless it is an exit.
+        # Celery logs an exception of a signal's receiver and continues, unless it is SystemExit.
         _log.critical("this worker can't start: %s", error)
         raise SystemExit(1) from error
     progress()
     _start_heartbeat(WorkerId.current(str(sender.hostname)), sorted(sender.app.amqp.queues.consume_from))
     runtime_tuning.reduce_garbage_collection()
-    # What is loaded by now stays.
+    # The objects loaded by now stay for good, so the garbage collector need not search them.
     gc.freeze()
 
 
 def _start_heartbeat(worker: WorkerId, queues: Collection[str]) -> None:
-    """Let this worker give signs of life until it stops; what it is given is recorded under its id from now on."""
+    """Send heartbeats until this worker stops; record its unacknowledged messages under its id from now on."""
     transport.Channel.worker_id = worker.name
     connect = partial(broker_client.client, app.conf.imagefleet_broker_url, retry=False)
     heartbeat = Heartbeat(worker, connect, transport.known_tags, queues)
@@ -241,7 +241,7 @@ def _start_heartbeat(worker: WorkerId, queues: Collection[str]) -> None:
 
 @contextmanager
 def mark_running(task: Task[Any, Any]) -> Iterator[None]:
-    """Count a task among those that this process's slots are at, for as long as the block lasts."""
+    """List a task as running in this process, while the block runs."""
     task_id = str(task.request.id)
     _running_ids.add(task_id)
     try:
@@ -251,5 +251,5 @@ def mark_running(task: Task[Any, Any]) -> Iterator[None]:
 
 
 def running_task_ids(run_id: str) -> list[str]:
-    """Return the ids of a run's tasks that this process's slots are at."""
+    """Return the ids of a run's tasks running in this process's slots."""
     return [task_id for task_id in tuple(_running_ids) if task_id.startswith(f"{run_id}.")]

@@ -88,12 +88,12 @@ def test_interrupted_clean_up_is_finished(planned: Store, outcomes: list[Outcome
 
 
 _WRONG: dict[str, tuple[Callable[[list[Outcome]], Sequence[Outcome]], str]] = {
-    "none": (lambda good: [], "3 requests and 0 Outcomes; the first that is missing is 000020"),
-    "one Outcome missing": (lambda good: good[:1] + good[2:], "the first that is missing is 000021"),
+    "none": (lambda good: [], "3 requests and 0 Outcomes; the first missing one is 000020"),
+    "one Outcome missing": (lambda good: good[:1] + good[2:], "the first missing one is 000021"),
     "one duplicate": (lambda good: [*good, good[0]], "3 requests and 4 Outcomes"),
-    "one duplicate in place of another": (lambda good: [good[0], good[0], good[2]], "missing is 000021"),
+    "one duplicate in place of another": (lambda good: [good[0], good[0], good[2]], "missing one is 000021"),
     "one foreign": (lambda good: [*good, success(0, 5, _SIZE)], "3 requests and 4 Outcomes"),
-    "one foreign in place of another": (lambda good: [*good[:2], success(2, 5, _SIZE)], "missing is 000022"),
+    "one foreign in place of another": (lambda good: [*good[:2], success(2, 5, _SIZE)], "missing one is 000022"),
 }
 
 
@@ -265,7 +265,7 @@ def test_wrong_outcomes_of_a_later_revision_write_nothing(
 ) -> None:
     """If a later revision gets other Outcomes than it expects, collecting fails, and nothing is written."""
     before = snapshot(collected)
-    with pytest.raises(IncompleteShardError, match="to try again"):
+    with pytest.raises(IncompleteShardError, match="to retry"):
         collect(_SHARD, outcomes, _LATER, collected, count)
     assert snapshot(collected) == before
 

@@ -205,7 +205,7 @@ _DOWNLOADS = """
         attempts = []
         got = downloader.download(url, options, Deadline(30.0, 30.0), lambda: attempts.append(None))
         store.create(f"{number % 7}/{number}", got.body)
-        highest = max(highest, len(descriptors.IDLE))
+        highest = max(highest, len(descriptors.IDLE_CONNECTIONS))
         return len(attempts)
 
     with ThreadPoolExecutor(slots) as pool:

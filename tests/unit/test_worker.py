@@ -80,7 +80,7 @@ def test_previous_run_outside_of_the_allowed_roots(
     assert previous is not None
     assert (previous.store.root, previous.image.path) == (tmp_path / "allowed" / "old", "00000/00000000.png")
     assert [worker.previous_file(_PREVIOUS, denied) for _ in range(2)] == [None, None]
-    assert caplog.text.count("nothing is taken over from") == 1
+    assert caplog.text.count("no image is reused from") == 1
     assert [worker.previous_file(None, allowed), worker.previous_file(_PREVIOUS, RunOptions("/out", 10))] == [
         None,
         None,

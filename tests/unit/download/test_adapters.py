@@ -128,7 +128,7 @@ def test_wait_is_the_minimum_of_timeout_and_deadline() -> None:
 def test_message_names_the_exceeded_limit() -> None:
     """The message about a slow server names the option responsible."""
     assert Deadline(timeout=1.0, seconds=60.0).timeout_message == "sent nothing for 1 s (--timeout)"
-    assert Deadline(timeout=1.0, seconds=0.0).timeout_message == "was not done within 0 s (--deadline)"
+    assert Deadline(timeout=1.0, seconds=0.0).timeout_message == "did not finish within 0 s (--deadline)"
 
 
 def test_connection_is_kept_open(sessions_to: Callable[..., Sessions]) -> None:
