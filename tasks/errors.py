@@ -35,10 +35,10 @@ ends a command. Its message says what happened, why, and what to do.
     ├── CancelledError                cancelled        the run has ended
     └── InternalError                 internal         an error in imagefleet
 
-    CommandError                  exit status 1    an error in imagefleet or its environment
+    CommandError                      exit status 1    an error in imagefleet or its environment
     └── UsageError                    exit status 2    input that the command can't use
 
-    RunInterruptedError           exit status 130  ended early by the user
+    RunInterruptedError               exit status 130  ended early by the user
 
 Exceptions of other libraries are translated once, where they enter: ``guard``, ``proxy`` and ``error_mapping``
 translate those of the network, ``identify``, ``decode`` and ``resize`` those of Pillow, and ``store`` those of the file
@@ -60,7 +60,7 @@ class FetchError(Exception):
     #: Whether another attempt may succeed.
     retryable: ClassVar[bool] = False
     #: Whether this worker is certainly the cause, so that another worker may fetch the image.
-    of_worker: bool = False
+    is_worker_fault: bool = False
 
     def __init__(self, message: str, *, http_status: int | None = None, retry_after: float | None = None) -> None:
         super().__init__(message)
@@ -253,7 +253,7 @@ class StorageError(FetchError):
     """No worker that tried could save the image, or was allowed to save it there."""
 
     reason = Reason.STORAGE
-    of_worker = True
+    is_worker_fault = True
 
 
 class TaskLostError(FetchError):

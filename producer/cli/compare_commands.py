@@ -75,7 +75,7 @@ def compare(
     from producer.sources import text as url_list
 
     config = download.run_config()
-    requests = list(url_list.nonempty(url_list.read(source), source))
+    requests = list(url_list.require_urls(url_list.read(source), source))
     request = FleetRequest(fleet, broker, quiet=as_json, allow_networks=settings().allow_networks)
     with remove_created_on_failure(out):
         comparison = _compare(requests, source, out, config, threads, request)

@@ -84,7 +84,7 @@ def run(
         from producer.planning.previous_run import PreviousRun
 
         config = replace(config, previous_run=str(PreviousRun(refresh_from, out, config.fetch).folder))
-    requests = url_list.nonempty(url_list.read(source), source)
+    requests = url_list.require_urls(url_list.read(source), source)
     with (
         new_run_folder(out, checked_broker_url(broker)) as store,
         get_worker_pool(

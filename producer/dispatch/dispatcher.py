@@ -192,7 +192,7 @@ class Dispatcher:
         return not collecting or drain.overdue
 
     def _all_sent(self) -> bool:
-        return self._planner.closed and not self._planner.cut and self._sent == self._planner.shards
+        return self._planner.closed and not self._planner.was_stopped and self._sent == self._planner.shards
 
     def _can_send(self) -> bool:
         return (

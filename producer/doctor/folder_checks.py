@@ -57,8 +57,8 @@ def inspect_folder(store: Store) -> list[Finding]:
 class SpaceNeed:
     """Bytes a run will take, estimated from its finished shards: for the shards in flight at once, and in all."""
 
-    at_once: float
-    in_all: float
+    in_flight: float
+    remaining: float
 
 
 def space_findings(store: Store, need: SpaceNeed | None = None) -> list[Finding]:
@@ -86,12 +86,12 @@ def space_finding(name: str, free: int, need: SpaceNeed | None = None) -> Findin
                 name, Level.WARN, f"{found}, less than {format_size(_ENOUGH_BYTES)}: it may fill up soon", todo
             )
         return Finding(name, Level.OK, found)
-    if free < need.at_once:
-        found += f"; the shards in flight at once take about {format_size(need.at_once)}"
+    if free < need.in_flight:
+        found += f"; the shards in flight at once take about {format_size(need.in_flight)}"
         return Finding(name, Level.BAD, found, todo)
-    if need.in_all:
-        found += f"; the rest of this run takes about {format_size(need.in_all)}"
-    if free < need.in_all:
+    if need.remaining:
+        found += f"; the rest of this run takes about {format_size(need.remaining)}"
+    if free < need.remaining:
         return Finding(name, Level.WARN, found, todo)
     if free < _MIN_BYTES:
         # Other files than images take space, too.
@@ -263,13 +263,13 @@ def _plan_finding(
     if gone or reading.broken:
         if same:
             return Finding("plan", Level.WARN, found, f"`{resume_command(store)}` rebuilds it from {record.source}.")
-        todo = f"Restore a good copy: {url_list.why_not(record.source)}, so it can't be rebuilt."
+        todo = f"Restore a good copy: {url_list.explain_difference(record.source)}, so it can't be rebuilt."
         return Finding("plan", needed, found, todo)
     if record.plan is PlanState.OPEN and not alive:
         found = f"{found}; the URL list was not fully read"
         if not same:
             todo = "Restore the original list, or run its unplanned part into another folder."
-            return Finding("plan", Level.WARN, f"{found}, and {url_list.why_not(record.source)}", todo)
+            return Finding("plan", Level.WARN, f"{found}, and {url_list.explain_difference(record.source)}", todo)
     return Finding("plan", Level.OK, found)
 
 

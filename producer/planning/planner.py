@@ -58,7 +58,7 @@ class Planner:
         #: Whether planning has ended.
         self.closed = False
         #: Whether planning was stopped before the end of the URL list.
-        self.cut = False
+        self.was_stopped = False
         #: Why planning ended early, if it did.
         self.error: Exception | None = None
 
@@ -81,7 +81,7 @@ class Planner:
             source = iter(self._requests)
             while requests := list(islice(source, self._shard_size)):
                 if self._stopped:
-                    self.cut = True
+                    self.was_stopped = True
                     return
                 self._store.create_durably(
                     plan.name(self.shards), plan.encode(requests, ShardRef(self._run_id, self.shards))

@@ -97,6 +97,6 @@ def _matches_plan(
 def _unrepairable_error(error: CommandError, record: RunFile) -> CommandError:
     return CommandError(
         error.what,
-        f"{error.why}. It can't be rebuilt: {url_list.why_not(record.source)}",
+        f"{error.why}. It can't be rebuilt: {url_list.explain_difference(record.source)}",
         "Restore a good copy; the shard can't be processed without it.",
     )

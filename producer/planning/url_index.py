@@ -19,13 +19,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-_HASH, _RECORD = 8, 16
+_HASH_BYTES, _RECORD_BYTES = 8, 16
 #: The number of leading hash bits that select the range.
 _RANGE_BITS = 10
 #: Records buffered in memory before they are written: 16 MB.
-_HELD = 1 << 20
+_MAX_BUFFERED = 1 << 20
 #: The maximum number of places returned for a hash, because a list may hold a URL a million times.
-_MOST = 4
+_MAX_PLACES = 4
 
 
 class UrlIndex:
@@ -34,7 +34,7 @@ class UrlIndex:
     def __init__(self, folder: Path) -> None:
         """Use this folder exclusively; leftovers of a killed process in it are removed."""
         self._folder = folder
-        self._held: dict[int, bytearray] = {}
+        self._buffered: dict[int, bytearray] = {}
         self._written: set[int] = set()
         self._count = 0
         self._records: _Records | None = None
@@ -59,10 +59,10 @@ class UrlIndex:
         """
         key = _hash(url)
         number = int.from_bytes(key[:2]) >> (16 - _RANGE_BITS)
-        self._held.setdefault(number, bytearray()).extend(key + place.to_bytes(_HASH))
+        self._buffered.setdefault(number, bytearray()).extend(key + place.to_bytes(_HASH_BYTES))
         self._count += 1
-        if self._count % _HELD == 0:
-            self._write_held()
+        if self._count % _MAX_BUFFERED == 0:
+            self._write_buffered()
 
     def find(self, url: str) -> list[int]:
         """Return the places of a URL and of others with the same hash, in ascending order: at most four.
@@ -74,25 +74,27 @@ class UrlIndex:
             self._records = self._sorted()
         key = _hash(url)
         first = bisect.bisect_left(self._records, key)
-        found = (self._records[number] for number in range(first, min(first + _MOST, len(self._records))))
-        return [int.from_bytes(record[_HASH:]) for record in found if record.startswith(key)]
+        found = (self._records[number] for number in range(first, min(first + _MAX_PLACES, len(self._records))))
+        return [int.from_bytes(record[_HASH_BYTES:]) for record in found if record.startswith(key)]
 
-    def _write_held(self) -> None:
-        for number, records in self._held.items():
+    def _write_buffered(self) -> None:
+        for number, records in self._buffered.items():
             with self._range(number).open("ab") as file:
                 file.write(records)
-        self._written.update(self._held)
-        self._held.clear()
+        self._written.update(self._buffered)
+        self._buffered.clear()
 
     def _sorted(self) -> _Records:
         path = self._folder / "records"
         with path.open("wb") as file:
-            for number in sorted(self._written | self._held.keys()):
-                records = bytes(self._held.pop(number, b""))
+            for number in sorted(self._written | self._buffered.keys()):
+                records = bytes(self._buffered.pop(number, b""))
                 if number in self._written:
                     records += self._range(number).read_bytes()
                     self._range(number).unlink()
-                file.writelines(sorted(records[at : at + _RECORD] for at in range(0, len(records), _RECORD)))
+                file.writelines(
+                    sorted(records[at : at + _RECORD_BYTES] for at in range(0, len(records), _RECORD_BYTES))
+                )
         return _Records(path)
 
     def _range(self, number: int) -> Path:
@@ -103,7 +105,7 @@ class _Records:
     """The sequence of records in a file."""
 
     def __init__(self, path: Path) -> None:
-        self._length = path.stat().st_size // _RECORD
+        self._length = path.stat().st_size // _RECORD_BYTES
         with path.open("rb") as file:
             # An empty file can't be mapped.
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if self._length else None
@@ -113,7 +115,7 @@ class _Records:
 
     def __getitem__(self, number: int) -> bytes:
         assert self._map is not None
-        return self._map[number * _RECORD : (number + 1) * _RECORD]
+        return self._map[number * _RECORD_BYTES : (number + 1) * _RECORD_BYTES]
 
     def close(self) -> None:
         """Close the mapping."""
@@ -122,4 +124,4 @@ class _Records:
 
 
 def _hash(url: str) -> bytes:
-    return hashlib.blake2b(url.encode("utf-8", "surrogatepass"), digest_size=_HASH).digest()
+    return hashlib.blake2b(url.encode("utf-8", "surrogatepass"), digest_size=_HASH_BYTES).digest()

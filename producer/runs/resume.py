@@ -80,7 +80,7 @@ def remaining_requests(record: RunFile, store: Store, planned: PlanProgress) -> 
 
 def _source_changed_error(record: RunFile, planned: PlanProgress) -> CommandError:
     return CommandError(
-        f"{url_list.named(record.source)} can't be read on",
-        f"{url_list.why_not(record.source)}. The {planned.rows:,} rows that were planned from it are done",
+        f"{url_list.display_name(record.source)} can't be read on",
+        f"{url_list.explain_difference(record.source)}. The {planned.rows:,} rows that were planned from it are done",
         "Run the rest of the list into another folder.",
     )

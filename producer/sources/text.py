@@ -29,7 +29,7 @@ from tasks.redaction import redacted
 STANDARD_INPUT = "-"
 #: Maximum number of characters kept of a line. No URL is as long; the rest of the line is skipped.
 _LINE_LIMIT = 1024 * 1024
-_MARK = "\ufeff"
+_BYTE_ORDER_MARK = "\ufeff"
 #: The encodings by their byte order marks. UTF-32 comes first because its mark begins with that of UTF-16.
 _ENCODINGS = {
     codecs.BOM_UTF32_LE: "utf-32",
@@ -38,13 +38,13 @@ _ENCODINGS = {
     codecs.BOM_UTF16_BE: "utf-16",
 }
 _QUOTES = {'"': '"', "'": "'", "<": ">", "`": "`", "\u201c": "\u201d", "\u2018": "\u2019"}
-_ENDS = frozenset({",", ";", *_QUOTES.values()})
+_TRAILING = frozenset({",", ";", *_QUOTES.values()})
 #: Bytes of a list to inspect for its format.
-_HEAD = 256 * 1024
+_HEAD_BYTES = 256 * 1024
 #: Rows to inspect for the format, and characters of each.
 _ROWS, _ROW_HEAD = 1000, 2048
 #: Bytes at each end of a file covered by its fingerprint.
-_PRINTED = 1024 * 1024
+_FINGERPRINT_BYTES = 1024 * 1024
 
 
 def read(source: str) -> Iterator[ImageRequest]:
@@ -58,18 +58,18 @@ def read(source: str) -> Iterator[ImageRequest]:
             raised at the first request.
     """
     try:
-        with _opened(source) as stream, TextIOWrapper(stream, _encoding(stream, source), "replace") as text:
+        with _open(source) as stream, TextIOWrapper(stream, _encoding(stream, source), "replace") as text:
             index = 0
             for line in _lines(text):
                 # Most lines contain no mark and need no split.
-                for part in line.split(_MARK) if _MARK in line else (line,):
+                for part in line.split(_BYTE_ORDER_MARK) if _BYTE_ORDER_MARK in line else (line,):
                     row = part.strip()
                     if row and not row.startswith("#"):
-                        yield ImageRequest(index, _unquoted(row))
+                        yield ImageRequest(index, _unquote(row))
                         index += 1
     except OSError as error:
         raise UsageError(
-            f"{named(source)} can't be read",
+            f"{display_name(source)} can't be read",
             error.strerror or str(error),
             "Give the path of a text file with one URL on each line, or - for standard input.",
         ) from error
@@ -88,9 +88,9 @@ def fingerprint(source: str) -> str | None:
         with Path(source).open("rb") as stream:
             size = stream.seek(0, os.SEEK_END)
             digest = hashlib.sha256()
-            for start in (0, max(size - _PRINTED, 0)):
+            for start in (0, max(size - _FINGERPRINT_BYTES, 0)):
                 stream.seek(start)
-                digest.update(stream.read(_PRINTED))
+                digest.update(stream.read(_FINGERPRINT_BYTES))
     except OSError:
         return None
     return f"{size}:{digest.hexdigest()}"
@@ -101,19 +101,19 @@ def is_same(source: str, printed: str | None) -> bool:
     return printed is not None and fingerprint(source) == printed
 
 
-def why_not(source: str) -> str:
+def explain_difference(source: str) -> str:
     """Return the reason why `is_same` is false, for messages."""
     if source == STANDARD_INPUT:
         return "the list was read from standard input"
     return f"the list {source} is missing or has changed"
 
 
-def named(source: str) -> str:
+def display_name(source: str) -> str:
     """Return the name of a URL list for the beginning of a sentence."""
     return "The list on standard input" if source == STANDARD_INPUT else f"The list {source}"
 
 
-def nonempty(requests: Iterator[ImageRequest], source: str) -> Iterator[ImageRequest]:
+def require_urls(requests: Iterator[ImageRequest], source: str) -> Iterator[ImageRequest]:
     """Return the requests if one of the first 1,000 is a URL. A list without URLs is refused before anything starts.
 
     Raises:
@@ -126,17 +126,17 @@ def nonempty(requests: Iterator[ImageRequest], source: str) -> Iterator[ImageReq
             return chain(rows, requests)
     first = f"none of its first {len(rows):,} rows is a URL; row 1 is {redacted(rows[0].url)[:80]!r}" if rows else ""
     raise UsageError(
-        f"{named(source)} contains no URLs",
+        f"{display_name(source)} contains no URLs",
         first or "it is empty, or all its lines are blank or comments",
         "Give a list with one URL on each line, each beginning with http:// or https://.",
     )
 
 
-def _opened(source: str) -> BufferedReader[FileIO]:
+def _open(source: str) -> BufferedReader[FileIO]:
     if source == STANDARD_INPUT:
         # A separate reader: Python aborts at exit if a thread still waits for a line from `sys.stdin`.
-        return BufferedReader(FileIO(sys.stdin.fileno(), closefd=False), _HEAD)
-    return BufferedReader(FileIO(source), _HEAD)
+        return BufferedReader(FileIO(sys.stdin.fileno(), closefd=False), _HEAD_BYTES)
+    return BufferedReader(FileIO(source), _HEAD_BYTES)
 
 
 def _encoding(stream: BufferedReader[FileIO], source: str) -> str:
@@ -145,17 +145,17 @@ def _encoding(stream: BufferedReader[FileIO], source: str) -> str:
     Raises:
         UsageError: the input is not a list of URLs.
     """
-    head = stream.peek(_HEAD)
+    head = stream.peek(_HEAD_BYTES)
     encoding = next((name for mark, name in _ENCODINGS.items() if head.startswith(mark)), "utf-8")
     found = list_format.from_bytes(head)
     if found is None and encoding == "utf-8" and _is_binary(head):
         raise UsageError(
-            f"{named(source)} is not a text file",
+            f"{display_name(source)} is not a text file",
             "it contains zero bytes, like binary files and UTF-16 text without a byte order mark",
             "Give a text file in UTF-8 with one URL on each line.",
         )
     if found is None:
-        lines = head.decode(encoding, "replace").replace("\r", "\n").replace(_MARK, "\n").split("\n")
+        lines = head.decode(encoding, "replace").replace("\r", "\n").replace(_BYTE_ORDER_MARK, "\n").split("\n")
         rows = (row[:_ROW_HEAD] for line in lines if (row := line.strip()) and not row.startswith("#"))
         found = list_format.from_rows(list(islice(rows, _ROWS)))
     if found is None:
@@ -165,7 +165,7 @@ def _encoding(stream: BufferedReader[FileIO], source: str) -> str:
     else:
         hint = f"Pipe it into the command: `{found.decompress} FILE | producer run - --out OUT`."
     raise UsageError(
-        f"{named(source)} looks like {found.name}", "only text files with one URL on each line can be read", hint
+        f"{display_name(source)} looks like {found.name}", "only text files with one URL on each line can be read", hint
     )
 
 
@@ -186,9 +186,9 @@ def _lines(text: TextIOWrapper) -> Iterator[str]:
         yield line
 
 
-def _unquoted(row: str) -> str:
+def _unquote(row: str) -> str:
     """Return the URL of a row without the comma after it, and without the quotation marks or brackets around it."""
-    if row[-1] not in _ENDS:
+    if row[-1] not in _TRAILING:
         return row
     found = row[:-1].rstrip() if row[-1] in ",;" else row
     if len(found) > 1 and _QUOTES.get(found[0]) == found[-1]:

@@ -195,14 +195,14 @@ class Fitness:
         """
         if not self._worker:
             return
-        if not error.of_worker:
+        if not error.is_worker_fault:
             if error.http_status is not None or error.reason not in _NETWORK or self._probe is None:
                 return
             if self._reaches_others(url, error.reason):
                 return
         # An image counts once, however often it returns. "No such name" shows that the name server works.
         counts = self._worker not in tried_by and (error.reason is not Reason.DNS or error.retryable)
-        if error.of_worker or (counts and self._is_silence(url)):
+        if error.is_worker_fault or (counts and self._is_silence(url)):
             self._note_trouble(error, run_id, began)
         if self._fit_workers(run_id, collects).difference(tried_by):
             raise RetryElsewhere(str(error), dict.fromkeys([*tried_by, self._worker]))

@@ -213,7 +213,7 @@ class Guard:
         except (FetchTimeoutError, ConnectError, DnsError) as error:
             kind = FetchTimeoutError if isinstance(error, FetchTimeoutError) else ConnectError
             failure = kind(f"the proxy can't be reached: {error}")
-            failure.of_worker = True
+            failure.is_worker_fault = True
             raise failure from error
 
     def _connect(

@@ -78,7 +78,7 @@ class Proxy:
             f"{self} refuses this worker: HTTP 407 "
             "(the worker's operator sets user and password with IMAGEFLEET_PROXY and IMAGEFLEET_PROXY_PASSWORD_FILE)"
         )
-        failure.of_worker = True
+        failure.is_worker_fault = True
         return failure
 
 

@@ -237,7 +237,7 @@ def test_run_with_a_partly_read_list_is_interrupted(server: redis.Redis, store: 
     job, planner = dispatcher(store, server, slow(), end)
     with pytest.raises(RunInterruptedError):
         run(job)
-    assert planner.cut
+    assert planner.was_stopped
     assert not store.exists(plan.name(1))
 
 

@@ -177,7 +177,7 @@ def test_early_interruption_leaves_nothing_behind(tmp_path: Path, temporary: Pat
             run.snapshot()
             return len(run.processes) >= 3
 
-        process_helpers.eventually(is_starting, "the keeper and its first two processes")
+        process_helpers.eventually(is_starting, "the supervisor and its first two processes")
         os.killpg(run.command.process.pid, signal.SIGINT)
         # Nothing is saved yet, so there is no run to resume.
         assert run.assert_ended(130).err.splitlines()[-1] == "Interrupted."

@@ -60,13 +60,13 @@ def keep_worker_running(name: str, folder: Path, url: str) -> Iterator[list[int]
     # An abort would write a core dump of each worker to the disk.
     soft, hard = resource.getrlimit(resource.RLIMIT_CORE)
     resource.setrlimit(resource.RLIMIT_CORE, (0, hard))
-    keeper = threading.Thread(target=restart)
-    keeper.start()
+    restarter = threading.Thread(target=restart)
+    restarter.start()
     try:
         yield deaths
     finally:
         over.set()
-        keeper.join()
+        restarter.join()
         resource.setrlimit(resource.RLIMIT_CORE, (soft, hard))
 
 

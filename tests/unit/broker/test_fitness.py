@@ -202,7 +202,7 @@ def test_full_disk_affects_one_run(fleet: Fleet) -> None:
 def test_unfit_worker_tries_one_task_at_a_time_and_recovers(fleet: Fleet) -> None:
     """It tries one task after each pause, which doubles; it recovers with a success that started after the failure."""
     proxy_gone = ConnectError("the proxy can't be reached")
-    proxy_gone.of_worker = True
+    proxy_gone.is_worker_fault = True
     early = fleet.fitness.check("run")
     assert fleet.fails(proxy_gone) == ["me"]
     fleet.fitness.note_answer("run", "http://a/", True, early)

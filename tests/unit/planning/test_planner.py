@@ -42,7 +42,7 @@ def test_splits_requests_into_shards(store: Store, count: int, shard_size: int, 
     shards = [plan.requests(plan.decode(store.read(plan.name(shard)))) for shard in range(len(sizes))]
     assert [len(shard) for shard in shards] == sizes
     assert [request for shard in shards for request in shard] == list(requests(count))
-    assert (planner.rows, planner.shards, planner.error, planner.cut) == (count, len(sizes), None, False)
+    assert (planner.rows, planner.shards, planner.error, planner.was_stopped) == (count, len(sizes), None, False)
     assert reported == [(count, len(sizes))]
     assert not store.exists(plan.name(len(sizes)))
 
@@ -82,7 +82,7 @@ def test_stop_plans_no_further(store: Store) -> None:
     planner.start()
     wait_for(lambda: planner.closed)
     assert (planner.shards, reported, store.list_files(plan.FOLDER)) == (0, [], [])
-    assert planner.cut
+    assert planner.was_stopped
 
 
 def broken() -> Iterator[ImageRequest]:

@@ -15,7 +15,7 @@ _URLS = [f"http://a.example/{number}" for number in range(3000)]
 @pytest.mark.parametrize("held", [1 << 20, 7], ids=["in memory", "in files"])
 def test_each_url_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, held: int) -> None:
     """Each URL has its position, others have none, and large positions are exact."""
-    monkeypatch.setattr(url_index, "_HELD", held)
+    monkeypatch.setattr(url_index, "_MAX_BUFFERED", held)
     urls = _URLS if held > len(_URLS) else _URLS[:100]
     with UrlIndex(tmp_path / "index") as index:
         for number, url in enumerate(urls):

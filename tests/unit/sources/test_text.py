@@ -186,7 +186,7 @@ def test_accepts_unusual_urls(tmp_path: Path, row: bytes) -> None:
     """URLs may contain commas, spaces and other URLs; a list of them is not a table."""
     requests = read((row + b"\n") * 10, tmp_path)
     assert [request.url for request in requests] == [row.decode().strip().removesuffix(",")] * 10
-    assert len(list(url_list.nonempty(iter(requests), "list.txt"))) == 10
+    assert len(list(url_list.require_urls(iter(requests), "list.txt"))) == 10
 
 
 @pytest.mark.parametrize(
@@ -318,7 +318,7 @@ def test_reads_one_row_before_the_run_starts() -> None:
             read.append(index)
             yield ImageRequest(index, "http://a.example/")
 
-    requests = url_list.nonempty(source(), "list.txt")
+    requests = url_list.require_urls(source(), "list.txt")
     assert read == [0]
     assert [request.index for request in requests] == [0, 1, 2]
 
@@ -326,7 +326,7 @@ def test_reads_one_row_before_the_run_starts() -> None:
 def test_refuses_an_empty_list() -> None:
     """An empty list is refused by its name before anything is started."""
     with pytest.raises(UsageError, match=r"The list list\.txt contains no URLs"):
-        url_list.nonempty(iter([]), "list.txt")
+        url_list.require_urls(iter([]), "list.txt")
 
 
 def test_refuses_a_list_without_urls_in_its_first_rows() -> None:
@@ -341,7 +341,7 @@ def test_refuses_a_list_without_urls_in_its_first_rows() -> None:
     with pytest.raises(
         UsageError, match=r"none of its first 1,000 rows is a URL; row 1 is 'images/1\.jpg\?token=\*\*\*'"
     ):
-        url_list.nonempty(source(), "list.txt")
+        url_list.require_urls(source(), "list.txt")
     assert len(read) == 1000
 
 
@@ -349,7 +349,7 @@ def test_accepts_a_list_with_bad_first_rows() -> None:
     """A list may begin with rows without URLs. They are passed on unchanged."""
     urls = ["a title", "", "http://a.example/1.jpg", "more"]
     requests = [ImageRequest(index, url) for index, url in enumerate(urls)]
-    assert list(url_list.nonempty(iter(requests), "list.txt")) == requests
+    assert list(url_list.require_urls(iter(requests), "list.txt")) == requests
 
 
 @pytest.mark.parametrize("size", [0, 1, 1 << 20, (1 << 20) + 1, (2 << 20) + 5])
@@ -380,5 +380,5 @@ def test_fingerprint_of_unrepeatable_sources(tmp_path: Path) -> None:
 def test_names_standard_input_in_messages() -> None:
     """Messages say "standard input", and not a dash."""
     with pytest.raises(UsageError, match="The list on standard input contains no URLs"):
-        url_list.nonempty(iter(()), "-")
-    assert url_list.named("my.txt") == "The list my.txt"
+        url_list.require_urls(iter(()), "-")
+    assert url_list.display_name("my.txt") == "The list my.txt"
