@@ -1,8 +1,8 @@
 """Renew a worker's heartbeat in Redis, and requeue the messages of dead workers.
 
 Each worker process has an id in a set of all workers, and renews a key that expires soon. With each heartbeat it looks
-for workers without one and requeues all their messages at once (`tasks.broker.requeue`). It does so only after its own
-contact with Redis was continuous (`tasks.broker.liveness`), or if it sees that a process on its own host is dead.
+for workers without one and requeues all their messages at once (`tasks.broker.requeue`). It does so only if its own
+contact with Redis has lasted long enough (`tasks.broker.liveness`), or if the dead process was on its own host.
 
 If a reply from Redis is lost, the worker's hash holds messages it never received. The worker looks for these too: a
 message unknown to it in two checks in a row is requeued. Requeueing too much is harmless: the task runs twice, and all

@@ -28,10 +28,10 @@ class ConsumingChannel(Protocol):
     def reserve_command(self) -> tuple[list[str], int, list[Any]] | None:
         """Return the queue of each list, the number of messages, and the command that reserves them."""
 
-    def deliver(self, queues: list[str], answer: list[Any]) -> None:
+    def deliver(self, queues: list[str], reply: list[Any]) -> None:
         """Deliver the messages of a reply."""
 
-    def requeue(self, queues: list[str], answer: list[Any]) -> None:
+    def requeue(self, queues: list[str], reply: list[Any]) -> None:
         """Requeue the messages of a reply."""
 
     def _create_client(self, asynchronous: bool = False) -> Any: ...

@@ -47,7 +47,7 @@ class QoS(redis.QoS):  # type: ignore[misc]  # kombu has no annotations
             return True
         if time.monotonic() < self.channel.paused_until:
             return False
-        # With a thousand countdowns, a quarter of all the room would never be free.
+        # Don't count the room for countdowns: with a thousand of them, a quarter of all room would never be free.
         self._room_without_countdowns = min(self._room_without_countdowns or self.prefetch_count, self.prefetch_count)
         room = self.prefetch_count - (len(self._delivered) - len(self._dirty))
         return bool(room >= max(1, self._room_without_countdowns // 4))

@@ -40,7 +40,7 @@ def unacked_hashes(server: redis.Redis) -> list[str]:
 def requeue_from_dead_workers(server: redis.Redis, known_dead: Collection[str] = ()) -> int:
     """Requeue all messages of workers without a heartbeat; return the number of messages.
 
-    Call it only after `ContinuousContact` was long enough. If two processes call it at once, each message is requeued
+    Call it only once `ContinuousContact` is long enough. If two processes call it at once, each message is requeued
     once.
 
     Args:

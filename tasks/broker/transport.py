@@ -11,8 +11,8 @@ Acknowledgements are sent in batches, after at most a fifth of a second. If a wo
 tasks run twice, which is harmless because all our tasks are idempotent.
 
 If the connection breaks, kombu tries to requeue all unacknowledged messages over it. If Redis refuses connections
-then, the worker ends. This transport keeps the pending operations and sends them over the next
-connection: acknowledgements of tasks finished meanwhile, and requeues of messages with tasks not yet started.
+then, the worker ends. This transport keeps its pending operations for the next connection: acknowledgements of tasks
+finished meanwhile, and requeues of messages with tasks not yet started.
 
 A worker process has its own records under its id (``Channel.worker_id``), so that others can see its messages and
 requeue them after its death (``tasks/broker/requeue.py``). A process without an id uses kombu's records.
@@ -97,7 +97,7 @@ class Channel(redis.Channel):  # type: ignore[misc]  # kombu has no annotations
         super().__init__(connection, **kwargs)
         self._dead_letter_key = self.unacked_key + _DEAD_LETTER_SUFFIX
         if self.worker_id:
-            # Before the first record: other workers look only at the records of ids in this set.
+            # Add the id before the first record, because other workers check only the records of ids in this set.
             self.client.sadd(keys.WORKERS, self.worker_id)
             for name in ("unacked_key", "unacked_index_key", "unacked_mutex_key"):
                 setattr(self, name, keys.worker_key(getattr(self, name), self.worker_id))
@@ -145,11 +145,11 @@ class Channel(redis.Channel):  # type: ignore[misc]  # kombu has no annotations
         group = len(queues) if round_robin else 1
         return queues_of_lists, room, ["EVAL", _RESERVE, len(keys), *keys, time.time(), room, group, *recorded]
 
-    def deliver(self, queues: list[str], answer: list[Any]) -> None:
+    def deliver(self, queues: list[str], reply: list[Any]) -> None:
         """Deliver the messages returned by `reserve.lua`."""
-        if answer[0]:
-            _log.error("moved %d messages not written by kombu to %s", answer[0], self._dead_letter_key)
-        messages = _decode_messages(queues, answer)
+        if reply[0]:
+            _log.error("moved %d messages not written by kombu to %s", reply[0], self._dead_letter_key)
+        messages = _decode_messages(queues, reply)
         undelivered = [message["properties"]["delivery_tag"] for queue, message in messages]
         self.qos.reserved.update(
             message["properties"]["delivery_tag"] for queue, message in messages if queue not in self._unrecorded
@@ -159,15 +159,15 @@ class Channel(redis.Channel):  # type: ignore[misc]  # kombu has no annotations
                 self.connection._deliver(message, queue)
                 undelivered.pop(0)
         finally:
-            # Not empty only if a delivery raised. Requeue the others now, not after the visibility timeout.
+            # If a delivery raised an error, requeue the remaining messages now, not after the visibility timeout.
             for tag in undelivered:
                 self.qos.reserved.discard(tag)
                 self.qos.restore_by_tag(tag)
 
-    def requeue(self, queues: list[str], answer: list[Any]) -> None:
+    def requeue(self, queues: list[str], reply: list[Any]) -> None:
         """Mark messages from `reserve.lua` for requeueing, because this channel is being closed."""
         self.pending_acks.requeues += [
-            message["properties"]["delivery_tag"] for _, message in _decode_messages(queues, answer)
+            message["properties"]["delivery_tag"] for _, message in _decode_messages(queues, reply)
         ]
 
     def basic_consume(self, queue: str, no_ack: bool, *args: Any, **kwargs: Any) -> Any:
@@ -216,8 +216,8 @@ class Channel(redis.Channel):  # type: ignore[misc]  # kombu has no annotations
         return self._command_client
 
 
-def _decode_messages(queues: list[str], answer: list[Any]) -> list[tuple[str, Any]]:
-    return [(queues[place], _load_json(raw)) for place, raw in zip(*[iter(answer[1:])] * 2, strict=True)]
+def _decode_messages(queues: list[str], reply: list[Any]) -> list[tuple[str, Any]]:
+    return [(queues[place], _load_json(raw)) for place, raw in zip(*[iter(reply[1:])] * 2, strict=True)]
 
 
 def _load_json(raw: bytes) -> Any:

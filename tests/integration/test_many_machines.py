@@ -296,7 +296,7 @@ _FAULTS: dict[str, tuple[int, Any, str, str]] = {
         1,
         lambda site, _: {"BROKER_URL": f"rediss://imagefleet@localhost:{site.port}/0"},
         "certificate is not valid for 'localhost'",
-        "names this host",
+        "certificate for this host name",
     ),
     "no CA": (
         1,
@@ -310,7 +310,7 @@ _FAULTS: dict[str, tuple[int, Any, str, str]] = {
     "missing CA file": (
         2,
         lambda _, folder: {"BROKER_CA_FILE": str(folder / "nowhere.pem")},
-        "nowhere.pem is not there",
+        "nowhere.pem does not exist",
         "IMAGEFLEET_BROKER_CA_FILE",
     ),
     "CA file without certificates": (
@@ -407,7 +407,7 @@ def test_worker_without_its_ca_file_ends(site: Site, tmp_path: Path) -> None:
         ended = worker.wait()
     assert ended.code == 1
     assert "can't start" in ended.err
-    assert "/nowhere.pem is not there" in ended.err
+    assert "/nowhere.pem does not exist" in ended.err
 
 
 _DENIED = [

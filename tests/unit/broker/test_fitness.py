@@ -62,8 +62,8 @@ class Fleet:
             began = self.fitness.check("run", tried_by=tried_by)
             self.wait(0.1)
             self.fitness.judge(error, "run", url, began, tried_by)
-        except RetryElsewhere as handed:
-            return handed.tried_by
+        except RetryElsewhere as elsewhere:
+            return elsewhere.tried_by
         return None
 
     def succeeds(self, run_id: str = "run", url: str = "http://a/1.jpg") -> None:
