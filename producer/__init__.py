@@ -1,1 +1,1 @@
-"""What a person runs: the commands, the dispatcher behind them, and a fleet on this machine."""
+"""The producer: the commands, the dispatcher behind them, and the local fleet."""

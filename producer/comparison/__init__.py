@@ -1,1 +1,1 @@
-"""Compare three ways to download a list: one by one, by threads and by a fleet."""
+"""Compare three ways to download a URL list: one by one, with threads, and with a fleet."""

@@ -1,7 +1,7 @@
-"""The baselines: the same images by a plain loop and by plain threads, without Celery.
+"""The baselines: download the same images in a plain loop and with plain threads, without Celery.
 
-They fetch, save and collect by the same functions and under the same limits as the fleet, so that what differs is only
-who does the work.
+They fetch, save and collect with the same functions and limits as the fleet, so only the distribution of the work
+differs.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tasks.storage import plan
 from tasks.storage.shard_parquet import ShardRef
 from tasks.storage.store import Store
 
-#: Tells how an image ended, as soon as it has.
+#: Called with each Outcome as soon as it is known.
 Listener = Callable[[Outcome], None]
 
 
@@ -32,7 +32,7 @@ def download_one_by_one(
     downloader: Downloader,
     listener: Listener,
 ) -> float:
-    """Fetch the images one after the other; return the seconds from the first to the last shard's manifest."""
+    """Fetch the images one by one; return the seconds from the first fetch to the last manifest."""
     started = time.monotonic()
     outcomes = (fetch(FetchRequest(request.url, request.index), run, store, downloader) for request in requests)
     return _write_shards(started, requests, _collect_outcomes(outcomes, listener), run, store)
@@ -46,7 +46,7 @@ def download_with_threads(
     listener: Listener,
     threads: int,
 ) -> float:
-    """Fetch the images by up to ``threads`` threads; return the seconds as `download_one_by_one` does."""
+    """Fetch the images with up to ``threads`` threads; return the seconds as `download_one_by_one` does."""
     started = time.monotonic()
     pool = ThreadPoolExecutor(min(threads, len(requests)), thread_name_prefix="baseline")
     try:
@@ -55,7 +55,7 @@ def download_with_threads(
         )
         return _write_shards(started, requests, _collect_outcomes(outcomes, listener), run, store)
     finally:
-        # After an interruption nobody waits for what the threads are at.
+        # After an interruption, do not wait for the running downloads.
         pool.shutdown(wait=False, cancel_futures=True)
 
 
@@ -74,10 +74,10 @@ def _write_shards(
     run: RunOptions,
     store: Store,
 ) -> float:
-    """Write plan and manifests, so that the folder is what a fleet's run leaves.
+    """Write the plan and the manifests, so that the folder looks like one of a fleet's run.
 
     Raises:
-        UsageError: they can't be written.
+        UsageError: the folder can't be written.
     """
     pairs = zip(requests, outcomes, strict=True)
     try:

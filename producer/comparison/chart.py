@@ -1,4 +1,4 @@
-"""A comparison as a bar chart, drawn by matplotlib."""
+"""Draw a comparison as a bar chart with matplotlib."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ _COLOURS = ("#9aa5b1", "#4f8fba", "#e07b39")
 
 
 def draw(comparison: Comparison, path: Path) -> None:
-    """Draw the wall-clock times as horizontal bars into a file; its suffix (.svg, .png) says in which format."""
-    # matplotlib takes half a second to import, and only this command needs it.
+    """Draw the wall-clock times as horizontal bars to a file; its suffix (.svg, .png) selects the format."""
+    # Importing matplotlib takes half a second, and only this command needs it.
     import matplotlib as mpl
 
     mpl.use("agg")
@@ -28,6 +28,6 @@ def draw(comparison: Comparison, path: Path) -> None:
     axes.set_xlabel("Total Execution Time in seconds (shorter is better)")
     axes.set_title(f"{comparison.ways[0].summary.total:,} images, three ways", loc="left")
     axes.spines[["top", "right"]].set_visible(False)
-    # Without a date and with ids that do not change, the same numbers draw the same file.
+    # Without a date and with fixed ids, the same numbers give the same file.
     with mpl.rc_context({"svg.hashsalt": "imagefleet"}):
         figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)

@@ -1,4 +1,4 @@
-"""One list, three ways: one by one, by threads, by the fleet; each into a folder of its own, each timed."""
+"""Download a URL list in three ways (one by one, threads, fleet), each to its own folder, and time them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tasks.model import ImageRequest, RunOptions
 from tasks.storage import manifest
 from tasks.storage.store import Store
 
-#: Tells which way is under way, and how many images have ended in it; 0 when it begins.
+#: Called with the name of the current way and its number of finished images, first with 0.
 Listener = Callable[[str, int], None]
 
 ONE_BY_ONE, THREADS, FLEET = "one by one", "threads", "fleet"
@@ -28,7 +28,7 @@ FOLDERS = {ONE_BY_ONE: "one-by-one", THREADS: "threads", FLEET: "fleet"}
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """How one of the ways went; ``slots`` is how many images it had under way at once."""
+    """The result of one way; ``slots`` is its number of concurrent downloads."""
 
     name: str
     slots: int
@@ -38,24 +38,24 @@ class Way:
 
     @property
     def images_per_second(self) -> float:
-        """Images that ended, in whatever way, for each second of the wall clock."""
+        """Finished images, saved or failed, per second of wall-clock time."""
         return self.summary.total / self.wall_seconds if self.wall_seconds else 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """The ways, in the order in which they went."""
+    """The results of the ways, in the order of their execution."""
 
     source: str
     ways: tuple[Way, ...]
     startup_seconds: float
 
     def speedup(self, way: Way) -> float:
-        """Return how many times as fast as one by one a way was."""
+        """Return the speed of a way as a multiple of one by one."""
         return self.ways[0].wall_seconds / way.wall_seconds if way.wall_seconds else 0.0
 
     def to_json(self) -> dict[str, Any]:
-        """Return the numbers as JSON's own types."""
+        """Return the results as JSON types."""
         return {
             "source": self.source,
             "startup_seconds": round(self.startup_seconds, 3),
@@ -79,10 +79,10 @@ class Comparison:
 
 
 def stores(root: Path) -> dict[str, Store]:
-    """Return the Stores of the three ways below a folder.
+    """Return the Stores of the three ways below a folder, by name.
 
     Raises:
-        UsageError: one of them holds a run.
+        UsageError: a folder holds a run.
     """
     found = {name: Store(root / folder) for name, folder in FOLDERS.items()}
     for store in found.values():
@@ -100,10 +100,10 @@ def compare(
     pool: WorkerPool,
     listener: Listener,
 ) -> Comparison:
-    """Fetch the list three ways, one after the other.
+    """Download the list in the three ways, one after another.
 
     Raises:
-        CommandError: one of them could not go on.
+        CommandError: one of them failed as a whole.
     """
     ways = []
     slots = {ONE_BY_ONE: 1, THREADS: min(threads, len(requests))}

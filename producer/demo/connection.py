@@ -1,4 +1,4 @@
-"""A connection of the demo server: a client's bytes cut into requests, answered one after the other."""
+"""A connection of the demo server: splits a client's bytes into requests and answers them in turn."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from producer.demo.http import Pieces, Reply, Request, RequestRefusedError, pars
 __all__ = ["Answerer", "Connection"]
 
 _HEAD_LIMIT = 16 * 1024  # bytes of a request line and its headers
-_AHEAD_LIMIT = 64 * 1024  # bytes that a client may send while its last request is being answered
+_AHEAD_LIMIT = 64 * 1024  # bytes a client may send while its last request is being answered
 
 
 class Answerer(Protocol):
-    """What a connection needs of its server."""
+    """The interface of the server for its connections."""
 
     connections: set[Connection]
     counts: Counter[str]
     stopping: bool
 
     def cached_reply(self, request: Request) -> DrawnImage | None:
-        """The answer, if it need not be waited for."""
+        """Return the reply if it is ready without waiting; else None."""
 
     async def reply(self, request: Request) -> Reply:
-        """The answer, whatever it takes."""
+        """Return the reply, after waiting as long as needed."""
         ...
 
 
 class Connection(asyncio.Protocol):
-    """One client: its bytes cut into requests, which are answered one after the other."""
+    """One client's connection; its requests are answered in turn."""
 
     _transport: asyncio.Transport
 
@@ -45,34 +45,34 @@ class Connection(asyncio.Protocol):
         self.answering: asyncio.Task[None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Join the server's connections."""
+        """Register with the server."""
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
         self._server.connections.add(self)
-        if self._server.stopping:  # it was accepted, but not yet here, when the others were ended
+        if self._server.stopping:  # accepted, but not registered yet, when the server ended the others
             self.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Leave the server's connections, and end what was being answered."""
+        """Unregister from the server, and cancel the running answer."""
         self._server.connections.discard(self)
         if self.answering is not None:
             self.answering.cancel()
 
     def pause_writing(self) -> None:
-        """Wait, because the client does not keep up."""
+        """Pause, because the client does not keep up."""
         self._writable.clear()
 
     def resume_writing(self) -> None:
-        """Go on, because the client has caught up."""
+        """Continue, because the client has caught up."""
         self._writable.set()
         self._answer_received()
 
     def abort(self) -> None:
-        """End at once; what was not sent yet is dropped."""
+        """Close the connection at once, and drop unsent data."""
         self._transport.abort()
 
     def data_received(self, data: bytes) -> None:
-        """Answer what is complete now."""
+        """Add the data, and answer the complete requests."""
         if self._refused:
             return
         self._received += data
@@ -81,7 +81,7 @@ class Connection(asyncio.Protocol):
         self._answer_received()
 
     def _answer_received(self) -> None:
-        """Answer what has arrived until a request must wait, or the client must read first."""
+        """Answer the received requests until one must wait, or the client must read first."""
         try:
             while self.answering is None and self._writable.is_set() and not self._transport.is_closing():
                 head = self._cut_head()
@@ -92,11 +92,11 @@ class Connection(asyncio.Protocol):
             self._refuse(refused.reply())
 
     def _cut_head(self) -> bytes | None:
-        """Take one request out of what was received; None if it has not arrived whole."""
+        """Remove the first request's head from the received bytes and return it; None if it is incomplete."""
         received = self._received.lstrip(b"\r\n")
         if received and not received[:1].isalpha():
-            # Such as a TLS handshake, whose end would be waited for in vain.
-            raise RequestRefusedError(400, "This is not a request of HTTP/1.1.")
+            # For example a TLS handshake, which never contains the end of a head.
+            raise RequestRefusedError(400, "This is not an HTTP/1.1 request.")
         head, end, rest = received.partition(b"\r\n\r\n")
         if len(head) > _HEAD_LIMIT:
             raise RequestRefusedError(431, f"The head of a request may have {_HEAD_LIMIT} bytes.")
@@ -140,13 +140,13 @@ class Connection(asyncio.Protocol):
                     await self._writable.wait()
 
     def _refuse(self, reply: Reply) -> None:
-        """Answer what is no request, and end the connection: where the next one begins is unknown."""
+        """Answer an invalid request and end the connection, because the start of the next request is unknown."""
         assert isinstance(reply.head, bytes)
         assert isinstance(reply.body, bytes)
         self._server.counts["refused"] += 1
         self._refused, self._received = True, b""
         self._transport.write(reply.head + reply.body)
-        # A socket closed with unread bytes is reset, and the client may lose the answer. So only our side is
-        # closed, and the rest of what it sends is dropped until it closes its own.
+        # Closing a socket with unread bytes resets it, and the client may lose the answer. So only our side is
+        # closed, and further bytes from the client are dropped until it closes its own.
         self._transport.write_eof()
         asyncio.get_running_loop().call_later(1.0, self.abort)

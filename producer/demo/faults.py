@@ -1,4 +1,4 @@
-"""The faults of the demo server: a route for each way in which a download goes wrong."""
+"""The faults of the demo server: a route for each way a download can fail."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def _half(body: bytes) -> bytes:
 
 
 async def _never() -> NoReturn:
-    """Wait until the connection is lost, which cancels whoever waits."""
+    """Wait until the connection is lost, which cancels this task."""
     await asyncio.get_running_loop().create_future()
-    raise AssertionError("nobody sets this future")
+    raise AssertionError("this future is never set")
 
 
 # --- Statuses ---
@@ -42,19 +42,19 @@ FAULTS.fixed("/fault/gone", "Status 410.", page(410, "410\n"))
 
 @FAULTS.route("/fault/rate-limited")
 async def _rate_limited(site: Site, request: Request) -> Reply:
-    """Status 429 with Retry-After: ?after= seconds, 1 unless told."""
+    """Status 429 with Retry-After: ?after= seconds (default: 1)."""
     return page(429, "429\n", ("Retry-After", int(number(request, "after", 1, 0, 10**9))))
 
 
 FAULTS.once("rate-limited", _rate_limited)
 FAULTS.once("server-error", FAULTS.fixed("/fault/server-error", "Status 500.", page(500, "500\n")))
 FAULTS.fixed("/fault/no-content", "Status 204, which has no body.", Reply(response_head(204)))
-FAULTS.fixed("/fault/not-modified", "Status 304, though nobody asked.", Reply(response_head(304)))
+FAULTS.fixed("/fault/not-modified", "Status 304 to an unconditional request.", Reply(response_head(304)))
 
 
 @FAULTS.route("/fault/partial")
 async def _partial(site: Site, request: Request) -> Reply:
-    """Status 206 with the first half of the picture, though nobody asked for a range."""
+    """Status 206 with the first half of the image, without a requested range."""
     drawn = await site.gallery.draw(request)
     half = _half(drawn.body)
     sent = ("Content-Range", f"bytes 0-{len(half) - 1}/{len(drawn.body)}")
@@ -67,7 +67,7 @@ FAULTS.fixed("/fault/not-implemented", "Status 501.", page(501, "501\n"))
 
 @FAULTS.route("/fault/opted-out")
 async def _opted_out(site: Site, request: Request) -> Reply:
-    """The picture with X-Robots-Tag: ?tag=, noai unless told."""
+    """The image with X-Robots-Tag: ?tag= (default: noai)."""
     drawn = await site.gallery.draw(request)
     tag = request.query.get("tag", "noai").encode("ascii", "ignore").decode()
     return answer(drawn.body, drawn.content_type, ("X-Robots-Tag", tag.replace("\r", "").replace("\n", "")))
@@ -75,18 +75,18 @@ async def _opted_out(site: Site, request: Request) -> Reply:
 
 # --- Connections ---
 
-FAULTS.once("drop", FAULTS.fixed("/fault/drop", "Closes the connection without a word.", Reply(b"", close=True)))
+FAULTS.once("drop", FAULTS.fixed("/fault/drop", "Closes the connection without a response.", Reply(b"", close=True)))
 
 
 @FAULTS.route("/fault/silent")
 async def _silent(site: Site, request: Request) -> Reply:
-    """Takes the request and never answers."""
+    """Accepts the request and never answers."""
     await _never()
 
 
 @FAULTS.route("/fault/stall")
 async def _stall(site: Site, request: Request) -> Reply:
-    """Half the picture, then nothing more, until the client goes away."""
+    """Half of the image, then nothing until the client disconnects."""
     drawn = await site.gallery.draw(request)
     return Reply(drawn.head, _then_nothing(_half(drawn.body)))
 
@@ -98,20 +98,20 @@ async def _then_nothing(data: bytes) -> AsyncGenerator[bytes, None]:
 
 @FAULTS.route("/fault/drip")
 async def _drip(site: Site, request: Request) -> Reply:
-    """The picture, one byte a second."""
+    """The image, one byte per second."""
     drawn = await site.gallery.draw(request)
     return Reply(drawn.head, _drops(drawn.body, together=1))
 
 
 @FAULTS.route("/fault/slow-header")
 async def _slow_header(site: Site, request: Request) -> Reply:
-    """The status line at once, then one byte of the headers a second."""
+    """The status line at once, then one byte of the headers per second."""
     drawn = await site.gallery.draw(request)
     return Reply(_drops(drawn.head, together=drawn.head.index(b"\n") + 1), drawn.body)
 
 
 async def _drops(data: bytes, together: int) -> AsyncGenerator[bytes, None]:
-    """The first `together` bytes at once, then one byte a second."""
+    """Yield the first `together` bytes at once, then one byte per second."""
     yield data[:together]
     for at in range(together, len(data)):
         await asyncio.sleep(1.0)
@@ -120,17 +120,17 @@ async def _drops(data: bytes, together: int) -> AsyncGenerator[bytes, None]:
 
 @FAULTS.route("/fault/truncated")
 async def _truncated(site: Site, request: Request) -> Reply:
-    """Declares the whole picture, sends half, and closes."""
+    """Declares the whole image, sends half, and closes the connection."""
     drawn = await site.gallery.draw(request)
     return Reply(drawn.head, _half(drawn.body), close=True)
 
 
-# --- What HTTP must cope with ---
+# --- Faults in HTTP ---
 
 
 @FAULTS.route("/fault/wrong-length")
 async def _wrong_length(site: Site, request: Request) -> Reply:
-    """The picture with the Content-Length "abc"; with ?conflicting, with two that differ."""
+    """The image with the Content-Length "abc"; with ?conflicting, with two different ones."""
     drawn = await site.gallery.draw(request)
     size = len(drawn.body)
     lengths = (size, size + 7) if "conflicting" in request.query else ("abc",)
@@ -140,7 +140,7 @@ async def _wrong_length(site: Site, request: Request) -> Reply:
 
 @FAULTS.route("/fault/bad-chunk")
 async def _bad_chunk(site: Site, request: Request) -> Reply:
-    """A chunked body whose second chunk has a size that is no number."""
+    """A chunked body with an invalid size of its second chunk."""
     drawn = await site.gallery.draw(request)
     head = response_head(200, ("Content-Type", drawn.content_type), ("Transfer-Encoding", "chunked"))
     half = _half(drawn.body)
@@ -149,19 +149,19 @@ async def _bad_chunk(site: Site, request: Request) -> Reply:
 
 @FAULTS.route("/fault/huge-header")
 async def _huge_header(site: Site, request: Request) -> Reply:
-    """The picture behind a header of 1 MiB."""
+    """The image, with a header of 1 MiB."""
     drawn = await site.gallery.draw(request)
     return answer(drawn.body, drawn.content_type, ("X-Padding", "x" * 1024**2))
 
 
 @FAULTS.route("/fault/gzip")
 async def _gzip(site: Site, request: Request) -> Reply:
-    """The picture with Content-Encoding: gzip, which is legal."""
+    """The image with Content-Encoding: gzip, which is valid."""
     drawn = await site.gallery.draw(request)
     return answer(gzip.compress(drawn.body, mtime=0), drawn.content_type, ("Content-Encoding", "gzip"))
 
 
-# --- Bodies that are no picture ---
+# --- Bodies without an image ---
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
@@ -176,11 +176,11 @@ def _big_png() -> bytes:
 
 FAULTS.fixed(
     "/fault/html",
-    "A web page that calls itself image/jpeg.",
+    "A web page declared as image/jpeg.",
     answer(b"<!doctype html><title>Sign in</title><p>Please sign in.\n", "image/jpeg"),
 )
 FAULTS.fixed("/fault/json", "JSON, with status 200.", answer(b'{"error": "no picture"}\n', "application/json"))
-FAULTS.fixed("/fault/empty", "No bytes at all, with status 200.", answer(b"", "image/jpeg"))
+FAULTS.fixed("/fault/empty", "An empty body, with status 200.", answer(b"", "image/jpeg"))
 FAULTS.fixed(
     "/fault/big-pixels",
     "A PNG of about 100 bytes that declares 50000 x 50000 pixels.",
@@ -200,7 +200,7 @@ async def _broken_image(site: Site, request: Request) -> Reply:
 
 @FAULTS.route("/fault/huge")
 async def _huge(site: Site, request: Request) -> Reply:
-    """A body of ?bytes= zeros, 1 GiB unless told; with ?declared=no, without a Content-Length."""
+    """A body of ?bytes= zeros (default: 1 GiB); with ?declared=no, without a Content-Length."""
     size = int(number(request, "bytes", _GIBIBYTE, 0, 2**60))
     undeclared = request.query.get("declared") == "no"
     length = ("Connection", "close") if undeclared else ("Content-Length", size)
@@ -222,13 +222,13 @@ async def _gzip_bomb(site: Site, request: Request) -> Reply:
 
 
 _BOMB_START = b"\x1f\x8b\x08\0\0\0\0\0\0\xff"
-# A last, empty block; then the CRC-32 of 1 GiB of zeros, and how many they are.
+# The last, empty block; then the CRC-32 of 1 GiB of zeros, and their number.
 _BOMB_END = b"\x03\0" + struct.pack("<II", 0x5B64C2B0, _GIBIBYTE)
 
 
 @functools.cache
 def _deflated_mebibyte() -> bytes:
-    """1 MiB of zeros as deflate blocks that refer to nothing before them, and so can be repeated."""
+    """Return 1 MiB of zeros as repeatable deflate blocks, without references to earlier blocks."""
     deflate = zlib.compressobj(9, wbits=-15)
     return deflate.compress(bytes(1024**2)) + deflate.flush(zlib.Z_FULL_FLUSH)
 
@@ -242,11 +242,11 @@ async def _bomb() -> AsyncGenerator[bytes, None]:
 
 @FAULTS.route("/fault/br-bomb")
 async def _br_bomb(site: Site, request: Request) -> Reply:
-    """900 bytes with Content-Encoding: br that inflate to 1 GiB of zeros, with the largest window that there is."""
+    """900 bytes with Content-Encoding: br that inflate to 1 GiB of zeros, with the largest possible window."""
     return answer(_BR_START + 63 * _BR_MORE + _BR_END, "image/jpeg", ("Content-Encoding", "br"))
 
 
-# What Brotli's own encoder makes of 16 MiB of zeros, at the beginning and after others of them; and of nothing more.
+# Brotli's encoding of 16 MiB of zeros at the start of a stream, and of 16 MiB after others; and the end of a stream.
 _BR_START = bytes.fromhex("cfffff7f002400e2b14072efff0d")
 _BR_MORE = bytes.fromhex("fcffff074002200e0b40f7fedf00")
 _BR_END = b"\x03"
@@ -254,9 +254,9 @@ _BR_END = b"\x03"
 
 @FAULTS.route("/fault/zstd-bomb")
 async def _zstd_bomb(site: Site, request: Request) -> Reply:
-    """32 KiB with Content-Encoding: zstd that inflate to 1 GiB of zeros, with the largest window that is read."""
-    # A frame (RFC 8878, 3.1.1): its magic number, a head that says nothing but a window of 128 MiB, and blocks that
-    # are each a byte and how often it comes.
+    """32 KiB with Content-Encoding: zstd that inflate to 1 GiB of zeros, with the largest accepted window."""
+    # A frame (RFC 8878, 3.1.1): the magic number, a header with only a window of 128 MiB, and RLE blocks, each a byte
+    # and its number of repetitions.
     size, last = 128 * 1024, 1
     blocks = 8191 * struct.pack("<I", size << 3 | 1 << 1) + struct.pack("<I", size << 3 | 1 << 1 | last)
     return answer(b"\x28\xb5\x2f\xfd\x00\x88" + blocks, "image/jpeg", ("Content-Encoding", "zstd"))
@@ -266,13 +266,13 @@ async def _zstd_bomb(site: Site, request: Request) -> Reply:
 
 
 def _redirect(location: str) -> Reply:
-    # What a header cannot hold (line ends, letters beyond ASCII) is percent-encoded; the rest stays as given.
+    # Line ends and non-ASCII letters, which a header cannot hold, are percent-encoded; the rest is sent as given.
     return page(302, "302\n", ("Location", quote(location, safe="%/:?#[]@!$&'()*+,;=~")))
 
 
 @FAULTS.route("/fault/redirect")
 async def _redirect_once(site: Site, request: Request) -> Reply:
-    """Status 302 to the picture."""
+    """Status 302 to the image."""
     named = IMAGE_NAME.search(request.path)
     return _redirect(f"/images{named[0] if named else '/0.jpg'}")
 
@@ -285,14 +285,14 @@ async def _redirect_loop(site: Site, request: Request) -> Reply:
 
 @FAULTS.route("/fault/redirect-to")
 async def _redirect_to(site: Site, request: Request) -> Reply:
-    """Status 302 to ?url=, whatever it is."""
+    """Status 302 to ?url=, unchecked."""
     if not request.query.get("url"):
-        raise RequestRefusedError(400, "?url= says where to.")
+        raise RequestRefusedError(400, "?url= is missing.")
     return _redirect(request.query["url"])
 
 
 @FAULTS.route("/fault/redirect-chain")
 async def _redirect_chain(site: Site, request: Request) -> Reply:
-    """?hops= redirects, 3 unless told, then the picture."""
+    """?hops= redirects (default: 3), then the image."""
     hops = int(number(request, "hops", 3, 0, 1000))
     return _redirect(f"{request.path}?hops={hops - 1}") if hops else await whole(site, request)

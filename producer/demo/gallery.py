@@ -1,4 +1,4 @@
-"""The gallery of the demo server: pictures, drawn once and kept, each as the response that it is sent in."""
+"""The gallery of the demo server: draws each image once and caches it as a complete response."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from producer.demo.pictures import LARGEST_SIDE, draw_image
 
 __all__ = ["IMAGE_NAME", "IMAGE_PATH", "DrawingCache", "DrawnImage", "Gallery", "ImageSpec", "image_path"]
 
-_KEPT_LIMIT = 256 * 1024**2  # bytes of drawn pictures: about 17,000 of the usual size
-_LATENCY_LIMIT = 30.0  # seconds that a URL may ask for
+_KEPT_LIMIT = 256 * 1024**2  # bytes of cached images: about 17,000 of the default size
+_LATENCY_LIMIT = 30.0  # largest ?latency=, in seconds
 _FORMATS = {"jpg": "jpeg", "png": "png", "webp": "webp", "gif": "gif"}
 _EXTENSIONS = tuple(_FORMATS)
 
 IMAGE_NAME = re.compile(r"/([0-9]{1,100})\.(jpg|png|webp|gif)\Z")
-"""What a path ends in, if it names a picture: `/17.png`."""
+"""The end of a path that names an image: `/17.png`."""
 
 IMAGE_PATH = re.compile(r"/images" + IMAGE_NAME.pattern)
-"""The path of a picture, and of nothing else: `/images/17.png`."""
+"""The full path of an image: `/images/17.png`."""
 
 
 def image_path(index: int) -> str:
-    """The path of picture `index` where pictures are counted through, in the four formats by turns."""
+    """Return the path of image `index` in `/list`; the four formats alternate."""
     return f"/images/{index}.{_extension(index)}"
 
 
@@ -38,7 +38,7 @@ def _extension(index: int) -> str:
 
 
 class ImageSpec(NamedTuple):
-    """What tells one picture from another; sides in pixels."""
+    """The properties of an image; width and height in pixels."""
 
     number: int
     width: int
@@ -47,7 +47,7 @@ class ImageSpec(NamedTuple):
 
 
 class DrawnImage(NamedTuple):
-    """A picture as the response it is sent in."""
+    """An image as a complete response."""
 
     response: bytes
     head_size: int
@@ -60,15 +60,15 @@ class DrawnImage(NamedTuple):
 
     @property
     def body(self) -> bytes:
-        """The picture itself."""
+        """The image file."""
         return self.response[self.head_size :]
 
 
 class Gallery:
-    """All pictures there are; those asked for lately are at hand."""
+    """Draws images, and caches the recently requested ones."""
 
     def __init__(self, width: int, height: int, latency: float) -> None:
-        """Take the pixels and the seconds of waiting of a picture whose URL does not say."""
+        """Set the default size in pixels, and the default latency in seconds."""
         self._width = width
         self._height = height
         self._latency = latency
@@ -77,10 +77,10 @@ class Gallery:
         self._artists = ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="demo")
 
     def requested_image(self, request: Request) -> ImageSpec:
-        """The picture that a path ends in, in the size that the query asks for; number 0 if it ends in none.
+        """Return the image a request names, in the size of its query; image 0 if the path names none.
 
         Raises:
-            RequestRefusedError: the query asks for a size that there is not.
+            RequestRefusedError: the size is out of range.
         """
         named = IMAGE_NAME.search(request.path)
         index, extension = named.groups() if named else ("0", "jpg")
@@ -91,16 +91,16 @@ class Gallery:
         return ImageSpec(int(index), width, height, _FORMATS[extension])
 
     def cached_reply(self, request: Request) -> DrawnImage | None:
-        """The answer to a plain request for a kept picture, which need not wait for anything; else None."""
+        """Return the reply to a plain request for a cached image, which is ready without waiting; else None."""
         if self._latency or request.query or not IMAGE_PATH.match(request.path):
             return None
         return self._kept.get(self.requested_image(request))
 
     async def draw(self, request: Request) -> DrawnImage:
-        """The picture that `request` asks for, after the latency that it is to have.
+        """Return the requested image after its latency.
 
         Raises:
-            RequestRefusedError: the query asks for what there is not.
+            RequestRefusedError: a value in the query is out of range.
         """
         wanted = self.requested_image(request)
         latency = self._latency
@@ -109,23 +109,23 @@ class Gallery:
         if latency:
             await asyncio.sleep(latency)
         kept = self._kept.get(wanted)
-        # Shielded, because others may be waiting for the same drawing when this client goes away.
+        # Shielded, because other requests may wait for the same drawing when this client disconnects.
         return await asyncio.shield(self._draw(wanted)) if kept is None else kept
 
     async def prepare(self, count: int) -> None:
-        """Draw and keep the first `count` pictures, as `image_path` names them."""
+        """Draw and cache the first `count` images of `image_path`."""
         formats = [_FORMATS[_extension(index)] for index in range(count)]
         firsts = [ImageSpec(index, self._width, self._height, format) for index, format in enumerate(formats)]
         await asyncio.gather(*map(self._draw, firsts))
 
     def close(self) -> None:
-        """Draw no more. Who waits for a drawing is cancelled."""
+        """Stop drawing, and cancel the requests waiting for a drawing."""
         self._artists.shutdown(wait=False, cancel_futures=True)
         for drawing in list(self._drawing.values()):
             drawing.cancel()
 
     def _draw(self, wanted: ImageSpec) -> asyncio.Future[DrawnImage]:
-        """Draw in a thread, once however many ask for it meanwhile."""
+        """Draw an image in a thread; concurrent requests for it share one drawing."""
         drawing = self._drawing.get(wanted)
         if drawing is None:
             drawing = asyncio.get_running_loop().run_in_executor(self._artists, _draw, wanted)
@@ -153,7 +153,7 @@ def _draw(wanted: ImageSpec) -> DrawnImage:
 
 
 class DrawingCache:
-    """Drawn pictures within a bound in bytes; the one least recently asked for goes first."""
+    """A least-recently-used cache of drawn images, limited in bytes."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -161,14 +161,14 @@ class DrawingCache:
         self._pictures: OrderedDict[ImageSpec, DrawnImage] = OrderedDict()
 
     def get(self, wanted: ImageSpec) -> DrawnImage | None:
-        """The picture, if it is kept; it stays longer for having been asked for."""
+        """Return the image if it is cached, and mark it as recently used."""
         drawn = self._pictures.get(wanted)
         if drawn is not None:
             self._pictures.move_to_end(wanted)
         return drawn
 
     def put(self, wanted: ImageSpec, drawn: DrawnImage) -> None:
-        """Keep a picture that is not kept yet."""
+        """Add an image that is not cached yet."""
         self._pictures[wanted] = drawn
         self._size += len(drawn.response)
         while self._size > self._limit:

@@ -1,4 +1,4 @@
-"""A message of HTTP/1.1 as a value: a request that was read, or a reply that goes over the wire."""
+"""HTTP/1.1 messages as values: a parsed request, and a reply to send."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["Pieces", "Reply", "Request", "RequestRefusedError", "answer", "numbe
 
 
 class Request(NamedTuple):
-    """A request for a path; it has no body."""
+    """A GET or HEAD request without a body."""
 
     method: str
     target: str  # as sent: path and query
@@ -23,11 +23,11 @@ class Request(NamedTuple):
 
 
 Pieces = bytes | AsyncGenerator[bytes, None]
-"""A part of a reply, at once or by and by."""
+"""A part of a reply: complete bytes, or an async generator of pieces."""
 
 
 class Reply(NamedTuple):
-    """What goes over the wire, whole or in pieces; nothing is added to it."""
+    """A reply exactly as it is sent."""
 
     head: Pieces
     body: Pieces = b""
@@ -35,7 +35,7 @@ class Reply(NamedTuple):
 
 
 class RequestRefusedError(Exception):
-    """A request that is answered with a status of its own and a line that says why."""
+    """A refused request, with the status and the one-line reason to answer."""
 
     def __init__(self, status: int, message: str, *fields: tuple[str, object]) -> None:
         super().__init__(message)
@@ -43,37 +43,37 @@ class RequestRefusedError(Exception):
         self.fields = fields
 
     def reply(self) -> Reply:
-        """The status and the line."""
+        """Return the reply with the status and the reason."""
         return page(self.status, f"{self}\n", *self.fields)
 
 
 def response_head(status: int, *fields: tuple[str, object]) -> bytes:
-    """The head of a reply, with the empty line that ends it."""
+    """Return the head of a reply, including the final empty line."""
     lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}", "Server: imagefleet-demo"]
     lines += [f"{name}: {value}" for name, value in fields]
     return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
 
 
 def answer(body: bytes, content_type: str, *fields: tuple[str, object], status: int = 200) -> Reply:
-    """A reply with a body, its type and its length; `fields` are further headers."""
+    """Return a reply with a body, its Content-Type and Content-Length; `fields` are further headers."""
     return Reply(response_head(status, ("Content-Type", content_type), ("Content-Length", len(body)), *fields), body)
 
 
 def page(status: int, text: str, *fields: tuple[str, object]) -> Reply:
-    """A reply of plain text."""
+    """Return a plain-text reply."""
     return answer(text.encode(), "text/plain; charset=utf-8", *fields, status=status)
 
 
 def parse(head: bytes) -> Request:
-    """Read a request's head, without the empty line that ends it.
+    """Parse a request's head, given without the final empty line.
 
     Raises:
-        RequestRefusedError: it is no request, or none that is served.
+        RequestRefusedError: the head is invalid, or the request is not supported.
     """
     line, *fields = head.decode("latin-1").split("\r\n")
     words = line.split(" ")
     if len(words) != 3 or not words[1].startswith("/") or words[2] not in ("HTTP/1.1", "HTTP/1.0"):
-        raise RequestRefusedError(400, "This is not a request of HTTP/1.1.")
+        raise RequestRefusedError(400, "This is not an HTTP/1.1 request.")
     method, target, version = words
     headers = {}
     for field in fields:
@@ -97,10 +97,10 @@ def parse(head: bytes) -> Request:
 
 
 def number(request: Request, name: str, default: float, low: float = 0, high: float = math.inf) -> float:
-    """The query's `name`, which must be a number from `low` to `high`.
+    """Return the query parameter `name`, a number from `low` to `high`.
 
     Raises:
-        RequestRefusedError: it is not.
+        RequestRefusedError: it is not such a number.
     """
     try:
         value = float(request.query.get(name, default))

@@ -1,4 +1,4 @@
-"""The pages of the demo server, which are no faults: the index, the pictures, lists and counts of them."""
+"""The demo server's pages without faults: the index, the images, the URL lists and the request counts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LIST_LIMIT = 1_000_000  # lines
 
 @PAGES.route("/")
 async def _index(site: Site, request: Request) -> Reply:
-    """This list, with a few pictures."""
+    """This list, with a few images."""
     samples = "".join(f'<img src="/images/{n}.jpg?width=200&amp;height=100" alt="">' for n in range(6))
     rows = "".join(
         f'<tr><td><a href="{name}">{name}</a><td>{html.escape(sentence)}' for name, sentence in site.routes.items()
@@ -34,15 +34,15 @@ async def _index(site: Site, request: Request) -> Reply:
 
 @PAGES.route("/images")
 async def _images(site: Site, request: Request) -> Reply:
-    """A picture: /images/INDEX.jpg, .png, .webp or .gif, with ?width=&height= (pixels) &latency= (seconds)."""
+    """An image: /images/INDEX.jpg, .png, .webp or .gif, with ?width=&height= (pixels) &latency= (seconds)."""
     if not IMAGE_PATH.match(request.path):
-        raise RequestRefusedError(404, "A picture is /images/INDEX.jpg, .png, .webp or .gif.")
+        raise RequestRefusedError(404, "An image is /images/INDEX.jpg, .png, .webp or .gif.")
     return await whole(site, request)
 
 
 @PAGES.route("/list")
 async def _list(site: Site, request: Request) -> Reply:
-    """A list of ?count= picture URLs, 100 unless told, one a line, in the four formats by turns."""
+    """A list of ?count= image URLs (default: 100), one on each line, alternating between the four formats."""
     count = int(number(request, "count", 100, 0, _LIST_LIMIT))
     host = request.host or site.url.removeprefix("http://")
     return await asyncio.to_thread(_url_list, host, count)
@@ -54,16 +54,16 @@ def _url_list(host: str, count: int) -> Reply:
 
 @PAGES.route("/changing")
 async def _changing(site: Site, request: Request) -> Reply:
-    """Another picture in another format at each hit."""
+    """Another image in another format at each request."""
     hit = site.changes
     site.changes += 1
     return await whole(site, request._replace(path=image_path(hit)))
 
 
-PAGES.fixed("/healthcheck", "Says ok.", page(200, "ok\n"))
+PAGES.fixed("/healthcheck", "Answers ok.", page(200, "ok\n"))
 
 
 @PAGES.route("/stats")
 async def _stats(site: Site, request: Request) -> Reply:
-    """How many requests each route has had, as JSON; "unknown" had no route, "refused" was no request."""
+    """The number of requests of each route, as JSON; "unknown" had no route, "refused" was not a valid request."""
     return answer(json.dumps(site.counts, indent=2).encode() + b"\n", "application/json")

@@ -1,6 +1,6 @@
-"""A picture drawn from its number: hills under a sky, the same bytes whenever the same number is asked for.
+"""Draw an image from its number: hills under a sky, the same bytes each time for the same number.
 
-Everything is placed in units of the picture's height, so that a number shows the same scene at any size.
+Positions are in units of the image's height, so that a number shows the same scene at any size.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ _ENCODING: dict[str, dict[str, Any]] = {
     "webp": {"quality": 85, "method": 1},
     "gif": {"optimize": False},
 }
-"""What Pillow's `save` is told for each format: small files of about 15 KB, drawn quickly."""
+"""The arguments of Pillow's `save` for each format: small files of about 15 KB, encoded quickly."""
 
 FORMATS = tuple(_ENCODING)
-"""The formats a picture can have, by Pillow's names in lower case."""
+"""The formats of an image, by Pillow's names in lower case."""
 
 Colour = tuple[int, int, int]
 Point = tuple[float, float]
@@ -62,16 +62,16 @@ _MOODS = (
 
 
 def draw_image(index: int, width: int = 400, height: int = 200, format: str = "jpeg") -> bytes:
-    """Draw picture number `index` and encode it.
+    """Draw image number `index` and encode it.
 
     Args:
-        index: any integer from 0; each has a scene of its own.
+        index: any integer from 0; each has its own scene.
         width: pixels, 1 to 4096.
         height: pixels, 1 to 4096.
         format: one of `FORMATS`.
 
     Returns:
-        A complete image file. The same arguments give the same bytes wherever the same Pillow encodes them.
+        A complete image file. The same arguments give the same bytes with the same version of Pillow.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -92,9 +92,9 @@ def draw_image(index: int, width: int = 400, height: int = 200, format: str = "j
 
 
 def _scene(index: int, width: int, height: int) -> Image.Image:
-    """The scene of `index` as an RGB image of the given size in pixels."""
-    # A string seeds through SHA-512: neighbouring numbers share nothing, and no number is too large.
-    dice = random.Random(str(index))  # noqa: S311 - it decorates, it guards nothing
+    """Return the scene of `index` as an RGB image of this size in pixels."""
+    # A string seed goes through SHA-512: similar numbers give unrelated scenes, and no number is too large.
+    dice = random.Random(str(index))  # noqa: S311 - only decoration
     mood = _tinted(_MOODS[index % len(_MOODS)], dice)
     canvas = _gradient((width, height), mood.zenith, mood.horizon, depth=0.75)
     if mood.stars:
@@ -107,7 +107,7 @@ def _scene(index: int, width: int, height: int) -> Image.Image:
 
 
 class _Stencil:
-    """A shape to paint a canvas through, cut out finer than the canvas so that its edges come out smooth."""
+    """A shape to paint a canvas through, at a higher resolution than the canvas for smooth edges."""
 
     def __init__(self, canvas: Image.Image) -> None:
         self._canvas = canvas
@@ -124,19 +124,19 @@ class _Stencil:
         self._cut.polygon([(x * unit, y * unit) for x, y in corners], 255)
 
     def paint(self, paint: Colour | Image.Image, top: int = 0) -> None:
-        """Paint what has been cut out, from the row `top` down."""
+        """Paint the shape, from row `top` down."""
         mask = self._mask.reduce(self._fineness) if self._fineness > 1 else self._mask
         self._canvas.paste(paint, (0, top), mask.crop((0, top, mask.width, mask.height)))
 
 
 def _mix(first: Colour, second: Colour, share: float) -> Colour:
-    """`first` with `share` (0 to 1) of `second` in it."""
+    """Return `first` mixed with a `share` (0 to 1) of `second`."""
     red, green, blue = (round(a + (b - a) * share) for a, b in zip(first, second, strict=True))
     return red, green, blue
 
 
 def _tinted(mood: _Mood, dice: random.Random) -> _Mood:
-    """`mood` with a little of one random colour in it, so that a mood that comes again looks different."""
+    """Return `mood` with a little of a random colour, so that it looks different each time."""
     tint = (dice.randrange(256), dice.randrange(256), dice.randrange(256))
     share = dice.uniform(0.0, 0.12)
     return mood._replace(
@@ -148,9 +148,9 @@ def _tinted(mood: _Mood, dice: random.Random) -> _Mood:
 
 
 def _gradient(size: tuple[int, int], top: Colour, bottom: Colour, depth: float = 1.0) -> Image.Image:
-    """An RGB image that goes from `top` to `bottom` over the first `depth` (a share of its height)."""
+    """Return an RGB gradient from `top` to `bottom` over the upper `depth`, a share of the height."""
     width, height = size
-    # 33 colours are mixed here; Pillow mixes the ones in between, many times faster.
+    # Mix only 33 colours here; Pillow interpolates between them, many times faster.
     column = Image.new("RGB", (1, 33))
     column.putdata([_mix(top, bottom, min(1.0, row / 32 / depth)) for row in range(33)])
     column = column.resize((1, height), Image.Resampling.BILINEAR)
@@ -175,9 +175,9 @@ def _draw_sun(canvas: Image.Image, mood: _Mood, dice: random.Random) -> None:
 
 
 def _draw_glow(canvas: Image.Image, colour: Colour, centre: Point, radius: float) -> None:
-    """Brighten what lies around `centre`; both it and `radius` are in pixels."""
-    # Pillow's radial gradient goes from 0 in the middle to 181 halfway along each edge. Turned round and
-    # squared it is a glow that fades to nothing before the edge.
+    """Brighten the area around `centre`; it and `radius` are in pixels."""
+    # Pillow's radial gradient goes from 0 in the centre to 181 at the middle of each edge. Inverted and squared,
+    # it is a glow that fades out before the edge.
     glow = Image.radial_gradient("L").point([round(max(0.0, 1 - v / 181) ** 2 * 160) for v in range(256)])
     x, y = centre[0] - radius, centre[1] - radius
     left, top = max(0, math.ceil(x)), max(0, math.ceil(y))
@@ -185,7 +185,7 @@ def _draw_glow(canvas: Image.Image, colour: Colour, centre: Point, radius: float
     bottom = min(canvas.height, math.floor(y + 2 * radius))
     if right <= left or bottom <= top:
         return
-    # Only what the canvas shows of it is enlarged: a tall, narrow picture has a glow of 160 megapixels.
+    # Enlarge only the visible part: the glow of a tall, narrow image would have 160 megapixels.
     shrink = glow.width / (2 * radius)
     shown = ((left - x) * shrink, (top - y) * shrink, (right - x) * shrink, (bottom - y) * shrink)
     mask = glow.resize((right - left, bottom - top), Image.Resampling.BILINEAR, box=shown)
@@ -204,7 +204,7 @@ def _draw_layer(canvas: Image.Image, mood: _Mood, nearness: float, dice: random.
     if nearness > 0.6:
         _draw_trees(stencil, right, ridge, nearness, dice)
     colour = _mix(mood.far, mood.near, nearness)
-    # Haze gathers at the foot of what is far away: it is what makes the layers look deep.
+    # Haze at the foot of far layers gives an impression of depth.
     foot = _mix(colour, mood.horizon, 0.6 * (1 - nearness))
     highest = min(y for _, y in line) - 0.13  # the trees are lower than that
     top = max(0, min(canvas.height - 1, math.floor(highest * canvas.height)))
@@ -212,10 +212,10 @@ def _draw_layer(canvas: Image.Image, mood: _Mood, nearness: float, dice: random.
 
 
 def _ridge(level: float, rise: float, rough: bool, dice: random.Random) -> Ridge:
-    """A skyline: the distance from the top at a distance from the left, both in picture heights.
+    """Return a skyline: a function from the distance from the left to the distance from the top, in image heights.
 
-    It is a sum of waves, each about twice as fast and half as high as the one before; the waves of a rough
-    one have sharp crests.
+    It is a sum of waves, each with about twice the frequency and half the height of the one before. The waves of a
+    rough skyline have sharp crests.
     """
     speed = dice.uniform(1.6, 2.6)
     waves = []
@@ -234,12 +234,12 @@ def _ridge(level: float, rise: float, rough: bool, dice: random.Random) -> Ridge
 
 
 def _draw_trees(stencil: _Stencil, right: float, ridge: Ridge, nearness: float, dice: random.Random) -> None:
-    """Cut out firs that stand on `ridge`, in groves, taller when near."""
+    """Add firs on `ridge` to the stencil, in groves, taller if near."""
     x = dice.uniform(0.0, 0.4)
     while x < right:
         height = dice.uniform(0.07, 0.13) * nearness
         foot = ridge(x) + 0.01
-        # Three storeys from the top down: the height of the tip, that of the hem, and half the width.
+        # Three tiers from the top down: the height of the tip, that of the hem, and half the width.
         for tip, hem, half in ((1.0, 0.55, 0.13), (0.75, 0.3, 0.2), (0.5, 0.0, 0.27)):
             low = foot - hem * height
             stencil.polygon([(x - half * height, low), (x, foot - tip * height), (x + half * height, low)])

@@ -1,7 +1,7 @@
-"""A route of the demo server: a name, the handler that answers below it, and a sentence that says how.
+"""The routes of the demo server: each has a name, a handler, and a sentence about its effect.
 
-To add a route: a handler with `@….route(name)` in `faults.py` or `pages.py`, whose docstring is its
-sentence in `ROUTES` and on `/`; or a line of `….fixed`.
+To add a route, add a handler with `@….route(name)` to `faults.py` or `pages.py`, or a line of `….fixed`. The handler's
+docstring is the sentence in `ROUTES` and on `/`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["Handler", "Site", "Table", "whole"]
 
 
 class Site(Protocol):
-    """What a handler may ask of the server, and what it may change."""
+    """The interface of the server for handlers."""
 
     gallery: Gallery
     counts: Counter[str]
@@ -25,28 +25,28 @@ class Site(Protocol):
 
     @property
     def routes(self) -> Mapping[str, str]:
-        """Each route and its sentence."""
+        """The routes with their sentences."""
 
     @property
     def url(self) -> str:
-        """Where the server is reached."""
+        """The URL of the server."""
 
     def first_visit(self, request: Request) -> bool:
-        """Whether nobody has asked for this path and query before."""
+        """Return whether this is the first request for this path and query."""
 
 
 Handler = Callable[[Site, Request], Awaitable[Reply]]
-"""What answers a request; it may raise Refused."""
+"""A function that answers a request; it may raise RequestRefusedError."""
 
 
 class Table:
-    """Routes by name, in the order in which they were made."""
+    """Routes by name, in the order of their definition."""
 
     def __init__(self) -> None:
         self.handlers: dict[str, Handler] = {}
 
     def route(self, name: str) -> Callable[[Handler], Handler]:
-        """Make a handler that of the path `name` and of all below it."""
+        """Register a handler for the path `name` and all paths below it."""
 
         def add(handler: Handler) -> Handler:
             self.handlers[name] = handler
@@ -55,7 +55,7 @@ class Table:
         return add
 
     def fixed(self, name: str, sentence: str, reply: Reply) -> Handler:
-        """Make a route that always gives the same reply."""
+        """Add a route with a constant reply."""
 
         async def handler(site: Site, request: Request) -> Reply:
             return reply
@@ -64,16 +64,16 @@ class Table:
         return self.route(name)(handler)
 
     def once(self, fault: str, handler: Handler) -> None:
-        """Make `/fault/{fault}-once` of the handler of `/fault/{fault}`."""
+        """Add `/fault/{fault}-once` from the handler of `/fault/{fault}`."""
 
         async def once(site: Site, request: Request) -> Reply:
             return await (handler if site.first_visit(request) else whole)(site, request)
 
-        once.__doc__ = f"As {fault} at the first hit of each URL, then the picture."
+        once.__doc__ = f"Like {fault} at the first request for each URL, then the image."
         self.route(f"/fault/{fault}-once")(once)
 
 
 async def whole(site: Site, request: Request) -> Reply:
-    """The picture, as it should be."""
+    """Return the complete image."""
     drawn = await site.gallery.draw(request)
     return Reply(drawn.head, drawn.body)

@@ -1,8 +1,8 @@
-"""The demo image server: deterministic pictures over HTTP/1.1 on loopback, with a route per fault.
+"""The demo image server: deterministic images over HTTP/1.1 on loopback, with a route per fault.
 
     bytes of a client ⇒ Connection ⇒ Request ⇒ route ⇒ Reply ⇒ bytes to the client
                                                  ↑
-                                   Gallery: pictures, drawn once and kept
+                                   Gallery: images, drawn once and cached
 
 It serves the tests, the demo command and small benchmarks, and imports nothing of the fleet. To add a route, see
 `routes.py`.
@@ -30,18 +30,18 @@ from producer.demo.pictures import LARGEST_SIDE, draw_image
 
 __all__ = ["ROUTES", "DemoError", "DemoOptions", "DemoServer", "draw_image", "serve"]
 
-_READY_LIMIT = 10_000  # pictures; of the usual size they are 150 MB, and a minute's drawing
+_READY_LIMIT = 10_000  # images; at the default size 150 MB, and a minute of drawing
 _VISITS_LIMIT = 1_000_000  # URLs of the `-once` routes; the oldest is forgotten first
 _ENDS = (signal.SIGINT, signal.SIGTERM)
 
 _HANDLERS = {**PAGES.handlers, **FAULTS.handlers}
 
 ROUTES: Mapping[str, str] = MappingProxyType({name: handler.__doc__ or "" for name, handler in _HANDLERS.items()})
-"""Each route and what it does, in one sentence; a route is also every path below it."""
+"""The routes, each with a sentence about its effect. A route also answers every path below it."""
 
 
 class DemoError(OSError):
-    """The demo server cannot listen; the message says where, why, and what to do."""
+    """The demo server cannot listen; the message has the address, the reason and the remedy."""
 
     def __init__(self, where: str, why: str) -> None:
         super().__init__(
@@ -53,17 +53,16 @@ class DemoError(OSError):
 
 @dataclass(frozen=True)
 class DemoOptions:
-    """Where the server listens and what it serves.
+    """The address and the images of the server.
 
     Attributes:
-        host: the address or name to listen on; loopback unless told otherwise.
+        host: the address or name to listen on; default: loopback.
         port: 0 takes any free port.
-        latency: seconds of waiting before every picture.
-        width: pixels, 1 to 4096, of a picture whose URL does not say.
-        height: likewise.
-        ready: the first pictures of `/list`, by their number, that are drawn and kept before the server listens, so
-            that nobody waits for their drawing. At most 10,000 are, and 256 MiB of them stay; it takes about
-            7 ms each.
+        latency: seconds to wait before every image.
+        width: default width of an image in pixels, 1 to 4096.
+        height: default height of an image in pixels, 1 to 4096.
+        ready: how many images of `/list`, from the first, are drawn and cached before the server listens, so that no
+            request waits for them. At most 10,000 are drawn, about 7 ms each, and at most 256 MiB are cached.
 
     Raises:
         ValueError: a value is out of its range.
@@ -78,21 +77,21 @@ class DemoOptions:
 
     def __post_init__(self) -> None:
         if not self.host:
-            # asyncio takes an empty host for every interface of the machine.
+            # For asyncio, an empty host means every interface of the machine.
             raise ValueError("host must not be empty; 0.0.0.0 is every interface")
         if not 0 <= self.port <= 65535:
             raise ValueError(f"port must be 0 to 65535, not {self.port}")
         if not 0 <= self.latency < math.inf:
             raise ValueError(f"latency must be 0 seconds or more, not {self.latency}")
         if self.ready < 0:
-            raise ValueError(f"ready must be 0 pictures or more, not {self.ready}")
+            raise ValueError(f"ready must be 0 images or more, not {self.ready}")
         for name, side in (("width", self.width), ("height", self.height)):
             if not 1 <= side <= LARGEST_SIDE:
                 raise ValueError(f"{name} must be 1 to {LARGEST_SIDE} pixels, not {side}")
 
 
 class DemoServer:
-    """The server. It starts once, and all of it belongs to the event loop that started it."""
+    """The server. It can be started once, and belongs to the event loop that started it."""
 
     def __init__(self, options: DemoOptions | None = None) -> None:
         self.options = options or DemoOptions()
@@ -106,15 +105,15 @@ class DemoServer:
         self._server: asyncio.Server | None = None
 
     async def start(self) -> None:
-        """Take the address, draw what is to be ready, then listen, and answer from now on.
+        """Bind the address, draw the `ready` images, then listen and answer.
 
         Raises:
-            DemoError: the address cannot be listened on.
+            DemoError: the server cannot listen on the address.
         """
         host, port = self.options.host, self.options.port
         loop = asyncio.get_running_loop()
         with _explained(host, port):
-            # Taken before anything is drawn, so that a taken port is known at once.
+            # Bound before drawing, so that a port in use is reported at once.
             server = await loop.create_server(lambda: Connection(self), host, port, backlog=1024, start_serving=False)
         self._server = server
         try:
@@ -127,7 +126,7 @@ class DemoServer:
 
     @property
     def address(self) -> tuple[str, int]:
-        """The address and the port listened on; to be asked between `start` and `stop`."""
+        """The address and port of the server; available between `start` and `stop`."""
         if self._server is None:
             raise RuntimeError("the demo server is not listening")
         host, port = self._server.sockets[0].getsockname()[:2]
@@ -135,13 +134,13 @@ class DemoServer:
 
     @property
     def url(self) -> str:
-        """`http://HOST:PORT`, as this machine can reach it."""
+        """The URL `http://HOST:PORT` for clients on this machine."""
         host, port = self.address
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not listened on
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
     async def stop(self) -> None:
-        """Stop listening and end every connection, whatever it is doing. Harmless when repeated."""
+        """Stop listening and end every connection at once. Idempotent."""
         self.stopping = True
         self.gallery.close()
         if self._server is None:
@@ -151,20 +150,20 @@ class DemoServer:
         answering = [connection.answering for connection in self.connections if connection.answering]
         for connection in self.connections:
             connection.abort()
-        while self.connections:  # each leaves when the loop tells it that its socket is gone
+        while self.connections:  # each unregisters in connection_lost
             await asyncio.sleep(0)
         await asyncio.gather(*answering, return_exceptions=True)
         await server.wait_closed()
 
     def cached_reply(self, request: Request) -> DrawnImage | None:
-        """The answer to a plain request for a kept picture, which need not wait for anything; else None."""
+        """Return the reply to a plain request for a cached image, which is ready without waiting; else None."""
         drawn = self.gallery.cached_reply(request)
         if drawn is not None:
             self.counts["/images"] += 1
         return drawn
 
     async def reply(self, request: Request) -> Reply:
-        """Find the route of `request`, count it, and let it answer."""
+        """Return the reply of the request's route, and count the request."""
         name = _route_name(request.path)
         self.counts[name or "unknown"] += 1
         try:
@@ -175,7 +174,7 @@ class DemoServer:
             return refused.reply()
 
     def first_visit(self, request: Request) -> bool:
-        """Whether nobody has asked for this path and query before."""
+        """Return whether this is the first request for this path and query."""
         if request.target in self._visits:
             return False
         self._visits[request.target] = None
@@ -201,21 +200,21 @@ def _reason(error: OSError | UnicodeError) -> str:
 
 
 def serve(options: DemoOptions, announce: Callable[[str], None]) -> None:
-    """Serve until SIGINT or SIGTERM; to be called from the main thread.
+    """Serve until SIGINT or SIGTERM. Call it from the main thread.
 
     Args:
-        options: where and what.
-        announce: called with the URL once the server listens; never, if the signal comes before.
+        options: the address and the images.
+        announce: called with the URL once the server listens, unless a signal comes first.
 
     Raises:
-        DemoError: the address cannot be listened on.
+        DemoError: the server cannot listen on the address.
     """
     before = {number: signal.getsignal(number) for number in _ENDS}
     try:
         asyncio.run(_serve(options, announce))
     finally:
         for number, handler in before.items():
-            if handler is not None:  # None: it was not set from Python, and cannot be set back from it
+            if handler is not None:  # None: not set from Python, so Python cannot restore it
                 signal.signal(number, handler)
 
 
@@ -227,7 +226,7 @@ async def _serve(options: DemoOptions, announce: Callable[[str], None]) -> None:
     ending = asyncio.create_task(ended.wait())
     starting = asyncio.create_task(server.start())
     try:
-        # A signal need not wait until everything is drawn.
+        # A signal ends the server even while it is drawing.
         await asyncio.wait((starting, ending), return_when=asyncio.FIRST_COMPLETED)
         if starting.done():
             starting.result()
@@ -240,7 +239,7 @@ async def _serve(options: DemoOptions, announce: Callable[[str], None]) -> None:
 
 
 def _route_name(path: str) -> str | None:
-    """The route that a path belongs to: `/fault/stall` for `/fault/stall/17.jpg`."""
+    """Return the route of a path: `/fault/stall` for `/fault/stall/17.jpg`; None if there is none."""
     segments = path.split("/")
     name = "/".join(segments[:3] if segments[1] == "fault" else segments[:2])
     return name if name in _HANDLERS else None
