@@ -44,7 +44,7 @@ _ACTIVITIES: dict[str, tuple[str, ...]] = {
     ),
     "around the download": (
         *("tasks/download/downloader.py", "tasks/download/body.py", "tasks/download/urls.py", "tasks/fetch.py"),
-        *("tasks/jobs.py", "tasks/broker/progress.py", "tasks/model.py"),
+        *("tasks/jobs.py", "tasks/worker.py", "tasks/broker/progress.py", "tasks/model.py"),
     ),
     "collecting shards": ("tasks/collect.py", "tasks/storage/manifest.py", "tasks/storage/plan.py"),
     "counting parts, acknowledging": ("tasks/broker/ack_batcher.py", "tasks/broker/backend.py"),

@@ -73,18 +73,18 @@ def reasons() -> str:
     rows = ["| reason | status | meaning | retried |", "|---|---|---|---|"]
     kinds = sorted(_kinds(FetchError), key=lambda kind: list(Reason).index(kind.reason))
     for kind in kinds:
-        again = "yes" if kind.retryable else "no"
+        retried = "yes" if kind.retryable else "no"
         meaning = (kind.__doc__ or "").strip().partition("\n")[0]
-        rows.append(f"| `{kind.reason}` | `{kind.reason.status}` | {meaning} | {again} |")
+        rows.append(f"| `{kind.reason}` | `{kind.reason.status}` | {meaning} | {retried} |")
     return "\n".join(rows) + "\n"
 
 
 def columns() -> str:
     """Return the table of a manifest's columns, after those of the URL list."""
     outcome = Outcome("00000000", Status.SUCCESS)
-    mark = ShardRef("", 0)
-    table = plan.decode(plan.encode([ImageRequest(0, "")], mark))
-    schema = manifest.decode(manifest.encode(table, [outcome], mark)).schema
+    ref = ShardRef("", 0)
+    table = plan.decode(plan.encode([ImageRequest(0, "")], ref))
+    schema = manifest.decode(manifest.encode(table, [outcome], ref)).schema
     rows = ["| column | type |", "|---|---|"]
     rows += [f"| `{field.name}` | {field.type} |" for field in schema]
     return "\n".join(rows) + "\n"
@@ -169,8 +169,8 @@ def upstream() -> str:
 
 def pillow_images() -> str:
     """Return the results of Pillow's own test images, by format."""
-    kept = json.loads(pillow_counts.COUNTS.read_text(encoding="utf-8"))
-    decoded, resized = kept["decode"], kept["resize"]
+    counts = json.loads(pillow_counts.COUNTS.read_text(encoding="utf-8"))
+    decoded, resized = counts["decode"], counts["resize"]
     ends = [reason for reason in pillow_counts.REASONS if any(reason in number for number in decoded.values())]
     rows = [
         f"| format | files | decoded | {' | '.join(f'`{reason}`' for reason in ends)} | can be resized |",
@@ -186,7 +186,7 @@ def pillow_images() -> str:
     ]:
         numbers = [sum(ended.values()), ended.get("success", 0), *(ended.get(end, 0) for end in ends)]
         rows.append(f"| {kind} | {' | '.join(f'{number:,}' for number in numbers)} | {made.get('success', 0):,} |")
-    return "\n".join(rows) + f"\n\nThese are the images of Pillow {kept['version']}.\n"
+    return "\n".join(rows) + f"\n\nThese are the images of Pillow {counts['version']}.\n"
 
 
 def example(name: str) -> str:

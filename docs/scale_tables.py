@@ -160,7 +160,7 @@ def lists(result: Mapping[str, Any]) -> str:
         "manifests": [format_size(found.manifests) for found in left],
         "plan": [format_size(found.plan) for found in left],
         "through Redis, both ways": [format_size(found.redis_traffic) for found in left],
-        "appended by Redis, and rewritten away": [format_size(found.appended) for found in left],
+        "appended to append-only files of Redis, and compacted again": [format_size(found.appended) for found in left],
         "reading the manifests at the end": [_duration(found.summary) for found in left],
     }
     rows += [_line(label, values) for label, values in facts.items()]

@@ -39,7 +39,7 @@ from tasks.storage.shard_parquet import ShardRef
 from tasks.storage.store import Store
 from tests.unit.conftest import Canned, always, image, response
 
-_MARK = ShardRef("", 0)
+_REF = ShardRef("", 0)
 
 _RUN = RunOptions("/out", 10, FetchOptions(deadline=5.0, retries=1, backoff=0))
 _RESIZING = replace(_RUN, fetch=replace(_RUN.fetch, resize=ResizeOptions(ResizeMode.KEEP_RATIO, 32)))
@@ -361,7 +361,7 @@ def test_damaged_file_is_replaced(
 
 
 @pytest.fixture
-def since(tmp_path: Path) -> Store:
+def old(tmp_path: Path) -> Store:
     """Return the folder of a previous run."""
     (tmp_path / "old").mkdir()
     return Store(tmp_path / "old")
@@ -374,11 +374,11 @@ def new(tmp_path: Path) -> Store:
     return Store(tmp_path / "new")
 
 
-def saved_before(url: str, downloader: Downloader, since: Store, run: RunOptions = _RUN) -> PreviousFile:
+def saved_before(url: str, downloader: Downloader, old: Store, run: RunOptions = _RUN) -> PreviousFile:
     """Return a URL's image in the previous run, saved under another key."""
-    outcome = fetch(FetchRequest(url, 23), run, since, downloader)
+    outcome = fetch(FetchRequest(url, 23), run, old, downloader)
     assert outcome.ok
-    return PreviousFile(PreviousImage.from_json(asdict(outcome)), since)
+    return PreviousFile(PreviousImage.from_json(asdict(outcome)), old)
 
 
 def conditional(body: bytes, *fields: str) -> Callable[[bytes], list[bytes]]:
@@ -394,31 +394,31 @@ def conditional(body: bytes, *fields: str) -> Callable[[bytes], list[bytes]]:
 
 @pytest.mark.parametrize("run", [_RUN, _RESIZING], ids=["as it came", "resized"])
 def test_unchanged_image_is_reused(
-    since: Store, new: Store, sessions_to: Callable[..., Sessions], run: RunOptions
+    old: Store, new: Store, sessions_to: Callable[..., Sessions], run: RunOptions
 ) -> None:
     """It costs a 304: the file gets a new name, and the Outcome is the same as for a download."""
     with Canned(conditional(draw_image(3, 80, 60, "png"))) as server:
         downloader = Downloader(sessions_to(server.address))
-        former = saved_before(server.url, downloader, since, run)
+        previous = saved_before(server.url, downloader, old, run)
         full = fetch(FetchRequest(server.url, 3), run, new, downloader)
         new.remove(full.path or "")
-        former = replace(former, image=replace(former.image, exif="{}"))
-        outcome = fetch(FetchRequest(server.url, 3, previous=former), run, new, downloader)
+        previous = replace(previous, image=replace(previous.image, exif="{}"))
+        outcome = fetch(FetchRequest(server.url, 3, previous=previous), run, new, downloader)
     assert len(server.requests) == 3
     assert outcome == replace(
         full, http_status=304, exif="{}", fetch_seconds=outcome.fetch_seconds, finished_at=outcome.finished_at
     )
     assert outcome.path is not None
-    assert new.path(outcome.path).samefile(former.file)
+    assert new.path(outcome.path).samefile(previous.file)
     assert new.list_files(".tmp") == []
 
 
-def test_new_validators_win(since: Store, new: Store, sessions_to: Callable[..., Sessions]) -> None:
+def test_new_validators_win(old: Store, new: Store, sessions_to: Callable[..., Sessions]) -> None:
     """Validators of a 304 replace the old ones for the next run."""
     with Canned(conditional(image(), 'ETag: W/"f"')) as server:
         downloader = Downloader(sessions_to(server.address))
-        former = saved_before(server.url, downloader, since)
-        outcome = fetch(FetchRequest(server.url, 0, previous=former), _RUN, new, downloader)
+        previous = saved_before(server.url, downloader, old)
+        outcome = fetch(FetchRequest(server.url, 0, previous=previous), _RUN, new, downloader)
     assert (outcome.http_status, outcome.etag, outcome.last_modified) == (
         *(304, 'W/"f"'),
         "Thu, 01 Jan 2026 00:00:00 GMT",
@@ -427,31 +427,31 @@ def test_new_validators_win(since: Store, new: Store, sessions_to: Callable[...,
 
 @pytest.mark.parametrize("change", ["gone", "shorter", "link", "wrong extension", "outside"])
 def test_unusable_previous_file_sends_no_condition(
-    since: Store, new: Store, sessions_to: Callable[..., Sessions], change: str
+    old: Store, new: Store, sessions_to: Callable[..., Sessions], change: str
 ) -> None:
     """Without a usable previous file, no conditional request is sent."""
     with Canned(conditional(image())) as server:
         downloader = Downloader(sessions_to(server.address))
-        former = saved_before(server.url, downloader, since)
+        previous = saved_before(server.url, downloader, old)
         if change == "shorter":
-            former.file.write_bytes(image()[:-1])
+            previous.file.write_bytes(image()[:-1])
         elif change == "link":
-            former.file.rename(since.path("there"))
-            former.file.symlink_to(since.path("there"))
+            previous.file.rename(old.path("there"))
+            previous.file.symlink_to(old.path("there"))
         elif change == "gone":
-            former.file.unlink()
+            previous.file.unlink()
         else:
             path = {"wrong extension": "00002/000023.txt", "outside": "../old/00002/000023.png"}[change]
-            since.path("00002/000023.txt").write_bytes(image())
-            former = replace(former, image=replace(former.image, path=path))
-        outcome = fetch(FetchRequest(server.url, 0, previous=former), _RUN, new, downloader)
+            old.path("00002/000023.txt").write_bytes(image())
+            previous = replace(previous, image=replace(previous.image, path=path))
+        outcome = fetch(FetchRequest(server.url, 0, previous=previous), _RUN, new, downloader)
     assert (outcome.ok, outcome.http_status, outcome.attempts) == (True, 200, 1)
     assert b"If-" not in server.requests[-1]
 
 
 @pytest.mark.parametrize("change", ["changed, same size", "gone meanwhile"])
 def test_changed_previous_file_is_not_reused(
-    since: Store, new: Store, sessions_to: Callable[..., Sessions], change: str
+    old: Store, new: Store, sessions_to: Callable[..., Sessions], change: str
 ) -> None:
     """If a previous file differs from its manifest, the image is requested in full at once."""
     body = image()
@@ -459,16 +459,16 @@ def test_changed_previous_file_is_not_reused(
 
     def answer(request: bytes) -> list[bytes]:
         if change == "gone meanwhile" and b"If-None-Match" in request:
-            former.file.unlink()
+            previous.file.unlink()
         return answers(request)
 
     with Canned(answer) as server:
         downloader = Downloader(sessions_to(server.address))
-        former = saved_before(server.url, downloader, since)
+        previous = saved_before(server.url, downloader, old)
         if change == "changed, same size":
-            former.file.write_bytes(body[:-1] + b"x")
+            previous.file.write_bytes(body[:-1] + b"x")
         outcome = fetch(
-            FetchRequest(server.url, 0, previous=former),
+            FetchRequest(server.url, 0, previous=previous),
             replace(_RUN, fetch=replace(_RUN.fetch, retries=0)),
             new,
             downloader,
@@ -478,26 +478,26 @@ def test_changed_previous_file_is_not_reused(
     assert [b"If-None-Match" in request for request in server.requests] == [False, True, False]
 
 
-def test_changed_image_is_downloaded(since: Store, new: Store, sessions_to: Callable[..., Sessions]) -> None:
+def test_changed_image_is_downloaded(old: Store, new: Store, sessions_to: Callable[..., Sessions]) -> None:
     """A newer image is saved as usual, and the previous file stays."""
     bodies = iter([image(), image(colour="blue")])
     with Canned(lambda _: [response(next(bodies), "200 OK", 'ETag: "e"')]) as server:
         downloader = Downloader(sessions_to(server.address))
-        former = saved_before(server.url, downloader, since)
-        outcome = fetch(FetchRequest(server.url, 0, previous=former), _RUN, new, downloader)
+        previous = saved_before(server.url, downloader, old)
+        outcome = fetch(FetchRequest(server.url, 0, previous=previous), _RUN, new, downloader)
     assert (outcome.http_status, new.read(outcome.path or "")) == (200, image(colour="blue"))
-    assert former.file.read_bytes() == image()
+    assert previous.file.read_bytes() == image()
 
 
-def test_second_delivery_of_an_unchanged_image(since: Store, new: Store, sessions_to: Callable[..., Sessions]) -> None:
+def test_second_delivery_of_an_unchanged_image(old: Store, new: Store, sessions_to: Callable[..., Sessions]) -> None:
     """A redelivered task has the same Outcome; if another image is saved, the Outcome is marked as recovered."""
     with Canned(conditional(image())) as server:
         downloader = Downloader(sessions_to(server.address))
-        former = saved_before(server.url, downloader, since)
-        first, second = (fetch(FetchRequest(server.url, 0, previous=former), _RUN, new, downloader) for _ in range(2))
+        previous = saved_before(server.url, downloader, old)
+        first, second = (fetch(FetchRequest(server.url, 0, previous=previous), _RUN, new, downloader) for _ in range(2))
         assert replace(second, fetch_seconds=first.fetch_seconds, finished_at=first.finished_at) == first
         new.create("00000/000001.png", image(colour="blue"))
-        third = fetch(FetchRequest(server.url, 1, previous=former), _RUN, new, downloader)
+        third = fetch(FetchRequest(server.url, 1, previous=previous), _RUN, new, downloader)
     assert (third.recovered, new.read("00000/000001.png")) == (True, image(colour="blue"))
 
 
@@ -546,13 +546,13 @@ def test_image_too_costly_to_decode_is_recovered(store: Store, monkeypatch: pyte
     assert (outcome.ok, outcome.recovered) == (True, True)
 
 
-_MARKS = {"ASCII": "x", "quotes": '"', "backslashes": "\\", "Latin-1": "\xff"}
+_CHARACTERS = {"ASCII": "x", "quotes": '"', "backslashes": "\\", "Latin-1": "\xff"}
 
 
-@pytest.mark.parametrize("mark", _MARKS.values(), ids=_MARKS)
-def test_largest_success_stays_small(store: Store, sessions_to: Callable[..., Sessions], mark: str) -> None:
+@pytest.mark.parametrize("character", _CHARACTERS.values(), ids=_CHARACTERS)
+def test_largest_success_stays_small(store: Store, sessions_to: Callable[..., Sessions], character: str) -> None:
     """With headers of any length, the Outcome stays under 1 KB as JSON, because it goes through Redis."""
-    long = mark * 5000
+    long = character * 5000
     sent = response(image(), "200 OK", f"ETag: {long}", f"Last-Modified: {long}")
     moved = response(b"", "302 Found", f"Location: /a?{long}")
     replies = iter([moved, sent])
@@ -563,16 +563,16 @@ def test_largest_success_stays_small(store: Store, sessions_to: Callable[..., Se
     assert len(json.dumps(outcome.to_json())) < _LARGEST
 
 
-@pytest.mark.parametrize("mark", [*_MARKS.values(), "\U0001f40c"], ids=[*_MARKS, "outside the BMP"])
-def test_largest_failure_stays_small(mark: str) -> None:
+@pytest.mark.parametrize("character", [*_CHARACTERS.values(), "\U0001f40c"], ids=[*_CHARACTERS, "outside the BMP"])
+def test_largest_failure_stays_small(character: str) -> None:
     """With a quote of any length in the message, the Outcome stays under 1 KB as JSON."""
-    error = RateLimitedError(mark * 500, http_status=429)
-    error.final_url = "http://a.example/" + mark * 500
+    error = RateLimitedError(character * 500, http_status=429)
+    error.final_url = "http://a.example/" + character * 500
     outcome = replace(failed_outcome("9999999999", error), tls_unverified=True)
     assert len(json.dumps(outcome.to_json())) < _LARGEST
 
 
-def test_failed_keeps_the_status_and_no_secret() -> None:
+def test_failed_outcome_keeps_the_status_but_no_secret() -> None:
     """The Outcome of an error has its HTTP status, and a short message without secrets."""
     outcome = failed_outcome(
         "000001", RateLimitedError("http://user:word@a.example/?sig=x " + "y" * 500, http_status=429)

@@ -11,7 +11,7 @@ from tests.fuzz.targets import TARGETS
 
 @pytest.mark.parametrize("name", TARGETS)
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_seeds(name: str) -> None:
+def test_targets_accept_their_seeds(name: str) -> None:
     """Each target parses or refuses each of its seeds."""
     target = TARGETS[name]
     seeds = list(target.seeds())
@@ -24,7 +24,7 @@ def test_seeds(name: str) -> None:
 @pytest.mark.parametrize("name", TARGETS)
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @given(st.data())
-def test_changed_seeds(name: str, data: st.DataObject) -> None:
+def test_targets_accept_changed_seeds(name: str, data: st.DataObject) -> None:
     """Each target also parses or refuses seeds cut short or continued with other bytes."""
     seed = data.draw(st.sampled_from(list(TARGETS[name].seeds())))
     TARGETS[name].call(seed[: data.draw(st.integers(0, len(seed)))] + data.draw(st.binary(max_size=8)))

@@ -111,7 +111,7 @@ _PRIVATE = {
     "_connection": "response.HTTPResponse.release_conn",
     "_pool": "response.HTTPResponse.release_conn",
     "_get_chunk_left": "test_chunks_are_read_by_our_method",
-    "_check_close": "test_tells_whether_the_server_closes",
+    "_check_close": "test_detects_whether_the_server_closes",
     "_close_conn": "test_closing_the_response_leaves_no_file",
     "_read_and_discard_trailer": "test_trailer_is_read_to_its_end",
 }
@@ -302,7 +302,7 @@ def test_closing_the_response_leaves_no_file() -> None:
         ("HTTP/1.0 200 OK\r\nKeep-Alive: timeout=5\r\n", False),
     ],
 )
-def test_tells_whether_the_server_closes(head: str, closes: bool) -> None:
+def test_detects_whether_the_server_closes(head: str, closes: bool) -> None:
     """`_check_close` reads the version and the headers set by our own parser."""
     found = _response(f"{head}Content-Length: 0\r\n\r\n".encode())
     assert bool(found._check_close()) is closes  # type: ignore[attr-defined]

@@ -60,7 +60,7 @@ def img2dataset_key(shard: int, offset: int, shard_size: int) -> str:
 
 @pytest.mark.parametrize("shard_size", [2, 10, 11, 100, 101, 999, 1000, 1001, 5000, 10_000])
 @pytest.mark.parametrize("shard", [0, 3, 99_999, 100_000, 1_234_567])
-def test_key_is_that_of_img2dataset(shard: int, shard_size: int) -> None:
+def test_key_matches_img2dataset(shard: int, shard_size: int) -> None:
     """The first and the last key of a shard equal img2dataset's, also beyond 99,999 shards."""
     for offset in (0, shard_size - 1):
         assert image_key(shard * shard_size + offset, shard_size) == img2dataset_key(shard, offset, shard_size)
@@ -70,7 +70,7 @@ def test_key_is_that_of_img2dataset(shard: int, shard_size: int) -> None:
     ("index", "shard_size", "key"),
     [(0, 1000, "00000000"), (3_007, 1000, "00003007"), (123_456_999, 1000, "123456999"), (2, 1, "000020")],
 )
-def test_key_golden(index: int, shard_size: int, key: str) -> None:
+def test_keys_of_known_images(index: int, shard_size: int, key: str) -> None:
     """Keys of the usual size have eight digits, and grow only if the shard number does."""
     assert image_key(index, shard_size) == key
 
