@@ -1,7 +1,7 @@
-"""requests' adapter for guarded connections; one for each thread.
+"""Adapters for requests with guarded connections, one for each thread.
 
-Building an `ssl.SSLContext` costs 20 ms, so one context serves all threads, and requests' own way of loading
-certificates for every connection is switched off.
+Creating an `ssl.SSLContext` takes 20 ms, so all threads share one. requests would load the certificates for every
+connection, which is disabled.
 """
 
 from __future__ import annotations
@@ -34,25 +34,25 @@ from tasks.errors import ConnectError
 from tasks.model import HeaderOptions
 
 USER_AGENT = f"imagefleet/{VERSION}"
-#: Hosts to which a thread keeps a connection open.
+#: The number of hosts to which a thread keeps a connection open.
 _POOLED_HOSTS = 10
 
 
 class _Request(PreparedRequest):
-    """A request that knows its URL in parts, which requests would take apart five times over."""
+    """A request with its parsed URL, which requests would parse five times."""
 
     parts: Url
 
 
 class _Pool:
-    """One host's connection, without urllib3's own retries, redirects, proxies and timeouts: those are ours."""
+    """One host's connection, without urllib3's retries, redirects, proxies and timeouts: imagefleet has its own."""
 
     def urlopen(self: Any, method: str, url: str, *, headers: Mapping[str, str], **_: Any) -> HTTPResponse:
-        """Send a request, and return its response with the body unread.
+        """Send a request and return the response, with its body unread.
 
-        Servers close idle connections, and the request may already be on its way. So a request that fails on a reused
-        connection before a byte of the answer is sent once more, on a fresh one, as browsers and curl do; so is one
-        that is answered there with 408, by which some servers say that they close.
+        A server may close an idle connection just when a request is sent. So a request that fails on a reused
+        connection before the first byte of the response is repeated once, on a new connection, as in browsers and curl.
+        A 408 on a reused connection is repeated, too: some servers announce by it that they close.
         """
         connection = self._get_conn()
         reused = connection.sock
@@ -73,12 +73,12 @@ class _Pool:
             connection.close()
             self._put_conn(connection)
             raise
-        # By these it returns the connection once its body is read.
+        # The response uses these to return the connection to the pool after its body is read.
         response._connection, response._pool = connection, self
         return response
 
     def _put_conn(self: Any, connection: Any) -> None:
-        """Keep a connection for the next request; while it is idle, it may be closed to make room."""
+        """Keep a connection for the next request; while idle, it may be closed to free a file descriptor."""
         if connection is not None and connection.sock is not None:
             file_descriptors.IDLE_CONNECTIONS.add(connection.sock)
         super()._put_conn(connection)  # type: ignore[misc]
@@ -90,16 +90,16 @@ def _exchange(connection: GuardedConnection, method: str, url: str, headers: Map
 
 
 class GuardedAdapter(HTTPAdapter):
-    """requests' adapter for one thread: keep-alive connections that the guard has opened."""
+    """The adapter of one thread: keep-alive connections opened by the guard."""
 
     def __init__(self, guard: Guard, tls: Tls, lenient: bool) -> None:
         self._guard, self._tls, self._lenient, self._current_deadline = guard, tls, lenient, CurrentDeadline()
-        #: The host that was asked last, and its pool: in most lists the next image is there too.
+        #: The host of the last request, and its pool: in most lists, the next image is on the same host.
         self._last: tuple[tuple[str, str, int], Any] | None = None
         super().__init__(pool_connections=_POOLED_HOSTS, pool_maxsize=1)
 
     def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **options: Any) -> None:
-        """Build the pools of guarded connections; requests calls this when the adapter is made."""
+        """Create the pools of guarded connections; requests calls this when the adapter is created."""
         plain, tls = self._connection_classes()
         super().init_poolmanager(connections, maxsize, block, ssl_context=self._tls.context, **options)
         manager: PoolManager = self.poolmanager
@@ -110,17 +110,17 @@ class GuardedAdapter(HTTPAdapter):
 
     @property
     def tls_unverified(self) -> bool:
-        """Whether the last request went to a server that could not be verified."""
+        """Whether the last request went to a server that was not verified."""
         return self._current_deadline.tls_unverified
 
     @property
     def _tls_settings(self) -> dict[str, Any]:
-        """What this thread's connections inside TLS have in common."""
+        """The settings shared by this thread's TLS connections."""
         return {"tls": self._tls, "lenient": self._lenient}
 
     def _connection_classes(self) -> tuple[type, type]:
-        """Return the classes of this thread's connections, for http and for https."""
-        # urllib3 takes the class of a connection from the class of its pool, so each thread has classes of its own.
+        """Return the connection classes of this thread, for http and https."""
+        # urllib3 takes the connection class from the class of the pool, so each thread has its own classes.
         shared = {"guard": self._guard, "current_deadline": self._current_deadline}
         return (
             type("GuardedConnection", (GuardedConnection,), shared),
@@ -130,7 +130,7 @@ class GuardedAdapter(HTTPAdapter):
     def get_connection_with_tls_context(
         self, request: PreparedRequest, verify: Any, proxies: Any = None, cert: Any = None
     ) -> Any:
-        """Return the pool of the request's host; all share one TLS context."""
+        """Return the pool for the request's host; all pools share one TLS context."""
         assert isinstance(request, _Request)
         parts = request.parts
         host = (parts.scheme, parts.host, parts.port)
@@ -144,32 +144,32 @@ class GuardedAdapter(HTTPAdapter):
         return request.parts.target
 
     def build_response(self, req: PreparedRequest, resp: Any) -> Response:
-        """Return the response, without the cookies and the encoding of text, which no image needs."""
+        """Return the response without parsing cookies or a text encoding, which images do not need."""
         response = Response()
         response.status_code, response.reason, response.raw = resp.status, resp.reason, resp
-        # Case does not matter in these, either.
+        # These ignore case, too.
         response.headers = resp.headers
         return response
 
     def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
-        """Load nothing: the shared context holds the certificates and verifies every server."""
+        """Load nothing: the shared context has the certificates and verifies every server."""
 
     def get(self, url: Url, deadline: Deadline, headers: Mapping[str, str]) -> Response:
-        """Send one GET, follow nothing, and return the response with its body unread.
+        """Send one GET request without following redirects, and return the response with its body unread.
 
         Args:
-            url: where to.
-            deadline: of the download.
-            headers: of the head, besides Host and what the URL's userinfo asks for.
+            url: the URL to request.
+            deadline: the download's deadline.
+            headers: the header fields, except Host and the Authorization for the URL's userinfo.
 
         Raises:
-            requests.RequestException, tasks.errors.FetchError: as requests and the guard do.
+            requests.RequestException, tasks.errors.FetchError: raised by requests and by the guard.
         """
         self._current_deadline.deadline = deadline
         self._current_deadline.tls_unverified = False
         request = _Request()
         request.method, request.url, request.parts = "GET", url.text, url
-        # The connection writes them as they are; nobody between here and there looks one up.
+        # The connection sends them as they are; requests does not look any of them up.
         request.headers = headers  # type: ignore[assignment]
         if url.userinfo is not None:
             name, _, password = url.userinfo.partition(":")
@@ -179,9 +179,9 @@ class GuardedAdapter(HTTPAdapter):
 
 
 class ProxiedAdapter(GuardedAdapter):
-    """The adapter of a thread whose requests all go through the operator's proxy.
+    """The adapter of a thread that sends all requests through the operator's proxy.
 
-    The proxy resolves the names, so the guard judges what can be seen of a host here, before each request.
+    The proxy resolves host names, so before each request the guard checks the host as written in the URL, and the port.
     """
 
     def __init__(self, guard: Guard, tls: Tls, lenient: bool, proxy: Proxy) -> None:
@@ -189,7 +189,7 @@ class ProxiedAdapter(GuardedAdapter):
         super().__init__(guard, tls, lenient)
 
     def _connection_classes(self) -> tuple[type, type]:
-        """Return the classes of this thread's connections, for http and for https."""
+        """Return the connection classes of this thread, for http and https."""
         shared = {"guard": self._guard, "current_deadline": self._current_deadline, "through": self._proxy}
         return (
             type("ForwardedConnection", (ForwardedConnection,), shared),
@@ -199,22 +199,22 @@ class ProxiedAdapter(GuardedAdapter):
     def get_connection_with_tls_context(
         self, request: PreparedRequest, verify: Any, proxies: Any = None, cert: Any = None
     ) -> Any:
-        """Return the pool of the proxy, which all http goes to, or of the request's host."""
+        """Return the pool of the proxy for http, or of the request's host for https."""
         assert isinstance(request, _Request)
         if request.parts.scheme == "http":
             return self.poolmanager.connection_from_host(self._proxy.host, self._proxy.port, "http")
         return super().get_connection_with_tls_context(request, verify, proxies, cert)
 
     def request_url(self, request: PreparedRequest, proxies: Any) -> str:
-        """Return what the proxy is asked for: all of an http URL; inside a tunnel, path and query."""
+        """Return the request target: the whole URL for http; path and query inside a tunnel."""
         assert isinstance(request, _Request)
         return request.parts.text if request.parts.scheme == "http" else super().request_url(request, proxies)
 
     def get(self, url: Url, deadline: Deadline, headers: Mapping[str, str]) -> Response:
-        """Send one GET through the proxy, if the guard has nothing against its host; as the others do.
+        """Send one GET request through the proxy if the guard permits the URL's host.
 
         Raises:
-            requests.RequestException, tasks.errors.FetchError: as requests and the guard do.
+            requests.RequestException, tasks.errors.FetchError: raised by requests and by the guard.
         """
         self._guard.check_host(url.host, url.port)
         return super().get(url, deadline, headers)
@@ -222,15 +222,16 @@ class ProxiedAdapter(GuardedAdapter):
 
 @lru_cache(maxsize=64)
 def request_headers(options: HeaderOptions, contact: str | None, same_host: bool) -> Mapping[str, str]:
-    """Return the fields of a request's head; of each run they are made once.
+    """Return the header fields of a request; they are cached for each run.
 
     Args:
-        options: the run's.
-        contact: where to complain about us, for our own User-Agent.
-        same_host: whether the request goes to the host that the list names; what may be a credential goes nowhere else.
+        options: the run's header options.
+        contact: where to complain about our requests; added to the default User-Agent.
+        same_host: whether the request goes to the host in the URL list. Extra fields may be credentials, so they are
+            sent to no other host.
 
     Raises:
-        ValueError: a field would end its line, or is not a run's to say.
+        ValueError: a field would end its line, or is reserved.
     """
     agent = options.user_agent or (USER_AGENT if contact is None else f"{USER_AGENT} (+{contact})")
     known = CaseInsensitiveDict(
@@ -240,12 +241,12 @@ def request_headers(options: HeaderOptions, contact: str | None, same_host: bool
         known["Referer"] = checked_value(options.referer)
     if same_host:
         known.update(checked_header(name, value) for name, value in options.extra)
-    # A plain one is written in a third of the time.
+    # Writing a plain dict takes a third of the time.
     return dict(known.items())
 
 
 class Sessions:
-    """The adapters of a process: one for each thread that asks."""
+    """The adapters of a process, one for each thread."""
 
     def __init__(
         self,
@@ -255,14 +256,14 @@ class Sessions:
         proxy: Proxy | None = None,
         allow_insecure_tls: bool = False,
     ) -> None:
-        """Take what all requests of the process have in common.
+        """Set what all requests of the process share.
 
         Args:
-            guard: what may be connected to.
-            ca_bundle: a PEM file of certificates to trust in place of the usual ones.
-            contact: where to complain about us.
-            proxy: what everything goes through; None for nothing.
-            allow_insecure_tls: whether runs with ``--insecure`` may do without the verification of servers.
+            guard: opens the connections, to permitted addresses only.
+            ca_bundle: a PEM file of CA certificates to trust instead of the default ones.
+            contact: where to complain about our requests.
+            proxy: the proxy for all requests; None to connect directly.
+            allow_insecure_tls: whether runs with ``--insecure`` may skip the verification of servers.
 
         Raises:
             OSError: the certificates can't be read.
@@ -273,15 +274,15 @@ class Sessions:
 
     @property
     def allows_insecure_tls(self) -> bool:
-        """Whether runs with ``--insecure`` may do without the verification of servers."""
+        """Whether runs with ``--insecure`` may skip the verification of servers."""
         return self._tls.unverified is not None
 
     def adapter(self, insecure: bool = False) -> GuardedAdapter:
         """Return the calling thread's adapter.
 
         Args:
-            insecure: whether servers that can't be verified are taken, if that is allowed. Such a run has an adapter of
-                its own, so none of its connections is ever used for a run that wants verification.
+            insecure: whether to accept servers that can't be verified, if this is allowed. Such a run has its own
+                adapter, so its connections are never used for a run with verification.
         """
         lenient = insecure and self.allows_insecure_tls
         name = "lenient_adapter" if lenient else "adapter"

@@ -1,4 +1,4 @@
-"""A request under a condition: an image is sent only if it is another one by now (RFC 9110, 13). Pure."""
+"""Conditional requests: download an image only if it has changed (RFC 9110, section 13). No I/O."""
 
 from __future__ import annotations
 
@@ -10,35 +10,35 @@ from tasks.model import URL_LIMIT, PreviousImage
 
 _ETAG = re.compile(r'(?:W/)?"[\x21\x23-\x7e]*"')
 _DATE = re.compile(r"[A-Z][a-z]{2}, [0-9]{2} [A-Z][a-z]{2} [0-9]{4} [0-9]{2}:[0-9]{2}:[0-9]{2} GMT")
-#: A final URL is kept up to a number of bytes of JSON, in which a backslash takes two. One that is shorter than this,
-#: in characters, and without any, was not cut.
+#: A final URL is stored up to a number of bytes of JSON, in which a backslash takes two. A URL with fewer characters
+#: than this, and without a backslash, was not cut.
 _MAX_KEPT_URL = URL_LIMIT - 40
 
 
 @dataclass(frozen=True, slots=True)
 class Validators:
-    """That an image is another one than the one that these validators were given for."""
+    """The validators of a previous run's image, for a request that downloads only a changed image."""
 
     etag: str | None
     last_modified: str | None
-    #: The URL that gave them, redacted; None for the one that the list names.
+    #: The redacted URL that sent them; None for the URL in the list.
     url: str | None
 
     def came_from(self, url: str | None) -> bool:
-        """Tell whether a URL, named as above, is the one that gave the validators; they mean nothing to another."""
+        """Tell whether this URL, in the form of ``url``, sent the validators; to other URLs they mean nothing."""
         return url == self.url
 
     def conditional_headers(self, headers: Mapping[str, str]) -> Mapping[str, str]:
-        """Return the fields of a request that is made under the condition."""
+        """Return the headers of a conditional request."""
         named = {"If-None-Match": self.etag, "If-Modified-Since": self.last_modified}
         return {**headers, **{name: value for name, value in named.items() if value is not None}}
 
 
 def usable_validators(previous: PreviousImage) -> Validators | None:
-    """Return the condition that an image is another one than a previous run's; None where nothing tells them apart.
+    """Return the validators of a previous run's image; None if it has no usable ones.
 
-    Only what can be sent back as it came counts: a validator with the form of one, which also says that it was kept
-    whole, and a final URL that was.
+    A validator is usable if its form is valid, which also shows that it was not cut. The final URL must not be cut
+    either.
     """
     url = previous.final_url
     if url is not None and (len(url) >= _MAX_KEPT_URL or "\\" in url):

@@ -1,7 +1,8 @@
-"""A guarded HTTP connection of one thread: heads are written and read in one go.
+"""Guarded HTTP connections: open a permitted socket, send a GET request, and parse the header of the response.
 
-At 15 KB an image, urllib3 and the standard library spend a third of a download's CPU on the few lines around it: they
-read a response's head as if it were a mail, and write a request's line by line.
+At 15 KB per image, urllib3 and the standard library spend a third of a download's CPU on the few lines of headers: they
+parse a response's header as an email, and write a request's header line by line. Here a header is written and read at
+once.
 """
 
 from __future__ import annotations
@@ -23,41 +24,42 @@ from tasks.download.sockets import CurrentDeadline, DeadlineSocket, PlainSocket
 from tasks.download.tls import WRONG_HOST, Tls, certificate_names, is_avoidable
 from tasks.errors import FetchError
 
-#: The longest head in bytes, and the most fields in it: more than curl and browsers read.
+#: The maximum size of a response header in bytes, and its maximum number of fields: more than curl and browsers allow.
 MAX_HEADER_BYTES = 512 * 1024
 MAX_FIELDS = 5000
-#: Validators: a response that has two different ones has none.
+#: Validators; if a response has two different values of one, both are ignored.
 _VALIDATORS = ("etag", "last-modified")
-#: HTTP/1.x, as servers write it; what follows the status may lack its space or be missing. HTTP/2 comes from proxies
-#: that copy the status line of another connection.
+#: HTTP/1.x, as servers write it: the reason may be missing, or the space before it. HTTP/2 comes from proxies that copy
+#: the status line of another connection.
 _STATUS_LINE = re.compile(rb"HTTP/(1\.[0-9]|2(?:\.0)?)[ \t]+([1-9][0-9]{2})(?![0-9])(.*)", re.IGNORECASE | re.DOTALL)
 _CHUNK_SIZE = re.compile(rb"[0-9a-fA-F]{1,16}")
-#: The longest line of a chunk's size, in bytes: its extensions are skipped.
+#: The maximum length of a line with a chunk's size, in bytes. Its extensions are skipped.
 _MAX_CHUNK_LINE = 64 * 1024
-#: More digits than the length of any body has.
+#: The maximum number of digits of a Content-Length; every body is shorter.
 _MAX_LENGTH_DIGITS = 18
 _LEADING_ZEROS = re.compile(r"^0+(?=[0-9])")
-#: What can stand in the line that a request begins with, and not end it.
+#: Characters allowed in the target of a request; none of them ends the line.
 TARGET = re.compile(r"[\x21-\x7e]+")
 
 
 class BadHeaderError(http.client.HTTPException):
-    """A response's head that is HTTP and can't be accepted: it is too large, or says two things about the body."""
+    """A response header is HTTP, but not acceptable: it is too large, or ambiguous about the body."""
 
 
 class Response(http.client.HTTPResponse):
-    """The standard library's response with a head that is read field by field, and no more.
+    """The standard library's response with a parser of our own for the header.
 
-    Its own parser is the one for mail: three times the time, and where a line is none, the rest counts as the body.
+    The standard library uses its email parser, which takes three times as long. If a line is not a field, that parser
+    treats the rest of the header as the body.
     """
 
     headers: HTTPHeaderDict  # type: ignore[assignment]
 
     def begin(self) -> None:
-        """Read the head (RFC 9112); interim responses are skipped.
+        """Read the header (RFC 9112); interim responses are skipped.
 
         Raises:
-            http.client.HTTPException: it is not HTTP, has no end, or says in two ways how long the body is.
+            http.client.HTTPException: it is not HTTP, is incomplete, or gives the body's length in two ways.
         """
         while True:
             version, status, reason = self._read_status_line()
@@ -72,7 +74,7 @@ class Response(http.client.HTTPResponse):
         self.length = None if coded else self._announced_length()
         if status in (http.HTTPStatus.NO_CONTENT, http.HTTPStatus.NOT_MODIFIED, http.HTTPStatus.SWITCHING_PROTOCOLS):
             self.length, self.chunked = 0, False
-        # A body without a length of its own ends with the connection.
+        # A body without a length ends with the connection.
         self.will_close = (
             self.will_close is True
             or self._check_close()  # type: ignore[attr-defined]
@@ -83,7 +85,7 @@ class Response(http.client.HTTPResponse):
         """Return version, status and reason.
 
         Raises:
-            http.client.HTTPException: it is not HTTP.
+            http.client.HTTPException: the line is not HTTP.
         """
         line = self.fp.readline(MAX_HEADER_BYTES + 1)
         if not line:
@@ -94,12 +96,12 @@ class Response(http.client.HTTPResponse):
         return found[1].decode(), int(found[2]), found[3].decode("latin-1").strip()
 
     def _read_header_fields(self) -> HTTPHeaderDict:
-        """Return the fields up to the empty line.
+        """Return the header fields up to the empty line.
 
-        A line that is no field is left out, as browsers do. A field that comes twice with the same value counts once.
+        Lines that are not fields are skipped, as in browsers. A field repeated with the same value counts once.
 
         Raises:
-            BadHeaderError: there is too much of them.
+            BadHeaderError: there are too many bytes or fields.
             http.client.IncompleteRead: the connection ended before the empty line.
         """
         fields: list[tuple[str, str]] = []
@@ -114,7 +116,7 @@ class Response(http.client.HTTPResponse):
                 raise BadHeaderError(f"it has more than {MAX_FIELDS:,} fields")
             text = line.decode("latin-1")
             if line[0] in b" \t":
-                # A folded value, which is obsolete.
+                # The continuation of a folded value; this syntax is obsolete.
                 if fields:
                     name, value = fields[-1]
                     fields[-1] = name, f"{value} {text.strip()}"
@@ -123,7 +125,7 @@ class Response(http.client.HTTPResponse):
             if colon and name and not name[-1].isspace():
                 fields.append((name.lower(), value.strip()))
         else:
-            # What came may lack the very field that says how long the body is.
+            # The field with the body's length may be among the missing ones.
             raise http.client.IncompleteRead(b"")
         found = HTTPHeaderDict()
         different = dict.fromkeys(fields)
@@ -136,12 +138,12 @@ class Response(http.client.HTTPResponse):
         return found
 
     def _read_transfer_codings(self) -> bool:
-        """Read Transfer-Encoding, and tell whether it says where the body ends (RFC 9112, 6.3).
+        """Parse Transfer-Encoding, and tell whether it determines the end of the body (RFC 9112, section 6.3).
 
-        Codings besides chunked are handed on as the last content codings: both are undone in the same way.
+        Codings other than chunked are appended to the content codings, because both are decoded in the same way.
 
         Raises:
-            BadHeaderError: chunked is not the last one, so nobody can say where the body ends.
+            BadHeaderError: chunked is not the last one, so the end of the body is unknown.
         """
         names = content_codings.parse(self.headers["transfer-encoding"])
         if not names:
@@ -154,18 +156,19 @@ class Response(http.client.HTTPResponse):
         if names:
             applied = [*content_codings.parse(self.headers.get("content-encoding", "")), *names]
             self.headers["content-encoding"] = ", ".join(applied)
-        # A length besides it counts for nothing, and may be an attempt to have the next response read wrongly: the
-        # connection is not used again. Nor is one of HTTP/1.0, which knows no transfer coding.
+        # A Content-Length besides it is ignored. It may be an attempt to make us misread the next response, so the
+        # connection is not reused. Neither is one with HTTP/1.0, which has no transfer codings.
         if "content-length" in self.headers or self.version == 10:
             self.headers.discard("content-length")
             self.will_close = True
         return True
 
     def _announced_length(self) -> int | None:
-        """Return the length that is announced; None where it is no number: then the body ends with the connection.
+        """Return the Content-Length; None if it is missing or not a number: then the body ends with the connection.
 
         Raises:
-            BadHeaderError: there are two lengths, of which one may be meant for somebody else.
+            BadHeaderError: there are two lengths, one of them perhaps meant for another recipient, or it has too many
+                digits.
         """
         announced = self.headers.get("content-length")
         if announced is None:
@@ -177,7 +180,7 @@ class Response(http.client.HTTPResponse):
             raise BadHeaderError(f"Content-Length has two different values: {announced[:80]}")
         length = lengths.pop()
         if not (length.isascii() and length.isdigit()):
-            # `-1` is how some programs write that they don't know the length.
+            # Some programs write `-1` for an unknown length.
             self.headers.discard("content-length")
             return None
         if len(length) > _MAX_LENGTH_DIGITS:
@@ -186,10 +189,12 @@ class Response(http.client.HTTPResponse):
         return int(length)
 
     def _get_chunk_left(self) -> int | None:
-        """Return how much of the current chunk is unread, after the next one's size if need be; None at the end.
+        """Return the number of unread bytes of the current chunk; None at the end of the body.
+
+        If the current chunk is finished, the size of the next one is read first.
 
         Raises:
-            http.client.IncompleteRead: a chunk does not end where its size says.
+            http.client.IncompleteRead: a chunk does not end at its size, or its size is invalid.
         """
         if not self.chunk_left:
             if self.chunk_left is not None and self.fp.readline(3) not in (b"\r\n", b"\n"):
@@ -207,7 +212,7 @@ class Response(http.client.HTTPResponse):
 
 
 class GuardedConnection(HTTPConnection):
-    """A connection that the guard opens, and that sends nothing but GET."""
+    """A connection opened by the guard, which sends only GET requests."""
 
     guard: Guard
     current_deadline: CurrentDeadline
@@ -215,28 +220,28 @@ class GuardedConnection(HTTPConnection):
 
     def __init__(self, host: str, *args: Any, **options: Any) -> None:
         super().__init__(host, *args, **options)
-        #: The host with its trailing dot, which `host` drops: names are resolved as given.
+        #: The host with its trailing dot, which `host` drops. Names are resolved as given.
         self.full_host = host
 
     def _new_conn(self) -> Any:
         connection = self.connect_socket(self.guard.connect, self.full_host, self.port)
-        # What may follow is the handshake of TLS, which takes this timeout for all of it.
+        # A TLS handshake may follow; this timeout applies to the whole handshake.
         connection.settimeout(self.current_deadline.deadline.wait())
         return connection
 
     def open_socket(self, family: int, kind: int, protocol: int) -> PlainSocket:
-        """Return a new socket; where no descriptor is left, idle connections are closed for it."""
+        """Return a new socket; if no file descriptor is free, idle connections are closed to free some."""
         opened = file_descriptors.wait_for_descriptors(lambda: PlainSocket(family, kind, protocol), 0.0)
         file_descriptors.IDLE_CONNECTIONS.make_room(opened.fileno())
         return opened
 
     def connect_socket(self, connect: Callable[..., Any], host: str, port: int) -> Any:
-        """Return a connected socket; while all descriptors are in use, it waits for one until the deadline.
+        """Return a connected socket; while all file descriptors are in use, wait for one until the deadline.
 
         Args:
-            connect: one of the guard's ways to connect.
-            host: where to.
-            port: where to.
+            connect: the guard's method for a host or for the proxy.
+            host: the host to connect to.
+            port: its port.
         """
         deadline = self.current_deadline.deadline
         return file_descriptors.wait_for_descriptors(
@@ -245,9 +250,9 @@ class GuardedConnection(HTTPConnection):
 
     @property
     def is_connected(self) -> bool:
-        """Whether the connection can be used again; urllib3 asks when it takes one out of its pool.
+        """Whether the connection can be reused; urllib3 checks this when it takes one out of its pool.
 
-        A connection in a pool is among the idle ones, where another thread may have closed it to make room.
+        A pooled connection is registered as idle, and another thread may have closed it to free a file descriptor.
         """
         return self.sock is not None and file_descriptors.IDLE_CONNECTIONS.take(self.sock) and super().is_connected
 
@@ -266,18 +271,18 @@ class GuardedConnection(HTTPConnection):
     def request(  # type: ignore[override]
         self, method: str, url: str, *, headers: Mapping[str, str] | None = None, **_: Any
     ) -> None:
-        """Send the head of a GET.
+        """Send a GET request.
 
         Args:
             method: GET.
-            url: path and query, as they stand in the head.
-            headers: the fields besides Host.
+            url: path and query, as sent in the request line.
+            headers: the header fields except Host.
 
         Raises:
             http.client.InvalidURL: the URL would end its line.
         """
         if not TARGET.fullmatch(url):
-            raise http.client.InvalidURL(f"a URL can't hold {url[:80]!r}")
+            raise http.client.InvalidURL(f"the URL has characters not allowed in a request: {url[:80]!r}")
         if self._host_field is None:
             host = f"[{self.host}]" if ":" in self.host else self.host
             self._host_field = host if self.port == self.default_port else f"{host}:{self.port}"
@@ -288,7 +293,7 @@ class GuardedConnection(HTTPConnection):
         """Return the response, with its body unread.
 
         Raises:
-            http.client.HTTPException, OSError: there is none, or it is not HTTP.
+            http.client.HTTPException, OSError: there is no response, or it is not HTTP.
         """
         answer = Response(self.sock, method="GET")
         try:
@@ -315,19 +320,20 @@ class GuardedConnection(HTTPConnection):
 
 
 class GuardedTlsConnection(GuardedConnection, HTTPSConnection):
-    """The same inside TLS.
+    """A guarded connection with TLS.
 
-    Where ``lenient`` is set, a handshake that fails because the server can't be verified is made again without that.
+    If ``lenient`` is set, a handshake that fails because the server can't be verified is repeated without verification.
     """
 
     tls: Tls
     lenient = False
 
     def connect(self) -> None:
-        """Open the connection, and verify the server.
+        """Open the connection and verify the server.
 
         Raises:
-            ssl.SSLError: the handshake failed; for a certificate of another host, ``certified_names`` says of which.
+            ssl.SSLError: the handshake failed. If the certificate is for another host, ``certified_names`` has the
+                names in the certificate.
         """
         server = (self.host, self.port)
         if self.lenient and self.tls.unverifiable.get(server):
@@ -348,13 +354,13 @@ class GuardedTlsConnection(GuardedConnection, HTTPSConnection):
     def request(  # type: ignore[override]
         self, method: str, url: str, *, headers: Mapping[str, str] | None = None, **options: Any
     ) -> None:
-        """Send the head of a GET, and note whether the server is one that could not be verified."""
+        """Send a GET request, and record if the server was not verified."""
         super().request(method, url, headers=headers, **options)
         if not self.is_verified:
             self.current_deadline.tls_unverified = True
 
     def _connect_unverified(self) -> None:
-        """Open the connection without verifying the server; the next one begins with that again."""
+        """Open the connection without verifying the server, then restore the settings for verification."""
         context, required = self.ssl_context, self.cert_reqs
         self.ssl_context, self.cert_reqs = self.tls.unverified, ssl.CERT_NONE
         try:
@@ -363,7 +369,7 @@ class GuardedTlsConnection(GuardedConnection, HTTPSConnection):
             self.ssl_context, self.cert_reqs = context, required
 
     def _certified_names(self) -> str:
-        """Return the names that the server's certificate is for; of each server they are asked for once in a while."""
+        """Return the names in the server's certificate; they are cached for each server."""
         server = (self.host, self.port)
         names = self.tls.certified_names.get(server)
         if names is None:

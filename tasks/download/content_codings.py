@@ -1,7 +1,7 @@
-"""Content and transfer codings (RFC 9110, 8.4; RFC 9112, 7), undone while a body is read. Pure.
+"""Decode content and transfer codings while a body is read (RFC 9110, section 8.4; RFC 9112, section 7). No I/O.
 
-What a server claims is compared with what it sends: a body that begins as an image is not compressed, whatever its
-fields say, and a coding that is named twice may have been applied once.
+Headers are compared with the data. A body that begins as an image is not compressed, whatever its headers say, and a
+coding named twice may have been applied once.
 """
 
 from __future__ import annotations
@@ -21,38 +21,38 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
-#: The most codings of one body that are undone. No sound server has more than two.
+#: The maximum number of codings decoded for one body. No correct server uses more than two.
 _MAX_CODINGS = 5
-#: About how many bytes a decoder gives at once.
+#: The approximate number of bytes a decoder returns at once.
 _PIECE_BYTES = 64 * 1024
 _GZIP_MEMBER = b"\x1f\x8b"
-#: The magic numbers of a zstd frame and of the sixteen kinds of skippable frames, in their byte order.
+#: The magic numbers of a zstd frame and of the 16 kinds of skippable frames, in the byte order of the data.
 _ZSTD_FRAMES = (b"\x28\xb5\x2f\xfd", *(bytes((low, 0x2A, 0x4D, 0x18)) for low in range(0x50, 0x60)))
 
 
 class _IncompleteError(Exception):
-    """The compressed data lacks its end."""
+    """The compressed data is incomplete."""
 
 
 def parse(value: str) -> list[str]:
-    """Return the codings that a field names, in the order in which they were applied; parameters are left out."""
+    """Return the codings named in a header, in the order they were applied, without parameters."""
     names = (item.partition(";")[0].strip() for item in value.lower().split(","))
     return [name for name in names if name not in ("", "identity")]
 
 
 def decode(pieces: Iterable[bytes], names: Sequence[str], status: int) -> Iterator[bytes]:
-    """Return the pieces of a body without its codings; each decoder gives about 64 KiB at once.
+    """Return the decoded pieces of a body; each decoder returns about 64 KiB at once.
 
     Args:
-        pieces: the body as it comes.
-        names: what was applied, in this order, as `parse` returns it. A name that is no registered coding
-            (``utf-8``, ``aws-chunked``) says nothing.
-        status: of the response, for errors.
+        pieces: the encoded body.
+        names: the applied codings in order, as `parse` returns them. Names other than registered codings (``utf-8``,
+            ``aws-chunked``) are ignored.
+        status: the response's status, for errors.
 
     Raises:
-        BadResponseError: at once or while the pieces are read: the body has a coding that can't be undone, or is not
-            coded as its fields say.
-        TruncatedError: while the pieces are read: the compressed data lacks its end.
+        BadResponseError: at once or while the pieces are read: the body has an unsupported coding or too many codings,
+            or is not coded as its headers say.
+        TruncatedError: while the pieces are read: the compressed data is incomplete.
     """
     names = [name for name in names if name in _DECODERS or name in _UNSUPPORTED]
     if len(names) > _MAX_CODINGS:
@@ -64,7 +64,7 @@ def decode(pieces: Iterable[bytes], names: Sequence[str], status: int) -> Iterat
 
 
 def _undo(name: str, pieces: Iterator[bytes], status: int) -> Iterator[bytes]:
-    """Return the pieces without one coding, or as they are if they begin as an image."""
+    """Decode one coding; if the pieces begin as an image, return them unchanged."""
     head = b""
     for piece in pieces:
         head += piece
@@ -85,7 +85,7 @@ def _undo(name: str, pieces: Iterator[bytes], status: int) -> Iterator[bytes]:
 
 
 def _gzip(pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """Return what all members hold; bytes after the last one that begin no other member are dropped."""
+    """Decompress all members; bytes after the last one are dropped unless they begin another member."""
     inflater, rest = zlib.decompressobj(16 + zlib.MAX_WBITS), b""
     for piece in pieces:
         rest += piece
@@ -103,7 +103,7 @@ def _gzip(pieces: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def _deflate(pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """Return what zlib's format holds, or bare deflate, which many servers send by that name."""
+    """Decompress the zlib format, or raw deflate, which many servers send under this name."""
     inflater, rest = zlib.decompressobj(), next(pieces)
     try:
         found = inflater.decompress(rest, _PIECE_BYTES)
@@ -119,7 +119,11 @@ def _deflate(pieces: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def _flush(inflater: zlib._Decompress) -> Iterator[bytes]:
-    """Return what a decoder still holds when all of its input was read."""
+    """Return the remaining output of a decoder after all of its input.
+
+    Raises:
+        _IncompleteError: the input has no end.
+    """
     while not inflater.eof:
         found = inflater.decompress(b"", _PIECE_BYTES)
         if not found and not inflater.eof:
@@ -134,7 +138,7 @@ def _brotli(pieces: Iterator[bytes]) -> Iterator[bytes]:
             _discard(pieces)
             return
         yield inflater.process(piece, output_buffer_limit=_PIECE_BYTES)
-        # It may hold output though it accepts more input.
+        # It may still have output, although it accepts more input.
         while (found := inflater.process(b"", output_buffer_limit=_PIECE_BYTES)) or not inflater.can_accept_more_data():
             yield found
     if not inflater.is_finished():
@@ -142,7 +146,7 @@ def _brotli(pieces: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def _zstd(pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """Return what all frames hold; bytes after the last one that begin no other frame are dropped."""
+    """Decompress all frames; bytes after the last one are dropped unless they begin another frame."""
     inflater, rest = zstd.ZstdDecompressor(), b""
     for piece in pieces:
         rest += piece
@@ -163,7 +167,7 @@ def _zstd(pieces: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def _discard(pieces: Iterator[bytes]) -> None:
-    """Read what is left of a body, so that its connection can be used again."""
+    """Read the rest of a body, so that its connection can be reused."""
     for _ in pieces:
         pass
 
@@ -175,5 +179,5 @@ _DECODERS: dict[str, Callable[[Iterator[bytes]], Iterator[bytes]]] = {
     "br": _brotli,
     "zstd": _zstd,
 }
-#: The registered codings that can't be undone here (https://www.iana.org/assignments/http-parameters).
+#: The registered codings without a decoder here (https://www.iana.org/assignments/http-parameters).
 _UNSUPPORTED = frozenset({"aes128gcm", "compress", "dcb", "dcz", "exi", "pack200-gzip", "x-compress"})

@@ -1,14 +1,14 @@
-"""Which addresses may be connected to; decided on the address itself, when the socket is opened.
+"""Decide which addresses may be connected to. The address itself is checked, when the socket is opened.
 
-A name is resolved here and nowhere else. Every address of the answer is judged, each time, and sockets are opened only
-to addresses that were judged: what the name means a moment later changes nothing. Public addresses are permitted, on
-the ports that browsers open; all others only where the worker's operator says so (``IMAGEFLEET_ALLOW_NETWORKS``), and
-none that the operator denies (``IMAGEFLEET_DENY_NETWORKS``). No message can widen that.
+Names are resolved only here. Each time, every address of the answer is checked, and sockets are opened only to checked
+addresses, so a later change of the DNS has no effect. Public addresses are permitted, on the ports that browsers open.
+Other addresses are permitted only if the worker's operator allows them (``IMAGEFLEET_ALLOW_NETWORKS``). Addresses that
+the operator denies (``IMAGEFLEET_DENY_NETWORKS``) are never permitted. No message can widen these rules.
 
-Where the operator names a proxy, that resolves the names, and what is left to judge is the name itself.
+With a proxy, the proxy resolves the names, so only the names are checked here.
 
-requests-hardened judges addresses too. It lacks a list of denials and one of ports, judges an IPv6 address by what
-Python's version knows of it, and opens connections of urllib3's own, which keep no deadline.
+requests-hardened checks addresses, too. But it has no lists of denied networks and ports, its judgement of an IPv6
+address depends on the version of Python, and it opens urllib3's own connections, which keep no deadline.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from tasks.errors import BlockedAddressError, ConnectError, DnsError, DnsUnavail
 from tasks.file_descriptors import is_exhausted
 
 _NAME = re.compile(r"[\w-]+(\.[\w-]+)*\.?", re.ASCII)
-#: Those of other services than the web's, whose servers would read a request as commands of theirs; browsers open none
-#: of them (https://fetch.spec.whatwg.org/#port-blocking).
+#: Ports of services other than the web. Their servers could read a request as commands, so browsers block these ports
+#: (https://fetch.spec.whatwg.org/#port-blocking).
 BAD_PORTS = frozenset(
     {
         *(0, 1, 7, 9, 11, 13, 15, 17, 19, 20, 21, 22, 23, 25, 37, 42, 43, 53, 69, 77, 79, 87, 95, 101, 102, 103, 104),
@@ -42,7 +42,7 @@ BAD_PORTS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One entry of an operator's list: a network or a host name, and a port or any."""
+    """One entry of an operator's list: a network or a host name, for one port or all ports."""
 
     network: ipaddress.IPv4Network | ipaddress.IPv6Network | None
     name: str | None
@@ -50,10 +50,10 @@ class Rule:
 
     @classmethod
     def parse(cls, entry: str) -> Rule:
-        """Return the rule that ``10.0.0.0/8``, ``images.internal`` or ``[::1]:8080`` stands for.
+        """Return the rule for an entry such as ``10.0.0.0/8``, ``images.internal`` or ``[::1]:8080``.
 
         Raises:
-            ValueError: the entry is none of these.
+            ValueError: the entry has another form.
         """
         host, port = entry, None
         if entry.startswith("["):
@@ -69,17 +69,17 @@ class Rule:
         try:
             return cls(ipaddress.ip_network(host, strict=False), None, number)
         except ValueError:
-            # What is written in digits alone was meant for an address.
+            # An entry of digits and dots is an invalid address, not a name.
             if not _NAME.fullmatch(host) or not re.search("[a-z_-]", host, re.IGNORECASE):
                 raise
             return cls(None, host.lower().rstrip("."), number)
 
     def covers(self, host: str, address: Address | None, port: int) -> bool:
-        """Tell whether this entry speaks of a connection; without an address, by its name alone."""
+        """Tell whether this entry applies to a connection; without an address, only its name is compared."""
         return self._covers_address(address, port) or (self.name == host.rstrip(".") and self.port in (None, port))
 
     def covers_subdomain(self, host: str, address: Address | None, port: int) -> bool:
-        """Tell whether this entry speaks of a connection, or names a domain that the host is in."""
+        """Tell whether this entry applies to a connection, or names a parent domain of the host."""
         return self.covers(host, address, port) or (
             self.name is not None and host.rstrip(".").endswith(f".{self.name}") and self.port in (None, port)
         )
@@ -105,15 +105,15 @@ def rules(entries: Iterable[str]) -> tuple[Rule, ...]:
 
 
 class Guard:
-    """Opens sockets, to permitted addresses only."""
+    """Open sockets, to permitted addresses only."""
 
     def __init__(self, allow: Iterable[str] = (), deny: Iterable[str] = ()) -> None:
-        """Take the operator's lists.
+        """Parse the operator's lists.
 
         Args:
-            allow: what ``IMAGEFLEET_ALLOW_NETWORKS`` holds: networks and host names, each with a port or without.
-            deny: what ``IMAGEFLEET_DENY_NETWORKS`` holds, in the same form. A name stands for those below it, too. A
-                denial wins over an allowance.
+            allow: the entries of ``IMAGEFLEET_ALLOW_NETWORKS``: networks and host names, each with an optional port.
+            deny: the entries of ``IMAGEFLEET_DENY_NETWORKS``, in the same form. A name includes its subdomains. Denials
+                override allowances.
 
         Raises:
             ValueError: an entry is neither a network nor a host name.
@@ -124,24 +124,23 @@ class Guard:
         self._connector = Connector()
 
     def permits(self, host: str, address: Address, port: int) -> bool:
-        """Tell whether a connection to this address, found for this host name, is permitted."""
+        """Tell whether a connection to this address of the host is permitted."""
         return self._denial_reason(host, address, port) is None
 
     def check_host(self, host: str, port: int) -> None:
-        """Refuse a host that a proxy resolves, by what can be seen of it here.
+        """Check a host that the proxy will resolve, by its name and port.
 
         Raises:
-            BlockedAddressError: its port is not permitted, or its name is denied, or is an address that is not
-                permitted.
+            BlockedAddressError: the port is not permitted, the name is denied, or it is an address and not permitted.
         """
         address = _address_literal(host)
-        if objection := self._denial_reason(host, address, port):
-            raise _blocked_address_error(host, address, port, objection)
+        if reason := self._denial_reason(host, address, port):
+            raise _blocked_address_error(host, address, port, reason)
 
     def _denial_reason(self, host: str, address: Address | None, port: int) -> str | None:
-        """Return what is to be said of a connection that is not permitted.
+        """Return why a connection is not permitted, or None if it is.
 
-        None if it is permitted, as far as can be said without an address.
+        Without an address, only the name and the port are checked.
         """
         if any(rule.covers_subdomain(host, address, port) for rule in self._denials):
             return "is denied here (IMAGEFLEET_DENY_NETWORKS)"
@@ -155,22 +154,22 @@ class Guard:
             return None
         if not allowing and not is_public(address):
             return "is not a public address (a worker's operator can allow it with IMAGEFLEET_ALLOW_NETWORKS)"
-        # Who allows a translator allows none of what is hidden behind it.
+        # Allowing a translator does not allow the addresses behind it.
         reasons = (self._denial_reason(host, inner, port) for inner in embedded_ipv4(address))
         return next((why for why in reasons if why is not None), None)
 
     def resolve(self, host: str, port: int, timeout: float) -> list[tuple[Any, ...]]:
-        """Return the socket addresses of a host, as `socket.getaddrinfo` does, once all of them are permitted.
+        """Return the socket addresses of a host in the form of `socket.getaddrinfo`, if all of them are permitted.
 
         Raises:
             BlockedAddressError: one of the addresses is not permitted on this port.
-            DnsError: the name has no address, or none came within ``timeout`` seconds.
+            DnsError: the name has no address, or was not resolved within ``timeout`` seconds.
         """
         answers = self._look_up(host, port, timeout)
         for answer in answers:
             address = ipaddress.ip_address(answer[4][0])
-            if objection := self._denial_reason(host, address, port):
-                raise _blocked_address_error(host, address, port, objection)
+            if reason := self._denial_reason(host, address, port):
+                raise _blocked_address_error(host, address, port, reason)
         return answers
 
     def _look_up(self, host: str, port: int, timeout: float) -> list[tuple[Any, ...]]:
@@ -192,7 +191,7 @@ class Guard:
         """Return a socket connected to the first address of the host that answers, within ``timeout`` seconds.
 
         Raises:
-            BlockedAddressError, DnsError, ConnectError, FetchTimeoutError: and nothing else.
+            BlockedAddressError, DnsError, ConnectError, FetchTimeoutError: and no other exception.
         """
         return self._connect(self.resolve, host, port, timeout, opener)
 
@@ -203,10 +202,12 @@ class Guard:
         timeout: float,
         opener: Opener = socket.socket,
     ) -> Any:
-        """Return what ``opener`` makes, connected to the operator's proxy: who named it could allow its address too.
+        """Return a socket created by ``opener`` and connected to the operator's proxy.
+
+        The proxy's address is not checked: the operator who set it could allow it, too.
 
         Raises:
-            ConnectError, FetchTimeoutError: and nothing else.
+            ConnectError, FetchTimeoutError: and no other exception.
         """
         try:
             return self._connect(self._look_up, host, port, timeout, opener)
@@ -224,7 +225,7 @@ class Guard:
         timeout: float,
         opener: Opener,
     ) -> socket.socket:
-        """Return a socket connected to one of the addresses that ``find`` gives."""
+        """Return a socket connected to one of the addresses returned by ``find``."""
         ends = monotonic() + timeout
         try:
             return self._connector.connect(host, port, find(host, port, timeout), ends, opener)
@@ -237,18 +238,18 @@ class Guard:
 
 
 def _blocked_address_error(host: str, address: Address | None, port: int, reason: str) -> BlockedAddressError:
-    """Return what it means that a connection is not permitted; an address that the URL writes out is named once."""
+    """Return the error for a connection that is not permitted; an address in the URL itself is named only once."""
     found = "" if address is None or str(address) == host else f" is at {address}, which"
     return BlockedAddressError(f"{host} (port {port}){found} {reason}")
 
 
 def _allow_list_entry(host: str, port: int) -> str:
-    """Return the entry of an operator's list that stands for a host's port."""
+    """Return the entry of an operator's list for a host and port."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _address_literal(host: str) -> Address | None:
-    """Return the address that a host is without any look-up: one that is written out, or a name that means loopback."""
+    """Return the address of a host that needs no DNS: an IP address, or a name for loopback; otherwise None."""
     name = host.rstrip(".")
     # https://www.rfc-editor.org/rfc/rfc6761#section-6.3
     if name == "localhost" or name.endswith(".localhost"):

@@ -1,11 +1,11 @@
 """Connect to the first address of a host that answers (Happy Eyeballs version 2, RFC 8305).
 
-The addresses are tried in the resolver's order with the families alternating. Each attempt gets a head start of 250 ms
-before the next one begins beside it; if it fails, the next one begins at once. The first connection wins, and the
-others are closed. So a dead address costs a quarter of a second, not the timeout.
+The addresses are tried in the resolver's order, alternating between IPv6 and IPv4. Each attempt gets a head start of
+250 ms before the next one starts in parallel; if it fails, the next one starts at once. The first connection is used,
+and the others are closed. So a dead address costs 250 ms, not the timeout.
 
 asyncio and aiohappyeyeballs do the same for coroutines. Here one thread polls non-blocking sockets, because a download
-already has a thread of its own. A host with a single address is connected to without any of that.
+already has its own thread. With a single address, none of this is needed.
 """
 
 from __future__ import annotations
@@ -23,38 +23,39 @@ from typing import Any
 
 from tasks.download.recent_hosts import RecentMap
 
-#: One item of what `socket.getaddrinfo` returns: family, kind, protocol, canonical name and socket address.
+#: One item of the answer of `socket.getaddrinfo`: family, kind, protocol, canonical name and socket address.
 AddressInfo = tuple[Any, ...]
 Opener = Callable[[int, int, int], socket.socket]
 
-#: The "Connection Attempt Delay" that RFC 8305 recommends.
+#: The "Connection Attempt Delay" recommended by RFC 8305.
 _HEAD_START_SECONDS = 0.25
-#: How long an address that answered is tried first, so that one that has come back gets another chance (RFC 6555, 4.2).
+#: Seconds for which an address that answered is tried first. Then a recovered address gets another chance (RFC 6555,
+#: section 4.2).
 _MEMORY_SECONDS = 600.0
-#: The most hosts that are remembered.
+#: The maximum number of remembered hosts.
 _MEMORY_HOSTS = 10_000
-#: This process or this machine has no file descriptor left for another socket.
+#: This process or machine has no file descriptor for another socket.
 _NO_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE})
-#: This machine can't send to the address, whoever lives there.
+#: This machine can't send to the address, so the error tells nothing about the host.
 _NO_ROUTE = frozenset({errno.EAFNOSUPPORT, errno.ENETUNREACH})
 
 
 class Connector:
-    """Connect for all threads of a process, and remember the addresses that answered in place of a dead one."""
+    """Connect for all threads of a process, and remember addresses that answered instead of a dead one."""
 
     def __init__(self) -> None:
         #: The socket address that answered, by host and port.
         self._answered: RecentMap[tuple[str, int], Any] = RecentMap(_MEMORY_SECONDS, _MEMORY_HOSTS)
 
     def connect(self, host: str, port: int, found: Sequence[AddressInfo], ends: float, opener: Opener) -> socket.socket:
-        """Return a socket that is connected to one of a host's addresses.
+        """Return a socket connected to one of a host's addresses.
 
         Args:
-            host: the name that the addresses were found for; the memory's key together with the port.
-            port: where the addresses are connected to.
-            found: the addresses, in the resolver's order. All of them may be connected to.
+            host: the resolved name; with the port, it is the key of the remembered addresses.
+            port: the port to connect to.
+            found: the addresses, in the resolver's order. All of them must be permitted.
             ends: when to give up, by the monotonic clock.
-            opener: makes a socket from family, kind and protocol.
+            opener: creates a socket from family, kind and protocol.
 
         Raises:
             TimeoutError: no address answered in time.
@@ -68,7 +69,7 @@ class Connector:
         addresses = interleave(found)
         usual = addresses[0]
         remembered = self._answered.get((host, port))
-        # Only an address that the resolver names today, and so one that the guard has judged, is tried.
+        # The remembered address is tried only if it is in the current answer, so the guard has checked it.
         addresses.sort(key=lambda info: info[4] != remembered)
         try:
             connection, winner = _race(addresses, ends, opener)
@@ -83,7 +84,7 @@ class Connector:
 
 
 def interleave(found: Sequence[AddressInfo]) -> list[AddressInfo]:
-    """Return the distinct addresses with the families alternating, each family in its own order (RFC 8305, 4)."""
+    """Return the distinct addresses, families alternating, each family in its own order (RFC 8305, section 4)."""
     families: dict[int, dict[Any, AddressInfo]] = {}
     for info in found:
         families.setdefault(info[0], {}).setdefault(info[4], info)
@@ -92,10 +93,10 @@ def interleave(found: Sequence[AddressInfo]) -> list[AddressInfo]:
 
 
 def _race(addresses: Sequence[AddressInfo], ends: float, opener: Opener) -> tuple[socket.socket, AddressInfo]:
-    """Return the first socket that is connected, and its address; the others are closed.
+    """Return the first connected socket and its address; close the others.
 
     Raises:
-        TimeoutError: the time was over before one answered.
+        TimeoutError: no address answered in time.
         OSError: all of them failed.
     """
     waiting = deque(addresses)
@@ -117,7 +118,7 @@ def _race(addresses: Sequence[AddressInfo], ends: float, opener: Opener) -> tupl
                         # This machine may lack the address's family or a route to it.
                         failures.append(error)
                     elif running:
-                        # The attempts that run may end well, or give their descriptors back.
+                        # The running attempts may succeed, or free their descriptors.
                         waiting.appendleft(info)
                         next_start = now + _HEAD_START_SECONDS
                     else:
@@ -145,7 +146,7 @@ def _race(addresses: Sequence[AddressInfo], ends: float, opener: Opener) -> tupl
 
 
 def _connect(info: AddressInfo, opener: Opener, timeout: float) -> socket.socket:
-    """Return a socket connected to an address; with a timeout of 0, its connection may still be under way."""
+    """Return a socket connected to an address; with a timeout of 0, it may still be connecting."""
     connection = opener(*info[:3])
     try:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -160,8 +161,8 @@ def _connect(info: AddressInfo, opener: Opener, timeout: float) -> socket.socket
 
 
 def _combined_error(failures: Sequence[OSError]) -> OSError:
-    """Return the one error that stands for those of all addresses."""
-    # What a host answered tells more than that one of its families can't be reached from here.
+    """Return a single error for the errors of all addresses."""
+    # An answer of the host tells more than a family that this machine can't use.
     numbers = sorted((failure.errno for failure in failures), key=_NO_ROUTE.__contains__)
     causes = ", ".join(dict.fromkeys(str(failure.strerror or failure) for failure in failures))
     return OSError(numbers[0], f"none of its {len(failures)} addresses can be connected to: {causes}")

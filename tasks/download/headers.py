@@ -1,11 +1,11 @@
-"""The header fields that a run adds to its requests. Pure."""
+"""Validate the header fields that a run adds to its requests. No I/O."""
 
 from __future__ import annotations
 
 import re
 
-#: Those that are ours to say: where a message ends and whom it is for, what a connection is, which part is asked for,
-#: and under which condition.
+#: Headers set only by imagefleet: the end and the recipient of a message, connections, byte ranges and conditions.
+#: User-Agent and Referer have options of their own.
 RESERVED_HEADERS = frozenset(
     {
         *("host", "content-length", "transfer-encoding", "te", "trailer", "range", "if-range", "accept-encoding"),
@@ -19,10 +19,10 @@ _VALUE = re.compile(r"[\x21-\x7e]+(?:[ \t]+[\x21-\x7e]+)*")
 
 
 def checked_header(name: str, value: str) -> tuple[str, str]:
-    """Return a field that may stand in a head as it is.
+    """Return a header field that can be sent as it is.
 
     Raises:
-        ValueError: it would end its line, is none (RFC 9110, 5), or is not a run's to say.
+        ValueError: it would end its line, is not a valid field (RFC 9110, section 5), or is reserved.
     """
     if not _NAME.fullmatch(name):
         raise ValueError("the text before the colon is not a header name")
@@ -32,10 +32,10 @@ def checked_header(name: str, value: str) -> tuple[str, str]:
 
 
 def checked_value(value: str) -> str:
-    """Return the value of a field, without the space around it.
+    """Return the value of a header field, without surrounding space.
 
     Raises:
-        ValueError: it holds something else than ASCII that can be printed.
+        ValueError: it has characters other than printable ASCII.
     """
     value = value.strip(" \t")
     if not _VALUE.fullmatch(value):

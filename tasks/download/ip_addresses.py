@@ -1,7 +1,7 @@
-"""An IP address: whether anybody can reach it, and which IPv4 addresses it carries. Pure.
+"""Tell whether an IP address is public, and find the IPv4 addresses embedded in it. No I/O.
 
-The ranges are those of IANA's special-purpose address registries, written out here: what `ipaddress` counts among them
-differs from one Python to the next.
+The ranges come from IANA's special-purpose address registries. They are listed here because those of `ipaddress` differ
+between Python versions.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from ipaddress import IPv4Address, IPv6Address
 
 Address = IPv4Address | IPv6Address
 
-#: https://www.iana.org/assignments/iana-ipv4-special-registry, and multicast. Also the entries that anybody can reach:
-#: relays and name servers, with no pictures on them.
+#: https://www.iana.org/assignments/iana-ipv4-special-registry, and multicast. Includes the globally reachable entries:
+#: relays and name servers, which have no images.
 _SPECIAL_4 = tuple(
     map(
         ipaddress.IPv4Network,
@@ -38,10 +38,10 @@ _SPECIAL_4 = tuple(
         ),
     )
 )
-#: What is handed out to networks (https://www.iana.org/assignments/ipv6-address-space). All else is special: loopback,
-#: unique local, link-local, site-local, multicast, and whatever is reserved.
+#: The range allocated to networks (https://www.iana.org/assignments/ipv6-address-space). All other addresses are
+#: special: loopback, unique local, link-local, site-local, multicast and reserved.
 _UNICAST_6 = ipaddress.IPv6Network("2000::/3")
-#: https://www.iana.org/assignments/iana-ipv6-special-registry, of what lies within.
+#: The special ranges within it (https://www.iana.org/assignments/iana-ipv6-special-registry).
 _SPECIAL_6 = tuple(
     map(
         ipaddress.IPv6Network,
@@ -54,7 +54,7 @@ _SPECIAL_6 = tuple(
         ),
     )
 )
-#: Prefixes of 96 bits that the IPv4 address follows: compatible, mapped, translated, and NAT64 (RFC 6052).
+#: 96-bit prefixes followed by an IPv4 address: compatible, mapped, translated, and NAT64 (RFC 6052).
 _BEFORE_IPV4 = frozenset(
     int(IPv6Address(prefix)) >> 32 for prefix in ("::", "::ffff:0:0", "::ffff:0:0:0", "64:ff9b::", "64:ff9b:1::")
 )
@@ -65,9 +65,9 @@ _32_BITS = 0xFFFFFFFF
 
 
 def is_public(address: Address) -> bool:
-    """Tell whether an address is an ordinary one that anybody can reach.
+    """Tell whether an address is an ordinary public address.
 
-    An IPv6 address that carries an IPv4 address is not: a tunnel or a translator would decide where it leads.
+    An IPv6 address with an embedded IPv4 address is not: a tunnel or a translator would decide where it leads.
     """
     if isinstance(address, IPv4Address):
         return not any(address in network for network in _SPECIAL_4)
@@ -77,10 +77,10 @@ def is_public(address: Address) -> bool:
 
 
 def embedded_ipv4(address: Address) -> tuple[IPv4Address, ...]:
-    """Return the IPv4 addresses that an IPv6 address carries: where a tunnel or a translator would send to.
+    """Return the IPv4 addresses embedded in an IPv6 address, to which a tunnel or a translator would send.
 
-    Mapped, compatible, translated, NAT64 (the well-known prefix, and the local one with a prefix of 48 or 96 bits),
-    6to4, Teredo (its server, and its client) and ISATAP.
+    These forms are known: mapped, compatible, translated, NAT64 (the well-known prefix, and the local one with a prefix
+    of 48 or 96 bits), 6to4, Teredo (its server and its client) and ISATAP.
     """
     if isinstance(address, IPv4Address):
         return ()
@@ -88,10 +88,10 @@ def embedded_ipv4(address: Address) -> tuple[IPv4Address, ...]:
     last = number & _32_BITS
     found: list[int] = []
     if number >> 32 in _BEFORE_IPV4:
-        # Those of the unspecified address and of loopback are compatible ones by their form alone.
+        # The unspecified address and loopback have the form of compatible addresses, but embed none.
         found = [last] if number > 1 else []
     elif number >> 80 == _LOCAL_NAT64:
-        # Nobody knows which prefix the translator has; the byte in the middle is left out.
+        # The length of the translator's prefix is unknown, so both are tried; the byte in the middle is skipped.
         found = [(number >> 64 & 0xFFFF) << 16 | number >> 40 & 0xFFFF, *([last] if last else [])]
     elif number >> 112 == 0x2002:
         found = [number >> 80 & _32_BITS]

@@ -1,7 +1,7 @@
-"""How far a worker's operator lets it reach: the parts of the environment that are about the network, checked.
+"""Check the environment variables about the network: allowed and denied networks, proxy and CA certificates.
 
-A worker reads them as it starts, and so does a command before it starts workers with the same environment: what is
-wrong is told at once, and by its variable. What no variable asks for is not imported.
+A worker reads them when it starts, and so does a command before it starts workers with the same environment. So an
+error is reported at once, with the name of its variable. Modules for unset variables are not imported.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def guard(allow: Iterable[str] | None = None) -> Guard:
-    """Return the guard that judges by the operator's lists; ``allow`` takes the place of what is allowed by them.
+    """Return the guard with the operator's lists; ``allow`` replaces the list of allowed networks.
 
     Raises:
         SettingsError: an entry is neither a network nor a host name.
@@ -37,10 +37,10 @@ def guard(allow: Iterable[str] | None = None) -> Guard:
 
 
 def proxy() -> Proxy | None:
-    """Return the operator's proxy; None for none.
+    """Return the operator's proxy, or None.
 
     Raises:
-        SettingsError: it can't be used, or the file of its password can't be read. The text quotes no part of its URL.
+        SettingsError: its URL is invalid, or its password file can't be read. The message quotes no part of the URL.
     """
     url = settings().proxy_url
     if url is None:
@@ -54,10 +54,10 @@ def proxy() -> Proxy | None:
 
 
 def certificates() -> Path | None:
-    """Return the file of the certificates that are trusted in place of the usual ones; None for those.
+    """Return the file of CA certificates to trust instead of the default ones; None for the default ones.
 
     Raises:
-        SettingsError: it holds none, or can't be read.
+        SettingsError: it has no certificates, or can't be read.
     """
     file = settings().ca_bundle
     try:
@@ -68,7 +68,7 @@ def certificates() -> Path | None:
     return file
 
 
-#: What is checked of the variables that are set, each group by itself.
+#: The check for each group of variables; it runs if one of the group is set.
 _CHECKS: Mapping[tuple[str, ...], Callable[[], object]] = {
     ("allow_networks",): guard,
     ("deny_networks",): lambda: guard(()),
@@ -78,15 +78,15 @@ _CHECKS: Mapping[tuple[str, ...], Callable[[], object]] = {
 
 
 def configured_variables() -> list[str]:
-    """Return the variables of these that are set."""
+    """Return the names of the network variables that are set."""
     return [f"IMAGEFLEET_{name.upper()}" for names in _CHECKS for name in names if getattr(settings(), name)]
 
 
 def validate() -> list[SettingsError]:
-    """Return what no worker with this environment could start with; nothing where all of it can be used.
+    """Return the errors that would keep a worker with this environment from starting; an empty list if it is valid.
 
     Raises:
-        SettingsError: a variable, of these or of others, does not even have the form that it should.
+        SettingsError: a variable, of the network or another one, does not even have a valid form.
     """
     found: dict[str, SettingsError] = {}
     for names, check in _CHECKS.items():

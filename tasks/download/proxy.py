@@ -1,10 +1,10 @@
-"""The proxy that a worker's operator names, and guarded connections through it.
+"""The proxy set by a worker's operator, and guarded connections through it.
 
-An ``http`` URL is asked for at the proxy itself, in absolute form, so all hosts share one connection; for ``https`` the
-proxy opens a tunnel (CONNECT), and TLS is with the host behind it. The proxy's password (``Proxy-Authorization``) is
-sent to the proxy and to nobody else: inside a tunnel nothing is added.
+An ``http`` URL is requested from the proxy itself, in absolute form, so all hosts share one connection. For ``https``,
+the proxy opens a tunnel (CONNECT) to the host, with TLS inside it. The proxy's password (``Proxy-Authorization``) is
+sent only to the proxy: inside a tunnel nothing is added.
 
-urllib3 can do that too, and reads as many lines of the answer to CONNECT as come, each within a timeout of its own.
+urllib3 supports proxies, too. But it reads any number of lines in the response to CONNECT, each with its own timeout.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from tasks.download.connection import TARGET, GuardedConnection, GuardedTlsConne
 from tasks.download.sockets import PlainSocket
 from tasks.errors import ConnectError, FetchTimeoutError, InvalidUrlError
 
-#: Without what a URL's userinfo looks like: that is redacted wherever this is shown.
+#: Not written as a URL with userinfo, which would be redacted wherever this is shown.
 _FORM = "http://host:port, with user:password@ before the host if the proxy requires them"
 _OTHER_PROXIES = ("https", "socks4", "socks4a", "socks5", "socks5h")
 
 
 @dataclass(frozen=True, slots=True)
 class Proxy:
-    """An HTTP proxy: its address, and what it asks of those who use it."""
+    """An HTTP proxy: its address and credentials."""
 
     host: str
     port: int
@@ -39,10 +39,10 @@ class Proxy:
 
     @classmethod
     def parse(cls, url: str) -> Proxy:
-        """Return the proxy that a URL stands for; what is escaped in its user and password is unescaped.
+        """Return the proxy of a URL; percent-escapes in its user and password are decoded.
 
         Raises:
-            ValueError: it is none. The text quotes nothing of it, which may be a password.
+            ValueError: the URL is invalid. The message quotes no part of it, which may be a password.
         """
         scheme = url.partition(":")[0].lower()
         if scheme in _OTHER_PROXIES:
@@ -69,11 +69,11 @@ class Proxy:
 
     @property
     def headers(self) -> dict[str, str]:
-        """What a request to the proxy says besides the URL."""
+        """The additional headers of a request to the proxy."""
         return {} if self.credentials is None else {"Proxy-Authorization": self.credentials}
 
     def auth_error(self) -> ConnectError:
-        """Return what it means that the proxy asks for credentials: those that it was given, if any, are wrong."""
+        """Return the error for a proxy that requires credentials: the configured ones, if any, are wrong."""
         failure = ConnectError(
             f"{self} refuses this worker: HTTP 407 "
             "(the worker's operator sets user and password with IMAGEFLEET_PROXY and IMAGEFLEET_PROXY_PASSWORD_FILE)"
@@ -83,9 +83,9 @@ class Proxy:
 
 
 class ForwardedConnection(GuardedConnection):
-    """A connection to the proxy, which asks it for URLs of any host."""
+    """A connection to the proxy, for ``http`` URLs of any host."""
 
-    #: Not `proxy`, which is urllib3's.
+    #: Not named `proxy`, because urllib3 uses that name.
     through: Proxy
 
     def _new_conn(self) -> Any:
@@ -94,12 +94,12 @@ class ForwardedConnection(GuardedConnection):
     def request(  # type: ignore[override]
         self, method: str, url: str, *, headers: Mapping[str, str] | None = None, **_: Any
     ) -> None:
-        """Send the head of a GET.
+        """Send a GET request.
 
         Args:
             method: GET.
-            url: all of it; its host is what Host says.
-            headers: the fields besides Host.
+            url: the whole URL; its host is sent as Host.
+            headers: the header fields except Host.
 
         Raises:
             http.client.InvalidURL: the URL would end its line.
@@ -111,7 +111,8 @@ class ForwardedConnection(GuardedConnection):
         """Return the response, with its body unread.
 
         Raises:
-            http.client.HTTPException, OSError, ConnectError: there is none, it is not HTTP, or the proxy refuses.
+            http.client.HTTPException, OSError: there is no response, or it is not HTTP.
+            ConnectError: the proxy closes the connection, or requires other credentials.
         """
         try:
             response = super().getresponse()
@@ -124,7 +125,7 @@ class ForwardedConnection(GuardedConnection):
 
 
 class TunnelledConnection(GuardedTlsConnection):
-    """A connection inside TLS with a host, through a tunnel that the proxy opens."""
+    """A TLS connection to a host, through a tunnel opened by the proxy."""
 
     through: Proxy
 
@@ -133,7 +134,7 @@ class TunnelledConnection(GuardedTlsConnection):
         try:
             connection.use_deadline(self.current_deadline)
             self._open_tunnel(connection)
-            # The handshake follows, which takes this timeout for all of it.
+            # The TLS handshake follows; this timeout applies to the whole handshake.
             connection.settimeout(self.current_deadline.deadline.wait())
         except BaseException:
             connection.close()
@@ -144,18 +145,18 @@ class TunnelledConnection(GuardedTlsConnection):
         name = self.full_host
         target = f"[{name}]:{self.port}" if ":" in name else f"{name}:{self.port}"
         if not TARGET.fullmatch(target):
-            raise http.client.InvalidURL(f"a host can't be {target[:80]!r}")
+            raise http.client.InvalidURL(f"the host has characters not allowed in a request: {target[:80]!r}")
         lines = [f"CONNECT {target} HTTP/1.1", f"Host: {target}"]
         lines += [f"{name}: {value}" for name, value in self.through.headers.items()]
         try:
             connection.sendall("".join(f"{line}\r\n" for line in (*lines, "")).encode("ascii"))
-            # What may come with the head is lost, and nothing should: in TLS the client speaks first.
+            # Bytes received with the header are lost, but there should be none: in TLS the client sends first.
             answer = Response(connection, method="CONNECT")
             with closing(answer):
                 answer.begin()
         except TimeoutError as error:
-            passed = self.current_deadline.deadline.timeout_message
-            raise FetchTimeoutError(f"{self.through} {passed}, and opened no tunnel to {target}") from error
+            message = self.current_deadline.deadline.timeout_message
+            raise FetchTimeoutError(f"{self.through} {message}, and opened no tunnel to {target}") from error
         except (OSError, ValueError, http.client.HTTPException) as error:
             raise ConnectError(f"{self.through} opened no tunnel to {target}: {error}") from error
         if answer.status == http.HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:

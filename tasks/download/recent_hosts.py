@@ -1,4 +1,4 @@
-"""A bounded memory: what was learnt of each host, for a while."""
+"""A bounded cache of facts about hosts, each kept for a limited time."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ _V = TypeVar("_V")
 
 
 class RecentMap(Generic[_K, _V]):
-    """A mapping for all threads of a process, which drops what is old, and the oldest first where it is full."""
+    """A mapping for all threads of a process. It drops expired values, and the oldest value when it is full."""
 
     def __init__(self, seconds: float, limit: int) -> None:
-        """Take how long a value is kept, and how many are kept at most."""
+        """Set how many seconds a value is kept, and the maximum number of values."""
         self._seconds, self._limit = seconds, limit
-        #: The values and when they end, by the monotonic clock; the oldest first.
+        #: The values with their expiry times by the monotonic clock, oldest first.
         self._items: dict[_K, tuple[_V, float]] = {}
         self._lock = threading.Lock()
 
@@ -27,7 +27,7 @@ class RecentMap(Generic[_K, _V]):
         return item[0] if item is not None and monotonic() < item[1] else None
 
     def put(self, key: _K, value: _V) -> None:
-        """Keep a value; its time begins now."""
+        """Store a value; its time starts now."""
         with self._lock:
             self._items.pop(key, None)
             self._items[key] = value, monotonic() + self._seconds
@@ -35,6 +35,6 @@ class RecentMap(Generic[_K, _V]):
                 del self._items[next(iter(self._items))]
 
     def drop(self, key: _K) -> None:
-        """Forget the value of a key, if there is one."""
+        """Remove the value of a key, if there is one."""
         with self._lock:
             self._items.pop(key, None)

@@ -1,4 +1,4 @@
-"""Resolve host names with a time limit, and remember the answers for half a minute."""
+"""Resolve host names with a timeout, and cache the answers for 30 seconds."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from tasks import file_descriptors
 from tasks.download.recent_hosts import RecentMap
 from tasks.errors import DnsUnavailableError
 
-#: Seconds for which an answer is used again; the system's resolver does not tell how long it holds.
+#: Seconds for which an answer is cached; the system's resolver does not report its time to live.
 _TTL_SECONDS = 30.0
-#: For both families together, and for each by itself.
+#: The maximum number of look-ups for one name: one for both families together, then one for each family.
 _LOOKUPS = 3
-#: The most names that are remembered.
+#: The maximum number of cached names.
 _MAX_NAMES = 10_000
-#: How often, and after how many seconds, a look-up is repeated while file descriptors are short.
+#: The number of tries of a look-up while file descriptors are short, and the pause between them in seconds.
 _TRIES, _PAUSE_SECONDS = 50, 0.1
 
 
 class Resolver:
-    """Looks names up for all threads of a process; each name once in a while."""
+    """Resolve names for all threads of a process, with a cache."""
 
     def __init__(self) -> None:
         #: The addresses, by host and port.
         self._answers: RecentMap[tuple[str, int], list[Any]] = RecentMap(_TTL_SECONDS, _MAX_NAMES)
 
     def look_up(self, host: str, port: int, timeout: float) -> list[Any]:
-        """Return what `socket.getaddrinfo` answers for a stream to a host, or has answered a moment ago.
+        """Return the answer of `socket.getaddrinfo` for a stream to a host, from the cache if it is there.
 
         Raises:
             DnsUnavailableError: there was no answer within ``timeout`` seconds.
-            socket.gaierror, UnicodeError: what it raised.
+            socket.gaierror, UnicodeError: raised by `socket.getaddrinfo`.
         """
         if _is_address(host):
             return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
@@ -49,17 +49,16 @@ class Resolver:
         return answer
 
     def forget(self, host: str, port: int) -> None:
-        """Ask again at the next look-up: what was answered leads nowhere."""
+        """Remove a cached answer, because none of its addresses could be connected to."""
         self._answers.drop((host, port))
 
 
 def _resolve_with_timeout(host: str, port: int, timeout: float) -> list[Any]:
-    """Return what the system's resolver answers, which has no timeout of its own: threads wait for it.
+    """Return the answer of the system's resolver. It has no timeout of its own, so it runs in threads.
 
-    Some name servers ignore or refuse the question for one family, and then some resolvers fail for both. So after half
-    of the time, or if the resolver says that it may know later, each family is asked for by itself, and the first
-    addresses count. A look-up that is given up goes on in its thread until the resolver gives up too, half a minute at
-    the most.
+    Some name servers ignore or refuse the question for one address family, and then some resolvers fail for both. So
+    after half of the time, or after a temporary failure, each family is looked up separately, and the first addresses
+    are returned. An abandoned look-up continues in its thread until the resolver gives up, after at most 30 seconds.
     """
     ends = monotonic() + timeout
     answers: SimpleQueue[list[Any] | Exception] = SimpleQueue()
@@ -83,7 +82,7 @@ def _resolve_with_timeout(host: str, port: int, timeout: float) -> list[Any]:
 
 
 def _start_look_up(host: str, port: int, family: int, answers: SimpleQueue[list[Any] | Exception]) -> None:
-    """Ask the system's resolver in a thread, which puts the addresses or the error into the queue."""
+    """Start a thread that asks the system's resolver and puts the addresses or the error into the queue."""
 
     def look_up() -> None:
         try:
@@ -103,20 +102,20 @@ def _next(answers: SimpleQueue[list[Any] | Exception], seconds: float) -> list[A
 
 
 def _is_temporary(error: Exception) -> bool:
-    """Tell whether the resolver may know later what it does not know now."""
+    """Tell whether a later look-up may succeed."""
     return isinstance(error, socket.gaierror) and error.errno == socket.EAI_AGAIN
 
 
 @cache
 def _lookup_semaphore() -> threading.BoundedSemaphore:
-    """Return what bounds the look-ups under way: each has descriptors open, also one that was given up."""
+    """Return the semaphore for running look-ups, because each has open file descriptors, even an abandoned one."""
     return threading.BoundedSemaphore(max(file_descriptors.limit() // 8, 8))
 
 
 def _addresses(host: str, port: int, family: int) -> list[Any]:
-    """Return the system's answer; where descriptors are short, idle connections are closed, and it is asked again.
+    """Return the system's answer; if file descriptors are short, close idle connections and ask again.
 
-    The system's resolver does not say that it could not open a file or a socket: the name seems not to exist.
+    If the system's resolver can't open a file or a socket, it does not say so: the name seems not to exist.
     """
     for _ in range(_TRIES):
         with _lookup_semaphore():

@@ -1,11 +1,12 @@
-"""Sockets that keep a deadline.
+"""Sockets with a deadline.
 
-requests times each wait on a socket, so a server that sends a byte a second can hold a download for ever. Here every
-read looks at the deadline first, also while headers arrive and inside TLS: the sockets are subclasses that shorten
-their timeout as the deadline comes near.
+requests limits each single wait on a socket, so a server that sends one byte per second can hold a download forever.
+These sockets check the deadline before each read, also within headers and TLS, and shorten their timeout to the
+remaining time.
 
-Each system call gives the other threads the interpreter, which costs more than most of the calls: a plain socket leaves
-its timeout to the kernel instead of asking by ``poll`` first, and takes a small image together with its head.
+At each system call, Python lets another thread run, which costs more than most of the calls themselves. So a plain
+socket leaves its timeout to the kernel instead of calling ``poll`` first, and receives a small image together with its
+header.
 """
 
 from __future__ import annotations
@@ -17,34 +18,34 @@ from typing import Any
 
 from tasks.deadline import Deadline
 
-#: How much one read takes at most, where that much has come.
+#: The maximum size of one read, in bytes.
 _BUFFER_BYTES = 64 * 1024
 
 
 class CurrentDeadline:
-    """The deadline of the download that a thread is at; its sockets look here."""
+    """The deadline of a thread's current download, which the thread's sockets read here."""
 
     __slots__ = ("deadline", "tls_unverified")
 
     def __init__(self) -> None:
         self.deadline = Deadline(0, 0)
-        #: Whether the last request went to a server that could not be verified.
+        #: Whether the last request went to a server that was not verified.
         self.tls_unverified = False
 
 
 class DeadlineSocket:
-    """What both kinds of socket share: each call looks at the deadline first."""
+    """The common part of both kinds of socket: each call checks the deadline first."""
 
     _current: CurrentDeadline | None = None
-    #: Whether a byte has come since this was last set to False.
+    #: Whether a byte has arrived since this was last set to False.
     has_received = False
 
     def use_deadline(self, current: CurrentDeadline) -> None:
-        """Keep the deadline that stands in the holder from now on."""
+        """Apply the thread's current deadline to all calls from now on."""
         self._current = current
 
     def recv_into(self, *args: Any) -> int:
-        """Receive; bounded by the deadline."""
+        """Receive data, until the deadline at most."""
         self._apply_timeout()
         try:
             size = int(super().recv_into(*args))  # type: ignore[misc]
@@ -55,7 +56,7 @@ class DeadlineSocket:
         return size
 
     def sendall(self, *args: Any) -> None:
-        """Send; bounded by the deadline."""
+        """Send data, until the deadline at most."""
         self._apply_timeout()
         try:
             super().sendall(*args)  # type: ignore[misc]
@@ -63,7 +64,7 @@ class DeadlineSocket:
             raise TimeoutError("timed out") from error
 
     def makefile(self, mode: str = "r", buffering: int = _BUFFER_BYTES, **options: Any) -> Any:
-        """Return a file of this connection, with a buffer in which a small image has room."""
+        """Return a file object for this connection, with a buffer that can hold a small image."""
         return super().makefile(mode, buffering, **options)  # type: ignore[misc]
 
     def _apply_timeout(self) -> None:
@@ -75,29 +76,29 @@ class DeadlineSocket:
 
 
 class PlainSocket(DeadlineSocket, socket.socket):  # type: ignore[misc]  # makefile has five forms
-    """A plain connection; once it is paced, the kernel bounds its waits."""
+    """A connection without TLS; once it has a deadline, the kernel limits its waits."""
 
     _timeout = 0.0
 
     def use_deadline(self, current: CurrentDeadline) -> None:
-        """Keep the deadline that stands in the holder from now on."""
+        """Apply the thread's current deadline to all calls from now on."""
         super().use_deadline(current)
-        # With a timeout of Python's, each call would be two: poll, and then the call itself.
+        # With a timeout in Python, each call would be two system calls: poll, then the call itself.
         self.settimeout(None)
 
     def _set_timeout(self, seconds: float) -> None:
         if seconds != self._timeout:
             self._timeout = seconds
-            # Zero would stand for no bound at all.
+            # Zero would mean no limit.
             value = struct.pack("@ll", *divmod(max(int(seconds * 1_000_000), 1), 1_000_000))
             self.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, value)
             self.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, value)
 
 
 class TlsSocket(DeadlineSocket, ssl.SSLSocket):  # type: ignore[misc]
-    """A connection inside TLS, which the context makes from a plain one; Python bounds its waits.
+    """A connection with TLS, made by the SSL context from a plain socket; Python limits its waits.
 
-    OpenSSL would take the end of a wait that the kernel bounds for a call to be made again.
+    If the kernel limited them, OpenSSL would take a timeout as a request to repeat the call.
     """
 
     def _set_timeout(self, seconds: float) -> None:

@@ -1,8 +1,8 @@
-"""TLS with image servers: whom it trusts, and what a failure means in words. Knows no sockets.
+"""TLS with image servers: the SSL contexts, and clear messages for failures. Uses no sockets.
 
-Verification is the rule. Only where the worker's operator allows it (``IMAGEFLEET_ALLOW_INSECURE_TLS``) is there a
-second context, for runs with ``--insecure``: it verifies nothing and speaks old versions of TLS, and a connection uses
-it only after verification has failed.
+Servers are verified. If the worker's operator allows it (``IMAGEFLEET_ALLOW_INSECURE_TLS``), there is a second context
+for runs with ``--insecure``. It verifies nothing and accepts old versions of TLS. A connection uses it only after
+verification has failed.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ import certifi
 
 from tasks.download.recent_hosts import RecentMap
 
-#: How long a server that can't be verified is not asked to prove itself again.
+#: Seconds for which a server that can't be verified is not verified again.
 _MEMORY_SECONDS = 600.0
-#: The most servers that are remembered.
+#: The maximum number of remembered servers.
 _MEMORY_HOSTS = 10_000
-#: The longest list of names that a message quotes of a certificate.
+#: The maximum length of a certificate's names in a message, in characters.
 _NAMES_LIMIT = 60
 
 #: `X509_V_ERR_…` of OpenSSL's ``x509_vfy.h``.
 WRONG_HOST = frozenset({62, 64})
-#: Most often the first: docs/security.md says what can be done.
+#: Mostly a missing intermediate; docs/security.md has advice.
 _ISSUER = "the issuer of its certificate is unknown: a missing intermediate, or a private CA"
 _CERTIFICATE_FAULTS = {
     2: _ISSUER,
@@ -54,7 +54,7 @@ _NOTHING_IN_COMMON = "it has no cipher in common with imagefleet (handshake fail
 _WEAK_KEY = "its key is too short"
 _WEAK_SIGNATURE = "it signs with a weak algorithm"
 _CLIENT_CERTIFICATE = "it requires a client certificate"
-#: By OpenSSL's names for reasons.
+#: By OpenSSL's name of the reason.
 _HANDSHAKE_FAULTS = {
     "HTTP_REQUEST": _NO_TLS,
     "PACKET_LENGTH_TOO_LONG": _NO_TLS,
@@ -85,22 +85,22 @@ _HANDSHAKE_FAULTS = {
     "SSLV3_ALERT_BAD_CERTIFICATE": _CLIENT_CERTIFICATE,
     "TLSV13_ALERT_CERTIFICATE_REQUIRED": _CLIENT_CERTIFICATE,
 }
-#: What a handshake without verification, and with old versions and weak algorithms, gets past.
+#: Failures avoided by a handshake without verification that accepts old versions and weak algorithms.
 _AVOIDABLE = frozenset({_TOO_OLD, _NOTHING_IN_COMMON, _WEAK_KEY, _WEAK_SIGNATURE}) | {
     _HANDSHAKE_FAULTS["UNSAFE_LEGACY_RENEGOTIATION_DISABLED"]
 }
 
 
 class Tls:
-    """The contexts of a process, and what it has learnt about servers."""
+    """The SSL contexts of a process, and cached facts about servers."""
 
     def __init__(self, ca_bundle: Path | None, allow_insecure: bool, socket_class: type[ssl.SSLSocket]) -> None:
-        """Take whom to trust.
+        """Create the contexts.
 
         Args:
-            ca_bundle: a PEM file of certificates to trust in place of the usual ones.
-            allow_insecure: whether runs may do without verification.
-            socket_class: what the contexts make of a connected socket.
+            ca_bundle: a PEM file of CA certificates to trust instead of the default ones.
+            allow_insecure: whether runs may skip verification.
+            socket_class: the class of the contexts' sockets.
 
         Raises:
             OSError: the certificates can't be read.
@@ -108,28 +108,28 @@ class Tls:
         self._ca_bundle, self._socket_class = ca_bundle, socket_class
         self.context = self._verifying_context()
         self.unverified = _unverified_context(socket_class) if allow_insecure else None
-        #: The servers that could not be verified, by host and port.
+        #: Servers that could not be verified, by host and port.
         self.unverifiable: RecentMap[tuple[str, int], bool] = RecentMap(_MEMORY_SECONDS, _MEMORY_HOSTS)
-        #: The names that the certificates of wrong hosts are for, by host and port.
+        #: The names in certificates for another host, by the host and port of the server.
         self.certified_names: RecentMap[tuple[str, int], str] = RecentMap(_MEMORY_SECONDS, _MEMORY_HOSTS)
 
     @cached_property
     def any_name(self) -> ssl.SSLContext:
-        """A context that verifies certificates, and does not care for which host they are."""
+        """A context that verifies certificates, but not their host names."""
         context = self._verifying_context()
         context.check_hostname = False
         return context
 
     def _verifying_context(self) -> ssl.SSLContext:
         context = ssl.create_default_context(cafile=str(self._ca_bundle or certifi.where()))
-        # The Pythons of some distributions leave this to the system's configuration.
+        # Python leaves this to the system's configuration in some distributions.
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.sslsocket_class = self._socket_class
         return context
 
 
 def _unverified_context(socket_class: type[ssl.SSLSocket]) -> ssl.SSLContext:
-    """Return a context that verifies nothing, and so has nothing to lose by old versions and weak algorithms."""
+    """Return a context without verification, which old versions and weak algorithms do not weaken further."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -144,7 +144,7 @@ def _unverified_context(socket_class: type[ssl.SSLSocket]) -> ssl.SSLContext:
 
 
 def explain(error: ssl.SSLError) -> str:
-    """Return what a TLS error says of the server, in words; what is not known here in OpenSSL's own."""
+    """Return a clear message for a TLS error; an unknown error keeps OpenSSL's text."""
     if isinstance(error, ssl.SSLCertVerificationError):
         text = _CERTIFICATE_FAULTS.get(error.verify_code) or f"its certificate was refused: {error.verify_message}"
         names = getattr(error, "certified_names", None)
@@ -156,20 +156,20 @@ def explain(error: ssl.SSLError) -> str:
 
 
 def is_closed(error: ssl.SSLError) -> bool:
-    """Tell whether the server just closed the connection, which it may not do the next time."""
+    """Tell whether the server only closed the connection, so that a retry may succeed."""
     return isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError)
 
 
 def is_avoidable(error: ssl.SSLError) -> bool:
-    """Tell whether the failure is one that a connection without verification would not have."""
+    """Tell whether a connection without verification would avoid the failure."""
     return isinstance(error, ssl.SSLCertVerificationError) or explain(error) in _AVOIDABLE
 
 
 def certificate_names(certificate: Mapping[str, object]) -> str:
-    """Return the names that a certificate is for, cut to what a message holds.
+    """Return the names in a certificate, cut to fit into a message.
 
     Args:
-        certificate: as `ssl.SSLSocket.getpeercert` gives it.
+        certificate: as returned by `ssl.SSLSocket.getpeercert`.
     """
     pairs = certificate.get("subjectAltName", ())
     names = [value for _, value in pairs] if isinstance(pairs, tuple) else []

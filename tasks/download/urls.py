@@ -1,12 +1,12 @@
-"""A URL, read as browsers read it and normalised for fetching. Pure.
+"""Parse URLs as browsers do, and normalise them for requests. No I/O.
 
-The parser is ada-url, which follows the WHATWG URL Standard: it resolves dot segments, percent-encodes spaces and
-non-ASCII characters, reads backslashes as slashes, removes tabs and line ends, and makes an international host name
-ASCII by UTS 46. A host that ends in a number is an IPv4 address in whatever way it is written (``127.1``, ``0x7f.1``,
-``0177.0.0.1``, ``2130706433``). The host of a `Url` is the one that the guard judges and that the connection uses.
+The parser is ada-url, which follows the WHATWG URL Standard. It resolves dot segments, percent-encodes spaces and
+non-ASCII characters, reads backslashes as slashes, removes tabs and line ends, and converts an international host name
+to ASCII (UTS 46). A host that ends in a number is an IPv4 address in any notation (``127.1``, ``0x7f.1``,
+``0177.0.0.1``, ``2130706433``). The guard checks the host of a `Url`, and the connection uses the same host.
 
-Beyond the Standard, we refuse other schemes, port 0, host names that the DNS can't hold, characters that stand for
-undecodable bytes, and more than `MAX_LENGTH` characters.
+Beyond the Standard, we refuse other schemes, port 0, host names too long for the DNS or with empty labels, replacement
+characters for undecodable bytes, and more than `MAX_LENGTH` characters.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ import ada_url
 
 from tasks.errors import InvalidUrlError
 
-#: The longest URL that is fetched, in characters; servers refuse longer ones too.
+#: The maximum length of a URL, in characters; servers refuse longer ones, too.
 MAX_LENGTH = 8192
-#: The longest label and the longest name of the DNS (https://www.rfc-editor.org/rfc/rfc1035#section-2.3.4).
+#: The maximum length of a label and of a name in the DNS (https://www.rfc-editor.org/rfc/rfc1035#section-2.3.4).
 _MAX_LABEL, _MAX_NAME = 63, 253
 _PORTS = {"http": 80, "https": 443}
-#: A normalised URL: scheme, userinfo, host, port, path and query. Each of them is ASCII, and what separates them occurs
-#: in none before it.
+#: A normalised URL: scheme, userinfo, host, port, path and query. All parts are ASCII, and none contains the separator
+#: after it.
 _NORMAL = re.compile(r"(https?)://(?:([^/@]*)@)?(\[[^\]]*\]|[^/:]*)(?::([0-9]+))?(/[^#]*)")
 _NO_TEXT = re.compile("[\ufffd\ud800-\udfff]")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 _NUMBER = re.compile(r"[0-9]+|0[xX][0-9A-Fa-f]*")
-#: What the Standard removes: controls and spaces around a URL, tabs and line ends inside it.
+#: Characters removed by the Standard: controls and spaces around a URL, tabs and line ends inside it.
 _AROUND = "".join(map(chr, range(0x21)))
 _INSIDE = re.compile("[\t\r\n]")
 _LIKE_URL = re.compile(r"(?i)\b(?:[a-z][a-z0-9+.-]*:[/\\]|https?:|data:)")
@@ -39,7 +39,7 @@ _LIKE_URL = re.compile(r"(?i)\b(?:[a-z][a-z0-9+.-]*:[/\\]|https?:|data:)")
 
 @dataclass(frozen=True, slots=True)
 class Url:
-    """A URL that can be fetched, in its parts. ``target`` is path and query; ``userinfo`` is never in ``text``."""
+    """A parsed URL. ``target`` is path and query; ``userinfo`` is never in ``text``."""
 
     scheme: str
     host: str
@@ -49,39 +49,39 @@ class Url:
 
     @property
     def text(self) -> str:
-        """The normal form, without userinfo."""
+        """The normalised URL, without userinfo."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         port = "" if self.port == _PORTS[self.scheme] else f":{self.port}"
         return f"{self.scheme}://{host}{port}{self.target}"
 
 
 def parse(url: str) -> Url:
-    """Return the URL in its parts, normalised.
+    """Parse and normalise a URL.
 
     Raises:
-        InvalidUrlError: it can't be fetched; the message names the part that is wrong.
+        InvalidUrlError: it can't be downloaded; the message names the invalid part.
     """
     return _parse(url, None)
 
 
 def join(base: Url, location: str) -> Url:
-    """Return where a redirect from ``base`` leads; its host gets no userinfo of another.
+    """Return the target of a redirect from ``base``; it never inherits the userinfo of ``base``.
 
     Raises:
-        InvalidUrlError: it leads to nothing that can be fetched.
+        InvalidUrlError: the target can't be downloaded.
     """
-    # Servers send a Location as raw bytes, which http.client reads as Latin-1; browsers take them for UTF-8.
+    # Servers send a Location as raw bytes, which http.client decodes as Latin-1, and browsers as UTF-8.
     with suppress(UnicodeError):
         location = location.encode("latin-1").decode()
     target = _parse(location, base)
-    # A relative one is added to the base: what is too long already must not grow with each redirect.
+    # A relative target is added to the base: a URL over the limit must not grow with each redirect.
     if MAX_LENGTH < len(base.text) < len(target.text):
         raise _too_long()
     return target
 
 
 def looks_like_url(text: str) -> bool:
-    """Tell whether a URL is in a text, also one that can't be fetched, or that has a mistake in it."""
+    """Tell whether a text contains a URL, even one with another scheme or with a mistake."""
     return _LIKE_URL.search(text) is not None
 
 
@@ -101,7 +101,7 @@ def _parse(url: str, base: Url | None) -> Url:
     port = _PORTS[scheme] if digits is None else int(digits)
     if port == 0:
         raise InvalidUrlError("the port is 0")
-    # One look at most hosts: none with shorter names and no such dots has a bad label.
+    # A quick check for most hosts: a short name without these dots has only valid labels.
     if len(host) > _MAX_LABEL or ".." in host or host.startswith("."):
         labels = host.removesuffix(".").split(".")
         if len(host) > _MAX_NAME or not all(0 < len(label) <= _MAX_LABEL for label in labels):
@@ -120,9 +120,9 @@ def _other_scheme(scheme: str) -> str:
 
 
 def _parse_error(url: str, base: Url | None) -> str:
-    """Return why the parser refuses a URL, as it does not tell that itself.
+    """Return why the parser refuses a URL, because the parser gives no reason.
 
-    No part of the URL is quoted but its scheme: it may be a password with a slash in it.
+    Only the scheme of the URL is quoted: any other part may belong to a password with a slash in it.
     """
     url = _INSIDE.sub("", url).strip(_AROUND)
     if not url:
