@@ -91,7 +91,7 @@ class BatchingBackend(RedisBackend):  # type: ignore[misc]  # Celery has no anno
         """
         chords = [list(group) for _, group in groupby(sorted(parts, key=attrgetter("group")), attrgetter("group"))]
         answers = self._run_count_script(chords)
-        # The server has lost its scripts, for instance by SCRIPT FLUSH or a failover.
+        # A server loses its scripts by SCRIPT FLUSH or a failover; send the whole script to it.
         without_script = [chord for chord, answer in answers if isinstance(answer, NoScriptError)]
         if without_script:
             answers = [pair for pair in answers if not isinstance(pair[1], NoScriptError)]

@@ -137,7 +137,7 @@ class Fitness:
 
     @property
     def troubles(self) -> list[str]:
-        """Why this worker is unfit; empty if it is fit. Old troubles belong to ended runs and are left out."""
+        """The reasons why this worker is unfit; empty if it is fit. Old ones belong to ended runs and are left out."""
         since = monotonic() - _TROUBLE_SHOWN_SECONDS
         return sorted({trouble.why for trouble in list(self._troubles.values()) if trouble.found_at >= since})
 
@@ -299,12 +299,12 @@ class Fitness:
 
         A worker without network can still run a collect task.
         """
-        question = run_id, collects
-        asked, asked_at, known = self._others
-        if asked == question and monotonic() - asked_at < _OTHERS_LIFETIME_SECONDS:
-            return known
+        query = run_id, collects
+        last_query, queried_at, cached = self._others
+        if last_query == query and monotonic() - queried_at < _OTHERS_LIFETIME_SECONDS:
+            return cached
         found = retry_until_redis_is_back(partial(self._query_fit_workers, run_id, collects))
-        self._others = question, monotonic(), found
+        self._others = query, monotonic(), found
         return found
 
     def _query_fit_workers(self, run_id: str, collects: bool) -> frozenset[str]:

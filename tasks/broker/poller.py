@@ -182,7 +182,7 @@ class EventLoop:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._loop, name)
 
-    def add_reader(self, place: int, *callback: Any) -> None:
+    def add_reader(self, fd: int, *callback: Any) -> None:
         """Add a reader of a file descriptor unless it has one."""
-        if place not in self._loop.readers:
-            self._loop.add_reader(place, *callback)
+        if fd not in self._loop.readers:
+            self._loop.add_reader(fd, *callback)

@@ -102,8 +102,8 @@ class Channel(redis.Channel):  # type: ignore[misc]  # kombu has no annotations
             for name in ("unacked_key", "unacked_index_key", "unacked_mutex_key"):
                 setattr(self, name, keys.worker_key(getattr(self, name), self.worker_id))
         server = connection.client
-        place = server.hostname, server.port, server.virtual_host, self.global_keyprefix, self.unacked_key
-        self.pending_acks = self._all_pending.setdefault(place, PendingAcks())
+        records = server.hostname, server.port, server.virtual_host, self.global_keyprefix, self.unacked_key
+        self.pending_acks = self._all_pending.setdefault(records, PendingAcks())
         self._open_channels.add(self)
 
     @property
@@ -217,7 +217,7 @@ class Channel(redis.Channel):  # type: ignore[misc]  # kombu has no annotations
 
 
 def _decode_messages(queues: list[str], reply: list[Any]) -> list[tuple[str, Any]]:
-    return [(queues[place], _load_json(raw)) for place, raw in zip(*[iter(reply[1:])] * 2, strict=True)]
+    return [(queues[index], _load_json(raw)) for index, raw in zip(*[iter(reply[1:])] * 2, strict=True)]
 
 
 def _load_json(raw: bytes) -> Any:
