@@ -16,60 +16,74 @@ from tasks.broker import client as broker_client
 from tasks.errors import CommandError, StorageError
 from tasks.storage.store import Store
 
-#: Seconds within which a producer that is told to end its run has to have ended it.
+#: Seconds to wait for a producer to end its run after it was told to cancel it.
 _CANCEL_TIMEOUT_SECONDS = 60.0
 
 
 def cancel(store: Store, broker_url: str | None, end: Callable[[LockHolder], bool]) -> str:
-    """End a run: by its producer, if it has one, else by dropping what is queued of it; return what was done.
+    """Cancel a run: through its producer, or by dropping its queued tasks if it has none; return a message.
 
     Args:
-        store: its folder.
-        broker_url: its Redis, if it was given; else it is known by the run's record.
-        end: asks a producer with a local fleet to end, and tells whether it could be asked.
+        store: the run's folder.
+        broker_url: the URL of the run's Redis as given; if None, it comes from the run's record.
+        end: tells a producer with a local fleet to cancel its run, and returns whether it could be told.
 
     Raises:
-        UsageError: the folder holds no run, or its broker has to be given.
-        CommandError: it can't be ended.
+        UsageError: the folder holds no run, or the broker's URL is required.
+        CommandError: the run can't be cancelled.
     """
     record = RunFile.load(store)
     producer = lock.current_holder(store)
     if producer is None and record.state is State.COMPLETE:
-        return "The run is complete; there is nothing to cancel."
+        return "The run is complete. There is nothing to cancel."
     if producer is not None and producer.pid:
-        # It may not have got as far as to say so in the record.
+        # The producer may not have saved its broker in the record yet.
         record = replace(record, broker=producer.broker)
     url = broker_url or record.broker_url()
     if producer is not None and (url is None or (producer.pid and producer.broker is None)):
         if not end(producer):
             raise CommandError(
-                "The run can't be cancelled from here",
-                "its producer lives on another host, with a fleet of its own",
-                "Cancel it there, or end that producer by Ctrl-C.",
+                "The run can't be cancelled from this machine",
+                "its producer runs on another host, with its own local fleet",
+                "Cancel the run there, or stop its producer by Ctrl-C.",
             )
     elif url is not None:
-        with broker_client.client(url, retry=False) as server, broker_client.translate_errors(url):
-            broker_client.check_server(server, url)
-            # It may have ended meanwhile.
-            if lock.current_holder(store) is None:
-                drop_run(server, record.id)
-            else:
-                request_cancel(server, record.id)
-    ends = time.monotonic() + _CANCEL_TIMEOUT_SECONDS
-    while lock.current_holder(store) is not None:
-        if time.monotonic() > ends:
-            raise CommandError(
-                "The run has not ended",
-                f"its producer was told, and was still there {_CANCEL_TIMEOUT_SECONDS:.0f} s later",
-                "Look at what it prints, or end it by Ctrl-C.",
-            )
-        time.sleep(0.1)
+        _cancel_at_broker(url, record, store)
+    _wait_for_producer(store)
     record = RunFile.load(store)
     if record.state is State.COMPLETE:
-        return "The run was completed meanwhile."
+        return "The run was completed in the meantime."
     if record.state is not State.CANCELLED:
         try:
             record.save(store, state=State.CANCELLED)
         except StorageError as error:
             raise unwritable_error(store, error) from error
-    return f"The run is cancelled. What is done stays; go on by: {resume_command(store)}"
+    return f"The run is cancelled. Finished images stay. To resume it, run: {resume_command(store)}"
+
+
+def _cancel_at_broker(url: str, record: RunFile, store: Store) -> None:
+    """Tell the producer to cancel the run, or drop the run's queued tasks if it has no producer."""
+    with broker_client.client(url, retry=False) as server, broker_client.translate_errors(url):
+        broker_client.check_server(server, url)
+        # The producer may have ended in the meantime.
+        if lock.current_holder(store) is None:
+            drop_run(server, record.id)
+        else:
+            request_cancel(server, record.id)
+
+
+def _wait_for_producer(store: Store) -> None:
+    """Wait until a run has no producer.
+
+    Raises:
+        CommandError: its producer does not end in time.
+    """
+    deadline = time.monotonic() + _CANCEL_TIMEOUT_SECONDS
+    while lock.current_holder(store) is not None:
+        if time.monotonic() > deadline:
+            raise CommandError(
+                "The run has not ended",
+                f"its producer was told to cancel it, but is still running {_CANCEL_TIMEOUT_SECONDS:.0f} s later",
+                "Check the producer's output, or stop it by Ctrl-C.",
+            )
+        time.sleep(0.1)

@@ -1,4 +1,4 @@
-"""The result of a run's command, and the result of the command that completed the run earlier."""
+"""The result of a command on a run, and of an earlier command that completed the run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from producer.output.summary import Summary
 
 @dataclass(frozen=True, slots=True)
 class PreviousResult:
-    """An earlier command that has completed a run: when, in seconds since the epoch, and its own numbers."""
+    """The earlier command that completed a run: its own figures, and its end in seconds since the epoch."""
 
     finished_at: float
     images: int
@@ -25,9 +25,9 @@ class PreviousResult:
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """What a finished run has to say; times in seconds.
+    """The result of a finished run; times are in seconds.
 
-    The Summary is of the whole run; time, speed and fleet are of this command, and of the images that it has done.
+    The summary covers the whole run. Times, speed and workers cover this command and its images only.
     """
 
     run_id: str
@@ -38,25 +38,25 @@ class RunResult:
     workers: int
     slots: int
     startup_seconds: float
-    #: Images that this command has seen to the end, and how many of them had to be sent again.
+    #: The number of images finished by this command, and how many of them were sent again.
     images: int
     repaired: int = 0
-    #: Where failed images were tried again: how many had each reason before.
+    #: After a retry: the number of images by their failure reason before.
     before: dict[str, int] | None = None
-    #: The folder of the previous run that this one has refreshed, if it has.
+    #: The folder of the previous run that this one refreshed, or None.
     previous_run: str | None = None
-    #: Where there was nothing to do, the command that had left it so.
+    #: If there was nothing to do, the earlier command that completed the run.
     completion: PreviousResult | None = None
-    #: Workers that could not do the run's work, and left it to the others.
+    #: Workers that could not run its tasks, and left them to other workers.
     unfit: Sequence[UnfitWorker] = ()
 
     @property
     def images_per_second(self) -> float:
-        """Images that ended, in whatever way, for each second of the wall clock."""
+        """Finished images, saved or failed, per second of wall-clock time."""
         return self.images / self.wall_seconds if self.wall_seconds else 0.0
 
     def totals(self) -> dict[str, Any]:
-        """Return the numbers, as ``--json`` and ``run.json`` give them."""
+        """Return the figures of ``--json`` and ``run.json``."""
         return {
             "total": self.summary.total,
             "success": self.summary.success,

@@ -1,4 +1,4 @@
-"""The state of a run that a command resumes: its finished shards, its plan, and the unplanned rest of its URL list."""
+"""Read the state of a run to resume: its manifests, its plan, and the unplanned rest of its URL list."""
 
 from __future__ import annotations
 
@@ -17,27 +17,31 @@ from tasks.storage.store import Store
 
 
 def all_manifests_exist(store: Store, shards: int) -> bool:
-    """Tell whether all manifests stand: one that can't be trusted may have been removed, to be made again."""
+    """Return whether all manifests exist. A user may have removed a damaged one to have it rebuilt."""
     return all(store.exists(manifest.name(shard)) for shard in range(shards))
 
 
 def mark_running(record: RunFile, store: Store, **changes: Any) -> RunFile:
-    """Return a record that says that the run goes on, here."""
+    """Save and return a run's record in the running state, with this folder and a new epoch.
+
+    Raises:
+        CommandError: it can't be written.
+    """
     try:
         return record.save(store, state=State.RUNNING, out=str(store.root), epoch=record.epoch + 1, **changes)
     except StorageError as error:
         raise CommandError(
-            f"The run in {store.root} can't go on",
+            f"The run in {store.root} can't continue",
             str(error),
-            "Make space there, or see to it that you may write there; then call the command again.",
+            "Free disk space there, or get permission to write there; then run the command again.",
         ) from error
 
 
 def plan_progress(record: RunFile, store: Store) -> PlanProgress:
-    """Return how much of a run's plan stands.
+    """Return how much of a run is planned.
 
     Raises:
-        CommandError: the last part of it can't be read, or some of it is gone.
+        CommandError: the last file of the plan is damaged, or a file is missing.
     """
     if record.plan is PlanState.COMPLETE:
         return PlanProgress(record.planned_rows, record.planned_shards)
@@ -49,22 +53,22 @@ def plan_progress(record: RunFile, store: Store) -> PlanProgress:
 
 
 def planned_shards(record: RunFile, store: Store) -> int:
-    """Return how many shards are planned: while the Source is not read to its end, those without a gap between them."""
+    """Return the number of planned shards. While the plan is incomplete, only shards before the first gap count."""
     if record.plan is PlanState.COMPLETE:
         return record.planned_shards
     return next(shard for shard in count() if not store.exists(plan.name(shard)))
 
 
 def is_plan_complete(record: RunFile, planned: PlanProgress) -> bool:
-    """Tell whether a plan is known to be complete: a shard that is not full is the last one of its Source."""
+    """Return whether a plan is known to be complete: only the last shard of a URL list can be partly filled."""
     return record.plan is PlanState.COMPLETE or planned.rows % record.options.shard_size != 0
 
 
 def remaining_requests(record: RunFile, store: Store, planned: PlanProgress) -> Iterator[ImageRequest]:
-    """Yield the requests of a Source after those that are planned.
+    """Yield the unplanned requests of a run's URL list.
 
     Raises:
-        CommandError: the Source is gone, or is another one. What is planned is done before that is told.
+        CommandError: the list is gone or has changed. The run downloads its planned images before it reports this.
     """
     if not url_list.is_same(record.source, record.fingerprint):
         raise _source_changed_error(record, planned)
@@ -80,7 +84,7 @@ def remaining_requests(record: RunFile, store: Store, planned: PlanProgress) -> 
 
 def _source_changed_error(record: RunFile, planned: PlanProgress) -> CommandError:
     return CommandError(
-        f"{url_list.display_name(record.source)} can't be read on",
-        f"{url_list.explain_difference(record.source)}. The {planned.rows:,} rows that were planned from it are done",
-        "Run the rest of the list into another folder.",
+        f"{url_list.display_name(record.source)} can't be read further",
+        f"{url_list.explain_difference(record.source)}. The {planned.rows:,} rows planned from it are done",
+        "Start another run for the rest of the list, in another folder.",
     )

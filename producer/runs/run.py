@@ -1,19 +1,21 @@
-"""One run, begun or gone on with: its Source planned, its shards dispatched to a fleet, its manifests summed up."""
+"""One run, new, resumed or retried: plan its URL list, dispatch its shards to workers, and sum up its manifests."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
 import pyarrow as pa
+import redis
 
 from producer.dispatch.dispatcher import Dispatcher, DispatchOptions
-from producer.dispatch.progress import Progress
+from producer.dispatch.progress import Progress, Timing
+from producer.dispatch.unfit_workers import UnfitWorker
 from producer.output import shard_files
 from producer.output.folder import unwritable_error
 from producer.output.run_file import PlanState, RunConfig, RunFile, State, new_id, resume_command
@@ -40,16 +42,15 @@ from tasks.redaction import redacted
 from tasks.storage import manifest
 from tasks.storage.store import Store
 
-#: What a command that goes on with a run writes into its record before it sends anything.
+#: The fields that a command on an existing run changes in its record before it sends a task.
 _COMMAND_FIELDS = ("state", "out", "revision", "epoch", "broker", "retried")
 
 
 class Run:
-    """A run that is set up: its folder is its own and its plan is growing; nothing is sent before `execute`.
+    """A run with a locked folder and a growing plan. Nothing is sent before `execute`.
 
-    Whoever makes one holds the lock of the folder. It is a context manager: where its block fails, also before
-    `execute`, its record says so. A command that goes on with a run and fails before it has sent anything leaves the
-    record as it was.
+    The caller holds the lock of the folder. Use it as a context manager: if the block fails, even before `execute`, the
+    run's record says so. If a command on an existing run fails before it has sent a task, the record stays as it was.
     """
 
     def __init__(
@@ -58,18 +59,22 @@ class Run:
         store: Store,
         requests: Iterable[ImageRequest],
         planned: PlanProgress = NOTHING_PLANNED,
-        resumed: bool = False,
         before: Counter[str] | None = None,
         found: RunFile | None = None,
     ) -> None:
-        """Take its record, its folder, the requests that are not planned yet, and what is planned.
+        """Take the run, and start planning.
 
-        Where it goes on, ``found`` is the record as it was found.
+        Args:
+            record: the run's record.
+            store: the run's folder.
+            requests: the unplanned requests.
+            planned: how much is planned.
+            before: before a retry, the number of images to retry by failure reason.
+            found: the record of an existing run as this command found it; None for a new run.
         """
-        #: Whether the producer before this one has died without a word: its record still said that it runs.
-        self.abandoned = resumed and found is not None and found.state is State.RUNNING
-        self._record, self._store, self._resumed, self._before = record, store, resumed, before
-        self._found = found
+        #: Whether the previous producer died without recording it: its record still says the run is running.
+        self.abandoned = found is not None and found.state is State.RUNNING
+        self._record, self._store, self._before, self._found = record, store, before, found
         self._lock = threading.Lock()
         self._planner = Planner(
             requests, store, record.options.shard_size, self._record_plan_complete, record.id, planned
@@ -89,11 +94,11 @@ class Run:
 
     @classmethod
     def begin(cls, requests: Iterable[ImageRequest], source: str, store: Store, options: RunConfig) -> Self:
-        """Begin a run in a folder without one.
+        """Start a new run in a folder without one.
 
         Raises:
             UsageError: the folder holds a run.
-            CommandError: it can't be written.
+            CommandError: the folder is not writable.
         """
         record = RunFile(new_id(), source, str(store.root), options, url_list.fingerprint(source))
         try:
@@ -104,11 +109,11 @@ class Run:
 
     @classmethod
     def resume(cls, store: Store) -> Self:
-        """Go on with a run, whatever has ended it.
+        """Resume a run, however it ended.
 
         Raises:
             UsageError: the folder holds no run.
-            CommandError: what is there can't be trusted, nor, of the plan, made anew.
+            CommandError: a file of the run is damaged, and if it is a file of the plan, it can't be rebuilt.
         """
         record = found = RunFile.load(store)
         shards = planned_shards(record, store)
@@ -116,89 +121,86 @@ class Run:
         try:
             repair.repair_plan(record, store, shards)
         except CommandError:
-            # A run that is done needs its plan no more.
+            # A completed run no longer needs its plan.
             if not done:
                 raise
         planned = plan_progress(record, store)
-        whole = is_plan_complete(record, planned)
-        requests = (
-            iter(())
-            if whole
-            else join_previous_images(remaining_requests(record, store, planned), record.options, store)
-        )
+        requests: Iterator[ImageRequest] = iter(())
+        if not is_plan_complete(record, planned):
+            requests = join_previous_images(remaining_requests(record, store, planned), record.options, store)
         for shard in range(planned.shards):
-            # Now, and not when all the others are done; all of the file is checked, for a tenth of a millisecond each.
+            # Check each file completely now (0.1 ms each), rather than after all other shards are done.
             if store.exists(manifest.name(shard)):
                 load_manifest(shard, store, record.id, COLUMNS)
         if not done:
             record = mark_running(record, store)
-        return cls(record, store, requests, planned, resumed=True, found=found)
+        return cls(record, store, requests, planned, found=found)
 
     @classmethod
     def retry(cls, store: Store, reasons: Collection[str]) -> Self:
-        """Begin another pass over a finished run, over the images that failed for some reasons.
+        """Start another revision of a completed run, which retries the images that failed for some reasons.
 
         Raises:
-            UsageError: the folder holds no run, or one that is not finished.
-            CommandError: what is there can't be trusted. Nothing was changed.
+            UsageError: the folder holds no run, or an incomplete one.
+            CommandError: a file of the run is damaged. Nothing was changed.
         """
         record = found = RunFile.load(store)
         if record.state is not State.COMPLETE:
             raise UsageError(
-                f"The run in {store.root} is not finished",
-                "it was not completed, and only what has ended can be tried again",
-                f"Finish it by `{resume_command(store)}`.",
+                f"The run in {store.root} is not complete",
+                "only a complete run can be retried",
+                f"Run `{resume_command(store)}` to complete it.",
             )
         planned = plan_progress(record, store)
         before: Counter[str] = Counter()
         for shard in range(planned.shards):
-            reasons_of = load_manifest(shard, store, record.id, ["reason"])["reason"].drop_null()
-            failed = Counter(map(str, reasons_of.to_pylist()))
+            column = load_manifest(shard, store, record.id, ["reason"])["reason"].drop_null()
+            failed = Counter(map(str, column.to_pylist()))
             before.update(failed)
             if failed.keys() & set(reasons):
                 shard_files.load_plan(shard, store, record.id)
         chosen = Counter({reason: number for reason, number in before.items() if reason in reasons})
         if chosen:
             record = mark_running(record, store, revision=record.revision + 1, retried=tuple(sorted(chosen)))
-        return cls(record, store, iter(()), planned, resumed=True, before=chosen, found=found)
+        return cls(record, store, iter(()), planned, before=chosen, found=found)
 
     @property
     def id(self) -> str:
-        """Its id."""
+        """The run's id."""
         return self._record.id
 
     @property
     def source(self) -> str:
-        """Its Source, as it was given."""
+        """The URL list, as it was given."""
         return self._record.source
 
     @property
     def broker(self) -> str | None:
-        """The URL of the broker that it was last at, redacted; None for a local fleet."""
+        """The redacted URL of the broker last used; None for a local fleet."""
         return self._record.broker
 
     @property
     def previous_run(self) -> str | None:
-        """The folder of the previous run that it refreshes, if it does."""
+        """The folder of the previous run that this run refreshes, or None."""
         return self._record.options.previous_run
 
     @property
     def is_done(self) -> bool:
-        """Whether nothing is left to do."""
+        """Whether the run is complete."""
         return self._record.state is State.COMPLETE
 
     def finish(self) -> None:
-        """Have `execute` end when what is being downloaded is done; may be called from a signal's handler."""
+        """End `execute` after the current downloads. Safe to call from a signal handler."""
         self._finishing = True
         self._planner.stop()
         if self._dispatcher is not None:
             self._dispatcher.finish()
 
     def summary(self) -> RunResult:
-        """Return the report of a run of which nothing is left to do.
+        """Return the result of a complete run.
 
         Raises:
-            CommandError: a manifest can't be trusted.
+            CommandError: a manifest is damaged.
         """
         totals = self._record.totals or {}
         return RunResult(
@@ -224,20 +226,48 @@ class Run:
         )
 
     def execute(self, pool: WorkerPool, listener: Callable[[Progress], None]) -> RunResult:
-        """See the run through with a crew, and return its report.
+        """Run until everything is complete, and return the result.
+
+        Args:
+            pool: the workers.
+            listener: called with the run's progress, a few times a second.
 
         Raises:
-            CommandError: it can't go on. ``run.json`` says so, and what is collected stays.
-            RunInterruptedError: it was told to end early.
+            CommandError: the run can't continue. ``run.json`` says so, and collected shards stay.
+            RunInterruptedError: the run was told to end early.
         """
-        at = None if pool.local else redacted(pool.broker_url)
-        if at != self._record.broker:
-            try:
-                self._save(broker=at)
-            except StorageError as error:
-                raise unwritable_error(self._store, error) from error
-        record = self._record
+        self._save_broker(pool)
         server = broker_client.client(pool.broker_url)
+        dispatcher = self._dispatcher = self._create_dispatcher(pool, server)
+        if self._finishing:
+            # `finish` was called before there was a dispatcher.
+            dispatcher.finish()
+        try:
+            timing = dispatcher.run(listener)
+            result = self._create_result(pool, timing, dispatcher.unfit)
+            self._save(state=State.COMPLETE, finished_at=time.time(), totals=result.totals())
+            # All shards are done, so any file still being written belongs to a late duplicate of a task.
+            self._store.remove_leftovers()
+        except BaseException as error:
+            self._record_end(error)
+            if isinstance(error, StorageError):
+                raise unwritable_error(self._store, error) from error
+            raise
+        finally:
+            server.close()
+        return result
+
+    def _save_broker(self, pool: WorkerPool) -> None:
+        broker = None if pool.local else redacted(pool.broker_url)
+        if broker == self._record.broker:
+            return
+        try:
+            self._save(broker=broker)
+        except StorageError as error:
+            raise unwritable_error(self._store, error) from error
+
+    def _create_dispatcher(self, pool: WorkerPool, server: redis.Redis) -> Dispatcher:
+        record = self._record
         options = RunOptions(
             out=str(self._store.root),
             shard_size=record.options.shard_size,
@@ -247,39 +277,25 @@ class Run:
             epoch=record.epoch,
             previous_run=record.options.previous_run,
         )
-        dispatch = DispatchOptions(record.options.window, self._resumed, record.retried, pool.local)
-        self._dispatcher = Dispatcher(options, self._store, self._planner, server, pool.check, dispatch)
-        if self._finishing:
-            # It was told so before there was anyone to send.
-            self._dispatcher.finish()
-        try:
-            timing = self._dispatcher.run(listener)
-            report = RunResult(
-                run_id=record.id,
-                source=record.source,
-                out=self._store.root,
-                summary=summarise(self._manifests()),
-                wall_seconds=timing.wall_seconds,
-                workers=pool.workers,
-                slots=pool.slots,
-                startup_seconds=pool.startup_seconds,
-                images=timing.images,
-                repaired=timing.repaired,
-                before=self._before,
-                previous_run=record.options.previous_run,
-                unfit=list({worker.name: worker for worker in (*pool.unfit, *self._dispatcher.unfit)}.values()),
-            )
-            self._save(state=State.COMPLETE, finished_at=time.time(), totals=report.totals())
-            # What is still being written belongs to late copies, of shards that are done.
-            self._store.remove_leftovers()
-        except BaseException as error:
-            self._record_end(error)
-            if isinstance(error, StorageError):
-                raise unwritable_error(self._store, error) from error
-            raise
-        finally:
-            server.close()
-        return report
+        dispatch = DispatchOptions(record.options.window, self._found is not None, record.retried, pool.local)
+        return Dispatcher(options, self._store, self._planner, server, pool.check, dispatch)
+
+    def _create_result(self, pool: WorkerPool, timing: Timing, unfit: Sequence[UnfitWorker]) -> RunResult:
+        return RunResult(
+            run_id=self.id,
+            source=self.source,
+            out=self._store.root,
+            summary=summarise(self._manifests()),
+            wall_seconds=timing.wall_seconds,
+            workers=pool.workers,
+            slots=pool.slots,
+            startup_seconds=pool.startup_seconds,
+            images=timing.images,
+            repaired=timing.repaired,
+            before=self._before,
+            previous_run=self.previous_run,
+            unfit=list({worker.name: worker for worker in (*pool.unfit, *unfit)}.values()),
+        )
 
     def _manifests(self) -> Iterator[pa.Table]:
         for shard in range(self._planner.shards):
@@ -290,7 +306,7 @@ class Run:
             self._save(plan=PlanState.COMPLETE, planned_rows=rows, planned_shards=shards)
 
     def _record_end(self, error: BaseException) -> None:
-        """Have the record say what has ended the run, unless it says how it ended."""
+        """Record how the run ended, unless its end is already recorded."""
         self._planner.stop()
         if self._record.state is not State.RUNNING:
             return
@@ -303,7 +319,7 @@ class Run:
             self._save(**changes)
 
     def _save(self, **changes: Any) -> None:
-        # The planner's thread and the main one both have something to say.
+        # Both the planner's thread and the main thread save the record.
         with self._lock:
             self._record = self._record.save(self._store, **changes)
 

@@ -16,11 +16,11 @@ from tasks.celery import use_broker
 
 @dataclass(frozen=True, slots=True)
 class WorkerPool:
-    """Who does the work of a run: the broker, its workers and all their slots together, and a check of their health.
+    """The workers of a run, and their broker.
 
-    ``startup_seconds`` is what it took to get them: to start a local fleet, or to ask a broker's workers. ``local`` is
-    whether they are a local fleet. ``unfit`` are workers at the broker that can't do the run's work, and ``warnings``
-    is what a person should know of the workers before the run.
+    ``slots`` is the sum over all workers. ``startup_seconds`` is the time to start the local fleet, or to ask the
+    workers at the broker. ``check`` raises an error if a local fleet has ended. ``unfit`` are workers that
+    replied but can't run its tasks. ``warnings`` are about the workers, for the user before the run.
     """
 
     broker_url: str
@@ -34,23 +34,23 @@ class WorkerPool:
 
 
 def local_pool(fleet: Fleet) -> WorkerPool:
-    """Return a local fleet as a run's crew."""
+    """Return the workers of a local fleet."""
     size = fleet.size
     slots = size.workers * size.concurrency
     return WorkerPool(fleet.broker_url, size.workers, slots, fleet.startup_seconds, fleet.check, local=True)
 
 
 def broker_pool(broker_url: str, out: Path, insecure: bool = False) -> WorkerPool:
-    """Return the workers at a broker that others keep as a run's crew; there may be none yet.
+    """Return the workers at a broker. They are started by others, and there may be none yet.
 
     Args:
-        broker_url: the broker's.
-        out: the run's output folder, which they have to be able to write.
-        insecure: whether the run is to do without the verification of servers, which they have to allow.
+        broker_url: the broker's URL.
+        out: the run's output folder. Workers must be able to write there.
+        insecure: whether the run skips the verification of server certificates. Workers must allow this.
 
     Raises:
-        UsageError: workers are there, and none of them can save the run's images, or none may do what it asks for.
-        CommandError: the broker can't be reached or used now, or is not fit to hold a run.
+        UsageError: workers reply, but none of them can save the run's images, or none allows ``insecure``.
+        CommandError: the broker is unreachable or unusable, or not fit for a run.
     """
     started = time.monotonic()
     with broker_client.client(broker_url, retry=False) as server:
@@ -58,14 +58,14 @@ def broker_pool(broker_url: str, out: Path, insecure: bool = False) -> WorkerPoo
         broker_client.check_connections(server, broker_url, workers=0)
         use_broker(broker_url)
         with broker_client.translate_errors(broker_url):
-            pool = survey_workers(out, insecure)
-        broker_client.check_connections(server, broker_url, len(pool.fit))
+            survey = survey_workers(out, insecure)
+        broker_client.check_connections(server, broker_url, len(survey.fit))
     return WorkerPool(
         broker_url,
-        len(pool.fit),
-        sum(worker.slots for worker in pool.fit),
+        len(survey.fit),
+        sum(worker.slots for worker in survey.fit),
         time.monotonic() - started,
         lambda: None,
-        unfit=pool.unfit,
-        warnings=pool.warnings(),
+        unfit=survey.unfit,
+        warnings=survey.warnings(),
     )

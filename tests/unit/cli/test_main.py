@@ -399,7 +399,7 @@ def test_cancel_of_a_local_run_asks_no_broker(main: Main, monkeypatch: pytest.Mo
     RunFile("id", "-", str(tmp_path), RunConfig()).create(store)
     status, _, errors = main("cancel", str(tmp_path))
     assert (status, RunFile.load(store).state) == (0, State.CANCELLED)
-    assert errors.strip().endswith(f"go on by: producer resume {tmp_path}")
+    assert errors.strip().endswith(f"To resume it, run: producer resume {tmp_path}")
 
 
 def test_change_of_broker_is_reported(main: Main, tmp_path: Path) -> None:

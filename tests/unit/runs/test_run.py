@@ -81,6 +81,6 @@ def test_missing_manifest(store: Store) -> None:
 def test_refuses_to_retry_an_unfinished_run(store: Store) -> None:
     """Retrying an unfinished run is a usage error. The hint has the command to finish it, quoted for the shell."""
     RunFile.load(store).save(store, state=State.INTERRUPTED)
-    with pytest.raises(UsageError, match="is not finished") as caught:
+    with pytest.raises(UsageError, match="is not complete") as caught:
         Run.retry(store, ["timeout"])
-    assert caught.value.hint == f"Finish it by `producer resume '{store.root}'`."
+    assert caught.value.hint == f"Run `producer resume '{store.root}'` to complete it."
