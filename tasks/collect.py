@@ -25,8 +25,8 @@ from tasks.storage.store import PRIVATE_MODE, Store
 _log = logging.getLogger(__name__)
 #: Reasons of Outcomes created while the run had no record in Redis: they are void.
 VOID_REASONS = frozenset({Reason.CANCELLED})
-#: Void reasons of Outcomes from before the run was resumed. Images may not have been saved then because of the very
-#: problem, such as a full disk, that ended the earlier command. In the current epoch, such an image has failed.
+#: Void reasons of Outcomes from before the run was resumed. The earlier command may have ended because images could not
+#: be saved, for example on a full disk, so these are retried. In the current epoch, an unsaved image has failed.
 STALE_VOID_REASONS = VOID_REASONS | {Reason.STORAGE}
 
 

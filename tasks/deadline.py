@@ -24,7 +24,7 @@ class Deadline:
 
     @property
     def timeout_message(self) -> str:
-        """The second part of the message of a timeout, after the name of the server: which limit was exceeded."""
+        """The message of a timeout, without the server's name in front; it names the exceeded limit."""
         if self.remaining <= _SLACK_SECONDS:
             return f"did not finish within {self.seconds:g} s (--deadline)"
         return f"sent nothing for {self.timeout:g} s (--timeout)"

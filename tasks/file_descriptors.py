@@ -125,7 +125,7 @@ class IdleConnections:
         self._max_in_use = descriptors - min(descriptors // 4, _MAX_FREE)
 
     def add(self, socket: Any) -> None:
-        """Add the socket of a just used connection; it stays until it is taken, or closed to make room."""
+        """Add the socket of a connection after its use; it stays until it is taken, or closed to make room."""
         self._sockets[socket] = None
         if len(self._sockets) > self._max_in_use:
             self.close_oldest(1)
@@ -156,7 +156,7 @@ IDLE_CONNECTIONS = IdleConnections(limit())
 
 
 def retry_when_exhausted(step: Callable[_P, _T]) -> Callable[_P, _T]:
-    """Return a function with retries, for up to a minute, while no descriptor is left; it must be idempotent.
+    """Add retries to a function, for up to a minute while no descriptor is left; it must be idempotent.
 
     It first closes idle connections, and then waits until others free descriptors.
     """
@@ -199,7 +199,7 @@ def wait_for_descriptors(step: Callable[[], _T], seconds: float) -> _T:
 def are_nearly_exhausted() -> bool:
     """Return whether hardly any descriptor is free, and close idle connections if so.
 
-    For errors without a cause, such as a failed name lookup.
+    Call this after an error without a known cause, such as a failed name lookup.
     """
     try:
         probe = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)

@@ -1,4 +1,4 @@
-"""Tasks are resent with what earlier deliveries spent, and refuse arguments that are not those of a run."""
+"""Tasks are resent with the attempts and time of earlier deliveries, and refuse wrong arguments."""
 
 from __future__ import annotations
 
