@@ -179,7 +179,7 @@ FAULTS.fixed(
     "A web page declared as image/jpeg.",
     answer(b"<!doctype html><title>Sign in</title><p>Please sign in.\n", "image/jpeg"),
 )
-FAULTS.fixed("/fault/json", "JSON, with status 200.", answer(b'{"error": "no picture"}\n', "application/json"))
+FAULTS.fixed("/fault/json", "JSON, with status 200.", answer(b'{"error": "no image"}\n', "application/json"))
 FAULTS.fixed("/fault/empty", "An empty body, with status 200.", answer(b"", "image/jpeg"))
 FAULTS.fixed(
     "/fault/big-pixels",

@@ -158,18 +158,18 @@ class DrawingCache:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._size = 0
-        self._pictures: OrderedDict[ImageSpec, DrawnImage] = OrderedDict()
+        self._images: OrderedDict[ImageSpec, DrawnImage] = OrderedDict()
 
     def get(self, wanted: ImageSpec) -> DrawnImage | None:
         """Return the image if it is cached, and mark it as recently used."""
-        drawn = self._pictures.get(wanted)
+        drawn = self._images.get(wanted)
         if drawn is not None:
-            self._pictures.move_to_end(wanted)
+            self._images.move_to_end(wanted)
         return drawn
 
     def put(self, wanted: ImageSpec, drawn: DrawnImage) -> None:
         """Add an image that is not cached yet."""
-        self._pictures[wanted] = drawn
+        self._images[wanted] = drawn
         self._size += len(drawn.response)
         while self._size > self._limit:
-            self._size -= len(self._pictures.popitem(last=False)[1].response)
+            self._size -= len(self._images.popitem(last=False)[1].response)

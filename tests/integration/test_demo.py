@@ -181,13 +181,13 @@ def test_uncached_image_is_drawn_once_and_blocks_no_one(server: DemoServer, monk
     """Two clients share one drawing, and a third is answered meanwhile."""
     started, may_end, drawings = threading.Event(), threading.Event(), []
 
-    def slow_picture(*arguments: Any) -> bytes:
+    def slow_drawing(*arguments: Any) -> bytes:
         drawings.append(arguments)
         started.set()
         assert may_end.wait(PATIENCE)
         return b"drawn"
 
-    monkeypatch.setattr(gallery, "draw_image", slow_picture)
+    monkeypatch.setattr(gallery, "draw_image", slow_drawing)
     path = "/images/1.gif?width=77"
     with connected(server, get(path)) as first, connected(server, get(path)) as second:
         assert started.wait(PATIENCE)
@@ -229,11 +229,11 @@ def test_number_of_ready_images_is_limited(monkeypatch: pytest.MonkeyPatch) -> N
     """At most 10,000 images are drawn ahead, however many are asked for."""
     drawings: list[int] = []
 
-    def no_picture(index: int, *_: object) -> bytes:
+    def fake_drawing(index: int, *_: object) -> bytes:
         drawings.append(index)
         return b"drawn"
 
-    monkeypatch.setattr(gallery, "draw_image", no_picture)
+    monkeypatch.setattr(gallery, "draw_image", fake_drawing)
     with running(DemoOptions(ready=10**12)):
         assert sorted(drawings) == list(range(10_000))
 
