@@ -215,10 +215,7 @@ def _compare(
         Display(create_console(sys.stderr), request.quiet) as display,
     ):
         found = comparison.compare(
-            requests,
-            source,
-            places,
-            config,
+            comparison.ComparedList(requests, source, places, config),
             threads,
             downloader,
             pool,

@@ -90,21 +90,32 @@ def stores(root: Path) -> dict[str, Store]:
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class ComparedList:
+    """The list to download: its requests and name, the folder of each way, and the options."""
+
+    requests: Sequence[ImageRequest]
+    source: str
+    places: dict[str, Store]
+    options: RunConfig
+
+
 def compare(
-    requests: Sequence[ImageRequest],
-    source: str,
-    places: dict[str, Store],
-    options: RunConfig,
-    threads: int,
-    downloader: Downloader,
-    pool: WorkerPool,
-    listener: Listener,
+    compared: ComparedList, threads: int, downloader: Downloader, pool: WorkerPool, listener: Listener
 ) -> Comparison:
     """Download the list in the three ways, one after another.
 
+    Args:
+        compared: the list, with its folders and options.
+        threads: the number of threads of the second way.
+        downloader: downloads the images of the first two ways.
+        pool: the workers of the fleet.
+        listener: called with the progress.
+
     Raises:
-        CommandError: one of them failed as a whole.
+        CommandError: one of the ways failed as a whole.
     """
+    requests, places, options = compared.requests, compared.places, compared.options
     ways = []
     slots = {ONE_BY_ONE: 1, THREADS: min(threads, len(requests))}
     steps: dict[str, Callable[..., float]] = {
@@ -122,10 +133,10 @@ def compare(
         ways.append(Way(name, slots[name], seconds, summarise(_manifests(store, shards)), store.root))
     places[FLEET].root.mkdir(parents=True, exist_ok=True)
     listener(FLEET, 0)
-    with Run.begin(iter(requests), source, places[FLEET], options) as fleet:
+    with Run.begin(iter(requests), compared.source, places[FLEET], options) as fleet:
         report = fleet.execute(pool, lambda progress: listener(FLEET, progress.success + progress.failed))
     ways.append(Way(FLEET, pool.slots, report.wall_seconds, report.summary, report.out))
-    return Comparison(source, tuple(ways), pool.startup_seconds)
+    return Comparison(compared.source, tuple(ways), pool.startup_seconds)
 
 
 class _Counter:

@@ -141,7 +141,7 @@ def _unknown_variable_findings() -> list[Finding]:
     if not unknown:
         return []
     todo = "Correct the names, or unset the variables; docs/settings.md lists them."
-    return [Finding("unknown settings", Level.WARN, f"nothing reads {', '.join(unknown)}", todo)]
+    return [Finding("unknown settings", Level.WARN, f"ignored: {', '.join(unknown)}", todo)]
 
 
 def _network_setting_findings(local: bool) -> list[Finding]:

@@ -115,11 +115,21 @@ class _RunFindings:
     need: SpaceNeed | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _InspectedRun:
+    """The run in a folder, with its number of planned shards, and its live producer if there is one."""
+
+    record: RunFile
+    store: Store
+    shards: int
+    producer: lock.LockHolder | None
+
+
 def _inspect_run(store: Store) -> _RunFindings:
     if not store.exists(NAME):
         return _RunFindings([_no_run_finding(store)])
     record = RunFile.load(store)
-    alive = lock.current_holder(store)
+    producer = lock.current_holder(store)
     shards = record.planned_shards
     plans = set(store.list_files(plan.FOLDER))
     if record.plan is PlanState.OPEN:
@@ -136,15 +146,16 @@ def _inspect_run(store: Store) -> _RunFindings:
         if gone:
             missing[shard] = len(gone)
 
-    findings = [_state_finding(record, store, alive)]
+    run = _InspectedRun(record, store, shards, producer)
+    findings = [_state_finding(run)]
     findings += _failure_findings(record, store)
     # A complete run no longer needs its plan, but a retry does.
     needed = Level.WARN if record.state is State.COMPLETE and len(done) == shards else Level.BAD
     gone = [shard for shard in range(shards) if plan.name(shard) not in plans]
     read_plan = _read_files(set(range(shards)) - set(gone), lambda shard: load_plan(shard, store, record.id))
-    findings.append(_plan_finding(record, store, shards, gone, read_plan, needed, alive is not None))
+    findings.append(_plan_finding(run, gone, read_plan, needed))
     read_manifests = _read_files(done, read_manifest)
-    findings.append(_manifests_finding(record, store, shards, read_manifests, alive is not None))
+    findings.append(_manifests_finding(run, read_manifests))
     if missing:
         findings.append(_images_finding(record, store, missing))
     return _RunFindings(findings, _estimate_need(record, shards - len(done), sizes))
@@ -190,11 +201,12 @@ def _is_comparison_folder(store: Store) -> bool:
     return False
 
 
-def _state_finding(record: RunFile, store: Store, alive: lock.LockHolder | None) -> Finding:
+def _state_finding(run: _InspectedRun) -> Finding:
+    record, store = run.record, run.store
     listed = "standard input" if record.source == url_list.STANDARD_INPUT else record.source
     found = f"{record.id} of {listed}"
-    if alive is not None:
-        return Finding("run", Level.OK, f"{found}: its producer is {alive.text}")
+    if run.producer is not None:
+        return Finding("run", Level.OK, f"{found}: its producer is {run.producer.text}")
     if record.state is State.COMPLETE:
         return Finding("run", Level.OK, f"{found}: complete, {pluralized(record.planned_rows, 'image')}")
     if record.state is State.RUNNING:
@@ -253,19 +265,21 @@ def _read_files(shards: Iterable[int], read: Callable[[int], object]) -> _ReadRe
     return _ReadResult(number, len(listed), broken)
 
 
-def _plan_finding(
-    record: RunFile, store: Store, shards: int, gone: list[int], reading: _ReadResult, needed: Level, alive: bool
-) -> Finding:
-    found = reading.text(f"{pluralized(shards, 'shard')} planned", plan.name)
+def _plan_finding(run: _InspectedRun, gone: list[int], reading: _ReadResult, needed: Level) -> Finding:
+    """Report missing and unusable plan files; ``needed`` is the level if they can't be rebuilt from the list."""
+    record = run.record
+    found = reading.text(f"{pluralized(run.shards, 'shard')} planned", plan.name)
     same = url_list.is_same(record.source, record.fingerprint)
     if gone:
         found = f"{found}; {len(gone):,} missing: {list_names(map(plan.name, gone))}"
     if gone or reading.broken:
         if same:
-            return Finding("plan", Level.WARN, found, f"`{resume_command(store)}` rebuilds it from {record.source}.")
+            return Finding(
+                "plan", Level.WARN, found, f"`{resume_command(run.store)}` rebuilds it from {record.source}."
+            )
         todo = f"Restore a good copy: {url_list.explain_difference(record.source)}, so it can't be rebuilt."
         return Finding("plan", needed, found, todo)
-    if record.plan is PlanState.OPEN and not alive:
+    if record.plan is PlanState.OPEN and run.producer is None:
         found = f"{found}; the URL list was not fully read"
         if not same:
             todo = "Restore the original list, or run its unplanned part into another folder."
@@ -273,18 +287,18 @@ def _plan_finding(
     return Finding("plan", Level.OK, found)
 
 
-def _manifests_finding(record: RunFile, store: Store, shards: int, reading: _ReadResult, alive: bool) -> Finding:
-    found = reading.text(f"{reading.total:,} of {pluralized(shards, 'shard')} done", manifest.name)
+def _manifests_finding(run: _InspectedRun, reading: _ReadResult) -> Finding:
+    found = reading.text(f"{reading.total:,} of {pluralized(run.shards, 'shard')} done", manifest.name)
     if reading.broken:
         error = next(iter(reading.broken.values()))
         found = f"{found} ({error.why})"
         todo = (
-            f"Restore a good copy; or remove it, then `{resume_command(store)}` repeats that shard without "
+            f"Restore a good copy; or remove it, then `{resume_command(run.store)}` repeats that shard without "
             "downloading saved images again."
         )
         return Finding("manifests", Level.BAD, found, todo)
-    if reading.total < shards and not alive and record.state is State.COMPLETE:
-        return Finding("manifests", Level.WARN, found, f"`{resume_command(store)}` rebuilds the missing ones.")
+    if reading.total < run.shards and run.producer is None and run.record.state is State.COMPLETE:
+        return Finding("manifests", Level.WARN, found, f"`{resume_command(run.store)}` rebuilds the missing ones.")
     return Finding("manifests", Level.OK, found)
 
 

@@ -32,7 +32,7 @@ def connections_finding(info: Mapping[str, Any], workers: int) -> Finding:
     """Check whether the server accepts enough more connections for a producer and this number of workers."""
     name, free = "connections", broker_client.free_connections(info)
     if free is None:
-        return _unknown_finding(name, "INFO", "Check `maxclients` on the server.")
+        return _unknown_finding(name, "Check `maxclients` on the server.")
     needed = broker_client.PRODUCER_CONNECTIONS + workers * broker_client.MORE_CONNECTIONS
     found = f"{info['connected_clients']} of {info['maxclients']} in use"
     if free < needed:
@@ -60,13 +60,13 @@ def query_or_none(command: Callable[[], Any]) -> Any:
 
 
 def _version_finding(info: Mapping[str, Any]) -> Finding:
-    said = str(info.get("redis_version", ""))
-    number = re.match(r"(\d+)\.(\d+)", said)
+    version = str(info.get("redis_version", ""))
+    number = re.match(r"(\d+)\.(\d+)", version)
     if number is None:
-        return _unknown_finding("server version", "INFO", f"Make sure it is Redis {_dotted(_MIN_VERSION)} or newer.")
-    shown = f"Redis {said}"
+        return _unknown_finding("server version", f"Make sure it is Redis {_dotted(_MIN_VERSION)} or newer.")
+    shown = f"Redis {version}"
     if "valkey_version" in info:
-        shown = f"Valkey {info['valkey_version']} (as Redis {said})"
+        shown = f"Valkey {info['valkey_version']} (as Redis {version})"
     if (int(number[1]), int(number[2])) < _MIN_VERSION:
         return Finding(
             "server version", Level.BAD, shown, f"Install Redis {_dotted(_MIN_VERSION)} or newer, or Valkey."
@@ -80,7 +80,7 @@ def _version_finding(info: Mapping[str, Any]) -> Finding:
 def _append_only_finding(info: Mapping[str, Any]) -> Finding:
     name = "append-only file"
     if "aof_enabled" not in info:
-        return _unknown_finding(name, "INFO", f"Set `appendonly yes`; {_CONF_HINT}")
+        return _unknown_finding(name, f"Set `appendonly yes`; {_CONF_HINT}")
     if not int(info["aof_enabled"]):
         found = "off: queued tasks are lost when the server restarts"
         return Finding(name, Level.WARN, found, f"Set `appendonly yes`; {_CONF_HINT}")
@@ -92,7 +92,7 @@ def _append_only_finding(info: Mapping[str, Any]) -> Finding:
 def _policy_finding(info: Mapping[str, Any]) -> Finding:
     name = "eviction policy"
     if "maxmemory_policy" not in info:
-        return _unknown_finding(name, "INFO", f"Set `maxmemory-policy noeviction`; {_CONF_HINT}")
+        return _unknown_finding(name, f"Set `maxmemory-policy noeviction`; {_CONF_HINT}")
     policy = str(info["maxmemory_policy"])
     if policy != "noeviction":
         found = f"{policy}: queued tasks may be evicted when memory runs out"
@@ -102,20 +102,20 @@ def _policy_finding(info: Mapping[str, Any]) -> Finding:
 
 def _memory_finding(info: Mapping[str, Any]) -> Finding:
     if "used_memory" not in info:
-        return _unknown_finding("memory", "INFO", "Check the memory of the server.")
-    used, most = int(info["used_memory"]), int(info.get("maxmemory", 0))
-    if not most:
+        return _unknown_finding("memory", "Check the memory of the server.")
+    used, limit = int(info["used_memory"]), int(info.get("maxmemory", 0))
+    if not limit:
         return Finding("memory", Level.OK, f"{format_size(used)} used, no limit set")
-    found = f"{format_size(used)} of {format_size(most)} used ({used / most:.0%})"
-    if used > _FULL_MEMORY_RATIO * most:
+    found = f"{format_size(used)} of {format_size(limit)} used ({used / limit:.0%})"
+    if used > _FULL_MEMORY_RATIO * limit:
         return Finding(
             "memory", Level.WARN, found, "Raise `maxmemory`, or use a smaller --window: a full server refuses writes."
         )
     return Finding("memory", Level.OK, found)
 
 
-def _unknown_finding(name: str, command: str, todo: str) -> Finding:
-    return Finding(name, Level.WARN, f"unknown: the server does not report it in {command}", todo)
+def _unknown_finding(name: str, todo: str) -> Finding:
+    return Finding(name, Level.WARN, "unknown: the server does not report it in INFO", todo)
 
 
 def _dotted(version: tuple[int, ...]) -> str:

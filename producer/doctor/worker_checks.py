@@ -15,6 +15,7 @@ from tasks.storage.folder_probe import ProbeResult
 
 #: Seconds to wait for another worker's answer about the folder, counted from the last answer.
 _PROBE_SECONDS = 10.0
+_CLOCK_HINT = "Synchronize the clocks of all hosts with NTP."
 _START_HINT = (
     "Start one: `celery -A tasks worker`, with IMAGEFLEET_BROKER_URL and IMAGEFLEET_STORE_ROOTS set, or "
     "`docker compose up -d`."
@@ -37,10 +38,10 @@ def workers_findings(workers: Sequence[WorkerInfo]) -> list[Finding]:
         shown = list_names(f"{worker.name} ({worker.version})" for worker in others)
         todo = "Start workers of this version. The others can stay for runs of their own version."
         findings.append(Finding("versions", Level.WARN, f"workers with an incompatible version: {shown}", todo))
-    said = [worker for worker in ours if worker.queues is not None]
-    if said and len(said) == len(ours):
-        taken = {queue for worker in said for queue in worker.queues or ()}
-        if missing := [queue for queue in (IMAGE_QUEUE, SHARD_QUEUE) if queue not in taken]:
+    reported = [worker for worker in ours if worker.queues is not None]
+    if reported and len(reported) == len(ours):
+        consumed = {queue for worker in reported for queue in worker.queues or ()}
+        if missing := [queue for queue in (IMAGE_QUEUE, SHARD_QUEUE) if queue not in consumed]:
             todo = "Start a worker without -Q (--queues) and -X (--exclude-queues)."
             findings.append(Finding("queues", Level.BAD, f"no worker consumes {', '.join(missing)}", todo))
         else:
@@ -68,21 +69,16 @@ def clocks_finding(ahead: Mapping[str, float]) -> Finding:
     Args:
         ahead: for each other clock, by its owner, the seconds it is ahead of this machine's; negative if it is behind.
     """
-    everybody = {"this machine": 0.0, **ahead}
-    first, last = max(everybody, key=everybody.__getitem__), min(everybody, key=everybody.__getitem__)
-    apart = everybody[first] - everybody[last]
+    clocks = {"this machine": 0.0, **ahead}
+    first, last = max(clocks, key=clocks.__getitem__), min(clocks, key=clocks.__getitem__)
+    apart = clocks[first] - clocks[last]
     if not ahead:
-        return Finding(
-            "clocks",
-            Level.WARN,
-            "unknown: no other clock could be read",
-            "Synchronize the clocks of all hosts with NTP.",
-        )
+        return Finding("clocks", Level.WARN, "unknown: no other clock could be read", _CLOCK_HINT)
     if apart > MAX_SKEW_SECONDS:
         found = f"{first} is {apart:.1f} s ahead of {last}"
-        return Finding("clocks", Level.WARN, found, "Synchronize the clocks of all hosts with NTP.")
+        return Finding("clocks", Level.WARN, found, _CLOCK_HINT)
     return Finding(
-        "clocks", Level.OK, f"{pluralized(len(everybody), 'clock')} within {MAX_SKEW_SECONDS:g} s of each other"
+        "clocks", Level.OK, f"{pluralized(len(clocks), 'clock')} within {MAX_SKEW_SECONDS:g} s of each other"
     )
 
 
@@ -90,10 +86,10 @@ def worker_folder_findings(out: Path, seen: Mapping[str, ProbeResult | None]) ->
     """Check the output folder as each worker sees it; None means a worker without a usable answer."""
     name = "folder at workers"
     findings = []
-    if fit := [worker for worker, what in seen.items() if what is not None and what.writable]:
+    if fit := [worker for worker, result in seen.items() if result is not None and result.writable]:
         found = f"{out} is the same folder, and writable: {list_names(fit)}"
         findings.append(Finding(name, Level.OK, found))
-    if silent := [worker for worker, what in seen.items() if what is None]:
+    if silent := [worker for worker, result in seen.items() if result is None]:
         findings.append(
             Finding(
                 name,
@@ -103,13 +99,13 @@ def worker_folder_findings(out: Path, seen: Mapping[str, ProbeResult | None]) ->
             )
         )
     troubles: dict[tuple[str, str], list[str]] = {}
-    for worker, what in seen.items():
-        if what is not None and not what.writable:
-            troubles.setdefault((what.error, worker_queries.folder_hint(what)), []).append(worker)
+    for worker, result in seen.items():
+        if result is not None and not result.writable:
+            troubles.setdefault((result.error, worker_queries.folder_hint(result)), []).append(worker)
     for (error, todo), workers in troubles.items():
         # A run can use the other workers.
         findings.append(Finding(name, Level.WARN if fit else Level.BAD, f"{list_names(workers)}: {error}", todo))
-    known = {worker: what.free for worker, what in seen.items() if what is not None and what.free is not None}
+    known = {worker: result.free for worker, result in seen.items() if result is not None and result.free is not None}
     if known:
         worker = min(known, key=known.__getitem__)
         scarce = folder_checks.space_finding(f"disk at {worker}", known[worker])

@@ -34,7 +34,7 @@ def load_plan(shard: int, store: Store, run_id: str) -> pa.Table:
     except (CorruptShardFileError, StorageError) as error:
         raise CommandError(
             f"{store.path(plan.name(shard))} is unusable",
-            f"it is not a valid plan of shard {shard_name(shard)}: {error}",
+            f"no valid plan of shard {shard_name(shard)}: {error}",
             "Restore a good copy; or, if the URL list is unchanged, run "
             f"`{resume_command(store)}` to rebuild it from the list.",
         ) from error
@@ -53,7 +53,7 @@ def load_manifest(shard: int, store: Store, run_id: str, columns: Sequence[str] 
         what = "is unusable" if exists else "is missing"
         raise CommandError(
             f"{store.path(manifest.name(shard))} {what}",
-            f"it is not a valid manifest of shard {shard_name(shard)}: {error}; nothing was changed",
+            f"no valid manifest of shard {shard_name(shard)}: {error}; nothing was changed",
             f"Restore a good copy; or {'remove it, and ' if exists else ''}use `{resume_command(store)}` to repeat "
             "that shard without downloading saved images again.",
         ) from error

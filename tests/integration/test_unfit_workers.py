@@ -99,7 +99,7 @@ def test_names_misspelt_settings(tmp_path: Path, demo_url: str) -> None:
     report = json.loads(processes.producer("doctor", "--json", env=env).out)
     (finding,) = [finding for finding in report["findings"] if finding["name"] == "unknown settings"]
     unknown = "IMAGEFLEET_ALOW_NETWORKS (did you mean IMAGEFLEET_ALLOW_NETWORKS?), IMAGEFLEET_XYZ"
-    assert (finding["level"], finding["found"]) == ("warn", f"nothing reads {unknown}")
+    assert (finding["level"], finding["found"]) == ("warn", f"ignored: {unknown}")
     url = f"{demo_url}/images/1.jpg".encode()
     ended = processes.producer("run", "-", "--out", tmp_path / "out", "--workers", "1", "--json", env=env, stdin=url)
     assert ended.json()["success"] == 1
