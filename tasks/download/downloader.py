@@ -25,14 +25,7 @@ from tasks.download.connection import BadHeaderError
 from tasks.download.cookies import Cookies, with_cookies
 from tasks.download.error_mapping import map_exception
 from tasks.download.retry import backoff, long_wait_error
-from tasks.errors import (
-    BadResponseError,
-    BlockedAddressError,
-    FetchError,
-    InvalidUrlError,
-    RedirectError,
-    TlsError,
-)
+from tasks.errors import BadResponseError, BlockedAddressError, FetchError, InvalidUrlError, RedirectError, TlsError
 from tasks.model import FetchOptions
 from tasks.redaction import redacted
 

@@ -1,11 +1,20 @@
-"""Validators are sent back unchanged to the URL they came from, or not at all."""
+"""Validators are sent back unchanged to the URL they came from, or not at all; an unchanged image is not sent."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import pytest
 
+from tasks.deadline import Deadline
+from tasks.download.adapters import Sessions
 from tasks.download.conditional import Validators, usable_validators
-from tasks.model import URL_LIMIT, PreviousImage, shortened
+from tasks.download.downloader import Download, Downloader
+from tasks.errors import BadResponseError, OptedOutError
+from tasks.model import URL_LIMIT, FetchOptions, PreviousImage, shortened
+from tests.unit.conftest import ONCE, Canned, always, response
+from tests.unit.download.attempts import cut_off
 
 _DATE = "Thu, 01 Jan 2026 00:00:00 GMT"
 
@@ -81,3 +90,95 @@ def test_condition_is_for_its_url() -> None:
 def test_truncated_final_url_gives_no_condition(tail: str) -> None:
     """A final URL that may be truncated in the manifest could belong to many URLs."""
     assert usable_validators(previous_image('"a"', final_url=shortened(f"http://b.example/?{tail}", URL_LIMIT))) is None
+
+
+_UNCHANGED = response(b"", "304 Not Modified", length=False)
+_CONDITION = Validators('"a"', "Thu, 01 Jan 2026 00:00:00 GMT", None)
+_ASKED = (b'If-None-Match: "a"', b"If-Modified-Since: Thu, 01 Jan 2026 00:00:00 GMT")
+
+
+def asked(request: bytes) -> tuple[bytes, ...]:
+    """Return the conditional headers of a request."""
+    return tuple(line for line in request.split(b"\r\n") if line.startswith(b"If-"))
+
+
+def download_conditionally(
+    downloader: Downloader, url: str, condition: Validators = _CONDITION, options: FetchOptions = ONCE
+) -> tuple[Download, int]:
+    """Return a URL's download under a condition, and the number of attempts."""
+    attempts: list[None] = []
+    deadline = Deadline(options.timeout, options.deadline)
+    got = downloader.download(url, options, deadline, lambda: attempts.append(None), 0, condition)
+    return got, len(attempts)
+
+
+def test_unchanged_image_is_not_sent(sessions_to: Callable[..., Sessions]) -> None:
+    """A 304 to a conditional request is a valid response; its connection is reused."""
+    unchanged = response(b"", "304 Not Modified", 'ETag: "b"', "Content-Length: 500", length=False)
+    with Canned(always(unchanged)) as server:
+        downloader = Downloader(sessions_to(server.address))
+        for _ in range(2):
+            got, attempts = download_conditionally(downloader, server.url)
+            assert (got.unchanged, got.body, got.http_status, got.etag, got.last_modified) == (
+                *(True, b"", 304, '"b"'),
+                None,
+            )
+            assert (got.final_url, attempts) == (None, 1)
+    assert [asked(request) for request in server.requests] == [_ASKED] * 2
+    assert server.connections == 1
+
+
+def test_changed_image_is_sent(sessions_to: Callable[..., Sessions]) -> None:
+    """A 200 to a conditional request is a normal download."""
+    with Canned(always(response(b"newer", "200 OK", 'ETag: "b"'))) as server:
+        got, _ = download_conditionally(Downloader(sessions_to(server.address)), server.url)
+    assert (got.unchanged, got.body, got.http_status, got.etag) == (False, b"newer", 200, '"b"')
+
+
+def test_condition_goes_to_the_url_that_gave_it(sessions_to: Callable[..., Sessions]) -> None:
+    """In a chain of redirects, validators are sent only to the URL they came from."""
+
+    def answer(request: bytes) -> list[bytes]:
+        here = request.split(b" ")[1] == b"/"
+        return [response(b"", "302 Found", "Location: /b?sig=x") if here else _UNCHANGED]
+
+    with Canned(answer) as server:
+        there = replace(_CONDITION, url=f"{server.url}/b?sig=***")
+        got, _ = download_conditionally(Downloader(sessions_to(server.address)), server.url, there)
+    assert (got.unchanged, got.final_url) == (True, there.url)
+    assert [asked(request) for request in server.requests] == [(), _ASKED]
+
+
+@pytest.mark.parametrize("route", ["redirects now", "no longer redirects"])
+def test_changed_final_url_gets_no_condition(route: str, sessions_to: Callable[..., Sessions]) -> None:
+    """If redirects lead elsewhere than before, no condition is sent, and a 304 is an error."""
+    replies = iter(
+        [response(b"", "302 Found", "Location: /b"), _UNCHANGED] if route == "redirects now" else [_UNCHANGED]
+    )
+    with Canned(lambda _: [next(replies)]) as server:
+        condition = _CONDITION if route == "redirects now" else replace(_CONDITION, url=f"{server.url}/b")
+        with pytest.raises(BadResponseError, match="an unexpected status"):
+            download_conditionally(Downloader(sessions_to(server.address)), server.url, condition)
+    assert asked(server.requests[-1]) == ()
+
+
+def test_opt_out_of_an_unchanged_image(sessions_to: Callable[..., Sessions]) -> None:
+    """An opt-out in a 304 is respected, unless the user ignores opt-outs."""
+    with Canned(always(response(b"", "304 Not Modified", "X-Robots-Tag: noai", length=False))) as server:
+        downloader = Downloader(sessions_to(server.address))
+        with pytest.raises(OptedOutError, match="says noai") as caught:
+            download_conditionally(downloader, server.url)
+        assert caught.value.http_status == 304
+        assert download_conditionally(downloader, server.url, options=replace(ONCE, ignore_opt_out=True))[0].unchanged
+
+
+def test_retries_of_a_conditional_request(sessions_to: Callable[..., Sessions]) -> None:
+    """A failed attempt is repeated with the condition; for an interrupted newer image, the rest is requested."""
+    newer = response(b"imag", "200 OK", "Accept-Ranges: bytes", 'ETag: "b"', "Content-Length: 8", length=False)
+    rest = response(b"eone", "206 Partial", "Content-Range: bytes 4-7/8", 'ETag: "b"')
+    replies = iter([iter([response(b"", "503 What")]), cut_off(newer), iter([rest])])
+    with Canned(lambda _: next(replies)) as server:
+        options = FetchOptions(retries=2, backoff=0, timeout=2.0)
+        got, attempts = download_conditionally(Downloader(sessions_to(server.address)), server.url, options=options)
+    assert (got.body, got.http_status, attempts) == (b"imageone", 206, 3)
+    assert [asked(request) for request in server.requests] == [_ASKED, _ASKED, (b'If-Range: "b"',)]

@@ -15,7 +15,7 @@ from tasks.download.guard import Guard
 from tasks.errors import BlockedAddressError, DnsError, InvalidUrlError, RedirectError
 from tests.hostile_urls import URLS
 from tests.unit.conftest import Canned, response
-from tests.unit.download.test_downloader import failure
+from tests.unit.download.attempts import failure
 
 
 @pytest.fixture

@@ -1,14 +1,35 @@
-"""Retry-After is parsed in all its forms, and invalid values are ignored."""
+"""Only temporary failures are retried, after a backoff or the server's Retry-After."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.download.retry import parse_retry_after
+from producer.demo import DemoServer
+from tasks.deadline import Deadline
+from tasks.download.adapters import Sessions
+from tasks.download.downloader import Downloader
+from tasks.download.retry import backoff, countdown, parse_retry_after
+from tasks.errors import (
+    BadResponseError,
+    EmptyBodyError,
+    FetchError,
+    HttpClientError,
+    HttpNotImplementedError,
+    HttpRetryableClientError,
+    HttpServerError,
+    LongWaitError,
+    RateLimitedError,
+    RedirectError,
+)
+from tasks.model import FetchOptions
+from tests.unit.conftest import Canned, always, response
+from tests.unit.download.attempts import download, failure
 
 
 @pytest.mark.parametrize(
@@ -59,3 +80,150 @@ def test_retry_after_never_raises(value: str) -> None:
     """Any text is parsed as a time of zero or more, or as None."""
     seconds = parse_retry_after(value)
     assert seconds is None or seconds >= 0
+
+
+@pytest.mark.parametrize(
+    ("route", "attempts"),
+    [("server-error", 3), ("drop", 3), ("truncated", 3), ("not-found", 1), ("empty", 1), ("redirect-loop", 1)],
+)
+def test_only_temporary_failures_are_retried(
+    demo: DemoServer, downloader: Downloader, waits: list[float], route: str, attempts: int
+) -> None:
+    """A temporary failure is retried as often as allowed, with a wait before each retry; other failures are final."""
+    _, tried = failure(downloader, f"{demo.url}/fault/{route}", FetchOptions(retries=2, backoff=0))
+    assert tried == attempts
+    assert waits == [0.0] * (attempts - 1)
+
+
+@pytest.mark.parametrize("route", ["server-error-once", "drop-once"])
+def test_second_attempt_succeeds(
+    demo: DemoServer, allowed: list[str], sessions_to: Callable[..., Sessions], tmp_path: Path, route: str
+) -> None:
+    """After one failure, an image is saved at the second attempt."""
+    # On a reused connection, the dropped request would be repeated within the same attempt.
+    downloader = Downloader(sessions_to(*allowed), sleep=lambda _: None)
+    got, attempts = download(
+        downloader, f"{demo.url}/fault/{route}/3.jpg?{tmp_path.name}", FetchOptions(retries=1, backoff=0)
+    )
+    assert (got.http_status, attempts) == (200, 2)
+
+
+def test_backoff_doubles(demo: DemoServer, downloader: Downloader, waits: list[float]) -> None:
+    """The waits double, less a random part of up to a half."""
+    failure(downloader, f"{demo.url}/fault/drop", FetchOptions(retries=3, backoff=1.0, deadline=60.0))
+    assert len(waits) == 3
+    for retry, wait in enumerate(waits):
+        assert 2**retry / 2 <= wait <= 2**retry
+
+
+def test_retry_after_is_respected(demo: DemoServer, downloader: Downloader, waits: list[float], tmp_path: Path) -> None:
+    """A longer Retry-After overrides our own backoff."""
+    url = f"{demo.url}/fault/rate-limited-once/3.jpg?after=2&{tmp_path.name}"
+    got, attempts = download(downloader, url, FetchOptions(retries=1, backoff=0, deadline=10.0))
+    assert (got.http_status, attempts, waits) == (200, 2, [2.0])
+
+
+@pytest.mark.parametrize("after", [10, 10**9])
+def test_retry_after_beyond_the_deadline_gives_up(
+    demo: DemoServer, downloader: Downloader, waits: list[float], after: int
+) -> None:
+    """If the wait would outlast the deadline, the download fails at once."""
+    options = FetchOptions(retries=5, backoff=0, deadline=5.0)
+    error, attempts = failure(downloader, f"{demo.url}/fault/rate-limited?after={after}", options)
+    assert (type(error), attempts, waits) == (RateLimitedError, 1, [])
+
+
+@given(st.integers(0, 10), st.floats(0, 100), st.none() | st.floats(0, 1e6))
+def test_backoff_stays_in_its_bounds(retry: int, base: float, retry_after: float | None) -> None:
+    """A wait is 50 to 100 % of the doubled base, at most 30 s, and never shorter than Retry-After."""
+    full = min(base * 2**retry, 30.0)
+    least = retry_after or 0.0
+    assert max(full / 2, least) <= backoff(retry, base, retry_after) <= max(full, least)
+
+
+#: For each status: the number of attempts with two retries allowed, and the final error.
+_STATUSES: dict[int, tuple[int, type[FetchError]]] = {
+    **dict.fromkeys([*range(400, 408), *range(409, 425), 426, 428, 431, 451, 499], (1, HttpClientError)),
+    **dict.fromkeys([408, 425], (3, HttpRetryableClientError)),
+    429: (3, RateLimitedError),
+    **dict.fromkeys([500, 502, 503, 504, 506, 507, 508, 510, 511, 520, 599], (3, HttpServerError)),
+    **dict.fromkeys([501, 505], (1, HttpNotImplementedError)),
+    **dict.fromkeys([304, 600, 999], (1, BadResponseError)),
+    **dict.fromkeys([300, 305, 306, 399], (1, RedirectError)),
+    204: (1, EmptyBodyError),
+}
+
+
+@pytest.mark.parametrize(("status", "expected"), _STATUSES.items(), ids=map(str, _STATUSES))
+def test_status_decides_about_retries(
+    status: int, expected: tuple[int, type[FetchError]], sessions_to: Callable[..., Sessions]
+) -> None:
+    """For each status: whether it is retried, and its error class."""
+    with Canned(always(response(b"body", f"{status} What"))) as server:
+        downloader = Downloader(sessions_to(server.address), sleep=lambda _: None)
+        error, attempts = failure(downloader, server.url, FetchOptions(timeout=2.0, retries=2, backoff=0))
+    assert (attempts, type(error), error.http_status) == (*expected, status)
+
+
+@pytest.mark.parametrize("values", [("2", "2"), ("1", "2"), ("soon", "2")])
+def test_longest_retry_after_counts(
+    values: tuple[str, str], waits: list[float], sessions_to: Callable[..., Sessions]
+) -> None:
+    """A repeated Retry-After counts once, and of two different ones the longer counts."""
+    fields = [f"Retry-After: {value}" for value in values]
+    replies = iter([response(b"", "503 What", *fields), response()])
+    with Canned(lambda _: [next(replies)]) as server:
+        downloader = Downloader(sessions_to(server.address), sleep=waits.append)
+        download(downloader, server.url, FetchOptions(retries=1, backoff=0))
+    assert waits == [2.0]
+
+
+@pytest.mark.parametrize("status", [408, 429, 500, 503])
+def test_long_wait_holds_no_slot(status: int, waits: list[float], sessions_to: Callable[..., Sessions]) -> None:
+    """No slot is held for longer than --max-retry-after, and the message names the wait.
+
+    A wait of exactly --max-retry-after is slept.
+    """
+    for after, tried in ((31, 1), (30, 2)):
+        with Canned(always(response(b"", f"{status} What", f"Retry-After: {after}"))) as server:
+            downloader = Downloader(sessions_to(server.address), sleep=waits.append)
+            error, attempts = failure(downloader, server.url, FetchOptions(retries=1, backoff=0))
+        assert attempts == tried
+        assert isinstance(error, RateLimitedError) == (status == 429 or tried == 1)
+        assert isinstance(error, LongWaitError) == (tried == 1)
+        assert ("the server requests a wait of 31 s, more than 30" in str(error)) == (tried == 1)
+    assert waits == [30.0]
+
+
+@pytest.mark.parametrize(
+    ("after", "earlier", "expected"),
+    [(120, 0, LongWaitError), (120, 1, LongWaitError), (120, 2, RateLimitedError), (121, 0, RateLimitedError)],
+    ids=["first", "last but one", "last attempt", "too long for a countdown"],
+)
+def test_wait_becomes_a_countdown(
+    after: int, earlier: int, expected: type[FetchError], sessions_to: Callable[..., Sessions]
+) -> None:
+    """A wait of up to 120 s becomes a countdown if an attempt is left; attempts of earlier deliveries count."""
+    with Canned(always(response(b"", "503 What", f"Retry-After: {after}"))) as server:
+        downloader = Downloader(sessions_to(server.address))
+        options = FetchOptions(retries=2, backoff=0)
+        with pytest.raises(FetchError) as caught:
+            downloader.download(server.url, options, Deadline(10, 60), lambda: None, earlier)
+    assert (type(caught.value), caught.value.retry_after) == (expected, after)
+
+
+def test_attempts_of_earlier_deliveries_count(sessions_to: Callable[..., Sessions]) -> None:
+    """All deliveries of a task together make no more attempts than a single delivery would."""
+    attempts: list[None] = []
+    with Canned(always(response(b"", "503 What"))) as server:
+        downloader = Downloader(sessions_to(server.address), sleep=lambda _: None)
+        with pytest.raises(HttpServerError):
+            downloader.download(server.url, FetchOptions(retries=4), Deadline(10, 60), lambda: attempts.append(None), 3)
+    assert len(attempts) == 2
+
+
+def test_countdown_has_jitter() -> None:
+    """Tasks refused together come back after the requested wait plus up to 10 %."""
+    found = {countdown(100.0) for _ in range(100)}
+    assert len(found) > 1
+    assert all(100 <= seconds <= 110 for seconds in found)
