@@ -128,7 +128,7 @@ def demo() -> Iterator[DemoServer]:
 
 @pytest.fixture(scope="session")
 def allowed(demo: DemoServer) -> list[str]:
-    """Return the allow list for the demo server's address and port alone."""
+    """Return the allow list for only the demo server's address and port."""
     return ["{}:{}".format(*demo.address)]
 
 
@@ -140,19 +140,19 @@ def waits() -> list[float]:
 
 @pytest.fixture(scope="session")
 def demo_sessions(allowed: list[str]) -> Sessions:
-    """Return sessions that may connect to the demo server alone."""
+    """Return sessions that may connect only to the demo server."""
     return Sessions(Guard(allowed))
 
 
 @pytest.fixture
 def downloader(demo_sessions: Sessions, waits: list[float]) -> Downloader:
-    """Return a downloader that may connect to the demo server alone, and records its waits instead of sleeping."""
+    """Return a downloader that may connect only to the demo server, and records its waits instead of sleeping."""
     return Downloader(demo_sessions, sleep=waits.append)
 
 
 @pytest.fixture
 def sessions_to(certificate: Path) -> Iterator[Callable[..., Sessions]]:
-    """Make sessions that may connect to the given networks alone, and close them after the test."""
+    """Make sessions that may connect only to the given networks, and close them after the test."""
     made: list[Sessions] = []
 
     def make(*allow: str) -> Sessions:

@@ -130,7 +130,7 @@ def test_failed_stats_prevent_the_manifest(planned: Store, outcomes: list[Outcom
 def test_stats_are_removed_without_their_manifest(
     planned: Store, outcomes: list[Outcome], monkeypatch: pytest.MonkeyPatch, taken: bool
 ) -> None:
-    """If the disk is full for the manifest, its stats are removed; stats of another copy's manifest stay."""
+    """If the disk is full for the manifest, its stats are removed; stats of a duplicate task's manifest stay."""
     create = Store.create_durably
 
     def refuse(self: Store, name: str, body: bytes) -> NoReturn:
@@ -271,7 +271,7 @@ def test_wrong_outcomes_of_a_later_revision_write_nothing(
 
 
 def test_late_collect_task_of_an_earlier_revision_removes_nothing(collected: Store) -> None:
-    """It removes no image of a later revision, neither before nor after the later manifest."""
+    """A late collect task removes no image of a later revision, neither before nor after the later manifest."""
     collect(_SHARD, [saved(1)], _LATER, collected, count=1)
     collected.create("00002/000022.png", b"saved by the pass that is under way")
     before = snapshot(collected)

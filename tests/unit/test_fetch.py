@@ -231,7 +231,7 @@ def test_second_delivery_of_the_same_image(demo: DemoServer, downloader: Downloa
 
 
 def test_second_delivery_of_another_image(demo: DemoServer, downloader: Downloader, store: Store) -> None:
-    """If the URL serves another image by then, the Outcome describes the saved one."""
+    """If the URL serves another image to the second delivery, the Outcome describes the saved one."""
     first = fetch(FetchRequest(f"{demo.url}/images/3.png?width=40", 0), _RUN, store, downloader)
     second = fetch(FetchRequest(f"{demo.url}/images/4.png?width=50", 0), _RUN, store, downloader)
     assert second.recovered
@@ -276,7 +276,7 @@ def test_second_delivery_of_the_same_resized_image(demo: DemoServer, downloader:
 
 
 def test_second_delivery_of_another_resized_image(demo: DemoServer, downloader: Downloader, store: Store) -> None:
-    """The Outcome describes the saved file, without the original's size, which a second delivery can't know."""
+    """The second delivery's Outcome describes the saved file, without the original's size, which it can't know."""
     first = fetch(FetchRequest(f"{demo.url}/images/3.png?width=200&height=100", 0), _RESIZING, store, downloader)
     second = fetch(FetchRequest(f"{demo.url}/images/4.png?width=300&height=100", 0), _RESIZING, store, downloader)
     assert second.recovered
@@ -392,11 +392,11 @@ def conditional(body: bytes, *fields: str) -> Callable[[bytes], list[bytes]]:
     return answer
 
 
-@pytest.mark.parametrize("run", [_RUN, _RESIZING], ids=["as it came", "resized"])
+@pytest.mark.parametrize("run", [_RUN, _RESIZING], ids=["as downloaded", "resized"])
 def test_unchanged_image_is_reused(
     old: Store, new: Store, sessions_to: Callable[..., Sessions], run: RunOptions
 ) -> None:
-    """It costs a 304: the file gets a new name, and the Outcome is the same as for a download."""
+    """An unchanged image costs only a 304: its file gets a second name, and the Outcome is that of a download."""
     with Canned(conditional(draw_image(3, 80, 60, "png"))) as server:
         downloader = Downloader(sessions_to(server.address))
         previous = saved_before(server.url, downloader, old, run)
@@ -449,7 +449,7 @@ def test_unusable_previous_file_sends_no_condition(
     assert b"If-" not in server.requests[-1]
 
 
-@pytest.mark.parametrize("change", ["changed, same size", "gone meanwhile"])
+@pytest.mark.parametrize("change", ["changed, same size", "removed meanwhile"])
 def test_changed_previous_file_is_not_reused(
     old: Store, new: Store, sessions_to: Callable[..., Sessions], change: str
 ) -> None:
@@ -458,7 +458,7 @@ def test_changed_previous_file_is_not_reused(
     answers = conditional(body)
 
     def answer(request: bytes) -> list[bytes]:
-        if change == "gone meanwhile" and b"If-None-Match" in request:
+        if change == "removed meanwhile" and b"If-None-Match" in request:
             previous.file.unlink()
         return answers(request)
 

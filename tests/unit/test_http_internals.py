@@ -1,7 +1,7 @@
 """The internals of requests, urllib3 and http.client used by our adapters and connections are unchanged.
 
 Most changes would break nothing visibly. If urllib3 stopped calling `_new_conn`, connections would bypass the guard; if
-it set `verify_mode` differently, nobody would verify servers. Therefore ``pyproject.toml`` bounds both libraries. To
+it set `verify_mode` differently, servers would not be verified. Therefore ``pyproject.toml`` bounds both libraries. To
 allow a new version, read its changes to the parts below, then update the digests and the bounds.
 
 http.client comes with Python and differs between Python's versions. So the tests below check its behaviour.

@@ -47,7 +47,7 @@ def test_task_is_resent_with_its_attempts_and_time(monkeypatch: pytest.MonkeyPat
 
 
 def test_stopping_worker_does_not_wait_to_resend(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The message stays unacknowledged, so another worker gets it."""
+    """A stopping worker leaves the message unacknowledged, so another worker gets it."""
     monkeypatch.setattr("tasks.broker.redis_retry.worker_is_stopping", lambda: True)
     task: Any = Sending(1)
     with pytest.raises(redis.ConnectionError):

@@ -89,7 +89,7 @@ def test_previous_run_outside_of_the_allowed_roots(
 
 
 def test_options_of_a_draining_run_are_not_cached() -> None:
-    """They are read each time, so a resumed run is noticed at once."""
+    """The options of a draining run are read for each task, so a resumed run is noticed immediately."""
     records = [
         json.dumps(RunOptions("/out", 10, run_id="a", draining=draining).to_json()) for draining in (True, False)
     ]
