@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import redis
 from kombu.exceptions import BatchPublishError, OperationalError
@@ -25,6 +25,7 @@ from producer.dispatch.publisher import ChordPublisher
 from producer.dispatch.recovery import ShardInFlight, ShardRecovery
 from producer.dispatch.revision_requests import RevisionRequests
 from producer.dispatch.run_record import RunRecord, drop_run
+from producer.dispatch.saving_check import SavingCheck
 from producer.dispatch.signals import CANCEL, read_signals
 from producer.dispatch.unfit_workers import UnfitWorker, UnfitWorkers
 from producer.dispatch.workers import describe_workers
@@ -51,8 +52,6 @@ _MANIFEST_TIMEOUT_SECONDS = 30.0
 _REDIS_TIMEOUT_SECONDS = 120.0
 #: After this many seconds without a finished image, the dispatcher asks which workers respond.
 _IDLE_NOTICE_SECONDS = 15.0
-#: The run ends after this many images in a row could not be saved.
-_MAX_UNSAVED = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +101,7 @@ class Dispatcher:
         self._inspected_at = 0.0
         self._images_ended, self._idle_since, self._idle_text = 0, time.monotonic(), ""
         self._unfit = UnfitWorkers(server, self._run_id)
-        #: The numbers of saved and of unsaved images when the last image was saved.
-        self._saved = self._unsaved = 0
+        self._saving_check = SavingCheck(store, self._unfit)
         #: Images of the completed shards, of those sent by this command.
         self._images_completed = 0
         #: The number of shards sent or skipped so far, which is also the next shard.
@@ -129,9 +127,8 @@ class Dispatcher:
         # include images of an earlier command.
         images = sum(max(shard.images - shard.counted, 0) for shard in shards)
         if not self._dispatch.resumed:
-            images = min(
-                images, max(sum(shard.images for shard in shards) - (self._images_ended - self._images_completed), 0)
-            )
+            sent = sum(shard.images for shard in shards)
+            images = min(images, max(sent - (self._images_ended - self._images_completed), 0))
         return images
 
     @property
@@ -208,18 +205,8 @@ class Dispatcher:
         if not self._in_flight:
             self._planner.wait(self._sent, seconds)
             return
-        for message in self._with_redis(lambda: read_signals(self._server, self._run_id, seconds)):
-            if message == CANCEL:
-                raise RunInterruptedError(cancelled=True)
-            shard = message["shard"]
-            if "error" in message:
-                raise CommandError(
-                    f"Shard {shard_name(shard)} could not be collected",
-                    message["error"],
-                    f"Free disk space or fix that error, then run `{resume_command(self._store)}`.",
-                )
-            if shard in self._in_flight:
-                self._in_flight[shard].signalled_at = time.monotonic()
+        for signal in self._with_redis(lambda: read_signals(self._server, self._run_id, seconds)):
+            self._handle_signal(signal)
         inspect_all = time.monotonic() - self._inspected_at > _INSPECT_INTERVAL_SECONDS
         for in_flight in list(self._in_flight.values()):
             if in_flight.signalled_at or inspect_all:
@@ -229,6 +216,25 @@ class Dispatcher:
             # While the run ends early, dropped tasks are not lost tasks.
             if not self._finishing.is_set():
                 self._with_redis(self._resend_lost)
+
+    def _handle_signal(self, signal: Mapping[str, Any]) -> None:
+        """Note that a worker has reported a manifest as written.
+
+        Raises:
+            CommandError: the signal is an error of a collect task.
+            RunInterruptedError: the signal cancels the run.
+        """
+        if signal == CANCEL:
+            raise RunInterruptedError(cancelled=True)
+        shard = signal["shard"]
+        if "error" in signal:
+            raise CommandError(
+                f"Shard {shard_name(shard)} could not be collected",
+                signal["error"],
+                f"Free disk space or fix that error, then run `{resume_command(self._store)}`.",
+            )
+        if shard in self._in_flight:
+            self._in_flight[shard].signalled_at = time.monotonic()
 
     def _complete_if_done(self, in_flight: ShardInFlight) -> None:
         """Remove a shard from the window if its manifest exists.
@@ -273,7 +279,7 @@ class Dispatcher:
         planned = self._planner.rows
         success, failed = int(sums.get("success", 0)), int(sums.get("failed", 0))
         size = int(sums.get("bytes", 0))
-        self._check_saving(success, int(sums.get("unsaved", 0)))
+        self._saving_check.update(success, int(sums.get("unsaved", 0)))
         planned_here = max(planned - self._done_before, 0)
         reason, count = max(_reasons(sums).items(), key=lambda item: item[1], default=("", 0))
         return Progress(
@@ -288,24 +294,6 @@ class Dispatcher:
             self._idle_note(success + failed),
             None if self._drain is None else self._drain.images,
         )
-
-    def _check_saving(self, success: int, unsaved: int) -> None:
-        """Make sure workers can save images.
-
-        Raises:
-            CommandError: too many images in a row could not be saved.
-        """
-        # After Redis was emptied, both sums start again at 0.
-        if success != self._saved or unsaved < self._unsaved:
-            self._saved, self._unsaved = success, unsaved
-        elif unsaved - self._unsaved >= _MAX_UNSAVED:
-            troubles = "; ".join(self._unfit.storage_troubles)
-            raise CommandError(
-                "Workers can't save images",
-                f"the last {unsaved - self._unsaved} images could not be written to {self._store.root}; "
-                f"{troubles or 'the disk may be full, or the workers may lack permission to write there'}",
-                f"Free disk space or grant permission, then run `{resume_command(self._store)}`.",
-            )
 
     def _idle_note(self, ended: int) -> str:
         """Return a note about the workers if no image has ended for a while, or else about unfit workers."""

@@ -18,7 +18,8 @@ from tasks.download.urls import MAX_LENGTH
 from tasks.model import ImageRequest, Outcome, RunOptions, shard_name
 from tasks.redaction import redacted
 
-_BATCH = 500
+#: The number of messages to send in one round trip.
+_BATCH_MESSAGES = 500
 _SERIALIZER, _PERSISTENT = "json", 2
 #: The longest URL that Flower shows for a task, in characters.
 _MAX_URL_SHOWN = 120
@@ -58,6 +59,11 @@ class ChordPublisher:
         next_epoch = {"epoch": self._options.epoch} if self._options.epoch else {}
         return {**later_revision, **next_epoch}
 
+    def _body(self, shard: int, size: int) -> dict[str, Any]:
+        """Return a chord's body as in the messages of its images."""
+        kwargs = {"run_id": self._run_id, "shard": shard, **self._body_kwargs(size)}
+        return dict(Signature(COLLECT_SHARD, kwargs=kwargs, options={"task_id": self.body_id(shard)}, app=app))
+
     def publish_body(self, shard: int, outcomes: Sequence[Outcome], size: int) -> None:
         """Send a chord's body directly: all its Outcomes are known, but the chord did not send it."""
         app.send_task(
@@ -83,14 +89,7 @@ class ChordPublisher:
             recover: whether the tasks check for an existing image first.
         """
         group, size = self.group_id(shard), len(requests)
-        body = dict(
-            Signature(
-                COLLECT_SHARD,
-                kwargs={"run_id": self._run_id, "shard": shard, **self._body_kwargs(size)},
-                options={"task_id": self.body_id(shard)},
-                app=app,
-            )
-        )
+        body = self._body(shard, size)
         kwargs: dict[str, Any] = {"revision": self._options.revision} if self._options.revision else {}
         if recover:
             kwargs["recover"] = True
@@ -98,7 +97,7 @@ class ChordPublisher:
         # A chord counts each part by its place.
         wanted = {request.index for request in sent}
         reply_to = app.thread_oid
-        with app.producer_or_acquire() as producer, producer.batch(_BATCH):
+        with app.producer_or_acquire() as producer, producer.batch(_BATCH_MESSAGES):
             for place, request in enumerate(requests):
                 if request.index not in wanted:
                     continue

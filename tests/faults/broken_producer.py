@@ -13,7 +13,7 @@ from tasks.celery import app
 
 #: The producer dies at this message; it sends messages in smaller batches.
 DIES_AT = 95
-publisher._BATCH = 10
+publisher._BATCH_MESSAGES = 10
 _counter = count(1)
 _create_message = app.amqp.as_task_v2
 
