@@ -42,7 +42,7 @@ _OPTIONS_TTL_SECONDS = 5.0
 #: Seconds for which a missing manifest is cached, because each lookup takes time on a shared file system.
 _OPEN_SHARD_TTL_SECONDS = 1.0
 #: The ids of the tasks running in this process's slots. Celery's own list also has tasks about to be dropped.
-_running_ids: set[str] = set()
+_slot_ids: set[str] = set()
 
 
 class RunCache:
@@ -243,13 +243,13 @@ def _start_heartbeat(worker: WorkerId, queues: Collection[str]) -> None:
 def mark_running(task: Task[Any, Any]) -> Iterator[None]:
     """List a task as running in this process, while the block runs."""
     task_id = str(task.request.id)
-    _running_ids.add(task_id)
+    _slot_ids.add(task_id)
     try:
         yield
     finally:
-        _running_ids.discard(task_id)
+        _slot_ids.discard(task_id)
 
 
-def running_task_ids(run_id: str) -> list[str]:
+def slot_task_ids(run_id: str) -> list[str]:
     """Return the ids of a run's tasks running in this process's slots."""
-    return [task_id for task_id in tuple(_running_ids) if task_id.startswith(f"{run_id}.")]
+    return [task_id for task_id in tuple(_slot_ids) if task_id.startswith(f"{run_id}.")]
