@@ -55,7 +55,7 @@ class Diagnosis:
         return all(finding.level is not Level.BAD for finding in self.findings)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the value that ``--json`` prints."""
+        """Return the value printed by ``--json``."""
         return {
             "healthy": self.healthy,
             "broker": self.broker,

@@ -37,7 +37,7 @@ _ENOUGH_BYTES = 1024**3
 _MIN_FILES, _ENOUGH_FILES = 1_000, 20_000
 #: Time limit in seconds for checking the plan's files, and again for the manifests. At least one of each is checked.
 _READ_SECONDS = 5.0
-#: The file that `compare` writes above the folders of its three ways.
+#: The file written by `compare` above the folders of its three ways.
 COMPARISON = "comparison.json"
 
 
@@ -303,7 +303,7 @@ def _manifests_finding(run: _InspectedRun, reading: _ReadResult) -> Finding:
 
 
 def _images_finding(record: RunFile, store: Store, missing: Mapping[int, int]) -> Finding:
-    """Report images that are listed in manifests but missing, with their number for each shard."""
+    """Report images listed in manifests but missing, with their number for each shard."""
     lacking = list_names(f"{shard_name(shard)} ({number:,})" for shard, number in missing.items())
     found = f"{pluralized(sum(missing.values()), 'image')} listed in manifests are missing, in shards {lacking}"
     resized = record.options.fetch.resize.mode is not ResizeMode.NO

@@ -1,4 +1,4 @@
-"""Run the demo image server in a separate process, so that it takes no CPU time from the downloading process."""
+"""Run the demo image server in a separate process, to take no CPU time from the downloading process."""
 
 from __future__ import annotations
 

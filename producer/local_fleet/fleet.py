@@ -1,6 +1,6 @@
 """Run a local fleet: a private Redis server on a Unix socket, and worker processes.
 
-Its files are in a private folder, and it has no TCP port. A process that dies is restarted. However the producer ends,
+Its files are in a private folder, and it has no TCP port. A dead process is restarted. However the producer ends,
 the fleet ends with it (see ``producer/local_fleet/supervisor.py``).
 """
 
@@ -148,7 +148,7 @@ class Fleet:
 
     @property
     def restarts(self) -> dict[str, int]:
-        """The number of restarts of each process, by name, without processes that never ended unexpectedly."""
+        """The number of restarts of each process, by name, without those with none."""
         return dict(self._supervisor.restarts)
 
     @property
@@ -217,7 +217,7 @@ class Fleet:
         from tasks.celery import app, use_broker
 
         use_broker(self.broker_url)
-        # A worker that does not listen yet misses a ping. So pings repeat soon, and less often on a slow machine.
+        # A worker misses a ping if it does not listen yet. So pings repeat soon, and less often on a slow machine.
         timeouts = (min(_PING_SECONDS * 1.2**number, 1.0) for number in count())
         self._wait_for(
             names[0],

@@ -1,6 +1,6 @@
 """The supervisor of a local fleet: starts its server and workers, and ends them when the producer has ended.
 
-``producer.local_fleet.supervisor_client`` starts it in a new session, so that a terminal's Ctrl-C reaches neither it
+``producer.local_fleet.supervisor_client`` starts it in a new session, where a terminal's Ctrl-C reaches neither it
 nor its child processes. It is their parent, so the process ids it signals are certainly theirs. Its standard input is
 a pipe from the producer. However the producer ends, even by SIGKILL, the pipe closes. Then the supervisor ends all
 processes, in reverse order of their start, and removes their folders.
@@ -49,7 +49,7 @@ class RestartIntensity:
 
 #: For killed processes. The cause is often outside: a few bad images may kill a dozen workers within a minute.
 KILLED = RestartIntensity(100, 600.0)
-#: For processes that exit with a status. They will most often do so again, for example because of a wrong setting.
+#: For processes exiting with a status. They will most often do so again, for example because of a wrong setting.
 EXITED = RestartIntensity(3, 60.0)
 #: Seconds before a restart: the first delay if the process had not ended for a minute, doubled with each end since, up
 #: to the maximum.
@@ -63,9 +63,9 @@ class RestartPolicy:
     _ends: dict[RestartIntensity, list[float]] = field(default_factory=dict)
 
     def next_delay(self, code: int, now: float) -> float | None:
-        """Return the seconds until the restart of a process that ended now with this code; None for no restart.
+        """Return the seconds to wait before restarting a process that ended with this code; None for no restart.
 
-        The code is subprocess's return code, which is negative for a signal.
+        ``code`` is subprocess's return code, negative for a signal; ``now`` is the time of the end in seconds.
         """
         bound = KILLED if code < 0 else EXITED
         ends = [end for end in self._ends.get(bound, []) if now - end < bound.seconds]

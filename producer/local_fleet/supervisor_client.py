@@ -1,4 +1,4 @@
-"""The producer's side of a supervisor: start processes that certainly end with the producer.
+"""The producer's side of a supervisor: start processes which certainly end with the producer.
 
 ``producer/local_fleet/supervisor.py`` is the process at the other end of the pipe.
 """
@@ -36,10 +36,10 @@ class SupervisorClient:
         self.folder = _private_folder()
         #: The process ids, by name; after a restart, the new one.
         self.pids: dict[str, int] = {}
-        #: The number of restarts by name, without processes that were never restarted.
+        #: The number of restarts by name, without those never restarted.
         self.restarts: dict[str, int] = {}
         self._exits: dict[str, str] = {}
-        #: The last exit, by name, of processes that exited with a status and were restarted.
+        #: The last exit, by name, of processes restarted after an exit with a status.
         self._failed_exits: dict[str, str] = {}
         self._lock = threading.Lock()
         self._process = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""Prepare the output folder of a run: create it if missing, test that it is writable, and refuse an existing run."""
+"""Prepare the output folder of a run: create it if missing, check it is writable, and refuse an existing run."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def remove_created_on_failure(out: Path) -> Iterator[None]:
         yield
     except BaseException:
         for folder in missing:
-            # Fails for a folder that another process uses by now, because it is not empty.
+            # Fails for a folder another process uses by now, because it is not empty.
             with suppress(OSError):
                 folder.rmdir()
         raise
@@ -88,7 +88,7 @@ def existing_run(out: Path) -> Store:
         raise UsageError(
             f"There is no folder {out}",
             "it was removed or renamed, or its path is misspelled",
-            "Give the folder that the run was started with (--out).",
+            "Give the folder the run was started with (--out).",
         )
     store = Store(out.resolve())
     # Check before locking, which would leave a lock file in an unrelated folder.
@@ -97,7 +97,7 @@ def existing_run(out: Path) -> Store:
 
 
 def unwritable_error(store: Store, error: Exception) -> UsageError:
-    """Return the error for an output folder that can't be written."""
+    """Return the error for an unwritable output folder."""
     return UsageError(
         f"The output folder {store.root} can't be written",
         getattr(error, "strerror", None) or str(error),

@@ -3,7 +3,7 @@
 The lock is ``flock`` on ``OUT/.lock``: the kernel releases it when its holder ends for any reason. It works between
 processes, between containers with a shared folder, and over NFS (unless mounted with ``local_lock``). Once a process
 has the lock, it describes itself in the file as JSON. The file stays when the lock is released. Only the holder may
-remove it (`discard`), so a new holder checks that its open file still is the one at that path.
+remove it (`discard`), so a new holder checks whether its open file still is the one at this path.
 
 On a file system without such locks a second producer is not detected. A warning says so, and the command continues:
 even then no file is partial; at worst, images are downloaded twice.
@@ -31,8 +31,7 @@ from tasks.storage.store import PRIVATE_MODE, Store
 NAME = ".lock"
 _log = logging.getLogger(__name__)
 _UNSUPPORTED = frozenset({errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
-#: Seconds to retry a held lock: a killed holder takes a moment to end, and a process that only checks the lock holds it
-#: for a moment.
+#: Seconds to retry a held lock: a killed holder takes a moment to end, and a mere check holds the lock for a moment.
 _RETRY_SECONDS = 1.0
 _RETRY_INTERVAL_SECONDS = 0.05
 #: Upper bound for the description in the lock file.
@@ -83,7 +82,7 @@ def hold(place: Store | Path, broker: str | None, command: str = "") -> Iterator
         try:
             yield
         finally:
-            # A stale description would pass for the next holder's until that one has written its own.
+            # A stale description would pass for the next holder's until it has written its own.
             with suppress(OSError):
                 os.ftruncate(descriptor, 0)
     finally:
@@ -138,7 +137,7 @@ def current_holder(place: Store | Path) -> LockHolder | None:
             "Run the command as the user who owns the run.",
         ) from error
     try:
-        # A shared lock, so that concurrent checks do not see each other as holders.
+        # A shared lock: concurrent checks do not see each other as holders.
         if _try_lock(descriptor, fcntl.LOCK_SH, path, 0.0):
             return None
         ends = time.monotonic() + _RETRY_SECONDS
@@ -203,7 +202,7 @@ def _try_lock(descriptor: int, kind: int, path: Path, seconds: float) -> bool:
                 ) from error
             if kind == fcntl.LOCK_EX:
                 _log.warning(
-                    "the file system of %s does not support locks (%s): make sure that no second producer works there",
+                    "the file system of %s does not support locks (%s): make sure no second producer works there",
                     path.parent,
                     error.strerror,
                 )
@@ -234,13 +233,13 @@ def _write(descriptor: int, holder: LockHolder) -> None:
 def _read(descriptor: int) -> LockHolder | None:
     """Return the holder's description; None if it is missing or incomplete."""
     try:
-        said = json.loads(os.pread(descriptor, _MAX_BYTES, 0))
+        facts = json.loads(os.pread(descriptor, _MAX_BYTES, 0))
         return LockHolder(
-            str(said["host"]),
-            int(said["pid"]),
-            float(said["since"]),
-            str(said["command"]),
-            None if said["broker"] is None else str(said["broker"]),
+            str(facts["host"]),
+            int(facts["pid"]),
+            float(facts["since"]),
+            str(facts["command"]),
+            None if facts["broker"] is None else str(facts["broker"]),
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None

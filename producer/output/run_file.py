@@ -69,7 +69,7 @@ class RunFile:
     source: str
     out: str
     options: RunConfig
-    #: Detects a change of the URL list; None for a list that can't be read again.
+    #: Detects a change of the URL list; None for a list that can't be read twice.
     fingerprint: str | None = None
     plan: PlanState = PlanState.OPEN
     planned_rows: int = 0
@@ -77,7 +77,7 @@ class RunFile:
     state: State = State.RUNNING
     #: 0 for the run, one more for each retry.
     revision: int = 0
-    #: The producer epoch: 0 for the command that started the run, one more for each later command that continued it.
+    #: The producer epoch: 0 for the first command of the run, one more for each command continuing it.
     epoch: int = 0
     #: The redacted URL of the current or last command's broker; None for a local fleet.
     broker: str | None = None
@@ -101,7 +101,7 @@ class RunFile:
         except (StorageError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise CommandError(
                 f"{store.path(NAME)} is damaged",
-                f"its content is invalid ({error or type(error).__name__}); nothing was changed",
+                f"it can't be read ({error or type(error).__name__}); nothing was changed",
                 "Images and manifests are not affected, and can be used as they are. To continue the run, restore a "
                 "good copy of this file. Without one, run the list into another folder: "
                 "`producer run SOURCE --out ANOTHER`.",
@@ -118,7 +118,7 @@ class RunFile:
             raise UsageError(
                 f"{store.root} holds no run",
                 f"there is no {NAME} in it",
-                "Give the folder that the run was started with (--out).",
+                "Give the folder the run was started with (--out).",
             )
 
     def create(self, store: Store) -> None:
@@ -151,7 +151,7 @@ class RunFile:
 
     @staticmethod
     def _new_run_hint(store: Store) -> str:
-        """Return the hint for a new run in a folder that already holds one."""
+        """Return the hint for a new run in a folder with an existing one."""
         # A run without run.json can't be resumed; the folders of a comparison never have one.
         if not store.exists(NAME):
             return "Choose another --out, or remove that folder."
@@ -168,7 +168,7 @@ class RunFile:
 
     @staticmethod
     def find_run_file(store: Store) -> str | None:
-        """Return the name of a file or folder that is, or looks like, a part of a run; None for a free folder.
+        """Return the name of an actual or apparent part of a run in a folder; None for a free folder.
 
         Raises:
             StorageError: the folder can't be listed.
@@ -253,5 +253,5 @@ def _checksum(facts: Mapping[str, Any]) -> str:
 
 
 def new_id() -> str:
-    """Return a new run id: the local time to the second, so that ids sort by time, and six random hex digits."""
+    """Return a new run id: the local time to the second, for sorting by time, and six random hex digits."""
     return time.strftime("%Y%m%d-%H%M%S-") + secrets.token_hex(3)

@@ -51,7 +51,7 @@ class PreviousRun:
         try:
             self._store, self._out = existing_run(folder), Store(out.resolve())
         except UsageError as error:
-            hint = "Give the folder that the previous run was started with (--out)."
+            hint = "Give the folder the previous run was started with (--out)."
             raise UsageError(f"{error.what} (--refresh-from)", error.why, hint) from error
         if self._store.root == self._out.root:
             raise UsageError(

@@ -76,7 +76,7 @@ def read(source: str) -> Iterator[ImageRequest]:
 
 
 def fingerprint(source: str) -> str | None:
-    """Return a value that changes when a URL list changes: its size, and a SHA-256 of its first and last MiB.
+    """Return the fingerprint of a URL list: its size, and a SHA-256 of its first and last MiB.
 
     Return None for an unreadable list, and for one that can't be read twice, such as standard input or a pipe.
     """
