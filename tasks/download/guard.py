@@ -1,11 +1,11 @@
 """Decide which addresses may be connected to. The address itself is checked, when the socket is opened.
 
-Names are resolved only here. Each time, every address of the answer is checked, and sockets are opened only to checked
-addresses, so a later change of the DNS has no effect. Public addresses are permitted, on the ports that browsers open.
-Other addresses are permitted only if the worker's operator allows them (``IMAGEFLEET_ALLOW_NETWORKS``). Addresses that
-the operator denies (``IMAGEFLEET_DENY_NETWORKS``) are never permitted. No message can widen these rules.
+Names are resolved only here. Before each connection, every address of the answer is checked. Sockets are opened only to
+checked addresses, so a later change of the DNS has no effect. Public addresses are permitted, on the ports that
+browsers open. Other addresses are permitted only if the worker's operator allows them (``IMAGEFLEET_ALLOW_NETWORKS``).
+Addresses that the operator denies (``IMAGEFLEET_DENY_NETWORKS``) are never permitted. No message can widen these rules.
 
-With a proxy, the proxy resolves the names, so only the names are checked here.
+With a proxy, the proxy resolves the names, so only the names and ports are checked here.
 
 requests-hardened checks addresses, too. But it has no lists of denied networks and ports, its judgement of an IPv6
 address depends on the version of Python, and it opens urllib3's own connections, which keep no deadline.
@@ -75,7 +75,7 @@ class Rule:
             return cls(None, host.lower().rstrip("."), number)
 
     def covers(self, host: str, address: Address | None, port: int) -> bool:
-        """Tell whether this entry applies to a connection; without an address, only its name is compared."""
+        """Tell whether this entry applies to a connection; without an address, only the name and port are compared."""
         return self._covers_address(address, port) or (self.name == host.rstrip(".") and self.port in (None, port))
 
     def covers_subdomain(self, host: str, address: Address | None, port: int) -> bool:

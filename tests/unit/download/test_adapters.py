@@ -44,7 +44,7 @@ def timed(url: str, sessions: Sessions, timeout: float) -> tuple[FetchError, flo
 
 
 def drip(head: bytes, ended: Callable[[], threading.Event]) -> Answer:
-    """Send the head, then a byte every 20 ms."""
+    """Send the header, then a byte every 20 ms."""
 
     def answer(_: bytes) -> Iterator[bytes]:
         yield head

@@ -42,9 +42,9 @@ def previous_image(
 )
 def test_valid_validators_are_sent(etag: str | None, date: str | None, asked: dict[str, str]) -> None:
     """Each well-formed validator is sent, together with the usual headers."""
-    condition = usable_validators(previous_image(etag, date))
-    assert condition is not None
-    assert condition.conditional_headers({"Accept": "*/*"}) == {"Accept": "*/*", **asked}
+    validators = usable_validators(previous_image(etag, date))
+    assert validators is not None
+    assert validators.conditional_headers({"Accept": "*/*"}) == {"Accept": "*/*", **asked}
 
 
 _INVALID_ETAGS = {
@@ -74,7 +74,7 @@ def test_invalid_dates_are_not_sent(date: str) -> None:
     assert usable_validators(previous_image(None, date)) is None
 
 
-def test_condition_is_for_its_url() -> None:
+def test_validators_are_for_their_url() -> None:
     """Validators mean nothing to any URL but their own; a redirect may lead to another URL by now."""
     here, there = (
         usable_validators(previous_image('"a"')),
@@ -87,13 +87,13 @@ def test_condition_is_for_its_url() -> None:
 
 
 @pytest.mark.parametrize("tail", ["a" * 500, "\\" * 500, "a" * 200 + "\\" * 60, "a" * 150 + "\\" * 90])
-def test_truncated_final_url_gives_no_condition(tail: str) -> None:
+def test_truncated_final_url_gives_no_validators(tail: str) -> None:
     """A final URL that may be truncated in the manifest could belong to many URLs."""
     assert usable_validators(previous_image('"a"', final_url=shortened(f"http://b.example/?{tail}", URL_LIMIT))) is None
 
 
 _UNCHANGED = response(b"", "304 Not Modified", length=False)
-_CONDITION = Validators('"a"', "Thu, 01 Jan 2026 00:00:00 GMT", None)
+_VALIDATORS = Validators('"a"', "Thu, 01 Jan 2026 00:00:00 GMT", None)
 _ASKED = (b'If-None-Match: "a"', b"If-Modified-Since: Thu, 01 Jan 2026 00:00:00 GMT")
 
 
@@ -103,12 +103,12 @@ def asked(request: bytes) -> tuple[bytes, ...]:
 
 
 def download_conditionally(
-    downloader: Downloader, url: str, condition: Validators = _CONDITION, options: FetchOptions = ONCE
+    downloader: Downloader, url: str, validators: Validators = _VALIDATORS, options: FetchOptions = ONCE
 ) -> tuple[Download, int]:
-    """Return a URL's download under a condition, and the number of attempts."""
+    """Return the download of a conditional request, and the number of attempts."""
     attempts: list[None] = []
     deadline = Deadline(options.timeout, options.deadline)
-    got = downloader.download(url, options, deadline, lambda: attempts.append(None), 0, condition)
+    got = downloader.download(url, options, deadline, lambda: attempts.append(None), 0, validators)
     return got, len(attempts)
 
 
@@ -135,7 +135,7 @@ def test_changed_image_is_sent(sessions_to: Callable[..., Sessions]) -> None:
     assert (got.unchanged, got.body, got.http_status, got.etag) == (False, b"newer", 200, '"b"')
 
 
-def test_condition_goes_to_the_url_that_gave_it(sessions_to: Callable[..., Sessions]) -> None:
+def test_validators_go_to_the_url_that_sent_them(sessions_to: Callable[..., Sessions]) -> None:
     """In a chain of redirects, validators are sent only to the URL they came from."""
 
     def answer(request: bytes) -> list[bytes]:
@@ -143,22 +143,22 @@ def test_condition_goes_to_the_url_that_gave_it(sessions_to: Callable[..., Sessi
         return [response(b"", "302 Found", "Location: /b?sig=x") if here else _UNCHANGED]
 
     with Canned(answer) as server:
-        there = replace(_CONDITION, url=f"{server.url}/b?sig=***")
+        there = replace(_VALIDATORS, url=f"{server.url}/b?sig=***")
         got, _ = download_conditionally(Downloader(sessions_to(server.address)), server.url, there)
     assert (got.unchanged, got.final_url) == (True, there.url)
     assert [asked(request) for request in server.requests] == [(), _ASKED]
 
 
 @pytest.mark.parametrize("route", ["redirects now", "no longer redirects"])
-def test_changed_final_url_gets_no_condition(route: str, sessions_to: Callable[..., Sessions]) -> None:
-    """If redirects lead elsewhere than before, no condition is sent, and a 304 is an error."""
+def test_changed_final_url_gets_no_validators(route: str, sessions_to: Callable[..., Sessions]) -> None:
+    """If redirects lead elsewhere than before, no validators are sent, and a 304 is an error."""
     replies = iter(
         [response(b"", "302 Found", "Location: /b"), _UNCHANGED] if route == "redirects now" else [_UNCHANGED]
     )
     with Canned(lambda _: [next(replies)]) as server:
-        condition = _CONDITION if route == "redirects now" else replace(_CONDITION, url=f"{server.url}/b")
+        validators = _VALIDATORS if route == "redirects now" else replace(_VALIDATORS, url=f"{server.url}/b")
         with pytest.raises(BadResponseError, match="an unexpected status"):
-            download_conditionally(Downloader(sessions_to(server.address)), server.url, condition)
+            download_conditionally(Downloader(sessions_to(server.address)), server.url, validators)
     assert asked(server.requests[-1]) == ()
 
 
@@ -173,7 +173,7 @@ def test_opt_out_of_an_unchanged_image(sessions_to: Callable[..., Sessions]) -> 
 
 
 def test_retries_of_a_conditional_request(sessions_to: Callable[..., Sessions]) -> None:
-    """A failed attempt is repeated with the condition; for an interrupted newer image, the rest is requested."""
+    """A failed attempt is repeated with the validators; for an interrupted newer image, the rest is requested."""
     newer = response(b"imag", "200 OK", "Accept-Ranges: bytes", 'ETag: "b"', "Content-Length: 8", length=False)
     rest = response(b"eone", "206 Partial", "Content-Range: bytes 4-7/8", 'ETag: "b"')
     replies = iter([iter([response(b"", "503 What")]), cut_off(newer), iter([rest])])

@@ -1,4 +1,4 @@
-"""A connection writes request heads and reads response heads."""
+"""A connection writes request headers and reads response headers."""
 
 from __future__ import annotations
 
@@ -89,8 +89,8 @@ def answered(sessions_to: Callable[..., Sessions]) -> Callable[[bytes], bytes]:
         _OK + b"".join(b"X-%d: a\r\n" % number for number in range(4900)) + _BODY,
     ],
 )
-def test_valid_heads_are_read(answered: Callable[[bytes], bytes], head: bytes) -> None:
-    """Response heads that browsers understand are read, in all their forms."""
+def test_valid_headers_are_read(answered: Callable[[bytes], bytes], head: bytes) -> None:
+    """Response headers that browsers understand are read, in all their forms."""
     assert answered(head) == b"body"
 
 
@@ -166,8 +166,8 @@ def test_malformed_chunk_is_truncated(sessions_to: Callable[..., Sessions], body
         get(server.url, sessions_to(server.address))
 
 
-def test_incomplete_head_is_truncated(sessions_to: Callable[..., Sessions]) -> None:
-    """If the connection closes within the head, the very header with the body's length may be missing."""
+def test_incomplete_header_is_truncated(sessions_to: Callable[..., Sessions]) -> None:
+    """If the connection closes within the header, the field with the body's length may be missing."""
     with Canned(then_close(_OK + b"Content-Type: image/png\r\n")) as server, pytest.raises(TruncatedError):
         get(server.url, sessions_to(server.address))
 
@@ -180,8 +180,8 @@ def test_incomplete_head_is_truncated(sessions_to: Callable[..., Sessions]) -> N
         (_OK + b"X: a\r\n" * 5001 + _BODY, "5,000 fields"),
     ],
 )
-def test_oversized_head_names_its_limit(answered: Callable[[bytes], bytes], head: bytes, bound: str) -> None:
-    """A head above a limit is refused, and the error names the limit."""
+def test_oversized_header_names_its_limit(answered: Callable[[bytes], bytes], head: bytes, bound: str) -> None:
+    """A header above a limit is refused, and the error names the limit."""
     with pytest.raises(BadResponseError, match=f"sent an invalid header: it has more than {bound}"):
         answered(head)
 
@@ -198,7 +198,7 @@ def test_oversized_head_names_its_limit(answered: Callable[[bytes], bytes], head
         _OK + b"Transfer-Encoding: compress, chunked\r\n\r\n4\r\nbody\r\n0\r\n\r\n",
     ],
 )
-def test_invalid_head_is_refused(answered: Callable[[bytes], bytes], head: bytes) -> None:
+def test_invalid_header_is_refused(answered: Callable[[bytes], bytes], head: bytes) -> None:
     """A response that is not HTTP, or has codings that we can't decode, is a bad response."""
     with pytest.raises(BadResponseError):
         answered(head)
@@ -210,7 +210,7 @@ def test_short_body_is_truncated(sessions_to: Callable[..., Sessions]) -> None:
         get(server.url, sessions_to(server.address))
 
 
-def test_request_head_is_well_formed(sessions_to: Callable[..., Sessions]) -> None:
+def test_request_header_is_well_formed(sessions_to: Callable[..., Sessions]) -> None:
     """A request has a request line and a Host header, and each header is one line."""
     with Canned(always(_OK + _BODY)) as server:
         get(server.url + "/a%20b?c=d", sessions_to(server.address))

@@ -162,13 +162,13 @@ _NO_TUNNEL: dict[str, tuple[Answer, str]] = {
     "closed": (closing, "closed the connection"),
     "long line": (always(b"HTTP/1.1 200 OK\r\nX: " + b"a" * 530_000 + b"\r\n\r\n"), "more than 512 KiB"),
     "many lines": (always(b"HTTP/1.1 200 OK\r\n" + b"X: a\r\n" * 5001 + b"\r\n"), "more than 5,000 fields"),
-    "long head": (always(b"HTTP/1.1 200 OK\r\n" + (b"X: " + b"a" * 1000 + b"\r\n") * 530), "more than 512 KiB"),
+    "long header": (always(b"HTTP/1.1 200 OK\r\n" + (b"X: " + b"a" * 1000 + b"\r\n") * 530), "more than 512 KiB"),
 }
 
 
 @pytest.mark.parametrize(("answer", "message"), _NO_TUNNEL.values(), ids=_NO_TUNNEL)
 def test_refused_tunnel_is_a_failed_connection(through: Through, answer: Answer, message: str) -> None:
-    """Any other answer to CONNECT is a failed connection, and no more than the allowed size of a head is read."""
+    """Any other answer to CONNECT is a failed connection, and no more than the maximum size of a header is read."""
     with Canned(answer) as proxy:
         error = failure("https://a.example/", through(proxy.port))
     assert type(error) is ConnectError
@@ -201,7 +201,7 @@ _SECONDS = 0.4
 
 
 def dripping(ended: Callable[[], threading.Event], *heads: bytes) -> Answer:
-    """Send the heads one after the other, and then one byte at a time."""
+    """Send the headers one after the other, and then one byte at a time."""
 
     def answer(_: bytes) -> Iterator[bytes]:
         for head in heads:
@@ -220,7 +220,7 @@ def dripping(ended: Callable[[], threading.Event], *heads: bytes) -> Answer:
         ("https", [b"HTTP/1.1 200 OK\r\n\r\n", b"\x16\x03\x03\x40\x00"]),
         ("http", [b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n"]),
     ],
-    ids=["head", "head of a tunnel", "handshake", "body"],
+    ids=["header", "header of a tunnel", "handshake", "body"],
 )
 def test_deadline_bounds_a_slow_proxy(through: Through, scheme: str, heads: list[bytes]) -> None:
     """A proxy that sends one byte at a time can't hold a download beyond its deadline."""

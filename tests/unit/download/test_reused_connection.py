@@ -167,10 +167,10 @@ def test_408_on_a_fresh_connection_is_final(direct: Sessions) -> None:
 @pytest.mark.parametrize(
     "begun",
     [b"HTTP/1.1 2", b"HTTP/1.1 200 OK\r\nContent-Le", response(b"whole")[:-2]],
-    ids=["status line", "head", "body"],
+    ids=["status line", "header", "body"],
 )
 @pytest.mark.parametrize("end", [close, reset])
-def test_partial_answer_is_not_resent(direct: Sessions, begun: bytes, end: Ending) -> None:
+def test_partial_response_is_not_resent(direct: Sessions, begun: bytes, end: Ending) -> None:
     """After the first byte of the answer, the server has the request, so its failure counts as an attempt."""
 
     def part(client: socket.socket) -> None:

@@ -254,7 +254,7 @@ def test_normal_form(url: str, normal: str) -> None:
 
 
 @pytest.mark.parametrize(("url", "part"), _INVALID.values(), ids=_INVALID)
-def test_invalid_url_says_what_is_wrong(url: str, part: str) -> None:
+def test_invalid_url_names_the_wrong_part(url: str, part: str) -> None:
     """An invalid URL is refused, and the message names the wrong part."""
     with pytest.raises(InvalidUrlError, match=part):
         parse(url)
