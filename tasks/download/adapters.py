@@ -41,7 +41,7 @@ _POOLED_HOSTS = 10
 class _Request(PreparedRequest):
     """A request with its parsed URL, which requests would parse five times."""
 
-    parts: Url
+    parsed_url: Url
 
 
 class _Pool:
@@ -132,16 +132,16 @@ class GuardedAdapter(HTTPAdapter):
     ) -> Any:
         """Return the pool for the request's host; all pools share one TLS context."""
         assert isinstance(request, _Request)
-        parts = request.parts
-        host = (parts.scheme, parts.host, parts.port)
+        url = request.parsed_url
+        host = (url.scheme, url.host, url.port)
         if self._last is None or self._last[0] != host:
-            self._last = host, self.poolmanager.connection_from_host(parts.host, parts.port, parts.scheme)
+            self._last = host, self.poolmanager.connection_from_host(url.host, url.port, url.scheme)
         return self._last[1]
 
     def request_url(self, request: PreparedRequest, proxies: Any) -> str:
         """Return path and query."""
         assert isinstance(request, _Request)
-        return request.parts.target
+        return request.parsed_url.target
 
     def build_response(self, req: PreparedRequest, resp: Any) -> Response:
         """Return the response without parsing cookies or a text encoding, which images do not need."""
@@ -168,7 +168,7 @@ class GuardedAdapter(HTTPAdapter):
         self._current_deadline.deadline = deadline
         self._current_deadline.tls_unverified = False
         request = _Request()
-        request.method, request.url, request.parts = "GET", url.text, url
+        request.method, request.url, request.parsed_url = "GET", url.text, url
         # The connection sends them as they are; requests does not look any of them up.
         request.headers = headers  # type: ignore[assignment]
         if url.userinfo is not None:
@@ -190,7 +190,7 @@ class ProxiedAdapter(GuardedAdapter):
 
     def _connection_classes(self) -> tuple[type, type]:
         """Return the connection classes of this thread, for http and https."""
-        shared = {"guard": self._guard, "current_deadline": self._current_deadline, "through": self._proxy}
+        shared = {"guard": self._guard, "current_deadline": self._current_deadline, "http_proxy": self._proxy}
         return (
             type("ForwardedConnection", (ForwardedConnection,), shared),
             type("TunnelledConnection", (TunnelledConnection,), {**shared, **self._tls_settings}),
@@ -201,14 +201,14 @@ class ProxiedAdapter(GuardedAdapter):
     ) -> Any:
         """Return the pool of the proxy for http, or of the request's host for https."""
         assert isinstance(request, _Request)
-        if request.parts.scheme == "http":
+        if request.parsed_url.scheme == "http":
             return self.poolmanager.connection_from_host(self._proxy.host, self._proxy.port, "http")
         return super().get_connection_with_tls_context(request, verify, proxies, cert)
 
     def request_url(self, request: PreparedRequest, proxies: Any) -> str:
         """Return the request target: the whole URL for http; path and query inside a tunnel."""
         assert isinstance(request, _Request)
-        return request.parts.text if request.parts.scheme == "http" else super().request_url(request, proxies)
+        return request.parsed_url.text if request.parsed_url.scheme == "http" else super().request_url(request, proxies)
 
     def get(self, url: Url, deadline: Deadline, headers: Mapping[str, str]) -> Response:
         """Send one GET request through the proxy if the guard permits the URL's host.

@@ -59,11 +59,11 @@ def decode(pieces: Iterable[bytes], names: Sequence[str], status: int) -> Iterat
         raise BadResponseError(f"the body is encoded {len(names)} times, more than {_MAX_CODINGS}", http_status=status)
     found = iter(pieces)
     for name in reversed(names):
-        found = _undo(name, found, status)
+        found = _decode_one(name, found, status)
     return found
 
 
-def _undo(name: str, pieces: Iterator[bytes], status: int) -> Iterator[bytes]:
+def _decode_one(name: str, pieces: Iterator[bytes], status: int) -> Iterator[bytes]:
     """Decode one coding; if the pieces begin as an image, return them unchanged."""
     head = b""
     for piece in pieces:

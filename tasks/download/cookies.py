@@ -38,14 +38,14 @@ class Cookies:
             url: the URL that sent the response.
             lines: the values of its Set-Cookie headers.
         """
-        head = http.client.HTTPMessage()
+        message = http.client.HTTPMessage()
         for line in lines:
             self._bytes_left -= len(line)
             if self._bytes_left < 0:
                 break
             if _PLAIN.fullmatch(line):
-                head["Set-Cookie"] = line
-        self._jar.extract_cookies(cast("Any", SimpleNamespace(info=lambda: head)), Request(url.text))  # noqa: S310
+                message["Set-Cookie"] = line
+        self._jar.extract_cookies(cast("Any", SimpleNamespace(info=lambda: message)), Request(url.text))  # noqa: S310
 
     def header_value(self, url: Url) -> str | None:
         """Return the Cookie header for a request of this URL; None if no cookie is for it."""

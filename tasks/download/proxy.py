@@ -86,7 +86,7 @@ class ForwardedConnection(GuardedConnection):
     """A connection to the proxy, for ``http`` URLs of any host."""
 
     #: Not named `proxy`, because urllib3 uses that name.
-    through: Proxy
+    http_proxy: Proxy
 
     def _new_conn(self) -> Any:
         return _connect_to_proxy(self)
@@ -105,7 +105,7 @@ class ForwardedConnection(GuardedConnection):
             http.client.InvalidURL: the URL would end its line.
         """
         self._host_field = url.partition("://")[2].partition("/")[0]
-        super().request(method, url, headers={**(headers or {}), **self.through.headers})
+        super().request(method, url, headers={**(headers or {}), **self.http_proxy.headers})
 
     def getresponse(self) -> Any:
         """Return the response, with its body unread.
@@ -117,17 +117,17 @@ class ForwardedConnection(GuardedConnection):
         try:
             response = super().getresponse()
         except http.client.RemoteDisconnected as error:
-            raise ConnectError(f"{self.through} closed the connection without a response") from error
+            raise ConnectError(f"{self.http_proxy} closed the connection without a response") from error
         if response.status == http.HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
             response.close()
-            raise self.through.auth_error()
+            raise self.http_proxy.auth_error()
         return response
 
 
 class TunnelledConnection(GuardedTlsConnection):
     """A TLS connection to a host, through a tunnel opened by the proxy."""
 
-    through: Proxy
+    http_proxy: Proxy
 
     def _new_conn(self) -> Any:
         connection = _connect_to_proxy(self)
@@ -147,7 +147,7 @@ class TunnelledConnection(GuardedTlsConnection):
         if not TARGET.fullmatch(target):
             raise http.client.InvalidURL(f"the host has characters not allowed in a request: {target[:80]!r}")
         lines = [f"CONNECT {target} HTTP/1.1", f"Host: {target}"]
-        lines += [f"{name}: {value}" for name, value in self.through.headers.items()]
+        lines += [f"{name}: {value}" for name, value in self.http_proxy.headers.items()]
         try:
             connection.sendall("".join(f"{line}\r\n" for line in (*lines, "")).encode("ascii"))
             # Bytes received with the header are lost, but there should be none: in TLS the client sends first.
@@ -156,18 +156,18 @@ class TunnelledConnection(GuardedTlsConnection):
                 answer.begin()
         except TimeoutError as error:
             message = self.current_deadline.deadline.timeout_message
-            raise FetchTimeoutError(f"{self.through} {message}, and opened no tunnel to {target}") from error
+            raise FetchTimeoutError(f"{self.http_proxy} {message}, and opened no tunnel to {target}") from error
         except (OSError, ValueError, http.client.HTTPException) as error:
-            raise ConnectError(f"{self.through} opened no tunnel to {target}: {error}") from error
+            raise ConnectError(f"{self.http_proxy} opened no tunnel to {target}: {error}") from error
         if answer.status == http.HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
-            raise self.through.auth_error()
+            raise self.http_proxy.auth_error()
         if not 200 <= answer.status < 300:
             status = f"HTTP {answer.status} {answer.reason}".strip()
-            raise ConnectError(f"{self.through} opened no tunnel to {target}: {status}")
+            raise ConnectError(f"{self.http_proxy} opened no tunnel to {target}: {status}")
 
 
 def _connect_to_proxy(connection: ForwardedConnection | TunnelledConnection) -> PlainSocket:
     """Return a socket connected to a connection's proxy."""
-    through = connection.through
-    opened: PlainSocket = connection.connect_socket(connection.guard.connect_to_proxy, through.host, through.port)
+    http_proxy = connection.http_proxy
+    opened: PlainSocket = connection.connect_socket(connection.guard.connect_to_proxy, http_proxy.host, http_proxy.port)
     return opened

@@ -22,7 +22,7 @@ _LOOKUPS = 3
 #: The maximum number of cached names.
 _MAX_NAMES = 10_000
 #: The number of tries of a look-up while file descriptors are short, and the pause between them in seconds.
-_TRIES, _PAUSE_SECONDS = 50, 0.1
+_MAX_TRIES, _PAUSE_SECONDS = 50, 0.1
 
 
 class Resolver:
@@ -63,7 +63,7 @@ def _resolve_with_timeout(host: str, port: int, timeout: float) -> list[Any]:
     ends = monotonic() + timeout
     answers: SimpleQueue[list[Any] | Exception] = SimpleQueue()
     _start_look_up(host, port, socket.AF_UNSPEC, answers)
-    answer = _next(answers, timeout / 2)
+    answer = _next_answer(answers, timeout / 2)
     if isinstance(answer, list):
         return answer
     if answer is not None and not _is_temporary(answer):
@@ -72,7 +72,7 @@ def _resolve_with_timeout(host: str, port: int, timeout: float) -> list[Any]:
         _start_look_up(host, port, family, answers)
     failures = [] if answer is None else [answer]
     while len(failures) < _LOOKUPS:
-        answer = _next(answers, ends - monotonic())
+        answer = _next_answer(answers, ends - monotonic())
         if isinstance(answer, list):
             return answer
         if answer is None:
@@ -86,14 +86,14 @@ def _start_look_up(host: str, port: int, family: int, answers: SimpleQueue[list[
 
     def look_up() -> None:
         try:
-            answers.put(_addresses(host, port, family))
+            answers.put(_ask_system_resolver(host, port, family))
         except (OSError, UnicodeError) as error:
             answers.put(error)
 
     threading.Thread(target=look_up, name=f"look-up {host[:60]}", daemon=True).start()
 
 
-def _next(answers: SimpleQueue[list[Any] | Exception], seconds: float) -> list[Any] | Exception | None:
+def _next_answer(answers: SimpleQueue[list[Any] | Exception], seconds: float) -> list[Any] | Exception | None:
     """Return the next answer, or None if none comes in time."""
     try:
         return answers.get(timeout=max(seconds, 0))
@@ -112,12 +112,12 @@ def _lookup_semaphore() -> threading.BoundedSemaphore:
     return threading.BoundedSemaphore(max(file_descriptors.limit() // 8, 8))
 
 
-def _addresses(host: str, port: int, family: int) -> list[Any]:
+def _ask_system_resolver(host: str, port: int, family: int) -> list[Any]:
     """Return the system's answer; if file descriptors are short, close idle connections and ask again.
 
     If the system's resolver can't open a file or a socket, it does not say so: the name seems not to exist.
     """
-    for _ in range(_TRIES):
+    for _ in range(_MAX_TRIES):
         with _lookup_semaphore():
             try:
                 return socket.getaddrinfo(host, port, family=family, type=socket.SOCK_STREAM)

@@ -29,7 +29,7 @@ _NAMES_LIMIT = 60
 WRONG_HOST = frozenset({62, 64})
 #: Mostly a missing intermediate; docs/security.md has advice.
 _ISSUER = "the issuer of its certificate is unknown: a missing intermediate, or a private CA"
-_CERTIFICATE_FAULTS = {
+_CERTIFICATE_MESSAGES = {
     2: _ISSUER,
     9: "its certificate is not valid yet",
     10: "its certificate has expired",
@@ -50,12 +50,12 @@ _CERTIFICATE_FAULTS = {
 }
 _NO_TLS = "it answers without TLS, like an http:// server"
 _TOO_OLD = "it supports only TLS versions before 1.2"
-_NOTHING_IN_COMMON = "it has no cipher in common with imagefleet (handshake failure)"
+_NO_COMMON_CIPHER = "it has no cipher in common with imagefleet (handshake failure)"
 _WEAK_KEY = "its key is too short"
 _WEAK_SIGNATURE = "it signs with a weak algorithm"
 _CLIENT_CERTIFICATE = "it requires a client certificate"
 #: By OpenSSL's name of the reason.
-_HANDSHAKE_FAULTS = {
+_HANDSHAKE_MESSAGES = {
     "HTTP_REQUEST": _NO_TLS,
     "PACKET_LENGTH_TOO_LONG": _NO_TLS,
     "RECORD_LAYER_FAILURE": _NO_TLS,
@@ -65,11 +65,11 @@ _HANDSHAKE_FAULTS = {
     "UNSUPPORTED_PROTOCOL": _TOO_OLD,
     "VERSION_TOO_LOW": _TOO_OLD,
     "WRONG_SSL_VERSION": _TOO_OLD,
-    "INSUFFICIENT_SECURITY": _NOTHING_IN_COMMON,
-    "NO_SHARED_CIPHER": _NOTHING_IN_COMMON,
-    "SSLV3_ALERT_HANDSHAKE_FAILURE": _NOTHING_IN_COMMON,
-    "TLSV1_ALERT_INSUFFICIENT_SECURITY": _NOTHING_IN_COMMON,
-    "WRONG_CIPHER_RETURNED": _NOTHING_IN_COMMON,
+    "INSUFFICIENT_SECURITY": _NO_COMMON_CIPHER,
+    "NO_SHARED_CIPHER": _NO_COMMON_CIPHER,
+    "SSLV3_ALERT_HANDSHAKE_FAILURE": _NO_COMMON_CIPHER,
+    "TLSV1_ALERT_INSUFFICIENT_SECURITY": _NO_COMMON_CIPHER,
+    "WRONG_CIPHER_RETURNED": _NO_COMMON_CIPHER,
     "DH_KEY_TOO_SMALL": _WEAK_KEY,
     "EE_KEY_TOO_SMALL": _WEAK_KEY,
     "KEY_TOO_SMALL": _WEAK_KEY,
@@ -86,8 +86,8 @@ _HANDSHAKE_FAULTS = {
     "TLSV13_ALERT_CERTIFICATE_REQUIRED": _CLIENT_CERTIFICATE,
 }
 #: Failures avoided by a handshake without verification that accepts old versions and weak algorithms.
-_AVOIDABLE = frozenset({_TOO_OLD, _NOTHING_IN_COMMON, _WEAK_KEY, _WEAK_SIGNATURE}) | {
-    _HANDSHAKE_FAULTS["UNSAFE_LEGACY_RENEGOTIATION_DISABLED"]
+_AVOIDABLE = frozenset({_TOO_OLD, _NO_COMMON_CIPHER, _WEAK_KEY, _WEAK_SIGNATURE}) | {
+    _HANDSHAKE_MESSAGES["UNSAFE_LEGACY_RENEGOTIATION_DISABLED"]
 }
 
 
@@ -146,13 +146,13 @@ def _unverified_context(socket_class: type[ssl.SSLSocket]) -> ssl.SSLContext:
 def explain(error: ssl.SSLError) -> str:
     """Return a clear message for a TLS error; an unknown error keeps OpenSSL's text."""
     if isinstance(error, ssl.SSLCertVerificationError):
-        text = _CERTIFICATE_FAULTS.get(error.verify_code) or f"its certificate was refused: {error.verify_message}"
+        text = _CERTIFICATE_MESSAGES.get(error.verify_code) or f"its certificate was refused: {error.verify_message}"
         names = getattr(error, "certified_names", None)
         return f"{text} ({names})" if names else text
     if is_closed(error):
         return "it closed the connection during the TLS handshake"
     reason = error.reason or str(error)
-    return _HANDSHAKE_FAULTS.get(reason) or f"TLS failed: {reason.replace('_', ' ').lower()}"
+    return _HANDSHAKE_MESSAGES.get(reason) or f"TLS failed: {reason.replace('_', ' ').lower()}"
 
 
 def is_closed(error: ssl.SSLError) -> bool:

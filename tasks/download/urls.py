@@ -28,13 +28,13 @@ _PORTS = {"http": 80, "https": 443}
 #: A normalised URL: scheme, userinfo, host, port, path and query. All parts are ASCII, and none contains the separator
 #: after it.
 _NORMAL = re.compile(r"(https?)://(?:([^/@]*)@)?(\[[^\]]*\]|[^/:]*)(?::([0-9]+))?(/[^#]*)")
-_NO_TEXT = re.compile("[\ufffd\ud800-\udfff]")
+_UNDECODABLE = re.compile("[\ufffd\ud800-\udfff]")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 _NUMBER = re.compile(r"[0-9]+|0[xX][0-9A-Fa-f]*")
 #: Characters removed by the Standard: controls and spaces around a URL, tabs and line ends inside it.
-_AROUND = "".join(map(chr, range(0x21)))
-_INSIDE = re.compile("[\t\r\n]")
-_LIKE_URL = re.compile(r"(?i)\b(?:[a-z][a-z0-9+.-]*:[/\\]|https?:|data:)")
+_STRIPPED_AROUND = "".join(map(chr, range(0x21)))
+_REMOVED_INSIDE = re.compile("[\t\r\n]")
+_LOOKS_LIKE_URL = re.compile(r"(?i)\b(?:[a-z][a-z0-9+.-]*:[/\\]|https?:|data:)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,13 +82,13 @@ def join(base: Url, location: str) -> Url:
 
 def looks_like_url(text: str) -> bool:
     """Tell whether a text contains a URL, even one with another scheme or with a mistake."""
-    return _LIKE_URL.search(text) is not None
+    return _LOOKS_LIKE_URL.search(text) is not None
 
 
 def _parse(url: str, base: Url | None) -> Url:
     if len(url) > MAX_LENGTH:
         raise _too_long()
-    if not url.isascii() and _NO_TEXT.search(url):
+    if not url.isascii() and _UNDECODABLE.search(url):
         raise InvalidUrlError("the URL has bytes that are not UTF-8")
     try:
         normal = ada_url.normalize_url(url) if base is None else ada_url.join_url(base.text, url)
@@ -124,7 +124,7 @@ def _parse_error(url: str, base: Url | None) -> str:
 
     Only the scheme of the URL is quoted: any other part may belong to a password with a slash in it.
     """
-    url = _INSIDE.sub("", url).strip(_AROUND)
+    url = _REMOVED_INSIDE.sub("", url).strip(_STRIPPED_AROUND)
     if not url:
         return "the URL is empty"
     found = _SCHEME.match(url)

@@ -297,7 +297,7 @@ def test_explains_tls_alerts(servers: ServerContexts, alert: bytes, expected: st
 
 def test_explanations_fit_a_message() -> None:
     """Even the longest reason leaves space for an ordinary host and the longest hint."""
-    for text in {*tls._CERTIFICATE_FAULTS.values(), *tls._HANDSHAKE_FAULTS.values()}:
+    for text in {*tls._CERTIFICATE_MESSAGES.values(), *tls._HANDSHAKE_MESSAGES.values()}:
         assert len(f"{'h' * 40} port 443: {text} ({_INSECURE_NOT_ALLOWED_HINT})") < MESSAGE_LIMIT
 
 
