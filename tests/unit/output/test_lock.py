@@ -54,12 +54,12 @@ def test_second_producer_is_refused_while_the_first_lives(tmp_path: Path) -> Non
     with other_holder(tmp_path) as first:
         with pytest.raises(CommandError) as caught, lock.hold(Store(tmp_path), None):
             pytest.fail("two hold it")
-        fault = caught.value
-        assert fault.exit_code == 2
-        assert str(tmp_path) in fault.what
-        assert f"process {first.pid} on {socket.gethostname()}, since {time.strftime('%Y-')}" in fault.why
-        assert fault.why.endswith(" (producer run)")
-        assert f"producer cancel {tmp_path}" in fault.hint
+        error = caught.value
+        assert error.exit_code == 2
+        assert str(tmp_path) in error.what
+        assert f"process {first.pid} on {socket.gethostname()}, since {time.strftime('%Y-')}" in error.why
+        assert error.why.endswith(" (producer run)")
+        assert f"producer cancel {tmp_path}" in error.hint
 
 
 def test_lock_of_a_killed_producer_is_free(tmp_path: Path) -> None:
