@@ -269,11 +269,11 @@ def _plan_finding(run: _InspectedRun, gone: list[int], reading: _ReadResult, nee
     """Report missing and unusable plan files; ``needed`` is the level if they can't be rebuilt from the list."""
     record = run.record
     found = reading.text(f"{pluralized(run.shards, 'shard')} planned", plan.name)
-    same = url_list.is_same(record.source, record.fingerprint)
+    unchanged = url_list.is_unchanged(record.source, record.fingerprint)
     if gone:
         found = f"{found}; {len(gone):,} missing: {list_names(map(plan.name, gone))}"
     if gone or reading.broken:
-        if same:
+        if unchanged:
             return Finding(
                 "plan", Level.WARN, found, f"`{resume_command(run.store)}` rebuilds it from {record.source}."
             )
@@ -281,7 +281,7 @@ def _plan_finding(run: _InspectedRun, gone: list[int], reading: _ReadResult, nee
         return Finding("plan", needed, found, todo)
     if record.plan is PlanState.OPEN and run.producer is None:
         found = f"{found}; the URL list was not fully read"
-        if not same:
+        if not unchanged:
             todo = "Restore the original list, or run its unplanned part into another folder."
             return Finding("plan", Level.WARN, f"{found}, and {url_list.explain_difference(record.source)}", todo)
     return Finding("plan", Level.OK, found)

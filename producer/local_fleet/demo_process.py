@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sys
-import time
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Self
 
 from producer.local_fleet.supervisor_client import SupervisorClient
+from producer.waiting import wait_until
 from tasks.errors import CommandError
 
 _STARTUP_SECONDS = 20.0
@@ -35,13 +35,9 @@ class DemoProcess:
             supervisor = stack.enter_context(SupervisorClient())
             argv = [sys.executable, "-m", "producer.demo", "--port", "0", *self._arguments]
             supervisor.start("demo server", argv, {}, _GRACE_SECONDS)
-            ends = time.monotonic() + self._startup_seconds
-            while not (line := _first_line(supervisor)):
-                supervisor.check()
-                if time.monotonic() > ends:
-                    raise CommandError("The demo server does not answer", "it did not start in time", "Run it again.")
-                time.sleep(0.01)
-            self.url = line
+            self.url = wait_until(lambda: _first_line(supervisor), self._startup_seconds, 0.01)
+            if not self.url:
+                raise CommandError("The demo server does not answer", "it did not start in time", "Run it again.")
             self._stack = stack.pop_all()
         return self
 
@@ -57,6 +53,14 @@ class DemoProcess:
 
 
 def _first_line(supervisor: SupervisorClient) -> str:
+    """Return the server's first line of output, or an empty string if there is none yet.
+
+    Raises:
+        CommandError: there is none, and the server has ended.
+    """
     log = supervisor.log("demo server")
     text = log.read_text(encoding="utf-8") if log.exists() else ""
-    return text.partition("\n")[0].strip() if "\n" in text else ""
+    if "\n" not in text:
+        supervisor.check()
+        return ""
+    return text.partition("\n")[0].strip()

@@ -26,6 +26,7 @@ import redis
 from config import limits
 from config.settings import FLOWER_CONF, REDIS_CONF
 from producer.local_fleet.supervisor_client import SupervisorClient
+from producer.waiting import wait_until
 from tasks import file_descriptors
 from tasks.broker import client as broker_client
 from tasks.errors import CommandError, UsageError
@@ -226,16 +227,18 @@ class Fleet:
         )
 
     def _wait_for(self, name: str, ready: Callable[[], bool], hint: str) -> None:
-        ends = time.monotonic() + _STARTUP_SECONDS
-        while not ready():
+        def is_ready() -> bool:
+            if ready():
+                return True
             self._supervisor.check(starting=True)
-            if time.monotonic() > ends:
-                raise CommandError(
-                    f"A process of the local fleet does not answer: {name}",
-                    f"it was started {_STARTUP_SECONDS:.0f} s ago; its last output: {self._supervisor.log_tail(name)}",
-                    hint,
-                )
-            time.sleep(0.01)
+            return False
+
+        if not wait_until(is_ready, _STARTUP_SECONDS, 0.01):
+            raise CommandError(
+                f"A process of the local fleet does not answer: {name}",
+                f"it was started {_STARTUP_SECONDS:.0f} s ago; its last output: {self._supervisor.log_tail(name)}",
+                hint,
+            )
 
 
 def check_size(size: FleetSize) -> None:

@@ -67,12 +67,12 @@ class RestartPolicy:
 
         ``code`` is subprocess's return code, negative for a signal; ``now`` is the time of the end in seconds.
         """
-        bound = KILLED if code < 0 else EXITED
-        ends = [end for end in self._ends.get(bound, []) if now - end < bound.seconds]
-        self._ends[bound] = [*ends, now]
-        if len(ends) >= bound.times:
+        intensity = KILLED if code < 0 else EXITED
+        ends = [end for end in self._ends.get(intensity, []) if now - end < intensity.seconds]
+        self._ends[intensity] = [*ends, now]
+        if len(ends) >= intensity.times:
             return None
-        recent = sum(now - end < 60.0 for some in self._ends.values() for end in some)
+        recent = sum(now - end < 60.0 for times in self._ends.values() for end in times)
         return min(_FIRST_DELAY_SECONDS * 2.0 ** (recent - 1), _MAX_DELAY_SECONDS)
 
 
@@ -197,20 +197,20 @@ def _send_report(report: dict[str, Any]) -> None:
 def main() -> None:
     """Supervise until standard input closes, or SIGTERM, SIGINT or SIGHUP arrives."""
     supervisor = Supervisor()
-    asked = False
+    stopping = False
 
-    def ask(*_: object) -> None:
-        nonlocal asked
-        asked = True
+    def stop(*_: object) -> None:
+        nonlocal stopping
+        stopping = True
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, ask)
+        signal.signal(number, stop)
     source = sys.stdin.fileno()
     os.set_blocking(source, False)
     selector = selectors.DefaultSelector()
     selector.register(source, selectors.EVENT_READ)
     pending = b""
-    while not asked:
+    while not stopping:
         if selector.select(_POLL_SECONDS):
             block = os.read(source, 65536)
             if not block:

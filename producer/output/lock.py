@@ -24,6 +24,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from producer.waiting import wait_until
 from tasks.errors import CommandError, UsageError
 from tasks.redaction import redacted
 from tasks.storage.store import PRIVATE_MODE, Store
@@ -140,10 +141,7 @@ def current_holder(place: Store | Path) -> LockHolder | None:
         # A shared lock: concurrent checks do not see each other as holders.
         if _try_lock(descriptor, fcntl.LOCK_SH, path, 0.0):
             return None
-        ends = time.monotonic() + _RETRY_SECONDS
-        while (found := _read(descriptor)) is None and time.monotonic() < ends:
-            time.sleep(_RETRY_INTERVAL_SECONDS)
-        return found or _UNKNOWN
+        return wait_until(lambda: _read(descriptor), _RETRY_SECONDS, _RETRY_INTERVAL_SECONDS) or _UNKNOWN
     finally:
         os.close(descriptor)
 
@@ -184,29 +182,30 @@ def _is_current(descriptor: int, path: Path) -> bool:
 
 def _try_lock(descriptor: int, kind: int, path: Path, seconds: float) -> bool:
     """Try to lock for some seconds; return whether that worked. Without lock support, warn and return True."""
-    ends = time.monotonic() + seconds
-    while True:
+
+    def try_once() -> bool:
         try:
             fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-            return True
         except BlockingIOError:
-            if time.monotonic() >= ends:
-                return False
-            time.sleep(_RETRY_INTERVAL_SECONDS)
-        except OSError as error:
-            if error.errno not in _UNSUPPORTED:
-                raise UsageError(
-                    f"The output folder {path.parent} can't be locked",
-                    f"{NAME}: {error.strerror or error}",
-                    "Check the file system of that folder, or choose another folder.",
-                ) from error
-            if kind == fcntl.LOCK_EX:
-                _log.warning(
-                    "the file system of %s does not support locks (%s): make sure no second producer works there",
-                    path.parent,
-                    error.strerror,
-                )
-            return True
+            return False
+        return True
+
+    try:
+        return wait_until(try_once, seconds, _RETRY_INTERVAL_SECONDS)
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:
+            raise UsageError(
+                f"The output folder {path.parent} can't be locked",
+                f"{NAME}: {error.strerror or error}",
+                "Check the file system of that folder, or choose another folder.",
+            ) from error
+        if kind == fcntl.LOCK_EX:
+            _log.warning(
+                "the file system of %s does not support locks (%s): make sure no second producer works there",
+                path.parent,
+                error.strerror,
+            )
+        return True
 
 
 def _taken_error(folder: Path, other: LockHolder) -> UsageError:

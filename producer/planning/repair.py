@@ -39,7 +39,7 @@ def repair_plan(record: RunFile, store: Store, shards: int) -> None:
     if not broken:
         return
     first = next(iter(broken.values()))
-    if not url_list.is_same(record.source, record.fingerprint):
+    if not url_list.is_unchanged(record.source, record.fingerprint):
         raise _unrepairable_error(first, record)
     # Compare everything before writing anything. Memory holds one shard at a time, however many are damaged.
     for shard, requests in _first_shards(url_list.read(record.source), record, min(max(broken) + 2, shards)):

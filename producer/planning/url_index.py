@@ -71,7 +71,7 @@ class UrlIndex:
             OSError: the index can't be written or read.
         """
         if self._records is None:
-            self._records = self._sorted()
+            self._records = self._build_records()
         key = _hash(url)
         first = bisect.bisect_left(self._records, key)
         found = (self._records[number] for number in range(first, min(first + _MAX_PLACES, len(self._records))))
@@ -84,7 +84,7 @@ class UrlIndex:
         self._written.update(self._buffered)
         self._buffered.clear()
 
-    def _sorted(self) -> _Records:
+    def _build_records(self) -> _Records:
         path = self._folder / "records"
         with path.open("wb") as file:
             for number in sorted(self._written | self._buffered.keys()):

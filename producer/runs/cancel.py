@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -12,6 +11,7 @@ from producer.output import lock
 from producer.output.folder import unwritable_error
 from producer.output.lock import LockHolder
 from producer.output.run_file import RunFile, State, resume_command
+from producer.waiting import wait_until
 from tasks.broker import client as broker_client
 from tasks.errors import CommandError, StorageError
 from tasks.storage.store import Store
@@ -78,12 +78,9 @@ def _wait_for_producer(store: Store) -> None:
     Raises:
         CommandError: its producer does not end in time.
     """
-    deadline = time.monotonic() + _CANCEL_TIMEOUT_SECONDS
-    while lock.current_holder(store) is not None:
-        if time.monotonic() > deadline:
-            raise CommandError(
-                "The run has not ended",
-                f"its producer was told to cancel it, but is still running {_CANCEL_TIMEOUT_SECONDS:.0f} s later",
-                "Check the producer's output, or stop it by Ctrl-C.",
-            )
-        time.sleep(0.1)
+    if not wait_until(lambda: lock.current_holder(store) is None, _CANCEL_TIMEOUT_SECONDS, 0.1):
+        raise CommandError(
+            "The run has not ended",
+            f"its producer was told to cancel it, but is still running {_CANCEL_TIMEOUT_SECONDS:.0f} s later",
+            "Check the producer's output, or stop it with Ctrl-C.",
+        )

@@ -70,7 +70,7 @@ def remaining_requests(record: RunFile, store: Store, planned: PlanProgress) -> 
     Raises:
         CommandError: the list is gone or has changed. The run downloads its planned images before it reports this.
     """
-    if not url_list.is_same(record.source, record.fingerprint):
+    if not url_list.is_unchanged(record.source, record.fingerprint):
         raise _source_changed_error(record, planned)
     requests = url_list.read(record.source)
     last = load_requests(planned.shards - 1, store, record.id) if planned.shards else []

@@ -96,13 +96,13 @@ def fingerprint(source: str) -> str | None:
     return f"{size}:{digest.hexdigest()}"
 
 
-def is_same(source: str, printed: str | None) -> bool:
+def is_unchanged(source: str, expected: str | None) -> bool:
     """Return whether a URL list can be read again and still has this fingerprint."""
-    return printed is not None and fingerprint(source) == printed
+    return expected is not None and fingerprint(source) == expected
 
 
 def explain_difference(source: str) -> str:
-    """Return the reason why `is_same` is false, for messages."""
+    """Return the reason why `is_unchanged` is false, for messages."""
     if source == STANDARD_INPUT:
         return "the list was read from standard input"
     return f"the list {source} is missing or has changed"
