@@ -157,7 +157,7 @@ def _find_troubles(out: Path, workers: Sequence[WorkerInfo]) -> dict[str, ProbeR
 def folder_hint(result: ProbeResult) -> str:
     """Return advice for a folder that a worker can't use."""
     if not result.allowed:
-        return "Set IMAGEFLEET_STORE_ROOTS in the worker's environment to a parent folder, or choose another --out."
+        return "Set IMAGEFLEET_STORE_ROOTS for the worker to a parent of this folder, or choose another --out."
     if not result.same:
         return f"{SHARE_HINT} All must write as the same user."
     return "Give the worker's user permission to write there, and make sure the disk has space."
