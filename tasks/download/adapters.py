@@ -1,7 +1,7 @@
 """Adapters for requests with guarded connections, one for each thread.
 
-Creating an `ssl.SSLContext` takes 20 ms, so all threads share one. requests would load the certificates for every
-connection, which is disabled.
+Creating an `ssl.SSLContext` takes 20 ms, so all threads share one. By default, requests loads the certificates for
+every connection; this is disabled.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ class _Pool:
     def urlopen(self: Any, method: str, url: str, *, headers: Mapping[str, str], **_: Any) -> HTTPResponse:
         """Send a request and return the response, with its body unread.
 
-        A server may close an idle connection just when a request is sent. So a request that fails on a reused
-        connection before the first byte of the response is repeated once, on a new connection, as in browsers and curl.
-        A 408 on a reused connection is repeated, too: some servers announce by it that they close.
+        A server may close an idle connection just when a request is sent. So if a reused connection fails before the
+        first byte of the response, the request is repeated once, on a new connection, as in browsers and curl. It is
+        also repeated after a 408 on a reused connection, by which some servers announce that they close it.
         """
         connection = self._get_conn()
         reused = connection.sock

@@ -7,8 +7,8 @@ Addresses that the operator denies (``IMAGEFLEET_DENY_NETWORKS``) are never perm
 
 With a proxy, the proxy resolves the names, so only the names and ports are checked here.
 
-requests-hardened checks addresses, too. But it has no lists of denied networks and ports, its judgement of an IPv6
-address depends on the version of Python, and it opens urllib3's own connections, which keep no deadline.
+requests-hardened checks addresses, too, but has no lists of denied networks and ports. Its judgement of an IPv6 address
+depends on the version of Python. And it opens urllib3's own connections, which keep no deadline.
 """
 
 from __future__ import annotations
