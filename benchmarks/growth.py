@@ -26,7 +26,7 @@ from benchmarks import records, web
 from benchmarks.pictures import ImageKind, create_gallery
 from benchmarks.watched import MeasuredFleet, RunUsage, Size
 from config import limits
-from producer.demo.pictures import draw_image
+from producer.demo.drawing import draw_image
 from producer.local_fleet.fleet import cores
 
 _NAME = "growth"

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from PIL import Image, ImageChops
 
-from producer.demo.pictures import draw_image
+from producer.demo.drawing import draw_image
 
 #: Number of different images. Drawing thousands would take minutes, so each file gets a unique comment instead.
 DRAWN = 200

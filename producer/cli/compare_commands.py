@@ -232,15 +232,15 @@ def _show_comparison(comparison: Comparison, out: Path, as_json: bool) -> None:
     from producer.comparison import chart
     from producer.doctor import folder_checks
 
-    picture, numbers = out / "comparison.svg", out / folder_checks.COMPARISON
-    chart.draw(comparison, picture)
-    facts = {**comparison.to_json(), "out": str(out.resolve()), "chart": str(picture.resolve())}
+    chart_file, numbers = out / "comparison.svg", out / folder_checks.COMPARISON
+    chart.draw(comparison, chart_file)
+    facts = {**comparison.to_json(), "out": str(out.resolve()), "chart": str(chart_file.resolve())}
     numbers.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     current_result().emit(facts)
     if as_json:
         return
     show(render.render_comparison(comparison))
-    click.echo(f"Images are in {out}, a folder for each way; the chart is {picture}.")
+    click.echo(f"Images are in {out}, a folder for each way; the chart is {chart_file}.")
 
 
 def _new_folder(name: str) -> Path:

@@ -1,6 +1,6 @@
 """The demo image server: images drawn from their number, and a route per fault. It imports nothing of the fleet."""
 
-from producer.demo.pictures import draw_image
+from producer.demo.drawing import draw_image
 from producer.demo.server import ROUTES, DemoError, DemoOptions, DemoServer, serve
 
 __all__ = ["ROUTES", "DemoError", "DemoOptions", "DemoServer", "draw_image", "serve"]

@@ -11,8 +11,8 @@ from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
+from producer.demo.drawing import LARGEST_SIDE, draw_image
 from producer.demo.http import Request, number, response_head
-from producer.demo.pictures import LARGEST_SIDE, draw_image
 
 __all__ = ["IMAGE_NAME", "IMAGE_PATH", "DrawingCache", "DrawnImage", "Gallery", "ImageSpec", "image_path"]
 

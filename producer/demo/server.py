@@ -22,11 +22,11 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from producer.demo.connection import Connection
+from producer.demo.drawing import LARGEST_SIDE, draw_image
 from producer.demo.faults import FAULTS
 from producer.demo.gallery import DrawnImage, Gallery
 from producer.demo.http import Reply, Request, RequestRefusedError
 from producer.demo.pages import PAGES
-from producer.demo.pictures import LARGEST_SIDE, draw_image
 
 __all__ = ["ROUTES", "DemoError", "DemoOptions", "DemoServer", "draw_image", "serve"]
 

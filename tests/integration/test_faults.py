@@ -11,7 +11,7 @@ from urllib.parse import quote, urlsplit
 import pytest
 
 from producer.demo import ROUTES
-from producer.demo.pictures import draw_image
+from producer.demo.drawing import draw_image
 from tasks.model import Reason, Status
 from tests.integration import processes
 
