@@ -55,7 +55,7 @@ def inspect_folder(store: Store) -> list[Finding]:
 
 @dataclass(frozen=True, slots=True)
 class SpaceNeed:
-    """Bytes a run will take, estimated from its finished shards: for the shards in flight at once, and in all."""
+    """Bytes a run will take for shards in flight, and for all remaining ones, estimated from its finished shards."""
 
     in_flight: float
     remaining: float

@@ -214,7 +214,7 @@ class Fleet:
         for name, core in zip(names, _assign_cores(len(names)), strict=True):
             argv = worker_argv(f"{name}@%h", self.size.concurrency)
             self._supervisor.start(name, argv, env, _WORKER_GRACE_SECONDS, core, restart=True)
-        # Importing Celery takes as long as the workers' start, which goes on meanwhile.
+        # Importing Celery takes as long as starting the workers, so do both at the same time.
         from tasks.celery import app, use_broker
 
         use_broker(self.broker_url)

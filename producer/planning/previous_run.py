@@ -82,7 +82,7 @@ class PreviousRun:
     def join(self, requests: Iterable[ImageRequest], shard_size: int) -> Iterator[ImageRequest]:
         """Yield the requests, each with the previous run's image of its URL, if that has one.
 
-        They are read one shard at a time, so that a slow source of requests delays no shard further.
+        They are read one shard at a time, so a slow source delays a shard no longer than without this join.
 
         Raises:
             CommandError: a manifest of the previous run is damaged. This is raised before the first request, unless
