@@ -346,6 +346,6 @@ def test_paused_redis_declares_no_one_dead(own_redis: str, demo_url: str, tmp_pa
         os.kill(pid, signal.SIGCONT)
         processes.eventually(lambda: len(server.keys(keys.heartbeat("*"))) == 2, "heartbeats")
         time.sleep(2 * limits.HEARTBEAT_INTERVAL)
-        assert "is gone" not in one.err + two.err
+        assert "is dead" not in one.err + two.err
         for worker in (one, two):
             worker.process.kill()
