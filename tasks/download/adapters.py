@@ -39,7 +39,7 @@ _POOLED_HOSTS = 10
 
 
 class _Request(PreparedRequest):
-    """A request with its parsed URL, which requests would parse five times."""
+    """A request with its parsed URL, because requests would parse the text of the URL five times."""
 
     parsed_url: Url
 
@@ -52,7 +52,8 @@ class _Pool:
 
         A server may close an idle connection just when a request is sent. So if a reused connection fails before the
         first byte of the response, the request is repeated once, on a new connection, as in browsers and curl. It is
-        also repeated after a 408 on a reused connection, by which some servers announce that they close it.
+        also repeated after a 408 on a reused connection, because some servers send 408 when they close an idle
+        connection.
         """
         connection = self._get_conn()
         reused = connection.sock
@@ -94,7 +95,7 @@ class GuardedAdapter(HTTPAdapter):
 
     def __init__(self, guard: Guard, tls: Tls, lenient: bool) -> None:
         self._guard, self._tls, self._lenient, self._current_deadline = guard, tls, lenient, CurrentDeadline()
-        #: The host of the last request, and its pool: in most lists, the next image is on the same host.
+        #: The host and pool of the last request. In most lists, the next image is on the same host.
         self._last: tuple[tuple[str, str, int], Any] | None = None
         super().__init__(pool_connections=_POOLED_HOSTS, pool_maxsize=1)
 
@@ -147,7 +148,7 @@ class GuardedAdapter(HTTPAdapter):
         """Return the response without parsing cookies or a text encoding, which images do not need."""
         response = Response()
         response.status_code, response.reason, response.raw = resp.status, resp.reason, resp
-        # These ignore case, too.
+        # urllib3's mapping of the headers ignores case, as the mapping of requests does.
         response.headers = resp.headers
         return response
 
@@ -169,7 +170,7 @@ class GuardedAdapter(HTTPAdapter):
         self._current_deadline.tls_unverified = False
         request = _Request()
         request.method, request.url, request.parsed_url = "GET", url.text, url
-        # The connection sends them as they are; requests does not look any of them up.
+        # The connection sends the headers unchanged, and requests reads none of them.
         request.headers = headers  # type: ignore[assignment]
         if url.userinfo is not None:
             name, _, password = url.userinfo.partition(":")
@@ -241,7 +242,7 @@ def request_headers(options: HeaderOptions, contact: str | None, same_host: bool
         known["Referer"] = checked_value(options.referer)
     if same_host:
         known.update(checked_header(name, value) for name, value in options.extra)
-    # Writing a plain dict takes a third of the time.
+    # The connection writes the fields of a plain dict in a third of the time.
     return dict(known.items())
 
 
@@ -281,8 +282,8 @@ class Sessions:
         """Return the calling thread's adapter.
 
         Args:
-            insecure: whether to accept servers that can't be verified, if this is allowed. Such a run has its own
-                adapter, so its connections are never used for a run with verification.
+            insecure: whether to accept servers that can't be verified, if the worker's operator allows this. Such a run
+                has its own adapter, so its connections are never used for a run with verification.
         """
         lenient = insecure and self.allows_insecure_tls
         name = "lenient_adapter" if lenient else "adapter"

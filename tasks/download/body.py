@@ -1,4 +1,4 @@
-"""Read the body of a response within its limits, and keep an interrupted body to request only its rest."""
+"""Read a response's body within the run's limits. Keep an interrupted body, to request only the rest of it."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ from tasks.model import FetchOptions
 _BLOCK_BYTES = 64 * 1024
 #: The body of a refused request is read to its end up to this size, so that the next image can use the connection.
 _MAX_DRAIN_BYTES = 64 * 1024
-#: With a Location, these statuses are redirects: the whole class except 304, as in curl.
+#: A response with one of these statuses and a Location is a redirect: all of 3xx except 304, as in curl.
 REDIRECT_STATUSES = frozenset(range(300, 400)) - {http.HTTPStatus.NOT_MODIFIED}
-#: With each of these statuses, the body is the image.
+#: The body of a response with one of these statuses is the image.
 _SUCCESS_STATUSES = range(200, 300)
 
 
@@ -56,8 +56,8 @@ class BodyReader:
         """Return the body of a final response and close the response; b"" if the image is unchanged.
 
         Args:
-            response: with its body unread.
-            url: the URL that sent it.
+            response: the response, with its body unread.
+            url: the URL that sent the response.
             conditional: whether the request was conditional, so that 304 is a valid status.
 
         Raises:
@@ -85,7 +85,7 @@ class BodyReader:
         blocks = [received] if received else []
         try:
             size = self._read_blocks(response, url, blocks)
-            # A range refers to the encoded body, so it tells nothing about the size of a decoded one.
+            # The total size in a Content-Range is the encoded body's, so it does not apply to a decoded body.
             if total_size not in (None, size) and "Content-Encoding" not in response.headers:
                 raise TruncatedError(f"the body has {size} bytes instead of {total_size}", http_status=status)
         except FetchError as error:
@@ -143,7 +143,7 @@ class BodyReader:
         """Refuse the image if its server opts out.
 
         Raises:
-            OptedOutError: it does, and the user does not ignore opt-outs.
+            OptedOutError: the server opts out, and the user does not ignore opt-outs.
         """
         if self.options.ignore_opt_out or "X-Robots-Tag" not in response.headers:
             return

@@ -21,7 +21,7 @@ class PartialBody:
     body: bytes
     #: The size of the whole body in bytes; None if the server did not give it.
     total_size: int | None
-    #: The version that the rest must belong to, for If-Range: a strong ETag, or the Last-Modified.
+    #: The value of If-Range, which names the version of the body: a strong ETag, or the Last-Modified.
     validator: str
     #: The ETag of the first response.
     etag: str | None
@@ -61,8 +61,8 @@ def resumable_body(url: str, headers: Mapping[str, str], body: bytes) -> Partial
     """Return the beginning of a body; None if the server does not support requests for the rest of this version.
 
     Args:
-        url: the URL that sent it.
-        headers: the response's; their Content-Length has been validated.
+        url: the URL that sent the body.
+        headers: the headers of the response, with a validated Content-Length.
         body: the received bytes, without a content coding.
     """
     etag = headers.get("ETag")

@@ -10,8 +10,8 @@ from tasks.model import URL_LIMIT, PreviousImage
 
 _ETAG = re.compile(r'(?:W/)?"[\x21\x23-\x7e]*"')
 _DATE = re.compile(r"[A-Z][a-z]{2}, [0-9]{2} [A-Z][a-z]{2} [0-9]{4} [0-9]{2}:[0-9]{2}:[0-9]{2} GMT")
-#: A final URL is stored up to a number of bytes of JSON, in which a backslash takes two. A URL with fewer characters
-#: than this, and without a backslash, was not cut.
+#: A long final URL is cut before it is stored. The limit is in bytes of JSON, where a backslash takes two bytes. So a
+#: stored URL was not cut if it has fewer characters than this, and no backslash.
 _MAX_KEPT_URL = URL_LIMIT - 40
 
 
@@ -25,7 +25,10 @@ class Validators:
     url: str | None
 
     def came_from(self, url: str | None) -> bool:
-        """Tell whether this URL, in the form of ``url``, sent the validators; to other URLs they mean nothing."""
+        """Tell whether the validators came from this URL; validators mean nothing to other URLs.
+
+        ``url`` has the same form as the field: redacted, or None for the URL in the list.
+        """
         return url == self.url
 
     def conditional_headers(self, headers: Mapping[str, str]) -> Mapping[str, str]:
@@ -37,8 +40,7 @@ class Validators:
 def usable_validators(previous: PreviousImage) -> Validators | None:
     """Return the validators of a previous run's image; None if it has no usable ones.
 
-    A validator is usable if its form is valid, which also shows that it was not cut. The final URL must not be cut
-    either.
+    A validator is usable if its form is valid; the form of a cut one is not. The final URL must not be cut either.
     """
     url = previous.final_url
     if url is not None and (len(url) >= _MAX_KEPT_URL or "\\" in url):

@@ -1,8 +1,8 @@
 """Guarded HTTP connections: open a permitted socket, send a GET request, and parse the header of the response.
 
 At 15 KB per image, urllib3 and the standard library spend a third of a download's CPU on the few lines of headers: they
-parse a response's header as an email, and write a request's header line by line. Here a header is written and read at
-once.
+parse a response's header as an email, and write a request's header line by line. Here, a request's header is written at
+once, and a response's header is split into lines and fields, nothing more.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from tasks.errors import FetchError
 #: The maximum size of a response header in bytes, and its maximum number of fields: more than curl and browsers allow.
 MAX_HEADER_BYTES = 512 * 1024
 MAX_FIELDS = 5000
-#: Validators; if a response has two different values of one, both are ignored.
+#: Validators. If a response has two different values for the same validator, both values are ignored.
 _VALIDATORS = ("etag", "last-modified")
-#: HTTP/1.x, as servers write it: the reason may be missing, or the space before it. HTTP/2 comes from proxies that copy
-#: the status line of another connection.
+#: The status line of HTTP/1.x, as servers write it: the reason may be missing, or the space before the reason. HTTP/2
+#: comes from proxies that copy the status line of another connection.
 _STATUS_LINE = re.compile(rb"HTTP/(1\.[0-9]|2(?:\.0)?)[ \t]+([1-9][0-9]{2})(?![0-9])(.*)", re.IGNORECASE | re.DOTALL)
 _CHUNK_SIZE = re.compile(rb"[0-9a-fA-F]{1,16}")
 #: The maximum length of a line with a chunk's size, in bytes. Its extensions are skipped.
@@ -59,7 +59,8 @@ class Response(http.client.HTTPResponse):
         """Read the header (RFC 9112); interim responses are skipped.
 
         Raises:
-            http.client.HTTPException: it is not HTTP, is incomplete, or gives the body's length in two ways.
+            http.client.HTTPException: the header is not HTTP, is incomplete or too large, or is ambiguous about the
+                body.
         """
         while True:
             version, status, reason = self._read_status_line()
@@ -74,7 +75,7 @@ class Response(http.client.HTTPResponse):
         self.length = None if coded else self._announced_length()
         if status in (http.HTTPStatus.NO_CONTENT, http.HTTPStatus.NOT_MODIFIED, http.HTTPStatus.SWITCHING_PROTOCOLS):
             self.length, self.chunked = 0, False
-        # A body without a length ends with the connection.
+        # A body without a length ends when the server closes the connection.
         self.will_close = (
             self.will_close is True
             or self._check_close()  # type: ignore[attr-defined]
@@ -125,7 +126,7 @@ class Response(http.client.HTTPResponse):
             if colon and name and not name[-1].isspace():
                 fields.append((name.lower(), value.strip()))
         else:
-            # The field with the body's length may be among the missing ones.
+            # One of the missing fields may be the length of the body.
             raise http.client.IncompleteRead(b"")
         found = HTTPHeaderDict()
         different = dict.fromkeys(fields)
@@ -143,7 +144,7 @@ class Response(http.client.HTTPResponse):
         Codings other than chunked are appended to the content codings, because both are decoded in the same way.
 
         Raises:
-            BadHeaderError: chunked is not the last one, so the end of the body is unknown.
+            BadHeaderError: chunked is not the last coding, so the end of the body is unknown.
         """
         names = content_codings.parse(self.headers["transfer-encoding"])
         if not names:
@@ -156,19 +157,22 @@ class Response(http.client.HTTPResponse):
         if names:
             applied = [*content_codings.parse(self.headers.get("content-encoding", "")), *names]
             self.headers["content-encoding"] = ", ".join(applied)
-        # A Content-Length besides it is ignored. It may be an attempt to make us misread the next response, so the
-        # connection is not reused. Neither is one with HTTP/1.0, which has no transfer codings.
+        # A Content-Length next to Transfer-Encoding is ignored. It may be an attempt to make us misread the next
+        # response, so the connection is not reused. A connection with HTTP/1.0 is not reused either, because HTTP/1.0
+        # has no transfer codings.
         if "content-length" in self.headers or self.version == 10:
             self.headers.discard("content-length")
             self.will_close = True
         return True
 
     def _announced_length(self) -> int | None:
-        """Return the Content-Length; None if it is missing or not a number: then the body ends with the connection.
+        """Return the Content-Length; None if it is missing or not a number.
+
+        Without a length, the body ends when the server closes the connection.
 
         Raises:
-            BadHeaderError: there are two lengths, one of them perhaps meant for another recipient, or it has too many
-                digits.
+            BadHeaderError: there are two different lengths, and one may be meant for another recipient; or the length
+                has too many digits.
         """
         announced = self.headers.get("content-length")
         if announced is None:
@@ -220,7 +224,7 @@ class GuardedConnection(HTTPConnection):
 
     def __init__(self, host: str, *args: Any, **options: Any) -> None:
         super().__init__(host, *args, **options)
-        #: The host with its trailing dot, which `host` drops. Names are resolved as given.
+        #: The host as given, to resolve it. A trailing dot is kept here, but dropped in `host`.
         self.full_host = host
 
     def _new_conn(self) -> Any:
@@ -279,7 +283,7 @@ class GuardedConnection(HTTPConnection):
             headers: the header fields except Host.
 
         Raises:
-            http.client.InvalidURL: the URL would end its line.
+            http.client.InvalidURL: the URL has characters that would end the request line.
         """
         if not TARGET.fullmatch(url):
             raise http.client.InvalidURL(f"the URL has characters not allowed in a request: {url[:80]!r}")
@@ -354,7 +358,7 @@ class GuardedTlsConnection(GuardedConnection, HTTPSConnection):
     def request(  # type: ignore[override]
         self, method: str, url: str, *, headers: Mapping[str, str] | None = None, **options: Any
     ) -> None:
-        """Send a GET request, and record if the server was not verified."""
+        """Send a GET request, and record whether the server was unverified."""
         super().request(method, url, headers=headers, **options)
         if not self.is_verified:
             self.current_deadline.tls_unverified = True

@@ -1,7 +1,7 @@
 """Decode content and transfer codings while a body is read (RFC 9110, section 8.4; RFC 9112, section 7). No I/O.
 
-Headers are compared with the data. A body that begins as an image is not compressed, whatever its headers say, and a
-coding named twice may have been applied once.
+Headers can be wrong, so they are compared with the data. A body that begins as an image is not compressed, whatever its
+headers say. A coding named twice may have been applied only once.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def decode(pieces: Iterable[bytes], names: Sequence[str], status: int) -> Iterat
 
     Args:
         pieces: the encoded body.
-        names: the applied codings in order, as `parse` returns them. Names other than registered codings (``utf-8``,
+        names: the applied codings in order, as `parse` returns them. Names that are not registered codings (``utf-8``,
             ``aws-chunked``) are ignored.
         status: the response's status, for errors.
 
@@ -119,7 +119,7 @@ def _deflate(pieces: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def _flush(inflater: zlib._Decompress) -> Iterator[bytes]:
-    """Return the remaining output of a decoder after all of its input.
+    """Return a decoder's remaining output after the end of its input.
 
     Raises:
         _IncompleteError: the input has no end.
@@ -138,7 +138,7 @@ def _brotli(pieces: Iterator[bytes]) -> Iterator[bytes]:
             _discard(pieces)
             return
         yield inflater.process(piece, output_buffer_limit=_PIECE_BYTES)
-        # It may still have output, although it accepts more input.
+        # The decoder may still have output, even when it already accepts more input.
         while (found := inflater.process(b"", output_buffer_limit=_PIECE_BYTES)) or not inflater.can_accept_more_data():
             yield found
     if not inflater.is_finished():

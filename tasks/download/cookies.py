@@ -1,4 +1,4 @@
-"""The cookies of one download: set by redirects, sent to the permitted hosts, and forgotten at its end.
+"""The cookies of one download: set by redirects, sent to the permitted hosts, and forgotten when the download ends.
 
 http.cookiejar of the standard library, which requests also uses, decides which host gets a cookie. A cookie for a
 two-part domain under a country code (``.co.uk``) is refused.
@@ -16,7 +16,8 @@ from urllib.request import Request
 
 from tasks.download.urls import Url
 
-#: The maximum size of all cookies in one download, in bytes. Few servers accept requests with more than half of it.
+#: The maximum size of all cookies in one download, in bytes. Few servers accept a request with cookies of more than
+#: half this size.
 _MAX_BYTES = 16 * 1024
 #: A cookie that can be sent back unchanged, on one line.
 _PLAIN = re.compile(r"[\x20-\x7e]+")
@@ -48,7 +49,7 @@ class Cookies:
         self._jar.extract_cookies(cast("Any", SimpleNamespace(info=lambda: message)), Request(url.text))  # noqa: S310
 
     def header_value(self, url: Url) -> str | None:
-        """Return the Cookie header for a request of this URL; None if no cookie is for it."""
+        """Return the Cookie header for a request of this URL; None if there is no cookie for the URL."""
         request = Request(url.text)  # noqa: S310  # nothing is opened
         self._jar.add_cookie_header(request)
         return request.get_header("Cookie")

@@ -44,7 +44,7 @@ class Download:
     final_url: str | None
     etag: str | None
     last_modified: str | None
-    #: Whether a server was not verified, that of a redirect or of the image.
+    #: Whether a server was not verified: the server of the image, or of a redirect to it.
     tls_unverified: bool = False
 
     @property
@@ -74,7 +74,7 @@ class Downloader:
         Args:
             url: as the URL list has it.
             options: the run's limits and retries.
-            deadline: for all attempts together.
+            deadline: the deadline of all attempts together.
             on_attempt: called before each attempt.
             prior_attempts: attempts of earlier deliveries, which count against ``options.retries``.
             validators: for a conditional request; if the image is unchanged, the Download is ``unchanged`` and has no
@@ -107,7 +107,8 @@ class Downloader:
         unverified = False
         url = start
         cookies: Cookies | None = None
-        # The cookies of the request: the same URL may answer differently with other cookies.
+        # The request's Cookie header. A loop is a repeated URL with the same cookies, because a server may answer
+        # differently to other cookies.
         cookie: str | None = None
         seen = {(url.text, cookie)}
         headers = request_headers(options.headers, self._sessions.contact, True)
@@ -144,7 +145,7 @@ def create_downloader(allow: Iterable[str] | None = None, proxied: bool = True) 
     """Create the downloader configured by this process's environment.
 
     Args:
-        allow: networks and hosts that may be connected to besides public addresses, instead of those in
+        allow: networks and hosts to allow in addition to public addresses; this list replaces
             IMAGEFLEET_ALLOW_NETWORKS.
         proxied: whether to use the proxy in IMAGEFLEET_PROXY; False for servers on this machine.
 
@@ -167,8 +168,8 @@ def _with_range_or_validators(
 ) -> tuple[Mapping[str, str], bool]:
     """Return the headers of a request, and whether it is conditional.
 
-    With an interrupted body, only its rest is requested, without validators: the interrupted body is newer than the
-    previous run's image, or no validators were sent for it.
+    If a body was interrupted, only its rest is requested, without validators. They are not needed: either the
+    interrupted body is newer than the previous run's image, or it was requested without validators.
     """
     if partial is not None:
         return partial.range_headers(headers), False
@@ -188,7 +189,7 @@ def _add_context(error: FetchError, final_url: str | None, options: FetchOptions
 
 
 def _keeps_credentials(before: urls.Url, after: urls.Url) -> bool:
-    """Tell whether a redirect may get the credentials: it has the same origin, or is the same host's https."""
+    """Tell whether a redirect may get the credentials: it leads to the same origin, or to https on the same host."""
     if before.host != after.host:
         return False
     origin, target = (before.scheme, before.port), (after.scheme, after.port)
@@ -209,12 +210,12 @@ def _send_request(adapter: GuardedAdapter, url: urls.Url, deadline: Deadline, he
 
 
 def _redirect_location(response: Response, deadline: Deadline) -> str | None:
-    """Return the Location of a redirect, and discard its body.
+    """Return the Location of a redirect, and discard the body.
 
     Return None if there is no Location; then the body is left unread, because it may be the image.
 
     Raises:
-        RedirectError: there are two Locations, of which one may be meant for another client.
+        RedirectError: there are two different Locations, and one may be meant for another client.
     """
     locations = response.raw.headers.getlist("Location")
     if len(locations) > 1:
@@ -233,7 +234,7 @@ def _next_hop(response: Response, url: urls.Url, location: str, options: FetchOp
     """Return the URL that a redirect leads to.
 
     Raises:
-        RedirectError: it is not a URL, or leads from https to http, which the user does not allow.
+        RedirectError: the Location is not a valid URL, or it leads from https to http and the user does not allow this.
     """
     status = response.status_code
     try:

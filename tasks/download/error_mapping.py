@@ -35,7 +35,7 @@ def error_for_status(response: Response) -> FetchError:
     """Return the error for a response with an error status, or with a status that imagefleet does not expect."""
     status = response.status_code
     text = f"HTTP {status} {response.reason or ''}".strip()
-    # Of several waits, the longest counts.
+    # If there is more than one Retry-After, the longest wait counts.
     waits = [parse_retry_after(value) for value in response.raw.headers.getlist("Retry-After")]
     retry_after = max((wait for wait in waits if wait is not None), default=None)
     if status == http.HTTPStatus.TOO_MANY_REQUESTS:
