@@ -1,9 +1,10 @@
 """Count finished tasks' chord parts and acknowledge their messages, in batches.
 
-Celery counts each part in a round trip of its own, in the slot's thread. The thread that receives messages wakes up to
-acknowledge each one. Here a slot passes both to one thread and continues with the next image. That thread collects them
-for a moment, then needs a few round trips for all. A message is acknowledged only after its part is counted, so a
-worker that dies in between loses no task: the task runs again, and its part, identified by the task's id, counts once.
+Celery counts each part in a round trip of its own, in the slot's thread. For each acknowledgement, it wakes the thread
+that receives messages. Here, a slot passes the part and the message to the batcher's thread, and continues with the
+next image. The batcher's thread collects parts and messages for a moment, and then needs a few round trips for all of
+them. It acknowledges a message only after the part is counted. So if a worker dies in between, no task is lost: the
+task runs again, and its part counts only once, because the task's id identifies the part.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from tasks.broker.redis_retry import retry_until_redis_is_back, worker_is_stoppi
 from tasks.broker.snapshot import snapshot
 
 _log = logging.getLogger(__name__)
-#: Seconds to wait for a batch, because a round trip and a switch of threads cost more than a part.
+#: Seconds to collect a batch. Counting a part costs less than a round trip and a switch of threads.
 _BATCH_SECONDS = 0.02
 #: Seconds a stopping worker waits for unfinished batches.
 _FINISH_SECONDS = 10.0
@@ -61,7 +62,7 @@ class AckBatcher:
             self._start()
 
     def finish(self) -> None:
-        """Wait until all batches are finished, at most ten seconds; other workers get the remaining tasks."""
+        """Wait until all batches are finished, at most ten seconds. Other workers get the remaining tasks."""
         deadline = time.monotonic() + _FINISH_SECONDS
         while self.pending() and time.monotonic() < deadline:
             time.sleep(0.01)
@@ -83,7 +84,7 @@ class AckBatcher:
             try:
                 self._flush()
             except redis.RedisError as error:
-                # Only a stopping worker gives up waiting. Its unacknowledged tasks are requeued.
+                # Errors are retried until the worker stops. Then its unacknowledged tasks are requeued.
                 _log.warning("could not acknowledge finished tasks: %s", error)
             except Exception:  # noqa: BLE001  # the thread must survive, or nothing more would be acknowledged
                 _log.exception("internal error while acknowledging tasks")
@@ -106,7 +107,7 @@ class AckBatcher:
             channel.qos.flush()
         loop = get_event_loop()
         if loop is not None:
-            # There is room for messages now. Wake the thread that receives them.
+            # There is room for more messages now. Wake the thread that receives messages.
             loop.call_soon(_do_nothing)
 
 
@@ -117,7 +118,7 @@ class BatchedRequest(Request):  # type: ignore[misc]  # Celery has no annotation
     acknowledged: bool
 
     def __init__(self, message: Any, **options: Any) -> None:
-        # Celery decodes the body to inspect it, and the slot would decode it again.
+        # Celery inspects the body, and therefore decodes it. Keep the result, or the slot would decode the body again.
         super().__init__(message, **{**options, "body": message.payload, "decoded": True})
 
     def acknowledge(self) -> None:

@@ -1,10 +1,10 @@
 """Extend Celery's Redis backend: count chord parts in batches, and retry while Redis is unreachable.
 
 Celery counts each part with a script in a round trip of its own, and tries once. If Redis restarts at that moment, the
-chord stays incomplete for ever, although the image is saved. Here the parts of one moment are counted by one script for
-each chord (``count_chord_parts.lua``), repeated until Redis has executed it. The resulting data in Redis is that of
-Celery's script, so workers with and without this backend can count the same chord. Celery's own code starts a chord's
-body, the collect task.
+chord stays incomplete for ever, although the image is saved. Here, one script call counts all parts of a batch that
+belong to the same chord (``count_chord_parts.lua``). The call is repeated until Redis has executed it. The script
+leaves the same data in Redis as Celery's script, so workers with and without this backend can count parts of the same
+chord. Celery's own code still starts the chord's body, the collect task.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from tasks.broker.redis_retry import retry_until_redis_is_back
 _COUNT = Path(__file__).with_name("count_chord_parts.lua").read_text(encoding="utf-8")
 #: The expiry of a chord's keys is renewed after this many parts.
 _RENEW_EVERY = 100
-#: Suffixes of a chord's keys, in the order of the script's; the last is the claim.
+#: Suffixes of a chord's keys, in the order of the script's keys. The last key is the claim.
 _KEY_SUFFIXES = (".j", ".t", ".s", ".d", "", ".c")
 
 
@@ -52,7 +52,7 @@ class ChordPart:
 
 @dataclass(frozen=True, slots=True)
 class UnloggedResult:
-    """A result without a text for Celery's log and events, because such a text costs time for each image."""
+    """A result that is not formatted for Celery's log and events, because formatting costs time for each image."""
 
     value: Any
 
@@ -60,12 +60,12 @@ class UnloggedResult:
 class BatchingBackend(RedisBackend):  # type: ignore[misc]  # Celery has no annotations
     """Celery's backend with batched counting of parts. Each thread has its own instance."""
 
-    #: The names of the tasks with parts counted by the batcher.
+    #: The names of the tasks with batched counting.
     batched_tasks: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        # A server keeps its connections when it becomes a replica. A new connection may lead to the new master.
+        # A server that becomes a replica keeps its connections open. A new connection may lead to the new master.
         self.connparams["retry_on_error"] = [ReadOnlyError]
 
     def on_chord_part_return(self, request: Any, state: str, result: Any, *rest: Any, **options: Any) -> Any:
@@ -91,7 +91,7 @@ class BatchingBackend(RedisBackend):  # type: ignore[misc]  # Celery has no anno
         """
         chords = [list(group) for _, group in groupby(sorted(parts, key=attrgetter("group")), attrgetter("group"))]
         answers = self._run_count_script(chords)
-        # A server loses its scripts by SCRIPT FLUSH or a failover; send the whole script to it.
+        # SCRIPT FLUSH or a failover may have removed the script from the server. Send the whole script then.
         without_script = [chord for chord, answer in answers if isinstance(answer, NoScriptError)]
         if without_script:
             answers = [pair for pair in answers if not isinstance(pair[1], NoScriptError)]
@@ -99,8 +99,8 @@ class BatchingBackend(RedisBackend):  # type: ignore[misc]  # Celery has no anno
         errors = [answer for _, answer in answers if isinstance(answer, Exception)]
         for chord, claimed in answers:
             if claimed == 1:
-                # Celery's own code starts the body, and needs a claim of its own, so delete ours. Celery treats this
-                # part as a second copy and finds the chord complete.
+                # Celery's own code starts the body. It has to make the claim itself, so delete ours. Celery treats
+                # this part as a duplicate, and finds the chord complete.
                 part = chord[-1]
                 self.client.delete(self._keys(part.group)[-1])
                 with self._task_context(part.request):
@@ -113,7 +113,7 @@ class BatchingBackend(RedisBackend):  # type: ignore[misc]  # Celery has no anno
     def _run_count_script(
         self, chords: list[list[ChordPart]], whole_script: bool = False
     ) -> list[tuple[list[ChordPart], Any]]:
-        """Return the script's reply for each chord; it may be an error, with the other chords counted."""
+        """Return each chord with the script's reply. An error for one chord leaves the other chords counted."""
         with self.client.pipeline(transaction=False) as pipe:
             for chord in chords:
                 call, script = (pipe.eval, _COUNT) if whole_script else (pipe.evalsha, self._script.sha)
@@ -122,7 +122,7 @@ class BatchingBackend(RedisBackend):  # type: ignore[misc]  # Celery has no anno
 
     @contextmanager
     def _task_context(self, request: Any) -> Iterator[None]:
-        """Restore the context of a finished task, so that messages sent in the block have it as their parent."""
+        """Restore the context of a finished task, so that messages sent in the block name the task as their parent."""
         requests = self.app.tasks[request.task].request_stack
         _task_stack.push(self.app.tasks[request.task])
         requests.push(request)
@@ -148,7 +148,7 @@ class BatchingBackend(RedisBackend):  # type: ignore[misc]  # Celery has no anno
         ]
 
     def _encode_part(self, value: list[Any]) -> bytes | str:
-        """Return JSON for Celery: by orjson, in a tenth of the time, or by Celery if there are lone surrogates."""
+        """Return JSON for Celery. orjson takes a tenth of Celery's time, but rejects lone surrogates."""
         try:
             return orjson.dumps(value)
         except TypeError:
@@ -169,9 +169,9 @@ class SentinelBatchingBackend(BatchingBackend, SentinelBackend):  # type: ignore
 
 
 def install(app: Celery, batched_tasks: frozenset[str]) -> None:
-    """Make an app use this backend for URLs of Redis and Sentinels.
+    """Make an app use this backend for the URLs of Redis servers and Sentinels.
 
-    The batcher counts the parts of the named tasks, which need `BatchedRequest` as their ``Request``.
+    The batcher counts the parts of the tasks in ``batched_tasks``. Their ``Request`` must be `BatchedRequest`.
     """
     name = f"{__name__}:{BatchingBackend.__name__}"
     sentinel = f"{__name__}:{SentinelBatchingBackend.__name__}"
@@ -179,7 +179,7 @@ def install(app: Celery, batched_tasks: frozenset[str]) -> None:
     BatchingBackend.batched_tasks = batched_tasks
 
     def count(parts: list[ChordPart]) -> None:
-        # The backend of the calling thread and of the app's current broker.
+        # This property returns the backend of the calling thread, for the app's current broker.
         app.backend.count(parts)
 
     BatchedRequest.ack_batcher = AckBatcher(count)

@@ -1,6 +1,6 @@
 """Connect to the Redis server of a broker URL, and check that it can hold a run.
 
-Celery and kombu parse the same URL themselves. Both sides support these forms:
+Celery and kombu parse the same URL themselves. They and this module support these forms:
 ``redis://[user:password@]host:port/db``, ``rediss://…?ssl_cert_reqs=required&ssl_ca_certs=FILE``,
 ``redis+socket:///path``, and, for a set of Sentinels, ``sentinel://host:26379/db;sentinel://…?master_name=NAME``.
 Celery takes the master's name from its transport options: see `celery_url` and `master_name`.
@@ -34,7 +34,7 @@ _TLS_HINT = (
     "Start Redis there, or check the address. The server must use TLS, with a certificate for this host name, signed "
     "by the CA in IMAGEFLEET_BROKER_CA_FILE or ssl_ca_certs."
 )
-#: Maximum connections of a producer and of a worker, and the number a worker opens when it starts to work.
+#: Maximum connections of a producer; those of a worker; and the connections a worker adds when it starts to work.
 PRODUCER_CONNECTIONS, WORKER_CONNECTIONS, MORE_CONNECTIONS = 12, 24, 8
 #: The hint for a server with too few free connections.
 MORE_CLIENTS_HINT = "Raise that Redis's `maxclients` and its limit of open files, or stop some of its clients."
@@ -70,13 +70,13 @@ def check_url(url: str) -> str:
     query = parse_qs(parts.query)
     if parts.scheme == "rediss" and query.get("ssl_cert_reqs") not in (["required"], ["CERT_REQUIRED"]):
         raise UsageError(
-            f"The broker URL {redacted(url)} would not be verified",
+            f"The broker at {redacted(url)} would not be verified",
             "without ssl_cert_reqs=required, any server's certificate is accepted",
             "Add ?ssl_cert_reqs=required to the URL (and ssl_ca_certs=FILE for a CA of your own).",
         )
     if query.get("ssl_check_hostname", ["true"]) != ["true"]:
         raise UsageError(
-            f"The broker URL {redacted(url)} would not be verified",
+            f"The broker at {redacted(url)} would not be verified",
             "without a check of the host name, any other host's certificate is accepted",
             "Remove ssl_check_hostname from the URL, and give the server a certificate for its host name.",
         )
@@ -89,19 +89,19 @@ def is_sentinel(url: str) -> bool:
 
 
 def master_name(url: str) -> str | None:
-    """Return the master's name at the Sentinels of a URL; None for a URL without Sentinels."""
+    """Return the name by which a URL's Sentinels know the master; None for a URL without Sentinels."""
     return _parameter(url, "master_name") if is_sentinel(url) else None
 
 
 def celery_url(url: str) -> str:
-    """Return the URL for Celery: for Sentinels without its query, which kombu would take for its own options."""
+    """Return the URL for Celery. Remove a Sentinel URL's query, because kombu would read it as its own options."""
     if not is_sentinel(url):
         return url
     return ";".join(urlsplit(part)._replace(query="").geturl() for part in url.split(";"))
 
 
 def sentinel_options(url: str) -> dict[str, Any]:
-    """Return the client options for the Sentinels of a URL; without retries, so that a dead one is skipped at once."""
+    """Return the client options for a URL's Sentinels. There are no retries, so a dead Sentinel is skipped at once."""
     password = _parameter(url, "sentinel_password")
     return {
         "socket_timeout": _SENTINEL_TIMEOUT_SECONDS,
@@ -138,7 +138,7 @@ def client(url: str, retry: bool = True) -> redis.Redis:
         "decode_responses": True,
         "socket_timeout": _TIMEOUT_SECONDS,
         "health_check_interval": 30,
-        # A server keeps its connections when it becomes a replica. A new connection may lead to the new master.
+        # A server that becomes a replica keeps its connections open. A new connection may lead to the new master.
         "retry_on_error": [redis.exceptions.ReadOnlyError],
     }
     if not retry:
@@ -173,7 +173,7 @@ def check_server(server: redis.Redis, url: str) -> None:
 
 
 def free_connections(info: Mapping[str, Any]) -> int | None:
-    """Return the server's number of free connections from its INFO; None if it is not given."""
+    """Return the server's number of free connections from its INFO reply; None if the reply lacks it."""
     if "maxclients" not in info or "connected_clients" not in info:
         return None
     return int(info["maxclients"]) - int(info["connected_clients"])
@@ -259,17 +259,17 @@ def _check_sentinels(url: str) -> str:
 
 
 def _parameter(url: str, name: str) -> str | None:
-    """Return a parameter from any part of a URL of Sentinels; None without a value, or with different values."""
+    """Return a parameter from any part of a Sentinel URL; None if no part has it, or if its values differ."""
     values = {value for part in url.split(";") for value in parse_qs(urlsplit(part).query).get(name, ())}
     return values.pop() if len(values) == 1 else None
 
 
 def _master_client(url: str, options: dict[str, Any]) -> redis.Redis:
-    """Return a client for the Sentinels' current master, also after a failover."""
+    """Return a client that connects to the Sentinels' current master, also to a new one after a failover."""
     parts = [urlsplit(part) for part in url.split(";")]
     hosts = [(part.hostname, part.port or _SENTINEL_PORT) for part in parts]
     first = parts[0]
-    # redis-py has no type annotations for these.
+    # redis-py has no type annotations for Sentinel.
     untyped: Any = Sentinel
     sentinel = untyped(hosts, sentinel_kwargs=sentinel_options(url))
     return cast(

@@ -1,5 +1,5 @@
--- Counts parts of one chord, with the same resulting data as Celery's CHORD_PART_RETURN_LUA, which counts one. It calls
--- only the commands of Celery's script, because a Redis may allow no others.
+-- Counts parts of one chord. It leaves the same data as Celery's CHORD_PART_RETURN_LUA, which counts one part. It calls
+-- only commands that Celery's script calls too, because a Redis may allow no others.
 --
 -- KEYS  the results of get_key_for_group for the chord's group:
 --   1  .j   zset: the parts, by their index in the header
@@ -10,7 +10,7 @@
 --   6  .c   string: the claim of the process that starts the body, or "done" once it is started
 -- ARGV
 --   1  seconds until keys 1-4 expire; 0 keeps their expiry
---   2  the same for key 5
+--   2  seconds until key 5 expires; 0 keeps its expiry
 --   3  lifetime of the claim to the body, in seconds
 --   4  the claim
 --   5… three for each part: task id, index, value

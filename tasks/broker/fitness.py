@@ -1,17 +1,17 @@
-"""Decide whether this worker can do a run's tasks, or requeues them for other workers.
+"""Decide whether this worker runs a run's tasks or requeues them for other workers.
 
-Failing is faster than downloading, so a worker with a fault would take and fail most of a run's tasks. Therefore a
-failure that may be the worker's fault is not an Outcome while another worker may succeed. The task is requeued under
-the same id, as the same part of its chord, and nothing is counted.
+Failing is faster than downloading, so a broken worker would take most of a run's tasks and fail them. Therefore a
+failure that may be the worker's fault does not become an Outcome while another worker may succeed. Instead, the task is
+requeued under the same id, as the same part of its chord, and the failure is not counted.
 
 - A failure to save, or an unusable proxy, is certainly the worker's fault.
-- A DNS or connection failure, a timeout or a TLS failure may be the image's fault or the worker's. The worker connects
-  again to a host that responded before. If that works, the image fails. If no host has responded yet, or none responds
-  now, the next worker tries the task. After a few such failures, this worker is unfit.
+- A DNS or connection failure, a timeout or a TLS failure may be the image's fault or the worker's. To find out, the
+  worker connects to a host that responded before. If that works, the image fails. If no host has responded yet, or none
+  responds now, the next worker tries the task. After a few such failures, this worker is unfit.
 
-An unfit worker declares itself in Redis (``imagefleet:unfit:ID``), requeues the run's tasks, and takes none for a
-while. Then it tries one task; if that succeeds, it is fit again. The image fails only if every other live worker is
-unfit too, or has tried it. So a list of dead hosts makes all workers unfit, and the run ends normally.
+An unfit worker declares itself unfit in Redis (``imagefleet:unfit:ID``), requeues the run's tasks, and takes no tasks
+for a while. Then it tries one task; if that succeeds, the worker is fit again. An image fails only if every other live
+worker is unfit too, or has tried the image. So a list of dead hosts makes all workers unfit, and the run ends normally.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ _log = logging.getLogger(__name__)
 _DECLARE = Path(__file__).with_name("declare_unfit.lua").read_text(encoding="utf-8")
 #: Reasons that may be the image's fault or the worker's, unless a server has responded.
 _NETWORK = frozenset({Reason.DNS, Reason.CONNECT, Reason.TIMEOUT, Reason.TLS})
-#: Seconds of an unfit worker's first and longest pause; each failure doubles it.
+#: Seconds of an unfit worker's first pause and of its longest. Each failed trial doubles the pause.
 _FIRST_PAUSE_SECONDS, _MAX_PAUSE_SECONDS = 1.0, 30.0
-#: Seconds for which a trouble is shown after its last failure. During its run, each trial fails again.
+#: Seconds for which a trouble is shown after its last failure. While its run lasts, trials keep failing.
 _TROUBLE_SHOWN_SECONDS = 120.0
 #: Seconds of the pause after a worker receives a task it has already tried.
 _YIELD_SECONDS = 0.1
-#: A worker is unfit after failures at this many hosts, or this many failures, without any response.
+#: Without any response in between, failures at this many hosts, or this many failures, make a worker unfit.
 _MAX_SILENT_HOSTS, _MAX_SILENT_FAILURES = 3, 8
 #: Seconds for which a probe's result is reused.
 _PROBE_LIFETIME_SECONDS = 0.5
@@ -78,7 +78,7 @@ _ANYBODY = "?"
 _EVERY_RUN = ""
 
 
-class RetryElsewhere(Exception):  # noqa: N818  # it steers a task, as Celery's Retry
+class RetryElsewhere(Exception):  # noqa: N818  # it steers a task, as Celery's Retry does
     """Raised to requeue a task for another worker; its text gives the reason, without secrets."""
 
     def __init__(self, why: str, tried_by: Collection[str]) -> None:
@@ -118,8 +118,8 @@ class Fitness:
         Args:
             server: a client with decoded responses.
             worker: the id of this process; empty outside of a worker, and then no task is requeued.
-            queues: the queues another worker must consume.
-            pause: stops this process from taking tasks for so many seconds.
+            queues: the queues that another worker must consume to take over tasks.
+            pause: stops this process from taking tasks for a number of seconds.
             probe: connects to a host and port, and raises a FetchError if that fails; None if all connections go
                 through a proxy, because a proxy's failures are always the worker's fault.
         """
@@ -180,7 +180,7 @@ class Fitness:
     def judge(
         self, error: FetchError, run_id: str, url: str, began: float, tried_by: Collection[str], collects: bool = False
     ) -> None:
-        """Return if a failure is the image's fault, or no other worker can do better.
+        """Return normally if a failure is the image's fault, or if no other worker can do better.
 
         Args:
             error: the task's failure.
@@ -200,7 +200,7 @@ class Fitness:
                 return
             if self._reaches_others(url, error.reason):
                 return
-        # An image counts once, however often it returns. "No such name" shows that the name server works.
+        # An image counts once, however often it returns to this worker. "No such name" does not count: DNS works.
         counts = self._worker not in tried_by and (error.reason is not Reason.DNS or error.retryable)
         if error.is_worker_fault or (counts and self._is_silence(url)):
             self._note_trouble(error, run_id, began)
@@ -226,7 +226,7 @@ class Fitness:
             return False
         answered = list(dict.fromkeys(reversed(list(self._answered))))
         if reason is Reason.TLS:
-            # A connection proves nothing about certificates; an earlier trusted certificate does.
+            # A connection does not check certificates. A certificate trusted earlier shows that checking them works.
             return any(known.lower().startswith("https:") for known in answered)
         asked_at = monotonic()
         with self._probing:
@@ -249,7 +249,7 @@ class Fitness:
         return True
 
     def _is_silence(self, url: str) -> bool:
-        """Count a failure without a response; return whether there were enough to make this worker unfit."""
+        """Count a failure without a response; return whether there have been enough to make this worker unfit."""
         address = _host_and_port(url)
         self._silent_hosts = self._silent_hosts | {address[0] if address else url}
         self._silent_failures += 1
@@ -295,9 +295,9 @@ class Fitness:
             retry_until_redis_is_back(partial(self._server.hdel, keys.unfit(run_id), self._worker))
 
     def _fit_workers(self, run_id: str, collects: bool) -> frozenset[str]:
-        """Return the ids of the other live workers with such tasks' queue, except those declared unfit.
+        """Return the ids of the other live workers that consume the task's queue, except those declared unfit.
 
-        A worker without network can still run a collect task.
+        A collect task has its own queue, and a worker without network can still run it.
         """
         query = run_id, collects
         last_query, queried_at, cached = self._others
@@ -317,7 +317,7 @@ class Fitness:
                 pipe.get(keys.heartbeat(name))
             own, *heartbeats = pipe.execute()
         if own is None:
-            # Redis was unreachable or emptied. All heartbeats return soon, so no worker counts as dead.
+            # Redis was unreachable or was emptied. All heartbeats return soon, so no worker counts as dead.
             return frozenset(candidates) or frozenset([_ANYBODY])
         queue = self._queues.shards if collects else self._queues.images
         found = zip(candidates, heartbeats, strict=True)

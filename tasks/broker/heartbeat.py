@@ -1,12 +1,13 @@
 """Renew a worker's heartbeat in Redis, and requeue the messages of dead workers.
 
 Each worker process has an id in a set of all workers, and renews a key that expires soon. With each heartbeat it looks
-for workers without one and requeues all their messages at once (`tasks.broker.requeue`). It does so only if its own
-contact with Redis has lasted long enough (`tasks.broker.liveness`), or if the dead process was on its own host.
+for workers without a heartbeat, and requeues all their messages at once (`tasks.broker.requeue`). It does so only if
+its own contact with Redis has lasted long enough (`tasks.broker.liveness`), or if the dead process ran on the same
+host.
 
-If a reply from Redis is lost, the worker's hash holds messages it never received. The worker looks for these too: a
-message unknown to it in two checks in a row is requeued. Requeueing too much is harmless: the task runs twice, and all
-our tasks are idempotent.
+If a reply from Redis is lost, the worker's hash contains messages that never reached the worker. So the worker requeues
+each message of its hash that is unknown to it in two checks in a row. Requeueing too much is harmless: the task runs
+twice, and all our tasks are idempotent.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class Heartbeat:
     _contact: ContinuousContact = field(default_factory=ContinuousContact)
     _checked_at: float = 0.0
     _unknown: frozenset[str] = frozenset()
-    #: The number of checks so far. Each checks another worker for overdue messages.
+    #: The number of checks so far. Each check inspects another worker's messages for overdue ones.
     _checks: int = 0
     _stopped: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
@@ -63,7 +64,7 @@ class Heartbeat:
         self._thread.start()
 
     def stop(self) -> None:
-        """Requeue all messages of this process and remove it; if Redis is unreachable, others do so later."""
+        """Requeue all messages of this process, and forget this worker. If Redis is unreachable, others do so later."""
         self._stopped.set()
         if self._thread is not None:
             self._thread.join(limits.HEARTBEAT_INTERVAL)
@@ -103,7 +104,7 @@ class Heartbeat:
 
     def _requeue_lost_and_overdue(self, server: redis.Redis, workers: list[str]) -> None:
         own_unacked, own_index = unacked_keys(self.worker.name)
-        # Redis first: messages delivered meanwhile are known by then.
+        # Ask Redis before reading the known tags, which then include messages delivered in between.
         recorded = cast("list[str]", server.hkeys(own_unacked))
         unknown = frozenset(recorded).difference(self.known_tags())
         if lost := unknown & self._unknown:

@@ -1,8 +1,8 @@
 """Identify worker processes, and find out which of them are alive.
 
-A worker is alive while its heartbeat key exists. After Redis was unreachable, all heartbeats have expired although all
-workers live. So a process may treat another as dead only if its own contact with Redis was continuous for as long as a
-heartbeat lasts (`ContinuousContact`). A dead process on the same host is detected without waiting.
+A worker counts as alive while its heartbeat key exists. But after an outage of Redis, all heartbeats have expired
+although all workers are alive. So a process may treat a worker as dead only after continuous contact with Redis for the
+lifetime of a heartbeat (`ContinuousContact`). A dead process on the same host is detected without waiting.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class WorkerId:
 
     node: str
     host: str
-    #: The boot id and the process namespace. Containers may have the same host name and the same process ids.
+    #: The boot id and the process namespace, because containers may share their host name and process ids.
     namespace: str
     pid: int
     random: str

@@ -2,10 +2,10 @@
 
 An image can kill its worker's whole process, with the images in the other slots. A task's first delivery is not
 recorded, because that would cost a round trip for each image. While a worker runs a redelivered task, the task's id is
-in a Redis set under the worker's id. The process that removes a dead worker counts a crash for each task in its set.
-A task with `ISOLATE_AFTER_CRASHES` crashes runs in a separate process. Most such tasks only ran beside the poison
-message, and succeed there. A shard's collect task can't be isolated: with `ABANDON_AFTER_CRASHES` crashes it is not
-started any more.
+in a Redis set under the worker's id. When a process removes a dead worker, it counts a crash for each task in that
+worker's set. A task with `ISOLATE_AFTER_CRASHES` crashes runs in a separate process. Most such tasks were not the cause
+of the crash: they only ran beside the poison message, and now succeed. A shard's collect task can't be isolated. After
+`ABANDON_AFTER_CRASHES` crashes it is no longer started.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from tasks.broker.redis_retry import retry_until_redis_is_back
 
 #: Number of crashes after which a task runs in a separate process.
 ISOLATE_AFTER_CRASHES = 2
-#: Number of crashes after which a shard is no longer collected, which ends its run. It is higher, because crashes of
-#: neighbouring tasks must not end a run.
+#: Number of crashes after which a shard is no longer collected, which ends its run. It is the higher number, because
+#: crashes caused by tasks in the worker's other slots must not end a run.
 ABANDON_AFTER_CRASHES = 4
 _COUNT_CRASH = Path(__file__).with_name("count_crash.lua").read_text(encoding="utf-8")
 

@@ -1,4 +1,4 @@
-"""Poll Redis for messages: one waiting connection for each list, all of them in one poller or event loop."""
+"""Poll Redis for messages. Each list has its own waiting connection; one poller or event loop serves them all."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class ConsumingChannel(Protocol):
         """Whether this channel's connection is closed."""
 
     def reserve_command(self) -> tuple[list[str], int, list[Any]] | None:
-        """Return the queue of each list, the number of messages, and the command that reserves them."""
+        """Return each list's queue, the maximum number of messages, and the command that reserves messages."""
 
     def deliver(self, queues: list[str], reply: list[Any]) -> None:
         """Deliver the messages of a reply."""
@@ -54,13 +54,13 @@ class QueueListener:
         return self._sent_at is None
 
     def close_if_dead(self) -> None:
-        """Close the connection if the reply is overdue, because the server is gone without having closed it."""
+        """Close the connection if its reply is overdue: the server disappeared without closing the connection."""
         wait, interval = self._channel.brpop_timeout, self._channel.health_check_interval
-        # Without a limit on its wait, a server may stay silent for ever. Without an interval, no check is wanted.
+        # Without a limit on its wait, a server may stay silent for ever. Without an interval, checks are turned off.
         if self._sent_at is None or not wait or not interval or time.monotonic() - self._sent_at <= wait + interval:
             return
         connection = self.client.connection
-        # If a reply arrived while this process was busy or paused, it is read soon; it may contain messages.
+        # Keep a connection with a reply that arrived while this process was busy or paused. It may contain messages.
         if connection._sock is not None and not redis._socket_readable(connection._sock):
             connection.disconnect()
 
@@ -83,7 +83,7 @@ class QueueListener:
     def read(self) -> bool:
         """Read a reply; return whether messages were delivered."""
         if self.idle:
-            # No command is in flight, so the server has closed the idle connection, as it may.
+            # No command is in flight, so this is not a reply: the server has closed the idle connection.
             self.client.connection.disconnect()
             return False
         reply = self._read_reply()
@@ -129,7 +129,7 @@ class QueueListener:
 
 
 class Poller(redis.MultiChannelPoller):  # type: ignore[misc]  # kombu has no annotations
-    """kombu's poller, with listeners in place of its one BRPOP for each channel."""
+    """kombu's poller, with a listener for each list in place of kombu's one BRPOP for each channel."""
 
     def on_poll_start(self) -> None:
         """Let idle listeners reserve or wait; an event loop calls this at each tick."""
@@ -147,7 +147,7 @@ class Poller(redis.MultiChannelPoller):  # type: ignore[misc]  # kombu has no an
         """Let the listener of a connection read its reply.
 
         Raises:
-            Empty: it was no message, so kombu's ``drain_events`` continues to wait.
+            Empty: the reply held no message, so kombu's ``drain_events`` continues to wait.
         """
         _, kind = self._fd_to_chan.get(fileno, (None, None))
         if not isinstance(kind, QueueListener):
@@ -157,7 +157,7 @@ class Poller(redis.MultiChannelPoller):  # type: ignore[misc]  # kombu has no an
         return True
 
     def get(self, callback: Any, timeout: float | None = None) -> None:
-        """Wait for messages without an event loop, and therefore first do the work of its timer."""
+        """Wait for messages without an event loop. First do the work that an event loop would leave to its timer."""
         self.flush_and_close_dead()
         super().get(callback, timeout)
 
@@ -171,9 +171,9 @@ class Poller(redis.MultiChannelPoller):  # type: ignore[misc]  # kombu has no an
 
 
 class EventLoop:
-    """A worker's event loop that registers each connection once.
+    """A worker's event loop that registers each connection only once.
 
-    kombu registers them at every tick, with a system call each.
+    kombu registers all connections again at every tick, with a system call for each.
     """
 
     def __init__(self, loop: Any) -> None:
@@ -183,6 +183,6 @@ class EventLoop:
         return getattr(self._loop, name)
 
     def add_reader(self, fd: int, *callback: Any) -> None:
-        """Add a reader of a file descriptor unless it has one."""
+        """Add a reader of a file descriptor, unless the descriptor already has one."""
         if fd not in self._loop.readers:
             self._loop.add_reader(fd, *callback)

@@ -1,8 +1,8 @@
 """Count this process's results, and add them to the run's sums in Redis a few times a second.
 
-An image only adds to numbers in memory. Each flush is one round trip for any number of images, so the cost does not
-grow with the images. The numbers are only for display: a task that ran twice counts twice. The manifests are the
-authoritative record.
+Counting an image only changes numbers in memory. Each flush is one round trip for any number of images, so the cost
+does not grow with the number of images. The sums are only for display: a task that ran twice counts twice. The
+manifests are the authoritative record.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class ProgressCounters:
             try:
                 self._flush(server, sums)
             except redis.RedisError as error:
-                # Don't retry: Redis may have added them, and they would count twice.
+                # Don't retry: Redis may have added these sums, and would then add them twice.
                 _log.warning("could not update the progress: %s", error)
 
     def _flush(self, server: redis.Redis, sums: dict[str, Counter[str]]) -> None:

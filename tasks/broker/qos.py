@@ -1,4 +1,4 @@
-"""Track a channel's unacknowledged messages, also beyond the end of its connection; acknowledge them in batches."""
+"""Track a channel's unacknowledged messages, even after its connection ends, and acknowledge them in batches."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class PendingAcks:
 
     acks: list[str] = field(default_factory=list)
     requeues: list[str] = field(default_factory=list)
-    #: Delivered over a broken connection, with running tasks: acknowledged later, over another connection.
+    #: Delivery tags of running tasks from a broken connection. They are acknowledged later, over another connection.
     running: set[str] = field(default_factory=set)
-    #: Held while a thread sends them to Redis.
+    #: Held while a thread sends acknowledgements and requeues to Redis.
     flush_lock: threading.Lock = field(default_factory=threading.Lock)
 
 
@@ -35,13 +35,14 @@ class QoS(redis.QoS):  # type: ignore[misc]  # kombu has no annotations
         super().__init__(*args, **kwargs)
         #: Delivery tags already recorded by `reserve.lua`.
         self.reserved: set[str] = set()
-        #: The prefetch count without the one that Celery adds for each task with a countdown; 0 before it is known.
+        #: The prefetch count before Celery raises it by one for each task with a countdown; 0 until it is known.
         self._room_without_countdowns = 0
 
     def can_consume(self) -> bool:
-        """Return whether a quarter of the room is free, because messages are only worth requesting in batches.
+        """Return whether at least a quarter of the room for messages is free.
 
-        Tasks with a countdown have additional room of their own.
+        With less room, a request would return too few messages to be worth its cost. Tasks with a countdown have
+        additional room of their own.
         """
         if not self.prefetch_count:
             return True
@@ -73,7 +74,7 @@ class QoS(redis.QoS):  # type: ignore[misc]  # kombu has no annotations
     def flush(self) -> None:
         """Send the pending acknowledgements and requeues.
 
-        While Redis is unreachable or this channel is closed, they stay pending for the next one.
+        While Redis is unreachable or this channel is closed, they stay pending for a later flush or the next channel.
         """
         pending = self.channel.pending_acks
         if self.channel.disconnected or not (pending.acks or pending.requeues):

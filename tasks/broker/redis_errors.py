@@ -16,9 +16,9 @@ from dataclasses import dataclass
 
 import redis
 
-#: Raised by an operation that Redis did not execute, or may not have executed.
+#: The exceptions raised if Redis did not execute an operation, or if this is uncertain.
 REDIS_ERRORS = (redis.RedisError, OSError)
-#: Errors that end without a change to our settings: Redis's error code, and the hint for the user meanwhile.
+#: Errors that end without a change to our settings: Redis's error code, and a hint for the user until then.
 _TEMPORARY = {
     "OOM": "Raise maxmemory of that Redis, or delete data from it.",
     "MISCONF": "That Redis can't save its data: free disk space, make its `dir` writable, and see its log.",
@@ -67,9 +67,9 @@ _CLASSES: tuple[tuple[type[Exception], str], ...] = (
     (redis.exceptions.AskError, "ASK"),
     (redis.exceptions.ClusterCrossSlotError, "CROSSSLOT"),
 )
-#: The code is at the start, or after the prefix of a transaction or of an older server's script.
+#: The code is at the start of the text, or after a prefix added by a transaction or by an older server's script.
 _CODE = re.compile(rf"(?:^|: -?)({'|'.join([*_TEMPORARY, *_PERMANENT])})\s")
-#: The end of a pipeline's prefix to an error. The prefix contains the command, and so any text.
+#: redis-py puts a prefix before an error in a pipeline; this is its end. The prefix contains the command, so any text.
 _PIPELINE = " of pipeline caused error: "
 #: Phrases of errors without a code.
 _PHRASES = (
@@ -90,9 +90,9 @@ class RedisProblem:
 
     #: Redis's error code, such as OOM; empty if Redis did not answer, or if the error is unknown here.
     code: str
-    #: Redis's error text, or the connection's.
+    #: Redis's error text, or the connection error's.
     text: str
-    #: Whether it ends without a change to our settings, so that waiting can help.
+    #: Whether the problem ends without a change to our settings, so that waiting can help.
     temporary: bool
     #: Whether the server has answered: it is reachable, and did not execute the command.
     answered: bool
@@ -118,7 +118,7 @@ def redis_problem(error: BaseException) -> RedisProblem:
         if code := _code(one):
             hint = _TEMPORARY.get(code) or _PERMANENT[code]
             return RedisProblem(code, _text(one), code in _TEMPORARY, True, hint)
-    # An error of kombu without one of redis-py is a broken connection.
+    # If kombu raised an error that no redis-py error caused, the connection is broken.
     last = next((one for one in reversed(errors) if isinstance(one, redis.RedisError)), errors[-1])
     text = _error_text(last) or type(last).__name__
     if isinstance(last, redis.AuthenticationError):

@@ -22,8 +22,9 @@ _RETRY_SECONDS = 1.0
 def retry_until_redis_is_back(step: Callable[[], _T]) -> _T:
     """Repeat a step until Redis executes it; the step must be idempotent.
 
-    If a task raised a Redis error, its chord would never complete, and without Redis a worker has nothing else to do.
-    Permanent errors are retried as well, because they are fixed at the server; the log says how.
+    If a task raised a Redis error instead, its chord would never complete. Waiting costs nothing, because a worker has
+    nothing to do without Redis. Permanent errors are retried as well, because they are fixed at the server; the log
+    says how.
 
     Raises:
         redis.RedisError: the worker is stopping. Its task stays unacknowledged, and another worker gets it.

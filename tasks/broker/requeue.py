@@ -45,7 +45,7 @@ def requeue_from_dead_workers(server: redis.Redis, known_dead: Collection[str] =
 
     Args:
         server: a client with decoded responses.
-        known_dead: ids of dead workers, which may still have a heartbeat; if given, no other workers are checked.
+        known_dead: ids of dead workers, even with a heartbeat that has not expired; if given, no others are checked.
 
     Raises:
         redis.RedisError: some messages could not be requeued; the next call requeues them.
@@ -80,7 +80,7 @@ def unacked_keys(worker: str) -> tuple[str, str]:
 
 
 def _requeue(server: redis.Redis, unacked: str, index: str, records: Mapping[str, str | None]) -> int:
-    """Requeue messages, marked as redelivered in kombu's way; return how many were still unacknowledged."""
+    """Requeue messages, marked as redelivered as kombu does; return how many were still unacknowledged."""
     bindings: dict[str, list[list[str]]] = {}
     with server.pipeline(transaction=False) as pipe:
         for tag, record in records.items():

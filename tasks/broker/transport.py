@@ -1,25 +1,26 @@
 """Extend kombu's Redis transport: take and acknowledge messages in batches, without losing any.
 
-kombu needs three round trips for each message: it waits for one (BRPOP), records it as unacknowledged, and later
-removes the record. Each uses its own client object. A worker killed between the first two loses the message. This
-transport reserves as many messages as the worker has room for, and records them, in one atomic step (``reserve.lua``).
-It reserves again when a quarter of its room is free. If the queues are empty, it waits with a move of a list's last
-message to its own place (``BLMOVE list list RIGHT RIGHT``). The move returns as soon as there is a message, and removes
-nothing. Each list has its own waiting connection, and only one of them reserves at a time.
+kombu needs three round trips for each message, each with its own client object: it waits for the message (BRPOP),
+records it as unacknowledged, and later removes the record. A worker killed between the first two loses the message.
+This transport takes as many messages as the worker has room for, and records them as unacknowledged, in one atomic step
+(``reserve.lua``). It does so again when a quarter of the room is free. If the queues are empty, the transport waits in
+a command that moves a list's last message to the place where it is (``BLMOVE list list RIGHT RIGHT``). This command
+returns as soon as there is a message, and removes nothing. Each list has its own waiting connection. Only one of these
+connections reserves messages at a time.
 
 Acknowledgements are sent in batches, after at most a fifth of a second. If a worker dies before it sends them, their
 tasks run twice, which is harmless because all our tasks are idempotent.
 
-If the connection breaks, kombu tries to requeue all unacknowledged messages over it. If Redis refuses connections
-then, the worker ends. This transport keeps its pending operations for the next connection: acknowledgements of tasks
+If the connection breaks, kombu tries to requeue all unacknowledged messages at once. If Redis refuses connections
+then, the worker exits. This transport keeps its pending operations for the next connection: acknowledgements of tasks
 finished meanwhile, and requeues of messages with tasks not yet started.
 
-A worker process has its own records under its id (``Channel.worker_id``), so that others can see its messages and
+A worker process records its messages under its own id (``Channel.worker_id``), so that other workers can see them and
 requeue them after its death (``tasks/broker/requeue.py``). A process without an id uses kombu's records.
 
 Workers and producers with and without this transport can share a queue, because the data in Redis has kombu's
-format. Requires Redis 6.2 or newer. ``tests/unit/broker/test_transport.py`` lists the internals of the pinned kombu
-used here, and fails if one of them changes.
+format. Redis must be 6.2 or newer. This module uses internals of the pinned version of kombu.
+``tests/unit/broker/test_transport.py`` lists them, and fails if one of them changes.
 """
 
 from __future__ import annotations
@@ -43,13 +44,13 @@ from tasks.broker.snapshot import snapshot
 
 _log = logging.getLogger(__name__)
 _RESERVE = Path(__file__).with_name("reserve.lua").read_text(encoding="utf-8")
-#: Maximum number of messages in one reservation. Redis serves no other client meanwhile.
+#: Maximum number of messages in one reservation. It is low, because Redis serves no other client meanwhile.
 _MAX_BATCH = 32
 #: Maximum seconds an acknowledgement waits for its batch.
 _ACK_WAIT_SECONDS = 0.2
 #: Suffix of the list for messages not written by kombu.
 _DEAD_LETTER_SUFFIX = "_dead_letter"
-#: A pool size no process can reach: the pool has no limit.
+#: A pool size that no process reaches, so the pool is unlimited in effect.
 _UNBOUNDED = 2**31
 _JSON = "application/json"
 #: Marks kombu's own types in JSON, such as dates.
@@ -71,7 +72,7 @@ class Channel(redis.Channel):  # type: ignore[misc]  # kombu has no annotations
 
     QoS = QoS
     Message = Message
-    #: This process's pending operations for each Redis and place of records.
+    #: This process's pending operations, by Redis server and by key of the records.
     _all_pending: ClassVar[dict[tuple[Any, ...], PendingAcks]] = {}
     #: The open channels of this process.
     _open_channels: ClassVar[WeakSet[Channel]] = WeakSet()
@@ -83,7 +84,7 @@ class Channel(redis.Channel):  # type: ignore[misc]  # kombu has no annotations
     running_ids: Callable[[], Collection[str]] = staticmethod(frozenset)
     #: Called before a channel is closed, to acknowledge finished tasks over it.
     before_close: Callable[[], object] = staticmethod(frozenset)
-    #: The client for commands, and its pool.
+    #: The client for commands, and the pool of its connections.
     _command_client: Any = None
     _command_pool: Any = None
 
@@ -123,7 +124,7 @@ class Channel(redis.Channel):  # type: ignore[misc]  # kombu has no annotations
         return self._active_listeners
 
     def reserve_command(self) -> tuple[list[str], int, list[Any]] | None:
-        """Return the queue of each list, the number of messages, and the command that reserves them.
+        """Return each list's queue, the maximum number of messages, and the command that reserves messages.
 
         Returns None if there is no room.
         """
@@ -221,7 +222,7 @@ def _decode_messages(queues: list[str], reply: list[Any]) -> list[tuple[str, Any
 
 
 def _load_json(raw: bytes) -> Any:
-    """Parse JSON with orjson, in a fifth of the time; fall back to json for non-standard JSON."""
+    """Parse JSON with orjson, which takes a fifth of json's time; fall back to json for non-standard JSON."""
     try:
         return orjson.loads(raw)
     except ValueError:
@@ -229,13 +230,13 @@ def _load_json(raw: bytes) -> Any:
 
 
 def pause_consuming(seconds: float) -> None:
-    """Stop this process from taking tasks for so many seconds; it keeps the tasks it already has."""
+    """Stop this process from taking tasks for a number of seconds; it keeps the tasks it already has."""
     Channel.paused_until = max(Channel.paused_until, time.monotonic() + seconds)
 
 
 def known_tags() -> set[str]:
-    """Return the delivery tags of this process's messages: unacknowledged ones and pending operations."""
-    # Other threads move tags from reserved to delivered to pending. Read in the same order, none is missed.
+    """Return the delivery tags of this process's unacknowledged messages and of its pending operations."""
+    # Other threads move tags from reserved to delivered to pending. Read these in the same order to miss no tag.
     found: set[str] = set()
     for qos in filter(None, (channel._qos for channel in snapshot(Channel._open_channels))):
         found.update(snapshot(qos.reserved), snapshot(qos._delivered))
@@ -255,8 +256,9 @@ class Transport(redis.Transport):  # type: ignore[misc]  # kombu has no annotati
     """kombu's transport with our channel and poller."""
 
     Channel = Channel
-    #: A worker reconnects after an error reply from Redis, as after a broken connection. With kombu's transport it
-    #: would end. After a failover, the new connection leads to the new master. The worker keeps its messages meanwhile.
+    #: After an error reply from Redis, a worker reconnects, as it does after a broken connection. With kombu's
+    #: transport, it would exit. After a failover, the new connection leads to the new master. The worker keeps its
+    #: messages meanwhile.
     connection_errors = (*redis.Transport.connection_errors, ResponseError)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -289,8 +291,8 @@ def install(
 ) -> None:
     """Make all new connections to Redis use `Transport`, and all new connections to Sentinels `SentinelTransport`.
 
-    The setting ``broker_transport`` does not work: a Unix socket's URL ignores it, and with ``rediss://`` data would be
-    sent in plain text.
+    Celery's setting ``broker_transport`` can't do this: it has no effect on the URL of a Unix socket, and with
+    ``rediss://`` it would send data in plain text.
 
     Args:
         running_ids: returns the ids of this process's running tasks.
