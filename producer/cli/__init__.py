@@ -1,5 +1,5 @@
 """The commands: their options, their output and their exit status.
 
 Only these modules print for users. Each command imports its modules when it runs, so that `producer --help` and usage
-errors answer at once.
+errors appear at once.
 """

@@ -1,4 +1,4 @@
-"""The commands that compare three ways to download, and the demo server."""
+"""The commands that compare three ways to download, and the command that runs the demo server."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _threads_option = click.option(
     type=click.IntRange(1, 1024),
     default=32,
     show_default=True,
-    help="Maximum number of threads of the second way.",
+    help="Maximum number of threads for the download with threads.",
 )
 
 
@@ -53,7 +53,7 @@ _threads_option = click.option(
     "--out",
     required=True,
     type=Folder(),
-    help="Folder for the chart and the images, with a folder for each way.",
+    help="Folder for the chart and the images. Each way to download gets a subfolder.",
 )
 @_threads_option
 @download_options
@@ -69,7 +69,7 @@ def compare(
     broker: str | None,
     as_json: bool,
 ) -> None:
-    """Download SOURCE in three ways, one by one, with threads and with a fleet, and compare their times."""
+    """Download the images in SOURCE one by one, with threads and with a fleet, and compare the times."""
     from config.settings import settings
     from producer.output.folder import remove_created_on_failure
     from producer.sources import text as url_list
@@ -104,7 +104,7 @@ def compare(
 def demo(images: int, latency: float, out: Path | None, threads: int, fleet: FleetParameters, as_json: bool) -> None:
     """Serve demo images on this machine and download them in three ways. Needs no network, Redis or Docker.
 
-    If a broker is configured, its workers are the fleet, and the images come from the demo server at
+    If a broker is configured, its workers form the fleet. The images then come from the demo server at
     IMAGEFLEET_DEMO_URL.
     """
     from producer.output.folder import remove_created_on_failure
@@ -114,7 +114,7 @@ def demo(images: int, latency: float, out: Path | None, threads: int, fleet: Fle
     place = out or _new_folder("imagefleet-demo")
     with _demo_server(latency, images) as url, remove_created_on_failure(place):
         print_note(
-            f"Downloading {pluralized(images, 'image')} from {url}, which delays each by {latency * 1000:.0f} ms",
+            f"Downloading {pluralized(images, 'image')} from {url}, which delays each image by {latency * 1000:.0f} ms",
             as_json,
         )
         kinds = ("jpg", "png", "webp", "gif")
@@ -123,7 +123,7 @@ def demo(images: int, latency: float, out: Path | None, threads: int, fleet: Fle
             for index in range(images)
         ]
         address = url.removeprefix("http://")
-        # The server is on this machine or among the workers, where a proxy may be unable to reach it.
+        # The server runs on this machine or near the workers. A proxy may be unable to reach it there.
         request = FleetRequest(fleet, quiet=as_json, allow_networks=[address], proxied=False)
         comparison = _compare(requests, url, place, RunConfig(), threads, request)
     _show_comparison(comparison, place, as_json)
@@ -153,8 +153,11 @@ def serve(host: str, port: int, latency: float, width: int, height: int) -> None
 
     def announce(url: str) -> None:
         address = url.removeprefix("http://")
-        click.echo(f"Serving demo images at {url}  (routes: {url}/ , a list: {url}/list?count=10)")
-        click.echo(f"Workers may fetch from it with IMAGEFLEET_ALLOW_NETWORKS={address}")
+        click.echo(f"Serving demo images at {url}")
+        click.echo(f"{url}/ shows all routes, and {url}/list?count=10 is a URL list.")
+        click.echo(
+            f"To let workers fetch from this server, set IMAGEFLEET_ALLOW_NETWORKS={address} in their environment."
+        )
 
     try:
         serve(DemoOptions(host, port, latency, width, height), announce)
@@ -168,7 +171,7 @@ def serve(host: str, port: int, latency: float, width: int, height: int) -> None
 
 @contextmanager
 def _demo_server(latency: float, images: int) -> Iterator[str]:
-    """Yield the URL of a demo server: with a configured broker the configured one, else one started for the block."""
+    """Yield the URL of a demo server: the configured one if there is a broker, or else one started for the block."""
     from config.settings import settings
     from producer.local_fleet.demo_process import DemoProcess
 
@@ -223,7 +226,7 @@ def _compare(
         )
         if request.fleet.flower and sys.stdin.isatty() and not request.quiet:
             display.close()
-            click.pause("Flower shows the fleet. Press any key to stop it.", err=True)
+            click.pause("Flower shows the fleet. Press any key to stop both.", err=True)
         return found
 
 
@@ -240,7 +243,7 @@ def _show_comparison(comparison: Comparison, out: Path, as_json: bool) -> None:
     if as_json:
         return
     show(render.render_comparison(comparison))
-    click.echo(f"Images are in {out}, a folder for each way; the chart is {chart_file}.")
+    click.echo(f"The images are in {out}, in a folder for each way. The chart is {chart_file}.")
 
 
 def _new_folder(name: str) -> Path:

@@ -30,10 +30,10 @@ def fleet(store_roots: tuple[Path, ...], fleet: FleetParameters) -> None:
     roots = [root.resolve() for root in store_roots or (Path(),)]
     with local_fleet(FleetRequest(replace(fleet, flower=True), roots=roots)) as running:
         click.echo(f"The fleet is ready after {running.startup_seconds:.2f} s: {describe_size(running)}.")
-        click.echo(f"It may write to {', '.join(str(root) for root in roots)}, subfolders included.")
-        click.echo("To use it, run in another terminal:")
+        click.echo(f"Its workers may write to {', '.join(str(root) for root in roots)}, subfolders included.")
+        click.echo("To use the fleet, run in another terminal:")
         click.echo(f"  producer run SOURCE --out OUT --broker {running.broker_url}")
-        click.echo("Press Ctrl-C to stop it.")
+        click.echo("Press Ctrl-C to stop the fleet.")
         try:
             while True:
                 running.check()
@@ -43,13 +43,15 @@ def fleet(store_roots: tuple[Path, ...], fleet: FleetParameters) -> None:
 
 
 @click.command()
-@click.option("--out", type=Folder(), help="Output folder to check with its run, on this machine and from each worker.")
+@click.option(
+    "--out", type=Folder(), help="Output folder to check, with its run, from this machine and from each worker."
+)
 @broker_option
 @json_option
 def doctor(out: Path | None, broker: str | None, as_json: bool) -> None:
-    """Check broker, workers, clocks, and an output folder with its run, and say how to fix problems.
+    """Check the broker, the workers, their clocks, and an output folder with its run. Show how to fix problems.
 
-    The exit status is 1 if a check finds something bad.
+    The exit status is 1 if a check has the result "bad".
     """
     from producer.doctor.diagnosis import diagnose
 

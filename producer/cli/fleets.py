@@ -32,7 +32,7 @@ class FleetRequest:
     roots: Sequence[Path] = ()
     #: Whether to show no progress.
     quiet: bool = False
-    #: Addresses allowed to a local fleet besides public ones; None for those in its environment.
+    #: Addresses that a local fleet may fetch from, besides public ones; None to use the setting in its environment.
     allow_networks: Sequence[str] | None = None
     #: Whether a local fleet uses the proxy in its environment.
     proxied: bool = True
@@ -60,7 +60,7 @@ def get_worker_pool(request: FleetRequest) -> Iterator[WorkerPool]:
         print_note(f"Warning: {warning}.", quiet=False)
     if not pool.workers:
         print_note(
-            "No worker has answered at the broker. The run waits for one; start it with\n"
+            "No worker has answered at the broker. The run waits until one does. Start a worker with\n"
             "  celery -A tasks worker  (with IMAGEFLEET_BROKER_URL and IMAGEFLEET_STORE_ROOTS set)",
             quiet=False,
         )
@@ -68,10 +68,10 @@ def get_worker_pool(request: FleetRequest) -> Iterator[WorkerPool]:
 
 
 def checked_broker_url(broker: str | None) -> str | None:
-    """Return the URL of a command's broker, or None for a local fleet, after a check of its workers' settings.
+    """Return the URL of a command's broker, or None for a local fleet. For a local fleet, check the settings.
 
     Raises:
-        SettingsError: a variable is invalid, or would keep workers with this environment from starting.
+        SettingsError: a variable is invalid, or it would keep the workers of a local fleet from starting.
     """
     url = find_broker_url(broker)
     if url is None:
@@ -80,14 +80,14 @@ def checked_broker_url(broker: str | None) -> str | None:
 
 
 def find_broker_url(broker: str | None) -> str | None:
-    """Return the URL of the broker as given, or else from the environment; None for a local fleet."""
+    """Return the broker's URL from the command line, or else from the environment; None for a local fleet."""
     from config.settings import settings
 
     return broker or settings().broker
 
 
 def check_insecure(options: RunConfig) -> None:
-    """Check that a run may be insecure in this process's environment, which a local fleet inherits.
+    """Check that this process's environment allows an insecure run. A local fleet inherits the environment.
 
     Raises:
         UsageError: the run is insecure, and the environment does not allow it.
@@ -97,16 +97,16 @@ def check_insecure(options: RunConfig) -> None:
     if options.fetch.insecure and not settings().allow_insecure_tls:
         raise UsageError(
             "--insecure is not allowed here",
-            "the operator of the workers must allow it, and IMAGEFLEET_ALLOW_INSECURE_TLS is not set",
+            "the operator of the workers allows it by IMAGEFLEET_ALLOW_INSECURE_TLS, which is not set",
             "Set IMAGEFLEET_ALLOW_INSECURE_TLS=true, or omit --insecure.",
         )
 
 
 def check_network_settings() -> None:
-    """Check the workers' settings in this environment before workers are started.
+    """Check the workers' settings in this environment, before workers start.
 
     Raises:
-        SettingsError: a setting would keep them from starting.
+        SettingsError: a setting would keep workers from starting.
     """
     from config.settings import settings
     from tasks.download import network_settings

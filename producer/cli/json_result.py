@@ -27,7 +27,7 @@ class JsonResult:
     _emitted: bool = False
 
     def set_run(self, run: Run, out: Path) -> None:
-        """Set the run for this command to report from now on."""
+        """Set the run that this command reports from now on."""
         self._run = run.id, out.resolve()
 
     @property
@@ -42,14 +42,14 @@ class JsonResult:
         return {"run_id": run_id, "out": str(folder), "resume": resume_command(Store(folder))}
 
     def emit(self, facts: dict[str, Any]) -> None:
-        """Print an object, if `--json` was given and none has been printed."""
+        """Print an object, if `--json` was given and no object has been printed yet."""
         if self.as_json and not self._emitted:
-            # Set this first: an interruption after printing would print a second object.
+            # Set this first. Otherwise, an interruption right after printing would print a second object.
             self._emitted = True
             click.echo(json.dumps(facts))
 
     def emit_error(self, error: CommandError) -> None:
-        """Print an error as an object, under the same conditions."""
+        """Print an error as an object, if `--json` was given and no object has been printed yet."""
         if self.as_json:
             from producer.cli.render import sanitized
 
@@ -63,6 +63,6 @@ def current_result() -> JsonResult:
 
 
 def enable_json(context: click.Context, _: click.Parameter, wanted: bool) -> bool:
-    """Note whether `--json` was given; a callback of the option."""
+    """Record whether `--json` was given. The option calls this."""
     context.ensure_object(JsonResult).as_json = wanted
     return wanted

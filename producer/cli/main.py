@@ -64,9 +64,9 @@ def main() -> NoReturn:
 def _exit(status: Any, is_comparison: bool) -> NoReturn:
     """Exit with a status. After the interruption of a comparison, don't wait for its threads.
 
-    A signal during the exit only ends the process sooner, with the same status. Python resets handlers when it
-    finalizes, so the last step is to ignore signals; otherwise Ctrl-C would kill the process there, and its exit status
-    would be lost.
+    A signal during the exit only ends the process sooner, with the same status. Python resets the
+    handlers at the very end, where Ctrl-C would kill the process and lose its exit status. So signals are ignored from
+    shortly before that.
     """
     atexit.register(set_handler, (*END_SIGNALS, CANCEL_SIGNAL), signal.SIG_IGN)
     set_handler((*END_SIGNALS, CANCEL_SIGNAL), lambda *_: os._exit(status or 0))
@@ -132,7 +132,7 @@ def _command_error(error: Exception) -> CommandError:
     return CommandError(
         "Unexpected error",
         f"{type(error).__name__}: {error}",
-        "Run it again with `producer --debug …`, and report the output.",
+        "Run the command again as `producer --debug …`, and report the output.",
     )
 
 

@@ -25,7 +25,7 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 class Folder(click.Path):
     """A folder on this machine.
 
-    An empty name, as from an unset shell variable, is refused instead of taken as the current folder.
+    An empty name, for example from an unset shell variable, is refused. It does not mean the current folder.
     """
 
     def __init__(self) -> None:
@@ -36,7 +36,7 @@ class Folder(click.Path):
         if value == "":
             self.fail("the folder's name is empty", param, ctx)
         if scheme := _scheme(value):
-            # As a path, it would create a folder named after the scheme here, and the run would report success.
+            # Taken as a path, it would create a local folder named after the scheme, and the run would report success.
             other = "mount the storage and give the path of the mount"
             hint = "give the path without file://" if scheme == "file" else other
             self.fail(f"{scheme}:// is not supported, only folders on this machine; {hint}", param, ctx)
@@ -68,7 +68,7 @@ def _scheme(value: Any) -> str | None:
 
 
 class BrokerUrl(click.ParamType[str]):
-    """The URL of a broker. An empty one, as from an unset shell variable, is refused."""
+    """The URL of a broker. An empty URL, for example from an unset shell variable, is refused."""
 
     name = "url"
 
@@ -145,14 +145,15 @@ class DownloadParameters:
         """Return the options of a run.
 
         Raises:
-            click.BadParameter: a value is invalid, or does not go with another.
+            click.BadParameter: a value is invalid, or conflicts with another one.
         """
         from producer.output.run_file import RunConfig
 
         if self.deadline > limits.MAX_DEADLINE:
             raise click.BadParameter(
                 f"it must be at most {limits.MAX_DEADLINE:g} s. Redis gives a task to another worker "
-                f"{limits.VISIBILITY_TIMEOUT} s after the first one took it, and this time includes waiting",
+                f"{limits.VISIBILITY_TIMEOUT} s after the first worker took it, and the task may wait in the worker "
+                "before its download begins",
                 param_hint="--deadline",
             )
         fetch = FetchOptions(
@@ -181,7 +182,7 @@ class DownloadParameters:
         try:
             extra = tuple(headers.checked_header(*_split_header(header)) for header in self.headers)
         except ValueError as error:
-            # The header itself may be a secret.
+            # The message must not quote the header, which may be a secret.
             raise click.BadParameter(str(error), param_hint="--header") from error
         return HeaderOptions(given["--user-agent"], given["--referer"], extra)
 
@@ -203,7 +204,7 @@ def _split_header(header: str) -> tuple[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class FleetParameters:
-    """The values of the options of a local fleet; without ``workers``, it has one for each CPU core."""
+    """The values of a local fleet's options. Without ``workers``, the fleet has one worker for each CPU core."""
 
     workers: int | None
     concurrency: int
@@ -211,11 +212,11 @@ class FleetParameters:
 
 
 def _grouped(name: str, kind: type[Any], *options: Callable[[_Function], _Function]) -> Callable[[_Function], Any]:
-    """Return a decorator to add options to a command and pass their values to it as one argument.
+    """Return a decorator that adds options to a command and passes their values as one argument.
 
     Args:
         name: the name of the argument.
-        kind: its class, a dataclass with a field for each option, and defaults for options missing here.
+        kind: the argument's class, a dataclass with a field for each option. Fields without an option have defaults.
         options: the options, in the order of the help text.
     """
     names = [field.name for field in fields(kind)]
@@ -241,7 +242,7 @@ download_options = _grouped(
         type=click.IntRange(1, 10_000),
         default=1000,
         show_default=True,
-        help="Number of images in a shard, which is one chord and has one manifest.",
+        help="Number of images in a shard. Each shard is one Celery chord and gets one manifest.",
     ),
     click.option(
         "--window",
@@ -262,7 +263,7 @@ download_options = _grouped(
         type=Duration(),
         default=_defaults.deadline,
         show_default=True,
-        help="Time limit of an image in seconds, for all its attempts, waits and saving. "
+        help="Time limit for an image in seconds, including all attempts, waits and saving. "
         f"At most {limits.MAX_DEADLINE:g}.",
     ),
     click.option(
@@ -277,15 +278,15 @@ download_options = _grouped(
         type=click.IntRange(0, 10),
         default=_defaults.retries,
         show_default=True,
-        help="Maximum number of attempts after the first, for possibly temporary errors.",
+        help="Maximum number of further attempts after an error that may be temporary.",
     ),
     click.option(
         "--max-retry-after",
         type=Duration(0.0),
         default=_defaults.max_retry_after,
         show_default=True,
-        help="Longest Retry-After, in seconds, to wait for in a download slot. For a longer one, of up to "
-        f"{limits.MAX_COUNTDOWN:g}, the image is requeued, and retried in another slot after the wait.",
+        help="Longest Retry-After, in seconds, during which an image keeps its download slot. For a longer one, up to "
+        f"{limits.MAX_COUNTDOWN:g}, the image is requeued. After the wait, it is retried in any free slot.",
     ),
     click.option(
         "--max-redirects",
@@ -298,13 +299,13 @@ download_options = _grouped(
     click.option(
         "--ignore-opt-out",
         is_flag=True,
-        help="Also download images if the server opts out by noai, noimageai, noindex or noimageindex (X-Robots-Tag).",
+        help="Also download images if the server opts out by noai, noimageai, noindex or noimageindex in X-Robots-Tag.",
     ),
     click.option(
         "--insecure",
         is_flag=True,
-        help="Also download from https servers with an unverifiable certificate or an old version of TLS. Needs "
-        "workers with IMAGEFLEET_ALLOW_INSECURE_TLS set; manifests mark these images (tls_unverified).",
+        help="Also download from https servers with an unverifiable certificate or an old version of TLS. The "
+        "workers need IMAGEFLEET_ALLOW_INSECURE_TLS=true. Manifests mark these images in column tls_unverified.",
     ),
     click.option("--user-agent", metavar="TEXT", help="User-Agent header.  [default: imagefleet/VERSION]"),
     click.option("--referer", metavar="URL", help="Referer header."),
@@ -328,7 +329,7 @@ download_options = _grouped(
         type=click.Choice([mode.value for mode in ResizeMode]),
         default=_defaults.resize.mode.value,
         show_default=True,
-        help="no: save images unchanged. keep_ratio: save them as JPEG with a smaller side of --image-size.",
+        help="no: save images unchanged. keep_ratio: save them as JPEG, with the smaller side set by --image-size.",
     ),
     click.option(
         "--image-size",
@@ -355,7 +356,7 @@ fleet_options = _grouped(
     "fleet",
     FleetParameters,
     *_fleet_size_options,
-    click.option("--flower", is_flag=True, help="Show a local fleet in Flower, on 127.0.0.1."),
+    click.option("--flower", is_flag=True, help="Run Flower on 127.0.0.1, to watch a local fleet."),
 )
 #: Adds the argument ``fleet``, without an option for Flower.
 fleet_size_options = _grouped("fleet", FleetParameters, *_fleet_size_options)
@@ -373,7 +374,7 @@ json_option = click.option(
     # Eager, so errors in other options are reported as an object too.
     is_eager=True,
     callback=enable_json,
-    help="Print one JSON object to standard output, however the command ends, and nothing else there.",
+    help="Print only one JSON object to standard output, however the command ends.",
 )
 #: The formats of option values, for the end of help texts.
 DURATION_HELP = "A DURATION is a number of seconds, or a number with a unit: 10, 300ms, 2m."

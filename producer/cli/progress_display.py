@@ -23,14 +23,14 @@ _RATE_SECONDS = 10.0
 
 @dataclass(slots=True)
 class _Clock:
-    """When a bar was first shown, and its number of ended images at times since then; monotonic seconds."""
+    """When a bar was first shown, and samples of its number of ended images since then, in monotonic seconds."""
 
     started: float
     samples: deque[tuple[float, int]] = field(default_factory=deque)
 
     def rate(self, ended: int, now: float) -> float:
         """Add the number of ended images at this time, and return the images per second of the last seconds."""
-        # The number went down, as when Redis was emptied: measure from here.
+        # If the number went down, for example because Redis was emptied, start measuring again.
         if self.samples and ended < self.samples[-1][1]:
             self.samples.clear()
         self.samples.append((now, ended))
@@ -41,12 +41,12 @@ class _Clock:
 
 
 class _Bar(Progress):
-    """rich's bars, with lines of text below them, which disappear with the bars."""
+    """Bars of rich, with lines of text below. The lines disappear with the bars."""
 
     lines: tuple[str, ...] = ()
 
     def get_renderables(self) -> Iterable[RenderableType]:
-        """Yield the bars and then the lines, which are no columns because they would take the bar's space."""
+        """Yield the bars, then the lines. As columns, the lines would take space from the bar."""
         yield self.make_tasks_table(self.tasks)
         for line in filter(None, self.lines):
             yield Text(line, "dim")

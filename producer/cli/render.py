@@ -16,7 +16,7 @@ from tasks.errors import CommandError
 from tasks.redaction import redacted
 
 if TYPE_CHECKING:
-    # Not imported at run time, because this module also shows the errors of a failing import.
+    # Not imported at run time, because this module must also show an error if one of these imports fails.
     from producer.comparison.comparison import Comparison
     from producer.dispatch.progress import Progress
     from producer.doctor.diagnosis import Diagnosis
@@ -62,7 +62,7 @@ def _speed_rows(result: RunResult) -> Iterator[tuple[RenderableType, ...]]:
 
 
 def _count_rows(result: RunResult) -> Iterator[tuple[RenderableType, ...]]:
-    # Not at the top, because this module also shows errors in the settings.
+    # Not imported at the top, because this module must also show errors in the settings.
     from config.settings import settings
 
     summary = result.summary
@@ -174,5 +174,5 @@ def render_error(error: CommandError) -> RenderableType:
 
 
 def sanitized(text: str) -> str:
-    """Return a text without secrets and terminal commands, which quotes from files and servers may contain."""
+    """Return a text without secrets and terminal commands. Text quoted from files and servers may contain them."""
     return "\n".join(map(redacted, text.splitlines()))

@@ -57,8 +57,8 @@ if TYPE_CHECKING:
     "refresh_from",
     metavar="OLD",
     type=Folder(),
-    help="Folder of a previous run to refresh. Images reported as unchanged by their server are reused from it "
-    "instead of downloaded.",
+    help="Folder of a previous run to refresh. If a server reports an image as unchanged, the image is reused from "
+    "this folder instead of downloaded.",
 )
 @download_options
 @fleet_options
@@ -212,7 +212,7 @@ def _note_broker_change(before: str | None, broker: str | None) -> None:
     if before is not None and now != before:
         place = "with a local fleet here" if now is None else f"at {now}"
         print_note(
-            f"The run used the broker {before} before; it continues {place}. Use --broker to choose another.",
+            f"The run used the broker {before} before. Now it continues {place}. To choose another, use --broker.",
             quiet=False,
         )
 
@@ -225,7 +225,7 @@ def _execute_run(run: Run, pool: WorkerPool, out: Path, quiet: bool) -> RunResul
     from producer.cli.progress_display import Display
 
     current_result().set_run(run, out)
-    # The display announces it, because the interrupted code may be printing.
+    # The display announces the end, not the signal handler, because the interrupted code may be printing.
     with first_signal_calls(run.finish), Display(create_console(sys.stderr), quiet) as display:
         return run.execute(pool, partial(_show_run, display))
 
@@ -236,7 +236,7 @@ def _show_run(display: Display, progress: Progress) -> None:
 
     detail = f"{format_size(progress.bytes)}, {describe_failures(progress)}"
     if progress.done_before:
-        # Images are counted for the whole run, the details for this command.
+        # The count covers the whole run. The details cover this command only.
         detail = f"{progress.done_before:,} were done before; since then {detail}"
     note = progress.note
     if progress.finishing:

@@ -9,15 +9,15 @@ from typing import Any, NoReturn
 
 #: The signals to end a command.
 END_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-#: The signal to cancel the run of a producer with a local fleet. With a broker, the cancellation is sent through it.
+#: The signal to cancel the run of a producer with a local fleet. With a broker, Redis carries the cancellation.
 CANCEL_SIGNAL = signal.SIGUSR1
 
 
 class CommandInterrupted(KeyboardInterrupt):
     """Ctrl-C or SIGTERM.
 
-    It has its own class because of a trap with a plain KeyboardInterrupt. Once one has passed through code run by
-    `exec`, as the creation of a dataclass is, Python ends itself by SIGINT, whatever the exit status.
+    It is not a plain KeyboardInterrupt, because of a trap in Python. If a plain one has passed through code run by
+    `exec` (for example, the creation of a dataclass), Python kills itself by SIGINT, whatever the exit status.
     """
 
 
@@ -26,7 +26,7 @@ class CommandCancelled(CommandInterrupted):
 
 
 def set_handler(signals: Iterable[signal.Signals], handler: Callable[..., Any] | signal.Handlers) -> None:
-    """Set the handler of signals, except those ignored from the start of the process, as with `nohup`."""
+    """Set the handler of signals, except signals ignored from the start of the process, as under `nohup`."""
     for number in signals:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, handler)
@@ -68,7 +68,7 @@ def raise_cancelled(*_: object) -> NoReturn:
 def raise_dropped_interrupt(report: Callable[[Any], object], dropped: Any) -> None:
     """Interrupt again, because Python drops an exception raised while an object is being destroyed."""
     if dropped.exc_type in (CommandInterrupted, CommandCancelled):
-        # Not at once, or it would be dropped again.
+        # Wait a moment first, because Python would drop an exception raised here too.
         signal.signal(signal.SIGALRM, raise_cancelled if dropped.exc_type is CommandCancelled else raise_interrupted)
         signal.setitimer(signal.ITIMER_REAL, 0.01)
     else:

@@ -409,7 +409,7 @@ def test_change_of_broker_is_reported(main: Main, tmp_path: Path) -> None:
     replace(record, broker="redis://***@a.example/0", state=State.INTERRUPTED).create(store)
     store.create_durably(plan.name(0), plan.encode([ImageRequest(0, "http://a.example/")], ShardRef("id", 0)))
     _, _, errors = main("resume", str(tmp_path), "--broker", _DEAD)
-    assert f"The run used the broker redis://***@a.example/0 before; it continues at {_DEAD}." in errors
+    assert f"The run used the broker redis://***@a.example/0 before. Now it continues at {_DEAD}." in errors
     assert RunFile.load(store).broker == "redis://***@a.example/0"
 
 
