@@ -1,14 +1,15 @@
-"""Decide which addresses may be connected to. The address itself is checked, when the socket is opened.
+"""Decide which addresses a worker may connect to. The address itself is checked when its socket is opened.
 
-Names are resolved only here. Before each connection, every address of the answer is checked. Sockets are opened only to
-checked addresses, so a later change of the DNS has no effect. Public addresses are permitted, on the ports that
-browsers open. Other addresses are permitted only if the worker's operator allows them (``IMAGEFLEET_ALLOW_NETWORKS``).
-Addresses that the operator denies (``IMAGEFLEET_DENY_NETWORKS``) are never permitted. No message can widen these rules.
+Names are resolved only here. Before each connection, every address in the resolver's answer is checked. Sockets are
+opened only to checked addresses, so a later change of the DNS record has no effect. Public addresses are permitted, on
+the ports that browsers open. Other addresses are permitted only if the worker's operator allows them
+(``IMAGEFLEET_ALLOW_NETWORKS``). Addresses that the operator denies (``IMAGEFLEET_DENY_NETWORKS``) are never permitted.
+No message can widen these rules.
 
 With a proxy, the proxy resolves the names, so only the names and ports are checked here.
 
-requests-hardened checks addresses, too, but has no lists of denied networks and ports. Its judgement of an IPv6 address
-depends on the version of Python. And it opens urllib3's own connections, which keep no deadline.
+requests-hardened checks addresses, too, but has no lists of denied networks and ports. Whether it takes an IPv6 address
+for public depends on the version of Python. It also opens urllib3's own connections, which have no deadline.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ from tasks.errors import BlockedAddressError, ConnectError, DnsError, DnsUnavail
 from tasks.file_descriptors import is_exhausted
 
 _NAME = re.compile(r"[\w-]+(\.[\w-]+)*\.?", re.ASCII)
-#: Ports of services other than the web. Their servers could read a request as commands, so browsers block these ports
-#: (https://fetch.spec.whatwg.org/#port-blocking).
+#: Ports of services other than the web. A server of such a service could read an HTTP request as commands, so browsers
+#: block these ports (https://fetch.spec.whatwg.org/#port-blocking).
 BAD_PORTS = frozenset(
     {
         *(0, 1, 7, 9, 11, 13, 15, 17, 19, 20, 21, 22, 23, 25, 37, 42, 43, 53, 69, 77, 79, 87, 95, 101, 102, 103, 104),
@@ -69,7 +70,7 @@ class Rule:
         try:
             return cls(ipaddress.ip_network(host, strict=False), None, number)
         except ValueError:
-            # An entry of digits and dots is an invalid address, not a name.
+            # An entry with only digits and dots is an invalid address, not a name.
             if not _NAME.fullmatch(host) or not re.search("[a-z_-]", host, re.IGNORECASE):
                 raise
             return cls(None, host.lower().rstrip("."), number)
@@ -131,14 +132,15 @@ class Guard:
         """Check a host that the proxy will resolve, by its name and port.
 
         Raises:
-            BlockedAddressError: the port is not permitted, the name is denied, or it is an address and not permitted.
+            BlockedAddressError: the port is not permitted, the name is denied, or the host is an IP address that is not
+                permitted.
         """
         address = _address_literal(host)
         if reason := self._denial_reason(host, address, port):
             raise _blocked_address_error(host, address, port, reason)
 
     def _denial_reason(self, host: str, address: Address | None, port: int) -> str | None:
-        """Return why a connection is not permitted, or None if it is.
+        """Return why a connection is not permitted; None if the connection is permitted.
 
         Without an address, only the name and the port are checked.
         """
@@ -154,7 +156,7 @@ class Guard:
             return None
         if not allowing and not is_public(address):
             return "is not a public address (a worker's operator can allow it with IMAGEFLEET_ALLOW_NETWORKS)"
-        # Allowing a translator does not allow the addresses behind it.
+        # Allowing a translator's address does not allow the IPv4 addresses behind it.
         reasons = (self._denial_reason(host, inner, port) for inner in embedded_ipv4(address))
         return next((why for why in reasons if why is not None), None)
 
@@ -191,7 +193,7 @@ class Guard:
         """Return a socket connected to the first address of the host that answers, within ``timeout`` seconds.
 
         Raises:
-            BlockedAddressError, DnsError, ConnectError, FetchTimeoutError: and no other exception.
+            BlockedAddressError, DnsError, ConnectError, FetchTimeoutError: no other exception is raised.
         """
         return self._connect(self.resolve, host, port, timeout, opener)
 
@@ -204,10 +206,10 @@ class Guard:
     ) -> Any:
         """Return a socket created by ``opener`` and connected to the operator's proxy.
 
-        The proxy's address is not checked: the operator who set it could allow it, too.
+        The proxy's address is not checked, because the operator who sets the proxy could also allow its address.
 
         Raises:
-            ConnectError, FetchTimeoutError: and no other exception.
+            ConnectError, FetchTimeoutError: no other exception is raised.
         """
         try:
             return self._connect(self._look_up, host, port, timeout, opener)
@@ -238,7 +240,7 @@ class Guard:
 
 
 def _blocked_address_error(host: str, address: Address | None, port: int, reason: str) -> BlockedAddressError:
-    """Return the error for a connection that is not permitted; an address in the URL itself is named only once."""
+    """Return the error for a connection that is not permitted. If the host is an address, the message names it once."""
     found = "" if address is None or str(address) == host else f" is at {address}, which"
     return BlockedAddressError(f"{host} (port {port}){found} {reason}")
 

@@ -29,14 +29,14 @@ Opener = Callable[[int, int, int], socket.socket]
 
 #: The "Connection Attempt Delay" recommended by RFC 8305.
 _HEAD_START_SECONDS = 0.25
-#: Seconds for which an address that answered is tried first. Then a recovered address gets another chance (RFC 6555,
-#: section 4.2).
+#: Seconds for which an address that answered is tried first. After that, the usual order applies again, because a dead
+#: address may have recovered (RFC 6555, section 4.2).
 _MEMORY_SECONDS = 600.0
 #: The maximum number of remembered hosts.
 _MEMORY_HOSTS = 10_000
-#: This process or machine has no file descriptor for another socket.
+#: The system's errors if this process or this machine has no file descriptor for another socket.
 _NO_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE})
-#: This machine can't send to the address, so the error tells nothing about the host.
+#: The system's errors if this machine can't send to the address. These errors tell nothing about the host.
 _NO_ROUTE = frozenset({errno.EAFNOSUPPORT, errno.ENETUNREACH})
 
 
@@ -84,7 +84,10 @@ class Connector:
 
 
 def interleave(found: Sequence[AddressInfo]) -> list[AddressInfo]:
-    """Return the distinct addresses, families alternating, each family in its own order (RFC 8305, section 4)."""
+    """Return the distinct addresses, alternating between the families (RFC 8305, section 4).
+
+    Within a family, the order stays the same.
+    """
     families: dict[int, dict[Any, AddressInfo]] = {}
     for info in found:
         families.setdefault(info[0], {}).setdefault(info[4], info)
@@ -162,7 +165,7 @@ def _connect(info: AddressInfo, opener: Opener, timeout: float) -> socket.socket
 
 def _combined_error(failures: Sequence[OSError]) -> OSError:
     """Return a single error for the errors of all addresses."""
-    # An answer of the host tells more than a family that this machine can't use.
+    # An error from the host tells more than an address family that this machine can't use.
     numbers = sorted((failure.errno for failure in failures), key=_NO_ROUTE.__contains__)
     causes = ", ".join(dict.fromkeys(str(failure.strerror or failure) for failure in failures))
     return OSError(numbers[0], f"none of its {len(failures)} addresses can be connected to: {causes}")

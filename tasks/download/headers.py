@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-#: Headers set only by imagefleet: the end and the recipient of a message, connections, byte ranges and conditions.
-#: User-Agent and Referer have options of their own.
+#: Headers that a run can't set. Only imagefleet sets the headers about the end and the recipient of a message,
+#: connections, byte ranges and conditions. User-Agent and Referer have options of their own.
 RESERVED_HEADERS = frozenset(
     {
         *("host", "content-length", "transfer-encoding", "te", "trailer", "range", "if-range", "accept-encoding"),
@@ -19,10 +19,10 @@ _VALUE = re.compile(r"[\x21-\x7e]+(?:[ \t]+[\x21-\x7e]+)*")
 
 
 def checked_header(name: str, value: str) -> tuple[str, str]:
-    """Return a header field that can be sent as it is.
+    """Return a header field that can be sent unchanged.
 
     Raises:
-        ValueError: it would end its line, is not a valid field (RFC 9110, section 5), or is reserved.
+        ValueError: the field would end its line, is invalid (RFC 9110, section 5), or is reserved for imagefleet.
     """
     if not _NAME.fullmatch(name):
         raise ValueError("the text before the colon is not a header name")
@@ -35,7 +35,7 @@ def checked_value(value: str) -> str:
     """Return the value of a header field, without surrounding space.
 
     Raises:
-        ValueError: it has characters other than printable ASCII.
+        ValueError: the value has characters other than printable ASCII.
     """
     value = value.strip(" \t")
     if not _VALUE.fullmatch(value):

@@ -11,8 +11,8 @@ from ipaddress import IPv4Address, IPv6Address
 
 Address = IPv4Address | IPv6Address
 
-#: https://www.iana.org/assignments/iana-ipv4-special-registry, and multicast. Includes the globally reachable entries:
-#: relays and name servers, which have no images.
+#: https://www.iana.org/assignments/iana-ipv4-special-registry, and multicast. The globally reachable entries are
+#: included, because they are relays and name servers, which have no images.
 _SPECIAL_4 = tuple(
     map(
         ipaddress.IPv4Network,
@@ -67,7 +67,7 @@ _32_BITS = 0xFFFFFFFF
 def is_public(address: Address) -> bool:
     """Tell whether an address is an ordinary public address.
 
-    An IPv6 address with an embedded IPv4 address is not: a tunnel or a translator would decide where it leads.
+    An IPv6 address with an embedded IPv4 address is not one, because a tunnel or a translator decides where it leads.
     """
     if isinstance(address, IPv4Address):
         return not any(address in network for network in _SPECIAL_4)
@@ -77,7 +77,7 @@ def is_public(address: Address) -> bool:
 
 
 def embedded_ipv4(address: Address) -> tuple[IPv4Address, ...]:
-    """Return the IPv4 addresses embedded in an IPv6 address, to which a tunnel or a translator would send.
+    """Return the IPv4 addresses embedded in an IPv6 address; a tunnel or a translator would send packets to them.
 
     These forms are known: mapped, compatible, translated, NAT64 (the well-known prefix, and the local one with a prefix
     of 48 or 96 bits), 6to4, Teredo (its server and its client) and ISATAP.
@@ -88,10 +88,11 @@ def embedded_ipv4(address: Address) -> tuple[IPv4Address, ...]:
     last = number & _32_BITS
     found: list[int] = []
     if number >> 32 in _BEFORE_IPV4:
-        # The unspecified address and loopback have the form of compatible addresses, but embed none.
+        # The unspecified address and loopback have the form of compatible addresses, but embed no IPv4 address.
         found = [last] if number > 1 else []
     elif number >> 80 == _LOCAL_NAT64:
-        # The length of the translator's prefix is unknown, so both are tried; the byte in the middle is skipped.
+        # The length of the translator's prefix is unknown, so both lengths are tried. With 48 bits, the byte in the
+        # middle is skipped.
         found = [(number >> 64 & 0xFFFF) << 16 | number >> 40 & 0xFFFF, *([last] if last else [])]
     elif number >> 112 == 0x2002:
         found = [number >> 80 & _32_BITS]

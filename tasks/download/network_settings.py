@@ -1,7 +1,8 @@
 """Check the environment variables about the network: allowed and denied networks, proxy and CA certificates.
 
-A worker reads them when it starts, and so does a command before it starts workers with the same environment. So an
-error is reported at once, with the name of its variable. Modules for unset variables are not imported.
+A worker checks the variables when it starts. A command checks them before it starts workers with the same environment.
+So an error is reported at once, with the name of its variable. If a variable is not set, the modules for it are not
+imported.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ def certificates() -> Path | None:
     """Return the file of CA certificates to trust instead of the default ones; None for the default ones.
 
     Raises:
-        SettingsError: it has no certificates, or can't be read.
+        SettingsError: the file has no certificates, or can't be read.
     """
     file = settings().ca_bundle
     try:
@@ -86,7 +87,7 @@ def validate() -> list[SettingsError]:
     """Return the errors that would keep a worker with this environment from starting; an empty list if it is valid.
 
     Raises:
-        SettingsError: a variable, of the network or another one, does not even have a valid form.
+        SettingsError: a variable has an invalid form, so no setting can be read. It may be any IMAGEFLEET_ variable.
     """
     found: dict[str, SettingsError] = {}
     for names, check in _CHECKS.items():

@@ -4,7 +4,7 @@ An ``http`` URL is requested from the proxy itself, in absolute form, so all hos
 the proxy opens a tunnel (CONNECT) to the host, with TLS inside it. The proxy's password (``Proxy-Authorization``) is
 sent only to the proxy: inside a tunnel nothing is added.
 
-urllib3 supports proxies, too. But it reads any number of lines in the response to CONNECT, each with its own timeout.
+urllib3 supports proxies, too. But in the response to CONNECT, it reads any number of lines, each with its own timeout.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tasks.download.connection import TARGET, GuardedConnection, GuardedTlsConne
 from tasks.download.sockets import PlainSocket
 from tasks.errors import ConnectError, FetchTimeoutError, InvalidUrlError
 
-#: Not written as a URL with userinfo, which would be redacted wherever this is shown.
+#: The form of a proxy's URL, for messages. A URL with userinfo would be redacted, so the userinfo is described apart.
 _FORM = "http://host:port, with user:password@ before the host if the proxy requires them"
 _OTHER_PROXIES = ("https", "socks4", "socks4a", "socks5", "socks5h")
 
@@ -42,7 +42,8 @@ class Proxy:
         """Return the proxy of a URL; percent-escapes in its user and password are decoded.
 
         Raises:
-            ValueError: the URL is invalid. The message quotes no part of it, which may be a password.
+            ValueError: the URL is invalid. The message quotes no part of the URL, because each part may be the
+                password.
         """
         scheme = url.partition(":")[0].lower()
         if scheme in _OTHER_PROXIES:
@@ -73,7 +74,7 @@ class Proxy:
         return {} if self.credentials is None else {"Proxy-Authorization": self.credentials}
 
     def auth_error(self) -> ConnectError:
-        """Return the error for a proxy that requires credentials: the configured ones, if any, are wrong."""
+        """Return the error for a proxy that requires credentials: they are not configured, or are wrong."""
         failure = ConnectError(
             f"{self} refuses this worker: HTTP 407 "
             "(the worker's operator sets user and password with IMAGEFLEET_PROXY and IMAGEFLEET_PROXY_PASSWORD_FILE)"
@@ -150,7 +151,7 @@ class TunnelledConnection(GuardedTlsConnection):
         lines += [f"{name}: {value}" for name, value in self.http_proxy.headers.items()]
         try:
             connection.sendall("".join(f"{line}\r\n" for line in (*lines, "")).encode("ascii"))
-            # Bytes received with the header are lost, but there should be none: in TLS the client sends first.
+            # Bytes received after the header are lost. There should be none, because the client sends first in TLS.
             answer = Response(connection, method="CONNECT")
             with closing(answer):
                 answer.begin()

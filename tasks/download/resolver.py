@@ -21,7 +21,7 @@ _TTL_SECONDS = 30.0
 _LOOKUPS = 3
 #: The maximum number of cached names.
 _MAX_NAMES = 10_000
-#: The number of tries of a look-up while file descriptors are short, and the pause between them in seconds.
+#: The maximum number of tries of a look-up when file descriptors are short, and the seconds between two tries.
 _MAX_TRIES, _PAUSE_SECONDS = 50, 0.1
 
 
@@ -33,7 +33,7 @@ class Resolver:
         self._answers: RecentMap[tuple[str, int], list[Any]] = RecentMap(_TTL_SECONDS, _MAX_NAMES)
 
     def look_up(self, host: str, port: int, timeout: float) -> list[Any]:
-        """Return the answer of `socket.getaddrinfo` for a stream to a host, from the cache if it is there.
+        """Return the answer of `socket.getaddrinfo` for TCP connections to a host; from the cache if possible.
 
         Raises:
             DnsUnavailableError: there was no answer within ``timeout`` seconds.
@@ -108,14 +108,15 @@ def _is_temporary(error: Exception) -> bool:
 
 @cache
 def _lookup_semaphore() -> threading.BoundedSemaphore:
-    """Return the semaphore for running look-ups, because each has open file descriptors, even an abandoned one."""
+    """Return the semaphore that limits running look-ups: each one, even if abandoned, has open file descriptors."""
     return threading.BoundedSemaphore(max(file_descriptors.limit() // 8, 8))
 
 
 def _ask_system_resolver(host: str, port: int, family: int) -> list[Any]:
     """Return the system's answer; if file descriptors are short, close idle connections and ask again.
 
-    If the system's resolver can't open a file or a socket, it does not say so: the name seems not to exist.
+    If the system's resolver can't open a file or a socket, it does not report this. It reports that the name does not
+    exist.
     """
     for _ in range(_MAX_TRIES):
         with _lookup_semaphore():

@@ -12,7 +12,8 @@ from tasks.errors import FetchError, LongWaitError, RateLimitedError
 from tasks.model import FetchOptions
 
 _MAX_BACKOFF_SECONDS = 30.0
-#: The maximum jitter of a countdown, as a fraction of it. It spreads the retries of images refused together.
+#: The maximum jitter of a countdown, as a fraction of it. It spreads the retries of images that were refused at the
+#: same time.
 _COUNTDOWN_JITTER = 0.1
 
 
@@ -35,9 +36,9 @@ def parse_retry_after(value: str | None) -> float | None:
 
 
 def backoff(retry: int, base: float, retry_after: float | None = None) -> float:
-    """Return the seconds to wait before a retry: 50 to 100 % of ``base * 2**retry``, which is capped at 30.
+    """Return the seconds to wait before a retry: 50 to 100 % of ``base * 2**retry``, capped at 30.
 
-    The jitter spreads the retries of images that failed together. A longer ``retry_after``, in seconds, takes
+    The jitter spreads the retries of images that failed at the same time. A longer ``retry_after``, in seconds, takes
     precedence.
     """
     wait: float = min(base * 2**retry, _MAX_BACKOFF_SECONDS) * random.uniform(0.5, 1)  # noqa: S311  # no secret
@@ -61,7 +62,7 @@ def long_wait_error(error: FetchError, options: FetchOptions, retry: int) -> Rat
     is_deferred = not is_last and wait <= limits.MAX_COUNTDOWN
     limit = options.max_retry_after if is_last or is_deferred else max(options.max_retry_after, limits.MAX_COUNTDOWN)
     failure = (LongWaitError if is_deferred else RateLimitedError)(
-        f"{error}: the server requests a wait of {wait:.0f} s, more than {limit:g}",
+        f"{error}: the server requests a wait of {wait:.0f} s, more than the limit of {limit:g} s",
         http_status=error.http_status,
         retry_after=wait,
     )

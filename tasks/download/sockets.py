@@ -1,12 +1,12 @@
 """Sockets with a deadline.
 
-requests limits each single wait on a socket, so a server that sends one byte per second can hold a download forever.
-These sockets check the deadline before each read, also within headers and TLS, and shorten their timeout to the
-remaining time.
+The timeout of requests limits only each single wait on a socket, so a server that sends one byte per second can hold a
+download forever. These sockets check the deadline before each read, even within a header or a TLS record, and
+shorten their timeout to the remaining time.
 
-At each system call, Python lets another thread run, which costs more than most of the calls themselves. So a plain
-socket leaves its timeout to the kernel instead of calling ``poll`` first, and receives a small image together with its
-header.
+At each system call, Python lets another thread run, and this switch costs more than most of the calls themselves. So a
+plain socket makes few calls: the kernel applies its timeout without a ``poll`` before each call, and one call receives
+a small image together with its header.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class DeadlineSocket:
         self._current = current
 
     def recv_into(self, *args: Any) -> int:
-        """Receive data, until the deadline at most."""
+        """Receive data; the deadline limits the wait."""
         self._apply_timeout()
         try:
             size = int(super().recv_into(*args))  # type: ignore[misc]
@@ -56,7 +56,7 @@ class DeadlineSocket:
         return size
 
     def sendall(self, *args: Any) -> None:
-        """Send data, until the deadline at most."""
+        """Send data; the deadline limits the wait."""
         self._apply_timeout()
         try:
             super().sendall(*args)  # type: ignore[misc]
@@ -89,7 +89,7 @@ class PlainSocket(DeadlineSocket, socket.socket):  # type: ignore[misc]  # makef
     def _set_timeout(self, seconds: float) -> None:
         if seconds != self._timeout:
             self._timeout = seconds
-            # Zero would mean no limit.
+            # For the kernel, zero means no limit.
             value = struct.pack("@ll", *divmod(max(int(seconds * 1_000_000), 1), 1_000_000))
             self.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, value)
             self.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, value)

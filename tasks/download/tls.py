@@ -27,7 +27,7 @@ _NAMES_LIMIT = 60
 
 #: `X509_V_ERR_…` of OpenSSL's ``x509_vfy.h``.
 WRONG_HOST = frozenset({62, 64})
-#: Mostly a missing intermediate; docs/security.md has advice.
+#: In most cases, an intermediate certificate is missing; docs/security.md has advice.
 _ISSUER = "the issuer of its certificate is unknown: a missing intermediate, or a private CA"
 _CERTIFICATE_MESSAGES = {
     2: _ISSUER,
@@ -54,7 +54,7 @@ _NO_COMMON_CIPHER = "it has no cipher in common with imagefleet (handshake failu
 _WEAK_KEY = "its key is too short"
 _WEAK_SIGNATURE = "it signs with a weak algorithm"
 _CLIENT_CERTIFICATE = "it requires a client certificate"
-#: By OpenSSL's name of the reason.
+#: Messages by OpenSSL's name of the reason.
 _HANDSHAKE_MESSAGES = {
     "HTTP_REQUEST": _NO_TLS,
     "PACKET_LENGTH_TOO_LONG": _NO_TLS,
@@ -85,7 +85,7 @@ _HANDSHAKE_MESSAGES = {
     "SSLV3_ALERT_BAD_CERTIFICATE": _CLIENT_CERTIFICATE,
     "TLSV13_ALERT_CERTIFICATE_REQUIRED": _CLIENT_CERTIFICATE,
 }
-#: Failures avoided by a handshake without verification that accepts old versions and weak algorithms.
+#: Failures that do not occur in a handshake without verification, with old versions and weak algorithms accepted.
 _AVOIDABLE = frozenset({_TOO_OLD, _NO_COMMON_CIPHER, _WEAK_KEY, _WEAK_SIGNATURE}) | {
     _HANDSHAKE_MESSAGES["UNSAFE_LEGACY_RENEGOTIATION_DISABLED"]
 }
@@ -122,19 +122,19 @@ class Tls:
 
     def _verifying_context(self) -> ssl.SSLContext:
         context = ssl.create_default_context(cafile=str(self._ca_bundle or certifi.where()))
-        # Python leaves this to the system's configuration in some distributions.
+        # Set explicitly, because in some distributions Python's default depends on the system's configuration.
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.sslsocket_class = self._socket_class
         return context
 
 
 def _unverified_context(socket_class: type[ssl.SSLSocket]) -> ssl.SSLContext:
-    """Return a context without verification, which old versions and weak algorithms do not weaken further."""
+    """Return a context without verification; old versions and weak algorithms can't weaken it further."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     context.set_ciphers("DEFAULT:@SECLEVEL=0")
-    # Python 3.11 has no name for it.
+    # Python 3.11 has no name for this option.
     context.options |= getattr(ssl, "OP_LEGACY_SERVER_CONNECT", 0x4)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)

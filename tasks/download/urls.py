@@ -5,8 +5,8 @@ non-ASCII characters, reads backslashes as slashes, removes tabs and line ends, 
 to ASCII (UTS 46). A host that ends in a number is an IPv4 address in any notation (``127.1``, ``0x7f.1``,
 ``0177.0.0.1``, ``2130706433``). The guard checks the host of a `Url`, and the connection uses the same host.
 
-Beyond the Standard, we refuse other schemes, port 0, host names too long for the DNS or with empty labels, replacement
-characters for undecodable bytes, and more than `MAX_LENGTH` characters.
+Beyond the Standard, we refuse schemes other than http and https, port 0, host names too long for the DNS or with empty
+labels, replacement characters for undecodable bytes, and more than `MAX_LENGTH` characters.
 """
 
 from __future__ import annotations
@@ -74,7 +74,8 @@ def join(base: Url, location: str) -> Url:
     with suppress(UnicodeError):
         location = location.encode("latin-1").decode()
     target = _parse(location, base)
-    # A relative target is added to the base: a URL over the limit must not grow with each redirect.
+    # A relative target is added to the base. A URL that is already over the limit must not grow further with each
+    # redirect.
     if MAX_LENGTH < len(base.text) < len(target.text):
         raise _too_long()
     return target
@@ -101,7 +102,7 @@ def _parse(url: str, base: Url | None) -> Url:
     port = _PORTS[scheme] if digits is None else int(digits)
     if port == 0:
         raise InvalidUrlError("the port is 0")
-    # A quick check for most hosts: a short name without these dots has only valid labels.
+    # This check is quick for most hosts: if a name is short and has no such dots, all of its labels are valid.
     if len(host) > _MAX_LABEL or ".." in host or host.startswith("."):
         labels = host.removesuffix(".").split(".")
         if len(host) > _MAX_NAME or not all(0 < len(label) <= _MAX_LABEL for label in labels):
@@ -116,11 +117,11 @@ def _too_long() -> InvalidUrlError:
 
 
 def _other_scheme(scheme: str) -> str:
-    return f"the scheme {scheme[:20]}: is not supported, only http and https are"
+    return f"the scheme {scheme[:20]} is not supported: only http and https are"
 
 
 def _parse_error(url: str, base: Url | None) -> str:
-    """Return why the parser refuses a URL, because the parser gives no reason.
+    """Return why the parser refuses a URL; the parser itself gives no reason.
 
     Only the scheme of the URL is quoted: any other part may belong to a password with a slash in it.
     """

@@ -178,6 +178,6 @@ def test_countdowns_are_bounded(server: redis.Redis, demo_url: str, tmp_path: Pa
     rows = processes.rows(tmp_path / "out")
     assert [row["attempts"] for row in rows] == [3, 1]
     assert [row["error_message"].partition(": ")[2] for row in rows] == [
-        "the server requests a wait of 1 s, more than 0",
-        "the server requests a wait of 121 s, more than 120",
+        "the server requests a wait of 1 s, more than the limit of 0 s",
+        "the server requests a wait of 121 s, more than the limit of 120 s",
     ]

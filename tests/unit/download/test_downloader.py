@@ -70,10 +70,10 @@ _FAULTS: dict[str, tuple[type[FetchError], int | None, str]] = {
     "/fault/redirect-to?url=ftp://a.example/": (
         RedirectError,
         302,
-        "redirects to an invalid URL: the scheme ftp: is not",
+        "redirects to an invalid URL: the scheme ftp is not",
     ),
     "/fault/redirect-to?url=http://169.254.169.254/": (BlockedAddressError, None, "169.254.169.254"),
-    "/fault/redirect-to?url=file:///etc/passwd": (RedirectError, 302, "the scheme file: is not"),
+    "/fault/redirect-to?url=file:///etc/passwd": (RedirectError, 302, "the scheme file is not"),
 }
 _CANNED: dict[str, tuple[bytes, type[FetchError], str]] = {
     "not HTTP": (b"SSH-2.0-OpenSSH_9.6\r\n\r\n", BadResponseError, "not HTTP"),

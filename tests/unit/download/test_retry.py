@@ -191,7 +191,7 @@ def test_long_wait_holds_no_slot(status: int, waits: list[float], sessions_to: C
         assert attempts == tried
         assert isinstance(error, RateLimitedError) == (status == 429 or tried == 1)
         assert isinstance(error, LongWaitError) == (tried == 1)
-        assert ("the server requests a wait of 31 s, more than 30" in str(error)) == (tried == 1)
+        assert ("the server requests a wait of 31 s, more than the limit of 30 s" in str(error)) == (tried == 1)
     assert waits == [30.0]
 
 
