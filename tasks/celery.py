@@ -1,7 +1,8 @@
-"""The Celery app, and its configuration with the reason for each setting.
+"""The Celery app and its settings, with the reason for each setting.
 
-Workers start with ``celery -A tasks worker``. All their settings but the number of slots are here, so the plain command
-is right. Celery, kombu and redis-py are pinned, because these settings were measured on those versions.
+Start a worker with ``celery -A tasks worker``. This module has all its settings except the number of slots, so the
+command needs no other options. Celery, kombu and redis-py are pinned, because these settings were measured on those
+versions.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from tasks.broker import ack_batcher, backend, transport
 from tasks.broker import client as broker_client
 
 #: The version of everything sent through Redis: the tasks and their arguments, a run's options, the Outcomes, the
-#: signals. Raise it with every change of one of them. Each version has its own queues, so a worker of another version
-#: never misreads a message, or drops it as an unknown task. The message waits for a suitable worker.
+#: signals. Increase the version with every change to one of these. Each version has its own queues, so a worker of
+#: another version never misreads a message, or drops it as an unknown task. The message waits for a suitable worker.
 PROTOCOL = 6
 #: The queue of the images of all runs.
 IMAGE_QUEUE = f"imagefleet.images.{PROTOCOL}"
@@ -30,9 +31,9 @@ FETCH_IMAGE = "tasks.jobs.fetch_image"
 COLLECT_SHARD = "tasks.jobs.collect_shard"
 #: The remote control command to ask a worker for its version, slots and settings.
 WORKER_INFO = "imagefleet"
-#: The remote control command to have a worker check an output folder.
+#: The remote control command to make a worker check an output folder.
 PROBE_FOLDER = "imagefleet_probe_folder"
-#: The remote control command to have a worker drop a run's queued tasks, and report its running tasks.
+#: The remote control command to make a worker drop a run's queued tasks and report the running ones.
 DRAIN = "imagefleet_drain"
 
 _DEFAULT_BROKER = "redis://localhost:6379/0"
@@ -44,32 +45,32 @@ _TRANSPORT_OPTIONS = {
     # Every 10 s, one of the workers looks for messages of lost workers.
     "unacked_restore_interval": 10,
     "unacked_restore_throttle": 1,
-    # One list for each queue: we use no priorities, and each priority step would be one more list to poll.
+    # Only one list for each queue. We use no priorities, and each priority step would add a list to poll.
     "priority_steps": [0],
     "max_connections": _CONNECTIONS,
     "socket_timeout": 30,
     "health_check_interval": 30,
 }
-#: Not for a Unix socket, because redis-py refuses these options there.
+#: These options are not used for a Unix socket, because redis-py refuses them there.
 _TCP_OPTIONS = {"socket_connect_timeout": 10, "socket_keepalive": True}
 
-# Celery warns when a worker runs as root, because a pickled message can run code; it treats a user or group without a
-# name as root. Our messages are only JSON.
+# Celery warns if a worker runs as root, or as a user or group without a name, because a pickled message can run code.
+# All of our messages are JSON, so the warning does not apply.
 warnings.filterwarnings("ignore", category=SecurityWarning)
 
 transport.install(ack_batcher.running_task_ids, ack_batcher.finish_pending)
 app = Celery("imagefleet", include=["tasks.jobs", "tasks.worker", "tasks.remote_control"], set_as_current=True)
 backend.install(app, batched_tasks=frozenset([FETCH_IMAGE]))
 app.conf.update(
-    # Only JSON, so that a message can't contain code.
+    # Only JSON is accepted, so a message can't contain code.
     task_serializer="json",
     result_serializer="json",
     accept_content=["json"],
     result_accept_content=["json"],
-    # A task is acknowledged when it is done, so the tasks of a dead worker are requeued.
+    # A task is acknowledged only when it is done, so a dead worker's tasks can be requeued.
     task_acks_late=True,
     task_reject_on_worker_lost=True,
-    # Results are in manifests. A chord's body gets its parts anyway.
+    # Results are in manifests. A chord's body gets the results of the chord's parts even with this setting.
     task_ignore_result=True,
     task_store_errors_even_if_ignored=False,
     task_queues=[
@@ -91,11 +92,11 @@ app.conf.update(
     worker_pool="threads",
     worker_concurrency=limits.CONCURRENCY,
     worker_prefetch_multiplier=settings().prefetch,
-    # Soft and cold shutdowns fail with threads; the warm shutdown finishes running tasks.
+    # Soft and cold shutdowns do not work with threads. The warm shutdown finishes the running tasks.
     worker_soft_shutdown_timeout=0,
     worker_deduplicate_successful_tasks=False,
-    # With it, a worker would reserve less after each reconnect until Celery itself acknowledges a task. Ours are
-    # acknowledged by the batcher.
+    # If on, a worker reserves fewer tasks after each reconnect until Celery itself acknowledges a task. But the batcher
+    # acknowledges our tasks.
     worker_enable_prefetch_count_reduction=False,
     worker_cancel_long_running_tasks_on_connection_loss=False,
     worker_hijack_root_logger=True,
@@ -123,10 +124,10 @@ def use_broker(url: str) -> None:
         UsageError: the URL can't be used safely.
     """
     broker_client.check_url(url)
-    # The URL as given, for our own clients; Celery's URL lacks the parts unknown to Celery.
+    # Our own clients use the URL as given. In Celery's URL, the parts unknown to Celery are removed.
     app.conf.imagefleet_broker_url = url
     app.conf.broker_url = app.conf.result_backend = broker_client.celery_url(url)
-    # Flower's view of the queues does not read this from the URL; all other clients do.
+    # Flower's view of the queues does not read the TLS options from the URL; all other clients do.
     app.conf.broker_use_ssl = broker_client.tls(url) or False
     tcp = not url.startswith("redis+socket:")
     sentinels = {}

@@ -1,8 +1,9 @@
 """Collect a shard's Outcomes: check that they are complete, sync the shard to disk, and then write its manifest.
 
-The order is the guarantee: sync the files and their folder, write the stats file, then write the manifest. If the
-manifest can't be written, for example on a full disk, the stats file is removed again. Collecting is idempotent: a
-second collect task changes nothing, and neither does a late one of an earlier revision.
+The order of the steps guarantees that the images of a manifest are on disk: sync the files and their folder, write the
+stats file, then write the manifest. If the manifest can't be written, for example on a full disk, the stats file is
+removed again. Collecting is idempotent: a second collect task changes nothing, and neither does a late collect task of
+an earlier revision.
 """
 
 from __future__ import annotations
@@ -23,10 +24,11 @@ from tasks.storage.shard_parquet import ShardRef
 from tasks.storage.store import PRIVATE_MODE, Store
 
 _log = logging.getLogger(__name__)
-#: Reasons of Outcomes created while the run had no record in Redis: they are void.
+#: An Outcome with one of these reasons is void: it was created while the run had no record in Redis.
 VOID_REASONS = frozenset({Reason.CANCELLED})
-#: Void reasons of Outcomes from before the run was resumed. The earlier command may have ended because images could not
-#: be saved, for example on a full disk, so these are retried. In the current epoch, an unsaved image has failed.
+#: Void reasons of Outcomes from an earlier producer epoch. The earlier command may have ended because images could not
+#: be saved, for example on a full disk. So unsaved images from that epoch are retried. In the current epoch, an unsaved
+#: image has failed.
 STALE_VOID_REASONS = VOID_REASONS | {Reason.STORAGE}
 
 
@@ -35,14 +37,14 @@ class IncompleteShardError(ValueError):
 
 
 class PoisonShardError(RuntimeError):
-    """Collecting the shard kills one worker after another."""
+    """One worker after another dies while it collects the shard."""
 
 
 def collect(shard: int, outcomes: Sequence[Outcome], run: RunOptions, store: Store, count: int | None = None) -> None:
     """Write a shard's manifest and stats file, unless its manifest exists, and remove unlisted files.
 
     In the first revision of a run, the Outcomes cover the whole shard. In a later revision, they replace the failures
-    of the existing manifest. The attempts of all revisions add up.
+    of the existing manifest. An image's attempts are added up over all revisions.
 
     Args:
         shard: its number.
@@ -99,12 +101,12 @@ def remove_unlisted(shard: int, store: Store) -> None:
             try:
                 store.remove(name)
             except StorageError as error:
-                # The manifest exists, so the shard is done; an extra file is no reason to fail the run.
+                # The manifest exists, so the shard is done. An extra file is no reason for the run to fail.
                 _log.warning("a file without an entry in the manifest could not be removed: %s", error)
 
 
 def _merged(shard: int, before: list[Outcome], outcomes: Sequence[Outcome], count: int | None) -> list[Outcome]:
-    """Return the Outcomes of a shard, with its failures replaced by those of a later revision."""
+    """Return the shard's Outcomes, with the failures replaced by the Outcomes of a later revision."""
     again: Mapping[str, Outcome] = {outcome.key: outcome for outcome in outcomes}
     failed = {outcome.key for outcome in before if not outcome.ok}
     if len(again) != len(outcomes) or len(again) != count or not failed >= again.keys():
@@ -135,8 +137,8 @@ def _write(table: pa.Table, ordered: Sequence[Outcome], ref: ShardRef, store: St
 
 
 def _remove_unused_stats(ref: ShardRef, store: Store) -> None:
-    """Remove the stats of a revision without a manifest, because they would count unrecorded images."""
+    """Remove the stats file of a revision without a manifest, because it counts images without a record."""
     with suppress(StorageError, CorruptManifestError):
-        # A duplicate collect task may have written both in the meantime.
+        # A duplicate collect task may have written both files in the meantime.
         if not shard_status.is_done(ref.shard, ref.revision, store):
             store.remove(manifest.stats_name(ref.shard))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from time import monotonic
 
-#: Seconds by which the system may end a wait too early.
+#: Tolerance in seconds, because the system may end a wait slightly too early.
 _SLACK_SECONDS = 0.01
 
 
 class Deadline:
-    """The end of a download, and the longest wait within it; in seconds."""
+    """The end of a download and the longest single wait within the download, in seconds."""
 
     __slots__ = ("ends", "seconds", "timeout")
 
@@ -24,7 +24,7 @@ class Deadline:
 
     @property
     def timeout_message(self) -> str:
-        """The message of a timeout, without the server's name in front; it names the exceeded limit."""
+        """The message of a timeout, with the exceeded limit. The caller puts the server's name in front."""
         if self.remaining <= _SLACK_SECONDS:
             return f"did not finish within {self.seconds:g} s (--deadline)"
         return f"sent nothing for {self.timeout:g} s (--timeout)"
@@ -33,7 +33,7 @@ class Deadline:
         """Return the timeout of the next wait on a socket.
 
         Raises:
-            TimeoutError: the deadline is over.
+            TimeoutError: the deadline has passed.
         """
         remaining = self.remaining
         if remaining <= 0:

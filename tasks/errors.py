@@ -40,9 +40,9 @@ ends a command. Its message says what happened, why, and what to do.
 
     RunInterruptedError               exit status 130  ended early by the user
 
-Exceptions of other libraries are translated once, where they enter: ``guard``, ``proxy`` and ``error_mapping``
-translate those of the network, ``identify``, ``decode`` and ``resize`` those of Pillow, and ``store`` those of the file
-system.
+Exceptions of other libraries are translated once, in the module that calls the library: ``guard``, ``proxy`` and
+``error_mapping`` translate network errors; ``identify``, ``decode`` and ``resize`` translate Pillow's errors; and
+``store`` translates file system errors.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class FetchError(Exception):
     reason: ClassVar[Reason]
     #: Whether another attempt may succeed.
     retryable: ClassVar[bool] = False
-    #: Whether this worker is certainly the cause, so that another worker may fetch the image.
+    #: Whether this worker is certainly the cause, so that another worker may succeed.
     is_worker_fault: bool = False
 
     def __init__(self, message: str, *, http_status: int | None = None, retry_after: float | None = None) -> None:
@@ -82,7 +82,7 @@ class CommandError(Exception):
 
 
 class RunInterruptedError(Exception):
-    """A command was told to end early. It has finished the images in flight, or cancelled them."""
+    """The user ended a command early. The command has finished the images in flight, or cancelled them."""
 
     def __init__(self, cancelled: bool) -> None:
         super().__init__("cancelled" if cancelled else "finished early")
@@ -99,10 +99,11 @@ def _reasons_worth_retrying() -> Iterator[Reason]:
     kinds = list(FetchError.__subclasses__())
     for kind in kinds:
         kinds += kind.__subclasses__()
-    # A few errors with these reasons are retried at once (408, a closed handshake), but most would fail again later.
+    # A few errors with these reasons (408, a closed handshake) are retried at once. But most of these images would fail
+    # again in a later retry.
     permanent = (Reason.HTTP_4XX, Reason.TLS)
     yield from (kind.reason for kind in kinds if kind.retryable and kind.reason not in permanent)
-    # An immediate retry does not fix these, but a retry on another day may.
+    # An immediate retry does not help with these reasons, but a retry on another day may.
     yield from (Reason.STORAGE, Reason.LOST, Reason.CANCELLED, Reason.INTERNAL)
 
 
@@ -131,7 +132,7 @@ class DnsUnavailableError(DnsError):
 
 
 class ConnectError(FetchError):
-    """The connection failed, or broke before a response, or the operator's proxy could not connect."""
+    """The connection failed or broke before a response, or the operator's proxy could not connect."""
 
     reason = Reason.CONNECT
     retryable = True
@@ -191,11 +192,11 @@ class RateLimitedError(FetchError):
 
 
 class LongWaitError(RateLimitedError):
-    """A wait longer than `--max-retry-after`, up to two minutes; its slot downloads other images meanwhile."""
+    """The server asked for a wait above `--max-retry-after`, up to two minutes; the slot is freed meanwhile."""
 
 
 class RedirectError(FetchError):
-    """More redirects than allowed, a loop, or a redirect without a usable target, or from https to http."""
+    """More redirects than allowed, a loop, a redirect without a usable target, or a redirect from https to http."""
 
     reason = Reason.REDIRECTS
 
@@ -226,7 +227,7 @@ class TruncatedError(FetchError):
 
 
 class NotAnImageError(FetchError):
-    """The body is not an image, or has a format that is not saved; the message names the format."""
+    """The body is not an image, or its format is not supported; the message names the format."""
 
     reason = Reason.NOT_IMAGE
 
@@ -250,7 +251,7 @@ class OptedOutError(FetchError):
 
 
 class StorageError(FetchError):
-    """No worker that tried could save the image, or was allowed to save it there."""
+    """None of the workers that tried could save the image, or had permission to write to the folder."""
 
     reason = Reason.STORAGE
     is_worker_fault = True
@@ -263,7 +264,7 @@ class TaskLostError(FetchError):
 
 
 class CrashedError(FetchError):
-    """The image repeatedly ended the process that fetched it, and at last a process that did nothing else."""
+    """The image repeatedly killed its worker, and finally also a process that fetched only this image."""
 
     reason = Reason.CRASHED
 

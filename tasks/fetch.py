@@ -52,8 +52,9 @@ from tasks.storage import shard_status
 from tasks.storage.store import Store
 
 _log = logging.getLogger(__name__)
-#: Formats with decoders that accept zeros as pixels, and the last bytes of a file that never reached the disk.
+#: Formats with a decoder that accepts zeros as pixels.
 _TAKE_ZEROS = ("jpeg", "webp", "avif")
+#: The last bytes of a file if they never reached the disk.
 _ZEROS = bytes(512)
 
 
@@ -61,9 +62,9 @@ _ZEROS = bytes(512)
 class FetchRequest:
     """An image to fetch, with the facts from earlier deliveries of its task and from a previous run."""
 
-    #: As in the URL list.
+    #: The URL as in the URL list.
     url: str
-    #: Its place in the URL list, from 0.
+    #: The URL's place in the URL list, from 0.
     index: int
     #: Whether an earlier delivery may have saved the image without reporting it. Then a complete saved image is not
     #: downloaded again, unless it was resized or comes from an insecure run.
@@ -89,13 +90,13 @@ def fetch(
         run: the run's options.
         store: the run's output folder.
         downloader: the process's downloader.
-        defer_long_waits: whether to raise RetryLater for a wait too long to hold a slot for; otherwise the image fails
-            with it.
+        defer_long_waits: whether to raise RetryLater if the server asks for a wait too long to hold a slot for; if not,
+            the image fails.
         judge: called with the error of a failed image. If it raises an exception, there is no Outcome, and the
             exception reaches the caller.
 
     Raises:
-        RetryLater: the server asks for such a wait; only with ``defer_long_waits``.
+        RetryLater: the server asks for a wait too long to hold a slot for; only with ``defer_long_waits``.
     """
     delivery = _Delivery(request, run, store, downloader)
     try:
@@ -103,7 +104,7 @@ def fetch(
     except FetchError as error:
         download = delivery.download
         if download is not None:
-            # An error found in the image itself does not know its response.
+            # An error in the image itself has no facts about the response.
             error.http_status, error.final_url = download.http_status, download.final_url
         if defer_long_waits and isinstance(error, LongWaitError) and error.retry_after is not None:
             prior = PriorAttempts(delivery.attempts, delivery.seconds())
@@ -165,7 +166,7 @@ class _Delivery:
         self.download: Download | None = None
 
     def seconds(self) -> float:
-        """Return the seconds spent on the image, those of earlier deliveries included."""
+        """Return the seconds spent on the image, including earlier deliveries."""
         return round(self.request.prior.seconds + time.monotonic() - self.started, 4)
 
     def fetch(self) -> dict[str, Any]:
@@ -180,7 +181,8 @@ class _Delivery:
         download = self._ask(self.attempts, None if previous is None else previous.validators())
         unchanged = previous.load() if previous is not None and download.unchanged else None
         if download.unchanged and unchanged is None:
-            # The previous run's file was removed or changed. The attempt does not count as a failed one.
+            # The previous run's file was removed or changed, so the image is downloaded. This attempt does not use up a
+            # retry.
             download = self._ask(self.attempts - 1)
         image = unchanged or _encode_image(download.body, self.run.fetch, self.deadline)
         if self.deadline.remaining <= 0:
@@ -214,7 +216,7 @@ class _Delivery:
                     _log.warning("%s is damaged, and is replaced by this download", name)
                     store.remove(name)
                     return self._save(download, image, previous)
-                # Its origin is unknown; in an insecure run, its server may not have been verified.
+                # The origin of the existing image is unknown. In an insecure run, its server may have been unverified.
                 return _image_facts(name, existing_image, {"recovered": True, "tls_unverified": run.fetch.insecure})
         elif shard_status.is_done(self.shard, run.revision, store):
             _remove_if_unlisted(self.shard, name, store)
@@ -229,11 +231,11 @@ class _Delivery:
         return _image_facts(name, image, response)
 
     def _recover(self) -> dict[str, Any] | None:
-        """Return the fields of the Outcome of an image saved by an earlier delivery; None without a complete one.
+        """Return an Outcome's fields for an image saved by an earlier delivery; None without a complete image.
 
-        The name says nothing about the content, so the whole image is decoded; this is done for few images. An
-        incomplete file stays until another download succeeds: the URL may serve just that file, and its Outcome may
-        have been counted.
+        The file's name says nothing about its content, so the whole image is decoded. Few images need this. An
+        incomplete file stays until another download succeeds: perhaps the URL serves exactly this file, and the file's
+        Outcome was counted.
         """
         options = self.run.fetch
         if options.resize.mode is not ResizeMode.NO or options.insecure:
@@ -270,8 +272,8 @@ def _existing_image(
 ) -> EncodedImage | None:
     """Return the different image saved by another delivery of the task; None if it is damaged.
 
-    The first image is kept, because its Outcome may have been counted. A damaged one is replaced if the new one is
-    complete. The original size of a resized image is unknown.
+    The existing image is kept, because its Outcome may have been counted. A damaged image is replaced if the new image
+    is complete. The original size of a resized image is unknown.
     """
     if not _is_whole(existing, options, deadline) and _is_whole(downloaded.body, options, deadline):
         return None
@@ -283,7 +285,7 @@ def _existing_image(
 
 
 def _is_whole(body: bytes, options: FetchOptions, deadline: Deadline) -> bool:
-    """Return whether an image can be decoded to its end; one too expensive to decode counts as complete.
+    """Return whether an image can be decoded to its end; an image too expensive to decode counts as complete.
 
     A worker names a file only after it has written all of it, but does not sync it. After a power loss, a file may be
     empty, or have zeros in place of its last bytes, and some decoders turn zeros into pixels.
@@ -318,7 +320,7 @@ def _remove_if_unlisted(shard: int, name: str, store: Store) -> None:
     """Remove a file saved after its shard's manifest, unless the manifest lists it.
 
     A collect task writes the manifest first and then removes unlisted files. A fetch saves the file first and then
-    looks for the manifest. So the later of the two sees the other's file.
+    looks for the manifest. So the second of the two always sees the file of the first.
     """
     if name not in shard_status.listed_paths(shard, store):
         store.remove(name)

@@ -1,8 +1,9 @@
 """Limit the file descriptors of a process, and close idle connections before the descriptors run out.
 
-A slot keeps connections open for the next image of a host, and each uses a descriptor. Nothing else in a worker grows
-with the number of hosts. So the idle connections of all slots are in one list, and the least recently used one is
-closed first: when the number of a new descriptor comes near the limit, and when no descriptor is left.
+A slot keeps connections open for the next image of a host, and each connection uses a descriptor. Only these
+connections grow in number with the number of hosts. So one list holds the idle connections of all slots. The least
+recently used connection is closed when the number of a new descriptor comes near the limit, and when no descriptor is
+left.
 
 The system assigns the lowest free number. So the number of a new descriptor shows how many the whole process uses, at
 no cost.
@@ -30,15 +31,15 @@ _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE})
 _MAX_LIMIT = 65_536
 #: The real maximum of macOS when its hard limit is reported as unlimited.
 _MACOS_LIMIT = 10_240
-#: Descriptors of a worker or a producer in addition to those of its downloads. An idle worker has about 30 open, mostly
-#: for Redis; the rest is for logs, name lookups, and collecting a shard.
+#: Descriptors that a worker or a producer needs in addition to one for each download. An idle worker has about 30 open,
+#: mostly for Redis. The others are for logs, name lookups, and collecting a shard.
 RESERVED = 64
-#: Maximum of descriptors kept free of idle connections, for everything else.
+#: Maximum number of descriptors that idle connections must leave free for everything else.
 _MAX_FREE = 256
 #: Seconds for which a call waits until another thread or process frees a descriptor.
 _RETRY_SECONDS = 60.0
 _RETRY_INTERVAL_SECONDS = 0.05
-#: Idle connections to close at a time when no descriptor is left.
+#: How many idle connections to close at once when no descriptor is left.
 _CLOSE_BATCH = 8
 
 
@@ -106,14 +107,14 @@ def is_exhausted(error: BaseException | None) -> bool:
 
 
 class IdleConnections:
-    """The idle connections of all threads; taking out a socket makes the thread its owner.
+    """The idle connections of all threads. A thread that takes out a socket becomes the owner of the socket.
 
     No lock is needed, because each step is a single, uninterruptible operation of a dictionary.
     """
 
     def __init__(self, descriptors: int) -> None:
         """Start without connections, under this limit of descriptors."""
-        #: The least recently used one comes first.
+        #: The least recently used connection comes first.
         self._sockets: OrderedDict[Any, None] = OrderedDict()
         self.set_limit(descriptors)
 
@@ -121,7 +122,7 @@ class IdleConnections:
         return len(self._sockets)
 
     def set_limit(self, descriptors: int) -> None:
-        """Set the limit of descriptors; a quarter of them is left free, but at most 256."""
+        """Set the limit of descriptors; idle connections leave a quarter of them free, but at most 256."""
         self._max_in_use = descriptors - min(descriptors // 4, _MAX_FREE)
 
     def add(self, socket: Any) -> None:
@@ -131,7 +132,7 @@ class IdleConnections:
             self.close_oldest(1)
 
     def take(self, socket: Any) -> bool:
-        """Take a socket out; return False if it is not there, because it was closed to make room."""
+        """Take a socket out; return False if the socket is gone, because it was closed to make room."""
         return self._sockets.pop(socket, self) is None
 
     def make_room(self, descriptor: int) -> None:
@@ -156,9 +157,9 @@ IDLE_CONNECTIONS = IdleConnections(limit())
 
 
 def retry_when_exhausted(step: Callable[_P, _T]) -> Callable[_P, _T]:
-    """Add retries to a function, for up to a minute while no descriptor is left; it must be idempotent.
+    """Add retries to an idempotent function, for up to a minute while no descriptor is left.
 
-    It first closes idle connections, and then waits until others free descriptors.
+    Each retry first closes idle connections. If there are none, it waits until others free descriptors.
     """
 
     @wraps(step)
@@ -181,7 +182,7 @@ def wait_for_descriptors(step: Callable[[], _T], seconds: float) -> _T:
         seconds: after that, how long to wait until others free descriptors.
 
     Raises:
-        Exception: any exception of the function; a lack of descriptors only after the wait.
+        Exception: any exception of the function. A lack of descriptors is raised only after the wait.
     """
     ends = time.monotonic() + seconds
     while True:

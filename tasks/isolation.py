@@ -1,4 +1,4 @@
-"""Fetch a suspect image in a separate process, because it may kill its process.
+"""Fetch a suspect image in a separate process, because the image may kill the process that fetches it.
 
 ``python -m tasks.isolation`` reads the request as JSON from stdin and writes the Outcome as JSON to stdout. It inherits
 the worker's environment, and thus its settings.
@@ -27,15 +27,15 @@ from tasks.model import Outcome, RunOptions, image_key
 from tasks.retry_later import PriorAttempts
 from tasks.storage.store import Store
 
-#: The command of that process; it is started once for each image.
+#: The command that starts the separate process; each process fetches one image.
 PROGRAM = (sys.executable, "-m", "tasks.isolation")
 #: Seconds in addition to the deadline of a delivery: for the start of the process, and for steps without a deadline.
 _MARGIN_SECONDS = 30.0
-#: How many of these processes a worker runs at a time: each needs memory for its own interpreter.
+#: Limits a worker to this many of these processes at a time, because each needs memory for its own interpreter.
 _PROCESSES = threading.BoundedSemaphore(4)
-#: Signals to ask a process to end. If one of them ended the process, this says nothing about the image.
+#: Exit codes after signals that ask a process to end. An exit after such a signal says nothing about the image.
 _REQUESTED_EXITS = (-signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP)
-#: How often the process is started, if it is asked to end.
+#: How many times the process is started if such signals end it.
 _ATTEMPTS = 3
 _ROOT = Path(__file__).parents[1]
 
@@ -43,7 +43,8 @@ _ROOT = Path(__file__).parents[1]
 def fetch(request: FetchRequest, run: RunOptions) -> Outcome:
     """Fetch one image as `tasks.fetch.fetch` does, in another process; if it crashes, the Outcome says so.
 
-    A long wait is not deferred, to finish with the suspect as soon as possible. A previous run's image is not reused.
+    A long wait is not deferred, so that the suspect image is finished as soon as possible. A previous run's image is
+    not reused.
     """
     message = json.dumps(
         {
@@ -65,7 +66,8 @@ def _run_isolated(message: str, seconds: float) -> Outcome:
     path = os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH"))))
     for _ in range(_ATTEMPTS):
         try:
-            # In its own session, it gets no Ctrl-C of the terminal: the worker finishes its current images.
+            # In its own session, the process gets no Ctrl-C from the terminal, because the worker finishes its current
+            # images first.
             ended = _run_process(
                 PROGRAM,
                 input=message,
