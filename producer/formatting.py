@@ -16,12 +16,12 @@ def list_names(names: Iterable[str]) -> str:
 
 
 def pluralized(number: int, noun: str) -> str:
-    """Return a number with its noun, in the plural unless it is one."""
+    """Return a number with its noun, in the plural unless the number is 1."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def format_size(count: float) -> str:
-    """Return a number of bytes with a fitting unit, by powers of 1024."""
+    """Return a number of bytes in a suitable unit (powers of 1024)."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if round(count, 1) < 1024:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"

@@ -97,7 +97,7 @@ def check_insecure(options: RunConfig) -> None:
     if options.fetch.insecure and not settings().allow_insecure_tls:
         raise UsageError(
             "--insecure is not allowed here",
-            "the operator of the workers allows it by IMAGEFLEET_ALLOW_INSECURE_TLS, which is not set",
+            "IMAGEFLEET_ALLOW_INSECURE_TLS is not set; the operator of the workers must allow it",
             "Set IMAGEFLEET_ALLOW_INSECURE_TLS=true, or omit --insecure.",
         )
 

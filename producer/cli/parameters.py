@@ -263,7 +263,7 @@ download_options = _grouped(
         type=Duration(),
         default=_defaults.deadline,
         show_default=True,
-        help="Time limit for an image in seconds, including all attempts, waits and saving. "
+        help="Time limit for an image, in seconds, including all attempts, waits and saving. "
         f"At most {limits.MAX_DEADLINE:g}.",
     ),
     click.option(
@@ -278,7 +278,7 @@ download_options = _grouped(
         type=click.IntRange(0, 10),
         default=_defaults.retries,
         show_default=True,
-        help="Maximum number of further attempts after an error that may be temporary.",
+        help="Maximum number of retries of an image, after errors that may be temporary.",
     ),
     click.option(
         "--max-retry-after",

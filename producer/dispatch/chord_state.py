@@ -1,9 +1,9 @@
 """Read from Redis which tasks of a run are queued or with a worker, and which parts of a chord are counted.
 
 A message is in a queue, or in the hash of a worker's unacknowledged messages. It moves between them in one atomic step.
-So a task is lost if its message is in neither, and its part is not counted. Tasks go from a queue to a worker to a
-part, and Redis is read in the same order. A task requeued meanwhile may be overlooked, so a task is lost only if two
-inspections in a row miss it.
+So a task is lost if its message is in neither, and its part is not counted. A task goes from a queue to a worker, and
+then becomes a part. Redis is read in the same order, so that no task is missed on its way. But a task requeued
+meanwhile goes back, and may be missed. So a task counts as lost only if two inspections in a row miss it.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ class ChordState:
 
     outcomes: dict[str, Outcome]
     invalid: tuple[str, ...]
-    #: The chord's ids of the invalid entries: a task id and a place each.
+    #: The chord's ids of the invalid entries. Each consists of a task id and a place.
     invalid_ids: tuple[str, ...]
-    #: Whether Redis has its size. Without a size, a chord is never complete.
+    #: Whether Redis has the chord's size. Without a size, a chord is never complete.
     has_size: bool
     #: Whether its body (the collect task) was sent.
     body_sent: bool
@@ -97,10 +97,10 @@ def read_parts(server: redis.Redis, group: str, void: Collection[Reason]) -> Cho
 
 
 def reset_parts(server: redis.Redis, group: str, parts: ChordState) -> None:
-    """Make a chord forget its invalid parts, so that it counts these again; or all parts, if its body was sent."""
+    """Delete a chord's invalid parts, so that it counts them again. If its body was sent, delete all parts."""
     pipe = server.pipeline(transaction=True)
     if parts.body_sent:
-        # After that, the chord counts no parts, so nothing is lost here.
+        # A chord counts no more parts after its body was sent, so no new part can be deleted here.
         pipe.delete(*(_key(group, kind) for kind in (".j", ".t", ".d", ".s")))
     elif parts.invalid:
         pipe.zrem(_key(group, ".j"), *parts.invalid)
@@ -109,7 +109,7 @@ def reset_parts(server: redis.Redis, group: str, parts: ChordState) -> None:
 
 
 def _decode_part(entry: str) -> tuple[str, Outcome | None]:
-    """Return the task id and the Outcome of a part; the Outcome is None if the task failed or it is invalid."""
+    """Return the task id and the Outcome of a part; the Outcome is None if it is invalid or the task failed."""
     _, task_id, state, result = orjson.loads(entry)
     try:
         outcome = Outcome.from_json(result) if state == "SUCCESS" else None

@@ -1,7 +1,7 @@
 """Send a run's shards as chords while the plan grows, and watch each until its manifest exists.
 
-At most a window of shards is in flight. A chord delivers results, but is no proof that all of them arrive. So the
-dispatcher inspects an idle shard: tasks with neither an Outcome nor a message are sent again
+At most a window of shards is in flight. A chord delivers results, but does not prove that all of them arrive. So
+the dispatcher inspects idle shards, and resends tasks with neither an Outcome nor a message
 (``producer/dispatch/recovery.py``).
 """
 
@@ -44,7 +44,7 @@ _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
 #: Seconds of one wait for finished shards, and so also between two reports to the listener.
 _TICK_SECONDS = 0.25
-#: Seconds between two inspections of all shards in flight. They find manifests with a lost signal, and lost tasks.
+#: Seconds between two inspections of all shards in flight. They find lost tasks, and manifests not yet signalled.
 _INSPECT_INTERVAL_SECONDS = 3.0
 #: Seconds until a manifest must be visible here after a worker reported it as written.
 _MANIFEST_TIMEOUT_SECONDS = 30.0
@@ -60,11 +60,11 @@ class DispatchOptions:
 
     #: The maximum number of shards in flight.
     window: int = 1
-    #: Whether an earlier command started the run. Parts of it may then be done, or in Redis.
+    #: Whether an earlier command started the run. If so, parts of the run may be done, or in Redis.
     resumed: bool = False
     #: The failure reasons to retry in a later revision.
     retried: Collection[str] = ()
-    #: Whether the workers are a local fleet, which restarts them itself.
+    #: Whether the workers are a local fleet, which restarts dead workers itself.
     local: bool = False
 
 
@@ -87,7 +87,7 @@ class Dispatcher:
             store: the run's folder.
             planner: plans the run's shards.
             server: the run's Redis: a client with `decode_responses`.
-            check: called again and again; raises an error if the fleet has ended.
+            check: called repeatedly; raises an error if the fleet has ended.
             dispatch: how this command dispatches the run.
         """
         self._run_id, self._options, self._dispatch = options.run_id, options, dispatch
@@ -102,9 +102,9 @@ class Dispatcher:
         self._images_ended, self._idle_since, self._idle_text = 0, time.monotonic(), ""
         self._unfit = UnfitWorkers(server, self._run_id)
         self._saving_check = SavingCheck(store, self._unfit)
-        #: Images of the completed shards, of those sent by this command.
+        #: The number of images in completed shards, as far as this command sent them.
         self._images_completed = 0
-        #: The number of shards sent or skipped so far, which is also the next shard.
+        #: The number of shards sent or skipped so far, which is also the number of the next shard.
         self._sent = 0
         self._done_before = 0
         #: Whether a task may have been sent.
@@ -152,7 +152,7 @@ class Dispatcher:
             while self._in_flight or not (self._finishing.is_set() or self._all_sent()):
                 if self._can_send():
                     self._send_next(self._sent)
-                # Don't wait between two sends: filling a large window takes longer than a shard may stay unwatched.
+                # Don't wait between two sends: shards would stay unwatched for too long while a large window fills.
                 self._watch(0.0 if self._can_send() else _TICK_SECONDS)
                 if self._finishing.is_set() and self._in_flight and self._is_drained():
                     break
@@ -164,13 +164,13 @@ class Dispatcher:
         finally:
             with suppress(redis.RedisError):
                 self._unfit.refresh(last=True)
-            # After an early end, workers drop the queued tasks unfetched, because the run has no record.
+            # After an early end, workers drop the queued tasks without fetching, because the run has no record.
             with suppress(redis.RedisError):
                 drop_run(self._server, self._run_id)
         return self._timing
 
     def _is_drained(self) -> bool:
-        """Have workers drop queued tasks; return whether current downloads, and the shards they complete, are done."""
+        """Make workers drop queued tasks. Return whether current downloads, and the shards they complete, are done."""
         if self._drain is None:
             self._record.mark_draining()
             self._with_redis(self._renew_record)
@@ -231,7 +231,7 @@ class Dispatcher:
             raise CommandError(
                 f"Shard {shard_name(shard)} could not be collected",
                 signal["error"],
-                f"Free disk space or fix that error, then run `{resume_command(self._store)}`.",
+                f"Fix this error, or free disk space, then run `{resume_command(self._store)}`.",
             )
         if shard in self._in_flight:
             self._in_flight[shard].signalled_at = time.monotonic()
@@ -256,8 +256,8 @@ class Dispatcher:
 
     def _resend_lost(self) -> None:
         """Inspect the shards in flight, and send their lost tasks again."""
-        # Live workers requeue a dead worker's tasks. If none of them has been in contact with Redis for long enough to
-        # do so, it is done here.
+        # A live worker requeues a dead worker's tasks once it has been in contact with Redis for long enough. The
+        # producer does the same, in case no worker has.
         self._contact.record_reply()
         if self._contact.is_long_enough:
             requeue.requeue_from_dead_workers(self._server)
@@ -272,7 +272,7 @@ class Dispatcher:
         try:
             sums = cast("dict[str, str]", self._server.hgetall(keys.progress(self._run_id)))
         except redis.RedisError as error:
-            # The next operation on Redis waits for it.
+            # The next operation on Redis waits until Redis is back.
             if self._last_progress is not None:
                 return replace(self._last_progress, note=redis_problem(error).note)
             sums = {}
@@ -306,7 +306,7 @@ class Dispatcher:
         return self._idle_text or self._unfit.note
 
     def _connect(self) -> None:
-        """Open the connections for messages and chords before the first task is sent, so that they are not timed."""
+        """Open the connections for messages and chords before the first task, so that connecting is not timed."""
         self._renew_record()
         with app.producer_or_acquire() as producer:
             producer.connection.ensure_connection(max_retries=1)
@@ -351,7 +351,7 @@ class Dispatcher:
         while True:
             try:
                 if has_failed:
-                    # Redis may come back empty, and workers drop tasks of a run without a record.
+                    # Redis may come back empty. Workers drop the tasks of a run without a record, so write it first.
                     self._renew_record()
                 return operation()
             except (redis.RedisError, OperationalError, BatchPublishError) as error:
@@ -370,7 +370,7 @@ class Dispatcher:
                 if self._last_progress is not None:
                     self._report_progress(replace(self._last_progress, note=f"{problem.note}. {problem.hint}"))
                 if problem.answered:
-                    # A server keeps its connections when it becomes a replica. New ones lead to the new master.
+                    # If the server has become a replica, it keeps its connections. New ones lead to the new master.
                     transport.disconnect_pools()
                     app.backend.client.connection_pool.disconnect()
                 time.sleep(1)

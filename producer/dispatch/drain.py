@@ -1,6 +1,6 @@
 """Drain a run that was told to end early: workers drop its queued tasks and finish its current downloads.
 
-The run's options in Redis say that it drains, so a worker that takes one of its tasks drops the task. Workers cache
+The run's options in Redis mark it as draining, so a worker that takes one of its tasks drops the task. Workers cache
 these options for a few seconds. A control command makes them read the options again at once, and each worker replies
 with the number of images and shards of the run in its slots.
 """
@@ -21,11 +21,11 @@ _ASK_INTERVAL_SECONDS = 0.5
 _REPLY_SECONDS = 1.0
 #: Seconds to wait for a worker that sends heartbeats but no reply.
 _SILENT_SECONDS = 10.0
-#: Seconds to wait beyond the run's deadline for one image. This covers a download that began just before the end, and
+#: Seconds to wait beyond an image's deadline. This covers a download that began just before the end, and
 #: its manifest.
 _GRACE_SECONDS = 5.0
-#: The workers must report no work this many times in a row: a task can be between two slots, or a manifest about to be
-#: written.
+#: The workers must report no work this many times in a row, because a task can be between two slots, or a manifest
+#: about to be written.
 _IDLE_REPLIES = 2
 
 

@@ -31,7 +31,7 @@ class Timing:
 
     first_sent: float = 0.0
     last_done: float = 0.0
-    #: The number of images with an Outcome from this time, and how many of them were sent again.
+    #: The number of images finished between these times, and how many of them were sent again.
     images: int = 0
     repaired: int = 0
 

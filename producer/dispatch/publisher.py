@@ -1,8 +1,8 @@
 """Publish the tasks of a shard as a Celery chord: one task for each image, and a collect task as its body.
 
-``chord().apply_async`` would send the same messages. Sending them here, task by task in batches of one kombu producer,
-is several times as fast. All ids follow from the run and the image, and Celery counts a chord's parts by id. So a batch
-that failed half way can be sent again.
+``chord().apply_async`` would send the same messages. Here they are sent in batches of one kombu producer, which is
+several times as fast. All ids are derived from the run and the image, and Celery counts a chord's parts by id. So a
+batch that failed halfway can be sent again.
 """
 
 from __future__ import annotations
@@ -60,12 +60,12 @@ class ChordPublisher:
         return {**later_revision, **next_epoch}
 
     def _body(self, shard: int, size: int) -> dict[str, Any]:
-        """Return a chord's body as in the messages of its images."""
+        """Return a chord's body, as the messages of its images contain it."""
         kwargs = {"run_id": self._run_id, "shard": shard, **self._body_kwargs(size)}
         return dict(Signature(COLLECT_SHARD, kwargs=kwargs, options={"task_id": self.body_id(shard)}, app=app))
 
     def publish_body(self, shard: int, outcomes: Sequence[Outcome], size: int) -> None:
-        """Send a chord's body directly: all its Outcomes are known, but the chord did not send it."""
+        """Send a chord's body directly, for a chord that has all its Outcomes but did not send its body."""
         app.send_task(
             COLLECT_SHARD,
             args=([outcome.to_json() for outcome in outcomes],),
@@ -80,7 +80,7 @@ class ChordPublisher:
     def publish(
         self, shard: int, requests: Sequence[ImageRequest], sent: Sequence[ImageRequest], recover: bool = False
     ) -> None:
-        """Send all tasks of a shard, or some.
+        """Send the tasks of a shard, or some of them.
 
         Args:
             shard: the shard.
@@ -101,7 +101,7 @@ class ChordPublisher:
             for place, request in enumerate(requests):
                 if request.index not in wanted:
                     continue
-                # A worker refuses a too long URL. One character over the limit is enough to recognise it.
+                # A worker refuses a URL longer than the limit. One character over the limit is enough for that.
                 url = request.url[: MAX_LENGTH + 1]
                 previous = {} if request.previous is None else {"previous": request.previous.to_json()}
                 # Like `send_task`, but without looking up the route and the options again for each image.

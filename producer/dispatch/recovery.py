@@ -30,8 +30,8 @@ _log = logging.getLogger(__name__)
 #: to the maximum.
 _SUSPECT_AFTER_SECONDS = 8.0
 _MAX_SUSPECT_AFTER_SECONDS = 60.0
-#: How often a shard's tasks are resent before it ends with the Outcomes it has. Its collect task is then resent once
-#: more, if it is lost.
+#: How often a shard's tasks are resent before the shard ends with the Outcomes it has. If its collect task is then
+#: lost, it is resent once more.
 _MAX_RESENDS = 5
 
 
@@ -39,7 +39,7 @@ _MAX_RESENDS = 5
 class ShardInFlight:
     """A sent shard without a manifest.
 
-    ``signalled_at`` is the time at which a worker reported its manifest as written. Times are seconds of the monotonic
+    ``signalled_at`` is the time at which a worker reported the manifest as written. Times are seconds of the monotonic
     clock.
     """
 
@@ -79,13 +79,13 @@ class ShardRecovery:
         self._pending_before: frozenset[str] | None = None
 
     def adopt(self, in_flight: ShardInFlight, requests: Sequence[ImageRequest]) -> None:
-        """Send the missing tasks of a shard of a resumed run; leave those in flight alone.
+        """Send the missing tasks of a shard of a resumed run; leave its tasks in flight alone.
 
-        Tasks sent here check whether their image exists. This also holds for the first command of a later revision: the
-        command that resumes it sends in the same way, and knows no more about saved images. The check costs nothing if
-        no file exists, and a failed image has none, because its collect task removed every file without an Outcome. A
-        late duplicate of an earlier task may have saved the image since, as a regular result. Getting that file is the
-        purpose of the revision.
+        Tasks sent here first check whether their image's file exists. They also do this in the first command of a later
+        revision. A command that resumes the revision sends tasks in the same way, and knows no more about saved images.
+        The check costs nothing if no file exists. A failed image usually has none, because its collect task removed
+        every file without an Outcome. But a late duplicate of an earlier task may have saved the image since then. Its
+        file is a regular result, and getting it is the purpose of the revision.
         """
         if self._pending_before is None:
             self._pending_before = chord_state.pending_task_ids(
@@ -96,7 +96,7 @@ class ShardRecovery:
             self._resend(in_flight, requests, chord, self._pending_before)
             in_flight.resends = 0
         elif chord.invalid:
-            # The end of the last command caused these parts. Their images are in flight again.
+            # These parts come from the end of the last command. Their images are in flight again.
             chord_state.reset_parts(self._server, self._publisher.group_id(in_flight.shard), chord)
 
     def resend_lost(self, shards: Collection[ShardInFlight], timing: Timing) -> None:
@@ -132,7 +132,7 @@ class ShardRecovery:
     def _missing_tasks(
         self, shard: int, requests: Sequence[ImageRequest], chord: chord_state.ChordState, pending: frozenset[str]
     ) -> frozenset[str]:
-        """Return the ids of a shard's tasks without a message and without a part.
+        """Return the ids of a shard's tasks with neither a message nor a part.
 
         If all images have parts, the collect task may be missing. A part without an Outcome counts as missing.
         """
@@ -179,7 +179,10 @@ class ShardRecovery:
                 in_flight.resends -= 1
                 return 0
             _log.warning(
-                "shard %s ends without %d images: they were lost %d times", shard_name(shard), len(lost), _MAX_RESENDS
+                "shard %s ends without %d images: their tasks were lost %d times",
+                shard_name(shard),
+                len(lost),
+                _MAX_RESENDS,
             )
             outcomes += [
                 failed_outcome(

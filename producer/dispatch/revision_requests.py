@@ -1,4 +1,4 @@
-"""Read the requests of a shard in the run's current revision: all of them, or only those a retry repeats."""
+"""Read the requests of a shard in the run's current revision: all requests, or in a retry only the repeated ones."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class RevisionRequests:
         self._retried = frozenset(retried)
 
     def is_done(self, shard: int) -> bool:
-        """Return whether the manifest of a shard is of the current revision."""
+        """Return whether the manifest of a shard belongs to the current revision."""
         return shard_status.is_done(shard, self._options.revision, self._store)
 
     def load(self, shard: int) -> list[ImageRequest]:
@@ -31,7 +31,7 @@ class RevisionRequests:
         return self.select(shard, load_requests(shard, self._store, self._run_id))
 
     def select(self, shard: int, requests: list[ImageRequest]) -> list[ImageRequest]:
-        """Return those of a shard's requests that the current revision downloads."""
+        """Select the requests for the current revision from all requests of a shard."""
         if not self._options.revision or not self._store.exists(manifest.name(shard)):
             return requests
         columns = ["key", "reason"]

@@ -1,4 +1,4 @@
-"""A run's record in Redis: its options, where workers read them. Without a record, workers drop the run's tasks."""
+"""Keep a run's record in Redis, with the options for its workers. Without a record, workers drop the run's tasks."""
 
 from __future__ import annotations
 
@@ -35,13 +35,12 @@ class RunRecord:
         """
         now = time.monotonic()
         known = bool(self._renewed_at) and now - self._renewed_at < _RENEW_INTERVAL_SECONDS
-        # The time of the last inspection can't be used here: an inspection has always just been made.
         if known and now - self._seen_at <= _CHECK_INTERVAL_SECONDS:
             return False
         record = json.dumps(self._options.to_json())
         key, lifetime = keys.run(self._options.run_id), limits.RUN_RECORD_TTL
-        # A write, although a read would do: a Redis that is full, can't save or is a replica refuses writes. Nothing
-        # else would tell the producer why no image ends.
+        # This writes, although a read would show the same: if Redis is full, can't save or is a replica, only writes
+        # are refused. Without this write, the producer would not learn why no image ends.
         if known and self._server.set(key, record, ex=lifetime, xx=True):
             self._seen_at = now
             return False
@@ -50,11 +49,11 @@ class RunRecord:
         return known
 
     def check_soon(self) -> None:
-        """Have the next `renew` check Redis: it failed, and may come back empty."""
+        """Make the next `renew` check Redis, which has failed and may come back empty."""
         self._seen_at = 0.0
 
     def mark_draining(self) -> None:
-        """Have the next `renew` write that the run drains."""
+        """Make the next `renew` mark the run as draining."""
         self._options = replace(self._options, draining=True)
         self._renewed_at = 0.0
 

@@ -17,16 +17,16 @@ class SavingCheck:
     def __init__(self, store: Store, unfit: UnfitWorkers) -> None:
         """Take the run's folder, and its unfit workers with their reasons."""
         self._store, self._unfit = store, unfit
-        #: The numbers of saved and of unsaved images when the last image was saved.
+        #: The numbers of saved and unsaved images when the last image was saved.
         self._saved = self._unsaved = 0
 
     def update(self, saved: int, unsaved: int) -> None:
-        """Take the workers' sums of saved and of unsaved images.
+        """Take the workers' counts of saved and unsaved images.
 
         Raises:
             CommandError: too many images in a row could not be saved.
         """
-        # After Redis was emptied, both sums start again at 0.
+        # After Redis was emptied, both counts start again at 0.
         if saved != self._saved or unsaved < self._unsaved:
             self._saved, self._unsaved = saved, unsaved
         elif unsaved - self._unsaved >= _MAX_UNSAVED:

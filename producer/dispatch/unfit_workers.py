@@ -18,7 +18,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class UnfitWorker:
-    """A worker that can't run a run's tasks, and the reason."""
+    """A worker that can't process a run's tasks, and the reason."""
 
     name: str
     why: str
@@ -52,8 +52,8 @@ class UnfitWorkers:
     def refresh(self, last: bool = False) -> None:
         """Read the workers' reports, and log a warning for each newly unfit worker.
 
-        A short network failure is not worth a warning, so it must last for two reads, or be present at the last one.
-        There is no warning if all workers are unfit: then no worker takes over tasks, and the failed images show why.
+        A short network failure is not worth a warning, so two reads in a row must find it, or the last read.
+        If all workers are unfit, there is no warning: no worker takes over tasks, and the failed images show why.
         """
         reports = {
             name: json.loads(text)

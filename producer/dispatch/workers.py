@@ -50,7 +50,7 @@ class WorkerInfo:
     skew: float | None = None
     #: Whether it may skip the verification of server certificates (``--insecure``).
     insecure_tls: bool = False
-    #: Problems it has found itself that keep it from working.
+    #: Problems found by the worker itself that keep it from working.
     troubles: tuple[str, ...] = ()
     #: Its limit of open file descriptors.
     descriptors: int | None = None
@@ -82,13 +82,15 @@ class WorkerSurvey:
             found.append(f"ignoring workers with an incompatible version: {shown}")
         if self.unfit:
             found.append(
-                f"workers can't save images of this run, and leave it to others: {_group_by_trouble(self.unfit)}"
+                f"some workers can't save images of this run, and leave it to others: {_group_by_trouble(self.unfit)}"
             )
         if self.insecure and (strict := [worker.name for worker in self.fit if not worker.insecure_tls]):
-            found.append(f"workers without IMAGEFLEET_ALLOW_INSECURE_TLS verify all servers: {list_names(strict)}")
+            found.append(
+                f"some workers lack IMAGEFLEET_ALLOW_INSECURE_TLS, and verify all servers: {list_names(strict)}"
+            )
         if troubled := [f"{worker.name} ({'; '.join(worker.troubles)})" for worker in self.fit if worker.troubles]:
             found.append(
-                f"some workers have problems, and leave work to others until these are solved: {list_names(troubled)}"
+                f"some workers have problems, and leave tasks to others until they recover: {list_names(troubled)}"
             )
         if skewed := [worker for worker in self.fit if abs(worker.skew or 0.0) > MAX_SKEW_SECONDS]:
             shown = list_names(f"{worker.name} ({worker.skew:+.1f} s)" for worker in skewed)
@@ -159,7 +161,7 @@ def folder_hint(result: ProbeResult) -> str:
     if not result.allowed:
         return "Set IMAGEFLEET_STORE_ROOTS for the worker to a parent of this folder, or choose another --out."
     if not result.same:
-        return f"{SHARE_HINT} All must write as the same user."
+        return f"{SHARE_HINT} All of them must write as the same user."
     return "Give the worker's user permission to write there, and make sure the disk has space."
 
 
@@ -219,7 +221,7 @@ def describe_workers(local: bool, images: int, server: redis.Redis) -> str:
         # Redis may have restarted since the last question and closed this idle connection.
         return f"{waiting}; can't ask the workers: {redis_problem(error).note}"
     if not slots and local:
-        return f"{waiting}; no worker responds: the local fleet is restarting them"
+        return f"{waiting}; no worker responds: the local fleet is restarting its workers"
     if not slots:
         return f"{waiting}; no worker responds: start one with `celery -A tasks worker`, or `docker compose up -d`"
     some = f"{waiting}; {len(slots)} workers respond" if len(slots) > 1 else f"{waiting}; 1 worker responds"

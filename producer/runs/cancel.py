@@ -26,7 +26,7 @@ def cancel(store: Store, broker_url: str | None, end: Callable[[LockHolder], boo
     Args:
         store: the run's folder.
         broker_url: the URL of the run's Redis as given; if None, it comes from the run's record.
-        end: tells a producer with a local fleet to cancel its run, and returns whether it could be told.
+        end: tells a producer with a local fleet to cancel its run. Returns whether this was possible.
 
     Raises:
         UsageError: the folder holds no run, or the broker's URL is required.

@@ -13,7 +13,7 @@ from producer.output.summary import Summary
 
 @dataclass(frozen=True, slots=True)
 class PreviousResult:
-    """The earlier command that completed a run: its own figures, and its end in seconds since the epoch."""
+    """The earlier command that completed a run: the figures of this command alone, and its end as a Unix timestamp."""
 
     finished_at: float
     images: int

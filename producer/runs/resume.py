@@ -85,6 +85,6 @@ def remaining_requests(record: RunFile, store: Store, planned: PlanProgress) -> 
 def _source_changed_error(record: RunFile, planned: PlanProgress) -> CommandError:
     return CommandError(
         f"{url_list.display_name(record.source)} can't be read further",
-        f"{url_list.explain_difference(record.source)}. The {planned.rows:,} rows planned from it are done",
+        f"{url_list.explain_difference(record.source)}. The {planned.rows:,} rows already planned are done",
         "Start another run for the rest of the list, in another folder.",
     )

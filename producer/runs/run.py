@@ -50,7 +50,7 @@ class Run:
     """A run with a locked folder and a growing plan. Nothing is sent before `execute`.
 
     The caller holds the lock of the folder. Use it as a context manager: if the block fails, even before `execute`, the
-    run's record says so. If a command on an existing run fails before it has sent a task, the record stays as it was.
+    run's record shows it. If a command on an existing run fails before it has sent a task, the record stays as it was.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class Run:
 
         Raises:
             UsageError: the folder holds no run.
-            CommandError: a file of the run is damaged, and if it is a file of the plan, it can't be rebuilt.
+            CommandError: a file of the run is damaged. A file of the plan counts only if it can't be rebuilt.
         """
         record = found = RunFile.load(store)
         shards = planned_shards(record, store)
@@ -138,7 +138,7 @@ class Run:
 
     @classmethod
     def retry(cls, store: Store, reasons: Collection[str]) -> Self:
-        """Start another revision of a completed run, which retries the images that failed for some reasons.
+        """Start another revision of a completed run, which retries the images that failed for the given reasons.
 
         Raises:
             UsageError: the folder holds no run, or an incomplete one.

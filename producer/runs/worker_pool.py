@@ -20,7 +20,7 @@ class WorkerPool:
 
     ``slots`` is the sum over all workers. ``startup_seconds`` is the time to start the local fleet, or to ask the
     workers at the broker. ``check`` raises an error if a local fleet has ended. ``unfit`` are workers that
-    replied but can't run its tasks. ``warnings`` are about the workers, for the user before the run.
+    replied but can't process the run's tasks. ``warnings`` about the workers are shown to the user before the run.
     """
 
     broker_url: str
@@ -41,7 +41,7 @@ def local_pool(fleet: Fleet) -> WorkerPool:
 
 
 def broker_pool(broker_url: str, out: Path, insecure: bool = False) -> WorkerPool:
-    """Return the workers at a broker. They are started by others, and there may be none yet.
+    """Return the workers at a broker. The producer does not start them, and there may be none yet.
 
     Args:
         broker_url: the broker's URL.

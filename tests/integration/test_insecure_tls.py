@@ -85,7 +85,7 @@ def test_local_fleet_without_the_permission_is_refused_early(site: Site, tmp_pat
     assert ended.code == 2
     assert processes.error_parts(ended) == (
         "--insecure is not allowed here",
-        "the operator of the workers allows it by IMAGEFLEET_ALLOW_INSECURE_TLS, which is not set",
+        "IMAGEFLEET_ALLOW_INSECURE_TLS is not set; the operator of the workers must allow it",
         "Set IMAGEFLEET_ALLOW_INSECURE_TLS=true, or omit --insecure.",
     )
     assert not (tmp_path / "out").exists()

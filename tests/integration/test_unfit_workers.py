@@ -90,7 +90,7 @@ def test_unfit_worker_is_named_and_others_do_the_work(mixed: tuple[str, Path], d
     (name,) = facts["unfit_workers"]
     assert name.startswith("stray@")
     assert "IMAGEFLEET_STORE_ROOTS" in facts["unfit_workers"][name]
-    assert f"Warning: workers can't save images of this run, and leave it to others: {name}: " in ended.err
+    assert f"Warning: some workers can't save images of this run, and leave it to others: {name}: " in ended.err
 
 
 def test_names_misspelt_settings(tmp_path: Path, demo_url: str) -> None:

@@ -9,7 +9,9 @@ import pytest
 from producer.dispatch import workers
 
 
-@pytest.mark.parametrize(("local", "expected"), [(True, "is restarting them"), (False, "celery -A tasks worker")])
+@pytest.mark.parametrize(
+    ("local", "expected"), [(True, "is restarting its workers"), (False, "celery -A tasks worker")]
+)
 def test_no_worker_responds(monkeypatch: pytest.MonkeyPatch, local: bool, expected: str) -> None:
     """A run that waits for a local fleet does not advise to start workers."""
     monkeypatch.setattr(workers, "online_workers", list)
