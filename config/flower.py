@@ -1,9 +1,10 @@
 """Flower's configuration: ``celery -A tasks flower --conf=config/flower.py``.
 
-Tornado runs this file and reads Flower's options from its names. Flower shows one task per image, with the Outcome as
-its result. For Celery a failed download is a successful task, because the task returns an Outcome. Here it counts as
-failed (see ``config/flower_tasks.py``), and the column *Result* shows ``failed_to_download: http_4xx (HTTP 404 Not
-Found)``. To find failed images, click *Failed* or search for ``result:failed``.
+Tornado runs this file and takes Flower's options from the variables defined here. Flower shows one task per image, with
+the Outcome as its result. For Celery, even a failed download is a successful task, because the task returns an Outcome.
+In Flower, such a task counts as failed (see ``config/flower_tasks.py``), and the column *Result* shows
+``failed_to_download: http_4xx (HTTP 404 Not Found)``. To find failed images, click *Failed* or search for
+``result:failed``.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ max_workers = 1_000
 purge_offline_workers = 300
 persistent = False
 natural_time = False
-# The workers' own setting decides whether they send events. Otherwise, Flower would enable them every five seconds.
+# The workers' own setting decides whether they send events. By default, Flower enables the events every five seconds.
 enable_events = settings().task_events
 
 
@@ -66,21 +67,21 @@ events.EventsState = _State
 
 
 def _require_password(handler: Any) -> Any:
-    """Return a handler that asks for the password before anything else."""
+    """Return a handler that asks for the password before it does anything else."""
     # There is no login page: the browser asks for the password.
     base = {LoginHandler: NotFoundErrorHandler, TaskView: _TaskPage}.get(handler, handler)
 
     class Protected(base):  # type: ignore[misc,valid-type]
         def prepare(self) -> Any:
-            # Raises 401 for clients without a login.
+            # Responds with 401 to clients without the password.
             BaseHandler.get_current_user(self)
             return super().prepare()
 
     return Protected
 
 
-# Flower serves its scripts, its page for unknown paths and a few others without a password. Here only the two pages
-# for monitoring are open.
+# By default, Flower serves its scripts, its page for unknown paths and a few other pages without a password. Here, only
+# the two pages for monitoring need no password.
 _PUBLIC_HANDLERS = (Metrics, Healthcheck)
 urls.settings["static_handler_class"] = _require_password(StaticFileHandler)
 for _index, _rule in enumerate(urls.handlers):

@@ -1,6 +1,6 @@
 """Adapt image tasks for Flower: take the task's state from the Outcome, and format the Outcome as readable text.
 
-Imports neither Flower nor Celery: the functions take Flower's events and results.
+This module imports neither Flower nor Celery; its functions take Flower's events and results as plain values.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 _COLLECT = "collect_shard"
 _IS_OUTCOME = re.compile(r"\{'key': '\w*', 'status': '(?P<status>\w+)'")
 # Celery formats an Outcome almost like Python's repr, but does not escape backslashes and line ends. So the text can't
-# be parsed as Python. A quote inside a string always follows a backslash, though.
+# be parsed as Python. However, a quote inside a string always has a backslash before it.
 _FIELD = re.compile(r"'(?P<name>\w+)': (?:'(?P<text>.*?)'|(?P<plain>[^',]+?))(?=, '\w+': |\}$)", re.DOTALL)
 
 
@@ -21,7 +21,8 @@ def adjust_event(event: dict[str, Any]) -> dict[str, Any]:
     For Celery the task succeeded, because it returned an Outcome, which the chord needs.
     """
     if event["type"] == "task-received" and str(event.get("name")).endswith(_COLLECT):
-        # The argument holds the Outcomes of the shard, truncated, so a search for an image would find the shard.
+        # The task's arguments hold the shard's Outcomes, truncated. So a search for an image would find the collect
+        # task.
         return {**event, "args": f"Outcomes of shard {_shard(str(event.get('kwargs')))}"}
     if event["type"] == "task-succeeded":
         found = _IS_OUTCOME.match(str(event.get("result")))

@@ -10,14 +10,14 @@ VISIBILITY_TIMEOUT = 600
 #: prefetched ahead of it.
 MAX_DEADLINE = VISIBILITY_TIMEOUT / 4
 
-#: Longest wait requested by a server, in seconds, after which the image is still retried. A wait too long for a slot
-#: becomes a countdown of the task, and a worker holds the task unacknowledged meanwhile. The limit is a fifth of the
-#: visibility timeout because the task still waits behind others when its countdown is over.
+#: Longest wait in seconds, as requested by a server, after which the image is still retried. A wait too long to hold a
+#: slot for becomes the task's countdown, and a worker holds the unacknowledged task during the countdown. The limit is
+#: a fifth of the visibility timeout, because the task waits behind others when its countdown is over.
 MAX_COUNTDOWN = VISIBILITY_TIMEOUT / 5
 
-#: Tasks reserved by a worker per slot, including the running one. Finished tasks count until they are acknowledged.
-#: The number is high enough that a slot never waits for Redis, even while finished tasks wait for their batch. It is
-#: low enough that the last reserved task starts long before the visibility timeout.
+#: Tasks reserved by a worker per slot, including the running one. A finished task counts until it is acknowledged. The
+#: number is high enough that a slot never waits for Redis, even while finished tasks wait for their batch. It is low
+#: enough that the last reserved task starts long before the visibility timeout.
 PREFETCH = 3
 
 #: Default number of download slots per worker process; ``--concurrency`` overrides it.
@@ -26,13 +26,13 @@ CONCURRENCY = 16
 #: Seconds until a run's record expires in Redis unless its producer renews it.
 RUN_RECORD_TTL = 7 * 24 * 3600
 
-#: Seconds between two heartbeats of a worker, and between two checks for workers without one.
+#: Seconds between two heartbeats of a worker, and between two checks for workers without a heartbeat.
 HEARTBEAT_INTERVAL = 3
 
-#: Seconds for which a worker counts as alive after its last heartbeat. Several intervals long, because a busy machine
-#: or a reconnect may skip a heartbeat.
+#: Seconds for which a worker counts as alive after its last heartbeat. The timeout is several intervals long, because a
+#: busy machine or a reconnect may skip a heartbeat.
 HEARTBEAT_TIMEOUT = 15
 
-#: Seconds within which a dead worker's tasks are back in the queue if another worker is up: the heartbeat timeout, one
-#: interval of the other worker, and the requeueing itself.
+#: Seconds after which a dead worker's tasks are back in the queue if another worker is running: the heartbeat timeout,
+#: one interval between the other worker's checks, and the time to requeue.
 REDELIVERY_SECONDS = 20

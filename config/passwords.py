@@ -11,7 +11,7 @@ redis.conf         the Redis server: the same password as its ``requirepass``
 flower-password    Flower; its user is ``imagefleet``
 =================  =========================================================================
 
-Services run as different users, so every service with this volume mounted can read the files.
+The services run as different users, so the files are readable by every service with this volume mounted.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Settings from the environment. No other module reads the environment.
 
-With these variables a worker's operator limits the worker's addresses and folders. No message can extend
-these limits. The name of each variable is ``IMAGEFLEET_NAME``; lists are separated by commas.
+With these variables, a worker's operator limits the addresses and folders that the worker may use. No message can
+extend these limits. The name of each variable is ``IMAGEFLEET_NAME``; lists are separated by commas.
 
 To add a setting: add a field with its description here, pass the value as an argument to the module that uses it, and
 run ``make docs``, which writes ``docs/settings.md`` from the descriptions.
@@ -24,7 +24,7 @@ from config import SettingsError, limits
 REDIS_CONF = Path(__file__).with_name("redis.conf")
 FLOWER_CONF = Path(__file__).with_name("flower.py")
 _PREFIX = "IMAGEFLEET_"
-#: Names after the prefix for `config/entrypoint.sh`.
+#: Names, without the prefix, of the variables that only `config/entrypoint.sh` reads.
 _ENTRYPOINT_NAMES = ("OWNED_BY",)
 
 

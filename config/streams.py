@@ -1,4 +1,4 @@
-"""Standard streams that never end the program, whether they are closed, have no reader, or have a limited encoding.
+"""Standard streams that never end the program, even if they are closed, have no reader, or can't encode a character.
 
 A report that can't be printed must not change a run's exit status.
 """
@@ -45,7 +45,7 @@ def set_up() -> None:
 
 
 def _fill_closed() -> None:
-    """Open those of the first three descriptors that are closed, or the next opened file would become stdout."""
+    """Open those of the first three descriptors that are closed; otherwise the next opened file could become stdout."""
     while (descriptor := os.open(os.devnull, os.O_RDWR)) < _STANDARD:
         os.set_inheritable(descriptor, True)
     os.close(descriptor)

@@ -33,12 +33,12 @@ from tasks.storage.plan import CorruptPlanError
 from tasks.storage.shard_parquet import CorruptShardFileError
 
 _log = logging.getLogger(__name__)
-#: Maximum characters of an Outcome in a task's event.
+#: Maximum length of an Outcome in a task's event, in characters.
 _MAX_EVENT_RESULT = 1024
 
 
 class RunTask(Task):  # type: ignore[misc]  # Celery has no annotations
-    """A task of a run. If it is sent by hand with other arguments, its error names the command to use instead."""
+    """A task of a run. If the task is sent by hand with wrong arguments, the error names the command to use instead."""
 
     def apply_async(self, args: Any = None, kwargs: Any = None, *rest: Any, **options: Any) -> Any:
         """Send the task.
@@ -50,7 +50,7 @@ class RunTask(Task):  # type: ignore[misc]  # Celery has no annotations
         return super().apply_async(args, kwargs, *rest, **options)
 
     def before_start(self, task_id: str, args: Any, kwargs: Any) -> None:
-        """Check the arguments of a task sent by its name, as by `celery call`, which does not check them.
+        """Check the arguments of a task sent by its name, for example with `celery call`, which does not check them.
 
         Raises:
             TypeError: the arguments are not those of the task.
@@ -73,7 +73,7 @@ class RunTask(Task):  # type: ignore[misc]  # Celery has no annotations
     bind=True,
     acks_late=True,
     ignore_result=True,
-    # Each countdown follows an attempt, and `Downloader` limits the attempts.
+    # No limit is needed: each countdown follows an attempt, and `Downloader` limits the attempts.
     max_retries=None,
     resultrepr_maxsize=_MAX_EVENT_RESULT,
     Request=BatchedRequest,
@@ -90,24 +90,25 @@ def fetch_image(
     previous: dict[str, Any] | None = None,
     tried_by: Collection[str] = (),
 ) -> dict[str, Any] | UnloggedResult:
-    """Fetch one image of a run; return its Outcome as JSON, unlogged if task events are off.
+    """Fetch one image of a run and return its Outcome as JSON; Celery does not log it if task events are off.
 
     Args:
         run_id: the run; its options are in Redis.
         index: the image's place in the URL list, from 0.
-        url: as in the URL list.
+        url: the URL as in the URL list.
         revision: the run's revision.
         recover: whether an earlier task may have saved the image without reporting it.
-        attempts: the attempts of earlier deliveries. Each of these ended with a wait requested by a server.
-        seconds: the duration of these deliveries.
-        previous: the image of this URL in the previous run, if this run refreshes one; a `PreviousImage` as JSON.
+        attempts: the number of attempts in earlier deliveries. Each such delivery ended with a wait requested by a
+            server.
+        seconds: the duration of these deliveries, in seconds.
+        previous: this URL's image in the previous run, if this run refreshes one; a `PreviousImage` as JSON.
         tried_by: the ids of the workers already tried; they may be unfit.
 
     Raises:
-        Retry: Celery's own. The task was sent again: with a countdown, because the server asks for another long wait;
-            or at once, for another worker.
-        Ignore: Celery's own. The run ends early, and the image is left to `resume`. The chord does
-            not count it, so its other parts stay counted.
+        Retry: Celery's exception. The task was sent again: with a countdown, because the server asks for another long
+            wait; or at once, for another worker.
+        Ignore: Celery's exception. The run ends early, and `resume` will fetch the image. The chord does not count this
+            part, and its other parts stay counted.
     """
     try:
         run = worker.run_cache().options(run_id, revision)
@@ -117,7 +118,7 @@ def fetch_image(
         return _task_result(failed_outcome(str(index), error))
     if run.draining:
         raise _drop_task(self)
-    # The first worker may have saved the image, or crashed on it.
+    # The worker of the first delivery may have saved the image, or may have died because of it.
     again = recover or _is_redelivered(self)
     request = FetchRequest(url, index, again, PriorAttempts(attempts, seconds), worker.previous_file(previous, run))
     retry: RetryLater | RetryElsewhere | None = None
@@ -139,7 +140,7 @@ def _fetch(task: Task[Any, Any], request: FetchRequest, run: RunOptions, tried_b
 
     Raises:
         RetryLater: the server asks for a wait too long to hold a slot for.
-        RetryElsewhere: another worker should fetch it.
+        RetryElsewhere: another worker should fetch the image.
     """
     fitness = worker.fitness()
     shard, key = request.index // run.shard_size, image_key(request.index, run.shard_size)
@@ -173,12 +174,12 @@ def _drop_task(task: Task[Any, Any]) -> Ignore:
 
 
 def _is_redelivered(task: Task[Any, Any]) -> bool:
-    """Return whether another worker took this task before and did not report its end."""
+    """Return whether another worker took this task earlier and did not report the task's end."""
     return bool((task.request.delivery_info or {}).get("redelivered"))
 
 
 def _track_running(task: Task[Any, Any], run_id: str, again: bool) -> AbstractContextManager[int]:
-    """Record a redelivered task as running, while the block runs; give the number of workers killed by it."""
+    """Record a redelivered task as running while the block runs; give the number of workers killed by the task."""
     if not (again and transport.Channel.worker_id):
         return nullcontext(0)
     return poison.track_running(worker.redis_client(), transport.Channel.worker_id, run_id, task.request.id)
@@ -199,8 +200,8 @@ def _requeue_elsewhere(task: Task[Any, Any], retry: RetryElsewhere, known: Mappi
 def _requeue(task: Task[Any, Any], changes: Mapping[str, Any], countdown: float, why: Exception) -> Retry:
     """Send a task again with changed arguments; return the exception for Celery, which ends this delivery.
 
-    The old message is acknowledged only after that, so at least one of the two exists at any time. Both have the task's
-    id. If the worker dies in between, both run, and their chord part counts once.
+    The old message is acknowledged only after the new one is sent, so at least one of the two exists at any time. Both
+    have the same task id. If the worker dies in between, both run, but the chord counts their part once.
     """
     request = task.request
 
@@ -212,7 +213,7 @@ def _requeue(task: Task[Any, Any], changes: Mapping[str, Any], countdown: float,
                 countdown=countdown,
                 exc=why,
                 throw=False,
-                # Celery would build them again, with the unredacted URL.
+                # Otherwise, Celery would build these texts itself, from the unredacted URL.
                 argsrepr=request.argsrepr,
                 kwargsrepr=request.kwargsrepr,
             )
@@ -227,7 +228,7 @@ def _task_result(outcome: Outcome) -> dict[str, Any] | UnloggedResult:
 
 
 class CollectError(Exception):
-    """A shard could not be collected; its producer knows."""
+    """A shard could not be collected; the producer was notified."""
 
 
 @app.task(
@@ -252,11 +253,11 @@ def collect_shard(
 ) -> None:
     """Write a shard's manifest from its Outcomes, and notify the producer; the body of the shard's chord.
 
-    If the shard can't be collected, the producer is notified with the error, and decides what to do. The same happens
-    if the task kills one worker after another.
+    If the shard can't be collected, or if its collect task kills one worker after another, the producer gets the error
+    and decides what to do.
 
     Args:
-        outcomes: of all images of the shard; in a later revision, of the retried images.
+        outcomes: the Outcomes of all images of the shard; in a later revision, those of the retried images.
         run_id: the run; its options are in Redis.
         shard: the shard's number.
         revision: the run's revision.
@@ -265,7 +266,7 @@ def collect_shard(
         tried_by: the ids of the workers unable to save the manifest.
 
     Raises:
-        Retry: Celery's own. This worker can't save the manifest, but another one may.
+        Retry: Celery's exception. This worker can't save the manifest, but another one may.
         CollectError: the shard could not be collected. The producer was notified, so nothing is retried; the exception
             makes the task count as failed in Flower.
     """
@@ -278,8 +279,8 @@ def collect_shard(
     elsewhere: RetryElsewhere | None = None
     try:
         known = [Outcome.from_json(outcome) for outcome in outcomes]
-        # Images are cancelled while the run has no record. Images not saved before an earlier command ended are retried
-        # when the run is resumed: its producer finds the shard missing.
+        # Images are cancelled while the run has no record in Redis. If images could not be saved before an earlier
+        # command ended, they are retried: the producer of the resumed run finds the shard missing.
         void = STALE_VOID_REASONS if epoch < run.epoch else VOID_REASONS
         if any(outcome.reason in void for outcome in known):
             _log.info(
@@ -321,7 +322,7 @@ def _collect(
     Raises:
         RetryElsewhere: this worker can't save the manifest, but another one may.
         PoisonShardError: too many workers died while collecting it.
-        StorageError, CorruptPlanError, CorruptManifestError, IncompleteShardError: as by `collect`.
+        StorageError, CorruptPlanError, CorruptManifestError, IncompleteShardError: as in `collect`.
     """
     with worker.mark_running(task), _track_running(task, run.run_id, _is_redelivered(task)) as crashes:
         if crashes >= poison.ABANDON_AFTER_CRASHES:

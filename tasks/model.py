@@ -1,9 +1,9 @@
 """The values exchanged by producer and workers: an image's request, its Outcome, and the options of a run.
 
-All are frozen, hold only JSON's own types, and do no I/O.
+All values are frozen and hold only JSON's own types. This module does no I/O.
 
-To add a reason, add a member to `Reason` here, an error class with this reason to ``tasks/errors.py``, a route to
-provoke the error to ``producer/demo/faults.py``, and a row to ``tests/integration/test_faults.py``.
+To add a reason, add a member to `Reason` here, and an error class with this reason to ``tasks/errors.py``. Add a route
+that provokes the error to ``producer/demo/faults.py``, and a row to ``tests/integration/test_faults.py``.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ _IMAGE_REASONS = frozenset({Reason.NOT_IMAGE, Reason.UNDECODABLE, Reason.TOO_MAN
 
 @dataclass(frozen=True, slots=True)
 class PreviousImage:
-    """A URL's image from a previous run: its file and its origin, as in that run's manifest.
+    """A URL's image from a previous run: its file and its origin, as recorded in the previous run's manifest.
 
     The fields have the same meaning as in an `Outcome`. ``path`` is relative to the previous run's output folder.
     """
@@ -87,7 +87,7 @@ class PreviousImage:
     last_modified: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as JSON's own types. Fields with None are left out, because it crosses Redis."""
+        """Return the value as JSON's own types. Fields with None are left out, to keep the message in Redis short."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
     @classmethod
@@ -140,7 +140,7 @@ class ResizeOptions:
 
 @dataclass(frozen=True, slots=True)
 class HeaderOptions:
-    """A run's own headers for each request."""
+    """The headers that a run adds to each request."""
 
     #: The User-Agent; None for imagefleet's own.
     user_agent: str | None = None
@@ -160,28 +160,30 @@ class FetchOptions:
     max_bytes: int = 64 * 1024 * 1024
     #: Attempts after the first, if another attempt may succeed.
     retries: int = 2
-    #: Wait before the first retry. It doubles with each retry, and up to half of it is randomly taken off.
+    #: Wait before the first retry. The wait doubles with each retry, and each wait is shortened at random by up to
+    #: half.
     backoff: float = 0.5
-    #: Longest wait requested by a server for which a slot is held. For longer ones, the image is requeued or fails.
+    #: Longest requested wait for which a slot is held. If a server requests a longer wait, the image is requeued or
+    #: fails.
     max_retry_after: float = 30.0
     max_redirects: int = 5
     #: Whether to follow redirects from https to http.
     allow_downgrade: bool = False
     #: Whether to save an image even if its server opts out of it (X-Robots-Tag).
     ignore_opt_out: bool = False
-    #: Whether to download from servers without a valid certificate, or with an old version of TLS. This works only on
-    #: workers with the permission of their operator.
+    #: Whether to download from servers without a valid certificate, or with an old version of TLS. It has an effect
+    #: only on workers with their operator's permission.
     insecure: bool = False
     headers: HeaderOptions = HeaderOptions()
-    #: Limit for an image as downloaded, and as saved.
+    #: Limit for the downloaded image, and for the saved one.
     max_pixels: int = 100_000_000
-    #: No effect on resized images, because resizing decodes them.
+    #: It has no effect on resized images, because they are decoded anyway.
     verify: Verify = Verify.HEADER
     resize: ResizeOptions = ResizeOptions()
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """Return the options from JSON's own types, without fields unknown to this version."""
+        """Return the options from JSON's own types; fields unknown to this version are dropped."""
         known = _known_fields(cls, value)
         resize = _known_fields(ResizeOptions, known["resize"])
         resize["mode"] = ResizeMode(resize["mode"])
@@ -204,7 +206,7 @@ class RunOptions:
     revision: int = 0
     #: The folder of the previous run to refresh from; None if the run does not refresh one.
     previous_run: str | None = None
-    #: The producer epoch: 0 for the run's first command, then 1, 2… for each command that continued the run.
+    #: The producer epoch: 0 for the run's first command, then 1, 2… for each command that continues the run.
     epoch: int = 0
     #: Whether the run ends early: workers drop its queued images, and finish those in flight.
     draining: bool = False
@@ -229,7 +231,7 @@ class RunOptions:
 
 
 def _known_fields(kind: type[FetchOptions | ResizeOptions | HeaderOptions], value: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the items of a mapping for the fields of a dataclass."""
+    """Return a mapping's items with the name of a field of the dataclass."""
     return {name.name: value[name.name] for name in fields(kind) if name.name in value}
 
 
@@ -272,7 +274,7 @@ class Outcome:
         return self.status is Status.SUCCESS
 
     def to_json(self) -> dict[str, Any]:
-        """Return the Outcome as JSON's own types. None and False are left out, because it crosses Redis."""
+        """Return the Outcome as JSON's own types. None and False are left out, to keep the message in Redis short."""
         values = ((name, getattr(self, name)) for name in OUTCOME_FIELDS)
         return {name: value for name, value in values if value is not None and value is not False}
 

@@ -16,25 +16,25 @@ from tasks.images.identify import EncodedImage, ImageInfo
 from tasks.model import PreviousImage
 from tasks.storage.store import Store
 
-#: A shard's folder and a key; a message can't name any other file.
+#: The form of a valid path: a shard's folder and a key. So a message can't name any other file.
 _PATH = re.compile(r"[0-9]{5,}/[0-9]{5,}\.([a-z]+)")
 _EXTENSIONS = frozenset(identify.EXTENSIONS.values())
 
 
 @dataclass(frozen=True, slots=True)
 class PreviousFile:
-    """The image of a URL in the folder of a previous run, which is only read."""
+    """The image of a URL in the folder of a previous run; this folder is only read."""
 
     image: PreviousImage
     store: Store
 
     @property
     def file(self) -> Path:
-        """Its path on the file system."""
+        """The image's path on the file system."""
         return self.store.path(self.image.path)
 
     def validators(self) -> Validators | None:
-        """Return the validators for the conditional request; None if the image can't be reused anyway."""
+        """Return the validators for the conditional request; None if the image can't be reused."""
         return usable_validators(self.image) if self._exists() else None
 
     def load(self) -> EncodedImage | None:
@@ -50,7 +50,7 @@ class PreviousFile:
         return EncodedImage(body, info, (facts.original_width, facts.original_height))
 
     def with_stored_headers(self, response: Download) -> Download:
-        """Return a 304 response, with the stored validators in place of missing ones (RFC 9111, section 4.3.4)."""
+        """Return a 304 response; missing validators are replaced by the stored ones (RFC 9111, section 4.3.4)."""
         return replace(
             response,
             etag=self.image.etag if response.etag is None else response.etag,
@@ -62,7 +62,7 @@ class PreviousFile:
         return found[1] if found is not None and found[1] in _EXTENSIONS else None
 
     def _exists(self) -> bool:
-        """Return whether a regular file exists with the right size and kind of name, without reading it."""
+        """Return whether a regular file with a valid path and the right size exists; the file is not read."""
         if self._extension() is None:
             return False
         try:

@@ -6,8 +6,8 @@ import re
 from urllib.parse import unquote
 
 #: Characters that move a terminal's cursor, end a line of a log, or reorder the displayed text: control characters of
-#: ASCII and Latin-1, line separators, direction marks and overrides, and zero-width characters. Also lone surrogates,
-#: which can't be encoded.
+#: ASCII and Latin-1, line separators, direction marks and overrides, and zero-width characters. The set also has lone
+#: surrogates, because they can't be encoded.
 _UNSHOWN = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff]"
 )
@@ -16,12 +16,14 @@ _PRIVATE = (
     r"[^=&;#?]*(?:token|signature|secret|password|passwd|credential|api[_-]?key|access[_-]?key|session|authorization"
     r"|hmac)[^=&;#?]*|sig|key|auth|hash|pwd|pass|policy|jwt|sid|hdne[as]|hdntl|hdnts"
 )
-# The name ends before =. The lookahead finds it first, so the time for a hostile text is linear in its length.
-# After = comes the value. The value of ?s= (used by imgix) is often a size, so it is redacted only if it is a digest.
+# The name of a parameter ends before =. A lookahead finds this = first, so that the time for a hostile text is linear
+# in its length. The value follows. The value of ?s= (used by imgix) is often a size, so it is redacted only if it is a
+# digest.
 _SECRET = re.compile(rf"(?i)([?&;#](?=[^=&;#?]*+=)(?:{_PRIVATE}|s(?==[0-9a-f]{{32}})))=[^&;#]*")
 _ESCAPED_NAME = re.compile(r"[?&;#](?=[^=&;#?]*+=)([^=&;#?]*%[^=&;#?]*)=[^&;#]*")
 _SECRET_ALONE = re.compile(rf"(?is)(?:{_PRIVATE})")
-# A password should not contain a slash, but may. So all text after a colon is password, unless it is a port.
+# A password should not contain a slash, but some do. So all text from a colon to an @ is a password, unless a port
+# follows the colon.
 _USERINFO = re.compile(
     r"((?:\b[A-Za-z][A-Za-z0-9+.-]{0,20}:|^)[/\\]{2,})(?:[^/\\?#@\s\[]*:(?!\d{0,5}(?:[/\\?#\s]|$))\S*|[^/\\?#\s]*)@"
 )
@@ -33,7 +35,7 @@ def redacted(url: str) -> str:
     Userinfo and secret parameters are masked. Characters able to forge a line of a log or control a terminal are
     replaced.
     """
-    # For most URLs, each check saves much more time than it costs.
+    # For most URLs, each of these checks saves much more time than it costs.
     shown = url if url.isascii() and url.isprintable() else _UNSHOWN.sub("\ufffd", url)
     if "@" in shown:
         shown = _USERINFO.sub(r"\1***@", shown)

@@ -16,7 +16,7 @@ from tasks.storage.folder_probe import probe_folder
 
 @inspect_command(name=WORKER_INFO)
 def _worker_info(state: Any, **_: Any) -> dict[str, Any]:
-    """Return this worker's version, slots, queues, allowed folders, troubles and clock."""
+    """Return this worker's version, slots, queues, allowed folders, problems and clock."""
     return {
         "protocol": PROTOCOL,
         "version": VERSION,

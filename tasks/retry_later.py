@@ -1,4 +1,4 @@
-"""The exception for a wait too long to hold a slot for: the task is requeued, and any worker may run it. No I/O."""
+"""The exception for a wait too long to hold a slot for. The task is requeued, and any worker may run it. No I/O."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class PriorAttempts:
-    """Attempts and time of a task's earlier deliveries; each of these ended with a long wait."""
+    """The attempts and the time of a task's earlier deliveries; each of these deliveries ended with a long wait."""
 
     attempts: int = 0
-    #: Without the waits between deliveries.
+    #: Seconds spent in the deliveries, without the waits between them.
     seconds: float = 0.0
 
 
-#: For the first delivery.
+#: The value for a first delivery.
 NO_PRIOR_ATTEMPTS = PriorAttempts()
 
 

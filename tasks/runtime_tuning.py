@@ -12,21 +12,22 @@ import gc
 import logging
 import warnings
 
-#: New objects before Python searches for reference cycles; Python's default is 700.
+#: The number of new objects after which Python searches for reference cycles; Python's default is 700.
 _GC_THRESHOLD = 20_000
 #: The numbers of two parameters of glibc's ``mallopt``.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-#: Bytes: a block of at least this size comes directly from the system. Decoding an image takes longer than getting it.
+#: Bytes: a block of at least this size comes directly from the system. Getting the block takes less time than decoding
+#: an image of this size.
 _LARGE_BLOCK_BYTES = 1024 * 1024
-#: Bytes: the end of a heap goes back to the system when this much of it is free.
+#: Bytes: the end of a heap is returned to the system when at least this much of it is free.
 _SPARE_BYTES = 8 * 1024 * 1024
-#: Maximum inflated bytes of a PNG's text or colour profile: the limit of a usable profile
-#: (`tasks.images.metadata.limits`). Pillow refuses a larger one, and the image is read again without it.
+#: Maximum inflated size of a PNG's text or colour profile, in bytes: the limit of a usable profile
+#: (`tasks.images.metadata.limits`). Pillow refuses a larger text or profile, and the image is read again without it.
 _MAX_PNG_TEXT_BYTES = 4 * 1024 * 1024
 
 
 def reduce_garbage_collection() -> None:
-    """Search for reference cycles less often, and skip the search when the process ends.
+    """Make Python search for reference cycles less often, and skip the search when the process ends.
 
     Most of the searched objects are never garbage. The search takes a tenth of a worker's time, a seventh
     of the time to import Celery and Arrow, and an eighth of a second when a process ends, where it is useless.
@@ -39,10 +40,11 @@ def return_large_blocks() -> None:
     """Return freed large blocks to the system, for images of the largest sizes.
 
     glibc keeps a heap for each thread. Once a large block was freed, glibc serves blocks of that size from the heap and
-    keeps the memory. 16 threads that decoded an image of 49 million pixels each, one after the other, kept 2.9 GB; with
-    this setting they keep 0.1 GB. Images of the usual size still come from the heaps, without a page fault.
+    keeps the memory. In a test, 16 threads decoded an image of 49 million pixels each, one after the other. They kept
+    2.9 GB; with this setting, they keep 0.1 GB. Images of the usual size still come from the heaps, without a page
+    fault.
 
-    Does nothing if the C library is not glibc: others return large blocks anyway.
+    Does nothing if the C library is not glibc, because others return large blocks anyway.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
@@ -52,13 +54,13 @@ def return_large_blocks() -> None:
 
 def configure_pillow() -> None:
     """Silence Pillow's log and warnings, and set its limits; without this, huge images are refused as undecodable."""
-    # Here, because most commands need no Pillow, and its import takes time.
+    # Imported here, because the import takes time and most commands need no Pillow.
     from PIL import Image, PngImagePlugin
 
     # Pillow logs a line for each tag of an image, and Python remembers each different text. A hostile image could fill
     # the worker's log and memory. Pillow raises exceptions for the errors that matter.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     logging.getLogger("PIL").setLevel(logging.CRITICAL)
-    # `max_pixels` of a run is the limit (`tasks.images.identify.check_pixels`).
+    # A run's `max_pixels` is the limit instead (`tasks.images.identify.check_pixels`).
     Image.MAX_IMAGE_PIXELS = None
     PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = _MAX_PNG_TEXT_BYTES

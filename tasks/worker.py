@@ -41,7 +41,7 @@ _log = logging.getLogger(__name__)
 _OPTIONS_TTL_SECONDS = 5.0
 #: Seconds for which a missing manifest is cached, because each lookup takes time on a shared file system.
 _OPEN_SHARD_TTL_SECONDS = 1.0
-#: The ids of the tasks running in this process's slots. Celery's own list also has tasks about to be dropped.
+#: The ids of the tasks running in this process's slots. Celery's own list also has tasks that are about to be dropped.
 _slot_ids: set[str] = set()
 
 
@@ -52,7 +52,8 @@ class RunCache:
         self._server = server
         self._options: dict[str, tuple[float, RunOptions]] = {}
         self._reading = threading.Lock()
-        #: The last shard found unfinished: run, number, time. One is enough, because tasks come in the order of shards.
+        #: The last shard found unfinished: its run, its number, and the time. One shard is enough, because tasks come
+        #: in the order of shards.
         self._open: tuple[str, int, float] = ("", -1, 0.0)
 
     def options(self, run_id: str, revision: int, fresh: bool = False) -> RunOptions:
@@ -69,7 +70,7 @@ class RunCache:
         run = None if fresh else self._cached(run_id, revision)
         if run is not None:
             return run
-        # All slots need the options at the same moment, and each would open a connection.
+        # All slots need the options at the same moment. Without the lock, each would open a connection.
         with self._reading:
             run = None if fresh else self._cached(run_id, revision)
             return run or self._read(run_id, revision)
@@ -100,7 +101,8 @@ class RunCache:
     def is_done(self, run_id: str, shard: int, store: Store, revision: int = 0) -> bool:
         """Return whether a shard has a manifest of this revision; a negative answer is cached for a second.
 
-        A late duplicate that starts within this second is fetched in vain, and its file is removed after it is saved.
+        A late duplicate of a task that starts within this second is fetched in vain. Its file is saved, and then
+        removed.
         """
         last_run, last_shard, looked_at = self._open
         if (last_run, last_shard) == (run_id, shard) and monotonic() - looked_at < _OPEN_SHARD_TTL_SECONDS:
@@ -164,7 +166,7 @@ def _create_fitness(worker: str) -> Fitness:
 
 
 def _probe_connection(host: str, port: int) -> None:
-    """Connect to a host, with a new guard, which has no cached names.
+    """Connect to a host. A new guard is used, because it has no cached names.
 
     Raises:
         FetchError: the connection fails.
@@ -174,8 +176,10 @@ def _probe_connection(host: str, port: int) -> None:
 
 @cache
 def _previous_run_store(folder: str) -> Store | None:
-    """Return the Store of a previous run; None, with a warning in the log, if this worker's operator does not allow
-    it."""
+    """Return the Store of a previous run, or None.
+
+    None means that this worker's operator does not allow the folder; a warning is logged.
+    """
     try:
         return Store.open_allowed(folder, settings().store_roots)
     except StorageError:
@@ -187,7 +191,7 @@ def _previous_run_store(folder: str) -> Store | None:
 
 
 def previous_file(facts: Mapping[str, Any] | None, run: RunOptions) -> PreviousFile | None:
-    """Return the previous run's image described by a message, if this worker may read the previous run's folder."""
+    """Return the previous run's image described by a message; None if this worker may not read the run's folder."""
     store = None if facts is None or run.previous_run is None else _previous_run_store(run.previous_run)
     return None if facts is None or store is None else PreviousFile(PreviousImage.from_json(facts), store)
 
@@ -223,12 +227,12 @@ def _prepare_worker(sender: Any, **_: Any) -> None:
     progress()
     _start_heartbeat(WorkerId.current(str(sender.hostname)), sorted(sender.app.amqp.queues.consume_from))
     runtime_tuning.reduce_garbage_collection()
-    # The objects loaded by now stay for good, so the garbage collector need not search them.
+    # The objects loaded so far are kept until the process ends, so the garbage collector need not search them.
     gc.freeze()
 
 
 def _start_heartbeat(worker: WorkerId, queues: Collection[str]) -> None:
-    """Send heartbeats until this worker stops; record its unacknowledged messages under its id from now on."""
+    """Send heartbeats until this worker stops. From now on, record its unacknowledged messages under its id."""
     transport.Channel.worker_id = worker.name
     connect = partial(broker_client.client, app.conf.imagefleet_broker_url, retry=False)
     heartbeat = Heartbeat(worker, connect, transport.known_tags, queues)
