@@ -11,21 +11,21 @@ from tasks.images import identify, memory_estimate
 from tasks.images.pixel_budget import PIXEL_BUDGET
 
 _START, _SCAN, _END = b"\xff\xd8\xff", b"\xff\xda", b"\xff\xd9"
-#: A scan's header up to its number of components, which determines its length.
+#: The start of a scan's header: marker, length, and number of components, which determines the length.
 _SCAN_HEADER = re.compile(rb"\xff\xda\0(?:\x08\x01|\x0a\x02|\x0c\x03|\x0e\x04)")
 _COEFFICIENTS = 64
 #: Rows to hash at once, so that a large image is not copied as a whole.
 _ROWS_AT_ONCE = 64
 _RESTART = re.compile(rb"\xff[\xd0-\xd7]")
-#: Bytes that continue no image. A decoder with all pixels skips them; otherwise it decodes some of them to pixels.
+#: Bytes that are not part of any image. A decoder skips them if it has all pixels; otherwise it decodes some of them.
 _NOISE = bytes((number * 89 + 171) % 255 for number in range(1024))
 
 
 def complete_jpeg(body: bytes, max_pixels: int, deadline: Deadline) -> bytes:
-    """Return an image. A JPEG without an end marker gets one, if it has all its pixels.
+    """Return the body of an image. Add an end marker to a JPEG without one, if it has all its pixels.
 
-    libjpeg fills missing pixels with grey, and its warning does not reach Python. So the image is decoded twice, once
-    with noise appended. If both give the same pixels, none are missing.
+    libjpeg fills missing pixels with grey, and its warning does not reach Python. So the image is decoded twice, the
+    second time with noise appended. If both times the pixels are the same, none are missing.
 
     Raises:
         UndecodableError: pixels are missing.
@@ -33,7 +33,7 @@ def complete_jpeg(body: bytes, max_pixels: int, deadline: Deadline) -> bytes:
     """
     if not body.startswith(_START) or _END in body[body.rfind(_SCAN) :]:
         return body
-    # Half a marker would hide the appended bytes.
+    # Remove half a marker at the end, because it would hide the appended bytes.
     body = body.removesuffix(_END[:1])
     ended = body + _END
     pixels, components = _pixel_digest(ended, max_pixels, deadline)
@@ -68,10 +68,10 @@ def _pixel_digest(body: bytes, max_pixels: int, deadline: Deadline) -> tuple[byt
 
 
 def _has_all_scans(body: bytes, components: int) -> bool:
-    """Return whether a JPEG's scans have all bits of all coefficients of this many components."""
+    """Return whether a JPEG's scans are complete: all bits of all coefficients, for ``components`` components."""
     bits_left: dict[int, list[int]] = {}
     for scan in _SCAN_HEADER.finditer(body):
-        # After the components: the first and last coefficient, and in four bits the number of bits in later scans.
+        # After the components come the first and last coefficient, and in four bits, the number of bits in later scans.
         end = scan.end() + 2 * body[scan.end() - 1]
         scanned, (first, last, bits) = body[scan.end() : end : 2], body[end : end + 3].ljust(3, b"\xff")
         bits &= 15

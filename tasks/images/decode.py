@@ -13,7 +13,7 @@ from tasks.images.identify import ImageInfo
 from tasks.images.metadata.removal import retry_without_metadata
 from tasks.images.pixel_budget import PIXEL_BUDGET
 
-#: Limit of an animation's frames or a file's pages. One may have only a few bytes and cost as much as the whole canvas.
+#: Limit of an animation's frames or a file's pages. A frame of a few bytes may cost as much as the whole canvas.
 _MAX_FRAMES = 2000
 
 
@@ -28,8 +28,8 @@ def decode_all_frames(body: bytes, max_pixels: int, deadline: Deadline) -> Image
         deadline: checked before each frame.
 
     Raises:
-        NotAnImageError, TooManyPixelsError: as `open_image`; the latter also for more than 2,000 frames, or as
-            `estimate_pixels`.
+        NotAnImageError, TooManyPixelsError: as `open_image`. TooManyPixelsError also as `estimate_pixels`, and for
+            more than 2,000 frames.
         UndecodableError: a frame is broken, truncated, or built to decode slowly.
         FetchTimeoutError: the deadline passed before the last frame.
     """
@@ -41,7 +41,7 @@ def decode_all_frames(body: bytes, max_pixels: int, deadline: Deadline) -> Image
 
 
 def _decode_frames(body: bytes, max_pixels: int, deadline: Deadline) -> ImageInfo:
-    # An animation keeps its image from frame to frame, so its pixels stay reserved.
+    # Pillow keeps an animation's image in memory from frame to frame, so keep its pixels reserved.
     with identify.open_image(body, max_pixels) as image, ExitStack() as reservation:
         reserved = 0
         info = identify.image_info(image)

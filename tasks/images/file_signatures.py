@@ -1,8 +1,8 @@
 """Identify file formats by their first bytes, to name the format of a rejected body in its error message.
 
-No library fits. filetype 1.2 (of 2022) does not know JPEG XL, SVG, OpenEXR or FITS. puremagic 1.30 identifies zeros as
-an embroidery design and a cursor as a spreadsheet. python-magic needs a C library that no wheel contains. And messages
-need names that people know.
+No existing library fits. filetype 1.2 (of 2022) does not know JPEG XL, SVG, OpenEXR or FITS. puremagic 1.30 identifies
+zeros as an embroidery design and a cursor as a spreadsheet. python-magic needs a C library that no wheel contains.
+Messages also need names that people know.
 
 To add a format, add a line to `_IMAGES` or `_OTHERS`, and a header to ``tests/unit/images/test_file_signatures.py``.
 """
@@ -13,7 +13,7 @@ import re
 import zlib
 from dataclasses import dataclass
 
-#: Bytes to search for a text's first words, or for a tag such as ``<svg>``.
+#: Number of bytes at the start of a text to search for its first words, or for a tag such as ``<svg>``.
 _TEXT_START_BYTES = 1024
 
 
@@ -25,7 +25,7 @@ class Format:
     is_image: bool
 
 
-#: Image formats that are recognised, but not saved. Dots precede a mark that is not at the start.
+#: Image formats that are recognised, but not saved. In a pattern, dots stand for bytes before the format's mark.
 _IMAGES = {
     "a HEIC image": rb"....ftyp(?:hei[cxms]|hev[cxms])|....ftyp(?:mif1|msf1|miaf)....(?:....){0,15}?hei[cx]",
     "a HEIF image": rb"....ftyp(?:mif[123]|msf1|miaf)(?!....(?:....){0,15}?avi[fs])",
@@ -69,7 +69,7 @@ _IMAGES = {
     "a raw photo (Fujifilm RAF)": rb"FUJIFILMCCD-RAW ",
     "a raw photo (Sigma X3F)": rb"FOVb",
     "a raw photo (Minolta MRW)": rb"\x00MRM",
-    # A TIFF with the tag of DNG's version. Raw photos that Pillow opens as a TIFF count as TIFFs.
+    # A TIFF with the tag for DNG's version. A raw photo that Pillow can open as a TIFF counts as a TIFF instead.
     "a raw photo (DNG)": rb"(?:II\*\x00|MM\x00\*).{0,999}?(?:\x12\xc6\x01\x00\x04\x00|\xc6\x12\x00\x01\x00\x00)",
     "a raw photo (Nikon NEF)": rb"(?:II\*\x00|MM\x00\*).{0,999}NIKON CORPORATION",
     "a raw photo (Sony ARW)": rb"II\*\x00.{0,999}SONY",

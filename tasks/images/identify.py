@@ -39,8 +39,8 @@ EXTENSIONS = {
     "TIFF": "tiff",
     "ICO": "ico",
 }
-#: Only the parsers of these formats are loaded and tried; all others stay off. An MPO is opened as the JPEG at its
-#: start.
+#: Only the parsers of these formats are loaded and tried; the parsers of all other formats stay off. An MPO is opened
+#: as the JPEG at its start.
 _PLUGINS = (
     JpegImagePlugin,
     PngImagePlugin,
@@ -55,11 +55,11 @@ _PLUGINS = (
 _FORMATS = tuple(name for name in EXTENSIONS if name != "MPO")
 _GIF = (b"GIF87a", b"GIF89a")
 _ICON = b"\0\0\1\0"
-#: Limit of a parser's reads: this many, plus one for each 100 bytes. A GIF needs two for each block of 255 bytes, and a
-#: TIFF of 2,000 pages needs forty for each page.
+#: Limit of a parser's reads: this number, plus one read for each 100 bytes of the image. A GIF needs two reads for each
+#: block of 255 bytes. A TIFF of 2,000 pages needs forty reads for each page.
 _MAX_PIECES, _BYTES_A_PIECE = 200_000, 100
-#: Pillow decodes an icon while opening it, and the icon may be larger than its directory says. No real icon is larger
-#: than this.
+#: Limit of an icon's pixels. It is checked before Pillow opens the icon, because Pillow then decodes it at once. The
+#: icon may be larger than its directory says. No real icon is larger than this.
 _MAX_ICON_PIXELS = 2048 * 2048
 
 
@@ -67,7 +67,7 @@ class _LimitedReads(BytesIO):
     """The bytes of an image for Pillow's parsers, with a limit of reads that no valid image reaches.
 
     An image of 20 MB may consist of millions of empty chunks, or of comments of one byte. Parsing them takes seconds of
-    a core with Python's lock (the GIL) held, and up to a gigabyte of memory.
+    CPU time, during which Python's lock (the GIL) is held, and up to a gigabyte of memory.
     """
 
     def __init__(self, body: bytes) -> None:
@@ -90,8 +90,9 @@ class _LimitedReads(BytesIO):
 class _Gif(GifImagePlugin.GifImageFile):
     """A GIF with each frame drawn over the previous ones, as if no frame had a disposal method.
 
-    While seeking to a frame, Pillow allocates its replacement at the size announced by the frame. A few bytes can cost
-    gigabytes, before we can check the size. Disposal only changes how later frames look, and nothing uses those.
+    For disposal, Pillow allocates an area of the frame's announced size while it seeks to the frame, before we can
+    check that size. So a few bytes can cost gigabytes. Disposal only changes the look of later frames, and nothing
+    uses it.
     """
 
     @property
@@ -191,7 +192,7 @@ def check_pixels(size: tuple[int, int], max_pixels: int) -> None:
 
 
 def _icon_size(body: bytes) -> tuple[int, int]:
-    """Return the size of the image that Pillow selects from an icon, as in that image's own header."""
+    """Return the size of the image that Pillow selects from an icon, as the image's own header announces it."""
     entry = IcoImagePlugin.IcoFile(_LimitedReads(body)).entry[0]
     file = _LimitedReads(body[entry.offset :])
     try:

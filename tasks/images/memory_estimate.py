@@ -1,8 +1,8 @@
-"""Estimate the memory that decoding a frame takes: a crafted file needs far more than the frame's own size.
+"""Estimate the memory needed to decode a frame. A crafted file needs far more than the frame's size suggests.
 
 A TIFF's tile is decoded completely, and may be larger than the image. Each scan of a JPEG covers all pixels. With
-several scans, all coefficients are kept in memory, at full size. An AVIF's header may announce a small image, to which
-libavif then scales the large encoded one.
+several scans, the decoder keeps all coefficients in memory, at full size. An AVIF's header may announce a small size
+for a large encoded image; libavif decodes the large image and then scales it down.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from PIL.TiffImagePlugin import TILELENGTH, TILEWIDTH, TiffImageFile
 from tasks.errors import TooManyPixelsError, UndecodableError
 from tasks.images import identify
 
-#: Limit of a JPEG's scans. Each may have only a few bytes. Encoders write about ten.
+#: Limit of a JPEG's scans. A scan may have only a few bytes. Encoders write about ten scans.
 _MAX_SCANS = 200
-#: Limit of a JPEG's segments, because each takes time. A JPEG of 100 MB full of profile segments has 1,600.
+#: Limit of a JPEG's segments, because each segment takes time. A JPEG of 100 MB full of profile segments has 1,600.
 _MAX_SEGMENTS = 20_000
-#: libavif's own limit, which applies whatever the header announces.
+#: libavif's own limit of an encoded image's pixels. It applies regardless of the size in the header.
 _AVIF_PIXELS = 16384 * 16384
-#: A JPEG's marker. The data of a scan contains only 0xFF00, for the byte 0xFF, and restart markers (0xFFD0 to 0xFFD7).
+#: A JPEG's marker outside of a scan's data. There, 0xFF00 means the byte 0xFF, and 0xFFD0 to 0xFFD7 restart the scan.
 _MARKER = re.compile(rb"\xff([^\x00\x01\xff\xd0-\xd8])")
 _SCAN, _END = b"\xda", b"\xd9"
 
@@ -32,12 +32,12 @@ def estimate_pixels(image: ImageFile, body: bytes, max_pixels: int) -> int:
     """Return the number of pixels in memory while an opened image's current frame is decoded.
 
     Args:
-        image: the opened image; a JPEG's draft mode counts.
+        image: the opened image; for a JPEG, at the size set by ``draft``.
         body: the bytes it was opened from.
-        max_pixels: limit for the frame, and for a tile.
+        max_pixels: limit for the frame, and for a TIFF's tile.
 
     Raises:
-        TooManyPixelsError: the frame or a tile has more.
+        TooManyPixelsError: the frame or a tile has more than ``max_pixels``.
         UndecodableError: a JPEG is built to decode slowly, or the sides of a TIFF's tiles are not integers.
     """
     identify.check_pixels(image.size, max_pixels)
@@ -65,7 +65,7 @@ def _keeps_all_coefficients(image: JpegImageFile, body: bytes) -> bool:
     Raises:
         UndecodableError: the JPEG has too many scans or segments.
     """
-    # Each image of a file with several (MPO) begins with its own header.
+    # In a file with several images (MPO), each image begins with its own header.
     position, scans = getattr(image, "offset", 0), 0
     for _ in range(_MAX_SEGMENTS):
         marker = _MARKER.search(body, position)

@@ -9,14 +9,14 @@ from contextlib import contextmanager
 from tasks.deadline import Deadline
 from tasks.errors import FetchTimeoutError
 
-#: Decoded pixels that the threads of a process may hold at once, of 4 to 16 bytes each. Photos from phones are decoded
-#: at an eighth of their size. So a thread waits here only with a huge PNG or progressive JPEG, or an AVIF
-#: (see `estimate_pixels`).
+#: Maximum number of decoded pixels that the threads of a process may hold at once. A pixel takes 4 to 16 bytes. Photos
+#: from phones are decoded at an eighth of their size. So threads only wait with huge PNGs, huge progressive JPEGs, or
+#: AVIFs (see `estimate_pixels`).
 _MAX_PIXELS = 32_000_000
 
 
 class PixelBudget:
-    """A budget for decoded pixels. Threads wait for it in turn; an image larger than the whole budget goes alone."""
+    """A budget for decoded pixels. Threads wait for it in turn; an image over the whole budget is decoded alone."""
 
     def __init__(self, pixels: int) -> None:
         self._pixels, self._reserved = pixels, 0
@@ -30,7 +30,7 @@ class PixelBudget:
         Raises:
             FetchTimeoutError: the deadline passed before enough pixels were free.
         """
-        # A waiting thread keeps the turn. Otherwise a large image would wait forever beside many small ones.
+        # A waiting thread keeps the turn. Otherwise many small images could make a large one wait forever.
         if not self._turn.acquire(timeout=max(0.0, deadline.remaining)):
             raise _no_budget_error()
         try:

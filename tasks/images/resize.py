@@ -32,14 +32,15 @@ from tasks.model import ResizeOptions
 _MAX_SIDE = 65_500
 _END = b"\xff\xd9"
 
-#: Reduction by at least this factor uses the Hamming filter, the fastest one without visible steps. For a smaller
-#: reduction it would blur, and the bicubic filter has few pixels to read.
+#: An image is reduced by at least this factor with the Hamming filter, the fastest one without visible steps. In a
+#: smaller reduction, the Hamming filter would blur. The bicubic filter is used there, and has few pixels to read.
 _HAMMING_FACTOR = 1.25
 #: Images not decoded at a reduced scale are first averaged down to this multiple of the requested size.
 _REDUCING_FACTOR = 2.0
 
-#: The mode of an image before resampling, and again after it is flattened onto white. Modes that don't define white are
-#: missing: 32-bit integers, floating-point numbers, Lab.
+#: The mode to resample an image in, by the image's own mode. An alpha channel is added for this if needed, and removed
+#: when the image is flattened onto white. Modes that don't define white are missing: 32-bit integers, floating-point
+#: numbers, Lab.
 _BASES = {
     **dict.fromkeys(("1", "L", "LA", "La"), "L"),
     **dict.fromkeys(("P", "PA", "RGB", "RGBX", "RGBA", "RGBa", "YCbCr"), "RGB"),
@@ -60,7 +61,7 @@ _TURNED_SIDEWAYS = frozenset({5, 6, 7, 8})
 
 #: Number of colour profiles to cache.
 _MAX_PROFILES = 16
-#: Largest colour difference to ignore, of 255. A profile that changes no colour by more counts as sRGB.
+#: Largest colour difference to ignore, out of 255. A profile counts as sRGB if it changes no colour by more than this.
 _MAX_COLOUR_DIFFERENCE = 2
 
 
@@ -68,7 +69,7 @@ def resize_image(body: bytes, options: ResizeOptions, max_pixels: int, deadline:
     """Return the image as a JPEG, scaled so that its smaller side has the requested size.
 
     The aspect ratio is kept, and grey stays grey. Transparent areas are flattened onto white. Of several frames, only
-    the first is used. All metadata is dropped. The original width and height are those of the upright image.
+    the first is used. All metadata is dropped. The returned original width and height are those of the upright image.
 
     Args:
         body: an image of any accepted format.
@@ -77,10 +78,10 @@ def resize_image(body: bytes, options: ResizeOptions, max_pixels: int, deadline:
         deadline: limits the wait for the pixel budget, but not the decoding.
 
     Raises:
-        NotAnImageError, TooManyPixelsError: as `open_image`; the latter also if a side is too long for JPEG.
+        NotAnImageError, TooManyPixelsError: as `open_image`. TooManyPixelsError also if a side is too long for JPEG.
         UndecodableError: the image is broken, or its colours are undefined.
         FetchTimeoutError: the deadline passed before the pixels could be reserved.
-        OSError: an error of this machine: it has no file to encode into.
+        OSError: this machine could not create or write the file to encode into.
     """
     return retry_without_metadata(
         lambda body: _resize(body, options, max_pixels, deadline),
@@ -104,7 +105,7 @@ def _resize(body: bytes, options: ResizeOptions, max_pixels: int, deadline: Dead
     with PIXEL_BUDGET.reserve(pixels, deadline):
         try:
             upright = _convert_to_srgb(_resample(image, size, box))
-            # A TIFF has no EXIF block of its own: Pillow itself turns it upright. XMP is ignored, as in browsers.
+            # A TIFF has no EXIF block; Pillow itself turns a TIFF upright. XMP is ignored, as in browsers.
             orientation = exif.orientation(image.info.get("exif", b""))
             if orientation in _TRANSPOSE_BY_ORIENTATION:
                 upright = upright.transpose(_TRANSPOSE_BY_ORIENTATION[orientation])
@@ -130,7 +131,7 @@ def scaled_size(size: tuple[int, int], smaller_side: int) -> tuple[int, int]:
 
 
 def _resample(image: Image.Image, size: tuple[int, int], box: tuple[float, float, float, float]) -> Image.Image:
-    """Decode an image and return the area in the box at another size: opaque, and grey, RGB or CMYK."""
+    """Decode an image and return the area in ``box``, scaled to ``size``: opaque, in grey, RGB or CMYK."""
     decoded = _decode(image)
     factor = min(decoded.size) / min(size)
     sampling = (
@@ -160,7 +161,7 @@ def _decode(image: Image.Image) -> Image.Image:
 
 
 def _convert_to_srgb(image: Image.Image) -> Image.Image:
-    """Return the image in sRGB, the colours of an image without a profile: readers of data sets ignore profiles."""
+    """Return the image in sRGB, because readers of data sets ignore profiles and treat every image as sRGB."""
     profile = image.info.get("icc_profile")
     transform = _srgb_transform(profile, image.mode) if profile and len(profile) <= MAX_PROFILE_BYTES else None
     if transform is not None:
@@ -170,7 +171,7 @@ def _convert_to_srgb(image: Image.Image) -> Image.Image:
 
 @lru_cache(maxsize=_MAX_PROFILES)
 def _srgb_transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
-    """Return the transform from a profile's colours to sRGB; None if they are sRGB, or the profile is unusable.
+    """Return the transform from a profile's colours to sRGB; None if they are sRGB, or if the profile is unusable.
 
     As in browsers, a broken profile, or a profile for another mode than the image's, is ignored.
     """
@@ -193,7 +194,7 @@ def _srgb_transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | N
 
 
 def _encode_jpeg(image: Image.Image, quality: int) -> bytes:
-    # Pillow would copy a comment from there.
+    # Clear the metadata, because Pillow would copy a comment from it.
     image.info = {}
     with _open_sink() as sink:
         image.save(sink, "JPEG", quality=quality)

@@ -1,7 +1,7 @@
-"""Probe an output folder from one process: check that it is the producer's own folder, and can be written.
+"""Probe an output folder from one process: check that it is the producer's own folder, and that it is writable.
 
 The producer writes a small file with a unique name to the folder, and asks each worker by remote control to look for
-it. The operator's store roots decide which folders a worker touches, whatever the message says. The worker creates no
+the file. Whatever the request says, a worker only touches folders below the store roots of its operator. It creates no
 folder.
 """
 
@@ -25,15 +25,15 @@ _TOKEN = re.compile(r"[0-9a-f]{32}")
 
 @dataclass(frozen=True, slots=True)
 class ProbeResult:
-    """The state of a folder as one process sees it. If one check fails, the later ones are false as well."""
+    """The state of a folder as one process sees it. If one check fails, the later checks are false too."""
 
-    #: Whether the process's operator lets it write there.
+    #: Whether the operator lets the process write to the folder.
     allowed: bool = False
-    #: Whether the process sees the producer's file, with its content.
+    #: Whether the process sees the producer's file, with the right content.
     same: bool = False
-    #: Whether the process can create a file there and remove it.
+    #: Whether the process can create and remove a file in the folder.
     writable: bool = False
-    #: Free bytes there, or None if unknown.
+    #: Free bytes for the folder, or None if unknown.
     free: int | None = None
     #: The error message, or an empty string.
     error: str = ""
@@ -47,7 +47,7 @@ class ProbeResult:
         """Return the result that another process sent.
 
         Raises:
-            KeyError, TypeError, ValueError: it sent something else.
+            KeyError, TypeError, ValueError: the value is not such a result.
         """
         free = value["free"]
         return cls(
@@ -60,7 +60,7 @@ class ProbeResult:
 
 
 def new_token() -> str:
-    """Return a unique token: a part of a file's name, and its content."""
+    """Return a unique token for the name and the content of the producer's file."""
     return secrets.token_hex(16)
 
 
@@ -99,7 +99,7 @@ def probe_folder(out: Any, token: Any, allowed: Iterable[Path]) -> ProbeResult:
     except StorageError as error:
         return ProbeResult(error=str(error))
     except (OSError, ValueError, RuntimeError) as error:
-        # Not a valid path, too long for one, or a cycle of links.
+        # The path is not valid, is too long, or contains a cycle of links.
         return ProbeResult(error=f"{out!a:.200} can't be inspected: {error}")
     try:
         same = _has_content(store.path(probe_name(token)), token.encode())
@@ -125,7 +125,7 @@ def probe_folder(out: Any, token: Any, allowed: Iterable[Path]) -> ProbeResult:
 
 def _write(path: Path, body: bytes) -> None:
     """Create a private file; if that fails, no part of it remains."""
-    # Not in the Store's temporary folder, because removing that folder would disturb a running run.
+    # Don't use the Store's temporary folder: removing it afterwards would disturb a run in progress.
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, PRIVATE_MODE)
     try:
         try:
@@ -140,7 +140,7 @@ def _write(path: Path, body: bytes) -> None:
 
 
 def _has_content(path: Path, body: bytes) -> bool:
-    """Return whether a file has exactly these bytes. Links are not followed, and a pipe is not waited for."""
+    """Return whether a file has exactly these bytes. This does not follow links or wait for a pipe."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         return os.read(descriptor, len(body) + 1) == body

@@ -1,8 +1,8 @@
-"""Sync files and folders to disk, one by one or together with their file system.
+"""Sync files and folders to disk: one by one, or all at once by syncing their file system.
 
 A shard has a thousand files. An fsync for each made a fleet a fifth slower, because the file system writes its journal
-each time. ``syncfs`` (syncfs(2), Linux) writes the journal once for all files. It is used only if the kernel reports
-failed writes from it (since 5.8), and on local file systems; for files on a server, each needs its own fsync.
+each time. ``syncfs`` (syncfs(2), Linux) writes the journal once for all files. It is used only if the kernel lets it
+report failed writes (since 5.8), and only on local file systems. On a file server, each file needs its own fsync.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ def sync_all(folder: str | Path, paths: Iterable[str]) -> None:
     found = list(paths)
     if len(found) > _MAX_SINGLE_SYNCS and _is_local(str(folder)):
         for path in found:
-            # The file must exist, and syncfs does not report a missing one.
-            os.stat(path)  # noqa: PTH116  # a thousand times a shard
+            # Raise an error for a missing file, because syncfs does not report one.
+            os.stat(path)  # noqa: PTH116  # called a thousand times for each shard
         _sync_file_system(folder)
         return
     for path in found:
@@ -69,7 +69,7 @@ def _sync_file_system(folder: str | Path) -> None:
 def _is_local(folder: str) -> bool:
     """Return whether syncfs is as good for a folder as an fsync for each of its files.
 
-    The result is not cached: each shard has its own folder, so a worker would cache every folder and reuse none.
+    The result is not cached: each shard has its own folder, so a worker would cache each result and never reuse it.
     """
     if platform.system() != "Linux" or _kernel_version() < (5, 8):
         return False

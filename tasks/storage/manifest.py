@@ -1,7 +1,7 @@
-"""Encode and decode a shard's manifest: its Outcomes as Parquet, the lasting record of a run. No I/O.
+"""Encode and decode a shard's manifest: its Outcomes in a Parquet file, the lasting record of a run. No I/O.
 
 It has one row for each request, in index order: the URL list's own columns (``url`` first), then the columns of an
-Outcome. Columns also written by img2dataset have the same meaning. Unknown values are null.
+Outcome. Columns that img2dataset writes too have the same meaning as there. Unknown values are null.
 
 To add a column, add a field to `Outcome` in ``tasks/model.py``, and its type to `_TYPES` here.
 """
@@ -61,7 +61,7 @@ def encode(plan: pa.Table, outcomes: Sequence[Outcome], ref: ShardRef) -> bytes:
 
 
 def _distinct(names: Sequence[str]) -> list[str]:
-    """Rename a URL list's columns that have names of ours, because tools look for ours by name."""
+    """Rename a URL list's columns with the names of our columns, because tools look for our columns by name."""
     taken = set(OUTCOME_FIELDS)
     found = []
     for name in names:
@@ -86,7 +86,7 @@ def decode(body: bytes, columns: Sequence[str] | None = None, expected: ShardRef
 
 def outcomes(table: pa.Table) -> Iterator[Outcome]:
     """Yield the Outcomes of a decoded manifest, in its order."""
-    # A manifest of an earlier version lacks newer columns.
+    # A manifest written by an earlier version lacks newer columns.
     for row in table.select([name for name in OUTCOME_FIELDS if name in table.column_names]).to_pylist():
         row["finished_at"] = row["finished_at"].timestamp()
         yield Outcome.from_json(row)

@@ -1,9 +1,9 @@
 """Encode and decode a shard's plan: its requests as Parquet, so that a run no longer needs its URL list. No I/O.
 
 Each shard has one file, with one row for each request, in index order. The columns are ``index`` (int64, from 0 over
-the whole list), ``url`` (string), and the list's other columns, unchanged. If a run refreshes another, the last column
-holds the previous run's image of each URL (``PREVIOUS_IMAGE_COLUMN``, a struct; null without one). Manifests do not
-have this column.
+the whole list), ``url`` (string), and the list's other columns, unchanged. If a run refreshes a previous run, the last
+column describes the image that the previous run has for the URL (``PREVIOUS_IMAGE_COLUMN``, a struct; null if there is
+no such image). Manifests do not have this column.
 """
 
 from __future__ import annotations

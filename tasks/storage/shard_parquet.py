@@ -1,12 +1,12 @@
 """Encode and decode a shard's Parquet file, the plan or the manifest, with its run, shard and checksum. No I/O.
 
-Whichever columns are read, the whole file is checked against the checksum of all its bytes, and against the expected
-run and shard. A file that is truncated, modified or from another run is reported and never used.
+Even if only some columns are read, the whole file is checked against the checksum of all its bytes, and against the
+expected run and shard. A file that is truncated, modified or from another run is reported and never used.
 
-The checksum is a SHA-256 in the file's own metadata, computed with zeros in its place. Checking it takes 0.08 ms, a
-fifth of the time to read four columns of a thousand rows (0.43 ms). Checking the pages instead means reading all
-columns, which takes 2.1 ms, five times as long as reading four. For 100,000 manifests, the checksum adds 8 s instead of
-almost three minutes. Pages have checksums too, for other tools.
+The checksum is a SHA-256 in the file's own metadata, computed with zeros in its place. Checking it takes 0.08 ms.
+Reading four columns of a thousand rows takes 0.43 ms, five times as long. The alternative is to check each page by
+reading all columns. That takes 2.1 ms, five times as long as reading four columns. For 100,000 manifests, checking the
+checksums adds 8 s; reading all columns would add almost three minutes. Pages have checksums too, for other tools.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from dataclasses import asdict, dataclass
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-#: The plan's column with a URL's image from the previous run. A list's own column of this name is renamed.
+#: The plan's column with a URL's image from the previous run. A URL list's own column of this name is renamed.
 PREVIOUS_IMAGE_COLUMN = "imagefleet.previous"
 #: The columns of a plan that manifests lack.
 PLAN_ONLY_COLUMNS = frozenset({"index", PREVIOUS_IMAGE_COLUMN})
 _REF_KEY, _CHECKSUM_KEY = b"imagefleet", b"imagefleet.sha256"
-#: The placeholder for the checksum while it is computed: as many zeros as it has digits.
+#: The placeholder for the checksum while it is computed: one zero for each digit.
 _CHECKSUM_PLACEHOLDER = b"0" * (2 * hashlib.sha256().digest_size)
 #: Arrow's errors for an incomplete file. A name with invalid UTF-8 raises a bare ValueError.
 _ARROW_ERRORS = (pa.ArrowException, OSError, ValueError)
@@ -36,7 +36,7 @@ class CorruptShardFileError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class ShardRef:
-    """A file's run, shard, and the revision of the run that wrote it (0, then 1, 2… for retries)."""
+    """The run and shard of a file, and the run's revision that wrote the file (0, then 1, 2… for retries)."""
 
     run_id: str
     shard: int
@@ -49,7 +49,7 @@ def encode(table: pa.Table, ref: ShardRef) -> bytes:
     sink = pa.BufferOutputStream()
     with pq.ParquetWriter(sink, marked.schema, compression="zstd", write_page_checksum=True) as writer:
         writer.write_table(marked)
-        # Not in the schema's metadata: the file holds that twice, the second time encoded.
+        # Keep the checksum out of the schema's metadata, because the file holds that twice, the second time encoded.
         writer.add_key_value_metadata({_CHECKSUM_KEY.decode(): _CHECKSUM_PLACEHOLDER.decode()})
     body = bytes(sink.getvalue())
     # The metadata is at the end of the file, each value after its name.
@@ -64,7 +64,7 @@ def decode(body: bytes, columns: Sequence[str] | None = None, expected: ShardRef
         body: the file.
         columns: the names of the columns to read; None for all.
         expected: the expected run and shard; the revision does not matter. If None, the file may belong to any run and
-            shard, and only its pages are checked.
+            shard, and only the checksums of the pages are checked.
 
     Raises:
         CorruptShardFileError: the file is damaged, or belongs to another run or shard.

@@ -1,4 +1,4 @@
-"""Read from the manifests of an output folder which revision of a run completed a shard, and its files."""
+"""Read a shard's state from its manifest: the revision of the run that completed it, and the paths of its files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def manifest_revision(shard: int, store: Store) -> int | None:
 
 
 def is_done(shard: int, revision: int, store: Store) -> bool:
-    """Return whether a shard's manifest is of a given revision of the run (0 is the first) or a later one.
+    """Return whether a shard has a manifest from a given revision of the run (0 is the first) or from a later one.
 
     Raises:
         StorageError, CorruptManifestError: as `manifest_revision`.

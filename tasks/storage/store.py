@@ -1,8 +1,8 @@
 """Save files in a run's folder: each file is complete or absent, and the first writer of a name wins.
 
 A file is written under a temporary name in ``.tmp``, then hard-linked to its final name; ``link`` fails if the name is
-taken. File systems without hard links use an exclusive lock file and ``rename`` instead, which is slower. Neither way
-syncs to disk: that happens once for each shard, before its manifest is written.
+taken. On file systems without hard links, an exclusive lock file and ``rename`` are used instead, which is slower.
+Neither method syncs the file to disk. A shard's files are synced together, before its manifest is written.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ _T = TypeVar("_T")
 TEMPORARY_FOLDER = ".tmp"
 _NO_LINK_ERRNOS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV})
 #: Makes this process's temporary names unique among all processes on all machines. Random bytes for each file would
-#: cost another system call.
+#: cost another system call each time.
 _PROCESS_TOKEN, _numbers = secrets.token_hex(8), count()
-#: Seconds after which a claimed name without a file counts as left over by a dead writer.
+#: Seconds after which a claim counts as left over by a dead writer, if no file has the claimed name.
 _CLAIM_TTL_SECONDS = 5.0
-#: The mode of files that only their owner may read, because they hold URLs as given, with their secrets.
+#: The mode of files that only their owner may read, because they contain the list's URLs unchanged, with any secrets.
 PRIVATE_MODE = 0o600
 _PUBLIC_MODE = 0o666
 
@@ -50,7 +50,7 @@ class Store:
             StorageError: it is neither. Links in the path are resolved before the check.
         """
         path = Path(root)
-        # A path has no zero bytes, and resolving one raises an error.
+        # No valid path contains a zero byte, and resolving a path with one raises an error.
         real = path.resolve() if "\0" not in root else None
         if real is None or not path.is_absolute() or not any(real.is_relative_to(base) for base in allowed):
             raise StorageError(
@@ -92,10 +92,10 @@ class Store:
 
     @retry_when_exhausted
     def create_linked(self, name: str, body: bytes, file: Path) -> bool:
-        """Save bytes under a free name, as `create` does, if a file elsewhere on the disk already contains them.
+        """Save bytes under a free name, as `create` does, by linking another file on the disk with the same bytes.
 
-        The file gets the name as a second one, by a hard link, and nothing is written. If it can't be linked, or has
-        other content by now, the bytes are written as usual.
+        The name becomes a second name of that file, by a hard link, and nothing is written. If the file can't be
+        linked, or its content has changed, the bytes are written as usual.
 
         Raises:
             StorageError: they can't be saved; no part of them remains.
@@ -107,7 +107,7 @@ class Store:
             except FileNotFoundError:
                 self._make_temporary()
                 os.link(file, temporary, follow_symlinks=False)
-            # Compare the link, not the file, because the link gets the final name.
+            # Read through the link, because the link gets the final name, and ``file`` may be another file by now.
             same = not os.path.islink(temporary) and Path(temporary).read_bytes() == body  # noqa: PTH114  # a str
         except OSError:
             same = False
@@ -134,7 +134,7 @@ class Store:
 
     @retry_when_exhausted
     def create_durably(self, name: str, body: bytes) -> bool:
-        """Save private bytes under a free name, after syncing them to disk; return False if the name is taken.
+        """Sync private bytes to disk, then save them under a free name; return False if the name is taken.
 
         Raises:
             StorageError: they can't be saved; no part of them remains.
@@ -194,7 +194,7 @@ class Store:
             raise _storage_error("list", name, error) from error
 
     def remove_temporary_folder(self) -> None:
-        """Remove the folder of temporary files, unless a file is being written."""
+        """Remove the folder of temporary files, unless a file is being written there."""
         with suppress(OSError):
             self.path(TEMPORARY_FOLDER).rmdir()
 
@@ -227,8 +227,8 @@ class Store:
             raise _storage_error("sync", folder, error) from error
 
     def _write_temporary(self, body: bytes, mode: int, give_name: Callable[[str], _T], sync: bool = False) -> _T:
-        """Write a temporary file, and return the result of ``give_name``; remove the file if that fails."""
-        # For speed, because this runs for each image: paths are strings, and there is no generator.
+        """Write a temporary file, and return the result of ``give_name``. At the end, remove the temporary name."""
+        # This runs for each image. For speed, paths are strings, and there is no generator.
         temporary = self._temporary()
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         try:
@@ -278,12 +278,12 @@ class Store:
 
     @staticmethod
     def _claim_without_links(temporary: str, target: Path) -> bool:
-        """Claim a name with an exclusive file beside it while the rename takes place."""
+        """Rename a temporary file to its final name. Meanwhile, an exclusive file beside it claims the name."""
         claim = target.with_name(f".{target.name}.claim")
         try:
             os.close(os.open(claim, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE_MODE))
         except FileExistsError:
-            # The other writer only has to rename its file. If that takes this long, the writer died in between.
+            # The other writer only has to rename its file. If that takes as long as this wait, the writer is dead.
             ends = monotonic() + _CLAIM_TTL_SECONDS
             while monotonic() < ends:
                 if target.exists():

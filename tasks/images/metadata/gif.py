@@ -54,7 +54,7 @@ def _palette(flags: int) -> int:
 
 
 def _blocks_end(body: bytes, position: int) -> int:
-    """Return the end of the blocks of a GIF's frame or extension; it is beyond the file if they are truncated."""
+    """Return the end of a frame's or an extension's blocks; it is beyond the file's end if they are truncated."""
     while position < len(body) and body[position]:
         position += 1 + body[position]
     return position + 1

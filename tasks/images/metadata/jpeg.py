@@ -62,7 +62,7 @@ def remove_metadata(body: bytes) -> bytes:
 
 
 def _segment(code: int, data: bytes) -> bytes:
-    """Return a JPEG's segment; nothing if it has no data."""
+    """Return a JPEG's segment, or no bytes if ``data`` is empty."""
     return struct.pack(">BBH", 0xFF, code, len(data) + 2) + data if data else b""
 
 

@@ -19,7 +19,7 @@ _CHUNK_NAME = re.compile(rb"[A-Za-z]{4}")
 
 
 def inflates_much(body: bytes) -> bool:
-    """Return whether a PNG has several profiles. Pillow would inflate each, up to its limit, and discard it."""
+    """Return whether a PNG has several profiles. Pillow would inflate each one, up to a limit, and discard it."""
     return body.startswith(SIGNATURE) and body.count(b"iCCP", 0, body.find(b"IDAT")) > 1
 
 
@@ -55,7 +55,7 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def _chunks(body: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Yield the name and bytes of each valid chunk, and of each chunk with pixels or their header, valid or not."""
+    """Yield the name and bytes of each chunk that is valid, or that the pixels need even if it is not valid."""
     position, candidates, is_found = len(SIGNATURE), 0, False
     for number in range(10 * MAX_PIECES):
         if position + 8 > len(body):
@@ -63,7 +63,7 @@ def _chunks(body: bytes) -> Iterator[tuple[bytes, bytes]]:
         length, kind = _CHUNK.unpack_from(body, position)
         end = position + 12 + length
         has_pixels = kind in _PIXEL_CHUNKS
-        # After a wrong length, no chunk follows.
+        # If a chunk's length is wrong, no other chunk follows at its end.
         is_last = end + 4 >= len(body) and (has_pixels or end <= len(body))
         follows = is_last or bool(_CHUNK_NAME.match(body, end + 4))
         if has_pixels or (follows and kind.isalpha() and (is_found or number < MAX_PIECES)):
@@ -118,7 +118,7 @@ def _is_animation(chunks: list[tuple[bytes, bytes]]) -> bool:
             if len(data) < (26 if kind == b"fcTL" else 4) or int.from_bytes(data[:4]) != sequence:
                 return False
             sequence += 1
-            # A frame without pixels.
+            # The frame before has no pixels.
             if kind == before == b"fcTL":
                 return False
             frames += kind == b"fcTL"

@@ -15,7 +15,7 @@ _Read = TypeVar("_Read")
 def retry_without_metadata(
     read: Callable[[bytes], _Read], body: bytes, complete: Callable[[bytes], bytes] = lambda body: body
 ) -> _Read:
-    """Return the result of ``read`` for an image; if it rejects the image, call it again without the metadata.
+    """Return the result of ``read`` for an image; if ``read`` rejects it, try again without the image's metadata.
 
     Args:
         read: inspects, decodes or resizes an image.
@@ -23,7 +23,7 @@ def retry_without_metadata(
         complete: prepares the image without metadata for the second call, or raises an error.
 
     Raises:
-        FetchError: ``read`` rejects the pixels alone, or an image with nothing to remove.
+        FetchError: ``read`` rejects the image without its metadata too, or there was no metadata to remove.
     """
     if png.inflates_much(body):
         body = without_metadata(body)
@@ -39,7 +39,7 @@ def retry_without_metadata(
 def without_metadata(body: bytes) -> bytes:
     """Return an image without metadata, except for a valid colour profile and an orientation.
 
-    The image is unchanged if it has nothing to remove, or if metadata of its format disturbs no decoder.
+    The image is unchanged if it has no metadata to remove, or if its format's metadata disturbs no decoder.
     """
     for beginning, cut in _CUTS.items():
         if body.startswith(beginning):

@@ -6,7 +6,7 @@ import struct
 
 from tasks.images.metadata.limits import MAX_PROFILE_BYTES
 
-#: Pages of a TIFF: as many as are decoded to verify it.
+#: Maximum number of a TIFF's pages to visit: the number of pages that are decoded to check it.
 _MAX_PAGES = 2000
 #: The tags of a TIFF that describe its pixels, their position in the file, and their orientation.
 _PIXEL_TAGS = frozenset(
@@ -37,7 +37,7 @@ def remove_metadata(body: bytes) -> bytes:
             if end + offset.size <= len(body):
                 entries = [body[at : at + entry.size] for at in range(start, end, entry.size)]
         if not any(entry.unpack(each)[0] == _WIDTH for each in entries):
-            # This is the last page, or the offset is wrong.
+            # No page begins here: the page before was the last one, or the offset is wrong.
             if seen:
                 offset.pack_into(fixed, pointer, 0)
             break

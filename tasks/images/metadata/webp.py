@@ -57,5 +57,5 @@ def remove_metadata(body: bytes) -> bytes:
 
 
 def _riff(kind: bytes, data: bytes, size: int | None = None) -> bytes:
-    """Return a RIFF chunk; ``size`` is the length to announce, by default the real one."""
+    """Return a RIFF chunk; ``size`` is the length to announce, by default the length of the data."""
     return kind + (len(data) if size is None else size).to_bytes(4, "little") + data + bytes(len(data) % 2)
