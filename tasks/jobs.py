@@ -105,8 +105,8 @@ def fetch_image(
         tried_by: the ids of the workers already tried; they may be unfit.
 
     Raises:
-        Retry: Celery's exception. The task was sent again: with a countdown, because the server asks for another long
-            wait; or at once, for another worker.
+        Retry: Celery's exception. The task was sent again. If the server asks for another long wait, the countdown is
+            that wait plus jitter. A task for another worker is sent at once.
         Ignore: Celery's exception. The run ends early, and `resume` will fetch the image. The chord does not count this
             part, and its other parts stay counted.
     """
