@@ -26,7 +26,8 @@ from tasks.broker.redis_retry import retry_until_redis_is_back, worker_is_stoppi
 from tasks.broker.snapshot import snapshot
 
 _log = logging.getLogger(__name__)
-#: Seconds to collect a batch. Counting a part costs less than a round trip and a switch of threads.
+#: Seconds to collect a batch, so that its parts share one round trip and one switch of threads, which cost more than
+#: counting a part.
 _BATCH_SECONDS = 0.02
 #: Seconds a stopping worker waits for unfinished batches.
 _FINISH_SECONDS = 10.0

@@ -113,7 +113,7 @@ class BatchingBackend(RedisBackend):  # type: ignore[misc]  # Celery has no anno
     def _run_count_script(
         self, chords: list[list[ChordPart]], whole_script: bool = False
     ) -> list[tuple[list[ChordPart], Any]]:
-        """Return each chord with the script's reply. An error for one chord leaves the other chords counted."""
+        """Return each chord with the script's reply. An error for one chord does not affect the others."""
         with self.client.pipeline(transaction=False) as pipe:
             for chord in chords:
                 call, script = (pipe.eval, _COUNT) if whole_script else (pipe.evalsha, self._script.sha)
@@ -179,7 +179,7 @@ def install(app: Celery, batched_tasks: frozenset[str]) -> None:
     BatchingBackend.batched_tasks = batched_tasks
 
     def count(parts: list[ChordPart]) -> None:
-        # This property returns the backend of the calling thread, for the app's current broker.
+        # app.backend is the backend of the calling thread, for the app's current broker.
         app.backend.count(parts)
 
     BatchedRequest.ack_batcher = AckBatcher(count)

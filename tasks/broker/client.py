@@ -112,7 +112,7 @@ def sentinel_options(url: str) -> dict[str, Any]:
 
 
 def tls(url: str) -> dict[str, str] | None:
-    """Return a URL's TLS options by redis-py's names, or None if it has none."""
+    """Return a URL's TLS options under redis-py's names, or None if the URL has none."""
     return {name: value for name, value in parse_qsl(urlsplit(url).query) if name.startswith("ssl_")} or None
 
 
@@ -183,7 +183,7 @@ def check_connections(server: redis.Redis, url: str, workers: int) -> None:
     """Check that the server has enough free connections for a producer and for its workers during a run.
 
     Raises:
-        CommandError: it is unreachable, or has too few.
+        CommandError: it is unreachable, or has too few free connections.
     """
     with translate_errors(url):
         try:

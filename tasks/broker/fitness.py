@@ -43,7 +43,7 @@ _DECLARE = Path(__file__).with_name("declare_unfit.lua").read_text(encoding="utf
 _NETWORK = frozenset({Reason.DNS, Reason.CONNECT, Reason.TIMEOUT, Reason.TLS})
 #: Seconds of an unfit worker's first pause and of its longest. Each failed trial doubles the pause.
 _FIRST_PAUSE_SECONDS, _MAX_PAUSE_SECONDS = 1.0, 30.0
-#: Seconds for which a trouble is shown after its last failure. While its run lasts, trials keep failing.
+#: Seconds for which a trouble is shown after its last failure. During its run, failing trials keep it shown.
 _TROUBLE_SHOWN_SECONDS = 120.0
 #: Seconds of the pause after a worker receives a task it has already tried.
 _YIELD_SECONDS = 0.1

@@ -31,7 +31,7 @@ unacked_index:WORKER         zset    while the worker holds messages      likewi
 unacked_mutex:WORKER         string  at most 5 minutes                    likewise, as ``unacked_mutex``
 ===========================  ======  ===================================  ===========================================
 
-Workers write a run's keys only while the run's options exist, so a late copy of a task can't recreate a key. If all
+Workers write a run's keys only while the run's options exist, so a late copy of a task recreates no key. If all
 these keys are lost, no image's record is lost: the records are in the manifests.
 """
 

@@ -107,7 +107,7 @@ class ContinuousContact:
 
 
 def worker_liveness(server: redis.Redis) -> dict[str, bool]:
-    """Return whether each worker has a heartbeat, by the worker's id, for all workers that have not stopped.
+    """Return whether each worker has a heartbeat, by worker id. Workers that have stopped are not included.
 
     Args:
         server: a client with decoded responses.

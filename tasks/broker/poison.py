@@ -1,6 +1,6 @@
 """Count worker crashes for each task, to find poison messages.
 
-An image can kill its worker's whole process, with the images in the other slots. A task's first delivery is not
+An image can kill its worker's whole process, with the tasks in the other slots. A task's first delivery is not
 recorded, because that would cost a round trip for each image. While a worker runs a redelivered task, the task's id is
 in a Redis set under the worker's id. When a process removes a dead worker, it counts a crash for each task in that
 worker's set. A task with `ISOLATE_AFTER_CRASHES` crashes runs in a separate process. Most such tasks were not the cause

@@ -4,8 +4,8 @@ A temporary error is retried like an outage: the server is unreachable, full, lo
 permanent error needs a person: the server refuses this user, or another program uses the same keys. The producer, the
 workers, the transport, the backend and the doctor all call `redis_problem`.
 
-To add an error: a line in `_TEMPORARY` or `_PERMANENT`, under the code at the start of Redis's reply, and a case in
-``tests/unit/broker/test_redis_errors.py``.
+To add an error, add a line to `_TEMPORARY` or `_PERMANENT`, with the code at the start of Redis's reply as its key.
+Add a case to ``tests/unit/broker/test_redis_errors.py``.
 """
 
 from __future__ import annotations
@@ -69,7 +69,8 @@ _CLASSES: tuple[tuple[type[Exception], str], ...] = (
 )
 #: The code is at the start of the text, or after a prefix added by a transaction or by an older server's script.
 _CODE = re.compile(rf"(?:^|: -?)({'|'.join([*_TEMPORARY, *_PERMANENT])})\s")
-#: redis-py puts a prefix before an error in a pipeline; this is its end. The prefix contains the command, so any text.
+#: redis-py puts a prefix before an error in a pipeline; this is the end of that prefix. The prefix contains the
+#: command, and so may contain any text.
 _PIPELINE = " of pipeline caused error: "
 #: Phrases of errors without a code.
 _PHRASES = (

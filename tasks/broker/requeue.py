@@ -40,12 +40,13 @@ def unacked_hashes(server: redis.Redis) -> list[str]:
 def requeue_from_dead_workers(server: redis.Redis, known_dead: Collection[str] = ()) -> int:
     """Requeue all messages of workers without a heartbeat; return the number of messages.
 
-    Call it only once `ContinuousContact` is long enough. If two processes call it at once, each message is requeued
-    once.
+    Call it only when `ContinuousContact` is long enough. If two processes call it at the same time, each message is
+    requeued once.
 
     Args:
         server: a client with decoded responses.
-        known_dead: ids of dead workers, even with a heartbeat that has not expired; if given, no others are checked.
+        known_dead: ids of workers known to be dead, even if their heartbeats have not expired yet; if given, no other
+            workers are checked.
 
     Raises:
         redis.RedisError: some messages could not be requeued; the next call requeues them.
@@ -80,7 +81,7 @@ def unacked_keys(worker: str) -> tuple[str, str]:
 
 
 def _requeue(server: redis.Redis, unacked: str, index: str, records: Mapping[str, str | None]) -> int:
-    """Requeue messages, marked as redelivered as kombu does; return how many were still unacknowledged."""
+    """Requeue messages with kombu's mark for redelivery; return how many were still unacknowledged."""
     bindings: dict[str, list[list[str]]] = {}
     with server.pipeline(transaction=False) as pipe:
         for tag, record in records.items():

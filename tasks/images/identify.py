@@ -55,11 +55,11 @@ _PLUGINS = (
 _FORMATS = tuple(name for name in EXTENSIONS if name != "MPO")
 _GIF = (b"GIF87a", b"GIF89a")
 _ICON = b"\0\0\1\0"
-#: Limit of a parser's reads: this number, plus one read for each 100 bytes of the image. A GIF needs two reads for each
+#: Limit of a parser's reads: 200,000, plus one read for each 100 bytes of the image. A GIF needs two reads for each
 #: block of 255 bytes. A TIFF of 2,000 pages needs forty reads for each page.
 _MAX_PIECES, _BYTES_A_PIECE = 200_000, 100
-#: Limit of an icon's pixels. It is checked before Pillow opens the icon, because Pillow then decodes it at once. The
-#: icon may be larger than its directory says. No real icon is larger than this.
+#: Limit of an icon's pixels. It is checked before Pillow opens the icon, because opening an icon decodes it. The
+#: decoded image may be larger than the icon's directory says. No real icon is larger than this limit.
 _MAX_ICON_PIXELS = 2048 * 2048
 
 
@@ -91,8 +91,8 @@ class _Gif(GifImagePlugin.GifImageFile):
     """A GIF with each frame drawn over the previous ones, as if no frame had a disposal method.
 
     For disposal, Pillow allocates an area of the frame's announced size while it seeks to the frame, before we can
-    check that size. So a few bytes can cost gigabytes. Disposal only changes the look of later frames, and nothing
-    uses it.
+    check that size. So a few bytes can cost gigabytes. Disposal only changes how later frames look, and their look is
+    never used.
     """
 
     @property

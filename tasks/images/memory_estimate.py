@@ -23,7 +23,8 @@ _MAX_SCANS = 200
 _MAX_SEGMENTS = 20_000
 #: libavif's own limit of an encoded image's pixels. It applies regardless of the size in the header.
 _AVIF_PIXELS = 16384 * 16384
-#: A JPEG's marker outside of a scan's data. There, 0xFF00 means the byte 0xFF, and 0xFFD0 to 0xFFD7 restart the scan.
+#: A JPEG's marker outside of a scan's data. Inside that data, 0xFF00 means the byte 0xFF, and 0xFFD0 to 0xFFD7 are
+#: restart markers.
 _MARKER = re.compile(rb"\xff([^\x00\x01\xff\xd0-\xd8])")
 _SCAN, _END = b"\xda", b"\xd9"
 

@@ -10,8 +10,8 @@ from tasks.deadline import Deadline
 from tasks.errors import FetchTimeoutError
 
 #: Maximum number of decoded pixels that the threads of a process may hold at once. A pixel takes 4 to 16 bytes. Photos
-#: from phones are decoded at an eighth of their size. So threads only wait with huge PNGs, huge progressive JPEGs, or
-#: AVIFs (see `estimate_pixels`).
+#: from phones are decoded at an eighth of their size. So a thread waits only if its image is a huge PNG, a huge
+#: progressive JPEG, or an AVIF (see `estimate_pixels`).
 _MAX_PIXELS = 32_000_000
 
 

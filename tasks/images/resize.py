@@ -1,8 +1,8 @@
 """Resize an image to an upright sRGB JPEG: decode, resample and encode it once.
 
-This takes a few milliseconds of a core, nearly all in Pillow's C code, and the worker's other threads run meanwhile:
-Pillow releases Python's lock (the GIL) while it decodes, converts, transposes and resamples, and while it encodes to a
-file descriptor. It holds the lock while it encodes to a Python object, such as a ``BytesIO``.
+This takes a few milliseconds of CPU time, nearly all of it in Pillow's C code. Meanwhile the worker's other threads
+run, because Pillow releases Python's lock (the GIL) while it decodes, converts, transposes and resamples an image, and
+while it encodes to a file descriptor. Pillow holds the lock while it encodes to a Python object, such as a ``BytesIO``.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ class CorruptShardFileError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class ShardRef:
-    """The run and shard of a file, and the run's revision that wrote the file (0, then 1, 2… for retries)."""
+    """The run and the shard of a file, and the revision of that run (0, then 1, 2… for retries)."""
 
     run_id: str
     shard: int

@@ -92,7 +92,7 @@ class Store:
 
     @retry_when_exhausted
     def create_linked(self, name: str, body: bytes, file: Path) -> bool:
-        """Save bytes under a free name, as `create` does, by linking another file on the disk with the same bytes.
+        """Save bytes as `create` does, but link a file elsewhere on the disk that already contains these bytes.
 
         The name becomes a second name of that file, by a hard link, and nothing is written. If the file can't be
         linked, or its content has changed, the bytes are written as usual.

@@ -1,8 +1,8 @@
 """Remove damaged or oversized metadata, so that a decoder can read the pixels.
 
 Pillow rejects an image even for a comment with a wrong checksum. This package reduces such an image to its pixels,
-colour profile and orientation, and has it read again. The saved file stays as downloaded, byte for byte.
+colour profile and orientation, and then the image is read again. The saved file stays as downloaded, byte for byte.
 
-Valid images cost nothing more, because they never get here. A Python loop walks over the pieces of a file, up to a
+Valid images have no extra cost, because they never get here. A Python loop walks over the pieces of a file, up to a
 limit. Beyond that limit, and after a wrong length, a regular expression finds the next relevant piece.
 """

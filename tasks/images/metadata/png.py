@@ -55,7 +55,7 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def _chunks(body: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Yield the name and bytes of each chunk that is valid, or that the pixels need even if it is not valid."""
+    """Yield the name and bytes of each valid chunk, and also of each invalid chunk that the pixels need."""
     position, candidates, is_found = len(SIGNATURE), 0, False
     for number in range(10 * MAX_PIECES):
         if position + 8 > len(body):
@@ -106,7 +106,7 @@ def _is_transparency(data: bytes, colour_type: int) -> bool:
 
 
 def _is_animation(chunks: list[tuple[bytes, bytes]]) -> bool:
-    """Return whether the frames of an animation are in order. If not, the image counts as a still, as in browsers."""
+    """Return whether an animation's frames are in order. If not, the image counts as a still image, as in browsers."""
     announced = frames = sequence = 0
     before = b""
     for kind, data in chunks:
