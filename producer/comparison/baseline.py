@@ -46,7 +46,7 @@ def download_with_threads(
     listener: Listener,
     threads: int,
 ) -> float:
-    """Fetch the images with up to ``threads`` threads; return the seconds as `download_one_by_one` does."""
+    """Fetch the images with up to ``threads`` threads; return the seconds from the first fetch to the last manifest."""
     started = time.monotonic()
     pool = ThreadPoolExecutor(min(threads, len(requests)), thread_name_prefix="baseline")
     try:
@@ -74,7 +74,7 @@ def _write_shards(
     run: RunOptions,
     store: Store,
 ) -> float:
-    """Write the plan and the manifests, so that the folder looks like one of a fleet's run.
+    """Write the plan and the manifests, so that the folder looks like the folder of a fleet's run.
 
     Raises:
         UsageError: the folder can't be written.

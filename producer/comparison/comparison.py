@@ -18,7 +18,7 @@ from tasks.model import ImageRequest, RunOptions
 from tasks.storage import manifest
 from tasks.storage.store import Store
 
-#: Called with the name of the current way and its number of finished images, first with 0.
+#: Called with the name of the current way and its number of finished images. The first call has 0 images.
 Listener = Callable[[str, int], None]
 
 ONE_BY_ONE, THREADS, FLEET = "one by one", "threads", "fleet"
@@ -51,7 +51,7 @@ class Comparison:
     startup_seconds: float
 
     def speedup(self, way: Way) -> float:
-        """Return the speed of a way as a multiple of one by one."""
+        """Return how many times as fast a way is as downloading one by one."""
         return self.ways[0].wall_seconds / way.wall_seconds if way.wall_seconds else 0.0
 
     def to_json(self) -> dict[str, Any]:
@@ -107,7 +107,7 @@ def compare(
 
     Args:
         compared: the list, with its folders and options.
-        threads: the number of threads of the second way.
+        threads: the number of threads for the download with threads.
         downloader: downloads the images of the first two ways.
         pool: the workers of the fleet.
         listener: called with the progress.

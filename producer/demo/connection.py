@@ -13,7 +13,7 @@ from producer.demo.http import Pieces, Reply, Request, RequestRefusedError, pars
 __all__ = ["Answerer", "Connection"]
 
 _HEAD_LIMIT = 16 * 1024  # bytes of a request line and its headers
-_AHEAD_LIMIT = 64 * 1024  # bytes a client may send while its last request is being answered
+_AHEAD_LIMIT = 64 * 1024  # bytes a client may send while its previous request is being answered
 
 
 class Answerer(Protocol):
@@ -24,7 +24,7 @@ class Answerer(Protocol):
     stopping: bool
 
     def cached_reply(self, request: Request) -> DrawnImage | None:
-        """Return the reply if it is ready without waiting; else None."""
+        """Return the reply if it is cached; otherwise None."""
 
     async def reply(self, request: Request) -> Reply:
         """Return the reply, after waiting as long as needed."""
@@ -49,7 +49,7 @@ class Connection(asyncio.Protocol):
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
         self._server.connections.add(self)
-        if self._server.stopping:  # accepted, but not registered yet, when the server ended the others
+        if self._server.stopping:  # the server closed the others before this one was registered
             self.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -99,7 +99,7 @@ class Connection(asyncio.Protocol):
             raise RequestRefusedError(400, "This is not an HTTP/1.1 request.")
         head, end, rest = received.partition(b"\r\n\r\n")
         if len(head) > _HEAD_LIMIT:
-            raise RequestRefusedError(431, f"The head of a request may have {_HEAD_LIMIT} bytes.")
+            raise RequestRefusedError(431, f"The head of a request may have at most {_HEAD_LIMIT} bytes.")
         self._received = rest if end else received
         return head if end else None
 
@@ -136,17 +136,17 @@ class Connection(asyncio.Protocol):
             async with aclosing(part) as pieces:
                 async for piece in pieces:
                     self._transport.write(piece)
-                    await asyncio.sleep(0)  # a client that keeps up would otherwise have the loop to itself
+                    await asyncio.sleep(0)  # otherwise a fast client would block the event loop
                     await self._writable.wait()
 
     def _refuse(self, reply: Reply) -> None:
-        """Answer an invalid request and end the connection, because the start of the next request is unknown."""
+        """Answer an invalid request and end the connection, because it is unknown where the next request starts."""
         assert isinstance(reply.head, bytes)
         assert isinstance(reply.body, bytes)
         self._server.counts["refused"] += 1
         self._refused, self._received = True, b""
         self._transport.write(reply.head + reply.body)
-        # Closing a socket with unread bytes resets it, and the client may lose the answer. So only our side is
-        # closed, and further bytes from the client are dropped until it closes its own.
+        # Closing a socket with unread bytes resets the connection, and the client may lose the answer. So close only
+        # our side, and drop further bytes until the client closes its side.
         self._transport.write_eof()
         asyncio.get_running_loop().call_later(1.0, self.abort)

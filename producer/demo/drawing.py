@@ -1,4 +1,4 @@
-"""Draw an image from its number: hills under a sky, the same bytes each time for the same number.
+"""Draw an image from its number: hills under a sky. The same number always gives the same bytes.
 
 Positions are in units of the image's height, so that a number shows the same scene at any size.
 """
@@ -65,7 +65,7 @@ def draw_image(index: int, width: int = 400, height: int = 200, format: str = "j
     """Draw image number `index` and encode it.
 
     Args:
-        index: any integer from 0; each has its own scene.
+        index: any integer from 0. Each number has its own scene.
         width: pixels, 1 to 4096.
         height: pixels, 1 to 4096.
         format: one of `FORMATS`.
@@ -136,7 +136,7 @@ def _mix(first: Colour, second: Colour, share: float) -> Colour:
 
 
 def _tinted(mood: _Mood, dice: random.Random) -> _Mood:
-    """Return `mood` with a little of a random colour, so that it looks different each time."""
+    """Return `mood` mixed with a little of a random colour, so that each image differs."""
     tint = (dice.randrange(256), dice.randrange(256), dice.randrange(256))
     share = dice.uniform(0.0, 0.12)
     return mood._replace(
@@ -148,7 +148,7 @@ def _tinted(mood: _Mood, dice: random.Random) -> _Mood:
 
 
 def _gradient(size: tuple[int, int], top: Colour, bottom: Colour, depth: float = 1.0) -> Image.Image:
-    """Return an RGB gradient from `top` to `bottom` over the upper `depth`, a share of the height."""
+    """Return an RGB gradient from `top` to `bottom`. It ends at `depth`, a share of the height."""
     width, height = size
     # Mix only 33 colours here; Pillow interpolates between them, many times faster.
     column = Image.new("RGB", (1, 33))
@@ -175,7 +175,7 @@ def _draw_sun(canvas: Image.Image, mood: _Mood, dice: random.Random) -> None:
 
 
 def _draw_glow(canvas: Image.Image, colour: Colour, centre: Point, radius: float) -> None:
-    """Brighten the area around `centre`; it and `radius` are in pixels."""
+    """Brighten the area around `centre`; `centre` and `radius` are in pixels."""
     # Pillow's radial gradient goes from 0 in the centre to 181 at the middle of each edge. Inverted and squared,
     # it is a glow that fades out before the edge.
     glow = Image.radial_gradient("L").point([round(max(0.0, 1 - v / 181) ** 2 * 160) for v in range(256)])
@@ -206,7 +206,7 @@ def _draw_layer(canvas: Image.Image, mood: _Mood, nearness: float, dice: random.
     colour = _mix(mood.far, mood.near, nearness)
     # Haze at the foot of far layers gives an impression of depth.
     foot = _mix(colour, mood.horizon, 0.6 * (1 - nearness))
-    highest = min(y for _, y in line) - 0.13  # the trees are lower than that
+    highest = min(y for _, y in line) - 0.13  # no tree is higher than this
     top = max(0, min(canvas.height - 1, math.floor(highest * canvas.height)))
     stencil.paint(_gradient((canvas.width, canvas.height - top), colour, foot), top)
 
@@ -234,12 +234,12 @@ def _ridge(level: float, rise: float, rough: bool, dice: random.Random) -> Ridge
 
 
 def _draw_trees(stencil: _Stencil, right: float, ridge: Ridge, nearness: float, dice: random.Random) -> None:
-    """Add firs on `ridge` to the stencil, in groves, taller if near."""
+    """Add groves of firs on `ridge` to the stencil. Nearer firs are taller."""
     x = dice.uniform(0.0, 0.4)
     while x < right:
         height = dice.uniform(0.07, 0.13) * nearness
         foot = ridge(x) + 0.01
-        # Three tiers from the top down: the height of the tip, that of the hem, and half the width.
+        # Three tiers from the top down: the height of the tip, the height of the hem, and half the width.
         for tip, hem, half in ((1.0, 0.55, 0.13), (0.75, 0.3, 0.2), (0.5, 0.0, 0.27)):
             low = foot - hem * height
             stencil.polygon([(x - half * height, low), (x, foot - tip * height), (x + half * height, low)])

@@ -130,7 +130,7 @@ async def _truncated(site: Site, request: Request) -> Reply:
 
 @FAULTS.route("/fault/wrong-length")
 async def _wrong_length(site: Site, request: Request) -> Reply:
-    """The image with the Content-Length "abc"; with ?conflicting, with two different ones."""
+    """The image with the Content-Length "abc"; with ?conflicting, two different values of Content-Length."""
     drawn = await site.gallery.draw(request)
     size = len(drawn.body)
     lengths = (size, size + 7) if "conflicting" in request.query else ("abc",)
@@ -140,7 +140,7 @@ async def _wrong_length(site: Site, request: Request) -> Reply:
 
 @FAULTS.route("/fault/bad-chunk")
 async def _bad_chunk(site: Site, request: Request) -> Reply:
-    """A chunked body with an invalid size of its second chunk."""
+    """A chunked body; the size of the second chunk is invalid."""
     drawn = await site.gallery.draw(request)
     head = response_head(200, ("Content-Type", drawn.content_type), ("Transfer-Encoding", "chunked"))
     half = _half(drawn.body)
@@ -228,7 +228,7 @@ _BOMB_END = b"\x03\0" + struct.pack("<II", 0x5B64C2B0, _GIBIBYTE)
 
 @functools.cache
 def _deflated_mebibyte() -> bytes:
-    """Return 1 MiB of zeros as repeatable deflate blocks, without references to earlier blocks."""
+    """Return 1 MiB of zeros as deflate blocks that can be repeated: they don't refer to earlier blocks."""
     deflate = zlib.compressobj(9, wbits=-15)
     return deflate.compress(bytes(1024**2)) + deflate.flush(zlib.Z_FULL_FLUSH)
 
@@ -255,8 +255,8 @@ _BR_END = b"\x03"
 @FAULTS.route("/fault/zstd-bomb")
 async def _zstd_bomb(site: Site, request: Request) -> Reply:
     """32 KiB with Content-Encoding: zstd that inflate to 1 GiB of zeros, with the largest accepted window."""
-    # A frame (RFC 8878, 3.1.1): the magic number, a header with only a window of 128 MiB, and RLE blocks, each a byte
-    # and its number of repetitions.
+    # A frame (RFC 8878, 3.1.1): the magic number, a header with only a window of 128 MiB, and RLE blocks. Each block is
+    # a byte and its number of repetitions.
     size, last = 128 * 1024, 1
     blocks = 8191 * struct.pack("<I", size << 3 | 1 << 1) + struct.pack("<I", size << 3 | 1 << 1 | last)
     return answer(b"\x28\xb5\x2f\xfd\x00\x88" + blocks, "image/jpeg", ("Content-Encoding", "zstd"))
@@ -266,7 +266,7 @@ async def _zstd_bomb(site: Site, request: Request) -> Reply:
 
 
 def _redirect(location: str) -> Reply:
-    # Line ends and non-ASCII letters, which a header cannot hold, are percent-encoded; the rest is sent as given.
+    # Percent-encode line ends and non-ASCII letters, because a header can't hold them. Send the rest as given.
     return page(302, "302\n", ("Location", quote(location, safe="%/:?#[]@!$&'()*+,;=~")))
 
 

@@ -77,7 +77,7 @@ class Gallery:
         self._artists = ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="demo")
 
     def requested_image(self, request: Request) -> ImageSpec:
-        """Return the image a request names, in the size of its query; image 0 if the path names none.
+        """Return the image named by a request, in the size given in its query; image 0 if the path names no image.
 
         Raises:
             RequestRefusedError: the size is out of range.
@@ -91,7 +91,7 @@ class Gallery:
         return ImageSpec(int(index), width, height, _FORMATS[extension])
 
     def cached_reply(self, request: Request) -> DrawnImage | None:
-        """Return the reply to a plain request for a cached image, which is ready without waiting; else None."""
+        """Return the reply to a plain request for a cached image; None if the reply must wait."""
         if self._latency or request.query or not IMAGE_PATH.match(request.path):
             return None
         return self._kept.get(self.requested_image(request))

@@ -18,7 +18,7 @@ class Request(NamedTuple):
     target: str  # as sent: path and query
     path: str
     query: Mapping[str, str]
-    host: str  # with its port; empty if the client did not say
+    host: str  # with its port; empty without a Host header
     keep_alive: bool
 
 
@@ -84,7 +84,7 @@ def parse(head: bytes) -> Request:
     if method not in ("GET", "HEAD"):
         raise RequestRefusedError(405, "Only GET and HEAD are served.", ("Allow", "GET, HEAD"))
     if headers.get("content-length", "0") != "0" or "transfer-encoding" in headers:
-        raise RequestRefusedError(400, "A request with a body is not served.")
+        raise RequestRefusedError(400, "Requests with a body are not served.")
     path, _, query = target.partition("?")
     return Request(
         method,
@@ -100,7 +100,7 @@ def number(request: Request, name: str, default: float, low: float = 0, high: fl
     """Return the query parameter `name`, a number from `low` to `high`.
 
     Raises:
-        RequestRefusedError: it is not such a number.
+        RequestRefusedError: the parameter is not a number in this range.
     """
     try:
         value = float(request.query.get(name, default))

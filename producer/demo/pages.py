@@ -19,7 +19,7 @@ _LIST_LIMIT = 1_000_000  # lines
 
 @PAGES.route("/")
 async def _index(site: Site, request: Request) -> Reply:
-    """This list, with a few images."""
+    """This list of routes, with a few images."""
     samples = "".join(f'<img src="/images/{n}.jpg?width=200&amp;height=100" alt="">' for n in range(6))
     rows = "".join(
         f'<tr><td><a href="{name}">{name}</a><td>{html.escape(sentence)}' for name, sentence in site.routes.items()
@@ -36,7 +36,7 @@ async def _index(site: Site, request: Request) -> Reply:
 async def _images(site: Site, request: Request) -> Reply:
     """An image: /images/INDEX.jpg, .png, .webp or .gif, with ?width=&height= (pixels) &latency= (seconds)."""
     if not IMAGE_PATH.match(request.path):
-        raise RequestRefusedError(404, "An image is /images/INDEX.jpg, .png, .webp or .gif.")
+        raise RequestRefusedError(404, "The path of an image is /images/INDEX.jpg, .png, .webp or .gif.")
     return await whole(site, request)
 
 
@@ -54,7 +54,7 @@ def _url_list(host: str, count: int) -> Reply:
 
 @PAGES.route("/changing")
 async def _changing(site: Site, request: Request) -> Reply:
-    """Another image in another format at each request."""
+    """A different image in a different format at each request."""
     hit = site.changes
     site.changes += 1
     return await whole(site, request._replace(path=image_path(hit)))
@@ -65,5 +65,5 @@ PAGES.fixed("/healthcheck", "Answers ok.", page(200, "ok\n"))
 
 @PAGES.route("/stats")
 async def _stats(site: Site, request: Request) -> Reply:
-    """The number of requests of each route, as JSON; "unknown" had no route, "refused" was not a valid request."""
+    """The number of requests by route, as JSON. "unknown" counts requests without a route, "refused" invalid ones."""
     return answer(json.dumps(site.counts, indent=2).encode() + b"\n", "application/json")

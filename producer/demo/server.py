@@ -1,4 +1,4 @@
-"""The demo image server: deterministic images over HTTP/1.1 on loopback, with a route per fault.
+"""The demo image server: deterministic images over HTTP/1.1 on loopback, with a route for each fault.
 
     bytes of a client ⇒ Connection ⇒ Request ⇒ route ⇒ Reply ⇒ bytes to the client
                                                  ↑
@@ -31,7 +31,7 @@ from producer.demo.pages import PAGES
 __all__ = ["ROUTES", "DemoError", "DemoOptions", "DemoServer", "draw_image", "serve"]
 
 _READY_LIMIT = 10_000  # images; at the default size 150 MB, and a minute of drawing
-_VISITS_LIMIT = 1_000_000  # URLs of the `-once` routes; the oldest is forgotten first
+_VISITS_LIMIT = 1_000_000  # URLs remembered for the `-once` routes; the oldest is forgotten first
 _ENDS = (signal.SIGINT, signal.SIGTERM)
 
 _HANDLERS = {**PAGES.handlers, **FAULTS.handlers}
@@ -113,7 +113,7 @@ class DemoServer:
         host, port = self.options.host, self.options.port
         loop = asyncio.get_running_loop()
         with _explained(host, port):
-            # Bound before drawing, so that a port in use is reported at once.
+            # Bind before drawing, so that a port in use is reported at once.
             server = await loop.create_server(lambda: Connection(self), host, port, backlog=1024, start_serving=False)
         self._server = server
         try:
@@ -156,7 +156,7 @@ class DemoServer:
         await server.wait_closed()
 
     def cached_reply(self, request: Request) -> DrawnImage | None:
-        """Return the reply to a plain request for a cached image, which is ready without waiting; else None."""
+        """Return the reply to a plain request for a cached image, and count it; None if the reply must wait."""
         drawn = self.gallery.cached_reply(request)
         if drawn is not None:
             self.counts["/images"] += 1
@@ -168,7 +168,7 @@ class DemoServer:
         self.counts[name or "unknown"] += 1
         try:
             if name is None:
-                raise RequestRefusedError(404, "No such route; / lists them all.")
+                raise RequestRefusedError(404, "No such route. See / for all routes.")
             return await _HANDLERS[name](self, request)
         except RequestRefusedError as refused:
             return refused.reply()
@@ -193,10 +193,10 @@ def _explained(host: str, port: int) -> Iterator[None]:
 
 def _reason(error: OSError | UnicodeError) -> str:
     if isinstance(error, UnicodeError):
-        return "This cannot be a host name"
+        return "It is not a valid host name"
     if isinstance(error, socket.gaierror) or not error.errno:
         return error.strerror or str(error)
-    return os.strerror(error.errno)  # asyncio's own text names the address again
+    return os.strerror(error.errno)  # asyncio's own text repeats the address
 
 
 def serve(options: DemoOptions, announce: Callable[[str], None]) -> None:
@@ -214,7 +214,7 @@ def serve(options: DemoOptions, announce: Callable[[str], None]) -> None:
         asyncio.run(_serve(options, announce))
     finally:
         for number, handler in before.items():
-            if handler is not None:  # None: not set from Python, so Python cannot restore it
+            if handler is not None:  # None: the handler was not set from Python, so Python cannot restore it
                 signal.signal(number, handler)
 
 

@@ -1,7 +1,7 @@
 """Diagnose a setup: check the settings, the broker, the workers, the clocks and the output folder.
 
-`diagnose` returns findings with their remedies, whatever is broken. It changes nothing: the test file it leaves in the
-output folder for the workers to find is removed again.
+`diagnose` returns findings with their remedies, whatever is broken. It changes nothing: it writes a test file to the
+output folder for the workers to find, and removes the file afterwards.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from tasks.redaction import redacted
 from tasks.storage import folder_probe
 from tasks.storage.store import Store
 
-#: Seconds to wait for another worker's description of itself, counted from the last answer.
+#: Seconds to wait for further workers' descriptions of themselves, counted from the last answer.
 _INFO_SECONDS = 2.0
 #: Timeout in seconds for connecting to a proxy.
 _PROXY_SECONDS = 3.0
@@ -68,8 +68,8 @@ def diagnose(url: str | None, out: Path | None) -> Diagnosis:
     """Run all checks.
 
     Args:
-        url: the broker's URL; None for the one in the environment, or for a local fleet if that has none.
-        out: the output folder to check, here and at the workers; None for none.
+        url: the broker's URL; None for the broker in the environment, or for a local fleet if there is none.
+        out: the output folder to check, here and at the workers; None to check no folder.
 
     Raises:
         SettingsError: the environment's broker settings are invalid.
@@ -96,7 +96,7 @@ class _ProbedFolder:
 
 @contextmanager
 def _probe_folder(out: Path | None) -> Iterator[_ProbedFolder]:
-    """Yield the folder with a test file in it. Afterwards, remove the file and the folders created for it."""
+    """Yield the folder with a test file in it. Afterwards, remove the file, and the folders created here."""
     if out is None:
         yield _ProbedFolder(None, None, [])
         return
@@ -145,7 +145,7 @@ def _unknown_variable_findings() -> list[Finding]:
 
 
 def _network_setting_findings(local: bool) -> list[Finding]:
-    """Check the network settings in the environment; without any, return no finding.
+    """Check the network settings in the environment. If none are set, return no finding.
 
     Args:
         local: whether a local fleet would use them. Workers of an existing broker have their own environments.
@@ -165,8 +165,8 @@ def _network_setting_findings(local: bool) -> list[Finding]:
         wrong.append(f"IMAGEFLEET_PROXY: {error}")
     if not wrong:
         return [Finding(name, Level.OK, f"can be used: {', '.join(variables)}")]
-    affected = "" if local else "; workers started with them, and `producer compare`, can't use them"
-    todo = "Correct them, or unset them; see docs/settings.md."
+    affected = "" if local else "; `producer compare` and workers with this environment can't use these settings"
+    todo = "Correct or unset the variables; see docs/settings.md."
     return [Finding(name, Level.BAD if local else Level.WARN, redacted("; ".join(wrong)) + affected, todo)]
 
 
@@ -206,5 +206,5 @@ def _broker_findings(url: str, examined: _ProbedFolder) -> list[Finding]:
             )
     except (redis.RedisError, OperationalError, OSError) as error:
         problem = redis_problem(error)
-        findings.append(Finding("workers", Level.BAD, f"they can't be queried: {problem.text}", problem.hint))
+        findings.append(Finding("workers", Level.BAD, f"can't query the workers: {problem.text}", problem.hint))
     return findings

@@ -33,9 +33,9 @@ from tasks.storage.store import TEMPORARY_FOLDER, Store
 _MIN_BYTES = 8 * 1024**2
 #: Free bytes to ask for if a run's size is unknown.
 _ENOUGH_BYTES = 1024**3
-#: Free inodes: fewer than the first number can't hold one shard, and the second is enough for a few shards.
+#: Free inodes: fewer than the first number are too few for a shard. The second number is enough for a few shards.
 _MIN_FILES, _ENOUGH_FILES = 1_000, 20_000
-#: Time limit in seconds for checking the plan's files, and again for the manifests. At least one of each is checked.
+#: Time limit in seconds for checking the plan's files, and for the manifests. At least one of each is checked.
 _READ_SECONDS = 5.0
 #: The file written by `compare` above the folders of its three ways.
 COMPARISON = "comparison.json"
@@ -55,7 +55,7 @@ def inspect_folder(store: Store) -> list[Finding]:
 
 @dataclass(frozen=True, slots=True)
 class SpaceNeed:
-    """Bytes a run will take for shards in flight, and for all remaining ones, estimated from its finished shards."""
+    """Bytes that a run needs for shards in flight, and for all remaining shards, estimated from finished shards."""
 
     in_flight: float
     remaining: float
@@ -83,19 +83,21 @@ def space_finding(name: str, free: int, need: SpaceNeed | None = None) -> Findin
             )
         if free < _ENOUGH_BYTES:
             return Finding(
-                name, Level.WARN, f"{found}, less than {format_size(_ENOUGH_BYTES)}: it may fill up soon", todo
+                name, Level.WARN, f"{found}, less than {format_size(_ENOUGH_BYTES)}: the disk may fill up soon", todo
             )
         return Finding(name, Level.OK, found)
     if free < need.in_flight:
-        found += f"; the shards in flight at once take about {format_size(need.in_flight)}"
+        found += f"; the shards in flight need about {format_size(need.in_flight)}"
         return Finding(name, Level.BAD, found, todo)
     if need.remaining:
-        found += f"; the rest of this run takes about {format_size(need.remaining)}"
+        found += f"; the rest of this run needs about {format_size(need.remaining)}"
     if free < need.remaining:
         return Finding(name, Level.WARN, found, todo)
     if free < _MIN_BYTES:
         # Other files than images take space, too.
-        return Finding(name, Level.WARN, f"{found}; less than {format_size(_MIN_BYTES)} fill up soon", todo)
+        return Finding(
+            name, Level.WARN, f"{found}; a disk with less than {format_size(_MIN_BYTES)} fills up soon", todo
+        )
     return Finding(name, Level.OK, found)
 
 
@@ -175,7 +177,7 @@ def _estimate_need(record: RunFile, left: int, sizes: Sequence[int]) -> SpaceNee
 def _no_run_finding(store: Store) -> Finding:
     left = RunFile.find_run_file(store)
     if left is not None and _is_comparison_folder(store):
-        found = "it is not a run, but one of the ways of a comparison (`producer compare` or `producer demo`)"
+        found = "it holds no run, but one way of a comparison (`producer compare` or `producer demo`)"
         return Finding("run", Level.OK, f"{found}; a run needs another folder")
     if left is not None:
         found = f"{left} is from a run, but {NAME} is missing"
@@ -232,7 +234,7 @@ def _failure_findings(record: RunFile, store: Store) -> list[Finding]:
 
 @dataclass(frozen=True, slots=True)
 class _ReadResult:
-    """The result of reading one file per shard: the number read, of how many, and the error of each unusable one."""
+    """The result of reading one file per shard: the numbers of read files and all files, and the errors."""
 
     read: int
     total: int

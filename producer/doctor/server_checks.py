@@ -41,14 +41,14 @@ def connections_finding(info: Mapping[str, Any], workers: int) -> Finding:
 
 
 def check_writes(server: redis.Redis) -> Finding:
-    """Check whether the server accepts writes, with a SET that changes nothing: it is for existing keys only (XX)."""
+    """Check whether the server accepts writes. The SET changes nothing, because XX limits it to existing keys."""
     try:
         server.set(keys.run(_NO_RUN), "", xx=True)
     except redis.RedisError as error:
         problem = redis_problem(error)
-        retried = "; a run retries for two minutes" if problem.temporary else ""
+        retried = "; a run would retry for two minutes" if problem.temporary else ""
         return Finding("writes", Level.BAD, f"Redis answers: {problem.text.rstrip('.')}{retried}", problem.hint)
-    return Finding("writes", Level.OK, "Redis accepts them")
+    return Finding("writes", Level.OK, "Redis accepts writes")
 
 
 def query_or_none(command: Callable[[], Any]) -> Any:
@@ -63,7 +63,7 @@ def _version_finding(info: Mapping[str, Any]) -> Finding:
     version = str(info.get("redis_version", ""))
     number = re.match(r"(\d+)\.(\d+)", version)
     if number is None:
-        return _unknown_finding("server version", f"Make sure it is Redis {_dotted(_MIN_VERSION)} or newer.")
+        return _unknown_finding("server version", f"Make sure that it is Redis {_dotted(_MIN_VERSION)} or newer.")
     shown = f"Redis {version}"
     if "valkey_version" in info:
         shown = f"Valkey {info['valkey_version']} (as Redis {version})"
@@ -85,7 +85,9 @@ def _append_only_finding(info: Mapping[str, Any]) -> Finding:
         found = "off: queued tasks are lost when the server restarts"
         return Finding(name, Level.WARN, found, f"Set `appendonly yes`; {_CONF_HINT}")
     if info.get("aof_last_write_status", "ok") != "ok":
-        return Finding(name, Level.BAD, "on, but the last write to it failed", "Check the server's disk and its log.")
+        return Finding(
+            name, Level.BAD, "on, but the last write to the file failed", "Check the server's disk and its log."
+        )
     return Finding(name, Level.OK, "on")
 
 
@@ -109,7 +111,7 @@ def _memory_finding(info: Mapping[str, Any]) -> Finding:
     found = f"{format_size(used)} of {format_size(limit)} used ({used / limit:.0%})"
     if used > _FULL_MEMORY_RATIO * limit:
         return Finding(
-            "memory", Level.WARN, found, "Raise `maxmemory`, or use a smaller --window: a full server refuses writes."
+            "memory", Level.WARN, found, "Raise `maxmemory`, or use a smaller --window. A full server refuses writes."
         )
     return Finding("memory", Level.OK, found)
 

@@ -13,7 +13,7 @@ from producer.formatting import list_names, pluralized
 from tasks.celery import IMAGE_QUEUE, PROTOCOL, SHARD_QUEUE
 from tasks.storage.folder_probe import ProbeResult
 
-#: Seconds to wait for another worker's answer about the folder, counted from the last answer.
+#: Seconds to wait for further workers' answers about the folder, counted from the last answer.
 _PROBE_SECONDS = 10.0
 _CLOCK_HINT = "Synchronize the clocks of all hosts with NTP."
 _START_HINT = (
@@ -36,7 +36,7 @@ def workers_findings(workers: Sequence[WorkerInfo]) -> list[Finding]:
         findings.append(Finding("workers", Level.BAD, found, _START_HINT))
     if others:
         shown = list_names(f"{worker.name} ({worker.version})" for worker in others)
-        todo = "Start workers of this version. The others can stay for runs of their own version."
+        todo = "Start workers of this version. The other workers can stay for runs of their own version."
         findings.append(Finding("versions", Level.WARN, f"workers with an incompatible version: {shown}", todo))
     reported = [worker for worker in ours if worker.queues is not None]
     if reported and len(reported) == len(ours):
@@ -47,7 +47,7 @@ def workers_findings(workers: Sequence[WorkerInfo]) -> list[Finding]:
         else:
             findings.append(Finding("queues", Level.OK, f"{IMAGE_QUEUE} and {SHARD_QUEUE} are consumed"))
     if troubled := [f"{worker.name} ({'; '.join(worker.troubles)})" for worker in ours if worker.troubles]:
-        todo = "Fix the cause on their hosts. Each tries one task from time to time, and resumes when that succeeds."
+        todo = "Fix the cause on their hosts. Each tries a task from time to time, and resumes when one succeeds."
         findings.append(
             Finding("unfit workers", Level.WARN, f"they leave tasks to other workers: {list_names(troubled)}", todo)
         )
@@ -56,9 +56,9 @@ def workers_findings(workers: Sequence[WorkerInfo]) -> list[Finding]:
             Finding("open files", Level.BAD, worker_queries.describe_crowded(crowded), worker_queries.CROWDED_HINT)
         )
     if idle := [worker.name for worker in ours if worker.store_roots == ()]:
-        todo = "Set IMAGEFLEET_STORE_ROOTS on their hosts to the folders the workers may write to."
+        todo = "On the workers' hosts, set IMAGEFLEET_STORE_ROOTS to the folders that they may write to."
         findings.append(
-            Finding("store roots", Level.BAD, f"workers without a folder they may save to: {list_names(idle)}", todo)
+            Finding("store roots", Level.BAD, f"workers that may not write to any folder: {list_names(idle)}", todo)
         )
     return findings
 

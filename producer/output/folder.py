@@ -18,14 +18,14 @@ def prepare_output(out: Path) -> Store:
     """Return the Store of a new run's output folder; create the folder if it is missing.
 
     Raises:
-        UsageError: it can't be created or written, it holds a run, or another producer works there.
+        UsageError: the folder can't be created or written, it holds a run, or another producer works there.
         CommandError: the lock can't be checked for another producer.
     """
     store = Store(out.resolve())
     try:
         store.root.mkdir(parents=True, exist_ok=True)
         if RunFile.find_run_file(store) is not None:
-            # Before its files are touched, and before an active run is reported as an old one.
+            # Check this before touching its files, and before reporting an active run as an old one.
             lock.check_unlocked(store)
         store.replace(_PROBE, b"")
         store.remove(_PROBE)
@@ -47,7 +47,7 @@ def new_run_folder(out: Path, broker: str | None) -> Iterator[Store]:
         broker: the URL of the run's broker; None for a local fleet.
 
     Raises:
-        UsageError: it can't be created, written or locked, it holds a run, or another producer works there.
+        UsageError: the folder can't be created, written or locked, it holds a run, or another producer works there.
         CommandError: the lock can't be checked for another producer.
     """
     with remove_created_on_failure(out):
@@ -72,7 +72,7 @@ def remove_created_on_failure(out: Path) -> Iterator[None]:
         yield
     except BaseException:
         for folder in missing:
-            # Fails for a folder another process uses by now, because it is not empty.
+            # This fails if another process uses the folder by now, because the folder is not empty.
             with suppress(OSError):
                 folder.rmdir()
         raise
@@ -88,7 +88,7 @@ def existing_run(out: Path) -> Store:
         raise UsageError(
             f"There is no folder {out}",
             "it was removed or renamed, or its path is misspelled",
-            "Give the folder the run was started with (--out).",
+            "Give the folder that the run was started with (--out).",
         )
     store = Store(out.resolve())
     # Check before locking, which would leave a lock file in an unrelated folder.

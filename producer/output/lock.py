@@ -3,10 +3,10 @@
 The lock is ``flock`` on ``OUT/.lock``: the kernel releases it when its holder ends for any reason. It works between
 processes, between containers with a shared folder, and over NFS (unless mounted with ``local_lock``). Once a process
 has the lock, it describes itself in the file as JSON. The file stays when the lock is released. Only the holder may
-remove it (`discard`), so a new holder checks whether its open file still is the one at this path.
+remove it (`discard`). So a new holder checks whether the file that it has opened is still the file at this path.
 
-On a file system without such locks a second producer is not detected. A warning says so, and the command continues:
-even then no file is partial; at worst, images are downloaded twice.
+On a file system without such locks, a second producer is not detected. A warning says so, and the command continues.
+Even with two producers no file is partial. At worst, images are downloaded twice.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from tasks.storage.store import PRIVATE_MODE, Store
 NAME = ".lock"
 _log = logging.getLogger(__name__)
 _UNSUPPORTED = frozenset({errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
-#: Seconds to retry a held lock: a killed holder takes a moment to end, and a mere check holds the lock for a moment.
+#: Seconds to retry a held lock: a killed holder takes a moment to end, and a check also holds the lock for a moment.
 _RETRY_SECONDS = 1.0
 _RETRY_INTERVAL_SECONDS = 0.05
 #: Upper bound for the description in the lock file.
@@ -43,7 +43,7 @@ _MAX_BYTES = 65536
 class LockHolder:
     """The process that holds a lock; ``since`` in seconds since the epoch.
 
-    It contains no secrets: only the name of the command, because its options may hold some.
+    It contains no secrets: it has only the name of the command, because options may contain secrets.
     """
 
     host: str
@@ -83,7 +83,7 @@ def hold(place: Store | Path, broker: str | None, command: str = "") -> Iterator
         try:
             yield
         finally:
-            # A stale description would pass for the next holder's until it has written its own.
+            # Otherwise the next holder would appear under this description until it has written its own.
             with suppress(OSError):
                 os.ftruncate(descriptor, 0)
     finally:
@@ -103,13 +103,13 @@ def check_unlocked(place: Store | Path) -> None:
 
 
 def discard(place: Store | Path) -> None:
-    """Remove the lock file. Only the holder may do so, when it leaves no run in the folder."""
+    """Remove the lock file. Only the holder may do this, and only if it leaves no run in the folder."""
     with suppress(OSError):
         _path(place).unlink()
 
 
 def dead_holder(place: Store | Path) -> LockHolder | None:
-    """Return the last holder if it died with the lock; None if it released the lock, or the file can't be read."""
+    """Return the last holder if it died with the lock; None if it released the lock or the file can't be read."""
     try:
         descriptor = os.open(_path(place), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:
@@ -138,7 +138,7 @@ def current_holder(place: Store | Path) -> LockHolder | None:
             "Run the command as the user who owns the run.",
         ) from error
     try:
-        # A shared lock: concurrent checks do not see each other as holders.
+        # Use a shared lock, so that concurrent checks do not see each other as holders.
         if _try_lock(descriptor, fcntl.LOCK_SH, path, 0.0):
             return None
         return wait_until(lambda: _read(descriptor), _RETRY_SECONDS, _RETRY_INTERVAL_SECONDS) or _UNKNOWN
@@ -151,7 +151,7 @@ def _path(place: Store | Path) -> Path:
 
 
 def _acquire(path: Path) -> int:
-    """Lock the file, make sure it still is the one at this path, and return its descriptor."""
+    """Lock the file, make sure that it is still the file at this path, and return its descriptor."""
     while True:
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, PRIVATE_MODE)
@@ -201,7 +201,7 @@ def _try_lock(descriptor: int, kind: int, path: Path, seconds: float) -> bool:
             ) from error
         if kind == fcntl.LOCK_EX:
             _log.warning(
-                "the file system of %s does not support locks (%s): make sure no second producer works there",
+                "the file system of %s does not support locks (%s). Make sure that no second producer works there",
                 path.parent,
                 error.strerror,
             )
@@ -212,7 +212,9 @@ def _taken_error(folder: Path, other: LockHolder) -> UsageError:
     command = f" (producer {other.command})" if other.command else ""
     return UsageError(
         f"Another producer works on {folder}",
-        f"it is {other.text}{command}" if other.pid else "it holds the folder's lock, but has not described itself yet",
+        f"it is {other.text}{command}"
+        if other.pid
+        else "the producer holds the folder's lock, but has not described itself yet",
         f"Wait until it has ended, or run `producer cancel {shlex.quote(str(folder))}`.",
     )
 

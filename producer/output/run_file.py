@@ -1,8 +1,8 @@
 """``run.json``: the record of a run in its output folder.
 
 It holds the run's id, URL list and options; the state of its plan (``open`` while the list is still being read, then
-``complete``); the state of the run, its revision, and at the end its totals. It is replaced atomically, by rename. It
-holds a checksum of its content: an edited or truncated file is reported and never used.
+``complete``); the state of the run, its revision, and at the end its totals. The file is replaced atomically, by
+rename. It contains a checksum, so an edited or truncated file is reported and never used.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tasks.redaction import redacted
 from tasks.storage.store import Store
 
 NAME = "run.json"
-#: The names of a run's files at the top of its folder. A stale manifest would pass for one of a new run.
+#: The names of a run's files at the top of its folder. A stale manifest would be taken for a manifest of a new run.
 _RUN_FILES = re.compile(r"run\.json|\.plan|\d{5,}(\.parquet|_stats\.json)?")
 _VERSION = 3
 #: The replacement for a secret in `redacted` text.
@@ -103,7 +103,7 @@ class RunFile:
                 f"{store.path(NAME)} is damaged",
                 f"it can't be read ({error or type(error).__name__}); nothing was changed",
                 "Images and manifests are not affected, and can be used as they are. To continue the run, restore a "
-                "good copy of this file. Without one, run the list into another folder: "
+                "good copy of this file. Without a copy, download the list into another folder: "
                 "`producer run SOURCE --out ANOTHER`.",
             ) from error
 
@@ -118,7 +118,7 @@ class RunFile:
             raise UsageError(
                 f"{store.root} holds no run",
                 f"there is no {NAME} in it",
-                "Give the folder the run was started with (--out).",
+                "Give the folder that the run was started with (--out).",
             )
 
     def create(self, store: Store) -> None:
@@ -168,7 +168,7 @@ class RunFile:
 
     @staticmethod
     def find_run_file(store: Store) -> str | None:
-        """Return the name of an actual or apparent part of a run in a folder; None for a free folder.
+        """Return the name of a file or folder that belongs to a run, or seems to; None if there is none.
 
         Raises:
             StorageError: the folder can't be listed.
@@ -191,7 +191,7 @@ class RunFile:
         """Return the URL of the last command's broker; None for a local fleet.
 
         Raises:
-            UsageError: it has a password, which run.json does not hold, and the environment names another broker.
+            UsageError: the URL has a password, which run.json omits, and the environment names no such broker.
         """
         configured = settings().broker
         if configured is not None and redacted(configured) == self.broker:
@@ -211,7 +211,7 @@ class RunFile:
     @classmethod
     def _decode(cls, body: bytes) -> Self:
         facts = json.loads(body)
-        # Compare bytes: a number with another last digit may parse to the same value.
+        # Compare bytes, because a number with a different last digit may parse to the same value.
         if _serialize(facts) != body:
             raise ValueError("it was edited")
         checksum = facts.pop("checksum")
@@ -229,13 +229,13 @@ class RunFile:
 def resume_command(store: Store) -> str:
     """Return the shell command to resume the run in a folder.
 
-    It names the run's broker, with its password redacted, unless the environment names the same one.
+    It names the run's broker, with the password redacted, unless the environment names the same broker.
     """
     command = f"producer resume {shlex.quote(str(store.root))}"
     try:
         broker = RunFile.load(store).broker
     except CommandError:
-        # That command reports the damaged run.json.
+        # `producer resume` reports the damaged run.json.
         return command
     configured = settings().broker
     if broker is None or (configured is not None and redacted(configured) == broker):

@@ -1,4 +1,4 @@
-"""Cut the requests into shards and write them as the plan, in a thread ahead of the dispatcher.
+"""Split the requests into shards and write them as the plan, in a thread that works ahead of the dispatcher.
 
 The window does not limit reading the URL list. A shard's plan is on the disk before its images are in flight, so it
 outlives the URL list and the producer.
@@ -43,7 +43,7 @@ class Planner:
         """Prepare a planner.
 
         Args:
-            requests: the requests; to continue an earlier plan, those after ``planned``.
+            requests: the requests; to continue an earlier plan, the requests after ``planned``.
             store: the output folder, where the plan is written.
             shard_size: requests per shard.
             on_complete: called with the numbers of rows and shards once all requests are planned.

@@ -1,7 +1,7 @@
 """Join the requests of a run by URL with the images of the previous run it refreshes.
 
-The previous run is only read. It may be incomplete: its existing manifests are used. If it has a URL more than once,
-its first image counts.
+The previous run is only read. It may be incomplete; if so, its existing manifests are used. If it contains a URL
+several times, the first image of that URL is used.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from tasks.storage.store import TEMPORARY_FOLDER, Store
 _log = logging.getLogger(__name__)
 #: The folder of the URL index, below the output folder, during planning.
 _INDEX = f"{TEMPORARY_FOLDER}/previous_run"
-#: A place in a previous run: the shard in the high bits, the row in the low ones.
+#: A place in a previous run has the shard in the high bits and the row in the low bits.
 _ROW_BITS = 32
 _COLUMNS = ["url", "status", "tls_unverified", *PREVIOUS_IMAGE_FIELDS]
 #: The columns that decide which rows are indexed.
@@ -51,7 +51,7 @@ class PreviousRun:
         try:
             self._store, self._out = existing_run(folder), Store(out.resolve())
         except UsageError as error:
-            hint = "Give the folder the previous run was started with (--out)."
+            hint = "Give the folder that the previous run was started with (--out)."
             raise UsageError(f"{error.what} (--refresh-from)", error.why, hint) from error
         if self._store.root == self._out.root:
             raise UsageError(
@@ -63,7 +63,7 @@ class PreviousRun:
             raise UsageError(
                 f"{folder} can't be refreshed inside of itself",
                 "--out is inside the --refresh-from folder, and would be deleted together with it",
-                "Choose an --out outside of it.",
+                "Choose an --out outside of that folder.",
             )
         self._record = RunFile.load(self._store)
         unlike = _incompatible_options(self._record.options.fetch, fetch)
@@ -80,9 +80,9 @@ class PreviousRun:
         return self._store.root
 
     def join(self, requests: Iterable[ImageRequest], shard_size: int) -> Iterator[ImageRequest]:
-        """Yield the requests, each with the previous run's image of its URL, if that has one.
+        """Yield the requests, each with the previous run's image of the same URL, if there is one.
 
-        They are read one shard at a time, so a slow source delays a shard no longer than without this join.
+        The requests are read one shard at a time, so a slow source delays a shard no longer than without this join.
 
         Raises:
             CommandError: a manifest of the previous run is damaged. This is raised before the first request, unless
@@ -140,7 +140,7 @@ class PreviousRun:
             raise CommandError(
                 f"{self._store.path(name)} is unusable",
                 f"it is not a valid manifest of shard {shard_name(shard)} of the previous run: {error}",
-                "Restore a good copy; or remove it, and its images are downloaded again. "
+                "Restore a good copy, or remove the file to download its images again. "
                 f"Then continue with `{resume_command(self._out)}`.",
             ) from error
 
@@ -166,7 +166,7 @@ def join_previous_images(requests: Iterable[ImageRequest], options: RunConfig, o
 
 def _reusable_image(row: Mapping[str, Any]) -> PreviousImage | None:
     """Return the image of a manifest's row, or None if it can't be reused."""
-    # A verified server's "unchanged" proves nothing about bytes from an unverified one.
+    # If a verified server reports "unchanged", this proves nothing about bytes from an unverified server.
     if row["status"] != "success" or row.get("tls_unverified") or any(row[name] is None for name in _REQUIRED_COLUMNS):
         return None
     previous = PreviousImage.from_json(row)

@@ -1,4 +1,4 @@
-"""Repair a run's plan: rebuild missing or damaged files from the URL list, if that is unchanged."""
+"""Repair a run's plan: rebuild missing or damaged files from the URL list, if the list is unchanged."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ _log = logging.getLogger(__name__)
 def repair_plan(record: RunFile, store: Store, shards: int) -> None:
     """Rebuild a plan's missing and damaged files, if the run's URL list is unchanged. Log a warning for each.
 
-    The list is unchanged if its fingerprint matches, and its rows match two things: the good plan files up to the one
-    after the last damaged one, and the existing manifests of damaged ones.
+    The list is unchanged if its fingerprint matches, and its rows match two kinds of files: the good plan files up to
+    the one after the last damaged file, and the existing manifests of shards with a damaged plan file.
 
     Args:
         record: the run.
@@ -72,7 +72,7 @@ def _plan_error(shard: int, record: RunFile, store: Store) -> CommandError | Non
 def _first_shards(
     requests: Iterator[ImageRequest], record: RunFile, shards: int
 ) -> Iterator[tuple[int, list[ImageRequest]]]:
-    """Yield the first shards of a run's URL list with their numbers; shards after its end are empty."""
+    """Yield the first shards of a run's URL list with their numbers. Shards after the end of the list are empty."""
     for shard in range(shards):
         yield shard, list(islice(requests, record.options.shard_size))
 
@@ -80,7 +80,7 @@ def _first_shards(
 def _matches_plan(
     shard: int, requests: list[ImageRequest], broken: bool, record: RunFile, store: Store, shards: int
 ) -> bool:
-    """Return whether the list's rows for a shard match its plan, or if that is damaged, its length and manifest."""
+    """Return whether the list's rows for a shard match its plan; for a damaged plan, its length and its manifest."""
     urls = [request.url for request in requests]
     if not broken:
         return urls == load_plan(shard, store, record.id)["url"].to_pylist()

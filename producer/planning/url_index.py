@@ -1,12 +1,12 @@
-"""An on-disk index from URLs to their places, with memory use independent of the number of URLs.
+"""An index from URLs to their places on disk. Its memory use does not depend on the number of URLs.
 
 The index is a sorted file of 16-byte records: 8 bytes of the URL's hash, then 8 bytes of its place. A lookup is a
 binary search. To sort the records, they are first written to one file for each of about a thousand hash ranges, each
 small enough to sort in memory. For 10^8 URLs the index takes 1.6 GB on the disk; memory holds only the write buffer.
-SQLite would not do: the folder may be on a shared file system without the locks SQLite needs, and SQLite's temporary
-files would be elsewhere.
+SQLite can't be used: the folder may be on a shared file system without the locks that SQLite needs. SQLite's temporary
+files would also be in another folder.
 
-Several URLs can have the same hash, so the caller must check that a result is for its URL.
+Several URLs can have the same hash, so the caller must check that a result is for the right URL.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class UrlIndex:
     """Index URLs with their places, then look them up. A context manager that removes its files at the end."""
 
     def __init__(self, folder: Path) -> None:
-        """Use this folder exclusively; leftovers of a killed process in it are removed."""
+        """Use this folder exclusively. Leftovers of a killed process in it are removed."""
         self._folder = folder
         self._buffered: dict[int, bytearray] = {}
         self._written: set[int] = set()
@@ -65,7 +65,7 @@ class UrlIndex:
             self._write_buffered()
 
     def find(self, url: str) -> list[int]:
-        """Return the places of a URL and of others with the same hash, in ascending order: at most four.
+        """Return the places of a URL, and of other URLs with the same hash, in ascending order: at most four.
 
         Raises:
             OSError: the index can't be written or read.

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """The format of a list, and the command to decompress it, if that makes it readable."""
+    """The format of a list, and the command to decompress it, if decompression makes the list readable."""
 
     name: str
     decompress: str | None = None
@@ -24,7 +24,7 @@ _SIGNATURES = (
     (re.compile(rb"BZh[1-9]1AY&SY"), Format("a bzip2 file", "bzip2 -dc")),
     (re.compile(rb"\xfd7zXZ\0"), Format("an xz file", "xz -dc")),
     (re.compile(rb"\x28\xb5\x2f\xfd"), Format("a Zstandard file", "zstd -dc")),
-    (re.compile(rb"PK\x03\x04"), Format("a zip archive, which Excel files are, too")),
+    (re.compile(rb"PK\x03\x04"), Format("a zip archive, as Excel files are")),
     (re.compile(rb"PAR1"), Format("a Parquet file")),
     (re.compile(rb"ARROW1"), Format("an Arrow file")),
     (re.compile(rb"ORC[\0-\x1f]"), Format("an ORC file")),
@@ -41,7 +41,7 @@ _ARIA2 = Format("an input file of aria2")
 _FIRST_ROW = (
     (re.compile(r"\{\s*(?:[\"}]|$)|\[\s*(?:[\"{\[\]]|$)"), _JSON),
     (re.compile(r"<(?:!doctype|html|\?xml|urlset|a|img|ul|ol|li|p|div)\b", re.IGNORECASE), _MARKUP),
-    # A header: no URL, several columns, and one of them named url, link or similar.
+    # A header: it has no URL and several columns, and one column is named url, link or similar.
     (
         re.compile(
             r"(?!.*://)(?=.*[,;|\t])(?:.*[,;|\t])?\s*[\"']?(?:\w*[_ ])?(?:image)?(?:url|uri|link|href|src)s?[\"']?\s*"
@@ -72,7 +72,7 @@ def from_bytes(head: bytes) -> Format | None:
 
 
 def from_rows(rows: Sequence[str]) -> Format | None:
-    """Return the format of a text with these first rows, or None for a list of URLs, which may have bad rows.
+    """Return the format of a text with these first rows, or None for a list of URLs. Such a list may have bad rows.
 
     Args:
         rows: the first rows, stripped, without blank ones and comments.

@@ -1,8 +1,8 @@
 """Read a URL list lazily: a text file with one URL on each line, or standard input.
 
 Blank lines and lines beginning with ``#`` are skipped, and surrounding space is stripped. Every other line is a
-request, even if it can't be a URL: it gets its own Outcome. A line ends with LF, CRLF or CR. The text is UTF-8, or
-UTF-16 or UTF-32 with a byte order mark. Concatenated files may have such a mark in the middle, which ends a line. One
+request with its own Outcome, even if it can't be a URL. A line ends with LF, CRLF or CR. The text is UTF-8, or
+UTF-16 or UTF-32 with a byte order mark. Concatenated files may have such a mark in the middle; it ends a line. One
 comma or semicolon after a URL is removed, then quotation marks or angle brackets around it.
 
 A list in another format (`producer.sources.list_format`) is refused before its first request.
@@ -27,10 +27,10 @@ from tasks.model import ImageRequest
 from tasks.redaction import redacted
 
 STANDARD_INPUT = "-"
-#: Maximum number of characters kept of a line. No URL is as long; the rest of the line is skipped.
+#: Maximum number of characters kept of a line. No URL is that long. The rest of the line is skipped.
 _LINE_LIMIT = 1024 * 1024
 _BYTE_ORDER_MARK = "\ufeff"
-#: The encodings by their byte order marks. UTF-32 comes first because its mark begins with that of UTF-16.
+#: The encodings by their byte order marks. UTF-32 comes first because its mark begins with the mark of UTF-16.
 _ENCODINGS = {
     codecs.BOM_UTF32_LE: "utf-32",
     codecs.BOM_UTF32_BE: "utf-32",
@@ -41,7 +41,7 @@ _QUOTES = {'"': '"', "'": "'", "<": ">", "`": "`", "\u201c": "\u201d", "\u2018":
 _TRAILING = frozenset({",", ";", *_QUOTES.values()})
 #: Bytes of a list to inspect for its format.
 _HEAD_BYTES = 256 * 1024
-#: Rows to inspect for the format, and characters of each.
+#: Rows to inspect for the format, and characters to inspect of each row.
 _ROWS, _ROW_HEAD = 1000, 2048
 #: Bytes at each end of a file covered by its fingerprint.
 _FINGERPRINT_BYTES = 1024 * 1024
@@ -78,7 +78,7 @@ def read(source: str) -> Iterator[ImageRequest]:
 def fingerprint(source: str) -> str | None:
     """Return the fingerprint of a URL list: its size, and a SHA-256 of its first and last MiB.
 
-    Return None for an unreadable list, and for one that can't be read twice, such as standard input or a pipe.
+    Return None if the list is unreadable or can't be read twice, like standard input or a pipe.
     """
     if source == STANDARD_INPUT:
         return None
@@ -134,7 +134,7 @@ def require_urls(requests: Iterator[ImageRequest], source: str) -> Iterator[Imag
 
 def _open(source: str) -> BufferedReader[FileIO]:
     if source == STANDARD_INPUT:
-        # A separate reader: Python aborts at exit if a thread still waits for a line from `sys.stdin`.
+        # Use a separate reader, because Python aborts at exit if a thread still waits for a line from `sys.stdin`.
         return BufferedReader(FileIO(sys.stdin.fileno(), closefd=False), _HEAD_BYTES)
     return BufferedReader(FileIO(source), _HEAD_BYTES)
 
@@ -161,7 +161,7 @@ def _encoding(stream: BufferedReader[FileIO], source: str) -> str:
     if found is None:
         return encoding
     if found.decompress is None:
-        hint = "Write its URLs to a text file, one on each line; docs/lists.md has a command for each format."
+        hint = "Write its URLs to a text file, one on each line. docs/lists.md has a command for each format."
     else:
         hint = f"Pipe it into the command: `{found.decompress} FILE | producer run - --out OUT`."
     raise UsageError(

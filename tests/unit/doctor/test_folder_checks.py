@@ -86,7 +86,7 @@ def test_damaged_run_file(store: Store, source: Path) -> None:
     finding = findings_by_name(store)["run"]
     assert finding.level is Level.BAD
     assert "is damaged" in finding.found
-    assert "run the list into another folder" in finding.todo
+    assert "download the list into another folder" in finding.todo
 
 
 def test_folder_of_a_baseline(store: Store) -> None:
@@ -96,7 +96,7 @@ def test_folder_of_a_baseline(store: Store) -> None:
     collect(0, [Outcome("000000", Status.FAILED_TO_DOWNLOAD, Reason.TIMEOUT, finished_at=101.0)], options, store)
     for name in ("00000.parquet", plan.name(0)):
         assert levels(store) == {}
-        assert "one of the ways of a comparison" in findings_by_name(store)["run"].found
+        assert "one way of a comparison" in findings_by_name(store)["run"].found
         store.remove(name)
     assert levels(store) == {"run": Level.BAD}
     # The comparison.json next to the folder also identifies it.
@@ -219,9 +219,9 @@ _MIB = 1024**2
         # A complete run.
         (15 * _MIB, SpaceNeed(0, 0), Level.OK, "15.0 MiB are free"),
         (7 * _MIB, SpaceNeed(0, 0), Level.WARN, "less than 8.0 MiB"),
-        (31 * _MIB, SpaceNeed(32 * _MIB, 320 * _MIB), Level.BAD, "in flight at once take about 32.0 MiB"),
-        (195 * _MIB, SpaceNeed(32 * _MIB, 320 * _MIB), Level.WARN, "the rest of this run takes about 320.0 MiB"),
-        (195 * _MIB, SpaceNeed(_MIB, 10 * _MIB), Level.OK, "the rest of this run takes about 10.0 MiB"),
+        (31 * _MIB, SpaceNeed(32 * _MIB, 320 * _MIB), Level.BAD, "in flight need about 32.0 MiB"),
+        (195 * _MIB, SpaceNeed(32 * _MIB, 320 * _MIB), Level.WARN, "the rest of this run needs about 320.0 MiB"),
+        (195 * _MIB, SpaceNeed(_MIB, 10 * _MIB), Level.OK, "the rest of this run needs about 10.0 MiB"),
     ],
 )
 def test_space(free: int, need: SpaceNeed | None, level: Level, bound: str) -> None:
