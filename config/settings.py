@@ -36,7 +36,7 @@ class Settings(BaseSettings):
     broker_url: str | None = Field(
         None,
         description="URL of the Redis server for the tasks: redis://, rediss://, redis+socket://, or sentinel:// for a "
-        "set of [Sentinels](many-machines.md#redis-with-sentinel). Without it, a worker uses "
+        "set of [Sentinels](many-machines.md#redis-with-sentinel). If it is not set, a worker uses "
         "redis://localhost:6379/0, and a command starts a local fleet.",
     )
     broker_password_file: Path | None = Field(
@@ -48,8 +48,8 @@ class Settings(BaseSettings):
     )
     broker_ca_file: Path | None = Field(
         None,
-        description="PEM file with the CA certificates that signed the certificate of a rediss:// broker. With it, the "
-        "URL needs neither ssl_cert_reqs nor ssl_ca_certs.",
+        description="PEM file with the CA certificates that signed the certificate of a rediss:// broker. If it is "
+        "set, the URL needs neither ssl_cert_reqs nor ssl_ca_certs.",
     )
     allow_networks: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
@@ -64,8 +64,8 @@ class Settings(BaseSettings):
     proxy: SecretStr | None = Field(
         None,
         description="HTTP proxy for all image downloads of a worker: http://[user:password@]host:port; the default "
-        "port is 80. The proxy resolves host names, so it decides instead of the worker which addresses are allowed "
-        "([Proxies](security.md#proxies)). HTTP_PROXY, HTTPS_PROXY and NO_PROXY are ignored.",
+        "port is 80. The proxy resolves host names. So the proxy, not the worker, decides which addresses are "
+        "allowed ([Proxies](security.md#proxies)). HTTP_PROXY, HTTPS_PROXY and NO_PROXY are ignored.",
     )
     proxy_password_file: Path | None = Field(
         None, description="File with the proxy's password. It keeps the password out of the URL and the environment."
@@ -80,7 +80,7 @@ class Settings(BaseSettings):
     allow_insecure_tls: bool = Field(
         False,
         description="Whether runs with `--insecure` may fetch from https servers that fail verification or use a TLS "
-        "version before 1.2. It never applies to Redis.",
+        "version before 1.2. This does not apply to Redis.",
     )
     contact: str | None = Field(
         None,

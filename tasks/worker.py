@@ -205,7 +205,8 @@ def _prepare_worker(sender: Any, **_: Any) -> None:
     most = file_descriptors.max_slots(file_descriptors.raise_limit())
     if sender.concurrency > most:
         _log.warning(
-            "this worker has %d slots, but its limit of open files allows only %d at a time; use a smaller -c, or %s",
+            "this worker has %d slots, but its limit of open files allows only %d at a time; use a smaller "
+            "-c, or raise the limit with %s",
             sender.concurrency,
             most,
             file_descriptors.limit_hint(sender.concurrency),

@@ -151,7 +151,7 @@ class BodyReader:
         if directive is not None:
             drain(response, self.deadline)
             raise OptedOutError(
-                f"X-Robots-Tag says {directive} (--ignore-opt-out downloads the image anyway)",
+                f"X-Robots-Tag says {directive} (use --ignore-opt-out to download the image anyway)",
                 http_status=response.status_code,
             )
 

@@ -30,8 +30,8 @@ from tasks.model import FetchOptions
 from tasks.redaction import redacted
 
 #: Advice for the user if a server can't be verified.
-_INSECURE_HINT = "--insecure downloads it anyway"
-_INSECURE_NOT_ALLOWED_HINT = "--insecure is not allowed here: IMAGEFLEET_ALLOW_INSECURE_TLS"
+_INSECURE_HINT = "use --insecure to download it anyway"
+_INSECURE_NOT_ALLOWED_HINT = "--insecure requires IMAGEFLEET_ALLOW_INSECURE_TLS on this worker"
 
 
 @dataclass(frozen=True, slots=True)

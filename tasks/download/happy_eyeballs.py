@@ -59,7 +59,8 @@ class Connector:
 
         Raises:
             TimeoutError: no address answered in time.
-            OSError: no address can be connected to, or there is no file descriptor for a socket (EMFILE, ENFILE).
+            OSError: no connection to any address is possible, or there is no file descriptor for a socket (EMFILE,
+                ENFILE).
         """
         if len(found) == 1:
             remaining = ends - monotonic()
@@ -168,4 +169,4 @@ def _combined_error(failures: Sequence[OSError]) -> OSError:
     # An error from the host tells more than an address family that this machine can't use.
     numbers = sorted((failure.errno for failure in failures), key=_NO_ROUTE.__contains__)
     causes = ", ".join(dict.fromkeys(str(failure.strerror or failure) for failure in failures))
-    return OSError(numbers[0], f"none of its {len(failures)} addresses can be connected to: {causes}")
+    return OSError(numbers[0], f"can't connect to any of its {len(failures)} addresses: {causes}")

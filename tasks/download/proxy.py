@@ -47,7 +47,9 @@ class Proxy:
         """
         scheme = url.partition(":")[0].lower()
         if scheme in _OTHER_PROXIES:
-            raise ValueError(f"{scheme}:// proxies are not supported; it must be {_FORM}; https goes through it, too")
+            raise ValueError(
+                f"{scheme}:// proxies are not supported; it must be {_FORM}; an http proxy also carries https"
+            )
         if scheme != "http":
             raise ValueError(f"it must be {_FORM}")
         try:
@@ -77,7 +79,8 @@ class Proxy:
         """Return the error for a proxy that requires credentials: they are not configured, or are wrong."""
         failure = ConnectError(
             f"{self} refuses this worker: HTTP 407 "
-            "(the worker's operator sets user and password with IMAGEFLEET_PROXY and IMAGEFLEET_PROXY_PASSWORD_FILE)"
+            "(the worker's operator can set the user and password with IMAGEFLEET_PROXY and "
+            "IMAGEFLEET_PROXY_PASSWORD_FILE)"
         )
         failure.is_worker_fault = True
         return failure

@@ -76,7 +76,7 @@ def test_verifying_run_names_the_reason(site: Site, tmp_path: Path) -> None:
     assert found["good"] == ("success", None, None, False)
     status, reason, message, marked = found["expired"]
     assert (status, reason, marked) == ("failed_to_download", "tls", False)
-    assert message.endswith(": its certificate has expired (--insecure downloads it anyway)")
+    assert message.endswith(": its certificate has expired (use --insecure to download it anyway)")
 
 
 def test_local_fleet_without_the_permission_is_refused_early(site: Site, tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ _FAULTS: dict[str, tuple[type[FetchError], int | None, str]] = {
     "/fault/server-error": (HttpServerError, 500, "HTTP 500"),
     "/fault/request-timeout": (HttpRetryableClientError, 408, "HTTP 408"),
     "/fault/not-implemented": (HttpNotImplementedError, 501, "HTTP 501"),
-    "/fault/opted-out": (OptedOutError, 200, "X-Robots-Tag says noai (--ignore-opt-out"),
+    "/fault/opted-out": (OptedOutError, 200, "X-Robots-Tag says noai (use --ignore-opt-out"),
     "/fault/no-content": (EmptyBodyError, 204, "HTTP 204"),
     "/fault/not-modified": (BadResponseError, 304, "HTTP 304 Not Modified, an unexpected status"),
     "/fault/partial": (

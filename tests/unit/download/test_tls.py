@@ -106,25 +106,28 @@ def failure(url: str, at: Sessions, insecure: bool = False) -> FetchError:
 
 
 _UNKNOWN = (
-    "the issuer of its certificate is unknown: a missing intermediate, or a private CA (--insecure downloads it anyway)"
+    "the issuer of its certificate is unknown: a missing intermediate, or a private CA "
+    "(use --insecure to download it anyway)"
 )
 _REASONS = {
-    "expired": "its certificate has expired (--insecure downloads it anyway)",
-    "not yet valid": "its certificate is not valid yet (--insecure downloads it anyway)",
-    "self-signed": "its certificate is self-signed (--insecure downloads it anyway)",
+    "expired": "its certificate has expired (use --insecure to download it anyway)",
+    "not yet valid": "its certificate is not valid yet (use --insecure to download it anyway)",
+    "self-signed": "its certificate is self-signed (use --insecure to download it anyway)",
     "self-signed in the chain": "its certificate chain ends in an untrusted self-signed certificate (",
     "unknown issuer": _UNKNOWN,
     "incomplete chain": _UNKNOWN,
-    "other host": "its certificate is for another host (a.example, *.a.example) (--insecure downloads it anyway)",
-    "other host and expired": "its certificate is for another host (--insecure downloads it anyway)",
+    "other host": "its certificate is for another host (a.example, *.a.example) (use --insecure to download it anyway)",
+    "other host and expired": "its certificate is for another host (use --insecure to download it anyway)",
     "many other hosts": "its certificate is for another host (host-0.example, host-1.example, host-2.example and",
-    "short key": "the key of its certificate is too short (--insecure downloads it anyway)",
-    "weak signature": "a certificate in its chain is signed with a weak algorithm (--insecure downloads it anyway)",
-    "not for TLS servers": "its certificate is not for servers (--insecure downloads it anyway)",
-    "TLS 1.0": "it supports only TLS versions before 1.2 (--insecure downloads it anyway)",
-    "TLS 1.1": "it supports only TLS versions before 1.2 (--insecure downloads it anyway)",
+    "short key": "the key of its certificate is too short (use --insecure to download it anyway)",
+    "weak signature": (
+        "a certificate in its chain is signed with a weak algorithm (use --insecure to download it anyway)"
+    ),
+    "not for TLS servers": "its certificate is not for servers (use --insecure to download it anyway)",
+    "TLS 1.0": "it supports only TLS versions before 1.2 (use --insecure to download it anyway)",
+    "TLS 1.1": "it supports only TLS versions before 1.2 (use --insecure to download it anyway)",
     "no common cipher": (
-        "it has no cipher in common with imagefleet (handshake failure) (--insecure downloads it anyway)"
+        "it has no cipher in common with imagefleet (handshake failure) (use --insecure to download it anyway)"
     ),
 }
 if any(cipher["name"] == "AES128-SHA256" for cipher in ssl.create_default_context().get_ciphers()):
@@ -180,7 +183,7 @@ def test_insecure_needs_the_operators_permission(servers: ServerContexts, kind: 
     """Without the operator's permission, a run with --insecure gets no image. The message names the setting."""
     with Canned(always(response()), servers.contexts[kind]) as server:
         error = failure(server.url, sessions(servers), insecure=True)
-    assert str(error).endswith("(--insecure is not allowed here: IMAGEFLEET_ALLOW_INSECURE_TLS)")
+    assert str(error).endswith("(--insecure requires IMAGEFLEET_ALLOW_INSECURE_TLS on this worker)")
     assert server.requests == []
 
 
@@ -279,9 +282,15 @@ def test_server_without_tls(servers: ServerContexts, insecure: bool) -> None:
 @pytest.mark.parametrize(
     ("alert", "expected"),
     [
-        (b"\x28", "it has no cipher in common with imagefleet (handshake failure) (--insecure downloads it anyway)"),
-        (b"\x46", "it supports only TLS versions before 1.2 (--insecure downloads it anyway)"),
-        (b"\x47", "it has no cipher in common with imagefleet (handshake failure) (--insecure downloads it anyway)"),
+        (
+            b"\x28",
+            "it has no cipher in common with imagefleet (handshake failure) (use --insecure to download it anyway)",
+        ),
+        (b"\x46", "it supports only TLS versions before 1.2 (use --insecure to download it anyway)"),
+        (
+            b"\x47",
+            "it has no cipher in common with imagefleet (handshake failure) (use --insecure to download it anyway)",
+        ),
         (b"\x50", "it reports an internal error, often because it does not know the host name"),
         (b"\x70", "it does not know this host name"),
         (b"\x74", "it requires a client certificate"),
