@@ -91,7 +91,7 @@ def fetch(
         store: the run's output folder.
         downloader: the process's downloader.
         defer_long_waits: whether to raise RetryLater if the server asks for a wait too long to hold a slot for; if not,
-            the image fails.
+            the image fails as ``rate_limited``.
         judge: called with the error of a failed image. If it raises an exception, there is no Outcome, and the
             exception reaches the caller.
 
