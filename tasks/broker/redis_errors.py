@@ -31,8 +31,8 @@ _TEMPORARY = {
     "NOREPLICAS": "That Redis has too few replicas: start more, or lower min-replicas-to-write.",
     "CLUSTERDOWN": "Use a Redis that is not a cluster: Celery does not support clusters.",
     "TRYAGAIN": "Use a Redis that is not a cluster: Celery does not support clusters.",
-    "UNBLOCKED": "CLIENT UNBLOCK or a failover ended a wait there; no action is needed.",
-    "NOSCRIPT": "SCRIPT FLUSH or a failover removed its scripts; they are sent again.",
+    "UNBLOCKED": "CLIENT UNBLOCK or a failover ended a blocking command there; no action is needed.",
+    "NOSCRIPT": "SCRIPT FLUSH or a failover removed that Redis's scripts; they are sent again.",
     "NOMASTER": "A failover may be in progress; if the error persists, check the Sentinels and master_name in the URL.",
     "MAXCLIENTS": "Raise that Redis's maxclients and its limit of open files, or stop some of its clients.",
 }

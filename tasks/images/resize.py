@@ -155,7 +155,9 @@ def _decode(image: Image.Image) -> Image.Image:
         return image
     base = _BASES.get(image.mode)
     if base is None:
-        raise UndecodableError(f"the image's pixels are of mode {image.mode}, which does not define white")
+        raise UndecodableError(
+            f"the image can't be converted: its pixels are of mode {image.mode}, which does not define white"
+        )
     mode = f"{base}A" if image.has_transparency_data else base
     return image if image.mode == mode else image.convert(mode)
 

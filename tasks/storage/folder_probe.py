@@ -93,7 +93,7 @@ def probe_folder(out: Any, token: Any, allowed: Iterable[Path]) -> ProbeResult:
         allowed: the folders below which this process may write.
     """
     if not isinstance(out, str) or not isinstance(token, str) or not _TOKEN.fullmatch(token):
-        return ProbeResult(error="the request is not understood")
+        return ProbeResult(error="the producer's request is not valid")
     try:
         store = Store.open_allowed(out, allowed)
     except StorageError as error:

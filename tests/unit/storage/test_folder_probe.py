@@ -91,7 +91,7 @@ def test_unwritable_folder_is_reported(out: Path, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize("token", ["", "../../etc/passwd", "a" * 31, "A" * 32, f"{TOKEN}\n", None, 3, "g" * 32])
 def test_invalid_token_is_refused(out: Path, token: Any) -> None:
     """A token is 32 hexadecimal digits; for any other, no file is opened."""
-    assert folder_probe.probe_folder(str(out), token, [out]) == ProbeResult(error="the request is not understood")
+    assert folder_probe.probe_folder(str(out), token, [out]) == ProbeResult(error="the producer's request is not valid")
 
 
 @pytest.mark.parametrize("path", [None, 3, "", "relative", "/a\0b", "/\ud800", "/" + "x" * 5000])
