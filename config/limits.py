@@ -10,8 +10,8 @@ VISIBILITY_TIMEOUT = 600
 #: prefetched ahead of it.
 MAX_DEADLINE = VISIBILITY_TIMEOUT / 4
 
-#: Longest wait in seconds, as requested by a server, after which the image is still retried. A wait too long to hold a
-#: slot for becomes the task's countdown, and a worker holds the unacknowledged task during the countdown. The limit is
+#: Longest wait in seconds, as requested by a server, after which the image is still retried. If a wait is too long to
+#: hold a slot for, it becomes the task's countdown, and a worker holds the unacknowledged task meanwhile. The limit is
 #: a fifth of the visibility timeout, because the task waits behind others when its countdown is over.
 MAX_COUNTDOWN = VISIBILITY_TIMEOUT / 5
 

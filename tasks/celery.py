@@ -118,7 +118,7 @@ app.conf.update(
 
 
 def use_broker(url: str) -> None:
-    """Let the app use this Redis, for tasks and for chords; call it before the first connection.
+    """Let the app use this Redis, for tasks and for chords; call this before the first connection.
 
     Raises:
         UsageError: the URL can't be used safely.

@@ -104,7 +104,7 @@ def fetch(
     except FetchError as error:
         download = delivery.download
         if download is not None:
-            # An error in the image itself has no facts about the response.
+            # An error found in the image itself lacks the facts about the response, so they are added.
             error.http_status, error.final_url = download.http_status, download.final_url
         if defer_long_waits and isinstance(error, LongWaitError) and error.retry_after is not None:
             prior = PriorAttempts(delivery.attempts, delivery.seconds())
@@ -287,8 +287,8 @@ def _existing_image(
 def _is_whole(body: bytes, options: FetchOptions, deadline: Deadline) -> bool:
     """Return whether an image can be decoded to its end; an image too expensive to decode counts as complete.
 
-    A worker names a file only after it has written all of it, but does not sync it. After a power loss, a file may be
-    empty, or have zeros in place of its last bytes, and some decoders turn zeros into pixels.
+    A worker gives a file its name only after it has written the whole file, but does not sync the file. After a power
+    loss, a file may be empty, or have zeros in place of its last bytes, and some decoders turn zeros into pixels.
     """
     try:
         info = decode_all_frames(body, options.max_pixels, deadline)

@@ -1,9 +1,8 @@
 """Limit the file descriptors of a process, and close idle connections before the descriptors run out.
 
-A slot keeps connections open for the next image of a host, and each connection uses a descriptor. Only these
-connections grow in number with the number of hosts. So one list holds the idle connections of all slots. The least
-recently used connection is closed when the number of a new descriptor comes near the limit, and when no descriptor is
-left.
+A slot keeps connections open for the next image of a host, and each connection uses a descriptor. Nothing else in a
+worker grows with the number of hosts. So one list holds the idle connections of all slots. The least recently used
+connection is closed when the number of a new descriptor comes near the limit, and when no descriptor is left.
 
 The system assigns the lowest free number. So the number of a new descriptor shows how many the whole process uses, at
 no cost.
@@ -29,7 +28,7 @@ _T = TypeVar("_T")
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE})
 #: Upper bound when raising the limit: some programs close every number up to the limit before they start another one.
 _MAX_LIMIT = 65_536
-#: The real maximum of macOS when its hard limit is reported as unlimited.
+#: The real maximum on macOS, even if macOS reports the hard limit as unlimited.
 _MACOS_LIMIT = 10_240
 #: Descriptors that a worker or a producer needs in addition to one for each download. An idle worker has about 30 open,
 #: mostly for Redis. The others are for logs, name lookups, and collecting a shard.

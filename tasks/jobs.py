@@ -126,7 +126,7 @@ def fetch_image(
         outcome = _fetch(self, request, run, tried_by)
     except (RetryLater, RetryElsewhere) as error:
         retry = error
-    # Raised outside of the handler, because Celery's events would show the handled exception as its context.
+    # Raised outside of the except block, because Celery's events would otherwise show the caught exception, too.
     if isinstance(retry, RetryLater):
         raise _requeue_later(self, retry)
     if retry is not None:
@@ -198,7 +198,7 @@ def _requeue_elsewhere(task: Task[Any, Any], retry: RetryElsewhere, known: Mappi
 
 
 def _requeue(task: Task[Any, Any], changes: Mapping[str, Any], countdown: float, why: Exception) -> Retry:
-    """Send a task again with changed arguments; return the exception for Celery, which ends this delivery.
+    """Send a task again with changed arguments; return the exception that makes Celery end this delivery.
 
     The old message is acknowledged only after the new one is sent, so at least one of the two exists at any time. Both
     have the same task id. If the worker dies in between, both run, but the chord counts their part once.
@@ -305,7 +305,7 @@ def collect_shard(
         raise _requeue_elsewhere(self, elsewhere, {})
     notify_shard_done(worker.redis_client(), run_id, message)
     if "error" in message:
-        # Raised outside of the handler, because Celery's events would show the handled exception as its context.
+        # Raised outside of the except block, because Celery's events would otherwise show the caught exception, too.
         raise CollectError(message["error"])
 
 

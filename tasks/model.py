@@ -231,16 +231,16 @@ class RunOptions:
 
 
 def _known_fields(kind: type[FetchOptions | ResizeOptions | HeaderOptions], value: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a mapping's items with the name of a field of the dataclass."""
+    """Return the items of a mapping with the names of the dataclass's fields."""
     return {name.name: value[name.name] for name in fields(kind) if name.name in value}
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The only final record of a request; under 1 KB as JSON.
+    """The final record of a request. Every request gets exactly one.
 
-    ``finished_at`` is in seconds since the epoch. ``fetch_seconds`` is the time of all attempts. ``bytes`` is the size
-    of the saved file, and ``path`` is relative to the run's output folder.
+    It takes less than 1 KB as JSON. ``finished_at`` is in seconds since the epoch. ``fetch_seconds`` is the time of all
+    attempts. ``bytes`` is the size of the saved file, and ``path`` is relative to the run's output folder.
     """
 
     key: str

@@ -257,7 +257,7 @@ class Sessions:
         proxy: Proxy | None = None,
         allow_insecure_tls: bool = False,
     ) -> None:
-        """Set what all requests of the process share.
+        """Set the objects and settings that all requests of the process share.
 
         Args:
             guard: opens the connections, to permitted addresses only.

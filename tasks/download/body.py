@@ -85,7 +85,7 @@ class BodyReader:
         blocks = [received] if received else []
         try:
             size = self._read_blocks(response, url, blocks)
-            # The total size in a Content-Range is the encoded body's, so it does not apply to a decoded body.
+            # A Content-Range gives the total size of the encoded body, so this size does not apply to a decoded body.
             if total_size not in (None, size) and "Content-Encoding" not in response.headers:
                 raise TruncatedError(f"the body has {size} bytes instead of {total_size}", http_status=status)
         except FetchError as error:

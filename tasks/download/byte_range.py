@@ -27,7 +27,7 @@ class PartialBody:
     etag: str | None
 
     def extended(self, body: bytes) -> PartialBody:
-        """Return a copy with a longer beginning of the same body."""
+        """Return a copy with more received bytes of the same body."""
         return replace(self, body=body)
 
     def range_headers(self, headers: Mapping[str, str]) -> Mapping[str, str]:

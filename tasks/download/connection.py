@@ -157,7 +157,7 @@ class Response(http.client.HTTPResponse):
         if names:
             applied = [*content_codings.parse(self.headers.get("content-encoding", "")), *names]
             self.headers["content-encoding"] = ", ".join(applied)
-        # A Content-Length next to Transfer-Encoding is ignored. It may be an attempt to make us misread the next
+        # If Transfer-Encoding applies, a Content-Length is ignored. It may be an attempt to make us misread the next
         # response, so the connection is not reused. A connection with HTTP/1.0 is not reused either, because HTTP/1.0
         # has no transfer codings.
         if "content-length" in self.headers or self.version == 10:
@@ -243,7 +243,7 @@ class GuardedConnection(HTTPConnection):
         """Return a connected socket; while all file descriptors are in use, wait for one until the deadline.
 
         Args:
-            connect: the guard's method for a host or for the proxy.
+            connect: the guard's method that connects to a host or to the proxy.
             host: the host to connect to.
             port: its port.
         """

@@ -72,7 +72,7 @@ class Downloader:
         """Download a URL, with retries within the limits of the options and the deadline.
 
         Args:
-            url: as the URL list has it.
+            url: the URL as in the URL list.
             options: the run's limits and retries.
             deadline: the deadline of all attempts together.
             on_attempt: called before each attempt.
@@ -107,8 +107,8 @@ class Downloader:
         unverified = False
         url = start
         cookies: Cookies | None = None
-        # The request's Cookie header. A loop is a repeated URL with the same cookies, because a server may answer
-        # differently to other cookies.
+        # The request's Cookie header. Redirects form a loop only if the URL and this header repeat: with other cookies,
+        # a server may answer differently.
         cookie: str | None = None
         seen = {(url.text, cookie)}
         headers = request_headers(options.headers, self._sessions.contact, True)
@@ -179,7 +179,7 @@ def _with_range_or_validators(
 
 
 def _add_context(error: FetchError, final_url: str | None, options: FetchOptions) -> None:
-    """Complete an error with the URL that failed, and with advice."""
+    """Add the failed URL and advice to an error."""
     error.final_url = final_url
     if isinstance(error, TlsError) and error.avoidable:
         error.args = (f"{error} ({_INSECURE_NOT_ALLOWED_HINT if options.insecure else _INSECURE_HINT})",)
@@ -189,7 +189,7 @@ def _add_context(error: FetchError, final_url: str | None, options: FetchOptions
 
 
 def _keeps_credentials(before: urls.Url, after: urls.Url) -> bool:
-    """Tell whether a redirect may get the credentials: it leads to the same origin, or to https on the same host."""
+    """Tell whether a redirect's target may get the credentials: the same origin may, and https on the same host."""
     if before.host != after.host:
         return False
     origin, target = (before.scheme, before.port), (after.scheme, after.port)

@@ -166,7 +166,7 @@ def _connect(info: AddressInfo, opener: Opener, timeout: float) -> socket.socket
 
 def _combined_error(failures: Sequence[OSError]) -> OSError:
     """Return a single error for the errors of all addresses."""
-    # An error from the host tells more than an address family that this machine can't use.
+    # An error from the host is more useful than the error for an address family that this machine can't use.
     numbers = sorted((failure.errno for failure in failures), key=_NO_ROUTE.__contains__)
     causes = ", ".join(dict.fromkeys(str(failure.strerror or failure) for failure in failures))
     return OSError(numbers[0], f"can't connect to any of its {len(failures)} addresses: {causes}")

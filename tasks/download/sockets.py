@@ -98,7 +98,7 @@ class PlainSocket(DeadlineSocket, socket.socket):  # type: ignore[misc]  # makef
 class TlsSocket(DeadlineSocket, ssl.SSLSocket):  # type: ignore[misc]
     """A connection with TLS, made by the SSL context from a plain socket; Python limits its waits.
 
-    If the kernel limited them, OpenSSL would take a timeout as a request to repeat the call.
+    If the kernel limited the waits, OpenSSL would treat a timeout as a request to repeat the call.
     """
 
     def _set_timeout(self, seconds: float) -> None:

@@ -25,7 +25,7 @@ _MEMORY_HOSTS = 10_000
 #: The maximum length of a certificate's names in a message, in characters.
 _NAMES_LIMIT = 60
 
-#: `X509_V_ERR_…` of OpenSSL's ``x509_vfy.h``.
+#: OpenSSL's error codes, `X509_V_ERR_…` in ``x509_vfy.h``.
 WRONG_HOST = frozenset({62, 64})
 #: In most cases, an intermediate certificate is missing; docs/security.md has advice.
 _ISSUER = "the issuer of its certificate is unknown: a missing intermediate, or a private CA"
@@ -85,7 +85,7 @@ _HANDSHAKE_MESSAGES = {
     "SSLV3_ALERT_BAD_CERTIFICATE": _CLIENT_CERTIFICATE,
     "TLSV13_ALERT_CERTIFICATE_REQUIRED": _CLIENT_CERTIFICATE,
 }
-#: Failures that do not occur in a handshake without verification, with old versions and weak algorithms accepted.
+#: Failures that a lenient handshake avoids: it verifies nothing, and accepts old versions and weak algorithms.
 _AVOIDABLE = frozenset({_TOO_OLD, _NO_COMMON_CIPHER, _WEAK_KEY, _WEAK_SIGNATURE}) | {
     _HANDSHAKE_MESSAGES["UNSAFE_LEGACY_RENEGOTIATION_DISABLED"]
 }

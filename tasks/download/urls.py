@@ -59,7 +59,7 @@ def parse(url: str) -> Url:
     """Parse and normalise a URL.
 
     Raises:
-        InvalidUrlError: it can't be downloaded; the message names the invalid part.
+        InvalidUrlError: the URL can't be downloaded; the message names the invalid part.
     """
     return _parse(url, None)
 
