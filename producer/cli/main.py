@@ -65,8 +65,8 @@ def _exit(status: Any, is_comparison: bool) -> NoReturn:
     """Exit with a status. After the interruption of a comparison, don't wait for its threads.
 
     A signal during the exit only ends the process sooner, with the same status. Python resets the
-    handlers at the very end, where Ctrl-C would kill the process and lose its exit status. So signals are ignored from
-    shortly before that.
+    handlers at the very end, when Ctrl-C would kill the process and lose its exit status. So the signals are ignored
+    before that.
     """
     atexit.register(set_handler, (*END_SIGNALS, CANCEL_SIGNAL), signal.SIG_IGN)
     set_handler((*END_SIGNALS, CANCEL_SIGNAL), lambda *_: os._exit(status or 0))

@@ -220,7 +220,7 @@ def _note_broker_change(before: str | None, broker: str | None) -> None:
 def _execute_run(run: Run, pool: WorkerPool, out: Path, quiet: bool) -> RunResult:
     """Execute a run and show its progress.
 
-    A first Ctrl-C or SIGTERM lets it finish the downloads in progress; a second one drops them.
+    The first Ctrl-C or SIGTERM lets the run finish its current downloads. The second one drops them.
     """
     from producer.cli.progress_display import Display
 

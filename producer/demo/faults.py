@@ -42,7 +42,7 @@ FAULTS.fixed("/fault/gone", "Status 410.", page(410, "410\n"))
 
 @FAULTS.route("/fault/rate-limited")
 async def _rate_limited(site: Site, request: Request) -> Reply:
-    """Status 429 with Retry-After: ?after= seconds (default: 1)."""
+    """Status 429 with a Retry-After of ?after= seconds (default: 1)."""
     return page(429, "429\n", ("Retry-After", int(number(request, "after", 1, 0, 10**9))))
 
 
@@ -54,7 +54,7 @@ FAULTS.fixed("/fault/not-modified", "Status 304 to an unconditional request.", R
 
 @FAULTS.route("/fault/partial")
 async def _partial(site: Site, request: Request) -> Reply:
-    """Status 206 with the first half of the image, without a requested range."""
+    """Status 206 with the first half of the image, although the request has no range."""
     drawn = await site.gallery.draw(request)
     half = _half(drawn.body)
     sent = ("Content-Range", f"bytes 0-{len(half) - 1}/{len(drawn.body)}")
@@ -67,7 +67,7 @@ FAULTS.fixed("/fault/not-implemented", "Status 501.", page(501, "501\n"))
 
 @FAULTS.route("/fault/opted-out")
 async def _opted_out(site: Site, request: Request) -> Reply:
-    """The image with X-Robots-Tag: ?tag= (default: noai)."""
+    """The image with an X-Robots-Tag header. ?tag= sets its value (default: noai)."""
     drawn = await site.gallery.draw(request)
     tag = request.query.get("tag", "noai").encode("ascii", "ignore").decode()
     return answer(drawn.body, drawn.content_type, ("X-Robots-Tag", tag.replace("\r", "").replace("\n", "")))
@@ -130,7 +130,7 @@ async def _truncated(site: Site, request: Request) -> Reply:
 
 @FAULTS.route("/fault/wrong-length")
 async def _wrong_length(site: Site, request: Request) -> Reply:
-    """The image with the Content-Length "abc"; with ?conflicting, two different values of Content-Length."""
+    """The image with the Content-Length "abc". With ?conflicting, it has two Content-Lengths with different values."""
     drawn = await site.gallery.draw(request)
     size = len(drawn.body)
     lengths = (size, size + 7) if "conflicting" in request.query else ("abc",)
@@ -190,7 +190,7 @@ FAULTS.fixed(
 
 @FAULTS.route("/fault/broken-image")
 async def _broken_image(site: Site, request: Request) -> Reply:
-    """The first bytes of a JPEG (of a PNG if the URL ends in .png), then garbage."""
+    """The first bytes of a JPEG, or of a PNG if the URL ends in .png. Garbage follows."""
     wanted = site.gallery.requested_image(request)
     garbage = random.Random(str(wanted.number)).randbytes(4096)  # noqa: S311 - any bytes will do
     if wanted.format == "png":
@@ -200,7 +200,7 @@ async def _broken_image(site: Site, request: Request) -> Reply:
 
 @FAULTS.route("/fault/huge")
 async def _huge(site: Site, request: Request) -> Reply:
-    """A body of ?bytes= zeros (default: 1 GiB); with ?declared=no, without a Content-Length."""
+    """A body of ?bytes= zeros (default: 1 GiB). With ?declared=no, the response has no Content-Length."""
     size = int(number(request, "bytes", _GIBIBYTE, 0, 2**60))
     undeclared = request.query.get("declared") == "no"
     length = ("Connection", "close") if undeclared else ("Content-Length", size)
@@ -285,7 +285,7 @@ async def _redirect_loop(site: Site, request: Request) -> Reply:
 
 @FAULTS.route("/fault/redirect-to")
 async def _redirect_to(site: Site, request: Request) -> Reply:
-    """Status 302 to ?url=, unchecked."""
+    """Status 302 to the URL in ?url=, which is not checked."""
     if not request.query.get("url"):
         raise RequestRefusedError(400, "?url= is missing.")
     return _redirect(request.query["url"])
@@ -293,6 +293,6 @@ async def _redirect_to(site: Site, request: Request) -> Reply:
 
 @FAULTS.route("/fault/redirect-chain")
 async def _redirect_chain(site: Site, request: Request) -> Reply:
-    """?hops= redirects (default: 3), then the image."""
+    """A chain of ?hops= redirects (default: 3), then the image."""
     hops = int(number(request, "hops", 3, 0, 1000))
     return _redirect(f"{request.path}?hops={hops - 1}") if hops else await whole(site, request)

@@ -34,7 +34,7 @@ async def _index(site: Site, request: Request) -> Reply:
 
 @PAGES.route("/images")
 async def _images(site: Site, request: Request) -> Reply:
-    """An image: /images/INDEX.jpg, .png, .webp or .gif, with ?width=&height= (pixels) &latency= (seconds)."""
+    """An image: /images/INDEX.jpg, .png, .webp or .gif, with ?width=, ?height= (pixels), ?latency= (seconds)."""
     if not IMAGE_PATH.match(request.path):
         raise RequestRefusedError(404, "The path of an image is /images/INDEX.jpg, .png, .webp or .gif.")
     return await whole(site, request)
@@ -42,7 +42,7 @@ async def _images(site: Site, request: Request) -> Reply:
 
 @PAGES.route("/list")
 async def _list(site: Site, request: Request) -> Reply:
-    """A list of ?count= image URLs (default: 100), one on each line, alternating between the four formats."""
+    """A list of ?count= image URLs (default: 100), one on each line. The four formats alternate."""
     count = int(number(request, "count", 100, 0, _LIST_LIMIT))
     host = request.host or site.url.removeprefix("http://")
     return await asyncio.to_thread(_url_list, host, count)

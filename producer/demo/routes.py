@@ -69,7 +69,7 @@ class Table:
         async def once(site: Site, request: Request) -> Reply:
             return await (handler if site.first_visit(request) else whole)(site, request)
 
-        once.__doc__ = f"Like {fault} at the first request for each URL, then the image."
+        once.__doc__ = f"Like {fault} for the first request to each URL. Later requests get the image."
         self.route(f"/fault/{fault}-once")(once)
 
 

@@ -28,7 +28,7 @@ class ChordState:
 
     outcomes: dict[str, Outcome]
     invalid: tuple[str, ...]
-    #: The chord's ids of the invalid entries. Each consists of a task id and a place.
+    #: The ids that the chord keeps for the invalid entries. Each consists of a task id and a place.
     invalid_ids: tuple[str, ...]
     #: Whether Redis has the chord's size. Without a size, a chord is never complete.
     has_size: bool

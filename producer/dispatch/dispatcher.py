@@ -44,7 +44,7 @@ _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
 #: Seconds of one wait for finished shards, and so also between two reports to the listener.
 _TICK_SECONDS = 0.25
-#: Seconds between two inspections of all shards in flight. They find lost tasks, and manifests not yet signalled.
+#: Seconds between two inspections of all shards in flight. They find lost tasks, and manifests with a lost signal.
 _INSPECT_INTERVAL_SECONDS = 3.0
 #: Seconds until a manifest must be visible here after a worker reported it as written.
 _MANIFEST_TIMEOUT_SECONDS = 30.0
@@ -102,7 +102,7 @@ class Dispatcher:
         self._images_ended, self._idle_since, self._idle_text = 0, time.monotonic(), ""
         self._unfit = UnfitWorkers(server, self._run_id)
         self._saving_check = SavingCheck(store, self._unfit)
-        #: The number of images in completed shards, as far as this command sent them.
+        #: The number of images in completed shards. Only images sent by this command count.
         self._images_completed = 0
         #: The number of shards sent or skipped so far, which is also the number of the next shard.
         self._sent = 0

@@ -1,4 +1,4 @@
-"""Keep a run's record in Redis, with the options for its workers. Without a record, workers drop the run's tasks."""
+"""Keep a run's record in Redis: the options for its workers. Without a record, workers drop the run's tasks."""
 
 from __future__ import annotations
 
