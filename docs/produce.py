@@ -101,8 +101,8 @@ def demo_server(result: Mapping[str, Any]) -> str:
     """Return the results of ``benchmarks/demo_server.py`` as a sentence."""
     drawn, new = result["drawn_per_second"]["median"], result["new_per_second"]["median"]
     return (
-        f"One process serves {drawn:,.0f} cached images of 15 KB per second, and draws {new:,.0f} new ones per second "
-        f"(median of {result['repeat']} runs of `python -m benchmarks.demo_server`; {result['machine']['cpu']}, "
+        f"One process serves {drawn:,.0f} cached images of 15 KB per second, and draws {new:,.0f} new images per "
+        f"second (median of {result['repeat']} runs of `python -m benchmarks.demo_server`; {result['machine']['cpu']}, "
         f"{result['machine']['cores']} cores shared with the client).\n"
     )
 
@@ -110,10 +110,10 @@ def demo_server(result: Mapping[str, Any]) -> str:
 def compose(result: Mapping[str, Any]) -> str:
     """Return the results of ``benchmarks/compose.py`` as text."""
     return (
-        f"The container image has {result['image_mb']:,.0f} MB. Once it is built, the first downloaded image is saved "
-        f"{result['first_image_seconds']['median']:.0f} s after `up`, and the stack is healthy after "
-        f"{result['ready_seconds']['median']:.0f} s (median of {result['repeat']} starts from nothing; "
-        f"{result['machine']['cpu']}, {result['machine']['cores']} cores).\n"
+        f"The container image has {result['image_mb']:,.0f} MB. When it is already built, the stack is healthy "
+        f"{result['ready_seconds']['median']:.0f} s after `up`, and the first downloaded image is saved "
+        f"{result['first_image_seconds']['median']:.0f} s after `up` (median of {result['repeat']} starts from "
+        f"nothing; {result['machine']['cpu']}, {result['machine']['cores']} cores).\n"
     )
 
 
@@ -130,8 +130,8 @@ def task_events(result: Mapping[str, Any]) -> str:
         )
     rows += [
         "",
-        "For large runs, `IMAGEFLEET_TASK_EVENTS=off` saves up to three messages per image. Measured with "
-        f"{result['images']:,} images of 15 KB and everything on {result['machine']['cores']} cores "
+        "For large runs, set `IMAGEFLEET_TASK_EVENTS=off` to save up to three messages per image. Measured with "
+        f"{result['images']:,} images of 15 KB, with all processes on {result['machine']['cores']} cores "
         f"(median of {result['repeat']} runs in turn).",
     ]
     return "\n".join(rows) + "\n"
@@ -141,7 +141,7 @@ def upstream() -> str:
     """Return the results of kombu's and Celery's own tests with our code, and the failing tests with their reasons."""
     counts = json.loads(COUNTS.read_text(encoding="utf-8"))
     rows = [
-        "| suite | its tests, in `t/` | pass | do not pass, see below | skipped | marked `xfail` by their authors |",
+        "| suite | test files, in `t/` | pass | do not pass (see below) | skipped | marked `xfail` by their authors |",
         "|---|---|---|---|---|---|",
     ]
     for suite in SUITES:
@@ -154,8 +154,8 @@ def upstream() -> str:
     total = {kind: sum(number[kind] for number in counts.values()) for kind in ("passed", "expected")}
     rows += [
         "",
-        f"{total['passed']:,} tests pass. {total['expected']} do not, of kombu {version('kombu')} and Celery "
-        f"{version('celery')}:",
+        f"Of the tests of kombu {version('kombu')} and Celery {version('celery')}, {total['passed']:,} pass. These "
+        f"{total['expected']} tests do not pass:",
         "",
         "| tests | why they do not pass |",
         "|---|---|",
@@ -186,7 +186,7 @@ def pillow_images() -> str:
     ]:
         numbers = [sum(ended.values()), ended.get("success", 0), *(ended.get(end, 0) for end in ends)]
         rows.append(f"| {kind} | {' | '.join(f'{number:,}' for number in numbers)} | {made.get('success', 0):,} |")
-    return "\n".join(rows) + f"\n\nThese are the images of Pillow {counts['version']}.\n"
+    return "\n".join(rows) + f"\n\nThe images are those of Pillow {counts['version']}.\n"
 
 
 def example(name: str) -> str:

@@ -71,9 +71,9 @@ def redis(result: Mapping[str, Any]) -> str:
 
 
 def loads(result: Mapping[str, Any]) -> str:
-    """Return the table of Redis's load, and the rate that a whole core would carry."""
+    """Return the table of Redis's load, and the rate if Redis used a whole core."""
     rows = [
-        "| load | images/s | Redis's share of a core | Redis's CPU per image | a whole core would carry |",
+        "| load | images/s | Redis's share of a core | Redis's CPU per image | rate if Redis used a whole core |",
         "|---|---|---|---|---|",
     ]
     rows += [
@@ -100,7 +100,12 @@ def growth(result: Mapping[str, Any]) -> str:
             f"| {peak['producer']:,.0f} MiB | {peak['redis']:,.0f} MiB, {row['redis_allocated_mib']:.1f} MiB "
             f"| {peak['workers']:,.0f} MiB |"
         )
-    rows += ["", *_ratios(sizes), "", f"{_fleet(result['fleet'])}; {result['machine']['cores']} cores for everything."]
+    rows += [
+        "",
+        *_ratios(sizes),
+        "",
+        f"{_fleet(result['fleet'])}; {result['machine']['cores']} cores for all processes.",
+    ]
     return "\n".join(rows) + "\n"
 
 
@@ -130,7 +135,9 @@ def rates(result: Mapping[str, Any]) -> str:
     facts = {
         f"slots, at {_LATENCY} s per image": [f"{found.slots:,}" for found in needed.values()],
         f"worker processes, at most {MOST_SLOTS} slots each": [f"{found.processes:,}" for found in needed.values()],
-        f"their cores; hosts of {HOST_CORES} cores": [f"{found.cores:,}; {found.hosts:,}" for found in needed.values()],
+        f"cores for these processes; hosts of {HOST_CORES} cores": [
+            f"{found.cores:,}; {found.hosts:,}" for found in needed.values()
+        ],
         "Redis servers, one core each": [f"{found.redis_servers:,}" for found in needed.values()],
         "producers, one core each": [f"{found.producers:,}" for found in needed.values()],
         "window, shards in flight": [f"{found.window:,}" for found in needed.values()],
@@ -142,8 +149,8 @@ def rates(result: Mapping[str, Any]) -> str:
     rows += [_line(label, values) for label, values in facts.items()]
     rows += [
         "",
-        f"Every core is planned at {USE:.0%} use. The window holds {AHEAD} images for each image that a worker has in "
-        "a slot or has reserved, and at least the default of eight shards.",
+        f"The estimates assume that each core is used to {USE:.0%}. The window holds {AHEAD} images for each image "
+        "that a worker has in a slot or has reserved, and at least the default of eight shards.",
     ]
     return "\n".join(rows) + "\n"
 

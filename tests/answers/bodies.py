@@ -39,7 +39,7 @@ _STATUSES = [
         "partial-unknown",
         "`206`, `Content-Range: bytes 0-(N-1)/*`",
         partial(f"bytes 0-{_SIZE - 1}/*"),
-        reason="It may be only the beginning of the image",
+        reason="The body may be only the beginning of the image",
     ),
     Case(
         "partial-half", "`206` with the first half", partial(f"bytes 0-{_SIZE // 2 - 1}/{_SIZE}", IMAGE[: _SIZE // 2])
@@ -69,7 +69,7 @@ _STATUSES = [
         "status-600",
         "`600 What` with the image",
         answer(status="600 What"),
-        reason="HTTP has no such status; a client should treat it as a server error (RFC 9110, 15)",
+        reason="HTTP has no such status. A client should treat it as a server error (RFC 9110, section 15)",
     ),
     Case("status-999", "`999 Request denied` with a text", answer(b"no", status="999 Request denied")),
     Case("status-525", "`525` with a text", answer(b"no", status="525")),
@@ -104,7 +104,7 @@ _CODINGS = [
         "coding-gzip-cut",
         "truncated `Content-Encoding: gzip`",
         answer(_GZIP[:-4], "Content-Encoding: gzip"),
-        reason="The image may be truncated, too, so the request is retried",
+        reason="The image itself may be truncated too, so the request is retried",
     ),
     coded("gzip-sum", " with a wrong checksum", "gzip", _GZIP[:-8] + b"wron" + _GZIP[-4:]),
     coded("deflate-stray", ", then stray bytes", "deflate", zlib.compress(IMAGE) + b"\r\n"),

@@ -8,9 +8,10 @@ import zlib
 from tests.answers.case import IMAGE, Case, ReceivedRequest, answer, by_path, redirect
 
 _SMUGGLING = (
-    "One of two lengths may be meant for another recipient (request smuggling): RFC 9112 and browsers refuse, too"
+    "One of the two lengths may be meant for another recipient (request smuggling). RFC 9112 and browsers refuse such "
+    "a response, too"
 )
-_BOUND = "The limit of a head, which bounds a worker's memory"
+_BOUND = "Headers are limited, to bound the memory of a worker"
 _CHUNKED = "Transfer-Encoding: chunked"
 _SIZE = len(IMAGE)
 _OK = answer()
@@ -158,7 +159,7 @@ _LOCATIONS = [
         "location-conflict",
         "two different `Location`",
         by_path({**redirected("Location: /there", "Location: /elsewhere"), "/elsewhere": _OK}),
-        reason="One of two targets may be injected; browsers refuse, too",
+        reason="One of the two targets may be injected. Browsers refuse such a response, too",
     ),
     Case(
         "location-utf8",
@@ -176,7 +177,8 @@ _LOCATIONS = [
         "location-once",
         "a redirect to the same URL, only at the first request",
         lambda received: _OK if received.earlier else redirect(received.target),
-        reason="The same URL with the same cookies is a loop: a stateless server would repeat it for ever",
+        reason="The same URL with the same cookies counts as a loop, because a stateless server would repeat the "
+        "redirect forever",
     ),
 ]
 

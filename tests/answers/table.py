@@ -62,8 +62,9 @@ def answers() -> str:
     saved = [sum(rows[case.name][client] == SAVED for case in CASES) for client in CLIENTS]
     versions = found["versions"]
     lines += [
-        f"Of {len(CASES)} answers, imagefleet saves {saved[0]}, curl {versions['curl']} {saved[1]} and requests "
-        f"{versions['requests']} {saved[2]}.",
+        f"The tables have {len(CASES)} answers. imagefleet saves {saved[0]} of the images. curl (version "
+        f"{versions['curl']}) saves {saved[1]} images. requests (version {versions['requests']}) saves "
+        f"{saved[2]} images.",
     ]
     return "\n".join(lines) + "\n"
 

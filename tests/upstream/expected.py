@@ -34,8 +34,8 @@ FAILING: Mapping[str, Mapping[str, tuple[str, ...]]] = {
             "unit/transport/test_redis.py::test_MultiChannelPoller::test_get_runs_after_read_callbacks",
             "unit/transport/test_redis.py::test_MultiChannelPoller::test_get_skips_brpop_health_on_events",
         ),
-        "Its Redis is a mock with `BRPOP` but without `EVAL`. `test_publish_consume`, which does the same with a real "
-        "Redis, passes.": ("unit/transport/test_redis.py::test_Redis::test_publish__consume",),
+        "Its Redis is a mock with `BRPOP` but without `EVAL`. `test_publish_consume` does the same with a real Redis, "
+        "and passes.": ("unit/transport/test_redis.py::test_Redis::test_publish__consume",),
         "Their event loop is a mock that can't list its connections. Ours needs the list, to add each only once.": (
             "unit/transport/test_redis.py::test_Channel::test_configurable_health_check",
             "unit/transport/test_redis.py::test_Channel::test_register_with_event_loop",
@@ -75,7 +75,7 @@ FAILING: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         ),
     },
     "celery-unit": {
-        "It also fails over Celery's own Redis backend: `Signature.election` needs a mapping, and that backend returns "
+        "It also fails with Celery's own Redis backend: `Signature.election` needs a mapping, and that backend returns "
         "none. It passes with results in memory.": ("unit/tasks/test_canvas.py::test_Signature::test_election",),
     },
     "celery-backend": {},
