@@ -291,7 +291,7 @@ def proxy_losing_a_reply(url: str) -> Iterator[str]:
                 while True:
                     for ready in select.select([self.request, server], [], [])[0]:
                         data = ready.recv(1 << 16)
-                        asked = asked or b"record_of" in data
+                        asked = asked or b"kombu_record" in data
                         # The script's reply begins with the number of dead-lettered messages; other messages follow.
                         if not data or (asked and ready is server and b"$" in data and not lost.is_set()):
                             if data:
