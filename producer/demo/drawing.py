@@ -107,7 +107,7 @@ def _scene(index: int, width: int, height: int) -> Image.Image:
 
 
 class _Stencil:
-    """A shape to paint a canvas through, at a higher resolution than the canvas for smooth edges."""
+    """A stencil for a canvas. Its resolution is higher than that of the canvas, so that edges are smooth."""
 
     def __init__(self, canvas: Image.Image) -> None:
         self._canvas = canvas

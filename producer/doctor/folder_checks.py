@@ -226,7 +226,8 @@ def _failure_findings(record: RunFile, store: Store) -> list[Finding]:
     if record.state is not State.COMPLETE or not totals.get("failed"):
         return []
     again = sum(number for reason, number in totals["reasons"].items() if reason in WORTH_RETRYING)
-    found = f"{totals['failed']:,} of {pluralized(totals['total'], 'image')}, {again:,} for reasons worth a retry"
+    failed = f"{totals['failed']:,} of {pluralized(totals['total'], 'image')} failed"
+    found = f"{failed}, {again:,} of them for reasons worth a retry"
     if not again:
         return [Finding("failures", Level.OK, found)]
     return [Finding("failures", Level.WARN, found, f"Retry them with `producer retry {_quoted_root(store)}`.")]
@@ -279,12 +280,12 @@ def _plan_finding(run: _InspectedRun, gone: list[int], reading: _ReadResult, nee
             return Finding(
                 "plan", Level.WARN, found, f"`{resume_command(run.store)}` rebuilds it from {record.source}."
             )
-        todo = f"Restore a good copy: {url_list.explain_difference(record.source)}, so it can't be rebuilt."
+        todo = f"Restore a good copy. The plan can't be rebuilt: {url_list.explain_difference(record.source)}."
         return Finding("plan", needed, found, todo)
     if record.plan is PlanState.OPEN and run.producer is None:
         found = f"{found}; the URL list was not fully read"
         if not unchanged:
-            todo = "Restore the original list, or run its unplanned part into another folder."
+            todo = "Restore the original list, or download its unplanned part into another folder."
             return Finding("plan", Level.WARN, f"{found}, and {url_list.explain_difference(record.source)}", todo)
     return Finding("plan", Level.OK, found)
 
@@ -295,8 +296,8 @@ def _manifests_finding(run: _InspectedRun, reading: _ReadResult) -> Finding:
         error = next(iter(reading.broken.values()))
         found = f"{found} ({error.why})"
         todo = (
-            f"Restore a good copy; or remove it, then `{resume_command(run.store)}` repeats that shard without "
-            "downloading saved images again."
+            f"Restore a good copy. Or remove the file and run `{resume_command(run.store)}` to repeat that shard "
+            "without downloading saved images again."
         )
         return Finding("manifests", Level.BAD, found, todo)
     if reading.total < run.shards and run.producer is None and run.record.state is State.COMPLETE:
@@ -310,9 +311,9 @@ def _images_finding(record: RunFile, store: Store, missing: Mapping[int, int]) -
     found = f"{pluralized(sum(missing.values()), 'image')} listed in manifests are missing, in shards {lacking}"
     resized = record.options.fetch.resize.mode is not ResizeMode.NO
     todo = (
-        "Restore them; no command checks for them. Or remove the manifest of such a shard "
-        f"({manifest.name(next(iter(missing)))}), then `{resume_command(store)}` repeats that shard: its saved images "
-        f"are kept{'' if resized else ', and not downloaded again'}."
+        "Restore the images; no other command checks for them. Or remove the manifest of such a shard "
+        f"({manifest.name(next(iter(missing)))}) and run `{resume_command(store)}` to repeat that shard. Its saved "
+        f"images are kept{'' if resized else ', and not downloaded again'}."
     )
     return Finding("images", Level.WARN, found, todo)
 

@@ -17,7 +17,7 @@ from tasks.storage.folder_probe import ProbeResult
 _PROBE_SECONDS = 10.0
 _CLOCK_HINT = "Synchronize the clocks of all hosts with NTP."
 _START_HINT = (
-    "Start one: `celery -A tasks worker`, with IMAGEFLEET_BROKER_URL and IMAGEFLEET_STORE_ROOTS set, or "
+    "Start a worker: `celery -A tasks worker`, with IMAGEFLEET_BROKER_URL and IMAGEFLEET_STORE_ROOTS set, or "
     "`docker compose up -d`."
 )
 
@@ -87,7 +87,7 @@ def worker_folder_findings(out: Path, seen: Mapping[str, ProbeResult | None]) ->
     name = "folder at workers"
     findings = []
     if fit := [worker for worker, result in seen.items() if result is not None and result.writable]:
-        found = f"{out} is the same folder, and writable: {list_names(fit)}"
+        found = f"{out} is the same folder, and can be written: {list_names(fit)}"
         findings.append(Finding(name, Level.OK, found))
     if silent := [worker for worker, result in seen.items() if result is None]:
         findings.append(

@@ -54,6 +54,6 @@ def load_manifest(shard: int, store: Store, run_id: str, columns: Sequence[str] 
         raise CommandError(
             f"{store.path(manifest.name(shard))} {what}",
             f"no valid manifest of shard {shard_name(shard)}: {error}; nothing was changed",
-            f"Restore a good copy; or {'remove it, and ' if exists else ''}use `{resume_command(store)}` to repeat "
-            "that shard without downloading saved images again.",
+            f"Restore a good copy. Or {'remove the file and ' if exists else ''}run `{resume_command(store)}` to "
+            "repeat that shard without downloading saved images again.",
         ) from error

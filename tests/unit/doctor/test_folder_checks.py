@@ -121,7 +121,7 @@ def test_missing_images_are_counted(store: Store, source: Path) -> None:
         "2 images listed in manifests are missing, in shards 00001 (2)",
     )
     assert "remove the manifest of such a shard (00001.parquet)" in finding.todo
-    assert f"`producer resume {store.root}` repeats that shard" in finding.todo
+    assert f"run `producer resume {store.root}`" in finding.todo
 
 
 @pytest.mark.parametrize("state", [State.INTERRUPTED, State.CANCELLED, State.FAILED])
@@ -155,7 +155,7 @@ def test_complete_run_with_failures(store: Store, source: Path) -> None:
     make_run(source, store, _ROWS, _SHARDS, State.COMPLETE, PlanState.COMPLETE)
     assert levels(store) == {"failures": Level.WARN}
     finding = findings_by_name(store)["failures"]
-    assert finding.found == "11 of 11 images, 11 for reasons worth a retry"
+    assert finding.found == "11 of 11 images failed, 11 of them for reasons worth a retry"
     assert f"producer retry {store.root}" in finding.todo
 
 
@@ -167,7 +167,7 @@ def test_damaged_and_missing_manifests(store: Store, source: Path) -> None:
     finding = findings_by_name(store)["manifests"]
     assert finding.level is Level.BAD
     assert finding.found.startswith("4 of 4 shards done, all checked, 1 unusable: 00001.parquet (")
-    assert "remove it" in finding.todo
+    assert "remove the file" in finding.todo
     store.remove("00001.parquet")
     finding = findings_by_name(store)["manifests"]
     assert (finding.level, finding.found) == (Level.WARN, "3 of 4 shards done, all checked")

@@ -86,7 +86,7 @@ def test_folder_at_workers() -> None:
     """Workers with access to the producer's folder are named together."""
     findings = worker_checks.worker_folder_findings(_OUT, {"a@here": _SEEN, "b@there": _SEEN})
     assert [finding.level for finding in findings] == [Level.OK]
-    assert findings[0].found == "/data/out is the same folder, and writable: a@here, b@there"
+    assert findings[0].found == "/data/out is the same folder, and can be written: a@here, b@there"
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ def test_reports_a_changed_byte_of_a_manifest(store: Store, shard: int, place: i
         with pytest.raises(CommandError, match="nothing was changed") as caught:
             Run.resume(store) if reasons is None else Run.retry(store, reasons)
         assert caught.value.what == f"{store.path(manifest.name(shard))} is unusable"
-        assert f"remove it, and use `producer resume '{store.root}'` to repeat that shard" in caught.value.hint
+        assert f"remove the file and run `producer resume '{store.root}'` to repeat that shard" in caught.value.hint
     assert store.read("run.json") == record
 
 
@@ -74,7 +74,7 @@ def test_missing_manifest(store: Store) -> None:
     with pytest.raises(CommandError, match=r"00001\.parquet is missing") as caught:
         Run.retry(store, ["timeout"])
     assert caught.value.hint.startswith(
-        f"Restore a good copy; or use `producer resume '{store.root}'` to repeat that shard"
+        f"Restore a good copy. Or run `producer resume '{store.root}'` to repeat that shard"
     )
 
 
