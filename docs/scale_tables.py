@@ -85,7 +85,7 @@ def loads(result: Mapping[str, Any]) -> str:
 
 
 def growth(result: Mapping[str, Any]) -> str:
-    """Return the table of cost and memory by the length of the list, and their growth."""
+    """Return the table of cost and memory for each list length, with their growth."""
     rows = [
         "| images | images/s | CPU per image: workers, Redis, producer | memory: producer | Redis, allocated "
         "| workers |",

@@ -43,7 +43,7 @@ _threads_option = click.option(
     type=click.IntRange(1, 1024),
     default=32,
     show_default=True,
-    help="Maximum number of threads for the download with threads.",
+    help="Maximum number of threads in the threaded download.",
 )
 
 

@@ -43,9 +43,7 @@ def fleet(store_roots: tuple[Path, ...], fleet: FleetParameters) -> None:
 
 
 @click.command()
-@click.option(
-    "--out", type=Folder(), help="Output folder to check, with its run, from this machine and from each worker."
-)
+@click.option("--out", type=Folder(), help="Output folder to check, here and from each worker. Its run is checked too.")
 @broker_option
 @json_option
 def doctor(out: Path | None, broker: str | None, as_json: bool) -> None:

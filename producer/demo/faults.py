@@ -246,7 +246,7 @@ async def _br_bomb(site: Site, request: Request) -> Reply:
     return answer(_BR_START + 63 * _BR_MORE + _BR_END, "image/jpeg", ("Content-Encoding", "br"))
 
 
-# Brotli's encoding of 16 MiB of zeros at the start of a stream, and of 16 MiB after others; and the end of a stream.
+# Three pieces of a Brotli stream: its first 16 MiB of zeros, 16 more MiB of zeros, and its end.
 _BR_START = bytes.fromhex("cfffff7f002400e2b14072efff0d")
 _BR_MORE = bytes.fromhex("fcffff074002200e0b40f7fedf00")
 _BR_END = b"\x03"

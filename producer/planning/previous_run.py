@@ -1,4 +1,4 @@
-"""Match the requests of a run by URL with the images of the previous run that it refreshes.
+"""Match the requests of a run, by URL, to the images of its previous run.
 
 The previous run is only read. It may be incomplete; if so, its existing manifests are used. If it contains a URL
 several times, the first image of that URL is used.

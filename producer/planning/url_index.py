@@ -32,7 +32,7 @@ class UrlIndex:
     """Index URLs with their places, then look them up. A context manager that removes its files at the end."""
 
     def __init__(self, folder: Path) -> None:
-        """Use this folder exclusively. Leftovers of a killed process in it are removed."""
+        """Use this folder exclusively. Files left there by a killed process are removed."""
         self._folder = folder
         self._buffered: dict[int, bytearray] = {}
         self._written: set[int] = set()

@@ -50,9 +50,9 @@ def decode(pieces: Iterable[bytes], names: Sequence[str], status: int) -> Iterat
         status: the response's status, for errors.
 
     Raises:
-        BadResponseError: at once or while the pieces are read: the body has an unsupported coding or too many codings,
-            or is not coded as its headers say.
-        TruncatedError: while the pieces are read: the compressed data is incomplete.
+        BadResponseError: the body has an unsupported coding or too many codings, or is not coded as its headers say.
+            It is raised at once, or while the pieces are read.
+        TruncatedError: the compressed data is incomplete. It is raised while the pieces are read.
     """
     names = [name for name in names if name in _DECODERS or name in _UNSUPPORTED]
     if len(names) > _MAX_CODINGS:

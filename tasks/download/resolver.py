@@ -108,7 +108,7 @@ def _is_temporary(error: Exception) -> bool:
 
 @cache
 def _lookup_semaphore() -> threading.BoundedSemaphore:
-    """Return the semaphore that limits running look-ups: each one, even if abandoned, has open file descriptors."""
+    """Return the semaphore for the number of look-ups at a time. Even an abandoned one has open file descriptors."""
     return threading.BoundedSemaphore(max(file_descriptors.limit() // 8, 8))
 
 

@@ -117,7 +117,7 @@ def _verify_checksum(body: bytes, file: pq.ParquetFile) -> None:
 
 
 def _digest(body: bytes, offset: int) -> bytes:
-    """Return the SHA-256 of a file in hexadecimal digits, with zeros in place of the checksum."""
+    """Return a file's SHA-256 in hexadecimal, computed as if its checksum field were all zeros."""
     rest = memoryview(body)
     digest = hashlib.sha256(rest[:offset])
     digest.update(_CHECKSUM_PLACEHOLDER)

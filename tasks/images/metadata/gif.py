@@ -44,7 +44,7 @@ def remove_metadata(body: bytes) -> bytes:
             is_found = _is_block(body, position, canvas)
         if not is_found:
             break
-    # Decoders need no trailer, and would read one after a truncated frame as the rest of that frame.
+    # Decoders don't need a trailer. If the last frame is truncated, they take a trailer for its rest.
     return b"".join(kept)
 
 

@@ -6,7 +6,7 @@ import struct
 
 from tasks.images.metadata.limits import MAX_PROFILE_BYTES
 
-#: Maximum number of a TIFF's pages to visit: the number of pages that are decoded to check it.
+#: Maximum number of pages to read in a TIFF. As many are decoded when it is checked.
 _MAX_PAGES = 2000
 #: The tags of a TIFF that describe its pixels, their position in the file, and their orientation.
 _PIXEL_TAGS = frozenset(
