@@ -464,4 +464,4 @@ def test_interrupted_comparison_ends_at_once(demo_url: str, tmp_path: Path) -> N
     assert ended.code == 130
     assert "Traceback" not in ended.err
     last = ended.err.splitlines()[-1]
-    assert last == f"Interrupted. Saved images stay in {out}; a comparison can't be resumed."
+    assert last == f"Interrupted. Saved images are kept in {out}. A comparison can't be resumed."
