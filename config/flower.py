@@ -2,8 +2,8 @@
 
 Tornado runs this file and takes Flower's options from the variables defined here. Flower shows one task per image, with
 the Outcome as its result. For Celery, even a failed download is a successful task, because the task returns an Outcome.
-In Flower, such a task counts as failed (see ``config/flower_tasks.py``), and the column *Result* shows
-``failed_to_download: http_4xx (HTTP 404 Not Found)``. To find failed images, click *Failed* or search for
+But in Flower, the task of a failed image counts as failed (see ``config/flower_tasks.py``), and the column *Result*
+shows ``failed_to_download: http_4xx (HTTP 404 Not Found)``. To find failed images, click *Failed* or search for
 ``result:failed``.
 """
 
@@ -27,7 +27,8 @@ from config.settings import settings
 basic_auth = [f"imagefleet:{settings().flower_password}"]
 # Otherwise, clients of Flower's API could publish and revoke tasks.
 read_only = True
-# The columns of the task table: the URL is the argument, the Outcome the result, and the id links to the task's page.
+# The columns of the task table. The argument is the URL, the result is the Outcome, and the id links to the task's
+# page.
 tasks_columns = "args,state,result,runtime,uuid,worker,received"
 max_tasks = 20_000
 max_workers = 1_000

@@ -16,13 +16,13 @@ _FIELD = re.compile(r"'(?P<name>\w+)': (?:'(?P<text>.*?)'|(?P<plain>[^',]+?))(?=
 
 
 def adjust_event(event: dict[str, Any]) -> dict[str, Any]:
-    """Return the event as Flower should count it: as ``task-failed`` if the image failed.
+    """Return the event. Change it to ``task-failed`` if the image failed, so that Flower counts the failure.
 
-    For Celery the task succeeded, because it returned an Outcome, which the chord needs.
+    For Celery the task succeeded, because it returned an Outcome. The chord needs this Outcome.
     """
     if event["type"] == "task-received" and str(event.get("name")).endswith(_COLLECT):
-        # The task's arguments hold the shard's Outcomes, truncated. So a search for an image would find the collect
-        # task.
+        # The arguments of a collect task contain the shard's Outcomes, truncated. With them, a search for an image
+        # would also find the collect task.
         return {**event, "args": f"Outcomes of shard {_shard(str(event.get('kwargs')))}"}
     if event["type"] == "task-succeeded":
         found = _IS_OUTCOME.match(str(event.get("result")))

@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-#: Seconds until an unacknowledged message is redelivered to another worker. It must exceed the longest time of
-#: a task in a worker: its wait behind the prefetched tasks, plus its deadline.
+#: Seconds until an unacknowledged message is redelivered to another worker. It must exceed the longest time that a task
+#: spends in a worker: the wait behind the prefetched tasks, plus the task's deadline.
 VISIBILITY_TIMEOUT = 600
 
-#: Longest deadline of one delivery, in seconds. A quarter of the visibility timeout leaves room for the tasks
-#: prefetched ahead of it.
+#: Longest deadline of one delivery, in seconds. It is a quarter of the visibility timeout, because the task may first
+#: wait for tasks prefetched before it.
 MAX_DEADLINE = VISIBILITY_TIMEOUT / 4
 
-#: Longest wait in seconds, as requested by a server, after which the image is still retried. If a wait is too long to
-#: hold a slot for, it becomes the task's countdown, and a worker holds the unacknowledged task meanwhile. The limit is
-#: a fifth of the visibility timeout, because the task waits behind others when its countdown is over.
+#: Longest wait, in seconds, that a server may request. If it requests a longer wait, the image is not retried. If the
+#: wait is too long to hold a slot for, it becomes the task's countdown. During the countdown, a worker holds the task
+#: unacknowledged. The limit is a fifth of the visibility timeout, because after its countdown the task also waits
+#: behind other tasks.
 MAX_COUNTDOWN = VISIBILITY_TIMEOUT / 5
 
 #: Tasks reserved by a worker per slot, including the running one. A finished task counts until it is acknowledged. The
-#: number is high enough that a slot never waits for Redis, even while finished tasks wait for their batch. It is low
-#: enough that the last reserved task starts long before the visibility timeout.
+#: number is high enough that a slot never waits for Redis, even while finished tasks wait to be acknowledged in a
+#: batch. It is low enough that the last reserved task starts long before the visibility timeout.
 PREFETCH = 3
 
 #: Default number of download slots per worker process; ``--concurrency`` overrides it.
 CONCURRENCY = 16
 
-#: Seconds until a run's record expires in Redis unless its producer renews it.
+#: Seconds until a run's record in Redis expires, unless the producer renews the record.
 RUN_RECORD_TTL = 7 * 24 * 3600
 
 #: Seconds between two heartbeats of a worker, and between two checks for workers without a heartbeat.
@@ -33,6 +34,6 @@ HEARTBEAT_INTERVAL = 3
 #: busy machine or a reconnect may skip a heartbeat.
 HEARTBEAT_TIMEOUT = 15
 
-#: Seconds after which a dead worker's tasks are back in the queue if another worker is running: the heartbeat timeout,
-#: one interval between the other worker's checks, and the time to requeue.
+#: Seconds after which a dead worker's tasks are back in the queue if another worker is running. This is the sum of the
+#: heartbeat timeout, one interval between the other worker's checks, and the time to requeue.
 REDELIVERY_SECONDS = 20

@@ -46,13 +46,13 @@ def main() -> None:
         return
     redis = _save(folder, "redis", chosen.redis_password)
     _save(folder, "flower", chosen.flower_password)
-    # In quotes, a password may contain characters with a special meaning in redis.conf.
+    # The password is quoted, because it may contain characters with a special meaning in redis.conf.
     quoted = redis.replace("\\", "\\\\").replace('"', '\\"')
     _write(folder / "redis.conf", f'requirepass "{quoted}"\n')
 
 
 def _save(folder: Path, name: str, chosen: str) -> str:
-    """Save and return a password: the chosen one, else the existing one, else a new one."""
+    """Save and return a password: the user's choice, else the existing password, else a new password."""
     path = folder / f"{name}-password"
     if not chosen.isprintable() or chosen != chosen.strip():
         sys.exit(

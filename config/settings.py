@@ -1,7 +1,7 @@
 """Settings from the environment. No other module reads the environment.
 
-With these variables, a worker's operator limits the addresses and folders that the worker may use. No message can
-extend these limits. The name of each variable is ``IMAGEFLEET_NAME``; lists are separated by commas.
+With these variables, a worker's operator limits the addresses and folders that the worker may use. No message from the
+queue can extend these limits. The name of each variable is ``IMAGEFLEET_NAME``; lists are separated by commas.
 
 To add a setting: add a field with its description here, pass the value as an argument to the module that uses it, and
 run ``make docs``, which writes ``docs/settings.md`` from the descriptions.
@@ -138,7 +138,8 @@ class Settings(BaseSettings):
                 raise SettingsError(
                     "IMAGEFLEET_BROKER_CA_FILE is set, but IMAGEFLEET_BROKER_URL is not a rediss:// URL"
                 )
-            # The URL's own options win, even if they disable verification: the client refuses such a URL later.
+            # Options in the URL win, even if they disable verification. The client later refuses a URL without
+            # verification.
             query = {
                 "ssl_cert_reqs": "required",
                 "ssl_ca_certs": str(self.broker_ca_file),
@@ -149,7 +150,7 @@ class Settings(BaseSettings):
 
     @property
     def proxy_url(self) -> str | None:
-        """The proxy's URL including its password; never show it.
+        """The proxy's URL. It includes the password, so never show it.
 
         Raises:
             SettingsError: the password file is unreadable, or the URL is invalid.
@@ -171,7 +172,7 @@ class Settings(BaseSettings):
         """The password of Flower's only user.
 
         Raises:
-            SettingsError: no file is set, or it is unreadable.
+            SettingsError: no password file is set, or the file is unreadable.
         """
         if self.flower_password_file is None:
             raise SettingsError("IMAGEFLEET_FLOWER_PASSWORD_FILE is not set; Flower does not start without a password")

@@ -1,4 +1,4 @@
-"""Standard streams that never end the program, even if they are closed, have no reader, or can't encode a character.
+"""Keep the program running if a standard stream is closed, has no reader, or can't encode a character.
 
 A report that can't be printed must not change a run's exit status.
 """
@@ -27,7 +27,7 @@ class _Output(io.FileIO):
 
 
 def escape_unencodable() -> None:
-    """Make the standard streams print characters missing from their encoding as escape sequences."""
+    """Make the standard streams print a character as an escape sequence if their encoding lacks it."""
     for stream in (sys.__stdout__, sys.__stderr__):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -45,7 +45,7 @@ def set_up() -> None:
 
 
 def _fill_closed() -> None:
-    """Open those of the first three descriptors that are closed; otherwise the next opened file could become stdout."""
+    """Open each closed descriptor among the first three; otherwise the next opened file could become stdout."""
     while (descriptor := os.open(os.devnull, os.O_RDWR)) < _STANDARD:
         os.set_inheritable(descriptor, True)
     os.close(descriptor)

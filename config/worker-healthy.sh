@@ -1,6 +1,7 @@
 #!/bin/sh
-# Check whether this container's worker answers. A ping costs most of a second of CPU, so its answer is cached for half a
-# minute. Compose checks every few seconds, so a new worker is soon healthy, and later checks cost almost nothing.
+# Check whether this container's worker answers. A ping takes most of a second of CPU time, so its answer is cached for
+# half a minute. Compose checks every few seconds, so a new worker is soon healthy, and later checks cost almost
+# nothing.
 set -eu
 answered=/tmp/worker-answered
 if [ -e "$answered" ] && [ $(($(date +%s) - $(stat -c %Y "$answered"))) -lt 30 ]; then

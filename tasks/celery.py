@@ -1,8 +1,8 @@
 """The Celery app and its settings, with the reason for each setting.
 
-Start a worker with ``celery -A tasks worker``. This module has all its settings except the number of slots, so the
-command needs no other options. Celery, kombu and redis-py are pinned, because these settings were measured on those
-versions.
+Start a worker with ``celery -A tasks worker``. This module contains all settings of a worker except the number of
+slots, so the command needs no other options. Celery, kombu and redis-py are pinned, because these settings were
+measured on those versions.
 """
 
 from __future__ import annotations
@@ -95,8 +95,8 @@ app.conf.update(
     # Soft and cold shutdowns do not work with threads. The warm shutdown finishes the running tasks.
     worker_soft_shutdown_timeout=0,
     worker_deduplicate_successful_tasks=False,
-    # If on, a worker reserves fewer tasks after each reconnect until Celery itself acknowledges a task. But the batcher
-    # acknowledges our tasks.
+    # If this were on, a worker would reserve fewer tasks after each reconnect until Celery itself acknowledges a task.
+    # Celery never does, because the batcher acknowledges our tasks.
     worker_enable_prefetch_count_reduction=False,
     worker_cancel_long_running_tasks_on_connection_loss=False,
     worker_hijack_root_logger=True,
@@ -112,7 +112,7 @@ app.conf.update(
     redis_retry_on_timeout=True,
     redis_backend_health_check_interval=30,
     result_chord_join_timeout=3.0,
-    # The remains of an abandoned run's chords expire after a day.
+    # The keys left by the chords of an abandoned run expire after a day.
     result_expires=24 * 3600,
 )
 

@@ -26,9 +26,9 @@ from tasks.storage.store import PRIVATE_MODE, Store
 _log = logging.getLogger(__name__)
 #: An Outcome with one of these reasons is void: it was created while the run had no record in Redis.
 VOID_REASONS = frozenset({Reason.CANCELLED})
-#: Void reasons of Outcomes from an earlier producer epoch. The earlier command may have ended because images could not
-#: be saved, for example on a full disk. So unsaved images from that epoch are retried. In the current epoch, an unsaved
-#: image has failed.
+#: An Outcome from an earlier producer epoch is also void if it has one of these reasons. The earlier command may have
+#: ended because images could not be saved, for example on a full disk. So unsaved images from that epoch are retried.
+#: In the current epoch, an unsaved image has failed.
 STALE_VOID_REASONS = VOID_REASONS | {Reason.STORAGE}
 
 
@@ -37,11 +37,11 @@ class IncompleteShardError(ValueError):
 
 
 class PoisonShardError(RuntimeError):
-    """One worker after another dies while it collects the shard."""
+    """One worker after another died while collecting the shard."""
 
 
 def collect(shard: int, outcomes: Sequence[Outcome], run: RunOptions, store: Store, count: int | None = None) -> None:
-    """Write a shard's manifest and stats file, unless its manifest exists, and remove unlisted files.
+    """Write a shard's manifest and stats file, unless the manifest exists. Then remove unlisted files.
 
     In the first revision of a run, the Outcomes cover the whole shard. In a later revision, they replace the failures
     of the existing manifest. An image's attempts are added up over all revisions.
@@ -70,7 +70,7 @@ def collect(shard: int, outcomes: Sequence[Outcome], run: RunOptions, store: Sto
             ordered = _merged(shard, list(manifest.outcomes(before)), outcomes, count)
         _write(table, ordered, ref, store, first=done is None)
     elif done > run.revision:
-        # Files saved by a later revision are listed only in its manifest, which may not exist yet.
+        # Files saved by a later revision are listed only in that revision's manifest, which may not exist yet.
         return
     remove_unlisted(shard, store)
 
@@ -137,7 +137,7 @@ def _write(table: pa.Table, ordered: Sequence[Outcome], ref: ShardRef, store: St
 
 
 def _remove_unused_stats(ref: ShardRef, store: Store) -> None:
-    """Remove the stats file of a revision without a manifest, because it counts images without a record."""
+    """Remove the stats file of a revision without a manifest, because the stats would count images without a record."""
     with suppress(StorageError, CorruptManifestError):
         # A duplicate collect task may have written both files in the meantime.
         if not shard_status.is_done(ref.shard, ref.revision, store):

@@ -1,4 +1,4 @@
-"""The deadline of one download, and the timeout of each wait within it."""
+"""The deadline of one download, and the timeout of each wait within the download."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """Count finished tasks' chord parts and acknowledge their messages, in batches.
 
-Celery counts each part in a round trip of its own, in the slot's thread. For each acknowledgement, it wakes the thread
-that receives messages. Here, a slot passes the part and the message to the batcher's thread, and continues with the
-next image. The batcher's thread collects parts and messages for a moment, and then needs a few round trips for all of
-them. It acknowledges a message only after the part is counted. So if a worker dies in between, no task is lost: the
+Celery counts each part in a round trip of its own, in the slot's thread. For each acknowledgement, Celery wakes the
+thread that receives messages. Here, a slot passes the part and the message to the batcher's thread, and continues with
+the next image. The batcher's thread collects parts and messages for a moment, and then needs a few round trips for all
+of them. It acknowledges a message only after the part is counted. So if a worker dies in between, no task is lost: the
 task runs again, and its part counts only once, because the task's id identifies the part.
 """
 
@@ -26,7 +26,7 @@ from tasks.broker.redis_retry import retry_until_redis_is_back, worker_is_stoppi
 from tasks.broker.snapshot import snapshot
 
 _log = logging.getLogger(__name__)
-#: Seconds to collect a batch, so that its parts share one round trip and one switch of threads, which cost more than
+#: Seconds to collect a batch. Its parts share one round trip and one switch of threads, because these cost more than
 #: counting a part.
 _BATCH_SECONDS = 0.02
 #: Seconds a stopping worker waits for unfinished batches.
@@ -51,7 +51,7 @@ class AckBatcher:
         self._batch: list[Any] = []
 
     def add_part(self, part: Any) -> None:
-        """Add a part to the next batch; the calling slot acknowledges its message afterwards."""
+        """Add a part to the next batch. Afterwards, the calling slot acknowledges the task's message."""
         self._parts.append(part)
 
     def acknowledge(self, message: Any) -> None:
@@ -93,7 +93,8 @@ class AckBatcher:
                 self._batch = []
 
     def _flush(self) -> None:
-        # Take the messages first, because their parts were added before them.
+        # Take the messages before the parts. Each part was added before its message, so no message is taken without its
+        # part.
         messages = self._batch = snapshot(self._messages)
         for _ in messages:
             self._messages.popleft()
@@ -138,8 +139,8 @@ def finish_pending() -> None:
 def running_task_ids() -> set[str]:
     """Return the ids of the tasks to continue when this worker's connection breaks.
 
-    These are the tasks in slots, the unacknowledged ones, and, unless the worker is stopping, the tasks waiting for a
-    slot.
+    These are the tasks running in slots and the finished tasks waiting for their acknowledgement. Unless the worker is
+    stopping, the tasks waiting for a slot are included too.
     """
     waiting: Iterable[Any] = () if worker_is_stopping() else snapshot(state.reserved_requests)
     running = {request.id for request in (*snapshot(state.active_requests), *waiting)}

@@ -1,7 +1,7 @@
 """Extend Celery's Redis backend: count chord parts in batches, and retry while Redis is unreachable.
 
-Celery counts each part with a script in a round trip of its own, and tries once. If Redis restarts at that moment, the
-chord stays incomplete for ever, although the image is saved. Here, one script call counts all parts of a batch that
+Celery counts each part with a script, in a round trip of its own, and does not retry. If Redis restarts at that moment,
+the chord stays incomplete for ever, although the image is saved. Here, one script call counts all parts of a batch that
 belong to the same chord (``count_chord_parts.lua``). The call is repeated until Redis has executed it. The script
 leaves the same data in Redis as Celery's script, so workers with and without this backend can count parts of the same
 chord. Celery's own code still starts the chord's body, the collect task.
@@ -31,13 +31,13 @@ from tasks.broker.redis_retry import retry_until_redis_is_back
 _COUNT = Path(__file__).with_name("count_chord_parts.lua").read_text(encoding="utf-8")
 #: The expiry of a chord's keys is renewed after this many parts.
 _RENEW_EVERY = 100
-#: Suffixes of a chord's keys, in the order of the script's keys. The last key is the claim.
+#: Suffixes of a chord's keys, in the order in which the script expects the keys. The last key holds the claim.
 _KEY_SUFFIXES = (".j", ".t", ".s", ".d", "", ".c")
 
 
 @dataclass(frozen=True, slots=True)
 class ChordPart:
-    """A part to count: its task's request, state and result, and the value that Celery stores for it."""
+    """A part to count: the task's request, state and result, and the value that Celery stores for the part."""
 
     request: Any
     state: str
@@ -65,7 +65,8 @@ class BatchingBackend(RedisBackend):  # type: ignore[misc]  # Celery has no anno
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        # A server that becomes a replica keeps its connections open. A new connection may lead to the new master.
+        # When a server becomes a replica, it refuses writes but keeps its connections open. So retry on a new
+        # connection, which may lead to the new master.
         self.connparams["retry_on_error"] = [ReadOnlyError]
 
     def on_chord_part_return(self, request: Any, state: str, result: Any, *rest: Any, **options: Any) -> Any:
@@ -99,8 +100,8 @@ class BatchingBackend(RedisBackend):  # type: ignore[misc]  # Celery has no anno
         errors = [answer for _, answer in answers if isinstance(answer, Exception)]
         for chord, claimed in answers:
             if claimed == 1:
-                # Celery's own code starts the body. It has to make the claim itself, so delete ours. Celery treats
-                # this part as a duplicate, and finds the chord complete.
+                # Celery's own code starts the body. That code has to make the claim itself, so delete our claim. Celery
+                # treats this part as a duplicate, and finds the chord complete.
                 part = chord[-1]
                 self.client.delete(self._keys(part.group)[-1])
                 with self._task_context(part.request):
@@ -113,7 +114,7 @@ class BatchingBackend(RedisBackend):  # type: ignore[misc]  # Celery has no anno
     def _run_count_script(
         self, chords: list[list[ChordPart]], whole_script: bool = False
     ) -> list[tuple[list[ChordPart], Any]]:
-        """Return each chord with the script's reply. An error for one chord does not affect the others."""
+        """Return each chord with the script's reply. An error for one chord does not affect the other chords."""
         with self.client.pipeline(transaction=False) as pipe:
             for chord in chords:
                 call, script = (pipe.eval, _COUNT) if whole_script else (pipe.evalsha, self._script.sha)
@@ -148,7 +149,7 @@ class BatchingBackend(RedisBackend):  # type: ignore[misc]  # Celery has no anno
         ]
 
     def _encode_part(self, value: list[Any]) -> bytes | str:
-        """Return JSON for Celery. orjson takes a tenth of Celery's time, but rejects lone surrogates."""
+        """Return a value as JSON for Celery. orjson takes a tenth of Celery's time, but rejects lone surrogates."""
         try:
             return orjson.dumps(value)
         except TypeError:
@@ -156,7 +157,7 @@ class BatchingBackend(RedisBackend):  # type: ignore[misc]  # Celery has no anno
 
     @cached_property
     def _claim_lifetime(self) -> int:
-        """The lifetime of Celery's claim to a body, in seconds."""
+        """The lifetime of Celery's claim to start a chord's body, in seconds."""
         return max(5, int((self.app.conf.result_chord_join_timeout or 5.0) * 2))
 
     @cached_property
@@ -171,7 +172,8 @@ class SentinelBatchingBackend(BatchingBackend, SentinelBackend):  # type: ignore
 def install(app: Celery, batched_tasks: frozenset[str]) -> None:
     """Make an app use this backend for the URLs of Redis servers and Sentinels.
 
-    The batcher counts the parts of the tasks in ``batched_tasks``. Their ``Request`` must be `BatchedRequest`.
+    The batcher counts the parts of the tasks in ``batched_tasks``. The ``Request`` class of these tasks must be
+    `BatchedRequest`.
     """
     name = f"{__name__}:{BatchingBackend.__name__}"
     sentinel = f"{__name__}:{SentinelBatchingBackend.__name__}"

@@ -34,7 +34,8 @@ _TLS_HINT = (
     "Start Redis there, or check the address. The server must use TLS, with a certificate for this host name, signed "
     "by the CA in IMAGEFLEET_BROKER_CA_FILE or ssl_ca_certs."
 )
-#: Maximum connections of a producer; those of a worker; and the connections a worker adds when it starts to work.
+#: Three numbers: the maximum connections of a producer, the maximum connections of a worker, and the connections that a
+#: worker adds when it starts to work.
 PRODUCER_CONNECTIONS, WORKER_CONNECTIONS, MORE_CONNECTIONS = 12, 24, 8
 #: The hint for a server with too few free connections.
 MORE_CLIENTS_HINT = "Raise that Redis's `maxclients` and its limit of open files, or stop some of its clients."
@@ -94,7 +95,7 @@ def master_name(url: str) -> str | None:
 
 
 def celery_url(url: str) -> str:
-    """Return the URL for Celery. Remove a Sentinel URL's query, because kombu would read it as its own options."""
+    """Return the URL for Celery. A Sentinel URL loses its query, because kombu would read the query as options."""
     if not is_sentinel(url):
         return url
     return ";".join(urlsplit(part)._replace(query="").geturl() for part in url.split(";"))
@@ -138,7 +139,8 @@ def client(url: str, retry: bool = True) -> redis.Redis:
         "decode_responses": True,
         "socket_timeout": _TIMEOUT_SECONDS,
         "health_check_interval": 30,
-        # A server that becomes a replica keeps its connections open. A new connection may lead to the new master.
+        # When a server becomes a replica, it refuses writes but keeps its connections open. So retry on a new
+        # connection, which may lead to the new master.
         "retry_on_error": [redis.exceptions.ReadOnlyError],
     }
     if not retry:
@@ -259,13 +261,13 @@ def _check_sentinels(url: str) -> str:
 
 
 def _parameter(url: str, name: str) -> str | None:
-    """Return a parameter from any part of a Sentinel URL; None if no part has it, or if its values differ."""
+    """Return a parameter from any part of a Sentinel URL; None if no part has it, or if two parts disagree."""
     values = {value for part in url.split(";") for value in parse_qs(urlsplit(part).query).get(name, ())}
     return values.pop() if len(values) == 1 else None
 
 
 def _master_client(url: str, options: dict[str, Any]) -> redis.Redis:
-    """Return a client that connects to the Sentinels' current master, also to a new one after a failover."""
+    """Return a client that connects to the Sentinels' current master, and after a failover to the new master."""
     parts = [urlsplit(part) for part in url.split(";")]
     hosts = [(part.hostname, part.port or _SENTINEL_PORT) for part in parts]
     first = parts[0]
@@ -286,7 +288,7 @@ def _master_client(url: str, options: dict[str, Any]) -> redis.Redis:
 
 
 def _database(url: str) -> int:
-    """Return the database number; a Unix socket's URL has it in its query.
+    """Return the database number; the URL of a Unix socket has the number in its query.
 
     Raises:
         ValueError: it is not a number.

@@ -1,5 +1,5 @@
 -- Counts parts of one chord. It leaves the same data as Celery's CHORD_PART_RETURN_LUA, which counts one part. It calls
--- only commands that Celery's script calls too, because a Redis may allow no others.
+-- only commands that Celery's script calls too, because a Redis server may forbid all other commands.
 --
 -- KEYS  the results of get_key_for_group for the chord's group:
 --   1  .j   zset: the parts, by their index in the header

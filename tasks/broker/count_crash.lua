@@ -1,4 +1,5 @@
--- Counts a crash for a task that was running in a dead worker: once for each worker, and only while its run exists.
+-- Counts a crash for a task that was running in a dead worker. The worker counts once, and only while the task's run
+-- exists.
 --
 -- KEYS[1]  imagefleet:running:WORKER  set: ids of the tasks that were running in the worker
 -- KEYS[2]  imagefleet:run:ID          string: the run's options

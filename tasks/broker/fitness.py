@@ -6,8 +6,8 @@ requeued under the same id, as the same part of its chord, and the failure is no
 
 - A failure to save, or an unusable proxy, is certainly the worker's fault.
 - A DNS or connection failure, a timeout or a TLS failure may be the image's fault or the worker's. To find out, the
-  worker connects to a host that responded before. If that works, the image fails. If no host has responded yet, or none
-  responds now, the next worker tries the task. After a few such failures, this worker is unfit.
+  worker connects to a host that responded before. If the connection succeeds, the image fails. If no host has responded
+  yet, or no host responds now, the next worker tries the task. After a few such failures, this worker is unfit.
 
 An unfit worker declares itself unfit in Redis (``imagefleet:unfit:ID``), requeues the run's tasks, and takes no tasks
 for a while. Then it tries one task; if that succeeds, the worker is fit again. An image fails only if every other live
@@ -41,13 +41,15 @@ _log = logging.getLogger(__name__)
 _DECLARE = Path(__file__).with_name("declare_unfit.lua").read_text(encoding="utf-8")
 #: Reasons that may be the image's fault or the worker's, unless a server has responded.
 _NETWORK = frozenset({Reason.DNS, Reason.CONNECT, Reason.TIMEOUT, Reason.TLS})
-#: Seconds of an unfit worker's first pause and of its longest. Each failed trial doubles the pause.
+#: Seconds of an unfit worker's first pause, and of its longest pause. Each failed trial doubles the pause.
 _FIRST_PAUSE_SECONDS, _MAX_PAUSE_SECONDS = 1.0, 30.0
-#: Seconds for which a trouble is shown after its last failure. During its run, failing trials keep it shown.
+#: Seconds for which a trouble is shown after its last failure. While the run continues, each failing trial restarts
+#: this time.
 _TROUBLE_SHOWN_SECONDS = 120.0
 #: Seconds of the pause after a worker receives a task it has already tried.
 _YIELD_SECONDS = 0.1
-#: Without any response in between, failures at this many hosts, or this many failures, make a worker unfit.
+#: A worker becomes unfit after failures at this many hosts, or after this many failures, without any response in
+#: between.
 _MAX_SILENT_HOSTS, _MAX_SILENT_FAILURES = 3, 8
 #: Seconds for which a probe's result is reused.
 _PROBE_LIFETIME_SECONDS = 0.5
@@ -55,7 +57,7 @@ _PROBE_LIFETIME_SECONDS = 0.5
 PROBE_TIMEOUT_SECONDS = 3.0
 #: Maximum number of hosts in one probe.
 _PROBED_HOSTS = 3
-#: Number of remembered URLs with a response.
+#: Maximum number of URLs to remember because their server responded.
 _REMEMBERED_URLS = 64
 #: Seconds for which the set of fit workers is cached.
 _OTHERS_LIFETIME_SECONDS = 1.0
@@ -72,14 +74,14 @@ class QueueNames:
     shards: str
 
 
-#: Placeholder for other workers, while none is known yet.
+#: Placeholder for the id of another worker, while no other worker is known yet.
 _ANYBODY = "?"
 #: The scope of network troubles, which affect all runs.
 _EVERY_RUN = ""
 
 
 class RetryElsewhere(Exception):  # noqa: N818  # it steers a task, as Celery's Retry does
-    """Raised to requeue a task for another worker; its text gives the reason, without secrets."""
+    """Raised to requeue a task for another worker. The exception's text gives the reason, without secrets."""
 
     def __init__(self, why: str, tried_by: Collection[str]) -> None:
         """Take the reason, and the ids of the workers with earlier attempts."""
@@ -93,12 +95,12 @@ class _Trouble:
 
     kind: Kind
     why: str
-    #: Time of its last failure, by the monotonic clock. Tasks started before then prove nothing new.
+    #: Time of the last failure, by the monotonic clock. A task started before this time proves nothing new.
     found_at: float
     #: Time when one task may be tried again.
     next_trial: float
     pause: float = _FIRST_PAUSE_SECONDS
-    #: The runs in which it was declared.
+    #: The runs in which this trouble was declared.
     declared: set[str] = field(default_factory=set)
 
 
@@ -142,7 +144,7 @@ class Fitness:
         return sorted({trouble.why for trouble in list(self._troubles.values()) if trouble.found_at >= since})
 
     def check(self, run_id: str, collects: bool = False, tried_by: Collection[str] = ()) -> float:
-        """Return the start time of a task, by the monotonic clock, if this worker may run it.
+        """Return the start time of a task, by the monotonic clock, if this worker may run the task.
 
         Args:
             run_id: the run.
@@ -150,14 +152,14 @@ class Fitness:
             tried_by: the ids of the workers with earlier attempts.
 
         Raises:
-            RetryElsewhere: this worker is unfit for the run or has tried the task, and another one may succeed.
+            RetryElsewhere: this worker is unfit for the run or has tried the task, and another worker may succeed.
         """
         now = monotonic()
         if self._worker in tried_by and self._fit_workers(run_id, collects).difference(tried_by):
-            # All workers share one queue, so pause a moment to let another one take the task.
+            # All workers share one queue, so pause a moment to let another worker take the task.
             self._pause(_YIELD_SECONDS)
             raise RetryElsewhere("another worker should try it", ())
-        # The common case; it runs for each image.
+        # This is the common case. It must be fast, because it runs for each image.
         if not self._troubles:
             return now
         for scope in (run_id,) if collects else (_EVERY_RUN, run_id):
@@ -200,7 +202,8 @@ class Fitness:
                 return
             if self._reaches_others(url, error.reason):
                 return
-        # An image counts once, however often it returns to this worker. "No such name" does not count: DNS works.
+        # An image counts once, even if it returns to this worker several times. "No such name" does not count, because
+        # it shows that DNS works.
         counts = self._worker not in tried_by and (error.reason is not Reason.DNS or error.retryable)
         if error.is_worker_fault or (counts and self._is_silence(url)):
             self._note_trouble(error, run_id, began)
@@ -215,22 +218,23 @@ class Fitness:
         if self._troubles:
             for scope in (_EVERY_RUN, run_id):
                 trouble = self._troubles.get(scope)
-                # Tasks in flight when the trouble was found prove nothing.
+                # A task that was already in flight when the trouble was found proves nothing.
                 if trouble is not None and began > trouble.found_at and (saved or trouble.kind == "network"):
                     self._recover(scope, trouble)
 
     def _reaches_others(self, url: str, reason: Reason) -> bool:
-        """Return whether this worker can connect to a host that responded before: then its network works."""
+        """Return whether this worker can connect to a host that responded before. If so, the worker's network works."""
         probe = self._probe
         if probe is None:
             return False
         answered = list(dict.fromkeys(reversed(list(self._answered))))
         if reason is Reason.TLS:
-            # A connection does not check certificates. A certificate trusted earlier shows that checking them works.
+            # The probe does not check certificates. But if this worker trusted a certificate earlier, it can check
+            # certificates.
             return any(known.lower().startswith("https:") for known in answered)
         asked_at = monotonic()
         with self._probing:
-            # A thread that waited for another thread's probe uses its result.
+            # A thread that waited for another thread's probe uses the result of that probe.
             if self._probed_at >= asked_at - _PROBE_LIFETIME_SECONDS:
                 return self._reached
             addresses = list(dict.fromkeys(filter(None, map(_host_and_port, answered))))[:_PROBED_HOSTS]
@@ -275,7 +279,7 @@ class Fitness:
             self._pause(wait)
 
     def _declare(self, run_id: str, trouble: _Trouble) -> None:
-        """Report the trouble to a run's other workers and its producer, once."""
+        """Report the trouble to the producer and the other workers of a run, but only once."""
         if run_id in trouble.declared:
             return
         record = json.dumps({"kind": trouble.kind, "why": trouble.why})

@@ -6,7 +6,7 @@
 -- KEYS[4]  unacked:WORKER               hash: its unacknowledged messages
 -- ARGV     the worker's id, and 1 to ignore its heartbeat
 --
--- Returns 1 if the worker was removed, else 0. The next call then finds the remaining messages.
+-- Returns 1 if the worker was removed, else 0. If it was not removed, the next call finds its remaining messages.
 
 if ARGV[2] == '1' then
     redis.call('DEL', KEYS[2])

@@ -5,9 +5,9 @@ for workers without a heartbeat, and requeues all their messages at once (`tasks
 its own contact with Redis has lasted long enough (`tasks.broker.liveness`), or if the dead process ran on the same
 host.
 
-If a reply from Redis is lost, the worker's hash contains messages that never reached the worker. So the worker requeues
-each message of its hash that is unknown to it in two checks in a row. Requeueing too much is harmless: the task runs
-twice, and all our tasks are idempotent.
+If a reply from Redis is lost, the worker's hash contains messages that never reached the worker. Therefore each worker
+checks its own hash. If the worker does not know a message in two checks in a row, it requeues the message. Requeueing
+too much is harmless: the task runs twice, and all our tasks are idempotent.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Heartbeat:
     _contact: ContinuousContact = field(default_factory=ContinuousContact)
     _checked_at: float = 0.0
     _unknown: frozenset[str] = frozenset()
-    #: The number of checks so far. Each check inspects another worker's messages for overdue ones.
+    #: The number of checks so far. Each check looks for overdue messages in the hash of the next worker.
     _checks: int = 0
     _stopped: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
@@ -64,7 +64,10 @@ class Heartbeat:
         self._thread.start()
 
     def stop(self) -> None:
-        """Requeue all messages of this process, and forget this worker. If Redis is unreachable, others do so later."""
+        """Requeue all messages of this process, and forget this worker.
+
+        If Redis is unreachable, other workers do this later.
+        """
         self._stopped.set()
         if self._thread is not None:
             self._thread.join(limits.HEARTBEAT_INTERVAL)
@@ -75,7 +78,7 @@ class Heartbeat:
             requeue_all(server, name, is_gone=True)
 
     def beat(self, server: redis.Redis) -> None:
-        """Send a heartbeat, and requeue the messages of dead workers and overdue or lost ones.
+        """Send a heartbeat. Requeue overdue and lost messages, and all messages of dead workers.
 
         Raises:
             redis.RedisError: Redis is unreachable or full.
@@ -104,7 +107,7 @@ class Heartbeat:
 
     def _requeue_lost_and_overdue(self, server: redis.Redis, workers: list[str]) -> None:
         own_unacked, own_index = unacked_keys(self.worker.name)
-        # Ask Redis before reading the known tags, which then include messages delivered in between.
+        # Ask Redis before reading the known tags. Then the known tags include messages delivered in between.
         recorded = cast("list[str]", server.hkeys(own_unacked))
         unknown = frozenset(recorded).difference(self.known_tags())
         if lost := unknown & self._unknown:

@@ -1,4 +1,4 @@
-"""Name every Redis key of ours. Celery and kombu name their own keys.
+"""Name all Redis keys of imagefleet. Celery and kombu name their own keys.
 
 ===========================  ======  ===================================  ===========================================
 key                          type    lifetime                             written by, and content
@@ -32,7 +32,7 @@ unacked_mutex:WORKER         string  at most 5 minutes                    likewi
 ===========================  ======  ===================================  ===========================================
 
 Workers write a run's keys only while the run's options exist, so a late copy of a task recreates no key. If all
-these keys are lost, no image's record is lost: the records are in the manifests.
+these keys are lost, no image's record is lost, because the records are in the manifests.
 """
 
 from __future__ import annotations

@@ -3,9 +3,9 @@
 An image can kill its worker's whole process, with the tasks in the other slots. A task's first delivery is not
 recorded, because that would cost a round trip for each image. While a worker runs a redelivered task, the task's id is
 in a Redis set under the worker's id. When a process removes a dead worker, it counts a crash for each task in that
-worker's set. A task with `ISOLATE_AFTER_CRASHES` crashes runs in a separate process. Most such tasks were not the cause
-of the crash: they only ran beside the poison message, and now succeed. A shard's collect task can't be isolated. After
-`ABANDON_AFTER_CRASHES` crashes it is no longer started.
+worker's set. A task with `ISOLATE_AFTER_CRASHES` crashes runs in a separate process. Most of these tasks did not cause
+the crash. They only ran at the same time as the poison message, and now succeed. A shard's collect task can't be
+isolated. After `ABANDON_AFTER_CRASHES` crashes it is no longer started.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from tasks.broker.redis_retry import retry_until_redis_is_back
 
 #: Number of crashes after which a task runs in a separate process.
 ISOLATE_AFTER_CRASHES = 2
-#: Number of crashes after which a shard is no longer collected, which ends its run. It is the higher number, because
-#: crashes caused by tasks in the worker's other slots must not end a run.
+#: Number of crashes after which a shard is no longer collected, which ends its run. It is higher than
+#: `ISOLATE_AFTER_CRASHES`, because crashes caused by tasks in the worker's other slots must not end a run.
 ABANDON_AFTER_CRASHES = 4
 _COUNT_CRASH = Path(__file__).with_name("count_crash.lua").read_text(encoding="utf-8")
 
 
 @contextmanager
 def track_running(server: redis.Redis, worker: str, run_id: str, task_id: str) -> Iterator[int]:
-    """Record a task as running in a worker within the block; yield its number of crashes so far.
+    """Record a task as running in a worker while the block runs; yield the task's number of crashes so far.
 
     Raises:
         redis.RedisError: Redis is unreachable and the worker is stopping.
@@ -54,7 +54,7 @@ def track_running(server: redis.Redis, worker: str, run_id: str, task_id: str) -
 
 
 def count_crashes(server: redis.Redis, worker: str) -> None:
-    """Count a crash for each task a dead worker was running; if two processes do so at once, each crash counts once."""
+    """Count a crash for each task a dead worker was running; even if two processes do this, each crash counts once."""
     task_ids = cast("set[str]", server.smembers(keys.running(worker)))
     with server.pipeline(transaction=False) as pipe:
         for task_id in task_ids:

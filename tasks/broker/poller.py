@@ -1,4 +1,4 @@
-"""Poll Redis for messages. Each list has its own waiting connection; one poller or event loop serves them all."""
+"""Poll Redis for messages. Each list has its own waiting connection. One poller or event loop serves all of these."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ class ConsumingChannel(Protocol):
 
 
 class QueueListener:
-    """A connection to wait until a list holds a message, and then to reserve messages from all lists."""
+    """A connection that waits until a list holds a message, and then reserves messages from all lists."""
 
     def __init__(self, channel: ConsumingChannel, name: str) -> None:
         self.client = channel._create_client(asynchronous=True)
         self._channel, self._name = channel, name
-        #: The queues and the number of messages of a reservation in flight; None while it waits or is idle.
+        #: The queues and the number of messages of a reservation in flight; None while the listener waits or is idle.
         self._reserving: tuple[list[str], int] | None = None
-        #: Time of the command in flight, by the monotonic clock.
+        #: Time when the command in flight was sent, by the monotonic clock.
         self._sent_at: float | None = None
 
     @property
@@ -54,13 +54,13 @@ class QueueListener:
         return self._sent_at is None
 
     def close_if_dead(self) -> None:
-        """Close the connection if its reply is overdue: the server disappeared without closing the connection."""
+        """Close the connection if a reply is overdue: then the server disappeared without closing the connection."""
         wait, interval = self._channel.brpop_timeout, self._channel.health_check_interval
-        # Without a limit on its wait, a server may stay silent for ever. Without an interval, checks are turned off.
+        # A wait without a time limit may last for ever. Without a health check interval, this check is turned off.
         if self._sent_at is None or not wait or not interval or time.monotonic() - self._sent_at <= wait + interval:
             return
         connection = self.client.connection
-        # Keep a connection with a reply that arrived while this process was busy or paused. It may contain messages.
+        # If a reply arrived while this process was busy or paused, keep the connection. The reply may contain messages.
         if connection._sock is not None and not redis._socket_readable(connection._sock):
             connection.disconnect()
 
@@ -83,7 +83,7 @@ class QueueListener:
     def read(self) -> bool:
         """Read a reply; return whether messages were delivered."""
         if self.idle:
-            # No command is in flight, so this is not a reply: the server has closed the idle connection.
+            # No command is in flight, so there is no reply to read. The server has closed the idle connection.
             self.client.connection.disconnect()
             return False
         reply = self._read_reply()

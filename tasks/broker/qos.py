@@ -24,7 +24,7 @@ class PendingAcks:
     requeues: list[str] = field(default_factory=list)
     #: Delivery tags of running tasks from a broken connection. They are acknowledged later, over another connection.
     running: set[str] = field(default_factory=set)
-    #: Held while a thread sends acknowledgements and requeues to Redis.
+    #: The lock that a thread holds while it sends acknowledgements and requeues to Redis.
     flush_lock: threading.Lock = field(default_factory=threading.Lock)
 
 
@@ -35,7 +35,8 @@ class QoS(redis.QoS):  # type: ignore[misc]  # kombu has no annotations
         super().__init__(*args, **kwargs)
         #: Delivery tags already recorded by `reserve.lua`.
         self.reserved: set[str] = set()
-        #: The prefetch count before Celery raises it by one for each task with a countdown; 0 until it is known.
+        #: The prefetch count without Celery's increase of one for each task with a countdown; 0 until the count is
+        #: known.
         self._room_without_countdowns = 0
 
     def can_consume(self) -> bool:
@@ -48,7 +49,8 @@ class QoS(redis.QoS):  # type: ignore[misc]  # kombu has no annotations
             return True
         if time.monotonic() < self.channel.paused_until:
             return False
-        # Don't count the room for countdowns: with a thousand of them, a quarter of all room would never be free.
+        # Don't count the room for tasks with a countdown. With a thousand such tasks, a quarter of the total room would
+        # never be free.
         self._room_without_countdowns = min(self._room_without_countdowns or self.prefetch_count, self.prefetch_count)
         room = self.prefetch_count - (len(self._delivered) - len(self._dirty))
         return bool(room >= max(1, self._room_without_countdowns // 4))
@@ -89,7 +91,7 @@ class QoS(redis.QoS):  # type: ignore[misc]  # kombu has no annotations
                 pending.requeues.pop()
 
     def restore_unacked(self, client: Any = None) -> None:
-        """Requeue delivered messages with tasks not yet started.
+        """Requeue the delivered messages of tasks not yet started.
 
         Running tasks continue, and are acknowledged when they end.
         """

@@ -1,8 +1,8 @@
-"""Classify Redis errors: temporary or permanent, and how to fix each.
+"""Classify Redis errors as temporary or permanent, and say how to fix each error.
 
 A temporary error is retried like an outage: the server is unreachable, full, loading, busy, or in a failover. A
-permanent error needs a person: the server refuses this user, or another program uses the same keys. The producer, the
-workers, the transport, the backend and the doctor all call `redis_problem`.
+permanent error lasts until a person fixes it: the server refuses this user, or another program uses the same keys. The
+producer, the workers, the transport, the backend and the doctor all call `redis_problem`.
 
 To add an error, add a line to `_TEMPORARY` or `_PERMANENT`, with the code at the start of Redis's reply as its key.
 Add a case to ``tests/unit/broker/test_redis_errors.py``.
@@ -16,9 +16,10 @@ from dataclasses import dataclass
 
 import redis
 
-#: The exceptions raised if Redis did not execute an operation, or if this is uncertain.
+#: The exceptions raised if Redis did not execute an operation, or may not have executed it.
 REDIS_ERRORS = (redis.RedisError, OSError)
-#: Errors that end without a change to our settings: Redis's error code, and a hint for the user until then.
+#: Temporary errors, which end without a change to our settings. Each error code of Redis has a hint for the user to
+#: follow until then.
 _TEMPORARY = {
     "OOM": "Raise maxmemory of that Redis, or delete data from it.",
     "MISCONF": "That Redis can't save its data: free disk space, make its `dir` writable, and see its log.",
@@ -53,7 +54,7 @@ _PERMANENT = {
 }
 _RECONNECT = "Start Redis there, or check the address and the network."
 _UNKNOWN = "See that Redis's log."
-#: redis-py strips some codes from the text, but has a class for each.
+#: redis-py strips some codes from the text, but has an exception class for each of them.
 _CLASSES: tuple[tuple[type[Exception], str], ...] = (
     (redis.exceptions.OutOfMemoryError, "OOM"),
     (redis.exceptions.ReadOnlyError, "READONLY"),
@@ -69,8 +70,8 @@ _CLASSES: tuple[tuple[type[Exception], str], ...] = (
 )
 #: The code is at the start of the text, or after a prefix added by a transaction or by an older server's script.
 _CODE = re.compile(rf"(?:^|: -?)({'|'.join([*_TEMPORARY, *_PERMANENT])})\s")
-#: redis-py puts a prefix before an error in a pipeline; this is the end of that prefix. The prefix contains the
-#: command, and so may contain any text.
+#: The end of the prefix that redis-py puts before an error in a pipeline. The prefix quotes the command, so it may
+#: contain any text.
 _PIPELINE = " of pipeline caused error: "
 #: Phrases of errors without a code.
 _PHRASES = (
@@ -91,11 +92,11 @@ class RedisProblem:
 
     #: Redis's error code, such as OOM; empty if Redis did not answer, or if the error is unknown here.
     code: str
-    #: Redis's error text, or the connection error's.
+    #: The text of the error from Redis, or of the connection error.
     text: str
     #: Whether the problem ends without a change to our settings, so that waiting can help.
     temporary: bool
-    #: Whether the server has answered: it is reachable, and did not execute the command.
+    #: Whether the server has answered. If so, the server is reachable, but did not execute the command.
     answered: bool
     #: What the user can do.
     hint: str
@@ -160,6 +161,6 @@ def _error_text(error: BaseException) -> str:
 
 
 def _text(error: BaseException) -> str:
-    """Return Redis's error text, with the code stripped by redis-py."""
+    """Return Redis's error text. If redis-py stripped the error code, add it again."""
     status = getattr(error, "status_code", None)
     return f"{status} {_error_text(error)}" if status else _error_text(error)

@@ -24,7 +24,7 @@ def retry_until_redis_is_back(step: Callable[[], _T]) -> _T:
 
     If a task raised a Redis error instead, its chord would never complete. Waiting costs nothing, because a worker has
     nothing to do without Redis. Permanent errors are retried as well, because they are fixed at the server; the log
-    says how.
+    says how to fix them.
 
     Raises:
         redis.RedisError: the worker is stopping. Its task stays unacknowledged, and another worker gets it.
@@ -44,5 +44,5 @@ def retry_until_redis_is_back(step: Callable[[], _T]) -> _T:
 
 def worker_is_stopping() -> bool:
     """Return whether this worker has been told to stop."""
-    # None or False while it runs; otherwise the exit status, which may be 0.
+    # The value is None or False while the worker runs. Afterwards it is the exit status, which may be 0.
     return state.should_stop is not None and state.should_stop is not False

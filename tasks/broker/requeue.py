@@ -27,7 +27,7 @@ _REQUEUE = Path(__file__).with_name("requeue.lua").read_text(encoding="utf-8")
 _FORGET_WORKER = Path(__file__).with_name("forget_worker.lua").read_text(encoding="utf-8")
 #: Separates the parts of a binding in kombu's format.
 _BINDING_SEPARATOR = "\x06\x16"
-#: Maximum number of overdue messages requeued at a time.
+#: Maximum number of overdue messages to requeue at once.
 _MAX_OVERDUE = 100
 
 
@@ -81,7 +81,7 @@ def unacked_keys(worker: str) -> tuple[str, str]:
 
 
 def _requeue(server: redis.Redis, unacked: str, index: str, records: Mapping[str, str | None]) -> int:
-    """Requeue messages with kombu's mark for redelivery; return how many were still unacknowledged."""
+    """Requeue messages and mark them as redelivered, as kombu does; return how many were still unacknowledged."""
     bindings: dict[str, list[list[str]]] = {}
     with server.pipeline(transaction=False) as pipe:
         for tag, record in records.items():
@@ -91,7 +91,7 @@ def _requeue(server: redis.Redis, unacked: str, index: str, records: Mapping[str
 
 
 def _redelivery(server: redis.Redis, record: str, bindings: dict[str, list[list[str]]]) -> tuple[list[str], str]:
-    """Return the queues of a record's message, and the message marked as redelivered."""
+    """Return the queues of a recorded message, and the message itself, marked as redelivered."""
     try:
         message, exchange, key = json.loads(record)
         with suppress(KeyError):

@@ -1,19 +1,19 @@
 """Extend kombu's Redis transport: take and acknowledge messages in batches, without losing any.
 
-kombu needs three round trips for each message, each with its own client object: it waits for the message (BRPOP),
-records it as unacknowledged, and later removes the record. A worker killed between the first two loses the message.
-This transport takes as many messages as the worker has room for, and records them as unacknowledged, in one atomic step
-(``reserve.lua``). It does so again when a quarter of the room is free. If the queues are empty, the transport waits in
-a command that moves a list's last message to the place where it is (``BLMOVE list list RIGHT RIGHT``). This command
-returns as soon as there is a message, and removes nothing. Each list has its own waiting connection. Only one of these
-connections reserves messages at a time.
+kombu needs three round trips for each message, and a client object for each round trip: it waits for the message
+(BRPOP), records it as unacknowledged, and later removes the record. A worker killed between the first two loses the
+message. This transport takes as many messages as the worker has room for, and records them as unacknowledged, in one
+atomic step (``reserve.lua``). It takes more messages when a quarter of the room is free. If the queues are empty, the
+transport waits with the command ``BLMOVE list list RIGHT RIGHT``, which takes the last message of a list and puts it
+back in its place. This command returns as soon as there is a message, and removes nothing. Each list has its own
+waiting connection. Only one of these connections reserves messages at a time.
 
 Acknowledgements are sent in batches, after at most a fifth of a second. If a worker dies before it sends them, their
 tasks run twice, which is harmless because all our tasks are idempotent.
 
 If the connection breaks, kombu tries to requeue all unacknowledged messages at once. If Redis refuses connections
-then, the worker exits. This transport keeps its pending operations for the next connection: acknowledgements of tasks
-finished meanwhile, and requeues of messages with tasks not yet started.
+then, the worker exits. This transport keeps its pending operations for the next connection. Then it acknowledges the
+tasks finished meanwhile, and requeues the messages of tasks not yet started.
 
 A worker process records its messages under its own id (``Channel.worker_id``), so that other workers can see them and
 requeue them after its death (``tasks/broker/requeue.py``). A process without an id uses kombu's records.
@@ -44,9 +44,9 @@ from tasks.broker.snapshot import snapshot
 
 _log = logging.getLogger(__name__)
 _RESERVE = Path(__file__).with_name("reserve.lua").read_text(encoding="utf-8")
-#: Maximum number of messages in one reservation. It is low, because Redis serves no other client meanwhile.
+#: Maximum number of messages in one reservation. It is low, because Redis serves no other client during a reservation.
 _MAX_BATCH = 32
-#: Maximum seconds an acknowledgement waits for its batch.
+#: Maximum seconds that an acknowledgement waits until its batch is sent.
 _ACK_WAIT_SECONDS = 0.2
 #: Suffix of the list for messages not written by kombu.
 _DEAD_LETTER_SUFFIX = "_dead_letter"
@@ -58,7 +58,7 @@ _KOMBU_TYPE = b'"__type__"'
 
 
 class Message(virtual.Message):  # type: ignore[misc]  # kombu has no annotations
-    """A message with faster decoding of bodies without kombu's own types."""
+    """A message that decodes its body faster if the body has none of kombu's own types."""
 
     def _decode(self) -> Any:
         accepted = self.accept is None or _JSON in self.accept
@@ -68,7 +68,7 @@ class Message(virtual.Message):  # type: ignore[misc]  # kombu has no annotation
 
 
 class Channel(redis.Channel):  # type: ignore[misc]  # kombu has no annotations
-    """A channel with batched messages and one reused client."""
+    """A channel that handles messages in batches and reuses one client."""
 
     QoS = QoS
     Message = Message
@@ -76,7 +76,7 @@ class Channel(redis.Channel):  # type: ignore[misc]  # kombu has no annotations
     _all_pending: ClassVar[dict[tuple[Any, ...], PendingAcks]] = {}
     #: The open channels of this process.
     _open_channels: ClassVar[WeakSet[Channel]] = WeakSet()
-    #: The id of this worker process, which names its records. Without one, kombu's records are used.
+    #: The id of this worker process, used in the keys of its records. Without an id, kombu's records are used.
     worker_id: ClassVar[str] = ""
     #: End of the pause in which this process takes no tasks, by the monotonic clock.
     paused_until: ClassVar[float] = 0.0
@@ -98,7 +98,8 @@ class Channel(redis.Channel):  # type: ignore[misc]  # kombu has no annotations
         super().__init__(connection, **kwargs)
         self._dead_letter_key = self.unacked_key + _DEAD_LETTER_SUFFIX
         if self.worker_id:
-            # Add the id before the first record, because other workers check only the records of ids in this set.
+            # Add the id to the set of workers before the first record, because other workers check only the records of
+            # ids in this set.
             self.client.sadd(keys.WORKERS, self.worker_id)
             for name in ("unacked_key", "unacked_index_key", "unacked_mutex_key"):
                 setattr(self, name, keys.worker_key(getattr(self, name), self.worker_id))
@@ -179,7 +180,7 @@ class Channel(redis.Channel):  # type: ignore[misc]  # kombu has no annotations
         return super().basic_consume(queue, no_ack, *args, **kwargs)
 
     def close(self) -> None:
-        """Close the channel; first send its acknowledgements, or the messages would be requeued."""
+        """Send the channel's acknowledgements, then close it. Unsent acknowledgements would cause requeues."""
         self.before_close()
         for listener in self._listeners.values():
             listener.close()
@@ -236,7 +237,8 @@ def pause_consuming(seconds: float) -> None:
 
 def known_tags() -> set[str]:
     """Return the delivery tags of this process's unacknowledged messages and of its pending operations."""
-    # Other threads move tags from reserved to delivered to pending. Read these in the same order to miss no tag.
+    # Other threads move tags from reserved to delivered to pending. Read the three collections in the same order, so
+    # that no tag is missed.
     found: set[str] = set()
     for qos in filter(None, (channel._qos for channel in snapshot(Channel._open_channels))):
         found.update(snapshot(qos.reserved), snapshot(qos._delivered))
