@@ -1,4 +1,4 @@
-"""Adapters for requests with guarded connections, one for each thread.
+"""Adapters for the requests library, one for each thread. Their connections are guarded.
 
 Creating an `ssl.SSLContext` takes 20 ms, so all threads share one. By default, requests loads the certificates for
 every connection; this is disabled.
@@ -39,13 +39,13 @@ _POOLED_HOSTS = 10
 
 
 class _Request(PreparedRequest):
-    """A request with its parsed URL, because requests would parse the text of the URL five times."""
+    """A request that keeps its parsed URL, because requests would parse the text of the URL five times."""
 
     parsed_url: Url
 
 
 class _Pool:
-    """One host's connection, without urllib3's retries, redirects, proxies and timeouts: imagefleet has its own."""
+    """One host's connection. imagefleet replaces urllib3's retries, redirects, proxies and timeouts by its own."""
 
     def urlopen(self: Any, method: str, url: str, *, headers: Mapping[str, str], **_: Any) -> HTTPResponse:
         """Send a request and return the response, with its body unread.
@@ -74,12 +74,12 @@ class _Pool:
             connection.close()
             self._put_conn(connection)
             raise
-        # The response uses these to return the connection to the pool after its body is read.
+        # The response uses these attributes to return the connection to the pool after the body is read.
         response._connection, response._pool = connection, self
         return response
 
     def _put_conn(self: Any, connection: Any) -> None:
-        """Keep a connection for the next request; while idle, it may be closed to free a file descriptor."""
+        """Keep a connection for the next request. An idle connection may be closed to free a file descriptor."""
         if connection is not None and connection.sock is not None:
             file_descriptors.IDLE_CONNECTIONS.add(connection.sock)
         super()._put_conn(connection)  # type: ignore[misc]
@@ -91,7 +91,7 @@ def _exchange(connection: GuardedConnection, method: str, url: str, headers: Map
 
 
 class GuardedAdapter(HTTPAdapter):
-    """The adapter of one thread: keep-alive connections opened by the guard."""
+    """The adapter of one thread. The guard opens its keep-alive connections."""
 
     def __init__(self, guard: Guard, tls: Tls, lenient: bool) -> None:
         self._guard, self._tls, self._lenient, self._current_deadline = guard, tls, lenient, CurrentDeadline()
@@ -145,10 +145,10 @@ class GuardedAdapter(HTTPAdapter):
         return request.parsed_url.target
 
     def build_response(self, req: PreparedRequest, resp: Any) -> Response:
-        """Return the response without parsing cookies or a text encoding, which images do not need."""
+        """Return the response. Its cookies and text encoding are not parsed, because images do not need them."""
         response = Response()
         response.status_code, response.reason, response.raw = resp.status, resp.reason, resp
-        # urllib3's mapping of the headers ignores case, as the mapping of requests does.
+        # Like the mapping used by requests, urllib3's mapping of the headers ignores case.
         response.headers = resp.headers
         return response
 
@@ -200,7 +200,7 @@ class ProxiedAdapter(GuardedAdapter):
     def get_connection_with_tls_context(
         self, request: PreparedRequest, verify: Any, proxies: Any = None, cert: Any = None
     ) -> Any:
-        """Return the pool of the proxy for http, or of the request's host for https."""
+        """Return the proxy's pool for http, or the pool of the request's host for https."""
         assert isinstance(request, _Request)
         if request.parsed_url.scheme == "http":
             return self.poolmanager.connection_from_host(self._proxy.host, self._proxy.port, "http")
@@ -242,7 +242,7 @@ def request_headers(options: HeaderOptions, contact: str | None, same_host: bool
         known["Referer"] = checked_value(options.referer)
     if same_host:
         known.update(checked_header(name, value) for name, value in options.extra)
-    # The connection writes the fields of a plain dict in a third of the time.
+    # Return a plain dict, because the connection writes its fields in a third of the time.
     return dict(known.items())
 
 
@@ -282,8 +282,8 @@ class Sessions:
         """Return the calling thread's adapter.
 
         Args:
-            insecure: whether to accept servers that can't be verified, if the worker's operator allows this. Such a run
-                has its own adapter, so its connections are never used for a run with verification.
+            insecure: whether to accept servers that can't be verified, if the worker's operator allows this. A run with
+                ``--insecure`` has its own adapter, so that a run with verification never uses an unverified connection.
         """
         lenient = insecure and self.allows_insecure_tls
         name = "lenient_adapter" if lenient else "adapter"

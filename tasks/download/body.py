@@ -38,7 +38,8 @@ _SUCCESS_STATUSES = range(200, 300)
 class BodyReader:
     """Read the bodies of one download's responses.
 
-    If a body is interrupted, the next attempt requests its rest with a byte range, provided the server allows it.
+    If a body is interrupted, the next attempt requests the rest of the body with a byte range, provided the server
+    supports this.
     """
 
     __slots__ = ("_partial", "deadline", "options")
@@ -109,7 +110,7 @@ class BodyReader:
         Both are None if the response has the whole body and no range.
 
         Raises:
-            FetchError: the status is an error, or the response has another part of the body than requested.
+            FetchError: the status is an error, or the response has a different part of the body than requested.
         """
         status = response.status_code
         requested = self.partial_from(url)
@@ -181,7 +182,7 @@ class BodyReader:
 
 
 def _limit_compressed(pieces: Iterable[bytes], max_bytes: int, status: int) -> Iterator[bytes]:
-    """Yield the pieces of a compressed body, which may be larger than its decompressed content.
+    """Yield the pieces of a compressed body. They are limited too, because compression may make a body larger.
 
     Raises:
         TooLargeError: the compressed body has more than ``max_bytes``.

@@ -35,7 +35,7 @@ class PartialBody:
         return {**headers, "Range": f"bytes={len(self.body)}-", "If-Range": self.validator}
 
     def is_continued_by(self, status: int, headers: Mapping[str, str]) -> bool:
-        """Tell whether a response continues the partial body, or has the whole body; no other response can be used."""
+        """Tell whether a response can be used, because it continues the partial body or has the whole body."""
         if status not in (http.HTTPStatus.PARTIAL_CONTENT, http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE):
             return True
         found = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))

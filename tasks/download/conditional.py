@@ -21,7 +21,7 @@ class Validators:
 
     etag: str | None
     last_modified: str | None
-    #: The redacted URL that sent them; None for the URL in the list.
+    #: The redacted URL that sent the validators; None for the URL in the list.
     url: str | None
 
     def came_from(self, url: str | None) -> bool:
@@ -40,7 +40,8 @@ class Validators:
 def usable_validators(previous: PreviousImage) -> Validators | None:
     """Return the validators of a previous run's image; None if it has no usable ones.
 
-    A validator is usable if its form is valid; the form of a cut one is not. The final URL must not be cut either.
+    A validator is usable if its form is valid. A validator that was cut for storage is not valid. The final URL must
+    not be cut either.
     """
     url = previous.final_url
     if url is not None and (len(url) >= _MAX_KEPT_URL or "\\" in url):

@@ -29,13 +29,13 @@ MAX_HEADER_BYTES = 512 * 1024
 MAX_FIELDS = 5000
 #: Validators. If a response has two different values for the same validator, both values are ignored.
 _VALIDATORS = ("etag", "last-modified")
-#: The status line of HTTP/1.x, as servers write it: the reason may be missing, or the space before the reason. HTTP/2
-#: comes from proxies that copy the status line of another connection.
+#: The status line of HTTP/1.x, as servers write it. The reason may be missing, and so may the space before the reason.
+#: HTTP/2 is accepted, because some proxies copy the status line of another connection.
 _STATUS_LINE = re.compile(rb"HTTP/(1\.[0-9]|2(?:\.0)?)[ \t]+([1-9][0-9]{2})(?![0-9])(.*)", re.IGNORECASE | re.DOTALL)
 _CHUNK_SIZE = re.compile(rb"[0-9a-fA-F]{1,16}")
-#: The maximum length of a line with a chunk's size, in bytes. Its extensions are skipped.
+#: The maximum length in bytes of a line that gives a chunk's size. Extensions in the line are skipped.
 _MAX_CHUNK_LINE = 64 * 1024
-#: The maximum number of digits of a Content-Length; every body is shorter.
+#: The maximum number of digits of a Content-Length; no real body needs more digits.
 _MAX_LENGTH_DIGITS = 18
 _LEADING_ZEROS = re.compile(r"^0+(?=[0-9])")
 #: Characters allowed in the target of a request; none of them ends the line.
@@ -157,9 +157,9 @@ class Response(http.client.HTTPResponse):
         if names:
             applied = [*content_codings.parse(self.headers.get("content-encoding", "")), *names]
             self.headers["content-encoding"] = ", ".join(applied)
-        # If Transfer-Encoding applies, a Content-Length is ignored. It may be an attempt to make us misread the next
-        # response, so the connection is not reused. A connection with HTTP/1.0 is not reused either, because HTTP/1.0
-        # has no transfer codings.
+        # If Transfer-Encoding applies, a Content-Length is ignored. The Content-Length may be an attempt to make us
+        # misread the next response, so the connection is not reused. A connection with HTTP/1.0 is not reused either,
+        # because HTTP/1.0 has no transfer codings.
         if "content-length" in self.headers or self.version == 10:
             self.headers.discard("content-length")
             self.will_close = True
@@ -171,8 +171,8 @@ class Response(http.client.HTTPResponse):
         Without a length, the body ends when the server closes the connection.
 
         Raises:
-            BadHeaderError: there are two different lengths, and one may be meant for another recipient; or the length
-                has too many digits.
+            BadHeaderError: there are two different lengths, and one of them may be meant for another recipient; or the
+                length has too many digits.
         """
         announced = self.headers.get("content-length")
         if announced is None:
@@ -216,7 +216,7 @@ class Response(http.client.HTTPResponse):
 
 
 class GuardedConnection(HTTPConnection):
-    """A connection opened by the guard, which sends only GET requests."""
+    """A connection opened by the guard. It sends only GET requests."""
 
     guard: Guard
     current_deadline: CurrentDeadline
@@ -224,7 +224,7 @@ class GuardedConnection(HTTPConnection):
 
     def __init__(self, host: str, *args: Any, **options: Any) -> None:
         super().__init__(host, *args, **options)
-        #: The host as given, to resolve it. A trailing dot is kept here, but dropped in `host`.
+        #: The host as given, for name resolution. A trailing dot is kept here, but dropped in `host`.
         self.full_host = host
 
     def _new_conn(self) -> Any:
@@ -234,7 +234,7 @@ class GuardedConnection(HTTPConnection):
         return connection
 
     def open_socket(self, family: int, kind: int, protocol: int) -> PlainSocket:
-        """Return a new socket; if no file descriptor is free, idle connections are closed to free some."""
+        """Return a new socket; if no file descriptor is free, idle connections are closed first."""
         opened = file_descriptors.wait_for_descriptors(lambda: PlainSocket(family, kind, protocol), 0.0)
         file_descriptors.IDLE_CONNECTIONS.make_room(opened.fileno())
         return opened
@@ -254,7 +254,7 @@ class GuardedConnection(HTTPConnection):
 
     @property
     def is_connected(self) -> bool:
-        """Whether the connection can be reused; urllib3 checks this when it takes one out of its pool.
+        """Whether the connection can be reused; urllib3 checks this when it takes the connection out of its pool.
 
         A pooled connection is registered as idle, and another thread may have closed it to free a file descriptor.
         """
@@ -326,7 +326,7 @@ class GuardedConnection(HTTPConnection):
 class GuardedTlsConnection(GuardedConnection, HTTPSConnection):
     """A guarded connection with TLS.
 
-    If ``lenient`` is set, a handshake that fails because the server can't be verified is repeated without verification.
+    If ``lenient`` is set and the server can't be verified, the handshake is repeated without verification.
     """
 
     tls: Tls

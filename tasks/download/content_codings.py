@@ -85,7 +85,7 @@ def _decode_one(name: str, pieces: Iterator[bytes], status: int) -> Iterator[byt
 
 
 def _gzip(pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """Decompress all members; bytes after the last one are dropped unless they begin another member."""
+    """Decompress all gzip members. After a member, bytes that do not begin another member are dropped."""
     inflater, rest = zlib.decompressobj(16 + zlib.MAX_WBITS), b""
     for piece in pieces:
         rest += piece
@@ -103,7 +103,7 @@ def _gzip(pieces: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def _deflate(pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """Decompress the zlib format, or raw deflate, which many servers send under this name."""
+    """Decompress the zlib format, or raw deflate, because many servers send raw deflate as ``deflate``."""
     inflater, rest = zlib.decompressobj(), next(pieces)
     try:
         found = inflater.decompress(rest, _PIECE_BYTES)
@@ -146,7 +146,7 @@ def _brotli(pieces: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def _zstd(pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """Decompress all frames; bytes after the last one are dropped unless they begin another frame."""
+    """Decompress all zstd frames. After a frame, bytes that do not begin another frame are dropped."""
     inflater, rest = zstd.ZstdDecompressor(), b""
     for piece in pieces:
         rest += piece

@@ -1,7 +1,7 @@
 """The cookies of one download: set by redirects, sent to the permitted hosts, and forgotten when the download ends.
 
-http.cookiejar of the standard library, which requests also uses, decides which host gets a cookie. A cookie for a
-two-part domain under a country code (``.co.uk``) is refused.
+http.cookiejar of the standard library decides which host gets a cookie, as it does in requests. A cookie for a two-part
+domain under a country code (``.co.uk``) is refused.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from urllib.request import Request
 
 from tasks.download.urls import Url
 
-#: The maximum size of all cookies in one download, in bytes. Few servers accept a request with cookies of more than
-#: half this size.
+#: The maximum size of all cookies in one download, in bytes. Few servers accept a request if its cookies exceed half of
+#: this size.
 _MAX_BYTES = 16 * 1024
 #: A cookie that can be sent back unchanged, on one line.
 _PLAIN = re.compile(r"[\x20-\x7e]+")
@@ -33,7 +33,7 @@ class Cookies:
     def store(self, url: Url, lines: Iterable[str]) -> None:
         """Store the cookies set by a response.
 
-        Cookies above the size limit are ignored, and so are those with characters that can't be sent.
+        Cookies above the size limit are ignored. Cookies with characters that can't be sent are ignored, too.
 
         Args:
             url: the URL that sent the response.

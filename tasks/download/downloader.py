@@ -44,7 +44,7 @@ class Download:
     final_url: str | None
     etag: str | None
     last_modified: str | None
-    #: Whether a server was not verified: the server of the image, or of a redirect to it.
+    #: Whether the server of the image, or the server of a redirect to the image, was not verified.
     tls_unverified: bool = False
 
     @property
@@ -81,7 +81,7 @@ class Downloader:
                 body.
 
         Raises:
-            LongWaitError: the server requests a wait too long to hold a slot for, and an attempt is left after it.
+            LongWaitError: the server requests a wait too long to hold a slot for, and another attempt is left.
             FetchError: the last attempt failed.
         """
         target = urls.parse(url)
@@ -107,8 +107,8 @@ class Downloader:
         unverified = False
         url = start
         cookies: Cookies | None = None
-        # The request's Cookie header. Redirects form a loop only if the URL and this header repeat: with other cookies,
-        # a server may answer differently.
+        # The request's Cookie header. Redirects form a loop only if both the URL and this header repeat, because a
+        # server may answer differently to other cookies.
         cookie: str | None = None
         seen = {(url.text, cookie)}
         headers = request_headers(options.headers, self._sessions.contact, True)
@@ -184,12 +184,15 @@ def _add_context(error: FetchError, final_url: str | None, options: FetchOptions
     if isinstance(error, TlsError) and error.avoidable:
         error.args = (f"{error} ({_INSECURE_NOT_ALLOWED_HINT if options.insecure else _INSECURE_HINT})",)
     if final_url is not None and isinstance(error, BlockedAddressError):
-        # The address is not in the URL list, so the message says where it comes from.
+        # The failed address is not in the URL list, so the message says where the address comes from.
         error.args = (f"after a redirect: {error}",)
 
 
 def _keeps_credentials(before: urls.Url, after: urls.Url) -> bool:
-    """Tell whether a redirect's target may get the credentials: the same origin may, and https on the same host."""
+    """Tell whether a redirect's target may get the credentials.
+
+    It may if it has the same origin, or if it uses https on the same host.
+    """
     if before.host != after.host:
         return False
     origin, target = (before.scheme, before.port), (after.scheme, after.port)
@@ -212,10 +215,10 @@ def _send_request(adapter: GuardedAdapter, url: urls.Url, deadline: Deadline, he
 def _redirect_location(response: Response, deadline: Deadline) -> str | None:
     """Return the Location of a redirect, and discard the body.
 
-    Return None if there is no Location; then the body is left unread, because it may be the image.
+    Without a Location, return None and leave the body unread, because the body may be the image.
 
     Raises:
-        RedirectError: there are two different Locations, and one may be meant for another client.
+        RedirectError: there are two different Locations, and one of them may be meant for another client.
     """
     locations = response.raw.headers.getlist("Location")
     if len(locations) > 1:

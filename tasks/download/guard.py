@@ -1,4 +1,4 @@
-"""Decide which addresses a worker may connect to. The address itself is checked when its socket is opened.
+"""Decide which addresses a worker may connect to. Each address is checked when a socket to it is opened.
 
 Names are resolved only here. Before each connection, every address in the resolver's answer is checked. Sockets are
 opened only to checked addresses, so a later change of the DNS record has no effect. Public addresses are permitted, on
@@ -8,8 +8,9 @@ No message can widen these rules.
 
 With a proxy, the proxy resolves the names, so only the names and ports are checked here.
 
-requests-hardened checks addresses, too, but has no lists of denied networks and ports. Whether it takes an IPv6 address
-for public depends on the version of Python. It also opens urllib3's own connections, which have no deadline.
+The library requests-hardened checks addresses, too, but has no lists of denied networks and ports. Whether it treats an
+IPv6 address as public depends on the version of Python. It also opens urllib3's own connections, which have no
+deadline.
 """
 
 from __future__ import annotations
@@ -190,7 +191,7 @@ class Guard:
         timeout: float,
         opener: Opener = socket.socket,
     ) -> socket.socket:
-        """Return a socket connected to the first address of the host that answers, within ``timeout`` seconds.
+        """Return a socket connected to the first of the host's addresses to answer within ``timeout`` seconds.
 
         Raises:
             BlockedAddressError, DnsError, ConnectError, FetchTimeoutError: no other exception is raised.
@@ -240,7 +241,7 @@ class Guard:
 
 
 def _blocked_address_error(host: str, address: Address | None, port: int, reason: str) -> BlockedAddressError:
-    """Return the error for a connection that is not permitted. If the host is an address, the message names it once."""
+    """Return the error for a connection that is not permitted. If the host is an address, it is named only once."""
     found = "" if address is None or str(address) == host else f" is at {address}, which"
     return BlockedAddressError(f"{host} (port {port}){found} {reason}")
 
@@ -251,7 +252,7 @@ def _allow_list_entry(host: str, port: int) -> str:
 
 
 def _address_literal(host: str) -> Address | None:
-    """Return the address of a host that needs no DNS: an IP address, or a name for loopback; otherwise None."""
+    """Return a host's address if the host is an IP address or a loopback name; None if the host needs DNS."""
     name = host.rstrip(".")
     # https://www.rfc-editor.org/rfc/rfc6761#section-6.3
     if name == "localhost" or name.endswith(".localhost"):

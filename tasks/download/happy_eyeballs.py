@@ -1,11 +1,11 @@
 """Connect to the first address of a host that answers (Happy Eyeballs version 2, RFC 8305).
 
 The addresses are tried in the resolver's order, alternating between IPv6 and IPv4. Each attempt gets a head start of
-250 ms before the next one starts in parallel; if it fails, the next one starts at once. The first connection is used,
-and the others are closed. So a dead address costs 250 ms, not the timeout.
+250 ms before the next attempt starts in parallel. If an attempt fails, the next attempt starts at once. The first
+connection is used, and the others are closed. So a dead address costs 250 ms, not the timeout.
 
 asyncio and aiohappyeyeballs do the same for coroutines. Here one thread polls non-blocking sockets, because a download
-already has its own thread. With a single address, none of this is needed.
+already has its own thread. A host with a single address needs none of this.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _MEMORY_SECONDS = 600.0
 _MEMORY_HOSTS = 10_000
 #: The system's errors if this process or this machine has no file descriptor for another socket.
 _NO_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE})
-#: The system's errors if this machine can't send to the address. These errors tell nothing about the host.
+#: The system's errors if this machine can't send to the address. These errors say nothing about the host.
 _NO_ROUTE = frozenset({errno.EAFNOSUPPORT, errno.ENETUNREACH})
 
 
@@ -51,7 +51,7 @@ class Connector:
         """Return a socket connected to one of a host's addresses.
 
         Args:
-            host: the resolved name; with the port, it is the key of the remembered addresses.
+            host: the resolved name. The remembered addresses are stored by name and port.
             port: the port to connect to.
             found: the addresses, in the resolver's order. All of them must be permitted.
             ends: when to give up, by the monotonic clock.
@@ -119,7 +119,7 @@ def _race(addresses: Sequence[AddressInfo], ends: float, opener: Opener) -> tupl
                     connection = _connect(info, opener, timeout=0)
                 except OSError as error:
                     if error.errno not in _NO_DESCRIPTORS:
-                        # This machine may lack the address's family or a route to it.
+                        # This machine may not support the address family, or may have no route to the address.
                         failures.append(error)
                     elif running:
                         # The running attempts may succeed, or free their descriptors.

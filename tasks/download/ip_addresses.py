@@ -1,7 +1,7 @@
 """Tell whether an IP address is public, and find the IPv4 addresses embedded in it. No I/O.
 
-The ranges come from IANA's special-purpose address registries. They are listed here because those of `ipaddress` differ
-between Python versions.
+The ranges come from IANA's special-purpose address registries. They are listed here because the ranges in the module
+`ipaddress` differ between Python versions.
 """
 
 from __future__ import annotations
@@ -67,7 +67,8 @@ _32_BITS = 0xFFFFFFFF
 def is_public(address: Address) -> bool:
     """Tell whether an address is an ordinary public address.
 
-    An IPv6 address with an embedded IPv4 address is not one, because a tunnel or a translator decides where it leads.
+    An IPv6 address with an embedded IPv4 address does not count as public, because a tunnel or a translator decides
+    where the packets go.
     """
     if isinstance(address, IPv4Address):
         return not any(address in network for network in _SPECIAL_4)

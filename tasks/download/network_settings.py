@@ -69,7 +69,7 @@ def certificates() -> Path | None:
     return file
 
 
-#: The check for each group of variables; it runs if one of the group is set.
+#: The check for each group of variables. It runs if any variable of the group is set.
 _CHECKS: Mapping[tuple[str, ...], Callable[[], object]] = {
     ("allow_networks",): guard,
     ("deny_networks",): lambda: guard(()),

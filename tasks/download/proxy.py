@@ -2,7 +2,7 @@
 
 An ``http`` URL is requested from the proxy itself, in absolute form, so all hosts share one connection. For ``https``,
 the proxy opens a tunnel (CONNECT) to the host, with TLS inside it. The proxy's password (``Proxy-Authorization``) is
-sent only to the proxy: inside a tunnel nothing is added.
+sent only to the proxy, so requests inside a tunnel do not contain it.
 
 urllib3 supports proxies, too. But in the response to CONNECT, it reads any number of lines, each with its own timeout.
 """
@@ -23,7 +23,8 @@ from tasks.download.connection import TARGET, GuardedConnection, GuardedTlsConne
 from tasks.download.sockets import PlainSocket
 from tasks.errors import ConnectError, FetchTimeoutError, InvalidUrlError
 
-#: The form of a proxy's URL, for messages. A URL with userinfo would be redacted, so the userinfo is described apart.
+#: The form of a proxy's URL, for messages. A URL with userinfo would be redacted, so the messages describe the userinfo
+#: separately.
 _FORM = "http://host:port, with user:password@ before the host if the proxy requires them"
 _OTHER_PROXIES = ("https", "socks4", "socks4a", "socks5", "socks5h")
 
@@ -39,7 +40,7 @@ class Proxy:
 
     @classmethod
     def parse(cls, url: str) -> Proxy:
-        """Return the proxy of a URL; percent-escapes in its user and password are decoded.
+        """Parse a proxy's URL. Percent-escapes in the user and password are decoded.
 
         Raises:
             ValueError: the URL is invalid. The message quotes no part of the URL, because each part may be the
@@ -76,7 +77,7 @@ class Proxy:
         return {} if self.credentials is None else {"Proxy-Authorization": self.credentials}
 
     def auth_error(self) -> ConnectError:
-        """Return the error for a proxy that requires credentials: they are not configured, or are wrong."""
+        """Return the error for a proxy that requires credentials. They are either not configured or wrong."""
         failure = ConnectError(
             f"{self} refuses this worker: HTTP 407 "
             "(the worker's operator can set the user and password with IMAGEFLEET_PROXY and "

@@ -15,7 +15,7 @@ from tasks import file_descriptors
 from tasks.download.recent_hosts import RecentMap
 from tasks.errors import DnsUnavailableError
 
-#: Seconds for which an answer is cached; the system's resolver does not report its time to live.
+#: Seconds for which an answer is cached. The system's resolver does not report the time to live of an answer.
 _TTL_SECONDS = 30.0
 #: The maximum number of look-ups for one name: one for both families together, then one for each family.
 _LOOKUPS = 3
@@ -54,9 +54,9 @@ class Resolver:
 
 
 def _resolve_with_timeout(host: str, port: int, timeout: float) -> list[Any]:
-    """Return the answer of the system's resolver. It has no timeout of its own, so it runs in threads.
+    """Return the answer of the system's resolver. The resolver has no timeout of its own, so it runs in threads.
 
-    Some name servers ignore or refuse the question for one address family, and then some resolvers fail for both. So
+    Some name servers ignore or refuse a query for one address family. Then some resolvers fail for both families. So
     after half of the time, or after a temporary failure, each family is looked up separately, and the first addresses
     are returned. An abandoned look-up continues in its thread until the resolver gives up, after at most 30 seconds.
     """
@@ -108,15 +108,15 @@ def _is_temporary(error: Exception) -> bool:
 
 @cache
 def _lookup_semaphore() -> threading.BoundedSemaphore:
-    """Return the semaphore for the number of look-ups at a time. Even an abandoned one has open file descriptors."""
+    """Return the semaphore that limits running look-ups. Even an abandoned look-up keeps file descriptors open."""
     return threading.BoundedSemaphore(max(file_descriptors.limit() // 8, 8))
 
 
 def _ask_system_resolver(host: str, port: int, family: int) -> list[Any]:
     """Return the system's answer; if file descriptors are short, close idle connections and ask again.
 
-    If the system's resolver can't open a file or a socket, it does not report this. It reports that the name does not
-    exist.
+    If the system's resolver can't open a file or a socket, it does not report this problem. Instead, it reports that
+    the name does not exist.
     """
     for _ in range(_MAX_TRIES):
         with _lookup_semaphore():

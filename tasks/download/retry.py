@@ -18,9 +18,9 @@ _COUNTDOWN_JITTER = 0.1
 
 
 def parse_retry_after(value: str | None) -> float | None:
-    """Return a Retry-After header in seconds, from either of its forms (RFC 9110, section 10.2.3).
+    """Return a Retry-After header in seconds; both forms are accepted (RFC 9110, section 10.2.3).
 
-    None if it is missing or invalid.
+    Return None if the header is missing or invalid.
     """
     if not value:
         return None

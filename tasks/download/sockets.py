@@ -4,9 +4,9 @@ The timeout of requests limits only each single wait on a socket, so a server th
 download forever. These sockets check the deadline before each read, even within a header or a TLS record, and
 shorten their timeout to the remaining time.
 
-At each system call, Python lets another thread run, and this switch costs more than most of the calls themselves. So a
-plain socket makes few calls: the kernel applies its timeout without a ``poll`` before each call, and one call receives
-a small image together with its header.
+At each system call, Python lets another thread run. This switch costs more time than most system calls. So a plain
+socket makes few calls: the kernel applies its timeout without a ``poll`` before each call, and one call receives a
+small image together with its header.
 """
 
 from __future__ import annotations

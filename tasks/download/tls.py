@@ -1,8 +1,8 @@
 """TLS with image servers: the SSL contexts, and clear messages for failures. Uses no sockets.
 
 Servers are verified. If the worker's operator allows it (``IMAGEFLEET_ALLOW_INSECURE_TLS``), there is a second context
-for runs with ``--insecure``. It verifies nothing and accepts old versions of TLS. A connection uses it only after
-verification has failed.
+for runs with ``--insecure``. This second context verifies nothing and accepts old versions of TLS. A connection uses it
+only after verification has failed.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ _HANDSHAKE_MESSAGES = {
     "SSLV3_ALERT_BAD_CERTIFICATE": _CLIENT_CERTIFICATE,
     "TLSV13_ALERT_CERTIFICATE_REQUIRED": _CLIENT_CERTIFICATE,
 }
-#: Failures that a lenient handshake avoids: it verifies nothing, and accepts old versions and weak algorithms.
+#: Failures that a lenient handshake avoids, because it verifies nothing and accepts old versions and weak algorithms.
 _AVOIDABLE = frozenset({_TOO_OLD, _NO_COMMON_CIPHER, _WEAK_KEY, _WEAK_SIGNATURE}) | {
     _HANDSHAKE_MESSAGES["UNSAFE_LEGACY_RENEGOTIATION_DISABLED"]
 }
@@ -110,7 +110,7 @@ class Tls:
         self.unverified = _unverified_context(socket_class) if allow_insecure else None
         #: Servers that could not be verified, by host and port.
         self.unverifiable: RecentMap[tuple[str, int], bool] = RecentMap(_MEMORY_SECONDS, _MEMORY_HOSTS)
-        #: The names in certificates for another host, by the host and port of the server.
+        #: The names in certificates that were issued for another host, by the host and port of the server.
         self.certified_names: RecentMap[tuple[str, int], str] = RecentMap(_MEMORY_SECONDS, _MEMORY_HOSTS)
 
     @cached_property
@@ -129,7 +129,7 @@ class Tls:
 
 
 def _unverified_context(socket_class: type[ssl.SSLSocket]) -> ssl.SSLContext:
-    """Return a context without verification; old versions and weak algorithms can't weaken it further."""
+    """Return a context without verification. It is not weakened further by old versions and weak algorithms."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE

@@ -25,8 +25,8 @@ MAX_LENGTH = 8192
 #: The maximum length of a label and of a name in the DNS (https://www.rfc-editor.org/rfc/rfc1035#section-2.3.4).
 _MAX_LABEL, _MAX_NAME = 63, 253
 _PORTS = {"http": 80, "https": 443}
-#: A normalised URL: scheme, userinfo, host, port, path and query. All parts are ASCII, and none contains the separator
-#: after it.
+#: A normalised URL: scheme, userinfo, host, port, path and query. All parts are ASCII. No part contains the separator
+#: that follows it.
 _NORMAL = re.compile(r"(https?)://(?:([^/@]*)@)?(\[[^\]]*\]|[^/:]*)(?::([0-9]+))?(/[^#]*)")
 _UNDECODABLE = re.compile("[\ufffd\ud800-\udfff]")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
@@ -102,7 +102,8 @@ def _parse(url: str, base: Url | None) -> Url:
     port = _PORTS[scheme] if digits is None else int(digits)
     if port == 0:
         raise InvalidUrlError("the port is 0")
-    # This check is quick for most hosts: if a name is short and has no such dots, all of its labels are valid.
+    # For most hosts, this quick check is enough: a short name without a leading dot or two dots in a row has only valid
+    # labels.
     if len(host) > _MAX_LABEL or ".." in host or host.startswith("."):
         labels = host.removesuffix(".").split(".")
         if len(host) > _MAX_NAME or not all(0 < len(label) <= _MAX_LABEL for label in labels):
@@ -123,7 +124,7 @@ def _other_scheme(scheme: str) -> str:
 def _parse_error(url: str, base: Url | None) -> str:
     """Return why the parser refuses a URL; the parser itself gives no reason.
 
-    Only the scheme of the URL is quoted: any other part may belong to a password with a slash in it.
+    Only the scheme of the URL is quoted, because any other part may belong to a password with a slash in it.
     """
     url = _REMOVED_INSIDE.sub("", url).strip(_STRIPPED_AROUND)
     if not url:
