@@ -11,7 +11,8 @@ from tasks.images import identify, memory_estimate
 from tasks.images.pixel_budget import PIXEL_BUDGET
 
 _START, _SCAN, _END = b"\xff\xd8\xff", b"\xff\xda", b"\xff\xd9"
-#: The start of a scan's header: marker, length, and number of components, which determines the length.
+#: The start of a scan's header: marker, length, and number of components. The number of components determines the
+#: length.
 _SCAN_HEADER = re.compile(rb"\xff\xda\0(?:\x08\x01|\x0a\x02|\x0c\x03|\x0e\x04)")
 _COEFFICIENTS = 64
 #: Rows to hash at once, so that a large image is not copied as a whole.
@@ -25,7 +26,7 @@ def complete_jpeg(body: bytes, max_pixels: int, deadline: Deadline) -> bytes:
     """Return the body of an image. Add an end marker to a JPEG without one, if it has all its pixels.
 
     libjpeg fills missing pixels with grey, and its warning does not reach Python. So the image is decoded twice, the
-    second time with noise appended. If both times the pixels are the same, none are missing.
+    second time with noise appended. If the pixels are the same both times, none are missing.
 
     Raises:
         UndecodableError: pixels are missing.
@@ -68,10 +69,11 @@ def _pixel_digest(body: bytes, max_pixels: int, deadline: Deadline) -> tuple[byt
 
 
 def _has_all_scans(body: bytes, components: int) -> bool:
-    """Return whether a JPEG's scans are complete: all bits of all coefficients, for ``components`` components."""
+    """Return whether a JPEG's scans have all bits of all coefficients for each of its ``components`` components."""
     bits_left: dict[int, list[int]] = {}
     for scan in _SCAN_HEADER.finditer(body):
-        # After the components come the first and last coefficient, and in four bits, the number of bits in later scans.
+        # After the components, the header gives the first and the last coefficient. Four more bits give the number of
+        # bits left to later scans.
         end = scan.end() + 2 * body[scan.end() - 1]
         scanned, (first, last, bits) = body[scan.end() : end : 2], body[end : end + 3].ljust(3, b"\xff")
         bits &= 15

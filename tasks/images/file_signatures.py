@@ -13,7 +13,7 @@ import re
 import zlib
 from dataclasses import dataclass
 
-#: Number of bytes at the start of a text to search for its first words, or for a tag such as ``<svg>``.
+#: Number of bytes to search at the start of a text, for its first words or for a tag such as ``<svg>``.
 _TEXT_START_BYTES = 1024
 
 
@@ -69,7 +69,8 @@ _IMAGES = {
     "a raw photo (Fujifilm RAF)": rb"FUJIFILMCCD-RAW ",
     "a raw photo (Sigma X3F)": rb"FOVb",
     "a raw photo (Minolta MRW)": rb"\x00MRM",
-    # A TIFF with the tag for DNG's version. A raw photo that Pillow can open as a TIFF counts as a TIFF instead.
+    # A DNG is a TIFF with the tag for DNG's version. If Pillow can open such a raw photo as a TIFF, it counts as a TIFF
+    # instead.
     "a raw photo (DNG)": rb"(?:II\*\x00|MM\x00\*).{0,999}?(?:\x12\xc6\x01\x00\x04\x00|\xc6\x12\x00\x01\x00\x00)",
     "a raw photo (Nikon NEF)": rb"(?:II\*\x00|MM\x00\*).{0,999}NIKON CORPORATION",
     "a raw photo (Sony ARW)": rb"II\*\x00.{0,999}SONY",
@@ -136,7 +137,7 @@ _UTF16 = {b"\xff\xfe": "utf-16-le", b"\xfe\xff": "utf-16-be"}
 
 
 def identify_format(body: bytes) -> Format | None:
-    """Return the format of bytes that are not an accepted image, or None if it is unknown."""
+    """Return the format of bytes that are not an accepted image, or None if the format is unknown."""
     for known, signature in _SIGNATURES:
         if signature.match(body):
             return _SVG if known.name == _GZIP and _is_compressed_svg(body) else known

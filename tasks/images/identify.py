@@ -64,10 +64,10 @@ _MAX_ICON_PIXELS = 2048 * 2048
 
 
 class _LimitedReads(BytesIO):
-    """The bytes of an image for Pillow's parsers, with a limit of reads that no valid image reaches.
+    """The bytes of an image for Pillow's parsers. The number of reads is limited; no valid image reaches the limit.
 
-    An image of 20 MB may consist of millions of empty chunks, or of comments of one byte. Parsing them takes seconds of
-    CPU time, during which Python's lock (the GIL) is held, and up to a gigabyte of memory.
+    An image of 20 MB may consist of millions of empty chunks, or of comments of one byte. Parsing them takes up to a
+    gigabyte of memory, and seconds of CPU time. Python's lock (the GIL) is held meanwhile.
     """
 
     def __init__(self, body: bytes) -> None:
@@ -97,7 +97,7 @@ class _Gif(GifImagePlugin.GifImageFile):
 
     @property
     def disposal_method(self) -> int:
-        """0: not specified."""
+        """Always 0, the code for "not specified"."""
         return 0
 
     @disposal_method.setter
@@ -192,7 +192,7 @@ def check_pixels(size: tuple[int, int], max_pixels: int) -> None:
 
 
 def _icon_size(body: bytes) -> tuple[int, int]:
-    """Return the size of the image that Pillow selects from an icon, as the image's own header announces it."""
+    """Return the size of the image that Pillow selects from an icon. It is read from the image's own header."""
     entry = IcoImagePlugin.IcoFile(_LimitedReads(body)).entry[0]
     file = _LimitedReads(body[entry.offset :])
     try:

@@ -19,7 +19,8 @@ from tasks.images import identify
 
 #: Limit of a JPEG's scans. A scan may have only a few bytes. Encoders write about ten scans.
 _MAX_SCANS = 200
-#: Limit of a JPEG's segments, because each segment takes time. A JPEG of 100 MB full of profile segments has 1,600.
+#: Limit of a JPEG's segments, because each segment takes time. A JPEG of 100 MB full of profile segments has 1,600
+#: segments.
 _MAX_SEGMENTS = 20_000
 #: libavif's own limit of an encoded image's pixels. It applies regardless of the size in the header.
 _AVIF_PIXELS = 16384 * 16384
@@ -61,7 +62,7 @@ def estimate_pixels(image: ImageFile, body: bytes, max_pixels: int) -> int:
 
 
 def _keeps_all_coefficients(image: JpegImageFile, body: bytes) -> bool:
-    """Return whether the decoder keeps all coefficients of a JPEG, because several scans make up the image.
+    """Return whether the decoder keeps all coefficients of a JPEG, as it does if the image has several scans.
 
     Raises:
         UndecodableError: the JPEG has too many scans or segments.

@@ -16,7 +16,7 @@ _MAX_PIXELS = 32_000_000
 
 
 class PixelBudget:
-    """A budget for decoded pixels. Threads wait for it in turn; an image over the whole budget is decoded alone."""
+    """A budget for decoded pixels. Threads wait for it in turn. An image over the whole budget is decoded alone."""
 
     def __init__(self, pixels: int) -> None:
         self._pixels, self._reserved = pixels, 0
@@ -30,7 +30,7 @@ class PixelBudget:
         Raises:
             FetchTimeoutError: the deadline passed before enough pixels were free.
         """
-        # A waiting thread keeps the turn. Otherwise many small images could make a large one wait forever.
+        # A waiting thread keeps its turn. Otherwise many small images could make a large one wait forever.
         if not self._turn.acquire(timeout=max(0.0, deadline.remaining)):
             raise _no_budget_error()
         try:

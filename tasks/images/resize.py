@@ -1,7 +1,7 @@
 """Resize an image to an upright sRGB JPEG: decode, resample and encode it once.
 
-This takes a few milliseconds of CPU time, nearly all of it in Pillow's C code. Meanwhile the worker's other threads
-run, because Pillow releases Python's lock (the GIL) while it decodes, converts, transposes and resamples an image, and
+This takes a few milliseconds of CPU time, nearly all of it in Pillow's C code. The worker's other threads run
+meanwhile. Pillow releases Python's lock (the GIL) while it decodes, converts, transposes and resamples an image, and
 while it encodes to a file descriptor. Pillow holds the lock while it encodes to a Python object, such as a ``BytesIO``.
 """
 
@@ -32,14 +32,15 @@ from tasks.model import ResizeOptions
 _MAX_SIDE = 65_500
 _END = b"\xff\xd9"
 
-#: An image is reduced by at least this factor with the Hamming filter, the fastest one without visible steps. In a
-#: smaller reduction, the Hamming filter would blur. The bicubic filter is used there, and has few pixels to read.
+#: If an image is reduced by at least this factor, the Hamming filter is used, because it is the fastest filter without
+#: visible steps. In a smaller reduction, the Hamming filter would blur. Then the bicubic filter is used, which has few
+#: pixels to read.
 _HAMMING_FACTOR = 1.25
-#: Images not decoded at a reduced scale are first averaged down to this multiple of the requested size.
+#: If an image is not decoded at a reduced scale, it is first averaged down to this multiple of the requested size.
 _REDUCING_FACTOR = 2.0
 
-#: The mode to resample an image in, by the image's own mode. An alpha channel is added for this if needed, and removed
-#: when the image is flattened onto white. Modes that don't define white are missing: 32-bit integers, floating-point
+#: For each image mode, the mode in which the image is resampled. An alpha channel is added if needed, and is removed
+#: when the image is flattened onto white. Modes without a defined white are missing: 32-bit integers, floating-point
 #: numbers, Lab.
 _BASES = {
     **dict.fromkeys(("1", "L", "LA", "La"), "L"),
@@ -124,7 +125,7 @@ def _resize(body: bytes, options: ResizeOptions, max_pixels: int, deadline: Dead
 
 
 def scaled_size(size: tuple[int, int], smaller_side: int) -> tuple[int, int]:
-    """Return the size with a smaller side of ``smaller_side`` pixels and the aspect ratio of ``size``."""
+    """Return ``size``, scaled so that its smaller side is ``smaller_side`` pixels; the aspect ratio is kept."""
     width, height = size
     least = min(size)
     return round(width * smaller_side / least), round(height * smaller_side / least)
@@ -175,7 +176,7 @@ def _convert_to_srgb(image: Image.Image) -> Image.Image:
 def _srgb_transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
     """Return the transform from a profile's colours to sRGB; None if they are sRGB, or if the profile is unusable.
 
-    As in browsers, a broken profile, or a profile for another mode than the image's, is ignored.
+    A broken profile is ignored, as in browsers. So is a profile for a different mode than the image has.
     """
     try:
         transform = ImageCms.buildTransform(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from PIL import ExifTags, Image
 
-#: Limit of EXIF data to read an orientation from, in bytes. A JPEG's EXIF data has at most 64 KiB.
+#: Maximum size of the EXIF data from which an orientation is read, in bytes. A JPEG's EXIF data has at most 64 KiB.
 _MAX_EXIF_BYTES = 1024 * 1024
 
 

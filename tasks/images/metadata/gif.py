@@ -44,7 +44,8 @@ def remove_metadata(body: bytes) -> bytes:
             is_found = _is_block(body, position, canvas)
         if not is_found:
             break
-    # Decoders don't need a trailer. If the last frame is truncated, they take a trailer for its rest.
+    # Add no trailer, because decoders don't need one. If the last frame is truncated, they would read a trailer as the
+    # rest of that frame.
     return b"".join(kept)
 
 
@@ -54,7 +55,7 @@ def _palette(flags: int) -> int:
 
 
 def _blocks_end(body: bytes, position: int) -> int:
-    """Return the end of a frame's or an extension's blocks; it is beyond the file's end if they are truncated."""
+    """Return the end of a frame's or an extension's blocks; truncated blocks end beyond the end of the file."""
     while position < len(body) and body[position]:
         position += 1 + body[position]
     return position + 1

@@ -45,7 +45,8 @@ def remove_metadata(body: bytes) -> bytes:
     # Pillow accepts EXIF with and without the prefix that JPEG uses.
     oriented = [_chunk(b"eXIf", exif.removeprefix(b"Exif\0\0"))] if exif else []
     parts = [SIGNATURE, *header, profile, *palette, *oriented, *kept]
-    # A decoder would read an end chunk after a truncated chunk as the rest of that chunk.
+    # Add no end chunk after a truncated chunk, because a decoder would read the end chunk as the rest of the truncated
+    # chunk.
     is_whole = kept and len(kept[-1]) == 12 + int.from_bytes(kept[-1][:4])
     return b"".join([*parts, _chunk(b"IEND", b"")] if is_whole else parts)
 
@@ -118,7 +119,7 @@ def _is_animation(chunks: list[tuple[bytes, bytes]]) -> bool:
             if len(data) < (26 if kind == b"fcTL" else 4) or int.from_bytes(data[:4]) != sequence:
                 return False
             sequence += 1
-            # The frame before has no pixels.
+            # The previous frame has no pixels.
             if kind == before == b"fcTL":
                 return False
             frames += kind == b"fcTL"

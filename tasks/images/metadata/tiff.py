@@ -6,7 +6,7 @@ import struct
 
 from tasks.images.metadata.limits import MAX_PROFILE_BYTES
 
-#: Maximum number of pages to read in a TIFF. As many are decoded when it is checked.
+#: Maximum number of pages to read in a TIFF. A check of a TIFF decodes the same number of pages.
 _MAX_PAGES = 2000
 #: The tags of a TIFF that describe its pixels, their position in the file, and their orientation.
 _PIXEL_TAGS = frozenset(
@@ -37,7 +37,7 @@ def remove_metadata(body: bytes) -> bytes:
             if end + offset.size <= len(body):
                 entries = [body[at : at + entry.size] for at in range(start, end, entry.size)]
         if not any(entry.unpack(each)[0] == _WIDTH for each in entries):
-            # No page begins here: the page before was the last one, or the offset is wrong.
+            # No page begins here. The previous page was the last one, or the offset is wrong.
             if seen:
                 offset.pack_into(fixed, pointer, 0)
             break
