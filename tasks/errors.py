@@ -251,7 +251,7 @@ class OptedOutError(FetchError):
 
 
 class StorageError(FetchError):
-    """None of the workers that tried could save the image, or had permission to write to the folder."""
+    """Each worker that tried the image failed to save it, or had no permission to write to the folder."""
 
     reason = Reason.STORAGE
     is_worker_fault = True
@@ -281,5 +281,5 @@ class InternalError(FetchError):
     reason = Reason.INTERNAL
 
 
-#: The reasons of failures that may be gone in a later retry.
+#: The reasons of failures that may not occur again in a later retry.
 WORTH_RETRYING = tuple(sorted(set(_reasons_worth_retrying())))

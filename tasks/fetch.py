@@ -54,7 +54,7 @@ from tasks.storage.store import Store
 _log = logging.getLogger(__name__)
 #: Formats with a decoder that accepts zeros as pixels.
 _TAKE_ZEROS = ("jpeg", "webp", "avif")
-#: The last bytes of a file if they never reached the disk.
+#: How a file ends after a power loss if its last bytes never reached the disk.
 _ZEROS = bytes(512)
 
 
@@ -66,7 +66,7 @@ class FetchRequest:
     url: str
     #: The URL's place in the URL list, from 0.
     index: int
-    #: Whether an earlier delivery may have saved the image without reporting it. Then a complete saved image is not
+    #: Whether an earlier delivery may have saved the image without reporting it. If so, a complete saved image is not
     #: downloaded again, unless it was resized or comes from an insecure run.
     recover: bool = False
     #: The attempts and seconds of earlier deliveries.
@@ -104,7 +104,7 @@ def fetch(
     except FetchError as error:
         download = delivery.download
         if download is not None:
-            # An error found in the image itself lacks the facts about the response, so they are added.
+            # An error found in the image itself lacks the facts about the response, so add these facts.
             error.http_status, error.final_url = download.http_status, download.final_url
         if defer_long_waits and isinstance(error, LongWaitError) and error.retry_after is not None:
             prior = PriorAttempts(delivery.attempts, delivery.seconds())
@@ -147,7 +147,7 @@ def _text(error: FetchError) -> str:
 
 @cache
 def worker_name() -> str:
-    """Return the ``worker`` of an Outcome: this host and process."""
+    """Return the value for an Outcome's field ``worker``: this host and process."""
     return f"{socket.gethostname()[:60]}:{os.getpid()}"
 
 
@@ -181,8 +181,8 @@ class _Delivery:
         download = self._ask(self.attempts, None if previous is None else previous.validators())
         unchanged = previous.load() if previous is not None and download.unchanged else None
         if download.unchanged and unchanged is None:
-            # The previous run's file was removed or changed, so the image is downloaded. This attempt does not use up a
-            # retry.
+            # The previous run's file was removed or changed, so the image is downloaded. This extra attempt does not
+            # use up a retry.
             download = self._ask(self.attempts - 1)
         image = unchanged or _encode_image(download.body, self.run.fetch, self.deadline)
         if self.deadline.remaining <= 0:
@@ -200,7 +200,7 @@ class _Delivery:
         self.attempts += 1
 
     def _save(self, download: Download, image: EncodedImage, previous: PreviousFile | None) -> dict[str, Any]:
-        """Save an image, downloaded or from a previous run; return the fields of its Outcome."""
+        """Save an image from a download or from a previous run; return the fields of its Outcome."""
         store, run = self.store, self.run
         name = f"{shard_name(self.shard)}/{self.key}.{image.info.extension}"
         if previous is None:
@@ -233,13 +233,13 @@ class _Delivery:
     def _recover(self) -> dict[str, Any] | None:
         """Return an Outcome's fields for an image saved by an earlier delivery; None without a complete image.
 
-        The file's name says nothing about its content, so the whole image is decoded. Few images need this. An
-        incomplete file stays until another download succeeds: perhaps the URL serves exactly this file, and the file's
-        Outcome was counted.
+        The file's name says nothing about its content, so the whole image is decoded. Few images need this check. An
+        incomplete file stays until another download succeeds, because the URL may serve exactly this incomplete file,
+        with its Outcome already counted.
         """
         options = self.run.fetch
         if options.resize.mode is not ResizeMode.NO or options.insecure:
-            # The file shows neither its original size nor whether its server was verified.
+            # The file alone shows neither its original size nor whether its server was verified.
             return None
         for extension in sorted(set(identify.EXTENSIONS.values())):
             name = f"{shard_name(self.shard)}/{self.key}.{extension}"
@@ -270,7 +270,7 @@ def _unchanged_image(body: bytes, options: FetchOptions) -> EncodedImage:
 def _existing_image(
     existing: bytes, downloaded: EncodedImage, options: FetchOptions, deadline: Deadline
 ) -> EncodedImage | None:
-    """Return the different image saved by another delivery of the task; None if it is damaged.
+    """Return another delivery's saved image, if it differs from this download; None if the saved image is damaged.
 
     The existing image is kept, because its Outcome may have been counted. A damaged image is replaced if the new image
     is complete. The original size of a resized image is unknown.

@@ -4,8 +4,8 @@ A slot keeps connections open for the next image of a host, and each connection 
 worker grows with the number of hosts. So one list holds the idle connections of all slots. The least recently used
 connection is closed when the number of a new descriptor comes near the limit, and when no descriptor is left.
 
-The system assigns the lowest free number. So the number of a new descriptor shows how many the whole process uses, at
-no cost.
+The system assigns the lowest free number. So the number of a new descriptor shows, at no cost, how many descriptors the
+whole process uses.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ _P = ParamSpec("_P")
 _T = TypeVar("_T")
 #: The system's errors if no descriptor is left: for this process, and for the whole machine.
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE})
-#: Upper bound when raising the limit: some programs close every number up to the limit before they start another one.
+#: Upper bound when raising the limit, because some programs close every descriptor number up to the limit before they
+#: start another program.
 _MAX_LIMIT = 65_536
 #: The real maximum on macOS, even if macOS reports the hard limit as unlimited.
 _MACOS_LIMIT = 10_240
@@ -63,7 +64,7 @@ def raise_limit() -> int:
 
 
 def max_slots(descriptors: int) -> int:
-    """Return the maximum number of concurrent downloads under this limit of descriptors; each needs one."""
+    """Return the maximum number of concurrent downloads under this limit of descriptors; each download needs one."""
     return max(descriptors - RESERVED, 0)
 
 
@@ -125,7 +126,7 @@ class IdleConnections:
         self._max_in_use = descriptors - min(descriptors // 4, _MAX_FREE)
 
     def add(self, socket: Any) -> None:
-        """Add the socket of a connection after its use; it stays until it is taken, or closed to make room."""
+        """Add a connection's socket after its use. It stays until it is taken, or until it is closed to make room."""
         self._sockets[socket] = None
         if len(self._sockets) > self._max_in_use:
             self.close_oldest(1)
@@ -135,7 +136,7 @@ class IdleConnections:
         return self._sockets.pop(socket, self) is None
 
     def make_room(self, descriptor: int) -> None:
-        """Close idle connections if the number of a new descriptor shows too many in use."""
+        """Close idle connections if the number of a new descriptor shows that too many are in use."""
         if descriptor >= self._max_in_use:
             self.close_oldest(descriptor - self._max_in_use + 1)
 
@@ -156,9 +157,10 @@ IDLE_CONNECTIONS = IdleConnections(limit())
 
 
 def retry_when_exhausted(step: Callable[_P, _T]) -> Callable[_P, _T]:
-    """Add retries to an idempotent function, for up to a minute while no descriptor is left.
+    """Make an idempotent function retry for up to a minute while no descriptor is left.
 
-    Each retry first closes idle connections. If there are none, it waits until others free descriptors.
+    Each retry first closes idle connections. If there are none, it waits until other threads or processes free
+    descriptors.
     """
 
     @wraps(step)
@@ -178,7 +180,7 @@ def wait_for_descriptors(step: Callable[[], _T], seconds: float) -> _T:
 
     Args:
         step: the function. It is retried as long as there are idle connections to close.
-        seconds: after that, how long to wait until others free descriptors.
+        seconds: how long to wait for others to free descriptors, if there are no idle connections to close.
 
     Raises:
         Exception: any exception of the function. A lack of descriptors is raised only after the wait.

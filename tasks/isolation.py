@@ -29,19 +29,19 @@ from tasks.storage.store import Store
 
 #: The command that starts the separate process; each process fetches one image.
 PROGRAM = (sys.executable, "-m", "tasks.isolation")
-#: Seconds in addition to the deadline of a delivery: for the start of the process, and for steps without a deadline.
+#: Seconds that the process gets in addition to a delivery's deadline, for its start and for steps without a deadline.
 _MARGIN_SECONDS = 30.0
-#: Limits a worker to this many of these processes at a time, because each needs memory for its own interpreter.
+#: Limits how many of these processes a worker runs at once, because each process needs memory for its own interpreter.
 _PROCESSES = threading.BoundedSemaphore(4)
 #: Exit codes after signals that ask a process to end. An exit after such a signal says nothing about the image.
 _REQUESTED_EXITS = (-signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP)
-#: How many times the process is started if such signals end it.
+#: Maximum number of times the process is started, if such signals end it each time.
 _ATTEMPTS = 3
 _ROOT = Path(__file__).parents[1]
 
 
 def fetch(request: FetchRequest, run: RunOptions) -> Outcome:
-    """Fetch one image as `tasks.fetch.fetch` does, in another process; if it crashes, the Outcome says so.
+    """Fetch one image as `tasks.fetch.fetch` does, in another process; if that process crashes, the Outcome says so.
 
     A long wait is not deferred, so that the suspect image is finished as soon as possible. A previous run's image is
     not reused.
@@ -66,8 +66,8 @@ def _run_isolated(message: str, seconds: float) -> Outcome:
     path = os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH"))))
     for _ in range(_ATTEMPTS):
         try:
-            # In its own session, the process gets no Ctrl-C from the terminal, because the worker finishes its current
-            # images first.
+            # The process gets a session of its own, so that Ctrl-C in the terminal does not reach it. The worker
+            # finishes its current images first.
             ended = _run_process(
                 PROGRAM,
                 input=message,

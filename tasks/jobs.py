@@ -90,7 +90,7 @@ def fetch_image(
     previous: dict[str, Any] | None = None,
     tried_by: Collection[str] = (),
 ) -> dict[str, Any] | UnloggedResult:
-    """Fetch one image of a run and return its Outcome as JSON; Celery does not log it if task events are off.
+    """Fetch one image of a run and return its Outcome as JSON. Celery logs the Outcome only if task events are on.
 
     Args:
         run_id: the run; its options are in Redis.
@@ -108,7 +108,7 @@ def fetch_image(
         Retry: Celery's exception. The task was sent again. If the server asks for another long wait, the countdown is
             that wait plus jitter. A task for another worker is sent at once.
         Ignore: Celery's exception. The run ends early, and `resume` will fetch the image. The chord does not count this
-            part, and its other parts stay counted.
+            part; the chord's other parts stay counted.
     """
     try:
         run = worker.run_cache().options(run_id, revision)
@@ -167,7 +167,7 @@ def _fetch(task: Task[Any, Any], request: FetchRequest, run: RunOptions, tried_b
 
 
 def _drop_task(task: Task[Any, Any]) -> Ignore:
-    """Return an exception to make Celery acknowledge a task without counting it; Flower shows it as revoked."""
+    """Return an exception to make Celery acknowledge a task without counting it; Flower shows the task as revoked."""
     if settings().task_events:
         task.send_event("task-revoked", terminated=False, signum=None, expired=False)
     return Ignore()
@@ -179,7 +179,7 @@ def _is_redelivered(task: Task[Any, Any]) -> bool:
 
 
 def _track_running(task: Task[Any, Any], run_id: str, again: bool) -> AbstractContextManager[int]:
-    """Record a redelivered task as running while the block runs; give the number of workers killed by the task."""
+    """Record a redelivered task as running while the block runs; yield the number of workers killed by the task."""
     if not (again and transport.Channel.worker_id):
         return nullcontext(0)
     return poison.track_running(worker.redis_client(), transport.Channel.worker_id, run_id, task.request.id)
@@ -201,7 +201,8 @@ def _requeue(task: Task[Any, Any], changes: Mapping[str, Any], countdown: float,
     """Send a task again with changed arguments; return the exception that makes Celery end this delivery.
 
     The old message is acknowledged only after the new one is sent, so at least one of the two exists at any time. Both
-    have the same task id. If the worker dies in between, both run, but the chord counts their part once.
+    messages have the same task id. If the worker dies in between, the task runs twice, but the chord counts its part
+    once.
     """
     request = task.request
 
@@ -280,7 +281,7 @@ def collect_shard(
     try:
         known = [Outcome.from_json(outcome) for outcome in outcomes]
         # Images are cancelled while the run has no record in Redis. If images could not be saved before an earlier
-        # command ended, they are retried: the producer of the resumed run finds the shard missing.
+        # command ended, they are retried, because the producer of the resumed run finds the shard missing.
         void = STALE_VOID_REASONS if epoch < run.epoch else VOID_REASONS
         if any(outcome.reason in void for outcome in known):
             _log.info(
@@ -296,7 +297,7 @@ def collect_shard(
         _log.error("shard %d of run %s can't be collected: %s", shard, run_id, error)
         message["error"] = str(error)
     except redis.RedisError:
-        # This worker stops, and another one gets the task.
+        # This worker is stopping. Another worker gets the task.
         raise
     except Exception as error:  # noqa: BLE001  # without a notification, the producer would wait
         _log.exception("internal error while collecting shard %d of run %s", shard, run_id)

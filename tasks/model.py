@@ -29,7 +29,7 @@ class Status(StrEnum):
 
 
 class Reason(StrEnum):
-    """Why a request failed: a closed list. Free text goes to ``error_message``."""
+    """Why a request failed. No other reasons exist; free text goes to ``error_message``."""
 
     INVALID_URL = "invalid_url"
     BLOCKED_ADDRESS = "blocked_address"
@@ -172,10 +172,10 @@ class FetchOptions:
     #: Whether to save an image even if its server opts out of it (X-Robots-Tag).
     ignore_opt_out: bool = False
     #: Whether to download from servers without a valid certificate, or with an old version of TLS. It has an effect
-    #: only on workers with their operator's permission.
+    #: only if the worker's operator permits this.
     insecure: bool = False
     headers: HeaderOptions = HeaderOptions()
-    #: Limit for the downloaded image, and for the saved one.
+    #: Limit for the downloaded image, and for the saved image.
     max_pixels: int = 100_000_000
     #: It has no effect on resized images, because they are decoded anyway.
     verify: Verify = Verify.HEADER
@@ -195,7 +195,7 @@ class FetchOptions:
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """A run's options for its workers: where to write, how to fetch, and how to count keys."""
+    """A run's options for its workers: the output folder, the shard size for the keys, and how to fetch."""
 
     out: str
     shard_size: int
@@ -204,7 +204,7 @@ class RunOptions:
     run_id: str = ""
     #: The run's revision: 0 at first, then 1, 2… for each retry of its failed images.
     revision: int = 0
-    #: The folder of the previous run to refresh from; None if the run does not refresh one.
+    #: The folder of the previous run to refresh from; None if this run does not refresh a previous run.
     previous_run: str | None = None
     #: The producer epoch: 0 for the run's first command, then 1, 2… for each command that continues the run.
     epoch: int = 0
@@ -231,7 +231,7 @@ class RunOptions:
 
 
 def _known_fields(kind: type[FetchOptions | ResizeOptions | HeaderOptions], value: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the items of a mapping with the names of the dataclass's fields."""
+    """Return the items of a mapping if the dataclass has a field of the same name."""
     return {name.name: value[name.name] for name in fields(kind) if name.name in value}
 
 

@@ -16,7 +16,7 @@ from tasks.images.identify import EncodedImage, ImageInfo
 from tasks.model import PreviousImage
 from tasks.storage.store import Store
 
-#: The form of a valid path: a shard's folder and a key. So a message can't name any other file.
+#: The form of a valid path: a shard's folder and a key. This check ensures that a message can't name any other file.
 _PATH = re.compile(r"[0-9]{5,}/[0-9]{5,}\.([a-z]+)")
 _EXTENSIONS = frozenset(identify.EXTENSIONS.values())
 

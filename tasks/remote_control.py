@@ -1,4 +1,4 @@
-"""Handle the remote control commands with which a producer inspects this worker and drains a run."""
+"""Handle the producer's remote control commands, which inspect this worker or drain a run."""
 
 from __future__ import annotations
 

@@ -41,10 +41,10 @@ def return_large_blocks() -> None:
 
     glibc keeps a heap for each thread. Once a large block was freed, glibc serves blocks of that size from the heap and
     keeps the memory. In a test, 16 threads decoded an image of 49 million pixels each, one after the other. They kept
-    2.9 GB; with this setting, they keep 0.1 GB. Images of the usual size still come from the heaps, without a page
-    fault.
+    2.9 GB; with this setting, they keep 0.1 GB. Memory for images of the usual size still comes from the heaps, without
+    a page fault.
 
-    Does nothing if the C library is not glibc, because others return large blocks anyway.
+    This function does nothing if the C library is not glibc, because other libraries return large blocks anyway.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
@@ -53,7 +53,7 @@ def return_large_blocks() -> None:
 
 
 def configure_pillow() -> None:
-    """Silence Pillow's log and warnings, and set its limits; without this, huge images are refused as undecodable."""
+    """Silence Pillow's log and warnings, and set its limits. Otherwise, huge images are refused as undecodable."""
     # Imported here, because the import takes time and most commands need no Pillow.
     from PIL import Image, PngImagePlugin
 

@@ -70,7 +70,7 @@ class RunCache:
         run = None if fresh else self._cached(run_id, revision)
         if run is not None:
             return run
-        # All slots need the options at the same moment. Without the lock, each would open a connection.
+        # All slots need the options at the same moment. Without the lock, each slot would open a connection.
         with self._reading:
             run = None if fresh else self._cached(run_id, revision)
             return run or self._read(run_id, revision)
@@ -101,8 +101,8 @@ class RunCache:
     def is_done(self, run_id: str, shard: int, store: Store, revision: int = 0) -> bool:
         """Return whether a shard has a manifest of this revision; a negative answer is cached for a second.
 
-        A late duplicate of a task that starts within this second is fetched in vain. Its file is saved, and then
-        removed.
+        If a late duplicate of a task starts within this second, its image is fetched in vain. The file is saved, and
+        then removed.
         """
         last_run, last_shard, looked_at = self._open
         if (last_run, last_shard) == (run_id, shard) and monotonic() - looked_at < _OPEN_SHARD_TTL_SECONDS:
@@ -155,7 +155,7 @@ def store(out: str) -> Store:
 
 
 def fitness() -> Fitness:
-    """Return the checks of whether this worker can reach servers and save images."""
+    """Return the object that checks whether this worker can reach servers and save images."""
     return _create_fitness(transport.Channel.worker_id)
 
 
@@ -222,7 +222,7 @@ def _prepare_worker(sender: Any, **_: Any) -> None:
         downloader()
         run_cache()
     except (SettingsError, CommandError) as error:
-        # Celery logs an exception of a signal's receiver and continues, unless it is SystemExit.
+        # If a signal's receiver raises an exception, Celery logs it and continues, unless the exception is SystemExit.
         _log.critical("this worker can't start: %s", error)
         raise SystemExit(1) from error
     progress()

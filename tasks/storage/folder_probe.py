@@ -1,8 +1,8 @@
 """Probe an output folder from one process: check that it is the producer's own folder, and that it is writable.
 
 The producer writes a small file with a unique name to the folder, and asks each worker by remote control to look for
-the file. Whatever the request says, a worker only touches folders below the store roots of its operator. It creates no
-folder.
+the file. Regardless of the request, a worker only touches folders below the store roots set by its operator. It creates
+no folder.
 """
 
 from __future__ import annotations

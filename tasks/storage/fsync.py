@@ -1,8 +1,9 @@
 """Sync files and folders to disk: one by one, or all at once by syncing their file system.
 
-A shard has a thousand files. An fsync for each made a fleet a fifth slower, because the file system writes its journal
-each time. ``syncfs`` (syncfs(2), Linux) writes the journal once for all files. It is used only if the kernel lets it
-report failed writes (since 5.8), and only on local file systems. On a file server, each file needs its own fsync.
+A shard has a thousand files. An fsync for each file made a fleet a fifth slower, because the file system writes its
+journal at each fsync. ``syncfs`` (syncfs(2), Linux) writes the journal once for all files. It is used only if the
+kernel lets it report failed writes (since 5.8), and only on local file systems. On a file server, each file needs its
+own fsync.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ def encode(plan: pa.Table, outcomes: Sequence[Outcome], ref: ShardRef) -> bytes:
 
 
 def _distinct(names: Sequence[str]) -> list[str]:
-    """Rename a URL list's columns with the names of our columns, because tools look for our columns by name."""
+    """Rename a URL list's columns if they are named like our columns, because tools look for our columns by name."""
     taken = set(OUTCOME_FIELDS)
     found = []
     for name in names:
@@ -73,7 +73,7 @@ def _distinct(names: Sequence[str]) -> list[str]:
 
 
 def decode(body: bytes, columns: Sequence[str] | None = None, expected: ShardRef | None = None) -> pa.Table:
-    """Return a manifest as a table, or some of its columns.
+    """Return a manifest as a table, with all of its columns or some of them.
 
     Raises:
         CorruptManifestError: it is not a manifest, is damaged, or belongs to another run or shard.

@@ -49,7 +49,8 @@ def encode(table: pa.Table, ref: ShardRef) -> bytes:
     sink = pa.BufferOutputStream()
     with pq.ParquetWriter(sink, marked.schema, compression="zstd", write_page_checksum=True) as writer:
         writer.write_table(marked)
-        # Keep the checksum out of the schema's metadata, because the file holds that twice, the second time encoded.
+        # Keep the checksum out of the schema's metadata, because the file contains that metadata twice, the second time
+        # encoded.
         writer.add_key_value_metadata({_CHECKSUM_KEY.decode(): _CHECKSUM_PLACEHOLDER.decode()})
     body = bytes(sink.getvalue())
     # The metadata is at the end of the file, each value after its name.
@@ -58,7 +59,7 @@ def encode(table: pa.Table, ref: ShardRef) -> bytes:
 
 
 def decode(body: bytes, columns: Sequence[str] | None = None, expected: ShardRef | None = None) -> pa.Table:
-    """Return a file's table, or some of its columns.
+    """Return a file's table, with all of its columns or some of them.
 
     Args:
         body: the file.

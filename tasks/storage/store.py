@@ -31,7 +31,8 @@ _NO_LINK_ERRNOS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno
 _PROCESS_TOKEN, _numbers = secrets.token_hex(8), count()
 #: Seconds after which a claim counts as left over by a dead writer, if no file has the claimed name.
 _CLAIM_TTL_SECONDS = 5.0
-#: The mode of files that only their owner may read, because they contain the list's URLs unchanged, with any secrets.
+#: The mode of files that only their owner may read, because they contain the list's URLs unchanged, including any
+#: secrets.
 PRIVATE_MODE = 0o600
 _PUBLIC_MODE = 0o666
 
