@@ -3,13 +3,14 @@
 --
 -- KEYS[1]   unacked        hash: delivery tag -> JSON of [message, exchange, routing key], as kombu writes it
 -- KEYS[2]   unacked_index  sorted set: delivery tag by time of delivery
--- KEYS[3]   dead letter    list: messages not written by kombu; left in its list, one would block all behind it
+-- KEYS[3]   dead letter    list: messages not written by kombu, because each would block the messages behind it
 -- KEYS[4…]  the lists      kombu pushes on the left and pops on the right
 -- ARGV      now (seconds since the epoch), the number of messages, the number of lists in a group, and for each list
 --           1 to record its messages, else 0
 --
 -- A group of lists is emptied before the next group starts. Within a group, the lists take turns.
--- Returns the number of dead-lettered messages, and then for each message the index of its list (from 0) and its text.
+-- Returns the number of dead-lettered messages. Then, for each reserved message, the index of its list (from 0) and its
+-- text.
 
 -- Returns kombu's record of a message; raises an error if the message is not in kombu's format.
 local function kombu_record(message)
