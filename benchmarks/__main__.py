@@ -1,4 +1,4 @@
-"""Run benchmarks: ``python -m benchmarks`` runs all with a goal; ``--workload`` selects some.
+"""Run benchmarks: ``python -m benchmarks`` runs all that have a goal. ``--workload`` selects one by name.
 
 Each result is saved as soon as it is complete. If one benchmark fails, the others still run.
 """
@@ -14,7 +14,8 @@ from typing import Any
 from benchmarks import latency, records, submission, turns
 from benchmarks.workloads import SIZES, TASK_EVENTS, WORKLOADS, Workload
 
-#: Takes the number of repetitions, the number of images (None: the default), and a folder for temporary files.
+#: A function that measures. Its arguments are the number of repetitions, the number of images (None: the default), and
+#: a folder for temporary files.
 Measurement = Callable[[int, int | None, Path], dict[str, Any]]
 
 

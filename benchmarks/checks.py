@@ -43,7 +43,7 @@ def check_unchanged(out: Path, gallery: Gallery, count: int) -> None:
 
 @dataclass(frozen=True)
 class Resized:
-    """Checks that each image was saved in this size and shows the same content as the image at its URL.
+    """Checks that each image was saved in the given size and shows the same content as the image at its URL.
 
     It finds an image by the columns ``url`` and ``key`` of the tables, which imagefleet and img2dataset both write.
     """

@@ -1,4 +1,4 @@
-"""Measure the demo image server's images per second, so that nobody mistakes its limit for a downloader's.
+"""Measure the images per second of the demo server, so that nobody takes its limit for the limit of a downloader.
 
 ``python -m benchmarks.demo_server`` requests cached and new images over a persistent connection with pipelining. It
 writes ``benchmarks/results/demo-server.json``.

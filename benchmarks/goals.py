@@ -1,7 +1,7 @@
-"""The goals of the benchmarks, and their check against the results.
+"""The goals of the benchmarks, and the check whether the results reach them.
 
-To add a goal: a `Goal` here, for a result saved by ``python -m benchmarks``. A result of another command can contain
-its own goals: a list ``"goals"`` in its JSON, of objects with the fields of a `Finding`, such as ::
+To add a goal for a result of ``python -m benchmarks``, add a `Goal` here. A result of another command can contain its
+own goals: a list ``"goals"`` in its JSON, of objects with the fields of a `Finding`, such as ::
 
     {"about": "Redis, peak memory, 10^6 images to 10^5", "found": {"median": 1.04, "least": 1.03, "most": 1.05},
      "bound": 1.1, "at_least": false, "unit": " x", "digits": 2}
@@ -24,9 +24,9 @@ Spread = Mapping[str, float]
 
 @dataclass(frozen=True)
 class Finding:
-    """A goal and its measured value: the median, the least and the most, with a unit to append to the numbers.
+    """A goal, and the median, the lowest and the highest measured value, with a unit to append to the numbers.
 
-    ``found`` is None if the value was not measured.
+    ``found`` has the measured values. It is None if nothing was measured.
     """
 
     about: str
@@ -77,12 +77,12 @@ class Goal:
 
 
 def rates(result: Result, way: str) -> list[float]:
-    """Return a way's images per second in each turn, from its start to its exit."""
+    """Return a way's images per second in each turn, measured from the start of its process to the exit."""
     return [turn["images"] / turn["seconds"] for turn in result["ways"][way]["turns"]]
 
 
 def ratio(result: Result, way: str, base: str) -> Spread | None:
-    """Return the ratio of two ways' speeds, turn by turn, because a disturbance of a turn affects both."""
+    """Return the ratio of two ways' speeds, computed per turn, because a disturbance of a turn affects both ways."""
     if not {way, base} <= result["ways"].keys():
         return None
     pairs = zip(rates(result, way), rates(result, base), strict=True)
@@ -90,7 +90,7 @@ def ratio(result: Result, way: str, base: str) -> Spread | None:
 
 
 def cpu(result: Result, way: str, role: str | None = None) -> Spread:
-    """Return the CPU time per image in ms, of one role or of all."""
+    """Return the CPU time per image in ms, for one role or for all roles together."""
     turns = [turn["cpu_ms"] for turn in result["ways"][way]["turns"]]
     return spread([sum(turn.values()) if role is None else turn.get(role, 0.0) for turn in turns])
 

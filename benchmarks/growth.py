@@ -1,14 +1,16 @@
-"""Measure memory and CPU as the list grows: the same fleet over 10³, 10⁴, 10⁵ and 10⁶ small images from nginx.
+"""Measure memory and CPU as the list grows: one fleet downloads 10³, 10⁴, 10⁵ and 10⁶ small images from nginx.
 
-``python -m benchmarks.growth`` measures 10³ to 10⁵. ``--images 1000000`` takes about twenty minutes and needs 5 GB of
-disk, which are free again at the end. It merges the sizes into ``benchmarks/results/growth.json`` if all were measured
-on the same machine.
+``python -m benchmarks.growth`` measures 10³ to 10⁵. ``--images 1000000`` takes about twenty minutes. It needs 5 GB of
+disk space, which is free again at the end. The results are added to ``benchmarks/results/growth.json``. Earlier results
+of other sizes stay there if they were measured on the same machine with the same fleet.
 
-Before ext4 allocates an inode, it searches the inodes deleted in the last minutes. So delete nothing large on the disk
-in the five minutes before, or the first sizes are slower. TMPDIR can name a folder on another disk.
+Before ext4 allocates an inode, it searches the inodes deleted in the last minutes. So don't delete anything large on
+the disk in the five minutes before a measurement. Otherwise, the first sizes are slower. To use another disk, set
+TMPDIR to a folder there.
 
-The cost per image is the CPU of a run minus the CPU of a run over one image. The latter is mostly Python's startup,
-which would be most of the cost of 10³ images. The same fleet does both runs after a warm-up.
+The cost per image comes from the CPU time of a run minus the CPU time of a run with one image. The run with one image
+is mostly the startup of Python. Without the subtraction, this startup would be most of the cost of 10³ images. The same
+fleet does both runs after a warm-up.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from producer.demo.drawing import draw_image
 from producer.local_fleet.fleet import cores
 
 _NAME = "growth"
-#: Number of images on the nginx server. The lists repeat them, each time with another query.
+#: Number of images on the nginx server. The lists repeat these images, each time with another query in the URL.
 _DIFFERENT_IMAGES = 300
 _TINY = ImageKind("64 x 32, 1 KB", partial(draw_image, width=64, height=32), 1_000)
 _WARM_UP = 1000
@@ -58,7 +60,7 @@ def main() -> None:
 
 
 def _repeat(images: int) -> int:
-    """Return the number of runs for a size; short runs vary more, so they are repeated more often."""
+    """Return the number of runs for a size. Short runs are repeated more often, because they vary more."""
     return 5 if images <= 1_000 else 3 if images <= 10_000 else 1
 
 
@@ -85,7 +87,7 @@ def _row(images: int, starts: list[RunUsage], runs: list[RunUsage]) -> dict[str,
 
 
 def _merge(images: int, row: dict[str, Any], size: Size) -> Path:
-    """Save a row together with those of other sizes; drop rows of another machine or fleet."""
+    """Save a row, and keep the saved rows of other sizes if they come from the same machine and fleet."""
     fleet = {"workers": size.workers, "concurrency": size.concurrency}
     path = records.FOLDER / f"{_NAME}.json"
     old = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}

@@ -1,7 +1,7 @@
-"""Measure a fleet's share of the ideal rate if it only waits: 200 ms per image, 64 slots.
+"""Measure how close a fleet comes to the ideal rate when it only waits: 200 ms per image, 64 slots.
 
-The ideal rate is slots / latency, 320 images per second. The fleet's rate counts from the run's first task to its last
-manifest, because the ideal rate has no startup.
+The ideal rate is slots / latency, 320 images per second. The ideal rate has no startup. So the fleet's rate is measured
+from the run's first task to its last manifest.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ class ImageKind:
 
 
 def _draw_grainy(number: int) -> bytes:
-    """Draw an image and add grain; without it, hills and sky are too smooth for the size of a photograph."""
+    """Draw an image and add grain. Without grain, hills and sky compress to fewer bytes than a photograph."""
     width, height = 1024, 768
     drawn = Image.open(io.BytesIO(draw_image(number, width, height)))
     dice = random.Random(number)  # noqa: S311  # decoration, not security
@@ -62,7 +62,7 @@ class Gallery:
         return self.size / len(self.digests)
 
     def original(self, number: int) -> bytes:
-        """Return the drawn image in the file with this number, without the comment."""
+        """Return the image in the file with this number as it was drawn, without the comment."""
         return self.originals[number % len(self.originals)]
 
 

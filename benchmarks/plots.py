@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FOLDER = Path(__file__).with_name("plots")
-#: Length of an axis relative to its longest bar; the rest is room for a label.
+#: Length of an axis relative to its longest bar. The space after the bar is for a label.
 _AXIS_TO_BAR = 1.45
-#: A bar longer than the second longest by this factor is cut off.
+#: A bar is cut off if it is more than this many times as long as the second longest bar.
 _CUT_OFF_RATIO = 3
 
 

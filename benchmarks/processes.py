@@ -19,12 +19,14 @@ import psutil
 _SAMPLE = 0.1
 #: Samples between two searches for new processes; a search is expensive.
 _SEARCH_EVERY = 10
-#: Summing up unique memory takes milliseconds. It is read when resident memory has grown by the factor `_GROWTH`, and
-#: in one of `_FULL` samples, because pages shared at first become private to a process.
+#: Reading the unique memory of all processes takes milliseconds. So it is read only when resident memory has grown by
+#: the factor `_GROWTH`, and at every `_FULL`th sample. Without the latter, we would miss pages that are shared at first
+#: and later become private to a process.
 _GROWTH, _FULL = 1.02, 50
 #: The roles of processes. A process with none of the last three roles is the command itself.
 COMMAND, REDIS, WORKERS, FLOWER = "producer", "redis", "workers", "flower"
-#: CPU time missed by all samples: of short-lived processes, and of the last tenth of a second of all others.
+#: The role for CPU time that the samples missed: short-lived processes, and the last tenth of a second of every other
+#: process.
 UNSEEN = "unseen"
 
 
@@ -32,8 +34,8 @@ UNSEEN = "unseen"
 class Measured:
     """Time, CPU and memory of a command from its start to its exit, and its output.
 
-    ``cpu`` is in seconds by role; the sum is the operating system's own count. ``peak_memory`` is in bytes: the sum of
-    the processes' unique set sizes, the memory that would be free if they ended.
+    ``cpu`` is in seconds by role. The roles add up to the total that the operating system counted. ``peak_memory`` is
+    the sum of the processes' unique set sizes, in bytes. This much memory would become free if the processes ended.
     """
 
     seconds: float
@@ -66,7 +68,7 @@ def measure(
             output, errors = process.communicate()
             seconds = time.monotonic() - started
     except BaseException:
-        # Like Ctrl-C on a terminal, so that the command ends its own children.
+        # This is like Ctrl-C on a terminal, so that the command ends its own children.
         process.send_signal(signal.SIGINT)
         process.wait()
         raise

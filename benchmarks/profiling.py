@@ -1,8 +1,9 @@
 """Profile one worker of a fleet with py-spy while it downloads small images.
 
-``python -m benchmarks.profiling`` profiles two separate runs. One samples the running threads, on a core or in the
-kernel. The other samples the thread with Python's lock (the GIL). A sample counts for the first of `_ACTIVITIES` that
-contains its innermost known frame. Writes ``benchmarks/results/profile.json``; `make docs` turns it into a table.
+``python -m benchmarks.profiling`` profiles two separate runs. In the first, py-spy samples all running threads, whether
+they run on a core or in the kernel. In the second, py-spy samples the thread that holds Python's lock (the GIL). A
+sample counts for the first of `_ACTIVITIES` that contains its innermost known frame. The shares are saved in
+``benchmarks/results/profile.json``, and `make docs` turns them into a table.
 
 py-spy does not pause the worker for a sample. After a pause, the same thread would still hold Python's lock at the next
 sample, and most samples would show the thread that takes messages.
@@ -59,8 +60,8 @@ _ACTIVITIES: dict[str, tuple[str, ...]] = {
     "Celery: receiving a task": ("celery/", "concurrent/futures/", "vine/"),
 }
 _OTHER = "the rest"
-#: Waits that py-spy counts as running: of a slot for a task, of the worker for messages, and of the batcher for more
-#: acknowledgements.
+#: Waits that py-spy counts as running: a slot waits for a task, the worker waits for messages, and the batcher waits
+#: for more acknowledgements.
 _IDLE = (
     "_worker (concurrent/futures/thread.py",
     "_epoll.poll (kombu/utils/eventio.py",

@@ -1,4 +1,4 @@
-"""Project the cost per image to the resources for a rate and the disk space of a list. Arithmetic, no measurement."""
+"""Calculate the resources for a rate, and the disk space for a list, from the cost per image. Measures nothing."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from typing import Any, Self
 from config import limits
 from producer.output.run_file import RunConfig
 
-#: Planned use of a core, for workers, Redis and the producer: queues grow long in front of a busier core.
+#: Planned utilisation of a core, from 0 to 1, for workers, Redis and the producer. If a core is busier, long queues
+#: form in front of it.
 USE = 0.7
 HOST_CORES = 16
 #: Largest number of slots per worker process.
 MOST_SLOTS = 64
-#: Images in the window per image held by the workers: a shard stays in flight until its slowest image is done.
+#: The window has this many images for each image held by a worker, because a shard stays in flight until its slowest
+#: image is done.
 AHEAD = 2
 #: Files and folders per shard besides its images: its folder, manifest, stats file and plan.
 _ENTRIES = 4
@@ -23,7 +25,7 @@ _ENTRIES = 4
 
 @dataclass(frozen=True)
 class Cost:
-    """The cost of one image: CPU in seconds, the rest in bytes."""
+    """The cost of one image. CPU is in seconds, all other fields are in bytes."""
 
     worker: float
     producer: float
@@ -34,14 +36,14 @@ class Cost:
     in_flight: float
     manifest: float
     plan: float
-    #: Seconds per shard, once, at the end.
+    #: Seconds that the summary takes per shard, once at the end of the run.
     summary: float
 
     @classmethod
     def from_result(cls, result: Mapping[str, Any]) -> Self:
         """Return the cost from a result of ``benchmarks/scale.py``.
 
-        Redis counts with the cost under its highest load, which is its lowest cost per image.
+        For Redis, this is the cost per image under its highest load. The cost per image is lowest there.
         """
         image, loads = result["image"], result["loads"].values()
         return cls(

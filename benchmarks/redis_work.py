@@ -21,7 +21,7 @@ class RedisWork:
     reads: int
     bytes_in: int
     bytes_out: int
-    #: Growth of the append-only file; less than the bytes written if Redis rewrote the file meanwhile.
+    #: Growth of the append-only file. If Redis rewrote the file meanwhile, more bytes were written.
     appended: int
     #: CPU seconds of the thread that serves all clients.
     main_thread: float

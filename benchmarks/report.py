@@ -13,7 +13,7 @@ from benchmarks.workloads import BASE, IMAGEFLEET, SIZES, WORKLOADS, Workload
 from config import limits
 
 PAGE = Path(__file__).with_name("RESULTS.md")
-#: Written by hand: the past optimisations and experiments, and the remaining costs.
+#: A page written by hand about past optimisations and experiments, and about the remaining costs.
 _PROFILE = Path(__file__).with_name("profile.md")
 #: Placeholder for a missing measurement.
 MISSING = "Not measured yet.\n"
@@ -176,7 +176,7 @@ def _submission(result: Result) -> Iterator[str]:
 
 
 def _counts(results: Mapping[str, Result]) -> Iterator[str]:
-    """Yield the table of messages, deliveries and requests; the first two need a Redis of the run."""
+    """Yield the table of messages, deliveries and requests. The first two need a run with its own Redis."""
     rows = []
     for workload in WORKLOADS:
         for name, row in results.get(workload.name, {"ways": {}})["ways"].items():
@@ -239,7 +239,7 @@ def _format_count(counts: Sequence[Mapping[str, int] | None]) -> str:
 
 
 def _machines(results: Mapping[str, Result]) -> Iterator[str]:
-    """Yield the machine and versions of each measurement; equal ones share a paragraph."""
+    """Yield a paragraph with the machine and versions for all measurements that share them."""
     same: dict[str, list[str]] = {}
     for name, result in results.items():
         machine = dict(result["machine"])

@@ -1,8 +1,8 @@
-"""Measure the cost of an image for a fleet and its Redis, and the largest rate of one Redis in images per second.
+"""Measure what an image costs a fleet and its Redis, and how many images per second one Redis can handle.
 
 ``python -m benchmarks.scale`` takes five minutes and writes ``benchmarks/results/scale.json``; `make docs` turns it
 into tables of ``docs/scale.md``. It uses a Redis with the settings of ``config/redis.conf`` and three loads, each
-heavier than the last:
+heavier than the one before:
 
 - a fleet that downloads images of 15 KB from nginx;
 - a fleet with an empty job;
@@ -33,7 +33,7 @@ from tasks.storage.store import Store
 _NAME = "scale"
 _DIFFERENT_IMAGES = 500
 _WARM_UP = 1000
-#: A run's default options, and the number of images in flight with them.
+#: The default options of a run, and the number of images in flight with these options.
 _OPTIONS = RunConfig()
 _WINDOW = _OPTIONS.window * _OPTIONS.shard_size
 _STARTS = 3
@@ -145,7 +145,7 @@ def _commands(run: RunUsage, images: int) -> dict[str, dict[str, float]]:
 
 
 def _output(out: Path, images: int) -> dict[str, float]:
-    """Return the bytes on disk per image, and the milliseconds of the summary per shard."""
+    """Return the bytes on disk per image, and the milliseconds that the summary takes per shard."""
     store, shards = Store(out), range(-(-images // _OPTIONS.shard_size))
 
     def size(name: Callable[[int], str]) -> float:

@@ -1,6 +1,7 @@
-"""Measure a producer's rate of tasks per second, from one core to a Redis with its append-only file.
+"""Measure how many tasks per second a producer on one core sends to a Redis with an append-only file.
 
-The benchmark runs the dispatcher from the plan on disk to the queue, with all shards in the window and no worker.
+The dispatcher reads the plan from disk and sends all its tasks to the queue. The window holds all shards, and there is
+no worker.
 """
 
 from __future__ import annotations
@@ -85,7 +86,7 @@ def _submit(url: str, images: int, out: Path) -> tuple[float, float]:
 
 
 def _stop_after(shards: int) -> Callable[[], None]:
-    """Return a replacement for the check of the fleet, which the dispatcher calls after each shard."""
+    """Return a function for the dispatcher to call after each shard, in place of the check of the fleet."""
     remaining = iter(range(shards - 1))
 
     def check() -> None:

@@ -29,9 +29,9 @@ from tasks.celery import IMAGE_QUEUE
 
 _HOST = "127.0.0.1"
 _BLOCK = 1 << 20
-#: Timeout of the clients' waits for each other, in seconds.
+#: Seconds for which a client waits for the other clients before it gives up.
 _TIMEOUT = 600.0
-#: Number of messages allowed to remain: a run ends before its last messages are acknowledged.
+#: Number of messages that may remain, because a run ends before its last messages are acknowledged.
 _MAX_REMAINING = 100
 #: Commands to set up a connection or to wait for other clients. They cost Redis almost nothing.
 _NOT_RECORDED = frozenset(
@@ -41,7 +41,7 @@ _NOT_RECORDED = frozenset(
 
 @dataclass(frozen=True)
 class Batch:
-    """Commands received together on one connection, and their number of replies."""
+    """Commands received together on one connection, and the number of replies to them."""
 
     connection: int
     request: bytes
@@ -52,7 +52,7 @@ class Recorder:
     """A proxy in front of Redis that records every batch, in the order of their arrival; a context manager."""
 
     def __init__(self, port: int, batches: list[Batch]) -> None:
-        """Take the port of Redis on this machine, and the list for the batches; `Recorder.port` is the proxy's own."""
+        """Take the port of Redis on this machine, and a list to add batches to. `Recorder.port` is the proxy's port."""
         self._redis_port, self._batches = port, batches
         self._server = _Server(self._serve)
         self._numbers = count(1)
@@ -159,7 +159,7 @@ def _replay(batches: Sequence[Batch], port: int, database: int, times: int, barr
             barrier.wait(_TIMEOUT)
             barrier.wait(_TIMEOUT)
             for _ in range(times):
-                # Otherwise, Celery would drop the chord parts counted already.
+                # Without this, Celery would drop the chord parts, because the round before has counted them.
                 server.flushdb()
                 client.send(batches)
                 _expect_nothing_queued(server)
@@ -177,7 +177,7 @@ class _Client:
         self._connections: dict[int, tuple[socket.socket, hiredis.Reader]] = {}
 
     def send(self, batches: Sequence[Batch]) -> None:
-        """Send all batches, each after the replies to the one before.
+        """Send all batches. Each is sent after the replies to the batch before it.
 
         Raises:
             RuntimeError: Redis refused a command.

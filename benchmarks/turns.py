@@ -22,7 +22,7 @@ from benchmarks.records import spread
 from benchmarks.ways import Job, Sweep, Way
 from benchmarks.workloads import Workload
 
-#: A sweep uses one of `_SWEEP` parts of a way's list.
+#: A sweep downloads one part of a way's list, which is divided into `_SWEEP` parts.
 _SWEEP = 4
 #: Largest number of files per image: the image, a text and its metadata.
 _FILES = 3
@@ -30,7 +30,7 @@ _FILES = 3
 
 @dataclass(frozen=True)
 class Count:
-    """The total of an event expected once per image, and its maximum for one image."""
+    """How often an event happened that is expected once per image: in total, and at most for one image."""
 
     number: int
     most: int
@@ -45,7 +45,8 @@ class Count:
 class Turn:
     """One run of one way.
 
-    ``seconds`` is from its start to its exit; ``own_seconds`` is by its own clock if it has one, otherwise the same.
+    ``seconds`` is the time from the start of the way's process to its exit. ``own_seconds`` is the time that the way
+    itself reports. If it reports none, ``own_seconds`` equals ``seconds``.
     """
 
     images: int
@@ -121,7 +122,7 @@ class _TurnRunner:
         self._turns = 0
 
     def sweep(self, name: str, way: Sweep) -> dict[str, float]:
-        """Return the images per second of each size of a way, over a part of its list."""
+        """Return the images per second of a way in each of its sizes, measured with a part of its list."""
         images = max(1, self._workload.length(name) // _SWEEP)
         return {size: images / self.run(f"{name}, {size}", one, images).seconds for size, one in way.sizes.items()}
 
@@ -185,7 +186,7 @@ def _check_space(workload: Workload, ways: Mapping[str, Way | Sweep], repeat: in
     runs = {name: repeat + (len(way.sizes) / _SWEEP if isinstance(way, Sweep) else 0) for name, way in ways.items()}
     files = sum(workload.length(name) * _FILES * times for name, times in runs.items())
     longest = max(workload.length(name) for name in ways)
-    # A file of a few bytes takes 4 KB, and a turn's folders remain.
+    # This includes 4 KB on disk even for a file of a few bytes, and the folders that remain after a turn.
     needed = 2 * longest * (workload.kind.bytes + 8192) + 50 * 2**20
     free, state = shutil.disk_usage(place).free, os.statvfs(place)
     if needed > free:

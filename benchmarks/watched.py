@@ -1,7 +1,8 @@
-"""Measure a fleet on this machine by part: a Redis with a TCP port, workers, and one producer after another.
+"""Measure each part of a fleet on this machine: a Redis with a TCP port, workers, and one producer after another.
 
-It is the docs' setup for several machines, on one machine: the settings of ``config/redis.conf``,
-plain Celery workers, ``producer run --broker``. The cost of a run is split by part, to plan each part separately.
+The fleet is set up as the docs describe for several machines, but on one machine: with the settings of
+``config/redis.conf``, plain Celery workers, and ``producer run --broker``. The cost of a run is measured for each part,
+so that each part can be planned separately.
 """
 
 from __future__ import annotations
@@ -47,7 +48,8 @@ class RunUsage:
     out: Path
     #: CPU seconds, by part.
     cpu: dict[str, float]
-    #: Bytes, by part: unique set sizes, the memory that would be free if the part's processes ended.
+    #: Bytes of memory, by part: the sum of the unique set sizes of its processes. This much would become free if they
+    #: ended.
     peak_memory: dict[str, int]
     #: Peak of the bytes allocated by Redis since its start.
     peak_allocated: int
@@ -85,9 +87,9 @@ class MeasuredFleet:
             root: folder for all files of the fleet.
             url: web server with the images ``/0.jpg``, ``/1.jpg`` and so on.
             image_count: number of images on that server.
-            include: additional modules for the workers to load.
+            include: additional modules that the workers load.
             redis_options: options for Redis on top of ``config/redis.conf``.
-            record: whether to record the commands of workers and producers to Redis in `batches`.
+            record: whether to keep in `batches` the commands that workers and producers send to Redis.
         """
         self._size, self._root, self._url, self._image_count = size, root, url, image_count
         self._include, self._redis_options, self._record = include, redis_options, record
@@ -139,7 +141,7 @@ class MeasuredFleet:
         place = Path(tempfile.mkdtemp(dir=self._root))
         source, out = place / "urls.txt", place / "out"
         with source.open("w", encoding="utf-8") as lines:
-            # There are few images; the queries make the URLs unique.
+            # There are only a few different images. The queries make the URLs unique.
             lines.writelines(f"{self._url}/{number % self._image_count}.jpg?n={number}\n" for number in range(images))
         argv = [sys.executable, "-m", "producer", "run", str(source), "--out", str(out), "--json"]
         argv += ["--broker", self._broker_url]

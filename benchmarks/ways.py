@@ -1,4 +1,4 @@
-"""Ways of downloading a list of images: imagefleet with a user's command, its peers, and the plain baselines."""
+"""Ways of downloading a list of images: imagefleet as users run it, its peers, and the plain baselines."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from pathlib import Path
 
 from benchmarks.programs import ARIA2, CURL, IMG2DATASET, PEER, REDIS, Program
 
-#: Threads of the baseline, and concurrent downloads of aria2 and curl: the number of slots of a local fleet.
+#: The baseline has this many threads, and aria2 and curl do as many downloads concurrently. It is the number of slots
+#: of a local fleet.
 THREADS = 32
 
 
@@ -31,8 +32,8 @@ class Job:
 class Way:
     """A way to download: a function from a job to its command, and variables to add to this process's environment.
 
-    Programs of imagefleet and these benchmarks print a JSON object with ``wall_seconds``. Others have no clock of their
-    own, so their time counts from start to exit.
+    Programs of imagefleet and these benchmarks print a JSON object with ``wall_seconds``. Other programs don't report a
+    time, so their time is measured from start to exit.
     """
 
     command: Callable[[Job], Sequence[str]]
@@ -48,7 +49,7 @@ class Sweep:
 
 
 def fleet(*options: str, env: Mapping[str, str] | None = None) -> Way:
-    """Return a run with a local fleet, with a user's defaults and additional options."""
+    """Return a run with a local fleet. It has the default options, and the given ones in addition."""
 
     def command(job: Job) -> list[str]:
         resize = ["--resize", "keep_ratio", "--image-size", str(job.smaller_side)] if job.smaller_side else []
@@ -64,7 +65,7 @@ def threads() -> Way:
 
 
 def img2dataset(processes: int, threads: int) -> Way:
-    """Return img2dataset with a number of processes, and of threads in each; shards have 1,000 images, as ours."""
+    """Return img2dataset with this many processes, and threads in each. As in imagefleet, shards have 1,000 images."""
 
     def command(job: Job) -> list[str]:
         resize = (

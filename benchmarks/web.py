@@ -18,7 +18,7 @@ import certifi
 from benchmarks.programs import NGINX, OPENSSL
 
 _HOST = "127.0.0.1"
-#: Seconds after which nginx flushes its access log, at the latest.
+#: nginx flushes its access log after at most this many seconds.
 _FLUSH = 1.0
 _CURVE = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2")
 
@@ -27,9 +27,9 @@ _CURVE = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
 class Site:
     """A served folder.
 
-    ``certificates`` is a PEM file to trust, with the usual certificates and the benchmark's own CA. With the
-    usual ones, a program that reads them for each image reads as many as in normal use. The file exists without TLS,
-    too.
+    ``certificates`` is a PEM file of trusted certificates: the usual ones and the benchmark's own CA. Some programs
+    read the file for each image. Because the usual certificates are in it, they read as many as in normal use. The file
+    exists even if the folder is served without TLS.
     """
 
     url: str
@@ -43,7 +43,7 @@ class Site:
         return urlsplit(self.url).netloc
 
     def new_requests(self) -> Counter[str]:
-        """Return the number of requests with a full response (200) for each path since the last call."""
+        """Return for each path how many requests got a full response (200) since the last call."""
         time.sleep(_FLUSH * 1.2)
         with self._log.open(encoding="utf-8") as log:
             log.seek(self._read)

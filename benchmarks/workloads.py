@@ -64,8 +64,8 @@ HTTPS_SMALL = Workload(
     "https, 15 KB, not resized",
     SMALL,
     {IMAGEFLEET: ways.fleet(), BASE: ways.IMG2DATASET_SIZES, "curl": ways.curl()},
-    # img2dataset gets a shorter list, because it builds a TLS context for each image. So both take a minute or more,
-    # and their startup has the same weight.
+    # img2dataset gets a shorter list, because it is slow: it builds a TLS context for each image. With these lists,
+    # both ways take a minute or more, and their startup has the same weight.
     images=80_000,
     lists={BASE: 6_000},
     tls=True,

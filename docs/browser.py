@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from playwright.sync_api import Browser, Page, sync_playwright
 
-#: The program as Debian names it; Playwright's own download is not used.
+#: The program's name on Debian. Playwright's own download is not used.
 PROGRAM = "chromium"
 _QUIET = (
     *("--disable-gpu", "--disable-quic", "--no-first-run"),
@@ -20,7 +20,7 @@ _QUIET = (
 def chromium(program: str) -> Iterator[Browser]:
     """Yield the browser, with a temporary profile of its own."""
     with sync_playwright() as playwright:
-        # Chromium's sandbox does not start as root; only pages of our own are opened.
+        # Chromium's sandbox does not start as root. It is not needed, because only our own pages are opened.
         browser = playwright.chromium.launch(
             executable_path=program, chromium_sandbox=os.geteuid() != 0, args=list(_QUIET)
         )
@@ -32,7 +32,7 @@ def chromium(program: str) -> Iterator[Browser]:
 
 @contextmanager
 def flower_page(browser: Browser, url: str, password: str, size: tuple[int, int] = (1600, 900)) -> Iterator[Page]:
-    """Yield an empty page of a size in pixels, with the login for the Flower at a URL."""
+    """Yield an empty page of this size in pixels. It logs in to the Flower at the URL."""
     width, height = size
     with browser.new_context(
         base_url=url,

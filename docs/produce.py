@@ -80,7 +80,7 @@ def reasons() -> str:
 
 
 def columns() -> str:
-    """Return the table of a manifest's columns, after those of the URL list."""
+    """Return the table of the columns that a manifest has after the columns of the URL list."""
     outcome = Outcome("00000000", Status.SUCCESS)
     ref = ShardRef("", 0)
     table = plan.decode(plan.encode([ImageRequest(0, "")], ref))
@@ -138,7 +138,7 @@ def task_events(result: Mapping[str, Any]) -> str:
 
 
 def upstream() -> str:
-    """Return the results of kombu's and Celery's own tests with our code, and the failing tests with their reasons."""
+    """Return the results of kombu's and Celery's own tests, run with our code, and the failing tests with reasons."""
     counts = json.loads(COUNTS.read_text(encoding="utf-8"))
     rows = [
         "| suite | test files, in `t/` | pass | do not pass (see below) | skipped | marked `xfail` by their authors |",

@@ -9,7 +9,8 @@ from benchmarks.projection import AHEAD, HOST_CORES, MOST_SLOTS, USE, Cost, List
 from producer.formatting import format_size
 from producer.output.run_file import RunConfig
 
-#: The purposes of the most frequent commands; the two scripts call those in brackets.
+#: The purpose of each of the most frequent commands. Purposes in brackets are those of commands called by the two
+#: scripts.
 _PURPOSES = {
     "eval": "take messages and record them as unacknowledged (`tasks/broker/reserve.lua`)",
     "evalsha": "count chord parts (Celery's script)",
@@ -71,7 +72,7 @@ def redis(result: Mapping[str, Any]) -> str:
 
 
 def loads(result: Mapping[str, Any]) -> str:
-    """Return the table of Redis's load, and the rate if Redis used a whole core."""
+    """Return the table of Redis's load, with the rate that Redis could reach if it used a whole core."""
     rows = [
         "| load | images/s | Redis's share of a core | Redis's CPU per image | rate if Redis used a whole core |",
         "|---|---|---|---|---|",

@@ -47,14 +47,14 @@ def _take(flower: FlowerAccess, path: Path) -> None:
     with chromium(program) as browser, flower_page(browser, url, flower.password, _SIZE) as page:
         page.route("**/tasks/datatable", _neutral)
         page.goto("/tasks")
-        # All images and the shard, and no running task.
+        # Wait until the page lists the tasks of all images and of the shard, and none of them is running.
         page.wait_for_function(
             "count => { const all = [...document.querySelectorAll('tbody .badge')].map(one => one.textContent);"
             " return all.length == count && !all.includes('STARTED') && !all.includes('RECEIVED') }",
             arg=_IMAGES + 1,
         )
         picture = Image.open(io.BytesIO(page.screenshot()))
-    # A page has few colours; with a palette, the file has a third of the size.
+    # A page has few colours; with a palette, the file has a third of its size.
     picture.quantize(256).save(path, optimize=True)
 
 
