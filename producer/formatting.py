@@ -9,7 +9,7 @@ _MAX_NAMES = 5
 
 
 def list_names(names: Iterable[str]) -> str:
-    """Return the first names in sorted order, and the number of further ones."""
+    """Return the first names in sorted order, and the number of names left out."""
     listed = sorted(names)
     more = len(listed) - _MAX_NAMES
     return ", ".join(listed[:_MAX_NAMES]) + (f" and {more:,} more" if more > 0 else "")

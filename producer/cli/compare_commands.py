@@ -123,7 +123,8 @@ def demo(images: int, latency: float, out: Path | None, threads: int, fleet: Fle
             for index in range(images)
         ]
         address = url.removeprefix("http://")
-        # The server runs on this machine or near the workers. A proxy may be unable to reach it there.
+        # Don't use a proxy: the demo server runs on this machine or near the workers, and a proxy may be unable to
+        # reach it.
         request = FleetRequest(fleet, quiet=as_json, allow_networks=[address], proxied=False)
         comparison = _compare(requests, url, place, RunConfig(), threads, request)
     _show_comparison(comparison, place, as_json)
@@ -171,7 +172,7 @@ def serve(host: str, port: int, latency: float, width: int, height: int) -> None
 
 @contextmanager
 def _demo_server(latency: float, images: int) -> Iterator[str]:
-    """Yield the URL of a demo server: the configured one if there is a broker, or else one started for the block."""
+    """Yield the URL of a demo server: the configured one if there is a broker, or else a new one for the block."""
     from config.settings import settings
     from producer.local_fleet.demo_process import DemoProcess
 

@@ -11,7 +11,7 @@ from rich.console import Console
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-#: Maximum width of printed text, in columns, without a terminal.
+#: Maximum width of printed text if there is no terminal, in columns.
 _PLAIN_WIDTH = 160
 
 

@@ -32,7 +32,7 @@ class FleetRequest:
     roots: Sequence[Path] = ()
     #: Whether to show no progress.
     quiet: bool = False
-    #: Addresses that a local fleet may fetch from, besides public ones; None to use the setting in its environment.
+    #: Addresses that a local fleet may fetch from, besides public ones. None: use the setting in its environment.
     allow_networks: Sequence[str] | None = None
     #: Whether a local fleet uses the proxy in its environment.
     proxied: bool = True

@@ -64,9 +64,9 @@ def main() -> NoReturn:
 def _exit(status: Any, is_comparison: bool) -> NoReturn:
     """Exit with a status. After the interruption of a comparison, don't wait for its threads.
 
-    A signal during the exit only ends the process sooner, with the same status. Python resets the
-    handlers at the very end, when Ctrl-C would kill the process and lose its exit status. So the signals are ignored
-    before that.
+    A signal during the exit only ends the process sooner, with the same status. At the very end, Python resets the
+    signal handlers. After that, Ctrl-C would kill the process and its exit status would be lost. So the signals are
+    ignored shortly before.
     """
     atexit.register(set_handler, (*END_SIGNALS, CANCEL_SIGNAL), signal.SIG_IGN)
     set_handler((*END_SIGNALS, CANCEL_SIGNAL), lambda *_: os._exit(status or 0))
@@ -103,7 +103,7 @@ def _run_command_line(result: JsonResult, debug: bool) -> Any:
 
 def _report_interruption(result: JsonResult, error: BaseException) -> None:
     """Report why the command ended early, and the command to resume its run."""
-    # The rest takes milliseconds. Ignore another Ctrl-C, so that the user still gets the command to resume.
+    # The report takes milliseconds. Ignore another Ctrl-C, so that the user still gets the command to resume.
     set_handler(END_SIGNALS, lambda *_: None)
     # Click replaces an interruption by an Abort.
     cancelled = isinstance(error.__cause__ or error, CommandCancelled) or (

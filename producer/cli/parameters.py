@@ -36,7 +36,8 @@ class Folder(click.Path):
         if value == "":
             self.fail("the folder's name is empty", param, ctx)
         if scheme := _scheme(value):
-            # Taken as a path, it would create a local folder named after the scheme, and the run would report success.
+            # A URL is not a path. If it were used as one, a local folder named after the scheme would be created, and
+            # the run would report success.
             other = "mount the storage and give the path of the mount"
             hint = "give the path without file://" if scheme == "file" else other
             self.fail(f"{scheme}:// is not supported, only folders on this machine; {hint}", param, ctx)
@@ -371,7 +372,7 @@ json_option = click.option(
     "--json",
     "as_json",
     is_flag=True,
-    # Eager, so errors in other options are reported as an object too.
+    # Eager, so that errors in other options are reported as a JSON object too.
     is_eager=True,
     callback=enable_json,
     help="Print only one JSON object to standard output, however the command ends.",

@@ -23,13 +23,13 @@ _RATE_SECONDS = 10.0
 
 @dataclass(slots=True)
 class _Clock:
-    """When a bar was first shown, and samples of its number of ended images since then, in monotonic seconds."""
+    """The start of a bar's display, and samples of its number of ended images. Times are in monotonic seconds."""
 
     started: float
     samples: deque[tuple[float, int]] = field(default_factory=deque)
 
     def rate(self, ended: int, now: float) -> float:
-        """Add the number of ended images at this time, and return the images per second of the last seconds."""
+        """Record the number of ended images at this time, and return the images per second over the last seconds."""
         # If the number went down, for example because Redis was emptied, start measuring again.
         if self.samples and ended < self.samples[-1][1]:
             self.samples.clear()
@@ -46,7 +46,7 @@ class _Bar(Progress):
     lines: tuple[str, ...] = ()
 
     def get_renderables(self) -> Iterable[RenderableType]:
-        """Yield the bars, then the lines. As columns, the lines would take space from the bar."""
+        """Yield the bars, then the lines. If the lines were columns, they would take space from the bar."""
         yield self.make_tasks_table(self.tasks)
         for line in filter(None, self.lines):
             yield Text(line, "dim")

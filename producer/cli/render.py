@@ -103,7 +103,7 @@ def _file_rows(result: RunResult) -> Iterator[tuple[RenderableType, ...]]:
 
 
 def _describe_previous_result(completion: PreviousResult, total: int) -> str:
-    """Describe the earlier command, which completed the run."""
+    """Describe the earlier command that completed the run."""
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(completion.finished_at))
     done = f"{completion.images:,} of {total:,} images in {completion.wall_seconds:.2f} seconds"
     fleet = _describe_fleet(completion.workers, completion.concurrency)

@@ -204,7 +204,7 @@ def _continue_run(run: Run, nothing: str, out: Path, request: FleetRequest) -> N
 
 
 def _note_broker_change(before: str | None, broker: str | None) -> None:
-    """Print a note if a run continues at another broker than before, or with a local fleet."""
+    """Print a note if a run continues at a different broker, or if it had a broker and continues with a local fleet."""
     from tasks.redaction import redacted
 
     url = find_broker_url(broker)
@@ -225,7 +225,8 @@ def _execute_run(run: Run, pool: WorkerPool, out: Path, quiet: bool) -> RunResul
     from producer.cli.progress_display import Display
 
     current_result().set_run(run, out)
-    # The display announces the end, not the signal handler, because the interrupted code may be printing.
+    # The signal handler does not print, because it may have interrupted code that is printing. The display announces
+    # the end instead.
     with first_signal_calls(run.finish), Display(create_console(sys.stderr), quiet) as display:
         return run.execute(pool, partial(_show_run, display))
 

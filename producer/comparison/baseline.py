@@ -1,7 +1,7 @@
 """The baselines: download the same images in a plain loop and with plain threads, without Celery.
 
-They fetch, save and collect with the same functions and limits as the fleet, so only the distribution of the work
-differs.
+They fetch, save and collect with the same functions and limits as the fleet. So the only difference is how the work is
+distributed.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ class Comparison:
     startup_seconds: float
 
     def speedup(self, way: Way) -> float:
-        """Return how many times as fast a way is as downloading one by one."""
+        """Return the speed of a way as a multiple of the speed of downloading one by one."""
         return self.ways[0].wall_seconds / way.wall_seconds if way.wall_seconds else 0.0
 
     def to_json(self) -> dict[str, Any]:

@@ -212,7 +212,7 @@ def _draw_layer(canvas: Image.Image, mood: _Mood, nearness: float, dice: random.
 
 
 def _ridge(level: float, rise: float, rough: bool, dice: random.Random) -> Ridge:
-    """Return a skyline: a function from the distance from the left to the distance from the top, in image heights.
+    """Return a skyline: a function that maps a distance from the left edge to one from the top, in image heights.
 
     It is a sum of waves, each with about twice the frequency and half the height of the one before. The waves of a
     rough skyline have sharp crests.

@@ -266,7 +266,8 @@ async def _zstd_bomb(site: Site, request: Request) -> Reply:
 
 
 def _redirect(location: str) -> Reply:
-    # Percent-encode line ends and non-ASCII letters, because a header can't hold them. Send the rest as given.
+    # Percent-encode line ends and non-ASCII letters, because a header can't hold them. Send all other characters as
+    # given.
     return page(302, "302\n", ("Location", quote(location, safe="%/:?#[]@!$&'()*+,;=~")))
 
 

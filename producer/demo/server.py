@@ -30,7 +30,7 @@ from producer.demo.pages import PAGES
 
 __all__ = ["ROUTES", "DemoError", "DemoOptions", "DemoServer", "draw_image", "serve"]
 
-_READY_LIMIT = 10_000  # images; at the default size 150 MB, and a minute of drawing
+_READY_LIMIT = 10_000  # images; at the default size, they take 150 MB and a minute to draw
 _VISITS_LIMIT = 1_000_000  # URLs remembered for the `-once` routes; the oldest is forgotten first
 _ENDS = (signal.SIGINT, signal.SIGTERM)
 
@@ -61,8 +61,9 @@ class DemoOptions:
         latency: seconds to wait before every image.
         width: default width of an image in pixels, 1 to 4096.
         height: default height of an image in pixels, 1 to 4096.
-        ready: how many images of `/list`, from the first, are drawn and cached before the server listens, so that no
-            request waits for them. At most 10,000 are drawn, about 7 ms each, and at most 256 MiB are cached.
+        ready: the server draws and caches this many images before it listens, starting with the first of `/list`. So no
+            request waits for their drawing. At most 10,000 images are drawn, each in about 7 ms. At most 256 MiB are
+            cached.
 
     Raises:
         ValueError: a value is out of its range.

@@ -2,8 +2,9 @@
 
 A message is in a queue, or in the hash of a worker's unacknowledged messages. It moves between them in one atomic step.
 So a task is lost if its message is in neither, and its part is not counted. A task goes from a queue to a worker, and
-then becomes a part. Redis is read in the same order, so that no task is missed on its way. But a task requeued
-meanwhile goes back, and may be missed. So a task counts as lost only if two inspections in a row miss it.
+then becomes a part. Redis is read in the same order, so that no task is missed on its way. But a task may be missed if
+it is requeued during the reading, because it moves in the other direction. So a task counts as lost only if two
+inspections in a row miss it.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class ChordState:
     invalid_ids: tuple[str, ...]
     #: Whether Redis has the chord's size. Without a size, a chord is never complete.
     has_size: bool
-    #: Whether its body (the collect task) was sent.
+    #: Whether the chord's body (the collect task) was sent.
     body_sent: bool
 
 
@@ -64,7 +65,7 @@ def count_parts(server: redis.Redis, group: str) -> int:
 
 
 def is_body_sent(server: redis.Redis, group: str) -> bool:
-    """Return whether a chord was complete and its body was sent."""
+    """Return whether a chord became complete, so that its body was sent."""
     return cast("str | None", server.get(_key(group, ".c"))) == "done"
 
 
@@ -74,7 +75,7 @@ def read_parts(server: redis.Redis, group: str, void: Collection[Reason]) -> Cho
     Args:
         server: a client with `decode_responses`.
         group: the id of the chord.
-        void: parts with these reasons count as invalid.
+        void: parts that failed with one of these reasons count as invalid.
     """
     pipe = server.pipeline(transaction=True)
     pipe.zrange(_key(group, ".j"), 0, -1)
@@ -119,8 +120,8 @@ def _decode_part(entry: str) -> tuple[str, Outcome | None]:
 
 
 def _queue_messages(server: redis.Redis, queue: str) -> Iterator[Any]:
-    # A message sent meanwhile is added on the left and moves the others to the right. So a message may be read twice,
-    # but is never missed.
+    # A message sent during the reading is added on the left and moves the other messages to the right. So a message may
+    # be read twice, but is never missed.
     start = 0
     while messages := cast("list[str]", server.lrange(queue, start, start + _CHUNK_MESSAGES - 1)):
         yield from map(orjson.loads, messages)

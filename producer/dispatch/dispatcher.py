@@ -42,11 +42,12 @@ from tasks.storage.store import Store
 
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
-#: Seconds of one wait for finished shards, and so also between two reports to the listener.
+#: Length of one wait for finished shards, in seconds. The listener gets a report after each wait.
 _TICK_SECONDS = 0.25
-#: Seconds between two inspections of all shards in flight. They find lost tasks, and manifests with a lost signal.
+#: Seconds between two inspections of all shards in flight. An inspection finds lost tasks, and manifests that exist
+#: although their signal was lost.
 _INSPECT_INTERVAL_SECONDS = 3.0
-#: Seconds until a manifest must be visible here after a worker reported it as written.
+#: After a worker reported a manifest as written, the manifest must be visible here within this many seconds.
 _MANIFEST_TIMEOUT_SECONDS = 30.0
 #: The longest wait for an unreachable Redis, in seconds.
 _REDIS_TIMEOUT_SECONDS = 120.0
@@ -60,7 +61,7 @@ class DispatchOptions:
 
     #: The maximum number of shards in flight.
     window: int = 1
-    #: Whether an earlier command started the run. If so, parts of the run may be done, or in Redis.
+    #: Whether an earlier command started the run. If so, parts of the run may already be done or in Redis.
     resumed: bool = False
     #: The failure reasons to retry in a later revision.
     retried: Collection[str] = ()
@@ -123,8 +124,8 @@ class Dispatcher:
     def _images_in_flight(self) -> int:
         """Return the approximate number of images in flight."""
         shards = list(self._in_flight.values())
-        # The chords were counted at the last inspection. The workers' sums are newer, but in a resumed run they may
-        # include images of an earlier command.
+        # The counts of the chords are from the last inspection. The workers' sums are newer, but in a resumed run the
+        # sums may include images of an earlier command.
         images = sum(max(shard.images - shard.counted, 0) for shard in shards)
         if not self._dispatch.resumed:
             sent = sum(shard.images for shard in shards)
@@ -152,7 +153,8 @@ class Dispatcher:
             while self._in_flight or not (self._finishing.is_set() or self._all_sent()):
                 if self._can_send():
                     self._send_next(self._sent)
-                # Don't wait between two sends: shards would stay unwatched for too long while a large window fills.
+                # Don't wait between two sends. Otherwise, a large window would take long to fill, and sent shards would
+                # stay unwatched for too long.
                 self._watch(0.0 if self._can_send() else _TICK_SECONDS)
                 if self._finishing.is_set() and self._in_flight and self._is_drained():
                     break
@@ -213,7 +215,7 @@ class Dispatcher:
                 self._complete_if_done(in_flight)
         if inspect_all:
             self._inspected_at = time.monotonic()
-            # While the run ends early, dropped tasks are not lost tasks.
+            # If the run is ending early, workers drop its tasks on purpose, so missing tasks are not lost.
             if not self._finishing.is_set():
                 self._with_redis(self._resend_lost)
 
@@ -221,7 +223,7 @@ class Dispatcher:
         """Note that a worker has reported a manifest as written.
 
         Raises:
-            CommandError: the signal is an error of a collect task.
+            CommandError: the signal reports an error of a collect task.
             RunInterruptedError: the signal cancels the run.
         """
         if signal == CANCEL:
@@ -257,7 +259,7 @@ class Dispatcher:
     def _resend_lost(self) -> None:
         """Inspect the shards in flight, and send their lost tasks again."""
         # A live worker requeues a dead worker's tasks once it has been in contact with Redis for long enough. The
-        # producer does the same, in case no worker has.
+        # producer requeues them too, in case no worker has been in contact for that long.
         self._contact.record_reply()
         if self._contact.is_long_enough:
             requeue.requeue_from_dead_workers(self._server)
@@ -351,7 +353,8 @@ class Dispatcher:
         while True:
             try:
                 if has_failed:
-                    # Redis may come back empty. Workers drop the tasks of a run without a record, so write it first.
+                    # Redis may come back empty. Workers drop the tasks of a run without a record, so write the record
+                    # first.
                     self._renew_record()
                 return operation()
             except (redis.RedisError, OperationalError, BatchPublishError) as error:
@@ -370,7 +373,8 @@ class Dispatcher:
                 if self._last_progress is not None:
                     self._report_progress(replace(self._last_progress, note=f"{problem.note}. {problem.hint}"))
                 if problem.answered:
-                    # If the server has become a replica, it keeps its connections. New ones lead to the new master.
+                    # If the server has become a replica, the old connections stay open but are useless. New connections
+                    # lead to the new master.
                     transport.disconnect_pools()
                     app.backend.client.connection_pool.disconnect()
                 time.sleep(1)

@@ -16,7 +16,7 @@ import redis
 from tasks.broker import liveness
 from tasks.celery import DRAIN, app
 
-#: Seconds between two control commands to the workers, and to wait for the replies to one.
+#: Seconds between two control commands to the workers, and seconds to wait for the replies to a command.
 _ASK_INTERVAL_SECONDS = 0.5
 _REPLY_SECONDS = 1.0
 #: Seconds to wait for a worker that sends heartbeats but no reply.
@@ -24,8 +24,8 @@ _SILENT_SECONDS = 10.0
 #: Seconds to wait beyond an image's deadline. This covers a download that began just before the end, and
 #: its manifest.
 _GRACE_SECONDS = 5.0
-#: The workers must report no work this many times in a row, because a task can be between two slots, or a manifest
-#: about to be written.
+#: The workers must report no work this many times in a row, because a task can be on its way between two slots, or a
+#: manifest can be about to be written.
 _IDLE_REPLIES = 2
 
 
@@ -85,6 +85,6 @@ class Drain:
 
 
 def _parse_reply(said: Any) -> tuple[int, int]:
-    """Return the number of images and shards in a worker's reply: none for a worker of another version."""
+    """Return the numbers of images and shards in a worker's reply. Both are 0 for a worker of another version."""
     known = said if isinstance(said, dict) else {}
     return int(known.get("images", 0)), int(known.get("shards", 0))

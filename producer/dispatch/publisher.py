@@ -1,6 +1,6 @@
 """Publish the tasks of a shard as a Celery chord: one task for each image, and a collect task as its body.
 
-``chord().apply_async`` would send the same messages. Here they are sent in batches of one kombu producer, which is
+``chord().apply_async`` would send the same messages. Here, a single kombu producer sends them in batches, which is
 several times as fast. All ids are derived from the run and the image, and Celery counts a chord's parts by id. So a
 batch that failed halfway can be sent again.
 """
@@ -54,7 +54,7 @@ class ChordPublisher:
         return f"{self._run_id}.{self.image_key(request)}{self._revision_suffix}"
 
     def _body_kwargs(self, size: int) -> dict[str, Any]:
-        """Return the collect task's arguments for a later revision and a later producer epoch; none for the first."""
+        """Return the collect task's arguments about a later revision or producer epoch; empty in the first ones."""
         later_revision = {"revision": self._options.revision, "count": size} if self._options.revision else {}
         next_epoch = {"epoch": self._options.epoch} if self._options.epoch else {}
         return {**later_revision, **next_epoch}
@@ -65,7 +65,7 @@ class ChordPublisher:
         return dict(Signature(COLLECT_SHARD, kwargs=kwargs, options={"task_id": self.body_id(shard)}, app=app))
 
     def publish_body(self, shard: int, outcomes: Sequence[Outcome], size: int) -> None:
-        """Send a chord's body directly, for a chord that has all its Outcomes but did not send its body."""
+        """Send the body of a chord that has all its Outcomes but did not send its body itself."""
         app.send_task(
             COLLECT_SHARD,
             args=([outcome.to_json() for outcome in outcomes],),
@@ -84,7 +84,7 @@ class ChordPublisher:
 
         Args:
             shard: the shard.
-            requests: all requests of the shard: the chord's parts, in order.
+            requests: all requests of the shard, in order. Each is a part of the chord.
             sent: the requests to send tasks for.
             recover: whether the tasks check for an existing image first.
         """
@@ -94,14 +94,15 @@ class ChordPublisher:
         if recover:
             kwargs["recover"] = True
         app.backend.set_chord_size(group, size)
-        # A chord counts each part by its place.
+        # The place of a request among all requests of the shard identifies its part in the chord.
         wanted = {request.index for request in sent}
         reply_to = app.thread_oid
         with app.producer_or_acquire() as producer, producer.batch(_BATCH_MESSAGES):
             for place, request in enumerate(requests):
                 if request.index not in wanted:
                     continue
-                # A worker refuses a URL longer than the limit. One character over the limit is enough for that.
+                # A worker refuses a URL longer than the limit. To be refused, a URL needs only one character more than
+                # the limit.
                 url = request.url[: MAX_LENGTH + 1]
                 previous = {} if request.previous is None else {"previous": request.previous.to_json()}
                 # Like `send_task`, but without looking up the route and the options again for each image.

@@ -30,8 +30,8 @@ _log = logging.getLogger(__name__)
 #: to the maximum.
 _SUSPECT_AFTER_SECONDS = 8.0
 _MAX_SUSPECT_AFTER_SECONDS = 60.0
-#: How often a shard's tasks are resent before the shard ends with the Outcomes it has. If its collect task is then
-#: lost, it is resent once more.
+#: How often a shard's tasks are resent before the shard ends with the Outcomes it has. If its collect task is lost
+#: after that, the collect task is resent once more.
 _MAX_RESENDS = 5
 
 
@@ -46,14 +46,14 @@ class ShardInFlight:
     shard: int
     images: int
     signalled_at: float | None = None
-    #: The number of counted parts at the last inspection, and the time of their last change.
+    #: The number of counted parts at the last inspection, and the time at which the shard last changed.
     counted: int = 0
     changed_at: float = field(default_factory=time.monotonic)
-    #: Seconds without a change after which the shard is inspected.
+    #: The shard is inspected after this many seconds without a change.
     suspect_after: float = field(default_factory=lambda: _SUSPECT_AFTER_SECONDS)
     #: The ids of the tasks missing at the last inspection.
     missing: frozenset[str] = frozenset()
-    #: How often its tasks were resent.
+    #: How often the shard's tasks were resent.
     resends: int = 0
 
     def record_change(self) -> None:
@@ -81,11 +81,11 @@ class ShardRecovery:
     def adopt(self, in_flight: ShardInFlight, requests: Sequence[ImageRequest]) -> None:
         """Send the missing tasks of a shard of a resumed run; leave its tasks in flight alone.
 
-        Tasks sent here first check whether their image's file exists. They also do this in the first command of a later
-        revision. A command that resumes the revision sends tasks in the same way, and knows no more about saved images.
-        The check costs nothing if no file exists. A failed image usually has none, because its collect task removed
-        every file without an Outcome. But a late duplicate of an earlier task may have saved the image since then. Its
-        file is a regular result, and getting it is the purpose of the revision.
+        Tasks sent here first check whether their image's file exists. They do so even in the first command of a later
+        revision, because this command knows as much about saved images as a command that resumes the revision. The
+        check costs nothing if no file exists. A failed image usually has none, because its collect task removed every
+        file without an Outcome. But a late duplicate of an earlier task may have saved the image since then. That file
+        is a regular result, and the purpose of the revision is to get such results.
         """
         if self._pending_before is None:
             self._pending_before = chord_state.pending_task_ids(
@@ -96,7 +96,7 @@ class ShardRecovery:
             self._resend(in_flight, requests, chord, self._pending_before)
             in_flight.resends = 0
         elif chord.invalid:
-            # These parts come from the end of the last command. Their images are in flight again.
+            # The invalid parts were counted when the last command ended. Their images are in flight again.
             chord_state.reset_parts(self._server, self._publisher.group_id(in_flight.shard), chord)
 
     def resend_lost(self, shards: Collection[ShardInFlight], timing: Timing) -> None:
@@ -170,7 +170,8 @@ class ShardRecovery:
             )
         outcomes = list(chord.outcomes.values())
         missing = [request for request in requests if self._publisher.task_id(request) not in chord.outcomes]
-        # A chord counts no more parts after its body was sent, or without its size. So tasks in flight are lost too.
+        # A chord counts no more parts once its body was sent, or if it has no size. So its tasks in flight are lost
+        # too.
         dead_chord = chord.body_sent or not chord.has_size
         lost = [request for request in missing if dead_chord or self._publisher.task_id(request) not in pending]
         if lost and in_flight.resends > _MAX_RESENDS:

@@ -31,7 +31,7 @@ class RunRecord:
         """Write the record: at the start, every hour, and when Redis has lost it.
 
         Returns:
-            Whether Redis had lost it.
+            Whether Redis had lost the record.
         """
         now = time.monotonic()
         known = bool(self._renewed_at) and now - self._renewed_at < _RENEW_INTERVAL_SECONDS
@@ -39,8 +39,8 @@ class RunRecord:
             return False
         record = json.dumps(self._options.to_json())
         key, lifetime = keys.run(self._options.run_id), limits.RUN_RECORD_TTL
-        # This writes, although a read would show the same: if Redis is full, can't save or is a replica, only writes
-        # are refused. Without this write, the producer would not learn why no image ends.
+        # A read would also show whether the record exists. But if Redis is full, can't save or is a replica, it refuses
+        # only writes. Without this write, the producer would not learn why no image ends.
         if known and self._server.set(key, record, ex=lifetime, xx=True):
             self._seen_at = now
             return False

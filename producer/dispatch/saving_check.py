@@ -17,11 +17,11 @@ class SavingCheck:
     def __init__(self, store: Store, unfit: UnfitWorkers) -> None:
         """Take the run's folder, and its unfit workers with their reasons."""
         self._store, self._unfit = store, unfit
-        #: The numbers of saved and unsaved images when the last image was saved.
+        #: The numbers of saved images, and of images that could not be saved, when the last image was saved.
         self._saved = self._unsaved = 0
 
     def update(self, saved: int, unsaved: int) -> None:
-        """Take the workers' counts of saved and unsaved images.
+        """Take the workers' counts of saved images, and of images that could not be saved.
 
         Raises:
             CommandError: too many images in a row could not be saved.

@@ -44,7 +44,7 @@ class UnfitWorkers:
 
     @property
     def note(self) -> str:
-        """A note on them for the user during the run; empty if there are none."""
+        """A note on the unfit workers for the user during the run; empty if there are none."""
         if not self._found:
             return ""
         return f"workers that leave this run to other workers: {list_names(map(str, self._found.values()))}"
@@ -52,8 +52,9 @@ class UnfitWorkers:
     def refresh(self, last: bool = False) -> None:
         """Read the workers' reports, and log a warning for each newly unfit worker.
 
-        A short network failure is not worth a warning, so two reads in a row must find it, or the last read.
-        If all workers are unfit, there is no warning: no worker takes over tasks, and the failed images show why.
+        A short network failure is not worth a warning. So a worker must be found unfit by two reads in a row, or by the
+        last read. If all workers are unfit, there is no warning: no worker takes over tasks, and the failed images show
+        why.
         """
         reports = {
             name: json.loads(text)

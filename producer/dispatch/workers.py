@@ -32,7 +32,7 @@ SHARE_HINT = "Give workers and producer the same shared folder under the same pa
 CROWDED_HINT = (
     "Start them with a smaller -c (--concurrency), or raise the limit: `ulimit -n`, or LimitNOFILE= in systemd."
 )
-#: Seconds to wait for the workers' replies before a run: about themselves, and about its folder.
+#: Seconds to wait before a run for the workers' replies about themselves, and for their replies about its folder.
 _INFO_SECONDS, _PROBE_SECONDS = 1.0, 5.0
 
 
@@ -65,11 +65,11 @@ class WorkerInfo:
 class WorkerSurvey:
     """The workers that replied before a run, grouped by their fitness for it."""
 
-    #: Workers that can save its images.
+    #: Workers that can save the run's images.
     fit: Sequence[WorkerInfo] = ()
-    #: Workers that can't. They leave its images to the fit ones.
+    #: Workers that can't save the run's images. They leave the images to the fit workers.
     unfit: Sequence[UnfitWorker] = ()
-    #: Workers of an incompatible version, which take none of its tasks.
+    #: Workers of an incompatible version. They take none of the run's tasks.
     others: Sequence[WorkerInfo] = ()
     #: Whether the run skips the verification of server certificates.
     insecure: bool = False
@@ -142,7 +142,7 @@ def _find_troubles(out: Path, workers: Sequence[WorkerInfo]) -> dict[str, ProbeR
 
     A worker without a reply may be busy, and counts as able to use it.
     """
-    # `compare` creates the folder later, so probe the nearest existing one.
+    # `compare` creates the folder later, so probe its nearest existing parent folder.
     store = Store(next(folder for folder in (out, *out.parents) if folder.is_dir()))
     token = folder_probe.new_token()
     try:
@@ -205,7 +205,8 @@ def probe_folder_at_workers(
         if not silent:
             raise _AllRepliedError
 
-    # The `limit` of `broadcast` counts messages, and one message may bring several replies. So end by an exception.
+    # The `limit` of `broadcast` counts messages, and one message may bring several replies. So an exception ends the
+    # wait instead.
     with suppress(_AllRepliedError):
         app.control.broadcast(PROBE_FOLDER, question, reply=True, timeout=seconds, callback=take_reply)
     return {name: results[name] for name in names}
@@ -250,7 +251,7 @@ def clock_ahead(there: float, sent: float, received: float) -> float:
         sent: our time before.
         received: our time after.
     """
-    # However long the reply took, a correct clock shows a time between the two.
+    # However long the reply took, a correct clock shows a time between ``sent`` and ``received``.
     return max(0.0, there - received) + min(0.0, there - sent)
 
 
@@ -267,7 +268,7 @@ def _group_by_trouble(unfit: Sequence[UnfitWorker]) -> str:
 
 
 def _parse_worker_info(name: str, about: Any, sent: float, received: float) -> WorkerInfo:
-    """Parse a reply about a worker. It may be of any version, or not from imagefleet."""
+    """Parse a reply about a worker. The worker may have any version of imagefleet, or run other software."""
     said = about if isinstance(about, dict) else {}
     queues, roots, clock, slots = (said.get(key) for key in ("queues", "store_roots", "time", "slots"))
     troubles = said.get("troubles")

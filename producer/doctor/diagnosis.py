@@ -1,7 +1,7 @@
 """Diagnose a setup: check the settings, the broker, the workers, the clocks and the output folder.
 
-`diagnose` returns findings with their remedies, whatever is broken. It changes nothing: it writes a test file to the
-output folder for the workers to find, and removes the file afterwards.
+`diagnose` returns findings with their remedies, whatever is broken. It leaves everything unchanged. It writes a test
+file to the output folder for the workers to find, but removes the file afterwards.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from tasks.redaction import redacted
 from tasks.storage import folder_probe
 from tasks.storage.store import Store
 
-#: Seconds to wait for further workers' descriptions of themselves, counted from the last answer.
+#: After a worker has described itself, wait this many seconds for further workers.
 _INFO_SECONDS = 2.0
 #: Timeout in seconds for connecting to a proxy.
 _PROXY_SECONDS = 3.0
@@ -87,7 +87,7 @@ def diagnose(url: str | None, out: Path | None) -> Diagnosis:
 
 @dataclass(frozen=True, slots=True)
 class _ProbedFolder:
-    """An output folder during a diagnosis. ``token`` identifies its test file; None if none could be written."""
+    """An output folder during a diagnosis. ``token`` identifies its test file; None if no file could be written."""
 
     path: Path | None
     token: str | None
@@ -159,7 +159,7 @@ def _network_setting_findings(local: bool) -> list[Finding]:
         if proxy is not None:
             Guard().connect_to_proxy(proxy.host, proxy.port, _PROXY_SECONDS).close()
     except SettingsError:
-        # `validate` has reported it.
+        # `validate` has already reported this error.
         pass
     except FetchError as error:
         wrong.append(f"IMAGEFLEET_PROXY: {error}")

@@ -33,9 +33,10 @@ from tasks.storage.store import TEMPORARY_FOLDER, Store
 _MIN_BYTES = 8 * 1024**2
 #: Free bytes to ask for if a run's size is unknown.
 _ENOUGH_BYTES = 1024**3
-#: Free inodes: fewer than the first number are too few for a shard. The second number is enough for a few shards.
+#: Numbers of free inodes. The first number is the minimum for a shard. The second is enough for a few shards.
 _MIN_FILES, _ENOUGH_FILES = 1_000, 20_000
-#: Time limit in seconds for checking the plan's files, and for the manifests. At least one of each is checked.
+#: Time limit in seconds for checking the plan files, and again for checking the manifests. At least one file of each
+#: kind is checked.
 _READ_SECONDS = 5.0
 #: The file written by `compare` above the folders of its three ways.
 COMPARISON = "comparison.json"
@@ -151,7 +152,7 @@ def _inspect_run(store: Store) -> _RunFindings:
     run = _InspectedRun(record, store, shards, producer)
     findings = [_state_finding(run)]
     findings += _failure_findings(record, store)
-    # A complete run no longer needs its plan, but a retry does.
+    # A complete run no longer needs its plan, but a retry of the run does.
     needed = Level.WARN if record.state is State.COMPLETE and len(done) == shards else Level.BAD
     gone = [shard for shard in range(shards) if plan.name(shard) not in plans]
     read_plan = _read_files(set(range(shards)) - set(gone), lambda shard: load_plan(shard, store, record.id))
@@ -191,7 +192,7 @@ def _no_run_finding(store: Store) -> Finding:
 
 
 def _is_comparison_folder(store: Store) -> bool:
-    """Return whether a folder without a run holds a baseline, by its own files or the ``comparison.json`` above it."""
+    """Return whether a folder without a run holds a baseline. Its files or a ``comparison.json`` above it show this."""
     for name in (plan.name(0), manifest.name(0)):
         # A baseline's files have an empty run id.
         with suppress(StorageError, CorruptShardFileError):
@@ -252,7 +253,7 @@ class _ReadResult:
 
 
 def _read_files(shards: Iterable[int], read: Callable[[int], object]) -> _ReadResult:
-    """Read each shard's file, in scrambled order and for a limited time, so that a large run is checked by a sample."""
+    """Read the files of shards in scrambled order, for a limited time. So a sample is checked if the run is large."""
     listed = sorted(shards, key=lambda shard: (shard * 0x9E3779B1) % 2**32)
     ends = time.monotonic() + _READ_SECONDS
     broken: dict[int, CommandError] = {}
@@ -306,7 +307,7 @@ def _manifests_finding(run: _InspectedRun, reading: _ReadResult) -> Finding:
 
 
 def _images_finding(record: RunFile, store: Store, missing: Mapping[int, int]) -> Finding:
-    """Report images listed in manifests but missing, with their number for each shard."""
+    """Report images that manifests list but that are missing on disk, with their number for each shard."""
     lacking = list_names(f"{shard_name(shard)} ({number:,})" for shard, number in missing.items())
     found = f"{pluralized(sum(missing.values()), 'image')} listed in manifests are missing, in shards {lacking}"
     resized = record.options.fetch.resize.mode is not ResizeMode.NO

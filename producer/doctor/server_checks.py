@@ -18,18 +18,18 @@ from tasks.broker.redis_errors import redis_problem
 _MIN_VERSION = (6, 2)
 #: The share of `maxmemory` above which the memory check warns.
 _FULL_MEMORY_RATIO = 0.8
-#: An id no run has.
+#: An id that no run has.
 _NO_RUN = "none"
 _CONF_HINT = "config/redis.conf has the recommended settings."
 
 
 def server_findings(info: Mapping[str, Any]) -> list[Finding]:
-    """Check version, persistence, eviction and memory in a server's INFO reply. Missing values are unknown."""
+    """Check version, persistence, eviction and memory in a server's INFO reply. Missing values count as unknown."""
     return [_version_finding(info), _append_only_finding(info), _policy_finding(info), _memory_finding(info)]
 
 
 def connections_finding(info: Mapping[str, Any], workers: int) -> Finding:
-    """Check whether the server accepts enough more connections for a producer and this number of workers."""
+    """Check whether the server can accept as many further connections as a producer and this many workers need."""
     name, free = "connections", broker_client.free_connections(info)
     if free is None:
         return _unknown_finding(name, "Check `maxclients` on the server.")

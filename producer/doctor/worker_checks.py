@@ -13,7 +13,7 @@ from producer.formatting import list_names, pluralized
 from tasks.celery import IMAGE_QUEUE, PROTOCOL, SHARD_QUEUE
 from tasks.storage.folder_probe import ProbeResult
 
-#: Seconds to wait for further workers' answers about the folder, counted from the last answer.
+#: After a worker has answered about the folder, wait this many seconds for further workers.
 _PROBE_SECONDS = 10.0
 _CLOCK_HINT = "Synchronize the clocks of all hosts with NTP."
 _START_HINT = (
@@ -67,7 +67,8 @@ def clocks_finding(ahead: Mapping[str, float]) -> Finding:
     """Check whether all clocks agree.
 
     Args:
-        ahead: for each other clock, by its owner, the seconds it is ahead of this machine's; negative if it is behind.
+        ahead: the seconds by which each other clock is ahead of this machine's clock, by the other clock's owner.
+            Negative if it is behind.
     """
     clocks = {"this machine": 0.0, **ahead}
     first, last = max(clocks, key=clocks.__getitem__), min(clocks, key=clocks.__getitem__)
@@ -103,7 +104,7 @@ def worker_folder_findings(out: Path, seen: Mapping[str, ProbeResult | None]) ->
         if result is not None and not result.writable:
             troubles.setdefault((result.error, worker_queries.folder_hint(result)), []).append(worker)
     for (error, todo), workers in troubles.items():
-        # A run can use the other workers.
+        # If other workers are fit, this is only a warning, because a run can use them.
         findings.append(Finding(name, Level.WARN if fit else Level.BAD, f"{list_names(workers)}: {error}", todo))
     known = {worker: result.free for worker, result in seen.items() if result is not None and result.free is not None}
     if known:

@@ -44,7 +44,7 @@ _FLOWER_PORT = 5555
 _SERVER_DESCRIPTORS, _MAX_CLIENTS = 32, 10_000
 #: Connections of the producer, and of Flower.
 _OTHER_CONNECTIONS = broker_client.PRODUCER_CONNECTIONS + 12
-#: Settings for other commands' broker, which a local fleet must not use.
+#: Settings for the broker of other commands. A local fleet must not use them.
 _UNSET_BROKER_SETTINGS = {
     "IMAGEFLEET_BROKER_PASSWORD_FILE": "",
     "IMAGEFLEET_BROKER_SENTINEL_PASSWORD_FILE": "",
@@ -94,7 +94,8 @@ class Fleet:
                 environment's IMAGEFLEET_ALLOW_NETWORKS, like any worker.
             flower: whether to start Flower on a port of 127.0.0.1. The workers then send it events, unless the
                 environment's IMAGEFLEET_TASK_EVENTS turns them off.
-            previous_run_folders: folders of previous runs with images to reuse. The workers use them for nothing else.
+            previous_run_folders: folders of previous runs with images to reuse. The workers use these folders for
+                nothing else.
             proxied: whether the workers use IMAGEFLEET_PROXY.
 
         Raises:
@@ -115,7 +116,7 @@ class Fleet:
         started = time.monotonic()
         with ExitStack() as stack:
             self._supervisor = stack.enter_context(SupervisorClient())
-            # Only this fleet's workers write below these roots, so leftovers of a killed one can be removed.
+            # Only this fleet's workers write to these folders, so files left there by a killed worker can be removed.
             self._supervisor.remove_at_end(*(root / TEMPORARY_FOLDER for root in self._store_roots))
             self._start_server()
             if self._with_flower:
@@ -149,7 +150,7 @@ class Fleet:
 
     @property
     def restarts(self) -> dict[str, int]:
-        """The number of restarts of each process, by name, without those with none."""
+        """The number of restarts by process name. Processes that were never restarted are left out."""
         return dict(self._supervisor.restarts)
 
     @property
@@ -175,7 +176,8 @@ class Fleet:
         argv = [server_binary(), str(REDIS_CONF)]
         for name, value in options.items():
             argv += [f"--{name}", value]
-        # Its append-only file is in the folder, so a restart restores the data. Redis replaces a stale socket itself.
+        # The append-only file of Redis is in the folder, so a restart restores the data. Redis itself replaces a stale
+        # socket.
         self._supervisor.start("redis", argv, {}, _SERVER_GRACE_SECONDS, restart=True)
         with broker_client.client(self.broker_url, retry=False) as server:
             self._wait_for("redis", partial(_server_answers, server), "Give the URL of a running Redis with --broker.")
@@ -204,7 +206,7 @@ class Fleet:
             "IMAGEFLEET_STORE_ROOTS": ",".join(str(root) for root in (*self._store_roots, *self._previous_run_folders)),
         }
         if not self._with_flower:
-            # Without Flower nothing reads the events, which cost up to three messages per image.
+            # Without Flower, nothing reads the events. They would cost up to three messages per image.
             env["IMAGEFLEET_TASK_EVENTS"] = "off"
         if self._allow_networks is not None:
             env["IMAGEFLEET_ALLOW_NETWORKS"] = ",".join(self._allow_networks)
@@ -218,7 +220,8 @@ class Fleet:
         from tasks.celery import app, use_broker
 
         use_broker(self.broker_url)
-        # A worker that does not listen yet misses a ping. So repeat pings soon, and less often if the start takes long.
+        # A worker that does not listen yet misses a ping. So repeat the ping soon, and wait longer each time if the
+        # start takes long.
         timeouts = (min(_PING_SECONDS * 1.2**number, 1.0) for number in count())
         self._wait_for(
             names[0],
@@ -272,8 +275,9 @@ def _assign_cores(workers: int) -> list[int | None]:
     """Return the core to pin each worker to; None to let the system choose.
 
     A worker's threads share the interpreter lock, so they use one core at a time. Passing the lock to a thread on
-    another core often takes longer than the work done there, yet the system spreads the threads over the cores. With
-    fewer workers than cores, no worker is pinned: resizing releases the lock, so a worker can use several cores.
+    another core often takes longer than the work done there. Nevertheless, the system spreads the threads over the
+    cores. No worker is pinned if there are fewer workers than cores. Then a worker can use several cores, because
+    resizing releases the lock.
     """
     allowed = cores()
     if not hasattr(os, "sched_setaffinity") or workers < len(allowed):

@@ -1,9 +1,9 @@
 """The supervisor of a local fleet: starts its server and workers, and ends them when the producer has ended.
 
-``producer.local_fleet.supervisor_client`` starts it in a new session, where a terminal's Ctrl-C reaches neither it
-nor its child processes. As their parent, it certainly signals the right processes. Its standard input is
-a pipe from the producer. However the producer ends, even by SIGKILL, the pipe closes. Then the supervisor ends all
-processes, in reverse order of their start, and removes their folders.
+``producer.local_fleet.supervisor_client`` starts it in a new session, where a terminal's Ctrl-C reaches neither it nor
+its child processes. Because the supervisor is the parent of these processes, its signals always reach the right ones.
+Its standard input is a pipe from the producer. However the producer ends, even by SIGKILL, the pipe closes. Then the
+supervisor ends all processes, in reverse order of their start, and removes their folders.
 
 This script uses only the standard library, so it starts in a few milliseconds.
 
@@ -47,12 +47,14 @@ class RestartIntensity:
     seconds: float
 
 
-#: For killed processes. The cause is often outside of them: a few bad images may kill a dozen workers within a minute.
+#: The limit for killed processes. The cause is often outside the process: a few bad images may kill a dozen workers
+#: within a minute.
 KILLED = RestartIntensity(100, 600.0)
-#: For processes exiting with a status. They will most likely exit again, for example because of a wrong setting.
+#: The limit for processes that exit with a status. They will most likely exit again, for example because of a wrong
+#: setting.
 EXITED = RestartIntensity(3, 60.0)
-#: Seconds before a restart: the first delay, doubled for each earlier end of the process in the last minute, up to the
-#: maximum.
+#: The first and the maximum delay before a restart, in seconds. The delay doubles for each earlier end of the process
+#: in the last minute.
 _FIRST_DELAY_SECONDS, _MAX_DELAY_SECONDS = 0.05, 1.0
 
 
@@ -115,7 +117,7 @@ class Supervisor:
             self._folders.extend(command["remove"])
 
     def restart_exited(self) -> None:
-        """Restart the processes that ended unexpectedly; report each process that may not be restarted, once."""
+        """Restart the processes that ended unexpectedly. Report once each process that may not be restarted."""
         now = time.monotonic()
         for child in list(self._children):
             code = child.process.poll()
@@ -188,7 +190,7 @@ def _stop_processes(together: list[Child], grace: float) -> None:
 
 
 def _send_report(report: dict[str, Any]) -> None:
-    # If the producer has already ended, the report is not needed.
+    # If the producer has already ended, it does not need the report.
     with suppress(BrokenPipeError):
         sys.stdout.write(json.dumps(report) + "\n")
         sys.stdout.flush()

@@ -34,12 +34,12 @@ class SupervisorClient:
 
     def __init__(self) -> None:
         self.folder = _private_folder()
-        #: The process ids, by name; after a restart, the new one.
+        #: The ids of the current processes, by name. A restart changes the id.
         self.pids: dict[str, int] = {}
-        #: The number of restarts by name, without those never restarted.
+        #: The number of restarts by process name. Processes that were never restarted are left out.
         self.restarts: dict[str, int] = {}
         self._exits: dict[str, str] = {}
-        #: The last exit, by name, of processes restarted after an exit with a status.
+        #: For processes that exited with a status and were restarted: a description of the last exit, by name.
         self._failed_exits: dict[str, str] = {}
         self._lock = threading.Lock()
         self._process = subprocess.Popen(
@@ -180,7 +180,7 @@ def _private_folder() -> Path:
     folder = Path(tempfile.mkdtemp(prefix="imagefleet-"))
     if len(os.fsencode(folder / "redis.sock")) > _SOCKET_PATH_LIMIT:
         folder.rmdir()
-        folder = Path(tempfile.mkdtemp(prefix="imagefleet-", dir="/tmp"))  # short
+        folder = Path(tempfile.mkdtemp(prefix="imagefleet-", dir="/tmp"))  # a short path
     return folder
 
 

@@ -25,7 +25,8 @@ def prepare_output(out: Path) -> Store:
     try:
         store.root.mkdir(parents=True, exist_ok=True)
         if RunFile.find_run_file(store) is not None:
-            # Check this before touching its files, and before reporting an active run as an old one.
+            # Check for another producer first: before the folder's files are touched, and before an active run is
+            # reported as an old one.
             lock.check_unlocked(store)
         store.replace(_PROBE, b"")
         store.remove(_PROBE)
@@ -91,7 +92,7 @@ def existing_run(out: Path) -> Store:
             "Give the folder that the run was started with (--out).",
         )
     store = Store(out.resolve())
-    # Check before locking, which would leave a lock file in an unrelated folder.
+    # Check before locking, because locking would leave a lock file in an unrelated folder.
     RunFile.require(store)
     return store
 

@@ -2,8 +2,9 @@
 
 The lock is ``flock`` on ``OUT/.lock``: the kernel releases it when its holder ends for any reason. It works between
 processes, between containers with a shared folder, and over NFS (unless mounted with ``local_lock``). Once a process
-has the lock, it describes itself in the file as JSON. The file stays when the lock is released. Only the holder may
-remove it (`discard`). So a new holder checks whether the file that it has opened is still the file at this path.
+has the lock, it describes itself in the file as JSON. The file stays when the lock is released. Only the holder of the
+lock may remove the file (`discard`). So a new holder checks whether the file it has opened is still the file at this
+path.
 
 On a file system without such locks, a second producer is not detected. A warning says so, and the command continues.
 Even with two producers no file is partial. At worst, images are downloaded twice.
@@ -32,10 +33,11 @@ from tasks.storage.store import PRIVATE_MODE, Store
 NAME = ".lock"
 _log = logging.getLogger(__name__)
 _UNSUPPORTED = frozenset({errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
-#: Seconds to retry a held lock: a killed holder takes a moment to end, and a check also holds the lock for a moment.
+#: Retry a held lock for this many seconds. A killed holder takes a moment to end, and a check also holds the lock for a
+#: moment.
 _RETRY_SECONDS = 1.0
 _RETRY_INTERVAL_SECONDS = 0.05
-#: Upper bound for the description in the lock file.
+#: Maximum size of the description in the lock file, in bytes.
 _MAX_BYTES = 65536
 
 

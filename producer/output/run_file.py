@@ -69,13 +69,13 @@ class RunFile:
     source: str
     out: str
     options: RunConfig
-    #: Detects a change of the URL list; None for a list that can't be read twice.
+    #: A fingerprint that shows whether the URL list has changed; None for a list that can't be read twice.
     fingerprint: str | None = None
     plan: PlanState = PlanState.OPEN
     planned_rows: int = 0
     planned_shards: int = 0
     state: State = State.RUNNING
-    #: 0 for the run, one more for each retry.
+    #: 0 for the run itself, one more for each retry.
     revision: int = 0
     #: The producer epoch: 0 for the first command of the run, one more for each command continuing it.
     epoch: int = 0
@@ -152,7 +152,7 @@ class RunFile:
     @staticmethod
     def _new_run_hint(store: Store) -> str:
         """Return the hint for a new run in a folder with an existing one."""
-        # A run without run.json can't be resumed; the folders of a comparison never have one.
+        # Without run.json, a run can't be resumed. The folders of a comparison never have a run.json.
         if not store.exists(NAME):
             return "Choose another --out, or remove that folder."
         with suppress(CommandError):
@@ -191,7 +191,7 @@ class RunFile:
         """Return the URL of the last command's broker; None for a local fleet.
 
         Raises:
-            UsageError: the URL has a password, which run.json omits, and the environment names no such broker.
+            UsageError: the URL has a password, which run.json omits, and the environment does not name the same broker.
         """
         configured = settings().broker
         if configured is not None and redacted(configured) == self.broker:
@@ -248,7 +248,7 @@ def _serialize(facts: Mapping[str, Any]) -> bytes:
 
 
 def _checksum(facts: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of the facts as JSON, with sorted keys and without spaces."""
+    """Return the SHA-256 of the facts, written as JSON with sorted keys and without spaces."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 

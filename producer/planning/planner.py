@@ -1,7 +1,7 @@
 """Split the requests into shards and write them as the plan, in a thread that works ahead of the dispatcher.
 
-The window does not limit reading the URL list. A shard's plan is on the disk before its images are in flight, so it
-outlives the URL list and the producer.
+The window does not limit how far the URL list is read. A shard's plan is on the disk before its images are in flight.
+So the plan is still there when the URL list or the producer is gone.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ from tasks.storage.store import TEMPORARY_FOLDER, Store
 _log = logging.getLogger(__name__)
 #: The folder of the URL index, below the output folder, during planning.
 _INDEX = f"{TEMPORARY_FOLDER}/previous_run"
-#: A place in a previous run has the shard in the high bits and the row in the low bits.
+#: A place in a previous run is a number with the shard in its high bits and the row in its low bits.
 _ROW_BITS = 32
 _COLUMNS = ["url", "status", "tls_unverified", *PREVIOUS_IMAGE_FIELDS]
 #: The columns that decide which rows are indexed.
@@ -174,7 +174,7 @@ def _reusable_image(row: Mapping[str, Any]) -> PreviousImage | None:
 
 
 def _incompatible_options(before: FetchOptions, now: FetchOptions) -> str | None:
-    """Return the requirement of this run that the previous run's images may not meet; None if they meet all."""
+    """Return a requirement of this run that images of the previous run possibly don't meet; None if they meet all."""
     if before.resize != now.resize:
         return "images of another size (--resize, --image-size)"
     if now.resize.mode is ResizeMode.NO and now.verify is Verify.DECODE and before.verify is not Verify.DECODE:

@@ -23,8 +23,9 @@ _log = logging.getLogger(__name__)
 def repair_plan(record: RunFile, store: Store, shards: int) -> None:
     """Rebuild a plan's missing and damaged files, if the run's URL list is unchanged. Log a warning for each.
 
-    The list is unchanged if its fingerprint matches, and its rows match two kinds of files: the good plan files up to
-    the one after the last damaged file, and the existing manifests of shards with a damaged plan file.
+    The list counts as unchanged if its fingerprint matches and its rows match two kinds of files. The first kind are
+    the good plan files, up to the one after the last damaged file. The second kind are the existing manifests of shards
+    with a damaged plan file.
 
     Args:
         record: the run.
@@ -80,7 +81,7 @@ def _first_shards(
 def _matches_plan(
     shard: int, requests: list[ImageRequest], broken: bool, record: RunFile, store: Store, shards: int
 ) -> bool:
-    """Return whether the list's rows for a shard match its plan; for a damaged plan, its length and its manifest."""
+    """Return whether the list's rows match a shard's plan or, if that is damaged, the shard's length and manifest."""
     urls = [request.url for request in requests]
     if not broken:
         return urls == load_plan(shard, store, record.id)["url"].to_pylist()

@@ -1,10 +1,10 @@
 """An index from URLs to their places on disk. Its memory use does not depend on the number of URLs.
 
 The index is a sorted file of 16-byte records: 8 bytes of the URL's hash, then 8 bytes of its place. A lookup is a
-binary search. To sort the records, they are first written to one file for each of about a thousand hash ranges, each
-small enough to sort in memory. For 10^8 URLs the index takes 1.6 GB on the disk; memory holds only the write buffer.
-SQLite can't be used: the folder may be on a shared file system without the locks that SQLite needs. SQLite's temporary
-files would also be in another folder.
+binary search. To sort the records, the hashes are divided into about a thousand ranges. The records are first written
+to one file per range. Each of these files is small enough to sort in memory. For 10^8 URLs the index takes 1.6 GB on
+the disk; memory holds only the write buffer. SQLite can't be used: the folder may be on a shared file system without
+the locks that SQLite needs. SQLite's temporary files would also be in another folder.
 
 Several URLs can have the same hash, so the caller must check that a result is for the right URL.
 """
@@ -24,7 +24,8 @@ _HASH_BYTES, _RECORD_BYTES = 8, 16
 _RANGE_BITS = 10
 #: Records buffered in memory before they are written: 16 MB.
 _MAX_BUFFERED = 1 << 20
-#: The maximum number of places returned for a hash, because a list may hold a URL a million times.
+#: The maximum number of places returned for a hash. Without a limit, there may be a million, because a list may repeat
+#: a URL.
 _MAX_PLACES = 4
 
 

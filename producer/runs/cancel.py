@@ -16,7 +16,7 @@ from tasks.broker import client as broker_client
 from tasks.errors import CommandError, StorageError
 from tasks.storage.store import Store
 
-#: Seconds to wait for a producer to end its run after it was told to cancel it.
+#: After a producer was told to cancel its run, wait this many seconds for the producer to end.
 _CANCEL_TIMEOUT_SECONDS = 60.0
 
 
@@ -25,7 +25,7 @@ def cancel(store: Store, broker_url: str | None, end: Callable[[LockHolder], boo
 
     Args:
         store: the run's folder.
-        broker_url: the URL of the run's Redis as given; if None, it comes from the run's record.
+        broker_url: the URL of the run's Redis as given by the user. If None, the URL comes from the run's record.
         end: tells a producer with a local fleet to cancel its run. Returns whether this was possible.
 
     Raises:

@@ -13,7 +13,7 @@ from producer.output.summary import Summary
 
 @dataclass(frozen=True, slots=True)
 class PreviousResult:
-    """The earlier command that completed a run: the figures of this command alone, and its end as a Unix timestamp."""
+    """The earlier command that completed a run: the figures of that command alone, and its end as a Unix timestamp."""
 
     finished_at: float
     images: int
@@ -41,7 +41,7 @@ class RunResult:
     #: The number of images finished by this command, and how many of them were sent again.
     images: int
     repaired: int = 0
-    #: After a retry: the number of images by their failure reason before.
+    #: After a retry: the number of retried images, by their failure reason before the retry.
     before: dict[str, int] | None = None
     #: The folder of the previous run that this one refreshed, or None.
     previous_run: str | None = None

@@ -60,7 +60,7 @@ def planned_shards(record: RunFile, store: Store) -> int:
 
 
 def is_plan_complete(record: RunFile, planned: PlanProgress) -> bool:
-    """Return whether a plan is known to be complete: only the last shard of a URL list can be partly filled."""
+    """Return whether a plan is known to be complete. If its last shard is partly filled, the URL list ended there."""
     return record.plan is PlanState.COMPLETE or planned.rows % record.options.shard_size != 0
 
 

@@ -69,10 +69,11 @@ class Run:
             store: the run's folder.
             requests: the unplanned requests.
             planned: how much is planned.
-            before: before a retry, the number of images to retry by failure reason.
+            before: for a retry, the number of images to retry, by their failure reason.
             found: the record of an existing run as this command found it; None for a new run.
         """
-        #: Whether the previous producer died without recording it: its record still says the run is running.
+        #: Whether the previous producer died without recording its end. If so, the record still says that the run is
+        #: running.
         self.abandoned = found is not None and found.state is State.RUNNING
         self._record, self._store, self._before, self._found = record, store, before, found
         self._lock = threading.Lock()
@@ -113,7 +114,7 @@ class Run:
 
         Raises:
             UsageError: the folder holds no run.
-            CommandError: a file of the run is damaged. A file of the plan counts only if it can't be rebuilt.
+            CommandError: a file of the run is damaged. A damaged plan file is an error only if it can't be rebuilt.
         """
         record = found = RunFile.load(store)
         shards = planned_shards(record, store)
@@ -138,7 +139,7 @@ class Run:
 
     @classmethod
     def retry(cls, store: Store, reasons: Collection[str]) -> Self:
-        """Start another revision of a completed run, which retries the images that failed for the given reasons.
+        """Start another revision of a completed run, to retry the images that failed for the given reasons.
 
         Raises:
             UsageError: the folder holds no run, or an incomplete one.

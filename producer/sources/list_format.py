@@ -52,8 +52,9 @@ _FIRST_ROW = (
     ),
 )
 _EXTENSION = r"\.(?:jpe?g|png|gif|webp|avif|bmp|tiff?|ico|svg)"
-#: URLs may contain commas, semicolons, pipes and, as people write them, spaces. So a row counts as a table row only if
-#: a column certainly ends: at a quotation mark, a second URL, or an image's extension without a query.
+#: URLs may contain commas, semicolons and pipes. As people write them, they may also contain spaces. So a row counts as
+#: a table row only if a column certainly ends in it: at a quotation mark, a second URL, or an image's extension without
+#: a query.
 _ROWS = (
     (re.compile(r"\s*(?:out|dir|checksum|header|referer|user-agent|gid|split|http-(?:user|passwd))=", re.I), _ARIA2),
     (re.compile(r"(?:.*\t)?[\"']?https?://[^\t]*\t|.*\t\s*[\"']?https?://", re.I), _TABS),

@@ -170,7 +170,7 @@ def _encoding(stream: BufferedReader[FileIO], source: str) -> str:
 
 
 def _is_binary(head: bytes) -> bool:
-    """Return whether at least a tenth of the rows contain zero bytes; a list may have single bad rows."""
+    """Return whether at least a tenth of the rows contain zero bytes. A few bad rows don't make a list binary."""
     if b"\0" not in head:
         return False
     rows = [row for row in head.split(b"\n") if row]
