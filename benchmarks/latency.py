@@ -1,6 +1,6 @@
 """Measure how close a fleet comes to the ideal rate when it only waits: 200 ms per image, 64 slots.
 
-The ideal rate is slots / latency, 320 images per second. The ideal rate has no startup. So the fleet's rate is measured
+The ideal rate is slots / latency, 320 images per second. It does not include a startup. So the fleet's rate is measured
 from the run's first task to its last manifest.
 """
 

@@ -43,7 +43,8 @@ class MessageCounter:
         """Open the files created by Redis since the last call; `processes.measure` calls this."""
         if role != processes.REDIS:
             return
-        # Redis changes to its data folder, and overwrites its arguments with a process title.
+        # Redis works in its data folder. Its arguments don't show the folder, because Redis overwrites them with a
+        # process title.
         folder = Path(process.cwd()) / "appendonlydir"
         # After a rewrite, Redis starts a new file and deletes the old ones.
         for path in folder.glob("*.incr.aof"):

@@ -62,7 +62,7 @@ class Gallery:
         return self.size / len(self.digests)
 
     def original(self, number: int) -> bytes:
-        """Return the image in the file with this number as it was drawn, without the comment."""
+        """Return the image that was drawn for the file with this number. It lacks the comment."""
         return self.originals[number % len(self.originals)]
 
 

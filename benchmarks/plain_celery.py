@@ -21,7 +21,7 @@ from pathlib import Path
 _REDIS_CONF = Path(__file__).parents[1] / "config" / "redis.conf"
 #: Seconds to wait for the worker.
 _TIMEOUT = 60.0
-#: Seconds that a process may take to end. Workers of a local fleet may take as long.
+#: Seconds that a process may take to end. The limit is the same as for workers of a local fleet.
 _GRACE = 4.0
 
 

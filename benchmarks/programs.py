@@ -22,7 +22,7 @@ class Program:
 
     @property
     def path(self) -> str | None:
-        """Its path, or None. Also searches /usr/sbin, because servers are there and not every PATH has it."""
+        """Its path, or None. Also searches /usr/sbin, because servers are there and a user's PATH may lack it."""
         return shutil.which(self.name) or shutil.which(self.name, path="/usr/sbin:/usr/local/sbin")
 
     def required(self) -> str:

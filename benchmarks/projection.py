@@ -66,7 +66,7 @@ class Resources:
 
     #: Images downloaded concurrently.
     slots: int
-    #: Cores for workers, and hosts with `HOST_CORES` cores each.
+    #: The number of cores for workers, and of hosts with `HOST_CORES` cores each.
     cores: int
     hosts: int
     #: Worker processes: each can use a whole core, and has at most `MOST_SLOTS` slots.
@@ -113,7 +113,7 @@ class ListTotals:
     """Totals of a list of images: disk space, traffic of Redis, and the time of the summary; in bytes and seconds."""
 
     shards: int
-    #: Files and folders, which is the number of inodes.
+    #: The number of files and folders, and so of inodes.
     entries: int
     pictures: float
     manifests: float

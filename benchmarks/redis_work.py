@@ -17,11 +17,11 @@ class RedisWork:
     #: name, and in the script's time.
     calls: dict[str, int]
     microseconds: dict[str, int]
-    #: Reads from clients; each is a round trip.
+    #: The number of reads from clients; each is a round trip.
     reads: int
     bytes_in: int
     bytes_out: int
-    #: Growth of the append-only file. If Redis rewrote the file meanwhile, more bytes were written.
+    #: Growth of the append-only file. If Redis rewrote the file meanwhile, the growth is less than the bytes written.
     appended: int
     #: CPU seconds of the thread that serves all clients.
     main_thread: float

@@ -48,12 +48,12 @@ class RunUsage:
     out: Path
     #: CPU seconds, by part.
     cpu: dict[str, float]
-    #: Bytes of memory, by part: the sum of the unique set sizes of its processes. This much would become free if they
-    #: ended.
+    #: Bytes of memory, by part: the sum of the unique set sizes of its processes. This much memory would become free if
+    #: the processes ended.
     peak_memory: dict[str, int]
-    #: Peak of the bytes allocated by Redis since its start.
+    #: The largest number of bytes that Redis had allocated since its start.
     peak_allocated: int
-    #: Keys in Redis after the run, and connections of the workers.
+    #: The numbers of keys in Redis after the run, and of the workers' connections.
     remaining_keys: int
     connections: int
     work: RedisWork
@@ -68,7 +68,7 @@ class Size:
 
 
 class MeasuredFleet:
-    """A Redis and workers; a context manager, which ends them at its exit."""
+    """A Redis server and workers. A context manager that ends them at its exit."""
 
     def __init__(
         self,

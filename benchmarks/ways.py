@@ -9,8 +9,8 @@ from pathlib import Path
 
 from benchmarks.programs import ARIA2, CURL, IMG2DATASET, PEER, REDIS, Program
 
-#: The baseline has this many threads, and aria2 and curl do as many downloads concurrently. It is the number of slots
-#: of a local fleet.
+#: The number of threads of the baseline, and of concurrent downloads of aria2 and curl. A local fleet has as many
+#: slots.
 THREADS = 32
 
 

@@ -28,8 +28,8 @@ class Site:
     """A served folder.
 
     ``certificates`` is a PEM file of trusted certificates: the usual ones and the benchmark's own CA. Some programs
-    read the file for each image. Because the usual certificates are in it, they read as many as in normal use. The file
-    exists even if the folder is served without TLS.
+    read the file for each image. It contains the usual certificates so that these programs read as many as in normal
+    use. The file exists even if the folder is served without TLS.
     """
 
     url: str

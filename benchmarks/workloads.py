@@ -28,7 +28,7 @@ class Workload:
     tls: bool = False
     smaller_side: int | None = None
     check: Check = checks.check_unchanged
-    #: Whether it only serves to detect a loss of speed.
+    #: Whether the workload only serves to detect a loss of speed.
     short: bool = False
 
     def length(self, way: str) -> int:

@@ -69,7 +69,7 @@ def settings() -> str:
 
 
 def reasons() -> str:
-    """Return the table of reasons: meaning, status, and whether imagefleet retries."""
+    """Return the table of reasons, each with its meaning, its status, and whether imagefleet retries."""
     rows = ["| reason | status | meaning | retried |", "|---|---|---|---|"]
     kinds = sorted(_kinds(FetchError), key=lambda kind: list(Reason).index(kind.reason))
     for kind in kinds:

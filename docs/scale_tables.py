@@ -9,8 +9,7 @@ from benchmarks.projection import AHEAD, HOST_CORES, MOST_SLOTS, USE, Cost, List
 from producer.formatting import format_size
 from producer.output.run_file import RunConfig
 
-#: The purpose of each of the most frequent commands. Purposes in brackets are those of commands called by the two
-#: scripts.
+#: The purpose of each of the most frequent commands. Brackets mark commands that the two scripts call.
 _PURPOSES = {
     "eval": "take messages and record them as unacknowledged (`tasks/broker/reserve.lua`)",
     "evalsha": "count chord parts (Celery's script)",

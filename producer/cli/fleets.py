@@ -32,7 +32,8 @@ class FleetRequest:
     roots: Sequence[Path] = ()
     #: Whether to show no progress.
     quiet: bool = False
-    #: Addresses that a local fleet may fetch from, besides public ones. None: use the setting in its environment.
+    #: Addresses that a local fleet may fetch from, besides public ones. If None, the setting in its environment is
+    #: used.
     allow_networks: Sequence[str] | None = None
     #: Whether a local fleet uses the proxy in its environment.
     proxied: bool = True

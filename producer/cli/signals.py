@@ -26,7 +26,7 @@ class CommandCancelled(CommandInterrupted):
 
 
 def set_handler(signals: Iterable[signal.Signals], handler: Callable[..., Any] | signal.Handlers) -> None:
-    """Set the handler of signals, except signals ignored from the start of the process, as under `nohup`."""
+    """Set the handler of signals. Skip signals ignored since the start of the process, as under `nohup`."""
     for number in signals:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, handler)

@@ -18,7 +18,7 @@ from tasks.model import ImageRequest, RunOptions
 from tasks.storage import manifest
 from tasks.storage.store import Store
 
-#: Called with the name of the current way and its number of finished images. The first call has 0 images.
+#: Called with the name of the current way and its number of finished images. The first call reports 0 images.
 Listener = Callable[[str, int], None]
 
 ONE_BY_ONE, THREADS, FLEET = "one by one", "threads", "fleet"

@@ -49,7 +49,7 @@ class Connection(asyncio.Protocol):
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
         self._server.connections.add(self)
-        if self._server.stopping:  # the server closed the others before this one was registered
+        if self._server.stopping:  # the server closed all other connections before this one was registered
             self.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:

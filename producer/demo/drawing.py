@@ -93,7 +93,7 @@ def draw_image(index: int, width: int = 400, height: int = 200, format: str = "j
 
 def _scene(index: int, width: int, height: int) -> Image.Image:
     """Return the scene of `index` as an RGB image of this size in pixels."""
-    # A string seed goes through SHA-512: similar numbers give unrelated scenes, and no number is too large.
+    # Python hashes a string seed with SHA-512. So similar numbers give unrelated scenes, and no number is too large.
     dice = random.Random(str(index))  # noqa: S311 - only decoration
     mood = _tinted(_MOODS[index % len(_MOODS)], dice)
     canvas = _gradient((width, height), mood.zenith, mood.horizon, depth=0.75)

@@ -3,7 +3,7 @@
 A message is in a queue, or in the hash of a worker's unacknowledged messages. It moves between them in one atomic step.
 So a task is lost if its message is in neither, and its part is not counted. A task goes from a queue to a worker, and
 then becomes a part. Redis is read in the same order, so that no task is missed on its way. But a task may be missed if
-it is requeued during the reading, because it moves in the other direction. So a task counts as lost only if two
+it is requeued during the reading, because its message moves back to a queue. So a task counts as lost only if two
 inspections in a row miss it.
 """
 
@@ -98,7 +98,7 @@ def read_parts(server: redis.Redis, group: str, void: Collection[Reason]) -> Cho
 
 
 def reset_parts(server: redis.Redis, group: str, parts: ChordState) -> None:
-    """Delete a chord's invalid parts, so that it counts them again. If its body was sent, delete all parts."""
+    """Delete a chord's invalid parts, so that they can be counted again. If its body was sent, delete all parts."""
     pipe = server.pipeline(transaction=True)
     if parts.body_sent:
         # A chord counts no more parts after its body was sent, so no new part can be deleted here.

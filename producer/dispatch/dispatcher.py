@@ -61,7 +61,8 @@ class DispatchOptions:
 
     #: The maximum number of shards in flight.
     window: int = 1
-    #: Whether an earlier command started the run. If so, parts of the run may already be done or in Redis.
+    #: Whether an earlier command started the run. If so, some images may already be done, and some tasks may be in
+    #: Redis.
     resumed: bool = False
     #: The failure reasons to retry in a later revision.
     retried: Collection[str] = ()
@@ -124,7 +125,7 @@ class Dispatcher:
     def _images_in_flight(self) -> int:
         """Return the approximate number of images in flight."""
         shards = list(self._in_flight.values())
-        # The counts of the chords are from the last inspection. The workers' sums are newer, but in a resumed run the
+        # The chords' parts were counted at the last inspection. The workers' sums are newer, but in a resumed run the
         # sums may include images of an earlier command.
         images = sum(max(shard.images - shard.counted, 0) for shard in shards)
         if not self._dispatch.resumed:
@@ -201,7 +202,7 @@ class Dispatcher:
         )
 
     def _watch(self, seconds: float) -> None:
-        """Handle finished shards. Wait at most these seconds for one, or for the plan to grow."""
+        """Handle finished shards. Wait at most this many seconds for one, or for the plan to grow."""
         self._check()
         self._with_redis(self._renew_record)
         if not self._in_flight:
@@ -321,7 +322,7 @@ class Dispatcher:
             _log.warning("Redis has lost the run; checking all shards in flight for lost tasks")
             now = time.monotonic()
             for in_flight in self._in_flight.values():
-                # Earlier idle time and losses no longer count: Redis caused them, not the shard.
+                # Earlier idle time and losses no longer count, because Redis caused them and not the shard.
                 in_flight.suspect_now(now)
 
     def _send_next(self, shard: int) -> None:

@@ -21,8 +21,8 @@ _ASK_INTERVAL_SECONDS = 0.5
 _REPLY_SECONDS = 1.0
 #: Seconds to wait for a worker that sends heartbeats but no reply.
 _SILENT_SECONDS = 10.0
-#: Seconds to wait beyond an image's deadline. This covers a download that began just before the end, and
-#: its manifest.
+#: Seconds to wait beyond an image's deadline. The time is needed for a download that began just before the run was told
+#: to end, and for its manifest.
 _GRACE_SECONDS = 5.0
 #: The workers must report no work this many times in a row, because a task can be on its way between two slots, or a
 #: manifest can be about to be written.
@@ -51,7 +51,7 @@ class Drain:
 
     @property
     def idle(self) -> bool:
-        """Whether no worker has work of the run."""
+        """Whether no worker is working on the run."""
         return self._idle_replies >= _IDLE_REPLIES
 
     @property

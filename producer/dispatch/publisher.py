@@ -34,7 +34,7 @@ class ChordPublisher:
 
     @property
     def _revision_suffix(self) -> str:
-        """A suffix that distinguishes the ids of a later revision from those of the first."""
+        """A suffix that distinguishes the ids of a later revision from the ids of the first."""
         return f".{self._options.revision}" if self._options.revision else ""
 
     def group_id(self, shard: int) -> str:
@@ -54,13 +54,13 @@ class ChordPublisher:
         return f"{self._run_id}.{self.image_key(request)}{self._revision_suffix}"
 
     def _body_kwargs(self, size: int) -> dict[str, Any]:
-        """Return the collect task's arguments about a later revision or producer epoch; empty in the first ones."""
+        """Return a collect task's arguments for the revision and the producer epoch; empty if both are the first."""
         later_revision = {"revision": self._options.revision, "count": size} if self._options.revision else {}
         next_epoch = {"epoch": self._options.epoch} if self._options.epoch else {}
         return {**later_revision, **next_epoch}
 
     def _body(self, shard: int, size: int) -> dict[str, Any]:
-        """Return a chord's body, as the messages of its images contain it."""
+        """Return a chord's body in the form that the messages of its images contain."""
         kwargs = {"run_id": self._run_id, "shard": shard, **self._body_kwargs(size)}
         return dict(Signature(COLLECT_SHARD, kwargs=kwargs, options={"task_id": self.body_id(shard)}, app=app))
 
@@ -84,7 +84,7 @@ class ChordPublisher:
 
         Args:
             shard: the shard.
-            requests: all requests of the shard, in order. Each is a part of the chord.
+            requests: all requests of the shard, in order. Each request is a part of the chord.
             sent: the requests to send tasks for.
             recover: whether the tasks check for an existing image first.
         """
@@ -101,8 +101,8 @@ class ChordPublisher:
             for place, request in enumerate(requests):
                 if request.index not in wanted:
                     continue
-                # A worker refuses a URL longer than the limit. To be refused, a URL needs only one character more than
-                # the limit.
+                # A worker refuses a URL longer than the limit. So it is enough to send one character more than the
+                # limit.
                 url = request.url[: MAX_LENGTH + 1]
                 previous = {} if request.previous is None else {"previous": request.previous.to_json()}
                 # Like `send_task`, but without looking up the route and the options again for each image.

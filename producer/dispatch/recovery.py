@@ -81,11 +81,11 @@ class ShardRecovery:
     def adopt(self, in_flight: ShardInFlight, requests: Sequence[ImageRequest]) -> None:
         """Send the missing tasks of a shard of a resumed run; leave its tasks in flight alone.
 
-        Tasks sent here first check whether their image's file exists. They do so even in the first command of a later
-        revision, because this command knows as much about saved images as a command that resumes the revision. The
-        check costs nothing if no file exists. A failed image usually has none, because its collect task removed every
-        file without an Outcome. But a late duplicate of an earlier task may have saved the image since then. That file
-        is a regular result, and the purpose of the revision is to get such results.
+        Tasks sent here first check whether their image's file exists. The tasks do this even in the first command of a
+        later revision, because that command knows no more about saved images than a command that resumes the revision.
+        The check costs nothing if no file exists. A failed image usually has none, because its collect task removed
+        every file without an Outcome. But a late duplicate of an earlier task may have saved the image since then. That
+        file is a regular result, and the purpose of the revision is to get such results.
         """
         if self._pending_before is None:
             self._pending_before = chord_state.pending_task_ids(

@@ -12,7 +12,7 @@ _MAX_UNSAVED = 200
 
 
 class SavingCheck:
-    """Counts the images that could not be saved since the last saved one."""
+    """Counts the images that could not be saved since the last image was saved."""
 
     def __init__(self, store: Store, unfit: UnfitWorkers) -> None:
         """Take the run's folder, and its unfit workers with their reasons."""

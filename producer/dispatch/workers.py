@@ -38,7 +38,7 @@ _INFO_SECONDS, _PROBE_SECONDS = 1.0, 5.0
 
 @dataclass(frozen=True, slots=True)
 class WorkerInfo:
-    """A worker's reply about itself. A field that an older version does not send is None."""
+    """A worker's reply about itself. A field is None if the worker's version is too old to send it."""
 
     name: str
     version: str
@@ -185,7 +185,7 @@ def ask_workers(seconds: float) -> list[WorkerInfo]:
 def probe_folder_at_workers(
     out: Path, token: str, names: Sequence[str], seconds: float
 ) -> dict[str, ProbeResult | None]:
-    """Return each worker's probe of a folder with a probe file; None for a worker without a valid reply.
+    """Let each worker probe a folder that holds a probe file; return each result, or None without a valid reply.
 
     Args:
         out: the folder.
@@ -233,7 +233,7 @@ def describe_workers(local: bool, images: int, server: redis.Redis) -> str:
 
 
 def online_workers() -> list[int]:
-    """Return the slots of each compatible worker, if it replies within a second."""
+    """Return the number of slots of each compatible worker that replies within a second."""
     replies = app.control.broadcast(WORKER_INFO, reply=True, timeout=1.0) or []
     workers = {name: about for reply in replies for name, about in reply.items()}
     others = {name: about for name, about in workers.items() if about.get("protocol") != PROTOCOL}

@@ -1,6 +1,6 @@
 """The doctor's checks of an output folder on this machine: disk space, and the run with its plan and manifests.
 
-They change and lock nothing, so they can run during a run.
+The checks change and lock nothing, so they may be done during a run.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ def _first_line(supervisor: SupervisorClient) -> str:
     """Return the server's first line of output, or an empty string if there is none yet.
 
     Raises:
-        CommandError: there is none, and the server has ended.
+        CommandError: the server has ended before its first line.
     """
     log = supervisor.log("demo server")
     text = log.read_text(encoding="utf-8") if log.exists() else ""

@@ -85,7 +85,7 @@ class Child:
     command: dict[str, Any]
     process: subprocess.Popen[bytes]
     policy: RestartPolicy = field(default_factory=RestartPolicy)
-    #: When to restart it, by the monotonic clock; None while it runs.
+    #: The time to restart it, by the monotonic clock; None while it runs.
     restart_at: float | None = None
 
     @property

@@ -66,7 +66,7 @@ def new_run_folder(out: Path, broker: str | None) -> Iterator[Store]:
 
 @contextmanager
 def remove_created_on_failure(out: Path) -> Iterator[None]:
-    """If the block fails, remove the empty folders it created for an output folder."""
+    """If the block fails, remove the empty folders that the block created for an output folder."""
     root = out.resolve()
     missing = [folder for folder in (root, *root.parents) if not folder.exists()]
     try:

@@ -1,4 +1,4 @@
-"""Lock an output folder, so that one producer at a time works on a run. A dead producer's lock is free.
+"""Lock an output folder, so that one producer at a time works on a run. If a producer dies, its lock becomes free.
 
 The lock is ``flock`` on ``OUT/.lock``: the kernel releases it when its holder ends for any reason. It works between
 processes, between containers with a shared folder, and over NFS (unless mounted with ``local_lock``). Once a process
@@ -6,8 +6,8 @@ has the lock, it describes itself in the file as JSON. The file stays when the l
 lock may remove the file (`discard`). So a new holder checks whether the file it has opened is still the file at this
 path.
 
-On a file system without such locks, a second producer is not detected. A warning says so, and the command continues.
-Even with two producers no file is partial. At worst, images are downloaded twice.
+On a file system without such locks, a second producer is not detected. The command warns about this and continues. Even
+with two producers no file is partial. At worst, images are downloaded twice.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def check_unlocked(place: Store | Path) -> None:
 
 
 def discard(place: Store | Path) -> None:
-    """Remove the lock file. Only the holder may do this, and only if it leaves no run in the folder."""
+    """Remove the lock file. Only the holder may do this, and only if no run remains in the folder."""
     with suppress(OSError):
         _path(place).unlink()
 
@@ -226,7 +226,7 @@ def _describe_self(broker: str | None, command: str) -> LockHolder:
 
 
 def _write(descriptor: int, holder: LockHolder) -> None:
-    """Write the holder's description to the lock file. It is only informative, so a full disk is ignored."""
+    """Write the holder's description to the lock file. It is only informative, so a full disk is no error."""
     text = (json.dumps(asdict(holder)) + "\n").encode()
     with suppress(OSError):
         os.ftruncate(descriptor, 0)

@@ -112,7 +112,7 @@ class RunFile:
         """Check that a folder holds a run.
 
         Raises:
-            UsageError: it holds none.
+            UsageError: the folder holds no run.
         """
         if not store.exists(NAME):
             raise UsageError(
@@ -137,7 +137,7 @@ class RunFile:
         """Check that a folder holds no run, and no file with the name of a run's file.
 
         Raises:
-            UsageError: it holds a run, or leftovers of one.
+            UsageError: the folder holds a run, or leftovers of a run.
             StorageError: the folder can't be listed.
         """
         found = RunFile.find_run_file(store)
@@ -181,7 +181,7 @@ class RunFile:
         """Write the record with changes, and return it.
 
         Raises:
-            StorageError: it can't be written; the old file is kept.
+            StorageError: the file can't be written. The old file is kept.
         """
         changed = replace(self, **changes)
         store.replace(NAME, changed._encode())
@@ -229,7 +229,7 @@ class RunFile:
 def resume_command(store: Store) -> str:
     """Return the shell command to resume the run in a folder.
 
-    It names the run's broker, with the password redacted, unless the environment names the same broker.
+    The command names the run's broker, with the password redacted, unless the environment names the same broker.
     """
     command = f"producer resume {shlex.quote(str(store.root))}"
     try:

@@ -43,7 +43,7 @@ class Planner:
         """Prepare a planner.
 
         Args:
-            requests: the requests; to continue an earlier plan, the requests after ``planned``.
+            requests: the requests to plan. If an earlier plan is continued, they come after the ``planned`` ones.
             store: the output folder, where the plan is written.
             shard_size: requests per shard.
             on_complete: called with the numbers of rows and shards once all requests are planned.

@@ -148,9 +148,9 @@ class PreviousRun:
 def join_previous_images(requests: Iterable[ImageRequest], options: RunConfig, out: Store) -> Iterator[ImageRequest]:
     """Yield the requests of a run, with the images of the previous run if it refreshes one.
 
-    If the previous run no longer exists, a warning is logged, and the rest of the list is downloaded.
+    If the previous run no longer exists, a warning is logged, and the remaining images are downloaded without it.
 
-    Raises: as `PreviousRun` and its ``join``, at the first request.
+    The errors of `PreviousRun` and of its ``join`` are raised at the first request.
     """
     if options.previous_run is None:
         yield from requests

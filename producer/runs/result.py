@@ -43,11 +43,11 @@ class RunResult:
     repaired: int = 0
     #: After a retry: the number of retried images, by their failure reason before the retry.
     before: dict[str, int] | None = None
-    #: The folder of the previous run that this one refreshed, or None.
+    #: The folder of the previous run that this run refreshed, or None.
     previous_run: str | None = None
     #: If there was nothing to do, the earlier command that completed the run.
     completion: PreviousResult | None = None
-    #: Workers that could not run its tasks, and left them to other workers.
+    #: Workers that could not run tasks of the run, and left them to other workers.
     unfit: Sequence[UnfitWorker] = ()
 
     @property
