@@ -266,9 +266,11 @@ def test_restarted_worker_requeues_its_tasks_at_once(own_redis: str, demo_url: s
 
 def test_stopped_worker_leaves_nothing_behind(own_redis: str, demo_url: str, tmp_path: Path) -> None:
     """A stopped worker requeues the tasks it has not started, and leaves no key behind."""
-    source = slow_list(tmp_path, demo_url, 24, 2)
+    source = slow_list(tmp_path, demo_url, 24, 4)
     argv = processes.command(["run", source, "--out", tmp_path / "out", "--broker", own_redis, "--json"])
     with processes.connect(own_redis) as server, processes.started("run", argv, tmp_path):
+        # The worker must have all 24 messages before its first images are saved.
+        processes.eventually(lambda: server.llen(IMAGE_QUEUE) == 24, "tasks")
         with start_worker("stopped", tmp_path, own_redis) as worker:
             processes.eventually(lambda: processes.unacked_count(server) == 24, "its unacknowledged messages")
             worker.process.terminate()
