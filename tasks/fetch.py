@@ -234,8 +234,8 @@ class _Delivery:
         """Return an Outcome's fields for an image saved by an earlier delivery; None without a complete image.
 
         The file's name says nothing about its content, so the whole image is decoded. Few images need this check. An
-        incomplete file stays until another download succeeds, because the URL may serve exactly this incomplete file,
-        with its Outcome already counted.
+        incomplete file is kept until another download succeeds: the URL may serve nothing more, and the Outcome of this
+        file may already be counted.
         """
         options = self.run.fetch
         if options.resize.mode is not ResizeMode.NO or options.insecure:

@@ -55,7 +55,7 @@ class PreviousRun:
             raise UsageError(f"{error.what} (--refresh-from)", error.why, hint) from error
         if self._store.root == self._out.root:
             raise UsageError(
-                f"{folder} can't be refreshed in itself",
+                f"{folder} can't be refreshed into the same folder",
                 "--out and --refresh-from are the same folder, and the files of two runs are never mixed",
                 "Choose another --out. On a disk with hard links, unchanged images take no extra space.",
             )

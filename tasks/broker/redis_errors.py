@@ -70,8 +70,8 @@ _CLASSES: tuple[tuple[type[Exception], str], ...] = (
 )
 #: The code is at the start of the text, or after a prefix added by a transaction or by an older server's script.
 _CODE = re.compile(rf"(?:^|: -?)({'|'.join([*_TEMPORARY, *_PERMANENT])})\s")
-#: The end of the prefix that redis-py puts before an error in a pipeline. The prefix quotes the command, so it may
-#: contain any text.
+#: The end of the prefix that redis-py puts before an error in a pipeline. The prefix may contain any text,
+#: because it quotes the command.
 _PIPELINE = " of pipeline caused error: "
 #: Phrases of errors without a code.
 _PHRASES = (

@@ -226,7 +226,7 @@ def test_run_in_its_own_folder(tmp_path: Path, old: Store) -> None:
     """A run can't be refreshed in its own folder, however the path is written."""
     write_run(old, [saved_row(0, "u")])
     (tmp_path / "link").symlink_to(old.root)
-    with pytest.raises(UsageError, match="can't be refreshed in itself"):
+    with pytest.raises(UsageError, match="can't be refreshed into the same folder"):
         PreviousRun(tmp_path / "link", old.root / ".." / "old", _FETCH)
     with pytest.raises(UsageError, match="can't be refreshed inside of itself"):
         PreviousRun(old.root, tmp_path / "link" / "new", _FETCH)
