@@ -98,7 +98,7 @@ def check_insecure(options: RunConfig) -> None:
     if options.fetch.insecure and not settings().allow_insecure_tls:
         raise UsageError(
             "--insecure is not allowed here",
-            "IMAGEFLEET_ALLOW_INSECURE_TLS is not set; the operator of the workers must allow it",
+            "IMAGEFLEET_ALLOW_INSECURE_TLS is not set, and insecure TLS needs the permission of the workers' operator",
             "Set IMAGEFLEET_ALLOW_INSECURE_TLS=true, or omit --insecure.",
         )
 

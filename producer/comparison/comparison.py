@@ -44,7 +44,7 @@ class Way:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """The results of the ways, in the order of their execution."""
+    """The results of the three ways to download, in the order in which they ran."""
 
     source: str
     ways: tuple[Way, ...]

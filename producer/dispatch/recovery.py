@@ -164,7 +164,7 @@ class ShardRecovery:
         if in_flight.resends > _MAX_RESENDS + 1:
             raise CommandError(
                 f"Shard {shard_name(shard)} is lost again and again",
-                f"it was sent {in_flight.resends} times, and neither an image nor its collect task completed",
+                f"it was sent {in_flight.resends} times, but neither one of its images nor its collect task completed",
                 "Check the workers' logs: a worker may take tasks it can't run. "
                 f"Then run `{resume_command(self._store)}`.",
             )

@@ -85,7 +85,7 @@ def test_local_fleet_without_the_permission_is_refused_early(site: Site, tmp_pat
     assert ended.code == 2
     assert processes.error_parts(ended) == (
         "--insecure is not allowed here",
-        "IMAGEFLEET_ALLOW_INSECURE_TLS is not set; the operator of the workers must allow it",
+        "IMAGEFLEET_ALLOW_INSECURE_TLS is not set, and insecure TLS needs the permission of the workers' operator",
         "Set IMAGEFLEET_ALLOW_INSECURE_TLS=true, or omit --insecure.",
     )
     assert not (tmp_path / "out").exists()
