@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import signal
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import Any, ClassVar
 
 #: The signals to end a command.
 END_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 #: The signal to cancel the run of a producer with a local fleet. With a broker, Redis carries the cancellation.
 CANCEL_SIGNAL = signal.SIGUSR1
+#: For how long after an interruption another signal is ignored. So a key that is held down does not interrupt the
+#: report of the interruption.
+_PAUSE_SECONDS = 0.5
 
 
 class CommandInterrupted(KeyboardInterrupt):
@@ -19,6 +24,9 @@ class CommandInterrupted(KeyboardInterrupt):
     It is not a plain KeyboardInterrupt, because of a trap in Python. If a plain one has passed through code run by
     `exec` (for example, the creation of a dataclass), Python kills itself by SIGINT, whatever the exit status.
     """
+
+    #: The time of the last one, in seconds of the monotonic clock.
+    raised_at: ClassVar[float] = -math.inf
 
 
 class CommandCancelled(CommandInterrupted):
@@ -55,19 +63,27 @@ def first_signal_calls(action: Callable[[], object]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def raise_interrupted(*_: object) -> NoReturn:
+def raise_interrupted(*_: object) -> None:
     """Interrupt the command; a signal handler."""
-    raise CommandInterrupted
+    _interrupt(CommandInterrupted)
 
 
-def raise_cancelled(*_: object) -> NoReturn:
+def raise_cancelled(*_: object) -> None:
     """Interrupt the command as cancelled; a signal handler."""
-    raise CommandCancelled
+    _interrupt(CommandCancelled)
+
+
+def _interrupt(error: type[CommandInterrupted]) -> None:
+    """Raise an interruption, unless one was raised just now."""
+    if time.monotonic() - CommandInterrupted.raised_at >= _PAUSE_SECONDS:
+        CommandInterrupted.raised_at = time.monotonic()
+        raise error
 
 
 def raise_dropped_interrupt(report: Callable[[Any], object], dropped: Any) -> None:
     """Interrupt again, because Python drops an exception raised while an object is being destroyed."""
     if dropped.exc_type in (CommandInterrupted, CommandCancelled):
+        CommandInterrupted.raised_at = -math.inf
         # Wait a moment first, because Python would drop an exception raised here too.
         signal.signal(signal.SIGALRM, raise_cancelled if dropped.exc_type is CommandCancelled else raise_interrupted)
         signal.setitimer(signal.ITIMER_REAL, 0.01)
