@@ -6,7 +6,9 @@ ends a command. Its message says what happened, why, and what to do.
 ::
 
     FetchError
+    ├── InvalidRowError               invalid_row      a row of the list that can't be read
     ├── InvalidUrlError               invalid_url      not a URL that can be fetched
+    ├── DuplicateError                duplicate        an earlier row has the same URL or file name
     ├── BlockedAddressError           blocked_address  the operator's policy forbids the address
     ├── DnsError                      dns              the host name has no address
     │   └── DnsUnavailableError       dns              no answer from the resolver               (retried)
@@ -25,9 +27,11 @@ ends a command. Its message says what happened, why, and what to do.
     ├── TooLargeError                 too_large        more bytes than allowed
     ├── EmptyBodyError                empty            a response without a body
     ├── TruncatedError                truncated        the body ended early                      (retried)
+    ├── HashMismatchError             hash_mismatch    not the expected bytes
     ├── NotAnImageError               not_image        another format, HTML, text, or unknown
     ├── UndecodableError              undecodable      begins as an image, but is broken
     ├── TooManyPixelsError            too_many_pixels  more pixels than allowed; not decoded
+    ├── FilteredError                 filtered         excluded by a filter of the run
     ├── OptedOutError                 opted_out        the server opts out (X-Robots-Tag)
     ├── StorageError                  storage          the bytes could not be saved
     ├── TaskLostError                 lost             the task was lost repeatedly
@@ -107,10 +111,22 @@ def _reasons_worth_retrying() -> Iterator[Reason]:
     yield from (Reason.STORAGE, Reason.LOST, Reason.CANCELLED, Reason.INTERNAL)
 
 
+class InvalidRowError(FetchError):
+    """The row of the URL list can't be read; the message gives its line or row number."""
+
+    reason = Reason.INVALID_ROW
+
+
 class InvalidUrlError(FetchError):
     """The text is not a URL that can be fetched."""
 
     reason = Reason.INVALID_URL
+
+
+class DuplicateError(FetchError):
+    """An earlier row has the same URL or the same file name; the message gives the key of that row."""
+
+    reason = Reason.DUPLICATE
 
 
 class BlockedAddressError(FetchError):
@@ -226,6 +242,12 @@ class TruncatedError(FetchError):
     retryable = True
 
 
+class HashMismatchError(FetchError):
+    """The downloaded bytes do not have the hash that the URL list gives for them."""
+
+    reason = Reason.HASH_MISMATCH
+
+
 class NotAnImageError(FetchError):
     """The body is not an image, or its format is not supported; the message names the format."""
 
@@ -242,6 +264,12 @@ class TooManyPixelsError(FetchError):
     """The image's header announces more pixels than allowed; it was not decoded."""
 
     reason = Reason.TOO_MANY_PIXELS
+
+
+class FilteredError(FetchError):
+    """The image is excluded by a filter of the run; the message names the filter and the image's value."""
+
+    reason = Reason.FILTERED
 
 
 class OptedOutError(FetchError):

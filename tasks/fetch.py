@@ -15,6 +15,7 @@ from functools import cache
 from typing import Any
 
 from tasks.deadline import Deadline
+from tasks.download.body_hash import verify_hash
 from tasks.download.conditional import Validators
 from tasks.download.downloader import Download, Downloader
 from tasks.download.retry import countdown
@@ -37,6 +38,7 @@ from tasks.model import (
     URL_LIMIT,
     FetchOptions,
     Outcome,
+    Refusal,
     ResizeMode,
     RunOptions,
     Status,
@@ -49,6 +51,7 @@ from tasks.previous_image import PreviousFile
 from tasks.redaction import redacted
 from tasks.retry_later import NO_PRIOR_ATTEMPTS, PriorAttempts, RetryLater
 from tasks.storage import shard_status
+from tasks.storage.file_names import check_name
 from tasks.storage.store import Store
 
 _log = logging.getLogger(__name__)
@@ -73,6 +76,12 @@ class FetchRequest:
     prior: PriorAttempts = NO_PRIOR_ATTEMPTS
     #: The image of this URL in a previous run. It is reused if the server reports it as unchanged.
     previous: PreviousFile | None = None
+    #: Why the row of the URL list is not fetched; None for a row to fetch.
+    refused: Refusal | None = None
+    #: The name of the image's file in the output folder, without its extension; None for ``{shard}/{key}``.
+    path: str | None = None
+    #: The expected hash of the downloaded bytes, as in `ImageRequest`.
+    expected_hash: str | None = None
 
 
 def fetch(
@@ -99,6 +108,8 @@ def fetch(
         RetryLater: the server asks for a wait too long to hold a slot for; only with ``defer_long_waits``.
     """
     delivery = _Delivery(request, run, store, downloader)
+    if request.refused is not None:
+        return refused_outcome(delivery.key, request.refused)
     try:
         facts = delivery.fetch()
     except FetchError as error:
@@ -123,6 +134,12 @@ def fetch(
 def failed_outcome(key: str, error: FetchError) -> Outcome:
     """Return the Outcome of an image failed with this error."""
     return _outcome(key, **_failure_facts(error))
+
+
+def refused_outcome(key: str, refusal: Refusal) -> Outcome:
+    """Return the Outcome of a row that is not fetched."""
+    message = shortened(redacted(refusal.message), MESSAGE_LIMIT)
+    return _outcome(key, status=refusal.reason.status, reason=refusal.reason, error_message=message)
 
 
 def _outcome(key: str, **facts: Any) -> Outcome:
@@ -184,6 +201,9 @@ class _Delivery:
             # The previous run's file was removed or changed, so the image is downloaded. This extra attempt does not
             # use up a retry.
             download = self._ask(self.attempts - 1)
+        if self.request.expected_hash is not None:
+            body = download.body if unchanged is None else unchanged.body
+            verify_hash(body, self.request.expected_hash)
         image = unchanged or _encode_image(download.body, self.run.fetch, self.deadline)
         if self.deadline.remaining <= 0:
             raise FetchTimeoutError("the deadline was over before the image could be saved (--deadline)")
@@ -202,7 +222,7 @@ class _Delivery:
     def _save(self, download: Download, image: EncodedImage, previous: PreviousFile | None) -> dict[str, Any]:
         """Save an image from a download or from a previous run; return the fields of its Outcome."""
         store, run = self.store, self.run
-        name = f"{shard_name(self.shard)}/{self.key}.{image.info.extension}"
+        name = self._file_name(image.info.extension)
         if previous is None:
             created = store.create(name, image.body)
         else:
@@ -230,6 +250,20 @@ class _Delivery:
         }
         return _image_facts(name, image, response)
 
+    def _file_name(self, extension: str) -> str:
+        """Return the name of the image's file in the output folder.
+
+        Raises:
+            InternalError: the message has a name that could leave the folder.
+        """
+        if self.request.path is None:
+            return f"{shard_name(self.shard)}/{self.key}.{extension}"
+        try:
+            return f"{check_name(self.request.path)}.{extension}"
+        except ValueError as error:
+            # The planner has checked the name, so the message was changed.
+            raise InternalError(f"the file name in the task's message is not valid: {error}") from error
+
     def _recover(self) -> dict[str, Any] | None:
         """Return an Outcome's fields for an image saved by an earlier delivery; None without a complete image.
 
@@ -242,7 +276,7 @@ class _Delivery:
             # The file alone shows neither its original size nor whether its server was verified.
             return None
         for extension in sorted(set(identify.EXTENSIONS.values())):
-            name = f"{shard_name(self.shard)}/{self.key}.{extension}"
+            name = self._file_name(extension)
             if not self.store.exists(name):
                 continue
             body = self.store.read(name)

@@ -53,6 +53,8 @@ def fetch(request: FetchRequest, run: RunOptions) -> Outcome:
             "run": run.to_json(),
             "recover": request.recover,
             "prior": asdict(request.prior),
+            "path": request.path,
+            "expected_hash": request.expected_hash,
         }
     )
     try:
@@ -107,7 +109,12 @@ def main() -> None:
     message = json.load(sys.stdin)
     run = RunOptions.from_json(message["run"])
     request = FetchRequest(
-        message["url"], message["index"], message["recover"], prior=PriorAttempts(**message["prior"])
+        message["url"],
+        message["index"],
+        message["recover"],
+        prior=PriorAttempts(**message["prior"]),
+        path=message["path"],
+        expected_hash=message["expected_hash"],
     )
     store = Store.open_allowed(run.out, settings().store_roots)
     outcome = fetching.fetch(request, run, store, create_downloader())

@@ -25,7 +25,7 @@ from tasks.celery import COLLECT_SHARD, FETCH_IMAGE, app
 from tasks.collect import STALE_VOID_REASONS, VOID_REASONS, IncompleteShardError, PoisonShardError, collect
 from tasks.errors import CancelledError, FetchError, InternalError, RateLimitedError, StorageError
 from tasks.fetch import FetchRequest, failed_outcome, fetch
-from tasks.model import Outcome, RunOptions, image_key
+from tasks.model import Outcome, Refusal, RunOptions, image_key
 from tasks.redaction import redacted
 from tasks.retry_later import PriorAttempts, RetryLater
 from tasks.storage.manifest import CorruptManifestError
@@ -88,6 +88,9 @@ def fetch_image(
     attempts: int = 0,
     seconds: float = 0.0,
     previous: dict[str, Any] | None = None,
+    refused: dict[str, str] | None = None,
+    path: str | None = None,
+    expected_hash: str | None = None,
     tried_by: Collection[str] = (),
 ) -> dict[str, Any] | UnloggedResult:
     """Fetch one image of a run and return its Outcome as JSON. Celery logs the Outcome only if task events are on.
@@ -102,6 +105,9 @@ def fetch_image(
             server.
         seconds: the duration of these deliveries, in seconds.
         previous: this URL's image in the previous run, if this run refreshes one; a `PreviousImage` as JSON.
+        refused: why the row of the URL list is not fetched; a `Refusal` as JSON.
+        path: the name of the image's file without its extension, if it is not the default.
+        expected_hash: the expected hash of the downloaded bytes, as in `ImageRequest`.
         tried_by: the ids of the workers already tried; they may be unfit.
 
     Raises:
@@ -120,7 +126,16 @@ def fetch_image(
         raise _drop_task(self)
     # The worker of the first delivery may have saved the image, or may have died because of it.
     again = recover or _is_redelivered(self)
-    request = FetchRequest(url, index, again, PriorAttempts(attempts, seconds), worker.previous_file(previous, run))
+    request = FetchRequest(
+        url,
+        index,
+        again,
+        PriorAttempts(attempts, seconds),
+        worker.previous_file(previous, run),
+        refused=None if refused is None else Refusal.from_json(refused),
+        path=path,
+        expected_hash=expected_hash,
+    )
     retry: RetryLater | RetryElsewhere | None = None
     try:
         outcome = _fetch(self, request, run, tried_by)

@@ -31,7 +31,9 @@ class Status(StrEnum):
 class Reason(StrEnum):
     """Why a request failed. No other reasons exist; free text goes to ``error_message``."""
 
+    INVALID_ROW = "invalid_row"
     INVALID_URL = "invalid_url"
+    DUPLICATE = "duplicate"
     BLOCKED_ADDRESS = "blocked_address"
     DNS = "dns"
     CONNECT = "connect"
@@ -45,6 +47,7 @@ class Reason(StrEnum):
     TOO_LARGE = "too_large"
     EMPTY = "empty"
     TRUNCATED = "truncated"
+    HASH_MISMATCH = "hash_mismatch"
     OPTED_OUT = "opted_out"
     STORAGE = "storage"
     LOST = "lost"
@@ -54,6 +57,7 @@ class Reason(StrEnum):
     NOT_IMAGE = "not_image"
     UNDECODABLE = "undecodable"
     TOO_MANY_PIXELS = "too_many_pixels"
+    FILTERED = "filtered"
 
     @property
     def status(self) -> Status:
@@ -63,7 +67,7 @@ class Reason(StrEnum):
         return Status.FAILED_TO_DOWNLOAD
 
 
-_IMAGE_REASONS = frozenset({Reason.NOT_IMAGE, Reason.UNDECODABLE, Reason.TOO_MANY_PIXELS})
+_IMAGE_REASONS = frozenset({Reason.NOT_IMAGE, Reason.UNDECODABLE, Reason.TOO_MANY_PIXELS, Reason.FILTERED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,13 +104,33 @@ PREVIOUS_IMAGE_FIELDS = tuple(item.name for item in fields(PreviousImage))
 
 
 @dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a row of a URL list is not fetched. Its request still gets a task and an Outcome, like every other row."""
+
+    reason: Reason
+    message: str
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, str]) -> Self:
+        """Return the value from its fields as JSON's own types."""
+        return cls(Reason(value["reason"]), value["message"])
+
+
+@dataclass(frozen=True, slots=True)
 class ImageRequest:
-    """One row of a URL list: its index (from 0), URL and other columns, and the URL's image from a previous run."""
+    """One row of a URL list: its index (from 0), URL and other columns, and facts about its image."""
 
     index: int
     url: str
     columns: Mapping[str, Any] = field(default_factory=dict)
+    #: The URL's image from a previous run.
     previous: PreviousImage | None = None
+    #: Why the row is not fetched; None for a row to fetch.
+    refused: Refusal | None = None
+    #: The name of the image's file in the output folder, without its extension; None for ``{shard}/{key}``.
+    path: str | None = None
+    #: The expected hash of the downloaded bytes, as ``sha256:``, ``sha512:`` or ``md5:`` and hexadecimal digits.
+    expected_hash: str | None = None
 
 
 class ResizeMode(StrEnum):

@@ -34,7 +34,7 @@ def download_one_by_one(
 ) -> float:
     """Fetch the images one by one; return the seconds from the first fetch to the last manifest."""
     started = time.monotonic()
-    outcomes = (fetch(FetchRequest(request.url, request.index), run, store, downloader) for request in requests)
+    outcomes = (fetch(_fetch_request(request), run, store, downloader) for request in requests)
     return _write_shards(started, requests, _collect_outcomes(outcomes, listener), run, store)
 
 
@@ -50,13 +50,21 @@ def download_with_threads(
     started = time.monotonic()
     pool = ThreadPoolExecutor(min(threads, len(requests)), thread_name_prefix="baseline")
     try:
-        outcomes = pool.map(
-            lambda request: fetch(FetchRequest(request.url, request.index), run, store, downloader), requests
-        )
+        outcomes = pool.map(lambda request: fetch(_fetch_request(request), run, store, downloader), requests)
         return _write_shards(started, requests, _collect_outcomes(outcomes, listener), run, store)
     finally:
         # After an interruption, do not wait for the running downloads.
         pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _fetch_request(request: ImageRequest) -> FetchRequest:
+    return FetchRequest(
+        request.url,
+        request.index,
+        refused=request.refused,
+        path=request.path,
+        expected_hash=request.expected_hash,
+    )
 
 
 def _collect_outcomes(outcomes: Iterable[Outcome], listener: Listener) -> list[Outcome]:

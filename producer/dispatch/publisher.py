@@ -8,6 +8,7 @@ batch that failed halfway can be sent again.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from celery import Signature
@@ -104,13 +105,12 @@ class ChordPublisher:
                 # A worker refuses a URL longer than the limit. So it is enough to send one character more than the
                 # limit.
                 url = request.url[: MAX_LENGTH + 1]
-                previous = {} if request.previous is None else {"previous": request.previous.to_json()}
                 # Like `send_task`, but without looking up the route and the options again for each image.
                 headers, properties, content, _ = app.amqp.as_task_v2(
                     self.task_id(request),
                     FETCH_IMAGE,
                     args=(self._run_id, request.index, url),
-                    kwargs={**kwargs, **previous},
+                    kwargs={**kwargs, **_facts(request)},
                     group_id=group,
                     group_index=place,
                     chord=body,
@@ -128,3 +128,14 @@ class ChordPublisher:
                     delivery_mode=_PERSISTENT,
                     **properties,
                 )
+
+
+def _facts(request: ImageRequest) -> dict[str, Any]:
+    """Return the arguments of a task for the facts of its request. Absent facts are left out of the message."""
+    facts = {
+        "previous": None if request.previous is None else request.previous.to_json(),
+        "refused": None if request.refused is None else asdict(request.refused),
+        "path": request.path,
+        "expected_hash": request.expected_hash,
+    }
+    return {name: value for name, value in facts.items() if value is not None}

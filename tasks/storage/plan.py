@@ -1,25 +1,48 @@
 """Encode and decode a shard's plan: its requests as Parquet, so that a run no longer needs its URL list. No I/O.
 
 Each shard has one file, with one row for each request, in index order. The columns are ``index`` (int64, from 0 over
-the whole list), ``url`` (string), and the list's other columns, unchanged. If a run refreshes a previous run, the last
-column describes the image that the previous run has for the URL (``PREVIOUS_IMAGE_COLUMN``, a struct; null if there is
-no such image). Manifests do not have this column.
+the whole list), ``url`` (string), and the list's other columns, unchanged. The last columns hold a request's other
+facts. Each is left out if it is null in all rows: the image that the previous run has for the URL
+(``PREVIOUS_IMAGE_COLUMN``, a struct), the refusal (``REFUSED_COLUMN``, a struct), the file name (``PATH_COLUMN``) and
+the expected hash (``HASH_COLUMN``). Manifests do not have these columns.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import pyarrow as pa
 
-from tasks.model import PREVIOUS_IMAGE_FIELDS, ImageRequest, PreviousImage, shard_name
+from tasks.model import PREVIOUS_IMAGE_FIELDS, ImageRequest, PreviousImage, Refusal, shard_name
 from tasks.storage import shard_parquet
-from tasks.storage.shard_parquet import PREVIOUS_IMAGE_COLUMN, CorruptShardFileError, ShardRef
+from tasks.storage.shard_parquet import (
+    HASH_COLUMN,
+    PATH_COLUMN,
+    PREVIOUS_IMAGE_COLUMN,
+    REFUSED_COLUMN,
+    CorruptShardFileError,
+    ShardRef,
+)
 
 FOLDER = ".plan"
 _NUMBERS = frozenset({"width", "height", "bytes", "original_width", "original_height"})
 _PREVIOUS_IMAGE = pa.struct([(name, pa.int64() if name in _NUMBERS else pa.string()) for name in PREVIOUS_IMAGE_FIELDS])
+#: For each fact of a request that has a column of its own: the type of the column, and the fact as JSON's own types.
+_FACTS: dict[str, tuple[pa.DataType, Callable[[ImageRequest], object]]] = {
+    PREVIOUS_IMAGE_COLUMN: (
+        _PREVIOUS_IMAGE,
+        lambda request: None if request.previous is None else request.previous.to_json(),
+    ),
+    REFUSED_COLUMN: (
+        pa.struct([("reason", pa.string()), ("message", pa.string())]),
+        lambda request: None if request.refused is None else asdict(request.refused),
+    ),
+    PATH_COLUMN: (pa.string(), lambda request: request.path),
+    HASH_COLUMN: (pa.string(), lambda request: request.expected_hash),
+}
+_REQUEST_COLUMNS = frozenset({"index", "url", *_FACTS})
 
 
 class CorruptPlanError(CorruptShardFileError):
@@ -39,14 +62,14 @@ def encode(requests: Sequence[ImageRequest], ref: ShardRef) -> bytes:
     }
     for column in requests[0].columns:
         name = column
-        while name == PREVIOUS_IMAGE_COLUMN or name in columns:
+        while name in _FACTS or name in columns:
             name = f"source_{name}"
         columns[name] = [request.columns.get(column) for request in requests]
-    if any(request.previous is not None for request in requests):
-        columns[PREVIOUS_IMAGE_COLUMN] = [
-            None if request.previous is None else request.previous.to_json() for request in requests
-        ]
-    schema = {"index": pa.int64(), "url": pa.string(), PREVIOUS_IMAGE_COLUMN: _PREVIOUS_IMAGE}
+    schema = {"index": pa.int64(), "url": pa.string()}
+    for name, (kind, fact) in _FACTS.items():
+        facts = [fact(request) for request in requests]
+        if any(fact is not None for fact in facts):
+            columns[name], schema[name] = facts, kind
     table = pa.table({key: pa.array(values, schema.get(key)) for key, values in columns.items()})
     return shard_parquet.encode(table, ref)
 
@@ -68,9 +91,16 @@ def decode(body: bytes, expected: ShardRef | None = None) -> pa.Table:
 
 def requests(table: pa.Table) -> list[ImageRequest]:
     """Return the requests of a decoded plan without their other columns, which stay in the plan."""
-    ours = table.select([name for name in table.column_names if name in ("index", "url", PREVIOUS_IMAGE_COLUMN)])
+    ours = table.select([name for name in table.column_names if name in _REQUEST_COLUMNS])
     return [
-        ImageRequest(row["index"], row["url"], previous=_previous_image(row.get(PREVIOUS_IMAGE_COLUMN)))
+        ImageRequest(
+            row["index"],
+            row["url"],
+            previous=_previous_image(row.get(PREVIOUS_IMAGE_COLUMN)),
+            refused=_refusal(row.get(REFUSED_COLUMN)),
+            path=row.get(PATH_COLUMN),
+            expected_hash=row.get(HASH_COLUMN),
+        )
         for row in ours.to_pylist()
     ]
 
@@ -82,3 +112,7 @@ def indexes(table: pa.Table) -> list[int]:
 
 def _previous_image(value: Mapping[str, Any] | None) -> PreviousImage | None:
     return None if value is None else PreviousImage.from_json(value)
+
+
+def _refusal(value: Mapping[str, Any] | None) -> Refusal | None:
+    return None if value is None else Refusal.from_json(value)

@@ -21,8 +21,10 @@ import pyarrow.parquet as pq
 
 #: The plan's column with a URL's image from the previous run. A URL list's own column of this name is renamed.
 PREVIOUS_IMAGE_COLUMN = "imagefleet.previous"
+#: The plan's columns with a request's refusal, file name and expected hash. They are renamed in the same way.
+REFUSED_COLUMN, PATH_COLUMN, HASH_COLUMN = "imagefleet.refused", "imagefleet.path", "imagefleet.hash"
 #: The columns of a plan that manifests lack.
-PLAN_ONLY_COLUMNS = frozenset({"index", PREVIOUS_IMAGE_COLUMN})
+PLAN_ONLY_COLUMNS = frozenset({"index", PREVIOUS_IMAGE_COLUMN, REFUSED_COLUMN, PATH_COLUMN, HASH_COLUMN})
 _REF_KEY, _CHECKSUM_KEY = b"imagefleet", b"imagefleet.sha256"
 #: The placeholder for the checksum while it is computed: one zero for each digit.
 _CHECKSUM_PLACEHOLDER = b"0" * (2 * hashlib.sha256().digest_size)

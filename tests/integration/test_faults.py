@@ -87,7 +87,11 @@ FAULTS: dict[str, str | None] = {
     "DEMO/images/77.jpg#unsavable": "storage",
 }
 #: Reasons not caused by a line of a list: they need an early end of the run, an internal error, or a dead worker.
-ELSEWHERE = {Reason.CANCELLED, Reason.INTERNAL, Reason.LOST, Reason.CRASHED}
+ELSEWHERE = {
+    *(Reason.CANCELLED, Reason.INTERNAL, Reason.LOST, Reason.CRASHED),
+    # They need a table, a filter or other options.
+    *(Reason.INVALID_ROW, Reason.DUPLICATE, Reason.HASH_MISMATCH, Reason.FILTERED),
+}
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from tasks.model import (
     Outcome,
     PreviousImage,
     Reason,
+    Refusal,
     ResizeMode,
     ResizeOptions,
     RunOptions,
@@ -84,6 +85,42 @@ def test_deliveries_add_up(demo: DemoServer, downloader: Downloader, store: Stor
     )
     assert (outcome.ok, outcome.attempts) == (True, 2)
     assert outcome.fetch_seconds > 7
+
+
+def test_refused_row_is_not_fetched(store: Store) -> None:
+    """A refused row gets its Outcome without a request, and its message is redacted."""
+    refused = Refusal(Reason.INVALID_ROW, "line 7 is not a row: http://a.example/?token=secret")
+    outcome = fetch(FetchRequest("", 7, refused=refused), _RUN, store, Raising(AssertionError()))
+    assert (outcome.status, outcome.reason, outcome.attempts) == (Status.FAILED_TO_DOWNLOAD, Reason.INVALID_ROW, 0)
+    assert outcome.error_message == "line 7 is not a row: http://a.example/?token=***"
+
+
+def test_image_with_a_name_of_its_own(demo: DemoServer, downloader: Downloader, store: Store) -> None:
+    """The image is saved under the request's name, with the extension of its real format, and found there again."""
+    request = FetchRequest(f"{demo.url}/images/3.png", 27, path="cats/tom")
+    outcome = fetch(request, _RUN, store, downloader)
+    assert (outcome.key, outcome.path, store.exists("cats/tom.png")) == ("000027", "cats/tom.png", True)
+    again = fetch(replace(request, recover=True), _RUN, store, Raising(AssertionError()))
+    assert (again.path, again.recovered, again.sha256) == ("cats/tom.png", True, outcome.sha256)
+
+
+def test_name_in_a_changed_message_writes_nothing(
+    demo: DemoServer, downloader: Downloader, store: Store, tmp_path: Path
+) -> None:
+    """A message can't make a worker write outside of the run's folder, or over the run's own files."""
+    for path in ("../other", "/other", ".plan/00000", "00001/other"):
+        outcome = fetch(FetchRequest(f"{demo.url}/images/3.png", 0, path=path), _RUN, store, downloader)
+        assert outcome.reason == Reason.INTERNAL
+    assert not list(tmp_path.rglob("*.png"))
+
+
+def test_expected_hash(demo: DemoServer, downloader: Downloader, store: Store) -> None:
+    """Only the bytes with the expected hash are saved; the hash is that of the download, not of a resized image."""
+    url = f"{demo.url}/images/3.png?width=40&height=30"
+    good = "sha256:" + hashlib.sha256(draw_image(3, 40, 30, "png")).hexdigest()
+    assert fetch(FetchRequest(url, 0, expected_hash=good), _RESIZING, store, downloader).ok
+    outcome = fetch(FetchRequest(url, 1, expected_hash="sha256:" + "0" * 64), _RUN, store, downloader)
+    assert (outcome.reason, outcome.http_status, outcome.path) == (Reason.HASH_MISMATCH, 200, None)
 
 
 def test_saved_image(demo: DemoServer, downloader: Downloader, store: Store) -> None:

@@ -54,7 +54,7 @@ def test_stopping_worker_does_not_wait_to_resend(monkeypatch: pytest.MonkeyPatch
         jobs._requeue_later(task, _LATER)
 
 
-@pytest.mark.parametrize("arguments", [["http://a.example/1.jpg"], [], ["run", 0, *range(9)]])
+@pytest.mark.parametrize("arguments", [["http://a.example/1.jpg"], [], ["run", 0, *range(12)]])
 @pytest.mark.parametrize("task", [jobs.fetch_image, jobs.collect_shard])
 def test_task_sent_by_hand_names_the_command(task: Any, arguments: list[Any]) -> None:
     """A task called at a Celery prompt fails with the command to use instead, before anything is sent."""

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.model import ImageRequest, PreviousImage
+from tasks.model import ImageRequest, PreviousImage, Reason, Refusal
 from tasks.storage import plan
 from tasks.storage.plan import CorruptPlanError
 from tasks.storage.shard_parquet import ShardRef
@@ -57,6 +57,18 @@ def test_previous_run_data_comes_back() -> None:
     assert plan.requests(table) == requests
     alone = [ImageRequest(0, "a", previous=PreviousImage("p", 1, 1, "png", 1, "f00", etag='"e"'))]
     assert plan.requests(plan.decode(plan.encode(alone, _MARK))) == alone
+
+
+def test_facts_of_a_request_come_back() -> None:
+    """A request's refusal, file name and expected hash come back; a column without facts does not exist."""
+    refused = Refusal(Reason.DUPLICATE, "the URL of 00000000")
+    requests = [
+        ImageRequest(0, "a", path="cats/1", expected_hash="md5:900150983cd24fb0d6963f7d28e17f72"),
+        ImageRequest(1, "a", refused=refused),
+    ]
+    table = plan.decode(plan.encode(requests, _MARK))
+    assert plan.requests(table) == requests
+    assert table.column_names == ["index", "url", "imagefleet.refused", "imagefleet.path", "imagefleet.hash"]
 
 
 def test_renames_source_columns_named_like_the_plans() -> None:
