@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import click
+from click.core import ParameterSource
+
 from producer.cli.console import create_console, print_note
 from producer.cli.parameters import FleetParameters
 from producer.formatting import pluralized
@@ -19,6 +22,9 @@ if TYPE_CHECKING:
     from producer.local_fleet.fleet import Fleet
     from producer.output.run_file import RunConfig
     from producer.runs.worker_pool import WorkerPool
+
+#: The options that only a local fleet has.
+_FLEET_OPTIONS = ("workers", "concurrency", "flower")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +62,7 @@ def get_worker_pool(request: FleetRequest) -> Iterator[WorkerPool]:
         return
     from producer.runs.worker_pool import broker_pool
 
+    _note_unused_options(url)
     pool = broker_pool(url, request.roots[0], request.insecure)
     for warning in pool.warnings:
         print_note(f"Warning: {warning}.", quiet=False)
@@ -66,6 +73,23 @@ def get_worker_pool(request: FleetRequest) -> Iterator[WorkerPool]:
             quiet=False,
         )
     yield pool
+
+
+def _note_unused_options(url: str) -> None:
+    """Print a note if the user gave options of a local fleet, because the workers at a broker have their own."""
+    from tasks.redaction import redacted
+
+    context = click.get_current_context()
+    given = [
+        f"--{name}" for name in _FLEET_OPTIONS if context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+    ]
+    if given:
+        has = "has" if len(given) == 1 else "have"
+        print_note(
+            f"Note: {' and '.join(given)} {has} no effect. Only a local fleet has such options, and this command uses "
+            f"the workers at {redacted(url)}.",
+            quiet=False,
+        )
 
 
 def checked_broker_url(broker: str | None) -> str | None:

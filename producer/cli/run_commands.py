@@ -158,9 +158,8 @@ def retry(
         from producer.runs.run import Run
 
         request = FleetRequest(fleet, broker, [out.resolve()], as_json)
-        _continue_run(
-            Run.retry(store, chosen), "No image failed for these reasons. There is nothing to do.", out, request
-        )
+        failed = "No image failed." if everything else "No image failed for these reasons."
+        _continue_run(Run.retry(store, chosen), f"{failed} There is nothing to do.", out, request)
 
 
 @click.command()

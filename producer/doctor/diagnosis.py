@@ -164,7 +164,7 @@ def _network_setting_findings(local: bool) -> list[Finding]:
     except FetchError as error:
         wrong.append(f"IMAGEFLEET_PROXY: {error}")
     if not wrong:
-        return [Finding(name, Level.OK, f"can be used: {', '.join(variables)}")]
+        return [Finding(name, Level.OK, f"{', '.join(variables)} can be used")]
     affected = "" if local else "; `producer compare` and workers with this environment can't use these settings"
     todo = "Correct or unset the variables; see docs/settings.md."
     return [Finding(name, Level.BAD if local else Level.WARN, redacted("; ".join(wrong)) + affected, todo)]

@@ -125,7 +125,7 @@ class Heartbeat:
                 self.beat(server)
             except redis.RedisError as error:
                 problem = redis_problem(error)
-                _log.warning("could not send a heartbeat: %s. %s", problem.text, problem.hint)
+                _log.warning("could not send a heartbeat: %s. %s", problem.text.rstrip("."), problem.hint)
             except Exception:  # noqa: BLE001  # without heartbeats, others would treat this worker as dead
                 _log.exception("internal error while sending a heartbeat")
             self._stopped.wait(limits.HEARTBEAT_INTERVAL)

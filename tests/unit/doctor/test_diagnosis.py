@@ -40,7 +40,7 @@ def test_settings(environment: Callable[..., None]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as proxy:
         environment(PROXY=f"http://me:word@127.0.0.1:{proxy.getsockname()[1]}", DENY_NETWORKS="10.0.0.0/8")
         (finding,) = diagnosis._network_setting_findings(local=True)
-    assert (finding.level, finding.found) == (Level.OK, "can be used: IMAGEFLEET_DENY_NETWORKS, IMAGEFLEET_PROXY")
+    assert (finding.level, finding.found) == (Level.OK, "IMAGEFLEET_DENY_NETWORKS, IMAGEFLEET_PROXY can be used")
 
 
 def test_unusable_settings_are_named(environment: Callable[..., None]) -> None:
