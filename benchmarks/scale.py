@@ -28,7 +28,7 @@ from producer.local_fleet.fleet import cores
 from producer.output.run_file import RunConfig
 from producer.output.summary import COLUMNS, summarise
 from tasks.storage import manifest, plan
-from tasks.storage.store import Store
+from tasks.storage.local_store import LocalStore
 
 _NAME = "scale"
 _DIFFERENT_IMAGES = 500
@@ -146,7 +146,7 @@ def _commands(run: RunUsage, images: int) -> dict[str, dict[str, float]]:
 
 def _output(out: Path, images: int) -> dict[str, float]:
     """Return the bytes on disk per image, and the milliseconds that the summary takes per shard."""
-    store, shards = Store(out), range(-(-images // _OPTIONS.shard_size))
+    store, shards = LocalStore(out), range(-(-images // _OPTIONS.shard_size))
 
     def size(name: Callable[[int], str]) -> float:
         return round(sum(store.path(name(shard)).stat().st_size for shard in shards) / images, 2)

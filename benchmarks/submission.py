@@ -27,7 +27,7 @@ from producer.planning.planner import Planner
 from tasks.broker import client as broker_client
 from tasks.celery import IMAGE_QUEUE, use_broker
 from tasks.model import ImageRequest, RunOptions
-from tasks.storage.store import Store
+from tasks.storage.local_store import LocalStore
 
 _IMAGES = 20_000
 _SHARD_SIZE = 1000
@@ -62,7 +62,7 @@ def measure(repeat: int, images: int | None, folder: Path) -> dict[str, Any]:
 def _submit(url: str, images: int, out: Path) -> tuple[float, float]:
     """Plan a list and send all its tasks; return the seconds and the CPU seconds of the sending."""
     out.mkdir()
-    store = Store(out)
+    store = LocalStore(out)
     requests = (ImageRequest(index, f"http://images.example/pictures/{index:08d}.jpg") for index in range(images))
     planner = Planner(requests, store, _SHARD_SIZE, lambda rows, shards: None, "benchmark")
     planner.start()

@@ -11,7 +11,7 @@ from producer.sources import text as url_list
 from tasks import runtime_tuning
 from tasks.download import downloader as downloading
 from tasks.model import RunOptions
-from tasks.storage.store import Store
+from tasks.storage.local_store import LocalStore
 
 
 def main() -> None:
@@ -28,7 +28,7 @@ def main() -> None:
         nonlocal saved
         saved += getattr(outcome, "ok", False)
 
-    seconds = download_with_threads(requests, RunOptions(str(out), 1000), Store(out), downloader, count, threads)
+    seconds = download_with_threads(requests, RunOptions(str(out), 1000), LocalStore(out), downloader, count, threads)
     print(json.dumps({"success": saved, "wall_seconds": seconds}))
 
 

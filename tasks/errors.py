@@ -46,7 +46,7 @@ ends a command. Its message says what happened, why, and what to do.
 
 Exceptions of other libraries are translated once, in the module that calls the library: ``guard``, ``proxy`` and
 ``error_mapping`` translate network errors; ``identify``, ``decode`` and ``resize`` translate Pillow's errors; and
-``store`` translates file system errors.
+``local_store`` translates file system errors.
 """
 
 from __future__ import annotations

@@ -227,7 +227,7 @@ class _Delivery:
             created = store.create(name, image.body)
         else:
             download = previous.with_stored_headers(download)
-            created = store.create_linked(name, image.body, previous.file)
+            created = store.create_linked(name, image.body, previous.store, previous.image.path)
         if not created:
             existing = store.read(name)
             if existing != image.body:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
-import stat
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from tasks.download.conditional import Validators, usable_validators
 from tasks.download.downloader import Download
@@ -27,11 +24,6 @@ class PreviousFile:
 
     image: PreviousImage
     store: Store
-
-    @property
-    def file(self) -> Path:
-        """The image's path on the file system."""
-        return self.store.path(self.image.path)
 
     def validators(self) -> Validators | None:
         """Return the validators for the conditional request; None if the image can't be reused."""
@@ -63,10 +55,4 @@ class PreviousFile:
 
     def _exists(self) -> bool:
         """Return whether a regular file with a valid path and the right size exists; the file is not read."""
-        if self._extension() is None:
-            return False
-        try:
-            status = os.lstat(self.file)
-        except OSError:
-            return False
-        return stat.S_ISREG(status.st_mode) and status.st_size == self.image.bytes
+        return self._extension() is not None and self.store.file_size(self.image.path) == self.image.bytes

@@ -34,6 +34,7 @@ from tasks.errors import CancelledError, CommandError, StorageError
 from tasks.model import PreviousImage, RunOptions
 from tasks.previous_image import PreviousFile
 from tasks.storage import plan, shard_status
+from tasks.storage.local_store import LocalStore
 from tasks.storage.store import Store
 
 _log = logging.getLogger(__name__)
@@ -148,8 +149,8 @@ def store(out: str) -> Store:
     Raises:
         StorageError: this worker is not allowed to write there, or the folder does not hold the run.
     """
-    store = Store.open_allowed(out, settings().store_roots)
-    if not store.exists(plan.FOLDER):
+    store = LocalStore.open_allowed(out, settings().store_roots)
+    if not store.folder_exists(plan.FOLDER):
         raise StorageError(f"the run is not in {out} on this worker's host: is the shared folder mounted there?")
     return store
 
@@ -181,7 +182,7 @@ def _previous_run_store(folder: str) -> Store | None:
     None means that this worker's operator does not allow the folder; a warning is logged.
     """
     try:
-        return Store.open_allowed(folder, settings().store_roots)
+        return LocalStore.open_allowed(folder, settings().store_roots)
     except StorageError:
         _log.warning(
             "no image is reused from %s, and all are downloaded: IMAGEFLEET_STORE_ROOTS does not include this folder",

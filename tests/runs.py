@@ -9,8 +9,8 @@ from producer.sources import text as url_list
 from tasks.collect import collect
 from tasks.model import Outcome, Reason, RunOptions, Status, image_key
 from tasks.storage import plan
+from tasks.storage.local_store import LocalStore
 from tasks.storage.shard_parquet import ShardRef
-from tasks.storage.store import Store
 
 RUN_ID = "20260101-000000-abcdef"
 SIZE = 3
@@ -18,7 +18,7 @@ SIZE = 3
 
 def make_run(
     source: Path,
-    store: Store,
+    store: LocalStore,
     rows: int,
     done: int,
     state: State,

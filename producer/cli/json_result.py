@@ -36,10 +36,10 @@ class JsonResult:
         if self._run is None:
             return {}
         from producer.output.run_file import resume_command
-        from tasks.storage.store import Store
+        from tasks.storage.local_store import LocalStore
 
         run_id, folder = self._run
-        return {"run_id": run_id, "out": str(folder), "resume": resume_command(Store(folder))}
+        return {"run_id": run_id, "out": str(folder), "resume": resume_command(LocalStore(folder))}
 
     def emit(self, facts: dict[str, Any]) -> None:
         """Print an object, if `--json` was given and no object has been printed yet."""

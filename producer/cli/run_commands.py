@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from producer.runs.result import RunResult
     from producer.runs.run import Run
     from producer.runs.worker_pool import WorkerPool
-    from tasks.storage.store import Store
+    from tasks.storage.local_store import LocalStore
 
 
 @click.command(epilog=f"{DURATION_HELP} {SIZE_HELP}")
@@ -82,8 +82,10 @@ def run(
         check_insecure(config)
     if refresh_from is not None:
         from producer.planning.previous_run import PreviousRun
+        from tasks.storage.local_store import LocalStore
 
-        config = replace(config, previous_run=str(PreviousRun(refresh_from, out, config.fetch).folder))
+        previous = PreviousRun(refresh_from, LocalStore(out.resolve()), config.fetch)
+        config = replace(config, previous_run=previous.folder)
     requests = url_list.require_urls(url_list.read(source), source)
     with (
         new_run_folder(out, checked_broker_url(broker)) as store,
@@ -257,7 +259,7 @@ def _show_run(display: Display, progress: Progress) -> None:
 
 def _show_result(result: RunResult, as_json: bool) -> None:
     if as_json:
-        facts = {"run_id": result.run_id, "source": result.source, "out": str(result.out), **result.totals()}
+        facts = {"run_id": result.run_id, "source": result.source, "out": result.out, **result.totals()}
         if result.before is not None:
             facts["retried"] = result.before
         if result.completion is not None:
@@ -270,7 +272,7 @@ def _show_result(result: RunResult, as_json: bool) -> None:
 
 
 @contextmanager
-def _hold_lock(store: Store, broker: str | None, command: str) -> Iterator[None]:
+def _hold_lock(store: LocalStore, broker: str | None, command: str) -> Iterator[None]:
     """Hold the lock of an output folder for a command with this name."""
     from producer.output import lock
 

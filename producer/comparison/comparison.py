@@ -16,7 +16,7 @@ from producer.runs.worker_pool import WorkerPool
 from tasks.download.downloader import Downloader
 from tasks.model import ImageRequest, RunOptions
 from tasks.storage import manifest
-from tasks.storage.store import Store
+from tasks.storage.local_store import LocalStore
 
 #: Called with the name of the current way and its number of finished images. The first call reports 0 images.
 Listener = Callable[[str, int], None]
@@ -78,13 +78,13 @@ class Comparison:
         }
 
 
-def stores(root: Path) -> dict[str, Store]:
+def stores(root: Path) -> dict[str, LocalStore]:
     """Return the Stores of the three ways below a folder, by name.
 
     Raises:
         UsageError: a folder holds a run.
     """
-    found = {name: Store(root / folder) for name, folder in FOLDERS.items()}
+    found = {name: LocalStore(root / folder) for name, folder in FOLDERS.items()}
     for store in found.values():
         RunFile.check_no_run(store)
     return found
@@ -96,7 +96,7 @@ class ComparedList:
 
     requests: Sequence[ImageRequest]
     source: str
-    places: dict[str, Store]
+    places: dict[str, LocalStore]
     options: RunConfig
 
 
@@ -135,7 +135,7 @@ def compare(
     listener(FLEET, 0)
     with Run.begin(iter(requests), compared.source, places[FLEET], options) as fleet:
         report = fleet.execute(pool, lambda progress: listener(FLEET, progress.success + progress.failed))
-    ways.append(Way(FLEET, pool.slots, report.wall_seconds, report.summary, report.out))
+    ways.append(Way(FLEET, pool.slots, report.wall_seconds, report.summary, Path(report.out)))
     return Comparison(compared.source, tuple(ways), pool.startup_seconds)
 
 
@@ -148,6 +148,6 @@ class _Counter:
         self._listener(self._name, self._count)
 
 
-def _manifests(store: Store, shards: range) -> Iterator[Any]:
+def _manifests(store: LocalStore, shards: range) -> Iterator[Any]:
     for shard in shards:
         yield manifest.decode(store.read(manifest.name(shard)), COLUMNS)

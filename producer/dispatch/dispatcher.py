@@ -253,7 +253,7 @@ class Dispatcher:
         elif in_flight.signalled_at and time.monotonic() - in_flight.signalled_at > _MANIFEST_TIMEOUT_SECONDS:
             raise CommandError(
                 f"Manifest of shard {shard_name(in_flight.shard)} not found",
-                f"a worker reported it as written, but it is not in {self._store.root} on this machine",
+                f"a worker reported it as written, but it is not in {self._store.location} on this machine",
                 "Give workers and producer the same shared folder under the same path.",
             )
 

@@ -33,7 +33,7 @@ class SavingCheck:
             troubles = "; ".join(self._unfit.storage_troubles)
             raise CommandError(
                 "Workers can't save images",
-                f"the last {unsaved - self._unsaved} images could not be written to {self._store.root}; "
+                f"the last {unsaved - self._unsaved} images could not be written to {self._store.location}; "
                 f"{troubles or 'the disk may be full, or the workers may lack permission to write there'}",
                 f"Free disk space or grant permission, then run `{resume_command(self._store)}`.",
             )

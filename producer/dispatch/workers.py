@@ -23,7 +23,7 @@ from tasks.errors import UsageError
 from tasks.file_descriptors import max_slots
 from tasks.storage import folder_probe
 from tasks.storage.folder_probe import ProbeResult
-from tasks.storage.store import Store
+from tasks.storage.local_store import LocalStore
 
 _log = logging.getLogger(__name__)
 #: The largest harmless difference between clocks, in seconds.
@@ -143,7 +143,7 @@ def _find_troubles(out: Path, workers: Sequence[WorkerInfo]) -> dict[str, ProbeR
     A worker without a reply may be busy, and counts as able to use it.
     """
     # `compare` creates the folder later, so probe its nearest existing parent folder.
-    store = Store(next(folder for folder in (out, *out.parents) if folder.is_dir()))
+    store = LocalStore(next(folder for folder in (out, *out.parents) if folder.is_dir()))
     token = folder_probe.new_token()
     try:
         folder_probe.write_probe(store, token)

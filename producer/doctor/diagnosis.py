@@ -33,7 +33,7 @@ from tasks.download.guard import Guard
 from tasks.errors import CommandError, FetchError
 from tasks.redaction import redacted
 from tasks.storage import folder_probe
-from tasks.storage.store import Store
+from tasks.storage.local_store import LocalStore
 
 #: After a worker has described itself, wait this many seconds for further workers.
 _INFO_SECONDS = 2.0
@@ -102,9 +102,9 @@ def _probe_folder(out: Path | None) -> Iterator[_ProbedFolder]:
         return
     name = "folder here"
     made: list[Path] = []
-    store, token = Store(out.absolute()), folder_probe.new_token()
+    store, token = LocalStore(out.absolute()), folder_probe.new_token()
     try:
-        store = Store(out.resolve())
+        store = LocalStore(out.resolve())
         for path in reversed([store.root, *store.root.parents]):
             if not path.exists():
                 path.mkdir()

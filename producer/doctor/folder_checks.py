@@ -26,8 +26,8 @@ from producer.sources import text as url_list
 from tasks.errors import WORTH_RETRYING, CommandError, StorageError
 from tasks.model import ResizeMode, shard_name
 from tasks.storage import manifest, plan, shard_parquet
+from tasks.storage.local_store import TEMPORARY_FOLDER, LocalStore
 from tasks.storage.shard_parquet import CorruptShardFileError, ShardRef
-from tasks.storage.store import TEMPORARY_FOLDER, Store
 
 #: Free bytes below which no run should start: room for a few images and their shard's files.
 _MIN_BYTES = 8 * 1024**2
@@ -42,7 +42,7 @@ _READ_SECONDS = 5.0
 COMPARISON = "comparison.json"
 
 
-def inspect_folder(store: Store) -> list[Finding]:
+def inspect_folder(store: LocalStore) -> list[Finding]:
     """Check an existing folder: its disk space and its run."""
     try:
         run = _inspect_run(store)
@@ -62,7 +62,7 @@ class SpaceNeed:
     remaining: float
 
 
-def space_findings(store: Store, need: SpaceNeed | None = None) -> list[Finding]:
+def space_findings(store: LocalStore, need: SpaceNeed | None = None) -> list[Finding]:
     """Check the folder's disk for free space and inodes. ``need`` is the estimated need of its run, if known."""
     findings = []
     # Some file systems do not report it.
@@ -123,12 +123,12 @@ class _InspectedRun:
     """The run in a folder, with its number of planned shards, and its live producer if there is one."""
 
     record: RunFile
-    store: Store
+    store: LocalStore
     shards: int
     producer: lock.LockHolder | None
 
 
-def _inspect_run(store: Store) -> _RunFindings:
+def _inspect_run(store: LocalStore) -> _RunFindings:
     if not store.exists(NAME):
         return _RunFindings([_no_run_finding(store)])
     record = RunFile.load(store)
@@ -175,7 +175,7 @@ def _estimate_need(record: RunFile, left: int, sizes: Sequence[int]) -> SpaceNee
     return SpaceNeed(shard * min(left, window), shard * left)
 
 
-def _no_run_finding(store: Store) -> Finding:
+def _no_run_finding(store: LocalStore) -> Finding:
     left = RunFile.find_run_file(store)
     if left is not None and _is_comparison_folder(store):
         found = "it holds no run, but one way of a comparison (`producer compare` or `producer demo`)"
@@ -184,14 +184,14 @@ def _no_run_finding(store: Store) -> Finding:
         found = f"{left} is from a run, but {NAME} is missing"
         todo = "Choose another folder for a new run. Images and manifests here can be used as they are."
         return Finding("run", Level.BAD, found, todo)
-    above = Store(store.root.parent)
+    above = LocalStore(store.root.parent)
     if above.exists(NAME) and (store.root.name in (plan.FOLDER, TEMPORARY_FOLDER) or store.root.name.isdecimal()):
         found = f"this is a part of the run in {above.root}"
         return Finding("run", Level.BAD, found, f"Use {above.root}.")
     return Finding("run", Level.OK, "no run is in it")
 
 
-def _is_comparison_folder(store: Store) -> bool:
+def _is_comparison_folder(store: LocalStore) -> bool:
     """Return whether a folder without a run holds a baseline. Its files or a ``comparison.json`` above it show this."""
     for name in (plan.name(0), manifest.name(0)):
         # A baseline's files have an empty run id.
@@ -199,7 +199,7 @@ def _is_comparison_folder(store: Store) -> bool:
             shard_parquet.decode(store.read(name), [], ShardRef("", 0))
             return True
     with suppress(StorageError, ValueError, TypeError, KeyError):
-        ways = json.loads(Store(store.root.parent).read(COMPARISON))["ways"]
+        ways = json.loads(LocalStore(store.root.parent).read(COMPARISON))["ways"]
         return any(Path(way["out"]).name == store.root.name for way in ways)
     return False
 
@@ -221,7 +221,7 @@ def _state_finding(run: _InspectedRun) -> Finding:
     return Finding("run", Level.WARN, found, f"Resume it with `{resume_command(store)}`.")
 
 
-def _failure_findings(record: RunFile, store: Store) -> list[Finding]:
+def _failure_findings(record: RunFile, store: LocalStore) -> list[Finding]:
     """Report the failed images of a complete run, from the totals in its run.json."""
     totals = record.totals or {}
     if record.state is not State.COMPLETE or not totals.get("failed"):
@@ -306,7 +306,7 @@ def _manifests_finding(run: _InspectedRun, reading: _ReadResult) -> Finding:
     return Finding("manifests", Level.OK, found)
 
 
-def _images_finding(record: RunFile, store: Store, missing: Mapping[int, int]) -> Finding:
+def _images_finding(record: RunFile, store: LocalStore, missing: Mapping[int, int]) -> Finding:
     """Report images that manifests list but that are missing on disk, with their number for each shard."""
     lacking = list_names(f"{shard_name(shard)} ({number:,})" for shard, number in missing.items())
     found = f"{pluralized(sum(missing.values()), 'image')} listed in manifests are missing, in shards {lacking}"
@@ -319,5 +319,5 @@ def _images_finding(record: RunFile, store: Store, missing: Mapping[int, int]) -
     return Finding("images", Level.WARN, found, todo)
 
 
-def _quoted_root(store: Store) -> str:
+def _quoted_root(store: LocalStore) -> str:
     return shlex.quote(str(store.root))

@@ -30,7 +30,7 @@ from producer.waiting import wait_until
 from tasks import file_descriptors
 from tasks.broker import client as broker_client
 from tasks.errors import CommandError, UsageError
-from tasks.storage.store import TEMPORARY_FOLDER
+from tasks.storage.local_store import TEMPORARY_FOLDER
 
 #: Time limit in seconds for a server or worker to answer after its start.
 _STARTUP_SECONDS = 60.0

@@ -9,36 +9,33 @@ from pathlib import Path
 from producer.output import lock
 from producer.output.run_file import RunFile
 from tasks.errors import StorageError, UsageError
+from tasks.storage.local_store import LocalStore
 from tasks.storage.store import Store
 
-_PROBE = ".probe"
 
-
-def prepare_output(out: Path) -> Store:
+def prepare_output(out: Path) -> LocalStore:
     """Return the Store of a new run's output folder; create the folder if it is missing.
 
     Raises:
         UsageError: the folder can't be created or written, it holds a run, or another producer works there.
         CommandError: the lock can't be checked for another producer.
     """
-    store = Store(out.resolve())
+    store = LocalStore(out.resolve())
     try:
-        store.root.mkdir(parents=True, exist_ok=True)
+        store.create_folder()
         if RunFile.find_run_file(store) is not None:
             # Check for another producer first: before the folder's files are touched, and before an active run is
             # reported as an old one.
             lock.check_unlocked(store)
-        store.replace(_PROBE, b"")
-        store.remove(_PROBE)
-        store.remove_temporary_folder()
-    except (OSError, StorageError) as error:
+        store.check_writable()
+    except StorageError as error:
         raise unwritable_error(store, error) from error
     RunFile.check_no_run(store)
     return store
 
 
 @contextmanager
-def new_run_folder(out: Path, broker: str | None) -> Iterator[Store]:
+def new_run_folder(out: Path, broker: str | None) -> Iterator[LocalStore]:
     """Yield the Store of a new run's output folder, and hold its lock during the block.
 
     If the block fails before the run has written anything, a folder created here is removed again.
@@ -79,7 +76,7 @@ def remove_created_on_failure(out: Path) -> Iterator[None]:
         raise
 
 
-def existing_run(out: Path) -> Store:
+def existing_run(out: Path) -> LocalStore:
     """Return the Store of a folder with a run.
 
     Raises:
@@ -91,7 +88,7 @@ def existing_run(out: Path) -> Store:
             "it was removed or renamed, or its path is misspelled",
             "Give the folder that the run was started with (--out).",
         )
-    store = Store(out.resolve())
+    store = LocalStore(out.resolve())
     # Check before locking, because locking would leave a lock file in an unrelated folder.
     RunFile.require(store)
     return store
@@ -100,7 +97,7 @@ def existing_run(out: Path) -> Store:
 def unwritable_error(store: Store, error: Exception) -> UsageError:
     """Return the error for an unwritable output folder."""
     return UsageError(
-        f"The output folder {store.root} can't be written",
+        f"The output folder {store.location} can't be written",
         getattr(error, "strerror", None) or str(error),
         "Choose a folder you can write to, on a disk with free space.",
     )

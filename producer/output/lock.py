@@ -28,7 +28,8 @@ from pathlib import Path
 from producer.waiting import wait_until
 from tasks.errors import CommandError, UsageError
 from tasks.redaction import redacted
-from tasks.storage.store import PRIVATE_MODE, Store
+from tasks.storage.local_store import LocalStore
+from tasks.storage.store import PRIVATE_MODE
 
 NAME = ".lock"
 _log = logging.getLogger(__name__)
@@ -67,7 +68,7 @@ _UNKNOWN = LockHolder("an unknown host", 0, 0.0, "", None)
 
 
 @contextmanager
-def hold(place: Store | Path, broker: str | None, command: str = "") -> Iterator[None]:
+def hold(place: LocalStore | Path, broker: str | None, command: str = "") -> Iterator[None]:
     """Hold the lock of an existing output folder during the block.
 
     Args:
@@ -92,7 +93,7 @@ def hold(place: Store | Path, broker: str | None, command: str = "") -> Iterator
         os.close(descriptor)
 
 
-def check_unlocked(place: Store | Path) -> None:
+def check_unlocked(place: LocalStore | Path) -> None:
     """Check that no producer holds an output folder's lock, without taking the lock or creating its file.
 
     Raises:
@@ -104,13 +105,13 @@ def check_unlocked(place: Store | Path) -> None:
         raise _taken_error(_path(place).parent, other)
 
 
-def discard(place: Store | Path) -> None:
+def discard(place: LocalStore | Path) -> None:
     """Remove the lock file. Only the holder may do this, and only if no run remains in the folder."""
     with suppress(OSError):
         _path(place).unlink()
 
 
-def dead_holder(place: Store | Path) -> LockHolder | None:
+def dead_holder(place: LocalStore | Path) -> LockHolder | None:
     """Return the last holder if it died with the lock; None if it released the lock or the file can't be read."""
     try:
         descriptor = os.open(_path(place), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
@@ -122,7 +123,7 @@ def dead_holder(place: Store | Path) -> LockHolder | None:
         os.close(descriptor)
 
 
-def current_holder(place: Store | Path) -> LockHolder | None:
+def current_holder(place: LocalStore | Path) -> LockHolder | None:
     """Return the holder of an output folder's lock; None if the lock is free, or the file system has no locks.
 
     Raises:
@@ -148,8 +149,8 @@ def current_holder(place: Store | Path) -> LockHolder | None:
         os.close(descriptor)
 
 
-def _path(place: Store | Path) -> Path:
-    return (place.root if isinstance(place, Store) else place) / NAME
+def _path(place: LocalStore | Path) -> Path:
+    return (place.root if isinstance(place, LocalStore) else place) / NAME
 
 
 def _acquire(path: Path) -> int:

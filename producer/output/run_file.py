@@ -100,7 +100,7 @@ class RunFile:
             return cls._decode(store.read(NAME))
         except (StorageError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise CommandError(
-                f"{store.path(NAME)} is damaged",
+                f"{store.describe(NAME)} is damaged",
                 f"it can't be read ({error or type(error).__name__}); nothing was changed",
                 "Images and manifests are not affected, and can be used as they are. To continue the run, restore a "
                 "good copy of this file. Without a copy, download the list into another folder: "
@@ -116,7 +116,7 @@ class RunFile:
         """
         if not store.exists(NAME):
             raise UsageError(
-                f"{store.root} holds no run",
+                f"{store.location} holds no run",
                 f"there is no {NAME} in it",
                 "Give the folder that the run was started with (--out).",
             )
@@ -144,7 +144,7 @@ class RunFile:
         if found is None:
             return
         raise UsageError(
-            f"{store.root} already holds a run, or leftovers of one",
+            f"{store.location} already holds a run, or leftovers of one",
             f"found {found}, and the files of two runs are never mixed",
             RunFile._new_run_hint(store),
         )
@@ -157,7 +157,7 @@ class RunFile:
             return "Choose another --out, or remove that folder."
         with suppress(CommandError):
             if RunFile.load(store).state is State.COMPLETE:
-                folder = shlex.quote(str(store.root))
+                folder = shlex.quote(store.location)
                 return (
                     f"That run is complete. Use `producer retry {folder}` to retry its failed images. Choose "
                     f"another --out to download the list again; add `--refresh-from {folder}` to reuse the "
@@ -231,7 +231,7 @@ def resume_command(store: Store) -> str:
 
     The command names the run's broker, with the password redacted, unless the environment names the same broker.
     """
-    command = f"producer resume {shlex.quote(str(store.root))}"
+    command = f"producer resume {shlex.quote(store.location)}"
     try:
         broker = RunFile.load(store).broker
     except CommandError:

@@ -33,7 +33,7 @@ def load_plan(shard: int, store: Store, run_id: str) -> pa.Table:
         return plan.decode(store.read(plan.name(shard)), ShardRef(run_id, shard))
     except (CorruptShardFileError, StorageError) as error:
         raise CommandError(
-            f"{store.path(plan.name(shard))} is unusable",
+            f"{store.describe(plan.name(shard))} is unusable",
             f"no valid plan of shard {shard_name(shard)}: {error}",
             "Restore a good copy. Or, if the URL list is unchanged, run "
             f"`{resume_command(store)}` to rebuild it from the list.",
@@ -52,7 +52,7 @@ def load_manifest(shard: int, store: Store, run_id: str, columns: Sequence[str] 
         exists = store.exists(manifest.name(shard))
         what = "is unusable" if exists else "is missing"
         raise CommandError(
-            f"{store.path(manifest.name(shard))} {what}",
+            f"{store.describe(manifest.name(shard))} {what}",
             f"no valid manifest of shard {shard_name(shard)}: {error}; nothing was changed",
             f"Restore a good copy. Or {'remove the file and ' if exists else ''}run `{resume_command(store)}` to "
             "repeat that shard without downloading saved images again.",

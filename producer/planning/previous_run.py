@@ -24,11 +24,11 @@ from tasks.errors import CommandError, StorageError, UsageError
 from tasks.model import PREVIOUS_IMAGE_FIELDS, FetchOptions, ImageRequest, PreviousImage, ResizeMode, Verify, shard_name
 from tasks.storage import manifest, plan
 from tasks.storage.shard_parquet import CorruptShardFileError, ShardRef
-from tasks.storage.store import TEMPORARY_FOLDER, Store
+from tasks.storage.store import Store
 
 _log = logging.getLogger(__name__)
-#: The folder of the URL index, below the output folder, during planning.
-_INDEX = f"{TEMPORARY_FOLDER}/previous_run"
+#: The scratch folder of the URL index, during planning.
+_INDEX = "previous_run"
 #: A place in a previous run is a number with the shard in its high bits and the row in its low bits.
 _ROW_BITS = 32
 _COLUMNS = ["url", "status", "tls_unverified", *PREVIOUS_IMAGE_FIELDS]
@@ -41,25 +41,25 @@ _REQUIRED_COLUMNS = ("path", "width", "height", "format", "bytes", "sha256")
 class PreviousRun:
     """A previous run with reusable images."""
 
-    def __init__(self, folder: Path, out: Path, fetch: FetchOptions) -> None:
-        """Open the previous run in ``folder``, for a new run with these output folder and options.
+    def __init__(self, folder: Path, out: Store, fetch: FetchOptions) -> None:
+        """Open the previous run in ``folder``, for a new run with this output folder and these options.
 
         Raises:
             UsageError: the folder holds no run, or its images can't be reused with these options.
             CommandError: its run.json is damaged.
         """
         try:
-            self._store, self._out = existing_run(folder), Store(out.resolve())
+            self._store, self._out = existing_run(folder), out
         except UsageError as error:
             hint = "Give the folder that the previous run was started with (--out)."
             raise UsageError(f"{error.what} (--refresh-from)", error.why, hint) from error
-        if self._store.root == self._out.root:
+        if self._store.location == self._out.location:
             raise UsageError(
                 f"{folder} can't be refreshed into the same folder",
                 "--out and --refresh-from are the same folder, and the files of two runs are never mixed",
                 "Choose another --out. On a disk with hard links, unchanged images take no extra space.",
             )
-        if self._out.root.is_relative_to(self._store.root):
+        if self._out.is_within(self._store):
             raise UsageError(
                 f"{folder} can't be refreshed inside of itself",
                 "--out is inside the --refresh-from folder, and would be deleted together with it",
@@ -75,9 +75,9 @@ class PreviousRun:
             )
 
     @property
-    def folder(self) -> Path:
-        """The folder of the previous run."""
-        return self._store.root
+    def folder(self) -> str:
+        """The location of the previous run."""
+        return self._store.location
 
     def join(self, requests: Iterable[ImageRequest], shard_size: int) -> Iterator[ImageRequest]:
         """Yield the requests, each with the previous run's image of the same URL, if there is one.
@@ -91,7 +91,7 @@ class PreviousRun:
         """
         source = iter(requests)
         try:
-            with UrlIndex(self._out.path(_INDEX)) as index:
+            with self._out.scratch_folder(_INDEX) as folder, UrlIndex(folder) as index:
                 self._add_all(index)
                 while shard := list(islice(source, shard_size)):
                     yield from self._join(shard, index)
@@ -138,7 +138,7 @@ class PreviousRun:
             return manifest.decode(self._store.read(name), columns, ShardRef(self._record.id, shard))
         except (CorruptShardFileError, StorageError) as error:
             raise CommandError(
-                f"{self._store.path(name)} is unusable",
+                f"{self._store.describe(name)} is unusable",
                 f"it is not a valid manifest of shard {shard_name(shard)} of the previous run: {error}",
                 "Restore a good copy, or remove the file to download its images again. "
                 f"Then continue with `{resume_command(self._out)}`.",
@@ -156,7 +156,7 @@ def join_previous_images(requests: Iterable[ImageRequest], options: RunConfig, o
         yield from requests
         return
     try:
-        previous = PreviousRun(Path(options.previous_run), out.root, options.fetch)
+        previous = PreviousRun(Path(options.previous_run), out, options.fetch)
     except UsageError as error:
         _log.warning("no further images are reused from %s: %s. %s", options.previous_run, error.what, error.why)
         yield from requests

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from producer.dispatch.unfit_workers import UnfitWorker
@@ -32,7 +31,8 @@ class RunResult:
 
     run_id: str
     source: str
-    out: Path
+    #: The location of the output folder.
+    out: str
     summary: Summary
     wall_seconds: float
     workers: int

@@ -28,10 +28,10 @@ def mark_running(record: RunFile, store: Store, **changes: Any) -> RunFile:
         CommandError: it can't be written.
     """
     try:
-        return record.save(store, state=State.RUNNING, out=str(store.root), epoch=record.epoch + 1, **changes)
+        return record.save(store, state=State.RUNNING, out=store.location, epoch=record.epoch + 1, **changes)
     except StorageError as error:
         raise CommandError(
-            f"The run in {store.root} can't continue",
+            f"The run in {store.location} can't continue",
             str(error),
             "Free disk space there, or get permission to write there; then run the command again.",
         ) from error

@@ -101,7 +101,7 @@ class Run:
             UsageError: the folder holds a run.
             CommandError: the folder is not writable.
         """
-        record = RunFile(new_id(), source, str(store.root), options, url_list.fingerprint(source))
+        record = RunFile(new_id(), source, store.location, options, url_list.fingerprint(source))
         try:
             record.create(store)
         except StorageError as error:
@@ -148,7 +148,7 @@ class Run:
         record = found = RunFile.load(store)
         if record.state is not State.COMPLETE:
             raise UsageError(
-                f"The run in {store.root} is not complete",
+                f"The run in {store.location} is not complete",
                 "only a complete run can be retried",
                 f"Run `{resume_command(store)}` to complete it.",
             )
@@ -207,7 +207,7 @@ class Run:
         return RunResult(
             run_id=self.id,
             source=self.source,
-            out=self._store.root,
+            out=self._store.location,
             summary=summarise(self._manifests()),
             wall_seconds=0.0,
             workers=0,
@@ -270,7 +270,7 @@ class Run:
     def _create_dispatcher(self, pool: WorkerPool, server: redis.Redis) -> Dispatcher:
         record = self._record
         options = RunOptions(
-            out=str(self._store.root),
+            out=self._store.location,
             shard_size=record.options.shard_size,
             fetch=record.options.fetch,
             run_id=record.id,
@@ -285,7 +285,7 @@ class Run:
         return RunResult(
             run_id=self.id,
             source=self.source,
-            out=self._store.root,
+            out=self._store.location,
             summary=summarise(self._manifests()),
             wall_seconds=timing.wall_seconds,
             workers=pool.workers,

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from tasks.errors import StorageError
-from tasks.storage.store import PRIVATE_MODE, Store
+from tasks.storage.local_store import LocalStore
+from tasks.storage.store import PRIVATE_MODE
 
 _TOKEN = re.compile(r"[0-9a-f]{32}")
 
@@ -69,7 +70,7 @@ def probe_name(token: str) -> str:
     return f".doctor-{token}"
 
 
-def write_probe(store: Store, token: str) -> None:
+def write_probe(store: LocalStore, token: str) -> None:
     """Write the file by which workers recognise the folder.
 
     Raises:
@@ -78,7 +79,7 @@ def write_probe(store: Store, token: str) -> None:
     _write(store.path(probe_name(token)), token.encode())
 
 
-def remove_probe(store: Store, token: str) -> None:
+def remove_probe(store: LocalStore, token: str) -> None:
     """Remove the producer's file, if it exists and can be removed."""
     with suppress(OSError):
         store.path(probe_name(token)).unlink()
@@ -95,7 +96,7 @@ def probe_folder(out: Any, token: Any, allowed: Iterable[Path]) -> ProbeResult:
     if not isinstance(out, str) or not isinstance(token, str) or not _TOKEN.fullmatch(token):
         return ProbeResult(error="the producer's request is not valid")
     try:
-        store = Store.open_allowed(out, allowed)
+        store = LocalStore.open_allowed(out, allowed)
     except StorageError as error:
         return ProbeResult(error=str(error))
     except (OSError, ValueError, RuntimeError) as error:

@@ -17,7 +17,7 @@ from tasks.download.guard import Guard
 from tasks.download.proxy import Proxy
 from tasks.fetch import FetchRequest, fetch
 from tasks.model import ResizeMode, RunOptions
-from tasks.storage.store import Store
+from tasks.storage.local_store import LocalStore
 from tests.answers.case import CLIENTS, OTHER_BYTES, SAVED, Case, ReceivedRequest
 from tests.conftest import required
 from tests.unit.conftest import Canned
@@ -50,7 +50,7 @@ def imagefleet(case: Case, certificates: Path | None = None) -> str:
     with serving(case) as server, tempfile.TemporaryDirectory() as folder:
         proxy = Proxy.parse(server.url) if case.proxied else None
         sessions = Sessions(Guard(["127.0.0.1"]), certificates, proxy=proxy)
-        downloader, store = Downloader(sessions), Store(Path(folder))
+        downloader, store = Downloader(sessions), LocalStore(Path(folder))
         run = RunOptions(folder, 1000, case.options)
         with closing(sessions.adapter()):
             for index, url in enumerate(_urls(case, server)):

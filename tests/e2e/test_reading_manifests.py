@@ -12,7 +12,7 @@ import pytest
 
 from producer.local_fleet.supervisor_client import ROOT
 from producer.output.run_file import PlanState, State
-from tasks.storage.store import Store
+from tasks.storage.local_store import LocalStore
 from tests.conftest import lacking
 from tests.runs import make_run
 from tests.unit.conftest import image
@@ -29,7 +29,7 @@ def folder(tmp_path: Path) -> Path:
     """Return a folder with ``images``, the output folder of a complete run with three shards and some images."""
     out = tmp_path / "images"
     out.mkdir()
-    make_run(tmp_path / "list.txt", Store(out), _ROWS, 3, State.COMPLETE, PlanState.COMPLETE)
+    make_run(tmp_path / "list.txt", LocalStore(out), _ROWS, 3, State.COMPLETE, PlanState.COMPLETE)
     for shard in ("00000", "00001", "00002"):
         (out / shard).mkdir(exist_ok=True)
         (out / shard / f"{shard}0000.jpg").write_bytes(image("JPEG"))

@@ -18,7 +18,7 @@ from tasks.download.downloader import Downloader
 from tasks.download.guard import Guard
 from tasks.fetch import FetchRequest, fetch
 from tasks.model import FetchOptions, RunOptions
-from tasks.storage.store import Store
+from tasks.storage.local_store import LocalStore
 
 SLOTS = 64
 #: The largest body in bytes, and the deadline of a download in seconds.
@@ -38,7 +38,7 @@ def main() -> None:
     others = range(len(jobs), len(jobs) + AT_ONCE)
     jobs += [WINDOWED[number % len(WINDOWED)] for number in others]
     run = RunOptions(folder, 1000, FetchOptions(timeout=1.0, deadline=DEADLINE, retries=0, max_bytes=CAP))
-    store, downloader = Store(Path(folder)), Downloader(Sessions(Guard([url.removeprefix("http://")])))
+    store, downloader = LocalStore(Path(folder)), Downloader(Sessions(Guard([url.removeprefix("http://")])))
 
     def attempt(index: int) -> tuple[str, str | None, float]:
         started = time.monotonic()

@@ -20,7 +20,7 @@ from tasks import collect, jobs
 from tasks.errors import StorageError
 from tasks.model import ImageRequest
 from tasks.storage import manifest
-from tasks.storage.store import Store
+from tasks.storage.local_store import LocalStore
 
 Patch = pytest.MonkeyPatch
 
@@ -54,7 +54,7 @@ def _keeps_failed_parts(patch: Patch) -> None:
 def _refuses_a_second_collect_task(patch: Patch) -> None:
     once = collect.collect
 
-    def refusing(shard: int, outcomes: Sequence[Any], run: Any, store: Store, count: int | None = None) -> None:
+    def refusing(shard: int, outcomes: Sequence[Any], run: Any, store: LocalStore, count: int | None = None) -> None:
         if store.exists(manifest.name(shard)):
             raise StorageError("its manifest exists")
         once(shard, outcomes, run, store, count)
@@ -75,13 +75,13 @@ def _collects_cancelled_images(patch: Patch) -> None:
 
 
 def _overwrites_images(patch: Patch) -> None:
-    def overwriting(self: Store, name: str, body: bytes) -> bool:
+    def overwriting(self: LocalStore, name: str, body: bytes) -> bool:
         path = Path(self.path(name))
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(body)
         return True
 
-    patch.setattr(Store, "create", overwriting)
+    patch.setattr(LocalStore, "create", overwriting)
 
 
 def _waits_for_a_claimed_collect_task(patch: Patch) -> None:

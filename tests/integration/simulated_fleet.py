@@ -44,7 +44,7 @@ from tasks.download.downloader import Download, Downloader
 from tasks.errors import HttpClientError
 from tasks.model import ImageRequest, Outcome, RunOptions, shard_name
 from tasks.storage import manifest
-from tasks.storage.store import Store
+from tasks.storage.local_store import LocalStore
 from tests.integration import processes
 from tests.waiting import PATIENCE, wait_for
 
@@ -297,7 +297,7 @@ class Producer:
     def __init__(
         self,
         stage: Stage,
-        store: Store,
+        store: LocalStore,
         options: RunOptions,
         planner: Planner,
         window: int = 2,
@@ -414,7 +414,7 @@ def fleet(stage: Stage) -> Iterator[Fleet]:
         patch.setattr(worker, "redis_client", lambda: stage.server)
         # A worker's cache would make its results depend on time.
         patch.setattr(worker, "run_cache", lambda: worker.RunCache(stage.server))
-        patch.setattr(worker, "store", lambda out: Store(Path(out)))
+        patch.setattr(worker, "store", lambda out: LocalStore(Path(out)))
         patch.setattr(worker, "downloader", lambda: played.downloader)
         patch.setattr(worker, "progress", lambda: SimpleNamespace(add=lambda run_id, outcome: None))
         patch.setattr(chord_state, "_queue_messages", partial(_queued, played, chord_state._queue_messages))
@@ -432,7 +432,7 @@ def _queued(played: Fleet, read: Callable[..., Iterator[Any]], server: redis.Red
         between_scans()
 
 
-def planner(store: Store, shard_size: int, urls: Sequence[str]) -> Planner:
+def planner(store: LocalStore, shard_size: int, urls: Sequence[str]) -> Planner:
     """Plan a run."""
     found = Planner(
         (ImageRequest(index, url) for index, url in enumerate(urls)), store, shard_size, lambda *_: None, RUN_ID
@@ -441,7 +441,7 @@ def planner(store: Store, shard_size: int, urls: Sequence[str]) -> Planner:
     return found
 
 
-def earlier_plan(store: Store, shard_size: int, rows: int) -> Planner:
+def earlier_plan(store: LocalStore, shard_size: int, rows: int) -> Planner:
     """Return the finished plan of an earlier command."""
     planned = PlanProgress(rows, -(-rows // shard_size)) if rows else NOTHING_PLANNED
     found = Planner(iter(()), store, shard_size, lambda *_: None, RUN_ID, planned)
@@ -449,6 +449,6 @@ def earlier_plan(store: Store, shard_size: int, rows: int) -> Planner:
     return found
 
 
-def rows(store: Store, shard: int) -> list[Outcome]:
+def rows(store: LocalStore, shard: int) -> list[Outcome]:
     """Return the Outcomes of a shard's manifest."""
     return list(manifest.outcomes(manifest.decode(store.read(manifest.name(shard)))))

@@ -29,7 +29,7 @@ from tasks.errors import CommandError, RunInterruptedError, UsageError
 from tasks.jobs import collect_shard, fetch_image
 from tasks.model import ImageRequest, RunOptions
 from tasks.storage import manifest, plan
-from tasks.storage.store import Store
+from tasks.storage.local_store import LocalStore
 from tests.integration import processes
 from tests.waiting import PATIENCE, wait_for
 
@@ -62,9 +62,9 @@ def connected(redis_url: str) -> Iterator[redis.Redis]:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
+def store(tmp_path: Path) -> LocalStore:
     """Give an empty run folder."""
-    return Store(tmp_path)
+    return LocalStore(tmp_path)
 
 
 @pytest.fixture
@@ -76,7 +76,11 @@ def server(connected: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> redis.Red
 
 
 def dispatcher(
-    store: Store, server: redis.Redis, urls: Iterable[str], check: Callable[[], None] = lambda: None, window: int = 1
+    store: LocalStore,
+    server: redis.Redis,
+    urls: Iterable[str],
+    check: Callable[[], None] = lambda: None,
+    window: int = 1,
 ) -> tuple[Dispatcher, Planner]:
     """Return a dispatcher for these URLs, and its planner."""
     requests = (ImageRequest(index, url) for index, url in enumerate(urls))
@@ -105,7 +109,7 @@ def take_messages(server: Any) -> list[dict[str, Any]]:
     return [{**message, "body": json.loads(base64.b64decode(message["body"]))} for message in messages]
 
 
-def finish(server: Any, store: Store, shard: int, signal: bool = True) -> None:
+def finish(server: Any, store: LocalStore, shard: int, signal: bool = True) -> None:
     """Finish a shard as the workers do: write its manifest, and signal the producer."""
     store.create(manifest.name(shard), b"")
     if signal:
@@ -113,7 +117,7 @@ def finish(server: Any, store: Store, shard: int, signal: bool = True) -> None:
 
 
 @pytest.fixture
-def sent_by_us(server: redis.Redis, store: Store) -> Sent:
+def sent_by_us(server: redis.Redis, store: LocalStore) -> Sent:
     """Give the dispatcher's messages for a shard."""
     job, planner = dispatcher(store, server, ["http://a.example/0", _SECRET_URL], stop)
     planner.wait(1, PATIENCE)
@@ -189,7 +193,7 @@ def test_message_fields(sent_by_us: Sent) -> None:
     assert app.conf.task_routes[collect_shard.name] == {"queue": SHARD_QUEUE}
 
 
-def test_truncates_a_too_long_url(server: redis.Redis, store: Store) -> None:
+def test_truncates_a_too_long_url(server: redis.Redis, store: LocalStore) -> None:
     """A URL too long to be fetched is sent with just enough characters to be recognised as too long."""
     job, planner = dispatcher(store, server, ["http://a.example/" + "b" * 1_000_000], stop)
     planner.wait(1, PATIENCE)
@@ -200,7 +204,7 @@ def test_truncates_a_too_long_url(server: redis.Redis, store: Store) -> None:
     assert len(message["headers"]["argsrepr"]) <= 120
 
 
-def test_checks_the_fleet_while_it_fills_the_window(store: Store, server: redis.Redis) -> None:
+def test_checks_the_fleet_while_it_fills_the_window(store: LocalStore, server: redis.Redis) -> None:
     """The dispatcher checks the fleet after each sent shard, because a large window takes long to fill."""
     observed: list[int] = []
 
@@ -217,7 +221,7 @@ def test_checks_the_fleet_while_it_fills_the_window(store: Store, server: redis.
     assert observed == [_SHARD_SIZE, 2 * _SHARD_SIZE, 3 * _SHARD_SIZE]
 
 
-def test_run_with_a_partly_read_list_is_interrupted(server: redis.Redis, store: Store) -> None:
+def test_run_with_a_partly_read_list_is_interrupted(server: redis.Redis, store: LocalStore) -> None:
     """A run ended early is interrupted, even if everything planned so far is done."""
     more = threading.Event()
 
@@ -241,7 +245,9 @@ def test_run_with_a_partly_read_list_is_interrupted(server: redis.Redis, store: 
     assert not store.exists(plan.name(1))
 
 
-def test_early_end_does_not_wait_for_redis(server: redis.Redis, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_early_end_does_not_wait_for_redis(
+    server: redis.Redis, store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A run ended early does not wait for an unreachable Redis; a single failed call is retried first."""
     job, _ = dispatcher(store, server, ["http://a.example/0"])
     monkeypatch.setattr("producer.dispatch.dispatcher.time.sleep", lambda _: None)
@@ -259,7 +265,7 @@ def test_early_end_does_not_wait_for_redis(server: redis.Redis, store: Store, mo
         job._with_redis(step)
 
 
-def test_window_bounds_the_shards_in_flight(server: redis.Redis, store: Store) -> None:
+def test_window_bounds_the_shards_in_flight(server: redis.Redis, store: LocalStore) -> None:
     """The shards in flight never exceed the window; each finished shard is replaced by the next one."""
     in_flight: list[int] = []
     ended: list[int] = []
@@ -278,7 +284,7 @@ def test_window_bounds_the_shards_in_flight(server: redis.Redis, store: Store) -
     assert (reports[-1].planned, reports[-1].plan_complete) == (9, True)
 
 
-def test_run_is_timed(server: redis.Redis, store: Store) -> None:
+def test_run_is_timed(server: redis.Redis, store: LocalStore) -> None:
     """The time of a run lasts from its first message to its last manifest."""
     job, _ = dispatcher(store, server, ["http://a.example/"], lambda: finish(server, store, 0))
     timing = job.run(lambda _: None)
@@ -286,7 +292,9 @@ def test_run_is_timed(server: redis.Redis, store: Store) -> None:
     assert timing.wall_seconds == timing.last_done - timing.first_sent
 
 
-def test_manifest_counts_without_its_signal(server: redis.Redis, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_manifest_counts_without_its_signal(
+    server: redis.Redis, store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A shard with a lost signal is done when the producer sees its manifest."""
     monkeypatch.setattr(dispatcher_module, "_INSPECT_INTERVAL_SECONDS", 0.0)
     job, _ = dispatcher(store, server, ["http://a.example/"], lambda: finish(server, store, 0, signal=False))
@@ -294,7 +302,7 @@ def test_manifest_counts_without_its_signal(server: redis.Redis, store: Store, m
 
 
 def test_signal_does_not_count_without_its_manifest(
-    server: redis.Redis, store: Store, monkeypatch: pytest.MonkeyPatch
+    server: redis.Redis, store: LocalStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A signal without a visible manifest is an error, because the worker writes to another folder."""
     monkeypatch.setattr(dispatcher_module, "_MANIFEST_TIMEOUT_SECONDS", 0.03)
@@ -306,7 +314,7 @@ def test_signal_does_not_count_without_its_manifest(
     assert "shared folder" in caught.value.hint
 
 
-def test_progress_comes_from_the_workers(server: redis.Redis, store: Store) -> None:
+def test_progress_comes_from_the_workers(server: redis.Redis, store: LocalStore) -> None:
     """The listener gets the workers' sums, capped at the number of images."""
     server.hset(keys.progress(_RUN_ID), mapping={"success": 5, "failed": 1, "bytes": 77})
 
@@ -321,7 +329,7 @@ def test_progress_comes_from_the_workers(server: redis.Redis, store: Store) -> N
     assert reports[-1] == Progress(success=3, failed=1, bytes=77, planned=3, plan_complete=True)
 
 
-def test_run_record_exists_only_during_the_run(server: redis.Redis, store: Store) -> None:
+def test_run_record_exists_only_during_the_run(server: redis.Redis, store: LocalStore) -> None:
     """The run's options are in Redis with a time to live; all keys of the run are removed at its end."""
     records: list[Any] = []
 
@@ -337,7 +345,7 @@ def test_run_record_exists_only_during_the_run(server: redis.Redis, store: Store
     assert server.exists(*keys.run_keys(_RUN_ID)) == 0
 
 
-def test_restores_a_lost_run_record(server: redis.Redis, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_restores_a_lost_run_record(server: redis.Redis, store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """A producer that only waits for shards restores a lost record, because workers drop tasks without it."""
     monkeypatch.setattr(dispatcher_module, "_TICK_SECONDS", 0.2)
     monkeypatch.setattr(run_record, "_CHECK_INTERVAL_SECONDS", 0.3)
@@ -357,7 +365,7 @@ def test_restores_a_lost_run_record(server: redis.Redis, store: Store, monkeypat
     assert observed[-1]
 
 
-def test_collect_error_ends_the_run(server: redis.Redis, store: Store) -> None:
+def test_collect_error_ends_the_run(server: redis.Redis, store: LocalStore) -> None:
     """A worker's collect error ends the run with its message; the record and the queued work are dropped."""
     job, _ = dispatcher(store, server, ["http://a.example/"])
     message = {"shard": 0, "error": "could not save 00000.parquet: No space left on device"}
@@ -367,7 +375,7 @@ def test_collect_error_ends_the_run(server: redis.Redis, store: Store) -> None:
     assert server.exists(*keys.run_keys(_RUN_ID)) == 0
 
 
-def test_finishes_the_plan_of_a_list_that_breaks_off(server: redis.Redis, store: Store) -> None:
+def test_finishes_the_plan_of_a_list_that_breaks_off(server: redis.Redis, store: LocalStore) -> None:
     """If the list can't be read to its end, the planned shards are finished, then the error is raised."""
 
     def urls() -> Iterator[str]:
@@ -380,7 +388,9 @@ def test_finishes_the_plan_of_a_list_that_breaks_off(server: redis.Redis, store:
     assert store.exists(manifest.name(0))
 
 
-def test_notes_a_standstill_without_workers(server: redis.Redis, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_notes_a_standstill_without_workers(
+    server: redis.Redis, store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A run without workers says so instead of waiting silently."""
     monkeypatch.setattr(dispatcher_module, "_IDLE_NOTICE_SECONDS", 0.0)
     job, _ = dispatcher(store, server, ["http://a.example/"])
@@ -395,7 +405,7 @@ def test_notes_a_standstill_without_workers(server: redis.Redis, store: Store, m
     assert any("waiting for 1 image; no worker responds" in progress.note for progress in reports)
 
 
-def test_ends_a_run_that_can_save_nothing(server: redis.Redis, store: Store) -> None:
+def test_ends_a_run_that_can_save_nothing(server: redis.Redis, store: LocalStore) -> None:
     """A run ends after 200 consecutive unsaved images; one saved image resets the count."""
     sums = [(0, 199), (1, 200), (1, 399), (0, 10), (0, 209), (0, 210)]
     reports: list[int] = []
@@ -413,7 +423,9 @@ def test_ends_a_run_that_can_save_nothing(server: redis.Redis, store: Store) -> 
     assert f"producer resume {store.root}" in caught.value.hint
 
 
-def test_waits_out_a_temporary_redis_error(store: Store, server: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_waits_out_a_temporary_redis_error(
+    store: LocalStore, server: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """While Redis is full, its message is shown with the last progress, until Redis accepts the write."""
     job, _ = dispatcher(store, server, ["http://127.0.0.1/a"])
     reports: list[Progress] = []
@@ -431,7 +443,7 @@ def test_waits_out_a_temporary_redis_error(store: Store, server: redis.Redis, mo
     assert "maxmemory" in waiting.note
 
 
-def test_permanent_redis_error_ends_the_run(store: Store, server: redis.Redis) -> None:
+def test_permanent_redis_error_ends_the_run(store: LocalStore, server: redis.Redis) -> None:
     """A permanent error ends the run at once, with Redis's message and the command to resume."""
     job, _ = dispatcher(store, server, ["http://127.0.0.1/a"])
     server.set("key", "no list")
@@ -441,7 +453,7 @@ def test_permanent_redis_error_ends_the_run(store: Store, server: redis.Redis) -
 
 
 def test_gives_up_on_a_temporary_redis_error(
-    store: Store, server: redis.Redis, monkeypatch: pytest.MonkeyPatch
+    store: LocalStore, server: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After the longest allowed outage, the run ends and can be resumed."""
     job, _ = dispatcher(store, server, ["http://127.0.0.1/a"])

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from producer.output.run_file import PlanState, State
-from tasks.storage.store import Store
+from tasks.storage.local_store import LocalStore
 from tests.integration import processes
 from tests.runs import make_run
 
@@ -181,7 +181,7 @@ def test_reports_a_dead_producers_run(tmp_path: Path) -> None:
     """A run with a dead producer is reported with the command to resume it, and is neither changed nor locked."""
     out = tmp_path / "out"
     out.mkdir()
-    make_run(tmp_path / "list.txt", Store(out), 11, 2, State.RUNNING, PlanState.COMPLETE)
+    make_run(tmp_path / "list.txt", LocalStore(out), 11, 2, State.RUNNING, PlanState.COMPLETE)
     (out / ".plan/00003.parquet").unlink()
     (out / "00000.parquet").write_bytes(b"")
     before = processes.files_below(out)

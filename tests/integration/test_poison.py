@@ -18,7 +18,7 @@ from tasks import isolation
 from tasks.broker import keys, poison
 from tasks.fetch import FetchRequest
 from tasks.model import FetchOptions, Outcome, Reason, RunOptions
-from tasks.storage.store import Store
+from tasks.storage.local_store import LocalStore
 from tests.integration import processes
 
 _IMAGES, _POISONS = 200, (20, 21, 150)
@@ -111,7 +111,7 @@ def test_counts_a_crash_only_for_running_tasks(server: redis.Redis) -> None:
 
 
 @pytest.fixture
-def allowed_url(demo_url: str, store: Store, monkeypatch: pytest.MonkeyPatch) -> str:
+def allowed_url(demo_url: str, store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> str:
     """Give the URL of a demo server that this process and its child processes may fetch from."""
     monkeypatch.setenv("IMAGEFLEET_ALLOW_NETWORKS", "127.0.0.1")
     monkeypatch.setenv("IMAGEFLEET_STORE_ROOTS", str(store.root.parent))
@@ -119,19 +119,19 @@ def allowed_url(demo_url: str, store: Store, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
+def store(tmp_path: Path) -> LocalStore:
     """Give an empty run folder."""
     (tmp_path / "out").mkdir()
-    return Store.open_allowed(str(tmp_path / "out"), [tmp_path])
+    return LocalStore.open_allowed(str(tmp_path / "out"), [tmp_path])
 
 
-def fetch_isolated(url: str, store: Store, deadline: float = 60.0) -> Outcome:
+def fetch_isolated(url: str, store: LocalStore, deadline: float = 60.0) -> Outcome:
     """Return the Outcome of an image fetched in isolation."""
     run = RunOptions(str(store.root), 1000, FetchOptions(deadline=deadline))
     return isolation.fetch(FetchRequest(url, 3), run)
 
 
-def test_harmless_suspect_is_saved(allowed_url: str, store: Store) -> None:
+def test_harmless_suspect_is_saved(allowed_url: str, store: LocalStore) -> None:
     """A harmless image fetched in isolation gets its normal Outcome."""
     outcome = fetch_isolated(f"{allowed_url}/images/1.jpg", store)
     assert (outcome.ok, outcome.key, outcome.path) == (True, "00000003", "00000/00000003.jpg")
@@ -148,7 +148,7 @@ def test_harmless_suspect_is_saved(allowed_url: str, store: Store) -> None:
     ],
 )
 def test_isolated_process_without_an_answer(
-    store: Store, monkeypatch: pytest.MonkeyPatch, program: str, reason: Reason, message: str
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch, program: str, reason: Reason, message: str
 ) -> None:
     """A process that dies, prints no Outcome or never ends gives an Outcome with the reason."""
     monkeypatch.setattr(isolation, "PROGRAM", (sys.executable, "-c", program))
@@ -159,7 +159,7 @@ def test_isolated_process_without_an_answer(
 
 
 def test_terminated_isolated_process_is_restarted(
-    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SIGTERM, as from a service manager, proves nothing about the image, so the process is started again."""
     program = f"""

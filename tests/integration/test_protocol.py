@@ -22,7 +22,7 @@ from tasks.broker import keys
 from tasks.celery import IMAGE_QUEUE, SHARD_QUEUE
 from tasks.model import RunOptions, shard_name
 from tasks.storage import manifest
-from tasks.storage.store import Store
+from tasks.storage.local_store import LocalStore
 from tests.integration import simulated_fleet
 from tests.integration.broken_versions import BROKEN
 from tests.integration.simulated_fleet import FLAKY, RUN_ID, Fleet, Killed, Producer, Stage
@@ -75,7 +75,7 @@ class Protocol(RuleBasedStateMachine):
         self.fleet = self._cleanup.enter_context(simulated_fleet.fleet(self.stage))
         folder = Path(tempfile.mkdtemp(prefix="imagefleet-test-"))
         self._cleanup.callback(shutil.rmtree, folder)
-        self.store = Store(folder)
+        self.store = LocalStore(folder)
         self.options = RunOptions(str(folder), _SIZE, run_id=RUN_ID)
         self.producer = Producer(
             self.stage, self.store, self.options, simulated_fleet.planner(self.store, _SIZE, _URLS)

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from producer.output.run_file import PlanState, RunFile
-from tasks.storage.store import Store
+from tasks.storage.local_store import LocalStore
 from tests.integration import processes
 
 _COUNT = 12
@@ -119,7 +119,7 @@ def test_refresh_can_be_resumed(fleet: str, site: Site, out: Path, tmp_path: Pat
     arguments = ("--refresh-from", old, "--broker", fleet, "--shard-size", str(_SHARD))
     assert processes.producer("run", source, "--out", out, *arguments).code == 0
     # As after a kill during the planning of the last shard, before any shard was collected.
-    store = Store(out)
+    store = LocalStore(out)
     RunFile.load(store).save(store, plan=PlanState.OPEN, planned_rows=0, planned_shards=0)
     (out / ".plan" / "00002.parquet").unlink()
     (out / ".tmp" / "previous_run").mkdir(parents=True)

@@ -20,7 +20,7 @@ from tasks.errors import CancelledError, CommandError, StorageError
 from tasks.fetch import failed_outcome
 from tasks.model import Reason, RunOptions, Status
 from tasks.storage import manifest
-from tasks.storage.store import Store
+from tasks.storage.local_store import LocalStore
 from tests.integration import simulated_fleet
 from tests.integration.simulated_fleet import REFUSED, RUN_ID, Fleet, Producer, Stage
 
@@ -46,16 +46,16 @@ def fleet(stage: Stage) -> Iterator[Fleet]:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
+def store(tmp_path: Path) -> LocalStore:
     """Give an empty run folder."""
-    return Store(tmp_path)
+    return LocalStore(tmp_path)
 
 
 Begin = Callable[..., Producer]
 
 
 @pytest.fixture
-def begin(stage: Stage, fleet: Fleet, store: Store) -> Begin:
+def begin(stage: Stage, fleet: Fleet, store: LocalStore) -> Begin:
     """Give a function that starts a run of one shard or more."""
 
     def start(shards: int = 1, **options: Any) -> Producer:
@@ -66,7 +66,7 @@ def begin(stage: Stage, fleet: Fleet, store: Store) -> Begin:
     return start
 
 
-def resume(stage: Stage, store: Store, shards: int = 1, revision: int = 0, **options: Any) -> Producer:
+def resume(stage: Stage, store: LocalStore, shards: int = 1, revision: int = 0, **options: Any) -> Producer:
     """Resume a run with a complete plan, as its second command."""
     run = RunOptions("/out", _SIZE, run_id=RUN_ID, revision=revision, epoch=1)
     planner = simulated_fleet.earlier_plan(store, _SIZE, shards * _SIZE)
@@ -83,7 +83,7 @@ def finish(producer: Producer, fleet: Fleet, steps: int = 50) -> None:
     raise AssertionError("the run does not end")
 
 
-def assert_complete(store: Store, fleet: Fleet, shards: int = 1) -> None:
+def assert_complete(store: LocalStore, fleet: Fleet, shards: int = 1) -> None:
     """Make sure that every image is saved and has exactly one row."""
     for shard in range(shards):
         rows = simulated_fleet.rows(store, shard)
@@ -103,7 +103,7 @@ def task(index: int, suffix: str = "") -> str:
     return f"{RUN_ID}.{shard:05d}{place}{suffix}"
 
 
-def test_run_without_losses_repairs_nothing(begin: Begin, fleet: Fleet, store: Store) -> None:
+def test_run_without_losses_repairs_nothing(begin: Begin, fleet: Fleet, store: LocalStore) -> None:
     """A run without a loss downloads each image once and repairs nothing."""
     producer = begin(2)
     finish(producer, fleet)
@@ -112,7 +112,7 @@ def test_run_without_losses_repairs_nothing(begin: Begin, fleet: Fleet, store: S
     assert_complete(store, fleet, 2)
 
 
-def test_resends_a_lost_message(begin: Begin, fleet: Fleet, store: Store) -> None:
+def test_resends_a_lost_message(begin: Begin, fleet: Fleet, store: LocalStore) -> None:
     """A lost message alone is resent under its id, and its task checks for an already saved image."""
     producer = begin()
     fleet.lose(IMAGE_QUEUE, 1)
@@ -129,7 +129,7 @@ def test_resends_a_lost_message(begin: Begin, fleet: Fleet, store: Store) -> Non
     assert_complete(store, fleet)
 
 
-def test_restores_a_lost_part(begin: Begin, fleet: Fleet, store: Store) -> None:
+def test_restores_a_lost_part(begin: Begin, fleet: Fleet, store: LocalStore) -> None:
     """A part lost from its chord is rebuilt from the saved image, without a download."""
     producer = begin()
     for _ in range(2):
@@ -146,7 +146,7 @@ def test_restores_a_lost_part(begin: Begin, fleet: Fleet, store: Store) -> None:
 
 @pytest.mark.filterwarnings("ignore:Call to deprecated setex:DeprecationWarning")  # Celery's
 @pytest.mark.parametrize("last", [False, True], ids=["in the middle", "at the end"])
-def test_repeats_a_part_counted_as_failed(begin: Begin, fleet: Fleet, store: Store, last: bool) -> None:
+def test_repeats_a_part_counted_as_failed(begin: Begin, fleet: Fleet, store: LocalStore, last: bool) -> None:
     """A task that Celery ended with an error is repeated, even if its part has failed the whole chord."""
     producer = begin()
     bad = fleet.take()
@@ -161,7 +161,7 @@ def test_repeats_a_part_counted_as_failed(begin: Begin, fleet: Fleet, store: Sto
     assert_complete(store, fleet)
 
 
-def test_sends_the_collect_task_of_a_dead_claim(begin: Begin, fleet: Fleet, store: Store) -> None:
+def test_sends_the_collect_task_of_a_dead_claim(begin: Begin, fleet: Fleet, store: LocalStore) -> None:
     """The producer sends the collect task of a complete chord if its claimer died; no image is sent again."""
     producer = begin()
     fleet.claim(0)
@@ -177,7 +177,7 @@ def test_sends_the_collect_task_of_a_dead_claim(begin: Begin, fleet: Fleet, stor
     assert_complete(store, fleet)
 
 
-def test_rebuilds_a_lost_collect_task(begin: Begin, fleet: Fleet, store: Store) -> None:
+def test_rebuilds_a_lost_collect_task(begin: Begin, fleet: Fleet, store: LocalStore) -> None:
     """Outcomes are lost with a collect task: they are rebuilt from the saved images, without a download."""
     producer = begin()
     fleet.work([IMAGE_QUEUE])
@@ -192,7 +192,7 @@ def test_rebuilds_a_lost_collect_task(begin: Begin, fleet: Fleet, store: Store) 
 
 
 def test_resends_after_redis_was_emptied(
-    begin: Begin, fleet: Fleet, store: Store, caplog: pytest.LogCaptureFixture
+    begin: Begin, fleet: Fleet, store: LocalStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     """After Redis was emptied, only uncollected shards are resent; manifests stay as they are."""
     producer = begin(2)
@@ -214,7 +214,7 @@ def test_resends_after_redis_was_emptied(
     assert_complete(store, fleet, 2)
 
 
-def test_redis_emptied_while_workers_continue(begin: Begin, fleet: Fleet, store: Store) -> None:
+def test_redis_emptied_while_workers_continue(begin: Begin, fleet: Fleet, store: LocalStore) -> None:
     """Tasks run by workers while Redis was emptied end as cancelled, and are repeated."""
     producer = begin()
     taken = [fleet.take() for _ in range(_SIZE)]
@@ -226,7 +226,7 @@ def test_redis_emptied_while_workers_continue(begin: Begin, fleet: Fleet, store:
     assert_complete(store, fleet)
 
 
-def test_restores_a_lost_run_record(begin: Begin, fleet: Fleet, store: Store) -> None:
+def test_restores_a_lost_run_record(begin: Begin, fleet: Fleet, store: LocalStore) -> None:
     """The next inspection restores a lost run record, because workers drop tasks without it."""
     producer = begin()
     record = fleet.server.get(keys.run(RUN_ID))
@@ -238,7 +238,7 @@ def test_restores_a_lost_run_record(begin: Begin, fleet: Fleet, store: Store) ->
     assert_complete(store, fleet)
 
 
-def test_ignores_a_cancelled_collect_task(begin: Begin, fleet: Fleet, store: Store) -> None:
+def test_ignores_a_cancelled_collect_task(begin: Begin, fleet: Fleet, store: LocalStore) -> None:
     """A collect task with images cancelled without a record writes no manifest: they are repeated."""
     producer = begin()
     fleet.server.delete(keys.run(RUN_ID))
@@ -250,7 +250,7 @@ def test_ignores_a_cancelled_collect_task(begin: Begin, fleet: Fleet, store: Sto
     assert_complete(store, fleet)
 
 
-def test_gives_up_on_an_image_lost_again_and_again(begin: Begin, fleet: Fleet, store: Store) -> None:
+def test_gives_up_on_an_image_lost_again_and_again(begin: Begin, fleet: Fleet, store: LocalStore) -> None:
     """After five repairs a still missing image fails as `lost`, and the run ends."""
     producer = begin(2)
     tries = 0
@@ -273,7 +273,7 @@ def test_gives_up_on_an_image_lost_again_and_again(begin: Begin, fleet: Fleet, s
     assert all(row.ok for row in simulated_fleet.rows(store, 1))
 
 
-def test_gives_up_on_a_collect_task_lost_again_and_again(begin: Begin, fleet: Fleet, store: Store) -> None:
+def test_gives_up_on_a_collect_task_lost_again_and_again(begin: Begin, fleet: Fleet, store: LocalStore) -> None:
     """A shard with an always lost collect task ends the run with an error and advice."""
     producer = begin()
     for _ in range(100):
@@ -288,7 +288,7 @@ def test_gives_up_on_a_collect_task_lost_again_and_again(begin: Begin, fleet: Fl
     assert not store.exists(manifest.name(0))
 
 
-def test_resends_nothing_that_is_in_flight(begin: Begin, fleet: Fleet, store: Store) -> None:
+def test_resends_nothing_that_is_in_flight(begin: Begin, fleet: Fleet, store: LocalStore) -> None:
     """An idle shard is not resent while its messages are queued or with workers."""
     producer = begin()
     producer.step(20)
@@ -307,7 +307,7 @@ def test_resends_nothing_that_is_in_flight(begin: Begin, fleet: Fleet, store: St
     assert_complete(store, fleet)
 
 
-def test_requeued_messages_are_not_resent(begin: Begin, fleet: Fleet, store: Store) -> None:
+def test_requeued_messages_are_not_resent(begin: Begin, fleet: Fleet, store: LocalStore) -> None:
     """A dead worker's requeued messages are not resent; only lost ones are."""
     producer = begin()
     for _ in range(2):
@@ -324,7 +324,7 @@ def test_requeued_messages_are_not_resent(begin: Begin, fleet: Fleet, store: Sto
     assert_complete(store, fleet)
 
 
-def test_resume_skips_finished_shards(stage: Stage, begin: Begin, fleet: Fleet, store: Store) -> None:
+def test_resume_skips_finished_shards(stage: Stage, begin: Begin, fleet: Fleet, store: LocalStore) -> None:
     """The next command sends no shard with a manifest, and reports its images as done before."""
     first = begin(2, window=1)
     fleet.work()
@@ -339,7 +339,7 @@ def test_resume_skips_finished_shards(stage: Stage, begin: Begin, fleet: Fleet, 
     assert_complete(store, fleet, 2)
 
 
-def test_resume_of_a_finished_run_sends_nothing(stage: Stage, begin: Begin, fleet: Fleet, store: Store) -> None:
+def test_resume_of_a_finished_run_sends_nothing(stage: Stage, begin: Begin, fleet: Fleet, store: LocalStore) -> None:
     """If every manifest exists, nothing is sent."""
     finish(begin(2), fleet)
     second = resume(stage, store, 2)
@@ -349,7 +349,7 @@ def test_resume_of_a_finished_run_sends_nothing(stage: Stage, begin: Begin, flee
     assert (sent(fleet), sent(fleet, SHARD_QUEUE)) == ([], [])
 
 
-def test_resume_adopts_work_in_flight(stage: Stage, begin: Begin, fleet: Fleet, store: Store) -> None:
+def test_resume_adopts_work_in_flight(stage: Stage, begin: Begin, fleet: Fleet, store: LocalStore) -> None:
     """Messages of a killed producer in queues, with workers and in chords are kept; unsent ones are sent."""
     first = begin(2)
     first.step()
@@ -369,7 +369,7 @@ def test_resume_adopts_work_in_flight(stage: Stage, begin: Begin, fleet: Fleet, 
     assert_complete(store, fleet, 2)
 
 
-def test_resume_waits_for_a_collect_task(stage: Stage, begin: Begin, fleet: Fleet, store: Store) -> None:
+def test_resume_waits_for_a_collect_task(stage: Stage, begin: Begin, fleet: Fleet, store: LocalStore) -> None:
     """If only a shard's collect task is in flight, nothing is sent."""
     first = begin()
     fleet.work([IMAGE_QUEUE])
@@ -383,7 +383,7 @@ def test_resume_waits_for_a_collect_task(stage: Stage, begin: Begin, fleet: Flee
 
 @pytest.mark.parametrize("error", [CancelledError("the run has ended"), StorageError("the disk is full")])
 def test_resume_repeats_parts_that_ended_with_the_run(
-    stage: Stage, begin: Begin, fleet: Fleet, store: Store, error: CancelledError | StorageError
+    stage: Stage, begin: Begin, fleet: Fleet, store: LocalStore, error: CancelledError | StorageError
 ) -> None:
     """The next command ignores a part that was cancelled or could not be saved, and repeats its task."""
     first = begin()
@@ -405,7 +405,7 @@ def unsaved(fleet: Fleet) -> None:
 
 
 @pytest.mark.parametrize("body", [False, True], ids=["last message", "collect task"])
-def test_resume_retries_unsaved_images(stage: Stage, begin: Begin, fleet: Fleet, store: Store, body: bool) -> None:
+def test_resume_retries_unsaved_images(stage: Stage, begin: Begin, fleet: Fleet, store: LocalStore, body: bool) -> None:
     """An unsaved image of the previous command is retried, however far its shard had got.
 
     Its part may be counted in time and be forgotten, or be in a queued collect task. That collect task belongs to the
@@ -424,7 +424,7 @@ def test_resume_retries_unsaved_images(stage: Stage, begin: Begin, fleet: Fleet,
     assert_complete(store, fleet)
 
 
-def test_late_failure_to_save_in_an_adopted_shard(stage: Stage, begin: Begin, fleet: Fleet, store: Store) -> None:
+def test_late_failure_to_save_in_an_adopted_shard(stage: Stage, begin: Begin, fleet: Fleet, store: LocalStore) -> None:
     """The first command's collect task with a late unsaved image is ignored; the second attempt counts."""
     first = begin()
     taken = fleet.take()
@@ -443,7 +443,7 @@ def test_late_failure_to_save_in_an_adopted_shard(stage: Stage, begin: Begin, fl
     assert [row.reason for row in simulated_fleet.rows(store, 0)] == [Reason.STORAGE, None, None]
 
 
-def test_failure_to_save_is_final_within_a_command(begin: Begin, fleet: Fleet, store: Store) -> None:
+def test_failure_to_save_is_final_within_a_command(begin: Begin, fleet: Fleet, store: LocalStore) -> None:
     """Within one command, an unsaved image has failed like any other and is not resent."""
     producer = begin()
     unsaved(fleet)
@@ -457,7 +457,7 @@ def test_failure_to_save_is_final_within_a_command(begin: Begin, fleet: Fleet, s
     assert [row.reason for row in simulated_fleet.rows(store, 0)] == [Reason.STORAGE, None, None]
 
 
-def test_saved_images_of_a_dead_worker_are_not_downloaded_again(begin: Begin, fleet: Fleet, store: Store) -> None:
+def test_saved_images_of_a_dead_worker_are_not_downloaded_again(begin: Begin, fleet: Fleet, store: LocalStore) -> None:
     """The next worker takes a dead worker's saved images from the disk, and downloads the others."""
     producer = begin()
     saved = fleet.take()
@@ -471,7 +471,7 @@ def test_saved_images_of_a_dead_worker_are_not_downloaded_again(begin: Begin, fl
 
 
 def test_collect_task_that_kills_its_workers_ends_the_run(
-    begin: Begin, fleet: Fleet, store: Store, monkeypatch: pytest.MonkeyPatch
+    begin: Begin, fleet: Fleet, store: LocalStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A collect task that kills worker after worker ends its run with an error."""
     producer = begin()
@@ -493,7 +493,7 @@ def test_collect_task_that_kills_its_workers_ends_the_run(
     assert not store.exists(manifest.name(0))
 
 
-def test_resume_after_workers_dropped_the_queue(stage: Stage, begin: Begin, fleet: Fleet, store: Store) -> None:
+def test_resume_after_workers_dropped_the_queue(stage: Stage, begin: Begin, fleet: Fleet, store: LocalStore) -> None:
     """The next command completes a cancelled run, even after workers dropped its messages."""
     first = begin(2)
     fleet.finish(fleet.take())
@@ -507,7 +507,7 @@ def test_resume_after_workers_dropped_the_queue(stage: Stage, begin: Begin, flee
 
 
 @pytest.fixture
-def refused(stage: Stage, fleet: Fleet, store: Store) -> dict[int, bytes]:
+def refused(stage: Stage, fleet: Fleet, store: LocalStore) -> dict[int, bytes]:
     """Finish a run of two shards, each with its second image refused, and give the manifests by shard."""
     urls = [url + REFUSED if index % _SIZE == 1 else url for index, url in enumerate(_URLS)]
     producer = Producer(stage, store, _OPTIONS, simulated_fleet.planner(store, _SIZE, urls))
@@ -517,7 +517,7 @@ def refused(stage: Stage, fleet: Fleet, store: Store) -> dict[int, bytes]:
 
 
 def test_revision_resends_only_failed_images(
-    stage: Stage, fleet: Fleet, store: Store, refused: dict[int, bytes], monkeypatch: pytest.MonkeyPatch
+    stage: Stage, fleet: Fleet, store: LocalStore, refused: dict[int, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A later revision resends only failed images, under new ids, and its Outcomes replace theirs."""
     producer = resume(stage, store, 2, revision=1, retried=["http_4xx"])
@@ -540,7 +540,7 @@ def test_revision_resends_only_failed_images(
 
 
 def test_revision_without_matching_reasons_changes_nothing(
-    stage: Stage, fleet: Fleet, store: Store, refused: dict[int, bytes]
+    stage: Stage, fleet: Fleet, store: LocalStore, refused: dict[int, bytes]
 ) -> None:
     """If no image failed for a retried reason, nothing is sent and no manifest changes."""
     producer = resume(stage, store, 2, revision=1, retried=["timeout"])
@@ -550,7 +550,9 @@ def test_revision_without_matching_reasons_changes_nothing(
     assert {shard: store.read(manifest.name(shard)) for shard in (0, 1)} == refused
 
 
-def test_revision_is_repaired_and_resumed(stage: Stage, fleet: Fleet, store: Store, refused: dict[int, bytes]) -> None:
+def test_revision_is_repaired_and_resumed(
+    stage: Stage, fleet: Fleet, store: LocalStore, refused: dict[int, bytes]
+) -> None:
     """Lost messages of a later revision are resent, and a killed later revision can be resumed."""
     first = resume(stage, store, 2, revision=1, retried=["http_4xx"])
     first.step()
@@ -572,7 +574,7 @@ def test_revision_is_repaired_and_resumed(stage: Stage, fleet: Fleet, store: Sto
 
 
 def test_late_copies_of_an_earlier_revision_change_nothing(
-    stage: Stage, fleet: Fleet, store: Store, refused: dict[int, bytes]
+    stage: Stage, fleet: Fleet, store: LocalStore, refused: dict[int, bytes]
 ) -> None:
     """Late tasks and collect tasks of the first revision change nothing written by a later one."""
     finish(resume(stage, store, 2, revision=1, retried=["http_4xx"]), fleet)

@@ -164,9 +164,9 @@ def test_resume_continues_an_open_plan(fleet: str, demo_url: str, out: Path, tmp
     for shard in (4, 5):
         (out / f".plan/0000{shard}.parquet").unlink()
     from producer.output.run_file import PlanState, RunFile
-    from tasks.storage.store import Store
+    from tasks.storage.local_store import LocalStore
 
-    store = Store(out)
+    store = LocalStore(out)
     RunFile.load(store).save(store, plan=PlanState.OPEN, planned_rows=0, planned_shards=0)
     source = tmp_path / "list.txt"
     if change == "other":

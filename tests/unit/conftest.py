@@ -21,7 +21,7 @@ from tasks.download.adapters import Sessions
 from tasks.download.downloader import Downloader
 from tasks.download.guard import Guard
 from tasks.model import FetchOptions, Outcome, Status, image_key
-from tasks.storage.store import Store
+from tasks.storage.local_store import LocalStore
 from tests.conftest import required
 from tests.demo_server import running
 from tests.encoding import encoded
@@ -166,9 +166,9 @@ def sessions_to(certificate: Path) -> Iterator[Callable[..., Sessions]]:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
+def store(tmp_path: Path) -> LocalStore:
     """Return a store with an empty run folder."""
-    return Store(tmp_path)
+    return LocalStore(tmp_path)
 
 
 @pytest.fixture(scope="session")

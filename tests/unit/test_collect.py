@@ -14,11 +14,11 @@ from tasks.collect import IncompleteShardError, collect
 from tasks.errors import StorageError
 from tasks.model import ImageRequest, Outcome, Reason, RunOptions, Status, image_key
 from tasks.storage import manifest, plan
+from tasks.storage.local_store import LocalStore
 from tasks.storage.manifest import CorruptManifestError
 from tasks.storage.plan import CorruptPlanError
 from tasks.storage.shard_parquet import ShardRef
 from tasks.storage.shard_status import manifest_revision
-from tasks.storage.store import Store
 from tests.unit.conftest import success
 
 _SHARD, _SIZE = 2, 3
@@ -31,7 +31,7 @@ def saved(place: int) -> Outcome:
 
 
 @pytest.fixture
-def planned(store: Store) -> Store:
+def planned(store: LocalStore) -> LocalStore:
     """Return a store with a shard's plan, the files of its first two images, and a stray file."""
     requests = [ImageRequest(_SHARD * _SIZE + place, f"http://a.example/{place}") for place in range(_SIZE)]
     store.create_durably(plan.name(_SHARD), plan.encode(requests, ShardRef("", _SHARD)))
@@ -48,13 +48,13 @@ def outcomes() -> list[Outcome]:
     return [saved(0), saved(1), failed]
 
 
-def snapshot(store: Store) -> dict[str, bytes]:
+def snapshot(store: LocalStore) -> dict[str, bytes]:
     """Return all files of a store with their bytes, temporary files excepted."""
     paths = [path for path in store.root.rglob("*") if path.is_file()]
     return {str(path.relative_to(store.root)): path.read_bytes() for path in paths}
 
 
-def test_collects_in_plan_order(planned: Store, outcomes: list[Outcome]) -> None:
+def test_collects_in_plan_order(planned: LocalStore, outcomes: list[Outcome]) -> None:
     """Outcomes in any order become rows in the plan's order, joined with their URLs."""
     collect(_SHARD, outcomes[::-1], _RUN, planned)
     table = manifest.decode(planned.read("00002.parquet"))
@@ -63,13 +63,13 @@ def test_collects_in_plan_order(planned: Store, outcomes: list[Outcome]) -> None
     assert json.loads(planned.read("00002_stats.json"))["status_dict"] == {"success": 2, "timeout": 1}
 
 
-def test_strays_are_removed(planned: Store, outcomes: list[Outcome]) -> None:
+def test_strays_are_removed(planned: LocalStore, outcomes: list[Outcome]) -> None:
     """Files of the shard without an Outcome are removed; the others stay."""
     collect(_SHARD, outcomes, _RUN, planned)
     assert sorted(planned.list_files("00002")) == [saved(0).path, saved(1).path]
 
 
-def test_second_delivery_changes_nothing(planned: Store, outcomes: list[Outcome]) -> None:
+def test_second_delivery_changes_nothing(planned: LocalStore, outcomes: list[Outcome]) -> None:
     """A redelivered collect task, even with other Outcomes, finds the manifest and changes nothing."""
     collect(_SHARD, outcomes, _RUN, planned)
     before = snapshot(planned)
@@ -79,7 +79,7 @@ def test_second_delivery_changes_nothing(planned: Store, outcomes: list[Outcome]
     assert snapshot(planned) == before
 
 
-def test_interrupted_clean_up_is_finished(planned: Store, outcomes: list[Outcome]) -> None:
+def test_interrupted_clean_up_is_finished(planned: LocalStore, outcomes: list[Outcome]) -> None:
     """If a collect task died after writing the manifest, the next delivery removes the remaining strays."""
     collect(_SHARD, outcomes, _RUN, planned)
     planned.create("00002/late.jpg", b"")
@@ -99,7 +99,7 @@ _WRONG: dict[str, tuple[Callable[[list[Outcome]], Sequence[Outcome]], str]] = {
 
 @pytest.mark.parametrize(("change", "message"), _WRONG.values(), ids=_WRONG)
 def test_wrong_outcomes_write_nothing(
-    planned: Store, outcomes: list[Outcome], change: Callable[[list[Outcome]], Sequence[Outcome]], message: str
+    planned: LocalStore, outcomes: list[Outcome], change: Callable[[list[Outcome]], Sequence[Outcome]], message: str
 ) -> None:
     """Unless each request of the plan has exactly one Outcome, collecting fails, and nothing is written or removed."""
     before = snapshot(planned)
@@ -108,7 +108,7 @@ def test_wrong_outcomes_write_nothing(
     assert snapshot(planned) == before
 
 
-def test_missing_file_prevents_the_manifest(planned: Store, outcomes: list[Outcome]) -> None:
+def test_missing_file_prevents_the_manifest(planned: LocalStore, outcomes: list[Outcome]) -> None:
     """If a file named by an Outcome is missing, neither stats nor manifest are written."""
     planned.remove("00002/000021.png")
     with pytest.raises(StorageError, match="could not sync"):
@@ -117,7 +117,7 @@ def test_missing_file_prevents_the_manifest(planned: Store, outcomes: list[Outco
     assert not planned.exists("00002_stats.json")
 
 
-def test_failed_stats_prevent_the_manifest(planned: Store, outcomes: list[Outcome]) -> None:
+def test_failed_stats_prevent_the_manifest(planned: LocalStore, outcomes: list[Outcome]) -> None:
     """If the stats can't be written, there is no manifest, and no stray is removed."""
     (planned.root / "00002_stats.json").mkdir()
     with pytest.raises(StorageError, match=r"could not save 00002_stats\.json"):
@@ -128,36 +128,36 @@ def test_failed_stats_prevent_the_manifest(planned: Store, outcomes: list[Outcom
 
 @pytest.mark.parametrize("taken", [False, True], ids=["no manifest", "another copy's manifest"])
 def test_stats_are_removed_without_their_manifest(
-    planned: Store, outcomes: list[Outcome], monkeypatch: pytest.MonkeyPatch, taken: bool
+    planned: LocalStore, outcomes: list[Outcome], monkeypatch: pytest.MonkeyPatch, taken: bool
 ) -> None:
     """If the disk is full for the manifest, its stats are removed; stats of a duplicate task's manifest stay."""
-    create = Store.create_durably
+    create = LocalStore.create_durably
 
-    def refuse(self: Store, name: str, body: bytes) -> NoReturn:
+    def refuse(self: LocalStore, name: str, body: bytes) -> NoReturn:
         if taken:
             create(self, name, body)
         raise StorageError(f"could not save {name}: No space left on device")
 
-    monkeypatch.setattr(Store, "create_durably", refuse)
+    monkeypatch.setattr(LocalStore, "create_durably", refuse)
     with pytest.raises(StorageError, match="No space left"):
         collect(_SHARD, outcomes, _RUN, planned)
     assert planned.exists("00002_stats.json") is planned.exists("00002.parquet") is taken
 
 
 def test_stats_of_a_failed_revision_are_removed(
-    planned: Store, outcomes: list[Outcome], monkeypatch: pytest.MonkeyPatch
+    planned: LocalStore, outcomes: list[Outcome], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """If a later revision can't replace the manifest, its stats are removed, because they would not match it."""
     collect(_SHARD, outcomes, _RUN, planned)
     before = planned.read("00002.parquet")
-    replaced = Store.replace
+    replaced = LocalStore.replace
 
-    def refuse(self: Store, name: str, body: bytes, mode: int = 0o600) -> None:
+    def refuse(self: LocalStore, name: str, body: bytes, mode: int = 0o600) -> None:
         if name.endswith(".parquet"):
             raise StorageError(f"could not save {name}: No space left on device")
         replaced(self, name, body, mode)
 
-    monkeypatch.setattr(Store, "replace", refuse)
+    monkeypatch.setattr(LocalStore, "replace", refuse)
     again = [Outcome(image_key(_SHARD * _SIZE + 2, _SIZE), Status.FAILED_TO_DOWNLOAD, Reason.DNS, finished_at=102.0)]
     with pytest.raises(StorageError, match="No space left"):
         collect(_SHARD, again, replace(_RUN, revision=1), planned, 1)
@@ -166,23 +166,25 @@ def test_stats_of_a_failed_revision_are_removed(
 
 
 def test_images_and_stats_are_durable_before_the_manifest(
-    planned: Store, outcomes: list[Outcome], monkeypatch: pytest.MonkeyPatch
+    planned: LocalStore, outcomes: list[Outcome], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Files are synced first, then the stats are written, then the manifest."""
     steps: list[str] = []
     for name in ("sync", "replace", "create_durably", "remove"):
 
-        def step(self: Store, *args: object, _real: object = getattr(Store, name), _name: str = name) -> object:
+        def step(
+            self: LocalStore, *args: object, _real: object = getattr(LocalStore, name), _name: str = name
+        ) -> object:
             steps.append(_name)
             assert callable(_real)
             return _real(self, *args)
 
-        monkeypatch.setattr(Store, name, step)
+        monkeypatch.setattr(LocalStore, name, step)
     collect(_SHARD, outcomes, _RUN, planned)
     assert steps == ["sync", "replace", "create_durably", "remove", "remove"]
 
 
-def test_missing_or_damaged_plan_prevents_collecting(store: Store, outcomes: list[Outcome]) -> None:
+def test_missing_or_damaged_plan_prevents_collecting(store: LocalStore, outcomes: list[Outcome]) -> None:
     """Without a complete plan nothing is collected, and the error gives the reason."""
     with pytest.raises(StorageError, match=r"could not read \.plan/00002\.parquet: No such file"):
         collect(_SHARD, outcomes, _RUN, store)
@@ -194,7 +196,7 @@ def test_missing_or_damaged_plan_prevents_collecting(store: Store, outcomes: lis
 
 def test_shard_without_a_saved_image(tmp_path: Path) -> None:
     """A shard without a saved image has no folder, but a manifest."""
-    store = Store(tmp_path)
+    store = LocalStore(tmp_path)
     store.create_durably(plan.name(0), plan.encode([ImageRequest(0, "a")], ShardRef("", 0)))
     collect(0, [Outcome("00000000", Status.FAILED_TO_DOWNLOAD, Reason.INVALID_URL)], RunOptions("/out", 1000), store)
     assert manifest.decode(store.read("00000.parquet"))["reason"].to_pylist() == ["invalid_url"]
@@ -205,7 +207,7 @@ _LATER = replace(_RUN, revision=1)
 
 
 @pytest.fixture
-def collected(planned: Store) -> Store:
+def collected(planned: LocalStore) -> LocalStore:
     """Return the store after a first revision with one saved image and two failures."""
     timeout, refused = (
         Outcome(image_key(_SHARD * _SIZE + place, _SIZE), reason.status, reason, attempts=attempts, finished_at=101.0)
@@ -216,7 +218,7 @@ def collected(planned: Store) -> Store:
     return planned
 
 
-def test_later_revision_replaces_failures(collected: Store) -> None:
+def test_later_revision_replaces_failures(collected: LocalStore) -> None:
     """Retried images get their new Outcomes with the attempts of all revisions; the other rows stay."""
     before = list(manifest.outcomes(manifest.decode(collected.read("00002.parquet"))))
     collect(_SHARD, [saved(1)], _LATER, collected, count=1)
@@ -227,7 +229,7 @@ def test_later_revision_replaces_failures(collected: Store) -> None:
     assert manifest_revision(_SHARD, collected) == 1
 
 
-def test_redelivered_revision_changes_nothing(collected: Store) -> None:
+def test_redelivered_revision_changes_nothing(collected: LocalStore) -> None:
     """A redelivered collect task of a later revision adds no attempts."""
     collect(_SHARD, [saved(1)], _LATER, collected, count=1)
     before = snapshot(collected)
@@ -235,7 +237,7 @@ def test_redelivered_revision_changes_nothing(collected: Store) -> None:
     assert snapshot(collected) == before
 
 
-def test_attempts_of_revisions_add_up(collected: Store) -> None:
+def test_attempts_of_revisions_add_up(collected: LocalStore) -> None:
     """A third revision adds its attempts to those of the two before."""
     again = Outcome(
         image_key(_SHARD * _SIZE + 1, _SIZE), Status.FAILED_TO_DOWNLOAD, Reason.DNS, attempts=2, finished_at=102.0
@@ -261,7 +263,7 @@ _WRONG_LATER: dict[str, tuple[list[Outcome], int | None]] = {
 
 @pytest.mark.parametrize(("outcomes", "count"), _WRONG_LATER.values(), ids=_WRONG_LATER)
 def test_wrong_outcomes_of_a_later_revision_write_nothing(
-    collected: Store, outcomes: list[Outcome], count: int | None
+    collected: LocalStore, outcomes: list[Outcome], count: int | None
 ) -> None:
     """If a later revision gets other Outcomes than it expects, collecting fails, and nothing is written."""
     before = snapshot(collected)
@@ -270,7 +272,7 @@ def test_wrong_outcomes_of_a_later_revision_write_nothing(
     assert snapshot(collected) == before
 
 
-def test_late_collect_task_of_an_earlier_revision_removes_nothing(collected: Store) -> None:
+def test_late_collect_task_of_an_earlier_revision_removes_nothing(collected: LocalStore) -> None:
     """A late collect task removes no image of a later revision, neither before nor after the later manifest."""
     collect(_SHARD, [saved(1)], _LATER, collected, count=1)
     collected.create("00002/000022.png", b"saved by the pass that is under way")
@@ -279,7 +281,7 @@ def test_late_collect_task_of_an_earlier_revision_removes_nothing(collected: Sto
     assert snapshot(collected) == before
 
 
-def test_manifest_of_another_run_is_not_replaced(collected: Store) -> None:
+def test_manifest_of_another_run_is_not_replaced(collected: LocalStore) -> None:
     """If a later revision finds a manifest of another run, it fails and leaves the manifest unchanged."""
     plan_of = [ImageRequest(_SHARD * _SIZE + place, "a") for place in range(_SIZE)]
     foreign = plan.decode(plan.encode(plan_of, ShardRef("", _SHARD)))

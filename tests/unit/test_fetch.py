@@ -36,8 +36,8 @@ from tasks.model import (
 from tasks.previous_image import PreviousFile
 from tasks.retry_later import PriorAttempts, RetryLater
 from tasks.storage import manifest, plan
+from tasks.storage.local_store import LocalStore
 from tasks.storage.shard_parquet import ShardRef
-from tasks.storage.store import Store
 from tests.unit.conftest import Canned, always, image, response
 
 _REF = ShardRef("", 0)
@@ -58,7 +58,7 @@ class Raising(Downloader):
         raise self._error
 
 
-def test_long_wait_is_requeued(store: Store) -> None:
+def test_long_wait_is_requeued(store: LocalStore) -> None:
     """A long wait gives a countdown with the attempts and time so far, or an Outcome if the caller can't requeue."""
     waits = Raising(
         LongWaitError("HTTP 503: the server requests a wait of 60 s at http://a.example/?token=x", retry_after=60.0)
@@ -74,7 +74,7 @@ def test_long_wait_is_requeued(store: Store) -> None:
     assert (outcome.reason, outcome.attempts) == (Reason.RATE_LIMITED, 2)
 
 
-def test_deliveries_add_up(demo: DemoServer, downloader: Downloader, store: Store) -> None:
+def test_deliveries_add_up(demo: DemoServer, downloader: Downloader, store: LocalStore) -> None:
     """Attempts and fetch time are totals of all deliveries."""
     outcome = fetch(
         FetchRequest(f"{demo.url}/images/3.png", 0, prior=PriorAttempts(1, 7.0)),
@@ -87,7 +87,7 @@ def test_deliveries_add_up(demo: DemoServer, downloader: Downloader, store: Stor
     assert outcome.fetch_seconds > 7
 
 
-def test_refused_row_is_not_fetched(store: Store) -> None:
+def test_refused_row_is_not_fetched(store: LocalStore) -> None:
     """A refused row gets its Outcome without a request, and its message is redacted."""
     refused = Refusal(Reason.INVALID_ROW, "line 7 is not a row: http://a.example/?token=secret")
     outcome = fetch(FetchRequest("", 7, refused=refused), _RUN, store, Raising(AssertionError()))
@@ -95,7 +95,7 @@ def test_refused_row_is_not_fetched(store: Store) -> None:
     assert outcome.error_message == "line 7 is not a row: http://a.example/?token=***"
 
 
-def test_image_with_a_name_of_its_own(demo: DemoServer, downloader: Downloader, store: Store) -> None:
+def test_image_with_a_name_of_its_own(demo: DemoServer, downloader: Downloader, store: LocalStore) -> None:
     """The image is saved under the request's name, with the extension of its real format, and found there again."""
     request = FetchRequest(f"{demo.url}/images/3.png", 27, path="cats/tom")
     outcome = fetch(request, _RUN, store, downloader)
@@ -105,7 +105,7 @@ def test_image_with_a_name_of_its_own(demo: DemoServer, downloader: Downloader, 
 
 
 def test_name_in_a_changed_message_writes_nothing(
-    demo: DemoServer, downloader: Downloader, store: Store, tmp_path: Path
+    demo: DemoServer, downloader: Downloader, store: LocalStore, tmp_path: Path
 ) -> None:
     """A message can't make a worker write outside of the run's folder, or over the run's own files."""
     for path in ("../other", "/other", ".plan/00000", "00001/other"):
@@ -114,7 +114,7 @@ def test_name_in_a_changed_message_writes_nothing(
     assert not list(tmp_path.rglob("*.png"))
 
 
-def test_expected_hash(demo: DemoServer, downloader: Downloader, store: Store) -> None:
+def test_expected_hash(demo: DemoServer, downloader: Downloader, store: LocalStore) -> None:
     """Only the bytes with the expected hash are saved; the hash is that of the download, not of a resized image."""
     url = f"{demo.url}/images/3.png?width=40&height=30"
     good = "sha256:" + hashlib.sha256(draw_image(3, 40, 30, "png")).hexdigest()
@@ -123,7 +123,7 @@ def test_expected_hash(demo: DemoServer, downloader: Downloader, store: Store) -
     assert (outcome.reason, outcome.http_status, outcome.path) == (Reason.HASH_MISMATCH, 200, None)
 
 
-def test_saved_image(demo: DemoServer, downloader: Downloader, store: Store) -> None:
+def test_saved_image(demo: DemoServer, downloader: Downloader, store: LocalStore) -> None:
     """A saved image's Outcome has its path, its properties and its origin."""
     outcome = fetch(FetchRequest(f"{demo.url}/images/3.png?width=40&height=30", 27), _RUN, store, downloader)
     body = draw_image(3, 40, 30, "png")
@@ -150,7 +150,7 @@ def test_saved_image(demo: DemoServer, downloader: Downloader, store: Store) -> 
     assert 0 < outcome.fetch_seconds < 5
 
 
-def test_extension_follows_the_bytes(store: Store, sessions_to: Callable[..., Sessions]) -> None:
+def test_extension_follows_the_bytes(store: LocalStore, sessions_to: Callable[..., Sessions]) -> None:
     """A GIF sent as a JPEG is saved as a GIF."""
     with Canned(always(response(image("GIF"), "200 OK", "Content-Type: image/jpeg"))) as server:
         outcome = fetch(FetchRequest(f"{server.url}/a.jpg", 0), _RUN, store, Downloader(sessions_to(server.address)))
@@ -170,7 +170,7 @@ def test_extension_follows_the_bytes(store: Store, sessions_to: Callable[..., Se
 def test_failure_is_an_outcome(
     demo: DemoServer,
     downloader: Downloader,
-    store: Store,
+    store: LocalStore,
     route: str,
     reason: Reason,
     attempts: int,
@@ -195,7 +195,7 @@ def test_failure_is_an_outcome(
     ],
 )
 def test_failure_after_a_redirect(
-    demo: DemoServer, downloader: Downloader, store: Store, target: str, reason: Reason, http_status: int | None
+    demo: DemoServer, downloader: Downloader, store: LocalStore, target: str, reason: Reason, http_status: int | None
 ) -> None:
     """A failure after a redirect records the final URL."""
     final = target.format(url=demo.url)
@@ -205,7 +205,7 @@ def test_failure_after_a_redirect(
 
 @pytest.mark.parametrize(("verify", "reason"), [(Verify.HEADER, None), (Verify.DECODE, Reason.UNDECODABLE)])
 def test_incomplete_image(
-    verify: Verify, reason: Reason | None, store: Store, sessions_to: Callable[..., Sessions]
+    verify: Verify, reason: Reason | None, store: LocalStore, sessions_to: Callable[..., Sessions]
 ) -> None:
     """An image with a valid header and half its pixels is saved, unless --verify decode is given."""
     whole = draw_image(3, 300, 200)
@@ -218,7 +218,7 @@ def test_incomplete_image(
     assert (outcome.reason, outcome.width, outcome.original_width) == (None, 300, 300)
 
 
-def test_control_characters_are_removed(store: Store, sessions_to: Callable[..., Sessions]) -> None:
+def test_control_characters_are_removed(store: LocalStore, sessions_to: Callable[..., Sessions]) -> None:
     """Control characters in a server's headers are not passed on."""
     fields = ("ETag: \x9b31m", "Last-Modified: \x90now")
     with Canned(always(response(image("PNG"), "200 OK", *fields))) as server:
@@ -230,14 +230,16 @@ def test_control_characters_are_removed(store: Store, sessions_to: Callable[...,
 
 
 @pytest.mark.parametrize("url", ["", "a.example", "http://[", "ftp://a.example/", "http://a.example/\ud800", "\0"])
-def test_invalid_url_is_an_outcome(downloader: Downloader, store: Store, url: str) -> None:
+def test_invalid_url_is_an_outcome(downloader: Downloader, store: LocalStore, url: str) -> None:
     """A row without a valid URL has the reason invalid_url, and no attempt."""
     outcome = fetch(FetchRequest(url, 0), _RUN, store, downloader)
     assert (outcome.reason, outcome.attempts) == (Reason.INVALID_URL, 0)
 
 
 @pytest.mark.parametrize("error", [RuntimeError("boom"), MemoryError("full"), RecursionError("deep"), KeyError("x")])
-def test_internal_error_is_an_outcome(store: Store, caplog: pytest.LogCaptureFixture, error: BaseException) -> None:
+def test_internal_error_is_an_outcome(
+    store: LocalStore, caplog: pytest.LogCaptureFixture, error: BaseException
+) -> None:
     """An unexpected exception becomes an Outcome too, and its URL is logged without secrets."""
     caplog.set_level(logging.ERROR)
     outcome = fetch(FetchRequest("http://user:hunter2@a.example/?token=secret", 0), _RUN, store, Raising(error))
@@ -247,13 +249,13 @@ def test_internal_error_is_an_outcome(store: Store, caplog: pytest.LogCaptureFix
     assert "secret" not in caplog.text
 
 
-def test_interrupt_is_not_swallowed(store: Store) -> None:
+def test_interrupt_is_not_swallowed(store: LocalStore) -> None:
     """An interrupt ends the process and does not become an Outcome."""
     with pytest.raises(KeyboardInterrupt):
         fetch(FetchRequest("http://a.example/", 0), _RUN, store, Raising(KeyboardInterrupt()))
 
 
-def test_unwritable_store_is_an_outcome(demo: DemoServer, downloader: Downloader, store: Store) -> None:
+def test_unwritable_store_is_an_outcome(demo: DemoServer, downloader: Downloader, store: LocalStore) -> None:
     """If nothing can be saved, the reason is storage."""
     (store.root / "00000").write_bytes(b"")
     outcome = fetch(FetchRequest(f"{demo.url}/images/3.png", 0), _RUN, store, downloader)
@@ -261,13 +263,13 @@ def test_unwritable_store_is_an_outcome(demo: DemoServer, downloader: Downloader
     assert "could not save 00000/000000.png" in (outcome.error_message or "")
 
 
-def test_second_delivery_of_the_same_image(demo: DemoServer, downloader: Downloader, store: Store) -> None:
+def test_second_delivery_of_the_same_image(demo: DemoServer, downloader: Downloader, store: LocalStore) -> None:
     """A redelivered task has the same Outcome."""
     first, second = (fetch(FetchRequest(f"{demo.url}/images/3.png", 0), _RUN, store, downloader) for _ in range(2))
     assert (second.sha256, second.path, second.recovered) == (first.sha256, first.path, False)
 
 
-def test_second_delivery_of_another_image(demo: DemoServer, downloader: Downloader, store: Store) -> None:
+def test_second_delivery_of_another_image(demo: DemoServer, downloader: Downloader, store: LocalStore) -> None:
     """If the URL serves another image to the second delivery, the Outcome describes the saved one."""
     first = fetch(FetchRequest(f"{demo.url}/images/3.png?width=40", 0), _RUN, store, downloader)
     second = fetch(FetchRequest(f"{demo.url}/images/4.png?width=50", 0), _RUN, store, downloader)
@@ -276,7 +278,7 @@ def test_second_delivery_of_another_image(demo: DemoServer, downloader: Download
     assert hashlib.sha256(store.read("00000/000000.png")).hexdigest() == second.sha256
 
 
-def test_resized_image(demo: DemoServer, downloader: Downloader, store: Store) -> None:
+def test_resized_image(demo: DemoServer, downloader: Downloader, store: LocalStore) -> None:
     """A resized image's Outcome describes the saved file, and gives the original's size."""
     outcome = fetch(FetchRequest(f"{demo.url}/images/3.png?width=200&height=100", 27), _RESIZING, store, downloader)
     body = store.read("00002/000027.jpg")
@@ -289,7 +291,7 @@ def test_resized_image(demo: DemoServer, downloader: Downloader, store: Store) -
         assert (saved.format, saved.size) == ("JPEG", (64, 32))
 
 
-def test_incomplete_image_is_not_resized(store: Store, sessions_to: Callable[..., Sessions]) -> None:
+def test_incomplete_image_is_not_resized(store: LocalStore, sessions_to: Callable[..., Sessions]) -> None:
     """An image with missing pixels is saved unchanged, because they are not decoded, but can't be resized."""
     whole = draw_image(3, 100, 50, "jpeg")
     with Canned(always(response(whole[: len(whole) // 2]))) as server:
@@ -304,7 +306,7 @@ def test_incomplete_image_is_not_resized(store: Store, sessions_to: Callable[...
     assert store.list_files("00000") == [kept.path]
 
 
-def test_second_delivery_of_the_same_resized_image(demo: DemoServer, downloader: Downloader, store: Store) -> None:
+def test_second_delivery_of_the_same_resized_image(demo: DemoServer, downloader: Downloader, store: LocalStore) -> None:
     """A redelivered task makes the same file again, and has the same Outcome."""
     url = f"{demo.url}/images/3.jpg?width=200&height=100"
     first, second = (fetch(FetchRequest(url, 0), _RESIZING, store, downloader) for _ in range(2))
@@ -312,7 +314,7 @@ def test_second_delivery_of_the_same_resized_image(demo: DemoServer, downloader:
     assert second.original_width == 200
 
 
-def test_second_delivery_of_another_resized_image(demo: DemoServer, downloader: Downloader, store: Store) -> None:
+def test_second_delivery_of_another_resized_image(demo: DemoServer, downloader: Downloader, store: LocalStore) -> None:
     """The second delivery's Outcome describes the saved file, without the original's size, which it can't know."""
     first = fetch(FetchRequest(f"{demo.url}/images/3.png?width=200&height=100", 0), _RESIZING, store, downloader)
     second = fetch(FetchRequest(f"{demo.url}/images/4.png?width=300&height=100", 0), _RESIZING, store, downloader)
@@ -322,7 +324,7 @@ def test_second_delivery_of_another_resized_image(demo: DemoServer, downloader: 
 
 
 @pytest.fixture
-def finished(store: Store) -> Store:
+def finished(store: LocalStore) -> LocalStore:
     """Return a store with a finished shard: its first image saved, its second failed."""
     store.create_durably(plan.name(0), plan.encode([ImageRequest(0, "a"), ImageRequest(1, "b")], ShardRef("", 0)))
     store.create("00000/000000.png", image())
@@ -331,13 +333,13 @@ def finished(store: Store) -> Store:
     return store
 
 
-def test_late_duplicate_removes_its_file(demo: DemoServer, downloader: Downloader, finished: Store) -> None:
+def test_late_duplicate_removes_its_file(demo: DemoServer, downloader: Downloader, finished: LocalStore) -> None:
     """If a duplicate task runs after its image was recorded as failed, it leaves no file behind."""
     fetch(FetchRequest(f"{demo.url}/images/3.png", 1), _RUN, finished, downloader)
     assert finished.list_files("00000") == ["00000/000000.png"]
 
 
-def test_late_duplicate_keeps_a_listed_file(demo: DemoServer, downloader: Downloader, finished: Store) -> None:
+def test_late_duplicate_keeps_a_listed_file(demo: DemoServer, downloader: Downloader, finished: LocalStore) -> None:
     """A duplicate task of a saved image changes nothing."""
     before = finished.read("00000/000000.png")
     fetch(FetchRequest(f"{demo.url}/images/3.png", 0), _RUN, finished, downloader)
@@ -345,7 +347,7 @@ def test_late_duplicate_keeps_a_listed_file(demo: DemoServer, downloader: Downlo
     assert manifest.decode(finished.read("00000.parquet"), ["path"])["path"].to_pylist()[0] == "00000/000000.png"
 
 
-def test_recovered_image_is_not_downloaded(demo: DemoServer, downloader: Downloader, store: Store) -> None:
+def test_recovered_image_is_not_downloaded(demo: DemoServer, downloader: Downloader, store: LocalStore) -> None:
     """An image saved by an earlier delivery is described from its file, without the facts that only its server had."""
     first = fetch(FetchRequest(f"{demo.url}/images/3.png", 0), _RUN, store, downloader)
     second = fetch(FetchRequest("http://a.example/gone", 0, recover=True), _RUN, store, Raising(AssertionError()))
@@ -362,7 +364,7 @@ def test_recovered_image_is_not_downloaded(demo: DemoServer, downloader: Downloa
     )
 
 
-def test_recovered_image_may_have_any_extension(store: Store) -> None:
+def test_recovered_image_may_have_any_extension(store: LocalStore) -> None:
     """A saved image is found under any accepted extension."""
     for index, (kind, extension) in enumerate({"GIF": "gif", "JPEG": "jpg", "WEBP": "webp", "BMP": "bmp"}.items()):
         store.create(f"00000/00000{index}.{extension}", image(kind))
@@ -370,13 +372,13 @@ def test_recovered_image_may_have_any_extension(store: Store) -> None:
         assert (outcome.ok, outcome.path) == (True, f"00000/00000{index}.{extension}")
 
 
-def test_image_without_a_file_is_downloaded(demo: DemoServer, downloader: Downloader, store: Store) -> None:
+def test_image_without_a_file_is_downloaded(demo: DemoServer, downloader: Downloader, store: LocalStore) -> None:
     """With `recover`, an image without a saved file is downloaded as usual."""
     outcome = fetch(FetchRequest(f"{demo.url}/images/3.png", 0, recover=True), _RUN, store, downloader)
     assert (outcome.ok, outcome.attempts, outcome.recovered) == (True, 1, False)
 
 
-def test_resized_image_is_not_recovered(demo: DemoServer, downloader: Downloader, store: Store) -> None:
+def test_resized_image_is_not_recovered(demo: DemoServer, downloader: Downloader, store: LocalStore) -> None:
     """A resized image is fetched again, because its original's facts are unknown."""
     url = f"{demo.url}/images/3.png?width=200&height=100"
     first = fetch(FetchRequest(url, 0), _RESIZING, store, downloader)
@@ -388,7 +390,7 @@ def test_resized_image_is_not_recovered(demo: DemoServer, downloader: Downloader
 @pytest.mark.parametrize("recover", [False, True], ids=["redelivered", "resent"])
 @pytest.mark.parametrize("damage", [b"", bytes(500)], ids=["empty", "zeros"])
 def test_damaged_file_is_replaced(
-    demo: DemoServer, downloader: Downloader, store: Store, damage: bytes, recover: bool
+    demo: DemoServer, downloader: Downloader, store: LocalStore, damage: bytes, recover: bool
 ) -> None:
     """A file that a power loss has left empty or zeroed is fetched again."""
     store.create("00000/000000.png", damage)
@@ -398,20 +400,20 @@ def test_damaged_file_is_replaced(
 
 
 @pytest.fixture
-def old(tmp_path: Path) -> Store:
+def old(tmp_path: Path) -> LocalStore:
     """Return the folder of a previous run."""
     (tmp_path / "old").mkdir()
-    return Store(tmp_path / "old")
+    return LocalStore(tmp_path / "old")
 
 
 @pytest.fixture
-def new(tmp_path: Path) -> Store:
+def new(tmp_path: Path) -> LocalStore:
     """Return the folder of the run that refreshes it."""
     (tmp_path / "new").mkdir()
-    return Store(tmp_path / "new")
+    return LocalStore(tmp_path / "new")
 
 
-def saved_before(url: str, downloader: Downloader, old: Store, run: RunOptions = _RUN) -> PreviousFile:
+def saved_before(url: str, downloader: Downloader, old: LocalStore, run: RunOptions = _RUN) -> PreviousFile:
     """Return a URL's image in the previous run, saved under another key."""
     outcome = fetch(FetchRequest(url, 23), run, old, downloader)
     assert outcome.ok
@@ -431,7 +433,7 @@ def conditional(body: bytes, *fields: str) -> Callable[[bytes], list[bytes]]:
 
 @pytest.mark.parametrize("run", [_RUN, _RESIZING], ids=["as downloaded", "resized"])
 def test_unchanged_image_is_reused(
-    old: Store, new: Store, sessions_to: Callable[..., Sessions], run: RunOptions
+    old: LocalStore, new: LocalStore, sessions_to: Callable[..., Sessions], run: RunOptions
 ) -> None:
     """An unchanged image costs only a 304: its file gets a second name, and the Outcome is that of a download."""
     with Canned(conditional(draw_image(3, 80, 60, "png"))) as server:
@@ -446,11 +448,11 @@ def test_unchanged_image_is_reused(
         full, http_status=304, exif="{}", fetch_seconds=outcome.fetch_seconds, finished_at=outcome.finished_at
     )
     assert outcome.path is not None
-    assert new.path(outcome.path).samefile(previous.file)
+    assert new.path(outcome.path).samefile(old.path(previous.image.path))
     assert new.list_files(".tmp") == []
 
 
-def test_new_validators_win(old: Store, new: Store, sessions_to: Callable[..., Sessions]) -> None:
+def test_new_validators_win(old: LocalStore, new: LocalStore, sessions_to: Callable[..., Sessions]) -> None:
     """Validators of a 304 replace the old ones for the next run."""
     with Canned(conditional(image(), 'ETag: W/"f"')) as server:
         downloader = Downloader(sessions_to(server.address))
@@ -464,19 +466,19 @@ def test_new_validators_win(old: Store, new: Store, sessions_to: Callable[..., S
 
 @pytest.mark.parametrize("change", ["gone", "shorter", "link", "wrong extension", "outside"])
 def test_unusable_previous_file_sends_no_condition(
-    old: Store, new: Store, sessions_to: Callable[..., Sessions], change: str
+    old: LocalStore, new: LocalStore, sessions_to: Callable[..., Sessions], change: str
 ) -> None:
     """Without a usable previous file, no conditional request is sent."""
     with Canned(conditional(image())) as server:
         downloader = Downloader(sessions_to(server.address))
         previous = saved_before(server.url, downloader, old)
         if change == "shorter":
-            previous.file.write_bytes(image()[:-1])
+            old.path(previous.image.path).write_bytes(image()[:-1])
         elif change == "link":
-            previous.file.rename(old.path("there"))
-            previous.file.symlink_to(old.path("there"))
+            old.path(previous.image.path).rename(old.path("there"))
+            old.path(previous.image.path).symlink_to(old.path("there"))
         elif change == "gone":
-            previous.file.unlink()
+            old.path(previous.image.path).unlink()
         else:
             path = {"wrong extension": "00002/000023.txt", "outside": "../old/00002/000023.png"}[change]
             old.path("00002/000023.txt").write_bytes(image())
@@ -488,7 +490,7 @@ def test_unusable_previous_file_sends_no_condition(
 
 @pytest.mark.parametrize("change", ["changed, same size", "removed meanwhile"])
 def test_changed_previous_file_is_not_reused(
-    old: Store, new: Store, sessions_to: Callable[..., Sessions], change: str
+    old: LocalStore, new: LocalStore, sessions_to: Callable[..., Sessions], change: str
 ) -> None:
     """If a previous file differs from its manifest, the image is requested in full at once."""
     body = image()
@@ -496,14 +498,14 @@ def test_changed_previous_file_is_not_reused(
 
     def answer(request: bytes) -> list[bytes]:
         if change == "removed meanwhile" and b"If-None-Match" in request:
-            previous.file.unlink()
+            old.path(previous.image.path).unlink()
         return answers(request)
 
     with Canned(answer) as server:
         downloader = Downloader(sessions_to(server.address))
         previous = saved_before(server.url, downloader, old)
         if change == "changed, same size":
-            previous.file.write_bytes(body[:-1] + b"x")
+            old.path(previous.image.path).write_bytes(body[:-1] + b"x")
         outcome = fetch(
             FetchRequest(server.url, 0, previous=previous),
             replace(_RUN, fetch=replace(_RUN.fetch, retries=0)),
@@ -515,7 +517,7 @@ def test_changed_previous_file_is_not_reused(
     assert [b"If-None-Match" in request for request in server.requests] == [False, True, False]
 
 
-def test_changed_image_is_downloaded(old: Store, new: Store, sessions_to: Callable[..., Sessions]) -> None:
+def test_changed_image_is_downloaded(old: LocalStore, new: LocalStore, sessions_to: Callable[..., Sessions]) -> None:
     """A newer image is saved as usual, and the previous file stays."""
     bodies = iter([image(), image(colour="blue")])
     with Canned(lambda _: [response(next(bodies), "200 OK", 'ETag: "e"')]) as server:
@@ -523,10 +525,12 @@ def test_changed_image_is_downloaded(old: Store, new: Store, sessions_to: Callab
         previous = saved_before(server.url, downloader, old)
         outcome = fetch(FetchRequest(server.url, 0, previous=previous), _RUN, new, downloader)
     assert (outcome.http_status, new.read(outcome.path or "")) == (200, image(colour="blue"))
-    assert previous.file.read_bytes() == image()
+    assert old.path(previous.image.path).read_bytes() == image()
 
 
-def test_second_delivery_of_an_unchanged_image(old: Store, new: Store, sessions_to: Callable[..., Sessions]) -> None:
+def test_second_delivery_of_an_unchanged_image(
+    old: LocalStore, new: LocalStore, sessions_to: Callable[..., Sessions]
+) -> None:
     """A redelivered task has the same Outcome; if another image is saved, the Outcome is marked as recovered."""
     with Canned(conditional(image())) as server:
         downloader = Downloader(sessions_to(server.address))
@@ -547,7 +551,7 @@ def _damaged(whole: bytes, how: str) -> bytes:
 @pytest.mark.parametrize("how", ["cut", "zeros", "another"])
 @pytest.mark.parametrize("kind", ["jpeg", "png", "webp"])
 def test_incomplete_saved_file_is_replaced(
-    store: Store, sessions_to: Callable[..., Sessions], kind: str, how: str, recover: bool
+    store: LocalStore, sessions_to: Callable[..., Sessions], kind: str, how: str, recover: bool
 ) -> None:
     """A valid header proves nothing about the rest: a file not fully on disk is fetched again and replaced."""
     whole = draw_image(3, 200, 200, kind)
@@ -561,7 +565,7 @@ def test_incomplete_saved_file_is_replaced(
     assert store.read(name) == whole
 
 
-def test_incomplete_image_from_the_server_is_kept(store: Store, sessions_to: Callable[..., Sessions]) -> None:
+def test_incomplete_image_from_the_server_is_kept(store: LocalStore, sessions_to: Callable[..., Sessions]) -> None:
     """With header checks only, an incomplete image is saved as served; a second delivery changes nothing."""
     half = draw_image(3, 100, 50, "jpeg")[:-300]
     with Canned(always(response(half))) as server:
@@ -575,7 +579,7 @@ def test_incomplete_image_from_the_server_is_kept(store: Store, sessions_to: Cal
     assert store.read("00000/000000.jpg") == half
 
 
-def test_image_too_costly_to_decode_is_recovered(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_image_too_costly_to_decode_is_recovered(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """If a saved image would take too long to decode, only its header is checked, and it is not downloaded again."""
     store.create("00000/000000.png", image())
     monkeypatch.setattr("tasks.images.decode._MAX_FRAMES", -1)
@@ -587,7 +591,7 @@ _CHARACTERS = {"ASCII": "x", "quotes": '"', "backslashes": "\\", "Latin-1": "\xf
 
 
 @pytest.mark.parametrize("character", _CHARACTERS.values(), ids=_CHARACTERS)
-def test_largest_success_stays_small(store: Store, sessions_to: Callable[..., Sessions], character: str) -> None:
+def test_largest_success_stays_small(store: LocalStore, sessions_to: Callable[..., Sessions], character: str) -> None:
     """With headers of any length, the Outcome stays under 1 KB as JSON, because it goes through Redis."""
     long = character * 5000
     sent = response(image(), "200 OK", f"ETag: {long}", f"Last-Modified: {long}")

@@ -108,7 +108,7 @@ def test_other_errors_are_raised_at_once() -> None:
 
 
 def test_finds_the_cause_of_an_error() -> None:
-    """redis-py and the Store raise their own errors from the system's."""
+    """redis-py and the LocalStore raise their own errors from the system's."""
     raised = redis.ConnectionError("Error 24 connecting to 127.0.0.1:6379")
     raised.__context__ = OSError(errno.EMFILE, "Too many open files")
     assert is_exhausted(raised)
@@ -192,11 +192,11 @@ _DOWNLOADS = """
     from tasks.download.guard import Guard
     from tasks.model import FetchOptions
     from tasks.download.adapters import Sessions
-    from tasks.storage.store import Store
+    from tasks.storage.local_store import LocalStore
 
     descriptors.raise_limit()
     port, folder, slots = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
-    store, downloader = Store(folder), Downloader(Sessions(Guard(["127.0.0.0/8"])))
+    store, downloader = LocalStore(folder), Downloader(Sessions(Guard(["127.0.0.0/8"])))
     options, highest = FetchOptions(retries=0, timeout=30.0, deadline=30.0), 0
 
     def one(number):

@@ -14,11 +14,11 @@ import pytest
 from tasks import worker
 from tasks.model import RunOptions
 from tasks.storage import manifest
-from tasks.storage.store import Store
+from tasks.storage.local_store import LocalStore
 from tasks.worker import RunCache
 
 
-class CountingStore(Store):
+class CountingStore(LocalStore):
     """Count the lookups of files."""
 
     lookups = 0
@@ -30,7 +30,7 @@ class CountingStore(Store):
 
 
 @pytest.fixture
-def counting_store(store: Store) -> CountingStore:
+def counting_store(store: LocalStore) -> CountingStore:
     """Return a counting store with an empty run folder."""
     return CountingStore(store.root)
 
@@ -78,7 +78,7 @@ def test_previous_run_outside_of_the_allowed_roots(
     )
     previous = worker.previous_file(_PREVIOUS, allowed)
     assert previous is not None
-    assert (previous.store.root, previous.image.path) == (tmp_path / "allowed" / "old", "00000/00000000.png")
+    assert (previous.store.location, previous.image.path) == (str(tmp_path / "allowed" / "old"), "00000/00000000.png")
     assert [worker.previous_file(_PREVIOUS, denied) for _ in range(2)] == [None, None]
     assert caplog.text.count("no image is reused from") == 1
     assert [worker.previous_file(None, allowed), worker.previous_file(_PREVIOUS, RunOptions("/out", 10))] == [

@@ -19,8 +19,8 @@ from producer.local_fleet.supervisor_client import ROOT
 from producer.output.run_file import PlanState, RunConfig, RunFile, State
 from tasks.model import ImageRequest
 from tasks.storage import plan
+from tasks.storage.local_store import LocalStore
 from tasks.storage.shard_parquet import ShardRef
-from tasks.storage.store import Store
 
 _COMMANDS = sorted(command_line.cli.commands)
 #: A broker that refuses connections.
@@ -361,7 +361,7 @@ def test_unreachable_broker_leaves_no_folder(main: Main, tmp_path: Path) -> None
 @pytest.mark.parametrize("state", list(State))
 def test_failed_resume_is_not_recorded_as_running(main: Main, tmp_path: Path, state: State) -> None:
     """If a resumed run gets no fleet, its record keeps its state, but a state of running becomes failed."""
-    store = Store(tmp_path)
+    store = LocalStore(tmp_path)
     record = RunFile("id", "-", str(tmp_path), RunConfig(), plan=PlanState.COMPLETE, planned_rows=1, planned_shards=1)
     record.create(store)
     store.create_durably(plan.name(0), plan.encode([ImageRequest(0, "http://a.example/")], ShardRef("id", 0)))
@@ -384,7 +384,7 @@ def test_failed_resume_is_not_recorded_as_running(main: Main, tmp_path: Path, st
 )
 def test_cancel_asks_the_runs_broker(main: Main, tmp_path: Path, broker: str, status: int, message: str) -> None:
     """A run with a dead producer is recorded as cancelled only after its broker was asked."""
-    store = Store(tmp_path)
+    store = LocalStore(tmp_path)
     RunFile("id", "-", str(tmp_path), RunConfig(), broker=broker).create(store)
     ended, _, errors = main("cancel", str(tmp_path))
     assert (ended, parts(errors)) == (status, ["Error", "Why", "To do"])
@@ -395,7 +395,7 @@ def test_cancel_asks_the_runs_broker(main: Main, tmp_path: Path, broker: str, st
 def test_cancel_of_a_local_run_asks_no_broker(main: Main, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A run with a local fleet left nothing in the broker configured here, so `cancel` does not ask that broker."""
     monkeypatch.setenv("IMAGEFLEET_BROKER_URL", _DEAD)
-    store = Store(tmp_path)
+    store = LocalStore(tmp_path)
     RunFile("id", "-", str(tmp_path), RunConfig()).create(store)
     status, _, errors = main("cancel", str(tmp_path))
     assert (status, RunFile.load(store).state) == (0, State.CANCELLED)
@@ -404,7 +404,7 @@ def test_cancel_of_a_local_run_asks_no_broker(main: Main, monkeypatch: pytest.Mo
 
 def test_change_of_broker_is_reported(main: Main, tmp_path: Path) -> None:
     """If a run continues on another broker, this is reported, without secrets."""
-    store = Store(tmp_path)
+    store = LocalStore(tmp_path)
     record = RunFile("id", "-", str(tmp_path), RunConfig(), plan=PlanState.COMPLETE, planned_rows=1, planned_shards=1)
     replace(record, broker="redis://***@a.example/0", state=State.INTERRUPTED).create(store)
     store.create_durably(plan.name(0), plan.encode([ImageRequest(0, "http://a.example/")], ShardRef("id", 0)))

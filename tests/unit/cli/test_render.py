@@ -23,7 +23,7 @@ _SUMMARY = Summary(
     bytes=52_428_800,
     shards=3,
 )
-_REPORT = RunResult("id", "list.txt", Path("/data/out"), _SUMMARY, 12.5, 2, 32, 1.25, 3000)
+_REPORT = RunResult("id", "list.txt", "/data/out", _SUMMARY, 12.5, 2, 32, 1.25, 3000)
 _GOLDEN_RUN = """\
 Total Execution Time  12.50 seconds
 Images per second     240.0
@@ -103,7 +103,7 @@ def test_report_of_a_resumed_run() -> None:
 def test_report_of_a_run_already_complete() -> None:
     """A command with nothing to do reports no time of its own: the figures are those of the run's completion."""
     done = PreviousResult(1.0e9, 320, 12.5, 25.6, 2, 32)
-    finished = RunResult("id", "list.txt", Path("/data/out"), _SUMMARY, 0.0, 0, 0, 0.0, 0, completion=done)
+    finished = RunResult("id", "list.txt", "/data/out", _SUMMARY, 0.0, 0, 0, 0.0, 0, completion=done)
     shown = text(render.render_run(finished))
     assert shown.startswith("This command          nothing to do; ")
     assert "by a command with 2 workers, 32 slots: 320 of 3,000 images in 12.50 seconds (25.6 per second)" in shown

@@ -17,7 +17,7 @@ from tasks.download.downloader import Downloader
 from tasks.errors import UsageError
 from tasks.model import FetchOptions, ImageRequest, Outcome, RunOptions
 from tasks.storage import manifest, plan
-from tasks.storage.store import Store
+from tasks.storage.local_store import LocalStore
 
 _DONE = Summary({"success": 10}, {}, 1000, 1)
 _WAYS = (
@@ -71,7 +71,7 @@ def test_each_way_has_a_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize("folder", FOLDERS.values())
 def test_folder_with_a_run_is_refused(tmp_path: Path, folder: str) -> None:
     """If one of the folders holds a run, nothing starts."""
-    RunFile("id", "list.txt", "/out", RunConfig()).create(Store(tmp_path / folder))
+    RunFile("id", "list.txt", "/out", RunConfig()).create(LocalStore(tmp_path / folder))
     with pytest.raises(UsageError, match=f"{folder} already holds a run"):
         stores(tmp_path)
 
@@ -79,7 +79,7 @@ def test_folder_with_a_run_is_refused(tmp_path: Path, folder: str) -> None:
 def by_three_threads(
     requests: list[ImageRequest],
     run: RunOptions,
-    store: Store,
+    store: LocalStore,
     downloader: Downloader,
     listener: Callable[[Outcome], None],
 ) -> float:
@@ -89,7 +89,7 @@ def by_three_threads(
 
 @pytest.mark.parametrize("way", [baseline.download_one_by_one, by_three_threads])
 def test_baseline_writes_the_same_files_as_a_fleet(
-    demo: DemoServer, downloader: Downloader, store: Store, way: Callable[..., float]
+    demo: DemoServer, downloader: Downloader, store: LocalStore, way: Callable[..., float]
 ) -> None:
     """A baseline fetches every image, reports each one, and writes images, plan, manifests and stats."""
     urls = [f"{demo.url}/images/{number}.png?width=40" for number in range(4)]
@@ -107,7 +107,7 @@ def test_baseline_writes_the_same_files_as_a_fleet(
     assert 0 < seconds < 5
 
 
-def test_baseline_reports_an_unwritable_folder(downloader: Downloader, store: Store) -> None:
+def test_baseline_reports_an_unwritable_folder(downloader: Downloader, store: LocalStore) -> None:
     """If the plan can't be written, a baseline fails as a run does: with the folder, the reason and a remedy."""
     store.path(".plan").write_bytes(b"")
     run = RunOptions(str(store.root), 10)

@@ -18,8 +18,8 @@ from producer.output.run_file import PlanState, State
 from tasks.collect import collect
 from tasks.model import ImageRequest, Outcome, Reason, RunOptions, Status
 from tasks.storage import plan
+from tasks.storage.local_store import LocalStore
 from tasks.storage.shard_parquet import ShardRef
-from tasks.storage.store import Store
 from tests.runs import RUN_ID, SIZE, make_run
 from tests.unit.conftest import success
 
@@ -34,13 +34,13 @@ def source(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
+def store(tmp_path: Path) -> LocalStore:
     """Return the run's folder."""
     (tmp_path / "out").mkdir()
-    return Store(tmp_path / "out")
+    return LocalStore(tmp_path / "out")
 
 
-def findings_by_name(store: Store) -> dict[str, Finding]:
+def findings_by_name(store: LocalStore) -> dict[str, Finding]:
     """Return the findings about a folder's run, by name; each problem has a remedy."""
     findings = [finding for finding in folder_checks.inspect_folder(store) if not finding.name.endswith("here")]
     assert all(bool(finding.todo) == (finding.level is not Level.OK) for finding in findings)
@@ -48,19 +48,19 @@ def findings_by_name(store: Store) -> dict[str, Finding]:
     return {finding.name: finding for finding in findings}
 
 
-def levels(store: Store) -> dict[str, Level]:
+def levels(store: LocalStore) -> dict[str, Level]:
     """Return the levels of all findings except OK."""
     return {name: finding.level for name, finding in findings_by_name(store).items() if finding.level is not Level.OK}
 
 
-def test_folder_without_a_run(store: Store) -> None:
+def test_folder_without_a_run(store: LocalStore) -> None:
     """A folder that is empty, or holds only other files, can be used."""
     store.replace("mine.txt", b"")
     assert (levels(store), findings_by_name(store)["run"].found) == ({}, "no run is in it")
 
 
 @pytest.mark.parametrize("name", ["00000.parquet", "00001_stats.json"])
-def test_leftovers_of_a_run_are_named(store: Store, name: str) -> None:
+def test_leftovers_of_a_run_are_named(store: LocalStore, name: str) -> None:
     """A file that would prevent a run is named."""
     store.replace(name, b"")
     assert levels(store) == {"run": Level.BAD}
@@ -68,17 +68,17 @@ def test_leftovers_of_a_run_are_named(store: Store, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["00003", ".plan", ".tmp"])
-def test_folder_inside_of_a_run(store: Store, source: Path, name: str) -> None:
+def test_folder_inside_of_a_run(store: LocalStore, source: Path, name: str) -> None:
     """If the folder is inside of a run's folder, the right one is suggested."""
     make_run(source, store, _ROWS, 0, State.INTERRUPTED, PlanState.COMPLETE)
     store.path(name).mkdir(exist_ok=True)
     for file in store.path(name).iterdir():
         file.unlink()
-    finding = findings_by_name(Store(store.path(name)))["run"]
+    finding = findings_by_name(LocalStore(store.path(name)))["run"]
     assert (finding.level, finding.todo) == (Level.BAD, f"Use {store.root}.")
 
 
-def test_damaged_run_file(store: Store, source: Path) -> None:
+def test_damaged_run_file(store: LocalStore, source: Path) -> None:
     """A damaged run.json is bad, and the finding has a remedy."""
     make_run(source, store, _ROWS, 2, State.INTERRUPTED, PlanState.COMPLETE)
     path = store.path("run.json")
@@ -89,7 +89,7 @@ def test_damaged_run_file(store: Store, source: Path) -> None:
     assert "download the list into another folder" in finding.todo
 
 
-def test_folder_of_a_baseline(store: Store) -> None:
+def test_folder_of_a_baseline(store: LocalStore) -> None:
     """A folder of one of the ways of `compare` is fine, and is told apart from a run's leftovers."""
     options = RunOptions(str(store.root), 2)
     store.create_durably(plan.name(0), plan.encode([ImageRequest(0, "http://a.example/")], ShardRef("", 0)))
@@ -104,7 +104,7 @@ def test_folder_of_a_baseline(store: Store) -> None:
     assert levels(store) == {}
 
 
-def test_missing_images_are_counted(store: Store, source: Path) -> None:
+def test_missing_images_are_counted(store: LocalStore, source: Path) -> None:
     """Missing images of a manifest are counted per shard, with a remedy."""
     make_run(source, store, _ROWS, _SHARDS, State.COMPLETE, PlanState.COMPLETE)
     store.remove("00001.parquet")
@@ -125,7 +125,7 @@ def test_missing_images_are_counted(store: Store, source: Path) -> None:
 
 
 @pytest.mark.parametrize("state", [State.INTERRUPTED, State.CANCELLED, State.FAILED])
-def test_unfinished_run(store: Store, source: Path, state: State) -> None:
+def test_unfinished_run(store: LocalStore, source: Path, state: State) -> None:
     """The report gives the run's state, its progress, and how to resume it."""
     make_run(source, store, _ROWS, 2, state, PlanState.COMPLETE)
     assert levels(store) == {"run": Level.WARN}
@@ -136,7 +136,7 @@ def test_unfinished_run(store: Store, source: Path, state: State) -> None:
     assert seen["manifests"].found == "2 of 4 shards done, all checked"
 
 
-def test_live_and_dead_producer(store: Store, source: Path) -> None:
+def test_live_and_dead_producer(store: LocalStore, source: Path) -> None:
     """A running run with a held lock is fine; if the lock is free, its producer is dead."""
     make_run(source, store, _ROWS, 2, State.RUNNING, PlanState.OPEN)
     with lock.hold(store, None):
@@ -150,7 +150,7 @@ def test_live_and_dead_producer(store: Store, source: Path) -> None:
     assert "but its producer, process" in findings_by_name(store)["run"].found
 
 
-def test_complete_run_with_failures(store: Store, source: Path) -> None:
+def test_complete_run_with_failures(store: LocalStore, source: Path) -> None:
     """For temporary failures, a retry is suggested."""
     make_run(source, store, _ROWS, _SHARDS, State.COMPLETE, PlanState.COMPLETE)
     assert levels(store) == {"failures": Level.WARN}
@@ -159,7 +159,7 @@ def test_complete_run_with_failures(store: Store, source: Path) -> None:
     assert f"producer retry {store.root}" in finding.todo
 
 
-def test_damaged_and_missing_manifests(store: Store, source: Path) -> None:
+def test_damaged_and_missing_manifests(store: LocalStore, source: Path) -> None:
     """A truncated manifest is bad, and named; one missing from a complete run is rebuilt by `resume`."""
     make_run(source, store, _ROWS, _SHARDS, State.COMPLETE, PlanState.COMPLETE)
     whole = store.read("00001.parquet")
@@ -181,7 +181,9 @@ def test_damaged_and_missing_manifests(store: Store, source: Path) -> None:
     ],
     ids=["same", "gone"],
 )
-def test_missing_plan_file(store: Store, source: Path, change: Callable[[Path], None], level: Level, todo: str) -> None:
+def test_missing_plan_file(
+    store: LocalStore, source: Path, change: Callable[[Path], None], level: Level, todo: str
+) -> None:
     """A missing plan file is rebuilt from the URL list, if the list is unchanged."""
     make_run(source, store, _ROWS, 2, State.INTERRUPTED, PlanState.COMPLETE)
     store.remove(".plan/00002.parquet")
@@ -191,7 +193,7 @@ def test_missing_plan_file(store: Store, source: Path, change: Callable[[Path], 
     assert todo in finding.todo
 
 
-def test_partly_read_list(store: Store, source: Path) -> None:
+def test_partly_read_list(store: LocalStore, source: Path) -> None:
     """If the rest of a list can't be planned any more, the report says so."""
     make_run(source, store, _ROWS, 2, State.INTERRUPTED, PlanState.OPEN)
     assert findings_by_name(store)["plan"].found.endswith("the URL list was not fully read")
@@ -200,7 +202,9 @@ def test_partly_read_list(store: Store, source: Path) -> None:
     assert "is missing or has changed" in findings_by_name(store)["plan"].found
 
 
-def test_checking_manifests_is_limited_in_time(store: Store, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checking_manifests_is_limited_in_time(
+    store: LocalStore, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Checking stops when the time is up; the report gives the number of checked manifests."""
     make_run(source, store, _ROWS, 3, State.INTERRUPTED, PlanState.COMPLETE)
     monkeypatch.setattr(folder_checks, "_READ_SECONDS", 0)
@@ -233,7 +237,7 @@ def test_space(free: int, need: SpaceNeed | None, level: Level, bound: str) -> N
 
 @pytest.mark.parametrize(("free", "level"), [(999, Level.BAD), (1_000, Level.WARN), (20_000, None)])
 def test_few_free_inodes_are_reported(
-    store: Store, monkeypatch: pytest.MonkeyPatch, free: int, level: Level | None
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch, free: int, level: Level | None
 ) -> None:
     """A file system with few free inodes is reported, because each image is a file."""
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=_GIB))

@@ -22,7 +22,7 @@ from tasks.download.proxy import Proxy
 from tasks.errors import FetchError, TlsClosedError, TlsError
 from tasks.fetch import FetchRequest, fetch
 from tasks.model import MESSAGE_LIMIT, RunOptions
-from tasks.storage.store import Store
+from tasks.storage.local_store import LocalStore
 from tests.certificates import RSA, SHORT_RSA, Authority
 from tests.forward_proxy import ForwardProxy
 from tests.unit.conftest import ONCE, Canned, always, image, response
@@ -310,7 +310,7 @@ def test_explanations_fit_a_message() -> None:
         assert len(f"{'h' * 40} port 443: {text} ({_INSECURE_NOT_ALLOWED_HINT})") < MESSAGE_LIMIT
 
 
-def test_marks_a_recovered_image_of_an_insecure_run(servers: ServerContexts, store: Store) -> None:
+def test_marks_a_recovered_image_of_an_insecure_run(servers: ServerContexts, store: LocalStore) -> None:
     """In an insecure run, an image recovered from another delivery may come from an unverified server."""
     run = RunOptions(str(store.root), 10, replace(_INSECURE, max_pixels=100))
     replies = iter([response(image(colour=colour)) for colour in ("red", "blue", "blue")])
@@ -325,7 +325,7 @@ def test_marks_a_recovered_image_of_an_insecure_run(servers: ServerContexts, sto
     assert [(each.recovered, each.tls_unverified) for each in found] == [(False, False), (True, True), (True, True)]
 
 
-def test_marks_other_responses_too(servers: ServerContexts, store: Store) -> None:
+def test_marks_other_responses_too(servers: ServerContexts, store: LocalStore) -> None:
     """Any response of an unverified server is marked, even if it is not an image."""
     run = RunOptions(str(store.root), 10, _INSECURE)
     with Canned(always(response(b"<html>")), servers.contexts["expired"]) as server:

@@ -10,7 +10,7 @@ from producer.output import lock
 from producer.output.folder import existing_run, new_run_folder, prepare_output
 from producer.output.run_file import RunConfig, RunFile
 from tasks.errors import CommandError, UsageError
-from tasks.storage.store import TEMPORARY_FOLDER, Store
+from tasks.storage.local_store import TEMPORARY_FOLDER, LocalStore
 
 
 def test_creates_the_output_folder(tmp_path: Path) -> None:
@@ -39,7 +39,7 @@ def test_refuses_an_unwritable_output_folder(tmp_path: Path, name: str, why: str
 
 def test_refuses_an_output_folder_with_a_run(tmp_path: Path) -> None:
     """A folder that holds a run accepts no other run."""
-    RunFile("id", "list.txt", "/out", RunConfig()).create(Store(tmp_path))
+    RunFile("id", "list.txt", "/out", RunConfig()).create(LocalStore(tmp_path))
     with pytest.raises(UsageError, match="already holds a run"):
         prepare_output(tmp_path)
 

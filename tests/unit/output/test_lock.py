@@ -24,7 +24,7 @@ from producer.local_fleet.supervisor_client import ROOT
 from producer.output import lock
 from producer.output.run_file import RunFile
 from tasks.errors import CommandError, UsageError
-from tasks.storage.store import Store
+from tasks.storage.local_store import LocalStore
 
 _HOLDER = """
 import sys, time
@@ -52,7 +52,7 @@ def other_holder(out: Path) -> Iterator[subprocess.Popen[str]]:
 def test_second_producer_is_refused_while_the_first_lives(tmp_path: Path) -> None:
     """The error names the first producer's host, process and time, and a remedy."""
     with other_holder(tmp_path) as first:
-        with pytest.raises(CommandError) as caught, lock.hold(Store(tmp_path), None):
+        with pytest.raises(CommandError) as caught, lock.hold(LocalStore(tmp_path), None):
             pytest.fail("two hold it")
         error = caught.value
         assert error.exit_code == 2
@@ -158,7 +158,7 @@ def test_holder_is_named_without_secrets(tmp_path: Path) -> None:
     """The lock's file has host, process, time, the command's name and the broker, without secrets."""
     assert lock.current_holder(tmp_path) is None
     with other_holder(tmp_path) as first:
-        found = lock.current_holder(Store(tmp_path))
+        found = lock.current_holder(LocalStore(tmp_path))
         assert found is not None
         assert (found.host, found.pid, found.broker) == (socket.gethostname(), first.pid, "redis://***@there:6379/0")
         assert found.since == pytest.approx(time.time(), abs=60)
@@ -208,7 +208,7 @@ def test_missing_folder(tmp_path: Path) -> None:
 def test_lock_does_not_count_as_a_run(tmp_path: Path) -> None:
     """A folder with nothing but a lock can be used for a run."""
     with lock.hold(tmp_path, None):
-        RunFile.check_no_run(Store(tmp_path))
+        RunFile.check_no_run(LocalStore(tmp_path))
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOTSUP])

@@ -17,14 +17,14 @@ from producer.output import run_file
 from producer.output.run_file import PlanState, RunConfig, RunFile, State, new_id, resume_command
 from tasks.errors import CommandError, StorageError, UsageError
 from tasks.model import FetchOptions, ResizeMode, ResizeOptions
-from tasks.storage.store import Store
+from tasks.storage.local_store import LocalStore
 
 _RECORD = RunFile(
     "20260101-000000-abcdef", "list.txt", "/out", RunConfig(FetchOptions(retries=7), 10, 2), started_at=1.5
 )
 
 
-def test_writes_a_new_record(store: Store) -> None:
+def test_writes_a_new_record(store: LocalStore) -> None:
     """A new run's record has its id, source and options, and is in the state "running" with an incomplete plan."""
     _RECORD.create(store)
     written = json.loads(store.read("run.json"))
@@ -56,7 +56,7 @@ def test_writes_a_new_record(store: Store) -> None:
     assert stat.S_IMODE(store.path("run.json").stat().st_mode) == 0o600
 
 
-def test_changes_are_saved(store: Store) -> None:
+def test_changes_are_saved(store: LocalStore) -> None:
     """Changes are written, other fields stay, and the previous record object is not modified."""
     _RECORD.create(store)
     changed = _RECORD.save(store, plan=PlanState.COMPLETE, planned_rows=3)
@@ -68,7 +68,7 @@ def test_changes_are_saved(store: Store) -> None:
 
 
 @pytest.mark.parametrize("step", [RunFile("other", "b", "/b", RunConfig()).create, RunFile.check_no_run])
-def test_folder_with_a_run_is_refused(store: Store, step: Callable[[Store], None]) -> None:
+def test_folder_with_a_run_is_refused(store: LocalStore, step: Callable[[LocalStore], None]) -> None:
     """A second run in the same folder is refused, and the first one's record stays."""
     RunFile.check_no_run(store)
     _RECORD.create(store)
@@ -78,7 +78,7 @@ def test_folder_with_a_run_is_refused(store: Store, step: Callable[[Store], None
     assert json.loads(store.read(run_file.NAME))["id"] == _RECORD.id
 
 
-def test_one_of_two_runs_at_once_wins(store: Store) -> None:
+def test_one_of_two_runs_at_once_wins(store: LocalStore) -> None:
     """If several runs start in one folder at the same time, exactly one succeeds."""
 
     def create(number: int) -> bool:
@@ -92,7 +92,7 @@ def test_one_of_two_runs_at_once_wins(store: Store) -> None:
         assert list(pool.map(create, range(8))).count(True) == 1
 
 
-def test_failed_save_leaves_the_old_record(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_save_leaves_the_old_record(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """If a record can't be replaced, the old one is unchanged."""
     _RECORD.create(store)
     monkeypatch.setattr(store, "root", store.root / "run.json")
@@ -117,10 +117,10 @@ def test_refuses_remains_of_a_run(tmp_path: Path, name: str) -> None:
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).touch()
     with pytest.raises(UsageError, match="already holds a run, or leftovers of one"):
-        RunFile.check_no_run(Store(tmp_path))
+        RunFile.check_no_run(LocalStore(tmp_path))
 
 
-def test_complete_run_is_not_resumed(store: Store) -> None:
+def test_complete_run_is_not_resumed(store: LocalStore) -> None:
     """For a complete run, the hint is how to retry it or download the list again, and not to resume it."""
     _RECORD.create(store)
     _RECORD.save(store, state=State.COMPLETE)
@@ -133,13 +133,13 @@ def test_complete_run_is_not_resumed(store: Store) -> None:
 
 def test_hint_depends_on_the_record(tmp_path: Path) -> None:
     """The hint to resume, quoted for the shell, appears only if a record exists."""
-    store = Store(tmp_path / "my out")
+    store = LocalStore(tmp_path / "my out")
     store.root.mkdir()
     store.path("00000.parquet").touch()
     with pytest.raises(UsageError) as caught:
         RunFile.check_no_run(store)
     assert caught.value.hint == "Choose another --out, or remove that folder."
-    _RECORD.create(Store(tmp_path))
+    _RECORD.create(LocalStore(tmp_path))
     store.path("run.json").write_bytes((tmp_path / "run.json").read_bytes())
     with pytest.raises(UsageError) as caught:
         RunFile.check_no_run(store)
@@ -158,7 +158,7 @@ def test_hint_depends_on_the_record(tmp_path: Path) -> None:
     ],
 )
 def test_hint_names_the_broker(
-    store: Store, monkeypatch: pytest.MonkeyPatch, broker: str | None, configured: str | None, option: str
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch, broker: str | None, configured: str | None, option: str
 ) -> None:
     """The suggested command uses the run's broker, whether it was given by an option or configured."""
     monkeypatch.setattr(run_file, "settings", lambda: SimpleNamespace(broker=configured))
@@ -181,7 +181,7 @@ def test_finds_the_broker_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_other_files_are_not_a_run(tmp_path: Path, name: str) -> None:
     """Other files in the output folder do not prevent a run."""
     (tmp_path / name).touch()
-    RunFile.check_no_run(Store(tmp_path))
+    RunFile.check_no_run(LocalStore(tmp_path))
 
 
 _FULL = RunFile(
@@ -203,19 +203,19 @@ _FULL = RunFile(
 
 
 @pytest.mark.parametrize("record", [_RECORD, _FULL], ids=["new", "full"])
-def test_record_survives_a_round_trip(store: Store, record: RunFile) -> None:
+def test_record_survives_a_round_trip(store: LocalStore, record: RunFile) -> None:
     """A record reads back equal to what was written."""
     record.create(store)
     assert RunFile.load(store) == record
 
 
-def test_reports_a_folder_without_a_run(store: Store) -> None:
+def test_reports_a_folder_without_a_run(store: LocalStore) -> None:
     """Without a record there is no run."""
     with pytest.raises(UsageError, match="holds no run"):
         RunFile.load(store)
 
 
-def test_reports_any_changed_byte(store: Store) -> None:
+def test_reports_any_changed_byte(store: LocalStore) -> None:
     """A record with any changed byte is refused by its path, even if a number would read as the same value."""
     # The time has more digits than a floating-point number keeps.
     replace(_FULL, started_at=1795621279.7116647).create(store)
@@ -231,7 +231,7 @@ def test_reports_any_changed_byte(store: Store) -> None:
             assert store.read("run.json") == flipped
 
 
-def test_reports_any_truncation(store: Store) -> None:
+def test_reports_any_truncation(store: LocalStore) -> None:
     """A record truncated at any byte is refused."""
     _FULL.create(store)
     body = store.read("run.json")
@@ -242,14 +242,14 @@ def test_reports_any_truncation(store: Store) -> None:
 
 
 @pytest.mark.parametrize("text", ["[]", "null", "1", '"text"', "{}", '{"checksum": 1}'])
-def test_other_json_is_refused(store: Store, text: str) -> None:
+def test_other_json_is_refused(store: LocalStore, text: str) -> None:
     """JSON that is not a record is refused."""
     store.replace("run.json", text.encode())
     with pytest.raises(CommandError, match="is damaged"):
         RunFile.load(store)
 
 
-def test_record_of_another_version_is_refused(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_record_of_another_version_is_refused(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """A record of another version is refused."""
     monkeypatch.setattr(run_file, "_VERSION", 99)
     _FULL.create(store)

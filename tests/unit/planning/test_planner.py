@@ -12,8 +12,8 @@ from producer.planning.planner import Planner, PlanProgress
 from tasks.errors import StorageError, UsageError
 from tasks.model import ImageRequest
 from tasks.storage import plan
+from tasks.storage.local_store import LocalStore
 from tasks.storage.shard_parquet import ShardRef
-from tasks.storage.store import Store
 from tests.waiting import PATIENCE, wait_for
 
 Reports = list[tuple[int, int]]
@@ -24,7 +24,7 @@ def requests(count: int) -> Iterator[ImageRequest]:
     return (ImageRequest(index, f"http://a.example/{index}") for index in range(count))
 
 
-def planned(source: Iterator[ImageRequest], store: Store, shard_size: int) -> tuple[Planner, Reports]:
+def planned(source: Iterator[ImageRequest], store: LocalStore, shard_size: int) -> tuple[Planner, Reports]:
     """Return a planner that has finished, and the numbers that it reported."""
     reported: Reports = []
     planner = Planner(source, store, shard_size, lambda rows, shards: reported.append((rows, shards)))
@@ -36,7 +36,7 @@ def planned(source: Iterator[ImageRequest], store: Store, shard_size: int) -> tu
 @pytest.mark.parametrize(
     ("count", "shard_size", "sizes"), [(1, 3, [1]), (3, 3, [3]), (4, 3, [3, 1]), (7, 3, [3, 3, 1]), (2, 1, [1, 1])]
 )
-def test_splits_requests_into_shards(store: Store, count: int, shard_size: int, sizes: list[int]) -> None:
+def test_splits_requests_into_shards(store: LocalStore, count: int, shard_size: int, sizes: list[int]) -> None:
     """Every shard except the last is full, and together they are the URL list in its order."""
     planner, reported = planned(requests(count), store, shard_size)
     shards = [plan.requests(plan.decode(store.read(plan.name(shard)))) for shard in range(len(sizes))]
@@ -47,7 +47,7 @@ def test_splits_requests_into_shards(store: Store, count: int, shard_size: int, 
     assert not store.exists(plan.name(len(sizes)))
 
 
-def test_plan_runs_ahead(store: Store) -> None:
+def test_plan_runs_ahead(store: LocalStore) -> None:
     """Shards are on the disk while the URL list is still being read."""
     more = threading.Event()
 
@@ -67,14 +67,14 @@ def test_plan_runs_ahead(store: Store) -> None:
     assert (planner.shards, planner.rows, planner.closed) == (3, 5, True)
 
 
-def test_wait_times_out(store: Store) -> None:
+def test_wait_times_out(store: LocalStore) -> None:
     """Waiting for a shard that does not come ends after the given seconds."""
     planner = Planner(requests(0), store, 2, lambda rows, shards: None)
     planner.wait(0, 0.001)
     assert (planner.shards, planner.closed) == (0, False)
 
 
-def test_stop_plans_no_further(store: Store) -> None:
+def test_stop_plans_no_further(store: LocalStore) -> None:
     """After a stop no shard is written, and the plan is not complete."""
     reported: Reports = []
     planner = Planner(requests(10), store, 2, lambda rows, shards: reported.append((rows, shards)))
@@ -91,7 +91,7 @@ def broken() -> Iterator[ImageRequest]:
     raise UsageError("The list can't be read", "it is gone", "Give another.")
 
 
-def test_source_that_fails(store: Store) -> None:
+def test_source_that_fails(store: LocalStore) -> None:
     """An error of the URL list is passed to the waiting thread. Earlier whole shards stay; the plan is incomplete."""
     planner, reported = planned(broken(), store, 2)
     assert isinstance(planner.error, UsageError)
@@ -102,12 +102,12 @@ def test_source_that_fails(store: Store) -> None:
 def test_disk_error(tmp_path: Path) -> None:
     """If a plan can't be written, the waiting thread gets the error."""
     (tmp_path / "file").write_bytes(b"")
-    planner, reported = planned(requests(3), Store(tmp_path / "file"), 2)
+    planner, reported = planned(requests(3), LocalStore(tmp_path / "file"), 2)
     assert isinstance(planner.error, StorageError)
     assert reported == []
 
 
-def test_failing_callback(store: Store) -> None:
+def test_failing_callback(store: LocalStore) -> None:
     """If the callback for the end fails, the waiting thread gets the error."""
 
     def fail(*_: int) -> None:
@@ -120,7 +120,7 @@ def test_failing_callback(store: Store) -> None:
     assert isinstance(planner.error, StorageError)
 
 
-def test_continues_an_earlier_plan(store: Store) -> None:
+def test_continues_an_earlier_plan(store: LocalStore) -> None:
     """The plan of an earlier command is kept and counted, and continued with the rest of the URL list."""
     planned(requests(4), store, 2)
     before = [store.read(plan.name(shard)) for shard in (0, 1)]
@@ -136,7 +136,7 @@ def test_continues_an_earlier_plan(store: Store) -> None:
     assert [request for shard in again for request in shard] == list(requests(7))
 
 
-def test_reports_a_complete_plan_at_once(store: Store) -> None:
+def test_reports_a_complete_plan_at_once(store: LocalStore) -> None:
     """If nothing remains to be planned, the existing plan is reported as complete."""
     reported: Reports = []
     planner = Planner(

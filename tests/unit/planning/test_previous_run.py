@@ -26,8 +26,8 @@ from tasks.model import (
     Verify,
 )
 from tasks.storage import manifest, plan
+from tasks.storage.local_store import LocalStore
 from tasks.storage.shard_parquet import ShardRef
-from tasks.storage.store import Store
 from tests.unit.conftest import success
 
 _SIZE = 3
@@ -47,11 +47,11 @@ def failed_row(place: int, url: str) -> tuple[str, Outcome]:
 
 
 def write_run(
-    store: Store,
+    store: LocalStore,
     rows: list[tuple[str, Outcome]],
     fetch: FetchOptions = _FETCH,
     columns: dict[str, str] | None = None,
-) -> Store:
+) -> LocalStore:
     """Write a previous run with these rows."""
     shards = -(-len(rows) // _SIZE)
     store.root.mkdir()
@@ -69,19 +69,19 @@ def write_run(
 
 
 @pytest.fixture
-def old(tmp_path: Path) -> Store:
+def old(tmp_path: Path) -> LocalStore:
     """Return the folder for a previous run."""
-    return Store(tmp_path / "old")
+    return LocalStore(tmp_path / "old")
 
 
 @pytest.fixture
-def out(tmp_path: Path) -> Store:
+def out(tmp_path: Path) -> LocalStore:
     """Return the folder of the run that refreshes it."""
     (tmp_path / "new").mkdir()
-    return Store(tmp_path / "new")
+    return LocalStore(tmp_path / "new")
 
 
-def found(old: Store, out: Store, *urls: str, shard_size: int = 2) -> list[str | None]:
+def found(old: LocalStore, out: LocalStore, *urls: str, shard_size: int = 2) -> list[str | None]:
     """Return the paths of these URLs' images in the previous run."""
     requests = (ImageRequest(index, url) for index, url in enumerate(urls))
     joins = list(join_previous_images(requests, RunConfig(_FETCH, shard_size, previous_run=str(old.root)), out))
@@ -90,12 +90,12 @@ def found(old: Store, out: Store, *urls: str, shard_size: int = 2) -> list[str |
     return [None if request.previous is None else request.previous.path for request in joins]
 
 
-def timestamps(store: Store) -> dict[Path, tuple[int, int]]:
+def timestamps(store: LocalStore) -> dict[Path, tuple[int, int]]:
     """Return all paths in a folder with their times of change."""
     return {path: (path.stat().st_mtime_ns, path.stat().st_ctime_ns) for path in store.root.rglob("*")}
 
 
-def test_url_finds_its_image(old: Store, out: Store) -> None:
+def test_url_finds_its_image(old: LocalStore, out: LocalStore) -> None:
     """In any order of the new list, each URL finds its image, in whichever shard of the previous run."""
     write_run(old, [saved_row(place, f"u{place}") for place in range(7)])
     before = timestamps(old)
@@ -109,7 +109,7 @@ def test_url_finds_its_image(old: Store, out: Store) -> None:
     assert timestamps(old) == before
 
 
-def test_all_facts_are_taken_over(old: Store, out: Store) -> None:
+def test_all_facts_are_taken_over(old: LocalStore, out: LocalStore) -> None:
     """An unchanged image's row takes over all facts of the previous row."""
     values: dict[str, Any] = {
         "original_width": 8,
@@ -124,14 +124,14 @@ def test_all_facts_are_taken_over(old: Store, out: Store) -> None:
     )
 
 
-def test_first_reusable_image_of_a_url_counts(old: Store, out: Store) -> None:
+def test_first_reusable_image_of_a_url_counts(old: LocalStore, out: LocalStore) -> None:
     """If a URL occurs more than once in the previous run, its first reusable image counts."""
     rows = [failed_row(0, "u"), saved_row(1, "u", etag=None), saved_row(2, "u"), saved_row(3, "u")]
     write_run(old, rows)
     assert found(old, out, "u") == ["00000/000002.png"]
 
 
-def test_unusable_images_are_downloaded(old: Store, out: Store) -> None:
+def test_unusable_images_are_downloaded(old: LocalStore, out: LocalStore) -> None:
     """Downloaded again: failures, images without validator, path or digest, and those from unverified servers."""
     rows = [
         failed_row(0, "failed"),
@@ -146,14 +146,14 @@ def test_unusable_images_are_downloaded(old: Store, out: Store) -> None:
     assert found(old, out, *(url for url, _ in rows)) == [None, None, "00000/000002.png", None, None, None, None]
 
 
-def test_hash_collisions_are_harmless(old: Store, out: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hash_collisions_are_harmless(old: LocalStore, out: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """URLs with the same hash still get their own images, and a new URL gets none."""
     monkeypatch.setattr(url_index, "_hash", lambda url: b"12345678")
     write_run(old, [saved_row(0, "a"), saved_row(1, "b"), saved_row(2, "c")])
     assert found(old, out, "c", "a", "d", "b") == ["00000/000002.png", "00000/000000.png", None, "00000/000001.png"]
 
 
-def test_list_columns_named_like_outcome_fields(old: Store, out: Store) -> None:
+def test_list_columns_named_like_outcome_fields(old: LocalStore, out: LocalStore) -> None:
     """The list's own columns are not confused with an Outcome's."""
     columns = {"etag": '"its own"', "path": "its own", "status": "failed", "imagefleet.previous": "its own"}
     write_run(old, [saved_row(0, "u")], columns=columns)
@@ -163,7 +163,7 @@ def test_list_columns_named_like_outcome_fields(old: Store, out: Store) -> None:
     assert (request.previous.path, request.previous.etag, request.columns) == ("00000/000000.png", '"0"', columns)
 
 
-def test_incomplete_previous_run(old: Store, out: Store) -> None:
+def test_incomplete_previous_run(old: LocalStore, out: LocalStore) -> None:
     """The finished shards of an incomplete run are used."""
     write_run(old, [saved_row(place, f"u{place}") for place in range(9)])
     record = RunFile.load(old)
@@ -172,7 +172,7 @@ def test_incomplete_previous_run(old: Store, out: Store) -> None:
     assert found(old, out, "u0", "u4", "u8") == ["00000/000000.png", None, "00002/000022.png"]
 
 
-def test_requests_are_read_a_shard_at_a_time(old: Store, out: Store) -> None:
+def test_requests_are_read_a_shard_at_a_time(old: LocalStore, out: LocalStore) -> None:
     """A slow list is waited for only one shard at a time."""
     write_run(old, [saved_row(0, "u0")])
     read: list[int] = []
@@ -190,7 +190,7 @@ def test_requests_are_read_a_shard_at_a_time(old: Store, out: Store) -> None:
 
 
 @pytest.mark.parametrize("damage", ["truncated", "another shard's"])
-def test_damaged_manifest_is_an_error(old: Store, out: Store, damage: str) -> None:
+def test_damaged_manifest_is_an_error(old: LocalStore, out: LocalStore, damage: str) -> None:
     """A damaged manifest is named before any request is returned, so no image of the run is reused."""
     write_run(old, [saved_row(place, f"u{place}") for place in range(6)])
     body = old.read(manifest.name(1))
@@ -200,44 +200,44 @@ def test_damaged_manifest_is_an_error(old: Store, out: Store, damage: str) -> No
     assert f"producer resume {out.root}" in caught.value.hint
 
 
-def test_missing_previous_run(old: Store, out: Store, caplog: pytest.LogCaptureFixture) -> None:
+def test_missing_previous_run(old: LocalStore, out: LocalStore, caplog: pytest.LogCaptureFixture) -> None:
     """If the previous run was removed, a resumed run downloads the rest, and logs this."""
     caplog.set_level(logging.WARNING)
     assert found(old, out, "u0", "u1") == [None, None]
     assert f"no further images are reused from {old.root}" in caplog.text
 
 
-def test_ordinary_run(out: Store) -> None:
+def test_ordinary_run(out: LocalStore) -> None:
     """Without a previous run, requests are unchanged."""
     requests = [ImageRequest(0, "a"), ImageRequest(1, "b")]
     assert list(join_previous_images(requests, RunConfig(), out)) == requests
 
 
-def test_folder_without_a_run_is_refused(tmp_path: Path, old: Store, out: Store) -> None:
+def test_folder_without_a_run_is_refused(tmp_path: Path, old: LocalStore, out: LocalStore) -> None:
     """A missing folder, or one without a run, is refused."""
     with pytest.raises(UsageError, match=r"There is no folder .*/old \(--refresh-from\)"):
-        PreviousRun(old.root, out.root, _FETCH)
+        PreviousRun(old.root, out, _FETCH)
     old.root.mkdir()
     with pytest.raises(UsageError, match=r"holds no run \(--refresh-from\)"):
-        PreviousRun(old.root, out.root, _FETCH)
+        PreviousRun(old.root, out, _FETCH)
 
 
-def test_run_in_its_own_folder(tmp_path: Path, old: Store) -> None:
+def test_run_in_its_own_folder(tmp_path: Path, old: LocalStore) -> None:
     """A run can't be refreshed in its own folder, however the path is written."""
     write_run(old, [saved_row(0, "u")])
     (tmp_path / "link").symlink_to(old.root)
     with pytest.raises(UsageError, match="can't be refreshed into the same folder"):
-        PreviousRun(tmp_path / "link", old.root / ".." / "old", _FETCH)
+        PreviousRun(tmp_path / "link", old, _FETCH)
     with pytest.raises(UsageError, match="can't be refreshed inside of itself"):
-        PreviousRun(old.root, tmp_path / "link" / "new", _FETCH)
+        PreviousRun(old.root, LocalStore(old.root / "new"), _FETCH)
 
 
-def test_changed_run_file_is_refused(old: Store, out: Store) -> None:
+def test_changed_run_file_is_refused(old: LocalStore, out: LocalStore) -> None:
     """A modified run.json is refused."""
     write_run(old, [saved_row(0, "u")])
     old.replace("run.json", old.read("run.json").replace(b"list.txt", b"tsil.txt"))
     with pytest.raises(CommandError, match=r"run\.json is damaged"):
-        PreviousRun(old.root, out.root, _FETCH)
+        PreviousRun(old.root, out, _FETCH)
 
 
 _SMALL = ResizeOptions(ResizeMode.KEEP_RATIO, 64)
@@ -253,12 +253,12 @@ _INCOMPATIBLE: dict[str, tuple[FetchOptions, FetchOptions, str]] = {
 
 @pytest.mark.parametrize(("before", "now", "named"), _INCOMPATIBLE.values(), ids=_INCOMPATIBLE)
 def test_incompatible_options_are_refused(
-    old: Store, out: Store, before: FetchOptions, now: FetchOptions, named: str
+    old: LocalStore, out: LocalStore, before: FetchOptions, now: FetchOptions, named: str
 ) -> None:
     """If this run would not have saved an image as the previous run did, the error names the option."""
     write_run(old, [saved_row(0, "u")], before)
     with pytest.raises(UsageError, match="can't be reused") as caught:
-        PreviousRun(old.root, out.root, now)
+        PreviousRun(old.root, out, now)
     assert named in caught.value.why
 
 
@@ -272,7 +272,9 @@ _COMPATIBLE = {
 
 
 @pytest.mark.parametrize(("before", "now"), _COMPATIBLE.values(), ids=_COMPATIBLE)
-def test_compatible_options_are_accepted(old: Store, out: Store, before: FetchOptions, now: FetchOptions) -> None:
+def test_compatible_options_are_accepted(
+    old: LocalStore, out: LocalStore, before: FetchOptions, now: FetchOptions
+) -> None:
     """A previous run with the same or stricter options is accepted."""
     write_run(old, [saved_row(0, "u")], before)
-    assert PreviousRun(old.root, out.root, now).folder == old.root
+    assert PreviousRun(old.root, out, now).folder == old.location

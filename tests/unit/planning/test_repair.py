@@ -13,8 +13,8 @@ from producer.planning.repair import repair_plan
 from producer.runs.run import Run
 from tasks.errors import CommandError
 from tasks.storage import plan
+from tasks.storage.local_store import LocalStore
 from tasks.storage.shard_parquet import ShardRef
-from tasks.storage.store import Store
 from tests.runs import make_run
 
 _ROWS = 11
@@ -28,18 +28,18 @@ def source(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
+def store(tmp_path: Path) -> LocalStore:
     """Return the run's folder."""
     (tmp_path / "out").mkdir()
-    return Store(tmp_path / "out")
+    return LocalStore(tmp_path / "out")
 
 
-def plans(store: Store) -> dict[str, bytes]:
+def plans(store: LocalStore) -> dict[str, bytes]:
     """Return the files of the plan."""
     return {name: store.read(name) for name in store.list_files(plan.FOLDER)}
 
 
-def damage(store: Store, shard: int) -> None:
+def damage(store: LocalStore, shard: int) -> None:
     """Truncate a file of the plan."""
     path = store.path(plan.name(shard))
     path.write_bytes(path.read_bytes()[:-100])
@@ -48,7 +48,7 @@ def damage(store: Store, shard: int) -> None:
 @pytest.mark.parametrize("state", list(PlanState))
 @pytest.mark.parametrize("broken", [[0], [1], [3], [0, 1, 2, 3]], ids=str)
 def test_rebuilds_a_damaged_plan(
-    store: Store, source: Path, caplog: pytest.LogCaptureFixture, state: PlanState, broken: list[int]
+    store: LocalStore, source: Path, caplog: pytest.LogCaptureFixture, state: PlanState, broken: list[int]
 ) -> None:
     """Damaged plan files are rebuilt with the same rows. Each is reported, and intact files stay."""
     record = make_run(source, store, _ROWS, 2, State.INTERRUPTED, state)
@@ -72,7 +72,7 @@ def test_rebuilds_a_damaged_plan(
     ],
     ids=["CR", "byte order marks and quotes", "UTF-16"],
 )
-def test_rebuilds_from_lists_in_other_encodings(store: Store, source: Path, row: str, encoding: str) -> None:
+def test_rebuilds_from_lists_in_other_encodings(store: LocalStore, source: Path, row: str, encoding: str) -> None:
     """A list with any line ends and encoding is read as it was the first time."""
     record = make_run(source, store, _ROWS, 2, State.INTERRUPTED, PlanState.COMPLETE, row, encoding)
     before = plans(store)
@@ -82,7 +82,7 @@ def test_rebuilds_from_lists_in_other_encodings(store: Store, source: Path, row:
     assert plans(store) == before
 
 
-def test_whole_plan_needs_no_list(store: Store, source: Path) -> None:
+def test_whole_plan_needs_no_list(store: LocalStore, source: Path) -> None:
     """If nothing is damaged, the list is not read."""
     record = make_run(source, store, _ROWS, 0, State.INTERRUPTED, PlanState.COMPLETE)
     source.unlink()
@@ -90,7 +90,7 @@ def test_whole_plan_needs_no_list(store: Store, source: Path) -> None:
 
 
 @pytest.mark.parametrize("change", ["gone", "longer", "other", "manifest", "neighbour"])
-def test_refuses_a_changed_list(store: Store, source: Path, monkeypatch: pytest.MonkeyPatch, change: str) -> None:
+def test_refuses_a_changed_list(store: LocalStore, source: Path, monkeypatch: pytest.MonkeyPatch, change: str) -> None:
     """A missing or changed list rebuilds no plan, even if the change does not show in its fingerprint."""
     record = make_run(source, store, _ROWS, 2, State.INTERRUPTED, PlanState.COMPLETE)
     broken = 1 if change == "manifest" else 2
@@ -113,7 +113,7 @@ def test_refuses_a_changed_list(store: Store, source: Path, monkeypatch: pytest.
     assert plans(store) == before
 
 
-def test_resumes_with_a_rebuilt_plan(store: Store, source: Path) -> None:
+def test_resumes_with_a_rebuilt_plan(store: LocalStore, source: Path) -> None:
     """A run with a damaged plan is resumed if its list is unchanged, and refused otherwise."""
     make_run(source, store, _ROWS, 2, State.INTERRUPTED, PlanState.COMPLETE)
     before = plans(store)
@@ -126,7 +126,7 @@ def test_resumes_with_a_rebuilt_plan(store: Store, source: Path) -> None:
         Run.resume(store)
 
 
-def test_complete_run_needs_no_plan(store: Store, source: Path) -> None:
+def test_complete_run_needs_no_plan(store: LocalStore, source: Path) -> None:
     """A completed run is reported as done, even if its plan is damaged and its list is missing."""
     make_run(source, store, _ROWS, _SHARDS, State.COMPLETE, PlanState.COMPLETE)
     damage(store, 1)
@@ -144,7 +144,7 @@ def test_complete_run_needs_no_plan(store: Store, source: Path) -> None:
     ],
 )
 def test_record_states_how_a_run_ended(
-    store: Store, source: Path, done: int, state: State, error: type[BaseException], expected: State
+    store: LocalStore, source: Path, done: int, state: State, error: type[BaseException], expected: State
 ) -> None:
     """A run that fails before it executes keeps its earlier state; only "running" is replaced."""
     make_run(source, store, _ROWS, done, state, PlanState.COMPLETE)

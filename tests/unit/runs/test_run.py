@@ -10,22 +10,22 @@ from producer.output.run_file import PlanState, RunFile, State
 from producer.runs.run import Run
 from tasks.errors import CommandError, UsageError
 from tasks.storage import manifest, plan
-from tasks.storage.store import Store
+from tasks.storage.local_store import LocalStore
 from tests.runs import make_run
 
 _ROWS, _SHARDS = 11, 4
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
+def store(tmp_path: Path) -> LocalStore:
     """Return the folder of a complete run with only failed images."""
     (tmp_path / "my out").mkdir()
-    store = Store(tmp_path / "my out")
+    store = LocalStore(tmp_path / "my out")
     make_run(tmp_path / "list.txt", store, _ROWS, _SHARDS, State.COMPLETE, PlanState.COMPLETE)
     return store
 
 
-def flip(store: Store, name: str, place: int = 700) -> None:
+def flip(store: LocalStore, name: str, place: int = 700) -> None:
     """Change a byte of a file."""
     body = bytearray(store.read(name))
     body[place] ^= 1
@@ -34,7 +34,7 @@ def flip(store: Store, name: str, place: int = 700) -> None:
 
 @pytest.mark.parametrize("shard", [0, 3])
 @pytest.mark.parametrize("place", [700, 1500, -300])
-def test_reports_a_changed_byte_of_a_manifest(store: Store, shard: int, place: int) -> None:
+def test_reports_a_changed_byte_of_a_manifest(store: LocalStore, shard: int, place: int) -> None:
     """A changed manifest is reported by its path, and the run's record is unchanged."""
     flip(store, manifest.name(shard), place)
     record = store.read("run.json")
@@ -46,7 +46,7 @@ def test_reports_a_changed_byte_of_a_manifest(store: Store, shard: int, place: i
     assert store.read("run.json") == record
 
 
-def test_retry_checks_the_plan_first(store: Store) -> None:
+def test_retry_checks_the_plan_first(store: LocalStore) -> None:
     """A damaged plan file of a shard to retry is reported before the record changes."""
     flip(store, plan.name(2))
     record = store.read("run.json")
@@ -56,7 +56,7 @@ def test_retry_checks_the_plan_first(store: Store) -> None:
     assert store.read("run.json") == record
 
 
-def test_retry_that_sends_nothing_changes_nothing(store: Store) -> None:
+def test_retry_that_sends_nothing_changes_nothing(store: LocalStore) -> None:
     """If a retry gets no fleet, the record is unchanged; if it is interrupted, it can be resumed."""
     record = store.read("run.json")
     with pytest.raises(KeyError), Run.retry(store, ["timeout"]):
@@ -68,7 +68,7 @@ def test_retry_that_sends_nothing_changes_nothing(store: Store) -> None:
     assert (found.state, found.revision) == (State.INTERRUPTED, 1)
 
 
-def test_missing_manifest(store: Store) -> None:
+def test_missing_manifest(store: LocalStore) -> None:
     """For a missing manifest, the hint is a valid command, and does not say to remove the manifest."""
     store.remove(manifest.name(1))
     with pytest.raises(CommandError, match=r"00001\.parquet is missing") as caught:
@@ -78,7 +78,7 @@ def test_missing_manifest(store: Store) -> None:
     )
 
 
-def test_refuses_to_retry_an_unfinished_run(store: Store) -> None:
+def test_refuses_to_retry_an_unfinished_run(store: LocalStore) -> None:
     """Retrying an unfinished run is a usage error. The hint has the command to finish it, quoted for the shell."""
     RunFile.load(store).save(store, state=State.INTERRUPTED)
     with pytest.raises(UsageError, match="is not complete") as caught:

@@ -10,7 +10,7 @@ import pytest
 
 from tasks.storage import folder_probe
 from tasks.storage.folder_probe import ProbeResult
-from tasks.storage.store import Store
+from tasks.storage.local_store import LocalStore
 
 TOKEN = "0123456789abcdef" * 2
 
@@ -20,7 +20,7 @@ def out(tmp_path: Path) -> Path:
     """Return an output folder with the producer's probe file."""
     folder = tmp_path / "out"
     folder.mkdir()
-    folder_probe.write_probe(Store(folder), TOKEN)
+    folder_probe.write_probe(LocalStore(folder), TOKEN)
     return folder
 
 
@@ -36,7 +36,7 @@ def test_same_folder(tmp_path: Path, out: Path) -> None:
 def test_probe_is_removed(out: Path) -> None:
     """The producer's file is removed at the end; removing it twice is no error."""
     for _ in range(2):
-        folder_probe.remove_probe(Store(out), TOKEN)
+        folder_probe.remove_probe(LocalStore(out), TOKEN)
     assert list(out.iterdir()) == []
 
 

@@ -13,14 +13,15 @@ from pathlib import Path
 import pytest
 
 from tasks.errors import StorageError
-from tasks.storage import store as store_module
-from tasks.storage.store import PRIVATE_MODE, TEMPORARY_FOLDER, Store
+from tasks.storage import local_store as store_module
+from tasks.storage.local_store import TEMPORARY_FOLDER, LocalStore
+from tasks.storage.store import PRIVATE_MODE
 from tests.waiting import wait_for
 
 _WRITERS = 16
 
 
-def temporary_files(store: Store) -> list[str]:
+def temporary_files(store: LocalStore) -> list[str]:
     """Return the names in the folder of temporary files."""
     return [path.name for path in store.root.glob(f"{TEMPORARY_FOLDER}/*")]
 
@@ -37,14 +38,14 @@ def without_links(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
 
 
 @pytest.fixture(params=["links", "EPERM", "ENOTSUP"])
-def any_store(request: pytest.FixtureRequest, store: Store, monkeypatch: pytest.MonkeyPatch) -> Store:
-    """Return a Store on a file system with hard links, and on others without."""
+def any_store(request: pytest.FixtureRequest, store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> LocalStore:
+    """Return a LocalStore on a file system with hard links, and on others without."""
     if request.param != "links":
         without_links(monkeypatch, getattr(errno, request.param))
     return store
 
 
-def test_creates_a_whole_file(any_store: Store) -> None:
+def test_creates_a_whole_file(any_store: LocalStore) -> None:
     """Saved bytes are under their name, in a newly created folder, and no temporary file remains."""
     assert any_store.create("00000/a.jpg", b"body")
     assert any_store.exists("00000/a.jpg")
@@ -52,7 +53,7 @@ def test_creates_a_whole_file(any_store: Store) -> None:
     assert temporary_files(any_store) == []
 
 
-def test_does_not_replace_an_existing_file(any_store: Store) -> None:
+def test_does_not_replace_an_existing_file(any_store: LocalStore) -> None:
     """The second writer of a name changes nothing, and learns that from the result."""
     assert any_store.create("00000/a.jpg", b"first")
     assert not any_store.create("00000/a.jpg", b"second")
@@ -60,7 +61,7 @@ def test_does_not_replace_an_existing_file(any_store: Store) -> None:
     assert temporary_files(any_store) == []
 
 
-def test_first_of_many_writers_wins(any_store: Store) -> None:
+def test_first_of_many_writers_wins(any_store: LocalStore) -> None:
     """Of many writers of one name exactly one wins, and the file has all of its bytes."""
     barrier = threading.Barrier(_WRITERS)
 
@@ -75,26 +76,26 @@ def test_first_of_many_writers_wins(any_store: Store) -> None:
     assert temporary_files(any_store) == []
 
 
-def test_links_an_existing_file(store: Store) -> None:
+def test_links_an_existing_file(store: LocalStore) -> None:
     """An existing file elsewhere on the disk gets a second name: nothing is written, and it stays unchanged."""
     (store.root / "old").write_bytes(b"body")
-    assert store.create_linked("00000/a.jpg", b"body", store.path("old"))
+    assert store.create_linked("00000/a.jpg", b"body", store, "old")
     assert store.path("00000/a.jpg").samefile(store.path("old"))
-    assert not store.create_linked("00000/a.jpg", b"body", store.path("old"))
+    assert not store.create_linked("00000/a.jpg", b"body", store, "old")
     assert temporary_files(store) == []
 
 
-def test_copies_a_file_without_hard_links(any_store: Store) -> None:
+def test_copies_a_file_without_hard_links(any_store: LocalStore) -> None:
     """Without hard links, the bytes are written again; the existing file stays."""
     (any_store.root / "old").write_bytes(b"body")
-    assert any_store.create_linked("00000/a.jpg", b"body", any_store.path("old"))
-    assert not any_store.create_linked("00000/a.jpg", b"body", any_store.path("old"))
+    assert any_store.create_linked("00000/a.jpg", b"body", any_store, "old")
+    assert not any_store.create_linked("00000/a.jpg", b"body", any_store, "old")
     assert (any_store.read("00000/a.jpg"), any_store.read("old")) == (b"body", b"body")
     assert temporary_files(any_store) == []
 
 
 @pytest.mark.parametrize("spoil", ["gone", "another", "a link"])
-def test_does_not_link_a_changed_file(store: Store, spoil: str) -> None:
+def test_does_not_link_a_changed_file(store: LocalStore, spoil: str) -> None:
     """The new name always gets the requested bytes, even if the existing file has changed."""
     file = store.path("old")
     if spoil == "another":
@@ -102,13 +103,13 @@ def test_does_not_link_a_changed_file(store: Store, spoil: str) -> None:
     elif spoil == "a link":
         store.path("there").write_bytes(b"body")
         file.symlink_to(store.path("there"))
-    assert store.create_linked("00000/a.jpg", b"body", file)
+    assert store.create_linked("00000/a.jpg", b"body", store, "old")
     standing = store.path("00000/a.jpg")
     assert (standing.read_bytes(), standing.is_symlink(), standing.stat().st_nlink) == (b"body", False, 1)
     assert temporary_files(store) == []
 
 
-def test_takes_over_the_claim_of_a_dead_writer(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_takes_over_the_claim_of_a_dead_writer(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without links, a name claimed by a dead writer is released after a while."""
     without_links(monkeypatch, errno.EPERM)
     monkeypatch.setattr(store_module, "_CLAIM_TTL_SECONDS", 0.02)
@@ -118,7 +119,7 @@ def test_takes_over_the_claim_of_a_dead_writer(store: Store, monkeypatch: pytest
     assert store.read("00000/a.jpg") == b"body"
 
 
-def test_waits_for_the_claim_of_a_live_writer(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_waits_for_the_claim_of_a_live_writer(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without links, the second writer waits until the first has given its file its name."""
     without_links(monkeypatch, errno.EPERM)
     store.path("00000").mkdir()
@@ -133,7 +134,9 @@ def test_waits_for_the_claim_of_a_live_writer(store: Store, monkeypatch: pytest.
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
 @pytest.mark.parametrize("method", ["create", "create_durably", "replace"])
-def test_failed_write_leaves_no_file(store: Store, monkeypatch: pytest.MonkeyPatch, method: str, number: int) -> None:
+def test_failed_write_leaves_no_file(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch, method: str, number: int
+) -> None:
     """If the disk fills up during a write, no new or temporary file remains, and an existing file is unchanged."""
     store.replace("b.json", b"old")
     written: list[int] = []
@@ -155,7 +158,7 @@ def test_failed_write_leaves_no_file(store: Store, monkeypatch: pytest.MonkeyPat
     assert temporary_files(store) == []
 
 
-def test_completes_short_writes(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_completes_short_writes(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """A write that accepts only some of the bytes is repeated until all are written."""
     real = os.write
     monkeypatch.setattr(os, "write", lambda descriptor, body: real(descriptor, body[:3]))
@@ -163,7 +166,7 @@ def test_completes_short_writes(store: Store, monkeypatch: pytest.MonkeyPatch) -
     assert store.read("a.jpg") == b"0123456789"
 
 
-_ACTIONS: dict[str, Callable[[Store], object]] = {
+_ACTIONS: dict[str, Callable[[LocalStore], object]] = {
     "create": lambda store: store.create("00000/a.jpg", b"body"),
     "create_durably": lambda store: store.create_durably("a.json", b"body"),
     "replace": lambda store: store.replace("a.json", b"body"),
@@ -175,14 +178,14 @@ _ACTIONS: dict[str, Callable[[Store], object]] = {
 
 
 @pytest.mark.parametrize("action", _ACTIONS.values(), ids=_ACTIONS)
-def test_unusable_folder(tmp_path: Path, action: Callable[[Store], object]) -> None:
+def test_unusable_folder(tmp_path: Path, action: Callable[[LocalStore], object]) -> None:
     """Every operation in an unusable folder raises one of our errors."""
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(StorageError, match="Not a directory"):
-        action(Store(tmp_path / "file"))
+        action(LocalStore(tmp_path / "file"))
 
 
-def test_file_in_place_of_a_shard_folder(store: Store) -> None:
+def test_file_in_place_of_a_shard_folder(store: LocalStore) -> None:
     """If a file has the name of a shard's folder, the shard can't be saved, and no temporary file remains."""
     store.create("00000", b"")
     with pytest.raises(StorageError, match="Not a directory"):
@@ -190,7 +193,7 @@ def test_file_in_place_of_a_shard_folder(store: Store) -> None:
     assert temporary_files(store) == []
 
 
-def test_replaces_a_whole_file(store: Store) -> None:
+def test_replaces_a_whole_file(store: LocalStore) -> None:
     """An existing file is replaced, and no temporary file remains."""
     store.replace("a.json", b"old")
     store.replace("a.json", b"new")
@@ -198,7 +201,7 @@ def test_replaces_a_whole_file(store: Store) -> None:
     assert temporary_files(store) == []
 
 
-def test_file_modes(store: Store) -> None:
+def test_file_modes(store: LocalStore) -> None:
     """Images have the permissions of the umask; files with URLs are for their owner only."""
     before = os.umask(0o027)
     try:
@@ -211,7 +214,7 @@ def test_file_modes(store: Store) -> None:
     assert modes == {"a.jpg": 0o640, "a.parquet": PRIVATE_MODE, "a.json": PRIVATE_MODE}
 
 
-def test_syncs_a_durable_file_before_naming_it(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_syncs_a_durable_file_before_naming_it(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """A manifest is synced to the disk before it gets its name, and the folder after that."""
     steps: list[str] = []
     fsync, link = os.fsync, os.link
@@ -233,7 +236,7 @@ def test_syncs_a_durable_file_before_naming_it(store: Store, monkeypatch: pytest
     assert steps == ["name"]
 
 
-def test_syncs_files_and_their_folder(store: Store) -> None:
+def test_syncs_files_and_their_folder(store: LocalStore) -> None:
     """A shard's files can be synced. A missing file is an error; a missing folder without files is not."""
     store.create("00000/a.jpg", b"body")
     store.sync("00000", ["00000/a.jpg"])
@@ -242,7 +245,7 @@ def test_syncs_files_and_their_folder(store: Store) -> None:
         store.sync("00000", ["00000/b.jpg"])
 
 
-def test_lists_and_removes_files(store: Store) -> None:
+def test_lists_and_removes_files(store: LocalStore) -> None:
     """Files are listed by folder and removed by name. Removing a missing file is no error."""
     for name in ("00000/a.jpg", "00000/b.jpg", "00001/c.jpg"):
         store.create(name, b"")
@@ -259,7 +262,7 @@ def test_allows_a_store_below_a_root(tmp_path: Path, root: str) -> None:
     (base / "real").mkdir(parents=True)
     (base / "inside").symlink_to(base / "real")
     path = root.format(base=base)
-    assert Store.open_allowed(path, [tmp_path / "other", base]).root == Path(path).resolve()
+    assert LocalStore.open_allowed(path, [tmp_path / "other", base]).root == Path(path).resolve()
 
 
 @pytest.mark.parametrize(
@@ -274,18 +277,18 @@ def test_refuses_a_store_outside_the_roots(tmp_path: Path, monkeypatch: pytest.M
     (base / "outside").symlink_to(tmp_path)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(StorageError, match="IMAGEFLEET_STORE_ROOTS"):
-        Store.open_allowed(root.format(base=base), [base])
+        LocalStore.open_allowed(root.format(base=base), [base])
 
 
 def test_without_roots_nothing_is_allowed(tmp_path: Path) -> None:
     """A worker without roots may write nowhere."""
     with pytest.raises(StorageError):
-        Store.open_allowed(str(tmp_path), [])
+        LocalStore.open_allowed(str(tmp_path), [])
 
 
 def test_removes_temporary_files_of_killed_writers(tmp_path: Path) -> None:
     """Abandoned temporary files are removed with their folder, and named files stay."""
-    store = Store(tmp_path)
+    store = LocalStore(tmp_path)
     store.create("00000/a.jpg", b"a")
     (tmp_path / ".tmp").mkdir(exist_ok=True)
     (tmp_path / ".tmp/abandoned").write_bytes(b"par")
