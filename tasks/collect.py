@@ -1,9 +1,9 @@
 """Collect a shard's Outcomes: check that they are complete, sync the shard to disk, and then write its manifest.
 
-The order of the steps guarantees that the images of a manifest are on disk: sync the files and their folder, write the
-stats file, then write the manifest. If the manifest can't be written, for example on a full disk, the stats file is
-removed again. Collecting is idempotent: a second collect task changes nothing, and neither does a late collect task of
-an earlier revision.
+The order of the steps guarantees that the images of a manifest are on disk: sync the files and their folder, or pack
+them into one synced file; write the stats file; then write the manifest. If the manifest can't be written, for example
+on a full disk, the stats file is removed again. Collecting is idempotent: a second collect task changes nothing, and
+neither does a late collect task of an earlier revision.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from dataclasses import replace
 import pyarrow as pa
 
 from tasks.errors import StorageError
-from tasks.model import Outcome, Reason, RunOptions, image_key, shard_name
+from tasks.model import Outcome, OutputOptions, Reason, RunOptions, image_key, shard_name
+from tasks.outputs.packing import pack, packed_name
 from tasks.storage import manifest, plan, shard_status
 from tasks.storage.manifest import CorruptManifestError
 from tasks.storage.shard_parquet import ShardRef
@@ -68,11 +69,17 @@ def collect(shard: int, outcomes: Sequence[Outcome], run: RunOptions, store: Sto
         else:
             before = manifest.decode(store.read(manifest.name(shard)), expected=ref)
             ordered = _merged(shard, list(manifest.outcomes(before)), outcomes, count)
-        _write(table, ordered, ref, store, first=done is None)
+        try:
+            _write(table, ordered, ref, run.output, store, first=done is None)
+        except StorageError:
+            if packed_name(shard, run.output) is None or not shard_status.is_done(shard, run.revision, store):
+                raise
+            # Another collect task of this shard was faster, and removes the packed images.
+            return
     elif done > run.revision:
         # Files saved by a later revision are listed only in that revision's manifest, which may not exist yet.
         return
-    remove_unlisted(shard, store)
+    remove_unlisted(shard, store, run.output)
 
 
 def sort_outcomes(shard: int, indexes: Sequence[int], outcomes: Sequence[Outcome], shard_size: int) -> list[Outcome]:
@@ -92,10 +99,11 @@ def sort_outcomes(shard: int, indexes: Sequence[int], outcomes: Sequence[Outcome
     return [by_key[key] for key in expected]
 
 
-def remove_unlisted(shard: int, store: Store) -> None:
+def remove_unlisted(shard: int, store: Store, output: OutputOptions) -> None:
     """Remove the files of a finished shard, except those in its manifest."""
     existing = store.list_files(shard_name(shard))
-    listed = shard_status.listed_paths(shard, store)
+    packed = packed_name(shard, output)
+    listed = shard_status.listed_paths(shard, store) if packed is None else {packed}
     for name in existing:
         if name not in listed:
             try:
@@ -103,6 +111,8 @@ def remove_unlisted(shard: int, store: Store) -> None:
             except StorageError as error:
                 # The manifest exists, so the shard is done. An extra file is no reason for the run to fail.
                 _log.warning("a file without an entry in the manifest could not be removed: %s", error)
+    if packed is not None:
+        store.remove_folder(shard_name(shard))
 
 
 def _merged(shard: int, before: list[Outcome], outcomes: Sequence[Outcome], count: int | None) -> list[Outcome]:
@@ -121,8 +131,13 @@ def _merged(shard: int, before: list[Outcome], outcomes: Sequence[Outcome], coun
     ]
 
 
-def _write(table: pa.Table, ordered: Sequence[Outcome], ref: ShardRef, store: Store, first: bool) -> None:
-    store.sync(shard_name(ref.shard), [outcome.path for outcome in ordered if outcome.path])
+def _write(
+    table: pa.Table, ordered: Sequence[Outcome], ref: ShardRef, output: OutputOptions, store: Store, first: bool
+) -> None:
+    if packed_name(ref.shard, output) is None:
+        store.sync(shard_name(ref.shard), [outcome.path for outcome in ordered if outcome.path])
+    else:
+        ordered = pack(table, ordered, ref, output, store)
     stats = json.dumps(manifest.stats(ordered), indent=2) + "\n"
     store.replace(manifest.stats_name(ref.shard), stats.encode(), PRIVATE_MODE)
     body = manifest.encode(table, ordered, ref)

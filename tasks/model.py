@@ -217,13 +217,38 @@ class FetchOptions:
         return cls(**known)
 
 
+class OutputFormat(StrEnum):
+    """How the images of a shard are saved."""
+
+    #: Each in a file of its own.
+    FILES = "files"
+    #: All in one tar, as the `webdataset` package reads it.
+    WEBDATASET = "webdataset"
+
+
+@dataclass(frozen=True, slots=True)
+class OutputOptions:
+    """How to save the images of a run."""
+
+    format: OutputFormat = OutputFormat.FILES
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """Return the options from JSON's own types; fields unknown to this version are dropped."""
+        known = _known_fields(cls, value)
+        if "format" in known:
+            known["format"] = OutputFormat(known["format"])
+        return cls(**known)
+
+
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """A run's options for its workers: the output folder, the shard size for the keys, and how to fetch."""
+    """A run's options for its workers: the output folder, the shard size for the keys, and how to fetch and save."""
 
     out: str
     shard_size: int
     fetch: FetchOptions = FetchOptions()
+    output: OutputOptions = OutputOptions()
     #: The run's id; empty for a baseline.
     run_id: str = ""
     #: The run's revision: 0 at first, then 1, 2… for each retry of its failed images.
@@ -246,6 +271,7 @@ class RunOptions:
             out=value["out"],
             shard_size=value["shard_size"],
             fetch=FetchOptions.from_json(value["fetch"]),
+            output=OutputOptions.from_json(value.get("output", {})),
             run_id=value["run_id"],
             revision=value["revision"],
             previous_run=value.get("previous_run"),
@@ -254,7 +280,9 @@ class RunOptions:
         )
 
 
-def _known_fields(kind: type[FetchOptions | ResizeOptions | HeaderOptions], value: Mapping[str, Any]) -> dict[str, Any]:
+def _known_fields(
+    kind: type[FetchOptions | ResizeOptions | HeaderOptions | OutputOptions], value: Mapping[str, Any]
+) -> dict[str, Any]:
     """Return the items of a mapping if the dataclass has a field of the same name."""
     return {name.name: value[name.name] for name in fields(kind) if name.name in value}
 

@@ -14,7 +14,7 @@ import click
 from config import limits
 from producer.cli.json_result import enable_json
 from tasks.download import headers
-from tasks.model import FetchOptions, HeaderOptions, ResizeMode, ResizeOptions, Verify
+from tasks.model import FetchOptions, HeaderOptions, OutputFormat, OutputOptions, ResizeMode, ResizeOptions, Verify
 
 if TYPE_CHECKING:
     from producer.output.run_file import RunConfig
@@ -204,6 +204,17 @@ def _split_header(header: str) -> tuple[str, str]:
 
 
 @dataclass(frozen=True, slots=True)
+class OutputParameters:
+    """The values of the options for the output."""
+
+    output_format: str
+
+    def output_options(self) -> OutputOptions:
+        """Return the output options of a run."""
+        return OutputOptions(OutputFormat(self.output_format))
+
+
+@dataclass(frozen=True, slots=True)
 class FleetParameters:
     """The values of a local fleet's options. Without ``workers``, the fleet has one worker for each CPU core."""
 
@@ -336,6 +347,19 @@ download_options = _grouped(
         "--image-size",
         type=click.IntRange(1, 10_000),
         help=f"Smaller side of resized images, in pixels.  [default: {_defaults.resize.image_size}]",
+    ),
+)
+#: Adds the argument ``output``.
+output_options = _grouped(
+    "output",
+    OutputParameters,
+    click.option(
+        "--output-format",
+        type=click.Choice([kind.value for kind in OutputFormat]),
+        default=OutputFormat.FILES.value,
+        show_default=True,
+        help="files: save each image as a file. webdataset: save each shard as a tar, with the images, their metadata "
+        "and their captions.",
     ),
 )
 _fleet_size_options = (

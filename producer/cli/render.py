@@ -95,7 +95,7 @@ def _fleet_rows(result: RunResult) -> Iterator[tuple[RenderableType, ...]]:
 
 def _file_rows(result: RunResult) -> Iterator[tuple[RenderableType, ...]]:
     if result.summary.success:
-        yield "Images are in", Text(f"{result.out}/00000/ …")
+        yield "Images are in", Text(f"{result.out}/{result.first_images} …")
     yield "Manifests are in", Text(f"{result.out}/00000.parquet …")
     if result.summary.failed:
         text = "the manifest rows with a status other than success; see their reason and error_message"

@@ -23,11 +23,13 @@ from producer.cli.parameters import (
     DownloadParameters,
     FleetParameters,
     Folder,
+    OutputParameters,
     UrlList,
     broker_option,
     download_options,
     fleet_options,
     json_option,
+    output_options,
 )
 from producer.cli.signals import CANCEL_SIGNAL, first_signal_calls
 from producer.formatting import format_size, pluralized
@@ -61,6 +63,7 @@ if TYPE_CHECKING:
     "this folder instead of downloaded.",
 )
 @download_options
+@output_options
 @fleet_options
 @broker_option
 @json_option
@@ -69,6 +72,7 @@ def run(
     out: Path,
     refresh_from: Path | None,
     download: DownloadParameters,
+    output: OutputParameters,
     fleet: FleetParameters,
     broker: str | None,
     as_json: bool,
@@ -77,7 +81,7 @@ def run(
     from producer.output.folder import new_run_folder
     from producer.sources import text as url_list
 
-    config = download.run_config()
+    config = replace(download.run_config(), output=output.output_options())
     if find_broker_url(broker) is None:
         check_insecure(config)
     if refresh_from is not None:

@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from producer.doctor.finding import Finding, Level, finding_from_error
@@ -25,6 +26,7 @@ from producer.output.shard_files import load_manifest, load_plan
 from producer.sources import text as url_list
 from tasks.errors import WORTH_RETRYING, CommandError, StorageError
 from tasks.model import ResizeMode, shard_name
+from tasks.outputs.packing import count_missing, packed_name
 from tasks.storage import manifest, plan, shard_parquet
 from tasks.storage.local_store import TEMPORARY_FOLDER, LocalStore
 from tasks.storage.shard_parquet import CorruptShardFileError, ShardRef
@@ -145,9 +147,8 @@ def _inspect_run(store: LocalStore) -> _RunFindings:
     def read_manifest(shard: int) -> None:
         table = load_manifest(shard, store, record.id, None)
         sizes.append(pc.sum(table["bytes"]).as_py() or 0)
-        gone = set(table["path"].drop_null().to_pylist()).difference(store.list_files(shard_name(shard)))
-        if gone:
-            missing[shard] = len(gone)
+        if gone := _count_missing_images(shard, table, record, store):
+            missing[shard] = gone
 
     run = _InspectedRun(record, store, shards, producer)
     findings = [_state_finding(run)]
@@ -162,6 +163,16 @@ def _inspect_run(store: LocalStore) -> _RunFindings:
     if missing:
         findings.append(_images_finding(record, store, missing))
     return _RunFindings(findings, _estimate_need(record, shards - len(done), sizes))
+
+
+def _count_missing_images(shard: int, table: pa.Table, record: RunFile, store: LocalStore) -> int:
+    """Return the number of images that a manifest lists but that are missing on disk."""
+    output = record.options.output
+    if packed_name(shard, output) is None:
+        return len(set(table["path"].drop_null().to_pylist()).difference(store.list_files(shard_name(shard))))
+    saved = table.filter(pc.is_valid(table["path"]))
+    sizes: dict[str, int] = {row["key"]: row["bytes"] for row in saved.select(["key", "bytes"]).to_pylist()}
+    return count_missing(shard, sizes, output, store)
 
 
 def _estimate_need(record: RunFile, left: int, sizes: Sequence[int]) -> SpaceNeed | None:
@@ -297,8 +308,8 @@ def _manifests_finding(run: _InspectedRun, reading: _ReadResult) -> Finding:
         error = next(iter(reading.broken.values()))
         found = f"{found} ({error.why})"
         todo = (
-            f"Restore a good copy. Or remove the file and run `{resume_command(run.store)}` to repeat that shard "
-            "without downloading saved images again."
+            f"Restore a good copy. Or remove the file and run `{resume_command(run.store)}` to repeat that shard. "
+            "Images saved as files are not downloaded again."
         )
         return Finding("manifests", Level.BAD, found, todo)
     if reading.total < run.shards and run.producer is None and run.record.state is State.COMPLETE:
@@ -310,10 +321,18 @@ def _images_finding(record: RunFile, store: LocalStore, missing: Mapping[int, in
     """Report images that manifests list but that are missing on disk, with their number for each shard."""
     lacking = list_names(f"{shard_name(shard)} ({number:,})" for shard, number in missing.items())
     found = f"{pluralized(sum(missing.values()), 'image')} listed in manifests are missing, in shards {lacking}"
+    first = next(iter(missing))
+    packed = packed_name(first, record.options.output)
+    if packed is not None:
+        todo = (
+            f"Restore {packed}; no other command checks it. Or remove it and the manifest of its shard "
+            f"({manifest.name(first)}), and run `{resume_command(store)}` to download that shard again."
+        )
+        return Finding("images", Level.WARN, found, todo)
     resized = record.options.fetch.resize.mode is not ResizeMode.NO
     todo = (
         "Restore the images; no other command checks for them. Or remove the manifest of such a shard "
-        f"({manifest.name(next(iter(missing)))}) and run `{resume_command(store)}` to repeat that shard. Its saved "
+        f"({manifest.name(first)}) and run `{resume_command(store)}` to repeat that shard. Its saved "
         f"images are kept{'' if resized else ', and not downloaded again'}."
     )
     return Finding("images", Level.WARN, found, todo)

@@ -21,13 +21,13 @@ from typing import Any, Self
 
 from config.settings import settings
 from tasks.errors import CommandError, StorageError, UsageError
-from tasks.model import FetchOptions
+from tasks.model import FetchOptions, OutputOptions
 from tasks.redaction import redacted
 from tasks.storage.store import Store
 
 NAME = "run.json"
 #: The names of a run's files at the top of its folder. A stale manifest would be taken for a manifest of a new run.
-_RUN_FILES = re.compile(r"run\.json|\.plan|\d{5,}(\.parquet|_stats\.json)?")
+_RUN_FILES = re.compile(r"run\.json|\.plan|\d{5,}(\.parquet|\.tar|_stats\.json)?")
 _VERSION = 3
 #: The replacement for a secret in `redacted` text.
 _MASK = "***"
@@ -59,6 +59,7 @@ class RunConfig:
     window: int = 8
     #: The folder of the previous run to refresh, or None.
     previous_run: str | None = None
+    output: OutputOptions = field(default_factory=OutputOptions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +221,11 @@ class RunFile:
         if facts.pop("version") != _VERSION:
             raise ValueError("it was written by another version")
         options = facts["options"]
-        facts["options"] = RunConfig(**{**options, "fetch": FetchOptions.from_json(options["fetch"])})
+        known = {
+            "fetch": FetchOptions.from_json(options["fetch"]),
+            "output": OutputOptions.from_json(options.get("output", {})),
+        }
+        facts["options"] = RunConfig(**{**options, **known})
         facts["plan"], facts["state"] = PlanState(facts["plan"]), State(facts["state"])
         facts["retried"] = tuple(facts["retried"])
         return cls(**facts)

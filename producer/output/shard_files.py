@@ -55,5 +55,5 @@ def load_manifest(shard: int, store: Store, run_id: str, columns: Sequence[str] 
             f"{store.describe(manifest.name(shard))} {what}",
             f"no valid manifest of shard {shard_name(shard)}: {error}; nothing was changed",
             f"Restore a good copy. Or {'remove the file and ' if exists else ''}run `{resume_command(store)}` to "
-            "repeat that shard without downloading saved images again.",
+            "repeat that shard. Images saved as files are not downloaded again.",
         ) from error

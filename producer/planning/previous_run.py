@@ -21,7 +21,16 @@ from producer.output.run_file import PlanState, RunConfig, RunFile, resume_comma
 from producer.planning.url_index import UrlIndex
 from tasks.download.conditional import usable_validators
 from tasks.errors import CommandError, StorageError, UsageError
-from tasks.model import PREVIOUS_IMAGE_FIELDS, FetchOptions, ImageRequest, PreviousImage, ResizeMode, Verify, shard_name
+from tasks.model import (
+    PREVIOUS_IMAGE_FIELDS,
+    FetchOptions,
+    ImageRequest,
+    OutputFormat,
+    PreviousImage,
+    ResizeMode,
+    Verify,
+    shard_name,
+)
 from tasks.storage import manifest, plan
 from tasks.storage.shard_parquet import CorruptShardFileError, ShardRef
 from tasks.storage.store import Store
@@ -66,6 +75,12 @@ class PreviousRun:
                 "Choose an --out outside of that folder.",
             )
         self._record = RunFile.load(self._store)
+        if self._record.options.output.format is not OutputFormat.FILES:
+            raise UsageError(
+                f"The images of {folder} can't be reused",
+                f"they are packed (--output-format {self._record.options.output.format})",
+                "Omit --refresh-from. Only a run that saves images as files can be refreshed.",
+            )
         unlike = _incompatible_options(self._record.options.fetch, fetch)
         if unlike is not None:
             raise UsageError(

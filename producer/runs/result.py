@@ -49,6 +49,8 @@ class RunResult:
     completion: PreviousResult | None = None
     #: Workers that could not run tasks of the run, and left them to other workers.
     unfit: Sequence[UnfitWorker] = ()
+    #: Where the images of the first shard are, relative to the output folder.
+    first_images: str = "00000/"
 
     @property
     def images_per_second(self) -> float:

@@ -37,7 +37,8 @@ from producer.runs.worker_pool import WorkerPool
 from producer.sources import text as url_list
 from tasks.broker import client as broker_client
 from tasks.errors import CommandError, RunInterruptedError, StorageError, UsageError
-from tasks.model import ImageRequest, RunOptions
+from tasks.model import ImageRequest, RunOptions, shard_name
+from tasks.outputs.packing import packed_name
 from tasks.redaction import redacted
 from tasks.storage import manifest
 from tasks.storage.store import Store
@@ -216,6 +217,7 @@ class Run:
             images=0,
             before=self._before,
             previous_run=self._record.options.previous_run,
+            first_images=self._first_images(),
             completion=PreviousResult(
                 self._record.finished_at or 0.0,
                 totals.get("fetched", 0),
@@ -273,6 +275,7 @@ class Run:
             out=self._store.location,
             shard_size=record.options.shard_size,
             fetch=record.options.fetch,
+            output=record.options.output,
             run_id=record.id,
             revision=record.revision,
             epoch=record.epoch,
@@ -295,8 +298,12 @@ class Run:
             repaired=timing.repaired,
             before=self._before,
             previous_run=self.previous_run,
+            first_images=self._first_images(),
             unfit=list({worker.name: worker for worker in (*pool.unfit, *unfit)}.values()),
         )
+
+    def _first_images(self) -> str:
+        return packed_name(0, self._record.options.output) or f"{shard_name(0)}/"
 
     def _manifests(self) -> Iterator[pa.Table]:
         for shard in range(self._planner.shards):

@@ -18,7 +18,7 @@ from functools import partial
 from itertools import count
 from pathlib import Path
 from time import monotonic, sleep
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 from tasks.errors import StorageError
 from tasks.file_descriptors import IDLE_CONNECTIONS, retry_when_exhausted
@@ -35,6 +35,7 @@ _PROCESS_TOKEN, _numbers = secrets.token_hex(8), count()
 _CLAIM_TTL_SECONDS = 5.0
 #: The file written by `LocalStore.check_writable`.
 _PROBE = ".probe"
+_BUFFER_BYTES = 1024 * 1024
 
 
 class LocalStore(Store):
@@ -159,6 +160,36 @@ class LocalStore(Store):
             fsync.sync(self.path(name).parent)
         except OSError as error:
             raise _storage_error("save", name, error) from error
+
+    def replace_from(self, name: str, chunks: Iterable[bytes]) -> None:
+        """Save chunks of private bytes as one file and sync it to disk; replace an existing file."""
+        try:
+            temporary, descriptor = retry_when_exhausted(self._open_temporary)(PRIVATE_MODE)
+            try:
+                with open(descriptor, "wb", _BUFFER_BYTES) as file:  # noqa: PTH123  # a descriptor, not a path
+                    file.writelines(chunks)
+                    file.flush()
+                    os.fsync(descriptor)
+                self.path(name).parent.mkdir(parents=True, exist_ok=True)
+                Path(temporary).replace(self.path(name))
+            finally:
+                Path(temporary).unlink(missing_ok=True)
+            fsync.sync(self.path(name).parent)
+        except OSError as error:
+            raise _storage_error("save", name, error) from error
+
+    @retry_when_exhausted
+    def open_file(self, name: str) -> BinaryIO:
+        """Open a file for reading at any position."""
+        try:
+            return self.path(name).open("rb")
+        except OSError as error:
+            raise _storage_error("read", name, error) from error
+
+    def remove_folder(self, name: str) -> None:
+        """Remove a folder if it is empty."""
+        with suppress(OSError):
+            self.path(name).rmdir()
 
     @retry_when_exhausted
     def create_durably(self, name: str, body: bytes) -> bool:
@@ -287,14 +318,7 @@ class LocalStore(Store):
     def _write_temporary(self, body: bytes, mode: int, give_name: Callable[[str], _T], sync: bool = False) -> _T:
         """Write a temporary file, and return the result of ``give_name``. At the end, remove the temporary name."""
         # This runs for each image. For speed, paths are strings, and there is no generator.
-        temporary = self._temporary()
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        try:
-            descriptor = os.open(temporary, flags, mode)
-        except FileNotFoundError:
-            self._make_temporary()
-            descriptor = os.open(temporary, flags, mode)
-        IDLE_CONNECTIONS.make_room(descriptor)
+        temporary, descriptor = self._open_temporary(mode)
         try:
             try:
                 rest = memoryview(body)
@@ -308,6 +332,18 @@ class LocalStore(Store):
         finally:
             with suppress(FileNotFoundError):
                 os.unlink(temporary)  # noqa: PTH108  # the temporary name is a str
+
+    def _open_temporary(self, mode: int) -> tuple[str, int]:
+        """Create a temporary file; return its path and its descriptor."""
+        temporary = self._temporary()
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        try:
+            descriptor = os.open(temporary, flags, mode)
+        except FileNotFoundError:
+            self._make_temporary()
+            descriptor = os.open(temporary, flags, mode)
+        IDLE_CONNECTIONS.make_room(descriptor)
+        return temporary, descriptor
 
     def _temporary(self) -> str:
         return f"{self.root}/{TEMPORARY_FOLDER}/{_PROCESS_TOKEN}-{os.getpid()}-{next(_numbers)}"

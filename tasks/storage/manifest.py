@@ -49,6 +49,11 @@ def stats_name(shard: int) -> str:
 
 def encode(plan: pa.Table, outcomes: Sequence[Outcome], ref: ShardRef) -> bytes:
     """Return the Parquet file of a shard: the plan's columns joined with the Outcomes, row by row."""
+    return shard_parquet.encode(join(plan, outcomes), ref)
+
+
+def join(plan: pa.Table, outcomes: Sequence[Outcome]) -> pa.Table:
+    """Return the rows of a manifest: the plan's columns joined with the Outcomes, row by row."""
     table = plan.drop_columns([name for name in plan.column_names if name in PLAN_ONLY_COLUMNS])
     table = table.rename_columns(_distinct(table.column_names))
     for field in OUTCOME_FIELDS:
@@ -57,7 +62,7 @@ def encode(plan: pa.Table, outcomes: Sequence[Outcome], ref: ShardRef) -> bytes:
             values = [round(value * 1000) for value in values]
         column = pa.array(values, _TYPES.get(field, pa.string()))
         table = table.append_column(field, column)
-    return shard_parquet.encode(table, ref)
+    return table
 
 
 def _distinct(names: Sequence[str]) -> list[str]:

@@ -8,7 +8,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
+from io import BytesIO
 from pathlib import Path
+from typing import BinaryIO
 
 #: The mode of files that only their owner may read, because they contain the list's URLs unchanged, including any
 #: secrets.
@@ -101,6 +103,27 @@ class Store(ABC):
         Raises:
             StorageError: they can't be saved; an existing file is unchanged.
         """
+
+    def replace_from(self, name: str, chunks: Iterable[bytes]) -> None:
+        """Save chunks of private bytes as one file and sync it to disk; replace an existing file.
+
+        Raises:
+            StorageError: they can't be saved; an existing file is unchanged.
+            Exception: an error of ``chunks`` is passed on, and an existing file is unchanged.
+        """
+        self.replace(name, b"".join(chunks))
+
+    def open_file(self, name: str) -> BinaryIO:
+        """Open a file for reading at any position; the caller closes it.
+
+        Raises:
+            StorageError: it can't be read.
+        """
+        return BytesIO(self.read(name))
+
+    @abstractmethod
+    def remove_folder(self, name: str) -> None:
+        """Remove a folder if it is empty. A store without folders does nothing."""
 
     @abstractmethod
     def list_files(self, folder: str) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,8 +17,8 @@ from producer.doctor.folder_checks import SpaceNeed
 from producer.output import lock
 from producer.output.run_file import PlanState, State
 from tasks.collect import collect
-from tasks.model import ImageRequest, Outcome, Reason, RunOptions, Status
-from tasks.storage import plan
+from tasks.model import ImageRequest, Outcome, OutputFormat, OutputOptions, Reason, RunOptions, Status
+from tasks.storage import manifest, plan
 from tasks.storage.local_store import LocalStore
 from tasks.storage.shard_parquet import ShardRef
 from tests.runs import RUN_ID, SIZE, make_run
@@ -59,7 +60,7 @@ def test_folder_without_a_run(store: LocalStore) -> None:
     assert (levels(store), findings_by_name(store)["run"].found) == ({}, "no run is in it")
 
 
-@pytest.mark.parametrize("name", ["00000.parquet", "00001_stats.json"])
+@pytest.mark.parametrize("name", ["00000.parquet", "00001_stats.json", "00000.tar"])
 def test_leftovers_of_a_run_are_named(store: LocalStore, name: str) -> None:
     """A file that would prevent a run is named."""
     store.replace(name, b"")
@@ -122,6 +123,25 @@ def test_missing_images_are_counted(store: LocalStore, source: Path) -> None:
     )
     assert "remove the manifest of such a shard (00001.parquet)" in finding.todo
     assert f"run `producer resume {store.root}`" in finding.todo
+
+
+def test_missing_packed_images_are_counted(store: LocalStore, source: Path) -> None:
+    """The images of a missing tar are counted, and the remedy names the tar."""
+    record = make_run(source, store, _ROWS, _SHARDS, State.COMPLETE, PlanState.COMPLETE)
+    output = OutputOptions(OutputFormat.WEBDATASET)
+    record.save(store, options=replace(record.options, output=output))
+    for shard in range(_SHARDS):
+        store.remove(manifest.name(shard))
+        outcomes = [success(place, shard, SIZE, bytes=5) for place in range(min(SIZE, _ROWS - shard * SIZE))]
+        for outcome in outcomes:
+            store.create(outcome.path or "", b"image")
+        collect(shard, outcomes, RunOptions(str(store.root), SIZE, run_id=RUN_ID, output=output), store)
+    assert "images" not in findings_by_name(store)
+    store.remove("00002.tar")
+    finding = findings_by_name(store)["images"]
+    assert finding.found == "3 images listed in manifests are missing, in shards 00002 (3)"
+    assert "Restore 00002.tar" in finding.todo
+    assert "remove it and the manifest of its shard (00002.parquet)" in finding.todo
 
 
 @pytest.mark.parametrize("state", [State.INTERRUPTED, State.CANCELLED, State.FAILED])

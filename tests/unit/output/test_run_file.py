@@ -39,6 +39,7 @@ def test_writes_a_new_record(store: LocalStore) -> None:
             "shard_size": 10,
             "window": 2,
             "previous_run": None,
+            "output": {"format": "files"},
         },
         "plan": "open",
         "planned_rows": 0,

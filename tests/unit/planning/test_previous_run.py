@@ -18,6 +18,8 @@ from tasks.model import (
     FetchOptions,
     ImageRequest,
     Outcome,
+    OutputFormat,
+    OutputOptions,
     PreviousImage,
     Reason,
     ResizeMode,
@@ -260,6 +262,16 @@ def test_incompatible_options_are_refused(
     with pytest.raises(UsageError, match="can't be reused") as caught:
         PreviousRun(old.root, out, now)
     assert named in caught.value.why
+
+
+def test_packed_images_are_refused(old: LocalStore, out: LocalStore) -> None:
+    """Images in a tar can't be reused, and the error names the option."""
+    write_run(old, [saved_row(0, "u")])
+    record = RunFile.load(old)
+    record.save(old, options=replace(record.options, output=OutputOptions(OutputFormat.WEBDATASET)))
+    with pytest.raises(UsageError, match="can't be reused") as caught:
+        PreviousRun(old.root, out, _FETCH)
+    assert "--output-format webdataset" in caught.value.why
 
 
 _COMPATIBLE = {

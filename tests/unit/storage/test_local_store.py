@@ -6,7 +6,7 @@ import errno
 import os
 import stat
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -295,3 +295,39 @@ def test_removes_temporary_files_of_killed_writers(tmp_path: Path) -> None:
     for _ in range(2):
         store.remove_leftovers()
     assert [path.name for path in tmp_path.iterdir()] == ["00000"]
+
+
+def test_replaces_from_chunks(store: LocalStore) -> None:
+    """Chunks become one private file, which replaces an existing one as a whole."""
+    store.replace_from("00000/a.parquet", iter([b"", b"first"]))
+    store.replace_from("00000/a.parquet", (bytes([number]) * 3_000_000 for number in range(3)))
+    assert store.read("00000/a.parquet") == b"".join(bytes([number]) * 3_000_000 for number in range(3))
+    assert stat.S_IMODE(store.path("00000/a.parquet").stat().st_mode) == PRIVATE_MODE
+    with store.open_file("00000/a.parquet") as file:
+        file.seek(3_000_000)
+        assert file.read(1) == b"\1"
+    assert temporary_files(store) == []
+
+
+def test_error_of_chunks_keeps_the_file(store: LocalStore) -> None:
+    """If the chunks end with an error, the existing file stays, and the error reaches the caller."""
+
+    def broken() -> Iterator[bytes]:
+        yield b"new"
+        raise StorageError("could not read a.jpg")
+
+    store.replace_from("00000.tar", [b"old"])
+    with pytest.raises(StorageError, match=r"could not read a\.jpg"):
+        store.replace_from("00000.tar", broken())
+    assert (store.read("00000.tar"), temporary_files(store)) == (b"old", [])
+
+
+def test_removes_only_empty_folders(store: LocalStore) -> None:
+    """A folder is removed when its last file is; a missing folder is no error."""
+    store.create("00000/a.jpg", b"")
+    store.remove_folder("00000")
+    assert store.exists("00000/a.jpg")
+    store.remove("00000/a.jpg")
+    store.remove_folder("00000")
+    store.remove_folder("00000")
+    assert store.list_entries() == [TEMPORARY_FOLDER]

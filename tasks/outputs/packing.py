@@ -1,0 +1,124 @@
+"""Pack a shard's saved images into one file, from the files that its image tasks have saved one by one.
+
+Until a shard has its manifest, its images are files in the shard's folder. So they are recovered, and the first writer
+wins, as in a run that keeps the files. The collect task packs them, and removes them after it has written the manifest.
+A later revision packs the images of the existing packed file together with the new ones.
+
+Packing is idempotent. If a collect task dies, its successor finds the same images, and writes the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, nullcontext
+from dataclasses import replace
+from typing import BinaryIO, Protocol
+
+import pyarrow as pa
+
+from tasks.errors import StorageError
+from tasks.model import Outcome, OutputFormat, OutputOptions
+from tasks.outputs import webdataset
+from tasks.outputs.samples import SampleImage, sample_rows
+from tasks.storage import manifest, shard_status
+from tasks.storage.shard_parquet import ShardRef
+from tasks.storage.store import Store
+
+
+class _PackedFormat(Protocol):
+    """A module for a format of packed files; ``webdataset.py`` documents the functions."""
+
+    def name(self, shard: int, /) -> str: ...
+    def encode(self, rows: pa.Table, images: Iterable[SampleImage], /) -> Iterator[bytes]: ...
+    def images(self, file: BinaryIO, /) -> Iterator[SampleImage]: ...
+    def sizes(self, file: BinaryIO, /) -> dict[str, int]: ...
+
+
+#: To add a format, add its module here, and its name to `OutputFormat`.
+_FORMATS: dict[OutputFormat, _PackedFormat] = {OutputFormat.WEBDATASET: webdataset}
+
+
+def packed_name(shard: int, output: OutputOptions) -> str | None:
+    """Return the name of a shard's packed file; None if the run keeps the files."""
+    packed = _FORMATS.get(output.format)
+    return None if packed is None else packed.name(shard)
+
+
+def pack(
+    plan: pa.Table, outcomes: Sequence[Outcome], ref: ShardRef, output: OutputOptions, store: Store
+) -> list[Outcome]:
+    """Write the packed file of a shard; return the Outcomes, with that file as the path of each saved image.
+
+    Args:
+        plan: the shard's plan.
+        outcomes: all Outcomes of the shard, in the order of the plan.
+        ref: the run, the shard and the revision.
+        output: the output options of the run.
+        store: the run's folder.
+
+    Raises:
+        StorageError: an image can't be read, the file can't be written, or another task has collected the shard
+            meanwhile. An existing packed file is unchanged.
+    """
+    packed_format = _FORMATS[output.format]
+    name = packed_format.name(ref.shard)
+    rows = sample_rows(manifest.join(plan, outcomes))
+    saved = [outcome for outcome in outcomes if outcome.path]
+    is_packed = any(outcome.path == name for outcome in saved)
+    with closing(store.open_file(name)) if is_packed else nullcontext() as file:
+        before = iter(()) if file is None else packed_format.images(file)
+        chunks = packed_format.encode(rows, _images(saved, name, before, store))
+        store.replace_from(name, _unless_collected(chunks, ref, store))
+    return [replace(outcome, path=name) if outcome.path else outcome for outcome in outcomes]
+
+
+def count_missing(shard: int, saved: Mapping[str, int], output: OutputOptions, store: Store) -> int:
+    """Return the number of saved images that a shard's packed file lacks. The images themselves are not read.
+
+    Args:
+        shard: the shard.
+        saved: the size of each saved image, by its key.
+        output: the output options of the run.
+        store: the run's folder.
+    """
+    packed_format = _FORMATS[output.format]
+    try:
+        with closing(store.open_file(packed_format.name(shard))) as file:
+            sizes = packed_format.sizes(file)
+    except (StorageError, ValueError):
+        return len(saved)
+    return sum(sizes.get(key) != size for key, size in saved.items())
+
+
+def _images(saved: Iterable[Outcome], name: str, before: Iterator[SampleImage], store: Store) -> Iterator[SampleImage]:
+    """Yield the images of Outcomes, from their files or from the existing packed file.
+
+    Raises:
+        StorageError: an image is missing, or is not as its Outcome says.
+    """
+    for outcome in saved:
+        assert outcome.path is not None
+        if outcome.path == name:
+            image = _find(outcome.key, name, before)
+        else:
+            image = SampleImage(outcome.key, outcome.path.rpartition(".")[2], store.read(outcome.path))
+        if len(image.body) != outcome.bytes:
+            raise StorageError(f"image {outcome.key} has {len(image.body):,} bytes instead of {outcome.bytes:,}")
+        yield image
+
+
+def _find(key: str, name: str, images: Iterator[SampleImage]) -> SampleImage:
+    """Return the image of a key. The images are in the order of their keys, so each is read at most once."""
+    try:
+        return next(image for image in images if image.key == key)
+    except StopIteration:
+        raise StorageError(f"could not read {name}: image {key} is not in it") from None
+    except ValueError as error:
+        raise StorageError(f"could not read {name}: {error}") from error
+
+
+def _unless_collected(chunks: Iterable[bytes], ref: ShardRef, store: Store) -> Iterator[bytes]:
+    """Yield the chunks; raise a StorageError at their end if another task has collected the shard meanwhile."""
+    yield from chunks
+    if shard_status.is_done(ref.shard, ref.revision, store):
+        raise StorageError(f"shard {ref.shard} was collected by another task")

@@ -1,0 +1,65 @@
+"""Select what a data set keeps of a manifest's row: the URL list's columns, and the facts about the saved image.
+
+The facts about the download stay in the manifest, because they differ each time. Without them, the same images with
+the same columns give the same bytes.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
+
+#: The columns of a manifest that are facts about a download.
+_DOWNLOAD_COLUMNS = frozenset(
+    {
+        *("path", "reason", "http_status", "final_url", "etag", "last_modified", "attempts", "fetch_seconds"),
+        *("finished_at", "worker", "recovered", "tls_unverified"),
+    }
+)
+#: The column with an image's caption, if the list has one.
+CAPTION_COLUMN = "caption"
+
+
+@dataclass(frozen=True, slots=True)
+class SampleImage:
+    """The image of a sample: its key, the extension of its format, and its bytes."""
+
+    key: str
+    extension: str
+    body: bytes
+
+
+def sample_rows(manifest: pa.Table) -> pa.Table:
+    """Return the rows of a manifest's saved images, with the columns for data sets."""
+    saved = manifest.filter(pc.is_valid(manifest["path"]))
+    return saved.drop_columns([name for name in saved.column_names if name in _DOWNLOAD_COLUMNS])
+
+
+def metadata(rows: pa.Table) -> Iterator[bytes]:
+    """Yield the metadata of each sample as a JSON object."""
+    for row in rows.to_pylist():
+        yield orjson.dumps(row, _json_value)
+
+
+def captions(rows: pa.Table) -> Iterator[bytes | None]:
+    """Yield the caption of each sample as text, empty if the row has none; None if the list has no captions."""
+    if CAPTION_COLUMN not in rows.column_names:
+        yield from [None] * rows.num_rows
+        return
+    for caption in rows[CAPTION_COLUMN].to_pylist():
+        yield ("" if caption is None else str(caption)).encode("utf-8", "replace")
+
+
+def _json_value(value: Any) -> Any:
+    """Return a value that JSON lacks as a value that it has."""
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    if isinstance(value, Mapping):
+        return dict(value)
+    return str(value)

@@ -1,0 +1,97 @@
+"""Write a shard as a tar for the `webdataset` package, and read its images again.
+
+A sample is a group of members with the same key: the image (``00000007.jpg``), its metadata (``00000007.json``) and, if
+the list has captions, its caption (``00000007.txt``). The tar is deterministic: members have no time and no owner.
+"""
+
+from __future__ import annotations
+
+import os
+import tarfile
+from collections.abc import Iterable, Iterator
+from typing import BinaryIO
+
+import pyarrow as pa
+
+from tasks.model import shard_name
+from tasks.outputs.samples import SampleImage, captions, metadata
+
+METADATA_EXTENSION, CAPTION_EXTENSION = "json", "txt"
+_BLOCK_BYTES = 512
+#: The fields of a header (POSIX ustar): mode, owner and group; time, checksum and type; magic and version.
+_MODE_AND_OWNER = b"\0".join((b"0000644", b"0000000", b"0000000", b""))
+_TIME, _BLANK_CHECKSUM, _REGULAR_FILE = b"00000000000\0", b" " * 8, b"0"
+_MAGIC = b"ustar\x0000"
+
+
+def name(shard: int) -> str:
+    """Return the name of a shard's tar, relative to the run's folder."""
+    return f"{shard_name(shard)}.tar"
+
+
+def encode(rows: pa.Table, images: Iterable[SampleImage]) -> Iterator[bytes]:
+    """Yield the bytes of the tar, one sample at a time.
+
+    Args:
+        rows: the samples' rows, as `sample_rows` returns them.
+        images: the samples' images, in the same order.
+    """
+    for image, facts, caption in zip(images, metadata(rows), captions(rows), strict=True):
+        yield _member(image.key, image.extension, image.body)
+        yield _member(image.key, METADATA_EXTENSION, facts)
+        if caption is not None:
+            yield _member(image.key, CAPTION_EXTENSION, caption)
+    # Two empty blocks end a tar.
+    yield bytes(2 * _BLOCK_BYTES)
+
+
+def images(file: BinaryIO) -> Iterator[SampleImage]:
+    """Yield the images of a tar, in its order.
+
+    Raises:
+        ValueError: it is not a tar, or its end is missing.
+    """
+    for member, found in _members(file):
+        yield SampleImage(*found, _extracted(file, member))
+
+
+def sizes(file: BinaryIO) -> dict[str, int]:
+    """Return the sizes of the images in a tar, by their keys. Only the headers are read.
+
+    Raises:
+        ValueError: it is not a tar, or its end is missing.
+    """
+    return {key: member.size for member, (key, _) in _members(file)}
+
+
+def _members(file: BinaryIO) -> Iterator[tuple[tarfile.TarInfo, tuple[str, str]]]:
+    """Yield the members that are images, with their keys and extensions."""
+    try:
+        file.seek(-2 * _BLOCK_BYTES, os.SEEK_END)
+        if file.read().strip(b"\0") or file.tell() % _BLOCK_BYTES:
+            raise ValueError("its end is missing")
+        file.seek(0)
+        with tarfile.open(fileobj=file, mode="r:") as tar:
+            for member in tar:
+                key, _, extension = member.name.partition(".")
+                if extension not in (METADATA_EXTENSION, CAPTION_EXTENSION):
+                    yield member, (key, extension)
+    except (tarfile.TarError, OSError) as error:
+        raise ValueError(f"it is not a tar: {error}") from error
+
+
+def _extracted(file: BinaryIO, member: tarfile.TarInfo) -> bytes:
+    # `tarfile` seeks before it reads the next header.
+    file.seek(member.offset_data)
+    return file.read(member.size)
+
+
+def _member(key: str, extension: str, body: bytes) -> bytes:
+    """Return a member of a tar: its header, and its content padded to whole blocks.
+
+    `tarfile` would take four times as long for the header.
+    """
+    prefix = f"{key}.{extension}".encode().ljust(100, b"\0") + _MODE_AND_OWNER + b"%011o\0" % len(body) + _TIME
+    rest = (_REGULAR_FILE + bytes(100) + _MAGIC).ljust(_BLOCK_BYTES - len(prefix) - len(_BLANK_CHECKSUM), b"\0")
+    checksum = b"%06o\0 " % sum(prefix + _BLANK_CHECKSUM + rest)
+    return b"".join((prefix, checksum, rest, body, bytes(-len(body) % _BLOCK_BYTES)))

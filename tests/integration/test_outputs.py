@@ -1,0 +1,70 @@
+"""Runs with packed output, by real workers: complete, retried, and resumed."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from tests.integration import processes
+from tests.integration.test_resume_retry_cancel import Running, started_run
+
+
+def members(tar: Path) -> dict[str, bytes]:
+    """Return the members of a tar."""
+    with tarfile.open(tar) as opened:
+        return {member.name: file.read() for member in opened if (file := opened.extractfile(member)) is not None}
+
+
+def entries(out: Path) -> set[str]:
+    """Return the names in an output folder, except hidden ones."""
+    return {path.name for path in out.iterdir() if not path.name.startswith(".")}
+
+
+def test_webdataset_run_and_retry(fleet: str, demo_url: str, out: Path) -> None:
+    """A shard's images are in its tar and nowhere else; a retry adds the images that failed before."""
+    urls = [f"{demo_url}/images/{index}.png" for index in range(5)]
+    urls[2] = f"{demo_url}/fault/server-error-once?for=webdataset"
+    options = ("--shard-size", "3", "--retries", "0", "--output-format", "webdataset", "--broker", fleet, "--json")
+    facts = processes.producer("run", "-", "--out", out, *options, stdin="\n".join(urls).encode()).json()
+    assert (facts["success"], facts["failed"]) == (4, 1)
+    rows = processes.rows(out)
+    assert [row["path"] for row in rows] == ["00000.tar", "00000.tar", None, "00001.tar", "00001.tar"]
+    shards = {f"0000{shard}{end}" for shard in range(2) for end in (".tar", ".parquet", "_stats.json")}
+    assert entries(out) == {"run.json", *shards}
+    first = members(out / "00000.tar")
+    assert list(first) == ["000000.png", "000000.json", "000001.png", "000001.json"]
+    assert json.loads(first["000001.json"])["sha256"] == rows[1]["sha256"]
+    ended = processes.producer("retry", out, "--broker", fleet)
+    assert (ended.code, f"{out}/00000.tar …" in ended.out) == (0, True)
+    retried = members(out / "00000.tar")
+    assert [name for name in retried if not name.endswith("json")] == ["000000.png", "000001.png", "000002.jpg"]
+    assert {name: retried[name] for name in first} == first
+    assert entries(out) == {"run.json", *shards}
+    assert processes.producer("doctor", "--out", out, "--broker", fleet).code == 0
+
+
+@pytest.mark.slow
+def test_killed_webdataset_run_is_resumed(fleet: str, demo_url: str, out: Path, tmp_path: Path) -> None:
+    """If the producer is killed, staged images are used, and no image is requested twice."""
+    with started_run(fleet, demo_url, out, tmp_path, "--output-format", "webdataset") as run:
+        _kill_after_the_first_shard(run)
+        facts = run.again("resume", "--json").json()
+        assert (facts["success"], facts["failed"]) == (240, 0)
+        assert run.requested == 240
+    assert not list(out.glob("0*/"))
+    keys = [name for tar in sorted(out.glob("*.tar")) for name in members(tar) if name.endswith(".png")]
+    assert keys == [f"{row['key']}.png" for row in processes.rows(out)]
+
+
+def _kill_after_the_first_shard(run: Running) -> None:
+    run.until_begun()
+    run.kill()
+
+
+def test_unknown_format_is_refused(tmp_path: Path) -> None:
+    """An unknown format is reported before anything starts."""
+    ended = processes.producer("run", "-", "--out", tmp_path / "out", "--output-format", "tfrecord")
+    assert (ended.code, "is not one of 'files', 'webdataset'" in ended.err) == (2, True)
