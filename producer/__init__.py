@@ -1,1 +1,58 @@
-"""The producer: the commands, the dispatcher behind them, and the local fleet."""
+"""The producer: the commands, the library call `download`, the dispatcher behind them, and the local fleet.
+
+The names of the library call are imported when they are first used, because a command or a worker does not need them.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    # "as" makes the names public for type checkers.
+    from config import SettingsError as SettingsError
+    from producer.api import Broker as Broker
+    from producer.api import LocalFleet as LocalFleet
+    from producer.api import download as download
+    from producer.api import resume as resume
+    from producer.api import retry as retry
+    from producer.dispatch.progress import Progress as Progress
+    from producer.output.run_file import RunConfig as RunConfig
+    from producer.runs.result import RunResult as RunResult
+    from tasks.errors import CommandError as CommandError
+    from tasks.errors import RunInterruptedError as RunInterruptedError
+    from tasks.errors import UsageError as UsageError
+    from tasks.model import FetchOptions as FetchOptions
+    from tasks.model import HeaderOptions as HeaderOptions
+    from tasks.model import Outcome as Outcome
+    from tasks.model import Reason as Reason
+    from tasks.model import ResizeMode as ResizeMode
+    from tasks.model import ResizeOptions as ResizeOptions
+    from tasks.model import Status as Status
+    from tasks.model import Verify as Verify
+
+#: The names of the library call, by the module that defines them.
+_MODULES = {
+    "config": ("SettingsError",),
+    "producer.api": ("Broker", "LocalFleet", "download", "resume", "retry"),
+    "producer.dispatch.progress": ("Progress",),
+    "producer.output.run_file": ("RunConfig",),
+    "producer.runs.result": ("RunResult",),
+    "tasks.errors": ("CommandError", "RunInterruptedError", "UsageError"),
+    "tasks.model": (
+        *("FetchOptions", "HeaderOptions", "Outcome", "Reason", "ResizeMode", "ResizeOptions", "Status", "Verify"),
+    ),
+}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a name of the library call."""
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_MODULE_OF[name]), name)
+
+
+def __dir__() -> list[str]:
+    """Return the names for completion, with those that are not imported yet."""
+    return sorted({*globals(), *_MODULE_OF})

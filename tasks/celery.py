@@ -118,7 +118,7 @@ app.conf.update(
 
 
 def use_broker(url: str) -> None:
-    """Let the app use this Redis, for tasks and for chords; call this before the first connection.
+    """Let the app use this Redis, for tasks and for chords. Its connections to another Redis are closed.
 
     Raises:
         UsageError: the URL can't be used safely.
@@ -139,6 +139,20 @@ def use_broker(url: str) -> None:
     app.conf.broker_transport_options = {**_TRANSPORT_OPTIONS, **(_TCP_OPTIONS if tcp else {}), **sentinels}
     app.conf.result_backend_transport_options = sentinels
     app.conf.redis_socket_keepalive = tcp
+    _close_connections()
+
+
+def _close_connections() -> None:
+    """Close the app's connections, because a program may use one broker after another."""
+    # kombu returns the same pool again for the same broker, so the pools themselves stay open.
+    # ``app.amqp`` is created when it is first used.
+    for pool in (getattr(vars(app).get("amqp"), "_producer_pool", None), app._pool):
+        if pool is not None:
+            pool.resize(pool.limit, reset=True)
+    # Celery's own reset after a fork; it has no public one.
+    app._after_fork()
+    app._backend_cache = None
+    vars(app._local).pop("backend", None)
 
 
 use_broker(settings().broker or _DEFAULT_BROKER)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from producer.cli.console import create_console, print_note, show
-from producer.cli.fleets import FleetRequest, check_insecure, get_worker_pool
+from producer.cli.fleets import FleetRequest, get_worker_pool
 from producer.cli.json_result import current_result
 from producer.cli.parameters import (
     DURATION_HELP,
@@ -29,6 +29,7 @@ from producer.cli.parameters import (
     json_option,
 )
 from producer.formatting import pluralized
+from producer.runs.preflight import check_insecure
 from tasks import file_descriptors, runtime_tuning
 from tasks.errors import UsageError
 

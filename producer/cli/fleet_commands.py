@@ -10,9 +10,10 @@ from pathlib import Path
 import click
 
 from producer.cli.console import print_note, show
-from producer.cli.fleets import FleetRequest, check_network_settings, describe_size, local_fleet
+from producer.cli.fleets import FleetRequest, describe_size, local_fleet
 from producer.cli.json_result import current_result
 from producer.cli.parameters import FleetParameters, Folder, broker_option, fleet_size_options, json_option
+from producer.runs.preflight import check_network_settings
 
 
 @click.command()

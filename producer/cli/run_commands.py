@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import click
 
 from producer.cli.console import create_console, print_note, show
-from producer.cli.fleets import FleetRequest, check_insecure, checked_broker_url, find_broker_url, get_worker_pool
+from producer.cli.fleets import FleetRequest, get_worker_pool
 from producer.cli.json_result import current_result
 from producer.cli.parameters import (
     DURATION_HELP,
@@ -33,6 +33,7 @@ from producer.cli.parameters import (
 )
 from producer.cli.signals import CANCEL_SIGNAL, first_signal_calls
 from producer.formatting import format_size, pluralized
+from producer.runs.preflight import check_insecure, checked_broker_url, find_broker_url
 from tasks.errors import WORTH_RETRYING
 from tasks.model import Reason
 

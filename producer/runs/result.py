@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from producer.dispatch.unfit_workers import UnfitWorker
+from producer.output.shard_files import load_manifest
 from producer.output.summary import Summary
+from tasks.model import Outcome
+from tasks.storage import manifest
+from tasks.storage.local_store import LocalStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +61,16 @@ class RunResult:
     def images_per_second(self) -> float:
         """Finished images, saved or failed, per second of wall-clock time."""
         return self.images / self.wall_seconds if self.wall_seconds else 0.0
+
+    def outcomes(self) -> Iterator[Outcome]:
+        """Yield the Outcomes of the whole run in the order of the URL list. One manifest is in memory at a time.
+
+        Raises:
+            CommandError: a manifest is missing or damaged.
+        """
+        store = LocalStore(Path(self.out))
+        for shard in range(self.summary.shards):
+            yield from manifest.outcomes(load_manifest(shard, store, self.run_id, None))
 
     def totals(self) -> dict[str, Any]:
         """Return the figures of ``--json`` and ``run.json``."""

@@ -182,6 +182,11 @@ class Run:
         return self._record.broker
 
     @property
+    def config(self) -> RunConfig:
+        """The options of the run."""
+        return self._record.options
+
+    @property
     def previous_run(self) -> str | None:
         """The folder of the previous run that this run refreshes, or None."""
         return self._record.options.previous_run

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import gc
 import json
 import os
 import pty
@@ -25,7 +26,6 @@ from typing import Any, TypeVar
 import psutil
 import pyarrow.parquet as pq
 import redis
-from kombu import pools
 
 from config.settings import REDIS_CONF
 from tasks.broker import requeue
@@ -351,24 +351,15 @@ def listens(server: Background, port: int) -> bool:
 
 @contextmanager
 def app_with_broker(broker_url: str | None = None) -> Iterator[None]:
-    """Connect this process's app to a Redis by new connections, and restore the app afterwards.
-
-    A closed pool is never refilled, and the app would block on it.
-    """
+    """Connect this process's app to a Redis by new connections, and restore the app afterwards."""
     before = app.conf.imagefleet_broker_url
-    _forget_connections()
-    if broker_url is not None:
-        use_broker(broker_url)
+    use_broker(broker_url or before)
     try:
         yield
     finally:
-        _forget_connections()
+        # Celery's results unsubscribe when they are collected, which needs the Redis.
+        gc.collect()
         use_broker(before)
-
-
-def _forget_connections() -> None:
-    pools.reset()
-    app._pool = app.amqp._producer_pool = None
 
 
 def request_count(demo_url: str, route: str) -> int:

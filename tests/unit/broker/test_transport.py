@@ -9,8 +9,10 @@ from operator import attrgetter
 from typing import Any
 
 import pytest
+from celery.app import base
 from celery.backends import redis as backend
 from celery.worker import request
+from kombu import resource
 from kombu.transport import redis, virtual
 
 #: The overridden or called parts, with the first digits of the SHA-256 of their source.
@@ -55,10 +57,19 @@ _INTERNALS = {
     "backend.RedisBackend.on_chord_part_return": "ed0b7a2ee79f",
     "backend.RedisBackend.encode_result": "e476869148eb",
     "backend.CHORD_PART_RETURN_LUA": "c7563aa7add4",
+    "app.Celery._after_fork": "8279c3de88f2",
+    "resource.Resource.resize": "971d24681444",
     "request.Request.__init__": "efdf47149cde",
     "request.Request.acknowledge": "60dad9ce9c39",
 }
-_MODULES = {"redis": redis, "virtual": virtual, "backend": backend, "request": request}
+_MODULES = {
+    "redis": redis,
+    "virtual": virtual,
+    "backend": backend,
+    "request": request,
+    "app": base,
+    "resource": resource,
+}
 
 
 @pytest.mark.parametrize(("name", "digest"), _INTERNALS.items(), ids=_INTERNALS)
@@ -71,5 +82,5 @@ def test_internal_is_unchanged(name: str, digest: str) -> None:
     assert found == digest, (
         f"kombu {version('kombu')} or celery {version('celery')} has another {name} than the one our code relies on: "
         f"read the changes, adapt tasks/broker/transport.py, poller.py, qos.py, "
-        f"requeue.py, backend.py and ack_batcher.py, then put {found} here"
+        f"requeue.py, backend.py and ack_batcher.py, and tasks/celery.py, then put {found} here"
     )

@@ -1,4 +1,4 @@
-"""The workers of a command, and the settings that they need."""
+"""The workers of a command."""
 
 from __future__ import annotations
 
@@ -6,22 +6,8 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from config.settings import settings
 from producer.cli import fleets
 from producer.cli.parameters import FleetParameters, fleet_options
-from producer.output.run_file import RunConfig
-from tasks.errors import UsageError
-from tasks.model import FetchOptions
-
-
-def test_insecure_run_needs_the_operator(monkeypatch: pytest.MonkeyPatch) -> None:
-    """If the workers share this environment and would refuse the run, it is refused at once."""
-    config = RunConfig(FetchOptions(insecure=True))
-    with pytest.raises(UsageError, match="IMAGEFLEET_ALLOW_INSECURE_TLS is not set"):
-        fleets.check_insecure(config)
-    monkeypatch.setenv("IMAGEFLEET_ALLOW_INSECURE_TLS", "true")
-    settings.cache_clear()
-    fleets.check_insecure(config)
 
 
 @pytest.mark.parametrize(

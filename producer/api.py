@@ -1,0 +1,216 @@
+"""Download images from a Python program or a notebook: the work of the commands ``run``, ``resume`` and ``retry``.
+
+::
+
+    from producer import FetchOptions, RunConfig, download
+
+    result = download("urls.csv", "images", RunConfig(FetchOptions(retries=1)))
+    print(result.wall_seconds, result.summary.reasons)
+    for outcome in result.outcomes():
+        print(outcome.key, outcome.status, outcome.path)
+
+Without a broker, each call starts a local fleet and ends it. The options are those of the commands, as frozen values.
+Importing this module starts nothing, and loads the code of a run only when a function is called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from config import limits
+from tasks.errors import WORTH_RETRYING
+
+if TYPE_CHECKING:
+    from producer.dispatch.progress import Progress
+    from producer.output.run_file import RunConfig
+    from producer.runs.result import RunResult
+    from producer.runs.run import Run
+    from producer.runs.worker_pool import WorkerPool
+    from tasks.model import ImageRequest
+    from tasks.storage.local_store import LocalStore
+
+#: The name of a URL list that a program passes as URLs.
+PYTHON_SOURCE = "(URLs from Python)"
+
+
+@dataclass(frozen=True, slots=True)
+class LocalFleet:
+    """A fleet on this machine for one call, with a private Redis."""
+
+    #: Worker processes; None for one for each CPU core.
+    workers: int | None = None
+    #: Download slots in each worker process.
+    concurrency: int = limits.CONCURRENCY
+    #: Networks that the workers may connect to besides public addresses, like ``10.1.0.0/16`` or ``127.0.0.1:8765``.
+    #: None for IMAGEFLEET_ALLOW_NETWORKS.
+    allow_networks: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Broker:
+    """The workers at a Redis."""
+
+    #: The URL of the Redis, like ``redis://localhost:6379/0``.
+    url: str
+
+
+#: The workers of a call. None for the broker in IMAGEFLEET_BROKER_URL or, if that is not set, a local fleet.
+Workers = LocalFleet | Broker | None
+#: A function that is called with the progress a few times a second, in the thread of the call.
+Listener = Callable[["Progress"], None]
+
+
+def download(
+    source: str | Path | Iterable[str],
+    out: str | Path,
+    config: RunConfig | None = None,
+    workers: Workers = None,
+    on_progress: Listener | None = None,
+) -> RunResult:
+    """Download every image of a URL list into a new folder, and wait for the end.
+
+    Ctrl-C, or an exception from ``on_progress``, ends the run early. `resume` continues it.
+
+    Args:
+        source: the path of a URL list, or the URLs themselves.
+        out: the output folder. It is created if it is missing, and must not hold a run.
+        config: the options; None for the defaults of ``producer run``.
+        workers: where to download.
+        on_progress: called with the progress.
+
+    Returns:
+        The result. Failed images don't raise an exception: ``result.summary`` counts them, and ``result.outcomes()``
+        yields the Outcome of each image.
+
+    Raises:
+        UsageError: the list or the folder can't be used, or an option has no effect here.
+        CommandError: the run can't continue, for example because Redis is unreachable. ``error.hint`` is the next step.
+        SettingsError: an environment variable has an invalid value.
+    """
+    from producer.output.folder import new_run_folder
+    from producer.output.run_file import RunConfig
+    from producer.runs.preflight import check_insecure
+    from producer.runs.run import Run
+
+    config = RunConfig() if config is None else config
+    broker = _broker_url(workers)
+    if broker is None:
+        check_insecure(config)
+    if config.previous_run is not None:
+        from producer.planning.previous_run import PreviousRun
+        from tasks.storage.local_store import LocalStore
+
+        previous = PreviousRun(Path(config.previous_run), LocalStore(Path(out).resolve()), config.fetch)
+        config = replace(config, previous_run=previous.folder)
+    name, requests = _requests(source)
+    with (
+        new_run_folder(Path(out), broker) as store,
+        _worker_pool(store, config, workers, broker) as pool,
+        Run.begin(requests, name, store, config) as run,
+    ):
+        return run.execute(pool, on_progress or _ignore)
+
+
+def resume(out: str | Path, workers: Workers = None, on_progress: Listener | None = None) -> RunResult:
+    """Continue the run in a folder, however it ended, and wait for the end. A complete run returns its result at once.
+
+    Raises: as `download`; UsageError also if the folder holds no run.
+    """
+    from producer.runs.run import Run
+
+    return _continue_run(Run.resume, "resume", Path(out), workers, on_progress)
+
+
+def retry(
+    out: str | Path,
+    reasons: Collection[str] = WORTH_RETRYING,
+    workers: Workers = None,
+    on_progress: Listener | None = None,
+) -> RunResult:
+    """Repeat the failed images of a complete run, and wait for the end. Without such images, it returns at once.
+
+    Args:
+        out: the folder of the run.
+        reasons: the reasons of the failures to repeat; by default those that may not occur again.
+        workers: where to download.
+        on_progress: called with the progress.
+
+    Raises: as `download`; UsageError also if the folder holds no complete run.
+    """
+    from producer.runs.run import Run
+
+    return _continue_run(lambda store: Run.retry(store, reasons), "retry", Path(out), workers, on_progress)
+
+
+def _continue_run(
+    open_run: Callable[[LocalStore], Run], command: str, out: Path, workers: Workers, on_progress: Listener | None
+) -> RunResult:
+    from producer.output import lock
+    from producer.output.folder import existing_run
+
+    broker = _broker_url(workers)
+    store = existing_run(out)
+    with lock.hold(store, broker, command):
+        run = open_run(store)
+        if run.is_done:
+            return run.summary()
+        with run, _worker_pool(store, run.config, workers, broker) as pool:
+            return run.execute(pool, on_progress or _ignore)
+
+
+def _broker_url(workers: Workers) -> str | None:
+    """Return the URL of the broker; None for a local fleet, after a check of its settings."""
+    from producer.runs.preflight import check_network_settings, checked_broker_url
+
+    if isinstance(workers, LocalFleet):
+        check_network_settings()
+        return None
+    return checked_broker_url(None if workers is None else workers.url)
+
+
+@contextmanager
+def _worker_pool(store: LocalStore, config: RunConfig, workers: Workers, broker: str | None) -> Iterator[WorkerPool]:
+    """Yield the workers at the broker, or those of a local fleet for the duration of the block."""
+    from producer.local_fleet.fleet import Fleet, FleetSize, cores
+    from producer.runs.worker_pool import broker_pool, local_pool
+    from tasks import file_descriptors
+
+    if broker is not None:
+        yield broker_pool(broker, store.root, config.fetch.insecure)
+        return
+    local = workers if isinstance(workers, LocalFleet) else LocalFleet()
+    # The processes of the fleet inherit the limit.
+    file_descriptors.raise_limit()
+    previous = () if config.previous_run is None else (Path(config.previous_run),)
+    size = FleetSize(local.workers or len(cores()), local.concurrency)
+    with Fleet(size, [store.root], local.allow_networks, previous_run_folders=previous) as fleet:
+        yield local_pool(fleet)
+
+
+def _requests(source: str | Path | Iterable[str]) -> tuple[str, Iterator[ImageRequest]]:
+    """Return the name of a URL list and its requests.
+
+    Raises:
+        UsageError: none of the first rows is a URL, or the list can't be read.
+    """
+    from producer.sources import text as url_list
+    from tasks.errors import UsageError
+    from tasks.model import ImageRequest
+
+    if isinstance(source, str | Path):
+        name = str(source)
+        return name, url_list.require_urls(url_list.read(name), name)
+    requests = (ImageRequest(index, url) for index, url in enumerate(source))
+    first = next(requests, None)
+    if first is None:
+        raise UsageError("There are no URLs to download", "the given iterable is empty", "Pass at least one URL.")
+    return PYTHON_SOURCE, chain([first], requests)
+
+
+def _ignore(_: Progress) -> None:
+    """Ignore the progress."""

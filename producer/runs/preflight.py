@@ -1,0 +1,62 @@
+"""Check the settings of this environment before a run starts anything."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tasks.errors import UsageError
+
+if TYPE_CHECKING:
+    from producer.output.run_file import RunConfig
+
+# The commands import this module for every call. So it imports the settings, which take 0.1 s, only when needed.
+
+
+def find_broker_url(broker: str | None) -> str | None:
+    """Return the broker's URL as given, or else from the environment; None for a local fleet."""
+    from config.settings import settings
+
+    return broker or settings().broker
+
+
+def checked_broker_url(broker: str | None) -> str | None:
+    """Return the URL of a run's broker, or None for a local fleet. For a local fleet, check the settings.
+
+    Raises:
+        SettingsError: a variable is invalid, or it would keep the workers of a local fleet from starting.
+    """
+    url = find_broker_url(broker)
+    if url is None:
+        check_network_settings()
+    return url
+
+
+def check_insecure(options: RunConfig) -> None:
+    """Check that this process's environment allows an insecure run. A local fleet inherits the environment.
+
+    Raises:
+        UsageError: the run is insecure, and the environment does not allow it.
+    """
+    from config.settings import settings
+
+    if options.fetch.insecure and not settings().allow_insecure_tls:
+        raise UsageError(
+            "--insecure is not allowed here",
+            "IMAGEFLEET_ALLOW_INSECURE_TLS is not set, and insecure TLS needs the permission of the workers' operator",
+            "Set IMAGEFLEET_ALLOW_INSECURE_TLS=true, or omit --insecure.",
+        )
+
+
+def check_network_settings() -> None:
+    """Check the workers' settings in this environment, before workers start.
+
+    Raises:
+        SettingsError: a setting would keep workers from starting.
+    """
+    from config.settings import settings
+    from tasks.download import network_settings
+
+    # The broker's settings must be valid too, because every process reads them.
+    _ = settings().broker
+    for trouble in network_settings.validate():
+        raise trouble
