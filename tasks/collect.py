@@ -2,8 +2,8 @@
 
 The order of the steps guarantees that the images of a manifest are on disk: sync the files and their folder, or pack
 them into one synced file; write the stats file; then write the manifest. If the manifest can't be written, for example
-on a full disk, the stats file is removed again. Collecting is idempotent: a second collect task changes nothing, and
-neither does a late collect task of an earlier revision.
+on a full disk, the stats file is removed again. Collecting is idempotent: a repeated collect task changes nothing. A
+late collect task of an earlier revision changes nothing either.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from tasks.storage.shard_parquet import ShardRef
 from tasks.storage.store import PRIVATE_MODE, Store
 
 _log = logging.getLogger(__name__)
-#: An Outcome with one of these reasons is void: it was created while the run had no record in Redis.
+#: An Outcome with one of these reasons is void, because it was created while the run had no record in Redis.
 VOID_REASONS = frozenset({Reason.CANCELLED})
 #: An Outcome from an earlier producer epoch is also void if it has one of these reasons. The earlier command may have
-#: ended because images could not be saved, for example on a full disk. So unsaved images from that epoch are retried.
-#: In the current epoch, an unsaved image has failed.
+#: ended because images could not be saved, for example on a full disk. So unsaved images from an earlier epoch are
+#: retried. An unsaved image from the current epoch has failed.
 STALE_VOID_REASONS = VOID_REASONS | {Reason.STORAGE}
 
 
@@ -44,8 +44,8 @@ class PoisonShardError(RuntimeError):
 def collect(shard: int, outcomes: Sequence[Outcome], run: RunOptions, store: Store, count: int | None = None) -> None:
     """Write a shard's manifest and stats file, unless the manifest exists. Then remove unlisted files.
 
-    In the first revision of a run, the Outcomes cover the whole shard. In a later revision, they replace the failures
-    of the existing manifest. An image's attempts are added up over all revisions.
+    In the first revision of a run, the Outcomes cover the whole shard. In a later revision, the Outcomes replace the
+    failures in the existing manifest. An image's attempts are added up over all revisions.
 
     Args:
         shard: its number.

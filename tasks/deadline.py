@@ -24,7 +24,7 @@ class Deadline:
 
     @property
     def timeout_message(self) -> str:
-        """The message of a timeout, with the exceeded limit. The caller puts the server's name in front."""
+        """The message for a timeout; it names the exceeded limit. The caller prepends the server's name."""
         if self.remaining <= _SLACK_SECONDS:
             return f"did not finish within {self.seconds:g} s (--deadline)"
         return f"sent nothing for {self.timeout:g} s (--timeout)"

@@ -1,10 +1,10 @@
 """Count finished tasks' chord parts and acknowledge their messages, in batches.
 
-Celery counts each part in a round trip of its own, in the slot's thread. For each acknowledgement, Celery wakes the
-thread that receives messages. Here, a slot passes the part and the message to the batcher's thread, and continues with
-the next image. The batcher's thread collects parts and messages for a moment, and then needs a few round trips for all
-of them. It acknowledges a message only after the part is counted. So if a worker dies in between, no task is lost: the
-task runs again, and its part counts only once, because the task's id identifies the part.
+Celery counts each chord part in a round trip of its own, in the slot's thread. For each acknowledgement, Celery wakes
+the thread that receives messages. Here, a slot passes the part and the message to the batcher's thread, and continues
+with the next image. The batcher's thread collects parts and messages for a moment, and then needs a few round trips for
+all of them. It acknowledges a message only after the part is counted. If a worker dies between the two steps, the task
+runs again, so it is not lost. Its part still counts only once, because the task's id identifies the part.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from tasks.broker.redis_retry import retry_until_redis_is_back, worker_is_stoppi
 from tasks.broker.snapshot import snapshot
 
 _log = logging.getLogger(__name__)
-#: Seconds to collect a batch. Its parts share one round trip and one switch of threads, because these cost more than
-#: counting a part.
+#: Seconds to collect a batch. All parts of a batch share one round trip and one thread switch, because each of these
+#: costs more than counting a part.
 _BATCH_SECONDS = 0.02
 #: Seconds a stopping worker waits for unfinished batches.
 _FINISH_SECONDS = 10.0
@@ -69,7 +69,7 @@ class AckBatcher:
             time.sleep(0.01)
 
     def pending(self) -> list[Any]:
-        """Return the messages not yet acknowledged."""
+        """Return the messages that are not yet acknowledged."""
         return [*self._batch, *snapshot(self._messages)]
 
     def _start(self) -> None:
@@ -85,7 +85,8 @@ class AckBatcher:
             try:
                 self._flush()
             except redis.RedisError as error:
-                # Errors are retried until the worker stops. Then its unacknowledged tasks are requeued.
+                # Errors are retried until the worker stops. When the worker stops, its unacknowledged tasks are
+                # requeued.
                 _log.warning("could not acknowledge finished tasks: %s", error)
             except Exception:  # noqa: BLE001  # the thread must survive, or nothing more would be acknowledged
                 _log.exception("internal error while acknowledging tasks")
@@ -109,7 +110,7 @@ class AckBatcher:
             channel.qos.flush()
         loop = get_event_loop()
         if loop is not None:
-            # There is room for more messages now. Wake the thread that receives messages.
+            # The acknowledgements made room for more messages. Wake the thread that receives messages.
             loop.call_soon(_do_nothing)
 
 
@@ -148,4 +149,4 @@ def running_task_ids() -> set[str]:
 
 
 def _do_nothing() -> None:
-    """Do nothing; the call itself wakes the event loop."""
+    """Do nothing; the event loop has already woken to make this call."""

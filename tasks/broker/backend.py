@@ -1,10 +1,10 @@
 """Extend Celery's Redis backend: count chord parts in batches, and retry while Redis is unreachable.
 
-Celery counts each part with a script, in a round trip of its own, and does not retry. If Redis restarts at that moment,
-the chord stays incomplete for ever, although the image is saved. Here, one script call counts all parts of a batch that
-belong to the same chord (``count_chord_parts.lua``). The call is repeated until Redis has executed it. The script
-leaves the same data in Redis as Celery's script, so workers with and without this backend can count parts of the same
-chord. Celery's own code still starts the chord's body, the collect task.
+Celery counts each chord part by a Lua script, in a separate round trip, and does not retry. If Redis restarts during
+this round trip, the chord stays incomplete for ever, although the image is saved. Here, one script call counts all
+parts of a batch that belong to the same chord (``count_chord_parts.lua``). The call is repeated until Redis has
+executed it. The script leaves the same data in Redis as Celery's script, so workers with and without this backend can
+count parts of the same chord. Celery's own code still starts the chord's body, the collect task.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class BatchingBackend(RedisBackend):  # type: ignore[misc]  # Celery has no anno
     def on_chord_part_return(self, request: Any, state: str, result: Any, *rest: Any, **options: Any) -> Any:
         """Count a part, or add it to the next batch.
 
-        Celery identifies a part by its task's id, so counting it again changes nothing.
+        Celery identifies a part by its task's id, so counting a part again changes nothing.
         """
         if isinstance(result, UnloggedResult):
             result = result.value
@@ -92,7 +92,7 @@ class BatchingBackend(RedisBackend):  # type: ignore[misc]  # Celery has no anno
         """
         chords = [list(group) for _, group in groupby(sorted(parts, key=attrgetter("group")), attrgetter("group"))]
         answers = self._run_count_script(chords)
-        # SCRIPT FLUSH or a failover may have removed the script from the server. Send the whole script then.
+        # SCRIPT FLUSH or a failover may have removed the script from the server. In that case, send the whole script.
         without_script = [chord for chord, answer in answers if isinstance(answer, NoScriptError)]
         if without_script:
             answers = [pair for pair in answers if not isinstance(pair[1], NoScriptError)]
@@ -101,7 +101,7 @@ class BatchingBackend(RedisBackend):  # type: ignore[misc]  # Celery has no anno
         for chord, claimed in answers:
             if claimed == 1:
                 # Celery's own code starts the body. That code has to make the claim itself, so delete our claim. Celery
-                # treats this part as a duplicate, and finds the chord complete.
+                # then treats the part in this call as a duplicate, and finds the chord complete.
                 part = chord[-1]
                 self.client.delete(self._keys(part.group)[-1])
                 with self._task_context(part.request):
@@ -157,7 +157,7 @@ class BatchingBackend(RedisBackend):  # type: ignore[misc]  # Celery has no anno
 
     @cached_property
     def _claim_lifetime(self) -> int:
-        """The lifetime of Celery's claim to start a chord's body, in seconds."""
+        """Seconds until Celery's claim to start a chord's body expires."""
         return max(5, int((self.app.conf.result_chord_join_timeout or 5.0) * 2))
 
     @cached_property
@@ -166,7 +166,7 @@ class BatchingBackend(RedisBackend):  # type: ignore[misc]  # Celery has no anno
 
 
 class SentinelBatchingBackend(BatchingBackend, SentinelBackend):  # type: ignore[misc]  # Celery has no annotations
-    """Our backend, connected to the current master of the Sentinels."""
+    """Our backend for Redis Sentinel; it connects to the current master."""
 
 
 def install(app: Celery, batched_tasks: frozenset[str]) -> None:

@@ -1,6 +1,6 @@
 """Connect to the Redis server of a broker URL, and check that it can hold a run.
 
-Celery and kombu parse the same URL themselves. They and this module support these forms:
+Celery and kombu parse the same URL themselves. Celery, kombu and this module support these forms:
 ``redis://[user:password@]host:port/db``, ``rediss://…?ssl_cert_reqs=required&ssl_ca_certs=FILE``,
 ``redis+socket:///path``, and, for a set of Sentinels, ``sentinel://host:26379/db;sentinel://…?master_name=NAME``.
 Celery takes the master's name from its transport options: see `celery_url` and `master_name`.
@@ -39,7 +39,7 @@ _TLS_HINT = (
 PRODUCER_CONNECTIONS, WORKER_CONNECTIONS, MORE_CONNECTIONS = 12, 24, 8
 #: The hint for a server with too few free connections.
 MORE_CLIENTS_HINT = "Raise that Redis's `maxclients` and its limit of open files, or stop some of its clients."
-#: Timeout for one command, in seconds. Blocking commands add their own wait.
+#: Timeout for one command, in seconds. For a blocking command, the time it may block is added.
 _TIMEOUT_SECONDS = 10.0
 #: Timeout for one Sentinel, in seconds.
 _SENTINEL_TIMEOUT_SECONDS = 2.0
@@ -102,7 +102,7 @@ def celery_url(url: str) -> str:
 
 
 def sentinel_options(url: str) -> dict[str, Any]:
-    """Return the client options for a URL's Sentinels. There are no retries, so a dead Sentinel is skipped at once."""
+    """Return the client options for a URL's Sentinels. They do not retry, so that a dead Sentinel is skipped."""
     password = _parameter(url, "sentinel_password")
     return {
         "socket_timeout": _SENTINEL_TIMEOUT_SECONDS,
@@ -162,7 +162,7 @@ def check_server(server: redis.Redis, url: str) -> None:
     """Check that the server answers and never evicts keys.
 
     Raises:
-        CommandError: it is unreachable, refuses the password, or may evict queued tasks.
+        CommandError: the server is unreachable, refuses the password, or may evict queued tasks.
     """
     with translate_errors(url):
         policy = server.info("memory").get("maxmemory_policy", "noeviction")
@@ -185,7 +185,7 @@ def check_connections(server: redis.Redis, url: str, workers: int) -> None:
     """Check that the server has enough free connections for a producer and for its workers during a run.
 
     Raises:
-        CommandError: it is unreachable, or has too few free connections.
+        CommandError: the server is unreachable, or has too few free connections.
     """
     with translate_errors(url):
         try:

@@ -1,17 +1,19 @@
 """Decide whether this worker runs a run's tasks or requeues them for other workers.
 
-Failing is faster than downloading, so a broken worker would take most of a run's tasks and fail them. Therefore a
-failure that may be the worker's fault does not become an Outcome while another worker may succeed. Instead, the task is
-requeued under the same id, as the same part of its chord, and the failure is not counted.
+A failure takes less time than a download, so a broken worker would take most of a run's tasks and fail them. Therefore
+a failure that may be the worker's fault does not become an Outcome while another worker may succeed. Instead, the task
+is requeued under the same id, as the same part of its chord, and the failure is not counted.
 
 - A failure to save, or an unusable proxy, is certainly the worker's fault.
-- A DNS or connection failure, a timeout or a TLS failure may be the image's fault or the worker's. To find out, the
-  worker connects to a host that responded before. If the connection succeeds, the image fails. If no host has responded
-  yet, or no host responds now, the next worker tries the task. After a few such failures, this worker is unfit.
+- A DNS or connection failure, a timeout or a TLS failure may be the image's fault or the worker's. To find out which,
+  the worker connects to a host that responded before. If this connection succeeds, the worker's network works, so the
+  image fails. If no host has responded yet, or no host responds now, the next worker tries the task. After a few such
+  failures, this worker is unfit.
 
 An unfit worker declares itself unfit in Redis (``imagefleet:unfit:ID``), requeues the run's tasks, and takes no tasks
-for a while. Then it tries one task; if that succeeds, the worker is fit again. An image fails only if every other live
-worker is unfit too, or has tried the image. So a list of dead hosts makes all workers unfit, and the run ends normally.
+for a while. After the pause, the worker tries one task; if the task succeeds, the worker is fit again. An image fails
+only if every other live worker is unfit too, or has tried the image. So if all hosts of a URL list are dead, all
+workers become unfit, and the run still ends normally.
 """
 
 from __future__ import annotations
@@ -41,15 +43,14 @@ _log = logging.getLogger(__name__)
 _DECLARE = Path(__file__).with_name("declare_unfit.lua").read_text(encoding="utf-8")
 #: Reasons that may be the image's fault or the worker's, unless a server has responded.
 _NETWORK = frozenset({Reason.DNS, Reason.CONNECT, Reason.TIMEOUT, Reason.TLS})
-#: Seconds of an unfit worker's first pause, and of its longest pause. Each failed trial doubles the pause.
+#: Seconds of an unfit worker's first pause, and of its longest pause. Each failed trial task doubles the pause.
 _FIRST_PAUSE_SECONDS, _MAX_PAUSE_SECONDS = 1.0, 30.0
-#: Seconds for which a trouble is shown after its last failure. While the run continues, each failing trial restarts
-#: this time.
+#: Seconds for which a trouble is shown after its last failure. During a run, each failed trial task restarts this time.
 _TROUBLE_SHOWN_SECONDS = 120.0
 #: Seconds of the pause after a worker receives a task it has already tried.
 _YIELD_SECONDS = 0.1
-#: A worker becomes unfit after failures at this many hosts, or after this many failures, without any response in
-#: between.
+#: A worker becomes unfit after failures at the first number of hosts, or after the second number of failures, if no
+#: server responded in between.
 _MAX_SILENT_HOSTS, _MAX_SILENT_FAILURES = 3, 8
 #: Seconds for which a probe's result is reused.
 _PROBE_LIFETIME_SECONDS = 0.5
@@ -95,9 +96,10 @@ class _Trouble:
 
     kind: Kind
     why: str
-    #: Time of the last failure, by the monotonic clock. A task started before this time proves nothing new.
+    #: Time of the last failure, by the monotonic clock. A task that started earlier proves nothing new about this
+    #: worker.
     found_at: float
-    #: Time when one task may be tried again.
+    #: Time from which one trial task may run.
     next_trial: float
     pause: float = _FIRST_PAUSE_SECONDS
     #: The runs in which this trouble was declared.
@@ -139,7 +141,7 @@ class Fitness:
 
     @property
     def troubles(self) -> list[str]:
-        """The reasons why this worker is unfit; empty if it is fit. Old ones belong to ended runs and are left out."""
+        """The reasons why this worker is unfit; empty if it is fit. Old reasons, of ended runs, are left out."""
         since = monotonic() - _TROUBLE_SHOWN_SECONDS
         return sorted({trouble.why for trouble in list(self._troubles.values()) if trouble.found_at >= since})
 
@@ -159,7 +161,7 @@ class Fitness:
             # All workers share one queue, so pause a moment to let another worker take the task.
             self._pause(_YIELD_SECONDS)
             raise RetryElsewhere("another worker should try it", ())
-        # This is the common case. It must be fast, because it runs for each image.
+        # In the common case, this worker is fit. This check must be fast, because it runs for each image.
         if not self._troubles:
             return now
         for scope in (run_id,) if collects else (_EVERY_RUN, run_id):
@@ -171,7 +173,7 @@ class Fitness:
                 continue
             with self._lock:
                 if now >= trouble.next_trial:
-                    # This task is the trial.
+                    # This task is the trial that shows whether the worker is fit again.
                     trouble.next_trial = now + trouble.pause
                     continue
                 wait = trouble.next_trial - now
@@ -182,7 +184,7 @@ class Fitness:
     def judge(
         self, error: FetchError, run_id: str, url: str, began: float, tried_by: Collection[str], collects: bool = False
     ) -> None:
-        """Return normally if a failure is the image's fault, or if no other worker can do better.
+        """Return normally if a failure is the image's fault, or if no other worker is left to try the image.
 
         Args:
             error: the task's failure.
@@ -229,7 +231,7 @@ class Fitness:
             return False
         answered = list(dict.fromkeys(reversed(list(self._answered))))
         if reason is Reason.TLS:
-            # The probe does not check certificates. But if this worker trusted a certificate earlier, it can check
+            # The probe does not check certificates. But a worker that trusted a certificate earlier is able to check
             # certificates.
             return any(known.lower().startswith("https:") for known in answered)
         asked_at = monotonic()
@@ -279,7 +281,7 @@ class Fitness:
             self._pause(wait)
 
     def _declare(self, run_id: str, trouble: _Trouble) -> None:
-        """Report the trouble to the producer and the other workers of a run, but only once."""
+        """Report a trouble to the producer and to the other workers of a run, once per run."""
         if run_id in trouble.declared:
             return
         record = json.dumps({"kind": trouble.kind, "why": trouble.why})
@@ -321,7 +323,8 @@ class Fitness:
                 pipe.get(keys.heartbeat(name))
             own, *heartbeats = pipe.execute()
         if own is None:
-            # Redis was unreachable or was emptied. All heartbeats return soon, so no worker counts as dead.
+            # No heartbeat exists, because Redis was unreachable or was emptied. All workers soon renew their
+            # heartbeats, so no worker counts as dead.
             return frozenset(candidates) or frozenset([_ANYBODY])
         queue = self._queues.shards if collects else self._queues.images
         found = zip(candidates, heartbeats, strict=True)

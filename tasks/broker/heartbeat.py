@@ -1,13 +1,13 @@
 """Renew a worker's heartbeat in Redis, and requeue the messages of dead workers.
 
 Each worker process has an id in a set of all workers, and renews a key that expires soon. With each heartbeat it looks
-for workers without a heartbeat, and requeues all their messages at once (`tasks.broker.requeue`). It does so only if
-its own contact with Redis has lasted long enough (`tasks.broker.liveness`), or if the dead process ran on the same
-host.
+for workers without a heartbeat, and requeues all their messages at once (`tasks.broker.requeue`). A worker requeues
+another's messages only if its own contact with Redis has lasted long enough (`tasks.broker.liveness`), or if the dead
+process ran on the same host.
 
 If a reply from Redis is lost, the worker's hash contains messages that never reached the worker. Therefore each worker
-checks its own hash. If the worker does not know a message in two checks in a row, it requeues the message. Requeueing
-too much is harmless: the task runs twice, and all our tasks are idempotent.
+checks its own hash of messages. If the worker does not know a message in two checks in a row, it requeues the message.
+An unnecessary requeue is harmless: the task runs twice, and all our tasks are idempotent.
 """
 
 from __future__ import annotations
@@ -66,14 +66,14 @@ class Heartbeat:
     def stop(self) -> None:
         """Requeue all messages of this process, and forget this worker.
 
-        If Redis is unreachable, other workers do this later.
+        If Redis is unreachable, other workers requeue the messages later.
         """
         self._stopped.set()
         if self._thread is not None:
             self._thread.join(limits.HEARTBEAT_INTERVAL)
         name = self.worker.name
         with suppress(redis.RedisError), self.connect() as server:
-            # This process has finished its tasks, so they must not be counted as crashes.
+            # This process has finished its tasks, so its tasks must not be counted as crashes.
             server.delete(keys.running(name))
             requeue_all(server, name, is_gone=True)
 
@@ -107,7 +107,8 @@ class Heartbeat:
 
     def _requeue_lost_and_overdue(self, server: redis.Redis, workers: list[str]) -> None:
         own_unacked, own_index = unacked_keys(self.worker.name)
-        # Ask Redis before reading the known tags. Then the known tags include messages delivered in between.
+        # Ask Redis before reading the known tags. In this order, the known tags include messages that are delivered
+        # between the two reads.
         recorded = cast("list[str]", server.hkeys(own_unacked))
         unknown = frozenset(recorded).difference(self.known_tags())
         if lost := unknown & self._unknown:

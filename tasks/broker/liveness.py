@@ -1,7 +1,7 @@
 """Identify worker processes, and find out which of them are alive.
 
-A worker counts as alive while its heartbeat key exists. But after an outage of Redis, all heartbeats have expired
-although all workers are alive. So a process may treat a worker as dead only after continuous contact with Redis for the
+A worker counts as alive while its heartbeat key exists. But after an outage of Redis, all heartbeats have expired even
+if all workers are alive. So a process may treat a worker as dead only after continuous contact with Redis for the
 lifetime of a heartbeat (`ContinuousContact`). A dead process on the same host is detected without waiting.
 """
 
@@ -66,7 +66,7 @@ def _namespace() -> str:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8")[:8]
         return f"{boot}.{Path('/proc/self/ns/pid').stat().st_ino}"
     except OSError:
-        # Only Linux has these files.
+        # Only Linux has the files with the boot id and the namespace.
         return ""
 
 
@@ -76,7 +76,7 @@ def _is_running(pid: int) -> bool:
     except ProcessLookupError:
         return False
     except OSError:
-        # The process belongs to another user.
+        # The process exists, but belongs to another user.
         return True
     return True
 

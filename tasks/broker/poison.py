@@ -4,8 +4,8 @@ An image can kill its worker's whole process, with the tasks in the other slots.
 recorded, because that would cost a round trip for each image. While a worker runs a redelivered task, the task's id is
 in a Redis set under the worker's id. When a process removes a dead worker, it counts a crash for each task in that
 worker's set. A task with `ISOLATE_AFTER_CRASHES` crashes runs in a separate process. Most of these tasks did not cause
-the crash. They only ran at the same time as the poison message, and now succeed. A shard's collect task can't be
-isolated. After `ABANDON_AFTER_CRASHES` crashes it is no longer started.
+the crash. Such a task only ran at the same time as the poison message, and succeeds in the separate process. A shard's
+collect task can't be isolated. After `ABANDON_AFTER_CRASHES` crashes, workers no longer start the collect task.
 """
 
 from __future__ import annotations

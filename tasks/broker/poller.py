@@ -1,4 +1,4 @@
-"""Poll Redis for messages. Each list has its own waiting connection. One poller or event loop serves all of these."""
+"""Poll Redis for messages. Each list has its own waiting connection. One poller or event loop serves all lists."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tasks.broker.redis_errors import REDIS_ERRORS
 
 
 class ConsumingChannel(Protocol):
-    """The members of a channel that its listeners use."""
+    """The part of a channel's interface that its listeners use."""
 
     may_have_more: bool
     is_reserving: bool
@@ -54,9 +54,10 @@ class QueueListener:
         return self._sent_at is None
 
     def close_if_dead(self) -> None:
-        """Close the connection if a reply is overdue: then the server disappeared without closing the connection."""
+        """Close the connection if a reply is overdue, because the server must have disappeared without closing it."""
         wait, interval = self._channel.brpop_timeout, self._channel.health_check_interval
-        # A wait without a time limit may last for ever. Without a health check interval, this check is turned off.
+        # A wait without a time limit may last for ever. Without a health check interval, overdue replies are not
+        # detected.
         if self._sent_at is None or not wait or not interval or time.monotonic() - self._sent_at <= wait + interval:
             return
         connection = self.client.connection
@@ -71,7 +72,7 @@ class QueueListener:
         self._reserving = self._sent_at = None
 
     def poll(self) -> None:
-        """Reserve messages if the lists may have some; otherwise wait for one."""
+        """Reserve messages if the lists may hold any; otherwise wait for a message."""
         channel = self._channel
         if channel.may_have_more:
             if not channel.is_reserving:
@@ -129,7 +130,7 @@ class QueueListener:
 
 
 class Poller(redis.MultiChannelPoller):  # type: ignore[misc]  # kombu has no annotations
-    """kombu's poller, with a listener for each list in place of kombu's one BRPOP for each channel."""
+    """A poller like kombu's, with one listener per list; kombu sends one BRPOP per channel for all lists."""
 
     def on_poll_start(self) -> None:
         """Let idle listeners reserve or wait; an event loop calls this at each tick."""
@@ -157,7 +158,7 @@ class Poller(redis.MultiChannelPoller):  # type: ignore[misc]  # kombu has no an
         return True
 
     def get(self, callback: Any, timeout: float | None = None) -> None:
-        """Wait for messages without an event loop. First do the work that an event loop would leave to its timer."""
+        """Wait for messages without an event loop. Before the wait, do the work that an event loop's timer would do."""
         self.flush_and_close_dead()
         super().get(callback, timeout)
 

@@ -65,7 +65,7 @@ class ProgressCounters:
             try:
                 self._flush(server, sums)
             except redis.RedisError as error:
-                # Don't retry: Redis may have added these sums, and would then add them twice.
+                # Don't retry: Redis may already have added these sums, and a retry would add them twice.
                 _log.warning("could not update the progress: %s", error)
 
     def _flush(self, server: redis.Redis, sums: dict[str, Counter[str]]) -> None:

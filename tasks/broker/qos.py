@@ -22,7 +22,8 @@ class PendingAcks:
 
     acks: list[str] = field(default_factory=list)
     requeues: list[str] = field(default_factory=list)
-    #: Delivery tags of running tasks from a broken connection. They are acknowledged later, over another connection.
+    #: Delivery tags of running tasks from a broken connection. These messages are acknowledged later, over another
+    #: connection.
     running: set[str] = field(default_factory=set)
     #: The lock that a thread holds while it sends acknowledgements and requeues to Redis.
     flush_lock: threading.Lock = field(default_factory=threading.Lock)
@@ -35,22 +36,22 @@ class QoS(redis.QoS):  # type: ignore[misc]  # kombu has no annotations
         super().__init__(*args, **kwargs)
         #: Delivery tags already recorded by `reserve.lua`.
         self.reserved: set[str] = set()
-        #: The prefetch count without Celery's increase of one for each task with a countdown; 0 until the count is
+        #: The prefetch count, without the 1 that Celery adds for each task with a countdown; 0 until the count is
         #: known.
         self._room_without_countdowns = 0
 
     def can_consume(self) -> bool:
-        """Return whether at least a quarter of the room for messages is free.
+        """Return whether this channel may hold enough more messages: at least a quarter of its maximum.
 
-        With less room, a request would return too few messages to be worth its cost. Tasks with a countdown have
-        additional room of their own.
+        With less room, a reservation would return too few messages to be worth its round trip. Tasks with a countdown
+        do not use this room; they have their own.
         """
         if not self.prefetch_count:
             return True
         if time.monotonic() < self.channel.paused_until:
             return False
-        # Don't count the room for tasks with a countdown. With a thousand such tasks, a quarter of the total room would
-        # never be free.
+        # Don't count the room for tasks with a countdown. If this room counted, a thousand tasks with a countdown would
+        # keep a quarter of the total room from ever being free.
         self._room_without_countdowns = min(self._room_without_countdowns or self.prefetch_count, self.prefetch_count)
         room = self.prefetch_count - (len(self._delivered) - len(self._dirty))
         return bool(room >= max(1, self._room_without_countdowns // 4))
@@ -76,7 +77,8 @@ class QoS(redis.QoS):  # type: ignore[misc]  # kombu has no annotations
     def flush(self) -> None:
         """Send the pending acknowledgements and requeues.
 
-        While Redis is unreachable or this channel is closed, they stay pending for a later flush or the next channel.
+        While Redis is unreachable, they stay pending for a later flush. If this channel is closed, they stay pending
+        for the next channel.
         """
         pending = self.channel.pending_acks
         if self.channel.disconnected or not (pending.acks or pending.requeues):

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 
 import redis
 
-#: The exceptions raised if Redis did not execute an operation, or may not have executed it.
+#: Exceptions after which it is certain or possible that Redis did not execute the operation.
 REDIS_ERRORS = (redis.RedisError, OSError)
-#: Temporary errors, which end without a change to our settings. Each error code of Redis has a hint for the user to
-#: follow until then.
+#: Temporary errors, which end without a change to our settings. Each error code has a hint that says what the user can
+#: do in the meantime.
 _TEMPORARY = {
     "OOM": "Raise maxmemory of that Redis, or delete data from it.",
     "MISCONF": "That Redis can't save its data: free disk space, make its `dir` writable, and see its log.",
@@ -41,7 +41,7 @@ _ACCESS = "Check the user and the password in the URL: user:password@ before the
 _ALLOW = "Give that user the permissions in config/users.acl."
 _ALONE = "Give imagefleet a database or a Redis of its own, not used by other programs."
 _NO_CLUSTER = _TEMPORARY["CLUSTERDOWN"]
-#: Errors that persist until a person fixes their cause.
+#: Permanent errors, which persist until a person fixes their cause.
 _PERMANENT = {
     "NOPERM": _ALLOW,
     "NOAUTH": _ACCESS,
@@ -96,7 +96,8 @@ class RedisProblem:
     text: str
     #: Whether the problem ends without a change to our settings, so that waiting can help.
     temporary: bool
-    #: Whether the server has answered. If so, the server is reachable, but did not execute the command.
+    #: Whether the server has answered, even if only with an error. A server that has answered is reachable, but did not
+    #: execute the command.
     answered: bool
     #: What the user can do.
     hint: str
@@ -113,7 +114,7 @@ def redis_problem(error: BaseException) -> RedisProblem:
     """Return the problem behind an error of redis-py or kombu.
 
     Args:
-        error: the exception as raised. Its causes are checked too, because kombu wraps redis-py's errors.
+        error: the exception as raised. The exception's causes are checked too, because kombu wraps redis-py's errors.
     """
     errors = list(_cause_chain(error))
     for one in errors:

@@ -22,12 +22,13 @@ _RETRY_SECONDS = 1.0
 def retry_until_redis_is_back(step: Callable[[], _T]) -> _T:
     """Repeat a step until Redis executes it; the step must be idempotent.
 
-    If a task raised a Redis error instead, its chord would never complete. Waiting costs nothing, because a worker has
-    nothing to do without Redis. Permanent errors are retried as well, because they are fixed at the server; the log
-    says how to fix them.
+    If a task raised the Redis error instead of a retry, the task's chord would never complete. Waiting costs nothing,
+    because a worker has nothing to do without Redis. Permanent errors are retried as well, because a person can fix
+    them at the server while the worker waits. The log says how.
 
     Raises:
-        redis.RedisError: the worker is stopping. Its task stays unacknowledged, and another worker gets it.
+        redis.RedisError: the worker is stopping. Its current task stays unacknowledged, and another worker gets the
+        task.
     """
     while True:
         try:
@@ -44,5 +45,5 @@ def retry_until_redis_is_back(step: Callable[[], _T]) -> _T:
 
 def worker_is_stopping() -> bool:
     """Return whether this worker has been told to stop."""
-    # The value is None or False while the worker runs. Afterwards it is the exit status, which may be 0.
+    # Celery's `should_stop` is None or False while the worker runs. Afterwards it is the exit status, which may be 0.
     return state.should_stop is not None and state.should_stop is not False

@@ -4,7 +4,7 @@ Each worker's transport records its unacknowledged messages in a hash of its own
 has no heartbeat, another process requeues all messages in the hash at once. Messages are also requeued at the end of
 their visibility timeout, in case a live worker never finishes them.
 
-Requeueing too much is harmless: the task runs twice, and all our tasks are idempotent.
+An unnecessary requeue is harmless: the task runs twice, and all our tasks are idempotent.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ def unacked_hashes(server: redis.Redis) -> list[str]:
 
 
 def requeue_from_dead_workers(server: redis.Redis, known_dead: Collection[str] = ()) -> int:
-    """Requeue all messages of workers without a heartbeat; return the number of messages.
+    """Requeue all messages of workers that have no heartbeat; return the number of messages.
 
-    Call it only when `ContinuousContact` is long enough. If two processes call it at the same time, each message is
-    requeued once.
+    Call this function only when `ContinuousContact` is long enough. If two processes call this function at the same
+    time, each message is still requeued only once.
 
     Args:
         server: a client with decoded responses.
@@ -81,7 +81,7 @@ def unacked_keys(worker: str) -> tuple[str, str]:
 
 
 def _requeue(server: redis.Redis, unacked: str, index: str, records: Mapping[str, str | None]) -> int:
-    """Requeue messages and mark them as redelivered, as kombu does; return how many were still unacknowledged."""
+    """Requeue messages and mark them as redelivered, as kombu does; return how many were requeued."""
     bindings: dict[str, list[list[str]]] = {}
     with server.pipeline(transaction=False) as pipe:
         for tag, record in records.items():

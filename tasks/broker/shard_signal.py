@@ -17,7 +17,7 @@ _NOTIFY = Path(__file__).with_name("notify_shard_done.lua").read_text(encoding="
 
 
 def notify_shard_done(server: redis.Redis, run_id: str, message: Mapping[str, Any]) -> None:
-    """Push a message to the list read by the run's producer; retry while Redis is unreachable."""
+    """Push a message to the list that the run's producer reads; retry while Redis is unreachable."""
     encoded = json.dumps(message)
     retry_until_redis_is_back(
         lambda: server.eval(_NOTIFY, 2, keys.run(run_id), keys.done(run_id), limits.RUN_RECORD_TTL, encoded)

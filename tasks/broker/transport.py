@@ -1,25 +1,27 @@
 """Extend kombu's Redis transport: take and acknowledge messages in batches, without losing any.
 
 kombu needs three round trips for each message, and a client object for each round trip: it waits for the message
-(BRPOP), records it as unacknowledged, and later removes the record. A worker killed between the first two loses the
-message. This transport takes as many messages as the worker has room for, and records them as unacknowledged, in one
-atomic step (``reserve.lua``). It takes more messages when a quarter of the room is free. If the queues are empty, the
-transport waits with the command ``BLMOVE list list RIGHT RIGHT``, which takes the last message of a list and puts it
-back in its place. This command returns as soon as there is a message, and removes nothing. Each list has its own
-waiting connection. Only one of these connections reserves messages at a time.
+(BRPOP), records it as unacknowledged, and later removes the record. If a worker is killed after it receives the message
+and before it records the message, the message is lost. This transport takes as many messages as the worker has room
+for, and records them as unacknowledged, in one atomic step (``reserve.lua``). It takes more messages when a quarter of
+the room is free. If the queues are empty, the transport waits with the command ``BLMOVE list list RIGHT RIGHT``, which
+takes the last message of a list and puts it back in its place. So the command returns as soon as there is a message,
+and removes nothing. Each list has its own waiting connection. Only one of these connections reserves messages at a
+time.
 
 Acknowledgements are sent in batches, after at most a fifth of a second. If a worker dies before it sends them, their
 tasks run twice, which is harmless because all our tasks are idempotent.
 
-If the connection breaks, kombu tries to requeue all unacknowledged messages at once. If Redis refuses connections
-then, the worker exits. This transport keeps its pending operations for the next connection. Then it acknowledges the
-tasks finished meanwhile, and requeues the messages of tasks not yet started.
+If the connection breaks, kombu tries to requeue all unacknowledged messages at once. If Redis still refuses connections
+at that time, a worker with kombu's transport exits. This transport instead keeps its pending acknowledgements and
+requeues for the next connection. Over the next connection, it acknowledges the tasks finished meanwhile, and requeues
+the messages of tasks not yet started.
 
 A worker process records its messages under its own id (``Channel.worker_id``), so that other workers can see them and
 requeue them after its death (``tasks/broker/requeue.py``). A process without an id uses kombu's records.
 
-Workers and producers with and without this transport can share a queue, because the data in Redis has kombu's
-format. Redis must be 6.2 or newer. This module uses internals of the pinned version of kombu.
+The data in Redis has kombu's format, so processes with this transport and processes with kombu's transport can share a
+queue. Redis must be 6.2 or newer. This module uses internals of the pinned version of kombu.
 ``tests/unit/broker/test_transport.py`` lists them, and fails if one of them changes.
 """
 
@@ -44,9 +46,10 @@ from tasks.broker.snapshot import snapshot
 
 _log = logging.getLogger(__name__)
 _RESERVE = Path(__file__).with_name("reserve.lua").read_text(encoding="utf-8")
-#: Maximum number of messages in one reservation. It is low, because Redis serves no other client during a reservation.
+#: Maximum number of messages in one reservation. The number is low, because Redis serves no other client during a
+#: reservation.
 _MAX_BATCH = 32
-#: Maximum seconds that an acknowledgement waits until its batch is sent.
+#: Maximum time that an acknowledgement waits until its batch is sent, in seconds.
 _ACK_WAIT_SECONDS = 0.2
 #: Suffix of the list for messages not written by kombu.
 _DEAD_LETTER_SUFFIX = "_dead_letter"
@@ -135,7 +138,8 @@ class Channel(redis.Channel):  # type: ignore[misc]  # kombu has no annotations
         queues = list(self._queue_cycle.consume(len(self.active_queues)))
         if not queues or not room:
             return None
-        # With round robin, each queue comes first in turn. In any other strategy the order is a priority.
+        # With the round-robin strategy, each queue comes first in turn. With any other strategy, the order of the
+        # queues is their priority.
         round_robin = self.queue_order_strategy == "round_robin"
         if round_robin:
             self._queue_cycle.rotate(queues[0])
@@ -204,7 +208,8 @@ class Channel(redis.Channel):  # type: ignore[misc]  # kombu has no annotations
     def _connparams(self, asynchronous: bool = False) -> dict[str, Any]:
         params: dict[str, Any] = super()._connparams(asynchronous=asynchronous)
         if asynchronous:
-            # Each list has its own waiting connection. The setting limits only the connections for commands.
+            # Each list has its own waiting connection. Celery's setting for the pool size limits only the connections
+            # for commands.
             params["max_connections"] = _UNBOUNDED
         return params
 
@@ -212,7 +217,7 @@ class Channel(redis.Channel):  # type: ignore[misc]  # kombu has no annotations
         # An asynchronous client is one listener's waiting connection.
         if asynchronous:
             return super()._create_client(asynchronous=True)
-        # After a reconnect the channel has another pool.
+        # After a reconnect, the channel has another pool, which needs a new client.
         if self._command_pool is not self.pool:
             self._command_client, self._command_pool = super()._create_client(), self.pool
         return self._command_client
@@ -259,8 +264,8 @@ class Transport(redis.Transport):  # type: ignore[misc]  # kombu has no annotati
 
     Channel = Channel
     #: After an error reply from Redis, a worker reconnects, as it does after a broken connection. With kombu's
-    #: transport, it would exit. After a failover, the new connection leads to the new master. The worker keeps its
-    #: messages meanwhile.
+    #: transport, the worker would exit after an error reply. After a failover, the new connection leads to the new
+    #: master. The worker keeps its messages until it has reconnected.
     connection_errors = (*redis.Transport.connection_errors, ResponseError)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -278,7 +283,7 @@ class Transport(redis.Transport):  # type: ignore[misc]  # kombu has no annotati
 
 
 class SentinelChannel(Channel, redis.SentinelChannel):  # type: ignore[misc]  # kombu has no annotations
-    """Our channel, connected to the current master of the Sentinels."""
+    """Our channel for Redis Sentinel; it connects to the current master."""
 
 
 class SentinelTransport(Transport):

@@ -1,7 +1,7 @@
 """Adapters for the requests library, one for each thread. Their connections are guarded.
 
-Creating an `ssl.SSLContext` takes 20 ms, so all threads share one. By default, requests loads the certificates for
-every connection; this is disabled.
+Creating an `ssl.SSLContext` takes 20 ms, so all threads share one. By default, requests loads the CA certificates again
+for every connection; here, it does not.
 """
 
 from __future__ import annotations
@@ -45,15 +45,15 @@ class _Request(PreparedRequest):
 
 
 class _Pool:
-    """One host's connection. imagefleet replaces urllib3's retries, redirects, proxies and timeouts by its own."""
+    """One host's connection, without urllib3's retries, redirects, proxies and timeouts; imagefleet has its own."""
 
     def urlopen(self: Any, method: str, url: str, *, headers: Mapping[str, str], **_: Any) -> HTTPResponse:
         """Send a request and return the response, with its body unread.
 
-        A server may close an idle connection just when a request is sent. So if a reused connection fails before the
-        first byte of the response, the request is repeated once, on a new connection, as in browsers and curl. It is
-        also repeated after a 408 on a reused connection, because some servers send 408 when they close an idle
-        connection.
+        A server may close an idle connection just when a request is sent. So a request is repeated once, on a new
+        connection, if a reused connection fails before the first byte of the response. Browsers and curl do the same.
+        A request is also repeated after a 408 on a reused connection, because some servers send 408 when they close an
+        idle connection.
         """
         connection = self._get_conn()
         reused = connection.sock
@@ -74,7 +74,7 @@ class _Pool:
             connection.close()
             self._put_conn(connection)
             raise
-        # The response uses these attributes to return the connection to the pool after the body is read.
+        # With these attributes, the response returns the connection to the pool after the body is read.
         response._connection, response._pool = connection, self
         return response
 
@@ -95,7 +95,8 @@ class GuardedAdapter(HTTPAdapter):
 
     def __init__(self, guard: Guard, tls: Tls, lenient: bool) -> None:
         self._guard, self._tls, self._lenient, self._current_deadline = guard, tls, lenient, CurrentDeadline()
-        #: The host and pool of the last request. In most lists, the next image is on the same host.
+        #: The host and pool of the last request. In most URL lists, the next image is on the same host, so reuse the
+        #: pool.
         self._last: tuple[tuple[str, str, int], Any] | None = None
         super().__init__(pool_connections=_POOLED_HOSTS, pool_maxsize=1)
 
@@ -153,7 +154,7 @@ class GuardedAdapter(HTTPAdapter):
         return response
 
     def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
-        """Load nothing: the shared context has the certificates and verifies every server."""
+        """Load no certificates, because the shared context has them and verifies every server."""
 
     def get(self, url: Url, deadline: Deadline, headers: Mapping[str, str]) -> Response:
         """Send one GET request without following redirects, and return the response with its body unread.
@@ -170,7 +171,7 @@ class GuardedAdapter(HTTPAdapter):
         self._current_deadline.tls_unverified = False
         request = _Request()
         request.method, request.url, request.parsed_url = "GET", url.text, url
-        # The connection sends the headers unchanged, and requests reads none of them.
+        # The connection sends the request's headers unchanged, and requests reads none of them.
         request.headers = headers  # type: ignore[assignment]
         if url.userinfo is not None:
             name, _, password = url.userinfo.partition(":")
@@ -182,7 +183,8 @@ class GuardedAdapter(HTTPAdapter):
 class ProxiedAdapter(GuardedAdapter):
     """The adapter of a thread that sends all requests through the operator's proxy.
 
-    The proxy resolves host names, so before each request the guard checks the host as written in the URL, and the port.
+    The proxy resolves host names, so the guard checks only the port and the host as written in the URL, before each
+    request.
     """
 
     def __init__(self, guard: Guard, tls: Tls, lenient: bool, proxy: Proxy) -> None:
@@ -207,7 +209,7 @@ class ProxiedAdapter(GuardedAdapter):
         return super().get_connection_with_tls_context(request, verify, proxies, cert)
 
     def request_url(self, request: PreparedRequest, proxies: Any) -> str:
-        """Return the request target: the whole URL for http; path and query inside a tunnel."""
+        """Return the request target: the whole URL for http, or path and query for https inside a tunnel."""
         assert isinstance(request, _Request)
         return request.parsed_url.text if request.parsed_url.scheme == "http" else super().request_url(request, proxies)
 
@@ -229,7 +231,7 @@ def request_headers(options: HeaderOptions, contact: str | None, same_host: bool
         options: the run's header options.
         contact: where to complain about our requests; added to the default User-Agent.
         same_host: whether the request goes to the host in the URL list. Extra fields may be credentials, so they are
-            sent to no other host.
+            sent only to the host in the URL list.
 
     Raises:
         ValueError: a field would end its line, or is reserved.
@@ -242,7 +244,7 @@ def request_headers(options: HeaderOptions, contact: str | None, same_host: bool
         known["Referer"] = checked_value(options.referer)
     if same_host:
         known.update(checked_header(name, value) for name, value in options.extra)
-    # Return a plain dict, because the connection writes its fields in a third of the time.
+    # Return a plain dict, because the connection writes a dict's fields in a third of the time.
     return dict(known.items())
 
 

@@ -27,7 +27,8 @@ from tasks.image_signatures import begins_as_image
 from tasks.model import FetchOptions
 
 _BLOCK_BYTES = 64 * 1024
-#: The body of a refused request is read to its end up to this size, so that the next image can use the connection.
+#: Maximum size at which the body of a refused request is read to its end, so that the next image can use the
+#: connection.
 _MAX_DRAIN_BYTES = 64 * 1024
 #: A response with one of these statuses and a Location is a redirect: all of 3xx except 304, as in curl.
 REDIRECT_STATUSES = frozenset(range(300, 400)) - {http.HTTPStatus.NOT_MODIFIED}
@@ -86,7 +87,7 @@ class BodyReader:
         blocks = [received] if received else []
         try:
             size = self._read_blocks(response, url, blocks)
-            # A Content-Range gives the total size of the encoded body, so this size does not apply to a decoded body.
+            # A Content-Range gives the total size of the encoded body, so ignore this size if the body was decoded.
             if total_size not in (None, size) and "Content-Encoding" not in response.headers:
                 raise TruncatedError(f"the body has {size} bytes instead of {total_size}", http_status=status)
         except FetchError as error:
@@ -107,7 +108,7 @@ class BodyReader:
     def _check_status(self, response: Response, url: urls.Url) -> tuple[PartialBody | None, int | None]:
         """Return the interrupted body that the response continues, and the total size given by its Content-Range.
 
-        Both are None if the response has the whole body and no range.
+        Both values are None if the response has the whole body and no range.
 
         Raises:
             FetchError: the status is an error, or the response has a different part of the body than requested.
@@ -182,7 +183,7 @@ class BodyReader:
 
 
 def _limit_compressed(pieces: Iterable[bytes], max_bytes: int, status: int) -> Iterator[bytes]:
-    """Yield the pieces of a compressed body. They are limited too, because compression may make a body larger.
+    """Yield the pieces of a compressed body. Their size is limited too.
 
     Raises:
         TooLargeError: the compressed body has more than ``max_bytes``.

@@ -15,7 +15,7 @@ _PLAIN = re.compile(r"[\x20-\x7e]+")
 
 @dataclass(frozen=True, slots=True)
 class PartialBody:
-    """The received beginning of an interrupted body; the server supports requests for the rest."""
+    """The received beginning of an interrupted body whose server supports requests for the rest."""
 
     url: str
     body: bytes

@@ -17,7 +17,7 @@ _MAX_KEPT_URL = URL_LIMIT - 40
 
 @dataclass(frozen=True, slots=True)
 class Validators:
-    """The validators of a previous run's image, for a request that downloads only a changed image."""
+    """The validators of a previous run's image, for a request that downloads the image only if it has changed."""
 
     etag: str | None
     last_modified: str | None
@@ -27,7 +27,7 @@ class Validators:
     def came_from(self, url: str | None) -> bool:
         """Tell whether the validators came from this URL; validators mean nothing to other URLs.
 
-        ``url`` has the same form as the field: redacted, or None for the URL in the list.
+        ``url`` has the same form as the field ``url`` of the validators: redacted, or None for the URL in the list.
         """
         return url == self.url
 
@@ -38,10 +38,10 @@ class Validators:
 
 
 def usable_validators(previous: PreviousImage) -> Validators | None:
-    """Return the validators of a previous run's image; None if it has no usable ones.
+    """Return the validators of a previous run's image; None if none is usable.
 
     A validator is usable if its form is valid. A validator that was cut for storage is not valid. The final URL must
-    not be cut either.
+    not have been cut for storage either.
     """
     url = previous.final_url
     if url is not None and (len(url) >= _MAX_KEPT_URL or "\\" in url):

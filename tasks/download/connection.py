@@ -1,8 +1,8 @@
 """Guarded HTTP connections: open a permitted socket, send a GET request, and parse the header of the response.
 
-At 15 KB per image, urllib3 and the standard library spend a third of a download's CPU on the few lines of headers: they
-parse a response's header as an email, and write a request's header line by line. Here, a request's header is written at
-once, and a response's header is split into lines and fields, nothing more.
+For an image of 15 KB, urllib3 and the standard library spend a third of the CPU time on headers. They parse a
+response's header as an email, and write a request's header line by line. Here, a request's header is written at once,
+and a response's header is split into lines and fields, nothing more.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from tasks.download.sockets import CurrentDeadline, DeadlineSocket, PlainSocket
 from tasks.download.tls import WRONG_HOST, Tls, certificate_names, is_avoidable
 from tasks.errors import FetchError
 
-#: The maximum size of a response header in bytes, and its maximum number of fields: more than curl and browsers allow.
+#: The maximum size of a response header in bytes, and its maximum number of fields. Both are higher than in curl and
+#: browsers.
 MAX_HEADER_BYTES = 512 * 1024
 MAX_FIELDS = 5000
 #: Validators. If a response has two different values for the same validator, both values are ignored.
@@ -33,24 +34,24 @@ _VALIDATORS = ("etag", "last-modified")
 #: HTTP/2 is accepted, because some proxies copy the status line of another connection.
 _STATUS_LINE = re.compile(rb"HTTP/(1\.[0-9]|2(?:\.0)?)[ \t]+([1-9][0-9]{2})(?![0-9])(.*)", re.IGNORECASE | re.DOTALL)
 _CHUNK_SIZE = re.compile(rb"[0-9a-fA-F]{1,16}")
-#: The maximum length in bytes of a line that gives a chunk's size. Extensions in the line are skipped.
+#: The maximum length in bytes of a line that gives a chunk's size. Chunk extensions in the line are skipped.
 _MAX_CHUNK_LINE = 64 * 1024
 #: The maximum number of digits of a Content-Length; no real body needs more digits.
 _MAX_LENGTH_DIGITS = 18
 _LEADING_ZEROS = re.compile(r"^0+(?=[0-9])")
-#: Characters allowed in the target of a request; none of them ends the line.
+#: Characters allowed in the target of a request; none of them ends the request line.
 TARGET = re.compile(r"[\x21-\x7e]+")
 
 
 class BadHeaderError(http.client.HTTPException):
-    """A response header is HTTP, but not acceptable: it is too large, or ambiguous about the body."""
+    """A response header is valid HTTP, but is too large, or leaves the end of the body unclear."""
 
 
 class Response(http.client.HTTPResponse):
-    """The standard library's response with a parser of our own for the header.
+    """The standard library's response class, with our own header parser.
 
-    The standard library uses its email parser, which takes three times as long. If a line is not a field, that parser
-    treats the rest of the header as the body.
+    The standard library parses headers with its email parser, which takes three times as long. If a line is not a
+    field, the email parser treats the rest of the header as the body.
     """
 
     headers: HTTPHeaderDict  # type: ignore[assignment]
@@ -117,7 +118,7 @@ class Response(http.client.HTTPResponse):
                 raise BadHeaderError(f"it has more than {MAX_FIELDS:,} fields")
             text = line.decode("latin-1")
             if line[0] in b" \t":
-                # The continuation of a folded value; this syntax is obsolete.
+                # The line continues a folded value, which is obsolete syntax.
                 if fields:
                     name, value = fields[-1]
                     fields[-1] = name, f"{value} {text.strip()}"
@@ -141,10 +142,11 @@ class Response(http.client.HTTPResponse):
     def _read_transfer_codings(self) -> bool:
         """Parse Transfer-Encoding, and tell whether it determines the end of the body (RFC 9112, section 6.3).
 
-        Codings other than chunked are appended to the content codings, because both are decoded in the same way.
+        Codings other than chunked are appended to the content codings, because content and transfer codings are decoded
+        in the same way.
 
         Raises:
-            BadHeaderError: chunked is not the last coding, so the end of the body is unknown.
+            BadHeaderError: Transfer-Encoding does not end with chunked, so the end of the body is unknown.
         """
         names = content_codings.parse(self.headers["transfer-encoding"])
         if not names:
@@ -153,7 +155,7 @@ class Response(http.client.HTTPResponse):
             names.pop()
             self.chunked = True
         if "chunked" in names:
-            raise BadHeaderError("chunked is not the last transfer coding")
+            raise BadHeaderError("Transfer-Encoding does not end with chunked")
         if names:
             applied = [*content_codings.parse(self.headers.get("content-encoding", "")), *names]
             self.headers["content-encoding"] = ", ".join(applied)
@@ -171,7 +173,7 @@ class Response(http.client.HTTPResponse):
         Without a length, the body ends when the server closes the connection.
 
         Raises:
-            BadHeaderError: there are two different lengths, and one of them may be meant for another recipient; or the
+            BadHeaderError: there are two different lengths, one of which may be meant for another recipient. Or the
                 length has too many digits.
         """
         announced = self.headers.get("content-length")
@@ -224,7 +226,8 @@ class GuardedConnection(HTTPConnection):
 
     def __init__(self, host: str, *args: Any, **options: Any) -> None:
         super().__init__(host, *args, **options)
-        #: The host as given, for name resolution. A trailing dot is kept here, but dropped in `host`.
+        #: The host as given; name resolution uses this form. A trailing dot is kept in this form, but dropped in
+        #: `host`.
         self.full_host = host
 
     def _new_conn(self) -> Any:
@@ -254,7 +257,7 @@ class GuardedConnection(HTTPConnection):
 
     @property
     def is_connected(self) -> bool:
-        """Whether the connection can be reused; urllib3 checks this when it takes the connection out of its pool.
+        """Whether the connection can be reused; urllib3 reads this value when it takes the connection out of its pool.
 
         A pooled connection is registered as idle, and another thread may have closed it to free a file descriptor.
         """

@@ -1,7 +1,7 @@
 """Decode content and transfer codings while a body is read (RFC 9110, section 8.4; RFC 9112, section 7). No I/O.
 
-Headers can be wrong, so they are compared with the data. A body that begins as an image is not compressed, whatever its
-headers say. A coding named twice may have been applied only once.
+Headers can be wrong, so the data is checked too. A body that begins as an image is not compressed, whatever its headers
+say. If a header names a coding twice, the coding may still have been applied only once.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ def decode(pieces: Iterable[bytes], names: Sequence[str], status: int) -> Iterat
         status: the response's status, for errors.
 
     Raises:
-        BadResponseError: the body has an unsupported coding or too many codings, or is not coded as its headers say.
-            It is raised at once, or while the pieces are read.
-        TruncatedError: the compressed data is incomplete. It is raised while the pieces are read.
+        BadResponseError: the body has an unsupported coding or too many codings, or the data does not match its
+            headers. This error is raised at once, or while the pieces are read.
+        TruncatedError: the compressed data is incomplete. This error is raised while the pieces are read.
     """
     names = [name for name in names if name in _DECODERS or name in _UNSUPPORTED]
     if len(names) > _MAX_CODINGS:
@@ -85,7 +85,7 @@ def _decode_one(name: str, pieces: Iterator[bytes], status: int) -> Iterator[byt
 
 
 def _gzip(pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """Decompress all gzip members. After a member, bytes that do not begin another member are dropped."""
+    """Decompress all gzip members. Bytes after a gzip member are dropped unless they begin another member."""
     inflater, rest = zlib.decompressobj(16 + zlib.MAX_WBITS), b""
     for piece in pieces:
         rest += piece
@@ -146,7 +146,7 @@ def _brotli(pieces: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def _zstd(pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """Decompress all zstd frames. After a frame, bytes that do not begin another frame are dropped."""
+    """Decompress all zstd frames. Bytes after a zstd frame are dropped unless they begin another frame."""
     inflater, rest = zstd.ZstdDecompressor(), b""
     for piece in pieces:
         rest += piece

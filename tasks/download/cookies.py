@@ -49,7 +49,7 @@ class Cookies:
         self._jar.extract_cookies(cast("Any", SimpleNamespace(info=lambda: message)), Request(url.text))  # noqa: S310
 
     def header_value(self, url: Url) -> str | None:
-        """Return the Cookie header for a request of this URL; None if there is no cookie for the URL."""
+        """Return the Cookie header for a request to this URL; None if there is no cookie for the URL."""
         request = Request(url.text)  # noqa: S310  # nothing is opened
         self._jar.add_cookie_header(request)
         return request.get_header("Cookie")

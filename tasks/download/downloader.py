@@ -1,4 +1,4 @@
-"""Download a URL: follow its redirects one by one, keep within a size limit and a deadline, and retry.
+"""Download a URL with redirects and retries, within a size limit and a deadline.
 
 No other module retries a download.
 """
@@ -44,7 +44,7 @@ class Download:
     final_url: str | None
     etag: str | None
     last_modified: str | None
-    #: Whether the server of the image, or the server of a redirect to the image, was not verified.
+    #: Whether a server was not verified: the image's server, or one that redirected to the image.
     tls_unverified: bool = False
 
     @property
@@ -77,11 +77,11 @@ class Downloader:
             deadline: the deadline of all attempts together.
             on_attempt: called before each attempt.
             prior_attempts: attempts of earlier deliveries, which count against ``options.retries``.
-            validators: for a conditional request; if the image is unchanged, the Download is ``unchanged`` and has no
-                body.
+            validators: for a conditional request. If the image is unchanged, the returned Download is ``unchanged`` and
+                has no body.
 
         Raises:
-            LongWaitError: the server requests a wait too long to hold a slot for, and another attempt is left.
+            LongWaitError: the server requests a wait that is too long to hold a slot for, and another attempt is left.
             FetchError: the last attempt failed.
         """
         target = urls.parse(url)
@@ -107,8 +107,8 @@ class Downloader:
         unverified = False
         url = start
         cookies: Cookies | None = None
-        # The request's Cookie header. Redirects form a loop only if both the URL and this header repeat, because a
-        # server may answer differently to other cookies.
+        # The request's Cookie header. Redirects form a loop only if the URL and the Cookie header both repeat, because
+        # a server may answer differently to other cookies.
         cookie: str | None = None
         seen = {(url.text, cookie)}
         headers = request_headers(options.headers, self._sessions.contact, True)
@@ -168,8 +168,8 @@ def _with_range_or_validators(
 ) -> tuple[Mapping[str, str], bool]:
     """Return the headers of a request, and whether it is conditional.
 
-    If a body was interrupted, only its rest is requested, without validators. They are not needed: either the
-    interrupted body is newer than the previous run's image, or it was requested without validators.
+    If a body was interrupted, only its rest is requested, without validators. Validators are not needed here, because
+    the interrupted body is newer than the previous run's image, or was requested without validators.
     """
     if partial is not None:
         return partial.range_headers(headers), False
@@ -184,14 +184,14 @@ def _add_context(error: FetchError, final_url: str | None, options: FetchOptions
     if isinstance(error, TlsError) and error.avoidable:
         error.args = (f"{error} ({_INSECURE_NOT_ALLOWED_HINT if options.insecure else _INSECURE_HINT})",)
     if final_url is not None and isinstance(error, BlockedAddressError):
-        # The failed address is not in the URL list, so the message says where the address comes from.
+        # The failed URL is not in the URL list, so the message says where this URL comes from.
         error.args = (f"after a redirect: {error}",)
 
 
 def _keeps_credentials(before: urls.Url, after: urls.Url) -> bool:
     """Tell whether a redirect's target may get the credentials.
 
-    It may if it has the same origin, or if it uses https on the same host.
+    The target may get them if it has the same origin, or if it uses https on the same host.
     """
     if before.host != after.host:
         return False

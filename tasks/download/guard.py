@@ -4,13 +4,13 @@ Names are resolved only here. Before each connection, every address in the resol
 opened only to checked addresses, so a later change of the DNS record has no effect. Public addresses are permitted, on
 the ports that browsers open. Other addresses are permitted only if the worker's operator allows them
 (``IMAGEFLEET_ALLOW_NETWORKS``). Addresses that the operator denies (``IMAGEFLEET_DENY_NETWORKS``) are never permitted.
-No message can widen these rules.
+No message from Redis can widen these rules.
 
 With a proxy, the proxy resolves the names, so only the names and ports are checked here.
 
-The library requests-hardened checks addresses, too, but has no lists of denied networks and ports. Whether it treats an
-IPv6 address as public depends on the version of Python. It also opens urllib3's own connections, which have no
-deadline.
+The existing library requests-hardened checks addresses, too, but has no lists of denied networks and ports. Whether
+that library treats an IPv6 address as public depends on the version of Python. The library also opens urllib3's own
+connections, which have no deadline.
 """
 
 from __future__ import annotations
@@ -114,8 +114,8 @@ class Guard:
 
         Args:
             allow: the entries of ``IMAGEFLEET_ALLOW_NETWORKS``: networks and host names, each with an optional port.
-            deny: the entries of ``IMAGEFLEET_DENY_NETWORKS``, in the same form. A name includes its subdomains. Denials
-                override allowances.
+            deny: the entries of ``IMAGEFLEET_DENY_NETWORKS``, in the same form. A host name to deny includes its
+                subdomains. Denials override allowances.
 
         Raises:
             ValueError: an entry is neither a network nor a host name.
@@ -157,7 +157,7 @@ class Guard:
             return None
         if not allowing and not is_public(address):
             return "is not a public address (a worker's operator can allow it with IMAGEFLEET_ALLOW_NETWORKS)"
-        # Allowing a translator's address does not allow the IPv4 addresses behind it.
+        # An allowed IPv6 address of a translator (such as NAT64) does not allow the IPv4 addresses behind it.
         reasons = (self._denial_reason(host, inner, port) for inner in embedded_ipv4(address))
         return next((why for why in reasons if why is not None), None)
 
@@ -241,7 +241,7 @@ class Guard:
 
 
 def _blocked_address_error(host: str, address: Address | None, port: int, reason: str) -> BlockedAddressError:
-    """Return the error for a connection that is not permitted. If the host is an address, it is named only once."""
+    """Return the error for a connection that is not permitted. A host that is an address is named once."""
     found = "" if address is None or str(address) == host else f" is at {address}, which"
     return BlockedAddressError(f"{host} (port {port}){found} {reason}")
 

@@ -2,10 +2,9 @@
 
 The addresses are tried in the resolver's order, alternating between IPv6 and IPv4. Each attempt gets a head start of
 250 ms before the next attempt starts in parallel. If an attempt fails, the next attempt starts at once. The first
-connection is used, and the others are closed. So a dead address costs 250 ms, not the timeout.
-
-asyncio and aiohappyeyeballs do the same for coroutines. Here one thread polls non-blocking sockets, because a download
-already has its own thread. A host with a single address needs none of this.
+connection is used, and the others are closed. So a dead address costs 250 ms instead of the whole timeout. asyncio and
+aiohappyeyeballs do the same for coroutines. Here one thread polls non-blocking sockets, because a download already has
+its own thread. A host with a single address gets a plain connection attempt.
 """
 
 from __future__ import annotations
@@ -29,8 +28,8 @@ Opener = Callable[[int, int, int], socket.socket]
 
 #: The "Connection Attempt Delay" recommended by RFC 8305.
 _HEAD_START_SECONDS = 0.25
-#: Seconds for which an address that answered is tried first. After that, the usual order applies again, because a dead
-#: address may have recovered (RFC 6555, section 4.2).
+#: Seconds for which an address that answered is tried first. After this time, the usual order applies again, because a
+#: dead address may have recovered (RFC 6555, section 4.2).
 _MEMORY_SECONDS = 600.0
 #: The maximum number of remembered hosts.
 _MEMORY_HOSTS = 10_000
@@ -41,7 +40,7 @@ _NO_ROUTE = frozenset({errno.EAFNOSUPPORT, errno.ENETUNREACH})
 
 
 class Connector:
-    """Connect for all threads of a process, and remember addresses that answered instead of a dead one."""
+    """Connect for all threads of a process, and remember which address answered when another one was dead."""
 
     def __init__(self) -> None:
         #: The socket address that answered, by host and port.
@@ -53,7 +52,7 @@ class Connector:
         Args:
             host: the resolved name. The remembered addresses are stored by name and port.
             port: the port to connect to.
-            found: the addresses, in the resolver's order. All of them must be permitted.
+            found: the addresses, in the resolver's order. All of these addresses must be permitted.
             ends: when to give up, by the monotonic clock.
             opener: creates a socket from family, kind and protocol.
 
@@ -70,7 +69,7 @@ class Connector:
         addresses = interleave(found)
         usual = addresses[0]
         remembered = self._answered.get((host, port))
-        # The remembered address is tried only if it is in the current answer, so the guard has checked it.
+        # The remembered address is tried only if it is in the resolver's current answer, which the guard has checked.
         addresses.sort(key=lambda info: info[4] != remembered)
         try:
             connection, winner = _race(addresses, ends, opener)
@@ -101,7 +100,7 @@ def _race(addresses: Sequence[AddressInfo], ends: float, opener: Opener) -> tupl
 
     Raises:
         TimeoutError: no address answered in time.
-        OSError: all of them failed.
+        OSError: all attempts failed.
     """
     waiting = deque(addresses)
     running: dict[int, tuple[socket.socket, AddressInfo]] = {}
@@ -122,7 +121,7 @@ def _race(addresses: Sequence[AddressInfo], ends: float, opener: Opener) -> tupl
                         # This machine may not support the address family, or may have no route to the address.
                         failures.append(error)
                     elif running:
-                        # The running attempts may succeed, or free their descriptors.
+                        # Continue, because the running attempts may succeed, or free their descriptors.
                         waiting.appendleft(info)
                         next_start = now + _HEAD_START_SECONDS
                     else:

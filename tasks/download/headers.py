@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-#: Headers that a run can't set. Only imagefleet sets the headers for connections, byte ranges, conditions, and the end
-#: and recipient of a message. User-Agent and Referer have options of their own.
+#: Headers that a run can't set. Only imagefleet sets the headers for the connection, byte ranges, conditional requests,
+#: the length of a message, and its host. User-Agent and Referer have options of their own.
 RESERVED_HEADERS = frozenset(
     {
         *("host", "content-length", "transfer-encoding", "te", "trailer", "range", "if-range", "accept-encoding"),

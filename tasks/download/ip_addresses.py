@@ -11,8 +11,8 @@ from ipaddress import IPv4Address, IPv6Address
 
 Address = IPv4Address | IPv6Address
 
-#: https://www.iana.org/assignments/iana-ipv4-special-registry, and multicast. The globally reachable entries are
-#: included, because they are relays and name servers, which have no images.
+#: https://www.iana.org/assignments/iana-ipv4-special-registry, and multicast. The list includes IANA's globally
+#: reachable entries, because they are relays and name servers, which have no images.
 _SPECIAL_4 = tuple(
     map(
         ipaddress.IPv4Network,
@@ -38,10 +38,10 @@ _SPECIAL_4 = tuple(
         ),
     )
 )
-#: The range allocated to networks (https://www.iana.org/assignments/ipv6-address-space). All other addresses are
-#: special: loopback, unique local, link-local, site-local, multicast and reserved.
+#: The range allocated to networks (https://www.iana.org/assignments/ipv6-address-space). All addresses outside this
+#: range are special: loopback, unique local, link-local, site-local, multicast and reserved.
 _UNICAST_6 = ipaddress.IPv6Network("2000::/3")
-#: The special ranges within it (https://www.iana.org/assignments/iana-ipv6-special-registry).
+#: The special ranges within the range above (https://www.iana.org/assignments/iana-ipv6-special-registry).
 _SPECIAL_6 = tuple(
     map(
         ipaddress.IPv6Network,
@@ -92,8 +92,8 @@ def embedded_ipv4(address: Address) -> tuple[IPv4Address, ...]:
         # The unspecified address and loopback have the form of compatible addresses, but embed no IPv4 address.
         found = [last] if number > 1 else []
     elif number >> 80 == _LOCAL_NAT64:
-        # The length of the translator's prefix is unknown, so both lengths are tried. With 48 bits, the byte in the
-        # middle is skipped.
+        # The length of the translator's prefix is unknown, so both lengths are tried. With a prefix of 48 bits, the
+        # byte in the middle of the IPv4 address is skipped.
         found = [(number >> 64 & 0xFFFF) << 16 | number >> 40 & 0xFFFF, *([last] if last else [])]
     elif number >> 112 == 0x2002:
         found = [number >> 80 & _32_BITS]

@@ -1,8 +1,8 @@
 """Check the environment variables about the network: allowed and denied networks, proxy and CA certificates.
 
 A worker checks the variables when it starts. A command checks them before it starts workers with the same environment.
-So an error is reported at once, with the name of its variable. If a variable is not set, the modules for it are not
-imported.
+So an error is reported at once, with the name of its variable. If a variable is not set, the modules that it needs are
+not imported.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def certificates() -> Path | None:
     return file
 
 
-#: The check for each group of variables. It runs if any variable of the group is set.
+#: The check for each group of variables. A check runs if any variable of its group is set.
 _CHECKS: Mapping[tuple[str, ...], Callable[[], object]] = {
     ("allow_networks",): guard,
     ("deny_networks",): lambda: guard(()),
@@ -87,7 +87,8 @@ def validate() -> list[SettingsError]:
     """Return the errors that would keep a worker with this environment from starting; an empty list if it is valid.
 
     Raises:
-        SettingsError: a variable has an invalid form, so no setting can be read. It may be any IMAGEFLEET_ variable.
+        SettingsError: a variable has an invalid form, so no setting can be read. The invalid variable may be any
+            IMAGEFLEET_ variable.
     """
     found: dict[str, SettingsError] = {}
     for names, check in _CHECKS.items():

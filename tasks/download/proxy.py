@@ -4,7 +4,8 @@ An ``http`` URL is requested from the proxy itself, in absolute form, so all hos
 the proxy opens a tunnel (CONNECT) to the host, with TLS inside it. The proxy's password (``Proxy-Authorization``) is
 sent only to the proxy, so requests inside a tunnel do not contain it.
 
-urllib3 supports proxies, too. But in the response to CONNECT, it reads any number of lines, each with its own timeout.
+urllib3 supports proxies, too. But in the response to CONNECT, urllib3 reads any number of lines, each with its own
+timeout.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from tasks.download.connection import TARGET, GuardedConnection, GuardedTlsConne
 from tasks.download.sockets import PlainSocket
 from tasks.errors import ConnectError, FetchTimeoutError, InvalidUrlError
 
-#: The form of a proxy's URL, for messages. A URL with userinfo would be redacted, so the messages describe the userinfo
-#: separately.
+#: The form of a proxy's URL, for messages. A URL with userinfo would be redacted, so the userinfo is described in
+#: words.
 _FORM = "http://host:port, with user:password@ before the host if the proxy requires them"
 _OTHER_PROXIES = ("https", "socks4", "socks4a", "socks5", "socks5h")
 
@@ -155,7 +156,8 @@ class TunnelledConnection(GuardedTlsConnection):
         lines += [f"{name}: {value}" for name, value in self.http_proxy.headers.items()]
         try:
             connection.sendall("".join(f"{line}\r\n" for line in (*lines, "")).encode("ascii"))
-            # Bytes received after the header are lost. There should be none, because the client sends first in TLS.
+            # Bytes received after the header are lost. No such bytes should exist, because the client sends first in
+            # TLS.
             answer = Response(connection, method="CONNECT")
             with closing(answer):
                 answer.begin()

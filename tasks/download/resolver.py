@@ -56,9 +56,10 @@ class Resolver:
 def _resolve_with_timeout(host: str, port: int, timeout: float) -> list[Any]:
     """Return the answer of the system's resolver. The resolver has no timeout of its own, so it runs in threads.
 
-    Some name servers ignore or refuse a query for one address family. Then some resolvers fail for both families. So
-    after half of the time, or after a temporary failure, each family is looked up separately, and the first addresses
-    are returned. An abandoned look-up continues in its thread until the resolver gives up, after at most 30 seconds.
+    Some name servers ignore or refuse a query for one address family. With such a name server, some resolvers fail for
+    both families. So after half of the timeout, or after a temporary failure, IPv4 and IPv6 are looked up separately.
+    The first addresses found are returned. An abandoned look-up continues in its thread until the resolver gives up,
+    after at most 30 seconds.
     """
     ends = monotonic() + timeout
     answers: SimpleQueue[list[Any] | Exception] = SimpleQueue()
@@ -115,8 +116,8 @@ def _lookup_semaphore() -> threading.BoundedSemaphore:
 def _ask_system_resolver(host: str, port: int, family: int) -> list[Any]:
     """Return the system's answer; if file descriptors are short, close idle connections and ask again.
 
-    If the system's resolver can't open a file or a socket, it does not report this problem. Instead, it reports that
-    the name does not exist.
+    If the system's resolver can't open a file or a socket, it hides this problem. It reports that the name does not
+    exist.
     """
     for _ in range(_MAX_TRIES):
         with _lookup_semaphore():

@@ -12,8 +12,8 @@ from tasks.errors import FetchError, LongWaitError, RateLimitedError
 from tasks.model import FetchOptions
 
 _MAX_BACKOFF_SECONDS = 30.0
-#: The maximum jitter of a countdown, as a fraction of it. It spreads the retries of images that were refused at the
-#: same time.
+#: The maximum jitter of a countdown, as a fraction of the countdown. The jitter spreads the retries of images that were
+#: refused at the same time.
 _COUNTDOWN_JITTER = 0.1
 
 
@@ -31,15 +31,15 @@ def parse_retry_after(value: str | None) -> float | None:
         date = email.utils.parsedate_to_datetime(value)
         # Dates without a zone, as in the asctime format, are in UTC (RFC 9110, section 5.6.7).
         return max(0.0, (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - time.time())
-    except (ValueError, OverflowError, OSError):  # a year out of range for dates or for the clock
+    except (ValueError, OverflowError, OSError):  # the year is out of range for dates or for the clock
         return None
 
 
 def backoff(retry: int, base: float, retry_after: float | None = None) -> float:
     """Return the seconds to wait before a retry: 50 to 100 % of ``base * 2**retry``, capped at 30.
 
-    The jitter spreads the retries of images that failed at the same time. A longer ``retry_after``, in seconds, takes
-    precedence.
+    The jitter spreads the retries of images that failed at the same time. If ``retry_after``, in seconds, is longer, it
+    is returned instead.
     """
     wait: float = min(base * 2**retry, _MAX_BACKOFF_SECONDS) * random.uniform(0.5, 1)  # noqa: S311  # no secret
     return max(wait, retry_after or 0.0)

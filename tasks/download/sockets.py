@@ -5,8 +5,8 @@ download forever. These sockets check the deadline before each read, even within
 shorten their timeout to the remaining time.
 
 At each system call, Python lets another thread run. This switch costs more time than most system calls. So a plain
-socket makes few calls: the kernel applies its timeout without a ``poll`` before each call, and one call receives a
-small image together with its header.
+socket makes few calls. The kernel applies the socket's timeout, which saves a ``poll`` before each call. One call
+receives a small image together with its header.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ class DeadlineSocket:
     """The common part of both kinds of socket: each call checks the deadline first."""
 
     _current: CurrentDeadline | None = None
-    #: Whether a byte has arrived since this was last set to False.
+    #: Whether a byte has arrived since this attribute was last set to False.
     has_received = False
 
     def use_deadline(self, current: CurrentDeadline) -> None:
-        """Apply the thread's current deadline to all calls from now on."""
+        """Apply the thread's current deadline to all later calls."""
         self._current = current
 
     def recv_into(self, *args: Any) -> int:
@@ -81,7 +81,7 @@ class PlainSocket(DeadlineSocket, socket.socket):  # type: ignore[misc]  # makef
     _timeout = 0.0
 
     def use_deadline(self, current: CurrentDeadline) -> None:
-        """Apply the thread's current deadline to all calls from now on."""
+        """Apply the thread's current deadline to all later calls."""
         super().use_deadline(current)
         # With a timeout in Python, each call would be two system calls: poll, then the call itself.
         self.settimeout(None)

@@ -18,7 +18,7 @@ import certifi
 
 from tasks.download.recent_hosts import RecentMap
 
-#: Seconds for which a server that can't be verified is not verified again.
+#: Seconds before a server that could not be verified is verified again.
 _MEMORY_SECONDS = 600.0
 #: The maximum number of remembered servers.
 _MEMORY_HOSTS = 10_000
@@ -115,7 +115,7 @@ class Tls:
 
     @cached_property
     def any_name(self) -> ssl.SSLContext:
-        """A context that verifies certificates, but not their host names."""
+        """A context that verifies certificates, but not whether they are for the requested host."""
         context = self._verifying_context()
         context.check_hostname = False
         return context
@@ -129,7 +129,7 @@ class Tls:
 
 
 def _unverified_context(socket_class: type[ssl.SSLSocket]) -> ssl.SSLContext:
-    """Return a context without verification. It is not weakened further by old versions and weak algorithms."""
+    """Return a context without verification; it also allows old TLS versions and weak algorithms."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE

@@ -5,8 +5,9 @@ non-ASCII characters, reads backslashes as slashes, removes tabs and line ends, 
 to ASCII (UTS 46). A host that ends in a number is an IPv4 address in any notation (``127.1``, ``0x7f.1``,
 ``0177.0.0.1``, ``2130706433``). The guard checks the host of a `Url`, and the connection uses the same host.
 
-Beyond the Standard, we refuse schemes other than http and https, port 0, host names too long for the DNS or with empty
-labels, replacement characters for undecodable bytes, and more than `MAX_LENGTH` characters.
+The Standard allows some URLs that we refuse: those with a scheme other than http and https, with port 0, with a host
+name that is too long for the DNS or has empty labels, with replacement characters for undecodable bytes, or with more
+than `MAX_LENGTH` characters.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ MAX_LENGTH = 8192
 #: The maximum length of a label and of a name in the DNS (https://www.rfc-editor.org/rfc/rfc1035#section-2.3.4).
 _MAX_LABEL, _MAX_NAME = 63, 253
 _PORTS = {"http": 80, "https": 443}
-#: A normalised URL: scheme, userinfo, host, port, path and query. All parts are ASCII. No part contains the separator
-#: that follows it.
+#: A normalised URL: scheme, userinfo, host, port, path and query. All parts are ASCII. In the pattern, no part may
+#: contain the separator that follows the part.
 _NORMAL = re.compile(r"(https?)://(?:([^/@]*)@)?(\[[^\]]*\]|[^/:]*)(?::([0-9]+))?(/[^#]*)")
 _UNDECODABLE = re.compile("[\ufffd\ud800-\udfff]")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
@@ -70,12 +71,12 @@ def join(base: Url, location: str) -> Url:
     Raises:
         InvalidUrlError: the target can't be downloaded.
     """
-    # Servers send a Location as raw bytes, which http.client decodes as Latin-1, and browsers as UTF-8.
+    # Servers send a Location as raw bytes. http.client decodes these as Latin-1, but browsers decode them as UTF-8.
     with suppress(UnicodeError):
         location = location.encode("latin-1").decode()
     target = _parse(location, base)
-    # A relative target is added to the base. A URL that is already over the limit must not grow further with each
-    # redirect.
+    # A relative target is appended to the base URL. A URL that is already over the limit must not grow further with
+    # each redirect.
     if MAX_LENGTH < len(base.text) < len(target.text):
         raise _too_long()
     return target
@@ -124,7 +125,7 @@ def _other_scheme(scheme: str) -> str:
 def _parse_error(url: str, base: Url | None) -> str:
     """Return why the parser refuses a URL; the parser itself gives no reason.
 
-    Only the scheme of the URL is quoted, because any other part may belong to a password with a slash in it.
+    Only the URL's scheme is quoted, because any other part may belong to a password that contains a slash.
     """
     url = _REMOVED_INSIDE.sub("", url).strip(_STRIPPED_AROUND)
     if not url:

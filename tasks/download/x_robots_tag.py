@@ -9,7 +9,8 @@ from collections.abc import Iterable
 AGENT = "imagefleet"
 #: ``none`` means noindex and nofollow.
 _OPT_OUTS = frozenset({"noai", "noimageai", "noindex", "noimageindex", "none"})
-#: Directives with a value after a colon. The text before this colon is the directive, not the name of an agent.
+#: Directives with a value after a colon. The text before such a directive's colon is the directive's name, not the name
+#: of an agent.
 _DIRECTIVES_WITH_VALUES = frozenset({"unavailable_after", "max-snippet", "max-image-preview", "max-video-preview"})
 _AGENT = re.compile(r"[\w.*-]+")
 
@@ -17,8 +18,8 @@ _AGENT = re.compile(r"[\w.*-]+")
 def opt_out_directive(values: Iterable[str]) -> str | None:
     """Return the first directive that opts the image out of our use; None if there is none.
 
-    A directive after an agent's name and a colon applies only to this agent, and so do all later directives in the same
-    header (https://developers.google.com/search/docs/crawling-indexing/robots-meta-tag#xrobotstag).
+    After an agent's name and a colon, all directives in the same header apply only to this agent
+    (https://developers.google.com/search/docs/crawling-indexing/robots-meta-tag#xrobotstag).
     """
     for value in values:
         ours = True
