@@ -224,6 +224,8 @@ class OutputFormat(StrEnum):
     FILES = "files"
     #: All in one tar, as the `webdataset` package reads it.
     WEBDATASET = "webdataset"
+    #: All in a column of one Parquet file.
+    PARQUET = "parquet"
 
 
 @dataclass(frozen=True, slots=True)

@@ -358,8 +358,8 @@ output_options = _grouped(
         type=click.Choice([kind.value for kind in OutputFormat]),
         default=OutputFormat.FILES.value,
         show_default=True,
-        help="files: save each image as a file. webdataset: save each shard as a tar, with the images, their metadata "
-        "and their captions.",
+        help="files: save each image as a file. webdataset: save each shard as a tar, with images, metadata and "
+        "captions. parquet: save each shard as a Parquet file, with the images in a column.",
     ),
 )
 _fleet_size_options = (

@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from tasks.errors import StorageError
 from tasks.model import Outcome, OutputFormat, OutputOptions
-from tasks.outputs import webdataset
+from tasks.outputs import parquet, webdataset
 from tasks.outputs.samples import SampleImage, sample_rows
 from tasks.storage import manifest, shard_status
 from tasks.storage.shard_parquet import ShardRef
@@ -35,7 +35,7 @@ class _PackedFormat(Protocol):
 
 
 #: To add a format, add its module here, and its name to `OutputFormat`.
-_FORMATS: dict[OutputFormat, _PackedFormat] = {OutputFormat.WEBDATASET: webdataset}
+_FORMATS: dict[OutputFormat, _PackedFormat] = {OutputFormat.WEBDATASET: webdataset, OutputFormat.PARQUET: parquet}
 
 
 def packed_name(shard: int, output: OutputOptions) -> str | None:

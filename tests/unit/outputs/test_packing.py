@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from tasks.collect import collect
@@ -27,7 +28,7 @@ _KEYS = [image_key(_SHARD * _SIZE + place, _SIZE) for place in range(_SIZE)]
 _BODIES = [image("PNG" if place == 1 else "JPEG", (4 + place, 3)) for place in range(_SIZE)]
 
 
-@pytest.fixture(params=[OutputFormat.WEBDATASET])
+@pytest.fixture(params=[OutputFormat.WEBDATASET, OutputFormat.PARQUET])
 def run(request: pytest.FixtureRequest) -> RunOptions:
     """Return the options of a run with each packed format."""
     return RunOptions("/out", _SIZE, output=OutputOptions(request.param))
@@ -71,6 +72,9 @@ def packed_body(store: LocalStore, run: RunOptions) -> bytes:
 def packed_images(store: LocalStore, run: RunOptions) -> dict[str, bytes]:
     """Return the images in the shard's packed file, by their keys."""
     file = io.BytesIO(packed_body(store, run))
+    if run.output.format is OutputFormat.PARQUET:
+        table = pq.read_table(file)
+        return dict(zip(table["key"].to_pylist(), table["image"].to_pylist(), strict=True))  # type: ignore[arg-type]
     with tarfile.open(fileobj=file) as tar:
         found = {member.name: tar.extractfile(member) for member in tar}
     return {

@@ -1,0 +1,129 @@
+"""Write a shard's images as a Parquet file, and read them again.
+
+It has one row for each saved image: the columns for data sets, and the image's bytes in the column ``image``. It is in
+the shard's folder, so that the pattern ``*.parquet`` matches only the manifests.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, BinaryIO, cast
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tasks.model import shard_name
+from tasks.outputs.samples import SampleImage
+
+IMAGE_COLUMN = "image"
+#: A row group ends after this many bytes of images, because writers and readers hold a whole row group in memory.
+_ROW_GROUP_BYTES = 16 * 1024**2
+#: Arrow's errors for an incomplete file.
+_ARROW_ERRORS = (pa.ArrowException, OSError)
+
+
+def name(shard: int) -> str:
+    """Return the name of a shard's file, relative to the run's folder."""
+    return f"{shard_name(shard)}/images.parquet"
+
+
+def encode(rows: pa.Table, images: Iterable[SampleImage]) -> Iterator[bytes]:
+    """Yield the bytes of the file, one row group at a time.
+
+    Args:
+        rows: the samples' rows, as `sample_rows` returns them.
+        images: the samples' images, in the same order.
+    """
+    # A list's own column of this name would be in the way.
+    rows = rows.rename_columns([f"source_{name}" if name == IMAGE_COLUMN else name for name in rows.column_names])
+    schema = rows.schema.append(pa.field(IMAGE_COLUMN, pa.binary()))
+    sink = _Sink()
+    others = [name for name in rows.column_names if name != IMAGE_COLUMN]
+    # Images are compressed already, and dictionaries and statistics would repeat whole images.
+    options: dict[str, Any] = {
+        "compression": {**dict.fromkeys(others, "zstd"), IMAGE_COLUMN: "none"},
+        "use_dictionary": others,
+        "write_statistics": others,
+        "write_page_checksum": True,
+    }
+    with pq.ParquetWriter(cast("Any", sink), schema, **options) as writer:
+        place = 0
+        for bodies in _row_groups(images):
+            column = pa.array(bodies, pa.binary())
+            writer.write_table(rows.slice(place, len(bodies)).append_column(schema.field(IMAGE_COLUMN), column))
+            place += len(bodies)
+            yield sink.take()
+    yield sink.take()
+
+
+def images(file: BinaryIO) -> Iterator[SampleImage]:
+    """Yield the images of a file, in its order. Their extension is unknown and empty.
+
+    Raises:
+        ValueError: it is not a complete Parquet file.
+    """
+    try:
+        parquet = pq.ParquetFile(file, page_checksum_verification=True)
+        for number in range(parquet.num_row_groups):
+            group = parquet.read_row_group(number, ["key", IMAGE_COLUMN], use_threads=False)
+            for key, body in zip(group["key"], group[IMAGE_COLUMN], strict=True):
+                yield SampleImage(str(key), "", body.as_py() or b"")
+    except _ARROW_ERRORS as error:
+        raise ValueError(f"not a complete Parquet file: {error}") from error
+
+
+def sizes(file: BinaryIO) -> dict[str, int]:
+    """Return the sizes of the images in a file, by their keys. The images are not read.
+
+    Raises:
+        ValueError: it is not a complete Parquet file.
+    """
+    try:
+        table = pq.read_table(file, columns=["key", "bytes"], use_threads=False)
+    except _ARROW_ERRORS as error:
+        raise ValueError(f"not a complete Parquet file: {error}") from error
+    return {str(row["key"]): int(row["bytes"]) for row in table.to_pylist()}
+
+
+def _row_groups(images: Iterable[SampleImage]) -> Iterator[Sequence[bytes]]:
+    """Yield the images of one row group after the other."""
+    bodies: list[bytes] = []
+    size = 0
+    for image in images:
+        bodies.append(image.body)
+        size += len(image.body)
+        if size >= _ROW_GROUP_BYTES:
+            yield bodies
+            bodies, size = [], 0
+    if bodies:
+        yield bodies
+
+
+class _Sink(io.RawIOBase):
+    """A file that keeps what was written until it is taken."""
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes] = []
+        self._written = 0
+
+    def writable(self) -> bool:
+        """Return that it can be written."""
+        return True
+
+    def tell(self) -> int:
+        """Return the number of bytes written so far, including the taken ones."""
+        return self._written
+
+    def write(self, piece: Any) -> int:
+        """Keep a piece."""
+        # Arrow may use its buffer again.
+        self._pieces.append(bytes(piece))
+        self._written += len(piece)
+        return len(piece)
+
+    def take(self) -> bytes:
+        """Return the bytes written since the last call."""
+        body = b"".join(self._pieces)
+        self._pieces.clear()
+        return body
