@@ -103,8 +103,8 @@ def _reasons_worth_retrying() -> Iterator[Reason]:
     kinds = list(FetchError.__subclasses__())
     for kind in kinds:
         kinds += kind.__subclasses__()
-    # A few errors with these reasons (408, a closed handshake) are retried at once. But most of these images would fail
-    # again in a later retry.
+    # A few errors with these reasons (408, a closed handshake) are retried at once. But most images that failed with
+    # these reasons would fail again in a later retry.
     permanent = (Reason.HTTP_4XX, Reason.TLS)
     yield from (kind.reason for kind in kinds if kind.retryable and kind.reason not in permanent)
     # An immediate retry does not help with these reasons, but a retry on another day may.
@@ -112,7 +112,7 @@ def _reasons_worth_retrying() -> Iterator[Reason]:
 
 
 class InvalidRowError(FetchError):
-    """The row of the URL list can't be read; the message gives its line or row number."""
+    """The row of the URL list can't be read; the message gives the line or row number."""
 
     reason = Reason.INVALID_ROW
 
@@ -142,7 +142,7 @@ class DnsError(FetchError):
 
 
 class DnsUnavailableError(DnsError):
-    """The resolver did not answer; it may answer later."""
+    """The resolver did not answer, but may answer later."""
 
     retryable = True
 
@@ -208,7 +208,7 @@ class RateLimitedError(FetchError):
 
 
 class LongWaitError(RateLimitedError):
-    """The server asked for a wait above `--max-retry-after`, up to two minutes; the slot is freed meanwhile."""
+    """The server asked for a wait above `--max-retry-after`, up to two minutes; the slot is freed during the wait."""
 
 
 class RedirectError(FetchError):
@@ -279,7 +279,7 @@ class OptedOutError(FetchError):
 
 
 class StorageError(FetchError):
-    """Each worker that tried the image failed to save it, or had no permission to write to the folder."""
+    """Each worker that tried the image could not save it, or had no permission to write to the folder."""
 
     reason = Reason.STORAGE
     is_worker_fault = True

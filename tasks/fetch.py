@@ -69,8 +69,8 @@ class FetchRequest:
     url: str
     #: The URL's place in the URL list, from 0.
     index: int
-    #: Whether an earlier delivery may have saved the image without reporting it. If so, a complete saved image is not
-    #: downloaded again, unless it was resized or comes from an insecure run.
+    #: Whether an earlier delivery may have saved the image without reporting it. In that case, a complete saved
+    #: image is not downloaded again. Exceptions are resized images, and images from an insecure run.
     recover: bool = False
     #: The attempts and seconds of earlier deliveries.
     prior: PriorAttempts = NO_PRIOR_ATTEMPTS
@@ -99,9 +99,9 @@ def fetch(
         run: the run's options.
         store: the run's output folder.
         downloader: the process's downloader.
-        defer_long_waits: whether to raise RetryLater if the server asks for a wait too long to hold a slot for; if not,
-            the image fails as ``rate_limited``.
-        judge: called with the error of a failed image. If it raises an exception, there is no Outcome, and the
+        defer_long_waits: whether to raise RetryLater if the server asks for a wait that is too long to hold a slot for.
+            If false, the image fails as ``rate_limited``.
+        judge: called with the error of a failed image. If ``judge`` raises an exception, there is no Outcome, and the
             exception reaches the caller.
 
     Raises:
@@ -115,7 +115,7 @@ def fetch(
     except FetchError as error:
         download = delivery.download
         if download is not None:
-            # An error found in the image itself lacks the facts about the response, so add these facts.
+            # An error in the image itself has no facts about the response, so add these facts.
             error.http_status, error.final_url = download.http_status, download.final_url
         if defer_long_waits and isinstance(error, LongWaitError) and error.retry_after is not None:
             prior = PriorAttempts(delivery.attempts, delivery.seconds())
@@ -236,7 +236,8 @@ class _Delivery:
                     _log.warning("%s is damaged, and is replaced by this download", name)
                     store.remove(name)
                     return self._save(download, image, previous)
-                # The origin of the existing image is unknown. In an insecure run, its server may have been unverified.
+                # The origin of the existing image is unknown. In an insecure run, the server of the existing image may
+                # have been unverified.
                 return _image_facts(name, existing_image, {"recovered": True, "tls_unverified": run.fetch.insecure})
         elif shard_status.is_done(self.shard, run.revision, store):
             _remove_if_unlisted(self.shard, name, store)
@@ -261,19 +262,19 @@ class _Delivery:
         try:
             return f"{check_name(self.request.path)}.{extension}"
         except ValueError as error:
-            # The planner has checked the name, so the message was changed.
+            # The planner had checked the name, so someone has changed the message since.
             raise InternalError(f"the file name in the task's message is not valid: {error}") from error
 
     def _recover(self) -> dict[str, Any] | None:
         """Return an Outcome's fields for an image saved by an earlier delivery; None without a complete image.
 
-        The file's name says nothing about its content, so the whole image is decoded. Few images need this check. An
-        incomplete file is kept until another download succeeds: the URL may serve nothing more, and the Outcome of this
-        file may already be counted.
+        A file's name does not show whether its content is complete, so the whole image is decoded. Few images need this
+        check. An incomplete file is kept until another download succeeds, because the URL may have stopped working, and
+        the file's Outcome may already be counted.
         """
         options = self.run.fetch
         if options.resize.mode is not ResizeMode.NO or options.insecure:
-            # The file alone shows neither its original size nor whether its server was verified.
+            # The file alone does not show its original size, or whether its server was verified.
             return None
         for extension in sorted(set(identify.EXTENSIONS.values())):
             name = self._file_name(extension)
@@ -354,7 +355,7 @@ def _remove_if_unlisted(shard: int, name: str, store: Store) -> None:
     """Remove a file saved after its shard's manifest, unless the manifest lists it.
 
     A collect task writes the manifest first and then removes unlisted files. A fetch saves the file first and then
-    looks for the manifest. So the second of the two always sees the file of the first.
+    looks for the manifest. So whichever of the two comes second sees the file that the first has written.
     """
     if name not in shard_status.listed_paths(shard, store):
         store.remove(name)

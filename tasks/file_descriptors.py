@@ -1,8 +1,9 @@
 """Limit the file descriptors of a process, and close idle connections before the descriptors run out.
 
-A slot keeps connections open for the next image of a host, and each connection uses a descriptor. Nothing else in a
-worker grows with the number of hosts. So one list holds the idle connections of all slots. The least recently used
-connection is closed when the number of a new descriptor comes near the limit, and when no descriptor is left.
+A slot keeps connections open for the next image of a host, and each connection uses a descriptor. Only these
+connections grow in number with the number of hosts. So one list holds the idle connections of all slots. The least
+recently used connection is closed when the number of a new descriptor comes near the limit, or when no descriptor is
+left.
 
 The system assigns the lowest free number. So the number of a new descriptor shows, at no cost, how many descriptors the
 whole process uses.
@@ -26,20 +27,20 @@ _P = ParamSpec("_P")
 _T = TypeVar("_T")
 #: The system's errors if no descriptor is left: for this process, and for the whole machine.
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE})
-#: Upper bound when raising the limit, because some programs close every descriptor number up to the limit before they
-#: start another program.
+#: Upper bound for a raised limit. It is needed because some programs close every descriptor number up to the limit
+#: before they start another program.
 _MAX_LIMIT = 65_536
 #: The real maximum on macOS, even if macOS reports the hard limit as unlimited.
 _MACOS_LIMIT = 10_240
 #: Descriptors that a worker or a producer needs in addition to one for each download. An idle worker has about 30 open,
-#: mostly for Redis. The others are for logs, name lookups, and collecting a shard.
+#: mostly for Redis. The remaining descriptors are for logs, name lookups, and collecting a shard.
 RESERVED = 64
 #: Maximum number of descriptors that idle connections must leave free for everything else.
 _MAX_FREE = 256
 #: Seconds for which a call waits until another thread or process frees a descriptor.
 _RETRY_SECONDS = 60.0
 _RETRY_INTERVAL_SECONDS = 0.05
-#: How many idle connections to close at once when no descriptor is left.
+#: Number of idle connections to close at once when no descriptor is left.
 _CLOSE_BATCH = 8
 
 
@@ -113,7 +114,7 @@ class IdleConnections:
     """
 
     def __init__(self, descriptors: int) -> None:
-        """Start without connections, under this limit of descriptors."""
+        """Start with no connections, and with this limit of descriptors."""
         #: The least recently used connection comes first.
         self._sockets: OrderedDict[Any, None] = OrderedDict()
         self.set_limit(descriptors)
@@ -126,7 +127,7 @@ class IdleConnections:
         self._max_in_use = descriptors - min(descriptors // 4, _MAX_FREE)
 
     def add(self, socket: Any) -> None:
-        """Add a connection's socket after its use. It stays until it is taken, or until it is closed to make room."""
+        """Add a connection's socket after its use. It stays until a thread takes it, or it is closed to make room."""
         self._sockets[socket] = None
         if len(self._sockets) > self._max_in_use:
             self.close_oldest(1)
@@ -159,8 +160,8 @@ IDLE_CONNECTIONS = IdleConnections(limit())
 def retry_when_exhausted(step: Callable[_P, _T]) -> Callable[_P, _T]:
     """Make an idempotent function retry for up to a minute while no descriptor is left.
 
-    Each retry first closes idle connections. If there are none, it waits until other threads or processes free
-    descriptors.
+    Each retry first closes idle connections. If there are no idle connections, the retry waits until other threads or
+    processes free descriptors.
     """
 
     @wraps(step)
@@ -179,7 +180,7 @@ def wait_for_descriptors(step: Callable[[], _T], seconds: float) -> _T:
     """Call a function until it gets the descriptors it needs, and return its result.
 
     Args:
-        step: the function. It is retried as long as there are idle connections to close.
+        step: the function. The call is retried as long as there are idle connections to close.
         seconds: how long to wait for others to free descriptors, if there are no idle connections to close.
 
     Raises:

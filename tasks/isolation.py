@@ -1,7 +1,7 @@
 """Fetch a suspect image in a separate process, because the image may kill the process that fetches it.
 
-``python -m tasks.isolation`` reads the request as JSON from stdin and writes the Outcome as JSON to stdout. It inherits
-the worker's environment, and thus its settings.
+``python -m tasks.isolation`` reads the request as JSON from stdin and writes the Outcome as JSON to stdout. The
+separate process inherits the worker's environment, and thus its settings.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _MARGIN_SECONDS = 30.0
 _PROCESSES = threading.BoundedSemaphore(4)
 #: Exit codes after signals that ask a process to end. An exit after such a signal says nothing about the image.
 _REQUESTED_EXITS = (-signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP)
-#: Maximum number of times the process is started, if such signals end it each time.
+#: Maximum number of times that the process is started if such a signal ends it each time.
 _ATTEMPTS = 3
 _ROOT = Path(__file__).parents[1]
 

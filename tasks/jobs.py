@@ -101,18 +101,18 @@ def fetch_image(
         url: the URL as in the URL list.
         revision: the run's revision.
         recover: whether an earlier task may have saved the image without reporting it.
-        attempts: the number of attempts in earlier deliveries. Each such delivery ended with a wait requested by a
-            server.
+        attempts: the number of attempts in earlier deliveries. Each of these deliveries ended because a server
+            requested a wait.
         seconds: the duration of these deliveries, in seconds.
         previous: this URL's image in the previous run, if this run refreshes one; a `PreviousImage` as JSON.
         refused: why the row of the URL list is not fetched; a `Refusal` as JSON.
         path: the name of the image's file without its extension, if it is not the default.
         expected_hash: the expected hash of the downloaded bytes, as in `ImageRequest`.
-        tried_by: the ids of the workers already tried; they may be unfit.
+        tried_by: the ids of the workers that have already tried the task; these workers may be unfit.
 
     Raises:
-        Retry: Celery's exception. The task was sent again. If the server asks for another long wait, the countdown is
-            that wait plus jitter. A task for another worker is sent at once.
+        Retry: Celery's exception. The task was sent again, and this delivery ends. If the server asks for another long
+            wait, the countdown is that wait plus jitter. A task for another worker is sent at once.
         Ignore: Celery's exception. The run ends early, and `resume` will fetch the image. The chord does not count this
             part; the chord's other parts stay counted.
     """
@@ -216,8 +216,8 @@ def _requeue(task: Task[Any, Any], changes: Mapping[str, Any], countdown: float,
     """Send a task again with changed arguments; return the exception that makes Celery end this delivery.
 
     The old message is acknowledged only after the new one is sent, so at least one of the two exists at any time. Both
-    messages have the same task id. If the worker dies in between, the task runs twice, but the chord counts its part
-    once.
+    messages have the same task id. If the worker dies between sending and acknowledging, the task runs twice, but the
+    chord counts its part once.
     """
     request = task.request
 
@@ -229,7 +229,7 @@ def _requeue(task: Task[Any, Any], changes: Mapping[str, Any], countdown: float,
                 countdown=countdown,
                 exc=why,
                 throw=False,
-                # Otherwise, Celery would build these texts itself, from the unredacted URL.
+                # Without these texts, Celery would build its own from the unredacted URL.
                 argsrepr=request.argsrepr,
                 kwargsrepr=request.kwargsrepr,
             )
@@ -296,7 +296,7 @@ def collect_shard(
     try:
         known = [Outcome.from_json(outcome) for outcome in outcomes]
         # Images are cancelled while the run has no record in Redis. If images could not be saved before an earlier
-        # command ended, they are retried, because the producer of the resumed run finds the shard missing.
+        # command ended, the resumed run retries them, because its producer finds the shard missing.
         void = STALE_VOID_REASONS if epoch < run.epoch else VOID_REASONS
         if any(outcome.reason in void for outcome in known):
             _log.info(
@@ -314,7 +314,7 @@ def collect_shard(
     except redis.RedisError:
         # This worker is stopping. Another worker gets the task.
         raise
-    except Exception as error:  # noqa: BLE001  # without a notification, the producer would wait
+    except Exception as error:  # noqa: BLE001 # without a notification, the producer would wait
         _log.exception("internal error while collecting shard %d of run %s", shard, run_id)
         message["error"] = f"{type(error).__name__}: {error}"
     if elsewhere is not None:

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from typing import Any, Self
 
-#: Limits of the texts in an `Outcome`, in bytes of JSON. They keep an Outcome under 1 KB.
+#: Limits of the texts in an `Outcome`, in bytes of JSON. These limits keep an Outcome under 1 KB.
 MESSAGE_LIMIT = 200
 URL_LIMIT = 240
 HEADER_LIMIT = 120
@@ -123,7 +123,7 @@ class ImageRequest:
     index: int
     url: str
     columns: Mapping[str, Any] = field(default_factory=dict)
-    #: The URL's image from a previous run.
+    #: The previous run's image of this URL.
     previous: PreviousImage | None = None
     #: Why the row is not fetched; None for a row to fetch.
     refused: Refusal | None = None
@@ -169,7 +169,8 @@ class HeaderOptions:
     #: The User-Agent; None for imagefleet's own.
     user_agent: str | None = None
     referer: str | None = None
-    #: Extra headers, as names and values. They may be credentials, so only the host in the list's URL gets them.
+    #: Extra headers, as names and values. Extra headers may be credentials, so they are sent only to the host in the
+    #: URL list.
     extra: tuple[tuple[str, str], ...] = ()
 
 
@@ -201,7 +202,7 @@ class FetchOptions:
     headers: HeaderOptions = HeaderOptions()
     #: Limit for the downloaded image, and for the saved image.
     max_pixels: int = 100_000_000
-    #: It has no effect on resized images, because they are decoded anyway.
+    #: This option has no effect on resized images, because they are decoded anyway.
     verify: Verify = Verify.HEADER
     resize: ResizeOptions = ResizeOptions()
 
@@ -291,10 +292,10 @@ def _known_fields(
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The final record of a request. Every request gets exactly one.
+    """The final record of a request. Every request gets exactly one Outcome.
 
-    It takes less than 1 KB as JSON. ``finished_at`` is in seconds since the epoch. ``fetch_seconds`` is the time of all
-    attempts. ``bytes`` is the size of the saved file, and ``path`` is relative to the run's output folder.
+    An Outcome takes less than 1 KB as JSON. ``finished_at`` is in seconds since the epoch. ``fetch_seconds`` is the
+    time of all attempts. ``bytes`` is the size of the saved file, and ``path`` is relative to the run's output folder.
     """
 
     key: str

@@ -16,14 +16,14 @@ _PRIVATE = (
     r"[^=&;#?]*(?:token|signature|secret|password|passwd|credential|api[_-]?key|access[_-]?key|session|authorization"
     r"|hmac)[^=&;#?]*|sig|key|auth|hash|pwd|pass|policy|jwt|sid|hdne[as]|hdntl|hdnts"
 )
-# The name of a parameter ends before =. A lookahead finds this = first, so that the time for a hostile text is linear
-# in its length. The value follows. The value of ?s= (used by imgix) is often a size, so it is redacted only if it is a
-# digest.
+# The name of a parameter ends before =. A lookahead finds the = first, so that the time for a hostile text grows only
+# linearly with its length. The value follows. The value of ?s= (used by imgix) is often a size, so it is redacted only
+# if it is a digest.
 _SECRET = re.compile(rf"(?i)([?&;#](?=[^=&;#?]*+=)(?:{_PRIVATE}|s(?==[0-9a-f]{{32}})))=[^&;#]*")
 _ESCAPED_NAME = re.compile(r"[?&;#](?=[^=&;#?]*+=)([^=&;#?]*%[^=&;#?]*)=[^&;#]*")
 _SECRET_ALONE = re.compile(rf"(?is)(?:{_PRIVATE})")
-# A password should not contain a slash, but some do. So all text from a colon to an @ is a password, unless a port
-# follows the colon.
+# A password should not contain a slash, but some do. So all text from a colon to an @ counts as a password, unless a
+# port follows the colon.
 _USERINFO = re.compile(
     r"((?:\b[A-Za-z][A-Za-z0-9+.-]{0,20}:|^)[/\\]{2,})(?:[^/\\?#@\s\[]*:(?!\d{0,5}(?:[/\\?#\s]|$))\S*|[^/\\?#\s]*)@"
 )
@@ -32,7 +32,7 @@ _USERINFO = re.compile(
 def redacted(url: str) -> str:
     """Return a URL, or a text with URLs, in a form safe to show.
 
-    Userinfo and secret parameters are masked. Characters able to forge a line of a log or control a terminal are
+    Userinfo and secret parameters are masked. Characters that could forge a log line or control a terminal are
     replaced.
     """
     # For most URLs, each of these checks saves much more time than it costs.

@@ -1,4 +1,4 @@
-"""The exception for a wait too long to hold a slot for. The task is requeued, and any worker may run it. No I/O."""
+"""The exception for a wait that would hold a slot too long. The task is requeued, and any worker may run it. No I/O."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class PriorAttempts:
     seconds: float = 0.0
 
 
-#: The value for a first delivery.
+#: The value for a task's first delivery.
 NO_PRIOR_ATTEMPTS = PriorAttempts()
 
 

@@ -1,7 +1,7 @@
 """Settings of a whole process: Python's garbage collector, the C library's heap, and Pillow.
 
-Workers, isolated fetches and commands call these functions when they start. Nothing calls them at import: a program
-keeps its own settings when it imports imagefleet.
+Workers, isolated fetches and commands call these functions when they start. No module calls them at import, so a
+program that imports imagefleet keeps its own settings.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import warnings
 _GC_THRESHOLD = 20_000
 #: The numbers of two parameters of glibc's ``mallopt``.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-#: Bytes: a block of at least this size comes directly from the system. Getting the block takes less time than decoding
-#: an image of this size.
+#: A block of at least this size, in bytes, comes directly from the system. The system call for the block takes less
+#: time than decoding an image of this size.
 _LARGE_BLOCK_BYTES = 1024 * 1024
-#: Bytes: the end of a heap is returned to the system when at least this much of it is free.
+#: The end of a heap is returned to the system when at least this many bytes of it are free.
 _SPARE_BYTES = 8 * 1024 * 1024
 #: Maximum inflated size of a PNG's text or colour profile, in bytes: the limit of a usable profile
 #: (`tasks.images.metadata.limits`). Pillow refuses a larger text or profile, and the image is read again without it.
@@ -29,8 +29,9 @@ _MAX_PNG_TEXT_BYTES = 4 * 1024 * 1024
 def reduce_garbage_collection() -> None:
     """Make Python search for reference cycles less often, and skip the search when the process ends.
 
-    Most of the searched objects are never garbage. The search takes a tenth of a worker's time, a seventh
-    of the time to import Celery and Arrow, and an eighth of a second when a process ends, where it is useless.
+    Most of the searched objects are never garbage. With Python's default, the search takes a tenth of a worker's time,
+    and a seventh of the time to import Celery and Arrow. When a process ends, the search takes an eighth of a second
+    and is useless.
     """
     gc.set_threshold(_GC_THRESHOLD)
     atexit.register(gc.freeze)
@@ -39,10 +40,10 @@ def reduce_garbage_collection() -> None:
 def return_large_blocks() -> None:
     """Return freed large blocks to the system, for images of the largest sizes.
 
-    glibc keeps a heap for each thread. Once a large block was freed, glibc serves blocks of that size from the heap and
-    keeps the memory. In a test, 16 threads decoded an image of 49 million pixels each, one after the other. They kept
-    2.9 GB; with this setting, they keep 0.1 GB. Memory for images of the usual size still comes from the heaps, without
-    a page fault.
+    glibc keeps a heap for each thread. After a large block is freed, glibc takes later blocks of that size from the
+    heap and keeps the memory. In a test, 16 threads decoded an image of 49 million pixels each, one after the other.
+    Afterwards, the process kept 2.9 GB; with this setting, it keeps 0.1 GB. Memory for images of the usual size still
+    comes from the heaps, without a page fault.
 
     This function does nothing if the C library is not glibc, because other libraries return large blocks anyway.
     """
@@ -53,7 +54,7 @@ def return_large_blocks() -> None:
 
 
 def configure_pillow() -> None:
-    """Silence Pillow's log and warnings, and set its limits. Otherwise, huge images are refused as undecodable."""
+    """Silence Pillow's log and warnings, and replace its limits, which would refuse huge images as undecodable."""
     # Imported here, because the import takes time and most commands need no Pillow.
     from PIL import Image, PngImagePlugin
 

@@ -38,11 +38,12 @@ from tasks.storage.local_store import LocalStore
 from tasks.storage.store import Store
 
 _log = logging.getLogger(__name__)
-#: Seconds for which a run's options are cached. A cancelled run may continue for this long.
+#: Seconds for which a run's options are cached. A cancelled run may continue for this time.
 _OPTIONS_TTL_SECONDS = 5.0
 #: Seconds for which a missing manifest is cached, because each lookup takes time on a shared file system.
 _OPEN_SHARD_TTL_SECONDS = 1.0
-#: The ids of the tasks running in this process's slots. Celery's own list also has tasks that are about to be dropped.
+#: The ids of the tasks running in this process's slots. Celery's own list is not used, because it also has tasks that
+#: are about to be dropped.
 _slot_ids: set[str] = set()
 
 
@@ -102,8 +103,8 @@ class RunCache:
     def is_done(self, run_id: str, shard: int, store: Store, revision: int = 0) -> bool:
         """Return whether a shard has a manifest of this revision; a negative answer is cached for a second.
 
-        If a late duplicate of a task starts within this second, its image is fetched in vain. The file is saved, and
-        then removed.
+        If a late duplicate of a task starts within this second, its image is fetched unnecessarily. The unneeded file
+        is saved, and then removed.
         """
         last_run, last_shard, looked_at = self._open
         if (last_run, last_shard) == (run_id, shard) and monotonic() - looked_at < _OPEN_SHARD_TTL_SECONDS:
@@ -167,7 +168,7 @@ def _create_fitness(worker: str) -> Fitness:
 
 
 def _probe_connection(host: str, port: int) -> None:
-    """Connect to a host. A new guard is used, because it has no cached names.
+    """Connect to a host. A new guard is used, because a new guard has no cached names.
 
     Raises:
         FetchError: the connection fails.
@@ -179,7 +180,7 @@ def _probe_connection(host: str, port: int) -> None:
 def _previous_run_store(folder: str) -> Store | None:
     """Return the Store of a previous run, or None.
 
-    None means that this worker's operator does not allow the folder; a warning is logged.
+    If this worker's operator does not allow the folder, the result is None, and a warning is logged.
     """
     try:
         return LocalStore.open_allowed(folder, settings().store_roots)

@@ -18,7 +18,8 @@ _COEFFICIENTS = 64
 #: Rows to hash at once, so that a large image is not copied as a whole.
 _ROWS_AT_ONCE = 64
 _RESTART = re.compile(rb"\xff[\xd0-\xd7]")
-#: Bytes that are not part of any image. A decoder skips them if it has all pixels; otherwise it decodes some of them.
+#: Bytes that are not part of any image. A decoder that has all pixels skips these bytes; otherwise it decodes some of
+#: them as pixels.
 _NOISE = bytes((number * 89 + 171) % 255 for number in range(1024))
 
 
@@ -26,7 +27,7 @@ def complete_jpeg(body: bytes, max_pixels: int, deadline: Deadline) -> bytes:
     """Return the body of an image. Add an end marker to a JPEG without one, if it has all its pixels.
 
     libjpeg fills missing pixels with grey, and its warning does not reach Python. So the image is decoded twice, the
-    second time with noise appended. If the pixels are the same both times, none are missing.
+    second time with noise appended. If both decodings have the same pixels, no pixels are missing.
 
     Raises:
         UndecodableError: pixels are missing.
@@ -34,7 +35,7 @@ def complete_jpeg(body: bytes, max_pixels: int, deadline: Deadline) -> bytes:
     """
     if not body.startswith(_START) or _END in body[body.rfind(_SCAN) :]:
         return body
-    # Remove half a marker at the end, because it would hide the appended bytes.
+    # Remove half a marker at the end, because half a marker would hide the appended bytes.
     body = body.removesuffix(_END[:1])
     ended = body + _END
     pixels, components = _pixel_digest(ended, max_pixels, deadline)
@@ -73,7 +74,7 @@ def _has_all_scans(body: bytes, components: int) -> bool:
     bits_left: dict[int, list[int]] = {}
     for scan in _SCAN_HEADER.finditer(body):
         # After the components, the header gives the first and the last coefficient. Four more bits give the number of
-        # bits left to later scans.
+        # low bits that later scans add.
         end = scan.end() + 2 * body[scan.end() - 1]
         scanned, (first, last, bits) = body[scan.end() : end : 2], body[end : end + 3].ljust(3, b"\xff")
         bits &= 15

@@ -13,8 +13,8 @@ from tasks.images.identify import ImageInfo
 from tasks.images.metadata.removal import retry_without_metadata
 from tasks.images.pixel_budget import PIXEL_BUDGET
 
-#: Limit of an animation's frames or a file's pages. Decoding a frame of a few bytes may cost as much as decoding the
-#: whole canvas.
+#: Limit of an animation's frames or a file's pages. The limit is needed because decoding a frame of a few bytes may
+#: cost as much as decoding the whole canvas.
 _MAX_FRAMES = 2000
 
 
@@ -46,8 +46,8 @@ def _decode_frames(body: bytes, max_pixels: int, deadline: Deadline) -> ImageInf
     with identify.open_image(body, max_pixels) as image, ExitStack() as reservation:
         reserved = 0
         info = identify.image_info(image)
-        # Decode a JPEG at an eighth of its width and height. Then all of its data is read, but only a 64th of its
-        # pixels is produced.
+        # Decode a JPEG at an eighth of its width and height. In this way, the decoder reads all of the data, but
+        # produces only a 64th of the pixels.
         if image.format == "JPEG" and "progressive" not in image.info:
             image.draft(None, (1, 1))
         try:
@@ -56,7 +56,7 @@ def _decode_frames(body: bytes, max_pixels: int, deadline: Deadline) -> ImageInf
                     return info
                 if deadline.remaining <= 0:
                     raise FetchTimeoutError(f"the deadline passed before frame {number} was decoded")
-                # A frame may be larger than the first.
+                # A later frame may be larger than the first frame.
                 if (pixels := memory_estimate.estimate_pixels(image, body, max_pixels)) > reserved:
                     reservation.close()
                     reservation.enter_context(PIXEL_BUDGET.reserve(pixels, deadline))

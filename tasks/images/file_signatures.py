@@ -2,7 +2,7 @@
 
 No existing library fits. filetype 1.2 (of 2022) does not know JPEG XL, SVG, OpenEXR or FITS. puremagic 1.30 identifies
 zeros as an embroidery design and a cursor as a spreadsheet. python-magic needs a C library that no wheel contains.
-Messages also need names that people know.
+Error messages also need format names that people know.
 
 To add a format, add a line to `_IMAGES` or `_OTHERS`, and a header to ``tests/unit/images/test_file_signatures.py``.
 """

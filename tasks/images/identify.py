@@ -66,12 +66,12 @@ _MAX_ICON_PIXELS = 2048 * 2048
 class _LimitedReads(BytesIO):
     """The bytes of an image for Pillow's parsers. The number of reads is limited; no valid image reaches the limit.
 
-    An image of 20 MB may consist of millions of empty chunks, or of comments of one byte. Parsing them takes up to a
-    gigabyte of memory, and seconds of CPU time. Python's lock (the GIL) is held meanwhile.
+    An image of 20 MB may consist of millions of empty chunks, or of comments of one byte. Parsing such an image takes
+    up to a gigabyte of memory, and seconds of CPU time. During this parsing, Python's lock (the GIL) is held.
     """
 
     def __init__(self, body: bytes) -> None:
-        """Derive the limit from the number of bytes."""
+        """Derive the maximum number of reads from the number of bytes."""
         super().__init__(body)
         self._left = _MAX_PIECES + len(body) // _BYTES_A_PIECE
 
@@ -90,9 +90,9 @@ class _LimitedReads(BytesIO):
 class _Gif(GifImagePlugin.GifImageFile):
     """A GIF with each frame drawn over the previous ones, as if no frame had a disposal method.
 
-    For disposal, Pillow allocates an area of the frame's announced size while it seeks to the frame, before we can
-    check that size. So a few bytes can cost gigabytes. Disposal only changes how later frames look, and their look is
-    never used.
+    For a frame's disposal, Pillow allocates an area of the size that the frame announces. It does so while it seeks to
+    the frame, before we can check the size. So a few bytes can cost gigabytes. Disposal only changes how later frames
+    look, which does not matter, because the pixels of later frames are never used.
     """
 
     @property
@@ -142,7 +142,7 @@ def open_image(body: bytes, max_pixels: int) -> ImageFile:
 
     Raises:
         NotAnImageError: the bytes have no accepted format.
-        UndecodableError: they begin as an image, but the header is broken or has far too many pieces.
+        UndecodableError: the bytes begin as an image, but the header is broken or has far too many pieces.
         TooManyPixelsError: the header announces more than ``max_pixels``.
     """
     image: ImageFile
@@ -184,7 +184,7 @@ def check_pixels(size: tuple[int, int], max_pixels: int) -> None:
     """Check that an image has at most ``max_pixels`` pixels.
 
     Raises:
-        TooManyPixelsError: it has more.
+        TooManyPixelsError: the image has more pixels.
     """
     width, height = size
     if width * height > max_pixels:
@@ -192,7 +192,7 @@ def check_pixels(size: tuple[int, int], max_pixels: int) -> None:
 
 
 def _icon_size(body: bytes) -> tuple[int, int]:
-    """Return the size of the image that Pillow selects from an icon. It is read from the image's own header."""
+    """Return the size of the image that Pillow selects from an icon. The image's own header gives the size."""
     entry = IcoImagePlugin.IcoFile(_LimitedReads(body)).entry[0]
     file = _LimitedReads(body[entry.offset :])
     try:

@@ -1,8 +1,8 @@
-"""Estimate the memory needed to decode a frame. A crafted file needs far more than the frame's size suggests.
+"""Estimate the memory needed to decode a frame. A crafted file needs far more memory than the frame's size suggests.
 
-A TIFF's tile is decoded completely, and may be larger than the image. Each scan of a JPEG covers all pixels. With
-several scans, the decoder keeps all coefficients in memory, at full size. An AVIF's header may announce a small size
-for a large encoded image; libavif decodes the large image and then scales it down.
+A TIFF's tile is decoded completely, and may be larger than the image. Each scan of a JPEG covers all pixels. If a JPEG
+has several scans, the decoder keeps all coefficients in memory, at full size. An AVIF's header may announce a small
+size for a large encoded image; libavif decodes the large image and then scales it down.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from PIL.TiffImagePlugin import TILELENGTH, TILEWIDTH, TiffImageFile
 from tasks.errors import TooManyPixelsError, UndecodableError
 from tasks.images import identify
 
-#: Limit of a JPEG's scans. A scan may have only a few bytes. Encoders write about ten scans.
+#: Limit of a JPEG's scans. The limit is needed because a scan may have only a few bytes but takes time. Encoders write
+#: about ten scans.
 _MAX_SCANS = 200
 #: Limit of a JPEG's segments, because each segment takes time. A JPEG of 100 MB full of profile segments has 1,600
 #: segments.
 _MAX_SEGMENTS = 20_000
-#: libavif's own limit of an encoded image's pixels. It applies regardless of the size in the header.
+#: libavif's own limit of an encoded image's pixels. libavif applies this limit regardless of the size in the header.
 _AVIF_PIXELS = 16384 * 16384
 #: A JPEG's marker outside of a scan's data. Inside that data, 0xFF00 means the byte 0xFF, and 0xFFD0 to 0xFFD7 are
 #: restart markers.

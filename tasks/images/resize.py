@@ -1,8 +1,9 @@
 """Resize an image to an upright sRGB JPEG: decode, resample and encode it once.
 
-This takes a few milliseconds of CPU time, nearly all of it in Pillow's C code. The worker's other threads run
-meanwhile. Pillow releases Python's lock (the GIL) while it decodes, converts, transposes and resamples an image, and
-while it encodes to a file descriptor. Pillow holds the lock while it encodes to a Python object, such as a ``BytesIO``.
+The resize takes a few milliseconds of CPU time, nearly all of it in Pillow's C code. The worker's other threads run
+during this C code. Pillow releases Python's lock (the GIL) while it decodes, converts, transposes and resamples an
+image, and while it encodes to a file descriptor. Pillow holds the lock while it encodes to a Python object, such as a
+``BytesIO``.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ _MAX_SIDE = 65_500
 _END = b"\xff\xd9"
 
 #: If an image is reduced by at least this factor, the Hamming filter is used, because it is the fastest filter without
-#: visible steps. In a smaller reduction, the Hamming filter would blur. Then the bicubic filter is used, which has few
-#: pixels to read.
+#: visible steps. In a smaller reduction, the Hamming filter would blur. For smaller reductions, the bicubic filter is
+#: used, which then has few pixels to read.
 _HAMMING_FACTOR = 1.25
 #: If an image is not decoded at a reduced scale, it is first averaged down to this multiple of the requested size.
 _REDUCING_FACTOR = 2.0
@@ -62,15 +63,17 @@ _TURNED_SIDEWAYS = frozenset({5, 6, 7, 8})
 
 #: Number of colour profiles to cache.
 _MAX_PROFILES = 16
-#: Largest colour difference to ignore, out of 255. A profile counts as sRGB if it changes no colour by more than this.
+#: Largest colour difference to ignore, out of 255. A profile counts as sRGB if it changes no colour by more than this
+#: difference.
 _MAX_COLOUR_DIFFERENCE = 2
 
 
 def resize_image(body: bytes, options: ResizeOptions, max_pixels: int, deadline: Deadline) -> EncodedImage:
     """Return the image as a JPEG, scaled so that its smaller side has the requested size.
 
-    The aspect ratio is kept, and grey stays grey. Transparent areas are flattened onto white. Of several frames, only
-    the first is used. All metadata is dropped. The returned original width and height are those of the upright image.
+    The aspect ratio is kept, and grey stays grey. Transparent areas are flattened onto white. If the image has several
+    frames, only the first is used. All metadata is dropped. The returned original width and height are those of the
+    upright image.
 
     Args:
         body: an image of any accepted format.
@@ -176,7 +179,7 @@ def _convert_to_srgb(image: Image.Image) -> Image.Image:
 def _srgb_transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
     """Return the transform from a profile's colours to sRGB; None if they are sRGB, or if the profile is unusable.
 
-    A broken profile is ignored, as in browsers. So is a profile for a different mode than the image has.
+    A broken profile is ignored, as in browsers. A profile for a different mode than the image has is ignored too.
     """
     try:
         transform = ImageCms.buildTransform(

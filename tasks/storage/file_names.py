@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import re
 
-#: The longest part of a name in bytes, which most file systems allow, less the longest extension and its dot.
+#: The longest part of a name in bytes: the limit of most file systems, minus the longest extension and its dot.
 MAX_PART_BYTES = 255 - len(".jpeg2000")
-#: The longest name in bytes. With the output folder before it, it must fit into the 4,096 bytes of a path.
+#: The longest name in bytes. The output folder and the name together must fit into the 4,096 bytes of a path.
 MAX_NAME_BYTES = 1024
 #: Names that Windows reserves for devices, with any extension.
 _DEVICES = re.compile(r"(?:con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(?:\..*)?", re.IGNORECASE)

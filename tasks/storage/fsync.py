@@ -1,9 +1,9 @@
 """Sync files and folders to disk: one by one, or all at once by syncing their file system.
 
-A shard has a thousand files. An fsync for each file made a fleet a fifth slower, because the file system writes its
-journal at each fsync. ``syncfs`` (syncfs(2), Linux) writes the journal once for all files. It is used only if the
-kernel lets it report failed writes (since 5.8), and only on local file systems. On a file server, each file needs its
-own fsync.
+A shard has a thousand files. With an fsync for each file, a fleet was a fifth slower, because the file system writes
+its journal at each fsync. ``syncfs`` (syncfs(2), Linux) writes the journal once for all files. ``syncfs`` is used only
+on local file systems, and only if the kernel reports failed writes through it (Linux 5.8 or newer). On a file server,
+each file needs its own fsync.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from pathlib import Path
 _LOCAL_FILE_SYSTEMS = frozenset({"bcachefs", "btrfs", "ext2", "ext3", "ext4", "f2fs", "overlay", "tmpfs", "xfs", "zfs"})
 _MOUNT_INFO = Path("/proc/self/mountinfo")
 _OCTAL_ESCAPE = re.compile(r"\\([0-7]{3})")
-#: Up to this many files are synced one by one, because syncfs also waits for the writes of other processes.
+#: Maximum number of files to sync one by one. For so few, syncfs may be slower, because it also waits for the
+#: writes of other processes.
 _MAX_SINGLE_SYNCS = 16
 
 

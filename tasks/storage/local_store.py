@@ -2,7 +2,8 @@
 
 A file is written under a temporary name in ``.tmp``, then hard-linked to its final name; ``link`` fails if the name is
 taken. On file systems without hard links, an exclusive lock file and ``rename`` are used instead, which is slower.
-Neither method syncs the file to disk. A shard's files are synced together, before its manifest is written.
+Neither ``link`` nor ``rename`` syncs the file to disk. A shard's files are synced together, before its manifest is
+written.
 """
 
 from __future__ import annotations
@@ -136,7 +137,8 @@ class LocalStore(Store):
             except FileNotFoundError:
                 self._make_temporary()
                 os.link(file, temporary, follow_symlinks=False)
-            # Read through the link, because the link gets the final name, and ``file`` may be another file by now.
+            # Read through the link, because the link gets the final name. By now, ``file`` may be the name of another
+            # file.
             same = not os.path.islink(temporary) and Path(temporary).read_bytes() == body  # noqa: PTH114  # a str
         except OSError:
             same = False
@@ -372,12 +374,13 @@ class LocalStore(Store):
 
     @staticmethod
     def _claim_without_links(temporary: str, target: Path) -> bool:
-        """Rename a temporary file to its final name. Meanwhile, an exclusive file beside it claims the name."""
+        """Rename a temporary file to its final name. During this, an exclusive file beside it claims the name."""
         claim = target.with_name(f".{target.name}.claim")
         try:
             os.close(os.open(claim, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE_MODE))
         except FileExistsError:
-            # The other writer only has to rename its file. If that takes as long as this wait, the writer is dead.
+            # The other writer only has to rename its file. If the rename takes as long as this wait, the other writer
+            # is dead.
             ends = monotonic() + _CLAIM_TTL_SECONDS
             while monotonic() < ends:
                 if target.exists():

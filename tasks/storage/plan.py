@@ -2,7 +2,7 @@
 
 Each shard has one file, with one row for each request, in index order. The columns are ``index`` (int64, from 0 over
 the whole list), ``url`` (string), and the list's other columns, unchanged. The last columns hold a request's other
-facts. Each is left out if it is null in all rows: the image that the previous run has for the URL
+facts. Such a column is left out if it is null in all rows: the image that the previous run has for the URL
 (``PREVIOUS_IMAGE_COLUMN``, a struct), the refusal (``REFUSED_COLUMN``, a struct), the file name (``PATH_COLUMN``) and
 the expected hash (``HASH_COLUMN``). Manifests do not have these columns.
 """

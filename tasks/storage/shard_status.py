@@ -29,7 +29,7 @@ def is_done(shard: int, revision: int, store: Store) -> bool:
         StorageError, CorruptManifestError: as `manifest_revision`.
     """
     if not revision:
-        # Any manifest will do, so it is not read.
+        # A manifest of any revision is enough, so the manifest is not read.
         return store.exists(manifest.name(shard))
     found = manifest_revision(shard, store)
     return found is not None and found >= revision

@@ -82,7 +82,8 @@ class Store(ABC):
             name: the new name.
             body: the bytes.
             source: the store with the existing file.
-            source_name: the name of the existing file there. If its content has changed, it is not shared.
+            source_name: the name of the existing file there. If the content of this file has changed, its space is not
+                shared.
 
         Raises:
             StorageError: they can't be saved; no part of them remains.
@@ -185,7 +186,7 @@ class Store(ABC):
     def scratch_folder(self, name: str) -> AbstractContextManager[Path]:
         """Return a context manager with the path of a local folder of this name, for temporary files of this process.
 
-        The folder may not exist yet. It is removed at the end.
+        The folder may not exist yet. The folder is removed at the end of the context.
         """
 
     @abstractmethod

@@ -4,5 +4,6 @@ Pillow rejects an image even for a comment with a wrong checksum. This package r
 colour profile and orientation, and then the image is read again. The saved file stays as downloaded, byte for byte.
 
 Valid images have no extra cost, because they never get here. A Python loop walks over the pieces of a file, up to a
-limit. Beyond that limit, and after a wrong length, a regular expression finds the next relevant piece.
+maximum number of pieces. Beyond that limit, and after a wrong length, a regular expression finds the next relevant
+piece.
 """

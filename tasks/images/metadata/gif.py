@@ -44,8 +44,8 @@ def remove_metadata(body: bytes) -> bytes:
             is_found = _is_block(body, position, canvas)
         if not is_found:
             break
-    # Add no trailer, because decoders don't need one. If the last frame is truncated, they would read a trailer as the
-    # rest of that frame.
+    # Add no trailer, because decoders don't need one. If the last frame is truncated, decoders would read a trailer as
+    # the rest of that frame.
     return b"".join(kept)
 
 

@@ -19,7 +19,7 @@ _CHUNK_NAME = re.compile(rb"[A-Za-z]{4}")
 
 
 def inflates_much(body: bytes) -> bool:
-    """Return whether a PNG has several profiles. Pillow would inflate each one, up to a limit, and discard it."""
+    """Return whether a PNG has several profiles. Pillow would inflate each profile, up to a limit, and discard it."""
     return body.startswith(SIGNATURE) and body.count(b"iCCP", 0, body.find(b"IDAT")) > 1
 
 

@@ -39,7 +39,7 @@ def retry_without_metadata(
 def without_metadata(body: bytes) -> bytes:
     """Return an image without metadata, except for a valid colour profile and an orientation.
 
-    The image is unchanged if it has no metadata to remove, or if its format's metadata disturbs no decoder.
+    The image is unchanged if it has no metadata to remove, or if metadata in this format can't disturb a decoder.
     """
     for beginning, cut in _CUTS.items():
         if body.startswith(beginning):
