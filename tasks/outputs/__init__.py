@@ -1,1 +1,1 @@
-"""The output formats of a shard: what tools for data sets read, beside the manifests."""
+"""The output formats of a shard, for tools that read data sets; each shard has a manifest, too."""

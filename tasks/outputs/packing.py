@@ -1,8 +1,9 @@
 """Pack a shard's saved images into one file, from the files that its image tasks have saved one by one.
 
-Until a shard has its manifest, its images are files in the shard's folder. So they are recovered, and the first writer
-wins, as in a run that keeps the files. The collect task packs them, and removes them after it has written the manifest.
-A later revision packs the images of the existing packed file together with the new ones.
+Until a shard has its manifest, its images are files in the shard's folder. So after a crash, these files are recovered,
+and the first writer of a file wins, as in a run that keeps the files. The collect task packs the files, and removes
+them after it has written the manifest. A later revision packs the images of the existing packed file together with its
+new images.
 
 Packing is idempotent. If a collect task dies, its successor finds the same images, and writes the same bytes.
 """
@@ -58,7 +59,7 @@ def pack(
 
     Raises:
         StorageError: an image can't be read, the file can't be written, or another task has collected the shard
-            meanwhile. An existing packed file is unchanged.
+            meanwhile. After an error, an existing packed file is unchanged.
     """
     packed_format = _FORMATS[output.format]
     name = packed_format.name(ref.shard)
@@ -94,7 +95,7 @@ def _images(saved: Iterable[Outcome], name: str, before: Iterator[SampleImage], 
     """Yield the images of Outcomes, from their files or from the existing packed file.
 
     Raises:
-        StorageError: an image is missing, or is not as its Outcome says.
+        StorageError: an image is missing, or differs from its Outcome.
     """
     for outcome in saved:
         assert outcome.path is not None

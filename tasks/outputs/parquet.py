@@ -1,7 +1,7 @@
 """Write a shard's images as a Parquet file, and read them again.
 
-It has one row for each saved image: the columns for data sets, and the image's bytes in the column ``image``. It is in
-the shard's folder, so that the pattern ``*.parquet`` matches only the manifests.
+The file has one row for each saved image: the columns for data sets, and the image's bytes in the column ``image``. The
+file is in the shard's folder, so that the pattern ``*.parquet`` matches only the manifests.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def encode(rows: pa.Table, images: Iterable[SampleImage]) -> Iterator[bytes]:
         rows: the samples' rows, as `sample_rows` returns them.
         images: the samples' images, in the same order.
     """
-    # A list's own column of this name would be in the way.
+    # Rename a URL list's own column of this name, because it would collide with ours.
     rows = rows.rename_columns([f"source_{name}" if name == IMAGE_COLUMN else name for name in rows.column_names])
     schema = rows.schema.append(pa.field(IMAGE_COLUMN, pa.binary()))
     sink = _Sink()
@@ -101,23 +101,23 @@ def _row_groups(images: Iterable[SampleImage]) -> Iterator[Sequence[bytes]]:
 
 
 class _Sink(io.RawIOBase):
-    """A file that keeps what was written until it is taken."""
+    """A writable file in memory that keeps the written bytes until `take` is called."""
 
     def __init__(self) -> None:
         self._pieces: list[bytes] = []
         self._written = 0
 
     def writable(self) -> bool:
-        """Return that it can be written."""
+        """Return True, because Arrow asks whether the file is writable."""
         return True
 
     def tell(self) -> int:
-        """Return the number of bytes written so far, including the taken ones."""
+        """Return the number of bytes written so far, including the bytes already taken."""
         return self._written
 
     def write(self, piece: Any) -> int:
         """Keep a piece."""
-        # Arrow may use its buffer again.
+        # Copy the bytes, because Arrow may reuse its buffer.
         self._pieces.append(bytes(piece))
         self._written += len(piece)
         return len(piece)

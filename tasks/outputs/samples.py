@@ -1,7 +1,7 @@
-"""Select what a data set keeps of a manifest's row: the URL list's columns, and the facts about the saved image.
+"""Select the parts of a manifest's row for a data set: the URL list's columns, and the facts about the saved image.
 
-The facts about the download stay in the manifest, because they differ each time. Without them, the same images with
-the same columns give the same bytes.
+The facts about the download stay only in the manifest, because they differ between downloads. Without these facts, the
+same images with the same columns give the same bytes.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def captions(rows: pa.Table) -> Iterator[bytes | None]:
 
 
 def _json_value(value: Any) -> Any:
-    """Return a value that JSON lacks as a value that it has."""
+    """Convert a value of a type that JSON lacks."""
     if isinstance(value, bytes):
         return base64.b64encode(value).decode()
     if isinstance(value, Mapping):
