@@ -37,7 +37,7 @@ def tiled_tiff(*tiles: tuple[int, int], size: tuple[int, int] = (16, 16), kind: 
 
 
 def jpeg(size: tuple[int, int], scans: int, *, before: bytes = b"", data: bool = True) -> bytes:
-    """Return a baseline JPEG of three components. Each scan holds one of them.
+    """Return a baseline JPEG of three components. Each scan holds one component.
 
     Args:
         size: width and height.
@@ -62,7 +62,7 @@ def gif(*frames: tuple[int, int], disposal: int = 2) -> bytes:
         disposal: the content after each frame: the background (2) or the previous image (3).
     """
     body = encoded(Image.new("L", (8, 8), 1), "GIF")
-    # The descriptor follows the screen and its colours; after its ten bytes comes the data.
+    # The image descriptor (10 bytes) follows the screen and its colours; the image data follows the descriptor.
     descriptor = body.index(b"\x2c" + bytes(4))
     control = b"\x21\xf9\x04" + bytes([disposal << 2 | 1, 0, 0, 0, 0])
     made = (control + b"\x2c" + struct.pack("<HHHHB", 0, 0, *size, 0) + body[descriptor + 10 : -1] for size in frames)
@@ -70,7 +70,7 @@ def gif(*frames: tuple[int, int], disposal: int = 2) -> bytes:
 
 
 def small_avif(size: tuple[int, int]) -> bytes:
-    """Return an AVIF of this size. Its header claims 16 x 16."""
+    """Return an AVIF of this size. The header of the AVIF claims 16 x 16."""
     body = encoded(Image.new("L", size, 90), "AVIF", speed=10)
     return body.replace(struct.pack(">4sIII", b"ispe", 0, *size), struct.pack(">4sIII", b"ispe", 0, 16, 16))
 
@@ -92,7 +92,7 @@ def pieces(kind: str, count: int) -> bytes:
 
 
 def metadata() -> dict[str, bytes]:
-    """Return images of several megabytes that are all metadata, or all places where a relevant part could begin."""
+    """Return images of several megabytes of metadata, or of bytes that each look like the start of a relevant part."""
     size = 4 << 20
     start = encoded(Image.new("L", (8, 8), 1), "GIF")[:-1]
     png = encoded(Image.new("L", (8, 8), 1))

@@ -38,7 +38,7 @@ class Authority:
         (folder / "serial").write_text("01\n")
         (folder / "ca.cnf").write_text(_CONFIGURATION.format(folder=folder))
         self._key = folder / "ca.key"
-        #: Its certificate, in a PEM file.
+        #: The authority's certificate, in a PEM file.
         self.certificate = folder / "ca.pem"
         subject = ("-nodes", "-subj", f"/CN={name}", *_EC, "-keyout", str(self._key))
         if parent is None:

@@ -1,4 +1,4 @@
-"""Shared fixtures: tests connect to this machine only, and a missing program skips a test at home."""
+"""Shared fixtures: tests connect to this machine only, and a missing program skips a test (but fails it in CI)."""
 
 from __future__ import annotations
 
@@ -44,7 +44,10 @@ def _interruptible() -> None:
 
 
 def lacking(message: str) -> NoReturn:
-    """Skip a test because this machine lacks something. In CI, fail instead, because nothing may be missing there."""
+    """Skip a test because this machine lacks something.
+
+    In CI, fail the test instead, because CI must have everything that the tests need.
+    """
     if os.environ.get("CI"):
         pytest.fail(message)
     pytest.skip(message)
@@ -57,7 +60,7 @@ def installed(program: str) -> str | None:
 
 
 def required(program: str) -> str:
-    """Return the path of a program that a test needs. If it is missing, skip the test; in CI, fail."""
+    """Return the path of a program that a test needs. If the program is missing, skip the test; in CI, fail."""
     found = installed(program)
     if found is None:
         lacking(f"{program} is not installed on this machine")

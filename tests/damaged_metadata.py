@@ -32,19 +32,19 @@ IMAGE = _drawn()
 
 
 def chunk(kind: bytes, data: bytes, *, crc_error: int = 0, length_error: int = 0) -> bytes:
-    """Return a PNG chunk. ``crc_error`` falsifies its checksum, ``length_error`` its length."""
+    """Return a PNG chunk. ``crc_error`` changes the chunk's checksum, and ``length_error`` its length."""
     crc = zlib.crc32(kind + data) ^ crc_error
     return struct.pack(">I", len(data) + length_error) + kind + data + struct.pack(">I", crc)
 
 
 def png(*chunks: bytes, after: bytes = b"", image: Image.Image = IMAGE) -> bytes:
-    """Return a PNG with more chunks: before its pixels, and after them."""
+    """Return a PNG with additional chunks before and after its pixels."""
     body = encoded(image)
     return body[:_HEADER_END] + b"".join(chunks) + body[_HEADER_END:-12] + after + body[-12:]
 
 
 def segment(marker: int, data: bytes, *, length_error: int = 0) -> bytes:
-    """Return a JPEG segment. ``length_error`` is added to its length."""
+    """Return a JPEG segment. ``length_error`` is added to the segment's length."""
     return struct.pack(">BBH", 0xFF, marker, (len(data) + 2 + length_error) % 65536) + data
 
 
@@ -55,14 +55,14 @@ def jpeg(*segments: bytes, image: Image.Image = IMAGE, **options: object) -> byt
 
 
 def gif(*blocks: bytes, after: bytes = b"", end: bytes = b";") -> bytes:
-    """Return a GIF with more blocks: before its frame, and after it."""
+    """Return a GIF with additional blocks before and after its frame."""
     body = encoded(IMAGE, "GIF")
     frame = body.index(b"\x2c" + bytes(4))
     return body[:frame] + b"".join(blocks) + body[frame:-1] + after + end
 
 
 def riff_chunk(kind: bytes, data: bytes, *, length_error: int = 0, pad: bool = True) -> bytes:
-    """Return a WebP chunk. Its length may be wrong and its padding may be missing."""
+    """Return a WebP chunk. The length may be wrong, and the padding may be missing."""
     return kind + struct.pack("<I", len(data) + length_error) + data + b"\0" * (len(data) % 2 if pad else 0)
 
 
@@ -282,7 +282,7 @@ def _others() -> dict[str, bytes]:
 
 @cache
 def damaged_metadata() -> dict[str, bytes]:
-    """Return all of the images; the keys name the damage."""
+    """Return all images, each under a key that names its damage."""
     formats = {"PNG": _pngs(), "JPEG": _jpegs(), "GIF": _gifs(), "WebP": _webps(), "TIFF": _tiffs()}
     named = {f"{kind}: {name}": body for kind, bodies in formats.items() for name, body in bodies.items()}
     return named | _others()

@@ -14,7 +14,10 @@ from tests.waiting import PATIENCE
 
 @contextmanager
 def running(options: DemoOptions | None = None) -> Iterator[DemoServer]:
-    """Run a server with an event loop in a thread. It must leave neither tasks nor complaints behind."""
+    """Run a server with an event loop in a thread.
+
+    At the end, no task may still be running, and the loop may have logged no error.
+    """
     loop = asyncio.new_event_loop()
     complaints: list[dict[str, Any]] = []
     loop.set_exception_handler(lambda _, complaint: complaints.append(complaint))

@@ -1,7 +1,7 @@
 """``python -m tests.file_server FILES LOGS PORT``: serve a folder on loopback where nginx is not installed.
 
-Like nginx, it sends an ETag and a Last-Modified, answers 304 to conditional requests, keeps connections open, and logs
-each request into three files (see `tests.integration.processes.file_server`).
+Like nginx, the server sends an ETag and a Last-Modified, answers 304 to conditional requests, and keeps connections
+open. It logs each request into three files (see `tests.integration.processes.file_server`).
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Handler(BaseHTTPRequestHandler):
         """Send the file, unless it is missing or the client has it."""
         path = unquote(urlsplit(self.path).path)
         status, headers, body = self._answer(self.server.files / path.lstrip("/"))
-        # Before the answer, so that a client with its answer finds its request in the logs.
+        # The server logs before it answers, so that a client that has its answer finds its request in the logs.
         self.server.log(path, self.path, f"{path} {status} {len(body)}")
         self.send_response(status)
         for name, value in headers.items():

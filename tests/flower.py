@@ -58,7 +58,7 @@ class RunningFleet:
     root: Path
 
     def run(self, name: str, urls: Sequence[str]) -> dict[str, Any]:
-        """Download URLs into a folder of that name. Return the numbers of the run."""
+        """Download URLs into a folder of the given name. Return the run's counts."""
         given = "\n".join(urls).encode()
         arguments = ("run", "-", "--out", self.root / name, "--broker", self.broker, "--retries", "0", "--json")
         return processes.producer(*arguments, stdin=given).json()

@@ -12,7 +12,7 @@ from tests.unit.conftest import Canned, always, response
 
 
 class ForwardProxy(Canned):
-    """A proxy that resolves names itself. It answers 502 for an unknown host."""
+    """A proxy that resolves names itself. The proxy answers 502 for an unknown host."""
 
     def __init__(self, hosts: Mapping[str, int], credentials: str | None = None) -> None:
         """Take the hosts and the required credentials. ``hosts`` maps ``name:port`` to a port on 127.0.0.1."""
@@ -47,7 +47,7 @@ def _authority(url: str) -> str:
 
 
 def _origin_form(head: bytes) -> bytes:
-    """Return the head as it is forwarded: with only path and query, and without the fields for the proxy."""
+    """Return the head to forward: the request line with only path and query, and no fields for the proxy."""
     first, *lines = head.decode().split("\r\n")
     method, url, version = first.split(" ")
     target = url.partition("://")[2].partition("/")[2]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-#: Each of these leads to this machine or its network. PORT stands for a port with a listener.
+#: Each of these URLs leads to this machine or its network. PORT stands for a port with a listener.
 URLS = {
     "dotted": "http://127.0.0.1:PORT/",
     "another of loopback": "http://127.255.255.254:PORT/",

@@ -1,4 +1,4 @@
-"""Make the folder of a run as its producer and its workers would leave it, without either."""
+"""Make the folder of a run as its producer and its workers would leave it, without running them."""
 
 from __future__ import annotations
 

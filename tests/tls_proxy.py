@@ -1,7 +1,7 @@
 """``python -m tests.tls_proxy PORT TARGET CERTIFICATE KEY``: accept TLS on loopback for a server without TLS.
 
-The Redis of the Python package is built without TLS. Behind this proxy it can stand in for one with TLS: a client
-verifies the certificate, and a connection without TLS ends at once, as with Redis itself.
+The Redis of the Python package is built without TLS. Behind this proxy, that Redis acts like a Redis with TLS: a client
+verifies the certificate, and a connection without TLS ends at once.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ async def _relay(target: int, reader: asyncio.StreamReader, writer: asyncio.Stre
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Copy until either side ends, then close the other one, so that the opposite copy ends too."""
+    """Copy until either side ends, then close the other side, so that the copy in the other direction ends too."""
     with suppress(OSError):
         while block := await reader.read(1 << 16):
             writer.write(block)

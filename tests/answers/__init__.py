@@ -1,11 +1,12 @@
 """Answers of real servers: the results of imagefleet, curl and requests, and why imagefleet refuses some.
 
-The rows are data: a case gives the server's answer, and three clients fetch the image. ``python -m tests.answers``
-(``make answers``) runs all cases, stores the results in ``results.json`` and updates ``docs/answers.md``.
+Each row of the table is a `Case`: it gives the server's answer, and three clients fetch the image. ``python -m
+tests.answers`` (``make answers``) runs all cases, stores the results in ``results.json`` and updates
+``docs/answers.md``.
 
 To add a row, add a `Case` to a module of cases (`headers.py`, `bodies.py`, …), or add a module with a list ``CASES``
 and its heading to `cases.GROUPS`. Then run ``make answers``.
 
-A unit test fails in three cases: a row has no stored result; imagefleet's result differs from the stored one;
-imagefleet refuses an image that curl or requests save, and the case has no ``reason``.
+A unit test fails if a row has no stored result, or if imagefleet's result differs from the stored one. It also fails if
+imagefleet refuses an image that curl or requests save, and the case gives no ``reason``.
 """

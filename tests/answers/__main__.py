@@ -16,7 +16,10 @@ from tests.conftest import required
 
 
 def main() -> None:
-    """Store the results, print them, and update the page. Exit with status 1 if a row breaks the rule."""
+    """Store the results, print them, and update the page.
+
+    Exit with status 1 if imagefleet does worse than both other clients in a row without a reason.
+    """
     rows = {}
     for case in CASES:
         rows[case.name] = by_all(case)

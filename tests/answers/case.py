@@ -40,7 +40,7 @@ class ReceivedRequest:
         return self.head.split(" ", 2)[1]
 
     def has(self, line: str) -> bool:
-        """Return whether a header line is present; the case of its name is ignored."""
+        """Return whether a header line is present; upper and lower case in its name are equal."""
         return line.lower() in self.head.lower().split("\r\n")
 
 
@@ -52,29 +52,30 @@ Answer = Callable[[ReceivedRequest], bytes | Iterable[bytes]]
 class Case:
     """One row of the table."""
 
-    #: Short and unique; lower case with hyphens. The stored results are keyed by it.
+    #: Short and unique; lower case with hyphens. The stored results are keyed by this name.
     name: str
     #: The server's behaviour, as shown in the first column; Markdown.
     title: str
     #: The bytes of every answer, or a function that makes them.
     answer: bytes | Answer
-    #: Why imagefleet refuses the image although curl or requests save it; empty if it is not stricter than both.
+    #: Why imagefleet refuses the image although curl or requests save it; empty if none of them saves more than
+    #: imagefleet.
     reason: str = ""
-    #: The URLs to fetch one after the other over the same connections; the last one is the row's. ``{server}`` is
-    #: replaced by the server's own URL.
+    #: The URLs to fetch one after the other over the same connections; the row shows the result of the last URL.
+    #: ``{server}`` is replaced by the server's own URL.
     urls: tuple[str, ...] = ("{server}/image",)
     #: The expected bytes.
     image: bytes = IMAGE
     #: Whether the server closes the connection after each answer.
     closes: bool = False
-    #: Whether the clients use the server as their HTTP proxy; then ``urls`` may contain any host.
+    #: Whether the clients use the server as their HTTP proxy; if so, ``urls`` may contain any host.
     proxied: bool = False
     #: imagefleet's options.
     options: FetchOptions = OPTIONS
 
 
 def answer(body: bytes | Iterable[bytes] = IMAGE, *fields: str, status: str = "200 OK", length: bool = True) -> bytes:
-    """Return an answer. The fields are whole lines, and a Content-Length follows unless ``length`` is false."""
+    """Return an answer. Each field is a whole line. A Content-Length is added unless ``length`` is false."""
     sent = body if isinstance(body, bytes) else b"".join(body)
     lines = [f"HTTP/1.1 {status}", *fields, *([f"Content-Length: {len(sent)}"] if length else [])]
     return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + sent

@@ -1,4 +1,4 @@
-"""The three clients. Each fetches the URLs of a case from a server on loopback."""
+"""The three clients. Each client fetches the URLs of a case from a server on loopback."""
 
 from __future__ import annotations
 

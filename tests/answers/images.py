@@ -1,7 +1,7 @@
 """Cases of images: damaged metadata around whole pixels, and missing pixels.
 
-curl and requests don't check the contents they save, so imagefleet decodes every pixel here (`--verify decode`). It
-refuses only an image with missing pixels, and gives a reason.
+curl and requests don't check the contents they save, so imagefleet decodes every pixel here (`--verify decode`).
+imagefleet refuses only an image with missing pixels, and gives a reason.
 """
 
 from __future__ import annotations

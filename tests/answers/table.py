@@ -1,4 +1,4 @@
-"""The table of `docs/answers.md`, its stored results, and their rule."""
+"""The table of `docs/answers.md`, its stored results, and the rule that every row must follow."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from tests.answers.case import CLIENTS, OTHER_BYTES, SAVED, Case
 from tests.answers.cases import CASES, GROUPS
 
-#: The results of `make answers`. The page is produced from them.
+#: The results of `make answers`. `docs/answers.md` is produced from these results.
 FOUND = Path(__file__).with_name("results.json")
 
 Results = Mapping[str, str]
@@ -29,12 +29,12 @@ def store(rows: Mapping[str, Results], versions: Results) -> None:
 
 
 def violations(cases: Iterable[Case], rows: Mapping[str, Results]) -> list[str]:
-    """Return a sentence for each row that breaks the rule: without a reason, never worse than both other clients."""
+    """Return a sentence for each row without a reason in which imagefleet does worse than both other clients."""
     found = []
     for case in cases:
         ours, *others = (rows[case.name][client] for client in CLIENTS)
         if ours == OTHER_BYTES:
-            # A short body is not detectable if its length field agrees with it.
+            # A truncated body can't be detected if the length field gives the truncated length.
             if set(others) != {OTHER_BYTES}:
                 found.append(f"{case.name}: imagefleet saves something else than the server's image")
         elif ours == SAVED and case.reason:

@@ -62,7 +62,7 @@ class Stack:
         try:
             yield process
         finally:
-            # Its container is removed together with the stack.
+            # The producer's container is removed together with the stack.
             process.kill()
             process.communicate()
 
@@ -81,7 +81,7 @@ class Stack:
 
 
 def need_engine() -> None:
-    """Skip a test without a Docker Engine; in CI the test fails instead."""
+    """Skip a test if there is no Docker Engine; in CI, fail it instead."""
     if subprocess.run([required("docker"), "compose", "ls"], capture_output=True, check=False).returncode:
         lacking("no Docker Engine with Compose is running on this machine")
 

@@ -49,7 +49,7 @@ def test_long_running_services_are_supervised(name: str) -> None:
 
 
 def test_every_service_is_tested() -> None:
-    """The tests of this file cover every service."""
+    """The tests in this file cover every service of the Compose files."""
     assert set(config()) == {*_LONG_RUNNING, *_ONCE}
 
 
@@ -108,7 +108,7 @@ def test_environment_configures_the_services() -> None:
 
 @pytest.mark.parametrize("prefix", ["", "watch", "/watch/"])
 def test_flower_uses_its_prefix(prefix: str) -> None:
-    """Flower, its health check and the command for its address all get the prefix."""
+    """Flower, its health check and the command that prints its address all use the configured URL prefix."""
     services = config(FLOWER_URL_PREFIX=prefix)
     assert {services[name]["environment"]["FLOWER_URL_PREFIX"] for name in ("flower", "passwords")} == {prefix}
     # `config.healthcheck` collapses repeated slashes.

@@ -1,4 +1,4 @@
-"""Disturbances of a Compose fleet during a run: services restart, workers are added and removed."""
+"""A run in a Compose fleet completes although services restart and workers are added and removed."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_survives_restarts_of_every_service(stack: Stack, tmp_path: Path) -> Non
     assert numbers["total"] == _IMAGES
     rows = processes.rows(stack.folder / "images" / "restarted")
     assert len(rows) == _IMAGES
-    # The image server was unreachable for a moment, so downloads in progress may have failed; no others may.
+    # The image server was unreachable for a moment. Only the downloads in progress then may have failed.
     assert set(numbers["reasons"]) <= {"connect", "timeout", "truncated", "dns"}
     assert numbers["success"] >= _IMAGES - 100
 

@@ -58,7 +58,7 @@ class FlowerPage:
 
 @pytest.fixture(scope="module")
 def urls(demo: DemoProcess, fleet: RunningFleet) -> list[str]:
-    """Run a list and wait until Flower has all events; return its URLs, the `_SAVED` saved ones first."""
+    """Run a list and wait until Flower has all events; return the URLs, beginning with the `_SAVED` saved images."""
     every = [f"{demo.url}/images/{number}.jpg" for number in range(_SAVED)]
     every += [f"{demo.url}/fault/not-found", f"{demo.url}/fault/html", "http://10.0.0.1/private.jpg", _MARKUP]
     numbers = fleet.run("flower", every)
@@ -99,7 +99,7 @@ def flower(browser: Browser, fleet: RunningFleet, urls: list[str]) -> Iterator[F
 
 
 def test_wrong_password_is_refused(browser: Browser, fleet: RunningFleet) -> None:
-    """A wrong password opens no page, and no static file either."""
+    """With a wrong password, Flower serves neither pages nor static files."""
     from docs.browser import flower_page
 
     with flower_page(browser, fleet.flower.url, "wrong") as page:
@@ -139,7 +139,7 @@ def test_task_is_found_by_its_url(flower: FlowerPage, urls: list[str]) -> None:
 
 
 def test_failed_images_are_found(flower: FlowerPage, urls: list[str]) -> None:
-    """Failed images are found by a search, by the button *Failed*, and by the link of the workers page's count."""
+    """A search, the button *Failed*, and a click on their count on the workers page all find the failed images."""
     found = {cells["args"]: cells for cells in map(flower.cells, flower.search("result:failed", _FAILED).all())}
     assert set(found) == set(urls[_SAVED:])
     assert {cells["state"] for cells in found.values()} == {"FAILURE"}

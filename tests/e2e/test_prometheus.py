@@ -29,7 +29,7 @@ class Prometheus:
         self._url = url
 
     def value(self, query: str) -> float:
-        """Return the single value of a query, or NaN while there is none."""
+        """Return the single value of a query, or NaN while the query has no value."""
         parameters = urllib.parse.urlencode({"query": query})
         with urllib.request.urlopen(f"{self._url}/api/v1/query?{parameters}", timeout=10) as response:
             found = json.load(response)["data"]["result"]
@@ -37,7 +37,7 @@ class Prometheus:
         return float(found[0]["value"][1]) if found else math.nan
 
     def is_ready(self) -> bool:
-        """Return whether it answers requests."""
+        """Return whether Prometheus answers requests."""
         try:
             with urllib.request.urlopen(f"{self._url}/-/ready", timeout=10) as response:
                 return bool(response.status == 200)
@@ -79,8 +79,8 @@ def test_counters_follow_the_runs(prometheus: Prometheus, fleet: RunningFleet, d
     processes.eventually(lambda: prometheus.value('up{job="imagefleet"}') == 1, "the target")
     urls = [f"{demo.url}/images/{number}.jpg" for number in range(20)]
     urls += [f"{demo.url}/fault/not-found?{number}" for number in range(5)]
-    # A rate needs a worker's counter to grow after Prometheus first saw it. There are two workers, so at least one of
-    # them gets two of three turns.
+    # Prometheus computes a rate only if a worker's counter grows after Prometheus first read it. With two workers and
+    # three turns, at least one worker gets two turns.
     for turn in (1, 2, 3):
         fleet.run(f"turn-{turn}", urls)
         ended = [20.0 * turn, 5.0 * turn]
@@ -89,7 +89,7 @@ def test_counters_follow_the_runs(prometheus: Prometheus, fleet: RunningFleet, d
     assert prometheus.value("sum(flower_worker_online)") == 2
     assert len(_QUERIES) == 5
     for query in _QUERIES:
-        # No task is running any more; all other values have grown.
+        # The number of running tasks is 0, because no task is running any more; all other values have grown.
         least = -1 if "currently_executing" in query else 0
         processes.eventually(partial(_exceeds, prometheus, query, least), query)
 

@@ -18,7 +18,7 @@ from tests.runs import make_run
 from tests.unit.conftest import image
 
 _PAGE = (ROOT / "docs" / "outcomes.md").read_text(encoding="utf-8")
-#: The expression of each library, as the page shows it.
+#: The expression of each library, as the documentation page shows it.
 _LINES = dict(re.findall(r"^\| \w+ \| `(?=(pandas|polars|duckdb|pyarrow)\.)(.*?)`", _PAGE, re.MULTILINE))
 _LIBRARIES = ("pandas", "polars", "duckdb", "pyarrow")
 _ROWS = 8
@@ -42,7 +42,7 @@ def test_line_reads_only_the_manifests(folder: Path, library: str) -> None:
     """Each line returns every request once, in the order of the list."""
     if find_spec(library) is None:
         lacking(f"{library} is not installed in this environment")
-    # In a separate process, because some libraries start threads that would affect other tests.
+    # The expression runs in a separate process, because some libraries start threads that would affect other tests.
     imports = "import glob, pyarrow.parquet" if library == "pyarrow" else f"import glob, {library}"
     script = f"{imports}\nfor url in ({_LINES[library]})['url']: print(url)"
     ended = subprocess.run([sys.executable, "-c", script], cwd=folder, capture_output=True, text=True, check=False)

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.timeout(900)
 
 
 class Site:
-    """A host's `.env`, its shared folder, and a Compose project with the services of this host and the others."""
+    """A host's `.env`, its shared folder, and a Compose project with the services of this and the other hosts."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.images = folder, folder / "images"
@@ -103,7 +103,7 @@ def _create_files(site: Site) -> None:
     # The container's user id differs from all user ids here.
     for path in (etc, *etc.iterdir()):
         path.chmod(0o755 if path.is_dir() else 0o644)
-    # As recommended: only the folder's owner can read the password.
+    # Only the folder's owner can read the password, as the documentation recommends.
     (etc / "imagefleet-password").chmod(0o400)
     for path in (site.images, etc / "imagefleet-password"):
         os.chown(path, _USER, _USER)

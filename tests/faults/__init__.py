@@ -1,2 +1,1 @@
-"""CommandError tests: whole runs with real processes that are killed, disconnected or starved; they prove nothing is
-lost."""
+"""Fault tests: whole runs whose real processes are killed, disconnected or starved, without losing anything."""

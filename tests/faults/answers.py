@@ -19,8 +19,8 @@ import redis
 from tests.integration import processes
 from tests.waiting import wait_for
 
-#: Commands in the append-only file, enough for seconds of loading. Each script writes `_BATCH` of them, because one
-#: script for all would be BUSY.
+#: Commands in the append-only file, enough for seconds of loading. Each script writes `_BATCH` commands, because one
+#: script for all commands would make Redis reply BUSY.
 _COMMANDS, _BATCH = 1_000_000, 50_000
 _FILLER = "filler"
 _PASSWORD = "changed"
@@ -45,7 +45,7 @@ Provocation = Callable[[Target], AbstractContextManager[None]]
 
 
 def setting(name: str, value: int) -> Provocation:
-    """Return a provocation that gives a setting of Redis a value, and then 0 again."""
+    """Return a provocation that sets a Redis option to a value, and at the end to 0."""
 
     @contextmanager
     def change(target: Target) -> Iterator[None]:
@@ -118,7 +118,7 @@ def busy(target: Target) -> Iterator[None]:
 
 
 def _end_script(admin: Any) -> bool:
-    """Kill the running script; return false while another one runs, because a client may have sent it again."""
+    """Kill the running script; return false if another script runs afterwards, because a client may have resent it."""
     with suppress(redis.ResponseError):
         admin.script_kill()
     try:
@@ -225,11 +225,11 @@ def _is_ready(admin: Any) -> bool:
 
 
 def let_last(seconds: float) -> None:
-    """Let a fault last for some time; there is no condition to wait for."""
+    """Let a fault last for some time; the test sleeps, because there is no condition to wait for."""
     time.sleep(seconds)
 
 
-#: Errors a run waits out, by their name in the table.
+#: Errors during which a run waits, by their name in the table.
 TEMPORARY: dict[str, Provocation] = {
     "OOM": setting("maxmemory", 1),
     "MISCONF": cannot_save,

@@ -1,7 +1,8 @@
 """A worker dies between claiming and sending a chord's body.
 
-The last counted parts are not acknowledged, so they are redelivered. The next worker to count them finds the chord
-complete and the body claimed. The claim lasts as long as Celery allows for sending the body: over a minute.
+The worker has not acknowledged the parts that it counted last, so Redis redelivers their tasks. The next worker that
+counts these parts finds the chord complete and the body claimed. The claim lasts as long as Celery allows for sending
+the body: over a minute.
 """
 
 from __future__ import annotations

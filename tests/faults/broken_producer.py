@@ -11,7 +11,7 @@ from producer.cli import main
 from producer.dispatch import publisher
 from tasks.celery import app
 
-#: The producer dies at this message; it sends messages in smaller batches.
+#: The number of the message at which the producer dies; this producer sends messages in smaller batches.
 DIES_AT = 95
 publisher._BATCH_MESSAGES = 10
 _counter = count(1)
@@ -25,6 +25,6 @@ def _die_or_create_message(*arguments: Any, **options: Any) -> Any:
 
 
 if __name__ == "__main__":
-    # as_task_v2 is a cached property: it returns the value in the instance's __dict__.
+    # as_task_v2 is a cached property, so a value in the instance's __dict__ replaces it.
     app.amqp.__dict__["as_task_v2"] = _die_or_create_message
     main.main()

@@ -1,4 +1,4 @@
-"""Shared fixtures of the fault tests: their form, the images, and the tables of results.
+"""Shared fixtures of the fault tests: their form (long or short), the images, and the tables of results.
 
 ``FAULTS=long`` selects the long form; any other value, or none, selects the short one. ``FAULTS_KEEP`` saves the
 results, from which docs/faults.md is made.
@@ -19,7 +19,7 @@ from tests.faults.harness import Arena, Site, serve_images
 
 @pytest.fixture(scope="session")
 def long() -> bool:
-    """Return whether this is the long form."""
+    """Return whether the long form of the fault tests is selected."""
     return os.environ.get("FAULTS") == "long"
 
 

@@ -1,7 +1,7 @@
-"""The harness of the fault tests: a Redis, workers and producers to kill, and the check of a finished run.
+"""The harness of the fault tests: Redis, workers and producers that a test can kill, and the check of a finished run.
 
-Dead workers are restarted, as Compose does. A run without faults requests each URL once, so further requests in nginx's
-log are images fetched twice.
+The harness restarts dead workers, as Compose does. A run without faults requests each URL once, so further requests in
+nginx's log are images fetched twice.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from tests.conftest import redis_program
 from tests.faults import once, table
 from tests.integration import processes
 
-#: Number of images on the nginx server. The lists repeat them, each time with another query.
+#: Number of images on the nginx server. The lists repeat the URLs of these images, each time with another query.
 _DIFFERENT_IMAGES = 200
-#: Smallest size of an image in bytes, because sending an image slowly is how we delay it.
+#: Smallest size of an image in bytes; images must not be too small, because slow sending is how we delay them.
 _MIN_BYTES = 3_000
 #: Manifest columns that must be equal in two runs over the same list.
 FACTS = ("key", "url", "status", "reason", "path", "width", "height", "format", "bytes", "sha256")
@@ -107,11 +107,12 @@ class Server:
         return self._process.pid
 
     def start(self, wait: bool = True) -> None:
-        """Start it with its previous data; wait until it accepts commands, unless ``wait`` is false."""
+        """Start Redis with its previous data; wait until it accepts commands, unless ``wait`` is false."""
         self._data.mkdir(exist_ok=True)
         conf = self._data / "redis.conf"
         if not conf.exists():
-            # A copy, because Sentinels make the monitored servers write their state into it.
+            # The server gets a copy of the file, because Sentinels make the monitored servers write their state into
+            # it.
             shutil.copy(REDIS_CONF, conf)
         argv = [redis_program(), str(conf), "--bind", "127.0.0.1", "--port", str(self.port)]
         argv += ["--dir", str(self._data), *self._options]
@@ -121,7 +122,7 @@ class Server:
             processes.eventually(self._is_ready, "Redis")
 
     def kill(self, forget: bool = False) -> None:
-        """Kill it; with ``forget``, delete its data."""
+        """Kill Redis; with ``forget``, delete its data."""
         assert self._process is not None
         self._process.kill()
         self._process.wait()
@@ -215,7 +216,7 @@ class Fleet:
 
 @dataclass
 class Arena:
-    """One run with its Redis and workers; a context manager, which ends all processes."""
+    """One run with its Redis and workers; a context manager that ends all processes."""
 
     folder: Path
     site: Site

@@ -1,7 +1,8 @@
 """Scenarios in which a chord loses a message, a part or its body, each with its fault.
 
-A scenario causes its fault in a run of `IMAGE_QUEUE` images, and then leaves good workers running. The producer has to
-find the loss. `Arena.module` is the producer's command: the real one, or as a control one without repairs.
+A scenario causes its fault in a run of `IMAGE_QUEUE` images. Afterwards the workers have no fault. The producer has to
+find the loss. `Arena.module` is the producer's command: the real producer, or, as a control, a producer without
+repairs.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ def _message(arena: Arena) -> Iterator[processes.Background]:
 
 @contextmanager
 def _broken(app: str, arena: Arena) -> Iterator[processes.Background]:
-    """Use a worker with one faulty line that takes effect once."""
+    """Use a worker with one fault that occurs only once."""
     arena.fleet.add(1, app=f"tests.faults.{app}")
     with arena.run(arena.list(IMAGES)) as run:
         processes.eventually((arena.folder / "once").exists, "the fault")
@@ -101,7 +102,7 @@ def _foreign_worker(arena: Arena) -> Iterator[processes.Background]:
 
 @contextmanager
 def _expired_run(arena: Arena) -> Iterator[processes.Background]:
-    """Complete a chord with tasks that no longer find their run, and resume that run while the body is queued."""
+    """Let tasks that no longer find their run complete a chord, and resume that run while the body is queued."""
     with arena.run(arena.list(IMAGES)) as run:
         processes.eventually(lambda: arena.server.client.llen(IMAGES_QUEUE) == IMAGES, "all messages")
         run.process.kill()
@@ -119,7 +120,7 @@ def _expired_run(arena: Arena) -> Iterator[processes.Background]:
 
 @contextmanager
 def _redis(app: str, forget: bool, arena: Arena) -> Iterator[processes.Background]:
-    """Kill Redis during downloads, and restart it after more of them are done."""
+    """Kill Redis during downloads, and restart it after further downloads have finished."""
     arena.fleet.add(1, app=app)
     with arena.run(arena.list(IMAGES, rate=_SLOW_RATE)) as run:
         arena.wait_until_saved(IMAGES // 4, run)

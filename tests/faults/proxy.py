@@ -41,11 +41,11 @@ class Proxy:
         return len(self._pairs)
 
     def move_to(self, target: int) -> None:
-        """Forward new connections to another port, like a changed DNS name; open connections stay unchanged."""
+        """Forward new connections to another port, as after a change in DNS; open connections stay unchanged."""
         self._target = target
 
     def stall(self) -> None:
-        """Stop forwarding; received data is accepted and waits."""
+        """Stop forwarding; the proxy still accepts data, and holds it back."""
         self._forwarding.clear()
 
     def forward(self) -> None:
@@ -93,7 +93,7 @@ class Proxy:
         except OSError:
             pass
         finally:
-            # The end of one direction ends the other, as it would between two real peers sooner or later.
+            # If one direction ends, end the other too, because two real peers would also do this sooner or later.
             for end in pair:
                 with suppress(OSError):
                     end.shutdown(socket.SHUT_RDWR)

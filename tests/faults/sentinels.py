@@ -17,7 +17,7 @@ from tests.waiting import wait_for
 
 MASTER = "mymaster"
 _COUNT = 3
-#: Milliseconds of silence until a Sentinel considers a server dead, and the timeout of a failover in milliseconds.
+#: Silence after which a Sentinel considers a server dead, and the timeout of a failover; both in milliseconds.
 _DEAD_AFTER, _FAILOVER = 1_000, 6_000
 
 

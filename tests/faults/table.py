@@ -1,6 +1,6 @@
 """The result tables of the fault tests: survived faults, faults without repair, and Redis errors.
 
-They are printed at the end of the tests, saved on request, and shown in docs/faults.md.
+The tables are printed at the end of the tests, saved on request, and shown in docs/faults.md.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class StalledRun:
     saved: int
     outcomes: int
     seconds: float
-    #: Outcomes after `producer resume`, which repairs.
+    #: Number of Outcomes after `producer resume`, which repairs the run.
     resumed: int
 
     def cells(self) -> tuple[str, ...]:
@@ -123,7 +123,7 @@ def format_lines(table: Table) -> list[str]:
 
 
 def save(form: str, path: Path = RESULTS) -> None:
-    """Save this process's rows; saved rows of other faults stay if they have the same form."""
+    """Save this process's rows; saved rows of other faults stay if they come from the same form (long or short)."""
     saved = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     known = saved if saved.get("form") == form else {}
     merged = {table.name: _merge(known.get(table.name, []), map(asdict, table.rows)) for table in TABLES}

@@ -1,4 +1,4 @@
-"""A replica takes over during a run: the producer detects the tasks lost with missing writes, and resends them."""
+"""A replica without the last writes takes over during a run: the producer detects the lost tasks and resends them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.integration import processes
 def test_survives_a_promotion_with_lost_writes(arena: Arena, long: bool) -> None:
     """A run completes on a promoted replica without the last second of writes.
 
-    The address moves to the replica. Connections to the old master stay open, and it replies READONLY.
+    The broker's address now leads to the replica. Connections to the old master stay open, and it replies READONLY.
     """
     images = 4_000 if long else 600
     with (
@@ -62,7 +62,7 @@ def test_survives_two_failovers_by_sentinels(arena: Arena, long: bool) -> None:
 @contextmanager
 def _run_with_workers(arena: Arena, url: str, images: int) -> Iterator[processes.Background]:
     """Start two workers and a run, yield it when a quarter is saved, and check that it succeeds without crashes."""
-    # Slow enough to last until the second failover.
+    # The images are slow enough for the run to last until the second failover.
     source = arena.list(images, rate=3_000)
     arguments = ["run", source, "--out", arena.out, "--shard-size", "250", "--broker", url, "--json"]
     fleet = Fleet(arena.folder, url)

@@ -1,4 +1,4 @@
-"""Losses in a chord: with repair the run completes and reports the resent images; without it the run stalls forever."""
+"""After losses in a chord, a producer with repair completes the run; without repair the run stalls forever."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.faults.loss_scenarios import CHORD_LOSSES, IMAGES, REDIS_LOSSES, Loss
 from tests.integration import processes
 
 _LOSSES = (*CHORD_LOSSES, *REDIS_LOSSES)
-#: Number of concurrent runs without repair; they mostly wait.
+#: Number of concurrent runs without repair; many can run at once because they mostly wait.
 _CONCURRENT_RUNS = 5
 
 

@@ -35,7 +35,7 @@ def peaks(images: int, window: int, site: Site, folder: Path) -> tuple[int, int]
             over.set()
             sampler.join()
         assert numbers["success"] == numbers["total"] == images
-        # Redis does not log refused writes, but workers and producers log the errors.
+        # Redis does not log refused writes, so the test searches the logs of workers and producers.
         assert "OOM" not in run.err + arena.fleet.logs()
         found = arena.server.client.info("memory")
         seconds = time.monotonic() - started
@@ -56,8 +56,8 @@ def _sample(pid: int, memory: list[int], over: threading.Event) -> None:
 
 @pytest.mark.timeout(4000)
 def test_memory_does_not_grow_with_the_list(site: Site, tmp_path: Path, long: bool) -> None:
-    """A many times longer list takes less than 10 % more memory in the producer and in a limited Redis."""
-    # Even the shorter list is several windows long.
+    """With a list many times as long, the producer and a limited Redis need less than 10 % more memory."""
+    # Even the shorter list fills the window (the maximum number of shards in flight) several times.
     sizes, window = ((100_000, 1_000_000), 8) if long else ((10_000, 30_000), 2)
     small, large = (peaks(images, window, site, tmp_path / str(images)) for images in sizes)
     growth = [after / before for before, after in zip(small, large, strict=True)]

@@ -1,4 +1,4 @@
-"""Only images that kill their worker fail. A shard that kills every worker collecting it ends its run."""
+"""Of all images, only those that kill their worker fail. A shard that kills every worker collecting it ends its run."""
 
 from __future__ import annotations
 

@@ -31,8 +31,8 @@ def kill_producer(arena: Arena, run: processes.Background) -> None:
 def test_resumed_run_equals_an_undisturbed_run(arena: Arena, images: int) -> None:
     """A run resumed after its producer was killed has the same result as a run without a fault.
 
-    The producer is killed after a part of the images is saved. In the last case it is killed between the last header
-    task and the body: all images are counted, and the bodies are still queued.
+    The producer is killed after a part of the images is saved. In the last case the producer is killed after all images
+    are counted, while the chord bodies are still queued.
     """
     arena.fleet.add(2)
     with arena.run(arena.list(images), "--shard-size", _SHARD) as run:

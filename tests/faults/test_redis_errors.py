@@ -1,4 +1,4 @@
-"""Redis errors during a run: the run waits for the end of temporary ones; lasting ones end it until it is resumed."""
+"""A run waits until temporary Redis errors are over. Lasting errors end the run, and it can be resumed."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def workers(request: pytest.FixtureRequest) -> str:
 @pytest.mark.parametrize("error", TEMPORARY)
 def test_run_waits_for_the_end_of_a_temporary_error(arena: Arena, long: bool, workers: str, error: str) -> None:
     """The run pauses during the error and then completes; no image is lost and no worker dies."""
-    # Filling the server takes a second, and a short run would end meanwhile.
+    # The run is long, because filling the server takes a second, and a short run would end before.
     images = 4_000 if long or error == "LOADING" else 400
     with _start_run(arena, workers, images) as (run, target):
         arena.wait_until_saved(images // 4, run)
@@ -139,7 +139,7 @@ def _server_of(run: processes.Background) -> tuple[int, Path] | None:
     for process in run.descendants():
         with suppress(psutil.NoSuchProcess):
             if process.name().startswith(("redis-server", "valkey-server")):
-                # The server changes to its folder some time after its start.
+                # The server changes to its data folder only some time after its start.
                 folder = Path(process.cwd())
                 return (process.pid, folder) if (folder / "redis.sock").exists() else None
     return None

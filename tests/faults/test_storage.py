@@ -26,7 +26,7 @@ def mounted(place: Path, *options: str) -> Iterator[None]:
     try:
         yield
     finally:
-        # Lazily, because a killed process may still have an open file there.
+        # The unmount is lazy, because a killed process may still have an open file there.
         subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
@@ -75,7 +75,7 @@ def test_read_only_folder_stops_the_run_until_resumed(arena: Arena) -> None:
     with arena.run(arena.list(images), "--shard-size", "250") as run:
         arena.wait_until_saved(images // 2, run)
         # The producer's lock is open for writing, so the folder can't be remounted directly. A bind mount of the folder
-        # over itself can: all files opened from now on are opened through it.
+        # over itself can be read-only: all files opened from now on are opened through it.
         with mounted(arena.out, "--bind", str(arena.out)):
             processes.eventually(lambda: not _mount("-o", "remount,ro,bind", str(arena.out)), "a read-only folder")
             _, why, todo = wait_for_failure(arena, run)

@@ -1,7 +1,7 @@
 """Fuzz for a given time: ``python -m tests.fuzz --seconds 60``.
 
-The findings are in ``.fuzz/TARGET/``: the failing input, and the log with its traceback. atheris's corpus is there too,
-and the next run starts from it.
+The findings are in ``.fuzz/TARGET/``: the failing input, and the log with its traceback. The folder also holds the
+corpus of atheris; the next run starts from this corpus.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tests.integration import processes
 FOLDER = processes.ROOT / ".fuzz"
 #: Limits of one input in seconds, and of a process in MB; exceeding one is a finding.
 _PATIENCE, _MEMORY = 10, 1024
-#: Examples of each property for each second of hypothesis.
+#: Number of hypothesis examples for each property and second.
 _RATE = 5
 
 

@@ -1,4 +1,4 @@
-"""Set the number of hypothesis examples here, and use new examples in every run."""
+"""Set the number of hypothesis examples for this folder, and use new examples in every run."""
 
 from __future__ import annotations
 

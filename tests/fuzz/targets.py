@@ -1,7 +1,7 @@
 """The fuzzing targets: functions of bytes that return or raise a documented error, with their seed inputs.
 
-To add a target: a function of ``bytes``, and a line in `TARGETS` with valid seed inputs. Any exception it raises is a
-finding.
+To add a target, write a function of ``bytes``, and add a line with valid seed inputs to `TARGETS`. Any exception that
+the function raises is a finding.
 """
 
 from __future__ import annotations
@@ -51,12 +51,12 @@ _MARK = ShardRef("run", 3, 1)
 
 
 class _AnsweringGuard(Guard):
-    """A guard that opens no connection: each caller gets the next answer, and then the end of the stream."""
+    """A guard that opens no connection; each caller gets a socket with the next answer and an end of stream."""
 
     def __init__(self) -> None:
         super().__init__()
         self.answers: list[bytes] = []
-        #: The server's ends of the sockets; if one were closed, requests could not be sent.
+        #: The server's ends of the sockets, kept open because requests can't be sent to a closed one.
         self.ends = ExitStack()
 
     def connect(self, host: str, port: int, timeout: float, kind: Any = socket.socket) -> Any:
@@ -106,7 +106,7 @@ def url(data: bytes) -> None:
         assert " " not in found.text
         assert found.target.startswith("/")
         if len(found.text) <= urls.MAX_LENGTH:
-            # The normal form is stable.
+            # Parsing the normal form of a URL again gives the same text.
             assert urls.parse(found.text) == replace(found, userinfo=None)
 
 

@@ -76,7 +76,7 @@ _BODIES = st.sampled_from([b"", b"body", b"4\r\nbody\r\n0\r\n\r\n", b"ffffffffff
 
 @given(_URLS)
 def test_url_has_a_stable_normal_form(url: str) -> None:
-    """A URL in any form is parsed or refused, and its normal form is stable."""
+    """A URL in any form is parsed or refused, and parsing its normal form changes nothing."""
     targets.url(url.encode("utf-8", "replace"))
 
 
@@ -101,7 +101,7 @@ def test_download_ends_as_documented(answers: list[tuple[int, list[tuple[str, st
 
 @given(_TEXT, _TEXT, _TEXT)
 def test_request_fields_are_single_lines(agent: str, name: str, value: str) -> None:
-    """A run's own request header is refused, or is one line of ASCII."""
+    """A request header that the user sets for a run is refused, or is one line of ASCII."""
     try:
         fields = request_headers(HeaderOptions(user_agent=agent or None, extra=((name, value),)), None, True)
     except ValueError:

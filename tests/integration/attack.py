@@ -24,7 +24,7 @@ SLOTS = 64
 #: The largest body in bytes, and the deadline of a download in seconds.
 CAP, DEADLINE = 1 << 20, 4.0
 HEAVY = ("/fault/gzip-bomb", "/fault/huge?declared=no")
-#: Bombs for decoders with an extra window, the window's size in bytes, and the number of simultaneous bombs.
+#: Bombs for decoders that need an extra window, the window's size in bytes, and the number of simultaneous bombs.
 WINDOWED, WINDOW, AT_ONCE = ("/fault/br-bomb", "/fault/zstd-bomb"), 16 << 20, 16
 
 
@@ -33,7 +33,7 @@ def main() -> None:
     runtime_tuning.return_large_blocks()
     runtime_tuning.configure_pillow()
     url, folder, *faults = sys.argv[1:]
-    # Each route once, then routes with bodies of a slot's full cap, in all slots at once.
+    # First fetch each route once, then fill all slots at once with routes whose bodies have the maximum size.
     jobs = [*faults, *(HEAVY[number % len(HEAVY)] for number in range(2 * SLOTS))]
     others = range(len(jobs), len(jobs) + AT_ONCE)
     jobs += [WINDOWED[number % len(WINDOWED)] for number in others]
@@ -46,7 +46,7 @@ def main() -> None:
         return jobs[index], outcome.reason, time.monotonic() - started
 
     with ThreadPoolExecutor(SLOTS) as pool:
-        # First create the threads, parsers and tables of any download.
+        # Warm up: create the threads, parsers and tables that any download needs.
         list(
             pool.map(
                 lambda index: fetch(FetchRequest(f"{url}/images/{index}.jpg", 500 + index), run, store, downloader),

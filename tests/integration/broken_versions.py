@@ -1,6 +1,6 @@
-"""Versions of the protocol with one defect each, to check the model's search for defects.
+"""Versions of the protocol with one defect each, to check that the model test finds such defects.
 
-To add one: add a function here that patches the code, and its description to `BROKEN`.
+To add a broken version, add a function here that patches the code, and its description to `BROKEN`.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ def out(store_root: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def fleet(redis_port: int, store_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Give the URL of a broker with two workers; the first runs by the plain command without any options."""
+    """Give the URL of a broker with two workers, the first started by the plain Celery command without options."""
     url = f"redis://127.0.0.1:{redis_port}/0"
     folder = tmp_path_factory.mktemp("workers")
     with (
@@ -67,7 +67,7 @@ def demo_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def redis_url() -> Iterator[str]:
     """Give the broker URL of a real Redis on a Unix socket; skip without a server program, but fail in CI."""
     program = redis_program()
-    # pytest's own folders are too deep for the path of a socket.
+    # The paths of pytest's own folders are too long for a Unix socket.
     folder = Path(tempfile.mkdtemp(prefix="imagefleet-test-"))
     path = folder / "redis.sock"
     argv = [program, "--port", "0", "--unixsocket", str(path), "--dir", str(folder), "--save", ""]
@@ -93,9 +93,9 @@ def server(redis_url: str) -> Iterator[redis.Redis]:
 
 @pytest.fixture(scope="module")
 def possible_namespace(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], str]:
-    """Give the beginning of a command that runs in a new network namespace, or the reason why none can be created.
+    """Give the beginning of a command that runs in a new network namespace, or the reason why this is impossible.
 
-    The namespace has its own resolver. Where the system lets every user create namespaces, it needs no root.
+    The namespace has its own resolver. The command needs no root if the system lets every user create namespaces.
     """
     missing = [program for program in ("ip", "unshare") if installed(program) is None]
     if missing:

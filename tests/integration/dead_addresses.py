@@ -1,8 +1,9 @@
 """``python -m tests.integration.dead_addresses FOLDER``: run inside a network namespace, and print a run's results.
 
-A second namespace, connected by a virtual cable, plays the internet. It has the addresses that answer, and drops
-packets to all others. A DNS server in this process defines the names. FOLDER is the run's folder. With a second
-argument ``compare``, curl and requests fetch the same URLs, so that the documentation can show their times beside ours.
+A second namespace, connected by a virtual cable, plays the internet. This second namespace has the addresses that
+answer, and drops packets to all others. A DNS server in this process defines the names. FOLDER is the run's folder.
+With a second argument ``compare``, curl and requests fetch the same URLs, so that the documentation can show their
+times beside ours.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from tests.integration.name_server import NameServer
 _SERVFAIL = 2
 GOOD4, GOOD6 = "93.184.215.14", "2606:4700:2::1"
 DEAD4 = ("93.184.216.1", "93.184.216.2", "93.184.216.3")
-# Longer common prefixes with this side's own address, which puts these first in the resolver's order (RFC 6724).
+# These addresses share longer prefixes with this side's own address, so the resolver puts them first (RFC 6724).
 DEAD6 = ("2606:4700:1::d1", "2606:4700:1::d2", "2606:4700:1::d3")
 #: The names with one to three dead addresses before the one that answers.
 NAMES = {
@@ -37,7 +38,7 @@ NAMES = {
     "three-dead.example": [DEAD6[0], DEAD6[1], DEAD4[0], GOOD4],
     "three-dead6.example": [*DEAD6, GOOD6],
 }
-#: The names with a server that fails for one address family, or ignores the query for it.
+#: The names for which the name server reports an error for one address family, or ignores the query for it.
 PARTIAL = {
     "servfail6.example": ([GOOD4], 6, _SERVFAIL),
     "servfail4.example": ([GOOD6], 4, _SERVFAIL),
@@ -137,7 +138,7 @@ def _curl(url: str) -> float | str:
 
 def _requests(url: str) -> float | str:
     """Return the time of requests in seconds, with our timeout, or its error."""
-    # A new process, because urllib3 checks for IPv6 when imported, and this process had no network then.
+    # The run needs a new process, because urllib3 checks for IPv6 at import, and this process had no network then.
     program = f"import requests, time; t = time.time(); requests.get({url!r}, timeout=10); print(time.time() - t)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     return done.stderr.splitlines()[-1] if done.returncode else float(done.stdout)

@@ -1,7 +1,7 @@
 """``python -m tests.integration.hostile_network``: run inside its own network namespace, and print the results.
 
-All forbidden addresses belong to this machine here, as does one allowed address. Connections to port 80 of any of them
-are answered and counted. A DNS server in this process defines the names.
+In the namespace, all forbidden addresses and one allowed address belong to this machine. Connections to port 80 of any
+of them are answered and counted. A DNS server in this process defines the names.
 
 With the argument ``simulated``, it runs without a namespace: this process resolves the names from the same table, and
 counts each address that a socket connects to.
@@ -67,10 +67,11 @@ def main() -> None:
     }
     before = dict(reached)
     good = _reason(downloader, "http://good.example/")
-    # The name is good when checked. Its later addresses do not matter until the next check.
+    # The name has only allowed addresses when it is checked. Addresses that it gets later do not matter until the next
+    # check.
     first = _reason(downloader, "http://rebinding.example/")
     lookups_of_name = lookups["rebinding.example", 4]
-    # As in another process, or in the same one half a minute later.
+    # New sessions have no cached addresses, as in another process, or in the same process half a minute later.
     second = _reason(Downloader(Sessions(Guard())), "http://rebinding.example/")
     facts = {
         "hostile": hostile,
@@ -100,7 +101,7 @@ def _simulate(reached: Counter[str]) -> Counter[tuple[str, int]]:
 
     def getaddrinfo(host: str, port: int, family: int = 0, type: int = 0, proto: int = 0, flags: int = 0) -> list[Any]:
         if host not in NAMES:
-            # Only addresses are known, in each notation that the system understands.
+            # This resolver knows no names, only addresses, in each notation that the system understands.
             return resolve(host, port, family, type, proto, flags | socket.AI_NUMERICHOST)
         addresses = NAMES[host][min(lookups[host, 4], len(NAMES[host]) - 1)]
         lookups[host, 4] += 1

@@ -14,7 +14,7 @@ _NO_NAME = 3
 
 
 class NameServer:
-    """Answers from a table: for each name, the addresses at the first query, at the second, and so on."""
+    """Answers from a table, which lists for each name the addresses at the first query, at the second, and so on."""
 
     def __init__(
         self,
@@ -22,7 +22,7 @@ class NameServer:
         address: tuple[str, int],
         faults: Mapping[tuple[str, int], int | None] | None = None,
     ) -> None:
-        """Take the table; a name's last addresses stay, and a missing name does not exist.
+        """Take the table; a name's last entry is repeated, and a name outside of the table does not exist.
 
         Args:
             names: the addresses of each name, by query.

@@ -1,8 +1,8 @@
-"""A simulated fleet, moved message by message by a test, and a producer that runs step by step.
+"""A simulated fleet whose workers handle messages one by one on a test's command, and a producer that runs in steps.
 
 Everything else is real. Messages, chords and their collect tasks are in a real Redis. The tasks are those of
-``tasks/jobs.py``, with a downloader that generates images. A worker's unacknowledged messages are recorded as by its
-transport.
+``tasks/jobs.py``, with a downloader that generates images. A worker's unacknowledged messages are recorded in Redis as
+by the real transport.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ from tests.integration import processes
 from tests.waiting import PATIENCE, wait_for
 
 RUN_ID = "20260101-000000-abcdef"
-#: Ends of URLs: one is refused at each attempt, the other at every second attempt.
+#: URL suffixes: URLs with the first are refused at each attempt, those with the second at every second attempt.
 REFUSED, FLAKY = "/refused", "/flaky"
-#: The suffixes of a chord's keys, without the claim's.
+#: The suffixes of a chord's keys, except the key of the claim.
 _KINDS = (".j", ".t", ".s", ".d")
 
 
@@ -75,12 +75,12 @@ class TakenMessage:
 
     @property
     def body(self) -> Any:
-        """Return its arguments: a list, a mapping, and Celery's additions."""
+        """Return the message's arguments: a list, a mapping, and Celery's additions."""
         return json.loads(base64.b64decode(self.message["body"]))
 
     @property
     def index(self) -> int:
-        """Return its image's index in the URL list."""
+        """Return the index of the message's image in the URL list."""
         return int(self.body[0][1])
 
 
@@ -91,7 +91,7 @@ class NumberedImages(Downloader):
         self.requested: list[str] = []
 
     def download(self, url: str, *_: Any) -> Download:
-        """Return an image different from all earlier ones."""
+        """Return an image that differs from all earlier images."""
         self.requested.append(url)
         if url.endswith(REFUSED) or (url.endswith(FLAKY) and self.requested.count(url) % 2):
             raise HttpClientError("HTTP 404", http_status=404)
@@ -133,7 +133,7 @@ class Fleet:
         return taken
 
     def execute(self, taken: TakenMessage) -> None:
-        """Run a message's real task and keep its result; report the result to no one yet."""
+        """Run a message's real task and keep its result, without reporting the result."""
         if taken.tag not in self._done:
             args, kwargs, _ = taken.body
             task = jobs.collect_shard if taken.queue == SHARD_QUEUE else jobs.fetch_image
@@ -155,7 +155,7 @@ class Fleet:
         self.acknowledge(taken)
 
     def count(self, taken: TakenMessage, result: Any, state: str = "SUCCESS") -> None:
-        """Count a part with this result, as the ack batcher does."""
+        """Count a chord part with this result, as the ack batcher does."""
         headers = taken.message["headers"]
         known = {name: headers[name] for name in ("task", "id", "root_id", "group", "group_index")}
         request = Context(known, chord=taken.body[2]["chord"], called_directly=False)
@@ -168,7 +168,7 @@ class Fleet:
         self.server.zrem(keys.worker_key(keys.UNACKED_INDEX, taken.worker), taken.tag)
 
     def work(self, queues: Sequence[str] = (IMAGE_QUEUE, SHARD_QUEUE)) -> int:
-        """Run all taken and queued messages without a failure; return their number."""
+        """Run the tasks of all taken and queued messages without a failure; return the number of messages."""
         done = 0
         for taken in [taken for taken in self.taken if taken.queue in queues]:
             self.finish(taken)
@@ -180,7 +180,7 @@ class Fleet:
         return done
 
     def crash(self, worker: str, lost: bool = False) -> None:
-        """Let a worker die; another requeues its messages, or they are lost."""
+        """Let a worker die; another worker requeues its messages, or its messages are lost."""
         name = worker_id(worker)
         self.taken = [taken for taken in self.taken if taken.worker != name]
         if lost:
@@ -188,7 +188,7 @@ class Fleet:
         requeue.requeue_from_dead_workers(self.server, [name])
 
     def lose(self, queue: str, place: int | None = None) -> None:
-        """Lose one message of a queue, or all."""
+        """Delete one message of a queue, or all of them."""
         raws = self._queue(queue)
         self._put(queue, [] if place is None else [*raws[:place], *raws[place + 1 :]])
 
@@ -251,7 +251,7 @@ class Fleet:
 
 
 def worker_id(worker: str) -> str:
-    """Return a worker's id on another host, so that no one checks its process."""
+    """Return a worker's id that names another host, so that no one checks its process id."""
     return WorkerId(worker, "elsewhere", "boot.1", 1, "1").name
 
 
@@ -286,13 +286,13 @@ class _KillableDispatcher(Dispatcher):
         self.publisher = self._publisher = self._recovery._publisher = _KillablePublisher(options, self.die)
 
     def die(self) -> None:
-        """End as by SIGKILL, without cleaning up."""
+        """End the producer as by SIGKILL, without cleaning up."""
         self._server.delete = lambda *_: 0  # type: ignore[method-assign]
         raise Killed
 
 
 class Producer:
-    """A run's dispatcher that runs step by step, in the stage's thread."""
+    """A run's dispatcher that runs step by step in the stage's thread."""
 
     def __init__(
         self,
@@ -304,7 +304,7 @@ class Producer:
         resumed: bool = False,
         retried: Sequence[str] = (),
     ) -> None:
-        """Start, and run to the first check of the fleet or to the end."""
+        """Start the producer, and run it to its first check of the fleet or to its end."""
         wait_for(lambda: planner.closed)
         self._go, self._came = threading.Semaphore(0), threading.Semaphore(0)
         self._killed = self._ending = False
@@ -320,34 +320,34 @@ class Producer:
         self._wait()
 
     def step(self, times: int = 1) -> None:
-        """Continue to the next check of the fleet, this many times, or to the end."""
+        """Continue to the producer's next check of the fleet, this many times, or to its end."""
         for _ in range(times):
             if not self.ended:
                 self._go.release()
                 self._wait()
 
     def kill(self) -> None:
-        """End it as SIGKILL does, without cleaning up."""
+        """End the producer as SIGKILL does, without cleaning up."""
         self._killed = True
         self.end()
 
     def kill_while_sending(self, messages: int) -> None:
-        """Let SIGKILL end it during its next sending, after this many messages."""
+        """Let the producer die as by SIGKILL after it has sent this many further messages."""
         self._job.publisher.dies_after = messages
 
     def end(self) -> None:
-        """End it as an error does: it removes the run's record."""
+        """End the producer by an error, after which it removes the run's record."""
         self._ending = True
         self.step()
 
     @property
     def error(self) -> BaseException | None:
-        """Return its exception, or None if it ended without one."""
+        """Return the producer's exception, or None if it ended without an exception."""
         return self._future.exception(PATIENCE)
 
     @property
     def timing(self) -> Timing:
-        """Return its result, or raise its exception."""
+        """Return the producer's result, or raise its exception."""
         return self._future.result(PATIENCE)
 
     def _check(self) -> None:
@@ -412,7 +412,7 @@ def fleet(stage: Stage) -> Iterator[Fleet]:
     played = Fleet(stage.server)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(worker, "redis_client", lambda: stage.server)
-        # A worker's cache would make its results depend on time.
+        # The worker's cache is off, because it would make results depend on time.
         patch.setattr(worker, "run_cache", lambda: worker.RunCache(stage.server))
         patch.setattr(worker, "store", lambda out: LocalStore(Path(out)))
         patch.setattr(worker, "downloader", lambda: played.downloader)

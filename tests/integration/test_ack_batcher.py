@@ -45,7 +45,7 @@ class Message:
 
 
 def test_acknowledges_a_message_after_counting_its_part() -> None:
-    """A worker that dies between the two steps loses nothing."""
+    """A worker that dies between counting the parts and acknowledging the tasks loses nothing."""
     log: list[str] = []
     batcher = ack_batcher.AckBatcher(lambda parts: log.extend(f"count {part}" for part in parts))
     for name in ("a", "b"):
@@ -57,7 +57,7 @@ def test_acknowledges_a_message_after_counting_its_part() -> None:
 
 
 def test_uncounted_part_is_not_acknowledged(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    """A worker that stops while Redis is unreachable leaves the message to another worker."""
+    """A worker that stops while Redis is unreachable leaves its unacknowledged message to another worker."""
     monkeypatch.setattr(state, "should_stop", 0)
 
     def count(_: list[Any]) -> None:
@@ -94,15 +94,15 @@ def part(place: int) -> Any:
 
 
 def test_sends_the_collect_task_once_with_all_results_in_order(app: Celery, redis_url: str) -> None:
-    """The last part completes a chord, despite duplicates and in any order, and is the body's parent."""
+    """In any order and despite duplicates, the last part completes a chord, and its task is the body's parent."""
 
     @app.task(name="tests.body")  # type: ignore[untyped-decorator]  # Celery's
     def body(results: list[Any]) -> None:
-        """Never run: it stays in its queue."""
+        """This task never runs, and stays in its queue."""
 
     @app.task(name=_TASK)  # type: ignore[untyped-decorator]  # Celery's
     def header() -> None:
-        """Never run: the test reports it as finished."""
+        """This task never runs; the test reports it as finished."""
 
     app.backend.set_chord_size(_GROUP, _SIZE)
     sent: list[str] = []
@@ -179,7 +179,7 @@ def test_resends_a_script_lost_by_redis(app: Celery, redis_url: str) -> None:
 
 
 def test_keys_of_a_chord_expire(app: Celery, redis_url: str) -> None:
-    """All keys of a chord have a time to live, although not every part renews it."""
+    """All keys of a chord have a time to live, although some parts do not renew it."""
     app.backend.set_chord_size(_GROUP, _SIZE)
     batcher = ack_batcher.BatchedRequest.ack_batcher
     for place in range(3):

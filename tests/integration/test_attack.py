@@ -18,7 +18,7 @@ from tests.integration.test_faults import FAULTS
 _HOSTILE = {
     fault.removeprefix("DEMO"): reason
     for fault, reason in FAULTS.items()
-    # A route with a success at the second request is no attack.
+    # Routes that succeed at the second request are left out, because they are no attack.
     if fault.startswith("DEMO/fault/") and not fault.endswith("-once")
 }
 
@@ -49,10 +49,10 @@ def test_each_download_ends_in_time_with_its_reason(attacked: Any) -> None:
 
 
 def test_memory_stays_within_the_slots_caps(attacked: Any) -> None:
-    """The peak memory growth is at most the sum of the slots' caps."""
+    """Peak memory grows by at most the sum of the size limits of all slots."""
     assert attacked["grown"] <= SLOTS * CAP
 
 
 def test_decoder_windows_are_bounded(attacked: Any) -> None:
-    """A br or zstd body also needs its decoder's window, which no server can make larger."""
+    """A br or zstd body also needs the window of its decoder, whose size no server can raise."""
     assert attacked["grown_with_windows"] <= AT_ONCE * (CAP + WINDOW)

@@ -1,4 +1,4 @@
-"""Broker URLs have one of the safe forms, and servers must never evict the queue."""
+"""Only broker URLs of the safe forms are accepted, and only servers that never evict keys."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_client_uses_the_url(url: str, expected: dict[str, object]) -> None:
 
 
 def test_client_of_sentinels() -> None:
-    """It asks each Sentinel with the Sentinels' password, and the master with the URL's."""
+    """The client sends the Sentinels' password to each Sentinel, and the URL's password to the master."""
     url = "sentinel://user:wo%40rd@one.example:7/2;sentinel://two.example/2?master_name=main&sentinel_password=other"
     pool: Any = broker_client.client(url).connection_pool
     assert (pool.service_name, pool.is_master) == ("main", True)
@@ -101,7 +101,7 @@ def test_client_of_sentinels() -> None:
 
 
 def test_celery_gets_urls_it_understands() -> None:
-    """Our parameters are removed, because kombu would take them for options of its own."""
+    """Our own parameters are removed from the URL, because kombu would take them for its options."""
     url = "sentinel://one.example:7/2?master_name=main;sentinel://two.example/2?sentinel_password=other"
     assert broker_client.celery_url(url) == "sentinel://one.example:7/2;sentinel://two.example/2"
     assert broker_client.master_name(url) == "main"
@@ -111,7 +111,7 @@ def test_celery_gets_urls_it_understands() -> None:
 
 @contextmanager
 def impatient(url: str) -> Iterator[redis.Redis]:
-    """Give a client that tries once, to test its error and not its patience."""
+    """Give a client that tries only once, so that its error comes at once."""
     with broker_client.client(url) as client:
         client.set_retry(Retry(NoBackoff(), 0))
         yield client

@@ -1,4 +1,4 @@
-"""One list downloaded three ways: by the demo, and by a comparison with its own server; and that server alone."""
+"""The demo and `producer compare` download one list in three ways; `producer serve` serves the images for `compare`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ def test_demo_compares_three_ways(tmp_path: Path) -> None:
     assert_same_images(facts, out, 10)
     one_by_one, threads, fleet = facts["ways"]
     assert one_by_one["wall_seconds"] >= 10 * 0.3
-    # The threshold is low enough for a busy machine. It still shows the overlap of the waits.
+    # The threshold of the speed-up is low enough for a busy machine. It still shows that the waits of several downloads
+    # overlap.
     assert threads["speedup"] >= 2
     assert fleet["speedup"] >= 2
 

@@ -23,7 +23,7 @@ _OTHERS = {
 }
 
 
-#: Without the large ones, which cost seconds; unit tests read them.
+#: The large images are left out because they take seconds; unit tests read them.
 _IMAGES = {name: body for name, body in damaged_metadata().items() if len(body) < 100_000}
 
 

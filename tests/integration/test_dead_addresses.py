@@ -12,7 +12,7 @@ import pytest
 from tests.integration.dead_addresses import NAMES, PARTIAL
 from tests.integration.processes import ROOT
 
-#: Far more than three head starts, and far less than the timeout of one address.
+#: This limit in seconds is far above three head starts, and far below the timeout of one address.
 _SECONDS = 15.0
 
 

@@ -31,7 +31,7 @@ from tests.zstandard import zstd
 
 ROOT = Path(__file__).parents[2]
 FORMATS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP", "gif": "GIF"}
-QUIET = 0.05  # Seconds without a byte that count as silence.
+QUIET = 0.05  # After this many seconds without a byte, the server counts as silent.
 
 
 class Answer(NamedTuple):
@@ -100,7 +100,7 @@ def decoded(body: bytes) -> Image.Image:
 
 @pytest.mark.parametrize("extension", FORMATS)
 def test_serves_an_image_in_each_format(server: DemoServer, extension: str) -> None:
-    """An image has the format, media type and size of its URL, and validators."""
+    """An image has validators, and the format, media type and size that its URL names."""
     answer = fetch(server, f"/images/17.{extension}")
     image = decoded(answer.body)
     assert (answer.status, image.format, image.size) == (200, FORMATS[extension], (400, 200))
@@ -145,7 +145,7 @@ def test_query_out_of_range_is_refused(server: DemoServer, query: str) -> None:
 
 @pytest.mark.parametrize("path", ["/images", "/images/-1.jpg", "/images/1.bmp", "/images/x/1.jpg", "/nowhere"])
 def test_other_paths_are_not_found(server: DemoServer, path: str) -> None:
-    """A path of no image and no route is answered with 404."""
+    """A path that names neither an image nor a route is answered with 404."""
     assert fetch(server, path).status == 404
 
 
@@ -178,7 +178,7 @@ def test_latency_delays_images_only(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_uncached_image_is_drawn_once_and_blocks_no_one(server: DemoServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two clients share one drawing, and a third is answered meanwhile."""
+    """Two requests for one image draw it once, and a third client is answered meanwhile."""
     started, may_end, drawings = threading.Event(), threading.Event(), []
 
     def slow_drawing(*arguments: Any) -> bytes:
@@ -226,7 +226,7 @@ def test_ready_images_are_drawn_before_the_first_request(monkeypatch: pytest.Mon
 
 
 def test_number_of_ready_images_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
-    """At most 10,000 images are drawn ahead, however many are asked for."""
+    """At most 10,000 images are drawn in advance, even if more are asked for."""
     drawings: list[int] = []
 
     def fake_drawing(index: int, *_: object) -> bytes:
@@ -327,7 +327,7 @@ def test_once_fault_is_over_at_the_second_request(server: DemoServer, fault: str
 
 
 def test_drop_closes_without_an_answer(server: DemoServer) -> None:
-    """No byte comes back; drop-once gives the image at the second request."""
+    """The server closes the connection without sending a byte; drop-once gives the image at the second request."""
     for path in ("/fault/drop/1.jpg", "/fault/drop-once/1.jpg"):
         with pytest.raises(http.client.RemoteDisconnected):
             fetch(server, path)
@@ -394,7 +394,7 @@ def test_huge_header_comes_before_the_image(server: DemoServer) -> None:
 
 
 def test_partial_is_half_of_an_image(server: DemoServer) -> None:
-    """Status 206 comes with the sent range."""
+    """The answer has status 206, and its Content-Range names the bytes that it holds."""
     answer = fetch(server, "/fault/partial/2.jpg")
     whole = draw_image(2)
     assert answer.status == 206
@@ -414,7 +414,7 @@ def test_gzip_bomb_is_valid_and_large(server: DemoServer) -> None:
     answer = fetch(server, "/fault/gzip-bomb")
     assert answer.headers["Content-Encoding"] == "gzip"
     assert len(answer.body) == int(answer.headers["Content-Length"]) < 1.1 * 1024**2
-    # Inflating everything takes seconds. The body is 1,024 copies of one block, so one block is enough.
+    # Inflating everything takes seconds. The output is 1,024 copies of one block, so the test inflates only one block.
     blocks, checks = answer.body[10:-10], answer.body[-8:]
     block = blocks[: len(blocks) // 1024]
     assert blocks == block * 1024
@@ -424,7 +424,10 @@ def test_gzip_bomb_is_valid_and_large(server: DemoServer) -> None:
 
 
 def test_br_bomb_is_valid_and_large(server: DemoServer) -> None:
-    """Less than 1 KiB inflates to exactly 1 GiB. It repeats a block of 16 MiB, so a few blocks are enough."""
+    """Less than 1 KiB inflates to exactly 1 GiB.
+
+    The output repeats a block of 16 MiB, so the test inflates only a few blocks.
+    """
     answer = fetch(server, "/fault/br-bomb")
     assert answer.headers["Content-Encoding"] == "br"
     first, second, end = answer.body[:14], answer.body[14:28], answer.body[-1:]
@@ -433,7 +436,10 @@ def test_br_bomb_is_valid_and_large(server: DemoServer) -> None:
 
 
 def test_zstd_bomb_is_valid_and_large(server: DemoServer) -> None:
-    """32 KiB inflate to exactly 1 GiB. They repeat one block 8,192 times, so a few blocks are enough."""
+    """32 KiB inflate to exactly 1 GiB.
+
+    The output repeats one block 8,192 times, so the test inflates only a few blocks.
+    """
     answer = fetch(server, "/fault/zstd-bomb")
     assert answer.headers["Content-Encoding"] == "zstd"
     head, block, end = answer.body[:6], answer.body[6:10], answer.body[-4:]
@@ -460,7 +466,7 @@ def test_huge_waits_for_its_reader(server: DemoServer) -> None:
 
 
 def test_bodies_that_are_not_images(server: DemoServer) -> None:
-    """Each is answered with 200, and Pillow accepts none of them."""
+    """Each of these bodies comes with status 200, and Pillow accepts none of them."""
     for path, content_type in (
         ("html", "image/jpeg"),
         ("json", "application/json"),
@@ -552,7 +558,7 @@ def test_garbage_is_answered_and_the_connection_closed(server: DemoServer, sent:
 
 
 def test_flooding_client_is_cut_off(server: DemoServer) -> None:
-    """The amount of requests a client may send ahead of its answers is limited."""
+    """The number of requests that a client may send before it reads the answers is limited."""
     with connected(server, get("/fault/silent")) as client, pytest.raises(ConnectionError):
         client.sendall(get("/healthcheck") * 1_000_000)
 
@@ -580,7 +586,7 @@ def test_disconnected_client_is_forgotten(path: str) -> None:
 
 
 def test_stop_ends_open_connections() -> None:
-    """Connections that would last for ever end within a second of stop()."""
+    """After stop(), even connections that would last for ever end within a second."""
     paths = ("/fault/stall", "/fault/silent", "/fault/drip", "/fault/slow-header", "/fault/huge")
     with running() as server:
         clients = [socket.create_connection(server.address, PATIENCE) for _ in paths]
@@ -592,7 +598,7 @@ def test_stop_ends_open_connections() -> None:
         before = time.monotonic()
     assert time.monotonic() - before < 1.0
     for client in (*clients, idle):
-        with client, suppress(ConnectionError):  # Reset or closed, but no timeout.
+        with client, suppress(ConnectionError):  # The connection is reset or closed; a timeout fails the test.
             read_all(client)
 
 

@@ -40,7 +40,7 @@ def test_process_prints_its_url_and_ends_silently() -> None:
 
 
 def test_process_draws_its_ready_images_first() -> None:
-    """The URL is printed after the ready images are drawn; a signal does not wait for the drawing."""
+    """The process first draws the images to keep ready, then prints its URL; a signal ends it even while it draws."""
     with demo_process("--ready", "2") as process:
         assert process.stdout is not None
         assert process.stdout.readline().startswith("http://")

@@ -147,7 +147,7 @@ def size_of(server: Any, group: str) -> tuple[str, int]:
 
 
 def test_message_equals_that_of_a_celery_chord(sent_by_us: Sent, sent_by_celery: Sent) -> None:
-    """Workers read the same message as from Celery's chord; only fields for display differ."""
+    """For workers, the dispatcher's message equals that of Celery's chord; only fields for display differ."""
     assert len(sent_by_us.messages) == len(sent_by_celery.messages) == _SHARD_SIZE
     for mine, theirs in zip(sent_by_us.messages, sent_by_celery.messages, strict=True):
         shown = {"argsrepr", "origin"}
@@ -164,7 +164,7 @@ def test_message_equals_that_of_a_celery_chord(sent_by_us: Sent, sent_by_celery:
 
 
 def test_chord_body_equals_that_of_a_celery_chord(sent_by_us: Sent, sent_by_celery: Sent) -> None:
-    """The chord's body is the same task with the same arguments and id; it needs no group and no reply."""
+    """The chord's body is the same task as Celery's, with the same arguments and id; it needs no group and no reply."""
     for mine, theirs in zip(sent_by_us.messages, sent_by_celery.messages, strict=True):
         body, expected = mine["body"][2]["chord"], theirs["body"][2]["chord"]
         for option in ("reply_to", "group_id"):
@@ -179,7 +179,7 @@ def test_chord_size_equals_that_of_a_celery_chord(sent_by_us: Sent, sent_by_cele
 
 
 def test_message_fields(sent_by_us: Sent) -> None:
-    """A message has these values, and its text for Flower contains no secret."""
+    """A message has these values, and the text that Flower displays for it contains no secret."""
     headers, (args, kwargs, _) = sent_by_us.messages[1]["headers"], sent_by_us.messages[1]["body"]
     assert (args, kwargs) == ([_RUN_ID, 1, _SECRET_URL], {})
     assert headers["task"] == "tasks.jobs.fetch_image"
@@ -222,7 +222,7 @@ def test_checks_the_fleet_while_it_fills_the_window(store: LocalStore, server: r
 
 
 def test_run_with_a_partly_read_list_is_interrupted(server: redis.Redis, store: LocalStore) -> None:
-    """A run ended early is interrupted, even if everything planned so far is done."""
+    """A run that is ended early counts as interrupted, even if all shards planned so far are done."""
     more = threading.Event()
 
     def slow() -> Iterator[str]:
@@ -248,7 +248,7 @@ def test_run_with_a_partly_read_list_is_interrupted(server: redis.Redis, store: 
 def test_early_end_does_not_wait_for_redis(
     server: redis.Redis, store: LocalStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A run ended early does not wait for an unreachable Redis; a single failed call is retried first."""
+    """A run that ends early retries a failed Redis call once, and then does not wait for Redis."""
     job, _ = dispatcher(store, server, ["http://a.example/0"])
     monkeypatch.setattr("producer.dispatch.dispatcher.time.sleep", lambda _: None)
     failures = [redis.ConnectionError("away")]
@@ -295,7 +295,7 @@ def test_run_is_timed(server: redis.Redis, store: LocalStore) -> None:
 def test_manifest_counts_without_its_signal(
     server: redis.Redis, store: LocalStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A shard with a lost signal is done when the producer sees its manifest."""
+    """If a shard's completion signal is lost, the shard is done when the producer sees its manifest."""
     monkeypatch.setattr(dispatcher_module, "_INSPECT_INTERVAL_SECONDS", 0.0)
     job, _ = dispatcher(store, server, ["http://a.example/"], lambda: finish(server, store, 0, signal=False))
     assert run(job)
@@ -304,7 +304,7 @@ def test_manifest_counts_without_its_signal(
 def test_signal_does_not_count_without_its_manifest(
     server: redis.Redis, store: LocalStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A signal without a visible manifest is an error, because the worker writes to another folder."""
+    """A completion signal without a visible manifest is an error, because the worker writes to another folder."""
     monkeypatch.setattr(dispatcher_module, "_MANIFEST_TIMEOUT_SECONDS", 0.03)
     job, _ = dispatcher(store, server, ["http://a.example/"])
     server.rpush(keys.done(_RUN_ID), json.dumps({"shard": 0}))
@@ -315,7 +315,7 @@ def test_signal_does_not_count_without_its_manifest(
 
 
 def test_progress_comes_from_the_workers(server: redis.Redis, store: LocalStore) -> None:
-    """The listener gets the workers' sums, capped at the number of images."""
+    """The progress listener gets the sums that the workers report, at most the number of images."""
     server.hset(keys.progress(_RUN_ID), mapping={"success": 5, "failed": 1, "bytes": 77})
 
     def work() -> None:
@@ -391,7 +391,7 @@ def test_finishes_the_plan_of_a_list_that_breaks_off(server: redis.Redis, store:
 def test_notes_a_standstill_without_workers(
     server: redis.Redis, store: LocalStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A run without workers says so instead of waiting silently."""
+    """A run without workers reports that there are none, instead of waiting silently."""
     monkeypatch.setattr(dispatcher_module, "_IDLE_NOTICE_SECONDS", 0.0)
     job, _ = dispatcher(store, server, ["http://a.example/"])
     reports: list[Progress] = []
@@ -406,7 +406,7 @@ def test_notes_a_standstill_without_workers(
 
 
 def test_ends_a_run_that_can_save_nothing(server: redis.Redis, store: LocalStore) -> None:
-    """A run ends after 200 consecutive unsaved images; one saved image resets the count."""
+    """A run ends after 200 images in a row could not be saved; one saved image resets the count."""
     sums = [(0, 199), (1, 200), (1, 399), (0, 10), (0, 209), (0, 210)]
     reports: list[int] = []
 

@@ -131,7 +131,7 @@ def test_reports_a_wrong_password(tmp_path: Path) -> None:
 
 
 def test_warns_about_unknown_server_settings(tmp_path: Path) -> None:
-    """A setting hidden from the user is unknown, a warning; workers without an answer are an error."""
+    """A Redis setting that the user may not read is a warning; workers that do not answer are an error."""
     users = tmp_path / "users.acl"
     users.write_text("user default on nopass ~* &* +@all -info -time -publish\n")
     with processes.redis_server(tmp_path, "--aclfile", str(users)) as port:

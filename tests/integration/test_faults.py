@@ -81,7 +81,7 @@ FAULTS: dict[str, str | None] = {
     "http://127.0.0.1:99999/1.jpg": "invalid_url",
     "DEMO/" + "x" * 100_000: "invalid_url",
     "DEMO/images/\udcff\udcfe.jpg": "invalid_url",
-    # Escaped as in browsers; no route of the server has such a name.
+    # The path is escaped as in browsers, and no route of the server has such a name.
     "DEMO/images/\x01.jpg": "http_4xx",
     "DEMO/images/\x00.jpg": "http_4xx",
     "DEMO/images/77.jpg#unsavable": "storage",
@@ -89,7 +89,7 @@ FAULTS: dict[str, str | None] = {
 #: Reasons not caused by a line of a list: they need an early end of the run, an internal error, or a dead worker.
 ELSEWHERE = {
     *(Reason.CANCELLED, Reason.INTERNAL, Reason.LOST, Reason.CRASHED),
-    # They need a table, a filter or other options.
+    # The following reasons need a table, a filter or other options.
     *(Reason.INVALID_ROW, Reason.DUPLICATE, Reason.HASH_MISMATCH, Reason.FILTERED),
 }
 
@@ -120,7 +120,7 @@ def mixed(fleet: str, demo_url: str, store_root: Path, tmp_path_factory: pytest.
     source = tmp_path_factory.mktemp("faults") / "list.txt"
     source.write_bytes(b"\n".join(lines))
     out = store_root / "of-faults"
-    # A dangling symlink in one image's place, which can neither be overwritten nor be taken for the image.
+    # A dangling symlink has the name of one image's file. It can't be overwritten, and is not taken for the image.
     unsavable = next(at for at, line in enumerate(lines) if line.endswith(b"#unsavable"))
     (out / "00000").mkdir(parents=True)
     (out / f"00000/00000{unsavable:03d}.jpg").symlink_to(out / "nowhere")
@@ -137,7 +137,7 @@ def good(number: int, demo_url: str) -> bytes:
 
 
 def test_every_fault_route_and_reason_is_covered() -> None:
-    """Each fault route of the demo server, and each reason caused by a list's line, is in the table above."""
+    """The table above has each fault route of the demo server, and each failure reason that a list's line can cause."""
     routes = {route for route in ROUTES if route.startswith("/fault/")}
     covered = {
         urlsplit(fault.removeprefix("DEMO")).path.removesuffix("/1.png") for fault in FAULTS if "/fault/" in fault
@@ -177,7 +177,7 @@ def test_fault_has_its_exact_outcome(mixed: Mixed, fault: str, reason: str | Non
 
 
 def test_good_neighbours_are_saved(mixed: Mixed) -> None:
-    """The images between the faults are saved byte for byte, and no other files than those of successes exist."""
+    """The images between the faults are saved byte for byte, and only successful images have files."""
     for number, row in enumerate(mixed.rows[::2]):
         assert row["status"] == "success", row
         assert (mixed.out / row["path"]).read_bytes() == draw_image(number + 1000, 80, 40)
@@ -207,7 +207,7 @@ def test_secrets_of_urls_are_not_shown(mixed: Mixed) -> None:
         "DEMO/fault/request-timeout": 2,
         "DEMO/fault/not-implemented": 1,
         "DEMO/fault/opted-out": 1,
-        # Not drop-once: on a reused connection, its request is resent without counting as an attempt.
+        # The route drop-once is left out: on a reused connection, its request is resent without counting as an attempt.
         "DEMO/fault/drop": 2,
         "CLOSED/1.jpg": 2,
         "DEMO/fault/html": 1,
@@ -215,12 +215,12 @@ def test_secrets_of_urls_are_not_shown(mixed: Mixed) -> None:
     }.items(),
 )
 def test_retries_only_temporary_failures(mixed: Mixed, fault: str, attempts: int) -> None:
-    """Only temporary kinds of failures are retried, within the deadline."""
+    """Only temporary failures are retried, and only within the deadline."""
     assert mixed.row(fault)["attempts"] == attempts
 
 
 def test_redirected_image_has_its_final_url(mixed: Mixed) -> None:
-    """The row of a redirected image has the URL of its last redirect."""
+    """The row of a redirected image has the URL to which its last redirect led."""
     final = mixed.row("DEMO/fault/redirect")["final_url"]
     assert urlsplit(final).path == "/images/0.jpg"
 

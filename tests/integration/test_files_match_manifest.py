@@ -16,11 +16,11 @@ FORMATS = {"jpg": "jpeg", "png": "png", "webp": "webp", "gif": "gif"}
 
 
 def test_each_file_is_written_once(redis_port: int, demo_url: str, store_root: Path, out: Path, tmp_path: Path) -> None:
-    """Ten rows for one changing URL, with each task delivered twice, describe the ten saved files."""
+    """For one URL listed ten times, with another image at each request, the ten rows describe the ten saved files."""
     # A separate database, so that no worker takes the tasks before their copies are queued.
     broker = f"redis://127.0.0.1:{redis_port}/1"
     source = tmp_path / "list.txt"
-    # The latency lets all twenty run at once.
+    # The latency is long enough for all twenty tasks to run at once.
     source.write_text(f"{demo_url}/changing?latency=1\n" * COUNT)
     before = processes.request_count(demo_url, "/changing")
     argv = processes.command(["run", source, "--out", out, "--broker", broker, "--json"])
@@ -36,7 +36,7 @@ def test_each_file_is_written_once(redis_port: int, demo_url: str, store_root: P
                 lambda: server.llen(IMAGE_QUEUE) == processes.unacked_count(server) == 0, "the end of all copies"
             )
     assert (facts["total"], facts["success"]) == (COUNT, COUNT)
-    # Twice the requests: the copies were fetched, not only dropped.
+    # There were twice as many requests as rows, so the copies were really fetched.
     assert processes.request_count(demo_url, "/changing") - before == 2 * COUNT
     rows = processes.rows(out)
     assert [row["key"] for row in rows] == [f"00000{place:03d}" for place in range(COUNT)]
@@ -55,7 +55,7 @@ def test_each_file_is_written_once(redis_port: int, demo_url: str, store_root: P
 
 
 def redelivered(message: str, number: int) -> str:
-    """Return the message as in a redelivery: only its delivery tag differs."""
+    """Return the message as a redelivery has it, with another delivery tag."""
     content = json.loads(message)
     content["properties"]["delivery_tag"] = f"copy-{number}"
     return json.dumps(content)

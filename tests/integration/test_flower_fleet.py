@@ -27,7 +27,7 @@ _PRESS = "Press any key"
 
 @contextmanager
 def port_in_use(port: int) -> Iterator[None]:
-    """Make sure that a port is in use, by this test or by an earlier listener."""
+    """Make sure that a port is in use, by a socket of this test or by another program."""
     with ExitStack() as stack:
         with suppress(OSError):
             stack.enter_context(socket.create_server(("127.0.0.1", port)))
@@ -47,7 +47,7 @@ def test_flower_below_a_prefix(tmp_path: Path) -> None:
             assert fleet.flower.get(f"/watch{path}", None)[0] == 401
             assert fleet.flower.get(f"/watch{path}", fleet.flower.password)[0] == 200
             assert fleet.flower.get(path, fleet.flower.password)[0] == 404
-        # As in docker-compose.yml, with the prefix exactly as given.
+        # The command is as in docker-compose.yml, with the prefix exactly as given.
         for prefix, status in (("/watch/", 0), ("", 1)):
             argv = [sys.executable, "-m", "config.healthcheck", f"{fleet.flower.url}/{prefix}/healthcheck"]
             assert subprocess.run(argv, cwd=ROOT, capture_output=True, check=False).returncode == status
@@ -56,7 +56,8 @@ def test_flower_below_a_prefix(tmp_path: Path) -> None:
 def test_fleet_command_starts_flower(tmp_path: Path, demo_url: str) -> None:
     """`producer fleet` prints Flower's address; Flower needs its password and listens on loopback only.
 
-    It gets an event for every image, and for a shard that can't be collected. Its processes end with the fleet.
+    Flower gets an event for every image, and for a shard that can't be collected. Flower's processes end with the
+    fleet.
     """
     env = {"IMAGEFLEET_ALLOW_NETWORKS": "127.0.0.1"}
     with running_fleet(tmp_path, "--workers", "1", env=env) as fleet:
@@ -87,7 +88,7 @@ def test_fleet_command_starts_flower(tmp_path: Path, demo_url: str) -> None:
             broken.process.stdin.write(slow)
             broken.process.stdin.close()
             plan = tmp_path / "broken" / ".plan" / "00000.parquet"
-            # By then the producer has read the plan, and the shard is not collected yet.
+            # At this moment the producer has read the plan, and the shard is not collected yet.
             process_helpers.eventually(
                 lambda: process_helpers.request_count(demo_url, "/images") > before, "the request of the image"
             )
@@ -113,7 +114,7 @@ def test_events_can_be_off(tmp_path: Path, demo_url: str) -> None:
             workers = json.loads(fleet.flower.get("/workers?json=1", fleet.flower.password)[1])["data"]
             return sum(worker.get("worker-heartbeat", 0) for worker in workers)
 
-        # Heartbeats are events too: the next one would come after all events of the image.
+        # A worker's heartbeats are events too: the next heartbeat comes after any event of the image.
         before = heartbeats()
         process_helpers.eventually(lambda: heartbeats() > before, "the next heartbeat")
         assert fleet.flower.tasks() == {}
@@ -123,7 +124,7 @@ def test_events_can_be_off(tmp_path: Path, demo_url: str) -> None:
 def test_run_with_flower(tmp_path: Path, demo_url: str) -> None:
     """`run --flower --json` prints only its JSON to standard output, and Flower's address to standard error.
 
-    Its usual port is taken, so it uses another one. It ends with the run, without waiting for a key.
+    Flower's usual port is taken, so Flower uses another one. The command ends with the run, without waiting for a key.
     """
     source = tmp_path / "list.txt"
     source.write_text("".join(f"{demo_url}/images/{number}.jpg?latency=0.5\n" for number in range(16)))

@@ -67,7 +67,7 @@ def queued(server: redis.Redis) -> list[dict[str, Any]]:
 
 
 def test_requeues_all_tasks_of_a_dead_worker(server: redis.Redis) -> None:
-    """Each message is next in its queue, unchanged but for kombu's redelivery marks; the worker is forgotten."""
+    """Each message is first in its queue, and differs only by kombu's redelivery marks; the worker is unregistered."""
     record_unacked(server, _ELSEWHERE, 5)
     assert requeue.requeue_from_dead_workers(server) == 5
     messages = queued(server)
@@ -111,7 +111,7 @@ def test_concurrent_requeues_requeue_once(server: redis.Redis, redis_url: str) -
 
 
 def test_declares_no_one_dead_before_lasting_contact(server: redis.Redis, heartbeat: Heartbeat) -> None:
-    """After a start or a Redis outage, a worker waits one heartbeat lifetime before it declares others dead."""
+    """After its start or a Redis outage, a worker waits for one heartbeat lifetime before it declares others dead."""
     heartbeat.beat(server)
     record_unacked(server, _ELSEWHERE, 1)
     heartbeat.beat(server)
@@ -148,7 +148,7 @@ def test_detects_a_dead_process_of_its_host_at_once(server: redis.Redis, heartbe
 def test_requeues_messages_of_a_lost_reply(
     server: redis.Redis, redis_url: str, heartbeat: Heartbeat, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Messages in a reply that never reached this worker are requeued; the received ones stay with it."""
+    """Messages of a reply that never reached this worker are requeued; the worker keeps those that it received."""
     transport.install()
     monkeypatch.setattr(transport.Channel, "worker_id", _ME.name)
     put(redis_url, _QUEUE, 3)
@@ -170,7 +170,7 @@ def test_requeues_messages_of_a_lost_reply(
 def test_running_task_of_a_broken_connection_is_known(
     server: redis.Redis, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A running task belongs to no channel until it ends, and does not count as lost."""
+    """A task that still runs after its channel was closed does not count as lost."""
     transport.install(running_ids=lambda: {None})  # type: ignore[arg-type]  # plain messages have no id
     monkeypatch.setattr(transport.Channel, "worker_id", _ME.name)
     put(redis_url, _QUEUE, 1)
@@ -196,7 +196,7 @@ def test_requeues_overdue_messages_of_kombu(server: redis.Redis, heartbeat: Hear
 
 
 def test_lists_all_unacked_hashes(server: redis.Redis) -> None:
-    """The list of hashes with unacknowledged messages begins with kombu's own."""
+    """The list of hashes that may hold unacknowledged messages begins with kombu's own hash."""
     server.sadd(keys.WORKERS, "b", "a")
     assert requeue.unacked_hashes(server) == ["unacked", "unacked:a", "unacked:b"]
 
@@ -226,13 +226,13 @@ def slow_list(folder: Path, demo_url: str, count: int, latency: int) -> Path:
 
 
 def start_worker(name: str, folder: Path, url: str) -> Any:
-    """Return a worker's context manager."""
+    """Return a context manager that runs a worker."""
     return processes.worker(name, folder, url, folder, "127.0.0.1", "-n", f"{name}@%h", "-c", "8", "-l", "WARNING")
 
 
 @pytest.mark.timeout(120)
 def test_other_worker_does_the_tasks_of_a_killed_one(own_redis: str, demo_url: str, tmp_path: Path) -> None:
-    """Another worker does all tasks of a killed worker well within a minute, while nothing else happens."""
+    """In an otherwise idle fleet, another worker does all tasks of a killed worker well within a minute."""
     source = slow_list(tmp_path, demo_url, 24, 4)
     argv = processes.command(["run", source, "--out", tmp_path / "out", "--broker", own_redis, "--json"])
     with (
@@ -243,7 +243,7 @@ def test_other_worker_does_the_tasks_of_a_killed_one(own_redis: str, demo_url: s
         processes.eventually(lambda: processes.unacked_count(server) == 24, "its unacknowledged messages")
         with start_worker("other", tmp_path, own_redis):
             processes.eventually(lambda: server.scard(keys.WORKERS) == 2, "the other worker")
-            # The zombie stays in the process table, so only its missing heartbeat shows its death.
+            # The killed worker stays in the process table as a zombie, so only its missing heartbeat shows its death.
             killed.process.kill()
             started = time.monotonic()
             assert run.wait(60).json()["success"] == 24
@@ -332,7 +332,7 @@ def test_requeues_messages_lost_with_a_connection(own_redis: str, demo_url: str,
 
 @pytest.mark.timeout(120)
 def test_paused_redis_declares_no_one_dead(own_redis: str, demo_url: str, tmp_path: Path) -> None:
-    """Redis pauses until all heartbeats have expired: no live worker is declared dead."""
+    """After a pause of Redis in which all heartbeats expire, no live worker is declared dead."""
     source = slow_list(tmp_path, demo_url, 32, 30)
     argv = processes.command(["run", source, "--out", tmp_path / "out", "--broker", own_redis, "--json"])
     with (

@@ -34,18 +34,18 @@ def test_no_forbidden_address_is_reached(report: Any) -> None:
     "name", [*URLS, *(name for name in NAMES if name not in ("good.example", "rebinding.example"))]
 )
 def test_hostile_url_fails_for_its_reason(report: Any, name: str) -> None:
-    """Each fails as an invalid URL, a blocked address, or a name that does not exist."""
+    """Each download fails because of an invalid URL, a blocked address, or a name that does not exist."""
     assert report["hostile"][name] in ("invalid_url", "blocked_address", "dns")
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in ("good.example", "rebinding.example")])
 def test_name_with_one_forbidden_address_is_refused(report: Any, name: str) -> None:
-    """A name with any forbidden address is refused, at any place among the others."""
+    """A name is refused if any of its addresses is forbidden, wherever this address is in the list."""
     assert report["hostile"][name] == "blocked_address"
 
 
 def test_public_address_is_reached(report: Any) -> None:
-    """The same network lets a public address be reached, so the guard causes the refusals above."""
+    """A public address in the same network can be reached, so it is the guard that causes the refusals above."""
     assert report["good"] == "success"
 
 

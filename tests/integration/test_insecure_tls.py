@@ -23,7 +23,7 @@ class Site:
     """Servers with a valid certificate, with an expired one, and without TLS."""
 
     def __init__(self, folder: Path, stack: ExitStack, plain: str) -> None:
-        """Create the certificates and start the servers, except for the one without TLS, which runs already."""
+        """Create the certificates and start the TLS servers; the server without TLS runs already."""
         root = Authority(folder / "root", "Root")
         good, expired = (server_context(root.issue(name, dates=dates)) for name, dates in (("a", ()), ("b", PAST)))
         replies = iter([response(b"", "404 Not Found")])
@@ -52,7 +52,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, demo_url: str) -> Iterator[Si
 
 
 def test_insecure_run_and_its_retry(site: Site, tmp_path: Path) -> None:
-    """A local fleet inherits the permission; the manifest marks images saved because of it, even after a retry."""
+    """A local fleet inherits the permission for --insecure; its manifest marks unverified images, after a retry too."""
     out = tmp_path / "out"
     arguments = ("run", site.source, "--out", out, "--workers", "1", "--insecure", "--json")
     assert processes.producer(*arguments, env=site.permissive).json()["success"] == 2

@@ -36,15 +36,15 @@ class Watched:
     processes: list[psutil.Process]
 
     def snapshot(self) -> None:
-        """Remember its current processes; the supervisor's can be found only while their ancestors live."""
+        """Record the command's current processes; those of the supervisor are found only while their ancestors live."""
         self.processes = self.command.descendants()
 
     def matching(self, word: str) -> list[psutil.Process]:
-        """Return its processes with a word in their command line."""
+        """Return the command's processes that have a word in their command line."""
         return [process for process in self.processes if any(word in part for part in process.cmdline())]
 
     def assert_nothing_left(self) -> None:
-        """Make sure that all its processes and temporary files are gone."""
+        """Make sure that all processes and temporary files of the command are gone."""
         assert self.processes
         process_helpers.eventually(
             lambda: not process_helpers.still_running(self.processes), "the end of all processes", _CLEANUP_SECONDS
@@ -55,7 +55,7 @@ class Watched:
         assert process_helpers.missing_or_empty(self.out / ".tmp")
 
     def assert_ended(self, code: int) -> process_helpers.Completed:
-        """Make sure that it ends with this status and without a traceback."""
+        """Make sure that the command ends with this status and without a traceback."""
         ended = self.command.wait()
         assert ended.code == code, ended.err
         assert "Traceback" not in ended.err
@@ -135,7 +135,7 @@ def test_success_leaves_nothing_behind(tmp_path: Path, temporary: Path, demo_url
 @pytest.mark.parametrize(
     "end",
     [
-        # As a terminal does: to all its foreground processes. The fleet is not one of them.
+        # The signal goes to all foreground processes, as from a terminal. The fleet is not a foreground process.
         pytest.param(lambda pid: os.killpg(pid, signal.SIGINT), id="ctrl-c"),
         pytest.param(lambda pid: os.kill(pid, signal.SIGINT), id="sigint"),
         pytest.param(lambda pid: os.kill(pid, signal.SIGTERM), id="sigterm"),
@@ -160,7 +160,7 @@ def test_interruption_leaves_nothing_behind(
             **{"interrupted": True, "cancelled": False},
             **{"run_id": record["id"], "out": str(run.out), "resume": resume},
         }
-        # What happened, then what to do.
+        # The message says what happened, then what to do.
         assert ended.err.splitlines()[-1] == f"Resume with: {resume}"
         assert ended.err.splitlines()[-2].startswith("Interrupted.")
         run.assert_nothing_left()
@@ -281,7 +281,7 @@ def test_local_fleet_restarts_killed_processes(tmp_path: Path) -> None:
 
 
 def test_gives_up_on_a_server_that_keeps_exiting(tmp_path: Path, temporary: Path) -> None:
-    """The fleet gives up: exit status 1, the end of the server's log, and nothing left behind."""
+    """The fleet gives up: it exits with status 1, prints the end of the server's log, and leaves nothing behind."""
     root = tmp_path / "store"
     root.mkdir()
     with watched(tmp_path, temporary, root, "fleet", "--store-root", root, "--workers", "1") as fleet:
@@ -289,7 +289,7 @@ def test_gives_up_on_a_server_that_keeps_exiting(tmp_path: Path, temporary: Path
         fleet.snapshot()
         ended: list[int] = []
         for _ in range(4):
-            # Before it handles SIGTERM, a server would die by the signal.
+            # A server that does not handle SIGTERM yet would die by the signal.
             server = process_helpers.eventually(
                 lambda: _terminable_server(fleet, ended), "a server that handles SIGTERM"
             )
@@ -305,7 +305,7 @@ def test_gives_up_on_a_server_that_keeps_exiting(tmp_path: Path, temporary: Path
 
 
 def _terminable_server(fleet: Watched, known: list[int]) -> psutil.Process | None:
-    """Return a fleet's Redis once it handles SIGTERM, if its process id is not a known one; else None."""
+    """Return a fleet's Redis if it handles SIGTERM and its process id is not one of the known ids; else None."""
     for process in process_helpers.still_running(fleet.command.descendants()):
         try:
             words = process.cmdline()
@@ -332,7 +332,7 @@ def _stored_value(server: redis.Redis) -> str | None:
 def test_unusable_worker_setting_leaves_nothing_behind(
     tmp_path: Path, temporary: Path, demo_url: str, setting: str, value: str
 ) -> None:
-    """A setting unusable for workers ends the run at its start with exit status 1 or 2, and is named."""
+    """A setting that workers can't use ends the run at its start with exit status 1 or 2; the message names it."""
     out = tmp_path / "out"
     source = tmp_path / "list.txt"
     source.write_text(f"{demo_url}/images/1.jpg\n")
@@ -389,7 +389,7 @@ def test_standing_fleet_serves_runs_and_ends(tmp_path: Path, temporary: Path, de
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system can't pin processes to cores")
 @pytest.mark.parametrize("more", [more for more in (-1, 0, 1) if len(cores()) + more])
 def test_pins_workers_to_cores(tmp_path: Path, temporary: Path, more: int) -> None:
-    """At least as many workers as cores are pinned evenly to the cores; fewer may use all."""
+    """Workers are pinned evenly to the cores if there are at least as many; fewer workers may use all cores."""
     allowed = cores()
     workers = len(allowed) + more
     root = tmp_path / "store"

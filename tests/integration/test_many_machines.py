@@ -162,7 +162,10 @@ def workers(site: Site) -> Iterator[None]:
 
 @pytest.mark.usefixtures("workers", "nothing_denied")
 def test_run_over_tls(site: Site, out: Path, demo_url: str) -> None:
-    """A producer and two workers complete a run, and leave no key of it but Celery's, kept for late copies."""
+    """A producer and two workers complete a run.
+
+    Of the run's keys only those remain that Celery keeps for late copies.
+    """
     urls = "".join(f"{demo_url}/images/{index}.jpg\n" for index in range(250))
     ran = processes.producer(
         "run", "-", "--out", out, "--shard-size", "100", "--json", env=site.env(), stdin=urls.encode()
@@ -178,7 +181,7 @@ def test_run_over_tls(site: Site, out: Path, demo_url: str) -> None:
 
 @pytest.mark.usefixtures("workers", "nothing_denied")
 def test_retry_later_over_tls(site: Site, out: Path, demo_url: str) -> None:
-    """A worker may send a task again after a server asked for a wait."""
+    """The permissions let a worker send a task again after a server asked for a wait."""
     url = f"{demo_url}/fault/rate-limited-once?after=1&many-machines"
     ran = processes.producer(
         "run", "-", "--out", out, "--max-retry-after", "0", "--json", env=site.env(), stdin=url.encode()
@@ -218,7 +221,7 @@ def test_remote_control_and_flower(site: Site, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("workers", "nothing_denied")
 def test_failing_chord(site: Site) -> None:
-    """The permissions also cover Celery's handling of a part that raises and of its uncollected shard."""
+    """The permissions also cover what Celery does if a chord part raises, and its shard can't be collected."""
     with sending(site) as send:
         body = Signature(COLLECT_SHARD, kwargs={"run_id": "odd", "shard": 0}, options={"task_id": "odd.collect"})
         site.admin.set("celery-taskset-meta-odd.s", 1)
@@ -260,7 +263,7 @@ def test_stopped_worker_requeues_its_tasks(
 
 @pytest.mark.usefixtures("nothing_denied")
 def test_transport_over_tls(site: Site) -> None:
-    """The transport takes messages in batches over TLS, each once, and leaves nothing behind."""
+    """Over TLS, the transport takes messages in batches, delivers each once, and leaves nothing behind."""
     transport.install()
     queue, found = "imagefleet.transport-test", []
     put(site.url(), queue, 100)
@@ -401,7 +404,7 @@ def test_worker_waits_for_a_verifiable_server(site: Site, tmp_path: Path) -> Non
 
 
 def test_worker_without_its_ca_file_ends(site: Site, tmp_path: Path) -> None:
-    """A worker with a missing CA file reports it and ends, instead of retrying for ever."""
+    """If its CA file is missing, a worker reports this and ends, instead of retrying for ever."""
     argv = [sys.executable, "-m", "celery", "-A", "tasks", "worker"]
     with processes.started("lost", argv, tmp_path, site.env(BROKER_CA_FILE="/nowhere.pem")) as worker:
         ended = worker.wait()
@@ -421,17 +424,17 @@ _DENIED = [
 
 @pytest.mark.parametrize("command", _DENIED)
 def test_unneeded_commands_are_denied(site: Site, command: str) -> None:
-    """The fleet's user has no permission for commands and keys unneeded by the fleet."""
+    """The fleet's user has no permission for commands and keys that the fleet does not need."""
     with (
         client(site.port, site.folder, "imagefleet") as ours,
-        # DEBUG is refused to everyone, before the permissions are checked.
+        # Redis refuses DEBUG to everyone, before it checks the permissions.
         pytest.raises(redis.ResponseError, match=r"(?i)no permissions|DEBUG command not allowed"),
     ):
         ours.execute_command(*command.split())
 
 
 def test_scripts_are_denied_too(site: Site) -> None:
-    """A script has only the permissions of its sender."""
+    """A Lua script has only the permissions of the user who sends it."""
     site.admin.set("foreign", "secret")
     with client(site.port, site.folder, "imagefleet") as ours:
         for script in ("return redis.call('GET', 'foreign')", "return redis.call('FLUSHALL')"):
@@ -450,7 +453,7 @@ def test_no_login_without_a_password(site: Site) -> None:
 
 
 def test_acl_file_without_passwords_lets_no_one_in(site: Site, tmp_path: Path) -> None:
-    """Redis does not start with the file before passwords are filled in, so no one runs it with example ones."""
+    """Redis refuses the users file until its passwords are filled in, so that no one runs it with example passwords."""
     argv = [
         redis_program(),
         "--port",
@@ -495,7 +498,7 @@ def other_version(tmp_path: Path) -> Path:
 def test_worker_of_another_version_takes_nothing(
     site_without_workers: Site, other_version: Path, out: Path, demo_url: str
 ) -> None:
-    """A worker of another version is reported and takes nothing; the run continues with a matching worker."""
+    """A worker of another version is reported and takes no task; a worker of the same version completes the run."""
     site = site_without_workers
     env = {**site.env(), "PYTHONPATH": str(other_version)}
     (other_version / "list").write_text("".join(f"{demo_url}/images/{index}.jpg\n" for index in range(5)))

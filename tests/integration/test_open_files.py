@@ -74,7 +74,7 @@ def test_worker_raises_its_soft_limit(tmp_path: Path) -> None:
         url = f"redis://127.0.0.1:{port}/0"
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         try:
-            # The worker inherits this limit; afterwards this process gets its own limit back.
+            # The worker inherits this lower limit; afterwards this process gets its own limit back.
             resource.setrlimit(resource.RLIMIT_NOFILE, (min(200, soft), hard))
             worker = stack.enter_context(processes.worker("crowded", tmp_path, url, tmp_path, "127.0.0.1"))
         finally:

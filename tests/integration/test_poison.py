@@ -89,12 +89,12 @@ def test_detects_poison_and_saves_its_neighbours(demo_url: str, tmp_path: Path) 
     rows = processes.rows(out)
     assert tuple(place for place, row in enumerate(rows) if row["reason"] == "crashed") == _POISONS
     assert Counter(row["status"] for row in rows) == {"success": _IMAGES - 3, "failed_to_download": 3}
-    # The first death of an image is not counted, the next two are, and the fourth is an isolated process's.
+    # An image's first crash is not counted, its next two are, and its fourth ends the separate process.
     assert 3 <= len(deaths) <= 3 * len(_POISONS)
 
 
 def test_counts_a_crash_only_for_running_tasks(server: redis.Redis) -> None:
-    """A running task is tracked; a dead worker's crash counts once for each of its tasks, while the run exists."""
+    """Running tasks are tracked; while the run exists, a worker's death counts as one crash for each of its tasks."""
     server.set(keys.run("run-1"), "{}")
     with poison.track_running(server, _WORKER, "run-1", _TASK) as crashes:
         assert crashes == 0
@@ -161,7 +161,7 @@ def test_isolated_process_without_an_answer(
 def test_terminated_isolated_process_is_restarted(
     store: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """SIGTERM, as from a service manager, proves nothing about the image, so the process is started again."""
+    """A process ended by SIGTERM, as from a service manager, proves nothing about its image and is restarted."""
     program = f"""
 import json, os, pathlib, signal
 first = pathlib.Path({str(tmp_path / "first")!r})

@@ -49,7 +49,7 @@ def test_sums_arrive(server: redis.Redis) -> None:
 
 
 def test_counts_unsaved_images(server: redis.Redis) -> None:
-    """Unsaved images count as failed and also separately."""
+    """Images that could not be saved count as failed, and are also counted separately."""
     reporter = ProgressCounters(lambda: server)
     for outcome in (success(0, bytes=7), _FAILED, replace(_FAILED, reason=Reason.STORAGE)):
         reporter.add("a", outcome)
@@ -65,7 +65,7 @@ def test_later_sums_are_added(server: redis.Redis) -> None:
 
 
 def test_cost_does_not_grow(server: redis.Redis) -> None:
-    """A thousand images of many threads cost a few commands, and none is lost."""
+    """Many threads count a thousand images with a few commands, and no image is lost."""
     reporter = ProgressCounters(lambda: server)
 
     def add() -> None:
@@ -95,7 +95,7 @@ def test_failing_redis_is_not_an_error(server: redis.Redis, caplog: pytest.LogCa
 
 
 def test_sums_refused_by_a_full_redis_arrive_later(server: redis.Redis, caplog: pytest.LogCaptureFixture) -> None:
-    """A full Redis reports that it added nothing, so nothing counts twice."""
+    """A full Redis reports that it added nothing, so a repeated flush counts nothing twice."""
     caplog.set_level(logging.WARNING)
     reporter = ProgressCounters(lambda: server)
     server.config_set("maxmemory", 1)

@@ -50,7 +50,8 @@ class Move:
     times: int
 
 
-#: hypothesis omits rules at random. Each rule starts with a move, because nothing happens without moves.
+#: hypothesis omits rules at random. Each rule starts with a move of the producer or a worker, because nothing happens
+#: without moves.
 _moves = st.builds(
     Move,
     st.sampled_from(["step", "step", "deliver", "work", "work", "execute", "finish", "finish"]),
@@ -65,7 +66,7 @@ _PROFILE = settings(
 
 
 class Protocol(RuleBasedStateMachine):
-    """A run of two shards with everything that can go wrong."""
+    """A model of a run of two shards with every failure that can occur."""
 
     stage: Stage
 
@@ -81,18 +82,19 @@ class Protocol(RuleBasedStateMachine):
             self.stage, self.store, self.options, simulated_fleet.planner(self.store, _SIZE, _URLS)
         )
         self.manifests: dict[int, bytes] = {}
-        #: The number of moves since the last total loss. It makes progress possible between total losses.
+        #: The number of moves since the last total loss. A minimum number of moves makes progress possible between
+        #: total losses.
         self.moves = 0
 
     @rule(moves=st.lists(_moves, min_size=1, max_size=4))
     def advance(self, moves: list[Move]) -> None:
-        """Nothing fails for a while."""
+        """For a while, no failure occurs."""
         for move in moves:
             self._make_move(move)
 
     @rule(move=_moves, place=_places)
     def inspect_while_a_worker_dies(self, move: Move, place: int) -> None:
-        """Messages requeued behind the producer's scan are seen in neither place, but at its next inspection."""
+        """The producer's scan misses messages that are requeued during it; its next inspection finds them."""
         self._make_move(move)
         dying = self._taken_image(place)
         self._step_producer()
@@ -160,7 +162,7 @@ class Protocol(RuleBasedStateMachine):
             self.fleet.lose_parts(shard)
         elif what == "the record":
             self.stage.server.delete(keys.run(RUN_ID))
-            # Workers drop tasks without a run record at once.
+            # Workers at once drop tasks of a run without a record.
             self.fleet.work([IMAGE_QUEUE])
         else:
             self.stage.server.flushall()
@@ -192,7 +194,7 @@ class Protocol(RuleBasedStateMachine):
                 assert self.manifests.setdefault(shard, body) == body
 
     def teardown(self) -> None:
-        """Let everything succeed from here: the run ends, with each Outcome exactly once."""
+        """Let everything succeed from here, and check that the run ends with each Outcome exactly once."""
         try:
             for shard in range(_SHARDS):
                 self.fleet.claim_expires(shard)
@@ -203,7 +205,7 @@ class Protocol(RuleBasedStateMachine):
                 self._step_producer()
             assert self.producer.ended, "the run does not end"
             assert self.producer.error is None
-            # Remaining copies are executed sooner or later.
+            # Workers execute the remaining copies sooner or later.
             self.fleet.work()
             self.manifests_stay()
             self._assert_complete()
@@ -246,7 +248,10 @@ class Protocol(RuleBasedStateMachine):
         self.producer = Producer(self.stage, self.store, self.options, planner, resumed=True)
 
     def _taken_image(self, place: int) -> simulated_fleet.TakenMessage | None:
-        """Return a taken image task, after taking the next queued one if there is none; None without any."""
+        """Return an image task that a worker has taken; if there is none, let one take the next queued task.
+
+        Return None if the queue is empty too.
+        """
         images = [taken for taken in self.fleet.taken if taken.queue == IMAGE_QUEUE]
         if images:
             return images[place % len(images)]
@@ -258,7 +263,7 @@ class Protocol(RuleBasedStateMachine):
 
     @contextmanager
     def _no_resends(self) -> Iterator[None]:
-        """Let the producer act, and make sure that it resends no message in flight while its chord can count it."""
+        """Let the producer act, and check that it resends no message in flight that its chord can still count."""
         before = self.fleet.in_flight()
         counting = {shard for shard in range(_SHARDS) if self.fleet.is_counting(shard)}
         yield
@@ -315,7 +320,7 @@ def test_every_request_has_one_outcome(stage: Stage) -> None:
 def test_finds_a_broken_version(
     stage: Stage, broken: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The model finds each broken version: most within the examples of the test above, all within ten times as many."""
+    """The model finds the defect of each broken version, within at most ten times the examples of the test above."""
     broken(monkeypatch)
     with pytest.raises(AssertionError):
         _run(stage, max_examples=10 * _PROFILE.max_examples, phases=[Phase.generate], report_multiple_bugs=False)

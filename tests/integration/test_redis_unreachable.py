@@ -1,4 +1,4 @@
-"""Redis is unreachable while images end: their parts are counted once it is back."""
+"""If Redis is unreachable while downloads end, their chord parts are counted once Redis is back."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _IMAGES = 16
 
 @pytest.mark.slow
 def test_run_survives_a_restart_of_redis(demo_url: str, tmp_path: Path) -> None:
-    """Redis is unreachable while all slots' images end: the run completes, and no image is requested twice."""
+    """If Redis is unreachable while all slots end their downloads, the run completes without a second request."""
     source = tmp_path / "list.txt"
     source.write_text("".join(f"{demo_url}/images/{index}.png?latency=3\n" for index in range(_IMAGES)))
     out = tmp_path / "out"
@@ -42,7 +42,7 @@ def test_run_survives_a_restart_of_redis(demo_url: str, tmp_path: Path) -> None:
 
 
 def test_stopping_worker_does_not_wait_for_redis(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stopping worker gives up, so its task stays unacknowledged and goes to another worker."""
+    """A worker that stops meanwhile gives up, so its task stays unacknowledged and goes to another worker."""
     monkeypatch.setattr(state, "should_stop", 0)
     started = time.monotonic()
     with redis.Redis(port=processes.free_port()) as unreachable, pytest.raises(redis.ConnectionError):

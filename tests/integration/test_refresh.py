@@ -68,12 +68,12 @@ def snapshot(folder: Path) -> dict[str, tuple[bytes, int]]:
     return {name: ((folder / name).read_bytes(), (folder / name).stat().st_mtime_ns) for name in names}
 
 
-#: A row's columns with the same values as after a new download of the image.
+#: The columns of a reused image's row that have the same values as after a new download.
 _IMAGE_COLUMNS = ("url", "width", "height", "original_width", "original_height", "format", "bytes", "sha256", "etag")
 
 
 def test_refresh(fleet: str, site: Site, out: Path) -> None:
-    """All images but the changed ones and those with a missing or damaged file cost one 304 response each."""
+    """Images cost one 304 response each, except changed ones and those with a missing or damaged file."""
     old = out.with_name(f"{out.name}-old")
     run(site.urls, old, "--broker", fleet)
     site.save_image(_CHANGED, (200, 0, 0))
@@ -82,7 +82,7 @@ def test_refresh(fleet: str, site: Site, out: Path) -> None:
     damaged = old / before[_DAMAGED]["path"]
     damaged.write_bytes(b"x" * damaged.stat().st_size)
     files_before, requested = snapshot(old), len(site.answers())
-    # Another order, and URLs unknown to the previous run.
+    # The new list has another order, and URLs unknown to the previous run.
     urls = [*reversed(site.urls), site.urls[0], f"{site.urls[0]}?new"]
     facts = run(urls, out, "--refresh-from", old, "--broker", fleet)
     assert (facts["success"], facts["unchanged"]) == (_COUNT + 2, _COUNT - 3 + 1)
@@ -111,14 +111,14 @@ def test_refresh(fleet: str, site: Site, out: Path) -> None:
 
 @pytest.mark.slow
 def test_refresh_can_be_resumed(fleet: str, site: Site, out: Path, tmp_path: Path) -> None:
-    """A refresh killed during planning resumes as a refresh, for planned and newly planned shards."""
+    """A refresh killed during planning resumes as a refresh, both for shards planned before and for new ones."""
     old = out.with_name(f"{out.name}-old")
     run(site.urls, old, "--broker", fleet)
     source = tmp_path / "list.txt"
     source.write_text("\n".join(site.urls))
     arguments = ("--refresh-from", old, "--broker", fleet, "--shard-size", str(_SHARD))
     assert processes.producer("run", source, "--out", out, *arguments).code == 0
-    # As after a kill during the planning of the last shard, before any shard was collected.
+    # Leave the folder as after a kill during the planning of the last shard, before any shard was collected.
     store = LocalStore(out)
     RunFile.load(store).save(store, plan=PlanState.OPEN, planned_rows=0, planned_shards=0)
     (out / ".plan" / "00002.parquet").unlink()

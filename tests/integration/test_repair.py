@@ -27,7 +27,7 @@ from tests.integration.simulated_fleet import REFUSED, RUN_ID, Fleet, Producer, 
 _SIZE = 3
 _OPTIONS = RunOptions("/out", _SIZE, run_id=RUN_ID)
 _URLS = [f"http://a.example/{index}" for index in range(2 * _SIZE)]
-#: Steps in which an idle shard is inspected twice and its lost tasks are resent.
+#: Number of steps in which an idle shard is inspected twice and its lost tasks are resent.
 _STEPS_TO_REPAIR = 3
 
 
@@ -113,7 +113,7 @@ def test_run_without_losses_repairs_nothing(begin: Begin, fleet: Fleet, store: L
 
 
 def test_resends_a_lost_message(begin: Begin, fleet: Fleet, store: LocalStore) -> None:
-    """A lost message alone is resent under its id, and its task checks for an already saved image."""
+    """Only a lost message is resent, under its old id; its task checks for an already saved image."""
     producer = begin()
     fleet.lose(IMAGE_QUEUE, 1)
     producer.step()
@@ -147,7 +147,7 @@ def test_restores_a_lost_part(begin: Begin, fleet: Fleet, store: LocalStore) -> 
 @pytest.mark.filterwarnings("ignore:Call to deprecated setex:DeprecationWarning")  # Celery's
 @pytest.mark.parametrize("last", [False, True], ids=["in the middle", "at the end"])
 def test_repeats_a_part_counted_as_failed(begin: Begin, fleet: Fleet, store: LocalStore, last: bool) -> None:
-    """A task that Celery ended with an error is repeated, even if its part has failed the whole chord."""
+    """A task that Celery ended with an error is repeated, even if its failed part made the whole chord fail."""
     producer = begin()
     bad = fleet.take()
     for _ in range(_SIZE - 1 if last else 0):
@@ -162,7 +162,7 @@ def test_repeats_a_part_counted_as_failed(begin: Begin, fleet: Fleet, store: Loc
 
 
 def test_sends_the_collect_task_of_a_dead_claim(begin: Begin, fleet: Fleet, store: LocalStore) -> None:
-    """The producer sends the collect task of a complete chord if its claimer died; no image is sent again."""
+    """If the worker that claimed a complete chord died, the producer sends its collect task; it resends no image."""
     producer = begin()
     fleet.claim(0)
     fleet.work([IMAGE_QUEUE])
@@ -178,7 +178,7 @@ def test_sends_the_collect_task_of_a_dead_claim(begin: Begin, fleet: Fleet, stor
 
 
 def test_rebuilds_a_lost_collect_task(begin: Begin, fleet: Fleet, store: LocalStore) -> None:
-    """Outcomes are lost with a collect task: they are rebuilt from the saved images, without a download."""
+    """If a collect task is lost, its Outcomes are rebuilt from the saved images, without a download."""
     producer = begin()
     fleet.work([IMAGE_QUEUE])
     assert sent(fleet, SHARD_QUEUE) == [f"{RUN_ID}.00000.collect"]
@@ -215,7 +215,7 @@ def test_resends_after_redis_was_emptied(
 
 
 def test_redis_emptied_while_workers_continue(begin: Begin, fleet: Fleet, store: LocalStore) -> None:
-    """Tasks run by workers while Redis was emptied end as cancelled, and are repeated."""
+    """Tasks that workers ran while Redis was emptied end as cancelled, and are repeated."""
     producer = begin()
     taken = [fleet.take() for _ in range(_SIZE)]
     fleet.server.flushall()
@@ -239,7 +239,7 @@ def test_restores_a_lost_run_record(begin: Begin, fleet: Fleet, store: LocalStor
 
 
 def test_ignores_a_cancelled_collect_task(begin: Begin, fleet: Fleet, store: LocalStore) -> None:
-    """A collect task with images cancelled without a record writes no manifest: they are repeated."""
+    """If images were cancelled for lack of a run record, their collect task writes no manifest; they are repeated."""
     producer = begin()
     fleet.server.delete(keys.run(RUN_ID))
     fleet.work([IMAGE_QUEUE])
@@ -274,7 +274,7 @@ def test_gives_up_on_an_image_lost_again_and_again(begin: Begin, fleet: Fleet, s
 
 
 def test_gives_up_on_a_collect_task_lost_again_and_again(begin: Begin, fleet: Fleet, store: LocalStore) -> None:
-    """A shard with an always lost collect task ends the run with an error and advice."""
+    """If a shard's collect task is lost each time, the run ends with an error and advice."""
     producer = begin()
     for _ in range(100):
         if producer.ended:
@@ -325,7 +325,7 @@ def test_requeued_messages_are_not_resent(begin: Begin, fleet: Fleet, store: Loc
 
 
 def test_resume_skips_finished_shards(stage: Stage, begin: Begin, fleet: Fleet, store: LocalStore) -> None:
-    """The next command sends no shard with a manifest, and reports its images as done before."""
+    """The next command does not send a shard that has a manifest, and reports its images as already done."""
     first = begin(2, window=1)
     fleet.work()
     assert store.exists(manifest.name(0))
@@ -350,7 +350,7 @@ def test_resume_of_a_finished_run_sends_nothing(stage: Stage, begin: Begin, flee
 
 
 def test_resume_adopts_work_in_flight(stage: Stage, begin: Begin, fleet: Fleet, store: LocalStore) -> None:
-    """Messages of a killed producer in queues, with workers and in chords are kept; unsent ones are sent."""
+    """After a kill, messages in queues, with workers and in chords are kept; those not sent yet are sent."""
     first = begin(2)
     first.step()
     fleet.finish(fleet.take())
@@ -406,10 +406,10 @@ def unsaved(fleet: Fleet) -> None:
 
 @pytest.mark.parametrize("body", [False, True], ids=["last message", "collect task"])
 def test_resume_retries_unsaved_images(stage: Stage, begin: Begin, fleet: Fleet, store: LocalStore, body: bool) -> None:
-    """An unsaved image of the previous command is retried, however far its shard had got.
+    """An image that the previous command could not save is retried, however far its shard had got.
 
-    Its part may be counted in time and be forgotten, or be in a queued collect task. That collect task belongs to the
-    earlier command. So does one that the last of its messages triggers later.
+    The image's chord part may be counted in time and be forgotten, or be in a queued collect task. That collect task
+    belongs to the earlier command. So does a collect task that the last message of the earlier command triggers later.
     """
     first = begin()
     unsaved(fleet)
@@ -425,7 +425,7 @@ def test_resume_retries_unsaved_images(stage: Stage, begin: Begin, fleet: Fleet,
 
 
 def test_late_failure_to_save_in_an_adopted_shard(stage: Stage, begin: Begin, fleet: Fleet, store: LocalStore) -> None:
-    """The first command's collect task with a late unsaved image is ignored; the second attempt counts."""
+    """If the first command's late collect task has an unsaved image, it is ignored; the second attempt counts."""
     first = begin()
     taken = fleet.take()
     first.kill()
@@ -444,7 +444,7 @@ def test_late_failure_to_save_in_an_adopted_shard(stage: Stage, begin: Begin, fl
 
 
 def test_failure_to_save_is_final_within_a_command(begin: Begin, fleet: Fleet, store: LocalStore) -> None:
-    """Within one command, an unsaved image has failed like any other and is not resent."""
+    """Within one command, an image that could not be saved has failed like any other, and is not resent."""
     producer = begin()
     unsaved(fleet)
     slow = fleet.take()
@@ -458,7 +458,7 @@ def test_failure_to_save_is_final_within_a_command(begin: Begin, fleet: Fleet, s
 
 
 def test_saved_images_of_a_dead_worker_are_not_downloaded_again(begin: Begin, fleet: Fleet, store: LocalStore) -> None:
-    """The next worker takes a dead worker's saved images from the disk, and downloads the others."""
+    """After a worker's death, another worker uses the saved images on the disk and downloads the missing ones."""
     producer = begin()
     saved = fleet.take()
     fleet.take()
@@ -481,7 +481,7 @@ def test_collect_task_that_kills_its_workers_ends_the_run(
         assert not producer.ended
         body = fleet.take(SHARD_QUEUE)
         if death:
-            # Crashes are tracked from its second delivery on.
+            # Crashes of a task are tracked from its second delivery on.
             fleet.server.sadd(keys.running(body.worker), body.task_id)
         fleet.crash("a")
         producer.step(_STEPS_TO_REPAIR)
@@ -519,7 +519,7 @@ def refused(stage: Stage, fleet: Fleet, store: LocalStore) -> dict[int, bytes]:
 def test_revision_resends_only_failed_images(
     stage: Stage, fleet: Fleet, store: LocalStore, refused: dict[int, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A later revision resends only failed images, under new ids, and its Outcomes replace theirs."""
+    """A later revision resends only failed images, under new ids, and its Outcomes replace the failed ones."""
     producer = resume(stage, store, 2, revision=1, retried=["http_4xx"])
     producer.step()
     assert sent(fleet) == [task(1, ".1"), task(_SIZE + 1, ".1")]

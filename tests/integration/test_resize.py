@@ -1,4 +1,4 @@
-"""Resizing during the download, by a fleet and by the other ways of a comparison."""
+"""A fleet, and the other ways of a comparison, resize images during the download."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_all_ways_resize_alike(fleet: str, demo_url: str, out: Path, tmp_path: P
     ],
 )
 def test_wrong_options_are_refused(tmp_path: Path, options: list[str], named: str) -> None:
-    """An unknown mode, a size of 0, and a size without a mode are reported before anything starts."""
+    """An unknown resize mode, a size of 0, and a size without a mode are reported before anything starts."""
     (tmp_path / "list.txt").write_text("http://127.0.0.1/1.jpg\n")
     ended = processes.producer("run", tmp_path / "list.txt", "--out", tmp_path / "out", *options)
     assert (ended.code, ended.out) == (2, "")

@@ -1,4 +1,4 @@
-"""A run can be resumed after any end of its producer, retried where images failed, and cancelled."""
+"""A run can be resumed however its producer ended; its failed images can be retried; and it can be cancelled."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ def test_resume_continues_an_open_plan(fleet: str, demo_url: str, out: Path, tmp
     with started_run(fleet, demo_url, out, tmp_path) as run:
         run.until_begun()
         run.kill()
-    # As after a kill during planning: the last shards are not planned, and the plan is open.
+    # Leave the folder as after a kill during planning: the last shards are not planned, and the plan is incomplete.
     for shard in (4, 5):
         (out / f".plan/0000{shard}.parquet").unlink()
     from producer.output.run_file import PlanState, RunFile
@@ -187,7 +187,7 @@ def test_resume_continues_an_open_plan(fleet: str, demo_url: str, out: Path, tmp
 def test_one_signal_finishes_the_downloads_in_progress(
     fleet: str, demo_url: str, out: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
-    """Ctrl-C or SIGTERM ends a run after the downloads in progress; queued tasks are dropped, and resume does them.
+    """Ctrl-C or SIGTERM ends a run after the downloads in progress; `resume` sends the dropped queued tasks again.
 
     Nothing is requested twice. Images saved before the end count, even in a shard without a manifest.
     """
@@ -271,7 +271,7 @@ def test_cancel_with_a_local_fleet(demo_url: str, out: Path, tmp_path: Path) -> 
     """A run with its own fleet, and so its own Redis, is cancelled by ending its producer."""
     source = tmp_path / "list.txt"
     source.write_text(lines(demo_url))
-    # It must not finish before the cancel command has started.
+    # The run must not finish before the cancel command has started.
     size = ("--workers", "1", "--concurrency", "8")
     argv = processes.command(["run", source, "--out", out, "--shard-size", str(_SHARD), "--window", "2", *size])
     allowed = {"IMAGEFLEET_ALLOW_NETWORKS": "127.0.0.1"}
@@ -286,7 +286,7 @@ def test_cancel_with_a_local_fleet(demo_url: str, out: Path, tmp_path: Path) -> 
 
 
 def test_retry_repeats_failures_that_may_succeed_now(fleet: str, demo_url: str, out: Path, tmp_path: Path) -> None:
-    """Only failures that may succeed now are retried; attempts add up, and the changes are reported."""
+    """`retry` repeats only failures that may succeed now; attempts add up, and the command reports the changes."""
     port = processes.free_port()
     late = [f"http://127.0.0.1:{port}/images/{index}.png" for index in range(3)]
     good = [f"{demo_url}/images/{index}.png" for index in (7001, 7002)]
@@ -389,7 +389,7 @@ def test_one_signal_ends_a_run_that_waits_for_its_list(fleet: str, demo_url: str
         assert pipe is not None
         pipe.write(lines(demo_url, 5).encode())
         pipe.flush()
-        # By then the run exists and waits.
+        # At this moment the run exists and waits.
         with processes.connect(fleet) as server:
             processes.eventually(lambda: list(server.scan_iter("imagefleet:run:*")), "the run")
             run.interrupt()
@@ -424,7 +424,8 @@ def test_one_signal_leaves_other_runs_alone(fleet: str, demo_url: str, store_roo
 def test_one_signal_on_a_terminal(demo_url: str, tmp_path: Path) -> None:
     """Ctrl-C with a local fleet prints the number of downloads to finish, removes the bar, and ends the command.
 
-    Of thousands of queued images it waits only for those in the slots, and resume downloads each of the others once.
+    The command waits only for the images in the slots, and `resume` downloads each of the thousands of queued images
+    once.
     """
     source, out, slots = tmp_path / "list.txt", tmp_path / "out", 16
     source.write_text("".join(f"{demo_url}/images/{index}.png?latency=0.2\n" for index in range(3000)))
@@ -443,7 +444,7 @@ def test_one_signal_on_a_terminal(demo_url: str, tmp_path: Path) -> None:
     last = [line for line in screen.text.splitlines() if line.strip()][-2:]
     assert last[0].endswith("Interrupted. Saved images and manifests are kept.")
     assert last[1] == f"Resume with: producer resume {out}"
-    # The cursor moves up over the bar and its details and erases them before the last message.
+    # Before the last message, the cursor moves up over the bar and its details, and erases them.
     assert b"\x1b[1A\x1b[2K\x1b[1A\x1b[2KInterrupted." in bytes(screen.shown)
     assert processes.request_count(demo_url, "/images") - before == len(processes.image_files(out)) < 3000
     done = processes.producer("resume", out, *size, "--json", env=env, seconds=110).json()

@@ -19,7 +19,7 @@ from tasks.broker import requeue
 from tasks.celery import IMAGE_QUEUE
 from tests.integration import processes
 
-#: More than a worker of one slot takes ahead.
+#: More images than a worker of one slot takes in advance.
 _WAITING = 20
 _numbers = count(1)
 
@@ -99,10 +99,10 @@ def refused_once(demo_url: str, after: int, images: int) -> list[str]:
 
 @pytest.mark.slow
 def test_slot_is_free_while_images_wait(server: redis.Redis, demo_url: str, tmp_path: Path) -> None:
-    """One slot does other images while twenty wait; each has one Outcome with all its attempts."""
+    """One slot downloads other images while twenty wait; each image has one Outcome with all its attempts."""
     urls = refused_once(demo_url, 4, _WAITING) + [f"{demo_url}/images/{number}.jpg" for number in range(_WAITING)]
     with fleet(server, tmp_path, "only") as (worker,), running(server, tmp_path, urls) as producer:
-        # Waiting in the slot would take 80 s.
+        # Waiting in the slot would take 80 s in all.
         numbers = producer.wait(40).json()
         assert numbers["success"] == 2 * _WAITING
         assert "Retry in 4" in worker.err
@@ -118,7 +118,7 @@ def test_slot_is_free_while_images_wait(server: redis.Redis, demo_url: str, tmp_
 
 @pytest.mark.slow
 def test_waiting_task_does_not_count_as_lost(server: redis.Redis, demo_url: str, tmp_path: Path) -> None:
-    """A task under a countdown is the same part of the same chord, shows no secret, and is not resent."""
+    """A task with a countdown remains the same part of its chord, displays no secret, and is not resent."""
     urls = [f"{url}&token=secret" for url in refused_once(demo_url, 14, 3)]
     untyped: Any = server
     listener = untyped.pubsub()
@@ -140,7 +140,7 @@ def test_waiting_task_does_not_count_as_lost(server: redis.Redis, demo_url: str,
             assert embed["chord"]["options"]["task_id"] == f"{run_id}.00000.collect"
         ended = producer.wait(60)
         assert ended.json()["success"] == 3
-        # The producer inspected the shard after eight seconds.
+        # The producer inspected the shard after eight idle seconds.
         assert "lost tasks" not in ended.err
         assert "secret" not in worker.err
         task_events = events(listener)
@@ -158,7 +158,7 @@ def test_waiting_tasks_of_an_ended_worker_are_requeued(
     """Another worker does the waiting tasks of a stopped or killed worker, once."""
     urls = refused_once(demo_url, 8, 5)
     with fleet(server, tmp_path, "first") as (first,), running(server, tmp_path, urls) as producer:
-        # Only the countdowns: the acknowledgements of their original messages are sent in batches.
+        # Count only messages with a countdown, because their original messages are acknowledged later, in batches.
         processes.eventually(lambda: len(waiting(server)) == processes.unacked_count(server) == 5, "five countdowns")
         first.process.send_signal(number)
         first.process.wait(15)
@@ -171,7 +171,7 @@ def test_waiting_tasks_of_an_ended_worker_are_requeued(
 
 
 def test_countdowns_are_bounded(server: redis.Redis, demo_url: str, tmp_path: Path) -> None:
-    """A repeated Retry-After gets --retries further attempts; one of minutes gets none."""
+    """If each answer has a Retry-After, there are --retries further attempts; if it asks for minutes, there is none."""
     urls = [f"{demo_url}/fault/rate-limited?after={after}" for after in (1, 121)]
     with fleet(server, tmp_path, "only"), running(server, tmp_path, urls, "--retries", "2") as producer:
         assert producer.wait(40).json()["reasons"] == {"rate_limited": 2}

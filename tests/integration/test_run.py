@@ -80,7 +80,7 @@ class Site:
     source: Path
 
     def requested(self) -> list[str]:
-        """Return the images requested so far, each as often as it was."""
+        """Return the images requested so far; an image requested twice is in it twice."""
         return [line.removeprefix("/") for line in (self.folder / "hits.log").read_text().splitlines()]
 
 
@@ -97,7 +97,7 @@ class FinishedRun:
 
 
 def image_size(number: int) -> tuple[int, int]:
-    """Return the size of an image: no two have the same, so all differ."""
+    """Return the size of an image; every image has another size, so all images differ."""
     return 8 + number % 50, 8 + number // 50
 
 
@@ -151,7 +151,7 @@ def executions(url: str) -> dict[str, int]:
 
 
 def test_every_image_is_fetched_exactly_once(ran: FinishedRun) -> None:
-    """2,500 images are 2,500 tasks and 3 collect tasks by the workers' count, and 2,500 requests at the server."""
+    """For 2,500 images, the workers count 2,500 image tasks and 3 collect tasks, and the server 2,500 requests."""
     assert ran.ended.code == 0, ran.ended.err
     assert ran.executed in (None, {FETCH_IMAGE: COUNT, COLLECT_SHARD: len(SHARDS)})
     assert sorted(ran.fetched) == sorted(ran.site.originals)
@@ -249,7 +249,7 @@ def test_report_without_json(fleet: str, demo_url: str, out: Path) -> None:
 
 
 def test_slow_pipe_is_read_lazily(fleet: str, demo_url: str, out: Path, tmp_path: Path) -> None:
-    """A pipe's first shard is done while the pipe is still open, and its last line needs no line end."""
+    """The first shard of a piped list is done while the pipe is still open; the list's last line needs no line end."""
     argv = processes.command(["run", "-", "--out", out, "--broker", fleet, "--shard-size", "2", "--json"])
     with processes.started("run", argv, tmp_path, stdin=subprocess.PIPE) as run:
         assert run.process.stdin is not None
@@ -266,7 +266,7 @@ def test_slow_pipe_is_read_lazily(fleet: str, demo_url: str, out: Path, tmp_path
 
 
 def test_progress_grows_with_each_image(fleet: str, demo_url: str, out: Path, tmp_path: Path) -> None:
-    """The sums in Redis grow while a shard's slowest image is still missing, and disappear after the run."""
+    """The progress sums in Redis grow while a shard's slowest image is still missing, and are removed after the run."""
     urls = [f"{demo_url}/images/{number}.jpg" for number in range(3)]
     source = tmp_path / "list.txt"
     source.write_text("\n".join([*urls, f"{demo_url}/images/3.jpg?latency=4"]))
@@ -281,7 +281,7 @@ def test_progress_grows_with_each_image(fleet: str, demo_url: str, out: Path, tm
 
 
 def test_redis_keeps_nothing_of_a_run(fleet: str, demo_url: str, out: Path) -> None:
-    """After a run, no key of ours exists or returns, Celery's keys expire, and no task is queued."""
+    """After a run, no key of ours exists or is created again, Celery's keys expire, and no task is queued."""
     source = f"{demo_url}/images/1.jpg".encode()
     first = processes.producer("run", "-", "--out", out, "--broker", fleet, "--json", stdin=source).json()
     # By the end of another run, the workers have sent all their reports about the first one.

@@ -68,7 +68,7 @@ def check_error(client: SupervisorClient) -> CommandError:
 
 
 def test_children_end_with_the_owner(tmp_path: Path) -> None:
-    """At the end all processes are gone, with the private folder and the folders registered for removal."""
+    """At the end all processes are gone, and so are the private folder and the folders registered for removal."""
     (tmp_path / "left").mkdir()
     with SupervisorClient() as client:
         pids = [started(client, name, _SLEEP) for name in ("first", "second")]
@@ -156,7 +156,7 @@ def test_restarts_a_process_unchanged(client: SupervisorClient) -> None:
 
 
 def test_gives_up_a_process_that_keeps_exiting(client: SupervisorClient) -> None:
-    """A process that exits at each start is given up after three restarts, and its last output is reported."""
+    """The supervisor gives up a process that exits at each start after three restarts, and reports its last output."""
     started(client, "worker-1", ["sh", "-c", "echo no such setting; exit 2"], restart=True)
     error = check_error(client)
     assert error.what.endswith("has ended: worker-1")
@@ -165,7 +165,7 @@ def test_gives_up_a_process_that_keeps_exiting(client: SupervisorClient) -> None
 
 
 def test_reports_an_exit_during_startup_at_once(client: SupervisorClient) -> None:
-    """A check during startup reports the first exit; a killed process is no reason to give up."""
+    """A check during startup reports the first process that exits; for a killed process it does not give up."""
     started(client, "worker-1", _SLEEP, restart=True)
     os.kill(client.pids["worker-1"], signal.SIGKILL)
     wait_for(lambda: client.restarts == {"worker-1": 1})
@@ -179,7 +179,7 @@ def test_reports_an_exit_during_startup_at_once(client: SupervisorClient) -> Non
 
 
 def test_restarted_processes_end_with_the_owner() -> None:
-    """At the end, restarted processes end too, and pending restarts do not happen."""
+    """When the supervisor ends, restarted processes end too, and pending restarts are dropped."""
     with SupervisorClient() as client:
         for name in ("running", "waiting"):
             started(client, name, _SLEEP, restart=True)

@@ -9,7 +9,7 @@ from benchmarks.traffic import Batch, Recorder, replay
 
 
 def test_records_and_replays_batches(redis_port: int) -> None:
-    """Commands sent together are one batch, blocking reads are left out, and each client replays all of them."""
+    """Commands sent together form one batch, and blocking reads are left out; each client replays all batches."""
     batches: list[Batch] = []
     with Recorder(redis_port, batches) as recorder, redis.Redis("127.0.0.1", recorder.port, db=9) as client:
         client.flushdb()

@@ -98,7 +98,7 @@ def test_delivers_every_message_once_and_acknowledges_it(redis_url: str, server:
 
 
 def test_takes_no_more_than_the_prefetch_count(redis_url: str, server: redis.Redis) -> None:
-    """It takes and records no more than the prefetch count; the other messages stay in the queue."""
+    """A consumer takes and records at most the prefetch count of messages; the other messages stay in the queue."""
     put(redis_url, _QUEUE, 100)
     taken: list[Any] = []
     with consuming(redis_url, [_QUEUE], 12, lambda _, message: taken.append(message)) as connection:
@@ -111,13 +111,13 @@ def test_takes_no_more_than_the_prefetch_count(redis_url: str, server: redis.Red
 
 
 def test_countdowns_leave_room_for_others(redis_url: str) -> None:
-    """A consumer with many messages under a countdown still takes others, because each adds room for itself."""
+    """Messages with a countdown do not block a consumer, because each raises the prefetch count by one."""
     put(redis_url, _QUEUE, 108)
     taken: list[Any] = []
 
     def hold(_: Any, message: Any) -> None:
         taken.append(message)
-        # As Celery does for each such message.
+        # Celery does this for each message with a countdown.
         message.channel.basic_qos(0, 4 + min(len(taken), 100), False)
 
     with consuming(redis_url, [_QUEUE], 4, hold) as connection:
@@ -134,7 +134,7 @@ def test_kombu_redelivers_messages_of_a_dead_consumer(redis_url: str, server: re
     with consuming(redis_url, [_QUEUE], 20, lambda _, message: taken.append(message)) as connection:
         drain(connection, lambda: len(taken) == 20)
         records: Any = server.hgetall("unacked")
-        # As after SIGKILL: the closing connection requeues nothing.
+        # The closing connection requeues nothing, as after SIGKILL.
         taken[0].channel.qos._delivered.clear()
     assert {json.loads(record)[1] for record in records.values()} == {_QUEUE}
     for tag in records:
@@ -150,7 +150,7 @@ def test_kombu_redelivers_messages_of_a_dead_consumer(redis_url: str, server: re
 def test_both_transports_share_a_queue(
     redis_url: str, server: redis.Redis, monkeypatch: pytest.MonkeyPatch, sender: str, taker: str
 ) -> None:
-    """Each transport takes the other's messages, and unacknowledged ones always have kombu's format."""
+    """Our transport and kombu's take each other's messages, and unacknowledged messages always have kombu's format."""
     aliases = {"ours": "tasks.broker.transport:Transport", "theirs": "kombu.transport.redis:Transport"}
     monkeypatch.setitem(TRANSPORT_ALIASES, "redis", aliases[sender])
     put(redis_url, _QUEUE, 3)
@@ -166,7 +166,7 @@ def test_both_transports_share_a_queue(
 
 
 def test_a_busy_queue_blocks_no_other(redis_url: str) -> None:
-    """A permanently busy queue does not delay a second one."""
+    """A queue that is always full does not delay the messages of a second queue."""
     put(redis_url, "busy", 200)
     put(redis_url, "quiet", 5, first=1000)
     found: list[int] = []
@@ -178,7 +178,7 @@ def test_a_busy_queue_blocks_no_other(redis_url: str) -> None:
 
 @pytest.mark.parametrize("foreign", ["{broken", "{}", "[]", "5", '{"properties": {}}'])
 def test_foreign_message_goes_to_the_dead_letter_list(redis_url: str, server: redis.Redis, foreign: str) -> None:
-    """A message not written by kombu goes to a list of its own, and the ones behind it are delivered."""
+    """A message that kombu did not write goes to a separate list, and the messages behind it are delivered."""
     put(redis_url, _QUEUE, 1)
     server.lpush(_QUEUE, foreign)
     put(redis_url, _QUEUE, 2, first=1)
@@ -190,7 +190,7 @@ def test_foreign_message_goes_to_the_dead_letter_list(redis_url: str, server: re
 
 
 def test_failed_delivery_loses_no_other_message(redis_url: str, server: redis.Redis) -> None:
-    """A consumer that fails at one message loses none of those taken with it."""
+    """If a consumer fails at one message, no message taken in the same batch is lost."""
     put(redis_url, _QUEUE, 10)
     received: list[int] = []
 
@@ -210,7 +210,7 @@ def test_failed_delivery_loses_no_other_message(redis_url: str, server: redis.Re
 
 
 def test_channel_renews_its_client_with_its_pool(redis_url: str) -> None:
-    """A channel uses one client for all its commands, and a new one after a reconnect replaced its pool."""
+    """A channel uses one client for all its commands; after a reconnect has replaced its pool, it uses a new client."""
     with Connection(redis_url) as connection:
         channel: Any = connection.default_channel
         before = channel._create_client()
@@ -244,14 +244,14 @@ def test_running_task_is_acknowledged_over_the_next_connection(redis_url: str, s
 
 
 def test_waiting_takes_no_message(redis_url: str, server: redis.Redis) -> None:
-    """A waiting consumer leaves a message in its queue until it fetches it, and fetches it as soon as it can."""
+    """A message stays in its queue until a waiting consumer can take it; the consumer fetches it at once then."""
     found: list[int] = []
 
     with consuming(redis_url, ["other", _QUEUE], 8, recording_consumer(found)) as connection:
         for _ in range(3):
             with suppress(TimeoutError):
                 connection.drain_events(timeout=0.05)
-        # Nothing drains now, so the reply for the waiting consumer stays in its socket.
+        # No one calls `drain_events` now, so the reply for the waiting consumer stays in its socket.
         put(redis_url, _QUEUE, 1)
         time.sleep(0.2)
         assert server.llen(_QUEUE) == 1
@@ -259,7 +259,7 @@ def test_waiting_takes_no_message(redis_url: str, server: redis.Redis) -> None:
 
 
 def test_draining_ends_with_a_message_or_in_time(redis_url: str) -> None:
-    """Draining an empty queue lasts until its timeout, whatever Redis replies to the waiting listeners."""
+    """`drain_events` on an empty queue lasts until its timeout, whatever Redis replies to the waiting listeners."""
     with consuming(redis_url, ["one", "two"], 8, lambda *_: None) as connection:
         started = time.monotonic()
         with pytest.raises(TimeoutError):
@@ -277,7 +277,7 @@ _ONE_LIST: dict[str, Any] = {"transport_options": {"priority_steps": [0]}}
 
 
 def test_unread_reply_does_not_count_as_missing(redis_url: str, server: redis.Redis) -> None:
-    """A process stopped for a minute finds its requested messages."""
+    """A process that was stopped for a minute then receives the messages that it had requested."""
     put(redis_url, _QUEUE, 3)
     found: list[int] = []
     with consuming(redis_url, [_QUEUE], 8, recording_consumer(found), **_ONE_LIST) as connection:
@@ -291,7 +291,7 @@ def test_unread_reply_does_not_count_as_missing(redis_url: str, server: redis.Re
 
 
 def test_gives_up_a_silent_connection(redis_url: str) -> None:
-    """A connection without replies is closed, and the next one delivers the messages queued meanwhile."""
+    """A connection without replies is closed, and the next connection delivers the messages queued meanwhile."""
     found: list[int] = []
     with consuming(redis_url, [_QUEUE], 8, recording_consumer(found), **_ONE_LIST) as connection:
         drain(connection, lambda: True)
@@ -308,7 +308,7 @@ def test_gives_up_a_silent_connection(redis_url: str) -> None:
 
 @pytest.mark.parametrize("option", [{"polling_interval": 0}, {"health_check_interval": 0}])
 def test_tolerates_silence_without_a_bound(redis_url: str, option: dict[str, int]) -> None:
-    """Without a bound on Redis's wait, or with health checks off, no connection is given up."""
+    """If Redis may wait without a bound, or health checks are off, no connection is given up."""
     options = {"transport_options": {"priority_steps": [0], **option}}
     with consuming(redis_url, [_QUEUE], 8, lambda *_: None, **options) as connection:
         drain(connection, lambda: only_listener(connection)._reserving is None)
@@ -322,7 +322,7 @@ def test_tolerates_silence_without_a_bound(redis_url: str, option: dict[str, int
 
 @pytest.mark.parametrize("event", [READ, ERR], ids=["read", "error"])
 def test_server_may_close_an_idle_connection(redis_url: str, server: redis.Redis, event: int) -> None:
-    """If Redis closes the connection of a full consumer, it opens another one once it has room."""
+    """If Redis closes a consumer's connection while the consumer is full, it opens another one once it has room."""
     put(redis_url, _QUEUE, 2)
     messages: list[Any] = []
     with consuming(redis_url, [_QUEUE], 1, lambda _, message: messages.append(message), **_ONE_LIST) as connection:
@@ -359,7 +359,7 @@ def test_messages_after_the_end_are_requeued(redis_url: str, server: redis.Redis
 
 
 def test_full_channel_blocks_no_other(redis_url: str) -> None:
-    """Two channels of a connection never wait for each other, neither when one is full nor when it has room again."""
+    """A channel of a connection never waits for another one, whether that is full or has room again."""
     put(redis_url, "one", 2)
     taken: list[Any] = []
     found: list[int] = []
@@ -375,7 +375,7 @@ def test_full_channel_blocks_no_other(redis_url: str) -> None:
 
 
 def test_event_loop_follows_a_new_connection(redis_url: str) -> None:
-    """redis-py may replace a connection between two ticks of a worker's loop; the loop registers each once."""
+    """redis-py may replace a connection between two ticks of a worker's event loop; each is registered once."""
     found: list[int] = []
     hub = Hub()
     registered: list[int] = []
@@ -430,7 +430,7 @@ def test_waiting_is_not_polling(redis_url: str, server: redis.Redis) -> None:
 
 
 def test_higher_priorities_come_first(redis_url: str) -> None:
-    """With priorities configured, a message of a higher one overtakes all of a lower one; 0 is the highest."""
+    """With priorities configured, a message of higher priority overtakes all of lower priority; 0 is the highest."""
     options: dict[str, Any] = {"transport_options": {"priority_steps": [0, 5]}}
     with Connection(redis_url, **options) as connection:
         producer = connection.Producer()
@@ -447,7 +447,7 @@ def test_higher_priorities_come_first(redis_url: str) -> None:
 
 
 def test_lists_may_outnumber_the_connections(redis_url: str) -> None:
-    """There may be more lists than command connections: kombu's default is four lists for each queue."""
+    """A consumer may have more lists than command connections, because kombu's default is four lists for each queue."""
     found: list[int] = []
     queues = ["one", "two", "three"]
     with consuming(
@@ -460,7 +460,7 @@ def test_lists_may_outnumber_the_connections(redis_url: str) -> None:
 
 
 def test_prefix_is_put_before_every_key(redis_url: str, server: redis.Redis) -> None:
-    """A broker shared by prefixes gets no key without the prefix."""
+    """With a key prefix configured, the broker gets no key without this prefix."""
     options: dict[str, Any] = {"transport_options": {"global_keyprefix": "mine:"}}
     put(redis_url, _QUEUE, 20, **options)
     messages: list[Any] = []
@@ -499,7 +499,7 @@ def test_acknowledges_where_the_message_came_from(redis_url: str, server: redis.
 
 
 def test_database_may_be_a_number(redis_port: int) -> None:
-    """The database may be a number, as for kombu, where it is not part of a URL."""
+    """If the database is not part of a URL, it may be given as a number, as for kombu."""
     with Connection(f"redis://127.0.0.1:{redis_port}", virtual_host=1) as connection:
         assert connection.default_channel.client.connection_pool.connection_kwargs["db"] == 1
 
@@ -524,7 +524,7 @@ with Connection(sys.argv[1]) as connection:
 
 
 def test_killed_consumers_lose_nothing(redis_url: str, server: redis.Redis) -> None:
-    """After ten consumers were killed at work, every message is done, queued or recorded as unacknowledged."""
+    """After ten consumers were killed during work, every message is done, queued or recorded as unacknowledged."""
     total = 4_000
     put(redis_url, _QUEUE, total)
     done: set[int] = set()

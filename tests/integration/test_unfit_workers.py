@@ -1,4 +1,4 @@
-"""Unfit workers do not start, or are named by the run's command, and the others do the work."""
+"""Unfit workers do not start, or the run's command names them; the other workers do the work."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.waiting import PATIENCE
 
 #: The wrapper of each kind's plain worker command; it needs root, and ends with the worker.
 _UNSHARED = {
-    # Neither a responding name server nor a hosts file.
+    # The worker has neither a responding name server nor a hosts file.
     "resolver": ("--mount", 'mount --bind "$0/empty" /etc/resolv.conf && mount --bind "$0/empty" /etc/hosts'),
     "route": ("--net", ":"),
     "read-only": ("--mount", 'mount --bind "$0/root" "$0/root" && mount -o remount,bind,ro "$0/root"'),
@@ -80,7 +80,7 @@ def test_resume_and_retry_are_refused_likewise(fleet: str, demo_url: str, tmp_pa
 
 
 def test_unfit_worker_is_named_and_others_do_the_work(mixed: tuple[str, Path], demo_url: str) -> None:
-    """Before sending, the command names a worker unable to save, and does not count it as part of the fleet."""
+    """Before the command sends tasks, it names a worker that can't save, and does not count it as part of the fleet."""
     broker, root = mixed
     urls = "".join(f"{demo_url}/images/{number}.jpg\n" for number in range(100)).encode()
     ended = processes.producer("run", "-", "--out", root / "out", "--broker", broker, "--json", stdin=urls)
@@ -143,7 +143,7 @@ def kinds_of_workers(folder: Path, broker: str, allow: str) -> Iterator[dict[str
 
 @pytest.mark.slow
 def test_unfit_workers_cost_no_image(redis_url: str, demo_url: str, tmp_path: Path) -> None:
-    """Beside two good workers, an unfit one of each kind costs no image; the run and the doctor name each.
+    """Beside two good workers, unfit workers of each kind cost no image; the run and the doctor name each of them.
 
     A worker becomes fit again once its fault is fixed.
     """

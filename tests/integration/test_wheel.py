@@ -1,4 +1,4 @@
-"""The built wheel has every file of the packages, and works where it is installed, away from the checkout."""
+"""The built wheel has every file of the packages, and works where it is installed, without the checkout."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pytest
 from tests.conftest import lacking, redis_program
 from tests.integration.processes import ROOT, environment
 
-#: The packages of the wheel, and what else its build reads.
+#: The packages of the wheel, and the other files that its build reads.
 _PACKAGES = ("config", "producer", "tasks")
 _FILES = ("LICENSE", "README.md", "pyproject.toml")
 _BUILD = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"

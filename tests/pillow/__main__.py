@@ -56,7 +56,7 @@ def counted(images: list[str], rows: list[dict[str, Any]]) -> dict[str, dict[str
 
 
 def wrong(images: list[str], rows: list[dict[str, Any]]) -> list[str]:
-    """Return the images with a result that no image may have."""
+    """Return the images whose result is not allowed for any image."""
     return [
         f"{image}: {row['reason']}: {row['error_message']}"
         for image, row in zip(images, rows, strict=True)

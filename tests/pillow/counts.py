@@ -6,11 +6,12 @@ from pathlib import Path, PurePosixPath
 
 from tasks.model import Reason
 
-#: The number of results of each kind, by kind of file. docs/security.md shows it, and each run must match it.
+#: The number of results of each kind, by kind of file. docs/security.md shows these numbers, and each run must match
+#: them.
 COUNTS = Path(__file__).with_name("counts.json")
 #: The runs, with their options.
 RUNS = {"decode": ("--verify", "decode"), "resize": ("--resize", "keep_ratio")}
-#: The permitted reasons of an unsaved image: properties of the image, and no internal error.
+#: The permitted failure reasons of an image: each is a property of the image, and none is an internal error.
 REASONS = (Reason.NOT_IMAGE, Reason.UNDECODABLE, Reason.TOO_MANY_PIXELS, Reason.EMPTY)
 #: Kinds of files, by their extensions.
 _KINDS = {
