@@ -22,7 +22,7 @@ _ROLES = (COMMAND, REDIS, WORKERS, FLOWER, UNSEEN)
 
 
 def page(results: Mapping[str, Result]) -> str:
-    """Return the text of ``RESULTS.md``; takes the results by name."""
+    """Return the text of ``RESULTS.md``; ``results`` maps names to results."""
     return "\n".join(block.strip() + "\n" for block in _blocks(results))
 
 
@@ -49,18 +49,18 @@ def _blocks(results: Mapping[str, Result]) -> Iterator[str]:
     yield "# Results"
     yield (
         "`make bench` makes this page from [benchmarks/results](results). imagefleet and its peers download the same "
-        "images on the same machine, in turns (A B A B …). Every file of every turn is checked: byte for byte, or by "
-        "its size and a thumbnail if it was resized. Numbers are medians, with the least and the most of all turns in "
-        "brackets. imagefleet runs with its defaults: the address guard, verification, manifests, the append-only file "
-        "and the progress display are on. Each run starts and ends its own fleet, and rates count from the command's "
-        "start to its exit."
+        "images on the same machine, in turns (A B A B …). Every file of every turn is checked: a resized image by "
+        "its size and a thumbnail, any other file byte for byte. Numbers are medians, with the lowest and the highest "
+        "value of all turns in brackets. imagefleet runs with its defaults: the address guard, verification, "
+        "manifests, the append-only file and the progress display are on. Each run starts and stops its own fleet. "
+        "Rates are measured from the command's start to its exit."
     )
     yield "## Goals"
     yield _table(
         ["workload", "goal", "measured", ""],
         [[one.about, one.goal, one.text, one.verdict] for one in goals.findings(results)],
     )
-    yield f"Ratios are relative to {BASE}, unless the row names something else, and computed turn by turn."
+    yield f"Ratios are computed turn by turn. They are relative to {BASE}, unless the row names something else."
     for name in plots.draw(results):
         yield plots.html(name, Path())
     for workload in WORKLOADS:
@@ -88,17 +88,18 @@ _METHOD = f"""
   of the benchmark's own CA. All ways trust the usual certificates (certifi's) and this CA.
 - aria2 and curl only save the files. imagefleet and {BASE} also record a row per image, and imagefleet syncs all of it
   to disk.
-- There are 200 drawn images; a unique comment makes each file different. The images of 160 KB have grain, so that they
+- The images are 200 drawings; a unique comment makes each file different. The images of 160 KB have grain, so that they
   are as hard to decode as photographs.
 - {BASE} runs in a separate environment, with the fastest number of processes and threads in a sweep over a
   quarter of its list. The sweep of plain Celery covers the pool and the size of chords. Plain Celery is
   [tutorial.py](tutorial.py): one task per image, `requests` with one session per process, Celery's own transport and
   settings, and a Redis with the same `config/redis.conf` as imagefleet. One chord for all images can be many times
-  slower: `AsyncResult.get` of its body takes the message of one finished part at a time, and then checks all parts.
+  slower, because `AsyncResult.get` of its body takes the message of one finished part at a time, and checks all parts
+  after each.
 - CPU is the system's count for the command and all its descendants. The split by role is sampled ten times a second.
-  The column "not sampled" has the rest: short-lived processes, and the last moment of each process. Peak memory is the
-  sum of unique set sizes, the memory that would be free if all processes ended. It is read whenever resident memory has
-  grown.
+  The column "not sampled" is the CPU time that these samples miss: of short-lived processes, and of the last moment of
+  each process. Peak memory is the sum of unique set sizes, the memory that would be free if all processes ended. Unique
+  set sizes are read whenever resident memory has grown.
 - The disk is synced between turns, so that no turn waits for the writes of another. Files are emptied after their check
   and deleted at the very end, because ext4 is slow to reuse inodes deleted in the last minutes.
 - Requests are counted in nginx's access log. Messages and deliveries are counted in the append-only file of the run's
@@ -140,14 +141,14 @@ def _workload(workload: Workload, result: Result) -> Iterator[str]:
     head = ["", "images", "images/s", "by its own clock", f"of {BASE}", "CPU per image", *titles, "peak memory"]
     yield _table(head, rows)
     yield (
-        f"{result['repeat']} turns; images of {result['bytes_per_image']:,} bytes. The own clock of imagefleet and "
-        "plain Celery starts with the first task, and that of threads with the first image. The other ways have no "
-        "clock."
+        f"{result['repeat']} turns; images of {result['bytes_per_image']:,} bytes. imagefleet and plain Celery "
+        "start their own clock with the first task, and threads with the first image. The other ways have no clock of "
+        "their own."
     )
     if workload.lists:
         yield (
-            "The lists have different lengths, so that each of the two takes a minute or more, and their startup has "
-            "the same weight."
+            "The two ways download lists of different lengths, so that each way takes a minute or more and their "
+            "startup has the same weight."
         )
     for name, sweep in result["sweeps"].items():
         sizes = sorted(sweep.items(), key=lambda item: -item[1])
@@ -160,8 +161,8 @@ def _latency(result: Result) -> Iterator[str]:
     yield (
         f"A server that waits {result['latency_ms']:.0f} ms before each response, {result['slots']} slots, "
         f"{result['images']:,} images, {result['repeat']} runs: {rate['median']:,.0f} images/s "
-        f"({rate['least']:,.0f} to {rate['most']:,.0f}) of the ideal {result['ideal_per_second']:,.0f}, "
-        f"{part['median']:.1%}. Time is measured by the run's own clock."
+        f"({rate['least']:,.0f} to {rate['most']:,.0f}). This is {part['median']:.1%} of the ideal rate, "
+        f"{result['ideal_per_second']:,.0f} images/s. Time is measured by the run's own clock."
     )
 
 
@@ -169,14 +170,17 @@ def _submission(result: Result) -> Iterator[str]:
     yield "## Submission"
     rate, cpu = result["tasks_per_second"], result["cpu_ms_per_task"]
     yield (
-        f"From the plan into a Redis with its append-only file, with the producer on one core and no worker: "
-        f"{rate['median']:,.0f} tasks/s ({rate['least']:,.0f} to {rate['most']:,.0f}; {result['images']:,} tasks, "
-        f"{result['repeat']} runs), {cpu['median']:.3f} ms of the producer's CPU per task."
+        "The producer, on one core, reads the plan and sends its tasks to a Redis with an append-only file. There is "
+        f"no worker. The producer sends {rate['median']:,.0f} tasks/s ({rate['least']:,.0f} to {rate['most']:,.0f}; "
+        f"{result['images']:,} tasks, {result['repeat']} runs) and uses {cpu['median']:.3f} ms of CPU per task."
     )
 
 
 def _counts(results: Mapping[str, Result]) -> Iterator[str]:
-    """Yield the table of messages, deliveries and requests. The first two need a run with its own Redis."""
+    """Yield the table of messages, deliveries and requests.
+
+    Messages and deliveries can only be counted in a run with its own Redis.
+    """
     rows = []
     for workload in WORKLOADS:
         for name, row in results.get(workload.name, {"ways": {}})["ways"].items():
@@ -187,7 +191,7 @@ def _counts(results: Mapping[str, Result]) -> Iterator[str]:
     if rows:
         yield "## One message and one execution for each image"
         yield _table(["imagefleet", "images", "messages sent", "messages delivered", "requests"], rows)
-        yield "Totals of all turns of the measured runs; in brackets the largest number for one image."
+        yield "The numbers are totals of all turns of the measured runs. In brackets is the highest count of one image."
 
 
 def _sizes(result: Result) -> Iterator[str]:
@@ -206,12 +210,12 @@ def _sizes(result: Result) -> Iterator[str]:
         ],
     )
     yield (
-        f"{result['images']:,} images of 15 KB by http, {result['repeat']} turns. As it is: a worker for each of "
-        f"{result['machine']['cores']} cores, {limits.CONCURRENCY} slots in each, {limits.PREFETCH} tasks reserved for "
-        "each slot. A finished task counts as reserved until it is acknowledged, so a worker with few reserved tasks "
-        "runs out of work meanwhile. More slots gain nothing with a server that responds at once. With a server that "
-        "takes a tenth of a second, each slot is one more concurrent download. Made by `python -m benchmarks "
-        "--workload sizes`."
+        f'{result["images"]:,} images of 15 KB by http, {result["repeat"]} turns. The fleet "as it is" has '
+        f"a worker for each of {result['machine']['cores']} cores, {limits.CONCURRENCY} slots in each worker, and "
+        f"{limits.PREFETCH} tasks reserved for each slot. A finished task counts as reserved until it is acknowledged. "
+        "So a worker with few reserved tasks runs out of work while it waits for acknowledgements. More "
+        "slots gain nothing with a server that responds at once. With a server that takes a tenth of a second, each "
+        "slot is one more concurrent download. `python -m benchmarks --workload sizes` measures this table."
     )
 
 
@@ -224,9 +228,10 @@ def _shares(result: Result) -> Iterator[str]:
         [[name, f"{share:.0%}", f"{holding.get(name, 0.0):.0%}"] for name, share in running.items()],
     )
     yield (
-        f"One worker of a fleet that downloads images of 15 KB by http, sampled by py-spy {result['rate']} times a "
-        f"second for {result['seconds']} s in each of two runs: first its running threads, on a core or in the kernel, "
-        "then the thread with Python's lock (the GIL). Made by `python -m benchmarks.profiling`."
+        f"py-spy sampled one worker of a fleet that downloads images of 15 KB by http, {result['rate']} times a second "
+        f"for {result['seconds']} s in each of two runs. In the first run it sampled all running threads, on a core or "
+        "in the kernel. In the second run it sampled only the thread with Python's lock (the GIL). `python -m "
+        "benchmarks.profiling` measures this table."
     )
     yield _PROFILE.read_text(encoding="utf-8")
 
