@@ -14,8 +14,8 @@ from typing import Any
 from benchmarks import latency, records, submission, turns
 from benchmarks.workloads import SIZES, TASK_EVENTS, WORKLOADS, Workload
 
-#: A function that measures. Its arguments are the number of repetitions, the number of images (None: the default), and
-#: a folder for temporary files.
+#: A function that measures. The function's arguments are the number of repetitions, the number of images (None: the
+#: default), and a folder for temporary files.
 Measurement = Callable[[int, int | None, Path], dict[str, Any]]
 
 

@@ -1,8 +1,8 @@
 """Check for a loss of speed: run the short benchmark again and compare the results with the saved ones.
 
-``python -m benchmarks.check``, or ``make bench-check``, takes a few minutes. It compares only ratios of speeds from the
-same turns. So the check is valid on another machine too, as far as such ratios are. The exit status is 1 if a ratio
-fell by more than 10 %.
+``python -m benchmarks.check``, or ``make bench-check``, takes a few minutes. The check compares only ratios of speeds
+from the same turns. It is valid on another machine to the extent that these ratios are the same there. The exit status
+is 1 if a ratio fell by more than 10 %.
 """
 
 from __future__ import annotations

@@ -45,7 +45,8 @@ def check_unchanged(out: Path, gallery: Gallery, count: int) -> None:
 class Resized:
     """Checks that each image was saved in the given size and shows the same content as the image at its URL.
 
-    It finds an image by the columns ``url`` and ``key`` of the tables, which imagefleet and img2dataset both write.
+    The check finds an image's file by the columns ``url`` and ``key`` of the tables that imagefleet and img2dataset
+    both write.
     """
 
     width: int

@@ -39,7 +39,7 @@ def _rate(server: DemoProcess, first: int, cached: int) -> float:
     Args:
         server: the demo server.
         first: number of the first new image.
-        cached: number of cached images to request repeatedly; 0 requests new images only.
+        cached: number of cached images to request repeatedly; 0 to request only new images.
     """
     host, _, port = server.address.partition(":")
     requested = 0

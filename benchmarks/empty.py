@@ -1,7 +1,7 @@
 """A job that downloads nothing, for workers that only put load on Redis.
 
 A worker started by ``celery -A tasks worker --include benchmarks.empty`` takes messages, counts chord parts and
-collects shards as every worker does. But it fetches no image, and returns an Outcome of the usual size instead.
+collects shards as every worker does. Instead of fetching an image, the worker returns an Outcome of the usual size.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ def fetch(
         sha256="0" * 64,
         http_status=200,
         final_url=request.url,
-        # There is no file, so the Outcome has no path. This ETag is as long as a path, to keep the usual size.
+        # There is no file, so the Outcome has no path. This ETag is as long as a path, so that the Outcome has its
+        # usual size.
         etag='"0123456789abcdef-0123456789abcdef-0123456789"',
         last_modified="Thu, 01 Jan 2026 00:00:00 GMT",
         attempts=1,

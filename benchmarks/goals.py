@@ -24,9 +24,9 @@ Spread = Mapping[str, float]
 
 @dataclass(frozen=True)
 class Finding:
-    """A goal, and the median, the lowest and the highest measured value, with a unit to append to the numbers.
+    """A goal with its measured values (median, lowest and highest), and the unit to append to the numbers.
 
-    ``found`` has the measured values. It is None if nothing was measured.
+    ``found`` has the measured values, or is None if nothing was measured.
     """
 
     about: str
@@ -60,7 +60,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Goal:
-    """A goal for one result, with a function to take its numbers from the result."""
+    """A goal for one result, with a function that reads the measured numbers from the result."""
 
     about: str
     result: str
@@ -146,7 +146,7 @@ GOALS = (
 
 
 def findings(results: Mapping[str, Result]) -> Iterator[Finding]:
-    """Yield each goal with its measured value; takes the results by name."""
+    """Yield each goal with its measured value; ``results`` maps names to results."""
     for goal in GOALS:
         yield goal.finding(results.get(goal.result))
     for result in results.values():

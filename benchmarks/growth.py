@@ -1,8 +1,8 @@
 """Measure memory and CPU as the list grows: one fleet downloads 10³, 10⁴, 10⁵ and 10⁶ small images from nginx.
 
-``python -m benchmarks.growth`` measures 10³ to 10⁵. ``--images 1000000`` takes about twenty minutes. It needs 5 GB of
-disk space, which is free again at the end. The results are added to ``benchmarks/results/growth.json``. Earlier results
-of other sizes stay there if they were measured on the same machine with the same fleet.
+``python -m benchmarks.growth`` measures 10³ to 10⁵. ``--images 1000000`` takes about twenty minutes. That size needs 5
+GB of disk space during the measurement. The results are added to ``benchmarks/results/growth.json``. The file keeps
+earlier results of other sizes if they were measured on the same machine with the same fleet.
 
 Before ext4 allocates an inode, it searches the inodes deleted in the last minutes. So don't delete anything large on
 the disk in the five minutes before a measurement. Otherwise, the first sizes are slower. To use another disk, set

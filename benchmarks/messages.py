@@ -1,8 +1,8 @@
 """Count a run's sent and delivered messages in the append-only file of the run's own Redis.
 
 The file contains every change in Redis, so the measurement sends no commands to Redis. The measurement opens the file
-when it first sees the server. After the run, it can still read the open file, although the server has deleted it by
-then. Needs Redis 7 or newer, because older versions use another format.
+when it first sees the server. So it can still read the file after the run, when the server has deleted it. Needs Redis
+7 or newer, because older versions use another format.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class MessageCounter:
             match command:
                 case [b"LPUSH" | b"RPUSH", queue, *values] if queue == IMAGE_QUEUE.encode():
                     sent.update(_task(json.loads(value)) for value in values)
-                # The hash of unacknowledged messages: the one that kombu uses, or the one of a worker.
+                # The hash of unacknowledged messages has either kombu's name or the name for one worker.
                 case [b"HSET", key, *pairs] if key.partition(b":")[0] == b"unacked":
                     records = [json.loads(record) for record in pairs[1::2]]
                     delivered.update(_task(message) for message, _, route in records if route == IMAGE_QUEUE)

@@ -15,7 +15,8 @@ from PIL import Image, ImageChops
 
 from producer.demo.drawing import draw_image
 
-#: Number of different images. Drawing thousands would take minutes, so each file gets a unique comment instead.
+#: Number of different images. Drawing thousands of images would take minutes. So files share a drawn image, and each
+#: file gets a unique comment.
 DRAWN = 200
 #: Strength of the noise, from 0 to 1: about as strong as in a camera's sensor in poor light.
 _GRAIN = 0.2
@@ -23,7 +24,7 @@ _GRAIN = 0.2
 
 @dataclass(frozen=True)
 class ImageKind:
-    """A kind of image: its description, a function to draw one from its number, and its approximate bytes."""
+    """A kind of image: its description, a function that draws an image from a number, and its approximate bytes."""
 
     about: str
     draw: Callable[[int], bytes]

@@ -20,10 +20,10 @@ _SAMPLE = 0.1
 #: Samples between two searches for new processes; a search is expensive.
 _SEARCH_EVERY = 10
 #: Reading the unique memory of all processes takes milliseconds. So it is read only when resident memory has grown by
-#: the factor `_GROWTH`, and at every `_FULL`th sample. Without the latter, we would miss pages that are shared at first
-#: and later become private to a process.
+#: the factor `_GROWTH`, and at every `_FULL`th sample. Without these regular readings, we would miss pages that are
+#: shared at first and later become private to a process.
 _GROWTH, _FULL = 1.02, 50
-#: The roles of processes. A process with none of the last three roles is the command itself.
+#: The roles of processes. Every process other than Redis, workers and Flower counts as the command itself.
 COMMAND, REDIS, WORKERS, FLOWER = "producer", "redis", "workers", "flower"
 #: The role for CPU time that the samples missed: short-lived processes, and the last tenth of a second of every other
 #: process.
@@ -32,7 +32,7 @@ UNSEEN = "unseen"
 
 @dataclass(frozen=True)
 class Measured:
-    """Time, CPU and memory of a command from its start to its exit, and its output.
+    """A command's time, CPU and memory from its start to its exit, and its output.
 
     ``cpu`` is in seconds by role. The roles add up to the total that the operating system counted. ``peak_memory`` is
     the sum of the processes' unique set sizes, in bytes. This much memory would become free if the processes ended.
@@ -68,7 +68,7 @@ def measure(
             output, errors = process.communicate()
             seconds = time.monotonic() - started
     except BaseException:
-        # This is like Ctrl-C on a terminal, so that the command ends its own children.
+        # The command gets the signal of Ctrl-C, so that it ends its own children.
         process.send_signal(signal.SIGINT)
         process.wait()
         raise
@@ -130,7 +130,8 @@ class _Sampler:
             return
         for member in present:
             with suppress(psutil.Error):
-                # A process may execute another program later, and an ended process has no arguments any more.
+                # Read the role again for each sample, because a process may execute another program later. An ended
+                # process has no arguments any more, and keeps its role.
                 role = COMMAND if member == root else _role(member.cmdline()) or self._members.get(member, COMMAND)
                 self._members[member] = role
                 if self._inspect is not None:

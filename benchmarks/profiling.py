@@ -5,8 +5,8 @@ they run on a core or in the kernel. In the second, py-spy samples the thread th
 sample counts for the first of `_ACTIVITIES` that contains its innermost known frame. The shares are saved in
 ``benchmarks/results/profile.json``, and `make docs` turns them into a table.
 
-py-spy does not pause the worker for a sample. After a pause, the same thread would still hold Python's lock at the next
-sample, and most samples would show the thread that takes messages.
+py-spy does not pause the worker for a sample. If it did, the same thread would still hold Python's lock at the next
+sample. Most samples would then show the thread that takes messages.
 """
 
 from __future__ import annotations

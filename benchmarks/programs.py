@@ -22,7 +22,10 @@ class Program:
 
     @property
     def path(self) -> str | None:
-        """Its path, or None. Also searches /usr/sbin, because servers are there and a user's PATH may lack it."""
+        """The program's path, or None.
+
+        /usr/sbin is searched too, because servers are installed there and a user's PATH may lack this folder.
+        """
         return shutil.which(self.name) or shutil.which(self.name, path="/usr/sbin:/usr/local/sbin")
 
     def required(self) -> str:
@@ -36,7 +39,7 @@ class Program:
         return self.path
 
     def installed(self) -> str | None:
-        """Return its version, or None if it is not installed."""
+        """Return the program's version, or None if the program is not installed."""
         if self.path is None:
             return None
         argv = [self.path if word == self.name else word for word in self.version]

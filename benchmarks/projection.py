@@ -16,8 +16,8 @@ USE = 0.7
 HOST_CORES = 16
 #: Largest number of slots per worker process.
 MOST_SLOTS = 64
-#: The window has this many images for each image held by a worker, because a shard stays in flight until its slowest
-#: image is done.
+#: The number of images in the window for each image held by a worker. It is more than one because a shard stays in
+#: flight until its slowest image is done.
 AHEAD = 2
 #: Files and folders per shard besides its images: its folder, manifest, stats file and plan.
 _ENTRIES = 4
@@ -43,7 +43,7 @@ class Cost:
     def from_result(cls, result: Mapping[str, Any]) -> Self:
         """Return the cost from a result of ``benchmarks/scale.py``.
 
-        For Redis, this is the cost per image under its highest load. The cost per image is lowest there.
+        For Redis, this is the cost per image under the highest load of Redis, where the cost per image is lowest.
         """
         image, loads = result["image"], result["loads"].values()
         return cls(
@@ -66,7 +66,7 @@ class Resources:
 
     #: Images downloaded concurrently.
     slots: int
-    #: The number of cores for workers, and of hosts with `HOST_CORES` cores each.
+    #: The number of cores for workers, and the number of hosts with `HOST_CORES` cores each.
     cores: int
     hosts: int
     #: Worker processes: each can use a whole core, and has at most `MOST_SLOTS` slots.
@@ -113,7 +113,7 @@ class ListTotals:
     """Totals of a list of images: disk space, traffic of Redis, and the time of the summary; in bytes and seconds."""
 
     shards: int
-    #: The number of files and folders, and so of inodes.
+    #: The number of files and folders, which is also the number of inodes.
     entries: int
     pictures: float
     manifests: float

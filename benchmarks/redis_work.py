@@ -11,7 +11,7 @@ import redis
 
 @dataclass(frozen=True)
 class RedisWork:
-    """Calls, bytes and CPU seconds."""
+    """The work of a Redis server: calls, bytes and CPU seconds."""
 
     #: Calls, and microseconds spent in them, by command name. A command called by a script counts twice: under its own
     #: name, and in the script's time.

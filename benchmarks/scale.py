@@ -107,7 +107,7 @@ def _empty_job(fleet: _Fleet, images: int, repeat: int) -> _Numbers:
 
 
 def _replay(fleet: _Fleet, clients: int, times: int) -> _Numbers:
-    # The recording starts like every run, with a full window.
+    # Record as many images as a full window, because every run starts by filling its window.
     images = _WINDOW
     with fleet(record=True) as measured:
         measured.run(_WARM_UP)

@@ -46,7 +46,7 @@ def measure(repeat: int, images: int | None, folder: Path) -> dict[str, Any]:
     for turn in range(repeat):
         place = folder / f"submission-{turn}"
         place.mkdir()
-        # A new process for each turn, as for each producer command.
+        # Each turn runs in a new process, as each producer command does.
         with _redis(place) as url, ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
             turns.append(pool.submit(_submit, url, images, place / "out").result())
         print(f"submission: {images / turns[-1][0]:.0f} tasks/s", file=sys.stderr, flush=True)
@@ -86,7 +86,7 @@ def _submit(url: str, images: int, out: Path) -> tuple[float, float]:
 
 
 def _stop_after(shards: int) -> Callable[[], None]:
-    """Return a function for the dispatcher to call after each shard, in place of the check of the fleet."""
+    """Return a function that the dispatcher calls after each shard, instead of checking the fleet."""
     remaining = iter(range(shards - 1))
 
     def check() -> None:

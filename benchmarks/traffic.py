@@ -33,7 +33,7 @@ _BLOCK = 1 << 20
 _TIMEOUT = 600.0
 #: Number of messages that may remain, because a run ends before its last messages are acknowledged.
 _MAX_REMAINING = 100
-#: Commands to set up a connection or to wait for other clients. They cost Redis almost nothing.
+#: Commands to set up a connection or to wait for other clients. Such commands cost Redis almost nothing.
 _NOT_RECORDED = frozenset(
     {b"HELLO", b"CLIENT", b"SELECT", b"SUBSCRIBE", b"PSUBSCRIBE", b"UNSUBSCRIBE", b"BLMOVE", b"BLPOP"}
 )
@@ -75,7 +75,7 @@ class Recorder:
             threading.Thread(target=_forward, args=(server, client), daemon=True).start()
             while block := client.recv(_BLOCK):
                 reader.feed(block)
-                # Record before forwarding, so that commands caused by these ones are recorded after them.
+                # Record the batch before forwarding it, so that the commands it causes are recorded after it.
                 self._record(number, reader)
                 server.sendall(block)
 
@@ -91,7 +91,7 @@ class Recorder:
 class _Server(socketserver.ThreadingTCPServer):
     """Passes each connection to a function, in a separate thread."""
 
-    # Clients may stay connected longer than the recorder lives.
+    # Daemon threads, because clients may stay connected longer than the recorder lives.
     daemon_threads = True
 
     def __init__(self, serve: Callable[[socket.socket], None]) -> None:
@@ -126,7 +126,7 @@ def replay(batches: Sequence[Batch], port: int, clients: int, times: int) -> Rep
     context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(clients + 1)
     processes = [
-        # The fleet still uses database 0.
+        # The clients start at database 1, because the fleet still uses database 0.
         context.Process(target=_replay, args=(batches, port, database, times, barrier))
         for database in range(1, clients + 1)
     ]
@@ -159,7 +159,7 @@ def _replay(batches: Sequence[Batch], port: int, database: int, times: int, barr
             barrier.wait(_TIMEOUT)
             barrier.wait(_TIMEOUT)
             for _ in range(times):
-                # Without this, Celery would drop the chord parts, because the round before has counted them.
+                # Otherwise, Celery would drop the chord parts, because they were already counted in the previous round.
                 server.flushdb()
                 client.send(batches)
                 _expect_nothing_queued(server)
@@ -177,7 +177,7 @@ class _Client:
         self._connections: dict[int, tuple[socket.socket, hiredis.Reader]] = {}
 
     def send(self, batches: Sequence[Batch]) -> None:
-        """Send all batches. Each is sent after the replies to the batch before it.
+        """Send all batches. Send each batch after receiving the replies to the one before.
 
         Raises:
             RuntimeError: Redis refused a command.

@@ -22,7 +22,7 @@ from benchmarks.records import spread
 from benchmarks.ways import Job, Sweep, Way
 from benchmarks.workloads import Workload
 
-#: A sweep downloads one part of a way's list, which is divided into `_SWEEP` parts.
+#: A sweep downloads only the first 1/`_SWEEP` of a way's list.
 _SWEEP = 4
 #: Largest number of files per image: the image, a text and its metadata.
 _FILES = 3
@@ -30,7 +30,7 @@ _FILES = 3
 
 @dataclass(frozen=True)
 class Count:
-    """How often an event happened that is expected once per image: in total, and at most for one image."""
+    """The count of an event expected once per image: the total number, and the highest number for one image."""
 
     number: int
     most: int
@@ -140,7 +140,7 @@ class _TurnRunner:
             **way.env,
         }
         command = way.command(job)
-        # This turn must not wait for the writes of the previous one.
+        # Write everything to disk first, so that this turn does not wait for the writes of the previous turn.
         os.sync()
         with MessageCounter() as counter:
             usage = processes.measure(command, env, counter.inspect)
@@ -186,7 +186,8 @@ def _check_space(workload: Workload, ways: Mapping[str, Way | Sweep], repeat: in
     runs = {name: repeat + (len(way.sizes) / _SWEEP if isinstance(way, Sweep) else 0) for name, way in ways.items()}
     files = sum(workload.length(name) * _FILES * times for name, times in runs.items())
     longest = max(workload.length(name) for name in ways)
-    # This includes 4 KB on disk even for a file of a few bytes, and the folders that remain after a turn.
+    # The additional bytes per image are for the 4 KB on disk of even the smallest file, and for the folders that remain
+    # after a turn.
     needed = 2 * longest * (workload.kind.bytes + 8192) + 50 * 2**20
     free, state = shutil.disk_usage(place).free, os.statvfs(place)
     if needed > free:

@@ -22,7 +22,7 @@ _REDIS = "TUTORIAL_REDIS"
 url = os.environ.get(_REDIS, "redis://localhost:6379/0")
 app = Celery("tutorial", broker=url, backend=url)
 session = requests.Session()
-# Enough for the threads of the widest pool.
+# Enough connections for all threads of the largest pool.
 session.mount("http://", HTTPAdapter(pool_maxsize=64))
 
 

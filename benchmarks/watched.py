@@ -1,6 +1,6 @@
 """Measure each part of a fleet on this machine: a Redis with a TCP port, workers, and one producer after another.
 
-The fleet is set up as the docs describe for several machines, but on one machine: with the settings of
+The fleet is set up as the docs describe for several machines, although it runs on one. It uses the settings of
 ``config/redis.conf``, plain Celery workers, and ``producer run --broker``. The cost of a run is measured for each part,
 so that each part can be planned separately.
 """

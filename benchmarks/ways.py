@@ -9,8 +9,8 @@ from pathlib import Path
 
 from benchmarks.programs import ARIA2, CURL, IMG2DATASET, PEER, REDIS, Program
 
-#: The number of threads of the baseline, and of concurrent downloads of aria2 and curl. A local fleet has as many
-#: slots.
+#: The number of threads of the baseline, and of concurrent downloads of aria2 and curl. A local fleet has the same
+#: number of slots.
 THREADS = 32
 
 
@@ -49,7 +49,7 @@ class Sweep:
 
 
 def fleet(*options: str, env: Mapping[str, str] | None = None) -> Way:
-    """Return a run with a local fleet. It has the default options, and the given ones in addition."""
+    """Return a run with a local fleet. The run has the default options, plus the given ones."""
 
     def command(job: Job) -> list[str]:
         resize = ["--resize", "keep_ratio", "--image-size", str(job.smaller_side)] if job.smaller_side else []

@@ -84,7 +84,8 @@ HTTP_LARGE = Workload(
     LARGE,
     {IMAGEFLEET: ways.fleet(), BASE: ways.IMG2DATASET_SIZES, "threads": ways.threads()},
 )
-#: The workload of `make bench-check`. It has separate numbers, because a run's startup has more weight in a short list.
+#: The workload of `make bench-check`. Its results are not compared with those of longer lists, because a run's startup
+#: has more weight in a short list.
 SHORT = Workload(
     "short",
     "http, 15 KB, not resized: the short form",
@@ -121,5 +122,5 @@ SIZES = Workload(
     },
     images=10_000,
 )
-#: In the order of measurement and display.
+#: The workloads, in the order in which they are measured and shown.
 WORKLOADS = (HTTP_SMALL, HTTPS_SMALL, RESIZE, HTTP_LARGE, SHORT)

@@ -35,7 +35,7 @@ _SHARD_SIZE = RunConfig().shard_size
 
 
 def redis(result: Mapping[str, Any]) -> str:
-    """Return the tables of an image's costs in Redis."""
+    """Return two tables of what one image costs Redis: its totals, and the calls of each command."""
     image, downloads = result["image"], result["loads"]["downloads"]
     commands = image["commands"]
     calls = sum(found["calls"] for found in commands.values())

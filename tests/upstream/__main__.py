@@ -51,7 +51,7 @@ class Result:
 
 
 def run(suite: Suite, ports: Sequence[int], theirs: bool, only: str) -> Result:
-    """Run a suite, or some of its tests, with one Redis at each port."""
+    """Run a suite, or some of its tests; each of the ports has its own Redis."""
     log, outcomes = sources.FOLDER / f"{suite.name}.log", sources.FOLDER / f"{suite.name}.json"
     outcomes.unlink(missing_ok=True)
     argv = [sys.executable, "-m", "pytest", "--verbose", "--tb=short", "--disable-warnings", "-k", only]

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-#: By suite and reason, the tests without the folder ``t/``. A name without parameters stands for all of them.
+#: By suite and reason, the tests without the folder ``t/``. A test's name without parameters stands for the test with
+#: all parameters.
 FAILING: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "kombu-unit": {
         "They check that the connection of a BRPOP is paused while the prefetch is full. Ours sends no BRPOP: it "

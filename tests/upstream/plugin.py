@@ -25,7 +25,8 @@ from tasks.broker import ack_batcher, backend, poller, qos, transport
 from tasks.broker.backend import BatchingBackend, ChordPart
 from tests.upstream.expected import FAILING
 
-#: The class with tests of Celery's script in a Redis written in Python, and not of a copy of the script in Python.
+#: The class that tests Celery's Lua script in a Redis written in Python. It runs the script itself, not a copy of it in
+#: Python.
 _SCRIPT_TESTS = "test_RedisBackend_chord_part_script"
 #: Tests written for Celery's in-memory result store; the broker is still ours.
 _IN_MEMORY = ("t/unit/backends/test_redis.py", "t/unit/tasks/test_chord.py::test_unlock_chord_task")
@@ -71,14 +72,15 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
     url = f"redis://127.0.0.1:{port}/0"
     os.environ.update(REDIS_HOST="127.0.0.1", REDIS_PORT=port, REDIS_6379_TCP=port, TEST_BROKER=url, TEST_BACKEND=url)
     early_config.stash[_SUITE], early_config.stash[_REDIS] = options.suite, url
-    # kombu's unit tests replace this before they import its users, which is too late here.
+    # kombu's unit tests replace this name before they import the modules that use it. Here, these modules are already
+    # imported.
     kombu.transport.redis.poll = lambda: eventio.poll()  # noqa: PLW0108
     if not options.theirs:
         _BINDINGS[options.suite]()
 
 
 def _bind_kombu_unit() -> None:
-    """Replace the names in kombu's module, which its tests subclass and patch, by ours."""
+    """Make the names in kombu's module refer to our classes, because kombu's tests subclass and patch these names."""
     _bind_kombu_integration()
     for name, ours in (
         ("QoS", qos.QoS),
@@ -95,7 +97,7 @@ def _bind_kombu_integration() -> None:
 
 
 def _bind_celery_unit() -> None:
-    """Replace the name and the URLs of Celery's Redis backend by ours, and use our transport too."""
+    """Make the name and the URLs of Celery's Redis backend refer to our backend, and use our transport too."""
     transport.install()
     celery.backends.redis.RedisBackend = BatchingBackend
     name = f"{backend.__name__}:{BatchingBackend.__name__}"
@@ -103,7 +105,7 @@ def _bind_celery_unit() -> None:
 
 
 def _bind_celery_integration() -> None:
-    """Let our batcher count the chord parts of every task, and acknowledge their messages."""
+    """Let our batcher count the chord part of every task and acknowledge the task's message."""
     _bind_celery_unit()
     transport.install(ack_batcher.running_task_ids, ack_batcher.finish_pending)
     BatchingBackend.batched_tasks = _AllNames()
@@ -138,7 +140,7 @@ def celery_config(pytestconfig: pytest.Config) -> dict[str, Any]:
         name = "testcelery"
         queue = {f"task_default_{kind}": name for kind in ("queue", "exchange", "routing_key")}
         return {**redis, **queue, "task_queues": (Queue(name, routing_key=name),), "accept_content": ("json", "pickle")}
-    # As in imagefleet, a task is acknowledged after it has run.
+    # A task is acknowledged after it has run, as in imagefleet.
     return {**redis, "result_extended": True, "task_create_missing_queues": False, "task_acks_late": True}
 
 
@@ -155,14 +157,14 @@ def celery_worker_parameters() -> dict[str, Any]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run the tests of Celery's script over ours, too."""
+    """Run the tests of Celery's Lua script again with our script."""
     if metafunc.cls is not None and metafunc.cls.__name__ == _SCRIPT_TESTS and not metafunc.config.option.theirs:
         metafunc.parametrize("_counting", ["celery", "count_chord_parts.lua"], indirect=True)
 
 
 @pytest.fixture(autouse=True)
 def _counting(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Count parts with our code at once, if a test asks for that, because it checks the result right after."""
+    """Count each part at once with our code if a test asks for this, because the test checks the result right after."""
     if getattr(request, "param", "celery") == "celery":
         return
 
@@ -208,7 +210,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     if reporter is None or hasattr(session.config, "workerinput"):
         return
-    # A test that fails and leaves something behind that also fails has two reports.
+    # A test has two reports if it fails and something that it leaves behind fails as well.
     names = {kind: {report.nodeid for report in reporter.stats.get(kind, [])} for kind in _KINDS}
     expected = {
         report.nodeid

@@ -15,7 +15,7 @@ import click
 
 from tests.integration.processes import ROOT
 
-#: Their folder, also for the tests' output; ignored by git.
+#: The folder of the source distributions and of the tests' output; ignored by git.
 FOLDER = ROOT / ".upstream"
 _LOCK = ROOT / "requirements-dev.lock"
 
@@ -39,7 +39,7 @@ def fetched(distribution: str) -> Path:
     Raises:
         click.ClickException: the lock file has another version, or pip can't download this one.
     """
-    # If it stayed beside its tests, the package would be imported in place of the installed one.
+    # Leave out the package itself. Beside its tests, it would be imported instead of the installed package.
     return unpacked(distribution, FOLDER, distribution)
 
 

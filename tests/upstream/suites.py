@@ -11,7 +11,7 @@ COUNTS = Path(__file__).with_name("counts.json")
 
 @dataclass(frozen=True)
 class Suite:
-    """Tests of one distribution that use our code in one way."""
+    """A suite: tests of one distribution, all run over the same parts of our code."""
 
     name: str
     distribution: str
@@ -19,7 +19,7 @@ class Suite:
     config: str
     #: Their modules, in the folder ``t/``.
     modules: tuple[str, ...]
-    #: The number of processes; the tests mostly wait. It is one if tests depend on earlier ones.
+    #: The number of processes; the tests mostly wait. A suite whose tests depend on earlier tests has one process.
     processes: int
 
 
