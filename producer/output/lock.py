@@ -46,7 +46,7 @@ _MAX_BYTES = 65536
 class LockHolder:
     """The process that holds a lock; ``since`` in seconds since the epoch.
 
-    It contains no secrets: it has only the name of the command, because options may contain secrets.
+    The value contains no secrets. So it has the name of the command, without the options, which may contain secrets.
     """
 
     host: str
@@ -63,7 +63,7 @@ class LockHolder:
         return f"process {self.pid} on {self.host}, since {since}"
 
 
-#: A holder that has not described itself yet.
+#: The holder of a lock whose file has no description of the holder yet.
 _UNKNOWN = LockHolder("an unknown host", 0, 0.0, "", None)
 
 
@@ -106,7 +106,7 @@ def check_unlocked(place: LocalStore | Path) -> None:
 
 
 def discard(place: LocalStore | Path) -> None:
-    """Remove the lock file. Only the holder may do this, and only if no run remains in the folder."""
+    """Remove the lock file. Only the lock's holder may do this, after making sure that the folder holds no run."""
     with suppress(OSError):
         _path(place).unlink()
 
@@ -184,7 +184,10 @@ def _is_current(descriptor: int, path: Path) -> bool:
 
 
 def _try_lock(descriptor: int, kind: int, path: Path, seconds: float) -> bool:
-    """Try to lock for some seconds; return whether that worked. Without lock support, warn and return True."""
+    """Try to lock the file for some seconds; return whether it is locked.
+
+    On a file system without locks, warn and return True.
+    """
 
     def try_once() -> bool:
         try:
@@ -227,7 +230,10 @@ def _describe_self(broker: str | None, command: str) -> LockHolder:
 
 
 def _write(descriptor: int, holder: LockHolder) -> None:
-    """Write the holder's description to the lock file. It is only informative, so a full disk is no error."""
+    """Write the holder's description to the lock file.
+
+    The description is only informative, so a full disk is not an error here.
+    """
     text = (json.dumps(asdict(holder)) + "\n").encode()
     with suppress(OSError):
         os.ftruncate(descriptor, 0)
