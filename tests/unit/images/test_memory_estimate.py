@@ -103,7 +103,7 @@ def test_tiles_are_limited() -> None:
 
 
 def test_first_tile_size_counts() -> None:
-    """Of two tile sizes the first counts, as for the decoder; `_BOMBS` shows the cost of a large second one."""
+    """Of a TIFF's two tile sizes the first counts, as for the decoder; `_BOMBS` shows the cost of a large second."""
     assert estimated_pixels(bombs.tiled_tiff((32, 32), (32768, 32768))) == 32 * 32
     with pytest.raises(TooManyPixelsError, match="tiles of"):
         estimated_pixels(bombs.tiled_tiff((32768, 32768), (32, 32)))
