@@ -20,6 +20,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from config import SettingsError, limits
+from config.locations import StoreUrl, parse_location
 
 REDIS_CONF = Path(__file__).with_name("redis.conf")
 FLOWER_CONF = Path(__file__).with_name("flower.py")
@@ -70,9 +71,10 @@ class Settings(BaseSettings):
     proxy_password_file: Path | None = Field(
         None, description="File with the proxy's password. It keeps the password out of the URL and the environment."
     )
-    store_roots: Annotated[tuple[Path, ...], NoDecode] = Field(
+    store_roots: Annotated[tuple[Path | StoreUrl, ...], NoDecode] = Field(
         (),
-        description="Folders that a worker may write to, including subfolders. A worker needs at least one to start.",
+        description="Folders that a worker may write to, including subfolders: absolute paths, or URLs of "
+        "[object stores](object-stores.md) such as s3://bucket/prefix. A worker needs at least one to start.",
     )
     ca_bundle: Path | None = Field(
         None, description="PEM file with the CA certificates to trust for https instead of the default ones."
@@ -178,20 +180,24 @@ class Settings(BaseSettings):
             raise SettingsError("IMAGEFLEET_FLOWER_PASSWORD_FILE is not set; Flower does not start without a password")
         return _read_secret("IMAGEFLEET_FLOWER_PASSWORD_FILE", self.flower_password_file)
 
-    @field_validator("allow_networks", "deny_networks", "store_roots", mode="before")
+    @field_validator("allow_networks", "deny_networks", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
 
-    @field_validator("store_roots")
+    @field_validator("store_roots", mode="before")
     @classmethod
-    def _absolute(cls, roots: tuple[Path, ...]) -> tuple[Path, ...]:
-        for root in roots:
-            if not root.is_absolute():
+    def _locations(cls, roots: object) -> object:
+        parts = cls._split(roots)
+        if not isinstance(parts, tuple | list):
+            return parts
+        locations = [parse_location(root) if isinstance(root, str) else root for root in parts]
+        for root in locations:
+            if isinstance(root, Path) and not root.is_absolute():
                 raise ValueError(f"{root} is not an absolute path")
-        return tuple(Path(root).resolve() for root in roots)
+        return tuple(root.resolve() if isinstance(root, Path) else root for root in locations)
 
 
 def unknown_variables(environment: Mapping[str, str]) -> list[str]:

@@ -25,7 +25,7 @@ from tasks.fetch import FetchRequest
 from tasks.file_descriptors import retry_when_exhausted
 from tasks.model import Outcome, RunOptions, image_key
 from tasks.retry_later import PriorAttempts
-from tasks.storage.local_store import LocalStore
+from tasks.storage.locations import open_allowed
 
 #: The command that starts the separate process; each process fetches one image.
 PROGRAM = (sys.executable, "-m", "tasks.isolation")
@@ -116,7 +116,7 @@ def main() -> None:
         path=message["path"],
         expected_hash=message["expected_hash"],
     )
-    store = LocalStore.open_allowed(run.out, settings().store_roots)
+    store = open_allowed(run.out, settings().store_roots)
     outcome = fetching.fetch(request, run, store, create_downloader())
     json.dump(outcome.to_json(), sys.stdout)
 

@@ -34,7 +34,7 @@ from tasks.errors import CancelledError, CommandError, StorageError
 from tasks.model import PreviousImage, RunOptions
 from tasks.previous_image import PreviousFile
 from tasks.storage import plan, shard_status
-from tasks.storage.local_store import LocalStore
+from tasks.storage.locations import open_allowed
 from tasks.storage.store import Store
 
 _log = logging.getLogger(__name__)
@@ -150,9 +150,10 @@ def store(out: str) -> Store:
     Raises:
         StorageError: this worker is not allowed to write there, or the folder does not hold the run.
     """
-    store = LocalStore.open_allowed(out, settings().store_roots)
+    store = open_allowed(out, settings().store_roots)
     if not store.folder_exists(plan.FOLDER):
-        raise StorageError(f"the run is not in {out} on this worker's host: is the shared folder mounted there?")
+        hint = "is its endpoint the producer's?" if "://" in out else "is the shared folder mounted there?"
+        raise StorageError(f"the run is not in {out} on this worker's host: {hint}")
     return store
 
 
@@ -183,7 +184,7 @@ def _previous_run_store(folder: str) -> Store | None:
     If this worker's operator does not allow the folder, the result is None, and a warning is logged.
     """
     try:
-        return LocalStore.open_allowed(folder, settings().store_roots)
+        return open_allowed(folder, settings().store_roots)
     except StorageError:
         _log.warning(
             "no image is reused from %s, and all are downloaded: IMAGEFLEET_STORE_ROOTS does not include this folder",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import ipaddress
 import os
 import shutil
@@ -73,3 +74,9 @@ def redis_program() -> str:
         return server_binary()
     except CommandError as fault:
         lacking(str(fault))
+
+
+def required_module(name: str) -> None:
+    """Skip a test if a package of an extra is missing; in CI, fail."""
+    if importlib.util.find_spec(name) is None:
+        lacking(f"the package {name} is not installed")

@@ -17,9 +17,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from config.locations import Location
 from tasks.errors import StorageError
 from tasks.storage.local_store import LocalStore
-from tasks.storage.store import PRIVATE_MODE
+from tasks.storage.locations import open_allowed
+from tasks.storage.store import PRIVATE_MODE, Store
 
 _TOKEN = re.compile(r"[0-9a-f]{32}")
 
@@ -70,38 +72,65 @@ def probe_name(token: str) -> str:
     return f".doctor-{token}"
 
 
-def write_probe(store: LocalStore, token: str) -> None:
+def write_probe(store: Store, token: str) -> None:
     """Write the file by which workers recognise the folder.
 
     Raises:
-        OSError: it can't be written.
+        OSError, StorageError: it can't be written.
     """
-    _write(store.path(probe_name(token)), token.encode())
+    if isinstance(store, LocalStore):
+        _write(store.path(probe_name(token)), token.encode())
+    else:
+        store.create(probe_name(token), token.encode())
 
 
-def remove_probe(store: LocalStore, token: str) -> None:
+def remove_probe(store: Store, token: str) -> None:
     """Remove the producer's file, if it exists and can be removed."""
-    with suppress(OSError):
-        store.path(probe_name(token)).unlink()
+    with suppress(OSError, StorageError):
+        if isinstance(store, LocalStore):
+            store.path(probe_name(token)).unlink()
+        else:
+            store.remove(probe_name(token))
 
 
-def probe_folder(out: Any, token: Any, allowed: Iterable[Path]) -> ProbeResult:
+def probe_folder(out: Any, token: Any, allowed: Iterable[Location]) -> ProbeResult:
     """Return the state of a folder as this process sees it.
 
     Args:
-        out: the folder's path at the producer.
+        out: the folder's location at the producer.
         token: the token of the producer's file in the folder.
         allowed: the folders below which this process may write.
     """
     if not isinstance(out, str) or not isinstance(token, str) or not _TOKEN.fullmatch(token):
         return ProbeResult(error="the producer's request is not valid")
     try:
-        store = LocalStore.open_allowed(out, allowed)
+        store = open_allowed(out, allowed)
     except StorageError as error:
         return ProbeResult(error=str(error))
     except (OSError, ValueError, RuntimeError) as error:
         # The path is not valid, is too long, or contains a cycle of links.
         return ProbeResult(error=f"{out!a:.200} can't be inspected: {error}")
+    return _probe_path(store, token) if isinstance(store, LocalStore) else _probe_objects(store, token)
+
+
+def _probe_objects(store: Store, token: str) -> ProbeResult:
+    """Return the state of a folder in an object store; it has no limit of space."""
+    try:
+        if not store.exists(probe_name(token)):
+            return ProbeResult(allowed=True, error="the producer's file does not exist")
+        if store.read(probe_name(token)) != token.encode():
+            return ProbeResult(allowed=True, error="the producer's file has other content")
+    except StorageError as error:
+        return ProbeResult(allowed=True, error=str(error))
+    try:
+        store.check_writable()
+    except StorageError as error:
+        return ProbeResult(True, True, False, error=f"no file can be created there: {error}")
+    return ProbeResult(True, True, True)
+
+
+def _probe_path(store: LocalStore, token: str) -> ProbeResult:
+    """Return the state of a folder on a file system."""
     try:
         same = _has_content(store.path(probe_name(token)), token.encode())
     except FileNotFoundError:

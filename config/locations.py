@@ -1,0 +1,89 @@
+"""The location of an output folder: a path on this machine, or the URL of a folder in an object store.
+
+A URL is ``s3://BUCKET/PREFIX``, ``gs://BUCKET/PREFIX`` or ``az://CONTAINER/PREFIX``. It has no credentials, host or
+options: these come from the environment of each process, under the names that the store's own tools use.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+#: The schemes of object stores.
+SCHEMES = ("s3", "gs", "az")
+_URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<rest>.*)", re.DOTALL)
+_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,220}[A-Za-z0-9]")
+#: A part of a prefix. Characters that a URL, a shell or a list of folders could read differently are not allowed.
+_PART = re.compile(r"[\w!.'()=+@~-]+")
+
+
+@dataclass(frozen=True, slots=True)
+class StoreUrl:
+    """The URL of a folder in an object store."""
+
+    scheme: str
+    bucket: str
+    #: The names between the slashes of the prefix; empty for the whole bucket.
+    parts: tuple[str, ...] = ()
+
+    @classmethod
+    def parse(cls, text: str) -> StoreUrl:
+        """Return the URL in a text. A slash at its end makes no difference.
+
+        Raises:
+            ValueError: it is not the URL of a folder in an object store; the message says why.
+        """
+        found = _URL.fullmatch(text)
+        scheme = found["scheme"].lower() if found is not None else ""
+        if found is None or scheme not in SCHEMES:
+            raise ValueError("its scheme is not one of s3, gs and az")
+        bucket, _, prefix = found["rest"].partition("/")
+        if not _BUCKET.fullmatch(bucket):
+            raise ValueError("the bucket's name is missing or not valid")
+        parts = tuple(prefix.removesuffix("/").split("/")) if prefix else ()
+        for part in parts:
+            if part in (".", "..") or not _PART.fullmatch(part):
+                raise ValueError(
+                    f"the prefix has the part {part!a:.100}; a part may have letters, digits and any of _!.'()=+@~-, "
+                    "and is neither empty nor . nor .."
+                )
+        return cls(scheme, bucket, parts)
+
+    def __str__(self) -> str:
+        return f"{self.scheme}://{'/'.join((self.bucket, *self.parts))}"
+
+    @property
+    def prefix(self) -> str:
+        """The prefix without slashes around it; empty for the whole bucket."""
+        return "/".join(self.parts)
+
+    def is_within(self, other: StoreUrl) -> bool:
+        """Return whether this folder is the other folder, or is below it."""
+        same = (self.scheme, self.bucket) == (other.scheme, other.bucket)
+        return same and self.parts[: len(other.parts)] == other.parts
+
+
+#: The location of an output folder.
+Location: TypeAlias = Path | StoreUrl
+
+
+def resolved(location: Location) -> Location:
+    """Return a location that means the same in each working folder: links in a path are resolved."""
+    return location.resolve() if isinstance(location, Path) else location
+
+
+def url_scheme(text: str) -> str | None:
+    """Return the scheme, in lower case, of a URL given in place of a path; None for a path."""
+    found = _URL.fullmatch(text.strip())
+    return None if found is None else found["scheme"].lower()
+
+
+def parse_location(text: str) -> Location:
+    """Return the location in a text: a URL if it has the scheme of an object store, or else a path.
+
+    Raises:
+        ValueError: it is a URL of an object store, but is not valid.
+    """
+    return StoreUrl.parse(text) if url_scheme(text) in SCHEMES else Path(text)

@@ -1,0 +1,383 @@
+"""Save files in a folder of an object store: S3 and compatible stores, Google Cloud Storage, Azure Blob Storage.
+
+Each file is one object, and each write is one request, so an object is complete or absent without temporary names. The
+store itself decides which writer of a name is the first (``If-None-Match: *``), and reports a change since the last
+read (``If-Match``). A response to a write means that the object is durable and visible, so there is nothing to sync.
+
+The client is obstore, from the extra ``objects``. It reads credentials and the endpoint from the environment, as the
+stores' own tools do (``AWS_ACCESS_KEY_ID``, ``AWS_ENDPOINT_URL`` …).
+"""
+
+from __future__ import annotations
+
+import secrets
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from config.locations import StoreUrl
+from tasks.errors import StorageError
+from tasks.storage.object_errors import explain, is_the_stores
+from tasks.storage.store import PRIVATE_MODE, PUBLIC_MODE, Store
+
+if TYPE_CHECKING:
+    from obstore.store import ObjectStore as Client
+
+#: Limits of one request, in seconds. A request of 64 MiB then needs at least 18 Mbit/s.
+_CONNECT_SECONDS, _REQUEST_SECONDS = 5, 30
+#: The client repeats a failed request until this many seconds after the first one, and at most this often. A save then
+#: ends within 50 s, and the longest deadline of an image leaves room for more than that.
+_RETRY_SECONDS, _MAX_RETRIES = 20, 6
+_FIRST_BACKOFF_SECONDS, _MAX_BACKOFF_SECONDS = 0.1, 3.0
+#: The size of the parts of a large object, and how many are sent at a time.
+_PART_BYTES, _PARALLEL_PARTS = 8 * 1024**2, 2
+#: Attempts to create an object, if the store reports its name as taken but has no such object.
+_CREATE_ATTEMPTS = 3
+_PROBE = ".probe"
+
+#: The version of an object, as the store names it.
+Version: TypeAlias = Mapping[str, str]
+
+
+class ObjectStore(Store):
+    """A run's output folder in an object store."""
+
+    def __init__(self, url: StoreUrl) -> None:
+        """Take the folder. No request is sent.
+
+        Raises:
+            StorageError: the client is not installed, or the environment has an invalid setting for it.
+        """
+        self.url = url
+        #: Called before each write, if set. It raises a StorageError if this process may no longer write.
+        self.before_write: Callable[[], None] | None = None
+        self._client = _connect(url)
+
+    @property
+    def location(self) -> str:
+        """The folder's URL."""
+        return str(self.url)
+
+    def describe(self, name: str) -> str:
+        """Return the URL of a name."""
+        return f"{self.url}/{name}"
+
+    def is_within(self, other: Store) -> bool:
+        """Return whether this folder is the other store's folder, or is below it."""
+        return isinstance(other, ObjectStore) and self.url.is_within(other.url)
+
+    def exists(self, name: str) -> bool:
+        """Return whether an object of this name exists.
+
+        Raises:
+            StorageError: the store can't be asked.
+        """
+        return self.file_size(name) is not None
+
+    def folder_exists(self, name: str) -> bool:
+        """Return whether there is an object below this name, because folders are only a part of names.
+
+        Raises:
+            StorageError: the store can't be asked.
+        """
+        import obstore
+
+        with self._errors("list", name):
+            return any(chunk for chunk in obstore.list(self._client, name, chunk_size=1))
+
+    def file_size(self, name: str) -> int | None:
+        """Return the size of an object in bytes; None if there is no object of this name.
+
+        Raises:
+            StorageError: the store can't be asked.
+        """
+        import obstore
+
+        with self._errors("find", name), suppress(FileNotFoundError):
+            return int(obstore.head(self._client, name)["size"])
+        return None
+
+    def read(self, name: str) -> bytes:
+        """Return an object's bytes.
+
+        Raises:
+            StorageError: it can't be read.
+        """
+        import obstore
+
+        with self._errors("read", name):
+            return bytes(obstore.get(self._client, name).bytes())
+
+    def read_version(self, name: str) -> tuple[bytes, Version] | None:
+        """Return an object's bytes and its version; None if there is no object of this name.
+
+        Raises:
+            StorageError: it can't be read.
+        """
+        import obstore
+
+        with self._errors("read", name), suppress(FileNotFoundError):
+            found = obstore.get(self._client, name)
+            return bytes(found.bytes()), _version(found.meta)
+        return None
+
+    def create(self, name: str, body: bytes, mode: int = PUBLIC_MODE) -> bool:
+        """Save bytes under a free name; return False, and change nothing, if the name is taken.
+
+        The name may be taken by these same bytes: if the response to a write is lost, the client repeats the write.
+
+        Raises:
+            StorageError: they can't be saved.
+        """
+        self._check_write()
+        return self._create(name, body) is not None
+
+    def create_linked(self, name: str, body: bytes, source: Store, source_name: str) -> bool:
+        """Save bytes as `create` does. They are sent again, because a copy inside of a store can't be exclusive.
+
+        Raises:
+            StorageError: they can't be saved.
+        """
+        return self.create(name, body)
+
+    def create_durably(self, name: str, body: bytes) -> bool:
+        """Save bytes under a free name; return False if the name is taken by other bytes.
+
+        Raises:
+            StorageError: they can't be saved.
+        """
+        return self.create(name, body) or self.read(name) == body
+
+    def create_version(self, name: str, body: bytes) -> Version | None:
+        """Save bytes under a free name, and return the object's version; None if the name is taken, as in `create`.
+
+        Raises:
+            StorageError: they can't be saved.
+        """
+        return self._create(name, body)
+
+    def replace(self, name: str, body: bytes, mode: int = PRIVATE_MODE) -> None:
+        """Save bytes under a name; replace an existing object.
+
+        Raises:
+            StorageError: they can't be saved; an existing object is unchanged.
+        """
+        self._check_write()
+        with self._errors("save", name):
+            self._put(name, body, "overwrite")
+
+    def replace_from(self, name: str, chunks: Iterable[bytes]) -> None:
+        """Save chunks of bytes as one object; replace an existing object.
+
+        Large objects are sent in several parts, and appear when all parts are sent. If this process dies, the parts
+        stay in the store, invisible, until the bucket's rules remove them.
+
+        Raises:
+            StorageError: they can't be saved; an existing object is unchanged.
+            Exception: an error of ``chunks`` is passed on, and an existing object is unchanged.
+        """
+        import obstore
+
+        self._check_write()
+        failure: list[Exception] = []
+
+        def guarded() -> Iterator[bytes]:
+            try:
+                yield from chunks
+            except Exception as error:
+                failure.append(error)
+                raise
+
+        try:
+            with self._errors("save", name):
+                obstore.put(self._client, name, guarded(), chunk_size=_PART_BYTES, max_concurrency=_PARALLEL_PARTS)
+        except Exception:
+            # The client replaces the exception by one of its own.
+            if failure:
+                raise failure[0] from None
+            raise
+
+    def remove_folder(self, name: str) -> None:
+        """Do nothing, because folders are only a part of names."""
+
+    def replace_version(self, name: str, body: bytes, version: Version) -> Version | None:
+        """Replace an object that still has this version, and return its new version; None if it has changed.
+
+        Raises:
+            StorageError: it is unknown whether the object was replaced.
+        """
+        from obstore.exceptions import PreconditionError
+
+        with self._errors("save", name), suppress(PreconditionError, FileNotFoundError):
+            return self._put(name, body, dict(version))
+        return None
+
+    def list_files(self, folder: str) -> list[str]:
+        """Return the names of the objects directly in a folder.
+
+        Raises:
+            StorageError: it can't be listed.
+        """
+        return [str(found["path"]) for found in self._list(folder)["objects"]]
+
+    def list_entries(self) -> list[str]:
+        """Return the names of all objects and folders at the top level.
+
+        Raises:
+            StorageError: it can't be listed.
+        """
+        found = self._list(None)
+        return sorted([*map(str, found["common_prefixes"]), *(str(item["path"]) for item in found["objects"])])
+
+    def contains_files(self, name: str) -> bool:
+        """Return whether a name is an object, or a folder with an object below it.
+
+        Raises:
+            StorageError: the store can't be asked.
+        """
+        return self.exists(name) or self.folder_exists(name)
+
+    def remove(self, name: str) -> None:
+        """Remove an object if it exists.
+
+        Raises:
+            StorageError: it can't be removed.
+        """
+        import obstore
+
+        self._check_write()
+        with self._errors("remove", name), suppress(FileNotFoundError):
+            obstore.delete(self._client, name)
+
+    def sync(self, folder: str, names: Iterable[str]) -> None:
+        """Do nothing, because each saved object is durable."""
+
+    def create_folder(self) -> None:
+        """Do nothing, because folders are only a part of names."""
+
+    def check_writable(self) -> None:
+        """Check that objects can be written and removed, and that the store keeps the first of two writers.
+
+        Raises:
+            StorageError: the folder can't be written, or the store ignores the conditions of a write.
+        """
+        name = f"{_PROBE}-{secrets.token_hex(8)}"
+        first = self._create(name, b"1")
+        try:
+            if first is None or self._create(name, b"2") is not None or self.read(name) != b"1":
+                raise StorageError(
+                    "the object store ignores `If-None-Match: *`, so two workers could overwrite each other's files; "
+                    "use a store with conditional writes"
+                )
+            second = self.replace_version(name, b"3", first)
+            if second is None or self.replace_version(name, b"4", first) is not None:
+                raise StorageError(
+                    "the object store ignores `If-Match`, so two producers could work on one run; use a store with "
+                    "conditional writes"
+                )
+        finally:
+            self.remove(name)
+
+    @contextmanager
+    def scratch_folder(self, name: str) -> Iterator[Path]:
+        """Yield the path of a folder for temporary files of this process, on this machine."""
+        with tempfile.TemporaryDirectory(prefix=f"imagefleet-{name}-") as folder:
+            yield Path(folder) / name
+
+    def remove_temporary_folder(self) -> None:
+        """Do nothing, because there are no temporary names."""
+
+    def remove_leftovers(self) -> None:
+        """Do nothing, because a killed writer leaves no part of an object."""
+
+    def _check_write(self) -> None:
+        if self.before_write is not None:
+            self.before_write()
+
+    def _create(self, name: str, body: bytes) -> Version | None:
+        """Create an object and return its version; None if the name is taken."""
+        from obstore.exceptions import AlreadyExistsError
+
+        with self._errors("save", name):
+            for _ in range(_CREATE_ATTEMPTS):
+                with suppress(AlreadyExistsError):
+                    return self._put(name, body, "create")
+                # S3 also refuses a write while another write of the same name is in progress, and that one may fail.
+                if self.exists(name):
+                    break
+        return None
+
+    def _put(self, name: str, body: bytes, mode: Any) -> Version:
+        import obstore
+
+        # A large object in several parts would need more requests, and its parts would remain if the writer dies.
+        return _version(obstore.put(self._client, name, body, mode=mode, use_multipart=False))
+
+    def _list(self, folder: str | None) -> Any:
+        import obstore
+
+        with self._errors("list", folder or self.location):
+            return obstore.list_with_delimiter(self._client, folder)
+
+    @contextmanager
+    def _errors(self, verb: str, name: str) -> Iterator[None]:
+        """Translate the client's errors."""
+        try:
+            yield
+        except Exception as error:
+            if not is_the_stores(error):
+                raise
+            # Without the cause, because its text may have the credentials' id.
+            raise self._error(verb, name, error) from None
+
+    def _error(self, verb: str, name: str, error: Exception) -> StorageError:
+        return StorageError(f"could not {verb} {name}: {explain(error, self.url)}")
+
+
+def _connect(url: StoreUrl) -> Client:
+    """Return the client for a folder.
+
+    Raises:
+        StorageError: the client is not installed, or the environment has an invalid setting for it.
+    """
+    try:
+        from obstore.store import AzureStore, GCSStore, S3Store
+    except ImportError as error:
+        raise StorageError(
+            f"{url} needs the extra `objects` of imagefleet, which is not installed here; install it with "
+            "`pip install 'imagefleet[objects]'`"
+        ) from error
+    kind: Any = {"s3": S3Store, "gs": GCSStore, "az": AzureStore}[url.scheme]
+    backoff = {
+        "init_backoff": timedelta(seconds=_FIRST_BACKOFF_SECONDS),
+        "max_backoff": timedelta(seconds=_MAX_BACKOFF_SECONDS),
+        "base": 2,
+    }
+    try:
+        client: Client = kind(
+            url.bucket,
+            prefix=url.prefix or None,
+            client_options={
+                # Only an endpoint that the operator sets in the environment can have the scheme http.
+                "allow_http": True,
+                "connect_timeout": timedelta(seconds=_CONNECT_SECONDS),
+                "timeout": timedelta(seconds=_REQUEST_SECONDS),
+            },
+            retry_config={
+                "max_retries": _MAX_RETRIES,
+                "retry_timeout": timedelta(seconds=_RETRY_SECONDS),
+                "backoff": backoff,
+            },
+        )
+    except Exception as error:
+        if not is_the_stores(error):
+            raise
+        raise StorageError(f"the client for {url} can't be created: {explain(error, url)}") from None
+    return client
+
+
+def _version(facts: Mapping[str, Any]) -> Version:
+    return {key: str(facts[key]) for key in ("e_tag", "version") if facts.get(key)}

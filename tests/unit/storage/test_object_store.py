@@ -1,0 +1,174 @@
+"""An object store with faults: its errors are explained without secrets, and no write is lost or done twice."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from config.locations import StoreUrl
+from tasks.errors import StorageError
+from tasks.storage import folder_probe, object_store
+from tasks.storage.folder_probe import ProbeResult
+from tasks.storage.locations import open_allowed, open_store
+from tasks.storage.object_store import ObjectStore
+from tests.conftest import required_module
+from tests.object_server import ObjectServer, object_server
+
+URL = StoreUrl.parse("s3://bucket/run")
+_TOKEN = "0123456789abcdef" * 2
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectServer]:
+    """Run an S3 server that this process's environment names, with clients that wait little between attempts."""
+    required_module("obstore")
+    monkeypatch.setattr(object_store, "_FIRST_BACKOFF_SECONDS", 0.001)
+    monkeypatch.setattr(object_store, "_MAX_BACKOFF_SECONDS", 0.002)
+    with object_server() as server:
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        yield server
+
+
+@pytest.fixture
+def store(server: ObjectServer) -> ObjectStore:
+    """Return an empty store."""
+    return ObjectStore(URL)
+
+
+@pytest.mark.parametrize(
+    ("status", "why"),
+    [
+        (403, r"refused access \(403 AccessDenied\); check the credentials"),
+        (401, "refused access"),
+        (503, r"overloaded or unavailable \(503 SlowDown\)"),
+        (429, "overloaded or unavailable"),
+        (501, "does not support conditional writes"),
+        (400, "answered 400 Fault"),
+        (301, "another region; set AWS_REGION"),
+    ],
+)
+def test_explains_errors(server: ObjectServer, store: ObjectStore, status: int, why: str) -> None:
+    """The message has the cause in plain words, and neither the response nor the id of the credentials."""
+    server.fault = lambda *_: status
+    for action in (lambda: store.create("a", b"1"), lambda: store.replace("a", b"1"), lambda: store.list_files("a")):
+        with pytest.raises(StorageError, match=why) as caught:
+            action()
+        assert "test-id" not in str(caught.value)
+        assert caught.value.__cause__ is None
+        assert caught.value.__suppress_context__
+
+
+def test_explains_a_missing_bucket(server: ObjectServer) -> None:
+    """A missing bucket is named."""
+    with pytest.raises(StorageError, match="could not save a: the bucket other does not exist"):
+        ObjectStore(StoreUrl.parse("s3://other")).create("a", b"1")
+
+
+def test_explains_a_missing_server(server: ObjectServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that can't be reached is reported as such, after some attempts."""
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        port = unused.getsockname()[1]
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+    with pytest.raises(StorageError, match="no connection to the object store: connection refused"):
+        ObjectStore(URL).read("a")
+
+
+def test_waits_for_an_overloaded_store(server: ObjectServer, store: ObjectStore) -> None:
+    """A request that fails for a moment is repeated."""
+    answers = iter([503, 500, None, 503, None, None])
+    server.fault = lambda *_: next(answers, None)
+    assert store.create("a", b"1")
+    assert store.read("a") == b"1"
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_lost_response_to_a_write(server: ObjectServer, store: ObjectStore, times: int) -> None:
+    """If the response to a write is lost, the client repeats the write, and the own bytes count as created."""
+    answers = iter(["lost"] * times)
+    server.fault = lambda method, _: next(answers, None) if method == "PUT" else None
+    assert store.create_durably("a", b"1")
+    assert server.buckets["bucket"] == {"run/a": b"1"}
+
+
+def test_lost_response_does_not_hide_the_first_writer(server: ObjectServer, store: ObjectStore) -> None:
+    """If another writer was first, its bytes stay, also if the response to this writer's request is lost."""
+    server.buckets["bucket"]["run/a"] = b"first"
+    answers = iter(["lost"])
+    server.fault = lambda method, _: next(answers, None) if method == "PUT" else None
+    assert not store.create_durably("a", b"1")
+    assert store.read("a") == b"first"
+
+
+@pytest.mark.parametrize(("ignored", "why"), [("If-None-Match", "overwrite each other"), ("If-Match", "two producers")])
+def test_refuses_a_store_without_conditional_writes(
+    server: ObjectServer, store: ObjectStore, ignored: str, why: str
+) -> None:
+    """A store that ignores a condition is refused, and no test object remains."""
+    server.ignores = frozenset([ignored])
+    with pytest.raises(StorageError, match=f"ignores .*{ignored}.*{why}"):
+        store.check_writable()
+    assert server.buckets["bucket"] == {}
+
+
+def test_replaces_a_version_once(store: ObjectStore) -> None:
+    """Of two writers that read the same version, only the first replaces it."""
+    first = store.create_version("a", b"1")
+    assert first is not None
+    second = store.replace_version("a", b"2", first)
+    assert second is not None
+    assert store.replace_version("a", b"3", first) is None
+    assert store.read_version("a") == (b"2", second)
+    store.remove("a")
+    assert store.replace_version("a", b"4", second) is None
+    assert store.read_version("a") is None
+
+
+def test_error_of_the_chunks_is_passed_on(store: ObjectStore) -> None:
+    """If the chunks of a file end with an error, the existing file stays, and the error is the caller's own."""
+    store.replace("a", b"old")
+
+    def chunks() -> Iterator[bytes]:
+        yield b"new"
+        raise StorageError("collected by another task")
+
+    with pytest.raises(StorageError, match="collected by another task"):
+        store.replace_from("a", chunks())
+    assert store.read("a") == b"old"
+
+
+def test_worker_opens_only_allowed_prefixes(server: ObjectServer, tmp_path: Path) -> None:
+    """A worker opens a URL only below a root that is a URL, whatever a message says."""
+    roots: list[Path | StoreUrl] = [tmp_path, StoreUrl.parse("s3://bucket/runs")]
+    assert open_allowed("s3://bucket/runs/one", roots).location == "s3://bucket/runs/one"
+    for text in ("s3://bucket/run", "s3://bucket/runs/../x", "s3://bucket/runs-2", "gs://bucket/runs/one", "s3://"):
+        with pytest.raises(StorageError, match="may not write"):
+            open_allowed(text, roots)
+    with pytest.raises(StorageError, match="IMAGEFLEET_STORE_ROOTS"):
+        open_allowed("s3://bucket/runs/one", [tmp_path])
+    assert server.requests == []
+
+
+def test_probe_of_a_prefix(server: ObjectServer, store: ObjectStore) -> None:
+    """A worker that sees the producer's object and can write reports this; otherwise, it reports why."""
+    folder_probe.write_probe(store, _TOKEN)
+    assert folder_probe.probe_folder(str(URL), _TOKEN, [URL]) == ProbeResult(True, True, True)
+    assert "may not write" in folder_probe.probe_folder(str(URL), _TOKEN, []).error
+    server.fault = lambda method, _: 403 if method == "PUT" else None
+    seen = folder_probe.probe_folder(str(URL), _TOKEN, [URL])
+    assert (seen.same, seen.writable) == (True, False)
+    assert "no file can be created there: could not save" in seen.error
+    server.fault = lambda *_: None
+    folder_probe.remove_probe(store, _TOKEN)
+    assert not folder_probe.probe_folder(str(URL), _TOKEN, [URL]).same
+    assert server.buckets["bucket"] == {}
+
+
+def test_missing_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the extra, the message says what to install."""
+    monkeypatch.setitem(__import__("sys").modules, "obstore.store", None)
+    with pytest.raises(StorageError, match=r"pip install 'imagefleet\[objects\]'"):
+        open_store(URL)

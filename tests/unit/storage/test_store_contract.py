@@ -1,0 +1,143 @@
+"""What every store promises, over a local folder and an object store."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from config.locations import StoreUrl
+from tasks.errors import StorageError
+from tasks.storage.local_store import LocalStore
+from tasks.storage.object_store import ObjectStore
+from tasks.storage.store import Store
+from tests.conftest import required_module
+from tests.object_server import object_server
+
+_WRITERS = 8
+
+
+@pytest.fixture(params=["local", "object", "object at the top of a bucket"])
+def any_store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+    """Return an empty store of each kind."""
+    if request.param == "local":
+        yield LocalStore(tmp_path / "out")
+        return
+    required_module("obstore")
+    with object_server() as server:
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        yield ObjectStore(StoreUrl.parse("s3://bucket" if "top" in request.param else "s3://bucket/some/prefix"))
+
+
+def test_creates_and_reads(any_store: Store) -> None:
+    """A created file exists under its name with its bytes and its size."""
+    any_store.create_folder()
+    any_store.check_writable()
+    assert any_store.create("00000/a.jpg", b"body")
+    assert (any_store.read("00000/a.jpg"), any_store.file_size("00000/a.jpg")) == (b"body", 4)
+    assert any_store.exists("00000/a.jpg")
+    assert any_store.create("00000/empty", b"")
+    assert any_store.file_size("00000/empty") == 0
+
+
+def test_missing_files(any_store: Store) -> None:
+    """A missing file does not exist, has no size, can't be read, and can be removed."""
+    assert not any_store.exists("a")
+    assert not any_store.folder_exists("a")
+    assert any_store.file_size("a") is None
+    assert any_store.list_files("a") == []
+    assert any_store.list_entries() == []
+    with pytest.raises(StorageError, match="could not read a: "):
+        any_store.read("a")
+    any_store.remove("a")
+
+
+@pytest.mark.parametrize("method", ["create", "create_durably"])
+def test_first_writer_wins(any_store: Store, method: str) -> None:
+    """A second writer of a name changes nothing, and learns that from the result."""
+    assert getattr(any_store, method)("00000/a", b"first")
+    assert not getattr(any_store, method)("00000/a", b"second")
+    assert any_store.read("00000/a") == b"first"
+
+
+def test_first_of_many_writers_wins(any_store: Store) -> None:
+    """Of many writers of one name exactly one wins, and the file has all of its bytes."""
+    barrier = threading.Barrier(_WRITERS)
+
+    def write(number: int) -> bool:
+        barrier.wait()
+        return any_store.create("00000/a.jpg", bytes([number]) * 50_000)
+
+    with ThreadPoolExecutor(_WRITERS) as pool:
+        won = list(pool.map(write, range(_WRITERS)))
+    assert won.count(True) == 1
+    assert any_store.read("00000/a.jpg") == bytes([won.index(True)]) * 50_000
+
+
+def test_replaces(any_store: Store) -> None:
+    """A file is created or replaced as a whole."""
+    any_store.create_folder()
+    for body in (b"longer", b"new"):
+        any_store.replace("a.json", body)
+        assert any_store.read("a.json") == body
+
+
+def test_creates_from_an_existing_file(any_store: Store) -> None:
+    """A file with the bytes of another one is created as exclusively as any other."""
+    any_store.create("old", b"body")
+    assert any_store.create_linked("00000/a.jpg", b"body", any_store, "old")
+    assert not any_store.create_linked("00000/a.jpg", b"body", any_store, "old")
+    assert (any_store.read("00000/a.jpg"), any_store.read("old")) == (b"body", b"body")
+
+
+def test_lists(any_store: Store) -> None:
+    """Listings have the names directly in a folder, also those with unusual characters."""
+    names = ["00000/a b.jpg", "00000/x&<y>%2e#?ü.jpg", "00000/deep/c.jpg", "00001/d.jpg", "run.json"]
+    for name in names:
+        any_store.create(name, b"1")
+    assert sorted(any_store.list_files("00000")) == sorted(names[:2])
+    entries = [name for name in any_store.list_entries() if not name.startswith(".")]
+    assert entries == ["00000", "00001", "run.json"]
+    assert [any_store.contains_files(name) for name in ("00000", "run.json")] == [True, True]
+    assert [any_store.folder_exists(name) for name in ("00000", "0000", "run.json")] == [True, False, False]
+    any_store.remove(names[1])
+    assert any_store.list_files("00000") == [names[0]]
+
+
+def test_lists_a_large_folder(any_store: Store) -> None:
+    """A folder may have more files than one page of a listing."""
+    with ThreadPoolExecutor(_WRITERS) as pool:
+        list(pool.map(lambda number: any_store.create(f"00000/{number}", b""), range(1003)))
+    assert len(any_store.list_files("00000")) == 1003
+
+
+def test_syncs(any_store: Store) -> None:
+    """The files of a shard can be synced."""
+    any_store.create("00000/a", b"1")
+    any_store.sync("00000", ["00000/a"])
+
+
+def test_scratch_folder(any_store: Store) -> None:
+    """Temporary files of a process are on this machine, and are removed at the end."""
+    with any_store.scratch_folder("index") as folder:
+        folder.mkdir(parents=True)
+        (folder / "file").write_bytes(b"1")
+    assert not folder.exists()
+
+
+def test_messages(any_store: Store) -> None:
+    """A message names the folder, and a file in it, in full."""
+    assert any_store.describe("run.json") == f"{any_store.location}/run.json"
+    assert any_store.is_within(any_store)
+
+
+@pytest.mark.parametrize("name", ["../x", "00000/../../x"])
+def test_object_names_stay_below_the_prefix(any_store: Store, name: str) -> None:
+    """A name can't leave the prefix of an object store."""
+    if isinstance(any_store, ObjectStore):
+        with pytest.raises(StorageError, match="could not save"):
+            any_store.create(name, b"1")
