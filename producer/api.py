@@ -9,9 +9,8 @@
     for outcome in result.outcomes():
         print(outcome.key, outcome.status, outcome.path)
 
-Without a broker, each call starts a local fleet and ends it. The options are the same as those of the commands, and are
-passed as frozen values. Importing this module starts nothing, and loads the code of a run only when a function is
-called.
+Without a broker, each call starts a local fleet and ends it. The options are those of the commands, as frozen values.
+Importing this module starts nothing, and loads the code of a run only when a function is called.
 """
 
 from __future__ import annotations
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from config import limits
+from config.locations import Location, parse_location, resolved
 from tasks.errors import WORTH_RETRYING
 
 if TYPE_CHECKING:
@@ -33,17 +33,17 @@ if TYPE_CHECKING:
     from producer.runs.run import Run
     from producer.runs.worker_pool import WorkerPool
     from tasks.model import ImageRequest
-    from tasks.storage.local_store import LocalStore
+    from tasks.storage.store import Store
 
-#: The name for a URL list if the program passes URLs instead of a path.
+#: The name of a URL list that a program passes as URLs.
 PYTHON_SOURCE = "(URLs from Python)"
 
 
 @dataclass(frozen=True, slots=True)
 class LocalFleet:
-    """A fleet on this machine with a private Redis, for one call."""
+    """A fleet on this machine for one call, with a private Redis."""
 
-    #: The number of worker processes; None for one per CPU core.
+    #: Worker processes; None for one for each CPU core.
     workers: int | None = None
     #: Download slots in each worker process.
     concurrency: int = limits.CONCURRENCY
@@ -79,7 +79,8 @@ def download(
 
     Args:
         source: the path of a URL list, or the URLs themselves.
-        out: the output folder. A missing folder is created. The folder must not hold a run.
+        out: the output folder: a path, or the URL of an object store such as ``s3://bucket/prefix``. It is created if
+            it is missing, and must not hold a run.
         config: the options; None for the defaults of ``producer run``.
         workers: where to download.
         on_progress: called with the progress.
@@ -93,7 +94,7 @@ def download(
         CommandError: the run can't continue, for example because Redis is unreachable. ``error.hint`` is the next step.
         SettingsError: an environment variable has an invalid value.
     """
-    from producer.output.folder import new_run_folder
+    from producer.output.folder import new_run_folder, open_output
     from producer.output.run_file import RunConfig
     from producer.runs.preflight import check_insecure
     from producer.runs.run import Run
@@ -104,14 +105,13 @@ def download(
         check_insecure(config)
     if config.previous_run is not None:
         from producer.planning.previous_run import PreviousRun
-        from tasks.storage.local_store import LocalStore
 
-        previous = PreviousRun(Path(config.previous_run), LocalStore(Path(out).resolve()), config.fetch)
+        previous = PreviousRun(parse_location(config.previous_run), open_output(_location(out)), config.fetch)
         config = replace(config, previous_run=previous.folder)
     name, requests = _requests(source)
     with (
-        new_run_folder(Path(out), broker) as store,
-        _worker_pool(store, config, workers, broker) as pool,
+        new_run_folder(_location(out), broker) as store,
+        _worker_pool(_location(out), config, workers, broker) as pool,
         Run.begin(requests, name, store, config) as run,
     ):
         return run.execute(pool, on_progress or _ignore)
@@ -120,11 +120,11 @@ def download(
 def resume(out: str | Path, workers: Workers = None, on_progress: Listener | None = None) -> RunResult:
     """Continue the run in a folder, however it ended, and wait for the end. A complete run returns its result at once.
 
-    Raises: the errors of `download`; UsageError also if the folder holds no run.
+    Raises: as `download`; UsageError also if the folder holds no run.
     """
     from producer.runs.run import Run
 
-    return _continue_run(Run.resume, "resume", Path(out), workers, on_progress)
+    return _continue_run(Run.resume, "resume", _location(out), workers, on_progress)
 
 
 def retry(
@@ -137,7 +137,7 @@ def retry(
 
     Args:
         out: the folder of the run.
-        reasons: the failure reasons to retry; by default the reasons that may not occur again.
+        reasons: the reasons of the failures to repeat; by default those that may not occur again.
         workers: where to download.
         on_progress: called with the progress.
 
@@ -145,11 +145,11 @@ def retry(
     """
     from producer.runs.run import Run
 
-    return _continue_run(lambda store: Run.retry(store, reasons), "retry", Path(out), workers, on_progress)
+    return _continue_run(lambda store: Run.retry(store, reasons), "retry", _location(out), workers, on_progress)
 
 
 def _continue_run(
-    open_run: Callable[[LocalStore], Run], command: str, out: Path, workers: Workers, on_progress: Listener | None
+    open_run: Callable[[Store], Run], command: str, out: Location, workers: Workers, on_progress: Listener | None
 ) -> RunResult:
     from producer.output import lock
     from producer.output.folder import existing_run
@@ -160,7 +160,7 @@ def _continue_run(
         run = open_run(store)
         if run.is_done:
             return run.summary()
-        with run, _worker_pool(store, run.config, workers, broker) as pool:
+        with run, _worker_pool(out, run.config, workers, broker) as pool:
             return run.execute(pool, on_progress or _ignore)
 
 
@@ -175,21 +175,21 @@ def _broker_url(workers: Workers) -> str | None:
 
 
 @contextmanager
-def _worker_pool(store: LocalStore, config: RunConfig, workers: Workers, broker: str | None) -> Iterator[WorkerPool]:
+def _worker_pool(out: Location, config: RunConfig, workers: Workers, broker: str | None) -> Iterator[WorkerPool]:
     """Yield the workers at the broker, or those of a local fleet for the duration of the block."""
     from producer.local_fleet.fleet import Fleet, FleetSize, cores
     from producer.runs.worker_pool import broker_pool, local_pool
     from tasks import file_descriptors
 
     if broker is not None:
-        yield broker_pool(broker, store.root, config.fetch.insecure)
+        yield broker_pool(broker, resolved(out), config.fetch.insecure)
         return
     local = workers if isinstance(workers, LocalFleet) else LocalFleet()
-    # The fleet's processes inherit this limit of open files.
+    # The processes of the fleet inherit the limit.
     file_descriptors.raise_limit()
-    previous = () if config.previous_run is None else (Path(config.previous_run),)
+    previous = () if config.previous_run is None else (parse_location(config.previous_run),)
     size = FleetSize(local.workers or len(cores()), local.concurrency)
-    with Fleet(size, [store.root], local.allow_networks, previous_run_folders=previous) as fleet:
+    with Fleet(size, [resolved(out)], local.allow_networks, previous_run_folders=previous) as fleet:
         yield local_pool(fleet)
 
 
@@ -211,6 +211,21 @@ def _requests(source: str | Path | Iterable[str]) -> tuple[str, Iterator[ImageRe
     if first is None:
         raise UsageError("There are no URLs to download", "the given iterable is empty", "Pass at least one URL.")
     return PYTHON_SOURCE, chain([first], requests)
+
+
+def _location(out: str | Path) -> Location:
+    """Return the location of an output folder.
+
+    Raises:
+        UsageError: it is an invalid URL of an object store.
+    """
+    from tasks.errors import UsageError
+
+    try:
+        return out if isinstance(out, Path) else parse_location(out)
+    except ValueError as error:
+        hint = "Give a path, or a URL such as s3://bucket/prefix."
+        raise UsageError(f"The output folder {out} can't be used", str(error), hint) from error
 
 
 def _ignore(_: Progress) -> None:

@@ -209,7 +209,8 @@ def _compare(
     runtime_tuning.configure_pillow()
     check_insecure(config)
     file_descriptors.check_slots(threads, "--threads")
-    root = prepare_output(out).root
+    prepare_output(out)
+    root = out.resolve()
     current_result().comparison_folder = out
     places = comparison.stores(root)
     downloader = downloading.create_downloader(request.allow_networks, request.proxied)

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import click
 
+from config.locations import Location, resolved
 from producer.cli.console import print_note, show
 from producer.cli.fleets import FleetRequest, describe_size, local_fleet
 from producer.cli.json_result import current_result
-from producer.cli.parameters import FleetParameters, Folder, broker_option, fleet_size_options, json_option
+from producer.cli.parameters import FleetParameters, OutputLocation, broker_option, fleet_size_options, json_option
 from producer.runs.preflight import check_network_settings
 
 
@@ -21,14 +22,15 @@ from producer.runs.preflight import check_network_settings
     "--store-root",
     "store_roots",
     multiple=True,
-    type=Folder(),
-    help="Folder to which the workers may write, subfolders included. Repeatable.  [default: the current folder]",
+    type=OutputLocation(),
+    help="Folder to which the workers may write, subfolders included: a path, or a URL such as s3://bucket/prefix. "
+    "Repeatable.  [default: the current folder]",
 )
 @fleet_size_options
-def fleet(store_roots: tuple[Path, ...], fleet: FleetParameters) -> None:
+def fleet(store_roots: tuple[Location, ...], fleet: FleetParameters) -> None:
     """Run a local fleet with Flower until Ctrl-C, for any number of runs."""
     check_network_settings()
-    roots = [root.resolve() for root in store_roots or (Path(),)]
+    roots = [resolved(root) for root in store_roots or (Path(),)]
     with local_fleet(FleetRequest(replace(fleet, flower=True), roots=roots)) as running:
         click.echo(f"The fleet is ready after {running.startup_seconds:.2f} s: {describe_size(running)}.")
         click.echo(f"Its workers may write to {', '.join(str(root) for root in roots)}, subfolders included.")
@@ -44,10 +46,14 @@ def fleet(store_roots: tuple[Path, ...], fleet: FleetParameters) -> None:
 
 
 @click.command()
-@click.option("--out", type=Folder(), help="Output folder to check, here and from each worker. Its run is checked too.")
+@click.option(
+    "--out",
+    type=OutputLocation(),
+    help="Output folder to check, here and from each worker. Its run is checked too.",
+)
 @broker_option
 @json_option
-def doctor(out: Path | None, broker: str | None, as_json: bool) -> None:
+def doctor(out: Location | None, broker: str | None, as_json: bool) -> None:
     """Check the broker, the workers, their clocks, and an output folder with its run. Show how to fix problems.
 
     The exit status is 1 if a check has the result "bad".

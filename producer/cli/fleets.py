@@ -7,12 +7,12 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 from click.core import ParameterSource
 
+from config.locations import Location, parse_location
 from producer.cli.console import create_console, print_note
 from producer.cli.parameters import FleetParameters
 from producer.formatting import pluralized
@@ -34,7 +34,7 @@ class FleetRequest:
     #: The URL of the broker as given on the command line.
     broker: str | None = None
     #: The folders for a local fleet to write to. The first is the output folder.
-    roots: Sequence[Path] = ()
+    roots: Sequence[Location] = ()
     #: Whether to show no progress.
     quiet: bool = False
     #: Addresses that a local fleet may fetch from, besides public ones. If None, the setting in its environment is
@@ -54,7 +54,7 @@ def get_worker_pool(request: FleetRequest) -> Iterator[WorkerPool]:
     url = find_broker_url(request.broker)
     if url is None:
         with local_fleet(request) as fleet:
-            # Import this module only after the fleet's start, because the import takes half a second.
+            # Importing this takes half a second, so the fleet starts first.
             from producer.runs.worker_pool import local_pool
 
             yield local_pool(fleet)
@@ -75,7 +75,7 @@ def get_worker_pool(request: FleetRequest) -> Iterator[WorkerPool]:
 
 
 def _note_unused_options(url: str) -> None:
-    """Print a note if the user gave options of a local fleet, because workers at a broker do not use them."""
+    """Print a note if the user gave options of a local fleet, because the workers at a broker have their own."""
     from tasks.redaction import redacted
 
     context = click.get_current_context()
@@ -102,7 +102,7 @@ def local_fleet(request: FleetRequest) -> Iterator[Fleet]:
         print_note(f"Warning: unknown environment variables are ignored: {', '.join(unknown)}.", quiet=False)
     size = FleetSize(request.fleet.workers or len(cores()), request.fleet.concurrency)
     text = f"Starting {pluralized(size.workers, 'worker')}"
-    previous = () if request.previous_run is None else [Path(request.previous_run)]
+    previous = () if request.previous_run is None else [parse_location(request.previous_run)]
     with ExitStack() as stack:
         fleet = Fleet(size, request.roots, request.allow_networks, request.fleet.flower, previous, request.proxied)
         with show_waiting(create_console(sys.stderr), text, request.quiet):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from config.locations import Location, resolved
 from tasks.errors import CommandError
 
 if TYPE_CHECKING:
@@ -23,12 +24,12 @@ class JsonResult:
     as_json: bool = False
     #: The output folder of a comparison.
     comparison_folder: Path | None = None
-    _run: tuple[str, Path] | None = None
+    _run: tuple[str, Location] | None = None
     _emitted: bool = False
 
-    def set_run(self, run: Run, out: Path) -> None:
+    def set_run(self, run: Run, out: Location) -> None:
         """Set the run that this command reports from now on."""
-        self._run = run.id, out.resolve()
+        self._run = run.id, resolved(out)
 
     @property
     def run(self) -> dict[str, str]:
@@ -36,10 +37,11 @@ class JsonResult:
         if self._run is None:
             return {}
         from producer.output.run_file import resume_command
-        from tasks.storage.local_store import LocalStore
+        from tasks.storage.locations import open_store
 
-        run_id, folder = self._run
-        return {"run_id": run_id, "out": str(folder), "resume": resume_command(LocalStore(folder))}
+        run_id, out = self._run
+        store = open_store(out)
+        return {"run_id": run_id, "out": store.location, "resume": resume_command(store)}
 
     def emit(self, facts: dict[str, Any]) -> None:
         """Print an object, if `--json` was given and no object has been printed yet."""

@@ -28,7 +28,7 @@ from producer.cli.signals import (
     set_handler,
 )
 from tasks import file_descriptors, runtime_tuning
-from tasks.errors import CommandError, RunInterruptedError, UsageError
+from tasks.errors import CommandError, RunInterruptedError, StorageError, UsageError
 
 _EXIT_INTERRUPTED = 130
 
@@ -49,7 +49,7 @@ def main() -> NoReturn:
     streams.set_up()
     runtime_tuning.reduce_garbage_collection()
     runtime_tuning.return_large_blocks()
-    # Processes started by the command inherit this limit of open files.
+    # Processes started by the command inherit the limit.
     file_descriptors.raise_limit()
     # SIGTERM ends a command like Ctrl-C: all its child processes are stopped.
     set_handler(END_SIGNALS, raise_interrupted)
@@ -129,6 +129,9 @@ def _command_error(error: Exception) -> CommandError:
     if isinstance(error, SettingsError):
         hint = "Correct the variable or unset it; see docs/settings.md."
         return UsageError("A setting is invalid", str(error), hint)
+    if isinstance(error, StorageError):
+        hint = "Check the disk or the object store, and its permissions. If a run was started, resume it."
+        return CommandError("The output folder can't be used", str(error), hint)
     return CommandError(
         "Unexpected error",
         f"{type(error).__name__}: {error}",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import reduce, wraps
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from config import limits
+from config.locations import SCHEMES, Location, StoreUrl, url_scheme
 from producer.cli.json_result import enable_json
 from tasks.download import headers
 from tasks.model import FetchOptions, HeaderOptions, OutputFormat, OutputOptions, ResizeMode, ResizeOptions, Verify
@@ -35,13 +35,29 @@ class Folder(click.Path):
         """Return the converted value, or fail with a usage error."""
         if value == "":
             self.fail("the folder's name is empty", param, ctx)
-        if scheme := _scheme(value):
+        if scheme := url_scheme(str(value)):
             # A URL is not a path. If it were used as one, a local folder named after the scheme would be created, and
             # the run would report success.
             other = "mount the storage and give the path of the mount"
             hint = "give the path without file://" if scheme == "file" else other
             self.fail(f"{scheme}:// is not supported, only folders on this machine; {hint}", param, ctx)
         return super().convert(value, param, ctx)
+
+
+class OutputLocation(click.ParamType[Location]):
+    """A folder on this machine, or the URL of a folder in an object store."""
+
+    name = "location"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Location:
+        """Return the converted value, or fail with a usage error."""
+        if url_scheme(str(value)) not in SCHEMES:
+            folder: Path = Folder().convert(value, param, ctx)
+            return folder
+        try:
+            return StoreUrl.parse(str(value))
+        except ValueError as error:
+            self.fail(f"{value!r} is not the URL of a folder in an object store: {error}", param, ctx)
 
 
 class UrlList(click.ParamType[str]):
@@ -51,7 +67,7 @@ class UrlList(click.ParamType[str]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Return the converted value, or fail with a usage error."""
-        if scheme := _scheme(value):
+        if scheme := url_scheme(str(value)):
             other = "copy the list to this machine, or pipe it into the command with - as SOURCE"
             hint = "give the path without file://" if scheme == "file" else other
             self.fail(
@@ -60,12 +76,6 @@ class UrlList(click.ParamType[str]):
                 ctx,
             )
         return str(value)
-
-
-def _scheme(value: Any) -> str | None:
-    """Return the scheme, in lower case, of a URL given in place of a path; None for a path."""
-    found = re.match(r"\s*([A-Za-z][A-Za-z0-9+.-]*)://", value) if isinstance(value, str) else None
-    return None if found is None else found[1].lower()
 
 
 class BrokerUrl(click.ParamType[str]):
@@ -383,7 +393,7 @@ fleet_options = _grouped(
     *_fleet_size_options,
     click.option("--flower", is_flag=True, help="Run Flower on 127.0.0.1, to watch a local fleet."),
 )
-#: A decorator that adds the argument ``fleet``, without an option for Flower.
+#: Adds the argument ``fleet``, without an option for Flower.
 fleet_size_options = _grouped("fleet", FleetParameters, *_fleet_size_options)
 broker_option = click.option(
     "--broker",
@@ -396,7 +406,7 @@ json_option = click.option(
     "--json",
     "as_json",
     is_flag=True,
-    # Click handles eager options first, so errors in other options are reported as a JSON object too.
+    # Eager, so that errors in other options are reported as a JSON object too.
     is_eager=True,
     callback=enable_json,
     help="Print only one JSON object to standard output, however the command ends.",

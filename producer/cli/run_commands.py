@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from config.locations import Location, resolved
 from producer.cli.console import create_console, print_note, show
 from producer.cli.fleets import FleetRequest, get_worker_pool
 from producer.cli.json_result import current_result
@@ -22,7 +22,7 @@ from producer.cli.parameters import (
     SIZE_HELP,
     DownloadParameters,
     FleetParameters,
-    Folder,
+    OutputLocation,
     OutputParameters,
     UrlList,
     broker_option,
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from producer.runs.result import RunResult
     from producer.runs.run import Run
     from producer.runs.worker_pool import WorkerPool
-    from tasks.storage.local_store import LocalStore
+    from tasks.storage.store import Store
 
 
 @click.command(epilog=f"{DURATION_HELP} {SIZE_HELP}")
@@ -52,14 +52,14 @@ if TYPE_CHECKING:
 @click.option(
     "--out",
     required=True,
-    type=Folder(),
-    help="Folder for images, manifests and run.json.",
+    type=OutputLocation(),
+    help="Folder for images, manifests and run.json: a path, or the URL of an object store such as s3://bucket/prefix.",
 )
 @click.option(
     "--refresh-from",
     "refresh_from",
     metavar="OLD",
-    type=Folder(),
+    type=OutputLocation(),
     help="Folder of a previous run to refresh. If a server reports an image as unchanged, the image is reused from "
     "this folder instead of downloaded.",
 )
@@ -70,8 +70,8 @@ if TYPE_CHECKING:
 @json_option
 def run(
     source: str,
-    out: Path,
-    refresh_from: Path | None,
+    out: Location,
+    refresh_from: Location | None,
     download: DownloadParameters,
     output: OutputParameters,
     fleet: FleetParameters,
@@ -86,10 +86,10 @@ def run(
     if find_broker_url(broker) is None:
         check_insecure(config)
     if refresh_from is not None:
+        from producer.output.folder import open_output
         from producer.planning.previous_run import PreviousRun
-        from tasks.storage.local_store import LocalStore
 
-        previous = PreviousRun(refresh_from, LocalStore(out.resolve()), config.fetch)
+        previous = PreviousRun(refresh_from, open_output(out), config.fetch)
         config = replace(config, previous_run=previous.folder)
     requests = url_list.require_urls(url_list.read(source), source)
     with (
@@ -98,7 +98,7 @@ def run(
             FleetRequest(
                 fleet,
                 broker,
-                [store.root],
+                [resolved(out)],
                 as_json,
                 previous_run=config.previous_run,
                 insecure=config.fetch.insecure,
@@ -113,11 +113,11 @@ def run(
 
 
 @click.command()
-@click.argument("out", type=Folder())
+@click.argument("out", type=OutputLocation())
 @fleet_options
 @broker_option
 @json_option
-def resume(out: Path, fleet: FleetParameters, broker: str | None, as_json: bool) -> None:
+def resume(out: Location, fleet: FleetParameters, broker: str | None, as_json: bool) -> None:
     """Resume the run in OUT, however it ended, with the options it was started with.
 
     Finished images are not downloaded again. If the URL list was not fully read, reading continues; the list must be
@@ -129,12 +129,12 @@ def resume(out: Path, fleet: FleetParameters, broker: str | None, as_json: bool)
     with _hold_lock(store, broker, "resume"):
         from producer.runs.run import Run
 
-        request = FleetRequest(fleet, broker, [out.resolve()], as_json)
+        request = FleetRequest(fleet, broker, [resolved(out)], as_json)
         _continue_run(Run.resume(store), "The run is complete. There is nothing to do.", out, request)
 
 
 @click.command()
-@click.argument("out", type=Folder())
+@click.argument("out", type=OutputLocation())
 @click.option(
     "--reason",
     "reasons",
@@ -147,7 +147,7 @@ def resume(out: Path, fleet: FleetParameters, broker: str | None, as_json: bool)
 @broker_option
 @json_option
 def retry(
-    out: Path,
+    out: Location,
     reasons: tuple[str, ...],
     everything: bool,
     fleet: FleetParameters,
@@ -164,15 +164,15 @@ def retry(
     with _hold_lock(store, broker, "retry"):
         from producer.runs.run import Run
 
-        request = FleetRequest(fleet, broker, [out.resolve()], as_json)
+        request = FleetRequest(fleet, broker, [resolved(out)], as_json)
         failed = "No image failed." if everything else "No image failed for these reasons."
         _continue_run(Run.retry(store, chosen), f"{failed} There is nothing to do.", out, request)
 
 
 @click.command()
-@click.argument("out", type=Folder())
+@click.argument("out", type=OutputLocation())
 @broker_option
-def cancel(out: Path, broker: str | None) -> None:
+def cancel(out: Location, broker: str | None) -> None:
     """Cancel the run in OUT and drop its queued tasks. Finished images stay, and the run can be resumed."""
     from producer.output.folder import existing_run
 
@@ -191,8 +191,8 @@ def _signal_cancel(holder: LockHolder) -> bool:
     return True
 
 
-def _continue_run(run: Run, nothing: str, out: Path, request: FleetRequest) -> None:
-    """Continue an earlier run to its end; print the text ``nothing`` if there is nothing to do."""
+def _continue_run(run: Run, nothing: str, out: Location, request: FleetRequest) -> None:
+    """Continue an earlier run to its end; print ``nothing`` if there is nothing to do."""
     if run.is_done:
         print_note(nothing, request.quiet)
         _show_result(run.summary(), request.quiet)
@@ -223,7 +223,7 @@ def _note_broker_change(before: str | None, broker: str | None) -> None:
         )
 
 
-def _execute_run(run: Run, pool: WorkerPool, out: Path, quiet: bool) -> RunResult:
+def _execute_run(run: Run, pool: WorkerPool, out: Location, quiet: bool) -> RunResult:
     """Execute a run and show its progress.
 
     The first Ctrl-C or SIGTERM lets the run finish its current downloads. The second one drops them.
@@ -277,7 +277,7 @@ def _show_result(result: RunResult, as_json: bool) -> None:
 
 
 @contextmanager
-def _hold_lock(store: LocalStore, broker: str | None, command: str) -> Iterator[None]:
+def _hold_lock(store: Store, broker: str | None, command: str) -> Iterator[None]:
     """Hold the lock of an output folder for a command with this name."""
     from producer.output import lock
 

@@ -14,16 +14,17 @@ import redis
 from kombu.exceptions import OperationalError
 
 from config import limits
+from config.locations import Location
 from producer.dispatch.unfit_workers import UnfitWorker
 from producer.formatting import list_names
 from tasks.broker import liveness
 from tasks.broker.redis_errors import redis_problem
 from tasks.celery import PROBE_FOLDER, PROTOCOL, WORKER_INFO, app
-from tasks.errors import UsageError
+from tasks.errors import StorageError, UsageError
 from tasks.file_descriptors import max_slots
 from tasks.storage import folder_probe
 from tasks.storage.folder_probe import ProbeResult
-from tasks.storage.local_store import LocalStore
+from tasks.storage.locations import open_store
 
 _log = logging.getLogger(__name__)
 #: The largest harmless difference between clocks, in seconds.
@@ -46,30 +47,30 @@ class WorkerInfo:
     slots: int
     queues: tuple[str, ...] | None = None
     store_roots: tuple[str, ...] | None = None
-    #: Seconds by which the worker's clock is certainly ahead of ours; negative if behind.
+    #: Seconds by which its clock is certainly ahead of ours, or behind if negative.
     skew: float | None = None
-    #: Whether the worker may skip the verification of server certificates (``--insecure``).
+    #: Whether it may skip the verification of server certificates (``--insecure``).
     insecure_tls: bool = False
     #: Problems found by the worker itself that keep it from working.
     troubles: tuple[str, ...] = ()
-    #: The worker's limit of open file descriptors.
+    #: Its limit of open file descriptors.
     descriptors: int | None = None
 
     @property
     def has_room(self) -> bool:
-        """Whether the worker has enough file descriptors to download in all slots at the same time; True if unknown."""
+        """Whether it has enough file descriptors to download in all slots at the same time; True if unknown."""
         return self.descriptors is None or self.slots <= max_slots(self.descriptors)
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerSurvey:
-    """The workers that replied before a run, grouped by their fitness for that run."""
+    """The workers that replied before a run, grouped by their fitness for it."""
 
     #: Workers that can save the run's images.
     fit: Sequence[WorkerInfo] = ()
-    #: Workers that can't save the run's images. These workers leave the images to the fit workers.
+    #: Workers that can't save the run's images. They leave the images to the fit workers.
     unfit: Sequence[UnfitWorker] = ()
-    #: Workers of an incompatible version, which take none of the run's tasks.
+    #: Workers of an incompatible version. They take none of the run's tasks.
     others: Sequence[WorkerInfo] = ()
     #: Whether the run skips the verification of server certificates.
     insecure: bool = False
@@ -106,7 +107,7 @@ def describe_crowded(crowded: Sequence[WorkerInfo]) -> str:
     return f"workers have more slots than their limit of open files allows: {shown}"
 
 
-def survey_workers(out: Path, insecure: bool = False) -> WorkerSurvey:
+def survey_workers(out: Location, insecure: bool = False) -> WorkerSurvey:
     """Return the workers at the app's broker, grouped by whether they can save a run's images in a folder.
 
     Args:
@@ -137,19 +138,21 @@ def survey_workers(out: Path, insecure: bool = False) -> WorkerSurvey:
     return WorkerSurvey(fit, unfit, others, insecure)
 
 
-def _find_troubles(out: Path, workers: Sequence[WorkerInfo]) -> dict[str, ProbeResult]:
+def _find_troubles(out: Location, workers: Sequence[WorkerInfo]) -> dict[str, ProbeResult]:
     """Return the probe results of the workers that can't use a folder, by worker name.
 
     A worker without a reply may be busy, and counts as able to use it.
     """
-    # `compare` creates the folder later, so probe its nearest existing parent folder.
-    store = LocalStore(next(folder for folder in (out, *out.parents) if folder.is_dir()))
+    if isinstance(out, Path):
+        # `compare` creates the folder later, so probe its nearest existing parent folder.
+        out = next(folder for folder in (out, *out.parents) if folder.is_dir())
+    store = open_store(out)
     token = folder_probe.new_token()
     try:
         folder_probe.write_probe(store, token)
-        results = probe_folder_at_workers(store.root, token, [worker.name for worker in workers], _PROBE_SECONDS)
-    except OSError:
-        # The folder is not writable here. The command that creates the folder reports this error.
+        results = probe_folder_at_workers(store.location, token, [worker.name for worker in workers], _PROBE_SECONDS)
+    except (OSError, StorageError):
+        # The folder is not writable here. The command that creates the folder reports that.
         return {}
     finally:
         folder_probe.remove_probe(store, token)
@@ -183,17 +186,17 @@ def ask_workers(seconds: float) -> list[WorkerInfo]:
 
 
 def probe_folder_at_workers(
-    out: Path, token: str, names: Sequence[str], seconds: float
+    out: str, token: str, names: Sequence[str], seconds: float
 ) -> dict[str, ProbeResult | None]:
     """Let each worker probe a folder that holds a probe file; return each result, or None without a valid reply.
 
     Args:
-        out: the folder.
+        out: the location of the folder.
         token: the token in the probe file's name.
         names: the workers' names.
         seconds: the time to wait after the last reply.
     """
-    question = {"out": str(out), "token": token}
+    question = {"out": out, "token": token}
     results: dict[str, ProbeResult | None] = dict.fromkeys(names)
     silent = set(names)
 
@@ -213,7 +216,7 @@ def probe_folder_at_workers(
 
 
 def describe_workers(local: bool, images: int, server: redis.Redis) -> str:
-    """Return a note on the workers of an idle run. It includes advice, unless a local fleet restarts the workers."""
+    """Return a note on the workers of an idle run, with advice unless a local fleet restarts them."""
     waiting = "waiting for 1 image" if images == 1 else f"waiting for {images:,} images"
     try:
         slots = online_workers()

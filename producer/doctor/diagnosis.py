@@ -18,6 +18,7 @@ import redis
 from kombu.exceptions import OperationalError
 
 from config import SettingsError
+from config.locations import Location, StoreUrl
 from config.settings import settings, unknown_variables
 from producer.dispatch import workers as worker_queries
 from producer.dispatch.workers import clock_ahead
@@ -30,10 +31,11 @@ from tasks.broker.redis_errors import redis_problem
 from tasks.celery import use_broker
 from tasks.download import network_settings
 from tasks.download.guard import Guard
-from tasks.errors import CommandError, FetchError
+from tasks.errors import CommandError, FetchError, StorageError
 from tasks.redaction import redacted
 from tasks.storage import folder_probe
 from tasks.storage.local_store import LocalStore
+from tasks.storage.object_store import ObjectStore
 
 #: After a worker has described itself, wait this many seconds for further workers.
 _INFO_SECONDS = 2.0
@@ -46,7 +48,8 @@ class Diagnosis:
     """All findings. ``broker`` is the redacted URL, or None if commands would start a local fleet."""
 
     broker: str | None
-    out: Path | None
+    #: The location of the output folder.
+    out: str | None
     findings: Sequence[Finding]
 
     @property
@@ -59,12 +62,12 @@ class Diagnosis:
         return {
             "healthy": self.healthy,
             "broker": self.broker,
-            "out": None if self.out is None else str(self.out),
+            "out": self.out,
             "findings": [asdict(finding) for finding in self.findings],
         }
 
 
-def diagnose(url: str | None, out: Path | None) -> Diagnosis:
+def diagnose(url: str | None, out: Location | None) -> Diagnosis:
     """Run all checks.
 
     Args:
@@ -75,31 +78,60 @@ def diagnose(url: str | None, out: Path | None) -> Diagnosis:
         SettingsError: the environment's broker settings are invalid.
     """
     url = url or settings().broker
-    with _probe_folder(out) as examined:
+    with _probe_location(out) as examined:
         findings = [
             *_unknown_variable_findings(),
             *_network_setting_findings(url is None),
             *(_local_fleet_findings() if url is None else _broker_findings(url, examined)),
             *examined.findings,
         ]
-    return Diagnosis(None if url is None else redacted(url), examined.path, findings)
+    return Diagnosis(None if url is None else redacted(url), examined.location, findings)
 
 
 @dataclass(frozen=True, slots=True)
 class _ProbedFolder:
     """An output folder during a diagnosis. ``token`` identifies its test file; None if no file could be written."""
 
-    path: Path | None
+    location: str | None
     token: str | None
     findings: Sequence[Finding]
 
 
 @contextmanager
-def _probe_folder(out: Path | None) -> Iterator[_ProbedFolder]:
+def _probe_location(out: Location | None) -> Iterator[_ProbedFolder]:
     """Yield the folder with a test file in it. Afterwards, remove the file, and the folders created here."""
     if out is None:
         yield _ProbedFolder(None, None, [])
+    elif isinstance(out, StoreUrl):
+        with _probe_objects(out) as found:
+            yield found
+    else:
+        with _probe_folder(out) as found:
+            yield found
+
+
+@contextmanager
+def _probe_objects(out: StoreUrl) -> Iterator[_ProbedFolder]:
+    """Yield a folder in an object store with a test file in it. Afterwards, remove the file."""
+    name, token = "object store", folder_probe.new_token()
+    try:
+        store = ObjectStore(out)
+        store.check_writable()
+        folder_probe.write_probe(store, token)
+    except StorageError as error:
+        hint = "Check the endpoint, the bucket, and the permissions of the credentials in this process's environment."
+        yield _ProbedFolder(str(out), None, [Finding(name, Level.BAD, f"{out} can't be used: {error}", hint)])
         return
+    try:
+        found = f"{out} can be written, and the first of two writers wins"
+        yield _ProbedFolder(str(out), token, [Finding(name, Level.OK, found), *folder_checks.inspect_folder(store)])
+    finally:
+        folder_probe.remove_probe(store, token)
+
+
+@contextmanager
+def _probe_folder(out: Path) -> Iterator[_ProbedFolder]:
+    """Yield a folder with a test file in it. Afterwards, remove the file, and the folders created here."""
     name = "folder here"
     made: list[Path] = []
     store, token = LocalStore(out.absolute()), folder_probe.new_token()
@@ -115,7 +147,7 @@ def _probe_folder(out: Path | None) -> Iterator[_ProbedFolder]:
         todo = "Choose a folder you can write to, on a disk with free space."
         findings = [Finding(name, Level.BAD, f"{store.root} can't be written: {why}", todo)]
         found = _ProbedFolder(
-            store.root, None, findings + (folder_checks.inspect_folder(store) if store.root.is_dir() else [])
+            store.location, None, findings + (folder_checks.inspect_folder(store) if store.root.is_dir() else [])
         )
     else:
         if made:
@@ -124,7 +156,7 @@ def _probe_folder(out: Path | None) -> Iterator[_ProbedFolder]:
             findings = [Finding(name, Level.WARN, about, todo), *folder_checks.space_findings(store)]
         else:
             findings = [Finding(name, Level.OK, f"{store.root} can be written"), *folder_checks.inspect_folder(store)]
-        found = _ProbedFolder(store.root, token, findings)
+        found = _ProbedFolder(store.location, token, findings)
     try:
         yield found
     finally:
@@ -200,9 +232,9 @@ def _broker_findings(url: str, examined: _ProbedFolder) -> list[Finding]:
         findings += [server_checks.connections_finding(info, len(workers)), *worker_checks.workers_findings(workers)]
         ahead |= {worker.name: worker.skew for worker in workers if worker.skew is not None}
         findings.append(worker_checks.clocks_finding(ahead))
-        if workers and examined.path is not None:
+        if workers and examined.location is not None:
             findings += worker_checks.ask_workers_about_folder(
-                examined.path, examined.token, [worker.name for worker in workers]
+                examined.location, examined.token, [worker.name for worker in workers]
             )
     except (redis.RedisError, OperationalError, OSError) as error:
         problem = redis_problem(error)

@@ -30,6 +30,7 @@ from tasks.outputs.packing import count_missing, packed_name
 from tasks.storage import manifest, plan, shard_parquet
 from tasks.storage.local_store import TEMPORARY_FOLDER, LocalStore
 from tasks.storage.shard_parquet import CorruptShardFileError, ShardRef
+from tasks.storage.store import Store
 
 #: Free bytes below which no run should start: room for a few images and their shard's files.
 _MIN_BYTES = 8 * 1024**2
@@ -44,7 +45,7 @@ _READ_SECONDS = 5.0
 COMPARISON = "comparison.json"
 
 
-def inspect_folder(store: LocalStore) -> list[Finding]:
+def inspect_folder(store: Store) -> list[Finding]:
     """Check an existing folder: its disk space and its run."""
     try:
         run = _inspect_run(store)
@@ -53,24 +54,22 @@ def inspect_folder(store: LocalStore) -> list[Finding]:
     except StorageError as error:
         todo = "Run this as the user who owns the run."
         run = _RunFindings([Finding("run", Level.BAD, f"the folder can't be read: {error}", todo)])
-    return [*space_findings(store, run.need), *run.findings]
+    space = space_findings(store, run.need) if isinstance(store, LocalStore) else []
+    return [*space, *run.findings]
 
 
 @dataclass(frozen=True, slots=True)
 class SpaceNeed:
-    """The bytes that a run needs for shards in flight and for all remaining shards, estimated from finished shards."""
+    """Bytes that a run needs for shards in flight, and for all remaining shards, estimated from finished shards."""
 
     in_flight: float
     remaining: float
 
 
 def space_findings(store: LocalStore, need: SpaceNeed | None = None) -> list[Finding]:
-    """Check the folder's disk for free space and inodes.
-
-    ``need`` is the estimated space that the run in the folder needs, if known.
-    """
+    """Check the folder's disk for free space and inodes. ``need`` is the estimated need of its run, if known."""
     findings = []
-    # Some file systems do not report their free space and inodes.
+    # Some file systems do not report it.
     with suppress(OSError):
         findings.append(space_finding("disk here", shutil.disk_usage(store.root).free, need))
         files = os.statvfs(store.root)
@@ -117,7 +116,7 @@ def _inode_findings(free: int) -> list[Finding]:
 
 @dataclass(frozen=True, slots=True)
 class _RunFindings:
-    """The findings about the run in a folder, and the space that the run needs, if known."""
+    """The findings about the run in a folder, and its space need, if known."""
 
     findings: list[Finding]
     need: SpaceNeed | None = None
@@ -128,12 +127,12 @@ class _InspectedRun:
     """The run in a folder, with its number of planned shards, and its live producer if there is one."""
 
     record: RunFile
-    store: LocalStore
+    store: Store
     shards: int
     producer: lock.LockHolder | None
 
 
-def _inspect_run(store: LocalStore) -> _RunFindings:
+def _inspect_run(store: Store) -> _RunFindings:
     if not store.exists(NAME):
         return _RunFindings([_no_run_finding(store)])
     record = RunFile.load(store)
@@ -168,7 +167,7 @@ def _inspect_run(store: LocalStore) -> _RunFindings:
     return _RunFindings(findings, _estimate_need(record, shards - len(done), sizes))
 
 
-def _count_missing_images(shard: int, table: pa.Table, record: RunFile, store: LocalStore) -> int:
+def _count_missing_images(shard: int, table: pa.Table, record: RunFile, store: Store) -> int:
     """Return the number of images that a manifest lists but that are missing on disk."""
     output = record.options.output
     if packed_name(shard, output) is None:
@@ -184,12 +183,12 @@ def _estimate_need(record: RunFile, left: int, sizes: Sequence[int]) -> SpaceNee
         return None
     shard, window = sum(sizes) / len(sizes), record.options.window
     if record.plan is PlanState.OPEN:
-        # The URL list contains an unknown number of shards that are not planned yet.
+        # The list is longer than the plan, by an unknown number of shards.
         left += window
     return SpaceNeed(shard * min(left, window), shard * left)
 
 
-def _no_run_finding(store: LocalStore) -> Finding:
+def _no_run_finding(store: Store) -> Finding:
     left = RunFile.find_run_file(store)
     if left is not None and _is_comparison_folder(store):
         found = "it holds no run, but one way of a comparison (`producer compare` or `producer demo`)"
@@ -198,23 +197,26 @@ def _no_run_finding(store: LocalStore) -> Finding:
         found = f"{left} is from a run, but {NAME} is missing"
         todo = "Choose another folder for a new run. Images and manifests here can be used as they are."
         return Finding("run", Level.BAD, found, todo)
-    above = LocalStore(store.root.parent)
-    if above.exists(NAME) and (store.root.name in (plan.FOLDER, TEMPORARY_FOLDER) or store.root.name.isdecimal()):
-        found = f"this is a part of the run in {above.root}"
-        return Finding("run", Level.BAD, found, f"Use {above.root}.")
+    if isinstance(store, LocalStore) and (run := _run_above(store)) is not None:
+        return Finding("run", Level.BAD, f"this is a part of the run in {run}", f"Use {run}.")
     return Finding("run", Level.OK, "no run is in it")
 
 
-def _is_comparison_folder(store: LocalStore) -> bool:
-    """Return whether a folder without a run holds a baseline.
+def _run_above(store: LocalStore) -> Path | None:
+    """Return the folder of the run that this folder is a part of; None if it is no such part."""
+    is_part = store.root.name in (plan.FOLDER, TEMPORARY_FOLDER) or store.root.name.isdecimal()
+    return store.root.parent if is_part and LocalStore(store.root.parent).exists(NAME) else None
 
-    The folder's files, or a ``comparison.json`` in the folder above, identify a baseline.
-    """
+
+def _is_comparison_folder(store: Store) -> bool:
+    """Return whether a folder without a run holds a baseline. Its files or a ``comparison.json`` above it show this."""
     for name in (plan.name(0), manifest.name(0)):
         # A baseline's files have an empty run id.
         with suppress(StorageError, CorruptShardFileError):
             shard_parquet.decode(store.read(name), [], ShardRef("", 0))
             return True
+    if not isinstance(store, LocalStore):
+        return False
     with suppress(StorageError, ValueError, TypeError, KeyError):
         ways = json.loads(LocalStore(store.root.parent).read(COMPARISON))["ways"]
         return any(Path(way["out"]).name == store.root.name for way in ways)
@@ -238,7 +240,7 @@ def _state_finding(run: _InspectedRun) -> Finding:
     return Finding("run", Level.WARN, found, f"Resume it with `{resume_command(store)}`.")
 
 
-def _failure_findings(record: RunFile, store: LocalStore) -> list[Finding]:
+def _failure_findings(record: RunFile, store: Store) -> list[Finding]:
     """Report the failed images of a complete run, from the totals in its run.json."""
     totals = record.totals or {}
     if record.state is not State.COMPLETE or not totals.get("failed"):
@@ -270,7 +272,7 @@ class _ReadResult:
 
 
 def _read_files(shards: Iterable[int], read: Callable[[int], object]) -> _ReadResult:
-    """Read the files of shards in scrambled order, for a limited time. So only a sample of a large run is checked."""
+    """Read the files of shards in scrambled order, for a limited time. So a sample is checked if the run is large."""
     listed = sorted(shards, key=lambda shard: (shard * 0x9E3779B1) % 2**32)
     ends = time.monotonic() + _READ_SECONDS
     broken: dict[int, CommandError] = {}
@@ -323,7 +325,7 @@ def _manifests_finding(run: _InspectedRun, reading: _ReadResult) -> Finding:
     return Finding("manifests", Level.OK, found)
 
 
-def _images_finding(record: RunFile, store: LocalStore, missing: Mapping[int, int]) -> Finding:
+def _images_finding(record: RunFile, store: Store, missing: Mapping[int, int]) -> Finding:
     """Report images that manifests list but that are missing on disk, with their number for each shard."""
     lacking = list_names(f"{shard_name(shard)} ({number:,})" for shard, number in missing.items())
     found = f"{pluralized(sum(missing.values()), 'image')} listed in manifests are missing, in shards {lacking}"
@@ -344,5 +346,5 @@ def _images_finding(record: RunFile, store: LocalStore, missing: Mapping[int, in
     return Finding("images", Level.WARN, found, todo)
 
 
-def _quoted_root(store: LocalStore) -> str:
-    return shlex.quote(str(store.root))
+def _quoted_root(store: Store) -> str:
+    return shlex.quote(store.location)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from producer.dispatch import workers as worker_queries
 from producer.dispatch.workers import MAX_SKEW_SECONDS, WorkerInfo
@@ -68,7 +67,7 @@ def clocks_finding(ahead: Mapping[str, float]) -> Finding:
 
     Args:
         ahead: the seconds by which each other clock is ahead of this machine's clock, by the other clock's owner.
-            The number is negative if the other clock is behind.
+            Negative if it is behind.
     """
     clocks = {"this machine": 0.0, **ahead}
     first, last = max(clocks, key=clocks.__getitem__), min(clocks, key=clocks.__getitem__)
@@ -83,7 +82,7 @@ def clocks_finding(ahead: Mapping[str, float]) -> Finding:
     )
 
 
-def worker_folder_findings(out: Path, seen: Mapping[str, ProbeResult | None]) -> list[Finding]:
+def worker_folder_findings(out: str, seen: Mapping[str, ProbeResult | None]) -> list[Finding]:
     """Check the output folder as each worker sees it; None means a worker without a usable answer."""
     name = "folder at workers"
     findings = []
@@ -104,7 +103,7 @@ def worker_folder_findings(out: Path, seen: Mapping[str, ProbeResult | None]) ->
         if result is not None and not result.writable:
             troubles.setdefault((result.error, worker_queries.folder_hint(result)), []).append(worker)
     for (error, todo), workers in troubles.items():
-        # If other workers are fit, this is only a warning, because a run can use the fit workers.
+        # If other workers are fit, this is only a warning, because a run can use them.
         findings.append(Finding(name, Level.WARN if fit else Level.BAD, f"{list_names(workers)}: {error}", todo))
     known = {worker: result.free for worker, result in seen.items() if result is not None and result.free is not None}
     if known:
@@ -114,7 +113,7 @@ def worker_folder_findings(out: Path, seen: Mapping[str, ProbeResult | None]) ->
     return findings
 
 
-def ask_workers_about_folder(out: Path, token: str | None, names: Sequence[str]) -> list[Finding]:
+def ask_workers_about_folder(out: str, token: str | None, names: Sequence[str]) -> list[Finding]:
     """Ask the workers how they see a folder, and return the findings."""
     if token is None:
         found = "unknown: workers recognize the folder by a test file, which can't be written here"

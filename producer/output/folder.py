@@ -6,26 +6,28 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from config.locations import Location
 from producer.output import lock
 from producer.output.run_file import RunFile
 from tasks.errors import StorageError, UsageError
 from tasks.storage.local_store import LocalStore
+from tasks.storage.locations import open_store
 from tasks.storage.store import Store
 
 
-def prepare_output(out: Path) -> LocalStore:
+def prepare_output(out: Location) -> Store:
     """Return the Store of a new run's output folder; create the folder if it is missing.
 
     Raises:
         UsageError: the folder can't be created or written, it holds a run, or another producer works there.
         CommandError: the lock can't be checked for another producer.
     """
-    store = LocalStore(out.resolve())
+    store = open_output(out)
     try:
         store.create_folder()
         if RunFile.find_run_file(store) is not None:
-            # Check for another producer first. Otherwise, the folder's files would be touched, or an active run would
-            # be reported as an old run.
+            # Check for another producer first: before the folder's files are touched, and before an active run is
+            # reported as an old one.
             lock.check_unlocked(store)
         store.check_writable()
     except StorageError as error:
@@ -35,7 +37,7 @@ def prepare_output(out: Path) -> LocalStore:
 
 
 @contextmanager
-def new_run_folder(out: Path, broker: str | None) -> Iterator[LocalStore]:
+def new_run_folder(out: Location, broker: str | None) -> Iterator[Store]:
     """Yield the Store of a new run's output folder, and hold its lock during the block.
 
     If the block fails before the run has written anything, a folder created here is removed again.
@@ -62,36 +64,64 @@ def new_run_folder(out: Path, broker: str | None) -> Iterator[LocalStore]:
 
 
 @contextmanager
-def remove_created_on_failure(out: Path) -> Iterator[None]:
+def remove_created_on_failure(out: Location) -> Iterator[None]:
     """If the block fails, remove the empty folders that the block created for an output folder."""
-    root = out.resolve()
-    missing = [folder for folder in (root, *root.parents) if not folder.exists()]
+    missing: list[Path] = []
+    if isinstance(out, Path):
+        root = out.resolve()
+        missing = [folder for folder in (root, *root.parents) if not folder.exists()]
     try:
         yield
     except BaseException:
         for folder in missing:
-            # The removal fails if another process uses the folder by now, because the folder is then not empty.
+            # This fails if another process uses the folder by now, because the folder is not empty.
             with suppress(OSError):
                 folder.rmdir()
         raise
 
 
-def existing_run(out: Path) -> LocalStore:
+def open_output(out: Location) -> Store:
+    """Return the Store of an output folder, which may not exist yet.
+
+    Raises:
+        UsageError: the client of an object store is not installed, or can't use the environment's settings.
+    """
+    try:
+        return open_store(out)
+    except StorageError as error:
+        raise UsageError(
+            f"The output folder {out} can't be used", str(error), "Install the client, or correct the settings."
+        ) from error
+
+
+def existing_run(out: Location) -> Store:
     """Return the Store of a folder with a run.
 
     Raises:
-        UsageError: the folder does not exist, or holds no run.
+        UsageError: the folder does not exist, holds no run, or can't be read.
     """
-    if not out.is_dir():
+    if isinstance(out, Path) and not out.is_dir():
         raise UsageError(
             f"There is no folder {out}",
             "it was removed or renamed, or its path is misspelled",
             "Give the folder that the run was started with (--out).",
         )
-    store = LocalStore(out.resolve())
+    store = open_output(out)
     # Check before locking, because locking would leave a lock file in an unrelated folder.
-    RunFile.require(store)
+    try:
+        RunFile.require(store)
+    except StorageError as error:
+        raise unreadable_error(store, error) from error
     return store
+
+
+def unreadable_error(store: Store, error: StorageError) -> UsageError:
+    """Return the error for an output folder that can't be read."""
+    return UsageError(
+        f"The output folder {store.location} can't be read",
+        str(error),
+        "Check the store, and the permissions of this user or of the credentials in the environment.",
+    )
 
 
 def unwritable_error(store: Store, error: Exception) -> UsageError:
@@ -99,5 +129,7 @@ def unwritable_error(store: Store, error: Exception) -> UsageError:
     return UsageError(
         f"The output folder {store.location} can't be written",
         getattr(error, "strerror", None) or str(error),
-        "Choose a folder you can write to, on a disk with free space.",
+        "Choose a folder you can write to, on a disk with free space."
+        if isinstance(store, LocalStore)
+        else "Check the store, and the permissions of the credentials in the environment.",
     )

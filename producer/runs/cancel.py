@@ -14,13 +14,13 @@ from producer.output.run_file import RunFile, State, resume_command
 from producer.waiting import wait_until
 from tasks.broker import client as broker_client
 from tasks.errors import CommandError, StorageError
-from tasks.storage.local_store import LocalStore
+from tasks.storage.store import Store
 
 #: After a producer was told to cancel its run, wait this many seconds for the producer to end.
 _CANCEL_TIMEOUT_SECONDS = 60.0
 
 
-def cancel(store: LocalStore, broker_url: str | None, end: Callable[[LockHolder], bool]) -> str:
+def cancel(store: Store, broker_url: str | None, end: Callable[[LockHolder], bool]) -> str:
     """Cancel a run: through its producer, or by dropping its queued tasks if it has none; return a message.
 
     Args:
@@ -61,7 +61,7 @@ def cancel(store: LocalStore, broker_url: str | None, end: Callable[[LockHolder]
     return f"The run is cancelled. Finished images stay. To resume it, run: {resume_command(store)}"
 
 
-def _cancel_at_broker(url: str, record: RunFile, store: LocalStore) -> None:
+def _cancel_at_broker(url: str, record: RunFile, store: Store) -> None:
     """Tell the producer to cancel the run, or drop the run's queued tasks if it has no producer."""
     with broker_client.client(url, retry=False) as server, broker_client.translate_errors(url):
         broker_client.check_server(server, url)
@@ -72,7 +72,7 @@ def _cancel_at_broker(url: str, record: RunFile, store: LocalStore) -> None:
             request_cancel(server, record.id)
 
 
-def _wait_for_producer(store: LocalStore) -> None:
+def _wait_for_producer(store: Store) -> None:
     """Wait until a run has no producer.
 
     Raises:

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -16,7 +17,7 @@ import redis
 from producer.dispatch.dispatcher import Dispatcher, DispatchOptions
 from producer.dispatch.progress import Progress, Timing
 from producer.dispatch.unfit_workers import UnfitWorker
-from producer.output import shard_files
+from producer.output import lock, shard_files
 from producer.output.folder import unwritable_error
 from producer.output.run_file import PlanState, RunConfig, RunFile, State, new_id, resume_command
 from producer.output.shard_files import load_manifest
@@ -50,9 +51,8 @@ _COMMAND_FIELDS = ("state", "out", "revision", "epoch", "broker", "retried")
 class Run:
     """A run with a locked folder and a growing plan. Nothing is sent before `execute`.
 
-    The caller holds the lock of the folder. Use the run as a context manager. If the block fails, even before
-    `execute`, the failure is saved in the run's record. If a command on an existing run fails before it has sent a
-    task, the record stays as it was.
+    The caller holds the lock of the folder. Use it as a context manager: if the block fails, even before `execute`, the
+    run's record shows it. If a command on an existing run fails before it has sent a task, the record stays as it was.
     """
 
     def __init__(
@@ -72,10 +72,10 @@ class Run:
             requests: the unplanned requests.
             planned: how much is planned.
             before: for a retry, the number of images to retry, by their failure reason.
-            found: the record of an existing run before this command changed it; None for a new run.
+            found: the record of an existing run as this command found it; None for a new run.
         """
-        #: Whether the previous producer died without recording its end. In this case, the record still says that the
-        #: run is running.
+        #: Whether the previous producer died without recording its end. If so, the record still says that the run is
+        #: running.
         self.abandoned = found is not None and found.state is State.RUNNING
         self._record, self._store, self._before, self._found = record, store, before, found
         self._lock = threading.Lock()
@@ -132,7 +132,7 @@ class Run:
         if not is_plan_complete(record, planned):
             requests = join_previous_images(remaining_requests(record, store, planned), record.options, store)
         for shard in range(planned.shards):
-            # Check each file completely now (0.1 ms each), and not only after all other shards are done.
+            # Check each file completely now (0.1 ms each), rather than after all other shards are done.
             if store.exists(manifest.name(shard)):
                 load_manifest(shard, store, record.id, COLUMNS)
         if not done:
@@ -242,7 +242,7 @@ class Run:
             listener: called with the run's progress, a few times a second.
 
         Raises:
-            CommandError: the run can't continue. ``run.json`` records the failure, and collected shards stay.
+            CommandError: the run can't continue. ``run.json`` says so, and collected shards stay.
             RunInterruptedError: the run was told to end early.
         """
         self._save_broker(pool)
@@ -255,7 +255,7 @@ class Run:
             timing = dispatcher.run(listener)
             result = self._create_result(pool, timing, dispatcher.unfit)
             self._save(state=State.COMPLETE, finished_at=time.time(), totals=result.totals())
-            # All shards are done, so only a late duplicate of a task may still be writing a file.
+            # All shards are done, so any file still being written belongs to a late duplicate of a task.
             self._store.remove_leftovers()
         except BaseException as error:
             self._record_end(error)
@@ -288,7 +288,16 @@ class Run:
             previous_run=record.options.previous_run,
         )
         dispatch = DispatchOptions(record.options.window, self._found is not None, record.retried, pool.local)
-        return Dispatcher(options, self._store, self._planner, server, pool.check, dispatch)
+        return Dispatcher(options, self._store, self._planner, server, partial(self._check, pool), dispatch)
+
+    def _check(self, pool: WorkerPool) -> None:
+        """Check that the workers are there, and that the folder is still this producer's.
+
+        Raises:
+            CommandError: they are not, or it is not.
+        """
+        pool.check()
+        lock.check_held(self._store)
 
     def _create_result(self, pool: WorkerPool, timing: Timing, unfit: Sequence[UnfitWorker]) -> RunResult:
         return RunResult(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
+from config.locations import Location
 from producer.dispatch.unfit_workers import UnfitWorker
 from producer.dispatch.workers import survey_workers
 from producer.local_fleet.fleet import Fleet
@@ -40,12 +40,12 @@ def local_pool(fleet: Fleet) -> WorkerPool:
     return WorkerPool(fleet.broker_url, size.workers, slots, fleet.startup_seconds, fleet.check, local=True)
 
 
-def broker_pool(broker_url: str, out: Path, insecure: bool = False) -> WorkerPool:
-    """Return the workers at a broker. The producer does not start these workers, and there may be none yet.
+def broker_pool(broker_url: str, out: Location, insecure: bool = False) -> WorkerPool:
+    """Return the workers at a broker. The producer does not start them, and there may be none yet.
 
     Args:
         broker_url: the broker's URL.
-        out: the run's output folder. Workers must be able to write to this folder.
+        out: the run's output folder. Workers must be able to write there.
         insecure: whether the run skips the verification of server certificates. Workers must allow this.
 
     Raises:

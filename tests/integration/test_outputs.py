@@ -1,4 +1,4 @@
-"""Real workers complete, retry and resume runs with packed output."""
+"""Runs with packed output, by real workers: complete, retried, and resumed."""
 
 from __future__ import annotations
 

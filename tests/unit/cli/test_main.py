@@ -114,20 +114,18 @@ _USAGE = {
         "add --resize keep_ratio",
     ),
     "no images": (["demo", "--images", "0"], "1<=x<=100000"),
-    "OUT in S3": (["run", "list.txt", "--out", "s3://bucket/x"], "s3:// is not supported"),
-    "OUT in upper case": (["run", "list.txt", "--out", "GS://bucket/x"], "gs:// is not supported"),
+    "OUT without a bucket": (["run", "list.txt", "--out", "s3:///x"], "the bucket's name is missing"),
+    "OUT above its bucket": (["run", "list.txt", "--out", "GS://bucket/x/../.."], "the prefix has the part '..'"),
+    "OUT in an unknown store": (["run", "list.txt", "--out", "hdfs://a/x"], "hdfs:// is not supported"),
     "OUT as a file URL": (["run", "list.txt", "--out", "file:///tmp/x"], "file:// is not supported"),
     "OUT of a comparison": (["compare", "list.txt", "--out", "hdfs://a/x"], "hdfs:// is not supported"),
     "OUT of a demo": (["demo", "--out", "s3a://bucket/x"], "s3a:// is not supported"),
-    "previous run in S3": (
-        ["run", "list.txt", "--out", "o", "--refresh-from", "s3://b/x"],
-        "s3:// is not supported",
+    "previous run in an invalid URL": (
+        ["run", "list.txt", "--out", "o", "--refresh-from", "s3://bucket/a//b"],
+        "the prefix has the part ''",
     ),
-    "resume in S3": (["resume", "s3://bucket/x"], "s3:// is not supported"),
-    "retry in S3": (["retry", "s3://bucket/x"], "s3:// is not supported"),
-    "cancel in S3": (["cancel", "s3://bucket/x"], "s3:// is not supported"),
-    "doctor in S3": (["doctor", "--out", "s3://bucket/x"], "s3:// is not supported"),
-    "fleet in S3": (["fleet", "--store-root", "s3://bucket/x"], "s3:// is not supported"),
+    "OUT of resume in an unknown store": (["resume", "ftp://bucket/x"], "ftp:// is not supported"),
+    "OUT of a comparison in S3": (["compare", "list.txt", "--out", "s3://bucket/x"], "s3:// is not supported"),
     "SOURCE from the web": (["run", "https://a.example/list.txt", "--out", "o"], "https:// is not supported"),
     "SOURCE in S3": (["run", "s3://bucket/list.txt", "--out", "o"], "s3:// is not supported"),
     "SOURCE as a file URL": (["run", "file:///list.txt", "--out", "o"], "give the path without file://"),
@@ -263,7 +261,7 @@ def test_invalid_worker_setting_is_refused_before_the_fleet_starts(
 def test_worker_settings_are_not_checked_with_a_broker(
     main: Main, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """With `--broker`, workers have environments of their own, so the command's own environment is not checked."""
+    """With `--broker`, workers have environments of their own, so this one is not checked."""
     monkeypatch.setenv("IMAGEFLEET_PROXY", "me:word")
     (tmp_path / "list.txt").write_text("http://a.example/\n")
     _, _, errors = main("run", str(tmp_path / "list.txt"), "--out", str(tmp_path / "out"), "--broker", _DEAD)
@@ -334,7 +332,7 @@ def test_usage_error_is_a_json_object(
 
 
 def test_unexpected_error_is_a_json_object(main: Main, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """With --json an unexpected error and an interruption are reported as one object too."""
+    """With --json an unexpected error is one object too, and so is an interruption."""
     arguments = ["run", "list.txt", "--out", str(tmp_path / "out"), "--json"]
     monkeypatch.setattr("producer.sources.text.read", lambda _: 1 / 0)
     status, output, _ = main(*arguments)
@@ -360,7 +358,7 @@ def test_unreachable_broker_leaves_no_folder(main: Main, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("state", list(State))
 def test_failed_resume_is_not_recorded_as_running(main: Main, tmp_path: Path, state: State) -> None:
-    """If a resumed run gets no fleet, its record keeps its state, except that the state "running" becomes "failed"."""
+    """If a resumed run gets no fleet, its record keeps its state, but a state of running becomes failed."""
     store = LocalStore(tmp_path)
     record = RunFile("id", "-", str(tmp_path), RunConfig(), plan=PlanState.COMPLETE, planned_rows=1, planned_shards=1)
     record.create(store)
@@ -403,7 +401,7 @@ def test_cancel_of_a_local_run_asks_no_broker(main: Main, monkeypatch: pytest.Mo
 
 
 def test_change_of_broker_is_reported(main: Main, tmp_path: Path) -> None:
-    """If a run continues on another broker, the command reports the change, without secrets."""
+    """If a run continues on another broker, this is reported, without secrets."""
     store = LocalStore(tmp_path)
     record = RunFile("id", "-", str(tmp_path), RunConfig(), plan=PlanState.COMPLETE, planned_rows=1, planned_shards=1)
     replace(record, broker="redis://***@a.example/0", state=State.INTERRUPTED).create(store)
@@ -426,7 +424,7 @@ def test_unusable_listen_address_is_an_error(main: Main) -> None:
     status, _, errors = main("serve", "--host", "192.0.2.1")
     assert (status, parts(errors)) == (2, ["Error", "Why", "To do"])
     assert "192.0.2.1:8765" in errors
-    # The message gives the cause only once.
+    # The cause is given once.
     assert errors.count("listen") == 1
 
 

@@ -16,14 +16,14 @@ from tasks.storage.local_store import TEMPORARY_FOLDER, LocalStore
 def test_creates_the_output_folder(tmp_path: Path) -> None:
     """A missing folder is created with its parents, and the test write leaves nothing behind."""
     store = prepare_output(tmp_path / "a" / "b")
-    assert store.root == tmp_path / "a" / "b"
-    assert [path.name for path in store.root.iterdir() if path.name != TEMPORARY_FOLDER] == []
+    assert store.location == str(tmp_path / "a" / "b")
+    assert [name for name in store.list_entries() if name != TEMPORARY_FOLDER] == []
 
 
 def test_resolves_links_in_the_output_folder(tmp_path: Path) -> None:
-    """A symbolic link is resolved once, at the start, because the workers compare real paths with their roots."""
+    """A link is resolved once, at the start, because the workers compare real paths with their roots."""
     (tmp_path / "link").symlink_to(tmp_path / "real")
-    assert prepare_output(tmp_path / "link").root == tmp_path / "real"
+    assert prepare_output(tmp_path / "link").location == str(tmp_path / "real")
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_keeps_a_folder_with_files(tmp_path: Path, name: str) -> None:
 
 
 def test_keeps_the_folder_of_another_producer(tmp_path: Path) -> None:
-    """A producer that is refused because another producer has the lock removes nothing."""
+    """A producer refused because another one has the lock removes nothing."""
     out = tmp_path / "out"
     with new_run_folder(out, None), pytest.raises(CommandError, match="Another producer"), new_run_folder(out, None):
         pytest.fail("held twice")

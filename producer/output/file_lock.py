@@ -1,0 +1,178 @@
+"""Lock an output folder on a file system. If a producer dies, its lock becomes free.
+
+The lock is ``flock`` on ``OUT/.lock``: the kernel releases it when its holder ends for any reason. It works between
+processes, between containers with a shared folder, and over NFS (unless mounted with ``local_lock``). Once a process
+has the lock, it describes itself in the file as JSON. The file stays when the lock is released. Only the holder of the
+lock may remove the file (`discard`). So a new holder checks whether the file it has opened is still the file at this
+path.
+
+On a file system without such locks, a second producer is not detected. The command warns about this and continues. Even
+with two producers no file is partial. At worst, images are downloaded twice.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from producer.output.lock_holder import NAME, UNKNOWN_HOLDER, LockHolder, taken_error
+from producer.waiting import wait_until
+from tasks.errors import CommandError, UsageError
+from tasks.storage.store import PRIVATE_MODE
+
+_log = logging.getLogger(__name__)
+_UNSUPPORTED = frozenset({errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
+#: Retry a held lock for this many seconds. A killed holder takes a moment to end, and a check also holds the lock for a
+#: moment.
+_RETRY_SECONDS = 1.0
+_RETRY_INTERVAL_SECONDS = 0.05
+#: Maximum size of the description in the lock file, in bytes.
+_MAX_BYTES = 65536
+
+
+@contextmanager
+def hold(folder: Path, broker: str | None, command: str = "") -> Iterator[None]:
+    """Hold the lock of an existing output folder during the block.
+
+    Args:
+        folder: the folder.
+        broker: the URL of the holder's broker; the lock file shows it redacted. None for a local fleet.
+        command: the name of the holder's command, for the lock file.
+
+    Raises:
+        UsageError: another producer holds the lock, or the lock file can't be opened.
+    """
+    descriptor = _acquire(folder / NAME)
+    try:
+        _write(descriptor, LockHolder.current(broker, command))
+        try:
+            yield
+        finally:
+            # Otherwise the next holder would appear under this description until it has written its own.
+            with suppress(OSError):
+                os.ftruncate(descriptor, 0)
+    finally:
+        os.close(descriptor)
+
+
+def discard(folder: Path) -> None:
+    """Remove the lock file. Only the holder may do this, and only if no run remains in the folder."""
+    with suppress(OSError):
+        (folder / NAME).unlink()
+
+
+def dead_holder(folder: Path) -> LockHolder | None:
+    """Return the last holder if it died with the lock; None if it released the lock or the file can't be read."""
+    try:
+        descriptor = os.open(folder / NAME, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    try:
+        return _read(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def current_holder(folder: Path) -> LockHolder | None:
+    """Return the holder of an output folder's lock; None if the lock is free, or the file system has no locks.
+
+    Raises:
+        CommandError: the lock file can't be read.
+    """
+    path = folder / NAME
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise CommandError(
+            f"Can't check whether another producer works on {path.parent}",
+            f"{NAME}: {error.strerror or error}",
+            "Run the command as the user who owns the run.",
+        ) from error
+    try:
+        # Use a shared lock, so that concurrent checks do not see each other as holders.
+        if _try_lock(descriptor, fcntl.LOCK_SH, path, 0.0):
+            return None
+        return wait_until(lambda: _read(descriptor), _RETRY_SECONDS, _RETRY_INTERVAL_SECONDS) or UNKNOWN_HOLDER
+    finally:
+        os.close(descriptor)
+
+
+def _acquire(path: Path) -> int:
+    """Lock the file, make sure that it is still the file at this path, and return its descriptor."""
+    while True:
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, PRIVATE_MODE)
+        except OSError as error:
+            raise UsageError(
+                f"The output folder {path.parent} can't be locked",
+                f"{NAME}: {error.strerror or error}",
+                "Choose an existing folder you can write to, and run the command as the user who owns the run.",
+            ) from error
+        try:
+            if not _try_lock(descriptor, fcntl.LOCK_EX, path, _RETRY_SECONDS):
+                raise taken_error(str(path.parent), _read(descriptor) or UNKNOWN_HOLDER)
+            if _is_current(descriptor, path):
+                return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        # The previous holder has removed the file.
+        os.close(descriptor)
+
+
+def _is_current(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.lstat())
+    except OSError:
+        return False
+
+
+def _try_lock(descriptor: int, kind: int, path: Path, seconds: float) -> bool:
+    """Try to lock for some seconds; return whether that worked. Without lock support, warn and return True."""
+
+    def try_once() -> bool:
+        try:
+            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    try:
+        return wait_until(try_once, seconds, _RETRY_INTERVAL_SECONDS)
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:
+            raise UsageError(
+                f"The output folder {path.parent} can't be locked",
+                f"{NAME}: {error.strerror or error}",
+                "Check the file system of that folder, or choose another folder.",
+            ) from error
+        if kind == fcntl.LOCK_EX:
+            _log.warning(
+                "the file system of %s does not support locks (%s). Make sure that no second producer works there",
+                path.parent,
+                error.strerror,
+            )
+        return True
+
+
+def _write(descriptor: int, holder: LockHolder) -> None:
+    """Write the holder's description to the lock file. It is only informative, so a full disk is no error."""
+    text = holder.to_json()
+    with suppress(OSError):
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, text[:_MAX_BYTES], 0)
+
+
+def _read(descriptor: int) -> LockHolder | None:
+    """Return the holder's description; None if it is missing or incomplete."""
+    try:
+        return LockHolder.from_json(os.pread(descriptor, _MAX_BYTES, 0))
+    except OSError:
+        return None

@@ -1,0 +1,78 @@
+"""Describe the process that holds the lock of an output folder, for other processes and for messages."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import socket
+import time
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+from tasks.errors import UsageError
+from tasks.redaction import redacted
+
+#: The name of the lock in an output folder.
+NAME = ".lock"
+
+
+@dataclass(frozen=True, slots=True)
+class LockHolder:
+    """The process that holds a lock; ``since`` in seconds since the epoch.
+
+    It contains no secrets: it has only the name of the command, because options may contain secrets.
+    """
+
+    host: str
+    pid: int
+    since: float
+    command: str
+    #: The redacted URL of its broker; None for a local fleet.
+    broker: str | None
+
+    @classmethod
+    def current(cls, broker: str | None, command: str) -> Self:
+        """Return this process, with the URL of its broker and the name of its command."""
+        return cls(socket.gethostname(), os.getpid(), time.time(), command, redacted(broker) if broker else None)
+
+    @classmethod
+    def from_json(cls, body: bytes) -> Self | None:
+        """Return the holder in a JSON text; None if the text is missing or incomplete."""
+        try:
+            facts = json.loads(body)
+            return cls(
+                str(facts["host"]),
+                int(facts["pid"]),
+                float(facts["since"]),
+                str(facts["command"]),
+                None if facts["broker"] is None else str(facts["broker"]),
+            )
+        except (ValueError, KeyError, TypeError):
+            return None
+
+    def to_json(self, **more: Any) -> bytes:
+        """Return the holder as a JSON text, with further facts."""
+        return (json.dumps({**asdict(self), **more}) + "\n").encode()
+
+    @property
+    def text(self) -> str:
+        """The process, host and start time, for messages."""
+        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.since))
+        return f"process {self.pid} on {self.host}, since {since}"
+
+
+#: A holder that has not described itself yet.
+UNKNOWN_HOLDER = LockHolder("an unknown host", 0, 0.0, "", None)
+
+
+def taken_error(location: str, other: LockHolder) -> UsageError:
+    """Return the error for a folder that another producer has locked."""
+    command = f" (producer {other.command})" if other.command else ""
+    return UsageError(
+        f"Another producer works on {location}",
+        f"it is {other.text}{command}"
+        if other.pid
+        else "the producer holds the folder's lock, but has not described itself yet",
+        f"Wait until it has ended, or run `producer cancel {shlex.quote(location)}`.",
+    )
