@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    # "as" makes the names public for type checkers.
+    # The form "import X as X" makes the names public for type checkers.
     from config import SettingsError as SettingsError
     from producer.api import Broker as Broker
     from producer.api import LocalFleet as LocalFleet
@@ -54,5 +54,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """Return the names for completion, with those that are not imported yet."""
+    """Return the module's names for completion, including the names that are not imported yet."""
     return sorted({*globals(), *_MODULE_OF})

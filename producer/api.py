@@ -9,8 +9,9 @@
     for outcome in result.outcomes():
         print(outcome.key, outcome.status, outcome.path)
 
-Without a broker, each call starts a local fleet and ends it. The options are those of the commands, as frozen values.
-Importing this module starts nothing, and loads the code of a run only when a function is called.
+Without a broker, each call starts a local fleet and ends it. The options are the same as those of the commands, and are
+passed as frozen values. Importing this module starts nothing, and loads the code of a run only when a function is
+called.
 """
 
 from __future__ import annotations
@@ -35,15 +36,15 @@ if TYPE_CHECKING:
     from tasks.model import ImageRequest
     from tasks.storage.store import Store
 
-#: The name of a URL list that a program passes as URLs.
+#: The name for a URL list if the program passes URLs instead of a path.
 PYTHON_SOURCE = "(URLs from Python)"
 
 
 @dataclass(frozen=True, slots=True)
 class LocalFleet:
-    """A fleet on this machine for one call, with a private Redis."""
+    """A fleet on this machine with a private Redis, for one call."""
 
-    #: Worker processes; None for one for each CPU core.
+    #: The number of worker processes; None for one per CPU core.
     workers: int | None = None
     #: Download slots in each worker process.
     concurrency: int = limits.CONCURRENCY
@@ -79,8 +80,8 @@ def download(
 
     Args:
         source: the path of a URL list, or the URLs themselves.
-        out: the output folder: a path, or the URL of an object store such as ``s3://bucket/prefix``. It is created if
-            it is missing, and must not hold a run.
+        out: the output folder: a path, or the URL of an object store such as ``s3://bucket/prefix``. A missing folder
+            is created. The folder must not hold a run.
         config: the options; None for the defaults of ``producer run``.
         workers: where to download.
         on_progress: called with the progress.
@@ -120,7 +121,7 @@ def download(
 def resume(out: str | Path, workers: Workers = None, on_progress: Listener | None = None) -> RunResult:
     """Continue the run in a folder, however it ended, and wait for the end. A complete run returns its result at once.
 
-    Raises: as `download`; UsageError also if the folder holds no run.
+    Raises: the errors of `download`; UsageError also if the folder holds no run.
     """
     from producer.runs.run import Run
 
@@ -137,7 +138,7 @@ def retry(
 
     Args:
         out: the folder of the run.
-        reasons: the reasons of the failures to repeat; by default those that may not occur again.
+        reasons: the failure reasons to retry; by default the reasons that may not occur again.
         workers: where to download.
         on_progress: called with the progress.
 
@@ -185,7 +186,7 @@ def _worker_pool(out: Location, config: RunConfig, workers: Workers, broker: str
         yield broker_pool(broker, resolved(out), config.fetch.insecure)
         return
     local = workers if isinstance(workers, LocalFleet) else LocalFleet()
-    # The processes of the fleet inherit the limit.
+    # The fleet's processes inherit this limit of open files.
     file_descriptors.raise_limit()
     previous = () if config.previous_run is None else (parse_location(config.previous_run),)
     size = FleetSize(local.workers or len(cores()), local.concurrency)

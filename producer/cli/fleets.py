@@ -54,7 +54,7 @@ def get_worker_pool(request: FleetRequest) -> Iterator[WorkerPool]:
     url = find_broker_url(request.broker)
     if url is None:
         with local_fleet(request) as fleet:
-            # Importing this takes half a second, so the fleet starts first.
+            # Import this module only after the fleet's start, because the import takes half a second.
             from producer.runs.worker_pool import local_pool
 
             yield local_pool(fleet)
@@ -75,7 +75,7 @@ def get_worker_pool(request: FleetRequest) -> Iterator[WorkerPool]:
 
 
 def _note_unused_options(url: str) -> None:
-    """Print a note if the user gave options of a local fleet, because the workers at a broker have their own."""
+    """Print a note if the user gave options of a local fleet, because workers at a broker do not use them."""
     from tasks.redaction import redacted
 
     context = click.get_current_context()

@@ -49,7 +49,7 @@ def main() -> NoReturn:
     streams.set_up()
     runtime_tuning.reduce_garbage_collection()
     runtime_tuning.return_large_blocks()
-    # Processes started by the command inherit the limit.
+    # Processes started by the command inherit this limit of open files.
     file_descriptors.raise_limit()
     # SIGTERM ends a command like Ctrl-C: all its child processes are stopped.
     set_handler(END_SIGNALS, raise_interrupted)

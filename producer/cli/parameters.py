@@ -393,7 +393,7 @@ fleet_options = _grouped(
     *_fleet_size_options,
     click.option("--flower", is_flag=True, help="Run Flower on 127.0.0.1, to watch a local fleet."),
 )
-#: Adds the argument ``fleet``, without an option for Flower.
+#: A decorator that adds the argument ``fleet``, without an option for Flower.
 fleet_size_options = _grouped("fleet", FleetParameters, *_fleet_size_options)
 broker_option = click.option(
     "--broker",
@@ -406,7 +406,7 @@ json_option = click.option(
     "--json",
     "as_json",
     is_flag=True,
-    # Eager, so that errors in other options are reported as a JSON object too.
+    # Click handles eager options first, so errors in other options are reported as a JSON object too.
     is_eager=True,
     callback=enable_json,
     help="Print only one JSON object to standard output, however the command ends.",

@@ -15,7 +15,7 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
-#: Seconds between two lines without a terminal.
+#: Seconds between two printed lines if there is no terminal.
 _LINE_INTERVAL_SECONDS = 5.0
 #: Seconds over which the images per second are averaged.
 _RATE_SECONDS = 10.0
@@ -64,9 +64,9 @@ class DisplayedProgress:
     detail: str = ""
     #: A note for the user, shown on its own line.
     note: str = ""
-    #: The number of images ended by earlier commands; they don't count for the speed.
+    #: The number of images ended by earlier commands; the speed does not include these images.
     done_before: int = 0
-    #: Whether the command ends before the total is reached; if so, no remaining time is shown.
+    #: Whether the command ends before it reaches the total. If so, no remaining time is shown.
     ends_early: bool = False
 
     def seconds_left(self, rate: float) -> float | None:

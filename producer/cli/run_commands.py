@@ -192,7 +192,7 @@ def _signal_cancel(holder: LockHolder) -> bool:
 
 
 def _continue_run(run: Run, nothing: str, out: Location, request: FleetRequest) -> None:
-    """Continue an earlier run to its end; print ``nothing`` if there is nothing to do."""
+    """Continue an earlier run to its end; print the text ``nothing`` if there is nothing to do."""
     if run.is_done:
         print_note(nothing, request.quiet)
         _show_result(run.summary(), request.quiet)

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 END_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 #: The signal to cancel the run of a producer with a local fleet. With a broker, Redis carries the cancellation.
 CANCEL_SIGNAL = signal.SIGUSR1
-#: For how long after an interruption another signal is ignored. So a key that is held down does not interrupt the
+#: Seconds after an interruption during which further signals are ignored. So holding down Ctrl-C does not interrupt the
 #: report of the interruption.
 _PAUSE_SECONDS = 0.5
 
@@ -21,20 +21,20 @@ _PAUSE_SECONDS = 0.5
 class CommandInterrupted(KeyboardInterrupt):
     """Ctrl-C or SIGTERM.
 
-    It is not a plain KeyboardInterrupt, because of a trap in Python. If a plain one has passed through code run by
-    `exec` (for example, the creation of a dataclass), Python kills itself by SIGINT, whatever the exit status.
+    A subclass avoids a trap in Python. If a plain KeyboardInterrupt has passed through code run by `exec` (for example,
+    the creation of a dataclass), Python ends itself with SIGINT, whatever exit status the program sets.
     """
 
-    #: The time of the last one, in seconds of the monotonic clock.
+    #: The time of the last interruption, in seconds of the monotonic clock.
     raised_at: ClassVar[float] = -math.inf
 
 
 class CommandCancelled(CommandInterrupted):
-    """`producer cancel` has signalled a producer with a local fleet."""
+    """`producer cancel` has sent its signal to this producer, which has a local fleet."""
 
 
 def set_handler(signals: Iterable[signal.Signals], handler: Callable[..., Any] | signal.Handlers) -> None:
-    """Set the handler of signals. Skip signals ignored since the start of the process, as under `nohup`."""
+    """Set the handler of signals. Skip signals that were ignored at the start of the process, as under `nohup`."""
     for number in signals:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, handler)
@@ -44,7 +44,7 @@ def set_handler(signals: Iterable[signal.Signals], handler: Callable[..., Any] |
 def first_signal_calls(action: Callable[[], object]) -> Iterator[None]:
     """Call ``action`` at the first end signal in the block; later ones interrupt the command.
 
-    Signals ignored from the start of the process stay ignored.
+    Signals that were ignored at the start of the process stay ignored.
     """
 
     def call(*_: object) -> None:
@@ -84,7 +84,7 @@ def raise_dropped_interrupt(report: Callable[[Any], object], dropped: Any) -> No
     """Interrupt again, because Python drops an exception raised while an object is being destroyed."""
     if dropped.exc_type in (CommandInterrupted, CommandCancelled):
         CommandInterrupted.raised_at = -math.inf
-        # Wait a moment first, because Python would drop an exception raised here too.
+        # Raise the exception a moment later from a timer, because Python would drop an exception raised here as well.
         signal.signal(signal.SIGALRM, raise_cancelled if dropped.exc_type is CommandCancelled else raise_interrupted)
         signal.setitimer(signal.ITIMER_REAL, 0.01)
     else:

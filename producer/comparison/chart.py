@@ -10,7 +10,7 @@ _COLOURS = ("#9aa5b1", "#4f8fba", "#e07b39")
 
 
 def draw(comparison: Comparison, path: Path) -> None:
-    """Draw the wall-clock times as horizontal bars to a file. Its suffix (.svg, .png) selects the format."""
+    """Draw the wall-clock times as horizontal bars to a file. The file's suffix (.svg, .png) selects the format."""
     # Importing matplotlib takes half a second, and only this command needs it.
     import matplotlib as mpl
 

@@ -95,7 +95,7 @@ class Connection(asyncio.Protocol):
         """Remove the first request's head from the received bytes and return it; None if it is incomplete."""
         received = self._received.lstrip(b"\r\n")
         if received and not received[:1].isalpha():
-            # For example a TLS handshake, which never contains the end of a head.
+            # The client may have sent a TLS handshake, for example, which never contains the end of a head.
             raise RequestRefusedError(400, "This is not an HTTP/1.1 request.")
         head, end, rest = received.partition(b"\r\n\r\n")
         if len(head) > _HEAD_LIMIT:
@@ -140,7 +140,7 @@ class Connection(asyncio.Protocol):
                     await self._writable.wait()
 
     def _refuse(self, reply: Reply) -> None:
-        """Answer an invalid request and end the connection, because it is unknown where the next request starts."""
+        """Answer an invalid request and end the connection, because the start of the next request is unknown."""
         assert isinstance(reply.head, bytes)
         assert isinstance(reply.body, bytes)
         self._server.counts["refused"] += 1

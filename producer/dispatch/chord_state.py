@@ -2,9 +2,9 @@
 
 A message is in a queue, or in the hash of a worker's unacknowledged messages. It moves between them in one atomic step.
 So a task is lost if its message is in neither, and its part is not counted. A task goes from a queue to a worker, and
-then becomes a part. Redis is read in the same order, so that no task is missed on its way. But a task may be missed if
-it is requeued during the reading, because its message moves back to a queue. So a task counts as lost only if two
-inspections in a row miss it.
+then becomes a part. Redis is read in the same order, so that no task is missed on its way. But the reading may miss a
+task that is requeued meanwhile, because the task's message moves back to a queue. So a task counts as lost after two
+inspections in a row have missed it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class ChordState:
 
     outcomes: dict[str, Outcome]
     invalid: tuple[str, ...]
-    #: The ids that the chord keeps for the invalid entries. Each consists of a task id and a place.
+    #: The ids that the chord keeps for the invalid entries. Each id consists of a task id and a place.
     invalid_ids: tuple[str, ...]
     #: Whether Redis has the chord's size. Without a size, a chord is never complete.
     has_size: bool

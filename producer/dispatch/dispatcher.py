@@ -44,10 +44,10 @@ _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
 #: Length of one wait for finished shards, in seconds. The listener gets a report after each wait.
 _TICK_SECONDS = 0.25
-#: Seconds between two inspections of all shards in flight. An inspection finds lost tasks, and manifests that exist
-#: although their signal was lost.
+#: Seconds between two inspections of all shards in flight. An inspection finds two things: lost tasks, and existing
+#: manifests whose signal was lost.
 _INSPECT_INTERVAL_SECONDS = 3.0
-#: After a worker reported a manifest as written, the manifest must be visible here within this many seconds.
+#: A manifest must be visible here within this many seconds after a worker has reported it as written.
 _MANIFEST_TIMEOUT_SECONDS = 30.0
 #: The longest wait for an unreachable Redis, in seconds.
 _REDIS_TIMEOUT_SECONDS = 120.0
@@ -61,8 +61,8 @@ class DispatchOptions:
 
     #: The maximum number of shards in flight.
     window: int = 1
-    #: Whether an earlier command started the run. If so, some images may already be done, and some tasks may be in
-    #: Redis.
+    #: Whether an earlier command started the run. In such a run, some images may already be done, and some tasks may be
+    #: in Redis.
     resumed: bool = False
     #: The failure reasons to retry in a later revision.
     retried: Collection[str] = ()
@@ -125,8 +125,8 @@ class Dispatcher:
     def _images_in_flight(self) -> int:
         """Return the approximate number of images in flight."""
         shards = list(self._in_flight.values())
-        # The chords' parts were counted at the last inspection. The workers' sums are newer, but in a resumed run the
-        # sums may include images of an earlier command.
+        # ``counted`` is the number of a chord's parts at the last inspection. The workers' sums are newer, but in a
+        # resumed run these sums may include images of an earlier command.
         images = sum(max(shard.images - shard.counted, 0) for shard in shards)
         if not self._dispatch.resumed:
             sent = sum(shard.images for shard in shards)
@@ -167,7 +167,7 @@ class Dispatcher:
         finally:
             with suppress(redis.RedisError):
                 self._unfit.refresh(last=True)
-            # After an early end, workers drop the queued tasks without fetching, because the run has no record.
+            # After an early end, the run has no record in Redis. So workers drop its queued tasks without fetching.
             with suppress(redis.RedisError):
                 drop_run(self._server, self._run_id)
         return self._timing
@@ -202,7 +202,7 @@ class Dispatcher:
         )
 
     def _watch(self, seconds: float) -> None:
-        """Handle finished shards. Wait at most this many seconds for one, or for the plan to grow."""
+        """Handle finished shards. Wait at most this many seconds for a shard to finish, or for the plan to grow."""
         self._check()
         self._with_redis(self._renew_record)
         if not self._in_flight:
@@ -216,12 +216,12 @@ class Dispatcher:
                 self._complete_if_done(in_flight)
         if inspect_all:
             self._inspected_at = time.monotonic()
-            # If the run is ending early, workers drop its tasks on purpose, so missing tasks are not lost.
+            # If the run is ending early, workers drop its tasks on purpose. So do not look for lost tasks then.
             if not self._finishing.is_set():
                 self._with_redis(self._resend_lost)
 
     def _handle_signal(self, signal: Mapping[str, Any]) -> None:
-        """Note that a worker has reported a manifest as written.
+        """Record that a worker has reported a manifest as written.
 
         Raises:
             CommandError: the signal reports an error of a collect task.
@@ -259,8 +259,8 @@ class Dispatcher:
 
     def _resend_lost(self) -> None:
         """Inspect the shards in flight, and send their lost tasks again."""
-        # A live worker requeues a dead worker's tasks once it has been in contact with Redis for long enough. The
-        # producer requeues them too, in case no worker has been in contact for that long.
+        # A live worker requeues a dead worker's tasks once the live worker has been in contact with Redis for long
+        # enough. The producer requeues such tasks too, in case no worker has been in contact for that long.
         self._contact.record_reply()
         if self._contact.is_long_enough:
             requeue.requeue_from_dead_workers(self._server)
@@ -309,7 +309,7 @@ class Dispatcher:
         return self._idle_text or self._unfit.note
 
     def _connect(self) -> None:
-        """Open the connections for messages and chords before the first task, so that connecting is not timed."""
+        """Open the connections for messages and chords before the first task, so that no timing includes connecting."""
         self._renew_record()
         with app.producer_or_acquire() as producer:
             producer.connection.ensure_connection(max_retries=1)
@@ -322,7 +322,7 @@ class Dispatcher:
             _log.warning("Redis has lost the run; checking all shards in flight for lost tasks")
             now = time.monotonic()
             for in_flight in self._in_flight.values():
-                # Earlier idle time and losses no longer count, because Redis caused them and not the shard.
+                # Earlier idle time and losses of a shard no longer count, because the failure of Redis caused them.
                 in_flight.suspect_now(now)
 
     def _send_next(self, shard: int) -> None:

@@ -1,8 +1,8 @@
 """Drain a run that was told to end early: workers drop its queued tasks and finish its current downloads.
 
 The run's options in Redis mark it as draining, so a worker that takes one of its tasks drops the task. Workers cache
-these options for a few seconds. A control command makes them read the options again at once, and each worker replies
-with the number of images and shards of the run in its slots.
+these options for a few seconds. So a control command makes the workers read the options again at once. Each worker
+replies with the number of images and shards of the run in its slots.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ _ASK_INTERVAL_SECONDS = 0.5
 _REPLY_SECONDS = 1.0
 #: Seconds to wait for a worker that sends heartbeats but no reply.
 _SILENT_SECONDS = 10.0
-#: Seconds to wait beyond an image's deadline. The time is needed for a download that began just before the run was told
-#: to end, and for its manifest.
+#: Seconds to wait beyond the longest time of an image. This time allows for a download that began just before the run
+#: was told to end, and for the shard's manifest.
 _GRACE_SECONDS = 5.0
-#: The workers must report no work this many times in a row, because a task can be on its way between two slots, or a
-#: manifest can be about to be written.
+#: The drain is done after the workers have reported no work this many times in a row. One report is not enough, because
+#: a task can be between two slots, or a manifest can be about to be written.
 _IDLE_REPLIES = 2
 
 

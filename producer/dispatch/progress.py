@@ -16,7 +16,7 @@ class Progress:
     plan_complete: bool
     #: Images finished by earlier commands of the run.
     done_before: int = 0
-    #: The most frequent failure reason, and its number of images. Empty while no image has failed.
+    #: The most frequent failure reason, and its number of images. Empty until an image has failed.
     main_reason: str = ""
     main_reason_count: int = 0
     #: An explanation for the user while no image finishes.
@@ -27,11 +27,11 @@ class Progress:
 
 @dataclass(slots=True)
 class Timing:
-    """When the first task was sent, and when the last manifest existed, in seconds of the monotonic clock."""
+    """The times at which the first task was sent and the last manifest existed, in seconds of the monotonic clock."""
 
     first_sent: float = 0.0
     last_done: float = 0.0
-    #: The number of images finished between these times, and how many of them were sent again.
+    #: The number of images finished between the two times, and how many of these images were sent again.
     images: int = 0
     repaired: int = 0
 

@@ -1,8 +1,8 @@
 """Publish the tasks of a shard as a Celery chord: one task for each image, and a collect task as its body.
 
-``chord().apply_async`` would send the same messages. Here, a single kombu producer sends them in batches, which is
-several times as fast. All ids are derived from the run and the image, and Celery counts a chord's parts by id. So a
-batch that failed halfway can be sent again.
+``chord().apply_async`` would send the same messages. Here, a single kombu producer sends the messages in batches, which
+is several times as fast. All ids are derived from the run and the image, and Celery counts a chord's parts by id. So
+the producer can send a batch again that failed halfway.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class ChordPublisher:
         return f"{self._run_id}.{self.image_key(request)}{self._revision_suffix}"
 
     def _body_kwargs(self, size: int) -> dict[str, Any]:
-        """Return a collect task's arguments for the revision and the producer epoch; empty if both are the first."""
+        """Return a collect task's arguments for the revision and the producer epoch; empty if both are 0."""
         later_revision = {"revision": self._options.revision, "count": size} if self._options.revision else {}
         next_epoch = {"epoch": self._options.epoch} if self._options.epoch else {}
         return {**later_revision, **next_epoch}
@@ -102,10 +102,10 @@ class ChordPublisher:
             for place, request in enumerate(requests):
                 if request.index not in wanted:
                     continue
-                # A worker refuses a URL longer than the limit. So it is enough to send one character more than the
-                # limit.
+                # A worker refuses a URL longer than the limit. So only one character more than the limit needs to be
+                # sent.
                 url = request.url[: MAX_LENGTH + 1]
-                # Like `send_task`, but without looking up the route and the options again for each image.
+                # This does the same as `send_task`, without looking up the route and the options again for each image.
                 headers, properties, content, _ = app.amqp.as_task_v2(
                     self.task_id(request),
                     FETCH_IMAGE,

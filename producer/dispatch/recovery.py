@@ -30,8 +30,8 @@ _log = logging.getLogger(__name__)
 #: to the maximum.
 _SUSPECT_AFTER_SECONDS = 8.0
 _MAX_SUSPECT_AFTER_SECONDS = 60.0
-#: How often a shard's tasks are resent before the shard ends with the Outcomes it has. If its collect task is lost
-#: after that, the collect task is resent once more.
+#: How often a shard's tasks are resent before the shard ends with the Outcomes it has. If the shard's collect task is
+#: lost after that, the collect task is resent once more.
 _MAX_RESENDS = 5
 
 
@@ -79,13 +79,13 @@ class ShardRecovery:
         self._pending_before: frozenset[str] | None = None
 
     def adopt(self, in_flight: ShardInFlight, requests: Sequence[ImageRequest]) -> None:
-        """Send the missing tasks of a shard of a resumed run; leave its tasks in flight alone.
+        """Send the missing tasks of a shard of a resumed run; do not resend its tasks in flight.
 
-        Tasks sent here first check whether their image's file exists. The tasks do this even in the first command of a
-        later revision, because that command knows no more about saved images than a command that resumes the revision.
-        The check costs nothing if no file exists. A failed image usually has none, because its collect task removed
-        every file without an Outcome. But a late duplicate of an earlier task may have saved the image since then. That
-        file is a regular result, and the purpose of the revision is to get such results.
+        Tasks sent here first check whether their image's file exists. Tasks check this even in the first command of a
+        later revision. Like a command that resumes the revision, the first command does not know which images are
+        saved. The check costs nothing if no file exists. A failed image usually has no file, because its collect task
+        removed every file without an Outcome. But a late duplicate of an earlier task may have saved the image since
+        then. That file is a regular result, and the purpose of the revision is to get such results.
         """
         if self._pending_before is None:
             self._pending_before = chord_state.pending_task_ids(
@@ -96,7 +96,8 @@ class ShardRecovery:
             self._resend(in_flight, requests, chord, self._pending_before)
             in_flight.resends = 0
         elif chord.invalid:
-            # The invalid parts were counted when the last command ended. Their images are in flight again.
+            # The chord counted its invalid parts when the last command ended. The images of these parts are in flight
+            # again.
             chord_state.reset_parts(self._server, self._publisher.group_id(in_flight.shard), chord)
 
     def resend_lost(self, shards: Collection[ShardInFlight], timing: Timing) -> None:
@@ -170,8 +171,8 @@ class ShardRecovery:
             )
         outcomes = list(chord.outcomes.values())
         missing = [request for request in requests if self._publisher.task_id(request) not in chord.outcomes]
-        # A chord counts no more parts once its body was sent, or if it has no size. So its tasks in flight are lost
-        # too.
+        # A chord counts no more parts once its body was sent, or if it has no size. So the chord's tasks in flight are
+        # lost too.
         dead_chord = chord.body_sent or not chord.has_size
         lost = [request for request in missing if dead_chord or self._publisher.task_id(request) not in pending]
         if lost and in_flight.resends > _MAX_RESENDS:

@@ -24,7 +24,7 @@ class RunRecord:
     def __init__(self, options: RunOptions, server: redis.Redis) -> None:
         """Take the run's options, and its Redis."""
         self._options, self._server = options, server
-        #: When the record was written last, and when Redis was last seen to have it.
+        #: The times at which the record was last written, and last found in Redis.
         self._renewed_at = self._seen_at = 0.0
 
     def renew(self) -> bool:
@@ -39,7 +39,7 @@ class RunRecord:
             return False
         record = json.dumps(self._options.to_json())
         key, lifetime = keys.run(self._options.run_id), limits.RUN_RECORD_TTL
-        # A read would also show whether the record exists. But if Redis is full, can't save or is a replica, it refuses
+        # A read would also show whether the record exists. But a Redis that is full, can't save or is a replica refuses
         # only writes. Without this write, the producer would not learn why no image ends.
         if known and self._server.set(key, record, ex=lifetime, xx=True):
             self._seen_at = now

@@ -17,7 +17,7 @@ class SavingCheck:
     def __init__(self, store: Store, unfit: UnfitWorkers) -> None:
         """Take the run's folder, and its unfit workers with their reasons."""
         self._store, self._unfit = store, unfit
-        #: The numbers of saved images, and of images that could not be saved, when the last image was saved.
+        #: Two numbers at the time when the last image was saved: saved images, and images that could not be saved.
         self._saved = self._unsaved = 0
 
     def update(self, saved: int, unsaved: int) -> None:

@@ -39,7 +39,7 @@ class UnfitWorkers:
 
     @property
     def found(self) -> list[UnfitWorker]:
-        """The workers that left tasks to other workers, each once."""
+        """The workers that left tasks to other workers, each listed once."""
         return list(self._found.values())
 
     @property
@@ -53,8 +53,8 @@ class UnfitWorkers:
         """Read the workers' reports, and log a warning for each newly unfit worker.
 
         A short network failure is not worth a warning. So a worker must be found unfit by two reads in a row, or by the
-        last read. If all workers are unfit, there is no warning: no worker takes over tasks, and the failed images show
-        why.
+        last read. If all workers are unfit, there is no warning, because no worker takes over tasks. The failed images
+        then show the reason.
         """
         reports = {
             name: json.loads(text)

@@ -47,30 +47,30 @@ class WorkerInfo:
     slots: int
     queues: tuple[str, ...] | None = None
     store_roots: tuple[str, ...] | None = None
-    #: Seconds by which its clock is certainly ahead of ours, or behind if negative.
+    #: Seconds by which the worker's clock is certainly ahead of ours; negative if behind.
     skew: float | None = None
-    #: Whether it may skip the verification of server certificates (``--insecure``).
+    #: Whether the worker may skip the verification of server certificates (``--insecure``).
     insecure_tls: bool = False
     #: Problems found by the worker itself that keep it from working.
     troubles: tuple[str, ...] = ()
-    #: Its limit of open file descriptors.
+    #: The worker's limit of open file descriptors.
     descriptors: int | None = None
 
     @property
     def has_room(self) -> bool:
-        """Whether it has enough file descriptors to download in all slots at the same time; True if unknown."""
+        """Whether the worker has enough file descriptors to download in all slots at the same time; True if unknown."""
         return self.descriptors is None or self.slots <= max_slots(self.descriptors)
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerSurvey:
-    """The workers that replied before a run, grouped by their fitness for it."""
+    """The workers that replied before a run, grouped by their fitness for that run."""
 
     #: Workers that can save the run's images.
     fit: Sequence[WorkerInfo] = ()
-    #: Workers that can't save the run's images. They leave the images to the fit workers.
+    #: Workers that can't save the run's images. These workers leave the images to the fit workers.
     unfit: Sequence[UnfitWorker] = ()
-    #: Workers of an incompatible version. They take none of the run's tasks.
+    #: Workers of an incompatible version, which take none of the run's tasks.
     others: Sequence[WorkerInfo] = ()
     #: Whether the run skips the verification of server certificates.
     insecure: bool = False
@@ -152,7 +152,7 @@ def _find_troubles(out: Location, workers: Sequence[WorkerInfo]) -> dict[str, Pr
         folder_probe.write_probe(store, token)
         results = probe_folder_at_workers(store.location, token, [worker.name for worker in workers], _PROBE_SECONDS)
     except (OSError, StorageError):
-        # The folder is not writable here. The command that creates the folder reports that.
+        # The folder is not writable here. The command that creates the folder reports this error.
         return {}
     finally:
         folder_probe.remove_probe(store, token)
@@ -216,7 +216,7 @@ def probe_folder_at_workers(
 
 
 def describe_workers(local: bool, images: int, server: redis.Redis) -> str:
-    """Return a note on the workers of an idle run, with advice unless a local fleet restarts them."""
+    """Return a note on the workers of an idle run. It includes advice, unless a local fleet restarts the workers."""
     waiting = "waiting for 1 image" if images == 1 else f"waiting for {images:,} images"
     try:
         slots = online_workers()

@@ -60,16 +60,19 @@ def inspect_folder(store: Store) -> list[Finding]:
 
 @dataclass(frozen=True, slots=True)
 class SpaceNeed:
-    """Bytes that a run needs for shards in flight, and for all remaining shards, estimated from finished shards."""
+    """The bytes that a run needs for shards in flight and for all remaining shards, estimated from finished shards."""
 
     in_flight: float
     remaining: float
 
 
 def space_findings(store: LocalStore, need: SpaceNeed | None = None) -> list[Finding]:
-    """Check the folder's disk for free space and inodes. ``need`` is the estimated need of its run, if known."""
+    """Check the folder's disk for free space and inodes.
+
+    ``need`` is the estimated space that the run in the folder needs, if known.
+    """
     findings = []
-    # Some file systems do not report it.
+    # Some file systems do not report their free space and inodes.
     with suppress(OSError):
         findings.append(space_finding("disk here", shutil.disk_usage(store.root).free, need))
         files = os.statvfs(store.root)
@@ -116,7 +119,7 @@ def _inode_findings(free: int) -> list[Finding]:
 
 @dataclass(frozen=True, slots=True)
 class _RunFindings:
-    """The findings about the run in a folder, and its space need, if known."""
+    """The findings about the run in a folder, and the space that the run needs, if known."""
 
     findings: list[Finding]
     need: SpaceNeed | None = None
@@ -183,7 +186,7 @@ def _estimate_need(record: RunFile, left: int, sizes: Sequence[int]) -> SpaceNee
         return None
     shard, window = sum(sizes) / len(sizes), record.options.window
     if record.plan is PlanState.OPEN:
-        # The list is longer than the plan, by an unknown number of shards.
+        # The URL list contains an unknown number of shards that are not planned yet.
         left += window
     return SpaceNeed(shard * min(left, window), shard * left)
 
@@ -209,7 +212,10 @@ def _run_above(store: LocalStore) -> Path | None:
 
 
 def _is_comparison_folder(store: Store) -> bool:
-    """Return whether a folder without a run holds a baseline. Its files or a ``comparison.json`` above it show this."""
+    """Return whether a folder without a run holds a baseline.
+
+    The folder's files, or a ``comparison.json`` in the folder above, identify a baseline.
+    """
     for name in (plan.name(0), manifest.name(0)):
         # A baseline's files have an empty run id.
         with suppress(StorageError, CorruptShardFileError):
@@ -272,7 +278,7 @@ class _ReadResult:
 
 
 def _read_files(shards: Iterable[int], read: Callable[[int], object]) -> _ReadResult:
-    """Read the files of shards in scrambled order, for a limited time. So a sample is checked if the run is large."""
+    """Read the files of shards in scrambled order, for a limited time. So only a sample of a large run is checked."""
     listed = sorted(shards, key=lambda shard: (shard * 0x9E3779B1) % 2**32)
     ends = time.monotonic() + _READ_SECONDS
     broken: dict[int, CommandError] = {}

@@ -41,7 +41,10 @@ def connections_finding(info: Mapping[str, Any], workers: int) -> Finding:
 
 
 def check_writes(server: redis.Redis) -> Finding:
-    """Check whether the server accepts writes. The SET changes nothing, because XX limits it to existing keys."""
+    """Check whether the server accepts writes.
+
+    The SET changes nothing, because its option XX limits it to existing keys, and the key does not exist.
+    """
     try:
         server.set(keys.run(_NO_RUN), "", xx=True)
     except redis.RedisError as error:

@@ -67,7 +67,7 @@ def clocks_finding(ahead: Mapping[str, float]) -> Finding:
 
     Args:
         ahead: the seconds by which each other clock is ahead of this machine's clock, by the other clock's owner.
-            Negative if it is behind.
+            The number is negative if the other clock is behind.
     """
     clocks = {"this machine": 0.0, **ahead}
     first, last = max(clocks, key=clocks.__getitem__), min(clocks, key=clocks.__getitem__)
@@ -103,7 +103,7 @@ def worker_folder_findings(out: str, seen: Mapping[str, ProbeResult | None]) -> 
         if result is not None and not result.writable:
             troubles.setdefault((result.error, worker_queries.folder_hint(result)), []).append(worker)
     for (error, todo), workers in troubles.items():
-        # If other workers are fit, this is only a warning, because a run can use them.
+        # If other workers are fit, this is only a warning, because a run can use the fit workers.
         findings.append(Finding(name, Level.WARN if fit else Level.BAD, f"{list_names(workers)}: {error}", todo))
     known = {worker: result.free for worker, result in seen.items() if result is not None and result.free is not None}
     if known:

@@ -93,8 +93,8 @@ class Fleet:
             store_roots: the folders the workers may write to.
             allow_networks: networks that the workers may connect to, besides public addresses; None to use the
                 environment's IMAGEFLEET_ALLOW_NETWORKS, like any worker.
-            flower: whether to start Flower on a port of 127.0.0.1. The workers then send it events, unless the
-                environment's IMAGEFLEET_TASK_EVENTS turns them off.
+            flower: whether to start Flower on a port of 127.0.0.1. With Flower, the workers send events, unless the
+                environment's IMAGEFLEET_TASK_EVENTS turns events off.
             previous_run_folders: folders of previous runs with images to reuse. The workers use these folders for
                 nothing else.
             proxied: whether the workers use IMAGEFLEET_PROXY.
@@ -208,7 +208,7 @@ class Fleet:
             "IMAGEFLEET_STORE_ROOTS": ",".join(str(root) for root in (*self._store_roots, *self._previous_run_folders)),
         }
         if not self._with_flower:
-            # Without Flower, nothing reads the events. They would cost up to three messages per image.
+            # Without Flower, nothing reads the events. Events would cost up to three messages per image.
             env["IMAGEFLEET_TASK_EVENTS"] = "off"
         if self._allow_networks is not None:
             env["IMAGEFLEET_ALLOW_NETWORKS"] = ",".join(self._allow_networks)
@@ -222,8 +222,7 @@ class Fleet:
         from tasks.celery import app, use_broker
 
         use_broker(self.broker_url)
-        # A worker that does not listen yet misses a ping. So repeat the ping soon, and wait longer each time if the
-        # start takes long.
+        # A worker that does not listen yet misses a ping. So repeat the ping soon, and wait longer each time.
         timeouts = (min(_PING_SECONDS * 1.2**number, 1.0) for number in count())
         self._wait_for(
             names[0],
@@ -253,7 +252,7 @@ def check_size(size: FleetSize) -> None:
         UsageError: the workers have too many slots, or there are too many workers for one Redis server.
     """
     file_descriptors.check_slots(size.concurrency, "--concurrency")
-    # The server reserves some descriptors for itself, so it accepts fewer clients.
+    # The server reserves some descriptors for itself, so it accepts fewer clients than its limit of descriptors.
     clients = min(file_descriptors.limit() - _SERVER_DESCRIPTORS, _MAX_CLIENTS) - _OTHER_CONNECTIONS
     needed = size.workers * broker_client.WORKER_CONNECTIONS
     if needed > clients:
@@ -267,7 +266,7 @@ def check_size(size: FleetSize) -> None:
 
 def cores() -> list[int]:
     """Return the numbers of the CPU cores this process may use."""
-    # Not every system has this call.
+    # Some systems lack this call.
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
     return list(range(os.cpu_count() or 1))

@@ -1,9 +1,10 @@
 """The supervisor of a local fleet: starts its server and workers, and ends them when the producer has ended.
 
-``producer.local_fleet.supervisor_client`` starts it in a new session, where a terminal's Ctrl-C reaches neither it nor
-its child processes. Because the supervisor is the parent of these processes, its signals always reach the right ones.
-Its standard input is a pipe from the producer. However the producer ends, even by SIGKILL, the pipe closes. Then the
-supervisor ends all processes, in reverse order of their start, and removes their folders.
+``producer.local_fleet.supervisor_client`` starts the supervisor in a new session, so that Ctrl-C on the terminal
+reaches neither the supervisor nor its child processes. Because the supervisor is the parent of these processes, its
+signals always reach the right ones. Its standard input is a pipe from the producer. However the producer ends, even by
+SIGKILL, the pipe closes. Then the supervisor ends all processes, in reverse order of their start, and removes their
+folders.
 
 This script uses only the standard library, so it starts in a few milliseconds.
 
@@ -41,7 +42,7 @@ _POLL_SECONDS = 0.1
 
 @dataclass(frozen=True)
 class RestartIntensity:
-    """A limit for restarts: this number of times in this number of seconds."""
+    """A limit for restarts: at most ``times`` restarts within ``seconds`` seconds."""
 
     times: int
     seconds: float
@@ -50,8 +51,8 @@ class RestartIntensity:
 #: The limit for killed processes. The cause is often outside the process: a few bad images may kill a dozen workers
 #: within a minute.
 KILLED = RestartIntensity(100, 600.0)
-#: The limit for processes that exit with a status. They will most likely exit again, for example because of a wrong
-#: setting.
+#: The limit for processes that exit with a status. Such processes will most likely exit again, for example because of a
+#: wrong setting.
 EXITED = RestartIntensity(3, 60.0)
 #: The first and the maximum delay before a restart, in seconds. The delay doubles for each earlier end of the process
 #: in the last minute.
@@ -85,7 +86,7 @@ class Child:
     command: dict[str, Any]
     process: subprocess.Popen[bytes]
     policy: RestartPolicy = field(default_factory=RestartPolicy)
-    #: The time to restart it, by the monotonic clock; None while it runs.
+    #: The time at which to restart the process, by the monotonic clock; None while the process runs.
     restart_at: float | None = None
 
     @property

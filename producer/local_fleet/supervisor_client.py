@@ -39,7 +39,7 @@ class SupervisorClient:
         #: The number of restarts by process name. Processes that were never restarted are left out.
         self.restarts: dict[str, int] = {}
         self._exits: dict[str, str] = {}
-        #: For processes that exited with a status and were restarted: a description of the last exit, by name.
+        #: A description of the last exit of each process that exited with a status and was restarted, by name.
         self._failed_exits: dict[str, str] = {}
         self._lock = threading.Lock()
         self._process = subprocess.Popen(
@@ -88,7 +88,8 @@ class SupervisorClient:
             env: variables to add to the producer's environment.
             grace: seconds between SIGTERM and SIGKILL.
             core: the CPU core to pin it to; None for all cores.
-            restart: whether to restart the process if it ends unexpectedly, unless it keeps ending.
+            restart: whether to restart the process if it ends unexpectedly. A process that keeps ending is not
+                restarted any more.
         """
         self._send(
             {

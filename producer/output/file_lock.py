@@ -61,7 +61,7 @@ def hold(folder: Path, broker: str | None, command: str = "") -> Iterator[None]:
 
 
 def discard(folder: Path) -> None:
-    """Remove the lock file. Only the holder may do this, and only if no run remains in the folder."""
+    """Remove the lock file. Only the lock's holder may do this, after making sure that the folder holds no run."""
     with suppress(OSError):
         (folder / NAME).unlink()
 
@@ -135,7 +135,10 @@ def _is_current(descriptor: int, path: Path) -> bool:
 
 
 def _try_lock(descriptor: int, kind: int, path: Path, seconds: float) -> bool:
-    """Try to lock for some seconds; return whether that worked. Without lock support, warn and return True."""
+    """Try to lock the file for some seconds; return whether it is locked.
+
+    On a file system without locks, warn and return True.
+    """
 
     def try_once() -> bool:
         try:
@@ -163,7 +166,10 @@ def _try_lock(descriptor: int, kind: int, path: Path, seconds: float) -> bool:
 
 
 def _write(descriptor: int, holder: LockHolder) -> None:
-    """Write the holder's description to the lock file. It is only informative, so a full disk is no error."""
+    """Write the holder's description to the lock file.
+
+    The description is only informative, so a full disk is not an error here.
+    """
     text = holder.to_json()
     with suppress(OSError):
         os.ftruncate(descriptor, 0)

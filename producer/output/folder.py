@@ -26,8 +26,8 @@ def prepare_output(out: Location) -> Store:
     try:
         store.create_folder()
         if RunFile.find_run_file(store) is not None:
-            # Check for another producer first: before the folder's files are touched, and before an active run is
-            # reported as an old one.
+            # Check for another producer first. Otherwise, the folder's files would be touched, or an active run would
+            # be reported as an old run.
             lock.check_unlocked(store)
         store.check_writable()
     except StorageError as error:
@@ -74,7 +74,7 @@ def remove_created_on_failure(out: Location) -> Iterator[None]:
         yield
     except BaseException:
         for folder in missing:
-            # This fails if another process uses the folder by now, because the folder is not empty.
+            # The removal fails if another process uses the folder by now, because the folder is then not empty.
             with suppress(OSError):
                 folder.rmdir()
         raise

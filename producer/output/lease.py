@@ -73,7 +73,7 @@ def successor(store: ObjectStore) -> LockHolder | None:
 
 
 def discard(store: ObjectStore) -> None:
-    """Remove the lock. Only the holder may do this, and only if no run remains in the folder."""
+    """Remove the lock. Only its holder may do this, after making sure that the folder holds no run."""
     with suppress(StorageError):
         store.remove(NAME)
 

@@ -59,7 +59,7 @@ def check_unlocked(place: Store | Path) -> None:
 
 
 def discard(place: Store | Path) -> None:
-    """Remove the lock. Only the holder may do this, and only if no run remains in the folder."""
+    """Remove the lock. Only its holder may do this, after making sure that the folder holds no run."""
     if isinstance(place, ObjectStore):
         lease.discard(place)
     else:

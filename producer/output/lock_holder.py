@@ -21,7 +21,7 @@ NAME = ".lock"
 class LockHolder:
     """The process that holds a lock; ``since`` in seconds since the epoch.
 
-    It contains no secrets: it has only the name of the command, because options may contain secrets.
+    The value contains no secrets. So it has the name of the command, without the options, which may contain secrets.
     """
 
     host: str
@@ -62,7 +62,7 @@ class LockHolder:
         return f"process {self.pid} on {self.host}, since {since}"
 
 
-#: A holder that has not described itself yet.
+#: The holder of a lock that has no description of its holder yet.
 UNKNOWN_HOLDER = LockHolder("an unknown host", 0, 0.0, "", None)
 
 

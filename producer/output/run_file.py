@@ -1,8 +1,8 @@
 """``run.json``: the record of a run in its output folder.
 
-It holds the run's id, URL list and options; the state of its plan (``open`` while the list is still being read, then
-``complete``); the state of the run, its revision, and at the end its totals. The file is replaced atomically, by
-rename. It contains a checksum, so an edited or truncated file is reported and never used.
+It holds the run's id, URL list, options, state and revision, and at the end its totals. It also holds the state of the
+run's plan: ``open`` while the list is still being read, then ``complete``. The file is replaced atomically, by rename.
+It contains a checksum, so an edited or truncated file is reported and never used.
 """
 
 from __future__ import annotations
@@ -70,13 +70,13 @@ class RunFile:
     source: str
     out: str
     options: RunConfig
-    #: A fingerprint that shows whether the URL list has changed; None for a list that can't be read twice.
+    #: A fingerprint of the URL list, to detect changes; None for a list that can't be read twice.
     fingerprint: str | None = None
     plan: PlanState = PlanState.OPEN
     planned_rows: int = 0
     planned_shards: int = 0
     state: State = State.RUNNING
-    #: 0 for the run itself, one more for each retry.
+    #: The revision: 0 for the run itself, one more for each retry.
     revision: int = 0
     #: The producer epoch: 0 for the first command of the run, one more for each command continuing it.
     epoch: int = 0

@@ -43,7 +43,10 @@ class Summary:
 
 
 def summarise(manifests: Iterable[pa.Table]) -> Summary:
-    """Return the Summary of a run's manifests, read one at a time. Each must have at least the columns `COLUMNS`."""
+    """Return the Summary of a run's manifests, read one at a time.
+
+    Each manifest must have at least the columns `COLUMNS`.
+    """
     statuses: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
     size = shards = unchanged = 0

@@ -1,7 +1,7 @@
 """Split the requests into shards and write them as the plan, in a thread that works ahead of the dispatcher.
 
 The window does not limit how far the URL list is read. A shard's plan is on the disk before its images are in flight.
-So the plan is still there when the URL list or the producer is gone.
+So the plan survives even if the URL list or the producer is gone.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ class Planner:
         """Prepare a planner.
 
         Args:
-            requests: the requests to plan. If an earlier plan is continued, they come after the ``planned`` ones.
+            requests: the requests to plan. To continue an earlier plan, pass the requests that follow the ``planned``
+                ones.
             store: the output folder, where the plan is written.
             shard_size: requests per shard.
             on_complete: called with the numbers of rows and shards once all requests are planned.

@@ -1,7 +1,7 @@
 """Match the requests of a run, by URL, to the images of its previous run.
 
-The previous run is only read. It may be incomplete; if so, its existing manifests are used. If it contains a URL
-several times, the first image of that URL is used.
+The previous run is only read. If the previous run is incomplete, its existing manifests are used. If the previous run
+contains a URL several times, the first image of that URL is used.
 """
 
 from __future__ import annotations
@@ -97,10 +97,11 @@ class PreviousRun:
     def join(self, requests: Iterable[ImageRequest], shard_size: int) -> Iterator[ImageRequest]:
         """Yield the requests, each with the previous run's image of the same URL, if there is one.
 
-        The requests are read one shard at a time, so a slow source delays a shard no longer than without this join.
+        The requests are read one shard at a time. So with a slow source, a shard is planned as early as without this
+        join.
 
         Raises:
-            CommandError: a manifest of the previous run is damaged. This is raised before the first request, unless
+            CommandError: a manifest of the previous run is damaged. The error comes before the first request, unless
                 the manifest was changed later.
             StorageError: the index can't be written, for example because the disk is full.
         """
@@ -189,7 +190,7 @@ def _reusable_image(row: Mapping[str, Any]) -> PreviousImage | None:
 
 
 def _incompatible_options(before: FetchOptions, now: FetchOptions) -> str | None:
-    """Return a requirement of this run that images of the previous run possibly don't meet; None if they meet all."""
+    """Return a requirement of this run that images of the previous run possibly violate; None if there is none."""
     if before.resize != now.resize:
         return "images of another size (--resize, --image-size)"
     if now.resize.mode is ResizeMode.NO and now.verify is Verify.DECODE and before.verify is not Verify.DECODE:

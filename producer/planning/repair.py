@@ -24,8 +24,8 @@ def repair_plan(record: RunFile, store: Store, shards: int) -> None:
     """Rebuild a plan's missing and damaged files, if the run's URL list is unchanged. Log a warning for each.
 
     The list counts as unchanged if its fingerprint matches and its rows match two kinds of files. The first kind are
-    the good plan files, up to the one after the last damaged file. The second kind are the existing manifests of shards
-    with a damaged plan file.
+    the good plan files, up to and including the one after the last damaged file. The second kind are the existing
+    manifests of shards with a damaged plan file.
 
     Args:
         record: the run.
@@ -42,7 +42,7 @@ def repair_plan(record: RunFile, store: Store, shards: int) -> None:
     first = next(iter(broken.values()))
     if not url_list.is_unchanged(record.source, record.fingerprint):
         raise _unrepairable_error(first, record)
-    # Compare everything before writing anything. Memory holds one shard at a time, however many are damaged.
+    # Compare everything before writing anything. Memory holds one shard at a time, however many shards are damaged.
     for shard, requests in _first_shards(url_list.read(record.source), record, min(max(broken) + 2, shards)):
         if not _matches_plan(shard, requests, shard in broken, record, store, shards):
             raise _unrepairable_error(first, record)

@@ -24,8 +24,8 @@ _HASH_BYTES, _RECORD_BYTES = 8, 16
 _RANGE_BITS = 10
 #: Records buffered in memory before they are written: 16 MB.
 _MAX_BUFFERED = 1 << 20
-#: The maximum number of places returned for a hash. Without a limit, there may be a million, because a list may repeat
-#: a URL.
+#: The maximum number of places returned for a hash. Without this limit, a lookup could return a million places, because
+#: a list may repeat a URL.
 _MAX_PLACES = 4
 
 

@@ -9,7 +9,8 @@ from tasks.errors import UsageError
 if TYPE_CHECKING:
     from producer.output.run_file import RunConfig
 
-# The commands import this module for every call. So it imports the settings, which take 0.1 s, only when needed.
+# The commands import this module for every call. Importing the settings takes 0.1 s, so this module imports them only
+# when needed.
 
 
 def find_broker_url(broker: str | None) -> str | None:

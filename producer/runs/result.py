@@ -43,18 +43,18 @@ class RunResult:
     workers: int
     slots: int
     startup_seconds: float
-    #: The number of images finished by this command, and how many of them were sent again.
+    #: The number of images finished by this command, and how many of these images were sent again.
     images: int
     repaired: int = 0
     #: After a retry: the number of retried images, by their failure reason before the retry.
     before: dict[str, int] | None = None
     #: The folder of the previous run that this run refreshed, or None.
     previous_run: str | None = None
-    #: If there was nothing to do, the earlier command that completed the run.
+    #: The earlier command that completed the run, if this command had nothing to do.
     completion: PreviousResult | None = None
     #: Workers that could not run tasks of the run, and left them to other workers.
     unfit: Sequence[UnfitWorker] = ()
-    #: Where the images of the first shard are, relative to the output folder.
+    #: The place of the first shard's images, relative to the output folder.
     first_images: str = "00000/"
 
     @property

@@ -17,7 +17,10 @@ from tasks.storage.store import Store
 
 
 def all_manifests_exist(store: Store, shards: int) -> bool:
-    """Return whether all manifests exist. A user may have removed a damaged one to have it rebuilt."""
+    """Return whether all manifests exist.
+
+    One may be missing, because a user may remove a damaged manifest to have it rebuilt.
+    """
     return all(store.exists(manifest.name(shard)) for shard in range(shards))
 
 
@@ -60,7 +63,7 @@ def planned_shards(record: RunFile, store: Store) -> int:
 
 
 def is_plan_complete(record: RunFile, planned: PlanProgress) -> bool:
-    """Return whether a plan is known to be complete. If its last shard is partly filled, the URL list ended there."""
+    """Return whether a plan is known to be complete. If the plan's last shard is not full, the URL list ended there."""
     return record.plan is PlanState.COMPLETE or planned.rows % record.options.shard_size != 0
 
 
@@ -68,7 +71,8 @@ def remaining_requests(record: RunFile, store: Store, planned: PlanProgress) -> 
     """Yield the unplanned requests of a run's URL list.
 
     Raises:
-        CommandError: the list is gone or has changed. The run downloads its planned images before it reports this.
+        CommandError: the list is gone or has changed. The run downloads its planned images before it reports this
+            error.
     """
     if not url_list.is_unchanged(record.source, record.fingerprint):
         raise _source_changed_error(record, planned)

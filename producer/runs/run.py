@@ -51,8 +51,9 @@ _COMMAND_FIELDS = ("state", "out", "revision", "epoch", "broker", "retried")
 class Run:
     """A run with a locked folder and a growing plan. Nothing is sent before `execute`.
 
-    The caller holds the lock of the folder. Use it as a context manager: if the block fails, even before `execute`, the
-    run's record shows it. If a command on an existing run fails before it has sent a task, the record stays as it was.
+    The caller holds the lock of the folder. Use the run as a context manager. If the block fails, even before
+    `execute`, the failure is saved in the run's record. If a command on an existing run fails before it has sent a
+    task, the record stays as it was.
     """
 
     def __init__(
@@ -72,10 +73,10 @@ class Run:
             requests: the unplanned requests.
             planned: how much is planned.
             before: for a retry, the number of images to retry, by their failure reason.
-            found: the record of an existing run as this command found it; None for a new run.
+            found: the record of an existing run before this command changed it; None for a new run.
         """
-        #: Whether the previous producer died without recording its end. If so, the record still says that the run is
-        #: running.
+        #: Whether the previous producer died without recording its end. In this case, the record still says that the
+        #: run is running.
         self.abandoned = found is not None and found.state is State.RUNNING
         self._record, self._store, self._before, self._found = record, store, before, found
         self._lock = threading.Lock()
@@ -132,7 +133,7 @@ class Run:
         if not is_plan_complete(record, planned):
             requests = join_previous_images(remaining_requests(record, store, planned), record.options, store)
         for shard in range(planned.shards):
-            # Check each file completely now (0.1 ms each), rather than after all other shards are done.
+            # Check each file completely now (0.1 ms each), and not only after all other shards are done.
             if store.exists(manifest.name(shard)):
                 load_manifest(shard, store, record.id, COLUMNS)
         if not done:
@@ -242,7 +243,7 @@ class Run:
             listener: called with the run's progress, a few times a second.
 
         Raises:
-            CommandError: the run can't continue. ``run.json`` says so, and collected shards stay.
+            CommandError: the run can't continue. ``run.json`` records the failure, and collected shards stay.
             RunInterruptedError: the run was told to end early.
         """
         self._save_broker(pool)
@@ -255,7 +256,7 @@ class Run:
             timing = dispatcher.run(listener)
             result = self._create_result(pool, timing, dispatcher.unfit)
             self._save(state=State.COMPLETE, finished_at=time.time(), totals=result.totals())
-            # All shards are done, so any file still being written belongs to a late duplicate of a task.
+            # All shards are done, so only a late duplicate of a task may still be writing a file.
             self._store.remove_leftovers()
         except BaseException as error:
             self._record_end(error)

@@ -41,11 +41,11 @@ def local_pool(fleet: Fleet) -> WorkerPool:
 
 
 def broker_pool(broker_url: str, out: Location, insecure: bool = False) -> WorkerPool:
-    """Return the workers at a broker. The producer does not start them, and there may be none yet.
+    """Return the workers at a broker. The producer does not start these workers, and there may be none yet.
 
     Args:
         broker_url: the broker's URL.
-        out: the run's output folder. Workers must be able to write there.
+        out: the run's output folder. Workers must be able to write to this folder.
         insecure: whether the run skips the verification of server certificates. Workers must allow this.
 
     Raises:

@@ -52,9 +52,9 @@ _FIRST_ROW = (
     ),
 )
 _EXTENSION = r"\.(?:jpe?g|png|gif|webp|avif|bmp|tiff?|ico|svg)"
-#: URLs may contain commas, semicolons and pipes. As people write them, they may also contain spaces. So a row counts as
-#: a table row only if a column certainly ends in it: at a quotation mark, a second URL, or an image's extension without
-#: a query.
+#: URLs may contain commas, semicolons and pipes. URLs written by people may also contain spaces. So a row counts as a
+#: table row only if the end of a column is certain. A column ends at a quotation mark, at a second URL, or after an
+#: image's extension without a query.
 _ROWS = (
     (re.compile(r"\s*(?:out|dir|checksum|header|referer|user-agent|gid|split|http-(?:user|passwd))=", re.I), _ARIA2),
     (re.compile(r"(?:.*\t)?[\"']?https?://[^\t]*\t|.*\t\s*[\"']?https?://", re.I), _TABS),
@@ -73,7 +73,9 @@ def from_bytes(head: bytes) -> Format | None:
 
 
 def from_rows(rows: Sequence[str]) -> Format | None:
-    """Return the format of a text with these first rows, or None for a list of URLs. Such a list may have bad rows.
+    """Return the format of a text with these first rows, or None for a list of URLs.
+
+    A list of URLs may contain bad rows.
 
     Args:
         rows: the first rows, stripped, without blank ones and comments.

@@ -54,8 +54,8 @@ def read(source: str) -> Iterator[ImageRequest]:
         source: a file's path, or ``-`` for standard input.
 
     Raises:
-        UsageError: the list does not exist, can't be read, or is not a text file with one URL on each line. This is
-            raised at the first request.
+        UsageError: the list does not exist, can't be read, or is not a text file with one URL on each line. The error
+            is raised at the first request.
     """
     try:
         with _open(source) as stream, TextIOWrapper(stream, _encoding(stream, source), "replace") as text:

@@ -115,7 +115,7 @@ def test_tool_reads_all_images(tmp_path: Path, tool: str) -> None:
         lacking(f"{library} is not installed in this environment")
     expected = write_run(LocalStore(tmp_path / "images"), OutputOptions(output_format))
     script = f"{lines}\nimport json\nprint(json.dumps(sorted(found)))"
-    # In a separate process, because some libraries start threads that would affect other tests.
+    # The lines run in a separate process, because some libraries start threads that would affect other tests.
     ended = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
     assert [tuple(sample) for sample in json.loads(ended.stdout.splitlines()[-1])] == expected

@@ -1,4 +1,4 @@
-"""Runs with packed output, by real workers: complete, retried, and resumed."""
+"""Real workers complete, retry and resume runs with packed output."""
 
 from __future__ import annotations
 

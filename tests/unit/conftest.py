@@ -69,7 +69,7 @@ class Canned:
 
     def __exit__(self, *_: object) -> None:
         self.ended.set()
-        # Closing alone would not wake the threads in accept and recv.
+        # The sockets are shut down first, because closing alone would not wake the threads in accept and recv.
         self._listener.shutdown(socket.SHUT_RDWR)
         self._threads[0].join(PATIENCE)
         self.drop_clients()

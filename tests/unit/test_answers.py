@@ -50,7 +50,7 @@ _EXPLAINED = Case("a", "an answer", b"", reason="because")
     ],
 )
 def test_stricter_behaviour_needs_a_reason(case: Case, results: tuple[str, str, str], violation: str) -> None:
-    """A row in which imagefleet does worse than another client needs a reason; a reason without need is an error."""
+    """A row in which imagefleet does worse than another client needs a reason; any other row must not have one."""
     found = table.violations([case], {"a": dict(zip(CLIENTS, results, strict=True))})
     assert len(found) == bool(violation)
     assert violation in "".join(found)

@@ -58,7 +58,7 @@ def result(ours: list[float], theirs: list[float]) -> dict[str, Any]:
 
 
 def test_ratio_compares_the_same_turn() -> None:
-    """A slow moment of the machine affects both and leaves their ratio as it was; goals apply to the median ratio."""
+    """A slow moment of the machine affects both ways alike, so their ratio stays; goals apply to the median ratio."""
     first = next(findings({HTTP_SMALL.name: result([1.0, 4.0, 1.0], [2.0, 8.0, 2.2])}))
     assert first.found == pytest.approx({"median": 2.0, "least": 2.0, "most": 2.2})
     assert (first.goal, first.text, first.verdict) == ("≥ 1.25 x", "2.00 x (2.00 to 2.20)", "reached")
@@ -99,7 +99,7 @@ def test_page_of_a_workload() -> None:
 
 
 def test_plots_are_reproducible() -> None:
-    """A plot has no date and no random ids, and its text is stored as text."""
+    """A plot has no date and no random ids, and stores its labels as text."""
     kept = {HTTP_SMALL.name: result([1.0], [2.0])}
     first = plots.draw(kept)
     assert first == plots.draw(kept)
@@ -174,7 +174,7 @@ class Server:
 
 
 def test_messages_are_counted_after_the_run(tmp_path: Path) -> None:
-    """Messages and deliveries of an image are counted from the append-only files, deleted ones included."""
+    """Messages and deliveries of an image are counted from the append-only files, including deleted files."""
     server: Any = Server(tmp_path)
     (tmp_path / "appendonlydir").mkdir()
 
@@ -222,7 +222,7 @@ def test_plain_celery_imports_no_imagefleet_code() -> None:
 def test_profile_counts_each_sample_once() -> None:
     """A sample counts for its innermost known frame.
 
-    Unknown frames below it count for their caller, and waiting does not count.
+    Unknown frames inside a known frame count for this known caller, and waiting does not count.
     """
     task = ["Worker.run (celery/concurrency/thread.py:1)", "trace_task (celery/app/trace.py:2)"]
     samples = [

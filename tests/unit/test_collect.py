@@ -80,7 +80,7 @@ def test_second_delivery_changes_nothing(planned: LocalStore, outcomes: list[Out
 
 
 def test_interrupted_clean_up_is_finished(planned: LocalStore, outcomes: list[Outcome]) -> None:
-    """If a collect task died after writing the manifest, the next delivery removes the remaining strays."""
+    """If a collect task died after writing the manifest, the next delivery removes the remaining stray files."""
     collect(_SHARD, outcomes, _RUN, planned)
     planned.create("00002/late.jpg", b"")
     collect(_SHARD, outcomes, _RUN, planned)
@@ -118,7 +118,7 @@ def test_missing_file_prevents_the_manifest(planned: LocalStore, outcomes: list[
 
 
 def test_failed_stats_prevent_the_manifest(planned: LocalStore, outcomes: list[Outcome]) -> None:
-    """If the stats can't be written, there is no manifest, and no stray is removed."""
+    """If the stats can't be written, no manifest is written and no file is removed."""
     (planned.root / "00002_stats.json").mkdir()
     with pytest.raises(StorageError, match=r"could not save 00002_stats\.json"):
         collect(_SHARD, outcomes, _RUN, planned)
@@ -130,7 +130,7 @@ def test_failed_stats_prevent_the_manifest(planned: LocalStore, outcomes: list[O
 def test_stats_are_removed_without_their_manifest(
     planned: LocalStore, outcomes: list[Outcome], monkeypatch: pytest.MonkeyPatch, taken: bool
 ) -> None:
-    """If the disk is full for the manifest, its stats are removed; stats of a duplicate task's manifest stay."""
+    """If the manifest does not fit on the disk, its stats are removed; stats of a duplicate task's manifest stay."""
     create = LocalStore.create_durably
 
     def refuse(self: LocalStore, name: str, body: bytes) -> NoReturn:
@@ -273,7 +273,7 @@ def test_wrong_outcomes_of_a_later_revision_write_nothing(
 
 
 def test_late_collect_task_of_an_earlier_revision_removes_nothing(collected: LocalStore) -> None:
-    """A late collect task removes no image of a later revision, neither before nor after the later manifest."""
+    """A late collect task removes no image of a later revision, whether that has written its manifest or not."""
     collect(_SHARD, [saved(1)], _LATER, collected, count=1)
     collected.create("00002/000022.png", b"saved by the pass that is under way")
     before = snapshot(collected)

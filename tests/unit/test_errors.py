@@ -21,7 +21,7 @@ def below(root: type[Exception]) -> list[type[Exception]]:
 
 
 def test_every_reason_has_one_error_class() -> None:
-    """Each reason has exactly one direct subclass of FetchError."""
+    """For each reason there is exactly one direct subclass of FetchError."""
     reasons = Counter(kind.reason for kind in FetchError.__subclasses__())
     assert reasons == dict.fromkeys(Reason, 1)
 

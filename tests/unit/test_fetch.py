@@ -59,7 +59,7 @@ class Raising(Downloader):
 
 
 def test_long_wait_is_requeued(store: LocalStore) -> None:
-    """A long wait gives a countdown with the attempts and time so far, or an Outcome if the caller can't requeue."""
+    """A long wait gives a countdown with the attempts and time so far; a caller that can't requeue gets an Outcome."""
     waits = Raising(
         LongWaitError("HTTP 503: the server requests a wait of 60 s at http://a.example/?token=x", retry_after=60.0)
     )
@@ -96,7 +96,7 @@ def test_refused_row_is_not_fetched(store: LocalStore) -> None:
 
 
 def test_image_with_a_name_of_its_own(demo: DemoServer, downloader: Downloader, store: LocalStore) -> None:
-    """The image is saved under the request's name, with the extension of its real format, and found there again."""
+    """The image is saved under the request's name with its real format's extension, and a second delivery finds it."""
     request = FetchRequest(f"{demo.url}/images/3.png", 27, path="cats/tom")
     outcome = fetch(request, _RUN, store, downloader)
     assert (outcome.key, outcome.path, store.exists("cats/tom.png")) == ("000027", "cats/tom.png", True)
@@ -292,7 +292,7 @@ def test_resized_image(demo: DemoServer, downloader: Downloader, store: LocalSto
 
 
 def test_incomplete_image_is_not_resized(store: LocalStore, sessions_to: Callable[..., Sessions]) -> None:
-    """An image with missing pixels is saved unchanged, because they are not decoded, but can't be resized."""
+    """An image with missing pixels is saved unchanged if its pixels need not be decoded; it can't be resized."""
     whole = draw_image(3, 100, 50, "jpeg")
     with Canned(always(response(whole[: len(whole) // 2]))) as server:
         downloader = Downloader(sessions_to(server.address))
@@ -307,7 +307,7 @@ def test_incomplete_image_is_not_resized(store: LocalStore, sessions_to: Callabl
 
 
 def test_second_delivery_of_the_same_resized_image(demo: DemoServer, downloader: Downloader, store: LocalStore) -> None:
-    """A redelivered task makes the same file again, and has the same Outcome."""
+    """If a task is redelivered, it makes the same file again and returns the same Outcome."""
     url = f"{demo.url}/images/3.jpg?width=200&height=100"
     first, second = (fetch(FetchRequest(url, 0), _RESIZING, store, downloader) for _ in range(2))
     assert replace(second, fetch_seconds=first.fetch_seconds, finished_at=first.finished_at) == first
@@ -315,7 +315,7 @@ def test_second_delivery_of_the_same_resized_image(demo: DemoServer, downloader:
 
 
 def test_second_delivery_of_another_resized_image(demo: DemoServer, downloader: Downloader, store: LocalStore) -> None:
-    """The second delivery's Outcome describes the saved file, without the original's size, which it can't know."""
+    """The second delivery's Outcome describes the saved file, but lacks the original's size, which is unknown then."""
     first = fetch(FetchRequest(f"{demo.url}/images/3.png?width=200&height=100", 0), _RESIZING, store, downloader)
     second = fetch(FetchRequest(f"{demo.url}/images/4.png?width=300&height=100", 0), _RESIZING, store, downloader)
     assert second.recovered
@@ -575,7 +575,7 @@ def test_incomplete_image_from_the_server_is_kept(store: LocalStore, sessions_to
     assert store.read("00000/000000.jpg") == half
     gone = fetch(FetchRequest("http://a.example/", 0, recover=True), _RUN, store, Raising(HttpClientError("HTTP 404")))
     assert not gone.ok
-    # A counted Outcome may name this file; collecting the shard settles this.
+    # The file stays, because a counted Outcome may name it; the collect task removes it if none does.
     assert store.read("00000/000000.jpg") == half
 
 

@@ -63,7 +63,7 @@ def test_closes_least_recently_used_first(sockets: Callable[[int], list[socket.s
 
 
 def test_follows_the_limit(sockets: Callable[[int], list[socket.socket]]) -> None:
-    """When a new descriptor falls in the last quarter of the limit, the surplus idle connections are closed."""
+    """If a new descriptor's number is in the last quarter of the limit, the surplus idle connections are closed."""
     idle = IdleConnections(100)
     for each in sockets(10):
         idle.add(each)
@@ -108,7 +108,7 @@ def test_other_errors_are_raised_at_once() -> None:
 
 
 def test_finds_the_cause_of_an_error() -> None:
-    """redis-py and the LocalStore raise their own errors from the system's."""
+    """redis-py and the LocalStore wrap the system's error in errors of their own."""
     raised = redis.ConnectionError("Error 24 connecting to 127.0.0.1:6379")
     raised.__context__ = OSError(errno.EMFILE, "Too many open files")
     assert is_exhausted(raised)
@@ -133,7 +133,7 @@ def test_raises_the_soft_limit_to_the_hard_one() -> None:
 
 
 def test_slots_leave_room_for_everything_else() -> None:
-    """A worker with 128 slots runs under a limit of 256; one with 250 slots does not."""
+    """A worker with 128 slots runs under a limit of 256 descriptors; a worker with 250 slots does not."""
     assert max_slots(256) >= 128
     assert max_slots(256) < 250
     assert max_slots(10) == 0

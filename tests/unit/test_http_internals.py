@@ -1,10 +1,11 @@
 """The internals of requests, urllib3 and http.client used by our adapters and connections are unchanged.
 
-Most changes would break nothing visibly. If urllib3 stopped calling `_new_conn`, connections would bypass the guard; if
-it set `verify_mode` differently, servers would not be verified. Therefore ``pyproject.toml`` bounds both libraries. To
-allow a new version, read its changes to the parts below, then update the digests and the bounds.
+Most changes of these internals would go unnoticed. If urllib3 stopped calling `_new_conn`, connections would bypass the
+guard; if it set `verify_mode` differently, servers would not be verified. Therefore ``pyproject.toml`` bounds both
+libraries. To allow a new version, read its changes to the parts below, then update the digests and the bounds.
 
-http.client comes with Python and differs between Python's versions. So the tests below check its behaviour.
+http.client comes with Python and differs between Python's versions. Therefore the tests below check the behaviour of
+http.client.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ from tasks.download.sockets import PlainSocket
 
 #: The parts we override or call, and their callers, with the first digits of the SHA-256 of their source.
 _SOURCES = {
-    # Calls the methods overridden by our adapter, and our pool's `urlopen`.
+    # requests calls the methods that our adapter overrides, and our pool's `urlopen`.
     "adapters.HTTPAdapter.__init__": "fd3e5e9d250e",
     "adapters.HTTPAdapter.init_poolmanager": "dcc10b3b4da2",
     "adapters.HTTPAdapter.get_connection_with_tls_context": "cf749a3be9e2",
@@ -60,7 +61,7 @@ _SOURCES = {
     "poolmanager.PoolManager.connection_from_host": "d101301d4108",
     "poolmanager.PoolManager.connection_from_context": "8f3204a9cc60",
     "poolmanager.PoolManager.connection_from_pool_key": "3d772c8ce703",
-    # Keeps one idle connection for each host, and asks it `is_connected`.
+    # The pool keeps one idle connection for each host, and asks it `is_connected`.
     "connectionpool.HTTPConnectionPool.__init__": "780d831d36f4",
     "connectionpool.HTTPConnectionPool._new_conn": "243b34ca0fe6",
     "connectionpool.HTTPConnectionPool._get_conn": "78fb22fdf2f9",
@@ -71,7 +72,7 @@ _SOURCES = {
     "connectionpool._normalize_host": "e189498fe783",
     "connectionpool._close_pool_connections": "b3129a509e21",
     "connection_util.is_connection_dropped": "f9c8ca574e54",
-    # Gets its socket from our `_new_conn`, which asks the guard; then verifies the server.
+    # The connection gets its socket from our `_new_conn`, which asks the guard; then it verifies the server.
     "urllib3_connection.HTTPConnection.__init__": "e043b0d7c163",
     "urllib3_connection.HTTPConnection.connect": "b70c63e73088",
     "urllib3_connection.HTTPConnection.is_connected": "2a727e90f341",
@@ -82,7 +83,7 @@ _SOURCES = {
     "ssl_.ssl_wrap_socket": "82ac38231463",
     "ssl_._ssl_wrap_socket_impl": "8d5f943b8e72",
     "ssl_.resolve_cert_reqs": "ece0935c5bda",
-    # Reads the body by `read1`, then returns `_connection` to `_pool`, or closes it.
+    # The response reads the body by `read1`, then returns `_connection` to `_pool`, or closes it.
     "response.BaseHTTPResponse.__init__": "91bd5d87a262",
     "response.HTTPResponse.__init__": "f4c8dc77d1a5",
     "response.HTTPResponse._init_length": "477b2301d126",
@@ -134,7 +135,7 @@ def test_source_is_unchanged(name: str, digest: str) -> None:
 
 @pytest.mark.parametrize("library", ["requests", "urllib3"])
 def test_next_minor_version_is_not_installed(library: str) -> None:
-    """The bounds in pyproject.toml allow the version with these digests, and no later minor version."""
+    """The bounds in pyproject.toml allow the version that has these digests, and no later minor version."""
     text = (Path(tasks.__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8")
     bounds = [Requirement(item) for item in tomllib.loads(text)["project"]["dependencies"]]
     allowed = next(item.specifier for item in bounds if item.name == library)
@@ -275,7 +276,7 @@ def test_trailer_is_read_to_its_end() -> None:
         found = Response(connection, method="GET")
         found.begin()
         file = found.fp
-        # Keeps the file open for the next read.
+        # This override keeps the file open for the next read.
         file.close = lambda: None  # type: ignore[method-assign]
         assert found.read1(100) == b""
         assert file.read(4) == b"next"

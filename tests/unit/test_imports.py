@@ -33,7 +33,7 @@ def test_only_needed_packages_are_imported(module: str, needed: set[str]) -> Non
     assert set(loaded) & _HEAVY <= needed
 
 
-#: Imports all modules, and prints what has changed: pairs of before and after by name, and calls of ``mallopt``.
+#: A program that imports all modules, and prints the changes: old and new values by name, and the calls of ``mallopt``.
 _IMPORT_ALL = """
 import ctypes, gc, importlib, json, logging, pkgutil, warnings
 from PIL import Image, PngImagePlugin

@@ -36,7 +36,7 @@ _LATER = RetryLater("HTTP 429", 61.5, PriorAttempts(2, 0.75))
 
 
 def test_task_is_resent_with_its_attempts_and_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Arguments stay, attempts and time are added, texts stay redacted; an unreachable Redis is waited for."""
+    """Resending keeps the arguments and redacted texts, adds attempts and time, and waits for an unreachable Redis."""
     monkeypatch.setattr("tasks.broker.redis_retry.time.sleep", lambda _: None)
     task: Any = Sending(2, revision=1, recover=True, attempts=1, seconds=0.5)
     assert jobs._requeue_later(task, _LATER).when == 61.5

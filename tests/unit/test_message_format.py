@@ -24,7 +24,7 @@ _OBJECTS = (dict, Mapping)
 def _kind(annotation: Any) -> str:
     """Return the JSON form of a value of this type, with everything nested in it.
 
-    The names of classes are not part of it, because they are not part of a message.
+    This form leaves out the names of classes, because they are not part of a message.
 
     Raises:
         TypeError: the type has no kind here.
@@ -115,7 +115,7 @@ class _Renamed:
 
 
 def test_format_of_a_value_includes_nested_values() -> None:
-    """Fields, types and enum values at every depth count; class names and the order of fields do not."""
+    """Fields, types and enum values at every depth affect the digest; class names and the order of fields do not."""
     assert _kind(_Outer) == "{inner: {shade: ('light')}, pairs: [[string, string]]}"
     assert _kind(_Renamed) == "{inner: null | {shade: ('light')}, pairs: [[string, string]]}"
 

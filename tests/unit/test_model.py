@@ -71,7 +71,7 @@ def test_key_matches_img2dataset(shard: int, shard_size: int) -> None:
     [(0, 1000, "00000000"), (3_007, 1000, "00003007"), (123_456_999, 1000, "123456999"), (2, 1, "000020")],
 )
 def test_keys_of_known_images(index: int, shard_size: int, key: str) -> None:
-    """Keys of the usual size have eight digits, and grow only if the shard number does."""
+    """Keys usually have eight digits, and get longer only if the shard number needs more than five digits."""
     assert image_key(index, shard_size) == key
 
 
@@ -108,7 +108,7 @@ def test_outcome_omits_unset_fields() -> None:
 
 
 def test_ignores_unknown_fields() -> None:
-    """A message of a later version is read without its unknown fields."""
+    """Unknown fields in a message of a later version are ignored."""
     assert Outcome.from_json({"key": "1", "status": "success", "later": 1}) == Outcome("1", Status.SUCCESS)
     run = RunOptions("/out", 10, FetchOptions(retries=7))
     later = run.to_json()

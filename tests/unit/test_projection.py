@@ -48,14 +48,14 @@ def test_reads_the_measurements() -> None:
 
 
 def test_cpu_limits_the_rate_of_fast_images() -> None:
-    """For fast images the cores are the limit: two of them at 70 % do 700 images/s of 2 ms."""
+    """For fast images the cores are the limit: two cores at 70 % handle 700 images/s that cost 2 ms of CPU each."""
     needed = Resources.for_rate(690, 0.02, COST, 1000)
     assert (needed.slots, needed.cores, needed.processes, needed.hosts) == (14, 2, 2, 1)
     assert (needed.redis_servers, needed.producers) == (1, 1)
 
 
 def test_slots_limit_the_rate_of_slow_images() -> None:
-    """For slow images the slots determine the number of processes: each has at most 64."""
+    """For slow images the slots determine the number of processes, because each process has at most 64 slots."""
     needed = Resources.for_rate(690, 1.0, COST, 1000)
     assert (needed.slots, needed.cores, needed.processes) == (690, 2, 11)
 

@@ -40,13 +40,13 @@ with ThreadPoolExecutor(8) as pool:
 
 @pytest.mark.skipif(not _STATM.exists(), reason="needs Linux: reads the process's memory from /proc/self/statm")
 def test_large_images_are_freed() -> None:
-    """Once its threads are done with large images, a process is as small as before."""
+    """Once its threads are done with large images, a process uses as little memory as before."""
     argv = [sys.executable, "-c", _PROGRAM]
     done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=True)
     assert int(done.stdout) < 200
 
 
 def test_other_c_libraries_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without mallopt in the C library, nothing happens."""
+    """If the C library has no mallopt, nothing happens."""
     monkeypatch.setattr(ctypes, "CDLL", lambda _: object())
     runtime_tuning.return_large_blocks()

@@ -46,7 +46,7 @@ def test_reports_unexpected_passes() -> None:
 
 
 def test_numbers_match_the_documentation() -> None:
-    """One more passing test is reported, too."""
+    """An additional passing test is reported too."""
     result = Result(passed=3, expected=_NAMES)
     (fault,) = wrong(_SUITE, result, {**result.counts(), "passed": 2})
     assert "docs/upstream-tests.md" in fault

@@ -103,7 +103,7 @@ def test_options_of_a_draining_run_are_not_cached() -> None:
 
 
 def test_slots_read_options_once_together() -> None:
-    """Slots that start at the same moment read a run's options once, not each over its own connection."""
+    """Slots that start at the same moment read a run's options only once, together."""
     slots = 16
     barrier = threading.Barrier(slots)
     server = Mock()

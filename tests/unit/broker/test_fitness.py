@@ -88,7 +88,7 @@ def fleet(monkeypatch: pytest.MonkeyPatch) -> Iterator[Fleet]:
 
 
 def test_dead_host_fails_if_others_are_reachable(fleet: Fleet) -> None:
-    """Connecting to a host that responded before proves that the network works; the proof holds for a moment."""
+    """If a host that responded before accepts a connection, the network works; this proof is valid only briefly."""
     fleet.succeeds(url="http://good:81/1.jpg")
     assert [fleet.fails(DnsError("no such name"), f"http://dead{number}/") for number in range(4)] == [None] * 4
     assert fleet.probed == ["good:81"]
@@ -98,9 +98,9 @@ def test_dead_host_fails_if_others_are_reachable(fleet: Fleet) -> None:
 
 
 def test_worker_without_network_requeues_its_failures(fleet: Fleet) -> None:
-    """The first failures go to another worker, and the message names the workers that tried.
+    """The first failed tasks go to another worker, and their messages name the workers that tried.
 
-    After three hosts, the worker is unfit.
+    After failures at three hosts, the worker is unfit.
     """
     for number in range(2):
         assert fleet.fails(DnsUnavailableError("no answer"), f"http://host{number}/") == ["me"]
@@ -118,7 +118,7 @@ def test_unknown_names_make_no_worker_unfit(fleet: Fleet) -> None:
 
 
 def test_returned_task_is_requeued_untried(fleet: Fleet) -> None:
-    """A worker requeues its own returned task after a moment until another worker has tried it, and counts nothing."""
+    """If a worker's requeued task comes back to it first, it requeues the task after a moment, and counts nothing."""
     for _ in range(10):
         assert fleet.fails(ConnectError("refused"), "http://dead/", ("me",)) == []
     assert (fleet.unfit(), fleet.paused) == ({}, [0.1] * 10)
@@ -127,7 +127,7 @@ def test_returned_task_is_requeued_untried(fleet: Fleet) -> None:
 
 
 def test_one_host_that_keeps_failing_makes_a_worker_unfit(fleet: Fleet) -> None:
-    """With a list of one host, a worker without any response from it becomes unfit."""
+    """If a list has only one host, a worker that gets no response from this host becomes unfit."""
     assert [fleet.fails(ConnectError("no route")) for _ in range(8)] == [["me"]] * 8
     assert fleet.unfit()["kind"] == "network"
 
@@ -167,7 +167,7 @@ def test_image_fails_without_another_able_worker(
     "error", [DnsUnavailableError("no answer"), StorageError("in the way")], ids=["network", "storage"]
 )
 def test_image_fails_if_all_have_tried_it(fleet: Fleet, error: FetchError) -> None:
-    """An image fails at the last worker once all have tried it."""
+    """An image fails once every worker has tried it."""
     assert fleet.fails(error, tried_by=("other",)) is None
 
 
@@ -200,7 +200,10 @@ def test_full_disk_affects_one_run(fleet: Fleet) -> None:
 
 
 def test_unfit_worker_tries_one_task_at_a_time_and_recovers(fleet: Fleet) -> None:
-    """It tries one task after each pause, which doubles; it recovers with a success that started after the failure."""
+    """After each pause it tries one task, and doubles the pause if that fails.
+
+    A success that started after the failure ends the pauses.
+    """
     proxy_gone = ConnectError("the proxy can't be reached")
     proxy_gone.is_worker_fault = True
     early = fleet.fitness.check("run")
@@ -238,7 +241,7 @@ def test_shard_is_collected_by_a_worker_that_can_save(fleet: Fleet) -> None:
 
 
 def test_ended_run_gets_no_new_keys(fleet: Fleet) -> None:
-    """If a run has ended, a worker's record for it leaves no key."""
+    """If a worker reports itself as unfit for a run that has ended, no key remains."""
     fleet.server.delete(keys.run("run"))
     assert fleet.fails(StorageError("disk full")) == ["me"]
     assert not fleet.server.exists(keys.unfit("run"))

@@ -1,4 +1,4 @@
-"""When a worker may treat another as dead, and how a worker id identifies a process."""
+"""A worker treats another as dead only with proof, and a worker id identifies one process."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def beats(contact: ContinuousContact, clock: list[float], seconds: float) -> None:
-    """Reach Redis at each interval of this many seconds."""
+    """Let the worker contact Redis after each of these intervals in seconds."""
     for _ in range(int(seconds // limits.HEARTBEAT_INTERVAL)):
         clock[0] += limits.HEARTBEAT_INTERVAL
         contact.record_reply()

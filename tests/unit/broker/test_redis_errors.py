@@ -122,7 +122,7 @@ def test_worker_waits_for_redis(code: str, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_stopping_worker_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its task stays unacknowledged, and goes to another worker."""
+    """The task stays unacknowledged, and goes to another worker."""
     monkeypatch.setattr(state, "should_stop", 0)
 
     def step() -> None:

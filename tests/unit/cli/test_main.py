@@ -261,7 +261,7 @@ def test_invalid_worker_setting_is_refused_before_the_fleet_starts(
 def test_worker_settings_are_not_checked_with_a_broker(
     main: Main, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """With `--broker`, workers have environments of their own, so this one is not checked."""
+    """With `--broker`, workers have environments of their own, so the command's own environment is not checked."""
     monkeypatch.setenv("IMAGEFLEET_PROXY", "me:word")
     (tmp_path / "list.txt").write_text("http://a.example/\n")
     _, _, errors = main("run", str(tmp_path / "list.txt"), "--out", str(tmp_path / "out"), "--broker", _DEAD)
@@ -332,7 +332,7 @@ def test_usage_error_is_a_json_object(
 
 
 def test_unexpected_error_is_a_json_object(main: Main, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """With --json an unexpected error is one object too, and so is an interruption."""
+    """With --json an unexpected error and an interruption are reported as one object too."""
     arguments = ["run", "list.txt", "--out", str(tmp_path / "out"), "--json"]
     monkeypatch.setattr("producer.sources.text.read", lambda _: 1 / 0)
     status, output, _ = main(*arguments)
@@ -358,7 +358,7 @@ def test_unreachable_broker_leaves_no_folder(main: Main, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("state", list(State))
 def test_failed_resume_is_not_recorded_as_running(main: Main, tmp_path: Path, state: State) -> None:
-    """If a resumed run gets no fleet, its record keeps its state, but a state of running becomes failed."""
+    """If a resumed run gets no fleet, its record keeps its state, except that the state "running" becomes "failed"."""
     store = LocalStore(tmp_path)
     record = RunFile("id", "-", str(tmp_path), RunConfig(), plan=PlanState.COMPLETE, planned_rows=1, planned_shards=1)
     record.create(store)
@@ -401,7 +401,7 @@ def test_cancel_of_a_local_run_asks_no_broker(main: Main, monkeypatch: pytest.Mo
 
 
 def test_change_of_broker_is_reported(main: Main, tmp_path: Path) -> None:
-    """If a run continues on another broker, this is reported, without secrets."""
+    """If a run continues on another broker, the command reports the change, without secrets."""
     store = LocalStore(tmp_path)
     record = RunFile("id", "-", str(tmp_path), RunConfig(), plan=PlanState.COMPLETE, planned_rows=1, planned_shards=1)
     replace(record, broker="redis://***@a.example/0", state=State.INTERRUPTED).create(store)
@@ -424,7 +424,7 @@ def test_unusable_listen_address_is_an_error(main: Main) -> None:
     status, _, errors = main("serve", "--host", "192.0.2.1")
     assert (status, parts(errors)) == (2, ["Error", "Why", "To do"])
     assert "192.0.2.1:8765" in errors
-    # The cause is given once.
+    # The message gives the cause only once.
     assert errors.count("listen") == 1
 
 

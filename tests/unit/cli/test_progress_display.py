@@ -46,7 +46,7 @@ def written_lines(screen: Console) -> list[str]:
 def bar_lines(display: Display) -> list[str]:
     """Return the lines of the bar on a terminal of 80 columns."""
     assert display._bar is not None
-    # Use another console, because the bar's own would show it twice.
+    # Print on another console, because the bar's own console would show the text twice.
     screen = console(terminal=True)
     screen.print(display._bar.get_renderable())
     return [line for line in written_lines(screen) if line]
@@ -91,7 +91,7 @@ def test_bar_is_gone_at_the_end(watch: Watch) -> None:
 
 
 def test_each_way_has_a_clock_of_its_own(watch: Watch) -> None:
-    """The second way has its own time and speed."""
+    """The second way of a comparison has its own time and speed."""
     screen = console(terminal=False)
     with Display(screen) as display:
         display.show("one by one", DisplayedProgress(0, 100))
@@ -108,7 +108,7 @@ def test_each_way_has_a_clock_of_its_own(watch: Watch) -> None:
 
 
 def test_note_is_a_line_without_a_terminal(watch: Watch) -> None:
-    """A note is printed when it changes, beside the counts."""
+    """A note is printed beside the counts when it changes."""
     screen = console(terminal=False)
     with Display(screen) as display:
         for note in ("", "waiting", "waiting", "", "waiting"):
@@ -120,7 +120,7 @@ def test_note_is_a_line_without_a_terminal(watch: Watch) -> None:
 
 
 def test_speed_leaves_out_earlier_images(watch: Watch) -> None:
-    """Images of an earlier command count as done, but not for the speed."""
+    """Images of an earlier command count as done, but do not count for the speed."""
     screen = console(terminal=False)
     with Display(screen) as display:
         display.show("images", DisplayedProgress(0, 1000))
@@ -141,7 +141,7 @@ def test_early_end_has_no_time_left(watch: Watch) -> None:
 
 @pytest.mark.parametrize(("terminal", "quiet"), [(True, False), (False, False), (False, True)])
 def test_start_of_a_fleet_is_shown(terminal: bool, quiet: bool) -> None:
-    """While workers start, a terminal shows this until they are up; elsewhere a line is printed."""
+    """While workers start, a terminal shows a note until they are up; elsewhere a line is printed."""
     screen = console(terminal)
     with show_waiting(screen, "Starting 2 workers", quiet):
         pass

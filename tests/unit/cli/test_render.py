@@ -90,7 +90,7 @@ def test_report_without_failures() -> None:
 
 
 def test_report_of_a_resumed_run() -> None:
-    """Time and speed are of this command, and the report says how much of the run it did."""
+    """Time and speed are those of this command, and the report says how much of the run this command did."""
     shown = text(render.render_run(replace(_REPORT, images=320)))
     assert shown.splitlines()[:4] == [
         "Total Execution Time  12.50 seconds",
@@ -132,14 +132,14 @@ def test_report_of_a_comparison() -> None:
 
 
 def test_error_has_three_parts() -> None:
-    """An error says what happened, why, and what to do. None of it is interpreted as markup."""
+    """An error says what happened, why, and what to do. No part of the error is interpreted as markup."""
     assert (
         text(render.render_error(CommandError("It [bold]broke[/bold]", "it was old", "Buy another."))) == _GOLDEN_FAULT
     )
 
 
 def test_json_totals() -> None:
-    """The JSON totals of a run are rounded, and hold the figures for a script."""
+    """The JSON totals of a run hold the figures that a script needs, rounded."""
     assert _REPORT.totals() == {
         "total": 3000,
         "success": 2997,
@@ -187,6 +187,6 @@ def test_errors_are_escaped() -> None:
     [("", 0, "10 failed"), ("dns", 10, "10 failed (dns)"), ("dns", 6, "10 failed (6 of them dns)")],
 )
 def test_progress_names_the_main_reason(reason: str, count: int, expected: str) -> None:
-    """The main reason of failures is shown while the run is going, not only when all images have failed."""
+    """The main reason of failures is shown during the run, and not only when all images have failed."""
     progress = Progress(0, 10, 0, 200, True, main_reason=reason, main_reason_count=count)
     assert render.describe_failures(progress) == expected

@@ -13,7 +13,7 @@ from producer.dispatch.progress import Progress
 
 
 def test_progress_separates_earlier_images() -> None:
-    """Images are counted for the whole run; figures of this command alone are labelled so."""
+    """Images are counted for the whole run; figures of this command alone have a label that says so."""
     shown: list[tuple[str, DisplayedProgress]] = []
     display: Any = SimpleNamespace(show=lambda *arguments: shown.append(arguments))
     run_commands._show_run(display, Progress(30, 10, 2048, 200, True, done_before=60))

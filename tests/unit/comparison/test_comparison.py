@@ -36,7 +36,7 @@ def test_speedup_is_measured_against_one_by_one() -> None:
 
 
 def test_speed_counts_failed_images() -> None:
-    """A failed image took time too."""
+    """The time of failed images counts too."""
     assert [round(way.images_per_second, 2) for way in _WAYS] == [1.67, 6.67, 13.33]
     assert Way("none", 1, 0.0, _DONE, Path()).images_per_second == 0.0
 
@@ -70,7 +70,7 @@ def test_each_way_has_a_folder(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("folder", FOLDERS.values())
 def test_folder_with_a_run_is_refused(tmp_path: Path, folder: str) -> None:
-    """If one of the folders holds a run, nothing starts."""
+    """If the folder of any way holds a run, nothing starts."""
     RunFile("id", "list.txt", "/out", RunConfig()).create(LocalStore(tmp_path / folder))
     with pytest.raises(UsageError, match=f"{folder} already holds a run"):
         stores(tmp_path)

@@ -95,7 +95,7 @@ def test_other_results_are_unchanged(result: str) -> None:
 
 
 def test_failed_image_is_a_failed_task() -> None:
-    """Only the type changes, in a copy of the event, because others may hold the original."""
+    """Only the event's type changes, and only in a copy, because other code may hold the original event."""
     event = success_event(event_text(_MISSING))
     assert adjust_event(event) == {**event, "type": "task-failed"}
     assert event["type"] == "task-succeeded"
@@ -121,7 +121,7 @@ def test_collect_task_shows_its_shard(kwargs: str | None, shown: str) -> None:
 
 
 def test_flower_accepts_the_configuration(tmp_path: Path) -> None:
-    """Flower knows every option in the file, also when read twice; tornado would ignore a misspelled one."""
+    """Flower knows every option in the file, also at a second reading; tornado would ignore a misspelled one."""
     (tmp_path / "password").write_text("a secret\n")
     code = f"""
 from types import SimpleNamespace

@@ -23,7 +23,7 @@ def _fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def test_defaults_allow_nothing_more() -> None:
-    """Without variables, only public addresses are allowed, and no folder."""
+    """Without variables, only public addresses are allowed, and workers may write to no folder."""
     found = settings()
     assert (found.broker_url, found.allow_networks, found.store_roots, found.ca_bundle) == (None, (), (), None)
     assert found.prefetch == limits.PREFETCH
@@ -109,7 +109,7 @@ def test_refuses_a_ca_without_tls(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_sentinel_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The password is put where the client reads it, and refused for a URL without Sentinels."""
+    """The Sentinels' password is put where the client reads it, and is refused for a URL without Sentinels."""
     (tmp_path / "word").write_text("se&cret\n")
     monkeypatch.setenv("IMAGEFLEET_BROKER_SENTINEL_PASSWORD_FILE", str(tmp_path / "word"))
     for url, separator in (("sentinel://a/0;sentinel://b/0", "?"), ("sentinel://a/0?master_name=m", "&")):
@@ -138,7 +138,7 @@ def test_refuses_a_broker_file_without_a_url(monkeypatch: pytest.MonkeyPatch, na
 
 
 def test_ignores_unknown_variables(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Unknown variables, and those without our prefix, are ignored."""
+    """Unknown variables, and variables without our prefix, are ignored."""
     before = settings()
     settings.cache_clear()
     monkeypatch.setenv("IMAGEFLEET_NO_SUCH_THING", "1")
@@ -147,7 +147,7 @@ def test_ignores_unknown_variables(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_settings_are_read_once_and_frozen(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Settings that a process has read do not change."""
+    """Once a process has read the settings, they do not change."""
     first = settings()
     monkeypatch.setenv("IMAGEFLEET_ALLOW_NETWORKS", "10.0.0.0/8")
     assert settings() is first
@@ -162,8 +162,8 @@ def test_every_setting_is_described() -> None:
 
 
 def test_limits_leave_time_for_reserved_tasks() -> None:
-    """A task's deadline and the wait behind other reserved tasks end before its message is redelivered."""
-    # Running tasks count as reserved; a quarter of the time is spare.
+    """Redis redelivers a message only after its task's wait behind other reserved tasks and its deadline have ended."""
+    # Running tasks count as reserved, and a quarter of the visibility timeout is kept in reserve.
     assert limits.MAX_DEADLINE * limits.PREFETCH <= limits.VISIBILITY_TIMEOUT * 3 / 4
 
 

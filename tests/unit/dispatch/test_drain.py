@@ -1,4 +1,4 @@
-"""A run that ends early waits for its workers' current downloads, and for nothing else."""
+"""A run that ends early waits only for its workers' current downloads."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def start_drain(workers: Any, *nodes: str) -> Drain:
 
 
 def ask(drain: Drain, workers: Any, *answers: dict[str, dict[str, int]]) -> Drain:
-    """Ask again, half a second later."""
+    """Ask the workers again, half a second later."""
     workers.now += 0.6
     workers.answers = list(answers)
     drain.ask()
@@ -47,7 +47,7 @@ def ask(drain: Drain, workers: Any, *answers: dict[str, dict[str, int]]) -> Drai
 
 
 def test_idle_workers_are_asked_twice(workers: Any) -> None:
-    """The workers' images are added up; draining ends once all workers have reported twice that they are idle."""
+    """The images of all workers are added up; draining ends once each worker has reported twice that it is idle."""
     found = start_drain(workers, "a@x", "b@x")
     busy, idle = {"images": 3, "shards": 0}, {"images": 0, "shards": 0}
     assert ask(found, workers, {"a@x": busy}, {"b@x": busy}).images == 6
@@ -80,7 +80,7 @@ def test_dead_worker_is_not_waited_for(workers: Any) -> None:
 
 
 def test_worker_of_another_version_counts_as_idle(workers: Any) -> None:
-    """It takes no task of the run, and replies that it does not know the command."""
+    """A worker of another version takes no task of the run, and replies that it does not know the command."""
     found = start_drain(workers, "a@x")
     error: Any = {"error": "KeyError('imagefleet_drain')"}
     assert ask(ask(found, workers, {"a@x": error}), workers, {"a@x": error}).idle

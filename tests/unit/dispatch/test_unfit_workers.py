@@ -1,4 +1,4 @@
-"""Which workers a producer reports as unfit, from their own reports."""
+"""A producer reports workers as unfit from their own reports."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_waits_before_reporting_an_uncertain_worker(server: fakeredis.FakeRedis)
 
 
 def test_unfit_fleet_reports_no_worker(server: fakeredis.FakeRedis) -> None:
-    """If no worker can do better, the reasons of the failed images explain the problem."""
+    """If all workers have the problem, none is reported, because the reasons of the failed images explain it."""
     workers = UnfitWorkers(server, "run")
     for worker in (_BAD, _GOOD):
         report_unfit(server, worker, "storage", certain=True)

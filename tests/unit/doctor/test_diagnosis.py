@@ -33,7 +33,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]
 
 
 def test_settings(environment: Callable[..., None]) -> None:
-    """Usable network settings are named; without any, there is no finding."""
+    """Usable network settings are named; if there are no network settings, there is no finding."""
     environment(STORE_ROOTS="/data")
     assert diagnosis._network_setting_findings(local=True) == []
     with socket.create_server(("127.0.0.1", 0)) as proxy:
@@ -45,7 +45,7 @@ def test_settings(environment: Callable[..., None]) -> None:
 def test_unusable_settings_are_named(environment: Callable[..., None]) -> None:
     """Every unusable variable is named, without a proxy's secrets.
 
-    If the workers run elsewhere, it is only a warning.
+    If the workers run elsewhere, an unusable variable is only a warning.
     """
     environment(PROXY="http://me:word@127.0.0.1:3", ALLOW_NETWORKS="foo/bar", CA_BUNDLE="/nope")
     for local, level in ((True, Level.BAD), (False, Level.WARN)):

@@ -91,7 +91,7 @@ def test_damaged_run_file(store: LocalStore, source: Path) -> None:
 
 
 def test_folder_of_a_baseline(store: LocalStore) -> None:
-    """A folder of one of the ways of `compare` is fine, and is told apart from a run's leftovers."""
+    """A folder of one way of `compare` is fine, and the doctor does not mistake it for a run's leftovers."""
     options = RunOptions(str(store.root), 2)
     store.create_durably(plan.name(0), plan.encode([ImageRequest(0, "http://a.example/")], ShardRef("", 0)))
     collect(0, [Outcome("000000", Status.FAILED_TO_DOWNLOAD, Reason.TIMEOUT, finished_at=101.0)], options, store)
@@ -100,7 +100,7 @@ def test_folder_of_a_baseline(store: LocalStore) -> None:
         assert "one way of a comparison" in findings_by_name(store)["run"].found
         store.remove(name)
     assert levels(store) == {"run": Level.BAD}
-    # The comparison.json next to the folder also identifies it.
+    # The comparison.json next to the folder also identifies it as a folder of `compare`.
     store.path("../comparison.json").write_text(json.dumps({"ways": [{"out": "/moved/since/out"}]}))
     assert levels(store) == {}
 
@@ -157,7 +157,7 @@ def test_unfinished_run(store: LocalStore, source: Path, state: State) -> None:
 
 
 def test_live_and_dead_producer(store: LocalStore, source: Path) -> None:
-    """A running run with a held lock is fine; if the lock is free, its producer is dead."""
+    """A run in the state "running" is fine if its lock is held; if the lock is free, its producer is dead."""
     make_run(source, store, _ROWS, 2, State.RUNNING, PlanState.OPEN)
     with lock.hold(store, None):
         assert levels(store) == {}
@@ -165,7 +165,7 @@ def test_live_and_dead_producer(store: LocalStore, source: Path) -> None:
         written = store.read(lock.NAME)
     assert levels(store) == {"run": Level.WARN}
     assert findings_by_name(store)["run"].found.endswith("run.json says it is running, but its producer is dead")
-    # The state after a kill.
+    # This is the folder's state after a kill of the producer.
     store.replace(lock.NAME, written)
     assert "but its producer, process" in findings_by_name(store)["run"].found
 
@@ -214,7 +214,7 @@ def test_missing_plan_file(
 
 
 def test_partly_read_list(store: LocalStore, source: Path) -> None:
-    """If the rest of a list can't be planned any more, the report says so."""
+    """If the rest of a list can no longer be planned, the doctor reports this."""
     make_run(source, store, _ROWS, 2, State.INTERRUPTED, PlanState.OPEN)
     assert findings_by_name(store)["plan"].found.endswith("the URL list was not fully read")
     source.unlink()
@@ -249,7 +249,7 @@ _MIB = 1024**2
     ],
 )
 def test_space(free: int, need: SpaceNeed | None, level: Level, bound: str) -> None:
-    """Free space is compared with the run's estimated need, if known; the finding names the threshold."""
+    """Free space is compared with the run's estimated need, if this is known; the finding names the threshold."""
     finding = folder_checks.space_finding("disk here", free, need)
     assert finding.level is level
     assert bound in finding.found

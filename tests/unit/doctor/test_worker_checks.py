@@ -55,7 +55,7 @@ def test_many_workers_are_not_all_named() -> None:
     ],
 )
 def test_unsuitable_workers_are_reported(workers: list[WorkerInfo], expected: Mapping[str, Level]) -> None:
-    """Reported are: no workers, other versions, queues without a worker, and workers that may not save anything."""
+    """The doctor reports missing workers, other versions, queues without a worker, and workers that may not save."""
     assert levels(worker_checks.workers_findings(workers)) == expected
 
 
@@ -77,7 +77,7 @@ def test_clocks(ahead: Mapping[str, float], level: Level, found: str) -> None:
 
 @pytest.mark.parametrize(("there", "ahead"), [(100.0, 0.0), (105.0, 0.0), (110.0, 0.0), (113.0, 3.0), (96.0, -4.0)])
 def test_slow_reply_is_not_clock_skew(there: float, ahead: float) -> None:
-    """A clock whose time lies between question and reply may be right, however long the reply took."""
+    """A worker's clock may be right if its time lies between question and reply, however long the reply took."""
     assert clock_ahead(there, 100.0, 110.0) == ahead
 
 

@@ -116,7 +116,7 @@ def test_timeout_bounds_each_wait(demo: DemoServer, demo_sessions: Sessions, rou
 
 
 def test_wait_is_the_minimum_of_timeout_and_deadline() -> None:
-    """A wait lasts at most the timeout, and less if the deadline is near."""
+    """A single wait lasts at most the timeout, and is shorter if the deadline is near."""
     assert Deadline(timeout=1.0, seconds=60.0).wait() == 1.0
     near = Deadline(timeout=60.0, seconds=1.0)
     assert 0.0 < near.wait() <= 1.0
@@ -159,7 +159,7 @@ def test_connection_stays_open_after_an_error_status(first: bytes, sessions_to: 
 
 
 def test_dead_connection_is_replaced(sessions_to: Callable[..., Sessions]) -> None:
-    """If the server has closed a kept connection, the next download costs a retry, and no image."""
+    """If the server has closed a kept connection, the next download needs a retry, but does not fail."""
     with Canned(always(response())) as server:
         sessions = sessions_to(server.address)
         assert get(server.url, sessions) == b"body"
@@ -202,9 +202,7 @@ def test_ignores_the_environment(
     sessions_to: Callable[..., Sessions],
     variable: str,
 ) -> None:
-    """Variables of other tools can't redirect a request or change the trusted CAs, because the guard could not check
-    it.
-    """
+    """Environment variables of other tools can't redirect a request past the guard, or change the trusted CAs."""
     monkeypatch.setenv(variable, "http://127.0.0.1:1")
     with Canned(always(response())) as plain, Canned(always(response()), server_context) as tls:
         sessions = sessions_to(plain.address, tls.address)

@@ -56,7 +56,7 @@ def test_declared_size_is_checked_before_the_body(sessions_to: Callable[..., Ses
 
 @pytest.mark.parametrize("encoding", ["gzip", "br", "zstd"])
 def test_bomb_is_not_held_in_memory(demo: DemoServer, downloader: Downloader, encoding: str) -> None:
-    """A compressed body is inflated block by block, so the refused rest is never in memory."""
+    """A compressed body is inflated block by block, so data beyond the limit is never in memory."""
     url = f"{demo.url}/fault/{encoding}-bomb"
     tracemalloc.start()
     try:
@@ -78,7 +78,7 @@ def test_any_success_status_is_accepted(status: int, sessions_to: Callable[..., 
 
 @pytest.mark.parametrize("fields", [("Content-Length: 4",), ("Transfer-Encoding: chunked",)])
 def test_no_content_has_no_body(fields: tuple[str, ...], sessions_to: Callable[..., Sessions]) -> None:
-    """A 204 has no body, whatever its headers announce, and its connection is reused."""
+    """A 204 has no body, whatever length its headers give, and its connection is reused."""
     with Canned(always(response(b"", "204 No Content", *fields, length=False))) as server:
         downloader = Downloader(sessions_to(server.address))
         assert [type(failure(downloader, server.url)[0]) for _ in range(2)] == [EmptyBodyError] * 2
@@ -133,7 +133,8 @@ def test_opt_out_can_be_ignored(demo: DemoServer, downloader: Downloader) -> Non
 
 _STRONG_ETAG = ("Accept-Ranges: bytes", 'ETag: "a"')
 _MODIFIED = ("Accept-Ranges: bytes", "Last-Modified: Thu, 01 Jan 2026 00:00:00 GMT")
-#: The headers of an interrupted response, the If-Range of the next request, its response, and the body as saved.
+#: For each case: the headers of an interrupted response, the If-Range of the next request, its response, and the saved
+#: body.
 _RESUMED: dict[str, tuple[tuple[str, ...], bytes | None, bytes, bytes]] = {
     "strong ETag": (
         _STRONG_ETAG,
@@ -218,7 +219,7 @@ def test_mismatched_rest_is_never_joined(answer: bytes, sessions_to: Callable[..
 
 
 def test_body_is_resumed_repeatedly(sessions_to: Callable[..., Sessions]) -> None:
-    """Each attempt continues where the last one ended, also with chunks, after an error, and within --max-bytes."""
+    """Each attempt continues where the last one ended, even with chunks or after an error, up to --max-bytes."""
     chunked = response(b"3\r\nima\r\nxyz\r\n", "200 OK", *_STRONG_ETAG, "Transfer-Encoding: chunked", length=False)
     second = response(b"ge", "206 Partial", "Content-Range: bytes 3-7/8", "Content-Length: 5", length=False)
     third = response(b"one", "206 Partial", "Content-Range: bytes 5-7/8")
@@ -301,7 +302,7 @@ def test_unencoded_image_with_an_encoding_header(name: str, kind: str, sessions_
 
 
 def test_image_encoded_less_often_than_declared(sessions_to: Callable[..., Sessions]) -> None:
-    """A coding named twice may have been applied once, for instance if a cache added a second header."""
+    """A content coding that is named twice may have been applied once, for example if a cache added a second header."""
     sent = response(gzip.compress(image("PNG")), "200 OK", "Content-Encoding: gzip", "Content-Encoding: gzip")
     with Canned(always(sent)) as server:
         got, _ = download(Downloader(sessions_to(server.address)), server.url)

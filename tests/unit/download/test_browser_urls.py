@@ -26,12 +26,12 @@ _REFUSED = {
     "a part of it is empty": 3,
 }
 #: URLs accepted by us but refused by browsers in 2023: ada-url accepts an ASCII label with "xn--" but without valid
-#: Punycode. It can't pass for another name, and the DNS holds no such name.
+#: Punycode. Such a label can't pass for another name, and the DNS holds no such name.
 _ACCEPTED_BY_US_ALONE = 7
 
 
 def browser_form(href: str) -> str:
-    """Return a browser's form of the URL as we write it: without userinfo, which we send as a header, and fragment."""
+    """Return a browser's form of the URL as we write it: without fragment, and without userinfo (sent as a header)."""
     scheme, _, rest = href.partition("#")[0].partition("://")
     authority, slash, target = rest.partition("/")
     return f"{scheme}://{authority.rpartition('@')[2]}{slash}{target}"
@@ -107,7 +107,7 @@ def test_host_name_becomes_ascii_as_in_browsers(name: str, host: str | None) -> 
 
 
 def test_connection_uses_the_checked_host() -> None:
-    """No lower layer reads a host differently: the connection pool, and so the connection, gets it as parsed."""
+    """No lower layer reads a host differently: the connection pool and the connection get the parsed host."""
     hosts = set()
     for case in _DATA["urls"]:
         with suppress(InvalidUrlError):

@@ -62,7 +62,7 @@ _INVALID_ETAGS = {
 
 @pytest.mark.parametrize("etag", _INVALID_ETAGS.values(), ids=_INVALID_ETAGS)
 def test_invalid_etags_are_not_sent(etag: str | None) -> None:
-    """A malformed ETag is not sent; nor is a truncated one, because it has lost its end."""
+    """A malformed ETag is not sent. A truncated ETag is malformed too, because its closing quote is missing."""
     assert usable_validators(previous_image(etag)) is None
 
 
@@ -75,7 +75,7 @@ def test_invalid_dates_are_not_sent(date: str) -> None:
 
 
 def test_validators_are_for_their_url() -> None:
-    """Validators mean nothing to any URL but their own; a redirect may lead to another URL by now."""
+    """Validators are valid only for the URL they came from, and a redirect may lead to another URL by now."""
     here, there = (
         usable_validators(previous_image('"a"')),
         usable_validators(previous_image('"a"', final_url="http://b.example/?sig=***")),
@@ -151,7 +151,7 @@ def test_validators_go_to_the_url_that_sent_them(sessions_to: Callable[..., Sess
 
 @pytest.mark.parametrize("route", ["redirects now", "no longer redirects"])
 def test_changed_final_url_gets_no_validators(route: str, sessions_to: Callable[..., Sessions]) -> None:
-    """If redirects lead elsewhere than before, no validators are sent, and a 304 is an error."""
+    """If redirects lead to another URL than before, no validators are sent, and a 304 is an error."""
     replies = iter(
         [response(b"", "302 Found", "Location: /b"), _UNCHANGED] if route == "redirects now" else [_UNCHANGED]
     )

@@ -144,7 +144,7 @@ def test_connection_with_an_ambiguous_end_is_not_reused(
 
 @pytest.mark.parametrize("length", [b"4, 5", b"4\r\nContent-Length: 5", b"4, abc", b"4,", b"4\r\nContent-Length:"])
 def test_conflicting_lengths_are_refused(sessions_to: Callable[..., Sessions], length: bytes) -> None:
-    """One of two lengths may be meant for another client, so nothing is read and the connection is closed."""
+    """Two different lengths may be an attack on a later request, so nothing is read and the connection is closed."""
     with Canned(always(_OK + b"Content-Length: " + length + b"\r\n\r\nbody!")) as server:
         sessions = sessions_to(server.address)
         for _ in range(2):
@@ -263,7 +263,7 @@ _PIECES = (
 def test_any_response_is_read_or_refused(sent: bytes) -> None:
     """Arbitrary bytes are read as a response, or raise an error that the downloader maps.
 
-    No other exception is raised.
+    No other exception may be raised.
     """
     ours, theirs = socket.socketpair()
     with ours, theirs:

@@ -35,7 +35,7 @@ _ENCODERS: dict[str, Callable[[bytes], bytes]] = {
 
 
 def split(body: bytes, sizes: list[int]) -> Iterator[bytes]:
-    """Split a body into pieces of these sizes, and the rest."""
+    """Split a body into pieces of these sizes and one piece for the remainder."""
     for size in sizes:
         yield body[:size]
         body = body[size:]
@@ -60,7 +60,7 @@ def test_bodies_as_large_as_a_decoders_buffer(name: str, size: int) -> None:
 
 @pytest.mark.parametrize("name", ["gzip", "deflate", "br", "zstd"])
 def test_decoder_returns_small_pieces(name: str) -> None:
-    """A decompression bomb is decoded in pieces, which can be counted before they fill memory."""
+    """A decompression bomb is decoded in pieces, so the caller can count the bytes before they fill memory."""
     first = next(filter(None, decode([_ENCODERS[name](bytes(16 << 20))], [name], 200)))
     assert len(first) < 3 << 20
 
@@ -101,5 +101,5 @@ def test_raw_deflate_is_decoded() -> None:
     ],
 )
 def test_parses_the_content_encoding_header(value: str, names: list[str]) -> None:
-    """Case, parameters, empty members and identity make no difference."""
+    """In a Content-Encoding, letter case, parameters, empty members and "identity" make no difference."""
     assert parse(value) == names

@@ -17,7 +17,7 @@ from tests.unit.download.attempts import download, failure
 
 
 def cookies_of(server: Canned) -> list[bytes]:
-    """Return the Cookie line of each request; empty if it has none."""
+    """Return the Cookie line of each request, or an empty text for a request without one."""
     return [
         b"".join(line for line in request.split(b"\r\n") if line.lower().startswith(b"cookie:"))
         for request in server.requests
@@ -37,7 +37,7 @@ def test_cookies_live_for_one_download(sessions_to: Callable[..., Sessions]) -> 
 
 
 def test_cookies_live_for_one_attempt(sessions_to: Callable[..., Sessions]) -> None:
-    """Each attempt starts without cookies, as the first one did."""
+    """Each attempt starts without cookies, as the first attempt did."""
     moved = response(b"", "302 Found", "Location: /b", "Set-Cookie: a=1")
     replies = iter([moved, response(b"", "503 What"), moved, response()])
     with Canned(lambda _: [next(replies)]) as server:
@@ -97,7 +97,7 @@ def test_unusable_cookies_are_not_sent(line: str, sessions_to: Callable[..., Ses
 
 @pytest.mark.parametrize(("new", "error"), [("each time", "more than 5 redirects"), ("once", "is a loop")])
 def test_loop_is_the_same_url_with_the_same_cookies(new: str, error: str, sessions_to: Callable[..., Sessions]) -> None:
-    """A server with a new cookie each time is stopped at --max-redirects, any other at the first repetition."""
+    """A redirect loop with ever new cookies ends at --max-redirects; any other ends at the first repetition."""
 
     def answer(_: bytes) -> list[bytes]:
         value = len(server.requests) if new == "each time" else 1

@@ -164,7 +164,7 @@ def test_redirect_is_followed(demo: DemoServer, downloader: Downloader) -> None:
 
 
 def test_last_allowed_redirect_is_followed(demo: DemoServer, downloader: Downloader) -> None:
-    """The last allowed redirect is followed; with --max-redirects 0, none is."""
+    """Exactly --max-redirects redirects are followed; with 0, none is followed."""
     got, _ = download(downloader, f"{demo.url}/fault/redirect-chain/3.jpg?hops=5")
     assert got.http_status == 200
     error, _ = failure(downloader, f"{demo.url}/fault/redirect-chain?hops=1", FetchOptions(retries=0, max_redirects=0))
@@ -227,7 +227,7 @@ def test_invalid_url_is_never_tried(downloader: Downloader) -> None:
 def test_repeated_validators(
     fields: list[str], expected: tuple[str | None, str | None], sessions_to: Callable[..., Sessions]
 ) -> None:
-    """A repeated validator counts once; two different ones are ignored."""
+    """A validator that is repeated unchanged counts once; two different validators are ignored."""
     with Canned(always(response(b"body", "200 OK", *fields))) as server:
         got, _ = download(Downloader(sessions_to(server.address)), server.url)
     assert (got.etag, got.last_modified) == expected

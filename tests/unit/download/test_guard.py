@@ -180,7 +180,7 @@ def test_embedded_ipv4_address_is_checked(embedding: Callable[[int], int], inner
 
 
 def test_allowed_nat64_prefix() -> None:
-    """An operator with NAT64 as the only way to IPv4 can allow its prefix, without allowing private addresses."""
+    """An operator whose only way to IPv4 is NAT64 can allow the NAT64 prefix without allowing private addresses."""
     guard = Guard(["64:ff9b::/96"])
     assert guard.permits("a.example", ipaddress.ip_address("64:ff9b::8.8.8.8"), 80)
     assert not guard.permits("a.example", ipaddress.ip_address("64:ff9b::10.0.0.1"), 80)
@@ -188,7 +188,7 @@ def test_allowed_nat64_prefix() -> None:
 
 @given(st.ip_addresses())
 def test_pythons_special_addresses_are_not_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> None:
-    """Our table lacks no special range of this Python."""
+    """Our table has every special address range that this Python knows."""
     if not address.is_global or address.is_multicast or address.is_reserved:
         assert not is_public(address)
 
@@ -206,7 +206,7 @@ def test_bad_port_is_refused(port: int) -> None:
 
 
 def test_number_of_bad_ports() -> None:
-    """The list is as long as the Fetch Standard's."""
+    """Our list of blocked ports is as long as the list in the Fetch Standard."""
     assert len(BAD_PORTS) == 83
 
 
@@ -226,7 +226,7 @@ def test_number_of_bad_ports() -> None:
     ],
 )
 def test_denial_wins(denial: str, host: str, address: str, port: int, permitted: bool) -> None:
-    """A denied network, or name with its subdomains, is refused, whether public or allowed."""
+    """A denied network, or a denied name with its subdomains, is refused even if it is public or allowed."""
     guard = Guard(["10.0.0.0/8", "a.example", "b.a.example"], [denial])
     assert guard.permits(host, ipaddress.ip_address(address), port) is permitted
 
@@ -276,7 +276,7 @@ def test_rule_covers(entry: str, host: str, address: str, port: int, permitted: 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "127.1", "0x7f.0.0.1", "2130706433", "::ffff:127.0.0.1"])
 def test_blocked_loopback_is_never_connected_to(host: str, listener: socket.socket) -> None:
-    """In any notation, loopback is refused before anything is sent."""
+    """A loopback address in any notation is refused before anything is sent."""
     with pytest.raises(BlockedAddressError, match="IMAGEFLEET_ALLOW_NETWORKS"):
         Guard().connect(host, listener.getsockname()[1], 1.0)
     with pytest.raises(BlockingIOError):
@@ -327,7 +327,7 @@ def test_refusal_names_the_address(host: str, port: int, message: str) -> None:
 
 
 def test_name_is_resolved_once(monkeypatch: pytest.MonkeyPatch, listener: socket.socket) -> None:
-    """The connection goes to the checked address, so a name that resolves differently a moment later gains nothing."""
+    """The connection goes to the checked address, even if the name resolves differently a moment later."""
     port = listener.getsockname()[1]
     found = iter([[(*resolver_reply("127.0.0.1")[0][:4], ("127.0.0.1", port))]])
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: next(found))
@@ -341,7 +341,7 @@ def test_name_is_resolved_once(monkeypatch: pytest.MonkeyPatch, listener: socket
     [(socket.EAI_NONAME, DnsError), (socket.EAI_FAIL, DnsError), (socket.EAI_AGAIN, DnsUnavailableError)],
 )
 def test_resolver_failures(monkeypatch: pytest.MonkeyPatch, number: int, kind: type[DnsError]) -> None:
-    """A name without an address is final; a resolver that does not respond may do so later."""
+    """The failure of a name without an address is final; if the resolver does not respond, a retry may succeed."""
 
     def fail(*_: object, **__: object) -> None:
         raise socket.gaierror(number, "says the resolver")
@@ -416,7 +416,7 @@ def test_every_address_is_checked_before_connecting(monkeypatch: pytest.MonkeyPa
 
 
 def test_lack_of_descriptors_is_a_failed_connection() -> None:
-    """Running out of file descriptors raises an error of the tree like any other."""
+    """If file descriptors run out, the error is one of our error classes."""
 
     def opener(*_: int) -> socket.socket:
         raise OSError(24, "Too many open files")

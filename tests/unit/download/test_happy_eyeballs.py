@@ -1,4 +1,4 @@
-"""A dead address of a host delays a connection by a head start, not by the timeout, and its sockets are closed."""
+"""A host's dead address delays a connection only by a head start, not by the timeout, and all sockets are closed."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_failed_attempt_costs_no_head_start(network: Network, monkeypatch: pytes
 
 
 def test_slow_address_may_still_win(network: Network) -> None:
-    """An attempt continues beside later ones: the only good address is tried first, then a dead one."""
+    """An attempt continues while later ones start, so a slow good address is not given up for a dead one."""
     good = network.listen("127.0.0.3")
     assert network.connect(Connector(), good, network.ignore("127.0.0.2")) == "127.0.0.3"
 
@@ -194,7 +194,7 @@ def test_refusal_outranks_a_missing_route(network: Network) -> None:
 
 
 class _Descriptors:
-    """Open sockets up to a limit."""
+    """Opens sockets up to a limit, and then fails with EMFILE."""
 
     def __init__(self, limit: int) -> None:
         self._limit, self._opened = limit, list[socket.socket]()
@@ -209,7 +209,7 @@ class _Descriptors:
 
 @pytest.mark.parametrize("limit", [0, 1])
 def test_lack_of_descriptors_is_recognisable(network: Network, limit: int) -> None:
-    """It is raised as EMFILE and not taken for a dead host; attempts in progress are waited for."""
+    """EMFILE is not taken for a dead host, and attempts in progress are waited for."""
     refusing, good = network.refuse("127.0.0.2"), network.listen("127.0.0.3")
     ends = monotonic() + PATIENCE
     if limit:

@@ -64,7 +64,7 @@ def test_hostile_url_in_a_list(url: str, listeners: list[socket.socket], session
 def test_hostile_url_in_a_redirect(
     url: str, listeners: list[socket.socket], sessions_to: Callable[..., Sessions]
 ) -> None:
-    """An allowed server can't redirect to any of them either."""
+    """An allowed server can't redirect to any of the hostile URLs either."""
     url = url.replace("PORT", str(listeners[0].getsockname()[1])).strip()
     location = f"Location: {url.encode().decode('latin-1')}"
     with Canned(lambda _: [response(b"", "302 Found", location)]) as server:
@@ -74,7 +74,7 @@ def test_hostile_url_in_a_redirect(
 
 
 def test_redirect_of_a_redirect(demo: DemoServer, downloader: Downloader, listeners: list[socket.socket]) -> None:
-    """Every hop is checked, the second one too."""
+    """Every redirect is checked, not only the first."""
     url = f"http://0x7f.1:{listeners[0].getsockname()[1]}/"
     error, _ = failure(downloader, f"{demo.url}/fault/redirect-to?url={demo.url}/fault/redirect-to?url={url}")
     assert isinstance(error, BlockedAddressError)

@@ -36,7 +36,7 @@ Through = Callable[..., Sessions]
 
 @pytest.fixture
 def through(certificate: Path) -> Iterator[Through]:
-    """Return a function that makes such sessions. They are closed at the end."""
+    """Return a function that makes such sessions. The sessions are closed at the end."""
     opened: list[Sessions] = []
 
     def make(port: int, *allow: str, deny: tuple[str, ...] = (), userinfo: str = "") -> Sessions:
@@ -77,7 +77,10 @@ def test_http_goes_to_the_proxy(through: Through) -> None:
 
 
 def test_https_goes_through_a_tunnel(through: Through, server_context: ssl.SSLContext) -> None:
-    """TLS is with the host behind the proxy. Its certificate is verified, and the next image uses the same tunnel."""
+    """The TLS connection is to the host behind the proxy.
+
+    The host's certificate is verified, and the next image uses the same tunnel.
+    """
     with (
         Canned(always(response()), server_context) as server,
         ForwardProxy({server.address: server.port}, _BASIC) as proxy,
@@ -140,7 +143,10 @@ def test_retries_after_a_proxy_refusal(through: Through, waits: list[float]) -> 
 
 
 def test_host_unknown_to_the_proxy(through: Through) -> None:
-    """For http, a proxy's 502 looks like the host's. For https, no tunnel opens, so the connection has failed."""
+    """For http, a 502 of the proxy looks like a 502 of the host.
+
+    For https, the tunnel does not open, so the connection has failed.
+    """
     with ForwardProxy({}) as proxy:
         assert type(failure("http://a.example/", through(proxy.port))) is HttpServerError
         error = failure("https://a.example/", through(proxy.port))
@@ -302,7 +308,7 @@ def test_ignores_proxy_variables_of_other_tools(through: Through, monkeypatch: p
 
 @pytest.fixture
 def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
-    """Return a function that sets our variables. No others of ours are set."""
+    """Return a function that sets our variables. No other variables of ours are set."""
     for name in Settings.model_fields:
         monkeypatch.delenv(f"IMAGEFLEET_{name.upper()}", raising=False)
 
@@ -361,7 +367,10 @@ def test_refuses_an_unusable_proxy(environment: Callable[..., None], url: str, m
 
 
 def test_reads_the_password_from_a_file(environment: Callable[..., None], tmp_path: Path) -> None:
-    """The password may be given in a file, unescaped. The settings display neither it nor a password in the URL."""
+    """The password may be given in a file, unescaped.
+
+    The displayed settings contain neither this password nor a password in the URL.
+    """
     file = tmp_path / "password"
     file.write_text("p@ss/w:rd #1%\n")
     environment(PROXY="http://user:hidden@proxy.example:3128", PROXY_PASSWORD_FILE=str(file))

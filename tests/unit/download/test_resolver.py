@@ -128,7 +128,7 @@ def test_resolves_a_nonexistent_name_once(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_forgets_an_unreachable_address(system_resolver: CountingResolver) -> None:
-    """If a host has moved, the next attempt finds it, without the wait of half a minute."""
+    """If a host has moved to another address, the next attempt finds it at once, and does not wait half a minute."""
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
     guard = Guard(["127.0.0.1"])

@@ -77,7 +77,7 @@ def test_retry_after_date(form: str, zone: str, monkeypatch: pytest.MonkeyPatch)
 
 @given(st.text(max_size=40) | st.from_regex(r"\w{3}, \d{1,3} (Jan|Feb) \d{1,30} \d\d?:\d\d:\d\d( GMT| [+-]\d{1,6})?"))
 def test_retry_after_never_raises(value: str) -> None:
-    """Any text is parsed as a time of zero or more, or as None."""
+    """Any text is parsed as zero or more seconds, or as None."""
     seconds = parse_retry_after(value)
     assert seconds is None or seconds >= 0
 
@@ -109,7 +109,7 @@ def test_second_attempt_succeeds(
 
 
 def test_backoff_doubles(demo: DemoServer, downloader: Downloader, waits: list[float]) -> None:
-    """The waits double, less a random part of up to a half."""
+    """The wait doubles with each retry, and is shortened by a random part of up to a half."""
     failure(downloader, f"{demo.url}/fault/drop", FetchOptions(retries=3, backoff=1.0, deadline=60.0))
     assert len(waits) == 3
     for retry, wait in enumerate(waits):
@@ -180,9 +180,9 @@ def test_longest_retry_after_counts(
 
 @pytest.mark.parametrize("status", [408, 429, 500, 503])
 def test_long_wait_holds_no_slot(status: int, waits: list[float], sessions_to: Callable[..., Sessions]) -> None:
-    """No slot is held for longer than --max-retry-after, and the message names the wait.
+    """No slot is held for longer than --max-retry-after, and the message names the requested wait.
 
-    A wait of exactly --max-retry-after is slept.
+    For a wait of exactly --max-retry-after, the slot sleeps.
     """
     for after, tried in ((31, 1), (30, 2)):
         with Canned(always(response(b"", f"{status} What", f"Retry-After: {after}"))) as server:
@@ -203,7 +203,7 @@ def test_long_wait_holds_no_slot(status: int, waits: list[float], sessions_to: C
 def test_wait_becomes_a_countdown(
     after: int, earlier: int, expected: type[FetchError], sessions_to: Callable[..., Sessions]
 ) -> None:
-    """A wait of up to 120 s becomes a countdown if an attempt is left; attempts of earlier deliveries count."""
+    """A wait of up to 120 s becomes a countdown if an attempt is left; attempts of earlier deliveries count too."""
     with Canned(always(response(b"", "503 What", f"Retry-After: {after}"))) as server:
         downloader = Downloader(sessions_to(server.address))
         options = FetchOptions(retries=2, backoff=0)
@@ -213,7 +213,7 @@ def test_wait_becomes_a_countdown(
 
 
 def test_attempts_of_earlier_deliveries_count(sessions_to: Callable[..., Sessions]) -> None:
-    """All deliveries of a task together make no more attempts than a single delivery would."""
+    """All deliveries of a task together make at most as many attempts as a single delivery."""
     attempts: list[None] = []
     with Canned(always(response(b"", "503 What"))) as server:
         downloader = Downloader(sessions_to(server.address), sleep=lambda _: None)

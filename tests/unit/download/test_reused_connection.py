@@ -22,7 +22,7 @@ from tests.forward_proxy import ForwardProxy
 from tests.unit.conftest import Canned, always, response
 from tests.waiting import PATIENCE
 
-#: How a server ends a connection in place of an answer.
+#: The ways in which a server ends a connection instead of answering.
 Ending = Callable[[socket.socket], None]
 _TIMEOUT_ANSWER = response(b"", "408 Request Timeout", "Connection: close")
 
@@ -31,7 +31,7 @@ class EndingServer(Canned):
     """A server that answers the first request on each connection, and ends the connection at the second."""
 
     def __init__(self, end: Ending, tls: ssl.SSLContext | None = None, answered_connections: int = 100) -> None:
-        """Take the way to end a connection, and how many connections get an answer; later ones get none."""
+        """Take the way to end a connection, and how many connections get an answer; later connections get none."""
         super().__init__(always(), tls)
         self._end, self._answered = end, answered_connections
 
@@ -53,7 +53,7 @@ class EndingServer(Canned):
 
 
 def close(_: socket.socket) -> None:
-    """End with FIN, as `Canned` does."""
+    """End the connection with FIN, as `Canned` does."""
 
 
 def reset(client: socket.socket) -> None:
@@ -64,7 +64,7 @@ def reset(client: socket.socket) -> None:
 
 
 def send_408(client: socket.socket) -> None:
-    """End with 408, as some servers do with idle connections."""
+    """End the connection with 408, as some servers do with idle connections."""
     client.sendall(_TIMEOUT_ANSWER)
 
 
@@ -101,7 +101,7 @@ def test_resends_on_a_fresh_connection(direct: Sessions, end: Ending) -> None:
 
 
 def test_resends_inside_tls(direct: Sessions, server_context: ssl.SSLContext) -> None:
-    """The end of TLS, with or without its closing message, is the end of the connection."""
+    """If TLS ends, with or without its closing message, the connection has ended."""
     client = Client(direct)
     with EndingServer(close, server_context) as server:
         assert [client.get(f"{server.url}/{number}") for number in range(3)] == [b"body"] * 3
@@ -155,7 +155,7 @@ def test_second_failure_is_an_attempt(direct: Sessions, end: Ending) -> None:
 
 
 def test_408_on_a_fresh_connection_is_final(direct: Sessions) -> None:
-    """On a fresh connection, 408 refers to the request."""
+    """On a fresh connection, a 408 is the answer to the request, so it counts as an attempt."""
     client = Client(direct)
     with EndingServer(send_408, answered_connections=1) as server:
         client.get(f"{server.url}/1")
@@ -186,7 +186,7 @@ def test_partial_response_is_not_resent(direct: Sessions, begun: bytes, end: End
 
 
 def test_timeout_is_not_resent(direct: Sessions) -> None:
-    """A silent server may still be working, and its time is over."""
+    """A server that is silent until the timeout may still be working, so the request is not sent again."""
     client = Client(direct, timeout=0.1)
     with ExitStack() as stack:
 

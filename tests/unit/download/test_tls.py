@@ -1,4 +1,4 @@
-"""The error for an unverified server gives the reason, and its images are accepted only if that is allowed."""
+"""The error for an unverified server gives the reason, and its images are accepted only with permission."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ _REASONS = {
     ),
 }
 if any(cipher["name"] == "AES128-SHA256" for cipher in ssl.create_default_context().get_ciphers()):
-    # This Python uses the system's ciphers, and the server's is among them.
+    # This Python uses the system's list of ciphers, which includes the server's cipher.
     del _REASONS["no common cipher"]
 
 
@@ -154,7 +154,7 @@ def test_insecure_run_accepts_the_image(servers: ServerContexts, kind: str) -> N
         found = [get(server.url, at, insecure=True) for _ in range(2)]
         at.adapter(insecure=True).close()
     assert [(each.body, each.tls_unverified) for each in found] == [(b"body", True)] * 2
-    # The failed handshake, and the connection for both images.
+    # There are two connections: one for the failed handshake, and one for both images.
     assert (len(server.requests), server.connections) == (2, 2)
 
 
@@ -214,7 +214,7 @@ def test_remembers_an_unverifiable_server(servers: ServerContexts) -> None:
 
 
 def test_redirect_over_an_unverified_connection_marks_the_image(servers: ServerContexts) -> None:
-    """An unverified server could redirect anywhere, so a verified target does not clear the mark."""
+    """An image stays marked after a redirect to a verified server, because an unverified one can redirect anywhere."""
     with Canned(always(response()), servers.contexts["good"]) as good:
         moved = response(b"", "302 Found", f"Location: {good.url}/")
         with Canned(always(moved), servers.contexts["expired"]) as bad:
@@ -225,7 +225,7 @@ def test_redirect_over_an_unverified_connection_marks_the_image(servers: ServerC
 
 
 def test_insecure_run_through_a_proxy(servers: ServerContexts) -> None:
-    """The same applies inside a tunnel of the operator's proxy."""
+    """Inside a tunnel of the operator's proxy, images of unverified servers are marked too."""
     with (
         Canned(always(response()), servers.contexts["expired"]) as server,
         ForwardProxy({server.address: server.port}) as proxy,

@@ -26,7 +26,7 @@ _NORMAL = {
     "fragment": ("http://a.example/b#c?d", "http://a.example/b"),
     "query": ("http://a.example/b?c=d&e=f", "http://a.example/b?c=d&e=f"),
     "query without a path": ("http://a.example?c", "http://a.example/?c"),
-    # Browsers send the question mark, and a server may distinguish the two.
+    # An empty query keeps its question mark, because browsers send it and a server may distinguish the two URLs.
     "empty query": ("http://a.example/b?", "http://a.example/b?"),
     "question mark in a query": ("http://a.example/b?c?d", "http://a.example/b?c?d"),
     "space": ("http://a.example/b c.jpg?d e", "http://a.example/b%20c.jpg?d%20e"),
@@ -294,7 +294,7 @@ def test_join_refuses_invalid_targets(location: str) -> None:
 
 
 def test_join_bounds_the_length() -> None:
-    """A relative redirect is added to the path, but a URL at the maximum length can't grow."""
+    """A relative redirect extends the path, unless the URL already has the maximum length."""
     first = join(parse("http://a.example/" + "b" * (MAX_LENGTH - 100) + "/"), "c" * 200 + "/")
     assert len(first.text) > MAX_LENGTH
     with pytest.raises(InvalidUrlError, match="longer than 8192"):

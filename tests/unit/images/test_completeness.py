@@ -42,7 +42,7 @@ def test_end_marker_is_added(whole: bytes) -> None:
 
 
 def test_missing_pixels_are_an_error(whole: bytes) -> None:
-    """Wherever an image is cut, even at a restart marker or between scans, missing pixels are an error and not grey."""
+    """Wherever an image is cut, even at a restart marker or between scans, missing pixels are an error."""
     for cut in range(whole.index(b"\xff\xda") + 20, len(whole) - 3):
         with pytest.raises(UndecodableError):
             with_end_marker(whole[:cut])
@@ -64,6 +64,6 @@ def test_other_images_are_returned_unchanged(kind: str) -> None:
 
 
 def test_too_many_pixels_are_refused() -> None:
-    """Pixels are counted before any is decoded."""
+    """Pixels are counted before any pixel is decoded."""
     with pytest.raises(TooManyPixelsError):
         with_end_marker(encoded(Image.new("RGB", (100, 100)), "JPEG")[:-2], 9_999)

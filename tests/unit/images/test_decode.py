@@ -1,4 +1,4 @@
-"""An image is decode_all by decoding all of it, with limits for pixels, frames and time."""
+"""An image is verified by decoding all of it, with limits for pixels, frames and time."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ def frames(kind: str, count: int, size: tuple[int, int] = (64, 48)) -> bytes:
 
 @pytest.mark.parametrize("kind", _FORMATS)
 def test_accepts_a_whole_image(kind: str) -> None:
-    """A decodable image is described like its header."""
+    """The description of a decodable image equals that of its header."""
     assert decode_all(image(kind, (16, 12))) == ImageInfo(kind.lower(), EXTENSIONS[kind], 16, 12)
 
 
 @pytest.mark.parametrize("kind", _ANIMATED)
 def test_accepts_whole_frames(kind: str) -> None:
-    """So is an image of several frames."""
+    """An image of several frames is described like its header too."""
     info = decode_all(frames(kind, 3))
     assert (info.width, info.height, info.extension) == (64, 48, EXTENSIONS[kind])
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "AVIF", "BMP", "TIFF"])
 def test_refuses_a_truncated_image(kind: str) -> None:
-    """Half an image has a valid header, and is refused."""
+    """Half an image is refused, although its header is valid."""
     body = encoded(Image.effect_noise((64, 48), 50).convert("RGB"), kind)
     with pytest.raises(UndecodableError, match=r"can't be decoded|header is broken|truncated"):
         decode_all(body[: len(body) // 2])
@@ -77,7 +77,7 @@ def test_checks_each_frame() -> None:
 
 
 def test_animation_keeps_its_pixel_budget(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An animation's image stays in memory between its frames, and is counted all that time."""
+    """An animation's image stays in memory between its frames, and counts for the memory limit all that time."""
     went_to, held = decode._seek, []
 
     def recording(image: Image.Image, number: int) -> bool:

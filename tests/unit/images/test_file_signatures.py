@@ -169,7 +169,7 @@ _CASES = [(name, body) for name, bodies in (_IMAGE_HEADERS | _OTHER_HEADERS).ite
 
 
 def _bodies(headers: dict[str, list[bytes]]) -> pytest.MarkDecorator:
-    """Run a test for each body, with its format and number as id, because bytes may contain the time."""
+    """Run a test for each body; the test's id is its format and number, because the bytes may contain the time."""
     cases = [
         pytest.param(name, body, id=f"{name} {number}")
         for name, bodies in headers.items()
@@ -188,7 +188,7 @@ def test_image_of_another_format_is_named(name: str, body: bytes) -> None:
 
 @_bodies(_OTHER_HEADERS)
 def test_body_that_is_not_an_image_is_named(name: str, body: bytes) -> None:
-    """A page, a video or an archive is named too."""
+    """The error names a web page, a video or an archive too."""
     with pytest.raises(NotAnImageError) as caught:
         inspect(body, 1_000_000)
     assert str(caught.value) == f"the body is {name}, not an image"
@@ -202,7 +202,7 @@ def test_every_format_is_tested() -> None:
 
 @pytest.mark.parametrize("body", [bytes(range(256)), b"\x80\x81 text", b""], ids=["all", "text", "none"])
 def test_unknown_bytes_have_no_name(body: bytes) -> None:
-    """Unknown bytes are not guessed at."""
+    """For unknown bytes, no format is guessed."""
     assert identify_format(body) is None
 
 

@@ -73,7 +73,7 @@ def test_other_formats_are_not_opened(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "AVIF"])
 def test_truncated_header_is_undecodable(kind: str) -> None:
-    """A truncated header is a broken image, not an unknown format."""
+    """An image with a truncated header is reported as broken, and not as an unknown format."""
     with pytest.raises(UndecodableError, match="header is broken"):
         inspect(image(kind)[:12], _LIMIT)
 
@@ -104,7 +104,7 @@ def test_pieces_are_limited(kind: str) -> None:
 
 
 def test_limit_of_pieces_grows_with_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The larger an image, the more pieces are allowed; of all formats, GIF has the most."""
+    """The larger an image, the more pieces are allowed; GIF may have the most pieces of all formats."""
     monkeypatch.setattr(identify, "_MAX_PIECES", 100)
     body = encoded(Image.effect_noise((900, 900), 60), "GIF")
     assert decode_all_frames(body, _LIMIT, Deadline(10, 10)).width == 900
@@ -148,7 +148,7 @@ def dib(width: int, height: int) -> bytes:
 
 @pytest.mark.parametrize("embedded", [png(10_000, 10_000), dib(10_000, 10_000)], ids=["PNG", "DIB"])
 def test_icon_is_checked_by_its_embedded_image(embedded: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pillow decodes an icon when it opens it, so an icon that declares 16x16 but holds a bomb is refused before."""
+    """Pillow decodes an icon at opening, so an icon that declares 16x16 but holds a bomb is refused before that."""
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda _: pytest.fail("it was decoded"))
     with pytest.raises(TooManyPixelsError, match="10000x10000"):
         inspect(icon(embedded), 500_000_000)

@@ -50,7 +50,7 @@ def test_several_scans_count_in_full(body: bytes) -> None:
 
 
 def test_incomplete_scan_counts_in_full() -> None:
-    """A JPEG with a single scan of one component out of three counts in full too."""
+    """A JPEG counts in full too if its single scan has one component out of three."""
     assert estimated_pixels(bombs.jpeg((640, 480), 1, data=False), draft=1) == 640 * 480
 
 
@@ -103,14 +103,14 @@ def test_tiles_are_limited() -> None:
 
 
 def test_first_tile_size_counts() -> None:
-    """Of two tile sizes the first counts, as for the decoder; `_BOMBS` shows the cost of a large second one."""
+    """Of a TIFF's two tile sizes the first counts, as for the decoder; `_BOMBS` shows the cost of a large second."""
     assert estimated_pixels(bombs.tiled_tiff((32, 32), (32768, 32768))) == 32 * 32
     with pytest.raises(TooManyPixelsError, match="tiles of"):
         estimated_pixels(bombs.tiled_tiff((32768, 32768), (32, 32)))
 
 
 def test_avif_counts_as_the_largest_allowed() -> None:
-    """An AVIF's header does not bound its coded size, so it counts as the largest size that is decoded."""
+    """An AVIF's header does not bound its coded size, so the image counts with the largest size that is decoded."""
     body = bombs.small_avif((640, 480))
     assert identify.inspect(body, _LIMIT).width == 16
     assert estimated_pixels(body) == 16384 * 16384
@@ -196,7 +196,7 @@ def test_bombs_are_cheap() -> None:
 
 @pytest.mark.parametrize(("call", "widths"), [(_decoded, [64, 16, 8, 8]), (_resized, [16] * 4)])
 def test_bombs_are_images(call: Callable[[bytes], ImageInfo], widths: list[int]) -> None:
-    """The same images with allowed sizes are valid, so above only their size is refused."""
+    """The same images with allowed sizes are valid, so it is only the size that the test above sees refused."""
     gifs = (bombs.gif((8, 8), (8, 8), disposal=disposal) for disposal in (2, 3))
     bodies = (bombs.jpeg((64, 64), 3), bombs.small_avif((64, 64)), *gifs)
     assert [call(body).width for body in bodies] == widths

@@ -86,7 +86,7 @@ def test_uses_profile_and_orientation_beside_damage(kind: str) -> None:
 
 
 def test_uses_a_large_profile() -> None:
-    """A profile of more than a megabyte, as printers have them, is used in a PNG too."""
+    """A colour profile of more than a megabyte, as printers have, is used in a PNG too."""
     profile = colour_profiles.rgb() + bytes(2 << 20)
     profile = struct.pack(">I", len(profile)) + profile[4:]
     plain = Image.new("RGB", IMAGE.size, _WIDE)
@@ -143,7 +143,7 @@ def _without(body: bytes, kind: bytes) -> bytes:
     ids=["size", "palette"],
 )
 def test_refuses_damaged_size_or_palette(body: bytes) -> None:
-    """Size and palette belong to the pixels; browsers refuse such an image too."""
+    """Size and palette belong to the pixels, so an image with damage there is refused, as in browsers."""
     with pytest.raises(UndecodableError):
         inspect(body, _LIMIT)
 
@@ -207,7 +207,7 @@ def test_random_damage_is_read_or_refused(data: st.DataObject) -> None:
 
 
 def test_reads_the_exif_orientation() -> None:
-    """EXIF's orientation number is read; any other value means upright."""
+    """A valid EXIF orientation is read; any other value means upright."""
     assert [orientation(exif(number)) for number in range(1, 9)] == list(range(1, 9))
     assert orientation(b"") == orientation(b"Exif\0\0nothing") == 1
     assert orientation(exif(6).replace(struct.pack(">HHI", 274, 3, 1), struct.pack(">HHI", 274, 2, 1))) == 1

@@ -172,7 +172,7 @@ _MODES: dict[str, tuple[bytes, str, Any]] = {
 @pytest.mark.parametrize(("body", "mode", "colour"), _MODES.values(), ids=_MODES)
 @pytest.mark.parametrize("size", [20, 140], ids=["smaller", "larger"])
 def test_colours_stay(body: bytes, mode: str, colour: Any, size: int) -> None:
-    """Any pixel format keeps the original's colour, and grey stays one channel, as in img2dataset."""
+    """Images of any pixel format keep the original's colour, and grey ones keep a single channel, as in img2dataset."""
     opened = view(body, size)
     assert opened.mode == mode
     assert near(centre(opened), colour)
@@ -269,7 +269,7 @@ def test_threads_share_a_profile() -> None:
         assert len(set(pool.map(lambda _: resize_to(body).body, range(64)))) == 1
 
 
-#: The transposition that gives an upright image the EXIF orientation: the inverse of the reader's.
+#: For each EXIF orientation, the transposition to store an upright image: the inverse of the reader's transposition.
 _LAID = {
     2: Transpose.FLIP_LEFT_RIGHT,
     3: Transpose.ROTATE_180,
@@ -294,7 +294,7 @@ def test_image_is_upright(kind: str, orientation: int) -> None:
     assert result.original == (192, 128)
     opened = Image.open(io.BytesIO(result.body))
     assert len(opened.getexif()) == 0
-    # Half of the colour samples are dropped, which shows at edges as hard as these.
+    # JPEG drops half of the colour samples, which is visible at edges as hard as these.
     assert psnr(opened, upright.resize((96, 64), Resampling.BOX)) > 24
 
 
@@ -438,7 +438,7 @@ def test_scans_are_bounded() -> None:
 
 @pytest.fixture
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
-    """Return the list of sizes at which JPEGs are decoded, one for each time."""
+    """Return the list to which each decoding of a JPEG adds its size."""
     sizes: list[tuple[int, int]] = []
     prepare = ImageFile.ImageFile.load_prepare
 
@@ -480,14 +480,14 @@ def test_reduced_decoding_costs_no_quality(size: tuple[int, int], smaller_side: 
     body = draw_image(3, *size, kind)
     best = Image.open(io.BytesIO(body)).convert("RGB").resize(scaled_size(size, smaller_side), Resampling.LANCZOS)
     reached = psnr(view(body, smaller_side), best)
-    # Most of the loss is from encoding, and encoding the best result loses as much.
+    # Most of the loss comes from encoding; encoding the best result loses as much.
     possible = psnr(Image.open(io.BytesIO(encoded(best, "JPEG", quality=95))), best)
     assert reached > 40
     assert reached > possible - 3.5
 
 
 def test_enlarging_is_smooth() -> None:
-    """An enlarged edge is a slope, and not a step."""
+    """An enlarged edge is smooth, and not a step."""
     edge = Image.new("L", (8, 8), 0)
     edge.paste(255, (4, 0, 8, 8))
     row = view(encoded(edge), 80).crop((35, 40, 46, 41)).tobytes()
@@ -496,14 +496,17 @@ def test_enlarging_is_smooth() -> None:
 
 @contextmanager
 def ticking() -> Iterator[Callable[[], int]]:
-    """Count in another thread. It gets Python's lock (the GIL) only if the working thread releases it."""
+    """Count in another thread.
+
+    This second thread gets Python's lock (the GIL) only if the working thread releases it.
+    """
     ended, count = threading.Event(), 0
 
     def tick() -> None:
         nonlocal count
         while not ended.is_set():
             count += 1
-            # It releases the lock itself, or it would keep it.
+            # The function releases the lock itself; otherwise it would keep the lock.
             time.sleep(0)
 
     before = sys.getswitchinterval()
@@ -546,7 +549,10 @@ def test_other_threads_run_during_resizing(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_encoding_into_memory_blocks_threads() -> None:
-    """Encode into a file for this reason. If this test fails, Pillow no longer needs it, and `_open_sink` can go."""
+    """Encoding into memory blocks other threads, which is why we encode into a file.
+
+    If this test fails, Pillow no longer needs the file, and `_open_sink` can be removed.
+    """
     noise = Image.effect_noise((1000, 1000), 90).convert("RGB")
     with ticking() as ticks:
         before = ticks()
@@ -584,7 +590,7 @@ def deadline(seconds: float) -> Deadline:
 
 
 def test_pixel_budget_is_bounded() -> None:
-    """Threads never hold more pixels than the budget, and each gets its turn, large ones too."""
+    """All threads together never hold more pixels than the budget, and each image gets its turn, even a large one."""
     room = PixelBudget(10)
     held: list[int] = []
     most = 0
@@ -608,7 +614,7 @@ def test_pixel_budget_is_bounded() -> None:
 
 
 def test_pixel_budget_serves_in_order() -> None:
-    """A large image is not overtaken by later small ones, or it would wait for ever."""
+    """Later small images do not overtake a large one, because the large one might wait for ever."""
     room = PixelBudget(10)
     order: list[str] = []
 

@@ -1,4 +1,4 @@
-"""How often the supervisor restarts a process after an unexpected end."""
+"""The supervisor restarts a process after an unexpected end, up to a limit."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def test_restart_delay_grows_to_one_second() -> None:
 
 
 def test_restart_delay_is_short_again_after_a_quiet_minute() -> None:
-    """After a minute without an exit, the first restart is immediate again."""
+    """If a process has not exited for a minute, its next restart is immediate again."""
     policy = RestartPolicy()
     for number in range(8):
         policy.next_delay(-signal.SIGKILL, float(number))
@@ -23,7 +23,10 @@ def test_restart_delay_is_short_again_after_a_quiet_minute() -> None:
 
 
 def test_killed_process_is_restarted_often() -> None:
-    """A killed process may be restarted 100 times in ten minutes. Older restarts no longer count."""
+    """A killed process may be restarted 100 times in ten minutes.
+
+    Restarts more than ten minutes ago no longer count.
+    """
     policy = RestartPolicy()
     delays = [policy.next_delay(-signal.SIGKILL, float(number)) for number in range(KILLED.times + 1)]
     assert None not in delays[:-1]

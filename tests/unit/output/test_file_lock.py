@@ -83,7 +83,7 @@ def test_lock_is_free_after_the_block(tmp_path: Path) -> None:
 
 
 def test_lock_on_a_removed_file_is_not_used(tmp_path: Path) -> None:
-    """If the file is removed while a process waits for its lock, the process locks the new file, where others look."""
+    """If the file is removed while a process waits for its lock, the process locks the new file, as others will."""
     path = tmp_path / ".lock"
     with path.open("w") as old:
         fcntl.flock(old, fcntl.LOCK_EX)
@@ -183,7 +183,7 @@ def test_holder_without_a_valid_file(tmp_path: Path, text: str) -> None:
 
 
 def test_asking_for_the_holder_does_not_block(tmp_path: Path) -> None:
-    """Asking for the holder again and again does not prevent others from taking the lock."""
+    """Repeated checks for the lock's holder do not prevent others from taking the lock."""
     script = (
         "import sys; from pathlib import Path; from producer.output "
         "import lock\nwhile True: lock.holder(Path(sys.argv[1]))"
@@ -215,7 +215,7 @@ def test_lock_does_not_count_as_a_run(tmp_path: Path) -> None:
 def test_file_system_without_locks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, number: int
 ) -> None:
-    """Without lock support a warning is logged, and the command continues; no holder is found."""
+    """If the file system does not support locks, a warning is logged, no holder is found, and the command continues."""
 
     def refuse(*_: object) -> NoReturn:
         raise OSError(number, os.strerror(number))

@@ -21,7 +21,7 @@ def test_creates_the_output_folder(tmp_path: Path) -> None:
 
 
 def test_resolves_links_in_the_output_folder(tmp_path: Path) -> None:
-    """A link is resolved once, at the start, because the workers compare real paths with their roots."""
+    """A symbolic link is resolved once, at the start, because the workers compare real paths with their roots."""
     (tmp_path / "link").symlink_to(tmp_path / "real")
     assert prepare_output(tmp_path / "link").location == str(tmp_path / "real")
 
@@ -87,7 +87,7 @@ def test_keeps_a_folder_with_files(tmp_path: Path, name: str) -> None:
 
 
 def test_keeps_the_folder_of_another_producer(tmp_path: Path) -> None:
-    """A producer refused because another one has the lock removes nothing."""
+    """A producer that is refused because another producer has the lock removes nothing."""
     out = tmp_path / "out"
     with new_run_folder(out, None), pytest.raises(CommandError, match="Another producer"), new_run_folder(out, None):
         pytest.fail("held twice")

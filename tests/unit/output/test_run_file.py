@@ -211,14 +211,14 @@ def test_record_survives_a_round_trip(store: LocalStore, record: RunFile) -> Non
 
 
 def test_reports_a_folder_without_a_run(store: LocalStore) -> None:
-    """Without a record there is no run."""
+    """A folder without a record has no run."""
     with pytest.raises(UsageError, match="holds no run"):
         RunFile.load(store)
 
 
 def test_reports_any_changed_byte(store: LocalStore) -> None:
     """A record with any changed byte is refused by its path, even if a number would read as the same value."""
-    # The time has more digits than a floating-point number keeps.
+    # The record's time has more digits than a floating-point number keeps.
     replace(_FULL, started_at=1795621279.7116647).create(store)
     body = store.read("run.json")
     for place in range(len(body)):

@@ -168,7 +168,7 @@ def test_retry_that_died_after_packing(planned: LocalStore, run: RunOptions, mon
 
 
 def test_damaged_packed_file_stops_a_retry(planned: LocalStore, run: RunOptions) -> None:
-    """Without the packed images, a later revision changes nothing."""
+    """If the packed images are missing, a later revision changes nothing."""
     collect(_SHARD, [save(planned, 0), failed(1), save(planned, 2), save(planned, 3)], run, planned)
     name, body = packed_name(_SHARD, run.output), packed_body(planned, run)
     assert name is not None
@@ -197,7 +197,7 @@ def test_changed_file_is_not_packed(planned: LocalStore, run: RunOptions) -> Non
 def test_slower_of_two_collect_tasks_gives_up(
     planned: LocalStore, run: RunOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A task that finds the shard collected when it has packed its images leaves the other's file."""
+    """If another task has collected the shard meanwhile, a task that has packed the images leaves that task's file."""
     outcomes = [save(planned, place) for place in range(_SIZE)]
     real = LocalStore.replace_from
 

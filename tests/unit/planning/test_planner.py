@@ -68,7 +68,7 @@ def test_plan_runs_ahead(store: LocalStore) -> None:
 
 
 def test_wait_times_out(store: LocalStore) -> None:
-    """Waiting for a shard that does not come ends after the given seconds."""
+    """The wait for a missing shard ends after the given number of seconds."""
     planner = Planner(requests(0), store, 2, lambda rows, shards: None)
     planner.wait(0, 0.001)
     assert (planner.shards, planner.closed) == (0, False)
@@ -92,7 +92,10 @@ def broken() -> Iterator[ImageRequest]:
 
 
 def test_source_that_fails(store: LocalStore) -> None:
-    """An error of the URL list is passed to the waiting thread. Earlier whole shards stay; the plan is incomplete."""
+    """An error of the URL list is passed to the waiting thread.
+
+    Shards that were complete before the error stay, and the plan is incomplete.
+    """
     planner, reported = planned(broken(), store, 2)
     assert isinstance(planner.error, UsageError)
     assert (planner.shards, reported) == (1, [])
@@ -108,7 +111,7 @@ def test_disk_error(tmp_path: Path) -> None:
 
 
 def test_failing_callback(store: LocalStore) -> None:
-    """If the callback for the end fails, the waiting thread gets the error."""
+    """If the planner's callback at its end fails, the waiting thread gets the error."""
 
     def fail(*_: int) -> None:
         raise StorageError("could not save run.json")

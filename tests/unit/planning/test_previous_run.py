@@ -134,7 +134,7 @@ def test_first_reusable_image_of_a_url_counts(old: LocalStore, out: LocalStore) 
 
 
 def test_unusable_images_are_downloaded(old: LocalStore, out: LocalStore) -> None:
-    """Downloaded again: failures, images without validator, path or digest, and those from unverified servers."""
+    """Failures, images without validator, path or digest, and images from unverified servers are downloaded again."""
     rows = [
         failed_row(0, "failed"),
         saved_row(1, "no validator", etag=None),
@@ -149,7 +149,7 @@ def test_unusable_images_are_downloaded(old: LocalStore, out: LocalStore) -> Non
 
 
 def test_hash_collisions_are_harmless(old: LocalStore, out: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """URLs with the same hash still get their own images, and a new URL gets none."""
+    """URLs with the same hash still get their own images, and a URL unknown to the previous run gets none."""
     monkeypatch.setattr(url_index, "_hash", lambda url: b"12345678")
     write_run(old, [saved_row(0, "a"), saved_row(1, "b"), saved_row(2, "c")])
     assert found(old, out, "c", "a", "d", "b") == ["00000/000002.png", "00000/000000.png", None, "00000/000001.png"]
@@ -175,7 +175,7 @@ def test_incomplete_previous_run(old: LocalStore, out: LocalStore) -> None:
 
 
 def test_requests_are_read_a_shard_at_a_time(old: LocalStore, out: LocalStore) -> None:
-    """A slow list is waited for only one shard at a time."""
+    """With a slow list, only the requests of one shard are waited for at a time."""
     write_run(old, [saved_row(0, "u0")])
     read: list[int] = []
 

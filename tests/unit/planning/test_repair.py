@@ -50,7 +50,7 @@ def damage(store: LocalStore, shard: int) -> None:
 def test_rebuilds_a_damaged_plan(
     store: LocalStore, source: Path, caplog: pytest.LogCaptureFixture, state: PlanState, broken: list[int]
 ) -> None:
-    """Damaged plan files are rebuilt with the same rows. Each is reported, and intact files stay."""
+    """Damaged plan files are rebuilt with the same rows. Each damaged file is reported, and intact files stay."""
     record = make_run(source, store, _ROWS, 2, State.INTERRUPTED, state)
     before = plans(store)
     for shard in broken:
@@ -73,7 +73,7 @@ def test_rebuilds_a_damaged_plan(
     ids=["CR", "byte order marks and quotes", "UTF-16"],
 )
 def test_rebuilds_from_lists_in_other_encodings(store: LocalStore, source: Path, row: str, encoding: str) -> None:
-    """A list with any line ends and encoding is read as it was the first time."""
+    """A list with any line ends and any encoding gives the same requests as the first time."""
     record = make_run(source, store, _ROWS, 2, State.INTERRUPTED, PlanState.COMPLETE, row, encoding)
     before = plans(store)
     assert plan.requests(plan.decode(before[plan.name(3)], ShardRef(record.id, 3)))[0].url == "http://a.example/9"
@@ -146,7 +146,7 @@ def test_complete_run_needs_no_plan(store: LocalStore, source: Path) -> None:
 def test_record_states_how_a_run_ended(
     store: LocalStore, source: Path, done: int, state: State, error: type[BaseException], expected: State
 ) -> None:
-    """A run that fails before it executes keeps its earlier state; only "running" is replaced."""
+    """A run that fails before it executes keeps its earlier state, except that "running" is replaced."""
     make_run(source, store, _ROWS, done, state, PlanState.COMPLETE)
     run = Run.resume(store)
     assert run.abandoned is (state is State.RUNNING)

@@ -69,7 +69,7 @@ def test_retry_that_sends_nothing_changes_nothing(store: LocalStore) -> None:
 
 
 def test_missing_manifest(store: LocalStore) -> None:
-    """For a missing manifest, the hint is a valid command, and does not say to remove the manifest."""
+    """For a missing manifest, the hint is a valid command, and does not advise to remove the manifest."""
     store.remove(manifest.name(1))
     with pytest.raises(CommandError, match=r"00001\.parquet is missing") as caught:
         Run.retry(store, ["timeout"])

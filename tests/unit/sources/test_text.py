@@ -115,7 +115,7 @@ _OTHER_FORMATS = {
     "aria2": (b"http://a/1.jpg\n  out=one.jpg\nhttp://a/2.jpg\n  dir=/tmp\n  out=two.jpg\n", "aria2", "text file"),
     "aria2 with mirrors": (b"http://a/1\thttp://b/1\n  out=one.jpg\n", "with tabs", "text file"),
 }
-#: Each with nine more rows, or it would be a list of a single bad row.
+#: Each table gets nine more rows, because with one row it would be a list of a single bad row.
 _LISTS = {
     "commas of an image service": b"https://res.example/demo/image/upload/w_400,h_400,c_crop,g_face/w_200/lady.jpg",
     "commas after an extension": b"https://static.example/media/x.jpg/v1/fill/w_980,h_653,al_c,q_85/x.jpg",
@@ -305,12 +305,12 @@ time.sleep(0.1)
 def test_command_ends_while_standard_input_is_open() -> None:
     """A command may end while its planner still waits for a line."""
     with subprocess.Popen([sys.executable, "-c", _WAITING], cwd=ROOT, stdin=subprocess.PIPE) as process:
-        # Not with `communicate`, which would close the pipe.
+        # The test does not use `communicate`, because that would close the pipe.
         assert process.wait(30) == 0
 
 
 def test_reads_one_row_before_the_run_starts() -> None:
-    """Only the first request is read before the run starts, and none is lost."""
+    """Only the first request is read before the run starts, and no request is lost."""
     read: list[int] = []
 
     def source() -> Iterator[ImageRequest]:
@@ -346,7 +346,7 @@ def test_refuses_a_list_without_urls_in_its_first_rows() -> None:
 
 
 def test_accepts_a_list_with_bad_first_rows() -> None:
-    """A list may begin with rows without URLs. They are passed on unchanged."""
+    """A list may begin with rows without URLs. Rows without URLs are passed on unchanged."""
     urls = ["a title", "", "http://a.example/1.jpg", "more"]
     requests = [ImageRequest(index, url) for index, url in enumerate(urls)]
     assert list(url_list.require_urls(iter(requests), "list.txt")) == requests

@@ -1,4 +1,4 @@
-"""Files are synced with syncfs where it is as safe as fsync, and one by one elsewhere."""
+"""Files are synced with syncfs where that is as safe as fsync; elsewhere they are synced one by one."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_file_system_type_decides(
 
 
 def test_file_system_type_is_not_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: dict[str, int]) -> None:
-    """The folder's file system is looked up for every shard, because a worker meets another folder with each."""
+    """The folder's file system is looked up for every shard, because each shard may be in another folder."""
     monkeypatch.setattr(fsync, "_kernel_version", lambda: (5, 8))
     for kind in ("ext4", "nfs4"):
         monkeypatch.setattr(fsync, "_MOUNT_INFO", mounts(tmp_path / "mounts", tmp_path, kind))
@@ -75,7 +75,7 @@ def test_file_system_type_is_not_cached(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_few_files_are_synced_one_by_one(tmp_path: Path, calls: dict[str, int]) -> None:
-    """A small shard does not wait for other processes' writes to the disk."""
+    """A small shard is synced file by file, so it does not wait for other processes' writes to the disk."""
     fsync.sync_all(tmp_path, files(tmp_path, 3))
     assert calls == {"fsync": 4, "syncfs": 0}
 
@@ -88,7 +88,7 @@ def test_old_kernels_use_fsync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
 
 
 def test_missing_file_is_an_error(tmp_path: Path) -> None:
-    """A missing file is an error also where the whole file system is synced."""
+    """A missing file is an error even if the whole file system is synced."""
     with pytest.raises(FileNotFoundError):
         fsync.sync_all(tmp_path, [*files(tmp_path, 20), str(tmp_path / "none")])
 

@@ -137,7 +137,7 @@ def test_waits_for_the_claim_of_a_live_writer(store: LocalStore, monkeypatch: py
 def test_failed_write_leaves_no_file(
     store: LocalStore, monkeypatch: pytest.MonkeyPatch, method: str, number: int
 ) -> None:
-    """If the disk fills up during a write, no new or temporary file remains, and an existing file is unchanged."""
+    """If the disk becomes full during a write, no new or temporary file remains, and an existing file is unchanged."""
     store.replace("b.json", b"old")
     written: list[int] = []
     real = os.write

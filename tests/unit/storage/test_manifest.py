@@ -97,7 +97,7 @@ def test_renames_a_source_column_named_like_ours() -> None:
 
 
 def test_previous_run_columns_stay_in_the_plan() -> None:
-    """A URL's data from a previous run is not part of the manifest, but a source column with that name is."""
+    """A URL's data from a previous run is not part of the manifest; a source column with the same name is."""
     former = PreviousImage("00000/00000000.png", 4, 3, "png", 5, "f00", etag='"e"')
     rows = [ImageRequest(0, "a", {"imagefleet.previous": "its own"}, former)]
     both = manifest.decode(manifest.encode(plan.decode(plan.encode(rows, _MARK)), [success(0)], _MARK))
@@ -106,7 +106,7 @@ def test_previous_run_columns_stay_in_the_plan() -> None:
 
 
 def test_names_stay_distinct() -> None:
-    """A URL list that has a column of ours and also the prefixed name loses neither."""
+    """If a URL list has a column with one of our names and another with the prefixed name, both columns are kept."""
     names = table("source_width", "width").column_names
     assert len(names) == len(set(names))
 
@@ -131,7 +131,7 @@ def test_refuses_a_column_name_with_a_changed_byte() -> None:
 
 
 def test_reading_starts_no_threads(tmp_path: Path) -> None:
-    """Arrow's threads, once started, may abort a producer that has printed its report and exits."""
+    """Reading starts no Arrow threads, because these may abort a producer at exit, after it has printed its report."""
     planned = plan.encode([ImageRequest(index, "http://a.example/") for index in (0, 1)], _MARK)
     (tmp_path / "plan").write_bytes(planned)
     (tmp_path / "manifest").write_bytes(manifest.encode(plan.decode(planned), [success(0), _FAILED], _MARK))

@@ -51,7 +51,7 @@ _FORMER = PreviousImage("00003/00003007.jpg", 4, 3, "jpeg", 5, "f00", 8, 6, "{}"
 
 
 def test_previous_run_data_comes_back() -> None:
-    """A URL's data from a previous run comes back with its request, and with no other."""
+    """A URL's data from a previous run comes back only with the request for this URL."""
     requests = [ImageRequest(0, "a"), ImageRequest(1, "b", previous=_FORMER), ImageRequest(2, "c")]
     table = plan.decode(plan.encode(requests, _MARK))
     assert plan.requests(table) == requests
@@ -60,7 +60,7 @@ def test_previous_run_data_comes_back() -> None:
 
 
 def test_facts_of_a_request_come_back() -> None:
-    """A request's refusal, file name and expected hash come back; a column without facts does not exist."""
+    """A request's refusal, file name and expected hash come back; the file has no column without values."""
     refused = Refusal(Reason.DUPLICATE, "the URL of 00000000")
     requests = [
         ImageRequest(0, "a", path="cats/1", expected_hash="md5:900150983cd24fb0d6963f7d28e17f72"),
@@ -72,7 +72,7 @@ def test_facts_of_a_request_come_back() -> None:
 
 
 def test_renames_source_columns_named_like_the_plans() -> None:
-    """The plan's own columns keep their names; source columns of the same name get others."""
+    """The plan's own columns keep their names; source columns with the same names are renamed."""
     own = {"index": "x", "imagefleet.previous": "y", "source_index": "z"}
     table = plan.decode(plan.encode([ImageRequest(7, "a", own, _FORMER), ImageRequest(8, "b", own)], _MARK))
     assert plan.requests(table) == [ImageRequest(7, "a", previous=_FORMER), ImageRequest(8, "b")]

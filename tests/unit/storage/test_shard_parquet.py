@@ -28,7 +28,7 @@ def parquet(metadata: dict[bytes, bytes] | None) -> bytes:
 
 @given(st.text(st.characters(codec="utf-8"), max_size=20), st.integers(0, 10**7), st.integers(0, 100))
 def test_table_survives_a_round_trip(run_id: str, shard: int, revision: int) -> None:
-    """The table and the revision are read as parquet, if the file belongs to the expected shard."""
+    """The table and the revision are read back if the file belongs to the expected shard."""
     mark = ShardRef(run_id, shard, revision)
     body = shard_parquet.encode(_TABLE, mark)
     assert shard_parquet.decode(body, expected=mark).equals(_TABLE)
@@ -54,7 +54,10 @@ def test_accepts_any_revision() -> None:
     ids=["run", "shard"],
 )
 def test_refuses_a_file_of_another_shard(of: ShardRef, message: str) -> None:
-    """A valid file of another run or shard is refused. The message says where it belongs."""
+    """A valid file of another run or shard is refused.
+
+    The message names the run and the shard that the file belongs to.
+    """
     with pytest.raises(CorruptShardFileError, match=message):
         shard_parquet.decode(_WHOLE, expected=of)
 
